@@ -1,0 +1,3 @@
+//! The program `mailslot`: wiring, and the only exit.
+
+fn main() {}

@@ -1,0 +1,35 @@
+//! The transaction: who from, who to, and what was declared of the mail data.
+
+use super::path::{ForwardPath, ReversePath};
+
+/// What MAIL's BODY parameter said (RFC 6152). The content is kept in all 8 bits either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body {
+    /// `BODY=7BIT`, or none given.
+    #[default]
+    SevenBit,
+    /// `BODY=8BITMIME`
+    EightBitMime,
+}
+
+/// One accepted recipient and what the [`Host`](super::Host) said of it.
+#[derive(Clone, Debug)]
+pub struct Recipient<D> {
+    /// As the client gave it.
+    pub path: ForwardPath,
+    /// Where it leads.
+    pub destination: D,
+}
+
+/// One mail transaction from MAIL to the end of data.
+#[derive(Clone, Debug)]
+pub struct Envelope<D> {
+    /// The reverse-path.
+    pub from: ReversePath,
+    /// SIZE as declared, in octets (RFC 1870). A hint, never used to find the end of data.
+    pub size: Option<u64>,
+    /// BODY as declared.
+    pub body: Body,
+    /// In the order of their RCPT commands; never empty once DATA was accepted.
+    pub to: Vec<Recipient<D>>,
+}

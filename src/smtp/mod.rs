@@ -1,0 +1,25 @@
+//! The protocol's words and its state machine (RFC 821, RFC 5321). Pure: no socket, no file, no
+//! clock, no thread. Bytes and lines come in, [`Reply`]s and an [`Envelope`] go out.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `path.rs` | mailboxes, domains, address literals, reverse-path and forward-path |
+//! | `param.rs` | the `KEY=value` parameters of MAIL and RCPT |
+//! | `command.rs` | one command line to one [`Command`](command::Command) |
+//! | `reply.rs` | the server's whole voice |
+//! | `data.rs` | mail data: end of data, dots, line ends, sizes |
+//! | `envelope.rs` | the transaction: who from, who to |
+//! | `receiver.rs` | the state machine of one connection |
+
+pub mod command;
+pub mod data;
+pub mod envelope;
+pub mod param;
+pub mod path;
+pub mod receiver;
+pub mod reply;
+
+pub use envelope::{Body, Envelope, Recipient};
+pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
+pub use receiver::{Host, Receiver, Settings, Step};
+pub use reply::Reply;
