@@ -1,15 +1,27 @@
-//! Mail data: finds its true end, takes off stuffed dots, turns CR LF into LF, refuses bare CR and
-//! LF, counts octets (RFC 5321 4.1.1.4, 4.5.2, 2.3.8).
+//! Mail data: finds its true end, takes off stuffed dots and CR LF, refuses bare CR and LF, counts
+//! octets (RFC 5321 4.1.1.4, 4.5.2, 2.3.8).
 //!
-//! Bytes go in at any cut; whole lines come out, the same at every cut.
+//! Bytes go in at any cut; lines come out, the same at every cut. Only CR LF ends a line and only
+//! CR LF `.` CR LF ends the data; the decoder begins as if behind a CR LF, so `.` CR LF alone is an
+//! empty message. A receiver that took `LF . LF`, `LF . CR LF` or `CR . CR` for the end as well
+//! would let a sender smuggle a second message past whoever relayed the first.
+//!
+//! A fault does not end the data: the decoder reads on to the true end, so that mail data is never
+//! taken for commands, and says [`End::BareLineEnd`] or [`End::TooLarge`] there. The first fault is
+//! the one that is told.
+//!
+//! Nothing is copied while whole lines are in the input; only a line that is cut across two feeds
+//! is held, up to [`PIECE_MAX`] octets of it.
+
+use memchr::memchr2;
 
 /// A line of mail data, or a piece of one, without CR LF and without the stuffed dot.
 ///
 /// A line of up to [`PIECE_MAX`] octets comes in one piece, `first` and `last` both set. A longer
-/// one comes in several; its first has exactly [`PIECE_MAX`] octets.
+/// one comes in several, all of exactly [`PIECE_MAX`] octets but the last, which is never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
-    /// The octets.
+    /// The octets. No CR and no LF among them.
     pub bytes: &'a [u8],
     /// Begins a line.
     pub first: bool,
@@ -33,21 +45,162 @@ pub enum End {
 
 /// The decoder of one message's data.
 #[derive(Debug)]
-pub struct Decoder {}
+pub struct Decoder {
+    state: State,
+    /// Octets of the line being read that were not passed on; at most [`PIECE_MAX`].
+    held: Vec<u8>,
+    /// Whether a piece of the line being read was passed on.
+    begun: bool,
+    octets: u64,
+    size_max: u64,
+    /// [`End::Whole`] until the first fault.
+    end: End,
+}
+
+/// What was read last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// `CR LF`, or nothing yet
+    Start,
+    /// `CR LF .`
+    Dot,
+    /// `CR LF . CR`
+    DotCr,
+    /// text of a line
+    Text,
+    /// text of a line (or none of it), `CR`
+    Cr,
+    /// `CR LF . CR LF`
+    Ended,
+}
 
 impl Decoder {
     /// A decoder that stands just behind the CR LF of the DATA command. `size_max` is in octets of
-    /// the data as sent: dots unstuffed, CR LF counted as two.
+    /// the data as sent: dots unstuffed, CR LF counted as two, the final dot's line not counted.
     pub fn new(size_max: u64) -> Decoder {
-        let _ = size_max;
-        todo!()
+        Decoder {
+            state: State::Start,
+            held: Vec::new(),
+            begun: false,
+            octets: 0,
+            size_max,
+            end: End::Whole,
+        }
     }
 
     /// Takes `input`, gives each line to `sink`, and returns how many octets it used (all of them,
     /// unless the data ended within) and how the data ended if it did. After a fault it goes on
-    /// reading to the true end, but gives no more to `sink`.
+    /// reading to the true end, but gives no more to `sink`. After the end it uses nothing.
     pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(Piece<'_>)) -> (usize, Option<End>) {
-        let _ = (input, sink);
-        todo!()
+        let mut rest = input;
+        while self.state != State::Ended
+            && let Some((&octet, behind)) = rest.split_first()
+        {
+            match (self.state, octet) {
+                (State::Start, b'.') => (self.state, rest) = (State::Dot, behind),
+                (State::Dot, b'\r') => (self.state, rest) = (State::DotCr, behind),
+                (State::DotCr, b'\n') => (self.state, rest) = (State::Ended, behind),
+                (State::Cr, b'\n') => {
+                    self.pass(b"", true, sink);
+                    (self.state, rest) = (State::Start, behind);
+                }
+                // CR and something else: that something is still to be looked at.
+                (State::Cr | State::DotCr, _) => {
+                    self.fail(End::BareLineEnd);
+                    self.state = State::Text;
+                }
+                // A dot in front of other text was stuffed: it is gone.
+                (State::Start | State::Dot, _) => self.state = State::Text,
+                (State::Text, _) => rest = self.text(rest, sink),
+                (State::Ended, _) => break,
+            }
+        }
+        (input.len() - rest.len(), (self.state == State::Ended).then_some(self.end))
+    }
+
+    /// Octets counted so far, as for `size_max`. After a fault the count stands still.
+    pub fn octets(&self) -> u64 {
+        self.octets
+    }
+
+    /// Reads the text of a line up to its CR LF, a CR or LF that may be bare, or the end of
+    /// `input`. Returns what is behind.
+    fn text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(Piece<'_>)) -> &'a [u8] {
+        let Some((text, end)) =
+            memchr2(b'\r', b'\n', input).and_then(|at| input.split_at_checked(at))
+        else {
+            self.pass(input, false, sink);
+            return &[];
+        };
+        if let Some(behind) = end.strip_prefix(b"\r\n") {
+            self.pass(text, true, sink);
+            self.state = State::Start;
+            return behind;
+        }
+        self.pass(text, false, sink);
+        match end.split_first() {
+            Some((b'\r', behind)) => {
+                self.state = State::Cr;
+                behind
+            }
+            Some((_, behind)) => {
+                self.fail(End::BareLineEnd);
+                behind
+            }
+            None => end,
+        }
+    }
+
+    /// Counts `text`, passes on every piece that is complete, and holds the rest. `last`: a CR LF
+    /// follows, so that all of it is complete.
+    fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
+        if self.end != End::Whole {
+            return;
+        }
+        // What is over the limit is cut off first: the same pieces go out before the fault,
+        // whether the octet too many comes alone or together with others.
+        let room = self.size_max.saturating_sub(self.octets);
+        let fits = usize::try_from(room).unwrap_or(usize::MAX).min(text.len());
+        let (counted, over) = text.split_at(fits);
+        text = counted;
+        self.octets += fits as u64;
+
+        while self.held.len() + text.len() > PIECE_MAX {
+            let (head, tail) = text.split_at(PIECE_MAX - self.held.len());
+            self.give(head, false, sink);
+            text = tail;
+        }
+        if !over.is_empty() || last && self.size_max - self.octets < 2 {
+            self.fail(End::TooLarge);
+        } else if last {
+            self.octets += 2;
+            self.give(text, true, sink);
+        } else {
+            self.held.extend_from_slice(text);
+        }
+    }
+
+    /// Gives one piece to `sink`: what is held, and `text`.
+    fn give(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
+        let first = !self.begun;
+        if self.held.is_empty() {
+            sink(Piece { bytes: text, first, last });
+        } else {
+            self.held.extend_from_slice(text);
+            sink(Piece { bytes: &self.held, first, last });
+            self.held.clear();
+        }
+        self.begun = !last;
+    }
+
+    /// Remembers the first fault and drops what is held.
+    fn fail(&mut self, end: End) {
+        if self.end == End::Whole {
+            self.end = end;
+            self.held = Vec::new();
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;
