@@ -1,10 +1,53 @@
-//! What travels from a session to the writer.
+//! What travels from a session to the writer, and how it is made: [`Intake`] takes the lines of
+//! mail data as they come and makes the [`Content`] that the writer only has to move.
+//!
+//! It promises
+//! - **bounded memory**: [`MEMORY_MAX`] for a message; more waits in a file without a name;
+//! - **no stranger steers the reader**: the header fields by which mailbox readers keep their own
+//!   notes ([`STEERING`]) are left out, and nothing of the message can continue or change the
+//!   fields that mailslot writes above it;
+//! - **the framing holds**: no line of content begins with `From `. The quoting is that of
+//!   [`mbox`](crate::deliver::mbox), done here because sessions run in parallel and the writer
+//!   does not;
+//! - **the rest stays as it came**, octet for octet. It does not judge headers, add missing
+//!   fields, fold long lines or look into MIME.
+//!
+//! A message gets worse as it comes in, never better: after a [`Fault`] the rest is swallowed.
 
 use std::fmt;
 use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use memchr::memmem;
+
+use crate::smtp::data::Piece;
 
 /// The most octets of content that are held in memory; more waits in a file without a name.
 pub const MEMORY_MAX: usize = 256 * 1024;
+
+/// The most Received fields a message may come with; one more is a loop (RFC 5321 6.3).
+pub const HOPS_MAX: u32 = 100;
+
+/// The longest line of text, in octets without its line end (RFC 5321 4.5.3.1.6). A longer one may
+/// reach a reader in parts, and a part that begins with `From ` begins a message.
+pub const LINE_MAX: usize = 998;
+
+/// The fields by which a sender would steer the reader of a mailbox: lengths it believes, flags it
+/// keeps, and the Return-Path that only final delivery may write (RFC 5321 4.4).
+pub const STEERING: [&str; 11] = [
+    "Content-Length",
+    "Return-Path",
+    "Status",
+    "X-IMAP",
+    "X-IMAPbase",
+    "X-Keywords",
+    "X-Mozilla-Keys",
+    "X-Mozilla-Status",
+    "X-Mozilla-Status2",
+    "X-Status",
+    "X-UID",
+];
 
 /// The name of a mailbox's file in the mail folder. Never a path: no `/`, no NUL, no control
 /// character, no leading dot, no `.lock` at the end; 1 to 200 octets.
@@ -58,8 +101,18 @@ pub struct Destination {
 pub enum Content {
     /// Up to [`MEMORY_MAX`] octets.
     Memory(Vec<u8>),
-    /// More: a file without a name, and its length.
+    /// More: a file without a name, standing at its start, and its length.
     File(File, u64),
+}
+
+impl Content {
+    /// Its length in octets.
+    pub fn octets(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(_, length) => *length,
+        }
+    }
 }
 
 /// One message on its way to its mailboxes.
@@ -74,3 +127,257 @@ pub struct Message {
     /// At least one, none twice.
     pub to: Vec<Destination>,
 }
+
+/// Why mail data that came whole cannot become content.
+#[derive(Debug)]
+pub enum Fault {
+    /// More than [`HOPS_MAX`] Received fields: 554 5.4.6.
+    Loop,
+    /// A line hides `From ` beyond column [`LINE_MAX`], where a reader with a fixed buffer would
+    /// see a new message: 554 5.6.0.
+    HiddenFrom,
+    /// The spool's disk; the errno is kept.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Fault {
+        Fault::Disk(error)
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fault::Loop => write!(f, "more than {HOPS_MAX} Received fields"),
+            Fault::HiddenFrom => write!(f, "a line hides \"From \" beyond column {LINE_MAX}"),
+            Fault::Disk(error) => write!(f, "spool: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Fault {}
+
+/// Makes content of mail data, line by line.
+#[derive(Debug)]
+pub struct Intake(Result<Filter, Fault>);
+
+impl Intake {
+    /// An intake for one message. `received` is what stands above it, whole header lines each with
+    /// its LF (see [`trace`](crate::trace)); what does not fit in memory waits in the folder
+    /// `spool`.
+    pub fn new(spool: &Path, received: &[u8]) -> Intake {
+        let mut out = ContentWriter::new(spool);
+        Intake(out.write(received).map_err(Fault::from).map(|()| Filter {
+            out,
+            place: Place::Top,
+            kept: true,
+            hops: 0,
+            far: Vec::new(),
+        }))
+    }
+
+    /// Takes the next piece. After a fault it drops it, and has already given back what was stored.
+    pub fn piece(&mut self, piece: Piece<'_>) {
+        if let Ok(filter) = &mut self.0
+            && let Err(fault) = filter.piece(piece)
+        {
+            self.0 = Err(fault);
+        }
+    }
+
+    /// The content, once the mail data ended.
+    ///
+    /// # Errors
+    /// The first fault met.
+    pub fn finish(self) -> Result<Content, Fault> {
+        Ok(self.0?.out.finish()?)
+    }
+}
+
+/// mboxrd's question: whether `line` reads `>*From `, and so gets one more `>` (or, read back,
+/// loses one).
+pub fn reads_from(mut line: &[u8]) -> bool {
+    while let [b'>', rest @ ..] = line {
+        line = rest;
+    }
+    line.starts_with(b"From ")
+}
+
+/// Where in the message the line in hand stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Place {
+    /// Nothing was kept yet: it would stand right below our own fields.
+    Top,
+    /// In the header, below a field that was kept.
+    Header,
+    /// Behind the first empty line.
+    Body,
+}
+
+/// An intake that has met no fault.
+#[derive(Debug)]
+struct Filter {
+    out: ContentWriter,
+    place: Place,
+    /// Whether the line in hand is kept; in the header, the field in hand with its continuation.
+    kept: bool,
+    /// Received fields seen.
+    hops: u32,
+    /// Of the line in hand, the last octets beyond column [`LINE_MAX`]: what the next piece might
+    /// complete to `From `.
+    far: Vec<u8>,
+}
+
+impl Filter {
+    fn piece(&mut self, piece: Piece<'_>) -> Result<(), Fault> {
+        if piece.first {
+            self.begin(piece.bytes)?;
+        }
+        if !self.kept {
+            return Ok(());
+        }
+        if self.hides_from(piece) {
+            return Err(Fault::HiddenFrom);
+        }
+        self.out.write(piece.bytes)?;
+        if piece.last {
+            self.out.write(b"\n")?;
+        }
+        Ok(())
+    }
+
+    /// Judges the line that begins with `line`: all of it, or 2048 octets. That is enough to quote
+    /// it right: a `From ` behind more than 2043 `>` stands beyond column 998 and is refused.
+    fn begin(&mut self, line: &[u8]) -> Result<(), Fault> {
+        if self.place != Place::Body {
+            self.header_line(line)?;
+        }
+        if self.kept && reads_from(line) {
+            self.out.write(b">")?;
+        }
+        Ok(())
+    }
+
+    /// The header goes to the first empty line, also past a line that is no field: some readers
+    /// end it there and some go on, and none of them shall find a steering field.
+    fn header_line(&mut self, line: &[u8]) -> Result<(), Fault> {
+        let below_a_field = self.place == Place::Header || !self.kept;
+        if below_a_field && matches!(line, [b' ' | b'\t', ..]) {
+            return Ok(()); // continues its field, and is kept or left out with it
+        }
+        self.kept = true;
+        match field_name(line) {
+            _ if line.is_empty() => self.place = Place::Body,
+            Some(name) if is_any(name, &STEERING) => self.kept = false,
+            Some(name) => {
+                self.place = Place::Header;
+                self.hops += u32::from(is_any(name, &["Received"]));
+                if self.hops > HOPS_MAX {
+                    return Err(Fault::Loop);
+                }
+            }
+            // No header at all: a blank line keeps it out of our own fields, which it would
+            // continue (if it begins with white space) or end in the wrong place.
+            None if self.place == Place::Top => {
+                self.out.write(b"\n")?;
+                self.place = Place::Body;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn hides_from(&mut self, piece: Piece<'_>) -> bool {
+        let far = if piece.first {
+            self.far.clear();
+            piece.bytes.get(LINE_MAX..).unwrap_or_default()
+        } else {
+            piece.bytes
+        };
+        if far.is_empty() {
+            return false;
+        }
+        self.far.extend_from_slice(far);
+        let found = memmem::find(&self.far, b"From ").is_some();
+        self.far.drain(..self.far.len().saturating_sub("From".len()));
+        found
+    }
+}
+
+/// The name of the field that `line` begins (RFC 5322 3.6.8), blanks before the colon allowed
+/// (4.5.8): `Status` of `Status : RO`.
+fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let end = line.iter().position(|b| !b.is_ascii_graphic() || *b == b':')?;
+    let (name, mut rest) = line.split_at(end);
+    while let [b' ' | b'\t', more @ ..] = rest {
+        rest = more;
+    }
+    (!name.is_empty() && rest.first() == Some(&b':')).then_some(name)
+}
+
+fn is_any(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
+}
+
+/// Holds content in memory as long as it fits, and then in a file without a name.
+#[derive(Debug)]
+struct ContentWriter {
+    spool: PathBuf,
+    /// All of it, or behind a file what waits to be written there.
+    memory: Vec<u8>,
+    /// The file, and how much was written to it.
+    file: Option<(File, u64)>,
+}
+
+impl ContentWriter {
+    fn new(spool: &Path) -> ContentWriter {
+        ContentWriter {
+            spool: spool.to_owned(),
+            memory: Vec::with_capacity(MEMORY_FIRST),
+            file: None,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let room = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
+        if self.memory.len() + bytes.len() > room {
+            self.spill()?;
+        }
+        self.memory.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Moves what is in memory to the file.
+    fn spill(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some((tempfile::tempfile_in(&self.spool)?, 0));
+        }
+        if let Some((file, length)) = &mut self.file {
+            file.write_all(&self.memory)?;
+            *length += self.memory.len() as u64;
+            self.memory.clear();
+            self.memory.shrink_to(FILE_CHUNK);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<Content> {
+        if self.file.is_some() {
+            self.spill()?;
+        }
+        Ok(match self.file {
+            None => Content::Memory(self.memory),
+            Some((mut file, length)) => {
+                file.rewind()?;
+                Content::File(file, length)
+            }
+        })
+    }
+}
+
+/// Holds most messages without growing.
+const MEMORY_FIRST: usize = 8 * 1024;
+
+/// How much is written to the file at once.
+const FILE_CHUNK: usize = 64 * 1024;

@@ -3,6 +3,8 @@
 //! [`Post`] is the door: sessions hand it a [`Message`] and wait for its [`Outcome`]. Behind it one
 //! thread, the writer, owns every mailbox while it is written to.
 
+pub mod mbox;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
