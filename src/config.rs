@@ -1,1 +1,864 @@
-//! Owned by its room; being built.
+//! The settings in force: one struct, made once from the command line, the configuration file and
+//! the host, in this order of precedence. Nobody looks at options after it.
+//!
+//! It owns what values mean and which are accepted: every limit is checked here, and a complaint
+//! names the option, where it was given and the form that is expected. It remembers where each
+//! value came from ([`Config::shown`]), for `mailslot check`.
+//!
+//! It opens no socket and makes no file. [`Facts`] is all it knows of the host, so that tests can
+//! make hosts up.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use crate::deliver::Locks;
+use crate::message::BoxName;
+use crate::options::{self, CommandLine, Fallback, Given, Origin};
+use crate::smtp::{Domain, Mailbox};
+
+/// What the program is asked to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Listen and deliver, or serve one session under `--inetd`.
+    Serve,
+    /// Print settings and problems.
+    Check,
+    /// Print where each of these addresses leads.
+    Explain(Vec<String>),
+    /// `--help`
+    Help,
+    /// `--version`
+    Version,
+}
+
+/// Who is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// `on`
+    Everybody,
+    /// `local`: clients on a loopback address, a Unix socket or a pipe.
+    Loopback,
+    /// `off`
+    Nobody,
+}
+
+/// Which names there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// These and no others.
+    These(Vec<String>),
+    /// Those of the system (users only): passwd through NSS.
+    System,
+    /// Every name that can be one; in the sandbox.
+    Any,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// Standard error.
+    Stderr,
+    /// syslog(3), facility mail.
+    Syslog,
+}
+
+/// The settings in force. Defaults are in [`options::TABLE`], sizes in octets.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// What to do.
+    pub command: Command,
+    /// One session on standard input instead of listening.
+    pub inetd: bool,
+    /// Where to listen, `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`; empty: the sockets that systemd
+    /// passed, or none at all under `--inetd`.
+    pub listen: Vec<String>,
+    /// Nobody asked for these sockets: one that this host has no address for is left out.
+    pub listen_is_default: bool,
+    /// The name of this host in greeting, replies and Received (RFC 5321 4.3.1, 4.4).
+    pub hostname: String,
+    /// The domains that are local (RFC 5321 2.3.5).
+    pub domains: Names,
+    /// The users that have mailboxes.
+    pub users: Names,
+    /// The aliases file.
+    pub aliases: Option<PathBuf>,
+    /// The folder of the mailboxes.
+    pub mail_dir: PathBuf,
+    /// The folder of mailslot's own files.
+    pub spool: PathBuf,
+    /// The sandbox's folder.
+    pub sandbox: Option<PathBuf>,
+    /// How mailboxes are locked.
+    pub locks: Locks,
+    /// How long a message waits for a lock. The reply to the final dot waits as long, and clients
+    /// give up after 10 minutes (RFC 5321 4.5.3.2.6; RFC 1047).
+    pub lock_timeout: Duration,
+    /// Sessions at one time; at least two, so that one client cannot keep all others out
+    /// (RFC 5321 4.5.4.2).
+    pub threads: usize,
+    /// The largest message (RFC 1870); every receiver takes 64K (RFC 5321 4.5.3.1.7).
+    pub size_max: u64,
+    /// Recipients of one message; every receiver takes 100 (RFC 5321 4.5.3.1.8).
+    pub recipients_max: usize,
+    /// How long one read or write may take; at least 5 minutes (RFC 5321 4.5.3.2.7).
+    pub timeout: Duration,
+    /// How long a session may last.
+    pub session_timeout: Duration,
+    /// Sessions from one client at one time (RFC 5321 7.8).
+    pub per_client: usize,
+    /// The largest mailbox.
+    pub mailbox_limit: Option<u64>,
+    /// What parts user from tag (RFC 5233).
+    pub delimiter: Option<char>,
+    /// Whom VRFY answers (RFC 5321 7.3).
+    pub vrfy: Audience,
+    /// Whom EXPN answers (RFC 5321 7.3).
+    pub expn: Audience,
+    /// Who is told by 551 where a user has gone (RFC 5321 7.4).
+    pub forward_replies: Audience,
+    /// Where the log goes.
+    pub log: LogTo,
+    /// How much is logged.
+    pub level: LevelFilter,
+    /// Every setting in the order of the table, as text, with its origin.
+    pub shown: Vec<Given>,
+}
+
+/// Why there is no [`Config`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// The command line: EX_USAGE.
+    Usage(String),
+    /// The configuration file, or something on the host: EX_CONFIG.
+    Config(String),
+}
+
+/// What the host says of itself; read once.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// gethostname(2).
+    pub name: String,
+    /// The text of `/etc/hosts`.
+    pub hosts: String,
+    /// The first word of `/etc/mailname`.
+    pub mailname: Option<String>,
+    /// Whether `/etc/aliases` is there.
+    pub aliases: bool,
+    /// Whether systemd passed sockets (`LISTEN_FDS`).
+    pub sockets: bool,
+}
+
+impl Facts {
+    /// Asks the host that this runs on. What cannot be read is as if it were not there.
+    pub fn of_this_host() -> Facts {
+        let name = nix::unistd::gethostname().unwrap_or_default();
+        let mailname = read_text(Path::new(MAILNAME)).unwrap_or_default();
+        Facts {
+            name: name.to_string_lossy().into_owned(),
+            hosts: read_text(Path::new(HOSTS)).unwrap_or_default(),
+            mailname: mailname.split_whitespace().next().map(str::to_owned),
+            aliases: Path::new(ALIASES).exists(),
+            sockets: std::env::var_os("LISTEN_FDS").is_some(),
+        }
+    }
+
+    /// The host's full name: its own if that has a dot, else the name that continues it on the same
+    /// line of `/etc/hosts`, else its own.
+    fn full_name(&self) -> (&str, Origin) {
+        let short = self.name.as_str();
+        let own = (short, Origin::Host("gethostname"));
+        if short.contains('.') {
+            return own;
+        }
+        for line in self.hosts.lines() {
+            let line = line.split('#').next().unwrap_or_default();
+            let names = || line.split_whitespace().skip(1);
+            let continues = |n: &&str| n.strip_prefix(short).is_some_and(|r| r.starts_with('.'));
+            if let (true, Some(full)) = (names().any(|n| n == short), names().find(continues)) {
+                return (full, Origin::Host(HOSTS));
+            }
+        }
+        own
+    }
+}
+
+impl Config {
+    /// The settings for the command line `args` (without the program's name) on this host. Reads
+    /// the configuration file.
+    ///
+    /// # Errors
+    /// A wrong option, a file that cannot be read or is wrong; the text says what and where.
+    pub fn load(args: &[OsString]) -> Result<Config, Wrong> {
+        let line = options::parse_command_line(args).map_err(Wrong::Usage)?;
+        let named = line.given.iter().find(|g| g.long == "config");
+        let path = Path::new(named.map_or(CONFIG, |g| g.value.as_str()));
+        let unasked = line.count("sandbox") > 0 || line.count("help") + line.count("version") > 0;
+        let file = match read_text(path) {
+            _ if named.is_none() && unasked => Vec::new(),
+            Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Ok(text) => options::parse_file(path, &text).map_err(Wrong::Config)?,
+            Err(e) => return Err(Wrong::Config(format!("{}: {e}", path.display()))),
+        };
+        Config::new(&line, file, &Facts::of_this_host())
+    }
+
+    /// The settings that `line`, `file` and `facts` give together.
+    ///
+    /// # Errors
+    /// A value that is not accepted; the text names the option, where it was given, and the form.
+    pub fn new(line: &CommandLine, file: Vec<Given>, facts: &Facts) -> Result<Config, Wrong> {
+        let inetd = line.count("inetd") > 0;
+        let command = command(line)?;
+        let level = level(line)?;
+        let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
+        let sandbox = values.all("sandbox", path)?.pop();
+
+        let listen_is_default = values.origin("listen") == Origin::Default;
+        let listen = match (inetd, facts.sockets && listen_is_default) {
+            (true, _) if values.origin("listen") == Origin::CommandLine => {
+                return usage("--listen and --inetd exclude each other");
+            }
+            (true, _) => values.found("listen", vec![], Origin::Host("--inetd")),
+            (_, true) => values.found("listen", vec![], Origin::Host("systemd")),
+            _ if listen_is_default => {
+                let usual = LISTEN.map(str::to_owned).to_vec();
+                values.found("listen", usual, Origin::Default)
+            }
+            _ => values.all("listen", address)?,
+        };
+
+        let hostname = match values.origin("hostname") {
+            Origin::Default => {
+                let (name, origin) = facts.full_name();
+                let name = domain(name).map_err(|_| {
+                    let name = name.escape_debug();
+                    Wrong::Config(format!(
+                        "this host's name \"{name}\" is no domain name; give one with --hostname"
+                    ))
+                })?;
+                values.found("hostname", vec![name], origin).remove(0)
+            }
+            _ => values.one("hostname", domain)?,
+        };
+
+        let domains = match (values.origin("domain"), &sandbox) {
+            (Origin::Default, Some(_)) => values.any("domain"),
+            (Origin::Default, None) => {
+                let (name, origin) = match &facts.mailname {
+                    Some(name) => (domain(name).map_err(in_mailname)?, Origin::Host(MAILNAME)),
+                    None => (hostname.clone(), Origin::Host("hostname")),
+                };
+                let mut names = vec![name];
+                if !names[0].eq_ignore_ascii_case("localhost") {
+                    names.push("localhost".to_owned());
+                }
+                Names::These(values.found("domain", names, origin))
+            }
+            _ => Names::These(values.all("domain", domain)?),
+        };
+
+        let users = match (values.origin("user"), &sandbox) {
+            (Origin::Default, Some(_)) => values.any("user"),
+            (Origin::Default, None) => {
+                values.show("user", "those of the system", Origin::Default);
+                Names::System
+            }
+            _ => Names::These(values.all("user", user)?),
+        };
+
+        let aliases = match values.origin("aliases") {
+            Origin::Default => {
+                let there = facts.aliases && sandbox.is_none();
+                let found = there.then(|| PathBuf::from(ALIASES));
+                let origin = if sandbox.is_some() { Origin::Sandbox } else { Origin::Default };
+                values.show("aliases", if there { ALIASES } else { "none" }, origin);
+                found
+            }
+            _ => values.optional("aliases", "none", path)?,
+        };
+
+        let log = match (values.origin("log"), inetd) {
+            (Origin::Default, true) => {
+                values.show("log", "syslog", Origin::Host("--inetd"));
+                LogTo::Syslog
+            }
+            (Origin::Default, false) => {
+                values.show("log", "stderr", Origin::Default);
+                LogTo::Stderr
+            }
+            _ => values.one("log", log_to)?,
+        };
+
+        let mut config = Config {
+            command,
+            inetd,
+            listen,
+            listen_is_default,
+            hostname,
+            domains,
+            users,
+            aliases,
+            mail_dir: values.one("mail-dir", path)?,
+            spool: values.one("spool", path)?,
+            sandbox,
+            locks: values.one("lock", locks)?,
+            lock_timeout: values.one("lock-timeout", |t| time(t, 0))?,
+            threads: values.one("threads", |t| number(t, 2, 4096))?,
+            size_max: values.one("max-size", size)?,
+            recipients_max: values.one("max-recipients", |t| number(t, 1, 100_000))?,
+            timeout: values.one("timeout", |t| time(t, 1))?,
+            session_timeout: values.one("session-timeout", |t| time(t, 1))?,
+            per_client: values.one("per-client", |t| number(t, 1, 4096))?,
+            mailbox_limit: values.optional("mailbox-limit", "none", size)?,
+            delimiter: values.optional("delimiter", "none", delimiter)?,
+            vrfy: values.one("vrfy", audience)?,
+            expn: values.one("expn", audience)?,
+            forward_replies: values.one("forward-replies", audience)?,
+            log,
+            level,
+            shown: Vec::new(),
+        };
+        let place = |g: &Given| options::TABLE.iter().position(|row| row.long == g.long);
+        values.shown.sort_by_key(place);
+        config.shown = values.shown;
+        Ok(config)
+    }
+
+    /// Where the value of `long` came from.
+    pub fn origin(&self, long: &str) -> Origin {
+        self.shown.iter().find(|g| g.long == long).map_or(Origin::Default, |g| g.origin.clone())
+    }
+
+    /// For whom there are mailboxes, in words: `al and bo at example.org`.
+    pub fn whom(&self) -> String {
+        let users = match &self.users {
+            Names::These(names) => and(names),
+            Names::System => "the users of this host".to_owned(),
+            Names::Any => "every user".to_owned(),
+        };
+        let domains = match &self.domains {
+            Names::These(names) => and(names),
+            Names::System | Names::Any => "every domain".to_owned(),
+        };
+        format!("{users} at {domains}")
+    }
+}
+
+/// What was given, looked up by name; notes what is in force on the way.
+struct Values<'a> {
+    line: &'a CommandLine,
+    file: Vec<Given>,
+    sandbox: Vec<Given>,
+    shown: Vec<Given>,
+}
+
+impl Values<'_> {
+    /// The values of `long` from the first place that has any: command line, file, sandbox, table.
+    fn lookup(&self, long: &'static str) -> Vec<Given> {
+        for place in [&self.line.given, &self.file, &self.sandbox] {
+            let given: Vec<Given> = place.iter().filter(|g| g.long == long).cloned().collect();
+            if !given.is_empty() {
+                return given;
+            }
+        }
+        match options::row(long).map(|row| row.default) {
+            Some(Fallback::Is(values)) => {
+                let one = |v: &&str| Given { long, value: v.to_string(), origin: Origin::Default };
+                values.iter().map(one).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where the value of `long` comes from.
+    fn origin(&self, long: &'static str) -> Origin {
+        self.lookup(long).first().map_or(Origin::Default, |g| g.origin.clone())
+    }
+
+    fn show(&mut self, long: &'static str, value: &str, origin: Origin) {
+        self.shown.push(Given { long, value: value.to_owned(), origin });
+    }
+
+    /// Values that were found out, not given.
+    fn found(&mut self, long: &'static str, values: Vec<String>, origin: Origin) -> Vec<String> {
+        let text = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
+        self.show(long, &text, origin);
+        values
+    }
+
+    fn any(&mut self, long: &'static str) -> Names {
+        self.show(long, "every one", Origin::Sandbox);
+        Names::Any
+    }
+
+    /// All values of `long`, each parsed.
+    fn all<T>(
+        &mut self,
+        long: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Wrong> {
+        let mut parsed = Vec::new();
+        for given in self.lookup(long) {
+            parsed.push(parse(&given.value).map_err(|expected| refuse(&given, &expected))?);
+            self.shown.push(given);
+        }
+        Ok(parsed)
+    }
+
+    /// The one value of `long`, parsed. The table has a default for it, or it was given.
+    fn one<T>(
+        &mut self,
+        long: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Wrong> {
+        let missing = || Wrong::Config(format!("{long} has no value"));
+        self.all(long, parse)?.pop().ok_or_else(missing)
+    }
+
+    /// The one value of `long`; None if it has none or is the word `none`.
+    fn optional<T>(
+        &mut self,
+        long: &'static str,
+        none: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Wrong> {
+        let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
+        Ok(self.all(long, or_none)?.pop().flatten())
+    }
+}
+
+/// What the words on the command line ask for.
+fn command(line: &CommandLine) -> Result<Command, Wrong> {
+    if line.count("help") > 0 {
+        return Ok(Command::Help);
+    }
+    if line.count("version") > 0 {
+        return Ok(Command::Version);
+    }
+    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] => Ok(Command::Serve),
+        ["check"] => Ok(Command::Check),
+        ["check", more, ..] => usage(&format!("check takes no \"{}\"", more.escape_debug())),
+        ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
+        ["explain", rest @ ..] => {
+            Ok(Command::Explain(rest.iter().map(|a| a.to_string()).collect()))
+        }
+        [other, ..] => usage(&format!(
+            "unknown command \"{}\"; expected none, \"check\" or \"explain\"",
+            other.escape_debug()
+        )),
+    }
+}
+
+fn level(line: &CommandLine) -> Result<LevelFilter, Wrong> {
+    match (line.count("quiet"), line.count("verbose")) {
+        (0, 0) => Ok(LevelFilter::Info),
+        (0, 1) => Ok(LevelFilter::Debug),
+        (0, _) => Ok(LevelFilter::Trace),
+        (_, 0) => Ok(LevelFilter::Warn),
+        _ => usage("--quiet and --verbose exclude each other"),
+    }
+}
+
+/// What `--sandbox DIR` stands for.
+fn sandbox(line: &CommandLine) -> Vec<Given> {
+    let Some(dir) = line.given.iter().find(|g| g.long == "sandbox") else { return Vec::new() };
+    let inside = |name: &str| Path::new(&dir.value).join(name).to_string_lossy().into_owned();
+    [
+        ("listen", "127.0.0.1:2525".to_owned()),
+        ("hostname", "localhost".to_owned()),
+        ("mail-dir", inside("mail")),
+        ("spool", inside("spool")),
+    ]
+    .map(|(long, value)| Given { long, value, origin: Origin::Sandbox })
+    .to_vec()
+}
+
+fn usage<T>(text: &str) -> Result<T, Wrong> {
+    Err(Wrong::Usage(text.to_owned()))
+}
+
+fn in_mailname(expected: String) -> Wrong {
+    Wrong::Config(format!("{MAILNAME}: expected {expected}; or give --domain"))
+}
+
+/// `--threads "x": expected ...`, or `FILE:3: threads "x": expected ...`.
+fn refuse(given: &Given, expected: &str) -> Wrong {
+    let text = format!("{} \"{}\": expected {expected}", given.long, given.value.escape_debug());
+    match &given.origin {
+        Origin::File(..) => Wrong::Config(format!("{}: {text}", given.origin)),
+        _ => Wrong::Usage(format!("--{text}")),
+    }
+}
+
+// What a value means. Each returns, for a value it does not accept, the form that it expects.
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    match text.is_empty() || text.contains('\0') {
+        true => Err("a path".to_owned()),
+        false => Ok(PathBuf::from(text)),
+    }
+}
+
+fn address(text: &str) -> Result<String, String> {
+    let expected = || Err("HOST:PORT, [IPV6]:PORT or unix:PATH, such as 127.0.0.1:25".to_owned());
+    if let Some(path) = text.strip_prefix("unix:") {
+        return if path.is_empty() { expected() } else { Ok(text.to_owned()) };
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
+            let bracketed = host.starts_with('[') && host.ends_with(']');
+            if host.contains(':') && !bracketed { expected() } else { Ok(text.to_owned()) }
+        }
+        _ => expected(),
+    }
+}
+
+/// A domain's name by the grammar of RFC 5321 4.1.2, which the receiver parses with too.
+fn domain(text: &str) -> Result<String, String> {
+    match Mailbox::parse(&format!("postmaster@{text}")) {
+        Ok(mailbox) if matches!(mailbox.domain(), Domain::Name(_)) => Ok(text.to_owned()),
+        _ => Err("a domain name, such as mail.example.org".to_owned()),
+    }
+}
+
+fn user(text: &str) -> Result<String, String> {
+    let fits = BoxName::new(text).is_some() && text.is_ascii() && !text.contains('@');
+    if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
+}
+
+fn locks(text: &str) -> Result<Locks, String> {
+    let mut locks = Locks { dotlock: false, fcntl: false, flock: false };
+    for word in text.split(',') {
+        let lock = match word.trim() {
+            "dotlock" => &mut locks.dotlock,
+            "fcntl" => &mut locks.fcntl,
+            "flock" => &mut locks.flock,
+            _ => return Err("one or more of dotlock, fcntl and flock, with commas".to_owned()),
+        };
+        *lock = true;
+    }
+    Ok(locks)
+}
+
+fn number(text: &str, min: usize, max: usize) -> Result<usize, String> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse() {
+        Ok(n) if digits && (min..=max).contains(&n) => Ok(n),
+        _ => Err(format!("a number from {min} to {max}")),
+    }
+}
+
+/// A number, and its unit if there is one.
+fn with_unit(text: &str, units: &[(char, u64)]) -> Option<u64> {
+    let last = text.chars().last()?.to_ascii_lowercase();
+    let (digits, times) = match units.iter().find(|(unit, _)| *unit == last) {
+        Some((_, times)) => (&text[..text.len() - 1], *times),
+        None => (text, 1),
+    };
+    let plain = digits.bytes().all(|b| b.is_ascii_digit());
+    digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(times)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    with_unit(text, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)])
+        .filter(|n| (1..=SIZE_MAX).contains(n))
+        .ok_or_else(|| "octets, or a number with K, M or G, such as 25M".to_owned())
+}
+
+fn time(text: &str, min: u64) -> Result<Duration, String> {
+    with_unit(text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86400)])
+        .filter(|n| (min..=TIME_MAX).contains(n))
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("seconds, or a number with s, m, h or d, from {min}s to 7d"))
+}
+
+fn delimiter(text: &str) -> Result<char, String> {
+    // What RFC 5321's atoms may hold besides letters and digits: the address needs no quotes then.
+    let mut chars = text.chars();
+    match (chars.next(), chars.next()) {
+        (Some(c), None) if "!#$%&'*+-/=?^_`{|}~".contains(c) => Ok(c),
+        _ => Err("one of ! # $ % & ' * + - / = ? ^ _ ` { | } ~ or \"none\"".to_owned()),
+    }
+}
+
+fn audience(text: &str) -> Result<Audience, String> {
+    match text {
+        "on" => Ok(Audience::Everybody),
+        "local" => Ok(Audience::Loopback),
+        "off" => Ok(Audience::Nobody),
+        _ => Err("on, off or local".to_owned()),
+    }
+}
+
+fn log_to(text: &str) -> Result<LogTo, String> {
+    match text {
+        "stderr" => Ok(LogTo::Stderr),
+        "syslog" => Ok(LogTo::Syslog),
+        _ => Err("stderr or syslog".to_owned()),
+    }
+}
+
+/// `a`, `a and b`, `a, b and c`.
+fn and(names: &[String]) -> String {
+    match names {
+        [] => "nobody".to_owned(),
+        [one] => one.clone(),
+        [most @ .., last] => format!("{} and {last}", most.join(", ")),
+    }
+}
+
+/// A configuration or host file as text.
+fn read_text(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let mut file = File::open(path)?.take(FILE_MAX + 1);
+    file.read_to_string(&mut text)?;
+    match text.len() as u64 > FILE_MAX {
+        true => Err(std::io::Error::other("larger than 1 MiB, so no configuration")),
+        false => Ok(text),
+    }
+}
+
+/// The configuration file that is read unasked.
+pub const CONFIG: &str = "/etc/mailslot.conf";
+/// The aliases file that is read unasked.
+pub const ALIASES: &str = "/etc/aliases";
+/// Where Debian keeps the name that mail from this host carries.
+pub const MAILNAME: &str = "/etc/mailname";
+const HOSTS: &str = "/etc/hosts";
+/// Where to listen unless told otherwise: nobody else on the network is served.
+const LISTEN: [&str; 2] = ["127.0.0.1:25", "[::1]:25"];
+/// More than any disk holds, and far from overflow.
+const SIZE_MAX: u64 = 1 << 50;
+const TIME_MAX: u64 = 7 * 86400;
+const FILE_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts { name: "box.example.org".to_owned(), ..Facts::default() }
+    }
+
+    /// The settings for `words` on the command line and `file` in the file `f`.
+    fn config(words: &str, file: &str, facts: &Facts) -> Result<Config, String> {
+        let args: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+        let line = options::parse_command_line(&args)?;
+        let file = options::parse_file(Path::new("f"), file)?;
+        Config::new(&line, file, facts).map_err(|wrong| match wrong {
+            Wrong::Usage(text) => format!("usage: {text}"),
+            Wrong::Config(text) => format!("config: {text}"),
+        })
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file_over_the_table() {
+        for (words, file, threads, origin) in [
+            ("", "", 32, "default"),
+            ("", "\nthreads 4", 4, "f:2"),
+            ("-t 5", "threads 4", 5, "command line"),
+            ("--threads=5", "", 5, "command line"),
+        ] {
+            let config = config(words, file, &facts()).unwrap();
+            assert_eq!(config.threads, threads, "{words:?} {file:?}");
+            assert_eq!(config.origin("threads").to_string(), origin, "{words:?} {file:?}");
+        }
+        // A repeatable option on the command line replaces all of the file's.
+        let listen = config("-l h:1 -l h:2", "listen h:3\nlisten h:4", &facts()).unwrap().listen;
+        assert_eq!(listen, ["h:1", "h:2"]);
+    }
+
+    #[test]
+    fn nothing_given_is_enough() {
+        let config = config("", "", &facts()).unwrap();
+        assert_eq!(config.listen, LISTEN);
+        assert_eq!(config.hostname, "box.example.org");
+        assert_eq!(config.whom(), "the users of this host at box.example.org and localhost");
+        assert_eq!(config.mail_dir, Path::new("/var/mail"));
+        assert_eq!((config.size_max, config.recipients_max), (25 << 20, 100));
+        assert_eq!((config.mailbox_limit, config.delimiter), (None, Some('+')));
+        assert_eq!(config.timeout, Duration::from_secs(300));
+        assert_eq!(config.aliases, None);
+        // Every setting is shown, once for each value, in the order of the table.
+        let shown: Vec<&str> = config.shown.iter().map(|g| g.long).collect();
+        let keys = options::TABLE.iter().filter(|r| r.place != options::Place::CommandLine);
+        let mut once = shown.clone();
+        once.dedup();
+        assert_eq!(once, keys.map(|r| r.long).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_host_is_asked_for_names() {
+        let host = |name: &str, hosts: &str, mailname: Option<&str>| Facts {
+            name: name.to_owned(),
+            hosts: hosts.to_owned(),
+            mailname: mailname.map(str::to_owned),
+            ..Facts::default()
+        };
+        for (facts, hostname, domains) in [
+            (host("a.b", "", None), "a.b", "a.b, localhost"),
+            (host("a", "", None), "a", "a, localhost"),
+            (host("a", "127.0.1.1 a.example a", None), "a.example", "a.example, localhost"),
+            (host("a", "127.0.1.1 a a.example # x", None), "a.example", "a.example, localhost"),
+            (host("a", "127.0.1.1 a # a.example", None), "a", "a, localhost"),
+            (host("a", "127.0.1.1 ab.example a", None), "a", "a, localhost"),
+            (host("a.b", "", Some("example.org")), "a.b", "example.org, localhost"),
+            (host("localhost", "", None), "localhost", "localhost"),
+        ] {
+            let config = config("", "", &facts).unwrap();
+            let shown: Vec<&str> =
+                config.shown.iter().filter(|g| g.long == "domain").map(|g| &*g.value).collect();
+            assert_eq!((&*config.hostname, shown), (hostname, vec![domains]), "{facts:?}");
+        }
+        let unnamed = config("", "", &host("my_", "", None));
+        assert!(unnamed.clone().is_err_and(|e| e.contains("--hostname")), "{unnamed:?}");
+        let mailname = config("", "", &host("a", "", Some("-"))).unwrap_err();
+        assert!(mailname.starts_with("config: /etc/mailname: expected"), "{mailname}");
+    }
+
+    #[test]
+    fn the_sandbox_touches_nothing_of_the_host() {
+        let facts = Facts {
+            mailname: Some("example.org".to_owned()),
+            aliases: true,
+            sockets: false,
+            ..facts()
+        };
+        let sandbox = config("--sandbox d", "", &facts).unwrap();
+        assert_eq!(sandbox.listen, ["127.0.0.1:2525"]);
+        assert_eq!(sandbox.hostname, "localhost");
+        assert_eq!(sandbox.whom(), "every user at every domain");
+        assert_eq!((sandbox.mail_dir, sandbox.spool), ("d/mail".into(), "d/spool".into()));
+        assert_eq!(sandbox.aliases, None);
+        // What is given holds all the same.
+        let given = config("--sandbox d -l h:1 -u al -u bo -d x -m m -a f", "", &facts).unwrap();
+        assert_eq!(given.listen, ["h:1"]);
+        assert_eq!(given.whom(), "al and bo at x");
+        assert_eq!((given.mail_dir, given.aliases), ("m".into(), Some("f".into())));
+    }
+
+    #[test]
+    fn sockets_come_from_systemd_or_inetd() {
+        let systemd = Facts { sockets: true, ..facts() };
+        for (words, facts, listen) in
+            [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &facts(), &[])]
+        {
+            assert_eq!(config(words, "", facts).unwrap().listen, listen, "{words}");
+        }
+        let inetd = config("--inetd", "listen h:1", &facts()).unwrap();
+        assert_eq!((inetd.listen, inetd.log), (vec![], LogTo::Syslog));
+    }
+
+    #[test]
+    fn values_are_accepted_up_to_their_limits() {
+        let accepts = |words: &str| config(words, "", &facts()).is_ok();
+        for good in [
+            "-s 1",
+            "-s 64K",
+            "-s 25m",
+            "-s 1G",
+            "-t 2",
+            "-t 4096",
+            "--timeout 1",
+            "--timeout 5m",
+            "--lock-timeout 0",
+            "--lock-timeout 7d",
+            "--lock fcntl",
+            "--lock flock,dotlock",
+            "--max-recipients 1",
+            "--mailbox-limit none",
+            "--mailbox-limit 1G",
+            "--delimiter -",
+            "--delimiter none",
+            "--vrfy on",
+            "--expn off",
+            "--forward-replies local",
+            "--log syslog",
+            "-l unix:/run/x",
+            "-l [::1]:0",
+            "-l localhost:65535",
+            "-a none",
+            "-u al.b-c_d",
+            "-d a",
+            "-d a.example",
+            "-v",
+            "-vv",
+            "-q",
+        ] {
+            assert!(accepts(good), "{good}");
+        }
+        for bad in [
+            "-s 0",
+            "-s -1",
+            "-s +1",
+            "-s 1T",
+            "-s 1MB",
+            "-s K",
+            "-s 99999999999999999999",
+            "-s 17179869184G",
+            "-t 1",
+            "-t 4097",
+            "-t 1e3",
+            "--timeout 0",
+            "--timeout 8d",
+            "--timeout 1.5",
+            "--lock ,",
+            "--lock dot",
+            "--max-recipients 0",
+            "--delimiter ++",
+            "--delimiter @",
+            "--delimiter a",
+            "--vrfy yes",
+            "--log file",
+            "-l unix:",
+            "-l 25",
+            "-l :25",
+            "-l h:65536",
+            "-l ::1:25",
+            "-u a/b",
+            "-u ../x",
+            "-u .x",
+            "-u a@b",
+            "-d [::1]",
+            "-d a..b",
+            "-d a@b",
+            "-n -",
+            "-m ",
+            "-q -v",
+            "check x",
+            "explain",
+            "serve",
+            "--inetd -l h:1",
+        ] {
+            assert!(!accepts(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_complaint_names_option_place_and_form() {
+        for (words, file, complaint) in [
+            ("-t x", "", "usage: --threads \"x\": expected a number from 2 to 4096"),
+            ("", "\n\nthreads x", "config: f:3: threads \"x\": expected a number from 2 to 4096"),
+            (
+                "-s 25X",
+                "",
+                "usage: --max-size \"25X\": expected octets, or a number with K, M or G, such as 25M",
+            ),
+            (
+                "",
+                "lock dotlock,lockf",
+                "config: f:1: lock \"dotlock,lockf\": expected one or more of dotlock, fcntl and \
+                 flock, with commas",
+            ),
+        ] {
+            assert_eq!(config(words, file, &facts()).err().as_deref(), Some(complaint));
+        }
+    }
+}

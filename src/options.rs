@@ -1,1 +1,586 @@
-//! Owned by its room; being built.
+//! The table of options, and the two ways to give one.
+//!
+//! [`TABLE`] is the only list there is: the command line, the keys of the configuration file and
+//! `--help` are made from it here, and the tables of the README and of the man pages are held equal
+//! to it by `tests/tidy.rs`. A value that the table names as a default is parsed like one that a
+//! person gave, so the documents cannot disagree with the program.
+//!
+//! This file knows syntax: which words are options and where each was given ([`Origin`]). What a
+//! value means, and whether it is a good one, is [`config`](crate::config)'s.
+//!
+//! ```text
+//! # /etc/mailslot.conf
+//! listen   192.0.2.1:25      # a comment begins with a # at the start of a word
+//! listen   [2001:db8::1]:25
+//! max-size 50M
+//! ```
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use getopts::{Fail, HasArg, Occur};
+
+/// One option.
+#[derive(Debug)]
+pub struct Row {
+    /// `--long`, and the key in the configuration file.
+    pub long: &'static str,
+    /// `-s`, or empty.
+    pub short: &'static str,
+    /// What its value is called; empty for an option without a value.
+    pub arg: &'static str,
+    /// How often, and where, it may be given.
+    pub place: Place,
+    /// What holds when it is not given.
+    pub default: Fallback,
+    /// What it does: one sentence, or a few.
+    pub help: &'static str,
+    /// The standard that asks for it, or empty.
+    pub source: &'static str,
+}
+
+/// How often an option may be given, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On the command line only.
+    CommandLine,
+    /// Once, on the command line or in the file.
+    Once,
+    /// Any number of times, on the command line or in the file; the command line replaces the file.
+    Many,
+}
+
+/// What holds when an option is not given.
+#[derive(Clone, Copy, Debug)]
+pub enum Fallback {
+    /// These values, parsed as if they had been given.
+    Is(&'static [&'static str]),
+    /// Found out at the start, as these words tell.
+    Found(&'static str),
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fallback::Is(values) => f.write_str(&values.join(" and ")),
+            Fallback::Found(words) => f.write_str(words),
+        }
+    }
+}
+
+/// Where a value came from, for `mailslot check` and for complaints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The table.
+    Default,
+    /// Found on this host: `/etc/mailname`, `systemd`, `passwd`.
+    Host(&'static str),
+    /// Follows from `--sandbox`.
+    Sandbox,
+    /// The configuration file and the line in it.
+    File(PathBuf, usize),
+    /// The command line.
+    CommandLine,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::Host(name) => f.write_str(name),
+            Origin::Sandbox => f.write_str("--sandbox"),
+            Origin::File(path, line) => write!(f, "{}:{line}", path.display()),
+            Origin::CommandLine => f.write_str("command line"),
+        }
+    }
+}
+
+/// One option as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// Its row's `long`.
+    pub long: &'static str,
+    /// Its value as text; empty for an option without one.
+    pub value: String,
+    /// Where it was given.
+    pub origin: Origin,
+}
+
+/// The command line, taken apart.
+#[derive(Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The options, in the order of the table.
+    pub given: Vec<Given>,
+    /// The words that are no options: a command and its operands.
+    pub words: Vec<String>,
+}
+
+impl CommandLine {
+    /// How often the option `long` was given.
+    pub fn count(&self, long: &str) -> usize {
+        self.given.iter().filter(|g| g.long == long).count()
+    }
+}
+
+/// Takes a command line apart, the program's own name left out.
+///
+/// # Errors
+/// An unknown option, a missing or needless value, one given twice, or one that is no UTF-8; the
+/// text says which, and the nearest name there is.
+pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
+    let mut options = getopts::Options::new();
+    for row in TABLE {
+        let has_arg = if row.arg.is_empty() { HasArg::No } else { HasArg::Yes };
+        let often = row.place == Place::Many || row.long == "verbose";
+        let occur = if often { Occur::Multi } else { Occur::Optional };
+        options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
+    }
+    let found = options.parse(args).map_err(complaint)?;
+    let mut given = Vec::new();
+    for row in TABLE {
+        let values = match row.arg {
+            "" => vec![String::new(); found.opt_count(row.long)],
+            _ => found.opt_strs(row.long),
+        };
+        let origin = Origin::CommandLine;
+        let one = |value| Given { long: row.long, value, origin: origin.clone() };
+        given.extend(values.into_iter().map(one));
+    }
+    Ok(CommandLine { given, words: found.free })
+}
+
+/// Takes the text of a configuration file apart.
+///
+/// # Errors
+/// A key that is not in the table, a key without a value, or one given twice that may be given
+/// once; the text begins with `FILE:LINE: `.
+pub fn parse_file(path: &Path, text: &str) -> Result<Vec<Given>, String> {
+    let mut given: Vec<Given> = Vec::new();
+    for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
+        let line = without_comment(line).trim();
+        if line.is_empty() {
+            continue;
+        }
+        let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let wrong = |what: String| Err(format!("{}:{number}: {what}", path.display()));
+        let Some(row) = TABLE.iter().find(|row| row.long == key) else {
+            return wrong(format!("unknown key \"{}\"{}", key.escape_debug(), suggestion(key)));
+        };
+        if row.place == Place::CommandLine {
+            return wrong(format!("{key} can be given on the command line only"));
+        }
+        let earlier = given.iter().find(|g| g.long == row.long);
+        if let (Some(earlier), Place::Once) = (earlier, row.place) {
+            return wrong(format!("{key} is given twice, first at {}", earlier.origin));
+        }
+        if value.trim().is_empty() {
+            return wrong(format!("{key} has no value; expected \"{key} {}\"", row.arg));
+        }
+        let origin = Origin::File(path.to_owned(), number);
+        given.push(Given { long: row.long, value: value.trim().to_owned(), origin });
+    }
+    Ok(given)
+}
+
+/// The row of `long`.
+pub fn row(long: &str) -> Option<&'static Row> {
+    TABLE.iter().find(|row| row.long == long)
+}
+
+/// What `--help` prints.
+pub fn help() -> String {
+    let mut text = USAGE.to_owned();
+    for row in TABLE {
+        let short = if row.short.is_empty() { "    ".into() } else { format!("-{}, ", row.short) };
+        let many = if row.place == Place::Many { "..." } else { "" };
+        text.push_str(format!("  {short}--{} {}{many}", row.long, row.arg).trim_end());
+        text.push('\n');
+        let mut about = row.help.to_owned();
+        if !row.arg.is_empty() {
+            about.push_str(&format!(" [{}]", row.default));
+        }
+        for line in wrap(&about, 70) {
+            text.push_str(&format!("          {line}\n"));
+        }
+    }
+    text.push_str(AFTER);
+    text
+}
+
+/// `text` in lines of at most `width` characters, broken at blanks.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.len() + 1 + word.len() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// `key value # comment` without the comment. A `#` inside a word is part of the word.
+fn without_comment(line: &str) -> &str {
+    let mut before = ' ';
+    for (at, c) in line.char_indices() {
+        if c == '#' && before.is_whitespace() {
+            return &line[..at];
+        }
+        before = c;
+    }
+    line
+}
+
+/// What getopts found wrong, in this program's words.
+fn complaint(fail: Fail) -> String {
+    let dashed = |name: &str| match name.chars().count() {
+        1 => format!("-{name}"),
+        _ => format!("--{name}"),
+    };
+    match fail {
+        Fail::ArgumentMissing(name) => {
+            let arg =
+                TABLE.iter().find(|r| r.long == name || r.short == name).map_or("", |r| r.arg);
+            format!("{0} needs a value; expected \"{0} {arg}\"", dashed(&name))
+        }
+        Fail::UnrecognizedOption(name) => {
+            let hint = if name.chars().count() > 1 { suggestion(&name) } else { String::new() };
+            format!("unknown option {}{hint}", dashed(&name).escape_debug())
+        }
+        Fail::OptionDuplicated(name) => format!("{} is given twice", dashed(&name)),
+        Fail::UnexpectedArgument(name) => format!("{} takes no value", dashed(&name)),
+        other => other.to_string(),
+    }
+}
+
+/// `; did you mean "listen"?` where a name of the table is near, else nothing.
+fn suggestion(name: &str) -> String {
+    let near = TABLE.iter().map(|row| (distance(name, row.long), row.long)).min();
+    match near {
+        Some((far, long)) if far <= 2.max(long.len() / 3) => format!("; did you mean \"{long}\"?"),
+        _ => String::new(),
+    }
+}
+
+/// How many octets must be put in, taken out or changed to make `b` of `a`. Long names are cut: no
+/// option is that long.
+fn distance(a: &str, b: &str) -> usize {
+    let a = &a.as_bytes()[..a.len().min(40)];
+    // costs[j]: from what was read of `a` so far to the first j octets of `b`.
+    let mut costs: Vec<usize> = (0..=b.len()).collect();
+    for x in a {
+        let mut next = vec![costs[0] + 1];
+        for (j, y) in b.bytes().enumerate() {
+            let change = costs[j] + usize::from(*x != y);
+            next.push(change.min(costs[j + 1] + 1).min(next[j] + 1));
+        }
+        costs = next;
+    }
+    costs[b.len()]
+}
+
+const USAGE: &str = "\
+Usage: mailslot [OPTIONS]                  listen, and deliver mail to local mailboxes
+       mailslot --inetd [OPTIONS]          serve one session on standard input
+       mailslot check [OPTIONS]            print the settings and every problem found
+       mailslot explain ADDR... [OPTIONS]  print where mail for each address goes
+
+Options (in brackets: the default; long names are also the keys of the configuration file):
+";
+
+const AFTER: &str = "
+A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is seconds, or a number with
+s, m, h or d. See mailslot(8), mailslot.conf(5), mailslot-mbox(5).
+";
+
+const fn option(
+    names: (&'static str, &'static str),
+    arg: &'static str,
+    place: Place,
+    default: Fallback,
+    source: &'static str,
+    help: &'static str,
+) -> Row {
+    Row { long: names.0, short: names.1, arg, place, default, help, source }
+}
+
+use Fallback::{Found, Is};
+use Place::{Many, Once};
+
+/// Every option there is, in the order in which the documents show them.
+pub const TABLE: &[Row] = &[
+    option(
+        ("config", "c"),
+        "FILE",
+        Place::CommandLine,
+        Found("/etc/mailslot.conf if there; none with --sandbox"),
+        "",
+        "Read settings from FILE. The command line wins.",
+    ),
+    option(
+        ("listen", "l"),
+        "ADDR",
+        Many,
+        Found("the sockets systemd passes, or 127.0.0.1:25 and [::1]:25"),
+        "",
+        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port.",
+    ),
+    option(
+        ("hostname", "n"),
+        "NAME",
+        Once,
+        Found("the host's full name"),
+        "RFC 5321 4.3.1",
+        "The name in the greeting, in replies and in Received lines.",
+    ),
+    option(
+        ("domain", "d"),
+        "NAME",
+        Many,
+        Found("the name in /etc/mailname, or the hostname; and localhost"),
+        "",
+        "Mail for NAME is local. Given: these names and no others.",
+    ),
+    option(
+        ("user", "u"),
+        "NAME",
+        Many,
+        Found("the users of the system"),
+        "",
+        "NAME has a mailbox, owned by who runs mailslot. Given: these users and no others.",
+    ),
+    option(
+        ("aliases", "a"),
+        "FILE",
+        Once,
+        Found("/etc/aliases if there"),
+        "RFC 5321 3.9",
+        "Aliases and lists, as in aliases(5); \"none\" for none.",
+    ),
+    option(
+        ("mail-dir", "m"),
+        "DIR",
+        Once,
+        Is(&["/var/mail"]),
+        "",
+        "The folder of the mailboxes, one file for each user.",
+    ),
+    option(
+        ("spool", "S"),
+        "DIR",
+        Once,
+        Is(&["/var/spool/mailslot"]),
+        "",
+        "The folder of mailslot's own files.",
+    ),
+    option(
+        ("sandbox", ""),
+        "DIR",
+        Place::CommandLine,
+        Found("none"),
+        "",
+        "Try it out without privileges: listen on 127.0.0.1:2525, mailboxes in DIR/mail, spool in \
+         DIR/spool; every local part at every domain is a mailbox; passwd, aliases and \
+         /etc/mailslot.conf are not looked at. Other options still hold.",
+    ),
+    option(
+        ("lock", ""),
+        "LIST",
+        Once,
+        Is(&["dotlock,fcntl,flock"]),
+        "",
+        "How mailboxes are locked: one or more of dotlock, fcntl and flock, with commas. Every \
+         reader must use one of them.",
+    ),
+    option(
+        ("lock-timeout", ""),
+        "TIME",
+        Once,
+        Is(&["30"]),
+        "RFC 5321 6.1",
+        "How long a message waits for a mailbox that somebody else keeps locked, before 451.",
+    ),
+    option(
+        ("threads", "t"),
+        "N",
+        Once,
+        Is(&["32"]),
+        "RFC 5321 4.5.4.2",
+        "Sessions at one time. One more is answered 421.",
+    ),
+    option(
+        ("max-size", "s"),
+        "SIZE",
+        Once,
+        Is(&["25M"]),
+        "RFC 1870; RFC 5321 4.5.3.1.7",
+        "The largest message, before 552.",
+    ),
+    option(
+        ("max-recipients", ""),
+        "N",
+        Once,
+        Is(&["100"]),
+        "RFC 5321 4.5.3.1.8",
+        "Recipients of one message, before 452.",
+    ),
+    option(
+        ("timeout", ""),
+        "TIME",
+        Once,
+        Is(&["300"]),
+        "RFC 5321 4.5.3.2.7",
+        "How long a session waits for the client to send or to read something.",
+    ),
+    option(
+        ("session-timeout", ""),
+        "TIME",
+        Once,
+        Is(&["1200"]),
+        "",
+        "How long a whole session may last.",
+    ),
+    option(
+        ("per-client", ""),
+        "N",
+        Once,
+        Is(&["8"]),
+        "RFC 5321 7.8",
+        "Sessions from one address, or one IPv6 /64, at one time; loopback is exempt.",
+    ),
+    option(
+        ("mailbox-limit", ""),
+        "SIZE",
+        Once,
+        Is(&["none"]),
+        "RFC 5321 4.2.3",
+        "The largest mailbox; a message that would make it larger is answered 552.",
+    ),
+    option(
+        ("delimiter", ""),
+        "CHAR",
+        Once,
+        Is(&["+"]),
+        "RFC 5233",
+        "What parts user from tag in user+tag@host; \"none\" for nothing.",
+    ),
+    option(
+        ("vrfy", ""),
+        "WHO",
+        Once,
+        Is(&["local"]),
+        "RFC 5321 3.5, 7.3",
+        "Whom VRFY tells about users: on (everybody), off (nobody) or local (loopback).",
+    ),
+    option(
+        ("expn", ""),
+        "WHO",
+        Once,
+        Is(&["local"]),
+        "RFC 5321 3.5, 7.3",
+        "Whom EXPN shows the members of a list: on, off or local.",
+    ),
+    option(
+        ("forward-replies", ""),
+        "WHO",
+        Once,
+        Is(&["local"]),
+        "RFC 5321 3.4, 7.4",
+        "Who hears by 551 where an alias leads off the host: on, off or local; others hear 550.",
+    ),
+    option(
+        ("inetd", ""),
+        "",
+        Place::CommandLine,
+        Found("off"),
+        "",
+        "Serve one session on standard input and output: a socket or a pipe.",
+    ),
+    option(
+        ("log", ""),
+        "WHERE",
+        Once,
+        Found("stderr; syslog with --inetd"),
+        "",
+        "Where the log goes: stderr or syslog.",
+    ),
+    option(("verbose", "v"), "", Place::CommandLine, Found("off"), "", "Log more; twice: all."),
+    option(
+        ("quiet", "q"),
+        "",
+        Place::CommandLine,
+        Found("off"),
+        "",
+        "Log warnings and errors only; print nothing at the start.",
+    ),
+    option(("help", "h"), "", Place::CommandLine, Found("off"), "", "Print this."),
+    option(("version", "V"), "", Place::CommandLine, Found("off"), "", "Print the version."),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Result<Vec<(&'static str, String)>, String> {
+        let given = parse_file(Path::new("f"), text)?;
+        Ok(given.into_iter().map(|g| (g.long, g.value)).collect())
+    }
+
+    #[test]
+    fn a_file_is_keys_values_and_comments() {
+        for (text, expected) in [
+            ("", vec![]),
+            ("\n  \n# note\n   # note\n", vec![]),
+            ("threads 4", vec![("threads", "4")]),
+            ("  threads\t 4 \t\r\n", vec![("threads", "4")]),
+            ("threads 4 # four", vec![("threads", "4")]),
+            ("mail-dir /a#b", vec![("mail-dir", "/a#b")]),
+            ("mail-dir /a b", vec![("mail-dir", "/a b")]),
+            ("domain a\ndomain b", vec![("domain", "a"), ("domain", "b")]),
+        ] {
+            let expected: Vec<_> = expected.into_iter().map(|(k, v)| (k, v.to_owned())).collect();
+            assert_eq!(file(text), Ok(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_file_is_told_by_line() {
+        for (text, expected) in [
+            ("\nthread 4", "f:2: unknown key \"thread\"; did you mean \"threads\"?"),
+            ("lisen 1:2", "f:1: unknown key \"lisen\"; did you mean \"listen\"?"),
+            ("zzzzzzzzzzzz 1", "f:1: unknown key \"zzzzzzzzzzzz\""),
+            ("thr\u{1b}eads 1", "f:1: unknown key \"thr\\u{1b}eads\"; did you mean \"threads\"?"),
+            ("threads", "f:1: threads has no value; expected \"threads N\""),
+            ("threads # 4", "f:1: threads has no value; expected \"threads N\""),
+            ("threads 4\n\nthreads 5", "f:3: threads is given twice, first at f:1"),
+            ("inetd yes", "f:1: inetd can be given on the command line only"),
+            ("sandbox /tmp", "f:1: sandbox can be given on the command line only"),
+        ] {
+            assert_eq!(file(text), Err(expected.to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<&str> =
+            TABLE.iter().flat_map(|r| [r.long, r.short]).filter(|n| !n.is_empty()).collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, n) in
+            [("", "", 0), ("", "ab", 2), ("ab", "", 2), ("kitten", "sitting", 3), ("ab", "ba", 2)]
+        {
+            assert_eq!(distance(a, b), n, "{a} {b}");
+        }
+    }
+}
