@@ -16,9 +16,12 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
-use crate::deliver::Locks;
+use crate::deliver::{self, Locks};
+use crate::listen::Address;
 use crate::message::BoxName;
 use crate::options::{self, CommandLine, Fallback, Given, Origin};
+use crate::server;
+use crate::session::{self, Switch};
 use crate::smtp::{Domain, Mailbox};
 
 /// What the program is asked to do.
@@ -34,17 +37,6 @@ pub enum Command {
     Help,
     /// `--version`
     Version,
-}
-
-/// Who is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// `on`
-    Everybody,
-    /// `local`: clients on a loopback address, a Unix socket or a pipe.
-    Loopback,
-    /// `off`
-    Nobody,
 }
 
 /// Which names there are.
@@ -74,11 +66,8 @@ pub struct Config {
     pub command: Command,
     /// One session on standard input instead of listening.
     pub inetd: bool,
-    /// Where to listen, `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`; empty: the sockets that systemd
-    /// passed, or none at all under `--inetd`.
-    pub listen: Vec<String>,
-    /// Nobody asked for these sockets: one that this host has no address for is left out.
-    pub listen_is_default: bool,
+    /// Where to listen; empty: on the sockets that systemd passed, or nowhere under `--inetd`.
+    pub listen: Vec<Address>,
     /// The name of this host in greeting, replies and Received (RFC 5321 4.3.1, 4.4).
     pub hostname: String,
     /// The domains that are local (RFC 5321 2.3.5).
@@ -116,11 +105,11 @@ pub struct Config {
     /// What parts user from tag (RFC 5233).
     pub delimiter: Option<char>,
     /// Whom VRFY answers (RFC 5321 7.3).
-    pub vrfy: Audience,
+    pub vrfy: Switch,
     /// Whom EXPN answers (RFC 5321 7.3).
-    pub expn: Audience,
+    pub expn: Switch,
     /// Who is told by 551 where a user has gone (RFC 5321 7.4).
-    pub forward_replies: Audience,
+    pub forward_replies: Switch,
     /// Where the log goes.
     pub log: LogTo,
     /// How much is logged.
@@ -218,16 +207,14 @@ impl Config {
         let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
         let sandbox = values.all("sandbox", path)?.pop();
 
-        let listen_is_default = values.origin("listen") == Origin::Default;
-        let listen = match (inetd, facts.sockets && listen_is_default) {
-            (true, _) if values.origin("listen") == Origin::CommandLine => {
+        let asked = values.origin("listen");
+        let listen = match asked {
+            Origin::CommandLine if inetd => {
                 return usage("--listen and --inetd exclude each other");
             }
-            (true, _) => values.found("listen", vec![], Origin::Host("--inetd")),
-            (_, true) => values.found("listen", vec![], Origin::Host("systemd")),
-            _ if listen_is_default => {
-                let usual = LISTEN.map(str::to_owned).to_vec();
-                values.found("listen", usual, Origin::Default)
+            _ if inetd => values.instead("listen", "standard input", Origin::Host("--inetd")),
+            Origin::Default if facts.sockets => {
+                values.instead("listen", "the sockets passed", Origin::Host("systemd"))
             }
             _ => values.all("listen", address)?,
         };
@@ -298,7 +285,6 @@ impl Config {
             command,
             inetd,
             listen,
-            listen_is_default,
             hostname,
             domains,
             users,
@@ -316,9 +302,9 @@ impl Config {
             per_client: values.one("per-client", |t| number(t, 1, 4096))?,
             mailbox_limit: values.optional("mailbox-limit", "none", size)?,
             delimiter: values.optional("delimiter", "none", delimiter)?,
-            vrfy: values.one("vrfy", audience)?,
-            expn: values.one("expn", audience)?,
-            forward_replies: values.one("forward-replies", audience)?,
+            vrfy: values.one("vrfy", switch)?,
+            expn: values.one("expn", switch)?,
+            forward_replies: values.one("forward-replies", switch)?,
             log,
             level,
             shown: Vec::new(),
@@ -332,6 +318,46 @@ impl Config {
     /// Where the value of `long` came from.
     pub fn origin(&self, long: &str) -> Origin {
         self.shown.iter().find(|g| g.long == long).map_or(Origin::Default, |g| g.origin.clone())
+    }
+
+    /// What the writer is told.
+    pub fn deliver(&self) -> deliver::Settings {
+        deliver::Settings {
+            mail_dir: self.mail_dir.clone(),
+            spool: self.spool.clone(),
+            locks: self.locks,
+            lock_timeout: self.lock_timeout,
+            mailbox_limit: self.mailbox_limit,
+            queue: self.threads,
+        }
+    }
+
+    /// What each session is told.
+    pub fn session(&self) -> session::Settings {
+        session::Settings {
+            hostname: self.hostname.clone(),
+            size_max: self.size_max,
+            recipients_max: self.recipients_max,
+            errors_max: ERRORS_MAX,
+            vrfy: self.vrfy,
+            expn: self.expn,
+            forward_replies: self.forward_replies,
+            spool: self.spool.clone(),
+            mail_dir: self.mail_dir.clone(),
+            timeout: self.timeout,
+            session_timeout: self.session_timeout,
+            patience: self.lock_timeout + WRITING,
+        }
+    }
+
+    /// What the server is told.
+    pub fn server(&self) -> server::Settings {
+        server::Settings {
+            session: self.session(),
+            threads: self.threads,
+            per_client: self.per_client,
+            grace: GRACE,
+        }
     }
 
     /// For whom there are mailboxes, in words: `al and bo at example.org`.
@@ -389,6 +415,12 @@ impl Values<'_> {
         let text = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
         self.show(long, &text, origin);
         values
+    }
+
+    /// Nothing, and words for it.
+    fn instead<T>(&mut self, long: &'static str, words: &str, origin: Origin) -> Vec<T> {
+        self.show(long, words, origin);
+        Vec::new()
     }
 
     fn any(&mut self, long: &'static str) -> Names {
@@ -506,18 +538,9 @@ fn path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn address(text: &str) -> Result<String, String> {
-    let expected = || Err("HOST:PORT, [IPV6]:PORT or unix:PATH, such as 127.0.0.1:25".to_owned());
-    if let Some(path) = text.strip_prefix("unix:") {
-        return if path.is_empty() { expected() } else { Ok(text.to_owned()) };
-    }
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
-            let bracketed = host.starts_with('[') && host.ends_with(']');
-            if host.contains(':') && !bracketed { expected() } else { Ok(text.to_owned()) }
-        }
-        _ => expected(),
-    }
+fn address(text: &str) -> Result<Address, String> {
+    let form = "HOST:PORT, [IPV6]:PORT or unix:PATH, such as 127.0.0.1:25";
+    text.parse().map_err(|_| form.to_owned())
 }
 
 /// A domain's name by the grammar of RFC 5321 4.1.2, which the receiver parses with too.
@@ -588,11 +611,11 @@ fn delimiter(text: &str) -> Result<char, String> {
     }
 }
 
-fn audience(text: &str) -> Result<Audience, String> {
+fn switch(text: &str) -> Result<Switch, String> {
     match text {
-        "on" => Ok(Audience::Everybody),
-        "local" => Ok(Audience::Loopback),
-        "off" => Ok(Audience::Nobody),
+        "on" => Ok(Switch::On),
+        "local" => Ok(Switch::Local),
+        "off" => Ok(Switch::Off),
         _ => Err("on, off or local".to_owned()),
     }
 }
@@ -632,8 +655,12 @@ pub const ALIASES: &str = "/etc/aliases";
 /// Where Debian keeps the name that mail from this host carries.
 pub const MAILNAME: &str = "/etc/mailname";
 const HOSTS: &str = "/etc/hosts";
-/// Where to listen unless told otherwise: nobody else on the network is served.
-const LISTEN: [&str; 2] = ["127.0.0.1:25", "[::1]:25"];
+/// Commands in error before 421; people mistype less, harvesters more.
+const ERRORS_MAX: u32 = 20;
+/// Besides the wait for locks, how long the writer may take for one message on a slow disk.
+const WRITING: Duration = Duration::from_secs(60);
+/// How long a stop waits for messages in hand.
+const GRACE: Duration = Duration::from_secs(10);
 /// More than any disk holds, and far from overflow.
 const SIZE_MAX: u64 = 1 << 50;
 const TIME_MAX: u64 = 7 * 86400;
@@ -658,6 +685,10 @@ mod tests {
         })
     }
 
+    fn text(listen: &[Address]) -> Vec<String> {
+        listen.iter().map(Address::to_string).collect()
+    }
+
     #[test]
     fn the_command_line_wins_over_the_file_over_the_table() {
         for (words, file, threads, origin) in [
@@ -672,13 +703,13 @@ mod tests {
         }
         // A repeatable option on the command line replaces all of the file's.
         let listen = config("-l h:1 -l h:2", "listen h:3\nlisten h:4", &facts()).unwrap().listen;
-        assert_eq!(listen, ["h:1", "h:2"]);
+        assert_eq!(text(&listen), ["h:1", "h:2"]);
     }
 
     #[test]
     fn nothing_given_is_enough() {
         let config = config("", "", &facts()).unwrap();
-        assert_eq!(config.listen, LISTEN);
+        assert_eq!(text(&config.listen), ["127.0.0.1:25", "[::1]:25"]);
         assert_eq!(config.hostname, "box.example.org");
         assert_eq!(config.whom(), "the users of this host at box.example.org and localhost");
         assert_eq!(config.mail_dir, Path::new("/var/mail"));
@@ -732,14 +763,14 @@ mod tests {
             ..facts()
         };
         let sandbox = config("--sandbox d", "", &facts).unwrap();
-        assert_eq!(sandbox.listen, ["127.0.0.1:2525"]);
+        assert_eq!(text(&sandbox.listen), ["127.0.0.1:2525"]);
         assert_eq!(sandbox.hostname, "localhost");
         assert_eq!(sandbox.whom(), "every user at every domain");
         assert_eq!((sandbox.mail_dir, sandbox.spool), ("d/mail".into(), "d/spool".into()));
         assert_eq!(sandbox.aliases, None);
         // What is given holds all the same.
         let given = config("--sandbox d -l h:1 -u al -u bo -d x -m m -a f", "", &facts).unwrap();
-        assert_eq!(given.listen, ["h:1"]);
+        assert_eq!(text(&given.listen), ["h:1"]);
         assert_eq!(given.whom(), "al and bo at x");
         assert_eq!((given.mail_dir, given.aliases), ("m".into(), Some("f".into())));
     }
@@ -750,10 +781,10 @@ mod tests {
         for (words, facts, listen) in
             [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &facts(), &[])]
         {
-            assert_eq!(config(words, "", facts).unwrap().listen, listen, "{words}");
+            assert_eq!(text(&config(words, "", facts).unwrap().listen), listen, "{words}");
         }
         let inetd = config("--inetd", "listen h:1", &facts()).unwrap();
-        assert_eq!((inetd.listen, inetd.log), (vec![], LogTo::Syslog));
+        assert_eq!((text(&inetd.listen), inetd.log), (vec![], LogTo::Syslog));
     }
 
     #[test]

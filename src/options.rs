@@ -326,9 +326,10 @@ pub const TABLE: &[Row] = &[
         ("listen", "l"),
         "ADDR",
         Many,
-        Found("the sockets systemd passes, or 127.0.0.1:25 and [::1]:25"),
+        Is(&["127.0.0.1:25", "[::1]:25"]),
         "",
-        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port.",
+        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. Not given: on the \
+         sockets that systemd passes, if it does.",
     ),
     option(
         ("hostname", "n"),
