@@ -1,4 +1,12 @@
 //! Mailboxes, domains, address literals; reverse-path and forward-path (RFC 5321 4.1.2, 4.1.3).
+//!
+//! One parser, and every address from the wire goes through it; what it returns is typed and needs
+//! no second look. It is strict: printable ASCII only, every limit of RFC 5321 4.5.3.1 in octets,
+//! nothing behind that is not part of the grammar. Two things are allowed beyond the grammar because
+//! they are common and harmless: an underscore in a domain, and any length of its labels. One thing
+//! is refused that the grammar allows: the empty local-part `""`.
+//!
+//! Source routes, `<@relay,@relay:user@host>`, are read and dropped (RFC 5321 4.1.1.3, C).
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,7 +22,7 @@ pub enum Literal {
     General(String),
 }
 
-/// What stands behind the `@`. Compares without regard to ASCII case.
+/// What stands behind the `@`. Names compare without regard to ASCII case.
 #[derive(Clone, Debug)]
 pub enum Domain {
     /// A name, at most 255 octets, as the client wrote it.
@@ -25,6 +33,7 @@ pub enum Domain {
 
 /// `local-part@domain`. The local-part is kept without its quotes and backslashes, so that
 /// `"al"@x` and `al@x` are the same mailbox (RFC 5321 4.1.2); it is quoted again when written.
+/// Local-parts compare exactly: only their own host may know that case does not matter (2.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mailbox {
     local: String,
@@ -49,7 +58,28 @@ pub enum ForwardPath {
     Mailbox(Mailbox),
 }
 
+/// Why an address is not one, in a few words for the reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyntaxError(pub &'static str);
+
 impl Mailbox {
+    /// The mailbox of `local` (not quoted) at `domain`, if both keep to their limits.
+    pub fn new(local: &str, domain: Domain) -> Result<Mailbox, SyntaxError> {
+        if let Domain::Name(name) = &domain {
+            check_name(name.as_bytes())?;
+        }
+        check_local(local.as_bytes())?;
+        Ok(Mailbox { local: local.to_owned(), domain })
+    }
+
+    /// Parses `local-part@domain`, all of `text`.
+    pub fn parse(text: &str) -> Result<Mailbox, SyntaxError> {
+        let mut parser = Parser { rest: text.as_bytes() };
+        let mailbox = parser.mailbox()?;
+        parser.end(BEHIND_DOMAIN)?;
+        Ok(mailbox)
+    }
+
     /// The local-part, unquoted: 1 to 64 octets, printable ASCII and blanks.
     pub fn local(&self) -> &str {
         &self.local
@@ -59,47 +89,370 @@ impl Mailbox {
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
+}
 
-    /// Parses `local-part@domain`, all of `text`.
-    pub fn parse(text: &str) -> Result<Mailbox, SyntaxError> {
-        let _ = text;
-        todo!()
+impl Domain {
+    /// Parses a name or an address literal, all of `text`.
+    pub fn parse(text: &str) -> Result<Domain, SyntaxError> {
+        Domain::parse_octets(text.as_bytes())
+    }
+
+    /// As [`Domain::parse`], of octets that may be anything.
+    pub(super) fn parse_octets(text: &[u8]) -> Result<Domain, SyntaxError> {
+        let mut parser = Parser { rest: text };
+        let domain = parser.domain()?;
+        parser.end(BEHIND_DOMAIN)?;
+        Ok(domain)
     }
 }
 
-/// Why an address is not one, in a few words for the reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SyntaxError(pub &'static str);
-
-impl fmt::Display for Mailbox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
+impl ReversePath {
+    /// Reads the path that `input` begins with; returns it and what is behind its `>`.
+    pub(super) fn read(input: &[u8]) -> Result<(ReversePath, &[u8]), SyntaxError> {
+        match path(input)? {
+            (Inside::Nothing, rest) => Ok((ReversePath::Null, rest)),
+            (Inside::Mailbox(mailbox), rest) => Ok((ReversePath::Mailbox(mailbox), rest)),
+            (Inside::Postmaster, _) => Err(NO_DOMAIN),
+        }
     }
 }
+
+impl ForwardPath {
+    /// Reads the path that `input` begins with; returns it and what is behind its `>`.
+    pub(super) fn read(input: &[u8]) -> Result<(ForwardPath, &[u8]), SyntaxError> {
+        match path(input)? {
+            (Inside::Postmaster, rest) => Ok((ForwardPath::Postmaster, rest)),
+            (Inside::Mailbox(mailbox), rest) => Ok((ForwardPath::Mailbox(mailbox), rest)),
+            (Inside::Nothing, _) => Err(NO_LOCAL),
+        }
+    }
+}
+
 impl PartialEq for Domain {
-    fn eq(&self, _other: &Domain) -> bool {
-        todo!()
+    fn eq(&self, other: &Domain) -> bool {
+        match (self, other) {
+            (Domain::Name(a), Domain::Name(b)) => a.eq_ignore_ascii_case(b),
+            (Domain::Literal(a), Domain::Literal(b)) => a == b,
+            _ => false,
+        }
     }
 }
 impl Eq for Domain {}
-impl fmt::Display for Domain {
+
+/// Writes `user@host`, the local-part in quotes where it needs them.
+impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
+        if is_dot_string(self.local.as_bytes()) {
+            f.write_str(&self.local)?;
+        } else {
+            let quoted = self.local.replace('\\', "\\\\").replace('"', "\\\"");
+            write!(f, "\"{quoted}\"")?;
+        }
+        write!(f, "@{}", self.domain)
     }
 }
+
+/// Writes the name as the client wrote it, or the literal with its brackets.
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Domain::Name(name) => f.write_str(name),
+            Domain::Literal(literal) => literal.fmt(f),
+        }
+    }
+}
+
+/// Writes the brackets too.
+impl fmt::Display for Literal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Literal::V4(address) => write!(f, "[{address}]"),
+            Literal::V6(address) => write!(f, "[IPv6:{address}]"),
+            Literal::General(text) => write!(f, "[{text}]"),
+        }
+    }
+}
+
 /// Writes `<>` or `<user@host>`, brackets included.
 impl fmt::Display for ReversePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
+        match self {
+            ReversePath::Null => f.write_str("<>"),
+            ReversePath::Mailbox(mailbox) => write!(f, "<{mailbox}>"),
+        }
     }
 }
+
 /// Writes `<Postmaster>` or `<user@host>`, brackets included.
 impl fmt::Display for ForwardPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let _ = f;
-        todo!()
+        match self {
+            ForwardPath::Postmaster => f.write_str("<Postmaster>"),
+            ForwardPath::Mailbox(mailbox) => write!(f, "<{mailbox}>"),
+        }
     }
 }
+
+impl fmt::Display for SyntaxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+impl std::error::Error for SyntaxError {}
+
+/// Takes the quotes and backslashes off `text` if all of it is one quoted string.
+pub(super) fn unquote(text: &[u8]) -> Option<String> {
+    let mut parser = Parser { rest: text };
+    let inside = parser.take(b'"').then(|| parser.quoted())?.ok()?;
+    parser.rest.is_empty().then_some(inside)
+}
+
+/// What stands between `<` and `>`.
+enum Inside {
+    Nothing,
+    Postmaster,
+    Mailbox(Mailbox),
+}
+
+/// `"<" [ source-route ":" ] mailbox ">"`, `<>` or `<postmaster>`, and what is behind it.
+fn path(input: &[u8]) -> Result<(Inside, &[u8]), SyntaxError> {
+    let mut parser = Parser { rest: input };
+    if !parser.take(b'<') {
+        return Err(NO_BRACKETS);
+    }
+    let inside = if parser.peek() == Some(b'>') {
+        Inside::Nothing
+    } else if parser.peek() == Some(b'@') {
+        parser.source_route()?;
+        Inside::Mailbox(parser.mailbox()?)
+    } else {
+        let local = parser.local_part()?;
+        if parser.peek() == Some(b'>') && local.eq_ignore_ascii_case("postmaster") {
+            Inside::Postmaster
+        } else {
+            Inside::Mailbox(parser.at_domain(local)?)
+        }
+    };
+    if !parser.take(b'>') {
+        return Err(parser.unexpected(NO_CLOSING_BRACKET));
+    }
+    if input.len() - parser.rest.len() > PATH_MAX {
+        return Err(SyntaxError("a path is at most 256 octets"));
+    }
+    Ok((inside, parser.rest))
+}
+
+/// Reads the grammar from left to right, one octet ahead.
+struct Parser<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Parser<'a> {
+    fn peek(&self) -> Option<u8> {
+        self.rest.first().copied()
+    }
+
+    /// Takes `octet` if it is next.
+    fn take(&mut self, octet: u8) -> bool {
+        let taken = self.rest.split_first().filter(|(first, _)| **first == octet);
+        self.rest = taken.map_or(self.rest, |(_, behind)| behind);
+        taken.is_some()
+    }
+
+    /// Takes all octets up to the first that does not fit.
+    fn run(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
+        let length = self.rest.iter().take_while(|octet| fits(**octet)).count();
+        let (run, behind) = self.rest.split_at(length);
+        self.rest = behind;
+        run
+    }
+
+    /// Nothing may be left.
+    fn end(&self, error: SyntaxError) -> Result<(), SyntaxError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.unexpected(error)) }
+    }
+
+    /// `error`, unless the next octet is one that no address may hold anywhere.
+    fn unexpected(&self, error: SyntaxError) -> SyntaxError {
+        match self.peek() {
+            Some(octet) if !is_printable(octet) => NOT_PRINTABLE,
+            _ => error,
+        }
+    }
+
+    /// `@one,@two:`
+    fn source_route(&mut self) -> Result<(), SyntaxError> {
+        loop {
+            if !self.take(b'@') {
+                return Err(self.unexpected(BAD_ROUTE));
+            }
+            self.domain()?;
+            if self.take(b':') {
+                return Ok(());
+            }
+            if !self.take(b',') {
+                return Err(self.unexpected(BAD_ROUTE));
+            }
+        }
+    }
+
+    /// `local-part@domain`
+    fn mailbox(&mut self) -> Result<Mailbox, SyntaxError> {
+        let local = self.local_part()?;
+        self.at_domain(local)
+    }
+
+    /// `@domain`
+    fn at_domain(&mut self, local: String) -> Result<Mailbox, SyntaxError> {
+        if !self.take(b'@') {
+            return Err(self.unexpected(NO_DOMAIN));
+        }
+        Ok(Mailbox { local, domain: self.domain()? })
+    }
+
+    /// `dotted.atoms` or `"quoted string"`
+    fn local_part(&mut self) -> Result<String, SyntaxError> {
+        let local = if self.take(b'"') {
+            self.quoted()?
+        } else {
+            let text = self.run(|octet| is_atext(octet) || octet == b'.');
+            if text.is_empty() {
+                return Err(self.unexpected(NO_LOCAL));
+            }
+            if !is_dot_string(text) {
+                return Err(SyntaxError("a dot stands between letters, or in quotes"));
+            }
+            ascii(text)
+        };
+        check_local(local.as_bytes())?;
+        Ok(local)
+    }
+
+    /// The inside of a quoted string, and its closing quote.
+    fn quoted(&mut self) -> Result<String, SyntaxError> {
+        let mut text = String::new();
+        loop {
+            text +=
+                &ascii(self.run(|octet| is_printable(octet) && octet != b'"' && octet != b'\\'));
+            if self.take(b'"') {
+                return Ok(text);
+            }
+            if !self.take(b'\\') {
+                return Err(self.unexpected(SyntaxError("the closing quote is missing")));
+            }
+            match self.rest.split_first() {
+                Some((&octet, behind)) if is_printable(octet) => {
+                    text.push(char::from(octet));
+                    self.rest = behind;
+                }
+                _ => return Err(self.unexpected(SyntaxError("nothing behind the backslash"))),
+            }
+        }
+    }
+
+    /// `name.of.host` or `[literal]`
+    fn domain(&mut self) -> Result<Domain, SyntaxError> {
+        if self.take(b'[') {
+            let text = self.run(|octet| octet.is_ascii_graphic() && !b"[\\]".contains(&octet));
+            if !self.take(b']') {
+                return Err(self.unexpected(BAD_LITERAL));
+            }
+            return literal(&ascii(text)).map(Domain::Literal).ok_or(BAD_LITERAL);
+        }
+        let text = self.run(is_name_octet);
+        if text.is_empty() {
+            return Err(self.unexpected(EMPTY_DOMAIN));
+        }
+        check_name(text)?;
+        Ok(Domain::Name(ascii(text)))
+    }
+}
+
+/// What stands between `[` and `]` (RFC 5321 4.1.3).
+fn literal(text: &str) -> Option<Literal> {
+    let Some((tag, content)) = text.split_once(':') else {
+        return text.parse().ok().map(Literal::V4);
+    };
+    if tag.eq_ignore_ascii_case("IPv6") {
+        return content.parse().ok().map(Literal::V6);
+    }
+    // An IPv6 address that lacks its tag is a slip, not a literal of some kind "2001".
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return None;
+    }
+    let tag_fits = tag.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+        && tag.ends_with(|last: char| last.is_ascii_alphanumeric());
+    (tag_fits && !content.is_empty() && text.len() <= DOMAIN_MAX - 2)
+        .then(|| Literal::General(text.to_owned()))
+}
+
+/// A local-part without its quotes.
+fn check_local(local: &[u8]) -> Result<(), SyntaxError> {
+    match local.len() {
+        0 => Err(NO_LOCAL),
+        1..=LOCAL_MAX if local.iter().all(|octet| is_printable(*octet)) => Ok(()),
+        1..=LOCAL_MAX => Err(NOT_PRINTABLE),
+        _ => Err(SyntaxError("a local-part is at most 64 octets")),
+    }
+}
+
+/// A domain's name.
+fn check_name(name: &[u8]) -> Result<(), SyntaxError> {
+    if name.len() > DOMAIN_MAX {
+        return Err(SyntaxError("a domain is at most 255 octets"));
+    }
+    let is_label =
+        |label: &[u8]| !label.is_empty() && !label.starts_with(b"-") && !label.ends_with(b"-");
+    if !name.iter().all(|octet| is_name_octet(*octet)) || !name.split(|o| *o == b'.').all(is_label)
+    {
+        return Err(SyntaxError("a domain is letters, digits and hyphens, with dots between"));
+    }
+    Ok(())
+}
+
+/// Whether a local-part needs no quotes: atoms, with single dots between.
+fn is_dot_string(local: &[u8]) -> bool {
+    local
+        .split(|octet| *octet == b'.')
+        .all(|atom| !atom.is_empty() && atom.iter().all(|octet| is_atext(*octet)))
+}
+
+/// RFC 5322 3.2.3
+fn is_atext(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
+}
+
+fn is_name_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"-_.".contains(&octet)
+}
+
+/// Printable ASCII or a blank.
+fn is_printable(octet: u8) -> bool {
+    matches!(octet, b' '..=b'~')
+}
+
+/// Octets that were seen to be ASCII.
+fn ascii(octets: &[u8]) -> String {
+    octets.iter().copied().map(char::from).collect()
+}
+
+/// RFC 5321 4.5.3.1.1
+const LOCAL_MAX: usize = 64;
+/// RFC 5321 4.5.3.1.2
+const DOMAIN_MAX: usize = 255;
+/// RFC 5321 4.5.3.1.3, brackets and source route included
+const PATH_MAX: usize = 256;
+
+const NO_BRACKETS: SyntaxError = SyntaxError("an address stands in angle brackets: <user@host>");
+const NO_CLOSING_BRACKET: SyntaxError = SyntaxError("the closing > is missing");
+const NO_LOCAL: SyntaxError = SyntaxError("the local-part is missing: <user@host>");
+const NO_DOMAIN: SyntaxError = SyntaxError("the domain is missing: <user@host>");
+const EMPTY_DOMAIN: SyntaxError = SyntaxError("a domain or [address] stands behind @");
+const BEHIND_DOMAIN: SyntaxError = SyntaxError("something stands behind the domain");
+const BAD_ROUTE: SyntaxError = SyntaxError("a source route is <@host,@host:user@host>");
+const BAD_LITERAL: SyntaxError =
+    SyntaxError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]");
+const NOT_PRINTABLE: SyntaxError = SyntaxError("an address is printable ASCII");
+
+#[cfg(test)]
+mod tests;
