@@ -154,3 +154,135 @@ fn base32(n: u128, digits: u32) -> String {
 }
 
 const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::Mailbox;
+    use std::collections::HashSet;
+
+    fn zoned(rfc2822: &str) -> Zoned {
+        jiff::fmt::rfc2822::parse(rfc2822).unwrap()
+    }
+
+    fn text(received: Received<'_>) -> String {
+        String::from_utf8(received.line()).unwrap()
+    }
+
+    #[test]
+    fn received_lines() {
+        let jones = ForwardPath::Mailbox(Mailbox::parse("\"j o\"@example.com").unwrap());
+        let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
+        let received = Received {
+            client: "relay.example.org",
+            peer: Peer::Address([192, 0, 2, 7].into()),
+            hostname: "mx.example.com",
+            protocol: Protocol::Esmtp,
+            id: "id-1-1",
+            recipient: Some(&jones),
+            at: &at,
+        };
+        assert_eq!(
+            text(received),
+            "Received: from relay.example.org ([192.0.2.7])\n\
+             \tby mx.example.com with ESMTP id id-1-1\n\
+             \tfor <\"j o\"@example.com>; Tue, 1 Jul 2025 10:52:37 +0200\n"
+        );
+        assert_eq!(
+            text(Received { recipient: None, protocol: Protocol::Smtp, ..received }),
+            "Received: from relay.example.org ([192.0.2.7])\n\
+             \tby mx.example.com with SMTP id id-1-1;\n\
+             \tTue, 1 Jul 2025 10:52:37 +0200\n"
+        );
+
+        let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
+        for (peer, shown) in [
+            (Peer::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
+            (Peer::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
+            (Peer::Local, "(local)"),
+            (Peer::Unknown, "(unknown)"),
+        ] {
+            assert_eq!(
+                first(Received { peer, ..received }),
+                format!("Received: from relay.example.org {shown}")
+            );
+        }
+        for (client, shown) in [
+            ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
+            ("my_host", "my_host"),
+            ("", "unknown"),
+            ("a b\r\nX-UID: 1", "a?b??X-UID:?1"),
+            ("a(b)\"\\;\u{e9}", "a?b??????"),
+        ] {
+            assert_eq!(
+                first(Received { client, ..received }),
+                format!("Received: from {shown} ([192.0.2.7])")
+            );
+        }
+        for (date, shown) in [
+            ("Thu, 1 Jan 1970 00:00:00 +0000", "Thu, 1 Jan 1970 00:00:00 +0000"),
+            ("Wed, 29 Dec 9999 00:00:00 -0330", "Wed, 29 Dec 9999 00:00:00 -0330"),
+        ] {
+            let line = text(Received { at: &zoned(date), ..received });
+            assert!(line.ends_with(&format!("; {shown}\n")), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_line_grows_beyond_998_octets() {
+        let path = format!("{}@{}", "l".repeat(64), "d.".repeat(90) + "org");
+        let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
+        let line = text(Received {
+            client: &"c".repeat(5000),
+            peer: Peer::Unknown,
+            hostname: &"h".repeat(5000),
+            protocol: Protocol::Esmtp,
+            id: &message_id(&format!("{}-{}", Ids::new().process, u64::MAX), u64::MAX),
+            recipient: Some(&path),
+            at: &now(),
+        });
+        assert!(line.lines().all(|line| line.len() <= 998), "{line}");
+        assert_eq!(line.lines().count(), 3);
+    }
+
+    #[test]
+    fn return_paths() {
+        let smith = ReversePath::Mailbox(Mailbox::parse("smith@example.org").unwrap());
+        assert_eq!(return_path(&smith), b"Return-Path: <smith@example.org>\n");
+        assert_eq!(return_path(&ReversePath::Null), b"Return-Path: <>\n");
+    }
+
+    #[test]
+    fn ids_differ() {
+        let sessions: HashSet<String> = std::thread::scope(|scope| {
+            let many = |_| {
+                scope.spawn(|| {
+                    let ids = Ids::new();
+                    (0..100).map(|_| ids.session()).collect::<Vec<_>>()
+                })
+            };
+            let threads: Vec<_> = (0..20).map(many).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(sessions.len(), 2000);
+        for id in sessions.iter().map(|session| message_id(session, 1)) {
+            assert!(id.len() <= 22 && id.ends_with("-1"), "{id}");
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            assert!(id.bytes().all(fits), "{id}");
+        }
+    }
+
+    #[test]
+    fn base32_digits() {
+        for (n, digits, shown) in [
+            (0, 1, "0"),
+            (31, 1, "z"),
+            (32, 2, "10"),
+            (32, 1, "0"),
+            (u128::MAX, 3, "zzz"),
+            (0b00001_00000_11111, 4, "010z"),
+        ] {
+            assert_eq!(base32(n, digits), shown);
+        }
+    }
+}
