@@ -113,6 +113,7 @@ fn hidden_from() {
     for lines in [
         vec![far("From"), b" x".to_vec()],
         vec![far("from x"), far("From\tx"), far("Fro"), b"m x".to_vec()],
+        vec![far("Fro"), far("m x")],
         vec![b"A: x".to_vec(), [b"Status: ".to_vec(), far("From x")].concat()],
         vec![vec![b'a'; PIECE_MAX], b"From x".to_vec()],
         vec![[vec![b'a'; PIECE_MAX], b"Fro".to_vec()].concat(), b"m x".to_vec()],
