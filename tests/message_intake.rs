@@ -1,5 +1,6 @@
 //! `message::Intake`: tables of boundaries, and a naive twin that has the whole message before it
 //! and must agree on random input, however long lines are cut.
+#![allow(clippy::expect_used)] // in helpers, which the exemption for tests does not reach
 
 use std::io::Read;
 use std::path::Path;
