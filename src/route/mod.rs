@@ -1,8 +1,41 @@
 //! Policy: who is local, and where an address leads. RCPT, VRFY, EXPN and `mailslot explain` are
 //! all answered from the one resolver here.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `users.rs` | who has a mailbox: passwd, `--user`, anyone in a sandbox |
+//! | `aliases.rs` | aliases(5), the format |
+//! | `source.rs` | its files: read safely, and again when they change |
+//! | `expand.rs` | from a name through the aliases to mailboxes |
+//!
+//! What it promises:
+//!
+//! - One parser, one check: an address from the wire comes as a parsed [`Mailbox`] and is only ever
+//!   compared. The percent hack, bang paths, quoted `@`, `|` and `/` are letters of a name that
+//!   nobody has.
+//! - All or nothing: an alias of which one part cannot be reached is refused as a whole. One that
+//!   leads to a single mailbox elsewhere is told to the sender (551); one that leads here *and*
+//!   elsewhere, or to several elsewhere, is refused (550) while nothing is relayed, because a
+//!   sender who followed a 551 would reach only one of them.
+//! - What is unknown for sure is 550; what cannot be known now, or is wrong in the aliases, is 451,
+//!   so that mail waits for the administrator instead of going back.
+//! - Mail for postmaster is taken, whatever the aliases say.
+
+pub mod aliases;
+mod expand;
+pub mod source;
+pub mod users;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::message::Destination;
 use crate::smtp::{ForwardPath, Mailbox};
+use aliases::{Aliases, Target};
+use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
+use users::{Anyone, Named, Passwd, User, Users};
 
 /// Why an address is not taken. The session turns it into a reply, in one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,3 +82,383 @@ pub trait Route: Send + Sync {
     /// Reads aliases and users again (HUP). What cannot be read is logged, and the old stays.
     fn reload(&self) {}
 }
+
+/// What the host's own routing is told.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// The names that are ours. The first is the primary one: it completes names in VRFY and
+    /// Delivered-To.
+    pub domains: Vec<String>,
+    /// The primary name if there are no domains. It is not ours by itself: on many hosts mail for
+    /// that name lives elsewhere.
+    pub hostname: String,
+    /// The users; empty: those of the system.
+    pub users: Vec<String>,
+    /// Every domain is ours, and every name, or just `users`, has a mailbox.
+    pub sandbox: bool,
+    /// An aliases(5) file.
+    pub aliases: Option<PathBuf>,
+    /// What parts a user name from a tag, as in `user+tag`.
+    pub delimiter: Option<char>,
+}
+
+/// Something an administrator should know before mail is lost in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// What is wrong, and where.
+    pub what: String,
+    /// What to do about it.
+    pub cure: String,
+    /// Whether mail to some address is refused or put off because of it.
+    pub stops_mail: bool,
+}
+
+/// The host's own routing: its domains, users and aliases.
+pub struct Local {
+    settings: Settings,
+    /// In lower case.
+    domains: HashSet<String>,
+    primary: String,
+    users: Box<dyn Users>,
+    aliases: source::Live,
+}
+
+impl Local {
+    /// Routing by `settings`. Aliases that cannot be read do not stop it: they are logged, tried
+    /// again, and until then everything local is answered `Later`.
+    pub fn new(settings: Settings) -> Local {
+        let users: Box<dyn Users> = match (settings.users.as_slice(), settings.sandbox) {
+            ([], true) => Box::new(Anyone),
+            ([], false) => Box::new(Passwd),
+            (names, _) => Box::new(Named::new(names)),
+        };
+        Local::with_users(settings, users)
+    }
+
+    /// The same, with a directory of users of one's own.
+    pub fn with_users(settings: Settings, users: Box<dyn Users>) -> Local {
+        let names = settings.domains.iter().chain([&settings.hostname]);
+        let primary = names.into_iter().find(|name| Mailbox::parse(&format!("a@{name}")).is_ok());
+        Local {
+            domains: settings.domains.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            primary: primary.map_or("localhost", |name| name.as_str()).to_ascii_lowercase(),
+            aliases: source::Live::new(settings.aliases.clone()),
+            settings,
+            users,
+        }
+    }
+
+    /// How `address` is delivered, for people: the way through the aliases, and the mailboxes or
+    /// the reply a sender would see. Several lines, each with its line end.
+    pub fn explain(&self, address: &str) -> String {
+        let mut text = format!("{}\n", address.escape_debug());
+        let outcome = match (self.mailbox_of(address), self.current()) {
+            (Err(why), _) => format!("not an address: {why}"),
+            (_, Err(refusal)) => refusal.to_string(),
+            (Ok(mailbox), Ok(aliases)) if self.is_ours(mailbox.domain()) => {
+                let mut walk = Walk::new(self, &aliases, Kind::Explain);
+                walk.from_name(mailbox.local(), &self.host(mailbox.domain()));
+                for line in &walk.lines {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+                match self.ends(&mailbox) {
+                    Ok(ends) => {
+                        let names: Vec<&str> =
+                            ends.iter().map(|(to, _)| to.mailbox.as_str()).collect();
+                        format!("delivered to {}", names.join(", "))
+                    }
+                    Err(refusal) => refusal.to_string(),
+                }
+            }
+            (Ok(_), Ok(_)) => Refusal::NotLocal.to_string(),
+        };
+        text + "  = " + &outcome + "\n"
+    }
+
+    /// Everything that is wrong with aliases and users, for `mailslot check`. Walks through every
+    /// alias: seconds, if there are very many.
+    pub fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if let Some(unread) = self.aliases.unread() {
+            problems.push(Problem { what: unread.what, cure: unread.cure, stops_mail: true });
+        }
+        for name in &self.settings.users {
+            if crate::message::BoxName::new(name).is_none() {
+                problems.push(Problem {
+                    what: format!("user `{}` has a name no mailbox can have", name.escape_debug()),
+                    cure: "choose a name without `/`, blanks and a leading dot".to_owned(),
+                    stops_mail: true,
+                });
+            }
+        }
+        if let Ok(aliases) = self.current() {
+            self.alias_problems(&aliases, &mut problems);
+        }
+        problems
+    }
+
+    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
+        let file = aliases.path.display();
+        let exposed = std::fs::metadata(&aliases.path);
+        if exposed.is_ok_and(|meta| source::writable_by_others(&meta)) {
+            problems.push(Problem {
+                what: format!("{file} is writable by others than its owner"),
+                cure: format!("chmod go-w {file}"),
+                stops_mail: false,
+            });
+        }
+        // By line, and the same fault once, however many aliases lead to it.
+        let mut found: BTreeMap<(usize, String), (String, bool)> = BTreeMap::new();
+        for (line, why) in &aliases.complaints {
+            let cure = "correct the line, or take it out".to_owned();
+            found.insert((*line, format!("{file}:{line}: {why}")), (cure, true));
+        }
+        for (index, entry) in aliases.entries.iter().enumerate() {
+            let mut add = |what: String, cure: &str, stops_mail: bool| {
+                found.entry((entry.line, what)).or_insert((cure.to_owned(), stops_mail));
+            };
+            let here = format!("{file}:{}: alias `{}`", entry.line, entry.name);
+            if entry.mailbox.as_ref().is_some_and(|mailbox| !self.is_ours(mailbox.domain())) {
+                let what = format!("{here} is never used: its domain is not one of ours");
+                add(what, "add the domain with --domain, or take the alias out", false);
+            } else if self.is_shadow(aliases, index) {
+                let what =
+                    format!("{here} stands before the user of that name, who gets none of it");
+                add(what, "if that is not meant, add the name to its own targets", false);
+            }
+            let mut walk = Walk::new(self, aliases, Kind::Explain);
+            walk.from_alias(index);
+            for fault in &walk.faults {
+                let what = match &fault.refusal {
+                    Refusal::Misconfigured(what) | Refusal::Later(what) => what.clone(),
+                    refusal => format!("{here}: {refusal}"),
+                };
+                add(what, &fault.cure, true);
+            }
+            if walk.faults.is_empty()
+                && let Err(Refusal::NotLocal) = verdict(walk)
+            {
+                let what = format!("{here} leads to more than one address, not all of them here");
+                add(what, "nothing is relayed: make it one address elsewhere, or only ours", true);
+            }
+        }
+        let mut said = HashSet::new();
+        for ((_, what), (cure, stops_mail)) in found {
+            if said.insert(what.clone()) {
+                problems.push(Problem { what, cure, stops_mail });
+            }
+        }
+        self.postmaster_problem(aliases, problems);
+    }
+
+    /// Whether a person's user name is an alias that leaves the person out. (Aliases for system
+    /// accounts are what everybody has.)
+    fn is_shadow(&self, aliases: &Aliases, index: usize) -> bool {
+        let Some(entry) = aliases.entries.get(index).filter(|e| e.mailbox.is_none()) else {
+            return false;
+        };
+        let person = |user: &User| user.owner.is_none_or(|o| (1000..65534).contains(&o.uid));
+        let itself = |item: &aliases::Item| match &item.target {
+            Target::Name(name) | Target::User(name) => name.eq_ignore_ascii_case(&entry.name),
+            Target::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
+            // Who is in a file is not looked for.
+            Target::Include(_) => true,
+            Target::Wrong(_) => false,
+        };
+        !entry.items.iter().any(itself)
+            && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
+    }
+
+    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
+        let mut walk = Walk::new(self, aliases, Kind::Resolve);
+        walk.from_name(POSTMASTER, &self.primary);
+        let Err(refusal) = verdict(walk) else { return };
+        let (what, cure, stops_mail) = match self.ends_of(POSTMASTER, &self.primary) {
+            Ok(ends) => {
+                let names: Vec<&str> = ends.iter().map(|(to, _)| to.mailbox.as_str()).collect();
+                let names = names.join(", ");
+                let what =
+                    format!("mail for postmaster goes to {names}, not by the alias: {refusal}");
+                (what, "let the alias lead to a user of this host", false)
+            }
+            Err(_) => {
+                let what = "nobody gets the mail for postmaster (RFC 5321 4.5.1)".to_owned();
+                (what, "add an alias `postmaster:` that leads to a user", true)
+            }
+        };
+        problems.push(Problem { what, cure: cure.to_owned(), stops_mail });
+    }
+
+    /// The mailboxes that mail for `mailbox`, one of ours, goes to, with their full names.
+    fn ends(&self, mailbox: &Mailbox) -> Result<Vec<(Destination, String)>, Refusal> {
+        if !self.is_ours(mailbox.domain()) {
+            return Err(Refusal::NotLocal);
+        }
+        self.ends_of(mailbox.local(), &self.host(mailbox.domain()))
+    }
+
+    fn ends_of(&self, name: &str, host: &str) -> Result<Vec<(Destination, String)>, Refusal> {
+        let aliases = self.current()?;
+        let mut walk = Walk::new(self, &aliases, Kind::Resolve);
+        walk.from_name(name, host);
+        match verdict(walk) {
+            // An alias that cannot be followed here is no reason to refuse postmaster: straight to
+            // a mailbox, past all aliases.
+            Err(refusal)
+                if name.eq_ignore_ascii_case(POSTMASTER)
+                    && !matches!(refusal, Refusal::Later(_)) =>
+            {
+                match self.look_up(None, name, host)? {
+                    Lead::User(Found::Mailbox(to, full_name)) => {
+                        log::warn!("postmaster to={} not=alias", to.mailbox);
+                        Ok(vec![(to, full_name)])
+                    }
+                    _ => Err(refusal),
+                }
+            }
+            verdict => verdict,
+        }
+    }
+
+    /// The user or users whose name or full name `text` is a part of.
+    fn by_full_name(&self, text: &str) -> Result<Member, Refusal> {
+        let known = self.users.list();
+        let mut members =
+            known.iter().filter(|user| users::answers_to(user, text)).filter_map(|user| {
+                let mailbox = Mailbox::parse(&self.qualified(&user.name)).ok()?;
+                Some(Member { full_name: user.full_name.clone(), mailbox })
+            });
+        match (members.next(), members.next()) {
+            (None, _) => Err(self.users.refusal()),
+            (Some(only), None) => Ok(only),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(members).take(CANDIDATES_MAX);
+                Err(Refusal::Ambiguous(all.map(|member| member.mailbox).collect()))
+            }
+        }
+    }
+
+    /// `user`, `user@host` or either in angle brackets, as a mailbox.
+    fn mailbox_of(&self, text: &str) -> Result<Mailbox, &'static str> {
+        let text = text.trim();
+        let text = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).unwrap_or(text);
+        let completed = Mailbox::parse(&self.qualified(text));
+        match Mailbox::parse(text) {
+            Ok(mailbox) => Ok(mailbox),
+            Err(e) if text.contains('@') => Err(e.0),
+            Err(_) => completed.map_err(|e| e.0),
+        }
+    }
+
+    fn qualified(&self, name: &str) -> String {
+        format!("{name}@{}", self.primary)
+    }
+
+    fn current(&self) -> Result<Arc<Aliases>, Refusal> {
+        self.aliases.current().map_err(|unread| Refusal::Later(unread.what))
+    }
+}
+
+impl Route for Local {
+    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+        let ends = match to {
+            ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary)?,
+            ForwardPath::Mailbox(mailbox) => self.ends(mailbox)?,
+        };
+        Ok(ends.into_iter().map(|(destination, _)| destination).collect())
+    }
+
+    /// A user name, a mailbox, or else a full name or a word of one. A list that all of its members
+    /// can be reached by is shown under its own name (RFC 5321 3.5.1).
+    fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
+        let name = name.trim();
+        let Ok(mailbox) = self.mailbox_of(name) else { return self.by_full_name(name) };
+        match self.ends(&mailbox) {
+            Ok(ends) => match ends.as_slice() {
+                [(to, full_name)] => match Mailbox::parse(&to.delivered_to) {
+                    Ok(mailbox) => Ok(Member { full_name: full_name.clone(), mailbox }),
+                    Err(_) => Err(Refusal::NameNotAllowed),
+                },
+                _ => Ok(Member { full_name: String::new(), mailbox }),
+            },
+            Err(Refusal::Unknown | Refusal::NameNotAllowed) => self.by_full_name(name),
+            Err(refusal) => Err(refusal),
+        }
+    }
+
+    /// The targets of an alias as they are, aliases among them not followed; of a user the user. An
+    /// alias that leads to one mailbox elsewhere is no list: 551.
+    fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
+        let mailbox = self.mailbox_of(list).map_err(|_| self.users.refusal())?;
+        if !self.is_ours(mailbox.domain()) {
+            return Err(Refusal::NotLocal);
+        }
+        let aliases = self.current()?;
+        let mut walk = Walk::new(self, &aliases, Kind::Members);
+        walk.from_name(mailbox.local(), &self.host(mailbox.domain()));
+        if let Some(fault) = walk.faults.into_iter().next() {
+            return Err(fault.refusal);
+        }
+        if let ([], [only]) = (walk.found.as_slice(), walk.remote.as_slice()) {
+            return Err(Refusal::Forward(only.clone()));
+        }
+        let ours = walk.found.into_iter().filter_map(|found| {
+            let (address, full_name) = match found {
+                Found::Mailbox(to, full_name) => (to.delivered_to, full_name),
+                Found::List(address) => (address, String::new()),
+            };
+            Mailbox::parse(&address).ok().map(|mailbox| Member { full_name, mailbox })
+        });
+        let elsewhere =
+            walk.remote.into_iter().map(|mailbox| Member { full_name: String::new(), mailbox });
+        let members: Vec<Member> = ours.chain(elsewhere).collect();
+        match members.is_empty() {
+            true => Err(Refusal::Misconfigured(format!("{mailbox} has no members"))),
+            false => Ok(members),
+        }
+    }
+
+    fn reload(&self) {
+        self.aliases.reload();
+    }
+}
+
+impl fmt::Display for Refusal {
+    /// The reply's codes, and what the administrator wants to know.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Unknown => f.write_str("550 5.1.1 no such user here"),
+            Refusal::NameNotAllowed => f.write_str("553 5.1.3 not a name a mailbox can have here"),
+            Refusal::NotLocal => f.write_str("550 5.7.1 not (only) on this host, and no relaying"),
+            Refusal::Forward(mailbox) => write!(f, "551 5.1.6 not local; try <{mailbox}>"),
+            Refusal::Ambiguous(all) => write!(f, "553 5.1.4 ambiguous: {} users", all.len()),
+            Refusal::Later(why) => write!(f, "451 4.3.0 not now ({why})"),
+            Refusal::Misconfigured(why) => write!(f, "451 4.3.5 aliases are wrong ({why})"),
+        }
+    }
+}
+
+/// What a finished walk comes to while nothing is relayed.
+fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, String)>, Refusal> {
+    if let Some(Fault { refusal, .. }) = walk.faults.into_iter().next() {
+        return Err(refusal);
+    }
+    let ends: Vec<_> = walk
+        .found
+        .into_iter()
+        .filter_map(|found| match found {
+            Found::Mailbox(destination, full_name) => Some((destination, full_name)),
+            Found::List(_) => None,
+        })
+        .collect();
+    match (ends.is_empty(), walk.remote.as_slice()) {
+        (false, []) => Ok(ends),
+        (true, [only]) => Err(Refusal::Forward(only.clone())),
+        (true, []) => Err(Refusal::Misconfigured("a list without members".to_owned())),
+        _ => Err(Refusal::NotLocal),
+    }
+}
+
+/// The most users an ambiguous name is answered with.
+const CANDIDATES_MAX: usize = 20;

@@ -1,0 +1,454 @@
+//! From a name to mailboxes: one step ([`Local::look_up`]), and the walk through the aliases.
+//!
+//! A walk goes down the tree of targets, depth first, in the order of the file:
+//!
+//! ```text
+//! staff ─┬─ alice            user: a mailbox
+//!        ├─ bob ─── robert   alias, then user
+//!        ├─ :include:/list ─┬─ staff   the list in itself: the *user* staff
+//!        │                  └─ alice   already there: once is enough
+//!        └─ fred@example.com           another host
+//! ```
+//!
+//! - An alias among its own targets means the user of that name; a longer way back to an alias is a
+//!   loop, and a fault.
+//! - A fault anywhere spoils the whole (all or nothing): a list that has lost a member without
+//!   anybody being told is worse than one that waits.
+//! - A walk ends: at most [`LEVELS_MAX`] levels, [`ADDRESSES_MAX`] addresses, [`INCLUDES_MAX`] files.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use super::aliases::{Aliases, Entry, Item, Target, parse_include};
+use super::source::{self, Trust};
+use super::users::{User, is_plain_octet};
+use super::{Local, Refusal};
+use crate::message::{BoxName, Destination};
+use crate::smtp::{Domain, Mailbox};
+
+/// Where a name leads, one step on.
+#[derive(Debug)]
+pub(super) enum Lead {
+    /// To this entry of the aliases.
+    Alias(usize),
+    /// To a user's mailbox.
+    User(Found),
+    /// Nowhere.
+    Nobody,
+}
+
+/// An end of a walk, on this host.
+#[derive(Clone, Debug)]
+pub(super) enum Found {
+    /// A mailbox, and its user's full name.
+    Mailbox(Destination, String),
+    /// An alias that was not followed any further (EXPN), as `name@host`.
+    List(String),
+}
+
+/// Something that spoils a walk.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub refusal: Refusal,
+    /// What an administrator can do about it.
+    pub cure: String,
+}
+
+impl Local {
+    /// Whether mail for `domain` is ours. Of address literals only the loopback's are: a host of
+    /// many addresses does not know them all.
+    pub(super) fn is_ours(&self, domain: &Domain) -> bool {
+        use crate::smtp::Literal::{General, V4, V6};
+        self.settings.sandbox
+            || match domain {
+                Domain::Name(name) => self.domains.contains(&name.to_ascii_lowercase()),
+                Domain::Literal(V4(address)) => address.is_loopback(),
+                Domain::Literal(V6(address)) => address.is_loopback(),
+                Domain::Literal(General(_)) => false,
+            }
+    }
+
+    /// The domain as lookups and Delivered-To name it. In the sandbox, where any will do, the one
+    /// that was given; elsewhere a literal stands for the primary one.
+    pub(super) fn host(&self, domain: &Domain) -> String {
+        match domain {
+            Domain::Name(name) => name.to_ascii_lowercase(),
+            Domain::Literal(_) if !self.settings.sandbox => self.primary.clone(),
+            Domain::Literal(_) => domain.to_string().to_ascii_lowercase(),
+        }
+    }
+
+    /// One step from `name` at `host`, without aliases if there are none to be asked. In this order:
+    /// the alias `name@host`, the alias `name`, the user `name`, the user in lower case; then all of
+    /// these again for what stands before the delimiter; and for postmaster, who always has a
+    /// mailbox (RFC 5321 4.5.1), root and the first `--user`.
+    ///
+    /// # Errors
+    /// `Later` if users cannot be looked up now, `NameNotAllowed` if the user has a name that
+    /// cannot be a file's.
+    pub(super) fn look_up(
+        &self,
+        aliases: Option<&Aliases>,
+        name: &str,
+        host: &str,
+    ) -> Result<Lead, Refusal> {
+        let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
+        let parted = parted.filter(|(base, _)| !base.is_empty());
+        let spellings = [(name, "")].into_iter().chain(parted).chain(self.fallbacks(name));
+        for (spelling, tag) in spellings {
+            if let Some(index) = aliases.and_then(|a| a.find(spelling, host)) {
+                return Ok(Lead::Alias(index));
+            }
+            if let Some(user) = self.user(spelling)? {
+                return self.mailbox(user, tag, host).map(Lead::User);
+            }
+        }
+        Ok(Lead::Nobody)
+    }
+
+    /// Who else gets the mail for postmaster.
+    fn fallbacks(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let is_postmaster = name.eq_ignore_ascii_case(POSTMASTER);
+        let names = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
+        names.filter(move |_| is_postmaster).map(|name| (name, ""))
+    }
+
+    /// The user `name`, or that in lower case.
+    fn user(&self, name: &str) -> Result<Option<User>, Refusal> {
+        let find = |name: &str| self.users.find(name).map_err(Refusal::Later);
+        let folded = name.to_ascii_lowercase();
+        match find(name)? {
+            None if folded != name => find(&folded),
+            found => Ok(found),
+        }
+    }
+
+    /// A user's mailbox. Delivered-To names the user and keeps the tag, as far as it is plain.
+    fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<Found, Refusal> {
+        let mailbox = BoxName::new(&user.name).ok_or(Refusal::NameNotAllowed)?;
+        let tag = if tag.bytes().all(is_plain_octet) { tag } else { "" };
+        let host = if self.settings.sandbox { host } else { &self.primary };
+        let delivered_to = format!("{}{tag}@{host}", user.name);
+        let destination = Destination { mailbox, owner: user.owner, delivered_to };
+        Ok(Found::Mailbox(destination, user.full_name))
+    }
+}
+
+/// A walk and what it has found so far.
+pub(super) struct Walk<'a> {
+    local: &'a Local,
+    aliases: &'a Aliases,
+    kind: Kind,
+    /// The ends on this host, none twice.
+    pub found: Vec<Found>,
+    /// The ends on other hosts, none twice.
+    pub remote: Vec<Mailbox>,
+    /// What was wrong on the way. The first spoils the walk; an explaining one goes on.
+    pub faults: Vec<Fault>,
+    /// The way, for people; only of an explaining walk.
+    pub lines: Vec<String>,
+    boxes: HashSet<BoxName>,
+    /// From the start to where the walk is now.
+    path: Vec<Node>,
+    done: HashSet<Node>,
+    addresses: usize,
+    includes: usize,
+}
+
+/// How a walk goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// To all ends, stopping at the first fault: RCPT and VRFY.
+    Resolve,
+    /// Only to an alias's own targets: EXPN.
+    Members,
+    /// To all ends and all faults, writing down the way: `explain` and `check`.
+    Explain,
+}
+
+/// A place where a walk can come by twice.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Node {
+    Alias(usize),
+    Include(PathBuf),
+}
+
+/// The file and line a target stands in.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a Path,
+    line: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that has not begun.
+    pub fn new(local: &'a Local, aliases: &'a Aliases, kind: Kind) -> Walk<'a> {
+        Walk {
+            local,
+            aliases,
+            kind,
+            found: Vec::new(),
+            remote: Vec::new(),
+            faults: Vec::new(),
+            lines: Vec::new(),
+            boxes: HashSet::new(),
+            path: Vec::new(),
+            done: HashSet::new(),
+            addresses: 0,
+            includes: 0,
+        }
+    }
+
+    /// Walks from a name that a client or a person gave.
+    pub fn from_name(&mut self, name: &str, host: &str) {
+        self.name(name, host, None);
+    }
+
+    /// Walks from an alias.
+    pub fn from_alias(&mut self, index: usize) {
+        self.alias(index);
+    }
+
+    fn name(&mut self, name: &str, host: &str, from: Option<Place<'_>>) {
+        let (local, aliases) = (self.local, self.aliases);
+        let mut lead = local.look_up(Some(aliases), name, host);
+        // `alice: alice, bob` is the user alice; also by way of a list in a file of its own.
+        let holder = self.path.iter().rev().find_map(|node| match node {
+            Node::Alias(index) => Some(*index),
+            Node::Include(_) => None,
+        });
+        if let (Ok(Lead::Alias(index)), Some(holder)) = (&lead, holder)
+            && *index == holder
+        {
+            lead = local.look_up(None, name, host);
+        }
+        match lead {
+            Ok(Lead::Alias(index)) => self.alias(index),
+            lead => self.end(name, lead, from),
+        }
+    }
+
+    /// Takes a user's mailbox, or the fault that there is none.
+    fn end(&mut self, name: &str, lead: Result<Lead, Refusal>, from: Option<Place<'_>>) {
+        match (lead, from) {
+            (Ok(Lead::User(found)), _) => self.take(found),
+            (Err(refusal @ Refusal::Later(_)), _) => {
+                self.fault(refusal, "look at the system's user database (getent passwd)");
+            }
+            (_, Some(from)) => self.wrong(
+                from,
+                &format!("leads to `{}`, no user or alias here", name.escape_debug()),
+                "correct the name, add the user, or take the name out",
+            ),
+            (Err(refusal), None) => self.fault(refusal, "choose another name"),
+            (Ok(_), None) => {
+                self.fault(self.local.users.refusal(), "add the user, or an alias of that name");
+            }
+        }
+    }
+
+    fn take(&mut self, found: Found) {
+        match &found {
+            Found::Mailbox(destination, _) => {
+                let Destination { mailbox, delivered_to, .. } = destination;
+                let new = self.boxes.insert(mailbox.clone());
+                let again = if new { "" } else { " (again)" };
+                self.note(|| format!("{delivered_to}: mailbox {mailbox}{again}"));
+                if new {
+                    self.found.push(found);
+                }
+            }
+            Found::List(_) => self.found.push(found),
+        }
+    }
+
+    fn alias(&mut self, index: usize) {
+        let aliases = self.aliases;
+        let Some(entry) = aliases.entries.get(index) else { return };
+        if self.kind == Kind::Members && !self.path.is_empty() {
+            let list = match &entry.mailbox {
+                Some(mailbox) => mailbox.to_string(),
+                None => self.local.qualified(&entry.name),
+            };
+            return self.take(Found::List(list));
+        }
+        self.note(|| {
+            let file = aliases.path.display();
+            format!("alias {} ({file}:{}) -> {}", entry.name, entry.line, listed(&entry.items))
+        });
+        self.descend(Node::Alias(index), &entry.items, &aliases.path);
+    }
+
+    fn include(&mut self, path: &Path, from: Place<'_>) {
+        self.note(|| format!(":include:{}", path.display()));
+        let node = Node::Include(path.to_owned());
+        if self.path.contains(&node) || self.done.contains(&node) {
+            return self.descend(node, &[], path);
+        }
+        self.includes += 1;
+        if self.includes > INCLUDES_MAX {
+            let what = format!("leads to more than {INCLUDES_MAX} :include: files");
+            return self.too_much(&what, "use fewer files");
+        }
+        match source::read(path, Trust::Included) {
+            Ok((text, _)) => self.descend(node, &parse_include(&text), path),
+            Err(unread) => {
+                let what = format!("includes a file that is not read: {}", unread.what);
+                self.wrong(from, &what, &unread.cure);
+            }
+        }
+    }
+
+    /// Follows the targets at `node`, unless the walk is there or was there.
+    fn descend(&mut self, node: Node, items: &[Item], file: &Path) {
+        if let Some(start) = self.path.iter().position(|on_path| *on_path == node) {
+            let what = format!("a loop: {}", self.loop_from(start));
+            return self.wrong_at(self.loop_place(start), &what, "take one of its names out");
+        }
+        if self.path.len() >= LEVELS_MAX {
+            let what = format!("leads on for more than {LEVELS_MAX} levels");
+            return self.too_much(&what, "name the users themselves");
+        }
+        if !self.done.insert(node.clone()) {
+            return self.note(|| "  (as above)".to_owned());
+        }
+        self.path.push(node);
+        for item in items {
+            if self.is_over() {
+                break;
+            }
+            self.item(item, file);
+        }
+        self.path.pop();
+    }
+
+    fn item(&mut self, item: &Item, file: &Path) {
+        let from = Place { file, line: item.line };
+        self.addresses += 1;
+        if self.addresses > ADDRESSES_MAX {
+            let what = format!("leads to more than {ADDRESSES_MAX} addresses");
+            return self.too_much(&what, "use a program made for lists of that size");
+        }
+        let local = self.local;
+        match &item.target {
+            Target::Name(name) => self.name(name, &local.primary, Some(from)),
+            Target::User(name) => {
+                let lead = local.look_up(None, name, &local.primary);
+                self.end(name, lead, Some(from));
+            }
+            Target::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
+                self.name(mailbox.local(), &local.host(mailbox.domain()), Some(from));
+            }
+            Target::Mailbox(mailbox) => {
+                self.note(|| format!("{mailbox}: on another host"));
+                if !self.remote.contains(mailbox) {
+                    self.remote.push(mailbox.clone());
+                }
+            }
+            Target::Include(path) => self.include(path, from),
+            Target::Wrong(why) => self.wrong_at(from, why, "correct the line"),
+        }
+    }
+
+    /// Whether going on is no use.
+    fn is_over(&self) -> bool {
+        self.addresses > ADDRESSES_MAX
+            || (self.kind != Kind::Explain && !self.faults.is_empty())
+            // A database that does not answer would be waited for at every name.
+            || matches!(self.faults.last(), Some(Fault { refusal: Refusal::Later(_), .. }))
+    }
+
+    /// A fault in a target of the alias that the walk is in.
+    fn wrong(&mut self, from: Place<'_>, what: &str, cure: &str) {
+        let holder = self.path.iter().rev().find_map(|node| self.entry(node));
+        let name = holder.map_or("", |entry| entry.name.as_str());
+        self.wrong_at(from, &format!("alias `{name}` {what}"), cure);
+    }
+
+    /// A limit was passed: by the alias that the walk began with, not by the last straw.
+    fn too_much(&mut self, what: &str, cure: &str) {
+        let Some(entry) = self.path.first().and_then(|node| self.entry(node)) else { return };
+        let place = Place { file: &self.aliases.path, line: entry.line };
+        self.wrong_at(place, &format!("alias `{}` {what}", entry.name), cure);
+    }
+
+    fn wrong_at(&mut self, place: Place<'_>, what: &str, cure: &str) {
+        let what = format!("{}:{}: {what}", place.file.display(), place.line);
+        self.fault(Refusal::Misconfigured(what), cure);
+    }
+
+    fn fault(&mut self, refusal: Refusal, cure: &str) {
+        self.note(|| refusal.to_string());
+        self.faults.push(Fault { refusal, cure: cure.to_owned() });
+    }
+
+    /// `a -> b -> a`, beginning with the first in the file, wherever the walk came in: so that the
+    /// same loop is always told in the same words.
+    fn loop_from(&self, start: usize) -> String {
+        let nodes = self.path.get(start..).unwrap_or_default();
+        let first = self.first_of(nodes);
+        let ring = nodes.iter().cycle().skip(first).take(nodes.len() + 1);
+        let names: Vec<String> = ring
+            .map(|node| match node {
+                Node::Alias(_) => self.entry(node).map(|e| e.name.clone()).unwrap_or_default(),
+                Node::Include(path) => format!(":include:{}", path.display()),
+            })
+            .collect();
+        names.join(" -> ")
+    }
+
+    /// Where that loop begins.
+    fn loop_place(&self, start: usize) -> Place<'a> {
+        let nodes = self.path.get(start..).unwrap_or_default();
+        let first = nodes.get(self.first_of(nodes)).or(self.path.first());
+        let line = first.and_then(|node| self.entry(node)).map_or(1, |entry| entry.line);
+        Place { file: &self.aliases.path, line }
+    }
+
+    /// Of a loop's nodes the one to begin with: the alias that comes first in the file.
+    fn first_of(&self, nodes: &[Node]) -> usize {
+        let order = |node: &Node| match node {
+            Node::Alias(index) => *index,
+            Node::Include(_) => usize::MAX,
+        };
+        (0..nodes.len()).min_by_key(|i| nodes.get(*i).map(order)).unwrap_or(0)
+    }
+
+    fn entry(&self, node: &Node) -> Option<&'a Entry> {
+        match node {
+            Node::Alias(index) => self.aliases.entries.get(*index),
+            Node::Include(_) => None,
+        }
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        if self.kind == Kind::Explain {
+            self.lines.push(format!("{:1$}{2}", "", 2 * (self.path.len() + 1), text()));
+        }
+    }
+}
+
+/// Targets for people, the first few of them.
+fn listed(items: &[Item]) -> String {
+    let mut names: Vec<String> =
+        items.iter().take(LISTED_MAX).map(|item| item.target.to_string()).collect();
+    if items.len() > LISTED_MAX {
+        names.push(format!("{} more", items.len() - LISTED_MAX));
+    }
+    names.join(", ")
+}
+
+/// Has a mailbox on every host (RFC 5321 4.5.1).
+pub(super) const POSTMASTER: &str = "postmaster";
+
+/// Aliases within aliases, and files within files.
+const LEVELS_MAX: usize = 20;
+
+/// Targets looked at for one recipient.
+const ADDRESSES_MAX: usize = 1000;
+
+/// Files read for one recipient.
+const INCLUDES_MAX: usize = 16;
+
+/// Targets that `explain` shows on an alias's line.
+const LISTED_MAX: usize = 10;

@@ -1,0 +1,300 @@
+//! Who has a mailbox: the users of the system, those named by `--user`, or, in a sandbox, anyone.
+//!
+//! A lookup has three answers: the user, nobody, and "not now". The last is never turned into
+//! nobody: a directory server that is down must cost a retry, not a bounce.
+//!
+//! Nothing is cached. A user who was removed gets no mail from that moment on, and where lookups
+//! are slow the system has its own cache (nscd, sssd).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read;
+
+use nix::errno::Errno;
+use nix::unistd::User as Account;
+
+use super::Refusal;
+use crate::message::Owner;
+
+/// One person or account with a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user name, in its one true spelling: it names the mailbox.
+    pub name: String,
+    /// Whose the mailbox must be; None: whoever runs mailslot.
+    pub owner: Option<Owner>,
+    /// For VRFY and EXPN; printable ASCII, may be empty.
+    pub full_name: String,
+}
+
+/// A directory of users.
+pub trait Users: Send + Sync {
+    /// The user of exactly this name (no folding of case, no tags).
+    ///
+    /// # Errors
+    /// It cannot be known now; the text, for the log, says why.
+    fn find(&self, name: &str) -> Result<Option<User>, String>;
+
+    /// All users, as far as they can be listed cheaply, for VRFY of a full name.
+    fn list(&self) -> Vec<User> {
+        Vec::new()
+    }
+
+    /// What the sender of mail to a name that is nobody's is told.
+    fn refusal(&self) -> Refusal {
+        Refusal::Unknown
+    }
+}
+
+/// The users of the system, through NSS. System accounts too: mail to root or www-data is ordinary.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Passwd;
+
+impl Users for Passwd {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        // Some NSS modules build queries and paths from the name; they never see an odd one.
+        if !is_plain(name) {
+            return Ok(None);
+        }
+        match Account::from_name(name) {
+            Ok(account) => Ok(account.map(User::from)),
+            // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing
+            // or out of reach looks the same, and then root is not found either.
+            Err(Errno::ENOENT | Errno::ESRCH) => match Account::from_name("root") {
+                Ok(Some(_)) => Ok(None),
+                _ => Err("passwd: not even root is found".to_owned()),
+            },
+            Err(e) => Err(format!("passwd: {name}: {}", e.desc())),
+        }
+    }
+
+    /// Those of `/etc/passwd`. Other directories can be asked, but are not walked through.
+    fn list(&self) -> Vec<User> {
+        let mut text = Vec::new();
+        let read =
+            File::open("/etc/passwd").and_then(|f| f.take(PASSWD_MAX).read_to_end(&mut text));
+        if read.is_err() {
+            return Vec::new();
+        }
+        String::from_utf8_lossy(&text).lines().filter_map(listed).collect()
+    }
+}
+
+/// The users named by `--user`: these and no others, owned by whoever runs mailslot.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    names: Vec<String>,
+    /// By exact name, and by folded name where that is nobody's exact one.
+    index: HashMap<String, usize>,
+}
+
+impl Named {
+    /// A directory of just `names`.
+    pub fn new(names: &[String]) -> Named {
+        let names = names.to_vec();
+        let mut index: HashMap<String, usize> = HashMap::with_capacity(2 * names.len());
+        for (i, name) in names.iter().enumerate() {
+            index.entry(name.clone()).or_insert(i);
+        }
+        for (i, name) in names.iter().enumerate() {
+            index.entry(name.to_ascii_lowercase()).or_insert(i);
+        }
+        Named { names, index }
+    }
+}
+
+impl Users for Named {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        let found = self.index.get(name).and_then(|i| self.names.get(*i));
+        Ok(found.map(|name| unowned(name)))
+    }
+
+    fn list(&self) -> Vec<User> {
+        self.names.iter().map(|name| unowned(name)).collect()
+    }
+}
+
+/// The sandbox's: every plain name in lower case is a user. (The resolver folds case when the exact
+/// name is unknown, so `Bob` and `bob` share a mailbox.)
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Anyone;
+
+impl Users for Anyone {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        let folded = !name.bytes().any(|b| b.is_ascii_uppercase());
+        Ok((folded && is_plain(name)).then(|| unowned(name)))
+    }
+
+    /// Only a name that cannot be a mailbox is not found here: 553.
+    fn refusal(&self) -> Refusal {
+        Refusal::NameNotAllowed
+    }
+}
+
+/// Whether `name` makes a file name without surprises: letters, digits and `. _ - + = ~ '`, of
+/// which a letter, a digit or `_` comes first; at most 64 octets (RFC 5321 4.5.3.1.1); no `.lock`
+/// at the end, which is how dotlocks are named.
+pub fn is_plain(name: &str) -> bool {
+    let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    name.len() <= 64
+        && name.bytes().next().is_some_and(first)
+        && name.bytes().all(is_plain_octet)
+        && !name.ends_with(".lock")
+}
+
+/// Whether `b` may stand in a plain name, behind the first octet.
+pub(super) fn is_plain_octet(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || b"._-+=~'".contains(&b)
+}
+
+/// Whether `text`, as given to VRFY, is the user's full name or a word of it, or a part of the user
+/// name (`smith` of `j.smith`), in any case.
+pub(super) fn answers_to(user: &User, text: &str) -> bool {
+    let word = |w: &str| !text.is_empty() && w.eq_ignore_ascii_case(text);
+    word(&user.full_name)
+        || user.full_name.split([' ', '.']).any(word)
+        || user.name.split(['.', '_', '-']).any(word)
+}
+
+impl From<Account> for User {
+    fn from(account: Account) -> User {
+        let owner = Owner { uid: account.uid.as_raw(), gid: account.gid.as_raw() };
+        let full_name = full_name(&account.gecos.to_string_lossy(), &account.name);
+        User { name: account.name, owner: Some(owner), full_name }
+    }
+}
+
+/// A user who is not one of the system's.
+fn unowned(name: &str) -> User {
+    User { name: name.to_owned(), owner: None, full_name: String::new() }
+}
+
+/// `smith:x:1000:1000:Fred Smith,Room 2:/home/smith:/bin/sh`
+fn listed(line: &str) -> Option<User> {
+    let mut fields = line.split(':');
+    let name = fields.next()?;
+    let uid = fields.nth(1)?.parse().ok()?;
+    let gid = fields.next()?.parse().ok()?;
+    let full_name = full_name(fields.next()?, name);
+    let owner = Some(Owner { uid, gid });
+    is_plain(name).then(|| User { name: name.to_owned(), owner, full_name })
+}
+
+/// The full name in a GECOS field: up to the first comma, `&` standing for the login name in
+/// capitals (finger(1)). What is not printable ASCII becomes `?`; what could be taken for an
+/// address or a quote is left out.
+fn full_name(gecos: &str, login: &str) -> String {
+    let name = gecos.split(',').next().unwrap_or_default();
+    let mut text = String::new();
+    for c in name.chars() {
+        match c {
+            '&' => {
+                let mut login = login.chars();
+                text.extend(login.next().map(|c| c.to_ascii_uppercase()));
+                text.push_str(login.as_str());
+            }
+            '<' | '>' | '"' | '\\' | '(' | ')' | '@' => {}
+            ' '..='~' => text.push(c),
+            _ => text.push('?'),
+        }
+    }
+    text.trim().chars().take(FULL_NAME_MAX).collect()
+}
+
+/// The most octets read of `/etc/passwd` for VRFY: 10,000 users and more.
+const PASSWD_MAX: u64 = 4 << 20;
+
+/// The longest full name in a reply, in octets; a reply line has 512 (RFC 5321 4.5.3.1.5).
+const FULL_NAME_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names() {
+        let longest = "a".repeat(64);
+        let too_long = "a".repeat(65);
+        for name in
+            ["a", "0", "_apt", "www-data", "j.smith", "bob+tag", "o'hara", "x=y~z", &longest]
+        {
+            assert!(is_plain(name), "{name:?}");
+        }
+        for name in [
+            "", ".", "..", ".bob", "-rf", "+bob", "~root", "=x", "a/b", "../x", "a b", "a\tb",
+            "a\0", "a\n", "a%b", "a!b", "a@b", "a|b", "a\\b", "a:b", "a$", "*", "bob.lock", "é",
+            &too_long,
+        ] {
+            assert!(!is_plain(name), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn full_names() {
+        for (gecos, want) in [
+            ("", ""),
+            (",,,", ""),
+            ("Fred Smith", "Fred Smith"),
+            ("Fred Smith,Room 2,555", "Fred Smith"),
+            ("& Smith", "Smith Smith"),
+            (" J\u{fc}rgen ", "J?rgen"),
+            ("a\r\nb\0c\x1b[31m", "a??b?c?[31m"),
+            ("<x@y> \"q\\\" (c)", "xy q c"),
+        ] {
+            assert_eq!(full_name(gecos, "smith"), want, "{gecos:?}");
+        }
+        assert_eq!(full_name(&"x".repeat(5000), "smith").len(), FULL_NAME_MAX);
+        assert_eq!(full_name("&", ""), "");
+    }
+
+    #[test]
+    fn passwd_finds_root_and_nobody_else() {
+        let root = Passwd.find("root").unwrap().unwrap();
+        assert_eq!((root.name.as_str(), root.owner.map(|o| o.uid)), ("root", Some(0)));
+        for name in ["no-such-user-here", "", "../etc", "root:x", "root\0", "+", "root\n"] {
+            assert_eq!(Passwd.find(name), Ok(None), "{name:?}");
+        }
+        assert!(Passwd.list().iter().any(|u| u.name == "root"));
+    }
+
+    #[test]
+    fn passwd_lines() {
+        let user = listed("smith:x:1000:1001:Fred Smith,,,:/home/smith:/bin/sh").unwrap();
+        assert_eq!(user.full_name, "Fred Smith");
+        assert_eq!(user.owner, Some(Owner { uid: 1000, gid: 1001 }));
+        for line in ["", "smith", "smith:x", "smith:x:a:b:c", "+::::::", "# x", "a/b:x:1:1:n:/:/"] {
+            assert_eq!(listed(line), None, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn named_users_fold_only_when_the_exact_name_is_free() {
+        let users = Named::new(&["Bob".into(), "bob".into(), "Ann".into()]);
+        let name = |n: &str| users.find(n).unwrap().map(|u| u.name);
+        assert_eq!(name("Bob").as_deref(), Some("Bob"));
+        assert_eq!(name("bob").as_deref(), Some("bob"));
+        assert_eq!(name("ann").as_deref(), Some("Ann"));
+        assert_eq!(name("ANN"), None, "folding is the resolver's");
+        assert_eq!(name(""), None);
+    }
+
+    #[test]
+    fn anyone_is_a_plain_name_in_lower_case() {
+        assert!(Anyone.find("bob").unwrap().is_some());
+        assert_eq!(Anyone.find("Bob"), Ok(None));
+        assert_eq!(Anyone.find("a/b"), Ok(None));
+        assert_eq!(Anyone.refusal(), Refusal::NameNotAllowed);
+    }
+
+    #[test]
+    fn words_of_a_name() {
+        let smith = User { full_name: "Fred Q. Smith".into(), ..unowned("fq.smith-2") };
+        for text in ["smith", "SMITH", "Fred", "fred q. smith", "fq", "2"] {
+            assert!(answers_to(&smith, text), "{text:?}");
+        }
+        for text in ["smi", "fred smith", "fq.smit", "x"] {
+            assert!(!answers_to(&smith, text), "{text:?}");
+        }
+        assert!(!answers_to(&unowned("a-"), ""), "an empty word is in many names");
+    }
+}
