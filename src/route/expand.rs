@@ -21,8 +21,8 @@ use std::path::{Path, PathBuf};
 
 use super::aliases::{Aliases, Entry, Item, Target, parse_include};
 use super::source::{self, Trust};
-use super::users::{User, is_plain_octet};
-use super::{Local, Refusal};
+use super::users::User;
+use super::{Local, Member, Refusal};
 use crate::message::{BoxName, Destination};
 use crate::smtp::{Domain, Mailbox};
 
@@ -40,10 +40,10 @@ pub(super) enum Lead {
 /// An end of a walk, on this host.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
-    /// A mailbox, and its user's full name.
-    Mailbox(Destination, String),
-    /// An alias that was not followed any further (EXPN), as `name@host`.
-    List(String),
+    /// A mailbox, and its user.
+    Mailbox(Destination, Member),
+    /// An alias that was not followed any further (EXPN).
+    List(Mailbox),
 }
 
 /// Something that spoils a walk.
@@ -123,14 +123,17 @@ impl Local {
         }
     }
 
-    /// A user's mailbox. Delivered-To names the user and keeps the tag, as far as it is plain.
+    /// A user's mailbox. Delivered-To names the user, and keeps the tag.
     fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<Found, Refusal> {
-        let mailbox = BoxName::new(&user.name).ok_or(Refusal::NameNotAllowed)?;
-        let tag = if tag.bytes().all(is_plain_octet) { tag } else { "" };
         let host = if self.settings.sandbox { host } else { &self.primary };
-        let delivered_to = format!("{}{tag}@{host}", user.name);
+        let local = format!("{}{tag}", user.name);
+        let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
+        let (Some(mailbox), Ok(address)) = (BoxName::new(&user.name), address) else {
+            return Err(Refusal::NameNotAllowed);
+        };
+        let delivered_to = address.to_string();
         let destination = Destination { mailbox, owner: user.owner, delivered_to };
-        Ok(Found::Mailbox(destination, user.full_name))
+        Ok(Found::Mailbox(destination, Member { full_name: user.full_name, mailbox: address }))
     }
 }
 
@@ -199,13 +202,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Walks from a name that a client or a person gave.
-    pub fn from_name(&mut self, name: &str, host: &str) {
+    /// Goes from a name that a client or a person gave.
+    pub fn start_at_name(&mut self, name: &str, host: &str) {
         self.name(name, host, None);
     }
 
-    /// Walks from an alias.
-    pub fn from_alias(&mut self, index: usize) {
+    /// Goes from an alias.
+    pub fn start_at_alias(&mut self, index: usize) {
         self.alias(index);
     }
 
@@ -248,17 +251,12 @@ impl<'a> Walk<'a> {
     }
 
     fn take(&mut self, found: Found) {
-        match &found {
-            Found::Mailbox(destination, _) => {
-                let Destination { mailbox, delivered_to, .. } = destination;
-                let new = self.boxes.insert(mailbox.clone());
-                let again = if new { "" } else { " (again)" };
-                self.note(|| format!("{delivered_to}: mailbox {mailbox}{again}"));
-                if new {
-                    self.found.push(found);
-                }
-            }
-            Found::List(_) => self.found.push(found),
+        let Found::Mailbox(to, _) = &found else { return };
+        let new = self.boxes.insert(to.mailbox.clone());
+        let again = if new { "" } else { " (again)" };
+        self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
+        if new {
+            self.found.push(found);
         }
     }
 
@@ -267,10 +265,11 @@ impl<'a> Walk<'a> {
         let Some(entry) = aliases.entries.get(index) else { return };
         if self.kind == Kind::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
-                Some(mailbox) => mailbox.to_string(),
-                None => self.local.qualified(&entry.name),
+                Some(mailbox) => Ok(mailbox.clone()),
+                None => self.local.at_home(&entry.name),
             };
-            return self.take(Found::List(list));
+            self.found.extend(list.ok().map(Found::List));
+            return;
         }
         self.note(|| {
             let file = aliases.path.display();

@@ -32,7 +32,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::message::Destination;
-use crate::smtp::{ForwardPath, Mailbox};
+use crate::smtp::path::SyntaxError;
+use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{Aliases, Target};
 use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
 use users::{Anyone, Named, Passwd, User, Users};
@@ -138,7 +139,8 @@ impl Local {
     /// The same, with a directory of users of one's own.
     pub fn with_users(settings: Settings, users: Box<dyn Users>) -> Local {
         let names = settings.domains.iter().chain([&settings.hostname]);
-        let primary = names.into_iter().find(|name| Mailbox::parse(&format!("a@{name}")).is_ok());
+        let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
+        let primary = names.into_iter().find(is_name);
         Local {
             domains: settings.domains.iter().map(|name| name.to_ascii_lowercase()).collect(),
             primary: primary.map_or("localhost", |name| name.as_str()).to_ascii_lowercase(),
@@ -157,7 +159,7 @@ impl Local {
             (_, Err(refusal)) => refusal.to_string(),
             (Ok(mailbox), Ok(aliases)) if self.is_ours(mailbox.domain()) => {
                 let mut walk = Walk::new(self, &aliases, Kind::Explain);
-                walk.from_name(mailbox.local(), &self.host(mailbox.domain()));
+                walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
                 for line in &walk.lines {
                     text.push_str(line);
                     text.push('\n');
@@ -228,7 +230,7 @@ impl Local {
                 add(what, "if that is not meant, add the name to its own targets", false);
             }
             let mut walk = Walk::new(self, aliases, Kind::Explain);
-            walk.from_alias(index);
+            walk.start_at_alias(index);
             for fault in &walk.faults {
                 let what = match &fault.refusal {
                     Refusal::Misconfigured(what) | Refusal::Later(what) => what.clone(),
@@ -272,7 +274,7 @@ impl Local {
 
     fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let mut walk = Walk::new(self, aliases, Kind::Resolve);
-        walk.from_name(POSTMASTER, &self.primary);
+        walk.start_at_name(POSTMASTER, &self.primary);
         let Err(refusal) = verdict(walk) else { return };
         let (what, cure, stops_mail) = match self.ends_of(POSTMASTER, &self.primary) {
             Ok(ends) => {
@@ -291,17 +293,17 @@ impl Local {
     }
 
     /// The mailboxes that mail for `mailbox`, one of ours, goes to, with their full names.
-    fn ends(&self, mailbox: &Mailbox) -> Result<Vec<(Destination, String)>, Refusal> {
+    fn ends(&self, mailbox: &Mailbox) -> Result<Vec<(Destination, Member)>, Refusal> {
         if !self.is_ours(mailbox.domain()) {
             return Err(Refusal::NotLocal);
         }
         self.ends_of(mailbox.local(), &self.host(mailbox.domain()))
     }
 
-    fn ends_of(&self, name: &str, host: &str) -> Result<Vec<(Destination, String)>, Refusal> {
+    fn ends_of(&self, name: &str, host: &str) -> Result<Vec<(Destination, Member)>, Refusal> {
         let aliases = self.current()?;
         let mut walk = Walk::new(self, &aliases, Kind::Resolve);
-        walk.from_name(name, host);
+        walk.start_at_name(name, host);
         match verdict(walk) {
             // An alias that cannot be followed here is no reason to refuse postmaster: straight to
             // a mailbox, past all aliases.
@@ -310,9 +312,9 @@ impl Local {
                     && !matches!(refusal, Refusal::Later(_)) =>
             {
                 match self.look_up(None, name, host)? {
-                    Lead::User(Found::Mailbox(to, full_name)) => {
+                    Lead::User(Found::Mailbox(to, member)) => {
                         log::warn!("postmaster to={} not=alias", to.mailbox);
-                        Ok(vec![(to, full_name)])
+                        Ok(vec![(to, member)])
                     }
                     _ => Err(refusal),
                 }
@@ -326,7 +328,7 @@ impl Local {
         let known = self.users.list();
         let mut members =
             known.iter().filter(|user| users::answers_to(user, text)).filter_map(|user| {
-                let mailbox = Mailbox::parse(&self.qualified(&user.name)).ok()?;
+                let mailbox = self.at_home(&user.name).ok()?;
                 Some(Member { full_name: user.full_name.clone(), mailbox })
             });
         match (members.next(), members.next()) {
@@ -340,19 +342,18 @@ impl Local {
     }
 
     /// `user`, `user@host` or either in angle brackets, as a mailbox.
-    fn mailbox_of(&self, text: &str) -> Result<Mailbox, &'static str> {
+    fn mailbox_of(&self, text: &str) -> Result<Mailbox, SyntaxError> {
         let text = text.trim();
         let text = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).unwrap_or(text);
-        let completed = Mailbox::parse(&self.qualified(text));
         match Mailbox::parse(text) {
-            Ok(mailbox) => Ok(mailbox),
-            Err(e) if text.contains('@') => Err(e.0),
-            Err(_) => completed.map_err(|e| e.0),
+            Err(_) if !text.contains('@') => self.at_home(text),
+            mailbox => mailbox,
         }
     }
 
-    fn qualified(&self, name: &str) -> String {
-        format!("{name}@{}", self.primary)
+    /// `name` at the primary domain.
+    fn at_home(&self, name: &str) -> Result<Mailbox, SyntaxError> {
+        Mailbox::new(name, Domain::Name(self.primary.clone()))
     }
 
     fn current(&self) -> Result<Arc<Aliases>, Refusal> {
@@ -376,10 +377,7 @@ impl Route for Local {
         let Ok(mailbox) = self.mailbox_of(name) else { return self.by_full_name(name) };
         match self.ends(&mailbox) {
             Ok(ends) => match ends.as_slice() {
-                [(to, full_name)] => match Mailbox::parse(&to.delivered_to) {
-                    Ok(mailbox) => Ok(Member { full_name: full_name.clone(), mailbox }),
-                    Err(_) => Err(Refusal::NameNotAllowed),
-                },
+                [(_, member)] => Ok(member.clone()),
                 _ => Ok(Member { full_name: String::new(), mailbox }),
             },
             Err(Refusal::Unknown | Refusal::NameNotAllowed) => self.by_full_name(name),
@@ -396,23 +394,19 @@ impl Route for Local {
         }
         let aliases = self.current()?;
         let mut walk = Walk::new(self, &aliases, Kind::Members);
-        walk.from_name(mailbox.local(), &self.host(mailbox.domain()));
+        walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
         if let Some(fault) = walk.faults.into_iter().next() {
             return Err(fault.refusal);
         }
         if let ([], [only]) = (walk.found.as_slice(), walk.remote.as_slice()) {
             return Err(Refusal::Forward(only.clone()));
         }
-        let ours = walk.found.into_iter().filter_map(|found| {
-            let (address, full_name) = match found {
-                Found::Mailbox(to, full_name) => (to.delivered_to, full_name),
-                Found::List(address) => (address, String::new()),
-            };
-            Mailbox::parse(&address).ok().map(|mailbox| Member { full_name, mailbox })
+        let nameless = |mailbox| Member { full_name: String::new(), mailbox };
+        let ours = walk.found.into_iter().map(|found| match found {
+            Found::Mailbox(_, member) => member,
+            Found::List(mailbox) => nameless(mailbox),
         });
-        let elsewhere =
-            walk.remote.into_iter().map(|mailbox| Member { full_name: String::new(), mailbox });
-        let members: Vec<Member> = ours.chain(elsewhere).collect();
+        let members: Vec<Member> = ours.chain(walk.remote.into_iter().map(nameless)).collect();
         match members.is_empty() {
             true => Err(Refusal::Misconfigured(format!("{mailbox} has no members"))),
             false => Ok(members),
@@ -440,7 +434,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What a finished walk comes to while nothing is relayed.
-fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, String)>, Refusal> {
+fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, Member)>, Refusal> {
     if let Some(Fault { refusal, .. }) = walk.faults.into_iter().next() {
         return Err(refusal);
     }
@@ -448,7 +442,7 @@ fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, String)>, Refusal> {
         .found
         .into_iter()
         .filter_map(|found| match found {
-            Found::Mailbox(destination, full_name) => Some((destination, full_name)),
+            Found::Mailbox(destination, member) => Some((destination, member)),
             Found::List(_) => None,
         })
         .collect();

@@ -132,19 +132,17 @@ impl Users for Anyone {
 }
 
 /// Whether `name` makes a file name without surprises: letters, digits and `. _ - + = ~ '`, of
-/// which a letter, a digit or `_` comes first; at most 64 octets (RFC 5321 4.5.3.1.1); no `.lock`
-/// at the end, which is how dotlocks are named.
+/// which a letter, a digit or `_` comes first; no dot at the end and no two together, which an
+/// address must quote; at most 64 octets (RFC 5321 4.5.3.1.1); no `.lock` at the end, which is how
+/// dotlocks are named.
 pub fn is_plain(name: &str) -> bool {
     let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     name.len() <= 64
         && name.bytes().next().is_some_and(first)
-        && name.bytes().all(is_plain_octet)
+        && name.bytes().all(|b| first(b) || b".-+=~'".contains(&b))
+        && !name.contains("..")
+        && !name.ends_with('.')
         && !name.ends_with(".lock")
-}
-
-/// Whether `b` may stand in a plain name, behind the first octet.
-pub(super) fn is_plain_octet(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"._-+=~'".contains(&b)
 }
 
 /// Whether `text`, as given to VRFY, is the user's full name or a word of it, or a part of the user
@@ -222,8 +220,8 @@ mod tests {
         }
         for name in [
             "", ".", "..", ".bob", "-rf", "+bob", "~root", "=x", "a/b", "../x", "a b", "a\tb",
-            "a\0", "a\n", "a%b", "a!b", "a@b", "a|b", "a\\b", "a:b", "a$", "*", "bob.lock", "é",
-            &too_long,
+            "a\0", "a\n", "a%b", "a!b", "a@b", "a|b", "a\\b", "a:b", "a$", "*", "bob.lock", "a.",
+            "a..b", "é", &too_long,
         ] {
             assert!(!is_plain(name), "{name:?}");
         }
