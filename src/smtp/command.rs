@@ -1,1 +1,178 @@
 //! One command line to one command (RFC 5321 4.1.1).
+//!
+//! What comes out is typed and complete; a line that is no command comes out as the reply it gets.
+//! Verbs and keywords are taken in any case (RFC 5321 2.4). Beyond the grammar, white space is
+//! tolerated where it is harmless: more of it behind the verb, behind `FROM:` and `TO:`, between
+//! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
+//! RFC 5321 4.5.3.1.4 are the least that must work.
+
+use super::param::{self, MailParameters};
+use super::path::{self, Domain, ForwardPath, ReversePath};
+use super::receiver::LINE_MAX;
+use super::reply::{self, Reply};
+
+/// One command with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// HELO, and the client's name.
+    Helo(Domain),
+    /// EHLO, and the client's name.
+    Ehlo(Domain),
+    /// MAIL
+    Mail(ReversePath, MailParameters),
+    /// RCPT
+    Rcpt(ForwardPath),
+    /// DATA
+    Data,
+    /// RSET
+    Rset,
+    /// VRFY, and a user name or mailbox: without the angle brackets or quotes around it.
+    Vrfy(String),
+    /// EXPN, and the name of a list, likewise.
+    Expn(String),
+    /// HELP, and a topic.
+    Help(Option<String>),
+    /// NOOP. Its argument means nothing (RFC 5321 4.1.1.9).
+    Noop,
+    /// QUIT
+    Quit,
+}
+
+impl Command {
+    /// Parses one line as it came, CR LF included; an `Err` is its reply.
+    pub fn parse(line: &[u8]) -> Result<Command, Reply> {
+        if line.len() > LINE_MAX {
+            return Err(reply::line_too_long());
+        }
+        let line = line.strip_suffix(b"\r\n").ok_or_else(reply::bare_line_end)?;
+        if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
+            return Err(reply::bare_line_end());
+        }
+        let (verb, argument) = split_verb(line);
+        let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
+        let Some((_, verb, form)) = VERBS.iter().find(|(name, ..)| is(name)) else {
+            let known = NOT_IMPLEMENTED.iter().find(|name| is(name));
+            return Err(known.map_or_else(reply::unknown_command, |n| reply::not_implemented(n)));
+        };
+
+        let syntax = || reply::syntax(form);
+        let alone = |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
+        let client = || Domain::parse_octets(argument).map_err(|_| syntax());
+        match verb {
+            Verb::Helo => Ok(Command::Helo(client()?)),
+            Verb::Ehlo => Ok(Command::Ehlo(client()?)),
+            Verb::Mail => {
+                let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
+                let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
+                let parameters = parameters(rest).ok_or_else(syntax)?;
+                Ok(Command::Mail(from, MailParameters::parse(parameters)?))
+            }
+            Verb::Rcpt => {
+                let text = strip_keyword(argument, b"TO:").ok_or_else(syntax)?;
+                let (to, rest) = ForwardPath::read(text).map_err(reply::bad_forward_path)?;
+                param::parse_rcpt(parameters(rest).ok_or_else(syntax)?)?;
+                Ok(Command::Rcpt(to))
+            }
+            Verb::Data => alone(Command::Data),
+            Verb::Rset => alone(Command::Rset),
+            Verb::Vrfy => Ok(Command::Vrfy(name(argument).ok_or_else(syntax)?)),
+            Verb::Expn => Ok(Command::Expn(name(argument).ok_or_else(syntax)?)),
+            Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
+            Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
+            Verb::Noop => Ok(Command::Noop),
+            Verb::Quit => alone(Command::Quit),
+        }
+    }
+}
+
+/// The form of the command with this name, for HELP; None if there is none.
+pub fn form(name: &str) -> Option<&'static str> {
+    VERBS.iter().find(|(verb, ..)| verb.eq_ignore_ascii_case(name)).map(|(.., form)| *form)
+}
+
+/// Every verb that is carried out, in capitals.
+pub fn verbs() -> impl Iterator<Item = &'static str> {
+    VERBS.iter().map(|(verb, ..)| *verb)
+}
+
+/// Whether `line` is no SMTP at all: it begins with an octet that no verb begins with, as a TLS
+/// handshake does, or with the method of an HTTP request, which a browser can be made to send with
+/// commands in its body.
+pub(super) fn is_foreign(line: &[u8]) -> bool {
+    let (verb, argument) = split_verb(line);
+    let is_binary = line.first().is_some_and(|first| match first {
+        b'\t' | b'\n' | b'\r' => false,
+        octet => octet.is_ascii_control() || !octet.is_ascii(),
+    });
+    is_binary || HTTP_METHODS.contains(&verb) && !argument.is_empty()
+}
+
+/// The first word, and what is behind it without the white space around.
+fn split_verb(line: &[u8]) -> (&[u8], &[u8]) {
+    let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
+    let (verb, argument) = line.split_at(end);
+    (verb, argument.trim_ascii())
+}
+
+/// What is behind `FROM:` or `TO:` and white space.
+fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
+    let (head, text) = argument.split_at_checked(keyword.len())?;
+    head.eq_ignore_ascii_case(keyword).then_some(text.trim_ascii_start())
+}
+
+/// What is behind a path: nothing, or white space and parameters.
+fn parameters(rest: &[u8]) -> Option<&[u8]> {
+    rest.first().is_none_or(|octet| octet.is_ascii_whitespace()).then_some(rest)
+}
+
+/// The argument of VRFY, EXPN or HELP (`String` of RFC 5321 4.1.2): at least one printable octet.
+fn name(argument: &[u8]) -> Option<String> {
+    if let Some(unquoted) = path::unquote(argument) {
+        return Some(unquoted).filter(|name| !name.is_empty());
+    }
+    let inside = argument.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">"));
+    let text = std::str::from_utf8(inside.unwrap_or(argument)).ok()?;
+    let fits = !text.is_empty() && text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
+    fits.then(|| text.to_owned())
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Verb {
+    Helo,
+    Ehlo,
+    Mail,
+    Rcpt,
+    Data,
+    Rset,
+    Vrfy,
+    Expn,
+    Help,
+    Noop,
+    Quit,
+}
+
+/// Each verb with the form that HELP and a 501 tell.
+const VERBS: &[(&str, Verb, &str)] = &[
+    ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
+    ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
+    ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME]"),
+    ("RCPT", Verb::Rcpt, "RCPT TO:<user@host> or RCPT TO:<postmaster>"),
+    ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
+    ("RSET", Verb::Rset, "RSET"),
+    ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host"),
+    ("EXPN", Verb::Expn, "EXPN list"),
+    ("HELP", Verb::Help, "HELP [command]"),
+    ("NOOP", Verb::Noop, "NOOP [anything]"),
+    ("QUIT", Verb::Quit, "QUIT"),
+];
+
+/// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): delivery to
+/// terminals and TURN (RFC 821), and extensions that EHLO does not name.
+const NOT_IMPLEMENTED: &[&str] =
+    &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "STARTTLS", "AUTH", "BDAT", "LHLO"];
+
+const HTTP_METHODS: &[&[u8]] =
+    &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];
+
+#[cfg(test)]
+mod tests;

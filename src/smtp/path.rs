@@ -1,10 +1,9 @@
 //! Mailboxes, domains, address literals; reverse-path and forward-path (RFC 5321 4.1.2, 4.1.3).
 //!
 //! One parser, and every address from the wire goes through it; what it returns is typed and needs
-//! no second look. It is strict: printable ASCII only, every limit of RFC 5321 4.5.3.1 in octets,
-//! nothing behind that is not part of the grammar. Two things are allowed beyond the grammar because
-//! they are common and harmless: an underscore in a domain, and any length of its labels. One thing
-//! is refused that the grammar allows: the empty local-part `""`.
+//! no second look. It is strict: printable ASCII only, and every limit of RFC 5321 4.5.3.1, in
+//! octets. One thing is allowed beyond the grammar because it is common and harmless, an underscore
+//! in a domain. One thing is refused that the grammar allows, the empty local-part `""`.
 //!
 //! Source routes, `<@relay,@relay:user@host>`, are read and dropped (RFC 5321 4.1.1.3, C).
 

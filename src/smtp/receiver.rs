@@ -1,8 +1,18 @@
 //! The state machine of one connection: a line in, a step out. No I/O.
+//!
+//! A connection, [`Receiver`], outlives its transactions: it knows who the client says it is, and
+//! how often it erred. A transaction begins with MAIL and is over with the end of data, RSET or another
+//! EHLO; it is one value that is there or not, so that nothing of it can stay behind. A command
+//! that is refused changes nothing (RFC 5321 4.1.4).
+//!
+//! Whoever holds the receiver reads lines to their CR LF, at most [`LINE_MAX`] octets of them, and
+//! mail data with a [`Decoder`](super::data::Decoder). Each line gets exactly one reply.
 
-use super::envelope::Envelope;
-use super::path::ForwardPath;
-use super::reply::Reply;
+use super::command::{self, Command};
+use super::envelope::{Envelope, Recipient};
+use super::param::MailParameters;
+use super::path::{Domain, ForwardPath, ReversePath};
+use super::reply::{self, Reply};
 
 /// What the receiver asks of the host it serves. Implemented by the session, by examples, by tests.
 pub trait Host {
@@ -35,7 +45,8 @@ pub struct Settings {
     pub vrfy: bool,
     /// Whether EXPN answers. Off: 252, and EHLO does not name it.
     pub expn: bool,
-    /// Commands in error (5yz of syntax, order or unknown) before 421 and close.
+    /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
+    /// and close.
     pub errors_max: u32,
 }
 
@@ -62,50 +73,178 @@ pub enum Protocol {
 /// The receiver-SMTP of one connection.
 pub struct Receiver<H: Host> {
     host: H,
-    #[allow(dead_code)]
     settings: Settings,
+    /// The name the client gave, and how.
+    client: Option<(String, Protocol)>,
+    transaction: Option<Transaction<H::Destination>>,
+    /// Commands in error so far.
+    errors: u32,
+}
+
+/// From MAIL to the end of data.
+struct Transaction<D> {
+    envelope: Envelope<D>,
+    /// Whether the host refused a recipient.
+    refused: bool,
 }
 
 impl<H: Host> Receiver<H> {
     /// A receiver that has not greeted yet.
     pub fn new(settings: Settings, host: H) -> Receiver<H> {
-        Receiver { host, settings }
+        Receiver { host, settings, client: None, transaction: None, errors: 0 }
     }
+
     /// 220
     pub fn greeting(&self) -> Reply {
-        todo!()
+        reply::greeting(&self.settings.hostname)
     }
+
     /// One command line as it came, CR LF included. Its limits and bare CR or LF are judged here.
     pub fn line(&mut self, line: &[u8]) -> Step {
-        let _ = line;
-        todo!()
+        if self.client.is_none() && command::is_foreign(line) {
+            return Step::Close(reply::giving_up(&self.settings.hostname, "this is SMTP"));
+        }
+        match Command::parse(line).and_then(|command| self.carry_out(command)) {
+            Ok(step) => step,
+            Err(reply) => self.in_error(reply),
+        }
     }
+
     /// A command line longer than [`LINE_MAX`] came, and was read and dropped to its CR LF (500).
     pub fn line_too_long(&mut self) -> Step {
-        todo!()
+        self.in_error(reply::line_too_long())
     }
+
     /// The transaction whose mail data is being read.
     pub fn envelope(&self) -> Option<&Envelope<H::Destination>> {
-        todo!()
+        self.transaction.as_ref().map(|transaction| &transaction.envelope)
     }
+
     /// The mail data ended and `reply` is what became of it; the transaction is over.
     pub fn end_of_data(&mut self, reply: Reply) -> Step {
-        let _ = reply;
-        todo!()
+        self.transaction = None;
+        answer(reply)
     }
+
     /// 421 from outside: shutdown, time-out, overload. `why` names it.
     pub fn closing(&self, why: &'static str) -> Reply {
-        let _ = why;
-        todo!()
+        reply::closing(&self.settings.hostname, why)
     }
+
     /// The name the client gave with HELO or EHLO, and how; None before.
     pub fn client(&self) -> Option<(&str, Protocol)> {
-        todo!()
+        self.client.as_ref().map(|(name, protocol)| (name.as_str(), *protocol))
     }
+
     /// The host it serves.
     pub fn host(&self) -> &H {
         &self.host
     }
+
+    /// An `Err` is the client's error, and counted.
+    fn carry_out(&mut self, command: Command) -> Result<Step, Reply> {
+        let hostname = &self.settings.hostname;
+        match command {
+            Command::Helo(client) => {
+                let reply = reply::helo(hostname, &client);
+                Ok(self.hello(client, Protocol::Smtp, reply))
+            }
+            Command::Ehlo(client) => {
+                let reply = reply::ehlo(&self.settings, &client);
+                Ok(self.hello(client, Protocol::Esmtp, reply))
+            }
+            Command::Mail(from, parameters) => self.mail(from, parameters),
+            Command::Rcpt(to) => self.rcpt(to),
+            Command::Data => self.data(),
+            Command::Rset => {
+                self.transaction = None;
+                Ok(Step::Reply(reply::rset()))
+            }
+            Command::Vrfy(name) if self.settings.vrfy => Ok(answer(self.host.vrfy(&name))),
+            Command::Vrfy(_) => Ok(Step::Reply(reply::cannot_vrfy())),
+            Command::Expn(list) if self.settings.expn => Ok(answer(self.host.expn(&list))),
+            Command::Expn(_) => Ok(Step::Reply(reply::cannot_expn())),
+            Command::Help(None) => {
+                let own = || reply::help(command::verbs());
+                Ok(answer(self.host.help().unwrap_or_else(own)))
+            }
+            Command::Help(Some(topic)) => {
+                let form = command::form(&topic).ok_or_else(reply::no_such_topic)?;
+                Ok(Step::Reply(reply::help_topic(form)))
+            }
+            Command::Noop => Ok(Step::Reply(reply::noop())),
+            Command::Quit => Ok(Step::Close(reply::quit(hostname))),
+        }
+    }
+
+    /// HELO or EHLO: from here on all is as if the connection had just begun (RFC 5321 4.1.4).
+    fn hello(&mut self, client: Domain, protocol: Protocol, reply: Reply) -> Step {
+        self.client = Some((client.to_string(), protocol));
+        self.transaction = None;
+        Step::Reply(reply)
+    }
+
+    fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Result<Step, Reply> {
+        if self.client.is_none() {
+            return Err(reply::mail_before_hello());
+        }
+        if self.transaction.is_some() {
+            return Err(reply::mail_nested());
+        }
+        if parameters.size.is_some_and(|size| size > self.settings.size_max) {
+            return Ok(Step::Reply(reply::declared_too_large()));
+        }
+        if let Err(reply) = self.host.room(parameters.size) {
+            return Ok(answer(reply));
+        }
+        let reply = reply::mail(&from);
+        let body = parameters.body.unwrap_or_default();
+        let envelope = Envelope { from, size: parameters.size, body, to: Vec::new() };
+        self.transaction = Some(Transaction { envelope, refused: false });
+        Ok(Step::Reply(reply))
+    }
+
+    fn rcpt(&mut self, to: ForwardPath) -> Result<Step, Reply> {
+        let transaction = self.transaction.as_mut().ok_or_else(reply::rcpt_before_mail)?;
+        let accepted = &mut transaction.envelope.to;
+        if accepted.len() >= self.settings.recipients_max {
+            return Ok(Step::Reply(reply::too_many_recipients()));
+        }
+        match self.host.recipient(&to) {
+            Ok(destination) => {
+                let reply = reply::rcpt(&to);
+                accepted.push(Recipient { path: to, destination });
+                Ok(Step::Reply(reply))
+            }
+            Err(reply) => {
+                transaction.refused = true;
+                Ok(answer(reply))
+            }
+        }
+    }
+
+    fn data(&mut self) -> Result<Step, Reply> {
+        let transaction = self.transaction.as_ref().ok_or_else(reply::data_before_mail)?;
+        match (transaction.envelope.to.is_empty(), transaction.refused) {
+            (false, _) => Ok(Step::Data(reply::start_mail_input())),
+            (true, true) => Ok(Step::Reply(reply::data_no_recipients())),
+            (true, false) => Err(reply::data_before_rcpt()),
+        }
+    }
+
+    /// Counts an error of the client.
+    fn in_error(&mut self, reply: Reply) -> Step {
+        self.errors = self.errors.saturating_add(1);
+        if self.errors > self.settings.errors_max {
+            return Step::Close(reply::giving_up(&self.settings.hostname, "too many errors"));
+        }
+        Step::Reply(reply)
+    }
+}
+
+/// A reply that may be anything: after 421 the connection is closed, whoever said it.
+fn answer(reply: Reply) -> Step {
+    if reply.code == 421 { Step::Close(reply) } else { Step::Reply(reply) }
 }
 
 /// A command line with its CR LF, in octets: 512 by RFC 5321 4.5.3.1.4, and room for extensions.

@@ -1,6 +1,16 @@
 //! The server's whole voice: every reply it can give, named, in one file (RFC 5321 4.2, RFC 3463).
+//!
+//! Texts are those of RFC 5321 where it has one, and name the command they belong to, so that a
+//! person who reads a pipelined dialogue can tell (RFC 2920 3.2). A syntax error tells the form
+//! that was expected. Nothing the client sent is repeated but what the parser accepted.
+//!
+//! What a host decides, refusals of recipients and outcomes of deliveries, is said with the words
+//! here too: see the second half.
 
 use std::borrow::Cow;
+
+use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
+use super::receiver::Settings;
 
 /// One reply: a code, an enhanced status code where RFC 2034 asks for one, and its lines of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,14 +29,404 @@ impl Reply {
         Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] }
     }
 
+    /// A reply of one line where RFC 2034 wants no enhanced status code.
+    fn plain(code: u16, text: impl Into<Cow<'static, str>>) -> Reply {
+        Reply { code, enhanced: None, lines: vec![text.into()] }
+    }
+
     /// Appends the reply as it goes over the wire, each line with code, `-` or blank, and CR LF.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        let _ = out;
-        todo!()
+        let (last, others) = match self.lines.split_last() {
+            Some((last, others)) => (last.as_ref(), others),
+            None => ("", &[][..]),
+        };
+        for line in others {
+            self.write_line(out, '-', line);
+        }
+        self.write_line(out, ' ', last);
+    }
+
+    fn write_line(&self, out: &mut Vec<u8>, separator: char, text: &str) {
+        let mut line = format!("{}{separator}", self.code);
+        if let Some((class, subject, detail)) = self.enhanced {
+            line += &format!("{class}.{subject}.{detail} ");
+        }
+        let printable = |octet| if matches!(octet, b' '..=b'~') { octet } else { b'?' };
+        out.extend(line.bytes().chain(text.bytes().map(printable)).take(LINE_MAX - 2));
+        out.extend_from_slice(b"\r\n");
     }
 
     /// Whether the code is 2yz or 3yz.
     pub fn is_positive(&self) -> bool {
         self.code < 400
+    }
+}
+
+/// A reply line with its CR LF, in octets (RFC 5321 4.5.3.1.5).
+pub const LINE_MAX: usize = 512;
+
+/// Defines a function for each reply that always says the same, and a list of them for tests.
+macro_rules! fixed {
+    ($list:ident: $(
+        $name:ident $code:literal $class:literal $subject:literal $detail:literal $text:literal
+    )*) => {
+        $(
+            #[doc = concat!("`", $code, " ", $class, ".", $subject, ".", $detail, " ", $text, "`")]
+            pub fn $name() -> Reply {
+                Reply::new($code, ($class, $subject, $detail), $text)
+            }
+        )*
+        #[cfg(test)]
+        const $list: &[fn() -> Reply] = &[$($name),*];
+    };
+}
+
+// What the receiver says by itself.
+fixed! { RECEIVER_SAYS:
+    rset                 250  2 0 0  "RSET: OK, nothing is pending"
+    noop                 250  2 0 0  "NOOP: OK"
+    cannot_vrfy          252  2 5 0  "Cannot VRFY user, but will accept message and attempt delivery"
+    cannot_expn          252  2 5 0  "Cannot EXPN list, but will accept message and attempt delivery"
+    too_many_recipients  452  4 5 3  "RCPT: too many recipients, those accepted stay"
+    bare_line_end        500  5 5 2  "a bare CR, a bare LF or a NUL: only CR LF ends a line"
+    line_too_long        500  5 5 2  "Line too long"
+    unknown_command      500  5 5 2  "Command unrecognized"
+    mail_nested          503  5 5 1  "MAIL: a transaction is open, RSET would end it"
+    mail_before_hello    503  5 5 1  "MAIL: send EHLO or HELO first"
+    rcpt_before_mail     503  5 5 1  "RCPT: send MAIL first"
+    data_before_mail     503  5 5 1  "DATA: send MAIL first"
+    data_before_rcpt     503  5 5 1  "DATA: send RCPT first"
+    data_no_recipients   554  5 5 1  "DATA: no valid recipients"
+    no_such_topic        504  5 5 4  "HELP: no such topic"
+    declared_too_large   552  5 3 4  "MAIL: SIZE is above the limit, see the reply to EHLO"
+}
+
+/// `220 host ...`, the greeting.
+pub fn greeting(hostname: &str) -> Reply {
+    Reply::plain(220, format!("{hostname} ESMTP mailslot ready"))
+}
+
+/// `250 host greets client`, the one line that HELO gets.
+pub fn helo(hostname: &str, client: &Domain) -> Reply {
+    Reply::plain(250, format!("{hostname} greets {client}"))
+}
+
+/// `250-host greets client` and the service extensions, one a line (RFC 5321 4.1.1.1).
+pub fn ehlo(settings: &Settings, client: &Domain) -> Reply {
+    let mut reply = helo(&settings.hostname, client);
+    reply.lines.extend([
+        "PIPELINING".into(),
+        format!("SIZE {}", settings.size_max).into(),
+        "8BITMIME".into(),
+        "ENHANCEDSTATUSCODES".into(),
+        format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
+    ]);
+    reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
+    reply.lines.extend(settings.expn.then_some("EXPN".into()));
+    reply.lines.push("HELP".into());
+    reply
+}
+
+/// `250` to MAIL
+pub fn mail(from: &ReversePath) -> Reply {
+    Reply::new(250, (2, 1, 0), format!("MAIL FROM:{from} OK"))
+}
+
+/// `250` to RCPT
+pub fn rcpt(to: &ForwardPath) -> Reply {
+    Reply::new(250, (2, 1, 5), format!("RCPT TO:{to} OK"))
+}
+
+/// `354`
+pub fn start_mail_input() -> Reply {
+    Reply::plain(354, "Start mail input; end with <CRLF>.<CRLF>")
+}
+
+/// `214` to HELP
+pub fn help(verbs: impl Iterator<Item = &'static str>) -> Reply {
+    let mut reply =
+        Reply::new(214, (2, 0, 0), "HELP: these are the commands, HELP and one of them");
+    let mut list = "tells its form:".to_owned();
+    verbs.for_each(|verb| list += &format!(" {verb}"));
+    reply.lines.push(list.into());
+    reply
+}
+
+/// `214` to HELP and a command.
+pub fn help_topic(form: &'static str) -> Reply {
+    Reply::new(214, (2, 0, 0), format!("HELP: {form}"))
+}
+
+/// `221 host ...`, to QUIT.
+pub fn quit(hostname: &str) -> Reply {
+    Reply::new(221, (2, 0, 0), format!("{hostname} Service closing transmission channel"))
+}
+
+/// `421 host ...`: shutdown, overload, time-out.
+pub fn closing(hostname: &str, why: &str) -> Reply {
+    Reply::new(421, (4, 3, 2), format!("{hostname} closing transmission channel: {why}"))
+}
+
+/// `421 host ...`: the client's fault.
+pub fn giving_up(hostname: &str, why: &str) -> Reply {
+    Reply::new(421, (4, 7, 0), format!("{hostname} closing transmission channel: {why}"))
+}
+
+/// `501`: not the form of the command, which is told.
+pub fn syntax(form: &str) -> Reply {
+    Reply::new(501, (5, 5, 4), format!("Syntax: {form}"))
+}
+
+/// `501` to MAIL: the reverse-path is none.
+pub fn bad_reverse_path(error: SyntaxError) -> Reply {
+    Reply::new(501, (5, 1, 7), format!("MAIL FROM: {error}"))
+}
+
+/// `501` to RCPT: the forward-path is none.
+pub fn bad_forward_path(error: SyntaxError) -> Reply {
+    Reply::new(501, (5, 1, 3), format!("RCPT TO: {error}"))
+}
+
+/// `501`: a parameter that is known, with a value that it cannot have, or twice.
+pub fn bad_parameter(form: &str) -> Reply {
+    Reply::new(501, (5, 5, 4), format!("parameter: {form}"))
+}
+
+/// `502`: a command of the standards that this receiver does not carry out.
+pub fn not_implemented(verb: &str) -> Reply {
+    Reply::new(502, (5, 5, 1), format!("{verb}: Command not implemented"))
+}
+
+/// `504`: a value of the standards that this receiver does not carry out.
+pub fn parameter_not_implemented(what: &str) -> Reply {
+    Reply::new(504, (5, 5, 4), format!("{what}: Command parameter not implemented"))
+}
+
+/// `555`: a parameter that no extension on offer knows.
+pub fn unknown_parameter(verb: &str, keyword: &str) -> Reply {
+    Reply::new(555, (5, 5, 4), format!("{verb}: parameter {keyword} not recognized"))
+}
+
+// What a host says through the receiver: for MAIL, and after the end of data.
+fixed! { HOST_SAYS:
+    no_room              452  4 3 1  "MAIL: insufficient system storage, try again later"
+    data_bare_line_end   554  5 6 0  "DATA: a bare CR or a bare LF: only CR LF ends a line"
+    data_too_large       552  5 3 4  "DATA: too much mail data, see SIZE in the reply to EHLO"
+    data_loop            554  5 4 6  "DATA: too many Received lines, the message is going in circles"
+    data_hidden_from     554  5 6 0  "DATA: a long line hides a mailbox separator"
+    data_mailbox_busy    451  4 2 0  "DATA: a mailbox is locked or not usable now, try again later"
+    data_mailbox_full    552  5 2 2  "DATA: exceeded storage allocation of a mailbox"
+    data_no_room         452  4 3 1  "DATA: insufficient system storage, try again later"
+    data_error           451  4 3 0  "DATA: Requested action aborted: error in processing"
+    data_stopping        451  4 3 2  "DATA: the service is stopping, try again later"
+}
+
+/// `250` after the final dot: the message is the receiver's now, under this name.
+pub fn delivered(id: &str) -> Reply {
+    Reply::new(250, (2, 6, 0), format!("DATA: OK, delivered as {id}"))
+}
+
+/// `550`: no such user.
+pub fn no_such_user(to: &ForwardPath) -> Reply {
+    Reply::new(550, (5, 1, 1), format!("RCPT TO:{to}: No such user here"))
+}
+
+/// `550`: the domain is somebody else's.
+pub fn relaying_denied(to: &ForwardPath) -> Reply {
+    Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: not a mailbox of this host, no relaying"))
+}
+
+/// `551`: the user's mailbox is on another host.
+pub fn please_try(path: &Mailbox) -> Reply {
+    Reply::new(551, (5, 1, 6), format!("User not local; please try <{path}>"))
+}
+
+/// `553`: no mailbox can have that name here.
+pub fn name_not_allowed(to: &ForwardPath) -> Reply {
+    Reply::new(553, (5, 1, 3), format!("RCPT TO:{to}: mailbox name not allowed"))
+}
+
+/// `450`: a mailbox that is there, and cannot take mail now.
+pub fn mailbox_unavailable(to: &ForwardPath) -> Reply {
+    Reply::new(450, (4, 2, 0), format!("RCPT TO:{to}: mailbox unavailable, try again later"))
+}
+
+/// `552`: a mailbox over its limit.
+pub fn mailbox_full(to: &ForwardPath) -> Reply {
+    Reply::new(552, (5, 2, 2), format!("RCPT TO:{to}: exceeded storage allocation"))
+}
+
+/// `451`: who that is cannot be told now.
+pub fn lookup_failed(verb: &str) -> Reply {
+    Reply::new(451, (4, 3, 0), format!("{verb}: error in processing, try again later"))
+}
+
+/// `451`: who that is cannot be told until an administrator mends the aliases.
+pub fn misconfigured(verb: &str) -> Reply {
+    Reply::new(
+        451,
+        (4, 3, 5),
+        format!("{verb}: error in the aliases of this host, try again later"),
+    )
+}
+
+/// `250` to VRFY or EXPN: `Full Name <user@host>`, one a line.
+pub fn members(lines: Vec<String>) -> Reply {
+    let lines = lines.into_iter().map(Cow::Owned).collect();
+    Reply { code: 250, enhanced: Some((2, 1, 5)), lines }
+}
+
+/// `550` to VRFY or EXPN.
+pub fn nobody(verb: &str) -> Reply {
+    Reply::new(550, (5, 1, 1), format!("{verb}: no such user or list here"))
+}
+
+/// `553` to VRFY or RCPT: one of several, `<user@host>` one a line.
+pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
+    let mut reply = Reply::new(553, (5, 1, 4), "Ambiguous; possibilities are");
+    reply.lines.extend(candidates.iter().map(|mailbox| Cow::Owned(format!("<{mailbox}>"))));
+    reply
+}
+
+/// `211` to HELP, for those who may see the state of the service.
+pub fn status(lines: Vec<String>) -> Reply {
+    let lines = lines.into_iter().map(Cow::Owned).collect();
+    Reply { code: 211, enhanced: Some((2, 0, 0)), lines }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(reply: &Reply) -> String {
+        let mut out = Vec::new();
+        reply.write_to(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    /// Every reply there is, with the widest arguments that the parser lets through.
+    fn all() -> Vec<Reply> {
+        let wide = format!("{}@{}", "u".repeat(64), "d".repeat(189));
+        let mailbox = Mailbox::parse(&wide).unwrap();
+        let (to, from) = (ForwardPath::Mailbox(mailbox.clone()), ReversePath::Null);
+        let host = "h".repeat(255);
+        let client = Domain::Name("c".repeat(255));
+        let settings = Settings {
+            hostname: host.clone(),
+            size_max: u64::MAX,
+            recipients_max: 100,
+            vrfy: true,
+            expn: true,
+            errors_max: 10,
+        };
+        let word = "w".repeat(2048);
+        let mut all = vec![
+            greeting(&host),
+            helo(&host, &client),
+            ehlo(&settings, &client),
+            mail(&from),
+            mail(&ReversePath::Mailbox(mailbox.clone())),
+            rcpt(&to),
+            start_mail_input(),
+            help(["MAIL", "RCPT"].into_iter()),
+            help_topic("NOOP"),
+            quit(&host),
+            closing(&host, "why"),
+            giving_up(&host, "why"),
+            syntax("form"),
+            bad_reverse_path(SyntaxError("why")),
+            bad_forward_path(SyntaxError("why")),
+            bad_parameter("SIZE=octets"),
+            not_implemented("TURN"),
+            parameter_not_implemented("BODY=BINARYMIME"),
+            unknown_parameter("MAIL", &word),
+            delivered("id"),
+            no_such_user(&to),
+            relaying_denied(&to),
+            please_try(&mailbox),
+            name_not_allowed(&to),
+            mailbox_unavailable(&to),
+            mailbox_full(&to),
+            lookup_failed("RCPT"),
+            misconfigured("RCPT"),
+            members(vec!["Fred <f@x>".to_owned(), "<g@x>".to_owned()]),
+            nobody("VRFY"),
+            ambiguous(&[mailbox.clone(), mailbox]),
+            status(vec!["one".to_owned(), "two".to_owned()]),
+        ];
+        all.extend(RECEIVER_SAYS.iter().chain(HOST_SAYS).map(|reply| reply()));
+        all
+    }
+
+    #[test]
+    fn every_reply_keeps_to_the_grammar() {
+        for reply in all() {
+            let text = wire(&reply);
+            let (first, third) = (reply.code / 100, reply.code % 10);
+            assert!((2..=5).contains(&first) && reply.code % 100 / 10 <= 5 && third <= 9, "{text}");
+            assert!(text.ends_with("\r\n"), "{text}");
+            let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();
+            assert_eq!(lines.len(), reply.lines.len(), "{text}");
+            for (i, line) in lines.iter().enumerate() {
+                assert!(line.len() <= LINE_MAX - 2, "{line}");
+                assert!(line.bytes().all(|octet| (b' '..=b'~').contains(&octet)), "{line}");
+                let separator = if i + 1 == lines.len() { " " } else { "-" };
+                let code = format!("{}{separator}", reply.code);
+                let rest = line.strip_prefix(&code).unwrap_or_else(|| panic!("{line}"));
+                // RFC 2034: on each line, of the class of the code; not on 220, 354, HELO, EHLO.
+                let enhanced = rest.split(' ').next().unwrap_or("");
+                let numbers: Vec<&str> = enhanced.split('.').collect();
+                if let Some((class, subject, detail)) = reply.enhanced {
+                    assert_eq!(u16::from(class), first, "{line}");
+                    assert_eq!(enhanced, format!("{class}.{subject}.{detail}"), "{line}");
+                } else {
+                    assert!(matches!(reply.code, 220 | 250 | 354), "{line}");
+                    assert!(numbers.len() != 3, "{line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_machines_read_begins_with_the_domain() {
+        let host = "mx.example";
+        assert_eq!(wire(&greeting(host)), "220 mx.example ESMTP mailslot ready\r\n");
+        assert!(wire(&quit(host)).starts_with("221 2.0.0 mx.example "));
+        assert!(wire(&closing(host, "time-out")).starts_with("421 4.3.2 mx.example "));
+        assert!(wire(&giving_up(host, "why")).starts_with("421 4.7.0 mx.example "));
+        let moved = please_try(&Mailbox::parse("m@usc-isif.arpa").unwrap());
+        assert_eq!(
+            wire(&moved),
+            "551 5.1.6 User not local; please try <m@usc-isif.arpa>\r\n",
+            "RFC 5321 4.2.3 gives the words"
+        );
+    }
+
+    #[test]
+    fn ehlo_names_what_is_on() {
+        let mut settings = Settings {
+            hostname: "mx.example".to_owned(),
+            size_max: 1000,
+            recipients_max: 100,
+            vrfy: false,
+            expn: true,
+            errors_max: 10,
+        };
+        let client = Domain::parse("[127.0.0.1]").unwrap();
+        let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
+            250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-LIMITS RCPTMAX=100\r\n";
+        assert_eq!(wire(&ehlo(&settings, &client)), format!("{common}250-EXPN\r\n250 HELP\r\n"));
+        (settings.vrfy, settings.expn) = (true, false);
+        assert_eq!(wire(&ehlo(&settings, &client)), format!("{common}250-VRFY\r\n250 HELP\r\n"));
+    }
+
+    #[test]
+    fn whatever_the_text_is_a_line_stays_a_line() {
+        let reply = Reply::new(550, (5, 1, 1), "a\r\n250 b\0\u{1b}\u{e9}\t");
+        assert_eq!(wire(&reply), "550 5.1.1 a??250 b?????\r\n");
+        let reply = Reply::new(550, (5, 1, 1), "x".repeat(600));
+        assert_eq!(wire(&reply).len(), LINE_MAX);
+        let reply = Reply { code: 250, enhanced: None, lines: Vec::new() };
+        assert_eq!(wire(&reply), "250 \r\n");
     }
 }

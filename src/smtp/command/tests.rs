@@ -1,0 +1,224 @@
+//! Command lines against tables of boundaries.
+
+use super::*;
+
+/// The code of the reply to a line that is no command, or the command.
+fn parse(line: &str) -> Result<Command, u16> {
+    parse_octets(&[line.as_bytes(), b"\r\n"].concat())
+}
+
+fn parse_octets(line: &[u8]) -> Result<Command, u16> {
+    Command::parse(line).map_err(|reply| reply.code)
+}
+
+fn domain(text: &str) -> Domain {
+    Domain::parse(text).unwrap()
+}
+
+#[test]
+fn commands_without_arguments() {
+    let rows = [
+        ("DATA", Ok(Command::Data)),
+        ("RSET", Ok(Command::Rset)),
+        ("QUIT", Ok(Command::Quit)),
+        ("NOOP", Ok(Command::Noop)),
+        ("HELP", Ok(Command::Help(None))),
+        ("data", Ok(Command::Data)),
+        ("qUiT", Ok(Command::Quit)),
+        ("RSET ", Ok(Command::Rset)),
+        ("RSET \t ", Ok(Command::Rset)),
+        ("DATA x", Err(501)),
+        ("RSET x", Err(501)),
+        ("QUIT x", Err(501)),
+        ("NOOP anything at all", Ok(Command::Noop)),
+        ("NOOP \u{e9}", Ok(Command::Noop)),
+    ];
+    for (line, expected) in rows {
+        assert_eq!(parse(line), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn what_is_no_command_is_500_and_what_is_not_carried_out_502() {
+    for line in ["", " ", "X", "DAT", "DATAA", "MAILFROM:<a@b>", " NOOP", "XCLIENT", "\u{e9}"] {
+        assert_eq!(parse(line), Err(500), "{line:?}");
+    }
+    for verb in NOT_IMPLEMENTED {
+        assert_eq!(parse(verb), Err(502), "{verb}");
+        assert_eq!(parse(&format!("{} FROM:<a@b>", verb.to_lowercase())), Err(502), "{verb}");
+    }
+}
+
+#[test]
+fn only_cr_lf_ends_a_line() {
+    let rows: &[&[u8]] = &[
+        b"",
+        b"NOOP",
+        b"NOOP\n",
+        b"NOOP\r",
+        b"NOOP\n\r\n",
+        b"NOOP\r\r\n",
+        b"NO\nOP\r\n",
+        b"NOOP\nQUIT\r\n",
+        b"NOOP\rQUIT\r\n",
+        b"NOOP \0\r\n",
+        b"MAIL FROM:<a@b>\nRCPT TO:<c@d>\r\n",
+    ];
+    for line in rows {
+        let reply = Command::parse(line).unwrap_err();
+        assert_eq!(reply, reply::bare_line_end(), "{}", line.escape_ascii());
+    }
+}
+
+#[test]
+fn a_line_has_its_limit() {
+    let noop = |length: usize| format!("NOOP {}\r\n", "x".repeat(length - 7)).into_bytes();
+    assert_eq!(parse_octets(&noop(512)), Ok(Command::Noop));
+    assert_eq!(parse_octets(&noop(LINE_MAX)), Ok(Command::Noop));
+    assert_eq!(Command::parse(&noop(LINE_MAX + 1)), Err(reply::line_too_long()));
+}
+
+#[test]
+fn hello_has_a_domain_or_a_literal() {
+    let rows = [
+        ("EHLO alpha.arpa", Ok(Command::Ehlo(domain("alpha.arpa")))),
+        ("ehlo  alpha.arpa  ", Ok(Command::Ehlo(domain("alpha.arpa")))),
+        ("HELO localhost", Ok(Command::Helo(domain("localhost")))),
+        ("EHLO my_pc", Ok(Command::Ehlo(domain("my_pc")))),
+        ("EHLO [127.0.0.1]", Ok(Command::Ehlo(domain("[127.0.0.1]")))),
+        ("EHLO [IPv6:::1]", Ok(Command::Ehlo(domain("[IPv6:::1]")))),
+        ("EHLO", Err(501)),
+        ("HELO ", Err(501)),
+        ("EHLO two names", Err(501)),
+        ("EHLO -", Err(501)),
+        ("EHLO a\u{7f}", Err(501)),
+        ("EHLO \u{e9}", Err(501)),
+        ("EHLO [127.0.0.1", Err(501)),
+        ("EHLO (x)", Err(501)),
+    ];
+    for (line, expected) in rows {
+        assert_eq!(parse(line), expected, "{line:?}");
+    }
+    for length in [255, 256, 1000] {
+        let line = format!("EHLO {}", "d".repeat(length));
+        assert_eq!(parse(&line).is_ok(), length <= 255, "{length}");
+    }
+}
+
+#[test]
+fn mail_has_a_reverse_path_and_parameters() {
+    let from = |text: &str| ReversePath::read(text.as_bytes()).unwrap().0;
+    let none = MailParameters::default();
+    let sized = MailParameters { size: Some(5), body: None };
+    let rows = [
+        ("MAIL FROM:<a@b>", Ok(Command::Mail(from("<a@b>"), none))),
+        ("mail from:<a@b>", Ok(Command::Mail(from("<a@b>"), none))),
+        ("MAIL  FROM:<a@b> ", Ok(Command::Mail(from("<a@b>"), none))),
+        ("MAIL FROM: <a@b>", Ok(Command::Mail(from("<a@b>"), none))),
+        ("MAIL FROM:\t<>", Ok(Command::Mail(ReversePath::Null, none))),
+        ("MAIL FROM:<> SIZE=5", Ok(Command::Mail(ReversePath::Null, sized))),
+        ("MAIL FROM:<\"a> b\"@c>  size=5", Ok(Command::Mail(from("<\"a> b\"@c>"), sized))),
+        ("MAIL", Err(501)),
+        ("MAIL FROM", Err(501)),
+        ("MAIL FROM:", Err(501)),
+        ("MAIL FROM :<a@b>", Err(501)),
+        ("MAIL TO:<a@b>", Err(501)),
+        ("MAIL <a@b>", Err(501)),
+        ("MAIL FROM:a@b", Err(501)),
+        ("MAIL FROM:<a>", Err(501)),
+        ("MAIL FROM:<postmaster>", Err(501)),
+        ("MAIL FROM:<a@b>SIZE=5", Err(501)),
+        ("MAIL FROM:<a@b>>", Err(501)),
+        ("MAIL FROM:<a@b> SIZE=x", Err(501)),
+        ("MAIL FROM:<a@b> BODY=BINARYMIME", Err(504)),
+        ("MAIL FROM:<a@b> AUTH=<>", Err(555)),
+        ("MAIL FROM:<\u{e9}@b>", Err(501)),
+    ];
+    for (line, expected) in rows {
+        assert_eq!(parse(line), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn rcpt_has_a_forward_path() {
+    let to = |text: &str| ForwardPath::read(text.as_bytes()).unwrap().0;
+    let rows = [
+        ("RCPT TO:<a@b>", Ok(Command::Rcpt(to("<a@b>")))),
+        ("rcpt  to: <a@b> ", Ok(Command::Rcpt(to("<a@b>")))),
+        ("RCPT TO:<@x,@y:a@b>", Ok(Command::Rcpt(to("<a@b>")))),
+        ("RCPT TO:<postMaster>", Ok(Command::Rcpt(ForwardPath::Postmaster))),
+        ("RCPT", Err(501)),
+        ("RCPT TO:", Err(501)),
+        ("RCPT TO:<>", Err(501)),
+        ("RCPT FROM:<a@b>", Err(501)),
+        ("RCPT TO:a@b", Err(501)),
+        ("RCPT TO:<a>", Err(501)),
+        ("RCPT TO:<a@b>x", Err(501)),
+        ("RCPT TO:<a@b> NOTIFY=NEVER", Err(555)),
+        ("RCPT TO:<a@b> =", Err(501)),
+    ];
+    for (line, expected) in rows {
+        assert_eq!(parse(line), expected, "{line:?}");
+    }
+}
+
+#[test]
+fn a_501_tells_the_form_and_where_the_address_is_wrong() {
+    let rows = [
+        ("EHLO", "501 5.5.4 Syntax: EHLO host.example or EHLO [192.0.2.1]\r\n"),
+        (
+            "MAIL a@b",
+            "501 5.5.4 Syntax: MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME]\r\n",
+        ),
+        (
+            "MAIL FROM:a@b",
+            "501 5.1.7 MAIL FROM: an address stands in angle brackets: <user@host>\r\n",
+        ),
+        ("RCPT TO:<a>", "501 5.1.3 RCPT TO: the domain is missing: <user@host>\r\n"),
+    ];
+    for (line, expected) in rows {
+        let mut out = Vec::new();
+        Command::parse(format!("{line}\r\n").as_bytes()).unwrap_err().write_to(&mut out);
+        assert_eq!(String::from_utf8_lossy(&out), expected, "{line}");
+    }
+}
+
+#[test]
+fn names_come_without_brackets_and_quotes() {
+    let rows = [
+        ("smith", Some("smith")),
+        ("<smith@b>", Some("smith@b")),
+        ("Fred Smith", Some("Fred Smith")),
+        ("\"Fred \\\"F\\\" Smith\"", Some("Fred \"F\" Smith")),
+        ("\"a\"@b", Some("\"a\"@b")),
+        ("<>", None),
+        ("", None),
+        ("a\tb", None),
+        ("\u{e9}", None),
+        ("\"\"", None),
+    ];
+    for (argument, expected) in rows {
+        let name = expected.map(str::to_owned).ok_or(501);
+        assert_eq!(parse(&format!("VRFY {argument}")), name.clone().map(Command::Vrfy));
+        assert_eq!(parse(&format!("EXPN {argument}")), name.map(Command::Expn));
+    }
+    assert_eq!(parse("HELP mail"), Ok(Command::Help(Some("mail".to_owned()))));
+}
+
+#[test]
+fn other_protocols_are_recognised() {
+    let foreign: &[&[u8]] = &[
+        b"GET / HTTP/1.1\r\n",
+        b"POST /x HTTP/1.0\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03\n\r\n",
+        b"\x80\x2e\x01\r\n",
+        b"\0\r\n",
+    ];
+    for line in foreign {
+        assert!(is_foreign(line), "{}", line.escape_ascii());
+    }
+    let own: &[&[u8]] = &[b"\r\n", b"\n", b"GET\r\n", b"get / HTTP/1.1\r\n", b"EHLO \0\r\n", b""];
+    for line in own {
+        assert!(!is_foreign(line), "{}", line.escape_ascii());
+    }
+}
