@@ -1,9 +1,9 @@
 //! The state machine of one connection: a line in, a step out. No I/O.
 //!
 //! A connection, [`Receiver`], outlives its transactions: it knows who the client says it is, and
-//! how often it erred. A transaction begins with MAIL and is over with the end of data, RSET or another
-//! EHLO; it is one value that is there or not, so that nothing of it can stay behind. A command
-//! that is refused changes nothing (RFC 5321 4.1.4).
+//! how often it erred. A transaction begins with MAIL and is over with the end of data, RSET or
+//! another EHLO; it is one value that is there or not, so that nothing of it can stay behind. A
+//! command that is refused changes nothing (RFC 5321 4.1.4).
 //!
 //! Whoever holds the receiver reads lines to their CR LF, at most [`LINE_MAX`] octets of them, and
 //! mail data with a [`Decoder`](super::data::Decoder). Each line gets exactly one reply.

@@ -83,22 +83,22 @@ macro_rules! fixed {
 
 // What the receiver says by itself.
 fixed! { RECEIVER_SAYS:
-    rset                 250  2 0 0  "RSET: OK, nothing is pending"
-    noop                 250  2 0 0  "NOOP: OK"
-    cannot_vrfy          252  2 5 0  "Cannot VRFY user, but will accept message and attempt delivery"
-    cannot_expn          252  2 5 0  "Cannot EXPN list, but will accept message and attempt delivery"
-    too_many_recipients  452  4 5 3  "RCPT: too many recipients, those accepted stay"
-    bare_line_end        500  5 5 2  "a bare CR, a bare LF or a NUL: only CR LF ends a line"
-    line_too_long        500  5 5 2  "Line too long"
-    unknown_command      500  5 5 2  "Command unrecognized"
-    mail_nested          503  5 5 1  "MAIL: a transaction is open, RSET would end it"
-    mail_before_hello    503  5 5 1  "MAIL: send EHLO or HELO first"
-    rcpt_before_mail     503  5 5 1  "RCPT: send MAIL first"
-    data_before_mail     503  5 5 1  "DATA: send MAIL first"
-    data_before_rcpt     503  5 5 1  "DATA: send RCPT first"
-    data_no_recipients   554  5 5 1  "DATA: no valid recipients"
-    no_such_topic        504  5 5 4  "HELP: no such topic"
-    declared_too_large   552  5 3 4  "MAIL: SIZE is above the limit, see the reply to EHLO"
+    rset                250 2 0 0 "RSET: OK, nothing is pending"
+    noop                250 2 0 0 "NOOP: OK"
+    cannot_vrfy         252 2 5 0 "Cannot VRFY user, but will accept message and attempt delivery"
+    cannot_expn         252 2 5 0 "Cannot EXPN list, but will accept message and attempt delivery"
+    too_many_recipients 452 4 5 3 "RCPT: too many recipients, those accepted stay"
+    bare_line_end       500 5 5 2 "a bare CR, a bare LF or a NUL: only CR LF ends a line"
+    line_too_long       500 5 5 2 "Line too long"
+    unknown_command     500 5 5 2 "Command unrecognized"
+    mail_nested         503 5 5 1 "MAIL: a transaction is open, RSET would end it"
+    mail_before_hello   503 5 5 1 "MAIL: send EHLO or HELO first"
+    rcpt_before_mail    503 5 5 1 "RCPT: send MAIL first"
+    data_before_mail    503 5 5 1 "DATA: send MAIL first"
+    data_before_rcpt    503 5 5 1 "DATA: send RCPT first"
+    data_no_recipients  554 5 5 1 "DATA: no valid recipients"
+    no_such_topic       504 5 5 4 "HELP: no such topic"
+    declared_too_large  552 5 3 4 "MAIL: SIZE is above the limit, see the reply to EHLO"
 }
 
 /// `220 host ...`, the greeting.
@@ -209,16 +209,16 @@ pub fn unknown_parameter(verb: &str, keyword: &str) -> Reply {
 
 // What a host says through the receiver: for MAIL, and after the end of data.
 fixed! { HOST_SAYS:
-    no_room              452  4 3 1  "MAIL: insufficient system storage, try again later"
-    data_bare_line_end   554  5 6 0  "DATA: a bare CR or a bare LF: only CR LF ends a line"
-    data_too_large       552  5 3 4  "DATA: too much mail data, see SIZE in the reply to EHLO"
-    data_loop            554  5 4 6  "DATA: too many Received lines, the message is going in circles"
-    data_hidden_from     554  5 6 0  "DATA: a long line hides a mailbox separator"
-    data_mailbox_busy    451  4 2 0  "DATA: a mailbox is locked or not usable now, try again later"
-    data_mailbox_full    552  5 2 2  "DATA: exceeded storage allocation of a mailbox"
-    data_no_room         452  4 3 1  "DATA: insufficient system storage, try again later"
-    data_error           451  4 3 0  "DATA: Requested action aborted: error in processing"
-    data_stopping        451  4 3 2  "DATA: the service is stopping, try again later"
+    no_room             452 4 3 1 "MAIL: insufficient system storage, try again later"
+    data_bare_line_end  554 5 6 0 "DATA: a bare CR or a bare LF: only CR LF ends a line"
+    data_too_large      552 5 3 4 "DATA: too much mail data, see SIZE in the reply to EHLO"
+    data_loop           554 5 4 6 "DATA: too many Received lines, a mail loop"
+    data_hidden_from    554 5 6 0 "DATA: a long line hides a mailbox separator"
+    data_mailbox_busy   451 4 2 0 "DATA: a mailbox is locked or not usable now, try again later"
+    data_mailbox_full   552 5 2 2 "DATA: exceeded storage allocation of a mailbox"
+    data_no_room        452 4 3 1 "DATA: insufficient system storage, try again later"
+    data_error          451 4 3 0 "DATA: Requested action aborted: error in processing"
+    data_stopping       451 4 3 2 "DATA: the service is stopping, try again later"
 }
 
 /// `250` after the final dot: the message is the receiver's now, under this name.
