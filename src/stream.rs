@@ -1,1 +1,553 @@
-//! Owned by its room; being built.
+//! Octets in and out, with limits and deadlines: TCP, Unix sockets, or standard input and output.
+//!
+//! A [`Stream`] has one buffer for each direction. Replies gather in the outgoing one and leave
+//! **when the stream is about to block** for more input, so a group of pipelined commands is
+//! answered in one write (RFC 2920 3.2) and a lone command at once.
+//!
+//! Promises:
+//! - No call blocks for ever. A command line must be complete within the time-out (however slowly
+//!   its octets come), mail data may pause no longer than it, a client that does not read is given
+//!   up after it, and nothing outlasts the session's deadline. Each is kept to within an eighth
+//!   of the time-out: exact times would cost a system call for each read.
+//! - Mail data must come at [`PACE_MIN`] octets a second or more, on average, once it has taken
+//!   longer than a fifth of the time-out.
+//! - Memory is bounded: an over-long line is read and dropped to its CR LF within the same buffer.
+//!
+//! Another thread may end a session through its [`Handle`]: gently, where it waits for a command,
+//! or at once.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+
+/// The slowest mail data that is put up with, in octets a second.
+pub const PACE_MIN: u64 = 100;
+
+/// Who is at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A client over TCP; IPv4-mapped IPv6 addresses are turned into IPv4.
+    Ip(SocketAddr),
+    /// A process on this host, over a Unix socket or a pipe.
+    Local,
+}
+
+impl Peer {
+    /// A client at `addr`.
+    pub fn ip(addr: SocketAddr) -> Peer {
+        Peer::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
+    }
+
+    /// The client's address, if it has one.
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Ip(addr) => Some(addr.ip()),
+            Peer::Local => None,
+        }
+    }
+
+    /// Whether the client is on this host.
+    pub fn is_local(&self) -> bool {
+        self.address().is_none_or(|ip| ip.is_loopback())
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Ip(addr) => addr.fmt(f),
+            Peer::Local => f.write_str("local"),
+        }
+    }
+}
+
+/// What a connection is made of.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpStream),
+    /// A Unix stream socket.
+    Unix(UnixStream),
+    /// Two descriptors that are no sockets, as standard input and output may be.
+    Pipe {
+        /// Where the client's octets come from.
+        input: File,
+        /// Where ours go to.
+        output: File,
+    },
+}
+
+/// The connection that a super-server (inetd, systemd, tcpserver) or a shell left on standard
+/// input: a socket, whose own address is asked for, or a pipe, where `TCPREMOTEIP` (tcpserver),
+/// `REMOTE_ADDR` (systemd) or `REMOTE_HOST` (xinetd) may hold the client's address.
+///
+/// # Errors
+/// Standard input is closed, or is a socket without a peer.
+pub fn standard_input() -> io::Result<(Socket, Peer)> {
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    if !input.metadata()?.file_type().is_socket() {
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let address = ["TCPREMOTEIP", "REMOTE_ADDR", "REMOTE_HOST"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok()?.parse::<IpAddr>().ok());
+        let port = ["TCPREMOTEPORT", "REMOTE_PORT"]
+            .iter()
+            .find_map(|name| std::env::var(name).ok()?.parse::<u16>().ok());
+        let peer = address.map(|ip| Peer::ip(SocketAddr::new(ip, port.unwrap_or(0))));
+        return Ok((Socket::Pipe { input, output }, peer.unwrap_or(Peer::Local)));
+    }
+    let tcp = TcpStream::from(OwnedFd::from(input));
+    // Whoever made it may have left it non-blocking; our time-outs need it to block.
+    tcp.set_nonblocking(false)?;
+    // The address family decides: std refuses to show an address that is not IP.
+    if tcp.local_addr().is_ok() {
+        let peer = Peer::ip(tcp.peer_addr()?);
+        return Ok((Socket::Tcp(tcp), peer));
+    }
+    let unix = UnixStream::from(OwnedFd::from(tcp));
+    unix.peer_addr()?;
+    Ok((Socket::Unix(unix), Peer::Local))
+}
+
+/// Why nothing more will be read or written.
+#[derive(Debug)]
+pub enum Cut {
+    /// The client has closed its side.
+    Closed,
+    /// The client was silent, or did not read, for too long.
+    TimedOut,
+    /// Mail data came at less than [`PACE_MIN`].
+    TooSlow,
+    /// The session has taken as long as any may.
+    Deadline,
+    /// [`Handle::stop`] was called.
+    Stopping,
+    /// [`Handle::make_room`] was called.
+    MakeRoom,
+    /// The connection broke.
+    Broken(io::Error),
+}
+
+/// One connection with its buffers and deadlines.
+#[derive(Debug)]
+pub struct Stream {
+    shared: Arc<Shared>,
+    peer: Peer,
+    timeout: Duration,
+    deadline: Instant,
+    /// What SO_RCVTIMEO is now.
+    armed: Duration,
+    /// `input[start..end]` came and was not consumed yet.
+    input: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// Replies not sent yet.
+    output: Vec<u8>,
+    /// When the mail data began, and its octets so far.
+    data: (Instant, u64),
+}
+
+impl Stream {
+    /// A stream over `socket`, for a session that begins now.
+    ///
+    /// # Errors
+    /// The socket's options cannot be set: the client is gone already.
+    pub fn new(
+        socket: Socket,
+        peer: Peer,
+        timeout: Duration,
+        session_timeout: Duration,
+    ) -> io::Result<Stream> {
+        let timeout = timeout.max(Duration::from_millis(1));
+        match &socket {
+            Socket::Tcp(s) => {
+                s.set_nodelay(true)?;
+                s.set_read_timeout(Some(timeout))?;
+                s.set_write_timeout(Some(timeout))?;
+            }
+            Socket::Unix(s) => {
+                s.set_read_timeout(Some(timeout))?;
+                s.set_write_timeout(Some(timeout))?;
+            }
+            Socket::Pipe { .. } => {}
+        }
+        let now = Instant::now();
+        Ok(Stream {
+            shared: Arc::new(Shared { socket, state: Mutex::default() }),
+            peer,
+            timeout,
+            deadline: now + session_timeout,
+            armed: timeout,
+            input: vec![0; INPUT_SIZE].into_boxed_slice(),
+            start: 0,
+            end: 0,
+            output: Vec::new(),
+            data: (now, 0),
+        })
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        self.peer
+    }
+
+    /// The means to end the session from another thread.
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::downgrade(&self.shared))
+    }
+
+    /// The next command line with its CR LF, which alone ends it; None for one that was longer
+    /// than `max` octets and is dropped, all of it.
+    pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, Cut> {
+        if let Some(notice) = self.shared.lock().notice {
+            return Err(notice.into());
+        }
+        let mut until = None;
+        let mut searched = 0;
+        let mut too_long = false;
+        loop {
+            let unread = &self.input[self.start..self.end];
+            if let Some(at) = memchr::memmem::find(&unread[searched..], b"\r\n") {
+                let from = self.start;
+                self.start += searched + at + 2;
+                too_long |= self.start - from > max;
+                return Ok((!too_long).then(|| &self.input[from..self.start]));
+            }
+            // The last octet may be the CR of a CR LF.
+            searched = unread.len().saturating_sub(1);
+            if unread.len() >= max.min(INPUT_SIZE) {
+                too_long = true;
+                self.start = self.end - 1;
+                searched = 0;
+            }
+            let until = *until.get_or_insert_with(|| Instant::now() + self.timeout);
+            self.fill(until, Phase::Command)?;
+        }
+    }
+
+    /// Mail data begins: its pace is counted from here.
+    pub fn begin_data(&mut self) {
+        self.data = (Instant::now(), 0);
+    }
+
+    /// Mail data that has come and was not consumed yet, at least one octet.
+    pub fn data(&mut self) -> Result<&[u8], Cut> {
+        if self.start == self.end {
+            self.fill(Instant::now() + self.timeout, Phase::Data)?;
+            let (since, octets) = &mut self.data;
+            *octets += self.end as u64;
+            let taken = since.elapsed();
+            let least = taken.as_millis() * u128::from(PACE_MIN) / 1000;
+            if taken > self.timeout / 5 && u128::from(*octets) < least {
+                return Err(Cut::TooSlow);
+            }
+        }
+        Ok(&self.input[self.start..self.end])
+    }
+
+    /// `count` octets of what [`data`](Stream::data) gave are dealt with.
+    pub fn consume(&mut self, count: usize) {
+        self.start = (self.start + count).min(self.end);
+    }
+
+    /// Puts a reply behind those that wait to be sent: `write` appends it.
+    pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Cut> {
+        write(&mut self.output);
+        if self.output.len() > OUTPUT_MAX { self.flush() } else { Ok(()) }
+    }
+
+    /// Sends the replies that wait.
+    pub fn flush(&mut self) -> Result<(), Cut> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let until = Instant::now() + self.timeout;
+        let output = std::mem::take(&mut self.output);
+        let mut rest = output.as_slice();
+        while !rest.is_empty() {
+            match self.shared.socket.write(rest, until) {
+                Ok(0) => return Err(Cut::Closed),
+                Ok(n) => rest = &rest[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+            }
+            if !rest.is_empty() && Instant::now() >= until.min(self.deadline) {
+                return Err(Cut::TimedOut);
+            }
+        }
+        self.output = output;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Sends what waits and closes. What the client sends and nobody reads turns the close into a
+    /// reset, which may take our last reply with it; so with `linger`, or when something is known
+    /// to be unread, input is read and dropped for at most a second.
+    pub fn close(mut self, linger: bool) {
+        if self.flush().is_err() {
+            return;
+        }
+        self.shared.socket.shutdown(Shutdown::Write);
+        let until = Instant::now() + LINGER;
+        let mut left = LINGER_MAX;
+        let mut unread = linger || self.start != self.end;
+        while unread && left > 0 && Instant::now() < until {
+            (self.start, self.end, self.deadline) = (0, 0, until);
+            unread = self.fill(until, Phase::Data).is_ok();
+            left = left.saturating_sub(self.end);
+        }
+    }
+
+    /// Reads once, after sending what waits: at least one octet, or why not.
+    fn fill(&mut self, until: Instant, phase: Phase) -> Result<(), Cut> {
+        self.flush()?;
+        if self.start > 0 {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        self.shared.wait(phase)?;
+        let read = self.read(until);
+        let notice = self.shared.awake();
+        match read {
+            Ok(0) => Err(notice.map_or(Cut::Closed, Cut::from)),
+            Ok(n) => {
+                self.end += n;
+                Ok(())
+            }
+            Err(cut) => Err(cut),
+        }
+    }
+
+    /// One read(2) that returns by `until` or the session's deadline.
+    fn read(&mut self, until: Instant) -> Result<usize, Cut> {
+        let ends = |now: Instant| {
+            if now >= self.deadline {
+                Err(Cut::Deadline)
+            } else if now >= until {
+                Err(Cut::TimedOut)
+            } else {
+                Ok(until.min(self.deadline) - now)
+            }
+        };
+        loop {
+            let left = ends(Instant::now())?;
+            let buffer = &mut self.input[self.end..];
+            let result = match &self.shared.socket {
+                Socket::Pipe { input, .. } => {
+                    // Nobody can wake us here but time.
+                    if !ready(input, PollFlags::POLLIN, left.min(Duration::from_secs(1)))? {
+                        if self.shared.lock().notice.is_some() {
+                            return Ok(0);
+                        }
+                        continue;
+                    }
+                    (&mut &*input).read(buffer)
+                }
+                socket => {
+                    // Too late by an eighth is allowed; so most reads need no second call.
+                    if left > self.armed || left + self.timeout / 8 < self.armed {
+                        self.armed = left.max(Duration::from_millis(1));
+                        socket.set_read_timeout(self.armed)?;
+                    }
+                    socket.read(buffer)
+                }
+            };
+            match result {
+                Ok(n) => return Ok(n),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    ends(Instant::now() + self.timeout / 8)?;
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Ends a session from another thread. Outlives its stream, and then does nothing.
+#[derive(Clone, Debug)]
+pub struct Handle(Weak<Shared>);
+
+impl Handle {
+    /// The session is to end at its next command; if it waits for one, now.
+    pub fn stop(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            let mut state = shared.lock();
+            state.notice = Some(Notice::Stop);
+            if matches!(state.waiting, Some((Phase::Command, _))) {
+                shared.socket.shutdown(Shutdown::Read);
+            }
+        }
+    }
+
+    /// Since when the session has been waiting for its client; None while it is at work.
+    pub fn waiting_since(&self) -> Option<Instant> {
+        let shared = self.0.upgrade()?;
+        let waiting = shared.lock().waiting;
+        waiting.map(|(_, since)| since)
+    }
+
+    /// Ends the session if it is still waiting since `since`; whether it was.
+    pub fn make_room(&self, since: Instant) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let mut state = shared.lock();
+        let idle = state.waiting.is_some_and(|(_, at)| at == since);
+        if idle && state.notice.is_none() {
+            state.notice = Some(Notice::MakeRoom);
+            shared.socket.shutdown(Shutdown::Read);
+            return true;
+        }
+        false
+    }
+
+    /// Cuts the connection, whatever the session is doing.
+    pub fn cut(&self) {
+        if let Some(shared) = self.0.upgrade() {
+            shared.lock().notice = Some(Notice::Stop);
+            shared.socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// What a stream and its handles have in common.
+#[derive(Debug)]
+struct Shared {
+    socket: Socket,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Blocked in a read: of what, and since when.
+    waiting: Option<(Phase, Instant)>,
+    notice: Option<Notice>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Command,
+    Data,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Notice {
+    Stop,
+    MakeRoom,
+}
+
+impl From<Notice> for Cut {
+    fn from(notice: Notice) -> Cut {
+        match notice {
+            Notice::Stop => Cut::Stopping,
+            Notice::MakeRoom => Cut::MakeRoom,
+        }
+    }
+}
+
+impl From<io::Error> for Cut {
+    fn from(e: io::Error) -> Cut {
+        match e.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cut::TimedOut,
+            _ => Cut::Broken(e),
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The stream is about to block. Under the lock, so that a notice comes either before (and is
+    /// seen here) or after (and finds the socket to wake).
+    fn wait(&self, phase: Phase) -> Result<(), Cut> {
+        let mut state = self.lock();
+        match state.notice {
+            Some(Notice::Stop) if phase == Phase::Data => {}
+            Some(notice) => return Err(notice.into()),
+            None => {}
+        }
+        state.waiting = Some((phase, Instant::now()));
+        Ok(())
+    }
+
+    /// The stream has stopped blocking; what it was told meanwhile.
+    fn awake(&self) -> Option<Notice> {
+        let mut state = self.lock();
+        state.waiting = None;
+        state.notice
+    }
+}
+
+impl Socket {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(s) => (&mut &*s).read(buffer),
+            Socket::Unix(s) => (&mut &*s).read(buffer),
+            Socket::Pipe { input, .. } => (&mut &*input).read(buffer),
+        }
+    }
+
+    fn write(&self, bytes: &[u8], until: Instant) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(s) => (&mut &*s).write(bytes),
+            Socket::Unix(s) => (&mut &*s).write(bytes),
+            Socket::Pipe { output, .. } => {
+                let left = until.saturating_duration_since(Instant::now());
+                if !ready(output, PollFlags::POLLOUT, left)? {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                // A pipe that poll calls writable takes this much without blocking.
+                (&mut &*output).write(&bytes[..bytes.len().min(PIPE_PIECE)])
+            }
+        }
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        match self {
+            Socket::Tcp(s) => s.set_read_timeout(Some(timeout)),
+            Socket::Unix(s) => s.set_read_timeout(Some(timeout)),
+            Socket::Pipe { .. } => Ok(()),
+        }
+    }
+
+    /// A failure means that the client was faster.
+    fn shutdown(&self, how: Shutdown) {
+        let _ = match self {
+            Socket::Tcp(s) => s.shutdown(how),
+            Socket::Unix(s) => s.shutdown(how),
+            Socket::Pipe { .. } => Ok(()),
+        };
+    }
+}
+
+/// Waits until `file` can be read or written, or has ended; false when `wait` is over.
+fn ready(file: &File, what: PollFlags, wait: Duration) -> io::Result<bool> {
+    // Rounded up, or the last fraction of a millisecond would be spent in a busy loop.
+    let millis = wait.as_millis().saturating_add(1);
+    let wait = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
+    match nix::poll::poll(&mut [PollFd::new(file.as_fd(), what)], wait) {
+        Ok(n) => Ok(n > 0),
+        Err(nix::Error::EINTR) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Octets read at once; more than any command line.
+const INPUT_SIZE: usize = 16 * 1024;
+/// Replies of a pipelining client that are held back at most.
+const OUTPUT_MAX: usize = 8 * 1024;
+/// PIPE_BUF on Linux; POSIX allows less on others, where a write may then block.
+const PIPE_PIECE: usize = 512;
+/// How long, and how much, unread input is read and dropped at the end.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_MAX: usize = 1024 * 1024;
