@@ -1,8 +1,25 @@
-//! Where sockets come from.
+//! Where connections come from: addresses to listen on, and sockets that systemd passes.
+//!
+//! ```text
+//! 127.0.0.1:25   [::1]:25   mx.example.org:25   unix:/run/mailslot/smtp,mode=660
+//! ```
+//! A name is looked up once, and every address it has is listened on. `[::]:25` takes IPv4 too,
+//! where the system is set up so (Linux is). A Unix socket that nobody listens on any more is
+//! replaced; anything else that bears its name is left alone, and an error.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+
+use listenfd::ListenFd;
+
+use crate::stream::{Peer, Socket};
 
 /// Where to listen, as the options `--listen` and `--lmtp` give it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +38,237 @@ pub enum Address {
         /// Its permission bits.
         mode: u32,
     },
+}
+
+/// A source of connections: what the server needs of a [`Listener`], so that a test can fail it.
+pub trait Accept: AsFd {
+    /// The next connection. Does not block: without one the error is `WouldBlock`.
+    ///
+    /// # Errors
+    /// As accept(2).
+    fn accept(&self) -> io::Result<(Socket, Peer)>;
+}
+
+/// An open listening socket.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Listening,
+    /// The Unix socket that was made here, by device and inode; removed when it is closed.
+    made: Option<(PathBuf, u64, u64)>,
+}
+
+#[derive(Debug)]
+enum Listening {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+/// Listens on all of `addresses`. One that this host does not have is passed over with a warning
+/// if it is a loopback address (many a container has no `::1`) and another could be had.
+///
+/// # Errors
+/// The first address that cannot be had, with the cure where it is known.
+pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    let mut passed_over = None;
+    for address in addresses {
+        match address.listen() {
+            Ok(more) => listeners.extend(more),
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && address.is_loopback() => {
+                passed_over = Some(e);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    match passed_over {
+        Some(e) if listeners.is_empty() => return Err(e),
+        Some(e) => log::warn!("not listening everywhere: {e}"),
+        None => {}
+    }
+    Ok(listeners)
+}
+
+/// The listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)): TCP or Unix.
+///
+/// # Errors
+/// One of them is something else.
+pub fn passed() -> io::Result<Vec<Listener>> {
+    let mut fds = ListenFd::from_env();
+    let mut listeners = Vec::with_capacity(fds.len());
+    for i in 0..fds.len() {
+        let socket = match fds.take_tcp_listener(i) {
+            Ok(tcp) => tcp.map(Listening::Tcp),
+            Err(_) => fds.take_unix_listener(i)?.map(Listening::Unix),
+        };
+        listeners.extend(socket.map(Listener::new).transpose()?);
+    }
+    Ok(listeners)
+}
+
+/// Tells the service manager, if there is one (`NOTIFY_SOCKET`, sd_notify(3)): `READY=1` once
+/// connections are accepted, `STOPPING=1` when it ends. A failure is logged: mail is more important.
+pub fn notify(state: &str) {
+    let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
+        log::warn!("cannot tell the service manager {state}: {e}");
+    }
+}
+
+fn send_datagram(to: &Path, bytes: &[u8]) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    #[cfg(target_os = "linux")]
+    if let Some(name) = to.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        return socket.send_to_addr(bytes, &address).map(drop);
+    }
+    socket.send_to(bytes, to).map(drop)
+}
+
+impl Listener {
+    fn new(socket: Listening) -> io::Result<Listener> {
+        // The server waits in poll; a connection that is gone again must not make accept wait.
+        match &socket {
+            Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
+            Listening::Unix(unix) => unix.set_nonblocking(true)?,
+        }
+        Ok(Listener { socket, made: None })
+    }
+
+    /// The address it really has, with the port that port 0 became; None for a Unix socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Tcp(tcp) => tcp.local_addr().ok(),
+            Listening::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = match &self.socket {
+            Listening::Tcp(_) => None,
+            Listening::Unix(unix) => {
+                let address = unix.local_addr().ok();
+                address.and_then(|a| a.as_pathname().map(Path::to_owned))
+            }
+        };
+        match (self.local_addr(), path) {
+            (Some(address), _) => address.fmt(f),
+            (None, Some(path)) => write!(f, "unix:{}", path.display()),
+            (None, None) => f.write_str("unix socket"),
+        }
+    }
+}
+
+impl Accept for Listener {
+    fn accept(&self) -> io::Result<(Socket, Peer)> {
+        match &self.socket {
+            Listening::Tcp(tcp) => {
+                let (tcp, address) = tcp.accept()?;
+                // The BSDs let it inherit O_NONBLOCK.
+                #[cfg(not(target_os = "linux"))]
+                tcp.set_nonblocking(false)?;
+                Ok((Socket::Tcp(tcp), Peer::ip(address)))
+            }
+            Listening::Unix(unix) => {
+                let (unix, _) = unix.accept()?;
+                #[cfg(not(target_os = "linux"))]
+                unix.set_nonblocking(false)?;
+                Ok((Socket::Unix(unix), Peer::Unix))
+            }
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Listening::Tcp(tcp) => tcp.as_fd(),
+            Listening::Unix(unix) => unix.as_fd(),
+        }
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let Some((path, device, inode)) = &self.made
+            && fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (*device, *inode))
+        {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Address {
+    /// Listens on it: on all addresses that its name has.
+    fn listen(&self) -> io::Result<Vec<Listener>> {
+        let explain = |e: io::Error| {
+            let cure = match e.kind() {
+                io::ErrorKind::PermissionDenied => match self {
+                    Address::Tcp { .. } => {
+                        "; ports below 1024 take root or CAP_NET_BIND_SERVICE, or a socket unit"
+                    }
+                    Address::Unix { .. } => "; the folder must be ours to write to",
+                },
+                io::ErrorKind::AddrInUse => "; somebody else listens there",
+                _ => "",
+            };
+            io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{cure}"))
+        };
+        match self {
+            Address::Tcp { host, port } => {
+                let addresses = (host.as_str(), *port).to_socket_addrs().map_err(explain)?;
+                addresses.map(|a| listen_tcp(a).map_err(explain)).collect()
+            }
+            Address::Unix { path, mode } => Ok(vec![listen_unix(path, *mode).map_err(explain)?]),
+        }
+    }
+
+    fn is_loopback(&self) -> bool {
+        match self {
+            Address::Tcp { host, .. } => {
+                host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Address::Unix { .. } => false,
+        }
+    }
+}
+
+fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
+    let tcp = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {
+        // A kernel without IPv6 says this, one with it switched off says EADDRNOTAVAIL.
+        Some(code) if code == nix::Error::EAFNOSUPPORT as i32 => {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, e)
+        }
+        _ => e,
+    })?;
+    Listener::new(Listening::Tcp(tcp))
+}
+
+fn listen_unix(path: &Path, mode: u32) -> io::Result<Listener> {
+    let unix = match UnixListener::bind(path) {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        result => result?,
+    };
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    let found = fs::symlink_metadata(path)?;
+    let mut listener = Listener::new(Listening::Unix(unix))?;
+    listener.made = Some((path.to_owned(), found.dev(), found.ino()));
+    Ok(listener)
+}
+
+/// Whether `path` is a socket that nobody listens on.
+fn is_stale(path: &Path) -> bool {
+    let refused = || {
+        let tried = UnixStream::connect(path);
+        tried.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) && refused()
 }
 
 impl FromStr for Address {
@@ -71,5 +319,81 @@ impl fmt::Display for Address {
             Address::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
             Address::Unix { path, mode } => write!(f, "unix:{},mode={mode:o}", path.display()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_back() {
+        for text in [
+            "127.0.0.1:25",
+            "[::1]:25",
+            "localhost:0",
+            "mx-1.example.org:65535",
+            "unix:/run/smtp",
+            "unix:smtp:25",
+            "unix:/run/smtp,mode=600",
+        ] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for (text, why) in [
+            ("", "no port"),
+            ("localhost", "no port"),
+            (":25", "no host"),
+            ("::1:25", "needs brackets"),
+            ("[::1]", "the port is not"),
+            ("[::1:25", "no IPv6 address in the brackets"),
+            ("[localhost]:25", "no IPv6 address in the brackets"),
+            ("h:", "the port is not"),
+            ("h:+25", "the port is not"),
+            ("h:65536", "the port is not"),
+            ("a b:25", "not a host name"),
+            ("unix:", "no path"),
+            ("unix:/run/smtp,mode=1666", "the mode is not octal"),
+            ("unix:/run/smtp,mode=", "the mode is not octal"),
+        ] {
+            let said = text.parse::<Address>().unwrap_err();
+            assert!(said.contains(why), "{text:?}: {said}");
+        }
+        assert!(format!("unix:{}", "x".repeat(103)).parse::<Address>().is_ok());
+        assert!(format!("unix:{}", "x".repeat(104)).parse::<Address>().is_err());
+    }
+
+    #[test]
+    fn a_stale_unix_socket_is_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let address = Address::Unix { path: path.clone(), mode: 0o640 };
+        drop(UnixListener::bind(&path).unwrap());
+        let first = open(std::slice::from_ref(&address)).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        // Somebody listens: refused, and the socket stays.
+        let second = open(std::slice::from_ref(&address)).unwrap_err();
+        assert!(second.to_string().contains("somebody else listens"), "{second}");
+        UnixStream::connect(&path).unwrap();
+        drop(first);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert!(open(&[address]).is_err());
+        assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn the_service_manager_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        send_datagram(&path, b"READY=1").unwrap();
+        let mut told = [0; 16];
+        let n = manager.recv(&mut told).unwrap();
+        assert_eq!(&told[..n], b"READY=1");
+        assert!(send_datagram(&folder.path().join("nobody"), b"READY=1").is_err());
     }
 }

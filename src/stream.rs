@@ -36,8 +36,10 @@ pub const PACE_MIN: u64 = 100;
 pub enum Peer {
     /// A client over TCP; IPv4-mapped IPv6 addresses are turned into IPv4.
     Ip(SocketAddr),
-    /// A process on this host, over a Unix socket or a pipe.
-    Local,
+    /// A process on this host, over a Unix socket.
+    Unix,
+    /// Whoever holds the other end of standard input.
+    Pipe,
 }
 
 impl Peer {
@@ -50,11 +52,11 @@ impl Peer {
     pub fn address(&self) -> Option<IpAddr> {
         match self {
             Peer::Ip(addr) => Some(addr.ip()),
-            Peer::Local => None,
+            Peer::Unix | Peer::Pipe => None,
         }
     }
 
-    /// Whether the client is on this host.
+    /// Whether the client is on this host, as far as can be told.
     pub fn is_local(&self) -> bool {
         self.address().is_none_or(|ip| ip.is_loopback())
     }
@@ -64,7 +66,8 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Ip(addr) => addr.fmt(f),
-            Peer::Local => f.write_str("local"),
+            Peer::Unix => f.write_str("unix"),
+            Peer::Pipe => f.write_str("pipe"),
         }
     }
 }
@@ -102,7 +105,7 @@ pub fn standard_input() -> io::Result<(Socket, Peer)> {
             .iter()
             .find_map(|name| std::env::var(name).ok()?.parse::<u16>().ok());
         let peer = address.map(|ip| Peer::ip(SocketAddr::new(ip, port.unwrap_or(0))));
-        return Ok((Socket::Pipe { input, output }, peer.unwrap_or(Peer::Local)));
+        return Ok((Socket::Pipe { input, output }, peer.unwrap_or(Peer::Pipe)));
     }
     let tcp = TcpStream::from(OwnedFd::from(input));
     // Whoever made it may have left it non-blocking; our time-outs need it to block.
@@ -114,7 +117,7 @@ pub fn standard_input() -> io::Result<(Socket, Peer)> {
     }
     let unix = UnixStream::from(OwnedFd::from(tcp));
     unix.peer_addr()?;
-    Ok((Socket::Unix(unix), Peer::Local))
+    Ok((Socket::Unix(unix), Peer::Unix))
 }
 
 /// Why nothing more will be read or written.
@@ -122,8 +125,10 @@ pub fn standard_input() -> io::Result<(Socket, Peer)> {
 pub enum Cut {
     /// The client has closed its side.
     Closed,
-    /// The client was silent, or did not read, for too long.
+    /// The client was silent for too long.
     TimedOut,
+    /// The client did not read what it was answered.
+    NotReading,
     /// Mail data came at less than [`PACE_MIN`].
     TooSlow,
     /// The session has taken as long as any may.
@@ -277,10 +282,11 @@ impl Stream {
                 Ok(0) => return Err(Cut::Closed),
                 Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e.into()),
+                Err(e) if is_timeout(&e) => return Err(Cut::NotReading),
+                Err(e) => return Err(Cut::Broken(e)),
             }
             if !rest.is_empty() && Instant::now() >= until.min(self.deadline) {
-                return Err(Cut::TimedOut);
+                return Err(Cut::NotReading);
             }
         }
         self.output = output;
@@ -344,7 +350,8 @@ impl Stream {
             let result = match &self.shared.socket {
                 Socket::Pipe { input, .. } => {
                     // Nobody can wake us here but time.
-                    if !ready(input, PollFlags::POLLIN, left.min(Duration::from_secs(1)))? {
+                    let wait = left.min(Duration::from_secs(1));
+                    if !ready(input, PollFlags::POLLIN, wait).map_err(Cut::Broken)? {
                         if self.shared.lock().notice.is_some() {
                             return Ok(0);
                         }
@@ -356,7 +363,7 @@ impl Stream {
                     // Too late by an eighth is allowed; so most reads need no second call.
                     if left > self.armed || left + self.timeout / 8 < self.armed {
                         self.armed = left.max(Duration::from_millis(1));
-                        socket.set_read_timeout(self.armed)?;
+                        socket.set_read_timeout(self.armed).map_err(Cut::Broken)?;
                     }
                     socket.read(buffer)
                 }
@@ -364,10 +371,8 @@ impl Stream {
             match result {
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ends(Instant::now() + self.timeout / 8)?;
-                }
-                Err(e) => return Err(e.into()),
+                Err(e) if is_timeout(&e) => drop(ends(Instant::now() + self.timeout / 8)?),
+                Err(e) => return Err(Cut::Broken(e)),
             }
         }
     }
@@ -453,15 +458,6 @@ impl From<Notice> for Cut {
     }
 }
 
-impl From<io::Error> for Cut {
-    fn from(e: io::Error) -> Cut {
-        match e.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Cut::TimedOut,
-            _ => Cut::Broken(e),
-        }
-    }
-}
-
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -528,6 +524,10 @@ impl Socket {
             Socket::Pipe { .. } => Ok(()),
         };
     }
+}
+
+fn is_timeout(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Waits until `file` can be read or written, or has ended; false when `wait` is over.
