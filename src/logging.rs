@@ -20,6 +20,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::panic;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -67,6 +68,8 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<()> {
         .name("log".into())
         .stack_size(128 * 1024)
         .spawn(move || write_lines(&queue, |level, line| style.write(level, line)))?;
+    // The default hook writes to standard error, which may be the client's socket under inetd.
+    panic::set_hook(Box::new(|info| log::error!("panic {}", one_line(info.to_string()))));
     log::set_max_level(filter.filter());
     log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
         .map_err(io::Error::other)

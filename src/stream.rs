@@ -141,6 +141,22 @@ pub enum Cut {
     Broken(io::Error),
 }
 
+impl fmt::Display for Cut {
+    /// One word for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cut::Closed => "closed",
+            Cut::TimedOut => "timeout",
+            Cut::NotReading => "not-reading",
+            Cut::TooSlow => "slow",
+            Cut::Deadline => "deadline",
+            Cut::Stopping => "stopping",
+            Cut::MakeRoom => "idle",
+            Cut::Broken(_) => "broken",
+        })
+    }
+}
+
 /// One connection with its buffers and deadlines.
 #[derive(Debug)]
 pub struct Stream {
@@ -505,6 +521,22 @@ impl Socket {
                 // A pipe that poll calls writable takes this much without blocking.
                 (&mut &*output).write(&bytes[..bytes.len().min(PIPE_PIECE)])
             }
+        }
+    }
+
+    /// Writes `bytes` and ends our side, without ever blocking, for a client that gets no session.
+    /// What it sent already is read: left unread, it would turn the close into a reset, which may
+    /// take our line with it.
+    pub fn send_at_once(&self, bytes: &[u8]) {
+        let unblocked = match self {
+            Socket::Tcp(s) => s.set_nonblocking(true),
+            Socket::Unix(s) => s.set_nonblocking(true),
+            Socket::Pipe { .. } => return,
+        };
+        if unblocked.is_ok() {
+            let _ = self.write(bytes, Instant::now());
+            self.shutdown(Shutdown::Write);
+            let _ = self.read(&mut [0; 1024]);
         }
     }
 
