@@ -41,7 +41,7 @@ use crate::listen::{self, Accept};
 use crate::logging::value;
 use crate::route::Route;
 use crate::session::{self, End, Office};
-use crate::smtp::Reply;
+use crate::smtp::reply;
 use crate::stream::{self, Peer, Socket, Stream};
 
 /// What the server is told.
@@ -85,7 +85,7 @@ impl Server {
         let threads = settings.threads.max(1);
         let hostname = &settings.session.hostname;
         let mut busy = Vec::new();
-        Reply::new(421, (4, 3, 2), format!("{hostname} too busy, try later")).write_to(&mut busy);
+        reply::closing(hostname, "too busy, try again later").write_to(&mut busy);
         let shared = Shared {
             threads,
             per_client: settings.per_client.min(threads / 2).max(1),

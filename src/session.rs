@@ -30,7 +30,7 @@ use crate::message::{Destination, Fault, Intake, Message};
 use crate::route::{Member, Refusal, Route};
 use crate::smtp::data::{Decoder, End as DataEnd};
 use crate::smtp::receiver::{Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
-use crate::smtp::{Envelope, ForwardPath, Reply};
+use crate::smtp::{Envelope, ForwardPath, Reply, reply};
 use crate::stream::{Cut, Peer, Stream};
 use crate::trace::{self, Ids, Received};
 
@@ -235,7 +235,7 @@ impl<'a> Session<'a> {
         let Office { settings, post, counters, .. } = self.office;
         let known = self.receiver.envelope().zip(self.receiver.client());
         // The receiver gives 354 only to a client that greeted and named a recipient.
-        let Some((envelope, (client, protocol))) = known else { return Ok(local_error()) };
+        let Some((envelope, (client, protocol))) = known else { return Ok(reply::data_error()) };
         self.messages += 1;
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
@@ -265,9 +265,16 @@ impl<'a> Session<'a> {
         let dot = Instant::now();
         let line = about.to_string();
         let reply = match (end, intake.finish()) {
-            (DataEnd::BareLineEnd, _) => bare_line_end(),
-            (DataEnd::TooLarge, _) => too_large(settings.size_max),
-            (DataEnd::Whole, Err(fault)) => fault_reply(&fault),
+            (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
+            (DataEnd::TooLarge, _) => reply::data_too_large(),
+            (DataEnd::Whole, Err(fault)) => {
+                let level = match fault {
+                    Fault::Disk(_) => log::Level::Warn,
+                    Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
+                };
+                log::log!(level, "fault message={id} why={}", value(&fault));
+                fault_reply(&fault)
+            }
             (DataEnd::Whole, Ok(content)) => {
                 let head = mbox::head(&envelope.from, at.timestamp().as_second());
                 let message = Message { id: id.clone(), head, content, to };
@@ -329,12 +336,12 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn refuse(&self, refusal: &Refusal, subject: &str) -> Reply {
+    fn refuse(&self, refusal: &Refusal, asked: &Asked<'_>) -> Reply {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(subject), value(why));
+            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
         }
         let told = self.office.settings.forward_replies.allows(self.peer);
-        refusal_reply(refusal, subject, told)
+        refusal_reply(refusal, asked, told)
     }
 }
 
@@ -346,7 +353,7 @@ impl Host for Desk<'_> {
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         match has_room(spool, needed) && has_room(mail_dir, needed) {
             true => Ok(()),
-            false => Err(no_room()),
+            false => Err(reply::no_room()),
         }
     }
 
@@ -359,7 +366,7 @@ impl Host for Desk<'_> {
             }
             Err(refusal) => {
                 counters.recipients_refused.one();
-                let reply = self.refuse(&refusal, &to.to_string());
+                let reply = self.refuse(&refusal, &Asked::Rcpt(to));
                 log::info!(
                     "recipient refused session={} client={} to={} reply={}",
                     self.session,
@@ -374,25 +381,51 @@ impl Host for Desk<'_> {
 
     fn vrfy(&self, name: &str) -> Reply {
         match self.office.route.vrfy(name) {
-            Ok(member) => members_reply(&[member]),
-            Err(refusal) => self.refuse(&refusal, name),
+            Ok(member) => members_reply(vec![member]),
+            Err(refusal) => self.refuse(&refusal, &Asked::Vrfy(name)),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
         match self.office.route.expn(list) {
-            Ok(members) => members_reply(&members),
-            Err(refusal) => self.refuse(&refusal, list),
+            Ok(members) => members_reply(members),
+            Err(refusal) => self.refuse(&refusal, &Asked::Expn(list)),
         }
     }
 
     fn help(&self) -> Option<Reply> {
         let counters = self.peer.is_local().then(|| self.office.counters.list())?;
-        let title = concat!("mailslot ", env!("CARGO_PKG_VERSION"), ", since it started:");
-        let mut reply = Reply::new(211, (2, 0, 0), title);
-        reply.lines.extend(counters.iter().map(|(name, n)| format!("{name} {n}").into()));
-        reply.lines.push("HELP with a command's name tells about it".into());
-        Some(reply)
+        let mut lines =
+            vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
+        lines.extend(counters.iter().map(|(name, n)| format!("{name} {n}")));
+        lines.push("HELP and the name of a command tells its form".into());
+        Some(reply::status(lines))
+    }
+}
+
+/// What a refusal answers.
+enum Asked<'a> {
+    Rcpt(&'a ForwardPath),
+    Vrfy(&'a str),
+    Expn(&'a str),
+}
+
+impl Asked<'_> {
+    fn verb(&self) -> &'static str {
+        match self {
+            Asked::Rcpt(_) => "RCPT",
+            Asked::Vrfy(_) => "VRFY",
+            Asked::Expn(_) => "EXPN",
+        }
+    }
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asked::Rcpt(to) => to.fmt(f),
+            Asked::Vrfy(name) | Asked::Expn(name) => name.fmt(f),
+        }
     }
 }
 
@@ -409,110 +442,79 @@ impl From<Peer> for trace::Peer {
 /// Whether the disk that holds `folder` has `octets` free. A disk that cannot be asked, or knows no
 /// size, has: the writer will see.
 fn has_room(folder: &Path, octets: u64) -> bool {
+    #[allow(clippy::useless_conversion)] // 32 bits where the system's are
     nix::sys::statvfs::statvfs(folder).map_or(true, |disk| {
-        let free = disk.blocks_available() as u64 * disk.fragment_size() as u64;
+        let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
         disk.blocks() == 0 || free >= octets
     })
 }
 
 /// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-fn refusal_reply(refusal: &Refusal, subject: &str, told: bool) -> Reply {
-    match refusal {
-        Refusal::Forward(to) if told => {
-            Reply::new(551, (5, 1, 6), format!("User not local; please try <{to}>"))
-        }
-        Refusal::Unknown | Refusal::Forward(_) => {
-            Reply::new(550, (5, 1, 1), format!("{subject}: no such user here"))
-        }
-        Refusal::NameNotAllowed => {
-            Reply::new(553, (5, 1, 3), format!("{subject}: mailbox name not allowed"))
-        }
-        Refusal::NotLocal => {
-            Reply::new(550, (5, 7, 1), format!("{subject}: not local, and nothing is relayed"))
-        }
-        Refusal::Ambiguous(users) => {
-            let mut reply = Reply::new(553, (5, 1, 4), format!("{subject}: ambiguous; it may be"));
-            reply.lines.extend(users.iter().map(|user| format!("<{user}>").into()));
-            reply
-        }
-        Refusal::Later(_) => {
-            Reply::new(451, (4, 3, 0), format!("{subject}: cannot be looked up now, try later"))
-        }
-        Refusal::Misconfigured(_) => {
-            Reply::new(451, (4, 3, 5), format!("{subject}: aliases are in disorder, try later"))
-        }
+fn refusal_reply(refusal: &Refusal, asked: &Asked<'_>, told: bool) -> Reply {
+    let verb = asked.verb();
+    match (refusal, asked) {
+        (Refusal::Forward(to), _) if told => reply::please_try(to),
+        (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
+        (Refusal::Later(_), _) => reply::lookup_failed(verb),
+        (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
+        (Refusal::Unknown | Refusal::Forward(_), Asked::Rcpt(to)) => reply::no_such_user(to),
+        (Refusal::NameNotAllowed, Asked::Rcpt(to)) => reply::name_not_allowed(to),
+        (Refusal::NotLocal, Asked::Rcpt(to)) => reply::relaying_denied(to),
+        (_, Asked::Vrfy(_) | Asked::Expn(_)) => reply::nobody(verb),
     }
 }
 
 /// What the sender hears after the dot.
 fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
-    let (code, status, text) = match outcome {
-        Outcome::Delivered => return Reply::new(250, (2, 0, 0), format!("Delivered, id {id}")),
-        Outcome::Later(Why::OverQuota) => (452, (4, 2, 2), "Mailbox full, try later"),
-        Outcome::Never(Why::OverQuota) => (552, (5, 2, 2), "Mailbox full"),
-        Outcome::Never(_) => (554, (5, 3, 0), "Cannot be delivered"),
-        Outcome::Later(Why::Busy) => (451, (4, 2, 0), "Mailbox in use, try later"),
-        Outcome::Later(Why::Unusable) => (451, (4, 2, 0), "Mailbox out of order, try later"),
-        Outcome::Later(Why::NoSpace) => (452, (4, 3, 1), "Disk full, try later"),
-        Outcome::Later(Why::Stopping) => (451, (4, 3, 2), "Stopping, try later"),
-        Outcome::Later(Why::Io | Why::GivenUp) => return local_error(),
-    };
-    Reply::new(code, status, text)
+    match outcome {
+        Outcome::Delivered => reply::delivered(id),
+        Outcome::Later(Why::Busy | Why::Unusable) => reply::data_mailbox_busy(),
+        Outcome::Later(Why::NoSpace) => reply::data_no_room(),
+        Outcome::Later(Why::OverQuota) => reply::data_mailbox_filled(),
+        Outcome::Later(Why::Stopping) => reply::data_stopping(),
+        Outcome::Later(Why::Io | Why::GivenUp) => reply::data_error(),
+        Outcome::Never(Why::OverQuota) => reply::data_mailbox_full(),
+        Outcome::Never(_) => reply::data_undeliverable(),
+    }
 }
 
 /// What the sender hears of mail data that could not be taken in.
 fn fault_reply(fault: &Fault) -> Reply {
     match fault {
-        Fault::Loop => Reply::new(554, (5, 4, 6), "Too many Received fields: a mail loop"),
-        Fault::HiddenFrom => Reply::new(554, (5, 6, 0), "A long line hides a From_ line"),
-        Fault::Disk(e) => {
-            log::warn!("spool: {e}");
-            match e.kind() {
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => no_room(),
-                _ => local_error(),
-            }
-        }
+        Fault::Loop => reply::data_loop(),
+        Fault::HiddenFrom => reply::data_hidden_from(),
+        Fault::Disk(e) => match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
+            _ => reply::data_error(),
+        },
     }
 }
 
-/// What a client hears of the end of its session; None if it will not listen, or has its 221.
+/// What a client hears of the end of its session; None if it knows, or will not listen.
 fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
-    let (status, text) = match end {
+    let cut = match end {
         End::Quit | End::TooManyErrors => return None,
-        End::Cut(Cut::Closed | Cut::Broken(_) | Cut::NotReading) => return None,
-        End::Panicked => ((4, 3, 0), "internal error"),
-        End::Cut(Cut::TimedOut) => ((4, 4, 2), "nothing came for too long"),
-        End::Cut(Cut::TooSlow) => ((4, 4, 2), "mail data comes too slowly"),
-        End::Cut(Cut::Deadline) => ((4, 4, 2), "the session takes too long"),
-        End::Cut(Cut::MakeRoom) => ((4, 4, 2), "idle, and others are waiting"),
-        End::Cut(Cut::Stopping) => ((4, 3, 2), "stopping"),
+        End::Panicked => return Some(reply::broken(hostname)),
+        End::Cut(cut) => cut,
     };
-    Some(Reply::new(421, status, format!("{hostname} closing: {text}")))
+    let slow = |why| Some(reply::timed_out(hostname, why));
+    match cut {
+        Cut::Closed | Cut::Broken(_) | Cut::NotReading => None,
+        Cut::TimedOut => slow("nothing came for too long"),
+        Cut::TooSlow => slow("mail data comes too slowly"),
+        Cut::Deadline => slow("the session takes too long"),
+        Cut::MakeRoom => slow("idle, and others are waiting"),
+        Cut::Stopping => Some(reply::closing(hostname, "the service is stopping")),
+    }
 }
 
 /// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
-fn members_reply(members: &[Member]) -> Reply {
-    let lines = members.iter().map(|Member { full_name, mailbox }| match full_name.as_str() {
-        "" => format!("<{mailbox}>").into(),
-        name => format!("{name} <{mailbox}>").into(),
-    });
-    Reply { lines: lines.collect(), ..Reply::new(250, (2, 1, 5), "") }
-}
-
-fn no_room() -> Reply {
-    Reply::new(452, (4, 3, 1), "Disk full, try later")
-}
-
-fn local_error() -> Reply {
-    Reply::new(451, (4, 3, 0), "Local error, try later")
-}
-
-fn bare_line_end() -> Reply {
-    Reply::new(554, (5, 6, 0), "Bare CR or LF in mail data; only CR LF ends a line")
-}
-
-fn too_large(size_max: u64) -> Reply {
-    Reply::new(552, (5, 3, 4), format!("Larger than {size_max} octets"))
+fn members_reply(members: Vec<Member>) -> Reply {
+    let line = |Member { full_name, mailbox }| match full_name.as_str() {
+        "" => format!("<{mailbox}>"),
+        name => format!("{name} <{mailbox}>"),
+    };
+    reply::members(members.into_iter().map(line).collect())
 }
 
 /// The last line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.

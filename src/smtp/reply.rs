@@ -167,6 +167,16 @@ pub fn closing(hostname: &str, why: &str) -> Reply {
     Reply::new(421, (4, 3, 2), format!("{hostname} closing transmission channel: {why}"))
 }
 
+/// `421 host ...`: the client, or the network, was too slow.
+pub fn timed_out(hostname: &str, why: &str) -> Reply {
+    Reply::new(421, (4, 4, 2), format!("{hostname} closing transmission channel: {why}"))
+}
+
+/// `421 host ...`: our own fault.
+pub fn broken(hostname: &str) -> Reply {
+    Reply::new(421, (4, 3, 0), format!("{hostname} closing transmission channel: internal error"))
+}
+
 /// `421 host ...`: the client's fault.
 pub fn giving_up(hostname: &str, why: &str) -> Reply {
     Reply::new(421, (4, 7, 0), format!("{hostname} closing transmission channel: {why}"))
@@ -215,9 +225,11 @@ fixed! { HOST_SAYS:
     data_loop           554 5 4 6 "DATA: too many Received lines, a mail loop"
     data_hidden_from    554 5 6 0 "DATA: a long line hides a mailbox separator"
     data_mailbox_busy   451 4 2 0 "DATA: a mailbox is locked or not usable now, try again later"
+    data_mailbox_filled 452 4 2 2 "DATA: no storage left for a mailbox, try again later"
     data_mailbox_full   552 5 2 2 "DATA: exceeded storage allocation of a mailbox"
     data_no_room        452 4 3 1 "DATA: insufficient system storage, try again later"
     data_error          451 4 3 0 "DATA: Requested action aborted: error in processing"
+    data_undeliverable  554 5 3 0 "DATA: cannot be delivered here"
     data_stopping       451 4 3 2 "DATA: the service is stopping, try again later"
 }
 
@@ -332,6 +344,8 @@ mod tests {
             help_topic("NOOP"),
             quit(&host),
             closing(&host, "why"),
+            timed_out(&host, "why"),
+            broken(&host),
             giving_up(&host, "why"),
             syntax("form"),
             bad_reverse_path(SyntaxError("why")),
