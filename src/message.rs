@@ -6,13 +6,13 @@
 //! - **no stranger steers the reader**: the header fields by which mailbox readers keep their own
 //!   notes ([`STEERING`]) are left out, and nothing of the message can continue or change the
 //!   fields that mailslot writes above it;
-//! - **the framing holds**: no line of content begins with `From `. The quoting is that of
-//!   [`mbox`](crate::deliver::mbox), done here because sessions run in parallel and the writer
-//!   does not;
+//! - **the framing holds**: no line of content begins with `From `. The quoting is that of the
+//!   mailbox's format (`deliver/mbox.rs`), done here because sessions run in parallel and the
+//!   writer does not;
 //! - **the rest stays as it came**, octet for octet. It does not judge headers, add missing
 //!   fields, fold long lines or look into MIME.
 //!
-//! A message gets worse as it comes in, never better: after a [`Fault`] the rest is swallowed.
+//! The first [`Fault`] stays: the rest of the message is swallowed, and its storage given back.
 
 use std::fmt;
 use std::fs::File;
