@@ -14,12 +14,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use log::LevelFilter;
-
 use crate::deliver::{self, Locks};
 use crate::listen::Address;
+use crate::logging::Target;
 use crate::message::BoxName;
 use crate::options::{self, CommandLine, Fallback, Given, Origin};
+use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
 use crate::smtp::{Domain, Mailbox};
@@ -48,15 +48,6 @@ pub enum Names {
     System,
     /// Every name that can be one; in the sandbox.
     Any,
-}
-
-/// Where the log goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogTo {
-    /// Standard error.
-    Stderr,
-    /// syslog(3), facility mail.
-    Syslog,
 }
 
 /// The settings in force. Defaults are in [`options::TABLE`], sizes in octets.
@@ -111,9 +102,9 @@ pub struct Config {
     /// Who is told by 551 where a user has gone (RFC 5321 7.4).
     pub forward_replies: Switch,
     /// Where the log goes.
-    pub log: LogTo,
-    /// How much is logged.
-    pub level: LevelFilter,
+    pub log: Target,
+    /// How much is logged, from -1 (warnings) by 0 (what happened) to 2 (all).
+    pub verbosity: i32,
     /// Every setting in the order of the table, as text, with its origin.
     pub shown: Vec<Given>,
 }
@@ -203,7 +194,7 @@ impl Config {
     pub fn new(line: &CommandLine, file: Vec<Given>, facts: &Facts) -> Result<Config, Wrong> {
         let inetd = line.count("inetd") > 0;
         let command = command(line)?;
-        let level = level(line)?;
+        let verbosity = verbosity(line)?;
         let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
         let sandbox = values.all("sandbox", path)?.pop();
 
@@ -272,11 +263,11 @@ impl Config {
         let log = match (values.origin("log"), inetd) {
             (Origin::Default, true) => {
                 values.show("log", "syslog", Origin::Host("--inetd"));
-                LogTo::Syslog
+                Target::Syslog
             }
             (Origin::Default, false) => {
                 values.show("log", "stderr", Origin::Default);
-                LogTo::Stderr
+                Target::Stderr
             }
             _ => values.one("log", log_to)?,
         };
@@ -306,7 +297,7 @@ impl Config {
             expn: values.one("expn", switch)?,
             forward_replies: values.one("forward-replies", switch)?,
             log,
-            level,
+            verbosity,
             shown: Vec::new(),
         };
         let place = |g: &Given| options::TABLE.iter().position(|row| row.long == g.long);
@@ -329,6 +320,22 @@ impl Config {
             lock_timeout: self.lock_timeout,
             mailbox_limit: self.mailbox_limit,
             queue: self.threads,
+        }
+    }
+
+    /// What the host's own routing is told.
+    pub fn route(&self) -> route::Settings {
+        let these = |names: &Names| match names {
+            Names::These(names) => names.clone(),
+            Names::System | Names::Any => Vec::new(),
+        };
+        route::Settings {
+            domains: these(&self.domains),
+            hostname: self.hostname.clone(),
+            users: these(&self.users),
+            sandbox: self.sandbox.is_some(),
+            aliases: self.aliases.clone(),
+            delimiter: self.delimiter,
         }
     }
 
@@ -488,12 +495,10 @@ fn command(line: &CommandLine) -> Result<Command, Wrong> {
     }
 }
 
-fn level(line: &CommandLine) -> Result<LevelFilter, Wrong> {
+fn verbosity(line: &CommandLine) -> Result<i32, Wrong> {
     match (line.count("quiet"), line.count("verbose")) {
-        (0, 0) => Ok(LevelFilter::Info),
-        (0, 1) => Ok(LevelFilter::Debug),
-        (0, _) => Ok(LevelFilter::Trace),
-        (_, 0) => Ok(LevelFilter::Warn),
+        (0, more) => Ok(more.min(2) as i32),
+        (_, 0) => Ok(-1),
         _ => usage("--quiet and --verbose exclude each other"),
     }
 }
@@ -620,10 +625,10 @@ fn switch(text: &str) -> Result<Switch, String> {
     }
 }
 
-fn log_to(text: &str) -> Result<LogTo, String> {
+fn log_to(text: &str) -> Result<Target, String> {
     match text {
-        "stderr" => Ok(LogTo::Stderr),
-        "syslog" => Ok(LogTo::Syslog),
+        "stderr" => Ok(Target::Stderr),
+        "syslog" => Ok(Target::Syslog),
         _ => Err("stderr or syslog".to_owned()),
     }
 }
@@ -748,7 +753,7 @@ mod tests {
                 config.shown.iter().filter(|g| g.long == "domain").map(|g| &*g.value).collect();
             assert_eq!((&*config.hostname, shown), (hostname, vec![domains]), "{facts:?}");
         }
-        let unnamed = config("", "", &host("my_", "", None));
+        let unnamed = config("", "", &host("-", "", None));
         assert!(unnamed.clone().is_err_and(|e| e.contains("--hostname")), "{unnamed:?}");
         let mailname = config("", "", &host("a", "", Some("-"))).unwrap_err();
         assert!(mailname.starts_with("config: /etc/mailname: expected"), "{mailname}");
@@ -784,7 +789,7 @@ mod tests {
             assert_eq!(text(&config(words, "", facts).unwrap().listen), listen, "{words}");
         }
         let inetd = config("--inetd", "listen h:1", &facts()).unwrap();
-        assert_eq!((text(&inetd.listen), inetd.log), (vec![], LogTo::Syslog));
+        assert_eq!((text(&inetd.listen), inetd.log), (vec![], Target::Syslog));
     }
 
     #[test]
@@ -880,7 +885,8 @@ mod tests {
             (
                 "-s 25X",
                 "",
-                "usage: --max-size \"25X\": expected octets, or a number with K, M or G, such as 25M",
+                "usage: --max-size \"25X\": expected octets, or a number with K, M or G, such as \
+                 25M",
             ),
             (
                 "",

@@ -209,7 +209,7 @@ pub fn help() -> String {
 }
 
 /// `text` in lines of at most `width` characters, broken at blanks.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
         match lines.last_mut() {
@@ -285,17 +285,18 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 const USAGE: &str = "\
-Usage: mailslot [OPTIONS]                  listen, and deliver mail to local mailboxes
+Usage: mailslot [OPTIONS]                  listen, deliver to local mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
-       mailslot check [OPTIONS]            print the settings and every problem found
-       mailslot explain ADDR... [OPTIONS]  print where mail for each address goes
+       mailslot check [OPTIONS]            print settings and problems found
+       mailslot explain ADDR... [OPTIONS]  print where each address leads
 
-Options (in brackets: the default; long names are also the keys of the configuration file):
+Long names are also keys of the configuration file. Defaults are in brackets.
+
 ";
 
 const AFTER: &str = "
-A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is seconds, or a number with
-s, m, h or d. See mailslot(8), mailslot.conf(5), mailslot-mbox(5).
+A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is
+seconds, or a number with s, m, h or d.
 ";
 
 const fn option(
