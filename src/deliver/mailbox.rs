@@ -1,0 +1,291 @@
+//! One mailbox while it is ours: locked, looked at, appended to, cut back, let go.
+//!
+//! The order is that of every careful mailer: dotlock, open, fcntl, flock; then look, with all
+//! locks held, whether the name still leads to the file that was opened. None of the locks is
+//! waited for while another is held: if one is busy all are let go, and the writer tries again
+//! later.
+
+use std::io::{self, IoSlice};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
+use super::lock::{Attempt, Dotlock, Dotlocks};
+use super::{Fault, Locks, Outcome, Why};
+use crate::message::{BoxName, Content, Owner};
+
+/// The mail folder: where mailboxes are and how they are locked and made.
+#[derive(Debug)]
+pub struct Folder<D: Disk> {
+    /// The disk it is on.
+    pub disk: Arc<D>,
+    /// Its path.
+    pub path: PathBuf,
+    /// Its dotlocks.
+    pub dotlocks: Dotlocks<D>,
+    /// Which locks are taken.
+    pub locks: Locks,
+    /// The largest mailbox, in octets.
+    pub limit: Option<u64>,
+    /// The uid that mailboxes without an owner of their own must have: whoever runs mailslot.
+    pub uid: u32,
+    /// The folder's group, if it is group `mail`: new mailboxes are then 0660 USER:mail, by Debian
+    /// Policy 11.6; else they are 0600.
+    pub group: Option<u32>,
+}
+
+/// A mailbox that nobody else may touch, until this is dropped.
+#[derive(Debug)]
+pub struct Held<D: Disk> {
+    /// Its name.
+    pub name: BoxName,
+    /// As it was found.
+    pub stat: Stat,
+    /// Its length now, in octets.
+    pub len: u64,
+    /// Line ends that are missing at its end before a From_ line may follow: 0 to 2.
+    pub repair: usize,
+    /// It did not exist.
+    pub made: bool,
+    /// The open file. Outlives the locks, since it is synced later.
+    pub file: Arc<D::File>,
+    path: PathBuf,
+    locks: Locks,
+    dotlock: Option<Dotlock<D>>,
+}
+
+impl<D: Disk> Folder<D> {
+    /// The path of a mailbox.
+    pub fn path_of(&self, name: &BoxName) -> PathBuf {
+        self.path.join(name.as_str())
+    }
+
+    /// Locks `name` and looks at it; creates it if it is missing. Does not wait.
+    ///
+    /// # Errors
+    /// The mailbox is not one that may be written to, or a call failed.
+    pub fn take(&self, name: &BoxName, owner: Option<Owner>) -> Result<Attempt<Held<D>>, Fault> {
+        self.take_as(name, owner, true)
+    }
+
+    /// As [`Folder::take`], but a missing mailbox stays missing: `ErrorKind::NotFound`.
+    pub fn take_existing(
+        &self,
+        name: &BoxName,
+        owner: Option<Owner>,
+    ) -> Result<Attempt<Held<D>>, Fault> {
+        self.take_as(name, owner, false)
+    }
+
+    fn take_as(
+        &self,
+        name: &BoxName,
+        owner: Option<Owner>,
+        create: bool,
+    ) -> Result<Attempt<Held<D>>, Fault> {
+        let path = self.path_of(name);
+        let dotlock = if self.locks.dotlock {
+            match self.dotlocks.take(&path).map_err(|e| Fault::io("dotlock", e))? {
+                Attempt::Taken(lock) => Some(lock),
+                Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
+                Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            }
+        } else {
+            None
+        };
+        let (file, made) = self.open(&path, owner, create)?;
+        for (wanted, lock) in
+            [(self.locks.fcntl, FileLock::Fcntl), (self.locks.flock, FileLock::Flock)]
+        {
+            if wanted && !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
+                return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
+            }
+        }
+        let stat = file.stat().map_err(|e| Fault::io("stat", e))?;
+        match self.disk.look(&path) {
+            Ok(named) if (named.dev, named.ino) == (stat.dev, stat.ino) => {}
+            // Replaced or removed while we opened and locked: the new one is another attempt's.
+            Ok(named) => {
+                check(&named, owner.map_or(self.uid, |o| o.uid))?;
+                return Ok(Attempt::Busy("replaced".into()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Ok(Attempt::Busy("removed".into()));
+            }
+            Err(e) => return Err(Fault::io("stat", e)),
+        }
+        check(&stat, owner.map_or(self.uid, |o| o.uid))?;
+        let repair = missing_line_ends(&*file, stat.len).map_err(|e| Fault::io("read", e))?;
+        Ok(Attempt::Taken(Held {
+            name: name.clone(),
+            stat,
+            len: stat.len,
+            repair,
+            made,
+            file,
+            path,
+            locks: self.locks,
+            dotlock,
+        }))
+    }
+
+    fn open(
+        &self,
+        path: &Path,
+        owner: Option<Owner>,
+        create: bool,
+    ) -> Result<(Arc<D::File>, bool), Fault> {
+        match self.disk.open(path, Open::Append) {
+            Ok(file) => return Ok((Arc::new(file), false)),
+            Err(e) if create && e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Fault::io("open", e)),
+        }
+        let mode = if self.group.is_some() && owner.is_some() { 0o660 } else { 0o600 };
+        let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
+        match self.disk.open(path, Open::Create { mode, owner }) {
+            Ok(file) => Ok((Arc::new(file), true)),
+            Err(e) => Err(Fault::io("create", e)),
+        }
+    }
+}
+
+impl<D: Disk> Held<D> {
+    /// Appends the line ends that are missing, then `parts`, `content` and a blank line. Returns
+    /// how many octets that were.
+    ///
+    /// # Errors
+    /// Part of it may have been written: the caller cuts back.
+    pub fn append(&mut self, parts: [&[u8]; 2], content: &Content) -> io::Result<u64> {
+        let before = self.len;
+        let ends = &b"\n\n"[..self.repair.min(2)];
+        match content {
+            Content::Memory(bytes) => {
+                self.write(&[ends, parts[0], parts[1], bytes, b"\n"])?;
+            }
+            Content::File(file, len) => {
+                self.write(&[ends, parts[0], parts[1]])?;
+                self.len += self.file.append_file(file, *len)?;
+                self.write(&[b"\n"])?;
+            }
+        }
+        self.repair = 0;
+        Ok(self.len - before)
+    }
+
+    /// Appends all of `parts`, in as few calls as the system takes.
+    pub fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let (file, len) = (&self.file, &mut self.len);
+        write_all(parts, |rest| {
+            let n = file.append(rest)?;
+            *len += n as u64;
+            Ok(n)
+        })
+    }
+
+    /// Finds anew what is missing at the end.
+    pub fn look_at_end(&mut self) -> io::Result<()> {
+        self.repair = missing_line_ends(&*self.file, self.len)?;
+        Ok(())
+    }
+
+    /// Cuts the mailbox back to `len`; `repair` is what was missing at that end. A mailbox that
+    /// would not exist without us, and is empty again, goes.
+    pub fn cut_back(&mut self, disk: &D, len: u64, repair: usize) -> io::Result<()> {
+        self.file.set_len(len)?;
+        (self.len, self.repair) = (len, repair);
+        if self.made && len == 0 {
+            disk.unlink(&self.path)?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Disk> Drop for Held<D> {
+    /// Gives the locks back, the last one first. The file stays open where it is still to be
+    /// synced, so its locks must be given back in so many words.
+    fn drop(&mut self) {
+        if self.locks.flock {
+            let _ = self.file.unlock(FileLock::Flock);
+        }
+        if self.locks.fcntl {
+            let _ = self.file.unlock(FileLock::Fcntl);
+        }
+        self.dotlock = None;
+    }
+}
+
+/// Whether mail may be appended to what `stat` tells of: a regular file, one link, `uid`'s.
+///
+/// A link or somebody else's file would let its maker choose what we write to, or read what we
+/// wrote.
+pub fn check(stat: &Stat, uid: u32) -> Result<(), Fault> {
+    let wrong = match stat.kind {
+        Kind::Regular if stat.links > 1 => format!("has {} hard links", stat.links),
+        Kind::Regular if stat.uid != uid => format!("belongs to uid {}, not {uid}", stat.uid),
+        Kind::Regular => return Ok(()),
+        Kind::Folder => "is a folder".into(),
+        Kind::Symlink => "is a symbolic link".into(),
+        Kind::Other => "is not a regular file".into(),
+    };
+    Err(Fault { outcome: Outcome::Later(Why::Unusable), text: wrong })
+}
+
+/// How many line ends are missing before the next From_ line: a mailbox ends in an empty line.
+fn missing_line_ends<F: DiskFile>(file: &F, len: u64) -> io::Result<usize> {
+    if len == 0 {
+        return Ok(0);
+    }
+    let mut end = [0; 2];
+    let want = if len == 1 { 1 } else { 2 };
+    read_exact_at(file, &mut end[..want], len - want as u64)?;
+    Ok(match (&end[..want], want) {
+        ([b'\n', b'\n'], _) => 0,
+        ([.., b'\n'], _) => 1,
+        _ => 2,
+    })
+}
+
+/// Fills `buf` from `offset`.
+pub fn read_exact_at<F: DiskFile>(file: &F, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !buf.is_empty() {
+        match file.read_at(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                buf = buf.get_mut(n..).unwrap_or_default();
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Writes all of `parts` from `offset`, in as few calls as the system takes.
+pub fn write_all_at<F: DiskFile>(file: &F, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+    write_all(parts, |rest| {
+        let n = file.write_at(rest, offset)?;
+        offset += n as u64;
+        Ok(n)
+    })
+}
+
+/// Calls `write` until all of `parts` is written or it fails.
+fn write_all(
+    parts: &[&[u8]],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+    let mut rest = &mut slices[..];
+    while rest.iter().any(|s| !s.is_empty()) {
+        // IOV_MAX is 1024 on every system of today.
+        let some = rest.len().min(1024);
+        match write(rest.get(..some).unwrap_or_default()) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
