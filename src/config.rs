@@ -14,7 +14,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::deliver::{self, Locks};
+use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
 use crate::listen::Address;
 use crate::logging::Target;
 use crate::message::BoxName;
@@ -320,6 +320,7 @@ impl Config {
             lock_timeout: self.lock_timeout,
             mailbox_limit: self.mailbox_limit,
             queue: self.threads,
+            journal_half: if self.inetd { JOURNAL_HALF_SMALL } else { JOURNAL_HALF },
         }
     }
 

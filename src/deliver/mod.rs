@@ -2,13 +2,39 @@
 //!
 //! [`Post`] is the door: sessions hand it a [`Message`] and wait for its [`Outcome`]. Behind it one
 //! thread, the writer, owns every mailbox while it is written to.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `mbox.rs` | the format of a mailbox |
+//! | `disk.rs` | the calls on files, as a trait that tests can make fail |
+//! | `lock.rs` | dotlocks: taken at once and complete, stale ones recognised |
+//! | `mailbox.rs` | one mailbox while it is ours: locked, looked at, appended to, cut back |
+//! | `journal.rs` | a batch durable with one sync: the format of the file, reading and writing it |
+//! | `engine.rs` | a batch: recorded, appended, taken back where it fails; written back later |
+//! | `recover.rs` | what a crash left, set right |
+//! | `writer.rs` | the thread: batches, messages set aside, answers |
 
+pub mod disk;
+mod engine;
+pub mod journal;
+pub mod lock;
+pub mod mailbox;
 pub mod mbox;
+mod recover;
+mod writer;
 
+use std::fmt;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::Message;
+use nix::errno::Errno;
+
+use crate::counters::Counters;
+use crate::logging::value;
+use crate::message::BoxName;
+pub use writer::{Post, Writer, start_on};
 
 /// What became of a message, for all of its destinations together. There is nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,40 +93,68 @@ pub struct Settings {
     pub mailbox_limit: Option<u64>,
     /// How many messages may be waiting for the writer; the number of sessions is enough.
     pub queue: usize,
+    /// Octets in each half of the journal: [`JOURNAL_HALF`] for a server.
+    pub journal_half: u64,
 }
 
-/// The sessions' end of the channel to the writer. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Post {}
+/// Half of a server's journal: two thousand messages of 4 KiB between two checkpoints.
+pub const JOURNAL_HALF: u64 = 8 << 20;
+/// Half of the journal of a process that serves one session: room for the largest message that
+/// goes into a journal at all.
+pub const JOURNAL_HALF_SMALL: u64 = 1 << 20;
 
-impl Post {
-    /// Hands `message` over and waits for its outcome, at most `patience`. When that is over the
-    /// outcome is `Later(GivenUp)` and the message is not delivered afterwards.
-    pub fn deliver(&self, message: Message, patience: Duration) -> Outcome {
-        let _ = (message, patience);
-        todo!()
-    }
-}
-
-/// The running writer; [`Writer::stop`] ends it once all that was handed over has its outcome.
-#[derive(Debug)]
-pub struct Writer {}
-
-impl Writer {
-    /// Ends the thread, after every message in hand has its outcome.
-    pub fn stop(self) {
-        todo!()
-    }
-}
-
-/// Recovers what a crash left, then starts the writer's thread.
+/// Recovers what a crash left, then starts the writer's thread on the host's own disk.
 ///
 /// # Errors
 /// The mail folder or the spool cannot be used; the text names the path and the cure.
-pub fn start(
-    settings: Settings,
-    counters: std::sync::Arc<crate::counters::Counters>,
-) -> std::io::Result<(Post, Writer)> {
-    let _ = (settings, counters);
-    todo!()
+pub fn start(settings: Settings, counters: Arc<Counters>) -> io::Result<(Post, Writer)> {
+    start_on(Arc::new(disk::HostDisk), settings, counters)
+}
+
+/// Why one mailbox could not be written to: what the sender hears, and one line for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// What becomes of the message.
+    pub outcome: Outcome,
+    /// For the log: what was tried, and the system's own words.
+    pub text: String,
+}
+
+impl Fault {
+    /// The system call behind `what` failed.
+    pub fn io(what: &str, error: io::Error) -> Fault {
+        Fault { outcome: Fault::outcome_of(&error), text: format!("{what}: {error}") }
+    }
+
+    /// The same, with the mailbox named.
+    pub fn on(mut self, mailbox: &BoxName) -> Fault {
+        self.text = format!("{mailbox}: {}", self.text);
+        self
+    }
+
+    /// What a failed system call means for the message.
+    pub fn outcome_of(error: &io::Error) -> Outcome {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EDQUOT | Errno::EFBIG) => Outcome::Never(Why::OverQuota),
+            Some(Errno::ENOSPC) => Outcome::Later(Why::NoSpace),
+            Some(
+                Errno::EACCES
+                | Errno::EPERM
+                | Errno::ENOENT
+                | Errno::ENOTDIR
+                | Errno::ELOOP
+                | Errno::EISDIR
+                | Errno::ENXIO
+                | Errno::ENODEV
+                | Errno::ETXTBSY,
+            ) => Outcome::Later(Why::Unusable),
+            _ => Outcome::Later(Why::Io),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error={}", value(&self.text))
+    }
 }

@@ -1,0 +1,542 @@
+//! What the writer does with one batch: record it in the journal, append it to the mailboxes, take
+//! back what failed; and later, beside it, write the mailboxes back and forget the record.
+//!
+//! The order of writes and syncs, and what each state leaves to the next start:
+//!
+//! | after | on disk for sure | killed here (memory survives) | power lost here |
+//! | --- | --- | --- | --- |
+//! | locks | - | locks of a dead process, broken when met | none |
+//! | record written | - | whole or cut short: redone or not; never acknowledged | the same |
+//! | record synced | the record | redone: completed or appended | redone |
+//! | appended | the record | found whole: nothing | lost or cut short: redone |
+//! | marked done, answered | the record | nothing: a reader may have taken it out | redone |
+//! | mailboxes synced | record, mailboxes | nothing | found whole: nothing |
+//! | record forgotten | mailboxes | nothing | nothing |
+//!
+//! Messages in place (large ones): the record is undone, not redone. It is synced before the first
+//! octet is written, the mailbox before the answer.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::disk::{Disk, DiskFile};
+use super::journal::{Copy, Draft, Journal, Sums, Trailer, delivered_to_line};
+use super::lock::Identity;
+use super::mailbox::{Folder, Held};
+use super::{Fault, Outcome, Why};
+use crate::counters::Counters;
+use crate::logging::value;
+use crate::message::{BoxName, Content, Destination, Message};
+
+/// The mailboxes that a batch holds, by name.
+pub type HeldBoxes<D> = HashMap<BoxName, Held<D>>;
+
+/// What became of one message of a batch.
+#[derive(Debug)]
+pub enum Done {
+    /// In all its mailboxes and durable; how to take it back as long as the locks are held.
+    Delivered(Vec<Written>),
+    /// In none.
+    Failed(Outcome),
+    /// In none, through no fault of its own: it comes again with the next batch.
+    Again,
+}
+
+/// One copy, as it was written.
+#[derive(Clone, Debug)]
+pub struct Written {
+    mailbox: BoxName,
+    /// Its number in the record.
+    number: usize,
+    before: (u64, usize),
+    after: u64,
+}
+
+/// The writer's tools, all of them.
+#[derive(Debug)]
+pub struct Engine<D: Disk> {
+    /// The mail folder.
+    pub folder: Folder<D>,
+    pub(super) spool: PathBuf,
+    pub(super) identity: Identity,
+    pub(super) counters: Arc<Counters>,
+    pub(super) journal: Journal<D>,
+    /// The journal itself failed; it is made anew before the next record.
+    pub(super) broken: bool,
+    /// The record of the batch whose locks are held.
+    last: Option<Trailer>,
+    touched: HashMap<(u64, u64), Touched<D>>,
+    checkpointer: Checkpointer<D>,
+    /// The newest record whose mailboxes were all written back, but for those that failed.
+    written_back: u64,
+    /// Mailboxes whose sync failed and that are not mended yet.
+    failed: Vec<BoxName>,
+    /// Mailboxes whose disk failed twice: no mail until a recovery has mended them.
+    pub(super) suspended: HashSet<BoxName>,
+    /// Mailboxes that could not be cut back: file, the length to go back to, the length then.
+    uncut: HashMap<BoxName, ((u64, u64), u64, u64)>,
+}
+
+#[derive(Debug)]
+struct Touched<D: Disk> {
+    name: BoxName,
+    file: Arc<D::File>,
+    made: bool,
+}
+
+impl<D: Disk> Engine<D> {
+    /// An engine that writes through `journal`, which is empty and ours.
+    pub fn new(
+        folder: Folder<D>,
+        spool: PathBuf,
+        identity: Identity,
+        counters: Arc<Counters>,
+        journal: Journal<D>,
+    ) -> io::Result<Engine<D>> {
+        let checkpointer =
+            Checkpointer::start(folder.disk.clone(), folder.path.clone(), &counters)?;
+        Ok(Engine {
+            folder,
+            spool,
+            identity,
+            counters,
+            journal,
+            broken: false,
+            last: None,
+            touched: HashMap::new(),
+            checkpointer,
+            written_back: 0,
+            failed: Vec::new(),
+            suspended: HashSet::new(),
+            uncut: HashMap::new(),
+        })
+    }
+
+    /// Makes a locked mailbox fit for appending: an earlier message that could not be cut off is
+    /// cut off now, if nobody has written behind it.
+    ///
+    /// # Errors
+    /// The mailbox is suspended, or still cannot be cut back.
+    pub fn admit(&mut self, held: &mut Held<D>) -> Result<(), Fault> {
+        if self.suspended.contains(&held.name) {
+            let text = "suspended: its disk failed; see the log, then restart".into();
+            return Err(Fault { outcome: Outcome::Later(Why::Io), text });
+        }
+        if let Some(&(file, len, torn)) = self.uncut.get(&held.name) {
+            if (held.stat.dev, held.stat.ino) == file && held.len == torn {
+                held.cut_back(&self.folder.disk, len, 2).map_err(|e| Fault::io("cut back", e))?;
+                held.look_at_end().map_err(|e| Fault::io("read", e))?;
+            }
+            self.uncut.remove(&held.name);
+        }
+        Ok(())
+    }
+
+    /// Delivers `messages`, whose mailboxes are all in `held`, and makes them durable. The answers
+    /// are in the order of the messages. At most one message in place for each mailbox.
+    pub fn commit(&mut self, held: &mut HeldBoxes<D>, messages: &[&Message]) -> Vec<Done> {
+        self.last = None;
+        let mut done: Vec<Done> = messages.iter().map(|_| Done::Again).collect();
+        // Small ones first: what is redone must not stand behind what may be undone.
+        let mut order: Vec<usize> = (0..messages.len()).collect();
+        order.sort_by_key(|&i| matches!(messages[i].content, Content::File(..)));
+        let mut ends: HashMap<BoxName, (u64, usize)> =
+            held.iter().map(|(name, h)| (name.clone(), (h.len, h.repair))).collect();
+        let mut draft = Draft::default();
+        let mut drafted = Vec::new();
+        for i in order {
+            match self.place(held, &mut ends, messages[i]) {
+                Ok(copies) => {
+                    draft.messages.push((messages[i], copies));
+                    drafted.push(i);
+                }
+                Err(fault) => {
+                    log::warn!("not-delivered message={} {fault}", messages[i].id);
+                    done[i] = Done::Failed(fault.outcome);
+                }
+            }
+        }
+        if drafted.is_empty() {
+            return done;
+        }
+        let mut trailer = match self.record(&draft) {
+            Ok(Some(trailer)) => trailer,
+            Ok(None) => return done,
+            Err(e) => {
+                self.broken = true;
+                let journal = value(self.journal.path.display());
+                log::error!("journal-failed journal={journal} error={}", value(&e));
+                for i in drafted {
+                    done[i] = Done::Failed(Fault::outcome_of(&e));
+                }
+                return done;
+            }
+        };
+        let mut number = 0;
+        let mut shifted: HashSet<BoxName> = HashSet::new();
+        let mut void = Vec::new();
+        for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
+            let numbers = number..number + copies.len();
+            number = numbers.end;
+            // Behind a message that failed nothing stands where the record says.
+            if copies.iter().any(|c| shifted.contains(&c.to.mailbox)) {
+                shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
+                void.extend(numbers);
+                continue;
+            }
+            match self.append(held, message, copies, numbers.start) {
+                Ok(written) => done[i] = Done::Delivered(written),
+                Err(fault) => {
+                    log::error!("not-delivered message={} {fault}", message.id);
+                    done[i] = Done::Failed(fault.outcome);
+                    shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
+                    void.extend(numbers);
+                }
+            }
+        }
+        if !void.is_empty()
+            && let Err(e) = self.journal.settle(&mut trailer, void.into_iter())
+        {
+            // Recovery may then deliver what was refused: a duplicate, as RFC 1047 allows.
+            log::warn!("journal-mark-failed error={}", value(e));
+        }
+        if let Err(e) = self.journal.mark_done(&mut trailer) {
+            log::warn!("journal-mark-failed error={}", value(e));
+        }
+        for h in held.values() {
+            let key = (h.stat.dev, h.stat.ino);
+            let touched = Touched { name: h.name.clone(), file: h.file.clone(), made: h.made };
+            self.touched.entry(key).or_insert(touched);
+        }
+        let delivered = done.iter().filter(|d| matches!(d, Done::Delivered(_))).count() as u64;
+        self.counters.batches.one();
+        self.counters.batch_max.at_least(delivered);
+        self.last = Some(trailer);
+        done
+    }
+
+    /// Takes back a message of the last [`Engine::commit`], whose locks are still held, as far as
+    /// nothing stands behind it. Whether it is gone from everywhere.
+    pub fn take_back(&mut self, held: &mut HeldBoxes<D>, written: &[Written]) -> bool {
+        let mut gone = true;
+        for copy in written {
+            let Some(h) = held.get_mut(&copy.mailbox).filter(|h| h.len == copy.after) else {
+                gone = false;
+                continue;
+            };
+            gone &= h.cut_back(&self.folder.disk, copy.before.0, copy.before.1).is_ok();
+        }
+        if gone
+            && let Some(trailer) = &mut self.last
+            && let Err(e) = self.journal.settle(trailer, written.iter().map(|w| w.number))
+        {
+            log::warn!("journal-mark-failed error={}", value(e));
+        }
+        gone
+    }
+
+    /// Where each copy of `message` will stand.
+    fn place(
+        &self,
+        held: &HeldBoxes<D>,
+        ends: &mut HashMap<BoxName, (u64, usize)>,
+        message: &Message,
+    ) -> Result<Vec<Copy>, Fault> {
+        let mut copies = Vec::with_capacity(message.to.len());
+        for to in &message.to {
+            let (Some(h), Some(&(offset, repair))) = (held.get(&to.mailbox), ends.get(&to.mailbox))
+            else {
+                return Err(Fault::io("lock", io::ErrorKind::NotFound.into()).on(&to.mailbox));
+            };
+            let len = copy_len(message, to, repair);
+            if self.folder.limit.is_some_and(|limit| offset + len > limit) {
+                let outcome = Outcome::Never(Why::OverQuota);
+                let text = format!("would be larger than its limit, {offset} octets now");
+                return Err(Fault { outcome, text }.on(&to.mailbox));
+            }
+            let sums = match &message.content {
+                Content::Memory(_) => None,
+                Content::File(file, octets) => {
+                    let head = [&b"\n\n"[..repair], &message.head, &delivered_to_line(to)].concat();
+                    let chunk = Sums::chunk(*octets, message.to.len());
+                    let sums = Sums::of_message(offset, chunk, &head, file, *octets);
+                    Some(sums.map_err(|e| Fault::io("read content for", e).on(&to.mailbox))?)
+                }
+            };
+            copies.push(Copy {
+                to: to.clone(),
+                file: (h.stat.dev, h.stat.ino),
+                offset,
+                repair,
+                sums,
+            });
+        }
+        for (to, copy) in message.to.iter().zip(&copies) {
+            let end = copy.offset + copy_len(message, to, copy.repair);
+            ends.insert(to.mailbox.clone(), (end, 0));
+        }
+        Ok(copies)
+    }
+
+    /// Writes the record and makes it durable. None: a mailbox must be mended first, which cannot
+    /// be done while its lock is held for this batch.
+    fn record(&mut self, draft: &Draft<'_>) -> io::Result<Option<Trailer>> {
+        if self.broken {
+            self.renew_journal()?;
+        }
+        self.collect_checkpoints(false);
+        if !self.journal.has_room(draft) {
+            self.begin_checkpoint();
+            if !self.failed.is_empty() {
+                return Ok(None);
+            }
+            self.journal.turn();
+            if !self.journal.has_room(draft) {
+                return Err(io::Error::other("a batch larger than half of the journal"));
+            }
+        } else if self.touched.len() >= TOUCHED_MAX {
+            // Bounds the descriptors that are kept open.
+            self.begin_checkpoint();
+        }
+        let trailer = self.journal.write(draft)?;
+        self.counters.syncs.one();
+        self.journal.sync()?;
+        Ok(Some(trailer))
+    }
+
+    /// Appends `message` to all of its mailboxes, or to none.
+    fn append(
+        &mut self,
+        held: &mut HeldBoxes<D>,
+        message: &Message,
+        copies: &[Copy],
+        first: usize,
+    ) -> Result<Vec<Written>, Fault> {
+        let mut written: Vec<Written> = Vec::with_capacity(copies.len());
+        let mut failed = None;
+        for (n, copy) in copies.iter().enumerate() {
+            let name = &copy.to.mailbox;
+            let Some(h) = held.get_mut(name) else { continue };
+            let before = (h.len, h.repair);
+            let line = delivered_to_line(&copy.to);
+            let result = h.append([&message.head, &line], &message.content);
+            written.push(Written {
+                mailbox: name.clone(),
+                number: first + n,
+                before,
+                after: h.len,
+            });
+            if let Err(e) = result {
+                failed = Some(Fault::io("append", e).on(name));
+                break;
+            }
+        }
+        if failed.is_none() && matches!(message.content, Content::File(..)) {
+            failed = self.sync_in_place(held, copies).err();
+        }
+        let Some(fault) = failed else { return Ok(written) };
+        for copy in written.iter().rev() {
+            let Some(h) = held.get_mut(&copy.mailbox) else { continue };
+            let torn = h.file.stat().map_or(h.len, |s| s.len);
+            if let Err(e) = h.cut_back(&self.folder.disk, copy.before.0, copy.before.1) {
+                let path = value(self.folder.path_of(&copy.mailbox).display()).to_string();
+                log::error!("cut-back-failed mailbox={path} error={}", value(e));
+                let file = (h.stat.dev, h.stat.ino);
+                self.uncut.insert(copy.mailbox.clone(), (file, copy.before.0, torn));
+            }
+        }
+        Err(fault)
+    }
+
+    /// Makes a large message durable where it stands; and the mailbox's name, which so far perhaps
+    /// only a record stands in for.
+    fn sync_in_place(&mut self, held: &HeldBoxes<D>, copies: &[Copy]) -> Result<(), Fault> {
+        let mut named = true;
+        for copy in copies {
+            let Some(h) = held.get(&copy.to.mailbox) else { continue };
+            let key = (h.stat.dev, h.stat.ino);
+            named &= !h.made && !self.touched.get(&key).is_some_and(|t| t.made);
+            self.counters.syncs.one();
+            if let Err(e) = h.file.sync() {
+                // What else of this mailbox was not on disk yet may be lost as well.
+                self.failed.push(copy.to.mailbox.clone());
+                return Err(Fault::io("sync", e).on(&copy.to.mailbox));
+            }
+        }
+        if !named {
+            self.counters.syncs.one();
+            let synced = self.folder.disk.sync_folder(&self.folder.path);
+            synced.map_err(|e| Fault::io("sync the folder of", e).on(&copies[0].to.mailbox))?;
+        }
+        Ok(())
+    }
+
+    /// Between batches, with no lock held: takes in what was written back beside, and mends the
+    /// mailboxes whose sync failed.
+    pub fn maintain(&mut self) {
+        self.collect_checkpoints(false);
+        for name in std::mem::take(&mut self.failed) {
+            if let Err(e) = self.mend(&name) {
+                let path = value(self.folder.path_of(&name).display()).to_string();
+                log::error!("mailbox-suspended mailbox={path} error={}", value(e));
+                self.suspended.insert(name);
+                self.broken = true;
+            }
+        }
+        self.collect_checkpoints(false);
+    }
+
+    /// Starts writing back the mailboxes of all records so far, on the other thread, once it has
+    /// finished the checkpoint before.
+    pub fn begin_checkpoint(&mut self) {
+        self.collect_checkpoints(true);
+        if !self.journal.is_clean() {
+            let boxes = std::mem::take(&mut self.touched).into_values().collect();
+            self.failed.extend(self.checkpointer.begin(self.journal.seq(), boxes));
+        }
+    }
+
+    /// Everything recorded is synced in its mailboxes, and the journal's header says so.
+    ///
+    /// # Errors
+    /// A mailbox or the journal could not be synced; the records are kept.
+    pub fn settle_all(&mut self) -> io::Result<()> {
+        self.begin_checkpoint();
+        self.collect_checkpoints(true);
+        self.maintain();
+        if self.broken {
+            self.renew_journal()?;
+        }
+        if !self.journal.is_clean() {
+            return Err(io::Error::other("mailboxes could not be synced; their records are kept"));
+        }
+        self.journal.forget(&self.identity)
+    }
+
+    /// Whether nothing waits to be written back.
+    pub fn is_settled(&self) -> bool {
+        self.journal.is_clean() && self.failed.is_empty()
+    }
+
+    fn collect_checkpoints(&mut self, wait: bool) {
+        if let Some((seq, failed)) = self.checkpointer.finish(wait) {
+            self.failed.extend(failed);
+            self.written_back = self.written_back.max(seq);
+        }
+        if self.failed.is_empty() && !self.broken {
+            self.journal.note_forgotten(self.written_back);
+        }
+    }
+
+    /// The journal's own disk failed, or it holds what a suspended mailbox needs: all else is made
+    /// durable in the mailboxes, and a new journal takes its place.
+    fn renew_journal(&mut self) -> io::Result<()> {
+        self.begin_checkpoint();
+        self.collect_checkpoints(true);
+        self.suspended.extend(self.failed.drain(..));
+        let disk = self.folder.disk.clone();
+        let fresh = Journal::create(&*disk, &self.spool, self.journal.half(), &self.identity)?;
+        let old = std::mem::replace(&mut self.journal, fresh);
+        self.broken = false;
+        self.written_back = 0;
+        if self.suspended.is_empty() {
+            disk.unlink(&old.path)?;
+        } else {
+            old.keep_for(&self.suspended)?;
+        }
+        log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
+        Ok(())
+    }
+
+    /// Ends the checkpoint thread and removes what only a living process needs.
+    pub fn close(mut self) {
+        if let Err(e) = self.settle_all() {
+            log::error!("journal-failed error={}", value(e));
+        }
+        self.folder.dotlocks.close();
+    }
+}
+
+/// Octets of one copy in its mailbox.
+pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
+    let lines = repair + message.head.len() + delivered_to_line(to).len() + 1;
+    lines as u64 + message.content.octets()
+}
+
+/// The thread beside the writer that syncs mailboxes, so that a slow disk delays nobody.
+#[derive(Debug)]
+struct Checkpointer<D: Disk> {
+    work: Sender<(u64, Vec<Touched<D>>)>,
+    results: Receiver<(u64, Vec<BoxName>)>,
+    running: bool,
+}
+
+impl<D: Disk> Checkpointer<D> {
+    fn start(disk: Arc<D>, folder: PathBuf, counters: &Arc<Counters>) -> io::Result<Self> {
+        let (work, tasks) = bounded::<(u64, Vec<Touched<D>>)>(1);
+        let (done, results) = bounded(1);
+        let counters = counters.clone();
+        std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
+            move || {
+                for (seq, boxes) in tasks {
+                    let failed = sync_boxes(&*disk, &folder, &counters, boxes);
+                    if done.send((seq, failed)).is_err() {
+                        return;
+                    }
+                }
+            },
+        )?;
+        Ok(Checkpointer { work, results, running: false })
+    }
+
+    /// Hands `boxes` to the thread. Returns those that nobody will sync, should it have died.
+    fn begin(&mut self, seq: u64, boxes: Vec<Touched<D>>) -> Vec<BoxName> {
+        match self.work.send((seq, boxes)) {
+            Ok(()) => self.running = true,
+            Err(unsent) => return unsent.0.1.into_iter().map(|b| b.name).collect(),
+        }
+        Vec::new()
+    }
+
+    /// What it has finished: the record's number, and the mailboxes that failed.
+    fn finish(&mut self, wait: bool) -> Option<(u64, Vec<BoxName>)> {
+        if !self.running {
+            return None;
+        }
+        let result = if wait { self.results.recv().ok() } else { self.results.try_recv().ok() };
+        self.running = result.is_none() && !wait;
+        result
+    }
+}
+
+/// Syncs each mailbox once, and the folder if one of them is new. The names of those that failed.
+fn sync_boxes<D: Disk>(
+    disk: &D,
+    folder: &std::path::Path,
+    counters: &Counters,
+    boxes: Vec<Touched<D>>,
+) -> Vec<BoxName> {
+    let mut failed = Vec::new();
+    for touched in &boxes {
+        counters.syncs.one();
+        if let Err(e) = touched.file.sync() {
+            log::error!("sync-failed mailbox={} error={}", value(&touched.name), value(e));
+            failed.push(touched.name.clone());
+        }
+    }
+    if boxes.iter().any(|b| b.made) {
+        counters.syncs.one();
+        if let Err(e) = disk.sync_folder(folder) {
+            log::error!("sync-failed folder={} error={}", value(folder.display()), value(e));
+            failed.extend(boxes.iter().filter(|b| b.made).map(|b| b.name.clone()));
+        }
+    }
+    failed
+}
+
+/// Mailboxes that are kept open until they are synced.
+const TOUCHED_MAX: usize = 256;

@@ -1,0 +1,571 @@
+//! The one thread that writes to mailboxes, and the door to it.
+//!
+//! A batch is the first message that waits and whatever else waits by then, up to a bound. On a
+//! disk that is slow to sync the writer waits a moment for more, where there were more before.
+//!
+//! For each message in turn all of its mailboxes are locked, in sorted order; mailboxes that the
+//! batch holds already are taken as they are. If somebody else holds one, the locks just taken for
+//! the message are let go and it is set aside, so that no mailbox holds up another; it comes again
+//! after 50 ms, doubling to 1 s, plus a random part. At its deadline it is `Later(Busy)`.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::disk::{Disk, Kind};
+use super::engine::{Done, Engine, HeldBoxes};
+use super::journal::{COPIES_MAX, Journal, MESSAGES_MAX};
+use super::lock::{Attempt, Dotlocks, Identity};
+use super::mailbox::{Folder, check};
+use super::{Fault, Outcome, Settings, Why};
+use crate::counters::Counters;
+use crate::logging::value;
+use crate::message::{BoxName, Content, Destination, Message};
+
+/// The sessions' end of the channel to the writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Post {
+    jobs: Sender<Job>,
+    looker: Arc<dyn Look>,
+}
+
+impl Post {
+    /// Hands `message` over and waits for its outcome, at most `patience`. When that is over the
+    /// outcome is `Later(GivenUp)` and the message is not delivered afterwards.
+    pub fn deliver(&self, message: Message, patience: Duration) -> Outcome {
+        let until = Instant::now() + patience;
+        let ticket = Arc::new(Ticket::default());
+        let job = Job::new(message, Answer(ticket.clone()));
+        match self.jobs.send_timeout(job, patience) {
+            Ok(()) => ticket.wait(until),
+            Err(crossbeam_channel::SendTimeoutError::Timeout(_)) => Outcome::Later(Why::GivenUp),
+            Err(_) => Outcome::Later(Why::Stopping),
+        }
+    }
+
+    /// Whether mail for `to` stands a chance now, without a lock: a mailbox that is no regular
+    /// file, or is somebody else's, or is full, is better refused before its mail data is read.
+    ///
+    /// # Errors
+    /// What a delivery would end in.
+    pub fn look(&self, to: &Destination) -> Result<(), Outcome> {
+        self.looker.look(to)
+    }
+}
+
+/// The running writer.
+#[derive(Debug)]
+pub struct Writer {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Ends the thread, after every message in hand has its outcome and all is synced.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            log::error!("writer-panicked");
+        }
+    }
+}
+
+/// As [`start`](super::start), on a disk of the caller's choice.
+///
+/// # Errors
+/// The mail folder or the spool cannot be used; the text names the path and the cure.
+pub fn start_on<D: Disk>(
+    disk: Arc<D>,
+    settings: Settings,
+    counters: Arc<Counters>,
+) -> io::Result<(Post, Writer)> {
+    let looker = Arc::new(Looker {
+        disk: disk.clone(),
+        folder: settings.mail_dir.clone(),
+        uid: nix::unistd::geteuid().as_raw(),
+        limit: settings.mailbox_limit,
+    });
+    let mut engine = open_engine(&disk, &settings, &counters)?;
+    let (jobs, queue) = bounded(settings.queue.max(1));
+    let (stop, stopped) = bounded(0);
+    let thread = thread::Builder::new().name("writer".into()).spawn(move || {
+        let mut line = Line::new(queue, stopped, &settings);
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| line.serve(&mut engine))) {
+                Ok(()) => return engine.close(),
+                // Whoever was in the batch has been answered 451 by the unwinding. What it left
+                // half done is what a killed process leaves, and is set right in the same way.
+                Err(_) => {
+                    log::error!("writer-panicked: recovering");
+                    drop(engine);
+                    loop {
+                        match open_engine(&disk, &settings, &counters) {
+                            Ok(fresh) => break engine = fresh,
+                            Err(e) => log::error!("writer-failed error={}", value(e)),
+                        }
+                        if !line.refuse_all(Duration::from_secs(1)) {
+                            return;
+                        }
+                    }
+                }
+            }
+        }
+    })?;
+    Ok((Post { jobs, looker }, Writer { stop, thread }))
+}
+
+fn open_engine<D: Disk>(
+    disk: &Arc<D>,
+    settings: &Settings,
+    counters: &Arc<Counters>,
+) -> io::Result<Engine<D>> {
+    let named = |path: &Path, cure: &str, e: io::Error| {
+        io::Error::new(e.kind(), format!("{}: {e}; {cure}", path.display()))
+    };
+    let identity = Identity::of_this_process();
+    let mail = disk.look(&settings.mail_dir).and_then(|stat| match stat.kind {
+        Kind::Folder | Kind::Symlink => Ok(stat),
+        _ => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    let mail = mail.map_err(|e| named(&settings.mail_dir, "choose another with --mail-dir", e))?;
+    let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
+    let folder = Folder {
+        disk: disk.clone(),
+        path: settings.mail_dir.clone(),
+        dotlocks: Dotlocks::new(disk.clone(), &settings.mail_dir, identity.clone()),
+        locks: settings.locks,
+        limit: settings.mailbox_limit,
+        uid: nix::unistd::geteuid().as_raw(),
+        group: mail_group.map(|g| g.gid.as_raw()).filter(|gid| *gid == mail.gid),
+    };
+    let spool = &settings.spool;
+    let cure = "choose another with --spool";
+    let (empty, orphans) = super::recover::claim(&folder, spool, settings.journal_half, None)
+        .map_err(|e| named(spool, cure, e))?;
+    let mut journal = match empty {
+        Some(journal) => journal,
+        None => Journal::create(&**disk, spool, settings.journal_half, &identity)
+            .map_err(|e| named(spool, cure, e))?,
+    };
+    journal.empty(&identity).map_err(|e| named(&journal.path, cure, e))?;
+    folder.dotlocks.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
+    let mut engine = Engine::new(folder, spool.clone(), identity, counters.clone(), journal)?;
+    engine.recover(orphans, settings.lock_timeout)?;
+    Ok(engine)
+}
+
+/// One message on its way through the writer.
+#[derive(Debug)]
+struct Job {
+    message: Message,
+    /// Its mailboxes, sorted: the order in which they are locked.
+    names: Vec<(BoxName, usize)>,
+    answer: Answer,
+    came: Instant,
+    wait: Duration,
+    due: Instant,
+    /// The mailbox it was set aside for.
+    behind: Option<BoxName>,
+}
+
+impl Job {
+    fn new(message: Message, answer: Answer) -> Job {
+        let mut names: Vec<(BoxName, usize)> =
+            message.to.iter().enumerate().map(|(i, to)| (to.mailbox.clone(), i)).collect();
+        names.sort();
+        let now = Instant::now();
+        Job { message, names, answer, came: now, wait: FIRST_WAIT, due: now, behind: None }
+    }
+
+    fn is_large(&self) -> bool {
+        matches!(self.message.content, Content::File(..))
+    }
+}
+
+/// The messages that wait: in the channel, and set aside.
+struct Line {
+    queue: Receiver<Job>,
+    stopped: Receiver<()>,
+    aside: Vec<Job>,
+    lock_timeout: Duration,
+    aside_max: usize,
+    batch_octets: u64,
+    /// How long the last batch took to become durable, and how many it had.
+    last: (Duration, usize),
+    random: RandomState,
+    lots: u64,
+    busy_since: Option<Instant>,
+}
+
+impl Line {
+    fn new(queue: Receiver<Job>, stopped: Receiver<()>, settings: &Settings) -> Line {
+        Line {
+            queue,
+            stopped,
+            aside: Vec::new(),
+            lock_timeout: settings.lock_timeout,
+            // So many may wait for one mailbox, each keeping a session: a quarter of them.
+            aside_max: (settings.queue / 4).max(1),
+            batch_octets: settings.journal_half / 4,
+            last: (Duration::ZERO, 0),
+            random: RandomState::new(),
+            lots: 0,
+            busy_since: None,
+        }
+    }
+
+    /// Batch after batch until the writer is stopped and nobody waits.
+    fn serve<D: Disk>(&mut self, engine: &mut Engine<D>) {
+        let mut stopping = None;
+        loop {
+            let batch = match stopping {
+                None => match self.next_batch(engine) {
+                    Some(batch) => batch,
+                    None => {
+                        stopping = Some(Instant::now() + STOP_PATIENCE);
+                        continue;
+                    }
+                },
+                Some(until) => {
+                    let mut batch: Vec<Job> = self.queue.try_iter().take(MESSAGES_MAX).collect();
+                    let (due, rest) = self.aside.drain(..).partition(|j| j.due <= Instant::now());
+                    self.aside = rest;
+                    batch.extend::<Vec<Job>>(due);
+                    if batch.is_empty() && self.aside.is_empty() {
+                        return;
+                    }
+                    if Instant::now() >= until {
+                        for job in batch.into_iter().chain(self.aside.drain(..)) {
+                            job.answer.give(Outcome::Later(Why::Stopping));
+                        }
+                        return;
+                    }
+                    if batch.is_empty() {
+                        thread::sleep(FIRST_WAIT / 5);
+                    }
+                    batch
+                }
+            };
+            if !batch.is_empty() {
+                self.deliver(engine, batch);
+            }
+        }
+    }
+
+    /// Waits for the next batch; None when the writer is to stop.
+    fn next_batch<D: Disk>(&mut self, engine: &mut Engine<D>) -> Option<Vec<Job>> {
+        let now = Instant::now();
+        let next = self.aside.iter().map(|j| j.due).min();
+        let quiet = if engine.is_settled() { IDLE } else { QUIET };
+        let patience = next.map_or(quiet, |due| due.saturating_duration_since(now).min(quiet));
+        let mut batch = Vec::new();
+        crossbeam_channel::select! {
+            recv(self.queue) -> job => match job {
+                Ok(job) => batch.push(job),
+                Err(_) => return None,
+            },
+            recv(self.stopped) -> _ => return None,
+            default(patience) => {
+                let still = self.busy_since.is_none_or(|since| since.elapsed() >= QUIET);
+                if still && !engine.is_settled() {
+                    if let Err(e) = engine.settle_all() {
+                        log::error!("journal-failed error={}", value(e));
+                    }
+                    // Whatever came of it, the next try is a while away.
+                    self.busy_since = Some(Instant::now());
+                }
+            }
+        }
+        let now = Instant::now();
+        let (due, rest) = self.aside.drain(..).partition(|j| j.due <= now);
+        self.aside = rest;
+        batch.extend::<Vec<Job>>(due);
+        self.gather(&mut batch);
+        Some(batch)
+    }
+
+    /// Adds whatever else waits. Where syncing is slow and others came lately, also what comes
+    /// within a fraction of the time that the sync will take: it would else wait for two syncs.
+    fn gather(&self, batch: &mut Vec<Job>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut octets: u64 = batch.iter().map(|j| j.message.content.octets()).sum();
+        let mut copies: usize = batch.iter().map(|j| j.names.len()).sum();
+        let slow = self.last.0 >= SLOW_SYNC && self.last.1 > 1;
+        let until = Instant::now() + self.last.0 / 2;
+        while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX / 4 {
+            let more = match self.queue.try_recv() {
+                Ok(job) => Some(job),
+                Err(_) if slow && Instant::now() < until => {
+                    self.queue.recv_timeout(self.last.0 / 8).ok()
+                }
+                Err(_) => None,
+            };
+            let Some(job) = more else { return };
+            octets += job.message.content.octets();
+            copies += job.names.len();
+            batch.push(job);
+        }
+    }
+
+    /// One batch: locks, delivery, answers.
+    fn deliver<D: Disk>(&mut self, engine: &mut Engine<D>, batch: Vec<Job>) {
+        engine.maintain();
+        let mut held = HeldBoxes::new();
+        let mut large = HashSet::new();
+        let mut ready: Vec<Job> = Vec::with_capacity(batch.len());
+        let mut orphaned = false;
+        for job in batch {
+            if job.answer.is_given_up() {
+                continue;
+            }
+            // At most one message in place for each mailbox in a batch (recover.rs needs it).
+            if job.is_large() && job.names.iter().any(|(name, _)| large.contains(name)) {
+                self.set_aside(job, None);
+                continue;
+            }
+            match lock_all(engine, &mut held, &job) {
+                Ok(Attempt::Taken(())) => {
+                    if job.is_large() {
+                        large.extend(job.names.iter().map(|(name, _)| name.clone()));
+                    }
+                    ready.push(job);
+                }
+                Ok(Attempt::Busy((name, who))) => self.wait_for(engine, job, name, &who),
+                Ok(Attempt::Orphaned) => {
+                    orphaned = true;
+                    self.set_aside(job, None);
+                }
+                Err(fault) => {
+                    log::error!("not-delivered message={} {fault}", job.message.id);
+                    job.answer.give(fault.outcome);
+                }
+            }
+        }
+        self.commit(engine, held, ready);
+        if orphaned && let Err(e) = engine.recover_orphans() {
+            log::error!("recovery-failed error={}", value(e));
+        }
+    }
+
+    fn commit<D: Disk>(&mut self, engine: &mut Engine<D>, mut held: HeldBoxes<D>, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let messages: Vec<&Message> = jobs.iter().map(|j| &j.message).collect();
+        let mut results = engine.commit(&mut held, &messages);
+        self.last = (began.elapsed(), jobs.len());
+        self.busy_since = Some(Instant::now());
+        // From the last to the first: what is taken back must stand at the end.
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs.into_iter().rev() {
+            match results.pop() {
+                Some(Done::Delivered(written)) => {
+                    if !job.answer.decide(Outcome::Delivered) {
+                        let gone = engine.take_back(&mut held, &written);
+                        log::warn!("given-up message={} taken-back={gone}", job.message.id);
+                    }
+                    answers.push(job.answer);
+                }
+                Some(Done::Failed(outcome)) => {
+                    job.answer.decide(outcome);
+                    answers.push(job.answer);
+                }
+                Some(Done::Again) | None => self.set_aside(job, None),
+            }
+        }
+        drop(held);
+        drop(answers);
+    }
+
+    /// The mailbox is locked: again later, unless it has waited long enough or too many wait.
+    fn wait_for<D: Disk>(&mut self, engine: &Engine<D>, job: Job, name: BoxName, who: &str) {
+        let waited = job.came.elapsed();
+        let others = self.aside.iter().filter(|j| j.behind.as_ref() == Some(&name)).count();
+        if waited >= self.lock_timeout || others >= self.aside_max {
+            let path = value(engine.folder.path_of(&name).display()).to_string();
+            log::warn!(
+                "not-delivered message={} mailbox={path} locked-by={} waited={}s",
+                job.message.id,
+                value(who),
+                waited.as_secs()
+            );
+            job.answer.give(Outcome::Later(Why::Busy));
+            return;
+        }
+        if job.behind.is_none() {
+            engine.counters.lock_waits.one();
+        }
+        self.set_aside(job, Some(name));
+    }
+
+    /// Puts a message off: at once if it is not for a lock, else for its next waiting time.
+    fn set_aside(&mut self, mut job: Job, behind: Option<BoxName>) {
+        let now = Instant::now();
+        job.due = now;
+        if behind.is_some() {
+            self.lots = self.lots.wrapping_add(1);
+            let lot = self.random.hash_one(self.lots) % 1000;
+            job.due += job.wait + job.wait / 2 * (lot as u32) / 1000;
+            let deadline = job.came + self.lock_timeout;
+            job.due = job.due.min(deadline.max(now + FIRST_WAIT / 5));
+            job.wait = (job.wait * 2).min(LONGEST_WAIT);
+        }
+        job.behind = behind;
+        self.aside.push(job);
+    }
+
+    /// Answers everybody who waits, and who comes within `time`, with `Later(Io)`. False once the
+    /// writer is to stop.
+    fn refuse_all(&mut self, time: Duration) -> bool {
+        self.aside.clear();
+        crossbeam_channel::select! {
+            recv(self.queue) -> job => job.is_ok(),
+            recv(self.stopped) -> _ => false,
+            default(time) => true,
+        }
+    }
+}
+
+/// Locks all mailboxes of `job` that the batch does not hold yet, or none of them.
+fn lock_all<D: Disk>(
+    engine: &mut Engine<D>,
+    held: &mut HeldBoxes<D>,
+    job: &Job,
+) -> Result<Attempt<(), (BoxName, String)>, Fault> {
+    let mut taken = HashMap::new();
+    for (name, i) in &job.names {
+        if held.contains_key(name) {
+            continue;
+        }
+        let owner = job.message.to.get(*i).and_then(|to| to.owner);
+        match engine.folder.take(name, owner).map_err(|f| f.on(name))? {
+            Attempt::Taken(mut h) => {
+                engine.admit(&mut h).map_err(|f| f.on(name))?;
+                taken.insert(name.clone(), h);
+            }
+            Attempt::Busy(who) => return Ok(Attempt::Busy((name.clone(), who))),
+            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+        }
+    }
+    held.extend(taken);
+    Ok(Attempt::Taken(()))
+}
+
+/// What session and writer share of one message: it is decided once, by whichever comes first.
+#[derive(Debug, Default)]
+struct Ticket {
+    outcome: Mutex<Option<Outcome>>,
+    told: Condvar,
+}
+
+impl Ticket {
+    /// The session's side.
+    fn wait(&self, until: Instant) -> Outcome {
+        let mut outcome = self.lock();
+        loop {
+            if let Some(outcome) = &*outcome {
+                return outcome.clone();
+            }
+            let Some(left) = until.checked_duration_since(Instant::now()) else {
+                return outcome.insert(Outcome::Later(Why::GivenUp)).clone();
+            };
+            outcome =
+                self.told.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The writer's side of a [`Ticket`]. Dropped without a decision, the message was not delivered.
+#[derive(Debug)]
+struct Answer(Arc<Ticket>);
+
+impl Answer {
+    /// Decides; false if the session has given up. The session wakes when this is dropped.
+    fn decide(&self, outcome: Outcome) -> bool {
+        let mut decided = self.0.lock();
+        match &*decided {
+            Some(_) => false,
+            None => {
+                *decided = Some(outcome);
+                true
+            }
+        }
+    }
+
+    /// Decides and wakes the session.
+    fn give(self, outcome: Outcome) {
+        self.decide(outcome);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.decide(Outcome::Later(Why::Io));
+        self.0.told.notify_one();
+    }
+}
+
+/// The look at a mailbox before its mail data, for any disk.
+trait Look: Send + Sync + std::fmt::Debug {
+    fn look(&self, to: &Destination) -> Result<(), Outcome>;
+}
+
+struct Looker<D> {
+    disk: Arc<D>,
+    folder: std::path::PathBuf,
+    uid: u32,
+    limit: Option<u64>,
+}
+
+impl<D: Disk> Look for Looker<D> {
+    fn look(&self, to: &Destination) -> Result<(), Outcome> {
+        match self.disk.look(&self.folder.join(to.mailbox.as_str())) {
+            Ok(stat) => {
+                check(&stat, to.owner.map_or(self.uid, |o| o.uid)).map_err(|f| f.outcome)?;
+                match self.limit {
+                    Some(limit) if stat.len >= limit => Err(Outcome::Never(Why::OverQuota)),
+                    _ => Ok(()),
+                }
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Fault::outcome_of(&e)),
+        }
+    }
+}
+
+impl<D> std::fmt::Debug for Looker<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Looker").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
+/// The first waiting time for a locked mailbox; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest waiting time between two attempts.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// A sync that takes longer makes it worth while to wait for company.
+const SLOW_SYNC: Duration = Duration::from_millis(4);
+/// Without mail for so long, mailboxes are written back and the journal emptied.
+const QUIET: Duration = Duration::from_secs(3);
+/// How long the writer sleeps when there is nothing to do at all.
+const IDLE: Duration = Duration::from_secs(3600);
+/// How long messages that wait for a lock keep a server from stopping.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
