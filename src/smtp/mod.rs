@@ -10,10 +10,13 @@
 //! | `data.rs` | mail data: end of data, dots, line ends, sizes |
 //! | `envelope.rs` | the transaction: who from, who to |
 //! | `receiver.rs` | the state machine of one connection |
+//! | `fuzz.rs` | what fuzzers and the tests of dialogues call |
 
 pub mod command;
 pub mod data;
 pub mod envelope;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod param;
 pub mod path;
 pub mod receiver;
