@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use listenfd::ListenFd;
+use nix::sys::socket::Backlog;
 
 use crate::stream::{Peer, Socket};
 
@@ -244,6 +245,8 @@ fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
         }
         _ => e,
     })?;
+    // std lets 128 connections wait, and a burst of more costs each client a second.
+    let _ = nix::sys::socket::listen(&tcp, Backlog::MAXCONN);
     Listener::new(Listening::Tcp(tcp))
 }
 

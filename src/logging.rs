@@ -9,7 +9,8 @@
 //! Lines go through a bounded channel to a thread that writes them, so that a full pipe or a
 //! stopped syslog daemon never holds up mail: when [`QUEUE`] lines wait, further ones are dropped,
 //! and their number is logged once there is room. The price: a process that exits must call
-//! `log::logger().flush()` first, which waits at most a second.
+//! `log::logger().flush()` first, which waits at most a second; and a panic hook that logs is for
+//! the program to set, as the usual one writes to standard error.
 //!
 //! On standard error a line begins with the date and the level; under systemd (`JOURNAL_STREAM`
 //! names it) with `<priority>`, as the journal dates lines itself. Syslog: facility mail, identity
@@ -20,7 +21,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::panic;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -68,8 +68,6 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<()> {
         .name("log".into())
         .stack_size(128 * 1024)
         .spawn(move || write_lines(&queue, |level, line| style.write(level, line)))?;
-    // The default hook writes to standard error, which may be the client's socket under inetd.
-    panic::set_hook(Box::new(|info| log::error!("panic {}", one_line(info.to_string()))));
     log::set_max_level(filter.filter());
     log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
         .map_err(io::Error::other)
