@@ -21,7 +21,7 @@ impl MailParameters {
     /// Reads all that stands behind the reverse-path; an `Err` is MAIL's reply.
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
-        for parameter in split(text) {
+        for parameter in split("MAIL", text) {
             let (keyword, value) = parameter?;
             if keyword.eq_ignore_ascii_case("SIZE") {
                 set(&mut parameters.size, size(value)?, SIZE_FORM)?;
@@ -37,17 +37,20 @@ impl MailParameters {
 
 /// Reads all that stands behind the forward-path; an `Err` is RCPT's reply.
 pub(super) fn parse_rcpt(text: &[u8]) -> Result<(), Reply> {
-    match split(text).next() {
+    match split("RCPT", text).next() {
         None => Ok(()),
         Some(parameter) => Err(reply::unknown_parameter("RCPT", parameter?.0)),
     }
 }
 
 /// Each `keyword` or `keyword=value`, in order.
-fn split(text: &[u8]) -> impl Iterator<Item = Result<(&str, Option<&str>), Reply>> {
-    text.split(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty())
-        .map(|word| keyword_and_value(word).ok_or_else(|| reply::bad_parameter("KEYWORD=value")))
+fn split<'a>(
+    verb: &'static str,
+    text: &'a [u8],
+) -> impl Iterator<Item = Result<(&'a str, Option<&'a str>), Reply>> {
+    text.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(move |word| {
+        keyword_and_value(word).ok_or_else(|| reply::bad_parameter(verb, "KEYWORD=value"))
+    })
 }
 
 /// `esmtp-keyword [ "=" esmtp-value ]` of RFC 5321 4.1.2.
@@ -70,7 +73,7 @@ fn size(value: Option<&str>) -> Result<u64, Reply> {
     let digits = value.filter(|value| {
         (1..=20).contains(&value.len()) && value.bytes().all(|octet| octet.is_ascii_digit())
     });
-    let digits = digits.ok_or_else(|| reply::bad_parameter(SIZE_FORM))?;
+    let digits = digits.ok_or_else(|| reply::bad_parameter("MAIL", SIZE_FORM))?;
     Ok(digits.parse().unwrap_or(u64::MAX))
 }
 
@@ -80,9 +83,9 @@ fn body(value: Option<&str>) -> Result<Body, Reply> {
         Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
         Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
         Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => {
-            Err(reply::parameter_not_implemented("BODY=BINARYMIME"))
+            Err(reply::parameter_not_implemented("MAIL", "BODY=BINARYMIME"))
         }
-        _ => Err(reply::bad_parameter(BODY_FORM)),
+        _ => Err(reply::bad_parameter("MAIL", BODY_FORM)),
     }
 }
 
@@ -90,7 +93,7 @@ fn body(value: Option<&str>) -> Result<Body, Reply> {
 fn set<T>(slot: &mut Option<T>, value: T, form: &str) -> Result<(), Reply> {
     match slot.replace(value) {
         None => Ok(()),
-        Some(_) => Err(reply::bad_parameter(form)),
+        Some(_) => Err(reply::bad_parameter("MAIL", form)),
     }
 }
 

@@ -144,11 +144,10 @@ pub fn start_mail_input() -> Reply {
 
 /// `214` to HELP
 pub fn help(verbs: impl Iterator<Item = &'static str>) -> Reply {
-    let mut reply =
-        Reply::new(214, (2, 0, 0), "HELP: these are the commands, HELP and one of them");
-    let mut list = "tells its form:".to_owned();
+    let mut list = "HELP: the commands are".to_owned();
     verbs.for_each(|verb| list += &format!(" {verb}"));
-    reply.lines.push(list.into());
+    let mut reply = Reply::new(214, (2, 0, 0), list);
+    reply.lines.push("HELP and one of them tells its form".into());
     reply
 }
 
@@ -198,8 +197,8 @@ pub fn bad_forward_path(error: SyntaxError) -> Reply {
 }
 
 /// `501`: a parameter that is known, with a value that it cannot have, or twice.
-pub fn bad_parameter(form: &str) -> Reply {
-    Reply::new(501, (5, 5, 4), format!("parameter: {form}"))
+pub fn bad_parameter(verb: &str, form: &str) -> Reply {
+    Reply::new(501, (5, 5, 4), format!("{verb}: the form of the parameter is {form}"))
 }
 
 /// `502`: a command of the standards that this receiver does not carry out.
@@ -208,8 +207,8 @@ pub fn not_implemented(verb: &str) -> Reply {
 }
 
 /// `504`: a value of the standards that this receiver does not carry out.
-pub fn parameter_not_implemented(what: &str) -> Reply {
-    Reply::new(504, (5, 5, 4), format!("{what}: Command parameter not implemented"))
+pub fn parameter_not_implemented(verb: &str, parameter: &str) -> Reply {
+    Reply::new(504, (5, 5, 4), format!("{verb}: parameter {parameter} not implemented"))
 }
 
 /// `555`: a parameter that no extension on offer knows.
@@ -350,9 +349,9 @@ mod tests {
             syntax("form"),
             bad_reverse_path(SyntaxError("why")),
             bad_forward_path(SyntaxError("why")),
-            bad_parameter("SIZE=octets"),
+            bad_parameter("MAIL", "SIZE=octets"),
             not_implemented("TURN"),
-            parameter_not_implemented("BODY=BINARYMIME"),
+            parameter_not_implemented("MAIL", "BODY=BINARYMIME"),
             unknown_parameter("MAIL", &word),
             delivered("id"),
             no_such_user(&to),

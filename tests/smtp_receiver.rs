@@ -1,0 +1,140 @@
+//! What a session sees of the receiver besides replies: the envelope, the client, when to close.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "support/cast.rs"]
+mod cast;
+
+use cast::Beta;
+use mailslot::smtp::receiver::{LINE_MAX, Protocol};
+use mailslot::smtp::{Body, ForwardPath, Host, Receiver, Reply, Step, reply};
+
+/// A receiver to which `lines` were said, and its last step.
+fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
+    let mut receiver = Receiver::new(cast::settings(&[]), host);
+    let mut step = Step::Reply(receiver.greeting());
+    for line in lines {
+        step = receiver.line(format!("{line}\r\n").as_bytes());
+    }
+    (receiver, step)
+}
+
+#[test]
+fn the_envelope_is_what_was_said() {
+    let (receiver, step) = said(
+        Beta,
+        &[
+            "EHLO alpha.arpa",
+            "MAIL FROM:<Smith@Alpha.ARPA> SIZE=12 BODY=8BITMIME",
+            "RCPT TO:<@alpha.arpa:\"Jones\"@Beta.ARPA>",
+            "RCPT TO:<green@beta.arpa>",
+            "RCPT TO:<postmaster>",
+            "DATA",
+        ],
+    );
+    assert_eq!(step, Step::Data(reply::start_mail_input()));
+    let envelope = receiver.envelope().unwrap();
+    assert_eq!(envelope.from.to_string(), "<Smith@Alpha.ARPA>", "case is kept");
+    assert_eq!((envelope.size, envelope.body), (Some(12), Body::EightBitMime));
+    let to: Vec<(String, &str)> =
+        envelope.to.iter().map(|r| (r.path.to_string(), r.destination.as_str())).collect();
+    let expected = [("<Jones@Beta.ARPA>", "jones"), ("<Postmaster>", "root")];
+    assert_eq!(to, expected.map(|(path, destination)| (path.to_owned(), destination)));
+}
+
+#[test]
+fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
+    let open = ["EHLO alpha.arpa", "MAIL FROM:<>", "RCPT TO:<jones@beta.arpa>"];
+    for (line, there) in [
+        ("RSET", false),
+        ("EHLO b", false),
+        ("HELO b", false),
+        ("NOOP", true),
+        ("EHLO", true),
+        ("MAIL FROM:<>", true),
+    ] {
+        let (mut receiver, _) = said(Beta, &open);
+        receiver.line(format!("{line}\r\n").as_bytes());
+        assert_eq!(receiver.envelope().is_some(), there, "{line}");
+    }
+    let (mut receiver, _) = said(Beta, &open);
+    assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
+    assert!(receiver.envelope().is_none());
+}
+
+#[test]
+fn the_client_is_who_it_said_last() {
+    type Row<'a> = (&'a [&'a str], Option<(&'a str, Protocol)>);
+    let rows: &[Row<'_>] = &[
+        (&[], None),
+        (&["EHLO"], None),
+        (&["EHLO Alpha.ARPA"], Some(("Alpha.ARPA", Protocol::Esmtp))),
+        (&["HELO [127.0.0.1]"], Some(("[127.0.0.1]", Protocol::Smtp))),
+        (&["EHLO a", "HELO b"], Some(("b", Protocol::Smtp))),
+        (&["EHLO a", "HELO b c"], Some(("a", Protocol::Esmtp))),
+    ];
+    for (lines, client) in rows {
+        assert_eq!(said(Beta, lines).0.client(), *client, "{lines:?}");
+    }
+}
+
+#[test]
+fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
+    let errors_max = cast::settings(&[]).errors_max as usize;
+    let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
+    assert_eq!(step, Step::Reply(reply::unknown_command()));
+    assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));
+    let step = receiver.line_too_long();
+    assert_eq!(step, Step::Close(reply::giving_up("beta.arpa", "too many errors")));
+
+    let (mut receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<>"]);
+    for _ in 0..=errors_max {
+        let step = receiver.line(b"RCPT TO:<green@beta.arpa>\r\n");
+        assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
+    }
+}
+
+#[test]
+fn a_line_has_its_limit() {
+    let (mut receiver, _) = said(Beta, &[]);
+    for (length, code) in [(512, 250), (LINE_MAX, 250), (LINE_MAX + 1, 500)] {
+        let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
+        let Step::Reply(reply) = receiver.line(line.as_bytes()) else { panic!("{length}") };
+        assert_eq!(reply.code, code, "{length}");
+    }
+}
+
+/// A host that is going down.
+struct Closing;
+
+impl Host for Closing {
+    type Destination = ();
+
+    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+        Ok(())
+    }
+    fn recipient(&self, _to: &ForwardPath) -> Result<(), Reply> {
+        Err(reply::closing("mx.example", "shutdown"))
+    }
+    fn vrfy(&self, _name: &str) -> Reply {
+        reply::closing("mx.example", "shutdown")
+    }
+    fn expn(&self, _list: &str) -> Reply {
+        reply::closing("mx.example", "shutdown")
+    }
+    fn help(&self) -> Option<Reply> {
+        None
+    }
+}
+
+#[test]
+fn after_421_it_is_closed_whoever_said_it() {
+    let closed = Step::Close(reply::closing("mx.example", "shutdown"));
+    for lines in [&["EHLO a", "MAIL FROM:<>", "RCPT TO:<a@b>"][..], &["VRFY a"], &["EXPN a"]] {
+        assert_eq!(said(Closing, lines).1, closed, "{lines:?}");
+    }
+    let (mut receiver, step) = said(Closing, &["HELP"]);
+    assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver's own");
+    assert_eq!(receiver.end_of_data(receiver.closing("shutdown")), {
+        Step::Close(reply::closing("beta.arpa", "shutdown"))
+    });
+}
