@@ -64,8 +64,8 @@ enum Listening {
     Unix(UnixListener),
 }
 
-/// Listens on all of `addresses`. One that this host does not have is passed over with a warning
-/// if it is a loopback address (many a container has no `::1`) and another could be had.
+/// Listens on all of `addresses`. A loopback address that this host does not have is passed over
+/// with a warning if another could be had: many a container has no `::1`.
 ///
 /// # Errors
 /// The first address that cannot be had, with the cure where it is known.
@@ -73,12 +73,23 @@ pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     let mut passed_over = None;
     for address in addresses {
-        match address.listen() {
-            Ok(more) => listeners.extend(more),
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && address.is_loopback() => {
-                passed_over = Some(e);
+        match address {
+            Address::Unix { path, mode } => {
+                listeners.push(listen_unix(path, *mode).map_err(|e| address.explain(e))?);
             }
-            Err(e) => return Err(e),
+            Address::Tcp { host, port } => {
+                let found = (host.as_str(), *port).to_socket_addrs();
+                for socket_address in found.map_err(|e| address.explain(e))? {
+                    let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
+                    match listen_tcp(socket_address) {
+                        Ok(listener) => listeners.push(listener),
+                        Err(e) if missing(&e) && socket_address.ip().is_loopback() => {
+                            passed_over = Some(address.explain(e));
+                        }
+                        Err(e) => return Err(address.explain(e)),
+                    }
+                }
+            }
         }
     }
     match passed_over {
@@ -203,37 +214,18 @@ impl Drop for Listener {
 }
 
 impl Address {
-    /// Listens on it: on all addresses that its name has.
-    fn listen(&self) -> io::Result<Vec<Listener>> {
-        let explain = |e: io::Error| {
-            let cure = match e.kind() {
-                io::ErrorKind::PermissionDenied => match self {
-                    Address::Tcp { .. } => {
-                        "; ports below 1024 take root or CAP_NET_BIND_SERVICE, or a socket unit"
-                    }
-                    Address::Unix { .. } => "; the folder must be ours to write to",
-                },
-                io::ErrorKind::AddrInUse => "; somebody else listens there",
-                _ => "",
-            };
-            io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{cure}"))
+    fn explain(&self, e: io::Error) -> io::Error {
+        let cure = match (e.kind(), self) {
+            (io::ErrorKind::PermissionDenied, Address::Tcp { .. }) => {
+                "; ports below 1024 take root or CAP_NET_BIND_SERVICE, or a socket unit"
+            }
+            (io::ErrorKind::PermissionDenied, Address::Unix { .. }) => {
+                "; its folder must be ours to write to"
+            }
+            (io::ErrorKind::AddrInUse, _) => "; somebody else listens there",
+            _ => "",
         };
-        match self {
-            Address::Tcp { host, port } => {
-                let addresses = (host.as_str(), *port).to_socket_addrs().map_err(explain)?;
-                addresses.map(|a| listen_tcp(a).map_err(explain)).collect()
-            }
-            Address::Unix { path, mode } => Ok(vec![listen_unix(path, *mode).map_err(explain)?]),
-        }
-    }
-
-    fn is_loopback(&self) -> bool {
-        match self {
-            Address::Tcp { host, .. } => {
-                host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-            }
-            Address::Unix { .. } => false,
-        }
+        io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{cure}"))
     }
 }
 

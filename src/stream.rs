@@ -314,13 +314,13 @@ impl Stream {
     /// reset, which may take our last reply with it; so with `linger`, or when something is known
     /// to be unread, input is read and dropped for at most a second.
     pub fn close(mut self, linger: bool) {
-        if self.flush().is_err() {
+        let mut unread = linger || self.start != self.end;
+        if self.flush().is_err() || !unread {
             return;
         }
         self.shared.socket.shutdown(Shutdown::Write);
         let until = Instant::now() + LINGER;
         let mut left = LINGER_MAX;
-        let mut unread = linger || self.start != self.end;
         while unread && left > 0 && Instant::now() < until {
             (self.start, self.end, self.deadline) = (0, 0, until);
             unread = self.fill(until, Phase::Data).is_ok();

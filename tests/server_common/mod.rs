@@ -250,7 +250,7 @@ impl<W: Wire> Client<W> {
         loop {
             let begin = reply.len();
             self.lines.read_line(&mut reply).unwrap();
-            if reply[begin..].as_bytes().get(3) != Some(&b'-') {
+            if reply.as_bytes()[begin..].get(3) != Some(&b'-') {
                 return reply;
             }
         }
