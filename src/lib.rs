@@ -29,6 +29,7 @@
 //! - [`counters`] and [`logging`] are what an administrator sees.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod check;
 pub mod config;
 pub mod counters;
 pub mod deliver;
