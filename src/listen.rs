@@ -222,7 +222,9 @@ impl Address {
             (io::ErrorKind::PermissionDenied, Address::Unix { .. }) => {
                 "; its folder must be ours to write to"
             }
-            (io::ErrorKind::AddrInUse, _) => "; somebody else listens there",
+            (io::ErrorKind::AddrInUse, _) => {
+                "; somebody else listens there, choose another with --listen"
+            }
             _ => "",
         };
         io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{cure}"))

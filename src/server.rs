@@ -174,8 +174,8 @@ pub fn on_signals(
         for signal in signals.forever() {
             match signal {
                 SIGHUP => {
-                    log::info!("reload signal=HUP");
                     route.reload();
+                    log::info!("reload signal=HUP");
                 }
                 SIGUSR1 => log::info!("counters {counters}"),
                 _ => {
