@@ -1,3 +1,228 @@
 //! The program `mailslot`: wiring, and the only exit.
+//!
+//! ```text
+//! options -> config -> log -> route -> deliver (recovers) -> listen -> server
+//! ```
+//! Exit statuses are those of sysexits.h. Complaints go to standard error; under `--inetd`, where
+//! that may be the client's socket, to syslog, and the client hears 421 and no reason.
 
-fn main() {}
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use mailslot::config::{Command, Config, Facts, Names, Wrong};
+use mailslot::counters::Counters;
+use mailslot::deliver::{self, Post};
+use mailslot::listen::{self, Address, Listener};
+use mailslot::logging::{self, Target, value};
+use mailslot::route::Local;
+use mailslot::server::{self, Server};
+use mailslot::{check, options, stream};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let status = run(&args).unwrap_or_else(|failure| {
+        // A person who tries --inetd at a terminal is told like everybody else.
+        let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
+        failure.tell(inetd);
+        failure.status
+    });
+    // The log is written by a thread of its own.
+    log::logger().flush();
+    ExitCode::from(status)
+}
+
+fn run(args: &[OsString]) -> Result<u8, Failure> {
+    let config = Config::load(args)?;
+    match &config.command {
+        Command::Help => print(&options::help()),
+        Command::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Explain(addresses) => {
+            let route = Local::new(config.route());
+            let ways: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
+            print(&ways.join("\n"))
+        }
+        Command::Check => {
+            let problems = check::problems(&config, &Facts::of_this_host());
+            print(&check::report(&config, &problems))?;
+            Ok(if check::stopping(&problems) == 0 { 0 } else { EX_CONFIG })
+        }
+        Command::Serve => serve(&config),
+    }
+}
+
+/// Serves until it is stopped, or, under `--inetd`, one session.
+fn serve(config: &Config) -> Result<u8, Failure> {
+    logging::start(config.log, config.verbosity).map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+    std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
+    if config.sandbox.is_some() {
+        make_folder(&config.mail_dir)?;
+        make_folder(&config.spool)?;
+    }
+    let counters = Arc::new(Counters::default());
+    let route = Arc::new(Local::new(config.route()));
+    let (post, writer) = deliver::start(config.deliver(), counters.clone())
+        .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
+    let status = converse(config, route, post, counters);
+    writer.stop();
+    status
+}
+
+/// Serves the connections there are, with all that is behind them running.
+fn converse(
+    config: &Config,
+    route: Arc<Local>,
+    post: Post,
+    counters: Arc<Counters>,
+) -> Result<u8, Failure> {
+    let system = |e: io::Error| Failure::new(EX_OSERR, "", &e);
+    let server = Server::new(config.server(), route.clone(), post, counters.clone());
+    let server = server.map_err(system)?;
+    let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
+    if config.inetd {
+        let (socket, peer) = stream::standard_input().map_err(system)?;
+        signals()?;
+        let end = server.serve_one(socket, peer).map_err(system)?;
+        return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
+    }
+    let listeners = listeners(config)?;
+    // From here on a signal stops it well; before, it just ends.
+    signals()?;
+    announce(config, &listeners);
+    server.run(listeners).map_err(system)?;
+    Ok(0)
+}
+
+/// The sockets to listen on: those that were asked for, or those that systemd passed.
+fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
+    let opened = match config.listen.as_slice() {
+        [] => listen::passed(),
+        addresses => listen::open(addresses),
+    };
+    let listeners = opened.map_err(|e| match e.kind() {
+        ErrorKind::AddrInUse => Failure::new(EX_UNAVAILABLE, "", &e),
+        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "", &e),
+        _ => Failure::new(EX_OSERR, "", &e),
+    })?;
+    match listeners.is_empty() {
+        true => Err(Failure::text(EX_CONFIG, "systemd passed no sockets; give --listen")),
+        false => Ok(listeners),
+    }
+}
+
+/// A folder of the sandbox, for its owner alone. One that is there stays as it is.
+fn make_folder(path: &Path) -> Result<(), Failure> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
+        Failure::new(EX_CANTCREAT, &format!("cannot make folder {}", path.display()), &e)
+    })
+}
+
+/// Says on standard output where it listens, for whom, into which folder; and in the sandbox, as a
+/// second line, a command that sends a first message. Nobody may be reading.
+fn announce(config: &Config, listeners: &[Listener]) {
+    if config.verbosity < 0 {
+        return;
+    }
+    let mut places: Vec<String> =
+        listeners.iter().filter_map(|l| l.local_addr()).map(|a| a.to_string()).collect();
+    let unix = |a: &&Address| matches!(a, Address::Unix { .. });
+    places.extend(config.listen.iter().filter(unix).map(Address::to_string));
+    let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
+    let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
+    let tcp = listeners.iter().find_map(Listener::local_addr);
+    if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
+        text.push_str(&first_message(config, &address.to_string()));
+    }
+    let _ = io::stdout().write_all(text.as_bytes());
+}
+
+/// A shell command that sends a message to a user there is.
+fn first_message(config: &Config, address: &str) -> String {
+    let user = match &config.users {
+        // A name that the shell or printf would read as something else is left to its owner.
+        Names::These(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
+        Names::System | Names::Any => Some("you"),
+    };
+    let user = user.unwrap_or("postmaster");
+    let domain = match &config.domains {
+        Names::These(domains) => domains.first().map_or("localhost", String::as_str),
+        Names::System | Names::Any => "localhost",
+    };
+    let to = format!("{user}@{domain}");
+    let header = format!("From: me@localhost\\r\\nTo: {to}\\r\\nSubject: hello\\r\\n");
+    format!(
+        "printf '{header}\\r\\nIt works.\\r\\n' | \
+         curl -sS smtp://{address} --mail-from me@localhost --mail-rcpt {to} -T -\n"
+    )
+}
+
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
+
+/// Prints what was asked for.
+fn print(text: &str) -> Result<u8, Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => Ok(0),
+        // The reader, head(1) perhaps, has seen enough.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(0),
+        Err(e) => Err(Failure::new(EX_IOERR, "standard output", &e)),
+    }
+}
+
+/// Why the program ends before it should.
+struct Failure {
+    status: u8,
+    text: String,
+}
+
+impl Failure {
+    fn text(status: u8, text: &str) -> Failure {
+        Failure { status, text: text.to_owned() }
+    }
+
+    fn new(status: u8, what: &str, error: &io::Error) -> Failure {
+        let text = if what.is_empty() { error.to_string() } else { format!("{what}: {error}") };
+        Failure { status, text }
+    }
+
+    /// Tells whom it may concern.
+    fn tell(&self, inetd: bool) {
+        if inetd {
+            // Already started, perhaps; the line goes to the log either way.
+            let _ = logging::start(Target::Syslog, 0);
+            log::error!("not-serving error={}", value(&self.text));
+            let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
+            return;
+        }
+        // Nobody is left to tell if standard error is closed.
+        let mut text = format!("mailslot: {}\n", self.text);
+        if self.status == EX_USAGE {
+            text.push_str("mailslot: try mailslot --help\n");
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+impl From<Wrong> for Failure {
+    fn from(wrong: Wrong) -> Failure {
+        match wrong {
+            Wrong::Usage(text) => Failure { status: EX_USAGE, text },
+            Wrong::Config(text) => Failure { status: EX_CONFIG, text },
+        }
+    }
+}
+
+// sysexits.h
+const EX_USAGE: u8 = 64;
+const EX_UNAVAILABLE: u8 = 69;
+const EX_OSERR: u8 = 71;
+const EX_CANTCREAT: u8 = 73;
+const EX_IOERR: u8 = 74;
+const EX_TEMPFAIL: u8 = 75;
+const EX_NOPERM: u8 = 77;
+const EX_CONFIG: u8 = 78;
