@@ -10,7 +10,7 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -186,12 +186,10 @@ fn greeting(host: &str, port: u16) -> Option<String> {
     let stream = TcpStream::connect((host, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
     let mut line = Vec::new();
-    // A greeting line has at most 512 octets (RFC 5321 4.5.3.1.5).
-    let mut bytes = stream.take(512).bytes();
-    while let Some(Ok(byte)) = bytes.next().filter(|b| !matches!(b, Ok(b'\r' | b'\n'))) {
-        line.push(byte);
-    }
-    (!line.is_empty()).then(|| String::from_utf8_lossy(&line).into_owned())
+    // At most 512 octets (RFC 5321 4.5.3.1.5). What came before an error counts.
+    let _ = BufReader::new(stream.take(512)).read_until(b'\n', &mut line);
+    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+    (!line.is_empty()).then_some(line)
 }
 
 /// The folder of the mailboxes: there, ours to write, and nobody else's to play with.
