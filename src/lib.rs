@@ -4,9 +4,9 @@
 //! ```text
 //!  options -> config -> main
 //!                        |
-//!    listen  ->  server  ->  session  <----------->  smtp::Receiver   bytes in, replies out, no I/O
+//!    listen  ->  server  ->  session  <---------->  smtp::Receiver bytes in, replies out, no I/O
 //!   (sockets)   (accept,    (one connection:  \
-//!                pool)       bytes, deadlines) \-->  route            who is local? where does it go?
+//!                pool)       bytes, deadlines) \->  route          who is local? where does it go?
 //!                               |
 //!                               | Message = envelope + content + destinations
 //!                               v

@@ -118,7 +118,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 }
 
 /// Tells the service manager, if there is one (`NOTIFY_SOCKET`, sd_notify(3)): `READY=1` once
-/// connections are accepted, `STOPPING=1` when it ends. A failure is logged: mail is more important.
+/// connections are accepted, `STOPPING=1` when it ends. A failure is logged: mail matters more.
 pub fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {

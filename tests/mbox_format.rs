@@ -141,7 +141,8 @@ proptest! {
         let mut stored = Vec::new();
         for lines in &messages {
             let mut intake = Intake::new(spool.path(), b"Received: x\n");
-            for bytes in ["Subject: x", ""].iter().map(|l| l.as_bytes()).chain(lines.iter().map(|l| &l[..])) {
+            let header: [&[u8]; 2] = [b"Subject: x", b""];
+            for bytes in header.into_iter().chain(lines.iter().map(|l| &l[..])) {
                 intake.piece(Piece { bytes, first: true, last: true });
             }
             stored.extend(mbox::head(&from, time));
@@ -157,7 +158,8 @@ proptest! {
             prop_assert!(mail.faults.is_empty(), "{:?}", mail);
             prop_assert!(mbox::is_from_line(mail.from_line.as_bytes()));
             prop_assert_eq!(mail.sender(), "smith@example.org");
-            let mut sent = b"Return-Path: <smith@example.org>\nReceived: x\nSubject: x\n\n".to_vec();
+            let header = b"Return-Path: <smith@example.org>\nReceived: x\nSubject: x\n\n";
+            let mut sent = header.to_vec();
             lines.iter().for_each(|line| sent.extend([line, &b"\n"[..]].concat()));
             prop_assert_eq!(mail.unquoted(), sent);
         }

@@ -5,7 +5,7 @@
 //!
 //! | the mailbox | what is done |
 //! | --- | --- |
-//! | the record is done, and the host has not rebooted | nothing: memory survived; what is missing was taken out by a reader |
+//! | the record is done, and the host has not rebooted | nothing: what lacks, a reader took |
 //! | our octets are there, whole | nothing |
 //! | it ends within our stretch, or zeros stand in it, all else is ours | completed in place |
 //! | it ends at or before our stretch | appended |

@@ -14,7 +14,8 @@
 //!   loop, and a fault.
 //! - A fault anywhere spoils the whole (all or nothing): a list that has lost a member without
 //!   anybody being told is worse than one that waits.
-//! - A walk ends: at most [`LEVELS_MAX`] levels, [`ADDRESSES_MAX`] addresses, [`INCLUDES_MAX`] files.
+//! - A walk ends: at most [`LEVELS_MAX`] levels, [`ADDRESSES_MAX`] addresses and
+//!   [`INCLUDES_MAX`] files.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -78,10 +79,10 @@ impl Local {
         }
     }
 
-    /// One step from `name` at `host`, without aliases if there are none to be asked. In this order:
-    /// the alias `name@host`, the alias `name`, the user `name`, the user in lower case; then all of
-    /// these again for what stands before the delimiter; and for postmaster, who always has a
-    /// mailbox (RFC 5321 4.5.1), root and the first `--user`.
+    /// One step from `name` at `host`, without aliases if there are none to be asked. In this
+    /// order: the alias `name@host`, the alias `name`, the user `name`, the user in lower case;
+    /// then all of these again for what stands before the delimiter; and for postmaster, who always
+    /// has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
     ///
     /// # Errors
     /// `Later` if users cannot be looked up now, `NameNotAllowed` if the user has a name that

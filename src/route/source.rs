@@ -5,8 +5,9 @@
 //! - An `:include:` file must also be owned by root or by whoever runs mailslot, writable by its
 //!   owner only, no symbolic link and no second link of a file: others could put their addresses
 //!   into the list, or have a file shown that they may not read.
-//! - [`Live`] holds the aliases in force. It looks at the file at most once a second while mail comes
-//!   in, so edits count without a signal; a file that cannot be read leaves the old aliases in force.
+//! - [`Live`] holds the aliases in force. It looks at the file at most once a second while mail
+//!   comes in, so edits count without a signal; a file that cannot be read leaves the old ones in
+//!   force.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -152,7 +153,7 @@ impl Stamp {
         }
     }
 
-    /// Whether nothing has happened to the file for [`SETTLE`]; one from the future, after the clock
+    /// Whether nothing has happened to the file for [`SETTLE`]; one from the future, once the clock
     /// was set, is taken for settled too.
     fn is_settled(&self, now: SystemTime) -> bool {
         let changed = Duration::from_secs(self.changed.0.try_into().unwrap_or(0));
