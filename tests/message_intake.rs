@@ -201,6 +201,8 @@ fn same_behind_the_decoder_at_every_cut() {
 fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
     let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let name = |line: &[u8]| -> Option<String> {
+        // A name is over within the first piece of its line, or it is none.
+        let line = &line[..line.len().min(PIECE_MAX)];
         let (name, _) = text(line).split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
         let name = name.trim_end_matches([' ', '\t']);
         let ok = !name.is_empty() && name.bytes().all(|b| (b'!'..=b'~').contains(&b));
