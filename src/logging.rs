@@ -66,7 +66,6 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<()> {
     let (lines, queue) = bounded(QUEUE);
     thread::Builder::new()
         .name("log".into())
-        .stack_size(128 * 1024)
         .spawn(move || write_lines(&queue, |level, line| style.write(level, line)))?;
     log::set_max_level(filter.filter());
     log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))

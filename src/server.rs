@@ -486,9 +486,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// For a session thread: its buffers are on the heap, but a look-up may run modules of the C
-/// library that want room. What is not touched costs nothing.
-const STACK_SIZE: usize = 512 * 1024;
+/// For a session thread: its buffers are on the heap, but look-ups run modules of the C library,
+/// and a time zone is read, which take some. What is never touched costs nothing.
+const STACK_SIZE: usize = 1024 * 1024;
 /// How long accept rests after an error, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);

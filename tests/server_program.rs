@@ -149,10 +149,24 @@ fn passed_sockets_are_listened_on() {
     let sandbox = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let (mail, spool) = (sandbox.path().join("mail"), sandbox.path().join("spool"));
+    std::fs::create_dir(&mail).unwrap();
+    std::fs::create_dir(&spool).unwrap();
     let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
     let mut child = Command::new("sh")
-        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_mailslot"), "--sandbox"])
-        .arg(sandbox.path())
+        .args(["-c", script, "sh", env!("CARGO_BIN_EXE_mailslot"), "--config", "/dev/null"])
+        .args([
+            "--aliases",
+            "none",
+            "--user",
+            "smith",
+            "--domain",
+            "here.example",
+            "--hostname",
+            "h",
+        ])
+        .args([std::ffi::OsStr::new("--mail-dir"), mail.as_os_str()])
+        .args([std::ffi::OsStr::new("--spool"), spool.as_os_str()])
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
