@@ -135,7 +135,7 @@ impl Server {
         let _ = queue.try_send(self.shared.admit(socket, peer));
         drop(queue);
         // The session's end wakes us too.
-        let _ = self.wake.read(&mut [0]);
+        let _ = self.wake.read_exact(&mut [0]);
         Ok(pool.finish(&self.shared))
     }
 }
@@ -329,12 +329,14 @@ impl Pool {
     /// Waits for the threads to end, once nothing more can reach them; cuts what is not over when
     /// the grace is. How the last session ended, if all did.
     fn finish(self, shared: &Arc<Shared>) -> Option<End> {
-        if self.ended.recv_timeout(shared.grace) == Err(RecvTimeoutError::Timeout) {
+        let last_tenth = shared.grace / 10;
+        let patience = shared.grace - last_tenth;
+        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
             let streams = || shared.places.iter().filter_map(|place| lock(place).clone());
             log::warn!("cut sessions={} reason=grace-over", streams().count());
             streams().for_each(|stream| stream.cut());
             // The threads see it at once, unless the writer holds them.
-            if self.ended.recv_timeout(shared.grace / 10) == Err(RecvTimeoutError::Timeout) {
+            if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
                 return None;
             }
         }
