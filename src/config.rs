@@ -1,28 +1,34 @@
 //! The settings in force: one struct, made once from the command line, the configuration file and
 //! the host, in this order of precedence. Nobody looks at options after it.
 //!
-//! It owns what values mean and which are accepted: every limit is checked here, and a complaint
-//! names the option, where it was given and the form that is expected. It remembers where each
-//! value came from ([`Config::shown`]), for `mailslot check`.
+//! It owns what is accepted: every value is checked against its limits, and a complaint names the
+//! option, where it was given and the form that is expected. It remembers where each value came
+//! from ([`Config::shown`]), for `mailslot check`.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `facts.rs` | what the host says of itself |
+//! | `value.rs` | what the text of a value means |
 //!
 //! It opens no socket and makes no file. [`Facts`] is all it knows of the host, so that tests can
 //! make hosts up.
 
+mod facts;
+mod value;
+
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
 use crate::listen::Address;
 use crate::logging::Target;
-use crate::message::BoxName;
 use crate::options::{self, CommandLine, Fallback, Given, Origin};
 use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
-use crate::smtp::{Domain, Mailbox};
+pub use facts::Facts;
+use facts::{ALIASES, MAILNAME, read_text};
 
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,55 +124,6 @@ pub enum Wrong {
     Config(String),
 }
 
-/// What the host says of itself; read once.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    /// gethostname(2).
-    pub name: String,
-    /// The text of `/etc/hosts`.
-    pub hosts: String,
-    /// The first word of `/etc/mailname`.
-    pub mailname: Option<String>,
-    /// Whether `/etc/aliases` is there.
-    pub aliases: bool,
-    /// Whether systemd passed sockets (`LISTEN_FDS`).
-    pub sockets: bool,
-}
-
-impl Facts {
-    /// Asks the host that this runs on. What cannot be read is as if it were not there.
-    pub fn of_this_host() -> Facts {
-        let name = nix::unistd::gethostname().unwrap_or_default();
-        let mailname = read_text(Path::new(MAILNAME)).unwrap_or_default();
-        Facts {
-            name: name.to_string_lossy().into_owned(),
-            hosts: read_text(Path::new(HOSTS)).unwrap_or_default(),
-            mailname: mailname.split_whitespace().next().map(str::to_owned),
-            aliases: Path::new(ALIASES).exists(),
-            sockets: std::env::var_os("LISTEN_FDS").is_some(),
-        }
-    }
-
-    /// The host's full name: its own if that has a dot, else the name that continues it on the same
-    /// line of `/etc/hosts`, else its own.
-    fn full_name(&self) -> (&str, Origin) {
-        let short = self.name.as_str();
-        let own = (short, Origin::Host("gethostname"));
-        if short.contains('.') {
-            return own;
-        }
-        for line in self.hosts.lines() {
-            let line = line.split('#').next().unwrap_or_default();
-            let names = || line.split_whitespace().skip(1);
-            let continues = |n: &&str| n.strip_prefix(short).is_some_and(|r| r.starts_with('.'));
-            if let (true, Some(full)) = (names().any(|n| n == short), names().find(continues)) {
-                return (full, Origin::Host(HOSTS));
-            }
-        }
-        own
-    }
-}
-
 impl Config {
     /// The settings for the command line `args` (without the program's name) on this host. Reads
     /// the configuration file.
@@ -196,7 +153,7 @@ impl Config {
         let command = command(line)?;
         let verbosity = verbosity(line)?;
         let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
-        let sandbox = values.all("sandbox", path)?.pop();
+        let sandbox = values.all("sandbox", value::path)?.pop();
 
         let asked = values.origin("listen");
         let listen = match asked {
@@ -207,13 +164,13 @@ impl Config {
             Origin::Default if facts.sockets => {
                 values.instead("listen", "the sockets passed", Origin::Host("systemd"))
             }
-            _ => values.all("listen", address)?,
+            _ => values.all("listen", value::address)?,
         };
 
         let hostname = match values.origin("hostname") {
             Origin::Default => {
                 let (name, origin) = facts.full_name();
-                let name = domain(name).map_err(|_| {
+                let name = value::domain(name).map_err(|_| {
                     let name = name.escape_debug();
                     Wrong::Config(format!(
                         "this host's name \"{name}\" is no domain name; give one with --hostname"
@@ -221,14 +178,16 @@ impl Config {
                 })?;
                 values.found("hostname", vec![name], origin).remove(0)
             }
-            _ => values.one("hostname", domain)?,
+            _ => values.one("hostname", value::domain)?,
         };
 
         let domains = match (values.origin("domain"), &sandbox) {
             (Origin::Default, Some(_)) => values.any("domain"),
             (Origin::Default, None) => {
                 let (name, origin) = match &facts.mailname {
-                    Some(name) => (domain(name).map_err(in_mailname)?, Origin::Host(MAILNAME)),
+                    Some(name) => {
+                        (value::domain(name).map_err(in_mailname)?, Origin::Host(MAILNAME))
+                    }
                     None => (hostname.clone(), Origin::Host("hostname")),
                 };
                 let mut names = vec![name];
@@ -237,7 +196,7 @@ impl Config {
                 }
                 Names::These(values.found("domain", names, origin))
             }
-            _ => Names::These(values.all("domain", domain)?),
+            _ => Names::These(values.all("domain", value::domain)?),
         };
 
         let users = match (values.origin("user"), &sandbox) {
@@ -246,7 +205,7 @@ impl Config {
                 values.show("user", "those of the system", Origin::Default);
                 Names::System
             }
-            _ => Names::These(values.all("user", user)?),
+            _ => Names::These(values.all("user", value::user)?),
         };
 
         let aliases = match values.origin("aliases") {
@@ -257,7 +216,7 @@ impl Config {
                 values.show("aliases", if there { ALIASES } else { "none" }, origin);
                 found
             }
-            _ => values.optional("aliases", "none", path)?,
+            _ => values.optional("aliases", "none", value::path)?,
         };
 
         let log = match (values.origin("log"), inetd) {
@@ -269,7 +228,7 @@ impl Config {
                 values.show("log", "stderr", Origin::Default);
                 Target::Stderr
             }
-            _ => values.one("log", log_to)?,
+            _ => values.one("log", value::log_to)?,
         };
 
         let mut config = Config {
@@ -280,22 +239,22 @@ impl Config {
             domains,
             users,
             aliases,
-            mail_dir: values.one("mail-dir", path)?,
-            spool: values.one("spool", path)?,
+            mail_dir: values.one("mail-dir", value::path)?,
+            spool: values.one("spool", value::path)?,
             sandbox,
-            locks: values.one("lock", locks)?,
-            lock_timeout: values.one("lock-timeout", |t| time(t, 0))?,
-            threads: values.one("threads", |t| number(t, 2, 4096))?,
-            size_max: values.one("max-size", size)?,
-            recipients_max: values.one("max-recipients", |t| number(t, 1, 100_000))?,
-            timeout: values.one("timeout", |t| time(t, 1))?,
-            session_timeout: values.one("session-timeout", |t| time(t, 1))?,
-            per_client: values.one("per-client", |t| number(t, 1, 4096))?,
-            mailbox_limit: values.optional("mailbox-limit", "none", size)?,
-            delimiter: values.optional("delimiter", "none", delimiter)?,
-            vrfy: values.one("vrfy", switch)?,
-            expn: values.one("expn", switch)?,
-            forward_replies: values.one("forward-replies", switch)?,
+            locks: values.one("lock", value::locks)?,
+            lock_timeout: values.one("lock-timeout", |t| value::time(t, 0))?,
+            threads: values.one("threads", |t| value::number(t, 2, 4096))?,
+            size_max: values.one("max-size", value::size)?,
+            recipients_max: values.one("max-recipients", |t| value::number(t, 1, 100_000))?,
+            timeout: values.one("timeout", |t| value::time(t, 1))?,
+            session_timeout: values.one("session-timeout", |t| value::time(t, 1))?,
+            per_client: values.one("per-client", |t| value::number(t, 1, 4096))?,
+            mailbox_limit: values.optional("mailbox-limit", "none", value::size)?,
+            delimiter: values.optional("delimiter", "none", value::delimiter)?,
+            vrfy: values.one("vrfy", value::switch)?,
+            expn: values.one("expn", value::switch)?,
+            forward_replies: values.one("forward-replies", value::switch)?,
             log,
             verbosity,
             shown: Vec::new(),
@@ -535,105 +494,6 @@ fn refuse(given: &Given, expected: &str) -> Wrong {
     }
 }
 
-// What a value means. Each returns, for a value it does not accept, the form that it expects.
-
-fn path(text: &str) -> Result<PathBuf, String> {
-    match text.is_empty() || text.contains('\0') {
-        true => Err("a path".to_owned()),
-        false => Ok(PathBuf::from(text)),
-    }
-}
-
-fn address(text: &str) -> Result<Address, String> {
-    let form = "HOST:PORT, [IPV6]:PORT or unix:PATH, such as 127.0.0.1:25";
-    text.parse().map_err(|_| form.to_owned())
-}
-
-/// A domain's name by the grammar of RFC 5321 4.1.2, which the receiver parses with too.
-fn domain(text: &str) -> Result<String, String> {
-    match Mailbox::parse(&format!("postmaster@{text}")) {
-        Ok(mailbox) if matches!(mailbox.domain(), Domain::Name(_)) => Ok(text.to_owned()),
-        _ => Err("a domain name, such as mail.example.org".to_owned()),
-    }
-}
-
-fn user(text: &str) -> Result<String, String> {
-    let fits = BoxName::new(text).is_some() && text.is_ascii() && !text.contains('@');
-    if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
-}
-
-fn locks(text: &str) -> Result<Locks, String> {
-    let mut locks = Locks { dotlock: false, fcntl: false, flock: false };
-    for word in text.split(',') {
-        let lock = match word.trim() {
-            "dotlock" => &mut locks.dotlock,
-            "fcntl" => &mut locks.fcntl,
-            "flock" => &mut locks.flock,
-            _ => return Err("one or more of dotlock, fcntl and flock, with commas".to_owned()),
-        };
-        *lock = true;
-    }
-    Ok(locks)
-}
-
-fn number(text: &str, min: usize, max: usize) -> Result<usize, String> {
-    let digits = text.bytes().all(|b| b.is_ascii_digit());
-    match text.parse() {
-        Ok(n) if digits && (min..=max).contains(&n) => Ok(n),
-        _ => Err(format!("a number from {min} to {max}")),
-    }
-}
-
-/// A number, and its unit if there is one.
-fn with_unit(text: &str, units: &[(char, u64)]) -> Option<u64> {
-    let last = text.chars().last()?.to_ascii_lowercase();
-    let (digits, times) = match units.iter().find(|(unit, _)| *unit == last) {
-        Some((_, times)) => (&text[..text.len() - 1], *times),
-        None => (text, 1),
-    };
-    let plain = digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(times)
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    with_unit(text, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)])
-        .filter(|n| (1..=SIZE_MAX).contains(n))
-        .ok_or_else(|| "octets, or a number with K, M or G, such as 25M".to_owned())
-}
-
-fn time(text: &str, min: u64) -> Result<Duration, String> {
-    with_unit(text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86400)])
-        .filter(|n| (min..=TIME_MAX).contains(n))
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("seconds, or a number with s, m, h or d, from {min}s to 7d"))
-}
-
-fn delimiter(text: &str) -> Result<char, String> {
-    // What RFC 5321's atoms may hold besides letters and digits: the address needs no quotes then.
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(c), None) if "!#$%&'*+-/=?^_`{|}~".contains(c) => Ok(c),
-        _ => Err("one of ! # $ % & ' * + - / = ? ^ _ ` { | } ~ or \"none\"".to_owned()),
-    }
-}
-
-fn switch(text: &str) -> Result<Switch, String> {
-    match text {
-        "on" => Ok(Switch::On),
-        "local" => Ok(Switch::Local),
-        "off" => Ok(Switch::Off),
-        _ => Err("on, off or local".to_owned()),
-    }
-}
-
-fn log_to(text: &str) -> Result<Target, String> {
-    match text {
-        "stderr" => Ok(Target::Stderr),
-        "syslog" => Ok(Target::Syslog),
-        _ => Err("stderr or syslog".to_owned()),
-    }
-}
-
 /// `a`, `a and b`, `a, b and c`.
 fn and(names: &[String]) -> String {
     match names {
@@ -643,34 +503,14 @@ fn and(names: &[String]) -> String {
     }
 }
 
-/// A configuration or host file as text.
-fn read_text(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    let mut file = File::open(path)?.take(FILE_MAX + 1);
-    file.read_to_string(&mut text)?;
-    match text.len() as u64 > FILE_MAX {
-        true => Err(std::io::Error::other("larger than 1 MiB, so no configuration")),
-        false => Ok(text),
-    }
-}
-
 /// The configuration file that is read unasked.
 pub const CONFIG: &str = "/etc/mailslot.conf";
-/// The aliases file that is read unasked.
-pub const ALIASES: &str = "/etc/aliases";
-/// Where Debian keeps the name that mail from this host carries.
-pub const MAILNAME: &str = "/etc/mailname";
-const HOSTS: &str = "/etc/hosts";
 /// Commands in error before 421; people mistype less, harvesters more.
 const ERRORS_MAX: u32 = 20;
 /// Besides the wait for locks, how long the writer may take for one message on a slow disk.
 const WRITING: Duration = Duration::from_secs(60);
 /// How long a stop waits for messages in hand.
 const GRACE: Duration = Duration::from_secs(10);
-/// More than any disk holds, and far from overflow.
-const SIZE_MAX: u64 = 1 << 50;
-const TIME_MAX: u64 = 7 * 86400;
-const FILE_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
