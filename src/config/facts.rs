@@ -1,7 +1,7 @@
 //! What the host says of itself: its names, and whether some files are there.
 //!
-//! Asked once, at the start. What cannot be read is as if it were not there: nothing of it is needed
-//! where everything is configured.
+//! Asked once, at the start. What cannot be read is as if it were not there: nothing of it is
+//! needed where everything is configured.
 
 use std::fs::File;
 use std::io::{self, Read};
