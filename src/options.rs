@@ -387,8 +387,8 @@ pub const TABLE: &[Row] = &[
         Found("none"),
         "",
         "Try it out without privileges: listen on 127.0.0.1:2525, mailboxes in DIR/mail, spool in \
-         DIR/spool; every local part at every domain is a mailbox; passwd, aliases and \
-         /etc/mailslot.conf are not looked at. Other options still hold.",
+         DIR/spool; every local part at every domain is a mailbox, unless --user or --domain name \
+         some; passwd, /etc/aliases and /etc/mailslot.conf are not looked at.",
     ),
     option(
         ("lock", ""),

@@ -96,13 +96,14 @@ fn explain_shows_the_way() {
     fs::write(&aliases, "sales: smith\ngone: jones@elsewhere.example\n").unwrap();
     let aliases = aliases.to_str().unwrap();
     let dir = folder.path().to_str().unwrap();
-    let options = ["--sandbox", dir, "-a", aliases, "-u", "smith"];
+    let options = ["--sandbox", dir, "-a", aliases, "-u", "smith", "-d", "localhost"];
     for (address, end) in [
         ("smith@localhost", "delivered to smith"),
         ("sales@localhost", "delivered to smith"),
         ("smith+tag@localhost", "delivered to smith"),
-        ("gone@localhost", "jones@elsewhere.example"),
-        ("nobody-at-all@localhost", "550"),
+        ("gone@localhost", "551 5.1.6"),
+        ("nobody-at-all@localhost", "550 5.1.1"),
+        ("smith@elsewhere.example", "550 5.7.1"),
     ] {
         let (code, text) = run(&[&["explain", address], &options[..]].concat());
         assert_eq!(code, Some(0), "{text}");

@@ -60,7 +60,8 @@ impl Local {
     /// many addresses does not know them all.
     pub(super) fn is_ours(&self, domain: &Domain) -> bool {
         use crate::smtp::Literal::{General, V4, V6};
-        self.settings.sandbox
+        let every = self.settings.sandbox && self.domains.is_empty();
+        every
             || match domain {
                 Domain::Name(name) => self.domains.contains(&name.to_ascii_lowercase()),
                 Domain::Literal(V4(address)) => address.is_loopback(),

@@ -95,7 +95,7 @@ pub struct Settings {
     pub hostname: String,
     /// The users; empty: those of the system.
     pub users: Vec<String>,
-    /// Every domain is ours, and every name, or just `users`, has a mailbox.
+    /// Every domain is ours, or just `domains`; and every name, or just `users`, has a mailbox.
     pub sandbox: bool,
     /// An aliases(5) file.
     pub aliases: Option<PathBuf>,
