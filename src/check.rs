@@ -72,7 +72,7 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
 }
 
 /// Limits below what the standards ask of every receiver, and waits that cannot work.
-fn limits(config: &Config) -> Vec<Problem> {
+pub fn limits(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut low = |wrong: bool, what: String, cure: &str| {
         if wrong {

@@ -59,6 +59,9 @@ fn run(args: &[OsString]) -> Result<u8, Failure> {
 fn serve(config: &Config) -> Result<u8, Failure> {
     logging::start(config.log, config.verbosity).map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
+    for problem in check::limits(config) {
+        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.cure));
+    }
     if config.sandbox.is_some() {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
@@ -131,6 +134,9 @@ fn announce(config: &Config, listeners: &[Listener]) {
         listeners.iter().filter_map(|l| l.local_addr()).map(|a| a.to_string()).collect();
     let unix = |a: &&Address| matches!(a, Address::Unix { .. });
     places.extend(config.listen.iter().filter(unix).map(Address::to_string));
+    if places.is_empty() {
+        places.push("the sockets it was passed".to_owned());
+    }
     let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
     let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
     let tcp = listeners.iter().find_map(Listener::local_addr);

@@ -104,3 +104,26 @@ fn a_wrong_file_is_told_by_line_and_exits_78() {
     assert_eq!(code, Some(78));
     assert!(errors.contains("No such file"), "{errors}");
 }
+
+#[test]
+fn a_start_that_cannot_be_is_told_with_its_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (mail, spool, none) = (path("mail"), path("spool"), path("none"));
+    fs::create_dir(&mail).unwrap();
+    fs::create_dir(&spool).unwrap();
+    fs::write(path("file"), "").unwrap();
+    for (mail, spool, listen, status, named) in [
+        (&none, &spool, "127.0.0.1:0", 73, &none),
+        (&mail, &none, "127.0.0.1:0", 73, &none),
+        (&path("file"), &spool, "127.0.0.1:0", 73, &path("file")),
+        (&mail, &spool, "192.0.2.1:0", 71, &"192.0.2.1:0".to_owned()),
+    ] {
+        let rest = ["-c", "/dev/null", "-u", "al", "-a", "none", "-n", "localhost"];
+        let args = ["-m", mail, "-S", spool, "-l", listen];
+        let (code, printed, errors) = run(&[&rest[..], &args].concat());
+        assert_eq!((code, printed.as_str()), (Some(status), ""), "{errors}");
+        let complaint = errors.lines().find(|line| line.starts_with("mailslot: "));
+        assert!(complaint.is_some_and(|line| line.contains(named)), "{named} in {errors}");
+    }
+}
