@@ -358,25 +358,27 @@ impl Host for Desk<'_> {
     }
 
     fn recipient(&self, to: &ForwardPath) -> Result<Vec<Destination>, Reply> {
-        let Office { route, counters, .. } = self.office;
-        match route.resolve(to) {
-            Ok(destinations) => {
-                counters.recipients.one();
-                Ok(destinations)
-            }
-            Err(refusal) => {
+        let Office { route, post, counters, .. } = self.office;
+        let resolved = route.resolve(to).map_err(|no| self.refuse(&no, &Asked::Rcpt(to)));
+        let accepted = resolved.and_then(|destinations| {
+            // A mailbox that cannot take mail is better refused before its mail data than after.
+            let looked = destinations.iter().try_for_each(|destination| post.look(destination));
+            looked.map(|()| destinations).map_err(|outcome| look_reply(&outcome, to))
+        });
+        match &accepted {
+            Ok(_) => counters.recipients.one(),
+            Err(reply) => {
                 counters.recipients_refused.one();
-                let reply = self.refuse(&refusal, &Asked::Rcpt(to));
                 log::info!(
                     "recipient refused session={} client={} to={} reply={}",
                     self.session,
                     self.peer,
                     value(to),
-                    shown(&reply)
+                    shown(reply)
                 );
-                Err(reply)
             }
         }
+        accepted
     }
 
     fn vrfy(&self, name: &str) -> Reply {
@@ -461,6 +463,14 @@ fn refusal_reply(refusal: &Refusal, asked: &Asked<'_>, told: bool) -> Reply {
         (Refusal::NameNotAllowed, Asked::Rcpt(to)) => reply::name_not_allowed(to),
         (Refusal::NotLocal, Asked::Rcpt(to)) => reply::relaying_denied(to),
         (_, Asked::Vrfy(_) | Asked::Expn(_)) => reply::nobody(verb),
+    }
+}
+
+/// What a recipient hears whose mailbox cannot take mail.
+fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
+    match outcome {
+        Outcome::Never(Why::OverQuota) => reply::mailbox_full(to),
+        _ => reply::mailbox_unavailable(to),
     }
 }
 
