@@ -38,8 +38,13 @@ pub enum Target {
     User(String),
     /// `:include:/file`
     Include(PathBuf),
-    /// Cannot be used; says why.
-    Wrong(String),
+    /// Cannot be used.
+    Wrong {
+        /// As it stands in the file, escaped and cut short.
+        text: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// A target and the line it stands in, counted from 1.
@@ -136,7 +141,7 @@ impl fmt::Display for Target {
             Target::Mailbox(mailbox) => mailbox.fmt(f),
             Target::User(name) => write!(f, "\\{name}"),
             Target::Include(path) => write!(f, ":include:{}", path.display()),
-            Target::Wrong(_) => f.write_str("?"),
+            Target::Wrong { text, .. } => f.write_str(text),
         }
     }
 }
@@ -164,7 +169,8 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 
 /// `name: targets`
 fn entry(line: usize, text: &str) -> Result<Entry, String> {
-    let colon = outside_quotes(text, ':').ok_or_else(|| format!("no colon in {}", shown(text)))?;
+    let colon =
+        outside_quotes(text, ':').ok_or_else(|| format!("no colon in `{}`", shown(text)))?;
     let (name, rest) = text.split_at(colon);
     // Line ends before the colon count for the line numbers behind it.
     let first = line + name.matches('\n').count();
@@ -172,15 +178,15 @@ fn entry(line: usize, text: &str) -> Result<Entry, String> {
     let (name, mailbox) = match target(name) {
         Target::Name(name) => (name, None),
         Target::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
-        Target::Wrong(why) => return Err(why),
+        Target::Wrong { text, why } => return Err(format!("`{text}` {why}")),
         Target::User(_) | Target::Include(_) => {
-            return Err(format!("{} cannot be the name of an alias", shown(name)));
+            return Err(format!("`{}` cannot be the name of an alias", shown(name)));
         }
     };
     let mut items = items(first, rest);
     if items.is_empty() {
-        let target = Target::Wrong("an alias that leads nowhere".to_owned());
-        items.push(Item { line, target });
+        let (text, why) = (String::new(), "leads nowhere".to_owned());
+        items.push(Item { line, target: Target::Wrong { text, why } });
     }
     Ok(Entry { name, mailbox, line, items })
 }
@@ -238,7 +244,7 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
 
 /// One target, without the blanks around it.
 fn target(text: &str) -> Target {
-    let wrong = |why: &str| Target::Wrong(format!("{} {why}", shown(text)));
+    let wrong = |why: &str| Target::Wrong { text: shown(text), why: why.to_owned() };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),
@@ -342,11 +348,20 @@ fn mailbox_key(local: &str, host: &str) -> String {
     format!("{local}@{host}").to_ascii_lowercase()
 }
 
-/// `text` for a message: on one line, escaped, not too much of it.
+/// `text` for a message: on one line, what is not printable ASCII escaped, not too much of it.
 fn shown(text: &str) -> String {
-    let start: String = text.trim().chars().take(SHOWN_MAX).collect();
-    let more = if start.len() < text.trim().len() { "..." } else { "" };
-    format!("`{}{more}`", start.escape_debug())
+    let mut shown = String::new();
+    for (n, c) in text.trim().chars().enumerate() {
+        match c {
+            _ if n == SHOWN_MAX => {
+                shown.push_str("...");
+                break;
+            }
+            ' '..='~' => shown.push(c),
+            _ => shown.extend(c.escape_default()),
+        }
+    }
+    shown
 }
 
 /// The longest name, in octets (a local-part: RFC 5321 4.5.3.1.1).

