@@ -196,7 +196,7 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
     let mut items = Vec::new();
     let mut raw = String::new();
     let mut raw_line = line;
-    let (mut quoted, mut depth) = (false, 0_usize);
+    let (mut begun, mut quoted, mut depth) = (false, false, 0_usize);
     let mut octets = text.chars();
     let mut end = |raw: &mut String, line: usize| {
         if !raw.trim().is_empty() {
@@ -205,9 +205,10 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
         raw.clear();
     };
     while let Some(c) = octets.next() {
-        if raw.trim_start().is_empty() {
+        if !begun {
             raw_line = line;
         }
+        begun |= depth == 0 && !c.is_whitespace() && c != '(' && c != ',';
         match c {
             '\n' => line += 1,
             '\\' if depth > 0 => {
@@ -227,6 +228,7 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
             }
             ',' if !quoted && depth == 0 => {
                 end(&mut raw, raw_line);
+                begun = false;
                 continue;
             }
             _ => {}

@@ -269,3 +269,63 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Complaints about one file that are logged; `mailslot check` prints all.
 const COMPLAINTS_MAX: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file being edited is left alone until it has been still for a while; then it counts without
+    /// a signal. The clocks are the test's.
+    #[test]
+    fn changes_count_once_they_have_settled() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("aliases");
+        std::fs::write(&path, "a: b\n").unwrap();
+        let live = Live::new(Some(path.clone()));
+        let count = || live.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
+        let (start, clock) = (Instant::now(), SystemTime::now());
+        let later = clock + SETTLE + LOOK_EVERY;
+        assert_eq!(count(), 1);
+
+        std::fs::write(&path, "a: b\nc: d\n").unwrap();
+        live.look_if_due(start + LOOK_EVERY, clock);
+        assert_eq!(count(), 1, "somebody may still be writing");
+        live.look_if_due(start + LOOK_EVERY + LOOK_EVERY / 2, later);
+        assert_eq!(count(), 1, "too early for another look");
+        live.look_if_due(start + 2 * LOOK_EVERY, later);
+        assert_eq!(count(), 2);
+
+        // Replaced by rename, same length.
+        let new = dir.path().join("new");
+        std::fs::write(&new, "e: f\n# 567\n").unwrap();
+        std::fs::rename(&new, &path).unwrap();
+        live.look_if_due(start + 3 * LOOK_EVERY, later);
+        assert_eq!(count(), 1);
+
+        // Gone: the old stay, the error is known; back again: read again.
+        std::fs::remove_file(&path).unwrap();
+        live.look_if_due(start + 4 * LOOK_EVERY, later);
+        assert_eq!(count(), 1);
+        assert!(live.unread().is_some());
+        std::fs::write(&path, "").unwrap();
+        live.look_if_due(start + 5 * LOOK_EVERY, later);
+        assert_eq!((count(), live.unread()), (0, None));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_does_not_hold_up_changes() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let stamp = Stamp::of(&file.as_file().metadata().unwrap());
+        let now = SystemTime::now();
+        assert!(!stamp.is_settled(now));
+        assert!(stamp.is_settled(now + SETTLE + LOOK_EVERY));
+        assert!(stamp.is_settled(now - Duration::from_secs(3600)));
+    }
+
+    #[test]
+    fn no_file_no_aliases() {
+        let live = Live::new(None);
+        live.reload();
+        assert!(live.current().unwrap().entries.is_empty());
+    }
+}
