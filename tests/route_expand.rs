@@ -1,6 +1,7 @@
-//! The walk through the aliases: against a naive twin on random graphs, at its bounds, and with very
-//! many aliases.
-#![allow(clippy::unwrap_used, clippy::panic)] // in helpers, which the exemption for tests does not reach
+//! The walk through the aliases: against a naive twin on random graphs, at its bounds, and with
+//! very many aliases.
+// In helpers, which the exemption for tests does not reach.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

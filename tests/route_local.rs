@@ -1,5 +1,6 @@
 //! `route::Local` as a session sees it: RCPT, VRFY and EXPN over users, domains and aliases.
-#![allow(clippy::unwrap_used, clippy::panic)] // in helpers, which the exemption for tests does not reach
+// In helpers, which the exemption for tests does not reach.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
@@ -33,9 +34,11 @@ fn host(users: &[&str], aliases: &str) -> Host {
     Host { local: Local::new(settings), _dir: dir }
 }
 
-fn sandbox(users: &[&str], aliases: &str) -> Host {
-    let (settings, dir) = settings(users, aliases);
-    Host { local: Local::new(Settings { sandbox: true, ..settings }), _dir: dir }
+/// A sandbox for every domain, or for just these.
+fn sandbox(users: &[&str], domains: &[&str]) -> Host {
+    let (settings, dir) = settings(users, "");
+    let domains = domains.iter().map(|domain| domain.to_string()).collect();
+    Host { local: Local::new(Settings { sandbox: true, domains, ..settings }), _dir: dir }
 }
 
 impl Host {
@@ -171,7 +174,7 @@ fn no_second_meaning() {
         "\".\"@example.org",
         "\"..\"@example.org",
     ];
-    let (usual, sandbox) = (host(&["bob"], "bob@example.com: bob\n"), sandbox(&[], ""));
+    let (usual, sandbox) = (host(&["bob"], "bob@example.com: bob\n"), sandbox(&[], &[]));
     for to in rows {
         check(&usual, &[(to, "550 5.1.1")]);
         check(&sandbox, &[(to, "553 5.1.3")]);
@@ -299,19 +302,20 @@ fn postmaster() {
     // As a target it is there too.
     let host = host(&["ann"], "abuse: postmaster\n");
     assert_eq!(host.rcpt("abuse@example.org"), "ann");
-    assert_eq!(sandbox(&[], "").rcpt("postmaster"), "postmaster");
-    assert_eq!(sandbox(&[], "").rcpt("Postmaster@anywhere.example"), "postmaster");
-    assert_eq!(sandbox(&["ann"], "").rcpt("postmaster"), "ann");
+    assert_eq!(sandbox(&[], &[]).rcpt("postmaster"), "postmaster");
+    assert_eq!(sandbox(&[], &[]).rcpt("Postmaster@anywhere.example"), "postmaster");
+    assert_eq!(sandbox(&["ann"], &[]).rcpt("postmaster"), "ann");
 }
 
 #[test]
 fn sandbox_takes_every_plain_name_everywhere() {
     check(
-        &sandbox(&[], ""),
+        &sandbox(&[], &[]),
         &[
             ("bob@example.com", "bob"),
             ("Bob@anything.example", "bob"),
             ("bob@[192.0.2.1]", "bob"),
+            ("bob@[IPv6:2001:db8::1]", "bob"),
             ("bob+x@example.com", "bob+x"),
             ("j.r-r_t=1~2'3@example.com", "j.r-r_t=1~2'3"),
             ("0@example.com", "0"),
@@ -325,15 +329,19 @@ fn sandbox_takes_every_plain_name_everywhere() {
         ],
     );
     check(
-        &sandbox(&["bob"], ""),
+        &sandbox(&["bob"], &[]),
         &[
             ("bob@example.com", "bob"),
             ("BOB+x@example.net", "bob"),
             ("ann@example.com", "550 5.1.1"),
         ],
     );
-    assert_eq!(sandbox(&[], "").delivered_to("Bob@Example.COM"), "bob@example.com");
-    assert_eq!(sandbox(&[], "").delivered_to("bob@[192.0.2.1]"), "bob@[192.0.2.1]");
+    check(
+        &sandbox(&[], &["example.com"]),
+        &[("ann@EXAMPLE.com", "ann"), ("ann@[127.0.0.1]", "ann"), ("ann@example.org", "550 5.7.1")],
+    );
+    assert_eq!(sandbox(&[], &[]).delivered_to("Bob@Example.COM"), "bob@example.com");
+    assert_eq!(sandbox(&[], &[]).delivered_to("bob@[192.0.2.1]"), "bob@[192.0.2.1]");
 }
 
 /// Full names as in RFC 5321 3.5.1, and a directory that can be out of order.
@@ -447,9 +455,9 @@ fn vrfy() {
     let host = self::host(&["j.smith", "h.smith", "ann"], "");
     assert_eq!(host.vrfy("smith"), "553 j.smith@example.org h.smith@example.org");
     assert_eq!(host.vrfy("h"), "<h.smith@example.org>");
-    assert_eq!(sandbox(&[], "").vrfy("Bob"), "<bob@example.org>");
-    assert_eq!(sandbox(&[], "").vrfy("Bob@example.com"), "<bob@example.com>");
-    assert!(sandbox(&[], "").vrfy("a/b").starts_with("553"));
+    assert_eq!(sandbox(&[], &[]).vrfy("Bob"), "<bob@mx.example.org>");
+    assert_eq!(sandbox(&[], &[]).vrfy("Bob@example.com"), "<bob@example.com>");
+    assert!(sandbox(&[], &[]).vrfy("a/b").starts_with("553"));
 }
 
 #[test]

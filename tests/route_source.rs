@@ -1,6 +1,7 @@
 //! The files behind the aliases: which `:include:` files are believed, that none can hang a
 //! session, and when changes count; and what `explain` and `check` say.
-#![allow(clippy::unwrap_used, clippy::panic)] // in helpers, which the exemption for tests does not reach
+// In helpers, which the exemption for tests does not reach.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -70,7 +70,7 @@ impl Local {
             }
     }
 
-    /// The domain as lookups and Delivered-To name it. In the sandbox, where any will do, the one
+    /// The domain as lookups and Delivered-To name it. In the sandbox, where any may do, the one
     /// that was given; elsewhere a literal stands for the primary one.
     pub(super) fn host(&self, domain: &Domain) -> String {
         match domain {

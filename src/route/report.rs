@@ -1,6 +1,6 @@
 //! What people are told: how an address is delivered (`mailslot explain`), and what is wrong with
-//! aliases and users (`mailslot check`). Found by the same walk that mail takes, so that neither can
-//! say anything else than what happens.
+//! aliases and users (`mailslot check`). Found by the same walk that mail takes, so that neither
+//! can say anything else than what happens.
 
 use std::collections::{BTreeMap, HashSet};
 

@@ -274,8 +274,8 @@ const COMPLAINTS_MAX: usize = 10;
 mod tests {
     use super::*;
 
-    /// A file being edited is left alone until it has been still for a while; then it counts without
-    /// a signal. The clocks are the test's.
+    /// A file being edited is left alone until it has been still for a while; then it counts
+    /// without a signal. The clocks are the test's.
     #[test]
     fn changes_count_once_they_have_settled() {
         let dir = tempfile::tempdir().unwrap();
