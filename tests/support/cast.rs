@@ -1,4 +1,9 @@
-//! The people of the dialogues: a host `beta.arpa` on which every reply has its cause.
+//! The people of the dialogues: a host `beta.arpa` on which every reply has its cause; once as
+//! [`Beta`], for a receiver without a network, and once as [`furnish`]ed for the real program.
+#![allow(dead_code, clippy::unwrap_used)] // Each test program uses its part.
+
+use std::fs::{self, File};
+use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
 use mailslot::smtp::{ForwardPath, Host, Mailbox, Settings};
@@ -25,6 +30,38 @@ pub fn settings(options: &[(String, String)]) -> Settings {
     settings
 }
 
+/// The same host for the real program: prepares the folder of its sandbox, and returns the options
+/// that it is to be started with. Every story has its cause.
+pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
+    let mail = folder.join("mail");
+    fs::create_dir(&mail).unwrap();
+    // Busy's mailbox is a folder, and Full's is larger than any may be.
+    fs::create_dir(mail.join("busy")).unwrap();
+    File::create(mail.join("full")).unwrap().set_len(MAILBOX_MAX).unwrap();
+    // An alias that leads nowhere waits for whoever mends it.
+    let aliases = "paul@usc-isib.arpa: Mockapetris@USC-ISIF.ARPA\n\
+        team: jones, brown\n\
+        later: someone-who-left\n";
+    fs::write(folder.join("aliases"), aliases).unwrap();
+
+    let aliases = folder.join("aliases").to_str().unwrap().to_owned();
+    let limit = MAILBOX_MAX.to_string();
+    let mut all = vec![
+        ("hostname", "beta.arpa"),
+        ("domain", "beta.arpa"),
+        ("domain", "usc-isib.arpa"),
+        ("mailbox-limit", &limit),
+        ("aliases", &aliases),
+    ];
+    let stories = ["a.miller", "b.miller", "busy", "full"];
+    all.extend(MAILBOXES.iter().chain(&stories).map(|user| ("user", *user)));
+    all.extend(options.iter().map(|(option, value)| (option.as_str(), value.as_str())));
+    if !options.iter().any(|(option, _)| option == "max-size") {
+        all.push(("max-size", "10000"));
+    }
+    all.into_iter().flat_map(|(option, value)| [format!("--{option}"), value.to_owned()]).collect()
+}
+
 /// The host. Jones, Brown and Smith have mailboxes; everybody else has a story.
 #[derive(Clone, Copy, Debug)]
 pub struct Beta;
@@ -33,7 +70,7 @@ impl Host for Beta {
     type Destination = String;
 
     fn room(&self, size: Option<u64>) -> Result<(), Reply> {
-        if size.is_some_and(|size| size > 5_000) { Err(reply::no_room()) } else { Ok(()) }
+        if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 
     fn recipient(&self, to: &ForwardPath) -> Result<String, Reply> {
@@ -47,19 +84,18 @@ impl Host for Beta {
             (_, domain) if domain != "beta.arpa" => Err(reply::relaying_denied(to)),
             ("jones" | "brown" | "smith" | "postmaster", _) => Ok(local),
             ("busy", _) => Err(reply::mailbox_unavailable(to)),
-            ("later", _) => Err(reply::lookup_failed("RCPT")),
+            ("later", _) => Err(reply::misconfigured("RCPT")),
             ("full", _) => Err(reply::mailbox_full(to)),
-            ("a/b", _) => Err(reply::name_not_allowed(to)),
             _ => Err(reply::no_such_user(to)),
         }
     }
 
     fn vrfy(&self, name: &str) -> Reply {
         match name.to_ascii_lowercase().as_str() {
-            "smith" => reply::members(vec!["Fred Smith <Smith@beta.arpa>".to_owned()]),
-            "team" => {
+            "smith" => reply::members(vec!["<smith@beta.arpa>".to_owned()]),
+            "miller" => {
                 let one = |name: &str| Mailbox::parse(&format!("{name}@beta.arpa")).unwrap();
-                reply::ambiguous(&[one("Jones"), one("Brown")])
+                reply::ambiguous(&[one("a.miller"), one("b.miller")])
             }
             _ => reply::nobody("VRFY"),
         }
@@ -67,10 +103,9 @@ impl Host for Beta {
 
     fn expn(&self, list: &str) -> Reply {
         match list {
-            "team" => reply::members(vec![
-                "Alan Jones <Jones@beta.arpa>".to_owned(),
-                "<Brown@beta.arpa>".to_owned(),
-            ]),
+            "team" => {
+                reply::members(vec!["<jones@beta.arpa>".to_owned(), "<brown@beta.arpa>".to_owned()])
+            }
             _ => reply::nobody("EXPN"),
         }
     }
@@ -79,3 +114,10 @@ impl Host for Beta {
         Some(reply::status(vec!["mailslot takes mail for beta.arpa".to_owned()]))
     }
 }
+
+/// Those who get mail; postmaster's goes to the first.
+pub const MAILBOXES: [&str; 3] = ["jones", "brown", "smith"];
+/// The room there is without a network; a dialogue for both asks for more than any disk has.
+const DISK: u64 = 5_000;
+/// More than the dialogues fill.
+const MAILBOX_MAX: u64 = 1 << 20;
