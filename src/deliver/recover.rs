@@ -240,7 +240,7 @@ impl<D: Disk> Engine<D> {
         }
         let mut states = Vec::with_capacity(copies.len());
         for (copy, h) in copies.iter().zip(&held) {
-            states.push(in_place_state(h, copy, in_place_len(entry, copy))?);
+            states.push(in_place_state(h, copy, entry)?);
         }
         let whole = states.iter().position(|s| *s == InPlace::Whole);
         let mut messages = Vec::new();
@@ -371,7 +371,7 @@ enum InPlace {
     Other,
 }
 
-fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, len: u64) -> io::Result<InPlace> {
+fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Result<InPlace> {
     let Some(sums) = copy.sums.as_ref().filter(|_| (held.stat.dev, held.stat.ino) == copy.file)
     else {
         return Ok(InPlace::Other);
@@ -379,6 +379,7 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, len: u64) -> io::Result<
     if held.len <= copy.offset {
         return Ok(InPlace::Missing);
     }
+    let len = in_place_len(entry, copy);
     let (mut whole, mut ours) = (held.len >= copy.offset + len, held.len <= copy.offset + len);
     let mut buf = Vec::new();
     for (at, octets, crc) in sums.chunks(copy.offset, len) {
@@ -390,12 +391,40 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, len: u64) -> io::Result<
         read_exact_at(&*held.file, &mut buf, at)?;
         let right = stands == octets && crc32fast::hash(&buf) == crc;
         whole &= right;
-        ours &= right || buf.iter().all(|b| *b == 0);
+        let cut_short = || match at == copy.offset {
+            true => begins_ours(&buf, copy, entry),
+            false => !may_begin_message(&buf),
+        };
+        ours &= right || buf.iter().all(|b| *b == 0) || (stands < octets && cut_short());
     }
     Ok(match (whole, ours) {
         (true, _) => InPlace::Whole,
         (false, true) => InPlace::Torn,
         (false, false) => InPlace::Other,
+    })
+}
+
+/// Whether a chunk that the file's end cuts short, so that its checksum tells nothing, is what the
+/// copy begins with, and nobody's message stands behind.
+fn begins_ours(chunk: &[u8], copy: &Copy, entry: &Entry) -> bool {
+    let ends = b"\n\n".get(..copy.repair).unwrap_or_default();
+    let head = [ends, &entry.head, &delivered_to_line(&copy.to)].concat();
+    match chunk.strip_prefix(&head[..]) {
+        Some(rest) => !may_begin_message(rest),
+        None => head.starts_with(chunk),
+    }
+}
+
+/// Whether somebody's message may begin in `octets`, in the middle of a line even, behind one that
+/// was cut short: `From ` and a time. Ours is quoted, it has none but `>From ` at a line's start.
+fn may_begin_message(octets: &[u8]) -> bool {
+    memmem::find_iter(octets, b"From ").any(|at| {
+        let (before, rest) = octets.split_at(at);
+        let quotes = before.iter().rev().take_while(|b| **b == b'>').count();
+        let quoted = quotes > 0 && before[..at - quotes].ends_with(b"\n");
+        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
+        let time = |w: &[u8]| w[0].is_ascii_digit() && w[1] == b':' && w[2].is_ascii_digit();
+        !quoted && line.windows(3).any(time)
     })
 }
 
@@ -476,3 +505,24 @@ fn find_at<F: DiskFile>(
 
 /// How long a mailbox is waited for while mail for others stands still.
 const ORPHAN_PATIENCE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::may_begin_message;
+
+    #[test]
+    fn a_strangers_message_behind_a_torn_one_is_seen() {
+        for (octets, expected) in [
+            ("", false),
+            ("no such line\n", false),
+            ("From noon on, she wrote\n", false),
+            ("\n>From noon at 12:30 on\n>>From 12:30\n", false),
+            ("From a@b Tue Jul  1 08:52:37 2025\n", true),
+            ("cut in the middle of a lineFrom a@b Tue Jul  1 08:52:37 2025\n", true),
+            ("cut behind <a@b>From a@b Tue Jul  1 08:52:37 2025\n", true),
+            (">From what may have begun before at 12:30\n", true),
+        ] {
+            assert_eq!(may_begin_message(octets.as_bytes()), expected, "{octets:?}");
+        }
+    }
+}
