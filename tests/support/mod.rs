@@ -10,7 +10,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
 
@@ -26,8 +27,14 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mailslot");
 
 /// The command `mailslot`, cut off from the settings of the host and of the test's own run.
 pub fn mailslot(args: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
-    command.args(args).stdin(Stdio::null());
+    mailslot_by(&[], args)
+}
+
+/// The same, run by `starter`: a program and its own options, or nothing.
+pub fn mailslot_by(starter: &[&str], args: &[&str]) -> Command {
+    let words: Vec<&str> = [starter, &[PROGRAM], args].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::null());
     for name in ["RUST_LOG", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
         command.env_remove(name);
     }
@@ -40,7 +47,7 @@ pub struct Server {
     pub banner: Vec<String>,
     /// Where it listens.
     pub address: SocketAddr,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     pid: Pid,
     log: Receiver<String>,
     end: Receiver<ExitStatus>,
@@ -52,10 +59,23 @@ impl Server {
         Server::start_in(tempfile::tempdir().expect("a folder"), options)
     }
 
-    /// The same in a folder that was prepared; mailboxes are in its `mail`.
-    pub fn start_in(folder: TempDir, options: &[&str]) -> Server {
+    /// The same in a folder that was prepared, and that others may share; mailboxes are in its
+    /// `mail`.
+    pub fn start_in(folder: impl Into<Arc<TempDir>>, options: &[&str]) -> Server {
+        Server::start_by(&[], folder, options)
+            .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")))
+    }
+
+    /// The same by another program, which is given the command behind its own options and runs it
+    /// under its own pid. What it logged, and how it ended, if it did before it was ready.
+    pub fn start_by(
+        starter: &[&str],
+        folder: impl Into<Arc<TempDir>>,
+        options: &[&str],
+    ) -> Result<Server, (Vec<String>, ExitStatus)> {
+        let folder = folder.into();
         let path = folder.path().to_str().expect("a UTF-8 path");
-        let mut child = mailslot(&["--sandbox", path, "--listen", "127.0.0.1:0"])
+        let mut child = mailslot_by(starter, &["--sandbox", path, "--listen", "127.0.0.1:0"])
             .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -71,14 +91,26 @@ impl Server {
         while banner.len() < 2 {
             match printed.recv_timeout(PATIENCE) {
                 Ok(line) => banner.push(line),
-                Err(_) => panic!("not ready; log:\n{}", log.iter().collect::<Vec<_>>().join("\n")),
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    panic!("not ready; log:\n{}", log.try_iter().collect::<Vec<_>>().join("\n"))
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = end.recv_timeout(PATIENCE).expect("it exits");
+                    return Err((log.iter().collect(), status));
+                }
             }
         }
         let address =
             banner[0].split_once("listens on ").and_then(|(_, rest)| rest.split_once(' '));
         let address = address.and_then(|(address, _)| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {banner:?}"));
-        Server { banner, address, folder, pid, log, end }
+        Ok(Server { banner, address, folder, pid, log, end })
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
     /// The folder it was given.
