@@ -9,7 +9,8 @@
 //! pid  boot and pid namespace   process  end: without it the line is cut short, and not believed
 //! ```
 //!
-//! A dotlock that somebody else left is broken when
+//! A dotlock that is in the way is broken when
+//! - it is our own, and could not be removed when it was let go, or
 //! - its line is that of a mailslot known to be dead (its journal was found without an owner), or
 //! - its line is complete, of this boot and pid namespace, and there is no such process, or
 //! - it is older than [`STALE_SECS`] by the file system's own clock.
@@ -293,9 +294,14 @@ impl<D: Disk> Dotlocks<D> {
                 Err(e) => Ok(Attempt::Busy(format!("stale dotlock that cannot be removed: {e}"))),
             };
         }
-        if holder.as_ref() != Some(&self.identity)
-            && self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS)
-        {
+        if holder.as_ref() == Some(&self.identity) {
+            // The one writer never takes a lock that it has: an earlier one could not be removed.
+            return match self.remove_same(path, &stat) {
+                Ok(()) => Ok(Attempt::Busy(gone())),
+                Err(e) => Ok(Attempt::Busy(format!("own dotlock that cannot be removed: {e}"))),
+            };
+        }
+        if self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS) {
             self.log_broken(path, holder.as_ref(), &stat);
             return match self.remove_same(path, &stat) {
                 Ok(()) => Ok(Attempt::Busy(gone())),
