@@ -537,17 +537,24 @@ struct Looker<D> {
 
 impl<D: Disk> Look for Looker<D> {
     fn look(&self, to: &Destination) -> Result<(), Outcome> {
-        match self.disk.look(&self.folder.join(to.mailbox.as_str())) {
+        let path = self.folder.join(to.mailbox.as_str());
+        let looked = match self.disk.look(&path) {
             Ok(stat) => {
-                check(&stat, to.owner.map_or(self.uid, |o| o.uid)).map_err(|f| f.outcome)?;
-                match self.limit {
-                    Some(limit) if stat.len >= limit => Err(Outcome::Never(Why::OverQuota)),
+                check(&stat, to.owner.map_or(self.uid, |o| o.uid)).and_then(|()| match self.limit {
+                    Some(limit) if stat.len >= limit => {
+                        let text = format!("is at its limit, {} octets now", stat.len);
+                        Err(Fault { outcome: Outcome::Never(Why::OverQuota), text })
+                    }
                     _ => Ok(()),
-                }
+                })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(Fault::outcome_of(&e)),
-        }
+            Err(e) => Err(Fault::io("stat", e)),
+        };
+        looked.map_err(|fault| {
+            log::warn!("refused mailbox={} {fault}", value(path.display()));
+            fault.outcome
+        })
     }
 }
 
