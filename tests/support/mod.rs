@@ -150,11 +150,16 @@ impl Server {
 
     /// The next log line that holds `word`; those before it are passed over.
     pub fn wait_for_log(&self, word: &str) -> String {
+        self.wait_for_any_log(&[word])
+    }
+
+    /// The next log line that holds one of `words`; those before it are passed over.
+    pub fn wait_for_any_log(&self, words: &[&str]) -> String {
         loop {
             match self.log.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(word) => return line,
+                Ok(line) if words.iter().any(|word| line.contains(word)) => return line,
                 Ok(_) => {}
-                Err(e) => panic!("no {word:?} in the log: {e}"),
+                Err(e) => panic!("none of {words:?} in the log: {e}"),
             }
         }
     }
