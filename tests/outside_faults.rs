@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
-use outside::{Fate, Home, Ledger, Letter, Strace, call_names, threads};
+use outside::{Fate, Home, Ledger, Letter, Strace, call_names, thread as tid_of};
 use support::{PATIENCE, Server};
 
 const LARGE: usize = 300 * 1024;
@@ -148,12 +148,8 @@ struct Tries<'a> {
 impl Tries<'_> {
     /// Sends a letter while these calls fail; what it was answered, and the calls.
     fn run(&mut self, ledger: &mut Ledger, letter: Letter, inject: Option<&str>) -> (Fate, String) {
-        let of_group = |name: &str| self.group.contains(&name);
-        let tids: Vec<Pid> = threads(self.server.pid())
-            .into_iter()
-            .filter(|(_, name)| of_group(name))
-            .map(|(tid, _)| tid)
-            .collect();
+        let pid = self.server.pid();
+        let tids: Vec<Pid> = self.group.iter().map(|name| tid_of(pid, name)).collect();
         let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", *inject]).collect();
         let strace = Strace::attach(self.home, &tids, &options);
         let fate = ledger.send(self.server.address, letter);

@@ -232,6 +232,12 @@ impl Client {
         reply
     }
 
+    /// The same, of a server that has much to do first.
+    pub fn expect_within(&mut self, code: u16, time: Duration) -> Reply {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("a time-out");
+        self.expect(code)
+    }
+
     /// Sends a message, `content` being lines with CR LF, and expects this code after the dot.
     pub fn deliver(&mut self, from: &str, to: &[&str], content: &str, code: u16) -> Reply {
         self.say(&format!("MAIL FROM:<{from}>"), 250);
