@@ -12,11 +12,12 @@ mod outside;
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use outside::{Fate, Home, Ledger, Letter, Strace, call_names, thread as tid_of};
@@ -156,6 +157,101 @@ impl Tries<'_> {
         let calls = strace.detach();
         self.fired += calls.matches("(INJECTED)").count();
         (fate, calls)
+    }
+}
+
+/// strace on threads of the server, with these calls failing.
+fn failing(home: &Home, server: &Server, names: &[&str], injects: &[&str]) -> Strace {
+    let tids: Vec<Pid> = names.iter().map(|name| tid_of(server.pid(), name)).collect();
+    let options: Vec<&str> = injects.iter().flat_map(|inject| ["-e", *inject]).collect();
+    Strace::attach(home, &tids, &options)
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
+    for (call, octets) in [("writev:error=EIO:when=2", 5000), ("write:error=EIO:when=3", LARGE)] {
+        let home = Home::in_memory();
+        let server = home.start(&[]);
+        let mut ledger = Ledger::default();
+        ledger.deliver(server.address, Letter::new("first", &["a", "b"], 500));
+        let call = format!("inject={call}");
+        let strace = failing(&home, &server, &["writer"], &[&call, "inject=ftruncate:error=EIO"]);
+        let fate = ledger.send(server.address, Letter::new("torn", &["a", "b"], octets));
+        assert_eq!(fate, Fate::Code(451));
+        let calls = strace.detach();
+        assert!(calls.matches("(INJECTED)").count() >= 2, "{call}: {}", tail(&calls));
+        let line = server.wait_for_log("/mail/a error=");
+        assert!(line.contains("cut-back-failed") && line.contains("Input/output"), "{line}");
+        ledger.deliver(server.address, Letter::new("next", &["b", "a"], 500));
+        ledger.check(&home);
+        server.stop();
+        ledger.check(&home);
+    }
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_journal_whose_sync_failed_is_not_synced_again_but_made_anew() {
+    let home = Home::in_memory();
+    let server = home.start(&[]);
+    let mut ledger = Ledger::default();
+    ledger.deliver(server.address, Letter::new("first", &["a", "b"], 500));
+    let inode = || {
+        let names = home.names("spool");
+        assert_eq!(names.len(), 1, "{names:?}");
+        fs::metadata(home.path().join("spool").join(&names[0])).unwrap().ino()
+    };
+    let before = inode();
+    let inject = "inject=fdatasync:error=EIO:when=1";
+    let strace = failing(&home, &server, &["writer"], &[inject]);
+    let fate = ledger.send(server.address, Letter::new("unsynced", &["a", "b"], 500));
+    assert_eq!(fate, Fate::Code(451));
+    assert!(strace.detach().contains("(INJECTED)"));
+    let line = server.wait_for_log("journal-failed");
+    assert!(line.contains("journal-0") && line.contains("Input/output error"), "{line}");
+    ledger.deliver(server.address, Letter::new("next", &["a", "b"], 500));
+    assert_ne!(inode(), before);
+    // The record that was written, perhaps, must not come to life.
+    server.signal(Signal::SIGKILL);
+    server.ended();
+    let server = home.start(&[]);
+    ledger.check(&home);
+    server.stop();
+    home.assert_tidy(&ledger.mailboxes());
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
+    for (threads, suspended) in [(&["checkpoint"][..], false), (&["checkpoint", "writer"], true)] {
+        let home = Home::in_memory();
+        let server = home.start(&[]);
+        let mut ledger = Ledger::default();
+        ledger.deliver(server.address, Letter::new("first", &["a"], 500));
+        // The journal's record is synced; what comes next is the mailbox, and its second try.
+        let inject = "inject=fdatasync:error=EIO:when=1";
+        let strace = failing(&home, &server, threads, &[inject]);
+        let line = server.wait_for_log("sync-failed");
+        assert!(line.contains("mailbox=a ") && line.contains("Input/output error"), "{line}");
+        if suspended {
+            let line = server.wait_for_log("mailbox-suspended");
+            assert!(line.contains("/a ") && line.contains("Input/output error"), "{line}");
+        }
+        assert!(strace.detach().contains("(INJECTED)"));
+        let fate = ledger.send(server.address, Letter::new("next", &["a"], 500));
+        assert_eq!(fate, Fate::Code(if suspended { 451 } else { 250 }));
+        ledger.deliver(server.address, Letter::new("bob", &["b"], 500));
+        // What was on the disk of it is unknown: as if the machine had lost all that was not.
+        let lost = suspended.then(|| fs::write(home.mailbox("a"), b""));
+        server.signal(Signal::SIGKILL);
+        server.ended();
+        let server = home.start(&[]);
+        assert_eq!(lost.is_some(), suspended);
+        ledger.deliver(server.address, Letter::new("after", &["a", "b"], 500));
+        ledger.check(&home);
+        server.stop();
+        home.assert_tidy(&ledger.mailboxes());
     }
 }
 
