@@ -1,0 +1,132 @@
+//! Programs that others wrote, run with a limit of time; and messages that are hard to keep.
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// A command that is killed after `SECONDS_MAX`, with a home of its own, and without the language
+/// and the mail of whoever runs the test. Debian's programs are found in sbin too.
+pub fn peer(program: &str, home: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", SECONDS_MAX, program]).current_dir(home).stdin(Stdio::null());
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    command.env("PATH", path).env("HOME", home).env("LC_ALL", "C.UTF-8").env("USER", "nobody");
+    for name in ["MAIL", "MAILRC", "EMAIL", "MAILDIR", "MBOX", "http_proxy", "all_proxy"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A program of `tests/peers`, in Python.
+pub fn python(script: &str, home: &Path) -> Command {
+    let mut command = peer("python3", home);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1");
+    command
+}
+
+/// Runs a command, which must succeed, and returns what it printed.
+pub fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}\n{printed}", output.status);
+    output.stdout
+}
+
+/// The same, as text.
+pub fn text(command: &mut Command) -> String {
+    String::from_utf8_lossy(&run(command)).into_owned()
+}
+
+/// Writes each message to a file `0000`, `0001`, ... in the folder `into`, which is made.
+pub fn write_all(messages: &[Vec<u8>], into: &Path) -> Vec<PathBuf> {
+    fs::create_dir_all(into).unwrap();
+    let write = |(number, message): (usize, &Vec<u8>)| {
+        let path = into.join(format!("{number:04}"));
+        fs::write(&path, message).unwrap();
+        path
+    };
+    messages.iter().enumerate().map(write).collect()
+}
+
+/// `file` with CR LF for LF, beside it.
+pub fn with_crlf(file: &Path) -> PathBuf {
+    let path = file.with_extension("crlf");
+    let text = fs::read(file).unwrap();
+    let lines = text.split_inclusive(|octet| *octet == b'\n');
+    let crlf = lines.map(|line| match line.strip_suffix(b"\n") {
+        Some(line) => [line, b"\r\n"].concat(),
+        None => line.to_vec(),
+    });
+    fs::write(&path, crlf.collect::<Vec<_>>().concat()).unwrap();
+    path
+}
+
+/// Messages with something in them that is easily lost, each with a subject of its own, lines
+/// ended by LF.
+pub fn hard_messages() -> Vec<Vec<u8>> {
+    let bodies: Vec<Vec<u8>> = vec![
+        b"Plain text.\n".to_vec(),
+        b"".to_vec(),
+        b"\n\n\n".to_vec(),
+        b".\n..\n...\n.dot\n. \n".to_vec(),
+        b"From here on\n>From there\n>>From afar\nFrom\n From x\n".to_vec(),
+        b"\nFrom smith@example.org Tue Jul  1 08:52:37 2025\nSubject: not one\n\nno\n".to_vec(),
+        b"Status: RO\nContent-Length: 3\n".to_vec(),
+        "Gr\u{fc}\u{df}e, \u{4f60}\u{597d}, \u{1f4ee}\n".as_bytes().to_vec(),
+        b"latin-1: caf\xe9, controls: \x01\x1b[31m\x7f, tab:\t.\n".to_vec(),
+        [b"x".repeat(998), b"\n".to_vec(), b"y".repeat(20_000), b"\n".to_vec()].concat(),
+        b"blanks at the end   \n\t\n   \n".to_vec(),
+        b"a line of text that is repeated, again and again, until there is 1 MiB\n".repeat(15_000),
+    ];
+    let head = |number| format!("From: Smith <smith@example.org>\nSubject: hard {number}\n\n");
+    (0..).zip(bodies).map(|(number, body)| [head(number).into_bytes(), body].concat()).collect()
+}
+
+/// Downloads Debian packages by name, for this release, and unpacks them below `into`.
+pub fn unpack(packages: &[&str], into: &Path) {
+    let download = |update: bool| {
+        if update {
+            run(peer("apt-get", into).args(["-qq", "update"]));
+        }
+        let mut command = peer("apt-get", into);
+        // As root it would fetch as a user who cannot write here, and complain.
+        command.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    };
+    assert!(download(false) || download(true), "apt-get download {packages:?}");
+    for entry in fs::read_dir(into).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            run(peer("dpkg-deb", into).arg("--extract").arg(&path).arg(into));
+        }
+    }
+}
+
+/// The files below `folder`, sorted, of which `wanted` is true.
+pub fn files(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if wanted(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A file to read from.
+pub fn open(path: &Path) -> Stdio {
+    Stdio::from(File::open(path).unwrap())
+}
+
+/// How long any of them may take.
+const SECONDS_MAX: &str = "120";
