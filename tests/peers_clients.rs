@@ -9,15 +9,21 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Stdio;
 
-use mail::{Mail, assert_same};
-use peers::{hard_messages, open, peer, python, run, text, with_crlf, write_all};
+use mail::assert_same;
+use peers::{hard_messages, open, peer, run, send, text, with_crlf, write_all};
 use support::Server;
 
 /// The messages of a mailbox without what mailslot put on top.
 fn arrived(server: &Server, name: &str) -> Vec<Vec<u8>> {
     mail::read(&server.mailbox_path(name)).iter().map(mail::without_trace).collect()
+}
+
+/// Runs smtp-sources at the same time, to these users and with these options each.
+fn smtp_source(server: &Server, users: &[&str], options: &str) {
+    let running: Vec<_> =
+        users.iter().map(|user| peers::smtp_source(server, user, options)).collect();
+    running.into_iter().for_each(|source| source.ended());
 }
 
 /// Asserts that all that was sent arrived, in that order.
@@ -78,50 +84,22 @@ fn smtplib_sends() {
     let server = Server::start(&[]);
     let messages = hard_messages();
     let files = write_all(&messages, &server.folder().join("sent"));
-    let mut send = python("send.py", server.folder());
-    send.args([&server.address.to_string(), "smith@example.org", "jones@localhost"]);
-    let replies = text(send.args(files));
+    let replies = send(&server, "jones@localhost", &files);
     assert_eq!(replies.matches("\t250\t2.6.0 ").count(), messages.len(), "{replies}");
     assert_arrived(&server, "jones", &messages);
 }
 
-/// Runs smtp-sources at the same time, to these users and with these options each.
-fn smtp_source(server: &Server, users: &[String], options: &str) {
-    let start = |user: &String| {
-        let mut source = peer("smtp-source", server.folder());
-        source.args(options.split(' ')).args(["-f", "smith@example.org"]);
-        source.args(["-t", &format!("{user}@localhost"), &server.address.to_string()]);
-        source.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+/// Asserts that a mailbox holds `count` messages of smtp-source, each once and as it was sent.
+fn assert_from_smtp_source(server: &Server, user: &str, count: usize, octets: usize) {
+    let found = arrived(server, user);
+    peers::assert_from_smtp_source(&found, count, octets);
+    let names = |message: &Vec<u8>| {
+        let text = String::from_utf8_lossy(message);
+        let header = text.lines().take_while(|line| !line.is_empty());
+        header.map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    let running: Vec<_> = users.iter().map(start).collect();
-    for source in running {
-        let output = source.wait_with_output().unwrap();
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{options}: {} {errors}", output.status);
-    }
-}
-
-/// Asserts that a mailbox holds `count` messages of smtp-source, each once and each what it sends:
-/// four fields, and `octets` octets in lines of 80, `1XXX...`, `2XXX...`.
-fn assert_smtp_source(server: &Server, user: &str, count: usize, octets: usize) {
-    let mails = mail::read(&server.mailbox_path(user));
-    assert_eq!(mails.len(), count, "{user}");
-    let ids: BTreeSet<String> =
-        mails.iter().map(|mail: &Mail| mail.field("Message-Id").unwrap()).collect();
-    assert_eq!(ids.len(), count, "{user}: some messages came twice");
-    let lines = (1..=octets / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
-    let body = lines.collect::<String>() + &"X".repeat(octets % 80) + "\n";
-    for mail in &mails {
-        let found = mail::without_trace(mail);
-        let end = found.windows(2).position(|two| two == b"\n\n").unwrap() + 2;
-        let names: Vec<&str> = std::str::from_utf8(&found[..end - 2])
-            .unwrap()
-            .lines()
-            .map(|line| line.split(':').next().unwrap())
-            .collect();
-        assert_eq!(names, ["From", "To", "Date", "Message-Id"], "{user}");
-        assert_same(&found[end..], body.as_bytes(), user);
-    }
+    let fields = ["From", "To", "Date", "Message-Id"];
+    assert!(found.iter().all(|message| names(message) == fields), "{user}");
 }
 
 #[test]
@@ -134,9 +112,9 @@ fn smtp_source_sends_2000_to_one_mailbox() {
         ("-s 4 -m 20 -l 1048576 -d", 1 << 20),
     ] {
         let server = Server::start(&[]);
-        smtp_source(&server, &["jones".to_owned()], options);
+        smtp_source(&server, &["jones"], options);
         let count = if octets == 4096 { 2000 } else { 20 };
-        assert_smtp_source(&server, "jones", count, octets);
+        assert_from_smtp_source(&server, "jones", count, octets);
     }
 }
 
@@ -144,6 +122,7 @@ fn smtp_source_sends_2000_to_one_mailbox() {
 #[ignore = "needs smtp-source, of Postfix"]
 fn smtp_source_sends_2000_to_twenty_mailboxes() {
     let users: Vec<String> = (1..=20).map(|number| format!("user{number}")).collect();
+    let users: [&str; 20] = std::array::from_fn(|number| users[number].as_str());
     for (options, count, octets) in [
         ("-s 1 -m 100 -l 4096", 100, 4096),
         ("-s 1 -m 100 -l 4096 -d", 100, 4096),
@@ -151,8 +130,8 @@ fn smtp_source_sends_2000_to_twenty_mailboxes() {
     ] {
         let server = Server::start(&[]);
         smtp_source(&server, &users, options);
-        for user in &users {
-            assert_smtp_source(&server, user, count, octets);
+        for user in users {
+            assert_from_smtp_source(&server, user, count, octets);
         }
     }
 }
@@ -162,7 +141,7 @@ fn smtp_source_sends_2000_to_twenty_mailboxes() {
 #[ignore = "needs smtp-source, of Postfix"]
 fn smtp_source_sends_to_twenty_recipients() {
     let server = Server::start(&[]);
-    smtp_source(&server, &["u".to_owned()], "-s 4 -m 40 -r 20 -l 4096 -d");
+    smtp_source(&server, &["u"], "-s 4 -m 40 -r 20 -l 4096 -d");
     let mut ids = BTreeSet::new();
     let entries = fs::read_dir(server.folder().join("mail")).unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());

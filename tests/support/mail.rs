@@ -25,8 +25,12 @@ pub fn read(mailbox: &Path) -> Vec<Mail> {
 /// The message with its quoting undone and without mailslot's own fields on top, which must be
 /// there, in their order.
 pub fn without_trace(mail: &Mail) -> Vec<u8> {
-    let text = mail.unquoted();
-    let mut rest = text.as_slice();
+    below_trace(&mail.unquoted())
+}
+
+/// The text of a message below mailslot's own fields.
+pub fn below_trace(text: &[u8]) -> Vec<u8> {
+    let mut rest = text;
     for name in ["Return-Path: <", "Delivered-To: ", "Received: from "] {
         let line = take_line(&mut rest);
         assert!(line.starts_with(name.as_bytes()), "{:?} is no {name}", show(line));

@@ -1,9 +1,13 @@
 //! Programs that others wrote, run with a limit of time; and messages that are hard to keep.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+
+use super::mail::assert_same;
+use super::support::Server;
 
 /// A command that is killed after `SECONDS_MAX`, with a home of its own, and without the language
 /// and the mail of whoever runs the test. Debian's programs are found in sbin too.
@@ -83,6 +87,49 @@ pub fn hard_messages() -> Vec<Vec<u8>> {
     ];
     let head = |number| format!("From: Smith <smith@example.org>\nSubject: hard {number}\n\n");
     (0..).zip(bodies).map(|(number, body)| [head(number).into_bytes(), body].concat()).collect()
+}
+
+/// Sends files as messages in one session of Python's smtplib; the replies, a line for each.
+pub fn send(server: &Server, recipient: &str, files: &[PathBuf]) -> String {
+    let mut send = python("send.py", server.folder());
+    text(send.args([&server.address.to_string(), "smith@example.org", recipient]).args(files))
+}
+
+/// Postfix's load maker, while it runs.
+pub struct SmtpSource(Child);
+
+/// Starts an smtp-source that sends to `user`.
+pub fn smtp_source(server: &Server, user: &str, options: &str) -> SmtpSource {
+    let mut source = peer("smtp-source", server.folder());
+    source.args(options.split(' ')).args(["-f", "smith@example.org"]);
+    source.args(["-t", &format!("{user}@localhost"), &server.address.to_string()]);
+    SmtpSource(source.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+impl SmtpSource {
+    /// Waits for its end. Every message must have been taken.
+    pub fn ended(self) {
+        let output = self.0.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "smtp-source: {} {errors}", output.status);
+    }
+}
+
+/// Asserts that these are `count` messages of smtp-source, each once, with the text that it sends:
+/// `octets` octets in lines of 80, `1XXX...`, `2XXX...`.
+pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize) {
+    let lines = (1..=octets / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
+    let body = lines.collect::<String>() + &"X".repeat(octets % 80) + "\n";
+    let mut ids = BTreeSet::new();
+    for message in messages {
+        let end = message.windows(2).position(|two| two == b"\n\n").expect("a header") + 2;
+        let (header, found) = message.split_at(end);
+        let header = String::from_utf8_lossy(header);
+        let id = header.lines().find(|line| line.starts_with("Message-Id: ")).unwrap().to_owned();
+        assert_same(found, body.as_bytes(), &id);
+        assert!(ids.insert(id), "came twice: {header}");
+    }
+    assert_eq!(ids.len(), count);
 }
 
 /// Downloads Debian packages by name, for this release, and unpacks them below `into`.
