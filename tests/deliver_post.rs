@@ -159,6 +159,49 @@ fn a_locked_mailbox_holds_up_nobody_else() {
     assert_eq!(house.deliver(message("c", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);
 }
 
+/// Twenty deliveries to a mailbox that is locked, each in a thread of its own.
+fn crowd(house: &Arc<House>) -> Vec<thread::JoinHandle<Outcome>> {
+    fs::write(house.mail("alice.lock"), "").unwrap();
+    let deliver = |n: usize| {
+        let house = house.clone();
+        let m = message(&format!("m{n}"), &["alice"], b"a: b\n\nx\n");
+        thread::spawn(move || house.deliver(m))
+    };
+    (0..20).map(deliver).collect()
+}
+
+#[test]
+fn a_mailbox_that_is_locked_for_a_moment_turns_nobody_away() {
+    let house = Arc::new(House::new());
+    let crowd = crowd(&house);
+    // Each has found it locked, unless one was sent away.
+    while house.counters.lock_waits.value() < 20 && !crowd.iter().any(|sent| sent.is_finished()) {
+        thread::yield_now();
+    }
+    fs::remove_file(house.mail("alice.lock")).unwrap();
+    for sent in crowd {
+        assert_eq!(sent.join().unwrap(), Outcome::Delivered);
+    }
+    assert_eq!(house.messages("alice").len(), 20);
+}
+
+#[test]
+fn a_mailbox_that_stays_locked_keeps_a_quarter_of_the_sessions() {
+    let house = Arc::new(House::new());
+    let crowd = crowd(&house);
+    let waiting = |crowd: &[thread::JoinHandle<Outcome>]| {
+        crowd.iter().filter(|sent| !sent.is_finished()).count()
+    };
+    while waiting(&crowd) > 9 {
+        thread::yield_now();
+    }
+    fs::remove_file(house.mail("alice.lock")).unwrap();
+    let outcomes: Vec<Outcome> = crowd.into_iter().map(|sent| sent.join().unwrap()).collect();
+    let delivered = outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count();
+    assert!((8..=9).contains(&delivered), "{outcomes:?}");
+    assert_eq!(house.messages("alice").len(), delivered);
+}
+
 #[test]
 fn a_session_that_gives_up_gets_nothing_delivered() {
     let house = House::with(|settings| settings.lock_timeout = Duration::from_secs(60));

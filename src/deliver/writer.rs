@@ -211,7 +211,7 @@ impl Line {
             stopped,
             aside: Vec::new(),
             lock_timeout: settings.lock_timeout,
-            // So many may wait for one mailbox, each keeping a session: a quarter of them.
+            // So many may wait long for one mailbox, each keeping a session: a quarter of them.
             aside_max: (settings.queue / 4).max(1),
             batch_octets: settings.journal_half / 4,
             last: (Duration::ZERO, 0),
@@ -387,11 +387,15 @@ impl Line {
         drop(answers);
     }
 
-    /// The mailbox is locked: again later, unless it has waited long enough or too many wait.
+    /// The mailbox is locked: again later, unless it has waited long enough, or too many wait for
+    /// it and it is not just a reader's short moment.
     fn wait_for<D: Disk>(&mut self, engine: &Engine<D>, job: Job, name: BoxName, who: &str) {
         let waited = job.came.elapsed();
-        let others = self.aside.iter().filter(|j| j.behind.as_ref() == Some(&name)).count();
-        if waited >= self.lock_timeout || others >= self.aside_max {
+        let others = self.aside.iter().filter(|j| j.behind.as_ref() == Some(&name));
+        let (others, first) =
+            others.fold((0, job.came), |(n, first), j| (n + 1, first.min(j.came)));
+        let crowded = others >= self.aside_max && first.elapsed() >= CROWD_PATIENCE;
+        if waited >= self.lock_timeout || crowded {
             let path = value(engine.folder.path_of(&name).display()).to_string();
             log::warn!(
                 "not-delivered message={} mailbox={path} locked-by={} waited={}s",
@@ -568,6 +572,9 @@ impl<D> std::fmt::Debug for Looker<D> {
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 /// The longest waiting time between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long any number may wait for one mailbox. A reader that rewrites it is done by then, and
+/// nobody's mail was turned away; a lock that stays must not keep all sessions.
+const CROWD_PATIENCE: Duration = Duration::from_secs(2);
 /// A sync that takes longer makes it worth while to wait for company.
 const SLOW_SYNC: Duration = Duration::from_millis(4);
 /// Without mail for so long, mailboxes are written back and the journal emptied.
