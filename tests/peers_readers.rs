@@ -8,7 +8,8 @@ mod mail;
 mod peers;
 mod support;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -177,6 +178,9 @@ const OCTETS: usize = 4096;
 
 /// Sends to Jones while `take` runs.
 fn while_mail_arrives(server: &Server, take: impl FnOnce()) {
+    // Some readers cannot open a mailbox that is not there yet.
+    let mailbox = server.mailbox_path("jones");
+    OpenOptions::new().append(true).create(true).mode(0o600).open(mailbox).unwrap();
     let options = format!("-s 10 -m {ARRIVING} -l {OCTETS}");
     let source = smtp_source(server, "jones", &options);
     take();

@@ -8,7 +8,7 @@
 //! the message are let go and it is set aside, so that no mailbox holds up another; it comes again
 //! after 50 ms, doubling to 1 s, plus a random part. At its deadline it is `Later(Busy)`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -323,7 +323,8 @@ impl Line {
         let mut large = HashSet::new();
         let mut ready: Vec<Job> = Vec::with_capacity(batch.len());
         let mut orphaned = false;
-        for job in batch {
+        let mut batch = VecDeque::from(batch);
+        while let Some(job) = batch.pop_front() {
             if job.answer.is_given_up() {
                 continue;
             }
@@ -337,6 +338,8 @@ impl Line {
                     if job.is_large() {
                         large.extend(job.names.iter().map(|(name, _)| name.clone()));
                     }
+                    // Who waits for what is ours now need not try for it alone.
+                    batch.extend(self.behind(&job));
                     ready.push(job);
                 }
                 Ok(Attempt::Busy((name, who))) => self.wait_for(engine, job, name, &who),
@@ -410,6 +413,15 @@ impl Line {
             engine.counters.lock_waits.one();
         }
         self.set_aside(job, Some(name));
+    }
+
+    /// Takes up again the messages that were set aside for a mailbox of `job`.
+    fn behind(&mut self, job: &Job) -> Vec<Job> {
+        let is_ours = |name: &BoxName| job.names.iter().any(|(ours, _)| ours == name);
+        let (behind, rest) =
+            self.aside.drain(..).partition(|j| j.behind.as_ref().is_some_and(is_ours));
+        self.aside = rest;
+        behind
     }
 
     /// Puts a message off: at once if it is not for a lock, else for its next waiting time.
