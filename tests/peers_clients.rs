@@ -21,8 +21,8 @@ fn arrived(server: &Server, name: &str) -> Vec<Vec<u8>> {
 
 /// Runs smtp-sources at the same time, to these users and with these options each.
 fn smtp_source(server: &Server, users: &[&str], options: &str) {
-    let running: Vec<_> =
-        users.iter().map(|user| peers::smtp_source(server, user, options)).collect();
+    let start = |user: &&str| peers::smtp_source(server.address, server.folder(), user, options);
+    let running: Vec<_> = users.iter().map(start).collect();
     running.into_iter().for_each(|source| source.ended());
 }
 

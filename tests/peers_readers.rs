@@ -153,6 +153,11 @@ impl Dovecot {
         }
     }
 
+    /// What it complains of.
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     fn imap(&self) -> String {
         self.command("/usr/lib/dovecot/imap")
     }
@@ -183,7 +188,7 @@ fn while_mail_arrives(server: &Server, take: impl FnOnce()) {
     let mailbox = server.mailbox_path("jones");
     OpenOptions::new().append(true).create(true).mode(0o600).open(mailbox).unwrap();
     let options = format!("-s 10 -m {ARRIVING} -l {OCTETS}");
-    let source = smtp_source(server, "jones", &options);
+    let source = smtp_source(server.address, server.folder(), "jones", &options);
     take();
     source.ended();
     // Dovecot and others may keep a message of their own there.
@@ -211,6 +216,7 @@ fn dovecot_takes_messages_out_while_others_arrive() {
     let mut take = python("imap.py", server.folder());
     take.args(["take", &dovecot.imap()]).arg(&folder).arg(ARRIVING.to_string());
     while_mail_arrives(&server, || drop(run(&mut take)));
+    println!("dovecot's log:\n{}", dovecot.log());
     peers::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -99,10 +100,10 @@ pub fn send(server: &Server, recipient: &str, files: &[PathBuf]) -> String {
 pub struct SmtpSource(Child);
 
 /// Starts an smtp-source that sends to `user`.
-pub fn smtp_source(server: &Server, user: &str, options: &str) -> SmtpSource {
-    let mut source = peer("smtp-source", server.folder());
+pub fn smtp_source(address: SocketAddr, home: &Path, user: &str, options: &str) -> SmtpSource {
+    let mut source = peer("smtp-source", home);
     source.args(options.split(' ')).args(["-f", "smith@example.org"]);
-    source.args(["-t", &format!("{user}@localhost"), &server.address.to_string()]);
+    source.args(["-t", &format!("{user}@localhost"), &address.to_string()]);
     SmtpSource(source.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
