@@ -1,5 +1,7 @@
 //! Delivery by its front door, on a real disk: what goes in by `Post` stands in the mailboxes.
 
+#![allow(clippy::unwrap_used)] // a test fails so
+
 #[path = "support/delivery.rs"]
 mod delivery;
 
