@@ -16,9 +16,10 @@ use mail::assert_same;
 use peers::{files, send, unpack};
 use support::Server;
 
-/// Where there are messages: Python's tests of its email package, bounces from all over the world,
+/// Where there are messages: the tests of Python's email package, bounces from all over the world,
 /// and spam.
-const PACKAGES: &[&str] = &["libpython3.11-testsuite", "python3-flufl.bounce", "spamassassin"];
+const PACKAGES: &[&str] =
+    &["libpython3[.][0-9]*-testsuite", "python3-flufl[.]bounce", "spamassassin"];
 
 /// Whether a file of these packages is a message.
 fn is_message(path: &Path) -> bool {

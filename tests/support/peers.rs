@@ -133,24 +133,30 @@ pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize
     assert_eq!(ids.len(), count);
 }
 
-/// Downloads Debian packages by name, for this release, and unpacks them below `into`.
-pub fn unpack(packages: &[&str], into: &Path) {
-    let download = |update: bool| {
-        if update {
-            run(peer("apt-get", into).args(["-qq", "update"]));
-        }
-        let mut command = peer("apt-get", into);
-        // As root it would fetch as a user who cannot write here, and complain.
-        command.args(["-q", "-o", "APT::Sandbox::User=root", "download"]).args(packages);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
-    };
-    assert!(download(false) || download(true), "apt-get download {packages:?}");
-    for entry in fs::read_dir(into).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "deb") {
-            run(peer("dpkg-deb", into).arg("--extract").arg(&path).arg(into));
-        }
+/// Downloads the Debian packages whose names match these patterns, of each pattern the last, and
+/// unpacks them below `into`.
+pub fn unpack(patterns: &[&str], into: &Path) {
+    if patterns.iter().any(|pattern| package(pattern, into).is_none()) {
+        // A new machine has no list of packages yet; to fetch it takes root.
+        run(peer("apt-get", into).args(["-qq", "update"]));
     }
+    for pattern in patterns {
+        let name = package(pattern, into).unwrap_or_else(|| panic!("no package {pattern}"));
+        // As root it would fetch as a user who cannot write here, and complain.
+        let options = ["-q", "-o", "APT::Sandbox::User=root", "download"];
+        run(peer("apt-get", into).args(options).arg(name));
+    }
+    for package in files(into, |path| path.extension().is_some_and(|e| e == "deb")) {
+        run(peer("dpkg-deb", into).arg("--extract").arg(package).arg(into));
+    }
+}
+
+/// The last of the packages whose names match.
+fn package(pattern: &str, home: &Path) -> Option<String> {
+    let mut search = peer("apt-cache", home);
+    let found = text(search.args(["--names-only", "search", &format!("^{pattern}$")]));
+    // A line each: `name - what it is`.
+    found.lines().filter_map(|line| line.split(' ').next()).max().map(str::to_owned)
 }
 
 /// The files below `folder`, sorted, of which `wanted` is true.
