@@ -1,6 +1,6 @@
-//! Messages that nobody here wrote: the samples that come with Debian packages, fetched by name when
-//! the test runs. Each is sent, and found unchanged but for what the mailbox's format names; or it
-//! is refused, for a reason that is looked for in the message.
+//! Messages that nobody here wrote: the samples that come with Debian packages, fetched by name
+//! when the test runs. Each is sent, and found unchanged but for what the mailbox's format names;
+//! or it is refused, for a reason that is looked for in the message.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
 #[path = "support/mail.rs"]
@@ -45,8 +45,7 @@ fn real_messages_arrive_unchanged() {
             panic!("{reply}");
         };
         assert_eq!(Path::new(path), file);
-        let mut sent = fs::read(file).unwrap();
-        sent = lines(&sent);
+        let sent = lines(&fs::read(file).unwrap());
         match (code, reason(&sent)) {
             ("250", None) => {
                 let mail = found.next().expect("as many as were taken");
