@@ -350,6 +350,8 @@ fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
     let over = AtomicBool::new(false);
     let steady = home.start(&[]);
     let kills = thread::scope(|scope| {
+        // Also when an assertion fails below: the senders would go on for ever.
+        let _end = Raise(&over);
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-1"));
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-2"));
         let mut kills = 0;
@@ -372,7 +374,6 @@ fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
             victim.ended();
             kills += 1;
         }
-        over.store(true, Ordering::Relaxed);
         kills
     });
     let ledger = ledger.into_inner().unwrap();
@@ -385,6 +386,15 @@ fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
     assert_eq!(status.code(), Some(0), "{log:#?}");
     // What the last one left is nobody's until the next start.
     examine(&home, ledger, "two servers");
+}
+
+/// Raises a flag when it is dropped.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Sends letters, to one mailbox and to several, small ones and some large, until it is over or
