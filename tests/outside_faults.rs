@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use outside::{Fate, Home, Ledger, Letter, Strace, call_names, thread as tid_of};
-use support::{PATIENCE, Server};
+use support::{PATIENCE, PROGRAM, Server};
 
 const LARGE: usize = 300 * 1024;
 
@@ -350,10 +350,14 @@ fn a_mailbox_of_somebody_else_is_refused() {
 #[ignore = "needs root"]
 fn a_mailbox_that_may_not_be_opened_is_a_451() {
     let home = Home::new();
-    // The program as somebody to whom permissions mean something.
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // The program as somebody to whom permissions mean something; a copy, since the one that cargo
+    // built may be in a folder that is closed to others.
+    let copy = home.path().join("mailslot");
+    fs::copy(PROGRAM, &copy).unwrap();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let server = home.start_by(&nobody, &[]).unwrap_or_else(|(log, _)| panic!("{log:#?}"));
+    let instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
+    let server = home.start_by(&[&nobody[..], &instead].concat(), &[]);
+    let server = server.unwrap_or_else(|(log, _)| panic!("{log:#?}"));
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
     let allow = |mode| {
