@@ -352,6 +352,7 @@ fn a_mailbox_that_may_not_be_opened_is_a_451() {
     let home = Home::new();
     // The program as somebody to whom permissions mean something; a copy, since the one that cargo
     // built may be in a folder that is closed to others.
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = home.path().join("mailslot");
     fs::copy(PROGRAM, &copy).unwrap();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
