@@ -9,23 +9,28 @@ import imaplib, pathlib, sys, time
 verb, command, folder, *rest = sys.argv[1:]
 folder = pathlib.Path(folder)
 folder.mkdir()
-taken = 0
+# Dovecot may forget, when mail arrives meanwhile, that the first message of a new mailbox is
+# deleted. It is the same message then, by its UID, and is deleted once more.
+seen = set()
 server = imaplib.IMAP4_stream(command)
 server.select("INBOX")
 end = time.monotonic() + 60
 while True:
     server.noop()
-    numbers = server.search(None, "UNDELETED")[1][0].split()
-    for number in numbers:
-        message = server.fetch(number, "(BODY.PEEK[])")[1][0][1]
-        (folder / str(taken)).write_bytes(message.replace(b"\r\n", b"\n"))
-        taken += 1
+    uids = server.uid("search", "UNDELETED")[1][0].split()
+    for uid in uids:
+        if uid not in seen:
+            message = server.uid("fetch", uid, "(BODY.PEEK[])")[1][0][1]
+            (folder / str(len(seen))).write_bytes(message.replace(b"\r\n", b"\n"))
+            seen.add(uid)
         if verb == "take":
-            server.store(number, "+FLAGS.SILENT", r"(\Deleted)")
+            server.uid("store", uid, "+FLAGS.SILENT", r"(\Deleted)")
     if verb == "take":
         server.expunge()
-    if verb == "export" or taken >= int(rest[0]) or time.monotonic() > end:
+    if verb == "export" or time.monotonic() > end:
+        break
+    if len(seen) >= int(rest[0]) and not uids:
         break
     time.sleep(0.01)
 server.logout()
-print(taken)
+print(len(seen))
