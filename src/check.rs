@@ -20,6 +20,7 @@ use nix::libc;
 use nix::unistd::{AccessFlags, User, access, geteuid};
 
 use crate::config::{Config, Facts, Names};
+use crate::deliver::disk::HostDisk;
 use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::listen::Address;
 use crate::logging::value;
@@ -348,7 +349,7 @@ fn dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let pid = if digits.is_empty() { "pid unknown".into() } else { format!("pid {digits:.10}") };
     let age = meta.modified().ok().and_then(|m| SystemTime::now().duration_since(m).ok());
     let age = age.unwrap_or_default().as_secs();
-    let dead = holder.is_some_and(|holder| holder.is_dead());
+    let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk));
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is gone" } else { "nobody holds one that long" };
         advice(
@@ -519,7 +520,7 @@ mod tests {
     fn a_lock_is_stale_by_its_process_or_its_age() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("al.lock");
-        let ours = Identity::of_this_process();
+        let ours = Identity::new(&HostDisk);
         let ours = String::from_utf8_lossy(ours.as_bytes()).into_owned();
         let pid = std::process::id().to_string();
         // No process has this pid: the kernel's pids end at 2^22.

@@ -1,5 +1,7 @@
 //! The few calls on files that delivery is made of, as a trait: the real ones below, and in the
-//! tests a disk that fails, stops or loses power at its n-th call.
+//! tests a disk that fails, stops or loses power at its n-th call. With them the three questions
+//! about processes by which a lock that was left behind is judged: a simulated disk has simulated
+//! processes, which die and reboot without this one.
 //!
 //! Nothing here decides anything. Names are never followed through symlinks, descriptors are
 //! close-on-exec, opening never blocks (a FIFO planted as a mailbox must not hang the writer).
@@ -12,9 +14,12 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use fs2::FileExt as _;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
+use nix::sys::signal::kill;
 use nix::sys::uio::pwritev;
+use nix::unistd::Pid;
 
 use crate::message::Owner;
 
@@ -82,7 +87,7 @@ pub enum FileLock {
     Flock,
 }
 
-/// The calls on names.
+/// The calls on names, and what is known of processes.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
@@ -99,6 +104,14 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a folder durable.
     fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+
+    /// The id of this process.
+    fn pid(&self) -> u32;
+    /// Boot and pid namespace, `boot/namespace`, without blanks: within one such place a pid means
+    /// one process.
+    fn place(&self) -> String;
+    /// Whether it is known that no process of this place has `pid`.
+    fn is_gone(&self, pid: u32) -> bool;
 }
 
 /// The calls on an open file.
@@ -111,8 +124,6 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
     /// Writes at the end, perhaps less than all.
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Copies the first `len` octets of `source` to the end, in the kernel where it can.
-    fn append_file(&self, source: &File, len: u64) -> io::Result<u64>;
     /// Cuts or extends to `len`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// fdatasync
@@ -178,6 +189,27 @@ impl Disk for HostDisk {
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
         File::open(folder)?.sync_all()
     }
+
+    fn pid(&self) -> u32 {
+        std::process::id()
+    }
+
+    fn place(&self) -> String {
+        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let digits = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
+        let space = digits(&space.to_string_lossy());
+        // Without /proc nothing is known of other processes, and only age can tell.
+        match digits(&boot) {
+            boot if boot.is_empty() => format!("unknown{}/{space}", self.pid()),
+            boot => format!("{boot}/{space}"),
+        }
+    }
+
+    fn is_gone(&self, pid: u32) -> bool {
+        let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0);
+        pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+    }
 }
 
 impl DiskFile for File {
@@ -197,25 +229,6 @@ impl DiskFile for File {
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut file = self;
         file.write_vectored(parts)
-    }
-
-    fn append_file(&self, source: &File, len: u64) -> io::Result<u64> {
-        // 64 KiB at a time through one buffer: the kernel's own copy refuses a file opened for
-        // appending, and appending is what keeps a reader that locks nothing from making holes.
-        let (mut buf, mut done) = (vec![0; 64 * 1024], 0);
-        while done < len {
-            let most = buf.len().min(usize::try_from(len - done).unwrap_or(usize::MAX));
-            let n = match FileExt::read_at(source, &mut buf[..most], done) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                Err(e) => return Err(e),
-            };
-            let mut file = self;
-            file.write_all(&buf[..n])?;
-            done += n as u64;
-        }
-        Ok(done)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

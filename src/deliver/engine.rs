@@ -1,31 +1,54 @@
 //! What the writer does with one batch: record it in the journal, append it to the mailboxes, take
 //! back what failed; and later, beside it, write the mailboxes back and forget the record.
 //!
-//! The order of writes and syncs, and what each state leaves to the next start:
+//! The order of writes and syncs, and what each state leaves to the next start (`recover.rs`):
 //!
 //! | after | on disk for sure | killed here (memory survives) | power lost here |
 //! | --- | --- | --- | --- |
-//! | locks | - | locks of a dead process, broken when met | none |
-//! | record written | - | whole or cut short: redone or not; never acknowledged | the same |
+//! | locks | - | locks of a dead process: broken when its journal is recovered | the same |
+//! | a new mailbox made | - | an empty mailbox stays | the same, or none |
+//! | record written | - | whole, or cut short: redone or not; never acknowledged | the same |
 //! | record synced | the record | redone: completed or appended | redone |
 //! | appended | the record | found whole: nothing | lost or cut short: redone |
+//! | a failed append cut back | record, length before | redone: refused, yet delivered | the same |
+//! | marked void | record, length before | nothing | redone, if the mark was lost |
 //! | marked done, answered | the record | nothing: a reader may have taken it out | redone |
-//! | mailboxes synced | record, mailboxes | nothing | found whole: nothing |
+//! | mailboxes and folder synced | record, mailboxes | nothing | found whole: nothing |
 //! | record forgotten | mailboxes | nothing | nothing |
 //!
-//! Messages in place (large ones): the record is undone, not redone. It is synced before the first
-//! octet is written, the mailbox before the answer.
+//! A message in place (a large one):
+//!
+//! | after | on disk for sure | killed here | power lost here |
+//! | --- | --- | --- | --- |
+//! | record synced | the record | nothing to undo | the same |
+//! | appended to some | the record | whole in one: completed in all; else cut off | the same |
+//! | some mailboxes synced | record, these mailboxes | completed in all | the same |
+//! | all and the folder synced | record, mailboxes | nothing | nothing |
+//!
+//! And the journal itself:
+//!
+//! | after | killed or power lost here |
+//! | --- | --- |
+//! | a half is full | the mailboxes of both halves' records are looked at |
+//! | the other half is begun, its mailboxes synced | the same, but for records written over |
+//! | the journal failed, a new one is made | the old one is redone |
+//! | the old one is removed | nothing: the mailboxes were synced before |
+//! | or kept, settled for all but suspended mailboxes | these are redone |
+//!
+//! An error of any sync is believed once: what it covered is written again (a mailbox, from the
+//! journal), or refused and cut back (a message in place), or abandoned (a journal).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::disk::{Disk, DiskFile};
 use super::journal::{Copy, Draft, Journal, Sums, Trailer, delivered_to_line};
-use super::lock::Identity;
+use super::lock::{Attempt, Identity};
 use super::mailbox::{Folder, Held};
 use super::{Fault, Outcome, Why};
 use crate::counters::Counters;
@@ -74,9 +97,17 @@ pub struct Engine<D: Disk> {
     /// The newest record whose mailboxes were all written back, but for those that failed.
     written_back: u64,
     /// Mailboxes whose sync failed and that are not mended yet.
-    failed: Vec<BoxName>,
-    /// Mailboxes whose disk failed twice: no mail until a recovery has mended them.
+    failed: HashSet<BoxName>,
+    /// The journal is full, and cannot be used again as long as any are.
+    pressed: bool,
+    /// Mailboxes whose disk failed twice, or that a recovery could not finish: no mail until one
+    /// has. What they need is in journals without an owner.
     pub(super) suspended: HashSet<BoxName>,
+    /// When that was last tried.
+    tried: Instant,
+    /// Journals that could not be removed or handed on. Kept locked: they are in our name, and
+    /// whoever took one for a dead process's would break our locks.
+    abandoned: Vec<Journal<D>>,
     /// Mailboxes that could not be cut back: file, the length to go back to, the length then.
     uncut: HashMap<BoxName, ((u64, u64), u64, u64)>,
 }
@@ -85,7 +116,6 @@ pub struct Engine<D: Disk> {
 struct Touched<D: Disk> {
     name: BoxName,
     file: Arc<D::File>,
-    made: bool,
 }
 
 impl<D: Disk> Engine<D> {
@@ -110,10 +140,18 @@ impl<D: Disk> Engine<D> {
             touched: HashMap::new(),
             checkpointer,
             written_back: 0,
-            failed: Vec::new(),
+            failed: HashSet::new(),
+            pressed: false,
             suspended: HashSet::new(),
+            tried: Instant::now(),
+            abandoned: Vec::new(),
             uncut: HashMap::new(),
         })
+    }
+
+    /// Octets in each half of the journal.
+    pub fn journal_half(&self) -> u64 {
+        self.journal.half()
     }
 
     /// Makes a locked mailbox fit for appending: an earlier message that could not be cut off is
@@ -123,12 +161,12 @@ impl<D: Disk> Engine<D> {
     /// The mailbox is suspended, or still cannot be cut back.
     pub fn admit(&mut self, held: &mut Held<D>) -> Result<(), Fault> {
         if self.suspended.contains(&held.name) {
-            let text = "suspended: its disk failed; see the log, then restart".into();
+            let text = "suspended until its records are recovered; see the log".into();
             return Err(Fault { outcome: Outcome::Later(Why::Io), text });
         }
         if let Some(&(file, len, torn)) = self.uncut.get(&held.name) {
             if (held.stat.dev, held.stat.ino) == file && held.len == torn {
-                held.cut_back(&self.folder.disk, len, 2).map_err(|e| Fault::io("cut back", e))?;
+                held.cut_back(len, 2).map_err(|e| Fault::io("cut back", e))?;
                 held.look_at_end().map_err(|e| Fault::io("read", e))?;
             }
             self.uncut.remove(&held.name);
@@ -170,15 +208,20 @@ impl<D: Disk> Engine<D> {
                 self.broken = true;
                 let journal = value(self.journal.path.display());
                 log::error!("journal-failed journal={journal} error={}", value(&e));
+                // A spool that is full, or over its own quota, is no user's mailbox over quota.
+                let outcome = match Fault::outcome_of(&e) {
+                    Outcome::Never(_) => Outcome::Later(Why::NoSpace),
+                    outcome => outcome,
+                };
                 for i in drafted {
-                    done[i] = Done::Failed(Fault::outcome_of(&e));
+                    done[i] = Done::Failed(outcome.clone());
                 }
                 return done;
             }
         };
         let mut number = 0;
         let mut shifted: HashSet<BoxName> = HashSet::new();
-        let mut void = Vec::new();
+        let (mut void, mut all_gone) = (Vec::new(), true);
         for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
             let numbers = number..number + copies.len();
             number = numbers.end;
@@ -190,11 +233,14 @@ impl<D: Disk> Engine<D> {
             }
             match self.append(held, message, copies, numbers.start) {
                 Ok(written) => done[i] = Done::Delivered(written),
-                Err(fault) => {
+                Err((fault, gone)) => {
                     log::error!("not-delivered message={} {fault}", message.id);
                     done[i] = Done::Failed(fault.outcome);
                     shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                    void.extend(numbers);
+                    match gone {
+                        true => void.extend(numbers),
+                        false => all_gone = false,
+                    }
                 }
             }
         }
@@ -204,12 +250,13 @@ impl<D: Disk> Engine<D> {
             // Recovery may then deliver what was refused: a duplicate, as RFC 1047 allows.
             log::warn!("journal-mark-failed error={}", value(e));
         }
-        if let Err(e) = self.journal.mark_done(&mut trailer) {
+        // Where a part of a message could not be cut off, let a crash complete it.
+        if all_gone && let Err(e) = self.journal.mark_done(&mut trailer) {
             log::warn!("journal-mark-failed error={}", value(e));
         }
         for h in held.values() {
             let key = (h.stat.dev, h.stat.ino);
-            let touched = Touched { name: h.name.clone(), file: h.file.clone(), made: h.made };
+            let touched = Touched { name: h.name.clone(), file: h.file.clone() };
             self.touched.entry(key).or_insert(touched);
         }
         let delivered = done.iter().filter(|d| matches!(d, Done::Delivered(_))).count() as u64;
@@ -219,22 +266,35 @@ impl<D: Disk> Engine<D> {
         done
     }
 
-    /// Takes back a message of the last [`Engine::commit`], whose locks are still held, as far as
-    /// nothing stands behind it. Whether it is gone from everywhere.
+    /// Takes back a message of the last [`Engine::commit`], whose locks are still held, unless
+    /// something stands behind one of its copies: then all of them stay. Whether it is gone.
     pub fn take_back(&mut self, held: &mut HeldBoxes<D>, written: &[Written]) -> bool {
-        let mut gone = true;
-        for copy in written {
-            let Some(h) = held.get_mut(&copy.mailbox).filter(|h| h.len == copy.after) else {
-                gone = false;
-                continue;
-            };
-            gone &= h.cut_back(&self.folder.disk, copy.before.0, copy.before.1).is_ok();
+        if !written.iter().all(|w| held.get(&w.mailbox).is_some_and(|h| h.len == w.after)) {
+            return false;
         }
+        let gone = self.cut_back(held, written);
         if gone
             && let Some(trailer) = &mut self.last
             && let Err(e) = self.journal.settle(trailer, written.iter().map(|w| w.number))
         {
             log::warn!("journal-mark-failed error={}", value(e));
+        }
+        gone
+    }
+
+    /// Cuts copies back, the last one first. Whether all are gone.
+    fn cut_back(&mut self, held: &mut HeldBoxes<D>, written: &[Written]) -> bool {
+        let mut gone = true;
+        for copy in written.iter().rev() {
+            let Some(h) = held.get_mut(&copy.mailbox) else { continue };
+            if let Err(e) = h.cut_back(copy.before.0, copy.before.1) {
+                let path = value(self.folder.path_of(&copy.mailbox).display()).to_string();
+                log::error!("cut-back-failed mailbox={path} error={}", value(e));
+                let torn = h.file.stat().map_or(h.len, |s| s.len);
+                let file = (h.stat.dev, h.stat.ino);
+                self.uncut.insert(copy.mailbox.clone(), (file, copy.before.0, torn));
+                gone = false;
+            }
         }
         gone
     }
@@ -262,7 +322,7 @@ impl<D: Disk> Engine<D> {
                 Content::Memory(_) => None,
                 Content::File(file, octets) => {
                     let head = [&b"\n\n"[..repair], &message.head, &delivered_to_line(to)].concat();
-                    let chunk = Sums::chunk(*octets, message.to.len());
+                    let chunk = Sums::chunk(*octets, message.to.len(), self.journal.half());
                     let sums = Sums::of_message(offset, chunk, &head, file, *octets);
                     Some(sums.map_err(|e| Fault::io("read content for", e).on(&to.mailbox))?)
                 }
@@ -292,6 +352,7 @@ impl<D: Disk> Engine<D> {
         if !self.journal.has_room(draft) {
             self.begin_checkpoint();
             if !self.failed.is_empty() {
+                self.pressed = true;
                 return Ok(None);
             }
             self.journal.turn();
@@ -308,14 +369,15 @@ impl<D: Disk> Engine<D> {
         Ok(Some(trailer))
     }
 
-    /// Appends `message` to all of its mailboxes, or to none.
+    /// Appends `message` to all of its mailboxes, or to none; with the error, whether it really is
+    /// in none.
     fn append(
         &mut self,
         held: &mut HeldBoxes<D>,
         message: &Message,
         copies: &[Copy],
         first: usize,
-    ) -> Result<Vec<Written>, Fault> {
+    ) -> Result<Vec<Written>, (Fault, bool)> {
         let mut written: Vec<Written> = Vec::with_capacity(copies.len());
         let mut failed = None;
         for (n, copy) in copies.iter().enumerate() {
@@ -324,12 +386,8 @@ impl<D: Disk> Engine<D> {
             let before = (h.len, h.repair);
             let line = delivered_to_line(&copy.to);
             let result = h.append([&message.head, &line], &message.content);
-            written.push(Written {
-                mailbox: name.clone(),
-                number: first + n,
-                before,
-                after: h.len,
-            });
+            let (mailbox, number, after) = (name.clone(), first + n, h.len);
+            written.push(Written { mailbox, number, before, after });
             if let Err(e) = result {
                 failed = Some(Fault::io("append", e).on(name));
                 break;
@@ -338,56 +396,59 @@ impl<D: Disk> Engine<D> {
         if failed.is_none() && matches!(message.content, Content::File(..)) {
             failed = self.sync_in_place(held, copies).err();
         }
-        let Some(fault) = failed else { return Ok(written) };
-        for copy in written.iter().rev() {
-            let Some(h) = held.get_mut(&copy.mailbox) else { continue };
-            let torn = h.file.stat().map_or(h.len, |s| s.len);
-            if let Err(e) = h.cut_back(&self.folder.disk, copy.before.0, copy.before.1) {
-                let path = value(self.folder.path_of(&copy.mailbox).display()).to_string();
-                log::error!("cut-back-failed mailbox={path} error={}", value(e));
-                let file = (h.stat.dev, h.stat.ino);
-                self.uncut.insert(copy.mailbox.clone(), (file, copy.before.0, torn));
-            }
+        match failed {
+            None => Ok(written),
+            Some(fault) => Err((fault, self.cut_back(held, &written))),
         }
-        Err(fault)
     }
 
-    /// Makes a large message durable where it stands; and the mailbox's name, which so far perhaps
-    /// only a record stands in for.
+    /// Makes a large message durable where it stands, and the mailboxes' names: one may be new,
+    /// with a record or nothing standing in for its name, or a reader may have put another file
+    /// under it.
     fn sync_in_place(&mut self, held: &HeldBoxes<D>, copies: &[Copy]) -> Result<(), Fault> {
-        let mut named = true;
         for copy in copies {
             let Some(h) = held.get(&copy.to.mailbox) else { continue };
-            let key = (h.stat.dev, h.stat.ino);
-            named &= !h.made && !self.touched.get(&key).is_some_and(|t| t.made);
             self.counters.syncs.one();
             if let Err(e) = h.file.sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
-                self.failed.push(copy.to.mailbox.clone());
+                self.failed.insert(copy.to.mailbox.clone());
                 return Err(Fault::io("sync", e).on(&copy.to.mailbox));
             }
         }
-        if !named {
-            self.counters.syncs.one();
-            let synced = self.folder.disk.sync_folder(&self.folder.path);
-            synced.map_err(|e| Fault::io("sync the folder of", e).on(&copies[0].to.mailbox))?;
-        }
-        Ok(())
+        self.counters.syncs.one();
+        let synced = self.folder.disk.sync_folder(&self.folder.path);
+        synced.map_err(|e| Fault::io("sync the folder of", e).on(&copies[0].to.mailbox))
     }
 
-    /// Between batches, with no lock held: takes in what was written back beside, and mends the
-    /// mailboxes whose sync failed.
+    /// Between batches, with no lock held: takes in what was written back beside, mends the
+    /// mailboxes whose sync failed, and tries suspended ones again.
     pub fn maintain(&mut self) {
         self.collect_checkpoints(false);
         for name in std::mem::take(&mut self.failed) {
-            if let Err(e) = self.mend(&name) {
-                let path = value(self.folder.path_of(&name).display()).to_string();
-                log::error!("mailbox-suspended mailbox={path} error={}", value(e));
-                self.suspended.insert(name);
-                self.broken = true;
-            }
+            let error = match self.mend(&name) {
+                Ok(Attempt::Taken(())) => continue,
+                Ok(Attempt::Busy(_)) if !self.pressed => {
+                    self.failed.insert(name);
+                    continue;
+                }
+                Ok(Attempt::Busy(who)) => io::Error::other(format!("locked: {who}")),
+                Ok(Attempt::Orphaned) => io::Error::other("locked by a dead process"),
+                Err(e) => e,
+            };
+            let path = value(self.folder.path_of(&name).display()).to_string();
+            log::error!("mailbox-suspended mailbox={path} error={}", value(error));
+            self.suspended.insert(name);
+            self.broken = true;
         }
+        self.pressed = false;
         self.collect_checkpoints(false);
+        if !self.suspended.is_empty() && !self.broken && self.tried.elapsed() >= TRY_AGAIN {
+            self.suspended.clear();
+            if let Err(e) = self.recover_orphans() {
+                log::error!("recovery-failed error={}", value(e));
+            }
+            self.tried = Instant::now();
+        }
     }
 
     /// Starts writing back the mailboxes of all records so far, on the other thread, once it has
@@ -396,7 +457,8 @@ impl<D: Disk> Engine<D> {
         self.collect_checkpoints(true);
         if !self.journal.is_clean() {
             let boxes = std::mem::take(&mut self.touched).into_values().collect();
-            self.failed.extend(self.checkpointer.begin(self.journal.seq(), boxes));
+            let unsynced = self.checkpointer.begin(self.journal.seq(), boxes);
+            self.failed.extend(unsynced);
         }
     }
 
@@ -437,18 +499,22 @@ impl<D: Disk> Engine<D> {
     fn renew_journal(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
-        self.suspended.extend(self.failed.drain(..));
+        self.suspended.extend(self.failed.drain());
         let disk = self.folder.disk.clone();
         let fresh = Journal::create(&*disk, &self.spool, self.journal.half(), &self.identity)?;
-        let old = std::mem::replace(&mut self.journal, fresh);
+        let mut old = std::mem::replace(&mut self.journal, fresh);
+        self.journal.skip_to(old.seq());
         self.broken = false;
         self.written_back = 0;
-        if self.suspended.is_empty() {
-            disk.unlink(&old.path)?;
-        } else {
-            old.keep_for(&self.suspended)?;
-        }
+        let given_up = match self.suspended.is_empty() {
+            true => disk.unlink(&old.path),
+            false => old.keep_for(&self.suspended),
+        };
         log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
+        if let Err(e) = given_up {
+            log::error!("journal-left journal={} error={}", value(old.path.display()), value(e));
+            self.abandoned.push(old);
+        }
         Ok(())
     }
 
@@ -513,7 +579,7 @@ impl<D: Disk> Checkpointer<D> {
     }
 }
 
-/// Syncs each mailbox once, and the folder if one of them is new. The names of those that failed.
+/// Syncs each mailbox once, and their folder. The names of those that failed.
 fn sync_boxes<D: Disk>(
     disk: &D,
     folder: &std::path::Path,
@@ -528,11 +594,12 @@ fn sync_boxes<D: Disk>(
             failed.push(touched.name.clone());
         }
     }
-    if boxes.iter().any(|b| b.made) {
+    // Always: a mailbox may be new, or a reader may have put another file under its name.
+    if !boxes.is_empty() {
         counters.syncs.one();
         if let Err(e) = disk.sync_folder(folder) {
             log::error!("sync-failed folder={} error={}", value(folder.display()), value(e));
-            failed.extend(boxes.iter().filter(|b| b.made).map(|b| b.name.clone()));
+            failed.extend(boxes.into_iter().map(|b| b.name));
         }
     }
     failed
@@ -540,3 +607,5 @@ fn sync_boxes<D: Disk>(
 
 /// Mailboxes that are kept open until they are synced.
 const TOUCHED_MAX: usize = 256;
+/// How soon a suspended mailbox is tried again, when there is mail for anybody.
+const TRY_AGAIN: Duration = Duration::from_secs(1);

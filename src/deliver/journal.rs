@@ -10,7 +10,8 @@
 //!   0   8  "mslotjn1"
 //!   8   8  octets in each half
 //!  16   8  forgotten: records up to this number are no longer needed
-//!  24   4  octets in the owner's identity line (lock.rs), and the line
+//!  24   8  the key: random, another one each time the journal is taken into use
+//!  32   4  octets in the owner's identity line (lock.rs), and the line
 //!   .   4  CRC-32 of all that stands before it
 //! offset 4096       half 0, then half 1: records, each at the start of a block
 //!
@@ -21,7 +22,7 @@
 //!  24   8  octets in the table
 //!  32   8  octets in the contents
 //!  40   4  messages
-//!  44   4  CRC-32 of the 44 octets before, the table and the contents
+//!  44   4  CRC-32 of the key, the 44 octets before, the table and the contents
 //!  48      the table: for each message its id, head, length, and for each of its copies the
 //!          mailbox's name and owner, the Delivered-To line, device, inode, offset, missing line
 //!          ends; for a message in place also the checksums of what it will be
@@ -35,22 +36,27 @@
 //! ```
 //!
 //! A record that is cut short, or is left from an earlier use of the half, fails its checksum or
-//! has a number that is not greater: it was never acknowledged, or is forgotten.
+//! has a number that is not greater: it was never acknowledged, or is forgotten. The key is not
+//! known outside, so that nobody can send mail whose content, left over in a half, reads as a
+//! record. Numbers go on from those of the journals that were recovered: a message that is recorded
+//! again when it is recovered has the greater number in the later record.
 //!
 //! A message above `message::MEMORY_MAX` octets is not copied into the journal: it is written and
 //! synced *in place*. Its record, made before, tells where, and holds a checksum of each aligned
 //! chunk of the mailbox that it will fill. A crash leaves such a chunk whole, zero or missing, so
-//! recovery can tell our bytes from a stranger's.
+//! recovery can tell our bytes from a stranger's. (Where a chunk is more than a block, since a very
+//! large message has very many copies, one that was begun cannot be told, and is left alone.)
 
 use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, FileLock, Open};
-use super::lock::{IDENTITY_MAX, Identity, boot_mark};
+use super::lock::{IDENTITY_MAX, Identity};
 use super::mailbox::{read_exact_at, write_all_at};
 use crate::message::{BoxName, Content, Destination, Message, Owner};
 
@@ -135,6 +141,9 @@ pub struct Journal<D: Disk> {
     position: u64,
     seq: u64,
     forgotten: u64,
+    key: u64,
+    /// The mark of this boot.
+    boot: u64,
 }
 
 impl<D: Disk> Journal<D> {
@@ -156,6 +165,8 @@ impl<D: Disk> Journal<D> {
                 position: BLOCK,
                 seq: 0,
                 forgotten: 0,
+                key: new_key(),
+                boot: owner.boot_mark(),
             };
             let made = journal.write_out(owner).and_then(|()| disk.sync_folder(spool));
             if let Err(e) = made {
@@ -167,12 +178,16 @@ impl<D: Disk> Journal<D> {
         Err(io::Error::other("a thousand journals in the spool"))
     }
 
-    /// Opens the journal `path` if no living process has it. The identity is that of the process
-    /// that had it last, if its header can be read.
-    pub fn claim(disk: &D, path: &Path) -> io::Result<Option<(Journal<D>, Option<Identity>)>> {
+    /// Opens the journal `path` if no living process has it, in the name of `us`. The identity is
+    /// that of the process that had it last, if its header can be read.
+    pub fn claim(
+        disk: &D,
+        path: &Path,
+        us: &Identity,
+    ) -> io::Result<Option<(Journal<D>, Option<Identity>)>> {
         let Some(file) = lock(disk, path)? else { return Ok(None) };
         let header = read_header(&file)?;
-        let (half, forgotten, owner) = header.unwrap_or((0, 0, None));
+        let (half, forgotten, key, owner) = header.unwrap_or((0, 0, 0, None));
         let journal = Journal {
             path: path.to_owned(),
             file: Arc::new(file),
@@ -181,8 +196,16 @@ impl<D: Disk> Journal<D> {
             position: BLOCK,
             seq: forgotten,
             forgotten,
+            key,
+            boot: us.boot_mark(),
         };
         Ok(Some((journal, owner)))
+    }
+
+    /// Who has the journal `path`, or had it last, if that can be read.
+    pub fn owner(disk: &D, path: &Path) -> Option<Identity> {
+        let file = disk.open(path, Open::Read).ok()?;
+        read_header(&file).ok()??.3
     }
 
     /// The paths of all journals in `spool`.
@@ -205,7 +228,7 @@ impl<D: Disk> Journal<D> {
 
     /// Writes an empty header: nothing is to be recovered, and `owner` has it now.
     pub fn empty(&mut self, owner: &Identity) -> io::Result<()> {
-        self.forgotten = self.seq;
+        (self.forgotten, self.key) = (self.seq, new_key());
         (self.active, self.position) = (0, BLOCK);
         self.write_header(owner)
     }
@@ -215,18 +238,24 @@ impl<D: Disk> Journal<D> {
         self.write_header(owner)
     }
 
-    /// Gives the journal up, to be recovered by the next start: all is settled but what concerns
-    /// `mailboxes`, and of that nothing counts as done.
-    pub fn keep_for(mut self, mailboxes: &HashSet<BoxName>) -> io::Result<()> {
+    /// Gives the journal up, to be recovered by whoever finds it: all is settled but what concerns
+    /// `mailboxes`.
+    pub fn keep_for(&mut self, mailboxes: &HashSet<BoxName>) -> io::Result<()> {
         for mut record in self.read()? {
-            record.trailer.done = 0;
             let copies = record.entries.iter().flat_map(|e| &e.copies);
-            let others =
-                copies.filter(|(_, c)| !mailboxes.contains(&c.to.mailbox)).map(|(n, _)| *n);
-            let others: Vec<usize> = others.collect();
-            self.settle(&mut record.trailer, others.into_iter())?;
+            let others = copies.filter(|(_, c)| !mailboxes.contains(&c.to.mailbox));
+            let others: Vec<usize> = others.map(|(n, _)| *n).collect();
+            self.settle_record(&mut record, &others)?;
         }
         self.write_header(&Identity::nobody())
+    }
+
+    /// The next record's number will be greater than `seq`.
+    pub fn skip_to(&mut self, seq: u64) {
+        if self.is_clean() {
+            self.forgotten = self.forgotten.max(seq);
+        }
+        self.seq = self.seq.max(seq);
     }
 
     /// Notes that records up to `seq` are not needed any more; the next record says it.
@@ -260,7 +289,7 @@ impl<D: Disk> Journal<D> {
             head.extend_from_slice(&n.to_le_bytes());
         }
         head.extend_from_slice(&(draft.messages.len() as u32).to_le_bytes());
-        let mut crc = crc32fast::Hasher::new();
+        let mut crc = self.keyed_crc();
         crc.update(&head);
         crc.update(&table);
         for (message, _) in &draft.messages {
@@ -292,7 +321,7 @@ impl<D: Disk> Journal<D> {
 
     /// Marks the record done: in this boot, what is missing was taken out by a reader. Not synced.
     pub fn mark_done(&self, trailer: &mut Trailer) -> io::Result<()> {
-        trailer.done = boot_mark();
+        trailer.done = self.boot;
         self.write_trailer(trailer)
     }
 
@@ -377,7 +406,7 @@ impl<D: Disk> Journal<D> {
         if !read_whole(&*self.file, &mut body, at + RECORD_HEAD as u64)? {
             return Ok(None);
         }
-        let mut crc = crc32fast::Hasher::new();
+        let mut crc = self.keyed_crc();
         crc.update(&head[..RECORD_HEAD - 4]);
         crc.update(&body);
         if crc.finalize() != sum {
@@ -396,7 +425,7 @@ impl<D: Disk> Journal<D> {
             entries.push(entry);
         }
         let trailer = self.read_trailer(at + used.next_multiple_of(BLOCK), seq, number)?;
-        let done = trailer.done == boot_mark();
+        let done = trailer.done == self.boot;
         for entry in &mut entries {
             entry.copies.retain(|(n, _)| !trailer.is_settled(*n));
         }
@@ -421,6 +450,12 @@ impl<D: Disk> Journal<D> {
         Ok(trailer)
     }
 
+    fn keyed_crc(&self) -> crc32fast::Hasher {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&self.key.to_le_bytes());
+        crc
+    }
+
     fn write_out(&self, owner: &Identity) -> io::Result<()> {
         let zeros = vec![0; 64 * 1024];
         let (mut at, end) = (0, BLOCK + 2 * self.half);
@@ -436,6 +471,7 @@ impl<D: Disk> Journal<D> {
         let mut header = HEADER_MAGIC.to_vec();
         header.extend_from_slice(&self.half.to_le_bytes());
         header.extend_from_slice(&self.forgotten.to_le_bytes());
+        header.extend_from_slice(&self.key.to_le_bytes());
         header.extend_from_slice(&(owner.as_bytes().len() as u32).to_le_bytes());
         header.extend_from_slice(owner.as_bytes());
         let crc = crc32fast::hash(&header);
@@ -458,6 +494,20 @@ impl Draft<'_> {
     pub fn octets(&self) -> u64 {
         let used = RECORD_HEAD as u64 + self.table().len() as u64 + self.contents();
         used.next_multiple_of(BLOCK) + BLOCK
+    }
+
+    /// The most octets that `message` alone will take in a journal with halves of `half` octets.
+    pub fn octets_for(message: &Message, half: u64) -> u64 {
+        let copy = |to: &Destination| COPY_MAX + to.delivered_to.len() as u64;
+        let table = message.to.iter().map(copy).sum::<u64>() + message.head.len() as u64;
+        let contents = match &message.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(_, octets) => {
+                let chunks = (octets / BLOCK + 2) * message.to.len() as u64;
+                (4 * chunks).min(half / 8)
+            }
+        };
+        table + contents + BLOCK
     }
 
     fn contents(&self) -> u64 {
@@ -516,9 +566,9 @@ impl Trailer {
 
 impl Sums {
     /// The size of a chunk: one block, or as many as keep the checksums of one message, all copies
-    /// together, within 64 KiB of the journal.
-    pub fn chunk(octets: u64, copies: usize) -> u64 {
-        let room = (16 * 1024 / copies.max(1)).max(1) as u64;
+    /// together, within an eighth of a half of `half` octets.
+    pub fn chunk(octets: u64, copies: usize, half: u64) -> u64 {
+        let room = (half / 8 / 4 / copies.max(1) as u64).max(1);
         octets.div_ceil(room).next_multiple_of(BLOCK).next_power_of_two()
     }
 
@@ -620,7 +670,8 @@ fn lock<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<D::File>> {
     Ok(same.then_some(file))
 }
 
-type Header = (u64, u64, Option<Identity>);
+/// Octets in each half, what is forgotten, the key, the owner.
+type Header = (u64, u64, u64, Option<Identity>);
 
 /// None for a file that was never written out: its maker was killed over it, and nothing was ever
 /// recorded there.
@@ -632,13 +683,17 @@ fn read_header<F: DiskFile>(file: &F) -> io::Result<Option<Header>> {
     let mut fields = Fields(&block);
     Ok((|| {
         (fields.take(8)? == HEADER_MAGIC).then_some(())?;
-        let (half, forgotten) = (fields.u64()?, fields.u64()?);
+        let (half, forgotten, key) = (fields.u64()?, fields.u64()?, fields.u64()?);
         let line = fields.u32()? as usize;
         let line = fields.take(line.min(IDENTITY_MAX))?;
         let summed = block.len() - fields.0.len();
         (fields.u32()? == crc32fast::hash(block.get(..summed)?)).then_some(())?;
-        Some((half, forgotten, Identity::parse(line)))
+        Some((half, forgotten, key, Identity::parse(line)))
     })())
+}
+
+fn new_key() -> u64 {
+    RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
 /// Fills `buf` from `offset`; false if the file is shorter.
@@ -720,3 +775,5 @@ const HEADER_MAGIC: &[u8] = b"mslotjn1";
 const RECORD_MAGIC: &[u8] = b"mslotrec";
 const TRAILER_MAGIC: &[u8] = b"mslotend";
 const RECORD_HEAD: usize = 48;
+/// More than a copy takes in the table, but for its address and its checksums.
+const COPY_MAX: u64 = 300;

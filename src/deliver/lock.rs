@@ -1,8 +1,9 @@
 //! Dotlocks: `USER.lock` beside a mailbox, the lock that every mail program honours.
 //!
 //! A dotlock is taken with one link(2) from a file that this process keeps in the mail folder,
-//! `.mailslot-PID`. So it appears at once and complete: there is no moment at which a killed
-//! mailslot leaves an empty lock that nobody can judge. Its one line says who took it:
+//! `.mailslot-PID-PROCESS`, synced once. So it appears at once and complete: there is no moment at
+//! which a killed mailslot, or a power loss, leaves an empty lock that nobody can judge. Its one
+//! line says who took it:
 //!
 //! ```text
 //! 4711 6e1f…-boot-id/4026531836 k3f2a1c9 mailslot
@@ -10,16 +11,19 @@
 //! ```
 //!
 //! A dotlock that is in the way is broken when
-//! - it is our own, and could not be removed when it was let go, or
-//! - its line is that of a mailslot known to be dead (its journal was found without an owner), or
-//! - its line is complete, of this boot and pid namespace, and there is no such process, or
+//! - it is our own, and could not be removed when it was let go; or
+//! - its line is that of a mailslot that is dead and *buried*: its journal was found without an
+//!   owner and is ours to recover, or there is none; or
 //! - it is older than [`STALE_SECS`] by the file system's own clock.
+//!
+//! A lock whose line is of this boot and pid namespace, with no such process, but not yet buried,
+//! stays: it keeps everybody off a mailbox that may end in half a message, until `recover.rs` has
+//! set that right.
 //!
 //! Breaking is serialised by flock on the lock file itself, so that two mailslots that judge the
 //! same stale lock cannot remove each other's fresh one.
 
 use std::collections::HashSet;
-use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -27,8 +31,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 
 use super::disk::{Disk, DiskFile, FileLock, Open, Stat};
 use crate::logging::value;
@@ -42,10 +44,10 @@ pub const STALE_SECS: u64 = 300;
 pub struct Identity(String);
 
 impl Identity {
-    /// This process's.
-    pub fn of_this_process() -> Identity {
+    /// A new one, of the process that `disk` says we are.
+    pub fn new<D: Disk>(disk: &D) -> Identity {
         let random = RandomState::new().hash_one(SystemTime::now()) as u32;
-        Identity(format!("{} {} {random:08x} mailslot\n", std::process::id(), place()))
+        Identity(format!("{} {} {random:08x} mailslot\n", disk.pid(), disk.place()))
     }
 
     /// Of no process: for what is left to the next start on purpose.
@@ -66,42 +68,30 @@ impl Identity {
     }
 
     /// Its process id.
-    pub fn pid(&self) -> Option<i32> {
-        self.0.split(' ').next()?.parse().ok()
+    pub fn pid(&self) -> Option<u32> {
+        self.field(0).parse().ok()
+    }
+
+    /// A number that differs between boots, for marks that a reboot must void.
+    pub fn boot_mark(&self) -> u64 {
+        let boot = self.field(1).split('/').next().unwrap_or_default();
+        // FNV-1a: the same for every process of a boot, which a hasher with random keys is not.
+        boot.bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
 
     /// Whether the process is known to be gone: same boot, same pid namespace, no such process.
-    pub fn is_dead(&self) -> bool {
-        self.0.split(' ').nth(1) == Some(place()) && no_such_process(&self.0)
+    pub fn is_gone<D: Disk>(&self, disk: &D) -> bool {
+        self.field(1) == disk.place() && self.pid().is_some_and(|pid| disk.is_gone(pid))
+    }
+
+    fn field(&self, n: usize) -> &str {
+        self.0.split(' ').nth(n).unwrap_or_default()
     }
 }
 
 /// Longest identity line, in octets.
 pub const IDENTITY_MAX: usize = 200;
-
-/// Boot id and pid namespace: within one such place a pid means one process.
-fn place() -> &'static str {
-    static PLACE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-    PLACE.get_or_init(|| {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-        let digits = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-        let space = digits(&space.to_string_lossy());
-        // Without /proc nothing is known of other processes, and only age can tell.
-        match (digits(&boot), std::process::id()) {
-            (boot, pid) if boot.is_empty() => format!("unknown{pid}/{space}"),
-            (boot, _) => format!("{boot}/{space}"),
-        }
-    })
-}
-
-/// A number that differs between boots, for marks that a reboot must void.
-pub fn boot_mark() -> u64 {
-    let boot = place().split('/').next().unwrap_or_default();
-    // FNV-1a: the same for every process of this boot, which a hasher with random keys is not.
-    boot.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
 
 /// How an attempt to take a lock ended.
 #[derive(Debug)]
@@ -110,7 +100,7 @@ pub enum Attempt<T, B = String> {
     Taken(T),
     /// Somebody else holds it; who, for the log.
     Busy(B),
-    /// It was left by a mailslot that died: what that one left must be recovered, then try again.
+    /// It was left by this mailslot, which died: first recover what else it left, then try again.
     Orphaned,
 }
 
@@ -127,8 +117,8 @@ pub struct Dotlocks<D: Disk> {
 struct Shared {
     /// The file that locks are links of, once it is made; and when its time was last set.
     master: Option<Master>,
-    /// Mailslots whose journals had no owner.
-    dead: HashSet<Identity>,
+    /// Dead mailslots whose locks need not be respected.
+    buried: HashSet<Identity>,
     broken: u64,
 }
 
@@ -162,44 +152,61 @@ impl<D: Disk> Dotlocks<D> {
         let mut path = mailbox.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        match self.create(&path) {
-            Ok(ino) => Ok(Attempt::Taken(Dotlock {
-                disk: self.disk.clone(),
-                path,
-                ino,
-                since: Instant::now(),
-            })),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.judge(&path),
-            Err(e) => Err(e),
+        let mut judged = None;
+        loop {
+            match self.create(&path) {
+                Ok(ino) => {
+                    let (disk, since) = (self.disk.clone(), Instant::now());
+                    return Ok(Attempt::Taken(Dotlock { disk, path, ino, since }));
+                }
+                Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                Err(_) => {}
+            }
+            // Once broken it is ours or the next one's.
+            if let Some(who) = judged {
+                return Ok(Attempt::Busy(who));
+            }
+            match self.judge(&path)? {
+                Attempt::Taken(()) => judged = Some("dotlock, just taken".into()),
+                Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
+                Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            }
         }
     }
 
-    /// From now on every lock of `identity` is stale: its process is known to be dead.
+    /// From now on every lock of `identity`, whose process is known to be dead, is stale.
     pub fn bury(&self, identity: Identity) {
-        self.shared().dead.insert(identity);
+        self.shared().buried.insert(identity);
     }
 
-    /// Removes what dead mailslots left in the folder: their locks and the files these were links
-    /// of. Called before the first delivery; a lock that appears later is judged when it is met.
-    pub fn sweep(&self) -> io::Result<()> {
+    /// Removes what dead mailslots left in the folder: their locks, and the files these were links
+    /// of. Dead are those that are buried, and those that are gone and for which `recovered` says
+    /// that nothing of theirs is left to recover. Whether there were any.
+    pub fn sweep(&self, recovered: impl Fn(&Identity) -> bool) -> io::Result<bool> {
+        let mut any = false;
         for name in self.disk.list(&self.folder)? {
-            if !name.starts_with(MASTER_PREFIX) && !name.ends_with(".lock") {
+            let master = name.strip_prefix(MASTER_PREFIX);
+            if master.is_none() && !name.ends_with(".lock") {
                 continue;
             }
             let path = self.folder.join(&name);
             let Ok(stat) = self.disk.look(&path) else { continue };
-            let dead = match (self.read(&path), name.strip_prefix(MASTER_PREFIX)) {
-                (Some(id), _) => self.is_dead(&id),
+            let dead = match (self.read(&path), master) {
+                (Some(id), _) => self.is_buried(&id) || id.is_gone(&*self.disk) && recovered(&id),
                 // Killed before its line was written. Should its maker live on another host, it
                 // makes the file again.
-                (None, Some(rest)) => no_such_process(rest),
+                (None, Some(rest)) => {
+                    let pid = rest.split('-').next().and_then(|pid| pid.parse().ok());
+                    pid.is_some_and(|pid| self.disk.is_gone(pid))
+                }
                 (None, None) => false,
             };
             if dead {
+                any = true;
                 let _ = self.remove_same(&path, &stat);
             }
         }
-        Ok(())
+        Ok(any)
     }
 
     /// How many stale locks were broken so far.
@@ -226,7 +233,7 @@ impl<D: Disk> Dotlocks<D> {
                 self.disk.link(&master.path, path).map(|()| master.ino)
             }
             // A file system without hard links: created and filled, complete or judged by age.
-            Err(e) if no_links(&e) => self.write_new(path),
+            Err(e) if no_links(&e) => self.write_new(path, false),
             Err(e) => Err(e),
         }
     }
@@ -246,67 +253,62 @@ impl<D: Disk> Dotlocks<D> {
                 return Ok(master.clone());
             }
         }
-        let pid = self.identity.pid().unwrap_or_default();
-        let path = self.folder.join(format!("{MASTER_PREFIX}{pid}"));
+        let path = self.own_name("");
         match self.disk.unlink(&path) {
-            // Left by a dead process that had our pid.
+            // Too old, or not what we made.
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let master = Master { ino: self.write_new(&path)?, path, touched: Instant::now() };
+        let master = Master { ino: self.write_new(&path, true)?, path, touched: Instant::now() };
         shared.master = Some(master.clone());
         Ok(master)
     }
 
-    fn write_new(&self, path: &Path) -> io::Result<u64> {
-        let file = self.disk.open(path, Open::Create { mode: 0o644, owner: None })?;
-        let line = self.identity.as_bytes();
-        let written = file.append(&[IoSlice::new(line)]);
-        let whole = matches!(written, Ok(n) if n == line.len());
-        match (whole, file.stat()) {
-            (true, Ok(stat)) => Ok(stat.ino),
-            (_, stat) => {
-                let _ = self.disk.unlink(path);
-                written?;
-                stat?;
-                Err(io::ErrorKind::WriteZero.into())
-            }
-        }
+    /// The path of a file of our own. A pid alone is not ours alone: containers and hosts that
+    /// share the folder have the same.
+    fn own_name(&self, end: &str) -> PathBuf {
+        let (pid, process) = (self.identity.field(0), self.identity.field(2));
+        self.folder.join(format!("{MASTER_PREFIX}{pid}-{process}{end}"))
     }
 
-    /// The lock exists: is it stale?
-    fn judge(&self, path: &Path) -> io::Result<Attempt<Dotlock<D>>> {
+    fn write_new(&self, path: &Path, durable: bool) -> io::Result<u64> {
+        let file = self.disk.open(path, Open::Create { mode: 0o644, owner: None })?;
+        let line = self.identity.as_bytes();
+        let made = (|| {
+            if file.append(&[IoSlice::new(line)])? < line.len() {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            if durable {
+                file.sync()?;
+            }
+            file.stat().map(|stat| stat.ino)
+        })();
+        made.inspect_err(|_| drop(self.disk.unlink(path)))
+    }
+
+    /// The lock exists: is it stale? Taken: it was, and is broken.
+    fn judge(&self, path: &Path) -> io::Result<Attempt<()>> {
         let stat = match self.disk.look(path) {
             Ok(stat) => stat,
-            // Gone in the meantime; the next attempt gets it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Busy(gone())),
+            // Gone in the meantime.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Taken(())),
             Err(e) => return Err(e),
         };
         let holder = self.read(path);
-        if let Some(id) = &holder
-            && self.is_dead(id)
-        {
+        let stale = match &holder {
+            // The one writer never takes a lock that it has.
+            Some(id) if *id == self.identity => true,
+            Some(id) if self.is_buried(id) => true,
+            Some(id) if id.is_gone(&*self.disk) => return Ok(Attempt::Orphaned),
+            _ => self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS),
+        };
+        if stale {
             self.log_broken(path, holder.as_ref(), &stat);
-            // Whatever it was doing to the mailbox must be mended before we append behind it.
-            return match self.remove_same(path, &stat) {
-                Ok(()) => Ok(Attempt::Orphaned),
-                Err(e) => Ok(Attempt::Busy(format!("stale dotlock that cannot be removed: {e}"))),
-            };
-        }
-        if holder.as_ref() == Some(&self.identity) {
-            // The one writer never takes a lock that it has: an earlier one could not be removed.
-            return match self.remove_same(path, &stat) {
-                Ok(()) => Ok(Attempt::Busy(gone())),
-                Err(e) => Ok(Attempt::Busy(format!("own dotlock that cannot be removed: {e}"))),
-            };
-        }
-        if self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS) {
-            self.log_broken(path, holder.as_ref(), &stat);
-            return match self.remove_same(path, &stat) {
-                Ok(()) => Ok(Attempt::Busy(gone())),
-                Err(e) => Ok(Attempt::Busy(format!("stale dotlock that cannot be removed: {e}"))),
-            };
+            return Ok(match self.remove_same(path, &stat) {
+                Ok(()) => Attempt::Taken(()),
+                Err(e) => Attempt::Busy(format!("stale dotlock that cannot be removed: {e}")),
+            });
         }
         let pid = holder.and_then(|id| id.pid());
         Ok(Attempt::Busy(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
@@ -319,8 +321,8 @@ impl<D: Disk> Dotlocks<D> {
         self.shared().broken += 1;
     }
 
-    fn is_dead(&self, id: &Identity) -> bool {
-        *id != self.identity && (id.is_dead() || self.shared().dead.contains(id))
+    fn is_buried(&self, id: &Identity) -> bool {
+        *id != self.identity && self.shared().buried.contains(id)
     }
 
     fn read(&self, path: &Path) -> Option<Identity> {
@@ -337,7 +339,7 @@ impl<D: Disk> Dotlocks<D> {
             .duration_since(stat.modified)
             .ok()
             .filter(|a| a.as_secs() > STALE_SECS)?;
-        let probe = self.folder.join(format!("{MASTER_PREFIX}{}-clock", std::process::id()));
+        let probe = self.own_name("-clock");
         let made = self.disk.open(&probe, Open::Create { mode: 0o600, owner: None });
         let now = made.and_then(|file| file.stat()).map(|s| s.modified);
         let _ = self.disk.unlink(&probe);
@@ -357,7 +359,11 @@ impl<D: Disk> Dotlocks<D> {
         {
             return Ok(()); // another mailslot is breaking it
         }
-        let now = self.disk.look(path)?;
+        let now = match self.disk.look(path) {
+            Ok(now) => now,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        };
         if (now.dev, now.ino, now.modified) != (judged.dev, judged.ino, judged.modified) {
             return Ok(());
         }
@@ -385,17 +391,6 @@ impl<D: Disk> Drop for Dotlock<D> {
             log::warn!("unlock-failed path={} error={}", value(self.path.display()), value(e));
         }
     }
-}
-
-/// Whether `text` begins with a pid that no process of this pid namespace has.
-fn no_such_process(text: &str) -> bool {
-    let digits = text.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
-    let pid = digits.parse().ok().filter(|&pid: &i32| pid > 0);
-    pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
-}
-
-fn gone() -> String {
-    "dotlock, just released".into()
 }
 
 fn no_links(e: &io::Error) -> bool {

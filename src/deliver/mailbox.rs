@@ -5,11 +5,14 @@
 //! waited for while another is held: if one is busy all are let go, and the writer tries again
 //! later.
 
+use std::fs::File;
 use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
+use super::journal::BLOCK;
 use super::lock::{Attempt, Dotlock, Dotlocks};
 use super::{Fault, Locks, Outcome, Why};
 use crate::message::{BoxName, Content, Owner};
@@ -34,6 +37,9 @@ pub struct Folder<D: Disk> {
     pub group: Option<u32>,
 }
 
+/// The open file, and whether it was made just now.
+type Opened<D> = (Arc<<D as Disk>::File>, bool);
+
 /// A mailbox that nobody else may touch, until this is dropped.
 #[derive(Debug)]
 pub struct Held<D: Disk> {
@@ -49,6 +55,7 @@ pub struct Held<D: Disk> {
     pub made: bool,
     /// The open file. Outlives the locks, since it is synced later.
     pub file: Arc<D::File>,
+    disk: Arc<D>,
     path: PathBuf,
     locks: Locks,
     dotlock: Option<Dotlock<D>>,
@@ -65,24 +72,6 @@ impl<D: Disk> Folder<D> {
     /// # Errors
     /// The mailbox is not one that may be written to, or a call failed.
     pub fn take(&self, name: &BoxName, owner: Option<Owner>) -> Result<Attempt<Held<D>>, Fault> {
-        self.take_as(name, owner, true)
-    }
-
-    /// As [`Folder::take`], but a missing mailbox stays missing: `ErrorKind::NotFound`.
-    pub fn take_existing(
-        &self,
-        name: &BoxName,
-        owner: Option<Owner>,
-    ) -> Result<Attempt<Held<D>>, Fault> {
-        self.take_as(name, owner, false)
-    }
-
-    fn take_as(
-        &self,
-        name: &BoxName,
-        owner: Option<Owner>,
-        create: bool,
-    ) -> Result<Attempt<Held<D>>, Fault> {
         let path = self.path_of(name);
         let dotlock = if self.locks.dotlock {
             match self.dotlocks.take(&path).map_err(|e| Fault::io("dotlock", e))? {
@@ -93,7 +82,9 @@ impl<D: Disk> Folder<D> {
         } else {
             None
         };
-        let (file, made) = self.open(&path, owner, create)?;
+        let Some((file, made)) = self.open(&path, owner)? else {
+            return Ok(Attempt::Busy("just made".into()));
+        };
         for (wanted, lock) in
             [(self.locks.fcntl, FileLock::Fcntl), (self.locks.flock, FileLock::Flock)]
         {
@@ -123,27 +114,25 @@ impl<D: Disk> Folder<D> {
             repair,
             made,
             file,
+            disk: self.disk.clone(),
             path,
             locks: self.locks,
             dotlock,
         }))
     }
 
-    fn open(
-        &self,
-        path: &Path,
-        owner: Option<Owner>,
-        create: bool,
-    ) -> Result<(Arc<D::File>, bool), Fault> {
+    /// None: somebody else made it at the same time.
+    fn open(&self, path: &Path, owner: Option<Owner>) -> Result<Option<Opened<D>>, Fault> {
         match self.disk.open(path, Open::Append) {
-            Ok(file) => return Ok((Arc::new(file), false)),
-            Err(e) if create && e.kind() == io::ErrorKind::NotFound => {}
+            Ok(file) => return Ok(Some((Arc::new(file), false))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Fault::io("open", e)),
         }
         let mode = if self.group.is_some() && owner.is_some() { 0o660 } else { 0o600 };
         let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
         match self.disk.open(path, Open::Create { mode, owner }) {
-            Ok(file) => Ok((Arc::new(file), true)),
+            Ok(file) => Ok(Some((Arc::new(file), true))),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(e) => Err(Fault::io("create", e)),
         }
     }
@@ -162,14 +151,33 @@ impl<D: Disk> Held<D> {
             Content::Memory(bytes) => {
                 self.write(&[ends, parts[0], parts[1], bytes, b"\n"])?;
             }
-            Content::File(file, len) => {
-                self.write(&[ends, parts[0], parts[1]])?;
-                self.len += self.file.append_file(file, *len)?;
-                self.write(&[b"\n"])?;
+            Content::File(file, octets) => {
+                self.append_large([ends, parts[0], parts[1]].concat(), file, *octets)?;
             }
         }
         self.repair = 0;
         Ok(self.len - before)
+    }
+
+    /// Appends `head`, the content in `file` and a blank line, in writes that end where blocks of
+    /// the mailbox end: wherever a crash stops them, each block is whole or missing, and recovery
+    /// can tell. (Through a buffer: the kernel's own copy refuses a file opened for appending.)
+    fn append_large(&mut self, head: Vec<u8>, file: &File, octets: u64) -> io::Result<()> {
+        let (mut buf, mut at) = (head, 0);
+        loop {
+            let from = self.len + buf.len() as u64;
+            let n = ((from + PIECE) / BLOCK * BLOCK - from).min(octets - at);
+            let filled = buf.len();
+            buf.resize(filled + n as usize, 0);
+            file.read_exact_at(buf.get_mut(filled..).unwrap_or_default(), at)?;
+            at += n;
+            if at == octets {
+                buf.push(b'\n');
+                return self.write(&[&buf]);
+            }
+            self.write(&[&buf])?;
+            buf.clear();
+        }
     }
 
     /// Appends all of `parts`, in as few calls as the system takes.
@@ -188,22 +196,25 @@ impl<D: Disk> Held<D> {
         Ok(())
     }
 
-    /// Cuts the mailbox back to `len`; `repair` is what was missing at that end. A mailbox that
-    /// would not exist without us, and is empty again, goes.
-    pub fn cut_back(&mut self, disk: &D, len: u64, repair: usize) -> io::Result<()> {
+    /// Cuts the mailbox back to `len`; `repair` is what was missing at that end.
+    ///
+    /// Durably: a power loss that undid the cut alone would leave the tail of what was cut off
+    /// behind what is appended next.
+    pub fn cut_back(&mut self, len: u64, repair: usize) -> io::Result<()> {
         self.file.set_len(len)?;
         (self.len, self.repair) = (len, repair);
-        if self.made && len == 0 {
-            disk.unlink(&self.path)?;
-        }
-        Ok(())
+        self.file.sync()
     }
 }
 
 impl<D: Disk> Drop for Held<D> {
     /// Gives the locks back, the last one first. The file stays open where it is still to be
-    /// synced, so its locks must be given back in so many words.
+    /// synced, so its locks must be given back in so many words. A mailbox that would not exist
+    /// without us, and is still empty, goes.
     fn drop(&mut self) {
+        if self.made && self.file.stat().is_ok_and(|stat| stat.len == 0) {
+            let _ = self.disk.unlink(&self.path);
+        }
         if self.locks.flock {
             let _ = self.file.unlock(FileLock::Flock);
         }
@@ -289,3 +300,6 @@ fn write_all(
     }
     Ok(())
 }
+
+/// How much of a large message is written at once, in octets, up to the next block's end.
+const PIECE: u64 = 64 * 1024;

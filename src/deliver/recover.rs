@@ -12,17 +12,22 @@
 //! | something else stands there, but the message is found whole | nothing |
 //! | something else stands there | appended; not an octet of the other is touched |
 //!
-//! What is appended goes through the journal of the living process like new mail: its record is
-//! durable before the first octet, so recovery may be killed at any point and start again.
+//! Newer records are looked at first: where a reader emptied the mailbox, an older one tells of a
+//! stretch that is somebody else's by now. What is appended goes through the journal of the living
+//! process like new mail: its record is durable before the first octet. So recovery may be killed
+//! at any point and start again, and then finds a message in two journals: it is one message.
 //!
-//! A message in place is not in the journal. If no copy of it is whole it was never acknowledged,
-//! and copies that were begun are cut off, where all behind the cut is known to be ours. If one is
-//! whole, the others are made from it.
+//! A message in place is not in the journal. Copies that were begun are cut off, where all behind
+//! the cut is known to be ours. If one is whole where it was written, the others are made from it;
+//! if none is, it was never acknowledged.
+//!
+//! A mailbox that cannot be finished (somebody keeps it locked, its disk fails) is suspended: its
+//! records stay, settled for all others, and are tried again when mail comes. What is finished is
+//! synced, and only then its journal emptied and removed: an old record must not outlive new mail.
 
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,9 +35,9 @@ use memchr::memmem;
 
 use super::disk::{Disk, DiskFile, Open};
 use super::engine::{Done, Engine, HeldBoxes, copy_len};
-use super::journal::{Copy, Entry, Journal, Record, delivered_to_line};
-use super::lock::Attempt;
-use super::mailbox::{Held, read_exact_at, write_all_at};
+use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record, delivered_to_line};
+use super::lock::{Attempt, Identity};
+use super::mailbox::{Folder, Held, read_exact_at, write_all_at};
 use crate::logging::value;
 use crate::message::{BoxName, Content, Message, Owner};
 
@@ -41,235 +46,285 @@ use crate::message::{BoxName, Content, Message, Owner};
 pub struct Orphan<D: Disk> {
     journal: Journal<D>,
     records: Vec<Record>,
+    owner: Option<Identity>,
 }
 
-/// An empty journal to use, and those that have something in them.
-pub type Claimed<D> = (Option<Journal<D>>, Vec<Orphan<D>>);
+/// The journals that no living process has.
+#[derive(Debug)]
+pub struct Claimed<D: Disk> {
+    /// Those with nothing in them. Locks in the name of their owners are stale from now on.
+    pub empty: Vec<Journal<D>>,
+    /// Those with something to recover. Locks in the name of their owners keep everybody off
+    /// mailboxes until [`Engine::recover`] begins.
+    pub orphans: Vec<Orphan<D>>,
+}
 
-/// Takes over every journal in `spool` that no living process has. The first empty one with halves
-/// of `half` octets is returned as well, for the caller to use. Locks in the name of a dead owner
-/// are stale from now on.
-pub fn claim<D: Disk>(
-    folder: &super::mailbox::Folder<D>,
-    spool: &std::path::Path,
-    half: u64,
-    own: Option<&PathBuf>,
-) -> io::Result<Claimed<D>> {
-    let (mut empty, mut orphans) = (None, Vec::new());
+/// Takes over, in the name of `us`, every journal in `spool` that no living process has.
+pub fn claim<D: Disk>(folder: &Folder<D>, spool: &Path, us: &Identity) -> io::Result<Claimed<D>> {
+    let (mut empty, mut orphans) = (Vec::new(), Vec::new());
     for path in Journal::list(&*folder.disk, spool)? {
-        if own == Some(&path) {
+        let claimed = Journal::claim(&*folder.disk, &path, us)?;
+        let Some((mut journal, owner)) = claimed else { continue };
+        let records = journal.read()?;
+        if !records.is_empty() {
+            orphans.push(Orphan { journal, records, owner });
             continue;
         }
-        let Some((mut journal, owner)) = Journal::claim(&*folder.disk, &path)? else { continue };
-        if let Some(owner) = owner {
-            folder.dotlocks.bury(owner);
-        }
-        let records = journal.read()?;
-        if journal.half() == 0 {
-            // Its maker was killed before it was written out.
-            folder.disk.unlink(&path)?;
-        } else if !records.is_empty() {
-            orphans.push(Orphan { journal, records });
-        } else if empty.is_none() && journal.half() == half {
-            empty = Some(journal);
-        }
+        owner.into_iter().for_each(|owner| folder.dotlocks.bury(owner));
+        empty.push(journal);
     }
-    Ok((empty, orphans))
+    Ok(Claimed { empty, orphans })
 }
 
 impl<D: Disk> Engine<D> {
-    /// Recovers everything that `orphans` hold, waiting up to `patience` for a mailbox that
-    /// somebody keeps locked. A journal that could not be finished stays for the next time.
-    pub fn recover(&mut self, orphans: Vec<Orphan<D>>, patience: Duration) -> io::Result<()> {
-        for Orphan { mut journal, mut records } in orphans {
+    /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that somebody
+    /// keeps locked. What could not be finished is suspended.
+    pub fn recover(&mut self, mut orphans: Vec<Orphan<D>>, until: Instant) {
+        if orphans.is_empty() {
+            return;
+        }
+        for Orphan { journal, records, owner } in &orphans {
             let path = value(journal.path.display()).to_string();
             log::warn!("recovery-begun journal={path} records={}", records.len());
-            let finished = self.undo_in_place(&journal, &mut records, patience)
-                & self.redo(&journal, &mut records, patience);
-            self.settle_all()?;
-            if finished {
-                journal.empty(&super::lock::Identity::nobody())?;
-                self.folder.disk.unlink(&journal.path)?;
-            }
-            log::warn!("recovery-ended journal={path} finished={finished}");
+            self.journal.skip_to(journal.seq());
+            owner.iter().for_each(|owner| self.folder.dotlocks.bury(owner.clone()));
         }
-        Ok(())
-    }
-
-    /// Recovers what another process left that died while this one runs.
-    pub fn recover_orphans(&mut self) -> io::Result<()> {
-        let own = self.journal.path.clone();
-        let (_, orphans) = claim(&self.folder, &self.spool, 0, Some(&own))?;
-        self.recover(orphans, ORPHAN_PATIENCE)
-    }
-
-    /// Redoes the copies whose octets are in the journal, mailbox by mailbox. Whether all are done.
-    fn redo(&mut self, journal: &Journal<D>, records: &mut [Record], patience: Duration) -> bool {
         let mut boxes: BTreeMap<BoxName, Option<Owner>> = BTreeMap::new();
-        for record in records.iter().filter(|r| !r.done) {
-            for (_, copy) in
-                record.entries.iter().filter(|e| e.at.is_some()).flat_map(|e| &e.copies)
-            {
-                boxes.insert(copy.to.mailbox.clone(), copy.to.owner);
+        for copy in orphans.iter().flat_map(|o| &o.records).flat_map(copies_of) {
+            boxes.insert(copy.to.mailbox.clone(), copy.to.owner);
+        }
+        // What was read may be in memory only, and a power loss now would leave a message in those
+        // mailboxes that were done by then.
+        let mut unfinished = HashSet::new();
+        for Orphan { journal, records, .. } in &orphans {
+            if let Err(e) = journal.sync() {
+                log::error!(
+                    "recovery-failed journal={} error={}",
+                    value(journal.path.display()),
+                    value(e)
+                );
+                let copies = records.iter().flat_map(copies_of);
+                unfinished.extend(copies.map(|c| c.to.mailbox.clone()));
             }
         }
-        let mut finished = true;
-        for (name, owner) in boxes {
-            match self.redo_box(journal, records, &name, owner, patience) {
-                Ok(()) => {
-                    self.suspended.remove(&name);
+        // Halves of messages go first: nothing may be appended behind one.
+        for entry in orphans.iter().flat_map(Orphan::in_place) {
+            for (_, copy) in &entry.copies {
+                if unfinished.contains(&copy.to.mailbox) {
+                    continue;
                 }
-                Err(e) => {
-                    let path = value(self.folder.path_of(&name).display()).to_string();
-                    log::error!("recovery-failed mailbox={path} error={}", value(e));
-                    finished = false;
+                let cut = self.cut_torn(entry, copy, until);
+                self.note(&copy.to.mailbox, cut, &mut unfinished);
+            }
+        }
+        for (name, owner) in &boxes {
+            if !unfinished.contains(name) {
+                let redone = self.redo(&mut orphans, name, *owner, until);
+                self.note(name, redone, &mut unfinished);
+            }
+        }
+        for entry in orphans.iter().flat_map(Orphan::in_place) {
+            if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.to.mailbox)) {
+                unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.to.mailbox.clone()));
+            } else if let Err(e) = self.complete(entry, until) {
+                for (_, copy) in &entry.copies {
+                    let error = io::Error::new(e.kind(), e.to_string());
+                    self.note(&copy.to.mailbox, Err(error), &mut unfinished);
                 }
             }
         }
-        finished
+        // Once its journal is gone, nothing tells that the owner of a lock is dead.
+        let swept = self.sweep();
+        if let Err(e) = swept.and_then(|()| self.folder.disk.sync_folder(&self.folder.path)) {
+            log::error!("recovery-failed error={}", value(e));
+            unfinished.extend(boxes.into_keys());
+        }
+        for Orphan { mut journal, records, .. } in orphans {
+            let path = value(journal.path.display()).to_string();
+            let finished =
+                !records.iter().flat_map(copies_of).any(|c| unfinished.contains(&c.to.mailbox));
+            let ended = match finished {
+                true => journal
+                    .empty(&Identity::nobody())
+                    .and_then(|()| self.folder.disk.unlink(&journal.path)),
+                false => journal.keep_for(&unfinished),
+            };
+            match ended {
+                Ok(()) => log::warn!("recovery-ended journal={path} finished={finished}"),
+                Err(e) => log::error!("journal-left journal={path} error={}", value(e)),
+            }
+        }
+        self.suspended.extend(unfinished);
     }
 
-    fn redo_box(
+    /// Recovers what other processes left that died while this one runs, and removes their locks.
+    pub fn recover_orphans(&mut self) -> io::Result<()> {
+        let claimed = claim(&self.folder, &self.spool, &self.identity)?;
+        self.recover(claimed.orphans, Instant::now() + ORPHAN_PATIENCE);
+        self.sweep()
+    }
+
+    /// Removes the locks that dead processes left.
+    pub fn sweep(&self) -> io::Result<()> {
+        let (disk, spool) = (&*self.folder.disk, &self.spool);
+        let owners = Journal::list(disk, spool)?.into_iter();
+        let owners: Vec<Identity> = owners.filter_map(|path| Journal::owner(disk, &path)).collect();
+        // A journal of theirs that is still there is being recovered by some other process.
+        self.folder.dotlocks.sweep(|id| !owners.contains(id)).map(drop)
+    }
+
+    fn note(&self, name: &BoxName, result: io::Result<()>, unfinished: &mut HashSet<BoxName>) {
+        if let Err(e) = result
+            && unfinished.insert(name.clone())
+        {
+            let path = value(self.folder.path_of(name).display()).to_string();
+            log::error!("recovery-failed mailbox={path} error={}", value(e));
+        }
+    }
+
+    /// Redoes the copies in `name` whose octets are in the journals.
+    fn redo(
         &mut self,
-        journal: &Journal<D>,
-        records: &mut [Record],
+        orphans: &mut [Orphan<D>],
         name: &BoxName,
         owner: Option<Owner>,
-        patience: Duration,
+        until: Instant,
     ) -> io::Result<()> {
-        let mut held = self.take_patiently(name, owner, patience)?;
+        let mut held = self.take_patiently(name, owner, until)?;
         let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
-        let mut missing: Vec<(usize, usize, Message)> = Vec::new();
-        for (r, record) in records.iter().enumerate().filter(|(_, r)| !r.done) {
-            for entry in &record.entries {
-                let Some((number, copy)) = entry.copies.iter().find(|(_, c)| c.to.mailbox == *name)
-                else {
-                    continue;
-                };
-                let Some(content) = journal.content(entry)? else { continue };
-                let message = Message {
-                    id: entry.id.clone(),
-                    head: entry.head.clone(),
-                    content: Content::Memory(content),
-                    to: vec![copy.to.clone()],
-                };
-                let place = Self::compare(&held, copy, &message)?;
-                match place {
-                    // Written again even if it reads well: a sync that failed once leaves in
-                    // memory what is not on the disk.
-                    Place::Ours => {
-                        let octets = octets_of(&message, copy.repair);
-                        write_all_at(&rewritable, &[&octets], copy.offset)?;
-                        held.len = held.len.max(copy.offset + octets.len() as u64);
-                        held.look_at_end()?;
-                    }
-                    Place::Beyond => missing.push((r, *number, message)),
-                    Place::Other => {
-                        if !find_whole(&*held.file, &message)? {
-                            missing.push((r, *number, message));
-                        }
+        // Journal, record and entry, the newest first.
+        let mut places = Vec::new();
+        for (o, orphan) in orphans.iter().enumerate() {
+            for (r, record) in orphan.records.iter().enumerate() {
+                for (e, entry) in record.entries.iter().enumerate() {
+                    if entry.at.is_some() && entry.copies.iter().any(|(_, c)| c.to.mailbox == *name)
+                    {
+                        places.push((record.seq, o, r, e));
                     }
                 }
+            }
+        }
+        places.sort_by_key(|&(seq, _, _, e)| std::cmp::Reverse((seq, e)));
+        let mut there: HashSet<String> = HashSet::new();
+        let mut doubtful = Vec::new();
+        for (_, o, r, e) in places {
+            let (orphan, record) = (&orphans[o], &orphans[o].records[r]);
+            let entry = &record.entries[e];
+            let Some((number, copy)) = entry.copies.iter().find(|(_, c)| c.to.mailbox == *name)
+            else {
+                continue;
+            };
+            if there.contains(&entry.id) {
+                continue;
+            }
+            let Some(content) = orphan.journal.content(entry)? else { continue };
+            let message = Message {
+                id: entry.id.clone(),
+                head: entry.head.clone(),
+                content: Content::Memory(content),
+                to: vec![copy.to.clone()],
+            };
+            // Written again even if it reads well, and even if done: a sync that failed once leaves
+            // in memory what is not on the disk.
+            if rewrite(&held, &rewritable, copy, &message, !record.done)? {
+                held.len = held.file.stat()?.len;
+                there.insert(message.id);
+            } else if record.done {
+                there.insert(message.id);
+            } else {
+                doubtful.push((o, r, *number, message));
             }
         }
         rewritable.sync()?;
+        held.look_at_end()?;
+        let mut missing = Vec::new();
+        for (o, r, number, message) in doubtful.into_iter().rev() {
+            let Content::Memory(content) = &message.content else { continue };
+            if !there.contains(&message.id)
+                && !find_whole(&*held.file, &message.id, Known::Content(content))?
+            {
+                there.insert(message.id.clone());
+                missing.push((o, r, number, message));
+            }
+        }
         let mut boxes = HeldBoxes::from([(name.clone(), held)]);
-        // A few at a time: one record holds at most 8 of the largest.
-        for batch in missing.chunks(8) {
-            let messages: Vec<&Message> = batch.iter().map(|(_, _, message)| message).collect();
+        while !missing.is_empty() {
+            let mut octets = 0;
+            let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
+                octets += Draft::octets_for(message, self.journal.half());
+                octets <= self.journal.half() / 2
+            };
+            let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
+            let batch: Vec<_> = missing.drain(..n).collect();
+            let messages: Vec<&Message> = batch.iter().map(|(_, _, _, message)| message).collect();
             for done in self.commit(&mut boxes, &messages) {
                 if !matches!(done, Done::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
-            for (r, number, message) in batch {
+            for (o, r, number, message) in batch {
                 log::warn!("recovered message={} mailbox={}", message.id, value(name));
-                if let Some(record) = records.get_mut(*r) {
-                    journal.settle_record(record, &[*number])?;
-                }
+                let Orphan { journal, records, .. } = &mut orphans[o];
+                journal.settle_record(&mut records[r], &[number])?;
             }
         }
         Ok(())
     }
 
-    /// What stands where `copy` was to be.
-    fn compare(held: &Held<D>, copy: &Copy, message: &Message) -> io::Result<Place> {
-        if (held.stat.dev, held.stat.ino) != copy.file {
-            // A new mailbox of that name, empty: nothing to search.
-            return Ok(if held.len == 0 { Place::Beyond } else { Place::Other });
+    /// Cuts off a message in place that was begun in one of its mailboxes.
+    fn cut_torn(&mut self, entry: &Entry, copy: &Copy, until: Instant) -> io::Result<()> {
+        let mut held = self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?;
+        if in_place_state(&held, copy, entry)? == InPlace::Torn {
+            held.cut_back(copy.offset, copy.repair)?;
+            let mailbox = value(&copy.to.mailbox).to_string();
+            log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
         }
-        if held.len <= copy.offset {
-            return Ok(Place::Beyond);
-        }
-        let ours = octets_of(message, copy.repair);
-        let stands = (held.len - copy.offset).min(ours.len() as u64) as usize;
-        let mut theirs = vec![0; stands];
-        read_exact_at(&*held.file, &mut theirs, copy.offset)?;
-        let alike = theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0);
-        Ok(if alike { Place::Ours } else { Place::Other })
+        Ok(())
     }
 
-    /// Cuts off, or completes from a whole copy, the messages in place that a crash interrupted.
-    /// Only the last record can hold any: the one before was durable before it was written.
-    fn undo_in_place(
-        &mut self,
-        journal: &Journal<D>,
-        records: &mut [Record],
-        patience: Duration,
-    ) -> bool {
-        let Some(record) = records.last_mut().filter(|r| !r.done) else { return true };
-        let mut settled = Vec::new();
-        for entry in record.entries.iter().filter(|e| e.at.is_none()) {
-            match self.undo_entry(entry, patience) {
-                Ok(()) => settled.extend(entry.copies.iter().map(|(n, _)| *n)),
-                Err(e) => {
-                    log::error!("recovery-failed message={} error={}", entry.id, value(e));
-                    return false;
-                }
-            }
-        }
-        journal.settle_record(record, &settled).is_ok()
-    }
-
-    fn undo_entry(&mut self, entry: &Entry, patience: Duration) -> io::Result<()> {
+    /// Makes the copies of a message in place that are missing from one that is whole.
+    fn complete(&mut self, entry: &Entry, until: Instant) -> io::Result<()> {
         let mut copies: Vec<&Copy> = entry.copies.iter().map(|(_, copy)| copy).collect();
         copies.sort_by(|a, b| a.to.mailbox.cmp(&b.to.mailbox));
         let mut held = Vec::with_capacity(copies.len());
-        for copy in &copies {
-            held.push(self.take_patiently(&copy.to.mailbox, copy.to.owner, patience)?);
-        }
-        let mut states = Vec::with_capacity(copies.len());
-        for (copy, h) in copies.iter().zip(&held) {
-            states.push(in_place_state(h, copy, entry)?);
-        }
-        let whole = states.iter().position(|s| *s == InPlace::Whole);
-        let mut messages = Vec::new();
-        for ((copy, h), state) in copies.iter().zip(&mut held).zip(&states) {
-            if *state == InPlace::Torn {
-                h.cut_back(&self.folder.disk, copy.offset, copy.repair)?;
-                h.file.sync()?;
-                let mailbox = value(&copy.to.mailbox).to_string();
-                log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
-            }
-            if *state == InPlace::Whole {
-                // Whole in memory is not yet whole on disk: it may never have been acknowledged.
-                h.file.sync()?;
-                self.folder.disk.sync_folder(&self.folder.path)?;
-            }
-            if whole.is_some() && matches!(state, InPlace::Torn | InPlace::Missing) {
-                messages.push(copy.to.clone());
+        let (mut whole, mut others) = (None, Vec::new());
+        for (n, copy) in copies.iter().enumerate() {
+            held.push(self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?);
+            let len = in_place_len(entry, copy);
+            match in_place_state(&held[n], copy, entry)? {
+                InPlace::Whole => {
+                    // In memory; on the disk perhaps not, and a sync that failed is not repeated.
+                    let path = self.folder.path_of(&copy.to.mailbox);
+                    let file = self.folder.disk.open(&path, Open::Write)?;
+                    for (at, bytes) in Pieces::of(&*held[n].file, copy.offset, len) {
+                        write_all_at(&file, &[&bytes?], at)?;
+                    }
+                    file.sync()?;
+                    whole = Some(n);
+                }
+                InPlace::Torn | InPlace::Missing | InPlace::Other => others.push(n),
             }
         }
-        let (Some(n), false) = (whole, messages.is_empty()) else { return Ok(()) };
-        let (Some(source), Some(copy)) = (held.get(n), copies.get(n)) else { return Ok(()) };
-        let before = copy.repair + entry.head.len() + delivered_to_line(&copy.to).len();
-        let file = self.copy_out(source, copy.offset + before as u64, entry.len)?;
-        let message = Message {
-            id: entry.id.clone(),
-            head: entry.head.clone(),
-            content: Content::File(file, entry.len),
-            to: messages,
-        };
+        let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
+        let lines =
+            copies[whole].repair + entry.head.len() + delivered_to_line(&copies[whole].to).len();
+        let (source, at) = (held[whole].file.clone(), copies[whole].offset + lines as u64);
+        let mut to = Vec::new();
+        for n in others {
+            let known = Known::Stretch(&*source, at, entry.len);
+            if !find_whole(&*held[n].file, &entry.id, known)? {
+                to.push(copies[n].to.clone());
+            }
+        }
+        if to.is_empty() {
+            return Ok(());
+        }
+        let mut file = tempfile::tempfile_in(&self.spool)?;
+        for (_, bytes) in Pieces::of(&*source, at, entry.len) {
+            file.write_all(&bytes?)?;
+        }
+        let content = Content::File(file, entry.len);
+        let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
         let mut boxes: HeldBoxes<D> = held.into_iter().map(|h| (h.name.clone(), h)).collect();
         match self.commit(&mut boxes, &[&message]).pop() {
             Some(Done::Delivered(_)) => Ok(()),
@@ -277,57 +332,46 @@ impl<D: Disk> Engine<D> {
         }
     }
 
-    /// A stretch of a mailbox in a file without a name.
-    fn copy_out(&self, held: &Held<D>, offset: u64, len: u64) -> io::Result<File> {
-        let mut file = tempfile::tempfile_in(&self.spool)?;
-        let (mut buf, mut at) = (vec![0; 64 * 1024], 0);
-        while at < len {
-            let n = buf.len().min(usize::try_from(len - at).unwrap_or(usize::MAX));
-            read_exact_at(&*held.file, &mut buf[..n], offset + at)?;
-            file.write_all(&buf[..n])?;
-            at += n as u64;
-        }
-        Ok(file)
-    }
-
     fn take_patiently(
         &mut self,
         name: &BoxName,
         owner: Option<Owner>,
-        patience: Duration,
+        until: Instant,
     ) -> io::Result<Held<D>> {
-        let until = Instant::now() + patience;
         loop {
-            match self.folder.take(name, owner) {
+            let who = match self.folder.take(name, owner) {
                 Ok(Attempt::Taken(held)) => return Ok(held),
-                Ok(Attempt::Orphaned) => continue,
-                Ok(Attempt::Busy(who)) if Instant::now() >= until => {
-                    return Err(io::Error::other(format!("locked: {who}")));
+                Ok(Attempt::Orphaned) => {
+                    self.sweep()?;
+                    "a dead process".into()
                 }
-                Ok(Attempt::Busy(_)) => thread::sleep(Duration::from_millis(50)),
+                Ok(Attempt::Busy(who)) => who,
                 Err(fault) => return Err(io::Error::other(fault.to_string())),
+            };
+            if Instant::now() >= until {
+                return Err(io::Error::other(format!("locked: {who}")));
             }
+            thread::sleep(PAUSE);
         }
     }
 
-    /// Writes a mailbox whose sync failed again from the journal, and syncs it again.
+    /// Writes a mailbox whose sync failed again from the journal, and syncs it again. Does not wait
+    /// for its locks.
     ///
     /// # Errors
-    /// It failed again, or somebody keeps it locked.
-    pub(super) fn mend(&mut self, name: &BoxName) -> io::Result<()> {
-        let mut records = self.journal.read()?;
-        for record in &mut records {
-            record.done = false;
-        }
-        let mut owner = None;
-        for copy in records.iter().flat_map(|r| &r.entries).flat_map(|e| &e.copies) {
-            if copy.1.to.mailbox == *name {
-                owner = copy.1.to.owner;
-            }
-        }
-        let held = self.take_patiently(name, owner, ORPHAN_PATIENCE)?;
+    /// It failed again.
+    pub(super) fn mend(&mut self, name: &BoxName) -> io::Result<Attempt<()>> {
+        let records = self.journal.read()?;
+        let owner = records.iter().flat_map(copies_of).find(|c| c.to.mailbox == *name);
+        let owner = owner.and_then(|copy| copy.to.owner);
+        let held = match self.folder.take(name, owner) {
+            Ok(Attempt::Taken(held)) => held,
+            Ok(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
+            Ok(Attempt::Orphaned) => return Ok(Attempt::Orphaned),
+            Err(fault) => return Err(io::Error::other(fault.to_string())),
+        };
         let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
-        for entry in records.iter().flat_map(|r| &r.entries) {
+        for entry in records.iter().rev().flat_map(|r| r.entries.iter().rev()) {
             for copy in entry.copies.iter().map(|(_, c)| c).filter(|c| c.to.mailbox == *name) {
                 let Some(content) = self.journal.content(entry)? else { continue };
                 let message = Message {
@@ -337,25 +381,53 @@ impl<D: Disk> Engine<D> {
                     to: vec![copy.to.clone()],
                 };
                 // What a reader took out or moved meanwhile is its own to keep.
-                if Self::compare(&held, copy, &message)? == Place::Ours {
-                    write_all_at(&rewritable, &[&octets_of(&message, copy.repair)], copy.offset)?;
-                }
+                rewrite(&held, &rewritable, copy, &message, false)?;
             }
         }
         rewritable.sync()?;
-        self.folder.disk.sync_folder(&self.folder.path)
+        self.folder.disk.sync_folder(&self.folder.path)?;
+        Ok(Attempt::Taken(()))
     }
 }
 
-/// What stands where a copy was to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// Our octets, as far as the file goes, perhaps with zeros among them.
-    Ours,
-    /// Nothing: the file ends before.
-    Beyond,
-    /// Something else.
-    Other,
+impl<D: Disk> Orphan<D> {
+    /// The messages in place that a crash may have interrupted. Only the last record can hold any:
+    /// those before it were durable before it was written.
+    fn in_place(&self) -> impl Iterator<Item = &Entry> {
+        let last = self.records.last().filter(|r| !r.done);
+        last.into_iter().flat_map(|r| &r.entries).filter(|e| e.at.is_none())
+    }
+}
+
+fn copies_of(record: &Record) -> impl Iterator<Item = &Copy> {
+    record.entries.iter().flat_map(|e| &e.copies).map(|(_, copy)| copy)
+}
+
+/// Writes `message` where `copy` says, if what stands there is ours as far as it goes. Unless it is
+/// to be `completed` it must go all the way: where a reader took it out, the empty line that ends
+/// the message before may be what ours began with.
+fn rewrite<D: Disk>(
+    held: &Held<D>,
+    file: &D::File,
+    copy: &Copy,
+    message: &Message,
+    completed: bool,
+) -> io::Result<bool> {
+    if (held.stat.dev, held.stat.ino) != copy.file || held.len <= copy.offset {
+        return Ok(false);
+    }
+    let ours = octets_of(message, copy.repair);
+    let stands = (held.len - copy.offset).min(ours.len() as u64) as usize;
+    if stands < ours.len() && !completed {
+        return Ok(false);
+    }
+    let mut theirs = vec![0; stands];
+    read_exact_at(&*held.file, &mut theirs, copy.offset)?;
+    let alike = theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0);
+    if alike {
+        write_all_at(file, &[&ours], copy.offset)?;
+    }
+    Ok(alike)
 }
 
 /// What stands where a message in place was to be.
@@ -443,35 +515,95 @@ fn octets_of(message: &Message, repair: usize) -> Vec<u8> {
     octets
 }
 
+/// The content of a message that is looked for.
+enum Known<'a, F> {
+    Content(&'a [u8]),
+    /// A stretch of a file: where it begins, and its length.
+    Stretch(&'a F, u64, u64),
+}
+
 /// Whether the message stands anywhere in the file: its id, and behind it the whole body. A reader
 /// that rewrites a mailbox may add to the header, never to the body.
-fn find_whole<F: DiskFile>(file: &F, message: &Message) -> io::Result<bool> {
-    let Content::Memory(content) = &message.content else { return Ok(false) };
-    let needle = format!(" id {}", message.id);
-    let body_at = memmem::find(content, b"\n\n").map_or(content.len(), |n| n + 2);
-    let body = content.get(body_at..).unwrap_or_default();
+fn find_whole<F: DiskFile>(file: &F, id: &str, known: Known<'_, F>) -> io::Result<bool> {
+    let empty_line = memmem::Finder::new(b"\n\n");
+    // Where the body begins in what is known.
+    let body = match &known {
+        Known::Content(content) => empty_line.find(content).map_or(content.len(), |n| n + 2) as u64,
+        Known::Stretch(source, at, len) => {
+            let end = find_at(*source, &empty_line, *at)?.map_or(at + len, |n| n + 2);
+            end.min(at + len) - at
+        }
+    };
+    let needle = format!(" id {id}");
     let finder = memmem::Finder::new(&needle);
     let mut from = 0;
     while let Some(at) = find_at(file, &finder, from)? {
+        from = at + 1;
         // One id can be the beginning of another.
         let mut next = [0];
         let ends = read_exact_at(file, &mut next, at + needle.len() as u64).is_ok();
         if !ends || !matches!(next, [b'\n' | b';' | b' ']) {
-            from = at + 1;
             continue;
         }
-        if let Some(header_end) = find_at(file, &memmem::Finder::new(b"\n\n"), at)? {
-            let mut theirs = vec![0; body.len()];
-            match read_exact_at(file, &mut theirs, header_end + 2) {
-                Ok(()) if theirs == body => return Ok(true),
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
-                Err(e) => return Err(e),
+        let Some(header_end) = find_at(file, &empty_line, at)? else { continue };
+        let same = match &known {
+            Known::Content(content) => {
+                same(file, header_end + 2, content.get(body as usize..).unwrap_or_default())?
             }
+            Known::Stretch(source, start, len) => {
+                let mut same_so_far = true;
+                for (n, bytes) in Pieces::of(*source, start + body, len - body) {
+                    same_so_far = same(file, header_end + 2 + (n - start - body), &bytes?)?;
+                    if !same_so_far {
+                        break;
+                    }
+                }
+                same_so_far
+            }
+        };
+        if same {
+            return Ok(true);
         }
-        from = at + 1;
     }
     Ok(false)
+}
+
+/// Whether `bytes` stand in the file at `offset`.
+fn same<F: DiskFile>(file: &F, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+    let mut theirs = vec![0; bytes.len()];
+    match read_exact_at(file, &mut theirs, offset) {
+        Ok(()) => Ok(theirs == bytes),
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// A stretch of a file in pieces of 64 KiB, each with where it stands.
+struct Pieces<'a, F> {
+    file: &'a F,
+    at: u64,
+    end: u64,
+}
+
+impl<'a, F: DiskFile> Pieces<'a, F> {
+    fn of(file: &'a F, at: u64, len: u64) -> Self {
+        Pieces { file, at, end: at + len }
+    }
+}
+
+impl<F: DiskFile> Iterator for Pieces<'_, F> {
+    type Item = (u64, io::Result<Vec<u8>>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (at, n) = (self.at, (self.end - self.at).min(64 * 1024));
+        if n == 0 {
+            return None;
+        }
+        self.at += n;
+        let mut bytes = vec![0; n as usize];
+        let read = read_exact_at(self.file, &mut bytes, at);
+        Some((at, read.map(|()| bytes)))
+    }
 }
 
 /// Where the finder's needle stands next, at or behind `from`.
@@ -503,8 +635,10 @@ fn find_at<F: DiskFile>(
     }
 }
 
-/// How long a mailbox is waited for while mail for others stands still.
-const ORPHAN_PATIENCE: Duration = Duration::from_secs(2);
+/// How long locked mailboxes are waited for while mail for others stands still.
+const ORPHAN_PATIENCE: Duration = Duration::from_millis(200);
+/// Between two attempts at a lock.
+const PAUSE: Duration = Duration::from_millis(10);
 
 #[cfg(test)]
 mod tests {

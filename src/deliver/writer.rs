@@ -21,9 +21,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::disk::{Disk, Kind};
 use super::engine::{Done, Engine, HeldBoxes};
-use super::journal::{COPIES_MAX, Journal, MESSAGES_MAX};
+use super::journal::{COPIES_MAX, Draft, Journal, MESSAGES_MAX};
 use super::lock::{Attempt, Dotlocks, Identity};
 use super::mailbox::{Folder, check};
+use super::recover::claim;
 use super::{Fault, Outcome, Settings, Why};
 use crate::counters::Counters;
 use crate::logging::value;
@@ -129,7 +130,7 @@ fn open_engine<D: Disk>(
     let named = |path: &Path, cure: &str, e: io::Error| {
         io::Error::new(e.kind(), format!("{}: {e}; {cure}", path.display()))
     };
-    let identity = Identity::of_this_process();
+    let identity = Identity::new(&**disk);
     let mail = disk.look(&settings.mail_dir).and_then(|stat| match stat.kind {
         Kind::Folder | Kind::Symlink => Ok(stat),
         _ => Err(io::ErrorKind::NotADirectory.into()),
@@ -147,17 +148,36 @@ fn open_engine<D: Disk>(
     };
     let spool = &settings.spool;
     let cure = "choose another with --spool";
-    let (empty, orphans) = super::recover::claim(&folder, spool, settings.journal_half, None)
-        .map_err(|e| named(spool, cure, e))?;
-    let mut journal = match empty {
+    let claimed = claim(&folder, spool, &identity).map_err(|e| named(spool, cure, e))?;
+    // Before their journals tell no more that the owners of these locks are dead.
+    let swept = folder.dotlocks.sweep(|_| false).and_then(|any| match any {
+        true => disk.sync_folder(&folder.path),
+        false => Ok(()),
+    });
+    swept.map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
+    let mut journal = None;
+    for empty in claimed.empty {
+        if journal.is_none() && empty.half() == settings.journal_half {
+            journal = Some(empty);
+        } else if empty.half() == settings.journal_half || empty.half() == 0 {
+            // One is enough; and one whose maker was killed before it was written out is none.
+            disk.unlink(&empty.path).map_err(|e| named(&empty.path, "remove it", e))?;
+        }
+    }
+    let mut journal = match journal {
         Some(journal) => journal,
         None => Journal::create(&**disk, spool, settings.journal_half, &identity)
             .map_err(|e| named(spool, cure, e))?,
     };
-    journal.empty(&identity).map_err(|e| named(&journal.path, cure, e))?;
-    folder.dotlocks.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
+    // Its maker may have been killed before its name was durable.
+    let taken = journal.empty(&identity).and_then(|()| disk.sync_folder(spool));
+    taken.map_err(|e| named(&journal.path, cure, e))?;
     let mut engine = Engine::new(folder, spool.clone(), identity, counters.clone(), journal)?;
-    engine.recover(orphans, settings.lock_timeout)?;
+    engine.recover(claimed.orphans, Instant::now() + settings.lock_timeout);
+    if let Err(e) = engine.settle_all() {
+        log::error!("journal-failed error={}", value(e));
+    }
+    engine.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
     Ok(engine)
 }
 
@@ -323,6 +343,7 @@ impl Line {
         let mut large = HashSet::new();
         let mut ready: Vec<Job> = Vec::with_capacity(batch.len());
         let mut orphaned = false;
+        let (half, mut octets) = (engine.journal_half(), 0);
         let mut batch = VecDeque::from(batch);
         while let Some(job) = batch.pop_front() {
             if job.answer.is_given_up() {
@@ -330,6 +351,12 @@ impl Line {
             }
             // At most one message in place for each mailbox in a batch (recover.rs needs it).
             if job.is_large() && job.names.iter().any(|(name, _)| large.contains(name)) {
+                self.set_aside(job, None);
+                continue;
+            }
+            // One record holds the batch. What was set aside comes in any number.
+            octets += Draft::octets_for(&job.message, half);
+            if octets > half / 2 && !ready.is_empty() {
                 self.set_aside(job, None);
                 continue;
             }
@@ -344,8 +371,10 @@ impl Line {
                 }
                 Ok(Attempt::Busy((name, who))) => self.wait_for(engine, job, name, &who),
                 Ok(Attempt::Orphaned) => {
+                    if let Some((name, _)) = job.names.first().cloned() {
+                        self.wait_for(engine, job, name, "a dead process");
+                    }
                     orphaned = true;
-                    self.set_aside(job, None);
                 }
                 Err(fault) => {
                     log::error!("not-delivered message={} {fault}", job.message.id);
