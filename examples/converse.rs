@@ -40,14 +40,7 @@ impl Host for Everybody {
 }
 
 fn main() -> io::Result<()> {
-    let settings = Settings {
-        hostname: "localhost".to_owned(),
-        size_max: 1_000_000,
-        recipients_max: 100,
-        vrfy: false,
-        expn: false,
-        errors_max: 20,
-    };
+    let settings = Settings { size_max: 1_000_000, ..Settings::new("localhost") };
     let mut receiver = Receiver::new(settings.clone(), Everybody);
     say(&receiver.greeting())?;
 
@@ -76,6 +69,8 @@ fn main() -> io::Result<()> {
                 say(&reply)?;
                 data = Some(Decoder::new(settings.size_max));
             }
+            // Settings::new offers no TLS.
+            Step::StartTls(_) => say(&reply::tls_unavailable())?,
             Step::Close(reply) => return say(&reply),
         }
     }

@@ -192,12 +192,12 @@ impl<'a> Session<'a> {
         let peer = stream.peer();
         let receiver = Receiver::new(
             ReceiverSettings {
-                hostname: settings.hostname.clone(),
                 size_max: settings.size_max,
                 recipients_max: settings.recipients_max,
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
                 errors_max: settings.errors_max,
+                ..ReceiverSettings::new(&settings.hostname)
             },
             Desk { office, session: id, peer },
         );
@@ -218,6 +218,8 @@ impl<'a> Session<'a> {
             }
             match step {
                 Step::Reply(reply) | Step::Data(reply) => self.say(&reply)?,
+                Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
+                Step::StartTls(_) => self.say(&reply::tls_unavailable())?,
                 Step::Close(reply) => {
                     self.say(&reply)?;
                     return Ok(if reply.code == 221 { End::Quit } else { End::TooManyErrors });
@@ -245,6 +247,7 @@ impl<'a> Session<'a> {
             peer: self.stream.peer().into(),
             hostname: &settings.hostname,
             protocol,
+            tls: None,
             id: &id,
             recipient: match envelope.to.as_slice() {
                 [one] => Some(&one.path),
@@ -509,7 +512,7 @@ fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
     };
     let slow = |why| Some(reply::timed_out(hostname, why));
     match cut {
-        Cut::Closed | Cut::Broken(_) | Cut::NotReading => None,
+        Cut::Closed | Cut::Broken(_) | Cut::NotReading | Cut::ClearText => None,
         Cut::TimedOut => slow("nothing came for too long"),
         Cut::TooSlow => slow("mail data comes too slowly"),
         Cut::Deadline => slow("the session takes too long"),

@@ -137,6 +137,8 @@ pub enum Cut {
     Stopping,
     /// [`Handle::make_room`] was called.
     MakeRoom,
+    /// Something came in clear text where TLS was to begin.
+    ClearText,
     /// The connection broke.
     Broken(io::Error),
 }
@@ -152,6 +154,7 @@ impl fmt::Display for Cut {
             Cut::Deadline => "deadline",
             Cut::Stopping => "stopping",
             Cut::MakeRoom => "idle",
+            Cut::ClearText => "clear-text",
             Cut::Broken(_) => "broken",
         })
     }
@@ -277,6 +280,11 @@ impl Stream {
     /// `count` octets of what [`data`](Stream::data) gave are dealt with.
     pub fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
+    }
+
+    /// Whether something has come that was not read yet.
+    pub fn has_unread(&self) -> bool {
+        self.start != self.end
     }
 
     /// Puts a reply behind those that wait to be sent: `write` appends it.

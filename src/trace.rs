@@ -19,8 +19,7 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use crate::smtp::receiver::Protocol;
-use crate::smtp::{ForwardPath, ReversePath};
+use crate::smtp::{ForwardPath, Protocol, ReversePath};
 
 /// Where a client connected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +43,8 @@ pub struct Received<'a> {
     pub hostname: &'a str,
     /// How it greeted.
     pub protocol: Protocol,
+    /// Inside TLS its version and cipher, `TLSv1.3 TLS_AES_256_GCM_SHA384`.
+    pub tls: Option<&'a str>,
     /// The message's id, from [`Ids`].
     pub id: &'a str,
     /// The recipient, if there is only one: else each would learn of the others (RFC 5321 7.2).
@@ -65,16 +66,13 @@ impl Received<'_> {
             Peer::Unknown => format!("{client} (unknown)"),
         };
         let by = clean(self.hostname);
-        let with = match self.protocol {
-            Protocol::Smtp => "SMTP",
-            Protocol::Esmtp => "ESMTP",
-        };
-        let id = self.id;
+        let (with, id) = (self.protocol, self.id);
+        let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
         let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
         let date = self.at.strftime("%a, %-d %b %Y %H:%M:%S %z");
         // Without `for` the date takes its place on the third line.
         let gap = if to.is_empty() { "\n\t" } else { " " };
-        format!("Received: from {from}\n\tby {by} with {with} id {id}{to};{gap}{date}\n")
+        format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
             .into_bytes()
     }
 }
@@ -158,8 +156,10 @@ const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::smtp::Mailbox;
+    use crate::smtp::{Hello, Mailbox};
     use std::collections::HashSet;
+
+    const ESMTP: Protocol = Protocol { hello: Hello::Ehlo, tls: false };
 
     fn zoned(rfc2822: &str) -> Zoned {
         jiff::fmt::rfc2822::parse(rfc2822).unwrap()
@@ -177,7 +177,8 @@ mod tests {
             client: "relay.example.org",
             peer: Peer::Address([192, 0, 2, 7].into()),
             hostname: "mx.example.com",
-            protocol: Protocol::Esmtp,
+            protocol: ESMTP,
+            tls: None,
             id: "id-1-1",
             recipient: Some(&jones),
             at: &at,
@@ -188,11 +189,24 @@ mod tests {
              \tby mx.example.com with ESMTP id id-1-1\n\
              \tfor <\"j o\"@example.com>; Tue, 1 Jul 2025 10:52:37 +0200\n"
         );
+        let smtp = Protocol { hello: Hello::Helo, tls: false };
         assert_eq!(
-            text(Received { recipient: None, protocol: Protocol::Smtp, ..received }),
+            text(Received { recipient: None, protocol: smtp, ..received }),
             "Received: from relay.example.org ([192.0.2.7])\n\
              \tby mx.example.com with SMTP id id-1-1;\n\
              \tTue, 1 Jul 2025 10:52:37 +0200\n"
+        );
+        let tls = Received {
+            protocol: Protocol { tls: true, ..ESMTP },
+            tls: Some("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+            ..received
+        };
+        assert!(
+            text(tls).contains(
+                "\n\tby mx.example.com with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384) id id-1-1\n"
+            ),
+            "{}",
+            text(tls)
         );
 
         let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
@@ -236,7 +250,8 @@ mod tests {
             client: &"c".repeat(5000),
             peer: Peer::Unknown,
             hostname: &"h".repeat(5000),
-            protocol: Protocol::Esmtp,
+            protocol: ESMTP,
+            tls: None,
             id: &message_id(&format!("{}-{}", Ids::new().process, u64::MAX), u64::MAX),
             recipient: Some(&path),
             at: &now(),

@@ -19,6 +19,7 @@ const WORDS: &[&str] = &[
     "EXPN ",
     "HELP ",
     "TURN",
+    "STARTTLS",
     "POST / HTTP/1.1",
     "<",
     ">",

@@ -5,8 +5,8 @@
 mod cast;
 
 use cast::Beta;
-use mailslot::smtp::receiver::{LINE_MAX, Protocol};
-use mailslot::smtp::{Body, ForwardPath, Host, Receiver, Reply, Step, reply};
+use mailslot::smtp::receiver::LINE_MAX;
+use mailslot::smtp::{Body, ForwardPath, Host, Receiver, Reply, Settings, Step, Tls, reply};
 
 /// A receiver to which `lines` were said, and its last step.
 fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
@@ -63,18 +63,45 @@ fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
 
 #[test]
 fn the_client_is_who_it_said_last() {
-    type Row<'a> = (&'a [&'a str], Option<(&'a str, Protocol)>);
+    type Row<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>);
     let rows: &[Row<'_>] = &[
         (&[], None),
         (&["EHLO"], None),
-        (&["EHLO Alpha.ARPA"], Some(("Alpha.ARPA", Protocol::Esmtp))),
-        (&["HELO [127.0.0.1]"], Some(("[127.0.0.1]", Protocol::Smtp))),
-        (&["EHLO a", "HELO b"], Some(("b", Protocol::Smtp))),
-        (&["EHLO a", "HELO b c"], Some(("a", Protocol::Esmtp))),
+        (&["EHLO Alpha.ARPA"], Some(("Alpha.ARPA", "ESMTP"))),
+        (&["HELO [127.0.0.1]"], Some(("[127.0.0.1]", "SMTP"))),
+        (&["EHLO a", "HELO b"], Some(("b", "SMTP"))),
+        (&["EHLO a", "HELO b c"], Some(("a", "ESMTP"))),
     ];
     for (lines, client) in rows {
-        assert_eq!(said(Beta, lines).0.client(), *client, "{lines:?}");
+        assert_eq!(who(&said(Beta, lines).0), client.map(owned), "{lines:?}");
     }
+}
+
+/// The client's name, and what Received says behind `with`.
+fn who<H: Host>(receiver: &Receiver<H>) -> Option<(String, String)> {
+    receiver.client().map(|(name, protocol)| (name.to_owned(), protocol.to_string()))
+}
+
+fn owned((a, b): (&str, &str)) -> (String, String) {
+    (a.to_owned(), b.to_owned())
+}
+
+/// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.
+#[test]
+fn inside_tls_all_begins_anew() {
+    let settings = Settings { tls: Tls::Offered, ..cast::settings(&[]) };
+    let mut receiver = Receiver::new(settings, Beta);
+    for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
+        receiver.line(format!("{line}\r\n").as_bytes());
+    }
+    assert_eq!(receiver.line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
+    receiver.tls_started();
+    assert!(receiver.client().is_none() && receiver.envelope().is_none());
+    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello()));
+    receiver.line(b"EHLO good\r\n");
+    assert_eq!(who(&receiver), Some(owned(("good", "ESMTPS"))));
+    receiver.line(b"HELO good\r\n");
+    assert_eq!(who(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Command {
     Helo(Domain),
     /// EHLO, and the client's name.
     Ehlo(Domain),
+    /// STARTTLS
+    StartTls,
     /// MAIL
     Mail(ReversePath, MailParameters),
     /// RCPT
@@ -61,6 +63,7 @@ impl Command {
         match verb {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
+            Verb::StartTls => alone(Command::StartTls),
             Verb::Mail => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
@@ -140,6 +143,7 @@ fn name(argument: &[u8]) -> Option<String> {
 enum Verb {
     Helo,
     Ehlo,
+    StartTls,
     Mail,
     Rcpt,
     Data,
@@ -155,6 +159,7 @@ enum Verb {
 const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
+    ("STARTTLS", Verb::StartTls, "STARTTLS"),
     ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME]"),
     ("RCPT", Verb::Rcpt, "RCPT TO:<user@host> or RCPT TO:<postmaster>"),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
@@ -169,7 +174,7 @@ const VERBS: &[(&str, Verb, &str)] = &[
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): delivery to
 /// terminals and TURN (RFC 821), and extensions that EHLO does not name.
 const NOT_IMPLEMENTED: &[&str] =
-    &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "STARTTLS", "AUTH", "BDAT", "LHLO"];
+    &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "AUTH", "BDAT", "LHLO"];
 
 const HTTP_METHODS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];

@@ -9,7 +9,7 @@ use std::mem;
 use super::command::Command;
 use super::data::{Decoder, End, Piece};
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{Host, LINE_MAX, Receiver, Settings, Step};
+use super::receiver::{Host, LINE_MAX, Receiver, Settings, Step, Tls};
 use super::reply::{self, Reply};
 
 /// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
@@ -148,6 +148,12 @@ impl<H: Host> Machine<H> {
                 self.data = Some((Decoder::new(self.size_max), Vec::new()));
                 reply
             }
+            // The handshake takes no octets here: what follows is inside TLS.
+            Step::StartTls(reply) => {
+                self.receiver.tls_started();
+                assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
+                reply
+            }
             Step::Close(reply) => {
                 assert!(matches!(reply.code, 221 | 421), "closes with 221 or 421 only");
                 self.closed = true;
@@ -219,12 +225,11 @@ pub fn data(input: &[u8]) {
 /// A whole connection: each line is answered once, and the same at every cut.
 pub fn receiver(input: &[u8]) {
     let settings = Settings {
-        hostname: "mx.example".to_owned(),
         size_max: 1000,
         recipients_max: 3,
         vrfy: true,
-        expn: false,
-        errors_max: 20,
+        tls: Tls::Offered,
+        ..Settings::new("mx.example")
     };
     let mut whole = Machine::new(settings.clone(), Everyone);
     whole.feed(input);

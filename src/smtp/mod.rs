@@ -24,5 +24,5 @@ pub mod reply;
 
 pub use envelope::{Body, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
-pub use receiver::{Host, Receiver, Settings, Step};
+pub use receiver::{Hello, Host, Protocol, Receiver, Settings, Step, Tls};
 pub use reply::Reply;

@@ -8,6 +8,8 @@
 //! Whoever holds the receiver reads lines to their CR LF, at most [`LINE_MAX`] octets of them, and
 //! mail data with a [`Decoder`](super::data::Decoder). Each line gets exactly one reply.
 
+use std::fmt;
+
 use super::command::{self, Command};
 use super::envelope::{Envelope, Recipient};
 use super::param::MailParameters;
@@ -48,6 +50,35 @@ pub struct Settings {
     /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
     /// and close.
     pub errors_max: u32,
+    /// Whether a client in clear text is offered STARTTLS, or has to use it (RFC 3207).
+    pub tls: Tls,
+}
+
+impl Settings {
+    /// The least that every receiver must do (RFC 5321 4.5.3.1), and nothing optional.
+    pub fn new(hostname: impl Into<String>) -> Settings {
+        Settings {
+            hostname: hostname.into(),
+            size_max: 64 * 1024,
+            recipients_max: 100,
+            vrfy: false,
+            expn: false,
+            errors_max: 20,
+            tls: Tls::Off,
+        }
+    }
+}
+
+/// What a client in clear text is told of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// There is none: STARTTLS is 502, and EHLO does not name it.
+    Off,
+    /// It may say STARTTLS.
+    Offered,
+    /// It hears 530 until it does. Not for a host that the Internet's MX records lead to (RFC 3207
+    /// 4).
+    Required,
 }
 
 /// What to do next.
@@ -57,17 +88,41 @@ pub enum Step {
     Reply(Reply),
     /// Send it (354), read mail data to its end, then call [`Receiver::end_of_data`].
     Data(Reply),
+    /// If anything has come in clear text behind STARTTLS, close without a word: whoever put it
+    /// there must not have it taken for something said inside TLS. Otherwise send this (220),
+    /// flush, make the handshake, and call [`Receiver::tls_started`].
+    StartTls(Reply),
     /// Send it, flush, and close.
     Close(Reply),
 }
 
-/// How the client greeted, for the Received line's `with` (RFC 3848).
+/// How mail comes in: what Received says behind `with` (RFC 3848).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub struct Protocol {
+    /// How the client greeted.
+    pub hello: Hello,
+    /// Whether inside TLS.
+    pub tls: bool,
+}
+
+/// The commands by which a client says who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hello {
     /// HELO
-    Smtp,
+    Helo,
     /// EHLO
-    Esmtp,
+    Ehlo,
+}
+
+/// Writes the registered name, `ESMTPS`. HELO has none for TLS.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match (self.hello, self.tls) {
+            (Hello::Helo, _) => "SMTP",
+            (Hello::Ehlo, false) => "ESMTP",
+            (Hello::Ehlo, true) => "ESMTPS",
+        })
+    }
 }
 
 /// The receiver-SMTP of one connection.
@@ -75,7 +130,9 @@ pub struct Receiver<H: Host> {
     host: H,
     settings: Settings,
     /// The name the client gave, and how.
-    client: Option<(String, Protocol)>,
+    client: Option<(String, Hello)>,
+    /// Whether the connection is inside TLS.
+    tls: bool,
     transaction: Option<Transaction<H::Destination>>,
     /// Commands in error so far.
     errors: u32,
@@ -91,7 +148,8 @@ struct Transaction<D> {
 impl<H: Host> Receiver<H> {
     /// A receiver that has not greeted yet.
     pub fn new(settings: Settings, host: H) -> Receiver<H> {
-        Receiver { host, settings, client: None, transaction: None, errors: 0 }
+        let (client, transaction) = (None, None);
+        Receiver { host, settings, client, tls: false, transaction, errors: 0 }
     }
 
     /// 220
@@ -126,6 +184,14 @@ impl<H: Host> Receiver<H> {
         answer(reply)
     }
 
+    /// The connection is inside TLS from here on, after STARTTLS or from its beginning: all that
+    /// the client said before is forgotten (RFC 3207 4.2).
+    pub fn tls_started(&mut self) {
+        self.tls = true;
+        self.client = None;
+        self.transaction = None;
+    }
+
     /// 421 from outside: shutdown, time-out, overload. `why` names it.
     pub fn closing(&self, why: &'static str) -> Reply {
         reply::closing(&self.settings.hostname, why)
@@ -133,7 +199,8 @@ impl<H: Host> Receiver<H> {
 
     /// The name the client gave with HELO or EHLO, and how; None before.
     pub fn client(&self) -> Option<(&str, Protocol)> {
-        self.client.as_ref().map(|(name, protocol)| (name.as_str(), *protocol))
+        let (name, hello) = self.client.as_ref()?;
+        Some((name, Protocol { hello: *hello, tls: self.tls }))
     }
 
     /// The host it serves.
@@ -145,14 +212,24 @@ impl<H: Host> Receiver<H> {
     fn carry_out(&mut self, command: Command) -> Result<Step, Reply> {
         let hostname = &self.settings.hostname;
         match command {
+            Command::Ehlo(_) | Command::StartTls | Command::Noop | Command::Quit => {}
+            _ if self.settings.tls != Tls::Required || self.tls => {}
+            _ => return Err(reply::tls_required()),
+        }
+        match command {
             Command::Helo(client) => {
                 let reply = reply::helo(hostname, &client);
-                Ok(self.hello(client, Protocol::Smtp, reply))
+                Ok(self.hello(client, Hello::Helo, reply))
             }
             Command::Ehlo(client) => {
-                let reply = reply::ehlo(&self.settings, &client);
-                Ok(self.hello(client, Protocol::Esmtp, reply))
+                let reply = reply::ehlo(&self.settings, self.tls, &client);
+                Ok(self.hello(client, Hello::Ehlo, reply))
             }
+            Command::StartTls if self.settings.tls == Tls::Off => {
+                Err(reply::not_implemented("STARTTLS"))
+            }
+            Command::StartTls if self.tls => Err(reply::tls_again()),
+            Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
             Command::Mail(from, parameters) => self.mail(from, parameters),
             Command::Rcpt(to) => self.rcpt(to),
             Command::Data => self.data(),
@@ -178,8 +255,8 @@ impl<H: Host> Receiver<H> {
     }
 
     /// HELO or EHLO: from here on all is as if the connection had just begun (RFC 5321 4.1.4).
-    fn hello(&mut self, client: Domain, protocol: Protocol, reply: Reply) -> Step {
-        self.client = Some((client.to_string(), protocol));
+    fn hello(&mut self, client: Domain, hello: Hello, reply: Reply) -> Step {
+        self.client = Some((client.to_string(), hello));
         self.transaction = None;
         Step::Reply(reply)
     }

@@ -10,7 +10,7 @@
 use std::borrow::Cow;
 
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
-use super::receiver::Settings;
+use super::receiver::{Settings, Tls};
 
 /// One reply: a code, an enhanced status code where RFC 2034 asks for one, and its lines of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +93,11 @@ fixed! { RECEIVER_SAYS:
     unknown_command     500 5 5 2 "Command unrecognized"
     mail_nested         503 5 5 1 "MAIL: a transaction is open, RSET would end it"
     mail_before_hello   503 5 5 1 "MAIL: send EHLO or HELO first"
+    tls_again           503 5 5 1 "STARTTLS: TLS is on already"
     rcpt_before_mail    503 5 5 1 "RCPT: send MAIL first"
     data_before_mail    503 5 5 1 "DATA: send MAIL first"
     data_before_rcpt    503 5 5 1 "DATA: send RCPT first"
+    tls_required        530 5 7 0 "Must issue a STARTTLS command first"
     data_no_recipients  554 5 5 1 "DATA: no valid recipients"
     no_such_topic       504 5 5 4 "HELP: no such topic"
     declared_too_large  552 5 3 4 "MAIL: SIZE is above the limit, see the reply to EHLO"
@@ -111,8 +113,9 @@ pub fn helo(hostname: &str, client: &Domain) -> Reply {
     Reply::plain(250, format!("{hostname} greets {client}"))
 }
 
-/// `250-host greets client` and the service extensions, one a line (RFC 5321 4.1.1.1).
-pub fn ehlo(settings: &Settings, client: &Domain) -> Reply {
+/// `250-host greets client` and the service extensions, one a line (RFC 5321 4.1.1.1); `tls`
+/// whether inside TLS.
+pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
     let mut reply = helo(&settings.hostname, client);
     reply.lines.extend([
         "PIPELINING".into(),
@@ -121,10 +124,16 @@ pub fn ehlo(settings: &Settings, client: &Domain) -> Reply {
         "ENHANCEDSTATUSCODES".into(),
         format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
     ]);
+    reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
     reply.lines.extend(settings.expn.then_some("EXPN".into()));
     reply.lines.push("HELP".into());
     reply
+}
+
+/// `220` to STARTTLS
+pub fn start_tls() -> Reply {
+    Reply::new(220, (2, 0, 0), "STARTTLS: Ready to start TLS")
 }
 
 /// `250` to MAIL
@@ -218,6 +227,7 @@ pub fn unknown_parameter(verb: &str, keyword: &str) -> Reply {
 
 // What a host says through the receiver: for MAIL, and after the end of data.
 fixed! { HOST_SAYS:
+    tls_unavailable     454 4 7 0 "STARTTLS: TLS not available due to temporary reason"
     no_room             452 4 3 1 "MAIL: insufficient system storage, try again later"
     data_bare_line_end  554 5 6 0 "DATA: a bare CR or a bare LF: only CR LF ends a line"
     data_too_large      552 5 3 4 "DATA: too much mail data, see SIZE in the reply to EHLO"
@@ -323,18 +333,18 @@ mod tests {
         let host = "h".repeat(255);
         let client = Domain::Name("c".repeat(255));
         let settings = Settings {
-            hostname: host.clone(),
             size_max: u64::MAX,
-            recipients_max: 100,
             vrfy: true,
             expn: true,
-            errors_max: 10,
+            tls: Tls::Offered,
+            ..Settings::new(&host)
         };
         let word = "w".repeat(2048);
         let mut all = vec![
             greeting(&host),
             helo(&host, &client),
-            ehlo(&settings, &client),
+            ehlo(&settings, false, &client),
+            start_tls(),
             mail(&from),
             mail(&ReversePath::Mailbox(mailbox.clone())),
             rcpt(&to),
@@ -417,20 +427,23 @@ mod tests {
 
     #[test]
     fn ehlo_names_what_is_on() {
-        let mut settings = Settings {
-            hostname: "mx.example".to_owned(),
-            size_max: 1000,
-            recipients_max: 100,
-            vrfy: false,
-            expn: true,
-            errors_max: 10,
-        };
+        let mut settings = Settings { size_max: 1000, expn: true, ..Settings::new("mx.example") };
         let client = Domain::parse("[127.0.0.1]").unwrap();
         let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
             250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-LIMITS RCPTMAX=100\r\n";
-        assert_eq!(wire(&ehlo(&settings, &client)), format!("{common}250-EXPN\r\n250 HELP\r\n"));
+        let said = |settings: &Settings, tls| {
+            let text = wire(&ehlo(settings, tls, &client));
+            text.strip_prefix(common).map(str::to_owned).unwrap_or_else(|| panic!("{text}"))
+        };
+        assert_eq!(said(&settings, false), "250-EXPN\r\n250 HELP\r\n");
         (settings.vrfy, settings.expn) = (true, false);
-        assert_eq!(wire(&ehlo(&settings, &client)), format!("{common}250-VRFY\r\n250 HELP\r\n"));
+        assert_eq!(said(&settings, false), "250-VRFY\r\n250 HELP\r\n");
+        settings.vrfy = false;
+        for tls in [Tls::Offered, Tls::Required] {
+            settings.tls = tls;
+            assert_eq!(said(&settings, false), "250-STARTTLS\r\n250 HELP\r\n");
+            assert_eq!(said(&settings, true), "250 HELP\r\n", "not offered twice");
+        }
     }
 
     #[test]

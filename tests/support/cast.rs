@@ -6,24 +6,20 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{ForwardPath, Host, Mailbox, Settings};
+use mailslot::smtp::{ForwardPath, Host, Mailbox, Settings, Tls};
 
 /// The settings that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> Settings {
-    let mut settings = Settings {
-        hostname: "beta.arpa".to_owned(),
-        size_max: 10_000,
-        recipients_max: 100,
-        vrfy: true,
-        expn: true,
-        errors_max: 20,
-    };
+    let mut settings =
+        Settings { size_max: 10_000, vrfy: true, expn: true, ..Settings::new("beta.arpa") };
     for (option, value) in options {
         match (option.as_str(), value.as_str()) {
             ("max-size", size) => settings.size_max = size.parse().unwrap(),
             ("max-recipients", number) => settings.recipients_max = number.parse().unwrap(),
             ("vrfy", value) => settings.vrfy = value == "on",
             ("expn", value) => settings.expn = value == "on",
+            ("tls", "offered") => settings.tls = Tls::Offered,
+            ("tls", "required") => settings.tls = Tls::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),
         }
     }
