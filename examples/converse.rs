@@ -11,8 +11,9 @@
 //! QUIT
 //! ```
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 
+use mailslot::smtp::chunk::Chunks;
 use mailslot::smtp::data::{Decoder, End};
 use mailslot::smtp::{ForwardPath, Host, Receiver, Reply, Settings, Step, reply};
 
@@ -42,39 +43,91 @@ impl Host for Everybody {
 fn main() -> io::Result<()> {
     let settings = Settings { size_max: 1_000_000, ..Settings::new("localhost") };
     let mut receiver = Receiver::new(settings.clone(), Everybody);
+    let mut typed = Typed::default();
+    // Mail data that has begun to come in chunks.
+    let mut chunks = Chunks::new();
     say(&receiver.greeting())?;
 
-    // The decoder of the mail data, while there is some.
-    let mut data: Option<Decoder> = None;
-    for line in io::stdin().lock().lines() {
-        // A terminal ends lines with LF; on the wire only CR LF does.
-        let line = format!("{}\r\n", line?);
-        let step = match &mut data {
-            None => receiver.line(line.as_bytes()),
-            Some(decoder) => {
-                let (_, end) = decoder.feed(line.as_bytes(), &mut |_piece| {});
-                let reply = match end {
-                    None => continue,
-                    Some(End::Whole) => reply::delivered("an example"),
-                    Some(End::BareLineEnd) => reply::data_bare_line_end(),
-                    Some(End::TooLarge) => reply::data_too_large(),
-                };
-                data = None;
-                receiver.end_of_data(reply)
-            }
-        };
+    while let Some(line) = typed.line()? {
+        let mut step = receiver.line(&line);
+        if !receiver.awaits_chunks() {
+            chunks = Chunks::new();
+        }
+        if let Step::Data(go_ahead) = step {
+            say(&go_ahead)?;
+            let mut decoder = Decoder::new(settings.size_max);
+            let end = loop {
+                let Some(line) = typed.line()? else { return Ok(()) };
+                if let (_, Some(end)) = decoder.feed(&line, &mut |_piece| {}) {
+                    break end;
+                }
+            };
+            step = receiver.end_of_data(verdict(end));
+        } else if let Step::Chunk { octets, last } = step {
+            chunks.begin(octets);
+            let chunk = typed.octets(octets)?;
+            chunks.feed(&chunk, &mut |_piece| {});
+            step = if last {
+                receiver.end_of_data(verdict(std::mem::take(&mut chunks).finish(&mut |_piece| {})))
+            } else {
+                receiver.end_of_chunk(Ok(octets))
+            };
+        }
         match step {
             Step::Reply(reply) => say(&reply)?,
-            Step::Data(reply) => {
+            Step::Skip(octets, reply) => {
+                typed.octets(octets)?;
                 say(&reply)?;
-                data = Some(Decoder::new(settings.size_max));
             }
-            // Settings::new offers no TLS.
-            Step::StartTls(_) => say(&reply::tls_unavailable())?,
             Step::Close(reply) => return say(&reply),
+            // Settings::new offers no TLS; the others were dealt with.
+            Step::StartTls(_) | Step::Data(_) | Step::Chunk { .. } => {}
         }
     }
     Ok(())
+}
+
+/// What is said after the mail data.
+fn verdict(end: End) -> Reply {
+    match end {
+        End::Whole => reply::delivered("an example"),
+        End::BareLineEnd => reply::data_bare_line_end(),
+        End::TooLarge => reply::data_too_large(),
+    }
+}
+
+/// Standard input. A terminal ends lines with LF; on the wire only CR LF does.
+#[derive(Default)]
+struct Typed {
+    unread: Vec<u8>,
+}
+
+impl Typed {
+    /// One more line is there; false at the end.
+    fn more(&mut self) -> io::Result<bool> {
+        let mut line = String::new();
+        let there = io::stdin().read_line(&mut line)? > 0;
+        self.unread.extend(line.trim_end_matches('\n').bytes());
+        self.unread.extend(b"\r\n");
+        Ok(there)
+    }
+
+    /// The next line; None at the end.
+    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.unread.is_empty() && !self.more()? {
+            return Ok(None);
+        }
+        let end = self.unread.iter().position(|octet| *octet == b'\n');
+        let end = end.map_or(self.unread.len(), |at| at + 1);
+        Ok(Some(self.unread.drain(..end).collect()))
+    }
+
+    /// So many octets, or what there is.
+    fn octets(&mut self, count: u64) -> io::Result<Vec<u8>> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        while self.unread.len() < count && self.more()? {}
+        Ok(self.unread.drain(..count.min(self.unread.len())).collect())
+    }
 }
 
 /// Writes one reply.

@@ -186,6 +186,11 @@ impl Intake {
         }
     }
 
+    /// Whether it has met a fault: no more mail data is of use.
+    pub fn is_faulty(&self) -> bool {
+        self.0.is_err()
+    }
+
     /// The content, once the mail data ended.
     ///
     /// # Errors

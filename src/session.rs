@@ -23,11 +23,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Zoned;
+
 use crate::counters::Counters;
 use crate::deliver::{Outcome, Post, Why, mbox};
 use crate::logging::value;
 use crate::message::{Destination, Fault, Intake, Message};
 use crate::route::{Member, Refusal, Route};
+use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{Decoder, End as DataEnd};
 use crate::smtp::receiver::{Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
 use crate::smtp::{Envelope, ForwardPath, Reply, reply};
@@ -184,6 +187,18 @@ struct Session<'a> {
     stream: &'a mut Stream,
     receiver: Receiver<Desk<'a>>,
     messages: u64,
+    /// The message whose first chunks have come.
+    begun: Option<(Incoming, Chunks)>,
+}
+
+/// A message whose mail data is being read.
+struct Incoming {
+    id: String,
+    at: Zoned,
+    to: Vec<Destination>,
+    intake: Intake,
+    /// What every log line about it begins with.
+    about: String,
 }
 
 impl<'a> Session<'a> {
@@ -201,30 +216,55 @@ impl<'a> Session<'a> {
             },
             Desk { office, session: id, peer },
         );
-        Session { office, id, stream, receiver, messages: 0 }
+        Session { office, id, stream, receiver, messages: 0, begun: None }
     }
 
+    /// From the greeting to the end.
     fn converse(&mut self) -> Result<End, Cut> {
         self.say(&self.receiver.greeting())?;
         loop {
-            let mut step = match self.stream.line(LINE_MAX)? {
-                Some(line) => self.receiver.line(line),
-                None => self.receiver.line_too_long(),
-            };
-            if let Step::Data(go_ahead) = &step {
-                self.say(go_ahead)?;
-                let verdict = self.message()?;
-                step = self.receiver.end_of_data(verdict);
-            }
-            match step {
-                Step::Reply(reply) | Step::Data(reply) => self.say(&reply)?,
-                Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
-                Step::StartTls(_) => self.say(&reply::tls_unavailable())?,
-                Step::Close(reply) => {
-                    self.say(&reply)?;
-                    return Ok(if reply.code == 221 { End::Quit } else { End::TooManyErrors });
+            let turn = self.turn();
+            if !self.receiver.awaits_chunks() || turn.is_err() {
+                let end = turn.as_ref().err().map_or("reset".to_owned(), Cut::to_string);
+                if let Some((incoming, _)) = self.begun.take() {
+                    log::info!("abandoned {} end={end}", incoming.about);
                 }
             }
+            if let Some(end) = turn? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// One command and what belongs to it; how the session ended, if it did.
+    fn turn(&mut self) -> Result<Option<End>, Cut> {
+        let step = match self.stream.line(LINE_MAX)? {
+            Some(line) => self.receiver.line(line),
+            None => self.receiver.line_too_long(),
+        };
+        let step = match step {
+            Step::Data(go_ahead) => {
+                self.say(&go_ahead)?;
+                let verdict = self.data()?;
+                self.receiver.end_of_data(verdict)
+            }
+            Step::Chunk { octets, last } => self.chunk(octets, last)?,
+            Step::Skip(octets, reply) => {
+                self.skip(octets)?;
+                Step::Reply(reply)
+            }
+            Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
+            Step::StartTls(_) => Step::Reply(reply::tls_unavailable()),
+            step => step,
+        };
+        match step {
+            Step::Close(reply) => {
+                self.say(&reply)?;
+                Ok(Some(if reply.code == 221 { End::Quit } else { End::TooManyErrors }))
+            }
+            Step::Reply(reply) => self.say(&reply).map(|()| None),
+            // Dealt with above; and what follows a message is a reply.
+            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
         }
     }
 
@@ -232,12 +272,72 @@ impl<'a> Session<'a> {
         self.stream.reply(|out| reply.write_to(out))
     }
 
-    /// Takes the mail data of the transaction, delivers it, and returns what became of it.
-    fn message(&mut self) -> Result<Reply, Cut> {
-        let Office { settings, post, counters, .. } = self.office;
-        let known = self.receiver.envelope().zip(self.receiver.client());
-        // The receiver gives 354 only to a client that greeted and named a recipient.
-        let Some((envelope, (client, protocol))) = known else { return Ok(reply::data_error()) };
+    /// Takes the mail data behind DATA, to its true end; what became of it.
+    fn data(&mut self) -> Result<Reply, Cut> {
+        let Some(mut incoming) = self.begin() else { return Ok(reply::data_error()) };
+        let mut decoder = Decoder::new(self.office.settings.size_max);
+        let mut octets = 0;
+        self.stream.begin_data();
+        let end = loop {
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.piece(piece));
+            self.stream.consume(used);
+            octets += used as u64;
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        Ok(self.conclude(incoming, end, octets))
+    }
+
+    /// Takes one chunk of mail data, and with the last one delivers the message.
+    fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Cut> {
+        let begun = self.begun.take().or_else(|| Some((self.begin()?, Chunks::new())));
+        let Some((mut incoming, mut chunks)) = begun else {
+            self.skip(octets)?;
+            return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
+        };
+        chunks.begin(octets);
+        self.stream.begin_data();
+        while chunks.left() > 0 {
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
+            let used = chunks.feed(input, &mut |piece| incoming.intake.piece(piece));
+            self.stream.consume(used);
+        }
+        let sum = chunks.octets();
+        if last {
+            let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
+            let verdict = self.conclude(incoming, end, sum);
+            return Ok(self.receiver.end_of_data(verdict));
+        }
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
+            self.begun = Some((incoming, chunks));
+            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+        }
+        // No need to wait for the last one.
+        let verdict = self.conclude(incoming, chunks.end_so_far(), sum);
+        Ok(self.receiver.end_of_chunk(Err(verdict)))
+    }
+
+    /// Reads and drops.
+    fn skip(&mut self, octets: u64) -> Result<(), Cut> {
+        let mut left = octets;
+        self.stream.begin_data();
+        while left > 0 {
+            let came = self.stream.data()?.len();
+            let used = usize::try_from(left).unwrap_or(usize::MAX).min(came);
+            self.stream.consume(used);
+            left -= used as u64;
+        }
+        Ok(())
+    }
+
+    /// A message begins. None cannot be: the receiver asks for mail data only of a client that
+    /// greeted and named a recipient.
+    fn begin(&mut self) -> Option<Incoming> {
+        let (envelope, (client, protocol)) =
+            self.receiver.envelope().zip(self.receiver.client())?;
+        let settings = &self.office.settings;
         self.messages += 1;
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
@@ -255,22 +355,20 @@ impl<'a> Session<'a> {
             },
             at: &at,
         };
-        let mut intake = Intake::new(&settings.spool, &received.line());
-        let about = Line { session: self.id, message: &id, envelope, to: &to };
+        let intake = Intake::new(&settings.spool, &received.line());
+        let about = Line { session: self.id, message: &id, envelope, to: &to }.to_string();
+        Some(Incoming { id, at, to, intake, about })
+    }
 
-        let (end, octets) = match read_data(self.stream, settings.size_max, &mut intake) {
-            Ok(read) => read,
-            Err(cut) => {
-                log::info!("abandoned {about} end={cut}");
-                return Err(cut);
-            }
-        };
+    /// The mail data was read, and ended so: delivers the message; what became of it.
+    fn conclude(&self, incoming: Incoming, end: DataEnd, octets: u64) -> Reply {
+        let Office { settings, post, counters, .. } = self.office;
+        let Incoming { id, at, to, intake, about } = incoming;
         let dot = Instant::now();
-        let line = about.to_string();
-        let reply = match (end, intake.finish()) {
-            (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
-            (DataEnd::TooLarge, _) => reply::data_too_large(),
-            (DataEnd::Whole, Err(fault)) => {
+        let reply = match (end, intake.finish(), self.receiver.envelope()) {
+            (DataEnd::BareLineEnd, ..) => reply::data_bare_line_end(),
+            (DataEnd::TooLarge, ..) => reply::data_too_large(),
+            (DataEnd::Whole, Err(fault), _) => {
                 let level = match fault {
                     Fault::Disk(_) => log::Level::Warn,
                     Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
@@ -278,7 +376,8 @@ impl<'a> Session<'a> {
                 log::log!(level, "fault message={id} why={}", value(&fault));
                 fault_reply(&fault)
             }
-            (DataEnd::Whole, Ok(content)) => {
+            (DataEnd::Whole, Ok(_), None) => reply::data_error(),
+            (DataEnd::Whole, Ok(content), Some(envelope)) => {
                 let head = mbox::head(&envelope.from, at.timestamp().as_second());
                 let message = Message { id: id.clone(), head, content, to };
                 outcome_reply(post.deliver(message, settings.patience), &id)
@@ -290,37 +389,24 @@ impl<'a> Session<'a> {
             ..400 => {
                 counters.messages.one();
                 counters.octets.add(octets);
-                log::info!("delivered {line} size={octets} ms={ms}");
+                log::info!("delivered {about} size={octets} ms={ms}");
             }
             400..500 => {
                 counters.messages_later.one();
-                log::warn!("later {line} size={octets} ms={ms} reply={}", shown(&reply));
+                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(&reply));
             }
             500.. => {
                 counters.messages_never.one();
-                log::info!("refused {line} size={octets} ms={ms} reply={}", shown(&reply));
+                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(&reply));
             }
         }
-        Ok(reply)
+        reply
     }
 }
 
-/// Reads mail data into `intake`, to its true end; how it ended, and its octets as sent.
-fn read_data(
-    stream: &mut Stream,
-    size_max: u64,
-    intake: &mut Intake,
-) -> Result<(DataEnd, u64), Cut> {
-    let mut decoder = Decoder::new(size_max);
-    let mut octets = 0;
-    stream.begin_data();
-    loop {
-        let (used, end) = decoder.feed(stream.data()?, &mut |piece| intake.piece(piece));
-        stream.consume(used);
-        octets += used as u64;
-        if let Some(end) = end {
-            return Ok((end, octets));
-        }
+impl Incoming {
+    fn abandoned(&self, end: &Cut) {
+        log::info!("abandoned {} end={end}", self.about);
     }
 }
 

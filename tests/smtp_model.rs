@@ -20,6 +20,8 @@ struct Model {
     transaction: bool,
     accepted: usize,
     refused: bool,
+    /// Of BDAT: none yet, one was taken, one was refused.
+    chunks: Option<bool>,
     errors: u32,
     closed: bool,
 }
@@ -41,6 +43,8 @@ const LINES: &[(&str, u16)] = &[
     ("RCPT TO:jones", 501),
     ("DATA", 0),
     ("DATA x", 501),
+    ("BDAT 0", 0),
+    ("BDAT 0 LAST", 0),
     ("RSET", 250),
     ("NOOP", 250),
     ("VRFY smith", 250),
@@ -66,7 +70,12 @@ impl Model {
             }
             _ => {}
         }
-        if matches!(code, 500..=504 | 555) {
+        // A chunk that was pipelined behind a refusal is no error of its own.
+        let behind = line.starts_with("BDAT") && self.transaction;
+        if line == "BDAT 0 LAST" {
+            self.forget();
+        }
+        if matches!(code, 500..=504 | 555) && !behind {
             self.errors += 1;
             if self.errors > ERRORS_MAX {
                 self.closed = true;
@@ -79,7 +88,9 @@ impl Model {
     fn depends(&mut self, line: &str) -> u16 {
         let verb = line.split(' ').next().unwrap();
         match (verb, self.greeted, self.transaction) {
-            ("MAIL", false, _) | ("MAIL", _, true) | ("RCPT" | "DATA", _, false) => 503,
+            ("MAIL", false, _) | ("MAIL", _, true) => 503,
+            ("RCPT" | "DATA" | "BDAT", _, false) => 503,
+            ("RCPT" | "DATA", ..) if self.chunks.is_some() => 503,
             ("MAIL", ..) if line.ends_with("=10001") => 552,
             ("MAIL", ..) if line.ends_with("=5001") => 452,
             ("MAIL", ..) => {
@@ -95,6 +106,15 @@ impl Model {
                 self.accepted += 1;
                 250
             }
+            ("BDAT", ..) => {
+                let good = self.chunks != Some(false) && self.accepted > 0;
+                let first = self.chunks.replace(good).is_none();
+                match good {
+                    true => 250,
+                    false if first && self.refused => 554,
+                    false => 503,
+                }
+            }
             ("DATA", ..) if self.accepted > 0 => 354,
             ("DATA", ..) if self.refused => 554,
             ("DATA", ..) => 503,
@@ -104,6 +124,7 @@ impl Model {
 
     fn forget(&mut self) {
         (self.transaction, self.accepted, self.refused) = (false, 0, false);
+        self.chunks = None;
     }
 }
 

@@ -26,6 +26,13 @@ pub enum Command {
     Rcpt(ForwardPath),
     /// DATA
     Data,
+    /// BDAT
+    Bdat {
+        /// How long the chunk behind it is; None if that cannot be told.
+        octets: Option<u64>,
+        /// Whether it is the last; None if something else than LAST stands there.
+        last: Option<bool>,
+    },
     /// RSET
     Rset,
     /// VRFY, and a user name or mailbox: without the angle brackets or quotes around it.
@@ -77,6 +84,8 @@ impl Command {
                 Ok(Command::Rcpt(to))
             }
             Verb::Data => alone(Command::Data),
+            Verb::Bdat if argument.is_empty() => Err(syntax()),
+            Verb::Bdat => Ok(bdat(argument)),
             Verb::Rset => alone(Command::Rset),
             Verb::Vrfy => Ok(Command::Vrfy(name(argument).ok_or_else(syntax)?)),
             Verb::Expn => Ok(Command::Expn(name(argument).ok_or_else(syntax)?)),
@@ -128,6 +137,20 @@ fn parameters(rest: &[u8]) -> Option<&[u8]> {
     rest.first().is_none_or(|octet| octet.is_ascii_whitespace()).then_some(rest)
 }
 
+/// `chunk-size [ SP end-marker ]` (RFC 3030 2). Whoever can tell where the chunk ends can drop it
+/// and go on, whatever else is wrong.
+fn bdat(argument: &[u8]) -> Command {
+    let mut words = argument.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let digits = words.next().filter(|word| word.iter().all(u8::is_ascii_digit));
+    let octets = digits.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
+    let last = match (words.next(), words.next()) {
+        (None, _) => Some(false),
+        (Some(word), None) if word.eq_ignore_ascii_case(b"LAST") => Some(true),
+        _ => None,
+    };
+    Command::Bdat { octets, last }
+}
+
 /// The argument of VRFY, EXPN or HELP (`String` of RFC 5321 4.1.2): at least one printable octet.
 fn name(argument: &[u8]) -> Option<String> {
     if let Some(unquoted) = path::unquote(argument) {
@@ -147,6 +170,7 @@ enum Verb {
     Mail,
     Rcpt,
     Data,
+    Bdat,
     Rset,
     Vrfy,
     Expn,
@@ -163,6 +187,7 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME]"),
     ("RCPT", Verb::Rcpt, "RCPT TO:<user@host> or RCPT TO:<postmaster>"),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
+    ("BDAT", Verb::Bdat, BDAT_FORM),
     ("RSET", Verb::Rset, "RSET"),
     ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host"),
     ("EXPN", Verb::Expn, "EXPN list"),
@@ -171,10 +196,12 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("QUIT", Verb::Quit, "QUIT"),
 ];
 
+/// See [`VERBS`].
+pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
+
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): delivery to
 /// terminals and TURN (RFC 821), and extensions that EHLO does not name.
-const NOT_IMPLEMENTED: &[&str] =
-    &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "AUTH", "BDAT", "LHLO"];
+const NOT_IMPLEMENTED: &[&str] = &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "AUTH", "LHLO"];
 
 const HTTP_METHODS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];

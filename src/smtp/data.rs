@@ -53,6 +53,8 @@ pub struct Decoder {
     begun: bool,
     octets: u64,
     size_max: u64,
+    /// Whether dots are stuffed and one alone ends the data, as DATA has it and BDAT has not.
+    dots: bool,
     /// [`End::Whole`] until the first fault.
     end: End,
 }
@@ -84,8 +86,15 @@ impl Decoder {
             begun: false,
             octets: 0,
             size_max,
+            dots: true,
             end: End::Whole,
         }
+    }
+
+    /// A decoder of lines alone, for data whose length is known and whose dots are just dots: it
+    /// sees no end by itself, and is told by [`finish`](Decoder::finish).
+    pub(super) fn of_lines() -> Decoder {
+        Decoder { dots: false, ..Decoder::new(u64::MAX) }
     }
 
     /// Takes `input`, gives each line to `sink`, and returns how many octets it used (all of them,
@@ -97,7 +106,7 @@ impl Decoder {
             && let Some((&octet, behind)) = rest.split_first()
         {
             match (self.state, octet) {
-                (State::Start, b'.') => (self.state, rest) = (State::Dot, behind),
+                (State::Start, b'.') if self.dots => (self.state, rest) = (State::Dot, behind),
                 (State::Dot, b'\r') => (self.state, rest) = (State::DotCr, behind),
                 (State::DotCr, b'\n') => (self.state, rest) = (State::Ended, behind),
                 (State::Cr, b'\n') => {
@@ -116,6 +125,21 @@ impl Decoder {
             }
         }
         (input.len() - rest.len(), (self.state == State::Ended).then_some(self.end))
+    }
+
+    /// The data is over: gives a last line without CR LF to `sink`, and says how it ended.
+    pub(super) fn finish(mut self, sink: &mut dyn FnMut(Piece<'_>)) -> End {
+        match self.state {
+            State::Text if self.end == End::Whole => self.give(b"", true, sink),
+            State::Cr => self.fail(End::BareLineEnd),
+            _ => {}
+        }
+        self.end
+    }
+
+    /// How it would end now: [`End::Whole`] until the first fault.
+    pub(super) fn end_so_far(&self) -> End {
+        self.end
     }
 
     /// Octets counted so far, as for `size_max`. After a fault the count stands still.

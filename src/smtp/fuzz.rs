@@ -6,6 +6,7 @@
 
 use std::mem;
 
+use super::chunk::Chunks;
 use super::command::Command;
 use super::data::{Decoder, End, Piece};
 use super::path::{ForwardPath, Mailbox, ReversePath};
@@ -20,7 +21,11 @@ pub struct Machine<H: Host> {
     /// Whether octets of the line were dropped, and the last one that came.
     dropped: bool,
     last: u8,
-    data: Option<(Decoder, Vec<Vec<u8>>)>,
+    reading: Reading,
+    /// The lines of the message in hand.
+    lines: Vec<Vec<u8>>,
+    /// Its chunks, if it comes in chunks.
+    chunks: Option<Chunks>,
     /// Greeting and replies as they go over the wire.
     pub out: Vec<u8>,
     /// Replies in `out`.
@@ -31,6 +36,14 @@ pub struct Machine<H: Host> {
     pub messages: Vec<Received>,
     /// Whether the receiver has closed. More input is ignored.
     pub closed: bool,
+}
+
+/// What the next octets are.
+enum Reading {
+    Commands,
+    Data(Decoder),
+    Chunk { octets: u64, last: bool },
+    Skip(u64, Reply),
 }
 
 /// One message as it was accepted.
@@ -54,7 +67,9 @@ impl<H: Host> Machine<H> {
             line: Vec::new(),
             dropped: false,
             last: 0,
-            data: None,
+            reading: Reading::Commands,
+            lines: Vec::new(),
+            chunks: None,
             out: Vec::new(),
             replies: 0,
             asked: 1,
@@ -69,7 +84,17 @@ impl<H: Host> Machine<H> {
     /// Takes what the client sent, at any cut.
     pub fn feed(&mut self, mut input: &[u8]) {
         while !self.closed && !input.is_empty() {
-            input = if self.data.is_some() { self.read_data(input) } else { self.read_line(input) };
+            input = match &mut self.reading {
+                Reading::Commands => self.read_line(input),
+                Reading::Data(_) => self.read_data(input),
+                Reading::Chunk { .. } => self.read_chunk(input),
+                Reading::Skip(left, _) => {
+                    let used = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
+                    *left -= used as u64;
+                    input.split_at(used).1
+                }
+            };
+            self.end_of_counted();
         }
     }
 
@@ -103,24 +128,62 @@ impl<H: Host> Machine<H> {
 
     /// Reads up to the end of the mail data.
     fn read_data<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
-        let Some((decoder, lines)) = &mut self.data else { return input };
-        let (used, end) = decoder.feed(input, &mut |piece| {
-            assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
-            if piece.first {
-                lines.push(Vec::new());
-            }
-            lines.last_mut().into_iter().for_each(|line| line.extend_from_slice(piece.bytes));
-        });
+        let Reading::Data(decoder) = &mut self.reading else { return input };
+        let (used, end) = decoder.feed(input, &mut |piece| keep(&mut self.lines, piece));
         if let Some(end) = end {
-            let lines = mem::take(lines);
-            self.data = None;
-            self.asked += 1;
-            let reply = self.accept(end, lines);
-            let step = self.receiver.end_of_data(reply);
-            assert!(self.receiver.envelope().is_none(), "the transaction is over");
-            self.take(step);
+            self.end_of_data(end);
         }
         input.split_at(used).1
+    }
+
+    /// Reads up to the end of the chunk.
+    fn read_chunk<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
+        let Some(chunks) = &mut self.chunks else { return input };
+        let used = chunks.feed(input, &mut |piece| keep(&mut self.lines, piece));
+        input.split_at(used).1
+    }
+
+    /// Octets that were counted have come, perhaps none.
+    fn end_of_counted(&mut self) {
+        match (&self.reading, &self.chunks) {
+            (Reading::Chunk { octets, last }, Some(chunks)) if chunks.left() == 0 => {
+                let (octets, last) = (*octets, *last);
+                self.end_of_chunk(octets, last);
+            }
+            (Reading::Skip(0, reply), _) => {
+                let reply = reply.clone();
+                self.reading = Reading::Commands;
+                self.take(Step::Reply(reply));
+            }
+            _ => {}
+        }
+    }
+
+    fn end_of_chunk(&mut self, octets: u64, last: bool) {
+        let Some(chunks) = self.chunks.take() else { return };
+        self.reading = Reading::Commands;
+        if last {
+            let end = chunks.finish(&mut |piece| keep(&mut self.lines, piece));
+            return self.end_of_data(end);
+        }
+        let result = match chunks.end_so_far() {
+            End::Whole => Ok(octets),
+            _ => Err(reply::data_bare_line_end()),
+        };
+        self.chunks = Some(chunks);
+        let step = self.receiver.end_of_chunk(result);
+        self.take(step);
+    }
+
+    fn end_of_data(&mut self, end: End) {
+        // The dot is an answer of its own; a last chunk is answered as the command that it was.
+        self.asked += usize::from(matches!(self.reading, Reading::Data(_)));
+        self.reading = Reading::Commands;
+        let lines = mem::take(&mut self.lines);
+        let reply = self.accept(end, lines);
+        let step = self.receiver.end_of_data(reply);
+        assert!(self.receiver.envelope().is_none(), "the transaction is over");
+        self.take(step);
     }
 
     fn accept(&mut self, end: End, lines: Vec<Vec<u8>>) -> Reply {
@@ -140,13 +203,26 @@ impl<H: Host> Machine<H> {
     }
 
     fn take(&mut self, step: Step) {
+        if !self.receiver.awaits_chunks() {
+            self.chunks = None;
+            self.lines.clear();
+        }
         let reply = match step {
             Step::Reply(reply) => reply,
             Step::Data(reply) => {
-                let recipients = self.receiver.envelope().map_or(0, |envelope| envelope.to.len());
-                assert!(recipients > 0, "354 is for somebody");
-                self.data = Some((Decoder::new(self.size_max), Vec::new()));
+                assert!(self.recipients() > 0, "354 is for somebody");
+                self.reading = Reading::Data(Decoder::new(self.size_max));
                 reply
+            }
+            Step::Chunk { octets, last } => {
+                assert!(self.recipients() > 0, "a chunk is for somebody");
+                self.chunks.get_or_insert_default().begin(octets);
+                self.reading = Reading::Chunk { octets, last };
+                return self.end_of_counted();
+            }
+            Step::Skip(octets, reply) => {
+                self.reading = Reading::Skip(octets, reply);
+                return self.end_of_counted();
             }
             // The handshake takes no octets here: what follows is inside TLS.
             Step::StartTls(reply) => {
@@ -160,11 +236,30 @@ impl<H: Host> Machine<H> {
                 reply
             }
         };
-        assert_eq!(reply.code == 354, self.data.is_some(), "354 and nothing else asks for data");
+        let awaits_data = matches!(self.reading, Reading::Data(_));
+        assert_eq!(reply.code == 354, awaits_data, "354 and nothing else asks for data");
         self.replies += 1;
         check_reply(&reply);
         reply.write_to(&mut self.out);
     }
+
+    fn recipients(&self) -> usize {
+        self.receiver.envelope().map_or(0, |envelope| envelope.to.len())
+    }
+
+    /// Whether every line was answered: not while a chunk is awaited.
+    pub fn is_settled(&self) -> bool {
+        !matches!(self.reading, Reading::Chunk { .. } | Reading::Skip(..))
+    }
+}
+
+/// Adds a piece to the lines of a message.
+fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
+    assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
+    if piece.first {
+        lines.push(Vec::new());
+    }
+    lines.last_mut().into_iter().for_each(|line| line.extend_from_slice(piece.bytes));
 }
 
 /// A command line: it is a command or it has its reply, and paths are written as they are read.
@@ -238,7 +333,8 @@ pub fn receiver(input: &[u8]) {
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
     assert_eq!(whole.closed, cut.closed);
-    assert_eq!(whole.replies, whole.asked, "one reply to each command");
+    let awaited = usize::from(!whole.is_settled());
+    assert_eq!(whole.replies + awaited, whole.asked, "one reply to each command");
 }
 
 /// A host that takes mail for all but those whose name begins with x.
@@ -276,13 +372,7 @@ fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     let mut decoder = Decoder::new(size_max);
     let (mut lines, mut used, mut end) = (Vec::<Vec<u8>>::new(), 0, None);
     for slice in input.chunks(cut.max(1)) {
-        let sink = &mut |piece: Piece<'_>| {
-            if piece.first {
-                lines.push(Vec::new());
-            }
-            lines.last_mut().into_iter().for_each(|line| line.extend_from_slice(piece.bytes));
-        };
-        let (n, ended) = decoder.feed(slice, sink);
+        let (n, ended) = decoder.feed(slice, &mut |piece| keep(&mut lines, piece));
         assert!(ended.is_some() || n == slice.len());
         used += n;
         end = ended;

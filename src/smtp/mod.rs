@@ -8,10 +8,12 @@
 //! | `command.rs` | one command line to one [`Command`](command::Command) |
 //! | `reply.rs` | the server's whole voice |
 //! | `data.rs` | mail data: end of data, dots, line ends, sizes |
+//! | `chunk.rs` | mail data in chunks |
 //! | `envelope.rs` | the transaction: who from, who to |
 //! | `receiver.rs` | the state machine of one connection |
 //! | `fuzz.rs` | what fuzzers and the tests of dialogues call |
 
+pub mod chunk;
 pub mod command;
 pub mod data;
 pub mod envelope;

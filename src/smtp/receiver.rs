@@ -88,6 +88,16 @@ pub enum Step {
     Reply(Reply),
     /// Send it (354), read mail data to its end, then call [`Receiver::end_of_data`].
     Data(Reply),
+    /// Read so many octets of mail data as they are, a chunk of the transaction's message, then
+    /// call [`Receiver::end_of_chunk`]; or, if it is the last one, [`Receiver::end_of_data`].
+    Chunk {
+        /// How many.
+        octets: u64,
+        /// Whether the message is whole with it.
+        last: bool,
+    },
+    /// Read and drop so many octets, then send the reply.
+    Skip(u64, Reply),
     /// If anything has come in clear text behind STARTTLS, close without a word: whoever put it
     /// there must not have it taken for something said inside TLS. Otherwise send this (220),
     /// flush, make the handshake, and call [`Receiver::tls_started`].
@@ -143,6 +153,18 @@ struct Transaction<D> {
     envelope: Envelope<D>,
     /// Whether the host refused a recipient.
     refused: bool,
+    chunks: Chunking,
+}
+
+/// How far BDAT has got in a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chunking {
+    /// No BDAT came.
+    None,
+    /// So many octets were announced, and none refused.
+    Coming(u64),
+    /// A chunk was refused: until RSET, nothing good comes of the transaction (RFC 3030 2).
+    Failed,
 }
 
 impl<H: Host> Receiver<H> {
@@ -176,6 +198,25 @@ impl<H: Host> Receiver<H> {
     /// The transaction whose mail data is being read.
     pub fn envelope(&self) -> Option<&Envelope<H::Destination>> {
         self.transaction.as_ref().map(|transaction| &transaction.envelope)
+    }
+
+    /// Whether the first chunks of a message have been taken. When they have not any more, those
+    /// that were are to be dropped.
+    pub fn awaits_chunks(&self) -> bool {
+        let chunks = self.transaction.as_ref().map(|transaction| transaction.chunks);
+        matches!(chunks, Some(Chunking::Coming(_)))
+    }
+
+    /// A chunk that is not the last one was read: `Ok` is how many octets it had, `Err` why the
+    /// message cannot become one.
+    pub fn end_of_chunk(&mut self, chunk: Result<u64, Reply>) -> Step {
+        match chunk {
+            Ok(octets) => Step::Reply(reply::chunk(octets)),
+            Err(reply) => {
+                self.fail_chunks();
+                answer(reply)
+            }
+        }
     }
 
     /// The mail data ended and `reply` is what became of it; the transaction is over.
@@ -213,6 +254,8 @@ impl<H: Host> Receiver<H> {
         let hostname = &self.settings.hostname;
         match command {
             Command::Ehlo(_) | Command::StartTls | Command::Noop | Command::Quit => {}
+            // Its chunk is to be read first.
+            Command::Bdat { .. } => {}
             _ if self.settings.tls != Tls::Required || self.tls => {}
             _ => return Err(reply::tls_required()),
         }
@@ -233,6 +276,7 @@ impl<H: Host> Receiver<H> {
             Command::Mail(from, parameters) => self.mail(from, parameters),
             Command::Rcpt(to) => self.rcpt(to),
             Command::Data => self.data(),
+            Command::Bdat { octets, last } => Ok(self.bdat(octets, last)),
             Command::Rset => {
                 self.transaction = None;
                 Ok(Step::Reply(reply::rset()))
@@ -277,12 +321,15 @@ impl<H: Host> Receiver<H> {
         let reply = reply::mail(&from);
         let body = parameters.body.unwrap_or_default();
         let envelope = Envelope { from, size: parameters.size, body, to: Vec::new() };
-        self.transaction = Some(Transaction { envelope, refused: false });
+        self.transaction = Some(Transaction { envelope, refused: false, chunks: Chunking::None });
         Ok(Step::Reply(reply))
     }
 
     fn rcpt(&mut self, to: ForwardPath) -> Result<Step, Reply> {
         let transaction = self.transaction.as_mut().ok_or_else(reply::rcpt_before_mail)?;
+        if transaction.chunks != Chunking::None {
+            return Err(reply::rcpt_behind_bdat());
+        }
         let accepted = &mut transaction.envelope.to;
         if accepted.len() >= self.settings.recipients_max {
             return Ok(Step::Reply(reply::too_many_recipients()));
@@ -303,9 +350,62 @@ impl<H: Host> Receiver<H> {
     fn data(&mut self) -> Result<Step, Reply> {
         let transaction = self.transaction.as_ref().ok_or_else(reply::data_before_mail)?;
         match (transaction.envelope.to.is_empty(), transaction.refused) {
+            _ if transaction.chunks != Chunking::None => Err(reply::data_behind_bdat()),
             (false, _) => Ok(Step::Data(reply::start_mail_input())),
             (true, true) => Ok(Step::Reply(reply::data_no_recipients())),
             (true, false) => Err(reply::data_before_rcpt()),
+        }
+    }
+
+    /// Whatever is wrong, the chunk is read and dropped, so that no octet of it is taken for a
+    /// command; unless nobody knows where it ends.
+    fn bdat(&mut self, octets: Option<u64>, last: Option<bool>) -> Step {
+        let Some(octets) = octets else {
+            let why = "the size of a chunk cannot be read";
+            return Step::Close(reply::giving_up(&self.settings.hostname, why));
+        };
+        let refusal = match self.chunk(octets, last) {
+            Ok(last) => return Step::Chunk { octets, last },
+            Err(refusal) => refusal,
+        };
+        // What a client has pipelined behind a refusal is no further error of its own.
+        let is_error = last.is_none() || self.transaction.is_none();
+        self.fail_chunks();
+        if last != Some(false) {
+            self.transaction = None;
+        }
+        let step = if is_error { self.in_error(refusal) } else { Step::Reply(refusal) };
+        match step {
+            Step::Reply(reply) => Step::Skip(octets, reply),
+            step => step,
+        }
+    }
+
+    /// Whether the chunk is taken, and is the last.
+    fn chunk(&mut self, octets: u64, last: Option<bool>) -> Result<bool, Reply> {
+        if self.settings.tls == Tls::Required && !self.tls {
+            return Err(reply::tls_required());
+        }
+        let last = last.ok_or_else(|| reply::syntax(command::BDAT_FORM))?;
+        let transaction = self.transaction.as_mut().ok_or_else(reply::bdat_before_mail)?;
+        let before = match (transaction.chunks, transaction.envelope.to.is_empty()) {
+            (Chunking::Failed, _) => return Err(reply::bdat_failed()),
+            (_, true) if transaction.refused => return Err(reply::bdat_no_recipients()),
+            (_, true) => return Err(reply::bdat_before_rcpt()),
+            (Chunking::None, _) => 0,
+            (Chunking::Coming(octets), _) => octets,
+        };
+        let sum = before.saturating_add(octets);
+        if sum > self.settings.size_max {
+            return Err(reply::bdat_too_large());
+        }
+        transaction.chunks = Chunking::Coming(sum);
+        Ok(last)
+    }
+
+    fn fail_chunks(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.chunks = Chunking::Failed;
         }
     }
 

@@ -98,6 +98,13 @@ fixed! { RECEIVER_SAYS:
     data_before_mail    503 5 5 1 "DATA: send MAIL first"
     data_before_rcpt    503 5 5 1 "DATA: send RCPT first"
     tls_required        530 5 7 0 "Must issue a STARTTLS command first"
+    rcpt_behind_bdat    503 5 5 1 "RCPT: mail data has begun, RSET would drop it"
+    data_behind_bdat    503 5 5 1 "DATA: a transaction has either DATA or BDAT, send RSET"
+    bdat_before_mail    503 5 5 1 "BDAT: send MAIL first"
+    bdat_before_rcpt    503 5 5 1 "BDAT: send RCPT first"
+    bdat_failed         503 5 5 1 "BDAT: a chunk was refused before, send RSET"
+    bdat_no_recipients  554 5 5 1 "BDAT: no valid recipients"
+    bdat_too_large      552 5 3 4 "BDAT: too much mail data, see SIZE in the reply to EHLO"
     data_no_recipients  554 5 5 1 "DATA: no valid recipients"
     no_such_topic       504 5 5 4 "HELP: no such topic"
     declared_too_large  552 5 3 4 "MAIL: SIZE is above the limit, see the reply to EHLO"
@@ -122,6 +129,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
         format!("SIZE {}", settings.size_max).into(),
         "8BITMIME".into(),
         "ENHANCEDSTATUSCODES".into(),
+        "CHUNKING".into(),
         format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
     ]);
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
@@ -149,6 +157,11 @@ pub fn rcpt(to: &ForwardPath) -> Reply {
 /// `354`
 pub fn start_mail_input() -> Reply {
     Reply::plain(354, "Start mail input; end with <CRLF>.<CRLF>")
+}
+
+/// `250` to BDAT: the chunk came whole, and more is awaited.
+pub fn chunk(octets: u64) -> Reply {
+    Reply::new(250, (2, 0, 0), format!("BDAT: {octets} octets received"))
 }
 
 /// `214` to HELP
@@ -229,22 +242,22 @@ pub fn unknown_parameter(verb: &str, keyword: &str) -> Reply {
 fixed! { HOST_SAYS:
     tls_unavailable     454 4 7 0 "STARTTLS: TLS not available due to temporary reason"
     no_room             452 4 3 1 "MAIL: insufficient system storage, try again later"
-    data_bare_line_end  554 5 6 0 "DATA: a bare CR or a bare LF: only CR LF ends a line"
-    data_too_large      552 5 3 4 "DATA: too much mail data, see SIZE in the reply to EHLO"
-    data_loop           554 5 4 6 "DATA: too many Received lines, a mail loop"
-    data_hidden_from    554 5 6 0 "DATA: a long line hides a mailbox separator"
-    data_mailbox_busy   451 4 2 0 "DATA: a mailbox is locked or not usable now, try again later"
-    data_mailbox_filled 452 4 2 2 "DATA: no storage left for a mailbox, try again later"
-    data_mailbox_full   552 5 2 2 "DATA: exceeded storage allocation of a mailbox"
-    data_no_room        452 4 3 1 "DATA: insufficient system storage, try again later"
-    data_error          451 4 3 0 "DATA: Requested action aborted: error in processing"
-    data_undeliverable  554 5 3 0 "DATA: cannot be delivered here"
-    data_stopping       451 4 3 2 "DATA: the service is stopping, try again later"
+    data_bare_line_end  554 5 6 0 "Message: a bare CR or a bare LF: only CR LF ends a line"
+    data_too_large      552 5 3 4 "Message: too much mail data, see SIZE in the reply to EHLO"
+    data_loop           554 5 4 6 "Message: too many Received lines, a mail loop"
+    data_hidden_from    554 5 6 0 "Message: a long line hides a mailbox separator"
+    data_mailbox_busy   451 4 2 0 "Message: a mailbox is locked or not usable now, try again later"
+    data_mailbox_filled 452 4 2 2 "Message: no storage left for a mailbox, try again later"
+    data_mailbox_full   552 5 2 2 "Message: exceeded storage allocation of a mailbox"
+    data_no_room        452 4 3 1 "Message: insufficient system storage, try again later"
+    data_error          451 4 3 0 "Message: Requested action aborted: error in processing"
+    data_undeliverable  554 5 3 0 "Message: cannot be delivered here"
+    data_stopping       451 4 3 2 "Message: the service is stopping, try again later"
 }
 
-/// `250` after the final dot: the message is the receiver's now, under this name.
+/// `250` after the final dot or the last chunk: the message is ours now, under this name.
 pub fn delivered(id: &str) -> Reply {
-    Reply::new(250, (2, 6, 0), format!("DATA: OK, delivered as {id}"))
+    Reply::new(250, (2, 6, 0), format!("Message: OK, delivered as {id}"))
 }
 
 /// `550`: no such user.
@@ -349,6 +362,7 @@ mod tests {
             mail(&ReversePath::Mailbox(mailbox.clone())),
             rcpt(&to),
             start_mail_input(),
+            chunk(u64::MAX),
             help(["MAIL", "RCPT"].into_iter()),
             help_topic("NOOP"),
             quit(&host),
@@ -430,7 +444,7 @@ mod tests {
         let mut settings = Settings { size_max: 1000, expn: true, ..Settings::new("mx.example") };
         let client = Domain::parse("[127.0.0.1]").unwrap();
         let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
-            250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-LIMITS RCPTMAX=100\r\n";
+            250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-LIMITS RCPTMAX=100\r\n";
         let said = |settings: &Settings, tls| {
             let text = wire(&ehlo(settings, tls, &client));
             text.strip_prefix(common).map(str::to_owned).unwrap_or_else(|| panic!("{text}"))
