@@ -25,6 +25,7 @@ use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::listen::Address;
 use crate::logging::value;
 use crate::route::{Local, Problem};
+use crate::smtp::Domain;
 
 /// What `mailslot check` prints.
 pub fn report(config: &Config, problems: &[Problem]) -> String {
@@ -120,7 +121,7 @@ pub fn limits(config: &Config) -> Vec<Problem> {
 fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
     let mut found = Vec::new();
     let Names::These(domains) = &config.domains else { return found };
-    let local = |name: &str| domains.iter().any(|d| d.eq_ignore_ascii_case(name));
+    let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
     if !local(&config.hostname) {
         found.push(advice(
             format!(

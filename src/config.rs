@@ -170,7 +170,7 @@ impl Config {
         let hostname = match values.origin("hostname") {
             Origin::Default => {
                 let (name, origin) = facts.full_name();
-                let name = value::domain(name).map_err(|_| {
+                let name = value::hostname(name).map_err(|_| {
                     let name = name.escape_debug();
                     Wrong::Config(format!(
                         "this host's name \"{name}\" is no domain name; give one with --hostname"
@@ -178,7 +178,7 @@ impl Config {
                 })?;
                 values.found("hostname", vec![name], origin).remove(0)
             }
-            _ => values.one("hostname", value::domain)?,
+            _ => values.one("hostname", value::hostname)?,
         };
 
         let domains = match (values.origin("domain"), &sandbox) {

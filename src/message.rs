@@ -60,7 +60,7 @@ impl BoxName {
         let fits = (1..=200).contains(&name.len())
             && !name.starts_with('.')
             && !name.ends_with(".lock")
-            && name.bytes().all(|b| b > b' ' && b != b'/' && b != 0x7f);
+            && name.chars().all(|c| c > ' ' && c != '/' && !c.is_control());
         fits.then(|| BoxName(name.to_owned()))
     }
     /// The name.
@@ -91,7 +91,7 @@ pub struct Destination {
     pub mailbox: BoxName,
     /// Whose it must be; None: whoever runs mailslot.
     pub owner: Option<Owner>,
-    /// The address for the Delivered-To line, `user@host`, printable ASCII.
+    /// The address for the Delivered-To line, `user@host`, without control characters.
     pub delivered_to: String,
 }
 

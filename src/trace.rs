@@ -159,7 +159,7 @@ mod tests {
     use crate::smtp::{Hello, Mailbox};
     use std::collections::HashSet;
 
-    const ESMTP: Protocol = Protocol { hello: Hello::Ehlo, tls: false };
+    const ESMTP: Protocol = Protocol { hello: Hello::Ehlo, tls: false, utf8: false };
 
     fn zoned(rfc2822: &str) -> Zoned {
         jiff::fmt::rfc2822::parse(rfc2822).unwrap()
@@ -189,7 +189,7 @@ mod tests {
              \tby mx.example.com with ESMTP id id-1-1\n\
              \tfor <\"j o\"@example.com>; Tue, 1 Jul 2025 10:52:37 +0200\n"
         );
-        let smtp = Protocol { hello: Hello::Helo, tls: false };
+        let smtp = Protocol { hello: Hello::Helo, ..ESMTP };
         assert_eq!(
             text(Received { recipient: None, protocol: smtp, ..received }),
             "Received: from relay.example.org ([192.0.2.7])\n\

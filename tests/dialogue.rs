@@ -109,7 +109,7 @@ fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
 /// The same files with the real program: every reply the same, and the messages in mailboxes.
 #[test]
 fn the_program_answers_over_tcp() {
-    for dialogue in dialogue::all() {
+    for dialogue in for_the_program() {
         let folder = tempfile::tempdir().unwrap();
         let options = cast::furnish(folder.path(), &dialogue.options);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
@@ -125,7 +125,7 @@ fn the_program_answers_over_tcp() {
 
 #[test]
 fn the_program_answers_on_a_pipe() {
-    for dialogue in dialogue::all() {
+    for dialogue in for_the_program() {
         let folder = tempfile::tempdir().unwrap();
         let mut child = inetd(&dialogue, &folder)
             .stdin(Stdio::piped())
@@ -141,7 +141,7 @@ fn the_program_answers_on_a_pipe() {
 
 #[test]
 fn the_program_answers_on_a_socket_that_inetd_passes() {
-    for dialogue in dialogue::all() {
+    for dialogue in for_the_program() {
         let folder = tempfile::tempdir().unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let copy = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
@@ -156,6 +156,12 @@ fn the_program_answers_on_a_socket_that_inetd_passes() {
         let end = converse(&dialogue, ours, input, Pace::Turn, folder.path());
         assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
     }
+}
+
+/// The dialogues that a client without TLS can hold.
+fn for_the_program() -> impl Iterator<Item = Dialogue> {
+    let has_tls = |dialogue: &Dialogue| dialogue.options.iter().any(|(option, _)| option == "tls");
+    dialogue::all().into_iter().filter(move |dialogue| !has_tls(dialogue))
 }
 
 /// The program, to serve one session for the people of `dialogue`.

@@ -87,7 +87,7 @@ fn lines() {
         ("a: @b\n", &["a = wrong:isnotanaddress:"]),
         ("a: b@c@d\n", &["a = wrong:isnotanaddress:"]),
         ("a: b\0c\n", &["a = wrong:isnotprintableASCII"]),
-        ("a: b\u{e9}\n", &["a = wrong:isnotprintableASCII"]),
+        ("a: b\u{e9}\n", &["a = name:b\u{e9}"]),
         ("a: b\rc\n", &["a = wrong:isnotprintableASCII"]),
     ] {
         let aliases = parse(text);
@@ -109,7 +109,7 @@ fn complaints_name_the_line() {
         ("@example.org: c\n", 1, "not an address"),
         ("|x: c\n", 1, "program"),
         ("\\x: c\n", 1, "cannot be the name"),
-        ("\u{e9}: c\n", 1, "printable ASCII"),
+        ("a\u{7f}: c\n", 1, "printable ASCII"),
         ("\u{feff}a: c\n", 1, "printable ASCII"),
         ("\"a: b\n", 1, "no colon"),
     ] {

@@ -6,7 +6,9 @@ mod cast;
 
 use cast::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
-use mailslot::smtp::{Body, ForwardPath, Host, Receiver, Reply, Settings, Step, Tls, reply};
+use mailslot::smtp::{
+    Body, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
+};
 
 /// A receiver to which `lines` were said, and its last step.
 fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
@@ -84,6 +86,24 @@ fn who<H: Host>(receiver: &Receiver<H>) -> Option<(String, String)> {
 
 fn owned((a, b): (&str, &str)) -> (String, String) {
     (a.to_owned(), b.to_owned())
+}
+
+/// The registered names (RFC 3848, RFC 6531 4.3).
+#[test]
+fn with_says_how_the_mail_came() {
+    for (hello, tls, utf8, name) in [
+        (Hello::Helo, false, false, "SMTP"),
+        (Hello::Helo, true, false, "SMTP"),
+        (Hello::Helo, false, true, "UTF8SMTP"),
+        (Hello::Ehlo, false, false, "ESMTP"),
+        (Hello::Ehlo, true, false, "ESMTPS"),
+        (Hello::Ehlo, false, true, "UTF8SMTP"),
+        (Hello::Ehlo, true, true, "UTF8SMTPS"),
+    ] {
+        assert_eq!(Protocol { hello, tls, utf8 }.to_string(), name);
+    }
+    let (receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
+    assert_eq!(who(&receiver), Some(owned(("a", "UTF8SMTP"))));
 }
 
 /// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.

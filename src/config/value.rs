@@ -10,6 +10,7 @@ use crate::deliver::Locks;
 use crate::listen::Address;
 use crate::logging::Target;
 use crate::message::BoxName;
+use crate::route::users::is_plain;
 use crate::session::Switch;
 use crate::smtp::Domain;
 
@@ -35,9 +36,16 @@ pub fn domain(text: &str) -> Result<String, String> {
     }
 }
 
+/// The same in ASCII, for greeting and replies (RFC 6531 3.7.1).
+pub fn hostname(text: &str) -> Result<String, String> {
+    let name = domain(text)?;
+    Ok(if name.is_ascii() { name } else { Domain::Name(name).to_ascii() })
+}
+
 /// A user's name that is fit for a mailbox's.
 pub fn user(text: &str) -> Result<String, String> {
-    let fits = BoxName::new(text).is_some() && text.is_ascii() && !text.contains('@');
+    let seen = text.is_ascii() || is_plain(text);
+    let fits = BoxName::new(text).is_some() && seen && !text.contains('@');
     if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
 }
 

@@ -25,6 +25,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::users::is_hidden;
 use crate::smtp::Mailbox;
 
 /// One thing an alias leads to.
@@ -106,13 +107,13 @@ impl Aliases {
         (!self.by_mailbox.is_empty())
             .then(exact)
             .flatten()
-            .or_else(|| self.by_name.get(&name.to_ascii_lowercase()).copied())
+            .or_else(|| self.by_name.get(&name.to_lowercase()).copied())
     }
 
     fn add(&mut self, entry: Entry) {
         let (map, key) = match &entry.mailbox {
-            Some(m) => (&mut self.by_mailbox, mailbox_key(m.local(), &m.domain().to_string())),
-            None => (&mut self.by_name, entry.name.to_ascii_lowercase()),
+            Some(m) => (&mut self.by_mailbox, mailbox_key(m.local(), &m.domain().to_ascii())),
+            None => (&mut self.by_name, entry.name.to_lowercase()),
         };
         match map.get(&key).and_then(|first| self.entries.get(*first)) {
             Some(first) => self.complaints.push((
@@ -257,8 +258,8 @@ fn target(text: &str) -> Target {
     if plain.is_empty() {
         return wrong("is empty");
     }
-    if !plain.bytes().all(|b| matches!(b, b' '..=b'~')) {
-        return wrong("is not printable ASCII");
+    if plain.chars().any(|c| c != ' ' && is_hidden(c)) {
+        return wrong("is not printable ASCII or UTF-8");
     }
     if plain.starts_with('|') {
         return wrong("is a program, and mailslot runs none");
@@ -301,8 +302,8 @@ fn target(text: &str) -> Target {
 
 /// A name that needs no quotes.
 fn is_bare_name(text: &str) -> bool {
-    (1..=NAME_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_graphic() && !b"\"\\(),:;<>@".contains(&b))
+    let special = |c: char| c.is_control() || c.is_whitespace() || "\"\\(),:;<>@".contains(c);
+    (1..=NAME_MAX).contains(&text.len()) && !text.contains(special)
 }
 
 /// `:include:/file`, in any case, with or without a blank before the file.
@@ -345,9 +346,9 @@ fn outside_quotes(text: &str, wanted: char) -> Option<usize> {
     None
 }
 
-/// Unique: a domain holds no `@`, so the last one parts the two.
+/// Unique: a domain, here in ASCII, holds no `@`, so the last one parts the two.
 fn mailbox_key(local: &str, host: &str) -> String {
-    format!("{local}@{host}").to_ascii_lowercase()
+    format!("{local}@{host}").to_lowercase()
 }
 
 /// `text` for a message: on one line, what is not printable ASCII escaped, not too much of it.

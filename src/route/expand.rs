@@ -63,20 +63,19 @@ impl Local {
         let every = self.settings.sandbox && self.domains.is_empty();
         every
             || match domain {
-                Domain::Name(name) => self.domains.contains(&name.to_ascii_lowercase()),
+                Domain::Name(_) => self.domains.contains(&domain.to_ascii()),
                 Domain::Literal(V4(address)) => address.is_loopback(),
                 Domain::Literal(V6(address)) => address.is_loopback(),
                 Domain::Literal(General(_)) => false,
             }
     }
 
-    /// The domain as lookups and Delivered-To name it. In the sandbox, where any may do, the one
-    /// that was given; elsewhere a literal stands for the primary one.
+    /// The domain as lookups and Delivered-To name it: in ASCII. In the sandbox, where any may do,
+    /// the one that was given; elsewhere a literal stands for the primary one.
     pub(super) fn host(&self, domain: &Domain) -> String {
         match domain {
-            Domain::Name(name) => name.to_ascii_lowercase(),
             Domain::Literal(_) if !self.settings.sandbox => self.primary.clone(),
-            Domain::Literal(_) => domain.to_string().to_ascii_lowercase(),
+            Domain::Name(_) | Domain::Literal(_) => domain.to_ascii(),
         }
     }
 
@@ -118,7 +117,7 @@ impl Local {
     /// The user `name`, or that in lower case.
     fn user(&self, name: &str) -> Result<Option<User>, Refusal> {
         let find = |name: &str| self.users.find(name).map_err(Refusal::Later);
-        let folded = name.to_ascii_lowercase();
+        let folded = name.to_lowercase();
         match find(name)? {
             None if folded != name => find(&folded),
             found => Ok(found),

@@ -109,7 +109,7 @@ pub struct Settings {
 /// The host's own routing: its domains, users and aliases.
 pub struct Local {
     settings: Settings,
-    /// In lower case.
+    /// In ASCII and lower case: a name is the same with U-labels and with A-labels (RFC 5890).
     domains: HashSet<String>,
     primary: String,
     users: Box<dyn Users>,
@@ -134,8 +134,8 @@ impl Local {
         let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
         let primary = names.into_iter().find(is_name);
         Local {
-            domains: settings.domains.iter().map(|name| name.to_ascii_lowercase()).collect(),
-            primary: primary.map_or("localhost", |name| name.as_str()).to_ascii_lowercase(),
+            domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
+            primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
             aliases: source::Live::new(settings.aliases.clone()),
             settings,
             users,
@@ -283,6 +283,11 @@ impl fmt::Display for Refusal {
             Refusal::Misconfigured(why) => write!(f, "451 4.3.5 aliases are wrong ({why})"),
         }
     }
+}
+
+/// A domain's name as domains are compared here.
+fn in_ascii(name: &str) -> String {
+    Domain::parse(name).map_or_else(|_| name.to_lowercase(), |domain| domain.to_ascii())
 }
 
 /// What a finished walk comes to while nothing is relayed.

@@ -56,7 +56,7 @@ pub struct Passwd;
 impl Users for Passwd {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         // Some NSS modules build queries and paths from the name; they never see an odd one.
-        if !is_plain(name) {
+        if !is_plain(name) || !name.is_ascii() {
             return Ok(None);
         }
         match Account::from_name(name) {
@@ -150,7 +150,7 @@ impl Named {
             index.entry(name.clone()).or_insert(i);
         }
         for (i, name) in names.iter().enumerate() {
-            index.entry(name.to_ascii_lowercase()).or_insert(i);
+            index.entry(name.to_lowercase()).or_insert(i);
         }
         Named { names, index }
     }
@@ -174,7 +174,7 @@ pub struct Anyone;
 
 impl Users for Anyone {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
-        let folded = !name.bytes().any(|b| b.is_ascii_uppercase());
+        let folded = name == name.to_lowercase();
         Ok((folded && is_plain(name)).then(|| unowned(name)))
     }
 
@@ -185,17 +185,33 @@ impl Users for Anyone {
 }
 
 /// Whether `name` makes a file name without surprises: letters, digits and `. _ - + = ~ '`, of
-/// which a letter, a digit or `_` comes first; no dot at the end and no two together, which an
-/// address must quote; at most 64 octets (RFC 5321 4.5.3.1.1); no `.lock` at the end, which is how
-/// dotlocks are named.
+/// which a letter, a digit or `_` comes first, and what is not ASCII and can be seen; no dot at the
+/// end and no two together, which an address must quote; at most 64 octets (RFC 5321 4.5.3.1.1); no
+/// `.lock` at the end, which is how dotlocks are named.
+///
+/// Characters are taken as they came: a name in another of Unicode's normal forms is another name.
 pub fn is_plain(name: &str) -> bool {
-    let first = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let first = |c: char| match c.is_ascii() {
+        true => c == '_' || c.is_ascii_alphanumeric(),
+        false => !is_hidden(c),
+    };
     name.len() <= 64
-        && name.bytes().next().is_some_and(first)
-        && name.bytes().all(|b| first(b) || b".-+=~'".contains(&b))
+        && name.starts_with(first)
+        && name.chars().all(|c| first(c) || ".-+=~'".contains(c))
         && !name.contains("..")
         && !name.ends_with('.')
         && !name.ends_with(".lock")
+}
+
+/// Whether `c` cannot be seen, or changes how others are seen: control characters, blanks, joiners,
+/// signs of direction, tags, and what is no character.
+pub(super) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || c.is_whitespace()
+        || matches!(c,
+            '\u{ad}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..)
 }
 
 /// Whether `text`, as given to VRFY, is the user's full name or a word of it, or a part of the user
@@ -274,15 +290,56 @@ mod tests {
     fn plain_names() {
         let longest = "a".repeat(64);
         let too_long = "a".repeat(65);
-        for name in
-            ["a", "0", "_apt", "www-data", "j.smith", "bob+tag", "o'hara", "x=y~z", &longest]
-        {
+        for name in [
+            "é",
+            "jürgen",
+            "संपर्क",
+            "用户+tag",
+            "a",
+            "0",
+            "_apt",
+            "www-data",
+            "j.smith",
+            "bob+tag",
+            "o'hara",
+            "x=y~z",
+            &longest,
+        ] {
             assert!(is_plain(name), "{name:?}");
         }
         for name in [
-            "", ".", "..", ".bob", "-rf", "+bob", "~root", "=x", "a/b", "../x", "a b", "a\tb",
-            "a\0", "a\n", "a%b", "a!b", "a@b", "a|b", "a\\b", "a:b", "a$", "*", "bob.lock", "a.",
-            "a..b", "é", &too_long,
+            "",
+            ".",
+            "..",
+            ".bob",
+            "-rf",
+            "+bob",
+            "~root",
+            "=x",
+            "a/b",
+            "../x",
+            "a b",
+            "a\tb",
+            "a\0",
+            "a\n",
+            "a%b",
+            "a!b",
+            "a@b",
+            "a|b",
+            "a\\b",
+            "a:b",
+            "a$",
+            "*",
+            "bob.lock",
+            "a.",
+            "a..b",
+            "a\u{85}",
+            "a\u{a0}b",
+            "a\u{202e}b",
+            "\u{200b}",
+            "a\u{e0061}",
+            &"é".repeat(33),
+            &too_long,
         ] {
             assert!(!is_plain(name), "{name:?}");
         }

@@ -35,16 +35,25 @@ pub enum Command {
     },
     /// RSET
     Rset,
-    /// VRFY, and a user name or mailbox: without the angle brackets or quotes around it.
-    Vrfy(String),
-    /// EXPN, and the name of a list, likewise.
-    Expn(String),
+    /// VRFY, and a user name or mailbox.
+    Vrfy(Asked),
+    /// EXPN, and the name of a list.
+    Expn(Asked),
     /// HELP, and a topic.
     Help(Option<String>),
     /// NOOP. Its argument means nothing (RFC 5321 4.1.1.9).
     Noop,
     /// QUIT
     Quit,
+}
+
+/// The argument of VRFY and EXPN (RFC 6531 3.7.4.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Without the angle brackets or quotes around it. Printable ASCII and UTF-8, not empty.
+    pub name: String,
+    /// Whether SMTPUTF8 stands behind it: the answer may be UTF-8.
+    pub utf8: bool,
 }
 
 impl Command {
@@ -66,7 +75,11 @@ impl Command {
 
         let syntax = || reply::syntax(form);
         let alone = |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
-        let client = || Domain::parse_octets(argument).map_err(|_| syntax());
+        let client = || match Domain::parse_octets(argument) {
+            // Before EHLO's reply no client knows whether UTF-8 is taken (RFC 6531 3.7.1).
+            Ok(domain) if domain.is_ascii() => Ok(domain),
+            _ => Err(syntax()),
+        };
         match verb {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
@@ -87,8 +100,8 @@ impl Command {
             Verb::Bdat if argument.is_empty() => Err(syntax()),
             Verb::Bdat => Ok(bdat(argument)),
             Verb::Rset => alone(Command::Rset),
-            Verb::Vrfy => Ok(Command::Vrfy(name(argument).ok_or_else(syntax)?)),
-            Verb::Expn => Ok(Command::Expn(name(argument).ok_or_else(syntax)?)),
+            Verb::Vrfy => Ok(Command::Vrfy(asked(argument).ok_or_else(syntax)?)),
+            Verb::Expn => Ok(Command::Expn(asked(argument).ok_or_else(syntax)?)),
             Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
             Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
             Verb::Noop => Ok(Command::Noop),
@@ -151,15 +164,26 @@ fn bdat(argument: &[u8]) -> Command {
     Command::Bdat { octets, last }
 }
 
-/// The argument of VRFY, EXPN or HELP (`String` of RFC 5321 4.1.2): at least one printable octet.
+/// `String [ SP "SMTPUTF8" ]`
+fn asked(argument: &[u8]) -> Option<Asked> {
+    let parameter = b"SMTPUTF8";
+    let split = argument.len().checked_sub(parameter.len()).map(|at| argument.split_at(at));
+    match split {
+        Some((text, last)) if last.eq_ignore_ascii_case(parameter) && text.ends_with(b" ") => {
+            Some(Asked { name: name(text.trim_ascii_end())?, utf8: true })
+        }
+        _ => Some(Asked { name: name(argument)?, utf8: false }),
+    }
+}
+
+/// `String` of RFC 5321 4.1.2: at least one printable character.
 fn name(argument: &[u8]) -> Option<String> {
     if let Some(unquoted) = path::unquote(argument) {
         return Some(unquoted).filter(|name| !name.is_empty());
     }
     let inside = argument.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">"));
-    let text = std::str::from_utf8(inside.unwrap_or(argument)).ok()?;
-    let fits = !text.is_empty() && text.bytes().all(|octet| matches!(octet, b' '..=b'~'));
-    fits.then(|| text.to_owned())
+    let text = path::utf8(inside.unwrap_or(argument)).ok()?;
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,13 +208,13 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
     ("STARTTLS", Verb::StartTls, "STARTTLS"),
-    ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME]"),
+    ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8]"),
     ("RCPT", Verb::Rcpt, "RCPT TO:<user@host> or RCPT TO:<postmaster>"),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
     ("BDAT", Verb::Bdat, BDAT_FORM),
     ("RSET", Verb::Rset, "RSET"),
-    ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host"),
-    ("EXPN", Verb::Expn, "EXPN list"),
+    ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host [SMTPUTF8]"),
+    ("EXPN", Verb::Expn, "EXPN list [SMTPUTF8]"),
     ("HELP", Verb::Help, "HELP [command]"),
     ("NOOP", Verb::Noop, "NOOP [anything]"),
     ("QUIT", Verb::Quit, "QUIT"),

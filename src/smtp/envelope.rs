@@ -30,6 +30,8 @@ pub struct Envelope<D> {
     pub size: Option<u64>,
     /// BODY as declared.
     pub body: Body,
+    /// Whether SMTPUTF8 was given: addresses and header may be UTF-8 (RFC 6531).
+    pub utf8: bool,
     /// In the order of their RCPT commands; never empty once DATA was accepted.
     pub to: Vec<Recipient<D>>,
 }

@@ -7,7 +7,7 @@
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::Command;
+use super::command::{Asked, Command};
 use super::data::{Decoder, End, Piece};
 use super::path::{ForwardPath, Mailbox, ReversePath};
 use super::receiver::{Host, LINE_MAX, Receiver, Settings, Step, Tls};
@@ -270,8 +270,9 @@ pub fn command(line: &[u8]) {
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
-        Ok(Command::Vrfy(text) | Command::Expn(text) | Command::Help(Some(text))) => {
-            assert!(!text.is_empty() && text.bytes().all(|octet| matches!(octet, b' '..=b'~')));
+        Ok(Command::Vrfy(Asked { name, .. }) | Command::Expn(Asked { name, .. }))
+        | Ok(Command::Help(Some(name))) => {
+            assert!(!name.is_empty() && !name.contains(char::is_control));
         }
         Ok(_) => {}
         Err(reply) => {
@@ -355,7 +356,7 @@ impl Host for Everyone {
         }
     }
     fn vrfy(&self, name: &str) -> Reply {
-        Reply::new(250, (2, 1, 5), name.to_owned())
+        reply::members(vec![name.to_owned()])
     }
     fn expn(&self, _list: &str) -> Reply {
         reply::nobody("EXPN")
@@ -403,20 +404,23 @@ fn check_mailbox(mailbox: &Mailbox) {
     assert!((1..=64).contains(&mailbox.local().len()));
     assert!(mailbox.domain().to_string().len() <= 255);
     let written = mailbox.to_string();
-    assert!(written.bytes().all(|octet| matches!(octet, b' '..=b'~')));
+    assert!(!written.contains(char::is_control));
+    assert_eq!(written.is_ascii(), mailbox.is_ascii());
+    let in_ascii = mailbox.domain().to_ascii();
+    assert!(in_ascii.is_ascii() && in_ascii.len() <= 255);
+    assert_eq!(super::Domain::parse(&in_ascii).as_ref(), Ok(mailbox.domain()));
     assert_eq!(Mailbox::parse(&written).as_ref(), Ok(mailbox));
 }
 
 fn check_reply(reply: &Reply) {
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
-    let Some(text) = wire.strip_suffix(b"\r\n") else { unreachable!("a reply ends with CR LF") };
-    let lines: Vec<&[u8]> = text.split(|octet| *octet == b'\n').collect();
-    assert_eq!(lines.len(), reply.lines.len());
-    for line in lines {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        assert!(line.len() <= reply::LINE_MAX - 2);
-        assert!(line.iter().all(|octet| matches!(octet, b' '..=b'~')));
-        assert!(line.starts_with(reply.code.to_string().as_bytes()));
+    let Ok(text) = str::from_utf8(&wire) else { unreachable!("a reply is ASCII or UTF-8") };
+    let lines: Vec<&str> = text.split("\r\n").collect();
+    assert_eq!(lines.last(), Some(&""), "a reply ends with CR LF");
+    assert_eq!(lines.len(), reply.lines.len() + 1);
+    for line in lines.iter().take(reply.lines.len()) {
+        assert!(line.len() <= reply::LINE_MAX - 2 && !line.contains(char::is_control));
+        assert!(line.starts_with(&reply.code.to_string()));
     }
 }

@@ -1,9 +1,9 @@
 //! Parameters of MAIL and RCPT: `keyword` or `keyword=value`, blanks between (RFC 5321 4.1.1.11,
 //! 4.1.2).
 //!
-//! MAIL takes SIZE (RFC 1870) and BODY (RFC 6152); RCPT takes none. What is known with a value that
-//! it cannot have, and what is given twice, is 501; a value that is not carried out is 504; what is
-//! not known is 555. The first fault from the left is told.
+//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152) and SMTPUTF8 (RFC 6531); RCPT takes none. What is
+//! known with a value that it cannot have, and what is given twice, is 501; a value that is not
+//! carried out is 504; what is not known is 555. The first fault from the left is told.
 
 use super::envelope::Body;
 use super::reply::{self, Reply};
@@ -15,6 +15,8 @@ pub struct MailParameters {
     pub size: Option<u64>,
     /// BODY
     pub body: Option<Body>,
+    /// SMTPUTF8
+    pub utf8: bool,
 }
 
 impl MailParameters {
@@ -27,6 +29,11 @@ impl MailParameters {
                 set(&mut parameters.size, size(value)?, SIZE_FORM)?;
             } else if keyword.eq_ignore_ascii_case("BODY") {
                 set(&mut parameters.body, body(value)?, BODY_FORM)?;
+            } else if keyword.eq_ignore_ascii_case("SMTPUTF8") {
+                if value.is_some() || parameters.utf8 {
+                    return Err(reply::bad_parameter("MAIL", UTF8_FORM));
+                }
+                parameters.utf8 = true;
             } else {
                 return Err(reply::unknown_parameter("MAIL", keyword));
             }
@@ -53,7 +60,7 @@ fn split<'a>(
     })
 }
 
-/// `esmtp-keyword [ "=" esmtp-value ]` of RFC 5321 4.1.2.
+/// `esmtp-keyword [ "=" esmtp-value ]` of RFC 5321 4.1.2 and RFC 6531 3.3.
 fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
     let word = std::str::from_utf8(word).ok()?;
     let (keyword, value) = match word.split_once('=') {
@@ -63,7 +70,7 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
     let keyword_fits = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
         && keyword.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
     let value_fits = value.is_none_or(|value| {
-        !value.is_empty() && value.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'=')
+        !value.is_empty() && !value.contains(|c: char| c.is_control() || matches!(c, ' ' | '='))
     });
     (keyword_fits && value_fits).then_some((keyword, value))
 }
@@ -98,6 +105,7 @@ fn set<T>(slot: &mut Option<T>, value: T, form: &str) -> Result<(), Reply> {
 }
 
 const SIZE_FORM: &str = "SIZE=octets, up to 20 digits, once";
+const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
 const BODY_FORM: &str = "BODY=7BIT or BODY=8BITMIME, once";
 
 #[cfg(test)]
@@ -110,7 +118,7 @@ mod tests {
 
     #[test]
     fn mail_parameters() {
-        let given = |size, body| Ok(MailParameters { size, body });
+        let given = |size, body| Ok(MailParameters { size, body, utf8: false });
         let rows = [
             ("", given(None, None)),
             (" \t ", given(None, None)),
@@ -137,9 +145,15 @@ mod tests {
             (" BODY=9BIT", Err(501)),
             (" BODY", Err(501)),
             (" BODY=7BIT BODY=8BITMIME", Err(501)),
+            // SMTPUTF8
+            (" SmtpUtf8", Ok(MailParameters { utf8: true, ..MailParameters::default() })),
+            (" SMTPUTF8=1", Err(501)),
+            (" SMTPUTF8=", Err(501)),
+            (" SMTPUTF8 SMTPUTF8", Err(501)),
             // Not known, or no parameter.
             (" RET=FULL", Err(555)),
-            (" SMTPUTF8", Err(555)),
+            (" X=\u{e9}", Err(555)),
+            (" X=\u{85}", Err(501)),
             (" SIZES=5", Err(555)),
             (" 8BIT", Err(555)),
             (" X-\u{e9}", Err(501)),

@@ -1,9 +1,13 @@
 //! Mailboxes, domains, address literals; reverse-path and forward-path (RFC 5321 4.1.2, 4.1.3).
 //!
 //! One parser, and every address from the wire goes through it; what it returns is typed and needs
-//! no second look. It is strict: printable ASCII only, and every limit of RFC 5321 4.5.3.1, in
-//! octets. One thing is allowed beyond the grammar because it is common and harmless, an underscore
-//! in a domain. One thing is refused that the grammar allows, the empty local-part `""`.
+//! no second look. It is strict: printable ASCII and UTF-8 only, and every limit of RFC 5321
+//! 4.5.3.1, in octets. One thing is allowed beyond the grammar because it is common and harmless,
+//! an underscore in a domain. One thing is refused that the grammar allows, the empty local-part
+//! `""`.
+//!
+//! UTF-8 stands where RFC 6531 3.3 lets it: in local-parts, quoted or not, and in domains whose
+//! labels have an A-label. Whether the client may use it is the receiver's to ask (`is_ascii`).
 //!
 //! Source routes, `<@relay,@relay:user@host>`, are read and dropped (RFC 5321 4.1.1.3, C).
 
@@ -21,10 +25,11 @@ pub enum Literal {
     General(String),
 }
 
-/// What stands behind the `@`. Names compare without regard to ASCII case.
+/// What stands behind the `@`. Names compare as DNS compares them: without regard to case, and
+/// U-labels as their A-labels, so that `münchen.example` is `xn--mnchen-3ya.example`.
 #[derive(Clone, Debug)]
 pub enum Domain {
-    /// A name, at most 255 octets, as the client wrote it.
+    /// A name, at most 255 octets (and as many in ASCII), as the client wrote it.
     Name(String),
     /// An address in brackets.
     Literal(Literal),
@@ -65,9 +70,9 @@ impl Mailbox {
     /// The mailbox of `local` (not quoted) at `domain`, if both keep to their limits.
     pub fn new(local: &str, domain: Domain) -> Result<Mailbox, SyntaxError> {
         if let Domain::Name(name) = &domain {
-            check_name(name.as_bytes())?;
+            check_name(name)?;
         }
-        check_local(local.as_bytes())?;
+        check_local(local)?;
         Ok(Mailbox { local: local.to_owned(), domain })
     }
 
@@ -79,7 +84,7 @@ impl Mailbox {
         Ok(mailbox)
     }
 
-    /// The local-part, unquoted: 1 to 64 octets, printable ASCII and blanks.
+    /// The local-part, unquoted: 1 to 64 octets, printable ASCII, blanks and UTF-8.
     pub fn local(&self) -> &str {
         &self.local
     }
@@ -88,12 +93,34 @@ impl Mailbox {
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
+
+    /// Whether it can be told to everybody (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.local.is_ascii() && self.domain.is_ascii()
+    }
 }
 
 impl Domain {
     /// Parses a name or an address literal, all of `text`.
     pub fn parse(text: &str) -> Result<Domain, SyntaxError> {
         Domain::parse_octets(text.as_bytes())
+    }
+
+    /// Whether it can be told to everybody (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        match self {
+            Domain::Name(name) => name.is_ascii(),
+            Domain::Literal(_) => true,
+        }
+    }
+
+    /// As DNS knows it: in lower case, and with A-labels for U-labels (RFC 5890). A literal is in
+    /// lower case too.
+    pub fn to_ascii(&self) -> String {
+        match self {
+            Domain::Name(name) => ascii_name(name).unwrap_or_else(|| name.to_lowercase()),
+            Domain::Literal(literal) => literal.to_string().to_ascii_lowercase(),
+        }
     }
 
     /// As [`Domain::parse`], of octets that may be anything.
@@ -114,6 +141,14 @@ impl ReversePath {
             (Inside::Postmaster, _) => Err(NO_DOMAIN),
         }
     }
+
+    /// Whether it can be told to everybody (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        match self {
+            ReversePath::Null => true,
+            ReversePath::Mailbox(mailbox) => mailbox.is_ascii(),
+        }
+    }
 }
 
 impl ForwardPath {
@@ -125,12 +160,23 @@ impl ForwardPath {
             (Inside::Nothing, _) => Err(NO_LOCAL),
         }
     }
+
+    /// Whether it can be told to everybody (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        match self {
+            ForwardPath::Postmaster => true,
+            ForwardPath::Mailbox(mailbox) => mailbox.is_ascii(),
+        }
+    }
 }
 
 impl PartialEq for Domain {
     fn eq(&self, other: &Domain) -> bool {
         match (self, other) {
-            (Domain::Name(a), Domain::Name(b)) => a.eq_ignore_ascii_case(b),
+            (Domain::Name(a), Domain::Name(b)) if a.is_ascii() && b.is_ascii() => {
+                a.eq_ignore_ascii_case(b)
+            }
+            (Domain::Name(_), Domain::Name(_)) => self.to_ascii() == other.to_ascii(),
             (Domain::Literal(a), Domain::Literal(b)) => a == b,
             _ => false,
         }
@@ -271,10 +317,10 @@ impl<'a> Parser<'a> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.unexpected(error)) }
     }
 
-    /// `error`, unless the next octet is one that no address may hold anywhere.
+    /// `error`, unless the next octet is one that no address may hold here.
     fn unexpected(&self, error: SyntaxError) -> SyntaxError {
         match self.peek() {
-            Some(octet) if !is_printable(octet) => NOT_PRINTABLE,
+            Some(octet) if !matches!(octet, b' '..=b'~') => NOT_PRINTABLE,
             _ => error,
         }
     }
@@ -321,9 +367,9 @@ impl<'a> Parser<'a> {
             if !is_dot_string(text) {
                 return Err(SyntaxError("a dot stands between letters, or in quotes"));
             }
-            ascii(text)
+            utf8(text)?.to_owned()
         };
-        check_local(local.as_bytes())?;
+        check_local(&local)?;
         Ok(local)
     }
 
@@ -331,8 +377,7 @@ impl<'a> Parser<'a> {
     fn quoted(&mut self) -> Result<String, SyntaxError> {
         let mut text = String::new();
         loop {
-            text +=
-                &ascii(self.run(|octet| is_printable(octet) && octet != b'"' && octet != b'\\'));
+            text += utf8(self.run(|octet| is_printable(octet) && !b"\"\\".contains(&octet)))?;
             if self.take(b'"') {
                 return Ok(text);
             }
@@ -340,7 +385,7 @@ impl<'a> Parser<'a> {
                 return Err(self.unexpected(SyntaxError("the closing quote is missing")));
             }
             match self.rest.split_first() {
-                Some((&octet, behind)) if is_printable(octet) => {
+                Some((&octet, behind)) if matches!(octet, b' '..=b'~') => {
                     text.push(char::from(octet));
                     self.rest = behind;
                 }
@@ -356,14 +401,14 @@ impl<'a> Parser<'a> {
             if !self.take(b']') {
                 return Err(self.unexpected(BAD_LITERAL));
             }
-            return literal(&ascii(text)).map(Domain::Literal).ok_or(BAD_LITERAL);
+            return literal(utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
         }
-        let text = self.run(is_name_octet);
+        let text = utf8(self.run(|octet| is_name_octet(octet) || !octet.is_ascii()))?;
         if text.is_empty() {
             return Err(self.unexpected(EMPTY_DOMAIN));
         }
         check_name(text)?;
-        Ok(Domain::Name(ascii(text)))
+        Ok(Domain::Name(text.to_owned()))
     }
 }
 
@@ -386,27 +431,39 @@ fn literal(text: &str) -> Option<Literal> {
 }
 
 /// A local-part without its quotes.
-fn check_local(local: &[u8]) -> Result<(), SyntaxError> {
+fn check_local(local: &str) -> Result<(), SyntaxError> {
+    utf8(local.as_bytes())?;
     match local.len() {
         0 => Err(NO_LOCAL),
-        1..=LOCAL_MAX if local.iter().all(|octet| is_printable(*octet)) => Ok(()),
-        1..=LOCAL_MAX => Err(NOT_PRINTABLE),
+        1..=LOCAL_MAX => Ok(()),
         _ => Err(SyntaxError("a local-part is at most 64 octets")),
     }
 }
 
 /// A domain's name.
-fn check_name(name: &[u8]) -> Result<(), SyntaxError> {
+fn check_name(name: &str) -> Result<(), SyntaxError> {
     if name.len() > DOMAIN_MAX {
-        return Err(SyntaxError("a domain is at most 255 octets"));
+        return Err(TOO_LONG_DOMAIN);
+    }
+    if !name.is_ascii() {
+        let ascii = ascii_name(name);
+        return check_name(&ascii.ok_or(SyntaxError("a domain in UTF-8 has letters IDNA knows"))?);
     }
     let is_label =
-        |label: &[u8]| !label.is_empty() && !label.starts_with(b"-") && !label.ends_with(b"-");
-    if !name.iter().all(|octet| is_name_octet(*octet)) || !name.split(|o| *o == b'.').all(is_label)
-    {
+        |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
+    if !name.bytes().all(is_name_octet) || !name.split('.').all(is_label) {
         return Err(SyntaxError("a domain is letters, digits and hyphens, with dots between"));
     }
     Ok(())
+}
+
+/// A name in lower case and with A-labels (UTS 46, not transitional); None if it has none.
+fn ascii_name(name: &str) -> Option<String> {
+    if name.is_ascii() {
+        return Some(name.to_ascii_lowercase());
+    }
+    let ascii = idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
+    Some(ascii.into_owned())
 }
 
 /// Whether a local-part needs no quotes: atoms, with single dots between.
@@ -416,23 +473,26 @@ fn is_dot_string(local: &[u8]) -> bool {
         .all(|atom| !atom.is_empty() && atom.iter().all(|octet| is_atext(*octet)))
 }
 
-/// RFC 5322 3.2.3
+/// RFC 5322 3.2.3, and RFC 6531 3.3.
 fn is_atext(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet)
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet) || !octet.is_ascii()
 }
 
 fn is_name_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || b"-_.".contains(&octet)
 }
 
-/// Printable ASCII or a blank.
+/// Printable ASCII, a blank, or of a character in UTF-8.
 fn is_printable(octet: u8) -> bool {
-    matches!(octet, b' '..=b'~')
+    matches!(octet, b' '..=b'~') || !octet.is_ascii()
 }
 
-/// Octets that were seen to be ASCII.
-fn ascii(octets: &[u8]) -> String {
-    octets.iter().copied().map(char::from).collect()
+/// Octets that are to be UTF-8 (RFC 3629), without control characters: those of ASCII, those
+/// behind it, and the line ends that Unicode has besides.
+pub(super) fn utf8(octets: &[u8]) -> Result<&str, SyntaxError> {
+    let text = str::from_utf8(octets).map_err(|_| NOT_UTF8)?;
+    let harmful = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if text.contains(harmful) { Err(NOT_PRINTABLE) } else { Ok(text) }
 }
 
 /// RFC 5321 4.5.3.1.1
@@ -451,7 +511,9 @@ const BEHIND_DOMAIN: SyntaxError = SyntaxError("something stands behind the doma
 const BAD_ROUTE: SyntaxError = SyntaxError("a source route is <@host,@host:user@host>");
 const BAD_LITERAL: SyntaxError =
     SyntaxError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]");
-const NOT_PRINTABLE: SyntaxError = SyntaxError("an address is printable ASCII");
+const TOO_LONG_DOMAIN: SyntaxError = SyntaxError("a domain is at most 255 octets");
+const NOT_PRINTABLE: SyntaxError = SyntaxError("an address holds no control characters");
+const NOT_UTF8: SyntaxError = SyntaxError("an address is ASCII or UTF-8");
 
 #[cfg(test)]
 mod tests;

@@ -106,13 +106,15 @@ pub enum Step {
     Close(Reply),
 }
 
-/// How mail comes in: what Received says behind `with` (RFC 3848).
+/// How mail comes in: what Received says behind `with` (RFC 3848, RFC 6531 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol {
     /// How the client greeted.
     pub hello: Hello,
     /// Whether inside TLS.
     pub tls: bool,
+    /// Whether the transaction is one with SMTPUTF8.
+    pub utf8: bool,
 }
 
 /// The commands by which a client says who it is.
@@ -124,14 +126,15 @@ pub enum Hello {
     Ehlo,
 }
 
-/// Writes the registered name, `ESMTPS`. HELO has none for TLS.
+/// Writes the registered name, `UTF8SMTPS`. HELO has none for TLS, and none for UTF-8.
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match (self.hello, self.tls) {
-            (Hello::Helo, _) => "SMTP",
+        f.write_str(match (self.hello, self.utf8) {
+            (Hello::Helo, false) => return f.write_str("SMTP"),
             (Hello::Ehlo, false) => "ESMTP",
-            (Hello::Ehlo, true) => "ESMTPS",
-        })
+            (_, true) => "UTF8SMTP",
+        })?;
+        f.write_str(if self.tls { "S" } else { "" })
     }
 }
 
@@ -241,7 +244,8 @@ impl<H: Host> Receiver<H> {
     /// The name the client gave with HELO or EHLO, and how; None before.
     pub fn client(&self) -> Option<(&str, Protocol)> {
         let (name, hello) = self.client.as_ref()?;
-        Some((name, Protocol { hello: *hello, tls: self.tls }))
+        let utf8 = self.envelope().is_some_and(|envelope| envelope.utf8);
+        Some((name, Protocol { hello: *hello, tls: self.tls, utf8 }))
     }
 
     /// The host it serves.
@@ -281,9 +285,15 @@ impl<H: Host> Receiver<H> {
                 self.transaction = None;
                 Ok(Step::Reply(reply::rset()))
             }
-            Command::Vrfy(name) if self.settings.vrfy => Ok(answer(self.host.vrfy(&name))),
+            Command::Vrfy(asked) if self.settings.vrfy => {
+                let reply = self.host.vrfy(&asked.name);
+                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_tell)))
+            }
             Command::Vrfy(_) => Ok(Step::Reply(reply::cannot_vrfy())),
-            Command::Expn(list) if self.settings.expn => Ok(answer(self.host.expn(&list))),
+            Command::Expn(asked) if self.settings.expn => {
+                let reply = self.host.expn(&asked.name);
+                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_tell)))
+            }
             Command::Expn(_) => Ok(Step::Reply(reply::cannot_expn())),
             Command::Help(None) => {
                 let own = || reply::help(command::verbs());
@@ -312,6 +322,9 @@ impl<H: Host> Receiver<H> {
         if self.transaction.is_some() {
             return Err(reply::mail_nested());
         }
+        if !from.is_ascii() && !parameters.utf8 {
+            return Ok(Step::Reply(reply::mail_not_ascii()));
+        }
         if parameters.size.is_some_and(|size| size > self.settings.size_max) {
             return Ok(Step::Reply(reply::declared_too_large()));
         }
@@ -320,7 +333,8 @@ impl<H: Host> Receiver<H> {
         }
         let reply = reply::mail(&from);
         let body = parameters.body.unwrap_or_default();
-        let envelope = Envelope { from, size: parameters.size, body, to: Vec::new() };
+        let MailParameters { size, utf8, .. } = parameters;
+        let envelope = Envelope { from, size, body, utf8, to: Vec::new() };
         self.transaction = Some(Transaction { envelope, refused: false, chunks: Chunking::None });
         Ok(Step::Reply(reply))
     }
@@ -329,6 +343,11 @@ impl<H: Host> Receiver<H> {
         let transaction = self.transaction.as_mut().ok_or_else(reply::rcpt_before_mail)?;
         if transaction.chunks != Chunking::None {
             return Err(reply::rcpt_behind_bdat());
+        }
+        let utf8 = transaction.envelope.utf8;
+        if !to.is_ascii() && !utf8 {
+            transaction.refused = true;
+            return Ok(Step::Reply(reply::rcpt_not_ascii()));
         }
         let accepted = &mut transaction.envelope.to;
         if accepted.len() >= self.settings.recipients_max {
@@ -342,6 +361,10 @@ impl<H: Host> Receiver<H> {
             }
             Err(reply) => {
                 transaction.refused = true;
+                let reply = match reply.code {
+                    251 | 551 => in_utf8(reply, utf8, reply::moved_to_utf8),
+                    _ => reply,
+                };
                 Ok(answer(reply))
             }
         }
@@ -416,6 +439,16 @@ impl<H: Host> Receiver<H> {
             return Step::Close(reply::giving_up(&self.settings.hostname, "too many errors"));
         }
         Step::Reply(reply)
+    }
+}
+
+/// A reply in which a mailbox stands that may be UTF-8: told so where the client allows it, or
+/// another reply (RFC 6531 3.7.4).
+fn in_utf8(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
+    match (reply.is_ascii(), allowed) {
+        (true, _) => reply,
+        (false, true) => reply.in_utf8(),
+        (false, false) => otherwise(),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Texts are those of RFC 5321 where it has one, and name the command they belong to, so that a
 //! person who reads a pipelined dialogue can tell (RFC 2920 3.2). A syntax error tells the form
-//! that was expected. Nothing the client sent is repeated but what the parser accepted.
+//! that was expected. Nothing the client sent is repeated but what the parser accepted. All of it
+//! is ASCII but for mailboxes, where the client has said that it takes UTF-8.
 //!
 //! What a host decides, refusals of recipients and outcomes of deliveries, is said with the words
 //! here too: see the second half.
@@ -19,19 +20,37 @@ pub struct Reply {
     pub code: u16,
     /// RFC 3463: class, subject, detail. None on greeting, HELO/EHLO and 3yz.
     pub enhanced: Option<(u8, u16, u16)>,
-    /// At least one; printable ASCII; a reply line with code and CR LF is at most 512 octets.
+    /// At least one; a reply line with code and CR LF is at most 512 octets.
     pub lines: Vec<Cow<'static, str>>,
+    /// Whether the lines go over the wire as UTF-8, or else as ASCII (RFC 6531 3.7.4).
+    utf8: bool,
 }
 
 impl Reply {
-    /// A reply of one line. Control characters in `text` become `?`; it is cut to fit 512 octets.
+    /// A reply of one line. What is not printable, or not ASCII, becomes `?`; it is cut to fit 512
+    /// octets.
     pub fn new(code: u16, enhanced: (u8, u16, u16), text: impl Into<Cow<'static, str>>) -> Reply {
-        Reply { code, enhanced: Some(enhanced), lines: vec![text.into()] }
+        Reply::of_lines(code, enhanced, vec![text.into()])
+    }
+
+    /// A reply of several lines.
+    fn of_lines(code: u16, enhanced: (u8, u16, u16), lines: Vec<Cow<'static, str>>) -> Reply {
+        Reply { code, enhanced: Some(enhanced), lines, utf8: false }
     }
 
     /// A reply of one line where RFC 2034 wants no enhanced status code.
     fn plain(code: u16, text: impl Into<Cow<'static, str>>) -> Reply {
-        Reply { code, enhanced: None, lines: vec![text.into()] }
+        Reply { code, enhanced: None, lines: vec![text.into()], utf8: false }
+    }
+
+    /// The same with UTF-8 as it is, for a client that has said that it takes it.
+    pub(super) fn in_utf8(self) -> Reply {
+        Reply { utf8: true, ..self }
+    }
+
+    /// Whether nothing but ASCII is in it.
+    pub fn is_ascii(&self) -> bool {
+        self.lines.iter().all(|line| line.is_ascii())
     }
 
     /// Appends the reply as it goes over the wire, each line with code, `-` or blank, and CR LF.
@@ -51,8 +70,18 @@ impl Reply {
         if let Some((class, subject, detail)) = self.enhanced {
             line += &format!("{class}.{subject}.{detail} ");
         }
-        let printable = |octet| if matches!(octet, b' '..=b'~') { octet } else { b'?' };
-        out.extend(line.bytes().chain(text.bytes().map(printable)).take(LINE_MAX - 2));
+        let harmless = |c: char| match c {
+            ' '..='~' => c,
+            c if self.utf8 && !c.is_ascii() && !c.is_control() => c,
+            _ => '?',
+        };
+        for c in text.chars().map(harmless) {
+            if line.len() + c.len_utf8() > LINE_MAX - 2 {
+                break;
+            }
+            line.push(c);
+        }
+        out.extend_from_slice(line.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
 
@@ -87,6 +116,7 @@ fixed! { RECEIVER_SAYS:
     noop                250 2 0 0 "NOOP: OK"
     cannot_vrfy         252 2 5 0 "Cannot VRFY user, but will accept message and attempt delivery"
     cannot_expn         252 2 5 0 "Cannot EXPN list, but will accept message and attempt delivery"
+    cannot_tell         252 2 6 8 "Only a reply in UTF-8 could show that mailbox, see SMTPUTF8"
     too_many_recipients 452 4 5 3 "RCPT: too many recipients, those accepted stay"
     bare_line_end       500 5 5 2 "a bare CR, a bare LF or a NUL: only CR LF ends a line"
     line_too_long       500 5 5 2 "Line too long"
@@ -103,6 +133,9 @@ fixed! { RECEIVER_SAYS:
     bdat_before_mail    503 5 5 1 "BDAT: send MAIL first"
     bdat_before_rcpt    503 5 5 1 "BDAT: send RCPT first"
     bdat_failed         503 5 5 1 "BDAT: a chunk was refused before, send RSET"
+    mail_not_ascii      550 5 6 7 "MAIL: an address in UTF-8 takes the parameter SMTPUTF8"
+    moved_to_utf8       550 5 6 8 "RCPT: User not local; only a reply in UTF-8 could show where"
+    rcpt_not_ascii      553 5 6 7 "RCPT: an address in UTF-8 takes the parameter SMTPUTF8 of MAIL"
     bdat_no_recipients  554 5 5 1 "BDAT: no valid recipients"
     bdat_too_large      552 5 3 4 "BDAT: too much mail data, see SIZE in the reply to EHLO"
     data_no_recipients  554 5 5 1 "DATA: no valid recipients"
@@ -130,6 +163,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
         "8BITMIME".into(),
         "ENHANCEDSTATUSCODES".into(),
         "CHUNKING".into(),
+        "SMTPUTF8".into(),
         format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
     ]);
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
@@ -307,7 +341,7 @@ pub fn misconfigured(verb: &str) -> Reply {
 /// `250` to VRFY or EXPN: `Full Name <user@host>`, one a line.
 pub fn members(lines: Vec<String>) -> Reply {
     let lines = lines.into_iter().map(Cow::Owned).collect();
-    Reply { code: 250, enhanced: Some((2, 1, 5)), lines }
+    Reply::of_lines(250, (2, 1, 5), lines)
 }
 
 /// `550` to VRFY or EXPN.
@@ -325,7 +359,7 @@ pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
 /// `211` to HELP, for those who may see the state of the service.
 pub fn status(lines: Vec<String>) -> Reply {
     let lines = lines.into_iter().map(Cow::Owned).collect();
-    Reply { code: 211, enhanced: Some((2, 0, 0)), lines }
+    Reply::of_lines(211, (2, 0, 0), lines)
 }
 
 #[cfg(test)]
@@ -444,7 +478,8 @@ mod tests {
         let mut settings = Settings { size_max: 1000, expn: true, ..Settings::new("mx.example") };
         let client = Domain::parse("[127.0.0.1]").unwrap();
         let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
-            250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-LIMITS RCPTMAX=100\r\n";
+            250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n\
+            250-LIMITS RCPTMAX=100\r\n";
         let said = |settings: &Settings, tls| {
             let text = wire(&ehlo(settings, tls, &client));
             text.strip_prefix(common).map(str::to_owned).unwrap_or_else(|| panic!("{text}"))
@@ -463,10 +498,16 @@ mod tests {
     #[test]
     fn whatever_the_text_is_a_line_stays_a_line() {
         let reply = Reply::new(550, (5, 1, 1), "a\r\n250 b\0\u{1b}\u{e9}\t");
-        assert_eq!(wire(&reply), "550 5.1.1 a??250 b?????\r\n");
+        assert_eq!(wire(&reply), "550 5.1.1 a??250 b????\r\n");
         let reply = Reply::new(550, (5, 1, 1), "x".repeat(600));
         assert_eq!(wire(&reply).len(), LINE_MAX);
-        let reply = Reply { code: 250, enhanced: None, lines: Vec::new() };
+        let reply = Reply { lines: Vec::new(), ..Reply::plain(250, "") };
         assert_eq!(wire(&reply), "250 \r\n");
+        // UTF-8 only where it is allowed, and never a part of a character.
+        let reply = Reply::new(250, (2, 1, 5), "j\u{fc}rgen\u{9b}\u{7f}\r\n");
+        assert_eq!(wire(&reply), "250 2.1.5 j?rgen????\r\n");
+        assert_eq!(wire(&reply.in_utf8()), "250 2.1.5 j\u{fc}rgen????\r\n");
+        let reply = Reply::new(250, (2, 1, 5), "\u{4e00}".repeat(200)).in_utf8();
+        assert_eq!(wire(&reply).len(), 10 + 166 * 3 + 2);
     }
 }

@@ -37,6 +37,8 @@ pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
     // An alias that leads nowhere waits for whoever mends it.
     let aliases = "paul@usc-isib.arpa: Mockapetris@USC-ISIF.ARPA\n\
         team: jones, brown\n\
+        gruppe: jones, j\u{fc}rgen\n\
+        moved: s\u{f8}ren@alph\u{e4}.arpa\n\
         later: someone-who-left\n";
     fs::write(folder.join("aliases"), aliases).unwrap();
 
@@ -46,6 +48,7 @@ pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
         ("hostname", "beta.arpa"),
         ("domain", "beta.arpa"),
         ("domain", "usc-isib.arpa"),
+        ("domain", "b\u{fc}cher.arpa"),
         ("mailbox-limit", &limit),
         ("aliases", &aliases),
     ];
@@ -71,14 +74,17 @@ impl Host for Beta {
 
     fn recipient(&self, to: &ForwardPath) -> Result<String, Reply> {
         let ForwardPath::Mailbox(mailbox) = to else { return Ok("root".to_owned()) };
-        let local = mailbox.local().to_ascii_lowercase();
-        match (local.as_str(), mailbox.domain().to_string().to_ascii_lowercase().as_str()) {
+        let local = mailbox.local().to_lowercase();
+        match (local.as_str(), mailbox.domain().to_ascii().as_str()) {
             ("paul", "usc-isib.arpa") => {
                 let moved = Mailbox::parse("Mockapetris@USC-ISIF.ARPA").unwrap();
                 Err(reply::please_try(&moved))
             }
-            (_, domain) if domain != "beta.arpa" => Err(reply::relaying_denied(to)),
-            ("jones" | "brown" | "smith" | "postmaster", _) => Ok(local),
+            (_, domain) if !matches!(domain, "beta.arpa" | "xn--bcher-kva.arpa") => {
+                Err(reply::relaying_denied(to))
+            }
+            ("jones" | "brown" | "smith" | "j\u{fc}rgen" | "postmaster", _) => Ok(local),
+            ("moved", _) => Err(reply::please_try(&moved_to_utf8())),
             ("busy", _) => Err(reply::mailbox_unavailable(to)),
             ("later", _) => Err(reply::misconfigured("RCPT")),
             ("full", _) => Err(reply::mailbox_full(to)),
@@ -89,6 +95,8 @@ impl Host for Beta {
     fn vrfy(&self, name: &str) -> Reply {
         match name.to_ascii_lowercase().as_str() {
             "smith" => reply::members(vec!["<smith@beta.arpa>".to_owned()]),
+            "j\u{fc}rgen" => reply::members(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
+            "moved" => reply::please_try(&moved_to_utf8()),
             "miller" => {
                 let one = |name: &str| Mailbox::parse(&format!("{name}@beta.arpa")).unwrap();
                 reply::ambiguous(&[one("a.miller"), one("b.miller")])
@@ -102,6 +110,10 @@ impl Host for Beta {
             "team" => {
                 reply::members(vec!["<jones@beta.arpa>".to_owned(), "<brown@beta.arpa>".to_owned()])
             }
+            "gruppe" => reply::members(vec![
+                "<jones@beta.arpa>".to_owned(),
+                "<j\u{fc}rgen@beta.arpa>".to_owned(),
+            ]),
             _ => reply::nobody("EXPN"),
         }
     }
@@ -111,8 +123,12 @@ impl Host for Beta {
     }
 }
 
+fn moved_to_utf8() -> Mailbox {
+    Mailbox::parse("s\u{f8}ren@alph\u{e4}.arpa").unwrap()
+}
+
 /// Those who get mail; postmaster's goes to the first.
-pub const MAILBOXES: [&str; 3] = ["jones", "brown", "smith"];
+pub const MAILBOXES: [&str; 4] = ["jones", "brown", "smith", "j\u{fc}rgen"];
 /// The room there is without a network; a dialogue for both asks for more than any disk has.
 const DISK: u64 = 5_000;
 /// More than the dialogues fill.
