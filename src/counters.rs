@@ -59,6 +59,8 @@ counters! {
     messages_later,
     /// Messages that ended 5yz after the dot.
     messages_never,
+    /// Delivery reports handed to the writer (NOTIFY=SUCCESS).
+    reports,
     /// Copies appended to mailboxes.
     copies,
     /// Octets of content of the messages delivered.

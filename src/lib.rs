@@ -19,7 +19,8 @@
 //! `smtp < message < {route, deliver} < session < server < main`; `tests/tidy.rs` holds it.
 //!
 //! - [`smtp`] is the protocol's words and its state machine. It is pure: no socket, file or clock.
-//! - [`message`] is what travels; [`trace`] writes the lines a receiver adds to it.
+//! - [`message`] is what travels; [`trace`] writes the lines a receiver adds to it, and [`report`]
+//!   the message that tells of its delivery.
 //! - [`route`] says who is local and where an address leads.
 //! - [`deliver`] is the disk. It knows no SMTP verb.
 //! - [`session`] is the one place where these meet: one connection.
@@ -37,6 +38,7 @@ pub mod listen;
 pub mod logging;
 pub mod message;
 pub mod options;
+pub mod report;
 pub mod route;
 pub mod server;
 pub mod session;

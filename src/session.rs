@@ -29,11 +29,12 @@ use crate::counters::Counters;
 use crate::deliver::{Outcome, Post, Why, mbox};
 use crate::logging::value;
 use crate::message::{Destination, Fault, Intake, Message};
+use crate::report::{self, Report};
 use crate::route::{Member, Refusal, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{Decoder, End as DataEnd};
 use crate::smtp::receiver::{Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
-use crate::smtp::{Envelope, ForwardPath, Reply, reply};
+use crate::smtp::{Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Peer, Stream};
 use crate::trace::{self, Ids, Received};
 
@@ -212,6 +213,10 @@ impl<'a> Session<'a> {
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
                 errors_max: settings.errors_max,
+                // Reports reach mailboxes of this host only, and so do most of what its own
+                // clients send. Any other client that asks for one sees that it is not offered,
+                // and does what RFC 3461 5.2.2 has it do.
+                dsn: peer.is_local(),
                 ..ReceiverSettings::new(&settings.hostname)
             },
             Desk { office, session: id, peer },
@@ -379,8 +384,15 @@ impl<'a> Session<'a> {
             (DataEnd::Whole, Ok(_), None) => reply::data_error(),
             (DataEnd::Whole, Ok(content), Some(envelope)) => {
                 let head = mbox::head(&envelope.from, at.timestamp().as_second());
+                let asks = envelope.to.iter().any(|to| report::asks(envelope, to));
+                // For a report, and before the content is gone.
+                let header = asks.then(|| report::header(&content).unwrap_or_default());
                 let message = Message { id: id.clone(), head, content, to };
-                outcome_reply(post.deliver(message, settings.patience), &id)
+                let outcome = post.deliver(message, settings.patience);
+                if let (Outcome::Delivered, Some(header)) = (&outcome, header) {
+                    self.report(&id, &at, &header);
+                }
+                outcome_reply(outcome, &id)
             }
         };
         let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -401,6 +413,42 @@ impl<'a> Session<'a> {
             }
         }
         reply
+    }
+}
+
+impl Session<'_> {
+    /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
+    /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
+    fn report(&self, about: &str, came: &Zoned, header: &[u8]) {
+        let Office { settings, post, counters, route, .. } = self.office;
+        let Some(envelope) = self.receiver.envelope() else { return };
+        let ReversePath::Mailbox(sender) = &envelope.from else { return };
+        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+            Ok(to) => to,
+            Err(refusal) => {
+                let (sender, why) = (value(sender), value(&refusal));
+                log::info!("no-report message={about} to={sender} why={why}");
+                return;
+            }
+        };
+        let delivered: Vec<&Recipient<_>> =
+            envelope.to.iter().filter(|to| report::asks(envelope, to)).collect();
+        let id = format!("{about}-r");
+        let at = trace::now();
+        let content = Report {
+            hostname: &settings.hostname,
+            id: &id,
+            at: &at,
+            came,
+            envelope,
+            delivered: &delivered,
+            header,
+        }
+        .content();
+        let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
+        log::info!("report message={about} id={id} to={}", value(sender));
+        counters.reports.one();
+        post.send(Message { id, head, content, to }, settings.patience);
     }
 }
 

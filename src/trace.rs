@@ -69,7 +69,7 @@ impl Received<'_> {
         let (with, id) = (self.protocol, self.id);
         let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
         let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
-        let date = self.at.strftime("%a, %-d %b %Y %H:%M:%S %z");
+        let date = date(self.at);
         // Without `for` the date takes its place on the third line.
         let gap = if to.is_empty() { "\n\t" } else { " " };
         format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
@@ -80,6 +80,11 @@ impl Received<'_> {
 /// The Return-Path line of final delivery, with its LF: `Return-Path: <smith@example.org>`.
 pub fn return_path(sender: &ReversePath) -> Vec<u8> {
     format!("Return-Path: {sender}\n").into_bytes()
+}
+
+/// A date as fields of a header have it (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
+pub fn date(at: &Zoned) -> String {
+    at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
 }
 
 /// The time by the host's clock and zone. A clock that no calendar can hold is read as 1970.

@@ -126,7 +126,7 @@ const TABLE: &[Row] = &[
     Row { options: &["-u", "a.miller", "-u", "b.miller"], ..row("553 5.1.4", &["VRFY miller"]) },
     row("554 5.6.0", &[HELLO, MAIL, RCPT, "DATA", "a\nb\r\n."]),
     row("555 5.5.4", &[HELLO, "MAIL FROM:<> COLOUR=green"]),
-    row("555 5.5.4", &[HELLO, MAIL, "RCPT TO:<jones@here.example> NOTIFY=NEVER"]),
+    row("555 5.5.4", &[HELLO, MAIL, "RCPT TO:<jones@here.example> COLOUR=green"]),
 ];
 
 const ALIASES: &str = "paul: mockapetris@elsewhere.example\nloop: pool\npool: loop\n";

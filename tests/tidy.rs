@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["counters", "logging", "options", "smtp"],
     &["trace", "stream"],
     &["message", "listen"],
-    &["route", "deliver"],
+    &["route", "deliver", "report"],
     &["session"],
     &["server"],
     &["config"],

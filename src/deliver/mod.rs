@@ -34,7 +34,7 @@ use nix::errno::Errno;
 use crate::counters::Counters;
 use crate::logging::value;
 use crate::message::BoxName;
-pub use writer::{Post, Writer, start_on};
+pub use writer::{Pending, Post, Writer, start_on};
 
 /// What became of a message, for all of its destinations together. There is nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,14 +41,25 @@ impl Post {
     /// Hands `message` over and waits for its outcome, at most `patience`. When that is over the
     /// outcome is `Later(GivenUp)` and the message is not delivered afterwards.
     pub fn deliver(&self, message: Message, patience: Duration) -> Outcome {
+        self.send(message, patience).outcome()
+    }
+
+    /// Hands `message` over, which takes at most `patience`. Whoever does not wait for its outcome
+    /// leaves it to the writer, which delivers it if it can.
+    pub fn send(&self, message: Message, patience: Duration) -> Pending {
         let until = Instant::now() + patience;
         let ticket = Arc::new(Ticket::default());
         let job = Job::new(message, Answer(ticket.clone()));
         match self.jobs.send_timeout(job, patience) {
-            Ok(()) => ticket.wait(until),
-            Err(crossbeam_channel::SendTimeoutError::Timeout(_)) => Outcome::Later(Why::GivenUp),
-            Err(_) => Outcome::Later(Why::Stopping),
+            Ok(()) => {}
+            Err(crossbeam_channel::SendTimeoutError::Timeout(job)) => {
+                job.answer.give(Outcome::Later(Why::GivenUp));
+            }
+            Err(crossbeam_channel::SendTimeoutError::Disconnected(job)) => {
+                job.answer.give(Outcome::Later(Why::Stopping));
+            }
         }
+        Pending { ticket, until }
     }
 
     /// Whether mail for `to` stands a chance now, without a lock: a mailbox that is no regular
@@ -58,6 +69,21 @@ impl Post {
     /// What a delivery would end in.
     pub fn look(&self, to: &Destination) -> Result<(), Outcome> {
         self.looker.look(to)
+    }
+}
+
+/// A message that was handed over.
+#[derive(Debug)]
+pub struct Pending {
+    ticket: Arc<Ticket>,
+    until: Instant,
+}
+
+impl Pending {
+    /// Waits for the outcome. When the patience is over it is `Later(GivenUp)`, and the message is
+    /// not delivered afterwards.
+    pub fn outcome(self) -> Outcome {
+        self.ticket.wait(self.until)
     }
 }
 

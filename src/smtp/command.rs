@@ -6,7 +6,7 @@
 //! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
 //! RFC 5321 4.5.3.1.4 are the least that must work.
 
-use super::param::{self, MailParameters};
+use super::param::{MailParameters, RcptParameters};
 use super::path::{self, Domain, ForwardPath, ReversePath};
 use super::receiver::LINE_MAX;
 use super::reply::{self, Reply};
@@ -23,7 +23,7 @@ pub enum Command {
     /// MAIL
     Mail(ReversePath, MailParameters),
     /// RCPT
-    Rcpt(ForwardPath),
+    Rcpt(ForwardPath, RcptParameters),
     /// DATA
     Data,
     /// BDAT
@@ -93,8 +93,8 @@ impl Command {
             Verb::Rcpt => {
                 let text = strip_keyword(argument, b"TO:").ok_or_else(syntax)?;
                 let (to, rest) = ForwardPath::read(text).map_err(reply::bad_forward_path)?;
-                param::parse_rcpt(parameters(rest).ok_or_else(syntax)?)?;
-                Ok(Command::Rcpt(to))
+                let parameters = parameters(rest).ok_or_else(syntax)?;
+                Ok(Command::Rcpt(to, RcptParameters::parse(parameters)?))
             }
             Verb::Data => alone(Command::Data),
             Verb::Bdat if argument.is_empty() => Err(syntax()),
@@ -208,8 +208,13 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
     ("STARTTLS", Verb::StartTls, "STARTTLS"),
-    ("MAIL", Verb::Mail, "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8]"),
-    ("RCPT", Verb::Rcpt, "RCPT TO:<user@host> or RCPT TO:<postmaster>"),
+    (
+        "MAIL",
+        Verb::Mail,
+        "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8] \
+     [RET=FULL|HDRS] [ENVID=xtext]",
+    ),
+    ("RCPT", Verb::Rcpt, RCPT_FORM),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
     ("BDAT", Verb::Bdat, BDAT_FORM),
     ("RSET", Verb::Rset, "RSET"),
@@ -220,6 +225,9 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("QUIT", Verb::Quit, "QUIT"),
 ];
 
+/// See [`VERBS`].
+const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
+    [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=rfc822;xtext]";
 /// See [`VERBS`].
 pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
 

@@ -1,5 +1,6 @@
 //! The transaction: who from, who to, and what was declared of the mail data.
 
+use super::dsn::{Notify, OriginalRecipient, Return};
 use super::path::{ForwardPath, ReversePath};
 
 /// What MAIL's BODY parameter said (RFC 6152). The content is kept in all 8 bits either way.
@@ -19,6 +20,10 @@ pub struct Recipient<D> {
     pub path: ForwardPath,
     /// Where it leads.
     pub destination: D,
+    /// NOTIFY, if given (RFC 3461 4.1).
+    pub notify: Option<Notify>,
+    /// ORCPT, if given (RFC 3461 4.2).
+    pub original: Option<OriginalRecipient>,
 }
 
 /// One mail transaction from MAIL to the end of data.
@@ -32,6 +37,10 @@ pub struct Envelope<D> {
     pub body: Body,
     /// Whether SMTPUTF8 was given: addresses and header may be UTF-8 (RFC 6531).
     pub utf8: bool,
+    /// RET, if given (RFC 3461 4.3).
+    pub ret: Option<Return>,
+    /// ENVID, if given (RFC 3461 4.4).
+    pub envid: Option<String>,
     /// In the order of their RCPT commands; never empty once DATA was accepted.
     pub to: Vec<Recipient<D>>,
 }

@@ -266,7 +266,7 @@ fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
 pub fn command(line: &[u8]) {
     match Command::parse(line) {
         Ok(Command::Mail(path, _)) => reread_reverse(&path),
-        Ok(Command::Rcpt(path)) => reread_forward(&path),
+        Ok(Command::Rcpt(path, _)) => reread_forward(&path),
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
@@ -324,6 +324,7 @@ pub fn receiver(input: &[u8]) {
         size_max: 1000,
         recipients_max: 3,
         vrfy: true,
+        dsn: true,
         tls: Tls::Offered,
         ..Settings::new("mx.example")
     };

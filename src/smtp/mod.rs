@@ -9,6 +9,7 @@
 //! | `reply.rs` | the server's whole voice |
 //! | `data.rs` | mail data: end of data, dots, line ends, sizes |
 //! | `chunk.rs` | mail data in chunks |
+//! | `dsn.rs` | what a sender asks of delivery reports |
 //! | `envelope.rs` | the transaction: who from, who to |
 //! | `receiver.rs` | the state machine of one connection |
 //! | `fuzz.rs` | what fuzzers and the tests of dialogues call |
@@ -16,6 +17,7 @@
 pub mod chunk;
 pub mod command;
 pub mod data;
+pub mod dsn;
 pub mod envelope;
 #[doc(hidden)]
 pub mod fuzz;

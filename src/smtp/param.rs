@@ -1,15 +1,17 @@
 //! Parameters of MAIL and RCPT: `keyword` or `keyword=value`, blanks between (RFC 5321 4.1.1.11,
 //! 4.1.2).
 //!
-//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152) and SMTPUTF8 (RFC 6531); RCPT takes none. What is
-//! known with a value that it cannot have, and what is given twice, is 501; a value that is not
-//! carried out is 504; what is not known is 555. The first fault from the left is told.
+//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461); RCPT
+//! takes NOTIFY and ORCPT. What is known with a value that it cannot have, and what is given twice,
+//! is 501; a value that is not carried out is 504; what is not known is 555. The first fault from
+//! the left is told.
 
+use super::dsn::{self, Notify, OriginalRecipient, Return};
 use super::envelope::Body;
 use super::reply::{self, Reply};
 
 /// The parameters of MAIL.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
     /// SIZE in octets. A number above 64 bits is as good as the largest of them: too large.
     pub size: Option<u64>,
@@ -17,36 +19,95 @@ pub struct MailParameters {
     pub body: Option<Body>,
     /// SMTPUTF8
     pub utf8: bool,
+    /// RET
+    pub ret: Option<Return>,
+    /// ENVID, decoded.
+    pub envid: Option<String>,
+}
+
+/// The parameters of RCPT.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RcptParameters {
+    /// NOTIFY
+    pub notify: Option<Notify>,
+    /// ORCPT, decoded.
+    pub original: Option<OriginalRecipient>,
 }
 
 impl MailParameters {
     /// Reads all that stands behind the reverse-path; an `Err` is MAIL's reply.
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
+        let MailParameters { size, body, utf8, ret, envid } = &mut parameters;
         for parameter in split("MAIL", text) {
             let (keyword, value) = parameter?;
-            if keyword.eq_ignore_ascii_case("SIZE") {
-                set(&mut parameters.size, size(value)?, SIZE_FORM)?;
-            } else if keyword.eq_ignore_ascii_case("BODY") {
-                set(&mut parameters.body, body(value)?, BODY_FORM)?;
-            } else if keyword.eq_ignore_ascii_case("SMTPUTF8") {
-                if value.is_some() || parameters.utf8 {
-                    return Err(reply::bad_parameter("MAIL", UTF8_FORM));
-                }
-                parameters.utf8 = true;
-            } else {
-                return Err(reply::unknown_parameter("MAIL", keyword));
+            let given = Given { verb: "MAIL", value };
+            match keyword.to_ascii_uppercase().as_str() {
+                "SIZE" => given.set(size, parse_size, SIZE_FORM)?,
+                "BODY" if is(value, "BINARYMIME") => return Err(reply::no_binarymime()),
+                "BODY" => given.set(body, parse_body, BODY_FORM)?,
+                "SMTPUTF8" if value.is_none() && !*utf8 => *utf8 = true,
+                "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_FORM)),
+                "RET" => given.set(ret, Return::parse, RET_FORM)?,
+                "ENVID" => given.set(envid, dsn::parse_envid, ENVID_FORM)?,
+                _ => return Err(reply::unknown_parameter("MAIL", keyword)),
             }
         }
         Ok(parameters)
     }
+
+    /// The name of a parameter that only DSN knows, if one was given.
+    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+        let ret = self.ret.map(|_| "RET");
+        ret.or(self.envid.as_ref().map(|_| "ENVID"))
+    }
 }
 
-/// Reads all that stands behind the forward-path; an `Err` is RCPT's reply.
-pub(super) fn parse_rcpt(text: &[u8]) -> Result<(), Reply> {
-    match split("RCPT", text).next() {
-        None => Ok(()),
-        Some(parameter) => Err(reply::unknown_parameter("RCPT", parameter?.0)),
+impl RcptParameters {
+    /// Reads all that stands behind the forward-path; an `Err` is RCPT's reply.
+    pub(super) fn parse(text: &[u8]) -> Result<RcptParameters, Reply> {
+        let mut parameters = RcptParameters::default();
+        let RcptParameters { notify, original } = &mut parameters;
+        for parameter in split("RCPT", text) {
+            let (keyword, value) = parameter?;
+            let given = Given { verb: "RCPT", value };
+            match keyword.to_ascii_uppercase().as_str() {
+                "NOTIFY" => given.set(notify, Notify::parse, NOTIFY_FORM)?,
+                "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_FORM)?,
+                _ => return Err(reply::unknown_parameter("RCPT", keyword)),
+            }
+        }
+        Ok(parameters)
+    }
+
+    /// The name of a parameter that only DSN knows, if one was given.
+    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+        let notify = self.notify.map(|_| "NOTIFY");
+        notify.or(self.original.as_ref().map(|_| "ORCPT"))
+    }
+}
+
+/// A parameter that is known.
+struct Given<'a> {
+    verb: &'static str,
+    value: Option<&'a str>,
+}
+
+impl Given<'_> {
+    /// Sets what was not set before, to a value that `parse` takes; `form` is told otherwise.
+    fn set<T>(
+        &self,
+        slot: &mut Option<T>,
+        parse: fn(&str) -> Option<T>,
+        form: &str,
+    ) -> Result<(), Reply> {
+        match self.value.and_then(parse) {
+            Some(value) if slot.is_none() => {
+                *slot = Some(value);
+                Ok(())
+            }
+            _ => Err(reply::bad_parameter(self.verb, form)),
+        }
     }
 }
 
@@ -76,37 +137,31 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
 }
 
 /// `1*20DIGIT` (RFC 1870 4)
-fn size(value: Option<&str>) -> Result<u64, Reply> {
-    let digits = value.filter(|value| {
-        (1..=20).contains(&value.len()) && value.bytes().all(|octet| octet.is_ascii_digit())
-    });
-    let digits = digits.ok_or_else(|| reply::bad_parameter("MAIL", SIZE_FORM))?;
-    Ok(digits.parse().unwrap_or(u64::MAX))
+fn parse_size(digits: &str) -> Option<u64> {
+    let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|o| o.is_ascii_digit());
+    fits.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// `7BIT` or `8BITMIME`; BINARYMIME (RFC 3030) is known, and not kept by a mailbox of text.
-fn body(value: Option<&str>) -> Result<Body, Reply> {
-    match value {
-        Some(value) if value.eq_ignore_ascii_case("7BIT") => Ok(Body::SevenBit),
-        Some(value) if value.eq_ignore_ascii_case("8BITMIME") => Ok(Body::EightBitMime),
-        Some(value) if value.eq_ignore_ascii_case("BINARYMIME") => {
-            Err(reply::parameter_not_implemented("MAIL", "BODY=BINARYMIME"))
-        }
-        _ => Err(reply::bad_parameter("MAIL", BODY_FORM)),
+/// `7BIT` or `8BITMIME` (RFC 6152)
+fn parse_body(value: &str) -> Option<Body> {
+    match value.to_ascii_uppercase().as_str() {
+        "7BIT" => Some(Body::SevenBit),
+        "8BITMIME" => Some(Body::EightBitMime),
+        _ => None,
     }
 }
 
-/// Sets what was not set before.
-fn set<T>(slot: &mut Option<T>, value: T, form: &str) -> Result<(), Reply> {
-    match slot.replace(value) {
-        None => Ok(()),
-        Some(_) => Err(reply::bad_parameter("MAIL", form)),
-    }
+fn is(value: Option<&str>, word: &str) -> bool {
+    value.is_some_and(|value| value.eq_ignore_ascii_case(word))
 }
 
 const SIZE_FORM: &str = "SIZE=octets, up to 20 digits, once";
-const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
 const BODY_FORM: &str = "BODY=7BIT or BODY=8BITMIME, once";
+const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
+const RET_FORM: &str = "RET=FULL or RET=HDRS, once";
+const ENVID_FORM: &str = "ENVID=xtext, up to 100 octets, once";
+const NOTIFY_FORM: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
+const ORCPT_FORM: &str = "ORCPT=rfc822;xtext, up to 500 octets, once";
 
 #[cfg(test)]
 mod tests {
@@ -116,9 +171,13 @@ mod tests {
         MailParameters::parse(text.as_bytes()).map_err(|reply| reply.code)
     }
 
+    fn none() -> MailParameters {
+        MailParameters::default()
+    }
+
     #[test]
     fn mail_parameters() {
-        let given = |size, body| Ok(MailParameters { size, body, utf8: false });
+        let given = |size, body| Ok(MailParameters { size, body, ..none() });
         let rows = [
             ("", given(None, None)),
             (" \t ", given(None, None)),
@@ -146,12 +205,22 @@ mod tests {
             (" BODY", Err(501)),
             (" BODY=7BIT BODY=8BITMIME", Err(501)),
             // SMTPUTF8
-            (" SmtpUtf8", Ok(MailParameters { utf8: true, ..MailParameters::default() })),
+            (" SmtpUtf8", Ok(MailParameters { utf8: true, ..none() })),
             (" SMTPUTF8=1", Err(501)),
             (" SMTPUTF8=", Err(501)),
             (" SMTPUTF8 SMTPUTF8", Err(501)),
+            // RET and ENVID
+            (" RET=full", Ok(MailParameters { ret: Some(Return::Full), ..none() })),
+            (" ENVID=a+2Bb", Ok(MailParameters { envid: Some("a+b".to_owned()), ..none() })),
+            (" RET=HDRS RET=HDRS", Err(501)),
+            (" ENVID=a ENVID=b", Err(501)),
+            (" RET=ALL", Err(501)),
+            (" RET", Err(501)),
+            (" ENVID", Err(501)),
+            (" ENVID=+", Err(501)),
+            (" ENVID=+0A", Err(501)),
             // Not known, or no parameter.
-            (" RET=FULL", Err(555)),
+            (" NOTIFY=NEVER", Err(555)),
             (" X=\u{e9}", Err(555)),
             (" X=\u{85}", Err(501)),
             (" SIZES=5", Err(555)),
@@ -172,11 +241,25 @@ mod tests {
     }
 
     #[test]
-    fn rcpt_knows_no_parameter() {
-        let rows = [("", None), (" ", None), (" NOTIFY=NEVER", Some(555)), (" =", Some(501))];
+    fn rcpt_parameters() {
+        let success = Some(Notify { success: true, ..Notify::default() });
+        let original = OriginalRecipient::parse("rfc822;a@b");
+        let rows = [
+            ("", Ok(RcptParameters::default())),
+            (" ", Ok(RcptParameters::default())),
+            (" NOTIFY=SUCCESS", Ok(RcptParameters { notify: success, original: None })),
+            (" orcpt=rfc822;a@b notify=success", Ok(RcptParameters { notify: success, original })),
+            (" NOTIFY=NEVER NOTIFY=NEVER", Err(501)),
+            (" ORCPT=rfc822;a ORCPT=rfc822;a", Err(501)),
+            (" NOTIFY", Err(501)),
+            (" NOTIFY=NEVER,DELAY", Err(501)),
+            (" ORCPT=a@b", Err(501)),
+            (" RET=FULL", Err(555)),
+            (" =", Err(501)),
+        ];
         for (text, expected) in rows {
-            let refused = parse_rcpt(text.as_bytes()).err().map(|reply| reply.code);
-            assert_eq!(refused, expected, "{text:?}");
+            let parsed = RcptParameters::parse(text.as_bytes()).map_err(|reply| reply.code);
+            assert_eq!(parsed, expected, "{text:?}");
         }
     }
 }

@@ -12,7 +12,7 @@ use std::fmt;
 
 use super::command::{self, Command};
 use super::envelope::{Envelope, Recipient};
-use super::param::MailParameters;
+use super::param::{MailParameters, RcptParameters};
 use super::path::{Domain, ForwardPath, ReversePath};
 use super::reply::{self, Reply};
 
@@ -50,6 +50,8 @@ pub struct Settings {
     /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
     /// and close.
     pub errors_max: u32,
+    /// Whether delivery reports are offered (DSN, RFC 3461). They are the host's to write.
+    pub dsn: bool,
     /// Whether a client in clear text is offered STARTTLS, or has to use it (RFC 3207).
     pub tls: Tls,
 }
@@ -64,6 +66,7 @@ impl Settings {
             vrfy: false,
             expn: false,
             errors_max: 20,
+            dsn: false,
             tls: Tls::Off,
         }
     }
@@ -278,7 +281,7 @@ impl<H: Host> Receiver<H> {
             Command::StartTls if self.tls => Err(reply::tls_again()),
             Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
             Command::Mail(from, parameters) => self.mail(from, parameters),
-            Command::Rcpt(to) => self.rcpt(to),
+            Command::Rcpt(to, parameters) => self.rcpt(to, parameters),
             Command::Data => self.data(),
             Command::Bdat { octets, last } => Ok(self.bdat(octets, last)),
             Command::Rset => {
@@ -322,7 +325,11 @@ impl<H: Host> Receiver<H> {
         if self.transaction.is_some() {
             return Err(reply::mail_nested());
         }
-        if !from.is_ascii() && !parameters.utf8 {
+        let utf8 = parameters.utf8;
+        if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
+            return Err(reply::unknown_parameter("MAIL", keyword));
+        }
+        if !from.is_ascii() && !utf8 {
             return Ok(Step::Reply(reply::mail_not_ascii()));
         }
         if parameters.size.is_some_and(|size| size > self.settings.size_max) {
@@ -333,18 +340,25 @@ impl<H: Host> Receiver<H> {
         }
         let reply = reply::mail(&from);
         let body = parameters.body.unwrap_or_default();
-        let MailParameters { size, utf8, .. } = parameters;
-        let envelope = Envelope { from, size, body, utf8, to: Vec::new() };
+        let MailParameters { size, ret, envid, .. } = parameters;
+        let envelope = Envelope { from, size, body, utf8, ret, envid, to: Vec::new() };
         self.transaction = Some(Transaction { envelope, refused: false, chunks: Chunking::None });
         Ok(Step::Reply(reply))
     }
 
-    fn rcpt(&mut self, to: ForwardPath) -> Result<Step, Reply> {
+    fn rcpt(&mut self, to: ForwardPath, parameters: RcptParameters) -> Result<Step, Reply> {
         let transaction = self.transaction.as_mut().ok_or_else(reply::rcpt_before_mail)?;
         if transaction.chunks != Chunking::None {
             return Err(reply::rcpt_behind_bdat());
         }
+        if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
+            return Err(reply::unknown_parameter("RCPT", keyword));
+        }
+        let RcptParameters { notify, original } = parameters;
         let utf8 = transaction.envelope.utf8;
+        if original.as_ref().is_some_and(|original| !original.is_ascii()) && !utf8 {
+            return Err(reply::bad_parameter("RCPT", "ASCII without the SMTPUTF8 of MAIL"));
+        }
         if !to.is_ascii() && !utf8 {
             transaction.refused = true;
             return Ok(Step::Reply(reply::rcpt_not_ascii()));
@@ -356,7 +370,7 @@ impl<H: Host> Receiver<H> {
         match self.host.recipient(&to) {
             Ok(destination) => {
                 let reply = reply::rcpt(&to);
-                accepted.push(Recipient { path: to, destination });
+                accepted.push(Recipient { path: to, destination, notify, original });
                 Ok(Step::Reply(reply))
             }
             Err(reply) => {

@@ -139,6 +139,7 @@ fixed! { RECEIVER_SAYS:
     bdat_no_recipients  554 5 5 1 "BDAT: no valid recipients"
     bdat_too_large      552 5 3 4 "BDAT: too much mail data, see SIZE in the reply to EHLO"
     data_no_recipients  554 5 5 1 "DATA: no valid recipients"
+    no_binarymime       504 5 5 4 "MAIL: parameter BODY=BINARYMIME not implemented"
     no_such_topic       504 5 5 4 "HELP: no such topic"
     declared_too_large  552 5 3 4 "MAIL: SIZE is above the limit, see the reply to EHLO"
 }
@@ -166,6 +167,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
         "SMTPUTF8".into(),
         format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
     ]);
+    reply.lines.extend(settings.dsn.then_some("DSN".into()));
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
     reply.lines.extend(settings.expn.then_some("EXPN".into()));
@@ -260,11 +262,6 @@ pub fn bad_parameter(verb: &str, form: &str) -> Reply {
 /// `502`: a command of the standards that this receiver does not carry out.
 pub fn not_implemented(verb: &str) -> Reply {
     Reply::new(502, (5, 5, 1), format!("{verb}: Command not implemented"))
-}
-
-/// `504`: a value of the standards that this receiver does not carry out.
-pub fn parameter_not_implemented(verb: &str, parameter: &str) -> Reply {
-    Reply::new(504, (5, 5, 4), format!("{verb}: parameter {parameter} not implemented"))
 }
 
 /// `555`: a parameter that no extension on offer knows.
@@ -409,7 +406,6 @@ mod tests {
             bad_forward_path(SyntaxError("why")),
             bad_parameter("MAIL", "SIZE=octets"),
             not_implemented("TURN"),
-            parameter_not_implemented("MAIL", "BODY=BINARYMIME"),
             unknown_parameter("MAIL", &word),
             delivered("id"),
             no_such_user(&to),

@@ -10,8 +10,13 @@ use mailslot::smtp::{ForwardPath, Host, Mailbox, Settings, Tls};
 
 /// The settings that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> Settings {
-    let mut settings =
-        Settings { size_max: 10_000, vrfy: true, expn: true, ..Settings::new("beta.arpa") };
+    let mut settings = Settings {
+        size_max: 10_000,
+        vrfy: true,
+        expn: true,
+        dsn: true,
+        ..Settings::new("beta.arpa")
+    };
     for (option, value) in options {
         match (option.as_str(), value.as_str()) {
             ("max-size", size) => settings.size_max = size.parse().unwrap(),

@@ -1,0 +1,197 @@
+//! What a sender asks of delivery reports: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT
+//! (RFC 3461 4).
+//!
+//! Here they are read and checked; [`report`](crate::report) writes what was asked for. Values that
+//! travel as xtext come out decoded.
+
+use super::path;
+
+/// RET: how much of the message a report of failure returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Return {
+    /// `RET=FULL`: all of it.
+    Full,
+    /// `RET=HDRS`: the header.
+    Headers,
+}
+
+/// NOTIFY: what shall be reported of one recipient. All false is `NOTIFY=NEVER`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notify {
+    /// SUCCESS
+    pub success: bool,
+    /// FAILURE
+    pub failure: bool,
+    /// DELAY
+    pub delay: bool,
+}
+
+/// ORCPT: whom the sender wrote to, `rfc822;jones@example.org`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginalRecipient {
+    /// `rfc822`, or another type of address.
+    pub kind: String,
+    /// The address: printable ASCII and blanks; of the type `utf-8` UTF-8 too (RFC 6533 3).
+    pub address: String,
+}
+
+impl Return {
+    /// `FULL` or `HDRS`
+    pub(super) fn parse(value: &str) -> Option<Return> {
+        match value.to_ascii_uppercase().as_str() {
+            "FULL" => Some(Return::Full),
+            "HDRS" => Some(Return::Headers),
+            _ => None,
+        }
+    }
+}
+
+impl Notify {
+    /// `NEVER`, or a list of `SUCCESS`, `FAILURE` and `DELAY`.
+    pub(super) fn parse(value: &str) -> Option<Notify> {
+        let mut notify = Notify::default();
+        if value.eq_ignore_ascii_case("NEVER") {
+            return Some(notify);
+        }
+        for element in value.split(',') {
+            match element.to_ascii_uppercase().as_str() {
+                "SUCCESS" => notify.success = true,
+                "FAILURE" => notify.failure = true,
+                "DELAY" => notify.delay = true,
+                _ => return None,
+            }
+        }
+        Some(notify)
+    }
+}
+
+impl OriginalRecipient {
+    /// `addr-type ";" xtext`
+    pub(super) fn parse(value: &str) -> Option<OriginalRecipient> {
+        let (kind, address) = value.split_once(';').filter(|_| value.len() <= ORCPT_MAX)?;
+        let is_atom = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+        if kind.is_empty() || !kind.bytes().all(is_atom) {
+            return None;
+        }
+        let address = match kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
+            true => path::utf8(address.as_bytes()).ok()?.to_owned(),
+            false => decode_xtext(address)?,
+        };
+        (!address.is_empty()).then(|| OriginalRecipient { kind: kind.to_owned(), address })
+    }
+
+    /// Whether it can be told to everybody (RFC 6531).
+    pub fn is_ascii(&self) -> bool {
+        self.address.is_ascii()
+    }
+}
+
+/// ENVID, decoded.
+pub(super) fn parse_envid(value: &str) -> Option<String> {
+    decode_xtext(value).filter(|_| value.len() <= ENVID_MAX)
+}
+
+/// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext); and all of it must be printable ASCII
+/// or blanks (4.2, 4.4).
+fn decode_xtext(xtext: &str) -> Option<String> {
+    let mut text = String::new();
+    let mut rest = xtext.bytes();
+    while let Some(octet) = rest.next() {
+        let octet = match octet {
+            b'+' => hex(rest.next()?)? << 4 | hex(rest.next()?)?,
+            b'!'..=b'~' if octet != b'=' => octet,
+            _ => return None,
+        };
+        if !matches!(octet, b' '..=b'~' | b'\t') {
+            return None;
+        }
+        text.push(char::from(octet));
+    }
+    Some(text)
+}
+
+/// A digit of xtext: capitals only.
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// RFC 3461 4.4, as sent.
+const ENVID_MAX: usize = 100;
+/// RFC 3461 4.2, as sent.
+const ORCPT_MAX: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn xtext_is_decoded() {
+        for (xtext, text) in [
+            ("", Some("")),
+            ("abc", Some("abc")),
+            ("a+2Bb+3Dc", Some("a+b=c")),
+            ("a+20b+09c", Some("a b\tc")),
+            ("QQ314159", Some("QQ314159")),
+            ("!#$%&'()*,-./~", Some("!#$%&'()*,-./~")),
+            ("+", None),
+            ("+2", None),
+            ("+2b", None),
+            ("+GG", None),
+            ("a=b", None),
+            ("a b", None),
+            ("a+0Ab", None),
+            ("a+7Fb", None),
+            ("a+80b", None),
+            ("a+00b", None),
+            ("\u{e9}", None),
+        ] {
+            assert_eq!(decode_xtext(xtext).as_deref(), text, "{xtext}");
+        }
+    }
+
+    #[test]
+    fn notify_is_never_or_a_list() {
+        let (success, failure, delay) = (true, true, true);
+        let none = Notify::default();
+        for (value, notify) in [
+            ("NEVER", Some(none)),
+            ("never", Some(none)),
+            ("SUCCESS", Some(Notify { success, ..none })),
+            ("Failure,delay", Some(Notify { failure, delay, ..none })),
+            ("SUCCESS,FAILURE,DELAY", Some(Notify { success, failure, delay })),
+            ("SUCCESS,SUCCESS", Some(Notify { success, ..none })),
+            ("NEVER,SUCCESS", None),
+            ("SUCCESS,NEVER", None),
+            ("SUCCESS,", None),
+            (",", None),
+            ("ALWAYS", None),
+        ] {
+            assert_eq!(Notify::parse(value), notify, "{value}");
+        }
+    }
+
+    #[test]
+    fn original_recipients_have_a_type() {
+        let is =
+            |value: &str| OriginalRecipient::parse(value).map(|orcpt| (orcpt.kind, orcpt.address));
+        let some = |kind: &str, address: &str| Some((kind.to_owned(), address.to_owned()));
+        assert_eq!(is("rfc822;Bob@Big-Bucks.COM"), some("rfc822", "Bob@Big-Bucks.COM"));
+        assert_eq!(is("rfc822;a+2Bb@c"), some("rfc822", "a+b@c"));
+        assert_eq!(is("x400;/c=us/"), None, "= is to be encoded");
+        assert_eq!(is("x400;/c+3Dus/;x"), some("x400", "/c=us/;x"));
+        assert_eq!(is("utf-8;j\u{fc}rgen@b"), some("utf-8", "j\u{fc}rgen@b"));
+        assert_eq!(is("UTF-8;\\x{fc}@b"), some("UTF-8", "\\x{fc}@b"));
+        for value in ["", ";", "rfc822", "rfc822;", ";a@b", "a b;c", "rfc822;j\u{fc}rgen@b"] {
+            assert_eq!(is(value), None, "{value}");
+        }
+        assert!(is(&format!("rfc822;{}", "x".repeat(493))).is_some());
+        assert_eq!(is(&format!("rfc822;{}", "x".repeat(494))), None);
+        assert!(parse_envid(&"x".repeat(100)).is_some());
+        assert_eq!(parse_envid(&"x".repeat(101)), None);
+        assert_eq!(parse_envid("a+0D+0ABcc:"), None);
+    }
+}
