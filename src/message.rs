@@ -312,7 +312,7 @@ impl Filter {
 
 /// The name of the field that `line` begins (RFC 5322 3.6.8), blanks before the colon allowed
 /// (4.5.8): `Status` of `Status : RO`.
-fn field_name(line: &[u8]) -> Option<&[u8]> {
+pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     let end = line.iter().position(|b| !b.is_ascii_graphic() || *b == b':')?;
     let (name, mut rest) = line.split_at(end);
     while let [b' ' | b'\t', more @ ..] = rest {

@@ -13,6 +13,7 @@
 //! | `engine.rs` | a batch: recorded, appended, taken back where it fails; written back later |
 //! | `recover.rs` | what a crash left, set right |
 //! | `writer.rs` | the thread: batches, messages set aside, answers |
+//! | `screen.rs` | a message as a terminal shows it |
 
 pub mod disk;
 mod engine;
@@ -21,6 +22,7 @@ pub mod lock;
 pub mod mailbox;
 pub mod mbox;
 mod recover;
+pub mod screen;
 mod writer;
 
 use std::fmt;
