@@ -13,6 +13,7 @@
 //! | `engine.rs` | a batch: recorded, appended, taken back where it fails; written back later |
 //! | `recover.rs` | what a crash left, set right |
 //! | `writer.rs` | the thread: batches, messages set aside, answers |
+//! | `terminal.rs` | the terminals of who is logged in: found, and written to without waiting |
 //! | `screen.rs` | a message as a terminal shows it |
 
 pub mod disk;
@@ -23,6 +24,7 @@ pub mod mailbox;
 pub mod mbox;
 mod recover;
 pub mod screen;
+pub mod terminal;
 mod writer;
 
 use std::fmt;
