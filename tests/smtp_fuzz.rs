@@ -25,6 +25,8 @@ const WORDS: &[&str] = &[
     "BDAT ",
     " LAST",
     "STARTTLS",
+    "SEND FROM:",
+    "SOML FROM:<>",
     "POST / HTTP/1.1",
     "<",
     ">",

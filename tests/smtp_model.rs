@@ -20,6 +20,8 @@ struct Model {
     transaction: bool,
     accepted: usize,
     refused: bool,
+    /// Whether SEND began it.
+    send: bool,
     /// Of BDAT: none yet, one was taken, one was refused.
     chunks: Option<bool>,
     errors: u32,
@@ -35,6 +37,9 @@ const LINES: &[(&str, u16)] = &[
     ("MAIL FROM:<> SIZE=5001", 0),
     ("MAIL FROM:<a@b> SIZE=10001", 0),
     ("MAIL FROM:a@b", 501),
+    ("SEND FROM:<a@b>", 0),
+    ("SOML FROM:<a@b>", 0),
+    ("SAML FROM:<a@b>", 0),
     ("MAIL FROM:<a@b> X=Y", 555),
     ("RCPT TO:<jones@beta.arpa>", 0),
     ("RCPT TO:<postmaster>", 0),
@@ -86,7 +91,10 @@ impl Model {
     }
 
     fn depends(&mut self, line: &str) -> u16 {
-        let verb = line.split(' ').next().unwrap();
+        let verb = match line.split(' ').next().unwrap() {
+            "SEND" | "SOML" | "SAML" => "MAIL",
+            verb => verb,
+        };
         match (verb, self.greeted, self.transaction) {
             ("MAIL", false, _) | ("MAIL", _, true) => 503,
             ("RCPT" | "DATA" | "BDAT", _, false) => 503,
@@ -95,12 +103,18 @@ impl Model {
             ("MAIL", ..) if line.ends_with("=5001") => 452,
             ("MAIL", ..) => {
                 self.transaction = true;
+                self.send = line.starts_with("SEND");
                 250
             }
             ("RCPT", ..) if self.accepted == RECIPIENTS_MAX => 452,
             ("RCPT", ..) if line.contains("green") || line.contains("elsewhere") => {
                 self.refused = true;
                 550
+            }
+            // Nobody of this cast is at a terminal.
+            ("RCPT", ..) if self.send => {
+                self.refused = true;
+                450
             }
             ("RCPT", ..) => {
                 self.accepted += 1;
@@ -143,6 +157,7 @@ proptest! {
         let settings = Settings {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
+            terminals: true,
             ..cast::settings(&[])
         };
         let mut machine = Machine::new(settings, Beta);

@@ -6,6 +6,7 @@
 //! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
 //! RFC 5321 4.5.3.1.4 are the least that must work.
 
+use super::envelope::Delivery;
 use super::param::{MailParameters, RcptParameters};
 use super::path::{self, Domain, ForwardPath, ReversePath};
 use super::receiver::LINE_MAX;
@@ -20,8 +21,8 @@ pub enum Command {
     Ehlo(Domain),
     /// STARTTLS
     StartTls,
-    /// MAIL
-    Mail(ReversePath, MailParameters),
+    /// MAIL, SEND, SOML or SAML
+    Mail(Delivery, ReversePath, MailParameters),
     /// RCPT
     Rcpt(ForwardPath, RcptParameters),
     /// DATA
@@ -84,11 +85,11 @@ impl Command {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
             Verb::StartTls => alone(Command::StartTls),
-            Verb::Mail => {
+            Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
                 let parameters = parameters(rest).ok_or_else(syntax)?;
-                Ok(Command::Mail(from, MailParameters::parse(parameters)?))
+                Ok(Command::Mail(*delivery, from, MailParameters::parse(parameters)?))
             }
             Verb::Rcpt => {
                 let text = strip_keyword(argument, b"TO:").ok_or_else(syntax)?;
@@ -191,7 +192,7 @@ enum Verb {
     Helo,
     Ehlo,
     StartTls,
-    Mail,
+    Mail(Delivery),
     Rcpt,
     Data,
     Bdat,
@@ -210,10 +211,13 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("STARTTLS", Verb::StartTls, "STARTTLS"),
     (
         "MAIL",
-        Verb::Mail,
+        Verb::Mail(Delivery::Mail),
         "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8] \
      [RET=FULL|HDRS] [ENVID=xtext]",
     ),
+    ("SEND", Verb::Mail(Delivery::Send), "SEND FROM:<user@host> sends to a terminal"),
+    ("SOML", Verb::Mail(Delivery::SendOrMail), "SOML FROM:<user@host> sends, or else mails"),
+    ("SAML", Verb::Mail(Delivery::SendAndMail), "SAML FROM:<user@host> sends and mails"),
     ("RCPT", Verb::Rcpt, RCPT_FORM),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
     ("BDAT", Verb::Bdat, BDAT_FORM),
@@ -231,9 +235,9 @@ const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
 /// See [`VERBS`].
 pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
 
-/// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): delivery to
-/// terminals and TURN (RFC 821), and extensions that EHLO does not name.
-const NOT_IMPLEMENTED: &[&str] = &["SEND", "SOML", "SAML", "TURN", "ETRN", "ATRN", "AUTH", "LHLO"];
+/// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
+/// (RFC 821), and extensions that EHLO does not name.
+const NOT_IMPLEMENTED: &[&str] = &["TURN", "ETRN", "ATRN", "AUTH", "LHLO"];
 
 const HTTP_METHODS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];

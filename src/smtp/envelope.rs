@@ -13,6 +13,32 @@ pub enum Body {
     EightBitMime,
 }
 
+/// Where mail data is wanted: by which command its transaction began (RFC 821 3.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// MAIL: in the mailbox.
+    #[default]
+    Mail,
+    /// SEND: on a terminal of the user.
+    Send,
+    /// SOML: on a terminal if the user is at one, otherwise in the mailbox.
+    SendOrMail,
+    /// SAML: in the mailbox, and on a terminal too if the user is at one.
+    SendAndMail,
+}
+
+impl Delivery {
+    /// Its command.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Delivery::Mail => "MAIL",
+            Delivery::Send => "SEND",
+            Delivery::SendOrMail => "SOML",
+            Delivery::SendAndMail => "SAML",
+        }
+    }
+}
+
 /// One accepted recipient and what the [`Host`](super::Host) said of it.
 #[derive(Clone, Debug)]
 pub struct Recipient<D> {
@@ -26,9 +52,11 @@ pub struct Recipient<D> {
     pub original: Option<OriginalRecipient>,
 }
 
-/// One mail transaction from MAIL to the end of data.
+/// One mail transaction from MAIL, or SEND, SOML or SAML, to the end of data.
 #[derive(Clone, Debug)]
 pub struct Envelope<D> {
+    /// Where the mail data is wanted.
+    pub delivery: Delivery,
     /// The reverse-path.
     pub from: ReversePath,
     /// SIZE as declared, in octets (RFC 1870). A hint, never used to find the end of data.

@@ -265,7 +265,7 @@ fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
 /// A command line: it is a command or it has its reply, and paths are written as they are read.
 pub fn command(line: &[u8]) {
     match Command::parse(line) {
-        Ok(Command::Mail(path, _)) => reread_reverse(&path),
+        Ok(Command::Mail(_, path, _)) => reread_reverse(&path),
         Ok(Command::Rcpt(path, _)) => reread_forward(&path),
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
@@ -326,6 +326,7 @@ pub fn receiver(input: &[u8]) {
         vrfy: true,
         dsn: true,
         tls: Tls::Offered,
+        terminals: true,
         ..Settings::new("mx.example")
     };
     let mut whole = Machine::new(settings.clone(), Everyone);

@@ -26,7 +26,7 @@ pub mod path;
 pub mod receiver;
 pub mod reply;
 
-pub use envelope::{Body, Envelope, Recipient};
+pub use envelope::{Body, Delivery, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
 pub use receiver::{Hello, Host, Protocol, Receiver, Settings, Step, Tls};
 pub use reply::Reply;

@@ -11,7 +11,7 @@
 use std::fmt;
 
 use super::command::{self, Command};
-use super::envelope::{Envelope, Recipient};
+use super::envelope::{Delivery, Envelope, Recipient};
 use super::param::{MailParameters, RcptParameters};
 use super::path::{Domain, ForwardPath, ReversePath};
 use super::reply::{self, Reply};
@@ -26,6 +26,12 @@ pub trait Host {
     fn room(&self, size: Option<u64>) -> Result<(), Reply>;
     /// Where mail for `to` goes; an `Err` is RCPT's reply.
     fn recipient(&self, to: &ForwardPath) -> Result<Self::Destination, Reply>;
+    /// Whether everybody that this leads to is active now, at a terminal that accepts messages
+    /// (RFC 821 3.4). Asked only where [`Settings::terminals`] is on.
+    fn is_active(&self, to: &Self::Destination) -> bool {
+        let _ = to;
+        false
+    }
     /// The answer to VRFY.
     fn vrfy(&self, name: &str) -> Reply;
     /// The answer to EXPN.
@@ -47,6 +53,8 @@ pub struct Settings {
     pub vrfy: bool,
     /// Whether EXPN answers. Off: 252, and EHLO does not name it.
     pub expn: bool,
+    /// Whether SEND, SOML and SAML are carried out. Off: 502, and EHLO does not name them.
+    pub terminals: bool,
     /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
     /// and close.
     pub errors_max: u32,
@@ -65,6 +73,7 @@ impl Settings {
             recipients_max: 100,
             vrfy: false,
             expn: false,
+            terminals: false,
             errors_max: 20,
             dsn: false,
             tls: Tls::Off,
@@ -275,12 +284,15 @@ impl<H: Host> Receiver<H> {
                 let reply = reply::ehlo(&self.settings, self.tls, &client);
                 Ok(self.hello(client, Hello::Ehlo, reply))
             }
-            Command::StartTls if self.settings.tls == Tls::Off => {
+            Command::StartTls if !self.carries_out("STARTTLS") => {
                 Err(reply::not_implemented("STARTTLS"))
             }
             Command::StartTls if self.tls => Err(reply::tls_again()),
             Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
-            Command::Mail(from, parameters) => self.mail(from, parameters),
+            Command::Mail(delivery, ..) if !self.carries_out(delivery.verb()) => {
+                Err(reply::not_implemented(delivery.verb()))
+            }
+            Command::Mail(delivery, from, parameters) => self.mail(delivery, from, parameters),
             Command::Rcpt(to, parameters) => self.rcpt(to, parameters),
             Command::Data => self.data(),
             Command::Bdat { octets, last } => Ok(self.bdat(octets, last)),
@@ -299,11 +311,14 @@ impl<H: Host> Receiver<H> {
             }
             Command::Expn(_) => Ok(Step::Reply(reply::cannot_expn())),
             Command::Help(None) => {
-                let own = || reply::help(command::verbs());
+                let verbs = command::verbs().filter(|verb| self.carries_out(verb));
+                let own = || reply::help(verbs);
                 Ok(answer(self.host.help().unwrap_or_else(own)))
             }
             Command::Help(Some(topic)) => {
-                let form = command::form(&topic).ok_or_else(reply::no_such_topic)?;
+                let topic = topic.to_ascii_uppercase();
+                let form = command::form(&topic).filter(|_| self.carries_out(&topic));
+                let form = form.ok_or_else(reply::no_such_topic)?;
                 Ok(Step::Reply(reply::help_topic(form)))
             }
             Command::Noop => Ok(Step::Reply(reply::noop())),
@@ -318,7 +333,21 @@ impl<H: Host> Receiver<H> {
         Step::Reply(reply)
     }
 
-    fn mail(&mut self, from: ReversePath, parameters: MailParameters) -> Result<Step, Reply> {
+    /// Whether the command of this name, one of [`command::verbs`], is switched on.
+    fn carries_out(&self, verb: &str) -> bool {
+        match verb {
+            "SEND" | "SOML" | "SAML" => self.settings.terminals,
+            "STARTTLS" => self.settings.tls != Tls::Off,
+            _ => true,
+        }
+    }
+
+    fn mail(
+        &mut self,
+        delivery: Delivery,
+        from: ReversePath,
+        parameters: MailParameters,
+    ) -> Result<Step, Reply> {
         if self.client.is_none() {
             return Err(reply::mail_before_hello());
         }
@@ -338,10 +367,10 @@ impl<H: Host> Receiver<H> {
         if let Err(reply) = self.host.room(parameters.size) {
             return Ok(answer(reply));
         }
-        let reply = reply::mail(&from);
+        let reply = reply::mail(delivery, &from);
         let body = parameters.body.unwrap_or_default();
         let MailParameters { size, ret, envid, .. } = parameters;
-        let envelope = Envelope { from, size, body, utf8, ret, envid, to: Vec::new() };
+        let envelope = Envelope { delivery, from, size, body, utf8, ret, envid, to: Vec::new() };
         self.transaction = Some(Transaction { envelope, refused: false, chunks: Chunking::None });
         Ok(Step::Reply(reply))
     }
@@ -355,7 +384,7 @@ impl<H: Host> Receiver<H> {
             return Err(reply::unknown_parameter("RCPT", keyword));
         }
         let RcptParameters { notify, original } = parameters;
-        let utf8 = transaction.envelope.utf8;
+        let Envelope { delivery, utf8, .. } = transaction.envelope;
         if original.as_ref().is_some_and(|original| !original.is_ascii()) && !utf8 {
             return Err(reply::bad_parameter("RCPT", "ASCII without the SMTPUTF8 of MAIL"));
         }
@@ -369,7 +398,16 @@ impl<H: Host> Receiver<H> {
         }
         match self.host.recipient(&to) {
             Ok(destination) => {
-                let reply = reply::rcpt(&to);
+                // The mailbox does for SOML and SAML; only SEND has nothing else.
+                let reply = match delivery {
+                    Delivery::Mail | Delivery::SendAndMail => reply::rcpt(&to),
+                    _ if self.host.is_active(&destination) => reply::rcpt(&to),
+                    Delivery::SendOrMail => reply::rcpt_not_active(&to),
+                    Delivery::Send => {
+                        transaction.refused = true;
+                        return Ok(Step::Reply(reply::not_active(&to)));
+                    }
+                };
                 accepted.push(Recipient { path: to, destination, notify, original });
                 Ok(Step::Reply(reply))
             }

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use super::envelope::Delivery;
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
 use super::receiver::{Settings, Tls};
 
@@ -171,6 +172,9 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
     reply.lines.extend(settings.expn.then_some("EXPN".into()));
+    if settings.terminals {
+        reply.lines.extend(["SEND".into(), "SOML".into(), "SAML".into()]);
+    }
     reply.lines.push("HELP".into());
     reply
 }
@@ -180,14 +184,24 @@ pub fn start_tls() -> Reply {
     Reply::new(220, (2, 0, 0), "STARTTLS: Ready to start TLS")
 }
 
-/// `250` to MAIL
-pub fn mail(from: &ReversePath) -> Reply {
-    Reply::new(250, (2, 1, 0), format!("MAIL FROM:{from} OK"))
+/// `250` to MAIL, SEND, SOML or SAML
+pub fn mail(delivery: Delivery, from: &ReversePath) -> Reply {
+    Reply::new(250, (2, 1, 0), format!("{} FROM:{from} OK", delivery.verb()))
 }
 
 /// `250` to RCPT
 pub fn rcpt(to: &ForwardPath) -> Reply {
     Reply::new(250, (2, 1, 5), format!("RCPT TO:{to} OK"))
+}
+
+/// `250` to RCPT under SOML, when the terminal cannot be had (RFC 821, scenario 6).
+pub fn rcpt_not_active(to: &ForwardPath) -> Reply {
+    Reply::new(250, (2, 1, 5), format!("RCPT TO:{to}: User not active now, so will do mail"))
+}
+
+/// `450` to RCPT under SEND (RFC 821, scenario 5): not logged in, or accepts no messages.
+pub fn not_active(to: &ForwardPath) -> Reply {
+    Reply::new(450, (4, 2, 1), format!("RCPT TO:{to}: User not active now"))
 }
 
 /// `354`
@@ -283,12 +297,19 @@ fixed! { HOST_SAYS:
     data_no_room        452 4 3 1 "Message: insufficient system storage, try again later"
     data_error          451 4 3 0 "Message: Requested action aborted: error in processing"
     data_undeliverable  554 5 3 0 "Message: cannot be delivered here"
+    data_not_shown      451 4 2 1 "DATA: not shown to every user, one is not active now"
+    data_not_to_show    552 5 3 4 "DATA: too much mail data for a terminal, SOML takes it"
     data_stopping       451 4 3 2 "Message: the service is stopping, try again later"
 }
 
 /// `250` after the final dot or the last chunk: the message is ours now, under this name.
 pub fn delivered(id: &str) -> Reply {
     Reply::new(250, (2, 6, 0), format!("Message: OK, delivered as {id}"))
+}
+
+/// `250` after the final dot: the message was shown on a terminal, and is in no mailbox.
+pub fn shown(id: &str) -> Reply {
+    Reply::new(250, (2, 6, 0), format!("DATA: OK, shown as {id}"))
 }
 
 /// `550`: no such user.
@@ -380,6 +401,7 @@ mod tests {
             size_max: u64::MAX,
             vrfy: true,
             expn: true,
+            terminals: true,
             tls: Tls::Offered,
             ..Settings::new(&host)
         };
@@ -389,9 +411,11 @@ mod tests {
             helo(&host, &client),
             ehlo(&settings, false, &client),
             start_tls(),
-            mail(&from),
-            mail(&ReversePath::Mailbox(mailbox.clone())),
+            mail(Delivery::Mail, &from),
+            mail(Delivery::Send, &ReversePath::Mailbox(mailbox.clone())),
             rcpt(&to),
+            rcpt_not_active(&to),
+            not_active(&to),
             start_mail_input(),
             chunk(u64::MAX),
             help(["MAIL", "RCPT"].into_iter()),
@@ -408,6 +432,7 @@ mod tests {
             not_implemented("TURN"),
             unknown_parameter("MAIL", &word),
             delivered("id"),
+            shown("id"),
             no_such_user(&to),
             relaying_denied(&to),
             please_try(&mailbox),
@@ -483,7 +508,9 @@ mod tests {
         assert_eq!(said(&settings, false), "250-EXPN\r\n250 HELP\r\n");
         (settings.vrfy, settings.expn) = (true, false);
         assert_eq!(said(&settings, false), "250-VRFY\r\n250 HELP\r\n");
-        settings.vrfy = false;
+        (settings.vrfy, settings.terminals) = (false, true);
+        assert_eq!(said(&settings, false), "250-SEND\r\n250-SOML\r\n250-SAML\r\n250 HELP\r\n");
+        settings.terminals = false;
         for tls in [Tls::Offered, Tls::Required] {
             settings.tls = tls;
             assert_eq!(said(&settings, false), "250-STARTTLS\r\n250 HELP\r\n");

@@ -23,6 +23,7 @@ pub fn settings(options: &[(String, String)]) -> Settings {
             ("max-recipients", number) => settings.recipients_max = number.parse().unwrap(),
             ("vrfy", value) => settings.vrfy = value == "on",
             ("expn", value) => settings.expn = value == "on",
+            ("terminals", value) => settings.terminals = value == "on",
             ("tls", "offered") => settings.tls = Tls::Offered,
             ("tls", "required") => settings.tls = Tls::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),

@@ -111,13 +111,25 @@ fn mail_has_a_reverse_path_and_parameters() {
     let none = MailParameters::default;
     let sized = || MailParameters { size: Some(5), ..none() };
     let rows = [
-        ("MAIL FROM:<a@b>", Ok(Command::Mail(from("<a@b>"), none()))),
-        ("mail from:<a@b>", Ok(Command::Mail(from("<a@b>"), none()))),
-        ("MAIL  FROM:<a@b> ", Ok(Command::Mail(from("<a@b>"), none()))),
-        ("MAIL FROM: <a@b>", Ok(Command::Mail(from("<a@b>"), none()))),
-        ("MAIL FROM:\t<>", Ok(Command::Mail(ReversePath::Null, none()))),
-        ("MAIL FROM:<> SIZE=5", Ok(Command::Mail(ReversePath::Null, sized()))),
-        ("MAIL FROM:<\"a> b\"@c>  size=5", Ok(Command::Mail(from("<\"a> b\"@c>"), sized()))),
+        ("MAIL FROM:<a@b>", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), none()))),
+        ("mail from:<a@b>", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), none()))),
+        ("MAIL  FROM:<a@b> ", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), none()))),
+        ("MAIL FROM: <a@b>", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), none()))),
+        ("MAIL FROM:\t<>", Ok(Command::Mail(Delivery::Mail, ReversePath::Null, none()))),
+        ("SEND FROM:<a@b>", Ok(Command::Mail(Delivery::Send, from("<a@b>"), none()))),
+        ("soml from:<>", Ok(Command::Mail(Delivery::SendOrMail, ReversePath::Null, none()))),
+        (
+            "SAML FROM:<> SIZE=5",
+            Ok(Command::Mail(Delivery::SendAndMail, ReversePath::Null, sized())),
+        ),
+        ("SEND", Err(501)),
+        ("SOML TO:<a@b>", Err(501)),
+        ("SAML FROM:a@b", Err(501)),
+        ("MAIL FROM:<> SIZE=5", Ok(Command::Mail(Delivery::Mail, ReversePath::Null, sized()))),
+        (
+            "MAIL FROM:<\"a> b\"@c>  size=5",
+            Ok(Command::Mail(Delivery::Mail, from("<\"a> b\"@c>"), sized())),
+        ),
         ("MAIL", Err(501)),
         ("MAIL FROM", Err(501)),
         ("MAIL FROM:", Err(501)),
