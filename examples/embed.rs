@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mailslot::deliver::terminal::Terminals;
 use mailslot::message::{BoxName, Destination};
 use mailslot::route::{Refusal, Route};
 use mailslot::server::Server;
@@ -57,6 +58,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         vrfy: Switch::Off,
         expn: Switch::Off,
         forward_replies: Switch::Off,
+        send: Switch::Off,
+        terminals: Terminals::default(),
         spool,
         mail_dir,
         timeout: Duration::from_secs(300),

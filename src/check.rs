@@ -22,9 +22,11 @@ use nix::unistd::{AccessFlags, User, access, geteuid};
 use crate::config::{Config, Facts, Names};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
+use crate::deliver::terminal::Terminals;
 use crate::listen::Address;
 use crate::logging::value;
 use crate::route::{Local, Problem};
+use crate::session::Switch;
 use crate::smtp::Domain;
 
 /// What `mailslot check` prints.
@@ -69,6 +71,7 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
         found.extend(spool(&config.spool));
     }
     found.extend(owners(config));
+    found.extend(terminals(config));
     found.extend(Local::new(config.route()).problems());
     found
 }
@@ -115,6 +118,18 @@ pub fn limits(config: &Config) -> Vec<Problem> {
         "set lock to dotlock,fcntl,flock unless you know every reader",
     );
     found
+}
+
+/// Terminals that nobody can be found at.
+fn terminals(config: &Config) -> Option<Problem> {
+    let utmp = Terminals::default().utmp;
+    let wanted = config.terminals != Switch::Off && !utmp.exists();
+    wanted.then(|| {
+        advice(
+            format!("terminals: without {} nobody is seen to be logged in", utmp.display()),
+            "set terminals to off, or have login programs keep utmp",
+        )
+    })
 }
 
 /// Names that do not fit together.

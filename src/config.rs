@@ -20,6 +20,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::deliver::terminal::Terminals;
 use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
 use crate::listen::Address;
 use crate::logging::Target;
@@ -107,6 +108,8 @@ pub struct Config {
     pub expn: Switch,
     /// Who is told by 551 where a user has gone (RFC 5321 7.4).
     pub forward_replies: Switch,
+    /// Who may send to terminals (RFC 821 3.4).
+    pub terminals: Switch,
     /// Where the log goes.
     pub log: Target,
     /// How much is logged, from -1 (warnings) by 0 (what happened) to 2 (all).
@@ -255,6 +258,7 @@ impl Config {
             vrfy: values.one("vrfy", value::switch)?,
             expn: values.one("expn", value::switch)?,
             forward_replies: values.one("forward-replies", value::switch)?,
+            terminals: values.one("terminals", value::switch)?,
             log,
             verbosity,
             shown: Vec::new(),
@@ -309,6 +313,8 @@ impl Config {
             vrfy: self.vrfy,
             expn: self.expn,
             forward_replies: self.forward_replies,
+            send: self.terminals,
+            terminals: Terminals::default(),
             spool: self.spool.clone(),
             mail_dir: self.mail_dir.clone(),
             timeout: self.timeout,
@@ -657,6 +663,7 @@ mod tests {
             "--vrfy on",
             "--expn off",
             "--forward-replies local",
+            "--terminals local",
             "--log syslog",
             "-l unix:/run/x",
             "-l [::1]:0",

@@ -496,6 +496,15 @@ pub const TABLE: &[Row] = &[
         "Who hears by 551 where an alias leads off the host: on, off or local; others hear 550.",
     ),
     option(
+        ("terminals", ""),
+        "WHO",
+        Once,
+        Is(&["off"]),
+        "RFC 821 3.4",
+        "Whose SEND, SOML and SAML reach the terminals of users who are logged in and accept \
+         messages (mesg y): on, off or local.",
+    ),
+    option(
         ("inetd", ""),
         "",
         Place::CommandLine,

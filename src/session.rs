@@ -8,12 +8,15 @@
 //!    +----> Decoder ----> Intake ----> Message ----> Post ----> Outcome ----> reply
 //! ```
 //! It promises one reply to each command, and after the final dot the truth: 250 only when the
-//! writer said [`Delivered`](Outcome::Delivered). Whatever goes wrong here, a panic included, ends
-//! this session and no other. It knows the words of the protocol only to translate: a refusal, an
-//! outcome, a fault and a cut each become a reply in one function below.
+//! writer said [`Delivered`](Outcome::Delivered), or, where SEND or SOML asked for a terminal, when
+//! one shows it (`send.rs`). Whatever goes wrong here, a panic included, ends this session and no
+//! other. It knows the words of the protocol only to translate: a refusal, an outcome, a fault and
+//! a cut each become a reply in one function below.
 //!
 //! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
 //! `abandoned`, and one for each refused recipient; connections are details.
+
+mod send;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,6 +29,7 @@ use std::time::{Duration, Instant};
 use jiff::Zoned;
 
 use crate::counters::Counters;
+use crate::deliver::terminal::Terminals;
 use crate::deliver::{Outcome, Post, Why, mbox};
 use crate::logging::value;
 use crate::message::{Destination, Fault, Intake, Message};
@@ -34,7 +38,7 @@ use crate::route::{Member, Refusal, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{Decoder, End as DataEnd};
 use crate::smtp::receiver::{Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
-use crate::smtp::{Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
+use crate::smtp::{Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Peer, Stream};
 use crate::trace::{self, Ids, Received};
 
@@ -76,6 +80,10 @@ pub struct Settings {
     pub expn: Switch,
     /// Who is told by 551 where a user has moved; the others get 550.
     pub forward_replies: Switch,
+    /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
+    pub send: Switch,
+    /// Where those are found.
+    pub terminals: Terminals,
     /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
     pub spool: PathBuf,
     /// Where the mailboxes are; must have room.
@@ -212,6 +220,7 @@ impl<'a> Session<'a> {
                 recipients_max: settings.recipients_max,
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
+                terminals: settings.send.allows(peer),
                 errors_max: settings.errors_max,
                 // Reports reach mailboxes of this host only, and so do most of what its own
                 // clients send. Any other client that asks for one sees that it is not offered,
@@ -367,7 +376,7 @@ impl<'a> Session<'a> {
 
     /// The mail data was read, and ended so: delivers the message; what became of it.
     fn conclude(&self, incoming: Incoming, end: DataEnd, octets: u64) -> Reply {
-        let Office { settings, post, counters, .. } = self.office;
+        let counters = &self.office.counters;
         let Incoming { id, at, to, intake, about } = incoming;
         let dot = Instant::now();
         let reply = match (end, intake.finish(), self.receiver.envelope()) {
@@ -388,11 +397,11 @@ impl<'a> Session<'a> {
                 // For a report, and before the content is gone.
                 let header = asks.then(|| report::header(&content).unwrap_or_default());
                 let message = Message { id: id.clone(), head, content, to };
-                let outcome = post.deliver(message, settings.patience);
-                if let (Outcome::Delivered, Some(header)) = (&outcome, header) {
+                let reply = send::deliver(self.office, envelope, &at, message);
+                if let (true, Some(header)) = (reply.is_positive(), header) {
                     self.report(&id, &at, &header);
                 }
-                outcome_reply(outcome, &id)
+                reply
             }
         };
         let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -516,6 +525,10 @@ impl Host for Desk<'_> {
             }
         }
         accepted
+    }
+
+    fn is_active(&self, to: &Vec<Destination>) -> bool {
+        self.office.settings.terminals.accept(to)
     }
 
     fn vrfy(&self, name: &str) -> Reply {
@@ -689,7 +702,11 @@ impl fmt::Display for Line<'_> {
         let (session, message) = (self.session, self.message);
         let (from, to) = (value(&self.envelope.from), value(to.join(",")));
         write!(f, "session={session} message={message} from={from} to={to}")?;
-        write!(f, " mailboxes={}", self.to.len())
+        write!(f, " mailboxes={}", self.to.len())?;
+        match self.envelope.delivery {
+            Delivery::Mail => Ok(()),
+            delivery => write!(f, " by={}", delivery.verb()),
+        }
     }
 }
 

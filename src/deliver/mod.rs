@@ -1,4 +1,4 @@
-//! The disk: finished messages into mailboxes. Knows no SMTP verb.
+//! The disk: finished messages into mailboxes; and the terminals of users. Knows no SMTP verb.
 //!
 //! [`Post`] is the door: sessions hand it a [`Message`](crate::message::Message) and wait for its
 //! [`Outcome`]. Behind it one thread, the writer, owns every mailbox while it is written to.

@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mailslot::counters::Counters;
+use mailslot::deliver::terminal::Terminals;
 use mailslot::deliver::{self, Locks, Post, Writer};
 use mailslot::listen::{self, Accept, Address};
 use mailslot::message::{BoxName, Destination};
@@ -92,6 +93,8 @@ impl House {
             vrfy: Switch::Local,
             expn: Switch::Local,
             forward_replies: Switch::Local,
+            send: Switch::Off,
+            terminals: Terminals::default(),
             spool: self.folder.path().join("spool"),
             mail_dir: self.folder.path().join("mail"),
             timeout: Duration::from_secs(300),
