@@ -169,7 +169,7 @@ fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
 
 /// Whether the server could listen on `address`.
 fn port(address: &Address) -> Option<Problem> {
-    let Address::Tcp { host, port } = address else { return None };
+    let Address::Tcp { host, port, .. } = address else { return None };
     let error = TcpListener::bind((host.as_str(), *port)).err()?;
     Some(match error.kind() {
         ErrorKind::AddrInUse => match greeting(host, *port) {

@@ -18,6 +18,7 @@ mod value;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::deliver::terminal::Terminals;
@@ -28,6 +29,7 @@ use crate::options::{self, CommandLine, Fallback, Given, Origin};
 use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
+use crate::tls::Keys;
 pub use facts::Facts;
 use facts::{ALIASES, MAILNAME, read_text};
 
@@ -55,6 +57,17 @@ pub enum Names {
     System,
     /// Every name that can be one; in the sandbox.
     Any,
+}
+
+/// Where TLS comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The file of the certificate chain.
+    pub cert: PathBuf,
+    /// The file of the private key, which may be the same.
+    pub key: PathBuf,
+    /// Whether clients in clear text hear 530 (RFC 3207 4).
+    pub required: bool,
 }
 
 /// The settings in force. Defaults are in [`options::TABLE`], sizes in octets.
@@ -110,6 +123,8 @@ pub struct Config {
     pub forward_replies: Switch,
     /// Who may send to terminals (RFC 821 3.4).
     pub terminals: Switch,
+    /// Certificate and key; None: no TLS.
+    pub tls: Option<Tls>,
     /// Where the log goes.
     pub log: Target,
     /// How much is logged, from -1 (warnings) by 0 (what happened) to 2 (all).
@@ -169,6 +184,8 @@ impl Config {
             }
             _ => values.all("listen", value::address)?,
         };
+
+        let tls = tls(&mut values, &listen)?;
 
         let hostname = match values.origin("hostname") {
             Origin::Default => {
@@ -259,6 +276,7 @@ impl Config {
             expn: values.one("expn", value::switch)?,
             forward_replies: values.one("forward-replies", value::switch)?,
             terminals: values.one("terminals", value::switch)?,
+            tls,
             log,
             verbosity,
             shown: Vec::new(),
@@ -303,8 +321,9 @@ impl Config {
         }
     }
 
-    /// What each session is told.
-    pub fn session(&self) -> session::Settings {
+    /// What each session is told; `keys` are those that [`tls`](Config::tls) leads to.
+    pub fn session(&self, keys: Option<Arc<Keys>>) -> session::Settings {
+        let required = self.tls.as_ref().is_some_and(|tls| tls.required);
         session::Settings {
             hostname: self.hostname.clone(),
             size_max: self.size_max,
@@ -320,13 +339,14 @@ impl Config {
             timeout: self.timeout,
             session_timeout: self.session_timeout,
             patience: self.lock_timeout + WRITING,
+            tls: keys.map(|keys| session::Tls { keys, required }),
         }
     }
 
-    /// What the server is told.
-    pub fn server(&self) -> server::Settings {
+    /// What the server is told; `keys` as for [`session`](Config::session).
+    pub fn server(&self, keys: Option<Arc<Keys>>) -> server::Settings {
         server::Settings {
-            session: self.session(),
+            session: self.session(keys),
             threads: self.threads,
             per_client: self.per_client,
             grace: GRACE,
@@ -434,6 +454,33 @@ impl Values<'_> {
     ) -> Result<Option<T>, Wrong> {
         let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
         Ok(self.all(long, or_none)?.pop().flatten())
+    }
+}
+
+/// Certificate and key, or neither: then nothing may ask for TLS.
+fn tls(values: &mut Values<'_>, listen: &[Address]) -> Result<Option<Tls>, Wrong> {
+    let cert = values.optional("tls-cert", "none", value::path)?;
+    let key = match (values.origin("tls-key"), &cert) {
+        (Origin::Default, cert) => {
+            let words = if cert.is_some() { "the file of tls-cert" } else { "none" };
+            values.show("tls-key", words, Origin::Default);
+            None
+        }
+        _ => values.all("tls-key", value::path)?.pop(),
+    };
+    let required = values.one("tls-required", value::on_off)?;
+    if let Some(cert) = cert {
+        return Ok(Some(Tls { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
+    }
+    let asks = [
+        ("tls-key", key.is_some()),
+        ("tls-required", required),
+        ("listen", listen.iter().any(|a| matches!(a, Address::Tcp { tls: true, .. }))),
+    ];
+    let asks = asks.into_iter().filter(|(_, asks)| *asks).flat_map(|(long, _)| values.lookup(long));
+    match asks.last() {
+        Some(given) => Err(refuse(&given, "tls-cert besides, without which there is no TLS")),
+        None => Ok(None),
     }
 }
 
@@ -665,6 +712,9 @@ mod tests {
             "--forward-replies local",
             "--terminals local",
             "--log syslog",
+            "--tls-cert f",
+            "--tls-cert f --tls-key g --tls-required on -l tls:h:465",
+            "--tls-cert none --tls-required off",
             "-l unix:/run/x",
             "-l [::1]:0",
             "-l localhost:65535",
@@ -701,6 +751,11 @@ mod tests {
             "--delimiter a",
             "--vrfy yes",
             "--log file",
+            "--tls-key f",
+            "--tls-cert none --tls-key f",
+            "--tls-required on",
+            "--tls-cert f --tls-required local",
+            "-l tls:h:465",
             "-l unix:",
             "-l 25",
             "-l :25",

@@ -49,6 +49,10 @@ counters! {
     sessions_refused,
     /// Sessions ended by a panic that was caught.
     sessions_panicked,
+    /// Handshakes of TLS made.
+    tls,
+    /// Handshakes of TLS that failed.
+    tls_failed,
     /// Recipients accepted.
     recipients,
     /// Recipients refused.

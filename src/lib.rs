@@ -25,7 +25,7 @@
 //! - [`deliver`] is the disk. It knows no SMTP verb.
 //! - [`session`] is the one place where these meet: one connection.
 //! - [`server`] accepts, keeps the pool and stops; [`listen`] opens sockets, [`stream`] reads and
-//!   writes with deadlines.
+//!   writes with deadlines, in clear text or through [`tls`].
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
 //! - [`counters`] and [`logging`] are what an administrator sees.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -44,4 +44,6 @@ pub mod server;
 pub mod session;
 pub mod smtp;
 pub mod stream;
+#[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
+pub mod tls;
 pub mod trace;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! 127.0.0.1:25   [::1]:25   mx.example.org:25   unix:/run/mailslot/smtp,mode=660
+//! tls:mx.example.org:465
 //! ```
 //! A name is looked up once, and every address it has is listened on. `[::]:25` takes IPv4 too,
 //! where the system is set up so (Linux is). A Unix socket that nobody listens on any more is
@@ -31,6 +32,8 @@ pub enum Address {
         host: String,
         /// The port.
         port: u16,
+        /// `tls:` in front: TLS from the first octet on (RFC 8314 3.3).
+        tls: bool,
     },
     /// `unix:PATH`, or `unix:PATH,mode=660`; the mode is 666 if not given.
     Unix {
@@ -48,12 +51,18 @@ pub trait Accept: AsFd {
     /// # Errors
     /// As accept(2).
     fn accept(&self) -> io::Result<(Socket, Peer)>;
+
+    /// Whether its connections begin with TLS.
+    fn tls(&self) -> bool {
+        false
+    }
 }
 
 /// An open listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Listening,
+    tls: bool,
     /// The Unix socket that was made here, by device and inode; removed when it is closed.
     made: Option<(PathBuf, u64, u64)>,
 }
@@ -77,12 +86,15 @@ pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
             Address::Unix { path, mode } => {
                 listeners.push(listen_unix(path, *mode).map_err(|e| address.explain(e))?);
             }
-            Address::Tcp { host, port } => {
+            Address::Tcp { host, port, tls } => {
                 let found = (host.as_str(), *port).to_socket_addrs();
                 for socket_address in found.map_err(|e| address.explain(e))? {
                     let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
                     match listen_tcp(socket_address) {
-                        Ok(listener) => listeners.push(listener),
+                        Ok(mut listener) => {
+                            listener.tls = *tls;
+                            listeners.push(listener);
+                        }
                         Err(e) if missing(&e) && socket_address.ip().is_loopback() => {
                             passed_over = Some(address.explain(e));
                         }
@@ -145,7 +157,7 @@ impl Listener {
             Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Listening::Unix(unix) => unix.set_nonblocking(true)?,
         }
-        Ok(Listener { socket, made: None })
+        Ok(Listener { socket, tls: false, made: None })
     }
 
     /// The address it really has, with the port that port 0 became; None for a Unix socket.
@@ -191,6 +203,10 @@ impl Accept for Listener {
                 Ok((Socket::Unix(unix), Peer::Unix))
             }
         }
+    }
+
+    fn tls(&self) -> bool {
+        self.tls
     }
 }
 
@@ -272,8 +288,9 @@ impl FromStr for Address {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Address, String> {
-        let wrong =
-            |why: &str| format!("{text:?}: {why} (expected host:port, [v6]:port, unix:PATH)");
+        let wrong = |why: &str| {
+            format!("{text:?}: {why} (expected host:port, [v6]:port, tls:host:port, unix:PATH)")
+        };
         if let Some(rest) = text.strip_prefix("unix:") {
             let (path, mode) = match rest.rsplit_once(",mode=") {
                 None => (rest, 0o666),
@@ -289,7 +306,12 @@ impl FromStr for Address {
                 _ => Err(wrong("the path is longer than 103 octets, or holds a NUL")),
             };
         }
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
+        let (tls, place) = match text.strip_prefix("tls:") {
+            // The host may be called tls.
+            Some(rest) if rest.contains(':') => (true, rest),
+            _ => (false, text),
+        };
+        let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
         // u16::from_str would take a sign.
         let digits = port.bytes().all(|b| b.is_ascii_digit());
         let port = port.parse::<u16>().ok().filter(|_| digits);
@@ -304,15 +326,20 @@ impl FromStr for Address {
             }
             None => host,
         };
-        Ok(Address::Tcp { host: host.to_owned(), port })
+        Ok(Address::Tcp { host: host.to_owned(), port, tls })
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Address::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Address::Tcp { host, port, tls } => {
+                let tls = if *tls { "tls:" } else { "" };
+                match host.contains(':') {
+                    true => write!(f, "{tls}[{host}]:{port}"),
+                    false => write!(f, "{tls}{host}:{port}"),
+                }
+            }
             Address::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
             Address::Unix { path, mode } => write!(f, "unix:{},mode={mode:o}", path.display()),
         }
@@ -330,6 +357,9 @@ mod tests {
             "[::1]:25",
             "localhost:0",
             "mx-1.example.org:65535",
+            "tls:mx.example.org:465",
+            "tls:[::1]:465",
+            "tls:25",
             "unix:/run/smtp",
             "unix:smtp:25",
             "unix:/run/smtp,mode=600",
@@ -352,6 +382,10 @@ mod tests {
             ("h:+25", "the port is not"),
             ("h:65536", "the port is not"),
             ("a b:25", "not a host name"),
+            ("tls:", "the port is not"),
+            ("tls::465", "no host"),
+            ("tls:::1:465", "needs brackets"),
+            ("tls:tls:h:465", "needs brackets"),
             ("unix:", "no path"),
             ("unix:/run/smtp,mode=1666", "the mode is not octal"),
             ("unix:/run/smtp,mode=", "the mode is not octal"),

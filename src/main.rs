@@ -14,13 +14,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use mailslot::config::{Command, Config, Facts, Names, Wrong};
+use mailslot::config::{Command, Config, Facts, Names, Tls, Wrong};
 use mailslot::counters::Counters;
 use mailslot::deliver::{self, Post};
-use mailslot::listen::{self, Address, Listener};
+use mailslot::listen::{self, Accept, Address, Listener};
 use mailslot::logging::{self, Target, value};
 use mailslot::route::Local;
 use mailslot::server::{self, Server};
+use mailslot::tls::Keys;
 use mailslot::{check, options, stream};
 
 fn main() -> ExitCode {
@@ -66,11 +67,18 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
+    let keys = match &config.tls {
+        None => None,
+        Some(Tls { cert, key, .. }) => {
+            let keys = Keys::load(cert, key).map_err(|text| Failure::text(EX_CONFIG, &text))?;
+            Some(Arc::new(keys))
+        }
+    };
     let counters = Arc::new(Counters::default());
     let route = Arc::new(Local::new(config.route()));
     let (post, writer) = deliver::start(config.deliver(), counters.clone())
         .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
-    let status = converse(config, route, post, counters);
+    let status = converse(config, keys, route, post, counters);
     writer.stop();
     status
 }
@@ -78,12 +86,13 @@ fn serve(config: &Config) -> Result<u8, Failure> {
 /// Serves the connections there are, with all that is behind them running.
 fn converse(
     config: &Config,
+    keys: Option<Arc<Keys>>,
     route: Arc<Local>,
     post: Post,
     counters: Arc<Counters>,
 ) -> Result<u8, Failure> {
     let system = |e: io::Error| Failure::new(EX_OSERR, "", &e);
-    let server = Server::new(config.server(), route.clone(), post, counters.clone());
+    let server = Server::new(config.server(keys), route.clone(), post, counters.clone());
     let server = server.map_err(system)?;
     let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
     if config.inetd {
@@ -130,8 +139,11 @@ fn announce(config: &Config, listeners: &[Listener]) {
     if config.verbosity < 0 {
         return;
     }
-    let mut places: Vec<String> =
-        listeners.iter().filter_map(|l| l.local_addr()).map(|a| a.to_string()).collect();
+    let place = |l: &Listener| {
+        let scheme = if l.tls() { "tls:" } else { "" };
+        l.local_addr().map(|address| format!("{scheme}{address}"))
+    };
+    let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
     let unix = |a: &&Address| matches!(a, Address::Unix { .. });
     places.extend(config.listen.iter().filter(unix).map(Address::to_string));
     if places.is_empty() {
@@ -139,7 +151,8 @@ fn announce(config: &Config, listeners: &[Listener]) {
     }
     let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
     let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
-    let tcp = listeners.iter().find_map(Listener::local_addr);
+    let clear = |l: &&Listener| !l.tls();
+    let tcp = listeners.iter().filter(clear).find_map(Listener::local_addr);
     if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
         text.push_str(&first_message(config, &address.to_string()));
     }

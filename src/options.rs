@@ -329,8 +329,9 @@ pub const TABLE: &[Row] = &[
         Many,
         Is(&["127.0.0.1:25", "[::1]:25"]),
         "",
-        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. Not given: on the \
-         sockets that systemd passes, if it does.",
+        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. With tls: in \
+         front, as in tls:HOST:465, TLS begins with the first octet. Not given: on the sockets \
+         that systemd passes, if it does.",
     ),
     option(
         ("hostname", "n"),
@@ -503,6 +504,32 @@ pub const TABLE: &[Row] = &[
         "RFC 821 3.4",
         "Whose SEND, SOML and SAML reach the terminals of users who are logged in and accept \
          messages (mesg y): on, off or local.",
+    ),
+    option(
+        ("tls-cert", ""),
+        "FILE",
+        Once,
+        Is(&["none"]),
+        "RFC 3207",
+        "Offer STARTTLS with the certificates in FILE: PEM, the server's own first, then those \
+         that lead to its authority. HUP reads them again.",
+    ),
+    option(
+        ("tls-key", ""),
+        "FILE",
+        Once,
+        Found("the file of tls-cert"),
+        "RFC 3207",
+        "The private key of the first certificate: PEM, not encrypted.",
+    ),
+    option(
+        ("tls-required", ""),
+        "SWITCH",
+        Once,
+        Is(&["off"]),
+        "RFC 3207 4",
+        "on: a client must say STARTTLS before anything else, or hears 530. Not for a host that \
+         takes mail from the whole Internet.",
     ),
     option(
         ("inetd", ""),

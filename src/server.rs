@@ -132,7 +132,7 @@ impl Server {
     /// The thread cannot be started.
     pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<End>> {
         let (pool, queue) = Pool::start(&self.shared, 1)?;
-        let _ = queue.try_send(self.shared.admit(socket, peer));
+        let _ = queue.try_send(self.shared.admit(socket, peer, false));
         drop(queue);
         // The session's end wakes us too.
         let _ = self.wake.read_exact(&mut [0]);
@@ -154,8 +154,8 @@ impl Handle {
 }
 
 /// Lets signals govern the server: TERM and INT stop it (a second one ends the process at once,
-/// with status 75), HUP has `route` read its files again, USR1 writes `counters` to the log. XFSZ
-/// is ignored, so that a file-size limit is an error of one write and not the end.
+/// with status 75), HUP has `route` and TLS read their files again, USR1 writes `counters` to the
+/// log. XFSZ is ignored, so that a file-size limit is an error of one write and not the end.
 ///
 /// # Errors
 /// A handler cannot be installed, or the thread not started.
@@ -175,6 +175,7 @@ pub fn on_signals(
             match signal {
                 SIGHUP => {
                     route.reload();
+                    handle.0.office.reload_keys();
                     log::info!("reload signal=HUP");
                 }
                 SIGUSR1 => log::info!("counters {counters}"),
@@ -217,13 +218,13 @@ impl Shared {
         let _ = (&self.waker).write(&[0]);
     }
 
-    fn admit(self: &Arc<Shared>, socket: Socket, peer: Peer) -> Admitted {
+    fn admit(self: &Arc<Shared>, socket: Socket, peer: Peer, tls: bool) -> Admitted {
         self.busy.fetch_add(1, Ordering::SeqCst);
         let client = Client::of(peer);
         if let Some(client) = client {
             *lock(&self.clients).entry(client).or_default() += 1;
         }
-        Admitted { socket, peer, ticket: Ticket { shared: Arc::clone(self), client } }
+        Admitted { socket, peer, tls, ticket: Ticket { shared: Arc::clone(self), client } }
     }
 
     /// Whether `peer` has as many sessions as it may.
@@ -267,6 +268,8 @@ impl Client {
 struct Admitted {
     socket: Socket,
     peer: Peer,
+    /// Whether it begins with TLS.
+    tls: bool,
     ticket: Ticket,
 }
 
@@ -347,7 +350,7 @@ impl Pool {
 
 /// One session, in thread `number`; None if its client was gone before it began.
 fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End> {
-    let Admitted { socket, peer, ticket } = admitted;
+    let Admitted { socket, peer, tls, ticket } = admitted;
     let stream = Stream::new(socket, peer, shared.timeout, shared.session_timeout);
     let mut stream = match stream {
         Ok(stream) => stream,
@@ -362,7 +365,10 @@ fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End>
     if shared.stopping.load(Ordering::SeqCst) {
         stream.handle().stop();
     }
-    let end = shared.office.serve(&mut stream);
+    let end = match tls {
+        true => shared.office.serve_tls(&mut stream),
+        false => shared.office.serve(&mut stream),
+    };
     // A client that has its 221 may come again at once, and finds its place free.
     drop(ticket);
     stream.close(end.lingers());
@@ -400,7 +406,7 @@ impl Acceptor<'_> {
                     log::info!("accepting again");
                 }
                 if let Some((socket, peer)) = accepted {
-                    self.take(socket, peer);
+                    self.take(socket, peer, listener.tls());
                 }
             }
         }
@@ -428,30 +434,31 @@ impl Acceptor<'_> {
     }
 
     /// A session for the connection, or 421.
-    fn take(&mut self, socket: Socket, peer: Peer) {
+    fn take(&mut self, socket: Socket, peer: Peer, tls: bool) {
         let shared = self.shared;
         if shared.has_its_share(peer) {
-            return self.refuse(&socket, peer, "client's share");
+            return self.refuse(&socket, peer, tls, "client's share");
         }
         if shared.busy.load(Ordering::SeqCst) >= shared.threads && !shared.make_room() {
-            return self.refuse(&socket, peer, "full");
+            return self.refuse(&socket, peer, tls, "full");
         }
         // The channel is full when sessions are over whose clients do not let go.
-        if let Err(back) = self.queue.try_send(shared.admit(socket, peer)) {
-            self.refuse(&back.into_inner().socket, peer, "full");
+        if let Err(back) = self.queue.try_send(shared.admit(socket, peer, tls)) {
+            self.refuse(&back.into_inner().socket, peer, tls, "full");
         }
     }
 
-    /// 421, without ever blocking. It is counted, and logged at most once a minute: refusing must
-    /// stay cheaper than connecting.
-    fn refuse(&mut self, socket: &Socket, peer: Peer, why: &str) {
+    /// 421, without ever blocking; nothing to a client that awaits TLS, for there is no time to
+    /// speak it. It is counted, and logged at most once a minute: refusing must stay cheaper than
+    /// connecting.
+    fn refuse(&mut self, socket: &Socket, peer: Peer, tls: bool, why: &str) {
         let refused = &self.shared.counters.sessions_refused;
         refused.one();
         if self.told.is_none_or(|at| at.elapsed() > TOLD_AGAIN) {
             self.told = Some(Instant::now());
             log::warn!("refused client={peer} why={} so_far={}", value(why), refused.value());
         }
-        socket.send_at_once(&self.shared.busy_reply);
+        socket.send_at_once(if tls { b"" } else { &self.shared.busy_reply });
     }
 
     /// Pauses; with the spare descriptor, the client at the head of the line is told.
@@ -461,7 +468,7 @@ impl Acceptor<'_> {
         }
         if is_out_of_descriptors(error) && self.spare.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {
-                self.refuse(&socket, peer, "descriptors");
+                self.refuse(&socket, peer, listener.tls(), "descriptors");
             }
             self.spare = spare();
         }

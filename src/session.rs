@@ -37,9 +37,10 @@ use crate::report::{self, Report};
 use crate::route::{Member, Refusal, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{Decoder, End as DataEnd};
-use crate::smtp::receiver::{Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
+use crate::smtp::receiver::{self, Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
 use crate::smtp::{Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Peer, Stream};
+use crate::tls::Keys;
 use crate::trace::{self, Ids, Received};
 
 /// Who is told something that a stranger could misuse.
@@ -95,6 +96,17 @@ pub struct Settings {
     pub session_timeout: Duration,
     /// How long a session waits for the writer. Should be more than its lock time-out.
     pub patience: Duration,
+    /// What TLS is spoken with; None: STARTTLS is not offered.
+    pub tls: Option<Tls>,
+}
+
+/// How sessions come to TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Certificate and key, which may be read again while sessions run.
+    pub keys: Arc<Keys>,
+    /// Whether a client in clear text hears 530 until it says STARTTLS.
+    pub required: bool,
 }
 
 /// What all sessions of a process share.
@@ -126,8 +138,9 @@ impl End {
             End::Quit | End::Cut(Cut::Closed) => 0,
             End::Panicked => 70,            // EX_SOFTWARE
             End::Cut(Cut::Broken(_)) => 74, // EX_IOERR
-            End::Cut(_) => 75,              // EX_TEMPFAIL
-            End::TooManyErrors => 76,       // EX_PROTOCOL
+            // EX_PROTOCOL
+            End::TooManyErrors | End::Cut(Cut::ClearText | Cut::Tls(_)) => 76,
+            End::Cut(_) => 75, // EX_TEMPFAIL
         }
     }
 
@@ -163,12 +176,38 @@ impl Office {
     /// Holds one session over `stream`, from the greeting to its end, and leaves its last reply
     /// for [`Stream::close`] to send. Does not panic.
     pub fn serve(&self, stream: &mut Stream) -> End {
+        self.hold(stream, |session| session.converse())
+    }
+
+    /// The same, inside TLS from the first octet on (RFC 8314 3).
+    pub fn serve_tls(&self, stream: &mut Stream) -> End {
+        self.hold(stream, |session| {
+            session.start_tls()?;
+            session.converse()
+        })
+    }
+
+    /// Reads certificate and key again, for the sessions that begin from now on.
+    pub fn reload_keys(&self) {
+        if let Some(Tls { keys, .. }) = &self.settings.tls
+            && let Err(why) = keys.reload()
+        {
+            log::error!("certificate and key stay as they were why={}", value(why));
+        }
+    }
+
+    fn hold(
+        &self,
+        stream: &mut Stream,
+        converse: impl FnOnce(&mut Session<'_>) -> Result<End, Cut>,
+    ) -> End {
         self.counters.sessions.one();
         let id = self.ids.session();
         let peer = stream.peer();
         log::debug!("connected session={id} client={peer}");
-        let result =
-            panic::catch_unwind(AssertUnwindSafe(|| Session::new(self, &id, stream).converse()));
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            converse(&mut Session::new(self, &id, stream))
+        }));
         let end = match result {
             Ok(Ok(end)) => end,
             Ok(Err(cut)) => End::Cut(cut),
@@ -198,6 +237,8 @@ struct Session<'a> {
     messages: u64,
     /// The message whose first chunks have come.
     begun: Option<(Incoming, Chunks)>,
+    /// What Received says of TLS, inside it.
+    tls: Option<String>,
 }
 
 /// A message whose mail data is being read.
@@ -226,11 +267,16 @@ impl<'a> Session<'a> {
                 // clients send. Any other client that asks for one sees that it is not offered,
                 // and does what RFC 3461 5.2.2 has it do.
                 dsn: peer.is_local(),
+                tls: match &settings.tls {
+                    None => receiver::Tls::Off,
+                    Some(Tls { required: false, .. }) => receiver::Tls::Offered,
+                    Some(Tls { required: true, .. }) => receiver::Tls::Required,
+                },
                 ..ReceiverSettings::new(&settings.hostname)
             },
             Desk { office, session: id, peer },
         );
-        Session { office, id, stream, receiver, messages: 0, begun: None }
+        Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
     }
 
     /// From the greeting to the end.
@@ -268,7 +314,13 @@ impl<'a> Session<'a> {
                 Step::Reply(reply)
             }
             Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
-            Step::StartTls(_) => Step::Reply(reply::tls_unavailable()),
+            Step::StartTls(_) if self.office.settings.tls.is_none() => {
+                Step::Reply(reply::tls_unavailable())
+            }
+            Step::StartTls(go_ahead) => {
+                self.say(&go_ahead)?;
+                return self.start_tls().map(|()| None);
+            }
             step => step,
         };
         match step {
@@ -279,6 +331,34 @@ impl<'a> Session<'a> {
             Step::Reply(reply) => self.say(&reply).map(|()| None),
             // Dealt with above; and what follows a message is a reply.
             Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
+        }
+    }
+
+    /// Makes the handshake; all that the client said before is forgotten.
+    fn start_tls(&mut self) -> Result<(), Cut> {
+        let Office { settings, counters, .. } = self.office;
+        let made = match &settings.tls {
+            Some(Tls { keys, .. }) => self.stream.start_tls(keys),
+            None => Err(Cut::Tls(io::ErrorKind::Unsupported.into())),
+        };
+        match made {
+            Ok(facts) => {
+                counters.tls.one();
+                let sni = value(facts.sni.as_deref().unwrap_or_default());
+                log::debug!("tls session={} sni={sni} {facts}", self.id);
+                self.tls = Some(facts.to_string());
+                self.receiver.tls_started();
+                Ok(())
+            }
+            Err(cut) => {
+                counters.tls_failed.one();
+                let why = match &cut {
+                    Cut::Tls(e) => e.to_string(),
+                    cut => cut.to_string(),
+                };
+                log::debug!("tls failed session={} why={}", self.id, value(why));
+                Err(cut)
+            }
         }
     }
 
@@ -361,7 +441,7 @@ impl<'a> Session<'a> {
             peer: self.stream.peer().into(),
             hostname: &settings.hostname,
             protocol,
-            tls: None,
+            tls: self.tls.as_deref(),
             id: &id,
             recipient: match envelope.to.as_slice() {
                 [one] => Some(&one.path),
@@ -659,7 +739,7 @@ fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
     };
     let slow = |why| Some(reply::timed_out(hostname, why));
     match cut {
-        Cut::Closed | Cut::Broken(_) | Cut::NotReading | Cut::ClearText => None,
+        Cut::Closed | Cut::Broken(_) | Cut::NotReading | Cut::ClearText | Cut::Tls(_) => None,
         Cut::TimedOut => slow("nothing came for too long"),
         Cut::TooSlow => slow("mail data comes too slowly"),
         Cut::Deadline => slow("the session takes too long"),

@@ -17,17 +17,17 @@
 //! or at once. What a connection is made of is in `stream/socket.rs`.
 
 mod socket;
+mod wire;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFlags;
-
+use crate::tls::{self, Keys};
 pub use socket::{Peer, Socket, standard_input};
-use socket::{is_timeout, ready};
+use wire::Wire;
 
 /// The slowest mail data that is put up with, in octets a second.
 pub const PACE_MIN: u64 = 100;
@@ -51,6 +51,8 @@ pub enum Cut {
     MakeRoom,
     /// Something came in clear text where TLS was to begin.
     ClearText,
+    /// No TLS, or none that both sides know, came where there should be some.
+    Tls(io::Error),
     /// The connection broke.
     Broken(io::Error),
 }
@@ -67,20 +69,32 @@ impl fmt::Display for Cut {
             Cut::Stopping => "stopping",
             Cut::MakeRoom => "idle",
             Cut::ClearText => "clear-text",
+            Cut::Tls(_) => "tls",
             Cut::Broken(_) => "broken",
         })
+    }
+}
+
+impl std::error::Error for Cut {}
+
+/// What TLS passed on from the wire, or found wrong itself.
+impl From<io::Error> for Cut {
+    fn from(e: io::Error) -> Cut {
+        match e.downcast::<Cut>() {
+            Ok(cut) => cut,
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Cut::Tls(e),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Cut::Closed,
+            Err(e) => Cut::Broken(e),
+        }
     }
 }
 
 /// One connection with its buffers and deadlines.
 #[derive(Debug)]
 pub struct Stream {
-    shared: Arc<Shared>,
+    wire: Wire,
+    layer: Layer,
     peer: Peer,
-    timeout: Duration,
-    deadline: Instant,
-    /// What SO_RCVTIMEO is now.
-    armed: Duration,
     /// `input[start..end]` came and was not consumed yet.
     input: Box<[u8]>,
     start: usize,
@@ -89,6 +103,16 @@ pub struct Stream {
     output: Vec<u8>,
     /// When the mail data began, and its octets so far.
     data: (Instant, u64),
+}
+
+/// What lies between the buffers and the wire.
+#[derive(Debug)]
+enum Layer {
+    Clear,
+    Tls(Box<tls::Session>),
+    /// Nothing more is sent: a write or a handshake failed half way, and whatever followed would be
+    /// taken for something else.
+    Mute,
 }
 
 impl Stream {
@@ -116,12 +140,11 @@ impl Stream {
             Socket::Pipe { .. } => {}
         }
         let now = Instant::now();
+        let shared = Arc::new(Shared { socket, state: Mutex::default() });
         Ok(Stream {
-            shared: Arc::new(Shared { socket, state: Mutex::default() }),
+            wire: Wire::new(shared, timeout, now + session_timeout),
+            layer: Layer::Clear,
             peer,
-            timeout,
-            deadline: now + session_timeout,
-            armed: timeout,
             input: vec![0; INPUT_SIZE].into_boxed_slice(),
             start: 0,
             end: 0,
@@ -137,13 +160,13 @@ impl Stream {
 
     /// The means to end the session from another thread.
     pub fn handle(&self) -> Handle {
-        Handle(Arc::downgrade(&self.shared))
+        Handle(Arc::downgrade(&self.wire.shared))
     }
 
     /// The next command line with its CR LF, which alone ends it; None for one that was longer
     /// than `max` octets and is dropped, all of it.
     pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, Cut> {
-        if let Some(notice) = self.shared.lock().notice {
+        if let Some(notice) = self.wire.shared.lock().notice {
             return Err(notice.into());
         }
         let mut until = None;
@@ -164,7 +187,7 @@ impl Stream {
                 self.start = self.end - 1;
                 searched = 0;
             }
-            let until = *until.get_or_insert_with(|| Instant::now() + self.timeout);
+            let until = *until.get_or_insert_with(|| Instant::now() + self.wire.timeout);
             self.fill(until, Phase::Command)?;
         }
     }
@@ -177,12 +200,12 @@ impl Stream {
     /// Mail data that has come and was not consumed yet, at least one octet.
     pub fn data(&mut self) -> Result<&[u8], Cut> {
         if self.start == self.end {
-            self.fill(Instant::now() + self.timeout, Phase::Data)?;
+            self.fill(Instant::now() + self.wire.timeout, Phase::Data)?;
             let (since, octets) = &mut self.data;
             *octets += self.end as u64;
             let taken = since.elapsed();
             let least = taken.as_millis() * u128::from(PACE_MIN) / 1000;
-            if taken > self.timeout / 5 && u128::from(*octets) < least {
+            if taken > self.wire.timeout / 5 && u128::from(*octets) < least {
                 return Err(Cut::TooSlow);
             }
         }
@@ -210,39 +233,70 @@ impl Stream {
         if self.output.is_empty() {
             return Ok(());
         }
-        let until = Instant::now() + self.timeout;
-        let output = std::mem::take(&mut self.output);
-        let mut rest = output.as_slice();
-        while !rest.is_empty() {
-            match self.shared.socket.write(rest, until) {
-                Ok(0) => return Err(Cut::Closed),
-                Ok(n) => rest = &rest[n..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_timeout(&e) => return Err(Cut::NotReading),
-                Err(e) => return Err(Cut::Broken(e)),
+        let until = Instant::now() + self.wire.timeout;
+        let sent = match &mut self.layer {
+            Layer::Clear => self.wire.write_all(&self.output, until),
+            Layer::Tls(tls) => {
+                tls.write_all(&mut self.wire.until(until), &self.output).map_err(Cut::from)
             }
-            if !rest.is_empty() && Instant::now() >= until.min(self.deadline) {
-                return Err(Cut::NotReading);
-            }
-        }
-        self.output = output;
+            Layer::Mute => Ok(()),
+        };
         self.output.clear();
-        Ok(())
+        if sent.is_err() {
+            self.layer = Layer::Mute;
+        }
+        sent
+    }
+
+    /// Begins TLS: sends what waits, in clear text still, and makes the handshake, for which the
+    /// client has the time-out or a minute, whichever is shorter.
+    ///
+    /// # Errors
+    /// [`Cut::ClearText`] if something has come already: somebody between the client and us may
+    /// have put it there, and must not have it taken for something said inside TLS. After that or
+    /// any other error nothing more is sent: the client would not know how to read it.
+    pub fn start_tls(&mut self, keys: &Keys) -> Result<tls::Facts, Cut> {
+        let facts = self.handshake(keys);
+        if facts.is_err() {
+            self.layer = Layer::Mute;
+        }
+        facts
+    }
+
+    fn handshake(&mut self, keys: &Keys) -> Result<tls::Facts, Cut> {
+        if self.has_unread() {
+            return Err(Cut::ClearText);
+        }
+        self.flush()?;
+        let mut tls = Box::new(keys.session()?);
+        let until = Instant::now() + self.wire.timeout.min(HANDSHAKE);
+        self.wire.shared.wait(Phase::Command)?;
+        let result = tls.handshake(&mut self.wire.until(until));
+        let notice = self.wire.shared.awake();
+        let facts = result.map_err(|e| notice.map_or_else(|| e.into(), Cut::from))?;
+        self.layer = Layer::Tls(tls);
+        Ok(facts)
     }
 
     /// Sends what waits and closes. What the client sends and nobody reads turns the close into a
     /// reset, which may take our last reply with it; so with `linger`, or when something is known
     /// to be unread, input is read and dropped for at most a second.
     pub fn close(mut self, linger: bool) {
-        let mut unread = linger || self.start != self.end;
-        if self.flush().is_err() || !unread {
+        let mut unread = linger || self.has_unread();
+        if self.flush().is_err() {
             return;
         }
-        self.shared.socket.shutdown(Shutdown::Write);
         let until = Instant::now() + LINGER;
+        if let Layer::Tls(tls) = &mut self.layer {
+            let _ = tls.end(&mut self.wire.until(until));
+        }
+        self.layer = Layer::Mute;
+        if unread {
+            self.wire.shared.socket.shutdown(Shutdown::Write);
+        }
         let mut left = LINGER_MAX;
         while unread && left > 0 && Instant::now() < until {
-            (self.start, self.end, self.deadline) = (0, 0, until);
+            (self.start, self.end, self.wire.deadline) = (0, 0, until);
             unread = self.fill(until, Phase::Data).is_ok();
             left = left.saturating_sub(self.end);
         }
@@ -256,9 +310,13 @@ impl Stream {
             self.end -= self.start;
             self.start = 0;
         }
-        self.shared.wait(phase)?;
-        let read = self.read(until);
-        let notice = self.shared.awake();
+        self.wire.shared.wait(phase)?;
+        let buffer = &mut self.input[self.end..];
+        let read = match &mut self.layer {
+            Layer::Tls(tls) => tls.read(&mut self.wire.until(until), buffer).map_err(Cut::from),
+            Layer::Clear | Layer::Mute => self.wire.read(buffer, until),
+        };
+        let notice = self.wire.shared.awake();
         match read {
             Ok(0) => Err(notice.map_or(Cut::Closed, Cut::from)),
             Ok(n) => {
@@ -266,50 +324,6 @@ impl Stream {
                 Ok(())
             }
             Err(cut) => Err(cut),
-        }
-    }
-
-    /// One read(2) that returns by `until` or the session's deadline.
-    fn read(&mut self, until: Instant) -> Result<usize, Cut> {
-        let ends = |now: Instant| {
-            if now >= self.deadline {
-                Err(Cut::Deadline)
-            } else if now >= until {
-                Err(Cut::TimedOut)
-            } else {
-                Ok(until.min(self.deadline) - now)
-            }
-        };
-        loop {
-            let left = ends(Instant::now())?;
-            let buffer = &mut self.input[self.end..];
-            let result = match &self.shared.socket {
-                Socket::Pipe { input, .. } => {
-                    // Nobody can wake us here but time.
-                    let wait = left.min(Duration::from_secs(1));
-                    if !ready(input, PollFlags::POLLIN, wait).map_err(Cut::Broken)? {
-                        if self.shared.lock().notice.is_some() {
-                            return Ok(0);
-                        }
-                        continue;
-                    }
-                    (&mut &*input).read(buffer)
-                }
-                socket => {
-                    // Too late by an eighth is allowed; so most reads need no second call.
-                    if left > self.armed || left + self.timeout / 8 < self.armed {
-                        self.armed = left.max(Duration::from_millis(1));
-                        socket.set_read_timeout(self.armed).map_err(Cut::Broken)?;
-                    }
-                    socket.read(buffer)
-                }
-            };
-            match result {
-                Ok(n) => return Ok(n),
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_timeout(&e) => drop(ends(Instant::now() + self.timeout / 8)?),
-                Err(e) => return Err(Cut::Broken(e)),
-            }
         }
     }
 }
@@ -424,6 +438,8 @@ impl Shared {
 const INPUT_SIZE: usize = 16 * 1024;
 /// Replies of a pipelining client that are held back at most.
 const OUTPUT_MAX: usize = 8 * 1024;
+/// How long a client may take for the handshake of TLS, which is four messages.
+const HANDSHAKE: Duration = Duration::from_secs(60);
 /// How long, and how much, unread input is read and dropped at the end.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_MAX: usize = 1024 * 1024;

@@ -13,7 +13,7 @@ use mailslot::options::{Place, Row, TABLE, wrap};
 /// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
 /// below.
 const LAYERS: &[&[&str]] = &[
-    &["counters", "logging", "options", "smtp"],
+    &["counters", "logging", "options", "smtp", "tls"],
     &["trace", "stream"],
     &["message", "listen"],
     &["route", "deliver", "report"],

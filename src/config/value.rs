@@ -24,7 +24,7 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
 
 /// An address to listen on.
 pub fn address(text: &str) -> Result<Address, String> {
-    let form = "HOST:PORT, [IPV6]:PORT or unix:PATH, such as 127.0.0.1:25";
+    let form = "HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH, such as 127.0.0.1:25";
     text.parse().map_err(|_| form.to_owned())
 }
 
@@ -105,6 +105,15 @@ pub fn switch(text: &str) -> Result<Switch, String> {
         "local" => Ok(Switch::Local),
         "off" => Ok(Switch::Off),
         _ => Err("on, off or local".to_owned()),
+    }
+}
+
+/// `on` or `off`.
+pub fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off".to_owned()),
     }
 }
 

@@ -100,6 +100,7 @@ impl House {
             timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(1200),
             patience: LONG,
+            tls: None,
         }
     }
 
@@ -165,7 +166,7 @@ impl Drop for House {
 }
 
 pub fn localhost() -> Address {
-    Address::Tcp { host: "127.0.0.1".to_owned(), port: 0 }
+    Address::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false }
 }
 
 /// A server that runs; dropped, it stops.

@@ -1,0 +1,117 @@
+//! In the place of `tls.rs` where the feature `tls` is off: the same names, and no value of any.
+//!
+//! [`Keys::load`] refuses, so that nobody who asks for TLS goes without. Everything behind it needs
+//! [`Keys`], which cannot be; the compiler knows, and leaves it out.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+/// Certificate chain and private key.
+#[derive(Debug)]
+pub struct Keys(Infallible);
+
+impl Keys {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn load(_: &Path, _: &Path) -> Result<Keys, String> {
+        Err(ABSENT.to_owned())
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn reload(&self) -> Result<(), String> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn session(&self) -> io::Result<Session> {
+        match self.0 {}
+    }
+}
+
+/// One connection's TLS.
+#[derive(Debug)]
+pub struct Session(Infallible);
+
+impl Session {
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn handshake(&mut self, _: &mut (impl Read + Write)) -> io::Result<Facts> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn read(&mut self, _: &mut (impl Read + Write), _: &mut [u8]) -> io::Result<usize> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn write_all(&mut self, _: &mut impl Write, _: &[u8]) -> io::Result<()> {
+        match self.0 {}
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn end(&mut self, _: &mut impl Write) -> io::Result<()> {
+        match self.0 {}
+    }
+}
+
+/// What a handshake came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The version.
+    pub version: &'static str,
+    /// The cipher.
+    pub cipher: String,
+    /// The host that the client asked for.
+    pub sni: Option<String>,
+    never: Infallible,
+}
+
+impl fmt::Display for Facts {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.never {}
+    }
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// From when it holds.
+    pub begins: u64,
+    /// Until when.
+    pub ends: u64,
+    /// Whether it is for the host.
+    pub names_host: bool,
+    never: Infallible,
+}
+
+/// Refuses.
+///
+/// # Errors
+/// Always.
+pub fn examine(_: &Path, _: &Path, _: &str) -> Result<Certificate, String> {
+    Err(ABSENT.to_owned())
+}
+
+const ABSENT: &str = "tls-cert: this mailslot was built without TLS; build it with --features tls";
