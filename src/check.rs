@@ -6,7 +6,9 @@
 //! port is bound for an instant to see whether that is allowed.
 //!
 //! A problem that stops mail (the server would not start, or would refuse or put off mail) makes
-//! the exit status 78; the others are advice.
+//! the exit status 78; the others are advice. What is about certificates is in `check/tls.rs`.
+
+mod tls;
 
 use std::fmt::Write as _;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -72,6 +74,7 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
     }
     found.extend(owners(config));
     found.extend(terminals(config));
+    found.extend(tls::problems(config));
     found.extend(Local::new(config.route()).problems());
     found
 }

@@ -63,17 +63,11 @@ fn serve(config: &Config) -> Result<u8, Failure> {
     for problem in check::limits(config) {
         log::warn!("limits problem={} cure={}", value(problem.what), value(problem.cure));
     }
+    let keys = config.tls.as_ref().map(keys).transpose()?;
     if config.sandbox.is_some() {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let keys = match &config.tls {
-        None => None,
-        Some(Tls { cert, key, .. }) => {
-            let keys = Keys::load(cert, key).map_err(|text| Failure::text(EX_CONFIG, &text))?;
-            Some(Arc::new(keys))
-        }
-    };
     let counters = Arc::new(Counters::default());
     let route = Arc::new(Local::new(config.route()));
     let (post, writer) = deliver::start(config.deliver(), counters.clone())
@@ -81,6 +75,11 @@ fn serve(config: &Config) -> Result<u8, Failure> {
     let status = converse(config, keys, route, post, counters);
     writer.stop();
     status
+}
+
+/// Certificate and key, before anything begins that would have to be stopped.
+fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
+    Keys::load(cert, key).map(Arc::new).map_err(|text| Failure::text(EX_CONFIG, &text))
 }
 
 /// Serves the connections there are, with all that is behind them running.

@@ -61,7 +61,7 @@ fn a_wrong_command_line_is_told_and_exits_64() {
         // Values.
         (&["-t", "0"], "--threads \"0\": expected a number from 2 to 4096"),
         (&["-s", "25X"], "--max-size \"25X\": expected octets, or a number with K, M or G"),
-        (&["-l", "25"], "--listen \"25\": expected HOST:PORT, [IPV6]:PORT or unix:PATH"),
+        (&["-l", "25"], "--listen \"25\": expected HOST:PORT, [IPV6]:PORT, tls:HOST:PORT"),
         (&["-d", "a b"], "--domain \"a b\": expected a domain name, such as mail.example.org"),
         (&["-u", "../etc"], "--user \"../etc\": expected a user's name, without a domain"),
         (&["-u", "a\x1b[2J"], "--user \"a\\u{1b}[2J\": expected a user's name"),

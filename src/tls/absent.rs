@@ -103,7 +103,6 @@ pub struct Certificate {
     pub ends: u64,
     /// Whether it is for the host.
     pub names_host: bool,
-    never: Infallible,
 }
 
 /// Refuses.

@@ -102,7 +102,7 @@ impl Server {
             }
         }
         let address =
-            banner[0].split_once("listens on ").and_then(|(_, rest)| rest.split_once(' '));
+            banner[0].split_once("listens on ").and_then(|(_, rest)| rest.split_once([',', ' ']));
         let address = address.and_then(|(address, _)| address.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {banner:?}"));
         Ok(Server { banner, address, folder, pid, log, end })
