@@ -233,8 +233,10 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
     let server = home.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
-    let own = home.path().join(format!("mail/.mailslot-{}", server.pid()));
-    let own = fs::read_to_string(own).unwrap();
+    let own = format!(".mailslot-{}-", server.pid());
+    let mut names = fs::read_dir(home.path().join("mail")).unwrap().map(|e| e.unwrap());
+    let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
+    let own = fs::read_to_string(own.path()).unwrap();
     let path = home.mailbox("alice.lock");
     for &(what, line, age, broken) in LEFT {
         match line(&own) {

@@ -191,8 +191,9 @@ impl<D: Disk> Dotlocks<D> {
             }
             let path = self.folder.join(&name);
             let Ok(stat) = self.disk.look(&path) else { continue };
-            let dead = match (self.read(&path), master) {
-                (Some(id), _) => self.is_buried(&id) || id.is_gone(&*self.disk) && recovered(&id),
+            let holder = self.read(&path);
+            let dead = match (&holder, master) {
+                (Some(id), _) => self.is_buried(id) || id.is_gone(&*self.disk) && recovered(id),
                 // Killed before its line was written. Should its maker live on another host, it
                 // makes the file again.
                 (None, Some(rest)) => {
@@ -201,10 +202,14 @@ impl<D: Disk> Dotlocks<D> {
                 }
                 (None, None) => false,
             };
-            if dead {
-                any = true;
-                let _ = self.remove_same(&path, &stat);
+            if !dead {
+                continue;
             }
+            if master.is_none() {
+                self.log_broken(&path, holder.as_ref(), &stat);
+            }
+            any = true;
+            let _ = self.remove_same(&path, &stat);
         }
         Ok(any)
     }
