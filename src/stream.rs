@@ -12,9 +12,12 @@
 //! - Mail data must come at [`PACE_MIN`] octets a second or more, on average, once it has taken
 //!   longer than a fifth of the time-out.
 //! - Memory is bounded: an over-long line is read and dropped to its CR LF within the same buffer.
+//! - TLS begins on an empty buffer, with the same deadlines, and one of its own for the handshake.
+//!   After a handshake or a write that failed nothing more is sent.
 //!
 //! Another thread may end a session through its [`Handle`]: gently, where it waits for a command,
-//! or at once. What a connection is made of is in `stream/socket.rs`.
+//! or at once. What a connection is made of is in `stream/socket.rs`, and
+//! what waits for it in `stream/wire.rs`.
 
 mod socket;
 mod wire;

@@ -43,7 +43,7 @@ pub struct Received<'a> {
     pub hostname: &'a str,
     /// How it greeted.
     pub protocol: Protocol,
-    /// Inside TLS its version and cipher, `TLSv1.3 TLS_AES_256_GCM_SHA384`.
+    /// Inside TLS its version and cipher, `using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`.
     pub tls: Option<&'a str>,
     /// The message's id, from [`Ids`].
     pub id: &'a str,
@@ -203,12 +203,13 @@ mod tests {
         );
         let tls = Received {
             protocol: Protocol { tls: true, ..ESMTP },
-            tls: Some("TLSv1.3 TLS_AES_256_GCM_SHA384"),
+            tls: Some("using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"),
             ..received
         };
         assert!(
             text(tls).contains(
-                "\n\tby mx.example.com with ESMTPS (TLSv1.3 TLS_AES_256_GCM_SHA384) id id-1-1\n"
+                "\n\tby mx.example.com with ESMTPS (using TLSv1.3 with cipher \
+                 TLS_AES_256_GCM_SHA384) id id-1-1\n"
             ),
             "{}",
             text(tls)
