@@ -96,7 +96,7 @@ pub struct Engine<D: Disk> {
     checkpointer: Checkpointer<D>,
     /// The newest record whose mailboxes were all written back, but for those that failed.
     written_back: u64,
-    /// Mailboxes whose sync failed and that are not mended yet.
+    /// Mailboxes whose sync failed, or that could not be cut back, and that are not mended yet.
     failed: HashSet<BoxName>,
     /// The journal is full, and cannot be used again as long as any are.
     pressed: bool,
@@ -108,8 +108,8 @@ pub struct Engine<D: Disk> {
     /// Journals that could not be removed or handed on. Kept locked: they are in our name, and
     /// whoever took one for a dead process's would break our locks.
     abandoned: Vec<Journal<D>>,
-    /// Mailboxes that could not be cut back: file, the length to go back to, the length then.
-    uncut: HashMap<BoxName, ((u64, u64), u64, u64)>,
+    /// Marks of records that could not be written.
+    unmarked: Vec<Trailer>,
 }
 
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl<D: Disk> Engine<D> {
             suspended: HashSet::new(),
             tried: Instant::now(),
             abandoned: Vec::new(),
-            uncut: HashMap::new(),
+            unmarked: Vec::new(),
         })
     }
 
@@ -154,24 +154,16 @@ impl<D: Disk> Engine<D> {
         self.journal.half()
     }
 
-    /// Makes a locked mailbox fit for appending: an earlier message that could not be cut off is
-    /// cut off now, if nobody has written behind it.
+    /// Whether mail may be appended to a mailbox; false as long as it waits to be mended.
     ///
     /// # Errors
-    /// The mailbox is suspended, or still cannot be cut back.
-    pub fn admit(&mut self, held: &mut Held<D>) -> Result<(), Fault> {
-        if self.suspended.contains(&held.name) {
+    /// The mailbox is suspended.
+    pub fn admits(&self, name: &BoxName) -> Result<bool, Fault> {
+        if self.suspended.contains(name) {
             let text = "suspended until its records are recovered; see the log".into();
             return Err(Fault { outcome: Outcome::Later(Why::Io), text });
         }
-        if let Some(&(file, len, torn)) = self.uncut.get(&held.name) {
-            if (held.stat.dev, held.stat.ino) == file && held.len == torn {
-                held.cut_back(len, 2).map_err(|e| Fault::io("cut back", e))?;
-                held.look_at_end().map_err(|e| Fault::io("read", e))?;
-            }
-            self.uncut.remove(&held.name);
-        }
-        Ok(())
+        Ok(!self.failed.contains(name))
     }
 
     /// Delivers `messages`, whose mailboxes are all in `held`, and makes them durable. The answers
@@ -213,47 +205,39 @@ impl<D: Disk> Engine<D> {
                     Outcome::Never(_) => Outcome::Later(Why::NoSpace),
                     outcome => outcome,
                 };
-                for i in drafted {
-                    done[i] = Done::Failed(outcome.clone());
+                for (&i, (message, copies)) in drafted.iter().zip(&draft.messages) {
+                    let text = format!("not recorded: {e}");
+                    let fault = Fault { outcome: outcome.clone(), text };
+                    let fault = fault.on(&copies[0].to.mailbox);
+                    log::error!("not-delivered message={} {fault}", message.id);
+                    done[i] = Done::Failed(fault.outcome);
                 }
                 return done;
             }
         };
         let mut number = 0;
         let mut shifted: HashSet<BoxName> = HashSet::new();
-        let (mut void, mut all_gone) = (Vec::new(), true);
         for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
             let numbers = number..number + copies.len();
             number = numbers.end;
             // Behind a message that failed nothing stands where the record says.
             if copies.iter().any(|c| shifted.contains(&c.to.mailbox)) {
                 shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                void.extend(numbers);
+                numbers.for_each(|n| trailer.void(n));
                 continue;
             }
             match self.append(held, message, copies, numbers.start) {
                 Ok(written) => done[i] = Done::Delivered(written),
-                Err((fault, gone)) => {
+                Err(fault) => {
                     log::error!("not-delivered message={} {fault}", message.id);
                     done[i] = Done::Failed(fault.outcome);
                     shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                    match gone {
-                        true => void.extend(numbers),
-                        false => all_gone = false,
-                    }
+                    numbers.for_each(|n| trailer.void(n));
                 }
             }
         }
-        if !void.is_empty()
-            && let Err(e) = self.journal.settle(&mut trailer, void.into_iter())
-        {
-            // Recovery may then deliver what was refused: a duplicate, as RFC 1047 allows.
-            log::warn!("journal-mark-failed error={}", value(e));
-        }
-        // Where a part of a message could not be cut off, let a crash complete it.
-        if all_gone && let Err(e) = self.journal.mark_done(&mut trailer) {
-            log::warn!("journal-mark-failed error={}", value(e));
-        }
+        self.journal.mark_done(&mut trailer);
+        self.write_marks(&trailer);
         for h in held.values() {
             let key = (h.stat.dev, h.stat.ino);
             let touched = Touched { name: h.name.clone(), file: h.file.clone() };
@@ -273,13 +257,20 @@ impl<D: Disk> Engine<D> {
             return false;
         }
         let gone = self.cut_back(held, written);
-        if gone
-            && let Some(trailer) = &mut self.last
-            && let Err(e) = self.journal.settle(trailer, written.iter().map(|w| w.number))
-        {
-            log::warn!("journal-mark-failed error={}", value(e));
+        if let Some(mut trailer) = self.last.take() {
+            written.iter().for_each(|w| trailer.void(w.number));
+            self.write_marks(&trailer);
+            self.last = Some(trailer);
         }
         gone
+    }
+
+    /// Writes marks; now, or when the journal takes them again.
+    fn write_marks(&mut self, trailer: &Trailer) {
+        if let Err(e) = self.journal.write_marks(trailer) {
+            log::warn!("journal-mark-failed error={}", value(e));
+            self.unmarked.push(trailer.clone());
+        }
     }
 
     /// Cuts copies back, the last one first. Whether all are gone.
@@ -290,9 +281,8 @@ impl<D: Disk> Engine<D> {
             if let Err(e) = h.cut_back(copy.before.0, copy.before.1) {
                 let path = value(self.folder.path_of(&copy.mailbox).display()).to_string();
                 log::error!("cut-back-failed mailbox={path} error={}", value(e));
-                let torn = h.file.stat().map_or(h.len, |s| s.len);
-                let file = (h.stat.dev, h.stat.ino);
-                self.uncut.insert(copy.mailbox.clone(), (file, copy.before.0, torn));
+                // If it was the sync, what else of this mailbox was not on disk yet may be lost.
+                self.failed.insert(copy.mailbox.clone());
                 gone = false;
             }
         }
@@ -363,21 +353,23 @@ impl<D: Disk> Engine<D> {
             // Bounds the descriptors that are kept open.
             self.begin_checkpoint();
         }
-        let trailer = self.journal.write(draft)?;
+        let seq = self.journal.seq() + 1;
         self.counters.syncs.one();
-        self.journal.sync()?;
-        Ok(Some(trailer))
+        let written = self.journal.write(draft).and_then(|trailer| {
+            self.journal.sync()?;
+            Ok(Some(trailer))
+        });
+        written.inspect_err(|_| self.journal.refuse(seq))
     }
 
-    /// Appends `message` to all of its mailboxes, or to none; with the error, whether it really is
-    /// in none.
+    /// Appends `message` to all of its mailboxes, or to none.
     fn append(
         &mut self,
         held: &mut HeldBoxes<D>,
         message: &Message,
         copies: &[Copy],
         first: usize,
-    ) -> Result<Vec<Written>, (Fault, bool)> {
+    ) -> Result<Vec<Written>, Fault> {
         let mut written: Vec<Written> = Vec::with_capacity(copies.len());
         let mut failed = None;
         for (n, copy) in copies.iter().enumerate() {
@@ -398,7 +390,10 @@ impl<D: Disk> Engine<D> {
         }
         match failed {
             None => Ok(written),
-            Some(fault) => Err((fault, self.cut_back(held, &written))),
+            Some(fault) => {
+                self.cut_back(held, &written);
+                Err(fault)
+            }
         }
     }
 
@@ -424,6 +419,8 @@ impl<D: Disk> Engine<D> {
     /// mailboxes whose sync failed, and tries suspended ones again.
     pub fn maintain(&mut self) {
         self.collect_checkpoints(false);
+        let journal = &self.journal;
+        self.unmarked.retain(|trailer| journal.write_marks(trailer).is_err());
         for name in std::mem::take(&mut self.failed) {
             let error = match self.mend(&name) {
                 Ok(Attempt::Taken(())) => continue,
@@ -442,13 +439,22 @@ impl<D: Disk> Engine<D> {
         }
         self.pressed = false;
         self.collect_checkpoints(false);
-        if !self.suspended.is_empty() && !self.broken && self.tried.elapsed() >= TRY_AGAIN {
-            self.suspended.clear();
-            if let Err(e) = self.recover_orphans() {
+        if !self.suspended.is_empty() && self.tried.elapsed() >= TRY_AGAIN {
+            if let Err(e) = self.try_again() {
                 log::error!("recovery-failed error={}", value(e));
             }
             self.tried = Instant::now();
         }
+    }
+
+    /// Recovers what suspended mailboxes wait for.
+    fn try_again(&mut self) -> io::Result<()> {
+        if self.broken {
+            // Their records are in it still.
+            self.renew_journal()?;
+        }
+        self.suspended.clear();
+        self.recover_orphans()
     }
 
     /// Starts writing back the mailboxes of all records so far, on the other thread, once it has
@@ -503,12 +509,13 @@ impl<D: Disk> Engine<D> {
         let disk = self.folder.disk.clone();
         let fresh = Journal::create(&*disk, &self.spool, self.journal.half(), &self.identity)?;
         let mut old = std::mem::replace(&mut self.journal, fresh);
+        self.unmarked.drain(..).for_each(|trailer| drop(old.write_marks(&trailer)));
         self.journal.skip_to(old.seq());
         self.broken = false;
         self.written_back = 0;
         let given_up = match self.suspended.is_empty() {
             true => disk.unlink(&old.path),
-            false => old.keep_for(&self.suspended),
+            false => old.keep_for(&self.suspended, true),
         };
         log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
         if let Err(e) = given_up {

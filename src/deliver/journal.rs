@@ -33,6 +33,8 @@
 //!   8   8  the record's number
 //!  16   8  done: the mark of the boot in which all of it was written to the mailboxes, or 0
 //!  24      one bit for each copy: settled, nothing is to be recovered for it
+//!   .      one bit for each copy: void, it was refused and cut off; should it stand there again at
+//!          the mailbox's end, or still, in whole or in part, it is cut off by recovery
 //! ```
 //!
 //! A record that is cut short, or is left from an earlier use of the half, fails its checksum or
@@ -64,8 +66,8 @@ use crate::message::{BoxName, Content, Destination, Message, Owner};
 pub const BLOCK: u64 = 4096;
 /// The most messages in one record.
 pub const MESSAGES_MAX: usize = 64;
-/// The most copies in one record: one bit each in the trailer.
-pub const COPIES_MAX: usize = (BLOCK as usize - 24) * 8;
+/// The most copies in one record: two bits each in the trailer.
+pub const COPIES_MAX: usize = (BLOCK as usize - 24) / 2 * 8;
 
 /// Where one copy of a message is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,8 +119,10 @@ pub struct Entry {
     pub len: u64,
     /// Where in the journal the content begins; None for a message in place.
     pub at: Option<u64>,
-    /// Its copies, with their number in the record.
+    /// Its copies that are neither settled nor void, with their number in the record.
     pub copies: Vec<(usize, Copy)>,
+    /// Its copies that are void.
+    pub void: Vec<Copy>,
 }
 
 /// Where a record's trailer is, and what is in it.
@@ -128,6 +132,7 @@ pub struct Trailer {
     seq: u64,
     done: u64,
     settled: Vec<u8>,
+    void: Vec<u8>,
 }
 
 /// One journal file, ours as long as it is open.
@@ -144,6 +149,8 @@ pub struct Journal<D: Disk> {
     key: u64,
     /// The mark of this boot.
     boot: u64,
+    /// The number of a record that failed: its messages were refused, and nothing was appended.
+    refused: Option<u64>,
 }
 
 impl<D: Disk> Journal<D> {
@@ -167,6 +174,7 @@ impl<D: Disk> Journal<D> {
                 forgotten: 0,
                 key: new_key(),
                 boot: owner.boot_mark(),
+                refused: None,
             };
             let made = journal.write_out(owner).and_then(|()| disk.sync_folder(spool));
             if let Err(e) = made {
@@ -198,6 +206,7 @@ impl<D: Disk> Journal<D> {
             forgotten,
             key,
             boot: us.boot_mark(),
+            refused: None,
         };
         Ok(Some((journal, owner)))
     }
@@ -239,13 +248,18 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Gives the journal up, to be recovered by whoever finds it: all is settled but what concerns
-    /// `mailboxes`.
-    pub fn keep_for(&mut self, mailboxes: &HashSet<BoxName>) -> io::Result<()> {
+    /// `mailboxes`. If their `disk_failed`, nothing of that counts as done: a file system that is
+    /// checked and mounted again forgets what it could not write, as in a reboot.
+    pub fn keep_for(&mut self, mailboxes: &HashSet<BoxName>, disk_failed: bool) -> io::Result<()> {
         for mut record in self.read()? {
+            if disk_failed {
+                record.trailer.done = 0;
+            }
             let copies = record.entries.iter().flat_map(|e| &e.copies);
-            let others = copies.filter(|(_, c)| !mailboxes.contains(&c.to.mailbox));
+            let refused = self.is_refused(&record);
+            let others = copies.filter(|(_, c)| refused || !mailboxes.contains(&c.to.mailbox));
             let others: Vec<usize> = others.map(|(n, _)| *n).collect();
-            self.settle_record(&mut record, &others)?;
+            self.settle(&mut record, &others)?;
         }
         self.write_header(&Identity::nobody())
     }
@@ -303,6 +317,7 @@ impl<D: Disk> Journal<D> {
             seq,
             done: 0,
             settled: vec![0; draft.copies().div_ceil(8)],
+            void: vec![0; draft.copies().div_ceil(8)],
         };
         let end = trailer.block();
         let mut parts = vec![&head[..], &table[..]];
@@ -319,35 +334,34 @@ impl<D: Disk> Journal<D> {
         self.file.sync()
     }
 
-    /// Marks the record done: in this boot, what is missing was taken out by a reader. Not synced.
-    pub fn mark_done(&self, trailer: &mut Trailer) -> io::Result<()> {
+    /// The newest record, or the one that would be next, could not be made durable: its messages
+    /// are refused, whatever of it may be on the disk.
+    pub fn refuse(&mut self, seq: u64) {
+        self.refused = Some(self.refused.map_or(seq, |first| first.min(seq)));
+    }
+
+    /// Whether `record` is one that was refused.
+    pub fn is_refused(&self, record: &Record) -> bool {
+        self.refused.is_some_and(|seq| record.seq >= seq)
+    }
+
+    /// Marks the record done: in this boot, what is missing was taken out by a reader.
+    pub fn mark_done(&self, trailer: &mut Trailer) {
         trailer.done = self.boot;
-        self.write_trailer(trailer)
     }
 
-    /// Marks copies as settled: nothing is to be recovered for them. Not synced.
-    pub fn settle(
-        &self,
-        trailer: &mut Trailer,
-        copies: impl Iterator<Item = usize>,
-    ) -> io::Result<()> {
-        for n in copies {
-            if let Some(octet) = trailer.settled.get_mut(n / 8) {
-                *octet |= 1 << (n % 8);
-            }
-        }
-        self.write_trailer(trailer)
-    }
-
-    /// As [`Journal::settle`], for a record that was read back.
-    pub fn settle_record(&self, record: &mut Record, copies: &[usize]) -> io::Result<()> {
-        self.settle(&mut record.trailer, copies.iter().copied())
-    }
-
-    fn write_trailer(&self, trailer: &Trailer) -> io::Result<()> {
+    /// Writes the trailer with its marks. Not synced.
+    pub fn write_marks(&self, trailer: &Trailer) -> io::Result<()> {
         let block = trailer.block();
-        let used = (24 + trailer.settled.len()).min(block.len());
+        let used = (24 + 2 * trailer.settled.len()).min(block.len());
         write_all_at(&*self.file, &[block.get(..used).unwrap_or_default()], trailer.at)
+    }
+
+    /// Marks copies of a record that was read back as settled: nothing is to be recovered for them.
+    /// Not synced.
+    pub fn settle(&self, record: &mut Record, copies: &[usize]) -> io::Result<()> {
+        copies.iter().for_each(|n| set(&mut record.trailer.settled, *n));
+        self.write_marks(&record.trailer)
     }
 
     /// The records that are not forgotten, oldest first. Also finds where numbers go on.
@@ -427,14 +441,17 @@ impl<D: Disk> Journal<D> {
         let trailer = self.read_trailer(at + used.next_multiple_of(BLOCK), seq, number)?;
         let done = trailer.done == self.boot;
         for entry in &mut entries {
-            entry.copies.retain(|(n, _)| !trailer.is_settled(*n));
+            entry.copies.retain(|(n, _)| !is_set(&trailer.settled, *n));
+            let void = entry.copies.extract_if(.., |(n, _)| is_set(&trailer.void, *n));
+            entry.void = void.map(|(_, copy)| copy).collect();
         }
         let end = trailer.at + BLOCK;
         Ok(Some(Record { seq, done, entries, trailer, forgotten, end }))
     }
 
     fn read_trailer(&self, at: u64, seq: u64, copies: usize) -> io::Result<Trailer> {
-        let mut trailer = Trailer { at, seq, done: 0, settled: vec![0; copies.div_ceil(8)] };
+        let bits = vec![0; copies.div_ceil(8)];
+        let mut trailer = Trailer { at, seq, done: 0, settled: bits.clone(), void: bits };
         let mut block = [0; BLOCK as usize];
         if !read_whole(&*self.file, &mut block, at)? {
             return Ok(trailer);
@@ -443,8 +460,9 @@ impl<D: Disk> Journal<D> {
         // A trailer that was torn says nothing: all is looked at.
         if fields.take(8) == Some(TRAILER_MAGIC) && fields.u64() == Some(seq) {
             trailer.done = fields.u64().unwrap_or_default();
-            if let Some(settled) = fields.take(copies.div_ceil(8)) {
-                trailer.settled = settled.to_vec();
+            let n = copies.div_ceil(8);
+            if let (Some(settled), Some(void)) = (fields.take(n), fields.take(n)) {
+                (trailer.settled, trailer.void) = (settled.to_vec(), void.to_vec());
             }
         }
         Ok(trailer)
@@ -550,8 +568,9 @@ impl Draft<'_> {
 }
 
 impl Trailer {
-    fn is_settled(&self, copy: usize) -> bool {
-        self.settled.get(copy / 8).is_some_and(|octet| octet & (1 << (copy % 8)) != 0)
+    /// Marks a copy as void: refused, and cut off.
+    pub fn void(&mut self, copy: usize) {
+        set(&mut self.void, copy);
     }
 
     fn block(&self) -> Vec<u8> {
@@ -559,6 +578,7 @@ impl Trailer {
         block.extend_from_slice(&self.seq.to_le_bytes());
         block.extend_from_slice(&self.done.to_le_bytes());
         block.extend_from_slice(&self.settled);
+        block.extend_from_slice(&self.void);
         block.resize(BLOCK as usize, 0);
         block
     }
@@ -692,6 +712,16 @@ fn read_header<F: DiskFile>(file: &F) -> io::Result<Option<Header>> {
     })())
 }
 
+fn set(bits: &mut [u8], n: usize) {
+    if let Some(octet) = bits.get_mut(n / 8) {
+        *octet |= 1 << (n % 8);
+    }
+}
+
+fn is_set(bits: &[u8], n: usize) -> bool {
+    bits.get(n / 8).is_some_and(|octet| octet & (1 << (n % 8)) != 0)
+}
+
 fn new_key() -> u64 {
     RandomState::new().hash_one(std::time::SystemTime::now())
 }
@@ -749,7 +779,7 @@ impl<'a> Fields<'a> {
             copies.push((*number, self.copy()?));
             *number += 1;
         }
-        Some(Entry { id, head, len, at: journaled.then_some(0), copies })
+        Some(Entry { id, head, len, at: journaled.then_some(0), copies, void: Vec::new() })
     }
 
     fn copy(&mut self) -> Option<Copy> {

@@ -147,7 +147,7 @@ impl<D: Disk> Engine<D> {
                 true => journal
                     .empty(&Identity::nobody())
                     .and_then(|()| self.folder.disk.unlink(&journal.path)),
-                false => journal.keep_for(&unfinished),
+                false => journal.keep_for(&unfinished, false),
             };
             match ended {
                 Ok(()) => log::warn!("recovery-ended journal={path} finished={finished}"),
@@ -192,53 +192,16 @@ impl<D: Disk> Engine<D> {
     ) -> io::Result<()> {
         let mut held = self.take_patiently(name, owner, until)?;
         let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
-        // Journal, record and entry, the newest first.
-        let mut places = Vec::new();
-        for (o, orphan) in orphans.iter().enumerate() {
-            for (r, record) in orphan.records.iter().enumerate() {
-                for (e, entry) in record.entries.iter().enumerate() {
-                    if entry.at.is_some() && entry.copies.iter().any(|(_, c)| c.to.mailbox == *name)
-                    {
-                        places.push((record.seq, o, r, e));
-                    }
-                }
-            }
+        let mut records = Vec::new();
+        for (o, Orphan { journal, records: all, .. }) in orphans.iter().enumerate() {
+            records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
         }
-        places.sort_by_key(|&(seq, _, _, e)| std::cmp::Reverse((seq, e)));
-        let mut there: HashSet<String> = HashSet::new();
-        let mut doubtful = Vec::new();
-        for (_, o, r, e) in places {
-            let (orphan, record) = (&orphans[o], &orphans[o].records[r]);
-            let entry = &record.entries[e];
-            let Some((number, copy)) = entry.copies.iter().find(|(_, c)| c.to.mailbox == *name)
-            else {
-                continue;
-            };
-            if there.contains(&entry.id) {
-                continue;
-            }
-            let Some(content) = orphan.journal.content(entry)? else { continue };
-            let message = Message {
-                id: entry.id.clone(),
-                head: entry.head.clone(),
-                content: Content::Memory(content),
-                to: vec![copy.to.clone()],
-            };
-            // Written again even if it reads well, and even if done: a sync that failed once leaves
-            // in memory what is not on the disk.
-            if rewrite(&held, &rewritable, copy, &message, !record.done)? {
-                held.len = held.file.stat()?.len;
-                there.insert(message.id);
-            } else if record.done {
-                there.insert(message.id);
-            } else {
-                doubtful.push((o, r, *number, message));
-            }
-        }
+        records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+        let (mut there, doubtful) = put_right(&mut held, &rewritable, &records, |r| !r.done)?;
         rewritable.sync()?;
         held.look_at_end()?;
         let mut missing = Vec::new();
-        for (o, r, number, message) in doubtful.into_iter().rev() {
+        for ((o, r), number, message) in doubtful.into_iter().rev() {
             let Content::Memory(content) = &message.content else { continue };
             if !there.contains(&message.id)
                 && !find_whole(&*held.file, &message.id, Known::Content(content))?
@@ -265,7 +228,7 @@ impl<D: Disk> Engine<D> {
             for (o, r, number, message) in batch {
                 log::warn!("recovered message={} mailbox={}", message.id, value(name));
                 let Orphan { journal, records, .. } = &mut orphans[o];
-                journal.settle_record(&mut records[r], &[number])?;
+                journal.settle(&mut records[r], &[number])?;
             }
         }
         Ok(())
@@ -364,26 +327,17 @@ impl<D: Disk> Engine<D> {
         let records = self.journal.read()?;
         let owner = records.iter().flat_map(copies_of).find(|c| c.to.mailbox == *name);
         let owner = owner.and_then(|copy| copy.to.owner);
-        let held = match self.folder.take(name, owner) {
+        let mut held = match self.folder.take(name, owner) {
             Ok(Attempt::Taken(held)) => held,
             Ok(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
             Ok(Attempt::Orphaned) => return Ok(Attempt::Orphaned),
             Err(fault) => return Err(io::Error::other(fault.to_string())),
         };
         let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
-        for entry in records.iter().rev().flat_map(|r| r.entries.iter().rev()) {
-            for copy in entry.copies.iter().map(|(_, c)| c).filter(|c| c.to.mailbox == *name) {
-                let Some(content) = self.journal.content(entry)? else { continue };
-                let message = Message {
-                    id: entry.id.clone(),
-                    head: entry.head.clone(),
-                    content: Content::Memory(content),
-                    to: vec![copy.to.clone()],
-                };
-                // What a reader took out or moved meanwhile is its own to keep.
-                rewrite(&held, &rewritable, copy, &message, false)?;
-            }
-        }
+        let records = records.iter().rev().filter(|record| !self.journal.is_refused(record));
+        let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
+        // What a reader took out or moved meanwhile is its own to keep.
+        put_right(&mut held, &rewritable, &records, |_| false)?;
         rewritable.sync()?;
         self.folder.disk.sync_folder(&self.folder.path)?;
         Ok(Attempt::Taken(()))
@@ -400,7 +354,88 @@ impl<D: Disk> Orphan<D> {
 }
 
 fn copies_of(record: &Record) -> impl Iterator<Item = &Copy> {
-    record.entries.iter().flat_map(|e| &e.copies).map(|(_, copy)| copy)
+    record.entries.iter().flat_map(|e| e.copies.iter().map(|(_, copy)| copy).chain(&e.void))
+}
+
+/// Which ids were found in a mailbox, and what was not: where from, its number there, and itself.
+type PutRight<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+
+/// Writes again, from `records`, the newest first, whatever stands where it was written to a
+/// mailbox, in whole or, if `completed` says so, in part; and cuts off what is void.
+///
+/// Written again even if it reads well, and even if done: a sync that failed once leaves in memory
+/// what is not on the disk.
+fn put_right<D: Disk, From: std::marker::Copy>(
+    held: &mut Held<D>,
+    file: &D::File,
+    records: &[(From, &Journal<D>, &Record)],
+    completed: impl Fn(&Record) -> bool,
+) -> io::Result<PutRight<From>> {
+    let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
+    for (from, journal, record) in records {
+        for entry in record.entries.iter().rev() {
+            if there.contains(&entry.id) {
+                continue;
+            }
+            let copy = entry.copies.iter().find(|(_, c)| c.to.mailbox == held.name);
+            let Some((number, copy)) = copy else { continue };
+            let Some(message) = message_of(journal, entry, copy)? else { continue };
+            if rewrite(held, file, copy, &message, completed(record))? {
+                held.len = held.file.stat()?.len;
+                there.insert(message.id);
+            } else if record.done {
+                there.insert(message.id);
+            } else {
+                doubtful.push((*from, *number, message));
+            }
+        }
+    }
+    for (_, journal, record) in records {
+        for entry in record.entries.iter().rev().filter(|e| !there.contains(&e.id)) {
+            let void = entry.void.iter().find(|c| c.to.mailbox == held.name);
+            let Some(copy) = void else { continue };
+            let (ours, len) = match message_of(journal, entry, copy)? {
+                Some(message) => stands(held, copy, &message)?,
+                None => {
+                    let state = in_place_state(held, copy, entry)?;
+                    (matches!(state, InPlace::Whole | InPlace::Torn), in_place_len(entry, copy))
+                }
+            };
+            if ours && held.len > copy.offset && held.len <= copy.offset + len {
+                held.cut_back(copy.offset, copy.repair)?;
+                let mailbox = value(&held.name).to_string();
+                log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+            }
+        }
+    }
+    Ok((there, doubtful))
+}
+
+/// A copy as it was recorded; None for a message in place.
+fn message_of<D: Disk>(
+    journal: &Journal<D>,
+    entry: &Entry,
+    copy: &Copy,
+) -> io::Result<Option<Message>> {
+    Ok(journal.content(entry)?.map(|content| Message {
+        id: entry.id.clone(),
+        head: entry.head.clone(),
+        content: Content::Memory(content),
+        to: vec![copy.to.clone()],
+    }))
+}
+
+/// Whether what stands where `copy` says is ours, in whole or in part, zeros among it or none of
+/// it at all; and how long it would be.
+fn stands<D: Disk>(held: &Held<D>, copy: &Copy, message: &Message) -> io::Result<(bool, u64)> {
+    let ours = octets_of(message, copy.repair);
+    let len = ours.len() as u64;
+    if (held.stat.dev, held.stat.ino) != copy.file {
+        return Ok((false, len));
+    }
+    let mut theirs = vec![0; held.len.saturating_sub(copy.offset).min(len) as usize];
+    read_exact_at(&*held.file, &mut theirs, copy.offset)?;
+    Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
 }
 
 /// Writes `message` where `copy` says, if what stands there is ours as far as it goes. Unless it is
@@ -413,21 +448,13 @@ fn rewrite<D: Disk>(
     message: &Message,
     completed: bool,
 ) -> io::Result<bool> {
-    if (held.stat.dev, held.stat.ino) != copy.file || held.len <= copy.offset {
+    let (ours, len) = stands(held, copy, message)?;
+    let whole = held.len >= copy.offset + len;
+    if !ours || held.len <= copy.offset || !(whole || completed) {
         return Ok(false);
     }
-    let ours = octets_of(message, copy.repair);
-    let stands = (held.len - copy.offset).min(ours.len() as u64) as usize;
-    if stands < ours.len() && !completed {
-        return Ok(false);
-    }
-    let mut theirs = vec![0; stands];
-    read_exact_at(&*held.file, &mut theirs, copy.offset)?;
-    let alike = theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0);
-    if alike {
-        write_all_at(file, &[&ours], copy.offset)?;
-    }
-    Ok(alike)
+    write_all_at(file, &[&octets_of(message, copy.repair)], copy.offset)?;
+    Ok(true)
 }
 
 /// What stands where a message in place was to be.
@@ -443,6 +470,8 @@ enum InPlace {
     Other,
 }
 
+/// A chunk that the file's end cuts short tells nothing, and is not taken for ours: it may be the
+/// whole of a short message that came since. Ours end where chunks do.
 fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Result<InPlace> {
     let Some(sums) = copy.sums.as_ref().filter(|_| (held.stat.dev, held.stat.ino) == copy.file)
     else {
@@ -463,40 +492,12 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Re
         read_exact_at(&*held.file, &mut buf, at)?;
         let right = stands == octets && crc32fast::hash(&buf) == crc;
         whole &= right;
-        let cut_short = || match at == copy.offset {
-            true => begins_ours(&buf, copy, entry),
-            false => !may_begin_message(&buf),
-        };
-        ours &= right || buf.iter().all(|b| *b == 0) || (stands < octets && cut_short());
+        ours &= right || buf.iter().all(|b| *b == 0);
     }
     Ok(match (whole, ours) {
         (true, _) => InPlace::Whole,
         (false, true) => InPlace::Torn,
         (false, false) => InPlace::Other,
-    })
-}
-
-/// Whether a chunk that the file's end cuts short, so that its checksum tells nothing, is what the
-/// copy begins with, and nobody's message stands behind.
-fn begins_ours(chunk: &[u8], copy: &Copy, entry: &Entry) -> bool {
-    let ends = b"\n\n".get(..copy.repair).unwrap_or_default();
-    let head = [ends, &entry.head, &delivered_to_line(&copy.to)].concat();
-    match chunk.strip_prefix(&head[..]) {
-        Some(rest) => !may_begin_message(rest),
-        None => head.starts_with(chunk),
-    }
-}
-
-/// Whether somebody's message may begin in `octets`, in the middle of a line even, behind one that
-/// was cut short: `From ` and a time. Ours is quoted, it has none but `>From ` at a line's start.
-fn may_begin_message(octets: &[u8]) -> bool {
-    memmem::find_iter(octets, b"From ").any(|at| {
-        let (before, rest) = octets.split_at(at);
-        let quotes = before.iter().rev().take_while(|b| **b == b'>').count();
-        let quoted = quotes > 0 && before[..at - quotes].ends_with(b"\n");
-        let line = rest.split(|b| *b == b'\n').next().unwrap_or_default();
-        let time = |w: &[u8]| w[0].is_ascii_digit() && w[1] == b':' && w[2].is_ascii_digit();
-        !quoted && line.windows(3).any(time)
     })
 }
 
@@ -639,24 +640,3 @@ fn find_at<F: DiskFile>(
 const ORPHAN_PATIENCE: Duration = Duration::from_millis(200);
 /// Between two attempts at a lock.
 const PAUSE: Duration = Duration::from_millis(10);
-
-#[cfg(test)]
-mod tests {
-    use super::may_begin_message;
-
-    #[test]
-    fn a_strangers_message_behind_a_torn_one_is_seen() {
-        for (octets, expected) in [
-            ("", false),
-            ("no such line\n", false),
-            ("From noon on, she wrote\n", false),
-            ("\n>From noon at 12:30 on\n>>From 12:30\n", false),
-            ("From a@b Tue Jul  1 08:52:37 2025\n", true),
-            ("cut in the middle of a lineFrom a@b Tue Jul  1 08:52:37 2025\n", true),
-            ("cut behind <a@b>From a@b Tue Jul  1 08:52:37 2025\n", true),
-            (">From what may have begun before at 12:30\n", true),
-        ] {
-            assert_eq!(may_begin_message(octets.as_bytes()), expected, "{octets:?}");
-        }
-    }
-}

@@ -509,7 +509,7 @@ impl Line {
 
 /// Locks all mailboxes of `job` that the batch does not hold yet, or none of them.
 fn lock_all<D: Disk>(
-    engine: &mut Engine<D>,
+    engine: &Engine<D>,
     held: &mut HeldBoxes<D>,
     job: &Job,
 ) -> Result<Attempt<(), (BoxName, String)>, Fault> {
@@ -518,10 +518,12 @@ fn lock_all<D: Disk>(
         if held.contains_key(name) {
             continue;
         }
+        if !engine.admits(name).map_err(|f| f.on(name))? {
+            return Ok(Attempt::Busy((name.clone(), "nobody, but to be mended".into())));
+        }
         let owner = job.message.to.get(*i).and_then(|to| to.owner);
         match engine.folder.take(name, owner).map_err(|f| f.on(name))? {
-            Attempt::Taken(mut h) => {
-                engine.admit(&mut h).map_err(|f| f.on(name))?;
+            Attempt::Taken(h) => {
                 taken.insert(name.clone(), h);
             }
             Attempt::Busy(who) => return Ok(Attempt::Busy((name.clone(), who))),
