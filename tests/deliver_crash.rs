@@ -219,6 +219,52 @@ fn two_servers_one_killed() {
     assert!(tried > 50, "{tried}");
 }
 
+#[test]
+fn recovery_syncs_what_was_done_too() {
+    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
+    let disk = world.process();
+    let server = Server::start(&disk).unwrap();
+    ledger.send(&server, Letter::new("one", &["alice", "dave"], 300));
+    disk.kill();
+    server.stop();
+    let disk = world.process();
+    let server = Server::start(&disk).unwrap();
+    disk.kill();
+    server.stop();
+    // Its journal is gone by now, and nothing but the mailboxes stands in for the message.
+    world.lose_all();
+    go_on(&world, &mut ledger).unwrap();
+}
+
+#[test]
+fn what_a_reader_moved_up_is_found_again() {
+    let (world, mut ledger) = (world(&[]), Ledger::default());
+    let disk = world.process();
+    let server = Server::start(&disk).unwrap();
+    ledger.send(&server, Letter::new("one", &["alice"], 300));
+    ledger.send(&server, Letter::new("two", &["alice"], 300));
+    let mut first = true;
+    ledger.foreign_expunge(&world, "alice", || std::mem::take(&mut first));
+    world.sync_all();
+    server.stop();
+    world.lose_power(1);
+    ledger.power_lost();
+    go_on(&world, &mut ledger).unwrap();
+}
+
+#[test]
+fn the_name_of_a_mailbox_that_a_reader_renamed_is_durable() {
+    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
+    let server = Server::start(&world.process()).unwrap();
+    ledger.foreign_rewrite(&world, "alice", Some(FOREIGN), Rewrite::Rename);
+    ledger.send(&server, Letter::new("one", &["alice"], 300));
+    ledger.send(&server, Letter::new("large", &["alice"], LARGE));
+    // Everything is written back, and forgotten.
+    server.stop();
+    world.lose_all();
+    go_on(&world, &mut ledger).unwrap();
+}
+
 /// Tries `fault` at every call, or at one in `step`, until the run comes to its end without it, and
 /// has `then` judge what comes of it. How many there were.
 fn every_call(

@@ -249,13 +249,13 @@ fn recovery_killed_at_each_call_where_one_mailbox_of_three_was_cut_short() {
 #[test]
 #[ignore = "needs strace"]
 fn recovery_killed_at_each_call_where_a_large_message_is_torn_in_the_first_mailbox() {
-    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("write", 3), then: |_| {} });
+    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 3), then: |_| {} });
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn recovery_killed_at_each_call_where_a_large_message_is_whole_in_one_mailbox_only() {
-    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("write", 7), then: |_| {} });
+    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 7), then: |_| {} });
 }
 
 #[test]

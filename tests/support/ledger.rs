@@ -326,6 +326,37 @@ impl Ledger {
         Ok(())
     }
 
+    /// Whether what was refused is in no mailbox. True only until the next crash.
+    pub fn check_refused(&self, world: &World) -> Result<(), String> {
+        self.check_each(world, |outcome| *outcome != Some(Outcome::Delivered), false)
+    }
+
+    /// Whether what was delivered is in its mailboxes, whatever else may be there.
+    pub fn check_contains(&self, world: &World) -> Result<(), String> {
+        self.check_each(world, |outcome| *outcome == Some(Outcome::Delivered), true)
+    }
+
+    fn check_each(
+        &self,
+        world: &World,
+        which: impl Fn(&Option<Outcome>) -> bool,
+        there: bool,
+    ) -> Result<(), String> {
+        for (letter, outcome) in self.letters.iter().filter(|(_, outcome)| which(outcome)) {
+            for name in &letter.to {
+                let bytes = world.read(&path(name)).unwrap_or_default();
+                if split(&String::from_utf8_lossy(&bytes)).contains(&letter.copy(name)) != there {
+                    return Err(format!(
+                        "{} is{} in {name}: {outcome:?}",
+                        letter.id,
+                        if there { " not" } else { "" }
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Whether nothing lies about but mailboxes and one journal.
     pub fn check_folders(&self, world: &World) -> Result<(), String> {
         let spool = world.names(SPOOL);

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use mailslot::deliver::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
 use nix::errno::Errno;
@@ -124,7 +124,7 @@ struct State {
     locks: HashMap<(u64, bool), (u64, u32)>,
     processes: HashMap<u32, Process>,
     log: Vec<Call>,
-    power_losses: u64,
+    sync_time: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -225,6 +225,19 @@ impl World {
         state.synced_names = state.names.clone();
         state.name_changes.clear();
         state.inodes.values_mut().for_each(Inode::sync);
+    }
+
+    /// From now on a sync takes so long, as on a real disk.
+    pub fn slow_sync(&self, time: Duration) {
+        self.state().sync_time = time;
+    }
+
+    /// The power goes now, and nothing is kept that was not synced.
+    pub fn lose_all(&self) {
+        let mut state = self.state();
+        state.name_changes.clear();
+        state.inodes.values_mut().for_each(|inode| inode.changes.clear());
+        state.lose_power(0);
     }
 
     /// The power goes now.
@@ -382,7 +395,6 @@ impl State {
         self.processes.values_mut().for_each(|p| p.dead = true);
         self.locks.clear();
         self.boot += 1;
-        self.power_losses += 1;
         let changes = std::mem::take(&mut self.name_changes);
         let mut names = self.synced_names.clone();
         for (path, ino) in mode.choose(changes, &mut random) {
@@ -699,6 +711,10 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let time = self.world.state().sync_time;
+        if !time.is_zero() {
+            std::thread::sleep(time);
+        }
         let mut state = self.world.state();
         let dead = state.processes[&self.pid].dead;
         let result = state.call(self.pid, Op::Sync, &self.path, |state| {
