@@ -75,9 +75,9 @@ fn main() -> io::Result<()> {
         }
         match step {
             Step::Reply(reply) => say(&reply)?,
-            Step::Skip(octets, reply) => {
+            Step::Skip(octets, replies) => {
                 typed.octets(octets)?;
-                say(&reply)?;
+                replies.iter().try_for_each(say)?;
             }
             Step::Close(reply) => return say(&reply),
             // Settings::new offers no TLS; the others were dealt with.

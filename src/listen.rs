@@ -44,6 +44,15 @@ pub enum Address {
     },
 }
 
+/// What is spoken with whoever connects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// LMTP (RFC 2033), or else SMTP.
+    pub lmtp: bool,
+    /// Inside TLS from the first octet on (RFC 8314 3).
+    pub tls: bool,
+}
+
 /// A source of connections: what the server needs of a [`Listener`], so that a test can fail it.
 pub trait Accept: AsFd {
     /// The next connection. Does not block: without one the error is `WouldBlock`.
@@ -52,9 +61,9 @@ pub trait Accept: AsFd {
     /// As accept(2).
     fn accept(&self) -> io::Result<(Socket, Peer)>;
 
-    /// Whether its connections begin with TLS.
-    fn tls(&self) -> bool {
-        false
+    /// What is spoken over its connections.
+    fn service(&self) -> Service {
+        Service::default()
     }
 }
 
@@ -62,7 +71,7 @@ pub trait Accept: AsFd {
 #[derive(Debug)]
 pub struct Listener {
     socket: Listening,
-    tls: bool,
+    service: Service,
     /// The Unix socket that was made here, by device and inode; removed when it is closed.
     made: Option<(PathBuf, u64, u64)>,
 }
@@ -92,7 +101,7 @@ pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
                     let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
                     match listen_tcp(socket_address) {
                         Ok(mut listener) => {
-                            listener.tls = *tls;
+                            listener.service.tls = *tls;
                             listeners.push(listener);
                         }
                         Err(e) if missing(&e) && socket_address.ip().is_loopback() => {
@@ -157,7 +166,13 @@ impl Listener {
             Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Listening::Unix(unix) => unix.set_nonblocking(true)?,
         }
-        Ok(Listener { socket, tls: false, made: None })
+        Ok(Listener { socket, service: Service::default(), made: None })
+    }
+
+    /// The same for LMTP.
+    pub fn lmtp(mut self) -> Listener {
+        self.service.lmtp = true;
+        self
     }
 
     /// The address it really has, with the port that port 0 became; None for a Unix socket.
@@ -205,8 +220,8 @@ impl Accept for Listener {
         }
     }
 
-    fn tls(&self) -> bool {
-        self.tls
+    fn service(&self) -> Service {
+        self.service
     }
 }
 

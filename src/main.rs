@@ -139,7 +139,7 @@ fn announce(config: &Config, listeners: &[Listener]) {
         return;
     }
     let place = |l: &Listener| {
-        let scheme = if l.tls() { "tls:" } else { "" };
+        let scheme = if l.service().tls { "tls:" } else { "" };
         l.local_addr().map(|address| format!("{scheme}{address}"))
     };
     let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
@@ -150,7 +150,7 @@ fn announce(config: &Config, listeners: &[Listener]) {
     }
     let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
     let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
-    let clear = |l: &&Listener| !l.tls();
+    let clear = |l: &&Listener| !l.service().tls;
     let tcp = listeners.iter().filter(clear).find_map(Listener::local_addr);
     if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
         text.push_str(&first_message(config, &address.to_string()));

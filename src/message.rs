@@ -18,6 +18,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memchr::memmem;
 
@@ -97,12 +98,13 @@ pub struct Destination {
 
 /// Content ready for a mailbox: LF line ends, mboxrd-quoted, the Received line on top, and a last
 /// line end; without From_ line, Return-Path and Delivered-To, and without the blank line behind.
-#[derive(Debug)]
+/// Cheap to clone, for messages that have it in common.
+#[derive(Clone, Debug)]
 pub enum Content {
     /// Up to [`MEMORY_MAX`] octets.
-    Memory(Vec<u8>),
-    /// More: a file without a name, standing at its start, and its length.
-    File(File, u64),
+    Memory(Arc<Vec<u8>>),
+    /// More: a file without a name, standing at its start, and its length. It is read by position.
+    File(Arc<File>, u64),
 }
 
 impl Content {
@@ -372,10 +374,10 @@ impl ContentWriter {
             self.spill()?;
         }
         Ok(match self.file {
-            None => Content::Memory(self.memory),
+            None => Content::Memory(Arc::new(self.memory)),
             Some((mut file, length)) => {
                 file.rewind()?;
-                Content::File(file, length)
+                Content::File(Arc::new(file), length)
             }
         })
     }

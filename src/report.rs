@@ -18,6 +18,7 @@
 use std::fmt::Write;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use jiff::Zoned;
 
@@ -80,7 +81,7 @@ impl<D> Report<'_, D> {
         let mut octets = text.into_bytes();
         octets.extend_from_slice(self.header);
         octets.extend_from_slice(format!("\n--{}--\n", self.boundary()).as_bytes());
-        Content::Memory(octets)
+        Content::Memory(Arc::new(octets))
     }
 
     /// All of it but the header of the message, and what stands behind.

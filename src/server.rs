@@ -37,7 +37,7 @@ use signal_hook::iterator::Signals;
 
 use crate::counters::Counters;
 use crate::deliver::Post;
-use crate::listen::{self, Accept};
+use crate::listen::{self, Accept, Service};
 use crate::logging::value;
 use crate::route::Route;
 use crate::session::{self, End, Office};
@@ -132,7 +132,7 @@ impl Server {
     /// The thread cannot be started.
     pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<End>> {
         let (pool, queue) = Pool::start(&self.shared, 1)?;
-        let _ = queue.try_send(self.shared.admit(socket, peer, false));
+        let _ = queue.try_send(self.shared.admit(socket, peer, Service::default()));
         drop(queue);
         // The session's end wakes us too.
         let _ = self.wake.read_exact(&mut [0]);
@@ -218,13 +218,13 @@ impl Shared {
         let _ = (&self.waker).write(&[0]);
     }
 
-    fn admit(self: &Arc<Shared>, socket: Socket, peer: Peer, tls: bool) -> Admitted {
+    fn admit(self: &Arc<Shared>, socket: Socket, peer: Peer, service: Service) -> Admitted {
         self.busy.fetch_add(1, Ordering::SeqCst);
         let client = Client::of(peer);
         if let Some(client) = client {
             *lock(&self.clients).entry(client).or_default() += 1;
         }
-        Admitted { socket, peer, tls, ticket: Ticket { shared: Arc::clone(self), client } }
+        Admitted { socket, peer, service, ticket: Ticket { shared: Arc::clone(self), client } }
     }
 
     /// Whether `peer` has as many sessions as it may.
@@ -268,8 +268,7 @@ impl Client {
 struct Admitted {
     socket: Socket,
     peer: Peer,
-    /// Whether it begins with TLS.
-    tls: bool,
+    service: Service,
     ticket: Ticket,
 }
 
@@ -350,7 +349,7 @@ impl Pool {
 
 /// One session, in thread `number`; None if its client was gone before it began.
 fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End> {
-    let Admitted { socket, peer, tls, ticket } = admitted;
+    let Admitted { socket, peer, service, ticket } = admitted;
     let stream = Stream::new(socket, peer, shared.timeout, shared.session_timeout);
     let mut stream = match stream {
         Ok(stream) => stream,
@@ -365,10 +364,7 @@ fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End>
     if shared.stopping.load(Ordering::SeqCst) {
         stream.handle().stop();
     }
-    let end = match tls {
-        true => shared.office.serve_tls(&mut stream),
-        false => shared.office.serve(&mut stream),
-    };
+    let end = shared.office.serve_as(service, &mut stream);
     // A client that has its 221 may come again at once, and finds its place free.
     drop(ticket);
     stream.close(end.lingers());
@@ -406,7 +402,7 @@ impl Acceptor<'_> {
                     log::info!("accepting again");
                 }
                 if let Some((socket, peer)) = accepted {
-                    self.take(socket, peer, listener.tls());
+                    self.take(socket, peer, listener.service());
                 }
             }
         }
@@ -434,17 +430,17 @@ impl Acceptor<'_> {
     }
 
     /// A session for the connection, or 421.
-    fn take(&mut self, socket: Socket, peer: Peer, tls: bool) {
+    fn take(&mut self, socket: Socket, peer: Peer, service: Service) {
         let shared = self.shared;
         if shared.has_its_share(peer) {
-            return self.refuse(&socket, peer, tls, "client's share");
+            return self.refuse(&socket, peer, service.tls, "client's share");
         }
         if shared.busy.load(Ordering::SeqCst) >= shared.threads && !shared.make_room() {
-            return self.refuse(&socket, peer, tls, "full");
+            return self.refuse(&socket, peer, service.tls, "full");
         }
         // The channel is full when sessions are over whose clients do not let go.
-        if let Err(back) = self.queue.try_send(shared.admit(socket, peer, tls)) {
-            self.refuse(&back.into_inner().socket, peer, tls, "full");
+        if let Err(back) = self.queue.try_send(shared.admit(socket, peer, service)) {
+            self.refuse(&back.into_inner().socket, peer, service.tls, "full");
         }
     }
 
@@ -468,7 +464,7 @@ impl Acceptor<'_> {
         }
         if is_out_of_descriptors(error) && self.spare.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {
-                self.refuse(&socket, peer, listener.tls(), "descriptors");
+                self.refuse(&socket, peer, listener.service().tls, "descriptors");
             }
             self.spare = spare();
         }

@@ -18,7 +18,7 @@
 
 mod send;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
@@ -30,14 +30,17 @@ use jiff::Zoned;
 
 use crate::counters::Counters;
 use crate::deliver::terminal::Terminals;
-use crate::deliver::{Outcome, Post, Why, mbox};
+use crate::deliver::{Outcome, Pending, Post, Why, mbox};
+use crate::listen::Service;
 use crate::logging::value;
-use crate::message::{Destination, Fault, Intake, Message};
+use crate::message::{BoxName, Content, Destination, Fault, Intake, Message};
 use crate::report::{self, Report};
 use crate::route::{Member, Refusal, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{Decoder, End as DataEnd};
-use crate::smtp::receiver::{self, Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
+use crate::smtp::receiver::{
+    self, Answers, Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step,
+};
 use crate::smtp::{Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Peer, Stream};
 use crate::tls::Keys;
@@ -173,18 +176,32 @@ impl Office {
         Office { settings, route, post, counters, ids: Ids::new() }
     }
 
+    /// Counts and logs what became of a message, or of one recipient's copy of it.
+    fn note(&self, about: &dyn fmt::Display, reply: &Reply, octets: u64, dot: Instant) {
+        let counters = &self.counters;
+        let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
+        counters.slowest_ms.at_least(ms);
+        match reply.code {
+            ..400 => {
+                counters.messages.one();
+                counters.octets.add(octets);
+                log::info!("delivered {about} size={octets} ms={ms}");
+            }
+            400..500 => {
+                counters.messages_later.one();
+                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(reply));
+            }
+            500.. => {
+                counters.messages_never.one();
+                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(reply));
+            }
+        }
+    }
+
     /// Holds one session over `stream`, from the greeting to its end, and leaves its last reply
     /// for [`Stream::close`] to send. Does not panic.
     pub fn serve(&self, stream: &mut Stream) -> End {
-        self.hold(stream, |session| session.converse())
-    }
-
-    /// The same, inside TLS from the first octet on (RFC 8314 3).
-    pub fn serve_tls(&self, stream: &mut Stream) -> End {
-        self.hold(stream, |session| {
-            session.start_tls()?;
-            session.converse()
-        })
+        self.serve_as(Service::default(), stream)
     }
 
     /// Reads certificate and key again, for the sessions that begin from now on.
@@ -196,17 +213,14 @@ impl Office {
         }
     }
 
-    fn hold(
-        &self,
-        stream: &mut Stream,
-        converse: impl FnOnce(&mut Session<'_>) -> Result<End, Cut>,
-    ) -> End {
+    /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
+    pub fn serve_as(&self, service: Service, stream: &mut Stream) -> End {
         self.counters.sessions.one();
         let id = self.ids.session();
         let peer = stream.peer();
         log::debug!("connected session={id} client={peer}");
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            converse(&mut Session::new(self, &id, stream))
+            Session::new(self, &id, service, stream).converse(service)
         }));
         let end = match result {
             Ok(Ok(end)) => end,
@@ -252,7 +266,12 @@ struct Incoming {
 }
 
 impl<'a> Session<'a> {
-    fn new(office: &'a Office, id: &'a str, stream: &'a mut Stream) -> Session<'a> {
+    fn new(
+        office: &'a Office,
+        id: &'a str,
+        service: Service,
+        stream: &'a mut Stream,
+    ) -> Session<'a> {
         let settings = &office.settings;
         let peer = stream.peer();
         let receiver = Receiver::new(
@@ -261,12 +280,14 @@ impl<'a> Session<'a> {
                 recipients_max: settings.recipients_max,
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
-                terminals: settings.send.allows(peer),
+                terminals: settings.send.allows(peer) && !service.lmtp,
                 errors_max: settings.errors_max,
+                lmtp: service.lmtp,
+                prdr: true,
                 // Reports reach mailboxes of this host only, and so do most of what its own
-                // clients send. Any other client that asks for one sees that it is not offered,
-                // and does what RFC 3461 5.2.2 has it do.
-                dsn: peer.is_local(),
+                // clients send. Any other client that asks for one, LMTP's above all, sees that
+                // it is not offered, and does what RFC 3461 5.2.2 has it do.
+                dsn: peer.is_local() && !service.lmtp,
                 tls: match &settings.tls {
                     None => receiver::Tls::Off,
                     Some(Tls { required: false, .. }) => receiver::Tls::Offered,
@@ -279,8 +300,11 @@ impl<'a> Session<'a> {
         Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
     }
 
-    /// From the greeting to the end.
-    fn converse(&mut self) -> Result<End, Cut> {
+    /// From the greeting, or the handshake before it, to the end.
+    fn converse(&mut self, service: Service) -> Result<End, Cut> {
+        if service.tls {
+            self.start_tls()?;
+        }
         self.say(&self.receiver.greeting())?;
         loop {
             let turn = self.turn();
@@ -309,9 +333,9 @@ impl<'a> Session<'a> {
                 self.receiver.end_of_data(verdict)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
-            Step::Skip(octets, reply) => {
+            Step::Skip(octets, replies) => {
                 self.skip(octets)?;
-                Step::Reply(reply)
+                return replies.iter().try_for_each(|reply| self.say(reply)).map(|()| None);
             }
             Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
             Step::StartTls(_) if self.office.settings.tls.is_none() => {
@@ -363,7 +387,7 @@ impl<'a> Session<'a> {
     }
 
     fn say(&mut self, reply: &Reply) -> Result<(), Cut> {
-        self.stream.reply(|out| reply.write_to(out))
+        say(self.stream, reply)
     }
 
     /// Takes the mail data behind DATA, to its true end; what became of it.
@@ -381,7 +405,7 @@ impl<'a> Session<'a> {
                 break end;
             }
         };
-        Ok(self.conclude(incoming, end, octets))
+        self.conclude(incoming, end, octets)
     }
 
     /// Takes one chunk of mail data, and with the last one delivers the message.
@@ -401,7 +425,7 @@ impl<'a> Session<'a> {
         let sum = chunks.octets();
         if last {
             let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
-            let verdict = self.conclude(incoming, end, sum);
+            let verdict = self.conclude(incoming, end, sum)?;
             return Ok(self.receiver.end_of_data(verdict));
         }
         if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
@@ -409,7 +433,7 @@ impl<'a> Session<'a> {
             return Ok(self.receiver.end_of_chunk(Ok(octets)));
         }
         // No need to wait for the last one.
-        let verdict = self.conclude(incoming, chunks.end_so_far(), sum);
+        let verdict = incoming.refused(self.office, chunks.end_so_far(), sum);
         Ok(self.receiver.end_of_chunk(Err(verdict)))
     }
 
@@ -454,64 +478,52 @@ impl<'a> Session<'a> {
         Some(Incoming { id, at, to, intake, about })
     }
 
-    /// The mail data was read, and ended so: delivers the message; what became of it.
-    fn conclude(&self, incoming: Incoming, end: DataEnd, octets: u64) -> Reply {
-        let counters = &self.office.counters;
+    /// The mail data was read, and ended so: delivers the message, and says what became of it, all
+    /// but the last reply, which is returned.
+    fn conclude(&mut self, incoming: Incoming, end: DataEnd, octets: u64) -> Result<Reply, Cut> {
         let Incoming { id, at, to, intake, about } = incoming;
         let dot = Instant::now();
-        let reply = match (end, intake.finish(), self.receiver.envelope()) {
-            (DataEnd::BareLineEnd, ..) => reply::data_bare_line_end(),
-            (DataEnd::TooLarge, ..) => reply::data_too_large(),
-            (DataEnd::Whole, Err(fault), _) => {
-                let level = match fault {
-                    Fault::Disk(_) => log::Level::Warn,
-                    Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
-                };
-                log::log!(level, "fault message={id} why={}", value(&fault));
-                fault_reply(&fault)
-            }
-            (DataEnd::Whole, Ok(_), None) => reply::data_error(),
-            (DataEnd::Whole, Ok(content), Some(envelope)) => {
-                let head = mbox::head(&envelope.from, at.timestamp().as_second());
-                let asks = envelope.to.iter().any(|to| report::asks(envelope, to));
-                // For a report, and before the content is gone.
-                let header = asks.then(|| report::header(&content).unwrap_or_default());
-                let message = Message { id: id.clone(), head, content, to };
-                let reply = send::deliver(self.office, envelope, &at, message);
-                if let (true, Some(header)) = (reply.is_positive(), header) {
-                    self.report(&id, &at, &header);
-                }
-                reply
+        let (content, envelope) = match (end, intake.finish(), self.receiver.envelope()) {
+            (DataEnd::Whole, Ok(content), Some(envelope)) => (content, envelope),
+            (end, content, _) => {
+                let reply = refusal_of(end, content, &id);
+                self.office.note(&about, &reply, octets, dot);
+                let mut replies = self.receiver.for_all(reply.clone());
+                replies.pop();
+                replies.iter().try_for_each(|reply| self.say(reply))?;
+                return Ok(reply);
             }
         };
-        let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
-        counters.slowest_ms.at_least(ms);
-        match reply.code {
-            ..400 => {
-                counters.messages.one();
-                counters.octets.add(octets);
-                log::info!("delivered {about} size={octets} ms={ms}");
-            }
-            400..500 => {
-                counters.messages_later.one();
-                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(&reply));
-            }
-            500.. => {
-                counters.messages_never.one();
-                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(&reply));
-            }
-        }
-        reply
-    }
-}
 
-impl Session<'_> {
+        let head = mbox::head(&envelope.from, at.timestamp().as_second());
+        // For a report, and before the content is gone.
+        let asks = envelope.to.iter().any(|to| report::asks(envelope, to));
+        let header = asks.then(|| report::header(&content).unwrap_or_default());
+        let message = Message { id: id.clone(), head, content, to };
+        let sent = Sent { office: self.office, session: self.id, envelope, at: &at, octets, dot };
+        let told = match self.receiver.answers() {
+            Answers::Together => sent.together(message),
+            Answers::Each => sent.each(self.stream, message),
+            Answers::EachAndTogether => sent.each_and_together(self.stream, message),
+        };
+        if let Some(header) = header {
+            self.report(&id, &at, &header, &told.delivered);
+        }
+        told.heard?;
+        Ok(told.last.unwrap_or_else(reply::data_error))
+    }
+
     /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
     /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
-    fn report(&self, about: &str, came: &Zoned, header: &[u8]) {
+    fn report(&self, about: &str, came: &Zoned, header: &[u8], delivered: &[&Accepted]) {
         let Office { settings, post, counters, route, .. } = self.office;
         let Some(envelope) = self.receiver.envelope() else { return };
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
+        let delivered: Vec<&Accepted> =
+            delivered.iter().copied().filter(|to| report::asks(envelope, to)).collect();
+        if delivered.is_empty() {
+            return;
+        }
         let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
@@ -520,20 +532,12 @@ impl Session<'_> {
                 return;
             }
         };
-        let delivered: Vec<&Recipient<_>> =
-            envelope.to.iter().filter(|to| report::asks(envelope, to)).collect();
         let id = format!("{about}-r");
         let at = trace::now();
-        let content = Report {
-            hostname: &settings.hostname,
-            id: &id,
-            at: &at,
-            came,
-            envelope,
-            delivered: &delivered,
-            header,
-        }
-        .content();
+        let hostname = &settings.hostname;
+        let delivered = &delivered;
+        let report = Report { hostname, id: &id, at: &at, came, envelope, delivered, header };
+        let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
@@ -541,10 +545,146 @@ impl Session<'_> {
     }
 }
 
+/// A message that is delivered, and what is known of it besides.
+struct Sent<'a> {
+    office: &'a Office,
+    session: &'a str,
+    envelope: &'a Envelope<Vec<Destination>>,
+    at: &'a Zoned,
+    octets: u64,
+    dot: Instant,
+}
+
+/// What became of a message.
+struct Told<'a> {
+    /// Who got it.
+    delivered: Vec<&'a Accepted>,
+    /// Whether somebody may get it later.
+    later: bool,
+    /// The last reply, which was not said yet.
+    last: Option<Reply>,
+    /// Whether the client could be told. When it could not, everybody else got theirs all the same.
+    heard: Result<(), Cut>,
+}
+
+/// A recipient and where it leads.
+type Accepted = Recipient<Vec<Destination>>;
+
+impl<'a> Sent<'a> {
+    /// Delivers `message` to all recipients or to none.
+    fn together(&self, message: Message) -> Told<'a> {
+        let (id, to) = (message.id.clone(), message.to.clone());
+        let reply = send::deliver(self.office, self.envelope, self.at, message);
+        let mut told = Told::nothing();
+        if reply.is_positive() {
+            told.delivered.extend(&self.envelope.to);
+        }
+        self.note(&id, &to, &reply);
+        told.last = Some(reply);
+        told
+    }
+
+    /// As [`each`](Sent::each), between 353 and a reply for all.
+    fn each_and_together(&self, stream: &mut Stream, message: Message) -> Told<'a> {
+        let all_delivered = reply::delivered(&message.id);
+        let begun = say(stream, &reply::each_recipient());
+        let mut told = self.each(stream, message);
+        let all = match told.delivered.len() {
+            n if n == self.envelope.to.len() => all_delivered,
+            1.. => reply::data_for_some(),
+            // Who hears 5yz gives up, for those too who may get it later.
+            0 if told.later => reply::data_for_none_yet(),
+            0 => reply::data_for_none(),
+        };
+        let last = told.last.replace(all);
+        told.heard = begun.and(told.heard);
+        told.heard = told.heard.and_then(|()| last.map_or(Ok(()), |last| say(stream, &last)));
+        told
+    }
+
+    /// Delivers `message` to each recipient by itself, and says what became of it as soon as it is
+    /// known, all but the last reply.
+    ///
+    /// All are handed to the writer at once, which may make many durable with one sync. A mailbox
+    /// that several recipients lead to gets one copy, and what becomes of it is true for them all.
+    fn each(&self, stream: &mut Stream, message: Message) -> Told<'a> {
+        let Office { post, settings, .. } = self.office;
+        let Message { id, head, content, .. } = message;
+        let mut parcels: Vec<Pending> = Vec::new();
+        let mut parcel_of: HashMap<&BoxName, usize> = HashMap::new();
+        for recipient in &self.envelope.to {
+            let mut fresh = recipient.destination.clone();
+            fresh.retain(|to| !parcel_of.contains_key(&to.mailbox));
+            if fresh.is_empty() {
+                continue;
+            }
+            for to in &recipient.destination {
+                parcel_of.entry(&to.mailbox).or_insert(parcels.len());
+            }
+            let (id, head, content) = (id.clone(), head.clone(), content.clone());
+            parcels.push(post.send(Message { id, head, content, to: fresh }, settings.patience));
+        }
+
+        let mut parcels = parcels.into_iter();
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut told = Told::nothing();
+        for recipient in &self.envelope.to {
+            if let Some(reply) = told.last.take() {
+                told.heard = told.heard.and_then(|()| say(stream, &reply));
+            }
+            let to = &recipient.destination;
+            let needed: Vec<usize> =
+                to.iter().filter_map(|to| parcel_of.get(&to.mailbox)).copied().collect();
+            while needed.iter().any(|n| *n >= outcomes.len())
+                && let Some(parcel) = parcels.next()
+            {
+                if !parcel.is_decided() {
+                    told.heard = told.heard.and_then(|()| stream.flush());
+                }
+                outcomes.push(parcel.outcome());
+            }
+            let worse = |one, other| if one == Outcome::Delivered { other } else { one };
+            let outcome = needed.iter().filter_map(|n| outcomes.get(*n)).cloned().reduce(worse);
+            let outcome = outcome.unwrap_or(Outcome::Later(Why::Io));
+            if outcome == Outcome::Delivered {
+                told.delivered.push(recipient);
+            }
+            told.later |= matches!(outcome, Outcome::Later(_));
+            let reply = outcome_reply(outcome, &id);
+            self.note(&id, to, &reply);
+            told.last = Some(reply);
+        }
+        told
+    }
+
+    fn note(&self, id: &str, to: &[Destination], reply: &Reply) {
+        let about = Line { session: self.session, message: id, envelope: self.envelope, to };
+        self.office.note(&about, reply, self.octets, self.dot);
+    }
+}
+
+impl Told<'_> {
+    fn nothing() -> Self {
+        Told { delivered: Vec::new(), later: false, last: None, heard: Ok(()) }
+    }
+}
+
 impl Incoming {
+    /// What is said of mail data that cannot become a message.
+    fn refused(self, office: &Office, end: DataEnd, octets: u64) -> Reply {
+        let reply = refusal_of(end, self.intake.finish(), &self.id);
+        office.note(&self.about, &reply, octets, Instant::now());
+        reply
+    }
+
     fn abandoned(&self, end: &Cut) {
         log::info!("abandoned {} end={end}", self.about);
     }
+}
+
+/// Leaves a reply for the stream to send when it is about to block.
+fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Cut> {
+    stream.reply(|out| reply.write_to(out))
 }
 
 /// Where the message goes: no mailbox twice, whatever aliases and lists lead there.
@@ -715,6 +855,23 @@ fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
         Outcome::Later(Why::Io | Why::GivenUp) => reply::data_error(),
         Outcome::Never(Why::OverQuota) => reply::data_mailbox_full(),
         Outcome::Never(_) => reply::data_undeliverable(),
+    }
+}
+
+/// What the sender hears of mail data that ended so, and of which nothing can be delivered.
+fn refusal_of(end: DataEnd, content: Result<Content, Fault>, id: &str) -> Reply {
+    match (end, content) {
+        (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
+        (DataEnd::TooLarge, _) => reply::data_too_large(),
+        (DataEnd::Whole, Ok(_)) => reply::data_error(),
+        (DataEnd::Whole, Err(fault)) => {
+            let level = match fault {
+                Fault::Disk(_) => log::Level::Warn,
+                Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
+            };
+            log::log!(level, "fault message={id} why={}", value(&fault));
+            fault_reply(&fault)
+        }
     }
 }
 

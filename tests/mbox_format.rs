@@ -147,7 +147,7 @@ proptest! {
             }
             stored.extend(mbox::head(&from, time));
             match intake.finish() {
-                Ok(Content::Memory(bytes)) => stored.extend(bytes),
+                Ok(Content::Memory(bytes)) => stored.extend(bytes.iter()),
                 other => prop_assert!(false, "{:?}", other),
             }
             stored.push(b'\n');

@@ -329,7 +329,7 @@ fn give(intake: &mut Intake, line: &[u8], size: usize) {
 
 fn read(content: Content) -> Vec<u8> {
     match content {
-        Content::Memory(bytes) => bytes,
+        Content::Memory(bytes) => bytes.to_vec(),
         Content::File(mut file, length) => {
             let mut bytes = Vec::new();
             file.read_to_end(&mut bytes).expect("the file can be read");

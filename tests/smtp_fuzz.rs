@@ -15,6 +15,8 @@ const WORDS: &[&str] = &[
     "RSET",
     "NOOP",
     "QUIT",
+    "LHLO ",
+    " PRDR",
     "VRFY ",
     "EXPN ",
     "HELP ",
@@ -130,7 +132,12 @@ proptest! {
 
     #[test]
     fn receiver(input in behind(
-        &["", "EHLO a\r\n", "EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n"],
+        &[
+            "",
+            "EHLO a\r\n",
+            "EHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nDATA\r\n",
+            "LHLO a\r\nMAIL FROM:<a@b>\r\nRCPT TO:<a@b>\r\nRCPT TO:<b@b>\r\n",
+        ],
         "",
     )) {
         fuzz::receiver(&input);

@@ -99,6 +99,10 @@ fn with_says_how_the_mail_came() {
         (Hello::Ehlo, true, false, "ESMTPS"),
         (Hello::Ehlo, false, true, "UTF8SMTP"),
         (Hello::Ehlo, true, true, "UTF8SMTPS"),
+        (Hello::Lhlo, false, false, "LMTP"),
+        (Hello::Lhlo, true, false, "LMTPS"),
+        (Hello::Lhlo, false, true, "UTF8LMTP"),
+        (Hello::Lhlo, true, true, "UTF8LMTPS"),
     ] {
         assert_eq!(Protocol { hello, tls, utf8 }.to_string(), name);
     }
@@ -117,7 +121,7 @@ fn inside_tls_all_begins_anew() {
     assert_eq!(receiver.line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
     receiver.tls_started();
     assert!(receiver.client().is_none() && receiver.envelope().is_none());
-    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello()));
+    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello(false)));
     receiver.line(b"EHLO good\r\n");
     assert_eq!(who(&receiver), Some(owned(("good", "ESMTPS"))));
     receiver.line(b"HELO good\r\n");

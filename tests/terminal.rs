@@ -186,6 +186,6 @@ fn lunch() -> Screen {
 }
 
 fn screen(text: &str) -> Screen {
-    let content = Content::Memory(format!("\n{text}\n").into_bytes());
+    let content = Content::Memory(format!("\n{text}\n").into_bytes().into());
     Screen::new("<smith@alpha.arpa>", "14:05", &content).unwrap()
 }

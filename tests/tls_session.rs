@@ -153,7 +153,7 @@ fn tls_from_the_first_octet() {
 fn implicit(house: &House, settings: Settings) -> (Running, Address) {
     let address = "tls:127.0.0.1:0".parse::<Address>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
-    assert!(listeners[0].tls());
+    assert!(listeners[0].service().tls);
     let at = listeners[0].local_addr().unwrap();
     (house.run_on(settings, listeners, at), address)
 }

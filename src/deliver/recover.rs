@@ -286,7 +286,7 @@ impl<D: Disk> Engine<D> {
         for (_, bytes) in Pieces::of(&*source, at, entry.len) {
             file.write_all(&bytes?)?;
         }
-        let content = Content::File(file, entry.len);
+        let content = Content::File(file.into(), entry.len);
         let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
         let mut boxes: HeldBoxes<D> = held.into_iter().map(|h| (h.name.clone(), h)).collect();
         match self.commit(&mut boxes, &[&message]).pop() {
@@ -420,7 +420,7 @@ fn message_of<D: Disk>(
     Ok(journal.content(entry)?.map(|content| Message {
         id: entry.id.clone(),
         head: entry.head.clone(),
-        content: Content::Memory(content),
+        content: Content::Memory(content.into()),
         to: vec![copy.to.clone()],
     }))
 }

@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn memory(octets: &[u8]) -> Content {
-        Content::Memory(octets.to_vec())
+        Content::Memory(octets.to_vec().into())
     }
 
     fn text_of(screen: &Screen, utf8: bool) -> String {
@@ -352,7 +352,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content.as_bytes()).unwrap();
         file.rewind().unwrap();
-        let in_file = Content::File(file, content.len() as u64);
+        let in_file = Content::File(file.into(), content.len() as u64);
         let screen = Screen::new("<s@a>", "14:05", &in_file).unwrap();
         assert_eq!(screen, Screen::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap());
         let Content::File(mut file, _) = in_file else { panic!() };

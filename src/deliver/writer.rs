@@ -80,6 +80,11 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether waiting for the outcome takes no time.
+    pub fn is_decided(&self) -> bool {
+        self.ticket.lock().is_some()
+    }
+
     /// Waits for the outcome. When the patience is over it is `Later(GivenUp)`, and the message is
     /// not delivered afterwards.
     pub fn outcome(self) -> Outcome {

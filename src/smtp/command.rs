@@ -19,6 +19,8 @@ pub enum Command {
     Helo(Domain),
     /// EHLO, and the client's name.
     Ehlo(Domain),
+    /// LHLO (RFC 2033), and the client's name.
+    Lhlo(Domain),
     /// STARTTLS
     StartTls,
     /// MAIL, SEND, SOML or SAML
@@ -84,6 +86,7 @@ impl Command {
         match verb {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
+            Verb::Lhlo => Ok(Command::Lhlo(client()?)),
             Verb::StartTls => alone(Command::StartTls),
             Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
@@ -191,6 +194,7 @@ fn name(argument: &[u8]) -> Option<String> {
 enum Verb {
     Helo,
     Ehlo,
+    Lhlo,
     StartTls,
     Mail(Delivery),
     Rcpt,
@@ -208,12 +212,13 @@ enum Verb {
 const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
+    ("LHLO", Verb::Lhlo, "LHLO host.example or LHLO [192.0.2.1]"),
     ("STARTTLS", Verb::StartTls, "STARTTLS"),
     (
         "MAIL",
         Verb::Mail(Delivery::Mail),
         "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8] \
-     [RET=FULL|HDRS] [ENVID=xtext]",
+     [RET=FULL|HDRS] [ENVID=xtext] [PRDR]",
     ),
     ("SEND", Verb::Mail(Delivery::Send), "SEND FROM:<user@host> sends to a terminal"),
     ("SOML", Verb::Mail(Delivery::SendOrMail), "SOML FROM:<user@host> sends, or else mails"),
@@ -237,7 +242,7 @@ pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of t
 
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
 /// (RFC 821), and extensions that EHLO does not name.
-const NOT_IMPLEMENTED: &[&str] = &["TURN", "ETRN", "ATRN", "AUTH", "LHLO"];
+const NOT_IMPLEMENTED: &[&str] = &["TURN", "ETRN", "ATRN", "AUTH"];
 
 const HTTP_METHODS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];

@@ -10,7 +10,7 @@ use super::chunk::Chunks;
 use super::command::{Asked, Command};
 use super::data::{Decoder, End, Piece};
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{Host, LINE_MAX, Receiver, Settings, Step, Tls};
+use super::receiver::{Answers, Host, LINE_MAX, Receiver, Settings, Step, Tls};
 use super::reply::{self, Reply};
 
 /// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
@@ -43,7 +43,7 @@ enum Reading {
     Commands,
     Data(Decoder),
     Chunk { octets: u64, last: bool },
-    Skip(u64, Reply),
+    Skip(u64, Vec<Reply>),
 }
 
 /// One message as it was accepted.
@@ -150,10 +150,11 @@ impl<H: Host> Machine<H> {
                 let (octets, last) = (*octets, *last);
                 self.end_of_chunk(octets, last);
             }
-            (Reading::Skip(0, reply), _) => {
-                let reply = reply.clone();
+            (Reading::Skip(0, replies), _) => {
+                let replies = replies.clone();
                 self.reading = Reading::Commands;
-                self.take(Step::Reply(reply));
+                self.asked = self.asked + replies.len() - 1;
+                replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
             }
             _ => {}
         }
@@ -180,25 +181,30 @@ impl<H: Host> Machine<H> {
         self.asked += usize::from(matches!(self.reading, Reading::Data(_)));
         self.reading = Reading::Commands;
         let lines = mem::take(&mut self.lines);
-        let reply = self.accept(end, lines);
-        let step = self.receiver.end_of_data(reply);
+        let mut replies = self.accept(end, lines);
+        self.asked += replies.len() - 1;
+        let last = replies.pop().unwrap_or_else(reply::data_error);
+        replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
+        let step = self.receiver.end_of_data(last);
         assert!(self.receiver.envelope().is_none(), "the transaction is over");
         self.take(step);
     }
 
-    fn accept(&mut self, end: End, lines: Vec<Vec<u8>>) -> Reply {
-        match (end, self.receiver.envelope()) {
-            (End::BareLineEnd, _) => reply::data_bare_line_end(),
-            (End::TooLarge, _) => reply::data_too_large(),
-            (End::Whole, None) => reply::data_error(),
-            (End::Whole, Some(envelope)) => {
-                self.messages.push(Received {
-                    from: envelope.from.to_string(),
-                    to: envelope.to.iter().map(|recipient| recipient.path.to_string()).collect(),
-                    lines,
-                });
-                reply::delivered(&self.messages.len().to_string())
-            }
+    fn accept(&mut self, end: End, lines: Vec<Vec<u8>>) -> Vec<Reply> {
+        let envelope = match (end, self.receiver.envelope()) {
+            (End::BareLineEnd, _) => return self.receiver.for_all(reply::data_bare_line_end()),
+            (End::TooLarge, _) => return self.receiver.for_all(reply::data_too_large()),
+            (End::Whole, None) => return vec![reply::data_error()],
+            (End::Whole, Some(envelope)) => envelope,
+        };
+        let to: Vec<String> = envelope.to.iter().map(|to| to.path.to_string()).collect();
+        let each = vec![reply::delivered("copy"); to.len()];
+        self.messages.push(Received { from: envelope.from.to_string(), to, lines });
+        let all = reply::delivered(&self.messages.len().to_string());
+        match self.receiver.answers() {
+            Answers::Together => vec![all],
+            Answers::Each => each,
+            Answers::EachAndTogether => [vec![reply::each_recipient()], each, vec![all]].concat(),
         }
     }
 
@@ -318,9 +324,17 @@ pub fn data(input: &[u8]) {
     }
 }
 
-/// A whole connection: each line is answered once, and the same at every cut.
+/// A whole connection: each line is answered once, and the same at every cut; by SMTP and by LMTP,
+/// where the end of a message has as many replies as recipients.
 pub fn receiver(input: &[u8]) {
+    hold(input, false);
+    hold(input, true);
+}
+
+fn hold(input: &[u8], lmtp: bool) {
     let settings = Settings {
+        lmtp,
+        prdr: true,
         size_max: 1000,
         recipients_max: 3,
         vrfy: true,

@@ -28,5 +28,5 @@ pub mod reply;
 
 pub use envelope::{Body, Delivery, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
-pub use receiver::{Hello, Host, Protocol, Receiver, Settings, Step, Tls};
+pub use receiver::{Answers, Hello, Host, Protocol, Receiver, Settings, Step, Tls};
 pub use reply::Reply;

@@ -1,10 +1,10 @@
 //! Parameters of MAIL and RCPT: `keyword` or `keyword=value`, blanks between (RFC 5321 4.1.1.11,
 //! 4.1.2).
 //!
-//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461); RCPT
-//! takes NOTIFY and ORCPT. What is known with a value that it cannot have, and what is given twice,
-//! is 501; a value that is not carried out is 504; what is not known is 555. The first fault from
-//! the left is told.
+//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461), and
+//! PRDR (draft-hall-prdr); RCPT takes NOTIFY and ORCPT. What is known with a value that it cannot
+//! have, and what is given twice, is 501; a value that is not carried out is 504; what is not known
+//! is 555. The first fault from the left is told.
 
 use super::dsn::{self, Notify, OriginalRecipient, Return};
 use super::envelope::Body;
@@ -23,6 +23,8 @@ pub struct MailParameters {
     pub ret: Option<Return>,
     /// ENVID, decoded.
     pub envid: Option<String>,
+    /// PRDR
+    pub prdr: bool,
 }
 
 /// The parameters of RCPT.
@@ -38,7 +40,7 @@ impl MailParameters {
     /// Reads all that stands behind the reverse-path; an `Err` is MAIL's reply.
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
-        let MailParameters { size, body, utf8, ret, envid } = &mut parameters;
+        let MailParameters { size, body, utf8, ret, envid, prdr } = &mut parameters;
         for parameter in split("MAIL", text) {
             let (keyword, value) = parameter?;
             let given = Given { verb: "MAIL", value };
@@ -48,6 +50,8 @@ impl MailParameters {
                 "BODY" => given.set(body, parse_body, BODY_FORM)?,
                 "SMTPUTF8" if value.is_none() && !*utf8 => *utf8 = true,
                 "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_FORM)),
+                "PRDR" if value.is_none() && !*prdr => *prdr = true,
+                "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_FORM)),
                 "RET" => given.set(ret, Return::parse, RET_FORM)?,
                 "ENVID" => given.set(envid, dsn::parse_envid, ENVID_FORM)?,
                 _ => return Err(reply::unknown_parameter("MAIL", keyword)),
@@ -158,6 +162,7 @@ fn is(value: Option<&str>, word: &str) -> bool {
 const SIZE_FORM: &str = "SIZE=octets, up to 20 digits, once";
 const BODY_FORM: &str = "BODY=7BIT or BODY=8BITMIME, once";
 const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
+const PRDR_FORM: &str = "PRDR, without a value, once";
 const RET_FORM: &str = "RET=FULL or RET=HDRS, once";
 const ENVID_FORM: &str = "ENVID=xtext, up to 100 octets, once";
 const NOTIFY_FORM: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
@@ -209,6 +214,10 @@ mod tests {
             (" SMTPUTF8=1", Err(501)),
             (" SMTPUTF8=", Err(501)),
             (" SMTPUTF8 SMTPUTF8", Err(501)),
+            // PRDR
+            (" prdr", Ok(MailParameters { prdr: true, ..none() })),
+            (" PRDR=1", Err(501)),
+            (" PRDR PRDR", Err(501)),
             // RET and ENVID
             (" RET=full", Ok(MailParameters { ret: Some(Return::Full), ..none() })),
             (" ENVID=a+2Bb", Ok(MailParameters { envid: Some("a+b".to_owned()), ..none() })),

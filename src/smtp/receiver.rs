@@ -58,6 +58,10 @@ pub struct Settings {
     /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
     /// and close.
     pub errors_max: u32,
+    /// Whether it is LMTP (RFC 2033), and not SMTP.
+    pub lmtp: bool,
+    /// Whether a client of SMTP is offered a reply for each recipient (PRDR): see [`Answers`].
+    pub prdr: bool,
     /// Whether delivery reports are offered (DSN, RFC 3461). They are the host's to write.
     pub dsn: bool,
     /// Whether a client in clear text is offered STARTTLS, or has to use it (RFC 3207).
@@ -75,9 +79,16 @@ impl Settings {
             expn: false,
             terminals: false,
             errors_max: 20,
+            lmtp: false,
+            prdr: false,
             dsn: false,
             tls: Tls::Off,
         }
+    }
+
+    /// LMTP has no use for it.
+    pub(super) fn offers_prdr(&self) -> bool {
+        self.prdr && !self.lmtp
     }
 }
 
@@ -108,8 +119,8 @@ pub enum Step {
         /// Whether the message is whole with it.
         last: bool,
     },
-    /// Read and drop so many octets, then send the reply.
-    Skip(u64, Reply),
+    /// Read and drop so many octets, then send the replies: one, but in LMTP any number, and none.
+    Skip(u64, Vec<Reply>),
     /// If anything has come in clear text behind STARTTLS, close without a word: whoever put it
     /// there must not have it taken for something said inside TLS. Otherwise send this (220),
     /// flush, make the handshake, and call [`Receiver::tls_started`].
@@ -136,6 +147,20 @@ pub enum Hello {
     Helo,
     /// EHLO
     Ehlo,
+    /// LHLO
+    Lhlo,
+}
+
+/// How the end of mail data is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// By one reply for all recipients.
+    Together,
+    /// By one reply for each recipient, in the order of their RCPT commands (RFC 2033 4.2).
+    Each,
+    /// By 353, one for each, and one for all (PRDR). Mail data that nobody can get is answered by
+    /// one reply for all.
+    EachAndTogether,
 }
 
 /// Writes the registered name, `UTF8SMTPS`. HELO has none for TLS, and none for UTF-8.
@@ -144,7 +169,9 @@ impl fmt::Display for Protocol {
         f.write_str(match (self.hello, self.utf8) {
             (Hello::Helo, false) => return f.write_str("SMTP"),
             (Hello::Ehlo, false) => "ESMTP",
-            (_, true) => "UTF8SMTP",
+            (Hello::Helo | Hello::Ehlo, true) => "UTF8SMTP",
+            (Hello::Lhlo, false) => "LMTP",
+            (Hello::Lhlo, true) => "UTF8LMTP",
         })?;
         f.write_str(if self.tls { "S" } else { "" })
     }
@@ -168,6 +195,8 @@ struct Transaction<D> {
     envelope: Envelope<D>,
     /// Whether the host refused a recipient.
     refused: bool,
+    /// Whether PRDR was given.
+    prdr: bool,
     chunks: Chunking,
 }
 
@@ -191,7 +220,7 @@ impl<H: Host> Receiver<H> {
 
     /// 220
     pub fn greeting(&self) -> Reply {
-        reply::greeting(&self.settings.hostname)
+        reply::greeting(&self.settings.hostname, self.settings.lmtp)
     }
 
     /// One command line as it came, CR LF included. Its limits and bare CR or LF are judged here.
@@ -234,7 +263,27 @@ impl<H: Host> Receiver<H> {
         }
     }
 
-    /// The mail data ended and `reply` is what became of it; the transaction is over.
+    /// How the end of the mail data is to be answered.
+    pub fn answers(&self) -> Answers {
+        match &self.transaction {
+            Some(_) if self.settings.lmtp => Answers::Each,
+            Some(Transaction { prdr: true, envelope, .. })
+                if envelope.to.len() > 1 && envelope.delivery == Delivery::Mail =>
+            {
+                Answers::EachAndTogether
+            }
+            _ => Answers::Together,
+        }
+    }
+
+    /// The replies where `reply` holds for every recipient.
+    pub fn for_all(&self, reply: Reply) -> Vec<Reply> {
+        let recipients = self.envelope().map_or(1, |envelope| envelope.to.len());
+        vec![reply; if self.settings.lmtp { recipients } else { 1 }]
+    }
+
+    /// The mail data ended and `reply` is what became of it, after all other replies that
+    /// [`answers`](Receiver::answers) asks for were said; the transaction is over.
     pub fn end_of_data(&mut self, reply: Reply) -> Step {
         self.transaction = None;
         answer(reply)
@@ -269,13 +318,20 @@ impl<H: Host> Receiver<H> {
     fn carry_out(&mut self, command: Command) -> Result<Step, Reply> {
         let hostname = &self.settings.hostname;
         match command {
-            Command::Ehlo(_) | Command::StartTls | Command::Noop | Command::Quit => {}
+            Command::Ehlo(_) | Command::Lhlo(_) => {}
+            Command::StartTls | Command::Noop | Command::Quit => {}
             // Its chunk is to be read first.
             Command::Bdat { .. } => {}
             _ if self.settings.tls != Tls::Required || self.tls => {}
             _ => return Err(reply::tls_required()),
         }
         match command {
+            Command::Helo(_) | Command::Ehlo(_) if self.settings.lmtp => Err(reply::no_smtp()),
+            Command::Lhlo(_) if !self.settings.lmtp => Err(reply::not_implemented("LHLO")),
+            Command::Lhlo(client) => {
+                let reply = reply::ehlo(&self.settings, self.tls, &client);
+                Ok(self.hello(client, Hello::Lhlo, reply))
+            }
             Command::Helo(client) => {
                 let reply = reply::helo(hostname, &client);
                 Ok(self.hello(client, Hello::Helo, reply))
@@ -338,6 +394,8 @@ impl<H: Host> Receiver<H> {
         match verb {
             "SEND" | "SOML" | "SAML" => self.settings.terminals,
             "STARTTLS" => self.settings.tls != Tls::Off,
+            "HELO" | "EHLO" => !self.settings.lmtp,
+            "LHLO" => self.settings.lmtp,
             _ => true,
         }
     }
@@ -349,12 +407,15 @@ impl<H: Host> Receiver<H> {
         parameters: MailParameters,
     ) -> Result<Step, Reply> {
         if self.client.is_none() {
-            return Err(reply::mail_before_hello());
+            return Err(reply::mail_before_hello(self.settings.lmtp));
         }
         if self.transaction.is_some() {
             return Err(reply::mail_nested());
         }
-        let utf8 = parameters.utf8;
+        let MailParameters { utf8, prdr, .. } = parameters;
+        if prdr && !self.settings.offers_prdr() {
+            return Err(reply::unknown_parameter("MAIL", "PRDR"));
+        }
         if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
             return Err(reply::unknown_parameter("MAIL", keyword));
         }
@@ -371,7 +432,8 @@ impl<H: Host> Receiver<H> {
         let body = parameters.body.unwrap_or_default();
         let MailParameters { size, ret, envid, .. } = parameters;
         let envelope = Envelope { delivery, from, size, body, utf8, ret, envid, to: Vec::new() };
-        self.transaction = Some(Transaction { envelope, refused: false, chunks: Chunking::None });
+        self.transaction =
+            Some(Transaction { envelope, refused: false, prdr, chunks: Chunking::None });
         Ok(Step::Reply(reply))
     }
 
@@ -427,7 +489,9 @@ impl<H: Host> Receiver<H> {
         match (transaction.envelope.to.is_empty(), transaction.refused) {
             _ if transaction.chunks != Chunking::None => Err(reply::data_behind_bdat()),
             (false, _) => Ok(Step::Data(reply::start_mail_input())),
-            (true, true) => Ok(Step::Reply(reply::data_no_recipients())),
+            // LMTP wants 503 either way (RFC 2033 4.2).
+            (true, true) if !self.settings.lmtp => Ok(Step::Reply(reply::data_no_recipients())),
+            (true, true) => Ok(Step::Reply(reply::data_before_rcpt())),
             (true, false) => Err(reply::data_before_rcpt()),
         }
     }
@@ -444,16 +508,20 @@ impl<H: Host> Receiver<H> {
             Err(refusal) => refusal,
         };
         // What a client has pipelined behind a refusal is no further error of its own.
-        let is_error = last.is_none() || self.transaction.is_none();
+        if (last.is_none() || self.transaction.is_none())
+            && let close @ Step::Close(_) = self.in_error(refusal.clone())
+        {
+            return close;
+        }
+        let replies = match last {
+            Some(true) => self.for_all(refusal),
+            _ => vec![refusal],
+        };
         self.fail_chunks();
         if last != Some(false) {
             self.transaction = None;
         }
-        let step = if is_error { self.in_error(refusal) } else { Step::Reply(refusal) };
-        match step {
-            Step::Reply(reply) => Step::Skip(octets, reply),
-            step => step,
-        }
+        Step::Skip(octets, replies)
     }
 
     /// Whether the chunk is taken, and is the last.

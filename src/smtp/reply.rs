@@ -121,9 +121,9 @@ fixed! { RECEIVER_SAYS:
     too_many_recipients 452 4 5 3 "RCPT: too many recipients, those accepted stay"
     bare_line_end       500 5 5 2 "a bare CR, a bare LF or a NUL: only CR LF ends a line"
     line_too_long       500 5 5 2 "Line too long"
+    no_smtp             500 5 5 1 "this is LMTP: send LHLO"
     unknown_command     500 5 5 2 "Command unrecognized"
     mail_nested         503 5 5 1 "MAIL: a transaction is open, RSET would end it"
-    mail_before_hello   503 5 5 1 "MAIL: send EHLO or HELO first"
     tls_again           503 5 5 1 "STARTTLS: TLS is on already"
     rcpt_before_mail    503 5 5 1 "RCPT: send MAIL first"
     data_before_mail    503 5 5 1 "DATA: send MAIL first"
@@ -146,8 +146,9 @@ fixed! { RECEIVER_SAYS:
 }
 
 /// `220 host ...`, the greeting.
-pub fn greeting(hostname: &str) -> Reply {
-    Reply::plain(220, format!("{hostname} ESMTP mailslot ready"))
+pub fn greeting(hostname: &str, lmtp: bool) -> Reply {
+    let protocol = if lmtp { "LMTP" } else { "ESMTP" };
+    Reply::plain(220, format!("{hostname} {protocol} mailslot ready"))
 }
 
 /// `250 host greets client`, the one line that HELO gets.
@@ -168,6 +169,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
         "SMTPUTF8".into(),
         format!("LIMITS RCPTMAX={}", settings.recipients_max).into(),
     ]);
+    reply.lines.extend(settings.offers_prdr().then_some("PRDR".into()));
     reply.lines.extend(settings.dsn.then_some("DSN".into()));
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
@@ -177,6 +179,12 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
     }
     reply.lines.push("HELP".into());
     reply
+}
+
+/// `503` to MAIL before the client has said who it is.
+pub fn mail_before_hello(lmtp: bool) -> Reply {
+    let hello = if lmtp { "LHLO" } else { "EHLO or HELO" };
+    Reply::new(503, (5, 5, 1), format!("MAIL: send {hello} first"))
 }
 
 /// `220` to STARTTLS
@@ -212,6 +220,11 @@ pub fn start_mail_input() -> Reply {
 /// `250` to BDAT: the chunk came whole, and more is awaited.
 pub fn chunk(octets: u64) -> Reply {
     Reply::new(250, (2, 0, 0), format!("BDAT: {octets} octets received"))
+}
+
+/// `353`: a reply for each recipient follows, and one for all (PRDR).
+pub fn each_recipient() -> Reply {
+    Reply::plain(353, "Message: a reply for each recipient follows, and one for all")
 }
 
 /// `214` to HELP
@@ -294,6 +307,9 @@ fixed! { HOST_SAYS:
     data_mailbox_busy   451 4 2 0 "Message: a mailbox is locked or not usable now, try again later"
     data_mailbox_filled 452 4 2 2 "Message: no storage left for a mailbox, try again later"
     data_mailbox_full   552 5 2 2 "Message: exceeded storage allocation of a mailbox"
+    data_for_some       250 2 6 0 "Message: OK, delivered to some, see the replies before"
+    data_for_none_yet   451 4 3 0 "Message: delivered to nobody, see the replies before"
+    data_for_none       554 5 3 0 "Message: delivered to nobody, see the replies before"
     data_no_room        452 4 3 1 "Message: insufficient system storage, try again later"
     data_error          451 4 3 0 "Message: Requested action aborted: error in processing"
     data_undeliverable  554 5 3 0 "Message: cannot be delivered here"
@@ -402,12 +418,15 @@ mod tests {
             vrfy: true,
             expn: true,
             terminals: true,
+            prdr: true,
             tls: Tls::Offered,
             ..Settings::new(&host)
         };
         let word = "w".repeat(2048);
         let mut all = vec![
-            greeting(&host),
+            greeting(&host, false),
+            mail_before_hello(true),
+            each_recipient(),
             helo(&host, &client),
             ehlo(&settings, false, &client),
             start_tls(),
@@ -472,7 +491,7 @@ mod tests {
                     assert_eq!(u16::from(class), first, "{line}");
                     assert_eq!(enhanced, format!("{class}.{subject}.{detail}"), "{line}");
                 } else {
-                    assert!(matches!(reply.code, 220 | 250 | 354), "{line}");
+                    assert!(matches!(reply.code, 220 | 250 | 353 | 354), "{line}");
                     assert!(numbers.len() != 3, "{line}");
                 }
             }
@@ -482,7 +501,7 @@ mod tests {
     #[test]
     fn what_machines_read_begins_with_the_domain() {
         let host = "mx.example";
-        assert_eq!(wire(&greeting(host)), "220 mx.example ESMTP mailslot ready\r\n");
+        assert_eq!(wire(&greeting(host, false)), "220 mx.example ESMTP mailslot ready\r\n");
         assert!(wire(&quit(host)).starts_with("221 2.0.0 mx.example "));
         assert!(wire(&closing(host, "time-out")).starts_with("421 4.3.2 mx.example "));
         assert!(wire(&giving_up(host, "why")).starts_with("421 4.7.0 mx.example "));

@@ -14,6 +14,7 @@ pub fn settings(options: &[(String, String)]) -> Settings {
         size_max: 10_000,
         vrfy: true,
         expn: true,
+        prdr: true,
         dsn: true,
         ..Settings::new("beta.arpa")
     };
@@ -24,6 +25,7 @@ pub fn settings(options: &[(String, String)]) -> Settings {
             ("vrfy", value) => settings.vrfy = value == "on",
             ("expn", value) => settings.expn = value == "on",
             ("terminals", value) => settings.terminals = value == "on",
+            ("lmtp", "on") => (settings.lmtp, settings.dsn) = (true, false),
             ("tls", "offered") => settings.tls = Tls::Offered,
             ("tls", "required") => settings.tls = Tls::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),

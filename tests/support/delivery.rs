@@ -125,7 +125,7 @@ pub fn destination(name: &str) -> Destination {
 pub fn message(id: &str, to: &[&str], text: &[u8]) -> Message {
     let mut content = format!("Received: by here id {id}; then\n").into_bytes();
     content.extend_from_slice(text);
-    Message { content: Content::Memory(content), ..empty(id, to) }
+    Message { content: Content::Memory(content.into()), ..empty(id, to) }
 }
 
 /// A message that is too large for the journal.
@@ -136,7 +136,7 @@ pub fn large_message(id: &str, to: &[&str], octets: usize) -> Message {
         text += &format!("line of {id} at {}\n", text.len());
     }
     file.write_all(text.as_bytes()).unwrap();
-    Message { content: Content::File(file, text.len() as u64), ..empty(id, to) }
+    Message { content: Content::File(file.into(), text.len() as u64), ..empty(id, to) }
 }
 
 fn empty(id: &str, to: &[&str]) -> Message {
@@ -144,7 +144,7 @@ fn empty(id: &str, to: &[&str]) -> Message {
     Message {
         id: id.into(),
         head: head.to_vec(),
-        content: Content::Memory(Vec::new()),
+        content: Content::Memory(Vec::new().into()),
         to: to.iter().map(|name| destination(name)).collect(),
     }
 }

@@ -103,9 +103,9 @@ impl Letter {
         let content = if self.large {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(self.content.as_bytes()).unwrap();
-            Content::File(file, self.content.len() as u64)
+            Content::File(file.into(), self.content.len() as u64)
         } else {
-            Content::Memory(self.content.clone().into_bytes())
+            Content::Memory(self.content.clone().into_bytes().into())
         };
         let to = self.to.iter().map(|name| Destination {
             mailbox: BoxName::new(name).unwrap(),

@@ -182,7 +182,7 @@ fn a_501_tells_the_form_and_where_the_address_is_wrong() {
         (
             "MAIL a@b",
             "501 5.5.4 Syntax: MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] \
-             [SMTPUTF8] [RET=FULL|HDRS] [ENVID=xtext]\r\n",
+             [SMTPUTF8] [RET=FULL|HDRS] [ENVID=xtext] [PRDR]\r\n",
         ),
         (
             "MAIL FROM:a@b",
