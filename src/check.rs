@@ -61,7 +61,7 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
     let mut found = limits(config);
     found.extend(names(config, facts));
     if !config.inetd {
-        found.extend(config.listen.iter().filter_map(port));
+        found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port));
     }
     // The sandbox makes its folders when it starts.
     let made_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
@@ -182,11 +182,11 @@ fn port(address: &Address) -> Option<Problem> {
             ),
             Some(line) => stops(
                 format!("{address} is in use by another server: {}", value(line)),
-                "stop it, or choose another address with listen",
+                "stop it, or choose another address",
             ),
             None => stops(
                 format!("{address} is in use by a program that does not greet"),
-                "stop it, or choose another address with listen",
+                "stop it, or choose another address",
             ),
         },
         ErrorKind::PermissionDenied => stops(
@@ -195,9 +195,9 @@ fn port(address: &Address) -> Option<Problem> {
         ),
         // No IPv6 on this host; the server leaves such an address out if nobody asked for it.
         ErrorKind::AddrNotAvailable => {
-            advice(format!("{address} is no address of this host: {error}"), "correct listen")
+            advice(format!("{address} is no address of this host: {error}"), "correct the address")
         }
-        _ => stops(format!("{address}: {error}"), "correct listen"),
+        _ => stops(format!("{address}: {error}"), "correct the address"),
     })
 }
 

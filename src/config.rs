@@ -77,8 +77,10 @@ pub struct Config {
     pub command: Command,
     /// One session on standard input instead of listening.
     pub inetd: bool,
-    /// Where to listen; empty: on the sockets that systemd passed, or nowhere under `--inetd`.
+    /// Where to listen; empty: on the sockets that systemd passed, if it did.
     pub listen: Vec<Address>,
+    /// Where to listen for LMTP (RFC 2033).
+    pub lmtp: Vec<Address>,
     /// The name of this host in greeting, replies and Received (RFC 5321 4.3.1, 4.4).
     pub hostname: String,
     /// The domains that are local (RFC 5321 2.3.5).
@@ -173,19 +175,28 @@ impl Config {
         let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
         let sandbox = values.all("sandbox", value::path)?.pop();
 
-        let asked = values.origin("listen");
-        let listen = match asked {
-            Origin::CommandLine if inetd => {
-                return usage("--listen and --inetd exclude each other");
-            }
+        if let Some(long) =
+            ["listen", "lmtp"].into_iter().find(|long| inetd && line.count(long) > 0)
+        {
+            return usage(&format!("--{long} and --inetd exclude each other"));
+        }
+        let lmtp = match values.origin("lmtp") {
+            _ if inetd => values.instead("lmtp", "none", Origin::Host("--inetd")),
+            Origin::Default => values.instead("lmtp", "none", Origin::Default),
+            _ => values.all("lmtp", value::lmtp_address)?,
+        };
+        let listen = match values.origin("listen") {
             _ if inetd => values.instead("listen", "standard input", Origin::Host("--inetd")),
             Origin::Default if facts.sockets => {
                 values.instead("listen", "the sockets passed", Origin::Host("systemd"))
             }
+            Origin::Default if !lmtp.is_empty() => {
+                values.instead("listen", "nowhere, but for LMTP", Origin::Default)
+            }
             _ => values.all("listen", value::address)?,
         };
 
-        let tls = tls(&mut values, &listen)?;
+        let tls = tls(&mut values, &listen, &lmtp)?;
 
         let hostname = match values.origin("hostname") {
             Origin::Default => {
@@ -255,6 +266,7 @@ impl Config {
             command,
             inetd,
             listen,
+            lmtp,
             hostname,
             domains,
             users,
@@ -458,7 +470,11 @@ impl Values<'_> {
 }
 
 /// Certificate and key, or neither: then nothing may ask for TLS.
-fn tls(values: &mut Values<'_>, listen: &[Address]) -> Result<Option<Tls>, Wrong> {
+fn tls(
+    values: &mut Values<'_>,
+    listen: &[Address],
+    lmtp: &[Address],
+) -> Result<Option<Tls>, Wrong> {
     let cert = values.optional("tls-cert", "none", value::path)?;
     let key = match (values.origin("tls-key"), &cert) {
         (Origin::Default, cert) => {
@@ -472,10 +488,12 @@ fn tls(values: &mut Values<'_>, listen: &[Address]) -> Result<Option<Tls>, Wrong
     if let Some(cert) = cert {
         return Ok(Some(Tls { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
     }
+    let any = |of: &[Address]| of.iter().any(|a| matches!(a, Address::Tcp { tls: true, .. }));
     let asks = [
         ("tls-key", key.is_some()),
         ("tls-required", required),
-        ("listen", listen.iter().any(|a| matches!(a, Address::Tcp { tls: true, .. }))),
+        ("listen", any(listen)),
+        ("lmtp", any(lmtp)),
     ];
     let asks = asks.into_iter().filter(|(_, asks)| *asks).flat_map(|(long, _)| values.lookup(long));
     match asks.last() {
@@ -682,7 +700,22 @@ mod tests {
         {
             assert_eq!(text(&config(words, "", facts).unwrap().listen), listen, "{words}");
         }
-        let inetd = config("--inetd", "listen h:1", &facts()).unwrap();
+        // LMTP takes nothing away from what was asked for.
+        for (words, facts, listen) in [
+            ("--lmtp unix:x", &facts(), &[][..]),
+            ("--lmtp h:24 -l h:1", &facts(), &["h:1"]),
+            ("--lmtp h:24", &systemd, &[]),
+            ("--sandbox d --lmtp h:24", &facts(), &["127.0.0.1:2525"]),
+        ] {
+            let config = config(words, "", facts).unwrap();
+            assert_eq!(
+                (text(&config.listen), config.lmtp.len()),
+                (listen.iter().map(|a| a.to_string()).collect(), 1),
+                "{words}"
+            );
+        }
+        let inetd = config("--inetd", "listen h:1\nlmtp h:24", &facts()).unwrap();
+        assert_eq!(inetd.lmtp, []);
         assert_eq!((text(&inetd.listen), inetd.log), (vec![], Target::Syslog));
     }
 
@@ -715,6 +748,7 @@ mod tests {
             "--tls-cert f",
             "--tls-cert f --tls-key g --tls-required on -l tls:h:465",
             "--tls-cert none --tls-required off",
+            "--lmtp unix:/run/x,mode=660 --lmtp [::1]:24",
             "-l unix:/run/x",
             "-l [::1]:0",
             "-l localhost:65535",
@@ -756,6 +790,10 @@ mod tests {
             "--tls-required on",
             "--tls-cert f --tls-required local",
             "-l tls:h:465",
+            "--lmtp tls:h:24",
+            "--lmtp 127.0.0.1:25",
+            "--lmtp none",
+            "--inetd --lmtp unix:x",
             "-l unix:",
             "-l 25",
             "-l :25",

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use mailslot::config::{Command, Config, Facts, Names, Tls, Wrong};
 use mailslot::counters::Counters;
 use mailslot::deliver::{self, Post};
-use mailslot::listen::{self, Accept, Address, Listener};
+use mailslot::listen::{self, Accept, Address, Listener, Service};
 use mailslot::logging::{self, Target, value};
 use mailslot::route::Local;
 use mailslot::server::{self, Server};
@@ -114,6 +114,10 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
         [] => listen::passed(),
         addresses => listen::open(addresses),
     };
+    let opened = opened.and_then(|mut listeners| {
+        listeners.extend(listen::open(&config.lmtp)?.into_iter().map(Listener::lmtp));
+        Ok(listeners)
+    });
     let listeners = opened.map_err(|e| match e.kind() {
         ErrorKind::AddrInUse => Failure::new(EX_UNAVAILABLE, "", &e),
         ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "", &e),
@@ -139,19 +143,21 @@ fn announce(config: &Config, listeners: &[Listener]) {
         return;
     }
     let place = |l: &Listener| {
-        let scheme = if l.service().tls { "tls:" } else { "" };
-        l.local_addr().map(|address| format!("{scheme}{address}"))
+        let Service { lmtp, tls } = l.service();
+        let (lmtp, tls) = (if lmtp { "lmtp:" } else { "" }, if tls { "tls:" } else { "" });
+        l.local_addr().map(|address| format!("{lmtp}{tls}{address}"))
     };
     let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
     let unix = |a: &&Address| matches!(a, Address::Unix { .. });
     places.extend(config.listen.iter().filter(unix).map(Address::to_string));
+    places.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
     if places.is_empty() {
         places.push("the sockets it was passed".to_owned());
     }
     let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
     let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
-    let clear = |l: &&Listener| !l.service().tls;
-    let tcp = listeners.iter().filter(clear).find_map(Listener::local_addr);
+    let smtp = listeners.iter().filter(|l| l.service() == Service::default());
+    let tcp = smtp.filter_map(Listener::local_addr).next();
     if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
         text.push_str(&first_message(config, &address.to_string()));
     }

@@ -331,7 +331,16 @@ pub const TABLE: &[Row] = &[
         "",
         "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. With tls: in \
          front, as in tls:HOST:465, TLS begins with the first octet. Not given: on the sockets \
-         that systemd passes, if it does.",
+         that systemd passes, if it does; or, with --lmtp, nowhere.",
+    ),
+    option(
+        ("lmtp", ""),
+        "ADDR",
+        Many,
+        Found("none"),
+        "RFC 2033",
+        "Listen for LMTP, from a mail server on this host or on a network of its own: on \
+         unix:PATH, with ,mode=660 for its permissions, or on HOST:PORT, but never on port 25.",
     ),
     option(
         ("hostname", "n"),

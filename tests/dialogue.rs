@@ -109,13 +109,14 @@ fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
 /// The same files with the real program: every reply the same, and the messages in mailboxes.
 #[test]
 fn the_program_answers_over_tcp() {
-    for dialogue in for_the_program() {
+    for dialogue in for_the_program().chain(by_lmtp()) {
         let folder = tempfile::tempdir().unwrap();
         let options = cast::furnish(folder.path(), &dialogue.options);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let server = Server::start_in(folder, &options);
+        let address = server.lmtp().unwrap_or(server.address);
         for pace in [Pace::Turn, Pace::Octet] {
-            let stream = TcpStream::connect_timeout(&server.address, PATIENCE).unwrap();
+            let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
             stream.set_nodelay(true).unwrap();
             let input = stream.try_clone().unwrap();
             converse(&dialogue, stream, input, pace, server.folder());
@@ -158,10 +159,19 @@ fn the_program_answers_on_a_socket_that_inetd_passes() {
     }
 }
 
-/// The dialogues that a client without TLS can hold, by SMTP.
+/// The dialogues that a client without TLS can hold by SMTP.
 fn for_the_program() -> impl Iterator<Item = Dialogue> {
-    let other = |(option, _): &(String, String)| option == "tls" || option == "lmtp";
-    dialogue::all().into_iter().filter(move |dialogue| !dialogue.options.iter().any(other))
+    let plain = |dialogue: &Dialogue| !has(dialogue, "tls") && !has(dialogue, "lmtp");
+    dialogue::all().into_iter().filter(plain)
+}
+
+/// Those by LMTP.
+fn by_lmtp() -> impl Iterator<Item = Dialogue> {
+    dialogue::all().into_iter().filter(|dialogue| has(dialogue, "lmtp"))
+}
+
+fn has(dialogue: &Dialogue, option: &str) -> bool {
+    dialogue.options.iter().any(|(given, _)| given == option)
 }
 
 /// The program, to serve one session for the people of `dialogue`.

@@ -28,6 +28,16 @@ pub fn address(text: &str) -> Result<Address, String> {
     text.parse().map_err(|_| form.to_owned())
 }
 
+/// An address to listen on for LMTP, which keeps away from SMTP's port (RFC 2033 5).
+pub fn lmtp_address(text: &str) -> Result<Address, String> {
+    match address(text)? {
+        Address::Tcp { port: 25, .. } => {
+            Err("unix:PATH, or a port other than SMTP's 25".to_owned())
+        }
+        address => Ok(address),
+    }
+}
+
 /// A domain's name by the grammar of RFC 5321 4.1.2, which the receiver parses with too.
 pub fn domain(text: &str) -> Result<String, String> {
     match Domain::parse(text) {

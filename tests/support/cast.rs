@@ -62,7 +62,10 @@ pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
     ];
     let stories = ["a.miller", "b.miller", "busy", "full"];
     all.extend(MAILBOXES.iter().chain(&stories).map(|user| ("user", *user)));
-    all.extend(options.iter().map(|(option, value)| (option.as_str(), value.as_str())));
+    all.extend(options.iter().map(|(option, value)| match option.as_str() {
+        "lmtp" => ("lmtp", "127.0.0.1:0"),
+        option => (option, value.as_str()),
+    }));
     if !options.iter().any(|(option, _)| option == "max-size") {
         all.push(("max-size", "10000"));
     }

@@ -101,9 +101,8 @@ impl Server {
                 }
             }
         }
-        let address =
-            banner[0].split_once("listens on ").and_then(|(_, rest)| rest.split_once([',', ' ']));
-        let address = address.and_then(|(address, _)| address.parse().ok());
+        let places = banner[0].split_once("listens on ").map(|(_, places)| places);
+        let address = places.and_then(|places| places.split([' ', ',']).next()?.parse().ok());
         let address = address.unwrap_or_else(|| panic!("no address in {banner:?}"));
         Ok(Server { banner, address, folder, pid, log, end })
     }
@@ -127,6 +126,12 @@ impl Server {
     pub fn mailbox(&self, name: &str) -> String {
         let octets = fs::read(self.mailbox_path(name)).unwrap_or_default();
         String::from_utf8_lossy(&octets).into_owned()
+    }
+
+    /// Where it listens for LMTP, if it was told to by TCP.
+    pub fn lmtp(&self) -> Option<SocketAddr> {
+        let (_, behind) = self.banner[0].split_once("lmtp:")?;
+        behind.split([' ', ',']).next()?.parse().ok()
     }
 
     /// A client that has been greeted, and has said nothing yet.
