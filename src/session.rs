@@ -37,6 +37,7 @@ use crate::message::{BoxName, Content, Destination, Fault, Intake, Message};
 use crate::report::{self, Report};
 use crate::route::{Member, Refusal, Route};
 use crate::smtp::chunk::Chunks;
+use crate::smtp::command;
 use crate::smtp::data::{Decoder, End as DataEnd};
 use crate::smtp::receiver::{
     self, Answers, Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step,
@@ -322,14 +323,15 @@ impl<'a> Session<'a> {
 
     /// One command and what belongs to it; how the session ended, if it did.
     fn turn(&mut self) -> Result<Option<End>, Cut> {
-        let step = match self.stream.line(LINE_MAX)? {
-            Some(line) => self.receiver.line(line),
-            None => self.receiver.line_too_long(),
+        let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
+            Some(line) => (self.receiver.line(line), command::may_wait(line)),
+            None => (self.receiver.line_too_long(), false),
         };
         let step = match step {
             Step::Data(go_ahead) => {
-                self.say(&go_ahead)?;
+                self.say_now(&go_ahead)?;
                 let verdict = self.data()?;
+                may_wait = true;
                 self.receiver.end_of_data(verdict)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
@@ -352,7 +354,8 @@ impl<'a> Session<'a> {
                 self.say(&reply)?;
                 Ok(Some(if reply.code == 221 { End::Quit } else { End::TooManyErrors }))
             }
-            Step::Reply(reply) => self.say(&reply).map(|()| None),
+            Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
+            Step::Reply(reply) => self.say_now(&reply).map(|()| None),
             // Dealt with above; and what follows a message is a reply.
             Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
         }
@@ -388,6 +391,12 @@ impl<'a> Session<'a> {
 
     fn say(&mut self, reply: &Reply) -> Result<(), Cut> {
         say(self.stream, reply)
+    }
+
+    /// The same, for a reply that may not wait until the stream blocks.
+    fn say_now(&mut self, reply: &Reply) -> Result<(), Cut> {
+        self.say(reply)?;
+        self.stream.push()
     }
 
     /// Takes the mail data behind DATA, to its true end; what became of it.

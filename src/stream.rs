@@ -2,7 +2,8 @@
 //!
 //! A [`Stream`] has one buffer for each direction. Replies gather in the outgoing one and leave
 //! **when the stream is about to block** for more input, so a group of pipelined commands is
-//! answered in one write (RFC 2920 3.2) and a lone command at once.
+//! answered in one write (RFC 2920 3.2) and a lone command at once; or earlier, when somebody
+//! [`push`](Stream::push)es.
 //!
 //! Promises:
 //! - No call blocks for ever. A command line must be complete within the time-out (however slowly
@@ -104,6 +105,8 @@ pub struct Stream {
     end: usize,
     /// Replies not sent yet.
     output: Vec<u8>,
+    /// Why no reply can be sent any more, and nobody was told yet.
+    gone: Option<Cut>,
     /// When the mail data began, and its octets so far.
     data: (Instant, u64),
 }
@@ -152,6 +155,7 @@ impl Stream {
             start: 0,
             end: 0,
             output: Vec::new(),
+            gone: None,
             data: (now, 0),
         })
     }
@@ -251,6 +255,18 @@ impl Stream {
         sent
     }
 
+    /// The same for a reply that may not wait. That the client is gone is told when more is to be
+    /// read of it: what it said before it went is still heard, up to its last dot.
+    pub fn push(&mut self) -> Result<(), Cut> {
+        match self.flush() {
+            Err(gone @ Cut::Broken(_)) => {
+                self.gone = Some(gone);
+                Ok(())
+            }
+            sent => sent,
+        }
+    }
+
     /// Begins TLS: sends what waits, in clear text still, and makes the handshake, for which the
     /// client has the time-out or a minute, whichever is shorter.
     ///
@@ -308,6 +324,9 @@ impl Stream {
     /// Reads once, after sending what waits: at least one octet, or why not.
     fn fill(&mut self, until: Instant, phase: Phase) -> Result<(), Cut> {
         self.flush()?;
+        if let Some(gone) = self.gone.take() {
+            return Err(gone);
+        }
         if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
             self.end -= self.start;

@@ -11,6 +11,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use mailslot::listen::Service;
 use mailslot::session::{End, Office};
 use mailslot::stream::{Cut, Peer, Socket, Stream};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
@@ -83,26 +84,45 @@ fn packets_of_one_octet_give_the_same() {
     assert!(house.mailbox("smith").contains("\n.dot\n>From here\n"));
 }
 
-/// Over a socket that keeps the bounds of each write: the greeting, and all replies together.
-#[test]
-fn a_pipelined_group_is_answered_in_one_write() {
+/// The codes of the replies to `sent`, write by write: over a socket that keeps their bounds.
+fn writes(sent: &[u8], lmtp: bool) -> Vec<Vec<String>> {
     let house = House::new();
     let office = house.office(house.session());
     let (client, server) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
     let mut client = File::from(client);
-    client.write_all(DIALOGUE).unwrap();
+    client.write_all(sent).unwrap();
     let server = Socket::Unix(UnixStream::from(server));
     let mut stream = Stream::new(server, Peer::Unix, LONG, LONG).unwrap();
-    let end = office.serve(&mut stream);
+    let end = office.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
     stream.close(end.lingers());
     let mut records = Vec::new();
     let mut buffer = [0; 4096];
     while let n @ 1.. = client.read(&mut buffer).unwrap() {
         let text = std::str::from_utf8(&buffer[..n]).unwrap();
-        records.push(codes(text).iter().map(|code| code.to_string()).collect::<Vec<_>>());
+        records.push(codes(text).iter().map(|code| code.to_string()).collect());
     }
-    assert_eq!(records, [&["220"][..], &["250", "250", "250", "354", "250", "221"]]);
+    records
+}
+
+/// A group of commands is answered by one segment; what must not wait (RFC 2920 3.2) does not.
+#[test]
+fn a_pipelined_group_is_answered_in_one_write() {
+    let expected = [&["220"][..], &["250"], &["250", "250", "354"], &["250", "221"]];
+    assert_eq!(writes(DIALOGUE, false), expected);
+    // With CHUNKING, a whole transaction in one segment, and another behind a refused recipient.
+    let transactions = "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\nBDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n\
+        MAIL FROM:<>\r\nRCPT TO:<nobody@x>\r\nBDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\nRSET\r\n";
+    let group = ["250", "250", "250", "250", "250", "250", "550", "554", "503", "250"];
+    let sent = format!("EHLO c\r\n{transactions}NOOP\r\nWIZ\r\nVRFY x\r\nQUIT\r\n");
+    let ends = [&[&group[..], &["250"]].concat()[..], &["500"], &["250"], &["221"]];
+    let expected = [&[&["220"][..], &["250"]], &ends[..]].concat();
+    assert_eq!(writes(sent.as_bytes(), false), expected);
+    // By LMTP too; only that a reply does not wait for one that is not known yet.
+    let sent = "LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n.\r\nQUIT\r\n";
+    let records = writes(sent.as_bytes(), true);
+    assert_eq!(records[..3], [&["220"][..], &["250"], &["250", "250", "250", "354"]]);
+    assert_eq!(records[3..].concat(), ["250", "250", "221"]);
 }
 
 #[test]

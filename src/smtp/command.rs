@@ -124,6 +124,15 @@ pub fn verbs() -> impl Iterator<Item = &'static str> {
     VERBS.iter().map(|(verb, ..)| *verb)
 }
 
+/// Whether the reply to `line` may wait for those of the commands behind it, and be sent with them:
+/// any other goes out at once (RFC 2920 3.2). BDAT is one of them: it needs no answer before what
+/// follows it (RFC 3030 4.2).
+pub fn may_wait(line: &[u8]) -> bool {
+    let (verb, _) = split_verb(line);
+    let is = |name: &&[u8]| verb.eq_ignore_ascii_case(name);
+    [&b"RSET"[..], b"MAIL", b"SEND", b"SOML", b"SAML", b"RCPT", b"BDAT"].iter().any(is)
+}
+
 /// Whether `line` is no SMTP at all: it begins with an octet that no verb begins with, as a TLS
 /// handshake does, or with the method of an HTTP request, which a browser can be made to send with
 /// commands in its body.

@@ -229,6 +229,18 @@ fn names_come_without_brackets_and_quotes() {
     assert_eq!(parse("HELP mail"), Ok(Command::Help(Some("mail".to_owned()))));
 }
 
+/// RFC 2920 3.2 (2), (5) and (6)
+#[test]
+fn replies_to_a_group_may_wait_and_others_may_not() {
+    for line in ["RSET", "mail from:<a@b>", "SEND FROM:<>", "SOML", "SAML x", "RCPT TO:<a@b>"] {
+        assert!(may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+    }
+    assert!(may_wait(b"BDAT 5 LAST\r\n"));
+    for line in ["EHLO a", "DATA", "VRFY a", "EXPN a", "TURN", "QUIT", "NOOP", "WIZ", "", "RSETS"] {
+        assert!(!may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+    }
+}
+
 #[test]
 fn other_protocols_are_recognised() {
     let foreign: &[&[u8]] = &[
