@@ -30,6 +30,8 @@ fn one_message_to_three_mailboxes() {
         assert_eq!(stat.permissions().mode() & 0o777, 0o600);
         assert_eq!(stat.nlink(), 1);
     }
+    let counters = &house.counters;
+    assert_eq!((counters.copies.value(), counters.batches.value()), (3, 1));
     house.stop();
 }
 

@@ -243,6 +243,11 @@ impl<D: Disk> Engine<D> {
             let touched = Touched { name: h.name.clone(), file: h.file.clone() };
             self.touched.entry(key).or_insert(touched);
         }
+        let copies = done.iter().map(|d| match d {
+            Done::Delivered(written) => written.len() as u64,
+            Done::Failed(_) | Done::Again => 0,
+        });
+        self.counters.copies.add(copies.sum());
         let delivered = done.iter().filter(|d| matches!(d, Done::Delivered(_))).count() as u64;
         self.counters.batches.one();
         self.counters.batch_max.at_least(delivered);
