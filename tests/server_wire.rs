@@ -111,8 +111,11 @@ fn a_pipelined_group_is_answered_in_one_write() {
     let expected = [&["220"][..], &["250"], &["250", "250", "354"], &["250", "221"]];
     assert_eq!(writes(DIALOGUE, false), expected);
     // With CHUNKING, a whole transaction in one segment, and another behind a refused recipient.
-    let transactions = "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\nBDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n\
-        MAIL FROM:<>\r\nRCPT TO:<nobody@x>\r\nBDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\nRSET\r\n";
+    let chunks = "BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n";
+    let transactions = format!(
+        "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\n{chunks}\
+         MAIL FROM:<>\r\nRCPT TO:<nobody@x>\r\n{chunks}RSET\r\n"
+    );
     let group = ["250", "250", "250", "250", "250", "250", "550", "554", "503", "250"];
     let sent = format!("EHLO c\r\n{transactions}NOOP\r\nWIZ\r\nVRFY x\r\nQUIT\r\n");
     let ends = [&[&group[..], &["250"]].concat()[..], &["500"], &["250"], &["221"]];
