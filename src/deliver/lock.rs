@@ -181,9 +181,8 @@ impl<D: Disk> Dotlocks<D> {
 
     /// Removes what dead mailslots left in the folder: their locks, and the files these were links
     /// of. Dead are those that are buried, and those that are gone and for which `recovered` says
-    /// that nothing of theirs is left to recover. Whether there were any.
-    pub fn sweep(&self, recovered: impl Fn(&Identity) -> bool) -> io::Result<bool> {
-        let mut any = false;
+    /// that nothing of theirs is left to recover.
+    pub fn sweep(&self, recovered: impl Fn(&Identity) -> bool) -> io::Result<()> {
         for name in self.disk.list(&self.folder)? {
             let master = name.strip_prefix(MASTER_PREFIX);
             if master.is_none() && !name.ends_with(".lock") {
@@ -208,10 +207,9 @@ impl<D: Disk> Dotlocks<D> {
             if master.is_none() {
                 self.log_broken(&path, holder.as_ref(), &stat);
             }
-            any = true;
             let _ = self.remove_same(&path, &stat);
         }
-        Ok(any)
+        Ok(())
     }
 
     /// How many stale locks were broken so far.

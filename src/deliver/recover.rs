@@ -170,7 +170,7 @@ impl<D: Disk> Engine<D> {
         let owners = Journal::list(disk, spool)?.into_iter();
         let owners: Vec<Identity> = owners.filter_map(|path| Journal::owner(disk, &path)).collect();
         // A journal of theirs that is still there is being recovered by some other process.
-        self.folder.dotlocks.sweep(|id| !owners.contains(id)).map(drop)
+        self.folder.dotlocks.sweep(|id| !owners.contains(id))
     }
 
     fn note(&self, name: &BoxName, result: io::Result<()>, unfinished: &mut HashSet<BoxName>) {

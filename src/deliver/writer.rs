@@ -180,11 +180,9 @@ fn open_engine<D: Disk>(
     let spool = &settings.spool;
     let cure = "choose another with --spool";
     let claimed = claim(&folder, spool, &identity).map_err(|e| named(spool, cure, e))?;
-    // Before their journals tell no more that the owners of these locks are dead.
-    let swept = folder.dotlocks.sweep(|_| false).and_then(|any| match any {
-        true => disk.sync_folder(&folder.path),
-        false => Ok(()),
-    });
+    // Gone for good before their journals tell no more that the owners of these locks are dead: a
+    // power loss brings back even what was removed long ago.
+    let swept = folder.dotlocks.sweep(|_| false).and_then(|()| disk.sync_folder(&folder.path));
     swept.map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
     let mut journal = None;
     for empty in claimed.empty {
