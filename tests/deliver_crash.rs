@@ -157,9 +157,6 @@ fn others_write_between_death_and_restart() {
         for (seed, fault) in [(0, Fault::KillAfter), (1, Fault::PowerBefore(kind))] {
             let mut random = Random(100 * kind + seed);
             tried += every_call(7, fault, |world, ledger| {
-                if seed == 1 {
-                    ledger.power_lost();
-                }
                 for name in ["alice", "bob", "dave"] {
                     let way = [Rewrite::InPlace, Rewrite::Rename][random.below(2) as usize];
                     let long = FOREIGN.repeat(1 + random.below(200) as usize);
@@ -172,6 +169,9 @@ fn others_write_between_death_and_restart() {
                         5 => ledger.foreign_rewrite(world, name, None, Rewrite::Remove),
                         _ => ledger.foreign_expunge(world, name, || random.below(3) == 0),
                     }
+                }
+                if seed == 1 {
+                    ledger.power_lost();
                 }
                 go_on(world, ledger)
             });

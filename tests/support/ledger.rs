@@ -137,8 +137,8 @@ pub struct Ledger {
     /// Large copies that a reader may have moved. Where no other is whole, recovery does not look
     /// for one that moved, and cuts the others off.
     moved: HashSet<(String, String)>,
-    /// Power was lost: what a reader had taken out may be there again.
-    again: bool,
+    /// Copies that a reader took out before power was lost: they may be there again.
+    again: HashSet<(String, String)>,
 }
 
 impl Ledger {
@@ -193,8 +193,9 @@ impl Ledger {
         self.letters.iter().filter(|(_, o)| *o == Some(Outcome::Delivered)).count()
     }
 
+    /// Power was lost, or may be from now on.
     pub fn power_lost(&mut self) {
-        self.again = true;
+        self.again.extend(self.taken.iter().cloned());
     }
 
     /// Some other program, careful enough to begin on a line of its own, appends.
@@ -266,9 +267,9 @@ impl Ledger {
         names.sort();
         names.dedup();
         let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let letters: HashMap<&str, &Letter> =
+            self.letters.iter().map(|(letter, _)| (letter.id.as_str(), letter)).collect();
         for name in &names {
-            let known: HashMap<String, &str> =
-                self.letters.iter().map(|(l, _)| (l.copy(name), l.id.as_str())).collect();
             let mut others: Vec<&String> =
                 self.others.iter().filter(|(n, _)| n == name).map(|(_, text)| text).collect();
             let bytes = world.read(&path(name)).unwrap_or_default();
@@ -281,8 +282,10 @@ impl Ledger {
                     let rest = part.strip_prefix(&format!("{copy}\n\n"));
                     rest.is_some_and(|rest| self.sealed.iter().any(|s| s.ends_with(rest)))
                 };
-                let whole = known.get_key_value(&part).map(|(_, id)| id);
-                let whole = whole.or_else(|| known.get(known.keys().find(|copy| begins(copy))?));
+                let letter = id_of(&part).and_then(|id| letters.get(id));
+                let copy = letter.map(|letter| letter.copy(name));
+                let whole = copy.is_some_and(|copy| copy == part || sealed && begins(&copy));
+                let whole = letter.filter(|_| whole).map(|letter| &letter.id);
                 if let Some(id) = whole {
                     *found.entry((id.to_string(), name.clone())).or_default() += 1;
                 } else if let Some(at) = others.iter().position(|o| **o == part || begins(o)) {
@@ -294,7 +297,8 @@ impl Ledger {
             if let Some(lost) = others.first() {
                 return Err(format!("{name}: other mail is gone: {}", short(lost)));
             }
-            if !text.is_empty() && !text.ends_with("\n\n") && known.contains_key(&last(&text)) {
+            let ours = |part: String| id_of(&part).is_some_and(|id| letters.contains_key(id));
+            if !text.is_empty() && !text.ends_with("\n\n") && ours(last(&text)) {
                 return Err(format!("{name}: no empty line at its end"));
             }
         }
@@ -312,7 +316,7 @@ impl Ledger {
                     0 | 1 => {}
                     n => return Err(format!("{id}: {n} times in {name}")),
                 }
-                if acknowledged && taken && count > 0 && !self.again {
+                if acknowledged && taken && count > 0 && !self.again.contains(&key) {
                     return Err(format!("{id}: a reader took it out of {name}, and it is back"));
                 }
                 if !taken && (acknowledged || !self.moved.contains(&key)) {
@@ -387,6 +391,11 @@ fn split(text: &str) -> Vec<String> {
         _ => format!("From {part}"),
     });
     parts.map(|p| p.trim_end_matches('\n').to_owned()).filter(|p| !p.is_empty()).collect()
+}
+
+/// The id in the Received line of a message.
+fn id_of(part: &str) -> Option<&str> {
+    part.split_once("Received: by here id ")?.1.split_once(';').map(|(id, _)| id)
 }
 
 fn last(text: &str) -> String {

@@ -219,6 +219,16 @@ impl World {
         self.state().rename(Path::new(path), None);
     }
 
+    /// Another program syncs what it wrote, and its name.
+    pub fn sync(&self, path: &str) {
+        let mut state = self.state();
+        let path = Path::new(path);
+        if let Some(ino) = state.names.get(path).copied() {
+            state.inodes.get_mut(&ino).unwrap().sync();
+        }
+        state.sync_folder(path.parent().unwrap());
+    }
+
     /// Everything is synced.
     pub fn sync_all(&self) {
         let mut state = self.state();
