@@ -135,7 +135,7 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
             let letter = Letter::new(&format!("{run}-{name}{n}"), &[name], 300);
             match ledger.send(&server, letter) {
                 Outcome::Delivered => break,
-                other if began.elapsed() > Duration::from_secs(5) => {
+                other if began.elapsed() > Duration::from_secs(60) => {
                     return Err(format!("the fault is over, and mail for {name}: {other:?}"));
                 }
                 _ => thread::sleep(Duration::from_millis(100)),
