@@ -284,7 +284,7 @@ impl Ledger {
                 };
                 let letter = id_of(&part).and_then(|id| letters.get(id));
                 let copy = letter.map(|letter| letter.copy(name));
-                let whole = copy.is_some_and(|copy| copy == part || sealed && begins(&copy));
+                let whole = copy.is_some_and(|copy| copy == part || begins(&copy));
                 let whole = letter.filter(|_| whole).map(|letter| &letter.id);
                 if let Some(id) = whole {
                     *found.entry((id.to_string(), name.clone())).or_default() += 1;

@@ -10,14 +10,16 @@
 //! - A *power loss* ends all processes. What was synced is there. Of the page writes, changes of
 //!   length and changes of names since, nothing, all, a prefix or any subset is there, as the seed
 //!   has it: a length without its pages reads as zeros, a name without a file is gone.
-//! - A *sync that fails* marks pages clean, as Linux does: they read well, the next sync succeeds,
-//!   and a power loss loses them all the same. A folder's names stay to be synced: they are
+//! - A *sync that fails* marks pages clean, as Linux does: they read well, and a power loss loses
+//!   them all the same. Whoever had the file open then is told once, by its own next sync; the one
+//!   after that, or of one that is opened later, succeeds. A folder's names stay to be synced: they are
 //!   metadata, and a journal that cannot write those does not say later that it could.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -110,6 +112,8 @@ pub struct SimFile {
     ino: u64,
     description: u64,
     path: PathBuf,
+    /// How many failed syncs of the file it knows of.
+    failed_syncs: AtomicU64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -142,6 +146,7 @@ struct Inode {
     disk: Vec<u8>,
     disk_len: usize,
     changes: Vec<Change>,
+    failed_syncs: u64,
     mode: u32,
     modified: SystemTime,
 }
@@ -436,7 +441,8 @@ impl State {
         let ino = self.next;
         let (data, disk) = (Vec::new(), Vec::new());
         let modified = SystemTime::now();
-        let inode = Inode { data, disk, disk_len: 0, changes: Vec::new(), mode, modified };
+        let (changes, failed_syncs) = (Vec::new(), 0);
+        let inode = Inode { data, disk, disk_len: 0, changes, failed_syncs, mode, modified };
         self.inodes.insert(ino, inode);
         self.rename(path, Some(ino));
         ino
@@ -525,6 +531,7 @@ impl Inode {
     /// The sync fails: pages are clean now, and lost. Lengths are metadata and stay to be written.
     fn fail_sync(&mut self) {
         self.changes.retain(|c| matches!(c, Change::Len(_)));
+        self.failed_syncs += 1;
     }
 
     fn apply(&mut self, change: Change) {
@@ -601,17 +608,18 @@ impl Disk for SimDisk {
 
     fn open(&self, path: &Path, how: Open) -> io::Result<SimFile> {
         let op = if matches!(how, Open::Create { .. }) { Op::Create } else { Op::Open };
-        let (ino, description) = self.call(op, path, |state| {
+        let (ino, description, failed_syncs) = self.call(op, path, |state| {
             let ino = match (how, state.find(path)) {
                 (Open::Create { .. }, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
                 (Open::Create { mode, .. }, Err(_)) => state.create(path, mode),
                 (_, found) => found?,
             };
             state.next += 1;
-            Ok((ino, state.next))
+            Ok((ino, state.next, state.inodes[&ino].failed_syncs))
         })?;
         let (world, path) = (self.world.clone(), path.to_owned());
-        Ok(SimFile { world, pid: self.pid, ino, description, path })
+        let failed_syncs = failed_syncs.into();
+        Ok(SimFile { world, pid: self.pid, ino, description, path, failed_syncs })
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -727,17 +735,25 @@ impl DiskFile for SimFile {
         }
         let mut state = self.world.state();
         let dead = state.processes[&self.pid].dead;
+        let mut planned = true;
         let result = state.call(self.pid, Op::Sync, &self.path, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().sync();
-            Ok(())
+            planned = false;
+            let inode = state.inodes.get_mut(&self.ino).unwrap();
+            inode.sync();
+            match self.failed_syncs.swap(inode.failed_syncs, Ordering::Relaxed) {
+                known if known == inode.failed_syncs => Ok(()),
+                _ => Err(Errno::EIO.into()),
+            }
         });
-        // Interrupted, nothing was tried.
         if let Err(e) = &result
+            && planned
             && !dead
+            // Interrupted, nothing was tried.
             && e.raw_os_error().is_some_and(|e| e != Errno::EINTR as i32)
             && let Some(inode) = state.inodes.get_mut(&self.ino)
         {
             inode.fail_sync();
+            self.failed_syncs.store(inode.failed_syncs, Ordering::Relaxed);
             let call = Call { pid: self.pid, op: Op::Sync, path: self.path.clone(), ok: false };
             state.log.push(call);
         }
