@@ -83,7 +83,7 @@ impl Users for Passwd {
     }
 }
 
-/// A directory whose users are believed for [`BELIEVED`] once they were found.
+/// A directory whose users are believed for a second once they were found.
 #[derive(Debug, Default)]
 pub struct Recent<U> {
     users: U,
