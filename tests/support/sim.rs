@@ -12,8 +12,8 @@
 //!   has it: a length without its pages reads as zeros, a name without a file is gone.
 //! - A *sync that fails* marks pages clean, as Linux does: they read well, and a power loss loses
 //!   them all the same. Whoever had the file open then is told once, by its own next sync; the one
-//!   after that, or of one that is opened later, succeeds. A folder's names stay to be synced: they are
-//!   metadata, and a journal that cannot write those does not say later that it could.
+//!   after that, or of one that is opened later, succeeds. A folder's names stay to be synced: they
+//!   are metadata, and a journal that cannot write those does not say later that it could.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
