@@ -8,21 +8,29 @@
 //!    +----> Decoder ----> Intake ----> Message ----> Post ----> Outcome ----> reply
 //! ```
 //! It promises one reply to each command, and after the final dot the truth: 250 only when the
-//! writer said [`Delivered`](Outcome::Delivered), or, where SEND or SOML asked for a terminal, when
-//! one shows it (`send.rs`). Whatever goes wrong here, a panic included, ends this session and no
-//! other. It knows the words of the protocol only to translate: a refusal, an outcome, a fault and
-//! a cut each become a reply in one function below.
+//! writer said [`Delivered`](crate::deliver::Outcome::Delivered), or, where SEND or SOML asked for
+//! a terminal, when one shows it. Whatever goes wrong here, a panic included, ends this session and
+//! no other. It knows the words of the protocol only to translate: a refusal, an outcome, a fault
+//! and a cut each become a reply in one function.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `desk.rs` | what the receiver asks: who is local, is there room |
+//! | `dispatch.rs` | a message that came whole: delivered, answered, logged, reported |
+//! | `send.rs` | SEND, SOML and SAML: terminals |
 //!
 //! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
 //! `abandoned`, and one for each refused recipient; connections are details.
 
+mod desk;
+mod dispatch;
 mod send;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -30,22 +38,21 @@ use jiff::Zoned;
 
 use crate::counters::Counters;
 use crate::deliver::terminal::Terminals;
-use crate::deliver::{Outcome, Pending, Post, Why, mbox};
+use crate::deliver::{Post, mbox};
 use crate::listen::Service;
 use crate::logging::value;
-use crate::message::{BoxName, Content, Destination, Fault, Intake, Message};
-use crate::report::{self, Report};
-use crate::route::{Member, Refusal, Route};
+use crate::message::{Content, Destination, Fault, Intake, Message};
+use crate::route::Route;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command;
 use crate::smtp::data::{Decoder, End as DataEnd};
-use crate::smtp::receiver::{
-    self, Answers, Host, LINE_MAX, Receiver, Settings as ReceiverSettings, Step,
-};
-use crate::smtp::{Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
+use crate::smtp::receiver::{self, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
+use crate::smtp::{Envelope, Reply, reply};
 use crate::stream::{Cut, Peer, Stream};
 use crate::tls::Keys;
 use crate::trace::{self, Ids, Received};
+use desk::Desk;
+use dispatch::{Dispatch, Line};
 
 /// Who is told something that a stranger could misuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,28 +182,6 @@ impl Office {
         counters: Arc<Counters>,
     ) -> Office {
         Office { settings, route, post, counters, ids: Ids::new() }
-    }
-
-    /// Counts and logs what became of a message, or of one recipient's copy of it.
-    fn note(&self, about: &dyn fmt::Display, reply: &Reply, octets: u64, dot: Instant) {
-        let counters = &self.counters;
-        let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
-        counters.slowest_ms.at_least(ms);
-        match reply.code {
-            ..400 => {
-                counters.messages.one();
-                counters.octets.add(octets);
-                log::info!("delivered {about} size={octets} ms={ms}");
-            }
-            400..500 => {
-                counters.messages_later.one();
-                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
-            500.. => {
-                counters.messages_never.one();
-                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
-        }
     }
 
     /// Holds one session over `stream`, from the greeting to its end, and leaves its last reply
@@ -505,176 +490,10 @@ impl<'a> Session<'a> {
         };
 
         let head = mbox::head(&envelope.from, at.timestamp().as_second());
-        // For a report, and before the content is gone.
-        let asks = envelope.to.iter().any(|to| report::asks(envelope, to));
-        let header = asks.then(|| report::header(&content).unwrap_or_default());
         let message = Message { id: id.clone(), head, content, to };
-        let sent = Sent { office: self.office, session: self.id, envelope, at: &at, octets, dot };
-        let told = match self.receiver.answers() {
-            Answers::Together => sent.together(message),
-            Answers::Each => sent.each(self.stream, message),
-            Answers::EachAndTogether => sent.each_and_together(self.stream, message),
-        };
-        if let Some(header) = header {
-            self.report(&id, &at, &header, &told.delivered);
-        }
-        told.heard?;
-        Ok(told.last.unwrap_or_else(reply::data_error))
-    }
-
-    /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
-    /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
-    fn report(&self, about: &str, came: &Zoned, header: &[u8], delivered: &[&Accepted]) {
-        let Office { settings, post, counters, route, .. } = self.office;
-        let Some(envelope) = self.receiver.envelope() else { return };
-        let ReversePath::Mailbox(sender) = &envelope.from else { return };
-        let delivered: Vec<&Accepted> =
-            delivered.iter().copied().filter(|to| report::asks(envelope, to)).collect();
-        if delivered.is_empty() {
-            return;
-        }
-        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
-            Ok(to) => to,
-            Err(refusal) => {
-                let (sender, why) = (value(sender), value(&refusal));
-                log::info!("no-report message={about} to={sender} why={why}");
-                return;
-            }
-        };
-        let id = format!("{about}-r");
-        let at = trace::now();
-        let hostname = &settings.hostname;
-        let delivered = &delivered;
-        let report = Report { hostname, id: &id, at: &at, came, envelope, delivered, header };
-        let content = report.content();
-        let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
-        log::info!("report message={about} id={id} to={}", value(sender));
-        counters.reports.one();
-        post.send(Message { id, head, content, to }, settings.patience);
-    }
-}
-
-/// A message that is delivered, and what is known of it besides.
-struct Sent<'a> {
-    office: &'a Office,
-    session: &'a str,
-    envelope: &'a Envelope<Vec<Destination>>,
-    at: &'a Zoned,
-    octets: u64,
-    dot: Instant,
-}
-
-/// What became of a message.
-struct Told<'a> {
-    /// Who got it.
-    delivered: Vec<&'a Accepted>,
-    /// Whether somebody may get it later.
-    later: bool,
-    /// The last reply, which was not said yet.
-    last: Option<Reply>,
-    /// Whether the client could be told. When it could not, everybody else got theirs all the same.
-    heard: Result<(), Cut>,
-}
-
-/// A recipient and where it leads.
-type Accepted = Recipient<Vec<Destination>>;
-
-impl<'a> Sent<'a> {
-    /// Delivers `message` to all recipients or to none.
-    fn together(&self, message: Message) -> Told<'a> {
-        let (id, to) = (message.id.clone(), message.to.clone());
-        let reply = send::deliver(self.office, self.envelope, self.at, message);
-        let mut told = Told::nothing();
-        if reply.is_positive() {
-            told.delivered.extend(&self.envelope.to);
-        }
-        self.note(&id, &to, &reply);
-        told.last = Some(reply);
-        told
-    }
-
-    /// As [`each`](Sent::each), between 353 and a reply for all.
-    fn each_and_together(&self, stream: &mut Stream, message: Message) -> Told<'a> {
-        let all_delivered = reply::delivered(&message.id);
-        let begun = say(stream, &reply::each_recipient());
-        let mut told = self.each(stream, message);
-        let all = match told.delivered.len() {
-            n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_for_some(),
-            // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_for_none_yet(),
-            0 => reply::data_for_none(),
-        };
-        let last = told.last.replace(all);
-        told.heard = begun.and(told.heard);
-        told.heard = told.heard.and_then(|()| last.map_or(Ok(()), |last| say(stream, &last)));
-        told
-    }
-
-    /// Delivers `message` to each recipient by itself, and says what became of it as soon as it is
-    /// known, all but the last reply.
-    ///
-    /// All are handed to the writer at once, which may make many durable with one sync. A mailbox
-    /// that several recipients lead to gets one copy, and what becomes of it is true for them all.
-    fn each(&self, stream: &mut Stream, message: Message) -> Told<'a> {
-        let Office { post, settings, .. } = self.office;
-        let Message { id, head, content, .. } = message;
-        let mut parcels: Vec<Pending> = Vec::new();
-        let mut parcel_of: HashMap<&BoxName, usize> = HashMap::new();
-        for recipient in &self.envelope.to {
-            let mut fresh = recipient.destination.clone();
-            fresh.retain(|to| !parcel_of.contains_key(&to.mailbox));
-            if fresh.is_empty() {
-                continue;
-            }
-            for to in &recipient.destination {
-                parcel_of.entry(&to.mailbox).or_insert(parcels.len());
-            }
-            let (id, head, content) = (id.clone(), head.clone(), content.clone());
-            parcels.push(post.send(Message { id, head, content, to: fresh }, settings.patience));
-        }
-
-        let mut parcels = parcels.into_iter();
-        let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut told = Told::nothing();
-        for recipient in &self.envelope.to {
-            if let Some(reply) = told.last.take() {
-                told.heard = told.heard.and_then(|()| say(stream, &reply));
-            }
-            let to = &recipient.destination;
-            let needed: Vec<usize> =
-                to.iter().filter_map(|to| parcel_of.get(&to.mailbox)).copied().collect();
-            while needed.iter().any(|n| *n >= outcomes.len())
-                && let Some(parcel) = parcels.next()
-            {
-                if !parcel.is_decided() {
-                    told.heard = told.heard.and_then(|()| stream.flush());
-                }
-                outcomes.push(parcel.outcome());
-            }
-            let worse = |one, other| if one == Outcome::Delivered { other } else { one };
-            let outcome = needed.iter().filter_map(|n| outcomes.get(*n)).cloned().reduce(worse);
-            let outcome = outcome.unwrap_or(Outcome::Later(Why::Io));
-            if outcome == Outcome::Delivered {
-                told.delivered.push(recipient);
-            }
-            told.later |= matches!(outcome, Outcome::Later(_));
-            let reply = outcome_reply(outcome, &id);
-            self.note(&id, to, &reply);
-            told.last = Some(reply);
-        }
-        told
-    }
-
-    fn note(&self, id: &str, to: &[Destination], reply: &Reply) {
-        let about = Line { session: self.session, message: id, envelope: self.envelope, to };
-        self.office.note(&about, reply, self.octets, self.dot);
-    }
-}
-
-impl Told<'_> {
-    fn nothing() -> Self {
-        Told { delivered: Vec::new(), later: false, last: None, heard: Ok(()) }
+        let dispatch =
+            Dispatch { office: self.office, session: self.id, envelope, at: &at, octets, dot };
+        dispatch.deliver(self.stream, self.receiver.answers(), message)
     }
 }
 
@@ -703,113 +522,6 @@ fn destinations(envelope: &Envelope<Vec<Destination>>) -> Vec<Destination> {
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
 }
 
-/// What the receiver asks, and who answers: the route, the disk, the counters.
-struct Desk<'a> {
-    office: &'a Office,
-    session: &'a str,
-    peer: Peer,
-}
-
-impl Desk<'_> {
-    fn refuse(&self, refusal: &Refusal, asked: &Asked<'_>) -> Reply {
-        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
-        }
-        let told = self.office.settings.forward_replies.allows(self.peer);
-        refusal_reply(refusal, asked, told)
-    }
-}
-
-impl Host for Desk<'_> {
-    type Destination = Vec<Destination>;
-
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
-        let Settings { spool, mail_dir, .. } = &self.office.settings;
-        let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
-        match has_room(spool, needed) && has_room(mail_dir, needed) {
-            true => Ok(()),
-            false => Err(reply::no_room()),
-        }
-    }
-
-    fn recipient(&self, to: &ForwardPath) -> Result<Vec<Destination>, Reply> {
-        let Office { route, post, counters, .. } = self.office;
-        let resolved = route.resolve(to).map_err(|no| self.refuse(&no, &Asked::Rcpt(to)));
-        let accepted = resolved.and_then(|destinations| {
-            // A mailbox that cannot take mail is better refused before its mail data than after.
-            let looked = destinations.iter().try_for_each(|destination| post.look(destination));
-            looked.map(|()| destinations).map_err(|outcome| look_reply(&outcome, to))
-        });
-        match &accepted {
-            Ok(_) => counters.recipients.one(),
-            Err(reply) => {
-                counters.recipients_refused.one();
-                log::info!(
-                    "recipient refused session={} client={} to={} reply={}",
-                    self.session,
-                    self.peer,
-                    value(to),
-                    shown(reply)
-                );
-            }
-        }
-        accepted
-    }
-
-    fn is_active(&self, to: &Vec<Destination>) -> bool {
-        self.office.settings.terminals.accept(to)
-    }
-
-    fn vrfy(&self, name: &str) -> Reply {
-        match self.office.route.vrfy(name) {
-            Ok(member) => members_reply(vec![member]),
-            Err(refusal) => self.refuse(&refusal, &Asked::Vrfy(name)),
-        }
-    }
-
-    fn expn(&self, list: &str) -> Reply {
-        match self.office.route.expn(list) {
-            Ok(members) => members_reply(members),
-            Err(refusal) => self.refuse(&refusal, &Asked::Expn(list)),
-        }
-    }
-
-    fn help(&self) -> Option<Reply> {
-        let counters = self.peer.is_local().then(|| self.office.counters.list())?;
-        let mut lines =
-            vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
-        lines.extend(counters.iter().map(|(name, n)| format!("{name} {n}")));
-        lines.push("HELP and the name of a command tells its form".into());
-        Some(reply::status(lines))
-    }
-}
-
-/// What a refusal answers.
-enum Asked<'a> {
-    Rcpt(&'a ForwardPath),
-    Vrfy(&'a str),
-    Expn(&'a str),
-}
-
-impl Asked<'_> {
-    fn verb(&self) -> &'static str {
-        match self {
-            Asked::Rcpt(_) => "RCPT",
-            Asked::Vrfy(_) => "VRFY",
-            Asked::Expn(_) => "EXPN",
-        }
-    }
-}
-
-impl fmt::Display for Asked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Asked::Rcpt(to) => to.fmt(f),
-            Asked::Vrfy(name) | Asked::Expn(name) => name.fmt(f),
-        }
-    }
-}
-
 impl From<Peer> for trace::Peer {
     fn from(peer: Peer) -> trace::Peer {
         match peer {
@@ -817,53 +529,6 @@ impl From<Peer> for trace::Peer {
             Peer::Unix => trace::Peer::Local,
             Peer::Pipe => trace::Peer::Unknown,
         }
-    }
-}
-
-/// Whether the disk that holds `folder` has `octets` free. A disk that cannot be asked, or knows no
-/// size, has: the writer will see.
-fn has_room(folder: &Path, octets: u64) -> bool {
-    #[allow(clippy::useless_conversion)] // 32 bits where the system's are
-    nix::sys::statvfs::statvfs(folder).map_or(true, |disk| {
-        let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
-        disk.blocks() == 0 || free >= octets
-    })
-}
-
-/// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-fn refusal_reply(refusal: &Refusal, asked: &Asked<'_>, told: bool) -> Reply {
-    let verb = asked.verb();
-    match (refusal, asked) {
-        (Refusal::Forward(to), _) if told => reply::please_try(to),
-        (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
-        (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
-        (Refusal::Unknown | Refusal::Forward(_), Asked::Rcpt(to)) => reply::no_such_user(to),
-        (Refusal::NameNotAllowed, Asked::Rcpt(to)) => reply::name_not_allowed(to),
-        (Refusal::NotLocal, Asked::Rcpt(to)) => reply::relaying_denied(to),
-        (_, Asked::Vrfy(_) | Asked::Expn(_)) => reply::nobody(verb),
-    }
-}
-
-/// What a recipient hears whose mailbox cannot take mail.
-fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
-    match outcome {
-        Outcome::Never(Why::OverQuota) => reply::mailbox_full(to),
-        _ => reply::mailbox_unavailable(to),
-    }
-}
-
-/// What the sender hears after the dot.
-fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
-    match outcome {
-        Outcome::Delivered => reply::delivered(id),
-        Outcome::Later(Why::Busy | Why::Unusable) => reply::data_mailbox_busy(),
-        Outcome::Later(Why::NoSpace) => reply::data_no_room(),
-        Outcome::Later(Why::OverQuota) => reply::data_mailbox_filled(),
-        Outcome::Later(Why::Stopping) => reply::data_stopping(),
-        Outcome::Later(Why::Io | Why::GivenUp) => reply::data_error(),
-        Outcome::Never(Why::OverQuota) => reply::data_mailbox_full(),
-        Outcome::Never(_) => reply::data_undeliverable(),
     }
 }
 
@@ -914,15 +579,6 @@ fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
     }
 }
 
-/// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
-fn members_reply(members: Vec<Member>) -> Reply {
-    let line = |Member { full_name, mailbox }| match full_name.as_str() {
-        "" => format!("<{mailbox}>"),
-        name => format!("{name} <{mailbox}>"),
-    };
-    reply::members(members.into_iter().map(line).collect())
-}
-
 /// The last line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.
 fn shown(reply: &Reply) -> impl fmt::Display + use<> {
     let mut wire = Vec::new();
@@ -930,33 +586,3 @@ fn shown(reply: &Reply) -> impl fmt::Display + use<> {
     let text = String::from_utf8_lossy(&wire);
     value(text.lines().next().unwrap_or_default().to_owned())
 }
-
-/// What every log line about a message begins with.
-struct Line<'a> {
-    session: &'a str,
-    message: &'a str,
-    envelope: &'a Envelope<Vec<Destination>>,
-    to: &'a [Destination],
-}
-
-impl fmt::Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut to: Vec<&str> = self.to.iter().take(SHOWN).map(|d| d.mailbox.as_str()).collect();
-        if self.to.len() > SHOWN {
-            to.push("...");
-        }
-        let (session, message) = (self.session, self.message);
-        let (from, to) = (value(&self.envelope.from), value(to.join(",")));
-        write!(f, "session={session} message={message} from={from} to={to}")?;
-        write!(f, " mailboxes={}", self.to.len())?;
-        match self.envelope.delivery {
-            Delivery::Mail => Ok(()),
-            delivery => write!(f, " by={}", delivery.verb()),
-        }
-    }
-}
-
-/// Free octets below which no message is taken.
-const ROOM_MIN: u64 = 64 * 1024;
-/// Mailboxes that a log line names.
-const SHOWN: usize = 10;

@@ -16,7 +16,8 @@
 
 use jiff::Zoned;
 
-use super::{Office, fault_reply, outcome_reply};
+use super::dispatch::outcome_reply;
+use super::{Office, fault_reply};
 use crate::deliver::screen::Screen;
 use crate::message::{Destination, Fault, Message};
 use crate::smtp::envelope::{Delivery, Envelope};
