@@ -5,7 +5,7 @@
 #[path = "support/delivery.rs"]
 mod delivery;
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::sync::Arc;
 use std::thread;
@@ -118,6 +118,46 @@ fn mailboxes_that_are_none() {
     assert!(!house.mail("alice").exists() || house.read("alice").is_empty());
     assert!(!house.root().join("nothing").exists());
     assert_eq!(house.deliver(message("m2", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);
+}
+
+/// The writer keeps a mailbox's file open for a while, and must not go by that alone.
+#[test]
+fn what_others_do_to_a_mailbox_between_two_messages_counts() {
+    let house = House::new();
+    let mut number = 0;
+    let mut deliver = || {
+        number += 1;
+        house.deliver(message(&format!("m{number}"), &["alice"], b"a: b\n\nx\n"))
+    };
+    let alice = house.mail("alice");
+    assert_eq!(deliver(), Outcome::Delivered);
+    // Moved away: mutt and movemail do.
+    fs::rename(&alice, house.mail("moved")).unwrap();
+    assert_eq!(deliver(), Outcome::Delivered);
+    assert_eq!((house.messages("alice").len(), house.messages("moved").len()), (1, 1));
+    // Another file in its place.
+    fs::write(house.mail("new"), "").unwrap();
+    fs::rename(house.mail("new"), &alice).unwrap();
+    assert_eq!(deliver(), Outcome::Delivered);
+    assert_eq!(house.messages("alice").len(), 1);
+    fs::remove_file(&alice).unwrap();
+    assert_eq!(deliver(), Outcome::Delivered);
+    assert_eq!(house.messages("alice").len(), 1);
+    // Emptied in place.
+    fs::write(&alice, "").unwrap();
+    assert_eq!(deliver(), Outcome::Delivered);
+    assert_eq!(house.messages("alice").len(), 1);
+    // A second name for it.
+    fs::hard_link(&alice, house.mail("second")).unwrap();
+    assert_eq!(deliver(), Outcome::Later(Why::Unusable));
+    fs::remove_file(house.mail("second")).unwrap();
+    // Closed to its owner, which only root does not feel.
+    fs::set_permissions(&alice, Permissions::from_mode(0o400)).unwrap();
+    let may = nix::unistd::geteuid().is_root();
+    assert_eq!(deliver() == Outcome::Delivered, may);
+    fs::set_permissions(&alice, Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(deliver(), Outcome::Delivered);
+    assert_eq!(house.messages("alice").len(), if may { 3 } else { 2 });
 }
 
 #[test]

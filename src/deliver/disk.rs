@@ -46,6 +46,14 @@ pub struct Stat {
     pub modified: SystemTime,
 }
 
+impl Stat {
+    /// Whether it is the same file, and no other may write to it than before.
+    pub fn is_like(&self, other: &Stat) -> bool {
+        let rights = |s: &Stat| (s.dev, s.ino, s.kind, s.links, s.uid, s.gid, s.mode);
+        rights(self) == rights(other)
+    }
+}
+
 /// What a name can lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {

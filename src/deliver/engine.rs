@@ -49,7 +49,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::disk::{Disk, DiskFile};
 use super::journal::{Copy, Draft, Journal, Sums, Trailer, delivered_to_line};
 use super::lock::{Attempt, Identity};
-use super::mailbox::{Folder, Held};
+use super::mailbox::{Folder, Held, Opened};
 use super::{Fault, Outcome, Why};
 use crate::counters::Counters;
 use crate::logging::value;
@@ -57,6 +57,9 @@ use crate::message::{BoxName, Content, Destination, Message};
 
 /// The mailboxes that a batch holds, by name.
 pub type HeldBoxes<D> = HashMap<BoxName, Held<D>>;
+
+/// Mailboxes that wait to be synced.
+type Boxes<D> = Vec<(BoxName, Opened<D>)>;
 
 /// What became of one message of a batch.
 #[derive(Debug)]
@@ -92,7 +95,10 @@ pub struct Engine<D: Disk> {
     pub(super) broken: bool,
     /// The record of the batch whose locks are held.
     last: Option<Trailer>,
-    touched: HashMap<(u64, u64), Touched<D>>,
+    /// The mailboxes written to since the last checkpoint began.
+    touched: HashMap<BoxName, Opened<D>>,
+    /// Files that were mailboxes then, before another program put others in their place.
+    replaced: Boxes<D>,
     checkpointer: Checkpointer<D>,
     /// The newest record whose mailboxes were all written back, but for those that failed.
     written_back: u64,
@@ -110,12 +116,6 @@ pub struct Engine<D: Disk> {
     abandoned: Vec<Journal<D>>,
     /// Marks of records that could not be written.
     unmarked: Vec<Trailer>,
-}
-
-#[derive(Debug)]
-struct Touched<D: Disk> {
-    name: BoxName,
-    file: Arc<D::File>,
 }
 
 impl<D: Disk> Engine<D> {
@@ -138,6 +138,7 @@ impl<D: Disk> Engine<D> {
             broken: false,
             last: None,
             touched: HashMap::new(),
+            replaced: Vec::new(),
             checkpointer,
             written_back: 0,
             failed: HashSet::new(),
@@ -239,9 +240,7 @@ impl<D: Disk> Engine<D> {
         self.journal.mark_done(&mut trailer);
         self.write_marks(&trailer);
         for h in held.values() {
-            let key = (h.stat.dev, h.stat.ino);
-            let touched = Touched { name: h.name.clone(), file: h.file.clone() };
-            self.touched.entry(key).or_insert(touched);
+            self.touch(h);
         }
         let copies = done.iter().map(|d| match d {
             Done::Delivered(written) => written.len() as u64,
@@ -253,6 +252,23 @@ impl<D: Disk> Engine<D> {
         self.counters.batch_max.at_least(delivered);
         self.last = Some(trailer);
         done
+    }
+
+    /// Keeps a mailbox's file open until it is synced; and for the next message, if that is sooner.
+    fn touch(&mut self, h: &Held<D>) {
+        match self.touched.get(&h.name) {
+            Some(known) if Arc::ptr_eq(&known.file, h.file()) => return,
+            _ => {}
+        }
+        let known = Opened { file: h.file().clone(), stat: h.stat };
+        if let Some(old) = self.touched.insert(h.name.clone(), known) {
+            self.replaced.push((h.name.clone(), old));
+        }
+    }
+
+    /// The file of a mailbox, if it is open.
+    pub fn known(&self, name: &BoxName) -> Option<&Opened<D>> {
+        self.touched.get(name)
     }
 
     /// Takes back a message of the last [`Engine::commit`], whose locks are still held, unless
@@ -354,7 +370,7 @@ impl<D: Disk> Engine<D> {
             if !self.journal.has_room(draft) {
                 return Err(io::Error::other("a batch larger than half of the journal"));
             }
-        } else if self.touched.len() >= TOUCHED_MAX {
+        } else if self.touched.len() + self.replaced.len() >= TOUCHED_MAX {
             // Bounds the descriptors that are kept open.
             self.begin_checkpoint();
         }
@@ -409,7 +425,7 @@ impl<D: Disk> Engine<D> {
         for copy in copies {
             let Some(h) = held.get(&copy.to.mailbox) else { continue };
             self.counters.syncs.one();
-            if let Err(e) = h.file.sync() {
+            if let Err(e) = h.file().sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
                 self.failed.insert(copy.to.mailbox.clone());
                 return Err(Fault::io("sync", e).on(&copy.to.mailbox));
@@ -467,7 +483,7 @@ impl<D: Disk> Engine<D> {
     pub fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
         if !self.journal.is_clean() {
-            let boxes = std::mem::take(&mut self.touched).into_values().collect();
+            let boxes = self.touched.drain().chain(self.replaced.drain(..)).collect();
             let unsynced = self.checkpointer.begin(self.journal.seq(), boxes);
             self.failed.extend(unsynced);
         }
@@ -548,14 +564,14 @@ pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
 /// The thread beside the writer that syncs mailboxes, so that a slow disk delays nobody.
 #[derive(Debug)]
 struct Checkpointer<D: Disk> {
-    work: Sender<(u64, Vec<Touched<D>>)>,
+    work: Sender<(u64, Boxes<D>)>,
     results: Receiver<(u64, Vec<BoxName>)>,
     running: bool,
 }
 
 impl<D: Disk> Checkpointer<D> {
     fn start(disk: Arc<D>, folder: PathBuf, counters: &Arc<Counters>) -> io::Result<Self> {
-        let (work, tasks) = bounded::<(u64, Vec<Touched<D>>)>(1);
+        let (work, tasks) = bounded::<(u64, Boxes<D>)>(1);
         let (done, results) = bounded(1);
         let counters = counters.clone();
         std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
@@ -572,10 +588,10 @@ impl<D: Disk> Checkpointer<D> {
     }
 
     /// Hands `boxes` to the thread. Returns those that nobody will sync, should it have died.
-    fn begin(&mut self, seq: u64, boxes: Vec<Touched<D>>) -> Vec<BoxName> {
+    fn begin(&mut self, seq: u64, boxes: Boxes<D>) -> Vec<BoxName> {
         match self.work.send((seq, boxes)) {
             Ok(()) => self.running = true,
-            Err(unsent) => return unsent.0.1.into_iter().map(|b| b.name).collect(),
+            Err(unsent) => return unsent.0.1.into_iter().map(|(name, _)| name).collect(),
         }
         Vec::new()
     }
@@ -596,14 +612,14 @@ fn sync_boxes<D: Disk>(
     disk: &D,
     folder: &std::path::Path,
     counters: &Counters,
-    boxes: Vec<Touched<D>>,
+    boxes: Boxes<D>,
 ) -> Vec<BoxName> {
     let mut failed = Vec::new();
-    for touched in &boxes {
+    for (name, known) in &boxes {
         counters.syncs.one();
-        if let Err(e) = touched.file.sync() {
-            log::error!("sync-failed mailbox={} error={}", value(&touched.name), value(e));
-            failed.push(touched.name.clone());
+        if let Err(e) = known.file.sync() {
+            log::error!("sync-failed mailbox={} error={}", value(name), value(e));
+            failed.push(name.clone());
         }
     }
     // Always: a mailbox may be new, or a reader may have put another file under its name.
@@ -611,7 +627,7 @@ fn sync_boxes<D: Disk>(
         counters.syncs.one();
         if let Err(e) = disk.sync_folder(folder) {
             log::error!("sync-failed folder={} error={}", value(folder.display()), value(e));
-            failed.extend(boxes.into_iter().map(|b| b.name));
+            failed.extend(boxes.into_iter().map(|(name, _)| name));
         }
     }
     failed

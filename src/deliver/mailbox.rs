@@ -37,8 +37,40 @@ pub struct Folder<D: Disk> {
     pub group: Option<u32>,
 }
 
-/// The open file, and whether it was made just now.
-type Opened<D> = (Arc<<D as Disk>::File>, bool);
+/// A mailbox's file, which may be kept open when the mailbox is let go.
+type Shared<D> = Arc<<D as Disk>::File>;
+
+/// A mailbox's file that is open, and as it was then.
+#[derive(Debug)]
+pub struct Opened<D: Disk> {
+    /// The file.
+    pub file: Shared<D>,
+    /// Of when it was opened.
+    pub stat: Stat,
+}
+
+/// A mailbox's file, locked and looked at.
+struct Found<D: Disk> {
+    locked: Locked<D>,
+    stat: Stat,
+    made: bool,
+}
+
+/// The locks that an open file carries, until this is dropped. The file may stay open, to be
+/// synced or for the next message, so its locks are given back in so many words.
+#[derive(Debug)]
+struct Locked<D: Disk> {
+    file: Shared<D>,
+    taken: Vec<FileLock>,
+}
+
+impl<D: Disk> Drop for Locked<D> {
+    fn drop(&mut self) {
+        for lock in self.taken.drain(..).rev() {
+            let _ = self.file.unlock(lock);
+        }
+    }
+}
 
 /// A mailbox that nobody else may touch, until this is dropped.
 #[derive(Debug)]
@@ -53,12 +85,11 @@ pub struct Held<D: Disk> {
     pub repair: usize,
     /// It did not exist.
     pub made: bool,
-    /// The open file. Outlives the locks, since it is synced later.
-    pub file: Arc<D::File>,
     disk: Arc<D>,
     path: PathBuf,
-    locks: Locks,
-    dotlock: Option<Dotlock<D>>,
+    /// Given back in this order.
+    locked: Locked<D>,
+    _dotlock: Option<Dotlock<D>>,
 }
 
 impl<D: Disk> Folder<D> {
@@ -69,9 +100,17 @@ impl<D: Disk> Folder<D> {
 
     /// Locks `name` and looks at it; creates it if it is missing. Does not wait.
     ///
+    /// `known` is the file as it was opened for an earlier message: it is taken if the name still
+    /// leads to it and nobody has changed since who may write to it.
+    ///
     /// # Errors
     /// The mailbox is not one that may be written to, or a call failed.
-    pub fn take(&self, name: &BoxName, owner: Option<Owner>) -> Result<Attempt<Held<D>>, Fault> {
+    pub fn take(
+        &self,
+        name: &BoxName,
+        owner: Option<Owner>,
+        known: Option<&Opened<D>>,
+    ) -> Result<Attempt<Held<D>>, Fault> {
         let path = self.path_of(name);
         let dotlock = if self.locks.dotlock {
             match self.dotlocks.take(&path).map_err(|e| Fault::io("dotlock", e))? {
@@ -82,22 +121,68 @@ impl<D: Disk> Folder<D> {
         } else {
             None
         };
-        let Some((file, made)) = self.open(&path, owner)? else {
+        // On a network file system it is the fcntl lock that makes an open file's length true.
+        let known = known.filter(|_| self.locks.fcntl);
+        let found = match known.map(|known| self.lock_known(&path, known)).transpose()? {
+            Some(Attempt::Taken(Some(found))) => found,
+            Some(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
+            Some(Attempt::Taken(None) | Attempt::Orphaned) | None => {
+                match self.lock_named(&path, owner)? {
+                    Attempt::Taken(found) => found,
+                    Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
+                    Attempt::Orphaned => return Ok(Attempt::Orphaned),
+                }
+            }
+        };
+        let Found { locked, stat, made } = found;
+        let repair =
+            missing_line_ends(&*locked.file, stat.len).map_err(|e| Fault::io("read", e))?;
+        Ok(Attempt::Taken(Held {
+            name: name.clone(),
+            stat,
+            len: stat.len,
+            repair,
+            made,
+            disk: self.disk.clone(),
+            path,
+            locked,
+            _dotlock: dotlock,
+        }))
+    }
+
+    /// Locks a file that is open already. None: it is no longer the mailbox, or not as it was.
+    fn lock_known(
+        &self,
+        path: &Path,
+        known: &Opened<D>,
+    ) -> Result<Attempt<Option<Found<D>>>, Fault> {
+        let locked = match self.lock(&known.file)? {
+            Attempt::Taken(locked) => locked,
+            Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
+            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+        };
+        // The name, since it is the name that others change; and it tells the length as well.
+        let same = self.disk.look(path).ok().filter(|now| now.is_like(&known.stat));
+        Ok(Attempt::Taken(same.map(|stat| Found { locked, stat, made: false })))
+    }
+
+    /// Opens what the name leads to, or makes it, and locks it.
+    fn lock_named(&self, path: &Path, owner: Option<Owner>) -> Result<Attempt<Found<D>>, Fault> {
+        let Some((file, made)) = self.open(path, owner)? else {
             return Ok(Attempt::Busy("just made".into()));
         };
-        for (wanted, lock) in
-            [(self.locks.fcntl, FileLock::Fcntl), (self.locks.flock, FileLock::Flock)]
-        {
-            if wanted && !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
-                return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
-            }
-        }
+        let locked = match self.lock(&file)? {
+            Attempt::Taken(locked) => locked,
+            Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
+            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+        };
+        let uid = owner.map_or(self.uid, |o| o.uid);
         let stat = file.stat().map_err(|e| Fault::io("stat", e))?;
-        match self.disk.look(&path) {
+        match self.disk.look(path) {
             Ok(named) if (named.dev, named.ino) == (stat.dev, stat.ino) => {}
             // Replaced or removed while we opened and locked: the new one is another attempt's.
             Ok(named) => {
-                check(&named, owner.map_or(self.uid, |o| o.uid))?;
+                check(&named, uid)?;
                 return Ok(Attempt::Busy("replaced".into()));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -105,24 +190,29 @@ impl<D: Disk> Folder<D> {
             }
             Err(e) => return Err(Fault::io("stat", e)),
         }
-        check(&stat, owner.map_or(self.uid, |o| o.uid))?;
-        let repair = missing_line_ends(&*file, stat.len).map_err(|e| Fault::io("read", e))?;
-        Ok(Attempt::Taken(Held {
-            name: name.clone(),
-            stat,
-            len: stat.len,
-            repair,
-            made,
-            file,
-            disk: self.disk.clone(),
-            path,
-            locks: self.locks,
-            dotlock,
-        }))
+        check(&stat, uid)?;
+        Ok(Attempt::Taken(Found { locked, stat, made }))
     }
 
-    /// None: somebody else made it at the same time.
-    fn open(&self, path: &Path, owner: Option<Owner>) -> Result<Option<Opened<D>>, Fault> {
+    /// Takes both locks of an open file, or neither.
+    fn lock(&self, file: &Shared<D>) -> Result<Attempt<Locked<D>>, Fault> {
+        let mut locked = Locked { file: file.clone(), taken: Vec::with_capacity(2) };
+        for (wanted, lock) in
+            [(self.locks.fcntl, FileLock::Fcntl), (self.locks.flock, FileLock::Flock)]
+        {
+            if !wanted {
+                continue;
+            }
+            if !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
+                return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
+            }
+            locked.taken.push(lock);
+        }
+        Ok(Attempt::Taken(locked))
+    }
+
+    /// The open file, and whether it was made just now. None: somebody else made it meanwhile.
+    fn open(&self, path: &Path, owner: Option<Owner>) -> Result<Option<(Shared<D>, bool)>, Fault> {
         match self.disk.open(path, Open::Append) {
             Ok(file) => return Ok(Some((Arc::new(file), false))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -139,6 +229,11 @@ impl<D: Disk> Folder<D> {
 }
 
 impl<D: Disk> Held<D> {
+    /// The open file. It may outlive the locks.
+    pub fn file(&self) -> &Shared<D> {
+        &self.locked.file
+    }
+
     /// Appends the line ends that are missing, then `parts`, `content` and a blank line. Returns
     /// how many octets that were.
     ///
@@ -182,7 +277,7 @@ impl<D: Disk> Held<D> {
 
     /// Appends all of `parts`, in as few calls as the system takes.
     pub fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let (file, len) = (&self.file, &mut self.len);
+        let (file, len) = (&self.locked.file, &mut self.len);
         write_all(parts, |rest| {
             let n = file.append(rest)?;
             *len += n as u64;
@@ -192,7 +287,7 @@ impl<D: Disk> Held<D> {
 
     /// Finds anew what is missing at the end.
     pub fn look_at_end(&mut self) -> io::Result<()> {
-        self.repair = missing_line_ends(&*self.file, self.len)?;
+        self.repair = missing_line_ends(&**self.file(), self.len)?;
         Ok(())
     }
 
@@ -201,27 +296,18 @@ impl<D: Disk> Held<D> {
     /// Durably: a power loss that undid the cut alone would leave the tail of what was cut off
     /// behind what is appended next.
     pub fn cut_back(&mut self, len: u64, repair: usize) -> io::Result<()> {
-        self.file.set_len(len)?;
+        self.file().set_len(len)?;
         (self.len, self.repair) = (len, repair);
-        self.file.sync()
+        self.file().sync()
     }
 }
 
 impl<D: Disk> Drop for Held<D> {
-    /// Gives the locks back, the last one first. The file stays open where it is still to be
-    /// synced, so its locks must be given back in so many words. A mailbox that would not exist
-    /// without us, and is still empty, goes.
+    /// A mailbox that would not exist without us, and is still empty, goes. Then the locks.
     fn drop(&mut self) {
-        if self.made && self.file.stat().is_ok_and(|stat| stat.len == 0) {
+        if self.made && self.file().stat().is_ok_and(|stat| stat.len == 0) {
             let _ = self.disk.unlink(&self.path);
         }
-        if self.locks.flock {
-            let _ = self.file.unlock(FileLock::Flock);
-        }
-        if self.locks.fcntl {
-            let _ = self.file.unlock(FileLock::Fcntl);
-        }
-        self.dotlock = None;
     }
 }
 

@@ -204,7 +204,7 @@ impl<D: Disk> Engine<D> {
         for ((o, r), number, message) in doubtful.into_iter().rev() {
             let Content::Memory(content) = &message.content else { continue };
             if !there.contains(&message.id)
-                && !find_whole(&*held.file, &message.id, Known::Content(content))?
+                && !find_whole(&**held.file(), &message.id, Known::Content(content))?
             {
                 there.insert(message.id.clone());
                 missing.push((o, r, number, message));
@@ -259,7 +259,7 @@ impl<D: Disk> Engine<D> {
                     // In memory; on the disk perhaps not, and a sync that failed is not repeated.
                     let path = self.folder.path_of(&copy.to.mailbox);
                     let file = self.folder.disk.open(&path, Open::Write)?;
-                    for (at, bytes) in Pieces::of(&*held[n].file, copy.offset, len) {
+                    for (at, bytes) in Pieces::of(&**held[n].file(), copy.offset, len) {
                         write_all_at(&file, &[&bytes?], at)?;
                     }
                     file.sync()?;
@@ -271,11 +271,11 @@ impl<D: Disk> Engine<D> {
         let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
         let lines =
             copies[whole].repair + entry.head.len() + delivered_to_line(&copies[whole].to).len();
-        let (source, at) = (held[whole].file.clone(), copies[whole].offset + lines as u64);
+        let (source, at) = (held[whole].file().clone(), copies[whole].offset + lines as u64);
         let mut to = Vec::new();
         for n in others {
             let known = Known::Stretch(&*source, at, entry.len);
-            if !find_whole(&*held[n].file, &entry.id, known)? {
+            if !find_whole(&**held[n].file(), &entry.id, known)? {
                 to.push(copies[n].to.clone());
             }
         }
@@ -302,7 +302,7 @@ impl<D: Disk> Engine<D> {
         until: Instant,
     ) -> io::Result<Held<D>> {
         loop {
-            let who = match self.folder.take(name, owner) {
+            let who = match self.folder.take(name, owner, None) {
                 Ok(Attempt::Taken(held)) => return Ok(held),
                 Ok(Attempt::Orphaned) => {
                     self.sweep()?;
@@ -327,7 +327,7 @@ impl<D: Disk> Engine<D> {
         let records = self.journal.read()?;
         let owner = records.iter().flat_map(copies_of).find(|c| c.to.mailbox == *name);
         let owner = owner.and_then(|copy| copy.to.owner);
-        let mut held = match self.folder.take(name, owner) {
+        let mut held = match self.folder.take(name, owner, None) {
             Ok(Attempt::Taken(held)) => held,
             Ok(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
             Ok(Attempt::Orphaned) => return Ok(Attempt::Orphaned),
@@ -381,7 +381,7 @@ fn put_right<D: Disk, From: std::marker::Copy>(
             let Some((number, copy)) = copy else { continue };
             let Some(message) = message_of(journal, entry, copy)? else { continue };
             if rewrite(held, file, copy, &message, completed(record))? {
-                held.len = held.file.stat()?.len;
+                held.len = held.file().stat()?.len;
                 there.insert(message.id);
             } else if record.done {
                 there.insert(message.id);
@@ -434,7 +434,7 @@ fn stands<D: Disk>(held: &Held<D>, copy: &Copy, message: &Message) -> io::Result
         return Ok((false, len));
     }
     let mut theirs = vec![0; held.len.saturating_sub(copy.offset).min(len) as usize];
-    read_exact_at(&*held.file, &mut theirs, copy.offset)?;
+    read_exact_at(&**held.file(), &mut theirs, copy.offset)?;
     Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
 }
 
@@ -489,7 +489,7 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Re
         }
         let stands = octets.min(held.len - at);
         buf.resize(usize::try_from(stands).unwrap_or_default(), 0);
-        read_exact_at(&*held.file, &mut buf, at)?;
+        read_exact_at(&**held.file(), &mut buf, at)?;
         let right = stands == octets && crc32fast::hash(&buf) == crc;
         whole &= right;
         ours &= right || buf.iter().all(|b| *b == 0);

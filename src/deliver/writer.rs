@@ -525,7 +525,7 @@ fn lock_all<D: Disk>(
             return Ok(Attempt::Busy((name.clone(), "nobody, but to be mended".into())));
         }
         let owner = job.message.to.get(*i).and_then(|to| to.owner);
-        match engine.folder.take(name, owner).map_err(|f| f.on(name))? {
+        match engine.folder.take(name, owner, engine.known(name)).map_err(|f| f.on(name))? {
             Attempt::Taken(h) => {
                 taken.insert(name.clone(), h);
             }
