@@ -506,9 +506,29 @@ impl<D: Disk> Engine<D> {
         self.journal.forget(&self.identity)
     }
 
-    /// Whether nothing waits to be written back.
+    /// A step towards it that waits for no mailbox, for a writer without mail: starts what
+    /// [`settle_all`](Engine::settle_all) does, and ends it when called again later.
+    ///
+    /// # Errors
+    /// As for `settle_all`.
+    pub fn settle_beside(&mut self) -> io::Result<()> {
+        self.collect_checkpoints(false);
+        if self.checkpointer.running {
+            return Ok(());
+        }
+        if self.broken || !self.failed.is_empty() {
+            return self.settle_all();
+        }
+        if self.journal.is_clean() {
+            return self.journal.forget(&self.identity);
+        }
+        self.begin_checkpoint();
+        Ok(())
+    }
+
+    /// Whether nothing waits to be written back, and the journal's header says so.
     pub fn is_settled(&self) -> bool {
-        self.journal.is_clean() && self.failed.is_empty()
+        self.journal.is_told() && self.failed.is_empty()
     }
 
     fn collect_checkpoints(&mut self, wait: bool) {

@@ -146,6 +146,8 @@ pub struct Journal<D: Disk> {
     position: u64,
     seq: u64,
     forgotten: u64,
+    /// What the header says is forgotten.
+    told: u64,
     key: u64,
     /// The mark of this boot.
     boot: u64,
@@ -164,7 +166,7 @@ impl<D: Disk> Journal<D> {
                 Err(e) => return Err(e),
             }
             let Some(file) = lock(disk, &path)? else { continue };
-            let journal = Journal {
+            let mut journal = Journal {
                 path,
                 file: Arc::new(file),
                 half,
@@ -172,6 +174,7 @@ impl<D: Disk> Journal<D> {
                 position: BLOCK,
                 seq: 0,
                 forgotten: 0,
+                told: 0,
                 key: new_key(),
                 boot: owner.boot_mark(),
                 refused: None,
@@ -204,6 +207,7 @@ impl<D: Disk> Journal<D> {
             position: BLOCK,
             seq: forgotten,
             forgotten,
+            told: forgotten,
             key,
             boot: us.boot_mark(),
             refused: None,
@@ -280,6 +284,11 @@ impl<D: Disk> Journal<D> {
     /// Whether nothing is to be recovered from it.
     pub fn is_clean(&self) -> bool {
         self.forgotten >= self.seq
+    }
+
+    /// Whether its header says so.
+    pub fn is_told(&self) -> bool {
+        self.told >= self.seq
     }
 
     /// Whether a record of `draft` can be written to the half in use.
@@ -474,7 +483,7 @@ impl<D: Disk> Journal<D> {
         crc
     }
 
-    fn write_out(&self, owner: &Identity) -> io::Result<()> {
+    fn write_out(&mut self, owner: &Identity) -> io::Result<()> {
         let zeros = vec![0; 64 * 1024];
         let (mut at, end) = (0, BLOCK + 2 * self.half);
         while at < end {
@@ -485,7 +494,7 @@ impl<D: Disk> Journal<D> {
         self.write_header(owner)
     }
 
-    fn write_header(&self, owner: &Identity) -> io::Result<()> {
+    fn write_header(&mut self, owner: &Identity) -> io::Result<()> {
         let mut header = HEADER_MAGIC.to_vec();
         header.extend_from_slice(&self.half.to_le_bytes());
         header.extend_from_slice(&self.forgotten.to_le_bytes());
@@ -496,7 +505,9 @@ impl<D: Disk> Journal<D> {
         header.extend_from_slice(&crc.to_le_bytes());
         header.resize(BLOCK as usize, 0);
         write_all_at(&*self.file, &[&header], 0)?;
-        self.file.sync()
+        self.file.sync()?;
+        self.told = self.forgotten;
+        Ok(())
     }
 }
 

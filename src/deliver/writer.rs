@@ -324,10 +324,10 @@ impl Line {
             default(patience) => {
                 let still = self.busy_since.is_none_or(|since| since.elapsed() >= QUIET);
                 if still && !engine.is_settled() {
-                    if let Err(e) = engine.settle_all() {
+                    if let Err(e) = engine.settle_beside() {
                         log::error!("journal-failed error={}", value(e));
                     }
-                    // Whatever came of it, the next try is a while away.
+                    // Whatever came of it, the next step is a while away.
                     self.busy_since = Some(Instant::now());
                 }
             }
