@@ -31,7 +31,8 @@ pub struct Notify {
 pub struct OriginalRecipient {
     /// `rfc822`, or another type of address.
     pub kind: String,
-    /// The address: printable ASCII and blanks; of the type `utf-8` UTF-8 too (RFC 6533 3).
+    /// The address: printable ASCII and blanks; of the type `utf-8` UTF-8 too, or ASCII that stands
+    /// for it, `j\x{FC}rgen@b` (RFC 6533 3).
     pub address: String,
 }
 
@@ -73,9 +74,18 @@ impl OriginalRecipient {
         if kind.is_empty() || !kind.bytes().all(is_atom) {
             return None;
         }
-        let address = match kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
-            true => path::utf8(address.as_bytes()).ok()?.to_owned(),
-            false => decode_xtext(address)?,
+        let (kind, address) = if kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
+            (kind, path::utf8(address.as_bytes()).ok()?.to_owned())
+        } else {
+            let octets = decode_octets(address)?;
+            match printable(&octets) {
+                Some(text) => (kind, text),
+                // Postfix says `rfc822;j+C3+BCrgen@b`, where `utf-8;j\x{FC}rgen@b` is meant.
+                None if kind.eq_ignore_ascii_case("rfc822") && !octets.is_ascii() => {
+                    ("utf-8", in_ascii(path::utf8(&octets).ok()?))
+                }
+                None => return None,
+            }
         };
         (!address.is_empty()).then(|| OriginalRecipient { kind: kind.to_owned(), address })
     }
@@ -91,23 +101,41 @@ pub(super) fn parse_envid(value: &str) -> Option<String> {
     decode_xtext(value).filter(|_| value.len() <= ENVID_MAX)
 }
 
-/// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext); and all of it must be printable ASCII
-/// or blanks (4.2, 4.4).
+/// What is told to a person: printable ASCII and blanks (RFC 3461 4.2, 4.4).
 fn decode_xtext(xtext: &str) -> Option<String> {
-    let mut text = String::new();
+    printable(&decode_octets(xtext)?)
+}
+
+/// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext).
+fn decode_octets(xtext: &str) -> Option<Vec<u8>> {
+    let mut octets = Vec::new();
     let mut rest = xtext.bytes();
     while let Some(octet) = rest.next() {
-        let octet = match octet {
+        octets.push(match octet {
             b'+' => hex(rest.next()?)? << 4 | hex(rest.next()?)?,
             b'!'..=b'~' if octet != b'=' => octet,
             _ => return None,
-        };
-        if !matches!(octet, b' '..=b'~' | b'\t') {
-            return None;
-        }
-        text.push(char::from(octet));
+        });
     }
-    Some(text)
+    Some(octets)
+}
+
+fn printable(octets: &[u8]) -> Option<String> {
+    let is_printable = |octet: &u8| matches!(octet, b' '..=b'~' | b'\t');
+    octets.iter().all(is_printable).then(|| octets.iter().copied().map(char::from).collect())
+}
+
+/// An address of the type `utf-8` as all can read it: `j\x{FC}rgen@b` (RFC 6533 3,
+/// utf-8-addr-xtext).
+fn in_ascii(address: &str) -> String {
+    let mut ascii = String::new();
+    for c in address.chars() {
+        match c {
+            '!'..='~' if !matches!(c, '+' | '=' | '\\') => ascii.push(c),
+            _ => ascii.push_str(&format!("\\x{{{:02X}}}", u32::from(c))),
+        }
+    }
+    ascii
 }
 
 /// A digit of xtext: capitals only.
@@ -186,6 +214,15 @@ mod tests {
         assert_eq!(is("utf-8;j\u{fc}rgen@b"), some("utf-8", "j\u{fc}rgen@b"));
         assert_eq!(is("UTF-8;\\x{fc}@b"), some("UTF-8", "\\x{fc}@b"));
         for value in ["", ";", "rfc822", "rfc822;", ";a@b", "a b;c", "rfc822;j\u{fc}rgen@b"] {
+            assert_eq!(is(value), None, "{value}");
+        }
+        // UTF-8 inside xtext, as Postfix sends it.
+        assert_eq!(is("rfc822;j+C3+BCrgen@b"), some("utf-8", r"j\x{FC}rgen@b"));
+        assert_eq!(
+            is("RFC822;+F0+9F+93+AE+2B+5C+20@b"),
+            some("utf-8", r"\x{1F4EE}\x{2B}\x{5C}\x{20}@b")
+        );
+        for value in ["rfc822;j+FCrgen@b", "rfc822;+C2+85@b", "rfc822;+C3+BC+0A@b", "x400;+C3+BC"] {
             assert_eq!(is(value), None, "{value}");
         }
         assert!(is(&format!("rfc822;{}", "x".repeat(493))).is_some());
