@@ -130,7 +130,16 @@ impl Server {
 
     /// Where it listens for LMTP, if it was told to by TCP.
     pub fn lmtp(&self) -> Option<SocketAddr> {
-        let (_, behind) = self.banner[0].split_once("lmtp:")?;
+        self.place("lmtp:")
+    }
+
+    /// Where TLS begins with the first octet, if it was told to listen so.
+    pub fn implicit_tls(&self) -> Option<SocketAddr> {
+        self.place("tls:")
+    }
+
+    fn place(&self, prefix: &str) -> Option<SocketAddr> {
+        let (_, behind) = self.banner[0].split_once(prefix)?;
         behind.split([' ', ',']).next()?.parse().ok()
     }
 
