@@ -53,7 +53,7 @@ fn a_locked_mailbox_holds_up_no_other() {
 fn free_to_held(home: &Home, address: SocketAddr, attempt: usize, ledger: &Mutex<Ledger>) -> f64 {
     let round = Duration::from_millis(setting("OUTSIDE_ROUND_MS", 300) as u64);
     let (mut free, mut held, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..9 {
+    for n in 0..setting("OUTSIDE_PAIRS", 9) {
         let name = format!("{attempt}-{n}");
         let rate = rate_for_bob(address, round, &format!("free-{name}"), ledger);
         let file = File::open(home.mailbox("alice")).unwrap();
@@ -166,7 +166,7 @@ fn no_250_leaves_before_the_sync_of_its_record_has_returned() {
             scope.spawn(move || {
                 let mut sender = Sender::open(address).unwrap();
                 // Fewer than ten, so that no id begins with another.
-                for n in 0..9 {
+                for n in 0..setting("OUTSIDE_PAIRS", 9) {
                     let octets = if n == 7 { 300 * 1024 } else { 100 };
                     let letter = Letter::new(format!("{session}-{n}"), &["a", "b"], octets);
                     assert_eq!(sender.send(&letter).unwrap(), 250);
