@@ -7,6 +7,8 @@
 mod mail;
 #[path = "support/mta.rs"]
 mod mta;
+#[path = "support/peers.rs"]
+mod peers;
 mod support;
 mod tls_common;
 
@@ -14,7 +16,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use mta::{Postfix, contributed, open_folder, wait_until};
+use mta::{Exim, Postfix, contributed, open_folder, wait_until};
 use nix::fcntl::{Flock, FlockArg};
 use support::Server;
 use tempfile::TempDir;
@@ -241,6 +243,167 @@ fn postfix_relays_by_smtp() {
         assert!(log.contains("Verified TLS connection established to 127.0.0.1"), "{log}");
         assert!(log.contains("Using ESMTP PIPELINING"), "{log}");
     }
+}
+
+/// Exim's smtp transport: PRDR and CHUNKING, SMTPUTF8 and DSN, by STARTTLS and with TLS from the
+/// first octet.
+#[test]
+#[ignore = "needs root, apt-get and the network"]
+fn exim_relays_by_smtp() {
+    let folder = open_folder();
+    let exim = Exim::unpack(&folder);
+    let server = serve(&folder, &["--listen", "tls:127.0.0.1:0", "--lock-timeout", "1"]);
+    for wrapped in [false, true] {
+        let (port, protocol) = match wrapped {
+            false => (server.address.port(), "smtp"),
+            true => (server.implicit_tls().unwrap().port(), "smtps"),
+        };
+        let router = "all:\n  driver = accept\n  transport = out\n";
+        let transport = format!(
+            "out:\n  driver = smtp\n  protocol = {protocol}\n  hosts = 127.0.0.1\n\
+             \x20 port = {port}\n  hosts_override\n  allow_localhost\n  multi_domain\n\
+             \x20 hosts_require_tls = *\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
+             \x20 tls_verify_certificates = {}\n  hosts_require_dane =\n  hosts_try_dane =\n",
+            folder.path().join("a-cert.pem").display()
+        );
+        let line = "a line of text that is repeated, again and again\r\n..\r\n";
+        let text = format!("Subject: large\r\n\r\n{}", line.repeat(10_000));
+        let said = format!(
+            "EHLO client.example\r\nMAIL FROM:<smith@mail.example> RET=HDRS ENVID=QQ314159\r\n\
+             RCPT TO:<jones@here.example> NOTIFY=SUCCESS ORCPT=rfc822;first@here.example\r\n\
+             RCPT TO:<small@here.example>\r\nRCPT TO:<brown@here.example>\r\n\
+             RCPT TO:<full@here.example>\r\nRCPT TO:<ghost@here.example>\r\n\
+             DATA\r\n{text}.\r\nQUIT\r\n"
+        );
+        let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
+        let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
+        let wire = exim.hand_on(router, &transport, &said);
+        drop(reading);
+        let pipelined = [
+            "\n  SMTP|> MAIL FROM:<smith@mail.example> SIZE=",
+            " PRDR RET=HDRS ENVID=QQ314159\n",
+            "RCPT TO:<jones@here.example> NOTIFY=SUCCESS ORCPT=rfc822;first@here.example\n",
+            "\n  SMTP+> BDAT 3",
+            "\n  SMTP<< 250 2.1.0 MAIL",
+            "\n  SMTP<< 552 5.2.2 RCPT TO:<full@here.example>: ",
+            "\n  SMTP<< 550 5.1.1 RCPT TO:<ghost@here.example>: ",
+            "\n  SMTP<< 250 2.0.0 BDAT: 3",
+            "\n  SMTP+> BDAT 530000 LAST\n",
+            "\n  SMTP<< 353 ",
+            "\n  SMTP<< 250 2.6.0 ",
+            "\n  SMTP<< 552 5.2.2 ",
+            "\n  SMTP<< 451 4.2.0 ",
+            "\n  SMTP<< 250 2.6.0 Message: OK, delivered to some",
+        ];
+        assert_in_order(&wire, &pipelined);
+        assert_eq!(wire.contains("SMTP>> STARTTLS"), !wrapped, "{wire}");
+        // L for PIPELINING, K for CHUNKING.
+        let delivered = [" X=TLS1.3:", " CV=yes ", " L PRDR K C=\"250 2.6.0 "];
+        assert_in_order(&exim.fate("=>", "jones@here.example"), &delivered);
+        let why = "PRDR error after BDAT 530000 LAST: 552 5.2.2 ";
+        assert!(exim.fate("**", "small@here.example").contains(why));
+        let why = "PRDR error after BDAT 530000 LAST: 451 4.2.0 ";
+        assert!(exim.fate("==", "brown@here.example").contains(why));
+        for user in ["full", "ghost"] {
+            let recipient = format!("{user}@here.example");
+            let why = format!("after RCPT TO:<{recipient}>: 55");
+            assert!(exim.fate("**", &recipient).contains(&why));
+        }
+        let arrived = last(&server, "jones");
+        assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
+        let sent = line.repeat(10_000).replace("\r\n..", "\r\n.").replace("\r\n", "\n");
+        let (_, text) = arrived.split_once("\n\n").unwrap();
+        mail::assert_same(text.as_bytes(), sent.as_bytes(), "large");
+        let report = with_words(&server, "smith", "Original-Envelope-Id: QQ314159\n");
+        let wanted = ["Original-Recipient: rfc822;first@here.example\n", "Action: delivered\n"];
+        assert_in_order(&report, &wanted);
+        with_words(&server, "smith", "Mail delivery failed: returning message to sender");
+
+        let said = "EHLO client.example\r\nMAIL FROM:<smith@mail.example> SMTPUTF8\r\n\
+                    RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS\r\nDATA\r\n\
+                    Subject: utf-8\r\n\r\nhello\r\n.\r\nQUIT\r\n";
+        let wire = exim.hand_on(router, &transport, said);
+        let wanted =
+            [" SMTPUTF8\n", " RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS", " LAST\n"];
+        assert_in_order(&wire, &wanted);
+        assert_in_order(&exim.fate("=>", "j\u{fc}rgen@here.example"), &[" K C=\"250 2.6.0 "]);
+        let arrived = last(&server, "j\u{fc}rgen");
+        assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
+        exim.forget();
+    }
+}
+
+/// Exim with the settings that we tell people to use: its lmtp transport over a Unix socket, and
+/// its smtp transport with `protocol = lmtp`, inside TLS.
+#[test]
+#[ignore = "needs root, apt-get and the network"]
+fn exim_delivers_by_lmtp() {
+    let folder = open_folder();
+    let exim = Exim::unpack(&folder);
+    let run = folder.path().join("run");
+    exim.make_folder(&run);
+    let socket = run.join("lmtp").display().to_string();
+    let option = format!("unix:{socket},mode=660");
+    let server =
+        serve(&folder, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
+    let settings = contributed("exim.conf");
+    let [router, by_socket, by_tcp]: [&str; 3] =
+        settings.trim().split("\n\n").collect::<Vec<_>>().try_into().unwrap();
+    let by_socket = replace(by_socket, "/run/mailslot/lmtp", &socket);
+    let address = server.lmtp().unwrap();
+    let by_tcp = replace(by_tcp, "= mailbox.example.net", "= 127.0.0.1");
+    let by_tcp = replace(&by_tcp, "port = 24", &format!("port = {}", address.port()));
+    let by_tcp = format!(
+        "{by_tcp}\n  allow_localhost\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
+         \x20 tls_verify_certificates = {}\n",
+        folder.path().join("a-cert.pem").display()
+    );
+    for tcp in [false, true] {
+        let (router, transport) = match tcp {
+            false => (router.to_owned(), &by_socket),
+            true => {
+                (replace(router, "transport = mailslot", "transport = mailslot_elsewhere"), &by_tcp)
+            }
+        };
+        let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
+        let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
+        let users = ["jones", "brown", "full", "small", "ghost"];
+        let to = users.map(|user| format!("RCPT TO:<{user}@mail.example>\r\n")).concat();
+        let said = format!(
+            "EHLO client.example\r\nMAIL FROM:<smith@mail.example>\r\n{to}DATA\r\n\
+             Subject: for five\r\n\r\n{}\r\n.\r\nQUIT\r\n",
+            "x".repeat(500)
+        );
+        let wire = exim.hand_on(&router, transport, &said);
+        drop(reading);
+        // All in one transaction, and a reply for each.
+        let replies = ["<< 250 2.6.0 ", "<< 451 4.2.0 ", "<< 552 5.2.2 ", "<< 221 "];
+        match tcp {
+            false => assert_in_order(&wire, &["  LMTP>> LHLO ", "  LMTP>> DATA"]),
+            true => assert_in_order(&wire, &["SMTP>> STARTTLS", "SMTP>> LHLO ", "SMTP+> BDAT "]),
+        }
+        assert_in_order(&wire, &replies);
+        for (sign, user, why) in [
+            ("=>", "jones", " C=\"250 2.6.0 Message: OK, delivered as "),
+            ("==", "brown", "LMTP error after "),
+            ("**", "full", "after RCPT TO:<full@mail.example>: 552 5.2.2 "),
+            ("**", "small", "LMTP error after "),
+            ("**", "ghost", "after RCPT TO:<ghost@mail.example>: 550 5.1.1 "),
+        ] {
+            assert_in_order(&exim.fate(sign, user), &[why]);
+        }
+        let arrived = last(&server, "jones");
+        let with = if tcp { " with LMTPS (using TLSv1.3 with cipher " } else { " with LMTP id " };
+        assert!(arrived.contains(with), "{arrived}");
+        with_words(&server, "smith", "Mail delivery failed: returning message to sender");
+        exim.forget();
+    }
+}
+
+/// `text` with its one `from` replaced.
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} in\n{text}");
+    text.replace(from, to)
 }
 
 /// The largest mailbox, in octets.

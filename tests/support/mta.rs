@@ -2,8 +2,9 @@
 //! whole instance beside whatever the host has, and Exim, unpacked from Debian's packages (those of
 //! the two cannot both be installed).
 //!
-//! Both run in a mount namespace of their own, where the users of the test are users of the system;
-//! so they need root. What `contrib/lmtp` tells people to write is what they are given.
+//! Both run in a mount namespace of their own, in which `/etc` is a folder of the test: there are
+//! their settings, where they look for them, and the users of the test are users of the system. So
+//! they need root. What `contrib/lmtp` tells people to write is what they are given.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
 use std::fs::{self, Permissions};
@@ -19,10 +20,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, Uid, User};
 use tempfile::TempDir;
 
+use super::peers;
 use super::support::{Client, PATIENCE};
 
 /// Users that exist for these servers alone.
-pub const USERS: [&str; 6] = ["smith", "jones", "brown", "full", "small", "ghost"];
+pub const USERS: [&str; 7] = ["smith", "jones", "brown", "full", "small", "ghost", "Debian-exim"];
 
 /// The settings in a file of `contrib/lmtp`: its lines without the comments.
 pub fn contributed(name: &str) -> String {
@@ -54,7 +56,7 @@ impl Postfix {
         let postfix = User::from_name("postfix").unwrap().expect("postfix is installed");
         let postdrop = Group::from_name("postdrop").unwrap().expect("postfix is installed").gid;
         make(&home, 0o755, None, None);
-        make(&home.join("etc"), 0o755, None, None);
+        make_etc(&home, "postfix");
         make(&home.join("data"), 0o700, Some(postfix.uid), None);
         // What `postfix start` makes of an empty queue.
         let spool = home.join("spool");
@@ -100,12 +102,11 @@ impl Postfix {
             }
             master += "\n";
         }
-        let etc = self.home.join("etc");
-        fs::write(etc.join("main.cf"), main).unwrap();
-        fs::write(etc.join("master.cf"), master).unwrap();
-        let mut start = with_users(&self.home);
-        let output = start.args(["/usr/lib/postfix/sbin/master", "-w", "-c"]).arg(&etc).output();
-        let output = output.unwrap();
+        let etc = self.home.join("etc/postfix");
+        write(&etc.join("main.cf"), main.as_bytes());
+        write(&etc.join("master.cf"), master.as_bytes());
+        let mut start = within_namespace(&self.home);
+        let output = start.args(["/usr/lib/postfix/sbin/master", "-w"]).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "master: {} {said}\n{}", output.status, self.log());
         let pid = fs::read_to_string(spool.join("pid/master.pid")).unwrap();
@@ -156,37 +157,130 @@ impl Drop for Postfix {
     }
 }
 
-/// A command in a mount namespace in which [`USERS`] are users of the system too.
-fn with_users(home: &Path) -> Command {
-    let mut files = Vec::new();
-    for (name, rest) in [("passwd", ":64000::/nonexistent:/usr/sbin/nologin"), ("group", ":")] {
-        let mut text = fs::read_to_string(Path::new("/etc").join(name)).unwrap();
-        for (user, id) in USERS.iter().zip(64000..) {
-            text += &format!("{user}:x:{id}{rest}\n");
+/// Exim, which runs when it is given a message, until it has tried to hand it on.
+pub struct Exim {
+    home: PathBuf,
+    _folder: Arc<TempDir>,
+}
+
+impl Exim {
+    /// Fetches and unpacks it.
+    pub fn unpack(folder: &Arc<TempDir>) -> Exim {
+        let home = folder.path().join("exim");
+        make(&home, 0o755, None, None);
+        peers::unpack(&["exim4-daemon-light"], &home);
+        make_etc(&home, "exim4");
+        for name in ["spool", "log"] {
+            make(&home.join(name), 0o750, Some(Exim::user()), None);
         }
-        let file = home.join(name);
-        fs::write(&file, text).unwrap();
-        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
-        files.push(file);
+        Exim { home, _folder: folder.clone() }
     }
+
+    /// Makes a folder where its own user and group alone find sockets, which are the group's.
+    pub fn make_folder(&self, path: &Path) {
+        let group = Gid::from_raw(Exim::user().as_raw());
+        make(path, 0o2750, None, Some(group));
+    }
+
+    /// Forgets what it has not got rid of, and its log.
+    pub fn forget(&self) {
+        fs::remove_dir_all(self.home.join("spool")).unwrap();
+        fs::write(self.home.join("log/mainlog"), "").unwrap();
+        make(&self.home.join("spool"), 0o750, Some(Exim::user()), None);
+    }
+
+    /// The user that it runs as.
+    fn user() -> Uid {
+        let number = USERS.iter().position(|user| *user == "Debian-exim").unwrap();
+        Uid::from_raw(FIRST_ID + u32::try_from(number).unwrap())
+    }
+
+    /// Gives it a message by SMTP on standard input, `said` being all that the client says.
+    /// `routers` and `transports` are those of its configuration. What it said itself to the client
+    /// and, behind `SMTP>>`, to the next server.
+    pub fn hand_on(&self, routers: &str, transports: &str, said: &str) -> String {
+        let home = self.home.display();
+        let text = format!(
+            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\nspool_directory = {home}/spool\n\
+             log_file_path = {home}/log/%slog\nkeep_environment =\nnever_users =\n\
+             domainlist local_domains = mail.example\nlog_selector = +all\n\
+             dsn_advertise_hosts = *\nacl_smtp_rcpt = rcpt\nbegin acl\nrcpt:\n  accept\n\
+             begin routers\n{routers}\nbegin transports\n{transports}\n\
+             begin retry\n* * F,1h,1h\n"
+        );
+        write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
+        let mut exim = within_namespace(&self.home);
+        exim.arg(self.home.join("usr/sbin/exim4")).args(["-v", "-odf", "-bs"]);
+        let input = self.home.join("said");
+        fs::write(&input, said).unwrap();
+        let output = exim.stdin(peers::open(&input)).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// What it says of a recipient, in its log; `sign` is `=>` or `->` where it is delivered, `**`
+    /// where it is not and `==` where it will be tried again.
+    pub fn fate(&self, sign: &str, recipient: &str) -> String {
+        let octets = fs::read(self.home.join("log/mainlog")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&octets);
+        let wanted = format!(" {sign} {recipient}");
+        let line = log.lines().find(|line| line.contains(&wanted));
+        line.unwrap_or_else(|| panic!("no {wanted:?} in\n{log}")).to_owned()
+    }
+}
+
+/// Makes an `/etc` in the folder `home`, in which [`USERS`] are users of the system too, and where
+/// a server's settings have the folder `settings`.
+fn make_etc(home: &Path, settings: &str) {
+    let etc = home.join("etc");
+    make(&etc, 0o755, None, None);
+    make(&etc.join(settings), 0o755, None, None);
+    for name in ["hosts", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services"] {
+        if let Ok(octets) = fs::read(Path::new("/etc").join(name)) {
+            write(&etc.join(name), &octets);
+        }
+    }
+    for name in ["passwd", "group"] {
+        let mut text = fs::read_to_string(Path::new("/etc").join(name)).unwrap();
+        for (user, id) in USERS.iter().zip(FIRST_ID..) {
+            text += &match name {
+                "passwd" => format!("{user}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n"),
+                _ => format!("{user}:x:{id}:\n"),
+            };
+        }
+        write(&etc.join(name), text.as_bytes());
+    }
+}
+
+/// A command that runs the one given to it where the `/etc` in `home` is that of the system.
+fn within_namespace(home: &Path) -> Command {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-    command.arg("mount --bind \"$1\" /etc/passwd; mount --bind \"$2\" /etc/group; shift 2; \"$@\"");
-    command.arg("sh").args(files).stdin(Stdio::null());
+    command.args(["mount --bind \"$1\" /etc; shift; exec \"$@\"", "sh"]).arg(home.join("etc"));
+    command.stdin(Stdio::null());
     command
+}
+
+/// Writes a file that all may read.
+fn write(path: &Path, octets: &[u8]) {
+    fs::write(path, octets).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
 }
 
 /// A folder with this mode and owner.
 fn make(path: &Path, mode: u32, user: Option<Uid>, group: Option<Gid>) {
-    fs::create_dir(path).unwrap();
-    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    fs::create_dir_all(path).unwrap();
     chown(path, user.map(Uid::as_raw), group.map(Gid::as_raw)).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
 /// Waits for something that others do.
 pub fn wait_until(what: &str, true_at_last: impl FnMut() -> bool) {
     assert!(within(PATIENCE, true_at_last), "not yet: {what}");
 }
+
+/// The user and group of the first of [`USERS`].
+const FIRST_ID: u32 = 64000;
 
 fn within(time: Duration, mut true_at_last: impl FnMut() -> bool) -> bool {
     let begun = Instant::now();
