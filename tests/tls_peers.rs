@@ -1,4 +1,5 @@
-//! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib; against the real program.
+//! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib and aiosmtplib; against the real
+//! program. And the other extensions, as those libraries use them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,8 +9,10 @@ mod tls_common;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use support::Server;
+use support::{PATIENCE, Server};
 use tls_common::{Pair, certify};
 
 /// A program that serves with its own certificate, and where it takes TLS from the first octet.
@@ -23,10 +26,9 @@ fn serve(certify: impl FnOnce(&std::path::Path) -> Pair) -> Served {
     let folder = tempfile::tempdir().unwrap();
     let pair = certify(folder.path());
     let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
-    let options = ["--tls-cert", cert, "--tls-key", key, "-l", "tls:127.0.0.1:0"];
-    let server = Server::start_in(folder, &options);
-    let implicit = server.banner[0].split([' ', ',']).find_map(|word| word.strip_prefix("tls:"));
-    let implicit = implicit.unwrap().parse().unwrap();
+    let tls = ["--tls-cert", cert, "--tls-key", key, "-l", "tls:127.0.0.1:0"];
+    let server = Server::start_in(folder, &[&tls[..], &["--lmtp", "127.0.0.1:0"]].concat());
+    let implicit = server.implicit_tls().unwrap();
     Served { server, pair, implicit }
 }
 
@@ -35,12 +37,14 @@ impl Served {
         serve(|folder| certify(folder, "a"))
     }
 
-    /// Runs a shell command, in which `$PORT`, `$TLS_PORT` and `$CERT` are what they say.
+    /// Runs a shell command, in which `$PORT`, `$TLS_PORT`, `$LMTP_PORT` and `$CERT` are what
+    /// they say.
     fn run(&self, script: &str) -> String {
         let output = Command::new("sh")
             .args(["-ec", script])
             .env("PORT", self.server.address.port().to_string())
             .env("TLS_PORT", self.implicit.port().to_string())
+            .env("LMTP_PORT", self.server.lmtp().unwrap().port().to_string())
             .env("CERT", &self.pair.cert)
             .current_dir(self.server.folder())
             .stdin(Stdio::null())
@@ -184,6 +188,117 @@ END"#;
     served.run(script);
     served.assert_came("one", "TLSv1.3");
     served.assert_came("two", "TLSv1.3");
+}
+
+/// LHLO before STARTTLS and after it, and a reply for each recipient.
+#[test]
+#[ignore = "needs openssl"]
+fn openssl_speaks_lmtp() {
+    let served = Served::new();
+    let said = served.run(
+        "{ printf 'LHLO c.example\\nMAIL FROM:<a@b>\\nrcpt TO:<one@here.example>\\n\
+         rcpt TO:<two@here.example>\\nDATA\\nSubject: by openssl\\n\\nhello\\n.\\nquit\\n'; \
+         sleep 2; } | openssl s_client -quiet -no_ign_eof -crlf -CAfile $CERT \
+         -verify_return_error -starttls lmtp -connect 127.0.0.1:$LMTP_PORT",
+    );
+    assert_eq!(said.matches("250 2.6.0 Message: OK, delivered as ").count(), 2, "{said}");
+    for user in ["one", "two"] {
+        let mailbox = served.server.mailbox(user);
+        assert!(mailbox.contains(" with LMTPS (using TLSv1.3 with cipher "), "{mailbox}");
+    }
+}
+
+/// Debian's, by Debian's Python.
+#[test]
+#[ignore = "needs python3-aiosmtplib"]
+fn pythons_aiosmtplib_sends() {
+    let served = Served::new();
+    let script = r#"/usr/bin/python3 - <<'END'
+import asyncio, os, ssl
+from email.message import EmailMessage
+from aiosmtplib import SMTP
+
+trust = ssl.create_default_context(cafile=os.environ["CERT"])
+# The certificate is for here.example, and it is at 127.0.0.1.
+trust.check_hostname = False
+
+async def send(client, to):
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "a@b.example", to, "by aiosmtplib"
+    message.set_content("Gr\u00fc\u00dfe\n.\n..\n", cte="8bit")
+    refused, said = await client.send_message(message)
+    assert not refused and said.startswith("2.6.0 Message: OK, delivered as "), (refused, said)
+
+async def main():
+    port, tls_port = int(os.environ["PORT"]), int(os.environ["TLS_PORT"])
+    common = dict(hostname="127.0.0.1", source_address="c.example", tls_context=trust)
+    async with SMTP(port=port, start_tls=True, **common) as client:
+        await client.ehlo()
+        assert not client.supports_extension("starttls")
+        await send(client, "one@here.example")
+        await send(client, "j\u00fcrgen@here.example")
+    async with SMTP(port=tls_port, use_tls=True, **common) as client:
+        await send(client, "two@here.example")
+
+asyncio.run(main())
+END"#;
+    served.run(script);
+    for user in ["one", "two", "j\u{fc}rgen"] {
+        let mailbox = served.server.mailbox(user);
+        let with = if user.is_ascii() { " with ESMTPS (" } else { " with UTF8SMTPS (" };
+        assert!(mailbox.contains(&format!("{with}using TLSv1.3 with cipher ")), "{mailbox}");
+        assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n.\n..\n\n"), "{mailbox}");
+    }
+}
+
+/// The parameters of all extensions that have some, and the commands for which smtplib has no
+/// words.
+#[test]
+#[ignore = "needs python3"]
+fn pythons_smtplib_uses_every_extension() {
+    let served = Served::new();
+    let script = r#"python3 - <<'END'
+import os, smtplib
+with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
+    client.ehlo()
+    for name in ("pipelining size 8bitmime enhancedstatuscodes chunking smtputf8 limits prdr dsn "
+                 "starttls vrfy expn help").split():
+        assert client.has_extn(name), name
+    assert int(client.esmtp_features["size"]) > 0
+    assert client.esmtp_features["limits"] == "RCPTMAX=100"
+    text = "Subject: by smtplib\r\n\r\nGr\u00fc\u00dfe\r\n".encode()
+    client.sendmail("a@here.example", ["one@here.example"], text,
+                    ["BODY=8BITMIME", "RET=HDRS", "ENVID=QQ314159"],
+                    ["NOTIFY=SUCCESS", "ORCPT=rfc822;first@here.example"])
+    client.sendmail("a@here.example", ["j\u00fcrgen@here.example"], text,
+                    ["SMTPUTF8", "BODY=8BITMIME"])
+    # PRDR: behind 353 a reply for each, and one for all.
+    client.mail("a@here.example", ["PRDR"])
+    for user in ("two", "three"):
+        assert client.rcpt(user + "@here.example")[0] == 250
+    code, said = client.data(text)
+    assert code == 353, (code, said)
+    assert [client.getreply()[0] for _ in range(3)] == [250, 250, 250]
+    # BDAT: three chunks, of which the last is empty.
+    client.mail("a@here.example")
+    client.rcpt("four@here.example")
+    for chunk, last in ((text[:5], b""), (text[5:], b""), (b"", b" LAST")):
+        client.send(b"BDAT %d%s\r\n" % (len(chunk), last) + chunk)
+        assert client.getreply()[0] == 250
+    assert client.verify("one@here.example")[0] == 250
+    assert client.help().startswith(b"2.0.0 mailslot ")
+END"#;
+    served.run(script);
+    for user in ["one", "two", "three", "four", "j\u{fc}rgen"] {
+        let mailbox = served.server.mailbox(user);
+        assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n\n"), "{user}: {mailbox}");
+    }
+    // The report is on its way after the sender was answered.
+    let begun = Instant::now();
+    while !served.server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n") {
+        assert!(begun.elapsed() < PATIENCE, "{}", served.server.mailbox("a"));
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A session resumed, as Postfix and browsers of mail do: the second handshake is a short one.
