@@ -201,7 +201,8 @@ impl Exim {
     pub fn hand_on(&self, routers: &str, transports: &str, said: &str) -> String {
         let home = self.home.display();
         let text = format!(
-            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\nspool_directory = {home}/spool\n\
+            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\n\
+             spool_directory = {home}/spool\n\
              log_file_path = {home}/log/%slog\nkeep_environment =\nnever_users =\n\
              domainlist local_domains = mail.example\nlog_selector = +all\n\
              dsn_advertise_hosts = *\nacl_smtp_rcpt = rcpt\nbegin acl\nrcpt:\n  accept\n\
