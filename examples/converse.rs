@@ -15,7 +15,7 @@ use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
 use mailslot::smtp::data::{Decoder, End};
-use mailslot::smtp::{ForwardPath, Host, Receiver, Reply, Settings, Step, reply};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, Reply, Settings, Step, reply};
 
 /// A host where everybody has a mailbox but nobody is told who that is.
 struct Everybody;
@@ -26,7 +26,7 @@ impl Host for Everybody {
     fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath) -> Result<(), Reply> {
+    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Ok(())
     }
     fn vrfy(&self, _name: &str) -> Reply {

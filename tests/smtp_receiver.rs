@@ -7,7 +7,7 @@ mod cast;
 use cast::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
-    Body, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
+    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
 };
 
 /// A receiver to which `lines` were said, and its last step.
@@ -163,7 +163,7 @@ impl Host for Closing {
     fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath) -> Result<(), Reply> {
+    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Err(reply::closing("mx.example", "shutdown"))
     }
     fn vrfy(&self, _name: &str) -> Reply {

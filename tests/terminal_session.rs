@@ -6,6 +6,7 @@
 mod ptys;
 mod server_common;
 
+use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
@@ -109,6 +110,30 @@ fn send_to_somebody_away_ends_before_the_mail_data() {
         assert_eq!(scene.codes("SEND", &[away], ""), ["250", "450", "554"]);
     }
     assert_eq!(scene.found(), (0, [0; 3]));
+}
+
+/// What goes to a terminal needs no mailbox.
+#[test]
+fn a_mailbox_that_cannot_take_mail_keeps_nothing_from_a_terminal() {
+    for (verb, to, codes) in [
+        ("MAIL", "ann", &["250", "450", "554"][..]),
+        ("SEND", "ann", &["250", "250", "354", "250"]),
+        ("SOML", "ann", &["250", "250", "354", "250"]),
+        ("SAML", "ann", &["250", "450", "554"]),
+        ("SOML", "bo", &["250", "450", "554"]),
+    ] {
+        let scene = Scene::new();
+        for user in ["ann", "bo"] {
+            fs::create_dir(scene.house.folder().join("mail").join(user)).unwrap();
+        }
+        let taken = codes.contains(&"354");
+        assert_eq!(
+            scene.codes(verb, &[to], if taken { MESSAGE } else { "" }),
+            codes,
+            "{verb} {to}"
+        );
+        assert_eq!(scene.ann.screen().matches(SHOWN).count(), usize::from(taken), "{verb} {to}");
+    }
 }
 
 /// Too long for a screen: SEND says so, the others have a mailbox for it.

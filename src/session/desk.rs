@@ -10,7 +10,7 @@ use crate::logging::value;
 use crate::message::Destination;
 use crate::route::{Member, Refusal};
 use crate::smtp::receiver::Host;
-use crate::smtp::{ForwardPath, Reply, reply};
+use crate::smtp::{Delivery, ForwardPath, Reply, reply};
 use crate::stream::Peer;
 
 /// What the receiver asks, and who answers: the route, the disk, the counters.
@@ -42,12 +42,18 @@ impl Host for Desk<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath) -> Result<Vec<Destination>, Reply> {
+    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Vec<Destination>, Reply> {
         let Office { route, post, counters, .. } = self.office;
         let resolved = route.resolve(to).map_err(|no| self.refuse(&no, &Asked::Rcpt(to)));
         let accepted = resolved.and_then(|destinations| {
+            let on_terminal = match delivery {
+                Delivery::Send => true,
+                Delivery::SendOrMail => self.is_active(&destinations),
+                Delivery::Mail | Delivery::SendAndMail => false,
+            };
             // A mailbox that cannot take mail is better refused before its mail data than after.
-            let looked = destinations.iter().try_for_each(|destination| post.look(destination));
+            let mut mailboxes = destinations.iter().filter(|_| !on_terminal);
+            let looked = mailboxes.try_for_each(|destination| post.look(destination));
             looked.map(|()| destinations).map_err(|outcome| look_reply(&outcome, to))
         });
         match &accepted {

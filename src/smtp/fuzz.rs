@@ -9,6 +9,7 @@ use std::mem;
 use super::chunk::Chunks;
 use super::command::{Asked, Command};
 use super::data::{Decoder, End, Piece};
+use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
 use super::receiver::{Answers, Host, LINE_MAX, Receiver, Settings, Step, Tls};
 use super::reply::{self, Reply};
@@ -363,7 +364,7 @@ impl Host for Everyone {
     fn room(&self, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > 900) { Err(reply::no_room()) } else { Ok(()) }
     }
-    fn recipient(&self, to: &ForwardPath) -> Result<(), Reply> {
+    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         match to {
             ForwardPath::Mailbox(mailbox) if mailbox.local().starts_with('x') => {
                 Err(reply::no_such_user(to))

@@ -24,8 +24,9 @@ pub trait Host {
     /// Is there room for a message of `size` octets (as declared, or unknown)? An `Err` is MAIL's
     /// reply (452 4.3.1).
     fn room(&self, size: Option<u64>) -> Result<(), Reply>;
-    /// Where mail for `to` goes; an `Err` is RCPT's reply.
-    fn recipient(&self, to: &ForwardPath) -> Result<Self::Destination, Reply>;
+    /// Where mail for `to` goes; an `Err` is RCPT's reply. `delivery` tells whether a mailbox is
+    /// needed for it.
+    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Self::Destination, Reply>;
     /// Whether everybody that this leads to is active now, at a terminal that accepts messages
     /// (RFC 821 3.4). Asked only where [`Settings::terminals`] is on.
     fn is_active(&self, to: &Self::Destination) -> bool {
@@ -458,7 +459,7 @@ impl<H: Host> Receiver<H> {
         if accepted.len() >= self.settings.recipients_max {
             return Ok(Step::Reply(reply::too_many_recipients()));
         }
-        match self.host.recipient(&to) {
+        match self.host.recipient(&to, delivery) {
             Ok(destination) => {
                 // The mailbox does for SOML and SAML; only SEND has nothing else.
                 let reply = match delivery {

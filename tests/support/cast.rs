@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{ForwardPath, Host, Mailbox, Settings, Tls};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, Settings, Tls};
 
 /// The settings that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> Settings {
@@ -83,7 +83,7 @@ impl Host for Beta {
         if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 
-    fn recipient(&self, to: &ForwardPath) -> Result<String, Reply> {
+    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
         let ForwardPath::Mailbox(mailbox) = to else { return Ok("root".to_owned()) };
         let local = mailbox.local().to_lowercase();
         match (local.as_str(), mailbox.domain().to_ascii().as_str()) {
