@@ -178,7 +178,8 @@ impl Config {
         if let Some(long) =
             ["listen", "lmtp"].into_iter().find(|long| inetd && line.count(long) > 0)
         {
-            return usage(&format!("--{long} and --inetd exclude each other"));
+            let why = "its one session is SMTP on standard input";
+            return usage(&format!("--{long} and --inetd exclude each other: {why}"));
         }
         let lmtp = match values.origin("lmtp") {
             _ if inetd => values.instead("lmtp", "none", Origin::Host("--inetd")),

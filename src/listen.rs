@@ -121,19 +121,31 @@ pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// The listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)): TCP or Unix.
+/// The listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)): TCP or Unix. What is
+/// spoken on each is told by its name (`LISTEN_FDNAMES`): `tls` or `lmtp`; any other is SMTP, first
+/// of all its unit's own name, which systemd gives it when it is told none.
 ///
 /// # Errors
-/// One of them is something else.
+/// One of them is something else, or LMTP on the port of SMTP.
 pub fn passed() -> io::Result<Vec<Listener>> {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut names = names.split(':');
     let mut fds = ListenFd::from_env();
     let mut listeners = Vec::with_capacity(fds.len());
     for i in 0..fds.len() {
+        let name = names.next().unwrap_or_default();
         let socket = match fds.take_tcp_listener(i) {
             Ok(tcp) => tcp.map(Listening::Tcp),
             Err(_) => fds.take_unix_listener(i)?.map(Listening::Unix),
         };
-        listeners.extend(socket.map(Listener::new).transpose()?);
+        let Some(mut listener) = socket.map(Listener::new).transpose()? else { continue };
+        listener.service = Service { lmtp: name == "lmtp", tls: name == "tls" };
+        if listener.service.lmtp && listener.local_addr().is_some_and(|a| a.port() == 25) {
+            // RFC 2033 5
+            let why = format!("systemd passed {listener} by the name of lmtp: port 25 is SMTP's");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        listeners.push(listener);
     }
     Ok(listeners)
 }

@@ -121,12 +121,17 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
     let listeners = opened.map_err(|e| match e.kind() {
         ErrorKind::AddrInUse => Failure::new(EX_UNAVAILABLE, "", &e),
         ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "", &e),
+        ErrorKind::InvalidInput => Failure::new(EX_CONFIG, "", &e),
         _ => Failure::new(EX_OSERR, "", &e),
     })?;
-    match listeners.is_empty() {
-        true => Err(Failure::text(EX_CONFIG, "systemd passed no sockets; give --listen")),
-        false => Ok(listeners),
+    if listeners.is_empty() {
+        return Err(Failure::text(EX_CONFIG, "systemd passed no sockets; give --listen"));
     }
+    if config.tls.is_none() && listeners.iter().any(|l| l.service().tls) {
+        let text = "systemd passed a socket by the name of tls; give --tls-cert";
+        return Err(Failure::text(EX_CONFIG, text));
+    }
+    Ok(listeners)
 }
 
 /// A folder of the sandbox, for its owner alone. One that is there stays as it is.

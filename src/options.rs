@@ -546,7 +546,7 @@ pub const TABLE: &[Row] = &[
         Place::CommandLine,
         Found("off"),
         "",
-        "Serve one session on standard input and output: a socket or a pipe.",
+        "Serve one session of SMTP on standard input and output: a socket or a pipe.",
     ),
     option(
         ("log", ""),

@@ -6,14 +6,17 @@ mod support;
 mod tls_common;
 
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Stdio;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use support::{Server, mailslot};
-use tls_common::{Pair, VERSIONS, at_starttls, certify, certify_as, connect, reply};
+use support::{PATIENCE, PROGRAM, Server, mailslot};
+use tls_common::{Pair, VERSIONS, at_starttls, certify, certify_as, connect, reply, rest};
 
 /// A running program with the certificate `a` of its own folder.
 fn start(options: &[&str]) -> (Server, Pair) {
@@ -130,6 +133,64 @@ fn it_does_not_start_without_the_tls_it_was_asked_for() {
         assert!(text.contains(&said), "{options:?}: {text}");
         assert!(!sandbox.exists(), "it had begun before it looked");
     }
+}
+
+/// The program, with three sockets that systemd passed, of these names.
+fn passed(sockets: [OwnedFd; 3], names: &str, folder: &Path, options: &[&str]) -> Command {
+    let script =
+        "LISTEN_FDS=3 LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 5<&2 0</dev/null 1>&0 2>\"$LOG\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh", PROGRAM, "--config", "/dev/null", "--aliases", "none"]);
+    command.args(["--user", "smith", "--domain", "here.example", "--hostname", "h"]);
+    for (option, name) in [("--mail-dir", "mail"), ("--spool", "spool")] {
+        fs::create_dir_all(folder.join(name)).unwrap();
+        command.arg(option).arg(folder.join(name));
+    }
+    let [first, second, third] = sockets.map(Stdio::from);
+    command.args(options).stdin(first).stdout(second).stderr(third);
+    command.env("LISTEN_FDNAMES", names).env("LOG", folder.join("log"));
+    command
+}
+
+/// `FileDescriptorName=` of a socket unit says what is spoken there.
+#[test]
+fn sockets_that_systemd_passes_serve_what_they_are_called() {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = certify(folder.path(), "a");
+    let tcp = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [clear, implicit] = tcp.each_ref().map(|socket| socket.local_addr().unwrap());
+    let lmtp = folder.path().join("lmtp");
+    let unix = OwnedFd::from(UnixListener::bind(&lmtp).unwrap());
+    let [first, second] = tcp.map(OwnedFd::from);
+    let sockets = [first, second, unix];
+    let mut command = passed(sockets, "mailslot.socket:tls:lmtp", folder.path(), &flags(&pair));
+    let mut child = command.spawn().unwrap();
+    drop(command);
+
+    assert!(reply(&mut connect(clear)).contains(" ESMTP "));
+    let mut client = pair.secure(connect(implicit), &VERSIONS);
+    client.expect("220");
+    client.up_to_data("smith");
+    client.ask("hello\r\n.", "250");
+    client.quit();
+    let mut client = UnixStream::connect(&lmtp).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.write_all(b"EHLO c\r\nLHLO c\r\nQUIT\r\n").unwrap();
+    let said = String::from_utf8(rest(&mut client)).unwrap();
+    assert!(said.starts_with("220 h LMTP ") && said.contains("\r\n500 "), "{said}");
+    assert!(said.contains("\r\n250 HELP\r\n221 "), "{said}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_socket_called_tls_needs_a_certificate() {
+    let folder = tempfile::tempdir().unwrap();
+    let sockets = [(); 3].map(|()| OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()));
+    let status = passed(sockets, "a.socket:lmtp:tls", folder.path(), &[]).status().unwrap();
+    assert_eq!(status.code(), Some(78));
+    let log = fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(log.contains("systemd passed a socket by the name of tls; give --tls-cert"), "{log}");
 }
 
 #[test]
