@@ -47,6 +47,10 @@ counters! {
     sessions,
     /// Connections answered 421 because the server or the client's share was full.
     sessions_refused,
+    /// Sessions that lagged and were ended for others, or under stress.
+    sessions_given_up,
+    /// How often stress began.
+    stresses,
     /// Sessions ended by a panic that was caught.
     sessions_panicked,
     /// Handshakes of TLS made.

@@ -6,11 +6,8 @@
 //!                           +-- full: 421 at once, from here
 //! ```
 //! One thread, the caller of [`Server::run`], waits for all listeners. It never blocks on a client:
-//! a connection gets a session thread, or `421 4.3.2` and is closed. It is refused when
-//! - every thread is busy. But first the session that has waited longest for its client, if that
-//!   is more than a thirtieth of the time-out, gives up its place;
-//! - its client (an IPv4 address, an IPv6 /64) has its share of sessions already. Clients on this
-//!   host have no share.
+//! a connection gets a session thread, or `421 4.3.2` and is closed. Who is let in, and who has to
+//! leave when the pool is full or nearly so, is in `server/crowd.rs`.
 //!
 //! An accept that fails (no descriptors left, mostly) pauses and goes on, and is logged once.
 //! A descriptor is kept in reserve, so that such a client hears 421 as well.
@@ -19,14 +16,14 @@
 //! accepted, sessions that wait for a command hear 421 now and the others at their next one,
 //! messages in hand are finished and answered. What is not over within the grace is cut.
 
-use std::collections::HashMap;
+mod crowd;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -42,7 +39,8 @@ use crate::logging::value;
 use crate::route::Route;
 use crate::session::{self, End, Office};
 use crate::smtp::reply;
-use crate::stream::{self, Peer, Socket, Stream};
+use crate::stream::{Peer, Socket, Stream};
+use crowd::{Crowd, Stress, Ticket};
 
 /// What the server is told.
 #[derive(Clone, Debug)]
@@ -52,7 +50,8 @@ pub struct Settings {
     /// Threads in the pool, and so sessions at once; at least 1.
     pub threads: usize,
     /// Sessions at once from one address or one IPv6 /64, and never more than half of the pool.
-    /// Clients on this host are exempt.
+    /// Programs of this host (127.0.0.1, ::1, Unix sockets) are exempt, and an eighth of the pool,
+    /// but at least one thread, is kept for them.
     pub per_client: usize,
     /// How long a stop waits for messages in hand before it cuts the connections: 10 s.
     pub grace: Duration,
@@ -86,20 +85,19 @@ impl Server {
         let hostname = &settings.session.hostname;
         let mut busy = Vec::new();
         reply::closing(hostname, "too busy, try again later").write_to(&mut busy);
+        let timeout = settings.session.timeout;
+        let crowd = Crowd::new(threads, settings.per_client, timeout, Arc::clone(&counters));
         let shared = Shared {
             threads,
-            per_client: settings.per_client.min(threads / 2).max(1),
+            crowd: Arc::new(crowd),
             grace: settings.grace,
-            timeout: settings.session.timeout,
+            timeout,
             session_timeout: settings.session.session_timeout,
             busy_reply: busy,
             office: Office::new(settings.session, route, post, Arc::clone(&counters)),
             counters,
             stopping: AtomicBool::new(false),
             waker,
-            places: (0..threads).map(|_| Mutex::new(None)).collect(),
-            busy: AtomicUsize::new(0),
-            clients: Mutex::default(),
         };
         Ok(Server { shared: Arc::new(shared), wake })
     }
@@ -118,7 +116,8 @@ impl Server {
         let (pool, queue) = Pool::start(&self.shared, self.shared.threads)?;
         listen::notify("READY=1");
         let shared = &self.shared;
-        Acceptor { shared, queue, wake: &self.wake, spare: spare(), pause: None, told: None }
+        let (wake, stress) = (&self.wake, Stress::default());
+        Acceptor { shared, queue, wake, stress, spare: spare(), pause: None, told: None }
             .run(&listeners);
         drop(listeners);
         pool.finish(&self.shared);
@@ -132,7 +131,10 @@ impl Server {
     /// The thread cannot be started.
     pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<End>> {
         let (pool, queue) = Pool::start(&self.shared, 1)?;
-        let _ = queue.try_send(self.shared.admit(socket, peer, Service::default()));
+        if let Ok(ticket) = self.shared.crowd.admit(peer) {
+            let service = Service::default();
+            let _ = queue.try_send(Admitted { socket, peer, service, ticket });
+        }
         drop(queue);
         // The session's end wakes us too.
         let _ = self.wake.read_exact(&mut [0]);
@@ -145,11 +147,7 @@ impl Handle {
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.wake();
-        for place in &self.0.places {
-            if let Some(stream) = lock(place).as_ref() {
-                stream.stop();
-            }
-        }
+        self.0.crowd.streams().for_each(|stream| stream.stop());
     }
 }
 
@@ -196,7 +194,7 @@ struct Shared {
     office: Office,
     counters: Arc<Counters>,
     threads: usize,
-    per_client: usize,
+    crowd: Arc<Crowd>,
     grace: Duration,
     timeout: Duration,
     session_timeout: Duration,
@@ -204,63 +202,12 @@ struct Shared {
     busy_reply: Vec<u8>,
     stopping: AtomicBool,
     waker: UnixStream,
-    /// For each thread, the session it serves.
-    places: Vec<Mutex<Option<stream::Handle>>>,
-    /// Sessions admitted that have not ended.
-    busy: AtomicUsize,
-    /// How many of them each client has; none has 0.
-    clients: Mutex<HashMap<Client, usize>>,
 }
 
 impl Shared {
     fn wake(&self) {
         // Full means that it was woken before and has not looked yet.
         let _ = (&self.waker).write(&[0]);
-    }
-
-    fn admit(self: &Arc<Shared>, socket: Socket, peer: Peer, service: Service) -> Admitted {
-        self.busy.fetch_add(1, Ordering::SeqCst);
-        let client = Client::of(peer);
-        if let Some(client) = client {
-            *lock(&self.clients).entry(client).or_default() += 1;
-        }
-        Admitted { socket, peer, service, ticket: Ticket { shared: Arc::clone(self), client } }
-    }
-
-    /// Whether `peer` has as many sessions as it may.
-    fn has_its_share(&self, peer: Peer) -> bool {
-        let sessions = |client| lock(&self.clients).get(&client).copied().unwrap_or(0);
-        Client::of(peer).is_some_and(|client| sessions(client) >= self.per_client)
-    }
-
-    /// Ends the session that has waited longest for its client, if that is long enough.
-    fn make_room(&self) -> bool {
-        let waiting = self.places.iter().filter_map(|place| {
-            let stream = lock(place).clone()?;
-            Some((stream.waiting_since()?, stream))
-        });
-        let longest = waiting.min_by_key(|(since, _)| *since);
-        longest.is_some_and(|(since, stream)| {
-            since.elapsed() >= self.timeout / 30 && stream.make_room(since)
-        })
-    }
-}
-
-/// Whom the sessions of one address count for.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Client {
-    V4([u8; 4]),
-    /// The /64: what one customer has.
-    V6([u8; 8]),
-}
-
-impl Client {
-    /// None on this host.
-    fn of(peer: Peer) -> Option<Client> {
-        match peer.address().filter(|ip| !ip.is_loopback())? {
-            IpAddr::V4(ip) => Some(Client::V4(ip.octets())),
-            IpAddr::V6(ip) => ip.octets().first_chunk().map(|net| Client::V6(*net)),
-        }
     }
 }
 
@@ -270,27 +217,6 @@ struct Admitted {
     peer: Peer,
     service: Service,
     ticket: Ticket,
-}
-
-/// Counts a session while it lives.
-struct Ticket {
-    shared: Arc<Shared>,
-    client: Option<Client>,
-}
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if let Some(client) = self.client {
-            let mut clients = lock(&self.shared.clients);
-            if let Some(sessions) = clients.get_mut(&client) {
-                *sessions -= 1;
-                if *sessions == 0 {
-                    clients.remove(&client);
-                }
-            }
-        }
-        self.shared.busy.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 /// The session threads.
@@ -334,9 +260,9 @@ impl Pool {
         let last_tenth = shared.grace / 10;
         let patience = shared.grace - last_tenth;
         if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            let streams = || shared.places.iter().filter_map(|place| lock(place).clone());
-            log::warn!("cut sessions={} reason=grace-over", streams().count());
-            streams().for_each(|stream| stream.cut());
+            let crowd = &shared.crowd;
+            log::warn!("cut sessions={} reason=grace-over", crowd.streams().count());
+            crowd.streams().for_each(|stream| stream.cut());
             // The threads see it at once, unless the writer holds them.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
                 return None;
@@ -354,21 +280,24 @@ fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End>
     let mut stream = match stream {
         Ok(stream) => stream,
         Err(e) => {
-            log::debug!("gone client={peer} why={e}");
+            log::debug!("gone client={peer} why={}", value(e));
             return None;
         }
     };
-    let place = shared.places.get(number)?;
-    *lock(place) = Some(stream.handle());
+    shared.crowd.enter(number, &mut stream, &ticket);
     // Behind the line above: a stop sees the place, or we see the stop.
     if shared.stopping.load(Ordering::SeqCst) {
         stream.handle().stop();
     }
     let end = shared.office.serve_as(service, &mut stream);
-    // A client that has its 221 may come again at once, and finds its place free.
-    drop(ticket);
+    // A client that has its 221 may come again at once, and finds its place free. Only where the
+    // thread is not free yet is a client still counted, or lingering ones would take the places
+    // that are kept for this host.
+    let lingers = end.lingers() || stream.has_unread();
+    let counted = Some(ticket).filter(|ticket| lingers && ticket.is_of_a_client());
     stream.close(end.lingers());
-    *lock(place) = None;
+    drop(counted);
+    shared.crowd.leave(number);
     Some(end)
 }
 
@@ -377,6 +306,7 @@ struct Acceptor<'a> {
     shared: &'a Arc<Shared>,
     queue: Sender<Admitted>,
     wake: &'a UnixStream,
+    stress: Stress,
     /// A descriptor to let go of when there are no others.
     spare: Option<File>,
     /// While accept fails: how long to wait before the next.
@@ -405,18 +335,19 @@ impl Acceptor<'_> {
                     self.take(socket, peer, listener.service());
                 }
             }
+            self.stress.look(&self.shared.crowd);
         }
     }
 
     /// The listeners that have a connection; while accept fails, all of them after the pause.
     fn wait<L: Accept>(&self, listeners: &[L]) -> Vec<usize> {
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
-        let wait = match self.pause {
-            Some(pause) => PollTimeout::try_from(pause).unwrap_or(PollTimeout::MAX),
-            None => {
-                fds.extend(listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
-                PollTimeout::NONE
-            }
+        if self.pause.is_none() {
+            fds.extend(listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
+        }
+        let wait = match self.pause.or_else(|| self.stress.tick(&self.shared.crowd)) {
+            Some(wait) => PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
+            None => PollTimeout::NONE,
         };
         match nix::poll::poll(&mut fds, wait) {
             Ok(_) if self.pause.is_some() => (0..listeners.len()).collect(),
@@ -431,15 +362,12 @@ impl Acceptor<'_> {
 
     /// A session for the connection, or 421.
     fn take(&mut self, socket: Socket, peer: Peer, service: Service) {
-        let shared = self.shared;
-        if shared.has_its_share(peer) {
-            return self.refuse(&socket, peer, service.tls, "client's share");
-        }
-        if shared.busy.load(Ordering::SeqCst) >= shared.threads && !shared.make_room() {
-            return self.refuse(&socket, peer, service.tls, "full");
-        }
+        let ticket = match self.shared.crowd.admit(peer) {
+            Ok(ticket) => ticket,
+            Err(why) => return self.refuse(&socket, peer, service.tls, why),
+        };
         // The channel is full when sessions are over whose clients do not let go.
-        if let Err(back) = self.queue.try_send(shared.admit(socket, peer, service)) {
+        if let Err(back) = self.queue.try_send(Admitted { socket, peer, service, ticket }) {
             self.refuse(&back.into_inner().socket, peer, service.tls, "full");
         }
     }
@@ -484,11 +412,6 @@ fn is_out_of_descriptors(e: &io::Error) -> bool {
 
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
-}
-
-/// Nothing here panics while it holds a lock; if it did, a count would be off by one.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// For a session thread: its buffers are on the heap, but look-ups run modules of the C library,

@@ -8,12 +8,14 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{MsgFlags, send};
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +127,20 @@ impl Socket {
                 // A pipe that poll calls writable takes this much without blocking.
                 (&mut &*output).write(&bytes[..bytes.len().min(PIPE_PIECE)])
             }
+        }
+    }
+
+    /// Writes as many of `bytes` as can be without waiting, which may be none.
+    pub(super) fn write_what_fits(&self, bytes: &[u8]) -> io::Result<usize> {
+        let fd = match self {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
+            Socket::Pipe { .. } => return Ok(0),
+        };
+        match send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+            Ok(sent) => Ok(sent),
+            Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
+            Err(e) => Err(e.into()),
         }
     }
 

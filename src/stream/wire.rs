@@ -10,14 +10,17 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
+use super::Cut;
+use super::handle::{Phase, Shared};
 use super::socket::{Socket, is_timeout, ready};
-use super::{Cut, Shared};
 
 /// A socket that is waited for no longer than allowed.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) shared: Arc<Shared>,
     pub(super) timeout: Duration,
+    /// How long mail data may pause.
+    pub(super) pause: Duration,
     /// The session's.
     pub(super) deadline: Instant,
     /// What SO_RCVTIMEO is now.
@@ -25,9 +28,15 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    /// The wire of a session that may last until `deadline`. `shared`'s socket waits `timeout`.
-    pub(super) fn new(shared: Arc<Shared>, timeout: Duration, deadline: Instant) -> Wire {
-        Wire { shared, timeout, deadline, armed: timeout }
+    /// The wire of a session that may last until `deadline`. `shared`'s socket waits `pause` for
+    /// something to read, and `timeout` to write.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        timeout: Duration,
+        pause: Duration,
+        deadline: Instant,
+    ) -> Wire {
+        Wire { shared, timeout, pause, deadline, armed: pause }
     }
 
     /// One read(2) that returns by `until` or the session's deadline. 0 is the end, as the client
@@ -40,35 +49,57 @@ impl Wire {
                     // Nobody can wake us here but time.
                     let wait = left.min(Duration::from_secs(1));
                     if !ready(input, PollFlags::POLLIN, wait).map_err(Cut::Broken)? {
-                        if self.shared.lock().notice.is_some() {
+                        if self.shared.notice().is_some() {
                             return Ok(0);
                         }
                         continue;
                     }
                     (&mut &*input).read(buffer)
                 }
-                socket => {
-                    // Too late by an eighth is allowed; so most reads need no second call.
-                    if left > self.armed || left + self.timeout / 8 < self.armed {
-                        self.armed = left.max(Duration::from_millis(1));
-                        socket.set_read_timeout(self.armed).map_err(Cut::Broken)?;
+                Socket::Tcp(_) | Socket::Unix(_) => {
+                    // Too late by an eighth is allowed, and too early is seen below; so most reads
+                    // need no second call.
+                    if left + self.timeout / 8 < self.armed {
+                        self.arm(left)?;
                     }
-                    socket.read(buffer)
+                    self.shared.socket.read(buffer)
                 }
             };
             match result {
                 Ok(n) => return Ok(n),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if is_timeout(&e) => {
-                    self.left(Instant::now() + self.timeout / 8, until)?;
+                    let eighth = self.timeout / 8;
+                    let left = self.left(Instant::now() + eighth, until)?;
+                    self.arm(left + eighth)?;
                 }
                 Err(e) => return Err(Cut::Broken(e)),
             }
         }
     }
 
-    /// Writes all of `bytes` by `until`.
+    fn arm(&mut self, wait: Duration) -> Result<(), Cut> {
+        self.armed = wait.max(Duration::from_millis(1));
+        self.shared.socket.set_read_timeout(self.armed).map_err(Cut::Broken)
+    }
+
+    /// Writes all of `bytes` by `until`. Nearly always they fit into the socket's buffer; only when
+    /// they do not is the client to blame for a wait.
     pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> Result<(), Cut> {
+        let sent = self.shared.socket.write_what_fits(bytes).map_err(Cut::Broken)?;
+        let rest = bytes.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let before = self.shared.wait(Phase::Reply, Instant::now())?;
+        let result = self.write_rest(rest, until);
+        match self.shared.resume(before) {
+            Some(notice) if result.is_err() => Err(notice.into()),
+            _ => result,
+        }
+    }
+
+    fn write_rest(&self, bytes: &[u8], until: Instant) -> Result<(), Cut> {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.shared.socket.write(rest, until) {

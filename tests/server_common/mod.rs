@@ -4,11 +4,13 @@
 #![allow(dead_code)] // each test program uses a part
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -162,6 +164,37 @@ impl Drop for House {
         if let Some(writer) = self.writer.take() {
             writer.stop();
         }
+    }
+}
+
+/// A listener whose connections come from where the test says, one after the other, and then from
+/// the first again.
+pub struct Guests {
+    listener: TcpListener,
+    peers: Vec<Peer>,
+    next: AtomicUsize,
+}
+
+impl Guests {
+    pub fn new(peers: Vec<Peer>) -> (Guests, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (Guests { listener, peers, next: AtomicUsize::new(0) }, address)
+    }
+}
+
+impl AsFd for Guests {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Accept for Guests {
+    fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let (socket, _) = self.listener.accept()?;
+        let next = self.next.fetch_add(1, Ordering::SeqCst);
+        Ok((Socket::Tcp(socket), self.peers[next % self.peers.len()]))
     }
 }
 
