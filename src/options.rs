@@ -423,7 +423,8 @@ pub const TABLE: &[Row] = &[
         Once,
         Is(&["32"]),
         "RFC 5321 4.5.4.2",
-        "Sessions at one time. One more is answered 421.",
+        "Sessions at one time. One more takes the place of one that lags, or is answered 421. An \
+         eighth of them is kept for programs of this host.",
     ),
     option(
         ("max-size", "s"),
@@ -447,7 +448,8 @@ pub const TABLE: &[Row] = &[
         Once,
         Is(&["300"]),
         "RFC 5321 4.5.3.2.7",
-        "How long a session waits for the client to send or to read something.",
+        "How long a session waits for a whole command line, or for the client to read a reply. \
+         Mail data may pause for three fifths of it; under stress, all may take a thirtieth.",
     ),
     option(
         ("session-timeout", ""),
@@ -463,7 +465,8 @@ pub const TABLE: &[Row] = &[
         Once,
         Is(&["8"]),
         "RFC 5321 7.8",
-        "Sessions from one address, or one IPv6 /64, at one time; loopback is exempt.",
+        "Sessions from one address, or one IPv6 /64, at one time, and never more than half of \
+         threads; 127.0.0.1 and ::1 are exempt.",
     ),
     option(
         ("mailbox-limit", ""),

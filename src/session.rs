@@ -134,8 +134,8 @@ pub struct Office {
 pub enum End {
     /// With QUIT.
     Quit,
-    /// By the receiver: too many commands in error.
-    TooManyErrors,
+    /// By the receiver, with this reply: too many errors, or no SMTP at all.
+    GivenUp(Reply),
     /// By the client, the network, the clock, or from outside.
     Cut(Cut),
     /// By a panic, which was caught.
@@ -150,7 +150,7 @@ impl End {
             End::Panicked => 70,            // EX_SOFTWARE
             End::Cut(Cut::Broken(_)) => 74, // EX_IOERR
             // EX_PROTOCOL
-            End::TooManyErrors | End::Cut(Cut::ClearText | Cut::Tls(_)) => 76,
+            End::GivenUp(_) | End::Cut(Cut::ClearText | Cut::Tls(_)) => 76,
             End::Cut(_) => 75, // EX_TEMPFAIL
         }
     }
@@ -166,7 +166,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             End::Quit => "quit",
-            End::TooManyErrors => "errors",
+            End::GivenUp(_) => "errors",
             End::Panicked => "panic",
             End::Cut(cut) => return cut.fmt(f),
         })
@@ -292,6 +292,10 @@ impl<'a> Session<'a> {
             self.start_tls()?;
         }
         self.say(&self.receiver.greeting())?;
+        if let Some(reply) = self.receiver.opening(self.stream.opening()?) {
+            self.say(&reply)?;
+            return Ok(End::GivenUp(reply));
+        }
         loop {
             let turn = self.turn();
             if !self.receiver.awaits_chunks() || turn.is_err() {
@@ -308,6 +312,7 @@ impl<'a> Session<'a> {
 
     /// One command and what belongs to it; how the session ended, if it did.
     fn turn(&mut self) -> Result<Option<End>, Cut> {
+        self.receiver.press(self.stream.pressure().is_on());
         let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
             Some(line) => (self.receiver.line(line), command::may_wait(line)),
             None => (self.receiver.line_too_long(), false),
@@ -337,7 +342,7 @@ impl<'a> Session<'a> {
         match step {
             Step::Close(reply) => {
                 self.say(&reply)?;
-                Ok(Some(if reply.code == 221 { End::Quit } else { End::TooManyErrors }))
+                Ok(Some(if reply.code == 221 { End::Quit } else { End::GivenUp(reply) }))
             }
             Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
             Step::Reply(reply) => self.say_now(&reply).map(|()| None),
@@ -564,7 +569,7 @@ fn fault_reply(fault: &Fault) -> Reply {
 /// What a client hears of the end of its session; None if it knows, or will not listen.
 fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
     let cut = match end {
-        End::Quit | End::TooManyErrors => return None,
+        End::Quit | End::GivenUp(_) => return None,
         End::Panicked => return Some(reply::broken(hostname)),
         End::Cut(cut) => cut,
     };
@@ -574,7 +579,7 @@ fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
         Cut::TimedOut => slow("nothing came for too long"),
         Cut::TooSlow => slow("mail data comes too slowly"),
         Cut::Deadline => slow("the session takes too long"),
-        Cut::MakeRoom => slow("idle, and others are waiting"),
+        Cut::MakeRoom => slow("idle or slow, and others are waiting"),
         Cut::Stopping => Some(reply::closing(hostname, "the service is stopping")),
     }
 }

@@ -197,7 +197,7 @@ fn a_command_must_be_complete_in_time_however_it_dribbles() {
     assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
     assert!(took >= timeout && took < LONG, "{took:?}");
     // And silence, before and within mail data.
-    for said in [b"", into_data()] {
+    for (said, limit) in [(&b""[..], timeout), (into_data(), timeout * 3 / 5)] {
         let (end, took) = serve_while(&office, timeout, LONG, |mut client| {
             client.write_all(said).unwrap();
             let mut replies = String::new();
@@ -205,7 +205,7 @@ fn a_command_must_be_complete_in_time_however_it_dribbles() {
             assert!(replies.ends_with("nothing came for too long\r\n"), "{replies}");
         });
         assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
-        assert!(took >= timeout && took < LONG, "{took:?}");
+        assert!(took >= limit && took < LONG, "{took:?}");
     }
 }
 
@@ -222,6 +222,37 @@ fn mail_data_must_keep_its_pace() {
     assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
     assert!(took >= Duration::from_millis(400) && took < LONG, "{took:?}");
     assert_eq!(house.count("smith"), 0);
+}
+
+/// Half an hour's worth of octets in one burst is worth no more than a pause.
+#[test]
+fn a_burst_of_mail_data_buys_no_time() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let (end, took) = serve_while(&office, Duration::from_secs(1), LONG, |mut client| {
+        client.write_all(into_data()).unwrap();
+        client.write_all(&b"0123456789abcdef\r\n".repeat(10_000)).unwrap();
+        while client.write_all(b"x").is_ok() {
+            std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
+        }
+    });
+    assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
+    assert!(took < LONG, "{took:?}");
+}
+
+/// What is no SMTP has no line's end to wait for.
+#[test]
+fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let mut replies = String::new();
+    let (end, took) = serve_while(&office, LONG, LONG, |mut client| {
+        client.write_all(b"\x16\x03\x01\x02\0\x01").unwrap();
+        client.read_to_string(&mut replies).unwrap();
+    });
+    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert_eq!(codes(&replies), ["220", "421"]);
+    assert!(took < LONG, "{took:?}");
 }
 
 #[test]

@@ -60,6 +60,12 @@ pub struct Asked {
 }
 
 impl Command {
+    /// Whether it brings no message nearer.
+    pub(super) fn is_idle(&self) -> bool {
+        use Command::{Expn, Help, Noop, Rset, Vrfy};
+        matches!(self, Noop | Rset | Help(_) | Vrfy(_) | Expn(_))
+    }
+
     /// Parses one line as it came, CR LF included; an `Err` is its reply.
     pub fn parse(line: &[u8]) -> Result<Command, Reply> {
         if line.len() > LINE_MAX {
@@ -138,11 +144,15 @@ pub fn may_wait(line: &[u8]) -> bool {
 /// commands in its body.
 pub(super) fn is_foreign(line: &[u8]) -> bool {
     let (verb, argument) = split_verb(line);
-    let is_binary = line.first().is_some_and(|first| match first {
+    is_binary(line) || HTTP_METHODS.contains(&verb) && !argument.is_empty()
+}
+
+/// Whether what begins so is binary. It may never have a line's end, as a TLS handshake has none.
+pub(super) fn is_binary(opening: &[u8]) -> bool {
+    opening.first().is_some_and(|first| match first {
         b'\t' | b'\n' | b'\r' => false,
         octet => octet.is_ascii_control() || !octet.is_ascii(),
-    });
-    is_binary || HTTP_METHODS.contains(&verb) && !argument.is_empty()
+    })
 }
 
 /// The first word, and what is behind it without the white space around.

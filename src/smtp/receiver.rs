@@ -189,6 +189,10 @@ pub struct Receiver<H: Host> {
     transaction: Option<Transaction<H::Destination>>,
     /// Commands in error so far.
     errors: u32,
+    /// Commands since the last message that brought none nearer.
+    idle: u32,
+    /// Whether the server is under stress.
+    pressed: bool,
 }
 
 /// From MAIL to the end of data.
@@ -215,8 +219,23 @@ enum Chunking {
 impl<H: Host> Receiver<H> {
     /// A receiver that has not greeted yet.
     pub fn new(settings: Settings, host: H) -> Receiver<H> {
-        let (client, transaction) = (None, None);
-        Receiver { host, settings, client, tls: false, transaction, errors: 0 }
+        Receiver {
+            host,
+            settings,
+            client: None,
+            tls: false,
+            transaction: None,
+            errors: 0,
+            idle: 0,
+            pressed: false,
+        }
+    }
+
+    /// Whether the server is under stress from here on: then one error is answered and no more, and
+    /// so is one command that brings no message nearer (NOOP, RSET, HELP, VRFY, EXPN), further ones
+    /// of which are errors.
+    pub fn press(&mut self, pressed: bool) {
+        self.pressed = pressed;
     }
 
     /// 220
@@ -224,12 +243,25 @@ impl<H: Host> Receiver<H> {
         reply::greeting(&self.settings.hostname, self.settings.lmtp)
     }
 
+    /// What has come of the first command line, which need not be all of it: the last reply, if
+    /// that is no SMTP, and its line's end must not be waited for.
+    pub fn opening(&self, opening: &[u8]) -> Option<Reply> {
+        let why = "this is SMTP";
+        command::is_binary(opening).then(|| reply::giving_up(&self.settings.hostname, why))
+    }
+
     /// One command line as it came, CR LF included. Its limits and bare CR or LF are judged here.
     pub fn line(&mut self, line: &[u8]) -> Step {
         if self.client.is_none() && command::is_foreign(line) {
             return Step::Close(reply::giving_up(&self.settings.hostname, "this is SMTP"));
         }
-        match Command::parse(line).and_then(|command| self.carry_out(command)) {
+        let command = match Command::parse(line) {
+            Ok(command) => command,
+            Err(reply) => return self.in_error(reply),
+        };
+        let idles = command.is_idle();
+        match self.carry_out(command) {
+            Ok(Step::Reply(reply)) if idles => self.idled(reply),
             Ok(step) => step,
             Err(reply) => self.in_error(reply),
         }
@@ -287,6 +319,7 @@ impl<H: Host> Receiver<H> {
     /// [`answers`](Receiver::answers) asks for were said; the transaction is over.
     pub fn end_of_data(&mut self, reply: Reply) -> Step {
         self.transaction = None;
+        self.idle = 0;
         answer(reply)
     }
 
@@ -553,10 +586,17 @@ impl<H: Host> Receiver<H> {
         }
     }
 
+    /// Counts a command that brought no message nearer; too many under stress are errors.
+    fn idled(&mut self, reply: Reply) -> Step {
+        self.idle = self.idle.saturating_add(1);
+        if self.pressed && self.idle > 1 { self.in_error(reply) } else { Step::Reply(reply) }
+    }
+
     /// Counts an error of the client.
     fn in_error(&mut self, reply: Reply) -> Step {
         self.errors = self.errors.saturating_add(1);
-        if self.errors > self.settings.errors_max {
+        let max = self.settings.errors_max;
+        if self.errors > if self.pressed { max.min(1) } else { max } {
             return Step::Close(reply::giving_up(&self.settings.hostname, "too many errors"));
         }
         Step::Reply(reply)
