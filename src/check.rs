@@ -74,6 +74,7 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
     }
     found.extend(owners(config));
     found.extend(terminals(config));
+    found.extend(metrics_file(config));
     found.extend(tls::problems(config));
     found.extend(Local::new(config.route()).problems());
     found
@@ -131,6 +132,19 @@ fn terminals(config: &Config) -> Option<Problem> {
         advice(
             format!("terminals: without {} nobody is seen to be logged in", utmp.display()),
             "set terminals to off, or have login programs keep utmp",
+        )
+    })
+}
+
+/// A folder in which the file of metrics cannot be replaced.
+fn metrics_file(config: &Config) -> Option<Problem> {
+    let folder = config.metrics_file.as_ref()?.parent()?;
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let fails = access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err();
+    fails.then(|| {
+        advice(
+            format!("metrics-file: uid {} cannot write to {}", geteuid(), folder.display()),
+            "make the folder, or give it to whom mailslot runs as",
         )
     })
 }

@@ -129,6 +129,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Where the log goes.
     pub log: Target,
+    /// Where the counters are written to.
+    pub metrics_file: Option<PathBuf>,
     /// How much is logged, from -1 (warnings) by 0 (what happened) to 2 (all).
     pub verbosity: i32,
     /// Every setting in the order of the table, as text, with its origin.
@@ -175,8 +177,9 @@ impl Config {
         let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
         let sandbox = values.all("sandbox", value::path)?.pop();
 
-        if let Some(long) =
-            ["listen", "lmtp"].into_iter().find(|long| inetd && line.count(long) > 0)
+        if let Some(long) = ["listen", "lmtp", "metrics-file"]
+            .into_iter()
+            .find(|long| inetd && line.count(long) > 0)
         {
             let why = "its one session is SMTP on standard input";
             return usage(&format!("--{long} and --inetd exclude each other: {why}"));
@@ -263,6 +266,12 @@ impl Config {
             _ => values.one("log", value::log_to)?,
         };
 
+        let metrics_file = match inetd {
+            // A process for each session has nothing to count.
+            true => values.instead("metrics-file", "none", Origin::Host("--inetd")).pop(),
+            false => values.optional("metrics-file", "none", value::path)?,
+        };
+
         let mut config = Config {
             command,
             inetd,
@@ -291,6 +300,7 @@ impl Config {
             terminals: values.one("terminals", value::switch)?,
             tls,
             log,
+            metrics_file,
             verbosity,
             shown: Vec::new(),
         };

@@ -1,5 +1,6 @@
 //! Counters for the administrator: what happened since the start. Every room may count; USR1 writes
-//! them to the log as one line.
+//! them to the log as one line, HELP tells them to clients on this host, and
+//! [`metrics`](crate::metrics) puts them into a file.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,15 +29,15 @@ impl Count {
 }
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// All counters of one process.
         #[derive(Debug, Default)]
-        pub struct Counters { $($(#[$doc])* pub $name: Count,)* }
+        pub struct Counters { $(#[doc = $doc] pub $name: Count,)* }
 
         impl Counters {
-            /// Every counter with its name, in a fixed order.
-            pub fn list(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.value()),)*]
+            /// Every counter: its name, what it counts, and the number now; in a fixed order.
+            pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $doc.trim_ascii(), self.$name.value()),)*]
             }
         }
     };
@@ -90,7 +91,7 @@ counters! {
 impl fmt::Display for Counters {
     /// `sessions=1 messages=2 ...`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, (name, n)) in self.list().into_iter().enumerate() {
+        for (i, (name, _, n)) in self.list().into_iter().enumerate() {
             write!(f, "{}{name}={n}", if i == 0 { "" } else { " " })?;
         }
         Ok(())

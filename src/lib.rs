@@ -27,7 +27,7 @@
 //! - [`server`] accepts, keeps the pool and stops; [`listen`] opens sockets, [`stream`] reads and
 //!   writes with deadlines, in clear text or through [`tls`].
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
-//! - [`counters`] and [`logging`] are what an administrator sees.
+//! - [`counters`], [`metrics`] and [`logging`] are what an administrator sees.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
@@ -37,6 +37,7 @@ pub mod deliver;
 pub mod listen;
 pub mod logging;
 pub mod message;
+pub mod metrics;
 pub mod options;
 pub mod report;
 pub mod route;

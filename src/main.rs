@@ -19,6 +19,7 @@ use mailslot::counters::Counters;
 use mailslot::deliver::{self, Post};
 use mailslot::listen::{self, Accept, Address, Listener, Service};
 use mailslot::logging::{self, Target, value};
+use mailslot::metrics::Metrics;
 use mailslot::route::Local;
 use mailslot::server::{self, Server};
 use mailslot::tls::Keys;
@@ -69,11 +70,16 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         make_folder(&config.spool)?;
     }
     let counters = Arc::new(Counters::default());
+    let metrics = config.metrics_file.clone().map(|file| Metrics::start(file, counters.clone()));
+    let metrics = metrics.transpose().map_err(|e| Failure::new(EX_OSERR, "", &e))?;
     let route = Arc::new(Local::new(config.route()));
     let (post, writer) = deliver::start(config.deliver(), counters.clone())
         .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
     let status = converse(config, keys, route, post, counters);
     writer.stop();
+    if let Some(metrics) = metrics {
+        metrics.stop();
+    }
     status
 }
 

@@ -559,6 +559,15 @@ pub const TABLE: &[Row] = &[
         "",
         "Where the log goes: stderr or syslog.",
     ),
+    option(
+        ("metrics-file", ""),
+        "FILE",
+        Once,
+        Is(&["none"]),
+        "",
+        "Write the counters to FILE every 15 seconds, for the text collector of Prometheus' \
+         node_exporter: a name that ends in .prom, in its folder. Not with --inetd.",
+    ),
     option(("verbose", "v"), "", Place::CommandLine, Found("off"), "", "Log more; twice: all."),
     option(
         ("quiet", "q"),

@@ -14,7 +14,7 @@ use mailslot::options::{Place, Row, TABLE, wrap};
 /// below.
 const LAYERS: &[&[&str]] = &[
     &["counters", "logging", "options", "smtp", "tls"],
-    &["trace", "stream"],
+    &["metrics", "trace", "stream"],
     &["message", "listen"],
     &["route", "deliver", "report"],
     &["session"],

@@ -94,7 +94,7 @@ impl Host for Desk<'_> {
         let counters = self.peer.is_local().then(|| self.office.counters.list())?;
         let mut lines =
             vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
-        lines.extend(counters.iter().map(|(name, n)| format!("{name} {n}")));
+        lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
         lines.push("HELP and the name of a command tells its form".into());
         Some(reply::status(lines))
     }
