@@ -4,6 +4,8 @@
 #[path = "support/cast.rs"]
 mod cast;
 
+use std::collections::BTreeSet;
+
 use cast::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
@@ -18,6 +20,26 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
         step = receiver.line(format!("{line}\r\n").as_bytes());
     }
     (receiver, step)
+}
+
+/// README's table of extensions has what EHLO names where everything is on, and nothing else.
+#[test]
+fn the_readme_tells_of_every_extension() {
+    let mut settings = cast::settings(&[]);
+    (settings.terminals, settings.tls) = (true, Tls::Offered);
+    let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
+    let Step::Reply(reply) = step else { panic!("{step:?}") };
+    let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
+    let named: BTreeSet<String> =
+        reply.lines.iter().skip(1).map(|l| keyword(&l.to_string())).collect();
+
+    let readme = include_str!("../README.md");
+    let (_, table) = readme.split_once("\n| keyword | standard |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let rows = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
+    let told: BTreeSet<String> =
+        rows.flat_map(|cell| cell.split(',')).map(|k| k.trim().to_owned()).collect();
+    assert_eq!(told, named);
 }
 
 #[test]
