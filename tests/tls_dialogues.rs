@@ -1,5 +1,5 @@
-//! The dialogues of `tests/dialogues` that are about STARTTLS, with the real program: behind its 220
-//! they go on inside TLS.
+//! The dialogues of `tests/dialogues` that are about STARTTLS, with the real program: behind its
+//! 220 they go on inside TLS.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
 #[path = "support/cast.rs"]

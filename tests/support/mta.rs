@@ -11,7 +11,7 @@ use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -255,10 +255,9 @@ fn make_etc(home: &Path, settings: &str) {
 
 /// A command that runs the one given to it where the `/etc` in `home` is that of the system.
 fn within_namespace(home: &Path) -> Command {
-    let mut command = Command::new("unshare");
+    let mut command = peers::peer("unshare", home);
     command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
     command.args(["mount --bind \"$1\" /etc; shift; exec \"$@\"", "sh"]).arg(home.join("etc"));
-    command.stdin(Stdio::null());
     command
 }
 
