@@ -1,8 +1,10 @@
 //! What a sender asks of delivery reports: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT
 //! (RFC 3461 4).
 //!
-//! Here they are read and checked; [`report`](crate::report) writes what was asked for. Values that
-//! travel as xtext come out decoded.
+//! Here they are read and checked, and written for the next server; [`report`](crate::report)
+//! writes what was asked for. Values that travel as xtext come out decoded, and go out encoded.
+
+use std::fmt::{self, Write};
 
 use super::path;
 
@@ -94,6 +96,38 @@ impl OriginalRecipient {
     pub fn is_ascii(&self) -> bool {
         self.address.is_ascii()
     }
+
+    /// As ORCPT has it; in ASCII, `utf-8;j\x{FC}rgen@b`, unless the server takes UTF-8 (RFC 6533
+    /// 3).
+    pub(super) fn encode(&self, utf8: bool) -> String {
+        let address = match () {
+            () if self.is_ascii() => encode_xtext(&self.address),
+            () if utf8 => self.address.clone(),
+            () => encode_xtext(&in_ascii(&self.address)),
+        };
+        format!("{};{address}", self.kind)
+    }
+}
+
+/// Writes `FULL` or `HDRS`.
+impl fmt::Display for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Return::Full => "FULL",
+            Return::Headers => "HDRS",
+        })
+    }
+}
+
+/// Writes `NEVER`, or the list.
+impl fmt::Display for Notify {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [(self.success, "SUCCESS"), (self.failure, "FAILURE"), (self.delay, "DELAY")];
+        let given: Vec<&str> =
+            all.into_iter().filter_map(|(on, word)| on.then_some(word)).collect();
+        f.write_str(if given.is_empty() { "NEVER" } else { "" })?;
+        f.write_str(&given.join(","))
+    }
 }
 
 /// ENVID, decoded.
@@ -136,6 +170,19 @@ fn in_ascii(address: &str) -> String {
         }
     }
     ascii
+}
+
+/// `text`, printable ASCII and blanks, as xtext.
+pub(super) fn encode_xtext(text: &str) -> String {
+    let mut xtext = String::new();
+    for octet in text.bytes() {
+        match octet {
+            b'!'..=b'~' if octet != b'+' && octet != b'=' => xtext.push(char::from(octet)),
+            // Writing to a String does not fail.
+            _ => drop(write!(xtext, "+{octet:02X}")),
+        }
+    }
+    xtext
 }
 
 /// A digit of xtext: capitals only.
@@ -230,5 +277,23 @@ mod tests {
         assert!(parse_envid(&"x".repeat(100)).is_some());
         assert_eq!(parse_envid(&"x".repeat(101)), None);
         assert_eq!(parse_envid("a+0D+0ABcc:"), None);
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for text in ["", "abc", "a+b=c", "a b\tc", "++", "=", "!~"] {
+            assert_eq!(decode_xtext(&encode_xtext(text)).as_deref(), Some(text), "{text}");
+        }
+        for value in ["NEVER", "SUCCESS", "SUCCESS,FAILURE,DELAY", "FAILURE,DELAY"] {
+            assert_eq!(Notify::parse(value).unwrap().to_string(), value);
+        }
+        for value in ["FULL", "HDRS"] {
+            assert_eq!(Return::parse(value).unwrap().to_string(), value);
+        }
+        let rewritten = |value, utf8| OriginalRecipient::parse(value).unwrap().encode(utf8);
+        for value in ["rfc822;a+2Bb@c", "x400;/c+3Dus/;x", "utf-8;j\u{fc}rgen@b"] {
+            assert_eq!(rewritten(value, true), value);
+        }
+        assert_eq!(rewritten("utf-8;j\u{fc}rgen@b", false), "utf-8;j\\x{FC}rgen@b");
     }
 }

@@ -1,5 +1,6 @@
 //! The protocol's words and its state machine (RFC 821, RFC 5321). Pure: no socket, no file, no
-//! clock, no thread. Bytes and lines come in, [`Reply`]s and an [`Envelope`] go out.
+//! clock, no thread. Bytes and lines come in, [`Reply`]s and an [`Envelope`] go out; and the other
+//! way round in the [`Sender`].
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -12,6 +13,7 @@
 //! | `dsn.rs` | what a sender asks of delivery reports |
 //! | `envelope.rs` | the transaction: who from, who to |
 //! | `receiver.rs` | the state machine of one connection |
+//! | `sender.rs` | the other end: the state machine of a client |
 //! | `fuzz.rs` | what fuzzers and the tests of dialogues call |
 
 pub mod chunk;
@@ -25,8 +27,10 @@ pub mod param;
 pub mod path;
 pub mod receiver;
 pub mod reply;
+pub mod sender;
 
 pub use envelope::{Body, Delivery, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
 pub use receiver::{Answers, Hello, Host, Protocol, Receiver, Settings, Step, Tls};
 pub use reply::Reply;
+pub use sender::Sender;

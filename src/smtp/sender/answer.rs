@@ -1,0 +1,278 @@
+//! Replies as a client hears them (RFC 5321 4.2), from octets at any cut.
+//!
+//! ```text
+//! 250-mx.example.org greets you        three digits, "-", text: more lines follow
+//! 250 SIZE 1000                        three digits, blank (or nothing at all): the last
+//! ```
+//! What comes is a stranger's. Every line has a limit, and so has a reply; what is no reply is a
+//! [`Garble`], after which nothing can be made of the connection. Only CR LF ends a line (RFC 5321
+//! 2.3.8): a bare LF is told at once, or the wait for CR LF would be long. The text is kept in
+//! UTF-8, without control characters, so that it can stand in a log or a report.
+
+use std::fmt;
+
+/// One reply, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Three digits, 200 to 599.
+    pub code: u16,
+    /// The texts of its lines, an LF between two.
+    text: String,
+}
+
+/// Why octets are no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Garble(pub &'static str);
+
+/// Takes octets and gives replies.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// What came and is not looked at yet; at most what was fed last and a part of a line.
+    held: Vec<u8>,
+    /// The reply in hand: its code, its text, and how many lines came.
+    begun: Option<(u16, String, usize)>,
+}
+
+impl Answer {
+    /// The texts of its lines, without the code.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.text.split('\n')
+    }
+
+    /// The enhanced status code, if it begins the text and is of the code's class (RFC 2034 4).
+    pub fn enhanced(&self) -> Option<(u8, u16, u16)> {
+        enhanced(self.code, &self.text).map(|(status, _)| status)
+    }
+
+    /// All of it in one line of at most [`TEXT_MAX`] octets: the code, the enhanced status code if
+    /// there is one, and the texts, `550 5.1.1 No such user`.
+    pub fn text(&self) -> String {
+        let mut text = self.code.to_string();
+        for (number, line) in self.lines().enumerate() {
+            // The status is on every line (RFC 2034 4).
+            let rest = enhanced(self.code, line).map(|(_, rest)| rest);
+            let line = rest.filter(|_| number > 0).unwrap_or(line).trim();
+            if !line.is_empty() {
+                text.push(' ');
+                text.push_str(line);
+            }
+        }
+        shorten(&mut text);
+        text
+    }
+}
+
+impl Answers {
+    /// Octets came.
+    pub fn feed(&mut self, octets: &[u8]) {
+        self.held.extend_from_slice(octets);
+    }
+
+    /// The next reply that has come whole.
+    ///
+    /// # Errors
+    /// What came is none; there is no use in asking again.
+    pub fn next(&mut self) -> Result<Option<Answer>, Garble> {
+        while let Some(end) = memchr::memchr(b'\n', &self.held) {
+            let line: Vec<u8> = self.held.drain(..=end).collect();
+            if line.len() > LINE_MAX {
+                return Err(TOO_LONG);
+            }
+            let line = line.strip_suffix(b"\r\n").ok_or(Garble("a bare LF"))?;
+            if let Some(answer) = self.line(line)? {
+                return Ok(Some(answer));
+            }
+        }
+        if self.held.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
+    }
+
+    /// Whether nothing has come that is not part of a reply already given.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.begun.is_none()
+    }
+
+    /// Forgets what came (RFC 3207 4.2).
+    pub fn clear(&mut self) {
+        *self = Answers::default();
+    }
+
+    /// Takes one line, and gives the reply if it is its last.
+    fn line(&mut self, line: &[u8]) -> Result<Option<Answer>, Garble> {
+        let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
+        let code = match code {
+            [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
+                code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
+            }
+            _ => return Err(NO_CODE),
+        };
+        let (more, text) = match rest {
+            [] => (false, rest),
+            [b' ', text @ ..] => (false, text),
+            [b'-', text @ ..] => (true, text),
+            _ => return Err(NO_CODE),
+        };
+        let (first, mut so_far, lines) = self.begun.take().unwrap_or((code, String::new(), 0));
+        if first != code {
+            return Err(Garble("a reply with two codes"));
+        }
+        if lines > 0 {
+            so_far.push('\n');
+        }
+        so_far.extend(String::from_utf8_lossy(text).chars().map(harmless));
+        if lines >= LINES_MAX || so_far.len() > REPLY_MAX {
+            return Err(Garble("a reply without end"));
+        }
+        if more {
+            self.begun = Some((code, so_far, lines + 1));
+            return Ok(None);
+        }
+        Ok(Some(Answer { code, text: so_far }))
+    }
+}
+
+impl fmt::Display for Garble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+/// `5.1.1 No such user`: the status, and what is behind it.
+fn enhanced(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
+    let (status, rest) = text.split_once([' ', '\n']).unwrap_or((text, ""));
+    let mut numbers = status.split('.');
+    let mut number = |digits_max| {
+        let digits = numbers.next()?;
+        let fits = (1..=digits_max).contains(&digits.len());
+        digits.parse::<u16>().ok().filter(|_| fits && digits.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let (class, subject, detail) = (number(1)?, number(3)?, number(3)?);
+    let fits = numbers.next().is_none() && class == code / 100;
+    fits.then_some(((u8::try_from(class).ok()?, subject, detail), rest))
+}
+
+/// Cuts `text` to [`TEXT_MAX`] octets, between characters.
+pub(super) fn shorten(text: &mut String) {
+    let fits = |end: &usize| text.is_char_boundary(*end);
+    text.truncate((0..=text.len().min(TEXT_MAX)).rev().find(fits).unwrap_or(0));
+}
+
+fn harmless(c: char) -> char {
+    match c {
+        '\t' => ' ',
+        c if c.is_control() => '?',
+        c => c,
+    }
+}
+
+/// Octets of a text that goes into a log line or a report.
+pub const TEXT_MAX: usize = 512;
+/// A reply line with its CR LF, in octets: four times what RFC 5321 4.5.3.1.5 allows.
+const LINE_MAX: usize = 2048;
+/// Lines of a reply.
+const LINES_MAX: usize = 128;
+/// Octets of the text of a reply.
+const REPLY_MAX: usize = 16 * 1024;
+const TOO_LONG: Garble = Garble("a reply line without end");
+const NO_CODE: Garble = Garble("no reply code");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All replies in `octets`, and how it ended, fed in pieces of `cut`.
+    fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, Garble>) {
+        let mut answers = Answers::default();
+        let mut found = Vec::new();
+        for piece in octets.chunks(cut) {
+            answers.feed(piece);
+            loop {
+                match answers.next() {
+                    Ok(Some(answer)) => found.push((answer.code, answer.text.clone())),
+                    Ok(None) => break,
+                    Err(garble) => return (found, Err(garble)),
+                }
+            }
+        }
+        (found, Ok(answers.is_empty()))
+    }
+
+    #[test]
+    fn replies_at_every_cut() {
+        let long = |n: usize| format!("250 {}\r\n", "x".repeat(n - 6));
+        let many = |n: usize| format!("{}250 z\r\n", "250-y\r\n".repeat(n - 1));
+        let wide = |n: usize| format!("{}250 z\r\n", long(2000).replace("250 ", "250-").repeat(n));
+        let codes = Err(Garble("a reply with two codes"));
+        let endless = Err(Garble("a reply without end"));
+        let rows: &[(&str, &[u16], Result<bool, Garble>)] = &[
+            ("", &[], Ok(true)),
+            ("250 ok\r\n", &[250], Ok(true)),
+            ("250\r\n", &[250], Ok(true)),
+            ("250 \r\n", &[250], Ok(true)),
+            ("250-\r\n250\r\n", &[250], Ok(true)),
+            ("250-a\r\n250-b\r\n250 c\r\n354 go\r\n", &[250, 354], Ok(true)),
+            ("599 a\r\n200 b\r\n", &[599, 200], Ok(true)),
+            ("250 a", &[], Ok(false)),
+            ("250-a\r\n", &[], Ok(false)),
+            ("250 a\r", &[], Ok(false)),
+            // The code.
+            ("\r\n", &[], Err(NO_CODE)),
+            ("25\r\n", &[], Err(NO_CODE)),
+            ("250_a\r\n", &[], Err(NO_CODE)),
+            ("2500 a\r\n", &[], Err(NO_CODE)),
+            ("150 a\r\n", &[], Err(NO_CODE)),
+            ("650 a\r\n", &[], Err(NO_CODE)),
+            ("+50 a\r\n", &[], Err(NO_CODE)),
+            ("250 a\r\nhello\r\n", &[250], Err(NO_CODE)),
+            ("HTTP/1.1 400 Bad Request\r\n", &[], Err(NO_CODE)),
+            ("250-a\r\n251 b\r\n", &[], codes),
+            ("250-a\r\n550 b\r\n", &[], codes),
+            // Line ends.
+            ("250 a\n", &[], Err(Garble("a bare LF"))),
+            ("250-a\n250 b\r\n", &[], Err(Garble("a bare LF"))),
+            ("250 a\rb\r\n", &[250], Ok(true)),
+            // Limits.
+            (&long(2048), &[250], Ok(true)),
+            (&long(2049), &[], Err(TOO_LONG)),
+            (&"2".repeat(2047), &[], Ok(false)),
+            (&"2".repeat(2048), &[], Err(TOO_LONG)),
+            (&many(128), &[250], Ok(true)),
+            (&many(129), &[], endless),
+            (&wide(8), &[250], Ok(true)),
+            (&wide(9), &[], endless),
+        ];
+        for (octets, codes, end) in rows {
+            let whole = read(octets.as_bytes(), usize::MAX);
+            assert_eq!(whole.0.iter().map(|found| found.0).collect::<Vec<_>>(), *codes, "{octets}");
+            assert_eq!(whole.1, *end, "{octets}");
+            for cut in [1, 2, 3, 5, 7, 1000] {
+                assert_eq!(read(octets.as_bytes(), cut), whole, "{cut} {octets}");
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_harmless_and_in_one_line() {
+        let text = |octets: &[u8]| {
+            let mut answers = Answers::default();
+            answers.feed(octets);
+            let answer = answers.next().unwrap().unwrap();
+            (answer.enhanced(), answer.text())
+        };
+        let is = |status, text: &str| (status, text.to_owned());
+        let unknown = Some((5, 1, 1));
+        assert_eq!(text(b"550 5.1.1 No\tuser\x1b\r\n"), is(unknown, "550 5.1.1 No user?"));
+        let lines = text(b"550-5.1.1 a\r\n550-\r\n550 5.1.1 b\r\n");
+        assert_eq!(lines, is(unknown, "550 5.1.1 a b"));
+        assert_eq!(text(b"550 5.1.1\r\n"), is(unknown, "550 5.1.1"));
+        assert_eq!(text(b"550-5.1.1\r\n550 b\r\n"), is(unknown, "550 5.1.1 b"));
+        assert_eq!(text(b"250\r\n"), is(None, "250"));
+        for none in ["450 5.1.1 a", "550 5.1 a", "550 5.1.1.1 a", "550 5.1234.1 a", "550 5.+1.1 a"]
+        {
+            assert_eq!(text(format!("{none}\r\n").as_bytes()), is(None, none));
+        }
+        let strange = text(b"250 j\xc3\xbcrgen \xff\xc2\x9b\r\n");
+        assert_eq!(strange, is(None, "250 j\u{fc}rgen \u{fffd}?"));
+        let long = format!("250-x{0}\r\n250 {0}\r\n", "\u{4e00}".repeat(100));
+        assert_eq!(text(long.as_bytes()).1.len(), 510);
+    }
+}
