@@ -1,5 +1,5 @@
 //! TLS as a server speaks it (RFC 3207, RFC 8314): certificate and key, and one connection's
-//! session. Versions 1.2 and 1.3, by rustls.
+//! session. Versions 1.2 and 1.3, by rustls. A client's side is in `tls/client.rs`.
 //!
 //! ```text
 //! Keys (one for a process) --session()--> Session (one for a connection)
@@ -15,10 +15,12 @@
 //! not asked for certificates. Built without the feature `tls`, `tls/absent.rs` is in its place.
 
 mod certificate;
+mod client;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,9 +29,13 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{Error, InconsistentKeys, ProtocolVersion, ServerConfig, ServerConnection};
+use rustls::{
+    CommonState, ConnectionCommon, Error, InconsistentKeys, ProtocolVersion, ServerConfig,
+    ServerConnection, SideData,
+};
 
 pub use certificate::{Certificate, examine};
+pub use client::{ClientSession, Trust};
 
 /// Certificate chain and private key, from PEM files.
 pub struct Keys {
@@ -90,18 +96,8 @@ impl Session {
         while self.0.is_handshaking() {
             self.0.complete_io(wire)?;
         }
-        let version = match self.0.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        };
-        let cipher = self.0.negotiated_cipher_suite();
-        let cipher = cipher.and_then(|c| c.suite().as_str()).unwrap_or("unknown");
-        Ok(Facts {
-            version,
-            // rustls writes TLS13_AES_128_GCM_SHA256 where IANA has no 13.
-            cipher: cipher.replacen("TLS13_", "TLS_", 1),
-            sni: self.0.server_name().map(str::to_owned),
-        })
+        let sni = self.0.server_name().map(str::to_owned);
+        Ok(Facts { sni, ..facts(&self.0) })
     }
 
     /// Reads from `wire` until there is something for `buffer`; 0 at the end of the connection,
@@ -110,10 +106,7 @@ impl Session {
     /// # Errors
     /// The wire's own. `InvalidData` for what is no TLS; the client has been told.
     pub fn read(&mut self, wire: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
-        match rustls::Stream::new(&mut self.0, wire).read(buffer) {
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-            result => result,
-        }
+        read_from(&mut self.0, wire, buffer)
     }
 
     /// Writes all of `bytes` to `wire`.
@@ -121,12 +114,7 @@ impl Session {
     /// # Errors
     /// The wire's own.
     pub fn write_all(&mut self, wire: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-        // In pieces, for the session holds what the wire has not taken.
-        for piece in bytes.chunks(PIECE) {
-            self.0.writer().write_all(piece)?;
-            self.send(wire)?;
-        }
-        Ok(())
+        write_all(&mut self.0, wire, bytes)
     }
 
     /// Tells the client that nothing more comes, so that it can tell this end from a cut
@@ -136,14 +124,7 @@ impl Session {
     /// The wire's own.
     pub fn end(&mut self, wire: &mut impl Write) -> io::Result<()> {
         self.0.send_close_notify();
-        self.send(wire)
-    }
-
-    fn send(&mut self, wire: &mut impl Write) -> io::Result<()> {
-        while self.0.wants_write() {
-            self.0.write_tls(wire)?;
-        }
-        Ok(())
+        send(&mut self.0, wire)
     }
 }
 
@@ -164,6 +145,55 @@ impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "using {} with cipher {}", self.version, self.cipher)
     }
+}
+
+/// What the handshake came to, but for what only a server knows.
+fn facts(state: &CommonState) -> Facts {
+    let version = match state.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        _ => "TLSv1.2",
+    };
+    let cipher = state.negotiated_cipher_suite();
+    let cipher = cipher.and_then(|c| c.suite().as_str()).unwrap_or("unknown");
+    // rustls writes TLS13_AES_128_GCM_SHA256 where IANA has no 13.
+    Facts { version, cipher: cipher.replacen("TLS13_", "TLS_", 1), sni: None }
+}
+
+/// Reads as either side does.
+fn read_from<C, S>(
+    session: &mut C,
+    wire: &mut (impl Read + Write),
+    buffer: &mut [u8],
+) -> io::Result<usize>
+where
+    C: DerefMut + Deref<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    match rustls::Stream::new(session, wire).read(buffer) {
+        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        result => result,
+    }
+}
+
+/// Writes as either side does.
+fn write_all<S: SideData>(
+    session: &mut ConnectionCommon<S>,
+    wire: &mut impl Write,
+    bytes: &[u8],
+) -> io::Result<()> {
+    // In pieces, for the session holds what the wire has not taken.
+    for piece in bytes.chunks(PIECE) {
+        session.writer().write_all(piece)?;
+        send(session, wire)?;
+    }
+    Ok(())
+}
+
+fn send<S: SideData>(session: &mut ConnectionCommon<S>, wire: &mut impl Write) -> io::Result<()> {
+    while session.wants_write() {
+        session.write_tls(wire)?;
+    }
+    Ok(())
 }
 
 /// What all sessions begin with.

@@ -1,7 +1,7 @@
 //! In the place of `tls.rs` where the feature `tls` is off: the same names, and no value of any.
 //!
-//! [`Keys::load`] refuses, so that nobody who asks for TLS goes without. Everything behind it needs
-//! [`Keys`], which cannot be; the compiler knows, and leaves it out.
+//! [`Keys::load`] and all that would make a [`Trust`] refuse, so that nobody who asks for TLS goes
+//! without. Everything behind them needs what cannot be; the compiler knows, and leaves it out.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -76,6 +76,47 @@ impl Session {
     }
 }
 
+/// Whose certificates are believed.
+#[derive(Clone, Debug)]
+pub struct Trust(Infallible);
+
+impl Trust {
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn system() -> Result<Trust, String> {
+        Err(NO_CLIENT.to_owned())
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn file(_: &Path) -> Result<Trust, String> {
+        Err(NO_CLIENT.to_owned())
+    }
+
+    /// Refuses.
+    ///
+    /// # Errors
+    /// Always.
+    pub fn anybody() -> Result<Trust, String> {
+        Err(NO_CLIENT.to_owned())
+    }
+
+    /// Never called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn session(&self, _: &str) -> io::Result<ClientSession> {
+        match self.0 {}
+    }
+}
+
+/// A client's session is none either.
+pub type ClientSession = Session;
+
 /// What a handshake came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -114,3 +155,4 @@ pub fn examine(_: &Path, _: &Path, _: &str) -> Result<Certificate, String> {
 }
 
 const ABSENT: &str = "tls-cert: this mailslot was built without TLS; build it with --features tls";
+const NO_CLIENT: &str = "this mailslot was built without TLS; build it with --features tls";
