@@ -26,11 +26,14 @@
 //! - [`session`] is the one place where these meet: one connection.
 //! - [`server`] accepts, keeps the pool and stops; [`listen`] opens sockets, [`stream`] reads and
 //!   writes with deadlines, in clear text or through [`tls`].
+//! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
+//!   does for the receiver.
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
 //! - [`counters`], [`metrics`] and [`logging`] are what an administrator sees.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
+pub mod client;
 pub mod config;
 pub mod counters;
 pub mod deliver;

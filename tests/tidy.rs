@@ -15,7 +15,7 @@ use mailslot::options::{Place, Row, TABLE, wrap};
 const LAYERS: &[&[&str]] = &[
     &["counters", "logging", "options", "smtp", "tls"],
     &["metrics", "trace", "stream"],
-    &["message", "listen"],
+    &["message", "listen", "client"],
     &["route", "deliver", "report"],
     &["session"],
     &["server"],
