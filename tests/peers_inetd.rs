@@ -184,3 +184,33 @@ fn systemd_passes_its_socket() {
     // It is the daemon now, and leaves as one.
     assert_eq!(server.stop().code(), Some(0));
 }
+
+/// `FileDescriptorName=` of two socket units.
+#[test]
+#[ignore = "needs systemd-socket-activate, of systemd"]
+fn systemd_tells_the_names_of_its_sockets() {
+    let folder = tempfile::tempdir().unwrap();
+    let (smtp, lmtp) = (free_port(), free_port());
+    let mut systemd = Command::new("systemd-socket-activate");
+    for address in [smtp, lmtp] {
+        systemd.args(["--listen", &address.to_string()]);
+    }
+    systemd.args(["--fdname", "mailslot.socket:lmtp"]);
+    systemd.args([PROGRAM, "--config", "/dev/null", "--aliases", "none", "--user", "jones"]);
+    systemd.args(["--domain", "localhost", "--hostname", "localhost"]);
+    for (option, name) in [("--mail-dir", "mail"), ("--spool", "spool")] {
+        let path = folder.path().join(name);
+        fs::create_dir(&path).unwrap();
+        systemd.arg(option).arg(path);
+    }
+    systemd.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _server = Super { child: systemd.spawn().unwrap(), address: smtp, folder };
+    for (address, name, hello) in [(smtp, " ESMTP ", "EHLO"), (lmtp, " LMTP ", "LHLO")] {
+        wait_for(address);
+        let mut client = Client::connect(address);
+        let greeting = client.expect(220);
+        assert!(greeting.lines[0].contains(name), "{greeting:?}");
+        client.say(&format!("{hello} client.example"), 250);
+        client.say("QUIT", 221);
+    }
+}

@@ -202,13 +202,14 @@ fn postfix_relays_by_smtp() {
         give(
             &postfix,
             " SMTPUTF8",
-            &["<j\u{fc}rgen@here.example>"],
+            &["<j\u{fc}rgen@here.example> NOTIFY=SUCCESS"],
             "Subject: utf-8\r\n\r\nhello\r\n",
         );
         let fate = postfix.fate("j\u{fc}rgen@here.example");
         assert!(fate.contains("status=sent"), "{fate}\n{}", postfix.log());
         let arrived = last(&server, "j\u{fc}rgen");
         assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
+        with_words(&server, "smith", r"Original-Recipient: utf-8;j\x{FC}rgen@here.example");
 
         // Refused at RCPT, refused at the end, and large; and one who gets all of it.
         let line = "a line of text that is repeated, again and again\r\n.\r\n";

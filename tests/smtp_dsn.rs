@@ -145,6 +145,23 @@ fn a_report_about_utf8_is_global() {
     }
 }
 
+/// Postfix 3.7 puts the octets of UTF-8 into the xtext of rfc822. The report names the type that it
+/// is (RFC 6533 3), in ASCII.
+#[test]
+fn the_original_recipient_of_postfix_may_be_utf8() {
+    let server = Server::start(&["--hostname", "beta"]);
+    let mut client = server.after_ehlo();
+    client.say("MAIL FROM:<alan@beta>", 250);
+    client.say("RCPT TO:<jones@beta> NOTIFY=SUCCESS ORCPT=rfc822;j+C3+BCrgen@beta", 250);
+    client.say("DATA", 354);
+    client.say("Hello.\r\n.", 250);
+    let report = report(&server, &mut client, "alan");
+    let fields =
+        "Original-Recipient: utf-8;j\\x{FC}rgen@beta\nFinal-Recipient: rfc822;jones@beta\n";
+    assert!(report.contains(fields), "{report}");
+    assert!(report.contains("Content-Type: message/delivery-status\n"), "{report}");
+}
+
 /// The header of a message that waits in a file, and is longer than what is returned of it.
 #[test]
 fn a_long_header_is_cut_at_a_line() {
