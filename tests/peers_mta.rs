@@ -13,10 +13,9 @@ mod support;
 mod tls_common;
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
-use mta::{Exim, Postfix, contributed, open_folder, wait_until};
+use mta::{Exim, Postfix, contributed, contributed_option, open_folder, wait_until};
 use nix::fcntl::{Flock, FlockArg};
 use support::Server;
 use tempfile::TempDir;
@@ -73,14 +72,6 @@ fn assert_in_order(text: &str, wanted: &[&str]) {
     }
 }
 
-/// What `contrib/lmtp/postfix-main.cf` says of mailslot's own option.
-fn contributed_option(spool: &Path) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/lmtp/postfix-main.cf");
-    let text = fs::read_to_string(path).unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("# mailslot:   lmtp "));
-    line.unwrap().replace("/var/spool/postfix", spool.to_str().unwrap())
-}
-
 /// A message that Postfix takes from smith: MAIL's parameters; recipients, with theirs; the text.
 fn give(postfix: &Postfix, parameters: &str, to: &[&str], text: &str) {
     let mut client = postfix.client();
@@ -101,7 +92,9 @@ fn postfix_delivers_by_lmtp() {
     for tcp in [false, true] {
         let folder = open_folder();
         let mut postfix = Postfix::lay(&folder);
-        let option = contributed_option(&postfix.spool());
+        let spool = postfix.spool();
+        let spool = spool.to_str().unwrap();
+        let option = replace(&contributed_option("postfix-main.cf"), "/var/spool/postfix", spool);
         let place = if tcp { "127.0.0.1:0" } else { &option };
         let server = serve(&folder, &["--lmtp", place, "--lock-timeout", "1"]);
         let mut settings = contributed("postfix-main.cf");
@@ -341,16 +334,15 @@ fn exim_relays_by_smtp() {
 fn exim_delivers_by_lmtp() {
     let folder = open_folder();
     let exim = Exim::unpack(&folder);
-    let run = folder.path().join("run");
-    exim.make_folder(&run);
-    let socket = run.join("lmtp").display().to_string();
-    let option = format!("unix:{socket},mode=660");
+    let spool = exim.spool();
+    let spool = spool.to_str().unwrap();
+    let option = replace(&contributed_option("exim.conf"), "/var/spool/exim4", spool);
     let server =
         serve(&folder, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
     let settings = contributed("exim.conf");
     let [router, by_socket, by_tcp]: [&str; 3] =
         settings.trim().split("\n\n").collect::<Vec<_>>().try_into().unwrap();
-    let by_socket = replace(by_socket, "/run/mailslot/lmtp", &socket);
+    let by_socket = replace(by_socket, "/var/spool/exim4", spool);
     let address = server.lmtp().unwrap();
     let by_tcp = replace(by_tcp, "= mailbox.example.net", "= 127.0.0.1");
     let by_tcp = replace(&by_tcp, "port = 24", &format!("port = {}", address.port()));

@@ -28,9 +28,20 @@ pub const USERS: [&str; 7] = ["smith", "jones", "brown", "full", "small", "ghost
 
 /// The settings in a file of `contrib/lmtp`: its lines without the comments.
 pub fn contributed(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/lmtp").join(name);
-    let text = fs::read_to_string(path).unwrap();
+    let text = contribution(name);
     text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
+}
+
+/// What such a file says of mailslot's own option.
+pub fn contributed_option(name: &str) -> String {
+    let text = contribution(name);
+    let line = text.lines().find_map(|line| line.strip_prefix("# mailslot:   lmtp "));
+    line.unwrap().to_owned()
+}
+
+fn contribution(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/lmtp").join(name);
+    fs::read_to_string(path).unwrap()
 }
 
 /// A folder that the servers' own users may look into.
@@ -176,17 +187,16 @@ impl Exim {
         Exim { home, _folder: folder.clone() }
     }
 
-    /// Makes a folder where its own user and group alone find sockets, which are the group's.
-    pub fn make_folder(&self, path: &Path) {
-        let group = Gid::from_raw(Exim::user().as_raw());
-        make(path, 0o2750, None, Some(group));
+    /// Its spool: `/var/spool/exim4`, where it is installed.
+    pub fn spool(&self) -> PathBuf {
+        self.home.join("spool")
     }
 
     /// Forgets what it has not got rid of, and its log.
     pub fn forget(&self) {
-        fs::remove_dir_all(self.home.join("spool")).unwrap();
+        fs::remove_dir_all(self.spool().join("input")).unwrap();
+        fs::remove_dir_all(self.spool().join("db")).unwrap();
         fs::write(self.home.join("log/mainlog"), "").unwrap();
-        make(&self.home.join("spool"), 0o750, Some(Exim::user()), None);
     }
 
     /// The user that it runs as.
