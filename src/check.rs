@@ -6,8 +6,10 @@
 //! port is bound for an instant to see whether that is allowed.
 //!
 //! A problem that stops mail (the server would not start, or would refuse or put off mail) makes
-//! the exit status 78; the others are advice. What is about certificates is in `check/tls.rs`.
+//! the exit status 78; the others are advice. What is about certificates is in `check/tls.rs`, what
+//! is about users and their rights in `check/privilege.rs`.
 
+mod privilege;
 mod tls;
 
 use std::fmt::Write as _;
@@ -19,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use nix::libc;
-use nix::unistd::{AccessFlags, User, access, geteuid};
+use nix::unistd::{User, geteuid};
 
 use crate::config::{Config, Facts, Names};
 use crate::deliver::disk::HostDisk;
@@ -27,6 +29,7 @@ use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::deliver::terminal::Terminals;
 use crate::listen::Address;
 use crate::logging::value;
+use crate::privilege::Account;
 use crate::route::{Local, Problem};
 use crate::session::Switch;
 use crate::smtp::Domain;
@@ -40,6 +43,7 @@ pub fn report(config: &Config, problems: &[Problem]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{:<16} {shown:<width$}  {}", given.long, given.origin);
     }
+    let _ = writeln!(text, "{:<16} {}", "privileges", privilege::standing(config));
     for problem in problems {
         let weight = if problem.stops_mail { "problem" } else { "advice" };
         let _ = write!(text, "\n{weight}: {}\n   cure: {}\n", problem.what, problem.cure);
@@ -63,20 +67,23 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
     if !config.inetd {
         found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port));
     }
+    let account = privilege::account(config);
+    let account = account.as_ref();
     // The sandbox makes its folders when it starts.
     let made_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
     if !made_at_start(&config.mail_dir) {
-        found.extend(mail_dir(&config.mail_dir));
-        found.extend(mailboxes(config));
+        found.extend(mail_dir(&config.mail_dir, account));
+        found.extend(mailboxes(config, account));
     }
     if !made_at_start(&config.spool) {
-        found.extend(spool(&config.spool));
+        found.extend(spool(&config.spool, account));
     }
-    found.extend(owners(config));
+    let route = Local::new(config.route());
+    found.extend(privilege::problems(config, &route));
     found.extend(terminals(config));
-    found.extend(metrics_file(config));
+    found.extend(metrics_file(config, account));
     found.extend(tls::problems(config));
-    found.extend(Local::new(config.route()).problems());
+    found.extend(route.problems());
     found
 }
 
@@ -137,13 +144,14 @@ fn terminals(config: &Config) -> Option<Problem> {
 }
 
 /// A folder in which the file of metrics cannot be replaced.
-fn metrics_file(config: &Config) -> Option<Problem> {
+fn metrics_file(config: &Config, account: Option<&Account>) -> Option<Problem> {
     let folder = config.metrics_file.as_ref()?.parent()?;
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let fails = access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err();
-    fails.then(|| {
+    let meta = fs::metadata(folder);
+    let writes = meta.is_ok_and(|meta| privilege::may_write(folder, &meta, account));
+    (!writes).then(|| {
         advice(
-            format!("metrics-file: uid {} cannot write to {}", geteuid(), folder.display()),
+            format!("metrics-file: {} cannot write to {}", name(account), folder.display()),
             "make the folder, or give it to whom mailslot runs as",
         )
     })
@@ -227,8 +235,11 @@ fn greeting(host: &str, port: u16) -> Option<String> {
 }
 
 /// The folder of the mailboxes: there, ours to write, and nobody else's to play with.
-fn mail_dir(path: &Path) -> Vec<Problem> {
-    let mut found = folder("mail-dir", path, "mkdir -p -m 2775", "root:mail");
+fn mail_dir(path: &Path, account: Option<&Account>) -> Vec<Problem> {
+    let shown = path.display();
+    let cure = format!("chown root:mail {shown} && chmod 2775 {shown}");
+    let mut found =
+        folder("mail-dir", path, account, &format!("mkdir -p {shown} && {cure}"), &cure);
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o1002 == 0o002
@@ -242,8 +253,10 @@ fn mail_dir(path: &Path) -> Vec<Problem> {
 }
 
 /// The folder of our own files, which hold mail on its way.
-fn spool(path: &Path) -> Vec<Problem> {
-    let mut found = folder("spool", path, "mkdir -p -m 0700", "whom mailslot runs as");
+fn spool(path: &Path, account: Option<&Account>) -> Vec<Problem> {
+    let (shown, owner) = (path.display(), account.map_or("whom mailslot runs as", |a| &a.name));
+    let cure = format!("chown {owner} {shown} && chmod 0700 {shown}");
+    let mut found = folder("spool", path, account, &format!("mkdir -p {shown} && {cure}"), &cure);
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o022 != 0
@@ -257,45 +270,42 @@ fn spool(path: &Path) -> Vec<Problem> {
 }
 
 /// What is wrong with a folder that we must be able to make files in.
-fn folder(option: &str, path: &Path, mkdir: &str, owner: &str) -> Vec<Problem> {
+fn folder(
+    option: &str,
+    path: &Path,
+    account: Option<&Account>,
+    make: &str,
+    give: &str,
+) -> Vec<Problem> {
     let shown = path.display();
     match fs::metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => vec![stops(
-            format!("{option} {shown} is not there"),
-            &format!("{mkdir} {shown}, owned by {owner}"),
-        )],
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            vec![stops(format!("{option} {shown} is not there"), make)]
+        }
         Err(e) => vec![stops(format!("{option} {shown}: {e}"), "make it accessible")],
         Ok(meta) if !meta.is_dir() => {
             vec![stops(format!("{option} {shown} is no folder"), &format!("correct {option}"))]
         }
-        Ok(meta) => match access(path, AccessFlags::W_OK | AccessFlags::X_OK) {
-            Ok(()) => vec![],
-            Err(_) => vec![stops(
-                format!(
-                    "{option} {shown} (owner {}:{}, mode {:o}) cannot be written to by uid {}",
-                    meta.uid(),
-                    meta.gid(),
-                    meta.mode() & 0o7777,
-                    geteuid()
-                ),
-                &format!("start as root, or give {shown} to whom mailslot runs as"),
-            )],
-        },
+        Ok(meta) if privilege::may_write(path, &meta, account) => vec![],
+        Ok(meta) => vec![stops(
+            format!(
+                "{option} {shown} (owner {}:{}, mode {:o}) cannot be written to by {}",
+                meta.uid(),
+                meta.gid(),
+                meta.mode() & 0o7777,
+                name(account)
+            ),
+            give,
+        )],
     }
 }
 
-/// Whether mailboxes can be given to their users.
-fn owners(config: &Config) -> Option<Problem> {
-    (config.users == Names::System && !geteuid().is_root()).then(|| {
-        stops(
-            format!("uid {} cannot write to the mailboxes of other users", geteuid()),
-            "start as root, or name the users with user: their mailboxes belong to who runs it",
-        )
-    })
+fn name(account: Option<&Account>) -> String {
+    account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
 }
 
 /// Every mailbox and every lock in the mail folder.
-fn mailboxes(config: &Config) -> Vec<Problem> {
+fn mailboxes(config: &Config, account: Option<&Account>) -> Vec<Problem> {
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
@@ -307,7 +317,7 @@ fn mailboxes(config: &Config) -> Vec<Problem> {
         } else if name.ends_with(".lock") {
             found.extend(dotlock(&path, &meta));
         } else {
-            found.extend(mailbox(&path, &meta, owner(config, &name)));
+            found.extend(mailbox(&path, &meta, owner(config, &name, account)));
         }
     }
     found.sort_by(|a, b| a.what.cmp(&b.what));
@@ -315,11 +325,11 @@ fn mailboxes(config: &Config) -> Vec<Problem> {
 }
 
 /// Whose the mailbox `name` should be; None where that is nobody's business.
-fn owner(config: &Config, name: &str) -> Option<u32> {
+fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
     match &config.users {
         Names::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
         Names::These(users) if !users.iter().any(|u| u == name) => None,
-        Names::These(_) | Names::Any => Some(geteuid().as_raw()),
+        Names::These(_) | Names::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
     }
 }
 
@@ -382,7 +392,7 @@ fn dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let pid = if digits.is_empty() { "pid unknown".into() } else { format!("pid {digits:.10}") };
     let age = meta.modified().ok().and_then(|m| SystemTime::now().duration_since(m).ok());
     let age = age.unwrap_or_default().as_secs();
-    let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk));
+    let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk::default()));
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is gone" } else { "nobody holds one that long" };
         advice(
@@ -488,21 +498,21 @@ mod tests {
     fn folders_are_there_and_ours() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
-        assert_found(&mail_dir(&path("none")), "is not there", true);
-        assert_found(&spool(&path("none")), "is not there", true);
+        assert_found(&mail_dir(&path("none"), None), "is not there", true);
+        assert_found(&spool(&path("none"), None), "is not there", true);
         fs::write(path("file"), "").unwrap();
-        assert_found(&mail_dir(&path("file")), "is no folder", true);
+        assert_found(&mail_dir(&path("file"), None), "is no folder", true);
         fs::create_dir(path("dir")).unwrap();
         for (mode, in_mail, in_spool) in
             [(0o700, 0, 0), (0o2775, 0, 1), (0o1777, 0, 1), (0o777, 1, 1), (0o755, 0, 0)]
         {
             fs::set_permissions(path("dir"), fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(mail_dir(&path("dir")).len(), in_mail, "{mode:o}");
-            assert_eq!(spool(&path("dir")).len(), in_spool, "{mode:o}");
+            assert_eq!(mail_dir(&path("dir"), None).len(), in_mail, "{mode:o}");
+            assert_eq!(spool(&path("dir"), None).len(), in_spool, "{mode:o}");
         }
         if !geteuid().is_root() {
             fs::set_permissions(path("dir"), fs::Permissions::from_mode(0o500)).unwrap();
-            assert_found(&mail_dir(&path("dir")), "cannot be written to", true);
+            assert_found(&mail_dir(&path("dir"), None), "cannot be written to", true);
         }
     }
 
@@ -521,7 +531,7 @@ mod tests {
         make("good", "From a\n\nb\n\n", 0o600);
         make("empty", "", 0o660);
         make(".hidden", "x", 0o666);
-        assert_eq!(mailboxes(&sandbox), []);
+        assert_eq!(mailboxes(&sandbox, None), []);
 
         make("cut", "From a\n\nb", 0o600);
         make("open", "", 0o604);
@@ -529,7 +539,7 @@ mod tests {
         fs::hard_link(make("one", "", 0o600), mail.join("two")).unwrap();
         fs::create_dir(mail.join("folder")).unwrap();
         nix::unistd::mkfifo(&mail.join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let found = mailboxes(&sandbox);
+        let found = mailboxes(&sandbox, None);
         for (word, stops_mail) in [
             ("cut does not end", false),
             ("open (mode 604)", false),
@@ -553,7 +563,7 @@ mod tests {
     fn a_lock_is_stale_by_its_process_or_its_age() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("al.lock");
-        let ours = Identity::new(&HostDisk);
+        let ours = Identity::new(&HostDisk::default());
         let ours = String::from_utf8_lossy(ours.as_bytes()).into_owned();
         let pid = std::process::id().to_string();
         // No process has this pid: the kernel's pids end at 2^22.

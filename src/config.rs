@@ -8,12 +8,14 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `facts.rs` | what the host says of itself |
+//! | `reach.rs` | which files stay in reach once the process has locked itself in |
 //! | `value.rs` | what the text of a value means |
 //!
 //! It opens no socket and makes no file. [`Facts`] is all it knows of the host, so that tests can
 //! make hosts up.
 
 mod facts;
+mod reach;
 mod value;
 
 use std::ffi::OsString;
@@ -26,6 +28,7 @@ use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
 use crate::listen::Address;
 use crate::logging::Target;
 use crate::options::{self, CommandLine, Fallback, Given, Origin};
+use crate::privilege::RunAs;
 use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
@@ -127,6 +130,8 @@ pub struct Config {
     pub terminals: Switch,
     /// Certificate and key; None: no TLS.
     pub tls: Option<Tls>,
+    /// Whom root becomes; None: nobody else.
+    pub run_as: Option<RunAs>,
     /// Where the log goes.
     pub log: Target,
     /// Where the counters are written to.
@@ -272,6 +277,18 @@ impl Config {
             false => values.optional("metrics-file", "none", value::path)?,
         };
 
+        let run_as = match (values.origin("run-as"), &users) {
+            (Origin::Default, Names::System) if facts.root => {
+                values.show("run-as", RUN_AS, Origin::Host("started as root"));
+                Some(value::run_as(RUN_AS).map_err(Wrong::Config)?)
+            }
+            (Origin::Default, _) => {
+                values.show("run-as", "who starts it", Origin::Default);
+                None
+            }
+            _ => Some(values.one("run-as", value::run_as)?),
+        };
+
         let mut config = Config {
             command,
             inetd,
@@ -299,6 +316,7 @@ impl Config {
             forward_replies: values.one("forward-replies", value::switch)?,
             terminals: values.one("terminals", value::switch)?,
             tls,
+            run_as,
             log,
             metrics_file,
             verbosity,
@@ -593,6 +611,8 @@ const ERRORS_MAX: u32 = 20;
 const WRITING: Duration = Duration::from_secs(60);
 /// How long a stop waits for messages in hand.
 const GRACE: Duration = Duration::from_secs(10);
+/// Whom root becomes unasked.
+const RUN_AS: &str = "mailslot:mail";
 
 #[cfg(test)]
 mod tests {
@@ -704,6 +724,26 @@ mod tests {
     }
 
     #[test]
+    fn root_becomes_another_user_where_users_are_the_system_s() {
+        let root = Facts { root: true, ..facts() };
+        for (words, facts, run_as) in [
+            ("", &root, Some("mailslot:mail")),
+            ("--inetd", &root, Some("mailslot:mail")),
+            ("--run-as al", &root, Some("al")),
+            ("--run-as root", &root, Some("root")),
+            ("", &facts(), None),
+            ("--run-as al:mail", &facts(), Some("al:mail")),
+            // Mailboxes belong to who runs it: that is not changed unasked.
+            ("--sandbox d", &root, None),
+            ("-u al", &root, None),
+            ("-u al --run-as bo", &root, Some("bo")),
+        ] {
+            let found = config(words, "", facts).unwrap().run_as.map(|r| r.to_string());
+            assert_eq!(found.as_deref(), run_as, "{words}");
+        }
+    }
+
+    #[test]
     fn sockets_come_from_systemd_or_inetd() {
         let systemd = Facts { sockets: true, ..facts() };
         for (words, facts, listen) in
@@ -796,6 +836,10 @@ mod tests {
             "--delimiter a",
             "--vrfy yes",
             "--log file",
+            "--run-as a:b:c",
+            "--run-as :mail",
+            "--run-as a:",
+            "--run-as none/",
             "--tls-key f",
             "--tls-cert none --tls-key f",
             "--tls-required on",

@@ -29,12 +29,15 @@
 //! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
 //!   does for the receiver.
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
+//! - [`privilege`] is who the process is, and as whom the writer touches a mailbox; [`confine`] is
+//!   the sandbox that it locks itself into.
 //! - [`counters`], [`metrics`] and [`logging`] are what an administrator sees.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
 pub mod client;
 pub mod config;
+pub mod confine;
 pub mod counters;
 pub mod deliver;
 pub mod listen;
@@ -42,6 +45,7 @@ pub mod logging;
 pub mod message;
 pub mod metrics;
 pub mod options;
+pub mod privilege;
 pub mod report;
 pub mod route;
 pub mod server;

@@ -29,6 +29,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::syslog::{Facility, LogFlags, Priority, Severity};
 
+use crate::privilege;
+
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -45,8 +47,8 @@ pub const QUEUE: usize = 1024;
 /// details from 1, everything from 2; warnings only at -1, errors only at -2.
 ///
 /// # Errors
-/// A log was started before, or the thread could not be.
-pub fn start(target: Target, verbosity: i32) -> io::Result<()> {
+/// A log was started before.
+pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
     let level = match verbosity {
         ..=-2 => LevelFilter::Error,
         -1 => LevelFilter::Warn,
@@ -64,12 +66,41 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<()> {
         nix::syslog::openlog(Some(c"mailslot"), LogFlags::LOG_PID, Facility::LOG_MAIL)?;
     }
     let (lines, queue) = bounded(QUEUE);
-    thread::Builder::new()
-        .name("log".into())
-        .spawn(move || write_lines(&queue, |level, line| style.write(level, line)))?;
     log::set_max_level(filter.filter());
     log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
-        .map_err(io::Error::other)
+        .map_err(io::Error::other)?;
+    Ok(Waiting(Some((queue, style))))
+}
+
+/// A log that was started. Its lines wait until [`Waiting::write`] is called, or this is dropped: a
+/// thread that was there before would not share in what the process gives up at its start.
+#[derive(Debug)]
+pub struct Waiting(Option<(Receiver<Item>, Style)>);
+
+impl Waiting {
+    /// Starts the thread that writes the lines.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn write(mut self) -> io::Result<()> {
+        self.start_thread()
+    }
+
+    fn start_thread(&mut self) -> io::Result<()> {
+        let Some((queue, style)) = self.0.take() else { return Ok(()) };
+        let write = move || match privilege::forgo() {
+            Ok(()) => write_lines(&queue, |level, line| style.write(level, line)),
+            Err(e) => drop(style.write(Level::Error, &format!("no log: capabilities: {e}"))),
+        };
+        thread::Builder::new().name("log".into()).spawn(write).map(drop)
+    }
+}
+
+impl Drop for Waiting {
+    /// For a program that ends before it has got so far.
+    fn drop(&mut self) {
+        let _ = self.start_thread();
+    }
 }
 
 /// Shows `v` as one log value: as it is when it is plain, else in double quotes with `"`, `\` and
@@ -101,6 +132,7 @@ impl<T: fmt::Display> fmt::Display for Value<T> {
 }
 
 /// What the writing thread is sent.
+#[derive(Debug)]
 enum Item {
     Line(Level, String),
     /// Answered once everything before it is written.

@@ -1,8 +1,11 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
 //! ```text
-//! options -> config -> log -> route -> deliver (recovers) -> listen -> server
+//! options -> config -> keys, sockets -> another user -> route -> sandbox -> log
+//!                                                     -> deliver (recovers) -> server
 //! ```
+//! What takes root comes first, and the first thread after that.
+//!
 //! Exit statuses are those of sysexits.h. Complaints go to standard error; under `--inetd`, where
 //! that may be the client's socket, to syslog, and the client hears 421 and no reason.
 
@@ -15,15 +18,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use mailslot::config::{Command, Config, Facts, Names, Tls, Wrong};
+use mailslot::confine::{self, Strength};
 use mailslot::counters::Counters;
 use mailslot::deliver::{self, Post};
 use mailslot::listen::{self, Accept, Address, Listener, Service};
 use mailslot::logging::{self, Target, value};
 use mailslot::metrics::Metrics;
+use mailslot::privilege::{self, RunAs, Start};
 use mailslot::route::Local;
 use mailslot::server::{self, Server};
+use mailslot::session::Switch;
 use mailslot::tls::Keys;
 use mailslot::{check, options, stream};
+use nix::unistd::{Group, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -59,7 +66,8 @@ fn run(args: &[OsString]) -> Result<u8, Failure> {
 
 /// Serves until it is stopped, or, under `--inetd`, one session.
 fn serve(config: &Config) -> Result<u8, Failure> {
-    logging::start(config.log, config.verbosity).map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+    let log = logging::start(config.log, config.verbosity)
+        .map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
     for problem in check::limits(config) {
         log::warn!("limits problem={} cure={}", value(problem.what), value(problem.cure));
@@ -69,18 +77,77 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let counters = Arc::new(Counters::default());
-    let metrics = config.metrics_file.clone().map(|file| Metrics::start(file, counters.clone()));
-    let metrics = metrics.transpose().map_err(|e| Failure::new(EX_OSERR, "", &e))?;
+    let listeners = if config.inetd { Vec::new() } else { listeners(config)? };
+    settle(config)?;
+    if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
+        log::warn!("certificate and key will not be read again why={}", value(why));
+    }
     let route = Arc::new(Local::new(config.route()));
+    confine(config, &route)?;
+    log.write().map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+
+    let counters = Arc::new(Counters::default());
     let (post, writer) = deliver::start(config.deliver(), counters.clone())
         .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
-    let status = converse(config, keys, route, post, counters);
+    // The writer has what it takes to act as its recipients. This thread, and all that come,
+    // need it no more.
+    let metrics = privilege::forgo().and_then(|()| {
+        let file = config.metrics_file.clone();
+        file.map(|file| Metrics::start(file, counters.clone())).transpose()
+    });
+    let status = match &metrics {
+        Ok(_) => converse(config, listeners, keys, route, post, counters),
+        Err(e) => Err(Failure::new(EX_OSERR, "", e)),
+    };
     writer.stop();
-    if let Some(metrics) = metrics {
+    if let Ok(Some(metrics)) = metrics {
         metrics.stop();
     }
     status
+}
+
+/// Becomes whom it is to run as, with no more powers than the writer needs.
+fn settle(config: &Config) -> Result<(), Failure> {
+    let start = Start::here();
+    let account = config.run_as.as_ref().map(RunAs::find).transpose();
+    let account = account.map_err(|text| Failure::text(EX_CONFIG, &text))?;
+    let other = account.as_ref().filter(|account| account.uid != geteuid());
+    if let (Some(account), Start::Capable | Start::Plain) = (other, start) {
+        let text = format!("run-as {}: only root can become another user", account.name);
+        return Err(Failure::text(EX_CONFIG, &text));
+    }
+    let acts = config.users == Names::System;
+    let group = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
+    let terminals = (config.terminals != Switch::Off).then(|| group("tty")).flatten();
+    let root = (start == Start::Root).then_some(()).and(account.as_ref());
+    privilege::settle(root, terminals.as_slice(), acts)
+        .map_err(|e| Failure::new(EX_OSERR, "cannot give up privileges", &e))?;
+    if geteuid().is_root() && config.sandbox.is_none() {
+        log::warn!("running as root; let --run-as name a user that has no other powers");
+    }
+    // Not once for each session.
+    let level = if config.inetd { log::Level::Debug } else { log::Level::Info };
+    log::log!(level, "settled start={start:?} uid={} gid={} acts={acts}", geteuid(), getegid());
+    Ok(())
+}
+
+/// Locks itself into what it needs from now on.
+fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
+    match confine::confine(&config.reach(&route.included())) {
+        Ok(Strength::Full) => {}
+        Ok(strength) => log::warn!(
+            "sandbox={strength:?} kernel={}: an older kernel lacks Landlock or parts of it",
+            value(kernel())
+        ),
+        Err(why) => return Err(Failure::text(EX_OSERR, &format!("cannot make a sandbox: {why}"))),
+    }
+    Ok(())
+}
+
+/// The kernel's release, such as `6.1.0`.
+fn kernel() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
 }
 
 /// Certificate and key, before anything begins that would have to be stopped.
@@ -91,6 +158,7 @@ fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
 /// Serves the connections there are, with all that is behind them running.
 fn converse(
     config: &Config,
+    listeners: Vec<Listener>,
     keys: Option<Arc<Keys>>,
     route: Arc<Local>,
     post: Post,
@@ -106,7 +174,6 @@ fn converse(
         let end = server.serve_one(socket, peer).map_err(system)?;
         return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
     }
-    let listeners = listeners(config)?;
     // From here on a signal stops it well; before, it just ends.
     signals()?;
     announce(config, &listeners);

@@ -364,7 +364,7 @@ pub const TABLE: &[Row] = &[
         Many,
         Found("the users of the system"),
         "",
-        "NAME has a mailbox, owned by who runs mailslot. Given: these users and no others.",
+        "NAME has a mailbox, owned by whom mailslot runs as. Given: these users and no others.",
     ),
     option(
         ("aliases", "a"),
@@ -542,6 +542,15 @@ pub const TABLE: &[Row] = &[
         "RFC 3207 4",
         "on: a client must say STARTTLS before anything else, or hears 530. Not for a host that \
          takes mail from the whole Internet.",
+    ),
+    option(
+        ("run-as", ""),
+        "USER[:GROUP]",
+        Once,
+        Found("mailslot:mail if started as root; who starts it with --sandbox or --user"),
+        "",
+        "Started as root: become USER for good, once sockets are bound and keys are read. What is \
+         left of root's powers is to write to each mailbox as its owner.",
     ),
     option(
         ("inetd", ""),

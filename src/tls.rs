@@ -37,6 +37,8 @@ use rustls::{
 pub use certificate::{Certificate, examine};
 pub use client::{ClientSession, Trust};
 
+use crate::confine;
+
 /// Certificate chain and private key, from PEM files.
 pub struct Keys {
     cert: PathBuf,
@@ -251,7 +253,16 @@ fn certified_key(
 /// The text of a file of keys, which are never long.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
-    File::open(path)?.take(FILE_MAX).read_to_end(&mut text)?;
+    let opened = File::open(path).map_err(|e| match e.kind() {
+        _ if confine::is_out_of_reach(path) => {
+            io::Error::other("it is outside of the sandbox that was made at the start; restart")
+        }
+        io::ErrorKind::PermissionDenied => io::Error::other(format!(
+            "{e}; it must be readable by the group that mailslot runs as (chgrp, chmod g+r)"
+        )),
+        _ => e,
+    });
+    opened?.take(FILE_MAX).read_to_end(&mut text)?;
     Ok(text)
 }
 

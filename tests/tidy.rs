@@ -13,7 +13,8 @@ use mailslot::options::{Place, Row, TABLE, wrap};
 /// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
 /// below.
 const LAYERS: &[&[&str]] = &[
-    &["counters", "logging", "options", "smtp", "tls"],
+    &["confine", "counters", "options", "privilege", "smtp"],
+    &["logging", "tls"],
     &["metrics", "trace", "stream"],
     &["message", "listen", "client"],
     &["route", "deliver", "report"],

@@ -20,6 +20,8 @@ pub struct Facts {
     pub mailname: Option<String>,
     /// Whether `/etc/aliases` is there.
     pub aliases: bool,
+    /// Whether this is root.
+    pub root: bool,
     /// Whether systemd passed sockets (`LISTEN_FDS`).
     pub sockets: bool,
 }
@@ -34,6 +36,7 @@ impl Facts {
             hosts: read_text(Path::new(HOSTS)).unwrap_or_default(),
             mailname: mailname.split_whitespace().next().map(str::to_owned),
             aliases: Path::new(ALIASES).exists(),
+            root: nix::unistd::geteuid().is_root(),
             sockets: std::env::var_os("LISTEN_FDS").is_some(),
         }
     }

@@ -10,6 +10,7 @@ use crate::deliver::Locks;
 use crate::listen::Address;
 use crate::logging::Target;
 use crate::message::BoxName;
+use crate::privilege::RunAs;
 use crate::route::users::is_plain;
 use crate::session::Switch;
 use crate::smtp::Domain;
@@ -57,6 +58,19 @@ pub fn user(text: &str) -> Result<String, String> {
     let seen = text.is_ascii() || is_plain(text);
     let fits = BoxName::new(text).is_some() && seen && !text.contains('@');
     if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
+}
+
+/// `mailslot`, `mailslot:mail`
+pub fn run_as(text: &str) -> Result<RunAs, String> {
+    let (user, group) = match text.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (text, None),
+    };
+    let plain = |name: &str| is_plain(name) && name.is_ascii();
+    match plain(user) && group.is_none_or(plain) {
+        true => Ok(RunAs { user: user.to_owned(), group: group.map(str::to_owned) }),
+        false => Err("USER or USER:GROUP, such as mailslot:mail".to_owned()),
+    }
 }
 
 /// `dotlock,fcntl,flock`, or some of them.

@@ -22,6 +22,7 @@ use nix::sys::uio::pwritev;
 use nix::unistd::Pid;
 
 use crate::message::Owner;
+use crate::privilege::{Acting, Actor};
 
 /// What lstat and fstat tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,6 +101,13 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// An open file.
     type File: DiskFile;
 
+    /// Takes the file-system identity of `owner` for the calls of this thread, until the result is
+    /// dropped: the kernel then checks each of them against what `owner` may. Nothing changes where
+    /// there is no owner, or no power to do so.
+    fn act_as(&self, _owner: Option<Owner>) -> io::Result<Acting> {
+        Ok(Acting::default())
+    }
+
     /// lstat: what the name itself is.
     fn look(&self, path: &Path) -> io::Result<Stat>;
     /// Opens or creates.
@@ -146,10 +154,27 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
 
 /// The host's own disk.
 #[derive(Debug, Default)]
-pub struct HostDisk;
+pub struct HostDisk {
+    /// How this process acts as a mailbox's owner; None: it cannot.
+    actor: Option<Actor>,
+}
+
+impl HostDisk {
+    /// With the power to act as others, if the thread that asks has it.
+    pub fn new() -> HostDisk {
+        HostDisk { actor: Actor::here() }
+    }
+}
 
 impl Disk for HostDisk {
     type File = File;
+
+    fn act_as(&self, owner: Option<Owner>) -> io::Result<Acting> {
+        match (self.actor, owner) {
+            (Some(actor), Some(Owner { uid, gid })) => actor.act_as(uid.into(), gid.into()),
+            _ => Ok(Acting::default()),
+        }
+    }
 
     fn look(&self, path: &Path) -> io::Result<Stat> {
         fs::symlink_metadata(path).map(|m| stat_of(&m))

@@ -54,6 +54,7 @@ use super::{Fault, Outcome, Why};
 use crate::counters::Counters;
 use crate::logging::value;
 use crate::message::{BoxName, Content, Destination, Message};
+use crate::privilege;
 
 /// The mailboxes that a batch holds, by name.
 pub type HeldBoxes<D> = HashMap<BoxName, Held<D>>;
@@ -596,6 +597,11 @@ impl<D: Disk> Checkpointer<D> {
         let counters = counters.clone();
         std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
             move || {
+                // Syncing takes no powers; the writer alone keeps them.
+                if let Err(e) = privilege::forgo() {
+                    log::error!("checkpoint-failed error={}", value(e));
+                    return;
+                }
                 for (seq, boxes) in tasks {
                     let failed = sync_boxes(&*disk, &folder, &counters, boxes);
                     if done.send((seq, failed)).is_err() {

@@ -34,6 +34,7 @@ use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, FileLock, Open, Stat};
 use crate::logging::value;
+use crate::message::Owner;
 
 /// Age in seconds at which a dotlock that tells nothing of its owner is stale: the 5 minutes of
 /// lockfile(1) and Debian's policy.
@@ -370,7 +371,15 @@ impl<D: Disk> Dotlocks<D> {
         if (now.dev, now.ino, now.modified) != (judged.dev, judged.ino, judged.modified) {
             return Ok(());
         }
-        self.disk.unlink(path)
+        match self.disk.unlink(path) {
+            // In a sticky folder only its owner may: who may lock a mailbox may do as much.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                let owner = Owner { uid: now.uid, gid: now.gid };
+                let _acting = self.disk.act_as(Some(owner))?;
+                self.disk.unlink(path)
+            }
+            result => result,
+        }
     }
 
     fn shared(&self) -> MutexGuard<'_, Shared> {

@@ -4,6 +4,11 @@
 //! locks held, whether the name still leads to the file that was opened. None of the locks is
 //! waited for while another is held: if one is busy all are let go, and the writer tries again
 //! later.
+//!
+//! The mailbox itself is opened, created and removed as its owner (`privilege.rs`), the dotlock is
+//! mailslot's own: fs.protected_hardlinks forbids to link somebody else's file, and a sticky folder
+//! to remove one. What is open can be read, written and synced by whoever has the descriptor, and
+//! counts against the quota of the file's owner.
 
 use std::fs::File;
 use std::io::{self, IoSlice};
@@ -90,6 +95,8 @@ pub struct Held<D: Disk> {
     /// Given back in this order.
     locked: Locked<D>,
     _dotlock: Option<Dotlock<D>>,
+    /// As whom it is opened.
+    owner: Option<Owner>,
 }
 
 impl<D: Disk> Folder<D> {
@@ -121,8 +128,12 @@ impl<D: Disk> Folder<D> {
         } else {
             None
         };
+        let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
         // On a network file system it is the fcntl lock that makes an open file's length true.
         let known = known.filter(|_| self.locks.fcntl);
+        // Of a user who is another by now it is not the mailbox.
+        let uid = owner.map_or(self.uid, |o| o.uid);
+        let known = known.filter(|known| known.stat.uid == uid);
         let found = match known.map(|known| self.lock_known(&path, known)).transpose()? {
             Some(Attempt::Taken(Some(found))) => found,
             Some(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
@@ -147,6 +158,7 @@ impl<D: Disk> Folder<D> {
             path,
             locked,
             _dotlock: dotlock,
+            owner,
         }))
     }
 
@@ -213,13 +225,13 @@ impl<D: Disk> Folder<D> {
 
     /// The open file, and whether it was made just now. None: somebody else made it meanwhile.
     fn open(&self, path: &Path, owner: Option<Owner>) -> Result<Option<(Shared<D>, bool)>, Fault> {
+        let _acting = self.disk.act_as(owner).map_err(|e| Fault::io("act as its owner", e))?;
         match self.disk.open(path, Open::Append) {
             Ok(file) => return Ok(Some((Arc::new(file), false))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(Fault::io("open", e)),
         }
         let mode = if self.group.is_some() && owner.is_some() { 0o660 } else { 0o600 };
-        let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
         match self.disk.open(path, Open::Create { mode, owner }) {
             Ok(file) => Ok(Some((Arc::new(file), true))),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
@@ -285,6 +297,15 @@ impl<D: Disk> Held<D> {
         })
     }
 
+    /// The same file once more, for writing at given offsets.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn rewritable(&self) -> io::Result<D::File> {
+        let _acting = self.disk.act_as(self.owner)?;
+        self.disk.open(&self.path, Open::Write)
+    }
+
     /// Finds anew what is missing at the end.
     pub fn look_at_end(&mut self) -> io::Result<()> {
         self.repair = missing_line_ends(&**self.file(), self.len)?;
@@ -306,7 +327,7 @@ impl<D: Disk> Drop for Held<D> {
     /// A mailbox that would not exist without us, and is still empty, goes. Then the locks.
     fn drop(&mut self) {
         if self.made && self.file().stat().is_ok_and(|stat| stat.len == 0) {
-            let _ = self.disk.unlink(&self.path);
+            let _ = self.disk.act_as(self.owner).map(|_acting| self.disk.unlink(&self.path));
         }
     }
 }

@@ -112,7 +112,7 @@ pub const JOURNAL_HALF_SMALL: u64 = 1 << 20;
 /// # Errors
 /// The mail folder or the spool cannot be used; the text names the path and the cure.
 pub fn start(settings: Settings, counters: Arc<Counters>) -> io::Result<(Post, Writer)> {
-    start_on(Arc::new(disk::HostDisk), settings, counters)
+    start_on(Arc::new(disk::HostDisk::new()), settings, counters)
 }
 
 /// Why one mailbox could not be written to: what the sender hears, and one line for the log.

@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
-use super::disk::{Disk, DiskFile, Open};
+use super::disk::{Disk, DiskFile};
 use super::engine::{Done, Engine, HeldBoxes, copy_len};
 use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record, delivered_to_line};
 use super::lock::{Attempt, Identity};
@@ -191,7 +191,7 @@ impl<D: Disk> Engine<D> {
         until: Instant,
     ) -> io::Result<()> {
         let mut held = self.take_patiently(name, owner, until)?;
-        let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
+        let rewritable = held.rewritable()?;
         let mut records = Vec::new();
         for (o, Orphan { journal, records: all, .. }) in orphans.iter().enumerate() {
             records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
@@ -257,8 +257,7 @@ impl<D: Disk> Engine<D> {
             match in_place_state(&held[n], copy, entry)? {
                 InPlace::Whole => {
                     // In memory; on the disk perhaps not, and a sync that failed is not repeated.
-                    let path = self.folder.path_of(&copy.to.mailbox);
-                    let file = self.folder.disk.open(&path, Open::Write)?;
+                    let file = held[n].rewritable()?;
                     for (at, bytes) in Pieces::of(&**held[n].file(), copy.offset, len) {
                         write_all_at(&file, &[&bytes?], at)?;
                     }
@@ -333,7 +332,7 @@ impl<D: Disk> Engine<D> {
             Ok(Attempt::Orphaned) => return Ok(Attempt::Orphaned),
             Err(fault) => return Err(io::Error::other(fault.to_string())),
         };
-        let rewritable = self.folder.disk.open(&self.folder.path_of(name), Open::Write)?;
+        let rewritable = held.rewritable()?;
         let records = records.iter().rev().filter(|record| !self.journal.is_refused(record));
         let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
         // What a reader took out or moved meanwhile is its own to keep.

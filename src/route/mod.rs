@@ -36,7 +36,7 @@ use std::sync::Arc;
 use crate::message::Destination;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
-use aliases::Aliases;
+use aliases::{Aliases, Target};
 use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
 pub use report::Problem;
 use users::{Anyone, Named, Passwd, Recent, Users};
@@ -140,6 +140,17 @@ impl Local {
             settings,
             users,
         }
+    }
+
+    /// The files that the aliases, as they are now, include.
+    pub fn included(&self) -> Vec<PathBuf> {
+        let Ok(aliases) = self.aliases.current() else { return Vec::new() };
+        let items = aliases.entries.iter().flat_map(|entry| &entry.items);
+        let files = items.filter_map(|item| match &item.target {
+            Target::Include(path) => Some(path.clone()),
+            _ => None,
+        });
+        files.collect()
     }
 
     /// The mailboxes that mail for `mailbox`, one of ours, goes to, with their full names.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::OFlag;
 
 use super::aliases::Aliases;
+use crate::confine;
 use crate::logging::value;
 
 /// A file that was not read: what is wrong, and what an administrator can do.
@@ -58,9 +59,13 @@ pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
         Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
             return unread("is a symbolic link", "name the file itself");
         }
+        Err(_) if confine::is_out_of_reach(path) => {
+            let what = "is outside of the sandbox that mailslot has locked itself into";
+            return unread(what, "restart mailslot, which makes it anew");
+        }
         Err(e) => {
             let what = format!("cannot be opened: {e}");
-            return unread(&what, "create the file, or let whoever runs mailslot read it");
+            return unread(&what, "create the file, or let whom mailslot runs as read it");
         }
     };
     if !meta.is_file() {

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use nix::errno::Errno;
 use nix::unistd::User as Account;
 
 use super::Refusal;
+use crate::confine;
 use crate::message::Owner;
 
 /// One person or account with a mailbox.
@@ -65,6 +67,10 @@ impl Users for Passwd {
             // or out of reach looks the same, and then root is not found either.
             Err(Errno::ENOENT | Errno::ESRCH) => match Account::from_name("root") {
                 Ok(Some(_)) => Ok(None),
+                _ if confine::is_out_of_reach(Path::new("/etc/passwd")) => {
+                    Err("passwd: the file is new and outside of the sandbox; restart mailslot"
+                        .into())
+                }
                 _ => Err("passwd: not even root is found".to_owned()),
             },
             Err(e) => Err(format!("passwd: {name}: {}", e.desc())),

@@ -75,8 +75,20 @@ impl Server {
     ) -> Result<Server, (Vec<String>, ExitStatus)> {
         let folder = folder.into();
         let path = folder.path().to_str().expect("a UTF-8 path");
-        let mut child = mailslot_by(starter, &["--sandbox", path, "--listen", "127.0.0.1:0"])
-            .args(options)
+        let mut command = mailslot_by(starter, &["--sandbox", path, "--listen", "127.0.0.1:0"]);
+        command.args(options);
+        Server::start_command(command, folder, 2)
+    }
+
+    /// The same by a command that has all of its options already, and prints so many lines once it
+    /// is ready.
+    pub fn start_command(
+        mut command: Command,
+        folder: impl Into<Arc<TempDir>>,
+        banner_lines: usize,
+    ) -> Result<Server, (Vec<String>, ExitStatus)> {
+        let folder = folder.into();
+        let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -88,7 +100,7 @@ impl Server {
         thread::spawn(move || ended.send(child.wait().expect("its own child")));
 
         let mut banner = Vec::new();
-        while banner.len() < 2 {
+        while banner.len() < banner_lines {
             match printed.recv_timeout(PATIENCE) {
                 Ok(line) => banner.push(line),
                 Err(RecvTimeoutError::Timeout) => {
