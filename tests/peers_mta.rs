@@ -252,6 +252,7 @@ fn exim_relays_by_smtp() {
             false => (server.address.port(), "smtp"),
             true => (server.implicit_tls().unwrap().port(), "smtps"),
         };
+        let envid = format!("QQ{port}");
         let router = "all:\n  driver = accept\n  transport = out\n";
         let transport = format!(
             "out:\n  driver = smtp\n  protocol = {protocol}\n  hosts = 127.0.0.1\n\
@@ -263,7 +264,7 @@ fn exim_relays_by_smtp() {
         let line = "a line of text that is repeated, again and again\r\n..\r\n";
         let text = format!("Subject: large\r\n\r\n{}", line.repeat(10_000));
         let said = format!(
-            "EHLO client.example\r\nMAIL FROM:<smith@mail.example> RET=HDRS ENVID=QQ314159\r\n\
+            "EHLO client.example\r\nMAIL FROM:<smith@mail.example> RET=HDRS ENVID={envid}\r\n\
              RCPT TO:<jones@here.example> NOTIFY=SUCCESS ORCPT=rfc822;first@here.example\r\n\
              RCPT TO:<small@here.example>\r\nRCPT TO:<brown@here.example>\r\n\
              RCPT TO:<full@here.example>\r\nRCPT TO:<ghost@here.example>\r\n\
@@ -275,7 +276,7 @@ fn exim_relays_by_smtp() {
         drop(reading);
         let pipelined = [
             "\n  SMTP|> MAIL FROM:<smith@mail.example> SIZE=",
-            " PRDR RET=HDRS ENVID=QQ314159\n",
+            &format!(" PRDR RET=HDRS ENVID={envid}\n"),
             "RCPT TO:<jones@here.example> NOTIFY=SUCCESS ORCPT=rfc822;first@here.example\n",
             "\n  SMTP+> BDAT 3",
             "\n  SMTP<< 250 2.1.0 MAIL",
@@ -308,7 +309,7 @@ fn exim_relays_by_smtp() {
         let sent = line.repeat(10_000).replace("\r\n..", "\r\n.").replace("\r\n", "\n");
         let (_, text) = arrived.split_once("\n\n").unwrap();
         mail::assert_same(text.as_bytes(), sent.as_bytes(), "large");
-        let report = with_words(&server, "smith", "Original-Envelope-Id: QQ314159\n");
+        let report = with_words(&server, "smith", &format!("Original-Envelope-Id: {envid}\n"));
         let wanted = ["Original-Recipient: rfc822;first@here.example\n", "Action: delivered\n"];
         assert_in_order(&report, &wanted);
         with_words(&server, "smith", "Mail delivery failed: returning message to sender");
