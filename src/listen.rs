@@ -21,6 +21,7 @@ use std::str::FromStr;
 use listenfd::ListenFd;
 use nix::sys::socket::Backlog;
 
+use crate::logging::value;
 use crate::stream::{Peer, Socket};
 
 /// Where to listen, as the options `--listen` and `--lmtp` give it.
@@ -115,7 +116,7 @@ pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
     }
     match passed_over {
         Some(e) if listeners.is_empty() => return Err(e),
-        Some(e) => log::warn!("not listening everywhere: {e}"),
+        Some(e) => log::warn!("not listening everywhere why={}", value(e)),
         None => {}
     }
     Ok(listeners)
@@ -155,7 +156,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 pub fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
-        log::warn!("cannot tell the service manager {state}: {e}");
+        log::warn!("cannot tell the service manager state={state} why={}", value(e));
     }
 }
 

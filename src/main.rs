@@ -136,8 +136,9 @@ fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
     match confine::confine(&config.reach(&route.included())) {
         Ok(Strength::Full) => {}
         Ok(strength) => log::warn!(
-            "sandbox={strength:?} kernel={}: an older kernel lacks Landlock or parts of it",
-            value(kernel())
+            "confined in part sandbox={strength:?} kernel={} why={}",
+            value(kernel()),
+            value("an older kernel lacks Landlock or parts of it")
         ),
         Err(why) => return Err(Failure::text(EX_OSERR, &format!("cannot make a sandbox: {why}"))),
     }

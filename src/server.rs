@@ -388,7 +388,7 @@ impl Acceptor<'_> {
     /// Pauses; with the spare descriptor, the client at the head of the line is told.
     fn failed<L: Accept>(&mut self, listener: &L, error: &io::Error) {
         if self.pause.is_none() {
-            log::warn!("cannot accept, pausing why={error}");
+            log::warn!("cannot accept, pausing why={}", value(error));
         }
         if is_out_of_descriptors(error) && self.spare.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {

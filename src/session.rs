@@ -17,13 +17,16 @@
 //! | --- | --- |
 //! | `desk.rs` | what the receiver asks: who is local, is there room |
 //! | `dispatch.rs` | a message that came whole: delivered, answered, logged, reported |
+//! | `harvest.rs` | patience with a client that tries out names |
 //! | `send.rs` | SEND, SOML and SAML: terminals |
 //!
 //! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
-//! `abandoned`, and one for each refused recipient; connections are details.
+//! `abandoned`, one for each refused recipient, and `abuse` for a client elsewhere whose session
+//! had to be ended; connections are details.
 
 mod desk;
 mod dispatch;
+mod harvest;
 mod send;
 
 use std::collections::HashSet;
@@ -53,6 +56,7 @@ use crate::tls::Keys;
 use crate::trace::{self, Ids, Received};
 use desk::Desk;
 use dispatch::{Dispatch, Line};
+use harvest::Harvest;
 
 /// Who is told something that a stranger could misuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +159,19 @@ impl End {
         }
     }
 
+    /// Whether the client's doing ended it, and one who does so often is better kept out. It need
+    /// not be malice: a very slow network looks like it.
+    fn is_abuse(&self) -> bool {
+        let cut = |cut: &Cut| {
+            matches!(cut, Cut::ClearText | Cut::MakeRoom | Cut::NotReading | Cut::TooSlow)
+        };
+        match self {
+            End::GivenUp(_) => true,
+            End::Cut(how) => cut(how),
+            End::Quit | End::Panicked => false,
+        }
+    }
+
     /// Whether the client may still be sending, and should be heard out for a moment, so that it
     /// can read our last reply (see [`Stream::close`]).
     pub fn lingers(&self) -> bool {
@@ -224,6 +241,13 @@ impl Office {
             let _ = stream.reply(|out| reply.write_to(out));
         }
         log::debug!("disconnected session={id} client={peer} end={end}");
+        if !peer.is_local() && end.is_abuse() {
+            let reply = match &end {
+                End::GivenUp(reply) => format!(" reply={}", shown(reply)),
+                _ => String::new(),
+            };
+            log::info!("abuse session={id} client={peer} end={end}{reply}");
+        }
         end
     }
 }
@@ -260,6 +284,8 @@ impl<'a> Session<'a> {
     ) -> Session<'a> {
         let settings = &office.settings;
         let peer = stream.peer();
+        let pressure = Arc::clone(stream.pressure());
+        let harvest = Harvest::new(!peer.is_local() && !service.lmtp, pressure);
         let receiver = Receiver::new(
             ReceiverSettings {
                 size_max: settings.size_max,
@@ -281,7 +307,7 @@ impl<'a> Session<'a> {
                 },
                 ..ReceiverSettings::new(&settings.hostname)
             },
-            Desk { office, session: id, peer },
+            Desk { office, session: id, peer, harvest },
         );
         Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
     }
@@ -290,6 +316,12 @@ impl<'a> Session<'a> {
     fn converse(&mut self, service: Service) -> Result<End, Cut> {
         if service.tls {
             self.start_tls()?;
+        }
+        let peer = self.stream.peer();
+        if !peer.is_local() && !service.tls && self.stream.has_come_early() {
+            // It should have waited (RFC 5321 4.3.1). That is no proof of anything: a script that
+            // pipes a dialogue does it too, and whether it is seen depends on the network.
+            log::info!("talked-first session={} client={peer}", self.id);
         }
         self.say(&self.receiver.greeting())?;
         if let Some(reply) = self.receiver.opening(self.stream.opening()?) {
@@ -362,7 +394,7 @@ impl<'a> Session<'a> {
             Ok(facts) => {
                 counters.tls.one();
                 let sni = value(facts.sni.as_deref().unwrap_or_default());
-                log::debug!("tls session={} sni={sni} {facts}", self.id);
+                log::debug!("tls session={} sni={sni} facts={}", self.id, value(&facts));
                 self.tls = Some(facts.to_string());
                 self.receiver.tls_started();
                 Ok(())
@@ -498,7 +530,11 @@ impl<'a> Session<'a> {
         let message = Message { id: id.clone(), head, content, to };
         let dispatch =
             Dispatch { office: self.office, session: self.id, envelope, at: &at, octets, dot };
-        dispatch.deliver(self.stream, self.receiver.answers(), message)
+        let reply = dispatch.deliver(self.stream, self.receiver.answers(), message)?;
+        if reply.is_positive() {
+            self.receiver.host().harvest.forgive();
+        }
+        Ok(reply)
     }
 }
 

@@ -271,6 +271,11 @@ impl Stream {
         self.start = (self.start + count).min(self.end);
     }
 
+    /// Whether the client has said something that nobody asked for yet: looks, and reads nothing.
+    pub fn has_come_early(&self) -> bool {
+        self.has_unread() || self.wire.shared.socket.has_input()
+    }
+
     /// Whether something has come that was not read yet.
     pub fn has_unread(&self) -> bool {
         self.start != self.end

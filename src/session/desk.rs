@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::Path;
 
+use super::harvest::Harvest;
 use super::{Office, Settings, shown};
 use crate::deliver::{Outcome, Why};
 use crate::logging::value;
@@ -18,6 +19,7 @@ pub(super) struct Desk<'a> {
     pub office: &'a Office,
     pub session: &'a str,
     pub peer: Peer,
+    pub harvest: Harvest,
 }
 
 impl Desk<'_> {
@@ -25,8 +27,12 @@ impl Desk<'_> {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
             log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
         }
-        let told = self.office.settings.forward_replies.allows(self.peer);
-        refusal_reply(refusal, asked, told)
+        let Settings { forward_replies, hostname, .. } = &self.office.settings;
+        let reply = refusal_reply(refusal, asked, forward_replies.allows(self.peer));
+        match reply.code {
+            550 | 553 => self.harvest.refuse(hostname, reply),
+            _ => reply,
+        }
     }
 }
 

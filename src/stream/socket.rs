@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
-use nix::sys::socket::{MsgFlags, send};
+use nix::sys::socket::{MsgFlags, recv, send};
 
 /// Who is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,6 +128,16 @@ impl Socket {
                 (&mut &*output).write(&bytes[..bytes.len().min(PIPE_PIECE)])
             }
         }
+    }
+
+    /// Whether there is something to read, at once. Of a pipe nobody can tell without reading.
+    pub(super) fn has_input(&self) -> bool {
+        let fd = match self {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
+            Socket::Pipe { .. } => return false,
+        };
+        recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|n| n > 0)
     }
 
     /// Writes as many of `bytes` as can be without waiting, which may be none.
