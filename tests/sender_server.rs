@@ -131,7 +131,7 @@ fn certificates_are_checked_unless_told_otherwise() {
         params.subject_alt_names.push(rcgen::SanType::IpAddress(Ipv4Addr::LOCALHOST.into()));
     });
     let running = |pair: &Pair| {
-        let mut server = house.settings(2);
+        let mut server = house.settings(16);
         server.session.tls = pair.offered();
         house.run(server)
     };
