@@ -1,132 +1,27 @@
-//! Least privilege, with real users: the program in a private mount namespace, where `/etc/passwd`
-//! and `/etc/group` are this test's, started in each of the three ways: as root, with CAP_SETUID
-//! and CAP_SETGID, with neither.
+//! Least privilege, with real users: the program in a private mount namespace, where `/etc` is this
+//! test's, started in each of the three ways: as root, with CAP_SETUID and CAP_SETGID, with
+//! neither.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
+#[path = "support/host.rs"]
+mod host;
+#[path = "support/ptys.rs"]
+mod ptys;
 mod support;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use support::{PATIENCE, PROGRAM, Server};
-use tempfile::TempDir;
-
-const MAIL: u32 = 8;
-const MAILSLOT: u32 = 64900;
-const ALICE: u32 = 64901;
-const BOB: u32 = 64902;
-
-/// How the program is started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
-    /// As root, which becomes mailslot:mail.
-    Root,
-    /// As mailslot:mail, with the two capabilities as systemd gives them.
-    Capable,
-    /// As mailslot:mail.
-    Plain,
-}
-
-/// Whether it can act as the recipients.
-fn acts(mode: Mode) -> bool {
-    mode != Mode::Plain
-}
-
-const MODES: [Mode; 3] = [Mode::Root, Mode::Capable, Mode::Plain];
-
-/// A host's folders: its own users, a mail folder, a spool, and the program where all may run it.
-struct Host {
-    folder: Arc<TempDir>,
-}
-
-impl Host {
-    fn new() -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-        let user = |name: &str, uid: u32, gid: u32| {
-            format!("{name}:x:{uid}:{gid}:{name}:/nonexistent:/usr/sbin/nologin\n")
-        };
-        let users = [
-            user("root", 0, 0),
-            user("mailslot", MAILSLOT, MAILSLOT),
-            user("alice", ALICE, ALICE),
-            user("bob", BOB, BOB),
-        ];
-        fs::write(path.join("passwd"), users.concat()).unwrap();
-        fs::write(path.join("group"), "root:x:0:\ntty:x:5:\nmail:x:8:\n").unwrap();
-        fs::write(path.join("conf"), "").unwrap();
-        fs::copy(PROGRAM, path.join("mailslot")).unwrap();
-        fs::create_dir(path.join("mail")).unwrap();
-        fs::create_dir(path.join("spool")).unwrap();
-        fs::set_permissions(path.join("spool"), Permissions::from_mode(0o700)).unwrap();
-        chown(path.join("spool"), Some(MAILSLOT), Some(MAIL)).unwrap();
-        let host = Host { folder: Arc::new(folder) };
-        host.mail_folder(0o2775, 0, MAIL);
-        host
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn mail_folder(&self, mode: u32, uid: u32, gid: u32) {
-        chown(self.path("mail"), Some(uid), Some(gid)).unwrap();
-        fs::set_permissions(self.path("mail"), Permissions::from_mode(mode)).unwrap();
-    }
-
-    fn mailbox(&self, name: &str) -> PathBuf {
-        self.path("mail").join(name)
-    }
-
-    /// A mailbox with a message's worth of text in it.
-    fn make_mailbox(&self, name: &str, uid: u32, gid: u32, mode: u32) {
-        let path = self.mailbox(name);
-        fs::write(&path, "From a\n\nb\n\n").unwrap();
-        chown(&path, Some(uid), Some(gid)).unwrap();
-        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-    }
-
-    /// The command `mailslot` with `options`, where the users are those of this host.
-    fn command(&self, mode: Mode, options: &[&str]) -> Command {
-        const BIND: &str = "mount --bind \"$1\" /etc/passwd && mount --bind \"$2\" /etc/group && \
-                            shift 2 && exec \"$@\"";
-        const BOTH: &str = "-all,+setuid,+setgid";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", BIND, "sh"]);
-        command.args([self.path("passwd"), self.path("group")]);
-        let kept = if mode == Mode::Capable { BOTH } else { "-all" };
-        if mode != Mode::Root {
-            let (uid, gid) = (MAILSLOT.to_string(), MAIL.to_string());
-            command.args(["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"]);
-            command.args(["--inh-caps", kept, "--ambient-caps", kept, "--bounding-set", kept]);
-        }
-        command.arg(self.path("mailslot"));
-        for (option, file) in [("-c", "conf"), ("-m", "mail"), ("-S", "spool")] {
-            command.arg(option).arg(self.path(file));
-        }
-        command.args(["-n", "host.example", "-d", "host.example", "-a", "none"]);
-        command.args(options).stdin(Stdio::null()).env_clear();
-        command
-    }
-
-    fn start(&self, mode: Mode, options: &[&str]) -> Server {
-        let listen = ["-l", "127.0.0.1:0", "--lock-timeout", "1"];
-        let command = self.command(mode, &[&listen, options].concat());
-        Server::start_command(command, Arc::clone(&self.folder), 1).unwrap_or_else(
-            |(log, status)| panic!("{mode:?}: not ready, {status}:\n{}", log.join("\n")),
-        )
-    }
-}
+use ptys::{Pty, log_in};
+use support::{PATIENCE, Server};
 
 /// What the mail folder and the mailbox of alice are before a message comes for her.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -425,100 +320,72 @@ fn a_user_that_cannot_be_had_is_told() {
     }
 }
 
-/// In the environment of [`confined`], the folder that is in reach.
-const CONFINED: &str = "MAILSLOT_TEST_CONFINED";
-
-/// What is tried in the sandbox, by another thread; run by the test below, in a process of its own.
+/// The terminal of a user, to which group tty may write, is all that a session may write to.
 #[test]
-fn confined() {
-    let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
-    let outside = inside.with_file_name("outside");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut reach = mailslot::confine::Reach::new();
-    reach.write(&inside);
-    let strength = mailslot::confine::confine(&reach).unwrap();
-    let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
-    let tries = move || {
-        let file = inside.join("file");
-        fs::write(&file, "x").unwrap();
-        File::options().append(true).open(&file).unwrap().set_len(0).unwrap();
-        fs::hard_link(&file, inside.join("link")).unwrap();
-        fs::remove_file(&file).unwrap();
-        if strength == mailslot::confine::Strength::None {
-            return println!("skipped: this kernel has no Landlock");
-        }
-        assert!(File::open("/etc/shadow").is_err_and(denied), "read shadow");
-        assert!(fs::write(&outside, "x").is_err_and(denied), "write outside");
-        assert!(fs::write(outside.with_file_name("new"), "x").is_err_and(denied), "make");
-        assert!(fs::remove_file(&outside).is_err_and(denied), "remove");
-        assert!(File::open(&outside).is_err_and(denied), "read");
-        assert!(mailslot::confine::is_out_of_reach(&outside));
-        assert!(fs::read_dir("/etc").is_err_and(denied), "list");
-        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
-        assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
-        assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
-        assert!(Command::new("/bin/true").status().is_err_and(denied), "run a program");
-        if strength == mailslot::confine::Strength::Full {
-            let address = listener.local_addr().unwrap();
-            assert!(TcpListener::bind("127.0.0.1:0").is_err_and(denied), "bind");
-            assert!(TcpStream::connect(address).is_err_and(denied), "connect");
-        }
-        println!("all denied");
-    };
-    std::thread::spawn(tries).join().unwrap();
-}
-
-/// As whoever runs the test, root too.
-#[test]
-fn a_thread_in_the_sandbox_cannot_leave_it() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("inside")).unwrap();
-    fs::write(folder.path().join("outside"), "x").unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "confined", "--nocapture"])
-        .env(CONFINED, folder.path().join("inside"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}{errors}");
-    assert!(text.contains("all denied") || text.contains("skipped"), "{text}");
-    print!("{text}");
-}
-
-/// An `:include:` that leads out of the sandbox: mail waits, and the log names what keeps it.
-#[test]
-fn an_include_outside_of_the_sandbox_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let other = tempfile::tempdir().unwrap();
-    let (lists, new) = (folder.path().join("lists"), other.path().join("new"));
-    fs::write(&new, "bob\n").unwrap();
-    fs::write(&lists, "shadow: :include:/etc/shadow\n").unwrap();
-    let server = Server::start_in(folder, &["-a", lists.to_str().unwrap()]);
-    let strength = mailslot_has_landlock();
+#[ignore = "needs root, unshare"]
+fn terminals_are_written_to_as_group_tty() {
+    let host = Host::new();
+    let pty = Pty::open();
+    let path = std::path::Path::new("/dev").join(pty.line());
+    chown(&path, Some(ALICE), Some(5)).unwrap();
+    pty.mesg(true);
+    log_in(host.folder().path(), &[("alice", pty.line())]);
+    let inner = host.command(Mode::Root, &["-l", "127.0.0.1:0", "--terminals", "local"]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount -t tmpfs none /run && cp \"$0\" /run/utmp && exec \"$@\"");
+    command.arg(host.path("utmp")).arg(inner.get_program()).args(inner.get_args());
+    let server = Server::start_command(command, host.folder(), 1)
+        .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")));
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<>", 250);
-    if strength || !nix::unistd::geteuid().is_root() {
-        client.say("RCPT TO:<shadow@x.example>", 451);
+    client.say("SEND FROM:<bob@host.example>", 250);
+    client.say("RCPT TO:<alice@host.example>", 250);
+    client.say("DATA", 354);
+    client.send(b"Subject: lunch\r\n\r\nat noon?\r\n");
+    client.say(".", 250);
+    assert!(pty.screen().contains("at noon?"));
+    for (name, groups) in threads(server.pid(), &["Groups"]) {
+        assert_eq!(groups, ["5"], "{name}");
     }
-    if strength && File::open("/etc/shadow").is_ok() {
-        server.wait_for_log("/etc/shadow is outside of the sandbox");
-    }
-    // One that is named later.
-    fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
-    server.signal(Signal::SIGHUP);
-    server.wait_for_log("reload");
-    if !strength {
-        return println!("skipped: this kernel has no Landlock");
-    }
-    client.say("RCPT TO:<new@x.example>", 451);
-    server.wait_for_log("new is outside of the sandbox");
+    assert!(!host.mailbox("alice").exists());
 }
 
-/// Whether the kernel confines at all.
-fn mailslot_has_landlock() -> bool {
-    fs::read_to_string("/sys/kernel/security/lsm").map_or_else(
-        |_| Path::new("/proc/sys/kernel/landlock_restrict").exists(),
-        |modules| modules.contains("landlock"),
-    )
+/// `check` tells as whom it would run, and what is in the way of that.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn check_tells_who_it_would_be() {
+    let host = Host::new();
+    let check = |mode: Mode, options: &[&str]| {
+        let options = [&["check", "-l", "127.0.0.1:0"], options].concat();
+        let output = host.command(mode, &options).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (mode, standing) in [
+        (Mode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
+        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its"),
+        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
+    ] {
+        let text = check(mode, &[]);
+        assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
+        assert!(text.contains("mail for root is put off") != (mode == Mode::Plain), "{text}");
+    }
+    fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
+    let text = check(Mode::Root, &[]);
+    assert!(text.ends_with("\nno problems\n"), "{text}");
+
+    chown(host.path("spool"), Some(0), Some(0)).unwrap();
+    host.mail_folder(0o755, 0, 0);
+    for (options, told) in [
+        (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
+        (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
+        (&[], "users who have no mailbox yet cannot get one"),
+        (&["--run-as", "nobody"], "there is no user nobody; `useradd"),
+        (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
+    ] {
+        let text = check(Mode::Root, options);
+        assert!(text.contains(told), "{told:?} in {text}");
+    }
+    let text = check(Mode::Plain, &["--run-as", "alice"]);
+    assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
+    assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
 }

@@ -102,7 +102,7 @@ pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
 fn not_for_users(path: &Path) -> Option<Problem> {
     let meta = fs::metadata(path).ok().filter(Metadata::is_dir)?;
     let mail = Group::from_name("mail").ok().flatten();
-    let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) == 3;
+    let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
     let shown = path.display();
     (!by_group && bits(&meta, 0) & 3 != 3).then(|| {
         advice(

@@ -63,14 +63,13 @@ impl Users for Passwd {
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
+            Err(_) if confine::is_out_of_reach(Path::new("/etc/passwd")) => {
+                Err("passwd: the file is new and outside of the sandbox; restart mailslot".into())
+            }
             // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing
             // or out of reach looks the same, and then root is not found either.
             Err(Errno::ENOENT | Errno::ESRCH) => match Account::from_name("root") {
                 Ok(Some(_)) => Ok(None),
-                _ if confine::is_out_of_reach(Path::new("/etc/passwd")) => {
-                    Err("passwd: the file is new and outside of the sandbox; restart mailslot"
-                        .into())
-                }
                 _ => Err("passwd: not even root is found".to_owned()),
             },
             Err(e) => Err(format!("passwd: {name}: {}", e.desc())),

@@ -1,0 +1,280 @@
+//! The sandbox that the program locks itself into: what a thread in it can open, and what becomes of
+//! files that are named or put in place once it is closed.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
+
+#[path = "support/host.rs"]
+mod host;
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{chown, symlink};
+use std::path::PathBuf;
+use std::process::Command;
+
+use host::{Host, MAIL, Mode, passwd_line};
+use nix::sys::signal::Signal;
+use support::Server;
+
+/// In the environment of [`confined`], the folder that is in reach.
+const CONFINED: &str = "MAILSLOT_TEST_CONFINED";
+
+/// What is tried in the sandbox, by another thread; run by the test below, in a process of its own.
+#[test]
+fn confined() {
+    let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
+    let outside = inside.with_file_name("outside");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut reach = mailslot::confine::Reach::new();
+    reach.write(&inside);
+    let strength = mailslot::confine::confine(&reach).unwrap();
+    let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
+    let tries = move || {
+        let file = inside.join("file");
+        fs::write(&file, "x").unwrap();
+        File::options().append(true).open(&file).unwrap().set_len(0).unwrap();
+        fs::hard_link(&file, inside.join("link")).unwrap();
+        fs::remove_file(&file).unwrap();
+        if strength == mailslot::confine::Strength::None {
+            return println!("skipped: this kernel has no Landlock");
+        }
+        assert!(File::open("/etc/shadow").is_err_and(denied), "read shadow");
+        assert!(fs::write(&outside, "x").is_err_and(denied), "write outside");
+        assert!(fs::write(outside.with_file_name("new"), "x").is_err_and(denied), "make");
+        assert!(fs::remove_file(&outside).is_err_and(denied), "remove");
+        assert!(File::open(&outside).is_err_and(denied), "read");
+        assert!(mailslot::confine::is_out_of_reach(&outside));
+        assert!(fs::read_dir("/etc").is_err_and(denied), "list");
+        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
+        assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
+        assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
+        assert!(Command::new("/bin/true").status().is_err_and(denied), "run a program");
+        if strength == mailslot::confine::Strength::Full {
+            let address = listener.local_addr().unwrap();
+            assert!(TcpListener::bind("127.0.0.1:0").is_err_and(denied), "bind");
+            assert!(TcpStream::connect(address).is_err_and(denied), "connect");
+        }
+        println!("all denied");
+    };
+    std::thread::spawn(tries).join().unwrap();
+}
+
+/// As whoever runs the test, root too.
+#[test]
+fn a_thread_in_the_sandbox_cannot_leave_it() {
+    let text = run_confined();
+    assert!(text.contains("all denied") || text.contains("skipped"), "{text}");
+    print!("{text}");
+}
+
+/// Runs [`confined`]; what it printed.
+fn run_confined() -> String {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("inside")).unwrap();
+    fs::write(folder.path().join("outside"), "x").unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "confined", "--nocapture"])
+        .env(CONFINED, folder.path().join("inside"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}{errors}");
+    text.into_owned()
+}
+
+/// An `:include:` that leads out of the sandbox: mail waits, and the log names what keeps it.
+#[test]
+fn an_include_outside_of_the_sandbox_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let (lists, new) = (folder.path().join("lists"), other.path().join("new"));
+    fs::write(&new, "bob\n").unwrap();
+    fs::write(&lists, "shadow: :include:/etc/shadow\n").unwrap();
+    let server = Server::start_in(folder, &["-a", lists.to_str().unwrap()]);
+    let confines = kernel_confines();
+    let mut client = server.after_ehlo();
+    client.say("MAIL FROM:<>", 250);
+    if confines || !nix::unistd::geteuid().is_root() {
+        client.say("RCPT TO:<shadow@x.example>", 451);
+    }
+    if confines && File::open("/etc/shadow").is_ok() {
+        server.wait_for_log("/etc/shadow is outside of the sandbox");
+    }
+    // One that is named later.
+    fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("reload");
+    if !confines {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    client.say("RCPT TO:<new@x.example>", 451);
+    server.wait_for_log("new is outside of the sandbox");
+}
+
+/// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what is
+/// put in its place; as root, what was there, and what everybody may read.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn files_in_etc_are_read_by_their_permissions() {
+    let root_is_confined = kernel_confines();
+    for (mode, options, secret, user_later) in [
+        (Mode::Root, &[][..], "cannot be opened: Permission denied", 250),
+        (Mode::Capable, &[], "cannot be opened: Permission denied", 250),
+        (Mode::Root, &["--run-as", "root"], "is outside of the sandbox", 451),
+    ] {
+        if options.contains(&"root") && !root_is_confined {
+            println!("skipped: this kernel has no Landlock");
+            continue;
+        }
+        let host = Host::new();
+        let lists = "secret: :include:/etc/shadow\npublic: :include:/etc/list\n";
+        fs::write(host.path("etc/aliases"), lists).unwrap();
+        fs::write(host.path("etc/list"), "alice\n").unwrap();
+        let owner = if options.is_empty() { host::MAILSLOT } else { 0 };
+        chown(host.path("spool"), Some(owner), Some(MAIL)).unwrap();
+        let server = host.start(mode, options);
+        let mut client = server.after_ehlo();
+        client.say("MAIL FROM:<>", 250);
+        client.say("RCPT TO:<public@host.example>", 250);
+        client.say("RCPT TO:<secret@host.example>", 451);
+        server.wait_for_log(&format!("/etc/shadow {secret}"));
+        client.say("RCPT TO:<carol@host.example>", 550);
+        // As useradd(8) does it.
+        let mut users = fs::read_to_string(host.path("etc/passwd")).unwrap();
+        users.push_str(&passwd_line("carol", 64910));
+        fs::write(host.path("etc/passwd+"), users).unwrap();
+        fs::rename(host.path("etc/passwd+"), host.path("etc/passwd")).unwrap();
+        client.say("RCPT TO:<carol@host.example>", user_later);
+        if user_later == 451 {
+            server.wait_for_log("outside of the sandbox; restart mailslot");
+        }
+    }
+}
+
+/// A key that the group of `--run-as` may read is read again; one that root alone may read is not,
+/// and the log says so at the start. New files that replace the old ones are in reach.
+#[cfg(feature = "tls")]
+#[test]
+#[ignore = "needs root, unshare"]
+fn a_key_is_read_again_if_it_is_the_group_s() {
+    use std::os::unix::fs::PermissionsExt;
+    for (permissions, again) in [(0o640, true), (0o600, false)] {
+        let host = Host::new();
+        let make = || {
+            let made = rcgen::generate_simple_self_signed(["host.example".to_owned()]).unwrap();
+            let pem = made.cert.pem() + &made.signing_key.serialize_pem();
+            fs::write(host.path("new"), pem).unwrap();
+            chown(host.path("new"), Some(0), Some(MAIL)).unwrap();
+            fs::set_permissions(host.path("new"), fs::Permissions::from_mode(permissions)).unwrap();
+            fs::create_dir_all(host.path("certs")).unwrap();
+            fs::rename(host.path("new"), host.path("certs/both.pem")).unwrap();
+        };
+        make();
+        let pem = host.path("certs/both.pem");
+        let server = host.start(Mode::Root, &["--tls-cert", pem.to_str().unwrap()]);
+        if !again {
+            let told = server.wait_for_log("will not be read again");
+            assert!(told.contains("chgrp"), "{told}");
+        }
+        make();
+        server.signal(Signal::SIGHUP);
+        let told = server.wait_for_any_log(&["certificate and key stay", "reload signal=HUP"]);
+        assert_eq!(told.contains("reload"), again, "{told}");
+        assert_eq!(server.after_ehlo().say("STARTTLS", 220).code, 220);
+    }
+}
+
+/// systemd's unit: its exposure, and that its filter lets through every call that is made.
+#[test]
+#[ignore = "needs root, unshare, setpriv, strace, systemd-analyze"]
+fn the_unit_of_systemd_is_tight_and_wide_enough() {
+    let run = |program: &str, args: &[&str]| {
+        let output = Command::new(program).args(args).env_remove("LESS").output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    for unit in ["mailslot.service", "mailslot-inetd@.service"] {
+        let unit = root.join("contrib/systemd").join(unit);
+        let security = ["security", "--offline=true", "--no-pager", unit.to_str().unwrap()];
+        let text = run("systemd-analyze", &security);
+        let score = text.lines().find(|line| line.contains("Overall exposure level")).unwrap();
+        println!("{score}");
+        let figure = score.split_whitespace().find_map(|word| word.parse::<f32>().ok()).unwrap();
+        assert!(figure < 2.0, "{text}");
+    }
+
+    let unit = fs::read_to_string(root.join("contrib/systemd/mailslot.service")).unwrap();
+    let mut allowed = BTreeSet::new();
+    for line in unit.lines().filter_map(|line| line.strip_prefix("SystemCallFilter=")) {
+        let (takes, words) = match line.strip_prefix('~') {
+            Some(words) => (false, words),
+            None => (true, line),
+        };
+        for word in words.split_whitespace() {
+            for call in members(word, &|group| run("systemd-analyze", &["syscall-filter", group])) {
+                if takes {
+                    allowed.insert(call);
+                } else {
+                    allowed.remove(&call);
+                }
+            }
+        }
+    }
+    let host = Host::new();
+    let inner = host.command(Mode::Capable, &["-l", "127.0.0.1:0"]);
+    // Between setpriv and the program, so that its own calls alone are told; beside it, so that
+    // the pid is its own.
+    let mut command = Command::new(inner.get_program());
+    for arg in inner.get_args() {
+        if arg == host.path("mailslot") {
+            command.args(["strace", "-D", "-f", "-qq"]);
+        }
+        command.arg(arg);
+    }
+    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let server =
+        Server::start_command(command, host.folder(), 1).unwrap_or_else(|(log, status)| {
+            panic!("not ready, {status}:\n{}", log.join("\n"));
+        });
+    let mut client = server.after_ehlo();
+    let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(500));
+    client.deliver("a@a.example", &["alice@host.example"], &text, 250);
+    client.say("QUIT", 221);
+    let large = text.repeat(1000);
+    server.after_ehlo().deliver("a@a.example", &["bob@host.example"], &large, 250);
+    server.signal(Signal::SIGHUP);
+    let (log, _) = server.stop();
+    let made: BTreeSet<String> = log.iter().filter_map(|line| call_of(line)).collect();
+    assert!(made.contains("setfsuid") && made.contains("fdatasync"), "{made:?}");
+    let refused: Vec<&String> = made.difference(&allowed).collect();
+    // Made by strace's own start, as the program's first.
+    assert!(refused.iter().all(|call| *call == "execve"), "{refused:?}");
+}
+
+/// The system calls that a word of SystemCallFilter= stands for.
+fn members(word: &str, group: &dyn Fn(&str) -> String) -> Vec<String> {
+    if !word.starts_with('@') {
+        return vec![word.to_owned()];
+    }
+    let text = group(word);
+    let names = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    names.filter(|name| *name != word).flat_map(|name| members(name, group)).collect()
+}
+
+/// `[pid  4711] setfsuid(64901) = 64900`
+fn call_of(line: &str) -> Option<String> {
+    let call = line.strip_prefix("[pid").and_then(|rest| rest.split_once(']'));
+    let call = call.map_or(line, |(_, call)| call);
+    let (name, _) = call.trim_start().split_once('(')?;
+    let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
+    (plain && !name.is_empty()).then(|| name.to_owned())
+}
+
+/// Whether the kernel confines at all.
+fn kernel_confines() -> bool {
+    let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
+    // Where that file system is not mounted the kernel's own answer is asked for.
+    modules.contains("landlock") || run_confined().contains("all denied")
+}
