@@ -1,5 +1,5 @@
-//! The sandbox that the program locks itself into: what a thread in it can open, and what becomes of
-//! files that are named or put in place once it is closed.
+//! The sandbox that the program locks itself into: what a thread in it can open, and what becomes
+//! of files that are named or put in place once it is closed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
 #[path = "support/host.rs"]
@@ -113,8 +113,8 @@ fn an_include_outside_of_the_sandbox_is_told() {
     server.wait_for_log("new is outside of the sandbox");
 }
 
-/// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what is
-/// put in its place; as root, what was there, and what everybody may read.
+/// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what
+/// is put in its place; as root, what was there, and what everybody may read.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn files_in_etc_are_read_by_their_permissions() {
