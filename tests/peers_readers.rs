@@ -113,7 +113,7 @@ fn mailutils_reads() {
     // Its status tells whether any of them is new.
     let subjects = peer("frm", server.folder()).arg("-l").arg(&mailbox).output().unwrap().stdout;
     let subjects = String::from_utf8(subjects).unwrap();
-    let mut headers = peer("mail", server.folder());
+    let mut headers = peer("mail.mailutils", server.folder());
     let headers = text(headers.args(["--nosum", "--headers", "--file"]).arg(&mailbox));
     for number in 0..sent.len() {
         let subject = format!("hard {number}");
