@@ -24,6 +24,8 @@ mod wire;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::ToSocketAddrs;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::smtp::Envelope;
@@ -148,6 +150,16 @@ pub fn connect(target: &Target, settings: &Settings) -> Result<Connection, Reaso
         }
     }
     Err(why)
+}
+
+/// Introduces itself over `socket`, which leads to a server on this host.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn over(socket: UnixStream, settings: &Settings) -> Result<Connection, Reason> {
+    let nowhere = Target::Unix(PathBuf::new());
+    let opened = Connection::open(&nowhere, settings, Wire::connected(socket), true);
+    opened.map_err(|(reason, _)| reason)
 }
 
 impl Connection {

@@ -28,6 +28,7 @@
 //!   writes with deadlines, in clear text or through [`tls`].
 //! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
 //!   does for the receiver.
+//! - [`sendmail`] is a program of its own, by which others on this host hand over messages.
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
 //! - [`privilege`] is who the process is, and as whom the writer touches a mailbox; [`confine`] is
 //!   the sandbox that it locks itself into.
@@ -48,6 +49,7 @@ pub mod options;
 pub mod privilege;
 pub mod report;
 pub mod route;
+pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;

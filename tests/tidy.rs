@@ -21,8 +21,8 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["server"],
     &["config"],
-    &["check"],
-    &["main"],
+    &["check", "sendmail"],
+    &["main", "bin"],
 ];
 
 /// Words of std that a room which is only words has no use for.

@@ -30,7 +30,11 @@ impl Wire {
     }
 
     pub(super) fn unix(path: &Path) -> io::Result<Wire> {
-        Ok(Wire { socket: Socket::Unix(UnixStream::connect(path)?), tls: None })
+        Ok(Wire::connected(UnixStream::connect(path)?))
+    }
+
+    pub(super) fn connected(socket: UnixStream) -> Wire {
+        Wire { socket: Socket::Unix(socket), tls: None }
     }
 
     /// Makes the handshake with `host`, by `until`.

@@ -40,7 +40,7 @@ pub struct OriginalRecipient {
 
 impl Return {
     /// `FULL` or `HDRS`
-    pub(super) fn parse(value: &str) -> Option<Return> {
+    pub(crate) fn parse(value: &str) -> Option<Return> {
         match value.to_ascii_uppercase().as_str() {
             "FULL" => Some(Return::Full),
             "HDRS" => Some(Return::Headers),
@@ -51,7 +51,7 @@ impl Return {
 
 impl Notify {
     /// `NEVER`, or a list of `SUCCESS`, `FAILURE` and `DELAY`.
-    pub(super) fn parse(value: &str) -> Option<Notify> {
+    pub(crate) fn parse(value: &str) -> Option<Notify> {
         let mut notify = Notify::default();
         if value.eq_ignore_ascii_case("NEVER") {
             return Some(notify);

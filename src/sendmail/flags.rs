@@ -1,0 +1,301 @@
+//! The command line of sendmail(1), as forty years of callers write it.
+//!
+//! Options stand in one word or in several, `-ti`, `-t -i`; their values in the same word or in the
+//! next, `-fjones`, `-f jones`. What changed the ways of a mail server that is not here is taken
+//! and ignored (`-o*`, `-B`, `-h`, `-X`, ...), so that no caller fails for it; an option that
+//! nobody has is not.
+
+use crate::smtp::dsn::{Notify, Return};
+
+/// What the caller wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `-bm`: a message on standard input.
+    Send,
+    /// `-bs`: SMTP on standard input and output.
+    Smtp,
+    /// `-bp`, mailq: what is in the queue.
+    Queue,
+    /// `-q`: the queue is to be tried now.
+    Flush,
+    /// `-bv`: where these addresses lead.
+    Verify,
+    /// `-bi`, `-I`, newaliases: aliases are to be read again.
+    Aliases,
+    /// `--help`
+    Help,
+    /// `--version`
+    Version,
+}
+
+/// The command line, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flags {
+    /// What to do.
+    pub mode: Mode,
+    /// `-t`: the recipients are in the header, too.
+    pub recipients_in_header: bool,
+    /// `-i`, `-oi`: a line of one dot does not end the message.
+    pub dot_is_text: bool,
+    /// `-f`, `-r`: the sender.
+    pub from: Option<String>,
+    /// `-F`: the sender's full name.
+    pub full_name: Option<String>,
+    /// `-C`: the configuration file.
+    pub config: Option<String>,
+    /// `-N`
+    pub notify: Option<Notify>,
+    /// `-R`
+    pub ret: Option<Return>,
+    /// `-V`
+    pub envid: Option<String>,
+    /// `-v`: say what became of each recipient.
+    pub verbose: bool,
+    /// `--deliver-direct`: without the server, if it does not run.
+    pub direct: bool,
+    /// The rest: addresses.
+    pub operands: Vec<String>,
+}
+
+/// Takes `args` apart, of a program called by `name`.
+///
+/// # Errors
+/// What is wrong: EX_USAGE.
+pub fn parse(name: &str, args: &[String]) -> Result<Flags, String> {
+    let mut flags = Flags {
+        mode: match name {
+            "mailq" => Mode::Queue,
+            "newaliases" => Mode::Aliases,
+            _ => Mode::Send,
+        },
+        recipients_in_header: false,
+        dot_is_text: false,
+        from: None,
+        full_name: None,
+        config: None,
+        notify: None,
+        ret: None,
+        envid: None,
+        verbose: false,
+        direct: false,
+        operands: Vec::new(),
+    };
+    let mut rest = args.iter();
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--" => {
+                flags.operands.extend(rest.by_ref().cloned());
+                break;
+            }
+            "--deliver-direct" => flags.direct = true,
+            "--help" => flags.mode = Mode::Help,
+            "--version" => flags.mode = Mode::Version,
+            _ => match word.strip_prefix('-') {
+                Some(letters) if !letters.is_empty() && !letters.starts_with('-') => {
+                    flags.word(letters, &mut rest)?;
+                }
+                Some(_) => return Err(format!("no such option: {word}")),
+                None => flags.operands.push(word.clone()),
+            },
+        }
+    }
+    Ok(flags)
+}
+
+impl Flags {
+    /// The options of one word; the value of the last may be the next word of `rest`.
+    fn word<'a>(
+        &mut self,
+        letters: &'a str,
+        rest: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<(), String> {
+        let mut chars = letters.chars();
+        while let Some(letter) = chars.next() {
+            let here = chars.as_str();
+            match letter {
+                't' => self.recipients_in_header = true,
+                'i' => self.dot_is_text = true,
+                'v' => self.verbose = true,
+                'I' => self.mode = Mode::Aliases,
+                'G' | 'U' | 'm' | 'n' | 'c' | 's' | 'T' | 'x' => {}
+                // With a value in the same word, or none.
+                'q' => {
+                    // `-q30m` would start a daemon, which runs already.
+                    if here.is_empty() && self.mode == Mode::Send {
+                        self.mode = Mode::Flush;
+                    }
+                    return Ok(());
+                }
+                'd' => return Ok(()),
+                'A' | 'B' | 'C' | 'D' | 'F' | 'L' | 'N' | 'O' | 'Q' | 'R' | 'V' | 'X' | 'b'
+                | 'e' | 'f' | 'h' | 'o' | 'p' | 'r' => {
+                    let next = || format!("-{letter} needs a value");
+                    let value = match here {
+                        "" => rest.next().map(String::as_str).ok_or_else(next)?,
+                        value => value,
+                    };
+                    return self.set(letter, value);
+                }
+                _ => return Err(format!("no such option: -{letter}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, letter: char, value: &str) -> Result<(), String> {
+        let wrong = |form: &str| format!("-{letter} {value:?}: expected {form}");
+        match letter {
+            'b' => {
+                self.mode = match value {
+                    "m" => Mode::Send,
+                    "s" => Mode::Smtp,
+                    "p" => Mode::Queue,
+                    "v" => Mode::Verify,
+                    "i" => Mode::Aliases,
+                    "d" | "D" => return Err("-bd: the server is mailslot(8)".to_owned()),
+                    _ => return Err(wrong("m, s, p, v or i")),
+                }
+            }
+            'C' => self.config = Some(value.to_owned()),
+            'F' => self.full_name = Some(value.to_owned()),
+            'f' | 'r' => self.from = Some(value.to_owned()),
+            'N' => {
+                let notify = Notify::parse(value);
+                self.notify = Some(notify.ok_or_else(|| wrong(NOTIFY_FORM))?);
+            }
+            'R' => self.ret = Some(Return::parse(value).ok_or_else(|| wrong("full or hdrs"))?),
+            'V' => {
+                let fits = value.len() <= ENVID_MAX && value.bytes().all(|b| b.is_ascii_graphic());
+                self.envid = fits.then(|| value.to_owned());
+                if !fits {
+                    return Err(wrong("up to 33 printable characters without blanks"));
+                }
+            }
+            'o' if value == "i" => self.dot_is_text = true,
+            'o' if value == "t" => self.recipients_in_header = true,
+            'O' if value.eq_ignore_ascii_case("IgnoreDots") => self.dot_is_text = true,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Usage: sendmail [OPTIONS] [ADDRESS ...] < message
+       sendmail -bs | mailq | newaliases
+
+Hands a message to the mail server of this host, mailslot(8).
+
+  -t           recipients are in the header too: To, Cc and Bcc
+  -i, -oi      a line of one dot does not end the message
+  -f ADDRESS   the sender; \"\" or <> for nobody (-r is the same)
+  -F NAME      the sender's full name
+  -N LIST      report success, failure, delay; or never
+  -R PART      of a message that failed report full, or hdrs
+  -V ID        the envelope's id in reports
+  -v           say what became of each recipient
+  -bs          speak SMTP on standard input and output
+  -bv          say where each ADDRESS leads
+  -bp          show the queue, as mailq does
+  -bi          for newaliases: aliases are read by themselves
+  -C FILE      the configuration file, /etc/mailslot.conf
+  --deliver-direct  (root) deliver without the server, if it does not run
+
+Other options of other sendmails are taken and ignored.
+";
+
+const NOTIFY_FORM: &str = "never, or some of success,failure,delay";
+/// As long as it may be however it is encoded (RFC 3461 4.4).
+const ENVID_MAX: usize = 33;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &str, line: &str) -> Result<Flags, String> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse(name, &args)
+    }
+
+    #[test]
+    fn what_callers_say() {
+        let none = || read("sendmail", "").unwrap();
+        let to = |operands: &[&str]| operands.iter().map(|o| o.to_string()).collect::<Vec<_>>();
+        let i = Flags { dot_is_text: true, ..none() };
+        let ti = Flags { recipients_in_header: true, ..i.clone() };
+        let some = |text: &str| Some(text.to_owned());
+        for (line, flags) in [
+            ("root", Flags { operands: to(&["root"]), ..none() }),
+            ("-i root", Flags { operands: to(&["root"]), ..i.clone() }),
+            ("-oi root", Flags { operands: to(&["root"]), ..i.clone() }),
+            ("-o i root", Flags { operands: to(&["root"]), ..i.clone() }),
+            ("-t -i", ti.clone()),
+            ("-ti", ti.clone()),
+            ("-i -t", ti.clone()),
+            ("-oi -ot", ti.clone()),
+            // Debian's cron, and others'.
+            (
+                "-i -FCronDaemon -B8BITMIME -oem root",
+                Flags { full_name: some("CronDaemon"), operands: to(&["root"]), ..i.clone() },
+            ),
+            (
+                "-FCronDaemon -odi -oem -oi -t -f root",
+                Flags { full_name: some("CronDaemon"), from: some("root"), ..ti.clone() },
+            ),
+            // mutt
+            (
+                "-oem -oi -f a@b -N success,failure -R hdrs -- c@d -e",
+                Flags {
+                    from: some("a@b"),
+                    notify: Notify::parse("SUCCESS,FAILURE"),
+                    ret: Some(Return::Headers),
+                    operands: to(&["c@d", "-e"]),
+                    ..i.clone()
+                },
+            ),
+            // git send-email, PHP, s-nail
+            ("-f a@b -i c@d", Flags { from: some("a@b"), operands: to(&["c@d"]), ..i.clone() }),
+            ("-t -i -fa@b", Flags { from: some("a@b"), ..ti.clone() }),
+            ("-i -m -v -r a@b", Flags { from: some("a@b"), verbose: true, ..i.clone() }),
+            ("-itfa@b c", Flags { from: some("a@b"), operands: to(&["c"]), ..ti }),
+            ("-V QQ1 -C /x", Flags { envid: some("QQ1"), config: some("/x"), ..none() }),
+            ("-bs", Flags { mode: Mode::Smtp, ..none() }),
+            ("-b s", Flags { mode: Mode::Smtp, ..none() }),
+            ("-bp", Flags { mode: Mode::Queue, ..none() }),
+            ("-bi", Flags { mode: Mode::Aliases, ..none() }),
+            ("-I", Flags { mode: Mode::Aliases, ..none() }),
+            ("-bv a", Flags { mode: Mode::Verify, operands: to(&["a"]), ..none() }),
+            ("-q", Flags { mode: Mode::Flush, ..none() }),
+            ("-q30m", none()),
+            ("-bm -d8.99 -h 3 -O DeliveryMode=b -X /log -p ESMTP -U -G -n -m -L tag", none()),
+            ("-Am -om -e q -oA/etc/aliases", none()),
+            ("--deliver-direct", Flags { direct: true, ..none() }),
+        ] {
+            assert_eq!(read("sendmail", line), Ok(flags), "{line}");
+        }
+        assert_eq!(read("mailq", "").unwrap().mode, Mode::Queue);
+        assert_eq!(read("newaliases", "").unwrap().mode, Mode::Aliases);
+        let empty = parse("sendmail", &["-f".to_owned(), String::new()]).unwrap();
+        assert_eq!(empty.from.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_is_wrong() {
+        for (line, why) in [
+            ("-k", "no such option: -k"),
+            ("-ik", "no such option: -k"),
+            ("-", "no such option: -"),
+            ("--unknown", "no such option: --unknown"),
+            ("-f", "-f needs a value"),
+            ("-bd", "mailslot(8)"),
+            ("-bz", "expected m, s, p, v or i"),
+            ("-N sometimes", "expected never"),
+            ("-R some", "expected full"),
+            ("-V \u{e9}", "expected up to 33"),
+        ] {
+            let said = read("sendmail", line).unwrap_err();
+            assert!(said.contains(why), "{line}: {said}");
+        }
+    }
+}
