@@ -17,6 +17,7 @@
 //! | --- | --- |
 //! | `desk.rs` | what the receiver asks: who is local, is there room |
 //! | `dispatch.rs` | a message that came whole: delivered, answered, logged, reported |
+//! | `end.rs` | how a session can end |
 //! | `harvest.rs` | patience with a client that tries out names |
 //! | `send.rs` | SEND, SOML and SAML: terminals |
 //!
@@ -26,6 +27,7 @@
 
 mod desk;
 mod dispatch;
+mod end;
 mod harvest;
 mod send;
 
@@ -56,6 +58,7 @@ use crate::tls::Keys;
 use crate::trace::{self, Ids, Received};
 use desk::Desk;
 use dispatch::{Dispatch, Line};
+pub use end::End;
 use harvest::Harvest;
 
 /// Who is told something that a stranger could misuse.
@@ -133,63 +136,6 @@ pub struct Office {
     ids: Ids,
 }
 
-/// How a session ended.
-#[derive(Debug)]
-pub enum End {
-    /// With QUIT.
-    Quit,
-    /// By the receiver, with this reply: too many errors, or no SMTP at all.
-    GivenUp(Reply),
-    /// By the client, the network, the clock, or from outside.
-    Cut(Cut),
-    /// By a panic, which was caught.
-    Panicked,
-}
-
-impl End {
-    /// The exit status of a process that served this session alone, as in sysexits.h.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            End::Quit | End::Cut(Cut::Closed) => 0,
-            End::Panicked => 70,            // EX_SOFTWARE
-            End::Cut(Cut::Broken(_)) => 74, // EX_IOERR
-            // EX_PROTOCOL
-            End::GivenUp(_) | End::Cut(Cut::ClearText | Cut::Tls(_)) => 76,
-            End::Cut(_) => 75, // EX_TEMPFAIL
-        }
-    }
-
-    /// Whether the client's doing ended it, and one who does so often is better kept out. It need
-    /// not be malice: a very slow network looks like it.
-    fn is_abuse(&self) -> bool {
-        let cut = |cut: &Cut| {
-            matches!(cut, Cut::ClearText | Cut::MakeRoom | Cut::NotReading | Cut::TooSlow)
-        };
-        match self {
-            End::GivenUp(_) => true,
-            End::Cut(how) => cut(how),
-            End::Quit | End::Panicked => false,
-        }
-    }
-
-    /// Whether the client may still be sending, and should be heard out for a moment, so that it
-    /// can read our last reply (see [`Stream::close`]).
-    pub fn lingers(&self) -> bool {
-        !matches!(self, End::Quit | End::Cut(Cut::Closed | Cut::NotReading | Cut::Broken(_)))
-    }
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            End::Quit => "quit",
-            End::GivenUp(_) => "errors",
-            End::Panicked => "panic",
-            End::Cut(cut) => return cut.fmt(f),
-        })
-    }
-}
-
 impl Office {
     /// The parts, put together.
     pub fn new(
@@ -236,7 +182,7 @@ impl Office {
                 End::Panicked
             }
         };
-        if let Some(reply) = last_reply(&end, &self.settings.hostname) {
+        if let Some(reply) = end.last_reply(&self.settings.hostname) {
             // That it cannot be sent is no news: the session is over.
             let _ = stream.reply(|out| reply.write_to(out));
         }
@@ -599,24 +545,6 @@ fn fault_reply(fault: &Fault) -> Reply {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
             _ => reply::data_error(),
         },
-    }
-}
-
-/// What a client hears of the end of its session; None if it knows, or will not listen.
-fn last_reply(end: &End, hostname: &str) -> Option<Reply> {
-    let cut = match end {
-        End::Quit | End::GivenUp(_) => return None,
-        End::Panicked => return Some(reply::broken(hostname)),
-        End::Cut(cut) => cut,
-    };
-    let slow = |why| Some(reply::timed_out(hostname, why));
-    match cut {
-        Cut::Closed | Cut::Broken(_) | Cut::NotReading | Cut::ClearText | Cut::Tls(_) => None,
-        Cut::TimedOut => slow("nothing came for too long"),
-        Cut::TooSlow => slow("mail data comes too slowly"),
-        Cut::Deadline => slow("the session takes too long"),
-        Cut::MakeRoom => slow("idle or slow, and others are waiting"),
-        Cut::Stopping => Some(reply::closing(hostname, "the service is stopping")),
     }
 }
 

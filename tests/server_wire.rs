@@ -240,6 +240,20 @@ fn a_burst_of_mail_data_buys_no_time() {
     assert!(took < LONG, "{took:?}");
 }
 
+#[test]
+fn who_talks_first_is_seen_and_served_all_the_same() {
+    let house = House::new();
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let mut stream = Stream::new(Socket::Unix(server), stranger(1), LONG, LONG).unwrap();
+    assert!(!stream.has_come_early());
+    client.write_all(DIALOGUE).unwrap();
+    assert!(stream.has_come_early());
+    let end = house.office(house.session()).serve(&mut stream);
+    assert!(matches!(end, End::Quit), "{end}");
+    stream.close(false);
+    assert_eq!(house.count("smith"), 1);
+}
+
 /// What is no SMTP has no line's end to wait for.
 #[test]
 fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
