@@ -64,6 +64,24 @@ impl BoxName {
             && name.chars().all(|c| c > ' ' && c != '/' && !c.is_control());
         fits.then(|| BoxName(name.to_owned()))
     }
+
+    /// An entry of the queue, `queue/ID`: not in the mail folder but in the spool, and no mailbox
+    /// can have such a name. None unless `id` is letters, digits and hyphens, at most 100.
+    pub fn in_queue(id: &str) -> Option<BoxName> {
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        (plain && (1..=100).contains(&id.len())).then(|| BoxName(format!("{QUEUE_PREFIX}{id}")))
+    }
+
+    /// What [`as_str`](BoxName::as_str) gave.
+    pub fn parse(name: &str) -> Option<BoxName> {
+        name.strip_prefix(QUEUE_PREFIX).map_or_else(|| BoxName::new(name), BoxName::in_queue)
+    }
+
+    /// The id of an entry of the queue.
+    pub fn queue_id(&self) -> Option<&str> {
+        self.0.strip_prefix(QUEUE_PREFIX)
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -76,6 +94,11 @@ impl fmt::Display for BoxName {
     }
 }
 
+/// The folder of the queue, in the spool.
+pub const QUEUE_FOLDER: &str = "queue";
+/// What the names of its entries begin with.
+const QUEUE_PREFIX: &str = "queue/";
+
 /// Who owns a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
@@ -85,16 +108,28 @@ pub struct Owner {
     pub gid: u32,
 }
 
-/// One mailbox that a message goes to, and for which address.
+/// One mailbox that a message goes to, and for which address; or an entry of the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// The file in the mail folder.
+    /// The file in the mail folder, or in the queue.
     pub mailbox: BoxName,
     /// Whose it must be; None: whoever runs mailslot.
     pub owner: Option<Owner>,
-    /// The address for the Delivered-To line, `user@host`, without control characters.
+    /// The address for the Delivered-To line, `user@host`, without control characters. Of an entry
+    /// of the queue what its Mailslot-Queue line says (`queue/entry.rs`).
     pub delivered_to: String,
 }
+
+impl Destination {
+    /// The line that stands below Return-Path in this copy alone, with its LF.
+    pub fn own_line(&self) -> Vec<u8> {
+        let field = if self.mailbox.queue_id().is_some() { QUEUE_FIELD } else { "Delivered-To" };
+        format!("{field}: {}\n", self.delivered_to).into_bytes()
+    }
+}
+
+/// The name of the line that an entry of the queue has for Delivered-To.
+pub const QUEUE_FIELD: &str = "Mailslot-Queue";
 
 /// Content ready for a mailbox: LF line ends, mboxrd-quoted, the Received line on top, and a last
 /// line end; without From_ line, Return-Path and Delivered-To, and without the blank line behind.

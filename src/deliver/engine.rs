@@ -47,9 +47,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::disk::{Disk, DiskFile};
-use super::journal::{Copy, Draft, Journal, Sums, Trailer, delivered_to_line};
+use super::journal::{Copy, Draft, Journal, Sums, Trailer};
 use super::lock::{Attempt, Identity};
-use super::mailbox::{Folder, Held, Opened};
+use super::mailbox::{Folder, Held, Opened, sync_folders};
 use super::{Fault, Outcome, Why};
 use crate::counters::Counters;
 use crate::logging::value;
@@ -128,8 +128,8 @@ impl<D: Disk> Engine<D> {
         counters: Arc<Counters>,
         journal: Journal<D>,
     ) -> io::Result<Engine<D>> {
-        let checkpointer =
-            Checkpointer::start(folder.disk.clone(), folder.path.clone(), &counters)?;
+        let (mail, queue) = (folder.path.clone(), folder.spool.clone());
+        let checkpointer = Checkpointer::start(folder.disk.clone(), [mail, queue], &counters)?;
         Ok(Engine {
             folder,
             spool,
@@ -325,7 +325,8 @@ impl<D: Disk> Engine<D> {
                 return Err(Fault::io("lock", io::ErrorKind::NotFound.into()).on(&to.mailbox));
             };
             let len = copy_len(message, to, repair);
-            if self.folder.limit.is_some_and(|limit| offset + len > limit) {
+            let limit = self.folder.limit.filter(|_| to.mailbox.queue_id().is_none());
+            if limit.is_some_and(|limit| offset + len > limit) {
                 let outcome = Outcome::Never(Why::OverQuota);
                 let text = format!("would be larger than its limit, {offset} octets now");
                 return Err(Fault { outcome, text }.on(&to.mailbox));
@@ -333,7 +334,7 @@ impl<D: Disk> Engine<D> {
             let sums = match &message.content {
                 Content::Memory(_) => None,
                 Content::File(file, octets) => {
-                    let head = [&b"\n\n"[..repair], &message.head, &delivered_to_line(to)].concat();
+                    let head = [&b"\n\n"[..repair], &message.head, &to.own_line()].concat();
                     let chunk = Sums::chunk(*octets, message.to.len(), self.journal.half());
                     let sums = Sums::of_message(offset, chunk, &head, file, *octets);
                     Some(sums.map_err(|e| Fault::io("read content for", e).on(&to.mailbox))?)
@@ -398,7 +399,7 @@ impl<D: Disk> Engine<D> {
             let name = &copy.to.mailbox;
             let Some(h) = held.get_mut(name) else { continue };
             let before = (h.len, h.repair);
-            let line = delivered_to_line(&copy.to);
+            let line = copy.to.own_line();
             let result = h.append([&message.head, &line], &message.content);
             let (mailbox, number, after) = (name.clone(), first + n, h.len);
             written.push(Written { mailbox, number, before, after });
@@ -433,7 +434,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         self.counters.syncs.one();
-        let synced = self.folder.disk.sync_folder(&self.folder.path);
+        let synced = self.folder.sync_names(copies.iter().map(|copy| &copy.to.mailbox));
         synced.map_err(|e| Fault::io("sync the folder of", e).on(&copies[0].to.mailbox))
     }
 
@@ -578,7 +579,7 @@ impl<D: Disk> Engine<D> {
 
 /// Octets of one copy in its mailbox.
 pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
-    let lines = repair + message.head.len() + delivered_to_line(to).len() + 1;
+    let lines = repair + message.head.len() + to.own_line().len() + 1;
     lines as u64 + message.content.octets()
 }
 
@@ -591,7 +592,7 @@ struct Checkpointer<D: Disk> {
 }
 
 impl<D: Disk> Checkpointer<D> {
-    fn start(disk: Arc<D>, folder: PathBuf, counters: &Arc<Counters>) -> io::Result<Self> {
+    fn start(disk: Arc<D>, folders: [PathBuf; 2], counters: &Arc<Counters>) -> io::Result<Self> {
         let (work, tasks) = bounded::<(u64, Boxes<D>)>(1);
         let (done, results) = bounded(1);
         let counters = counters.clone();
@@ -603,7 +604,7 @@ impl<D: Disk> Checkpointer<D> {
                     return;
                 }
                 for (seq, boxes) in tasks {
-                    let failed = sync_boxes(&*disk, &folder, &counters, boxes);
+                    let failed = sync_boxes(&*disk, &folders, &counters, boxes);
                     if done.send((seq, failed)).is_err() {
                         return;
                     }
@@ -636,7 +637,7 @@ impl<D: Disk> Checkpointer<D> {
 /// Syncs each mailbox once, and their folder. The names of those that failed.
 fn sync_boxes<D: Disk>(
     disk: &D,
-    folder: &std::path::Path,
+    [mail, spool]: &[PathBuf; 2],
     counters: &Counters,
     boxes: Boxes<D>,
 ) -> Vec<BoxName> {
@@ -651,8 +652,8 @@ fn sync_boxes<D: Disk>(
     // Always: a mailbox may be new, or a reader may have put another file under its name.
     if !boxes.is_empty() {
         counters.syncs.one();
-        if let Err(e) = disk.sync_folder(folder) {
-            log::error!("sync-failed folder={} error={}", value(folder.display()), value(e));
+        if let Err(e) = sync_folders(disk, mail, spool, boxes.iter().map(|(name, _)| name)) {
+            log::error!("sync-failed folder={} error={}", value(mail.display()), value(e));
             failed.extend(boxes.into_iter().map(|(name, _)| name));
         }
     }

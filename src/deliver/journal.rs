@@ -24,7 +24,7 @@
 //!  40   4  messages
 //!  44   4  CRC-32 of the key, the 44 octets before, the table and the contents
 //!  48      the table: for each message its id, head, length, and for each of its copies the
-//!          mailbox's name and owner, the Delivered-To line, device, inode, offset, missing line
+//!          mailbox's name and owner, the Delivered-To line's address, device, inode, offset, missing line
 //!          ends; for a message in place also the checksums of what it will be
 //!          the contents, one after the other
 //!          zeros to the end of the block
@@ -673,11 +673,6 @@ impl Summing {
     }
 }
 
-/// The Delivered-To line of a copy.
-pub fn delivered_to_line(to: &Destination) -> Vec<u8> {
-    format!("Delivered-To: {}\n", to.delivered_to).into_bytes()
-}
-
 /// What of a message goes into the journal: all of its content, or nothing.
 fn journaled(message: &Message) -> &[u8] {
     match &message.content {
@@ -794,7 +789,7 @@ impl<'a> Fields<'a> {
     }
 
     fn copy(&mut self) -> Option<Copy> {
-        let (mailbox, delivered_to) = (BoxName::new(&self.text()?)?, self.text()?);
+        let (mailbox, delivered_to) = (BoxName::parse(&self.text()?)?, self.text()?);
         let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
         let file = (self.u64()?, self.u64()?);
         let (offset, repair) = (self.u64()?, usize::from(self.u8()?));

@@ -20,7 +20,7 @@ use super::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
 use super::journal::BLOCK;
 use super::lock::{Attempt, Dotlock, Dotlocks};
 use super::{Fault, Locks, Outcome, Why};
-use crate::message::{BoxName, Content, Owner};
+use crate::message::{BoxName, Content, Owner, QUEUE_FOLDER};
 
 /// The mail folder: where mailboxes are and how they are locked and made.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Folder<D: Disk> {
     pub disk: Arc<D>,
     /// Its path.
     pub path: PathBuf,
+    /// The spool, which has the queue.
+    pub spool: PathBuf,
     /// Its dotlocks.
     pub dotlocks: Dotlocks<D>,
     /// Which locks are taken.
@@ -100,9 +102,15 @@ pub struct Held<D: Disk> {
 }
 
 impl<D: Disk> Folder<D> {
-    /// The path of a mailbox.
+    /// The path of a mailbox, or of an entry of the queue.
     pub fn path_of(&self, name: &BoxName) -> PathBuf {
-        self.path.join(name.as_str())
+        let folder = if name.queue_id().is_some() { &self.spool } else { &self.path };
+        folder.join(name.as_str())
+    }
+
+    /// Makes it durable that these names are there: the folders that have them.
+    pub fn sync_names<'a>(&self, names: impl IntoIterator<Item = &'a BoxName>) -> io::Result<()> {
+        sync_folders(&*self.disk, &self.path, &self.spool, names)
     }
 
     /// Locks `name` and looks at it; creates it if it is missing. Does not wait.
@@ -119,7 +127,10 @@ impl<D: Disk> Folder<D> {
         known: Option<&Opened<D>>,
     ) -> Result<Attempt<Held<D>>, Fault> {
         let path = self.path_of(name);
-        let dotlock = if self.locks.dotlock {
+        // Only the queue's own thread reads an entry of the queue, and flock keeps it off.
+        let queued = name.queue_id().is_some();
+        let locks = if queued { QUEUE_LOCKS } else { self.locks };
+        let dotlock = if locks.dotlock {
             match self.dotlocks.take(&path).map_err(|e| Fault::io("dotlock", e))? {
                 Attempt::Taken(lock) => Some(lock),
                 Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
@@ -130,15 +141,15 @@ impl<D: Disk> Folder<D> {
         };
         let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
         // On a network file system it is the fcntl lock that makes an open file's length true.
-        let known = known.filter(|_| self.locks.fcntl);
+        let known = known.filter(|_| locks.fcntl);
         // Of a user who is another by now it is not the mailbox.
         let uid = owner.map_or(self.uid, |o| o.uid);
         let known = known.filter(|known| known.stat.uid == uid);
-        let found = match known.map(|known| self.lock_known(&path, known)).transpose()? {
+        let found = match known.map(|known| self.lock_known(&path, known, locks)).transpose()? {
             Some(Attempt::Taken(Some(found))) => found,
             Some(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
             Some(Attempt::Taken(None) | Attempt::Orphaned) | None => {
-                match self.lock_named(&path, owner)? {
+                match self.lock_named(&path, owner, locks)? {
                     Attempt::Taken(found) => found,
                     Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
                     Attempt::Orphaned => return Ok(Attempt::Orphaned),
@@ -167,8 +178,9 @@ impl<D: Disk> Folder<D> {
         &self,
         path: &Path,
         known: &Opened<D>,
+        locks: Locks,
     ) -> Result<Attempt<Option<Found<D>>>, Fault> {
-        let locked = match self.lock(&known.file)? {
+        let locked = match lock::<D>(&known.file, locks)? {
             Attempt::Taken(locked) => locked,
             Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
             Attempt::Orphaned => return Ok(Attempt::Orphaned),
@@ -179,11 +191,16 @@ impl<D: Disk> Folder<D> {
     }
 
     /// Opens what the name leads to, or makes it, and locks it.
-    fn lock_named(&self, path: &Path, owner: Option<Owner>) -> Result<Attempt<Found<D>>, Fault> {
+    fn lock_named(
+        &self,
+        path: &Path,
+        owner: Option<Owner>,
+        locks: Locks,
+    ) -> Result<Attempt<Found<D>>, Fault> {
         let Some((file, made)) = self.open(path, owner)? else {
             return Ok(Attempt::Busy("just made".into()));
         };
-        let locked = match self.lock(&file)? {
+        let locked = match lock::<D>(&file, locks)? {
             Attempt::Taken(locked) => locked,
             Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
             Attempt::Orphaned => return Ok(Attempt::Orphaned),
@@ -204,23 +221,6 @@ impl<D: Disk> Folder<D> {
         }
         check(&stat, uid)?;
         Ok(Attempt::Taken(Found { locked, stat, made }))
-    }
-
-    /// Takes both locks of an open file, or neither.
-    fn lock(&self, file: &Shared<D>) -> Result<Attempt<Locked<D>>, Fault> {
-        let mut locked = Locked { file: file.clone(), taken: Vec::with_capacity(2) };
-        for (wanted, lock) in
-            [(self.locks.fcntl, FileLock::Fcntl), (self.locks.flock, FileLock::Flock)]
-        {
-            if !wanted {
-                continue;
-            }
-            if !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
-                return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
-            }
-            locked.taken.push(lock);
-        }
-        Ok(Attempt::Taken(locked))
     }
 
     /// The open file, and whether it was made just now. None: somebody else made it meanwhile.
@@ -332,6 +332,44 @@ impl<D: Disk> Drop for Held<D> {
     }
 }
 
+/// Takes both locks of an open file, or neither.
+fn lock<D: Disk>(file: &Shared<D>, locks: Locks) -> Result<Attempt<Locked<D>>, Fault> {
+    let mut locked = Locked { file: file.clone(), taken: Vec::with_capacity(2) };
+    for (wanted, lock) in [(locks.fcntl, FileLock::Fcntl), (locks.flock, FileLock::Flock)] {
+        if !wanted {
+            continue;
+        }
+        if !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
+            return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
+        }
+        locked.taken.push(lock);
+    }
+    Ok(Attempt::Taken(locked))
+}
+
+/// Makes it durable that `names` are there: in the mail folder, or in the queue.
+pub fn sync_folders<'a, D: Disk>(
+    disk: &D,
+    mail: &Path,
+    spool: &Path,
+    names: impl IntoIterator<Item = &'a BoxName>,
+) -> io::Result<()> {
+    let (mut mailboxes, mut entries) = (false, false);
+    for name in names {
+        match name.queue_id() {
+            None => mailboxes = true,
+            Some(_) => entries = true,
+        }
+    }
+    if mailboxes {
+        disk.sync_folder(mail)?;
+    }
+    if entries {
+        disk.sync_folder(&spool.join(QUEUE_FOLDER))?;
+    }
+    Ok(())
+}
+
 /// Whether mail may be appended to what `stat` tells of: a regular file, one link, `uid`'s.
 ///
 /// A link or somebody else's file would let its maker choose what we write to, or read what we
@@ -408,5 +446,7 @@ fn write_all(
     Ok(())
 }
 
+/// The locks of an entry of the queue.
+const QUEUE_LOCKS: Locks = Locks { dotlock: false, fcntl: false, flock: true };
 /// How much of a large message is written at once, in octets, up to the next block's end.
 const PIECE: u64 = 64 * 1024;

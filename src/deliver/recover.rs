@@ -35,11 +35,11 @@ use memchr::memmem;
 
 use super::disk::{Disk, DiskFile};
 use super::engine::{Done, Engine, HeldBoxes, copy_len};
-use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record, delivered_to_line};
+use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record};
 use super::lock::{Attempt, Identity};
 use super::mailbox::{Folder, Held, read_exact_at, write_all_at};
 use crate::logging::value;
-use crate::message::{BoxName, Content, Message, Owner};
+use crate::message::{BoxName, Content, Destination, Message, Owner};
 
 /// A journal whose process is gone, ours now, and what is in it.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl<D: Disk> Engine<D> {
         }
         // Once its journal is gone, nothing tells that the owner of a lock is dead.
         let swept = self.sweep();
-        if let Err(e) = swept.and_then(|()| self.folder.disk.sync_folder(&self.folder.path)) {
+        if let Err(e) = swept.and_then(|()| self.folder.sync_names(boxes.keys())) {
             log::error!("recovery-failed error={}", value(e));
             unfinished.extend(boxes.into_keys());
         }
@@ -268,8 +268,7 @@ impl<D: Disk> Engine<D> {
             }
         }
         let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
-        let lines =
-            copies[whole].repair + entry.head.len() + delivered_to_line(&copies[whole].to).len();
+        let lines = copies[whole].repair + entry.head.len() + copies[whole].to.own_line().len();
         let (source, at) = (held[whole].file().clone(), copies[whole].offset + lines as u64);
         let mut to = Vec::new();
         for n in others {
@@ -338,7 +337,7 @@ impl<D: Disk> Engine<D> {
         // What a reader took out or moved meanwhile is its own to keep.
         put_right(&mut held, &rewritable, &records, |_| false)?;
         rewritable.sync()?;
-        self.folder.disk.sync_folder(&self.folder.path)?;
+        self.folder.sync_names([name])?;
         Ok(Attempt::Taken(()))
     }
 }
@@ -501,14 +500,14 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Re
 }
 
 fn in_place_len(entry: &Entry, copy: &Copy) -> u64 {
-    let lines = copy.repair + entry.head.len() + delivered_to_line(&copy.to).len() + 1;
+    let lines = copy.repair + entry.head.len() + copy.to.own_line().len() + 1;
     lines as u64 + entry.len
 }
 
 /// A copy of a message in memory, octet for octet.
 fn octets_of(message: &Message, repair: usize) -> Vec<u8> {
     let Content::Memory(content) = &message.content else { return Vec::new() };
-    let line = message.to.first().map(delivered_to_line).unwrap_or_default();
+    let line = message.to.first().map(Destination::own_line).unwrap_or_default();
     let ends = b"\n\n".get(..repair).unwrap_or_default();
     let octets = [ends, &message.head, &line, content, b"\n"].concat();
     debug_assert!(message.to.iter().all(|to| octets.len() as u64 == copy_len(message, to, repair)));

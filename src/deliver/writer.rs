@@ -171,6 +171,7 @@ fn open_engine<D: Disk>(
     let folder = Folder {
         disk: disk.clone(),
         path: settings.mail_dir.clone(),
+        spool: settings.spool.clone(),
         dotlocks: Dotlocks::new(disk.clone(), &settings.mail_dir, identity.clone()),
         locks: settings.locks,
         limit: settings.mailbox_limit,
