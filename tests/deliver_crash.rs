@@ -22,17 +22,17 @@ const BEFORE: &[(&str, &str)] = &[
 const FOREIGN: &str = "From other Thu Jan  1 00:00:00 1970\n\nmail by another program\n\n";
 const BOXES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-/// One letter for one mailbox, one for three, two at a time, a large one, a new mailbox; enough of
-/// them that both halves of the journal are used.
+/// One letter for one mailbox, one for three, two at a time, a large one, a new mailbox; some of
+/// them for the queue, alone or with others; enough that both halves of the journal are used.
 fn deliver_some(server: &Server, ledger: &mut Ledger) {
     ledger.send(server, Letter::new("one", &["alice"], 300));
-    ledger.send(server, Letter::new("three", &["alice", "bob", "carol"], 6000));
-    let pair = [("left", &["alice"][..]), ("right", &["bob", "alice"])];
+    ledger.send(server, Letter::new("three", &["alice", "bob", "queue/three"], 6000));
+    let pair = [("left", &["queue/left"][..]), ("right", &["bob", "alice"])];
     let pair = pair.map(|(id, to)| Letter::new(id, to, 500));
     ledger.send_together(server, pair.to_vec());
     ledger.send(server, Letter::new("large", &["bob", "alice"], LARGE));
     ledger.send(server, Letter::new("new", &["dave", "alice"], 400));
-    ledger.send(server, Letter::new("large-new", &["erin", "dave"], LARGE));
+    ledger.send(server, Letter::new("large-new", &["erin", "dave", "queue/large-new"], LARGE));
     ledger.send(server, Letter::new("last", &["carol", "bob"], 400));
 }
 

@@ -39,13 +39,15 @@ const ERRORS: [Errno; 8] = [
 fn letters(run: &str) -> Vec<Letter> {
     let letter =
         |id: &str, to: &[&'static str], octets| Letter::new(&format!("{run}-{id}"), to, octets);
+    // Each has an entry of its own in the queue.
+    let queued = |id: &str| &*Box::leak(format!("queue/{run}-{id}").into_boxed_str());
     vec![
         letter("one", &["alice"], 300),
         letter("three", &["alice", "bob", "carol"], 6000),
         letter("large", &["bob", "alice"], LARGE),
         letter("new", &["dave", "alice"], 400),
-        letter("more", &["alice", "bob"], 6000),
-        letter("last", &["bob"], 6000),
+        letter("more", &["alice", "bob", queued("more")], 6000),
+        letter("last", &[queued("last")], 6000),
     ]
 }
 

@@ -15,6 +15,7 @@ use mailslot::message::{BoxName, Content, Destination, Message};
 use super::sim::{SimDisk, World};
 
 pub const MAIL: &str = "/mail";
+const QUEUE: &str = "/spool/queue";
 /// A real folder too: large contents that recovery copies wait there, in files without a name.
 pub const SPOOL: &str = "/tmp";
 /// A content that does not go into the journal, in these tests, and is written in two pieces.
@@ -24,7 +25,7 @@ pub const HALF: u64 = 32 * 1024;
 
 /// Two folders, and the mail that is there already.
 pub fn world(boxes: &[(&str, &str)]) -> World {
-    let world = World::new(&[MAIL, SPOOL]);
+    let world = World::new(&[MAIL, SPOOL, QUEUE]);
     for (name, text) in boxes {
         world.rewrite(&path(name), text.as_bytes());
     }
@@ -32,8 +33,10 @@ pub fn world(boxes: &[(&str, &str)]) -> World {
     world
 }
 
+/// The path of a mailbox, or of an entry of the queue.
 pub fn path(name: &str) -> String {
-    format!("{MAIL}/{name}")
+    let folder = if name.starts_with("queue/") { SPOOL } else { MAIL };
+    format!("{folder}/{name}")
 }
 
 pub fn settings() -> Settings {
@@ -108,7 +111,7 @@ impl Letter {
             Content::Memory(self.content.clone().into_bytes().into())
         };
         let to = self.to.iter().map(|name| Destination {
-            mailbox: BoxName::new(name).unwrap(),
+            mailbox: BoxName::parse(name).unwrap(),
             owner: None,
             delivered_to: format!("{name}@example.org"),
         });
@@ -117,7 +120,8 @@ impl Letter {
 
     /// The copy in `name`, without the line ends at its end.
     fn copy(&self, name: &str) -> String {
-        let copy = format!("{HEAD}Delivered-To: {name}@example.org\n{}", self.content);
+        let field = if name.starts_with("queue/") { "Mailslot-Queue" } else { "Delivered-To" };
+        let copy = format!("{HEAD}{field}: {name}@example.org\n{}", self.content);
         copy.trim_end_matches('\n').to_owned()
     }
 }
