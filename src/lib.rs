@@ -47,6 +47,7 @@ pub mod message;
 pub mod metrics;
 pub mod options;
 pub mod privilege;
+pub mod queue;
 pub mod report;
 pub mod route;
 pub mod sendmail;
