@@ -14,7 +14,7 @@ use super::{Office, say, send, shown};
 use crate::deliver::{Outcome, Pending, Why, mbox};
 use crate::logging::value;
 use crate::message::{BoxName, Destination, Message};
-use crate::report::{self, Report};
+use crate::report::{self, Action, Fate, Report, Returned};
 use crate::smtp::{Answers, Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Stream};
 use crate::trace;
@@ -67,7 +67,7 @@ impl<'a> Dispatch<'a> {
             Answers::EachAndTogether => self.each_and_together(stream, message),
         };
         if let Some(header) = header {
-            self.report(&id, &header, &told.delivered);
+            self.report(&id, header, &told.delivered);
         }
         told.heard?;
         Ok(told.last.unwrap_or_else(reply::data_error))
@@ -162,7 +162,7 @@ impl<'a> Dispatch<'a> {
 
     /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
     /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
-    fn report(&self, about: &str, header: &[u8], delivered: &[&Accepted]) {
+    fn report(&self, about: &str, header: Vec<u8>, delivered: &[&Accepted]) {
         let Office { settings, post, counters, route, .. } = self.office;
         let (envelope, came) = (self.envelope, self.at);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
@@ -181,9 +181,18 @@ impl<'a> Dispatch<'a> {
         };
         let id = format!("{about}-r");
         let at = trace::now();
-        let hostname = &settings.hostname;
-        let delivered = &delivered;
-        let report = Report { hostname, id: &id, at: &at, came, envelope, delivered, header };
+        let told: Vec<Fate> = delivered.into_iter().map(Fate::delivered).collect();
+        let report = Report {
+            hostname: &settings.hostname,
+            id: &id,
+            at: &at,
+            came,
+            to: &envelope.from.to_string(),
+            action: Action::Delivered,
+            envid: envelope.envid.as_deref(),
+            recipients: &told,
+            returned: &Returned::Header(header),
+        };
         let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
