@@ -359,6 +359,7 @@ impl Config {
             sandbox: self.sandbox.is_some(),
             aliases: self.aliases.clone(),
             delimiter: self.delimiter,
+            relays: false,
         }
     }
 

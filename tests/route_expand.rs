@@ -21,6 +21,7 @@ fn host(users: &[String], aliases: &str) -> (Local, Arc<AtomicUsize>) {
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
         delimiter: Some('+'),
+        relays: false,
         ..Settings::default()
     };
     let questions = Arc::new(AtomicUsize::new(0));

@@ -25,6 +25,7 @@ fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
         sandbox: false,
         aliases: Some(file),
         delimiter: Some('+'),
+        relays: false,
     };
     (settings, dir)
 }
@@ -501,4 +502,37 @@ fn passwd() {
     assert_eq!(root[0].delivered_to, "root@example.org");
     assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].mailbox.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
+}
+
+#[test]
+fn where_mail_has_a_way_out_it_takes_it() {
+    let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n";
+    let (settings, _dir) = settings(&["alice"], aliases);
+    let relaying = Local::new(Settings { relays: true, ..settings });
+    let ways = |to: &str| {
+        let way = relaying.way(&path(to)).unwrap();
+        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
+        let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
+        (here.join(","), elsewhere.join(","), way.is_relay)
+    };
+    let fred = "fred@elsewhere.example".to_owned();
+    assert_eq!(ways("off@example.org"), (String::new(), fred.clone(), false));
+    assert_eq!(ways("mixed@example.org"), ("alice".to_owned(), fred.clone(), false));
+    assert_eq!(ways("alice@example.org"), ("alice".to_owned(), String::new(), false));
+    assert_eq!(ways("fred@elsewhere.example"), (String::new(), fred.clone(), true));
+    // Not followed where the address is not ours, whatever it looks like.
+    for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
+        assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
+    }
+    assert_eq!(relaying.way(&path("nobody@example.org")), Err(Refusal::Unknown));
+    let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
+    assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
+    for (address, told) in [
+        ("off", "sent on to <fred@elsewhere.example>"),
+        ("mixed", "delivered to alice, and sent on to <fred@elsewhere.example>"),
+        ("x@elsewhere.example", "sent on, for clients that may relay"),
+    ] {
+        let text = relaying.explain(address);
+        assert!(text.ends_with(&format!("= {told}\n")), "{text}");
+    }
 }

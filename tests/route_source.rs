@@ -29,6 +29,7 @@ fn host(aliases: &str) -> (Local, TempDir) {
         users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
         aliases: Some(file),
         delimiter: Some('+'),
+        relays: false,
         ..Settings::default()
     };
     (Local::new(settings), dir)
@@ -283,7 +284,11 @@ fn problems_of_postmaster_and_users() {
         (settings(&["bob"], None), None, false),
         (settings(&["a b"], None), Some("`a b` has a name no mailbox can have"), true),
         (settings(&["a b"], None), Some("nobody gets the mail for postmaster"), true),
-        (settings(&["bob"], aliases.clone()), Some("goes to bob, not by the alias: 551"), false),
+        (
+            settings(&["bob"], aliases.clone()),
+            Some("is delivered to bob, not by the alias: 551"),
+            false,
+        ),
         (settings(&["bob"], Some("/nonexistent".into())), Some("/nonexistent cannot be"), true),
         (Settings { sandbox: true, ..settings(&[], None) }, None, false),
     ] {

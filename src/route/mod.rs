@@ -17,7 +17,9 @@
 //! - All or nothing: an alias of which one part cannot be reached is refused as a whole. One that
 //!   leads to a single mailbox elsewhere is told to the sender (551); one that leads here *and*
 //!   elsewhere, or to several elsewhere, is refused (550) while nothing is relayed, because a
-//!   sender who followed a 551 would reach only one of them.
+//!   sender who followed a 551 would reach only one of them. Where mail for other hosts has a way
+//!   out ([`Settings::relays`]) all of these go it, for every client; any other address elsewhere is
+//!   for those who may relay, which is not judged here.
 //! - What is unknown for sure is 550; what cannot be known now, or is wrong in the aliases, is 451,
 //!   so that mail waits for the administrator instead of going back.
 //! - Mail for postmaster is taken, whatever the aliases say.
@@ -69,10 +71,25 @@ pub struct Member {
     pub mailbox: Mailbox,
 }
 
+/// Where mail for one address goes, on this host and on others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Way {
+    /// The mailboxes on this host, none twice.
+    pub here: Vec<Destination>,
+    /// The mailboxes on other hosts, none twice. Empty while nothing is relayed.
+    pub elsewhere: Vec<Mailbox>,
+    /// Whether the address itself is not ours, so that only those may use it who may relay.
+    pub is_relay: bool,
+}
+
 /// Where mail goes. A server takes any implementation: [`Local`] is the host's own.
 pub trait Route: Send + Sync {
     /// The mailboxes that mail for `to` is delivered to: at least one, none twice.
     fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal>;
+    /// The same, and the mailboxes on other hosts, by a route that relays.
+    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+        self.resolve(to).map(|here| Way { here, ..Way::default() })
+    }
     /// The user that `name` (a user name, or a mailbox) stands for.
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let _ = name;
@@ -104,6 +121,8 @@ pub struct Settings {
     pub aliases: Option<PathBuf>,
     /// What parts a user name from a tag, as in `user+tag`.
     pub delimiter: Option<char>,
+    /// Mail for other hosts has a way out.
+    pub relays: bool,
 }
 
 /// The host's own routing: its domains, users and aliases.
@@ -153,19 +172,19 @@ impl Local {
         files.collect()
     }
 
-    /// The mailboxes that mail for `mailbox`, one of ours, goes to, with their full names.
-    fn ends(&self, mailbox: &Mailbox) -> Result<Vec<(Destination, Member)>, Refusal> {
+    /// Where mail for `mailbox`, one of ours, ends; elsewhere too only if `relays`.
+    fn ends(&self, mailbox: &Mailbox, relays: bool) -> Result<Ends, Refusal> {
         if !self.is_ours(mailbox.domain()) {
             return Err(Refusal::NotLocal);
         }
-        self.ends_of(mailbox.local(), &self.host(mailbox.domain()))
+        self.ends_of(mailbox.local(), &self.host(mailbox.domain()), relays)
     }
 
-    fn ends_of(&self, name: &str, host: &str) -> Result<Vec<(Destination, Member)>, Refusal> {
+    fn ends_of(&self, name: &str, host: &str, relays: bool) -> Result<Ends, Refusal> {
         let aliases = self.current()?;
         let mut walk = Walk::new(self, &aliases, Kind::Resolve);
         walk.start_at_name(name, host);
-        match verdict(walk) {
+        match verdict(walk, relays) {
             // An alias that cannot be followed here is no reason to refuse postmaster: straight to
             // a mailbox, past all aliases.
             Err(refusal)
@@ -175,7 +194,7 @@ impl Local {
                 match self.look_up(None, name, host)? {
                     Lead::User(Found::Mailbox(to, member)) => {
                         log::warn!("postmaster to={} not=alias", to.mailbox);
-                        Ok(vec![(to, member)])
+                        Ok(Ends { here: vec![(to, member)], elsewhere: Vec::new() })
                     }
                     _ => Err(refusal),
                 }
@@ -225,10 +244,24 @@ impl Local {
 impl Route for Local {
     fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
         let ends = match to {
-            ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary)?,
-            ForwardPath::Mailbox(mailbox) => self.ends(mailbox)?,
+            ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, false)?,
+            ForwardPath::Mailbox(mailbox) => self.ends(mailbox, false)?,
         };
-        Ok(ends.into_iter().map(|(destination, _)| destination).collect())
+        Ok(ends.here.into_iter().map(|(destination, _)| destination).collect())
+    }
+
+    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+        let relays = self.settings.relays;
+        let ends = match to {
+            ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, relays)?,
+            ForwardPath::Mailbox(mailbox) if relays && !self.is_ours(mailbox.domain()) => {
+                let elsewhere = vec![mailbox.clone()];
+                return Ok(Way { here: Vec::new(), elsewhere, is_relay: true });
+            }
+            ForwardPath::Mailbox(mailbox) => self.ends(mailbox, relays)?,
+        };
+        let here = ends.here.into_iter().map(|(destination, _)| destination).collect();
+        Ok(Way { here, elsewhere: ends.elsewhere, is_relay: false })
     }
 
     /// A user name, a mailbox, or else a full name or a word of one. A list that all of its members
@@ -236,9 +269,11 @@ impl Route for Local {
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let name = name.trim();
         let Ok(mailbox) = self.mailbox_of(name) else { return self.by_full_name(name) };
-        match self.ends(&mailbox) {
-            Ok(ends) => match ends.as_slice() {
-                [(_, member)] => Ok(member.clone()),
+        match self.ends(&mailbox, self.settings.relays) {
+            Ok(ends) => match (ends.here.as_slice(), ends.elsewhere.as_slice()) {
+                ([(_, member)], []) => Ok(member.clone()),
+                // Told with 251, as it is with 551 where nothing is relayed.
+                ([], [only]) => Err(Refusal::Forward(only.clone())),
                 _ => Ok(Member { full_name: String::new(), mailbox }),
             },
             Err(Refusal::Unknown | Refusal::NameNotAllowed) => self.by_full_name(name),
@@ -301,12 +336,18 @@ fn in_ascii(name: &str) -> String {
     Domain::parse(name).map_or_else(|_| name.to_lowercase(), |domain| domain.to_ascii())
 }
 
-/// What a finished walk comes to while nothing is relayed.
-fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, Member)>, Refusal> {
+/// Where a walk ended.
+struct Ends {
+    here: Vec<(Destination, Member)>,
+    elsewhere: Vec<Mailbox>,
+}
+
+/// What a finished walk comes to.
+fn verdict(walk: Walk<'_>, relays: bool) -> Result<Ends, Refusal> {
     if let Some(Fault { refusal, .. }) = walk.faults.into_iter().next() {
         return Err(refusal);
     }
-    let ends: Vec<_> = walk
+    let here: Vec<_> = walk
         .found
         .into_iter()
         .filter_map(|found| match found {
@@ -314,10 +355,11 @@ fn verdict(walk: Walk<'_>) -> Result<Vec<(Destination, Member)>, Refusal> {
             Found::List(_) => None,
         })
         .collect();
-    match (ends.is_empty(), walk.remote.as_slice()) {
-        (false, []) => Ok(ends),
-        (true, [only]) => Err(Refusal::Forward(only.clone())),
+    match (here.is_empty(), walk.remote.as_slice()) {
         (true, []) => Err(Refusal::Misconfigured("a list without members".to_owned())),
+        (_, []) => Ok(Ends { here, elsewhere: Vec::new() }),
+        _ if relays => Ok(Ends { here, elsewhere: walk.remote }),
+        (true, [only]) => Err(Refusal::Forward(only.clone())),
         _ => Err(Refusal::NotLocal),
     }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashSet};
 use super::aliases::{Aliases, Item, Target};
 use super::expand::{Kind, POSTMASTER, Walk};
 use super::users::User;
-use super::{Local, Member, Refusal, source, verdict};
-use crate::message::{BoxName, Destination};
+use super::{Ends, Local, Refusal, source, verdict};
+use crate::message::BoxName;
 
 /// Something an administrator should know before mail is lost in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,10 @@ impl Local {
         let mut text = format!("{}\n", address.escape_debug());
         let outcome = match (self.mailbox_of(address), self.current()) {
             (Err(why), _) => format!("not an address: {why}"),
-            (Ok(mailbox), _) if !self.is_ours(mailbox.domain()) => Refusal::NotLocal.to_string(),
+            (Ok(mailbox), _) if !self.is_ours(mailbox.domain()) => match self.settings.relays {
+                true => "sent on, for clients that may relay".to_owned(),
+                false => Refusal::NotLocal.to_string(),
+            },
             (_, Err(refusal)) => refusal.to_string(),
             (Ok(mailbox), Ok(aliases)) => {
                 let mut walk = Walk::new(self, &aliases, Kind::Explain);
@@ -37,12 +40,11 @@ impl Local {
                     text.push_str(line);
                     text.push('\n');
                 }
-                match (self.ends(&mailbox), verdict(walk)) {
-                    (Ok(ends), Ok(_)) => format!("delivered to {}", names(&ends)),
+                let relays = self.settings.relays;
+                match (self.ends(&mailbox, relays), verdict(walk, relays)) {
+                    (Ok(ends), Ok(_)) => told(&ends),
                     // Only postmaster has another way.
-                    (Ok(ends), Err(why)) => {
-                        format!("delivered to {}, because: {why}", names(&ends))
-                    }
+                    (Ok(ends), Err(why)) => format!("{}, because: {why}", told(&ends)),
                     (Err(refusal), _) => refusal.to_string(),
                 }
             }
@@ -111,10 +113,14 @@ impl Local {
                 add(what, &fault.cure, true);
             }
             if walk.faults.is_empty()
-                && let Err(Refusal::NotLocal) = verdict(walk)
+                && let Err(Refusal::NotLocal) = verdict(walk, self.settings.relays)
             {
                 let what = format!("{here} leads to more than one address, not all of them here");
-                add(what, "nothing is relayed: make it one address elsewhere, or only ours", true);
+                add(
+                    what,
+                    "make it one address elsewhere, or only ours; or relay with --smarthost",
+                    true,
+                );
             }
         }
         let mut said = HashSet::new();
@@ -147,24 +153,33 @@ impl Local {
     fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let mut walk = Walk::new(self, aliases, Kind::Resolve);
         walk.start_at_name(POSTMASTER, &self.primary);
-        let Err(refusal) = verdict(walk) else { return };
-        let (what, cure, stops_mail) = match self.ends_of(POSTMASTER, &self.primary) {
-            Ok(ends) => {
-                let names = names(&ends);
-                let what =
-                    format!("mail for postmaster goes to {names}, not by the alias: {refusal}");
-                (what, "let the alias lead to a user of this host", false)
-            }
-            Err(_) => {
-                let what = "nobody gets the mail for postmaster (RFC 5321 4.5.1)".to_owned();
-                (what, "add an alias `postmaster:` that leads to a user", true)
-            }
-        };
+        let Err(refusal) = verdict(walk, self.settings.relays) else { return };
+        let (what, cure, stops_mail) =
+            match self.ends_of(POSTMASTER, &self.primary, self.settings.relays) {
+                Ok(ends) => {
+                    let told = told(&ends);
+                    let what =
+                        format!("mail for postmaster is {told}, not by the alias: {refusal}");
+                    (what, "let the alias lead to a user of this host", false)
+                }
+                Err(_) => {
+                    let what = "nobody gets the mail for postmaster (RFC 5321 4.5.1)".to_owned();
+                    (what, "add an alias `postmaster:` that leads to a user", true)
+                }
+            };
         problems.push(Problem { what, cure: cure.to_owned(), stops_mail });
     }
 }
 
-/// Mailboxes for people.
-fn names(ends: &[(Destination, Member)]) -> String {
-    ends.iter().map(|(to, _)| to.mailbox.as_str()).collect::<Vec<_>>().join(", ")
+/// Where mail goes, for people.
+fn told(ends: &Ends) -> String {
+    let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.mailbox.as_str()).collect();
+    let elsewhere: Vec<String> = ends.elsewhere.iter().map(|to| format!("<{to}>")).collect();
+    match (here.is_empty(), elsewhere.is_empty()) {
+        (_, true) => format!("delivered to {}", here.join(", ")),
+        (true, false) => format!("sent on to {}", elsewhere.join(", ")),
+        (false, false) => {
+            format!("delivered to {}, and sent on to {}", here.join(", "), elsewhere.join(", "))
+        }
+    }
 }
