@@ -155,7 +155,11 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
             seed => world.lose_power(seed),
         }
         let again = Server::start(&world.process()).map_err(|e| e.to_string())?;
-        ledger.check(&world).map_err(|e| format!("after power loss {seed}: {e}"))?;
+        ledger.check(&world).map_err(|e| {
+            let calls = world.log();
+            let calls: Vec<_> = calls.iter().map(|c| format!("{c:?}")).collect();
+            format!("after power loss {seed}: {e}\n{}", calls.join("\n"))
+        })?;
         again.stop();
     }
     server.stop();
@@ -359,4 +363,25 @@ fn logged(id: &str) -> Vec<String> {
 /// `MAILSLOT_FAULTS`: how many times as many faults are tried.
 fn factor() -> u64 {
     std::env::var("MAILSLOT_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
+}
+
+/// The checkpoint has the files that are open. Its failed sync was told what a large message's own
+/// sync was to be told, and the message was acknowledged without its octets on the disk.
+#[test]
+fn a_large_message_has_a_descriptor_of_its_own() {
+    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
+    let server = Server::start(&world.process()).unwrap();
+    for (id, octets) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {
+        let opened = || {
+            let log = world.log();
+            log.iter().filter(|c| c.op == Op::Open && c.path.ends_with("bob")).count()
+        };
+        let before = opened();
+        let outcome = ledger.send(&server, Letter::new(id, &["bob"], octets));
+        assert_eq!(outcome, Outcome::Delivered);
+        let expected = usize::from(id != "two");
+        assert_eq!(opened() - before, expected, "{id}");
+    }
+    server.stop();
+    ledger.check(&world).unwrap();
 }

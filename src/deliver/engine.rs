@@ -46,7 +46,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, Stat};
 use super::journal::{Copy, Draft, Journal, Sums, Trailer};
 use super::lock::{Attempt, Identity};
 use super::mailbox::{Folder, Held, Opened, sync_folders};
@@ -257,9 +257,9 @@ impl<D: Disk> Engine<D> {
 
     /// Keeps a mailbox's file open until it is synced; and for the next message, if that is sooner.
     fn touch(&mut self, h: &Held<D>) {
-        match self.touched.get(&h.name) {
-            Some(known) if Arc::ptr_eq(&known.file, h.file()) => return,
-            _ => {}
+        let of = |stat: &Stat| (stat.dev, stat.ino);
+        if self.touched.get(&h.name).is_some_and(|known| of(&known.stat) == of(&h.stat)) {
+            return;
         }
         let known = Opened { file: h.file().clone(), stat: h.stat };
         if let Some(old) = self.touched.insert(h.name.clone(), known) {

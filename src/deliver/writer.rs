@@ -373,14 +373,17 @@ impl Line {
         let mut large = HashSet::new();
         let mut ready: Vec<Job> = Vec::with_capacity(batch.len());
         let mut orphaned = false;
+        let known = !batch.iter().any(Job::is_large);
         let (half, mut octets) = (engine.journal_half(), 0);
         let mut batch = VecDeque::from(batch);
         while let Some(job) = batch.pop_front() {
             if job.answer.is_given_up() {
                 continue;
             }
-            // At most one message in place for each mailbox in a batch (recover.rs needs it).
-            if job.is_large() && job.names.iter().any(|(name, _)| large.contains(name)) {
+            // At most one message in place for each mailbox in a batch (recover.rs needs it); and
+            // none where files are used that were open before.
+            let taken = job.names.iter().any(|(name, _)| large.contains(name));
+            if job.is_large() && (taken || known) {
                 self.set_aside(job, None);
                 continue;
             }
@@ -390,7 +393,7 @@ impl Line {
                 self.set_aside(job, None);
                 continue;
             }
-            match lock_all(engine, &mut held, &job) {
+            match lock_all(engine, &mut held, &job, known) {
                 Ok(Attempt::Taken(())) => {
                     if job.is_large() {
                         large.extend(job.names.iter().map(|(name, _)| name.clone()));
@@ -511,11 +514,15 @@ impl Line {
     }
 }
 
-/// Locks all mailboxes of `job` that the batch does not hold yet, or none of them.
+/// Locks all mailboxes of `job` that the batch does not hold yet, or none of them. Files that are
+/// open already are taken only if they may be `known`: not for a message in place, whose own sync
+/// must tell of its own writes. An error is told once to each descriptor, and the checkpoint, which
+/// has those files, may be told of this one.
 fn lock_all<D: Disk>(
     engine: &Engine<D>,
     held: &mut HeldBoxes<D>,
     job: &Job,
+    known: bool,
 ) -> Result<Attempt<(), (BoxName, String)>, Fault> {
     let mut taken = HashMap::new();
     for (name, i) in &job.names {
@@ -526,7 +533,8 @@ fn lock_all<D: Disk>(
             return Ok(Attempt::Busy((name.clone(), "nobody, but to be mended".into())));
         }
         let owner = job.message.to.get(*i).and_then(|to| to.owner);
-        match engine.folder.take(name, owner, engine.known(name)).map_err(|f| f.on(name))? {
+        let file = engine.known(name).filter(|_| known);
+        match engine.folder.take(name, owner, file).map_err(|f| f.on(name))? {
             Attempt::Taken(h) => {
                 taken.insert(name.clone(), h);
             }

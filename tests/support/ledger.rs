@@ -295,7 +295,15 @@ impl Ledger {
                 } else if let Some(at) = others.iter().position(|o| **o == part || begins(o)) {
                     others.remove(at);
                 } else if !sealed {
-                    return Err(format!("{name}: torn, {} octets: {}", part.len(), short(&part)));
+                    let copy = letter.map(|letter| letter.copy(name)).unwrap_or_default();
+                    let same = part.bytes().zip(copy.bytes()).take_while(|(a, b)| a == b).count();
+                    return Err(format!(
+                        "{name}: torn, {} octets, the first {same} as they must be of {}: {}\n{}",
+                        part.len(),
+                        copy.len(),
+                        short(&part),
+                        self.summary()
+                    ));
                 }
             }
             if let Some(lost) = others.first() {
