@@ -66,6 +66,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         session_timeout: Duration::from_secs(1200),
         patience: Duration::from_secs(60),
         tls: None,
+        relay: None,
     };
     let grace = Duration::from_secs(10);
     let settings = server::Settings { session, threads: 8, per_client: 4, grace };

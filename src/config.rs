@@ -16,6 +16,7 @@
 
 mod facts;
 mod reach;
+mod relay;
 mod value;
 
 use std::ffi::OsString;
@@ -29,12 +30,14 @@ use crate::listen::Address;
 use crate::logging::Target;
 use crate::options::{self, CommandLine, Fallback, Given, Origin};
 use crate::privilege::RunAs;
+use crate::queue;
 use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
 use crate::tls::Keys;
 pub use facts::Facts;
 use facts::{ALIASES, MAILNAME, read_text};
+pub use relay::{Relay, Security};
 
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +48,25 @@ pub enum Command {
     Check,
     /// Print where each of these addresses leads.
     Explain(Vec<String>),
+    /// Look at the queue, or work on it.
+    Queue(QueueCommand),
     /// `--help`
     Help,
     /// `--version`
     Version,
+}
+
+/// What is to be done with the queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum QueueCommand {
+    /// Print what is in it.
+    List,
+    /// Print one entry.
+    Show(String),
+    /// Remove one entry.
+    Drop(String),
+    /// Try these entries now, or all.
+    Flush(Vec<String>),
 }
 
 /// Which names there are.
@@ -130,6 +148,8 @@ pub struct Config {
     pub terminals: Switch,
     /// Certificate and key; None: no TLS.
     pub tls: Option<Tls>,
+    /// How mail for other hosts leaves; None: it does not.
+    pub relay: Option<Relay>,
     /// Whom root becomes; None: nobody else.
     pub run_as: Option<RunAs>,
     /// Where the log goes.
@@ -316,6 +336,7 @@ impl Config {
             forward_replies: values.one("forward-replies", value::switch)?,
             terminals: values.one("terminals", value::switch)?,
             tls,
+            relay: relay::relay(&mut values)?,
             run_as,
             log,
             metrics_file,
@@ -359,12 +380,18 @@ impl Config {
             sandbox: self.sandbox.is_some(),
             aliases: self.aliases.clone(),
             delimiter: self.delimiter,
-            relays: false,
+            relays: self.relay.is_some(),
         }
     }
 
-    /// What each session is told; `keys` are those that [`tls`](Config::tls) leads to.
-    pub fn session(&self, keys: Option<Arc<Keys>>) -> session::Settings {
+    /// What each session is told; `keys` are those that [`tls`](Config::tls) leads to, `queue` is
+    /// for [`relay`](Config::relay).
+    pub fn session(
+        &self,
+        keys: Option<Arc<Keys>>,
+        queue: Option<queue::Handle>,
+    ) -> session::Settings {
+        let from = self.relay.iter().flat_map(|relay| &relay.from).copied().collect();
         let required = self.tls.as_ref().is_some_and(|tls| tls.required);
         session::Settings {
             hostname: self.hostname.clone(),
@@ -382,13 +409,18 @@ impl Config {
             session_timeout: self.session_timeout,
             patience: self.lock_timeout + WRITING,
             tls: keys.map(|keys| session::Tls { keys, required }),
+            relay: queue.map(|queue| session::Relay { from, queue }),
         }
     }
 
-    /// What the server is told; `keys` as for [`session`](Config::session).
-    pub fn server(&self, keys: Option<Arc<Keys>>) -> server::Settings {
+    /// What the server is told; `keys` and `queue` as for [`session`](Config::session).
+    pub fn server(
+        &self,
+        keys: Option<Arc<Keys>>,
+        queue: Option<queue::Handle>,
+    ) -> server::Settings {
         server::Settings {
-            session: self.session(keys),
+            session: self.session(keys, queue),
             threads: self.threads,
             per_client: self.per_client,
             grace: GRACE,
@@ -549,10 +581,25 @@ fn command(line: &CommandLine) -> Result<Command, Wrong> {
         ["explain", rest @ ..] => {
             Ok(Command::Explain(rest.iter().map(|a| a.to_string()).collect()))
         }
+        ["queue", rest @ ..] => queue_command(rest).map(Command::Queue),
         [other, ..] => usage(&format!(
-            "unknown command \"{}\"; expected none, \"check\" or \"explain\"",
+            "unknown command \"{}\"; expected none, \"check\", \"explain\" or \"queue\"",
             other.escape_debug()
         )),
+    }
+}
+
+fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
+    match words {
+        [] => Ok(QueueCommand::List),
+        ["show", id] => Ok(QueueCommand::Show(id.to_string())),
+        ["drop", id] => Ok(QueueCommand::Drop(id.to_string())),
+        ["flush", ids @ ..] => {
+            Ok(QueueCommand::Flush(ids.iter().map(|id| id.to_string()).collect()))
+        }
+        _ => usage(
+            "expected \"queue\", \"queue show ID\", \"queue drop ID\" or \"queue flush [ID...]\"",
+        ),
     }
 }
 

@@ -3,9 +3,9 @@
 //!
 //! Outside of the [`Reach`] that is named here no file can be opened, made, cut, linked or removed
 //! any more, by any thread, whoever it is: not even root is excepted. Nothing can be executed at
-//! all. No TCP port can be bound or connected to (Linux 6.7), no process outside be sent a signal
-//! (6.12). Sockets that are open stay usable, and so do Unix sockets: a syslog daemon, nscd or sssd
-//! can be talked to.
+//! all. No TCP port can be bound, and none but a smarthost's connected to (Linux 6.7); no process
+//! outside can be sent a signal (6.12). Sockets that are open stay usable, and so do Unix sockets:
+//! a syslog daemon, nscd or sssd can be talked to.
 //!
 //! What it cannot do is hide a name: lstat(2) is not restricted.
 //!
@@ -16,13 +16,14 @@
 //! such permissions: for uid 0 a file in `/etc` is in reach alone, and only if everybody may read
 //! it. A file put in its place later is not read until the next start; the log says so.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, RestrictionStatus, Ruleset, RulesetAttr,
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, RestrictionStatus, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use nix::unistd::{AccessFlags, access, geteuid};
@@ -35,6 +36,7 @@ pub struct Reach {
     write: Vec<PathBuf>,
     remove: Vec<PathBuf>,
     devices: Vec<PathBuf>,
+    ports: BTreeSet<u16>,
 }
 
 impl Reach {
@@ -46,6 +48,7 @@ impl Reach {
             write: Vec::new(),
             remove: Vec::new(),
             devices: Vec::new(),
+            ports: BTreeSet::new(),
         };
         reach.read_public(Path::new("/etc/localtime"));
         reach
@@ -73,6 +76,16 @@ impl Reach {
             false => self.read.push("/etc".into()),
             true => DATABASES.iter().for_each(|file| self.read_public(Path::new(file))),
         }
+    }
+
+    /// A TCP `port` of any host may be connected to, and the host looked up by its name.
+    pub fn connect(&mut self, port: u16) {
+        self.ports.extend([port, DNS]);
+        self.look_up_users();
+        if self.root {
+            HOSTS.iter().for_each(|file| self.read_public(Path::new(file)));
+        }
+        self.read.push("/run/systemd/resolve".into());
     }
 
     /// Names in `folder` may be removed: a socket that was made there.
@@ -158,6 +171,12 @@ fn restrict(reach: &Reach) -> Result<RestrictionStatus, RulesetError> {
         .add_rules(path_beneath_rules(&reach.write, write))?
         .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
         .add_rules(path_beneath_rules(&reach.devices, device))?
+        .add_rules(
+            reach
+                .ports
+                .iter()
+                .map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))),
+        )?
         .restrict_self()
 }
 
@@ -191,6 +210,10 @@ const MODULES: &[&str] = &[
     "/var/lib/sss",
     "/run/systemd/userdb",
 ];
+/// What is read in `/etc` to look up a host.
+const HOSTS: &[&str] = &["/etc/hosts", "/etc/resolv.conf", "/etc/gai.conf"];
+/// For answers that are too long for UDP.
+const DNS: u16 = 53;
 /// What is read in `/etc` to look up a user.
 const DATABASES: &[&str] =
     &["/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache", "/etc/host.conf"];

@@ -68,8 +68,14 @@ counters! {
     messages_later,
     /// Messages that ended 5yz after the dot.
     messages_never,
-    /// Delivery reports handed to the writer (NOTIFY=SUCCESS).
+    /// Delivery reports handed to the writer.
     reports,
+    /// Recipients on other hosts that mail was sent on to.
+    sent,
+    /// Tries of such a recipient that are to be repeated later.
+    put_off,
+    /// Such recipients that mail was given up for.
+    returned,
     /// Copies appended to mailboxes.
     copies,
     /// Octets of content of the messages delivered.

@@ -10,7 +10,7 @@
 //!                               |
 //!                               | Message = envelope + content + destinations
 //!                               v
-//!                        deliver::Post  ==bounded channel==>  deliver::writer  ->  mbox
+//!                        deliver::Post  ==bounded channel==>  deliver::writer  ->  mbox | queue
 //!                               ^                                   |
 //!                               +-------------- Outcome ------------+   250 only after this
 //! ```
@@ -29,6 +29,7 @@
 //! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
 //!   does for the receiver.
 //! - [`sendmail`] is a program of its own, by which others on this host hand over messages.
+//! - [`queue`] is mail for other hosts: it waits for the client, or for its sender to be told.
 //! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
 //! - [`privilege`] is who the process is, and as whom the writer touches a mailbox; [`confine`] is
 //!   the sandbox that it locks itself into.

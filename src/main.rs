@@ -16,8 +16,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mailslot::config::{Command, Config, Facts, Names, Tls, Wrong};
+use mailslot::config::{Command, Config, Facts, Names, QueueCommand, Tls, Wrong};
 use mailslot::confine::{self, Strength};
 use mailslot::counters::Counters;
 use mailslot::deliver::{self, Post};
@@ -25,6 +26,7 @@ use mailslot::listen::{self, Accept, Address, Listener, Service};
 use mailslot::logging::{self, Target, value};
 use mailslot::metrics::Metrics;
 use mailslot::privilege::{self, RunAs, Start};
+use mailslot::queue::{self, Handle, list};
 use mailslot::route::Local;
 use mailslot::server::{self, Server};
 use mailslot::session::Switch;
@@ -60,11 +62,29 @@ fn run(args: &[OsString]) -> Result<u8, Failure> {
             print(&check::report(&config, &problems))?;
             Ok(if check::stopping(&problems) == 0 { 0 } else { EX_CONFIG })
         }
-        Command::Serve => serve(&config),
+        Command::Queue(QueueCommand::List) => print(&list::list(&config.spool).map_err(not_done)?),
+        Command::Queue(QueueCommand::Show(id)) => {
+            list::show(&config.spool, id, &mut io::stdout().lock()).map_err(not_done)?;
+            Ok(0)
+        }
+        Command::Queue(QueueCommand::Drop(id)) => {
+            list::drop(&config.spool, id).map_err(not_done)?;
+            print(&format!("{id} is removed\n"))
+        }
+        Command::Queue(QueueCommand::Flush(_)) | Command::Serve => serve(&config),
     }
 }
 
-/// Serves until it is stopped, or, under `--inetd`, one session.
+/// Why something could not be done with the queue.
+fn not_done(e: io::Error) -> Failure {
+    match e.kind() {
+        ErrorKind::NotFound => Failure::new(EX_DATAERR, "queue", &e),
+        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "queue", &e),
+        _ => Failure::new(EX_TEMPFAIL, "queue", &e),
+    }
+}
+
+/// Serves until it is stopped, or, under `--inetd`, one session; or tries what is in the queue.
 fn serve(config: &Config) -> Result<u8, Failure> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
@@ -77,8 +97,13 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let listeners = if config.inetd { Vec::new() } else { listeners(config)? };
+    let relay = config.queue().map_err(|text| Failure::text(EX_CONFIG, &text))?;
+    let serves = config.command == Command::Serve;
+    let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
     settle(config)?;
+    if relay.is_some() {
+        queue::make_folder(&config.spool).map_err(|e| Failure::new(EX_CANTCREAT, "queue", &e))?;
+    }
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
         log::warn!("certificate and key will not be read again why={}", value(why));
     }
@@ -95,9 +120,11 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         let file = config.metrics_file.clone();
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
-    let status = match &metrics {
-        Ok(_) => converse(config, listeners, keys, route, post, counters),
-        Err(e) => Err(Failure::new(EX_OSERR, "", e)),
+    let parts = Parts { listeners, keys, route, post, counters };
+    let status = match (&metrics, &config.command) {
+        (Err(e), _) => Err(Failure::new(EX_OSERR, "", e)),
+        (Ok(_), Command::Queue(QueueCommand::Flush(ids))) => flush(parts, relay, ids),
+        (Ok(_), _) => relaying(config, parts, relay),
     };
     writer.stop();
     if let Ok(Some(metrics)) = metrics {
@@ -156,18 +183,47 @@ fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
     Keys::load(cert, key).map(Arc::new).map_err(|text| Failure::text(EX_CONFIG, &text))
 }
 
-/// Serves the connections there are, with all that is behind them running.
-fn converse(
-    config: &Config,
+/// What serving is made of.
+struct Parts {
     listeners: Vec<Listener>,
     keys: Option<Arc<Keys>>,
     route: Arc<Local>,
     post: Post,
     counters: Arc<Counters>,
-) -> Result<u8, Failure> {
+}
+
+/// Serves, with the queue running beside it if there is one. Under `--inetd` its entries are left
+/// to another process.
+fn relaying(config: &Config, parts: Parts, relay: Option<queue::Settings>) -> Result<u8, Failure> {
+    let Some(settings) = relay else { return converse(config, parts, None) };
+    if config.inetd {
+        return converse(config, parts, Some(Handle::of_others()));
+    }
+    let Parts { route, post, counters, .. } = &parts;
+    let started = queue::start(settings, route.clone(), post.clone(), counters.clone());
+    let (handle, queue) = started.map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
+    let status = converse(config, parts, Some(handle));
+    queue.stop(QUEUE_GRACE);
+    status
+}
+
+/// Tries what is in the queue, once.
+fn flush(parts: Parts, relay: Option<queue::Settings>, ids: &[String]) -> Result<u8, Failure> {
+    let Parts { route, post, counters, .. } = parts;
+    let settings =
+        relay.ok_or_else(|| Failure::text(EX_CONFIG, "queue: no --smarthost is given"))?;
+    let left = queue::flush(settings, route, post, counters, ids)
+        .map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
+    print(&format!("{left} left in the queue\n"))?;
+    Ok(if left == 0 { 0 } else { EX_TEMPFAIL })
+}
+
+/// Serves the connections there are, with all that is behind them running.
+fn converse(config: &Config, parts: Parts, queue: Option<Handle>) -> Result<u8, Failure> {
+    let Parts { listeners, keys, route, post, counters } = parts;
     let system = |e: io::Error| Failure::new(EX_OSERR, "", &e);
-    let server = Server::new(config.server(keys), route.clone(), post, counters.clone());
-    let server = server.map_err(system)?;
+    let settings = config.server(keys, queue);
+    let server = Server::new(settings, route.clone(), post, counters.clone()).map_err(system)?;
     let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
     if config.inetd {
         let (socket, peer) = stream::standard_input().map_err(system)?;
@@ -322,6 +378,7 @@ impl From<Wrong> for Failure {
 
 // sysexits.h
 const EX_USAGE: u8 = 64;
+const EX_DATAERR: u8 = 65;
 const EX_UNAVAILABLE: u8 = 69;
 const EX_OSERR: u8 = 71;
 const EX_CANTCREAT: u8 = 73;
@@ -329,3 +386,6 @@ const EX_IOERR: u8 = 74;
 const EX_TEMPFAIL: u8 = 75;
 const EX_NOPERM: u8 = 77;
 const EX_CONFIG: u8 = 78;
+
+/// What is being sent when the server stops has so long to end; else it is sent again.
+const QUEUE_GRACE: Duration = Duration::from_secs(2);

@@ -289,6 +289,10 @@ Usage: mailslot [OPTIONS]                  listen, deliver to local mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems found
        mailslot explain ADDR... [OPTIONS]  print where each address leads
+       mailslot queue [OPTIONS]            print what waits for other hosts
+       mailslot queue show ID [OPTIONS]    print one entry, and its message
+       mailslot queue drop ID [OPTIONS]    remove one entry; nobody is told
+       mailslot queue flush [ID...] [OPTIONS]   try to send it now
 
 Long names are also keys of the configuration file. Defaults are in brackets.
 
@@ -551,6 +555,56 @@ pub const TABLE: &[Row] = &[
         "",
         "Started as root: become USER for good, once sockets are bound and keys are read. What is \
          left of root's powers is to write to each mailbox as its owner.",
+    ),
+    option(
+        ("smarthost", ""),
+        "HOST",
+        Many,
+        Is(&["none"]),
+        "RFC 5321 2.1",
+        "Send mail for other hosts to this one: HOST, HOST:PORT, tls:HOST or unix:PATH; if it \
+         cannot be reached, to the next one given. None: such mail is refused.",
+    ),
+    option(
+        ("smarthost-tls", ""),
+        "WORD",
+        Once,
+        Is(&["verify"]),
+        "RFC 3207 4.1",
+        "verify: a smarthost must have TLS and a certificate in its name. encrypt: just TLS. may: \
+         TLS if it has it.",
+    ),
+    option(
+        ("smarthost-login", ""),
+        "FILE",
+        Once,
+        Is(&["none"]),
+        "RFC 4954",
+        "Lines HOST USER PASSWORD, * for any host; mode 0600. Never sent in clear text.",
+    ),
+    option(
+        ("relay-from", ""),
+        "NETWORK",
+        Many,
+        Found("this host alone"),
+        "RFC 5321 3.6.2",
+        "Who else may send to other hosts through this one: 192.0.2.0/24, 2001:db8::/32.",
+    ),
+    option(
+        ("warn-after", ""),
+        "TIME",
+        Once,
+        Is(&["4h"]),
+        "RFC 5321 4.5.4.1",
+        "Tell a sender, once, that mail could not be sent on for so long.",
+    ),
+    option(
+        ("give-up-after", ""),
+        "TIME",
+        Once,
+        Is(&["5d"]),
+        "RFC 5321 4.5.4.1",
+        "Return mail that could not be sent on for so long.",
     ),
     option(
         ("inetd", ""),

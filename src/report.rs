@@ -1,5 +1,5 @@
-//! Delivery reports: the message that tells a sender what became of a message (RFC 3461 6; RFC 3464;
-//! RFC 6533 where UTF-8 is in it).
+//! Delivery reports: the message that tells a sender what became of a message (RFC 3461 6;
+//! RFC 3464; RFC 6533 where UTF-8 is in it).
 //!
 //! ```text
 //! Content-Type: multipart/report; report-type=delivery-status; boundary="..."

@@ -39,6 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::counters::Counters;
@@ -47,7 +48,8 @@ use crate::deliver::{Post, mbox};
 use crate::listen::Service;
 use crate::logging::value;
 use crate::message::{Content, Destination, Fault, Intake, Message};
-use crate::route::Route;
+use crate::queue;
+use crate::route::{Route, Way};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command;
 use crate::smtp::data::{Decoder, End as DataEnd};
@@ -116,6 +118,31 @@ pub struct Settings {
     pub patience: Duration,
     /// What TLS is spoken with; None: STARTTLS is not offered.
     pub tls: Option<Tls>,
+    /// How mail for other hosts leaves; None: it does not.
+    pub relay: Option<Relay>,
+}
+
+/// How mail for other hosts leaves this one.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Where clients may be that send such mail, besides this host.
+    pub from: Vec<IpNet>,
+    /// It is told of each entry that was made.
+    pub queue: queue::Handle,
+}
+
+impl Relay {
+    /// Whether `peer` may send mail to any host through this one. Nobody knows who is at the other
+    /// end of a pipe.
+    fn allows(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Ip(client) => {
+                peer.is_local() || self.from.iter().any(|net| net.contains(&client.ip()))
+            }
+            Peer::Unix => true,
+            Peer::Pipe => false,
+        }
+    }
 }
 
 /// How sessions come to TLS.
@@ -232,6 +259,9 @@ impl<'a> Session<'a> {
         let peer = stream.peer();
         let pressure = Arc::clone(stream.pressure());
         let harvest = Harvest::new(!peer.is_local() && !service.lmtp, pressure);
+        // A mail server that has us deliver by LMTP sends its other mail by itself.
+        let relay = settings.relay.as_ref().filter(|_| !service.lmtp);
+        let may_relay = relay.is_some_and(|relay| relay.allows(peer));
         let receiver = Receiver::new(
             ReceiverSettings {
                 size_max: settings.size_max,
@@ -242,10 +272,10 @@ impl<'a> Session<'a> {
                 errors_max: settings.errors_max,
                 lmtp: service.lmtp,
                 prdr: true,
-                // Reports reach mailboxes of this host only, and so do most of what its own
-                // clients send. Any other client that asks for one, LMTP's above all, sees that
-                // it is not offered, and does what RFC 3461 5.2.2 has it do.
-                dsn: peer.is_local() && !service.lmtp,
+                // Reports go to mailboxes of this host, or the way that mail of those goes who
+                // may relay. Any other client that asks for one, LMTP's above all, sees that it
+                // is not offered, and does what RFC 3461 5.2.2 has it do.
+                dsn: (peer.is_local() || may_relay) && !service.lmtp,
                 tls: match &settings.tls {
                     None => receiver::Tls::Off,
                     Some(Tls { required: false, .. }) => receiver::Tls::Offered,
@@ -253,7 +283,7 @@ impl<'a> Session<'a> {
                 },
                 ..ReceiverSettings::new(&settings.hostname)
             },
-            Desk { office, session: id, peer, harvest },
+            Desk { office, session: id, peer, harvest, may_relay },
         );
         Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
     }
@@ -502,10 +532,10 @@ fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Cut> {
     stream.reply(|out| reply.write_to(out))
 }
 
-/// Where the message goes: no mailbox twice, whatever aliases and lists lead there.
-fn destinations(envelope: &Envelope<Vec<Destination>>) -> Vec<Destination> {
+/// Where the message goes on this host: no mailbox twice, whatever aliases and lists lead there.
+fn destinations(envelope: &Envelope<Way>) -> Vec<Destination> {
     let mut seen = HashSet::new();
-    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination);
+    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
 }
 

@@ -45,7 +45,10 @@ fn version_is_that_of_the_package() {
 fn a_wrong_command_line_is_told_and_exits_64() {
     for (args, complaint) in [
         // Words.
-        (&["serve"][..], "unknown command \"serve\"; expected none, \"check\" or \"explain\""),
+        (
+            &["serve"][..],
+            "unknown command \"serve\"; expected none, \"check\", \"explain\" or \"queue\"",
+        ),
         (&["check", "all"], "check takes no \"all\""),
         (&["explain"], "explain needs an address; expected \"explain USER@DOMAIN...\""),
         // Names.

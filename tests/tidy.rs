@@ -18,6 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["metrics", "trace", "stream"],
     &["message", "listen", "client"],
     &["route", "deliver", "report"],
+    &["queue"],
     &["session"],
     &["server"],
     &["config"],

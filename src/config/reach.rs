@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Config, Names};
+use crate::client::Target;
 use crate::confine::Reach;
 use crate::deliver::terminal::Terminals;
 use crate::listen::Address;
@@ -28,6 +29,11 @@ impl Config {
         for address in self.listen.iter().chain(&self.lmtp) {
             if let Address::Unix { path, .. } = address {
                 path.parent().into_iter().for_each(|folder| reach.remove_in(folder));
+            }
+        }
+        for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
+            if let Target::Tcp { port, .. } = target {
+                reach.connect(*port);
             }
         }
         if self.terminals != Switch::Off {

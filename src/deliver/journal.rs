@@ -24,8 +24,8 @@
 //!  40   4  messages
 //!  44   4  CRC-32 of the key, the 44 octets before, the table and the contents
 //!  48      the table: for each message its id, head, length, and for each of its copies the
-//!          mailbox's name and owner, the Delivered-To line's address, device, inode, offset, missing line
-//!          ends; for a message in place also the checksums of what it will be
+//!          mailbox's name and owner, what its own line says, device, inode, offset, missing
+//!          line ends; for a message in place also the checksums of what it will be
 //!          the contents, one after the other
 //!          zeros to the end of the block
 //!          the trailer, a block of its own: written again later, it can never tear the record

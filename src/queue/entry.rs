@@ -194,6 +194,17 @@ impl Entry {
         Ok(Unquoted { input, line_begins: true, quotes: 0, ahead: &[] })
     }
 
+    /// The first octets of the content as they are in the file, at most `most`.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn begin(&self, mut file: &File, most: u64) -> io::Result<Vec<u8>> {
+        file.seek(SeekFrom::Start(self.content_at))?;
+        let mut octets = Vec::new();
+        file.take(self.octets.min(most)).read_to_end(&mut octets)?;
+        Ok(octets)
+    }
+
     /// How long the message is on the wire, each line end counted as two octets (RFC 1870).
     ///
     /// # Errors
@@ -214,8 +225,8 @@ impl Entry {
     }
 }
 
-/// Content as it was before it was quoted for a mailbox: what [`unquote`](crate::deliver::mbox::unquote) makes of each line,
-/// however long it is.
+/// Content as it was before it was quoted for a mailbox: what
+/// [`unquote`](crate::deliver::mbox::unquote) makes of each line, however long it is.
 #[derive(Debug)]
 pub struct Unquoted<R> {
     input: R,

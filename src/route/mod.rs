@@ -18,8 +18,8 @@
 //!   leads to a single mailbox elsewhere is told to the sender (551); one that leads here *and*
 //!   elsewhere, or to several elsewhere, is refused (550) while nothing is relayed, because a
 //!   sender who followed a 551 would reach only one of them. Where mail for other hosts has a way
-//!   out ([`Settings::relays`]) all of these go it, for every client; any other address elsewhere is
-//!   for those who may relay, which is not judged here.
+//!   out ([`Settings::relays`]) all of these go it, for every client; any other address elsewhere
+//!   is for those who may relay, which is not judged here.
 //! - What is unknown for sure is 550; what cannot be known now, or is wrong in the aliases, is 451,
 //!   so that mail waits for the administrator instead of going back.
 //! - Mail for postmaster is taken, whatever the aliases say.

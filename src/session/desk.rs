@@ -8,10 +8,9 @@ use super::harvest::Harvest;
 use super::{Office, Settings, shown};
 use crate::deliver::{Outcome, Why};
 use crate::logging::value;
-use crate::message::Destination;
-use crate::route::{Member, Refusal};
+use crate::route::{Member, Refusal, Way};
 use crate::smtp::receiver::Host;
-use crate::smtp::{Delivery, ForwardPath, Reply, reply};
+use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 use crate::stream::Peer;
 
 /// What the receiver asks, and who answers: the route, the disk, the counters.
@@ -20,15 +19,35 @@ pub(super) struct Desk<'a> {
     pub session: &'a str,
     pub peer: Peer,
     pub harvest: Harvest,
+    /// Whether the client may send mail to other hosts through this one.
+    pub may_relay: bool,
 }
 
 impl Desk<'_> {
+    /// Where mail for `to` goes that comes from this client.
+    fn way(&self, to: &ForwardPath) -> Result<Way, Reply> {
+        let way = self.office.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
+            true => Err(Refusal::NotLocal),
+            false => Ok(way),
+        });
+        way.map_err(|no| self.refuse(&no, &Asked::Rcpt(to)))
+    }
+
     fn refuse(&self, refusal: &Refusal, asked: &Asked<'_>) -> Reply {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
             log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
         }
-        let Settings { forward_replies, hostname, .. } = &self.office.settings;
-        let reply = refusal_reply(refusal, asked, forward_replies.allows(self.peer));
+        let Settings { forward_replies, relay, hostname, .. } = &self.office.settings;
+        let told = forward_replies.allows(self.peer);
+        let reply = match (refusal, asked) {
+            (Refusal::Forward(to), Asked::Vrfy(_)) if told && relay.is_some() => {
+                reply::will_forward(to)
+            }
+            (Refusal::NotLocal, Asked::Rcpt(to)) if self.peer.is_local() && relay.is_none() => {
+                reply::nothing_relayed(to)
+            }
+            _ => refusal_reply(refusal, asked, told),
+        };
         match reply.code {
             550 | 553 => self.harvest.refuse(hostname, reply),
             _ => reply,
@@ -37,7 +56,7 @@ impl Desk<'_> {
 }
 
 impl Host for Desk<'_> {
-    type Destination = Vec<Destination>;
+    type Destination = Way;
 
     fn room(&self, size: Option<u64>) -> Result<(), Reply> {
         let Settings { spool, mail_dir, .. } = &self.office.settings;
@@ -48,19 +67,18 @@ impl Host for Desk<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Vec<Destination>, Reply> {
-        let Office { route, post, counters, .. } = self.office;
-        let resolved = route.resolve(to).map_err(|no| self.refuse(&no, &Asked::Rcpt(to)));
-        let accepted = resolved.and_then(|destinations| {
+    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Way, Reply> {
+        let Office { post, counters, .. } = self.office;
+        let accepted = self.way(to).and_then(|way| {
             let on_terminal = match delivery {
                 Delivery::Send => true,
-                Delivery::SendOrMail => self.is_active(&destinations),
+                Delivery::SendOrMail => self.is_active(&way),
                 Delivery::Mail | Delivery::SendAndMail => false,
             };
             // A mailbox that cannot take mail is better refused before its mail data than after.
-            let mut mailboxes = destinations.iter().filter(|_| !on_terminal);
+            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
             let looked = mailboxes.try_for_each(|destination| post.look(destination));
-            looked.map(|()| destinations).map_err(|outcome| look_reply(&outcome, to))
+            looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
@@ -78,8 +96,17 @@ impl Host for Desk<'_> {
         accepted
     }
 
-    fn is_active(&self, to: &Vec<Destination>) -> bool {
-        self.office.settings.terminals.accept(to)
+    fn is_active(&self, to: &Way) -> bool {
+        to.elsewhere.is_empty() && self.office.settings.terminals.accept(&to.here)
+    }
+
+    fn forward<'d>(&self, to: &'d Way) -> Option<&'d Mailbox> {
+        let told = self.office.settings.forward_replies.allows(self.peer);
+        match (to.here.as_slice(), to.elsewhere.as_slice()) {
+            // Who wrote to another host need not be told that it is one.
+            ([], [only]) if told && !to.is_relay => Some(only),
+            _ => None,
+        }
     }
 
     fn vrfy(&self, name: &str) -> Reply {

@@ -14,7 +14,9 @@ use super::{Office, say, send, shown};
 use crate::deliver::{Outcome, Pending, Why, mbox};
 use crate::logging::value;
 use crate::message::{BoxName, Destination, Message};
+use crate::queue;
 use crate::report::{self, Action, Fate, Report, Returned};
+use crate::route::Way;
 use crate::smtp::{Answers, Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
 use crate::stream::{Cut, Stream};
 use crate::trace;
@@ -24,7 +26,7 @@ pub(super) struct Dispatch<'a> {
     pub office: &'a Office,
     /// The session's id.
     pub session: &'a str,
-    pub envelope: &'a Envelope<Vec<Destination>>,
+    pub envelope: &'a Envelope<Way>,
     /// When it began to come.
     pub at: &'a Zoned,
     /// Its size as sent.
@@ -46,7 +48,7 @@ struct Told<'a> {
 }
 
 /// A recipient and where it leads.
-type Accepted = Recipient<Vec<Destination>>;
+type Accepted = Recipient<Way>;
 
 impl<'a> Dispatch<'a> {
     /// Delivers `message` to the recipients of the envelope, and says what became of it as
@@ -74,16 +76,43 @@ impl<'a> Dispatch<'a> {
     }
 
     /// Delivers `message` to all recipients or to none.
-    fn together(&self, message: Message) -> Told<'a> {
+    fn together(&self, mut message: Message) -> Told<'a> {
+        let mut told = Told::nothing();
+        let octets = message.content.octets();
+        let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
+            told.last = Some(reply::data_error());
+            return told;
+        };
+        message.to.extend(queued);
         let (id, to) = (message.id.clone(), message.to.clone());
         let reply = send::deliver(self.office, self.envelope, self.at, message);
-        let mut told = Told::nothing();
         if reply.is_positive() {
             told.delivered.extend(&self.envelope.to);
+            self.note_queued(&to);
         }
         self.note(&id, &to, &reply);
         told.last = Some(reply);
         told
+    }
+
+    /// The entries of the queue for the recipients on other hosts that these lead to. None if that
+    /// cannot be written down.
+    fn queued(&self, of: &[Accepted], id: &str, octets: u64) -> Option<Vec<Destination>> {
+        let elsewhere = of.iter().flat_map(|recipient| {
+            recipient.destination.elsewhere.iter().map(|mailbox| Recipient {
+                path: recipient.path.clone(),
+                destination: mailbox.clone(),
+                notify: recipient.notify,
+                original: recipient.original.clone(),
+            })
+        });
+        queue::destinations(self.envelope, elsewhere.collect(), id, octets)
+    }
+
+    /// Tells the queue of its new entries.
+    fn note_queued(&self, to: &[Destination]) {
+        let Some(relay) = &self.office.settings.relay else { return };
+        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
     }
 
     /// As [`each`](Dispatch::each), between 353 and a reply for all.
@@ -113,15 +142,21 @@ impl<'a> Dispatch<'a> {
         let Office { post, settings, .. } = self.office;
         let Message { id, head, content, .. } = message;
         let mut parcels: Vec<Pending> = Vec::new();
-        let mut parcel_of: HashMap<&BoxName, usize> = HashMap::new();
-        for recipient in &self.envelope.to {
-            let mut fresh = recipient.destination.clone();
+        let mut parcel_of: HashMap<BoxName, usize> = HashMap::new();
+        let mut ways: Vec<Option<Vec<Destination>>> = Vec::new();
+        for (n, recipient) in self.envelope.to.iter().enumerate() {
+            let one = std::slice::from_ref(recipient);
+            let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
+                recipient.destination.here.iter().cloned().chain(queued).collect::<Vec<_>>()
+            });
+            let mut fresh = way.clone().unwrap_or_default();
+            ways.push(way);
             fresh.retain(|to| !parcel_of.contains_key(&to.mailbox));
             if fresh.is_empty() {
                 continue;
             }
-            for to in &recipient.destination {
-                parcel_of.entry(&to.mailbox).or_insert(parcels.len());
+            for to in &fresh {
+                parcel_of.insert(to.mailbox.clone(), parcels.len());
             }
             let (id, head, content) = (id.clone(), head.clone(), content.clone());
             parcels.push(post.send(Message { id, head, content, to: fresh }, settings.patience));
@@ -130,11 +165,11 @@ impl<'a> Dispatch<'a> {
         let mut parcels = parcels.into_iter();
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut told = Told::nothing();
-        for recipient in &self.envelope.to {
+        for (recipient, to) in self.envelope.to.iter().zip(ways) {
             if let Some(reply) = told.last.take() {
                 told.heard = told.heard.and_then(|()| say(stream, &reply));
             }
-            let to = &recipient.destination;
+            let to = to.unwrap_or_default();
             let needed: Vec<usize> =
                 to.iter().filter_map(|to| parcel_of.get(&to.mailbox)).copied().collect();
             while needed.iter().any(|n| *n >= outcomes.len())
@@ -151,10 +186,11 @@ impl<'a> Dispatch<'a> {
             let outcome = outcome.unwrap_or(Outcome::Later(Why::Io));
             if outcome == Outcome::Delivered {
                 told.delivered.push(recipient);
+                self.note_queued(&to);
             }
             told.later |= matches!(outcome, Outcome::Later(_));
             let reply = outcome_reply(outcome, &id);
-            self.note(&id, to, &reply);
+            self.note(&id, &to, &reply);
             told.last = Some(reply);
         }
         told
@@ -166,12 +202,15 @@ impl<'a> Dispatch<'a> {
         let Office { settings, post, counters, route, .. } = self.office;
         let (envelope, came) = (self.envelope, self.at);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
+        // Of what is in the queue nobody knows yet whether it will arrive.
+        let is_here = |to: &&Accepted| to.destination.elsewhere.is_empty();
+        let asks = |to: &&Accepted| report::asks(envelope, to);
         let delivered: Vec<&Accepted> =
-            delivered.iter().copied().filter(|to| report::asks(envelope, to)).collect();
+            delivered.iter().copied().filter(is_here).filter(asks).collect();
         if delivered.is_empty() {
             return;
         }
-        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
                 let (sender, why) = (value(sender), value(&refusal));
@@ -197,7 +236,12 @@ impl<'a> Dispatch<'a> {
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
-        post.send(Message { id, head, content, to }, settings.patience);
+        let Some(to) = queue::with_queued(to, &Envelope::<()>::report(), &id, content.octets())
+        else {
+            return;
+        };
+        post.send(Message { id, head, content, to: to.clone() }, settings.patience);
+        self.note_queued(&to);
     }
 
     fn note(&self, id: &str, to: &[Destination], reply: &Reply) {
@@ -240,7 +284,7 @@ impl Office {
 pub(super) struct Line<'a> {
     pub session: &'a str,
     pub message: &'a str,
-    pub envelope: &'a Envelope<Vec<Destination>>,
+    pub envelope: &'a Envelope<Way>,
     pub to: &'a [Destination],
 }
 

@@ -20,13 +20,14 @@ use super::dispatch::outcome_reply;
 use super::{Office, fault_reply};
 use crate::deliver::screen::Screen;
 use crate::message::{Destination, Fault, Message};
+use crate::route::Way;
 use crate::smtp::envelope::{Delivery, Envelope};
 use crate::smtp::reply::{self, Reply};
 
 /// Delivers a message as the command wants that began its transaction; what became of it.
 pub(super) fn deliver(
     office: &Office,
-    envelope: &Envelope<Vec<Destination>>,
+    envelope: &Envelope<Way>,
     at: &Zoned,
     mut message: Message,
 ) -> Reply {

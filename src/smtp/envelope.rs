@@ -72,3 +72,19 @@ pub struct Envelope<D> {
     /// In the order of their RCPT commands; never empty once DATA was accepted.
     pub to: Vec<Recipient<D>>,
 }
+
+impl<D> Envelope<D> {
+    /// Of a report: from the null reverse-path, in 8 bits, so far to nobody.
+    pub fn report() -> Envelope<D> {
+        Envelope {
+            delivery: Delivery::Mail,
+            from: ReversePath::Null,
+            size: None,
+            body: Body::EightBitMime,
+            utf8: false,
+            ret: None,
+            envid: None,
+            to: Vec::new(),
+        }
+    }
+}

@@ -13,7 +13,7 @@ use std::fmt;
 use super::command::{self, Command};
 use super::envelope::{Delivery, Envelope, Recipient};
 use super::param::{MailParameters, RcptParameters};
-use super::path::{Domain, ForwardPath, ReversePath};
+use super::path::{Domain, ForwardPath, Mailbox, ReversePath};
 use super::reply::{self, Reply};
 
 /// What the receiver asks of the host it serves. Implemented by the session, by examples, by tests.
@@ -32,6 +32,11 @@ pub trait Host {
     fn is_active(&self, to: &Self::Destination) -> bool {
         let _ = to;
         false
+    }
+    /// The one mailbox on another host that mail is sent on to, if the client may hear of it.
+    fn forward<'d>(&self, to: &'d Self::Destination) -> Option<&'d Mailbox> {
+        let _ = to;
+        None
     }
     /// The answer to VRFY.
     fn vrfy(&self, name: &str) -> Reply;
@@ -496,7 +501,10 @@ impl<H: Host> Receiver<H> {
             Ok(destination) => {
                 // The mailbox does for SOML and SAML; only SEND has nothing else.
                 let reply = match delivery {
-                    Delivery::Mail | Delivery::SendAndMail => reply::rcpt(&to),
+                    Delivery::Mail | Delivery::SendAndMail => {
+                        let forward = self.host.forward(&destination);
+                        forward.map_or_else(|| reply::rcpt(&to), reply::will_forward)
+                    }
                     _ if self.host.is_active(&destination) => reply::rcpt(&to),
                     Delivery::SendOrMail => reply::rcpt_not_active(&to),
                     Delivery::Send => {

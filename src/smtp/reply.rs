@@ -202,6 +202,11 @@ pub fn rcpt(to: &ForwardPath) -> Reply {
     Reply::new(250, (2, 1, 5), format!("RCPT TO:{to} OK"))
 }
 
+/// `251`: the user's mailbox is on another host, and mail for it is sent on.
+pub fn will_forward(path: &Mailbox) -> Reply {
+    Reply::new(251, (2, 1, 5), format!("User not local; will forward to <{path}>"))
+}
+
 /// `250` to RCPT under SOML, when the terminal cannot be had (RFC 821, scenario 6).
 pub fn rcpt_not_active(to: &ForwardPath) -> Reply {
     Reply::new(250, (2, 1, 5), format!("RCPT TO:{to}: User not active now, so will do mail"))
@@ -338,6 +343,12 @@ pub fn relaying_denied(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: not a mailbox of this host, no relaying"))
 }
 
+/// The same for a client on this host, whose administrator can do something about it.
+pub fn nothing_relayed(to: &ForwardPath) -> Reply {
+    let text = "not a mailbox of this host, and nothing is sent on without --smarthost";
+    Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: {text}"))
+}
+
 /// `551`: the user's mailbox is on another host.
 pub fn please_try(path: &Mailbox) -> Reply {
     Reply::new(551, (5, 1, 6), format!("User not local; please try <{path}>"))
@@ -454,6 +465,8 @@ mod tests {
             shown("id"),
             no_such_user(&to),
             relaying_denied(&to),
+            nothing_relayed(&to),
+            will_forward(&mailbox),
             please_try(&mailbox),
             name_not_allowed(&to),
             mailbox_unavailable(&to),

@@ -103,6 +103,7 @@ impl House {
             session_timeout: Duration::from_secs(1200),
             patience: LONG,
             tls: None,
+            relay: None,
         }
     }
 

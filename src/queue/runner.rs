@@ -1,0 +1,577 @@
+//! The one thread of the queue: it sends what is due, puts off what cannot be sent now, and tells
+//! senders.
+//!
+//! All mail goes to the first smarthost that can be reached, over one connection that is used
+//! again as long as there is mail. If none can be reached the whole queue waits, and one entry
+//! probes: after a minute, twice as long each time, at most a quarter of an hour.
+//!
+//! An entry that was refused for now comes again by itself (`state::retry_after`). A sender is told
+//! once that it takes long, and at last that it was given up (RFC 5321 4.5.4.1); each only if that
+//! was asked for, or nothing was said (RFC 3461 4.1). What fails of a message without a sender,
+//! mostly a report, goes to postmaster: a report on a report would go round for ever.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use fs2::FileExt;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use super::entry::Entry;
+use super::state::{State, retry_after};
+use super::{Settings, Smarthost, make_folder, now, with_queued};
+use crate::client::{self, Connection, Mail};
+use crate::counters::Counters;
+use crate::deliver::{Outcome as Delivery, Post, mbox};
+use crate::logging::value;
+use crate::message::{Content, Message};
+use crate::report::{self, Action, Fate, Report, Returned};
+use crate::route::{Route, Way};
+use crate::smtp::dsn::Return;
+use crate::smtp::sender::{Outcome, Reason};
+use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
+use crate::trace::{self, Ids};
+
+/// The queue's thread, and what it knows.
+pub struct Runner {
+    settings: Settings,
+    folder: PathBuf,
+    route: Arc<dyn Route>,
+    post: Post,
+    counters: Arc<Counters>,
+    ids: Ids,
+    /// The entries there are, by id.
+    items: HashMap<Arc<str>, Item>,
+    /// The same by when they are due.
+    line: BTreeSet<(i64, Arc<str>)>,
+    scanned: Instant,
+    connection: Option<Connection>,
+    /// No smarthost could be reached: since so many attempts, and until when it is not tried.
+    down: Option<(u32, Instant)>,
+    random: RandomState,
+    lots: u64,
+}
+
+/// What is known of an entry without reading it.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    /// When it is tried.
+    due: i64,
+    /// When its sender has to be told something of its age.
+    watch: i64,
+}
+
+/// What becomes of an entry.
+enum Next {
+    /// It is gone.
+    Gone,
+    /// It waits.
+    Waits(Item),
+    /// No smarthost can be reached.
+    Down(Reason),
+}
+
+/// An entry in hand: open, and locked as long as it is.
+struct InHand {
+    id: Arc<str>,
+    file: File,
+    entry: Entry,
+    state: State,
+}
+
+impl InHand {
+    /// The recipients that are not crossed off.
+    fn pending(&self) -> Vec<usize> {
+        let all = 0..self.entry.envelope.to.len();
+        all.filter(|n| !self.state.gone.contains(n)).collect()
+    }
+
+    /// The envelope for these recipients.
+    fn envelope_for(&self, to: &[usize]) -> Envelope<()> {
+        let all = &self.entry.envelope;
+        let to = to.iter().filter_map(|n| all.to.get(*n)).cloned().collect();
+        Envelope { to, ..all.clone() }
+    }
+}
+
+impl Runner {
+    pub fn new(
+        settings: Settings,
+        route: Arc<dyn Route>,
+        post: Post,
+        counters: Arc<Counters>,
+    ) -> io::Result<Runner> {
+        let mut runner = Runner {
+            folder: make_folder(&settings.spool)?,
+            settings,
+            route,
+            post,
+            counters,
+            ids: Ids::new(),
+            items: HashMap::new(),
+            line: BTreeSet::new(),
+            scanned: Instant::now(),
+            connection: None,
+            down: None,
+            random: RandomState::new(),
+            lots: 0,
+        };
+        runner.scan()?;
+        Ok(runner)
+    }
+
+    /// Sends until it is stopped.
+    pub fn run(&mut self, words: &Receiver<String>, stopped: &Receiver<()>, missed: &AtomicBool) {
+        while let Err(TryRecvError::Empty) = stopped.try_recv() {
+            let look =
+                missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
+            if look && let Err(e) = self.scan() {
+                log::error!("queue-failed error={}", value(e));
+            }
+            words.try_iter().for_each(|id| self.put(&id, Item { due: 0, watch: 0 }));
+            if let Some(id) = self.first_due() {
+                self.attempt(&id);
+                continue;
+            }
+            let wait = self.wait();
+            let idle = self.connection.is_some();
+            crossbeam_channel::select! {
+                recv(words) -> id => match id {
+                    Ok(id) => self.put(&id, Item { due: 0, watch: 0 }),
+                    // Every session is gone, and the server with them: it will be stopped.
+                    Err(_) => match stopped.recv_timeout(wait) {
+                        Err(RecvTimeoutError::Timeout) => {}
+                        _ => break,
+                    },
+                },
+                recv(stopped) -> _ => break,
+                default(if idle { wait.min(IDLE) } else { wait }) => {
+                    if idle && let Some(connection) = self.connection.take() {
+                        connection.quit();
+                    }
+                }
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.quit();
+        }
+    }
+
+    /// Tries all entries once, or these.
+    pub fn flush(&mut self, ids: &[String]) {
+        let mut all: Vec<Arc<str>> = self.line.iter().map(|(_, id)| id.clone()).collect();
+        all.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
+        for id in all {
+            self.attempt(&id);
+            if self.down.is_some() {
+                break;
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.quit();
+        }
+    }
+
+    /// How many entries there are.
+    pub fn left(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Takes in what is in the folder, and clears away what a crash left there.
+    fn scan(&mut self) -> io::Result<()> {
+        self.scanned = Instant::now();
+        let mut names = HashSet::new();
+        for file in fs::read_dir(&self.folder)? {
+            names.extend(file?.file_name().into_string());
+        }
+        for name in &names {
+            let path = self.folder.join(name);
+            if let Some((id, is_new)) = State::name(name) {
+                // One that is being written belongs to an entry that is locked; it is young.
+                let age = fs::metadata(&path).and_then(|m| m.modified()).map(|m| m.elapsed());
+                let old = matches!(age, Ok(Ok(age)) if age > Duration::from_secs(3600));
+                if old && (is_new || !names.contains(id)) {
+                    let _ = fs::remove_file(&path);
+                }
+            } else if !self.items.contains_key(name.as_str()) {
+                let state = State::read(&self.folder, name)?;
+                // A clock that was wrong then must not make mail wait for ever.
+                let latest = now() + retry_after(u32::MAX, u64::MAX);
+                let due = if state.next > latest { 0 } else { state.next };
+                self.put(name, Item { due, watch: 0 });
+            }
+        }
+        let gone: Vec<Arc<str>> =
+            self.items.keys().filter(|id| !names.contains(&***id)).cloned().collect();
+        gone.iter().for_each(|id| self.forget(id));
+        Ok(())
+    }
+
+    fn put(&mut self, id: &str, item: Item) {
+        let id: Arc<str> = id.into();
+        self.forget(&id);
+        self.line.insert((item.due, id.clone()));
+        self.items.insert(id, item);
+    }
+
+    fn forget(&mut self, id: &Arc<str>) {
+        if let Some(item) = self.items.remove(id) {
+            self.line.remove(&(item.due, id.clone()));
+        }
+    }
+
+    /// What is to be tried now, if anything is.
+    fn first_due(&self) -> Option<Arc<str>> {
+        let resting = self.down.is_some_and(|(_, until)| Instant::now() < until);
+        let (due, id) = self.line.first().filter(|_| !resting)?;
+        (*due <= now()).then(|| id.clone())
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self) -> Duration {
+        let due = self.line.first().map_or(i64::MAX, |(due, _)| *due);
+        let due = Duration::from_secs(u64::try_from(due.saturating_sub(now())).unwrap_or(0));
+        let until = self
+            .down
+            .map_or(Duration::ZERO, |(_, until)| until.saturating_duration_since(Instant::now()));
+        due.max(until).clamp(Duration::from_millis(10), SCAN_EVERY)
+    }
+
+    /// Tries one entry.
+    fn attempt(&mut self, id: &Arc<str>) {
+        let next = self.try_one(id);
+        self.place(id, next);
+    }
+
+    /// Puts an entry where it belongs now.
+    fn place(&mut self, id: &Arc<str>, next: io::Result<Next>) {
+        match next {
+            Ok(Next::Gone) => self.forget(id),
+            Ok(Next::Waits(item)) => self.put(id, item),
+            Ok(Next::Down(reason)) => self.rest(&reason),
+            Err(e) => {
+                log::error!("queue-failed entry={id} error={}", value(e));
+                let due = now() + retry_after(1, 0);
+                self.put(id, Item { due, watch: due });
+            }
+        }
+    }
+
+    fn try_one(&mut self, id: &Arc<str>) -> io::Result<Next> {
+        let mut hand = match self.open(id)? {
+            Ok(hand) => hand,
+            Err(next) => return Ok(next),
+        };
+        let to = hand.pending();
+        if to.is_empty() {
+            return self.conclude(&mut hand, Vec::new(), false, true);
+        }
+        let mut connection = match self.connect() {
+            Ok(connection) => connection,
+            Err(reason) => return Ok(Next::Down(reason)),
+        };
+        let outcomes = connection.send(&Mail {
+            envelope: &hand.envelope_for(&to),
+            octets: hand.entry.octets_on_wire(&hand.file)?,
+            content: &|| Ok(Box::new(hand.entry.content(&hand.file)?)),
+        });
+        let (relay, takes_dsn) = (connection.target().to_string(), connection.takes_dsn());
+        self.connection = Some(connection).filter(Connection::is_open);
+        for (n, outcome) in to.iter().zip(&outcomes) {
+            let Some(recipient) = hand.entry.envelope.to.get(*n) else { continue };
+            let (verb, count, reason) = match outcome {
+                Outcome::Done(reason) => ("sent", &self.counters.sent, reason),
+                Outcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
+                Outcome::Never(reason) => ("returned", &self.counters.returned, reason),
+            };
+            count.one();
+            log::info!(
+                "{verb} entry={id} from={} to={} relay={} reply={}",
+                value(&hand.entry.envelope.from),
+                value(&recipient.path),
+                value(&relay),
+                value(&reason.text)
+            );
+        }
+        self.conclude(&mut hand, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
+    }
+
+    /// Opens and locks an entry. Or else what becomes of it.
+    fn open(&self, id: &Arc<str>) -> io::Result<Result<InHand, Next>> {
+        let again = |seconds| Ok(Err(Next::Waits(Item { due: now() + seconds, watch: i64::MAX })));
+        let path = self.folder.join(&**id);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(Next::Gone)),
+            Err(e) => return Err(e),
+        };
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {}
+            // The writer, whose batch is not through yet; or another process of ours.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return again(1),
+            Err(e) => return Err(e),
+        }
+        let stat = file.metadata()?;
+        if stat.nlink() == 0 {
+            return Ok(Err(Next::Gone));
+        }
+        let Some(entry) = Entry::read(&file)? else {
+            let old = stat.modified()?.elapsed().is_ok_and(|age| age > LEFT_BEHIND);
+            if stat.len() == 0 && old {
+                // Made for a message whose record was never written.
+                fs::remove_file(&path)?;
+                return Ok(Err(Next::Gone));
+            }
+            log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
+            return again(retry_after(1, 0));
+        };
+        let state = State::read(&self.folder, id)?;
+        Ok(Ok(InHand { id: id.clone(), file, entry, state }))
+    }
+
+    /// The connection there is, or a new one to the first smarthost that can be reached.
+    fn connect(&mut self) -> Result<Connection, Reason> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let mut why = Reason::own((4, 3, 5), "no smarthost is given");
+        for Smarthost { target, settings } in &self.settings.smarthosts {
+            match client::connect(target, settings) {
+                Ok(connection) => {
+                    if self.down.take().is_some() {
+                        log::info!("smarthost-back relay={}", value(target));
+                    }
+                    return Ok(connection);
+                }
+                Err(reason) => {
+                    log::warn!(
+                        "smarthost-unreachable relay={} reply={}",
+                        value(target),
+                        value(&reason.text)
+                    );
+                    why = reason;
+                }
+            }
+        }
+        Err(why)
+    }
+
+    /// No smarthost can be reached: nothing is tried for a while, but senders are told of the age
+    /// that their mail comes to.
+    fn rest(&mut self, reason: &Reason) {
+        let tries = self.down.map_or(0, |(tries, _)| tries.saturating_add(1));
+        let rest = (FIRST_REST * (1 << tries.min(8))).min(LAST_REST);
+        self.down = Some((tries, Instant::now() + rest));
+        let now = now();
+        let aged: Vec<Arc<str>> =
+            self.items.iter().filter(|(_, i)| i.watch <= now).map(|(id, _)| id.clone()).collect();
+        for id in aged {
+            let next = self.open(&id).and_then(|opened| match opened {
+                Ok(mut hand) => {
+                    let later = |n| (n, Outcome::Later(reason.clone()));
+                    let outcomes = hand.pending().into_iter().map(later).collect();
+                    self.conclude(&mut hand, outcomes, false, true)
+                }
+                Err(next) => Ok(next),
+            });
+            self.place(&id, next);
+        }
+    }
+
+    /// Crosses off and reports what is to be by these outcomes, after a try or without one. A
+    /// sender who asked to hear of success is told by the server, if that `takes_dsn`.
+    fn conclude(
+        &mut self,
+        hand: &mut InHand,
+        outcomes: Vec<(usize, Outcome)>,
+        tried: bool,
+        takes_dsn: bool,
+    ) -> io::Result<Next> {
+        let age = now().saturating_sub(hand.entry.came);
+        let (warn, give_up) =
+            (seconds(self.settings.warn_after), seconds(self.settings.give_up_after));
+        let before = hand.state.clone();
+        let (mut sent, mut later, mut never) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, outcome) in outcomes {
+            match outcome {
+                Outcome::Done(reason) => sent.push((n, reason)),
+                // RFC 3463: delivery time expired.
+                Outcome::Later(reason) if age >= give_up => {
+                    never.push((n, Reason { status: (5, 4, 7), ..reason }));
+                }
+                Outcome::Later(reason) => later.push((n, reason)),
+                Outcome::Never(reason) => never.push((n, reason)),
+            }
+        }
+        if let Some((_, reason)) = later.last().or(never.last()) {
+            hand.state.last.clone_from(&reason.text);
+        }
+        hand.state.gone.extend(sent.iter().map(|(n, _)| *n));
+        if !sent.is_empty() && !hand.pending().is_empty() {
+            // Whatever becomes of the reports, these do not get it again.
+            hand.state.write(&self.folder, &hand.id)?;
+        }
+        if !takes_dsn {
+            self.report(hand, Action::Relayed, &sent);
+        }
+        if self.report(hand, Action::Failed, &never) {
+            hand.state.gone.extend(never.iter().map(|(n, _)| *n));
+        }
+        if !hand.state.warned && age >= warn && !later.is_empty() {
+            let until = zoned(hand.entry.came.saturating_add(give_up));
+            hand.state.warned = self.report(hand, Action::Delayed(until), &later);
+        }
+        if hand.pending().is_empty() {
+            State::remove(&self.folder, &hand.id)?;
+            return Ok(Next::Gone);
+        }
+        if tried {
+            hand.state.tries = hand.state.tries.saturating_add(1);
+            self.lots = self.lots.wrapping_add(1);
+            let lot = self.random.hash_one(self.lots);
+            hand.state.next = now().saturating_add(retry_after(hand.state.tries, lot));
+        }
+        if hand.state != before {
+            hand.state.write(&self.folder, &hand.id)?;
+        }
+        let next_age = if hand.state.warned { give_up } else { warn };
+        // What should have been told and was not is not tried over and over.
+        let watch = hand.entry.came.saturating_add(next_age).max(now() + 60);
+        Ok(Next::Waits(Item { due: hand.state.next, watch }))
+    }
+
+    /// Tells the sender what became of the message for these recipients, as far as that was asked
+    /// for. Whether that is done.
+    fn report(&mut self, hand: &InHand, action: Action, of: &[(usize, Reason)]) -> bool {
+        let envelope = &hand.entry.envelope;
+        let wanted = |recipient: &Recipient<()>| match (&action, recipient.notify) {
+            (Action::Relayed | Action::Delivered, notify) => notify.is_some_and(|n| n.success),
+            (Action::Failed, notify) => notify.is_none_or(|n| n.failure),
+            (Action::Delayed(_), notify) => notify.is_none_or(|n| n.delay),
+        };
+        let fates: Vec<Fate<'_>> = of
+            .iter()
+            .filter_map(|(n, reason)| Some((envelope.to.get(*n)?, reason)))
+            .filter(|(recipient, _)| wanted(recipient))
+            .map(|(recipient, reason)| Fate {
+                path: &recipient.path,
+                original: recipient.original.as_ref(),
+                status: reason.status,
+                why: Some(reason.text.clone()),
+                is_reply: reason.code.is_some(),
+            })
+            .collect();
+        let is_null = envelope.from == ReversePath::Null;
+        if fates.is_empty() || is_null && !matches!(action, Action::Failed) {
+            return true;
+        }
+        let (to, way) = match self.way_back(&envelope.from) {
+            Ok(found) => found,
+            Err(why) => {
+                let (from, why) = (value(&envelope.from), value(why));
+                log::warn!("no-report entry={} to={from} why={why}", hand.id);
+                return false;
+            }
+        };
+        let returned = match self.returned(hand, &action) {
+            Ok(returned) => returned,
+            Err(e) => {
+                log::error!("queue-failed entry={} error={}", hand.id, value(e));
+                return false;
+            }
+        };
+        let (id, at) = (trace::message_id(&self.ids.session(), 1), trace::now());
+        let report = Report {
+            hostname: &self.settings.hostname,
+            id: &id,
+            at: &at,
+            came: &zoned(hand.entry.came),
+            to: &to,
+            action,
+            envid: envelope.envid.as_deref(),
+            recipients: &fates,
+            returned: &returned,
+        };
+        log::info!("report entry={} id={id} to={}", hand.id, value(&to));
+        self.counters.reports.one();
+        self.post(&id, &at, report.content(), way)
+    }
+
+    /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
+    /// postmaster. Their address, and the way there.
+    fn way_back(&self, from: &ReversePath) -> Result<(String, Way), String> {
+        if let ReversePath::Mailbox(sender) = from {
+            match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
+                Ok(way) => return Ok((format!("<{sender}>"), way)),
+                Err(crate::route::Refusal::Later(why)) => return Err(why),
+                Err(refusal) => {
+                    let why = value(&refusal).to_string();
+                    log::warn!("report-to-postmaster sender={} why={why}", value(sender));
+                }
+            }
+        }
+        let way =
+            self.route.way(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+        Ok((format!("<postmaster@{}>", self.settings.hostname), way))
+    }
+
+    /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
+    fn returned(&self, hand: &InHand, action: &Action) -> io::Result<Returned> {
+        let whole = hand.entry.envelope.ret == Some(Return::Full)
+            && matches!(action, Action::Failed)
+            && hand.entry.octets <= WHOLE_MAX;
+        let most = if whole { WHOLE_MAX } else { report::HEADER_MAX as u64 };
+        let octets = hand.entry.begin(&hand.file, most)?;
+        Ok(match whole {
+            true => Returned::Whole(octets),
+            false => Returned::Header(report::header(&Content::Memory(Arc::new(octets)))?),
+        })
+    }
+
+    /// Delivers a report. Whether it arrived.
+    fn post(&mut self, id: &str, at: &Zoned, content: Content, way: Way) -> bool {
+        let envelope = Envelope::<()> {
+            utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
+            ..Envelope::report()
+        };
+        let Some(to) = with_queued(way, &envelope, id, content.octets()) else { return false };
+        let ids: Vec<String> =
+            to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
+        let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
+        let message = Message { id: id.to_owned(), head, content, to };
+        let arrived = self.post.deliver(message, self.settings.patience) == Delivery::Delivered;
+        if arrived {
+            ids.iter().for_each(|id| self.put(id, Item { due: 0, watch: 0 }));
+        }
+        arrived
+    }
+}
+
+fn zoned(seconds: i64) -> Zoned {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// For how long an idle connection is kept.
+const IDLE: Duration = Duration::from_secs(2);
+/// How often the folder is looked through for what others put there.
+const SCAN_EVERY: Duration = Duration::from_secs(300);
+/// The first rest after no smarthost could be reached; it doubles.
+const FIRST_REST: Duration = Duration::from_secs(60);
+/// The longest rest.
+const LAST_REST: Duration = Duration::from_secs(900);
+/// The age at which an entry without an octet is taken for left behind.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+/// A message of up to so many octets is returned whole, to whom asked for it.
+const WHOLE_MAX: u64 = 256 * 1024;
