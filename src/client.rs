@@ -54,7 +54,8 @@ pub struct Settings {
 pub struct Tls {
     /// Whose certificates are believed.
     pub trust: Trust,
-    /// Whether nothing is sent without; or else TLS is used where it can be had.
+    /// Whether nothing is sent without, but over a Unix socket; or else TLS is used where it can be
+    /// had.
     pub required: bool,
 }
 
@@ -121,10 +122,7 @@ pub struct Connection {
 /// Why that cannot be now. Nothing is wrong with any message.
 pub fn connect(target: &Target, settings: &Settings) -> Result<Connection, Reason> {
     let (host, port) = match target {
-        Target::Unix(path) => {
-            let wire = Wire::unix(path).map_err(|e| failed(target, &e))?;
-            return Connection::open(target, settings, wire, true).map_err(|(reason, _)| reason);
-        }
+        Target::Unix(path) => return attempt(target, settings, &|| Wire::unix(path)),
         Target::Tcp { host, port, .. } => (host.as_str(), *port),
     };
     let addresses = (host, port)
@@ -132,24 +130,30 @@ pub fn connect(target: &Target, settings: &Settings) -> Result<Connection, Reaso
         .map_err(|e| Reason::own((4, 4, 3), &format!("{host} cannot be looked up: {e}")))?;
     let mut why = Reason::own((4, 4, 3), &format!("{host} has no address"));
     for address in addresses {
-        let mut with_tls = true;
-        loop {
-            let wire = Wire::tcp(address, settings.timeouts.connect);
-            let opened = wire
-                .map_err(|e| (failed(&address, &e), false))
-                .and_then(|wire| Connection::open(target, settings, wire, with_tls));
-            match opened {
-                Ok(connection) => return Ok(connection),
-                // A server whose TLS does not work may take clear text, where that is enough.
-                Err((_, true)) if with_tls => with_tls = false,
-                Err((reason, _)) => {
-                    why = reason;
-                    break;
-                }
-            }
+        match attempt(target, settings, &|| Wire::tcp(address, settings.timeouts.connect)) {
+            Ok(connection) => return Ok(connection),
+            Err(reason) => why = reason,
         }
     }
     Err(why)
+}
+
+/// Opens a session over what `dial` gives. A server whose TLS does not work is tried again in clear
+/// text, where that is enough.
+fn attempt(
+    target: &Target,
+    settings: &Settings,
+    dial: &dyn Fn() -> io::Result<Wire>,
+) -> Result<Connection, Reason> {
+    let open = |with_tls| {
+        let wire = dial().map_err(|e| (failed(target, &e), false))?;
+        Connection::open(target, settings, wire, with_tls)
+    };
+    let opened = match open(true) {
+        Err((_, true)) => open(false),
+        opened => opened,
+    };
+    opened.map_err(|(reason, _)| reason)
 }
 
 /// Introduces itself over `socket`, which leads to a server on this host.
@@ -173,7 +177,9 @@ impl Connection {
         let implicit = matches!(target, Target::Tcp { tls: true, .. });
         let is_unix = matches!(target, Target::Unix(_));
         let start_tls = match &settings.tls {
-            Some(tls) if tls.required => StartTls::Required,
+            _ if implicit => StartTls::Off,
+            // A Unix socket is no worse.
+            Some(tls) if tls.required && !is_unix => StartTls::Required,
             Some(_) if with_tls => StartTls::Offered,
             _ => StartTls::Off,
         };
@@ -372,8 +378,12 @@ impl Connection {
     }
 
     fn handshake(&mut self) -> io::Result<()> {
-        let (Some(tls), Target::Tcp { host, .. }) = (&self.settings.tls, &self.target) else {
+        let Some(tls) = &self.settings.tls else {
             return Err(io::Error::other("no TLS is configured"));
+        };
+        let host = match &self.target {
+            Target::Tcp { host, .. } => host,
+            Target::Unix(_) => "localhost",
         };
         let until = Instant::now() + self.settings.timeouts.command;
         self.tls = Some(self.wire.start_tls(&tls.trust, host, until)?);

@@ -29,12 +29,13 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User};
 
-use crate::client::{self, Connection, Mail, Settings, Target, Timeouts};
+use crate::client::{self, Connection, Mail, Settings, Target, Timeouts, Tls};
 use crate::config::{Config, Names, Wrong};
 use crate::listen::Address;
 use crate::route::{Local, Refusal, Route};
 use crate::smtp::sender::Outcome;
 use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use crate::tls::Trust;
 use crate::trace;
 use compose::{Fault, How, Letter};
 use flags::{Flags, Mode};
@@ -176,7 +177,11 @@ fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[Outcome]) -> u8 {
 /// Connects to the server, by the first way that there is.
 fn connect(flags: &Flags, config: &Config) -> Result<Connection, Failure> {
     let timeouts = Timeouts::default();
-    let settings = Settings { hostname: config.hostname.clone(), tls: None, login: None, timeouts };
+    // The server is this host's own, whatever its certificate says; it may insist on TLS.
+    let insists = config.tls.as_ref().is_some_and(|tls| tls.required);
+    let trust = insists.then(Trust::anybody).transpose().map_err(|why| (EX_CONFIG, why))?;
+    let tls = trust.map(|trust| Tls { trust, required: true });
+    let settings = Settings { hostname: config.hostname.clone(), tls, login: None, timeouts };
     let mut why = String::new();
     for target in ways(config) {
         match client::connect(&target, &settings) {

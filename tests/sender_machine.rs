@@ -424,8 +424,8 @@ fn starttls_and_auth() {
         (StartTls::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
         (StartTls::Offered, false, false, &[("EHLO", tls)], inside, ""),
         (StartTls::Offered, false, false, &[], &[ehlo], ""),
-        (StartTls::Offered, true, false, &[("EHLO", tls)], &[ehlo], ""),
-        (StartTls::Required, true, false, &[], &[ehlo], ""),
+        (StartTls::Offered, true, false, &[("EHLO", tls)], inside, ""),
+        (StartTls::Offered, true, false, &[], &[ehlo], ""),
         (
             StartTls::Offered,
             false,

@@ -49,7 +49,7 @@ pub struct Settings {
     pub hostname: String,
     /// Whether the channel can be overheard by nobody from its first octet: TLS, or a Unix socket.
     pub secure: bool,
-    /// Whether STARTTLS is said; of no meaning where the channel is secure.
+    /// Whether STARTTLS is said; Off inside TLS.
     pub start_tls: StartTls,
     /// Who it says it is, if anybody. Then a server that does not take it is of no use.
     pub login: Option<Login>,
@@ -131,7 +131,8 @@ pub struct Sender {
     /// Commands that were said and not answered yet.
     awaited: VecDeque<Awaited>,
     offers: Offers,
-    secure: bool,
+    /// Whether STARTTLS was carried out.
+    tls: bool,
     transaction: Option<Transaction>,
     /// Whether the server may think that a transaction is open.
     is_open: bool,
@@ -180,7 +181,7 @@ impl Sender {
     /// A sender that waits for the greeting.
     pub fn new(settings: Settings) -> Sender {
         Sender {
-            secure: settings.secure,
+            tls: false,
             settings,
             answers: Answers::default(),
             output: Vec::new(),
@@ -232,7 +233,7 @@ impl Sender {
     pub fn tls_started(&mut self) {
         self.answers.clear();
         self.offers = Offers::default();
-        self.secure = true;
+        self.tls = true;
         self.say(format!("EHLO {}", self.settings.hostname), Awaited::Ehlo);
     }
 
@@ -373,7 +374,7 @@ impl Sender {
     /// What follows EHLO or HELO.
     fn introduce(&mut self) {
         match self.settings.start_tls {
-            StartTls::Offered | StartTls::Required if self.secure => self.log_in(),
+            StartTls::Offered | StartTls::Required if self.tls => self.log_in(),
             StartTls::Offered | StartTls::Required if self.offers.start_tls => {
                 self.say("STARTTLS".to_owned(), Awaited::StartTls);
             }
@@ -398,7 +399,7 @@ impl Sender {
             self.phase = Phase::Ready;
             return;
         };
-        if !self.secure {
+        if !self.tls && !self.settings.secure {
             return self.give_up(Reason::own(SECURITY, "no password is sent without TLS"));
         }
         match login.lines(&self.offers).map(VecDeque::from) {
