@@ -41,6 +41,16 @@ pub struct RunAs {
 }
 
 impl RunAs {
+    /// The command that makes such a user.
+    pub fn make(&self) -> String {
+        let group = self.group.as_ref().map(|group| format!(" --gid {group}")).unwrap_or_default();
+        format!(
+            "useradd --system{group} --no-create-home --home-dir /nonexistent \
+             --shell /usr/sbin/nologin {}",
+            self.user
+        )
+    }
+
     /// The account of that name.
     ///
     /// # Errors
@@ -53,10 +63,10 @@ impl RunAs {
             Err(_) => User::from_name(user),
         };
         let Some(found) = found.map_err(failed)? else {
+            let make = self.make();
             return Err(format!(
-                "run-as {self}: there is no user {user}; `useradd --system --no-create-home \
-                 --home-dir /nonexistent --shell /usr/sbin/nologin {user}` makes one, or choose \
-                 another with --run-as"
+                "run-as {self}: there is no user {user}; `{make}` makes one, or choose another \
+                 with --run-as"
             ));
         };
         let gid = match group {

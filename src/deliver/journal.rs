@@ -199,7 +199,20 @@ impl<D: Disk> Journal<D> {
         let Some(file) = lock(disk, path)? else { return Ok(None) };
         let header = read_header(&file)?;
         let (half, forgotten, key, owner) = header.unwrap_or((0, 0, 0, None));
-        let journal = Journal {
+        let journal = Journal::opened(path, file, us.boot_mark(), half, forgotten, key);
+        Ok(Some((journal, owner)))
+    }
+
+    /// The journal in `file`, with what its header tells.
+    fn opened(
+        path: &Path,
+        file: D::File,
+        boot: u64,
+        half: u64,
+        forgotten: u64,
+        key: u64,
+    ) -> Journal<D> {
+        Journal {
             path: path.to_owned(),
             file: Arc::new(file),
             half,
@@ -209,16 +222,33 @@ impl<D: Disk> Journal<D> {
             forgotten,
             told: forgotten,
             key,
-            boot: us.boot_mark(),
+            boot,
             refused: None,
-        };
-        Ok(Some((journal, owner)))
+        }
     }
 
     /// Who has the journal `path`, or had it last, if that can be read.
     pub fn owner(disk: &D, path: &Path) -> Option<Identity> {
         let file = disk.open(path, Open::Read).ok()?;
         read_header(&file).ok()??.3
+    }
+
+    /// Whose the journal `path` was, if that process is known to be gone, and how many messages in
+    /// it are not forgotten. Takes no lock and changes nothing, so it may be a moment behind.
+    pub fn left(disk: &D, path: &Path) -> io::Result<Option<(Option<u32>, usize)>> {
+        let file = disk.open(path, Open::Read)?;
+        let Some((half, forgotten, key, Some(owner))) = read_header(&file)? else {
+            return Ok(None);
+        };
+        let boot = Identity::new(disk).boot_mark();
+        if owner.boot_mark() == boot && !owner.is_gone(disk) {
+            return Ok(None);
+        }
+        let mut journal: Journal<D> = Journal::opened(path, file, boot, half, forgotten, key);
+        let records = journal.read()?;
+        let entries = records.iter().flat_map(|record| &record.entries);
+        let messages = entries.filter(|entry| !entry.copies.is_empty()).count();
+        Ok(Some((owner.pid().filter(|pid| *pid != 0), messages)))
     }
 
     /// The paths of all journals in `spool`.

@@ -74,7 +74,7 @@ pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
     let size_max = match trust {
         Trust::Named => ALIASES_MAX,
         Trust::Included => {
-            if let Some((what, cure)) = doubt(&meta) {
+            if let Some((what, cure)) = doubt(path, &meta) {
                 return unread(&what, &cure);
             }
             INCLUDE_MAX
@@ -91,14 +91,18 @@ pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
 }
 
 /// Why a file of this kind is not believed as a list, and the cure.
-fn doubt(meta: &Metadata) -> Option<(String, String)> {
+fn doubt(path: &Path, meta: &Metadata) -> Option<(String, String)> {
+    let shown = path.display();
     let (owner, us) = (meta.uid(), nix::unistd::geteuid().as_raw());
     if owner != 0 && owner != us {
         let what = format!("belongs to user id {owner}, not to root or to who runs mailslot");
-        return Some((what, "chown root".to_owned()));
+        return Some((what, format!("chown root {shown}")));
     }
     if writable_by_others(meta) {
-        return Some(("is writable by others than its owner".to_owned(), "chmod go-w".to_owned()));
+        return Some((
+            "is writable by others than its owner".to_owned(),
+            format!("chmod go-w {shown}"),
+        ));
     }
     if meta.nlink() != 1 {
         return Some(("has a second link".to_owned(), "make it a file of its own".to_owned()));
