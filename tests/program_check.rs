@@ -54,7 +54,7 @@ fn advice_exits_0_and_what_stops_mail_exits_78() {
     let folder = tempfile::tempdir().unwrap();
     let (code, text) = check(folder.path(), &["--metrics-file", "/none/x.prom"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("cannot write to /none\n   cure: make the folder"), "{text}");
+    assert!(text.contains("cannot write to /none\n   cure: install -d "), "{text}");
     let (code, text) = check(folder.path(), &["--max-recipients", "3"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(

@@ -3,15 +3,16 @@
 //! Whom root becomes is not asked, for check stays who it is: permissions are read off the bits. So
 //! they are for root that stays root, since it gives up what sets it above them.
 
+use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, Group, Uid, access, getegid, geteuid};
+use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
 use super::{advice, stops};
 use crate::config::{Config, Names};
-use crate::privilege::{Account, Start};
+use crate::privilege::{Account, RunAs, Start};
 use crate::route::{Local, Problem, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
@@ -42,6 +43,54 @@ pub fn account(config: &Config) -> Option<Account> {
     }
 }
 
+/// `account` for people.
+pub fn name(account: Option<&Account>) -> String {
+    account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
+}
+
+/// Whose a folder should be, for the cures: by name, whether there is such a user yet or not.
+#[derive(Debug)]
+pub struct Keeper {
+    user: String,
+    group: Option<String>,
+}
+
+impl Keeper {
+    /// Of the mail folder of a host whose users make their own mailboxes.
+    pub fn of_mail() -> Keeper {
+        Keeper { user: "root".to_owned(), group: Some("mail".to_owned()) }
+    }
+
+    /// The command that makes a folder with this mode; its path goes behind.
+    pub fn install(&self, mode: u32) -> String {
+        let group = self.group.as_ref().map(|group| format!(" -g {group}")).unwrap_or_default();
+        format!("install -d -o {}{group} -m {mode:04o}", self.user)
+    }
+}
+
+impl fmt::Display for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}:{group}", self.user),
+            None => f.write_str(&self.user),
+        }
+    }
+}
+
+/// Whose the folders should be that only mailslot uses: whom it would run as.
+pub fn keeper(config: &Config) -> Keeper {
+    if let (Start::Root, Some(RunAs { user, group })) = (Start::here(), &config.run_as) {
+        return Keeper { user: user.clone(), group: group.clone() };
+    }
+    let (uid, gid) = (geteuid(), getegid());
+    let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
+    let group = Group::from_gid(gid).ok().flatten().map(|group| group.name);
+    Keeper {
+        user: user.unwrap_or_else(|| uid.to_string()),
+        group: Some(group.unwrap_or_else(|| gid.to_string())),
+    }
+}
+
 /// Whether `account` may make files in the folder at `path`, which `meta` tells of.
 pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> bool {
     match account {
@@ -56,7 +105,11 @@ pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
     let (start, uid) = (Start::here(), geteuid());
     if let Some(run_as) = &config.run_as {
         match run_as.find() {
-            Err(text) => found.push(stops(text, "as it says")),
+            Err(_) if User::from_name(&run_as.user) == Ok(None) => found.push(stops(
+                format!("run-as {run_as}: there is no user {}", run_as.user),
+                &format!("{}  # or choose another with run-as", run_as.make()),
+            )),
+            Err(text) => found.push(stops(text, "correct run-as")),
             Ok(account) if start != Start::Root && account.uid != uid => found.push(stops(
                 format!(
                     "run-as {run_as}: only root can become another user, and this is uid {uid}"
@@ -87,10 +140,10 @@ pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
         for (option, file) in [("tls-cert", &tls.cert), ("tls-key", &tls.key)] {
             let readable = fs::metadata(file).is_ok_and(|meta| has(&meta, &account, 0o4));
             if file.exists() && !readable {
-                let (file, name) = (file.display(), &account.name);
+                let (file, name, gid) = (file.display(), &account.name, account.gid);
                 found.push(advice(
                     format!("{option} {file} is read at the start, but not again on HUP by {name}"),
-                    &format!("chgrp its group on {file}, and chmod g+r; or restart to renew it"),
+                    &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart to renew it"),
                 ));
             }
         }
@@ -134,7 +187,7 @@ fn mail_of_root(config: &Config, route: &Local) -> Option<Problem> {
 
 /// Whether `account` has all of `wanted` (4 to read, 2 to write, 1 to search) by the permission
 /// bits.
-fn has(meta: &Metadata, account: &Account, wanted: u32) -> bool {
+pub fn has(meta: &Metadata, account: &Account, wanted: u32) -> bool {
     let shift = match account {
         Account { uid, .. } if uid.as_raw() == meta.uid() => 6,
         Account { gid, .. } if gid.as_raw() == meta.gid() => 3,

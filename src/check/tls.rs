@@ -70,7 +70,7 @@ fn key_mode(tls: &Tls) -> Option<Problem> {
     (mode & 0o007 != 0).then(|| {
         advice(
             format!("tls-key {shown} (mode {:o}) is open to everybody", mode & 0o777),
-            &format!("chmod o= {shown}; if it was so for long, get a new key"),
+            &format!("chmod o= {shown}  # and if it was so for long, get a new key"),
         )
     })
 }

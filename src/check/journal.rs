@@ -1,0 +1,65 @@
+//! What lies in the spool: journals of processes that are gone, and files of somebody else.
+//!
+//! No journal is locked: a server that starts at the same moment must not find it taken.
+
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, access};
+
+use super::{advice, privilege, stops};
+use crate::config::Config;
+use crate::deliver::disk::HostDisk;
+use crate::deliver::journal::Journal;
+use crate::logging::value;
+use crate::privilege::Account;
+use crate::route::Problem;
+
+/// Everything that is wrong.
+pub fn problems(config: &Config) -> Vec<Problem> {
+    let disk = HostDisk::default();
+    // A folder that is not there, or not to be read, is complained of as such.
+    let Ok(journals) = Journal::list(&disk, &config.spool) else { return Vec::new() };
+    let account = privilege::account(config);
+    let mut found = Vec::new();
+    for path in journals {
+        let shown = path.display();
+        if !may_use(&path, account.as_ref()) {
+            let name = privilege::name(account.as_ref());
+            found.push(stops(
+                format!("journal {shown} cannot be opened by {name}: it ran as another before"),
+                &format!("chown {} {shown} && chmod 0600 {shown}", privilege::keeper(config)),
+            ));
+            continue;
+        }
+        match Journal::left(&disk, &path) {
+            Ok(None | Some((_, 0))) => {}
+            Ok(Some((pid, messages))) => {
+                let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+                let plural = if messages == 1 { "" } else { "s" };
+                found.push(advice(
+                    format!(
+                        "journal {shown} was left by a process that is gone{pid}, with {messages} \
+                         message{plural} in it"
+                    ),
+                    "none needed: the next start makes sure that they are in their mailboxes",
+                ));
+            }
+            Err(e) => found.push(stops(
+                format!("journal {shown} cannot be read: {}", value(e)),
+                "look at the disk; a journal that is moved away loses what is only in it",
+            )),
+        }
+    }
+    found
+}
+
+fn may_use(path: &Path, account: Option<&Account>) -> bool {
+    match account {
+        // One that is removed by now is no problem.
+        Some(account) => {
+            fs::metadata(path).map_or(true, |meta| privilege::has(&meta, account, 0o6))
+        }
+        None => access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok(),
+    }
+}
