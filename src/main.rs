@@ -140,7 +140,8 @@ fn settle(config: &Config) -> Result<(), Failure> {
     let account = account.map_err(|text| Failure::text(EX_CONFIG, &text))?;
     let other = account.as_ref().filter(|account| account.uid != geteuid());
     if let (Some(account), Start::Capable | Start::Plain) = (other, start) {
-        let text = format!("run-as {}: only root can become another user", account.name);
+        let name = &account.name;
+        let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
         return Err(Failure::text(EX_CONFIG, &text));
     }
     let acts = config.users == Names::System;
@@ -162,11 +163,16 @@ fn settle(config: &Config) -> Result<(), Failure> {
 fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
     match confine::confine(&config.reach(&route.included())) {
         Ok(Strength::Full) => {}
-        Ok(strength) => log::warn!(
+        // Not once for each session.
+        Ok(_) if config.inetd => {}
+        Ok(strength @ Strength::Partial) => log::info!(
             "confined in part sandbox={strength:?} kernel={} why={}",
             value(kernel()),
-            value("an older kernel lacks Landlock or parts of it")
+            value("an older kernel has not all of Landlock")
         ),
+        Ok(Strength::None) => {
+            log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
+        }
         Err(why) => return Err(Failure::text(EX_OSERR, &format!("cannot make a sandbox: {why}"))),
     }
     Ok(())

@@ -318,7 +318,7 @@ fn a_user_that_cannot_be_had_is_told() {
     for (mode, options, told) in [
         (Mode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
         (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
-        (Mode::Plain, ["--run-as", "alice"], "only root can become another user"),
+        (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
     ] {
         let options = [&["-l", "127.0.0.1:0"][..], &options].concat();
         let output = host.command(mode, &options).output().unwrap();
