@@ -16,17 +16,19 @@
 //! such permissions: for uid 0 a file in `/etc` is in reach alone, and only if everybody may read
 //! it. A file put in its place later is not read until the next start; the log says so.
 
+#[cfg_attr(target_os = "linux", path = "confine/landlock.rs")]
+#[cfg_attr(not(target_os = "linux"), path = "confine/absent.rs")]
+mod sys;
+
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, RestrictionStatus, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
-};
 use nix::unistd::{AccessFlags, access, geteuid};
+
+pub use sys::confine;
 
 /// What stays in reach. What is not there is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,49 +137,11 @@ pub enum Strength {
     None,
 }
 
-/// Locks this thread, and those that it starts from now on, into `reach`, for good.
-///
-/// # Errors
-/// The kernel has Landlock but would not do it.
-pub fn confine(reach: &Reach) -> Result<Strength, String> {
-    match restrict(reach) {
-        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => Ok(Strength::Full),
-        Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
-            Ok(Strength::Partial)
-        }
-        Ok(_) => Ok(Strength::None),
-        Err(e) => Err(e.to_string()),
-    }
-}
-
 /// Whether it is the sandbox that keeps `file` from being read, and not its permissions: access(2)
 /// knows these only.
 pub fn is_out_of_reach(file: &Path) -> bool {
     let refused = File::open(file).is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
     refused && access(file, AccessFlags::R_OK).is_ok()
-}
-
-fn restrict(reach: &Reach) -> Result<RestrictionStatus, RulesetError> {
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let change = AccessFs::WriteFile | AccessFs::Truncate;
-    let write = read | change | AccessFs::MakeReg | AccessFs::RemoveFile;
-    let device: BitFlags<AccessFs> = read | AccessFs::WriteFile | AccessFs::IoctlDev;
-    Ruleset::default()
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
-        .scope(Scope::Signal)?
-        .create()?
-        .add_rules(path_beneath_rules(&reach.read, read))?
-        .add_rules(path_beneath_rules(&reach.write, write))?
-        .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
-        .add_rules(path_beneath_rules(&reach.devices, device))?
-        .add_rules(
-            reach
-                .ports
-                .iter()
-                .map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp))),
-        )?
-        .restrict_self()
 }
 
 /// The folder of a name without one.
@@ -195,8 +159,6 @@ fn is_public(file: &Path) -> bool {
     fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o004 != 0)
 }
 
-/// What is asked for: the kernel enforces as much of it as it knows.
-const NEWEST: ABI = ABI::V6;
 /// Read by every process.
 const BASICS: &[&str] = &["/usr/share/zoneinfo", "/proc/sys/kernel/random/boot_id", "/dev/null"];
 /// The modules of nsswitch.conf(5), and what those of sssd, systemd and libnss-extrausers read.

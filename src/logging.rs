@@ -63,7 +63,11 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
         Target::Stderr => Style::Dated,
     };
     if style == Style::Syslog {
-        nix::syslog::openlog(Some(c"mailslot"), LogFlags::LOG_PID, Facility::LOG_MAIL)?;
+        #[cfg(target_os = "linux")]
+        let identity = c"mailslot";
+        #[cfg(not(target_os = "linux"))]
+        let identity = "mailslot";
+        nix::syslog::openlog(Some(identity), LogFlags::LOG_PID, Facility::LOG_MAIL)?;
     }
     let (lines, queue) = bounded(QUEUE);
     log::set_max_level(filter.filter());

@@ -275,7 +275,7 @@ impl DiskFile for File {
     fn try_lock(&self, lock: FileLock) -> io::Result<bool> {
         let taken = match lock {
             FileLock::Flock => self.try_lock_exclusive(),
-            FileLock::Fcntl => set_fcntl_lock(self, libc::F_WRLCK),
+            FileLock::Fcntl => set_fcntl_lock(self, true),
         };
         match taken {
             Ok(()) => Ok(true),
@@ -289,7 +289,7 @@ impl DiskFile for File {
     fn unlock(&self, lock: FileLock) -> io::Result<()> {
         match lock {
             FileLock::Flock => fs2::FileExt::unlock(self),
-            FileLock::Fcntl => set_fcntl_lock(self, libc::F_UNLCK),
+            FileLock::Fcntl => set_fcntl_lock(self, false),
         }
     }
 
@@ -311,8 +311,11 @@ fn give(file: &File, mode: u32, owner: Option<Owner>) -> io::Result<()> {
     Ok(())
 }
 
-fn set_fcntl_lock(file: &File, kind: i32) -> io::Result<()> {
+fn set_fcntl_lock(file: &File, locked: bool) -> io::Result<()> {
+    let kind = if locked { libc::F_WRLCK } else { libc::F_UNLCK };
     let whole = libc::flock {
+        #[cfg(target_os = "freebsd")]
+        l_sysid: 0,
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,

@@ -29,7 +29,6 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
-use nix::sys::termios::{InputFlags, tcgetattr};
 
 use super::screen::Screen;
 use crate::logging::value;
@@ -201,8 +200,16 @@ fn accepts(stat: &FileStat, uid: u32) -> io::Result<()> {
 }
 
 /// Whether a terminal says that it takes UTF-8, as those of our days do (termios(3), IUTF8).
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
 fn takes_utf8(terminal: &File) -> bool {
+    use nix::sys::termios::{InputFlags, tcgetattr};
     tcgetattr(terminal).is_ok_and(|settings| settings.input_flags.contains(InputFlags::IUTF8))
+}
+
+/// Elsewhere it cannot say so.
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+fn takes_utf8(_: &File) -> bool {
+    false
 }
 
 /// A text on its way to a terminal.

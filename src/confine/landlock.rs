@@ -1,0 +1,45 @@
+//! The sandbox's rules, as Landlock takes them.
+
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, RestrictionStatus, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
+};
+
+use super::{Reach, Strength};
+
+/// Locks this thread, and those that it starts from now on, into `reach`, for good.
+///
+/// # Errors
+/// The kernel has Landlock but would not do it.
+pub fn confine(reach: &Reach) -> Result<Strength, String> {
+    match restrict(reach) {
+        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => Ok(Strength::Full),
+        Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
+            Ok(Strength::Partial)
+        }
+        Ok(_) => Ok(Strength::None),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+fn restrict(reach: &Reach) -> Result<RestrictionStatus, RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let change = AccessFs::WriteFile | AccessFs::Truncate;
+    let write = read | change | AccessFs::MakeReg | AccessFs::RemoveFile;
+    let device: BitFlags<AccessFs> = read | AccessFs::WriteFile | AccessFs::IoctlDev;
+    let ports = reach.ports.iter().map(|port| NetPort::new(*port, AccessNet::ConnectTcp));
+    Ruleset::default()
+        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessNet::from_all(NEWEST))?
+        .scope(Scope::Signal)?
+        .create()?
+        .add_rules(path_beneath_rules(&reach.read, read))?
+        .add_rules(path_beneath_rules(&reach.write, write))?
+        .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(&reach.devices, device))?
+        .add_rules(ports.map(Ok::<_, RulesetError>))?
+        .restrict_self()
+}
+
+/// What is asked for: the kernel enforces as much of it as it knows.
+const NEWEST: ABI = ABI::V6;
