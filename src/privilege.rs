@@ -17,8 +17,8 @@
 //! inherit them: [`settle`] must come before the first thread is started, [`forgo`] before any that
 //! is not the writer. The change of user is for the whole process.
 //!
-//! Only Linux has all of this. Elsewhere root that is to write to the mailboxes of others stays root,
-//! and gives a new mailbox to its owner.
+//! Only Linux has all of this. Elsewhere root that is to write to the mailboxes of others stays
+//! root, and gives a new mailbox to its owner.
 //!
 //! **Nobody acts as uid 0.** Its file-system identity would be root's power over all files. Root's
 //! mailbox is written to with the process's own rights, which group mail's are on Debian.
