@@ -386,7 +386,7 @@ fn check_tells_who_it_would_be() {
         (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
         (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
         (&[], "users who have no mailbox yet cannot get one"),
-        (&["--run-as", "nobody"], "there is no user nobody; `useradd"),
+        (&["--run-as", "nobody"], "there is no user nobody\n   cure: useradd --system "),
         (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
     ] {
         let text = check(Mode::Root, options);
