@@ -506,7 +506,9 @@ fn passwd() {
 
 #[test]
 fn where_mail_has_a_way_out_it_takes_it() {
-    let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n";
+    let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n\
+                   list: fred@elsewhere.example, alice\nowner-list: alice\n\
+                   inside: alice\nowner-inside: alice\n";
     let (settings, _dir) = settings(&["alice"], aliases);
     let relaying = Local::new(Settings { relays: true, ..settings });
     let ways = |to: &str| {
@@ -524,6 +526,10 @@ fn where_mail_has_a_way_out_it_takes_it() {
     for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
         assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
     }
+    let owner = |to: &str| relaying.way(&path(to)).unwrap().owner.map(|owner| owner.to_string());
+    assert_eq!(owner("mixed@example.org"), None);
+    assert_eq!(owner("list@example.net"), Some("owner-list@example.net".to_owned()));
+    assert_eq!(owner("inside@example.net"), None, "nobody else needs to hear of it");
     assert_eq!(relaying.way(&path("nobody@example.org")), Err(Refusal::Unknown));
     let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
     assert_eq!(relaying.vrfy("off").unwrap_err(), forward);

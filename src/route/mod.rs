@@ -80,6 +80,9 @@ pub struct Way {
     pub elsewhere: Vec<Mailbox>,
     /// Whether the address itself is not ours, so that only those may use it who may relay.
     pub is_relay: bool,
+    /// Who hears, in the sender's place, of what cannot be delivered elsewhere: `owner-LIST` of a
+    /// list that has one (RFC 5321 3.9.2).
+    pub owner: Option<Mailbox>,
 }
 
 /// Where mail goes. A server takes any implementation: [`Local`] is the host's own.
@@ -231,6 +234,14 @@ impl Local {
         }
     }
 
+    /// The owner of a list, if the aliases have both.
+    fn owner_of(&self, list: &Mailbox) -> Result<Option<Mailbox>, Refusal> {
+        let (aliases, host) = (self.current()?, self.host(list.domain()));
+        let owner = format!("owner-{}", list.local());
+        let both = aliases.find(list.local(), &host).and(aliases.find(&owner, &host));
+        Ok(both.and_then(|_| Mailbox::new(&owner, list.domain().clone()).ok()))
+    }
+
     /// `name` at the primary domain.
     fn at_home(&self, name: &str) -> Result<Mailbox, SyntaxError> {
         Mailbox::new(name, Domain::Name(self.primary.clone()))
@@ -256,12 +267,16 @@ impl Route for Local {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, relays)?,
             ForwardPath::Mailbox(mailbox) if relays && !self.is_ours(mailbox.domain()) => {
                 let elsewhere = vec![mailbox.clone()];
-                return Ok(Way { here: Vec::new(), elsewhere, is_relay: true });
+                return Ok(Way { elsewhere, is_relay: true, ..Way::default() });
             }
             ForwardPath::Mailbox(mailbox) => self.ends(mailbox, relays)?,
         };
         let here = ends.here.into_iter().map(|(destination, _)| destination).collect();
-        Ok(Way { here, elsewhere: ends.elsewhere, is_relay: false })
+        let owner = match to {
+            ForwardPath::Mailbox(list) if !ends.elsewhere.is_empty() => self.owner_of(list)?,
+            _ => None,
+        };
+        Ok(Way { here, elsewhere: ends.elsewhere, is_relay: false, owner })
     }
 
     /// A user name, a mailbox, or else a full name or a word of one. A list that all of its members

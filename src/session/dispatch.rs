@@ -17,7 +17,9 @@ use crate::message::{BoxName, Destination, Message};
 use crate::queue;
 use crate::report::{self, Action, Fate, Report, Returned};
 use crate::route::Way;
-use crate::smtp::{Answers, Delivery, Envelope, ForwardPath, Recipient, Reply, ReversePath, reply};
+use crate::smtp::{
+    Answers, Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReversePath, reply,
+};
 use crate::stream::{Cut, Stream};
 use crate::trace;
 
@@ -95,18 +97,41 @@ impl<'a> Dispatch<'a> {
         told
     }
 
-    /// The entries of the queue for the recipients on other hosts that these lead to. None if that
+    /// The entries of the queue for the recipients on other hosts that these lead to: one for those
+    /// of the sender, and one for each list whose owner takes the sender's place. None if that
     /// cannot be written down.
     fn queued(&self, of: &[Accepted], id: &str, octets: u64) -> Option<Vec<Destination>> {
-        let elsewhere = of.iter().flat_map(|recipient| {
-            recipient.destination.elsewhere.iter().map(|mailbox| Recipient {
+        let mut groups: Vec<(Option<&Mailbox>, Vec<Recipient<Mailbox>>)> = vec![(None, Vec::new())];
+        for recipient in of {
+            let Way { elsewhere, owner, .. } = &recipient.destination;
+            // What nobody sent nobody needs to hear of.
+            let owner = owner.as_ref().filter(|_| self.envelope.from != ReversePath::Null);
+            let copies = elsewhere.iter().map(|mailbox| Recipient {
                 path: recipient.path.clone(),
                 destination: mailbox.clone(),
-                notify: recipient.notify,
-                original: recipient.original.clone(),
-            })
-        });
-        queue::destinations(self.envelope, elsewhere.collect(), id, octets)
+                // A list's members are told of to its owner alone (RFC 3461 5.2.7.3).
+                notify: recipient.notify.filter(|_| owner.is_none()),
+                original: recipient.original.clone().filter(|_| owner.is_none()),
+            });
+            match groups.iter_mut().find(|(of, _)| *of == owner) {
+                Some((_, group)) => group.extend(copies),
+                None => groups.push((owner, copies.collect())),
+            }
+        }
+        let mut queued = Vec::new();
+        for (n, (owner, group)) in groups.into_iter().enumerate() {
+            let made = match owner {
+                None => queue::destinations(self.envelope, group, id, octets)?,
+                Some(owner) => {
+                    let from = ReversePath::Mailbox(owner.clone());
+                    let envelope =
+                        Envelope { from, ret: None, envid: None, ..self.envelope.clone() };
+                    queue::destinations(&envelope, group, &format!("{id}-list{n}"), octets)?
+                }
+            };
+            queued.extend(made);
+        }
+        Some(queued)
     }
 
     /// Tells the queue of its new entries.
