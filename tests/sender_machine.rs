@@ -29,8 +29,8 @@ struct Talk<'a> {
     sender: Sender,
     replies: Replies<'a>,
     cut: usize,
-    /// Everything that was said, a group of commands in one line; `[TLS]` for a handshake, and mail
-    /// data as its last line.
+    /// Everything that was said, a group of commands in one line; `[TLS]` for a handshake,
+    /// `[mail data]` for what it says, and `.` for mail data to nobody.
     said: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Talk<'a> {
             encoder.finish(&mut data);
             assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
             self.sender.data_sent();
-            self.said.push(".".to_owned());
+            self.said.push("[mail data]".to_owned());
             self.hear(".");
             self.go_on();
         }
@@ -273,16 +273,18 @@ fn what_is_said() {
         "RCPT TO:<b@x.example>",
         "RCPT TO:<c@x.example>",
         "DATA",
-        ".",
+        "[mail data]",
     ];
     assert_eq!(said, alone);
     let (_, said, _) = outcomes(&[("EHLO", ALL)]);
     let group = "MAIL FROM:<me@here.example> SIZE=100 | RCPT TO:<a@x.example> | \
         RCPT TO:<b@x.example> | RCPT TO:<c@x.example> | DATA";
-    assert_eq!(said, ["EHLO here.example", group, "."]);
+    assert_eq!(said, ["EHLO here.example", group, "[mail data]"]);
     // Nobody is left to get it: a dot alone.
-    let (_, said, _) = outcomes(&[("EHLO", ALL), ("RCPT", "550 x")]);
-    assert_eq!(said, ["EHLO here.example", group, "."]);
+    for refused in ["RCPT", "MAIL"] {
+        let (_, said, _) = outcomes(&[("EHLO", ALL), (refused, "550 x")]);
+        assert_eq!(said, ["EHLO here.example", group, "."]);
+    }
 }
 
 #[test]

@@ -88,6 +88,42 @@ const WORDS: &[&str] = &[
     "ehlo a\r\n",
 ];
 
+/// What a server's replies are made of.
+const REPLIES: &[&str] = &[
+    "220 x\r\n",
+    "250 2.0.0 x\r\n",
+    "250 x\r\n",
+    "250-x\r\n250 PIPELINING\r\n",
+    "250-x\r\n250-PIPELINING\r\n250-SMTPUTF8\r\n250 CHUNKING\r\n",
+    "250-x\r\n250-STARTTLS\r\n250-AUTH PLAIN LOGIN\r\n250 SIZE 5\r\n",
+    "250-x\r\n250-AUTH LOGIN\r\n250 LIMITS RCPTMAX=1 MAILMAX=1\r\n",
+    "235 x\r\n",
+    "251 x\r\n",
+    "334 x\r\n",
+    "354 x\r\n",
+    "421 x\r\n",
+    "452 x\r\n",
+    "452 4.5.3 x\r\n",
+    "552 x\r\n",
+    "550 5.1.1 x\r\n",
+    "550-x\r\n",
+    "250",
+    "-",
+    " ",
+    "\r\n",
+    "\n",
+    "\0",
+    "\u{e9}",
+];
+
+/// A row of replies, most of them whole, behind a greeting.
+fn replies() -> impl Strategy<Value = Vec<u8>> {
+    let words = prop::collection::vec(select(REPLIES), 0..30);
+    let any = prop::collection::vec(any::<u8>(), 0..50);
+    (words, any)
+        .prop_map(|(words, any)| [b"220 x\r\n", words.concat().as_bytes(), any.as_slice()].concat())
+}
+
 /// Octets of any kind, or words and now and then a long run.
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
@@ -128,6 +164,11 @@ proptest! {
     #[test]
     fn data(input in input(), limit in any::<u8>(), cut in any::<u8>()) {
         fuzz::data(&[&[limit, cut], input.as_slice()].concat());
+    }
+
+    #[test]
+    fn sender(input in replies()) {
+        fuzz::sender(&input);
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn quoted(chars: &mut impl Iterator<Item = (usize, char)>, close: char) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Vec<String>, String> {
         let own = Domain::parse("here.example").unwrap();
@@ -282,6 +283,25 @@ mod tests {
             assert!(said.contains(why), "{text:?}: {said}");
         }
         assert!(read(&format!("{}@b", "x".repeat(65))).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_found_reads_back(
+            words in prop::collection::vec(prop::sample::select(&[
+                "a", "b.c", "@", "@d", ".", ",", ";", ":", "<", ">", "<a@b>", "\"", "\\", "(", ")",
+                "[", "]", "[1.2.3.4]", " ", "\n ", "\u{fc}", "g:", "\"x y\"", "(x)", "\0",
+            ]), 0..20),
+        ) {
+            let own = Domain::parse("here.example").unwrap();
+            let text = words.concat();
+            for address in parse(&text, &own).unwrap_or_default() {
+                let again = parse(&address.mailbox.to_string(), &own).unwrap();
+                prop_assert_eq!(&again[0].mailbox, &address.mailbox);
+                prop_assert_eq!((again.len(), again[0].bare_at), (1, None));
+                prop_assert!(address.bare_at.is_none_or(|at| text.is_char_boundary(at)));
+            }
+        }
     }
 
     #[test]

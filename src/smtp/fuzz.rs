@@ -13,6 +13,7 @@ use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
 use super::receiver::{Answers, Host, LINE_MAX, Receiver, Settings, Step, Tls};
 use super::reply::{self, Reply};
+pub use super::sender::fuzz::sender;
 
 /// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
 pub struct Machine<H: Host> {

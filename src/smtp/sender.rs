@@ -28,6 +28,8 @@
 
 mod answer;
 mod encode;
+#[doc(hidden)]
+pub mod fuzz;
 mod login;
 mod offers;
 mod transaction;
