@@ -5,8 +5,9 @@
 //! command line --flags--> envelope       outcomes --> exit status of sysexits.h
 //! ```
 //! It runs with the rights of its caller and needs none: whatever it says is judged by the server
-//! as anybody's word is. There is no queue of its own. What the server does not take is the
-//! caller's still, with status 75 or one that is final, and a line that says why.
+//! as anybody's word is. There is no queue but the server's, for mail that leaves the host, and
+//! that is shown to whoever may read it. What the server does not take is the caller's still, with
+//! status 75 or one that is final, and a line that says why.
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -32,6 +33,7 @@ use nix::unistd::{Uid, User};
 use crate::client::{self, Connection, Mail, Settings, Target, Timeouts, Tls};
 use crate::config::{Config, Names, Wrong};
 use crate::listen::Address;
+use crate::queue;
 use crate::route::{Local, Refusal, Route};
 use crate::smtp::sender::Outcome;
 use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
@@ -52,9 +54,10 @@ pub fn run(args: &[OsString]) -> u8 {
         Mode::Send => send(&flags),
         Mode::Smtp => speak(&flags),
         Mode::Verify => verify(&flags),
-        Mode::Queue => print("Mail queue is empty\n"),
-        // Nothing waits, and aliases are read by the server when they change.
-        Mode::Flush | Mode::Aliases => Ok(EX_OK),
+        Mode::Queue => show_queue(&flags),
+        Mode::Flush => flush(&flags),
+        // The server reads them when they change.
+        Mode::Aliases => Ok(EX_OK),
         Mode::Help => print(flags::HELP),
         Mode::Version => print(concat!("mailslot-sendmail ", env!("CARGO_PKG_VERSION"), "\n")),
     });
@@ -293,6 +296,25 @@ fn verify(flags: &Flags) -> Result<u8, Failure> {
     Ok(status)
 }
 
+/// The queue, as `mailslot queue` shows it.
+fn show_queue(flags: &Flags) -> Result<u8, Failure> {
+    let text = queue::list::list(&config(flags)?.spool);
+    print(&text.map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("the queue is not yours: {e}")),
+        _ => (EX_IOERR, format!("the queue cannot be read: {e}")),
+    })?)
+}
+
+/// Has all of the queue tried now, by `mailslot queue flush`, where there can be one.
+fn flush(flags: &Flags) -> Result<u8, Failure> {
+    if config(flags)?.relay.is_none() {
+        return Ok(EX_OK);
+    }
+    let status = mailslot(flags, &["queue", "flush"]).and_then(|mut command| command.status());
+    let status = status.map_err(cannot_start)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EX_TEMPFAIL))
+}
+
 /// Who calls.
 struct Caller {
     name: String,
@@ -395,13 +417,18 @@ fn is_direct(flags: &Flags) -> Result<bool, Failure> {
     }
 }
 
-/// A session with `mailslot --inetd`, which is where this program is.
+/// The program mailslot, which is where this one is, with the same configuration.
+fn mailslot(flags: &Flags, args: &[&str]) -> io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("mailslot"));
+    command.args(args).args(flags.config.iter().flat_map(|file| ["--config", file]));
+    Ok(command)
+}
+
+/// A session with `mailslot --inetd`.
 fn direct(flags: &Flags) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
-    let program = std::env::current_exe()?.with_file_name("mailslot");
-    let mut command = Command::new(program);
-    command.arg("--inetd").args(flags.config.iter().flat_map(|file| ["--config", file]));
+    let mut command = mailslot(flags, &["--inetd"])?;
     command.stdin(Stdio::from(theirs.try_clone()?)).stdout(Stdio::from(theirs));
     command.spawn()?;
     Ok(ours)

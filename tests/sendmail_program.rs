@@ -26,8 +26,9 @@ impl House {
         let server = Server::start(&[&domain, options].concat());
         let config = server.folder().join("conf");
         let text = format!(
-            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\n",
-            server.address
+            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nspool {}\n",
+            server.address,
+            server.folder().join("spool").display(),
         );
         fs::write(&config, text).unwrap();
         House { server, config }
@@ -130,7 +131,7 @@ fn statuses_are_those_of_sysexits() {
         (&["-C", "/nonexistent", "smith"], b"x\n", 78, "/nonexistent: "),
         (&["-bv", "smith"], b"", 0, "smith"),
         (&["-bv", "nobody"], b"", 67, "nobody"),
-        (&["-bp"], b"", 0, "Mail queue is empty\n"),
+        (&["-bp"], b"", 0, "the queue is empty\n"),
         (&["-bi"], b"", 0, ""),
         (&["-q"], b"", 0, ""),
         (&["--help"], b"", 0, "Usage: sendmail "),
@@ -160,10 +161,11 @@ fn statuses_are_those_of_sysexits() {
 #[test]
 fn it_goes_by_other_names() {
     let house = House::new(&[]);
-    for (name, printed) in [("mailq", "Mail queue is empty\n"), ("newaliases", "")] {
+    for (name, printed) in [("mailq", "the queue is empty\n"), ("newaliases", "")] {
         let path = house.server.folder().join(name);
         symlink(SENDMAIL, &path).unwrap();
-        let output = start(path.to_str().unwrap(), &[]).wait_with_output().unwrap();
+        let config = ["-C", house.config.to_str().unwrap()];
+        let output = start(path.to_str().unwrap(), &config).wait_with_output().unwrap();
         assert_eq!(said(output), (0, printed.to_owned()), "{name}");
     }
 }
@@ -252,6 +254,24 @@ fn a_large_message_arrives_whole() {
     let input = format!("Subject: large\n\n{body}");
     assert_eq!(house.run(&["smith"], input.as_bytes()), (0, String::new()));
     assert!(house.mailbox("smith").ends_with(&format!("\n\n{body}\n")));
+}
+
+/// Mail for another host is taken into the queue, shown there, and tried.
+#[test]
+fn mail_for_other_hosts_waits_in_the_queue() {
+    let house = House::new(&["--smarthost", "127.0.0.1:1"]);
+    assert_eq!(house.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
+    let (status, listed) = house.run(&["-bp"], b"");
+    assert_eq!(status, 0, "{listed}");
+    assert!(listed.contains("to <a@elsewhere.example>\n"), "{listed}");
+    assert!(listed.contains("\n1 in the queue, "), "{listed}");
+    let text = fs::read_to_string(&house.config).unwrap();
+    let mail_dir = house.server.folder().join("mail");
+    let more = format!("smarthost 127.0.0.1:1\nuser smith\nmail-dir {}\n", mail_dir.display());
+    fs::write(&house.config, text + &more).unwrap();
+    let (status, said) = house.run(&["-q"], b"");
+    assert_eq!(status, 75, "{said}");
+    assert!(said.contains("1 left in the queue\n"), "{said}");
 }
 
 /// More recipients than one transaction takes.

@@ -197,7 +197,8 @@ Hands a message to the mail server of this host, mailslot(8).
   -v           say what became of each recipient
   -bs          speak SMTP on standard input and output
   -bv          say where each ADDRESS leads
-  -bp          show the queue, as mailq does
+  -bp          show the queue of mail for other hosts, as mailq does
+  -q           have all of it tried now
   -bi          for newaliases: aliases are read by themselves
   -C FILE      the configuration file, /etc/mailslot.conf
   --deliver-direct  (root) deliver without the server, if it does not run
