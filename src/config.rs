@@ -150,6 +150,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// How mail for other hosts leaves; None: it does not.
     pub relay: Option<Relay>,
+    /// Whether `~/.forward` of users is followed.
+    pub forward_files: bool,
     /// Whom root becomes; None: nobody else.
     pub run_as: Option<RunAs>,
     /// Where the log goes.
@@ -337,6 +339,7 @@ impl Config {
             terminals: values.one("terminals", value::switch)?,
             tls,
             relay: relay::relay(&mut values)?,
+            forward_files: values.one("forward-files", value::on_off)?,
             run_as,
             log,
             metrics_file,

@@ -90,6 +90,20 @@ impl Reach {
         self.read.push("/run/systemd/resolve".into());
     }
 
+    /// What is in the homes of users may be read, by whoever has the rights of the user: `/home`,
+    /// and those of people that `/etc/passwd` has now.
+    pub fn read_homes(&mut self) {
+        self.read.push("/home".into());
+        let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let home = |line: &str| {
+            let mut fields = line.split(':').skip(2);
+            let uid: u32 = fields.next()?.parse().ok()?;
+            fields.nth(2).filter(|_| uid >= FIRST_PERSON).map(PathBuf::from)
+        };
+        let homes = passwd.lines().filter_map(home);
+        self.read.extend(homes.filter(|home| home.is_absolute() && !is_shared(home)));
+    }
+
     /// Names in `folder` may be removed: a socket that was made there.
     pub fn remove_in(&mut self, folder: &Path) {
         self.remove.push(or_here(folder));
@@ -172,6 +186,8 @@ const MODULES: &[&str] = &[
     "/var/lib/sss",
     "/run/systemd/userdb",
 ];
+/// The uids below are the system's own (Debian Policy 9.2.2).
+const FIRST_PERSON: u32 = 1000;
 /// What is read in `/etc` to look up a host.
 const HOSTS: &[&str] = &["/etc/hosts", "/etc/resolv.conf", "/etc/gai.conf"];
 /// For answers that are too long for UDP.

@@ -21,18 +21,20 @@ use std::time::Duration;
 use mailslot::config::{Command, Config, Facts, Names, QueueCommand, Tls, Wrong};
 use mailslot::confine::{self, Strength};
 use mailslot::counters::Counters;
-use mailslot::deliver::{self, Post};
+use mailslot::deliver::disk::HostDisk;
+use mailslot::deliver::{self, Post, forward};
 use mailslot::listen::{self, Accept, Address, Listener, Service};
 use mailslot::logging::{self, Target, value};
+use mailslot::message::Owner;
 use mailslot::metrics::Metrics;
 use mailslot::privilege::{self, RunAs, Start};
 use mailslot::queue::{self, Handle, list};
-use mailslot::route::Local;
+use mailslot::route::{ForwardFiles, Local};
 use mailslot::server::{self, Server};
 use mailslot::session::Switch;
 use mailslot::tls::Keys;
 use mailslot::{check, options, stream};
-use nix::unistd::{Group, getegid, geteuid};
+use nix::unistd::{Group, User, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -54,6 +56,9 @@ fn run(args: &[OsString]) -> Result<u8, Failure> {
         Command::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         Command::Explain(addresses) => {
             let route = Local::new(config.route());
+            if config.forward_files {
+                route.follow_forward_files(Homes(None));
+            }
             let ways: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
             print(&ways.join("\n"))
         }
@@ -120,6 +125,9 @@ fn serve(config: &Config) -> Result<u8, Failure> {
         let file = config.metrics_file.clone();
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
+    if config.forward_files {
+        route.follow_forward_files(Homes(Some(post.clone())));
+    }
     let parts = Parts { listeners, keys, route, post, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(Failure::new(EX_OSERR, "", e)),
@@ -187,6 +195,23 @@ fn kernel() -> String {
 /// Certificate and key, before anything begins that would have to be stopped.
 fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
     Keys::load(cert, key).map(Arc::new).map_err(|text| Failure::text(EX_CONFIG, &text))
+}
+
+/// Reads forward files: through the writer, which reads them as their users; without one as whoever
+/// runs this.
+struct Homes(Option<Post>);
+
+impl ForwardFiles for Homes {
+    fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
+        let account = User::from_name(user).map_err(|e| e.to_string())?;
+        let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
+        let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
+        let read = match &self.0 {
+            Some(post) => post.forward_file(&dir, owner, FORWARD_PATIENCE),
+            None => forward::read(&HostDisk::new(), &dir, owner),
+        };
+        read.map_err(|e| e.to_string())
+    }
 }
 
 /// What serving is made of.
@@ -395,3 +420,5 @@ const EX_CONFIG: u8 = 78;
 
 /// What is being sent when the server stops has so long to end; else it is sent again.
 const QUEUE_GRACE: Duration = Duration::from_secs(2);
+/// How long the writer may take to read a forward file.
+const FORWARD_PATIENCE: Duration = Duration::from_secs(10);

@@ -591,6 +591,14 @@ pub const TABLE: &[Row] = &[
         "Who else may send to other hosts through this one: 192.0.2.0/24, 2001:db8::/32.",
     ),
     option(
+        ("forward-files", ""),
+        "SWITCH",
+        Once,
+        Is(&["off"]),
+        "",
+        "on: mail for a user goes where ~/.forward says; it is read as the user. Addresses only.",
+    ),
+    option(
         ("warn-after", ""),
         "TIME",
         Once,

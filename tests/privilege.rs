@@ -9,15 +9,15 @@ mod host;
 mod ptys;
 mod support;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts};
+use host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use ptys::{Pty, log_in};
@@ -395,4 +395,39 @@ fn check_tells_who_it_would_be() {
     let text = check(Mode::Plain, &["--run-as", "alice"]);
     assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
     assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
+}
+
+/// A forward file that only its user may read leads on, from behind the sandbox, if the writer can
+/// act as the user; without that, mail stays in the mailbox.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn forward_files_are_read_as_their_users() {
+    for mode in MODES {
+        let host = Host::new();
+        let home = host.path("home");
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join(".forward"), "bob\n").unwrap();
+        for (path, permissions) in [(home.join(".forward"), 0o600), (home.clone(), 0o700)] {
+            fs::set_permissions(&path, Permissions::from_mode(permissions)).unwrap();
+            chown(&path, Some(ALICE), Some(ALICE)).unwrap();
+        }
+        let passwd = fs::read_to_string(host.path("etc/passwd")).unwrap();
+        let line = passwd_line("alice", ALICE);
+        let moved = line.replace("/nonexistent", home.to_str().unwrap());
+        fs::write(host.path("etc/passwd"), passwd.replace(&line, &moved)).unwrap();
+        host.make_mailbox("alice", ALICE, MAIL, 0o660);
+        host.make_mailbox("bob", BOB, MAIL, 0o660);
+        for (switch, to_bob) in [("off", false), ("on", acts(mode))] {
+            let server = host.start(mode, &["--forward-files", switch]);
+            let before = fs::read_to_string(host.mailbox("bob")).unwrap().len();
+            let content = "Subject: x\r\n\r\nIt works.\r\n";
+            server.after_ehlo().deliver("a@a.example", &["alice@host.example"], content, 250);
+            let after = fs::read_to_string(host.mailbox("bob")).unwrap().len();
+            assert_eq!(after > before, to_bob, "{mode:?} {switch}");
+            let (log, status) = server.stop();
+            assert!(status.success(), "{log:#?}");
+            let told = log.iter().any(|line| line.contains("forward-file user=alice not-used="));
+            assert_eq!(told, switch == "on" && !acts(mode), "{mode:?}: {log:#?}");
+        }
+    }
 }

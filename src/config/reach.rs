@@ -36,6 +36,9 @@ impl Config {
                 reach.connect(*port);
             }
         }
+        if self.forward_files {
+            reach.read_homes();
+        }
         if self.terminals != Switch::Off {
             reach.write_terminals(&Terminals::default().utmp);
         }

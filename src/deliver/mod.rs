@@ -13,11 +13,13 @@
 //! | `engine.rs` | a batch: recorded, appended, taken back where it fails; written back later |
 //! | `recover.rs` | what a crash left, set right |
 //! | `writer.rs` | the thread: batches, messages set aside, answers |
+//! | `forward.rs` | a user's `~/.forward`, read as that user |
 //! | `terminal.rs` | the terminals of who is logged in: found, and written to without waiting |
 //! | `screen.rs` | a message as a terminal shows it |
 
 pub mod disk;
 mod engine;
+pub mod forward;
 pub mod journal;
 pub mod lock;
 pub mod mailbox;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -25,15 +25,16 @@ use super::journal::{COPIES_MAX, Draft, Journal, MESSAGES_MAX};
 use super::lock::{Attempt, Dotlocks, Identity};
 use super::mailbox::{Folder, check};
 use super::recover::claim;
-use super::{Fault, Outcome, Settings, Why};
+use super::{Fault, Outcome, Settings, Why, forward};
 use crate::counters::Counters;
 use crate::logging::value;
-use crate::message::{BoxName, Content, Destination, Message};
+use crate::message::{BoxName, Content, Destination, Message, Owner};
 
 /// The sessions' end of the channel to the writer. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Post {
     jobs: Sender<Job>,
+    errands: Sender<Errand>,
     looker: Arc<dyn Look>,
 }
 
@@ -60,6 +61,24 @@ impl Post {
             }
         }
         Pending { ticket, until }
+    }
+
+    /// What `.forward` in the folder `home` says, which is `owner`'s; see
+    /// [`forward`](super::forward::read). Waits `patience` at most.
+    ///
+    /// # Errors
+    /// It is not to be used, or the writer has no time.
+    pub fn forward_file(
+        &self,
+        home: &Path,
+        owner: Owner,
+        patience: Duration,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let (answer, told) = bounded(1);
+        let errand = Errand { home: home.to_owned(), owner, answer };
+        let busy = || io::Error::new(io::ErrorKind::TimedOut, "the writer is busy");
+        self.errands.send_timeout(errand, patience).map_err(|_| busy())?;
+        told.recv_timeout(patience).map_err(|_| busy())?
     }
 
     /// Whether mail for `to` stands a chance now, without a lock: a mailbox that is no regular
@@ -126,9 +145,10 @@ pub fn start_on<D: Disk>(
     });
     let mut engine = open_engine(&disk, &settings, &counters)?;
     let (jobs, queue) = bounded(settings.queue.max(1));
+    let (errands, asked) = bounded(settings.queue.max(1));
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
-        let mut line = Line::new(queue, stopped, &settings);
+        let mut line = Line::new(queue, asked, stopped, &settings);
         loop {
             match catch_unwind(AssertUnwindSafe(|| line.serve(&mut engine))) {
                 Ok(()) => return engine.close(),
@@ -150,7 +170,7 @@ pub fn start_on<D: Disk>(
             }
         }
     })?;
-    Ok((Post { jobs, looker }, Writer { stop, thread }))
+    Ok((Post { jobs, errands, looker }, Writer { stop, thread }))
 }
 
 fn open_engine<D: Disk>(
@@ -211,6 +231,14 @@ fn open_engine<D: Disk>(
     Ok(engine)
 }
 
+/// A forward file that somebody wants to know.
+#[derive(Debug)]
+struct Errand {
+    home: PathBuf,
+    owner: Owner,
+    answer: Sender<io::Result<Option<Vec<u8>>>>,
+}
+
 /// One message on its way through the writer.
 #[derive(Debug)]
 struct Job {
@@ -242,6 +270,7 @@ impl Job {
 /// The messages that wait: in the channel, and set aside.
 struct Line {
     queue: Receiver<Job>,
+    errands: Receiver<Errand>,
     stopped: Receiver<()>,
     aside: Vec<Job>,
     lock_timeout: Duration,
@@ -255,9 +284,15 @@ struct Line {
 }
 
 impl Line {
-    fn new(queue: Receiver<Job>, stopped: Receiver<()>, settings: &Settings) -> Line {
+    fn new(
+        queue: Receiver<Job>,
+        errands: Receiver<Errand>,
+        stopped: Receiver<()>,
+        settings: &Settings,
+    ) -> Line {
         Line {
             queue,
+            errands,
             stopped,
             aside: Vec::new(),
             lock_timeout: settings.lock_timeout,
@@ -322,6 +357,10 @@ impl Line {
                 Err(_) => return None,
             },
             recv(self.stopped) -> _ => return None,
+            recv(self.errands) -> errand => if let Ok(Errand { home, owner, answer }) = errand {
+                // Whoever asked may have given up.
+                let _ = answer.send(forward::read(&*engine.folder.disk, &home, owner));
+            },
             default(patience) => {
                 let still = self.busy_since.is_none_or(|since| since.elapsed() >= QUIET);
                 if still && !engine.is_settled() {

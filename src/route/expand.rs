@@ -140,9 +140,9 @@ impl Local {
 
 /// A walk and what it has found so far.
 pub(super) struct Walk<'a> {
-    local: &'a Local,
-    aliases: &'a Aliases,
-    kind: Kind,
+    pub(super) local: &'a Local,
+    pub(super) aliases: &'a Aliases,
+    pub(super) kind: Kind,
     /// The ends on this host, none twice.
     pub found: Vec<Found>,
     /// The ends on other hosts, none twice.
@@ -155,8 +155,12 @@ pub(super) struct Walk<'a> {
     /// From the start to where the walk is now.
     path: Vec<Node>,
     done: HashSet<Node>,
-    addresses: usize,
+    pub(super) addresses: usize,
     includes: usize,
+    /// The users whose forward files the walk is in.
+    pub(super) forwarding: Vec<String>,
+    /// Those whose forward files were followed.
+    pub(super) forwarded: HashSet<String>,
 }
 
 /// How a walk goes.
@@ -200,6 +204,8 @@ impl<'a> Walk<'a> {
             done: HashSet::new(),
             addresses: 0,
             includes: 0,
+            forwarding: Vec::new(),
+            forwarded: HashSet::new(),
         }
     }
 
@@ -251,7 +257,16 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// A user's mail goes where the user wants it, or into the mailbox.
     fn take(&mut self, found: Found) {
+        match &found {
+            Found::Mailbox(to, _) if self.kind != Kind::Members && self.forward(to) => {}
+            _ => self.keep(found),
+        }
+    }
+
+    /// The mailbox itself, whatever its user's forward file says.
+    pub(super) fn keep(&mut self, found: Found) {
         let Found::Mailbox(to, _) = &found else { return };
         let new = self.boxes.insert(to.mailbox.clone());
         let again = if new { "" } else { " (again)" };
@@ -322,7 +337,7 @@ impl<'a> Walk<'a> {
         self.path.pop();
     }
 
-    fn item(&mut self, item: &Item, file: &Path) {
+    pub(super) fn item(&mut self, item: &Item, file: &Path) {
         let from = Place { file, line: item.line };
         self.addresses += 1;
         if self.addresses > ADDRESSES_MAX {
@@ -332,10 +347,10 @@ impl<'a> Walk<'a> {
         let local = self.local;
         match &item.target {
             Target::Name(name) => self.name(name, &local.primary, Some(from)),
-            Target::User(name) => {
-                let lead = local.look_up(None, name, &local.primary);
-                self.end(name, lead, Some(from));
-            }
+            Target::User(name) => match local.look_up(None, name, &local.primary) {
+                Ok(Lead::User(found)) => self.keep(found),
+                lead => self.end(name, lead, Some(from)),
+            },
             Target::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
                 self.name(mailbox.local(), &local.host(mailbox.domain()), Some(from));
             }
@@ -426,7 +441,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
+    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
         if self.kind == Kind::Explain {
             self.lines.push(format!("{:1$}{2}", "", 2 * (self.path.len() + 1), text()));
         }
@@ -447,7 +462,7 @@ fn listed(items: &[Item]) -> String {
 pub(super) const POSTMASTER: &str = "postmaster";
 
 /// Aliases within aliases, and files within files.
-const LEVELS_MAX: usize = 20;
+pub(super) const LEVELS_MAX: usize = 20;
 
 /// Targets looked at for one recipient.
 const ADDRESSES_MAX: usize = 1000;

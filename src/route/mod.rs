@@ -7,6 +7,7 @@
 //! | `aliases.rs` | aliases(5), the format |
 //! | `source.rs` | its files: read safely, and again when they change |
 //! | `expand.rs` | from a name through the aliases to mailboxes |
+//! | `forward.rs` | `~/.forward` |
 //! | `report.rs` | the same for people: `mailslot explain`, `mailslot check` |
 //!
 //! What it promises:
@@ -26,6 +27,7 @@
 
 pub mod aliases;
 mod expand;
+mod forward;
 mod report;
 pub mod source;
 pub mod users;
@@ -33,13 +35,14 @@ pub mod users;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::message::Destination;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{Aliases, Target};
 use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
+pub use forward::ForwardFiles;
 pub use report::Problem;
 use users::{Anyone, Named, Passwd, Recent, Users};
 
@@ -136,6 +139,7 @@ pub struct Local {
     primary: String,
     users: Box<dyn Users>,
     aliases: source::Live,
+    forwards: OnceLock<Box<dyn ForwardFiles>>,
 }
 
 impl Local {
@@ -159,9 +163,15 @@ impl Local {
             domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
             aliases: source::Live::new(settings.aliases.clone()),
+            forwards: OnceLock::new(),
             settings,
             users,
         }
+    }
+
+    /// From now on users' forward files are followed, as `files` reads them.
+    pub fn follow_forward_files(&self, files: impl ForwardFiles + 'static) {
+        let _ = self.forwards.set(Box::new(files));
     }
 
     /// The files that the aliases, as they are now, include.
