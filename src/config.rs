@@ -7,17 +7,22 @@
 //!
 //! | file | owns |
 //! | --- | --- |
+//! | `command.rs` | what the words of the command line ask for |
 //! | `facts.rs` | what the host says of itself |
 //! | `reach.rs` | which files stay in reach once the process has locked itself in |
+//! | `relay.rs` | the settings of mail for other hosts |
 //! | `value.rs` | what the text of a value means |
+//! | `values.rs` | what was given for each option, and where |
 //!
 //! It opens no socket and makes no file. [`Facts`] is all it knows of the host, so that tests can
 //! make hosts up.
 
+mod command;
 mod facts;
 mod reach;
 mod relay;
 mod value;
+mod values;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -28,46 +33,19 @@ use crate::deliver::terminal::Terminals;
 use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
 use crate::listen::Address;
 use crate::logging::Target;
-use crate::options::{self, CommandLine, Fallback, Given, Origin};
+use crate::options::{self, CommandLine, Given, Origin};
 use crate::privilege::RunAs;
 use crate::queue;
 use crate::route;
 use crate::server;
 use crate::session::{self, Switch};
 use crate::tls::Keys;
+pub use command::{Command, QueueCommand};
+use command::{command, verbosity};
 pub use facts::Facts;
 use facts::{ALIASES, MAILNAME, read_text};
 pub use relay::{Relay, Security};
-
-/// What the program is asked to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Listen and deliver, or serve one session under `--inetd`.
-    Serve,
-    /// Print settings and problems.
-    Check,
-    /// Print where each of these addresses leads.
-    Explain(Vec<String>),
-    /// Look at the queue, or work on it.
-    Queue(QueueCommand),
-    /// `--help`
-    Help,
-    /// `--version`
-    Version,
-}
-
-/// What is to be done with the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum QueueCommand {
-    /// Print what is in it.
-    List,
-    /// Print one entry.
-    Show(String),
-    /// Remove one entry.
-    Drop(String),
-    /// Try these entries now, or all.
-    Flush(Vec<String>),
-}
+use values::{Values, refuse};
 
 /// Which names there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -445,95 +423,6 @@ impl Config {
     }
 }
 
-/// What was given, looked up by name; notes what is in force on the way.
-struct Values<'a> {
-    line: &'a CommandLine,
-    file: Vec<Given>,
-    sandbox: Vec<Given>,
-    shown: Vec<Given>,
-}
-
-impl Values<'_> {
-    /// The values of `long` from the first place that has any: command line, file, sandbox, table.
-    fn lookup(&self, long: &'static str) -> Vec<Given> {
-        for place in [&self.line.given, &self.file, &self.sandbox] {
-            let given: Vec<Given> = place.iter().filter(|g| g.long == long).cloned().collect();
-            if !given.is_empty() {
-                return given;
-            }
-        }
-        match options::row(long).map(|row| row.default) {
-            Some(Fallback::Is(values)) => {
-                let one = |v: &&str| Given { long, value: v.to_string(), origin: Origin::Default };
-                values.iter().map(one).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    /// Where the value of `long` comes from.
-    fn origin(&self, long: &'static str) -> Origin {
-        self.lookup(long).first().map_or(Origin::Default, |g| g.origin.clone())
-    }
-
-    fn show(&mut self, long: &'static str, value: &str, origin: Origin) {
-        self.shown.push(Given { long, value: value.to_owned(), origin });
-    }
-
-    /// Values that were found out, not given.
-    fn found(&mut self, long: &'static str, values: Vec<String>, origin: Origin) -> Vec<String> {
-        let text = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
-        self.show(long, &text, origin);
-        values
-    }
-
-    /// Nothing, and words for it.
-    fn instead<T>(&mut self, long: &'static str, words: &str, origin: Origin) -> Vec<T> {
-        self.show(long, words, origin);
-        Vec::new()
-    }
-
-    fn any(&mut self, long: &'static str) -> Names {
-        self.show(long, "every one", Origin::Sandbox);
-        Names::Any
-    }
-
-    /// All values of `long`, each parsed.
-    fn all<T>(
-        &mut self,
-        long: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, Wrong> {
-        let mut parsed = Vec::new();
-        for given in self.lookup(long) {
-            parsed.push(parse(&given.value).map_err(|expected| refuse(&given, &expected))?);
-            self.shown.push(given);
-        }
-        Ok(parsed)
-    }
-
-    /// The one value of `long`, parsed. The table has a default for it, or it was given.
-    fn one<T>(
-        &mut self,
-        long: &'static str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<T, Wrong> {
-        let missing = || Wrong::Config(format!("{long} has no value"));
-        self.all(long, parse)?.pop().ok_or_else(missing)
-    }
-
-    /// The one value of `long`; None if it has none or is the word `none`.
-    fn optional<T>(
-        &mut self,
-        long: &'static str,
-        none: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, Wrong> {
-        let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
-        Ok(self.all(long, or_none)?.pop().flatten())
-    }
-}
-
 /// Certificate and key, or neither: then nothing may ask for TLS.
 fn tls(
     values: &mut Values<'_>,
@@ -567,53 +456,6 @@ fn tls(
     }
 }
 
-/// What the words on the command line ask for.
-fn command(line: &CommandLine) -> Result<Command, Wrong> {
-    if line.count("help") > 0 {
-        return Ok(Command::Help);
-    }
-    if line.count("version") > 0 {
-        return Ok(Command::Version);
-    }
-    let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        [] => Ok(Command::Serve),
-        ["check"] => Ok(Command::Check),
-        ["check", more, ..] => usage(&format!("check takes no \"{}\"", more.escape_debug())),
-        ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
-        ["explain", rest @ ..] => {
-            Ok(Command::Explain(rest.iter().map(|a| a.to_string()).collect()))
-        }
-        ["queue", rest @ ..] => queue_command(rest).map(Command::Queue),
-        [other, ..] => usage(&format!(
-            "unknown command \"{}\"; expected none, \"check\", \"explain\" or \"queue\"",
-            other.escape_debug()
-        )),
-    }
-}
-
-fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
-    match words {
-        [] => Ok(QueueCommand::List),
-        ["show", id] => Ok(QueueCommand::Show(id.to_string())),
-        ["drop", id] => Ok(QueueCommand::Drop(id.to_string())),
-        ["flush", ids @ ..] => {
-            Ok(QueueCommand::Flush(ids.iter().map(|id| id.to_string()).collect()))
-        }
-        _ => usage(
-            "expected \"queue\", \"queue show ID\", \"queue drop ID\" or \"queue flush [ID...]\"",
-        ),
-    }
-}
-
-fn verbosity(line: &CommandLine) -> Result<i32, Wrong> {
-    match (line.count("quiet"), line.count("verbose")) {
-        (0, more) => Ok(more.min(2) as i32),
-        (_, 0) => Ok(-1),
-        _ => usage("--quiet and --verbose exclude each other"),
-    }
-}
-
 /// What `--sandbox DIR` stands for.
 fn sandbox(line: &CommandLine) -> Vec<Given> {
     let Some(dir) = line.given.iter().find(|g| g.long == "sandbox") else { return Vec::new() };
@@ -634,15 +476,6 @@ fn usage<T>(text: &str) -> Result<T, Wrong> {
 
 fn in_mailname(expected: String) -> Wrong {
     Wrong::Config(format!("{MAILNAME}: expected {expected}; or give --domain"))
-}
-
-/// `--threads "x": expected ...`, or `FILE:3: threads "x": expected ...`.
-fn refuse(given: &Given, expected: &str) -> Wrong {
-    let text = format!("{} \"{}\": expected {expected}", given.long, given.value.escape_debug());
-    match &given.origin {
-        Origin::File(..) => Wrong::Config(format!("{}: {text}", given.origin)),
-        _ => Wrong::Usage(format!("--{text}")),
-    }
 }
 
 /// `a`, `a and b`, `a, b and c`.
