@@ -26,7 +26,7 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
 #[test]
 fn the_readme_tells_of_every_extension() {
     let mut settings = cast::settings(&[]);
-    (settings.terminals, settings.tls) = (true, Tls::Offered);
+    (settings.terminals, settings.etrn, settings.tls) = (true, true, Tls::Offered);
     let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();

@@ -6,6 +6,8 @@
 //! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
 //! RFC 5321 4.5.3.1.4 are the least that must work.
 
+use std::fmt;
+
 use super::envelope::Delivery;
 use super::param::{MailParameters, RcptParameters};
 use super::path::{self, Domain, ForwardPath, ReversePath};
@@ -44,6 +46,8 @@ pub enum Command {
     Expn(Asked),
     /// HELP, and a topic.
     Help(Option<String>),
+    /// ETRN, and whose mail is asked for.
+    Etrn(Node),
     /// NOOP. Its argument means nothing (RFC 5321 4.1.1.9).
     Noop,
     /// QUIT
@@ -59,11 +63,44 @@ pub struct Asked {
     pub utf8: bool,
 }
 
+/// What ETRN names: a domain, and with `@` before it every domain below it too (RFC 1985 5.3).
+/// (`#`, a queue by name, is nobody's here.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    domain: String,
+    below: bool,
+}
+
+impl Node {
+    fn parse(argument: &[u8]) -> Option<Node> {
+        let name = argument.strip_prefix(b"@");
+        let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
+        let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
+        Some(Node { domain, below: name.is_some() })
+    }
+
+    /// Whether mail for this domain is its mail.
+    pub fn holds(&self, domain: &str) -> bool {
+        let head = domain.len().checked_sub(self.domain.len());
+        let Some((head, tail)) = head.and_then(|at| domain.split_at_checked(at)) else {
+            return false;
+        };
+        let same = tail.eq_ignore_ascii_case(&self.domain);
+        same && (head.is_empty() || self.below && head.ends_with('.'))
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.below { "@" } else { "" }, self.domain)
+    }
+}
+
 impl Command {
     /// Whether it brings no message nearer.
     pub(super) fn is_idle(&self) -> bool {
-        use Command::{Expn, Help, Noop, Rset, Vrfy};
-        matches!(self, Noop | Rset | Help(_) | Vrfy(_) | Expn(_))
+        use Command::{Etrn, Expn, Help, Noop, Rset, Vrfy};
+        matches!(self, Noop | Rset | Help(_) | Vrfy(_) | Expn(_) | Etrn(_))
     }
 
     /// Parses one line as it came, CR LF included; an `Err` is its reply.
@@ -114,6 +151,7 @@ impl Command {
             Verb::Expn => Ok(Command::Expn(asked(argument).ok_or_else(syntax)?)),
             Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
             Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
+            Verb::Etrn => Ok(Command::Etrn(Node::parse(argument).ok_or_else(syntax)?)),
             Verb::Noop => Ok(Command::Noop),
             Verb::Quit => alone(Command::Quit),
         }
@@ -223,6 +261,7 @@ enum Verb {
     Vrfy,
     Expn,
     Help,
+    Etrn,
     Noop,
     Quit,
 }
@@ -249,6 +288,7 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host [SMTPUTF8]"),
     ("EXPN", Verb::Expn, "EXPN list [SMTPUTF8]"),
     ("HELP", Verb::Help, "HELP [command]"),
+    ("ETRN", Verb::Etrn, "ETRN host.example or ETRN @host.example"),
     ("NOOP", Verb::Noop, "NOOP [anything]"),
     ("QUIT", Verb::Quit, "QUIT"),
 ];
@@ -261,7 +301,7 @@ pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of t
 
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
 /// (RFC 821), and extensions that EHLO does not name.
-const NOT_IMPLEMENTED: &[&str] = &["TURN", "ETRN", "ATRN", "AUTH"];
+const NOT_IMPLEMENTED: &[&str] = &["TURN", "ATRN", "AUTH"];
 
 const HTTP_METHODS: &[&[u8]] =
     &[b"GET", b"POST", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE"];

@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use super::command::{self, Command};
+use super::command::{self, Command, Node};
 use super::envelope::{Delivery, Envelope, Recipient};
 use super::param::{MailParameters, RcptParameters};
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath};
@@ -42,6 +42,10 @@ pub trait Host {
     fn vrfy(&self, name: &str) -> Reply;
     /// The answer to EXPN.
     fn expn(&self, list: &str) -> Reply;
+    /// The answer to ETRN. Asked only where [`Settings::etrn`] is on.
+    fn etrn(&self, node: &Node) -> Reply {
+        reply::cannot_flush(node)
+    }
     /// The answer to HELP without a topic (211), or None for the receiver's own 214.
     fn help(&self) -> Option<Reply>;
 }
@@ -61,6 +65,8 @@ pub struct Settings {
     pub expn: bool,
     /// Whether SEND, SOML and SAML are carried out. Off: 502, and EHLO does not name them.
     pub terminals: bool,
+    /// Whether ETRN is carried out (RFC 1985). Off: 502, and EHLO does not name it.
+    pub etrn: bool,
     /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
     /// and close.
     pub errors_max: u32,
@@ -84,6 +90,7 @@ impl Settings {
             vrfy: false,
             expn: false,
             terminals: false,
+            etrn: false,
             errors_max: 20,
             lmtp: false,
             prdr: false,
@@ -416,6 +423,8 @@ impl<H: Host> Receiver<H> {
                 let form = form.ok_or_else(reply::no_such_topic)?;
                 Ok(Step::Reply(reply::help_topic(form)))
             }
+            Command::Etrn(_) if !self.settings.etrn => Err(reply::not_implemented("ETRN")),
+            Command::Etrn(node) => Ok(answer(self.host.etrn(&node))),
             Command::Noop => Ok(Step::Reply(reply::noop())),
             Command::Quit => Ok(Step::Close(reply::quit(hostname))),
         }
@@ -432,6 +441,7 @@ impl<H: Host> Receiver<H> {
     fn carries_out(&self, verb: &str) -> bool {
         match verb {
             "SEND" | "SOML" | "SAML" => self.settings.terminals,
+            "ETRN" => self.settings.etrn,
             "STARTTLS" => self.settings.tls != Tls::Off,
             "HELO" | "EHLO" => !self.settings.lmtp,
             "LHLO" => self.settings.lmtp,

@@ -10,6 +10,7 @@
 
 use std::borrow::Cow;
 
+use super::command::Node;
 use super::envelope::Delivery;
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
 use super::receiver::{Settings, Tls};
@@ -174,6 +175,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
     reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
     reply.lines.extend(settings.expn.then_some("EXPN".into()));
+    reply.lines.extend(settings.etrn.then_some("ETRN".into()));
     if settings.terminals {
         reply.lines.extend(["SEND".into(), "SOML".into(), "SAML".into()]);
     }
@@ -401,6 +403,16 @@ pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
     reply
 }
 
+/// `250` to ETRN: how much it is turns out later.
+pub fn flushing(node: &Node) -> Reply {
+    Reply::new(250, (2, 0, 0), format!("ETRN: queuing for node {node} started"))
+}
+
+/// `458` to ETRN: nobody here works on the queue.
+pub fn cannot_flush(node: &Node) -> Reply {
+    Reply::new(458, (4, 3, 0), format!("ETRN: unable to queue messages for node {node}"))
+}
+
 /// `211` to HELP, for those who may see the state of the service.
 pub fn status(lines: Vec<String>) -> Reply {
     let lines = lines.into_iter().map(Cow::Owned).collect();
@@ -429,6 +441,7 @@ mod tests {
             vrfy: true,
             expn: true,
             terminals: true,
+            etrn: true,
             prdr: true,
             tls: Tls::Offered,
             ..Settings::new(&host)
@@ -542,7 +555,9 @@ mod tests {
         assert_eq!(said(&settings, false), "250-VRFY\r\n250 HELP\r\n");
         (settings.vrfy, settings.terminals) = (false, true);
         assert_eq!(said(&settings, false), "250-SEND\r\n250-SOML\r\n250-SAML\r\n250 HELP\r\n");
-        settings.terminals = false;
+        (settings.terminals, settings.etrn) = (false, true);
+        assert_eq!(said(&settings, false), "250-ETRN\r\n250 HELP\r\n");
+        settings.etrn = false;
         for tls in [Tls::Offered, Tls::Required] {
             settings.tls = tls;
             assert_eq!(said(&settings, false), "250-STARTTLS\r\n250 HELP\r\n");

@@ -241,6 +241,33 @@ fn replies_to_a_group_may_wait_and_others_may_not() {
     }
 }
 
+/// RFC 1985 5.3
+#[test]
+fn a_node_is_a_domain_or_with_an_at_sign_those_below_it_too() {
+    let node = |text: &str| match Command::parse(format!("ETRN {text}\r\n").as_bytes()) {
+        Ok(Command::Etrn(node)) => Ok(node),
+        Ok(other) => panic!("{other:?}"),
+        Err(reply) => Err(reply.code),
+    };
+    for (text, domain, holds) in [
+        ("b.example", "b.example", true),
+        ("B.Example", "b.eXAMPLE", true),
+        ("b.example", "a.b.example", false),
+        ("b.example", "ab.example", false),
+        ("b.example", "example", false),
+        ("@b.example", "b.example", true),
+        ("@b.example", "a.b.example", true),
+        ("@b.example", "ab.example", false),
+        ("@b.example", "j\u{fc}b.example", false),
+        ("[192.0.2.1]", "[192.0.2.1]", true),
+    ] {
+        assert_eq!(node(text).unwrap().holds(domain), holds, "{text} {domain}");
+    }
+    for text in ["", "@", "#queue", "a b", "<a@b>", "a..b", "j\u{fc}.example"] {
+        assert_eq!(node(text), Err(501), "{text}");
+    }
+}
+
 #[test]
 fn other_protocols_are_recognised() {
     let foreign: &[&[u8]] = &[
