@@ -269,6 +269,7 @@ impl<'a> Session<'a> {
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
                 terminals: settings.send.allows(peer) && !service.lmtp,
+                etrn: relay.is_some() && peer.is_local(),
                 errors_max: settings.errors_max,
                 lmtp: service.lmtp,
                 prdr: true,

@@ -53,6 +53,8 @@ use crate::counters::Counters;
 use crate::deliver::Post;
 use crate::message::{BoxName, Destination, QUEUE_FOLDER};
 use crate::route::{Route, Way};
+use crate::smtp::command::Node;
+use crate::smtp::dsn::Notify;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient};
 use runner::Runner;
 
@@ -85,9 +87,18 @@ pub struct Smarthost {
 /// The sessions' end of the queue. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    words: Sender<String>,
+    words: Sender<Word>,
     /// The channel was full: the folder has all there is.
     missed: Arc<AtomicBool>,
+}
+
+/// What the queue is told while it runs.
+#[derive(Debug)]
+enum Word {
+    /// An entry was made.
+    Entry(String),
+    /// What waits for this node is to be tried now.
+    Flush(Node),
 }
 
 /// The running queue.
@@ -143,9 +154,14 @@ impl Handle {
 
     /// An entry was made. (Should this be missed, the folder is looked through now and then.)
     pub fn note(&self, id: &str) {
-        if self.words.try_send(id.to_owned()).is_err() {
+        if self.words.try_send(Word::Entry(id.to_owned())).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Has what waits for a node tried now (ETRN). Whether somebody here does.
+    pub fn flush(&self, node: &Node) -> bool {
+        self.words.try_send(Word::Flush(node.clone())).is_ok()
     }
 }
 
@@ -186,17 +202,19 @@ pub fn destinations<D>(
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
 
-/// The same for what we write ourselves: the copies for all recipients of a way.
+/// The same for what we write ourselves: the copies for all recipients of a way, of which is told
+/// what `notify` asks for.
 pub fn with_queued<D>(
     way: Way,
     envelope: &Envelope<D>,
+    notify: Option<Notify>,
     id: &str,
     octets: u64,
 ) -> Option<Vec<Destination>> {
     let to = way.elsewhere.into_iter().map(|mailbox| Recipient {
         path: ForwardPath::Mailbox(mailbox.clone()),
         destination: mailbox,
-        notify: None,
+        notify,
         original: None,
     });
     let queued = destinations(envelope, to.collect(), id, octets)?;

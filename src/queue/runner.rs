@@ -27,17 +27,18 @@ use jiff::{Timestamp, Zoned};
 
 use super::entry::Entry;
 use super::state::{State, retry_after};
-use super::{Settings, Smarthost, make_folder, now, with_queued};
+use super::{Settings, Smarthost, Word, make_folder, now, with_queued};
 use crate::client::{self, Connection, Mail};
 use crate::counters::Counters;
 use crate::deliver::{Outcome as Delivery, Post, mbox};
 use crate::logging::value;
-use crate::message::{Content, Message};
+use crate::message::{BoxName, Content, Message};
 use crate::report::{self, Action, Fate, Report, Returned};
 use crate::route::{Route, Way};
-use crate::smtp::dsn::Return;
+use crate::smtp::command::Node;
+use crate::smtp::dsn::{Notify, Return};
 use crate::smtp::sender::{Outcome, Reason};
-use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
+use crate::smtp::{Body, Envelope, ForwardPath, Recipient, ReversePath};
 use crate::trace::{self, Ids};
 
 /// The queue's thread, and what it knows.
@@ -52,6 +53,8 @@ pub struct Runner {
     items: HashMap<Arc<str>, Item>,
     /// The same by when they are due.
     line: BTreeSet<(i64, Arc<str>)>,
+    /// States that could not be written: better here than nowhere.
+    unsaved: HashMap<Arc<str>, State>,
     scanned: Instant,
     connection: Option<Connection>,
     /// No smarthost could be reached: since so many attempts, and until when it is not tried.
@@ -67,6 +70,13 @@ struct Item {
     due: i64,
     /// When its sender has to be told something of its age.
     watch: i64,
+    /// Whether it is tried then whatever its state says.
+    forced: bool,
+}
+
+impl Item {
+    /// Of an entry of which nothing is known.
+    const NEW: Item = Item { due: 0, watch: 0, forced: false };
 }
 
 /// What becomes of an entry.
@@ -118,6 +128,7 @@ impl Runner {
             ids: Ids::new(),
             items: HashMap::new(),
             line: BTreeSet::new(),
+            unsaved: HashMap::new(),
             scanned: Instant::now(),
             connection: None,
             down: None,
@@ -129,14 +140,14 @@ impl Runner {
     }
 
     /// Sends until it is stopped.
-    pub fn run(&mut self, words: &Receiver<String>, stopped: &Receiver<()>, missed: &AtomicBool) {
+    pub fn run(&mut self, words: &Receiver<Word>, stopped: &Receiver<()>, missed: &AtomicBool) {
         while let Err(TryRecvError::Empty) = stopped.try_recv() {
             let look =
                 missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
             if look && let Err(e) = self.scan() {
                 log::error!("queue-failed error={}", value(e));
             }
-            words.try_iter().for_each(|id| self.put(&id, Item { due: 0, watch: 0 }));
+            words.try_iter().for_each(|word| self.hear(word));
             if let Some(id) = self.first_due() {
                 self.attempt(&id);
                 continue;
@@ -144,8 +155,8 @@ impl Runner {
             let wait = self.wait();
             let idle = self.connection.is_some();
             crossbeam_channel::select! {
-                recv(words) -> id => match id {
-                    Ok(id) => self.put(&id, Item { due: 0, watch: 0 }),
+                recv(words) -> word => match word {
+                    Ok(word) => self.hear(word),
                     // Every session is gone, and the server with them: it will be stopped.
                     Err(_) => match stopped.recv_timeout(wait) {
                         Err(RecvTimeoutError::Timeout) => {}
@@ -170,6 +181,7 @@ impl Runner {
         let mut all: Vec<Arc<str>> = self.line.iter().map(|(_, id)| id.clone()).collect();
         all.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
         for id in all {
+            self.put(&id, Item { forced: true, ..Item::NEW });
             self.attempt(&id);
             if self.down.is_some() {
                 break;
@@ -178,6 +190,38 @@ impl Runner {
         if let Some(connection) = self.connection.take() {
             connection.quit();
         }
+    }
+
+    fn hear(&mut self, word: Word) {
+        match word {
+            Word::Entry(id) => self.put(&id, Item::NEW),
+            Word::Flush(node) => self.hurry(&node),
+        }
+    }
+
+    /// Has what waits for this node tried at once.
+    fn hurry(&mut self, node: &Node) {
+        let ids: Vec<Arc<str>> = self.items.keys().cloned().collect();
+        let mut count = 0_usize;
+        for id in ids {
+            // One that is in another's hands is tried by them.
+            let Ok(Ok(hand)) = self.open(&id) else { continue };
+            let pending = hand.envelope_for(&hand.pending()).to;
+            let is_its = |to: &Recipient<()>| match &to.path {
+                ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
+                ForwardPath::Postmaster => false,
+            };
+            if pending.iter().any(is_its) {
+                self.put(&id, Item { forced: true, ..Item::NEW });
+                count += 1;
+            }
+        }
+        if count > 0
+            && let Some((_, until)) = &mut self.down
+        {
+            *until = Instant::now();
+        }
+        log::info!("queue-flushed node={} entries={count}", value(node));
     }
 
     /// How many entries there are.
@@ -192,21 +236,25 @@ impl Runner {
         for file in fs::read_dir(&self.folder)? {
             names.extend(file?.file_name().into_string());
         }
+        // A clock that was wrong then must not make mail wait for ever.
+        let latest = latest();
         for name in &names {
-            let path = self.folder.join(name);
-            if let Some((id, is_new)) = State::name(name) {
-                // One that is being written belongs to an entry that is locked; it is young.
-                let age = fs::metadata(&path).and_then(|m| m.modified()).map(|m| m.elapsed());
-                let old = matches!(age, Ok(Ok(age)) if age > Duration::from_secs(3600));
-                if old && (is_new || !names.contains(id)) {
-                    let _ = fs::remove_file(&path);
+            if let Some((id, _)) = State::name(name) {
+                // Its entry was there before it; and no id comes twice.
+                if !names.contains(id) && !self.folder.join(id).exists() {
+                    let _ = fs::remove_file(self.folder.join(name));
                 }
-            } else if !self.items.contains_key(name.as_str()) {
-                let state = State::read(&self.folder, name)?;
-                // A clock that was wrong then must not make mail wait for ever.
-                let latest = now() + retry_after(u32::MAX, u64::MAX);
-                let due = if state.next > latest { 0 } else { state.next };
-                self.put(name, Item { due, watch: 0 });
+            } else if BoxName::in_queue(name).is_none() {
+                log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
+            } else if let Some(item) = self.items.get(name.as_str()) {
+                if item.due > latest {
+                    self.put(name, Item::NEW);
+                }
+            } else {
+                // What cannot be read is seen to when its turn comes.
+                let due = State::read(&self.folder, name).map_or(0, |state| state.next);
+                let due = if due > latest { 0 } else { due };
+                self.put(name, Item { due, ..Item::NEW });
             }
         }
         let gone: Vec<Arc<str>> =
@@ -217,12 +265,15 @@ impl Runner {
 
     fn put(&mut self, id: &str, item: Item) {
         let id: Arc<str> = id.into();
-        self.forget(&id);
+        if let Some(item) = self.items.remove(&id) {
+            self.line.remove(&(item.due, id.clone()));
+        }
         self.line.insert((item.due, id.clone()));
         self.items.insert(id, item);
     }
 
     fn forget(&mut self, id: &Arc<str>) {
+        self.unsaved.remove(id);
         if let Some(item) = self.items.remove(id) {
             self.line.remove(&(item.due, id.clone()));
         }
@@ -260,7 +311,7 @@ impl Runner {
             Err(e) => {
                 log::error!("queue-failed entry={id} error={}", value(e));
                 let due = now() + retry_after(1, 0);
-                self.put(id, Item { due, watch: due });
+                self.put(id, Item { due, watch: due, forced: true });
             }
         }
     }
@@ -270,6 +321,12 @@ impl Runner {
             Ok(hand) => hand,
             Err(next) => return Ok(next),
         };
+        let is_forced = self.items.get(id).is_some_and(|item| item.forced);
+        let next = hand.state.next;
+        if !is_forced && next > now() && next <= latest() {
+            // Another process has tried it meanwhile.
+            return Ok(Next::Waits(Item { due: next, ..Item::NEW }));
+        }
         let to = hand.pending();
         if to.is_empty() {
             return self.conclude(&mut hand, Vec::new(), false, true);
@@ -306,7 +363,9 @@ impl Runner {
 
     /// Opens and locks an entry. Or else what becomes of it.
     fn open(&self, id: &Arc<str>) -> io::Result<Result<InHand, Next>> {
-        let again = |seconds| Ok(Err(Next::Waits(Item { due: now() + seconds, watch: i64::MAX })));
+        let forced = self.items.get(id).is_some_and(|item| item.forced);
+        let again =
+            |seconds| Ok(Err(Next::Waits(Item { due: now() + seconds, watch: i64::MAX, forced })));
         let path = self.folder.join(&**id);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -333,7 +392,10 @@ impl Runner {
             log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
             return again(retry_after(1, 0));
         };
-        let state = State::read(&self.folder, id)?;
+        let state = match self.unsaved.get(id) {
+            Some(state) => state.clone(),
+            None => State::read(&self.folder, id)?,
+        };
         Ok(Ok(InHand { id: id.clone(), file, entry, state }))
     }
 
@@ -417,7 +479,7 @@ impl Runner {
         hand.state.gone.extend(sent.iter().map(|(n, _)| *n));
         if !sent.is_empty() && !hand.pending().is_empty() {
             // Whatever becomes of the reports, these do not get it again.
-            hand.state.write(&self.folder, &hand.id)?;
+            self.save(hand)?;
         }
         if !takes_dsn {
             self.report(hand, Action::Relayed, &sent);
@@ -430,7 +492,9 @@ impl Runner {
             hand.state.warned = self.report(hand, Action::Delayed(until), &later);
         }
         if hand.pending().is_empty() {
-            State::remove(&self.folder, &hand.id)?;
+            State::remove(&self.folder, &hand.id).inspect_err(|_| {
+                self.unsaved.insert(hand.id.clone(), hand.state.clone());
+            })?;
             return Ok(Next::Gone);
         }
         if tried {
@@ -440,12 +504,23 @@ impl Runner {
             hand.state.next = now().saturating_add(retry_after(hand.state.tries, lot));
         }
         if hand.state != before {
-            hand.state.write(&self.folder, &hand.id)?;
+            self.save(hand)?;
         }
         let next_age = if hand.state.warned { give_up } else { warn };
         // What should have been told and was not is not tried over and over.
         let watch = hand.entry.came.saturating_add(next_age).max(now() + 60);
-        Ok(Next::Waits(Item { due: hand.state.next, watch }))
+        Ok(Next::Waits(Item { due: hand.state.next, watch, forced: false }))
+    }
+
+    /// Makes the state of an entry durable; or, on a disk that is full, remembers it, so that what
+    /// was sent is not sent every few minutes.
+    fn save(&mut self, hand: &InHand) -> io::Result<()> {
+        let written = hand.state.write(&self.folder, &hand.id);
+        match &written {
+            Ok(()) => self.unsaved.remove(&hand.id),
+            Err(_) => self.unsaved.insert(hand.id.clone(), hand.state.clone()),
+        };
+        written
     }
 
     /// Tells the sender what became of the message for these recipients, as far as that was asked
@@ -473,7 +548,7 @@ impl Runner {
         if fates.is_empty() || is_null && !matches!(action, Action::Failed) {
             return true;
         }
-        let (to, way) = match self.way_back(&envelope.from) {
+        let (to, way, notify) = match self.way_back(&envelope.from) {
             Ok(found) => found,
             Err(why) => {
                 let (from, why) = (value(&envelope.from), value(why));
@@ -502,15 +577,16 @@ impl Runner {
         };
         log::info!("report entry={} id={id} to={}", hand.id, value(&to));
         self.counters.reports.one();
-        self.post(&id, &at, report.content(), way)
+        self.post(&id, &at, report.content(), way, notify)
     }
 
     /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
-    /// postmaster. Their address, and the way there.
-    fn way_back(&self, from: &ReversePath) -> Result<(String, Way), String> {
+    /// postmaster. Their address, the way there, and what is told of the report itself: of one to
+    /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
+    fn way_back(&self, from: &ReversePath) -> Result<(String, Way, Option<Notify>), String> {
         if let ReversePath::Mailbox(sender) = from {
             match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
-                Ok(way) => return Ok((format!("<{sender}>"), way)),
+                Ok(way) => return Ok((format!("<{sender}>"), way, None)),
                 Err(crate::route::Refusal::Later(why)) => return Err(why),
                 Err(refusal) => {
                     let why = value(&refusal).to_string();
@@ -520,7 +596,8 @@ impl Runner {
         }
         let way =
             self.route.way(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
-        Ok((format!("<postmaster@{}>", self.settings.hostname), way))
+        let never = Some(Notify::default());
+        Ok((format!("<postmaster@{}>", self.settings.hostname), way, never))
     }
 
     /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
@@ -537,19 +614,30 @@ impl Runner {
     }
 
     /// Delivers a report. Whether it arrived.
-    fn post(&mut self, id: &str, at: &Zoned, content: Content, way: Way) -> bool {
+    fn post(
+        &mut self,
+        id: &str,
+        at: &Zoned,
+        content: Content,
+        way: Way,
+        notify: Option<Notify>,
+    ) -> bool {
+        // Declared where it must be: a server without 8BITMIME takes the others.
+        let is_ascii = matches!(&content, Content::Memory(octets) if octets.is_ascii());
         let envelope = Envelope::<()> {
+            body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
             utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
             ..Envelope::report()
         };
-        let Some(to) = with_queued(way, &envelope, id, content.octets()) else { return false };
+        let octets = content.octets();
+        let Some(to) = with_queued(way, &envelope, notify, id, octets) else { return false };
         let ids: Vec<String> =
             to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
         let arrived = self.post.deliver(message, self.settings.patience) == Delivery::Delivered;
         if arrived {
-            ids.iter().for_each(|id| self.put(id, Item { due: 0, watch: 0 }));
+            ids.iter().for_each(|id| self.put(id, Item::NEW));
         }
         arrived
     }
@@ -557,6 +645,11 @@ impl Runner {
 
 fn zoned(seconds: i64) -> Zoned {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+}
+
+/// No entry waits longer, unless the clock was set back since.
+fn latest() -> i64 {
+    now().saturating_add(retry_after(u32::MAX, u64::MAX))
 }
 
 fn seconds(time: Duration) -> i64 {

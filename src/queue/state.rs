@@ -40,9 +40,9 @@ impl State {
     /// It is there and cannot be read.
     pub fn read(queue: &Path, id: &str) -> io::Result<State> {
         match fs::read_to_string(queue.join(format!("{id}{END}"))) {
-            Ok(text) => Ok(State::parse(&text).unwrap_or_default()),
+            Ok(text) => Ok(State::parse(&text).unwrap_or_else(|| State::lost(id))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(State::default()),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(State::lost(id)),
             Err(e) => Err(e),
         }
     }
@@ -54,8 +54,11 @@ impl State {
     pub fn write(&self, queue: &Path, id: &str) -> io::Result<()> {
         let new = queue.join(format!("{id}{END}{NEW}"));
         let mut file = File::create(&new)?;
-        file.write_all(self.to_string().as_bytes())?;
-        file.sync_all()?;
+        let written = file.write_all(self.to_string().as_bytes()).and_then(|()| file.sync_all());
+        if written.is_err() {
+            let _ = fs::remove_file(&new);
+        }
+        written?;
         fs::rename(&new, queue.join(format!("{id}{END}")))?;
         File::open(queue)?.sync_all()
     }
@@ -78,6 +81,12 @@ impl State {
     pub fn name(name: &str) -> Option<(&str, bool)> {
         let (name, new) = name.strip_suffix(NEW).map_or((name, false), |name| (name, true));
         name.strip_suffix(END).map(|id| (id, new))
+    }
+
+    /// What is made of one that cannot be understood.
+    fn lost(id: &str) -> State {
+        log::warn!("queue-state-unreadable entry={id}");
+        State::default()
     }
 
     fn parse(text: &str) -> Option<State> {

@@ -9,6 +9,7 @@ use super::{Office, Settings, shown};
 use crate::deliver::{Outcome, Why};
 use crate::logging::value;
 use crate::route::{Member, Refusal, Way};
+use crate::smtp::command::Node;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 use crate::stream::Peer;
@@ -120,6 +121,14 @@ impl Host for Desk<'_> {
         match self.office.route.expn(list) {
             Ok(members) => members_reply(members),
             Err(refusal) => self.refuse(&refusal, &Asked::Expn(list)),
+        }
+    }
+
+    fn etrn(&self, node: &Node) -> Reply {
+        let relay = self.office.settings.relay.as_ref();
+        match relay.is_some_and(|relay| relay.queue.flush(node)) {
+            true => reply::flushing(node),
+            false => reply::cannot_flush(node),
         }
     }
 

@@ -261,7 +261,8 @@ impl<'a> Dispatch<'a> {
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
-        let Some(to) = queue::with_queued(to, &Envelope::<()>::report(), &id, content.octets())
+        let Some(to) =
+            queue::with_queued(to, &Envelope::<()>::report(), None, &id, content.octets())
         else {
             return;
         };
