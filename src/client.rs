@@ -367,9 +367,10 @@ impl Connection {
         else {
             return true;
         };
+        let until = Instant::now() + LAST_WORDS;
         let mut buffer = vec![0; INPUT_SIZE];
         while self.sender.step() != Step::Close {
-            match self.wire.read(&mut buffer, Instant::now() + LAST_WORDS) {
+            match self.wire.read(&mut buffer, until) {
                 Ok(n) if n > 0 => self.sender.heard(buffer.get(..n).unwrap_or_default()),
                 _ => self.sender.lost(&what_came(&e), BAD_CONNECTION),
             }
