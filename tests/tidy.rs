@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mailslot::options::{Place, Row, TABLE, wrap};
+use mailslot::options::{Fallback, Place, Row, TABLE, wrap};
 
 /// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
 /// below.
@@ -104,10 +104,12 @@ fn documents_show_the_table_of_options() {
     let readme = format!("| option | default | what it does |\n| --- | --- | --- |\n{readme}");
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
     let keys: String = TABLE.iter().filter(in_file).map(|row| mdoc(row, &key(row))).collect();
+    let sample: String = TABLE.iter().filter(in_file).map(sample).collect();
     for (file, begin, end, table) in [
         ("README.md", "<!-- options -->\n", "<!-- end of options -->\n", readme),
         ("contrib/man/mailslot.8", ".\\\" options\n", ".\\\" end of options\n", options),
         ("contrib/man/mailslot.conf.5", ".\\\" options\n", ".\\\" end of options\n", keys),
+        ("contrib/mailslot.conf", "# Options\n", "# End of options\n", sample),
     ] {
         let path = root().join(file);
         let text = fs::read_to_string(&path).unwrap();
@@ -130,6 +132,25 @@ fn markdown(row: &Row) -> String {
     let default = if row.arg.is_empty() { String::new() } else { row.default.to_string() };
     let about = row.help.replace('|', "\\|");
     format!("| `{}`{many} | {default} | {about} |\n", name.trim_end())
+}
+
+/// A key in the configuration that is installed: with its default, as a comment.
+fn sample(row: &Row) -> String {
+    let mut text = String::from("\n");
+    for line in wrap(row.help, 98) {
+        text.push_str(&format!("# {line}\n"));
+    }
+    match row.default {
+        Fallback::Is(values) => {
+            for value in values {
+                text.push_str(&format!("#{} {value}\n", row.long));
+            }
+        }
+        Fallback::Found(words) => {
+            text.push_str(&format!("# Default: {words}.\n#{} {}\n", row.long, row.arg));
+        }
+    }
+    text
 }
 
 /// The head of an option in mdoc(7).
