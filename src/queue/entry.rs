@@ -9,7 +9,7 @@
 //! ```
 //! The writer appends it as it appends to a mailbox, under the same journal: an entry is there
 //! whole before its `250`, and in all destinations of its message or in none. It never changes
-//! afterwards. What was done with it stands beside it, in [`State`]; and it is removed when every
+//! afterwards. What was done with it stands beside it, in `ID.state`; and it is removed when every
 //! recipient is crossed off.
 //!
 //! The third line is all that is believed of the envelope. It is a row of netstrings with a letter
