@@ -410,6 +410,7 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second", || made() == 2);
+    assert!(!host.files().iter().any(|name| name.contains("state")), "nothing has changed");
     is_up.store(true, Ordering::SeqCst);
     assert!(handle.flush(&node("X.EXAMPLE")));
     wait_until("all are sent", || host.files().is_empty());

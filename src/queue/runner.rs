@@ -503,7 +503,9 @@ impl Runner {
             let lot = self.random.hash_one(self.lots);
             hand.state.next = now().saturating_add(retry_after(hand.state.tries, lot));
         }
-        if hand.state != before {
+        // Not two syncs for each entry there is, just to note why all of them wait.
+        let is_moved = (&hand.state.gone, hand.state.warned) != (&before.gone, before.warned);
+        if tried || is_moved {
             self.save(hand)?;
         }
         let next_age = if hand.state.warned { give_up } else { warn };

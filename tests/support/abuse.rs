@@ -153,3 +153,73 @@ fn quoted(text: &str) -> usize {
 fn bare(text: &str) -> usize {
     text.find([' ', '"', '\\']).unwrap_or(text.len())
 }
+
+/// Every way to write an address elsewhere so that a careless server takes it for its own.
+pub const RELAY_TRICKS: &[&str] = &[
+    // Plainly, and what looks like us.
+    "<victim@else.example>",
+    "<smith@else.example>",
+    "<victim@here.example.else.example>",
+    "<victim@xhere.example>",
+    "<victim@else.example.>",
+    "victim@else.example",
+    "<victim@[192.0.2.1]>",
+    "<victim@[IPv6:2001:db8::1]>",
+    "<victim@\\[192.0.2.1\\]>",
+    "<victim@3221225985>",
+    // Percent.
+    "<victim%else.example>",
+    "<victim%else.example@here.example>",
+    "<victim%else.example@[127.0.0.1]>",
+    "<victim%else.example@localhost>",
+    "<victim%else.example%here.example@here.example>",
+    "<smith%else.example@here.example>",
+    "<\"victim%else.example\"@here.example>",
+    // Bang.
+    "<else.example!victim>",
+    "<else.example!victim@here.example>",
+    "<else.example!victim@[127.0.0.1]>",
+    "<here.example!else.example!victim@here.example>",
+    "<else.example!smith@here.example>",
+    // Source routes.
+    "<@here.example:victim@else.example>",
+    "<@here.example,@else.example:victim@else.example>",
+    "<@[127.0.0.1]:victim@else.example>",
+    "<@else.example:victim@else.example>",
+    "<@here.example:@else.example:victim@else.example>",
+    "<@here.example:victim%else.example@here.example>",
+    "<@here.example:else.example!victim@here.example>",
+    // A quoted @, nested.
+    "<\"victim@else.example\">",
+    "<\"victim@else.example\"@here.example>",
+    "<\"victim@else.example\"@[127.0.0.1]>",
+    "<\"victim\\@else.example\"@here.example>",
+    "<\"@else.example:victim\"@here.example>",
+    "<\"smith@here.example\"@else.example>",
+    "<\"victim\"@else.example>",
+    "<victim\\@else.example@here.example>",
+    // More than one @.
+    "<victim@else.example@here.example>",
+    "<smith@here.example@else.example>",
+    "<victim@else.example@[127.0.0.1]>",
+    "<victim@else.example@>",
+    "<victim@@else.example>",
+    "<smith@>",
+    "<@else.example>",
+    // The tag is the user's, and leads nowhere.
+    "<smith+victim@else.example@here.example>",
+    "<smith+x@else.example>",
+    // Several, and what is behind one.
+    "<smith@here.example,victim@else.example>",
+    "<smith@here.example>,<victim@else.example>",
+    "<smith@here.example> <victim@else.example>",
+    "<smith@here.example;victim@else.example>",
+    "<smith@here.example\tvictim@else.example>",
+    "<victim@else.example> NOTIFY=NEVER",
+    // Programs, files, and folders.
+    "<|/bin/sh@here.example>",
+    "<\"|/bin/sh\"@here.example>",
+    "</etc/passwd@here.example>",
+    "<../smith@here.example>",
+    "<\":include:/etc/passwd\"@here.example>",
+];
