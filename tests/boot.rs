@@ -189,6 +189,8 @@ fn the_debian_package_delivers_and_leaves_nothing() {
     // Systemd does not run here, and nothing was started.
     assert_eq!(machine.run("curl -sS smtp://127.0.0.1:25").1, 7);
     machine.must("/usr/sbin/mailslot check");
+    assert_eq!(started(&mut machine, 101), "", "policy-rc.d says no");
+    assert!(started(&mut machine, 0).contains("start mailslot.service"));
 
     machine.must("/usr/sbin/mailslot >/tmp/log 2>&1 & mailslot=$!");
     machine.must(SEND);
@@ -228,4 +230,19 @@ fn the_debian_package_delivers_and_leaves_nothing() {
     let added: Vec<_> = after.lines().filter(|line| !users.contains(line)).collect();
     assert_eq!(added.len(), 1, "{added:?}");
     assert!(added[0].starts_with("mailslot:x:"), "{added:?}");
+}
+
+/// How postinst asks systemctl, here one that does nothing, to start the service, under this answer
+/// of policy-rc.d.
+fn started(machine: &mut Machine, policy: i32) -> String {
+    machine.must(&format!(
+        "printf '#!/bin/sh\\nexit {policy}\\n' >/usr/sbin/policy-rc.d
+         printf '#!/bin/sh\\necho enabled; echo \"$*\" >>/tmp/said\\n' >/usr/local/sbin/systemctl
+         chmod 755 /usr/sbin/policy-rc.d /usr/local/sbin/systemctl
+         mkdir -p /run/systemd/system; : >/tmp/said
+         /var/lib/dpkg/info/mailslot.postinst configure ''
+         rm -r /run/systemd /usr/sbin/policy-rc.d /usr/local/sbin/systemctl"
+    ));
+    let (said, _) = machine.run("grep ' mailslot.service' /tmp/said | grep start");
+    said
 }

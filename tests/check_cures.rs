@@ -15,6 +15,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
@@ -322,7 +323,7 @@ struct Host {
 
 impl Host {
     /// One where all is in order; its shell is run by `starter`.
-    fn new(starter: &[&str], conf: &str) -> Host {
+    fn new(program: &Path, starter: &[&str], conf: &str) -> Host {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
         fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
@@ -340,14 +341,10 @@ impl Host {
             fs::create_dir(path.join(name)).unwrap();
             fs::set_permissions(path.join(name), Permissions::from_mode(0o700)).unwrap();
         }
-        // Where everybody may run it.
-        if fs::hard_link(PROGRAM, path.join("mailslot")).is_err() {
-            fs::copy(PROGRAM, path.join("mailslot")).unwrap();
-        }
         let words = [starter, &["sh"]].concat();
         let mut shell = Command::new(words[0]);
         shell.args(&words[1..]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        shell.env("D", path).env("C", path.join("conf")).env("P", path.join("mailslot"));
+        shell.env("D", path).env("C", path.join("conf")).env("P", program);
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = shell.stdin.take().unwrap();
         let output = BufReader::new(shell.stdout.take().unwrap());
@@ -357,10 +354,10 @@ impl Host {
     }
 
     /// The same, for users of the system, whom it brings with it. Needs root.
-    fn of_users() -> Host {
+    fn of_users(program: &Path) -> Host {
         const UNSHARE: &[&str] =
             &["unshare", "--mount", "--uts", "--net", "--propagation", "private"];
-        let mut host = Host::new(UNSHARE, "");
+        let mut host = Host::new(program, UNSHARE, "");
         host.must(
             "mkdir $D/etc; cp -L /etc/nsswitch.conf /etc/login.defs /etc/ld.so.cache $D/etc
              echo root:x:0:0::/root:/bin/sh >$D/etc/passwd
@@ -463,6 +460,22 @@ fn certify(host: &Host) {
 #[cfg(not(feature = "tls"))]
 fn certify(_: &Host) {}
 
+/// The program where everybody may run it, as cargo's folders may not let them.
+struct Everybodys(TempDir);
+
+impl Everybodys {
+    fn new() -> Everybodys {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::copy(PROGRAM, folder.path().join("mailslot")).unwrap();
+        Everybodys(folder)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("mailslot")
+    }
+}
+
 /// Tests every row, whatever becomes of the others.
 fn for_each(rows: impl Iterator<Item = &'static Row>, test: impl Fn(&Row)) {
     let tested = rows.filter(|row| catch_unwind(AssertUnwindSafe(|| test(row))).is_err());
@@ -475,7 +488,7 @@ const USERS: &str = "user alice\nuser bob\n";
 #[test]
 fn each_fault_is_named_with_a_cure_that_cures() {
     for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
-        let mut host = Host::new(&[], USERS);
+        let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
         certify(&host);
         host.suffer(row);
     });
@@ -488,18 +501,15 @@ fn it_is_the_same_for_nobody() {
     assert!(geteuid().is_root());
     let (uid, gid) = (65534, 65534);
     let starter = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
+    let program = Everybodys::new();
     for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
         // It may be owned by root until the shell changes its user: that comes first.
-        let mut host = Host::new(&starter, USERS);
+        let mut host = Host::new(&program.path(), &starter, USERS);
         certify(&host);
         let path = host.folder.path().to_owned();
         chown(&path, Some(uid), Some(gid)).unwrap();
         for entry in fs::read_dir(&path).unwrap() {
-            let entry = entry.unwrap();
-            // The program is also cargo's, by another name.
-            if entry.file_name() != "mailslot" {
-                chown(entry.path(), Some(uid), Some(gid)).unwrap();
-            }
+            chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
         }
         host.suffer(row);
     });
@@ -509,14 +519,16 @@ fn it_is_the_same_for_nobody() {
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
 fn each_fault_of_a_whole_host_is_named_with_a_cure_that_cures() {
     assert!(geteuid().is_root());
-    for_each(AS_ROOT.iter(), |row| Host::of_users().suffer(row));
+    let program = Everybodys::new();
+    for_each(AS_ROOT.iter(), |row| Host::of_users(&program.path()).suffer(row));
 }
 
 /// A new host has neither the user, nor the folders. The cures, pasted in their order, make them.
 #[test]
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
 fn check_prepares_the_first_start() {
-    let mut host = Host::of_users();
+    let program = Everybodys::new();
+    let mut host = Host::of_users(&program.path());
     host.must("userdel mailslot; rmdir $D/mail $D/spool");
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
@@ -535,7 +547,7 @@ fn check_prepares_the_first_start() {
 #[test]
 fn a_port_that_another_server_has() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut host = Host::new(&[], USERS);
+    let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
     host.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
