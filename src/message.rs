@@ -168,7 +168,8 @@ pub struct Message {
 /// Why mail data that came whole cannot become content.
 #[derive(Debug)]
 pub enum Fault {
-    /// More than [`HOPS_MAX`] Received fields: 554 5.4.6.
+    /// More than [`HOPS_MAX`] Received fields, or it was here before for an address that leads to
+    /// another host: 554 5.4.6.
     Loop,
     /// A line hides `From ` beyond column [`LINE_MAX`], where a reader with a fixed buffer would
     /// see a new message: 554 5.6.0.
@@ -186,7 +187,7 @@ impl From<io::Error> for Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Loop => write!(f, "more than {HOPS_MAX} Received fields"),
+            Fault::Loop => write!(f, "it goes round in a loop"),
             Fault::HiddenFrom => write!(f, "a line hides \"From \" beyond column {LINE_MAX}"),
             Fault::Disk(error) => write!(f, "spool: {error}"),
         }
@@ -210,6 +211,7 @@ impl Intake {
             place: Place::Top,
             kept: true,
             hops: 0,
+            delivered_to: Vec::new(),
             far: Vec::new(),
         }))
     }
@@ -226,6 +228,13 @@ impl Intake {
     /// Whether it has met a fault: no more mail data is of use.
     pub fn is_faulty(&self) -> bool {
         self.0.is_err()
+    }
+
+    /// Whether the message was here before, for `address`: an alias that sends mail on says so
+    /// above it, in Delivered-To. Of more than [`HOPS_MAX`] such fields the first count.
+    pub fn was_here_for(&self, address: &str) -> bool {
+        let fields = self.0.as_ref().map_or(&[][..], |filter| &filter.delivered_to);
+        fields.iter().any(|field| field.eq_ignore_ascii_case(address))
     }
 
     /// The content, once the mail data ended.
@@ -266,6 +275,8 @@ struct Filter {
     kept: bool,
     /// Received fields seen.
     hops: u32,
+    /// Delivered-To fields seen.
+    delivered_to: Vec<String>,
     /// Of the line in hand, the last octets beyond column [`LINE_MAX`]: what the next piece might
     /// complete to `From `.
     far: Vec<u8>,
@@ -318,6 +329,11 @@ impl Filter {
                 if self.hops > HOPS_MAX {
                     return Err(Fault::Loop);
                 }
+                if is_any(name, &["Delivered-To"]) && self.delivered_to.len() < HOPS_MAX as usize {
+                    let address = line.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
+                    let address = String::from_utf8_lossy(address.trim_ascii());
+                    self.delivered_to.push(address.chars().take(ADDRESS_MAX).collect());
+                }
             }
             // No header at all: a blank line keeps it out of our own fields, which it would
             // continue (if it begins with white space) or end in the wrong place.
@@ -357,6 +373,9 @@ pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     }
     (!name.is_empty() && rest.first() == Some(&b':')).then_some(name)
 }
+
+/// No address is longer (RFC 5321 4.5.3.1).
+const ADDRESS_MAX: usize = 400;
 
 fn is_any(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))

@@ -244,10 +244,7 @@ impl Report<'_> {
             writeln!(out, "Original-Recipient: {};{}", original.kind, original.address)?;
         }
         let kind = if recipient.path.is_ascii() { "rfc822" } else { "utf-8" };
-        let address = match recipient.path {
-            ForwardPath::Postmaster => "postmaster".to_owned(),
-            ForwardPath::Mailbox(mailbox) => mailbox.to_string(),
-        };
+        let address = recipient.path.address();
         let action = match self.action {
             Action::Delivered => "delivered",
             Action::Relayed => "relayed",

@@ -491,7 +491,11 @@ impl<'a> Session<'a> {
     fn conclude(&mut self, incoming: Incoming, end: DataEnd, octets: u64) -> Result<Reply, Cut> {
         let Incoming { id, at, to, intake, about } = incoming;
         let dot = Instant::now();
-        let (content, envelope) = match (end, intake.finish(), self.receiver.envelope()) {
+        let content = match self.receiver.envelope() {
+            Some(envelope) if goes_round(envelope, &intake) => Err(Fault::Loop),
+            _ => intake.finish(),
+        };
+        let (content, envelope) = match (end, content, self.receiver.envelope()) {
             (DataEnd::Whole, Ok(content), Some(envelope)) => (content, envelope),
             (end, content, _) => {
                 let reply = refusal_of(end, content, &id);
@@ -538,6 +542,13 @@ fn destinations(envelope: &Envelope<Way>) -> Vec<Destination> {
     let mut seen = HashSet::new();
     let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
+}
+
+/// Whether the message comes back for an address that sends it on.
+fn goes_round(envelope: &Envelope<Way>, intake: &Intake) -> bool {
+    let leads_on = |to: &Way| !to.is_relay && !to.elsewhere.is_empty();
+    let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
+    led.any(|recipient| intake.was_here_for(&recipient.path.address()))
 }
 
 impl From<Peer> for trace::Peer {

@@ -89,8 +89,8 @@ impl Host {
     /// Has the writer put an entry into the queue.
     fn put(&self, id: &str, envelope: &Envelope<()>) {
         let content = format!("Subject: {id}\n\n>From {id} on\nlast line\n").into_bytes();
-        let to = envelope.to.iter().cloned().map(elsewhere);
-        let to = queue::destinations(envelope, to.collect(), id, content.len() as u64).unwrap();
+        let to: Vec<_> = envelope.to.iter().cloned().map(elsewhere).collect();
+        let to = queue::destinations(envelope, &to, None, id, content.len() as u64).unwrap();
         let head = mbox::head(&envelope.from, 0);
         let content = Content::Memory(content.into());
         let message = Message { id: id.to_owned(), head, content, to };

@@ -25,6 +25,10 @@
 //! | `u` | `1`: SMTPUTF8 | | |
 //! | `r` | RET: `F` or `H` | | |
 //! | `e` | ENVID | | |
+//! | `d` | the address here that led elsewhere | | |
+//!
+//! What an alias or a forward file sent on says so when it leaves, in a Delivered-To line: should
+//! it come back for the same address, it goes round in a loop.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -43,6 +47,8 @@ pub struct Entry {
     pub octets: u64,
     /// The envelope; its recipients are all on other hosts.
     pub envelope: Envelope<()>,
+    /// The address of this host that led there, if it was not the sender who named them.
+    pub via: Option<String>,
     /// Where the content begins in the file.
     content_at: u64,
 }
@@ -52,6 +58,7 @@ pub struct Entry {
 pub fn encode<D>(
     envelope: &Envelope<D>,
     to: &[Recipient<Mailbox>],
+    via: Option<&str>,
     came: i64,
     octets: u64,
 ) -> Option<String> {
@@ -80,6 +87,9 @@ pub fn encode<D>(
     if let Some(envid) = &envelope.envid {
         put('e', envid);
     }
+    if let Some(via) = via {
+        put('d', via);
+    }
     for recipient in to {
         put('t', &recipient.destination.to_string());
         if let Some(Notify { success, failure, delay }) = recipient.notify {
@@ -94,10 +104,10 @@ pub fn encode<D>(
     Some(line).filter(|line| !line.chars().any(char::is_control))
 }
 
-/// Of [`encode`]: when the message came, its octets and its envelope. None if it is not what
-/// `encode` writes.
-pub fn decode(mut line: &str) -> Option<(i64, u64, Envelope<()>)> {
-    let (mut came, mut octets, mut from) = (None, None, None);
+/// Of [`encode`]: the entry, its content beginning at `content_at`. None if it is not what `encode`
+/// writes.
+fn decode(mut line: &str, content_at: u64) -> Option<Entry> {
+    let (mut came, mut octets, mut from, mut via) = (None, None, None, None);
     let mut envelope = Envelope {
         delivery: Delivery::Mail,
         from: ReversePath::Null,
@@ -122,6 +132,7 @@ pub fn decode(mut line: &str) -> Option<(i64, u64, Envelope<()>)> {
             ('r', None) if value == "F" => envelope.ret = Some(Return::Full),
             ('r', None) if value == "H" => envelope.ret = Some(Return::Headers),
             ('e', None) => envelope.envid = Some(value.to_owned()),
+            ('d', None) => via = Some(value.to_owned()),
             ('t', _) => envelope.to.push(Recipient {
                 path: ForwardPath::Mailbox(Mailbox::parse(value).ok()?),
                 destination: (),
@@ -141,7 +152,8 @@ pub fn decode(mut line: &str) -> Option<(i64, u64, Envelope<()>)> {
         }
     }
     envelope.from = from?;
-    (!envelope.to.is_empty()).then_some((came?, octets?, envelope))
+    (!envelope.to.is_empty()).then_some(())?;
+    Some(Entry { came: came?, octets: octets?, envelope, via, content_at })
 }
 
 /// The first field of a line: its letter, its value, and what stands behind.
@@ -173,25 +185,24 @@ impl Entry {
             lines.next()?.strip_prefix("From ")?;
             lines.next()?.strip_prefix("Return-Path: ")?;
             let line = lines.next()?.strip_prefix(QUEUE_FIELD)?.strip_prefix(": ")?;
-            decode(line.strip_suffix('\n')?)
+            decode(line.strip_suffix('\n')?, content_at)
         });
-        let Some((came, octets, envelope)) = found else { return Ok(None) };
-        let whole = file.metadata()?.len() == content_at + octets + 1;
-        Ok(whole.then_some(Entry { came, octets, envelope, content_at }))
+        let Some(entry) = found else { return Ok(None) };
+        let whole = file.metadata()?.len() == content_at + entry.octets + 1;
+        Ok(Some(entry).filter(|_| whole))
     }
 
     /// The message as it came, with what we wrote above it: lines with LF, the header first.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn content<'a>(
-        &self,
-        file: &'a File,
-    ) -> io::Result<Unquoted<BufReader<io::Take<&'a File>>>> {
+    pub fn content<'a>(&self, file: &'a File) -> io::Result<impl Read + use<'a>> {
         let mut file = file;
         file.seek(SeekFrom::Start(self.content_at))?;
         let input = BufReader::new(file.take(self.octets));
-        Ok(Unquoted { input, line_begins: true, quotes: 0, ahead: &[] })
+        let above = self.via.iter().map(|via| format!("Delivered-To: {via}\n")).collect::<String>();
+        let unquoted = Unquoted { input, line_begins: true, quotes: 0, ahead: &[] };
+        Ok(io::Cursor::new(above).chain(unquoted))
     }
 
     /// The first octets of the content as they are in the file, at most `most`.
@@ -318,8 +329,9 @@ mod tests {
             "" => ReversePath::Null,
             from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
         };
-        let line = encode(&Envelope { from, ..bare() }, &[recipient("x@y.example")], 0, 0).unwrap();
-        decode(&line).unwrap().2
+        let line =
+            encode(&Envelope { from, ..bare() }, &[recipient("x@y.example")], None, 0, 0).unwrap();
+        decode(&line, 0).unwrap().envelope
     }
 
     fn bare() -> Envelope<()> {
@@ -359,9 +371,12 @@ mod tests {
                 envid: Some("c1:2,".to_owned()),
                 ..envelope(from)
             };
-            let line = encode(&whole, &to, -7, u64::MAX).unwrap();
-            let (came, octets, back) = decode(&line).unwrap();
-            assert_eq!((came, octets), (-7, u64::MAX));
+            let line = encode(&whole, &to, Some(hard[1]), -7, u64::MAX).unwrap();
+            let entry = decode(&line, 3).unwrap();
+            assert_eq!((entry.came, entry.octets, entry.content_at), (-7, u64::MAX, 3));
+            assert_eq!(entry.via.as_deref(), Some(hard[1]));
+            let entire = format!("{entry:?}");
+            let back = entry.envelope;
             assert_eq!(back.from, whole.from);
             assert_eq!((back.body, back.utf8, back.ret), (whole.body, true, whole.ret));
             assert_eq!(back.envid, whole.envid);
@@ -372,13 +387,14 @@ mod tests {
             }
             // Cut anywhere, or with any octet missing, it is none, or says less of the end.
             for at in (0..line.len()).filter(|at| line.is_char_boundary(*at)) {
-                if let Some((_, _, cut)) = decode(&line[..at]) {
+                if let Some(Entry { envelope: cut, .. }) = decode(&line[..at], 0) {
                     assert!(cut.to.len() <= to.len(), "{at}");
                     assert_eq!(cut.from, whole.from);
                 }
                 let without: String =
                     line[..at].chars().chain(line[at..].chars().skip(1)).collect();
-                assert_ne!(decode(&without).map(|d| format!("{d:?}")), Some(format!("{back:?}")));
+                let other = decode(&without, 3).map(|entry| format!("{entry:?}"));
+                assert_ne!(other, Some(entire.clone()));
             }
         }
     }
@@ -386,7 +402,7 @@ mod tests {
     #[test]
     fn what_is_not_encoded_is_not_decoded() {
         let good = "c1:1,z1:2,f0:,t3:a@b,";
-        assert!(decode(good).is_some());
+        assert!(decode(good, 0).is_some());
         for bad in [
             "",
             "c1:1,z1:2,f0:,",
@@ -404,7 +420,7 @@ mod tests {
             "c1:1,z1:2,f0:,t0:,",
             " c1:1,z1:2,f0:,t3:a@b,",
         ] {
-            assert!(decode(bad).is_none(), "{bad}");
+            assert!(decode(bad, 0).is_none(), "{bad}");
         }
     }
 
@@ -428,7 +444,8 @@ mod tests {
         ] {
             let mut file = tempfile::tempfile().unwrap();
             let head = b"From a Tue Jul  1 08:52:37 2025\nReturn-Path: <a@b>\n";
-            let line = encode(&envelope("a@b.c"), &[recipient("x@y")], 5, content.len() as u64);
+            let line =
+                encode(&envelope("a@b.c"), &[recipient("x@y")], None, 5, content.len() as u64);
             let line = format!("{QUEUE_FIELD}: {}\n", line.unwrap());
             file.write_all(&[head, line.as_bytes(), content].concat()).unwrap();
             assert!(Entry::read(&file).unwrap().is_none(), "not whole yet");

@@ -36,7 +36,6 @@ pub mod list;
 mod runner;
 pub mod state;
 
-use std::collections::HashSet;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -181,22 +180,22 @@ impl Queue {
 }
 
 /// The entries of the queue that a message becomes: the destinations for its copies. `to` are its
-/// recipients on other hosts, `octets` its content's, `id` its own. None is twice in it; more
-/// than [`RECIPIENTS_MAX`] recipients are more than one entry.
+/// recipients on other hosts, none twice, `via` the address here that led to them, if one did;
+/// `octets` are its content's, `id` is its own. More than [`RECIPIENTS_MAX`] recipients are more
+/// than one entry.
 ///
 /// None if it cannot be written down.
 pub fn destinations<D>(
     envelope: &Envelope<D>,
-    mut to: Vec<Recipient<Mailbox>>,
+    to: &[Recipient<Mailbox>],
+    via: Option<&str>,
     id: &str,
     octets: u64,
 ) -> Option<Vec<Destination>> {
-    let mut seen = HashSet::new();
-    to.retain(|recipient| seen.insert(recipient.destination.to_string()));
     let came = now();
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
-        let delivered_to = entry::encode(envelope, to, came, octets)?;
+        let delivered_to = entry::encode(envelope, to, via, came, octets)?;
         Some(Destination { mailbox: BoxName::in_queue(&id)?, owner: None, delivered_to })
     };
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
@@ -217,7 +216,8 @@ pub fn with_queued<D>(
         notify,
         original: None,
     });
-    let queued = destinations(envelope, to.collect(), id, octets)?;
+    let to: Vec<_> = to.collect();
+    let queued = destinations(envelope, &to, None, id, octets)?;
     Some(way.here.into_iter().chain(queued).collect())
 }
 

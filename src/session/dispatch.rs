@@ -4,7 +4,7 @@
 //! One reply for all recipients is all or nothing. By LMTP, and where PRDR asks, each recipient has
 //! a reply and its own truth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Instant;
 
@@ -98,38 +98,41 @@ impl<'a> Dispatch<'a> {
     }
 
     /// The entries of the queue for the recipients on other hosts that these lead to: one for those
-    /// of the sender, and one for each list whose owner takes the sender's place. None if that
-    /// cannot be written down.
+    /// whom the sender named, and one for each address here that leads there, so that none is told
+    /// of another. None if that cannot be written down.
     fn queued(&self, of: &[Accepted], id: &str, octets: u64) -> Option<Vec<Destination>> {
-        let mut groups: Vec<(Option<&Mailbox>, Vec<Recipient<Mailbox>>)> = vec![(None, Vec::new())];
-        for recipient in of {
-            let Way { elsewhere, owner, .. } = &recipient.destination;
-            // What nobody sent nobody needs to hear of.
-            let owner = owner.as_ref().filter(|_| self.envelope.from != ReversePath::Null);
-            let copies = elsewhere.iter().map(|mailbox| Recipient {
+        let mut seen = HashSet::new();
+        let mut copy = |recipient: &Accepted, mailbox: &Mailbox| {
+            let new = seen.insert(mailbox.to_string());
+            new.then(|| Recipient {
                 path: recipient.path.clone(),
                 destination: mailbox.clone(),
+                notify: recipient.notify,
+                original: recipient.original.clone(),
+            })
+        };
+        let (named, led): (Vec<&Accepted>, Vec<&Accepted>) =
+            of.iter().partition(|recipient| recipient.destination.is_relay);
+        let named: Vec<_> = named
+            .iter()
+            .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
+            .filter_map(|(recipient, to)| copy(recipient, to))
+            .collect();
+        let mut queued = queue::destinations(self.envelope, &named, None, id, octets)?;
+        for (n, recipient) in led.into_iter().enumerate() {
+            let Way { elsewhere, owner, .. } = &recipient.destination;
+            let mut to: Vec<_> = elsewhere.iter().filter_map(|to| copy(recipient, to)).collect();
+            let mut envelope = self.envelope.clone();
+            // What nobody sent nobody needs to hear of.
+            if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
                 // A list's members are told of to its owner alone (RFC 3461 5.2.7.3).
-                notify: recipient.notify.filter(|_| owner.is_none()),
-                original: recipient.original.clone().filter(|_| owner.is_none()),
-            });
-            match groups.iter_mut().find(|(of, _)| *of == owner) {
-                Some((_, group)) => group.extend(copies),
-                None => groups.push((owner, copies.collect())),
+                to.iter_mut().for_each(|to| (to.notify, to.original) = (None, None));
+                (envelope.ret, envelope.envid) = (None, None);
+                envelope.from = ReversePath::Mailbox(owner.clone());
             }
-        }
-        let mut queued = Vec::new();
-        for (n, (owner, group)) in groups.into_iter().enumerate() {
-            let made = match owner {
-                None => queue::destinations(self.envelope, group, id, octets)?,
-                Some(owner) => {
-                    let from = ReversePath::Mailbox(owner.clone());
-                    let envelope =
-                        Envelope { from, ret: None, envid: None, ..self.envelope.clone() };
-                    queue::destinations(&envelope, group, &format!("{id}-list{n}"), octets)?
-                }
-            };
-            queued.extend(made);
+            let via = recipient.path.address();
+            let id = format!("{id}-via{n}");
+            queued.extend(queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
         }
         Some(queued)
     }

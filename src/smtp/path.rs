@@ -152,6 +152,14 @@ impl ReversePath {
 }
 
 impl ForwardPath {
+    /// The address without brackets: `user@host`, or `postmaster`.
+    pub fn address(&self) -> String {
+        match self {
+            ForwardPath::Postmaster => "postmaster".to_owned(),
+            ForwardPath::Mailbox(mailbox) => mailbox.to_string(),
+        }
+    }
+
     /// Reads the path that `input` begins with; returns it and what is behind its `>`.
     pub(super) fn read(input: &[u8]) -> Result<(ForwardPath, &[u8]), SyntaxError> {
         match path(input)? {
