@@ -259,7 +259,8 @@ fn a_large_message_arrives_whole() {
 /// Mail for another host is taken into the queue, shown there, and tried.
 #[test]
 fn mail_for_other_hosts_waits_in_the_queue() {
-    let house = House::new(&["--smarthost", "127.0.0.1:1"]);
+    // As a build without TLS has it too.
+    let house = House::new(&["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"]);
     assert_eq!(house.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
     let (status, listed) = house.run(&["-bp"], b"");
     assert_eq!(status, 0, "{listed}");
@@ -267,7 +268,8 @@ fn mail_for_other_hosts_waits_in_the_queue() {
     assert!(listed.contains("\n1 in the queue, "), "{listed}");
     let text = fs::read_to_string(&house.config).unwrap();
     let mail_dir = house.server.folder().join("mail");
-    let more = format!("smarthost 127.0.0.1:1\nuser smith\nmail-dir {}\n", mail_dir.display());
+    let relay = "smarthost 127.0.0.1:1\nsmarthost-tls may\n";
+    let more = format!("{relay}user smith\nmail-dir {}\n", mail_dir.display());
     fs::write(&house.config, text + &more).unwrap();
     let (status, said) = house.run(&["-q"], b"");
     assert_eq!(status, 75, "{said}");
