@@ -35,7 +35,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use crate::message::QUEUE_FIELD;
 use crate::smtp::dsn::{Notify, OriginalRecipient, Return};
-use crate::smtp::envelope::{Body, Delivery};
+use crate::smtp::envelope::Body;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// What an entry says above its content.
@@ -108,16 +108,7 @@ pub fn encode<D>(
 /// writes.
 fn decode(mut line: &str, content_at: u64) -> Option<Entry> {
     let (mut came, mut octets, mut from, mut via) = (None, None, None, None);
-    let mut envelope = Envelope {
-        delivery: Delivery::Mail,
-        from: ReversePath::Null,
-        size: None,
-        body: Body::default(),
-        utf8: false,
-        ret: None,
-        envid: None,
-        to: Vec::new(),
-    };
+    let mut envelope = Envelope::blank();
     while !line.is_empty() {
         let (letter, value, rest) = field(line)?;
         line = rest;
@@ -329,22 +320,9 @@ mod tests {
             "" => ReversePath::Null,
             from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
         };
-        let line =
-            encode(&Envelope { from, ..bare() }, &[recipient("x@y.example")], None, 0, 0).unwrap();
+        let envelope = Envelope::<()> { from, ..Envelope::blank() };
+        let line = encode(&envelope, &[recipient("x@y.example")], None, 0, 0).unwrap();
         decode(&line, 0).unwrap().envelope
-    }
-
-    fn bare() -> Envelope<()> {
-        Envelope {
-            delivery: Delivery::Mail,
-            from: ReversePath::Null,
-            size: None,
-            body: Body::SevenBit,
-            utf8: false,
-            ret: None,
-            envid: None,
-            to: Vec::new(),
-        }
     }
 
     #[test]

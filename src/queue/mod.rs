@@ -50,11 +50,11 @@ use crossbeam_channel::{Sender, bounded};
 use crate::client;
 use crate::counters::Counters;
 use crate::deliver::Post;
-use crate::message::{BoxName, Destination, QUEUE_FOLDER};
+use crate::message::{BoxName, Content, Destination, QUEUE_FOLDER};
 use crate::route::{Route, Way};
 use crate::smtp::command::Node;
 use crate::smtp::dsn::Notify;
-use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient};
+use crate::smtp::{Body, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::Runner;
 
 /// What the queue is told.
@@ -201,15 +201,21 @@ pub fn destinations<D>(
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
 
-/// The same for what we write ourselves: the copies for all recipients of a way, of which is told
-/// what `notify` asks for.
-pub fn with_queued<D>(
+/// The same for a report, which we write ourselves: the copies for all recipients of a way, of
+/// which is told what `notify` asks for.
+pub fn with_queued(
     way: Way,
-    envelope: &Envelope<D>,
     notify: Option<Notify>,
     id: &str,
-    octets: u64,
+    content: &Content,
 ) -> Option<Vec<Destination>> {
+    // Declared where it must be: a server without 8BITMIME takes the others.
+    let is_ascii = matches!(content, Content::Memory(octets) if octets.is_ascii());
+    let envelope = Envelope::<()> {
+        body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
+        utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
+        ..Envelope::blank()
+    };
     let to = way.elsewhere.into_iter().map(|mailbox| Recipient {
         path: ForwardPath::Mailbox(mailbox.clone()),
         destination: mailbox,
@@ -217,7 +223,7 @@ pub fn with_queued<D>(
         original: None,
     });
     let to: Vec<_> = to.collect();
-    let queued = destinations(envelope, &to, None, id, octets)?;
+    let queued = destinations(&envelope, &to, None, id, content.octets())?;
     Some(way.here.into_iter().chain(queued).collect())
 }
 

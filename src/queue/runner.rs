@@ -38,7 +38,7 @@ use crate::route::{Route, Way};
 use crate::smtp::command::Node;
 use crate::smtp::dsn::{Notify, Return};
 use crate::smtp::sender::{Outcome, Reason};
-use crate::smtp::{Body, Envelope, ForwardPath, Recipient, ReversePath};
+use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
 use crate::trace::{self, Ids};
 
 /// The queue's thread, and what it knows.
@@ -624,15 +624,7 @@ impl Runner {
         way: Way,
         notify: Option<Notify>,
     ) -> bool {
-        // Declared where it must be: a server without 8BITMIME takes the others.
-        let is_ascii = matches!(&content, Content::Memory(octets) if octets.is_ascii());
-        let envelope = Envelope::<()> {
-            body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
-            utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
-            ..Envelope::report()
-        };
-        let octets = content.octets();
-        let Some(to) = with_queued(way, &envelope, notify, id, octets) else { return false };
+        let Some(to) = with_queued(way, notify, id, &content) else { return false };
         let ids: Vec<String> =
             to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());

@@ -264,11 +264,7 @@ impl<'a> Dispatch<'a> {
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
-        let Some(to) =
-            queue::with_queued(to, &Envelope::<()>::report(), None, &id, content.octets())
-        else {
-            return;
-        };
+        let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
         post.send(Message { id, head, content, to: to.clone() }, settings.patience);
         self.note_queued(&to);
     }

@@ -74,13 +74,13 @@ pub struct Envelope<D> {
 }
 
 impl<D> Envelope<D> {
-    /// Of a report: from the null reverse-path, in 8 bits, so far to nobody.
-    pub fn report() -> Envelope<D> {
+    /// From the null reverse-path, and so far to nobody; nothing is declared.
+    pub fn blank() -> Envelope<D> {
         Envelope {
             delivery: Delivery::Mail,
             from: ReversePath::Null,
             size: None,
-            body: Body::EightBitMime,
+            body: Body::default(),
             utf8: false,
             ret: None,
             envid: None,

@@ -117,7 +117,7 @@ impl SmtpSource {
 }
 
 /// Asserts that these are `count` messages of smtp-source, each once, with the text that it sends:
-/// `octets` octets in lines of 80, `1XXX...`, `2XXX...`.
+/// `octets` octets in lines of 80, each a digit and then the same letter.
 pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize) {
     let lines = (1..=octets / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
     let body = lines.collect::<String>() + &"X".repeat(octets % 80) + "\n";

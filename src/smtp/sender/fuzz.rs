@@ -1,7 +1,7 @@
 //! What fuzzers call: a server that says anything to a [`Sender`].
 
-use super::super::envelope::{Body, Delivery, Envelope, Recipient};
-use super::super::path::{ForwardPath, Mailbox, ReversePath};
+use super::super::envelope::{Envelope, Recipient};
+use super::super::path::{ForwardPath, Mailbox};
 use super::{Login, Outcome, Sender, Settings, StartTls, Step};
 
 /// What is said to a sender of two messages, line by line: the same comes of it at every cut, all
@@ -65,13 +65,7 @@ fn envelope() -> Envelope<()> {
     let mailbox = Mailbox::parse("j\u{fc}rgen@b").ok().map(ForwardPath::Mailbox);
     let recipient = |path| Recipient { path, destination: (), notify: None, original: None };
     Envelope {
-        delivery: Delivery::Mail,
-        from: ReversePath::Null,
-        size: None,
-        body: Body::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
         to: mailbox.into_iter().chain([ForwardPath::Postmaster]).map(recipient).collect(),
+        ..Envelope::blank()
     }
 }
