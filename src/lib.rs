@@ -37,25 +37,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
-pub mod client;
 pub mod config;
-pub mod confine;
-pub mod counters;
 pub mod deliver;
-pub mod listen;
-pub mod logging;
 pub mod message;
-pub mod metrics;
-pub mod options;
-pub mod privilege;
-pub mod queue;
-pub mod report;
+pub mod net;
+pub mod observe;
+pub mod process;
+pub mod relay;
 pub mod route;
 pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;
-pub mod stream;
-#[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
-pub mod tls;
-pub mod trace;
+pub mod terminal;

@@ -18,22 +18,24 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mailslot::check;
+use mailslot::config::options;
 use mailslot::config::{Command, Config, Facts, Names, QueueCommand, Tls, Wrong};
-use mailslot::confine::{self, Strength};
-use mailslot::counters::Counters;
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, Post, forward};
-use mailslot::listen::{self, Accept, Address, Listener, Service};
-use mailslot::logging::{self, Target, value};
 use mailslot::message::Owner;
-use mailslot::metrics::Metrics;
-use mailslot::privilege::{self, RunAs, Start};
-use mailslot::queue::{self, Handle, list};
+use mailslot::net::listen::{self, Accept, Address, Listener, Service};
+use mailslot::net::stream;
+use mailslot::net::tls::Keys;
+use mailslot::observe::counters::Counters;
+use mailslot::observe::logging::{self, Target, value};
+use mailslot::observe::metrics::Metrics;
+use mailslot::process::confinement::{self, Strength};
+use mailslot::process::privilege::{self, RunAs, Start};
+use mailslot::relay::queue::{self, Handle, list};
 use mailslot::route::{ForwardFiles, Local};
 use mailslot::server::{self, Server};
 use mailslot::session::Switch;
-use mailslot::tls::Keys;
-use mailslot::{check, options, stream};
 use nix::unistd::{Group, User, getegid, geteuid};
 
 fn main() -> ExitCode {
@@ -169,7 +171,7 @@ fn settle(config: &Config) -> Result<(), Failure> {
 
 /// Locks itself into what it needs from now on.
 fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
-    match confine::confine(&config.reach(&route.included())) {
+    match confinement::confine(&config.reach(&route.included())) {
         Ok(Strength::Full) => {}
         // Not once for each session.
         Ok(_) if config.inetd => {}

@@ -11,8 +11,8 @@ use super::{advice, privilege, stops};
 use crate::config::Config;
 use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
-use crate::logging::value;
-use crate::privilege::Account;
+use crate::observe::logging::value;
+use crate::process::privilege::Account;
 use crate::route::Problem;
 
 /// Everything that is wrong.

@@ -13,8 +13,8 @@ use nix::unistd::{User, geteuid};
 use super::{advice, privilege, stops};
 use crate::config::{Config, Names};
 use crate::deliver::disk::HostDisk;
-use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
-use crate::privilege::Account;
+use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
+use crate::process::privilege::Account;
 use crate::route::Problem;
 
 /// Every mailbox and every lock in the mail folder.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use super::{advice, stops};
-use crate::listen::Address;
-use crate::logging::value;
+use crate::net::listen::Address;
+use crate::observe::logging::value;
 use crate::route::Problem;
 
 /// Whether the server could listen on `address`.

@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
 use super::{advice, stops};
 use crate::config::{Config, Names};
-use crate::privilege::{Account, RunAs, Start};
+use crate::process::privilege::{Account, RunAs, Start};
 use crate::route::{Local, Problem, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 

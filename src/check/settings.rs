@@ -7,12 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{advice, privilege};
+use crate::config::options::Origin;
 use crate::config::{Config, Facts, Names};
-use crate::deliver::terminal::Terminals;
-use crate::options::Origin;
 use crate::route::Problem;
 use crate::session::Switch;
 use crate::smtp::Domain;
+use crate::terminal::Terminals;
 
 /// Everything that is wrong.
 pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {

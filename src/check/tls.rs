@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::{advice, stops};
 use crate::config::{Config, Tls};
-use crate::listen::Address;
+use crate::net::listen::Address;
+use crate::net::tls::{Certificate, examine};
 use crate::route::Problem;
-use crate::tls::{Certificate, examine};
 
 /// Every problem with certificate and key; none where there is no TLS.
 pub fn problems(config: &Config) -> Vec<Problem> {

@@ -1,7 +1,7 @@
 //! What the words of the command line ask for.
 
 use super::{Wrong, usage};
-use crate::options::CommandLine;
+use crate::config::options::CommandLine;
 
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Config, Values, Wrong, value};
-use crate::client::{self, Target, Timeouts, credentials};
-use crate::options::Origin;
-use crate::queue::{self, Smarthost};
-use crate::tls::Trust;
+use super::{Config, Values, Wrong, parse};
+use crate::config::options::Origin;
+use crate::net::tls::Trust;
+use crate::relay::client::{self, Target, Timeouts, credentials};
+use crate::relay::queue::{self, Smarthost};
 
 /// How mail for other hosts leaves this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +45,10 @@ pub(super) fn relay(values: &mut Values<'_>) -> Result<Option<Relay>, Wrong> {
     let smarthosts = values.list("smarthost", "none", smarthost)?;
     let relay = Relay {
         security: values.one("smarthost-tls", security)?,
-        login: values.optional("smarthost-login", "none", value::path)?,
+        login: values.optional("smarthost-login", "none", parse::path)?,
         from: values.list("relay-from", "this host alone", network)?,
-        warn_after: values.one("warn-after", |t| value::time(t, 1))?,
-        give_up_after: values.one("give-up-after", |t| value::time(t, 1))?,
+        warn_after: values.one("warn-after", |t| parse::time(t, 1))?,
+        give_up_after: values.one("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
     Ok(Some(relay).filter(|relay| !relay.smarthosts.is_empty()))

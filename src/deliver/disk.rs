@@ -22,7 +22,7 @@ use nix::sys::uio::pwritev;
 use nix::unistd::Pid;
 
 use crate::message::Owner;
-use crate::privilege::{Acting, Actor};
+use crate::process::privilege::{Acting, Actor};
 
 /// What lstat and fstat tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

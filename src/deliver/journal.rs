@@ -58,7 +58,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, FileLock, Open};
-use super::lock::{IDENTITY_MAX, Identity};
+use super::locks::{IDENTITY_MAX, Identity};
 use super::mailbox::{read_exact_at, write_all_at};
 use crate::message::{BoxName, Content, Destination, Message, Owner};
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
 use super::journal::BLOCK;
-use super::lock::{Attempt, Dotlock, Dotlocks};
+use super::locks::{Attempt, Dotlock, Dotlocks};
 use super::{Fault, Locks, Outcome, Why};
 use crate::message::{BoxName, Content, Owner, QUEUE_FOLDER};
 

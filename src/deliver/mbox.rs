@@ -35,8 +35,8 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::message::reads_from;
+use crate::message::trace;
 use crate::smtp::ReversePath;
-use crate::trace;
 
 /// What a message begins with in every mailbox: the From_ line and the Return-Path line.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {

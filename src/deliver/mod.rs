@@ -17,16 +17,14 @@
 //! | `terminal.rs` | the terminals of who is logged in: found, and written to without waiting |
 //! | `screen.rs` | a message as a terminal shows it |
 
+mod commit;
 pub mod disk;
-mod engine;
 pub mod forward;
 pub mod journal;
-pub mod lock;
+pub mod locks;
 pub mod mailbox;
 pub mod mbox;
 mod recover;
-pub mod screen;
-pub mod terminal;
 mod writer;
 
 use std::fmt;
@@ -37,9 +35,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::counters::Counters;
-use crate::logging::value;
 use crate::message::BoxName;
+use crate::observe::counters::Counters;
+use crate::observe::logging::value;
 pub use writer::{Pending, Post, Writer, start_on};
 
 /// What became of a message, for all of its destinations together. There is nothing else.

@@ -33,13 +33,13 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
+use super::commit::{Done, Engine, HeldBoxes, copy_len};
 use super::disk::{Disk, DiskFile};
-use super::engine::{Done, Engine, HeldBoxes, copy_len};
 use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record};
-use super::lock::{Attempt, Identity};
+use super::locks::{Attempt, Identity};
 use super::mailbox::{Folder, Held, read_exact_at, write_all_at};
-use crate::logging::value;
 use crate::message::{BoxName, Content, Destination, Message, Owner};
+use crate::observe::logging::value;
 
 /// A journal whose process is gone, ours now, and what is in it.
 #[derive(Debug)]

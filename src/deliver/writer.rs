@@ -19,16 +19,16 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::commit::{Done, Engine, HeldBoxes};
 use super::disk::{Disk, Kind};
-use super::engine::{Done, Engine, HeldBoxes};
 use super::journal::{COPIES_MAX, Draft, Journal, MESSAGES_MAX};
-use super::lock::{Attempt, Dotlocks, Identity};
+use super::locks::{Attempt, Dotlocks, Identity};
 use super::mailbox::{Folder, check};
 use super::recover::claim;
 use super::{Fault, Outcome, Settings, Why, forward};
-use crate::counters::Counters;
-use crate::logging::value;
 use crate::message::{BoxName, Content, Destination, Message, Owner};
+use crate::observe::counters::Counters;
+use crate::observe::logging::value;
 
 /// The sessions' end of the channel to the writer. Cheap to clone.
 #[derive(Clone, Debug)]

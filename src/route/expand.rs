@@ -20,8 +20,8 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::alias_file::{self, Trust};
 use super::aliases::{Aliases, Entry, Item, Target, parse_include};
-use super::source::{self, Trust};
 use super::users::User;
 use super::{Local, Member, Refusal};
 use crate::message::{BoxName, Destination};
@@ -305,7 +305,7 @@ impl<'a> Walk<'a> {
             let what = format!("leads to more than {INCLUDES_MAX} :include: files");
             return self.too_much(&what, "use fewer files");
         }
-        match source::read(path, Trust::Included) {
+        match alias_file::read(path, Trust::Included) {
             Ok((text, _)) => self.descend(node, &parse_include(&text), path),
             Err(unread) => {
                 let what = format!("includes a file that is not read: {}", unread.what);

@@ -12,8 +12,8 @@ use std::path::Path;
 
 use super::aliases::{Target, parse_include};
 use super::expand::{LEVELS_MAX, Walk};
-use crate::logging::value;
 use crate::message::Destination;
+use crate::observe::logging::value;
 
 /// Who reads forward files.
 pub trait ForwardFiles: Send + Sync {

@@ -25,11 +25,11 @@
 //!   so that mail waits for the administrator instead of going back.
 //! - Mail for postmaster is taken, whatever the aliases say.
 
+pub mod alias_file;
 pub mod aliases;
 mod expand;
+mod explain;
 mod forward;
-mod report;
-pub mod source;
 pub mod users;
 
 use std::collections::HashSet;
@@ -42,8 +42,8 @@ use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{Aliases, Target};
 use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
+pub use explain::Problem;
 pub use forward::ForwardFiles;
-pub use report::Problem;
 use users::{Anyone, Named, Passwd, Recent, Users};
 
 /// Why an address is not taken. The session turns it into a reply, in one function.
@@ -138,7 +138,7 @@ pub struct Local {
     domains: HashSet<String>,
     primary: String,
     users: Box<dyn Users>,
-    aliases: source::Live,
+    aliases: alias_file::Live,
     forwards: OnceLock<Box<dyn ForwardFiles>>,
 }
 
@@ -162,7 +162,7 @@ impl Local {
         Local {
             domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
-            aliases: source::Live::new(settings.aliases.clone()),
+            aliases: alias_file::Live::new(settings.aliases.clone()),
             forwards: OnceLock::new(),
             settings,
             users,

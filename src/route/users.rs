@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use nix::unistd::User as Account;
 
 use super::Refusal;
-use crate::confine;
 use crate::message::Owner;
+use crate::process::confinement;
 
 /// One person or account with a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Users for Passwd {
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
-            Err(_) if confine::is_out_of_reach(Path::new("/etc/passwd")) => {
+            Err(_) if confinement::is_out_of_reach(Path::new("/etc/passwd")) => {
                 Err("passwd: the file is new and outside of the sandbox; restart mailslot".into())
             }
             // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing

@@ -21,9 +21,9 @@ use jiff::Zoned;
 use tempfile::{SpooledData, SpooledTempFile};
 
 use super::addresses;
+use crate::message::trace;
 use crate::message::{MEMORY_MAX, field_name};
 use crate::smtp::{Domain, Mailbox};
-use crate::trace;
 
 /// How a message is to be read.
 #[derive(Debug)]

@@ -3,8 +3,8 @@
 
 use std::fmt;
 
+use crate::net::stream::Cut;
 use crate::smtp::{Reply, reply};
-use crate::stream::Cut;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl End {
     }
 
     /// Whether the client may still be sending, and should be heard out for a moment, so that it
-    /// can read our last reply (see [`close`](crate::stream::Stream::close)).
+    /// can read our last reply (see [`close`](crate::net::stream::Stream::close)).
     pub fn lingers(&self) -> bool {
         !matches!(self, End::Quit | End::Cut(Cut::Closed | Cut::NotReading | Cut::Broken(_)))
     }

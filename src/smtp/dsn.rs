@@ -1,7 +1,7 @@
 //! What a sender asks of delivery reports: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT
 //! (RFC 3461 4).
 //!
-//! Here they are read and checked, and written for the next server; [`report`](crate::report)
+//! Here they are read and checked, and written for the next server; [`report`](crate::relay::dsn_message)
 //! writes what was asked for. Values that travel as xtext come out decoded, and go out encoded.
 
 use std::fmt::{self, Write};

@@ -21,13 +21,13 @@ pub mod command;
 pub mod data;
 pub mod dsn;
 pub mod envelope;
-#[doc(hidden)]
-pub mod fuzz;
-pub mod param;
+pub mod parameter;
 pub mod path;
 pub mod receiver;
 pub mod reply;
 pub mod sender;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use envelope::{Body, Delivery, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};

@@ -12,7 +12,7 @@ use std::fmt;
 
 use super::command::{self, Command, Node};
 use super::envelope::{Delivery, Envelope, Recipient};
-use super::param::{MailParameters, RcptParameters};
+use super::parameter::{MailParameters, RcptParameters};
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath};
 use super::reply::{self, Reply};
 

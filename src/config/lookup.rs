@@ -1,0 +1,107 @@
+//! What was given for each option, looked up by its name, and what is in force noted on the way.
+
+use super::{Names, Wrong};
+use crate::config::options::{self, CommandLine, Fallback, Given, Origin};
+
+/// What was given, looked up by name; notes what is in force on the way.
+pub(super) struct Values<'a> {
+    pub(super) line: &'a CommandLine,
+    pub(super) file: Vec<Given>,
+    pub(super) sandbox: Vec<Given>,
+    pub(super) shown: Vec<Given>,
+}
+
+impl Values<'_> {
+    /// The values of `long` from the first place that has any: command line, file, sandbox, table.
+    pub(super) fn lookup(&self, long: &'static str) -> Vec<Given> {
+        for place in [&self.line.given, &self.file, &self.sandbox] {
+            let given: Vec<Given> = place.iter().filter(|g| g.long == long).cloned().collect();
+            if !given.is_empty() {
+                return given;
+            }
+        }
+        match options::row(long).map(|row| row.default) {
+            Some(Fallback::Is(values)) => {
+                let one = |v: &&str| Given { long, value: v.to_string(), origin: Origin::Default };
+                values.iter().map(one).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where the value of `long` comes from.
+    pub(super) fn origin(&self, long: &'static str) -> Origin {
+        self.lookup(long).first().map_or(Origin::Default, |g| g.origin.clone())
+    }
+
+    pub(super) fn show(&mut self, long: &'static str, value: &str, origin: Origin) {
+        self.shown.push(Given { long, value: value.to_owned(), origin });
+    }
+
+    /// Values that were found out, not given.
+    pub(super) fn found(
+        &mut self,
+        long: &'static str,
+        values: Vec<String>,
+        origin: Origin,
+    ) -> Vec<String> {
+        let text = if values.is_empty() { "none".to_owned() } else { values.join(", ") };
+        self.show(long, &text, origin);
+        values
+    }
+
+    /// Nothing, and words for it.
+    pub(super) fn instead<T>(&mut self, long: &'static str, words: &str, origin: Origin) -> Vec<T> {
+        self.show(long, words, origin);
+        Vec::new()
+    }
+
+    pub(super) fn any(&mut self, long: &'static str) -> Names {
+        self.show(long, "every one", Origin::Sandbox);
+        Names::Any
+    }
+
+    /// All values of `long`, each parsed.
+    pub(super) fn all<T>(
+        &mut self,
+        long: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Vec<T>, Wrong> {
+        let mut parsed = Vec::new();
+        for given in self.lookup(long) {
+            parsed.push(parse(&given.value).map_err(|expected| refuse(&given, &expected))?);
+            self.shown.push(given);
+        }
+        Ok(parsed)
+    }
+
+    /// The one value of `long`, parsed. The table has a default for it, or it was given.
+    pub(super) fn one<T>(
+        &mut self,
+        long: &'static str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<T, Wrong> {
+        let missing = || Wrong::Config(format!("{long} has no value"));
+        self.all(long, parse)?.pop().ok_or_else(missing)
+    }
+
+    /// The one value of `long`; None if it has none or is the word `none`.
+    pub(super) fn optional<T>(
+        &mut self,
+        long: &'static str,
+        none: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Wrong> {
+        let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
+        Ok(self.all(long, or_none)?.pop().flatten())
+    }
+}
+
+/// `--threads "x": expected ...`, or `FILE:3: threads "x": expected ...`.
+pub(super) fn refuse(given: &Given, expected: &str) -> Wrong {
+    let text = format!("{} \"{}\": expected {expected}", given.long, given.value.escape_debug());
+    match &given.origin {
+        Origin::File(..) => Wrong::Config(format!("{}: {text}", given.origin)),
+        _ => Wrong::Usage(format!("--{text}")),
+    }
+}

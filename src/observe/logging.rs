@@ -1,0 +1,300 @@
+//! The log: one line per event, `key=value`, to standard error or syslog. Whatever the client sent,
+//! a line stays one line: values pass through [`value`], and what did not is escaped here.
+//!
+//! ```text
+//! delivered session=k3f2a1-7 message=k3f2a1-7-1 from=<jones@example.org> to=smith size=4242 ms=3
+//! ```
+//! Written as `log::info!("delivered session={} from={}", value(&id), value(&from))`.
+//!
+//! Lines go through a bounded channel to a thread that writes them, so that a full pipe or a
+//! stopped syslog daemon never holds up mail: when [`QUEUE`] lines wait, further ones are dropped,
+//! and their number is logged once there is room. The price: a process that exits must call
+//! `log::logger().flush()` first, which waits at most a second; and a panic hook that logs is for
+//! the program to set, as the usual one writes to standard error.
+//!
+//! On standard error a line begins with the date and the level; under systemd (`JOURNAL_STREAM`
+//! names it) with `<priority>`, as the journal dates lines itself. Syslog: facility mail, identity
+//! `mailslot` with the process id. `RUST_LOG`, if set, decides over the verbosity.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use nix::syslog::{Facility, LogFlags, Priority, Severity};
+
+use crate::process::privilege;
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Standard error.
+    Stderr,
+    /// The host's syslog daemon.
+    Syslog,
+}
+
+/// Lines that may wait for a slow reader of the log.
+pub const QUEUE: usize = 1024;
+
+/// Starts the log of this process: warnings and what happened to each message at `verbosity` 0,
+/// details from 1, everything from 2; warnings only at -1, errors only at -2.
+///
+/// # Errors
+/// A log was started before.
+pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
+    let level = match verbosity {
+        ..=-2 => LevelFilter::Error,
+        -1 => LevelFilter::Warn,
+        0 => LevelFilter::Info,
+        1 => LevelFilter::Debug,
+        2.. => LevelFilter::Trace,
+    };
+    let filter = env_logger::Builder::new().filter_level(level).parse_default_env().build();
+    let style = match target {
+        Target::Syslog => Style::Syslog,
+        Target::Stderr if stderr_is_the_journal() => Style::Journal,
+        Target::Stderr => Style::Dated,
+    };
+    if style == Style::Syslog {
+        #[cfg(target_os = "linux")]
+        let identity = c"mailslot";
+        #[cfg(not(target_os = "linux"))]
+        let identity = "mailslot";
+        nix::syslog::openlog(Some(identity), LogFlags::LOG_PID, Facility::LOG_MAIL)?;
+    }
+    let (lines, queue) = bounded(QUEUE);
+    log::set_max_level(filter.filter());
+    log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
+        .map_err(io::Error::other)?;
+    Ok(Waiting(Some((queue, style))))
+}
+
+/// A log that was started. Its lines wait until [`Waiting::write`] is called, or this is dropped: a
+/// thread that was there before would not share in what the process gives up at its start.
+#[derive(Debug)]
+pub struct Waiting(Option<(Receiver<Item>, Style)>);
+
+impl Waiting {
+    /// Starts the thread that writes the lines.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn write(mut self) -> io::Result<()> {
+        self.start_thread()
+    }
+
+    fn start_thread(&mut self) -> io::Result<()> {
+        let Some((queue, style)) = self.0.take() else { return Ok(()) };
+        let write = move || match privilege::forgo() {
+            Ok(()) => write_lines(&queue, |level, line| style.write(level, line)),
+            Err(e) => drop(style.write(Level::Error, &format!("no log: capabilities: {e}"))),
+        };
+        thread::Builder::new().name("log".into()).spawn(write).map(drop)
+    }
+}
+
+impl Drop for Waiting {
+    /// For a program that ends before it has got so far.
+    fn drop(&mut self) {
+        let _ = self.start_thread();
+    }
+}
+
+/// Shows `v` as one log value: as it is when it is plain, else in double quotes with `"`, `\` and
+/// every octet outside printable ASCII escaped (`\x0a`).
+pub fn value<T: fmt::Display>(v: T) -> impl fmt::Display {
+    Value(v)
+}
+
+struct Value<T>(T);
+
+impl<T: fmt::Display> fmt::Display for Value<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use fmt::Write;
+        let text = self.0.to_string();
+        let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+        if !text.is_empty() && text.bytes().all(plain) {
+            return f.write_str(&text);
+        }
+        f.write_char('"')?;
+        for b in text.bytes() {
+            match b {
+                b'"' | b'\\' => write!(f, "\\{}", b as char)?,
+                b' '..=b'~' => f.write_char(b as char)?,
+                _ => write!(f, "\\x{b:02x}")?,
+            }
+        }
+        f.write_char('"')
+    }
+}
+
+/// What the writing thread is sent.
+#[derive(Debug)]
+enum Item {
+    Line(Level, String),
+    /// Answered once everything before it is written.
+    Flush(Sender<()>),
+}
+
+/// The logger: filters, makes a line, and never waits.
+struct Queued {
+    filter: env_logger::Logger,
+    lines: Sender<Item>,
+    dropped: AtomicU64,
+}
+
+impl Log for Queued {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.filter.matches(record) {
+            return;
+        }
+        let dropped = self.dropped.swap(0, Ordering::Relaxed);
+        if dropped > 0 {
+            let line = format!("log full lines_dropped={dropped}");
+            if self.lines.try_send(Item::Line(Level::Warn, line)).is_err() {
+                self.dropped.fetch_add(dropped, Ordering::Relaxed);
+            }
+        }
+        let line = Item::Line(record.level(), one_line(record.args().to_string()));
+        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {
+        let (done, wait) = bounded(1);
+        let limit = Duration::from_secs(1);
+        if self.lines.send_timeout(Item::Flush(done), limit).is_ok() {
+            let _ = wait.recv_timeout(limit);
+        }
+    }
+}
+
+/// The writing thread. A line that cannot be written is lost: there is nobody to tell.
+fn write_lines(queue: &Receiver<Item>, write: impl Fn(Level, &str) -> io::Result<()>) {
+    for item in queue {
+        match item {
+            Item::Line(level, line) => drop(write(level, &line)),
+            Item::Flush(done) => drop(done.send(())),
+        }
+    }
+}
+
+/// `text` with control characters escaped.
+fn one_line(text: String) -> String {
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let mut line = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        if c.is_control() {
+            line.push_str(&format!("\\x{:02x}", u32::from(c)));
+        } else {
+            line.push(c);
+        }
+    }
+    line
+}
+
+/// How a line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Style {
+    Dated,
+    Journal,
+    Syslog,
+}
+
+impl Style {
+    fn write(self, level: Level, line: &str) -> io::Result<()> {
+        let severity = severity(level);
+        if self == Style::Syslog {
+            nix::syslog::syslog(Priority::new(severity, Facility::LOG_MAIL), line)?;
+            return Ok(());
+        }
+        // One write(2) for a line, so that lines of several processes do not mix.
+        let text = match self {
+            Style::Journal => format!("<{}>{line}\n", severity as i32),
+            _ => {
+                let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
+                format!("{now} {level:5} {line}\n")
+            }
+        };
+        io::stderr().write_all(text.as_bytes())
+    }
+}
+
+/// `JOURNAL_STREAM` names the journal's socket as `device:inode`; a shell below a service inherits
+/// the variable, but not the socket.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    stderr
+        .and_then(|file| file.metadata())
+        .is_ok_and(|m| stream == format!("{}:{}", m.dev(), m.ino()))
+}
+
+fn severity(level: Level) -> Severity {
+    match level {
+        Level::Error => Severity::LOG_ERR,
+        Level::Warn => Severity::LOG_WARNING,
+        Level::Info => Severity::LOG_INFO,
+        Level::Debug | Level::Trace => Severity::LOG_DEBUG,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_is_one_word_or_quoted() {
+        for (given, shown) in [
+            ("smith", "smith"),
+            ("<jones@example.org>", "<jones@example.org>"),
+            ("", r#""""#),
+            ("two words", r#""two words""#),
+            ("a\"b\\c", r#""a\"b\\c""#),
+            ("x\r\nfake=1", r#""x\x0d\x0afake=1""#),
+            ("\u{1b}[2J", r#""\x1b[2J""#),
+            ("é", r#""\xc3\xa9""#),
+        ] {
+            assert_eq!(value(given).to_string(), shown);
+        }
+    }
+
+    #[test]
+    fn a_line_is_one_line() {
+        assert_eq!(one_line("plain".into()), "plain");
+        assert_eq!(one_line("a\nb\u{7f}\u{9b}".into()), "a\\x0ab\\x7f\\x9b");
+    }
+
+    /// A writer that blocks for ever: logging goes on at once, and the lost lines are counted.
+    #[test]
+    fn a_blocked_log_does_not_block() {
+        let (lines, queue) = bounded(2);
+        let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).build();
+        let log = Queued { filter, lines, dropped: AtomicU64::new(0) };
+        for _ in 0..5 {
+            log.log(&Record::builder().level(Level::Info).args(format_args!("hello")).build());
+        }
+        assert_eq!(log.dropped.load(Ordering::Relaxed), 3);
+        assert_eq!(queue.try_iter().count(), 2);
+        log.log(&Record::builder().level(Level::Info).args(format_args!("again")).build());
+        let texts = queue.try_iter().map(|item| match item {
+            Item::Line(_, text) => text,
+            Item::Flush(_) => "flush".into(),
+        });
+        assert_eq!(texts.collect::<Vec<_>>(), ["log full lines_dropped=3", "again"]);
+    }
+}

@@ -1,0 +1,664 @@
+//! The one thread of the queue: it sends what is due, puts off what cannot be sent now, and tells
+//! senders.
+//!
+//! All mail goes to the first smarthost that can be reached, over one connection that is used
+//! again as long as there is mail. If none can be reached the whole queue waits, and one entry
+//! probes: after a minute, twice as long each time, at most a quarter of an hour.
+//!
+//! An entry that was refused for now comes again by itself (`state::retry_after`). A sender is told
+//! once that it takes long, and at last that it was given up (RFC 5321 4.5.4.1); each only if that
+//! was asked for, or nothing was said (RFC 3461 4.1). What fails of a message without a sender,
+//! mostly a report, goes to postmaster: a report on a report would go round for ever.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
+use fs2::FileExt;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use super::entry::Entry;
+use super::state::{State, retry_after};
+use super::{Settings, Smarthost, Word, make_folder, now, with_queued};
+use crate::deliver::{Outcome as Delivery, Post, mbox};
+use crate::message::trace::{self, Ids};
+use crate::message::{BoxName, Content, Message};
+use crate::observe::counters::Counters;
+use crate::observe::logging::value;
+use crate::relay::client::{self, Connection, Mail};
+use crate::relay::dsn_message::{self, Action, Fate, Report, Returned};
+use crate::route::{Route, Way};
+use crate::smtp::command::Node;
+use crate::smtp::dsn::{Notify, Return};
+use crate::smtp::sender::{Outcome, Reason};
+use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
+
+/// The queue's thread, and what it knows.
+pub struct Runner {
+    settings: Settings,
+    folder: PathBuf,
+    route: Arc<dyn Route>,
+    post: Post,
+    counters: Arc<Counters>,
+    ids: Ids,
+    /// The entries there are, by id.
+    items: HashMap<Arc<str>, Item>,
+    /// The same by when they are due.
+    line: BTreeSet<(i64, Arc<str>)>,
+    /// States that could not be written: better here than nowhere.
+    unsaved: HashMap<Arc<str>, State>,
+    scanned: Instant,
+    connection: Option<Connection>,
+    /// No smarthost could be reached: since so many attempts, and until when it is not tried.
+    down: Option<(u32, Instant)>,
+    random: RandomState,
+    lots: u64,
+}
+
+/// What is known of an entry without reading it.
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    /// When it is tried.
+    due: i64,
+    /// When its sender has to be told something of its age.
+    watch: i64,
+    /// Whether it is tried then whatever its state says.
+    forced: bool,
+}
+
+impl Item {
+    /// Of an entry of which nothing is known.
+    const NEW: Item = Item { due: 0, watch: 0, forced: false };
+}
+
+/// What becomes of an entry.
+enum Next {
+    /// It is gone.
+    Gone,
+    /// It waits.
+    Waits(Item),
+    /// No smarthost can be reached.
+    Down(Reason),
+}
+
+/// An entry in hand: open, and locked as long as it is.
+struct InHand {
+    id: Arc<str>,
+    file: File,
+    entry: Entry,
+    state: State,
+}
+
+impl InHand {
+    /// The recipients that are not crossed off.
+    fn pending(&self) -> Vec<usize> {
+        let all = 0..self.entry.envelope.to.len();
+        all.filter(|n| !self.state.gone.contains(n)).collect()
+    }
+
+    /// The envelope for these recipients.
+    fn envelope_for(&self, to: &[usize]) -> Envelope<()> {
+        let all = &self.entry.envelope;
+        let to = to.iter().filter_map(|n| all.to.get(*n)).cloned().collect();
+        Envelope { to, ..all.clone() }
+    }
+}
+
+impl Runner {
+    pub fn new(
+        settings: Settings,
+        route: Arc<dyn Route>,
+        post: Post,
+        counters: Arc<Counters>,
+    ) -> io::Result<Runner> {
+        let mut runner = Runner {
+            folder: make_folder(&settings.spool)?,
+            settings,
+            route,
+            post,
+            counters,
+            ids: Ids::new(),
+            items: HashMap::new(),
+            line: BTreeSet::new(),
+            unsaved: HashMap::new(),
+            scanned: Instant::now(),
+            connection: None,
+            down: None,
+            random: RandomState::new(),
+            lots: 0,
+        };
+        runner.scan()?;
+        Ok(runner)
+    }
+
+    /// Sends until it is stopped.
+    pub fn run(&mut self, words: &Receiver<Word>, stopped: &Receiver<()>, missed: &AtomicBool) {
+        while let Err(TryRecvError::Empty) = stopped.try_recv() {
+            let look =
+                missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
+            if look && let Err(e) = self.scan() {
+                log::error!("queue-failed error={}", value(e));
+            }
+            words.try_iter().for_each(|word| self.hear(word));
+            if let Some(id) = self.first_due() {
+                self.attempt(&id);
+                continue;
+            }
+            let wait = self.wait();
+            let idle = self.connection.is_some();
+            crossbeam_channel::select! {
+                recv(words) -> word => match word {
+                    Ok(word) => self.hear(word),
+                    // Every session is gone, and the server with them: it will be stopped.
+                    Err(_) => match stopped.recv_timeout(wait) {
+                        Err(RecvTimeoutError::Timeout) => {}
+                        _ => break,
+                    },
+                },
+                recv(stopped) -> _ => break,
+                default(if idle { wait.min(IDLE) } else { wait }) => {
+                    if idle && let Some(connection) = self.connection.take() {
+                        connection.quit();
+                    }
+                }
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.quit();
+        }
+    }
+
+    /// Tries all entries once, or these.
+    pub fn flush(&mut self, ids: &[String]) {
+        let mut all: Vec<Arc<str>> = self.line.iter().map(|(_, id)| id.clone()).collect();
+        all.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
+        for id in all {
+            self.put(&id, Item { forced: true, ..Item::NEW });
+            self.attempt(&id);
+            if self.down.is_some() {
+                break;
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            connection.quit();
+        }
+    }
+
+    fn hear(&mut self, word: Word) {
+        match word {
+            Word::Entry(id) => self.put(&id, Item::NEW),
+            Word::Flush(node) => self.hurry(&node),
+        }
+    }
+
+    /// Has what waits for this node tried at once.
+    fn hurry(&mut self, node: &Node) {
+        let ids: Vec<Arc<str>> = self.items.keys().cloned().collect();
+        let mut count = 0_usize;
+        for id in ids {
+            // One that is in another's hands is tried by them.
+            let Ok(Ok(hand)) = self.open(&id) else { continue };
+            let pending = hand.envelope_for(&hand.pending()).to;
+            let is_its = |to: &Recipient<()>| match &to.path {
+                ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
+                ForwardPath::Postmaster => false,
+            };
+            if pending.iter().any(is_its) {
+                self.put(&id, Item { forced: true, ..Item::NEW });
+                count += 1;
+            }
+        }
+        if count > 0
+            && let Some((_, until)) = &mut self.down
+        {
+            *until = Instant::now();
+        }
+        log::info!("queue-flushed node={} entries={count}", value(node));
+    }
+
+    /// How many entries there are.
+    pub fn left(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Takes in what is in the folder, and clears away what a crash left there.
+    fn scan(&mut self) -> io::Result<()> {
+        self.scanned = Instant::now();
+        let mut names = HashSet::new();
+        for file in fs::read_dir(&self.folder)? {
+            names.extend(file?.file_name().into_string());
+        }
+        // A clock that was wrong then must not make mail wait for ever.
+        let latest = latest();
+        for name in &names {
+            if let Some((id, _)) = State::name(name) {
+                // Its entry was there before it; and no id comes twice.
+                if !names.contains(id) && !self.folder.join(id).exists() {
+                    let _ = fs::remove_file(self.folder.join(name));
+                }
+            } else if BoxName::in_queue(name).is_none() {
+                log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
+            } else if let Some(item) = self.items.get(name.as_str()) {
+                if item.due > latest {
+                    self.put(name, Item::NEW);
+                }
+            } else {
+                // What cannot be read is seen to when its turn comes.
+                let due = State::read(&self.folder, name).map_or(0, |state| state.next);
+                let due = if due > latest { 0 } else { due };
+                self.put(name, Item { due, ..Item::NEW });
+            }
+        }
+        let gone: Vec<Arc<str>> =
+            self.items.keys().filter(|id| !names.contains(&***id)).cloned().collect();
+        gone.iter().for_each(|id| self.forget(id));
+        Ok(())
+    }
+
+    fn put(&mut self, id: &str, item: Item) {
+        let id: Arc<str> = id.into();
+        if let Some(item) = self.items.remove(&id) {
+            self.line.remove(&(item.due, id.clone()));
+        }
+        self.line.insert((item.due, id.clone()));
+        self.items.insert(id, item);
+    }
+
+    fn forget(&mut self, id: &Arc<str>) {
+        self.unsaved.remove(id);
+        if let Some(item) = self.items.remove(id) {
+            self.line.remove(&(item.due, id.clone()));
+        }
+    }
+
+    /// What is to be tried now, if anything is.
+    fn first_due(&self) -> Option<Arc<str>> {
+        let resting = self.down.is_some_and(|(_, until)| Instant::now() < until);
+        let (due, id) = self.line.first().filter(|_| !resting)?;
+        (*due <= now()).then(|| id.clone())
+    }
+
+    /// How long there is nothing to do.
+    fn wait(&self) -> Duration {
+        let due = self.line.first().map_or(i64::MAX, |(due, _)| *due);
+        let due = Duration::from_secs(u64::try_from(due.saturating_sub(now())).unwrap_or(0));
+        let until = self
+            .down
+            .map_or(Duration::ZERO, |(_, until)| until.saturating_duration_since(Instant::now()));
+        due.max(until).clamp(Duration::from_millis(10), SCAN_EVERY)
+    }
+
+    /// Tries one entry.
+    fn attempt(&mut self, id: &Arc<str>) {
+        let next = self.try_one(id);
+        self.place(id, next);
+    }
+
+    /// Puts an entry where it belongs now.
+    fn place(&mut self, id: &Arc<str>, next: io::Result<Next>) {
+        match next {
+            Ok(Next::Gone) => self.forget(id),
+            Ok(Next::Waits(item)) => self.put(id, item),
+            Ok(Next::Down(reason)) => self.rest(&reason),
+            Err(e) => {
+                log::error!("queue-failed entry={id} error={}", value(e));
+                let due = now() + retry_after(1, 0);
+                self.put(id, Item { due, watch: due, forced: true });
+            }
+        }
+    }
+
+    fn try_one(&mut self, id: &Arc<str>) -> io::Result<Next> {
+        let mut hand = match self.open(id)? {
+            Ok(hand) => hand,
+            Err(next) => return Ok(next),
+        };
+        let is_forced = self.items.get(id).is_some_and(|item| item.forced);
+        let next = hand.state.next;
+        if !is_forced && next > now() && next <= latest() {
+            // Another process has tried it meanwhile.
+            return Ok(Next::Waits(Item { due: next, ..Item::NEW }));
+        }
+        let to = hand.pending();
+        if to.is_empty() {
+            return self.conclude(&mut hand, Vec::new(), false, true);
+        }
+        let mut connection = match self.connect() {
+            Ok(connection) => connection,
+            Err(reason) => return Ok(Next::Down(reason)),
+        };
+        let outcomes = connection.send(&Mail {
+            envelope: &hand.envelope_for(&to),
+            octets: hand.entry.octets_on_wire(&hand.file)?,
+            content: &|| Ok(Box::new(hand.entry.content(&hand.file)?)),
+        });
+        let (relay, takes_dsn) = (connection.target().to_string(), connection.takes_dsn());
+        self.connection = Some(connection).filter(Connection::is_open);
+        for (n, outcome) in to.iter().zip(&outcomes) {
+            let Some(recipient) = hand.entry.envelope.to.get(*n) else { continue };
+            let (verb, count, reason) = match outcome {
+                Outcome::Done(reason) => ("sent", &self.counters.sent, reason),
+                Outcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
+                Outcome::Never(reason) => ("returned", &self.counters.returned, reason),
+            };
+            count.one();
+            log::info!(
+                "{verb} entry={id} from={} to={} relay={} reply={}",
+                value(&hand.entry.envelope.from),
+                value(&recipient.path),
+                value(&relay),
+                value(&reason.text)
+            );
+        }
+        self.conclude(&mut hand, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
+    }
+
+    /// Opens and locks an entry. Or else what becomes of it.
+    fn open(&self, id: &Arc<str>) -> io::Result<Result<InHand, Next>> {
+        let forced = self.items.get(id).is_some_and(|item| item.forced);
+        let again =
+            |seconds| Ok(Err(Next::Waits(Item { due: now() + seconds, watch: i64::MAX, forced })));
+        let path = self.folder.join(&**id);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(Next::Gone)),
+            Err(e) => return Err(e),
+        };
+        match FileExt::try_lock_exclusive(&file) {
+            Ok(()) => {}
+            // The writer, whose batch is not through yet; or another process of ours.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return again(1),
+            Err(e) => return Err(e),
+        }
+        let stat = file.metadata()?;
+        if stat.nlink() == 0 {
+            return Ok(Err(Next::Gone));
+        }
+        let Some(entry) = Entry::read(&file)? else {
+            let old = stat.modified()?.elapsed().is_ok_and(|age| age > LEFT_BEHIND);
+            if stat.len() == 0 && old {
+                // Made for a message whose record was never written.
+                fs::remove_file(&path)?;
+                return Ok(Err(Next::Gone));
+            }
+            log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
+            return again(retry_after(1, 0));
+        };
+        let state = match self.unsaved.get(id) {
+            Some(state) => state.clone(),
+            None => State::read(&self.folder, id)?,
+        };
+        Ok(Ok(InHand { id: id.clone(), file, entry, state }))
+    }
+
+    /// The connection there is, or a new one to the first smarthost that can be reached.
+    fn connect(&mut self) -> Result<Connection, Reason> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let mut why = Reason::own((4, 3, 5), "no smarthost is given");
+        for Smarthost { target, settings } in &self.settings.smarthosts {
+            match client::connect(target, settings) {
+                Ok(connection) => {
+                    if self.down.take().is_some() {
+                        log::info!("smarthost-back relay={}", value(target));
+                    }
+                    return Ok(connection);
+                }
+                Err(reason) => {
+                    log::warn!(
+                        "smarthost-unreachable relay={} reply={}",
+                        value(target),
+                        value(&reason.text)
+                    );
+                    why = reason;
+                }
+            }
+        }
+        Err(why)
+    }
+
+    /// No smarthost can be reached: nothing is tried for a while, but senders are told of the age
+    /// that their mail comes to.
+    fn rest(&mut self, reason: &Reason) {
+        let tries = self.down.map_or(0, |(tries, _)| tries.saturating_add(1));
+        let rest = (FIRST_REST * (1 << tries.min(8))).min(LAST_REST);
+        self.down = Some((tries, Instant::now() + rest));
+        let now = now();
+        let aged: Vec<Arc<str>> =
+            self.items.iter().filter(|(_, i)| i.watch <= now).map(|(id, _)| id.clone()).collect();
+        for id in aged {
+            let next = self.open(&id).and_then(|opened| match opened {
+                Ok(mut hand) => {
+                    let later = |n| (n, Outcome::Later(reason.clone()));
+                    let outcomes = hand.pending().into_iter().map(later).collect();
+                    self.conclude(&mut hand, outcomes, false, true)
+                }
+                Err(next) => Ok(next),
+            });
+            self.place(&id, next);
+        }
+    }
+
+    /// Crosses off and reports what is to be by these outcomes, after a try or without one. A
+    /// sender who asked to hear of success is told by the server, if that `takes_dsn`.
+    fn conclude(
+        &mut self,
+        hand: &mut InHand,
+        outcomes: Vec<(usize, Outcome)>,
+        tried: bool,
+        takes_dsn: bool,
+    ) -> io::Result<Next> {
+        let age = now().saturating_sub(hand.entry.came);
+        let (warn, give_up) =
+            (seconds(self.settings.warn_after), seconds(self.settings.give_up_after));
+        let before = hand.state.clone();
+        let (mut sent, mut later, mut never) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, outcome) in outcomes {
+            match outcome {
+                Outcome::Done(reason) => sent.push((n, reason)),
+                // RFC 3463: delivery time expired.
+                Outcome::Later(reason) if age >= give_up => {
+                    never.push((n, Reason { status: (5, 4, 7), ..reason }));
+                }
+                Outcome::Later(reason) => later.push((n, reason)),
+                Outcome::Never(reason) => never.push((n, reason)),
+            }
+        }
+        if let Some((_, reason)) = later.last().or(never.last()) {
+            hand.state.last.clone_from(&reason.text);
+        }
+        hand.state.gone.extend(sent.iter().map(|(n, _)| *n));
+        if !sent.is_empty() && !hand.pending().is_empty() {
+            // Whatever becomes of the reports, these do not get it again.
+            self.save(hand)?;
+        }
+        if !takes_dsn {
+            self.report(hand, Action::Relayed, &sent);
+        }
+        if self.report(hand, Action::Failed, &never) {
+            hand.state.gone.extend(never.iter().map(|(n, _)| *n));
+        }
+        if !hand.state.warned && age >= warn && !later.is_empty() {
+            let until = zoned(hand.entry.came.saturating_add(give_up));
+            hand.state.warned = self.report(hand, Action::Delayed(until), &later);
+        }
+        if hand.pending().is_empty() {
+            State::remove(&self.folder, &hand.id).inspect_err(|_| {
+                self.unsaved.insert(hand.id.clone(), hand.state.clone());
+            })?;
+            return Ok(Next::Gone);
+        }
+        if tried {
+            hand.state.tries = hand.state.tries.saturating_add(1);
+            self.lots = self.lots.wrapping_add(1);
+            let lot = self.random.hash_one(self.lots);
+            hand.state.next = now().saturating_add(retry_after(hand.state.tries, lot));
+        }
+        // Not two syncs for each entry there is, just to note why all of them wait.
+        let is_moved = (&hand.state.gone, hand.state.warned) != (&before.gone, before.warned);
+        if tried || is_moved {
+            self.save(hand)?;
+        }
+        let next_age = if hand.state.warned { give_up } else { warn };
+        // What should have been told and was not is not tried over and over.
+        let watch = hand.entry.came.saturating_add(next_age).max(now() + 60);
+        Ok(Next::Waits(Item { due: hand.state.next, watch, forced: false }))
+    }
+
+    /// Makes the state of an entry durable; or, on a disk that is full, remembers it, so that what
+    /// was sent is not sent every few minutes.
+    fn save(&mut self, hand: &InHand) -> io::Result<()> {
+        let written = hand.state.write(&self.folder, &hand.id);
+        match &written {
+            Ok(()) => self.unsaved.remove(&hand.id),
+            Err(_) => self.unsaved.insert(hand.id.clone(), hand.state.clone()),
+        };
+        written
+    }
+
+    /// Tells the sender what became of the message for these recipients, as far as that was asked
+    /// for. Whether that is done.
+    fn report(&mut self, hand: &InHand, action: Action, of: &[(usize, Reason)]) -> bool {
+        let envelope = &hand.entry.envelope;
+        let wanted = |recipient: &Recipient<()>| match (&action, recipient.notify) {
+            (Action::Relayed | Action::Delivered, notify) => notify.is_some_and(|n| n.success),
+            (Action::Failed, notify) => notify.is_none_or(|n| n.failure),
+            (Action::Delayed(_), notify) => notify.is_none_or(|n| n.delay),
+        };
+        let fates: Vec<Fate<'_>> = of
+            .iter()
+            .filter_map(|(n, reason)| Some((envelope.to.get(*n)?, reason)))
+            .filter(|(recipient, _)| wanted(recipient))
+            .map(|(recipient, reason)| Fate {
+                path: &recipient.path,
+                original: recipient.original.as_ref(),
+                status: reason.status,
+                why: Some(reason.text.clone()),
+                is_reply: reason.code.is_some(),
+            })
+            .collect();
+        let is_null = envelope.from == ReversePath::Null;
+        if fates.is_empty() || is_null && !matches!(action, Action::Failed) {
+            return true;
+        }
+        let (to, way, notify) = match self.way_back(&envelope.from) {
+            Ok(found) => found,
+            Err(why) => {
+                let (from, why) = (value(&envelope.from), value(why));
+                log::warn!("no-report entry={} to={from} why={why}", hand.id);
+                return false;
+            }
+        };
+        let returned = match self.returned(hand, &action) {
+            Ok(returned) => returned,
+            Err(e) => {
+                log::error!("queue-failed entry={} error={}", hand.id, value(e));
+                return false;
+            }
+        };
+        let (id, at) = (trace::message_id(&self.ids.session(), 1), trace::now());
+        let report = Report {
+            hostname: &self.settings.hostname,
+            id: &id,
+            at: &at,
+            came: &zoned(hand.entry.came),
+            to: &to,
+            action,
+            envid: envelope.envid.as_deref(),
+            recipients: &fates,
+            returned: &returned,
+        };
+        log::info!("report entry={} id={id} to={}", hand.id, value(&to));
+        self.counters.reports.one();
+        self.post(&id, &at, report.content(), way, notify)
+    }
+
+    /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
+    /// postmaster. Their address, the way there, and what is told of the report itself: of one to
+    /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
+    fn way_back(&self, from: &ReversePath) -> Result<(String, Way, Option<Notify>), String> {
+        if let ReversePath::Mailbox(sender) = from {
+            match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
+                Ok(way) => return Ok((format!("<{sender}>"), way, None)),
+                Err(crate::route::Refusal::Later(why)) => return Err(why),
+                Err(refusal) => {
+                    let why = value(&refusal).to_string();
+                    log::warn!("report-to-postmaster sender={} why={why}", value(sender));
+                }
+            }
+        }
+        let way =
+            self.route.way(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+        let never = Some(Notify::default());
+        Ok((format!("<postmaster@{}>", self.settings.hostname), way, never))
+    }
+
+    /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
+    fn returned(&self, hand: &InHand, action: &Action) -> io::Result<Returned> {
+        let whole = hand.entry.envelope.ret == Some(Return::Full)
+            && matches!(action, Action::Failed)
+            && hand.entry.octets <= WHOLE_MAX;
+        let most = if whole { WHOLE_MAX } else { dsn_message::HEADER_MAX as u64 };
+        let octets = hand.entry.begin(&hand.file, most)?;
+        Ok(match whole {
+            true => Returned::Whole(octets),
+            false => Returned::Header(dsn_message::header(&Content::Memory(Arc::new(octets)))?),
+        })
+    }
+
+    /// Delivers a report. Whether it arrived.
+    fn post(
+        &mut self,
+        id: &str,
+        at: &Zoned,
+        content: Content,
+        way: Way,
+        notify: Option<Notify>,
+    ) -> bool {
+        let Some(to) = with_queued(way, notify, id, &content) else { return false };
+        let ids: Vec<String> =
+            to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
+        let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
+        let message = Message { id: id.to_owned(), head, content, to };
+        let arrived = self.post.deliver(message, self.settings.patience) == Delivery::Delivered;
+        if arrived {
+            ids.iter().for_each(|id| self.put(id, Item::NEW));
+        }
+        arrived
+    }
+}
+
+fn zoned(seconds: i64) -> Zoned {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+}
+
+/// No entry waits longer, unless the clock was set back since.
+fn latest() -> i64 {
+    now().saturating_add(retry_after(u32::MAX, u64::MAX))
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// For how long an idle connection is kept.
+const IDLE: Duration = Duration::from_secs(2);
+/// How often the folder is looked through for what others put there.
+const SCAN_EVERY: Duration = Duration::from_secs(300);
+/// The first rest after no smarthost could be reached; it doubles.
+const FIRST_REST: Duration = Duration::from_secs(60);
+/// The longest rest.
+const LAST_REST: Duration = Duration::from_secs(900);
+/// The age at which an entry without an octet is taken for left behind.
+const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+/// A message of up to so many octets is returned whole, to whom asked for it.
+const WHOLE_MAX: u64 = 256 * 1024;

@@ -1,0 +1,214 @@
+//! What the receiver asks while a session goes on, and who answers: the route, the disk, the
+//! counters. A refusal becomes a reply here, and nowhere else.
+
+use std::fmt;
+use std::path::Path;
+
+use super::recipient_limiter::Harvest;
+use super::{Office, Settings, shown};
+use crate::deliver::{Outcome, Why};
+use crate::net::stream::Peer;
+use crate::observe::logging::value;
+use crate::route::{Member, Refusal, Way};
+use crate::smtp::command::Node;
+use crate::smtp::receiver::Host;
+use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
+
+/// What the receiver asks, and who answers: the route, the disk, the counters.
+pub(super) struct Desk<'a> {
+    pub office: &'a Office,
+    pub session: &'a str,
+    pub peer: Peer,
+    pub harvest: Harvest,
+    /// Whether the client may send mail to other hosts through this one.
+    pub may_relay: bool,
+}
+
+impl Desk<'_> {
+    /// Where mail for `to` goes that comes from this client.
+    fn way(&self, to: &ForwardPath) -> Result<Way, Reply> {
+        let way = self.office.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
+            true => Err(Refusal::NotLocal),
+            false => Ok(way),
+        });
+        way.map_err(|no| self.refuse(&no, &Asked::Rcpt(to)))
+    }
+
+    fn refuse(&self, refusal: &Refusal, asked: &Asked<'_>) -> Reply {
+        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
+            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
+        }
+        let Settings { forward_replies, relay, hostname, .. } = &self.office.settings;
+        let told = forward_replies.allows(self.peer);
+        let reply = match (refusal, asked) {
+            (Refusal::Forward(to), Asked::Vrfy(_)) if told && relay.is_some() => {
+                reply::will_forward(to)
+            }
+            (Refusal::NotLocal, Asked::Rcpt(to)) if self.peer.is_local() && relay.is_none() => {
+                reply::nothing_relayed(to)
+            }
+            _ => refusal_reply(refusal, asked, told),
+        };
+        match reply.code {
+            550 | 553 => self.harvest.refuse(hostname, reply),
+            _ => reply,
+        }
+    }
+}
+
+impl Host for Desk<'_> {
+    type Destination = Way;
+
+    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+        let Settings { spool, mail_dir, .. } = &self.office.settings;
+        let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
+        match has_room(spool, needed) && has_room(mail_dir, needed) {
+            true => Ok(()),
+            false => Err(reply::no_room()),
+        }
+    }
+
+    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Way, Reply> {
+        let Office { post, counters, .. } = self.office;
+        let accepted = self.way(to).and_then(|way| {
+            let on_terminal = match delivery {
+                Delivery::Send => true,
+                Delivery::SendOrMail => self.is_active(&way),
+                Delivery::Mail | Delivery::SendAndMail => false,
+            };
+            // A mailbox that cannot take mail is better refused before its mail data than after.
+            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
+            let looked = mailboxes.try_for_each(|destination| post.look(destination));
+            looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
+        });
+        match &accepted {
+            Ok(_) => counters.recipients.one(),
+            Err(reply) => {
+                counters.recipients_refused.one();
+                log::info!(
+                    "recipient refused session={} client={} to={} reply={}",
+                    self.session,
+                    self.peer,
+                    value(to),
+                    shown(reply)
+                );
+            }
+        }
+        accepted
+    }
+
+    fn is_active(&self, to: &Way) -> bool {
+        to.elsewhere.is_empty() && self.office.settings.terminals.accept(&to.here)
+    }
+
+    fn forward<'d>(&self, to: &'d Way) -> Option<&'d Mailbox> {
+        let told = self.office.settings.forward_replies.allows(self.peer);
+        match (to.here.as_slice(), to.elsewhere.as_slice()) {
+            // Who wrote to another host need not be told that it is one.
+            ([], [only]) if told && !to.is_relay => Some(only),
+            _ => None,
+        }
+    }
+
+    fn vrfy(&self, name: &str) -> Reply {
+        match self.office.route.vrfy(name) {
+            Ok(member) => members_reply(vec![member]),
+            Err(refusal) => self.refuse(&refusal, &Asked::Vrfy(name)),
+        }
+    }
+
+    fn expn(&self, list: &str) -> Reply {
+        match self.office.route.expn(list) {
+            Ok(members) => members_reply(members),
+            Err(refusal) => self.refuse(&refusal, &Asked::Expn(list)),
+        }
+    }
+
+    fn etrn(&self, node: &Node) -> Reply {
+        let relay = self.office.settings.relay.as_ref();
+        match relay.is_some_and(|relay| relay.queue.flush(node)) {
+            true => reply::flushing(node),
+            false => reply::cannot_flush(node),
+        }
+    }
+
+    fn help(&self) -> Option<Reply> {
+        let counters = self.peer.is_local().then(|| self.office.counters.list())?;
+        let mut lines =
+            vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
+        lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
+        lines.push("HELP and the name of a command tells its form".into());
+        Some(reply::status(lines))
+    }
+}
+
+/// What a refusal answers.
+enum Asked<'a> {
+    Rcpt(&'a ForwardPath),
+    Vrfy(&'a str),
+    Expn(&'a str),
+}
+
+impl Asked<'_> {
+    fn verb(&self) -> &'static str {
+        match self {
+            Asked::Rcpt(_) => "RCPT",
+            Asked::Vrfy(_) => "VRFY",
+            Asked::Expn(_) => "EXPN",
+        }
+    }
+}
+
+impl fmt::Display for Asked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asked::Rcpt(to) => to.fmt(f),
+            Asked::Vrfy(name) | Asked::Expn(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Whether the disk that holds `folder` has `octets` free. A disk that cannot be asked, or knows no
+/// size, has: the writer will see.
+fn has_room(folder: &Path, octets: u64) -> bool {
+    #[allow(clippy::useless_conversion)] // 32 bits where the system's are
+    nix::sys::statvfs::statvfs(folder).map_or(true, |disk| {
+        let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
+        disk.blocks() == 0 || free >= octets
+    })
+}
+
+/// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
+fn refusal_reply(refusal: &Refusal, asked: &Asked<'_>, told: bool) -> Reply {
+    let verb = asked.verb();
+    match (refusal, asked) {
+        (Refusal::Forward(to), _) if told => reply::please_try(to),
+        (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
+        (Refusal::Later(_), _) => reply::lookup_failed(verb),
+        (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
+        (Refusal::Unknown | Refusal::Forward(_), Asked::Rcpt(to)) => reply::no_such_user(to),
+        (Refusal::NameNotAllowed, Asked::Rcpt(to)) => reply::name_not_allowed(to),
+        (Refusal::NotLocal, Asked::Rcpt(to)) => reply::relaying_denied(to),
+        (_, Asked::Vrfy(_) | Asked::Expn(_)) => reply::nobody(verb),
+    }
+}
+
+/// What a recipient hears whose mailbox cannot take mail.
+fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
+    match outcome {
+        Outcome::Never(Why::OverQuota) => reply::mailbox_full(to),
+        _ => reply::mailbox_unavailable(to),
+    }
+}
+
+/// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
+fn members_reply(members: Vec<Member>) -> Reply {
+    let line = |Member { full_name, mailbox }| match full_name.as_str() {
+        "" => format!("<{mailbox}>"),
+        name => format!("{name} <{mailbox}>"),
+    };
+    reply::members(members.into_iter().map(line).collect())
+}
+
+/// Free octets below which no message is taken.
+const ROOM_MIN: u64 = 64 * 1024;

@@ -1,0 +1,599 @@
+//! One connection: the one place where [`smtp`](crate::smtp), [`route`](crate::route) and
+//! [`deliver`](crate::deliver) meet.
+//!
+//! ```text
+//! Stream  --line-->  Receiver  --asks-->  Desk (route, room on disk)
+//!    |                  |
+//!    |  mail data       | Envelope
+//!    +----> Decoder ----> Intake ----> Message ----> Post ----> Outcome ----> reply
+//! ```
+//! It promises one reply to each command, and after the final dot the truth: 250 only when the
+//! writer said [`Delivered`](crate::deliver::Outcome::Delivered), or, where SEND or SOML asked for
+//! a terminal, when one shows it. Whatever goes wrong here, a panic included, ends this session and
+//! no other. It knows the words of the protocol only to translate: a refusal, an outcome, a fault
+//! and a cut each become a reply in one function.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `desk.rs` | what the receiver asks: who is local, is there room |
+//! | `dispatch.rs` | a message that came whole: delivered, answered, logged, reported |
+//! | `end.rs` | how a session can end |
+//! | `harvest.rs` | patience with a client that tries out names |
+//! | `send.rs` | SEND, SOML and SAML: terminals |
+//!
+//! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
+//! `abandoned`, one for each refused recipient, and `abuse` for a client elsewhere whose session
+//! had to be ended; connections are details.
+
+mod delivery;
+mod end;
+mod host;
+mod recipient_limiter;
+mod terminal_delivery;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use jiff::Zoned;
+
+use crate::deliver::{Post, mbox};
+use crate::message::trace::{self, Ids, Received};
+use crate::message::{Content, Destination, Fault, Intake, Message};
+use crate::net::listen::Service;
+use crate::net::stream::{Cut, Peer, Stream};
+use crate::net::tls::Keys;
+use crate::observe::counters::Counters;
+use crate::observe::logging::value;
+use crate::relay::queue;
+use crate::route::{Route, Way};
+use crate::smtp::chunk::Chunks;
+use crate::smtp::command;
+use crate::smtp::data::{Decoder, End as DataEnd};
+use crate::smtp::receiver::{self, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
+use crate::smtp::{Envelope, Reply, reply};
+use crate::terminal::Terminals;
+use delivery::{Dispatch, Line};
+pub use end::End;
+use host::Desk;
+use recipient_limiter::Harvest;
+
+/// Who is told something that a stranger could misuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    /// Every client.
+    On,
+    /// Nobody.
+    Off,
+    /// Clients on this host: loopback, Unix sockets, a pipe.
+    Local,
+}
+
+impl Switch {
+    fn allows(self, peer: Peer) -> bool {
+        match self {
+            Switch::On => true,
+            Switch::Off => false,
+            Switch::Local => peer.is_local(),
+        }
+    }
+}
+
+/// What a session is told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The name in the greeting, in replies and in Received lines.
+    pub hostname: String,
+    /// The largest message, in octets of the data as sent.
+    pub size_max: u64,
+    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8).
+    pub recipients_max: usize,
+    /// Commands in error before 421 and close.
+    pub errors_max: u32,
+    /// Who gets answers to VRFY; the others get 252.
+    pub vrfy: Switch,
+    /// Who gets answers to EXPN; the others get 252.
+    pub expn: Switch,
+    /// Who is told by 551 where a user has moved; the others get 550.
+    pub forward_replies: Switch,
+    /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
+    pub send: Switch,
+    /// Where those are found.
+    pub terminals: Terminals,
+    /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
+    pub spool: PathBuf,
+    /// Where the mailboxes are; must have room.
+    pub mail_dir: PathBuf,
+    /// How long a client may take for one command line, or be silent within mail data
+    /// (RFC 5321 4.5.3.2.7 asks for 5 minutes), or not read what it was answered.
+    pub timeout: Duration,
+    /// How long a session may take.
+    pub session_timeout: Duration,
+    /// How long a session waits for the writer. Should be more than its lock time-out.
+    pub patience: Duration,
+    /// What TLS is spoken with; None: STARTTLS is not offered.
+    pub tls: Option<Tls>,
+    /// How mail for other hosts leaves; None: it does not.
+    pub relay: Option<Relay>,
+}
+
+/// How mail for other hosts leaves this one.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Where clients may be that send such mail, besides this host.
+    pub from: Vec<IpNet>,
+    /// It is told of each entry that was made.
+    pub queue: queue::Handle,
+}
+
+impl Relay {
+    /// Whether `peer` may send mail to any host through this one. Nobody knows who is at the other
+    /// end of a pipe.
+    fn allows(&self, peer: Peer) -> bool {
+        match peer {
+            Peer::Ip(client) => {
+                peer.is_local() || self.from.iter().any(|net| net.contains(&client.ip()))
+            }
+            Peer::Unix => true,
+            Peer::Pipe => false,
+        }
+    }
+}
+
+/// How sessions come to TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Certificate and key, which may be read again while sessions run.
+    pub keys: Arc<Keys>,
+    /// Whether a client in clear text hears 530 until it says STARTTLS.
+    pub required: bool,
+}
+
+/// What all sessions of a process share.
+pub struct Office {
+    settings: Settings,
+    route: Arc<dyn Route>,
+    post: Post,
+    counters: Arc<Counters>,
+    ids: Ids,
+}
+
+impl Office {
+    /// The parts, put together.
+    pub fn new(
+        settings: Settings,
+        route: Arc<dyn Route>,
+        post: Post,
+        counters: Arc<Counters>,
+    ) -> Office {
+        Office { settings, route, post, counters, ids: Ids::new() }
+    }
+
+    /// Holds one session over `stream`, from the greeting to its end, and leaves its last reply
+    /// for [`Stream::close`] to send. Does not panic.
+    pub fn serve(&self, stream: &mut Stream) -> End {
+        self.serve_as(Service::default(), stream)
+    }
+
+    /// Reads certificate and key again, for the sessions that begin from now on.
+    pub fn reload_keys(&self) {
+        if let Some(Tls { keys, .. }) = &self.settings.tls
+            && let Err(why) = keys.reload()
+        {
+            log::error!("certificate and key stay as they were why={}", value(why));
+        }
+    }
+
+    /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
+    pub fn serve_as(&self, service: Service, stream: &mut Stream) -> End {
+        self.counters.sessions.one();
+        let id = self.ids.session();
+        let peer = stream.peer();
+        log::debug!("connected session={id} client={peer}");
+        let result = panic::catch_unwind(AssertUnwindSafe(|| {
+            Session::new(self, &id, service, stream).converse(service)
+        }));
+        let end = match result {
+            Ok(Ok(end)) => end,
+            Ok(Err(cut)) => End::Cut(cut),
+            Err(panic) => {
+                self.counters.sessions_panicked.one();
+                let said = panic.downcast_ref::<&str>().copied();
+                let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+                log::error!("panic session={id} said={}", value(said.unwrap_or("?")));
+                End::Panicked
+            }
+        };
+        if let Some(reply) = end.last_reply(&self.settings.hostname) {
+            // That it cannot be sent is no news: the session is over.
+            let _ = stream.reply(|out| reply.write_to(out));
+        }
+        log::debug!("disconnected session={id} client={peer} end={end}");
+        if !peer.is_local() && end.is_abuse() {
+            let reply = match &end {
+                End::GivenUp(reply) => format!(" reply={}", shown(reply)),
+                _ => String::new(),
+            };
+            log::info!("abuse session={id} client={peer} end={end}{reply}");
+        }
+        end
+    }
+}
+
+/// One connection.
+struct Session<'a> {
+    office: &'a Office,
+    id: &'a str,
+    stream: &'a mut Stream,
+    receiver: Receiver<Desk<'a>>,
+    messages: u64,
+    /// The message whose first chunks have come.
+    begun: Option<(Incoming, Chunks)>,
+    /// What Received says of TLS, inside it.
+    tls: Option<String>,
+}
+
+/// A message whose mail data is being read.
+struct Incoming {
+    id: String,
+    at: Zoned,
+    to: Vec<Destination>,
+    intake: Intake,
+    /// What every log line about it begins with.
+    about: String,
+}
+
+impl<'a> Session<'a> {
+    fn new(
+        office: &'a Office,
+        id: &'a str,
+        service: Service,
+        stream: &'a mut Stream,
+    ) -> Session<'a> {
+        let settings = &office.settings;
+        let peer = stream.peer();
+        let pressure = Arc::clone(stream.pressure());
+        let harvest = Harvest::new(!peer.is_local() && !service.lmtp, pressure);
+        // A mail server that has us deliver by LMTP sends its other mail by itself.
+        let relay = settings.relay.as_ref().filter(|_| !service.lmtp);
+        let may_relay = relay.is_some_and(|relay| relay.allows(peer));
+        let receiver = Receiver::new(
+            ReceiverSettings {
+                size_max: settings.size_max,
+                recipients_max: settings.recipients_max,
+                vrfy: settings.vrfy.allows(peer),
+                expn: settings.expn.allows(peer),
+                terminals: settings.send.allows(peer) && !service.lmtp,
+                etrn: relay.is_some() && peer.is_local(),
+                errors_max: settings.errors_max,
+                lmtp: service.lmtp,
+                prdr: true,
+                // Reports go to mailboxes of this host, or the way that mail of those goes who
+                // may relay. Any other client that asks for one, LMTP's above all, sees that it
+                // is not offered, and does what RFC 3461 5.2.2 has it do.
+                dsn: (peer.is_local() || may_relay) && !service.lmtp,
+                tls: match &settings.tls {
+                    None => receiver::Tls::Off,
+                    Some(Tls { required: false, .. }) => receiver::Tls::Offered,
+                    Some(Tls { required: true, .. }) => receiver::Tls::Required,
+                },
+                ..ReceiverSettings::new(&settings.hostname)
+            },
+            Desk { office, session: id, peer, harvest, may_relay },
+        );
+        Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
+    }
+
+    /// From the greeting, or the handshake before it, to the end.
+    fn converse(&mut self, service: Service) -> Result<End, Cut> {
+        if service.tls {
+            self.start_tls()?;
+        }
+        let peer = self.stream.peer();
+        if !peer.is_local() && !service.tls && self.stream.has_come_early() {
+            // It should have waited (RFC 5321 4.3.1). That is no proof of anything: a script that
+            // pipes a dialogue does it too, and whether it is seen depends on the network.
+            log::info!("talked-first session={} client={peer}", self.id);
+        }
+        self.say(&self.receiver.greeting())?;
+        if let Some(reply) = self.receiver.opening(self.stream.opening()?) {
+            self.say(&reply)?;
+            return Ok(End::GivenUp(reply));
+        }
+        loop {
+            let turn = self.turn();
+            if !self.receiver.awaits_chunks() || turn.is_err() {
+                let end = turn.as_ref().err().map_or("reset".to_owned(), Cut::to_string);
+                if let Some((incoming, _)) = self.begun.take() {
+                    log::info!("abandoned {} end={end}", incoming.about);
+                }
+            }
+            if let Some(end) = turn? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// One command and what belongs to it; how the session ended, if it did.
+    fn turn(&mut self) -> Result<Option<End>, Cut> {
+        self.receiver.press(self.stream.pressure().is_on());
+        let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
+            Some(line) => (self.receiver.line(line), command::may_wait(line)),
+            None => (self.receiver.line_too_long(), false),
+        };
+        let step = match step {
+            Step::Data(go_ahead) => {
+                self.say_now(&go_ahead)?;
+                let verdict = self.data()?;
+                may_wait = true;
+                self.receiver.end_of_data(verdict)
+            }
+            Step::Chunk { octets, last } => self.chunk(octets, last)?,
+            Step::Skip(octets, replies) => {
+                self.skip(octets)?;
+                return replies.iter().try_for_each(|reply| self.say(reply)).map(|()| None);
+            }
+            Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
+            Step::StartTls(_) if self.office.settings.tls.is_none() => {
+                Step::Reply(reply::tls_unavailable())
+            }
+            Step::StartTls(go_ahead) => {
+                self.say(&go_ahead)?;
+                return self.start_tls().map(|()| None);
+            }
+            step => step,
+        };
+        match step {
+            Step::Close(reply) => {
+                self.say(&reply)?;
+                Ok(Some(if reply.code == 221 { End::Quit } else { End::GivenUp(reply) }))
+            }
+            Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
+            Step::Reply(reply) => self.say_now(&reply).map(|()| None),
+            // Dealt with above; and what follows a message is a reply.
+            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
+        }
+    }
+
+    /// Makes the handshake; all that the client said before is forgotten.
+    fn start_tls(&mut self) -> Result<(), Cut> {
+        let Office { settings, counters, .. } = self.office;
+        let made = match &settings.tls {
+            Some(Tls { keys, .. }) => self.stream.start_tls(keys),
+            None => Err(Cut::Tls(io::ErrorKind::Unsupported.into())),
+        };
+        match made {
+            Ok(facts) => {
+                counters.tls.one();
+                let sni = value(facts.sni.as_deref().unwrap_or_default());
+                log::debug!("tls session={} sni={sni} facts={}", self.id, value(&facts));
+                self.tls = Some(facts.to_string());
+                self.receiver.tls_started();
+                Ok(())
+            }
+            Err(cut) => {
+                counters.tls_failed.one();
+                let why = match &cut {
+                    Cut::Tls(e) => e.to_string(),
+                    cut => cut.to_string(),
+                };
+                log::debug!("tls failed session={} why={}", self.id, value(why));
+                Err(cut)
+            }
+        }
+    }
+
+    fn say(&mut self, reply: &Reply) -> Result<(), Cut> {
+        say(self.stream, reply)
+    }
+
+    /// The same, for a reply that may not wait until the stream blocks.
+    fn say_now(&mut self, reply: &Reply) -> Result<(), Cut> {
+        self.say(reply)?;
+        self.stream.push()
+    }
+
+    /// Takes the mail data behind DATA, to its true end; what became of it.
+    fn data(&mut self) -> Result<Reply, Cut> {
+        let Some(mut incoming) = self.begin() else { return Ok(reply::data_error()) };
+        let mut decoder = Decoder::new(self.office.settings.size_max);
+        let mut octets = 0;
+        self.stream.begin_data();
+        let end = loop {
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.piece(piece));
+            self.stream.consume(used);
+            octets += used as u64;
+            if let Some(end) = end {
+                break end;
+            }
+        };
+        self.conclude(incoming, end, octets)
+    }
+
+    /// Takes one chunk of mail data, and with the last one delivers the message.
+    fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Cut> {
+        let begun = self.begun.take().or_else(|| Some((self.begin()?, Chunks::new())));
+        let Some((mut incoming, mut chunks)) = begun else {
+            self.skip(octets)?;
+            return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
+        };
+        chunks.begin(octets);
+        self.stream.begin_data();
+        while chunks.left() > 0 {
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
+            let used = chunks.feed(input, &mut |piece| incoming.intake.piece(piece));
+            self.stream.consume(used);
+        }
+        let sum = chunks.octets();
+        if last {
+            let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
+            let verdict = self.conclude(incoming, end, sum)?;
+            return Ok(self.receiver.end_of_data(verdict));
+        }
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
+            self.begun = Some((incoming, chunks));
+            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+        }
+        // No need to wait for the last one.
+        let verdict = incoming.refused(self.office, chunks.end_so_far(), sum);
+        Ok(self.receiver.end_of_chunk(Err(verdict)))
+    }
+
+    /// Reads and drops.
+    fn skip(&mut self, octets: u64) -> Result<(), Cut> {
+        let mut left = octets;
+        self.stream.begin_data();
+        while left > 0 {
+            let came = self.stream.data()?.len();
+            let used = usize::try_from(left).unwrap_or(usize::MAX).min(came);
+            self.stream.consume(used);
+            left -= used as u64;
+        }
+        Ok(())
+    }
+
+    /// A message begins. None cannot be: the receiver asks for mail data only of a client that
+    /// greeted and named a recipient.
+    fn begin(&mut self) -> Option<Incoming> {
+        let (envelope, (client, protocol)) =
+            self.receiver.envelope().zip(self.receiver.client())?;
+        let settings = &self.office.settings;
+        self.messages += 1;
+        let id = trace::message_id(self.id, self.messages);
+        let at = trace::now();
+        let to = destinations(envelope);
+        let received = Received {
+            client,
+            peer: self.stream.peer().into(),
+            hostname: &settings.hostname,
+            protocol,
+            tls: self.tls.as_deref(),
+            id: &id,
+            recipient: match envelope.to.as_slice() {
+                [one] => Some(&one.path),
+                _ => None,
+            },
+            at: &at,
+        };
+        let intake = Intake::new(&settings.spool, &received.line());
+        let about = Line { session: self.id, message: &id, envelope, to: &to }.to_string();
+        Some(Incoming { id, at, to, intake, about })
+    }
+
+    /// The mail data was read, and ended so: delivers the message, and says what became of it, all
+    /// but the last reply, which is returned.
+    fn conclude(&mut self, incoming: Incoming, end: DataEnd, octets: u64) -> Result<Reply, Cut> {
+        let Incoming { id, at, to, intake, about } = incoming;
+        let dot = Instant::now();
+        let content = match self.receiver.envelope() {
+            Some(envelope) if goes_round(envelope, &intake) => Err(Fault::Loop),
+            _ => intake.finish(),
+        };
+        let (content, envelope) = match (end, content, self.receiver.envelope()) {
+            (DataEnd::Whole, Ok(content), Some(envelope)) => (content, envelope),
+            (end, content, _) => {
+                let reply = refusal_of(end, content, &id);
+                self.office.note(&about, &reply, octets, dot);
+                let mut replies = self.receiver.for_all(reply.clone());
+                replies.pop();
+                replies.iter().try_for_each(|reply| self.say(reply))?;
+                return Ok(reply);
+            }
+        };
+
+        let head = mbox::head(&envelope.from, at.timestamp().as_second());
+        let message = Message { id: id.clone(), head, content, to };
+        let dispatch =
+            Dispatch { office: self.office, session: self.id, envelope, at: &at, octets, dot };
+        let reply = dispatch.deliver(self.stream, self.receiver.answers(), message)?;
+        if reply.is_positive() {
+            self.receiver.host().harvest.forgive();
+        }
+        Ok(reply)
+    }
+}
+
+impl Incoming {
+    /// What is said of mail data that cannot become a message.
+    fn refused(self, office: &Office, end: DataEnd, octets: u64) -> Reply {
+        let reply = refusal_of(end, self.intake.finish(), &self.id);
+        office.note(&self.about, &reply, octets, Instant::now());
+        reply
+    }
+
+    fn abandoned(&self, end: &Cut) {
+        log::info!("abandoned {} end={end}", self.about);
+    }
+}
+
+/// Leaves a reply for the stream to send when it is about to block.
+fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Cut> {
+    stream.reply(|out| reply.write_to(out))
+}
+
+/// Where the message goes on this host: no mailbox twice, whatever aliases and lists lead there.
+fn destinations(envelope: &Envelope<Way>) -> Vec<Destination> {
+    let mut seen = HashSet::new();
+    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
+    all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
+}
+
+/// Whether the message comes back for an address that sends it on.
+fn goes_round(envelope: &Envelope<Way>, intake: &Intake) -> bool {
+    let leads_on = |to: &Way| !to.is_relay && !to.elsewhere.is_empty();
+    let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
+    led.any(|recipient| intake.was_here_for(&recipient.path.address()))
+}
+
+impl From<Peer> for trace::Peer {
+    fn from(peer: Peer) -> trace::Peer {
+        match peer {
+            Peer::Ip(address) => trace::Peer::Address(address.ip()),
+            Peer::Unix => trace::Peer::Local,
+            Peer::Pipe => trace::Peer::Unknown,
+        }
+    }
+}
+
+/// What the sender hears of mail data that ended so, and of which nothing can be delivered.
+fn refusal_of(end: DataEnd, content: Result<Content, Fault>, id: &str) -> Reply {
+    match (end, content) {
+        (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
+        (DataEnd::TooLarge, _) => reply::data_too_large(),
+        (DataEnd::Whole, Ok(_)) => reply::data_error(),
+        (DataEnd::Whole, Err(fault)) => {
+            let level = match fault {
+                Fault::Disk(_) => log::Level::Warn,
+                Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
+            };
+            log::log!(level, "fault message={id} why={}", value(&fault));
+            fault_reply(&fault)
+        }
+    }
+}
+
+/// What the sender hears of mail data that could not be taken in.
+fn fault_reply(fault: &Fault) -> Reply {
+    match fault {
+        Fault::Loop => reply::data_loop(),
+        Fault::HiddenFrom => reply::data_hidden_from(),
+        Fault::Disk(e) => match e.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
+            _ => reply::data_error(),
+        },
+    }
+}
+
+/// The last line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.
+fn shown(reply: &Reply) -> impl fmt::Display + use<> {
+    let mut wire = Vec::new();
+    reply.write_to(&mut wire);
+    let text = String::from_utf8_lossy(&wire);
+    value(text.lines().next().unwrap_or_default().to_owned())
+}

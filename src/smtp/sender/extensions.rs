@@ -1,0 +1,127 @@
+//! What a server offers in its reply to EHLO (RFC 5321 4.1.1.1), as far as a sender has use for it.
+
+use super::reply_parser::Answer;
+
+/// The extensions that a server named. HELO names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// RFC 2920
+    pub pipelining: bool,
+    /// RFC 1870
+    pub size: bool,
+    /// The largest message that it takes; None: it does not say.
+    pub size_max: Option<u64>,
+    /// RFC 6152
+    pub eight_bit: bool,
+    /// RFC 6531
+    pub utf8: bool,
+    /// RFC 3461
+    pub dsn: bool,
+    /// RFC 3030
+    pub chunking: bool,
+    /// RFC 3207
+    pub start_tls: bool,
+    /// RFC 4616
+    pub auth_plain: bool,
+    /// draft-murchison-sasl-login
+    pub auth_login: bool,
+    /// The most recipients of a transaction (RFC 9422).
+    pub recipients_max: Option<usize>,
+    /// The most transactions of a connection (RFC 9422).
+    pub mails_max: Option<usize>,
+}
+
+impl Offers {
+    /// Reads the keywords, which begin on the second line. What has no sense is not offered.
+    pub(super) fn read(ehlo: &Answer) -> Offers {
+        let mut offers = Offers::default();
+        for line in ehlo.lines().skip(1) {
+            let mut words = line.split_ascii_whitespace();
+            let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
+            match keyword.as_str() {
+                "PIPELINING" => offers.pipelining = true,
+                "SIZE" => {
+                    offers.size = true;
+                    let most = words.next().and_then(|word| word.parse().ok());
+                    // 0 is for no limit that it knows (RFC 1870 4).
+                    offers.size_max = most.filter(|most| *most > 0);
+                }
+                "8BITMIME" => offers.eight_bit = true,
+                "SMTPUTF8" => offers.utf8 = true,
+                "DSN" => offers.dsn = true,
+                "CHUNKING" => offers.chunking = true,
+                "STARTTLS" => offers.start_tls = true,
+                "AUTH" => words.for_each(|word| offers.mechanism(word)),
+                "LIMITS" => words.for_each(|word| offers.limit(word)),
+                // As some wrote it before RFC 2554.
+                _ => {
+                    if let Some(first) = keyword.strip_prefix("AUTH=") {
+                        offers.mechanism(first);
+                        words.for_each(|word| offers.mechanism(word));
+                    }
+                }
+            }
+        }
+        offers
+    }
+
+    fn mechanism(&mut self, name: &str) {
+        self.auth_plain |= name.eq_ignore_ascii_case("PLAIN");
+        self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
+    }
+
+    /// `RCPTMAX=100`
+    fn limit(&mut self, word: &str) {
+        let Some((name, value)) = word.split_once('=') else { return };
+        let value = value.parse().ok().filter(|value| *value > 0);
+        match name.to_ascii_uppercase().as_str() {
+            "RCPTMAX" => self.recipients_max = value,
+            "MAILMAX" => self.mails_max = value,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reply_parser::Answers;
+    use super::*;
+
+    #[test]
+    fn keywords() {
+        let none = Offers::default;
+        let plain = Offers { auth_plain: true, ..none() };
+        let both = Offers { auth_login: true, ..plain.clone() };
+        let size = |size_max| Offers { size: true, size_max, ..none() };
+        for (line, offers) in [
+            ("", none()),
+            ("PIPELINING", Offers { pipelining: true, ..none() }),
+            ("pipelining now", Offers { pipelining: true, ..none() }),
+            ("PIPELININGS", none()),
+            ("SIZE", size(None)),
+            ("SIZE 0", size(None)),
+            ("SIZE 1000", size(Some(1000))),
+            ("SIZE 99999999999999999999", size(None)),
+            ("SIZE -1", size(None)),
+            ("8BITMIME", Offers { eight_bit: true, ..none() }),
+            ("SMTPUTF8", Offers { utf8: true, ..none() }),
+            ("DSN", Offers { dsn: true, ..none() }),
+            ("CHUNKING", Offers { chunking: true, ..none() }),
+            ("STARTTLS", Offers { start_tls: true, ..none() }),
+            ("AUTH", none()),
+            ("AUTH PLAIN", plain.clone()),
+            ("auth cram-md5 login plain", both.clone()),
+            ("AUTH=PLAIN LOGIN", both),
+            ("AUTH=X PLAIN", plain),
+            ("AUTH PLAINER", none()),
+            ("LIMITS RCPTMAX=5 X=1", Offers { recipients_max: Some(5), ..none() }),
+            ("LIMITS MAILMAX=2 RCPTMAX=0", Offers { mails_max: Some(2), ..none() }),
+            ("LIMITS", none()),
+            ("XFORWARD NAME", none()),
+        ] {
+            let mut answers = Answers::default();
+            answers.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(Offers::read(&answers.next().unwrap().unwrap()), offers, "{line}");
+        }
+    }
+}
