@@ -20,22 +20,24 @@ use std::time::Duration;
 
 use mailslot::check;
 use mailslot::config::options;
-use mailslot::config::{Command, Config, Facts, Names, QueueCommand, Tls, Wrong};
+use mailslot::config::{
+    Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsFiles,
+};
 use mailslot::deliver::disk::HostDisk;
-use mailslot::deliver::{self, Post, forward};
+use mailslot::deliver::{self, WriterHandle, forward};
 use mailslot::message::Owner;
-use mailslot::net::listen::{self, Accept, Address, Listener, Service};
+use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
-use mailslot::net::tls::Keys;
+use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
-use mailslot::observe::logging::{self, Target, value};
+use mailslot::observe::logging::{self, LogTarget, value};
 use mailslot::observe::metrics::Metrics;
-use mailslot::process::confinement::{self, Strength};
+use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, RunAs, Start};
-use mailslot::relay::queue::{self, Handle, list};
-use mailslot::route::{ForwardFiles, Local};
+use mailslot::relay::queue::{self, QueueHandle, list};
+use mailslot::route::{ForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
-use mailslot::session::Switch;
+use mailslot::session::Audience;
 use nix::unistd::{Group, User, getegid, geteuid};
 
 fn main() -> ExitCode {
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     let status = run(&args).unwrap_or_else(|failure| {
         // A person who tries --inetd at a terminal is told like everybody else.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
-        failure.tell(inetd);
+        failure.report(inetd);
         failure.status
     });
     // The log is written by a thread of its own.
@@ -51,92 +53,95 @@ fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-fn run(args: &[OsString]) -> Result<u8, Failure> {
+fn run(args: &[OsString]) -> Result<u8, StartError> {
     let config = Config::load(args)?;
     match &config.command {
-        Command::Help => print(&options::help()),
-        Command::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Explain(addresses) => {
-            let route = Local::new(config.route());
+        ProgramCommand::Help => print(&options::help()),
+        ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
+        ProgramCommand::Explain(addresses) => {
+            let route = LocalRoute::new(config.route());
             if config.forward_files {
-                route.follow_forward_files(Homes(None));
+                route.follow_forward_files(ForwardFileReader(None));
             }
             let ways: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
             print(&ways.join("\n"))
         }
-        Command::Check => {
-            let problems = check::problems(&config, &Facts::of_this_host());
+        ProgramCommand::Check => {
+            let problems = check::problems(&config, &HostInfo::of_this_host());
             print(&check::report(&config, &problems))?;
-            Ok(if check::stopping(&problems) == 0 { 0 } else { EX_CONFIG })
+            Ok(if check::error_count(&problems) == 0 { 0 } else { EX_CONFIG })
         }
-        Command::Queue(QueueCommand::List) => print(&list::list(&config.spool).map_err(not_done)?),
-        Command::Queue(QueueCommand::Show(id)) => {
+        ProgramCommand::Queue(QueueCommand::List) => {
+            print(&list::list(&config.spool).map_err(not_done)?)
+        }
+        ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(not_done)?;
             Ok(0)
         }
-        Command::Queue(QueueCommand::Drop(id)) => {
+        ProgramCommand::Queue(QueueCommand::Drop(id)) => {
             list::drop(&config.spool, id).map_err(not_done)?;
             print(&format!("{id} is removed\n"))
         }
-        Command::Queue(QueueCommand::Flush(_)) | Command::Serve => serve(&config),
+        ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),
     }
 }
 
 /// Why something could not be done with the queue.
-fn not_done(e: io::Error) -> Failure {
+fn not_done(e: io::Error) -> StartError {
     match e.kind() {
-        ErrorKind::NotFound => Failure::new(EX_DATAERR, "queue", &e),
-        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "queue", &e),
-        _ => Failure::new(EX_TEMPFAIL, "queue", &e),
+        ErrorKind::NotFound => StartError::new(EX_DATAERR, "queue", &e),
+        ErrorKind::PermissionDenied => StartError::new(EX_NOPERM, "queue", &e),
+        _ => StartError::new(EX_TEMPFAIL, "queue", &e),
     }
 }
 
 /// Serves until it is stopped, or, under `--inetd`, one session; or tries what is in the queue.
-fn serve(config: &Config) -> Result<u8, Failure> {
+fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
-        .map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+        .map_err(|e| StartError::new(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
     for problem in check::limits(config) {
-        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.cure));
+        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.fix));
     }
     let keys = config.tls.as_ref().map(keys).transpose()?;
     if config.sandbox.is_some() {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let relay = config.queue().map_err(|text| Failure::text(EX_CONFIG, &text))?;
-    let serves = config.command == Command::Serve;
+    let relay = config.queue().map_err(|text| StartError::text(EX_CONFIG, &text))?;
+    let serves = config.command == ProgramCommand::Serve;
     let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
     settle(config)?;
     if relay.is_some() {
-        queue::make_folder(&config.spool).map_err(|e| Failure::new(EX_CANTCREAT, "queue", &e))?;
+        queue::make_folder(&config.spool)
+            .map_err(|e| StartError::new(EX_CANTCREAT, "queue", &e))?;
     }
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
         log::warn!("certificate and key will not be read again why={}", value(why));
     }
-    let route = Arc::new(Local::new(config.route()));
+    let route = Arc::new(LocalRoute::new(config.route()));
     confine(config, &route)?;
-    log.write().map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+    log.write().map_err(|e| StartError::new(EX_OSERR, "log", &e))?;
 
     let counters = Arc::new(Counters::default());
-    let (post, writer) = deliver::start(config.deliver(), counters.clone())
-        .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
+    let (writer, writer_thread) = deliver::start(config.deliver(), counters.clone())
+        .map_err(|e| StartError::new(EX_CANTCREAT, "", &e))?;
     // The writer has what it takes to act as its recipients. This thread, and all that come,
     // need it no more.
-    let metrics = privilege::forgo().and_then(|()| {
+    let metrics = privilege::drop_capabilities().and_then(|()| {
         let file = config.metrics_file.clone();
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
     if config.forward_files {
-        route.follow_forward_files(Homes(Some(post.clone())));
+        route.follow_forward_files(ForwardFileReader(Some(writer.clone())));
     }
-    let parts = Parts { listeners, keys, route, post, counters };
+    let parts = Services { listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
-        (Err(e), _) => Err(Failure::new(EX_OSERR, "", e)),
-        (Ok(_), Command::Queue(QueueCommand::Flush(ids))) => flush(parts, relay, ids),
-        (Ok(_), _) => relaying(config, parts, relay),
+        (Err(e), _) => Err(StartError::new(EX_OSERR, "", e)),
+        (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => flush(parts, relay, ids),
+        (Ok(_), _) => serve_with_queue(config, parts, relay),
     };
-    writer.stop();
+    writer_thread.stop();
     if let Ok(Some(metrics)) = metrics {
         metrics.stop();
     }
@@ -144,22 +149,22 @@ fn serve(config: &Config) -> Result<u8, Failure> {
 }
 
 /// Becomes whom it is to run as, with no more powers than the writer needs.
-fn settle(config: &Config) -> Result<(), Failure> {
+fn settle(config: &Config) -> Result<(), StartError> {
     let start = Start::here();
     let account = config.run_as.as_ref().map(RunAs::find).transpose();
-    let account = account.map_err(|text| Failure::text(EX_CONFIG, &text))?;
+    let account = account.map_err(|text| StartError::text(EX_CONFIG, &text))?;
     let other = account.as_ref().filter(|account| account.uid != geteuid());
     if let (Some(account), Start::Capable | Start::Plain) = (other, start) {
         let name = &account.name;
         let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
-        return Err(Failure::text(EX_CONFIG, &text));
+        return Err(StartError::text(EX_CONFIG, &text));
     }
-    let acts = config.users == Names::System;
+    let acts = config.users == NameSet::System;
     let group = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
-    let terminals = (config.terminals != Switch::Off).then(|| group("tty")).flatten();
+    let terminals = (config.terminals != Audience::Off).then(|| group("tty")).flatten();
     let root = (start == Start::Root).then_some(()).and(account.as_ref());
-    privilege::settle(root, terminals.as_slice(), acts)
-        .map_err(|e| Failure::new(EX_OSERR, "cannot give up privileges", &e))?;
+    privilege::drop_privileges(root, terminals.as_slice(), acts)
+        .map_err(|e| StartError::new(EX_OSERR, "cannot give up privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
         log::warn!("running as root; let --run-as name a user that has no other powers");
     }
@@ -170,20 +175,22 @@ fn settle(config: &Config) -> Result<(), Failure> {
 }
 
 /// Locks itself into what it needs from now on.
-fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
+fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
     match confinement::confine(&config.reach(&route.included())) {
-        Ok(Strength::Full) => {}
+        Ok(ConfinementStrength::Full) => {}
         // Not once for each session.
         Ok(_) if config.inetd => {}
-        Ok(strength @ Strength::Partial) => log::info!(
+        Ok(strength @ ConfinementStrength::Partial) => log::info!(
             "confined in part sandbox={strength:?} kernel={} why={}",
             value(kernel()),
             value("an older kernel has not all of Landlock")
         ),
-        Ok(Strength::None) => {
+        Ok(ConfinementStrength::None) => {
             log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
         }
-        Err(why) => return Err(Failure::text(EX_OSERR, &format!("cannot make a sandbox: {why}"))),
+        Err(why) => {
+            return Err(StartError::text(EX_OSERR, &format!("cannot make a sandbox: {why}")));
+        }
     }
     Ok(())
 }
@@ -195,21 +202,23 @@ fn kernel() -> String {
 }
 
 /// Certificate and key, before anything begins that would have to be stopped.
-fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
-    Keys::load(cert, key).map(Arc::new).map_err(|text| Failure::text(EX_CONFIG, &text))
+fn keys(TlsFiles { cert, key, .. }: &TlsFiles) -> Result<Arc<ServerCertificate>, StartError> {
+    ServerCertificate::load(cert, key)
+        .map(Arc::new)
+        .map_err(|text| StartError::text(EX_CONFIG, &text))
 }
 
 /// Reads forward files: through the writer, which reads them as their users; without one as whoever
 /// runs this.
-struct Homes(Option<Post>);
+struct ForwardFileReader(Option<WriterHandle>);
 
-impl ForwardFiles for Homes {
+impl ForwardFiles for ForwardFileReader {
     fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
         let account = User::from_name(user).map_err(|e| e.to_string())?;
         let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
         let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
         let read = match &self.0 {
-            Some(post) => post.forward_file(&dir, owner, FORWARD_PATIENCE),
+            Some(writer) => writer.forward_file(&dir, owner, FORWARD_PATIENCE),
             None => forward::read(&HostDisk::new(), &dir, owner),
         };
         read.map_err(|e| e.to_string())
@@ -217,46 +226,58 @@ impl ForwardFiles for Homes {
 }
 
 /// What serving is made of.
-struct Parts {
+struct Services {
     listeners: Vec<Listener>,
-    keys: Option<Arc<Keys>>,
-    route: Arc<Local>,
-    post: Post,
+    keys: Option<Arc<ServerCertificate>>,
+    route: Arc<LocalRoute>,
+    writer: WriterHandle,
     counters: Arc<Counters>,
 }
 
 /// Serves, with the queue running beside it if there is one. Under `--inetd` its entries are left
 /// to another process.
-fn relaying(config: &Config, parts: Parts, relay: Option<queue::Settings>) -> Result<u8, Failure> {
-    let Some(settings) = relay else { return converse(config, parts, None) };
+fn serve_with_queue(
+    config: &Config,
+    parts: Services,
+    relay: Option<queue::QueueConfig>,
+) -> Result<u8, StartError> {
+    let Some(settings) = relay else { return serve_connections(config, parts, None) };
     if config.inetd {
-        return converse(config, parts, Some(Handle::of_others()));
+        return serve_connections(config, parts, Some(QueueHandle::of_others()));
     }
-    let Parts { route, post, counters, .. } = &parts;
-    let started = queue::start(settings, route.clone(), post.clone(), counters.clone());
-    let (handle, queue) = started.map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
-    let status = converse(config, parts, Some(handle));
+    let Services { route, writer, counters, .. } = &parts;
+    let started = queue::start(settings, route.clone(), writer.clone(), counters.clone());
+    let (handle, queue) = started.map_err(|e| StartError::new(EX_OSERR, "queue", &e))?;
+    let status = serve_connections(config, parts, Some(handle));
     queue.stop(QUEUE_GRACE);
     status
 }
 
 /// Tries what is in the queue, once.
-fn flush(parts: Parts, relay: Option<queue::Settings>, ids: &[String]) -> Result<u8, Failure> {
-    let Parts { route, post, counters, .. } = parts;
+fn flush(
+    parts: Services,
+    relay: Option<queue::QueueConfig>,
+    ids: &[String],
+) -> Result<u8, StartError> {
+    let Services { route, writer, counters, .. } = parts;
     let settings =
-        relay.ok_or_else(|| Failure::text(EX_CONFIG, "queue: no --smarthost is given"))?;
-    let left = queue::flush(settings, route, post, counters, ids)
-        .map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
+        relay.ok_or_else(|| StartError::text(EX_CONFIG, "queue: no --smarthost is given"))?;
+    let left = queue::flush(settings, route, writer, counters, ids)
+        .map_err(|e| StartError::new(EX_OSERR, "queue", &e))?;
     print(&format!("{left} left in the queue\n"))?;
     Ok(if left == 0 { 0 } else { EX_TEMPFAIL })
 }
 
 /// Serves the connections there are, with all that is behind them running.
-fn converse(config: &Config, parts: Parts, queue: Option<Handle>) -> Result<u8, Failure> {
-    let Parts { listeners, keys, route, post, counters } = parts;
-    let system = |e: io::Error| Failure::new(EX_OSERR, "", &e);
+fn serve_connections(
+    config: &Config,
+    parts: Services,
+    queue: Option<QueueHandle>,
+) -> Result<u8, StartError> {
+    let Services { listeners, keys, route, writer, counters } = parts;
+    let system = |e: io::Error| StartError::new(EX_OSERR, "", &e);
     let settings = config.server(keys, queue);
-    let server = Server::new(settings, route.clone(), post, counters.clone()).map_err(system)?;
+    let server = Server::new(settings, route.clone(), writer, counters.clone()).map_err(system)?;
     let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
     if config.inetd {
         let (socket, peer) = stream::standard_input().map_err(system)?;
@@ -272,7 +293,7 @@ fn converse(config: &Config, parts: Parts, queue: Option<Handle>) -> Result<u8, 
 }
 
 /// The sockets to listen on: those that were asked for, or those that systemd passed.
-fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
+fn listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
     let opened = match config.listen.as_slice() {
         [] => listen::passed(),
         addresses => listen::open(addresses),
@@ -282,25 +303,25 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
         Ok(listeners)
     });
     let listeners = opened.map_err(|e| match e.kind() {
-        ErrorKind::AddrInUse => Failure::new(EX_UNAVAILABLE, "", &e),
-        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "", &e),
-        ErrorKind::InvalidInput => Failure::new(EX_CONFIG, "", &e),
-        _ => Failure::new(EX_OSERR, "", &e),
+        ErrorKind::AddrInUse => StartError::new(EX_UNAVAILABLE, "", &e),
+        ErrorKind::PermissionDenied => StartError::new(EX_NOPERM, "", &e),
+        ErrorKind::InvalidInput => StartError::new(EX_CONFIG, "", &e),
+        _ => StartError::new(EX_OSERR, "", &e),
     })?;
     if listeners.is_empty() {
-        return Err(Failure::text(EX_CONFIG, "systemd passed no sockets; give --listen"));
+        return Err(StartError::text(EX_CONFIG, "systemd passed no sockets; give --listen"));
     }
     if config.tls.is_none() && listeners.iter().any(|l| l.service().tls) {
         let text = "systemd passed a socket by the name of tls; give --tls-cert";
-        return Err(Failure::text(EX_CONFIG, text));
+        return Err(StartError::text(EX_CONFIG, text));
     }
     Ok(listeners)
 }
 
 /// A folder of the sandbox, for its owner alone. One that is there stays as it is.
-fn make_folder(path: &Path) -> Result<(), Failure> {
+fn make_folder(path: &Path) -> Result<(), StartError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
-        Failure::new(EX_CANTCREAT, &format!("cannot make folder {}", path.display()), &e)
+        StartError::new(EX_CANTCREAT, &format!("cannot make folder {}", path.display()), &e)
     })
 }
 
@@ -316,14 +337,14 @@ fn announce(config: &Config, listeners: &[Listener]) {
         l.local_addr().map(|address| format!("{lmtp}{tls}{address}"))
     };
     let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
-    let unix = |a: &&Address| matches!(a, Address::Unix { .. });
-    places.extend(config.listen.iter().filter(unix).map(Address::to_string));
+    let unix = |a: &&ListenAddress| matches!(a, ListenAddress::Unix { .. });
+    places.extend(config.listen.iter().filter(unix).map(ListenAddress::to_string));
     places.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
     if places.is_empty() {
         places.push("the sockets it was passed".to_owned());
     }
-    let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
-    let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
+    let (places, whom, directory) = (places.join(", "), config.whom(), config.mail_dir.display());
+    let mut text = format!("mailslot listens on {places} for {whom}, into {directory}\n");
     let smtp = listeners.iter().filter(|l| l.service() == Service::default());
     let tcp = smtp.filter_map(Listener::local_addr).next();
     if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
@@ -336,13 +357,13 @@ fn announce(config: &Config, listeners: &[Listener]) {
 fn first_message(config: &Config, address: &str) -> String {
     let user = match &config.users {
         // A name that the shell or printf would read as something else is left to its owner.
-        Names::These(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
-        Names::System | Names::Any => Some("you"),
+        NameSet::These(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
+        NameSet::System | NameSet::Any => Some("you"),
     };
     let user = user.unwrap_or("postmaster");
     let domain = match &config.domains {
-        Names::These(domains) => domains.first().map_or("localhost", String::as_str),
-        Names::System | Names::Any => "localhost",
+        NameSet::These(domains) => domains.first().map_or("localhost", String::as_str),
+        NameSet::System | NameSet::Any => "localhost",
     };
     let to = format!("{user}@{domain}");
     let header = format!("From: me@localhost\\r\\nTo: {to}\\r\\nSubject: hello\\r\\n");
@@ -357,36 +378,36 @@ fn is_plain(name: &str) -> bool {
 }
 
 /// Prints what was asked for.
-fn print(text: &str) -> Result<u8, Failure> {
+fn print(text: &str) -> Result<u8, StartError> {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => Ok(0),
         // The reader, head(1) perhaps, has seen enough.
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(0),
-        Err(e) => Err(Failure::new(EX_IOERR, "standard output", &e)),
+        Err(e) => Err(StartError::new(EX_IOERR, "standard output", &e)),
     }
 }
 
 /// Why the program ends before it should.
-struct Failure {
+struct StartError {
     status: u8,
     text: String,
 }
 
-impl Failure {
-    fn text(status: u8, text: &str) -> Failure {
-        Failure { status, text: text.to_owned() }
+impl StartError {
+    fn text(status: u8, text: &str) -> StartError {
+        StartError { status, text: text.to_owned() }
     }
 
-    fn new(status: u8, what: &str, error: &io::Error) -> Failure {
+    fn new(status: u8, what: &str, error: &io::Error) -> StartError {
         let text = if what.is_empty() { error.to_string() } else { format!("{what}: {error}") };
-        Failure { status, text }
+        StartError { status, text }
     }
 
     /// Tells whom it may concern.
-    fn tell(&self, inetd: bool) {
+    fn report(&self, inetd: bool) {
         if inetd {
             // Already started, perhaps; the line goes to the log either way.
-            let _ = logging::start(Target::Syslog, 0);
+            let _ = logging::start(LogTarget::Syslog, 0);
             log::error!("not-serving error={}", value(&self.text));
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
@@ -400,11 +421,11 @@ impl Failure {
     }
 }
 
-impl From<Wrong> for Failure {
-    fn from(wrong: Wrong) -> Failure {
+impl From<ConfigError> for StartError {
+    fn from(wrong: ConfigError) -> StartError {
         match wrong {
-            Wrong::Usage(text) => Failure { status: EX_USAGE, text },
-            Wrong::Config(text) => Failure { status: EX_CONFIG, text },
+            ConfigError::Usage(text) => StartError { status: EX_USAGE, text },
+            ConfigError::Config(text) => StartError { status: EX_CONFIG, text },
         }
     }
 }

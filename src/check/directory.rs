@@ -7,23 +7,23 @@ use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::privilege::{self, Keeper};
+use super::privilege::{self, FileOwner};
 use super::{advice, stops};
-use crate::config::{Config, Names};
-use crate::deliver::JOURNAL_HALF;
+use crate::config::{Config, NameSet};
+use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
-use crate::route::Problem;
+use crate::route::AliasProblem;
 
 /// The folder of the mailboxes: there, ours to write, and nobody else's to play with.
-pub fn mail_dir(config: &Config) -> Vec<Problem> {
+pub fn mail_dir(config: &Config) -> Vec<AliasProblem> {
     let path = &config.mail_dir;
     let shown = path.display();
     // Where each mailbox is a user's own, users must be able to make them.
-    let (keeper, mode) = match config.users {
-        Names::System => (Keeper::of_mail(), 0o2775),
-        Names::These(_) | Names::Any => (privilege::keeper(config), 0o700),
+    let (owner_of, mode) = match config.users {
+        NameSet::System => (FileOwner::of_mail(), 0o2775),
+        NameSet::These(_) | NameSet::Any => (privilege::owner_of(config), 0o700),
     };
-    let mut found = Vec::from_iter(folder("mail-dir", path, config, &keeper, mode));
+    let mut found = Vec::from_iter(directory("mail-dir", path, config, &owner_of, mode));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o1002 == 0o002
@@ -38,11 +38,11 @@ pub fn mail_dir(config: &Config) -> Vec<Problem> {
 }
 
 /// The folder of our own files, which hold mail on its way.
-pub fn spool(config: &Config) -> Vec<Problem> {
+pub fn spool(config: &Config) -> Vec<AliasProblem> {
     let path = &config.spool;
     let shown = path.display();
     let mut found =
-        Vec::from_iter(folder("spool", path, config, &privilege::keeper(config), 0o700));
+        Vec::from_iter(directory("spool", path, config, &privilege::owner_of(config), 0o700));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o022 != 0
@@ -52,19 +52,19 @@ pub fn spool(config: &Config) -> Vec<Problem> {
             &format!("chmod go-w {shown}"),
         ));
     }
-    found.extend(space("spool", path, 2 * JOURNAL_HALF + config.size_max));
+    found.extend(space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
 }
 
 /// What is wrong with a folder that we must be able to make files in; it would better be
-/// `keeper`'s, with `mode`.
-fn folder(
+/// `owner_of`'s, with `mode`.
+fn directory(
     option: &str,
     path: &Path,
     config: &Config,
-    keeper: &Keeper,
+    owner_of: &FileOwner,
     mode: u32,
-) -> Option<Problem> {
+) -> Option<AliasProblem> {
     let shown = path.display();
     let account = privilege::account(config);
     let who = privilege::name(account.as_ref());
@@ -75,11 +75,11 @@ fn folder(
             &format!("chmod o+x {closed}"),
         ));
     }
-    let give = || format!("chown {keeper} {shown} && chmod {mode:04o} {shown}");
+    let give = || format!("chown {owner_of} {shown} && chmod {mode:04o} {shown}");
     match fs::metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => Some(stops(
             format!("{option} {shown} is not there"),
-            &format!("{} {shown}", keeper.install(mode)),
+            &format!("{} {shown}", owner_of.install(mode)),
         )),
         Err(e) => Some(stops(format!("{option} {shown}: {e}"), "make it accessible")),
         Ok(meta) if !meta.is_dir() => {
@@ -103,11 +103,11 @@ fn closed_above<'a>(path: &'a Path, account: &Account) -> Option<&'a Path> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|p| p.is_absolute()).collect();
     above.reverse();
     let closed = |meta: &Metadata| meta.is_dir() && !privilege::has(meta, account, 0o1);
-    above.into_iter().find(|folder| fs::metadata(folder).is_ok_and(|meta| closed(&meta)))
+    above.into_iter().find(|directory| fs::metadata(directory).is_ok_and(|meta| closed(&meta)))
 }
 
 /// A file system that takes no more mail, or soon will not.
-fn space(option: &str, path: &Path, wanted: u64) -> Option<Problem> {
+fn space(option: &str, path: &Path, wanted: u64) -> Option<AliasProblem> {
     let stat = statvfs(path).ok()?;
     let shown = path.display();
     if stat.flags().contains(FsFlags::ST_RDONLY) {
@@ -122,8 +122,8 @@ fn space(option: &str, path: &Path, wanted: u64) -> Option<Problem> {
     (free < wanted).then(|| {
         let (free, wanted) = (free >> 20, wanted >> 20);
         let what = format!("{option} {shown}: {free} MiB are free, and {wanted} may be needed");
-        let cure = "make room on that file system, or put the folder on another";
-        if free == 0 { stops(what, cure) } else { advice(what, cure) }
+        let fix = "make room on that file system, or put the folder on another";
+        if free == 0 { stops(what, fix) } else { advice(what, fix) }
     })
 }
 

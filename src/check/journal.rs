@@ -13,10 +13,10 @@ use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
 use crate::observe::logging::value;
 use crate::process::privilege::Account;
-use crate::route::Problem;
+use crate::route::AliasProblem;
 
 /// Everything that is wrong.
-pub fn problems(config: &Config) -> Vec<Problem> {
+pub fn problems(config: &Config) -> Vec<AliasProblem> {
     let disk = HostDisk::default();
     // A folder that is not there, or not to be read, is complained of as such.
     let Ok(journals) = Journal::list(&disk, &config.spool) else { return Vec::new() };
@@ -28,7 +28,7 @@ pub fn problems(config: &Config) -> Vec<Problem> {
             let name = privilege::name(account.as_ref());
             found.push(stops(
                 format!("journal {shown} cannot be opened by {name}: it ran as another before"),
-                &format!("chown {} {shown} && chmod 0600 {shown}", privilege::keeper(config)),
+                &format!("chown {} {shown} && chmod 0600 {shown}", privilege::owner_of(config)),
             ));
             continue;
         }

@@ -11,14 +11,14 @@ use nix::libc;
 use nix::unistd::{User, geteuid};
 
 use super::{advice, privilege, stops};
-use crate::config::{Config, Names};
+use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::process::privilege::Account;
-use crate::route::Problem;
+use crate::route::AliasProblem;
 
 /// Every mailbox and every lock in the mail folder.
-pub fn problems(config: &Config) -> Vec<Problem> {
+pub fn problems(config: &Config) -> Vec<AliasProblem> {
     let account = privilege::account(config);
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
@@ -42,14 +42,14 @@ pub fn problems(config: &Config) -> Vec<Problem> {
 /// Whose the mailbox `name` should be; None where that is nobody's business.
 fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
     match &config.users {
-        Names::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
-        Names::These(users) if !users.iter().any(|u| u == name) => None,
-        Names::These(_) | Names::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
+        NameSet::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+        NameSet::These(users) if !users.iter().any(|u| u == name) => None,
+        NameSet::These(_) | NameSet::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
     }
 }
 
 /// What keeps mail out of one mailbox, or breaks its reader.
-fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Problem> {
+fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem> {
     let shown = path.display();
     let kind = meta.file_type();
     let odd = [
@@ -101,7 +101,7 @@ fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Problem> {
 }
 
 /// A mailbox that has all it may have.
-fn full(path: &Path, meta: &Metadata, max: u64) -> Option<Problem> {
+fn full(path: &Path, meta: &Metadata, max: u64) -> Option<AliasProblem> {
     let shown = path.display();
     (meta.is_file() && meta.len() >= max).then(|| {
         stops(
@@ -119,7 +119,7 @@ fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
 }
 
 /// A dotlock whose owner is gone, or that is older than any delivery.
-fn dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
+fn dotlock(path: &Path, meta: &Metadata) -> Option<AliasProblem> {
     let mut line = Vec::new();
     let longest = IDENTITY_MAX as u64 + 1;
     // One that cannot be read is judged by its age alone.

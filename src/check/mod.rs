@@ -1,7 +1,7 @@
 //! `mailslot check`: the settings in force with where each came from, then every problem found,
 //! each with its cure.
 //!
-//! Each check is a small function from a setting or a file to [`Problem`]s. They look and change
+//! Each check is a small function from a setting or a file to [`AliasProblem`]s. They look and change
 //! nothing: no folder is made, no lock taken, no mail read but for the last octet of a mailbox. A
 //! port is bound for an instant to see whether that is allowed. So it works before the first start,
 //! and beside a running server.
@@ -15,7 +15,7 @@
 //! | limits, names, and single settings | `check/settings.rs` |
 //! | as whom it runs, and what that may | `check/privilege.rs` |
 //! | the addresses to listen on | `check/port.rs` |
-//! | mail folder and spool | `check/folder.rs` |
+//! | mail folder and spool | `check/directory.rs` |
 //! | mailboxes, and the locks beside them | `check/mailbox.rs` |
 //! | journals that were left in the spool | `check/journal.rs` |
 //! | certificate and key | `check/tls.rs` |
@@ -32,12 +32,12 @@ mod tls;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::config::{Config, Facts};
-use crate::route::{Local, Problem};
+use crate::config::{Config, HostInfo};
+use crate::route::{AliasProblem, LocalRoute};
 pub use settings::limits;
 
 /// What `mailslot check` prints.
-pub fn report(config: &Config, problems: &[Problem]) -> String {
+pub fn report(config: &Config, problems: &[AliasProblem]) -> String {
     let mut text = String::new();
     let width = config.shown.iter().map(|g| g.value.len().min(40)).max().unwrap_or(0);
     for given in &config.shown {
@@ -45,26 +45,26 @@ pub fn report(config: &Config, problems: &[Problem]) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(text, "{:<16} {shown:<width$}  {}", given.long, given.origin);
     }
-    let _ = writeln!(text, "{:<16} {}", "privileges", privilege::standing(config));
+    let _ = writeln!(text, "{:<16} {}", "privileges", privilege::run_identity(config));
     for problem in problems {
         let weight = if problem.stops_mail { "problem" } else { "advice" };
-        let _ = write!(text, "\n{weight}: {}\n   cure: {}\n", problem.what, problem.cure);
+        let _ = write!(text, "\n{weight}: {}\n   cure: {}\n", problem.what, problem.fix);
     }
     let _ = match problems.len() {
         0 => writeln!(text, "\nno problems"),
-        n => writeln!(text, "\n{n} found, {} stop mail", stopping(problems)),
+        n => writeln!(text, "\n{n} found, {} stop mail", error_count(problems)),
     };
     text
 }
 
 /// How many of `problems` stop mail.
-pub fn stopping(problems: &[Problem]) -> usize {
+pub fn error_count(problems: &[AliasProblem]) -> usize {
     problems.iter().filter(|p| p.stops_mail).count()
 }
 
 /// Every problem there is with `config` on this host.
-pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
-    let route = Local::new(config.route());
+pub fn problems(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
+    let route = LocalRoute::new(config.route());
     let mut found = settings::problems(config, facts);
     // Before the folders: whom they should belong to must be there first.
     found.extend(privilege::problems(config, &route));
@@ -86,12 +86,12 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
     found
 }
 
-fn stops(what: String, cure: &str) -> Problem {
-    Problem { what, cure: cure.to_owned(), stops_mail: true }
+fn stops(what: String, fix: &str) -> AliasProblem {
+    AliasProblem { what, fix: fix.to_owned(), stops_mail: true }
 }
 
-fn advice(what: String, cure: &str) -> Problem {
-    Problem { what, cure: cure.to_owned(), stops_mail: false }
+fn advice(what: String, fix: &str) -> AliasProblem {
+    AliasProblem { what, fix: fix.to_owned(), stops_mail: false }
 }
 
 #[cfg(test)]
@@ -99,18 +99,18 @@ mod tests {
     use super::*;
     use crate::config::options;
 
-    pub fn config(words: &[&str], facts: &Facts) -> Config {
+    pub fn config(words: &[&str], facts: &HostInfo) -> Config {
         let args: Vec<_> = words.iter().map(std::ffi::OsString::from).collect();
         let line = options::parse_command_line(&args).unwrap();
         Config::new(&line, vec![], facts).unwrap()
     }
 
-    pub fn facts(name: &str) -> Facts {
-        Facts { name: name.to_owned(), ..Facts::default() }
+    pub fn facts(name: &str) -> HostInfo {
+        HostInfo { name: name.to_owned(), ..HostInfo::default() }
     }
 
     /// `word` is in exactly one of `found`, and that one stops mail or not.
-    pub fn assert_found(found: &[Problem], word: &str, stops_mail: bool) {
+    pub fn assert_found(found: &[AliasProblem], word: &str, stops_mail: bool) {
         let hits: Vec<_> = found.iter().filter(|p| p.what.contains(word)).collect();
         assert_eq!(hits.len(), 1, "{word:?} in {found:#?}");
         assert_eq!(hits[0].stops_mail, stops_mail, "{word:?}");

@@ -7,13 +7,13 @@ use std::time::Duration;
 use nix::unistd::geteuid;
 
 use super::{advice, stops};
-use crate::net::listen::Address;
+use crate::net::listen::ListenAddress;
 use crate::observe::logging::value;
-use crate::route::Problem;
+use crate::route::AliasProblem;
 
 /// Whether the server could listen on `address`.
-pub fn problem(address: &Address) -> Option<Problem> {
-    let Address::Tcp { host, port, .. } = address else { return None };
+pub fn problem(address: &ListenAddress) -> Option<AliasProblem> {
+    let ListenAddress::Tcp { host, port, .. } = address else { return None };
     let error = TcpListener::bind((host.as_str(), *port)).err()?;
     Some(match error.kind() {
         ErrorKind::AddrInUse => match greeting(host, *port) {
@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn a_port_in_use_is_told_with_its_user() {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address: Address = other.local_addr().unwrap().to_string().parse().unwrap();
+        let address: ListenAddress = other.local_addr().unwrap().to_string().parse().unwrap();
         for (greeting, word, stops_mail) in [
             ("220 h ESMTP Postfix\r\n", "another server: \"220 h ESMTP Postfix\"", true),
             ("220 h ESMTP mailslot\r\n", "a running mailslot", false),

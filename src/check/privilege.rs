@@ -11,13 +11,13 @@ use std::path::Path;
 use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
 use super::{advice, stops};
-use crate::config::{Config, Names};
+use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, RunAs, Start};
-use crate::route::{Local, Problem, Route};
+use crate::route::{AliasProblem, LocalRoute, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
 /// As whom it would run, in words.
-pub fn standing(config: &Config) -> String {
+pub fn run_identity(config: &Config) -> String {
     let uid = geteuid();
     let who = match (Start::here(), &config.run_as) {
         (Start::Root, Some(run_as)) => format!("root, becomes {run_as}"),
@@ -26,8 +26,8 @@ pub fn standing(config: &Config) -> String {
         (Start::Plain, _) => format!("uid {uid} without CAP_SETUID and CAP_SETGID"),
     };
     let owners = match (&config.users, Start::here()) {
-        (Names::System, Start::Plain) => "writes to what its user and groups may",
-        (Names::System, _) => "writes to each mailbox as its owner",
+        (NameSet::System, Start::Plain) => "writes to what its user and groups may",
+        (NameSet::System, _) => "writes to each mailbox as its owner",
         _ => "owns all mailboxes",
     };
     format!("{who}; {owners}")
@@ -50,15 +50,15 @@ pub fn name(account: Option<&Account>) -> String {
 
 /// Whose a folder should be, for the cures: by name, whether there is such a user yet or not.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct FileOwner {
     user: String,
     group: Option<String>,
 }
 
-impl Keeper {
+impl FileOwner {
     /// Of the mail folder of a host whose users make their own mailboxes.
-    pub fn of_mail() -> Keeper {
-        Keeper { user: "root".to_owned(), group: Some("mail".to_owned()) }
+    pub fn of_mail() -> FileOwner {
+        FileOwner { user: "root".to_owned(), group: Some("mail".to_owned()) }
     }
 
     /// The command that makes a folder with this mode; its path goes behind.
@@ -68,7 +68,7 @@ impl Keeper {
     }
 }
 
-impl fmt::Display for Keeper {
+impl fmt::Display for FileOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.group {
             Some(group) => write!(f, "{}:{group}", self.user),
@@ -78,14 +78,14 @@ impl fmt::Display for Keeper {
 }
 
 /// Whose the folders should be that only mailslot uses: whom it would run as.
-pub fn keeper(config: &Config) -> Keeper {
+pub fn owner_of(config: &Config) -> FileOwner {
     if let (Start::Root, Some(RunAs { user, group })) = (Start::here(), &config.run_as) {
-        return Keeper { user: user.clone(), group: group.clone() };
+        return FileOwner { user: user.clone(), group: group.clone() };
     }
     let (uid, gid) = (geteuid(), getegid());
     let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
     let group = Group::from_gid(gid).ok().flatten().map(|group| group.name);
-    Keeper {
+    FileOwner {
         user: user.unwrap_or_else(|| uid.to_string()),
         group: Some(group.unwrap_or_else(|| gid.to_string())),
     }
@@ -100,7 +100,7 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
 }
 
 /// Everything that is wrong.
-pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
+pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     let mut found = Vec::new();
     let (start, uid) = (Start::here(), geteuid());
     if let Some(run_as) = &config.run_as {
@@ -123,7 +123,7 @@ pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
             Ok(_) => {}
         }
     }
-    if config.users == Names::System {
+    if config.users == NameSet::System {
         match start {
             Start::Plain => found.push(stops(
                 format!("uid {uid} cannot write to the mailboxes of other users"),
@@ -152,7 +152,7 @@ pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
 }
 
 /// A folder in which users cannot make their own mailboxes.
-fn not_for_users(path: &Path) -> Option<Problem> {
+fn not_for_users(path: &Path) -> Option<AliasProblem> {
     let meta = fs::metadata(path).ok().filter(Metadata::is_dir)?;
     let mail = Group::from_name("mail").ok().flatten();
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
@@ -166,8 +166,8 @@ fn not_for_users(path: &Path) -> Option<Problem> {
 }
 
 /// Mail for root that could not be delivered, since nobody acts as root.
-fn mail_of_root(config: &Config, route: &Local) -> Option<Problem> {
-    let Names::These(domains) = &config.domains else { return None };
+fn mail_of_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
+    let NameSet::These(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
     let roots = to.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;

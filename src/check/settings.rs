@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use super::{advice, privilege};
 use crate::config::options::Origin;
-use crate::config::{Config, Facts, Names};
-use crate::route::Problem;
-use crate::session::Switch;
+use crate::config::{Config, HostInfo, NameSet};
+use crate::route::AliasProblem;
+use crate::session::Audience;
 use crate::smtp::Domain;
 use crate::terminal::Terminals;
 
 /// Everything that is wrong.
-pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
+pub fn problems(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
     let mut found = limits(config);
     found.extend(names(config, facts));
     found.extend(configuration_file(config));
@@ -25,11 +25,11 @@ pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
 }
 
 /// Limits below what the standards ask of every receiver, and waits that cannot work.
-pub fn limits(config: &Config) -> Vec<Problem> {
+pub fn limits(config: &Config) -> Vec<AliasProblem> {
     let mut found = Vec::new();
-    let mut low = |wrong: bool, what: String, cure: &str| {
+    let mut low = |wrong: bool, what: String, fix: &str| {
         if wrong {
-            found.push(advice(what, cure));
+            found.push(advice(what, fix));
         }
     };
     low(
@@ -69,9 +69,9 @@ pub fn limits(config: &Config) -> Vec<Problem> {
 }
 
 /// Names that do not fit together.
-fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
+fn names(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
     let mut found = Vec::new();
-    let Names::These(domains) = &config.domains else { return found };
+    let NameSet::These(domains) = &config.domains else { return found };
     let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
     if !local(&config.hostname) {
         found.push(advice(
@@ -104,7 +104,7 @@ fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
 }
 
 /// A configuration that others can change.
-fn configuration_file(config: &Config) -> Option<Problem> {
+fn configuration_file(config: &Config) -> Option<AliasProblem> {
     let file = config.shown.iter().find_map(|given| match &given.origin {
         Origin::File(path, _) => Some(path),
         _ => None,
@@ -120,9 +120,9 @@ fn configuration_file(config: &Config) -> Option<Problem> {
 }
 
 /// Terminals that nobody can be found at.
-fn terminals(config: &Config) -> Option<Problem> {
+fn terminals(config: &Config) -> Option<AliasProblem> {
     let utmp = Terminals::default().utmp;
-    let wanted = config.terminals != Switch::Off && !utmp.exists();
+    let wanted = config.terminals != Audience::Off && !utmp.exists();
     wanted.then(|| {
         advice(
             format!("terminals: without {} nobody is seen to be logged in", utmp.display()),
@@ -132,21 +132,21 @@ fn terminals(config: &Config) -> Option<Problem> {
 }
 
 /// A folder in which the file of metrics cannot be replaced.
-fn metrics_file(config: &Config) -> Option<Problem> {
+fn metrics_file(config: &Config) -> Option<AliasProblem> {
     let account = privilege::account(config);
     let account = account.as_ref();
-    let folder = config.metrics_file.as_ref()?.parent()?;
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let meta = fs::metadata(folder);
-    let writes = meta.is_ok_and(|meta| privilege::may_write(folder, &meta, account));
+    let directory = config.metrics_file.as_ref()?.parent()?;
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let meta = fs::metadata(directory);
+    let writes = meta.is_ok_and(|meta| privilege::may_write(directory, &meta, account));
     (!writes).then(|| {
         advice(
             format!(
                 "metrics-file: {} cannot write to {}",
                 privilege::name(account),
-                folder.display()
+                directory.display()
             ),
-            &format!("{} {}", privilege::keeper(config).install(0o755), folder.display()),
+            &format!("{} {}", privilege::owner_of(config).install(0o755), directory.display()),
         )
     })
 }

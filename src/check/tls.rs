@@ -7,13 +7,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::{advice, stops};
-use crate::config::{Config, Tls};
-use crate::net::listen::Address;
+use crate::config::{Config, TlsFiles};
+use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
-use crate::route::Problem;
+use crate::route::AliasProblem;
 
 /// Every problem with certificate and key; none where there is no TLS.
-pub fn problems(config: &Config) -> Vec<Problem> {
+pub fn problems(config: &Config) -> Vec<AliasProblem> {
     let Some(tls) = &config.tls else { return Vec::new() };
     let mut found = Vec::new();
     match examine(&tls.cert, &tls.key, &config.hostname) {
@@ -25,12 +25,12 @@ pub fn problems(config: &Config) -> Vec<Problem> {
         }
     }
     found.extend(key_mode(tls));
-    found.extend(insistence(config, tls));
+    found.extend(required_tls(config, tls));
     found
 }
 
 /// Whether the chain holds at `now`, and for how long.
-fn dates(tls: &Tls, certificate: &Certificate, now: u64) -> Option<Problem> {
+fn dates(tls: &TlsFiles, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
     let shown = tls.cert.display();
     let Certificate { begins, ends, .. } = *certificate;
     if now > ends {
@@ -54,7 +54,7 @@ fn dates(tls: &Tls, certificate: &Certificate, now: u64) -> Option<Problem> {
     })
 }
 
-fn name(config: &Config, tls: &Tls, certificate: &Certificate) -> Option<Problem> {
+fn name(config: &Config, tls: &TlsFiles, certificate: &Certificate) -> Option<AliasProblem> {
     (!certificate.names_host).then(|| {
         advice(
             format!("tls-cert {} is not for {}", tls.cert.display(), config.hostname),
@@ -64,7 +64,7 @@ fn name(config: &Config, tls: &Tls, certificate: &Certificate) -> Option<Problem
 }
 
 /// Who else can read the key.
-fn key_mode(tls: &Tls) -> Option<Problem> {
+fn key_mode(tls: &TlsFiles) -> Option<AliasProblem> {
     let mode = fs::metadata(&tls.key).ok()?.mode();
     let shown = tls.key.display();
     (mode & 0o007 != 0).then(|| {
@@ -76,9 +76,9 @@ fn key_mode(tls: &Tls) -> Option<Problem> {
 }
 
 /// A host that takes mail from the Internet must not insist (RFC 3207 4).
-fn insistence(config: &Config, tls: &Tls) -> Option<Problem> {
-    let public = |address: &Address| {
-        let Address::Tcp { host, port: 25, tls: false } = address else { return false };
+fn required_tls(config: &Config, tls: &TlsFiles) -> Option<AliasProblem> {
+    let public = |address: &ListenAddress| {
+        let ListenAddress::Tcp { host, port: 25, tls: false } = address else { return false };
         !host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
     };
     let public = config.listen.iter().find(|address| public(address))?;
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn dates_are_told_in_time() {
-        let tls = Tls { cert: "c".into(), key: "k".into(), required: false };
+        let tls = TlsFiles { cert: "c".into(), key: "k".into(), required: false };
         let (begins, ends) = (1_000_000_000, 1_100_000_000);
         let certificate = certificate(begins, ends);
         for (now, said) in [

@@ -1,11 +1,11 @@
 //! What the words of the command line ask for.
 
-use super::{Wrong, usage};
+use super::{ConfigError, usage};
 use crate::config::options::CommandLine;
 
 /// What the program is asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum ProgramCommand {
     /// Listen and deliver, or serve one session under `--inetd`.
     Serve,
     /// Print settings and problems.
@@ -34,23 +34,23 @@ pub enum QueueCommand {
 }
 
 /// What the words on the command line ask for.
-pub(super) fn command(line: &CommandLine) -> Result<Command, Wrong> {
+pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError> {
     if line.count("help") > 0 {
-        return Ok(Command::Help);
+        return Ok(ProgramCommand::Help);
     }
     if line.count("version") > 0 {
-        return Ok(Command::Version);
+        return Ok(ProgramCommand::Version);
     }
     let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => Ok(Command::Serve),
-        ["check"] => Ok(Command::Check),
+        [] => Ok(ProgramCommand::Serve),
+        ["check"] => Ok(ProgramCommand::Check),
         ["check", more, ..] => usage(&format!("check takes no \"{}\"", more.escape_debug())),
         ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
         ["explain", rest @ ..] => {
-            Ok(Command::Explain(rest.iter().map(|a| a.to_string()).collect()))
+            Ok(ProgramCommand::Explain(rest.iter().map(|a| a.to_string()).collect()))
         }
-        ["queue", rest @ ..] => queue_command(rest).map(Command::Queue),
+        ["queue", rest @ ..] => queue_command(rest).map(ProgramCommand::Queue),
         [other, ..] => usage(&format!(
             "unknown command \"{}\"; expected none, \"check\", \"explain\" or \"queue\"",
             other.escape_debug()
@@ -58,7 +58,7 @@ pub(super) fn command(line: &CommandLine) -> Result<Command, Wrong> {
     }
 }
 
-fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
+fn queue_command(words: &[&str]) -> Result<QueueCommand, ConfigError> {
     match words {
         [] => Ok(QueueCommand::List),
         ["show", id] => Ok(QueueCommand::Show(id.to_string())),
@@ -72,7 +72,7 @@ fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
     }
 }
 
-pub(super) fn verbosity(line: &CommandLine) -> Result<i32, Wrong> {
+pub(super) fn verbosity(line: &CommandLine) -> Result<i32, ConfigError> {
     match (line.count("quiet"), line.count("verbose")) {
         (0, more) => Ok(more.min(2) as i32),
         (_, 0) => Ok(-1),

@@ -2,20 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, Names};
-use crate::net::listen::Address;
-use crate::process::confinement::Reach;
-use crate::relay::client::Target;
-use crate::session::Switch;
+use super::{Config, NameSet};
+use crate::net::listen::ListenAddress;
+use crate::process::confinement::ConfinementRules;
+use crate::relay::client::ServerAddress;
+use crate::session::Audience;
 use crate::terminal::Terminals;
 
 impl Config {
     /// What stays in reach with these settings; `included` are the files that the aliases name.
-    pub fn reach(&self, included: &[PathBuf]) -> Reach {
-        let mut reach = Reach::new();
+    pub fn reach(&self, included: &[PathBuf]) -> ConfinementRules {
+        let mut reach = ConfinementRules::new();
         reach.write(&self.mail_dir);
         reach.write(&self.spool);
-        if self.users == Names::System {
+        if self.users == NameSet::System {
             reach.look_up_users();
         }
         self.aliases.iter().for_each(|file| reach.read(file));
@@ -25,21 +25,21 @@ impl Config {
             reach.read(&tls.key);
         }
         let metrics = self.metrics_file.as_deref().and_then(Path::parent);
-        metrics.into_iter().for_each(|folder| reach.write(folder));
+        metrics.into_iter().for_each(|directory| reach.write(directory));
         for address in self.listen.iter().chain(&self.lmtp) {
-            if let Address::Unix { path, .. } = address {
-                path.parent().into_iter().for_each(|folder| reach.remove_in(folder));
+            if let ListenAddress::Unix { path, .. } = address {
+                path.parent().into_iter().for_each(|directory| reach.remove_in(directory));
             }
         }
         for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
-            if let Target::Tcp { port, .. } = target {
+            if let ServerAddress::Tcp { port, .. } = target {
                 reach.connect(*port);
             }
         }
         if self.forward_files {
             reach.read_homes();
         }
-        if self.terminals != Switch::Off {
+        if self.terminals != Audience::Off {
             reach.write_terminals(&Terminals::default().utmp);
         }
         reach

@@ -11,7 +11,7 @@ use crate::config::options::Origin;
 
 /// What the host says of itself; read once.
 #[derive(Clone, Debug, Default)]
-pub struct Facts {
+pub struct HostInfo {
     /// gethostname(2).
     pub name: String,
     /// The text of `/etc/hosts`.
@@ -26,12 +26,12 @@ pub struct Facts {
     pub sockets: bool,
 }
 
-impl Facts {
+impl HostInfo {
     /// Asks the host that this runs on.
-    pub fn of_this_host() -> Facts {
+    pub fn of_this_host() -> HostInfo {
         let name = nix::unistd::gethostname().unwrap_or_default();
         let mailname = read_text(Path::new(MAILNAME)).unwrap_or_default();
-        Facts {
+        HostInfo {
             name: name.to_string_lossy().into_owned(),
             hosts: read_text(Path::new(HOSTS)).unwrap_or_default(),
             mailname: mailname.split_whitespace().next().map(str::to_owned),

@@ -1,28 +1,30 @@
 //! What was given for each option, looked up by its name, and what is in force noted on the way.
 
-use super::{Names, Wrong};
-use crate::config::options::{self, CommandLine, Fallback, Given, Origin};
+use super::{ConfigError, NameSet};
+use crate::config::options::{self, CommandLine, DefaultValue, OptionValue, Origin};
 
 /// What was given, looked up by name; notes what is in force on the way.
-pub(super) struct Values<'a> {
+pub(super) struct OptionValues<'a> {
     pub(super) line: &'a CommandLine,
-    pub(super) file: Vec<Given>,
-    pub(super) sandbox: Vec<Given>,
-    pub(super) shown: Vec<Given>,
+    pub(super) file: Vec<OptionValue>,
+    pub(super) sandbox: Vec<OptionValue>,
+    pub(super) shown: Vec<OptionValue>,
 }
 
-impl Values<'_> {
+impl OptionValues<'_> {
     /// The values of `long` from the first place that has any: command line, file, sandbox, table.
-    pub(super) fn lookup(&self, long: &'static str) -> Vec<Given> {
+    pub(super) fn lookup(&self, long: &'static str) -> Vec<OptionValue> {
         for place in [&self.line.given, &self.file, &self.sandbox] {
-            let given: Vec<Given> = place.iter().filter(|g| g.long == long).cloned().collect();
+            let given: Vec<OptionValue> =
+                place.iter().filter(|g| g.long == long).cloned().collect();
             if !given.is_empty() {
                 return given;
             }
         }
         match options::row(long).map(|row| row.default) {
-            Some(Fallback::Is(values)) => {
-                let one = |v: &&str| Given { long, value: v.to_string(), origin: Origin::Default };
+            Some(DefaultValue::Is(values)) => {
+                let one =
+                    |v: &&str| OptionValue { long, value: v.to_string(), origin: Origin::Default };
                 values.iter().map(one).collect()
             }
             _ => Vec::new(),
@@ -35,7 +37,7 @@ impl Values<'_> {
     }
 
     pub(super) fn show(&mut self, long: &'static str, value: &str, origin: Origin) {
-        self.shown.push(Given { long, value: value.to_owned(), origin });
+        self.shown.push(OptionValue { long, value: value.to_owned(), origin });
     }
 
     /// Values that were found out, not given.
@@ -56,9 +58,9 @@ impl Values<'_> {
         Vec::new()
     }
 
-    pub(super) fn any(&mut self, long: &'static str) -> Names {
+    pub(super) fn any(&mut self, long: &'static str) -> NameSet {
         self.show(long, "every one", Origin::Sandbox);
-        Names::Any
+        NameSet::Any
     }
 
     /// All values of `long`, each parsed.
@@ -66,7 +68,7 @@ impl Values<'_> {
         &mut self,
         long: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, Wrong> {
+    ) -> Result<Vec<T>, ConfigError> {
         let mut parsed = Vec::new();
         for given in self.lookup(long) {
             parsed.push(parse(&given.value).map_err(|expected| refuse(&given, &expected))?);
@@ -80,8 +82,8 @@ impl Values<'_> {
         &mut self,
         long: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<T, Wrong> {
-        let missing = || Wrong::Config(format!("{long} has no value"));
+    ) -> Result<T, ConfigError> {
+        let missing = || ConfigError::Config(format!("{long} has no value"));
         self.all(long, parse)?.pop().ok_or_else(missing)
     }
 
@@ -91,17 +93,17 @@ impl Values<'_> {
         long: &'static str,
         none: &str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Option<T>, Wrong> {
+    ) -> Result<Option<T>, ConfigError> {
         let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
         Ok(self.all(long, or_none)?.pop().flatten())
     }
 }
 
 /// `--threads "x": expected ...`, or `FILE:3: threads "x": expected ...`.
-pub(super) fn refuse(given: &Given, expected: &str) -> Wrong {
+pub(super) fn refuse(given: &OptionValue, expected: &str) -> ConfigError {
     let text = format!("{} \"{}\": expected {expected}", given.long, given.value.escape_debug());
     match &given.origin {
-        Origin::File(..) => Wrong::Config(format!("{}: {text}", given.origin)),
-        _ => Wrong::Usage(format!("--{text}")),
+        Origin::File(..) => ConfigError::Config(format!("{}: {text}", given.origin)),
+        _ => ConfigError::Usage(format!("--{text}")),
     }
 }

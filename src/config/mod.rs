@@ -14,7 +14,7 @@
 //! | `value.rs` | what the text of a value means |
 //! | `values.rs` | what was given for each option, and where |
 //!
-//! It opens no socket and makes no file. [`Facts`] is all it knows of the host, so that tests can
+//! It opens no socket and makes no file. [`HostInfo`] is all it knows of the host, so that tests can
 //! make hosts up.
 
 mod command;
@@ -30,27 +30,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::deliver::{self, JOURNAL_HALF, JOURNAL_HALF_SMALL, Locks};
-use crate::net::listen::Address;
-use crate::net::tls::Keys;
-use crate::observe::logging::Target;
+use crate::deliver::{self, JOURNAL_SEGMENT, JOURNAL_SEGMENT_SMALL, Locks};
+use crate::net::listen::ListenAddress;
+use crate::net::tls::ServerCertificate;
+use crate::observe::logging::LogTarget;
 use crate::process::privilege::RunAs;
 use crate::relay::queue;
 use crate::route;
 use crate::server;
-use crate::session::{self, Switch};
+use crate::session::{self, Audience};
 use crate::terminal::Terminals;
-pub use command::{Command, QueueCommand};
+pub use command::{ProgramCommand, QueueCommand};
 use command::{command, verbosity};
-pub use host_info::Facts;
+pub use host_info::HostInfo;
 use host_info::{ALIASES, MAILNAME, read_text};
-use lookup::{Values, refuse};
-use options::{CommandLine, Given, Origin};
-pub use relay::{Relay, Security};
+use lookup::{OptionValues, refuse};
+use options::{CommandLine, OptionValue, Origin};
+pub use relay::{RelayOptions, SmarthostSecurity};
 
 /// Which names there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Names {
+pub enum NameSet {
     /// These and no others.
     These(Vec<String>),
     /// Those of the system (users only): passwd through NSS.
@@ -61,7 +61,7 @@ pub enum Names {
 
 /// Where TLS comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
+pub struct TlsFiles {
     /// The file of the certificate chain.
     pub cert: PathBuf,
     /// The file of the private key, which may be the same.
@@ -74,19 +74,19 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What to do.
-    pub command: Command,
+    pub command: ProgramCommand,
     /// One session on standard input instead of listening.
     pub inetd: bool,
     /// Where to listen; empty: on the sockets that systemd passed, if it did.
-    pub listen: Vec<Address>,
+    pub listen: Vec<ListenAddress>,
     /// Where to listen for LMTP (RFC 2033).
-    pub lmtp: Vec<Address>,
+    pub lmtp: Vec<ListenAddress>,
     /// The name of this host in greeting, replies and Received (RFC 5321 4.3.1, 4.4).
     pub hostname: String,
     /// The domains that are local (RFC 5321 2.3.5).
-    pub domains: Names,
+    pub domains: NameSet,
     /// The users that have mailboxes.
-    pub users: Names,
+    pub users: NameSet,
     /// The aliases file.
     pub aliases: Option<PathBuf>,
     /// The folder of the mailboxes.
@@ -118,34 +118,34 @@ pub struct Config {
     /// What parts user from tag (RFC 5233).
     pub delimiter: Option<char>,
     /// Whom VRFY answers (RFC 5321 7.3).
-    pub vrfy: Switch,
+    pub vrfy: Audience,
     /// Whom EXPN answers (RFC 5321 7.3).
-    pub expn: Switch,
+    pub expn: Audience,
     /// Who is told by 551 where a user has gone (RFC 5321 7.4).
-    pub forward_replies: Switch,
+    pub forward_replies: Audience,
     /// Who may send to terminals (RFC 821 3.4).
-    pub terminals: Switch,
+    pub terminals: Audience,
     /// Certificate and key; None: no TLS.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsFiles>,
     /// How mail for other hosts leaves; None: it does not.
-    pub relay: Option<Relay>,
+    pub relay: Option<RelayOptions>,
     /// Whether `~/.forward` of users is followed.
     pub forward_files: bool,
     /// Whom root becomes; None: nobody else.
     pub run_as: Option<RunAs>,
     /// Where the log goes.
-    pub log: Target,
+    pub log: LogTarget,
     /// Where the counters are written to.
     pub metrics_file: Option<PathBuf>,
     /// How much is logged, from -1 (warnings) by 0 (what happened) to 2 (all).
     pub verbosity: i32,
     /// Every setting in the order of the table, as text, with its origin.
-    pub shown: Vec<Given>,
+    pub shown: Vec<OptionValue>,
 }
 
 /// Why there is no [`Config`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
+pub enum ConfigError {
     /// The command line: EX_USAGE.
     Usage(String),
     /// The configuration file, or something on the host: EX_CONFIG.
@@ -158,29 +158,33 @@ impl Config {
     ///
     /// # Errors
     /// A wrong option, a file that cannot be read or is wrong; the text says what and where.
-    pub fn load(args: &[OsString]) -> Result<Config, Wrong> {
-        let line = options::parse_command_line(args).map_err(Wrong::Usage)?;
+    pub fn load(args: &[OsString]) -> Result<Config, ConfigError> {
+        let line = options::parse_command_line(args).map_err(ConfigError::Usage)?;
         let named = line.given.iter().find(|g| g.long == "config");
         let path = Path::new(named.map_or(CONFIG, |g| g.value.as_str()));
         let unasked = line.count("sandbox") > 0 || line.count("help") + line.count("version") > 0;
         let file = match read_text(path) {
             _ if named.is_none() && unasked => Vec::new(),
             Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Ok(text) => options::parse_file(path, &text).map_err(Wrong::Config)?,
-            Err(e) => return Err(Wrong::Config(format!("{}: {e}", path.display()))),
+            Ok(text) => options::parse_file(path, &text).map_err(ConfigError::Config)?,
+            Err(e) => return Err(ConfigError::Config(format!("{}: {e}", path.display()))),
         };
-        Config::new(&line, file, &Facts::of_this_host())
+        Config::new(&line, file, &HostInfo::of_this_host())
     }
 
     /// The settings that `line`, `file` and `facts` give together.
     ///
     /// # Errors
     /// A value that is not accepted; the text names the option, where it was given, and the form.
-    pub fn new(line: &CommandLine, file: Vec<Given>, facts: &Facts) -> Result<Config, Wrong> {
+    pub fn new(
+        line: &CommandLine,
+        file: Vec<OptionValue>,
+        facts: &HostInfo,
+    ) -> Result<Config, ConfigError> {
         let inetd = line.count("inetd") > 0;
         let command = command(line)?;
         let verbosity = verbosity(line)?;
-        let mut values = Values { line, file, sandbox: sandbox(line), shown: Vec::new() };
+        let mut values = OptionValues { line, file, sandbox: sandbox(line), shown: Vec::new() };
         let sandbox = values.all("sandbox", parse::path)?.pop();
 
         if let Some(long) = ["listen", "lmtp", "metrics-file"]
@@ -213,7 +217,7 @@ impl Config {
                 let (name, origin) = facts.full_name();
                 let name = parse::hostname(name).map_err(|_| {
                     let name = name.escape_debug();
-                    Wrong::Config(format!(
+                    ConfigError::Config(format!(
                         "this host's name \"{name}\" is no domain name; give one with --hostname"
                     ))
                 })?;
@@ -235,18 +239,18 @@ impl Config {
                 if !names[0].eq_ignore_ascii_case("localhost") {
                     names.push("localhost".to_owned());
                 }
-                Names::These(values.found("domain", names, origin))
+                NameSet::These(values.found("domain", names, origin))
             }
-            _ => Names::These(values.all("domain", parse::domain)?),
+            _ => NameSet::These(values.all("domain", parse::domain)?),
         };
 
         let users = match (values.origin("user"), &sandbox) {
             (Origin::Default, Some(_)) => values.any("user"),
             (Origin::Default, None) => {
                 values.show("user", "those of the system", Origin::Default);
-                Names::System
+                NameSet::System
             }
-            _ => Names::These(values.all("user", parse::user)?),
+            _ => NameSet::These(values.all("user", parse::user)?),
         };
 
         let aliases = match values.origin("aliases") {
@@ -263,11 +267,11 @@ impl Config {
         let log = match (values.origin("log"), inetd) {
             (Origin::Default, true) => {
                 values.show("log", "syslog", Origin::Host("--inetd"));
-                Target::Syslog
+                LogTarget::Syslog
             }
             (Origin::Default, false) => {
                 values.show("log", "stderr", Origin::Default);
-                Target::Stderr
+                LogTarget::Stderr
             }
             _ => values.one("log", parse::log_to)?,
         };
@@ -279,9 +283,9 @@ impl Config {
         };
 
         let run_as = match (values.origin("run-as"), &users) {
-            (Origin::Default, Names::System) if facts.root => {
+            (Origin::Default, NameSet::System) if facts.root => {
                 values.show("run-as", RUN_AS, Origin::Host("started as root"));
-                Some(parse::run_as(RUN_AS).map_err(Wrong::Config)?)
+                Some(parse::run_as(RUN_AS).map_err(ConfigError::Config)?)
             }
             (Origin::Default, _) => {
                 values.show("run-as", "who starts it", Origin::Default);
@@ -325,7 +329,7 @@ impl Config {
             verbosity,
             shown: Vec::new(),
         };
-        let place = |g: &Given| options::TABLE.iter().position(|row| row.long == g.long);
+        let place = |g: &OptionValue| options::TABLE.iter().position(|row| row.long == g.long);
         values.shown.sort_by_key(place);
         config.shown = values.shown;
         Ok(config)
@@ -337,25 +341,25 @@ impl Config {
     }
 
     /// What the writer is told.
-    pub fn deliver(&self) -> deliver::Settings {
-        deliver::Settings {
+    pub fn deliver(&self) -> deliver::DeliveryConfig {
+        deliver::DeliveryConfig {
             mail_dir: self.mail_dir.clone(),
             spool: self.spool.clone(),
             locks: self.locks,
             lock_timeout: self.lock_timeout,
             mailbox_limit: self.mailbox_limit,
             queue: self.threads,
-            journal_half: if self.inetd { JOURNAL_HALF_SMALL } else { JOURNAL_HALF },
+            journal_segment: if self.inetd { JOURNAL_SEGMENT_SMALL } else { JOURNAL_SEGMENT },
         }
     }
 
     /// What the host's own routing is told.
-    pub fn route(&self) -> route::Settings {
-        let these = |names: &Names| match names {
-            Names::These(names) => names.clone(),
-            Names::System | Names::Any => Vec::new(),
+    pub fn route(&self) -> route::RouteConfig {
+        let these = |names: &NameSet| match names {
+            NameSet::These(names) => names.clone(),
+            NameSet::System | NameSet::Any => Vec::new(),
         };
-        route::Settings {
+        route::RouteConfig {
             domains: these(&self.domains),
             hostname: self.hostname.clone(),
             users: these(&self.users),
@@ -370,12 +374,12 @@ impl Config {
     /// for [`relay`](Config::relay).
     pub fn session(
         &self,
-        keys: Option<Arc<Keys>>,
-        queue: Option<queue::Handle>,
-    ) -> session::Settings {
+        keys: Option<Arc<ServerCertificate>>,
+        queue: Option<queue::QueueHandle>,
+    ) -> session::SessionConfig {
         let from = self.relay.iter().flat_map(|relay| &relay.from).copied().collect();
         let required = self.tls.as_ref().is_some_and(|tls| tls.required);
-        session::Settings {
+        session::SessionConfig {
             hostname: self.hostname.clone(),
             size_max: self.size_max,
             recipients_max: self.recipients_max,
@@ -389,19 +393,19 @@ impl Config {
             mail_dir: self.mail_dir.clone(),
             timeout: self.timeout,
             session_timeout: self.session_timeout,
-            patience: self.lock_timeout + WRITING,
-            tls: keys.map(|keys| session::Tls { keys, required }),
-            relay: queue.map(|queue| session::Relay { from, queue }),
+            outcome_timeout: self.lock_timeout + WRITING,
+            tls: keys.map(|keys| session::TlsPolicy { keys, required }),
+            relay: queue.map(|queue| session::RelayPolicy { from, queue }),
         }
     }
 
     /// What the server is told; `keys` and `queue` as for [`session`](Config::session).
     pub fn server(
         &self,
-        keys: Option<Arc<Keys>>,
-        queue: Option<queue::Handle>,
-    ) -> server::Settings {
-        server::Settings {
+        keys: Option<Arc<ServerCertificate>>,
+        queue: Option<queue::QueueHandle>,
+    ) -> server::ServerConfig {
+        server::ServerConfig {
             session: self.session(keys, queue),
             threads: self.threads,
             per_client: self.per_client,
@@ -412,13 +416,13 @@ impl Config {
     /// For whom there are mailboxes, in words: `al and bo at example.org`.
     pub fn whom(&self) -> String {
         let users = match &self.users {
-            Names::These(names) => and(names),
-            Names::System => "the users of this host".to_owned(),
-            Names::Any => "every user".to_owned(),
+            NameSet::These(names) => and(names),
+            NameSet::System => "the users of this host".to_owned(),
+            NameSet::Any => "every user".to_owned(),
         };
         let domains = match &self.domains {
-            Names::These(names) => and(names),
-            Names::System | Names::Any => "every domain".to_owned(),
+            NameSet::These(names) => and(names),
+            NameSet::System | NameSet::Any => "every domain".to_owned(),
         };
         format!("{users} at {domains}")
     }
@@ -426,10 +430,10 @@ impl Config {
 
 /// Certificate and key, or neither: then nothing may ask for TLS.
 fn tls(
-    values: &mut Values<'_>,
-    listen: &[Address],
-    lmtp: &[Address],
-) -> Result<Option<Tls>, Wrong> {
+    values: &mut OptionValues<'_>,
+    listen: &[ListenAddress],
+    lmtp: &[ListenAddress],
+) -> Result<Option<TlsFiles>, ConfigError> {
     let cert = values.optional("tls-cert", "none", parse::path)?;
     let key = match (values.origin("tls-key"), &cert) {
         (Origin::Default, cert) => {
@@ -441,9 +445,10 @@ fn tls(
     };
     let required = values.one("tls-required", parse::on_off)?;
     if let Some(cert) = cert {
-        return Ok(Some(Tls { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
+        return Ok(Some(TlsFiles { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
     }
-    let any = |of: &[Address]| of.iter().any(|a| matches!(a, Address::Tcp { tls: true, .. }));
+    let any =
+        |of: &[ListenAddress]| of.iter().any(|a| matches!(a, ListenAddress::Tcp { tls: true, .. }));
     let asks = [
         ("tls-key", key.is_some()),
         ("tls-required", required),
@@ -458,7 +463,7 @@ fn tls(
 }
 
 /// What `--sandbox DIR` stands for.
-fn sandbox(line: &CommandLine) -> Vec<Given> {
+fn sandbox(line: &CommandLine) -> Vec<OptionValue> {
     let Some(dir) = line.given.iter().find(|g| g.long == "sandbox") else { return Vec::new() };
     let inside = |name: &str| Path::new(&dir.value).join(name).to_string_lossy().into_owned();
     [
@@ -467,16 +472,16 @@ fn sandbox(line: &CommandLine) -> Vec<Given> {
         ("mail-dir", inside("mail")),
         ("spool", inside("spool")),
     ]
-    .map(|(long, value)| Given { long, value, origin: Origin::Sandbox })
+    .map(|(long, value)| OptionValue { long, value, origin: Origin::Sandbox })
     .to_vec()
 }
 
-fn usage<T>(text: &str) -> Result<T, Wrong> {
-    Err(Wrong::Usage(text.to_owned()))
+fn usage<T>(text: &str) -> Result<T, ConfigError> {
+    Err(ConfigError::Usage(text.to_owned()))
 }
 
-fn in_mailname(expected: String) -> Wrong {
-    Wrong::Config(format!("{MAILNAME}: expected {expected}; or give --domain"))
+fn in_mailname(expected: String) -> ConfigError {
+    ConfigError::Config(format!("{MAILNAME}: expected {expected}; or give --domain"))
 }
 
 /// `a`, `a and b`, `a, b and c`.
@@ -503,23 +508,23 @@ const RUN_AS: &str = "mailslot:mail";
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
-        Facts { name: "box.example.org".to_owned(), ..Facts::default() }
+    fn facts() -> HostInfo {
+        HostInfo { name: "box.example.org".to_owned(), ..HostInfo::default() }
     }
 
     /// The settings for `words` on the command line and `file` in the file `f`.
-    fn config(words: &str, file: &str, facts: &Facts) -> Result<Config, String> {
+    fn config(words: &str, file: &str, facts: &HostInfo) -> Result<Config, String> {
         let args: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
         let line = options::parse_command_line(&args)?;
         let file = options::parse_file(Path::new("f"), file)?;
         Config::new(&line, file, facts).map_err(|wrong| match wrong {
-            Wrong::Usage(text) => format!("usage: {text}"),
-            Wrong::Config(text) => format!("config: {text}"),
+            ConfigError::Usage(text) => format!("usage: {text}"),
+            ConfigError::Config(text) => format!("config: {text}"),
         })
     }
 
-    fn text(listen: &[Address]) -> Vec<String> {
-        listen.iter().map(Address::to_string).collect()
+    fn text(listen: &[ListenAddress]) -> Vec<String> {
+        listen.iter().map(ListenAddress::to_string).collect()
     }
 
     #[test]
@@ -552,7 +557,7 @@ mod tests {
         assert_eq!(config.aliases, None);
         // Every setting is shown, once for each value, in the order of the table.
         let shown: Vec<&str> = config.shown.iter().map(|g| g.long).collect();
-        let keys = options::TABLE.iter().filter(|r| r.place != options::Place::CommandLine);
+        let keys = options::TABLE.iter().filter(|r| r.place != options::Arity::CommandLine);
         let mut once = shown.clone();
         once.dedup();
         assert_eq!(once, keys.map(|r| r.long).collect::<Vec<_>>());
@@ -560,11 +565,11 @@ mod tests {
 
     #[test]
     fn the_host_is_asked_for_names() {
-        let host = |name: &str, hosts: &str, mailname: Option<&str>| Facts {
+        let host = |name: &str, hosts: &str, mailname: Option<&str>| HostInfo {
             name: name.to_owned(),
             hosts: hosts.to_owned(),
             mailname: mailname.map(str::to_owned),
-            ..Facts::default()
+            ..HostInfo::default()
         };
         for (facts, hostname, domains) in [
             (host("a.b", "", None), "a.b", "a.b, localhost"),
@@ -589,7 +594,7 @@ mod tests {
 
     #[test]
     fn the_sandbox_touches_nothing_of_the_host() {
-        let facts = Facts {
+        let facts = HostInfo {
             mailname: Some("example.org".to_owned()),
             aliases: true,
             sockets: false,
@@ -610,7 +615,7 @@ mod tests {
 
     #[test]
     fn root_becomes_another_user_where_users_are_the_system_s() {
-        let root = Facts { root: true, ..facts() };
+        let root = HostInfo { root: true, ..facts() };
         for (words, facts, run_as) in [
             ("", &root, Some("mailslot:mail")),
             ("--inetd", &root, Some("mailslot:mail")),
@@ -630,7 +635,7 @@ mod tests {
 
     #[test]
     fn sockets_come_from_systemd_or_inetd() {
-        let systemd = Facts { sockets: true, ..facts() };
+        let systemd = HostInfo { sockets: true, ..facts() };
         for (words, facts, listen) in
             [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &facts(), &[])]
         {
@@ -652,7 +657,7 @@ mod tests {
         }
         let inetd = config("--inetd", "listen h:1\nlmtp h:24", &facts()).unwrap();
         assert_eq!(inetd.lmtp, []);
-        assert_eq!((text(&inetd.listen), inetd.log), (vec![], Target::Syslog));
+        assert_eq!((text(&inetd.listen), inetd.log), (vec![], LogTarget::Syslog));
     }
 
     #[test]

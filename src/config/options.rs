@@ -23,7 +23,7 @@ use getopts::{Fail, HasArg, Occur};
 
 /// One option.
 #[derive(Debug)]
-pub struct Row {
+pub struct OptionRow {
     /// `--long`, and the key in the configuration file.
     pub long: &'static str,
     /// `-s`, or empty.
@@ -31,9 +31,9 @@ pub struct Row {
     /// What its value is called; empty for an option without a value.
     pub arg: &'static str,
     /// How often, and where, it may be given.
-    pub place: Place,
+    pub place: Arity,
     /// What holds when it is not given.
-    pub default: Fallback,
+    pub default: DefaultValue,
     /// What it does: one sentence, or a few.
     pub help: &'static str,
     /// The standard that asks for it, or empty.
@@ -42,7 +42,7 @@ pub struct Row {
 
 /// How often an option may be given, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Arity {
     /// On the command line only.
     CommandLine,
     /// Once, on the command line or in the file.
@@ -53,18 +53,18 @@ pub enum Place {
 
 /// What holds when an option is not given.
 #[derive(Clone, Copy, Debug)]
-pub enum Fallback {
+pub enum DefaultValue {
     /// These values, parsed as if they had been given.
     Is(&'static [&'static str]),
     /// Found out at the start, as these words tell.
     Found(&'static str),
 }
 
-impl fmt::Display for Fallback {
+impl fmt::Display for DefaultValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fallback::Is(values) => f.write_str(&values.join(" and ")),
-            Fallback::Found(words) => f.write_str(words),
+            DefaultValue::Is(values) => f.write_str(&values.join(" and ")),
+            DefaultValue::Found(words) => f.write_str(words),
         }
     }
 }
@@ -98,7 +98,7 @@ impl fmt::Display for Origin {
 
 /// One option as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct OptionValue {
     /// Its row's `long`.
     pub long: &'static str,
     /// Its value as text; empty for an option without one.
@@ -111,7 +111,7 @@ pub struct Given {
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// The options, in the order of the table.
-    pub given: Vec<Given>,
+    pub given: Vec<OptionValue>,
     /// The words that are no options: a command and its operands.
     pub words: Vec<String>,
 }
@@ -132,7 +132,7 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
     let mut options = getopts::Options::new();
     for row in TABLE {
         let has_arg = if row.arg.is_empty() { HasArg::No } else { HasArg::Yes };
-        let often = row.place == Place::Many || row.long == "verbose";
+        let often = row.place == Arity::Many || row.long == "verbose";
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
@@ -144,7 +144,7 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
             _ => found.opt_strs(row.long),
         };
         let origin = Origin::CommandLine;
-        let one = |value| Given { long: row.long, value, origin: origin.clone() };
+        let one = |value| OptionValue { long: row.long, value, origin: origin.clone() };
         given.extend(values.into_iter().map(one));
     }
     Ok(CommandLine { given, words: found.free })
@@ -155,8 +155,8 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
 /// # Errors
 /// A key that is not in the table, a key without a value, or one given twice that may be given
 /// once; the text begins with `FILE:LINE: `.
-pub fn parse_file(path: &Path, text: &str) -> Result<Vec<Given>, String> {
-    let mut given: Vec<Given> = Vec::new();
+pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
+    let mut given: Vec<OptionValue> = Vec::new();
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let line = without_comment(line).trim();
         if line.is_empty() {
@@ -167,24 +167,24 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<Given>, String> {
         let Some(row) = TABLE.iter().find(|row| row.long == key) else {
             return wrong(format!("unknown key \"{}\"{}", key.escape_debug(), suggestion(key)));
         };
-        if row.place == Place::CommandLine {
+        if row.place == Arity::CommandLine {
             return wrong(format!("{key} can be given on the command line only"));
         }
         let earlier = given.iter().find(|g| g.long == row.long);
-        if let (Some(earlier), Place::Once) = (earlier, row.place) {
+        if let (Some(earlier), Arity::Once) = (earlier, row.place) {
             return wrong(format!("{key} is given twice, first at {}", earlier.origin));
         }
         if value.trim().is_empty() {
             return wrong(format!("{key} has no value; expected \"{key} {}\"", row.arg));
         }
         let origin = Origin::File(path.to_owned(), number);
-        given.push(Given { long: row.long, value: value.trim().to_owned(), origin });
+        given.push(OptionValue { long: row.long, value: value.trim().to_owned(), origin });
     }
     Ok(given)
 }
 
 /// The row of `long`.
-pub fn row(long: &str) -> Option<&'static Row> {
+pub fn row(long: &str) -> Option<&'static OptionRow> {
     TABLE.iter().find(|row| row.long == long)
 }
 
@@ -193,7 +193,7 @@ pub fn help() -> String {
     let mut text = USAGE.to_owned();
     for row in TABLE {
         let short = if row.short.is_empty() { "    ".into() } else { format!("-{}, ", row.short) };
-        let many = if row.place == Place::Many { "..." } else { "" };
+        let many = if row.place == Arity::Many { "..." } else { "" };
         text.push_str(format!("  {short}--{} {}{many}", row.long, row.arg).trim_end());
         text.push('\n');
         let mut about = row.help.to_owned();
@@ -306,23 +306,23 @@ seconds, or a number with s, m, h or d.
 const fn option(
     names: (&'static str, &'static str),
     arg: &'static str,
-    place: Place,
-    default: Fallback,
+    place: Arity,
+    default: DefaultValue,
     source: &'static str,
     help: &'static str,
-) -> Row {
-    Row { long: names.0, short: names.1, arg, place, default, help, source }
+) -> OptionRow {
+    OptionRow { long: names.0, short: names.1, arg, place, default, help, source }
 }
 
-use Fallback::{Found, Is};
-use Place::{Many, Once};
+use Arity::{Many, Once};
+use DefaultValue::{Found, Is};
 
 /// Every option there is, in the order in which the documents show them.
-pub const TABLE: &[Row] = &[
+pub const TABLE: &[OptionRow] = &[
     option(
         ("config", "c"),
         "FILE",
-        Place::CommandLine,
+        Arity::CommandLine,
         Found("/etc/mailslot.conf if there; none with --sandbox"),
         "",
         "Read settings from FILE. The command line wins.",
@@ -397,7 +397,7 @@ pub const TABLE: &[Row] = &[
     option(
         ("sandbox", ""),
         "DIR",
-        Place::CommandLine,
+        Arity::CommandLine,
         Found("none"),
         "",
         "Try it out without privileges: listen on 127.0.0.1:2525, mailboxes in DIR/mail, spool in \
@@ -617,7 +617,7 @@ pub const TABLE: &[Row] = &[
     option(
         ("inetd", ""),
         "",
-        Place::CommandLine,
+        Arity::CommandLine,
         Found("off"),
         "",
         "Serve one session of SMTP on standard input and output: a socket or a pipe.",
@@ -639,17 +639,17 @@ pub const TABLE: &[Row] = &[
         "Write the counters to FILE every 15 seconds, for the text collector of Prometheus' \
          node_exporter: a name that ends in .prom, in its folder. Not with --inetd.",
     ),
-    option(("verbose", "v"), "", Place::CommandLine, Found("off"), "", "Log more; twice: all."),
+    option(("verbose", "v"), "", Arity::CommandLine, Found("off"), "", "Log more; twice: all."),
     option(
         ("quiet", "q"),
         "",
-        Place::CommandLine,
+        Arity::CommandLine,
         Found("off"),
         "",
         "Log warnings and errors only; print nothing at the start.",
     ),
-    option(("help", "h"), "", Place::CommandLine, Found("off"), "", "Print this."),
-    option(("version", "V"), "", Place::CommandLine, Found("off"), "", "Print the version."),
+    option(("help", "h"), "", Arity::CommandLine, Found("off"), "", "Print this."),
+    option(("version", "V"), "", Arity::CommandLine, Found("off"), "", "Print the version."),
 ];
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::deliver::Locks;
-use crate::message::BoxName;
-use crate::net::listen::Address;
-use crate::observe::logging::Target;
+use crate::message::MailboxName;
+use crate::net::listen::ListenAddress;
+use crate::observe::logging::LogTarget;
 use crate::process::privilege::RunAs;
 use crate::route::users::is_plain;
-use crate::session::Switch;
+use crate::session::Audience;
 use crate::smtp::Domain;
 
 /// A path: not empty, no NUL.
@@ -24,15 +24,15 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// An address to listen on.
-pub fn address(text: &str) -> Result<Address, String> {
+pub fn address(text: &str) -> Result<ListenAddress, String> {
     let form = "HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH, such as 127.0.0.1:25";
     text.parse().map_err(|_| form.to_owned())
 }
 
 /// An address to listen on for LMTP, which keeps away from SMTP's port (RFC 2033 5).
-pub fn lmtp_address(text: &str) -> Result<Address, String> {
+pub fn lmtp_address(text: &str) -> Result<ListenAddress, String> {
     match address(text)? {
-        Address::Tcp { port: 25, .. } => {
+        ListenAddress::Tcp { port: 25, .. } => {
             Err("unix:PATH, or a port other than SMTP's 25".to_owned())
         }
         address => Ok(address),
@@ -56,7 +56,7 @@ pub fn hostname(text: &str) -> Result<String, String> {
 /// A user's name that is fit for a mailbox's.
 pub fn user(text: &str) -> Result<String, String> {
     let seen = text.is_ascii() || is_plain(text);
-    let fits = BoxName::new(text).is_some() && seen && !text.contains('@');
+    let fits = MailboxName::new(text).is_some() && seen && !text.contains('@');
     if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
 }
 
@@ -123,11 +123,11 @@ pub fn delimiter(text: &str) -> Result<char, String> {
 }
 
 /// Who is told: `on`, `off` or `local`.
-pub fn switch(text: &str) -> Result<Switch, String> {
+pub fn switch(text: &str) -> Result<Audience, String> {
     match text {
-        "on" => Ok(Switch::On),
-        "local" => Ok(Switch::Local),
-        "off" => Ok(Switch::Off),
+        "on" => Ok(Audience::On),
+        "local" => Ok(Audience::Local),
+        "off" => Ok(Audience::Off),
         _ => Err("on, off or local".to_owned()),
     }
 }
@@ -142,10 +142,10 @@ pub fn on_off(text: &str) -> Result<bool, String> {
 }
 
 /// `stderr` or `syslog`.
-pub fn log_to(text: &str) -> Result<Target, String> {
+pub fn log_to(text: &str) -> Result<LogTarget, String> {
     match text {
-        "stderr" => Ok(Target::Stderr),
-        "syslog" => Ok(Target::Syslog),
+        "stderr" => Ok(LogTarget::Stderr),
+        "syslog" => Ok(LogTarget::Syslog),
         _ => Err("stderr or syslog".to_owned()),
     }
 }

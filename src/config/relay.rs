@@ -6,19 +6,19 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Config, Values, Wrong, parse};
+use super::{Config, ConfigError, OptionValues, parse};
 use crate::config::options::Origin;
 use crate::net::tls::Trust;
-use crate::relay::client::{self, Target, Timeouts, credentials};
+use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
 use crate::relay::queue::{self, Smarthost};
 
 /// How mail for other hosts leaves this one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
+pub struct RelayOptions {
     /// The servers that take it; the first that can be reached.
-    pub smarthosts: Vec<Target>,
+    pub smarthosts: Vec<ServerAddress>,
     /// What of TLS they must have.
-    pub security: Security,
+    pub security: SmarthostSecurity,
     /// The file with what we log in with.
     pub login: Option<PathBuf>,
     /// Where clients may be that send such mail, besides this host.
@@ -31,7 +31,7 @@ pub struct Relay {
 
 /// What of TLS a smarthost must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
+pub enum SmarthostSecurity {
     /// TLS, and a certificate in its name.
     Verify,
     /// TLS.
@@ -41,9 +41,9 @@ pub enum Security {
 }
 
 /// The settings given; None without a smarthost.
-pub(super) fn relay(values: &mut Values<'_>) -> Result<Option<Relay>, Wrong> {
+pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions>, ConfigError> {
     let smarthosts = values.list("smarthost", "none", smarthost)?;
-    let relay = Relay {
+    let relay = RelayOptions {
         security: values.one("smarthost-tls", security)?,
         login: values.optional("smarthost-login", "none", parse::path)?,
         from: values.list("relay-from", "this host alone", network)?,
@@ -54,14 +54,14 @@ pub(super) fn relay(values: &mut Values<'_>) -> Result<Option<Relay>, Wrong> {
     Ok(Some(relay).filter(|relay| !relay.smarthosts.is_empty()))
 }
 
-impl Values<'_> {
+impl OptionValues<'_> {
     /// The values of an option that may be given several times; none: `words` say so.
     fn list<T>(
         &mut self,
         long: &'static str,
         words: &str,
         parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, Wrong> {
+    ) -> Result<Vec<T>, ConfigError> {
         match self.origin(long) {
             Origin::Default => Ok(self.instead(long, words, Origin::Default)),
             _ => self.all(long, parse),
@@ -75,25 +75,29 @@ impl Config {
     ///
     /// # Errors
     /// A file that cannot be read or is wrong; the text names it.
-    pub fn queue(&self) -> Result<Option<queue::Settings>, String> {
+    pub fn queue(&self) -> Result<Option<queue::QueueConfig>, String> {
         let Some(relay) = &self.relay else { return Ok(None) };
         let tls = match relay.security {
-            Security::Verify => Some(client::Tls { trust: Trust::system()?, required: true }),
-            Security::Encrypt => Some(client::Tls { trust: Trust::anybody()?, required: true }),
-            Security::May if cfg!(feature = "tls") => {
-                Some(client::Tls { trust: Trust::anybody()?, required: false })
+            SmarthostSecurity::Verify => {
+                Some(client::ClientTls { trust: Trust::system()?, required: true })
             }
-            Security::May => None,
+            SmarthostSecurity::Encrypt => {
+                Some(client::ClientTls { trust: Trust::any_certificate()?, required: true })
+            }
+            SmarthostSecurity::May if cfg!(feature = "tls") => {
+                Some(client::ClientTls { trust: Trust::any_certificate()?, required: false })
+            }
+            SmarthostSecurity::May => None,
         };
-        let smarthost = |target: &Target| {
+        let smarthost = |target: &ServerAddress| {
             let host = match target {
-                Target::Tcp { host, .. } => host.as_str(),
-                Target::Unix(_) => "localhost",
+                ServerAddress::Tcp { host, .. } => host.as_str(),
+                ServerAddress::Unix(_) => "localhost",
             };
             let login = relay.login.as_ref().map(|file| credentials::load(file, host));
             Ok(Smarthost {
                 target: target.clone(),
-                settings: client::Settings {
+                settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
                     tls: tls.clone(),
                     login: login.transpose()?.flatten(),
@@ -101,27 +105,27 @@ impl Config {
                 },
             })
         };
-        Ok(Some(queue::Settings {
+        Ok(Some(queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
             smarthosts: relay.smarthosts.iter().map(smarthost).collect::<Result<_, String>>()?,
             warn_after: relay.warn_after,
             give_up_after: relay.give_up_after,
-            patience: self.lock_timeout + super::WRITING,
+            timeout: self.lock_timeout + super::WRITING,
         }))
     }
 }
 
-fn smarthost(text: &str) -> Result<Target, String> {
+fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
 }
 
-fn security(text: &str) -> Result<Security, String> {
+fn security(text: &str) -> Result<SmarthostSecurity, String> {
     match text {
-        "verify" => Ok(Security::Verify),
-        "encrypt" => Ok(Security::Encrypt),
-        "may" => Ok(Security::May),
+        "verify" => Ok(SmarthostSecurity::Verify),
+        "encrypt" => Ok(SmarthostSecurity::Encrypt),
+        "may" => Ok(SmarthostSecurity::May),
         _ => Err("verify, encrypt or may".to_owned()),
     }
 }

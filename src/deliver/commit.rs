@@ -47,36 +47,36 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::disk::{Disk, DiskFile, Stat};
-use super::journal::{Copy, Draft, Journal, Sums, Trailer};
-use super::locks::{Attempt, Identity};
-use super::mailbox::{Folder, Held, Opened, sync_folders};
-use super::{Fault, Outcome, Why};
-use crate::message::{BoxName, Content, Destination, Message};
+use super::journal::{Draft, Journal, Placement, Sums, Trailer};
+use super::locks::{Identity, TryLock};
+use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox, sync_folders};
+use super::{DeferReason, DeliveryError, Outcome};
+use crate::message::{Content, Destination, MailboxName, Message};
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
 use crate::process::privilege;
 
 /// The mailboxes that a batch holds, by name.
-pub type HeldBoxes<D> = HashMap<BoxName, Held<D>>;
+pub type LockedMailboxes<D> = HashMap<MailboxName, LockedMailbox<D>>;
 
 /// Mailboxes that wait to be synced.
-type Boxes<D> = Vec<(BoxName, Opened<D>)>;
+type MailboxFiles<D> = Vec<(MailboxName, OpenMailbox<D>)>;
 
 /// What became of one message of a batch.
 #[derive(Debug)]
-pub enum Done {
+pub enum CommitResult {
     /// In all its mailboxes and durable; how to take it back as long as the locks are held.
-    Delivered(Vec<Written>),
+    Delivered(Vec<WrittenCopy>),
     /// In none.
     Failed(Outcome),
     /// In none, through no fault of its own: it comes again with the next batch.
-    Again,
+    Retry,
 }
 
 /// One copy, as it was written.
 #[derive(Clone, Debug)]
-pub struct Written {
-    mailbox: BoxName,
+pub struct WrittenCopy {
+    mailbox: MailboxName,
     /// Its number in the record.
     number: usize,
     before: (u64, usize),
@@ -85,9 +85,9 @@ pub struct Written {
 
 /// The writer's tools, all of them.
 #[derive(Debug)]
-pub struct Engine<D: Disk> {
+pub struct Committer<D: Disk> {
     /// The mail folder.
-    pub folder: Folder<D>,
+    pub directory: MailboxStore<D>,
     pub(super) spool: PathBuf,
     pub(super) identity: Identity,
     pub(super) counters: Arc<Counters>,
@@ -97,48 +97,48 @@ pub struct Engine<D: Disk> {
     /// The record of the batch whose locks are held.
     last: Option<Trailer>,
     /// The mailboxes written to since the last checkpoint began.
-    touched: HashMap<BoxName, Opened<D>>,
+    dirty: HashMap<MailboxName, OpenMailbox<D>>,
     /// Files that were mailboxes then, before another program put others in their place.
-    replaced: Boxes<D>,
+    replaced: MailboxFiles<D>,
     checkpointer: Checkpointer<D>,
     /// The newest record whose mailboxes were all written back, but for those that failed.
     written_back: u64,
     /// Mailboxes whose sync failed, or that could not be cut back, and that are not mended yet.
-    failed: HashSet<BoxName>,
+    failed: HashSet<MailboxName>,
     /// The journal is full, and cannot be used again as long as any are.
     pressed: bool,
     /// Mailboxes whose disk failed twice, or that a recovery could not finish: no mail until one
     /// has. What they need is in journals without an owner.
-    pub(super) suspended: HashSet<BoxName>,
+    pub(super) suspended: HashSet<MailboxName>,
     /// When that was last tried.
     tried: Instant,
     /// Journals that could not be removed or handed on. Kept locked: they are in our name, and
     /// whoever took one for a dead process's would break our locks.
     abandoned: Vec<Journal<D>>,
     /// Marks of records that could not be written.
-    unmarked: Vec<Trailer>,
+    pending_marks: Vec<Trailer>,
 }
 
-impl<D: Disk> Engine<D> {
+impl<D: Disk> Committer<D> {
     /// An engine that writes through `journal`, which is empty and ours.
     pub fn new(
-        folder: Folder<D>,
+        directory: MailboxStore<D>,
         spool: PathBuf,
         identity: Identity,
         counters: Arc<Counters>,
         journal: Journal<D>,
-    ) -> io::Result<Engine<D>> {
-        let (mail, queue) = (folder.path.clone(), folder.spool.clone());
-        let checkpointer = Checkpointer::start(folder.disk.clone(), [mail, queue], &counters)?;
-        Ok(Engine {
-            folder,
+    ) -> io::Result<Committer<D>> {
+        let (mail, queue) = (directory.path.clone(), directory.spool.clone());
+        let checkpointer = Checkpointer::start(directory.disk.clone(), [mail, queue], &counters)?;
+        Ok(Committer {
+            directory,
             spool,
             identity,
             counters,
             journal,
             broken: false,
             last: None,
-            touched: HashMap::new(),
+            dirty: HashMap::new(),
             replaced: Vec::new(),
             checkpointer,
             written_back: 0,
@@ -147,48 +147,52 @@ impl<D: Disk> Engine<D> {
             suspended: HashSet::new(),
             tried: Instant::now(),
             abandoned: Vec::new(),
-            unmarked: Vec::new(),
+            pending_marks: Vec::new(),
         })
     }
 
     /// Octets in each half of the journal.
-    pub fn journal_half(&self) -> u64 {
-        self.journal.half()
+    pub fn journal_segment(&self) -> u64 {
+        self.journal.segment()
     }
 
     /// Whether mail may be appended to a mailbox; false as long as it waits to be mended.
     ///
     /// # Errors
     /// The mailbox is suspended.
-    pub fn admits(&self, name: &BoxName) -> Result<bool, Fault> {
+    pub fn admits(&self, name: &MailboxName) -> Result<bool, DeliveryError> {
         if self.suspended.contains(name) {
             let text = "suspended until its records are recovered; see the log".into();
-            return Err(Fault { outcome: Outcome::Later(Why::Io), text });
+            return Err(DeliveryError { outcome: Outcome::Later(DeferReason::Io), text });
         }
         Ok(!self.failed.contains(name))
     }
 
-    /// Delivers `messages`, whose mailboxes are all in `held`, and makes them durable. The answers
+    /// Delivers `messages`, whose mailboxes are all in `locked`, and makes them durable. The answers
     /// are in the order of the messages. At most one message in place for each mailbox.
-    pub fn commit(&mut self, held: &mut HeldBoxes<D>, messages: &[&Message]) -> Vec<Done> {
+    pub fn commit(
+        &mut self,
+        locked: &mut LockedMailboxes<D>,
+        messages: &[&Message],
+    ) -> Vec<CommitResult> {
         self.last = None;
-        let mut done: Vec<Done> = messages.iter().map(|_| Done::Again).collect();
+        let mut done: Vec<CommitResult> = messages.iter().map(|_| CommitResult::Retry).collect();
         // Small ones first: what is redone must not stand behind what may be undone.
         let mut order: Vec<usize> = (0..messages.len()).collect();
         order.sort_by_key(|&i| matches!(messages[i].content, Content::File(..)));
-        let mut ends: HashMap<BoxName, (u64, usize)> =
-            held.iter().map(|(name, h)| (name.clone(), (h.len, h.repair))).collect();
+        let mut ends: HashMap<MailboxName, (u64, usize)> =
+            locked.iter().map(|(name, h)| (name.clone(), (h.len, h.repair))).collect();
         let mut draft = Draft::default();
         let mut drafted = Vec::new();
         for i in order {
-            match self.place(held, &mut ends, messages[i]) {
+            match self.place(locked, &mut ends, messages[i]) {
                 Ok(copies) => {
                     draft.messages.push((messages[i], copies));
                     drafted.push(i);
                 }
                 Err(fault) => {
                     log::warn!("not-delivered message={} {fault}", messages[i].id);
-                    done[i] = Done::Failed(fault.outcome);
+                    done[i] = CommitResult::Failed(fault.outcome);
                 }
             }
         }
@@ -203,52 +207,53 @@ impl<D: Disk> Engine<D> {
                 let journal = value(self.journal.path.display());
                 log::error!("journal-failed journal={journal} error={}", value(&e));
                 // A spool that is full, or over its own quota, is no user's mailbox over quota.
-                let outcome = match Fault::outcome_of(&e) {
-                    Outcome::Never(_) => Outcome::Later(Why::NoSpace),
+                let outcome = match DeliveryError::outcome_of(&e) {
+                    Outcome::Never(_) => Outcome::Later(DeferReason::NoSpace),
                     outcome => outcome,
                 };
                 for (&i, (message, copies)) in drafted.iter().zip(&draft.messages) {
                     let text = format!("not recorded: {e}");
-                    let fault = Fault { outcome: outcome.clone(), text };
+                    let fault = DeliveryError { outcome: outcome.clone(), text };
                     let fault = fault.on(&copies[0].to.mailbox);
                     log::error!("not-delivered message={} {fault}", message.id);
-                    done[i] = Done::Failed(fault.outcome);
+                    done[i] = CommitResult::Failed(fault.outcome);
                 }
                 return done;
             }
         };
         let mut number = 0;
-        let mut shifted: HashSet<BoxName> = HashSet::new();
+        let mut shifted: HashSet<MailboxName> = HashSet::new();
         for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
             let numbers = number..number + copies.len();
             number = numbers.end;
             // Behind a message that failed nothing stands where the record says.
             if copies.iter().any(|c| shifted.contains(&c.to.mailbox)) {
                 shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                numbers.for_each(|n| trailer.void(n));
+                numbers.for_each(|n| trailer.aborted(n));
                 continue;
             }
-            match self.append(held, message, copies, numbers.start) {
-                Ok(written) => done[i] = Done::Delivered(written),
+            match self.append(locked, message, copies, numbers.start) {
+                Ok(written) => done[i] = CommitResult::Delivered(written),
                 Err(fault) => {
                     log::error!("not-delivered message={} {fault}", message.id);
-                    done[i] = Done::Failed(fault.outcome);
+                    done[i] = CommitResult::Failed(fault.outcome);
                     shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                    numbers.for_each(|n| trailer.void(n));
+                    numbers.for_each(|n| trailer.aborted(n));
                 }
             }
         }
         self.journal.mark_done(&mut trailer);
         self.write_marks(&trailer);
-        for h in held.values() {
+        for h in locked.values() {
             self.touch(h);
         }
         let copies = done.iter().map(|d| match d {
-            Done::Delivered(written) => written.len() as u64,
-            Done::Failed(_) | Done::Again => 0,
+            CommitResult::Delivered(written) => written.len() as u64,
+            CommitResult::Failed(_) | CommitResult::Retry => 0,
         });
         self.counters.copies.add(copies.sum());
-        let delivered = done.iter().filter(|d| matches!(d, Done::Delivered(_))).count() as u64;
+        let delivered =
+            done.iter().filter(|d| matches!(d, CommitResult::Delivered(_))).count() as u64;
         self.counters.batches.one();
         self.counters.batch_max.at_least(delivered);
         self.last = Some(trailer);
@@ -256,31 +261,31 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Keeps a mailbox's file open until it is synced; and for the next message, if that is sooner.
-    fn touch(&mut self, h: &Held<D>) {
+    fn touch(&mut self, h: &LockedMailbox<D>) {
         let of = |stat: &Stat| (stat.dev, stat.ino);
-        if self.touched.get(&h.name).is_some_and(|known| of(&known.stat) == of(&h.stat)) {
+        if self.dirty.get(&h.name).is_some_and(|known| of(&known.stat) == of(&h.stat)) {
             return;
         }
-        let known = Opened { file: h.file().clone(), stat: h.stat };
-        if let Some(old) = self.touched.insert(h.name.clone(), known) {
+        let known = OpenMailbox { file: h.file().clone(), stat: h.stat };
+        if let Some(old) = self.dirty.insert(h.name.clone(), known) {
             self.replaced.push((h.name.clone(), old));
         }
     }
 
     /// The file of a mailbox, if it is open.
-    pub fn known(&self, name: &BoxName) -> Option<&Opened<D>> {
-        self.touched.get(name)
+    pub fn known(&self, name: &MailboxName) -> Option<&OpenMailbox<D>> {
+        self.dirty.get(name)
     }
 
-    /// Takes back a message of the last [`Engine::commit`], whose locks are still held, unless
+    /// Takes back a message of the last [`Committer::commit`], whose locks are still held, unless
     /// something stands behind one of its copies: then all of them stay. Whether it is gone.
-    pub fn take_back(&mut self, held: &mut HeldBoxes<D>, written: &[Written]) -> bool {
-        if !written.iter().all(|w| held.get(&w.mailbox).is_some_and(|h| h.len == w.after)) {
+    pub fn take_back(&mut self, locked: &mut LockedMailboxes<D>, written: &[WrittenCopy]) -> bool {
+        if !written.iter().all(|w| locked.get(&w.mailbox).is_some_and(|h| h.len == w.after)) {
             return false;
         }
-        let gone = self.cut_back(held, written);
+        let gone = self.cut_back(locked, written);
         if let Some(mut trailer) = self.last.take() {
-            written.iter().for_each(|w| trailer.void(w.number));
+            written.iter().for_each(|w| trailer.aborted(w.number));
             self.write_marks(&trailer);
             self.last = Some(trailer);
         }
@@ -291,17 +296,17 @@ impl<D: Disk> Engine<D> {
     fn write_marks(&mut self, trailer: &Trailer) {
         if let Err(e) = self.journal.write_marks(trailer) {
             log::warn!("journal-mark-failed error={}", value(e));
-            self.unmarked.push(trailer.clone());
+            self.pending_marks.push(trailer.clone());
         }
     }
 
     /// Cuts copies back, the last one first. Whether all are gone.
-    fn cut_back(&mut self, held: &mut HeldBoxes<D>, written: &[Written]) -> bool {
+    fn cut_back(&mut self, locked: &mut LockedMailboxes<D>, written: &[WrittenCopy]) -> bool {
         let mut gone = true;
         for copy in written.iter().rev() {
-            let Some(h) = held.get_mut(&copy.mailbox) else { continue };
+            let Some(h) = locked.get_mut(&copy.mailbox) else { continue };
             if let Err(e) = h.cut_back(copy.before.0, copy.before.1) {
-                let path = value(self.folder.path_of(&copy.mailbox).display()).to_string();
+                let path = value(self.directory.path_of(&copy.mailbox).display()).to_string();
                 log::error!("cut-back-failed mailbox={path} error={}", value(e));
                 // If it was the sync, what else of this mailbox was not on disk yet may be lost.
                 self.failed.insert(copy.mailbox.clone());
@@ -314,33 +319,39 @@ impl<D: Disk> Engine<D> {
     /// Where each copy of `message` will stand.
     fn place(
         &self,
-        held: &HeldBoxes<D>,
-        ends: &mut HashMap<BoxName, (u64, usize)>,
+        locked: &LockedMailboxes<D>,
+        ends: &mut HashMap<MailboxName, (u64, usize)>,
         message: &Message,
-    ) -> Result<Vec<Copy>, Fault> {
+    ) -> Result<Vec<Placement>, DeliveryError> {
         let mut copies = Vec::with_capacity(message.to.len());
         for to in &message.to {
-            let (Some(h), Some(&(offset, repair))) = (held.get(&to.mailbox), ends.get(&to.mailbox))
+            let (Some(h), Some(&(offset, repair))) =
+                (locked.get(&to.mailbox), ends.get(&to.mailbox))
             else {
-                return Err(Fault::io("lock", io::ErrorKind::NotFound.into()).on(&to.mailbox));
+                return Err(
+                    DeliveryError::io("lock", io::ErrorKind::NotFound.into()).on(&to.mailbox)
+                );
             };
             let len = copy_len(message, to, repair);
-            let limit = self.folder.limit.filter(|_| to.mailbox.queue_id().is_none());
+            let limit = self.directory.limit.filter(|_| to.mailbox.queue_id().is_none());
             if limit.is_some_and(|limit| offset + len > limit) {
-                let outcome = Outcome::Never(Why::OverQuota);
+                let outcome = Outcome::Never(DeferReason::OverQuota);
                 let text = format!("would be larger than its limit, {offset} octets now");
-                return Err(Fault { outcome, text }.on(&to.mailbox));
+                return Err(DeliveryError { outcome, text }.on(&to.mailbox));
             }
             let sums = match &message.content {
                 Content::Memory(_) => None,
                 Content::File(file, octets) => {
-                    let head = [&b"\n\n"[..repair], &message.head, &to.own_line()].concat();
-                    let chunk = Sums::chunk(*octets, message.to.len(), self.journal.half());
+                    let head =
+                        [&b"\n\n"[..repair], &message.head, &to.delivered_to_line()].concat();
+                    let chunk = Sums::chunk(*octets, message.to.len(), self.journal.segment());
                     let sums = Sums::of_message(offset, chunk, &head, file, *octets);
-                    Some(sums.map_err(|e| Fault::io("read content for", e).on(&to.mailbox))?)
+                    Some(
+                        sums.map_err(|e| DeliveryError::io("read content for", e).on(&to.mailbox))?,
+                    )
                 }
             };
-            copies.push(Copy {
+            copies.push(Placement {
                 to: to.clone(),
                 file: (h.stat.dev, h.stat.ino),
                 offset,
@@ -368,11 +379,11 @@ impl<D: Disk> Engine<D> {
                 self.pressed = true;
                 return Ok(None);
             }
-            self.journal.turn();
+            self.journal.switch_segment();
             if !self.journal.has_room(draft) {
                 return Err(io::Error::other("a batch larger than half of the journal"));
             }
-        } else if self.touched.len() + self.replaced.len() >= TOUCHED_MAX {
+        } else if self.dirty.len() + self.replaced.len() >= TOUCHED_MAX {
             // Bounds the descriptors that are kept open.
             self.begin_checkpoint();
         }
@@ -388,33 +399,33 @@ impl<D: Disk> Engine<D> {
     /// Appends `message` to all of its mailboxes, or to none.
     fn append(
         &mut self,
-        held: &mut HeldBoxes<D>,
+        locked: &mut LockedMailboxes<D>,
         message: &Message,
-        copies: &[Copy],
+        copies: &[Placement],
         first: usize,
-    ) -> Result<Vec<Written>, Fault> {
-        let mut written: Vec<Written> = Vec::with_capacity(copies.len());
+    ) -> Result<Vec<WrittenCopy>, DeliveryError> {
+        let mut written: Vec<WrittenCopy> = Vec::with_capacity(copies.len());
         let mut failed = None;
         for (n, copy) in copies.iter().enumerate() {
             let name = &copy.to.mailbox;
-            let Some(h) = held.get_mut(name) else { continue };
+            let Some(h) = locked.get_mut(name) else { continue };
             let before = (h.len, h.repair);
-            let line = copy.to.own_line();
+            let line = copy.to.delivered_to_line();
             let result = h.append([&message.head, &line], &message.content);
             let (mailbox, number, after) = (name.clone(), first + n, h.len);
-            written.push(Written { mailbox, number, before, after });
+            written.push(WrittenCopy { mailbox, number, before, after });
             if let Err(e) = result {
-                failed = Some(Fault::io("append", e).on(name));
+                failed = Some(DeliveryError::io("append", e).on(name));
                 break;
             }
         }
         if failed.is_none() && matches!(message.content, Content::File(..)) {
-            failed = self.sync_in_place(held, copies).err();
+            failed = self.sync_in_place(locked, copies).err();
         }
         match failed {
             None => Ok(written),
             Some(fault) => {
-                self.cut_back(held, &written);
+                self.cut_back(locked, &written);
                 Err(fault)
             }
         }
@@ -423,19 +434,23 @@ impl<D: Disk> Engine<D> {
     /// Makes a large message durable where it stands, and the mailboxes' names: one may be new,
     /// with a record or nothing standing in for its name, or a reader may have put another file
     /// under it.
-    fn sync_in_place(&mut self, held: &HeldBoxes<D>, copies: &[Copy]) -> Result<(), Fault> {
+    fn sync_in_place(
+        &mut self,
+        locked: &LockedMailboxes<D>,
+        copies: &[Placement],
+    ) -> Result<(), DeliveryError> {
         for copy in copies {
-            let Some(h) = held.get(&copy.to.mailbox) else { continue };
+            let Some(h) = locked.get(&copy.to.mailbox) else { continue };
             self.counters.syncs.one();
             if let Err(e) = h.file().sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
                 self.failed.insert(copy.to.mailbox.clone());
-                return Err(Fault::io("sync", e).on(&copy.to.mailbox));
+                return Err(DeliveryError::io("sync", e).on(&copy.to.mailbox));
             }
         }
         self.counters.syncs.one();
-        let synced = self.folder.sync_names(copies.iter().map(|copy| &copy.to.mailbox));
-        synced.map_err(|e| Fault::io("sync the folder of", e).on(&copies[0].to.mailbox))
+        let synced = self.directory.sync_names(copies.iter().map(|copy| &copy.to.mailbox));
+        synced.map_err(|e| DeliveryError::io("sync the folder of", e).on(&copies[0].to.mailbox))
     }
 
     /// Between batches, with no lock held: takes in what was written back beside, mends the
@@ -443,19 +458,19 @@ impl<D: Disk> Engine<D> {
     pub fn maintain(&mut self) {
         self.collect_checkpoints(false);
         let journal = &self.journal;
-        self.unmarked.retain(|trailer| journal.write_marks(trailer).is_err());
+        self.pending_marks.retain(|trailer| journal.write_marks(trailer).is_err());
         for name in std::mem::take(&mut self.failed) {
             let error = match self.mend(&name) {
-                Ok(Attempt::Taken(())) => continue,
-                Ok(Attempt::Busy(_)) if !self.pressed => {
+                Ok(TryLock::Taken(())) => continue,
+                Ok(TryLock::Busy(_)) if !self.pressed => {
                     self.failed.insert(name);
                     continue;
                 }
-                Ok(Attempt::Busy(who)) => io::Error::other(format!("locked: {who}")),
-                Ok(Attempt::Orphaned) => io::Error::other("locked by a dead process"),
+                Ok(TryLock::Busy(who)) => io::Error::other(format!("locked: {who}")),
+                Ok(TryLock::Orphaned) => io::Error::other("locked by a dead process"),
                 Err(e) => e,
             };
-            let path = value(self.folder.path_of(&name).display()).to_string();
+            let path = value(self.directory.path_of(&name).display()).to_string();
             log::error!("mailbox-suspended mailbox={path} error={}", value(error));
             self.suspended.insert(name);
             self.broken = true;
@@ -485,8 +500,8 @@ impl<D: Disk> Engine<D> {
     pub fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
         if !self.journal.is_clean() {
-            let boxes = self.touched.drain().chain(self.replaced.drain(..)).collect();
-            let unsynced = self.checkpointer.begin(self.journal.seq(), boxes);
+            let mailboxes = self.dirty.drain().chain(self.replaced.drain(..)).collect();
+            let unsynced = self.checkpointer.begin(self.journal.seq(), mailboxes);
             self.failed.extend(unsynced);
         }
     }
@@ -495,7 +510,7 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// A mailbox or the journal could not be synced; the records are kept.
-    pub fn settle_all(&mut self) -> io::Result<()> {
+    pub fn checkpoint_all(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
         self.maintain();
@@ -505,32 +520,32 @@ impl<D: Disk> Engine<D> {
         if !self.journal.is_clean() {
             return Err(io::Error::other("mailboxes could not be synced; their records are kept"));
         }
-        self.journal.forget(&self.identity)
+        self.journal.checkpoint_now(&self.identity)
     }
 
     /// A step towards it that waits for no mailbox, for a writer without mail: starts what
-    /// [`settle_all`](Engine::settle_all) does, and ends it when called again later.
+    /// [`checkpoint_all`](Committer::checkpoint_all) does, and ends it when called again later.
     ///
     /// # Errors
-    /// As for `settle_all`.
-    pub fn settle_beside(&mut self) -> io::Result<()> {
+    /// As for `checkpoint_all`.
+    pub fn checkpoint_in_background(&mut self) -> io::Result<()> {
         self.collect_checkpoints(false);
         if self.checkpointer.running {
             return Ok(());
         }
         if self.broken || !self.failed.is_empty() {
-            return self.settle_all();
+            return self.checkpoint_all();
         }
         if self.journal.is_clean() {
-            return self.journal.forget(&self.identity);
+            return self.journal.checkpoint_now(&self.identity);
         }
         self.begin_checkpoint();
         Ok(())
     }
 
     /// Whether nothing waits to be written back, and the journal's header says so.
-    pub fn is_settled(&self) -> bool {
-        self.journal.is_told() && self.failed.is_empty()
+    pub fn is_clean(&self) -> bool {
+        self.journal.is_checkpoint_persisted() && self.failed.is_empty()
     }
 
     fn collect_checkpoints(&mut self, wait: bool) {
@@ -539,7 +554,7 @@ impl<D: Disk> Engine<D> {
             self.written_back = self.written_back.max(seq);
         }
         if self.failed.is_empty() && !self.broken {
-            self.journal.note_forgotten(self.written_back);
+            self.journal.advance_checkpoint(self.written_back);
         }
     }
 
@@ -549,16 +564,16 @@ impl<D: Disk> Engine<D> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
         self.suspended.extend(self.failed.drain());
-        let disk = self.folder.disk.clone();
-        let fresh = Journal::create(&*disk, &self.spool, self.journal.half(), &self.identity)?;
+        let disk = self.directory.disk.clone();
+        let fresh = Journal::create(&*disk, &self.spool, self.journal.segment(), &self.identity)?;
         let mut old = std::mem::replace(&mut self.journal, fresh);
-        self.unmarked.drain(..).for_each(|trailer| drop(old.write_marks(&trailer)));
+        self.pending_marks.drain(..).for_each(|trailer| drop(old.write_marks(&trailer)));
         self.journal.skip_to(old.seq());
         self.broken = false;
         self.written_back = 0;
         let given_up = match self.suspended.is_empty() {
             true => disk.unlink(&old.path),
-            false => old.keep_for(&self.suspended, true),
+            false => old.retain_for(&self.suspended, true),
         };
         log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
         if let Err(e) = given_up {
@@ -570,41 +585,41 @@ impl<D: Disk> Engine<D> {
 
     /// Ends the checkpoint thread and removes what only a living process needs.
     pub fn close(mut self) {
-        if let Err(e) = self.settle_all() {
+        if let Err(e) = self.checkpoint_all() {
             log::error!("journal-failed error={}", value(e));
         }
-        self.folder.dotlocks.close();
+        self.directory.dotlocks.close();
     }
 }
 
 /// Octets of one copy in its mailbox.
 pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
-    let lines = repair + message.head.len() + to.own_line().len() + 1;
+    let lines = repair + message.head.len() + to.delivered_to_line().len() + 1;
     lines as u64 + message.content.octets()
 }
 
 /// The thread beside the writer that syncs mailboxes, so that a slow disk delays nobody.
 #[derive(Debug)]
 struct Checkpointer<D: Disk> {
-    work: Sender<(u64, Boxes<D>)>,
-    results: Receiver<(u64, Vec<BoxName>)>,
+    work: Sender<(u64, MailboxFiles<D>)>,
+    results: Receiver<(u64, Vec<MailboxName>)>,
     running: bool,
 }
 
 impl<D: Disk> Checkpointer<D> {
     fn start(disk: Arc<D>, folders: [PathBuf; 2], counters: &Arc<Counters>) -> io::Result<Self> {
-        let (work, tasks) = bounded::<(u64, Boxes<D>)>(1);
+        let (work, tasks) = bounded::<(u64, MailboxFiles<D>)>(1);
         let (done, results) = bounded(1);
         let counters = counters.clone();
         std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
             move || {
                 // Syncing takes no powers; the writer alone keeps them.
-                if let Err(e) = privilege::forgo() {
+                if let Err(e) = privilege::drop_capabilities() {
                     log::error!("checkpoint-failed error={}", value(e));
                     return;
                 }
-                for (seq, boxes) in tasks {
-                    let failed = sync_boxes(&*disk, &folders, &counters, boxes);
+                for (seq, mailboxes) in tasks {
+                    let failed = sync_boxes(&*disk, &folders, &counters, mailboxes);
                     if done.send((seq, failed)).is_err() {
                         return;
                     }
@@ -614,9 +629,9 @@ impl<D: Disk> Checkpointer<D> {
         Ok(Checkpointer { work, results, running: false })
     }
 
-    /// Hands `boxes` to the thread. Returns those that nobody will sync, should it have died.
-    fn begin(&mut self, seq: u64, boxes: Boxes<D>) -> Vec<BoxName> {
-        match self.work.send((seq, boxes)) {
+    /// Hands `mailboxes` to the thread. Returns those that nobody will sync, should it have died.
+    fn begin(&mut self, seq: u64, mailboxes: MailboxFiles<D>) -> Vec<MailboxName> {
+        match self.work.send((seq, mailboxes)) {
             Ok(()) => self.running = true,
             Err(unsent) => return unsent.0.1.into_iter().map(|(name, _)| name).collect(),
         }
@@ -624,7 +639,7 @@ impl<D: Disk> Checkpointer<D> {
     }
 
     /// What it has finished: the record's number, and the mailboxes that failed.
-    fn finish(&mut self, wait: bool) -> Option<(u64, Vec<BoxName>)> {
+    fn finish(&mut self, wait: bool) -> Option<(u64, Vec<MailboxName>)> {
         if !self.running {
             return None;
         }
@@ -639,10 +654,10 @@ fn sync_boxes<D: Disk>(
     disk: &D,
     [mail, spool]: &[PathBuf; 2],
     counters: &Counters,
-    boxes: Boxes<D>,
-) -> Vec<BoxName> {
+    mailboxes: MailboxFiles<D>,
+) -> Vec<MailboxName> {
     let mut failed = Vec::new();
-    for (name, known) in &boxes {
+    for (name, known) in &mailboxes {
         counters.syncs.one();
         if let Err(e) = known.file.sync() {
             log::error!("sync-failed mailbox={} error={}", value(name), value(e));
@@ -650,11 +665,11 @@ fn sync_boxes<D: Disk>(
         }
     }
     // Always: a mailbox may be new, or a reader may have put another file under its name.
-    if !boxes.is_empty() {
+    if !mailboxes.is_empty() {
         counters.syncs.one();
-        if let Err(e) = sync_folders(disk, mail, spool, boxes.iter().map(|(name, _)| name)) {
+        if let Err(e) = sync_folders(disk, mail, spool, mailboxes.iter().map(|(name, _)| name)) {
             log::error!("sync-failed folder={} error={}", value(mail.display()), value(e));
-            failed.extend(boxes.into_iter().map(|(name, _)| name));
+            failed.extend(mailboxes.into_iter().map(|(name, _)| name));
         }
     }
     failed

@@ -32,7 +32,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 
-use super::disk::{Disk, DiskFile, FileLock, Open, Stat};
+use super::disk::{Disk, DiskFile, FileLock, OpenMode, Stat};
 use crate::message::Owner;
 use crate::observe::logging::value;
 
@@ -52,7 +52,7 @@ impl Identity {
     }
 
     /// Of no process: for what is left to the next start on purpose.
-    pub fn nobody() -> Identity {
+    pub fn none() -> Identity {
         Identity("0 nowhere 00000000 mailslot\n".into())
     }
 
@@ -96,7 +96,7 @@ pub const IDENTITY_MAX: usize = 200;
 
 /// How an attempt to take a lock ended.
 #[derive(Debug)]
-pub enum Attempt<T, B = String> {
+pub enum TryLock<T, B = String> {
     /// It is ours.
     Taken(T),
     /// Somebody else holds it; who, for the log.
@@ -107,27 +107,27 @@ pub enum Attempt<T, B = String> {
 
 /// The dotlocks of one mail folder.
 #[derive(Debug)]
-pub struct Dotlocks<D: Disk> {
+pub struct DotlockDirectory<D: Disk> {
     disk: Arc<D>,
-    folder: PathBuf,
+    directory: PathBuf,
     identity: Identity,
-    shared: Mutex<Shared>,
+    shared: Mutex<DotlockState>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct DotlockState {
     /// The file that locks are links of, once it is made; and when its time was last set.
-    master: Option<Master>,
+    link_source: Option<LinkSource>,
     /// Dead mailslots whose locks need not be respected.
-    buried: HashSet<Identity>,
+    dead_owners: HashSet<Identity>,
     broken: u64,
 }
 
 #[derive(Clone, Debug)]
-struct Master {
+struct LinkSource {
     path: PathBuf,
     ino: u64,
-    touched: Instant,
+    dirty: Instant,
 }
 
 /// A dotlock that is ours, until it is dropped.
@@ -139,17 +139,22 @@ pub struct Dotlock<D: Disk> {
     since: Instant,
 }
 
-impl<D: Disk> Dotlocks<D> {
-    /// For mailboxes in `folder`, taken in the name of `identity`.
-    pub fn new(disk: Arc<D>, folder: &Path, identity: Identity) -> Dotlocks<D> {
-        Dotlocks { disk, folder: folder.to_owned(), identity, shared: Mutex::default() }
+impl<D: Disk> DotlockDirectory<D> {
+    /// For mailboxes in `directory`, taken in the name of `identity`.
+    pub fn new(disk: Arc<D>, directory: &Path, identity: Identity) -> DotlockDirectory<D> {
+        DotlockDirectory {
+            disk,
+            directory: directory.to_owned(),
+            identity,
+            shared: Mutex::default(),
+        }
     }
 
     /// Tries to take `mailbox.lock`; does not wait.
     ///
     /// # Errors
     /// The folder cannot be written to.
-    pub fn take(&self, mailbox: &Path) -> io::Result<Attempt<Dotlock<D>>> {
+    pub fn take(&self, mailbox: &Path) -> io::Result<TryLock<Dotlock<D>>> {
         let mut path = mailbox.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
@@ -158,41 +163,41 @@ impl<D: Disk> Dotlocks<D> {
             match self.create(&path) {
                 Ok(ino) => {
                     let (disk, since) = (self.disk.clone(), Instant::now());
-                    return Ok(Attempt::Taken(Dotlock { disk, path, ino, since }));
+                    return Ok(TryLock::Taken(Dotlock { disk, path, ino, since }));
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 Err(_) => {}
             }
             // Once broken it is ours or the next one's.
             if let Some(who) = judged {
-                return Ok(Attempt::Busy(who));
+                return Ok(TryLock::Busy(who));
             }
-            match self.judge(&path)? {
-                Attempt::Taken(()) => judged = Some("dotlock, just taken".into()),
-                Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
-                Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            match self.break_if_stale(&path)? {
+                TryLock::Taken(()) => judged = Some("dotlock, just taken".into()),
+                TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
+                TryLock::Orphaned => return Ok(TryLock::Orphaned),
             }
         }
     }
 
     /// From now on every lock of `identity`, whose process is known to be dead, is stale.
-    pub fn bury(&self, identity: Identity) {
-        self.shared().buried.insert(identity);
+    pub fn mark_dead(&self, identity: Identity) {
+        self.shared().dead_owners.insert(identity);
     }
 
     /// Removes what dead mailslots left in the folder: their locks, and the files these were links
     /// of. Dead are those that are buried, and those that are gone and for which `recovered` says
     /// that nothing of theirs is left to recover.
     pub fn sweep(&self, recovered: impl Fn(&Identity) -> bool) -> io::Result<()> {
-        for name in self.disk.list(&self.folder)? {
-            let master = name.strip_prefix(MASTER_PREFIX);
-            if master.is_none() && !name.ends_with(".lock") {
+        for name in self.disk.list(&self.directory)? {
+            let link_source = name.strip_prefix(MASTER_PREFIX);
+            if link_source.is_none() && !name.ends_with(".lock") {
                 continue;
             }
-            let path = self.folder.join(&name);
+            let path = self.directory.join(&name);
             let Ok(stat) = self.disk.look(&path) else { continue };
             let holder = self.read(&path);
-            let dead = match (&holder, master) {
+            let dead = match (&holder, link_source) {
                 (Some(id), _) => self.is_buried(id) || id.is_gone(&*self.disk) && recovered(id),
                 // Killed before its line was written. Should its maker live on another host, it
                 // makes the file again.
@@ -205,7 +210,7 @@ impl<D: Disk> Dotlocks<D> {
             if !dead {
                 continue;
             }
-            if master.is_none() {
+            if link_source.is_none() {
                 self.log_broken(&path, holder.as_ref(), &stat);
             }
             let _ = self.remove_same(&path, &stat);
@@ -220,21 +225,21 @@ impl<D: Disk> Dotlocks<D> {
 
     /// Removes this process's own file; no lock may be held.
     pub fn close(&self) {
-        if let Some(master) = self.shared().master.take() {
-            let _ = self.disk.unlink(&master.path);
+        if let Some(link_source) = self.shared().link_source.take() {
+            let _ = self.disk.unlink(&link_source.path);
         }
     }
 
     /// Makes the lock; its inode.
     fn create(&self, path: &Path) -> io::Result<u64> {
-        let master = self.master()?;
-        match self.disk.link(&master.path, path) {
-            Ok(()) => Ok(master.ino),
+        let link_source = self.link_source()?;
+        match self.disk.link(&link_source.path, path) {
+            Ok(()) => Ok(link_source.ino),
             // Our own file was swept away by a stranger: make it anew, once.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.shared().master = None;
-                let master = self.master()?;
-                self.disk.link(&master.path, path).map(|()| master.ino)
+                self.shared().link_source = None;
+                let link_source = self.link_source()?;
+                self.disk.link(&link_source.path, path).map(|()| link_source.ino)
             }
             // A file system without hard links: created and filled, complete or judged by age.
             Err(e) if no_links(&e) => self.write_new(path, false),
@@ -243,18 +248,18 @@ impl<D: Disk> Dotlocks<D> {
     }
 
     /// The file that locks are links of, its time fresh enough that nobody judges them old.
-    fn master(&self) -> io::Result<Master> {
+    fn link_source(&self) -> io::Result<LinkSource> {
         let mut shared = self.shared();
-        if let Some(master) = &mut shared.master {
-            if master.touched.elapsed() < TOUCH_EVERY {
-                return Ok(master.clone());
+        if let Some(link_source) = &mut shared.link_source {
+            if link_source.dirty.elapsed() < TOUCH_EVERY {
+                return Ok(link_source.clone());
             }
-            if let Ok(file) = self.disk.open(&master.path, Open::Append)
-                && file.stat()?.ino == master.ino
+            if let Ok(file) = self.disk.open(&link_source.path, OpenMode::Append)
+                && file.stat()?.ino == link_source.ino
             {
                 file.touch()?;
-                master.touched = Instant::now();
-                return Ok(master.clone());
+                link_source.dirty = Instant::now();
+                return Ok(link_source.clone());
             }
         }
         let path = self.own_name("");
@@ -264,20 +269,21 @@ impl<D: Disk> Dotlocks<D> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let master = Master { ino: self.write_new(&path, true)?, path, touched: Instant::now() };
-        shared.master = Some(master.clone());
-        Ok(master)
+        let link_source =
+            LinkSource { ino: self.write_new(&path, true)?, path, dirty: Instant::now() };
+        shared.link_source = Some(link_source.clone());
+        Ok(link_source)
     }
 
     /// The path of a file of our own. A pid alone is not ours alone: containers and hosts that
     /// share the folder have the same.
     fn own_name(&self, end: &str) -> PathBuf {
         let (pid, process) = (self.identity.field(0), self.identity.field(2));
-        self.folder.join(format!("{MASTER_PREFIX}{pid}-{process}{end}"))
+        self.directory.join(format!("{MASTER_PREFIX}{pid}-{process}{end}"))
     }
 
     fn write_new(&self, path: &Path, durable: bool) -> io::Result<u64> {
-        let file = self.disk.open(path, Open::Create { mode: 0o644, owner: None })?;
+        let file = self.disk.open(path, OpenMode::Create { mode: 0o644, owner: None })?;
         let line = self.identity.as_bytes();
         let made = (|| {
             if file.append(&[IoSlice::new(line)])? < line.len() {
@@ -292,11 +298,11 @@ impl<D: Disk> Dotlocks<D> {
     }
 
     /// The lock exists: is it stale? Taken: it was, and is broken.
-    fn judge(&self, path: &Path) -> io::Result<Attempt<()>> {
+    fn break_if_stale(&self, path: &Path) -> io::Result<TryLock<()>> {
         let stat = match self.disk.look(path) {
             Ok(stat) => stat,
             // Gone in the meantime.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Attempt::Taken(())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TryLock::Taken(())),
             Err(e) => return Err(e),
         };
         let holder = self.read(path);
@@ -304,18 +310,18 @@ impl<D: Disk> Dotlocks<D> {
             // The one writer never takes a lock that it has.
             Some(id) if *id == self.identity => true,
             Some(id) if self.is_buried(id) => true,
-            Some(id) if id.is_gone(&*self.disk) => return Ok(Attempt::Orphaned),
+            Some(id) if id.is_gone(&*self.disk) => return Ok(TryLock::Orphaned),
             _ => self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS),
         };
         if stale {
             self.log_broken(path, holder.as_ref(), &stat);
             return Ok(match self.remove_same(path, &stat) {
-                Ok(()) => Attempt::Taken(()),
-                Err(e) => Attempt::Busy(format!("stale dotlock that cannot be removed: {e}")),
+                Ok(()) => TryLock::Taken(()),
+                Err(e) => TryLock::Busy(format!("stale dotlock that cannot be removed: {e}")),
             });
         }
         let pid = holder.and_then(|id| id.pid());
-        Ok(Attempt::Busy(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
+        Ok(TryLock::Busy(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
     }
 
     fn log_broken(&self, path: &Path, holder: Option<&Identity>, stat: &Stat) {
@@ -326,11 +332,11 @@ impl<D: Disk> Dotlocks<D> {
     }
 
     fn is_buried(&self, id: &Identity) -> bool {
-        *id != self.identity && self.shared().buried.contains(id)
+        *id != self.identity && self.shared().dead_owners.contains(id)
     }
 
     fn read(&self, path: &Path) -> Option<Identity> {
-        let file = self.disk.open(path, Open::Read).ok()?;
+        let file = self.disk.open(path, OpenMode::Read).ok()?;
         let mut line = [0; IDENTITY_MAX + 1];
         let n = file.read_at(&mut line, 0).ok()?;
         Identity::parse(line.get(..n)?)
@@ -344,7 +350,7 @@ impl<D: Disk> Dotlocks<D> {
             .ok()
             .filter(|a| a.as_secs() > STALE_SECS)?;
         let probe = self.own_name("-clock");
-        let made = self.disk.open(&probe, Open::Create { mode: 0o600, owner: None });
+        let made = self.disk.open(&probe, OpenMode::Create { mode: 0o600, owner: None });
         let now = made.and_then(|file| file.stat()).map(|s| s.modified);
         let _ = self.disk.unlink(&probe);
         now.ok()?.duration_since(stat.modified).ok()
@@ -352,7 +358,7 @@ impl<D: Disk> Dotlocks<D> {
 
     /// Removes `path` if it still is the file that was judged.
     fn remove_same(&self, path: &Path, judged: &Stat) -> io::Result<()> {
-        let file = match self.disk.open(path, Open::Read) {
+        let file = match self.disk.open(path, OpenMode::Read) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             // Unreadable (mode 000, another user's): the look below is all there is.
@@ -375,14 +381,14 @@ impl<D: Disk> Dotlocks<D> {
             // In a sticky folder only its owner may: who may lock a mailbox may do as much.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 let owner = Owner { uid: now.uid, gid: now.gid };
-                let _acting = self.disk.act_as(Some(owner))?;
+                let _acting = self.disk.impersonate(Some(owner))?;
                 self.disk.unlink(path)
             }
             result => result,
         }
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
+    fn shared(&self) -> MutexGuard<'_, DotlockState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

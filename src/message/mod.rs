@@ -1,4 +1,4 @@
-//! What travels from a session to the writer, and how it is made: [`Intake`] takes the lines of
+//! What travels from a session to the writer, and how it is made: [`ContentBuilder`] takes the lines of
 //! mail data as they come and makes the [`Content`] that the writer only has to move.
 //!
 //! It promises
@@ -12,7 +12,7 @@
 //! - **the rest stays as it came**, octet for octet. It does not judge headers, add missing
 //!   fields, fold long lines or look into MIME.
 //!
-//! The first [`Fault`] stays: the rest of the message is swallowed, and its storage given back.
+//! The first [`ContentError`] stays: the rest of the message is swallowed, and its storage given back.
 
 pub mod trace;
 
@@ -55,28 +55,29 @@ pub const STEERING: [&str; 11] = [
 /// The name of a mailbox's file in the mail folder. Never a path: no `/`, no NUL, no control
 /// character, no leading dot, no `.lock` at the end; 1 to 200 octets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BoxName(String);
+pub struct MailboxName(String);
 
-impl BoxName {
+impl MailboxName {
     /// The name, if it may be one.
-    pub fn new(name: &str) -> Option<BoxName> {
+    pub fn new(name: &str) -> Option<MailboxName> {
         let fits = (1..=200).contains(&name.len())
             && !name.starts_with('.')
             && !name.ends_with(".lock")
             && name.chars().all(|c| c > ' ' && c != '/' && !c.is_control());
-        fits.then(|| BoxName(name.to_owned()))
+        fits.then(|| MailboxName(name.to_owned()))
     }
 
     /// An entry of the queue, `queue/ID`: not in the mail folder but in the spool, and no mailbox
     /// can have such a name. None unless `id` is letters, digits and hyphens, at most 100.
-    pub fn in_queue(id: &str) -> Option<BoxName> {
+    pub fn in_queue(id: &str) -> Option<MailboxName> {
         let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        (plain && (1..=100).contains(&id.len())).then(|| BoxName(format!("{QUEUE_PREFIX}{id}")))
+        (plain && (1..=100).contains(&id.len())).then(|| MailboxName(format!("{QUEUE_PREFIX}{id}")))
     }
 
-    /// What [`as_str`](BoxName::as_str) gave.
-    pub fn parse(name: &str) -> Option<BoxName> {
-        name.strip_prefix(QUEUE_PREFIX).map_or_else(|| BoxName::new(name), BoxName::in_queue)
+    /// What [`as_str`](MailboxName::as_str) gave.
+    pub fn parse(name: &str) -> Option<MailboxName> {
+        name.strip_prefix(QUEUE_PREFIX)
+            .map_or_else(|| MailboxName::new(name), MailboxName::in_queue)
     }
 
     /// The id of an entry of the queue.
@@ -90,7 +91,7 @@ impl BoxName {
     }
 }
 
-impl fmt::Display for BoxName {
+impl fmt::Display for MailboxName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -114,7 +115,7 @@ pub struct Owner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// The file in the mail folder, or in the queue.
-    pub mailbox: BoxName,
+    pub mailbox: MailboxName,
     /// Whose it must be; None: whoever runs mailslot.
     pub owner: Option<Owner>,
     /// The address for the Delivered-To line, `user@host`, without control characters. Of an entry
@@ -124,7 +125,7 @@ pub struct Destination {
 
 impl Destination {
     /// The line that stands below Return-Path in this copy alone, with its LF.
-    pub fn own_line(&self) -> Vec<u8> {
+    pub fn delivered_to_line(&self) -> Vec<u8> {
         let field = if self.mailbox.queue_id().is_some() { QUEUE_FIELD } else { "Delivered-To" };
         format!("{field}: {}\n", self.delivered_to).into_bytes()
     }
@@ -169,7 +170,7 @@ pub struct Message {
 
 /// Why mail data that came whole cannot become content.
 #[derive(Debug)]
-pub enum Fault {
+pub enum ContentError {
     /// More than [`HOPS_MAX`] Received fields, or it was here before for an address that leads to
     /// another host: 554 5.4.6.
     Loop,
@@ -180,37 +181,39 @@ pub enum Fault {
     Disk(io::Error),
 }
 
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Fault {
-        Fault::Disk(error)
+impl From<io::Error> for ContentError {
+    fn from(error: io::Error) -> ContentError {
+        ContentError::Disk(error)
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ContentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Loop => write!(f, "it goes round in a loop"),
-            Fault::HiddenFrom => write!(f, "a line hides \"From \" beyond column {LINE_MAX}"),
-            Fault::Disk(error) => write!(f, "spool: {error}"),
+            ContentError::Loop => write!(f, "it goes round in a loop"),
+            ContentError::HiddenFrom => {
+                write!(f, "a line hides \"From \" beyond column {LINE_MAX}")
+            }
+            ContentError::Disk(error) => write!(f, "spool: {error}"),
         }
     }
 }
 
-impl std::error::Error for Fault {}
+impl std::error::Error for ContentError {}
 
 /// Makes content of mail data, line by line.
 #[derive(Debug)]
-pub struct Intake(Result<Filter, Fault>);
+pub struct ContentBuilder(Result<HeaderFilter, ContentError>);
 
-impl Intake {
+impl ContentBuilder {
     /// An intake for one message. `received` is what stands above it, whole header lines each with
     /// its LF (see [`trace`](crate::message::trace)); what does not fit in memory waits in the folder
     /// `spool`.
-    pub fn new(spool: &Path, received: &[u8]) -> Intake {
+    pub fn new(spool: &Path, received: &[u8]) -> ContentBuilder {
         let mut out = ContentWriter::new(spool);
-        Intake(out.write(received).map_err(Fault::from).map(|()| Filter {
+        ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
             out,
-            place: Place::Top,
+            place: MessagePart::Top,
             kept: true,
             hops: 0,
             delivered_to: Vec::new(),
@@ -234,7 +237,7 @@ impl Intake {
 
     /// Whether the message was here before, for `address`: an alias that sends mail on says so
     /// above it, in Delivered-To. Of more than [`HOPS_MAX`] such fields the first count.
-    pub fn was_here_for(&self, address: &str) -> bool {
+    pub fn has_delivered_to(&self, address: &str) -> bool {
         let fields = self.0.as_ref().map_or(&[][..], |filter| &filter.delivered_to);
         fields.iter().any(|field| field.eq_ignore_ascii_case(address))
     }
@@ -243,14 +246,14 @@ impl Intake {
     ///
     /// # Errors
     /// The first fault met.
-    pub fn finish(self) -> Result<Content, Fault> {
+    pub fn finish(self) -> Result<Content, ContentError> {
         Ok(self.0?.out.finish()?)
     }
 }
 
 /// mboxrd's question: whether `line` reads `>*From `, and so gets one more `>` (or, read back,
 /// loses one).
-pub fn reads_from(mut line: &[u8]) -> bool {
+pub fn needs_from_quoting(mut line: &[u8]) -> bool {
     while let [b'>', rest @ ..] = line {
         line = rest;
     }
@@ -259,7 +262,7 @@ pub fn reads_from(mut line: &[u8]) -> bool {
 
 /// Where in the message the line in hand stands.
 #[derive(Debug, PartialEq, Eq)]
-enum Place {
+enum MessagePart {
     /// Nothing was kept yet: it would stand right below our own fields.
     Top,
     /// In the header, below a field that was kept.
@@ -270,9 +273,9 @@ enum Place {
 
 /// An intake that has met no fault.
 #[derive(Debug)]
-struct Filter {
+struct HeaderFilter {
     out: ContentWriter,
-    place: Place,
+    place: MessagePart,
     /// Whether the line in hand is kept; in the header, the field in hand with its continuation.
     kept: bool,
     /// Received fields seen.
@@ -284,8 +287,8 @@ struct Filter {
     far: Vec<u8>,
 }
 
-impl Filter {
-    fn piece(&mut self, piece: Piece<'_>) -> Result<(), Fault> {
+impl HeaderFilter {
+    fn piece(&mut self, piece: Piece<'_>) -> Result<(), ContentError> {
         if piece.first {
             self.begin(piece.bytes)?;
         }
@@ -293,7 +296,7 @@ impl Filter {
             return Ok(());
         }
         if self.hides_from(piece) {
-            return Err(Fault::HiddenFrom);
+            return Err(ContentError::HiddenFrom);
         }
         self.out.write(piece.bytes)?;
         if piece.last {
@@ -304,11 +307,11 @@ impl Filter {
 
     /// Judges the line that begins with `line`: all of it, or 2048 octets. That is enough to quote
     /// it right: a `From ` behind more than 2043 `>` stands beyond column 998 and is refused.
-    fn begin(&mut self, line: &[u8]) -> Result<(), Fault> {
-        if self.place != Place::Body {
+    fn begin(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        if self.place != MessagePart::Body {
             self.header_line(line)?;
         }
-        if self.kept && reads_from(line) {
+        if self.kept && needs_from_quoting(line) {
             self.out.write(b">")?;
         }
         Ok(())
@@ -316,20 +319,20 @@ impl Filter {
 
     /// The header goes to the first empty line, also past a line that is no field: some readers
     /// end it there and some go on, and none of them shall find a steering field.
-    fn header_line(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let below_a_field = self.place == Place::Header || !self.kept;
+    fn header_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        let below_a_field = self.place == MessagePart::Header || !self.kept;
         if below_a_field && matches!(line, [b' ' | b'\t', ..]) {
             return Ok(()); // continues its field, and is kept or left out with it
         }
         self.kept = true;
         match field_name(line) {
-            _ if line.is_empty() => self.place = Place::Body,
+            _ if line.is_empty() => self.place = MessagePart::Body,
             Some(name) if is_any(name, &STEERING) => self.kept = false,
             Some(name) => {
-                self.place = Place::Header;
+                self.place = MessagePart::Header;
                 self.hops += u32::from(is_any(name, &["Received"]));
                 if self.hops > HOPS_MAX {
-                    return Err(Fault::Loop);
+                    return Err(ContentError::Loop);
                 }
                 if is_any(name, &["Delivered-To"]) && self.delivered_to.len() < HOPS_MAX as usize {
                     let address = line.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
@@ -339,9 +342,9 @@ impl Filter {
             }
             // No header at all: a blank line keeps it out of our own fields, which it would
             // continue (if it begins with white space) or end in the wrong place.
-            None if self.place == Place::Top => {
+            None if self.place == MessagePart::Top => {
                 self.out.write(b"\n")?;
-                self.place = Place::Body;
+                self.place = MessagePart::Body;
             }
             None => {}
         }

@@ -45,7 +45,7 @@ pub struct Received<'a> {
     pub protocol: Protocol,
     /// Inside TLS its version and cipher, `using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`.
     pub tls: Option<&'a str>,
-    /// The message's id, from [`Ids`].
+    /// The message's id, from [`IdGenerator`].
     pub id: &'a str,
     /// The recipient, if there is only one: else each would learn of the others (RFC 5321 7.2).
     pub recipient: Option<&'a ForwardPath>,
@@ -104,20 +104,20 @@ pub fn now() -> Zoned {
 /// lower-case letters, digits and hyphens; an id can begin another (`…-1`, `…-12`), so whoever
 /// searches for one looks at the octet behind it too.
 #[derive(Debug)]
-pub struct Ids {
+pub struct IdGenerator {
     process: String,
     sessions: AtomicU64,
 }
 
-impl Ids {
+impl IdGenerator {
     /// The ids of a process that starts now. One is enough for a process.
-    pub fn new() -> Ids {
+    pub fn new() -> IdGenerator {
         let since_1970 =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         // std seeds its hashers from the system's random source.
         let random = RandomState::new().build_hasher().finish() as u32;
         let bits = since_1970.as_micros() << 32 | u128::from(random);
-        Ids { process: base32(bits, 16), sessions: AtomicU64::new(0) }
+        IdGenerator { process: base32(bits, 16), sessions: AtomicU64::new(0) }
     }
 
     /// The next session's id.
@@ -127,9 +127,9 @@ impl Ids {
     }
 }
 
-impl Default for Ids {
-    fn default() -> Ids {
-        Ids::new()
+impl Default for IdGenerator {
+    fn default() -> IdGenerator {
+        IdGenerator::new()
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
             hostname: &"h".repeat(5000),
             protocol: ESMTP,
             tls: None,
-            id: &message_id(&format!("{}-{}", Ids::new().process, u64::MAX), u64::MAX),
+            id: &message_id(&format!("{}-{}", IdGenerator::new().process, u64::MAX), u64::MAX),
             recipient: Some(&path),
             at: &now(),
         });
@@ -278,7 +278,7 @@ mod tests {
         let sessions: HashSet<String> = std::thread::scope(|scope| {
             let many = |_| {
                 scope.spawn(|| {
-                    let ids = Ids::new();
+                    let ids = IdGenerator::new();
                     (0..100).map(|_| ids.session()).collect::<Vec<_>>()
                 })
             };

@@ -26,7 +26,7 @@ use crate::observe::logging::value;
 
 /// Where to listen, as the options `--listen` and `--lmtp` give it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub enum ListenAddress {
     /// `host:port`, `192.0.2.1:25` or `[2001:db8::1]:25`; port 0 takes a free one.
     Tcp {
         /// A name or an address, without brackets.
@@ -88,15 +88,15 @@ enum Listening {
 ///
 /// # Errors
 /// The first address that cannot be had, with the cure where it is known.
-pub fn open(addresses: &[Address]) -> io::Result<Vec<Listener>> {
+pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     let mut passed_over = None;
     for address in addresses {
         match address {
-            Address::Unix { path, mode } => {
+            ListenAddress::Unix { path, mode } => {
                 listeners.push(listen_unix(path, *mode).map_err(|e| address.explain(e))?);
             }
-            Address::Tcp { host, port, tls } => {
+            ListenAddress::Tcp { host, port, tls } => {
                 let found = (host.as_str(), *port).to_socket_addrs();
                 for socket_address in found.map_err(|e| address.explain(e))? {
                     let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
@@ -257,13 +257,13 @@ impl Drop for Listener {
     }
 }
 
-impl Address {
+impl ListenAddress {
     fn explain(&self, e: io::Error) -> io::Error {
-        let cure = match (e.kind(), self) {
-            (io::ErrorKind::PermissionDenied, Address::Tcp { .. }) => {
+        let fix = match (e.kind(), self) {
+            (io::ErrorKind::PermissionDenied, ListenAddress::Tcp { .. }) => {
                 "; ports below 1024 take root or CAP_NET_BIND_SERVICE, or a socket unit"
             }
-            (io::ErrorKind::PermissionDenied, Address::Unix { .. }) => {
+            (io::ErrorKind::PermissionDenied, ListenAddress::Unix { .. }) => {
                 "; its folder must be ours to write to"
             }
             (io::ErrorKind::AddrInUse, _) => {
@@ -271,7 +271,7 @@ impl Address {
             }
             _ => "",
         };
-        io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{cure}"))
+        io::Error::new(e.kind(), format!("cannot listen on {self}: {e}{fix}"))
     }
 }
 
@@ -312,10 +312,10 @@ fn is_stale(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) && refused()
 }
 
-impl FromStr for Address {
+impl FromStr for ListenAddress {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Address, String> {
+    fn from_str(text: &str) -> Result<ListenAddress, String> {
         let wrong = |why: &str| {
             format!("{text:?}: {why} (expected host:port, [v6]:port, tls:host:port, unix:PATH)")
         };
@@ -330,7 +330,9 @@ impl FromStr for Address {
             // sun_path has 108 octets on Linux and 104 on the BSDs, a NUL at the end included.
             return match path.len() {
                 0 => Err(wrong("no path")),
-                1..=103 if !path.contains('\0') => Ok(Address::Unix { path: path.into(), mode }),
+                1..=103 if !path.contains('\0') => {
+                    Ok(ListenAddress::Unix { path: path.into(), mode })
+                }
                 _ => Err(wrong("the path is longer than 103 octets, or holds a NUL")),
             };
         }
@@ -354,22 +356,24 @@ impl FromStr for Address {
             }
             None => host,
         };
-        Ok(Address::Tcp { host: host.to_owned(), port, tls })
+        Ok(ListenAddress::Tcp { host: host.to_owned(), port, tls })
     }
 }
 
-impl fmt::Display for Address {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Address::Tcp { host, port, tls } => {
+            ListenAddress::Tcp { host, port, tls } => {
                 let tls = if *tls { "tls:" } else { "" };
                 match host.contains(':') {
                     true => write!(f, "{tls}[{host}]:{port}"),
                     false => write!(f, "{tls}{host}:{port}"),
                 }
             }
-            Address::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
-            Address::Unix { path, mode } => write!(f, "unix:{},mode={mode:o}", path.display()),
+            ListenAddress::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
+            ListenAddress::Unix { path, mode } => {
+                write!(f, "unix:{},mode={mode:o}", path.display())
+            }
         }
     }
 }
@@ -392,7 +396,7 @@ mod tests {
             "unix:smtp:25",
             "unix:/run/smtp,mode=600",
         ] {
-            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
         }
     }
 
@@ -418,18 +422,18 @@ mod tests {
             ("unix:/run/smtp,mode=1666", "the mode is not octal"),
             ("unix:/run/smtp,mode=", "the mode is not octal"),
         ] {
-            let said = text.parse::<Address>().unwrap_err();
+            let said = text.parse::<ListenAddress>().unwrap_err();
             assert!(said.contains(why), "{text:?}: {said}");
         }
-        assert!(format!("unix:{}", "x".repeat(103)).parse::<Address>().is_ok());
-        assert!(format!("unix:{}", "x".repeat(104)).parse::<Address>().is_err());
+        assert!(format!("unix:{}", "x".repeat(103)).parse::<ListenAddress>().is_ok());
+        assert!(format!("unix:{}", "x".repeat(104)).parse::<ListenAddress>().is_err());
     }
 
     #[test]
     fn a_stale_unix_socket_is_replaced_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
-        let address = Address::Unix { path: path.clone(), mode: 0o640 };
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
+        let address = ListenAddress::Unix { path: path.clone(), mode: 0o640 };
         drop(UnixListener::bind(&path).unwrap());
         let first = open(std::slice::from_ref(&address)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
@@ -446,13 +450,13 @@ mod tests {
 
     #[test]
     fn the_service_manager_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notify");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         send_datagram(&path, b"READY=1").unwrap();
         let mut told = [0; 16];
         let n = manager.recv(&mut told).unwrap();
         assert_eq!(&told[..n], b"READY=1");
-        assert!(send_datagram(&folder.path().join("nobody"), b"READY=1").is_err());
+        assert!(send_datagram(&directory.path().join("nobody"), b"READY=1").is_err());
     }
 }

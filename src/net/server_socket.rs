@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
-use super::session_handle::{Phase, Shared};
+use super::session_handle::{StreamShared, WaitPhase};
 use super::socket::{Socket, is_timeout, ready};
-use super::stream::Cut;
+use super::stream::Disconnect;
 
 /// A socket that is waited for no longer than allowed.
 #[derive(Debug)]
-pub(super) struct Wire {
-    pub(super) shared: Arc<Shared>,
+pub(super) struct ServerSocket {
+    pub(super) shared: Arc<StreamShared>,
     pub(super) timeout: Duration,
     /// How long mail data may pause.
     pub(super) pause: Duration,
@@ -27,28 +27,28 @@ pub(super) struct Wire {
     armed: Duration,
 }
 
-impl Wire {
+impl ServerSocket {
     /// The wire of a session that may last until `deadline`. `shared`'s socket waits `pause` for
     /// something to read, and `timeout` to write.
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<StreamShared>,
         timeout: Duration,
         pause: Duration,
         deadline: Instant,
-    ) -> Wire {
-        Wire { shared, timeout, pause, deadline, armed: pause }
+    ) -> ServerSocket {
+        ServerSocket { shared, timeout, pause, deadline, armed: pause }
     }
 
     /// One read(2) that returns by `until` or the session's deadline. 0 is the end, as the client
-    /// made it or a [`Handle`](super::Handle).
-    pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> Result<usize, Cut> {
+    /// made it or a [`SessionHandle`](super::SessionHandle).
+    pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> Result<usize, Disconnect> {
         loop {
             let left = self.left(Instant::now(), until)?;
             let result = match &self.shared.socket {
                 Socket::Pipe { input, .. } => {
                     // Nobody can wake us here but time.
                     let wait = left.min(Duration::from_secs(1));
-                    if !ready(input, PollFlags::POLLIN, wait).map_err(Cut::Broken)? {
+                    if !ready(input, PollFlags::POLLIN, wait).map_err(Disconnect::Broken)? {
                         if self.shared.notice().is_some() {
                             return Ok(0);
                         }
@@ -73,25 +73,25 @@ impl Wire {
                     let left = self.left(Instant::now() + eighth, until)?;
                     self.arm(left + eighth)?;
                 }
-                Err(e) => return Err(Cut::Broken(e)),
+                Err(e) => return Err(Disconnect::Broken(e)),
             }
         }
     }
 
-    fn arm(&mut self, wait: Duration) -> Result<(), Cut> {
+    fn arm(&mut self, wait: Duration) -> Result<(), Disconnect> {
         self.armed = wait.max(Duration::from_millis(1));
-        self.shared.socket.set_read_timeout(self.armed).map_err(Cut::Broken)
+        self.shared.socket.set_read_timeout(self.armed).map_err(Disconnect::Broken)
     }
 
     /// Writes all of `bytes` by `until`. Nearly always they fit into the socket's buffer; only when
     /// they do not is the client to blame for a wait.
-    pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> Result<(), Cut> {
-        let sent = self.shared.socket.write_what_fits(bytes).map_err(Cut::Broken)?;
+    pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {
+        let sent = self.shared.socket.write_what_fits(bytes).map_err(Disconnect::Broken)?;
         let rest = bytes.get(sent..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
         }
-        let before = self.shared.wait(Phase::Reply, Instant::now())?;
+        let before = self.shared.wait(WaitPhase::Reply, Instant::now())?;
         let result = self.write_rest(rest, until);
         match self.shared.resume(before) {
             Some(notice) if result.is_err() => Err(notice.into()),
@@ -99,53 +99,53 @@ impl Wire {
         }
     }
 
-    fn write_rest(&self, bytes: &[u8], until: Instant) -> Result<(), Cut> {
+    fn write_rest(&self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {
         let mut rest = bytes;
         while !rest.is_empty() {
             match self.shared.socket.write(rest, until) {
-                Ok(0) => return Err(Cut::Closed),
+                Ok(0) => return Err(Disconnect::Closed),
                 Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if is_timeout(&e) => return Err(Cut::NotReading),
-                Err(e) => return Err(Cut::Broken(e)),
+                Err(e) if is_timeout(&e) => return Err(Disconnect::NotReading),
+                Err(e) => return Err(Disconnect::Broken(e)),
             }
             if !rest.is_empty() && Instant::now() >= until.min(self.deadline) {
-                return Err(Cut::NotReading);
+                return Err(Disconnect::NotReading);
             }
         }
         Ok(())
     }
 
     /// The wire as TLS sees it, up to `until`.
-    pub(super) fn until(&mut self, until: Instant) -> Until<'_> {
-        Until { wire: self, until }
+    pub(super) fn until(&mut self, until: Instant) -> DeadlineSocket<'_> {
+        DeadlineSocket { wire: self, until }
     }
 
     /// How long there is at `now` before `until` and the session's deadline.
-    fn left(&self, now: Instant, until: Instant) -> Result<Duration, Cut> {
+    fn left(&self, now: Instant, until: Instant) -> Result<Duration, Disconnect> {
         if now >= self.deadline {
-            Err(Cut::Deadline)
+            Err(Disconnect::Deadline)
         } else if now >= until {
-            Err(Cut::TimedOut)
+            Err(Disconnect::TimedOut)
         } else {
             Ok(until.min(self.deadline) - now)
         }
     }
 }
 
-/// The wire for whoever reads and writes by std's traits. A [`Cut`] is inside the error.
-pub(super) struct Until<'a> {
-    wire: &'a mut Wire,
+/// The wire for whoever reads and writes by std's traits. A [`Disconnect`] is inside the error.
+pub(super) struct DeadlineSocket<'a> {
+    wire: &'a mut ServerSocket,
     until: Instant,
 }
 
-impl Read for Until<'_> {
+impl Read for DeadlineSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.wire.read(buffer, self.until).map_err(io::Error::other)
     }
 }
 
-impl Write for Until<'_> {
+impl Write for DeadlineSocket<'_> {
     /// Writes all of it.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wire.write_all(bytes, self.until).map_err(io::Error::other)?;

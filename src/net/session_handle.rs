@@ -1,7 +1,7 @@
 //! What other threads may know of a stream, and do to it: how long its client has owed what the
 //! session waits for, and the means to end it.
 //!
-//! The stream says when it is about to block ([`Shared::wait`]) and when it no longer does; what a
+//! The stream says when it is about to block ([`StreamShared::wait`]) and when it no longer does; what a
 //! handle does comes either before, and is seen by the stream, or after, and finds the socket to
 //! wake. Nothing here costs a session more than one lock for each time it blocks.
 
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::socket::Socket;
-use super::stream::Cut;
+use super::stream::Disconnect;
 
 /// Whether the server is under stress: one switch for all streams that heed it.
 #[derive(Debug, Default)]
-pub struct Pressure(AtomicBool);
+pub struct OverloadFlag(AtomicBool);
 
-impl Pressure {
+impl OverloadFlag {
     /// Whether it is on.
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Relaxed)
@@ -31,11 +31,11 @@ impl Pressure {
 
 /// Ends a session from another thread. Outlives its stream, and then does nothing.
 #[derive(Clone, Debug)]
-pub struct Handle(Weak<Shared>);
+pub struct SessionHandle(Weak<StreamShared>);
 
-impl Handle {
-    pub(super) fn new(shared: &Arc<Shared>) -> Handle {
-        Handle(Arc::downgrade(shared))
+impl SessionHandle {
+    pub(super) fn new(shared: &Arc<StreamShared>) -> SessionHandle {
+        SessionHandle(Arc::downgrade(shared))
     }
 
     /// The session is to end at its next command; if it waits for one, now.
@@ -43,7 +43,7 @@ impl Handle {
         if let Some(shared) = self.0.upgrade() {
             let mut state = shared.lock();
             state.notice = Some(Notice::Stop);
-            if matches!(state.waiting, Some(Waiting { phase: Phase::Command, .. })) {
+            if matches!(state.waiting, Some(ClientWait { phase: WaitPhase::Command, .. })) {
                 shared.socket.shutdown(Shutdown::Read);
             }
         }
@@ -59,21 +59,21 @@ impl Handle {
     /// How long the client has owed what the session is blocked for: a whole command line, mail
     /// data that keeps its pace, or to read its replies. Octets that dribble in change nothing.
     /// None while the session is at work, and once it is being ended.
-    pub fn lag(&self) -> Option<Duration> {
+    pub fn idle_for(&self) -> Option<Duration> {
         let shared = self.0.upgrade()?;
         let state = *shared.lock();
-        state.lag()
+        state.idle_for()
     }
 
     /// Ends the session if its client lags by `least` or more; whether it did.
-    pub fn make_room(&self, least: Duration) -> bool {
+    pub fn evict_if_idle(&self, least: Duration) -> bool {
         let Some(shared) = self.0.upgrade() else { return false };
         let mut state = shared.lock();
-        let lags = state.lag().is_some_and(|lag| lag >= least);
+        let lags = state.idle_for().is_some_and(|idle_for| idle_for >= least);
         if lags {
-            state.notice = Some(Notice::MakeRoom);
+            state.notice = Some(Notice::Evict);
             // Who does not read need not be written to.
-            let deaf = matches!(state.waiting, Some(Waiting { phase: Phase::Reply, .. }));
+            let deaf = matches!(state.waiting, Some(ClientWait { phase: WaitPhase::Reply, .. }));
             shared.socket.shutdown(if deaf { Shutdown::Both } else { Shutdown::Read });
         }
         lags
@@ -90,36 +90,36 @@ impl Handle {
 
 /// What a stream and its handles have in common.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct StreamShared {
     pub(super) socket: Socket,
-    state: Mutex<State>,
+    state: Mutex<WaitState>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct State {
-    waiting: Option<Waiting>,
+struct WaitState {
+    waiting: Option<ClientWait>,
     notice: Option<Notice>,
 }
 
-impl State {
-    fn lag(&self) -> Option<Duration> {
+impl WaitState {
+    fn idle_for(&self) -> Option<Duration> {
         let waiting = self.waiting.filter(|_| self.notice.is_none())?;
-        Some(waiting.owed.elapsed())
+        Some(waiting.idle_since.elapsed())
     }
 }
 
 /// The stream is blocked by its client.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Waiting {
-    phase: Phase,
+pub(super) struct ClientWait {
+    phase: WaitPhase,
     since: Instant,
     /// Since when the client has owed what is waited for.
-    owed: Instant,
+    idle_since: Instant,
 }
 
 /// What the client owes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum WaitPhase {
     Command,
     Data,
     /// That it reads what it was answered.
@@ -130,24 +130,24 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Notice {
     Stop,
-    MakeRoom,
+    Evict,
 }
 
-impl From<Notice> for Cut {
-    fn from(notice: Notice) -> Cut {
+impl From<Notice> for Disconnect {
+    fn from(notice: Notice) -> Disconnect {
         match notice {
-            Notice::Stop => Cut::Stopping,
-            Notice::MakeRoom => Cut::MakeRoom,
+            Notice::Stop => Disconnect::Stopping,
+            Notice::Evict => Disconnect::Evict,
         }
     }
 }
 
-impl Shared {
-    pub(super) fn new(socket: Socket) -> Shared {
-        Shared { socket, state: Mutex::default() }
+impl StreamShared {
+    pub(super) fn new(socket: Socket) -> StreamShared {
+        StreamShared { socket, state: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, WaitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -155,23 +155,27 @@ impl Shared {
         self.lock().notice
     }
 
-    /// The stream is about to block for what the client has owed since `owed`; what it waited for
-    /// before, which [`resume`](Shared::resume) takes. A notice that came before is an error, but
+    /// The stream is about to block for what the client has owed since `idle_since`; what it waited for
+    /// before, which [`resume`](StreamShared::resume) takes. A notice that came before is an error, but
     /// mail data and replies that have begun are finished when the server stops.
-    pub(super) fn wait(&self, phase: Phase, owed: Instant) -> Result<Option<Waiting>, Cut> {
+    pub(super) fn wait(
+        &self,
+        phase: WaitPhase,
+        idle_since: Instant,
+    ) -> Result<Option<ClientWait>, Disconnect> {
         let mut state = self.lock();
         match state.notice {
-            Some(Notice::Stop) if phase != Phase::Command => {}
+            Some(Notice::Stop) if phase != WaitPhase::Command => {}
             Some(notice) => return Err(notice.into()),
             None => {}
         }
         let before = state.waiting;
-        state.waiting = Some(Waiting { phase, since: Instant::now(), owed });
+        state.waiting = Some(ClientWait { phase, since: Instant::now(), idle_since });
         Ok(before)
     }
 
     /// The stream has stopped blocking, for this at least; what it was told meanwhile.
-    pub(super) fn resume(&self, before: Option<Waiting>) -> Option<Notice> {
+    pub(super) fn resume(&self, before: Option<ClientWait>) -> Option<Notice> {
         let mut state = self.lock();
         state.waiting = before;
         state.notice

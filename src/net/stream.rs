@@ -3,7 +3,7 @@
 //! A [`Stream`] has one buffer for each direction. Replies gather in the outgoing one and leave
 //! **when the stream is about to block** for more input, so a group of pipelined commands is
 //! answered in one write (RFC 2920 3.2) and a lone command at once; or earlier, when somebody
-//! [`push`](Stream::push)es.
+//! [`flush_now`](Stream::flush_now)es.
 //!
 //! Promises:
 //! - No call blocks for ever. A command line must be complete within the time-out (however slowly
@@ -18,8 +18,8 @@
 //! - TLS begins on an empty buffer, with the same deadlines, and one of its own for the handshake.
 //!   After a handshake or a write that failed nothing more is sent.
 //!
-//! Another thread may end a session through its [`Handle`] (`stream/handle.rs`): gently, where it
-//! waits for a command, or at once; and a server under stress asks for more ([`Pressure`]). What a
+//! Another thread may end a session through its [`SessionHandle`] (`stream/handle.rs`): gently, where it
+//! waits for a command, or at once; and a server under stress asks for more ([`OverloadFlag`]). What a
 //! connection is made of is in `stream/socket.rs`, and what waits for it in `stream/wire.rs`.
 
 use std::fmt;
@@ -28,11 +28,11 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::server_socket::Wire;
-pub use super::session_handle::{Handle, Pressure};
-use super::session_handle::{Phase, Shared};
+use super::server_socket::ServerSocket;
+pub use super::session_handle::{OverloadFlag, SessionHandle};
+use super::session_handle::{StreamShared, WaitPhase};
 pub use super::socket::{Peer, Socket, standard_input};
-use crate::net::tls::{self, Keys};
+use crate::net::tls::{self, ServerCertificate};
 
 /// The slowest mail data that is put up with, in octets a second. The slowest links that carry mail
 /// still, a modem of 1,200 bit/s or packet radio, bring as much; GSM at 9,600 bit/s brings ten
@@ -44,7 +44,7 @@ pub const PACE_MIN_UNDER_STRESS: u64 = 500;
 
 /// Why nothing more will be read or written.
 #[derive(Debug)]
-pub enum Cut {
+pub enum Disconnect {
     /// The client has closed its side.
     Closed,
     /// The client was silent for too long.
@@ -55,10 +55,10 @@ pub enum Cut {
     TooSlow,
     /// The session has taken as long as any may.
     Deadline,
-    /// [`Handle::stop`] was called.
+    /// [`SessionHandle::stop`] was called.
     Stopping,
-    /// [`Handle::make_room`] was called.
-    MakeRoom,
+    /// [`SessionHandle::evict_if_idle`] was called.
+    Evict,
     /// Something came in clear text where TLS was to begin.
     ClearText,
     /// No TLS, or none that both sides know, came where there should be some.
@@ -67,34 +67,34 @@ pub enum Cut {
     Broken(io::Error),
 }
 
-impl fmt::Display for Cut {
+impl fmt::Display for Disconnect {
     /// One word for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Cut::Closed => "closed",
-            Cut::TimedOut => "timeout",
-            Cut::NotReading => "not-reading",
-            Cut::TooSlow => "slow",
-            Cut::Deadline => "deadline",
-            Cut::Stopping => "stopping",
-            Cut::MakeRoom => "idle",
-            Cut::ClearText => "clear-text",
-            Cut::Tls(_) => "tls",
-            Cut::Broken(_) => "broken",
+            Disconnect::Closed => "closed",
+            Disconnect::TimedOut => "timeout",
+            Disconnect::NotReading => "not-reading",
+            Disconnect::TooSlow => "slow",
+            Disconnect::Deadline => "deadline",
+            Disconnect::Stopping => "stopping",
+            Disconnect::Evict => "idle",
+            Disconnect::ClearText => "clear-text",
+            Disconnect::Tls(_) => "tls",
+            Disconnect::Broken(_) => "broken",
         })
     }
 }
 
-impl std::error::Error for Cut {}
+impl std::error::Error for Disconnect {}
 
 /// What TLS passed on from the wire, or found wrong itself.
-impl From<io::Error> for Cut {
-    fn from(e: io::Error) -> Cut {
-        match e.downcast::<Cut>() {
+impl From<io::Error> for Disconnect {
+    fn from(e: io::Error) -> Disconnect {
+        match e.downcast::<Disconnect>() {
             Ok(cut) => cut,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Cut::Tls(e),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Cut::Closed,
-            Err(e) => Cut::Broken(e),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Disconnect::Tls(e),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Disconnect::Closed,
+            Err(e) => Disconnect::Broken(e),
         }
     }
 }
@@ -102,7 +102,7 @@ impl From<io::Error> for Cut {
 /// One connection with its buffers and deadlines.
 #[derive(Debug)]
 pub struct Stream {
-    wire: Wire,
+    wire: ServerSocket,
     layer: Layer,
     peer: Peer,
     /// `input[start..end]` came and was not consumed yet.
@@ -112,7 +112,7 @@ pub struct Stream {
     /// Replies not sent yet.
     output: Vec<u8>,
     /// Why no reply can be sent any more, and nobody was told yet.
-    gone: Option<Cut>,
+    gone: Option<Disconnect>,
     /// When the command line that has not come whole was first waited for.
     line_since: Option<Instant>,
     /// When the last mail data came, or was asked for.
@@ -121,14 +121,14 @@ pub struct Stream {
     /// the clock as far as the client falls behind that pace.
     data_paid: Instant,
     /// Whether the server is under stress.
-    pressure: Arc<Pressure>,
+    overload: Arc<OverloadFlag>,
 }
 
 /// What lies between the buffers and the wire.
 #[derive(Debug)]
 enum Layer {
     Clear,
-    Tls(Box<tls::Session>),
+    Tls(Box<tls::TlsSession>),
     /// Nothing more is sent: a write or a handshake failed half way, and whatever followed would be
     /// taken for something else.
     Mute,
@@ -160,9 +160,9 @@ impl Stream {
             Socket::Pipe { .. } => {}
         }
         let now = Instant::now();
-        let shared = Arc::new(Shared::new(socket));
+        let shared = Arc::new(StreamShared::new(socket));
         Ok(Stream {
-            wire: Wire::new(shared, timeout, pause, now + session_timeout),
+            wire: ServerSocket::new(shared, timeout, pause, now + session_timeout),
             layer: Layer::Clear,
             peer,
             input: vec![0; INPUT_SIZE].into_boxed_slice(),
@@ -173,18 +173,18 @@ impl Stream {
             line_since: None,
             data_came: now,
             data_paid: now,
-            pressure: Arc::default(),
+            overload: Arc::default(),
         })
     }
 
-    /// From here on `pressure` says whether mail data must keep the pace that stress asks for.
-    pub fn heed(&mut self, pressure: Arc<Pressure>) {
-        self.pressure = pressure;
+    /// From here on `overload` says whether mail data must keep the pace that stress asks for.
+    pub fn watch_overload(&mut self, overload: Arc<OverloadFlag>) {
+        self.overload = overload;
     }
 
     /// What says whether the server is under stress.
-    pub fn pressure(&self) -> &Arc<Pressure> {
-        &self.pressure
+    pub fn overload(&self) -> &Arc<OverloadFlag> {
+        &self.overload
     }
 
     /// Who is at the other end.
@@ -193,12 +193,12 @@ impl Stream {
     }
 
     /// The means to end the session from another thread.
-    pub fn handle(&self) -> Handle {
-        Handle::new(&self.wire.shared)
+    pub fn handle(&self) -> SessionHandle {
+        SessionHandle::new(&self.wire.shared)
     }
 
     /// What has come of the next command line, at least one octet.
-    pub fn opening(&mut self) -> Result<&[u8], Cut> {
+    pub fn peek_first_line(&mut self) -> Result<&[u8], Disconnect> {
         if self.start == self.end {
             self.fill_line()?;
         }
@@ -207,7 +207,7 @@ impl Stream {
 
     /// The next command line with its CR LF, which alone ends it; None for one that was longer
     /// than `max` octets and is dropped, all of it.
-    pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, Cut> {
+    pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
         if let Some(notice) = self.wire.shared.notice() {
             return Err(notice.into());
         }
@@ -234,9 +234,9 @@ impl Stream {
     }
 
     /// Reads more of a command line, for the whole of which there is one deadline.
-    fn fill_line(&mut self) -> Result<(), Cut> {
+    fn fill_line(&mut self) -> Result<(), Disconnect> {
         let since = *self.line_since.get_or_insert_with(Instant::now);
-        self.fill(since + self.wire.timeout, Phase::Command, since)
+        self.fill(since + self.wire.timeout, WaitPhase::Command, since)
     }
 
     /// Mail data begins: its pace is counted from here.
@@ -246,14 +246,14 @@ impl Stream {
     }
 
     /// Mail data that has come and was not consumed yet, at least one octet.
-    pub fn data(&mut self) -> Result<&[u8], Cut> {
+    pub fn data(&mut self) -> Result<&[u8], Disconnect> {
         if self.start == self.end {
             let (paid, dribbled) = (self.data_paid, self.data_paid < self.data_came);
-            self.fill(paid + self.wire.pause, Phase::Data, paid).map_err(|cut| match cut {
-                Cut::TimedOut if dribbled => Cut::TooSlow,
+            self.fill(paid + self.wire.pause, WaitPhase::Data, paid).map_err(|cut| match cut {
+                Disconnect::TimedOut if dribbled => Disconnect::TooSlow,
                 cut => cut,
             })?;
-            let pace = if self.pressure.is_on() { PACE_MIN_UNDER_STRESS } else { PACE_MIN };
+            let pace = if self.overload.is_on() { PACE_MIN_UNDER_STRESS } else { PACE_MIN };
             let lasts = Duration::from_micros(self.end as u64 * 1_000_000 / pace);
             self.data_came = Instant::now();
             // Nobody is ahead: who was fast once must not be slow for long.
@@ -268,7 +268,7 @@ impl Stream {
     }
 
     /// Whether the client has said something that nobody asked for yet: looks, and reads nothing.
-    pub fn has_come_early(&self) -> bool {
+    pub fn spoke_before_banner(&self) -> bool {
         self.has_unread() || self.wire.shared.socket.has_input()
     }
 
@@ -278,13 +278,13 @@ impl Stream {
     }
 
     /// Puts a reply behind those that wait to be sent: `write` appends it.
-    pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Cut> {
+    pub fn reply(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), Disconnect> {
         write(&mut self.output);
         if self.output.len() > OUTPUT_MAX { self.flush() } else { Ok(()) }
     }
 
     /// Sends the replies that wait.
-    pub fn flush(&mut self) -> Result<(), Cut> {
+    pub fn flush(&mut self) -> Result<(), Disconnect> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -292,7 +292,7 @@ impl Stream {
         let sent = match &mut self.layer {
             Layer::Clear => self.wire.write_all(&self.output, until),
             Layer::Tls(tls) => {
-                tls.write_all(&mut self.wire.until(until), &self.output).map_err(Cut::from)
+                tls.write_all(&mut self.wire.until(until), &self.output).map_err(Disconnect::from)
             }
             Layer::Mute => Ok(()),
         };
@@ -305,9 +305,9 @@ impl Stream {
 
     /// The same for a reply that may not wait. That the client is gone is told when more is to be
     /// read of it: what it said before it went is still heard, up to its last dot.
-    pub fn push(&mut self) -> Result<(), Cut> {
+    pub fn flush_now(&mut self) -> Result<(), Disconnect> {
         match self.flush() {
-            Err(gone @ Cut::Broken(_)) => {
+            Err(gone @ Disconnect::Broken(_)) => {
                 self.gone = Some(gone);
                 Ok(())
             }
@@ -319,10 +319,10 @@ impl Stream {
     /// client has the time-out or a minute, whichever is shorter.
     ///
     /// # Errors
-    /// [`Cut::ClearText`] if something has come already: somebody between the client and us may
+    /// [`Disconnect::ClearText`] if something has come already: somebody between the client and us may
     /// have put it there, and must not have it taken for something said inside TLS. After that or
     /// any other error nothing more is sent: the client would not know how to read it.
-    pub fn start_tls(&mut self, keys: &Keys) -> Result<tls::Facts, Cut> {
+    pub fn start_tls(&mut self, keys: &ServerCertificate) -> Result<tls::TlsInfo, Disconnect> {
         let facts = self.handshake(keys);
         if facts.is_err() {
             self.layer = Layer::Mute;
@@ -330,17 +330,17 @@ impl Stream {
         facts
     }
 
-    fn handshake(&mut self, keys: &Keys) -> Result<tls::Facts, Cut> {
+    fn handshake(&mut self, keys: &ServerCertificate) -> Result<tls::TlsInfo, Disconnect> {
         if self.has_unread() {
-            return Err(Cut::ClearText);
+            return Err(Disconnect::ClearText);
         }
         self.flush()?;
         let mut tls = Box::new(keys.session()?);
         let until = Instant::now() + self.wire.timeout.min(HANDSHAKE);
-        let before = self.wire.shared.wait(Phase::Command, Instant::now())?;
+        let before = self.wire.shared.wait(WaitPhase::Command, Instant::now())?;
         let result = tls.handshake(&mut self.wire.until(until));
         let notice = self.wire.shared.resume(before);
-        let facts = result.map_err(|e| notice.map_or_else(|| e.into(), Cut::from))?;
+        let facts = result.map_err(|e| notice.map_or_else(|| e.into(), Disconnect::from))?;
         self.layer = Layer::Tls(tls);
         Ok(facts)
     }
@@ -364,14 +364,19 @@ impl Stream {
         let mut left = LINGER_MAX;
         while unread && left > 0 && Instant::now() < until {
             (self.start, self.end, self.wire.deadline) = (0, 0, until);
-            unread = self.fill(until, Phase::Data, Instant::now()).is_ok();
+            unread = self.fill(until, WaitPhase::Data, Instant::now()).is_ok();
             left = left.saturating_sub(self.end);
         }
     }
 
     /// Reads once, after sending what waits: at least one octet of what the client has owed since
-    /// `owed`, or why not.
-    fn fill(&mut self, until: Instant, phase: Phase, owed: Instant) -> Result<(), Cut> {
+    /// `idle_since`, or why not.
+    fn fill(
+        &mut self,
+        until: Instant,
+        phase: WaitPhase,
+        idle_since: Instant,
+    ) -> Result<(), Disconnect> {
         self.flush()?;
         if let Some(gone) = self.gone.take() {
             return Err(gone);
@@ -381,15 +386,17 @@ impl Stream {
             self.end -= self.start;
             self.start = 0;
         }
-        let before = self.wire.shared.wait(phase, owed)?;
+        let before = self.wire.shared.wait(phase, idle_since)?;
         let buffer = &mut self.input[self.end..];
         let read = match &mut self.layer {
-            Layer::Tls(tls) => tls.read(&mut self.wire.until(until), buffer).map_err(Cut::from),
+            Layer::Tls(tls) => {
+                tls.read(&mut self.wire.until(until), buffer).map_err(Disconnect::from)
+            }
             Layer::Clear | Layer::Mute => self.wire.read(buffer, until),
         };
         let notice = self.wire.shared.resume(before);
         match read {
-            Ok(0) => Err(notice.map_or(Cut::Closed, Cut::from)),
+            Ok(0) => Err(notice.map_or(Disconnect::Closed, Disconnect::from)),
             Ok(n) => {
                 self.end += n;
                 Ok(())

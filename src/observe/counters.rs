@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// One number that only grows (or keeps its greatest value).
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     /// One more.
     pub fn one(&self) {
         self.add(1);
@@ -32,7 +32,7 @@ macro_rules! counters {
     ($(#[doc = $doc:literal] $name:ident,)*) => {
         /// All counters of one process.
         #[derive(Debug, Default)]
-        pub struct Counters { $(#[doc = $doc] pub $name: Count,)* }
+        pub struct Counters { $(#[doc = $doc] pub $name: Counter,)* }
 
         impl Counters {
             /// Every counter: its name, what it counts, and the number now; in a fixed order.

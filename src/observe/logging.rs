@@ -33,7 +33,7 @@ use crate::process::privilege;
 
 /// Where the log goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum LogTarget {
     /// Standard error.
     Stderr,
     /// The host's syslog daemon.
@@ -48,7 +48,7 @@ pub const QUEUE: usize = 1024;
 ///
 /// # Errors
 /// A log was started before.
-pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
+pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
     let level = match verbosity {
         ..=-2 => LevelFilter::Error,
         -1 => LevelFilter::Warn,
@@ -58,11 +58,11 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
     };
     let filter = env_logger::Builder::new().filter_level(level).parse_default_env().build();
     let style = match target {
-        Target::Syslog => Style::Syslog,
-        Target::Stderr if stderr_is_the_journal() => Style::Journal,
-        Target::Stderr => Style::Dated,
+        LogTarget::Syslog => LogStyle::Syslog,
+        LogTarget::Stderr if stderr_is_the_journal() => LogStyle::Journal,
+        LogTarget::Stderr => LogStyle::Dated,
     };
-    if style == Style::Syslog {
+    if style == LogStyle::Syslog {
         #[cfg(target_os = "linux")]
         let identity = c"mailslot";
         #[cfg(not(target_os = "linux"))]
@@ -73,15 +73,15 @@ pub fn start(target: Target, verbosity: i32) -> io::Result<Waiting> {
     log::set_max_level(filter.filter());
     log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
         .map_err(io::Error::other)?;
-    Ok(Waiting(Some((queue, style))))
+    Ok(PendingLog(Some((queue, style))))
 }
 
-/// A log that was started. Its lines wait until [`Waiting::write`] is called, or this is dropped: a
+/// A log that was started. Its lines wait until [`PendingLog::write`] is called, or this is dropped: a
 /// thread that was there before would not share in what the process gives up at its start.
 #[derive(Debug)]
-pub struct Waiting(Option<(Receiver<Item>, Style)>);
+pub struct PendingLog(Option<(Receiver<LogItem>, LogStyle)>);
 
-impl Waiting {
+impl PendingLog {
     /// Starts the thread that writes the lines.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Waiting {
 
     fn start_thread(&mut self) -> io::Result<()> {
         let Some((queue, style)) = self.0.take() else { return Ok(()) };
-        let write = move || match privilege::forgo() {
+        let write = move || match privilege::drop_capabilities() {
             Ok(()) => write_lines(&queue, |level, line| style.write(level, line)),
             Err(e) => drop(style.write(Level::Error, &format!("no log: capabilities: {e}"))),
         };
@@ -100,7 +100,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingLog {
     /// For a program that ends before it has got so far.
     fn drop(&mut self) {
         let _ = self.start_thread();
@@ -137,7 +137,7 @@ impl<T: fmt::Display> fmt::Display for Value<T> {
 
 /// What the writing thread is sent.
 #[derive(Debug)]
-enum Item {
+enum LogItem {
     Line(Level, String),
     /// Answered once everything before it is written.
     Flush(Sender<()>),
@@ -146,7 +146,7 @@ enum Item {
 /// The logger: filters, makes a line, and never waits.
 struct Queued {
     filter: env_logger::Logger,
-    lines: Sender<Item>,
+    lines: Sender<LogItem>,
     dropped: AtomicU64,
 }
 
@@ -162,11 +162,11 @@ impl Log for Queued {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let line = format!("log full lines_dropped={dropped}");
-            if self.lines.try_send(Item::Line(Level::Warn, line)).is_err() {
+            if self.lines.try_send(LogItem::Line(Level::Warn, line)).is_err() {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
-        let line = Item::Line(record.level(), one_line(record.args().to_string()));
+        let line = LogItem::Line(record.level(), one_line(record.args().to_string()));
         if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -175,18 +175,18 @@ impl Log for Queued {
     fn flush(&self) {
         let (done, wait) = bounded(1);
         let limit = Duration::from_secs(1);
-        if self.lines.send_timeout(Item::Flush(done), limit).is_ok() {
+        if self.lines.send_timeout(LogItem::Flush(done), limit).is_ok() {
             let _ = wait.recv_timeout(limit);
         }
     }
 }
 
 /// The writing thread. A line that cannot be written is lost: there is nobody to tell.
-fn write_lines(queue: &Receiver<Item>, write: impl Fn(Level, &str) -> io::Result<()>) {
+fn write_lines(queue: &Receiver<LogItem>, write: impl Fn(Level, &str) -> io::Result<()>) {
     for item in queue {
         match item {
-            Item::Line(level, line) => drop(write(level, &line)),
-            Item::Flush(done) => drop(done.send(())),
+            LogItem::Line(level, line) => drop(write(level, &line)),
+            LogItem::Flush(done) => drop(done.send(())),
         }
     }
 }
@@ -209,22 +209,22 @@ fn one_line(text: String) -> String {
 
 /// How a line is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Style {
+enum LogStyle {
     Dated,
     Journal,
     Syslog,
 }
 
-impl Style {
+impl LogStyle {
     fn write(self, level: Level, line: &str) -> io::Result<()> {
         let severity = severity(level);
-        if self == Style::Syslog {
+        if self == LogStyle::Syslog {
             nix::syslog::syslog(Priority::new(severity, Facility::LOG_MAIL), line)?;
             return Ok(());
         }
         // One write(2) for a line, so that lines of several processes do not mix.
         let text = match self {
-            Style::Journal => format!("<{}>{line}\n", severity as i32),
+            LogStyle::Journal => format!("<{}>{line}\n", severity as i32),
             _ => {
                 let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
                 format!("{now} {level:5} {line}\n")
@@ -292,8 +292,8 @@ mod tests {
         assert_eq!(queue.try_iter().count(), 2);
         log.log(&Record::builder().level(Level::Info).args(format_args!("again")).build());
         let texts = queue.try_iter().map(|item| match item {
-            Item::Line(_, text) => text,
-            Item::Flush(_) => "flush".into(),
+            LogItem::Line(_, text) => text,
+            LogItem::Flush(_) => "flush".into(),
         });
         assert_eq!(texts.collect::<Vec<_>>(), ["log full lines_dropped=3", "again"]);
     }

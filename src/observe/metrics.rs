@@ -190,12 +190,12 @@ mod tests {
 
     #[test]
     fn the_file_is_replaced_and_for_all_to_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mailslot.prom");
-        let precious = folder.path().join("precious");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("mailslot.prom");
+        let precious = directory.path().join("precious");
         fs::write(&precious, "precious").unwrap();
         // What somebody put there leads nowhere.
-        std::os::unix::fs::symlink(&precious, folder.path().join("mailslot.prom.new")).unwrap();
+        std::os::unix::fs::symlink(&precious, directory.path().join("mailslot.prom.new")).unwrap();
         let counters = Arc::new(Counters::default());
         let interval = Duration::from_millis(1);
         let metrics = Metrics::start_every(interval, path.clone(), counters.clone()).unwrap();
@@ -213,6 +213,6 @@ mod tests {
         assert_eq!(sessions(), Some(2.0), "the last word");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read(&precious).unwrap(), b"precious");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
     }
 }

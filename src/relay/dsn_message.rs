@@ -30,7 +30,7 @@ use crate::smtp::{Envelope, ForwardPath, Recipient};
 
 /// One report, for the sender of one message.
 #[derive(Debug)]
-pub struct Report<'a> {
+pub struct DsnMessage<'a> {
     /// Who reports.
     pub hostname: &'a str,
     /// The report's own id.
@@ -42,18 +42,18 @@ pub struct Report<'a> {
     /// Who it is for, as its To field shows it.
     pub to: &'a str,
     /// What became of the message.
-    pub action: Action,
+    pub action: DsnAction,
     /// ENVID of the message.
     pub envid: Option<&'a str>,
     /// For whom it became so; at least one.
-    pub recipients: &'a [Fate<'a>],
+    pub recipients: &'a [RecipientStatus<'a>],
     /// What of the message is in it.
-    pub returned: &'a Returned,
+    pub returned: &'a ReturnedContent,
 }
 
 /// What became of a message.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum DsnAction {
     /// It is in mailboxes here.
     Delivered,
     /// It was handed to a server that reports nothing.
@@ -66,7 +66,7 @@ pub enum Action {
 
 /// One recipient of a report.
 #[derive(Clone, Debug)]
-pub struct Fate<'a> {
+pub struct RecipientStatus<'a> {
     /// As in the envelope.
     pub path: &'a ForwardPath,
     /// ORCPT.
@@ -79,17 +79,17 @@ pub struct Fate<'a> {
     pub is_reply: bool,
 }
 
-impl<'a> Fate<'a> {
+impl<'a> RecipientStatus<'a> {
     /// A recipient whose mailbox has the message.
-    pub fn delivered<D>(recipient: &'a Recipient<D>) -> Fate<'a> {
+    pub fn delivered<D>(recipient: &'a Recipient<D>) -> RecipientStatus<'a> {
         let (path, original) = (&recipient.path, recipient.original.as_ref());
-        Fate { path, original, status: (2, 0, 0), why: None, is_reply: false }
+        RecipientStatus { path, original, status: (2, 0, 0), why: None, is_reply: false }
     }
 }
 
 /// What of a message is in the report on it.
 #[derive(Clone, Debug)]
-pub enum Returned {
+pub enum ReturnedContent {
     /// Its header.
     Header(Vec<u8>),
     /// All of it.
@@ -123,7 +123,7 @@ pub fn header(content: &Content) -> io::Result<Vec<u8>> {
     Ok(begin)
 }
 
-impl Report<'_> {
+impl DsnMessage<'_> {
     /// The report as it stands in a mailbox below Return-Path and Delivered-To.
     pub fn content(&self) -> Content {
         let mut text = String::new();
@@ -131,7 +131,9 @@ impl Report<'_> {
         let _ = self.write(&mut text);
         let mut octets = text.into_bytes();
         match self.returned {
-            Returned::Header(header) | Returned::Whole(header) => octets.extend_from_slice(header),
+            ReturnedContent::Header(header) | ReturnedContent::Whole(header) => {
+                octets.extend_from_slice(header)
+            }
         }
         octets.extend_from_slice(format!("\n--{}--\n", self.boundary()).as_bytes());
         Content::Memory(Arc::new(octets))
@@ -139,7 +141,7 @@ impl Report<'_> {
 
     /// All of it but what is returned of the message, and what stands behind.
     fn write(&self, out: &mut String) -> std::fmt::Result {
-        let Report { hostname, id, to, .. } = self;
+        let DsnMessage { hostname, id, to, .. } = self;
         let (at, came) = (trace::date(self.at), trace::date(self.came));
         let boundary = self.boundary();
         let global = self.has_utf8();
@@ -192,10 +194,10 @@ impl Report<'_> {
             self.write_recipient(out, recipient)?;
         }
         let (kind, is_ascii) = match self.returned {
-            Returned::Header(header) if header.is_ascii() => ("text/rfc822-headers", true),
-            Returned::Header(_) => ("message/global-headers", false),
+            ReturnedContent::Header(header) if header.is_ascii() => ("text/rfc822-headers", true),
+            ReturnedContent::Header(_) => ("message/global-headers", false),
             // Its own header says what its body is; 8 bits in that are no global message.
-            Returned::Whole(whole) => ("message/rfc822", whole.is_ascii()),
+            ReturnedContent::Whole(whole) => ("message/rfc822", whole.is_ascii()),
         };
         write!(out, "\n--{boundary}\n{}\n", part(kind, !is_ascii))
     }
@@ -204,7 +206,7 @@ impl Report<'_> {
     fn words(&self) -> (&'static str, &'static str, String) {
         let hostname = self.hostname;
         match &self.action {
-            Action::Delivered => (
+            DsnAction::Delivered => (
                 "Delivered: your message",
                 "Your message has been put into the mailboxes of",
                 format!(
@@ -212,12 +214,12 @@ impl Report<'_> {
                      not known whether anybody has read it.\n"
                 ),
             ),
-            Action::Relayed => (
+            DsnAction::Relayed => (
                 "Sent on: your message",
                 "Your message has been sent on, to a mail system that reports nothing back, for",
                 format!("by the mail system at {hostname}. You have asked to be told so.\n"),
             ),
-            Action::Delayed(until) => (
+            DsnAction::Delayed(until) => (
                 "Waiting: your message",
                 "Your message could not be sent on yet for",
                 format!(
@@ -226,7 +228,7 @@ impl Report<'_> {
                     trace::date(until)
                 ),
             ),
-            Action::Failed => (
+            DsnAction::Failed => (
                 "Not delivered: your message",
                 "Your message could not be delivered to",
                 format!(
@@ -238,7 +240,11 @@ impl Report<'_> {
     }
 
     /// The fields of one recipient, below an empty line.
-    fn write_recipient(&self, out: &mut String, recipient: &Fate<'_>) -> std::fmt::Result {
+    fn write_recipient(
+        &self,
+        out: &mut String,
+        recipient: &RecipientStatus<'_>,
+    ) -> std::fmt::Result {
         writeln!(out)?;
         if let Some(original) = recipient.original {
             writeln!(out, "Original-Recipient: {};{}", original.kind, original.address)?;
@@ -246,10 +252,10 @@ impl Report<'_> {
         let kind = if recipient.path.is_ascii() { "rfc822" } else { "utf-8" };
         let address = recipient.path.address();
         let action = match self.action {
-            Action::Delivered => "delivered",
-            Action::Relayed => "relayed",
-            Action::Delayed(_) => "delayed",
-            Action::Failed => "failed",
+            DsnAction::Delivered => "delivered",
+            DsnAction::Relayed => "relayed",
+            DsnAction::Delayed(_) => "delayed",
+            DsnAction::Failed => "failed",
         };
         let (class, subject, detail) = recipient.status;
         write!(
@@ -262,13 +268,13 @@ impl Report<'_> {
             writeln!(out, "Diagnostic-Code: {kind}; {}", quoted(why))?;
         }
         match &self.action {
-            Action::Delayed(until) => writeln!(out, "Will-Retry-Until: {}", trace::date(until)),
-            Action::Delivered | Action::Relayed | Action::Failed => Ok(()),
+            DsnAction::Delayed(until) => writeln!(out, "Will-Retry-Until: {}", trace::date(until)),
+            DsnAction::Delivered | DsnAction::Relayed | DsnAction::Failed => Ok(()),
         }
     }
 
     fn has_utf8(&self) -> bool {
-        let is_ascii = |told: &Fate<'_>| {
+        let is_ascii = |told: &RecipientStatus<'_>| {
             told.path.is_ascii()
                 && told.original.is_none_or(OriginalRecipient::is_ascii)
                 && told.why.as_ref().is_none_or(|why| why.is_ascii())

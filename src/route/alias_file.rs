@@ -5,7 +5,7 @@
 //! - An `:include:` file must also be owned by root or by whoever runs mailslot, writable by its
 //!   owner only, no symbolic link and no second link of a file: others could put their addresses
 //!   into the list, or have a file shown that they may not read.
-//! - [`Live`] holds the aliases in force. It looks at the file at most once a second while mail
+//! - [`AliasFile`] holds the aliases in force. It looks at the file at most once a second while mail
 //!   comes in, so edits count without a signal; a file that cannot be read leaves the old ones in
 //!   force.
 
@@ -24,18 +24,18 @@ use crate::process::confinement;
 
 /// A file that was not read: what is wrong, and what an administrator can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unread {
+pub struct ReadError {
     /// With the path.
     pub what: String,
     /// In a few words.
-    pub cure: String,
+    pub fix: String,
 }
 
 /// Who wrote a file's name into a list, and so how much it takes to be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trust {
+pub enum FileTrust {
     /// Named by the administrator on the command line: may be a link; at most [`ALIASES_MAX`].
-    Named,
+    FixedUsers,
     /// An `:include:` file: the rules above; at most [`INCLUDE_MAX`].
     Included,
 }
@@ -44,13 +44,13 @@ pub enum Trust {
 ///
 /// # Errors
 /// It cannot be opened or read, is no regular file, is too large, or may not be believed.
-pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
+pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadError> {
     let name = path.display();
-    let unread = |what: &str, cure: &str| {
-        Err(Unread { what: format!("{name} {what}"), cure: cure.to_owned() })
+    let unread = |what: &str, fix: &str| {
+        Err(ReadError { what: format!("{name} {what}"), fix: fix.to_owned() })
     };
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    if trust == Trust::Included {
+    if trust == FileTrust::Included {
         flags |= OFlag::O_NOFOLLOW;
     }
     let opened = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path);
@@ -72,10 +72,10 @@ pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
         return unread("is not a regular file", "put a file there");
     }
     let size_max = match trust {
-        Trust::Named => ALIASES_MAX,
-        Trust::Included => {
-            if let Some((what, cure)) = doubt(path, &meta) {
-                return unread(&what, &cure);
+        FileTrust::FixedUsers => ALIASES_MAX,
+        FileTrust::Included => {
+            if let Some((what, fix)) = distrust_reason(path, &meta) {
+                return unread(&what, &fix);
             }
             INCLUDE_MAX
         }
@@ -91,7 +91,7 @@ pub fn read(path: &Path, trust: Trust) -> Result<(Vec<u8>, Metadata), Unread> {
 }
 
 /// Why a file of this kind is not believed as a list, and the cure.
-fn doubt(path: &Path, meta: &Metadata) -> Option<(String, String)> {
+fn distrust_reason(path: &Path, meta: &Metadata) -> Option<(String, String)> {
     let shown = path.display();
     let (owner, us) = (meta.uid(), nix::unistd::geteuid().as_raw());
     if owner != 0 && owner != us {
@@ -124,22 +124,22 @@ fn content(file: File, size_max: u64) -> std::io::Result<Option<Vec<u8>>> {
 
 /// The aliases in force.
 #[derive(Debug)]
-pub struct Live {
+pub struct AliasFile {
     /// None: there are no aliases.
     path: Option<PathBuf>,
-    state: RwLock<State>,
+    state: RwLock<AliasFileState>,
     /// When the file was last looked at.
     looked: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct AliasFileState {
     /// None: the file was never read.
     aliases: Option<Arc<Aliases>>,
     /// What `aliases` was read from. None: the last look ended in an error; try again.
     stamp: Option<Stamp>,
     /// The last look's error, so that it is logged once and not every second.
-    unread: Option<Unread>,
+    unread: Option<ReadError>,
 }
 
 /// Differs after every change: inode for a file replaced by rename, the inode's change time (which
@@ -171,13 +171,13 @@ impl Stamp {
     }
 }
 
-impl Live {
+impl AliasFile {
     /// Reads `path`; a file that cannot be read is tried again when it is asked for.
-    pub fn new(path: Option<PathBuf>) -> Live {
+    pub fn new(path: Option<PathBuf>) -> AliasFile {
         let none = path.is_none().then(Arc::default);
-        let live = Live {
+        let live = AliasFile {
             path,
-            state: RwLock::new(State { aliases: none, ..State::default() }),
+            state: RwLock::new(AliasFileState { aliases: none, ..AliasFileState::default() }),
             looked: Mutex::new(Instant::now()),
         };
         live.reload();
@@ -188,15 +188,15 @@ impl Live {
     ///
     /// # Errors
     /// They were never read. Then nobody can say who is unknown, and mail must wait.
-    pub fn current(&self) -> Result<Arc<Aliases>, Unread> {
+    pub fn current(&self) -> Result<Arc<Aliases>, ReadError> {
         self.look_if_due(Instant::now(), SystemTime::now());
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         match (&state.aliases, &state.unread) {
             (Some(aliases), _) => Ok(Arc::clone(aliases)),
             (None, Some(unread)) => Err(unread.clone()),
-            (None, None) => Err(Unread {
+            (None, None) => Err(ReadError {
                 what: "the aliases are not read yet".to_owned(),
-                cure: "wait".to_owned(),
+                fix: "wait".to_owned(),
             }),
         }
     }
@@ -205,13 +205,14 @@ impl Live {
     /// whole; an error is logged, and the old ones stay.
     pub fn reload(&self) {
         let Some(path) = &self.path else { return };
-        let result = read(path, Trust::Named)
+        let result = read(path, FileTrust::FixedUsers)
             .map(|(text, meta)| (Arc::new(Aliases::parse(path, &text)), Stamp::of(&meta)));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok((aliases, stamp)) => {
                 report(&aliases);
-                *state = State { aliases: Some(aliases), stamp: Some(stamp), unread: None };
+                *state =
+                    AliasFileState { aliases: Some(aliases), stamp: Some(stamp), unread: None };
             }
             Err(unread) => {
                 if state.unread.as_ref() != Some(&unread) {
@@ -225,7 +226,7 @@ impl Live {
     }
 
     /// The file's error at the last look, if there was one.
-    pub fn unread(&self) -> Option<Unread> {
+    pub fn unread(&self) -> Option<ReadError> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).unread.clone()
     }
 
@@ -290,7 +291,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("aliases");
         std::fs::write(&path, "a: b\n").unwrap();
-        let live = Live::new(Some(path.clone()));
+        let live = AliasFile::new(Some(path.clone()));
         let count = || live.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
         let (start, clock) = (Instant::now(), SystemTime::now());
         let later = clock + SETTLE + LOOK_EVERY;
@@ -333,7 +334,7 @@ mod tests {
 
     #[test]
     fn no_file_no_aliases() {
-        let live = Live::new(None);
+        let live = AliasFile::new(None);
         live.reload();
         assert!(live.current().unwrap().entries.is_empty());
     }

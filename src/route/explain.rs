@@ -4,24 +4,24 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::aliases::{Aliases, Item, Target};
-use super::expand::{Kind, POSTMASTER, Walk};
+use super::aliases::{AliasItem, AliasTarget, Aliases};
+use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
-use super::{Ends, Local, Refusal, alias_file, verdict};
-use crate::message::BoxName;
+use super::{ExpansionResult, LocalRoute, Refusal, alias_file, verdict};
+use crate::message::MailboxName;
 
 /// Something an administrator should know before mail is lost in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct AliasProblem {
     /// What is wrong, and where.
     pub what: String,
     /// What to do about it.
-    pub cure: String,
+    pub fix: String,
     /// Whether mail to some address is refused or put off because of it.
     pub stops_mail: bool,
 }
 
-impl Local {
+impl LocalRoute {
     /// How `address` is delivered, for people: the way through the aliases, and the mailboxes or
     /// the reply a sender would see. Several lines, each with its line end.
     pub fn explain(&self, address: &str) -> String {
@@ -34,7 +34,7 @@ impl Local {
             },
             (_, Err(refusal)) => refusal.to_string(),
             (Ok(mailbox), Ok(aliases)) => {
-                let mut walk = Walk::new(self, &aliases, Kind::Explain);
+                let mut walk = Expansion::new(self, &aliases, ExpansionMode::Explain);
                 walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
                 for line in &walk.lines {
                     text.push_str(line);
@@ -54,16 +54,16 @@ impl Local {
 
     /// Everything that is wrong with aliases and users, for `mailslot check`. Walks through every
     /// alias: seconds, if there are very many.
-    pub fn problems(&self) -> Vec<Problem> {
+    pub fn problems(&self) -> Vec<AliasProblem> {
         let mut problems = Vec::new();
         if let Some(unread) = self.aliases.unread() {
-            problems.push(Problem { what: unread.what, cure: unread.cure, stops_mail: true });
+            problems.push(AliasProblem { what: unread.what, fix: unread.fix, stops_mail: true });
         }
         for name in &self.settings.users {
-            if BoxName::new(name).is_none() {
-                problems.push(Problem {
+            if MailboxName::new(name).is_none() {
+                problems.push(AliasProblem {
                     what: format!("user `{}` has a name no mailbox can have", name.escape_debug()),
-                    cure: "choose a name without `/`, blanks and a leading dot".to_owned(),
+                    fix: "choose a name without `/`, blanks and a leading dot".to_owned(),
                     stops_mail: true,
                 });
             }
@@ -74,43 +74,43 @@ impl Local {
         problems
     }
 
-    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
+    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
         let file = aliases.path.display();
         let exposed = std::fs::metadata(&aliases.path);
         if exposed.is_ok_and(|meta| alias_file::writable_by_others(&meta)) {
-            problems.push(Problem {
+            problems.push(AliasProblem {
                 what: format!("{file} is writable by others than its owner"),
-                cure: format!("chmod go-w {file}"),
+                fix: format!("chmod go-w {file}"),
                 stops_mail: false,
             });
         }
         // By line, and the same fault once, however many aliases lead to it.
         let mut found: BTreeMap<(usize, String), (String, bool)> = BTreeMap::new();
         for (line, why) in &aliases.complaints {
-            let cure = "correct the line, or take it out".to_owned();
-            found.insert((*line, format!("{file}:{line}: {why}")), (cure, true));
+            let fix = "correct the line, or take it out".to_owned();
+            found.insert((*line, format!("{file}:{line}: {why}")), (fix, true));
         }
         for (index, entry) in aliases.entries.iter().enumerate() {
-            let mut add = |what: String, cure: &str, stops_mail: bool| {
-                found.entry((entry.line, what)).or_insert((cure.to_owned(), stops_mail));
+            let mut add = |what: String, fix: &str, stops_mail: bool| {
+                found.entry((entry.line, what)).or_insert((fix.to_owned(), stops_mail));
             };
             let here = format!("{file}:{}: alias `{}`", entry.line, entry.name);
             if entry.mailbox.as_ref().is_some_and(|mailbox| !self.is_ours(mailbox.domain())) {
                 let what = format!("{here} is never used: its domain is not one of ours");
                 add(what, "add the domain with --domain, or take the alias out", false);
-            } else if self.is_shadow(aliases, index) {
+            } else if self.shadows_user(aliases, index) {
                 let what =
                     format!("{here} stands before the user of that name, who gets none of it");
                 add(what, "if that is not meant, add the name to its own targets", false);
             }
-            let mut walk = Walk::new(self, aliases, Kind::Explain);
+            let mut walk = Expansion::new(self, aliases, ExpansionMode::Explain);
             walk.start_at_alias(index);
             for fault in &walk.faults {
                 let what = match &fault.refusal {
                     Refusal::Misconfigured(what) | Refusal::Later(what) => what.clone(),
                     refusal => format!("{here}: {refusal}"),
                 };
-                add(what, &fault.cure, true);
+                add(what, &fault.fix, true);
             }
             if walk.faults.is_empty()
                 && let Err(Refusal::NotLocal) = verdict(walk, self.settings.relays)
@@ -124,9 +124,9 @@ impl Local {
             }
         }
         let mut said = HashSet::new();
-        for ((_, what), (cure, stops_mail)) in found {
+        for ((_, what), (fix, stops_mail)) in found {
             if said.insert(what.clone()) {
-                problems.push(Problem { what, cure, stops_mail });
+                problems.push(AliasProblem { what, fix, stops_mail });
             }
         }
         self.postmaster_problem(aliases, problems);
@@ -134,27 +134,29 @@ impl Local {
 
     /// Whether a person's user name is an alias that leaves the person out. (Aliases for system
     /// accounts are what everybody has.)
-    fn is_shadow(&self, aliases: &Aliases, index: usize) -> bool {
+    fn shadows_user(&self, aliases: &Aliases, index: usize) -> bool {
         let Some(entry) = aliases.entries.get(index).filter(|e| e.mailbox.is_none()) else {
             return false;
         };
         let person = |user: &User| user.owner.is_none_or(|o| (1000..65534).contains(&o.uid));
-        let itself = |item: &Item| match &item.target {
-            Target::Name(name) | Target::User(name) => name.eq_ignore_ascii_case(&entry.name),
-            Target::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
+        let itself = |item: &AliasItem| match &item.target {
+            AliasTarget::Name(name) | AliasTarget::User(name) => {
+                name.eq_ignore_ascii_case(&entry.name)
+            }
+            AliasTarget::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
             // Who is in a file is not looked for.
-            Target::Include(_) => true,
-            Target::Wrong { .. } => false,
+            AliasTarget::Include(_) => true,
+            AliasTarget::ConfigError { .. } => false,
         };
         !entry.items.iter().any(itself)
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
     }
 
-    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
-        let mut walk = Walk::new(self, aliases, Kind::Resolve);
+    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
+        let mut walk = Expansion::new(self, aliases, ExpansionMode::Resolve);
         walk.start_at_name(POSTMASTER, &self.primary);
         let Err(refusal) = verdict(walk, self.settings.relays) else { return };
-        let (what, cure, stops_mail) =
+        let (what, fix, stops_mail) =
             match self.ends_of(POSTMASTER, &self.primary, self.settings.relays) {
                 Ok(ends) => {
                     let told = told(&ends);
@@ -167,12 +169,12 @@ impl Local {
                     (what, "add an alias `postmaster:` that leads to a user", true)
                 }
             };
-        problems.push(Problem { what, cure: cure.to_owned(), stops_mail });
+        problems.push(AliasProblem { what, fix: fix.to_owned(), stops_mail });
     }
 }
 
 /// Where mail goes, for people.
-fn told(ends: &Ends) -> String {
+fn told(ends: &ExpansionResult) -> String {
     let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.mailbox.as_str()).collect();
     let elsewhere: Vec<String> = ends.elsewhere.iter().map(|to| format!("<{to}>")).collect();
     match (here.is_empty(), elsewhere.is_empty()) {

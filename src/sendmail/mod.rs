@@ -30,20 +30,22 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::{Uid, User};
 
-use crate::config::{Config, Names, Wrong};
+use crate::config::{Config, ConfigError, NameSet};
 use crate::message::trace;
-use crate::net::listen::Address;
+use crate::net::listen::ListenAddress;
 use crate::net::tls::Trust;
-use crate::relay::client::{self, Connection, Mail, Settings, Target, Timeouts, Tls};
+use crate::relay::client::{
+    self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress, Timeouts,
+};
 use crate::relay::queue;
-use crate::route::{Local, Refusal, Route};
-use crate::smtp::sender::Outcome;
+use crate::route::{LocalRoute, Refusal, Route};
+use crate::smtp::sender::RecipientOutcome;
 use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
-use compose::{Fault, How, Letter};
+use compose::{ComposeError, ComposeOptions, ComposedMessage};
 use flags::{Flags, Mode};
 
 /// Why it ends without success: a status of sysexits.h, and a line for standard error.
-type Failure = (u8, String);
+type SendmailError = (u8, String);
 
 /// Runs the program; `args` begins with the name that it was called by. Returns its exit status.
 pub fn run(args: &[OsString]) -> u8 {
@@ -68,7 +70,7 @@ pub fn run(args: &[OsString]) -> u8 {
 }
 
 /// Reads a message, and hands it over.
-fn send(flags: &Flags) -> Result<u8, Failure> {
+fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
     let caller = Caller::find();
@@ -92,19 +94,19 @@ fn send(flags: &Flags) -> Result<u8, Failure> {
     if to.is_empty() && !flags.recipients_in_header {
         return Err((EX_USAGE, "to whom? Give addresses, or -t if the header has them".to_owned()));
     }
-    let how = How {
+    let how = ComposeOptions {
         dot_is_text: flags.dot_is_text,
         recipients_in_header: flags.recipients_in_header,
         domain: &domain,
         author,
         full_name: flags.full_name.as_deref().unwrap_or(&caller.full_name),
         now: &trace::now(),
-        id: &format!("{}@{}", trace::Ids::new().session(), config.hostname),
+        id: &format!("{}@{}", trace::IdGenerator::new().session(), config.hostname),
     };
     let letter = compose::read(&mut BufReader::new(io::stdin().lock()), &how);
     let letter = letter.map_err(|fault| match fault {
-        Fault::Header | Fault::Field(..) => (EX_DATAERR, fault.to_string()),
-        Fault::Io(_) => (EX_TEMPFAIL, fault.to_string()),
+        ComposeError::Header | ComposeError::Field(..) => (EX_DATAERR, fault.to_string()),
+        ComposeError::Io(_) => (EX_TEMPFAIL, fault.to_string()),
     })?;
     add(&mut to, letter.recipients.iter().cloned());
     if to.is_empty() {
@@ -148,24 +150,24 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
 fn hand_over(
     connection: &mut Connection,
     envelope: &Envelope<()>,
-    letter: &Letter,
-) -> Vec<Outcome> {
+    letter: &ComposedMessage,
+) -> Vec<RecipientOutcome> {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(letter.reader()) };
-    connection.send(&Mail { envelope, octets: letter.octets, content: &open })
+    connection.send(&OutgoingMessage { envelope, octets: letter.octets, content: &open })
 }
 
 /// Says what did not go well, and returns the status for it: one that is final only where trying
 /// again would help nobody.
-fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[Outcome]) -> u8 {
+fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome]) -> u8 {
     let mut status = EX_OK;
     for (mailbox, outcome) in to.iter().zip(outcomes) {
         let reason = outcome.reason();
         let this = match (outcome, reason.status) {
-            (Outcome::Done(_), _) => EX_OK,
-            (Outcome::Later(_), _) => EX_TEMPFAIL,
-            (Outcome::Never(_), (_, 1, _)) => EX_NOUSER,
-            (Outcome::Never(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
-            (Outcome::Never(_), _) => EX_UNAVAILABLE,
+            (RecipientOutcome::Done(_), _) => EX_OK,
+            (RecipientOutcome::Later(_), _) => EX_TEMPFAIL,
+            (RecipientOutcome::Never(_), (_, 1, _)) => EX_NOUSER,
+            (RecipientOutcome::Never(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
+            (RecipientOutcome::Never(_), _) => EX_UNAVAILABLE,
         };
         if this != EX_OK || flags.verbose {
             complain(&format!("{mailbox}: {reason}"));
@@ -178,13 +180,13 @@ fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[Outcome]) -> u8 {
 }
 
 /// Connects to the server, by the first way that there is.
-fn connect(flags: &Flags, config: &Config) -> Result<Connection, Failure> {
+fn connect(flags: &Flags, config: &Config) -> Result<Connection, SendmailError> {
     let timeouts = Timeouts::default();
     // The server is this host's own, whatever its certificate says; it may insist on TLS.
     let insists = config.tls.as_ref().is_some_and(|tls| tls.required);
-    let trust = insists.then(Trust::anybody).transpose().map_err(|why| (EX_CONFIG, why))?;
-    let tls = trust.map(|trust| Tls { trust, required: true });
-    let settings = Settings { hostname: config.hostname.clone(), tls, login: None, timeouts };
+    let trust = insists.then(Trust::any_certificate).transpose().map_err(|why| (EX_CONFIG, why))?;
+    let tls = trust.map(|trust| ClientTls { trust, required: true });
+    let settings = ClientConfig { hostname: config.hostname.clone(), tls, login: None, timeouts };
     let mut why = String::new();
     for target in ways(config) {
         match client::connect(&target, &settings) {
@@ -201,7 +203,7 @@ fn connect(flags: &Flags, config: &Config) -> Result<Connection, Failure> {
 
 /// SMTP between standard input and output, and the server. Where the first line ends with LF, a CR
 /// is put before each.
-fn speak(flags: &Flags) -> Result<u8, Failure> {
+fn speak(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let mut why = String::new();
     let mut server = None;
@@ -277,10 +279,10 @@ fn pass_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
 }
 
 /// Says where each address leads, as `mailslot explain`.
-fn verify(flags: &Flags) -> Result<u8, Failure> {
+fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
-    let route = Local::new(config.route());
+    let route = LocalRoute::new(config.route());
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
@@ -297,7 +299,7 @@ fn verify(flags: &Flags) -> Result<u8, Failure> {
 }
 
 /// The queue, as `mailslot queue` shows it.
-fn show_queue(flags: &Flags) -> Result<u8, Failure> {
+fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
     let text = queue::list::list(&config(flags)?.spool);
     print(&text.map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("the queue is not yours: {e}")),
@@ -306,7 +308,7 @@ fn show_queue(flags: &Flags) -> Result<u8, Failure> {
 }
 
 /// Has all of the queue tried now, by `mailslot queue flush`, where there can be one.
-fn flush(flags: &Flags) -> Result<u8, Failure> {
+fn flush(flags: &Flags) -> Result<u8, SendmailError> {
     if config(flags)?.relay.is_none() {
         return Ok(EX_OK);
     }
@@ -342,7 +344,7 @@ fn capital(name: &str) -> String {
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }
 
-fn one_address(text: &str, domain: &Domain) -> Result<Mailbox, Failure> {
+fn one_address(text: &str, domain: &Domain) -> Result<Mailbox, SendmailError> {
     let wrong = |why: &str| (EX_USAGE, format!("{text:?} is no address: {why}"));
     let mut list = addresses::parse(text, domain).map_err(|why| wrong(&why))?;
     match (list.pop(), list.is_empty()) {
@@ -352,57 +354,57 @@ fn one_address(text: &str, domain: &Domain) -> Result<Mailbox, Failure> {
 }
 
 /// The settings that the server has too, as far as they are in the file.
-fn config(flags: &Flags) -> Result<Config, Failure> {
+fn config(flags: &Flags) -> Result<Config, SendmailError> {
     let file = flags.config.iter().flat_map(|file| ["--config", file]);
     let args: Vec<OsString> = file.map(OsString::from).collect();
     Config::load(&args).map_err(|wrong| match wrong {
-        Wrong::Usage(why) | Wrong::Config(why) => (EX_CONFIG, why),
+        ConfigError::Usage(why) | ConfigError::Config(why) => (EX_CONFIG, why),
     })
 }
 
 /// The domain of bare names: the first that is local.
 fn own_domain(config: &Config) -> Domain {
     let first = match &config.domains {
-        Names::These(names) => names.first(),
-        Names::System | Names::Any => None,
+        NameSet::These(names) => names.first(),
+        NameSet::System | NameSet::Any => None,
     };
     Domain::Name(first.unwrap_or(&config.hostname).clone())
 }
 
 /// The ways to the server: Unix sockets first, for then it knows who calls.
-fn ways(config: &Config) -> Vec<Target> {
+fn ways(config: &Config) -> Vec<ServerAddress> {
     let mut unix = Vec::new();
     let mut tcp = Vec::new();
     if Path::new(SOCKET).exists() {
-        unix.push(Target::Unix(SOCKET.into()));
+        unix.push(ServerAddress::Unix(SOCKET.into()));
     }
     for address in &config.listen {
         match address {
-            Address::Unix { path, .. } => unix.push(Target::Unix(path.clone())),
+            ListenAddress::Unix { path, .. } => unix.push(ServerAddress::Unix(path.clone())),
             // Its certificate is for others.
-            Address::Tcp { tls: true, .. } => {}
-            Address::Tcp { host, port, .. } => {
+            ListenAddress::Tcp { tls: true, .. } => {}
+            ListenAddress::Tcp { host, port, .. } => {
                 let host = match host.as_str() {
                     "0.0.0.0" => "127.0.0.1",
                     "::" => "::1",
                     host => host,
                 };
-                tcp.push(Target::Tcp { host: host.to_owned(), port: *port, tls: false });
+                tcp.push(ServerAddress::Tcp { host: host.to_owned(), port: *port, tls: false });
             }
         }
     }
     if config.listen.is_empty() {
         // On the sockets that systemd has.
-        tcp.push(Target::Tcp { host: "127.0.0.1".to_owned(), port: 25, tls: false });
+        tcp.push(ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: 25, tls: false });
     }
     unix.extend(tcp);
     unix
 }
 
-fn dial(target: &Target) -> io::Result<File> {
+fn dial(target: &ServerAddress) -> io::Result<File> {
     let socket = match target {
-        Target::Unix(path) => OwnedFd::from(UnixStream::connect(path)?),
-        Target::Tcp { host, port, .. } => {
+        ServerAddress::Unix(path) => OwnedFd::from(UnixStream::connect(path)?),
+        ServerAddress::Tcp { host, port, .. } => {
             OwnedFd::from(TcpStream::connect((host.as_str(), *port))?)
         }
     };
@@ -410,7 +412,7 @@ fn dial(target: &Target) -> io::Result<File> {
 }
 
 /// Whether the message is to be delivered without the server.
-fn is_direct(flags: &Flags) -> Result<bool, Failure> {
+fn is_direct(flags: &Flags) -> Result<bool, SendmailError> {
     match flags.direct && !Uid::effective().is_root() {
         true => Err((EX_NOPERM, "--deliver-direct is for root".to_owned())),
         false => Ok(flags.direct),
@@ -434,15 +436,15 @@ fn direct(flags: &Flags) -> io::Result<UnixStream> {
     Ok(ours)
 }
 
-fn cannot_start(e: io::Error) -> Failure {
+fn cannot_start(e: io::Error) -> SendmailError {
     (EX_OSERR, format!("mailslot cannot be started: {e}"))
 }
 
-fn no_server(why: &str) -> Failure {
+fn no_server(why: &str) -> SendmailError {
     (EX_TEMPFAIL, format!("the mail server does not answer, nothing was sent: {why}"))
 }
 
-fn print(text: &str) -> Result<u8, Failure> {
+fn print(text: &str) -> Result<u8, SendmailError> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err((EX_IOERR, e.to_string())),
         _ => Ok(EX_OK),

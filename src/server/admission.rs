@@ -17,112 +17,117 @@
 //!   honest clients in; the others come again, as they do after any 421. This host's own programs
 //!   are spared.
 //!
-//! What lag is, [`stream::Handle::lag`] says. Nothing here is done for each command.
+//! What lag is, [`stream::SessionHandle::idle_for`] says. Nothing here is done for each command.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::net::stream::{self, Peer, Pressure};
+use crate::net::stream::{self, OverloadFlag, Peer};
 use crate::observe::counters::Counters;
 
 /// The sessions there are.
-pub(super) struct Crowd {
+pub(super) struct Admission {
     threads: usize,
     /// Places that clients may take.
     clients_max: usize,
     per_client: usize,
     timeout: Duration,
     counters: Arc<Counters>,
-    pressure: Arc<Pressure>,
-    count: Mutex<Count>,
+    overload: Arc<OverloadFlag>,
+    count: Mutex<SessionCounts>,
     /// For each thread, the session it serves.
-    places: Vec<Mutex<Option<Place>>>,
+    places: Vec<Mutex<Option<SessionSlot>>>,
 }
 
 /// Sessions admitted that have not ended.
 #[derive(Default)]
-struct Count {
+struct SessionCounts {
     all: usize,
     of_clients: usize,
     /// How many each client has; none has 0.
-    each: HashMap<Client, usize>,
+    each: HashMap<ClientKey, usize>,
 }
 
-struct Place {
-    stream: stream::Handle,
-    client: Option<Client>,
+struct SessionSlot {
+    stream: stream::SessionHandle,
+    client: Option<ClientKey>,
 }
 
 /// Whom the sessions of one address count for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Client {
+enum ClientKey {
     V4([u8; 4]),
     /// The /64: what one customer has.
     V6([u8; 8]),
 }
 
 /// Counts a session while it lives.
-pub(super) struct Ticket {
-    crowd: Arc<Crowd>,
-    client: Option<Client>,
+pub(super) struct SessionPermit {
+    admission: Arc<Admission>,
+    client: Option<ClientKey>,
 }
 
-impl Crowd {
+impl Admission {
     pub fn new(
         threads: usize,
         per_client: usize,
         timeout: Duration,
         counters: Arc<Counters>,
-    ) -> Crowd {
+    ) -> Admission {
         let kept = (threads / 8).max(1);
-        Crowd {
+        Admission {
             threads,
             clients_max: (threads - kept.min(threads)).max(1),
             per_client: per_client.min(threads / 2).max(1),
             timeout,
             counters,
-            pressure: Arc::default(),
+            overload: Arc::default(),
             count: Mutex::default(),
             places: (0..threads).map(|_| Mutex::new(None)).collect(),
         }
     }
 
     /// Lets `peer` in, perhaps for somebody who has to leave, or says why not.
-    pub fn admit(self: &Arc<Crowd>, peer: Peer) -> Result<Ticket, &'static str> {
-        let client = Client::of(peer);
+    pub fn admit(self: &Arc<Admission>, peer: Peer) -> Result<SessionPermit, &'static str> {
+        let client = ClientKey::of(peer);
         let mut count = lock(&self.count);
         if client.is_some_and(|client| count.of(client) >= self.per_client) {
             return Err("client's share");
         }
         let clients_full = client.is_some() && count.of_clients >= self.clients_max;
         if (clients_full || count.all >= self.threads)
-            && !self.make_room(&count, client, clients_full)
+            && !self.evict_if_idle(&count, client, clients_full)
         {
             return Err("full");
         }
         count.add(client);
-        Ok(Ticket { crowd: Arc::clone(self), client })
+        Ok(SessionPermit { admission: Arc::clone(self), client })
     }
 
     /// Ends the session whose client lags most, if one lags enough; it leaves at once, as no thread
     /// of a lagging client is at work.
-    fn make_room(&self, count: &Count, newcomer: Option<Client>, clients_only: bool) -> bool {
+    fn evict_if_idle(
+        &self,
+        count: &SessionCounts,
+        newcomer: Option<ClientKey>,
+        clients_only: bool,
+    ) -> bool {
         let has = newcomer.map_or(0, |client| count.of(client));
         let lagging = self.places.iter().filter_map(|place| {
             let place = lock(place);
-            let Place { stream, client } = place.as_ref()?;
+            let SessionSlot { stream, client } = place.as_ref()?;
             if clients_only && client.is_none() {
                 return None;
             }
             let crowds = client.is_some_and(|client| count.of(client) > has + 1);
             let least = self.timeout / if crowds { 300 } else { 60 };
-            let lag = stream.lag().filter(|lag| *lag >= least)?;
-            Some(((crowds, lag), stream.clone(), least))
+            let idle_for = stream.idle_for().filter(|idle_for| *idle_for >= least)?;
+            Some(((crowds, idle_for), stream.clone(), least))
         });
         let slowest = lagging.max_by_key(|(order, ..)| *order);
-        let left = slowest.is_some_and(|(_, stream, least)| stream.make_room(least));
+        let left = slowest.is_some_and(|(_, stream, least)| stream.evict_if_idle(least));
         if left {
             self.counters.sessions_given_up.one();
         }
@@ -132,8 +137,8 @@ impl Crowd {
     /// Under stress: ends the sessions of all clients that lag by more than stress allows.
     fn sweep(&self) {
         for place in &self.places {
-            if let Some(Place { stream, client: Some(_) }) = &*lock(place)
-                && stream.make_room(self.timeout_under_stress())
+            if let Some(SessionSlot { stream, client: Some(_) }) = &*lock(place)
+                && stream.evict_if_idle(self.timeout_under_stress())
             {
                 self.counters.sessions_given_up.one();
             }
@@ -152,13 +157,13 @@ impl Crowd {
     }
 
     /// The session of thread `number` begins; a client's heeds stress.
-    pub fn enter(&self, number: usize, stream: &mut stream::Stream, ticket: &Ticket) {
+    pub fn enter(&self, number: usize, stream: &mut stream::Stream, ticket: &SessionPermit) {
         let client = ticket.client;
         if client.is_some() {
-            stream.heed(Arc::clone(&self.pressure));
+            stream.watch_overload(Arc::clone(&self.overload));
         }
         if let Some(place) = self.places.get(number) {
-            *lock(place) = Some(Place { stream: stream.handle(), client });
+            *lock(place) = Some(SessionSlot { stream: stream.handle(), client });
         }
     }
 
@@ -170,18 +175,18 @@ impl Crowd {
     }
 
     /// The sessions that are served.
-    pub fn streams(&self) -> impl Iterator<Item = stream::Handle> {
-        let handle = |place: &Place| place.stream.clone();
+    pub fn streams(&self) -> impl Iterator<Item = stream::SessionHandle> {
+        let handle = |place: &SessionSlot| place.stream.clone();
         self.places.iter().filter_map(move |place| lock(place).as_ref().map(handle))
     }
 }
 
-impl Count {
-    fn of(&self, client: Client) -> usize {
+impl SessionCounts {
+    fn of(&self, client: ClientKey) -> usize {
         self.each.get(&client).copied().unwrap_or(0)
     }
 
-    fn add(&mut self, client: Option<Client>) {
+    fn add(&mut self, client: Option<ClientKey>) {
         self.all += 1;
         if let Some(client) = client {
             self.of_clients += 1;
@@ -189,7 +194,7 @@ impl Count {
         }
     }
 
-    fn remove(&mut self, client: Option<Client>) {
+    fn remove(&mut self, client: Option<ClientKey>) {
         self.all -= 1;
         if let Some(client) = client {
             self.of_clients -= 1;
@@ -203,34 +208,34 @@ impl Count {
     }
 }
 
-impl Ticket {
+impl SessionPermit {
     /// Whether somebody else than this host has it.
     pub fn is_of_a_client(&self) -> bool {
         self.client.is_some()
     }
 }
 
-impl Drop for Ticket {
+impl Drop for SessionPermit {
     fn drop(&mut self) {
-        lock(&self.crowd.count).remove(self.client);
+        lock(&self.admission.count).remove(self.client);
     }
 }
 
-impl Client {
+impl ClientKey {
     /// None for programs of this host.
-    fn of(peer: Peer) -> Option<Client> {
+    fn of(peer: Peer) -> Option<ClientKey> {
         match peer.address()? {
             IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
-            IpAddr::V4(ip) => Some(Client::V4(ip.octets())),
-            IpAddr::V6(ip) => ip.octets().first_chunk().map(|net| Client::V6(*net)),
+            IpAddr::V4(ip) => Some(ClientKey::V4(ip.octets())),
+            IpAddr::V6(ip) => ip.octets().first_chunk().map(|net| ClientKey::V6(*net)),
         }
     }
 }
 
 /// Stress as it comes and goes: looked after by the acceptor, which wakes for it once a
-/// [`tick`](Stress::tick) while there is any.
+/// [`tick`](OverloadMonitor::tick) while there is any.
 #[derive(Default)]
-pub(super) struct Stress {
+pub(super) struct OverloadMonitor {
     /// While there is stress: since when, and how many had been given up before.
     begun: Option<(Instant, u64)>,
     /// While there is stress: since when it has been calmer.
@@ -238,43 +243,43 @@ pub(super) struct Stress {
     swept: Option<Instant>,
 }
 
-impl Stress {
+impl OverloadMonitor {
     /// How long the acceptor may sleep; None: until somebody comes.
-    pub fn tick(&self, crowd: &Crowd) -> Option<Duration> {
-        self.begun.map(|_| (crowd.timeout / 300).max(Duration::from_millis(1)))
+    pub fn tick(&self, admission: &Admission) -> Option<Duration> {
+        self.begun.map(|_| (admission.timeout / 300).max(Duration::from_millis(1)))
     }
 
     /// Begins or ends stress, with a log line each, and gives up who may not lag so long under it.
-    pub fn look(&mut self, crowd: &Crowd) {
-        let crowded = crowd.is_crowded();
-        let given_up = crowd.counters.sessions_given_up.value();
+    pub fn look(&mut self, admission: &Admission) {
+        let crowded = admission.is_crowded();
+        let given_up = admission.counters.sessions_given_up.value();
         match self.begun {
-            None if crowded => self.begin(crowd, given_up),
+            None if crowded => self.begin(admission, given_up),
             None => {}
             Some(_) if crowded => self.calm = None,
             Some((since, before)) => {
                 let calm = self.calm.get_or_insert_with(Instant::now).elapsed();
-                if calm >= crowd.timeout / 5 {
-                    *self = Stress::default();
-                    crowd.pressure.set(false);
+                if calm >= admission.timeout / 5 {
+                    *self = OverloadMonitor::default();
+                    admission.overload.set(false);
                     let (secs, given_up) = (since.elapsed().as_secs(), given_up - before);
                     log::info!("stress ends seconds={secs} given_up={given_up}");
                 }
             }
         }
-        let tick = self.tick(crowd);
+        let tick = self.tick(admission);
         if tick.is_some_and(|tick| self.swept.is_none_or(|at| at.elapsed() >= tick)) {
             self.swept = Some(Instant::now());
-            crowd.sweep();
+            admission.sweep();
         }
     }
 
-    fn begin(&mut self, crowd: &Crowd, given_up: u64) {
+    fn begin(&mut self, admission: &Admission, given_up: u64) {
         self.begun = Some((Instant::now(), given_up));
-        crowd.pressure.set(true);
-        crowd.counters.stresses.one();
-        let (taken, of) = (lock(&crowd.count).all, crowd.threads);
-        let timeout = crowd.timeout_under_stress().as_secs_f32();
+        admission.overload.set(true);
+        admission.counters.stresses.one();
+        let (taken, of) = (lock(&admission.count).all, admission.threads);
+        let timeout = admission.timeout_under_stress().as_secs_f32();
         log::warn!("stress begins sessions={taken} threads={of} timeout={timeout} errors=1");
     }
 }

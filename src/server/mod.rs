@@ -7,12 +7,12 @@
 //! ```
 //! One thread, the caller of [`Server::run`], waits for all listeners. It never blocks on a client:
 //! a connection gets a session thread, or `421 4.3.2` and is closed. Who is let in, and who has to
-//! leave when the pool is full or nearly so, is in `server/crowd.rs`.
+//! leave when the pool is full or nearly so, is in `server/admission.rs`.
 //!
 //! An accept that fails (no descriptors left, mostly) pauses and goes on, and is logged once.
 //! A descriptor is kept in reserve, so that such a client hears 421 as well.
 //!
-//! **Stopping** ([`Handle::stop`], or TERM and INT after [`on_signals`]): nothing more is
+//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`on_signals`]): nothing more is
 //! accepted, sessions that wait for a command hear 421 now and the others at their next one,
 //! messages in hand are finished and answered. What is not over within the grace is cut.
 
@@ -32,21 +32,21 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
-use crate::deliver::Post;
+use crate::deliver::WriterHandle;
 use crate::net::listen::{self, Accept, Service};
 use crate::net::stream::{Peer, Socket, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
 use crate::route::Route;
-use crate::session::{self, End, Office};
+use crate::session::{self, SessionContext, SessionEnd};
 use crate::smtp::reply;
-use admission::{Crowd, Stress, Ticket};
+use admission::{Admission, OverloadMonitor, SessionPermit};
 
 /// What the server is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ServerConfig {
     /// What each session is told.
-    pub session: session::Settings,
+    pub session: session::SessionConfig,
     /// Threads in the pool, and so sessions at once; at least 1.
     pub threads: usize,
     /// Sessions at once from one address or one IPv6 /64, and never more than half of the pool.
@@ -59,14 +59,14 @@ pub struct Settings {
 
 /// A server that is ready to run.
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     /// Readable once the acceptor has something to see besides connections.
     wake: UnixStream,
 }
 
 /// Stops a server from anywhere. Cheap to clone.
 #[derive(Clone)]
-pub struct Handle(Arc<Shared>);
+pub struct ServerHandle(Arc<ServerShared>);
 
 impl Server {
     /// A server of these parts; nothing runs yet.
@@ -74,9 +74,9 @@ impl Server {
     /// # Errors
     /// No descriptors are left.
     pub fn new(
-        settings: Settings,
+        settings: ServerConfig,
         route: Arc<dyn Route>,
-        post: Post,
+        writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> io::Result<Server> {
         let (wake, waker) = UnixStream::pair()?;
@@ -86,15 +86,16 @@ impl Server {
         let mut busy = Vec::new();
         reply::closing(hostname, "too busy, try again later").write_to(&mut busy);
         let timeout = settings.session.timeout;
-        let crowd = Crowd::new(threads, settings.per_client, timeout, Arc::clone(&counters));
-        let shared = Shared {
+        let admission =
+            Admission::new(threads, settings.per_client, timeout, Arc::clone(&counters));
+        let shared = ServerShared {
             threads,
-            crowd: Arc::new(crowd),
+            admission: Arc::new(admission),
             grace: settings.grace,
             timeout,
             session_timeout: settings.session.session_timeout,
             busy_reply: busy,
-            office: Office::new(settings.session, route, post, Arc::clone(&counters)),
+            context: SessionContext::new(settings.session, route, writer, Arc::clone(&counters)),
             counters,
             stopping: AtomicBool::new(false),
             waker,
@@ -103,8 +104,8 @@ impl Server {
     }
 
     /// The means to stop it.
-    pub fn handle(&self) -> Handle {
-        Handle(Arc::clone(&self.shared))
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(Arc::clone(&self.shared))
     }
 
     /// Serves the connections of `listeners` until it is stopped; then closes them, and returns
@@ -116,7 +117,7 @@ impl Server {
         let (pool, queue) = Pool::start(&self.shared, self.shared.threads)?;
         listen::notify("READY=1");
         let shared = &self.shared;
-        let (wake, stress) = (&self.wake, Stress::default());
+        let (wake, stress) = (&self.wake, OverloadMonitor::default());
         Acceptor { shared, queue, wake, stress, spare: spare(), pause: None, told: None }
             .run(&listeners);
         drop(listeners);
@@ -129,9 +130,9 @@ impl Server {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<End>> {
+    pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<SessionEnd>> {
         let (pool, queue) = Pool::start(&self.shared, 1)?;
-        if let Ok(ticket) = self.shared.crowd.admit(peer) {
+        if let Ok(ticket) = self.shared.admission.admit(peer) {
             let service = Service::default();
             let _ = queue.try_send(Admitted { socket, peer, service, ticket });
         }
@@ -142,12 +143,12 @@ impl Server {
     }
 }
 
-impl Handle {
+impl ServerHandle {
     /// Stops the server, from any thread; see the top of this file.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.wake();
-        self.0.crowd.streams().for_each(|stream| stream.stop());
+        self.0.admission.streams().for_each(|stream| stream.stop());
     }
 }
 
@@ -158,7 +159,7 @@ impl Handle {
 /// # Errors
 /// A handler cannot be installed, or the thread not started.
 pub fn on_signals(
-    handle: Handle,
+    handle: ServerHandle,
     route: Arc<dyn Route>,
     counters: Arc<Counters>,
 ) -> io::Result<()> {
@@ -173,7 +174,7 @@ pub fn on_signals(
             match signal {
                 SIGHUP => {
                     route.reload();
-                    handle.0.office.reload_keys();
+                    handle.0.context.reload_keys();
                     log::info!("reload signal=HUP");
                 }
                 SIGUSR1 => log::info!("counters {counters}"),
@@ -190,11 +191,11 @@ pub fn on_signals(
 }
 
 /// What acceptor, session threads and handles have in common.
-struct Shared {
-    office: Office,
+struct ServerShared {
+    context: SessionContext,
     counters: Arc<Counters>,
     threads: usize,
-    crowd: Arc<Crowd>,
+    admission: Arc<Admission>,
     grace: Duration,
     timeout: Duration,
     session_timeout: Duration,
@@ -204,7 +205,7 @@ struct Shared {
     waker: UnixStream,
 }
 
-impl Shared {
+impl ServerShared {
     fn wake(&self) {
         // Full means that it was woken before and has not looked yet.
         let _ = (&self.waker).write(&[0]);
@@ -216,18 +217,18 @@ struct Admitted {
     socket: Socket,
     peer: Peer,
     service: Service,
-    ticket: Ticket,
+    ticket: SessionPermit,
 }
 
 /// The session threads.
 struct Pool {
-    threads: Vec<thread::JoinHandle<Option<End>>>,
+    threads: Vec<thread::JoinHandle<Option<SessionEnd>>>,
     /// Disconnected when the last thread has ended.
     ended: Receiver<()>,
 }
 
 impl Pool {
-    fn start(shared: &Arc<Shared>, count: usize) -> io::Result<(Pool, Sender<Admitted>)> {
+    fn start(shared: &Arc<ServerShared>, count: usize) -> io::Result<(Pool, Sender<Admitted>)> {
         let (sender, queue) = bounded::<Admitted>(count);
         let (alive, ended) = bounded(0);
         let mut threads = Vec::with_capacity(count);
@@ -256,13 +257,13 @@ impl Pool {
 
     /// Waits for the threads to end, once nothing more can reach them; cuts what is not over when
     /// the grace is. How the last session ended, if all did.
-    fn finish(self, shared: &Arc<Shared>) -> Option<End> {
+    fn finish(self, shared: &Arc<ServerShared>) -> Option<SessionEnd> {
         let last_tenth = shared.grace / 10;
-        let patience = shared.grace - last_tenth;
-        if self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
-            let crowd = &shared.crowd;
-            log::warn!("cut sessions={} reason=grace-over", crowd.streams().count());
-            crowd.streams().for_each(|stream| stream.cut());
+        let timeout = shared.grace - last_tenth;
+        if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
+            let admission = &shared.admission;
+            log::warn!("cut sessions={} reason=grace-over", admission.streams().count());
+            admission.streams().for_each(|stream| stream.cut());
             // The threads see it at once, unless the writer holds them.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
                 return None;
@@ -274,7 +275,7 @@ impl Pool {
 }
 
 /// One session, in thread `number`; None if its client was gone before it began.
-fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End> {
+fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Option<SessionEnd> {
     let Admitted { socket, peer, service, ticket } = admitted;
     let stream = Stream::new(socket, peer, shared.timeout, shared.session_timeout);
     let mut stream = match stream {
@@ -284,12 +285,12 @@ fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End>
             return None;
         }
     };
-    shared.crowd.enter(number, &mut stream, &ticket);
+    shared.admission.enter(number, &mut stream, &ticket);
     // Behind the line above: a stop sees the place, or we see the stop.
     if shared.stopping.load(Ordering::SeqCst) {
         stream.handle().stop();
     }
-    let end = shared.office.serve_as(service, &mut stream);
+    let end = shared.context.serve_as(service, &mut stream);
     // A client that has its 221 may come again at once, and finds its place free. Only where the
     // thread is not free yet is a client still counted, or lingering ones would take the places
     // that are kept for this host.
@@ -297,16 +298,16 @@ fn serve(shared: &Arc<Shared>, number: usize, admitted: Admitted) -> Option<End>
     let counted = Some(ticket).filter(|ticket| lingers && ticket.is_of_a_client());
     stream.close(end.lingers());
     drop(counted);
-    shared.crowd.leave(number);
+    shared.admission.leave(number);
     Some(end)
 }
 
 /// The loop that accepts.
 struct Acceptor<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<ServerShared>,
     queue: Sender<Admitted>,
     wake: &'a UnixStream,
-    stress: Stress,
+    stress: OverloadMonitor,
     /// A descriptor to let go of when there are no others.
     spare: Option<File>,
     /// While accept fails: how long to wait before the next.
@@ -335,7 +336,7 @@ impl Acceptor<'_> {
                     self.take(socket, peer, listener.service());
                 }
             }
-            self.stress.look(&self.shared.crowd);
+            self.stress.look(&self.shared.admission);
         }
     }
 
@@ -345,7 +346,7 @@ impl Acceptor<'_> {
         if self.pause.is_none() {
             fds.extend(listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
         }
-        let wait = match self.pause.or_else(|| self.stress.tick(&self.shared.crowd)) {
+        let wait = match self.pause.or_else(|| self.stress.tick(&self.shared.admission)) {
             Some(wait) => PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
@@ -362,7 +363,7 @@ impl Acceptor<'_> {
 
     /// A session for the connection, or 421.
     fn take(&mut self, socket: Socket, peer: Peer, service: Service) {
-        let ticket = match self.shared.crowd.admit(peer) {
+        let ticket = match self.shared.admission.admit(peer) {
             Ok(ticket) => ticket,
             Err(why) => return self.refuse(&socket, peer, service.tls, why),
         };

@@ -10,25 +10,25 @@ use std::time::Instant;
 
 use jiff::Zoned;
 
-use super::{Office, say, shown, terminal_delivery};
-use crate::deliver::{Outcome, Pending, Why, mbox};
+use super::{SessionContext, say, shown, terminal_delivery};
+use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
-use crate::message::{BoxName, Destination, Message};
-use crate::net::stream::{Cut, Stream};
+use crate::message::{Destination, MailboxName, Message};
+use crate::net::stream::{Disconnect, Stream};
 use crate::observe::logging::value;
-use crate::relay::dsn_message::{self, Action, Fate, Report, Returned};
+use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue;
-use crate::route::Way;
+use crate::route::Resolution;
 use crate::smtp::{
-    Answers, Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReversePath, reply,
+    Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
 };
 
 /// What is known of a message besides what the writer is given.
-pub(super) struct Dispatch<'a> {
-    pub office: &'a Office,
+pub(super) struct MessageDelivery<'a> {
+    pub context: &'a SessionContext,
     /// The session's id.
     pub session: &'a str,
-    pub envelope: &'a Envelope<Way>,
+    pub envelope: &'a Envelope<Resolution>,
     /// When it began to come.
     pub at: &'a Zoned,
     /// Its size as sent.
@@ -38,37 +38,37 @@ pub(super) struct Dispatch<'a> {
 }
 
 /// What became of a message.
-struct Told<'a> {
+struct DeliveryReplies<'a> {
     /// Who got it.
-    delivered: Vec<&'a Accepted>,
+    delivered: Vec<&'a AcceptedRecipient>,
     /// Whether somebody may get it later.
     later: bool,
     /// The last reply, which was not said yet.
     last: Option<Reply>,
     /// Whether the client could be told. When it could not, everybody else got theirs all the same.
-    heard: Result<(), Cut>,
+    heard: Result<(), Disconnect>,
 }
 
 /// A recipient and where it leads.
-type Accepted = Recipient<Way>;
+type AcceptedRecipient = Recipient<Resolution>;
 
-impl<'a> Dispatch<'a> {
+impl<'a> MessageDelivery<'a> {
     /// Delivers `message` to the recipients of the envelope, and says what became of it as
     /// `answers` asks: all but the last reply, which is returned.
     pub fn deliver(
         &self,
         stream: &mut Stream,
-        answers: Answers,
+        answers: ReplyMode,
         message: Message,
-    ) -> Result<Reply, Cut> {
+    ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
         // For a report, and before the content is gone.
         let asks = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
         let header = asks.then(|| dsn_message::header(&message.content).unwrap_or_default());
         let told = match answers {
-            Answers::Together => self.together(message),
-            Answers::Each => self.each(stream, message),
-            Answers::EachAndTogether => self.each_and_together(stream, message),
+            ReplyMode::Together => self.deliver_all(message),
+            ReplyMode::Each => self.each(stream, message),
+            ReplyMode::EachAndTogether => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
             self.report(&id, header, &told.delivered);
@@ -78,8 +78,8 @@ impl<'a> Dispatch<'a> {
     }
 
     /// Delivers `message` to all recipients or to none.
-    fn together(&self, mut message: Message) -> Told<'a> {
-        let mut told = Told::nothing();
+    fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
+        let mut told = DeliveryReplies::nothing();
         let octets = message.content.octets();
         let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
             told.last = Some(reply::data_error());
@@ -87,7 +87,7 @@ impl<'a> Dispatch<'a> {
         };
         message.to.extend(queued);
         let (id, to) = (message.id.clone(), message.to.clone());
-        let reply = terminal_delivery::deliver(self.office, self.envelope, self.at, message);
+        let reply = terminal_delivery::deliver(self.context, self.envelope, self.at, message);
         if reply.is_positive() {
             told.delivered.extend(&self.envelope.to);
             self.note_queued(&to);
@@ -100,9 +100,9 @@ impl<'a> Dispatch<'a> {
     /// The entries of the queue for the recipients on other hosts that these lead to: one for those
     /// whom the sender named, and one for each address here that leads there, so that none is told
     /// of another. None if that cannot be written down.
-    fn queued(&self, of: &[Accepted], id: &str, octets: u64) -> Option<Vec<Destination>> {
+    fn queued(&self, of: &[AcceptedRecipient], id: &str, octets: u64) -> Option<Vec<Destination>> {
         let mut seen = HashSet::new();
-        let mut copy = |recipient: &Accepted, mailbox: &Mailbox| {
+        let mut copy = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
             let new = seen.insert(mailbox.to_string());
             new.then(|| Recipient {
                 path: recipient.path.clone(),
@@ -111,7 +111,7 @@ impl<'a> Dispatch<'a> {
                 original: recipient.original.clone(),
             })
         };
-        let (named, led): (Vec<&Accepted>, Vec<&Accepted>) =
+        let (named, led): (Vec<&AcceptedRecipient>, Vec<&AcceptedRecipient>) =
             of.iter().partition(|recipient| recipient.destination.is_relay);
         let named: Vec<_> = named
             .iter()
@@ -120,7 +120,7 @@ impl<'a> Dispatch<'a> {
             .collect();
         let mut queued = queue::destinations(self.envelope, &named, None, id, octets)?;
         for (n, recipient) in led.into_iter().enumerate() {
-            let Way { elsewhere, owner, .. } = &recipient.destination;
+            let Resolution { elsewhere, owner, .. } = &recipient.destination;
             let mut to: Vec<_> = elsewhere.iter().filter_map(|to| copy(recipient, to)).collect();
             let mut envelope = self.envelope.clone();
             // What nobody sent nobody needs to hear of.
@@ -139,14 +139,14 @@ impl<'a> Dispatch<'a> {
 
     /// Tells the queue of its new entries.
     fn note_queued(&self, to: &[Destination]) {
-        let Some(relay) = &self.office.settings.relay else { return };
+        let Some(relay) = &self.context.settings.relay else { return };
         to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
     }
 
-    /// As [`each`](Dispatch::each), between 353 and a reply for all.
-    fn each_and_together(&self, stream: &mut Stream, message: Message) -> Told<'a> {
+    /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
+    fn deliver_prdr(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
         let all_delivered = reply::delivered(&message.id);
-        let begun = say(stream, &reply::each_recipient());
+        let chunked = say(stream, &reply::each_recipient());
         let mut told = self.each(stream, message);
         let all = match told.delivered.len() {
             n if n == self.envelope.to.len() => all_delivered,
@@ -156,7 +156,7 @@ impl<'a> Dispatch<'a> {
             0 => reply::data_for_none(),
         };
         let last = told.last.replace(all);
-        told.heard = begun.and(told.heard);
+        told.heard = chunked.and(told.heard);
         told.heard = told.heard.and_then(|()| last.map_or(Ok(()), |last| say(stream, &last)));
         told
     }
@@ -166,11 +166,11 @@ impl<'a> Dispatch<'a> {
     ///
     /// All are handed to the writer at once, which may make many durable with one sync. A mailbox
     /// that several recipients lead to gets one copy, and what becomes of it is true for them all.
-    fn each(&self, stream: &mut Stream, message: Message) -> Told<'a> {
-        let Office { post, settings, .. } = self.office;
+    fn each(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
+        let SessionContext { writer, settings, .. } = self.context;
         let Message { id, head, content, .. } = message;
-        let mut parcels: Vec<Pending> = Vec::new();
-        let mut parcel_of: HashMap<BoxName, usize> = HashMap::new();
+        let mut pending: Vec<PendingOutcome> = Vec::new();
+        let mut pending_by_mailbox: HashMap<MailboxName, usize> = HashMap::new();
         let mut ways: Vec<Option<Vec<Destination>>> = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
@@ -179,29 +179,31 @@ impl<'a> Dispatch<'a> {
             });
             let mut fresh = way.clone().unwrap_or_default();
             ways.push(way);
-            fresh.retain(|to| !parcel_of.contains_key(&to.mailbox));
+            fresh.retain(|to| !pending_by_mailbox.contains_key(&to.mailbox));
             if fresh.is_empty() {
                 continue;
             }
             for to in &fresh {
-                parcel_of.insert(to.mailbox.clone(), parcels.len());
+                pending_by_mailbox.insert(to.mailbox.clone(), pending.len());
             }
             let (id, head, content) = (id.clone(), head.clone(), content.clone());
-            parcels.push(post.send(Message { id, head, content, to: fresh }, settings.patience));
+            pending.push(
+                writer.send(Message { id, head, content, to: fresh }, settings.outcome_timeout),
+            );
         }
 
-        let mut parcels = parcels.into_iter();
+        let mut pending = pending.into_iter();
         let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut told = Told::nothing();
+        let mut told = DeliveryReplies::nothing();
         for (recipient, to) in self.envelope.to.iter().zip(ways) {
             if let Some(reply) = told.last.take() {
                 told.heard = told.heard.and_then(|()| say(stream, &reply));
             }
             let to = to.unwrap_or_default();
             let needed: Vec<usize> =
-                to.iter().filter_map(|to| parcel_of.get(&to.mailbox)).copied().collect();
+                to.iter().filter_map(|to| pending_by_mailbox.get(&to.mailbox)).copied().collect();
             while needed.iter().any(|n| *n >= outcomes.len())
-                && let Some(parcel) = parcels.next()
+                && let Some(parcel) = pending.next()
             {
                 if !parcel.is_decided() {
                     told.heard = told.heard.and_then(|()| stream.flush());
@@ -209,9 +211,10 @@ impl<'a> Dispatch<'a> {
                 outcomes.push(parcel.outcome());
             }
             let worse = |one, other| if one == Outcome::Delivered { other } else { one };
-            let known = |n: &usize| outcomes.get(*n).cloned().unwrap_or(Outcome::Later(Why::Io));
+            let known =
+                |n: &usize| outcomes.get(*n).cloned().unwrap_or(Outcome::Later(DeferReason::Io));
             let outcome = needed.iter().map(known).reduce(worse);
-            let outcome = outcome.unwrap_or(Outcome::Later(Why::Io));
+            let outcome = outcome.unwrap_or(Outcome::Later(DeferReason::Io));
             if outcome == Outcome::Delivered {
                 told.delivered.push(recipient);
                 self.note_queued(&to);
@@ -226,14 +229,14 @@ impl<'a> Dispatch<'a> {
 
     /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
     /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
-    fn report(&self, about: &str, header: Vec<u8>, delivered: &[&Accepted]) {
-        let Office { settings, post, counters, route, .. } = self.office;
+    fn report(&self, about: &str, header: Vec<u8>, delivered: &[&AcceptedRecipient]) {
+        let SessionContext { settings, writer, counters, route, .. } = self.context;
         let (envelope, came) = (self.envelope, self.at);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Of what is in the queue nobody knows yet whether it will arrive.
-        let is_here = |to: &&Accepted| to.destination.elsewhere.is_empty();
-        let asks = |to: &&Accepted| dsn_message::asks(envelope, to);
-        let delivered: Vec<&Accepted> =
+        let is_here = |to: &&AcceptedRecipient| to.destination.elsewhere.is_empty();
+        let asks = |to: &&AcceptedRecipient| dsn_message::asks(envelope, to);
+        let delivered: Vec<&AcceptedRecipient> =
             delivered.iter().copied().filter(is_here).filter(asks).collect();
         if delivered.is_empty() {
             return;
@@ -248,40 +251,42 @@ impl<'a> Dispatch<'a> {
         };
         let id = format!("{about}-r");
         let at = trace::now();
-        let told: Vec<Fate> = delivered.into_iter().map(Fate::delivered).collect();
-        let report = Report {
+        let told: Vec<RecipientStatus> =
+            delivered.into_iter().map(RecipientStatus::delivered).collect();
+        let report = DsnMessage {
             hostname: &settings.hostname,
             id: &id,
             at: &at,
             came,
             to: &envelope.from.to_string(),
-            action: Action::Delivered,
+            action: DsnAction::Delivered,
             envid: envelope.envid.as_deref(),
             recipients: &told,
-            returned: &Returned::Header(header),
+            returned: &ReturnedContent::Header(header),
         };
         let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
         let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
-        post.send(Message { id, head, content, to: to.clone() }, settings.patience);
+        writer.send(Message { id, head, content, to: to.clone() }, settings.outcome_timeout);
         self.note_queued(&to);
     }
 
     fn note(&self, id: &str, to: &[Destination], reply: &Reply) {
-        let about = Line { session: self.session, message: id, envelope: self.envelope, to };
-        self.office.note(&about, reply, self.octets, self.dot);
+        let about =
+            DeliveryLogFields { session: self.session, message: id, envelope: self.envelope, to };
+        self.context.note(&about, reply, self.octets, self.dot);
     }
 }
 
-impl Told<'_> {
+impl DeliveryReplies<'_> {
     fn nothing() -> Self {
-        Told { delivered: Vec::new(), later: false, last: None, heard: Ok(()) }
+        DeliveryReplies { delivered: Vec::new(), later: false, last: None, heard: Ok(()) }
     }
 }
 
-impl Office {
+impl SessionContext {
     /// Counts and logs what became of a message, or of one recipient's copy of it.
     pub(super) fn note(&self, about: &dyn fmt::Display, reply: &Reply, octets: u64, dot: Instant) {
         let counters = &self.counters;
@@ -306,14 +311,14 @@ impl Office {
 }
 
 /// What every log line about a message begins with.
-pub(super) struct Line<'a> {
+pub(super) struct DeliveryLogFields<'a> {
     pub session: &'a str,
     pub message: &'a str,
-    pub envelope: &'a Envelope<Way>,
+    pub envelope: &'a Envelope<Resolution>,
     pub to: &'a [Destination],
 }
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for DeliveryLogFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut to: Vec<&str> = self.to.iter().take(SHOWN).map(|d| d.mailbox.as_str()).collect();
         if self.to.len() > SHOWN {
@@ -334,12 +339,12 @@ impl fmt::Display for Line<'_> {
 pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
     match outcome {
         Outcome::Delivered => reply::delivered(id),
-        Outcome::Later(Why::Busy | Why::Unusable) => reply::data_mailbox_busy(),
-        Outcome::Later(Why::NoSpace) => reply::data_no_room(),
-        Outcome::Later(Why::OverQuota) => reply::data_mailbox_filled(),
-        Outcome::Later(Why::Stopping) => reply::data_stopping(),
-        Outcome::Later(Why::Io | Why::GivenUp) => reply::data_error(),
-        Outcome::Never(Why::OverQuota) => reply::data_mailbox_full(),
+        Outcome::Later(DeferReason::Busy | DeferReason::Unusable) => reply::data_mailbox_busy(),
+        Outcome::Later(DeferReason::NoSpace) => reply::data_no_room(),
+        Outcome::Later(DeferReason::OverQuota) => reply::data_mailbox_filled(),
+        Outcome::Later(DeferReason::Stopping) => reply::data_stopping(),
+        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => reply::data_error(),
+        Outcome::Never(DeferReason::OverQuota) => reply::data_mailbox_full(),
         Outcome::Never(_) => reply::data_undeliverable(),
     }
 }

@@ -4,63 +4,66 @@
 use std::fmt;
 use std::path::Path;
 
-use super::recipient_limiter::Harvest;
-use super::{Office, Settings, shown};
-use crate::deliver::{Outcome, Why};
+use super::recipient_limiter::RecipientLimiter;
+use super::{SessionConfig, SessionContext, shown};
+use crate::deliver::{DeferReason, Outcome};
 use crate::net::stream::Peer;
 use crate::observe::logging::value;
-use crate::route::{Member, Refusal, Way};
-use crate::smtp::command::Node;
+use crate::route::{Member, Refusal, Resolution};
+use crate::smtp::command::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 
 /// What the receiver asks, and who answers: the route, the disk, the counters.
-pub(super) struct Desk<'a> {
-    pub office: &'a Office,
+pub(super) struct SessionHost<'a> {
+    pub context: &'a SessionContext,
     pub session: &'a str,
     pub peer: Peer,
-    pub harvest: Harvest,
+    pub recipient_limiter: RecipientLimiter,
     /// Whether the client may send mail to other hosts through this one.
     pub may_relay: bool,
 }
 
-impl Desk<'_> {
+impl SessionHost<'_> {
     /// Where mail for `to` goes that comes from this client.
-    fn way(&self, to: &ForwardPath) -> Result<Way, Reply> {
-        let way = self.office.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
-            true => Err(Refusal::NotLocal),
-            false => Ok(way),
-        });
-        way.map_err(|no| self.refuse(&no, &Asked::Rcpt(to)))
+    fn way(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
+        let way =
+            self.context.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
+                true => Err(Refusal::NotLocal),
+                false => Ok(way),
+            });
+        way.map_err(|no| self.refuse(&no, &RefusedCommand::Rcpt(to)))
     }
 
-    fn refuse(&self, refusal: &Refusal, asked: &Asked<'_>) -> Reply {
+    fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
             log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
         }
-        let Settings { forward_replies, relay, hostname, .. } = &self.office.settings;
+        let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
         let told = forward_replies.allows(self.peer);
         let reply = match (refusal, asked) {
-            (Refusal::Forward(to), Asked::Vrfy(_)) if told && relay.is_some() => {
+            (Refusal::Forward(to), RefusedCommand::Vrfy(_)) if told && relay.is_some() => {
                 reply::will_forward(to)
             }
-            (Refusal::NotLocal, Asked::Rcpt(to)) if self.peer.is_local() && relay.is_none() => {
+            (Refusal::NotLocal, RefusedCommand::Rcpt(to))
+                if self.peer.is_local() && relay.is_none() =>
+            {
                 reply::nothing_relayed(to)
             }
             _ => refusal_reply(refusal, asked, told),
         };
         match reply.code {
-            550 | 553 => self.harvest.refuse(hostname, reply),
+            550 | 553 => self.recipient_limiter.refuse(hostname, reply),
             _ => reply,
         }
     }
 }
 
-impl Host for Desk<'_> {
-    type Destination = Way;
+impl Host for SessionHost<'_> {
+    type Destination = Resolution;
 
     fn room(&self, size: Option<u64>) -> Result<(), Reply> {
-        let Settings { spool, mail_dir, .. } = &self.office.settings;
+        let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         match has_room(spool, needed) && has_room(mail_dir, needed) {
             true => Ok(()),
@@ -68,8 +71,8 @@ impl Host for Desk<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Way, Reply> {
-        let Office { post, counters, .. } = self.office;
+    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
+        let SessionContext { writer, counters, .. } = self.context;
         let accepted = self.way(to).and_then(|way| {
             let on_terminal = match delivery {
                 Delivery::Send => true,
@@ -78,7 +81,7 @@ impl Host for Desk<'_> {
             };
             // A mailbox that cannot take mail is better refused before its mail data than after.
             let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
-            let looked = mailboxes.try_for_each(|destination| post.look(destination));
+            let looked = mailboxes.try_for_each(|destination| writer.look(destination));
             looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
         });
         match &accepted {
@@ -97,12 +100,12 @@ impl Host for Desk<'_> {
         accepted
     }
 
-    fn is_active(&self, to: &Way) -> bool {
-        to.elsewhere.is_empty() && self.office.settings.terminals.accept(&to.here)
+    fn is_active(&self, to: &Resolution) -> bool {
+        to.elsewhere.is_empty() && self.context.settings.terminals.accept(&to.here)
     }
 
-    fn forward<'d>(&self, to: &'d Way) -> Option<&'d Mailbox> {
-        let told = self.office.settings.forward_replies.allows(self.peer);
+    fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
+        let told = self.context.settings.forward_replies.allows(self.peer);
         match (to.here.as_slice(), to.elsewhere.as_slice()) {
             // Who wrote to another host need not be told that it is one.
             ([], [only]) if told && !to.is_relay => Some(only),
@@ -111,21 +114,21 @@ impl Host for Desk<'_> {
     }
 
     fn vrfy(&self, name: &str) -> Reply {
-        match self.office.route.vrfy(name) {
+        match self.context.route.vrfy(name) {
             Ok(member) => members_reply(vec![member]),
-            Err(refusal) => self.refuse(&refusal, &Asked::Vrfy(name)),
+            Err(refusal) => self.refuse(&refusal, &RefusedCommand::Vrfy(name)),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
-        match self.office.route.expn(list) {
+        match self.context.route.expn(list) {
             Ok(members) => members_reply(members),
-            Err(refusal) => self.refuse(&refusal, &Asked::Expn(list)),
+            Err(refusal) => self.refuse(&refusal, &RefusedCommand::Expn(list)),
         }
     }
 
-    fn etrn(&self, node: &Node) -> Reply {
-        let relay = self.office.settings.relay.as_ref();
+    fn etrn(&self, node: &EtrnNode) -> Reply {
+        let relay = self.context.settings.relay.as_ref();
         match relay.is_some_and(|relay| relay.queue.flush(node)) {
             true => reply::flushing(node),
             false => reply::cannot_flush(node),
@@ -133,7 +136,7 @@ impl Host for Desk<'_> {
     }
 
     fn help(&self) -> Option<Reply> {
-        let counters = self.peer.is_local().then(|| self.office.counters.list())?;
+        let counters = self.peer.is_local().then(|| self.context.counters.list())?;
         let mut lines =
             vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
         lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
@@ -143,60 +146,62 @@ impl Host for Desk<'_> {
 }
 
 /// What a refusal answers.
-enum Asked<'a> {
+enum RefusedCommand<'a> {
     Rcpt(&'a ForwardPath),
     Vrfy(&'a str),
     Expn(&'a str),
 }
 
-impl Asked<'_> {
+impl RefusedCommand<'_> {
     fn verb(&self) -> &'static str {
         match self {
-            Asked::Rcpt(_) => "RCPT",
-            Asked::Vrfy(_) => "VRFY",
-            Asked::Expn(_) => "EXPN",
+            RefusedCommand::Rcpt(_) => "RCPT",
+            RefusedCommand::Vrfy(_) => "VRFY",
+            RefusedCommand::Expn(_) => "EXPN",
         }
     }
 }
 
-impl fmt::Display for Asked<'_> {
+impl fmt::Display for RefusedCommand<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Asked::Rcpt(to) => to.fmt(f),
-            Asked::Vrfy(name) | Asked::Expn(name) => name.fmt(f),
+            RefusedCommand::Rcpt(to) => to.fmt(f),
+            RefusedCommand::Vrfy(name) | RefusedCommand::Expn(name) => name.fmt(f),
         }
     }
 }
 
-/// Whether the disk that holds `folder` has `octets` free. A disk that cannot be asked, or knows no
+/// Whether the disk that holds `directory` has `octets` free. A disk that cannot be asked, or knows no
 /// size, has: the writer will see.
-fn has_room(folder: &Path, octets: u64) -> bool {
+fn has_room(directory: &Path, octets: u64) -> bool {
     #[allow(clippy::useless_conversion)] // 32 bits where the system's are
-    nix::sys::statvfs::statvfs(folder).map_or(true, |disk| {
+    nix::sys::statvfs::statvfs(directory).map_or(true, |disk| {
         let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
         disk.blocks() == 0 || free >= octets
     })
 }
 
 /// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-fn refusal_reply(refusal: &Refusal, asked: &Asked<'_>, told: bool) -> Reply {
+fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> Reply {
     let verb = asked.verb();
     match (refusal, asked) {
         (Refusal::Forward(to), _) if told => reply::please_try(to),
         (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
         (Refusal::Later(_), _) => reply::lookup_failed(verb),
         (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
-        (Refusal::Unknown | Refusal::Forward(_), Asked::Rcpt(to)) => reply::no_such_user(to),
-        (Refusal::NameNotAllowed, Asked::Rcpt(to)) => reply::name_not_allowed(to),
-        (Refusal::NotLocal, Asked::Rcpt(to)) => reply::relaying_denied(to),
-        (_, Asked::Vrfy(_) | Asked::Expn(_)) => reply::nobody(verb),
+        (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
+            reply::no_such_user(to)
+        }
+        (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
+        (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
+        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
     }
 }
 
 /// What a recipient hears whose mailbox cannot take mail.
 fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
     match outcome {
-        Outcome::Never(Why::OverQuota) => reply::mailbox_full(to),
+        Outcome::Never(DeferReason::OverQuota) => reply::mailbox_full(to),
         _ => reply::mailbox_unavailable(to),
     }
 }

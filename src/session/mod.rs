@@ -15,10 +15,10 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `desk.rs` | what the receiver asks: who is local, is there room |
-//! | `dispatch.rs` | a message that came whole: delivered, answered, logged, reported |
+//! | `host.rs` | what the receiver asks: who is local, is there room |
+//! | `delivery.rs` | a message that came whole: delivered, answered, logged, reported |
 //! | `end.rs` | how a session can end |
-//! | `harvest.rs` | patience with a client that tries out names |
+//! | `recipient_limiter.rs` | patience with a client that tries out names |
 //! | `send.rs` | SEND, SOML and SAML: terminals |
 //!
 //! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
@@ -42,30 +42,30 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use jiff::Zoned;
 
-use crate::deliver::{Post, mbox};
-use crate::message::trace::{self, Ids, Received};
-use crate::message::{Content, Destination, Fault, Intake, Message};
+use crate::deliver::{WriterHandle, mbox};
+use crate::message::trace::{self, IdGenerator, Received};
+use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
-use crate::net::stream::{Cut, Peer, Stream};
-use crate::net::tls::Keys;
+use crate::net::stream::{Disconnect, Peer, Stream};
+use crate::net::tls::ServerCertificate;
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
 use crate::relay::queue;
-use crate::route::{Route, Way};
+use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command;
-use crate::smtp::data::{Decoder, End as DataEnd};
-use crate::smtp::receiver::{self, LINE_MAX, Receiver, Settings as ReceiverSettings, Step};
+use crate::smtp::data::{DataEnd, Decoder};
+use crate::smtp::receiver::{self, LINE_MAX, Receiver, ReceiverConfig, Step};
 use crate::smtp::{Envelope, Reply, reply};
 use crate::terminal::Terminals;
-use delivery::{Dispatch, Line};
-pub use end::End;
-use host::Desk;
-use recipient_limiter::Harvest;
+use delivery::{DeliveryLogFields, MessageDelivery};
+pub use end::SessionEnd;
+use host::SessionHost;
+use recipient_limiter::RecipientLimiter;
 
 /// Who is told something that a stranger could misuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Switch {
+pub enum Audience {
     /// Every client.
     On,
     /// Nobody.
@@ -74,19 +74,19 @@ pub enum Switch {
     Local,
 }
 
-impl Switch {
+impl Audience {
     fn allows(self, peer: Peer) -> bool {
         match self {
-            Switch::On => true,
-            Switch::Off => false,
-            Switch::Local => peer.is_local(),
+            Audience::On => true,
+            Audience::Off => false,
+            Audience::Local => peer.is_local(),
         }
     }
 }
 
 /// What a session is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SessionConfig {
     /// The name in the greeting, in replies and in Received lines.
     pub hostname: String,
     /// The largest message, in octets of the data as sent.
@@ -96,13 +96,13 @@ pub struct Settings {
     /// Commands in error before 421 and close.
     pub errors_max: u32,
     /// Who gets answers to VRFY; the others get 252.
-    pub vrfy: Switch,
+    pub vrfy: Audience,
     /// Who gets answers to EXPN; the others get 252.
-    pub expn: Switch,
+    pub expn: Audience,
     /// Who is told by 551 where a user has moved; the others get 550.
-    pub forward_replies: Switch,
+    pub forward_replies: Audience,
     /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
-    pub send: Switch,
+    pub send: Audience,
     /// Where those are found.
     pub terminals: Terminals,
     /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
@@ -115,23 +115,23 @@ pub struct Settings {
     /// How long a session may take.
     pub session_timeout: Duration,
     /// How long a session waits for the writer. Should be more than its lock time-out.
-    pub patience: Duration,
+    pub outcome_timeout: Duration,
     /// What TLS is spoken with; None: STARTTLS is not offered.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsPolicy>,
     /// How mail for other hosts leaves; None: it does not.
-    pub relay: Option<Relay>,
+    pub relay: Option<RelayPolicy>,
 }
 
 /// How mail for other hosts leaves this one.
 #[derive(Clone, Debug)]
-pub struct Relay {
+pub struct RelayPolicy {
     /// Where clients may be that send such mail, besides this host.
     pub from: Vec<IpNet>,
     /// It is told of each entry that was made.
-    pub queue: queue::Handle,
+    pub queue: queue::QueueHandle,
 }
 
-impl Relay {
+impl RelayPolicy {
     /// Whether `peer` may send mail to any host through this one. Nobody knows who is at the other
     /// end of a pipe.
     fn allows(&self, peer: Peer) -> bool {
@@ -147,42 +147,42 @@ impl Relay {
 
 /// How sessions come to TLS.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub struct TlsPolicy {
     /// Certificate and key, which may be read again while sessions run.
-    pub keys: Arc<Keys>,
+    pub keys: Arc<ServerCertificate>,
     /// Whether a client in clear text hears 530 until it says STARTTLS.
     pub required: bool,
 }
 
 /// What all sessions of a process share.
-pub struct Office {
-    settings: Settings,
+pub struct SessionContext {
+    settings: SessionConfig,
     route: Arc<dyn Route>,
-    post: Post,
+    writer: WriterHandle,
     counters: Arc<Counters>,
-    ids: Ids,
+    ids: IdGenerator,
 }
 
-impl Office {
+impl SessionContext {
     /// The parts, put together.
     pub fn new(
-        settings: Settings,
+        settings: SessionConfig,
         route: Arc<dyn Route>,
-        post: Post,
+        writer: WriterHandle,
         counters: Arc<Counters>,
-    ) -> Office {
-        Office { settings, route, post, counters, ids: Ids::new() }
+    ) -> SessionContext {
+        SessionContext { settings, route, writer, counters, ids: IdGenerator::new() }
     }
 
     /// Holds one session over `stream`, from the greeting to its end, and leaves its last reply
     /// for [`Stream::close`] to send. Does not panic.
-    pub fn serve(&self, stream: &mut Stream) -> End {
+    pub fn serve(&self, stream: &mut Stream) -> SessionEnd {
         self.serve_as(Service::default(), stream)
     }
 
     /// Reads certificate and key again, for the sessions that begin from now on.
     pub fn reload_keys(&self) {
-        if let Some(Tls { keys, .. }) = &self.settings.tls
+        if let Some(TlsPolicy { keys, .. }) = &self.settings.tls
             && let Err(why) = keys.reload()
         {
             log::error!("certificate and key stay as they were why={}", value(why));
@@ -190,23 +190,23 @@ impl Office {
     }
 
     /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
-    pub fn serve_as(&self, service: Service, stream: &mut Stream) -> End {
+    pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
         self.counters.sessions.one();
         let id = self.ids.session();
         let peer = stream.peer();
         log::debug!("connected session={id} client={peer}");
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            Session::new(self, &id, service, stream).converse(service)
+            Session::new(self, &id, service, stream).run(service)
         }));
         let end = match result {
             Ok(Ok(end)) => end,
-            Ok(Err(cut)) => End::Cut(cut),
+            Ok(Err(cut)) => SessionEnd::Disconnect(cut),
             Err(panic) => {
                 self.counters.sessions_panicked.one();
                 let said = panic.downcast_ref::<&str>().copied();
                 let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
                 log::error!("panic session={id} said={}", value(said.unwrap_or("?")));
-                End::Panicked
+                SessionEnd::Panicked
             }
         };
         if let Some(reply) = end.last_reply(&self.settings.hostname) {
@@ -216,7 +216,7 @@ impl Office {
         log::debug!("disconnected session={id} client={peer} end={end}");
         if !peer.is_local() && end.is_abuse() {
             let reply = match &end {
-                End::GivenUp(reply) => format!(" reply={}", shown(reply)),
+                SessionEnd::GivenUp(reply) => format!(" reply={}", shown(reply)),
                 _ => String::new(),
             };
             log::info!("abuse session={id} client={peer} end={end}{reply}");
@@ -227,13 +227,13 @@ impl Office {
 
 /// One connection.
 struct Session<'a> {
-    office: &'a Office,
+    context: &'a SessionContext,
     id: &'a str,
     stream: &'a mut Stream,
-    receiver: Receiver<Desk<'a>>,
+    receiver: Receiver<SessionHost<'a>>,
     messages: u64,
     /// The message whose first chunks have come.
-    begun: Option<(Incoming, Chunks)>,
+    chunked: Option<(Incoming, Chunks)>,
     /// What Received says of TLS, inside it.
     tls: Option<String>,
 }
@@ -243,27 +243,27 @@ struct Incoming {
     id: String,
     at: Zoned,
     to: Vec<Destination>,
-    intake: Intake,
+    intake: ContentBuilder,
     /// What every log line about it begins with.
     about: String,
 }
 
 impl<'a> Session<'a> {
     fn new(
-        office: &'a Office,
+        context: &'a SessionContext,
         id: &'a str,
         service: Service,
         stream: &'a mut Stream,
     ) -> Session<'a> {
-        let settings = &office.settings;
+        let settings = &context.settings;
         let peer = stream.peer();
-        let pressure = Arc::clone(stream.pressure());
-        let harvest = Harvest::new(!peer.is_local() && !service.lmtp, pressure);
+        let overload = Arc::clone(stream.overload());
+        let recipient_limiter = RecipientLimiter::new(!peer.is_local() && !service.lmtp, overload);
         // A mail server that has us deliver by LMTP sends its other mail by itself.
         let relay = settings.relay.as_ref().filter(|_| !service.lmtp);
         let may_relay = relay.is_some_and(|relay| relay.allows(peer));
         let receiver = Receiver::new(
-            ReceiverSettings {
+            ReceiverConfig {
                 size_max: settings.size_max,
                 recipients_max: settings.recipients_max,
                 vrfy: settings.vrfy.allows(peer),
@@ -278,50 +278,51 @@ impl<'a> Session<'a> {
                 // is not offered, and does what RFC 3461 5.2.2 has it do.
                 dsn: (peer.is_local() || may_relay) && !service.lmtp,
                 tls: match &settings.tls {
-                    None => receiver::Tls::Off,
-                    Some(Tls { required: false, .. }) => receiver::Tls::Offered,
-                    Some(Tls { required: true, .. }) => receiver::Tls::Required,
+                    None => receiver::StartTlsMode::Off,
+                    Some(TlsPolicy { required: false, .. }) => receiver::StartTlsMode::Offered,
+                    Some(TlsPolicy { required: true, .. }) => receiver::StartTlsMode::Required,
                 },
-                ..ReceiverSettings::new(&settings.hostname)
+                ..ReceiverConfig::new(&settings.hostname)
             },
-            Desk { office, session: id, peer, harvest, may_relay },
+            SessionHost { context, session: id, peer, recipient_limiter, may_relay },
         );
-        Session { office, id, stream, receiver, messages: 0, begun: None, tls: None }
+        Session { context, id, stream, receiver, messages: 0, chunked: None, tls: None }
     }
 
     /// From the greeting, or the handshake before it, to the end.
-    fn converse(&mut self, service: Service) -> Result<End, Cut> {
+    fn run(&mut self, service: Service) -> Result<SessionEnd, Disconnect> {
         if service.tls {
             self.start_tls()?;
         }
         let peer = self.stream.peer();
-        if !peer.is_local() && !service.tls && self.stream.has_come_early() {
+        if !peer.is_local() && !service.tls && self.stream.spoke_before_banner() {
             // It should have waited (RFC 5321 4.3.1). That is no proof of anything: a script that
             // pipes a dialogue does it too, and whether it is seen depends on the network.
             log::info!("talked-first session={} client={peer}", self.id);
         }
         self.say(&self.receiver.greeting())?;
-        if let Some(reply) = self.receiver.opening(self.stream.opening()?) {
+        if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
             self.say(&reply)?;
-            return Ok(End::GivenUp(reply));
+            return Ok(SessionEnd::GivenUp(reply));
         }
         loop {
-            let turn = self.turn();
-            if !self.receiver.awaits_chunks() || turn.is_err() {
-                let end = turn.as_ref().err().map_or("reset".to_owned(), Cut::to_string);
-                if let Some((incoming, _)) = self.begun.take() {
+            let handle_command = self.handle_command();
+            if !self.receiver.awaits_chunks() || handle_command.is_err() {
+                let end =
+                    handle_command.as_ref().err().map_or("reset".to_owned(), Disconnect::to_string);
+                if let Some((incoming, _)) = self.chunked.take() {
                     log::info!("abandoned {} end={end}", incoming.about);
                 }
             }
-            if let Some(end) = turn? {
+            if let Some(end) = handle_command? {
                 return Ok(end);
             }
         }
     }
 
     /// One command and what belongs to it; how the session ended, if it did.
-    fn turn(&mut self) -> Result<Option<End>, Cut> {
-        self.receiver.press(self.stream.pressure().is_on());
+    fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
+        self.receiver.set_overloaded(self.stream.overload().is_on());
         let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
             Some(line) => (self.receiver.line(line), command::may_wait(line)),
             None => (self.receiver.line_too_long(), false),
@@ -338,11 +339,13 @@ impl<'a> Session<'a> {
                 self.skip(octets)?;
                 return replies.iter().try_for_each(|reply| self.say(reply)).map(|()| None);
             }
-            Step::StartTls(_) if self.stream.has_unread() => return Err(Cut::ClearText),
-            Step::StartTls(_) if self.office.settings.tls.is_none() => {
+            Step::StartTlsPolicy(_) if self.stream.has_unread() => {
+                return Err(Disconnect::ClearText);
+            }
+            Step::StartTlsPolicy(_) if self.context.settings.tls.is_none() => {
                 Step::Reply(reply::tls_unavailable())
             }
-            Step::StartTls(go_ahead) => {
+            Step::StartTlsPolicy(go_ahead) => {
                 self.say(&go_ahead)?;
                 return self.start_tls().map(|()| None);
             }
@@ -351,21 +354,27 @@ impl<'a> Session<'a> {
         match step {
             Step::Close(reply) => {
                 self.say(&reply)?;
-                Ok(Some(if reply.code == 221 { End::Quit } else { End::GivenUp(reply) }))
+                Ok(Some(if reply.code == 221 {
+                    SessionEnd::Quit
+                } else {
+                    SessionEnd::GivenUp(reply)
+                }))
             }
             Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
             Step::Reply(reply) => self.say_now(&reply).map(|()| None),
             // Dealt with above; and what follows a message is a reply.
-            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
+            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTlsPolicy(_) => {
+                Ok(None)
+            }
         }
     }
 
     /// Makes the handshake; all that the client said before is forgotten.
-    fn start_tls(&mut self) -> Result<(), Cut> {
-        let Office { settings, counters, .. } = self.office;
+    fn start_tls(&mut self) -> Result<(), Disconnect> {
+        let SessionContext { settings, counters, .. } = self.context;
         let made = match &settings.tls {
-            Some(Tls { keys, .. }) => self.stream.start_tls(keys),
-            None => Err(Cut::Tls(io::ErrorKind::Unsupported.into())),
+            Some(TlsPolicy { keys, .. }) => self.stream.start_tls(keys),
+            None => Err(Disconnect::Tls(io::ErrorKind::Unsupported.into())),
         };
         match made {
             Ok(facts) => {
@@ -379,7 +388,7 @@ impl<'a> Session<'a> {
             Err(cut) => {
                 counters.tls_failed.one();
                 let why = match &cut {
-                    Cut::Tls(e) => e.to_string(),
+                    Disconnect::Tls(e) => e.to_string(),
                     cut => cut.to_string(),
                 };
                 log::debug!("tls failed session={} why={}", self.id, value(why));
@@ -388,20 +397,20 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn say(&mut self, reply: &Reply) -> Result<(), Cut> {
+    fn say(&mut self, reply: &Reply) -> Result<(), Disconnect> {
         say(self.stream, reply)
     }
 
     /// The same, for a reply that may not wait until the stream blocks.
-    fn say_now(&mut self, reply: &Reply) -> Result<(), Cut> {
+    fn say_now(&mut self, reply: &Reply) -> Result<(), Disconnect> {
         self.say(reply)?;
-        self.stream.push()
+        self.stream.flush_now()
     }
 
     /// Takes the mail data behind DATA, to its true end; what became of it.
-    fn data(&mut self) -> Result<Reply, Cut> {
+    fn data(&mut self) -> Result<Reply, Disconnect> {
         let Some(mut incoming) = self.begin() else { return Ok(reply::data_error()) };
-        let mut decoder = Decoder::new(self.office.settings.size_max);
+        let mut decoder = Decoder::new(self.context.settings.size_max);
         let mut octets = 0;
         self.stream.begin_data();
         let end = loop {
@@ -417,9 +426,9 @@ impl<'a> Session<'a> {
     }
 
     /// Takes one chunk of mail data, and with the last one delivers the message.
-    fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Cut> {
-        let begun = self.begun.take().or_else(|| Some((self.begin()?, Chunks::new())));
-        let Some((mut incoming, mut chunks)) = begun else {
+    fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Disconnect> {
+        let chunked = self.chunked.take().or_else(|| Some((self.begin()?, Chunks::new())));
+        let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
             return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
         };
@@ -437,16 +446,16 @@ impl<'a> Session<'a> {
             return Ok(self.receiver.end_of_data(verdict));
         }
         if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
-            self.begun = Some((incoming, chunks));
+            self.chunked = Some((incoming, chunks));
             return Ok(self.receiver.end_of_chunk(Ok(octets)));
         }
         // No need to wait for the last one.
-        let verdict = incoming.refused(self.office, chunks.end_so_far(), sum);
+        let verdict = incoming.refused(self.context, chunks.end_so_far(), sum);
         Ok(self.receiver.end_of_chunk(Err(verdict)))
     }
 
     /// Reads and drops.
-    fn skip(&mut self, octets: u64) -> Result<(), Cut> {
+    fn skip(&mut self, octets: u64) -> Result<(), Disconnect> {
         let mut left = octets;
         self.stream.begin_data();
         while left > 0 {
@@ -463,7 +472,7 @@ impl<'a> Session<'a> {
     fn begin(&mut self) -> Option<Incoming> {
         let (envelope, (client, protocol)) =
             self.receiver.envelope().zip(self.receiver.client())?;
-        let settings = &self.office.settings;
+        let settings = &self.context.settings;
         self.messages += 1;
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
@@ -481,25 +490,31 @@ impl<'a> Session<'a> {
             },
             at: &at,
         };
-        let intake = Intake::new(&settings.spool, &received.line());
-        let about = Line { session: self.id, message: &id, envelope, to: &to }.to_string();
+        let intake = ContentBuilder::new(&settings.spool, &received.line());
+        let about =
+            DeliveryLogFields { session: self.id, message: &id, envelope, to: &to }.to_string();
         Some(Incoming { id, at, to, intake, about })
     }
 
     /// The mail data was read, and ended so: delivers the message, and says what became of it, all
     /// but the last reply, which is returned.
-    fn conclude(&mut self, incoming: Incoming, end: DataEnd, octets: u64) -> Result<Reply, Cut> {
+    fn conclude(
+        &mut self,
+        incoming: Incoming,
+        end: DataEnd,
+        octets: u64,
+    ) -> Result<Reply, Disconnect> {
         let Incoming { id, at, to, intake, about } = incoming;
         let dot = Instant::now();
         let content = match self.receiver.envelope() {
-            Some(envelope) if goes_round(envelope, &intake) => Err(Fault::Loop),
+            Some(envelope) if is_mail_loop(envelope, &intake) => Err(ContentError::Loop),
             _ => intake.finish(),
         };
         let (content, envelope) = match (end, content, self.receiver.envelope()) {
             (DataEnd::Whole, Ok(content), Some(envelope)) => (content, envelope),
             (end, content, _) => {
                 let reply = refusal_of(end, content, &id);
-                self.office.note(&about, &reply, octets, dot);
+                self.context.note(&about, &reply, octets, dot);
                 let mut replies = self.receiver.for_all(reply.clone());
                 replies.pop();
                 replies.iter().try_for_each(|reply| self.say(reply))?;
@@ -509,11 +524,17 @@ impl<'a> Session<'a> {
 
         let head = mbox::head(&envelope.from, at.timestamp().as_second());
         let message = Message { id: id.clone(), head, content, to };
-        let dispatch =
-            Dispatch { office: self.office, session: self.id, envelope, at: &at, octets, dot };
-        let reply = dispatch.deliver(self.stream, self.receiver.answers(), message)?;
+        let delivery = MessageDelivery {
+            context: self.context,
+            session: self.id,
+            envelope,
+            at: &at,
+            octets,
+            dot,
+        };
+        let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
         if reply.is_positive() {
-            self.receiver.host().harvest.forgive();
+            self.receiver.host().recipient_limiter.reset();
         }
         Ok(reply)
     }
@@ -521,34 +542,34 @@ impl<'a> Session<'a> {
 
 impl Incoming {
     /// What is said of mail data that cannot become a message.
-    fn refused(self, office: &Office, end: DataEnd, octets: u64) -> Reply {
+    fn refused(self, context: &SessionContext, end: DataEnd, octets: u64) -> Reply {
         let reply = refusal_of(end, self.intake.finish(), &self.id);
-        office.note(&self.about, &reply, octets, Instant::now());
+        context.note(&self.about, &reply, octets, Instant::now());
         reply
     }
 
-    fn abandoned(&self, end: &Cut) {
+    fn abandoned(&self, end: &Disconnect) {
         log::info!("abandoned {} end={end}", self.about);
     }
 }
 
 /// Leaves a reply for the stream to send when it is about to block.
-fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Cut> {
+fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Disconnect> {
     stream.reply(|out| reply.write_to(out))
 }
 
 /// Where the message goes on this host: no mailbox twice, whatever aliases and lists lead there.
-fn destinations(envelope: &Envelope<Way>) -> Vec<Destination> {
+fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
     let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
 }
 
 /// Whether the message comes back for an address that sends it on.
-fn goes_round(envelope: &Envelope<Way>, intake: &Intake) -> bool {
-    let leads_on = |to: &Way| !to.is_relay && !to.elsewhere.is_empty();
+fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> bool {
+    let leads_on = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
     let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
-    led.any(|recipient| intake.was_here_for(&recipient.path.address()))
+    led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
 }
 
 impl From<Peer> for trace::Peer {
@@ -562,15 +583,15 @@ impl From<Peer> for trace::Peer {
 }
 
 /// What the sender hears of mail data that ended so, and of which nothing can be delivered.
-fn refusal_of(end: DataEnd, content: Result<Content, Fault>, id: &str) -> Reply {
+fn refusal_of(end: DataEnd, content: Result<Content, ContentError>, id: &str) -> Reply {
     match (end, content) {
         (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
         (DataEnd::TooLarge, _) => reply::data_too_large(),
         (DataEnd::Whole, Ok(_)) => reply::data_error(),
         (DataEnd::Whole, Err(fault)) => {
             let level = match fault {
-                Fault::Disk(_) => log::Level::Warn,
-                Fault::Loop | Fault::HiddenFrom => log::Level::Debug,
+                ContentError::Disk(_) => log::Level::Warn,
+                ContentError::Loop | ContentError::HiddenFrom => log::Level::Debug,
             };
             log::log!(level, "fault message={id} why={}", value(&fault));
             fault_reply(&fault)
@@ -579,11 +600,11 @@ fn refusal_of(end: DataEnd, content: Result<Content, Fault>, id: &str) -> Reply 
 }
 
 /// What the sender hears of mail data that could not be taken in.
-fn fault_reply(fault: &Fault) -> Reply {
+fn fault_reply(fault: &ContentError) -> Reply {
     match fault {
-        Fault::Loop => reply::data_loop(),
-        Fault::HiddenFrom => reply::data_hidden_from(),
-        Fault::Disk(e) => match e.kind() {
+        ContentError::Loop => reply::data_loop(),
+        ContentError::HiddenFrom => reply::data_hidden_from(),
+        ContentError::Disk(e) => match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
             _ => reply::data_error(),
         },

@@ -13,20 +13,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::net::stream::Pressure;
+use crate::net::stream::OverloadFlag;
 use crate::smtp::{Reply, reply};
 
 /// Names refused in one session since its last message.
-pub(super) struct Harvest {
+pub(super) struct RecipientLimiter {
     watched: bool,
-    pressure: Arc<Pressure>,
+    overload: Arc<OverloadFlag>,
     refused: Cell<u32>,
 }
 
-impl Harvest {
+impl RecipientLimiter {
     /// For a session; `watched` whether its client is one that could harvest.
-    pub fn new(watched: bool, pressure: Arc<Pressure>) -> Harvest {
-        Harvest { watched, pressure, refused: Cell::new(0) }
+    pub fn new(watched: bool, overload: Arc<OverloadFlag>) -> RecipientLimiter {
+        RecipientLimiter { watched, overload, refused: Cell::new(0) }
     }
 
     /// Another name is refused, by `reply`; waits perhaps, and returns what is to be said.
@@ -39,7 +39,7 @@ impl Harvest {
         if refused <= FREE {
             return reply;
         }
-        if refused > MAX || self.pressure.is_on() {
+        if refused > MAX || self.overload.is_on() {
             return reply::giving_up(hostname, "too many names refused");
         }
         thread::sleep(DELAY);
@@ -47,7 +47,7 @@ impl Harvest {
     }
 
     /// A message was delivered.
-    pub fn forgive(&self) {
+    pub fn reset(&self) {
         self.refused.set(0);
     }
 }

@@ -17,34 +17,34 @@
 use jiff::Zoned;
 
 use super::delivery::outcome_reply;
-use super::{Office, fault_reply};
-use crate::message::{Destination, Fault, Message};
-use crate::route::Way;
+use super::{SessionContext, fault_reply};
+use crate::message::{ContentError, Destination, Message};
+use crate::route::Resolution;
 use crate::smtp::envelope::{Delivery, Envelope};
 use crate::smtp::reply::{self, Reply};
-use crate::terminal::render::Screen;
+use crate::terminal::render::RenderedMessage;
 
 /// Delivers a message as the command wants that began its transaction; what became of it.
 pub(super) fn deliver(
-    office: &Office,
-    envelope: &Envelope<Way>,
+    context: &SessionContext,
+    envelope: &Envelope<Resolution>,
     at: &Zoned,
     mut message: Message,
 ) -> Reply {
     let id = message.id.clone();
     let mail = |message| {
-        let outcome = office.post.deliver(message, office.settings.patience);
+        let outcome = context.writer.deliver(message, context.settings.outcome_timeout);
         outcome_reply(outcome, &id)
     };
     if envelope.delivery == Delivery::Mail {
         return mail(message);
     }
     let time = at.strftime("%H:%M").to_string();
-    let screen = match Screen::new(&envelope.from.to_string(), &time, &message.content) {
+    let screen = match RenderedMessage::new(&envelope.from.to_string(), &time, &message.content) {
         Ok(screen) => screen,
-        Err(e) => return fault_reply(&Fault::Disk(e)),
+        Err(e) => return fault_reply(&ContentError::Disk(e)),
     };
-    let show = |to: &[Destination]| office.settings.terminals.show(to, &screen);
+    let show = |to: &[Destination]| context.settings.terminals.show(to, &screen);
     match envelope.delivery {
         Delivery::Mail => mail(message),
         Delivery::Send if !screen.is_whole() => reply::data_not_to_show(),

@@ -2,13 +2,13 @@
 //!
 //! What is in the chunks is a message in lines as with DATA, only without stuffed dots: a line may
 //! be cut over chunks, and the last may lack its CR LF. A bare CR or LF is refused here too
-//! ([`End::BareLineEnd`]): a mailbox keeps text, and the message may travel on by DATA one day. The
+//! ([`DataEnd::BareLineEnd`]): a mailbox keeps text, and the message may travel on by DATA one day. The
 //! size is the receiver's to judge, before a chunk is read; so `TooLarge` does not come from here.
 //!
 //! The pieces that come out are those of [`Decoder`], so whoever takes them cannot tell DATA from
 //! BDAT.
 
-use super::data::{Decoder, End, Piece};
+use super::data::{DataEnd, Decoder, Piece};
 
 /// The mail data of one transaction.
 #[derive(Debug)]
@@ -47,12 +47,12 @@ impl Chunks {
     }
 
     /// How the mail data would end now. A fault that is known is told at the end of its chunk.
-    pub fn end_so_far(&self) -> End {
+    pub fn end_so_far(&self) -> DataEnd {
         self.decoder.end_so_far()
     }
 
     /// The last chunk is whole: gives a last line without CR LF to `sink`, and says how it ended.
-    pub fn finish(self, sink: &mut dyn FnMut(Piece<'_>)) -> End {
+    pub fn finish(self, sink: &mut dyn FnMut(Piece<'_>)) -> DataEnd {
         self.decoder.finish(sink)
     }
 
@@ -82,7 +82,7 @@ mod tests {
     }
 
     /// The pieces of `data`, in chunks that end at `ends`, each fed in slices of `cut`.
-    fn chunked(data: &[u8], ends: &[usize], cut: usize) -> (Vec<Owned>, End) {
+    fn chunked(data: &[u8], ends: &[usize], cut: usize) -> (Vec<Owned>, DataEnd) {
         let mut chunks = Chunks::new();
         let mut pieces = Vec::new();
         let mut begin = 0;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     /// The same message by DATA: dots stuffed, the last CR LF put where it lacks.
-    fn by_data(message: &[u8]) -> (Vec<Owned>, End) {
+    fn by_data(message: &[u8]) -> (Vec<Owned>, DataEnd) {
         let mut data = Vec::new();
         let mut at_start = true;
         for octet in message {
@@ -140,7 +140,7 @@ mod tests {
             &long,
         ] {
             let expected = by_data(message);
-            assert_eq!(expected.1, End::Whole);
+            assert_eq!(expected.1, DataEnd::Whole);
             for first in 0..=message.len().min(40) {
                 for second in first..=message.len().min(40) {
                     let ends = [first, second, second];
@@ -155,7 +155,11 @@ mod tests {
     fn bare_line_ends_are_refused_wherever_chunks_end() {
         for message in [&b"a\nb"[..], b"a\rb", b"\n", b"\r", b"a\r\r\n", b"a\r\n\r", b"\r\n\n"] {
             for end in 0..=message.len() {
-                assert_eq!(chunked(message, &[end], 1).1, End::BareLineEnd, "{message:?} {end}");
+                assert_eq!(
+                    chunked(message, &[end], 1).1,
+                    DataEnd::BareLineEnd,
+                    "{message:?} {end}"
+                );
             }
         }
     }

@@ -31,6 +31,8 @@ pub mod testing;
 
 pub use envelope::{Body, Delivery, Envelope, Recipient};
 pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
-pub use receiver::{Answers, Hello, Host, Protocol, Receiver, Settings, Step, Tls};
+pub use receiver::{
+    Hello, Host, Protocol, Receiver, ReceiverConfig, ReplyMode, StartTlsMode, Step,
+};
 pub use reply::Reply;
 pub use sender::Sender;

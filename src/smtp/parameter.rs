@@ -43,7 +43,7 @@ impl MailParameters {
         let MailParameters { size, body, utf8, ret, envid, prdr } = &mut parameters;
         for parameter in split("MAIL", text) {
             let (keyword, value) = parameter?;
-            let given = Given { verb: "MAIL", value };
+            let given = KnownParameter { verb: "MAIL", value };
             match keyword.to_ascii_uppercase().as_str() {
                 "SIZE" => given.set(size, parse_size, SIZE_FORM)?,
                 "BODY" if is(value, "BINARYMIME") => return Err(reply::no_binarymime()),
@@ -74,7 +74,7 @@ impl RcptParameters {
         let RcptParameters { notify, original } = &mut parameters;
         for parameter in split("RCPT", text) {
             let (keyword, value) = parameter?;
-            let given = Given { verb: "RCPT", value };
+            let given = KnownParameter { verb: "RCPT", value };
             match keyword.to_ascii_uppercase().as_str() {
                 "NOTIFY" => given.set(notify, Notify::parse, NOTIFY_FORM)?,
                 "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_FORM)?,
@@ -92,12 +92,12 @@ impl RcptParameters {
 }
 
 /// A parameter that is known.
-struct Given<'a> {
+struct KnownParameter<'a> {
     verb: &'static str,
     value: Option<&'a str>,
 }
 
-impl Given<'_> {
+impl KnownParameter<'_> {
     /// Sets what was not set before, to a value that `parse` takes; `form` is told otherwise.
     fn set<T>(
         &self,

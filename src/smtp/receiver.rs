@@ -10,7 +10,7 @@
 
 use std::fmt;
 
-use super::command::{self, Command, Node};
+use super::command::{self, Command, EtrnNode};
 use super::envelope::{Delivery, Envelope, Recipient};
 use super::parameter::{MailParameters, RcptParameters};
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath};
@@ -28,7 +28,7 @@ pub trait Host {
     /// needed for it.
     fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Self::Destination, Reply>;
     /// Whether everybody that this leads to is active now, at a terminal that accepts messages
-    /// (RFC 821 3.4). Asked only where [`Settings::terminals`] is on.
+    /// (RFC 821 3.4). Asked only where [`ReceiverConfig::terminals`] is on.
     fn is_active(&self, to: &Self::Destination) -> bool {
         let _ = to;
         false
@@ -42,8 +42,8 @@ pub trait Host {
     fn vrfy(&self, name: &str) -> Reply;
     /// The answer to EXPN.
     fn expn(&self, list: &str) -> Reply;
-    /// The answer to ETRN. Asked only where [`Settings::etrn`] is on.
-    fn etrn(&self, node: &Node) -> Reply {
+    /// The answer to ETRN. Asked only where [`ReceiverConfig::etrn`] is on.
+    fn etrn(&self, node: &EtrnNode) -> Reply {
         reply::cannot_flush(node)
     }
     /// The answer to HELP without a topic (211), or None for the receiver's own 214.
@@ -52,7 +52,7 @@ pub trait Host {
 
 /// What the receiver is told of itself.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ReceiverConfig {
     /// The name in the greeting and wherever a reply must begin with it (RFC 5321 4.2).
     pub hostname: String,
     /// The largest message, in octets; announced by SIZE (RFC 1870).
@@ -72,18 +72,18 @@ pub struct Settings {
     pub errors_max: u32,
     /// Whether it is LMTP (RFC 2033), and not SMTP.
     pub lmtp: bool,
-    /// Whether a client of SMTP is offered a reply for each recipient (PRDR): see [`Answers`].
+    /// Whether a client of SMTP is offered a reply for each recipient (PRDR): see [`ReplyMode`].
     pub prdr: bool,
     /// Whether delivery reports are offered (DSN, RFC 3461). They are the host's to write.
     pub dsn: bool,
     /// Whether a client in clear text is offered STARTTLS, or has to use it (RFC 3207).
-    pub tls: Tls,
+    pub tls: StartTlsMode,
 }
 
-impl Settings {
+impl ReceiverConfig {
     /// The least that every receiver must do (RFC 5321 4.5.3.1), and nothing optional.
-    pub fn new(hostname: impl Into<String>) -> Settings {
-        Settings {
+    pub fn new(hostname: impl Into<String>) -> ReceiverConfig {
+        ReceiverConfig {
             hostname: hostname.into(),
             size_max: 64 * 1024,
             recipients_max: 100,
@@ -95,7 +95,7 @@ impl Settings {
             lmtp: false,
             prdr: false,
             dsn: false,
-            tls: Tls::Off,
+            tls: StartTlsMode::Off,
         }
     }
 
@@ -107,7 +107,7 @@ impl Settings {
 
 /// What a client in clear text is told of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tls {
+pub enum StartTlsMode {
     /// There is none: STARTTLS is 502, and EHLO does not name it.
     Off,
     /// It may say STARTTLS.
@@ -137,7 +137,7 @@ pub enum Step {
     /// If anything has come in clear text behind STARTTLS, close without a word: whoever put it
     /// there must not have it taken for something said inside TLS. Otherwise send this (220),
     /// flush, make the handshake, and call [`Receiver::tls_started`].
-    StartTls(Reply),
+    StartTlsPolicy(Reply),
     /// Send it, flush, and close.
     Close(Reply),
 }
@@ -166,7 +166,7 @@ pub enum Hello {
 
 /// How the end of mail data is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answers {
+pub enum ReplyMode {
     /// By one reply for all recipients.
     Together,
     /// By one reply for each recipient, in the order of their RCPT commands (RFC 2033 4.2).
@@ -193,7 +193,7 @@ impl fmt::Display for Protocol {
 /// The receiver-SMTP of one connection.
 pub struct Receiver<H: Host> {
     host: H,
-    settings: Settings,
+    settings: ReceiverConfig,
     /// The name the client gave, and how.
     client: Option<(String, Hello)>,
     /// Whether the connection is inside TLS.
@@ -230,7 +230,7 @@ enum Chunking {
 
 impl<H: Host> Receiver<H> {
     /// A receiver that has not greeted yet.
-    pub fn new(settings: Settings, host: H) -> Receiver<H> {
+    pub fn new(settings: ReceiverConfig, host: H) -> Receiver<H> {
         Receiver {
             host,
             settings,
@@ -246,7 +246,7 @@ impl<H: Host> Receiver<H> {
     /// Whether the server is under stress from here on: then one error is answered and no more, and
     /// so is one command that brings no message nearer (NOOP, RSET, HELP, VRFY, EXPN), further ones
     /// of which are errors.
-    pub fn press(&mut self, pressed: bool) {
+    pub fn set_overloaded(&mut self, pressed: bool) {
         self.pressed = pressed;
     }
 
@@ -309,15 +309,15 @@ impl<H: Host> Receiver<H> {
     }
 
     /// How the end of the mail data is to be answered.
-    pub fn answers(&self) -> Answers {
+    pub fn answers(&self) -> ReplyMode {
         match &self.transaction {
-            Some(_) if self.settings.lmtp => Answers::Each,
+            Some(_) if self.settings.lmtp => ReplyMode::Each,
             Some(Transaction { prdr: true, envelope, .. })
                 if envelope.to.len() > 1 && envelope.delivery == Delivery::Mail =>
             {
-                Answers::EachAndTogether
+                ReplyMode::EachAndTogether
             }
-            _ => Answers::Together,
+            _ => ReplyMode::Together,
         }
     }
 
@@ -365,10 +365,10 @@ impl<H: Host> Receiver<H> {
         let hostname = &self.settings.hostname;
         match command {
             Command::Ehlo(_) | Command::Lhlo(_) => {}
-            Command::StartTls | Command::Noop | Command::Quit => {}
+            Command::StartTlsPolicy | Command::Noop | Command::Quit => {}
             // Its chunk is to be read first.
             Command::Bdat { .. } => {}
-            _ if self.settings.tls != Tls::Required || self.tls => {}
+            _ if self.settings.tls != StartTlsMode::Required || self.tls => {}
             _ => return Err(reply::tls_required()),
         }
         match command {
@@ -386,11 +386,11 @@ impl<H: Host> Receiver<H> {
                 let reply = reply::ehlo(&self.settings, self.tls, &client);
                 Ok(self.hello(client, Hello::Ehlo, reply))
             }
-            Command::StartTls if !self.carries_out("STARTTLS") => {
+            Command::StartTlsPolicy if !self.carries_out("STARTTLS") => {
                 Err(reply::not_implemented("STARTTLS"))
             }
-            Command::StartTls if self.tls => Err(reply::tls_again()),
-            Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
+            Command::StartTlsPolicy if self.tls => Err(reply::tls_again()),
+            Command::StartTlsPolicy => Ok(Step::StartTlsPolicy(reply::start_tls())),
             Command::Mail(delivery, ..) if !self.carries_out(delivery.verb()) => {
                 Err(reply::not_implemented(delivery.verb()))
             }
@@ -442,7 +442,7 @@ impl<H: Host> Receiver<H> {
         match verb {
             "SEND" | "SOML" | "SAML" => self.settings.terminals,
             "ETRN" => self.settings.etrn,
-            "STARTTLS" => self.settings.tls != Tls::Off,
+            "STARTTLS" => self.settings.tls != StartTlsMode::Off,
             "HELO" | "EHLO" => !self.settings.lmtp,
             "LHLO" => self.settings.lmtp,
             _ => true,
@@ -578,7 +578,7 @@ impl<H: Host> Receiver<H> {
 
     /// Whether the chunk is taken, and is the last.
     fn chunk(&mut self, octets: u64, last: Option<bool>) -> Result<bool, Reply> {
-        if self.settings.tls == Tls::Required && !self.tls {
+        if self.settings.tls == StartTlsMode::Required && !self.tls {
             return Err(reply::tls_required());
         }
         let last = last.ok_or_else(|| reply::syntax(command::BDAT_FORM))?;

@@ -10,10 +10,10 @@
 
 use std::borrow::Cow;
 
-use super::command::Node;
+use super::command::EtrnNode;
 use super::envelope::Delivery;
 use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
-use super::receiver::{Settings, Tls};
+use super::receiver::{ReceiverConfig, StartTlsMode};
 
 /// One reply: a code, an enhanced status code where RFC 2034 asks for one, and its lines of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ pub fn helo(hostname: &str, client: &Domain) -> Reply {
 
 /// `250-host greets client` and the service extensions, one a line (RFC 5321 4.1.1.1); `tls`
 /// whether inside TLS.
-pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
+pub fn ehlo(settings: &ReceiverConfig, tls: bool, client: &Domain) -> Reply {
     let mut reply = helo(&settings.hostname, client);
     reply.lines.extend([
         "PIPELINING".into(),
@@ -172,7 +172,7 @@ pub fn ehlo(settings: &Settings, tls: bool, client: &Domain) -> Reply {
     ]);
     reply.lines.extend(settings.offers_prdr().then_some("PRDR".into()));
     reply.lines.extend(settings.dsn.then_some("DSN".into()));
-    reply.lines.extend((settings.tls != Tls::Off && !tls).then_some("STARTTLS".into()));
+    reply.lines.extend((settings.tls != StartTlsMode::Off && !tls).then_some("STARTTLS".into()));
     reply.lines.extend(settings.vrfy.then_some("VRFY".into()));
     reply.lines.extend(settings.expn.then_some("EXPN".into()));
     reply.lines.extend(settings.etrn.then_some("ETRN".into()));
@@ -404,12 +404,12 @@ pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
 }
 
 /// `250` to ETRN: how much it is turns out later.
-pub fn flushing(node: &Node) -> Reply {
+pub fn flushing(node: &EtrnNode) -> Reply {
     Reply::new(250, (2, 0, 0), format!("ETRN: queuing for node {node} started"))
 }
 
 /// `458` to ETRN: nobody here works on the queue.
-pub fn cannot_flush(node: &Node) -> Reply {
+pub fn cannot_flush(node: &EtrnNode) -> Reply {
     Reply::new(458, (4, 3, 0), format!("ETRN: unable to queue messages for node {node}"))
 }
 
@@ -436,15 +436,15 @@ mod tests {
         let (to, from) = (ForwardPath::Mailbox(mailbox.clone()), ReversePath::Null);
         let host = "h".repeat(255);
         let client = Domain::Name("c".repeat(255));
-        let settings = Settings {
+        let settings = ReceiverConfig {
             size_max: u64::MAX,
             vrfy: true,
             expn: true,
             terminals: true,
             etrn: true,
             prdr: true,
-            tls: Tls::Offered,
-            ..Settings::new(&host)
+            tls: StartTlsMode::Offered,
+            ..ReceiverConfig::new(&host)
         };
         let word = "w".repeat(2048);
         let mut all = vec![
@@ -541,12 +541,13 @@ mod tests {
 
     #[test]
     fn ehlo_names_what_is_on() {
-        let mut settings = Settings { size_max: 1000, expn: true, ..Settings::new("mx.example") };
+        let mut settings =
+            ReceiverConfig { size_max: 1000, expn: true, ..ReceiverConfig::new("mx.example") };
         let client = Domain::parse("[127.0.0.1]").unwrap();
         let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
             250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n\
             250-LIMITS RCPTMAX=100\r\n";
-        let said = |settings: &Settings, tls| {
+        let said = |settings: &ReceiverConfig, tls| {
             let text = wire(&ehlo(settings, tls, &client));
             text.strip_prefix(common).map(str::to_owned).unwrap_or_else(|| panic!("{text}"))
         };
@@ -558,7 +559,7 @@ mod tests {
         (settings.terminals, settings.etrn) = (false, true);
         assert_eq!(said(&settings, false), "250-ETRN\r\n250 HELP\r\n");
         settings.etrn = false;
-        for tls in [Tls::Offered, Tls::Required] {
+        for tls in [StartTlsMode::Offered, StartTlsMode::Required] {
             settings.tls = tls;
             assert_eq!(said(&settings, false), "250-STARTTLS\r\n250 HELP\r\n");
             assert_eq!(said(&settings, true), "250 HELP\r\n", "not offered twice");

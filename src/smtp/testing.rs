@@ -1,29 +1,29 @@
 //! What fuzzers call: octets in, invariants asserted. `tests/fuzz` drives these functions with
 //! libFuzzer, `tests/smtp_fuzz.rs` with seeded random input.
 //!
-//! [`Machine`] joins receiver and decoder by a stream of octets as a session does, without I/O. It
+//! [`Conversation`] joins receiver and decoder by a stream of octets as a session does, without I/O. It
 //! serves the tests of dialogues too.
 
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::{Asked, Command};
-use super::data::{Decoder, End, Piece};
+use super::command::{VerbLookup, Command};
+use super::data::{DataEnd, Decoder, Piece};
 use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{Answers, Host, LINE_MAX, Receiver, Settings, Step, Tls};
+use super::receiver::{ReplyMode, Host, LINE_MAX, Receiver, ReceiverConfig, Step, StartTlsMode};
 use super::reply::{self, Reply};
-pub use super::sender::fuzz::sender;
+pub use super::sender::testing::sender;
 
 /// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
-pub struct Machine<H: Host> {
+pub struct Conversation<H: Host> {
     receiver: Receiver<H>,
     size_max: u64,
     line: Vec<u8>,
     /// Whether octets of the line were dropped, and the last one that came.
     dropped: bool,
     last: u8,
-    reading: Reading,
+    reading: InputState,
     /// The lines of the message in hand.
     lines: Vec<Vec<u8>>,
     /// Its chunks, if it comes in chunks.
@@ -35,13 +35,13 @@ pub struct Machine<H: Host> {
     /// Lines and ends of data that were answered, and one for the connection itself.
     pub asked: usize,
     /// Messages accepted.
-    pub messages: Vec<Received>,
+    pub messages: Vec<AcceptedMessage>,
     /// Whether the receiver has closed. More input is ignored.
     pub closed: bool,
 }
 
 /// What the next octets are.
-enum Reading {
+enum InputState {
     Commands,
     Data(Decoder),
     Chunk { octets: u64, last: bool },
@@ -50,7 +50,7 @@ enum Reading {
 
 /// One message as it was accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
+pub struct AcceptedMessage {
     /// The reverse-path, with brackets.
     pub from: String,
     /// The forward-paths, with brackets.
@@ -59,17 +59,17 @@ pub struct Received {
     pub lines: Vec<Vec<u8>>,
 }
 
-impl<H: Host> Machine<H> {
+impl<H: Host> Conversation<H> {
     /// A connection that was greeted.
-    pub fn new(settings: Settings, host: H) -> Machine<H> {
+    pub fn new(settings: ReceiverConfig, host: H) -> Conversation<H> {
         let size_max = settings.size_max;
-        let mut machine = Machine {
+        let mut machine = Conversation {
             receiver: Receiver::new(settings, host),
             size_max,
             line: Vec::new(),
             dropped: false,
             last: 0,
-            reading: Reading::Commands,
+            reading: InputState::Commands,
             lines: Vec::new(),
             chunks: None,
             out: Vec::new(),
@@ -87,10 +87,10 @@ impl<H: Host> Machine<H> {
     pub fn feed(&mut self, mut input: &[u8]) {
         while !self.closed && !input.is_empty() {
             input = match &mut self.reading {
-                Reading::Commands => self.read_line(input),
-                Reading::Data(_) => self.read_data(input),
-                Reading::Chunk { .. } => self.read_chunk(input),
-                Reading::Skip(left, _) => {
+                InputState::Commands => self.read_line(input),
+                InputState::Data(_) => self.read_data(input),
+                InputState::Chunk { .. } => self.read_chunk(input),
+                InputState::Skip(left, _) => {
                     let used = usize::try_from(*left).unwrap_or(usize::MAX).min(input.len());
                     *left -= used as u64;
                     input.split_at(used).1
@@ -130,7 +130,7 @@ impl<H: Host> Machine<H> {
 
     /// Reads up to the end of the mail data.
     fn read_data<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
-        let Reading::Data(decoder) = &mut self.reading else { return input };
+        let InputState::Data(decoder) = &mut self.reading else { return input };
         let (used, end) = decoder.feed(input, &mut |piece| keep(&mut self.lines, piece));
         if let Some(end) = end {
             self.end_of_data(end);
@@ -148,13 +148,13 @@ impl<H: Host> Machine<H> {
     /// Octets that were counted have come, perhaps none.
     fn end_of_counted(&mut self) {
         match (&self.reading, &self.chunks) {
-            (Reading::Chunk { octets, last }, Some(chunks)) if chunks.left() == 0 => {
+            (InputState::Chunk { octets, last }, Some(chunks)) if chunks.left() == 0 => {
                 let (octets, last) = (*octets, *last);
                 self.end_of_chunk(octets, last);
             }
-            (Reading::Skip(0, replies), _) => {
+            (InputState::Skip(0, replies), _) => {
                 let replies = replies.clone();
-                self.reading = Reading::Commands;
+                self.reading = InputState::Commands;
                 self.asked = self.asked + replies.len() - 1;
                 replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
             }
@@ -164,13 +164,13 @@ impl<H: Host> Machine<H> {
 
     fn end_of_chunk(&mut self, octets: u64, last: bool) {
         let Some(chunks) = self.chunks.take() else { return };
-        self.reading = Reading::Commands;
+        self.reading = InputState::Commands;
         if last {
             let end = chunks.finish(&mut |piece| keep(&mut self.lines, piece));
             return self.end_of_data(end);
         }
         let result = match chunks.end_so_far() {
-            End::Whole => Ok(octets),
+            DataEnd::Whole => Ok(octets),
             _ => Err(reply::data_bare_line_end()),
         };
         self.chunks = Some(chunks);
@@ -178,10 +178,10 @@ impl<H: Host> Machine<H> {
         self.take(step);
     }
 
-    fn end_of_data(&mut self, end: End) {
+    fn end_of_data(&mut self, end: DataEnd) {
         // The dot is an answer of its own; a last chunk is answered as the command that it was.
-        self.asked += usize::from(matches!(self.reading, Reading::Data(_)));
-        self.reading = Reading::Commands;
+        self.asked += usize::from(matches!(self.reading, InputState::Data(_)));
+        self.reading = InputState::Commands;
         let lines = mem::take(&mut self.lines);
         let mut replies = self.accept(end, lines);
         self.asked += replies.len() - 1;
@@ -192,21 +192,21 @@ impl<H: Host> Machine<H> {
         self.take(step);
     }
 
-    fn accept(&mut self, end: End, lines: Vec<Vec<u8>>) -> Vec<Reply> {
+    fn accept(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
         let envelope = match (end, self.receiver.envelope()) {
-            (End::BareLineEnd, _) => return self.receiver.for_all(reply::data_bare_line_end()),
-            (End::TooLarge, _) => return self.receiver.for_all(reply::data_too_large()),
-            (End::Whole, None) => return vec![reply::data_error()],
-            (End::Whole, Some(envelope)) => envelope,
+            (DataEnd::BareLineEnd, _) => return self.receiver.for_all(reply::data_bare_line_end()),
+            (DataEnd::TooLarge, _) => return self.receiver.for_all(reply::data_too_large()),
+            (DataEnd::Whole, None) => return vec![reply::data_error()],
+            (DataEnd::Whole, Some(envelope)) => envelope,
         };
         let to: Vec<String> = envelope.to.iter().map(|to| to.path.to_string()).collect();
         let each = vec![reply::delivered("copy"); to.len()];
-        self.messages.push(Received { from: envelope.from.to_string(), to, lines });
+        self.messages.push(AcceptedMessage { from: envelope.from.to_string(), to, lines });
         let all = reply::delivered(&self.messages.len().to_string());
         match self.receiver.answers() {
-            Answers::Together => vec![all],
-            Answers::Each => each,
-            Answers::EachAndTogether => [vec![reply::each_recipient()], each, vec![all]].concat(),
+            ReplyMode::Together => vec![all],
+            ReplyMode::Each => each,
+            ReplyMode::EachAndTogether => [vec![reply::each_recipient()], each, vec![all]].concat(),
         }
     }
 
@@ -219,21 +219,21 @@ impl<H: Host> Machine<H> {
             Step::Reply(reply) => reply,
             Step::Data(reply) => {
                 assert!(self.recipients() > 0, "354 is for somebody");
-                self.reading = Reading::Data(Decoder::new(self.size_max));
+                self.reading = InputState::Data(Decoder::new(self.size_max));
                 reply
             }
             Step::Chunk { octets, last } => {
                 assert!(self.recipients() > 0, "a chunk is for somebody");
                 self.chunks.get_or_insert_default().begin(octets);
-                self.reading = Reading::Chunk { octets, last };
+                self.reading = InputState::Chunk { octets, last };
                 return self.end_of_counted();
             }
             Step::Skip(octets, reply) => {
-                self.reading = Reading::Skip(octets, reply);
+                self.reading = InputState::Skip(octets, reply);
                 return self.end_of_counted();
             }
             // The handshake takes no octets here: what follows is inside TLS.
-            Step::StartTls(reply) => {
+            Step::StartTlsPolicy(reply) => {
                 self.receiver.tls_started();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
                 reply
@@ -244,7 +244,7 @@ impl<H: Host> Machine<H> {
                 reply
             }
         };
-        let awaits_data = matches!(self.reading, Reading::Data(_));
+        let awaits_data = matches!(self.reading, InputState::Data(_));
         assert_eq!(reply.code == 354, awaits_data, "354 and nothing else asks for data");
         self.replies += 1;
         check_reply(&reply);
@@ -257,7 +257,7 @@ impl<H: Host> Machine<H> {
 
     /// Whether every line was answered: not while a chunk is awaited.
     pub fn is_settled(&self) -> bool {
-        !matches!(self.reading, Reading::Chunk { .. } | Reading::Skip(..))
+        !matches!(self.reading, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }
 
@@ -278,7 +278,7 @@ pub fn command(line: &[u8]) {
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
-        Ok(Command::Vrfy(Asked { name, .. }) | Command::Expn(Asked { name, .. }))
+        Ok(Command::Vrfy(VerbLookup { name, .. }) | Command::Expn(VerbLookup { name, .. }))
         | Ok(Command::Help(Some(name))) => {
             assert!(!name.is_empty() && !name.contains(char::is_control));
         }
@@ -319,7 +319,7 @@ pub fn data(input: &[u8]) {
     if end.is_some() {
         assert!(input.split_at(*used).0.ends_with(b".\r\n"));
     }
-    if *end == Some(End::Whole) {
+    if *end == Some(DataEnd::Whole) {
         let octets: usize = lines.iter().map(|line| line.len() + 2).sum();
         assert!(octets as u64 <= size_max);
         assert!(octets + 3 <= *used);
@@ -334,20 +334,20 @@ pub fn receiver(input: &[u8]) {
 }
 
 fn hold(input: &[u8], lmtp: bool) {
-    let settings = Settings {
+    let settings = ReceiverConfig {
         lmtp,
         prdr: true,
         size_max: 1000,
         recipients_max: 3,
         vrfy: true,
         dsn: true,
-        tls: Tls::Offered,
+        tls: StartTlsMode::Offered,
         terminals: true,
-        ..Settings::new("mx.example")
+        ..ReceiverConfig::new("mx.example")
     };
-    let mut whole = Machine::new(settings.clone(), Everyone);
+    let mut whole = Conversation::new(settings.clone(), AcceptAllHost);
     whole.feed(input);
-    let mut cut = Machine::new(settings, Everyone);
+    let mut cut = Conversation::new(settings, AcceptAllHost);
     input.iter().for_each(|octet| cut.feed(&[*octet]));
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
@@ -357,9 +357,9 @@ fn hold(input: &[u8], lmtp: bool) {
 }
 
 /// A host that takes mail for all but those whose name begins with x.
-struct Everyone;
+struct AcceptAllHost;
 
-impl Host for Everyone {
+impl Host for AcceptAllHost {
     type Destination = ();
 
     fn room(&self, size: Option<u64>) -> Result<(), Reply> {
@@ -385,7 +385,7 @@ impl Host for Everyone {
 }
 
 /// What a decoder gave: its pieces joined to lines, the octets it used, and its end.
-type Decoded = (Vec<Vec<u8>>, usize, Option<End>);
+type Decoded = (Vec<Vec<u8>>, usize, Option<DataEnd>);
 
 fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     let mut decoder = Decoder::new(size_max);

@@ -34,7 +34,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use crate::message::Destination;
 use crate::observe::logging::value;
-use render::Screen;
+use render::RenderedMessage;
 
 /// How long all terminals of one message together are waited for.
 pub const PATIENCE: Duration = Duration::from_secs(1);
@@ -64,7 +64,7 @@ impl Terminals {
 
     /// Shows `screen` on all terminals of these users that accept messages. For each user, whether
     /// one of theirs took it whole.
-    pub fn show(&self, users: &[Destination], screen: &Screen) -> Vec<bool> {
+    pub fn show(&self, users: &[Destination], screen: &RenderedMessage) -> Vec<bool> {
         let logins = self.logins();
         let mut writings = Vec::new();
         for (user, destination) in users.iter().enumerate() {
@@ -138,18 +138,18 @@ impl Terminals {
         let (device, folders) =
             names.split_last().ok_or_else(|| io::Error::other("no name of a terminal"))?;
         let folder_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut folder = nix::fcntl::open(&self.dev, folder_flags, Mode::empty())?;
+        let mut directory = nix::fcntl::open(&self.dev, folder_flags, Mode::empty())?;
         for name in folders {
             let flags = folder_flags | OFlag::O_NOFOLLOW;
-            folder = openat(&folder, *name, flags, Mode::empty())?;
+            directory = openat(&directory, *name, flags, Mode::empty())?;
         }
-        accepts(&fstatat(&folder, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
+        accepts(&fstatat(&directory, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
         let flags = OFlag::O_WRONLY
             | OFlag::O_NOCTTY
             | OFlag::O_NONBLOCK
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
-        let terminal = openat(&folder, *device, flags, Mode::empty())?;
+        let terminal = openat(&directory, *device, flags, Mode::empty())?;
         accepts(&fstat(&terminal)?, uid)?;
         if !terminal.is_terminal() {
             return Err(io::Error::other("not a terminal"));

@@ -17,7 +17,7 @@
 //! - **two forms**: UTF-8 for terminals that say they take it, and ASCII for the others, on which
 //!   the octets of harmless UTF-8 could be controls;
 //! - **a bound**: [`TEXT_MAX`] octets and [`LINES_MAX`] lines. What does not fit is cut, and said
-//!   to be ([`Screen::is_whole`]): the rest must be kept elsewhere.
+//!   to be ([`RenderedMessage::is_whole`]): the rest must be kept elsewhere.
 //!
 //! Fields of machines ([`MACHINERY`]) are left out; any other is shown, because the first line of a
 //! message without a header (`Reminder: lunch`) looks like one. It does not decode MIME.
@@ -26,7 +26,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::message::{Content, field_name, reads_from};
+use crate::message::{Content, field_name, needs_from_quoting};
 
 /// The most octets of a message that a terminal is shown.
 pub const TEXT_MAX: usize = 4096;
@@ -60,19 +60,19 @@ pub const MACHINERY: [&str; 20] = [
 
 /// What is written to terminals.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Screen {
+pub struct RenderedMessage {
     utf8: Vec<u8>,
     ascii: Vec<u8>,
     whole: bool,
 }
 
-impl Screen {
+impl RenderedMessage {
     /// Shows `content`, that came from `sender` at a `time` of day. A file is left standing where
     /// it stands.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn new(sender: &str, time: &str, content: &Content) -> io::Result<Screen> {
+    pub fn new(sender: &str, time: &str, content: &Content) -> io::Result<RenderedMessage> {
         let read;
         let source = match content {
             Content::Memory(octets) => octets.get(..SOURCE_MAX).unwrap_or(octets),
@@ -94,7 +94,7 @@ impl Screen {
             (text.out, whole)
         };
         let ((utf8, whole), (ascii, whole_too)) = (text(true), text(false));
-        Ok(Screen { utf8, ascii, whole: whole && whole_too })
+        Ok(RenderedMessage { utf8, ascii, whole: whole && whole_too })
     }
 
     /// The octets to write to a terminal; `utf8` whether it takes that.
@@ -184,7 +184,7 @@ fn lines_to_show(source: &[u8]) -> Vec<&[u8]> {
             kept = !field_name(line).is_some_and(is_machinery);
         }
         if kept {
-            let quoted = line.first() == Some(&b'>') && reads_from(line);
+            let quoted = line.first() == Some(&b'>') && needs_from_quoting(line);
             lines.push(line.get(usize::from(quoted)..).unwrap_or(line));
         }
     }
@@ -232,14 +232,14 @@ mod tests {
 
     /// What is shown below the first line, without its CRs.
     fn shown(content: &str, utf8: bool) -> String {
-        text_of(&Screen::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap(), utf8)
+        text_of(&RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap(), utf8)
     }
 
     fn memory(octets: &[u8]) -> Content {
         Content::Memory(octets.to_vec().into())
     }
 
-    fn text_of(screen: &Screen, utf8: bool) -> String {
+    fn text_of(screen: &RenderedMessage, utf8: bool) -> String {
         let text = String::from_utf8(screen.octets(utf8).to_vec()).unwrap();
         let body = text.strip_prefix("\r\n\x07Message from <s@a> at 14:05 ...\r\n").unwrap();
         assert_eq!(body.matches('\r').count(), body.matches("\r\n").count());
@@ -298,7 +298,7 @@ mod tests {
             ("\u{e000}\u{e0041}\u{10ffff}".as_bytes(), "???", "???"),
         ] {
             let content = [b"\n", octets, b"\n"].concat();
-            let screen = Screen::new("<s@a>", "14:05", &memory(&content)).unwrap();
+            let screen = RenderedMessage::new("<s@a>", "14:05", &memory(&content)).unwrap();
             assert_eq!(text_of(&screen, true), format!("{utf8}\nEOF\n"), "{octets:?}");
             assert_eq!(text_of(&screen, false), format!("{ascii}\nEOF\n"), "{octets:?}");
         }
@@ -310,7 +310,7 @@ mod tests {
         for lead in [&b""[..], b"\xc2", b"\xc3", b"\xe2\x80", b"\xf0\x9f\x98", b"\x1b", b"\xed"] {
             for octet in 0..=u8::MAX {
                 let content = [b"\n", lead, &[octet], b"\n"].concat();
-                let screen = Screen::new("\x1b[2J", "\x07", &memory(&content)).unwrap();
+                let screen = RenderedMessage::new("\x1b[2J", "\x07", &memory(&content)).unwrap();
                 let (_, utf8) = screen.octets(true).split_at(3);
                 let utf8 = std::str::from_utf8(utf8).unwrap();
                 let is_shown = |c: char| !c.is_control() || "\r\n\t".contains(c);
@@ -337,7 +337,8 @@ mod tests {
             // A header of machinery that hides where the text begins.
             (format!("X-a: {}\n\nx\n", "x".repeat(SOURCE_MAX)), false),
         ] {
-            let screen = Screen::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap();
+            let screen =
+                RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap();
             let text = text_of(&screen, true);
             assert_eq!(screen.is_whole(), whole, "{} octets", content.len());
             assert_eq!(!text.ends_with("... the rest is in your mailbox\nEOF\n"), whole);
@@ -353,8 +354,11 @@ mod tests {
         file.write_all(content.as_bytes()).unwrap();
         file.rewind().unwrap();
         let in_file = Content::File(file.into(), content.len() as u64);
-        let screen = Screen::new("<s@a>", "14:05", &in_file).unwrap();
-        assert_eq!(screen, Screen::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap());
+        let screen = RenderedMessage::new("<s@a>", "14:05", &in_file).unwrap();
+        assert_eq!(
+            screen,
+            RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap()
+        );
         let Content::File(mut file, _) = in_file else { panic!() };
         let mut left = String::new();
         file.read_to_string(&mut left).unwrap();

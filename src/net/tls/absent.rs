@@ -1,6 +1,6 @@
 //! In the place of `tls.rs` where the feature `tls` is off: the same names, and no value of any.
 //!
-//! [`Keys::load`] and all that would make a [`Trust`] refuse, so that nobody who asks for TLS goes
+//! [`ServerCertificate::load`] and all that would make a [`Trust`] refuse, so that nobody who asks for TLS goes
 //! without. Everything behind them needs what cannot be; the compiler knows, and leaves it out.
 
 use std::convert::Infallible;
@@ -10,14 +10,14 @@ use std::path::Path;
 
 /// Certificate chain and private key.
 #[derive(Debug)]
-pub struct Keys(Infallible);
+pub struct ServerCertificate(Infallible);
 
-impl Keys {
+impl ServerCertificate {
     /// Refuses.
     ///
     /// # Errors
     /// Always.
-    pub fn load(_: &Path, _: &Path) -> Result<Keys, String> {
+    pub fn load(_: &Path, _: &Path) -> Result<ServerCertificate, String> {
         Err(ABSENT.to_owned())
     }
 
@@ -33,21 +33,21 @@ impl Keys {
     ///
     /// # Errors
     /// None.
-    pub fn session(&self) -> io::Result<Session> {
+    pub fn session(&self) -> io::Result<TlsSession> {
         match self.0 {}
     }
 }
 
 /// One connection's TLS.
 #[derive(Debug)]
-pub struct Session(Infallible);
+pub struct TlsSession(Infallible);
 
-impl Session {
+impl TlsSession {
     /// Never called.
     ///
     /// # Errors
     /// None.
-    pub fn handshake(&mut self, _: &mut (impl Read + Write)) -> io::Result<Facts> {
+    pub fn handshake(&mut self, _: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         match self.0 {}
     }
 
@@ -101,7 +101,7 @@ impl Trust {
     ///
     /// # Errors
     /// Always.
-    pub fn anybody() -> Result<Trust, String> {
+    pub fn any_certificate() -> Result<Trust, String> {
         Err(NO_CLIENT.to_owned())
     }
 
@@ -109,17 +109,17 @@ impl Trust {
     ///
     /// # Errors
     /// None.
-    pub fn session(&self, _: &str) -> io::Result<ClientSession> {
+    pub fn session(&self, _: &str) -> io::Result<TlsClientSession> {
         match self.0 {}
     }
 }
 
 /// A client's session is none either.
-pub type ClientSession = Session;
+pub type TlsClientSession = TlsSession;
 
 /// What a handshake came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct TlsInfo {
     /// The version.
     pub version: &'static str,
     /// The cipher.
@@ -129,7 +129,7 @@ pub struct Facts {
     never: Infallible,
 }
 
-impl fmt::Display for Facts {
+impl fmt::Display for TlsInfo {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.never {}
     }

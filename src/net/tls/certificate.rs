@@ -29,7 +29,7 @@ pub struct Certificate {
 /// Looks at the chain in `cert` and the key in `key`, for a server called `host`.
 ///
 /// # Errors
-/// As [`Keys::load`](super::Keys::load), and for a certificate that is not understood.
+/// As [`ServerCertificate::load`](super::ServerCertificate::load), and for a certificate that is not understood.
 pub fn examine(cert: &Path, key: &Path, host: &str) -> Result<Certificate, String> {
     let chain = chain(cert)?;
     certified_key(&chain, cert, key, &default_provider())?;

@@ -4,7 +4,7 @@
 //! Trust (made once) --session(host)--> ClientSession (one for a connection)
 //! ```
 //! A certificate is checked against authorities and against the host's name or address (RFC 6125),
-//! as the host was configured and not as it calls itself; [`Trust::anybody`] checks neither, and
+//! as the host was configured and not as it calls itself; [`Trust::any_certificate`] checks neither, and
 //! keeps out only those who listen.
 
 use std::fmt;
@@ -21,7 +21,7 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use super::{Facts, facts, read, read_from, send, write_all};
+use super::{TlsInfo, facts, read, read_from, send, write_all};
 
 /// Whose certificates are believed.
 #[derive(Clone)]
@@ -66,13 +66,13 @@ impl Trust {
     ///
     /// # Errors
     /// None that is known.
-    pub fn anybody() -> Result<Trust, String> {
+    pub fn any_certificate() -> Result<Trust, String> {
         let provider = Arc::new(default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
             .with_no_client_auth();
         Ok(Trust(Arc::new(config)))
     }
@@ -81,10 +81,10 @@ impl Trust {
     ///
     /// # Errors
     /// A certificate can have no such name.
-    pub fn session(&self, host: &str) -> io::Result<ClientSession> {
+    pub fn session(&self, host: &str) -> io::Result<TlsClientSession> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let session = ClientConnection::new(Arc::clone(&self.0), name);
-        session.map(ClientSession).map_err(io::Error::other)
+        session.map(TlsClientSession).map_err(io::Error::other)
     }
 
     fn of(roots: RootCertStore) -> Result<Trust, String> {
@@ -105,22 +105,22 @@ impl fmt::Debug for Trust {
 
 /// One connection's TLS.
 #[derive(Debug)]
-pub struct ClientSession(ClientConnection);
+pub struct TlsClientSession(ClientConnection);
 
-impl ClientSession {
+impl TlsClientSession {
     /// Makes the handshake over `wire`.
     ///
     /// # Errors
     /// The wire's own. `InvalidData` for a server that does not speak TLS, or that is not believed:
     /// it has been told by an alert.
-    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<Facts> {
+    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         while self.0.is_handshaking() {
             self.0.complete_io(wire)?;
         }
         Ok(facts(&self.0))
     }
 
-    /// As [`Session::read`](super::Session::read).
+    /// As [`TlsSession::read`](super::TlsSession::read).
     ///
     /// # Errors
     /// The wire's own. `InvalidData` for what is no TLS.
@@ -136,7 +136,7 @@ impl ClientSession {
         write_all(&mut self.0, wire, bytes)
     }
 
-    /// As [`Session::end`](super::Session::end).
+    /// As [`TlsSession::end`](super::TlsSession::end).
     ///
     /// # Errors
     /// The wire's own.
@@ -148,9 +148,9 @@ impl ClientSession {
 
 /// Believes every certificate, and still wants to see that the server has its key.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

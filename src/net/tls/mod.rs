@@ -6,9 +6,9 @@
 //!   certificate chain, key                  handshake, read, write, end
 //!   reload() on HUP                         over anything that reads and writes
 //! ```
-//! It promises that [`Keys`] are good when there are any: the chain parses, and the key belongs to
-//! its first certificate; a [reload](Keys::reload) that finds others keeps what it had, and
-//! sessions that run keep theirs. A [`Session`] holds a bounded number of octets, whatever the
+//! It promises that [`ServerCertificate`] are good when there are any: the chain parses, and the key belongs to
+//! its first certificate; a [reload](ServerCertificate::reload) that finds others keeps what it had, and
+//! sessions that run keep theirs. A [`TlsSession`] holds a bounded number of octets, whatever the
 //! client sends: rustls takes no record above 16 KiB and no handshake message above 64 KiB.
 //!
 //! It opens no socket and keeps no time: whoever calls gives it a wire with deadlines. Clients are
@@ -35,33 +35,33 @@ use rustls::{
 };
 
 pub use certificate::{Certificate, examine};
-pub use client::{ClientSession, Trust};
+pub use client::{TlsClientSession, Trust};
 
 use crate::process::confinement;
 
 /// Certificate chain and private key, from PEM files.
-pub struct Keys {
+pub struct ServerCertificate {
     cert: PathBuf,
     key: PathBuf,
     config: Mutex<Arc<ServerConfig>>,
 }
 
-impl Keys {
+impl ServerCertificate {
     /// Reads the chain in `cert`, the server's own certificate first, and the private key in `key`.
     /// Both may be in one file.
     ///
     /// # Errors
     /// A file that cannot be read, holds no such thing, or the key does not belong to the
     /// certificate. The text names the option, the file and the cure.
-    pub fn load(cert: &Path, key: &Path) -> Result<Keys, String> {
+    pub fn load(cert: &Path, key: &Path) -> Result<ServerCertificate, String> {
         let config = Mutex::new(config(cert, key)?);
-        Ok(Keys { cert: cert.to_owned(), key: key.to_owned(), config })
+        Ok(ServerCertificate { cert: cert.to_owned(), key: key.to_owned(), config })
     }
 
     /// Reads the files again, for the sessions that begin from now on.
     ///
     /// # Errors
-    /// As [`load`](Keys::load); then what was there stays.
+    /// As [`load`](ServerCertificate::load); then what was there stays.
     pub fn reload(&self) -> Result<(), String> {
         let config = config(&self.cert, &self.key)?;
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
@@ -72,13 +72,13 @@ impl Keys {
     ///
     /// # Errors
     /// The system has no randomness to give.
-    pub fn session(&self) -> io::Result<Session> {
+    pub fn session(&self) -> io::Result<TlsSession> {
         let config = Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
-        ServerConnection::new(config).map(Session).map_err(io::Error::other)
+        ServerConnection::new(config).map(TlsSession).map_err(io::Error::other)
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys").field("cert", &self.cert).field("key", &self.key).finish()
     }
@@ -86,20 +86,20 @@ impl fmt::Debug for Keys {
 
 /// One connection's TLS.
 #[derive(Debug)]
-pub struct Session(ServerConnection);
+pub struct TlsSession(ServerConnection);
 
-impl Session {
+impl TlsSession {
     /// Makes the handshake over `wire`.
     ///
     /// # Errors
     /// The wire's own. `InvalidData` for a client that does not speak TLS, or shares no version or
     /// cipher with us: it has been told by an alert. `UnexpectedEof` for one that left.
-    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<Facts> {
+    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         while self.0.is_handshaking() {
             self.0.complete_io(wire)?;
         }
         let sni = self.0.server_name().map(str::to_owned);
-        Ok(Facts { sni, ..facts(&self.0) })
+        Ok(TlsInfo { sni, ..facts(&self.0) })
     }
 
     /// Reads from `wire` until there is something for `buffer`; 0 at the end of the connection,
@@ -132,7 +132,7 @@ impl Session {
 
 /// What a handshake came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct TlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
     /// As IANA registered it: `TLS_AES_256_GCM_SHA384`.
@@ -143,14 +143,14 @@ pub struct Facts {
 
 /// Writes what Received shows, in Postfix's words: `using TLSv1.3 with cipher
 /// TLS_AES_256_GCM_SHA384`.
-impl fmt::Display for Facts {
+impl fmt::Display for TlsInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "using {} with cipher {}", self.version, self.cipher)
     }
 }
 
 /// What the handshake came to, but for what only a server knows.
-fn facts(state: &CommonState) -> Facts {
+fn facts(state: &CommonState) -> TlsInfo {
     let version = match state.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLSv1.2",
@@ -158,7 +158,7 @@ fn facts(state: &CommonState) -> Facts {
     let cipher = state.negotiated_cipher_suite();
     let cipher = cipher.and_then(|c| c.suite().as_str()).unwrap_or("unknown");
     // rustls writes TLS13_AES_128_GCM_SHA256 where IANA has no 13.
-    Facts { version, cipher: cipher.replacen("TLS13_", "TLS_", 1), sni: None }
+    TlsInfo { version, cipher: cipher.replacen("TLS13_", "TLS_", 1), sni: None }
 }
 
 /// Reads as either side does.

@@ -1,11 +1,11 @@
 //! Where the kernel has no Landlock.
 
-use super::{Reach, Strength};
+use super::{ConfinementRules, ConfinementStrength};
 
 /// Does nothing.
 ///
 /// # Errors
 /// None.
-pub fn confine(_reach: &Reach) -> Result<Strength, String> {
-    Ok(Strength::None)
+pub fn confine(_reach: &ConfinementRules) -> Result<ConfinementStrength, String> {
+    Ok(ConfinementStrength::None)
 }

@@ -5,24 +5,26 @@ use landlock::{
     RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 
-use super::{Reach, Strength};
+use super::{ConfinementRules, ConfinementStrength};
 
 /// Locks this thread, and those that it starts from now on, into `reach`, for good.
 ///
 /// # Errors
 /// The kernel has Landlock but would not do it.
-pub fn confine(reach: &Reach) -> Result<Strength, String> {
+pub fn confine(reach: &ConfinementRules) -> Result<ConfinementStrength, String> {
     match restrict(reach) {
-        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => Ok(Strength::Full),
-        Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
-            Ok(Strength::Partial)
+        Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {
+            Ok(ConfinementStrength::Full)
         }
-        Ok(_) => Ok(Strength::None),
+        Ok(RestrictionStatus { ruleset: RulesetStatus::PartiallyEnforced, .. }) => {
+            Ok(ConfinementStrength::Partial)
+        }
+        Ok(_) => Ok(ConfinementStrength::None),
         Err(e) => Err(e.to_string()),
     }
 }
 
-fn restrict(reach: &Reach) -> Result<RestrictionStatus, RulesetError> {
+fn restrict(reach: &ConfinementRules) -> Result<RestrictionStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let change = AccessFs::WriteFile | AccessFs::Truncate;
     let write = read | change | AccessFs::MakeReg | AccessFs::RemoveFile;

@@ -1,7 +1,7 @@
 //! The sandbox that the process locks itself into once it has started: Landlock, as far as the
 //! kernel has it (Linux 5.13 and later).
 //!
-//! Outside of the [`Reach`] that is named here no file can be opened, made, cut, linked or removed
+//! Outside of the [`ConfinementRules`] that is named here no file can be opened, made, cut, linked or removed
 //! any more, by any thread, whoever it is: not even root is excepted. Nothing can be executed at
 //! all. No TCP port can be bound, and none but a smarthost's connected to (Linux 6.7); no process
 //! outside can be sent a signal (6.12). Sockets that are open stay usable, and so do Unix sockets:
@@ -32,7 +32,7 @@ pub use sys::confine;
 
 /// What stays in reach. What is not there is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reach {
+pub struct ConfinementRules {
     root: bool,
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
@@ -41,10 +41,10 @@ pub struct Reach {
     ports: BTreeSet<u16>,
 }
 
-impl Reach {
+impl ConfinementRules {
     /// What every process needs: the time zones, the boot's id, `/dev/null`.
-    pub fn new() -> Reach {
-        let mut reach = Reach {
+    pub fn new() -> ConfinementRules {
+        let mut reach = ConfinementRules {
             root: geteuid().is_root(),
             read: BASICS.iter().map(PathBuf::from).collect(),
             write: Vec::new(),
@@ -56,9 +56,9 @@ impl Reach {
         reach
     }
 
-    /// Files below `folder` may be read, written, made and removed.
-    pub fn write(&mut self, folder: &Path) {
-        self.write.push(or_here(folder));
+    /// Files below `directory` may be read, written, made and removed.
+    pub fn write(&mut self, directory: &Path) {
+        self.write.push(or_here(directory));
     }
 
     /// `file`, which the administrator named, may be read; and what will be in its place.
@@ -104,9 +104,9 @@ impl Reach {
         self.read.extend(homes.filter(|home| home.is_absolute() && !is_shared(home)));
     }
 
-    /// Names in `folder` may be removed: a socket that was made there.
-    pub fn remove_in(&mut self, folder: &Path) {
-        self.remove.push(or_here(folder));
+    /// Names in `directory` may be removed: a socket that was made there.
+    pub fn remove_in(&mut self, directory: &Path) {
+        self.remove.push(or_here(directory));
     }
 
     /// Terminals may be written to; `logins` is the file that tells whose they are.
@@ -124,8 +124,8 @@ impl Reach {
         // A link is followed to wherever it leads by then: both folders.
         for path in [file, &real] {
             match path.parent() {
-                Some(folder) if !self.root || !is_shared(folder) => {
-                    self.read.push(or_here(folder));
+                Some(directory) if !self.root || !is_shared(directory) => {
+                    self.read.push(or_here(directory));
                 }
                 _ if named || is_public(path) => self.read.push(path.to_owned()),
                 _ => {}
@@ -134,15 +134,15 @@ impl Reach {
     }
 }
 
-impl Default for Reach {
-    fn default() -> Reach {
-        Reach::new()
+impl Default for ConfinementRules {
+    fn default() -> ConfinementRules {
+        ConfinementRules::new()
     }
 }
 
 /// How much of it the kernel enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Strength {
+pub enum ConfinementStrength {
     /// All that is told at the top of this file.
     Full,
     /// Files at least.
@@ -159,14 +159,16 @@ pub fn is_out_of_reach(file: &Path) -> bool {
 }
 
 /// The folder of a name without one.
-fn or_here(folder: &Path) -> PathBuf {
-    let here = folder.as_os_str().is_empty();
-    if here { PathBuf::from(".") } else { folder.to_owned() }
+fn or_here(directory: &Path) -> PathBuf {
+    let here = directory.as_os_str().is_empty();
+    if here { PathBuf::from(".") } else { directory.to_owned() }
 }
 
 /// Whether a folder is so full of other things that root must not get all of it with one file.
-fn is_shared(folder: &Path) -> bool {
-    ["/", "/etc", "/root", "/home", "/run", "/var"].iter().any(|shared| folder == Path::new(shared))
+fn is_shared(directory: &Path) -> bool {
+    ["/", "/etc", "/root", "/home", "/run", "/var"]
+        .iter()
+        .any(|shared| directory == Path::new(shared))
 }
 
 fn is_public(file: &Path) -> bool {

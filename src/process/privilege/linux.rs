@@ -18,7 +18,7 @@ use super::Account;
 ///
 /// # Errors
 /// Something could not be given up. Then the process should end.
-pub fn settle(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
+pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
     let kept: CapsHashSet = if acts && has_both(CapSet::Permitted) {
         BOTH.into_iter().collect()
     } else {
@@ -49,21 +49,21 @@ pub fn settle(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Resu
 ///
 /// # Errors
 /// The kernel refuses, which it has no reason to.
-pub fn forgo() -> io::Result<()> {
+pub fn drop_capabilities() -> io::Result<()> {
     keep(&CapsHashSet::new())
 }
 
 /// A thread's power to act as others: proof that it had CAP_SETUID and CAP_SETGID in effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Actor {
+pub struct Impersonator {
     uid: Uid,
     gid: Gid,
 }
 
-impl Actor {
+impl Impersonator {
     /// That of the thread that asks; None if it has not that power.
-    pub fn here() -> Option<Actor> {
-        has_both(CapSet::Effective).then(|| Actor { uid: geteuid(), gid: getegid() })
+    pub fn here() -> Option<Impersonator> {
+        has_both(CapSet::Effective).then(|| Impersonator { uid: geteuid(), gid: getegid() })
     }
 
     /// Takes the file-system identity `uid` and `gid` for this thread, until the result is dropped.
@@ -72,12 +72,12 @@ impl Actor {
     ///
     /// # Errors
     /// The kernel refuses: this thread has not the power that another had.
-    pub fn act_as(self, uid: Uid, gid: Gid) -> io::Result<Acting> {
+    pub fn impersonate(self, uid: Uid, gid: Gid) -> io::Result<ImpersonationGuard> {
         if uid.is_root() || (uid, gid) == (self.uid, self.gid) {
-            return Ok(Acting::default());
+            return Ok(ImpersonationGuard::default());
         }
         // Made first: what was taken by half is given back as well.
-        let acting = Acting(Some(self), PhantomData);
+        let acting = ImpersonationGuard(Some(self), PhantomData);
         // Each call tells the identity before it, and no errors: the second one tells whether the
         // first was obeyed.
         setfsgid(gid);
@@ -92,11 +92,11 @@ impl Actor {
 /// The file-system identity of somebody else, until this is dropped, however that comes about.
 #[derive(Debug, Default)]
 #[must_use = "the identity is given back when this is dropped"]
-pub struct Acting(Option<Actor>, PhantomData<*const ()>); // Never to another thread.
+pub struct ImpersonationGuard(Option<Impersonator>, PhantomData<*const ()>); // Never to another thread.
 
-impl Drop for Acting {
+impl Drop for ImpersonationGuard {
     fn drop(&mut self) {
-        let Some(Actor { uid, gid }) = self.0 else { return };
+        let Some(Impersonator { uid, gid }) = self.0 else { return };
         setfsuid(uid);
         setfsgid(gid);
         if setfsuid(uid) != uid || setfsgid(gid) != gid {

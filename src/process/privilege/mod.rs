@@ -14,7 +14,7 @@
 //! with neither            ->  same user, nothing left
 //! ```
 //! Capabilities, `no_new_privs` and file-system identities belong to a *thread*, and new threads
-//! inherit them: [`settle`] must come before the first thread is started, [`forgo`] before any that
+//! inherit them: [`drop_privileges`] must come before the first thread is started, [`drop_capabilities`] before any that
 //! is not the writer. The change of user is for the whole process.
 //!
 //! Only Linux has all of this. Elsewhere root that is to write to the mailboxes of others stays
@@ -32,7 +32,7 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-pub use sys::{Acting, Actor, forgo, settle};
+pub use sys::{ImpersonationGuard, Impersonator, drop_capabilities, drop_privileges};
 
 /// `USER[:GROUP]`, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::Account;
 ///
 /// # Errors
 /// The system refuses. Then the process should end.
-pub fn settle(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
+pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
     match account {
         Some(_) if acts => log::warn!("running as root; only Linux can do with less"),
         Some(Account { uid, gid, .. }) => {
@@ -30,17 +30,17 @@ pub fn settle(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Resu
 ///
 /// # Errors
 /// None.
-pub fn forgo() -> io::Result<()> {
+pub fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
 /// Nobody's: no thread acts as others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Actor {}
+pub enum Impersonator {}
 
-impl Actor {
+impl Impersonator {
     /// None.
-    pub fn here() -> Option<Actor> {
+    pub fn here() -> Option<Impersonator> {
         None
     }
 
@@ -48,14 +48,14 @@ impl Actor {
     ///
     /// # Errors
     /// None.
-    pub fn act_as(self, _uid: Uid, _gid: Gid) -> io::Result<Acting> {
+    pub fn impersonate(self, _uid: Uid, _gid: Gid) -> io::Result<ImpersonationGuard> {
         match self {}
     }
 }
 
 /// The own identity, which stays.
 #[derive(Debug, Default)]
-pub struct Acting(());
+pub struct ImpersonationGuard(());
 
 /// Whether this process could become others.
 pub fn may_act() -> bool {

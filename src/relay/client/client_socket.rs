@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::net::tls::{ClientSession, Facts, Trust};
+use crate::net::tls::{TlsClientSession, TlsInfo, Trust};
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct ClientSocket {
     socket: Socket,
-    tls: Option<Box<ClientSession>>,
+    tls: Option<Box<TlsClientSession>>,
 }
 
 #[derive(Debug)]
@@ -21,20 +21,20 @@ enum Socket {
     Unix(UnixStream),
 }
 
-impl Wire {
-    pub(super) fn tcp(address: SocketAddr, timeout: Duration) -> io::Result<Wire> {
+impl ClientSocket {
+    pub(super) fn tcp(address: SocketAddr, timeout: Duration) -> io::Result<ClientSocket> {
         let socket = TcpStream::connect_timeout(&address, timeout)?;
         // A group of commands is one write.
         socket.set_nodelay(true)?;
-        Ok(Wire { socket: Socket::Tcp(socket), tls: None })
+        Ok(ClientSocket { socket: Socket::Tcp(socket), tls: None })
     }
 
-    pub(super) fn unix(path: &Path) -> io::Result<Wire> {
-        Ok(Wire::connected(UnixStream::connect(path)?))
+    pub(super) fn unix(path: &Path) -> io::Result<ClientSocket> {
+        Ok(ClientSocket::connected(UnixStream::connect(path)?))
     }
 
-    pub(super) fn connected(socket: UnixStream) -> Wire {
-        Wire { socket: Socket::Unix(socket), tls: None }
+    pub(super) fn connected(socket: UnixStream) -> ClientSocket {
+        ClientSocket { socket: Socket::Unix(socket), tls: None }
     }
 
     /// Makes the handshake with `host`, by `until`.
@@ -43,16 +43,16 @@ impl Wire {
         trust: &Trust,
         host: &str,
         until: Instant,
-    ) -> io::Result<Facts> {
+    ) -> io::Result<TlsInfo> {
         let mut tls = Box::new(trust.session(host)?);
-        let facts = tls.handshake(&mut Until { socket: &self.socket, until })?;
+        let facts = tls.handshake(&mut DeadlineIo { socket: &self.socket, until })?;
         self.tls = Some(tls);
         Ok(facts)
     }
 
     /// At least one octet, or 0 at the end, by `until`.
     pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
-        let mut socket = Until { socket: &self.socket, until };
+        let mut socket = DeadlineIo { socket: &self.socket, until };
         match &mut self.tls {
             Some(tls) => tls.read(&mut socket, buffer),
             None => socket.read(buffer),
@@ -61,7 +61,7 @@ impl Wire {
 
     /// Writes all of `octets` by `until`.
     pub(super) fn write_all(&mut self, octets: &[u8], until: Instant) -> io::Result<()> {
-        let mut socket = Until { socket: &self.socket, until };
+        let mut socket = DeadlineIo { socket: &self.socket, until };
         match &mut self.tls {
             Some(tls) => tls.write_all(&mut socket, octets),
             None => socket.write_all(octets),
@@ -71,25 +71,25 @@ impl Wire {
     /// Says that nothing more comes, if there is a way to.
     pub(super) fn end(&mut self, until: Instant) {
         if let Some(tls) = &mut self.tls {
-            let _ = tls.end(&mut Until { socket: &self.socket, until });
+            let _ = tls.end(&mut DeadlineIo { socket: &self.socket, until });
         }
     }
 }
 
 /// The socket up to a moment.
-struct Until<'a> {
+struct DeadlineIo<'a> {
     socket: &'a Socket,
     until: Instant,
 }
 
-impl Until<'_> {
+impl DeadlineIo<'_> {
     fn left(&self) -> io::Result<Option<Duration>> {
         let left = self.until.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
     }
 }
 
-impl Read for Until<'_> {
+impl Read for DeadlineIo<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let left = self.left()?;
@@ -104,7 +104,7 @@ impl Read for Until<'_> {
     }
 }
 
-impl Write for Until<'_> {
+impl Write for DeadlineIo<'_> {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         loop {
             let left = self.left()?;

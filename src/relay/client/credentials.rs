@@ -14,14 +14,14 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use crate::smtp::sender::Login;
+use crate::smtp::sender::Credentials;
 
 /// Who we are to `host`; None: the file does not say.
 ///
 /// # Errors
 /// The file cannot be read, others than its owner can read it, its owner is neither root nor who
 /// runs this, or a line has no sense. The text names the file and the cure, and no password.
-pub fn load(path: &Path, host: &str) -> Result<Option<Login>, String> {
+pub fn load(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
     let wrong = |why: &str| format!("{}: {why}", path.display());
     let text = read(path).map_err(|e| wrong(&e.to_string()))?;
     for (number, line) in text.lines().enumerate() {
@@ -38,7 +38,7 @@ pub fn load(path: &Path, host: &str) -> Result<Option<Login>, String> {
             return Err(wrong(&format!("line {}: expected HOST USER PASSWORD", number + 1)));
         };
         if name == "*" || name.eq_ignore_ascii_case(host) {
-            return Ok(Some(Login { user, password }));
+            return Ok(Some(Credentials { user, password }));
         }
     }
     Ok(None)
@@ -72,8 +72,8 @@ mod tests {
 
     #[test]
     fn lines() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("passwords");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
         let ask = |text: &str, host: &str| {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
@@ -95,8 +95,8 @@ mod tests {
 
     #[test]
     fn only_a_file_of_our_own() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("passwords");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
         fs::write(&path, "* al x\n").unwrap();
         for mode in [0o640, 0o604, 0o620, 0o644, 0o666] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -108,7 +108,7 @@ mod tests {
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
             assert!(load(&path, "h").unwrap_err().contains("another user"));
         }
-        assert!(load(folder.path(), "h").unwrap_err().ends_with("it is no file"));
-        assert!(load(&folder.path().join("none"), "h").is_err());
+        assert!(load(directory.path(), "h").unwrap_err().ends_with("it is no file"));
+        assert!(load(&directory.path().join("none"), "h").is_err());
     }
 }

@@ -28,30 +28,31 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::net::tls::{Facts, Trust};
+use crate::net::tls::{TlsInfo, Trust};
 use crate::smtp::Envelope;
 use crate::smtp::sender::{
-    self, CHUNK_MAX, Encoder, Login, Outcome, Reason, Sender, Stage, StartTls, Step,
+    self, CHUNK_MAX, Credentials, Encoder, FailureReason, RecipientOutcome, Sender, SenderStep,
+    Stage, StartTlsPolicy,
 };
-use client_socket::Wire;
-pub use target::Target;
+use client_socket::ClientSocket;
+pub use target::ServerAddress;
 
 /// How to connect.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ClientConfig {
     /// What we call ourselves.
     pub hostname: String,
     /// TLS; None: all is in clear text.
-    pub tls: Option<Tls>,
+    pub tls: Option<ClientTls>,
     /// Who we say we are; never in clear text over TCP.
-    pub login: Option<Login>,
+    pub login: Option<Credentials>,
     /// How long to wait.
     pub timeouts: Timeouts,
 }
 
 /// Of TLS.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub struct ClientTls {
     /// Whose certificates are believed.
     pub trust: Trust,
     /// Whether nothing is sent without, but over a Unix socket; or else TLS is used where it can be
@@ -94,7 +95,7 @@ impl Default for Timeouts {
 }
 
 /// One message, as [`Connection::send`] takes it.
-pub struct Mail<'a, D> {
+pub struct OutgoingMessage<'a, D> {
     /// From whom, to whom, and what was declared.
     pub envelope: &'a Envelope<D>,
     /// How long it is on the wire, each line end counted as two; as far as known (RFC 1870).
@@ -107,11 +108,11 @@ pub struct Mail<'a, D> {
 /// A connection whose session is open.
 #[derive(Debug)]
 pub struct Connection {
-    target: Target,
-    settings: Settings,
+    target: ServerAddress,
+    settings: ClientConfig,
     sender: Sender,
-    wire: Wire,
-    tls: Option<Facts>,
+    wire: ClientSocket,
+    tls: Option<TlsInfo>,
     /// Whether a transaction went over it.
     is_used: bool,
 }
@@ -120,17 +121,22 @@ pub struct Connection {
 ///
 /// # Errors
 /// Why that cannot be now. Nothing is wrong with any message.
-pub fn connect(target: &Target, settings: &Settings) -> Result<Connection, Reason> {
+pub fn connect(
+    target: &ServerAddress,
+    settings: &ClientConfig,
+) -> Result<Connection, FailureReason> {
     let (host, port) = match target {
-        Target::Unix(path) => return attempt(target, settings, &|| Wire::unix(path)),
-        Target::Tcp { host, port, .. } => (host.as_str(), *port),
+        ServerAddress::Unix(path) => {
+            return attempt(target, settings, &|| ClientSocket::unix(path));
+        }
+        ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
     let addresses = (host, port)
         .to_socket_addrs()
-        .map_err(|e| Reason::own((4, 4, 3), &format!("{host} cannot be looked up: {e}")))?;
-    let mut why = Reason::own((4, 4, 3), &format!("{host} has no address"));
+        .map_err(|e| FailureReason::own((4, 4, 3), &format!("{host} cannot be looked up: {e}")))?;
+    let mut why = FailureReason::own((4, 4, 3), &format!("{host} has no address"));
     for address in addresses {
-        match attempt(target, settings, &|| Wire::tcp(address, settings.timeouts.connect)) {
+        match attempt(target, settings, &|| ClientSocket::tcp(address, settings.timeouts.connect)) {
             Ok(connection) => return Ok(connection),
             Err(reason) => why = reason,
         }
@@ -141,10 +147,10 @@ pub fn connect(target: &Target, settings: &Settings) -> Result<Connection, Reaso
 /// Opens a session over what `dial` gives. A server whose TLS does not work is tried again in clear
 /// text, where that is enough.
 fn attempt(
-    target: &Target,
-    settings: &Settings,
-    dial: &dyn Fn() -> io::Result<Wire>,
-) -> Result<Connection, Reason> {
+    target: &ServerAddress,
+    settings: &ClientConfig,
+    dial: &dyn Fn() -> io::Result<ClientSocket>,
+) -> Result<Connection, FailureReason> {
     let open = |with_tls| {
         let wire = dial().map_err(|e| (failed(target, &e), false))?;
         Connection::open(target, settings, wire, with_tls)
@@ -160,30 +166,30 @@ fn attempt(
 ///
 /// # Errors
 /// As for [`connect`].
-pub fn over(socket: UnixStream, settings: &Settings) -> Result<Connection, Reason> {
-    let nowhere = Target::Unix(PathBuf::new());
-    let opened = Connection::open(&nowhere, settings, Wire::connected(socket), true);
+pub fn over(socket: UnixStream, settings: &ClientConfig) -> Result<Connection, FailureReason> {
+    let nowhere = ServerAddress::Unix(PathBuf::new());
+    let opened = Connection::open(&nowhere, settings, ClientSocket::connected(socket), true);
     opened.map_err(|(reason, _)| reason)
 }
 
 impl Connection {
     /// Opens the session on `wire`. An error says whether it may go better without TLS.
     fn open(
-        target: &Target,
-        settings: &Settings,
-        wire: Wire,
+        target: &ServerAddress,
+        settings: &ClientConfig,
+        wire: ClientSocket,
         with_tls: bool,
-    ) -> Result<Connection, (Reason, bool)> {
-        let implicit = matches!(target, Target::Tcp { tls: true, .. });
-        let is_unix = matches!(target, Target::Unix(_));
+    ) -> Result<Connection, (FailureReason, bool)> {
+        let implicit = matches!(target, ServerAddress::Tcp { tls: true, .. });
+        let is_unix = matches!(target, ServerAddress::Unix(_));
         let start_tls = match &settings.tls {
-            _ if implicit => StartTls::Off,
+            _ if implicit => StartTlsPolicy::Off,
             // A Unix socket is no worse.
-            Some(tls) if tls.required && !is_unix => StartTls::Required,
-            Some(_) if with_tls => StartTls::Offered,
-            _ => StartTls::Off,
+            Some(tls) if tls.required && !is_unix => StartTlsPolicy::Required,
+            Some(_) if with_tls => StartTlsPolicy::Offered,
+            _ => StartTlsPolicy::Off,
         };
-        let sender = Sender::new(sender::Settings {
+        let sender = Sender::new(sender::SenderConfig {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
@@ -194,19 +200,21 @@ impl Connection {
             Connection { target, settings, sender, wire, tls: None, is_used: false };
         if implicit {
             let begun = connection.handshake();
-            begun.map_err(|e| (Reason::own(NO_TLS, &format!("TLS cannot begin: {e}")), false))?;
+            begun.map_err(|e| {
+                (FailureReason::own(NO_TLS, &format!("TLS cannot begin: {e}")), false)
+            })?;
         }
         let mut handshake_failed = false;
         loop {
             match connection.converse() {
-                Step::StartTls => match connection.handshake() {
+                SenderStep::StartTlsPolicy => match connection.handshake() {
                     Ok(()) => connection.sender.tls_started(),
                     Err(e) => {
                         connection.sender.lost(&format!("{e} came"), NO_TLS);
-                        handshake_failed = start_tls == StartTls::Offered;
+                        handshake_failed = start_tls == StartTlsPolicy::Offered;
                     }
                 },
-                Step::Ready => return Ok(connection),
+                SenderStep::Ready => return Ok(connection),
                 _ => break,
             }
         }
@@ -218,7 +226,7 @@ impl Connection {
     ///
     /// Afterwards the connection may be of no use any more ([`is_open`](Connection::is_open)); the
     /// next message then makes a new one.
-    pub fn send<D>(&mut self, mail: &Mail<'_, D>) -> Vec<Outcome> {
+    pub fn send<D>(&mut self, mail: &OutgoingMessage<'_, D>) -> Vec<RecipientOutcome> {
         let mut outcomes = vec![None; mail.envelope.to.len()];
         while outcomes.iter().any(Option::is_none) {
             if (!self.is_open() || self.sender.is_used_up())
@@ -239,16 +247,16 @@ impl Connection {
 
     /// Whether another message can be sent over it, as far as is known without asking.
     pub fn is_open(&self) -> bool {
-        self.sender.step() == Step::Ready
+        self.sender.step() == SenderStep::Ready
     }
 
     /// To whom it leads.
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &ServerAddress {
         &self.target
     }
 
     /// What TLS came to, if there is any.
-    pub fn tls(&self) -> Option<&Facts> {
+    pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
     }
 
@@ -264,7 +272,7 @@ impl Connection {
         self.wire.end(Instant::now() + self.settings.timeouts.quit);
     }
 
-    fn reconnect(&mut self) -> Result<(), Reason> {
+    fn reconnect(&mut self) -> Result<(), FailureReason> {
         let new = connect(&self.target, &self.settings)?;
         std::mem::replace(self, new).quit();
         Ok(())
@@ -274,7 +282,7 @@ impl Connection {
     /// transaction; then there were so many `replies`.
     fn was_closed_since(&self, replies: u64) -> bool {
         match self.sender.failure() {
-            Some(Reason { code: Some(421), .. }) => self.sender.replies() <= replies + 1,
+            Some(FailureReason { code: Some(421), .. }) => self.sender.replies() <= replies + 1,
             Some(_) => self.sender.replies() == replies,
             None => false,
         }
@@ -283,9 +291,9 @@ impl Connection {
     /// One transaction, for those that have no outcome yet.
     fn transact<D>(
         &mut self,
-        mail: &Mail<'_, D>,
-        outcomes: Vec<Option<Outcome>>,
-    ) -> Vec<Option<Outcome>> {
+        mail: &OutgoingMessage<'_, D>,
+        outcomes: Vec<Option<RecipientOutcome>>,
+    ) -> Vec<Option<RecipientOutcome>> {
         let mut head = Vec::new();
         let opened = (mail.content)().and_then(|mut content| {
             if self.sender.takes_chunk(0) {
@@ -307,7 +315,7 @@ impl Connection {
         }
         let octets = chunk.as_ref().map_or(mail.octets, |chunk| chunk.len() as u64);
         self.sender.begin(mail.envelope, outcomes, octets, chunk);
-        if self.converse() == Step::Data {
+        if self.converse() == SenderStep::Data {
             self.data(&mut head.chain(rest));
             self.converse();
         }
@@ -339,12 +347,12 @@ impl Connection {
     }
 
     /// Talks until there is something else to do.
-    fn converse(&mut self) -> Step {
+    fn converse(&mut self) -> SenderStep {
         let mut until = Instant::now();
         let mut buffer = vec![0; INPUT_SIZE];
         let mut replies = None;
         loop {
-            let Step::Read(stage) = self.sender.step() else { return self.sender.step() };
+            let SenderStep::Read(stage) = self.sender.step() else { return self.sender.step() };
             let output = self.sender.output();
             if !output.is_empty() && !self.write(&output) {
                 continue;
@@ -355,7 +363,7 @@ impl Connection {
             }
             match self.wire.read(&mut buffer, until) {
                 Ok(0) => self.sender.lost(CLOSED, BAD_CONNECTION),
-                Ok(n) => self.sender.heard(buffer.get(..n).unwrap_or_default()),
+                Ok(n) => self.sender.feed(buffer.get(..n).unwrap_or_default()),
                 Err(e) => self.sender.lost(&what_came(&e), BAD_CONNECTION),
             }
         }
@@ -369,9 +377,9 @@ impl Connection {
         };
         let until = Instant::now() + LAST_WORDS;
         let mut buffer = vec![0; INPUT_SIZE];
-        while self.sender.step() != Step::Close {
+        while self.sender.step() != SenderStep::Close {
             match self.wire.read(&mut buffer, until) {
-                Ok(n) if n > 0 => self.sender.heard(buffer.get(..n).unwrap_or_default()),
+                Ok(n) if n > 0 => self.sender.feed(buffer.get(..n).unwrap_or_default()),
                 _ => self.sender.lost(&what_came(&e), BAD_CONNECTION),
             }
         }
@@ -383,8 +391,8 @@ impl Connection {
             return Err(io::Error::other("no TLS is configured"));
         };
         let host = match &self.target {
-            Target::Tcp { host, .. } => host,
-            Target::Unix(_) => "localhost",
+            ServerAddress::Tcp { host, .. } => host,
+            ServerAddress::Unix(_) => "localhost",
         };
         let until = Instant::now() + self.settings.timeouts.command;
         self.tls = Some(self.wire.start_tls(&tls.trust, host, until)?);
@@ -404,21 +412,21 @@ impl Connection {
 }
 
 /// `reason` for all that have no outcome yet.
-fn fill(outcomes: Vec<Option<Outcome>>, reason: &Reason) -> Vec<Outcome> {
-    let later = || Outcome::Later(reason.clone());
+fn fill(outcomes: Vec<Option<RecipientOutcome>>, reason: &FailureReason) -> Vec<RecipientOutcome> {
+    let later = || RecipientOutcome::Later(reason.clone());
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(later)).collect()
 }
 
-fn failed(place: &dyn fmt::Display, e: &io::Error) -> Reason {
-    Reason::own((4, 4, 1), &format!("cannot connect to {place}: {e}"))
+fn failed(place: &dyn fmt::Display, e: &io::Error) -> FailureReason {
+    FailureReason::own((4, 4, 1), &format!("cannot connect to {place}: {e}"))
 }
 
-fn unreadable(e: &io::Error) -> Reason {
-    Reason::own(LOCAL, &format!("the message cannot be read: {e}"))
+fn unreadable(e: &io::Error) -> FailureReason {
+    FailureReason::own(LOCAL, &format!("the message cannot be read: {e}"))
 }
 
-fn closed() -> Reason {
-    Reason::own(BAD_CONNECTION, CLOSED)
+fn closed() -> FailureReason {
+    FailureReason::own(BAD_CONNECTION, CLOSED)
 }
 
 fn what_came(e: &io::Error) -> String {

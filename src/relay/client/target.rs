@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 /// Whom to connect to: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum ServerAddress {
     /// A host.
     Tcp {
         /// A name or an address, without brackets.
@@ -21,17 +21,17 @@ pub enum Target {
     Unix(PathBuf),
 }
 
-impl FromStr for Target {
+impl FromStr for ServerAddress {
     type Err = String;
 
     /// # Errors
     /// The text has another form; the error tells which is expected.
-    fn from_str(text: &str) -> Result<Target, String> {
+    fn from_str(text: &str) -> Result<ServerAddress, String> {
         let wrong = |why: &str| format!("{text:?}: {why}");
         if let Some(path) = text.strip_prefix("unix:") {
             return match path.is_empty() || path.contains('\0') {
                 true => Err(wrong("no path")),
-                false => Ok(Target::Unix(path.into())),
+                false => Ok(ServerAddress::Unix(path.into())),
             };
         }
         let (tls, place) = match text.strip_prefix("tls:") {
@@ -69,15 +69,15 @@ impl FromStr for Target {
             }
             Some(_) => return Err(wrong(NO_PORT)),
         };
-        Ok(Target::Tcp { host: host.to_owned(), port, tls })
+        Ok(ServerAddress::Tcp { host: host.to_owned(), port, tls })
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Unix(path) => write!(f, "unix:{}", path.display()),
-            Target::Tcp { host, port, tls } => {
+            ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            ServerAddress::Tcp { host, port, tls } => {
                 let tls = if *tls { "tls:" } else { "" };
                 match host.contains(':') {
                     true => write!(f, "{tls}[{host}]:{port}"),
@@ -106,9 +106,9 @@ mod tests {
             ("tls:[::1]:1465", "tls:[::1]:1465"),
             ("unix:/run/mailslot/smtp", "unix:/run/mailslot/smtp"),
         ] {
-            let target = text.parse::<Target>().unwrap();
+            let target = text.parse::<ServerAddress>().unwrap();
             assert_eq!(target.to_string(), shown);
-            assert_eq!(shown.parse::<Target>().unwrap(), target);
+            assert_eq!(shown.parse::<ServerAddress>().unwrap(), target);
         }
         for (text, why) in [
             ("", "not a host name"),
@@ -126,7 +126,7 @@ mod tests {
             ("[localhost]:25", "no IPv6 address"),
             ("unix:", "no path"),
         ] {
-            let said = text.parse::<Target>().unwrap_err();
+            let said = text.parse::<ServerAddress>().unwrap_err();
             assert!(said.contains(why), "{text:?}: {said}");
         }
     }

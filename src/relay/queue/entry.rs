@@ -40,7 +40,7 @@ use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// What an entry says above its content.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct QueueEntry {
     /// When the message came, in seconds since 1970.
     pub came: i64,
     /// Octets of content.
@@ -106,7 +106,7 @@ pub fn encode<D>(
 
 /// Of [`encode`]: the entry, its content beginning at `content_at`. None if it is not what `encode`
 /// writes.
-fn decode(mut line: &str, content_at: u64) -> Option<Entry> {
+fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
     let (mut came, mut octets, mut from, mut via) = (None, None, None, None);
     let mut envelope = Envelope::blank();
     while !line.is_empty() {
@@ -144,7 +144,7 @@ fn decode(mut line: &str, content_at: u64) -> Option<Entry> {
     }
     envelope.from = from?;
     (!envelope.to.is_empty()).then_some(())?;
-    Some(Entry { came: came?, octets: octets?, envelope, via, content_at })
+    Some(QueueEntry { came: came?, octets: octets?, envelope, via, content_at })
 }
 
 /// The first field of a line: its letter, its value, and what stands behind.
@@ -157,13 +157,13 @@ fn field(line: &str) -> Option<(char, &str, &str)> {
     Some((letter, value, rest.strip_prefix(',')?))
 }
 
-impl Entry {
+impl QueueEntry {
     /// Reads what stands above the content. None: this is no whole entry; one that is being
     /// written, or one that a crash has cut short and recovery has not mended yet.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn read(file: &File) -> io::Result<Option<Entry>> {
+    pub fn read(file: &File) -> io::Result<Option<QueueEntry>> {
         let mut input = BufReader::new(file).take(HEAD_MAX);
         input.get_mut().seek(SeekFrom::Start(0))?;
         let mut head = Vec::new();
@@ -365,7 +365,7 @@ mod tests {
             }
             // Cut anywhere, or with any octet missing, it is none, or says less of the end.
             for at in (0..line.len()).filter(|at| line.is_char_boundary(*at)) {
-                if let Some(Entry { envelope: cut, .. }) = decode(&line[..at], 0) {
+                if let Some(QueueEntry { envelope: cut, .. }) = decode(&line[..at], 0) {
                     assert!(cut.to.len() <= to.len(), "{at}");
                     assert_eq!(cut.from, whole.from);
                 }
@@ -426,10 +426,10 @@ mod tests {
                 encode(&envelope("a@b.c"), &[recipient("x@y")], None, 5, content.len() as u64);
             let line = format!("{QUEUE_FIELD}: {}\n", line.unwrap());
             file.write_all(&[head, line.as_bytes(), content].concat()).unwrap();
-            assert!(Entry::read(&file).unwrap().is_none(), "not whole yet");
+            assert!(QueueEntry::read(&file).unwrap().is_none(), "not whole yet");
             file.seek(SeekFrom::End(0)).unwrap();
             file.write_all(b"\n").unwrap();
-            let entry = Entry::read(&file).unwrap().unwrap();
+            let entry = QueueEntry::read(&file).unwrap().unwrap();
             assert_eq!((entry.came, entry.octets), (5, content.len() as u64));
             for step in [1, 2, 3, 7, 1000, 100_000] {
                 let mut all = Vec::new();
@@ -452,7 +452,7 @@ mod tests {
             assert_eq!(octets, naive(content).len() as u64 + lines);
             file.seek(SeekFrom::End(0)).unwrap();
             file.write_all(b"x").unwrap();
-            assert!(Entry::read(&file).unwrap().is_none(), "not ours any more");
+            assert!(QueueEntry::read(&file).unwrap().is_none(), "not ours any more");
         }
     }
 }

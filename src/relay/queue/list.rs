@@ -7,10 +7,10 @@ use std::path::Path;
 
 use fs2::FileExt;
 
-use super::entry::Entry;
+use super::entry::QueueEntry;
 use super::now;
-use super::state::State;
-use crate::message::{BoxName, QUEUE_FOLDER};
+use super::state::EntryState;
+use crate::message::{MailboxName, QUEUE_FOLDER};
 
 /// A line for each entry of the queue in `spool`, the oldest first, and a last one that sums up:
 /// its id, its age, its size, how often it was tried, when it is tried next, from whom; then each
@@ -64,35 +64,40 @@ pub fn drop(spool: &Path, id: &str) -> io::Result<()> {
     let (file, entry, _) = read(spool, id)?;
     FileExt::try_lock_exclusive(&file)
         .map_err(|_| io::Error::other("it is being sent just now"))?;
-    State::remove(&spool.join(QUEUE_FOLDER), id)?;
+    EntryState::remove(&spool.join(QUEUE_FOLDER), id)?;
     log::warn!("dropped entry={id} from={}", crate::observe::logging::value(&entry.envelope.from));
     Ok(())
 }
 
 /// The ids of the entries there are.
 fn ids(spool: &Path) -> io::Result<Vec<String>> {
-    let folder = match fs::read_dir(spool.join(QUEUE_FOLDER)) {
+    let directory = match fs::read_dir(spool.join(QUEUE_FOLDER)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        folder => folder?,
+        directory => directory?,
     };
-    let names = folder.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| BoxName::in_queue(name).is_some()).collect())
+    let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    Ok(names.filter(|name| MailboxName::in_queue(name).is_some()).collect())
 }
 
-fn read(spool: &Path, id: &str) -> io::Result<(File, Entry, State)> {
+fn read(spool: &Path, id: &str) -> io::Result<(File, QueueEntry, EntryState)> {
     let no_such = || io::Error::new(io::ErrorKind::NotFound, "no such entry in the queue");
-    BoxName::in_queue(id).ok_or_else(no_such)?;
+    MailboxName::in_queue(id).ok_or_else(no_such)?;
     let queue = spool.join(QUEUE_FOLDER);
     let file = File::open(queue.join(id)).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => no_such(),
         _ => e,
     })?;
-    let entry = Entry::read(&file)?.ok_or_else(|| io::Error::other("it is not whole"))?;
-    let state = State::read(&queue, id)?;
+    let entry = QueueEntry::read(&file)?.ok_or_else(|| io::Error::other("it is not whole"))?;
+    let state = EntryState::read(&queue, id)?;
     Ok((file, entry, state))
 }
 
-fn write_entry(out: &mut String, id: &str, entry: &Entry, state: &State) -> std::fmt::Result {
+fn write_entry(
+    out: &mut String,
+    id: &str,
+    entry: &QueueEntry,
+    state: &EntryState,
+) -> std::fmt::Result {
     let now = now();
     let next = match state.next.saturating_sub(now) {
         ..=0 => "now".to_owned(),

@@ -47,19 +47,19 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
 
-use crate::deliver::Post;
-use crate::message::{BoxName, Content, Destination, QUEUE_FOLDER};
+use crate::deliver::WriterHandle;
+use crate::message::{Content, Destination, MailboxName, QUEUE_FOLDER};
 use crate::observe::counters::Counters;
 use crate::relay::client;
-use crate::route::{Route, Way};
-use crate::smtp::command::Node;
+use crate::route::{Resolution, Route};
+use crate::smtp::command::EtrnNode;
 use crate::smtp::dsn::Notify;
 use crate::smtp::{Body, Envelope, ForwardPath, Mailbox, Recipient};
-use runner::Runner;
+use runner::QueueRunner;
 
 /// What the queue is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct QueueConfig {
     /// The spool, in which the queue's folder is.
     pub spool: PathBuf,
     /// The name of this host, in reports.
@@ -71,62 +71,62 @@ pub struct Settings {
     /// The age at which it is given up; at least 4 to 5 days (RFC 5321 4.5.4.1).
     pub give_up_after: Duration,
     /// How long a report may wait for its mailbox.
-    pub patience: Duration,
+    pub timeout: Duration,
 }
 
 /// A server that takes mail for other hosts.
 #[derive(Clone, Debug)]
 pub struct Smarthost {
     /// Where it is.
-    pub target: client::Target,
+    pub target: client::ServerAddress,
     /// How it is spoken with.
-    pub settings: client::Settings,
+    pub settings: client::ClientConfig,
 }
 
 /// The sessions' end of the queue. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle {
-    words: Sender<Word>,
+pub struct QueueHandle {
+    events: Sender<QueueEvent>,
     /// The channel was full: the folder has all there is.
     missed: Arc<AtomicBool>,
 }
 
 /// What the queue is told while it runs.
 #[derive(Debug)]
-enum Word {
+enum QueueEvent {
     /// An entry was made.
-    Entry(String),
+    QueueEntry(String),
     /// What waits for this node is to be tried now.
-    Flush(Node),
+    Flush(EtrnNode),
 }
 
 /// The running queue.
 #[derive(Debug)]
-pub struct Queue {
+pub struct QueueThread {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-/// Starts the thread of the queue in the spool, whose folder is made if it is missing. `post` must
+/// Starts the thread of the queue in the spool, whose folder is made if it is missing. `writer` must
 /// belong to a writer that has recovered.
 ///
 /// # Errors
 /// The folder cannot be made or read, or no thread can be started.
 pub fn start(
-    settings: Settings,
+    settings: QueueConfig,
     route: Arc<dyn Route>,
-    post: Post,
+    writer: WriterHandle,
     counters: Arc<Counters>,
-) -> io::Result<(Handle, Queue)> {
-    let (words, heard) = bounded(1024);
+) -> io::Result<(QueueHandle, QueueThread)> {
+    let (events, received) = bounded(1024);
     let (stop, stopped) = bounded(0);
     let missed = Arc::new(AtomicBool::new(false));
-    let handle = Handle { words, missed: missed.clone() };
-    let mut runner = Runner::new(settings, route, post, counters)?;
+    let handle = QueueHandle { events, missed: missed.clone() };
+    let mut runner = QueueRunner::new(settings, route, writer, counters)?;
     let thread = std::thread::Builder::new()
         .name("queue".into())
-        .spawn(move || runner.run(&heard, &stopped, &missed))?;
-    Ok((handle, Queue { stop, thread }))
+        .spawn(move || runner.run(&received, &stopped, &missed))?;
+    Ok((handle, QueueThread { stop, thread }))
 }
 
 /// Tries each entry of the queue once, now, or just those in `ids`; how many are left.
@@ -134,37 +134,37 @@ pub fn start(
 /// # Errors
 /// As for [`start`].
 pub fn flush(
-    settings: Settings,
+    settings: QueueConfig,
     route: Arc<dyn Route>,
-    post: Post,
+    writer: WriterHandle,
     counters: Arc<Counters>,
     ids: &[String],
 ) -> io::Result<usize> {
-    let mut runner = Runner::new(settings, route, post, counters)?;
+    let mut runner = QueueRunner::new(settings, route, writer, counters)?;
     runner.flush(ids);
     Ok(runner.left())
 }
 
-impl Handle {
+impl QueueHandle {
     /// Of a queue that another process works on, now or later.
-    pub fn of_others() -> Handle {
-        Handle { words: bounded(0).0, missed: Arc::default() }
+    pub fn of_others() -> QueueHandle {
+        QueueHandle { events: bounded(0).0, missed: Arc::default() }
     }
 
     /// An entry was made. (Should this be missed, the folder is looked through now and then.)
     pub fn note(&self, id: &str) {
-        if self.words.try_send(Word::Entry(id.to_owned())).is_err() {
+        if self.events.try_send(QueueEvent::QueueEntry(id.to_owned())).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
     }
 
     /// Has what waits for a node tried now (ETRN). Whether somebody here does.
-    pub fn flush(&self, node: &Node) -> bool {
-        self.words.try_send(Word::Flush(node.clone())).is_ok()
+    pub fn flush(&self, node: &EtrnNode) -> bool {
+        self.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
     }
 }
 
-impl Queue {
+impl QueueThread {
     /// Ends the thread. An attempt that is under way has until `grace` is over; what is cut then
     /// is tried again by the next process.
     pub fn stop(self, grace: Duration) {
@@ -196,7 +196,7 @@ pub fn destinations<D>(
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
         let delivered_to = entry::encode(envelope, to, via, came, octets)?;
-        Some(Destination { mailbox: BoxName::in_queue(&id)?, owner: None, delivered_to })
+        Some(Destination { mailbox: MailboxName::in_queue(&id)?, owner: None, delivered_to })
     };
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
@@ -204,7 +204,7 @@ pub fn destinations<D>(
 /// The same for a report, which we write ourselves: the copies for all recipients of a way, of
 /// which is told what `notify` asks for.
 pub fn with_queued(
-    way: Way,
+    way: Resolution,
     notify: Option<Notify>,
     id: &str,
     content: &Content,
@@ -232,9 +232,9 @@ pub fn with_queued(
 /// # Errors
 /// It cannot be made.
 pub fn make_folder(spool: &Path) -> io::Result<PathBuf> {
-    let folder = spool.join(QUEUE_FOLDER);
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-    Ok(folder)
+    let directory = spool.join(QUEUE_FOLDER);
+    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+    Ok(directory)
 }
 
 /// Seconds since 1970.

@@ -25,47 +25,47 @@ use fs2::FileExt;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
-use super::entry::Entry;
-use super::state::{State, retry_after};
-use super::{Settings, Smarthost, Word, make_folder, now, with_queued};
-use crate::deliver::{Outcome as Delivery, Post, mbox};
-use crate::message::trace::{self, Ids};
-use crate::message::{BoxName, Content, Message};
+use super::entry::QueueEntry;
+use super::state::{EntryState, retry_after};
+use super::{QueueConfig, QueueEvent, Smarthost, make_folder, now, with_queued};
+use crate::deliver::{Outcome as Delivery, WriterHandle, mbox};
+use crate::message::trace::{self, IdGenerator};
+use crate::message::{Content, MailboxName, Message};
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
-use crate::relay::client::{self, Connection, Mail};
-use crate::relay::dsn_message::{self, Action, Fate, Report, Returned};
-use crate::route::{Route, Way};
-use crate::smtp::command::Node;
+use crate::relay::client::{self, Connection, OutgoingMessage};
+use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
+use crate::route::{Resolution, Route};
+use crate::smtp::command::EtrnNode;
 use crate::smtp::dsn::{Notify, Return};
-use crate::smtp::sender::{Outcome, Reason};
+use crate::smtp::sender::{FailureReason, RecipientOutcome};
 use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
 
 /// The queue's thread, and what it knows.
-pub struct Runner {
-    settings: Settings,
-    folder: PathBuf,
+pub struct QueueRunner {
+    settings: QueueConfig,
+    directory: PathBuf,
     route: Arc<dyn Route>,
-    post: Post,
+    writer: WriterHandle,
     counters: Arc<Counters>,
-    ids: Ids,
+    ids: IdGenerator,
     /// The entries there are, by id.
-    items: HashMap<Arc<str>, Item>,
+    items: HashMap<Arc<str>, Schedule>,
     /// The same by when they are due.
     line: BTreeSet<(i64, Arc<str>)>,
     /// States that could not be written: better here than nowhere.
-    unsaved: HashMap<Arc<str>, State>,
+    unsaved: HashMap<Arc<str>, EntryState>,
     scanned: Instant,
     connection: Option<Connection>,
     /// No smarthost could be reached: since so many attempts, and until when it is not tried.
     down: Option<(u32, Instant)>,
     random: RandomState,
-    lots: u64,
+    jitter: u64,
 }
 
 /// What is known of an entry without reading it.
 #[derive(Clone, Copy, Debug)]
-struct Item {
+struct Schedule {
     /// When it is tried.
     due: i64,
     /// When its sender has to be told something of its age.
@@ -74,30 +74,30 @@ struct Item {
     forced: bool,
 }
 
-impl Item {
+impl Schedule {
     /// Of an entry of which nothing is known.
-    const NEW: Item = Item { due: 0, watch: 0, forced: false };
+    const NEW: Schedule = Schedule { due: 0, watch: 0, forced: false };
 }
 
 /// What becomes of an entry.
-enum Next {
+enum AttemptResult {
     /// It is gone.
     Gone,
     /// It waits.
-    Waits(Item),
+    Waits(Schedule),
     /// No smarthost can be reached.
-    Down(Reason),
+    Down(FailureReason),
 }
 
 /// An entry in hand: open, and locked as long as it is.
-struct InHand {
+struct LockedEntry {
     id: Arc<str>,
     file: File,
-    entry: Entry,
-    state: State,
+    entry: QueueEntry,
+    state: EntryState,
 }
 
-impl InHand {
+impl LockedEntry {
     /// The recipients that are not crossed off.
     fn pending(&self) -> Vec<usize> {
         let all = 0..self.entry.envelope.to.len();
@@ -112,20 +112,20 @@ impl InHand {
     }
 }
 
-impl Runner {
+impl QueueRunner {
     pub fn new(
-        settings: Settings,
+        settings: QueueConfig,
         route: Arc<dyn Route>,
-        post: Post,
+        writer: WriterHandle,
         counters: Arc<Counters>,
-    ) -> io::Result<Runner> {
-        let mut runner = Runner {
-            folder: make_folder(&settings.spool)?,
+    ) -> io::Result<QueueRunner> {
+        let mut runner = QueueRunner {
+            directory: make_folder(&settings.spool)?,
             settings,
             route,
-            post,
+            writer,
             counters,
-            ids: Ids::new(),
+            ids: IdGenerator::new(),
             items: HashMap::new(),
             line: BTreeSet::new(),
             unsaved: HashMap::new(),
@@ -133,21 +133,26 @@ impl Runner {
             connection: None,
             down: None,
             random: RandomState::new(),
-            lots: 0,
+            jitter: 0,
         };
         runner.scan()?;
         Ok(runner)
     }
 
     /// Sends until it is stopped.
-    pub fn run(&mut self, words: &Receiver<Word>, stopped: &Receiver<()>, missed: &AtomicBool) {
+    pub fn run(
+        &mut self,
+        events: &Receiver<QueueEvent>,
+        stopped: &Receiver<()>,
+        missed: &AtomicBool,
+    ) {
         while let Err(TryRecvError::Empty) = stopped.try_recv() {
             let look =
                 missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
             if look && let Err(e) = self.scan() {
                 log::error!("queue-failed error={}", value(e));
             }
-            words.try_iter().for_each(|word| self.hear(word));
+            events.try_iter().for_each(|word| self.handle(word));
             if let Some(id) = self.first_due() {
                 self.attempt(&id);
                 continue;
@@ -155,8 +160,8 @@ impl Runner {
             let wait = self.wait();
             let idle = self.connection.is_some();
             crossbeam_channel::select! {
-                recv(words) -> word => match word {
-                    Ok(word) => self.hear(word),
+                recv(events) -> word => match word {
+                    Ok(word) => self.handle(word),
                     // Every session is gone, and the server with them: it will be stopped.
                     Err(_) => match stopped.recv_timeout(wait) {
                         Err(RecvTimeoutError::Timeout) => {}
@@ -181,7 +186,7 @@ impl Runner {
         let mut all: Vec<Arc<str>> = self.line.iter().map(|(_, id)| id.clone()).collect();
         all.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
         for id in all {
-            self.put(&id, Item { forced: true, ..Item::NEW });
+            self.put(&id, Schedule { forced: true, ..Schedule::NEW });
             self.attempt(&id);
             if self.down.is_some() {
                 break;
@@ -192,27 +197,27 @@ impl Runner {
         }
     }
 
-    fn hear(&mut self, word: Word) {
+    fn handle(&mut self, word: QueueEvent) {
         match word {
-            Word::Entry(id) => self.put(&id, Item::NEW),
-            Word::Flush(node) => self.hurry(&node),
+            QueueEvent::QueueEntry(id) => self.put(&id, Schedule::NEW),
+            QueueEvent::Flush(node) => self.flush_node(&node),
         }
     }
 
     /// Has what waits for this node tried at once.
-    fn hurry(&mut self, node: &Node) {
+    fn flush_node(&mut self, node: &EtrnNode) {
         let ids: Vec<Arc<str>> = self.items.keys().cloned().collect();
         let mut count = 0_usize;
         for id in ids {
             // One that is in another's hands is tried by them.
-            let Ok(Ok(hand)) = self.open(&id) else { continue };
-            let pending = hand.envelope_for(&hand.pending()).to;
+            let Ok(Ok(locked)) = self.open(&id) else { continue };
+            let pending = locked.envelope_for(&locked.pending()).to;
             let is_its = |to: &Recipient<()>| match &to.path {
                 ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
                 ForwardPath::Postmaster => false,
             };
             if pending.iter().any(is_its) {
-                self.put(&id, Item { forced: true, ..Item::NEW });
+                self.put(&id, Schedule { forced: true, ..Schedule::NEW });
                 count += 1;
             }
         }
@@ -233,28 +238,28 @@ impl Runner {
     fn scan(&mut self) -> io::Result<()> {
         self.scanned = Instant::now();
         let mut names = HashSet::new();
-        for file in fs::read_dir(&self.folder)? {
+        for file in fs::read_dir(&self.directory)? {
             names.extend(file?.file_name().into_string());
         }
         // A clock that was wrong then must not make mail wait for ever.
         let latest = latest();
         for name in &names {
-            if let Some((id, _)) = State::name(name) {
+            if let Some((id, _)) = EntryState::name(name) {
                 // Its entry was there before it; and no id comes twice.
-                if !names.contains(id) && !self.folder.join(id).exists() {
-                    let _ = fs::remove_file(self.folder.join(name));
+                if !names.contains(id) && !self.directory.join(id).exists() {
+                    let _ = fs::remove_file(self.directory.join(name));
                 }
-            } else if BoxName::in_queue(name).is_none() {
+            } else if MailboxName::in_queue(name).is_none() {
                 log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
             } else if let Some(item) = self.items.get(name.as_str()) {
                 if item.due > latest {
-                    self.put(name, Item::NEW);
+                    self.put(name, Schedule::NEW);
                 }
             } else {
                 // What cannot be read is seen to when its turn comes.
-                let due = State::read(&self.folder, name).map_or(0, |state| state.next);
+                let due = EntryState::read(&self.directory, name).map_or(0, |state| state.next);
                 let due = if due > latest { 0 } else { due };
-                self.put(name, Item { due, ..Item::NEW });
+                self.put(name, Schedule { due, ..Schedule::NEW });
             }
         }
         let gone: Vec<Arc<str>> =
@@ -263,7 +268,7 @@ impl Runner {
         Ok(())
     }
 
-    fn put(&mut self, id: &str, item: Item) {
+    fn put(&mut self, id: &str, item: Schedule) {
         let id: Arc<str> = id.into();
         if let Some(item) = self.items.remove(&id) {
             self.line.remove(&(item.due, id.clone()));
@@ -303,73 +308,78 @@ impl Runner {
     }
 
     /// Puts an entry where it belongs now.
-    fn place(&mut self, id: &Arc<str>, next: io::Result<Next>) {
+    fn place(&mut self, id: &Arc<str>, next: io::Result<AttemptResult>) {
         match next {
-            Ok(Next::Gone) => self.forget(id),
-            Ok(Next::Waits(item)) => self.put(id, item),
-            Ok(Next::Down(reason)) => self.rest(&reason),
+            Ok(AttemptResult::Gone) => self.forget(id),
+            Ok(AttemptResult::Waits(item)) => self.put(id, item),
+            Ok(AttemptResult::Down(reason)) => self.rest(&reason),
             Err(e) => {
                 log::error!("queue-failed entry={id} error={}", value(e));
                 let due = now() + retry_after(1, 0);
-                self.put(id, Item { due, watch: due, forced: true });
+                self.put(id, Schedule { due, watch: due, forced: true });
             }
         }
     }
 
-    fn try_one(&mut self, id: &Arc<str>) -> io::Result<Next> {
-        let mut hand = match self.open(id)? {
-            Ok(hand) => hand,
+    fn try_one(&mut self, id: &Arc<str>) -> io::Result<AttemptResult> {
+        let mut locked = match self.open(id)? {
+            Ok(locked) => locked,
             Err(next) => return Ok(next),
         };
         let is_forced = self.items.get(id).is_some_and(|item| item.forced);
-        let next = hand.state.next;
+        let next = locked.state.next;
         if !is_forced && next > now() && next <= latest() {
             // Another process has tried it meanwhile.
-            return Ok(Next::Waits(Item { due: next, ..Item::NEW }));
+            return Ok(AttemptResult::Waits(Schedule { due: next, ..Schedule::NEW }));
         }
-        let to = hand.pending();
+        let to = locked.pending();
         if to.is_empty() {
-            return self.conclude(&mut hand, Vec::new(), false, true);
+            return self.conclude(&mut locked, Vec::new(), false, true);
         }
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(reason) => return Ok(Next::Down(reason)),
+            Err(reason) => return Ok(AttemptResult::Down(reason)),
         };
-        let outcomes = connection.send(&Mail {
-            envelope: &hand.envelope_for(&to),
-            octets: hand.entry.octets_on_wire(&hand.file)?,
-            content: &|| Ok(Box::new(hand.entry.content(&hand.file)?)),
+        let outcomes = connection.send(&OutgoingMessage {
+            envelope: &locked.envelope_for(&to),
+            octets: locked.entry.octets_on_wire(&locked.file)?,
+            content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
         });
         let (relay, takes_dsn) = (connection.target().to_string(), connection.takes_dsn());
         self.connection = Some(connection).filter(Connection::is_open);
         for (n, outcome) in to.iter().zip(&outcomes) {
-            let Some(recipient) = hand.entry.envelope.to.get(*n) else { continue };
+            let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
             let (verb, count, reason) = match outcome {
-                Outcome::Done(reason) => ("sent", &self.counters.sent, reason),
-                Outcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
-                Outcome::Never(reason) => ("returned", &self.counters.returned, reason),
+                RecipientOutcome::Done(reason) => ("sent", &self.counters.sent, reason),
+                RecipientOutcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
+                RecipientOutcome::Never(reason) => ("returned", &self.counters.returned, reason),
             };
             count.one();
             log::info!(
                 "{verb} entry={id} from={} to={} relay={} reply={}",
-                value(&hand.entry.envelope.from),
+                value(&locked.entry.envelope.from),
                 value(&recipient.path),
                 value(&relay),
                 value(&reason.text)
             );
         }
-        self.conclude(&mut hand, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
+        self.conclude(&mut locked, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
     }
 
     /// Opens and locks an entry. Or else what becomes of it.
-    fn open(&self, id: &Arc<str>) -> io::Result<Result<InHand, Next>> {
+    fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
         let forced = self.items.get(id).is_some_and(|item| item.forced);
-        let again =
-            |seconds| Ok(Err(Next::Waits(Item { due: now() + seconds, watch: i64::MAX, forced })));
-        let path = self.folder.join(&**id);
+        let again = |seconds| {
+            Ok(Err(AttemptResult::Waits(Schedule {
+                due: now() + seconds,
+                watch: i64::MAX,
+                forced,
+            })))
+        };
+        let path = self.directory.join(&**id);
         let file = match File::open(&path) {
             Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(Next::Gone)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(AttemptResult::Gone)),
             Err(e) => return Err(e),
         };
         match FileExt::try_lock_exclusive(&file) {
@@ -380,31 +390,31 @@ impl Runner {
         }
         let stat = file.metadata()?;
         if stat.nlink() == 0 {
-            return Ok(Err(Next::Gone));
+            return Ok(Err(AttemptResult::Gone));
         }
-        let Some(entry) = Entry::read(&file)? else {
+        let Some(entry) = QueueEntry::read(&file)? else {
             let old = stat.modified()?.elapsed().is_ok_and(|age| age > LEFT_BEHIND);
             if stat.len() == 0 && old {
                 // Made for a message whose record was never written.
                 fs::remove_file(&path)?;
-                return Ok(Err(Next::Gone));
+                return Ok(Err(AttemptResult::Gone));
             }
             log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
             return again(retry_after(1, 0));
         };
         let state = match self.unsaved.get(id) {
             Some(state) => state.clone(),
-            None => State::read(&self.folder, id)?,
+            None => EntryState::read(&self.directory, id)?,
         };
-        Ok(Ok(InHand { id: id.clone(), file, entry, state }))
+        Ok(Ok(LockedEntry { id: id.clone(), file, entry, state }))
     }
 
     /// The connection there is, or a new one to the first smarthost that can be reached.
-    fn connect(&mut self) -> Result<Connection, Reason> {
+    fn connect(&mut self) -> Result<Connection, FailureReason> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let mut why = Reason::own((4, 3, 5), "no smarthost is given");
+        let mut why = FailureReason::own((4, 3, 5), "no smarthost is given");
         for Smarthost { target, settings } in &self.settings.smarthosts {
             match client::connect(target, settings) {
                 Ok(connection) => {
@@ -428,7 +438,7 @@ impl Runner {
 
     /// No smarthost can be reached: nothing is tried for a while, but senders are told of the age
     /// that their mail comes to.
-    fn rest(&mut self, reason: &Reason) {
+    fn rest(&mut self, reason: &FailureReason) {
         let tries = self.down.map_or(0, |(tries, _)| tries.saturating_add(1));
         let rest = (FIRST_REST * (1 << tries.min(8))).min(LAST_REST);
         self.down = Some((tries, Instant::now() + rest));
@@ -437,10 +447,10 @@ impl Runner {
             self.items.iter().filter(|(_, i)| i.watch <= now).map(|(id, _)| id.clone()).collect();
         for id in aged {
             let next = self.open(&id).and_then(|opened| match opened {
-                Ok(mut hand) => {
-                    let later = |n| (n, Outcome::Later(reason.clone()));
-                    let outcomes = hand.pending().into_iter().map(later).collect();
-                    self.conclude(&mut hand, outcomes, false, true)
+                Ok(mut locked) => {
+                    let later = |n| (n, RecipientOutcome::Later(reason.clone()));
+                    let outcomes = locked.pending().into_iter().map(later).collect();
+                    self.conclude(&mut locked, outcomes, false, true)
                 }
                 Err(next) => Ok(next),
             });
@@ -452,93 +462,100 @@ impl Runner {
     /// sender who asked to hear of success is told by the server, if that `takes_dsn`.
     fn conclude(
         &mut self,
-        hand: &mut InHand,
-        outcomes: Vec<(usize, Outcome)>,
+        locked: &mut LockedEntry,
+        outcomes: Vec<(usize, RecipientOutcome)>,
         tried: bool,
         takes_dsn: bool,
-    ) -> io::Result<Next> {
-        let age = now().saturating_sub(hand.entry.came);
+    ) -> io::Result<AttemptResult> {
+        let age = now().saturating_sub(locked.entry.came);
         let (warn, give_up) =
             (seconds(self.settings.warn_after), seconds(self.settings.give_up_after));
-        let before = hand.state.clone();
+        let before = locked.state.clone();
         let (mut sent, mut later, mut never) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
-                Outcome::Done(reason) => sent.push((n, reason)),
+                RecipientOutcome::Done(reason) => sent.push((n, reason)),
                 // RFC 3463: delivery time expired.
-                Outcome::Later(reason) if age >= give_up => {
-                    never.push((n, Reason { status: (5, 4, 7), ..reason }));
+                RecipientOutcome::Later(reason) if age >= give_up => {
+                    never.push((n, FailureReason { status: (5, 4, 7), ..reason }));
                 }
-                Outcome::Later(reason) => later.push((n, reason)),
-                Outcome::Never(reason) => never.push((n, reason)),
+                RecipientOutcome::Later(reason) => later.push((n, reason)),
+                RecipientOutcome::Never(reason) => never.push((n, reason)),
             }
         }
         if let Some((_, reason)) = later.last().or(never.last()) {
-            hand.state.last.clone_from(&reason.text);
+            locked.state.last.clone_from(&reason.text);
         }
-        hand.state.gone.extend(sent.iter().map(|(n, _)| *n));
-        if !sent.is_empty() && !hand.pending().is_empty() {
+        locked.state.gone.extend(sent.iter().map(|(n, _)| *n));
+        if !sent.is_empty() && !locked.pending().is_empty() {
             // Whatever becomes of the reports, these do not get it again.
-            self.save(hand)?;
+            self.save(locked)?;
         }
         if !takes_dsn {
-            self.report(hand, Action::Relayed, &sent);
+            self.report(locked, DsnAction::Relayed, &sent);
         }
-        if self.report(hand, Action::Failed, &never) {
-            hand.state.gone.extend(never.iter().map(|(n, _)| *n));
+        if self.report(locked, DsnAction::Failed, &never) {
+            locked.state.gone.extend(never.iter().map(|(n, _)| *n));
         }
-        if !hand.state.warned && age >= warn && !later.is_empty() {
-            let until = zoned(hand.entry.came.saturating_add(give_up));
-            hand.state.warned = self.report(hand, Action::Delayed(until), &later);
+        if !locked.state.warned && age >= warn && !later.is_empty() {
+            let until = zoned(locked.entry.came.saturating_add(give_up));
+            locked.state.warned = self.report(locked, DsnAction::Delayed(until), &later);
         }
-        if hand.pending().is_empty() {
-            State::remove(&self.folder, &hand.id).inspect_err(|_| {
-                self.unsaved.insert(hand.id.clone(), hand.state.clone());
+        if locked.pending().is_empty() {
+            EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
+                self.unsaved.insert(locked.id.clone(), locked.state.clone());
             })?;
-            return Ok(Next::Gone);
+            return Ok(AttemptResult::Gone);
         }
         if tried {
-            hand.state.tries = hand.state.tries.saturating_add(1);
-            self.lots = self.lots.wrapping_add(1);
-            let lot = self.random.hash_one(self.lots);
-            hand.state.next = now().saturating_add(retry_after(hand.state.tries, lot));
+            locked.state.tries = locked.state.tries.saturating_add(1);
+            self.jitter = self.jitter.wrapping_add(1);
+            let lot = self.random.hash_one(self.jitter);
+            locked.state.next = now().saturating_add(retry_after(locked.state.tries, lot));
         }
         // Not two syncs for each entry there is, just to note why all of them wait.
-        let is_moved = (&hand.state.gone, hand.state.warned) != (&before.gone, before.warned);
+        let is_moved = (&locked.state.gone, locked.state.warned) != (&before.gone, before.warned);
         if tried || is_moved {
-            self.save(hand)?;
+            self.save(locked)?;
         }
-        let next_age = if hand.state.warned { give_up } else { warn };
+        let next_age = if locked.state.warned { give_up } else { warn };
         // What should have been told and was not is not tried over and over.
-        let watch = hand.entry.came.saturating_add(next_age).max(now() + 60);
-        Ok(Next::Waits(Item { due: hand.state.next, watch, forced: false }))
+        let watch = locked.entry.came.saturating_add(next_age).max(now() + 60);
+        Ok(AttemptResult::Waits(Schedule { due: locked.state.next, watch, forced: false }))
     }
 
     /// Makes the state of an entry durable; or, on a disk that is full, remembers it, so that what
     /// was sent is not sent every few minutes.
-    fn save(&mut self, hand: &InHand) -> io::Result<()> {
-        let written = hand.state.write(&self.folder, &hand.id);
+    fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
+        let written = locked.state.write(&self.directory, &locked.id);
         match &written {
-            Ok(()) => self.unsaved.remove(&hand.id),
-            Err(_) => self.unsaved.insert(hand.id.clone(), hand.state.clone()),
+            Ok(()) => self.unsaved.remove(&locked.id),
+            Err(_) => self.unsaved.insert(locked.id.clone(), locked.state.clone()),
         };
         written
     }
 
     /// Tells the sender what became of the message for these recipients, as far as that was asked
     /// for. Whether that is done.
-    fn report(&mut self, hand: &InHand, action: Action, of: &[(usize, Reason)]) -> bool {
-        let envelope = &hand.entry.envelope;
+    fn report(
+        &mut self,
+        locked: &LockedEntry,
+        action: DsnAction,
+        of: &[(usize, FailureReason)],
+    ) -> bool {
+        let envelope = &locked.entry.envelope;
         let wanted = |recipient: &Recipient<()>| match (&action, recipient.notify) {
-            (Action::Relayed | Action::Delivered, notify) => notify.is_some_and(|n| n.success),
-            (Action::Failed, notify) => notify.is_none_or(|n| n.failure),
-            (Action::Delayed(_), notify) => notify.is_none_or(|n| n.delay),
+            (DsnAction::Relayed | DsnAction::Delivered, notify) => {
+                notify.is_some_and(|n| n.success)
+            }
+            (DsnAction::Failed, notify) => notify.is_none_or(|n| n.failure),
+            (DsnAction::Delayed(_), notify) => notify.is_none_or(|n| n.delay),
         };
-        let fates: Vec<Fate<'_>> = of
+        let fates: Vec<RecipientStatus<'_>> = of
             .iter()
             .filter_map(|(n, reason)| Some((envelope.to.get(*n)?, reason)))
             .filter(|(recipient, _)| wanted(recipient))
-            .map(|(recipient, reason)| Fate {
+            .map(|(recipient, reason)| RecipientStatus {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
                 status: reason.status,
@@ -547,45 +564,45 @@ impl Runner {
             })
             .collect();
         let is_null = envelope.from == ReversePath::Null;
-        if fates.is_empty() || is_null && !matches!(action, Action::Failed) {
+        if fates.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
         let (to, way, notify) = match self.way_back(&envelope.from) {
             Ok(found) => found,
             Err(why) => {
                 let (from, why) = (value(&envelope.from), value(why));
-                log::warn!("no-report entry={} to={from} why={why}", hand.id);
+                log::warn!("no-report entry={} to={from} why={why}", locked.id);
                 return false;
             }
         };
-        let returned = match self.returned(hand, &action) {
+        let returned = match self.returned(locked, &action) {
             Ok(returned) => returned,
             Err(e) => {
-                log::error!("queue-failed entry={} error={}", hand.id, value(e));
+                log::error!("queue-failed entry={} error={}", locked.id, value(e));
                 return false;
             }
         };
         let (id, at) = (trace::message_id(&self.ids.session(), 1), trace::now());
-        let report = Report {
+        let report = DsnMessage {
             hostname: &self.settings.hostname,
             id: &id,
             at: &at,
-            came: &zoned(hand.entry.came),
+            came: &zoned(locked.entry.came),
             to: &to,
             action,
             envid: envelope.envid.as_deref(),
             recipients: &fates,
             returned: &returned,
         };
-        log::info!("report entry={} id={id} to={}", hand.id, value(&to));
+        log::info!("report entry={} id={id} to={}", locked.id, value(&to));
         self.counters.reports.one();
-        self.post(&id, &at, report.content(), way, notify)
+        self.writer(&id, &at, report.content(), way, notify)
     }
 
     /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
     /// postmaster. Their address, the way there, and what is told of the report itself: of one to
     /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
-    fn way_back(&self, from: &ReversePath) -> Result<(String, Way, Option<Notify>), String> {
+    fn way_back(&self, from: &ReversePath) -> Result<(String, Resolution, Option<Notify>), String> {
         if let ReversePath::Mailbox(sender) = from {
             match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
                 Ok(way) => return Ok((format!("<{sender}>"), way, None)),
@@ -603,25 +620,27 @@ impl Runner {
     }
 
     /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
-    fn returned(&self, hand: &InHand, action: &Action) -> io::Result<Returned> {
-        let whole = hand.entry.envelope.ret == Some(Return::Full)
-            && matches!(action, Action::Failed)
-            && hand.entry.octets <= WHOLE_MAX;
+    fn returned(&self, locked: &LockedEntry, action: &DsnAction) -> io::Result<ReturnedContent> {
+        let whole = locked.entry.envelope.ret == Some(Return::Full)
+            && matches!(action, DsnAction::Failed)
+            && locked.entry.octets <= WHOLE_MAX;
         let most = if whole { WHOLE_MAX } else { dsn_message::HEADER_MAX as u64 };
-        let octets = hand.entry.begin(&hand.file, most)?;
+        let octets = locked.entry.begin(&locked.file, most)?;
         Ok(match whole {
-            true => Returned::Whole(octets),
-            false => Returned::Header(dsn_message::header(&Content::Memory(Arc::new(octets)))?),
+            true => ReturnedContent::Whole(octets),
+            false => {
+                ReturnedContent::Header(dsn_message::header(&Content::Memory(Arc::new(octets)))?)
+            }
         })
     }
 
     /// Delivers a report. Whether it arrived.
-    fn post(
+    fn writer(
         &mut self,
         id: &str,
         at: &Zoned,
         content: Content,
-        way: Way,
+        way: Resolution,
         notify: Option<Notify>,
     ) -> bool {
         let Some(to) = with_queued(way, notify, id, &content) else { return false };
@@ -629,9 +648,9 @@ impl Runner {
             to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
-        let arrived = self.post.deliver(message, self.settings.patience) == Delivery::Delivered;
+        let arrived = self.writer.deliver(message, self.settings.timeout) == Delivery::Delivered;
         if arrived {
-            ids.iter().for_each(|id| self.put(id, Item::NEW));
+            ids.iter().for_each(|id| self.put(id, Schedule::NEW));
         }
         arrived
     }

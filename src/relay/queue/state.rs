@@ -19,7 +19,7 @@ use std::path::Path;
 
 /// The state of one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub struct EntryState {
     /// How often it was tried.
     pub tries: u32,
     /// When it is tried again, in seconds since 1970.
@@ -32,17 +32,17 @@ pub struct State {
     pub last: String,
 }
 
-impl State {
+impl EntryState {
     /// The state of the entry `id` in the folder `queue`. One that cannot be understood is none:
     /// rather twice than never.
     ///
     /// # Errors
     /// It is there and cannot be read.
-    pub fn read(queue: &Path, id: &str) -> io::Result<State> {
+    pub fn read(queue: &Path, id: &str) -> io::Result<EntryState> {
         match fs::read_to_string(queue.join(format!("{id}{END}"))) {
-            Ok(text) => Ok(State::parse(&text).unwrap_or_else(|| State::lost(id))),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::default()),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(State::lost(id)),
+            Ok(text) => Ok(EntryState::parse(&text).unwrap_or_else(|| EntryState::lost(id))),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(EntryState::default()),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(EntryState::lost(id)),
             Err(e) => Err(e),
         }
     }
@@ -84,15 +84,15 @@ impl State {
     }
 
     /// What is made of one that cannot be understood.
-    fn lost(id: &str) -> State {
+    fn lost(id: &str) -> EntryState {
         log::warn!("queue-state-unreadable entry={id}");
-        State::default()
+        EntryState::default()
     }
 
-    fn parse(text: &str) -> Option<State> {
+    fn parse(text: &str) -> Option<EntryState> {
         let mut lines = text.lines();
         (lines.next()? == MAGIC).then_some(())?;
-        let mut state = State::default();
+        let mut state = EntryState::default();
         for line in lines {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
@@ -111,7 +111,7 @@ impl State {
     }
 }
 
-impl std::fmt::Display for State {
+impl std::fmt::Display for EntryState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{MAGIC}\ntries {}\nnext {}", self.tries, self.next)?;
         if self.warned {
@@ -148,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_state_is_read_as_it_was_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let queue = folder.path();
-        assert_eq!(State::read(queue, "a-1").unwrap(), State::default());
-        let state = State {
+        let directory = tempfile::tempdir().unwrap();
+        let queue = directory.path();
+        assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState::default());
+        let state = EntryState {
             tries: 3,
             next: 1_751_363_557,
             warned: true,
@@ -160,28 +160,28 @@ mod tests {
         };
         state.write(queue, "a-1").unwrap();
         let last = state.last.replace('\n', " ");
-        assert_eq!(State::read(queue, "a-1").unwrap(), State { last, ..state });
-        State::default().write(queue, "a-1").unwrap();
-        assert_eq!(State::read(queue, "a-1").unwrap(), State::default());
+        assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState { last, ..state });
+        EntryState::default().write(queue, "a-1").unwrap();
+        assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState::default());
         let names: Vec<_> = fs::read_dir(queue).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["a-1.state"]);
         fs::write(queue.join("a-1"), "").unwrap();
-        State::remove(queue, "a-1").unwrap();
+        EntryState::remove(queue, "a-1").unwrap();
         assert_eq!(fs::read_dir(queue).unwrap().count(), 0);
     }
 
     #[test]
     fn what_is_no_state_is_tried_again() {
         for text in ["", "mailslot queue state 2\n", "mailslot queue state 1\ngone x\n", "\u{0}"] {
-            assert_eq!(State::parse(text), None, "{text:?}");
+            assert_eq!(EntryState::parse(text), None, "{text:?}");
         }
     }
 
     #[test]
     fn names() {
-        assert_eq!(State::name("a-1"), None);
-        assert_eq!(State::name("a-1.state"), Some(("a-1", false)));
-        assert_eq!(State::name("a-1.state.new"), Some(("a-1", true)));
+        assert_eq!(EntryState::name("a-1"), None);
+        assert_eq!(EntryState::name("a-1.state"), Some(("a-1", false)));
+        assert_eq!(EntryState::name("a-1.state.new"), Some(("a-1", true)));
     }
 
     #[test]

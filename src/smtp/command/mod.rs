@@ -24,7 +24,7 @@ pub enum Command {
     /// LHLO (RFC 2033), and the client's name.
     Lhlo(Domain),
     /// STARTTLS
-    StartTls,
+    StartTlsPolicy,
     /// MAIL, SEND, SOML or SAML
     Mail(Delivery, ReversePath, MailParameters),
     /// RCPT
@@ -41,13 +41,13 @@ pub enum Command {
     /// RSET
     Rset,
     /// VRFY, and a user name or mailbox.
-    Vrfy(Asked),
+    Vrfy(VerbLookup),
     /// EXPN, and the name of a list.
-    Expn(Asked),
+    Expn(VerbLookup),
     /// HELP, and a topic.
     Help(Option<String>),
     /// ETRN, and whose mail is asked for.
-    Etrn(Node),
+    Etrn(EtrnNode),
     /// NOOP. Its argument means nothing (RFC 5321 4.1.1.9).
     Noop,
     /// QUIT
@@ -56,7 +56,7 @@ pub enum Command {
 
 /// The argument of VRFY and EXPN (RFC 6531 3.7.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct VerbLookup {
     /// Without the angle brackets or quotes around it. Printable ASCII and UTF-8, not empty.
     pub name: String,
     /// Whether SMTPUTF8 stands behind it: the answer may be UTF-8.
@@ -66,17 +66,17 @@ pub struct Asked {
 /// What ETRN names: a domain, and with `@` before it every domain below it too (RFC 1985 5.3).
 /// (`#`, a queue by name, is nobody's here.)
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+pub struct EtrnNode {
     domain: String,
     below: bool,
 }
 
-impl Node {
-    fn parse(argument: &[u8]) -> Option<Node> {
+impl EtrnNode {
+    fn parse(argument: &[u8]) -> Option<EtrnNode> {
         let name = argument.strip_prefix(b"@");
         let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
         let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
-        Some(Node { domain, below: name.is_some() })
+        Some(EtrnNode { domain, below: name.is_some() })
     }
 
     /// Whether mail for this domain is its mail.
@@ -90,7 +90,7 @@ impl Node {
     }
 }
 
-impl fmt::Display for Node {
+impl fmt::Display for EtrnNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", if self.below { "@" } else { "" }, self.domain)
     }
@@ -130,7 +130,7 @@ impl Command {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
             Verb::Lhlo => Ok(Command::Lhlo(client()?)),
-            Verb::StartTls => alone(Command::StartTls),
+            Verb::StartTlsPolicy => alone(Command::StartTlsPolicy),
             Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
@@ -151,7 +151,7 @@ impl Command {
             Verb::Expn => Ok(Command::Expn(asked(argument).ok_or_else(syntax)?)),
             Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
             Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
-            Verb::Etrn => Ok(Command::Etrn(Node::parse(argument).ok_or_else(syntax)?)),
+            Verb::Etrn => Ok(Command::Etrn(EtrnNode::parse(argument).ok_or_else(syntax)?)),
             Verb::Noop => Ok(Command::Noop),
             Verb::Quit => alone(Command::Quit),
         }
@@ -226,14 +226,14 @@ fn bdat(argument: &[u8]) -> Command {
 }
 
 /// `String [ SP "SMTPUTF8" ]`
-fn asked(argument: &[u8]) -> Option<Asked> {
+fn asked(argument: &[u8]) -> Option<VerbLookup> {
     let parameter = b"SMTPUTF8";
     let split = argument.len().checked_sub(parameter.len()).map(|at| argument.split_at(at));
     match split {
         Some((text, last)) if last.eq_ignore_ascii_case(parameter) && text.ends_with(b" ") => {
-            Some(Asked { name: name(text.trim_ascii_end())?, utf8: true })
+            Some(VerbLookup { name: name(text.trim_ascii_end())?, utf8: true })
         }
-        _ => Some(Asked { name: name(argument)?, utf8: false }),
+        _ => Some(VerbLookup { name: name(argument)?, utf8: false }),
     }
 }
 
@@ -252,7 +252,7 @@ enum Verb {
     Helo,
     Ehlo,
     Lhlo,
-    StartTls,
+    StartTlsPolicy,
     Mail(Delivery),
     Rcpt,
     Data,
@@ -271,7 +271,7 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
     ("LHLO", Verb::Lhlo, "LHLO host.example or LHLO [192.0.2.1]"),
-    ("STARTTLS", Verb::StartTls, "STARTTLS"),
+    ("STARTTLS", Verb::StartTlsPolicy, "STARTTLS"),
     (
         "MAIL",
         Verb::Mail(Delivery::Mail),

@@ -217,7 +217,8 @@ fn names_come_without_brackets_and_quotes() {
         ("\"\"", None),
     ];
     for (argument, expected) in rows {
-        let asked = |utf8| expected.map(|name| Asked { name: name.to_owned(), utf8 }).ok_or(501);
+        let asked =
+            |utf8| expected.map(|name| VerbLookup { name: name.to_owned(), utf8 }).ok_or(501);
         assert_eq!(parse(&format!("VRFY {argument}")), asked(false).map(Command::Vrfy));
         assert_eq!(parse(&format!("EXPN {argument}")), asked(false).map(Command::Expn));
         if !argument.is_empty() {

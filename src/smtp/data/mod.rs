@@ -7,7 +7,7 @@
 //! would let a sender smuggle a second message past whoever relayed the first.
 //!
 //! A fault does not end the data: the decoder reads on to the true end, so that mail data is never
-//! taken for commands, and says [`End::BareLineEnd`] or [`End::TooLarge`] there. The first fault is
+//! taken for commands, and says [`DataEnd::BareLineEnd`] or [`DataEnd::TooLarge`] there. The first fault is
 //! the one that is told.
 //!
 //! Nothing is copied while whole lines are in the input; only a line that is cut across two feeds
@@ -34,7 +34,7 @@ pub const PIECE_MAX: usize = 2048;
 
 /// How the mail data ended, once its true end was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum DataEnd {
     /// All of it was passed on.
     Whole,
     /// It held a bare CR or LF: 554 5.6.0. Nothing of it may be delivered.
@@ -46,7 +46,7 @@ pub enum End {
 /// The decoder of one message's data.
 #[derive(Debug)]
 pub struct Decoder {
-    state: State,
+    state: DecoderState,
     /// Octets of the line being read that were not passed on; at most [`PIECE_MAX`].
     held: Vec<u8>,
     /// Whether a piece of the line being read was passed on.
@@ -55,13 +55,13 @@ pub struct Decoder {
     size_max: u64,
     /// Whether dots are stuffed and one alone ends the data, as DATA has it and BDAT has not.
     dots: bool,
-    /// [`End::Whole`] until the first fault.
-    end: End,
+    /// [`DataEnd::Whole`] until the first fault.
+    end: DataEnd,
 }
 
 /// What was read last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum DecoderState {
     /// `CR LF`, or nothing yet
     Start,
     /// `CR LF .`
@@ -81,13 +81,13 @@ impl Decoder {
     /// the data as sent: dots unstuffed, CR LF counted as two, the final dot's line not counted.
     pub fn new(size_max: u64) -> Decoder {
         Decoder {
-            state: State::Start,
+            state: DecoderState::Start,
             held: Vec::new(),
             begun: false,
             octets: 0,
             size_max,
             dots: true,
-            end: End::Whole,
+            end: DataEnd::Whole,
         }
     }
 
@@ -100,45 +100,51 @@ impl Decoder {
     /// Takes `input`, gives each line to `sink`, and returns how many octets it used (all of them,
     /// unless the data ended within) and how the data ended if it did. After a fault it goes on
     /// reading to the true end, but gives no more to `sink`. After the end it uses nothing.
-    pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(Piece<'_>)) -> (usize, Option<End>) {
+    pub fn feed(
+        &mut self,
+        input: &[u8],
+        sink: &mut dyn FnMut(Piece<'_>),
+    ) -> (usize, Option<DataEnd>) {
         let mut rest = input;
-        while self.state != State::Ended
+        while self.state != DecoderState::Ended
             && let Some((&octet, behind)) = rest.split_first()
         {
             match (self.state, octet) {
-                (State::Start, b'.') if self.dots => (self.state, rest) = (State::Dot, behind),
-                (State::Dot, b'\r') => (self.state, rest) = (State::DotCr, behind),
-                (State::DotCr, b'\n') => (self.state, rest) = (State::Ended, behind),
-                (State::Cr, b'\n') => {
+                (DecoderState::Start, b'.') if self.dots => {
+                    (self.state, rest) = (DecoderState::Dot, behind)
+                }
+                (DecoderState::Dot, b'\r') => (self.state, rest) = (DecoderState::DotCr, behind),
+                (DecoderState::DotCr, b'\n') => (self.state, rest) = (DecoderState::Ended, behind),
+                (DecoderState::Cr, b'\n') => {
                     self.pass(b"", true, sink);
-                    (self.state, rest) = (State::Start, behind);
+                    (self.state, rest) = (DecoderState::Start, behind);
                 }
                 // CR and something else: that something is still to be looked at.
-                (State::Cr | State::DotCr, _) => {
-                    self.fail(End::BareLineEnd);
-                    self.state = State::Text;
+                (DecoderState::Cr | DecoderState::DotCr, _) => {
+                    self.fail(DataEnd::BareLineEnd);
+                    self.state = DecoderState::Text;
                 }
                 // A dot in front of other text was stuffed: it is gone.
-                (State::Start | State::Dot, _) => self.state = State::Text,
-                (State::Text, _) => rest = self.text(rest, sink),
-                (State::Ended, _) => break,
+                (DecoderState::Start | DecoderState::Dot, _) => self.state = DecoderState::Text,
+                (DecoderState::Text, _) => rest = self.text(rest, sink),
+                (DecoderState::Ended, _) => break,
             }
         }
-        (input.len() - rest.len(), (self.state == State::Ended).then_some(self.end))
+        (input.len() - rest.len(), (self.state == DecoderState::Ended).then_some(self.end))
     }
 
     /// The data is over: gives a last line without CR LF to `sink`, and says how it ended.
-    pub(super) fn finish(mut self, sink: &mut dyn FnMut(Piece<'_>)) -> End {
+    pub(super) fn finish(mut self, sink: &mut dyn FnMut(Piece<'_>)) -> DataEnd {
         match self.state {
-            State::Text if self.end == End::Whole => self.give(b"", true, sink),
-            State::Cr => self.fail(End::BareLineEnd),
+            DecoderState::Text if self.end == DataEnd::Whole => self.give(b"", true, sink),
+            DecoderState::Cr => self.fail(DataEnd::BareLineEnd),
             _ => {}
         }
         self.end
     }
 
-    /// How it would end now: [`End::Whole`] until the first fault.
-    pub(super) fn end_so_far(&self) -> End {
+    /// How it would end now: [`DataEnd::Whole`] until the first fault.
+    pub(super) fn end_so_far(&self) -> DataEnd {
         self.end
     }
 
@@ -158,17 +164,17 @@ impl Decoder {
         };
         if let Some(behind) = end.strip_prefix(b"\r\n") {
             self.pass(text, true, sink);
-            self.state = State::Start;
+            self.state = DecoderState::Start;
             return behind;
         }
         self.pass(text, false, sink);
         match end.split_first() {
             Some((b'\r', behind)) => {
-                self.state = State::Cr;
+                self.state = DecoderState::Cr;
                 behind
             }
             Some((_, behind)) => {
-                self.fail(End::BareLineEnd);
+                self.fail(DataEnd::BareLineEnd);
                 behind
             }
             None => end,
@@ -178,7 +184,7 @@ impl Decoder {
     /// Counts `text`, passes on every piece that is complete, and holds the rest. `last`: a CR LF
     /// follows, so that all of it is complete.
     fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
-        if self.end != End::Whole {
+        if self.end != DataEnd::Whole {
             return;
         }
         // What is over the limit is cut off first: the same pieces go out before the fault,
@@ -195,7 +201,7 @@ impl Decoder {
             text = tail;
         }
         if !over.is_empty() || last && self.size_max - self.octets < 2 {
-            self.fail(End::TooLarge);
+            self.fail(DataEnd::TooLarge);
         } else if last {
             self.octets += 2;
             self.give(text, true, sink);
@@ -218,8 +224,8 @@ impl Decoder {
     }
 
     /// Remembers the first fault and drops what is held.
-    fn fail(&mut self, end: End) {
-        if self.end == End::Whole {
+    fn fail(&mut self, end: DataEnd) {
+        if self.end == DataEnd::Whole {
             self.end = end;
             self.held = Vec::new();
         }

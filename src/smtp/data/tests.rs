@@ -12,7 +12,7 @@ type Owned = (Vec<u8>, bool, bool);
 struct Seen {
     pieces: Vec<Owned>,
     used: usize,
-    end: Option<End>,
+    end: Option<DataEnd>,
     octets: u64,
 }
 
@@ -59,17 +59,17 @@ fn naive(data: &[u8], size_max: u64) -> Seen {
         let text = &line[..bare.unwrap_or(line.len() - usize::from(line.ends_with(b"\r")))];
         let room = usize::try_from(size_max - seen.octets).unwrap_or(usize::MAX);
         let text = if text.len() > room {
-            fault = Some(End::TooLarge);
+            fault = Some(DataEnd::TooLarge);
             &text[..room]
         } else if bare.is_some() {
-            fault = Some(End::BareLineEnd);
+            fault = Some(DataEnd::BareLineEnd);
             text
         } else {
             text
         };
         seen.octets += text.len() as u64;
         if fault.is_none() && complete && room - text.len() < 2 {
-            fault = Some(End::TooLarge);
+            fault = Some(DataEnd::TooLarge);
         }
         let line_is_whole = fault.is_none() && complete;
         seen.octets += if line_is_whole { 2 } else { 0 };
@@ -82,45 +82,45 @@ fn naive(data: &[u8], size_max: u64) -> Seen {
             }
         }
     }
-    seen.end = end_at.map(|_| fault.unwrap_or(End::Whole));
+    seen.end = end_at.map(|_| fault.unwrap_or(DataEnd::Whole));
     seen
 }
 
 /// Data (up to and with its end), the lines that come out, how it ended.
-type Row = (&'static [u8], &'static [&'static [u8]], End);
+type Row = (&'static [u8], &'static [&'static [u8]], DataEnd);
 
 const ROWS: &[Row] = &[
     // Empty and nearly empty.
-    (b".\r\n", &[], End::Whole),
-    (b"\r\n.\r\n", &[b""], End::Whole),
-    (b"\r\n\r\n.\r\n", &[b"", b""], End::Whole),
-    (b"a\r\n.\r\n", &[b"a"], End::Whole),
+    (b".\r\n", &[], DataEnd::Whole),
+    (b"\r\n.\r\n", &[b""], DataEnd::Whole),
+    (b"\r\n\r\n.\r\n", &[b"", b""], DataEnd::Whole),
+    (b"a\r\n.\r\n", &[b"a"], DataEnd::Whole),
     // Dots.
-    (b"..\r\n.\r\n", &[b"."], End::Whole),
-    (b"...\r\n.\r\n", &[b".."], End::Whole),
-    (b".a\r\n.\r\n", &[b"a"], End::Whole),
-    (b"a.\r\n.\r\n", &[b"a."], End::Whole),
-    (b"a\r\n..\r\n. \r\n.\r\n", &[b"a", b".", b" "], End::Whole),
+    (b"..\r\n.\r\n", &[b"."], DataEnd::Whole),
+    (b"...\r\n.\r\n", &[b".."], DataEnd::Whole),
+    (b".a\r\n.\r\n", &[b"a"], DataEnd::Whole),
+    (b"a.\r\n.\r\n", &[b"a."], DataEnd::Whole),
+    (b"a\r\n..\r\n. \r\n.\r\n", &[b"a", b".", b" "], DataEnd::Whole),
     // Octets that are no line ends.
-    (b"\0\x0b\x0c\x85\xff\r\n.\r\n", &[b"\0\x0b\x0c\x85\xff"], End::Whole),
+    (b"\0\x0b\x0c\x85\xff\r\n.\r\n", &[b"\0\x0b\x0c\x85\xff"], DataEnd::Whole),
     // Bare LF, and every way to smuggle with it.
-    (b"a\nb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n.\nb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n.\r\nMAIL FROM:<b@b>\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\nMAIL FROM:<b@b>\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"\n.\r\n.\r\n", &[], End::BareLineEnd),
-    (b".\n.\r\n.\r\n", &[], End::BareLineEnd),
+    (b"a\nb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n.\nb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n.\r\nMAIL FROM:<b@b>\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\nMAIL FROM:<b@b>\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"\n.\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b".\n.\r\n.\r\n", &[], DataEnd::BareLineEnd),
     // Bare CR, likewise.
-    (b"a\rb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r.\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\rb\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\n.\r\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\n\r.\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\r\n.\r\n", &[], End::BareLineEnd),
-    (b"\r\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\r\0\n.\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\n\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n\r.\n\r.\r\n.\r\n", &[], End::BareLineEnd),
+    (b"a\rb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r.\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\rb\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\n.\r\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\n\r.\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"\r\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\r\0\n.\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\n\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n\r.\n\r.\r\n.\r\n", &[], DataEnd::BareLineEnd),
 ];
 
 #[test]
@@ -170,10 +170,15 @@ fn size_counts_as_sent_without_stuffed_dots() {
     ];
     for &(data, octets) in rows {
         let fits = whole(data, octets);
-        assert_eq!((fits.end, fits.octets), (Some(End::Whole), octets), "{}", data.escape_ascii());
+        assert_eq!(
+            (fits.end, fits.octets),
+            (Some(DataEnd::Whole), octets),
+            "{}",
+            data.escape_ascii()
+        );
         if let Some(less) = octets.checked_sub(1) {
             let seen = whole(data, less);
-            assert_eq!(seen.end, Some(End::TooLarge), "{}", data.escape_ascii());
+            assert_eq!(seen.end, Some(DataEnd::TooLarge), "{}", data.escape_ascii());
             assert_eq!(seen.used, data.len(), "{}", data.escape_ascii());
         }
     }
@@ -182,9 +187,9 @@ fn size_counts_as_sent_without_stuffed_dots() {
 #[test]
 fn the_first_fault_is_told_and_ends_what_is_passed_on() {
     let seen = whole(b"ab\r\nc\nd\r\ne\r\n.\r\n", 5);
-    assert_eq!(seen.end, Some(End::BareLineEnd));
+    assert_eq!(seen.end, Some(DataEnd::BareLineEnd));
     assert_eq!(seen.pieces, [(b"ab".to_vec(), true, true)]);
-    assert_eq!(whole(b"abcdef\ng\r\n.\r\n", 5).end, Some(End::TooLarge));
+    assert_eq!(whole(b"abcdef\ng\r\n.\r\n", 5).end, Some(DataEnd::TooLarge));
 }
 
 #[test]
@@ -217,8 +222,8 @@ fn long_lines_come_in_full_pieces() {
 fn after_the_end_nothing_is_used() {
     let mut decoder = Decoder::new(10);
     let sink = &mut |_: Piece<'_>| panic!("there is no line");
-    assert_eq!(decoder.feed(b".\r\nQUIT\r\n", sink), (3, Some(End::Whole)));
-    assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(End::Whole)));
+    assert_eq!(decoder.feed(b".\r\nQUIT\r\n", sink), (3, Some(DataEnd::Whole)));
+    assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(DataEnd::Whole)));
 }
 
 /// Data of the octets and runs that matter, with some lines around [`PIECE_MAX`].

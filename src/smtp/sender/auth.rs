@@ -10,11 +10,11 @@
 
 use std::fmt;
 
-use super::extensions::Offers;
+use super::extensions::Extensions;
 
 /// A name and a password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Login {
+pub struct Credentials {
     /// The name; no NUL.
     pub user: String,
     /// The password; no NUL.
@@ -22,17 +22,17 @@ pub struct Login {
 }
 
 /// The password is not shown.
-impl fmt::Debug for Login {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
-impl Login {
+impl Credentials {
     /// The lines to send, each but the first when the server has said 334; None: the server offers
     /// no mechanism that is known here.
-    pub(super) fn lines(&self, offers: &Offers) -> Option<Vec<String>> {
-        let Login { user, password } = self;
+    pub(super) fn lines(&self, offers: &Extensions) -> Option<Vec<String>> {
+        let Credentials { user, password } = self;
         if offers.auth_plain {
             let response = base64(format!("\0{user}\0{password}").as_bytes());
             let at_once = format!("AUTH PLAIN {response}");
@@ -92,15 +92,15 @@ mod tests {
 
     #[test]
     fn mechanisms() {
-        let login = Login { user: "jones".into(), password: "secret".into() };
+        let login = Credentials { user: "jones".into(), password: "secret".into() };
         let offers =
-            |auth_plain, auth_login| Offers { auth_plain, auth_login, ..Offers::default() };
+            |auth_plain, auth_login| Extensions { auth_plain, auth_login, ..Extensions::default() };
         let plain = login.lines(&offers(true, true)).unwrap();
         assert_eq!(plain, ["AUTH PLAIN AGpvbmVzAHNlY3JldA=="]);
         let by_login = login.lines(&offers(false, true)).unwrap();
         assert_eq!(by_login, ["AUTH LOGIN", "am9uZXM=", "c2VjcmV0"]);
         assert_eq!(login.lines(&offers(false, false)), None);
-        let long = Login { password: "x".repeat(400), ..login };
+        let long = Credentials { password: "x".repeat(400), ..login };
         assert_eq!(long.lines(&offers(true, false)).unwrap().len(), 2);
         assert!(!format!("{long:?}").contains("xx"));
     }

@@ -80,7 +80,7 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::data::{Decoder, End};
+    use super::super::super::data::{Decoder, DataEnd};
     use super::*;
     use proptest::prelude::*;
 
@@ -153,7 +153,7 @@ mod tests {
                     read.extend_from_slice(b"\r\n");
                 }
             });
-            prop_assert_eq!((used, end), (data.len(), Some(End::Whole)));
+            prop_assert_eq!((used, end), (data.len(), Some(DataEnd::Whole)));
             prop_assert_eq!(read, chunks);
         }
     }

@@ -1,10 +1,10 @@
 //! What a server offers in its reply to EHLO (RFC 5321 4.1.1.1), as far as a sender has use for it.
 
-use super::reply_parser::Answer;
+use super::reply_parser::ServerReply;
 
 /// The extensions that a server named. HELO names none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Offers {
+pub struct Extensions {
     /// RFC 2920
     pub pipelining: bool,
     /// RFC 1870
@@ -31,10 +31,10 @@ pub struct Offers {
     pub mails_max: Option<usize>,
 }
 
-impl Offers {
+impl Extensions {
     /// Reads the keywords, which begin on the second line. What has no sense is not offered.
-    pub(super) fn read(ehlo: &Answer) -> Offers {
-        let mut offers = Offers::default();
+    pub(super) fn read(ehlo: &ServerReply) -> Extensions {
+        let mut offers = Extensions::default();
         for line in ehlo.lines().skip(1) {
             let mut words = line.split_ascii_whitespace();
             let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
@@ -84,44 +84,44 @@ impl Offers {
 
 #[cfg(test)]
 mod tests {
-    use super::super::reply_parser::Answers;
+    use super::super::reply_parser::ReplyParser;
     use super::*;
 
     #[test]
     fn keywords() {
-        let none = Offers::default;
-        let plain = Offers { auth_plain: true, ..none() };
-        let both = Offers { auth_login: true, ..plain.clone() };
-        let size = |size_max| Offers { size: true, size_max, ..none() };
+        let none = Extensions::default;
+        let plain = Extensions { auth_plain: true, ..none() };
+        let both = Extensions { auth_login: true, ..plain.clone() };
+        let size = |size_max| Extensions { size: true, size_max, ..none() };
         for (line, offers) in [
             ("", none()),
-            ("PIPELINING", Offers { pipelining: true, ..none() }),
-            ("pipelining now", Offers { pipelining: true, ..none() }),
+            ("PIPELINING", Extensions { pipelining: true, ..none() }),
+            ("pipelining now", Extensions { pipelining: true, ..none() }),
             ("PIPELININGS", none()),
             ("SIZE", size(None)),
             ("SIZE 0", size(None)),
             ("SIZE 1000", size(Some(1000))),
             ("SIZE 99999999999999999999", size(None)),
             ("SIZE -1", size(None)),
-            ("8BITMIME", Offers { eight_bit: true, ..none() }),
-            ("SMTPUTF8", Offers { utf8: true, ..none() }),
-            ("DSN", Offers { dsn: true, ..none() }),
-            ("CHUNKING", Offers { chunking: true, ..none() }),
-            ("STARTTLS", Offers { start_tls: true, ..none() }),
+            ("8BITMIME", Extensions { eight_bit: true, ..none() }),
+            ("SMTPUTF8", Extensions { utf8: true, ..none() }),
+            ("DSN", Extensions { dsn: true, ..none() }),
+            ("CHUNKING", Extensions { chunking: true, ..none() }),
+            ("STARTTLS", Extensions { start_tls: true, ..none() }),
             ("AUTH", none()),
             ("AUTH PLAIN", plain.clone()),
             ("auth cram-md5 login plain", both.clone()),
             ("AUTH=PLAIN LOGIN", both),
             ("AUTH=X PLAIN", plain),
             ("AUTH PLAINER", none()),
-            ("LIMITS RCPTMAX=5 X=1", Offers { recipients_max: Some(5), ..none() }),
-            ("LIMITS MAILMAX=2 RCPTMAX=0", Offers { mails_max: Some(2), ..none() }),
+            ("LIMITS RCPTMAX=5 X=1", Extensions { recipients_max: Some(5), ..none() }),
+            ("LIMITS MAILMAX=2 RCPTMAX=0", Extensions { mails_max: Some(2), ..none() }),
             ("LIMITS", none()),
             ("XFORWARD NAME", none()),
         ] {
-            let mut answers = Answers::default();
+            let mut answers = ReplyParser::default();
             answers.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
-            assert_eq!(Offers::read(&answers.next().unwrap().unwrap()), offers, "{line}");
+            assert_eq!(Extensions::read(&answers.next().unwrap().unwrap()), offers, "{line}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The state machine of a client: octets of the server in, commands and outcomes out. No I/O.
 //!
 //! A connection, [`Sender`], outlives its transactions. It begins with greeting, EHLO (or HELO),
-//! STARTTLS and AUTH as [`Settings`] ask; then whoever holds it [`begin`](Sender::begin)s
+//! STARTTLS and AUTH as [`SenderConfig`] ask; then whoever holds it [`begin`](Sender::begin)s
 //! transactions, one after the other, and [`quit`](Sender::quit)s. In between it does what
 //! [`step`](Sender::step) says:
 //!
@@ -20,7 +20,7 @@
 //! - Nothing is said that the server did not offer. DSN parameters then are left out; what RFC 6152
 //!   and RFC 6531 do not let through (declared 8BITMIME, SMTPUTF8) fails here, with 5.6.3 and
 //!   5.6.7: nothing is converted. 8-bit content that was not declared is sent as it is.
-//! - A password is said inside TLS, or where the channel is [`secure`](Settings::secure), and
+//! - A password is said inside TLS, or where the channel is [`secure`](SenderConfig::secure), and
 //!   nowhere else. What came before TLS is forgotten, and octets that came behind the 220 to
 //!   STARTTLS end the connection (RFC 3207 4.2, 5).
 //!
@@ -38,28 +38,28 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use super::envelope::Envelope;
-pub use auth::Login;
+pub use auth::Credentials;
 pub use encoder::Encoder;
-pub use extensions::Offers;
-use reply_parser::{Answer, Answers};
-use transaction::Transaction;
+pub use extensions::Extensions;
+use reply_parser::{ReplyParser, ServerReply};
+use transaction::SenderTransaction;
 
 /// What a sender is told of the connection.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct SenderConfig {
     /// What it calls itself in EHLO: a domain, or an address literal (RFC 5321 4.1.1.1).
     pub hostname: String,
     /// Whether the channel can be overheard by nobody from its first octet: TLS, or a Unix socket.
     pub secure: bool,
     /// Whether STARTTLS is said; Off inside TLS.
-    pub start_tls: StartTls,
+    pub start_tls: StartTlsPolicy,
     /// Who it says it is, if anybody. Then a server that does not take it is of no use.
-    pub login: Option<Login>,
+    pub login: Option<Credentials>,
 }
 
 /// Whether STARTTLS is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StartTls {
+pub enum StartTlsPolicy {
     /// Never.
     Off,
     /// Where it is offered.
@@ -70,15 +70,15 @@ pub enum StartTls {
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Send the output, read, and give what came to [`Sender::heard`]. A reply is to be whole in
+pub enum SenderStep {
+    /// Send the output, read, and give what came to [`Sender::feed`]. A reply is to be whole in
     /// the time its stage allows.
     Read(Stage),
     /// Send mail data by an [`Encoder`] for DATA, to its final dot, then call
     /// [`Sender::data_sent`].
     Data,
     /// Make the handshake, then call [`Sender::tls_started`].
-    StartTls,
+    StartTlsPolicy,
     /// The transaction is over, or none has begun: begin one, or quit.
     Ready,
     /// Nothing more will be said.
@@ -102,18 +102,18 @@ pub enum Stage {
 
 /// What became of one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RecipientOutcome {
     /// The server has taken responsibility.
-    Done(Reason),
+    Done(FailureReason),
     /// Not now; it may be otherwise later.
-    Later(Reason),
+    Later(FailureReason),
     /// Not, and trying again would not help.
-    Never(Reason),
+    Never(FailureReason),
 }
 
 /// Why: a reply, or what happened instead of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reason {
+pub struct FailureReason {
     /// The code of the reply; None: there was none, and the rest is our own.
     pub code: Option<u16>,
     /// RFC 3463.
@@ -126,16 +126,16 @@ pub struct Reason {
 /// The sender-SMTP of one connection.
 #[derive(Debug)]
 pub struct Sender {
-    settings: Settings,
-    answers: Answers,
+    settings: SenderConfig,
+    answers: ReplyParser,
     output: Vec<u8>,
-    phase: Phase,
+    phase: SenderPhase,
     /// Commands that were said and not answered yet.
-    awaited: VecDeque<Awaited>,
-    offers: Offers,
+    awaited: VecDeque<AwaitedReply>,
+    offers: Extensions,
     /// Whether STARTTLS was carried out.
     tls: bool,
-    transaction: Option<Transaction>,
+    transaction: Option<SenderTransaction>,
     /// Whether the server may think that a transaction is open.
     is_open: bool,
     /// Transactions so far.
@@ -143,11 +143,11 @@ pub struct Sender {
     /// Replies so far.
     replies: u64,
     /// Why the connection is of no use any more.
-    failure: Option<Reason>,
+    failure: Option<FailureReason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum SenderPhase {
     /// Replies are awaited, or a group of commands is due.
     Talking,
     /// 220 to STARTTLS came.
@@ -160,11 +160,11 @@ enum Phase {
 
 /// A command whose reply is awaited.
 #[derive(Debug, PartialEq, Eq)]
-enum Awaited {
+enum AwaitedReply {
     Greeting,
     Ehlo,
     Helo,
-    StartTls,
+    StartTlsPolicy,
     /// With the lines that are to be sent for 334.
     Auth(VecDeque<String>),
     Rset,
@@ -181,15 +181,15 @@ enum Awaited {
 
 impl Sender {
     /// A sender that waits for the greeting.
-    pub fn new(settings: Settings) -> Sender {
+    pub fn new(settings: SenderConfig) -> Sender {
         Sender {
             tls: false,
             settings,
-            answers: Answers::default(),
+            answers: ReplyParser::default(),
             output: Vec::new(),
-            phase: Phase::Talking,
-            awaited: VecDeque::from([Awaited::Greeting]),
-            offers: Offers::default(),
+            phase: SenderPhase::Talking,
+            awaited: VecDeque::from([AwaitedReply::Greeting]),
+            offers: Extensions::default(),
             transaction: None,
             is_open: false,
             mails: 0,
@@ -199,15 +199,15 @@ impl Sender {
     }
 
     /// What to do next.
-    pub fn step(&self) -> Step {
+    pub fn step(&self) -> SenderStep {
         match self.phase {
-            Phase::Talking => {
-                Step::Read(self.awaited.front().map_or(Stage::Command, Awaited::stage))
+            SenderPhase::Talking => {
+                SenderStep::Read(self.awaited.front().map_or(Stage::Command, AwaitedReply::stage))
             }
-            Phase::Handshake => Step::StartTls,
-            Phase::Ready => Step::Ready,
-            Phase::Data => Step::Data,
-            Phase::Over => Step::Close,
+            SenderPhase::Handshake => SenderStep::StartTlsPolicy,
+            SenderPhase::Ready => SenderStep::Ready,
+            SenderPhase::Data => SenderStep::Data,
+            SenderPhase::Over => SenderStep::Close,
         }
     }
 
@@ -217,9 +217,9 @@ impl Sender {
     }
 
     /// Octets came from the server.
-    pub fn heard(&mut self, octets: &[u8]) {
+    pub fn feed(&mut self, octets: &[u8]) {
         self.answers.feed(octets);
-        while self.phase != Phase::Over {
+        while self.phase != SenderPhase::Over {
             match self.answers.next() {
                 Ok(Some(answer)) => {
                     self.replies += 1;
@@ -234,39 +234,39 @@ impl Sender {
     /// The connection is inside TLS from here on.
     pub fn tls_started(&mut self) {
         self.answers.clear();
-        self.offers = Offers::default();
+        self.offers = Extensions::default();
         self.tls = true;
-        self.say(format!("EHLO {}", self.settings.hostname), Awaited::Ehlo);
+        self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
     }
 
     /// Mail data was sent, up to its final dot.
     pub fn data_sent(&mut self) {
-        if self.phase == Phase::Data {
-            self.phase = Phase::Talking;
-            self.awaited.push_back(Awaited::Dot);
+        if self.phase == SenderPhase::Data {
+            self.phase = SenderPhase::Talking;
+            self.awaited.push_back(AwaitedReply::Dot);
         }
     }
 
     /// Nothing can be sent or read any more, because of `why` ("timeout"), which has this status.
     pub fn lost(&mut self, why: &str, status: (u8, u16, u16)) {
-        if self.phase == Phase::Over {
+        if self.phase == SenderPhase::Over {
             return;
         }
         let place = match (self.phase, self.awaited.front()) {
-            (Phase::Data, _) => "while mail data was sent",
-            (Phase::Handshake, _) => "where TLS was to begin",
-            (_, awaited) => awaited.map_or("between messages", Awaited::place),
+            (SenderPhase::Data, _) => "while mail data was sent",
+            (SenderPhase::Handshake, _) => "where TLS was to begin",
+            (_, awaited) => awaited.map_or("between messages", AwaitedReply::place),
         };
-        self.over(Reason::own(status, &format!("{why} {place}")));
+        self.over(FailureReason::own(status, &format!("{why} {place}")));
     }
 
     /// Why the connection is of no use, once it is not.
-    pub fn failure(&self) -> Option<&Reason> {
+    pub fn failure(&self) -> Option<&FailureReason> {
         self.failure.as_ref()
     }
 
     /// What the server offers.
-    pub fn offers(&self) -> &Offers {
+    pub fn offers(&self) -> &Extensions {
         &self.offers
     }
 
@@ -285,20 +285,21 @@ impl Sender {
         self.offers.chunking && self.offers.pipelining && octets <= CHUNK_MAX
     }
 
-    /// Begins a transaction, where the step is [`Ready`](Step::Ready): `envelope`'s, for those of
+    /// Begins a transaction, where the step is [`Ready`](SenderStep::Ready): `envelope`'s, for those of
     /// its recipients that have no outcome yet in `outcomes`. `octets` is how long the mail data is
     /// on the wire, dots not stuffed; `chunk` is all of it where
     /// [`takes_chunk`](Sender::takes_chunk) said so.
     pub fn begin<D>(
         &mut self,
         envelope: &Envelope<D>,
-        outcomes: Vec<Option<Outcome>>,
+        outcomes: Vec<Option<RecipientOutcome>>,
         octets: u64,
         chunk: Option<Vec<u8>>,
     ) {
-        self.transaction = Some(Transaction::new(&self.offers, envelope, outcomes, octets, chunk));
+        self.transaction =
+            Some(SenderTransaction::new(&self.offers, envelope, outcomes, octets, chunk));
         self.mails += 1;
-        self.phase = Phase::Talking;
+        self.phase = SenderPhase::Talking;
         match self.answers.is_empty() {
             true => self.go_on(),
             false => self.lost("something came", PROTOCOL),
@@ -307,27 +308,27 @@ impl Sender {
 
     /// What became of the recipients, after the transaction. One without an outcome was not tried:
     /// the server takes no more at a time, so that another transaction is to begin.
-    pub fn outcomes(&mut self) -> Vec<Option<Outcome>> {
+    pub fn outcomes(&mut self) -> Vec<Option<RecipientOutcome>> {
         self.transaction.take().map(|transaction| transaction.outcomes).unwrap_or_default()
     }
 
     /// Says QUIT.
     pub fn quit(&mut self) {
-        if self.phase != Phase::Over {
-            self.say("QUIT".to_owned(), Awaited::Quit);
+        if self.phase != SenderPhase::Over {
+            self.say("QUIT".to_owned(), AwaitedReply::Quit);
         }
     }
 
-    fn say(&mut self, line: String, awaited: Awaited) {
+    fn say(&mut self, line: String, awaited: AwaitedReply) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         self.awaited.push_back(awaited);
-        self.phase = Phase::Talking;
+        self.phase = SenderPhase::Talking;
     }
 
     /// Takes one reply.
-    fn answer(&mut self, answer: Answer) {
-        if self.phase == Phase::Data {
+    fn answer(&mut self, answer: ServerReply) {
+        if self.phase == SenderPhase::Data {
             return self.answer_too_early(&answer);
         }
         // What the output holds was not sent yet, so nobody can have answered it.
@@ -335,40 +336,44 @@ impl Sender {
         let Some(awaited) = asked else {
             return self.unasked(&answer);
         };
-        let reason = Reason::of(&answer);
+        let reason = FailureReason::of(&answer);
         // The server closes, whatever was asked (RFC 5321 3.8).
-        if answer.code == 421 && awaited != Awaited::Quit {
+        if answer.code == 421 && awaited != AwaitedReply::Quit {
             self.awaited.push_front(awaited);
             return self.over(reason);
         }
         let class = answer.code / 100;
         match awaited {
-            Awaited::Greeting if class == 2 => {
-                self.say(format!("EHLO {}", self.settings.hostname), Awaited::Ehlo);
+            AwaitedReply::Greeting if class == 2 => {
+                self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
             }
-            Awaited::Ehlo if class == 2 => {
-                self.offers = Offers::read(&answer);
+            AwaitedReply::Ehlo if class == 2 => {
+                self.offers = Extensions::read(&answer);
                 self.introduce();
             }
             // It may know HELO (RFC 5321 4.1.1.1).
-            Awaited::Ehlo if class == 5 => {
-                self.say(format!("HELO {}", self.settings.hostname), Awaited::Helo);
+            AwaitedReply::Ehlo if class == 5 => {
+                self.say(format!("HELO {}", self.settings.hostname), AwaitedReply::Helo);
             }
-            Awaited::Helo if class == 2 => self.introduce(),
-            Awaited::StartTls if class == 2 => self.start_tls(),
-            Awaited::StartTls if self.settings.start_tls == StartTls::Offered => self.log_in(),
-            Awaited::Auth(_) if class == 2 => self.phase = Phase::Ready,
-            Awaited::Auth(mut lines) if class == 3 => match lines.pop_front() {
-                Some(line) => self.say(line, Awaited::Auth(lines)),
-                None => self.over(Reason::own(PROTOCOL, "AUTH asks for more than there is")),
+            AwaitedReply::Helo if class == 2 => self.introduce(),
+            AwaitedReply::StartTlsPolicy if class == 2 => self.start_tls(),
+            AwaitedReply::StartTlsPolicy if self.settings.start_tls == StartTlsPolicy::Offered => {
+                self.log_in()
+            }
+            AwaitedReply::Auth(_) if class == 2 => self.phase = SenderPhase::Ready,
+            AwaitedReply::Auth(mut lines) if class == 3 => match lines.pop_front() {
+                Some(line) => self.say(line, AwaitedReply::Auth(lines)),
+                None => self.over(FailureReason::own(PROTOCOL, "AUTH asks for more than there is")),
             },
-            Awaited::Greeting | Awaited::Ehlo | Awaited::Helo => self.give_up(reason),
-            Awaited::StartTls | Awaited::Auth(_) => self.give_up(reason),
-            Awaited::Quit => self.phase = Phase::Over,
-            Awaited::Rset if class == 2 => {}
+            AwaitedReply::Greeting | AwaitedReply::Ehlo | AwaitedReply::Helo => {
+                self.give_up(reason)
+            }
+            AwaitedReply::StartTlsPolicy | AwaitedReply::Auth(_) => self.give_up(reason),
+            AwaitedReply::Quit => self.phase = SenderPhase::Over,
+            AwaitedReply::Rset if class == 2 => {}
             awaited => self.in_transaction(awaited, class, reason),
         }
-        if self.phase == Phase::Talking && self.awaited.is_empty() {
+        if self.phase == SenderPhase::Talking && self.awaited.is_empty() {
             self.go_on();
         }
     }
@@ -376,19 +381,22 @@ impl Sender {
     /// What follows EHLO or HELO.
     fn introduce(&mut self) {
         match self.settings.start_tls {
-            StartTls::Offered | StartTls::Required if self.tls => self.log_in(),
-            StartTls::Offered | StartTls::Required if self.offers.start_tls => {
-                self.say("STARTTLS".to_owned(), Awaited::StartTls);
+            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.tls => self.log_in(),
+            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.offers.start_tls => {
+                self.say("STARTTLS".to_owned(), AwaitedReply::StartTlsPolicy);
             }
-            StartTls::Required => {
-                self.give_up(Reason::own(SECURITY, "STARTTLS is not offered, and required here"));
+            StartTlsPolicy::Required => {
+                self.give_up(FailureReason::own(
+                    SECURITY,
+                    "STARTTLS is not offered, and required here",
+                ));
             }
-            StartTls::Offered | StartTls::Off => self.log_in(),
+            StartTlsPolicy::Offered | StartTlsPolicy::Off => self.log_in(),
         }
     }
 
     fn start_tls(&mut self) {
-        self.phase = Phase::Handshake;
+        self.phase = SenderPhase::Handshake;
         // Whoever is between the server and us may have put it there, to be taken for something
         // said inside TLS.
         if !self.answers.is_empty() {
@@ -398,51 +406,52 @@ impl Sender {
 
     fn log_in(&mut self) {
         let Some(login) = &self.settings.login else {
-            self.phase = Phase::Ready;
+            self.phase = SenderPhase::Ready;
             return;
         };
         if !self.tls && !self.settings.secure {
-            return self.give_up(Reason::own(SECURITY, "no password is sent without TLS"));
+            return self.give_up(FailureReason::own(SECURITY, "no password is sent without TLS"));
         }
         match login.lines(&self.offers).map(VecDeque::from) {
             Some(mut lines) => {
                 let first = lines.pop_front().unwrap_or_default();
-                self.say(first, Awaited::Auth(lines));
+                self.say(first, AwaitedReply::Auth(lines));
             }
-            None => self.give_up(Reason::own(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
+            None => self
+                .give_up(FailureReason::own(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
         }
     }
 
     /// A reply while mail data is sent: a refusal is one, and anything else is not to be believed.
-    fn answer_too_early(&mut self, answer: &Answer) {
+    fn answer_too_early(&mut self, answer: &ServerReply) {
         match answer.code / 100 {
             4 | 5 => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.data_answered(answer.code / 100, &Reason::of(answer));
+                    transaction.data_answered(answer.code / 100, &FailureReason::of(answer));
                 }
                 // What is left of the mail data must not be taken for commands.
-                self.over(Reason::of(answer));
+                self.over(FailureReason::of(answer));
             }
             _ => self.lost("a reply came", PROTOCOL),
         }
     }
 
-    fn unasked(&mut self, answer: &Answer) {
+    fn unasked(&mut self, answer: &ServerReply) {
         match answer.code {
-            421 => self.over(Reason::of(answer)),
+            421 => self.over(FailureReason::of(answer)),
             _ => self.lost("a reply came unasked", PROTOCOL),
         }
     }
 
     /// The server is of no use, and told so.
-    fn give_up(&mut self, reason: Reason) {
+    fn give_up(&mut self, reason: FailureReason) {
         self.failure = Some(reason);
         self.quit();
     }
 
     /// Nothing more can be said.
-    fn over(&mut self, reason: Reason) {
-        self.phase = Phase::Over;
+    fn over(&mut self, reason: FailureReason) {
+        self.phase = SenderPhase::Over;
         self.output.clear();
         if let Some(transaction) = &mut self.transaction {
             transaction.lost(&reason);
@@ -452,47 +461,47 @@ impl Sender {
     }
 }
 
-impl Awaited {
+impl AwaitedReply {
     fn stage(&self) -> Stage {
         match self {
-            Awaited::Greeting => Stage::Greeting,
-            Awaited::Data => Stage::Data,
-            Awaited::Dot | Awaited::Chunk => Stage::Dot,
-            Awaited::Quit => Stage::Quit,
+            AwaitedReply::Greeting => Stage::Greeting,
+            AwaitedReply::Data => Stage::Data,
+            AwaitedReply::Dot | AwaitedReply::Chunk => Stage::Dot,
+            AwaitedReply::Quit => Stage::Quit,
             _ => Stage::Command,
         }
     }
 
     fn place(&self) -> &'static str {
         match self {
-            Awaited::Greeting => "in place of a greeting",
-            Awaited::Ehlo => "in place of a reply to EHLO",
-            Awaited::Helo => "in place of a reply to HELO",
-            Awaited::StartTls => "in place of a reply to STARTTLS",
-            Awaited::Auth(_) => "in place of a reply to AUTH",
-            Awaited::Rset => "in place of a reply to RSET",
-            Awaited::Mail => "in place of a reply to MAIL",
-            Awaited::Rcpt(_) => "in place of a reply to RCPT",
-            Awaited::Data => "in place of a reply to DATA",
-            Awaited::Dot | Awaited::Chunk => {
+            AwaitedReply::Greeting => "in place of a greeting",
+            AwaitedReply::Ehlo => "in place of a reply to EHLO",
+            AwaitedReply::Helo => "in place of a reply to HELO",
+            AwaitedReply::StartTlsPolicy => "in place of a reply to STARTTLS",
+            AwaitedReply::Auth(_) => "in place of a reply to AUTH",
+            AwaitedReply::Rset => "in place of a reply to RSET",
+            AwaitedReply::Mail => "in place of a reply to MAIL",
+            AwaitedReply::Rcpt(_) => "in place of a reply to RCPT",
+            AwaitedReply::Data => "in place of a reply to DATA",
+            AwaitedReply::Dot | AwaitedReply::Chunk => {
                 "in place of a reply to the end of mail data; it may arrive twice"
             }
-            Awaited::Quit => "in place of a reply to QUIT",
+            AwaitedReply::Quit => "in place of a reply to QUIT",
         }
     }
 }
 
-impl Reason {
+impl FailureReason {
     /// One of ours, without a reply.
-    pub fn own(status: (u8, u16, u16), text: &str) -> Reason {
+    pub fn own(status: (u8, u16, u16), text: &str) -> FailureReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         reply_parser::shorten(&mut text);
-        Reason { code: None, status, text }
+        FailureReason { code: None, status, text }
     }
 
-    fn of(answer: &Answer) -> Reason {
+    fn of(answer: &ServerReply) -> FailureReason {
         let class = u8::try_from(answer.code / 100).unwrap_or(5);
-        Reason {
+        FailureReason {
             code: Some(answer.code),
             status: answer.enhanced().unwrap_or((class, 0, 0)),
             text: answer.text(),
@@ -500,17 +509,19 @@ impl Reason {
     }
 }
 
-impl Outcome {
+impl RecipientOutcome {
     /// Why.
-    pub fn reason(&self) -> &Reason {
+    pub fn reason(&self) -> &FailureReason {
         match self {
-            Outcome::Done(reason) | Outcome::Later(reason) | Outcome::Never(reason) => reason,
+            RecipientOutcome::Done(reason)
+            | RecipientOutcome::Later(reason)
+            | RecipientOutcome::Never(reason) => reason,
         }
     }
 }
 
 /// Writes the text.
-impl fmt::Display for Reason {
+impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

@@ -5,7 +5,7 @@
 //! 250 SIZE 1000                        three digits, blank (or nothing at all): the last
 //! ```
 //! What comes is a stranger's. Every line has a limit, and so has a reply; what is no reply is a
-//! [`Garble`], after which nothing can be made of the connection. Only CR LF ends a line (RFC 5321
+//! [`MalformedReply`], after which nothing can be made of the connection. Only CR LF ends a line (RFC 5321
 //! 2.3.8): a bare LF is told at once, or the wait for CR LF would be long. The text is kept in
 //! UTF-8, without control characters, so that it can stand in a log or a report.
 
@@ -13,7 +13,7 @@ use std::fmt;
 
 /// One reply, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct ServerReply {
     /// Three digits, 200 to 599.
     pub code: u16,
     /// The texts of its lines, an LF between two.
@@ -22,18 +22,18 @@ pub struct Answer {
 
 /// Why octets are no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Garble(pub &'static str);
+pub struct MalformedReply(pub &'static str);
 
 /// Takes octets and gives replies.
 #[derive(Debug, Default)]
-pub struct Answers {
+pub struct ReplyParser {
     /// What came and is not looked at yet; at most what was fed last and a part of a line.
     held: Vec<u8>,
     /// The reply in hand: its code, its text, and how many lines came.
     begun: Option<(u16, String, usize)>,
 }
 
-impl Answer {
+impl ServerReply {
     /// The texts of its lines, without the code.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.split('\n')
@@ -62,7 +62,7 @@ impl Answer {
     }
 }
 
-impl Answers {
+impl ReplyParser {
     /// Octets came.
     pub fn feed(&mut self, octets: &[u8]) {
         self.held.extend_from_slice(octets);
@@ -72,13 +72,13 @@ impl Answers {
     ///
     /// # Errors
     /// What came is none; there is no use in asking again.
-    pub fn next(&mut self) -> Result<Option<Answer>, Garble> {
+    pub fn next(&mut self) -> Result<Option<ServerReply>, MalformedReply> {
         while let Some(end) = memchr::memchr(b'\n', &self.held) {
             let line: Vec<u8> = self.held.drain(..=end).collect();
             if line.len() > LINE_MAX {
                 return Err(TOO_LONG);
             }
-            let line = line.strip_suffix(b"\r\n").ok_or(Garble("a bare LF"))?;
+            let line = line.strip_suffix(b"\r\n").ok_or(MalformedReply("a bare LF"))?;
             if let Some(answer) = self.line(line)? {
                 return Ok(Some(answer));
             }
@@ -93,11 +93,11 @@ impl Answers {
 
     /// Forgets what came (RFC 3207 4.2).
     pub fn clear(&mut self) {
-        *self = Answers::default();
+        *self = ReplyParser::default();
     }
 
     /// Takes one line, and gives the reply if it is its last.
-    fn line(&mut self, line: &[u8]) -> Result<Option<Answer>, Garble> {
+    fn line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
         let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
         let code = match code {
             [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
@@ -113,24 +113,24 @@ impl Answers {
         };
         let (first, mut so_far, lines) = self.begun.take().unwrap_or((code, String::new(), 0));
         if first != code {
-            return Err(Garble("a reply with two codes"));
+            return Err(MalformedReply("a reply with two codes"));
         }
         if lines > 0 {
             so_far.push('\n');
         }
         so_far.extend(String::from_utf8_lossy(text).chars().map(harmless));
         if lines >= LINES_MAX || so_far.len() > REPLY_MAX {
-            return Err(Garble("a reply without end"));
+            return Err(MalformedReply("a reply without end"));
         }
         if more {
             self.begun = Some((code, so_far, lines + 1));
             return Ok(None);
         }
-        Ok(Some(Answer { code, text: so_far }))
+        Ok(Some(ServerReply { code, text: so_far }))
     }
 }
 
-impl fmt::Display for Garble {
+impl fmt::Display for MalformedReply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
@@ -172,16 +172,16 @@ const LINE_MAX: usize = 2048;
 const LINES_MAX: usize = 128;
 /// Octets of the text of a reply.
 const REPLY_MAX: usize = 16 * 1024;
-const TOO_LONG: Garble = Garble("a reply line without end");
-const NO_CODE: Garble = Garble("no reply code");
+const TOO_LONG: MalformedReply = MalformedReply("a reply line without end");
+const NO_CODE: MalformedReply = MalformedReply("no reply code");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// All replies in `octets`, and how it ended, fed in pieces of `cut`.
-    fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, Garble>) {
-        let mut answers = Answers::default();
+    fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
+        let mut answers = ReplyParser::default();
         let mut found = Vec::new();
         for piece in octets.chunks(cut) {
             answers.feed(piece);
@@ -201,9 +201,9 @@ mod tests {
         let long = |n: usize| format!("250 {}\r\n", "x".repeat(n - 6));
         let many = |n: usize| format!("{}250 z\r\n", "250-y\r\n".repeat(n - 1));
         let wide = |n: usize| format!("{}250 z\r\n", long(2000).replace("250 ", "250-").repeat(n));
-        let codes = Err(Garble("a reply with two codes"));
-        let endless = Err(Garble("a reply without end"));
-        let rows: &[(&str, &[u16], Result<bool, Garble>)] = &[
+        let codes = Err(MalformedReply("a reply with two codes"));
+        let endless = Err(MalformedReply("a reply without end"));
+        let rows: &[(&str, &[u16], Result<bool, MalformedReply>)] = &[
             ("", &[], Ok(true)),
             ("250 ok\r\n", &[250], Ok(true)),
             ("250\r\n", &[250], Ok(true)),
@@ -227,8 +227,8 @@ mod tests {
             ("250-a\r\n251 b\r\n", &[], codes),
             ("250-a\r\n550 b\r\n", &[], codes),
             // Line ends.
-            ("250 a\n", &[], Err(Garble("a bare LF"))),
-            ("250-a\n250 b\r\n", &[], Err(Garble("a bare LF"))),
+            ("250 a\n", &[], Err(MalformedReply("a bare LF"))),
+            ("250-a\n250 b\r\n", &[], Err(MalformedReply("a bare LF"))),
             ("250 a\rb\r\n", &[250], Ok(true)),
             // Limits.
             (&long(2048), &[250], Ok(true)),
@@ -253,7 +253,7 @@ mod tests {
     #[test]
     fn texts_are_harmless_and_in_one_line() {
         let text = |octets: &[u8]| {
-            let mut answers = Answers::default();
+            let mut answers = ReplyParser::default();
             answers.feed(octets);
             let answer = answers.next().unwrap().unwrap();
             (answer.enhanced(), answer.text())

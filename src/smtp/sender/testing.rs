@@ -2,7 +2,7 @@
 
 use super::super::envelope::{Envelope, Recipient};
 use super::super::path::{ForwardPath, Mailbox};
-use super::{Login, Outcome, Sender, Settings, StartTls, Step};
+use super::{Credentials, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy};
 
 /// What is said to a sender of two messages, line by line: the same comes of it at every cut, all
 /// that the sender says is whole commands, and only replies of 2yz make an outcome done.
@@ -12,22 +12,22 @@ pub fn sender(input: &[u8]) {
 
 /// All that the sender said, and what became of the recipients.
 fn trace(input: &[u8], cut: usize) -> String {
-    let login = || Login { user: "jones".to_owned(), password: "secret".to_owned() };
-    let mut sender = Sender::new(Settings {
+    let login = || Credentials { user: "jones".to_owned(), password: "secret".to_owned() };
+    let mut sender = Sender::new(SenderConfig {
         hostname: "here.example".to_owned(),
         secure: input.len().is_multiple_of(2),
-        start_tls: StartTls::Offered,
+        start_tls: StartTlsPolicy::Offered,
         login: input.len().is_multiple_of(3).then(login),
     });
     let mut trace = String::new();
     let mut mails = 0;
     for line in input.split_inclusive(|octet| *octet == b'\n') {
-        line.chunks(cut).for_each(|piece| sender.heard(piece));
+        line.chunks(cut).for_each(|piece| sender.feed(piece));
         act(&mut sender, &mut mails, &mut trace);
         let said = String::from_utf8_lossy(&sender.output()).into_owned();
         assert!(said.is_empty() || said.ends_with("\r\n"), "{said:?}");
         assert!(!said.replace("\r\n", "").contains(char::is_control), "{said:?}");
-        assert!(sender.step() != Step::Close || said.is_empty(), "{said:?}");
+        assert!(sender.step() != SenderStep::Close || said.is_empty(), "{said:?}");
         trace += &said;
     }
     trace
@@ -37,26 +37,26 @@ fn trace(input: &[u8], cut: usize) -> String {
 fn act(sender: &mut Sender, mails: &mut usize, trace: &mut String) {
     loop {
         let step = sender.step();
-        if matches!(step, Step::Ready | Step::Close) {
+        if matches!(step, SenderStep::Ready | SenderStep::Close) {
             for outcome in sender.outcomes().into_iter().flatten() {
                 let reason = outcome.reason();
                 assert!(reason.text.len() <= 512 && !reason.text.contains(char::is_control));
-                let is_done = matches!(outcome, Outcome::Done(_));
+                let is_done = matches!(outcome, RecipientOutcome::Done(_));
                 let positive = reason.code.is_some_and(|code| code / 100 == 2);
                 assert_eq!(is_done, positive, "{outcome:?}");
                 *trace += &format!("{outcome:?}\n");
             }
         }
         match step {
-            Step::StartTls => sender.tls_started(),
-            Step::Data => sender.data_sent(),
-            Step::Ready if *mails < 2 => {
+            SenderStep::StartTlsPolicy => sender.tls_started(),
+            SenderStep::Data => sender.data_sent(),
+            SenderStep::Ready if *mails < 2 => {
                 *mails += 1;
                 let chunk = sender.takes_chunk(3).then(|| b"a\r\n".to_vec());
                 sender.begin(&envelope(), Vec::new(), 3, chunk);
             }
-            Step::Ready => sender.quit(),
-            Step::Read(_) | Step::Close => return,
+            SenderStep::Ready => sender.quit(),
+            SenderStep::Read(_) | SenderStep::Close => return,
         }
     }
 }

@@ -13,13 +13,15 @@ use std::collections::VecDeque;
 use super::super::dsn;
 use super::super::envelope::{Body, Envelope, Recipient};
 use super::super::path::{Domain, ForwardPath, Mailbox, ReversePath};
-use super::{Awaited, GROUP, Offers, Outcome, PROTOCOL, Phase, Reason, Sender};
+use super::{
+    AwaitedReply, Extensions, FailureReason, GROUP, PROTOCOL, RecipientOutcome, Sender, SenderPhase,
+};
 
 /// From MAIL to the end of mail data.
 #[derive(Debug)]
-pub(super) struct Transaction {
+pub(super) struct SenderTransaction {
     /// Of each recipient of the envelope; None: not decided, or not tried.
-    pub(super) outcomes: Vec<Option<Outcome>>,
+    pub(super) outcomes: Vec<Option<RecipientOutcome>>,
     /// MAIL, until it is said.
     mail: Option<String>,
     /// RCPT commands that were not said yet, and whose they are.
@@ -41,21 +43,23 @@ impl Sender {
     pub(super) fn go_on(&mut self) {
         let Some(transaction) = &mut self.transaction else { return };
         if transaction.is_over() {
-            self.phase = Phase::Ready;
+            self.phase = SenderPhase::Ready;
             return;
         }
         let pipelining = self.offers.pipelining;
         let mut group = 0;
         if self.is_open && transaction.mail.is_some() {
             self.is_open = false;
-            self.say("RSET".to_owned(), Awaited::Rset);
+            self.say("RSET".to_owned(), AwaitedReply::Rset);
             if !pipelining {
                 return;
             }
         }
-        while let Some((line, awaited)) = self.transaction.as_mut().and_then(Transaction::next) {
+        while let Some((line, awaited)) =
+            self.transaction.as_mut().and_then(SenderTransaction::next)
+        {
             self.is_open = true;
-            let last = matches!(awaited, Awaited::Data | Awaited::Chunk);
+            let last = matches!(awaited, AwaitedReply::Data | AwaitedReply::Chunk);
             self.say(line, awaited);
             group += 1;
             if last {
@@ -69,33 +73,42 @@ impl Sender {
     }
 
     /// A reply to a command of a transaction.
-    pub(super) fn in_transaction(&mut self, awaited: Awaited, class: u16, reason: Reason) {
+    pub(super) fn in_transaction(
+        &mut self,
+        awaited: AwaitedReply,
+        class: u16,
+        reason: FailureReason,
+    ) {
         let Some(transaction) = &mut self.transaction else { return };
         match (awaited, class) {
-            (Awaited::Mail, 2) => {}
-            (Awaited::Mail, 4 | 5) => {
+            (AwaitedReply::Mail, 2) => {}
+            (AwaitedReply::Mail, 4 | 5) => {
                 transaction.refused = true;
                 transaction.for_tried(class, &reason);
             }
-            (Awaited::Rcpt(_), 2 | 4 | 5) if transaction.refused => {}
-            (Awaited::Rcpt(recipient), 2 | 4 | 5) => transaction.rcpt(recipient, class, reason),
-            (Awaited::Data, 3) if transaction.accepted.is_empty() => {
+            (AwaitedReply::Rcpt(_), 2 | 4 | 5) if transaction.refused => {}
+            (AwaitedReply::Rcpt(recipient), 2 | 4 | 5) => {
+                transaction.rcpt(recipient, class, reason)
+            }
+            (AwaitedReply::Data, 3) if transaction.accepted.is_empty() => {
                 // To nobody: the shortest mail data there is (RFC 2920 3.1).
                 self.output.extend_from_slice(b".\r\n");
-                self.awaited.push_back(Awaited::Dot);
+                self.awaited.push_back(AwaitedReply::Dot);
             }
-            (Awaited::Data, 3) => {
-                self.phase = Phase::Data;
+            (AwaitedReply::Data, 3) => {
+                self.phase = SenderPhase::Data;
             }
-            (Awaited::Dot, 2 | 4 | 5) => {
+            (AwaitedReply::Dot, 2 | 4 | 5) => {
                 self.is_open = false;
                 transaction.data_answered(class, &reason);
             }
-            (Awaited::Chunk, 2) => {
+            (AwaitedReply::Chunk, 2) => {
                 self.is_open = false;
                 transaction.data_answered(class, &reason);
             }
-            (Awaited::Data | Awaited::Chunk, 4 | 5) => transaction.data_answered(class, &reason),
+            (AwaitedReply::Data | AwaitedReply::Chunk, 4 | 5) => {
+                transaction.data_answered(class, &reason)
+            }
             (awaited, _) => {
                 self.awaited.push_front(awaited);
                 self.lost(&format!("a reply without sense came ({reason})"), PROTOCOL);
@@ -104,16 +117,16 @@ impl Sender {
     }
 }
 
-impl Transaction {
+impl SenderTransaction {
     pub(super) fn new<D>(
-        offers: &Offers,
+        offers: &Extensions,
         envelope: &Envelope<D>,
-        mut outcomes: Vec<Option<Outcome>>,
+        mut outcomes: Vec<Option<RecipientOutcome>>,
         octets: u64,
         chunk: Option<Vec<u8>>,
-    ) -> Transaction {
+    ) -> SenderTransaction {
         outcomes.resize(envelope.to.len(), None);
-        let mut transaction = Transaction {
+        let mut transaction = SenderTransaction {
             outcomes,
             mail: None,
             rcpts: VecDeque::new(),
@@ -155,24 +168,24 @@ impl Transaction {
     }
 
     /// The next command, as far as replies are not needed to know it.
-    fn next(&mut self) -> Option<(String, Awaited)> {
+    fn next(&mut self) -> Option<(String, AwaitedReply)> {
         if let Some(mail) = self.mail.take() {
-            return Some((mail, Awaited::Mail));
+            return Some((mail, AwaitedReply::Mail));
         }
         if let Some((number, line)) = self.rcpts.pop_front() {
-            return Some((line, Awaited::Rcpt(number)));
+            return Some((line, AwaitedReply::Rcpt(number)));
         }
         if std::mem::replace(&mut self.ended, true) {
             return None;
         }
         Some(match &self.chunk {
-            Some(chunk) => (format!("BDAT {} LAST", chunk.len()), Awaited::Chunk),
-            None => ("DATA".to_owned(), Awaited::Data),
+            Some(chunk) => (format!("BDAT {} LAST", chunk.len()), AwaitedReply::Chunk),
+            None => ("DATA".to_owned(), AwaitedReply::Data),
         })
     }
 
     /// A reply to RCPT.
-    fn rcpt(&mut self, number: usize, class: u16, reason: Reason) {
+    fn rcpt(&mut self, number: usize, class: u16, reason: FailureReason) {
         if class == 2 {
             self.accepted.push(number);
         } else if matches!(reason.code, Some(452 | 552))
@@ -189,32 +202,32 @@ impl Transaction {
     }
 
     /// The reply that decides over those that were accepted.
-    pub(super) fn data_answered(&mut self, class: u16, reason: &Reason) {
+    pub(super) fn data_answered(&mut self, class: u16, reason: &FailureReason) {
         for number in std::mem::take(&mut self.accepted) {
             self.decide(number, class, reason.clone());
         }
     }
 
     /// No more replies come: what was not decided is for later.
-    pub(super) fn lost(&mut self, reason: &Reason) {
+    pub(super) fn lost(&mut self, reason: &FailureReason) {
         let undecided = 0..self.outcomes.len();
         undecided.for_each(|number| self.decide(number, 4, reason.clone()));
     }
 
     /// One reply for all that this transaction was to try.
-    fn for_tried(&mut self, class: u16, reason: &Reason) {
+    fn for_tried(&mut self, class: u16, reason: &FailureReason) {
         for number in std::mem::take(&mut self.tried) {
             self.decide(number, class, reason.clone());
         }
     }
 
     /// The first outcome stays.
-    fn decide(&mut self, number: usize, class: u16, reason: Reason) {
+    fn decide(&mut self, number: usize, class: u16, reason: FailureReason) {
         if let Some(outcome @ None) = self.outcomes.get_mut(number) {
             *outcome = Some(match class {
-                2 => Outcome::Done(reason),
-                5 => Outcome::Never(reason),
-                _ => Outcome::Later(reason),
+                2 => RecipientOutcome::Done(reason),
+                5 => RecipientOutcome::Never(reason),
+                _ => RecipientOutcome::Later(reason),
             });
         }
     }
@@ -222,16 +235,19 @@ impl Transaction {
 
 /// `MAIL FROM:<...>` with what the server offers and the envelope needs; or why it cannot be.
 fn mail_command<D>(
-    offers: &Offers,
+    offers: &Extensions,
     envelope: &Envelope<D>,
     octets: u64,
     utf8: bool,
-) -> Result<String, Reason> {
+) -> Result<String, FailureReason> {
     if offers.size_max.is_some_and(|most| octets > most) {
-        return Err(Reason::own((5, 3, 4), "the message is larger than the next server takes"));
+        return Err(FailureReason::own(
+            (5, 3, 4),
+            "the message is larger than the next server takes",
+        ));
     }
     if envelope.body == Body::EightBitMime && !offers.eight_bit {
-        return Err(Reason::own((5, 6, 3), "the next server does not take 8BITMIME"));
+        return Err(FailureReason::own((5, 6, 3), "the next server does not take 8BITMIME"));
     }
     let path = match &envelope.from {
         ReversePath::Null => Some("<>".to_owned()),
@@ -261,10 +277,10 @@ fn mail_command<D>(
 
 /// `RCPT TO:<...>`; or why it cannot be.
 fn rcpt_command<D>(
-    offers: &Offers,
+    offers: &Extensions,
     recipient: &Recipient<D>,
     utf8: bool,
-) -> Result<String, Reason> {
+) -> Result<String, FailureReason> {
     let path = match &recipient.path {
         ForwardPath::Postmaster => Some("<postmaster>".to_owned()),
         ForwardPath::Mailbox(mailbox) => path(mailbox, utf8),
@@ -305,6 +321,6 @@ fn path(mailbox: &Mailbox, utf8: bool) -> Option<String> {
     mailbox.is_ascii().then(|| format!("<{mailbox}>"))
 }
 
-fn no_utf8() -> Reason {
-    Reason::own((5, 6, 7), "the next server does not take SMTPUTF8")
+fn no_utf8() -> FailureReason {
+    FailureReason::own((5, 6, 7), "the next server does not take SMTPUTF8")
 }
