@@ -1,39 +1,73 @@
-//! mailslot: mail comes in by SMTP and lies, safely on disk, in the mailbox of a local user before
-//! the sender is told `250`.
+//! mailslot receives mail by SMTP and stores it durably in the mailbox of a local user before the
+//! sender gets `250`.
 //!
 //! ```text
-//!  options -> config -> main
-//!                        |
-//!    listen  ->  server  ->  session  <---------->  smtp::Receiver bytes in, replies out, no I/O
-//!   (sockets)   (accept,    (one connection:  \
-//!                pool)       bytes, deadlines) \->  route          who is local? where does it go?
-//!                               |
-//!                               | Message = envelope + content + destinations
-//!                               v
-//!                        deliver::Post  ==bounded channel==>  deliver::writer  ->  mbox | queue
-//!                               ^                                   |
-//!                               +-------------- Outcome ------------+   250 only after this
+//!  command line, file                                            another host
+//!        |                                                            ^
+//!        v                                                            |
+//!      config ---> main                                             relay
+//!                   |                                               ^   |
+//!   net::listen -> server ---> session <-> smtp::Receiver           |   | reports
+//!   (sockets)     (accept,     (one connection:  \                  |   v
+//!                  admission,   bytes, deadlines) \-> route      queue entry
+//!                  pool)          |                                   ^
+//!                                 | Message = id, content, destinations
+//!                                 v                                   |
+//!                  WriterHandle ==bounded channel==> writer ---> journal, mailbox
+//!                                 ^                    |
+//!                                 +----- Outcome ------+   250 only after this
 //! ```
 //!
-//! Each room is a module, and imports go one way, from right to left:
-//! `smtp < message < {route, deliver} < session < server < main`; `tests/tidy.rs` holds it.
+//! # Modules
 //!
-//! - [`smtp`] is the protocol's words and its state machine. It is pure: no socket, file or clock.
-//! - [`message`] is what travels; [`trace`] writes the lines a receiver adds to it, and [`report`]
-//!   the message that tells of its delivery.
-//! - [`route`] says who is local and where an address leads.
-//! - [`deliver`] is the disk. It knows no SMTP verb.
-//! - [`session`] is the one place where these meet: one connection.
-//! - [`server`] accepts, keeps the pool and stops; [`listen`] opens sockets, [`stream`] reads and
-//!   writes with deadlines, in clear text or through [`tls`].
-//! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
-//!   does for the receiver.
-//! - [`sendmail`] is a program of its own, by which others on this host hand over messages.
-//! - [`queue`] is mail for other hosts: it waits for the client, or for its sender to be told.
-//! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
-//! - [`privilege`] is who the process is, and as whom the writer touches a mailbox; [`confine`] is
-//!   the sandbox that it locks itself into.
-//! - [`counters`], [`metrics`] and [`logging`] are what an administrator sees.
+//! Imports go one way, from the rows below to the rows above; `tests/tidy.rs` holds it.
+//!
+//! | module | contains |
+//! | --- | --- |
+//! | [`smtp`] | the protocol without I/O: commands, replies, the receiver's and the sender's state machines |
+//! | [`process`] | privileges, and the confinement that the process applies to itself |
+//! | [`observe`] | log events, counters, metrics |
+//! | [`message`] | a message and its content, the trace fields that a receiver adds |
+//! | [`net`] | sockets: opened, read and written with deadlines, in clear text or TLS |
+//! | [`route`] | which addresses are local, and where an address leads: users, aliases, forward files |
+//! | [`terminal`] | SEND, SOML and SAML: messages on the terminals of users |
+//! | [`deliver`] | the writer, its journal and recovery, mailboxes and their locks |
+//! | [`relay`] | the queue, the client that empties it, the reports to senders |
+//! | [`session`] | one connection: the place where the modules above meet |
+//! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
+//! | [`config`] | the table of options, the configuration file, the values of both |
+//! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
+//!
+//! # How a message travels
+//!
+//! @WAY@
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | admission | the decision whether a connection gets a thread, and which idle one loses its own |
+//! | batch | messages that the writer commits with one sync |
+//! | checkpoint | the sync of all mailboxes written to since the last one; the journal's older records are then not needed |
+//! | client, server | the ends of an SMTP connection; mailslot is either |
+//! | confinement | the Landlock rules that limit which files and ports the process can open |
+//! | content | a message as the mailbox stores it, without the lines that differ between copies |
+//! | deferred, rejected | answered 4yz (the client tries again), answered 5yz |
+//! | destination | a mailbox, or an entry in the queue |
+//! | dotlock | the file `USER.lock` beside a mailbox |
+//! | DSN | a delivery status notification (RFC 3464): the report to a sender |
+//! | entry | one message in the queue, for one or more recipients on other hosts |
+//! | envelope | reverse-path, recipients and parameters of one transaction |
+//! | journal | the file in the spool that makes a batch durable before the mailboxes are |
+//! | mailbox | an mbox file, and in an address the part that names it |
+//! | outcome | the writer's answer about one message: delivered, deferred, or over quota |
+//! | overload | the state of a nearly full server, in which clients get less time |
+//! | resolution | the destinations of one address |
+//! | session | one connection, from the greeting to its end |
+//! | smarthost | the server that takes mail for other hosts |
+//! | spool | the directory of mailslot's own files: journals, large messages, the queue |
+//! | transaction | MAIL, RCPT and DATA of one message |
+//! | writer | the one thread that appends to mailboxes |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
