@@ -1,11 +1,11 @@
 //! The sandbox that the program locks itself into: what a thread in it can open, and what becomes
 //! of files that are named or put in place once it is closed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
-#[path = "support/host.rs"]
-mod host;
-mod support;
+#[path = "harness/mod.rs"]
+mod harness;
 
+use crate::harness::host;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -13,9 +13,9 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use host::{Host, MAIL, Mode, passwd_line};
+use crate::harness::host::{Host, MAIL, Mode, passwd_line};
+use crate::harness::program::Server;
 use nix::sys::signal::Signal;
-use support::Server;
 
 /// In the environment of [`confined`], the folder that is in reach.
 const CONFINED: &str = "MAILSLOT_TEST_CONFINED";

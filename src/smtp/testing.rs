@@ -1,5 +1,5 @@
 //! What fuzzers call: octets in, invariants asserted. `tests/fuzz` drives these functions with
-//! libFuzzer, `tests/smtp_fuzz.rs` with seeded random input.
+//! libFuzzer, `tests/library/smtp_fuzz.rs` with seeded random input.
 //!
 //! [`Conversation`] joins receiver and decoder by a stream of octets as a session does, without I/O. It
 //! serves the tests of dialogues too.

@@ -1,0 +1,45 @@
+//! The one logger of this program: it keeps what is said of messages that were not delivered, for
+//! the tests to ask about, and prints what `RUST_LOG` asks for.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, Once, OnceLock};
+
+/// Lines by the id of their message. Each run has ids of its own.
+static LINES: OnceLock<Mutex<HashMap<String, Vec<String>>>> = OnceLock::new();
+
+struct Logger {
+    printer: env_logger::Logger,
+}
+
+impl log::Log for Logger {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = record.args().to_string();
+        if let Some(rest) = line.strip_prefix("not-delivered message=") {
+            let id = rest.split(' ').next().unwrap_or_default().to_owned();
+            LINES.get_or_init(Mutex::default).lock().unwrap().entry(id).or_default().push(line);
+        }
+        self.printer.log(record);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Starts it, if no other test has.
+pub fn start() {
+    static STARTED: Once = Once::new();
+    STARTED.call_once(|| {
+        let quiet = env_logger::Env::default().default_filter_or("off");
+        let printer = env_logger::Builder::from_env(quiet).build();
+        log::set_max_level(printer.filter().max(log::LevelFilter::Info));
+        log::set_boxed_logger(Box::new(Logger { printer })).unwrap();
+    });
+}
+
+/// What the log says of a message, taken out.
+pub fn logged(id: &str) -> Vec<String> {
+    LINES.get_or_init(Mutex::default).lock().unwrap().remove(id).unwrap_or_default()
+}

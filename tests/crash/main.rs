@@ -1,0 +1,10 @@
+//! The writer on a simulated disk that fails, is killed and loses power at every call.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod crash;
+mod faults;
+mod logger;
+mod model;

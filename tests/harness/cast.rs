@@ -1,0 +1,145 @@
+//! The people of the dialogues: a host `beta.arpa` on which every reply has its cause; once as
+//! [`Beta`], for a receiver without a network, and once as [`furnish`]ed for the real program.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use mailslot::smtp::reply::{self, Reply};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, Settings, Tls};
+
+/// The settings that a dialogue's options ask for.
+pub fn settings(options: &[(String, String)]) -> Settings {
+    let mut settings = Settings {
+        size_max: 10_000,
+        vrfy: true,
+        expn: true,
+        prdr: true,
+        dsn: true,
+        ..Settings::new("beta.arpa")
+    };
+    for (option, value) in options {
+        match (option.as_str(), value.as_str()) {
+            ("max-size", size) => settings.size_max = size.parse().unwrap(),
+            ("max-recipients", number) => settings.recipients_max = number.parse().unwrap(),
+            ("vrfy", value) => settings.vrfy = value == "on",
+            ("expn", value) => settings.expn = value == "on",
+            ("terminals", value) => settings.terminals = value == "on",
+            ("lmtp", "on") => (settings.lmtp, settings.dsn) = (true, false),
+            ("tls", "offered") => settings.tls = Tls::Offered,
+            ("tls", "required") => settings.tls = Tls::Required,
+            (option, _) => panic!("! {option}: not an option of dialogues"),
+        }
+    }
+    settings
+}
+
+/// The same host for the real program: prepares the folder of its sandbox, and returns the options
+/// that it is to be started with. Every story has its cause.
+pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
+    let mail = folder.join("mail");
+    fs::create_dir(&mail).unwrap();
+    // Busy's mailbox is a folder, and Full's is larger than any may be.
+    fs::create_dir(mail.join("busy")).unwrap();
+    File::create(mail.join("full")).unwrap().set_len(MAILBOX_MAX).unwrap();
+    // An alias that leads nowhere waits for whoever mends it.
+    let aliases = "paul@usc-isib.arpa: Mockapetris@USC-ISIF.ARPA\n\
+        team: jones, brown\n\
+        gruppe: jones, j\u{fc}rgen\n\
+        moved: s\u{f8}ren@alph\u{e4}.arpa\n\
+        later: someone-who-left\n";
+    fs::write(folder.join("aliases"), aliases).unwrap();
+
+    let aliases = folder.join("aliases").to_str().unwrap().to_owned();
+    let limit = MAILBOX_MAX.to_string();
+    let mut all = vec![
+        ("hostname", "beta.arpa"),
+        ("domain", "beta.arpa"),
+        ("domain", "usc-isib.arpa"),
+        ("domain", "b\u{fc}cher.arpa"),
+        ("mailbox-limit", &limit),
+        ("aliases", &aliases),
+    ];
+    let stories = ["a.miller", "b.miller", "busy", "full"];
+    all.extend(MAILBOXES.iter().chain(&stories).map(|user| ("user", *user)));
+    all.extend(options.iter().map(|(option, value)| match option.as_str() {
+        "lmtp" => ("lmtp", "127.0.0.1:0"),
+        option => (option, value.as_str()),
+    }));
+    if !options.iter().any(|(option, _)| option == "max-size") {
+        all.push(("max-size", "10000"));
+    }
+    all.into_iter().flat_map(|(option, value)| [format!("--{option}"), value.to_owned()]).collect()
+}
+
+/// The host. Jones, Brown and Smith have mailboxes; everybody else has a story.
+#[derive(Clone, Copy, Debug)]
+pub struct Beta;
+
+impl Host for Beta {
+    type Destination = String;
+
+    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+        if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
+    }
+
+    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
+        let ForwardPath::Mailbox(mailbox) = to else { return Ok("root".to_owned()) };
+        let local = mailbox.local().to_lowercase();
+        match (local.as_str(), mailbox.domain().to_ascii().as_str()) {
+            ("paul", "usc-isib.arpa") => {
+                let moved = Mailbox::parse("Mockapetris@USC-ISIF.ARPA").unwrap();
+                Err(reply::please_try(&moved))
+            }
+            (_, domain) if !matches!(domain, "beta.arpa" | "xn--bcher-kva.arpa") => {
+                Err(reply::relaying_denied(to))
+            }
+            ("jones" | "brown" | "smith" | "j\u{fc}rgen" | "postmaster", _) => Ok(local),
+            ("moved", _) => Err(reply::please_try(&moved_to_utf8())),
+            ("busy", _) => Err(reply::mailbox_unavailable(to)),
+            ("later", _) => Err(reply::misconfigured("RCPT")),
+            ("full", _) => Err(reply::mailbox_full(to)),
+            _ => Err(reply::no_such_user(to)),
+        }
+    }
+
+    fn vrfy(&self, name: &str) -> Reply {
+        match name.to_ascii_lowercase().as_str() {
+            "smith" => reply::members(vec!["<smith@beta.arpa>".to_owned()]),
+            "j\u{fc}rgen" => reply::members(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
+            "moved" => reply::please_try(&moved_to_utf8()),
+            "miller" => {
+                let one = |name: &str| Mailbox::parse(&format!("{name}@beta.arpa")).unwrap();
+                reply::ambiguous(&[one("a.miller"), one("b.miller")])
+            }
+            _ => reply::nobody("VRFY"),
+        }
+    }
+
+    fn expn(&self, list: &str) -> Reply {
+        match list {
+            "team" => {
+                reply::members(vec!["<jones@beta.arpa>".to_owned(), "<brown@beta.arpa>".to_owned()])
+            }
+            "gruppe" => reply::members(vec![
+                "<jones@beta.arpa>".to_owned(),
+                "<j\u{fc}rgen@beta.arpa>".to_owned(),
+            ]),
+            _ => reply::nobody("EXPN"),
+        }
+    }
+
+    fn help(&self) -> Option<Reply> {
+        Some(reply::status(vec!["mailslot takes mail for beta.arpa".to_owned()]))
+    }
+}
+
+fn moved_to_utf8() -> Mailbox {
+    Mailbox::parse("s\u{f8}ren@alph\u{e4}.arpa").unwrap()
+}
+
+/// Those who get mail; postmaster's goes to the first.
+pub const MAILBOXES: [&str; 4] = ["jones", "brown", "smith", "j\u{fc}rgen"];
+/// The room there is without a network; a dialogue for both asks for more than any disk has.
+const DISK: u64 = 5_000;
+/// More than the dialogues fill.
+const MAILBOX_MAX: u64 = 1 << 20;

@@ -1,0 +1,122 @@
+//! What a message must look like in a mailbox: the obvious twin of what mailslot does to it, and a
+//! naive reader to find it with. Nothing here is shared with the program.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+#[allow(dead_code)] // its `main`
+#[path = "../../examples/mboxls.rs"]
+pub mod mboxls;
+pub use mboxls::Mail;
+
+/// The messages of a mailbox, which must be whole; none if there is no file.
+pub fn read(mailbox: &Path) -> Vec<Mail> {
+    let Ok(file) = File::open(mailbox) else { return Vec::new() };
+    let mails: Vec<Mail> =
+        mboxls::Reader::new(BufReader::new(file)).map(|mail| mail.expect("a mailbox")).collect();
+    for (mail, number) in mails.iter().zip(1..) {
+        assert_eq!(mail.faults, [""; 0], "message {number} of {}", mailbox.display());
+    }
+    mails
+}
+
+/// The message with its quoting undone and without mailslot's own fields on top, which must be
+/// there, in their order.
+pub fn without_trace(mail: &Mail) -> Vec<u8> {
+    below_trace(&mail.unquoted())
+}
+
+/// The text of a message below mailslot's own fields.
+pub fn below_trace(text: &[u8]) -> Vec<u8> {
+    let mut rest = text;
+    for name in ["Return-Path: <", "Delivered-To: ", "Received: from "] {
+        let line = take_line(&mut rest);
+        assert!(line.starts_with(name.as_bytes()), "{:?} is no {name}", show(line));
+    }
+    while rest.starts_with(b"\t") {
+        take_line(&mut rest);
+    }
+    rest.to_vec()
+}
+
+fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
+    let end = rest.iter().position(|octet| *octet == b'\n').map_or(rest.len(), |at| at + 1);
+    let (line, behind) = rest.split_at(end);
+    *rest = behind;
+    line
+}
+
+/// What [`without_trace`] finds of a message that was sent as `sent`, its lines ended by LF: all
+/// but the fields that no stranger may set, and with a blank line above a text without a header.
+pub fn kept(sent: &[u8]) -> Vec<u8> {
+    let mut kept: Vec<u8> = Vec::new();
+    let (mut header, mut within, mut dropped) = (true, false, false);
+    for line in sent.split_inclusive(|octet| *octet == b'\n') {
+        if header && within && (line.starts_with(b" ") || line.starts_with(b"\t")) {
+            if !dropped {
+                kept.extend(line);
+            }
+            continue;
+        }
+        let name = field_name(line).filter(|_| header);
+        dropped = name.as_ref().is_some_and(|name| STEERING.contains(&name.as_str()));
+        if dropped {
+            within = true;
+            continue;
+        }
+        if header && (line == b"\n" || name.is_none() && kept.is_empty()) {
+            header = false;
+            if line != b"\n" {
+                kept.push(b'\n');
+            }
+        }
+        within = header && (name.is_some() || !kept.is_empty());
+        kept.extend(line);
+    }
+    kept
+}
+
+/// `status` of `Status : RO`.
+fn field_name(line: &[u8]) -> Option<String> {
+    let colon = line.iter().position(|octet| *octet == b':')?;
+    let name = line[..colon].trim_ascii_end();
+    let graphic = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    // A blank other than these before the colon is no field's.
+    let blanks = line[name.len()..colon].iter().all(|octet| matches!(octet, b' ' | b'\t'));
+    (graphic && blanks).then(|| String::from_utf8_lossy(name).to_lowercase())
+}
+
+/// The fields that are left out.
+const STEERING: [&str; 11] = [
+    "content-length",
+    "return-path",
+    "status",
+    "x-imap",
+    "x-imapbase",
+    "x-keywords",
+    "x-mozilla-keys",
+    "x-mozilla-status",
+    "x-mozilla-status2",
+    "x-status",
+    "x-uid",
+];
+
+/// Asserts that two messages are the same; shows where they part, and not all of them.
+pub fn assert_same(found: &[u8], expected: &[u8], what: &str) {
+    let at = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
+    if at < found.len().max(expected.len()) {
+        let near = |text: &[u8]| show(&text[at.saturating_sub(60)..(at + 60).min(text.len())]);
+        panic!(
+            "{what}: {} octets, expected {}; at {at}\n found    {:?}\n expected {:?}",
+            found.len(),
+            expected.len(),
+            near(found),
+            near(expected)
+        );
+    }
+}
+
+fn show(octets: &[u8]) -> String {
+    String::from_utf8_lossy(octets).into_owned()
+}

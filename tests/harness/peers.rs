@@ -1,0 +1,185 @@
+//! Programs that others wrote, run with a limit of time; and messages that are hard to keep.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::mail::assert_same;
+use crate::harness::program::Server;
+
+/// A command that is killed after `SECONDS_MAX`, with a home of its own, and without the language
+/// and the mail of whoever runs the test. Debian's programs are found in sbin too.
+pub fn peer(program: &str, home: &Path) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["-k", "5", SECONDS_MAX, program]).current_dir(home).stdin(Stdio::null());
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    command.env("PATH", path).env("HOME", home).env("LC_ALL", "C.UTF-8").env("USER", "nobody");
+    for name in ["MAIL", "MAILRC", "EMAIL", "MAILDIR", "MBOX", "http_proxy", "all_proxy"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A program of `tests/peers`, in Python.
+pub fn python(script: &str, home: &Path) -> Command {
+    let mut command = peer("python3", home);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script));
+    command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1");
+    command
+}
+
+/// Runs a command, which must succeed, and returns what it printed.
+pub fn run(command: &mut Command) -> Vec<u8> {
+    let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{command:?}: {}\n{errors}\n{printed}", output.status);
+    output.stdout
+}
+
+/// The same, as text.
+pub fn text(command: &mut Command) -> String {
+    String::from_utf8_lossy(&run(command)).into_owned()
+}
+
+/// Writes each message to a file `0000`, `0001`, ... in the folder `into`, which is made.
+pub fn write_all(messages: &[Vec<u8>], into: &Path) -> Vec<PathBuf> {
+    fs::create_dir_all(into).unwrap();
+    let write = |(number, message): (usize, &Vec<u8>)| {
+        let path = into.join(format!("{number:04}"));
+        fs::write(&path, message).unwrap();
+        path
+    };
+    messages.iter().enumerate().map(write).collect()
+}
+
+/// `file` with CR LF for LF, beside it.
+pub fn with_crlf(file: &Path) -> PathBuf {
+    let path = file.with_extension("crlf");
+    let text = fs::read(file).unwrap();
+    let lines = text.split_inclusive(|octet| *octet == b'\n');
+    let crlf = lines.map(|line| match line.strip_suffix(b"\n") {
+        Some(line) => [line, b"\r\n"].concat(),
+        None => line.to_vec(),
+    });
+    fs::write(&path, crlf.collect::<Vec<_>>().concat()).unwrap();
+    path
+}
+
+/// Messages with something in them that is easily lost, each with a subject of its own, lines
+/// ended by LF.
+pub fn hard_messages() -> Vec<Vec<u8>> {
+    let bodies: Vec<Vec<u8>> = vec![
+        b"Plain text.\n".to_vec(),
+        b"".to_vec(),
+        b"\n\n\n".to_vec(),
+        b".\n..\n...\n.dot\n. \n".to_vec(),
+        b"From here on\n>From there\n>>From afar\nFrom\n From x\n".to_vec(),
+        b"\nFrom smith@example.org Tue Jul  1 08:52:37 2025\nSubject: not one\n\nno\n".to_vec(),
+        b"Status: RO\nContent-Length: 3\n".to_vec(),
+        "Gr\u{fc}\u{df}e, \u{4f60}\u{597d}, \u{1f4ee}\n".as_bytes().to_vec(),
+        b"latin-1: caf\xe9, controls: \x01\x1b[31m\x7f, tab:\t.\n".to_vec(),
+        [b"x".repeat(998), b"\n".to_vec(), b"y".repeat(20_000), b"\n".to_vec()].concat(),
+        b"blanks at the end   \n\t\n   \n".to_vec(),
+        b"a line of text that is repeated, again and again, until there is 1 MiB\n".repeat(15_000),
+    ];
+    let head = |number| format!("From: Smith <smith@example.org>\nSubject: hard {number}\n\n");
+    (0..).zip(bodies).map(|(number, body)| [head(number).into_bytes(), body].concat()).collect()
+}
+
+/// Sends files as messages in one session of Python's smtplib; the replies, a line for each.
+pub fn send(server: &Server, recipient: &str, files: &[PathBuf]) -> String {
+    let mut send = python("send.py", server.folder());
+    text(send.args([&server.address.to_string(), "smith@example.org", recipient]).args(files))
+}
+
+/// Postfix's load maker, while it runs.
+pub struct SmtpSource(Child);
+
+/// Starts an smtp-source that sends to `user`.
+pub fn smtp_source(address: SocketAddr, home: &Path, user: &str, options: &str) -> SmtpSource {
+    let mut source = peer("smtp-source", home);
+    source.args(options.split(' ')).args(["-f", "smith@example.org"]);
+    source.args(["-t", &format!("{user}@localhost"), &address.to_string()]);
+    SmtpSource(source.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+impl SmtpSource {
+    /// Waits for its end. Every message must have been taken.
+    pub fn ended(self) {
+        let output = self.0.wait_with_output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "smtp-source: {} {errors}", output.status);
+    }
+}
+
+/// Asserts that these are `count` messages of smtp-source, each once, with the text that it sends:
+/// `octets` octets in lines of 80, each a digit and then the same letter.
+pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize) {
+    let lines = (1..=octets / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
+    let body = lines.collect::<String>() + &"X".repeat(octets % 80) + "\n";
+    let mut ids = BTreeSet::new();
+    for message in messages {
+        let end = message.windows(2).position(|two| two == b"\n\n").expect("a header") + 2;
+        let (header, found) = message.split_at(end);
+        let header = String::from_utf8_lossy(header);
+        let id = header.lines().find(|line| line.starts_with("Message-Id: ")).unwrap().to_owned();
+        assert_same(found, body.as_bytes(), &id);
+        assert!(ids.insert(id), "came twice: {header}");
+    }
+    assert_eq!(ids.len(), count);
+}
+
+/// Downloads the Debian packages whose names match these patterns, of each pattern the last, and
+/// unpacks them below `into`.
+pub fn unpack(patterns: &[&str], into: &Path) {
+    if patterns.iter().any(|pattern| package(pattern, into).is_none()) {
+        // A new machine has no list of packages yet; to fetch it takes root.
+        run(peer("apt-get", into).args(["-qq", "update"]));
+    }
+    for pattern in patterns {
+        let name = package(pattern, into).unwrap_or_else(|| panic!("no package {pattern}"));
+        // As root it would fetch as a user who cannot write here, and complain.
+        let options = ["-q", "-o", "APT::Sandbox::User=root", "download"];
+        run(peer("apt-get", into).args(options).arg(name));
+    }
+    for package in files(into, |path| path.extension().is_some_and(|e| e == "deb")) {
+        run(peer("dpkg-deb", into).arg("--extract").arg(package).arg(into));
+    }
+}
+
+/// The last of the packages whose names match.
+fn package(pattern: &str, home: &Path) -> Option<String> {
+    let mut search = peer("apt-cache", home);
+    let found = text(search.args(["--names-only", "search", &format!("^{pattern}$")]));
+    // A line each: `name - what it is`.
+    found.lines().filter_map(|line| line.split(' ').next()).max().map(str::to_owned)
+}
+
+/// The files below `folder`, sorted, of which `wanted` is true.
+pub fn files(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let entry = entry.unwrap();
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(path);
+            } else if wanted(&path) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A file to read from.
+pub fn open(path: &Path) -> Stdio {
+    Stdio::from(File::open(path).unwrap())
+}
+
+/// How long any of them may take.
+const SECONDS_MAX: &str = "120";

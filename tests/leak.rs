@@ -1,0 +1,47 @@
+//! After a storm of connections nothing is left: a program of its own, since it counts descriptors.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
+
+#[path = "harness/mod.rs"]
+mod harness;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Instant;
+
+use crate::harness::server::{House, LONG};
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn a_storm_of_connections_leaves_no_descriptor_and_no_place_taken() {
+    let house = House::new();
+    let before = descriptors();
+    let running = house.run(house.settings(4));
+    for round in 0..50 {
+        let mut storm: Vec<TcpStream> =
+            (0..20).map(|_| TcpStream::connect(running.address).unwrap()).collect();
+        for (i, client) in storm.iter_mut().enumerate() {
+            // Some talk, and leave with a reset, since they have not read the greeting.
+            if (i + round) % 3 == 0 {
+                let _ =
+                    client.write_all(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<x@y>\r\nDATA\r\nhalf");
+            }
+        }
+    }
+    // Every place is free again, once the storm is over: four at once.
+    let deadline = Instant::now() + LONG;
+    let all_served = || {
+        let mut four: Vec<_> = (0..4).map(|_| running.connect()).collect();
+        four.iter_mut().all(|client| client.reply().starts_with("220"))
+    };
+    while !all_served() {
+        assert!(Instant::now() < deadline, "places are lost");
+    }
+    running.handle.stop();
+    running.join();
+    assert_eq!(descriptors(), before);
+    assert_eq!(house.count("x"), 0);
+}

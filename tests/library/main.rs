@@ -1,0 +1,33 @@
+//! Quick tests of the library: a module for each subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod deliver;
+mod mbox;
+mod message;
+mod queue_runner;
+mod route_aliases;
+mod route_expand;
+mod route_forward;
+mod route_local;
+mod route_source;
+mod server_pool;
+mod session_pressure;
+mod session_wire;
+mod smtp_chunking;
+mod smtp_each;
+mod smtp_fuzz;
+mod smtp_model;
+mod smtp_receiver;
+mod smtp_sender;
+mod smtp_sender_faults;
+#[cfg(feature = "tls")]
+mod smtp_sender_server;
+mod terminal;
+mod terminal_session;
+#[cfg(feature = "tls")]
+mod tls_faults;
+#[cfg(feature = "tls")]
+mod tls_session;

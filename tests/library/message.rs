@@ -1,0 +1,349 @@
+//! `message::Intake`: tables of boundaries, and a naive twin that has the whole message before it
+//! and must agree on random input, however long lines are cut.
+
+use std::io::Read;
+use std::path::Path;
+
+use mailslot::message::{Content, Fault, HOPS_MAX, Intake, LINE_MAX, MEMORY_MAX, STEERING};
+use mailslot::smtp::data::{Decoder, End, PIECE_MAX, Piece};
+use proptest::prelude::*;
+
+const RECEIVED: &[u8] = b"Received: from a ([192.0.2.1])\n\tby b with SMTP id 1;\n\tnow\n";
+
+#[test]
+fn header_and_body() {
+    // What comes in, and what is stored below our own fields.
+    let table: &[(&str, &str)] = &[
+        // Nothing, almost nothing.
+        ("", ""),
+        ("\n", "\n"),
+        ("\n\n", "\n\n"),
+        ("Subject: x\n", "Subject: x\n"),
+        ("Subject: x\n\nbody\n", "Subject: x\n\nbody\n"),
+        ("Subject: x\n y\n\n z\n", "Subject: x\n y\n\n z\n"),
+        // No header: the blank line keeps it out of ours.
+        ("body\n", "\nbody\n"),
+        ("body\nStatus: RO\n", "\nbody\nStatus: RO\n"),
+        (" x\n", "\n x\n"),
+        ("\tx: y\n", "\n\tx: y\n"),
+        (": x\n", "\n: x\n"),
+        ("a b: x\n", "\na b: x\n"),
+        ("caf\u{e9}: x\n", "\ncaf\u{e9}: x\n"),
+        ("From x Tue Jul  1 08:52:37 2025\n", "\n>From x Tue Jul  1 08:52:37 2025\n"),
+        (">From x\nSubject: y\n", "\n>>From x\nSubject: y\n"),
+        // A field is one in the old syntax too.
+        ("From : x\n", ">From : x\n"),
+        ("Subject\t : x\n", "Subject\t : x\n"),
+        // Steering fields, each with its continuation, in any case.
+        ("Status: RO\nSubject: x\n", "Subject: x\n"),
+        ("Subject: x\nSTATUS:\n RO\n\tO\nTo: y\n", "Subject: x\nTo: y\n"),
+        ("Subject: x\nx-uid \t:1\n", "Subject: x\n"),
+        ("Return-Path: <x>\nX-Status: A\n\nStatus: RO\n", "\nStatus: RO\n"),
+        ("Statuses: x\nX-Stat: y\n", "Statuses: x\nX-Stat: y\n"),
+        ("Subject: x\n Status: RO\n", "Subject: x\n Status: RO\n"),
+        // Left out on top, what follows is as if first.
+        ("Status: RO\n x\nbody\n", "\nbody\n"),
+        ("Status: RO\n\nbody\n", "\nbody\n"),
+        // A line that is no field does not end the header for the filter.
+        ("Subject: x\nbody\nStatus: RO\n", "Subject: x\nbody\n"),
+        // Quoting, in the header too.
+        ("A: x\nFrom y\n", "A: x\n>From y\n"),
+        ("A: x\n\nFrom y\n", "A: x\n\n>From y\n"),
+        ("A: x\n\n>From y\n>>From z\n", "A: x\n\n>>From y\n>>>From z\n"),
+        ("A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n", "A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n"),
+        ("A: x\n\n>From\n> From y\n>\n", "A: x\n\n>From\n> From y\n>\n"),
+        // Octets are octets.
+        ("A: \0\u{1}\u{7f}\u{e9}\n\n\0\n", "A: \0\u{1}\u{7f}\u{e9}\n\n\0\n"),
+    ];
+    for (sent, stored) in table {
+        let got = through(&lines_of(sent.as_bytes()), PIECE_MAX).expect("no fault");
+        assert_eq!(show(&got), *stored, "sent {sent:?}");
+    }
+}
+
+#[test]
+fn every_steering_field_is_left_out() {
+    for name in STEERING {
+        for field in [format!("{name}: 1"), name.to_lowercase() + ":", name.to_uppercase() + " : x"]
+        {
+            let lines = [b"A: x".to_vec(), field.clone().into_bytes(), b" more".to_vec()];
+            let got = through(&lines, PIECE_MAX).expect("no fault");
+            assert_eq!(show(&got), "A: x\n", "{field}");
+        }
+    }
+}
+
+#[test]
+fn hops() {
+    let table = [(HOPS_MAX - 1, true), (HOPS_MAX, true), (HOPS_MAX + 1, false)];
+    for (hops, fits) in table {
+        let field = |n| if n % 2 == 0 { b"Received: x".to_vec() } else { b"RECEIVED : y".to_vec() };
+        let mut lines: Vec<_> = (0..hops).map(field).collect();
+        lines.extend([b"".to_vec(), b"Received: in the body".to_vec()]);
+        match through(&lines, PIECE_MAX) {
+            Ok(_) => assert!(fits, "{hops}"),
+            Err(fault) => assert!(!fits && matches!(fault, Fault::Loop), "{hops}: {fault}"),
+        }
+    }
+}
+
+#[test]
+fn hidden_from() {
+    // The column at which `From ` stands in a line, and whether that is refused.
+    let columns = [0, 1, LINE_MAX - 5, LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 1022, 4095, 70_000]
+        .into_iter()
+        .chain(PIECE_MAX - 6..PIECE_MAX + 6);
+    for column in columns {
+        for place in ["body", "header"] {
+            let mut line = vec![b'a'; column];
+            line.extend_from_slice(b"From x");
+            let header = if place == "body" { b"".to_vec() } else { b"A: x".to_vec() };
+            for size in [1, 2, 3, 4, 5, 1000, 100_000] {
+                let got = through(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
+                match got {
+                    Ok(_) => assert!(column < LINE_MAX, "{place} {column} {size}"),
+                    Err(Fault::HiddenFrom) => assert!(column >= LINE_MAX, "{place} {column}"),
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+    }
+    // Almost, or not at all, or in a line that is not stored, or in the next line's first column.
+    let far = |text: &str| [&[b'a'; LINE_MAX], text.as_bytes()].concat();
+    for lines in [
+        vec![far("From"), b" x".to_vec()],
+        vec![far("from x"), far("From\tx"), far("Fro"), b"m x".to_vec()],
+        vec![far("Fro"), far("m x")],
+        vec![b"A: x".to_vec(), [b"Status: ".to_vec(), far("From x")].concat()],
+        vec![vec![b'a'; PIECE_MAX], b"From x".to_vec()],
+        vec![[vec![b'a'; PIECE_MAX], b"Fro".to_vec()].concat(), b"m x".to_vec()],
+    ] {
+        through(&lines, 1).expect("nothing hidden");
+    }
+}
+
+#[test]
+fn long_lines_stay_as_they_came() {
+    for length in [LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000] {
+        for size in [1, 7, PIECE_MAX, 100_000] {
+            let lines = [b"A: x".to_vec(), b"".to_vec(), vec![b'>'; length], b"last".to_vec()];
+            let got = through(&lines, size).expect("no fault");
+            assert!(got == [&b"A: x\n\n"[..], &lines[2], b"\nlast\n"].concat(), "{length} {size}");
+        }
+    }
+}
+
+#[test]
+fn memory_until_it_is_full() {
+    let spool = tempfile::tempdir().expect("a folder");
+    for (octets, in_memory) in [
+        (MEMORY_MAX - 1, true),
+        (MEMORY_MAX, true),
+        (MEMORY_MAX + 1, false),
+        (MEMORY_MAX * 5 + 3, false),
+    ] {
+        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut text = b"A: x\n\n".to_vec();
+        text.extend(b"0123456\n".iter().cycle().take(octets - RECEIVED.len() - text.len()));
+        text.pop(); // The last line may be cut anywhere, but ends.
+        text.push(b'\n');
+        for line in lines_of(&text) {
+            give(&mut intake, &line, PIECE_MAX);
+        }
+        let content = intake.finish().expect("no fault");
+        assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
+        assert_eq!(content.octets(), octets as u64);
+        assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
+        let left = std::fs::read_dir(spool.path()).expect("the folder").count();
+        assert_eq!(left, 0, "the file has no name");
+    }
+}
+
+#[test]
+fn the_disk_fails() {
+    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    for _ in 0..MEMORY_MAX / 1000 {
+        give(&mut intake, &[b'x'; 2000], PIECE_MAX);
+    }
+    match intake.finish() {
+        Err(Fault::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    // Memory is enough for a small one.
+    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    give(&mut intake, b"A: x", PIECE_MAX);
+    intake.finish().expect("no disk needed");
+}
+
+#[test]
+fn same_behind_the_decoder_at_every_cut() {
+    let long = "x".repeat(2 * PIECE_MAX + 5);
+    let sent = format!(
+        "Status: RO\r\n x\r\nSubject: y\r\n\r\n..\r\nFrom z\r\n..From z\r\n{long}\r\n.\r\n"
+    );
+    let stored = format!("Subject: y\n\n.\n>From z\n.From z\n{long}\n");
+    for cut in [1, 2, 3, 5, 8, 13, 512, 4096, sent.len()] {
+        let spool = tempfile::tempdir().expect("a folder");
+        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut decoder = Decoder::new(1 << 20);
+        let mut end = None;
+        for part in sent.as_bytes().chunks(cut) {
+            end = decoder.feed(part, &mut |piece| intake.piece(piece)).1;
+        }
+        assert_eq!(end, Some(End::Whole));
+        let got = read(intake.finish().expect("no fault"));
+        assert_eq!(show(&got[RECEIVED.len()..]), stored, "cut {cut}");
+    }
+}
+
+/// The twin: the rules as one would say them, over the whole message.
+fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
+    let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
+    let name = |line: &[u8]| -> Option<String> {
+        // A name is over within the first piece of its line, or it is none.
+        let line = &line[..line.len().min(PIECE_MAX)];
+        let (name, _) = text(line).split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
+        let name = name.trim_end_matches([' ', '\t']);
+        let ok = !name.is_empty() && name.bytes().all(|b| (b'!'..=b'~').contains(&b));
+        ok.then(|| name.to_lowercase())
+    };
+    let mut stored: Vec<Vec<u8>> = Vec::new();
+    let (mut in_header, mut dropping, mut hops) = (true, false, 0);
+    for line in lines {
+        let blank = line.first().is_some_and(|b| b" \t".contains(b));
+        if in_header && line.is_empty() {
+            in_header = false;
+        } else if in_header && blank && (dropping || !stored.is_empty()) {
+            if dropping {
+                continue;
+            }
+        } else if in_header {
+            let name = name(line);
+            dropping = STEERING.iter().any(|s| Some(s.to_lowercase()) == name);
+            if dropping {
+                continue;
+            }
+            if name.is_none() && stored.is_empty() {
+                stored.push(Vec::new());
+                in_header = false;
+            }
+            hops += u32::from(name.as_deref() == Some("received"));
+            if hops > HOPS_MAX {
+                return Err("loop");
+            }
+        }
+        if (LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
+            return Err("hidden");
+        }
+        let quoted = line.iter().skip_while(|b| **b == b'>').take(5).eq(b"From ");
+        stored.push([if quoted { b">".as_slice() } else { b"" }, line].concat());
+    }
+    Ok(stored.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect())
+}
+
+/// Lines of the kinds that matter: fields, continuations, separators, steering, around the limits.
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop::sample::select(vec![
+        "From ",
+        "From",
+        ">",
+        ">From ",
+        ":",
+        " ",
+        "\t",
+        "Status",
+        "X-UID",
+        "Return-Path",
+        "x",
+        "Received: ",
+        "Subject: ",
+        "From :",
+        "\u{e9}",
+        "Content-Length : ",
+        "sTATUS:",
+    ]);
+    let short = prop::collection::vec(word, 0..4).prop_map(|words| words.concat().into_bytes());
+    let fill = prop_oneof![Just(b'a'), Just(b'>'), Just(b' ')];
+    let around =
+        prop_oneof![LINE_MAX - 8..LINE_MAX + 8, PIECE_MAX - 8..PIECE_MAX + 8, 1..9000usize];
+    let long = (short.clone(), fill, around, short.clone(), 0..20usize, short.clone()).prop_map(
+        |(head, fill, length, mid, gap, tail)| {
+            [head, vec![fill; length], mid, vec![b'b'; gap], tail].concat()
+        },
+    );
+    prop_oneof![
+        2 => Just(Vec::new()),
+        12 => short,
+        4 => Just(b"Received: again".to_vec()),
+        1 => long,
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 512,
+        failure_persistence: None,
+        ..Default::default()
+    })]
+
+    #[test]
+    fn agrees_with_the_twin(
+        lines in prop_oneof![
+            8 => prop::collection::vec(line(), 0..20),
+            1 => prop::collection::vec(line(), 300..500),
+        ],
+        size in prop::sample::select(vec![1usize, 2, 3, 4, 5, 100, 2048, 100_000]),
+    ) {
+        match (naive(&lines), through(&lines, size)) {
+            (Ok(expected), Ok(got)) => prop_assert_eq!(show(&got), show(&expected)),
+            (Err("loop"), Err(Fault::Loop)) | (Err("hidden"), Err(Fault::HiddenFrom)) => {}
+            (expected, got) => prop_assert!(false, "twin {:?}, got {:?}", expected, got),
+        }
+    }
+}
+
+/// What is stored of `lines` below our own field, a long line coming in pieces of `size` octets.
+fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, Fault> {
+    let spool = tempfile::tempdir().expect("a folder");
+    let mut intake = Intake::new(spool.path(), RECEIVED);
+    for line in lines {
+        give(&mut intake, line, size);
+    }
+    let stored = read(intake.finish()?);
+    Ok(stored.strip_prefix(RECEIVED).expect("our own field on top").to_vec())
+}
+
+fn give(intake: &mut Intake, line: &[u8], size: usize) {
+    if line.len() <= PIECE_MAX {
+        return intake.piece(Piece { bytes: line, first: true, last: true });
+    }
+    let (first, rest) = line.split_at(PIECE_MAX);
+    intake.piece(Piece { bytes: first, first: true, last: false });
+    let pieces = rest.chunks(size);
+    let last = pieces.len() - 1;
+    for (i, bytes) in pieces.enumerate() {
+        intake.piece(Piece { bytes, first: false, last: i == last });
+    }
+}
+
+fn read(content: Content) -> Vec<u8> {
+    match content {
+        Content::Memory(bytes) => bytes.to_vec(),
+        Content::File(mut file, length) => {
+            let mut bytes = Vec::new();
+            file.read_to_end(&mut bytes).expect("the file can be read");
+            assert_eq!(bytes.len() as u64, length);
+            bytes
+        }
+    }
+}
+
+fn lines_of(text: &[u8]) -> Vec<Vec<u8>> {
+    text.split_inclusive(|b| *b == b'\n')
+        .map(|l| l.strip_suffix(b"\n").unwrap_or(l).to_vec())
+        .collect()
+}
+
+fn show(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,543 @@
+//! The queue at work: entries in a spool of their own, and a smarthost that does to each command
+//! what a test says.
+
+use crate::harness::sender;
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::harness::sender::{Act, Server, say, usual};
+use crate::harness::server::{House, LONG};
+use mailslot::deliver::{Outcome, mbox};
+use mailslot::message::{BoxName, Content, Destination, Message};
+use mailslot::queue::{self, Handle, Queue, Settings, Smarthost, list};
+use mailslot::route::{Member, Refusal, Route, Way};
+use mailslot::smtp::command::{Command, Node};
+use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
+use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+
+/// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
+struct Here {
+    /// Where postmaster is, if not here.
+    postmaster: Option<&'static str>,
+}
+
+impl Route for Here {
+    fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+        Err(Refusal::Unknown)
+    }
+
+    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+        let to = match (to, self.postmaster) {
+            (ForwardPath::Mailbox(to), _) => to.clone(),
+            (ForwardPath::Postmaster, elsewhere) => {
+                Mailbox::parse(elsewhere.unwrap_or("postmaster@here.example")).unwrap()
+            }
+        };
+        if to.domain().to_string() != "here.example" {
+            return Ok(Way { elsewhere: vec![to], is_relay: true, ..Way::default() });
+        }
+        if to.local() == "nobody" {
+            return Err(Refusal::Unknown);
+        }
+        let mailbox = BoxName::new(to.local()).unwrap();
+        let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
+        Ok(Way { here, ..Way::default() })
+    }
+
+    fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
+        Err(Refusal::Unknown)
+    }
+
+    fn expn(&self, _: &str) -> Result<Vec<Member>, Refusal> {
+        Err(Refusal::Unknown)
+    }
+}
+
+/// A host whose queue is worked on when a test says so.
+struct Host {
+    house: House,
+    settings: Settings,
+    route: Arc<Here>,
+}
+
+impl Host {
+    fn new(smarthosts: &[&Server]) -> Host {
+        let house = House::new();
+        let smarthost =
+            |server: &&Server| Smarthost { target: server.target(), settings: sender::settings() };
+        let settings = Settings {
+            spool: house.folder().join("spool"),
+            hostname: "here.example".to_owned(),
+            smarthosts: smarthosts.iter().map(smarthost).collect(),
+            warn_after: Duration::from_secs(4 * 3600),
+            give_up_after: Duration::from_secs(5 * 24 * 3600),
+            patience: LONG,
+        };
+        queue::make_folder(&settings.spool).unwrap();
+        Host { house, settings, route: Arc::new(Here { postmaster: None }) }
+    }
+
+    /// Has the writer put an entry into the queue.
+    fn put(&self, id: &str, envelope: &Envelope<()>) {
+        let content = format!("Subject: {id}\n\n>From {id} on\nlast line\n").into_bytes();
+        let to: Vec<_> = envelope.to.iter().cloned().map(elsewhere).collect();
+        let to = queue::destinations(envelope, &to, None, id, content.len() as u64).unwrap();
+        let head = mbox::head(&envelope.from, 0);
+        let content = Content::Memory(content.into());
+        let message = Message { id: id.to_owned(), head, content, to };
+        assert_eq!(self.house.post.deliver(message, LONG), Outcome::Delivered);
+    }
+
+    fn flush(&self) -> usize {
+        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
+    }
+
+    fn start(&self) -> (Handle, Queue) {
+        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.settings.spool.join("queue").join(name)
+    }
+
+    fn files(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.file("")).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    fn state(&self, id: &str) -> String {
+        fs::read_to_string(self.file(&format!("{id}.state"))).unwrap_or_default()
+    }
+
+    /// Makes an entry so many seconds older.
+    fn age(&self, id: &str, seconds: i64) {
+        let text = fs::read_to_string(self.file(id)).unwrap();
+        let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
+        let (came, rest) = rest.split_at(10);
+        let came = came.parse::<i64>().unwrap() - seconds;
+        fs::write(self.file(id), format!("{before}Mailslot-Queue: c10:{came}{rest}")).unwrap();
+    }
+
+    /// The reports in a mailbox.
+    fn reports(&self, user: &str) -> usize {
+        assert!(
+            self.house.mailbox(user).is_empty() || self.house.mailbox(user).contains("/report;")
+        );
+        self.house.count(user)
+    }
+}
+
+fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
+    let Recipient { path, notify, original, .. } = to;
+    let ForwardPath::Mailbox(destination) = path.clone() else { panic!("postmaster is here") };
+    Recipient { path, destination, notify, original }
+}
+
+/// An envelope from `from`, or from nobody.
+fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
+    let from = match from {
+        "" => ReversePath::Null,
+        from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
+    };
+    Envelope { from, ..sender::envelope(to) }
+}
+
+/// A server that answers each RCPT by what its local part says: a code, or else 250.
+fn by_name() -> Server {
+    Server::start(|_, command| answer_by_name(command))
+}
+
+fn answer_by_name(command: &str) -> Act {
+    let code = command.strip_prefix("RCPT TO:<r").and_then(|rest| rest.get(..3));
+    match code.filter(|code| code.bytes().all(|b| b.is_ascii_digit())) {
+        Some(code) => say(&format!("{code} {}.1.1 so it is", &code[..1])),
+        None => usual(command),
+    }
+}
+
+/// The RCPT commands that a server heard.
+fn asked(server: &Server) -> Vec<String> {
+    said(server, "RCPT TO:")
+}
+
+fn said(server: &Server, begin: &str) -> Vec<String> {
+    let all = server.said().into_iter();
+    all.filter_map(|command| command.strip_prefix(begin).map(str::to_owned)).collect()
+}
+
+/// Waits for what another thread does.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !is_so() {
+        assert!(Instant::now() < until, "not yet: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn node(name: &str) -> Node {
+    match Command::parse(format!("ETRN {name}\r\n").as_bytes()) {
+        Ok(Command::Etrn(node)) => node,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_recipient_has_an_outcome_of_its_own() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    let mut mail =
+        envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
+    mail.envid = Some("QQ314159".to_owned());
+    let address = "jones+40x.example".to_owned();
+    mail.to[2].original = Some(OriginalRecipient { kind: "rfc822".to_owned(), address });
+    host.put("m", &mail);
+    assert_eq!(host.flush(), 1);
+    assert_eq!(asked(&server), ["<a@x.example>", "<r450@x.example>", "<r550@x.example>"]);
+    let state = host.state("m");
+    assert!(state.contains("\ntries 1\n") && state.contains("\ngone 0 2\n"), "{state}");
+    assert!(state.contains("\nlast 450 4.1.1 so it is\n"), "{state}");
+    // What was refused for good is told, once; and the rest alone is tried again.
+    let report = host.house.mailbox("smith");
+    for line in [
+        "Return-Path: <>",
+        "To: <smith@here.example>",
+        "Auto-Submitted: auto-replied",
+        "Original-Envelope-Id: QQ314159",
+        "Original-Recipient: rfc822;jones+40x.example",
+        "Final-Recipient: rfc822;r550@x.example",
+        "Action: failed",
+        "Status: 5.1.1",
+        "Diagnostic-Code: smtp; 550 5.1.1 so it is",
+        "Content-Type: text/rfc822-headers",
+        "Subject: m",
+    ] {
+        assert!(report.contains(&format!("\n{line}\n")), "{line:?} is not in {report}");
+    }
+    assert!(!report.contains("r450") && !report.contains("a@x") && !report.contains("last line"));
+    assert_eq!(host.flush(), 1);
+    assert_eq!(asked(&server)[3..], ["<r450@x.example>"]);
+    assert!(host.state("m").contains("\ntries 2\n"));
+    assert_eq!(host.reports("smith"), 1);
+    assert_eq!(said(&server, "QUIT").len(), 2);
+}
+
+#[test]
+fn what_is_taken_leaves_nothing_behind() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    for n in 0..20 {
+        host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
+    }
+    assert_eq!(host.flush(), 0);
+    assert_eq!(host.files(), [""; 0]);
+    assert_eq!(said(&server, "EHLO").len(), 1, "one connection for them all");
+    assert_eq!(said(&server, ".").len(), 20);
+    assert_eq!(host.reports("smith"), 0);
+}
+
+#[test]
+fn reports_are_those_that_were_asked_for() {
+    let never = Some(Notify::default());
+    let success = Some(Notify { success: true, ..Notify::default() });
+    let failure = Some(Notify { failure: true, ..Notify::default() });
+    for (to, notify, ret, dsn, action, in_it) in [
+        ("r550@x.example", None, None, false, "failed", "text/rfc822-headers"),
+        ("r550@x.example", failure, Some(Return::Headers), true, "failed", "text/rfc822-headers"),
+        (
+            "r550@x.example",
+            failure,
+            Some(Return::Full),
+            true,
+            "failed",
+            "message/rfc822\n\nSubject",
+        ),
+        ("r550@x.example", success, None, false, "", ""),
+        ("r550@x.example", never, Some(Return::Full), false, "", ""),
+        ("a@x.example", None, None, false, "", ""),
+        ("a@x.example", failure, None, false, "", ""),
+        ("a@x.example", never, None, false, "", ""),
+        ("a@x.example", success, Some(Return::Full), false, "relayed", "text/rfc822-headers"),
+        ("a@x.example", success, Some(Return::Headers), true, "", ""),
+    ] {
+        let server = Server::start(move |_, command| match command {
+            command if command.starts_with("EHLO") && dsn => say("250-mx.example\r\n250 DSN"),
+            command => answer_by_name(command),
+        });
+        let host = Host::new(&[&server]);
+        let mut mail = envelope("smith@here.example", &[to]);
+        (mail.to[0].notify, mail.ret) = (notify, ret);
+        mail.envid = Some("E1".to_owned());
+        host.put("m", &mail);
+        let case = format!("{to} {notify:?} {ret:?} {dsn}");
+        assert_eq!(host.flush(), 0, "{case}");
+        let report = host.house.mailbox("smith");
+        assert_eq!(host.reports("smith"), usize::from(!action.is_empty()), "{case}: {report}");
+        assert!(report.is_empty() || report.contains(&format!("\nAction: {action}\n")), "{case}");
+        assert!(report.contains(in_it), "{case}: {report}");
+        let asks = (said(&server, "MAIL ").concat(), asked(&server).concat());
+        assert_eq!(asks.0.contains("ENVID=E1"), dsn, "{asks:?}");
+        assert_eq!(asks.1.contains("NOTIFY="), dsn && notify.is_some(), "{asks:?}");
+    }
+}
+
+#[test]
+fn delay_is_told_once_and_then_that_it_was_given_up() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
+    assert_eq!((host.flush(), host.reports("smith")), (1, 0));
+    host.age("m", 4 * 3600);
+    assert_eq!((host.flush(), host.reports("smith")), (1, 1));
+    let report = host.house.mailbox("smith");
+    assert!(report.contains("\nAction: delayed\nStatus: 4.1.1\n"), "{report}");
+    assert!(report.contains("\nWill-Retry-Until: "), "{report}");
+    assert_eq!((host.flush(), host.reports("smith")), (1, 1), "not twice");
+    host.age("m", 5 * 24 * 3600);
+    assert_eq!((host.flush(), host.reports("smith")), (0, 2));
+    let report = host.house.mailbox("smith");
+    assert!(report.contains("\nAction: failed\nStatus: 5.4.7\n"), "{report}");
+    assert_eq!(host.files(), [""; 0]);
+}
+
+#[test]
+fn age_is_told_while_no_smarthost_can_be_reached() {
+    let server = Server::start(|_, _| Act::Close);
+    let host = Host::new(&[&server]);
+    for (id, age) in [("new", 0), ("old", 5 * 3600), ("older", 6 * 24 * 3600)] {
+        host.put(id, &envelope(&format!("{id}@here.example"), &["a@x.example"]));
+        host.age(id, age);
+    }
+    assert_eq!(host.flush(), 2);
+    let actions = ["new", "old", "older"].map(|user| {
+        let text = host.house.mailbox(user);
+        text.lines().find_map(|line| line.strip_prefix("Action: ")).unwrap_or("").to_owned()
+    });
+    assert_eq!(actions, ["", "delayed", "failed"]);
+    assert!(host.house.mailbox("older").contains("\nStatus: 5.4.7\n"));
+}
+
+#[test]
+fn reports_go_back_the_way_the_mail_came_and_never_on_a_report() {
+    for (from, user) in [("", "postmaster"), ("nobody@here.example", "postmaster")] {
+        let server = by_name();
+        let host = Host::new(&[&server]);
+        host.put("m", &envelope(from, &["r550@x.example"]));
+        assert_eq!((host.flush(), host.reports(user)), (0, 1), "{from:?}");
+        // It was late, too: of that a message from nobody says nothing.
+        host.put("n", &envelope(from, &["r450@x.example"]));
+        host.age("n", 5 * 3600);
+        let more = usize::from(!from.is_empty());
+        assert_eq!((host.flush(), host.reports(user)), (1, 1 + more), "{from:?}");
+    }
+    // To another host by the queue, from nobody; what is refused there comes to postmaster.
+    for (sender, reports) in [("s@y.example", 0), ("r550@y.example", 1)] {
+        let server = by_name();
+        let host = Host::new(&[&server]);
+        host.put("m", &envelope(sender, &["r550@x.example"]));
+        assert_eq!(host.flush(), 1, "the report waits");
+        assert_eq!(host.flush(), 0);
+        let heard: Vec<String> = server.said().into_iter().filter(|c| c.contains(":<")).collect();
+        let mail = format!("MAIL FROM:<{sender}>");
+        let to = format!("RCPT TO:<{sender}>");
+        assert_eq!(heard, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
+        assert_eq!(host.reports("postmaster"), reports);
+    }
+}
+
+/// Each report on a report to postmaster would be another one, for ever.
+#[test]
+fn a_postmaster_elsewhere_who_is_refused_ends_it() {
+    let server = by_name();
+    let mut host = Host::new(&[&server]);
+    host.route = Arc::new(Here { postmaster: Some("r550@y.example") });
+    host.put("m", &envelope("", &["r550@x.example"]));
+    assert_eq!(host.flush(), 1);
+    assert_eq!(host.flush(), 0);
+    assert_eq!(asked(&server), ["<r550@x.example>", "<r550@y.example>"]);
+    assert_eq!(host.files(), [""; 0]);
+}
+
+#[test]
+fn a_report_that_cannot_be_delivered_keeps_the_entry() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    host.put("m", &envelope("smith@here.example", &["r550@x.example"]));
+    let mailbox = host.house.folder().join("mail/smith");
+    fs::create_dir(&mailbox).unwrap();
+    assert_eq!(host.flush(), 1);
+    fs::remove_dir(&mailbox).unwrap();
+    assert_eq!((host.flush(), host.reports("smith")), (0, 1));
+}
+
+#[test]
+fn a_smarthost_that_is_down_is_probed_by_one_entry() {
+    let (connections, is_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
+    let server = Server::start(move |_, command| match command {
+        "greeting" => {
+            count.fetch_add(1, Ordering::SeqCst);
+            if up.load(Ordering::SeqCst) { usual(command) } else { Act::Leave("421 no".to_owned()) }
+        }
+        command => usual(command),
+    });
+    let host = Host::new(&[&server]);
+    for n in 0..20 {
+        host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
+    }
+    let (handle, queue) = host.start();
+    let made = || connections.load(Ordering::SeqCst);
+    wait_until("the first probe", || made() == 1);
+    // Nothing but what it is told brings the next one within this test.
+    assert!(handle.flush(&node("y.example")));
+    for n in 20..30 {
+        let id = format!("m-{n}");
+        host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
+        handle.note(&id);
+    }
+    assert!(handle.flush(&node("@example")));
+    wait_until("the second", || made() == 2);
+    assert!(!host.files().iter().any(|name| name.contains("state")), "nothing has changed");
+    is_up.store(true, Ordering::SeqCst);
+    assert!(handle.flush(&node("X.EXAMPLE")));
+    wait_until("all are sent", || host.files().is_empty());
+    queue.stop(LONG);
+    assert_eq!((made(), said(&server, ".").len()), (3, 30));
+}
+
+#[test]
+fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
+    let mut host = Host::new(&[&rude, &good]);
+    let mut nobody = host.settings.smarthosts[0].clone();
+    nobody.target = closed.to_string().parse().unwrap();
+    host.settings.smarthosts.insert(0, nobody);
+    host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
+    assert_eq!(host.flush(), 1);
+    assert_eq!(asked(&good).len(), 2);
+    // One that answers is not gone round.
+    assert!(host.state("m").contains("\ngone 0\n"));
+}
+
+#[test]
+fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    for id in ["waits", "astray"] {
+        host.put(id, &envelope("smith@here.example", &[&format!("{id}@x.example")]));
+    }
+    let now = fs::metadata(host.file("waits")).unwrap().modified().unwrap();
+    let now = now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    for (id, next) in [("waits", now + 3600), ("astray", now + 30 * 24 * 3600)] {
+        let state = format!("mailslot queue state 1\ntries 3\nnext {next}\ngone \nlast \n");
+        fs::write(host.file(&format!("{id}.state")), state).unwrap();
+    }
+    let (handle, queue) = host.start();
+    wait_until("what waits for a clock that was wrong", || {
+        host.files() == ["waits", "waits.state"]
+    });
+    assert_eq!(asked(&server), ["<astray@x.example>"]);
+    // Until somebody asks for it.
+    assert!(handle.flush(&node("x.example")));
+    wait_until("the other", || host.files().is_empty());
+    queue.stop(LONG);
+}
+
+#[test]
+fn several_processes_send_nothing_twice() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    for n in 0..40 {
+        host.put(&format!("m-{n}"), &envelope("smith@here.example", &[&format!("a{n}@x.example")]));
+    }
+    let running: Vec<_> = (0..2).map(|_| host.start()).collect();
+    host.flush();
+    wait_until("all are sent", || host.files().is_empty());
+    running.into_iter().for_each(|(_, queue)| queue.stop(LONG));
+    let mut all = asked(&server);
+    assert_eq!(all.len(), 40);
+    all.sort();
+    all.dedup();
+    assert_eq!((all.len(), said(&server, ".").len()), (40, 40));
+}
+
+/// One of them had tried it; the other would have tried it again a second later.
+#[test]
+fn what_another_process_put_off_waits_for_both() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
+    let (_first, one) = host.start();
+    wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
+    let (handle, two) = host.start();
+    handle.note("m");
+    host.put("n", &envelope("smith@here.example", &["a@x.example"]));
+    handle.note("n");
+    wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
+    one.stop(LONG);
+    two.stop(LONG);
+    assert_eq!(asked(&server), ["<r450@x.example>", "<a@x.example>"]);
+}
+
+/// On a full disk whoever has it already would get it every few minutes.
+#[test]
+fn who_was_served_is_remembered_though_it_cannot_be_written_down() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
+    let in_the_way = host.file("m.state.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let (handle, queue) = host.start();
+    wait_until("a try", || asked(&server).len() == 2);
+    assert!(handle.flush(&node("x.example")));
+    wait_until("another", || asked(&server).len() == 3);
+    fs::remove_dir(&in_the_way).unwrap();
+    assert!(handle.flush(&node("x.example")));
+    wait_until("a third", || host.state("m").contains("\ngone 0\n"));
+    queue.stop(LONG);
+    let tried = asked(&server);
+    assert_eq!(tried[..3], ["<a@x.example>", "<r450@x.example>", "<r450@x.example>"]);
+    assert_eq!(tried.iter().filter(|to| *to == "<a@x.example>").count(), 1);
+}
+
+#[test]
+fn what_is_no_entry_stays_and_holds_nothing_up() {
+    let server = by_name();
+    let host = Host::new(&[&server]);
+    let mail = envelope("smith@here.example", &["a@x.example"]);
+    for id in ["a", "b", "c", "good"] {
+        host.put(id, &mail);
+    }
+    let whole = fs::read(host.file("a")).unwrap();
+    fs::write(host.file("a"), &whole[..whole.len() - 5]).unwrap();
+    fs::write(host.file("b"), "").unwrap();
+    fs::write(host.file("c"), "garbage\n").unwrap();
+    // A copy that somebody made is not sent.
+    for name in ["good.bak", "copy of good", ".good"] {
+        fs::write(host.file(name), &whole).unwrap();
+    }
+    fs::create_dir(host.file("folder")).unwrap();
+    for (name, text) in [("good", "mailslot queue state 9\n"), ("gone", "x"), ("a", "\0\0\0")] {
+        fs::write(host.file(&format!("{name}.state")), text).unwrap();
+    }
+    fs::write(host.file("gone.state.new"), "").unwrap();
+    assert_eq!(host.flush(), 4);
+    assert_eq!(asked(&server), ["<a@x.example>"]);
+    let left = [".good", "a", "a.state", "b", "c", "copy of good", "folder", "good.bak"];
+    assert_eq!(host.files(), left);
+    assert_eq!(fs::read(host.file("a")).unwrap(), whole[..whole.len() - 5]);
+    // Mended, it goes its way.
+    fs::write(host.file("a"), &whole).unwrap();
+    host.flush();
+    assert_eq!(asked(&server).len(), 2);
+    assert!(list::list(&host.settings.spool).unwrap().contains("the queue is empty"));
+}

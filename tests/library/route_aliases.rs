@@ -1,0 +1,201 @@
+//! aliases(5), line by line: what a file says, as the parser understands it.
+// In helpers, which the exemption for tests does not reach.
+
+use std::path::Path;
+
+use mailslot::route::aliases::{Aliases, Item, Target, parse_include};
+
+fn parse(text: impl AsRef<[u8]>) -> Aliases {
+    Aliases::parse(Path::new("/etc/aliases"), text.as_ref())
+}
+
+/// Each alias as `name = kind:target kind:target`.
+fn summary(aliases: &Aliases) -> Vec<String> {
+    let entry = |e: &mailslot::route::aliases::Entry| {
+        let items: Vec<String> = e.items.iter().map(item).collect();
+        format!("{} = {}", e.name, items.join(" "))
+    };
+    aliases.entries.iter().map(entry).collect()
+}
+
+fn item(item: &Item) -> String {
+    match &item.target {
+        Target::Name(name) => format!("name:{name}"),
+        Target::Mailbox(mailbox) => format!("mailbox:{mailbox}"),
+        Target::User(name) => format!("user:{name}"),
+        Target::Include(path) => format!("include:{}", path.display()),
+        Target::Wrong { why, .. } => {
+            format!("wrong:{}", why.split(' ').take(4).collect::<String>())
+        }
+    }
+}
+
+#[test]
+fn lines() {
+    for (text, want) in [
+        // Nothing.
+        ("", &[] as &[&str]),
+        ("\n\n  \n\t\n# a: b\n   # a: b\n", &[]),
+        // Blanks and line ends.
+        ("a:b", &["a = name:b"]),
+        ("a : b\n", &["a = name:b"]),
+        ("a:\tb\r\n\r\nc: d\r\n", &["a = name:b", "c = name:d"]),
+        ("a: b,c ,d,\n", &["a = name:b name:c name:d"]),
+        ("a: ,,b\n", &["a = name:b"]),
+        // Continuation, also past comments and blank lines.
+        ("a: b,\n  c,\n\td\ne: f", &["a = name:b name:c name:d", "e = name:f"]),
+        ("a:\n b\n", &["a = name:b"]),
+        ("a: b,\n# comment\n\n  # another\n  c\n", &["a = name:b name:c"]),
+        // Quotes.
+        ("\"a b\": c\n", &["a b = name:c"]),
+        ("\"a:b\": c\n", &["a:b = name:c"]),
+        ("a: \"b c\", \"d,e\"\n", &["a = name:b c name:d,e"]),
+        ("a: \"b\\\"c\"\n", &["a = name:b\"c"]),
+        ("a: \"b c\"@example.org\n", &["a = mailbox:\"b c\"@example.org"]),
+        // A quoted @ is a letter of a name.
+        ("a: \"b@example.org\"\n", &["a = name:b@example.org"]),
+        // Mailboxes, on both sides.
+        ("a@example.org: b@example.com\n", &["a@example.org = mailbox:b@example.com"]),
+        ("a: Fred Q. Smith <f@example.org>, <g>\n", &["a = mailbox:f@example.org name:g"]),
+        ("a: \"Smith, Fred <x>\" <f@example.org>\n", &["a = mailbox:f@example.org"]),
+        ("a: b (the boss), c(x (y) \\) z)\n", &["a = name:b name:c"]),
+        // The user, not the alias.
+        ("a: \\a, b\n", &["a = user:a name:b"]),
+        // Files of targets.
+        ("a: :include:/etc/list\n", &["a = include:/etc/list"]),
+        ("a: \":include:/etc/a list\", :INCLUDE: /x\n", &["a = include:/etc/a list include:/x"]),
+        ("a: :include:list\n", &["a = wrong:isnotthefull"]),
+        // What is not supported stays, so that mail for it waits.
+        ("a: |/bin/prog\n", &["a = wrong:isaprogram,and"]),
+        ("a: \"|/bin/prog -x, y\", b\n", &["a = wrong:isaprogram,and name:b"]),
+        ("a: /dev/null\n", &["a = wrong:isafile,and"]),
+        ("a: \"/var/mail/x y\"\n", &["a = wrong:isafile,and"]),
+        ("a: :fail: gone away\n", &["a = wrong:isadirectivethat"]),
+        ("a: :blackhole:\n", &["a = wrong:isadirectivethat"]),
+        ("a: error:550 gone\n", &["a = wrong:isadirectivethat"]),
+        // What is wrong.
+        ("a:\n", &["a = wrong:leadsnowhere"]),
+        ("a: b c\n", &["a = wrong:isnotaname"]),
+        ("a: b # comment\n", &["a = wrong:isnotaname"]),
+        ("a: \"b\n", &["a = wrong:isnotaname"]),
+        ("a: b (c\n", &["a = wrong:isnotaname"]),
+        ("a: \"b\"c\n", &["a = wrong:isnotaname"]),
+        ("a: \"\"\n", &["a = wrong:isempty"]),
+        ("a: \\b@example.org\n", &["a = wrong:isnot`\\`and"]),
+        ("a: b@\n", &["a = wrong:isnotanaddress:"]),
+        ("a: @b\n", &["a = wrong:isnotanaddress:"]),
+        ("a: b@c@d\n", &["a = wrong:isnotanaddress:"]),
+        ("a: b\0c\n", &["a = wrong:isnotprintableASCII"]),
+        ("a: b\u{e9}\n", &["a = name:b\u{e9}"]),
+        ("a: b\rc\n", &["a = wrong:isnotprintableASCII"]),
+    ] {
+        let aliases = parse(text);
+        assert_eq!(summary(&aliases), want, "{text:?}");
+        assert_eq!(aliases.complaints, [], "{text:?}");
+    }
+}
+
+#[test]
+fn complaints_name_the_line() {
+    for (text, line, word) in [
+        ("a: b\nno colon here\n", 2, "no colon"),
+        ("# x\n\n: b\n", 3, "empty"),
+        ("a: b\na: c\n", 2, "second alias `a`; the one in line 1"),
+        ("a: b\nA: c\n", 2, "second alias `A`"),
+        ("\"a\": b\n\na: c\n", 3, "second alias"),
+        ("a@x.org: b\nA@X.ORG: c\n", 2, "second alias"),
+        ("a b: c\n", 1, "not a name"),
+        ("@example.org: c\n", 1, "not an address"),
+        ("|x: c\n", 1, "program"),
+        ("\\x: c\n", 1, "cannot be the name"),
+        ("a\u{7f}: c\n", 1, "printable ASCII"),
+        ("\u{feff}a: c\n", 1, "printable ASCII"),
+        ("\"a: b\n", 1, "no colon"),
+    ] {
+        let aliases = parse(text);
+        let [(number, why)] = aliases.complaints.as_slice() else {
+            panic!("{text:?}: {:?}", aliases.complaints)
+        };
+        assert!(*number == line && why.contains(word), "{text:?}: {number} {why}");
+        assert!(why.bytes().all(|b| matches!(b, b' '..=b'~')), "{why:?}");
+    }
+}
+
+#[test]
+fn octets_that_are_no_text_cost_their_line_only() {
+    let aliases = parse(b"a: b\nc: \xff\xfe\n# \xff\nd\xff: e\nf: g\n");
+    assert_eq!(summary(&aliases), ["a = name:b", "c = wrong:isnotprintableASCII", "f = name:g"]);
+    assert_eq!(aliases.complaints.len(), 1);
+    assert_eq!(aliases.complaints[0].0, 4);
+}
+
+#[test]
+fn line_numbers() {
+    let aliases = parse("# 1\na: b,\n  c, # no\n\n  (4\n 6) d,\n\te\n\nf:\n\n g\n");
+    let lines = |i: usize| -> Vec<usize> {
+        aliases.entries[i].items.iter().map(|item| item.line).collect()
+    };
+    assert_eq!((aliases.entries[0].line, lines(0)), (2, vec![2, 3, 3, 7]));
+    assert_eq!((aliases.entries[1].line, lines(1)), (9, vec![11]));
+}
+
+#[test]
+fn find_prefers_the_mailbox_and_ignores_case() {
+    let aliases = parse("Sales: a\nsales@Example.ORG: b\n\"x@y.org\": c\nx@y.org: d\n");
+    for (name, host, want) in [
+        ("sales", "example.org", Some(1)),
+        ("SALES", "EXAMPLE.org", Some(1)),
+        ("sales", "other.org", Some(0)),
+        ("sales ", "other.org", None),
+        ("", "", None),
+        // `"x@y.org"@z.org`: a name with an @ in it is never the mailbox x@y.org.
+        ("x@y.org", "z.org", Some(2)),
+        ("x", "y.org", Some(3)),
+        ("x", "z.org", None),
+    ] {
+        assert_eq!(aliases.find(name, host), want, "{name} {host}");
+    }
+}
+
+#[test]
+fn included_lines_are_lists() {
+    let items = parse_include(b"# staff\nalice, bob\r\n\nFred <f@example.org>\n  , carol\n|prog\n");
+    let got: Vec<(usize, String)> = items.iter().map(|i| (i.line, item(i))).collect();
+    let want = [
+        (2, "name:alice"),
+        (2, "name:bob"),
+        (4, "mailbox:f@example.org"),
+        (5, "name:carol"),
+        (6, "wrong:isaprogram,and"),
+    ];
+    assert_eq!(got, want.map(|(line, text)| (line, text.to_owned())));
+}
+
+/// Never a panic, and a line of 1 MiB is read in one go: quadratic work would show as minutes.
+#[test]
+fn any_octets_will_do() {
+    let seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut state = seed;
+    let mut random = |n: u64| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    let alphabet = b"ab@.:,\"\\()<>#|/ \t\r\n\0\xc3\xa9-";
+    for round in 0..3000 {
+        let text: Vec<u8> =
+            (0..random(60)).map(|_| alphabet[random(alphabet.len() as u64) as usize]).collect();
+        let aliases = parse(&text);
+        let lines = text.iter().filter(|b| **b == b'\n').count() + 1;
+        for entry in &aliases.entries {
+            assert!((1..=lines).contains(&entry.line), "seed {seed} round {round} {text:?}");
+            assert!(!entry.items.is_empty(), "seed {seed} round {round} {text:?}");
+        }
+        parse_include(&text);
+    }
+    for octet in alphabet {
+        let run = vec![*octet; 1 << 20];
+        parse(&run);
+        parse([b"a:", run.as_slice()].concat());
+    }
+}

@@ -1,0 +1,249 @@
+//! The walk through the aliases: against a naive twin on random graphs, at its bounds, and with
+//! very many aliases.
+// In helpers, which the exemption for tests does not reach.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mailslot::route::users::{Named, User, Users};
+use mailslot::route::{Local, Refusal, Route, Settings};
+use mailslot::smtp::{ForwardPath, Mailbox};
+
+/// A host with these users and aliases that counts the questions to its directory.
+fn host(users: &[String], aliases: &str) -> (Local, Arc<AtomicUsize>) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), aliases).unwrap();
+    let settings = Settings {
+        domains: vec!["example.org".to_owned()],
+        users: users.to_vec(),
+        aliases: Some(file.path().to_owned()),
+        delimiter: Some('+'),
+        relays: false,
+        ..Settings::default()
+    };
+    let questions = Arc::new(AtomicUsize::new(0));
+    let users = Counting { users: Named::new(users), questions: Arc::clone(&questions) };
+    (Local::with_users(settings, Box::new(users)), questions)
+}
+
+struct Counting {
+    users: Named,
+    questions: Arc<AtomicUsize>,
+}
+
+impl Users for Counting {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        self.users.find(name)
+    }
+}
+
+fn to(name: &str) -> ForwardPath {
+    ForwardPath::Mailbox(Mailbox::parse(&format!("{name}@example.org")).unwrap())
+}
+
+fn boxes(local: &Local, name: &str) -> Result<BTreeSet<String>, Refusal> {
+    let to = local.resolve(&to(name))?;
+    let boxes: BTreeSet<String> = to.iter().map(|d| d.mailbox.to_string()).collect();
+    assert_eq!(boxes.len(), to.len(), "{name}: none twice");
+    Ok(boxes)
+}
+
+/// What a walk comes to, without the words.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Boxes(BTreeSet<String>),
+    Forward(String),
+    NotLocal,
+    Unknown,
+    Wrong,
+}
+
+fn verdict(result: Result<BTreeSet<String>, Refusal>) -> Verdict {
+    match result {
+        Ok(boxes) => Verdict::Boxes(boxes),
+        Err(Refusal::Forward(mailbox)) => Verdict::Forward(mailbox.to_string()),
+        Err(Refusal::NotLocal) => Verdict::NotLocal,
+        Err(Refusal::Unknown) => Verdict::Unknown,
+        Err(Refusal::Misconfigured(_)) => Verdict::Wrong,
+        Err(other) => panic!("{other:?}"),
+    }
+}
+
+/// The twin: follows every path to its end, remembers nothing.
+struct Twin {
+    users: BTreeSet<String>,
+    aliases: BTreeMap<String, Vec<String>>,
+}
+
+impl Twin {
+    fn verdict(&self, name: &str) -> Verdict {
+        if !self.aliases.contains_key(name) && !self.users.contains(name) {
+            return Verdict::Unknown;
+        }
+        let mut ends = BTreeSet::new();
+        if self.walk(name, &[], &mut ends).is_none() {
+            return Verdict::Wrong;
+        }
+        let (remote, boxes): (BTreeSet<String>, _) =
+            ends.into_iter().partition(|e| e.contains('@'));
+        match (boxes.is_empty(), remote.len()) {
+            (_, 0) => Verdict::Boxes(boxes),
+            (true, 1) => Verdict::Forward(remote.into_iter().collect()),
+            _ => Verdict::NotLocal,
+        }
+    }
+
+    fn walk(&self, name: &str, path: &[&str], ends: &mut BTreeSet<String>) -> Option<()> {
+        if name.contains('@') {
+            ends.insert(name.to_owned());
+            return Some(());
+        }
+        let user = name.strip_prefix('\\');
+        let itself = path.last() == Some(&name);
+        match (user, self.aliases.get(name)) {
+            (None, Some(targets)) if !itself => {
+                if path.contains(&name) {
+                    return None;
+                }
+                targets.iter().try_for_each(|t| self.walk(t, &[path, &[name]].concat(), ends))
+            }
+            _ => {
+                let user = user.unwrap_or(name);
+                self.users.get(user).map(|user| ends.extend([user.clone()]))
+            }
+        }
+    }
+}
+
+#[test]
+fn random_graphs_against_the_twin() {
+    let seed = 821_u64;
+    let mut state = seed;
+    let mut random = |n: usize| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut seen = [0; 5];
+    for round in 0..2000 {
+        // Names n0 to n8 may be aliases, users, both or neither; low ones lead to higher ones more
+        // often than back, so that not every graph is a loop.
+        let names: Vec<String> = (0..9).map(|i| format!("n{i}")).collect();
+        let users = names.iter().enumerate().filter(|(i, _)| *i > 4 || random(3) == 0);
+        let users: Vec<String> = users.map(|(_, name)| name.clone()).collect();
+        let mut aliases = BTreeMap::new();
+        for i in 0..7 {
+            let mut targets = Vec::new();
+            for _ in 0..=random(3) {
+                let target = match random(24) {
+                    0 => names[random(9)].clone(),
+                    1 => names[i].clone(),
+                    2 => format!("\\{}", names[random(9)]),
+                    3 => format!("x{}@example.com", random(2)),
+                    _ => names[i + 1 + random(8 - i)].clone(),
+                };
+                targets.push(target);
+            }
+            if random(4) > 0 {
+                aliases.insert(names[i].clone(), targets);
+            }
+        }
+        let file: String = aliases
+            .iter()
+            .map(|(name, targets)| format!("{name}: {}\n", targets.join(", ")))
+            .collect();
+        let (local, _) = host(&users, &file);
+        let twin = Twin { users: users.into_iter().collect(), aliases };
+        for name in &names {
+            let (got, want) = (verdict(boxes(&local, name)), twin.verdict(name));
+            assert_eq!(got, want, "seed {seed} round {round} {name}\n{file}{:?}", twin.users);
+            seen[match want {
+                Verdict::Boxes(_) => 0,
+                Verdict::Forward(_) => 1,
+                Verdict::NotLocal => 2,
+                Verdict::Unknown => 3,
+                Verdict::Wrong => 4,
+            }] += 1;
+        }
+    }
+    assert!(seen.iter().all(|n| *n > 50), "every kind of answer was met: {seen:?}");
+}
+
+#[test]
+fn levels() {
+    let chain = |n: usize| -> String { (1..=n).map(|i| format!("a{i}: a{}\n", i + 1)).collect() };
+    // a1 to an are aliases, one level each; a(n+1) is the user.
+    for (n, fine) in [(1, true), (19, true), (20, true), (21, false), (100, false), (5000, false)] {
+        let (local, _) = host(&[format!("a{}", n + 1)], &chain(n));
+        match boxes(&local, "a1") {
+            Ok(boxes) => assert!(fine, "{n}: {boxes:?}"),
+            Err(Refusal::Misconfigured(why)) => {
+                assert!(!fine && why.contains("`a1`"), "{n}: {why}")
+            }
+            other => panic!("{n}: {other:?}"),
+        }
+        local.explain("a1");
+    }
+}
+
+#[test]
+fn addresses() {
+    for (n, fine) in [(1, true), (999, true), (1000, true), (1001, false), (50_000, false)] {
+        let users: Vec<String> = (0..n).map(|i| format!("u{i}")).collect();
+        let (local, questions) = host(&users, &format!("all: {}\n", users.join(",\n  ")));
+        match boxes(&local, "all") {
+            Ok(boxes) => assert!(fine && boxes.len() == n),
+            Err(Refusal::Misconfigured(why)) => assert!(!fine && why.contains("1000"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(questions.load(Ordering::Relaxed) <= 1000, "work is bounded too");
+    }
+}
+
+/// Every alias leads to the next twice: 2^18 paths, but nobody walks them all.
+#[test]
+fn many_ways_to_one_mailbox() {
+    let aliases: String = (0..18).map(|i| format!("a{i}: a{0}, a{0}\n", i + 1)).collect();
+    let (local, questions) = host(&["a18".to_owned()], &aliases);
+    assert_eq!(boxes(&local, "a0").unwrap().len(), 1);
+    assert!(questions.load(Ordering::Relaxed) <= 2);
+    assert!(local.explain("a0").lines().count() < 100);
+}
+
+/// 100,000 aliases and 10,000 users cost a lookup what ten do.
+#[test]
+fn size_does_not_slow_lookups() {
+    let hosts: Vec<_> = [10, 100_000]
+        .iter()
+        .map(|n| {
+            let users: Vec<String> = (0..n / 10).map(|i| format!("user{i}")).collect();
+            let aliases: String =
+                (0..*n).map(|i| format!("alias{i}: user{}\n", i % (n / 10))).collect();
+            (*n, host(&users, &aliases))
+        })
+        .collect();
+    let times: Vec<Duration> = hosts
+        .iter()
+        .map(|(n, (local, questions))| {
+            let run = || {
+                let start = Instant::now();
+                for i in 0..1000 {
+                    let last = format!("alias{}", n - 1 - i % n);
+                    assert_eq!(boxes(local, &last).unwrap().len(), 1);
+                    assert_eq!(boxes(local, "Nobody+x"), Err(Refusal::Unknown));
+                }
+                start.elapsed()
+            };
+            questions.store(0, Ordering::Relaxed);
+            let time = (0..3).map(|_| run()).min().unwrap();
+            // Nobody+x, nobody+x, Nobody, nobody; and the alias's user.
+            assert_eq!(questions.load(Ordering::Relaxed), 3 * 1000 * 5, "{n}");
+            time
+        })
+        .collect();
+    // Looking through a list would take thousands of times as long.
+    assert!(times[1] < times[0] * 50, "{times:?}");
+}

@@ -1,0 +1,543 @@
+//! `route::Local` as a session sees it: RCPT, VRFY and EXPN over users, domains and aliases.
+// In helpers, which the exemption for tests does not reach.
+
+use mailslot::message::Owner;
+use mailslot::route::users::{User, Users};
+use mailslot::route::{Local, Member, Refusal, Route, Settings};
+use mailslot::smtp::{ForwardPath, Mailbox};
+use tempfile::TempDir;
+
+/// A host with these users and aliases: example.org, and example.net beside it.
+struct Host {
+    local: Local,
+    _dir: TempDir,
+}
+
+fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("aliases");
+    std::fs::write(&file, aliases).unwrap();
+    let settings = Settings {
+        domains: vec!["Example.org".to_owned(), "example.net".to_owned()],
+        hostname: "mx.example.org".to_owned(),
+        users: users.iter().map(|user| user.to_string()).collect(),
+        sandbox: false,
+        aliases: Some(file),
+        delimiter: Some('+'),
+        relays: false,
+    };
+    (settings, dir)
+}
+
+fn host(users: &[&str], aliases: &str) -> Host {
+    let (settings, dir) = settings(users, aliases);
+    Host { local: Local::new(settings), _dir: dir }
+}
+
+/// A sandbox for every domain, or for just these.
+fn sandbox(users: &[&str], domains: &[&str]) -> Host {
+    let (settings, dir) = settings(users, "");
+    let domains = domains.iter().map(|domain| domain.to_string()).collect();
+    Host { local: Local::new(Settings { sandbox: true, domains, ..settings }), _dir: dir }
+}
+
+impl Host {
+    /// `mailbox` of each destination, or the reply's code and text.
+    fn rcpt(&self, to: &str) -> String {
+        match self.local.resolve(&path(to)) {
+            Ok(to) => to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "),
+            Err(refusal) => refusal.to_string(),
+        }
+    }
+
+    fn delivered_to(&self, to: &str) -> String {
+        let to = self.local.resolve(&path(to)).unwrap();
+        to.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
+    }
+
+    fn vrfy(&self, name: &str) -> String {
+        answer(self.local.vrfy(name).map(|member| vec![member]))
+    }
+
+    fn expn(&self, list: &str) -> String {
+        answer(self.local.expn(list))
+    }
+}
+
+fn path(to: &str) -> ForwardPath {
+    match to {
+        "postmaster" => ForwardPath::Postmaster,
+        to => ForwardPath::Mailbox(Mailbox::parse(to).unwrap()),
+    }
+}
+
+fn answer(result: Result<Vec<Member>, Refusal>) -> String {
+    let member = |m: &Member| format!("{} <{}>", m.full_name, m.mailbox).trim().to_owned();
+    match result {
+        Ok(members) => members.iter().map(member).collect::<Vec<_>>().join(", "),
+        Err(Refusal::Ambiguous(all)) => {
+            format!("553 {}", all.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+        }
+        Err(refusal) => refusal.to_string(),
+    }
+}
+
+/// Each row: the address, and the mailboxes or the beginning of the refusal.
+fn check(host: &Host, rows: &[(&str, &str)]) {
+    for (to, want) in rows {
+        let got = host.rcpt(to);
+        let refused = want.as_bytes().first().is_some_and(u8::is_ascii_digit);
+        assert!(got == *want || refused && got.starts_with(want), "{to}: {got}, not {want}");
+    }
+}
+
+#[test]
+fn users_and_domains() {
+    let host = host(&["alice", "Bob", "bob.lock", "a/b"], "");
+    check(
+        &host,
+        &[
+            ("alice@example.org", "alice"),
+            ("alice@EXAMPLE.NET", "alice"),
+            ("Alice@example.org", "alice"),
+            ("\"alice\"@example.org", "alice"),
+            ("bob@example.org", "Bob"),
+            ("BOB@example.org", "Bob"),
+            ("carol@example.org", "550 5.1.1"),
+            // Not ours: not even the host's own name, nor a part of ours.
+            ("alice@mx.example.org", "550 5.7.1"),
+            ("alice@org", "550 5.7.1"),
+            ("alice@example.org.example.com", "550 5.7.1"),
+            ("alice@[127.0.0.1]", "alice"),
+            ("alice@[127.1.2.3]", "alice"),
+            ("alice@[IPv6:::1]", "alice"),
+            ("alice@[192.0.2.1]", "550 5.7.1"),
+            ("alice@[IPv6:2001:db8::1]", "550 5.7.1"),
+            // Names that are no files.
+            ("bob.lock@example.org", "553 5.1.3"),
+            ("\"a/b\"@example.org", "553 5.1.3"),
+        ],
+    );
+}
+
+#[test]
+fn tags_and_case() {
+    let host = host(&["bob", "bob+vip", "ann"], "sales: ann\nsales+eu: bob\n");
+    check(
+        &host,
+        &[
+            ("bob+x@example.org", "bob"),
+            ("bob+@example.org", "bob"),
+            ("bob+x+y@example.org", "bob"),
+            ("Bob+X@example.org", "bob"),
+            ("bob+vip@example.org", "bob+vip"),
+            ("BOB+VIP@example.org", "bob+vip"),
+            ("sales+x@example.org", "ann"),
+            ("SALES+EU@example.org", "bob"),
+            ("+bob@example.org", "550 5.1.1"),
+            ("\"+\"@example.org", "550 5.1.1"),
+            ("carol+bob@example.org", "550 5.1.1"),
+        ],
+    );
+    for (to, want) in [
+        ("bob@example.net", "bob@example.org"),
+        ("BOB+Lists@example.net", "bob+Lists@example.org"),
+        ("\"bob+a b\"@example.net", "\"bob+a b\"@example.org"),
+        ("sales+x@example.net", "ann@example.org"),
+        ("bob@[127.0.0.1]", "bob@example.org"),
+    ] {
+        assert_eq!(host.delivered_to(to), want);
+    }
+    let (settings, _dir) = settings(&["bob"], "");
+    let local = Local::new(Settings { delimiter: None, ..settings });
+    assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
+}
+
+/// Old ways to have a host relay, or run something: just letters of a name (RFC 5321 never lets
+/// them mean more).
+#[test]
+fn no_second_meaning() {
+    let rows = [
+        "bob%example.com@example.org",
+        "example.com!bob@example.org",
+        "\"bob@example.com\"@example.org",
+        "\"bob@example.org\"@example.org",
+        "\"|/bin/sh\"@example.org",
+        "\"/etc/passwd\"@example.org",
+        "\":include:/etc/passwd\"@example.org",
+        "\"\\\\bob\"@example.org",
+        "\"bob \"@example.org",
+        "\"../bob\"@example.org",
+        "\"bob,alice\"@example.org",
+        "\"<bob>\"@example.org",
+        "\"-bob\"@example.org",
+        "\".\"@example.org",
+        "\"..\"@example.org",
+    ];
+    let (usual, sandbox) = (host(&["bob"], "bob@example.com: bob\n"), sandbox(&[], &[]));
+    for to in rows {
+        check(&usual, &[(to, "550 5.1.1")]);
+        check(&sandbox, &[(to, "553 5.1.3")]);
+    }
+}
+
+#[test]
+fn aliases() {
+    let aliases = "\
+        sales: bob, alice, BOB\n\
+        sales@example.net: carol\n\
+        a: b\nb: c\nc: carol\n\
+        alice: alice, bob\n\
+        bob: \\bob, \\carol\n\
+        both: alice, carol\n\
+        here: carol@example.net\n\
+        literal: carol@[127.0.0.1]\n\
+        \"mary ann\": carol\n\
+        tagged: carol+x\n\
+        x@example.com: carol\n\
+        owner-sales: alice\n";
+    let host = host(&["alice", "bob", "carol"], aliases);
+    check(
+        &host,
+        &[
+            ("Sales@example.org", "bob carol alice"),
+            ("sales@example.net", "carol"),
+            ("a@example.org", "carol"),
+            // In its own list: the user; so alice, and bob by his own alias.
+            ("alice@example.org", "alice bob carol"),
+            ("bob@example.org", "bob carol"),
+            ("both@example.org", "alice bob carol"),
+            ("here@example.org", "carol"),
+            ("literal@example.org", "carol"),
+            ("\"mary ann\"@example.org", "carol"),
+            ("\"Mary Ann\"@example.net", "carol"),
+            ("tagged@example.org", "carol"),
+            ("owner-sales@example.org", "alice bob carol"),
+            ("owner-both@example.org", "550 5.1.1"),
+            ("x@example.org", "550 5.1.1"),
+            ("x@example.com", "550 5.7.1"),
+        ],
+    );
+    assert_eq!(host.delivered_to("tagged@example.net"), "carol+x@example.org");
+}
+
+#[test]
+fn aliases_that_lead_off_the_host() {
+    let aliases = "\
+        gone: fred@example.com\n\
+        twice: fred@example.com, fred@EXAMPLE.COM\n\
+        chain: gone\n\
+        mixed: alice, fred@example.com\n\
+        two: fred@example.com, wilma@example.com\n\
+        nested: gone, alice\n";
+    let host = host(&["alice"], aliases);
+    let forward = Refusal::Forward(Mailbox::parse("fred@example.com").unwrap());
+    for to in ["gone@example.org", "GONE+x@example.net", "twice@example.org", "chain@example.org"] {
+        assert_eq!(host.local.resolve(&path(to)), Err(forward.clone()), "{to}");
+    }
+    // A sender who followed a 551 would leave somebody out.
+    for to in ["mixed@example.org", "two@example.org", "nested@example.org"] {
+        assert_eq!(host.local.resolve(&path(to)), Err(Refusal::NotLocal), "{to}");
+    }
+}
+
+#[test]
+fn faults_in_aliases_put_mail_off() {
+    let aliases = "\
+        a: b\nb: c\nc: a\n\
+        typo: alcie\n\
+        part: alice, alcie\n\
+        prog: alice, |/bin/true\n\
+        file: /tmp/x\n\
+        dir: :fail: no\n\
+        empty:\n\
+        inc: :include:/nonexistent/list\n\
+        selfless: selfless\n\
+        broken: \"alice\n";
+    let host = host(&["alice"], aliases);
+    for (to, word) in [
+        ("a@example.org", "aliases:1: a loop: a -> b -> c -> a"),
+        ("b@example.org", "aliases:1: a loop: a -> b -> c -> a"),
+        ("c@example.org", "aliases:1: a loop: a -> b -> c -> a"),
+        ("typo@example.org", "aliases:4: alias `typo` leads to `alcie`, no user"),
+        ("part@example.org", "aliases:5: alias `part`"),
+        ("prog@example.org", "is a program"),
+        ("file@example.org", "is a file"),
+        ("dir@example.org", "directive"),
+        ("empty@example.org", "leads nowhere"),
+        ("inc@example.org", "/nonexistent/list cannot be opened"),
+        ("selfless@example.org", "leads to `selfless`, no user"),
+        ("broken@example.org", "is not a name"),
+    ] {
+        match host.local.resolve(&path(to)) {
+            Err(Refusal::Misconfigured(why)) => assert!(why.contains(word), "{to}: {why}"),
+            other => panic!("{to}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn postmaster() {
+    for (users, aliases, want) in [
+        (&["ann", "postmaster", "root"] as &[&str], "", "postmaster"),
+        (&["ann", "root"], "", "root"),
+        (&["ann", "bob"], "", "ann"),
+        (&["post", "bob"], "", "post"),
+        (&["ann", "root"], "root: ann\n", "ann"),
+        (&["ann", "bob"], "postmaster: bob\n", "bob"),
+        (&["ann", "bob"], "PostMaster: root\nroot: bob, ann\n", "bob ann"),
+        // Not even aliases that lead elsewhere, in circles or nowhere take it away.
+        (&["ann", "bob"], "postmaster: root\nroot: me@example.com\n", "ann"),
+        (&["ann", "root"], "postmaster: root\nroot: postmaster\n", "root"),
+        (&["ann", "root"], "postmaster: nobody\n", "root"),
+        (&["ann", "root"], "postmaster: ann, |/bin/false\n", "root"),
+        (&["ann", "root"], "root: postmaster\n", "root"),
+    ] {
+        let host = host(users, aliases);
+        for to in ["postmaster", "postmaster@example.org", "POSTMASTER@example.net"] {
+            assert_eq!(host.rcpt(to), want, "{users:?} {aliases:?} {to}");
+        }
+        assert_eq!(host.rcpt("postmaster@example.com"), Refusal::NotLocal.to_string());
+    }
+    // As a target it is there too.
+    let host = host(&["ann"], "abuse: postmaster\n");
+    assert_eq!(host.rcpt("abuse@example.org"), "ann");
+    assert_eq!(sandbox(&[], &[]).rcpt("postmaster"), "postmaster");
+    assert_eq!(sandbox(&[], &[]).rcpt("Postmaster@anywhere.example"), "postmaster");
+    assert_eq!(sandbox(&["ann"], &[]).rcpt("postmaster"), "ann");
+}
+
+#[test]
+fn sandbox_takes_every_plain_name_everywhere() {
+    check(
+        &sandbox(&[], &[]),
+        &[
+            ("bob@example.com", "bob"),
+            ("Bob@anything.example", "bob"),
+            ("bob@[192.0.2.1]", "bob"),
+            ("bob@[IPv6:2001:db8::1]", "bob"),
+            ("bob+x@example.com", "bob+x"),
+            ("j.r-r_t=1~2'3@example.com", "j.r-r_t=1~2'3"),
+            ("0@example.com", "0"),
+            ("bob.lock@example.com", "553 5.1.3"),
+            ("BOB.LOCK@example.com", "553 5.1.3"),
+            ("a/b@example.com", "553 5.1.3"),
+            ("a&b@example.com", "553 5.1.3"),
+            ("-rf@example.com", "553 5.1.3"),
+            ("\".hidden\"@example.com", "553 5.1.3"),
+            ("\"a b\"@example.com", "553 5.1.3"),
+        ],
+    );
+    check(
+        &sandbox(&["bob"], &[]),
+        &[
+            ("bob@example.com", "bob"),
+            ("BOB+x@example.net", "bob"),
+            ("ann@example.com", "550 5.1.1"),
+        ],
+    );
+    check(
+        &sandbox(&[], &["example.com"]),
+        &[("ann@EXAMPLE.com", "ann"), ("ann@[127.0.0.1]", "ann"), ("ann@example.org", "550 5.7.1")],
+    );
+    assert_eq!(sandbox(&[], &[]).delivered_to("Bob@Example.COM"), "bob@example.com");
+    assert_eq!(sandbox(&[], &[]).delivered_to("bob@[192.0.2.1]"), "bob@[192.0.2.1]");
+}
+
+/// Full names as in RFC 5321 3.5.1, and a directory that can be out of order.
+struct People {
+    works: bool,
+}
+
+impl People {
+    fn all() -> Vec<User> {
+        let person = |name: &str, full_name: &str, uid| User {
+            name: name.to_owned(),
+            owner: Some(Owner { uid, gid: 100 }),
+            full_name: full_name.to_owned(),
+        };
+        vec![
+            person("jsmith", "Joe Smith", 1000),
+            person("hsmith", "Harry Smith", 1001),
+            person("dweep", "Melvin Smith", 1002),
+            person("fred", "Fred Jones", 1003),
+        ]
+    }
+}
+
+impl Users for People {
+    fn find(&self, name: &str) -> Result<Option<User>, String> {
+        match self.works {
+            true => Ok(People::all().into_iter().find(|user| user.name == name)),
+            false => Err("the directory is down".to_owned()),
+        }
+    }
+
+    fn list(&self) -> Vec<User> {
+        People::all()
+    }
+}
+
+fn people(works: bool, aliases: &str) -> Host {
+    let (settings, dir) = settings(&[], aliases);
+    let users = Box::new(People { works });
+    Host { local: Local::with_users(settings, users), _dir: dir }
+}
+
+/// Who cannot be looked up now is never unknown.
+#[test]
+fn a_failing_directory_is_later() {
+    let host = people(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
+    for to in ["fred@example.org", "nobody@example.org", "list@example.org", "postmaster"] {
+        match host.local.resolve(&path(to)) {
+            Err(Refusal::Later(why)) => assert_eq!(why, "the directory is down"),
+            other => panic!("{to}: {other:?}"),
+        }
+    }
+    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::Later(_))));
+    assert!(matches!(host.local.expn("list"), Err(Refusal::Later(_))));
+    // What needs no directory goes on.
+    check(&host, &[("far@example.org", "551"), ("x@example.com", "550 5.7.1")]);
+    assert_eq!(people(true, "").rcpt("fred@example.org"), "fred");
+}
+
+#[test]
+fn aliases_never_read_are_later() {
+    let (settings, dir) = settings(&["bob"], "");
+    let missing = Some(dir.path().join("missing"));
+    let local = Local::new(Settings { aliases: missing, ..settings });
+    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
+    assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
+    assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
+    assert!(local.problems().iter().any(|p| p.stops_mail && p.what.contains("missing")));
+}
+
+#[test]
+fn vrfy() {
+    let host = people(
+        true,
+        "\
+        one: fred\nmany: fred, jsmith\ngone: x@example.com\nbad: nobody\n\"Team Red\": dweep\n",
+    );
+    let smiths = "553 jsmith@example.org hsmith@example.org dweep@example.org";
+    for (name, want) in [
+        ("fred", "Fred Jones <fred@example.org>"),
+        ("FRED", "Fred Jones <fred@example.org>"),
+        ("<fred>", "Fred Jones <fred@example.org>"),
+        (" fred@example.net ", "Fred Jones <fred@example.org>"),
+        ("<fred@[127.0.0.1]>", "Fred Jones <fred@example.org>"),
+        ("fred+x", "Fred Jones <fred+x@example.org>"),
+        ("one", "Fred Jones <fred@example.org>"),
+        ("many", "<many@example.org>"),
+        ("Team Red", "Melvin Smith <dweep@example.org>"),
+        // Full names, and words of them.
+        ("Jones", "Fred Jones <fred@example.org>"),
+        ("harry smith", "Harry Smith <hsmith@example.org>"),
+        ("Smith", smiths),
+        ("smith", smiths),
+        // Refused.
+        ("gone", "551 5.1.6 not local; try <x@example.com>"),
+        ("nobody", "550 5.1.1"),
+        ("smit", "550 5.1.1"),
+        ("", "550 5.1.1"),
+        ("@", "550 5.1.1"),
+        ("fred@", "550 5.1.1"),
+        ("<fred", "550 5.1.1"),
+        ("fred@example.com", "550 5.7.1"),
+        ("bad", "451 4.3.5"),
+        (&"x".repeat(2000), "550 5.1.1"),
+        ("\u{1b}[31m", "550 5.1.1"),
+    ] {
+        let got = host.vrfy(name);
+        assert!(got == want || want.len() == 9 && got.starts_with(want), "{name}: {got}");
+    }
+    // With --user there are no full names, but parts of user names.
+    let host = self::host(&["j.smith", "h.smith", "ann"], "");
+    assert_eq!(host.vrfy("smith"), "553 j.smith@example.org h.smith@example.org");
+    assert_eq!(host.vrfy("h"), "<h.smith@example.org>");
+    assert_eq!(sandbox(&[], &[]).vrfy("Bob"), "<bob@mx.example.org>");
+    assert_eq!(sandbox(&[], &[]).vrfy("Bob@example.com"), "<bob@example.com>");
+    assert!(sandbox(&[], &[]).vrfy("a/b").starts_with("553"));
+}
+
+#[test]
+fn expn() {
+    let host = people(
+        true,
+        "\
+        list: fred, jsmith, inner, x@example.com, fred\n\
+        inner: dweep, hsmith\n\
+        jsmith: jsmith, fred\n\
+        gone: x@example.com\nbad: fred, nobody\n\"Team Red\": list, \"Team Red@x\"\n",
+    );
+    for (list, want) in [
+        (
+            "list",
+            "Fred Jones <fred@example.org>, <jsmith@example.org>, <inner@example.org>, \
+             <x@example.com>",
+        ),
+        ("INNER@example.net", "Melvin Smith <dweep@example.org>, Harry Smith <hsmith@example.org>"),
+        ("jsmith", "Joe Smith <jsmith@example.org>, Fred Jones <fred@example.org>"),
+        ("fred", "Fred Jones <fred@example.org>"),
+        ("gone", "551 5.1.6 not local; try <x@example.com>"),
+        ("bad", "451 4.3.5"),
+        ("nobody", "550 5.1.1"),
+        ("", "550 5.1.1"),
+        ("list@example.com", "550 5.7.1"),
+        ("Team Red", "451 4.3.5"),
+    ] {
+        let got = host.expn(list);
+        assert!(got == want || want.len() == 9 && got.starts_with(want), "{list}: {got}");
+    }
+}
+
+/// The system's own users, if this host is like most.
+#[test]
+fn passwd() {
+    let settings = Settings { domains: vec!["example.org".to_owned()], ..Settings::default() };
+    let local = Local::new(settings);
+    let root = local.resolve(&path("root@example.org")).unwrap();
+    assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
+    assert_eq!(root[0].delivered_to, "root@example.org");
+    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].mailbox.as_str(), "root");
+    assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
+}
+
+#[test]
+fn where_mail_has_a_way_out_it_takes_it() {
+    let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n\
+                   list: fred@elsewhere.example, alice\nowner-list: alice\n\
+                   inside: alice\nowner-inside: alice\n";
+    let (settings, _dir) = settings(&["alice"], aliases);
+    let relaying = Local::new(Settings { relays: true, ..settings });
+    let ways = |to: &str| {
+        let way = relaying.way(&path(to)).unwrap();
+        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
+        let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
+        (here.join(","), elsewhere.join(","), way.is_relay)
+    };
+    let fred = "fred@elsewhere.example".to_owned();
+    assert_eq!(ways("off@example.org"), (String::new(), fred.clone(), false));
+    assert_eq!(ways("mixed@example.org"), ("alice".to_owned(), fred.clone(), false));
+    assert_eq!(ways("alice@example.org"), ("alice".to_owned(), String::new(), false));
+    assert_eq!(ways("fred@elsewhere.example"), (String::new(), fred.clone(), true));
+    // Not followed where the address is not ours, whatever it looks like.
+    for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
+        assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
+    }
+    let owner = |to: &str| relaying.way(&path(to)).unwrap().owner.map(|owner| owner.to_string());
+    assert_eq!(owner("mixed@example.org"), None);
+    assert_eq!(owner("list@example.net"), Some("owner-list@example.net".to_owned()));
+    assert_eq!(owner("inside@example.net"), None, "nobody else needs to hear of it");
+    assert_eq!(relaying.way(&path("nobody@example.org")), Err(Refusal::Unknown));
+    let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
+    assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
+    for (address, told) in [
+        ("off", "sent on to <fred@elsewhere.example>"),
+        ("mixed", "delivered to alice, and sent on to <fred@elsewhere.example>"),
+        ("x@elsewhere.example", "sent on, for clients that may relay"),
+    ] {
+        let text = relaying.explain(address);
+        assert!(text.ends_with(&format!("= {told}\n")), "{text}");
+    }
+}

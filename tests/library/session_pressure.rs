@@ -1,0 +1,79 @@
+//! Names tried out: slowed down for clients elsewhere, and for nobody else.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mailslot::listen::Service;
+use mailslot::session::End;
+use mailslot::stream::{Peer, Pressure, Socket, Stream};
+
+use crate::harness::server::{House, LONG, Wire, codes, stranger};
+
+/// A transaction for `unknown` recipients that are not there, and one that is.
+fn transaction(unknown: usize) -> String {
+    let unknown = "RCPT TO:<nobody@here.example>\r\n".repeat(unknown);
+    format!(
+        "MAIL FROM:<a@b.example>\r\n{unknown}RCPT TO:<smith@here.example>\r\nDATA\r\nx\r\n.\r\n"
+    )
+}
+
+/// What `peer` hears if it says `input` behind its greeting, and how long that took.
+fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Duration) {
+    let house = House::new();
+    let office = house.office(house.session());
+    let (mut client, server) = UnixStream::pair().unwrap();
+    let hello = if lmtp { "LHLO c" } else { "EHLO c" };
+    std::io::Write::write_all(&mut client, format!("{hello}\r\n{input}").as_bytes()).unwrap();
+    client.close_write();
+    let mut stream = Stream::new(Socket::Unix(server), peer, LONG, LONG).unwrap();
+    let pressure = Arc::new(Pressure::default());
+    pressure.set(pressed);
+    stream.heed(pressure);
+    let began = Instant::now();
+    let end = office.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
+    let took = began.elapsed();
+    stream.close(false);
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).unwrap();
+    (end, replies, took)
+}
+
+#[test]
+fn a_harvester_is_slowed_and_its_session_ended() {
+    let (end, replies, took) = said(stranger(1), false, false, &transaction(100));
+    let codes = codes(&replies);
+    assert_eq!(codes[..3], ["220", "250", "250"]);
+    assert_eq!(codes[3..23], ["550"; 20]);
+    assert_eq!(codes[23..], ["421"]);
+    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert!(took >= Duration::from_secs(10), "{took:?}");
+}
+
+#[test]
+fn under_stress_it_is_not_waited_for() {
+    let (_, replies, took) = said(stranger(1), false, true, &transaction(100));
+    let codes = codes(&replies);
+    assert_eq!(codes[3..13], ["550"; 10]);
+    assert_eq!(codes[13..], ["421"]);
+    assert!(took < LONG, "{took:?}");
+}
+
+/// A list with old members, a server that hands on by LMTP, and this host's own programs.
+#[test]
+fn honest_mail_is_not_slowed() {
+    let list = transaction(10).repeat(10) + "QUIT\r\n";
+    let many = transaction(50) + "QUIT\r\n";
+    for (peer, lmtp, input, unknown) in [
+        (stranger(1), false, &list, 100),
+        (stranger(1), true, &many, 50),
+        (Peer::Unix, false, &many, 50),
+        ("127.0.0.1:4000".parse().map(Peer::ip).unwrap(), false, &many, 50),
+    ] {
+        let (end, replies, took) = said(peer, lmtp, false, input);
+        assert!(matches!(end, End::Quit), "{end}");
+        assert_eq!(codes(&replies).iter().filter(|code| **code == "550").count(), unknown);
+        assert!(took < Duration::from_secs(10), "{peer}: {took:?}");
+    }
+}

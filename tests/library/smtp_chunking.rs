@@ -1,0 +1,132 @@
+//! BDAT through a session: what comes in chunks is stored as what comes by DATA, a message that is
+//! not whole is not stored at all, and nothing of a chunk is ever taken for a command.
+
+use mailslot::session::End;
+use mailslot::stream::{Cut, Peer};
+
+use crate::harness::server::{House, codes, converse, stranger};
+
+const MESSAGE: &str = "Status: RO\r\nSubject: dots\r\n\r\n.\r\n..\r\nFrom here\r\nQUIT\r\nend.\r\n";
+
+/// A session that sends one message, in chunks that end where `ends` says.
+fn in_chunks(to: &str, message: &str, ends: &[usize]) -> String {
+    let mut text = greeted(to);
+    let mut begin = 0;
+    for end in ends {
+        text += &format!("BDAT {}\r\n{}", end - begin, &message[begin..*end]);
+        begin = *end;
+    }
+    text + &format!("BDAT {} LAST\r\n{}QUIT\r\n", message.len() - begin, &message[begin..])
+}
+
+fn greeted(to: &str) -> String {
+    format!("EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<{to}@here.example>\r\n")
+}
+
+/// What a mailbox holds of its one message, without what differs from message to message.
+fn stored(house: &House, user: &str) -> String {
+    assert_eq!(house.count(user), 1, "{user}");
+    let mailbox = house.mailbox(user);
+    let (_, behind) = mailbox.split_once("\n\tfor ").unwrap();
+    behind.split_once('\n').unwrap().1.to_owned()
+}
+
+#[test]
+fn every_chunking_is_stored_as_data_is() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let stuffed = MESSAGE.replace("\r\n.", "\r\n..");
+    let data = format!("{}DATA\r\n{stuffed}.\r\nQUIT\r\n", greeted("data"));
+    let (_, replies) = converse(&office, Peer::Unix, data.as_bytes());
+    assert_eq!(codes(&replies), ["220", "250", "250", "250", "354", "250", "221"]);
+    let expected = stored(&house, "data");
+    assert_eq!(expected, "Subject: dots\n\n.\n..\n>From here\nQUIT\nend.\n\n");
+
+    for first in 0..=MESSAGE.len() {
+        let ends = [first, (2 * first).min(MESSAGE.len()), MESSAGE.len()];
+        for (name, message) in [("whole", MESSAGE), ("cut", MESSAGE.trim_end())] {
+            let user = format!("{name}-{first}");
+            let ends = ends.map(|end| end.min(message.len()));
+            let text = in_chunks(&user, message, &ends);
+            let (end, replies) = converse(&office, Peer::Unix, text.as_bytes());
+            let expected = ["220", "250", "250", "250", "250", "250", "250", "250", "221"];
+            assert_eq!(codes(&replies), expected, "{first}: {replies}");
+            assert!(matches!(end, End::Quit), "{end}");
+        }
+        assert_eq!(stored(&house, &format!("whole-{first}")), expected, "{first}");
+        assert_eq!(stored(&house, &format!("cut-{first}")), expected, "{first}");
+    }
+}
+
+#[test]
+fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let text = in_chunks("smith", MESSAGE, &[10, 10, 30]);
+    let whole = text.len() - "QUIT\r\n".len();
+    for length in 0..=text.len() {
+        let before = house.count("smith");
+        let (end, _) = converse(&office, Peer::Unix, &text.as_bytes()[..length]);
+        let arrived = house.count("smith") - before;
+        assert_eq!(arrived, usize::from(length >= whole), "after {length}");
+        match length == text.len() {
+            true => assert!(matches!(end, End::Quit), "{end}"),
+            false => assert!(matches!(end, End::Cut(Cut::Closed)), "{end}"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_become_a_message_is_refused_with_its_chunk() {
+    let house = House::new();
+    let mut settings = house.session();
+    settings.size_max = 3000;
+    let office = house.office(settings);
+    let hidden = format!("{}From here\r\n", "x".repeat(1000));
+    let hops = "Received: x\r\n".repeat(101);
+    for (chunk, reply) in [
+        ("a\nb", "554 5.6.0"),
+        ("a\rb", "554 5.6.0"),
+        (&hidden, "554 5.6.0"),
+        (&hops, "554 5.4.6"),
+        (&"y".repeat(3001), "552 5.3.4"),
+    ] {
+        let n = chunk.len();
+        let text = format!(
+            "{}BDAT {n}\r\n{chunk}BDAT 6\r\nQUIT\r\nBDAT 6 LAST\r\nQUIT\r\n\
+             MAIL FROM:<a@b>\r\nRCPT TO:<smith@x>\r\nBDAT {n} LAST\r\n{chunk}QUIT\r\n",
+            greeted("smith")
+        );
+        let (_, replies) = converse(&office, Peer::Unix, text.as_bytes());
+        let code = &reply[..3];
+        let expected = ["220", "250", "250", "250", code, "503", "503", "250", "250", code, "221"];
+        assert_eq!(codes(&replies), expected, "{replies}");
+        assert_eq!(replies.matches(reply).count(), 2, "{replies}");
+        assert_eq!(house.count("smith"), 0);
+    }
+    // What was refused by its size was never begun.
+    assert_eq!(house.counters.messages_never.value(), 8);
+}
+
+#[test]
+fn a_monstrous_chunk_is_neither_believed_nor_stored() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let rows = [
+        // As long as it comes it is dropped, and the client goes away first.
+        ("9223372036854775807 LAST", &["220", "250", "250", "250"][..], "closed"),
+        ("18446744073709551615", &["220", "250", "250", "250"], "closed"),
+        // Beyond 64 bits nobody can count.
+        ("18446744073709551616 LAST", &["220", "250", "250", "250", "421"], "errors"),
+        ("99999999999999999999999999999999", &["220", "250", "250", "250", "421"], "errors"),
+        ("-1 LAST", &["220", "250", "250", "250", "421"], "errors"),
+        ("0x10", &["220", "250", "250", "250", "421"], "errors"),
+    ];
+    for (size, expected, how) in rows {
+        let text = format!("{}BDAT {size}\r\nhello\r\nNOOP\r\nQUIT\r\n", greeted("smith"));
+        let (end, replies) = converse(&office, stranger(1), text.as_bytes());
+        assert_eq!(codes(&replies), expected, "{size}: {replies}");
+        assert_eq!(end.to_string(), how, "{size}");
+        assert_eq!(house.count("smith"), 0);
+    }
+}

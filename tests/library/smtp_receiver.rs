@@ -1,0 +1,210 @@
+//! What a session sees of the receiver besides replies: the envelope, the client, when to close.
+
+use crate::harness::cast;
+use std::collections::BTreeSet;
+
+use crate::harness::cast::Beta;
+use mailslot::smtp::receiver::LINE_MAX;
+use mailslot::smtp::{
+    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
+};
+
+/// A receiver to which `lines` were said, and its last step.
+fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
+    let mut receiver = Receiver::new(cast::settings(&[]), host);
+    let mut step = Step::Reply(receiver.greeting());
+    for line in lines {
+        step = receiver.line(format!("{line}\r\n").as_bytes());
+    }
+    (receiver, step)
+}
+
+/// README's table of extensions has what EHLO names where everything is on, and nothing else.
+#[test]
+fn the_readme_tells_of_every_extension() {
+    let mut settings = cast::settings(&[]);
+    (settings.terminals, settings.etrn, settings.tls) = (true, true, Tls::Offered);
+    let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
+    let Step::Reply(reply) = step else { panic!("{step:?}") };
+    let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
+    let named: BTreeSet<String> =
+        reply.lines.iter().skip(1).map(|l| keyword(&l.to_string())).collect();
+
+    let readme = include_str!("../../README.md");
+    let (_, table) = readme.split_once("\n| keyword | standard |").unwrap();
+    let (table, _) = table.split_once("\n\n").unwrap();
+    let rows = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
+    let told: BTreeSet<String> =
+        rows.flat_map(|cell| cell.split(',')).map(|k| k.trim().to_owned()).collect();
+    assert_eq!(told, named);
+}
+
+#[test]
+fn the_envelope_is_what_was_said() {
+    let (receiver, step) = said(
+        Beta,
+        &[
+            "EHLO alpha.arpa",
+            "MAIL FROM:<Smith@Alpha.ARPA> SIZE=12 BODY=8BITMIME",
+            "RCPT TO:<@alpha.arpa:\"Jones\"@Beta.ARPA>",
+            "RCPT TO:<green@beta.arpa>",
+            "RCPT TO:<postmaster>",
+            "DATA",
+        ],
+    );
+    assert_eq!(step, Step::Data(reply::start_mail_input()));
+    let envelope = receiver.envelope().unwrap();
+    assert_eq!(envelope.from.to_string(), "<Smith@Alpha.ARPA>", "case is kept");
+    assert_eq!((envelope.size, envelope.body), (Some(12), Body::EightBitMime));
+    let to: Vec<(String, &str)> =
+        envelope.to.iter().map(|r| (r.path.to_string(), r.destination.as_str())).collect();
+    let expected = [("<Jones@Beta.ARPA>", "jones"), ("<Postmaster>", "root")];
+    assert_eq!(to, expected.map(|(path, destination)| (path.to_owned(), destination)));
+}
+
+#[test]
+fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
+    let open = ["EHLO alpha.arpa", "MAIL FROM:<>", "RCPT TO:<jones@beta.arpa>"];
+    for (line, there) in [
+        ("RSET", false),
+        ("EHLO b", false),
+        ("HELO b", false),
+        ("NOOP", true),
+        ("EHLO", true),
+        ("MAIL FROM:<>", true),
+    ] {
+        let (mut receiver, _) = said(Beta, &open);
+        receiver.line(format!("{line}\r\n").as_bytes());
+        assert_eq!(receiver.envelope().is_some(), there, "{line}");
+    }
+    let (mut receiver, _) = said(Beta, &open);
+    assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
+    assert!(receiver.envelope().is_none());
+}
+
+#[test]
+fn the_client_is_who_it_said_last() {
+    type Row<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>);
+    let rows: &[Row<'_>] = &[
+        (&[], None),
+        (&["EHLO"], None),
+        (&["EHLO Alpha.ARPA"], Some(("Alpha.ARPA", "ESMTP"))),
+        (&["HELO [127.0.0.1]"], Some(("[127.0.0.1]", "SMTP"))),
+        (&["EHLO a", "HELO b"], Some(("b", "SMTP"))),
+        (&["EHLO a", "HELO b c"], Some(("a", "ESMTP"))),
+    ];
+    for (lines, client) in rows {
+        assert_eq!(who(&said(Beta, lines).0), client.map(owned), "{lines:?}");
+    }
+}
+
+/// The client's name, and what Received says behind `with`.
+fn who<H: Host>(receiver: &Receiver<H>) -> Option<(String, String)> {
+    receiver.client().map(|(name, protocol)| (name.to_owned(), protocol.to_string()))
+}
+
+fn owned((a, b): (&str, &str)) -> (String, String) {
+    (a.to_owned(), b.to_owned())
+}
+
+/// The registered names (RFC 3848, RFC 6531 4.3).
+#[test]
+fn with_says_how_the_mail_came() {
+    for (hello, tls, utf8, name) in [
+        (Hello::Helo, false, false, "SMTP"),
+        (Hello::Helo, true, false, "SMTP"),
+        (Hello::Helo, false, true, "UTF8SMTP"),
+        (Hello::Ehlo, false, false, "ESMTP"),
+        (Hello::Ehlo, true, false, "ESMTPS"),
+        (Hello::Ehlo, false, true, "UTF8SMTP"),
+        (Hello::Ehlo, true, true, "UTF8SMTPS"),
+        (Hello::Lhlo, false, false, "LMTP"),
+        (Hello::Lhlo, true, false, "LMTPS"),
+        (Hello::Lhlo, false, true, "UTF8LMTP"),
+        (Hello::Lhlo, true, true, "UTF8LMTPS"),
+    ] {
+        assert_eq!(Protocol { hello, tls, utf8 }.to_string(), name);
+    }
+    let (receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
+    assert_eq!(who(&receiver), Some(owned(("a", "UTF8SMTP"))));
+}
+
+/// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.
+#[test]
+fn inside_tls_all_begins_anew() {
+    let settings = Settings { tls: Tls::Offered, ..cast::settings(&[]) };
+    let mut receiver = Receiver::new(settings, Beta);
+    for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
+        receiver.line(format!("{line}\r\n").as_bytes());
+    }
+    assert_eq!(receiver.line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
+    receiver.tls_started();
+    assert!(receiver.client().is_none() && receiver.envelope().is_none());
+    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello(false)));
+    receiver.line(b"EHLO good\r\n");
+    assert_eq!(who(&receiver), Some(owned(("good", "ESMTPS"))));
+    receiver.line(b"HELO good\r\n");
+    assert_eq!(who(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
+}
+
+#[test]
+fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
+    let errors_max = cast::settings(&[]).errors_max as usize;
+    let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
+    assert_eq!(step, Step::Reply(reply::unknown_command()));
+    assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));
+    let step = receiver.line_too_long();
+    assert_eq!(step, Step::Close(reply::giving_up("beta.arpa", "too many errors")));
+
+    let (mut receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<>"]);
+    for _ in 0..=errors_max {
+        let step = receiver.line(b"RCPT TO:<green@beta.arpa>\r\n");
+        assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
+    }
+}
+
+#[test]
+fn a_line_has_its_limit() {
+    let (mut receiver, _) = said(Beta, &[]);
+    for (length, code) in [(512, 250), (LINE_MAX, 250), (LINE_MAX + 1, 500)] {
+        let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
+        let Step::Reply(reply) = receiver.line(line.as_bytes()) else { panic!("{length}") };
+        assert_eq!(reply.code, code, "{length}");
+    }
+}
+
+/// A host that is going down.
+struct Closing;
+
+impl Host for Closing {
+    type Destination = ();
+
+    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+        Ok(())
+    }
+    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+        Err(reply::closing("mx.example", "shutdown"))
+    }
+    fn vrfy(&self, _name: &str) -> Reply {
+        reply::closing("mx.example", "shutdown")
+    }
+    fn expn(&self, _list: &str) -> Reply {
+        reply::closing("mx.example", "shutdown")
+    }
+    fn help(&self) -> Option<Reply> {
+        None
+    }
+}
+
+#[test]
+fn after_421_it_is_closed_whoever_said_it() {
+    let closed = Step::Close(reply::closing("mx.example", "shutdown"));
+    for lines in [&["EHLO a", "MAIL FROM:<>", "RCPT TO:<a@b>"][..], &["VRFY a"], &["EXPN a"]] {
+        assert_eq!(said(Closing, lines).1, closed, "{lines:?}");
+    }
+    let (mut receiver, step) = said(Closing, &["HELP"]);
+    assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver's own");
+    assert_eq!(receiver.end_of_data(receiver.closing("shutdown")), {
+        Step::Close(reply::closing("beta.arpa", "shutdown"))
+    });
+}

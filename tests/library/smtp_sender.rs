@@ -1,0 +1,567 @@
+//! The sender's state machine against a server that is a table: which command hears which reply.
+//! Each dialogue is held at several cuts of what the server says, and must come out the same.
+
+use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
+use mailslot::smtp::sender::{Encoder, Login, Outcome, Sender, Settings, StartTls, Step};
+use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+
+/// Replies by the beginning of the command; the first that fits counts, then [`USUAL`].
+type Replies<'a> = &'a [(&'a str, &'a str)];
+
+const USUAL: Replies<'static> = &[
+    ("greeting", "220 mx.example ESMTP"),
+    ("EHLO", "250 mx.example"),
+    ("DATA", "354 go"),
+    (".", "250 2.0.0 taken"),
+    ("BDAT", "250 2.0.0 taken"),
+    ("STARTTLS", "220 go"),
+    ("AUTH", "235 welcome"),
+    ("QUIT", "221 bye"),
+    ("", "250 ok"),
+];
+
+const ALL: &str = "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n\
+    250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES";
+
+/// One connection to a server that is a table.
+struct Talk<'a> {
+    sender: Sender,
+    replies: Replies<'a>,
+    cut: usize,
+    /// Everything that was said, a group of commands in one line; `[TLS]` for a handshake,
+    /// `[mail data]` for what it says, and `.` for mail data to nobody.
+    said: Vec<String>,
+}
+
+impl<'a> Talk<'a> {
+    fn new(settings: Settings, replies: Replies<'a>, cut: usize) -> Talk<'a> {
+        let mut talk = Talk { sender: Sender::new(settings), replies, cut, said: Vec::new() };
+        talk.hear("greeting");
+        talk.go_on();
+        talk
+    }
+
+    fn hear(&mut self, command: &str) {
+        let fits = |row: &&(&str, &'a str)| command.starts_with(row.0);
+        let row = self.replies.iter().chain(USUAL).find(fits).unwrap();
+        if row.1 == "(end)" {
+            return self.sender.lost("the end", (4, 4, 2));
+        }
+        format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.heard(c));
+    }
+
+    /// Answers what the sender says until it wants something else; returns what.
+    fn go_on(&mut self) -> Step {
+        loop {
+            match self.sender.step() {
+                Step::Read(_) => {
+                    let output = self.sender.output();
+                    assert!(!output.is_empty(), "waits for nothing, after {:?}", self.said);
+                    self.serve(&output);
+                }
+                Step::StartTls => {
+                    self.said.push("[TLS]".to_owned());
+                    self.sender.tls_started();
+                }
+                step => return step,
+            }
+        }
+    }
+
+    /// One reply for each command of a group, after the whole of it.
+    fn serve(&mut self, group: &[u8]) {
+        let text = String::from_utf8(group.to_vec()).unwrap();
+        let mut rest = text.as_str();
+        let mut commands = Vec::new();
+        while let Some((line, behind)) = rest.split_once("\r\n") {
+            rest = behind;
+            if let Some(size) = line.strip_prefix("BDAT ").and_then(|l| l.strip_suffix(" LAST")) {
+                rest = &rest[size.parse::<usize>().unwrap()..];
+            }
+            commands.push(line);
+        }
+        assert_eq!(rest, "", "whole lines");
+        self.said.push(commands.join(" | "));
+        commands.iter().for_each(|command| self.hear(command));
+    }
+
+    /// One transaction; its outcomes.
+    fn send(&mut self, envelope: &Envelope<()>, chunk: Option<&str>) -> Vec<String> {
+        self.send_rest(envelope, vec![], chunk)
+    }
+
+    fn send_rest(
+        &mut self,
+        envelope: &Envelope<()>,
+        outcomes: Vec<Option<Outcome>>,
+        chunk: Option<&str>,
+    ) -> Vec<String> {
+        self.sender.begin(envelope, outcomes, 100, chunk.map(|c| c.as_bytes().to_vec()));
+        if self.go_on() == Step::Data {
+            let mut data = Vec::new();
+            let mut encoder = Encoder::for_data();
+            encoder.encode(b"Subject: x\n\n.\n", &mut data);
+            encoder.finish(&mut data);
+            assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
+            self.sender.data_sent();
+            self.said.push("[mail data]".to_owned());
+            self.hear(".");
+            self.go_on();
+        }
+        self.sender.outcomes().iter().map(shown).collect()
+    }
+}
+
+fn shown(outcome: &Option<Outcome>) -> String {
+    match outcome {
+        None => "untried".to_owned(),
+        Some(Outcome::Done(reason)) => format!("done {reason}"),
+        Some(Outcome::Later(reason)) => format!("later {reason}"),
+        Some(Outcome::Never(reason)) => format!("never {reason}"),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        hostname: "here.example".to_owned(),
+        secure: false,
+        start_tls: StartTls::Off,
+        login: None,
+    }
+}
+
+fn mailbox(text: &str) -> Mailbox {
+    Mailbox::parse(text).unwrap()
+}
+
+fn envelope(to: &[&str]) -> Envelope<()> {
+    let recipient = |to: &&str| Recipient {
+        path: ForwardPath::Mailbox(mailbox(to)),
+        destination: (),
+        notify: None,
+        original: None,
+    };
+    Envelope {
+        delivery: Delivery::Mail,
+        from: ReversePath::Mailbox(mailbox("me@here.example")),
+        size: None,
+        body: Body::SevenBit,
+        utf8: false,
+        ret: None,
+        envid: None,
+        to: to.iter().map(recipient).collect(),
+    }
+}
+
+/// A row: replies that are not the usual ones, and the outcomes for a, b and c.
+fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, Step) {
+    let all = envelope(&["a@x.example", "b@x.example", "c@x.example"]);
+    let at = |cut| {
+        let mut talk = Talk::new(settings(), replies, cut);
+        let outcomes = match talk.sender.step() {
+            Step::Ready => talk.send(&all, None),
+            _ => vec![format!("failure {}", talk.sender.failure().unwrap())],
+        };
+        (outcomes, std::mem::take(&mut talk.said), talk.sender.step())
+    };
+    let whole = at(usize::MAX);
+    for cut in [1, 2, 3, 7] {
+        assert_eq!(at(cut), whole, "{cut}");
+    }
+    whole
+}
+
+#[test]
+fn what_each_reply_comes_to() {
+    let taken = "done 250 2.0.0 taken";
+    let piped = ("EHLO", ALL);
+    let rows: &[(Replies<'_>, &[&str], bool)] = &[
+        (&[], &[taken, taken, taken], true),
+        (&[("RCPT", "251 will forward")], &[taken, taken, taken], true),
+        // Greeting and EHLO.
+        (&[("greeting", "554 no")], &["failure 554 no"], false),
+        (&[("greeting", "421 busy")], &["failure 421 busy"], false),
+        (&[("greeting", "354 x")], &["failure 354 x"], false),
+        (&[("greeting", "hello")], &["failure no reply code came in place of a greeting"], false),
+        (&[("EHLO", "502 what")], &[taken, taken, taken], true),
+        (&[("EHLO", "450 later")], &["failure 450 later"], false),
+        (&[("EHLO", "500 what"), ("HELO", "550 5.7.1 no")], &["failure 550 5.7.1 no"], false),
+        // MAIL.
+        (&[("MAIL", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
+        (&[("MAIL", "550 5.7.1 x")], &["never 550 5.7.1 x"; 3], true),
+        (&[("MAIL", "552 5.3.4 x")], &["never 552 5.3.4 x"; 3], true),
+        (
+            &[("MAIL", "354 x")],
+            &["later a reply without sense came (354 x) in place of a reply to MAIL"; 3],
+            false,
+        ),
+        (&[("MAIL", "421 x")], &["later 421 x"; 3], false),
+        (&[("MAIL", "(end)")], &["later the end in place of a reply to MAIL"; 3], false),
+        // Recipients have their own fates.
+        (
+            &[("RCPT TO:<a", "450 4.2.1 x"), ("RCPT TO:<b", "550 5.1.1 y")],
+            &["later 450 4.2.1 x", "never 550 5.1.1 y", taken],
+            true,
+        ),
+        (&[("RCPT", "550 5.1.1 x")], &["never 550 5.1.1 x"; 3], true),
+        (&[("RCPT TO:<b", "552 full")], &[taken, "untried", taken], true),
+        (&[("RCPT TO:<a", "552 full")], &["later 552 full", taken, taken], true),
+        (&[("RCPT TO:<b", "552 5.2.2 full")], &[taken, "later 552 5.2.2 full", taken], true),
+        (&[("RCPT TO:<c", "452 4.5.3 many")], &[taken, taken, "untried"], true),
+        (&[("RCPT TO:<c", "452 4.3.1 disk")], &[taken, taken, "later 452 4.3.1 disk"], true),
+        (
+            &[("RCPT TO:<a", "550 x"), ("RCPT TO:<b", "421 y")],
+            &["never 550 x", "later 421 y", "later 421 y"],
+            false,
+        ),
+        // DATA and its end.
+        (&[("DATA", "451 x")], &["later 451 x"; 3], true),
+        (&[("DATA", "554 x")], &["never 554 x"; 3], true),
+        (
+            &[("DATA", "250 x")],
+            &["later a reply without sense came (250 x) in place of a reply to DATA"; 3],
+            false,
+        ),
+        (&[("DATA", "354 x\r\n552 y")], &["never 552 y"; 3], false),
+        (&[("DATA", "354 x\r\n250 y")], &["later a reply came while mail data was sent"; 3], false),
+        (&[(".", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
+        (&[(".", "554 5.6.0 x")], &["never 554 5.6.0 x"; 3], true),
+        (&[(".", "421 x")], &["later 421 x"; 3], false),
+        (
+            &[(".", "(end)")],
+            &["later the end in place of a reply to the end of mail data; it may arrive twice"; 3],
+            false,
+        ),
+        // What comes unasked ends the connection, and changes nothing that was decided.
+        (&[(".", "250 2.0.0 taken\r\n250 x")], &[taken, taken, taken], false),
+        (&[(".", "250 2.0.0 taken\r\n421 x")], &[taken, taken, taken], false),
+        // The same in one group.
+        (&[piped], &[taken, taken, taken], true),
+        (
+            &[piped, ("MAIL", "451 x"), ("RCPT", "503 y"), ("DATA", "503 z")],
+            &["later 451 x"; 3],
+            true,
+        ),
+        (&[piped, ("MAIL", "550 x")], &["never 550 x"; 3], true),
+        (
+            &[piped, ("RCPT TO:<a", "450 x"), ("RCPT TO:<b", "550 y")],
+            &["later 450 x", "never 550 y", taken],
+            true,
+        ),
+        (&[piped, ("RCPT", "550 x"), ("DATA", "554 y")], &["never 550 x"; 3], true),
+        (&[piped, ("RCPT", "550 x")], &["never 550 x"; 3], true),
+        (&[piped, ("RCPT", "550 x"), (".", "554 y")], &["never 550 x"; 3], true),
+        (&[piped, ("DATA", "451 x")], &["later 451 x"; 3], true),
+        (&[piped, ("RCPT TO:<b", "421 x")], &["later 421 x"; 3], false),
+    ];
+    for (replies, expected, ready) in rows {
+        let (found, said, step) = outcomes(replies);
+        assert_eq!(found, *expected, "{replies:?} {said:?}");
+        assert_eq!(step == Step::Ready, *ready, "{replies:?} {said:?}");
+    }
+}
+
+#[test]
+fn what_is_said() {
+    let (_, said, _) = outcomes(&[("EHLO", "502 what"), ("RCPT TO:<b", "550 x")]);
+    let alone = [
+        "EHLO here.example",
+        "HELO here.example",
+        "MAIL FROM:<me@here.example>",
+        "RCPT TO:<a@x.example>",
+        "RCPT TO:<b@x.example>",
+        "RCPT TO:<c@x.example>",
+        "DATA",
+        "[mail data]",
+    ];
+    assert_eq!(said, alone);
+    let (_, said, _) = outcomes(&[("EHLO", ALL)]);
+    let group = "MAIL FROM:<me@here.example> SIZE=100 | RCPT TO:<a@x.example> | \
+        RCPT TO:<b@x.example> | RCPT TO:<c@x.example> | DATA";
+    assert_eq!(said, ["EHLO here.example", group, "[mail data]"]);
+    // Nobody is left to get it: a dot alone.
+    for refused in ["RCPT", "MAIL"] {
+        let (_, said, _) = outcomes(&[("EHLO", ALL), (refused, "550 x")]);
+        assert_eq!(said, ["EHLO here.example", group, "."]);
+    }
+}
+
+#[test]
+fn the_next_transaction_begins_with_rset_where_one_is_open() {
+    let one = envelope(&["a@x.example"]);
+    for (first, second, rset) in [
+        (&[][..], "MAIL FROM:<me@here.example>", false),
+        (&[("DATA", "451 x")], "RSET", true),
+        (&[("RCPT", "550 x"), ("DATA", "503 y")], "RSET", true),
+        (&[("MAIL", "550 x"), ("DATA", "503 y")], "RSET", true),
+        (&[(".", "550 x")], "MAIL FROM:<me@here.example>", false),
+    ] {
+        for ehlo in ["250 x", "250-x\r\n250 PIPELINING"] {
+            let replies = [first, &[("EHLO", ehlo)]].concat();
+            let mut talk = Talk::new(settings(), &replies, 1);
+            talk.send(&one, None);
+            let before = talk.said.len();
+            talk.replies = &[];
+            assert_eq!(talk.send(&one, None), ["done 250 2.0.0 taken"]);
+            assert!(talk.said[before].starts_with(second), "{:?}", talk.said);
+            assert_eq!(talk.said[before..].concat().matches("RSET").count(), usize::from(rset));
+        }
+    }
+}
+
+#[test]
+fn large_groups_are_cut_and_those_too_many_come_again() {
+    let many: Vec<String> = (0..120).map(|i| format!("u{i}@x.example")).collect();
+    let many = envelope(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 PIPELINING")], usize::MAX);
+    let found = talk.send(&many, None);
+    assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
+    let counts: Vec<usize> = talk.said.iter().map(|group| group.matches(" | ").count()).collect();
+    assert_eq!(counts, [0, 49, 49, 21, 0]);
+    // RCPTMAX
+    let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
+    let mut talk = Talk::new(settings(), &limits, usize::MAX);
+    talk.sender.begin(&many, vec![], 100, None);
+    assert_eq!(talk.go_on(), Step::Data);
+    talk.sender.data_sent();
+    talk.hear(".");
+    let first = talk.sender.outcomes();
+    assert_eq!(first.iter().filter(|outcome| outcome.is_none()).count(), 20);
+    assert!(!talk.sender.is_used_up());
+    let found = talk.send_rest(&many, first, None);
+    assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
+    assert!(talk.sender.is_used_up());
+}
+
+#[test]
+fn a_small_message_goes_as_one_chunk() {
+    let ehlo = ("EHLO", "250-x\r\n250-PIPELINING\r\n250 CHUNKING");
+    let two = envelope(&["a@x.example", "b@x.example"]);
+    let chunk = Some("Subject: x\r\n\r\n.\r\n");
+    for (reply, expected, open) in [
+        (("BDAT", "250 ok"), ["done 250 ok"; 2], false),
+        (("BDAT", "451 x"), ["later 451 x"; 2], true),
+        (("BDAT", "554 x"), ["never 554 x"; 2], true),
+        (("RCPT TO:<a", "550 x"), ["never 550 x", "done 250 2.0.0 taken"], false),
+    ] {
+        for cut in [1, 100] {
+            let replies = [ehlo, reply];
+            let mut talk = Talk::new(settings(), &replies, cut);
+            assert!(talk.sender.takes_chunk(32 * 1024) && !talk.sender.takes_chunk(32 * 1024 + 1));
+            assert_eq!(talk.send(&two, chunk), expected);
+            assert!(talk.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
+            talk.send(&two, chunk);
+            assert_eq!(talk.said[2].starts_with("RSET"), open);
+        }
+    }
+    let talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
+    assert!(!talk.sender.takes_chunk(1), "without PIPELINING it saves nothing");
+}
+
+#[test]
+fn parameters_are_those_that_are_offered() {
+    let mut envelope = envelope(&["a@x.example"]);
+    envelope.ret = Some(Return::Headers);
+    envelope.envid = Some("a+b c".to_owned());
+    let original = OriginalRecipient { kind: "rfc822".into(), address: "A=1@x".into() };
+    envelope.to[0].notify = Some(Notify { success: true, failure: false, delay: true });
+    envelope.to[0].original = Some(original);
+    let mut talk = Talk::new(settings(), &[("EHLO", "250 x")], 1);
+    assert_eq!(talk.send(&envelope, None), ["done 250 2.0.0 taken"]);
+    assert_eq!(talk.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
+    envelope.body = Body::EightBitMime;
+    envelope.from = ReversePath::Null;
+    let mut talk = Talk::new(settings(), &[("EHLO", ALL)], 1);
+    talk.send(&envelope, None);
+    let group = "MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=HDRS ENVID=a+2Bb+20c | \
+        RCPT TO:<a@x.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;A+3D1@x | DATA";
+    assert_eq!(talk.said[1], group);
+}
+
+/// What is not offered and cannot be left out fails at once, and nothing is said.
+#[test]
+fn nothing_is_converted() {
+    let size = "never the message is larger than the next server takes";
+    let eight = "never the next server does not take 8BITMIME";
+    let utf8 = "never the next server does not take SMTPUTF8";
+    let taken = "done 250 2.0.0 taken";
+    let declared = Envelope { body: Body::EightBitMime, ..envelope(&["a@x"]) };
+    let with_utf8 = Envelope { utf8: true, ..envelope(&["a@x"]) };
+    let one = envelope(&["a@x"]);
+    let mixed = envelope(&["j\u{fc}rgen@x", "a@m\u{fc}nchen.example"]);
+    for (envelope, ehlo, expected, said) in [
+        (&one, "250-x\r\n250 SIZE 99", vec![size], 1),
+        (&one, "250-x\r\n250 SIZE 100", vec![taken], 5),
+        (&one, "250-x\r\n250 SIZE 0", vec![taken], 5),
+        (&declared, "250 x", vec![eight], 1),
+        (&declared, "250-x\r\n250 8BITMIME", vec![taken], 5),
+        (&with_utf8, "250 x", vec![utf8], 1),
+        (&with_utf8, "250-x\r\n250 SMTPUTF8", vec![taken], 5),
+        (&mixed, "250 x", vec![utf8, taken], 5),
+        (&mixed, "250-x\r\n250 SMTPUTF8", vec![taken, taken], 6),
+    ] {
+        let replies = [("EHLO", ehlo)];
+        let mut talk = Talk::new(settings(), &replies, 1);
+        assert_eq!(talk.send(envelope, None), expected, "{ehlo}");
+        assert_eq!(talk.said.len(), said, "{:?}", talk.said);
+        assert_eq!(talk.sender.step(), Step::Ready);
+        if envelope.to.len() == 2 {
+            let to = if said == 5 { "xn--mnchen-3ya.example" } else { "m\u{fc}nchen.example" };
+            assert_eq!(talk.said[said - 3], format!("RCPT TO:<a@{to}>"));
+        }
+    }
+}
+
+#[test]
+fn starttls_and_auth() {
+    let tls = "250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN";
+    let login = || Some(Login { user: "jones".to_owned(), password: "secret".to_owned() });
+    let plain = "AUTH PLAIN AGpvbmVzAHNlY3JldA==";
+    let ehlo = "EHLO here.example";
+    let inside: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo];
+    let inside_auth: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo, plain];
+    type Row<'a> = (StartTls, bool, bool, Replies<'a>, &'a [&'a str], &'a str);
+    let rows: &[Row<'_>] = &[
+        (StartTls::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
+        (StartTls::Offered, false, false, &[("EHLO", tls)], inside, ""),
+        (StartTls::Offered, false, false, &[], &[ehlo], ""),
+        (StartTls::Offered, true, false, &[("EHLO", tls)], inside, ""),
+        (StartTls::Offered, true, false, &[], &[ehlo], ""),
+        (
+            StartTls::Offered,
+            false,
+            false,
+            &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
+            &[ehlo, "STARTTLS"],
+            "",
+        ),
+        (
+            StartTls::Required,
+            false,
+            false,
+            &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
+            &[ehlo, "STARTTLS", "QUIT"],
+            "454 4.7.0 not now",
+        ),
+        (
+            StartTls::Required,
+            false,
+            false,
+            &[],
+            &[ehlo, "QUIT"],
+            "STARTTLS is not offered, and required here",
+        ),
+        // A reply injected behind the 220, whole or in part.
+        (
+            StartTls::Required,
+            false,
+            false,
+            &[("EHLO", tls), ("STARTTLS", "220 go\r\n250 injected")],
+            &[ehlo, "STARTTLS"],
+            "something came in clear text where TLS was to begin",
+        ),
+        (StartTls::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
+        (StartTls::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
+        // Never in clear text.
+        (
+            StartTls::Off,
+            false,
+            true,
+            &[("EHLO", tls)],
+            &[ehlo, "QUIT"],
+            "no password is sent without TLS",
+        ),
+        (
+            StartTls::Offered,
+            false,
+            true,
+            &[("EHLO", tls), ("STARTTLS", "454 x")],
+            &[ehlo, "STARTTLS", "QUIT"],
+            "no password is sent without TLS",
+        ),
+        (
+            StartTls::Off,
+            true,
+            true,
+            &[],
+            &[ehlo, "QUIT"],
+            "neither AUTH PLAIN nor LOGIN is offered",
+        ),
+        (
+            StartTls::Off,
+            true,
+            true,
+            &[("EHLO", tls), ("AUTH", "535 5.7.8 no")],
+            &[ehlo, plain, "QUIT"],
+            "535 5.7.8 no",
+        ),
+        (
+            StartTls::Off,
+            true,
+            true,
+            &[("EHLO", tls), ("AUTH", "334 ")],
+            &[ehlo, plain],
+            "AUTH asks for more than there is",
+        ),
+        (
+            StartTls::Off,
+            true,
+            true,
+            &[
+                ("EHLO", "250-x\r\n250 AUTH LOGIN"),
+                ("AUTH", "334 x"),
+                ("am9", "334 y"),
+                ("c2V", "235 z"),
+            ],
+            &[ehlo, "AUTH LOGIN", "am9uZXM=", "c2VjcmV0"],
+            "",
+        ),
+    ];
+    for (start_tls, secure, auth, replies, said, failure) in rows {
+        let settings = Settings {
+            start_tls: *start_tls,
+            secure: *secure,
+            login: if *auth { login() } else { None },
+            ..settings()
+        };
+        // An injected reply that comes later is part of no TLS, which ends the handshake.
+        let talk = Talk::new(settings, replies, usize::MAX);
+        assert_eq!(talk.said, *said, "{replies:?}");
+        let found = talk.sender.failure().map(ToString::to_string).unwrap_or_default();
+        assert_eq!(found, *failure, "{replies:?}");
+        assert_eq!(talk.sender.step() == Step::Ready, failure.is_empty());
+    }
+}
+
+/// What came before TLS is forgotten (RFC 3207 4.2).
+#[test]
+fn offers_in_clear_text_are_forgotten() {
+    let mut sender = Sender::new(Settings { start_tls: StartTls::Offered, ..settings() });
+    let mut exchange = |reply: &str, said: &str| {
+        sender.heard(format!("{reply}\r\n").as_bytes());
+        let dsn = sender.offers().dsn;
+        assert_eq!(String::from_utf8(sender.output()).unwrap(), said);
+        if sender.step() == Step::StartTls {
+            sender.tls_started();
+            assert_eq!(sender.output(), b"EHLO here.example\r\n");
+        }
+        (dsn, sender.offers().dsn)
+    };
+    assert_eq!(exchange("220 x", "EHLO here.example\r\n"), (false, false));
+    assert_eq!(exchange("250-x\r\n250-DSN\r\n250 STARTTLS", "STARTTLS\r\n"), (true, true));
+    assert_eq!(exchange("220 x", ""), (true, false));
+    assert_eq!(exchange("502 x", "HELO here.example\r\n"), (false, false));
+    assert_eq!(exchange("250 x", ""), (false, false));
+    assert_eq!(sender.step(), Step::Ready);
+}
+
+/// A reply that came before its command was sent is to another question.
+#[test]
+fn replies_in_advance_are_not_believed() {
+    for ahead in ["220 x\r\n250 y\r\n", "220 x\r\n250-y\r\n250 z\r\n"] {
+        let mut sender = Sender::new(settings());
+        sender.heard(ahead.as_bytes());
+        assert_eq!(sender.step(), Step::Close);
+        assert_eq!(sender.output(), b"");
+    }
+}

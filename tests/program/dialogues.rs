@@ -1,0 +1,304 @@
+//! Runs the files of `tests/dialogues`: against the receiver without a network, turn by turn and at
+//! every cut; and against the real program over TCP, a pipe and a socket that inetd passes. The
+//! format is in `tests/harness/dialogue.rs`.
+
+use crate::harness::cast;
+use crate::harness::dialogue;
+use crate::harness::mail;
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use crate::harness::cast::Beta;
+use crate::harness::dialogue::{Dialogue, Heard, Pattern, Turn};
+use crate::harness::program::{PATIENCE, Server, mailslot};
+use mailslot::smtp::fuzz::Machine;
+use tempfile::TempDir;
+
+#[test]
+fn every_dialogue_goes_as_it_is_written() {
+    for dialogue in dialogue::all() {
+        let turn_by_turn = run(&dialogue);
+        let sent = dialogue.turns.iter().filter_map(|turn| match turn {
+            Turn::Send(octets) => Some(octets.as_slice()),
+            _ => None,
+        });
+        let sent: Vec<u8> = sent.flatten().copied().collect();
+        for cut in 0..=sent.len() {
+            let (head, tail) = sent.split_at(cut);
+            let mut machine = Machine::new(cast::settings(&dialogue.options), Beta);
+            machine.feed(head);
+            machine.feed(tail);
+            assert_eq!(
+                String::from_utf8_lossy(&machine.out),
+                String::from_utf8_lossy(&turn_by_turn.out),
+                "{} cut at {cut}",
+                dialogue.name
+            );
+            assert_eq!(machine.messages, turn_by_turn.messages, "{} cut at {cut}", dialogue.name);
+            assert_eq!(machine.replies, machine.asked, "{} cut at {cut}", dialogue.name);
+        }
+    }
+}
+
+/// Each code that this receiver gives is provoked by its cause somewhere in the dialogues.
+#[test]
+fn every_reply_code_has_its_dialogue() {
+    let mut seen = BTreeSet::new();
+    for dialogue in dialogue::all() {
+        let out = String::from_utf8(run(&dialogue).out).unwrap();
+        seen.extend(out.lines().map(|line| line[..3].parse::<u16>().unwrap()));
+    }
+    let codes = [
+        211, 214, 220, 221, 250, 252, 353, 354, 421, 450, 451, 452, 500, 501, 502, 503, 504, 530,
+        550, 551, 552, 553, 554, 555,
+    ];
+    assert_eq!(seen.into_iter().collect::<Vec<_>>(), codes);
+}
+
+/// Turn by turn: what is heard is compared before anything more is sent.
+fn run(dialogue: &Dialogue) -> Machine<Beta> {
+    let mut machine = Machine::new(cast::settings(&dialogue.options), Beta);
+    let mut heard = Heard::default();
+    let mut read = 0;
+    let mut mail_line = 0;
+    listen(&machine, &mut read, &mut heard);
+    for turn in &dialogue.turns {
+        match turn {
+            Turn::Send(octets) => {
+                assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
+                machine.feed(octets);
+                listen(&machine, &mut read, &mut heard);
+                mail_line = 0;
+            }
+            Turn::Hear(pattern, place) => {
+                heard.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
+            }
+            Turn::Mail(text) => {
+                let lines = machine.messages.last().map(|message| &message.lines);
+                let line = lines.and_then(|lines| lines.get(mail_line)).map(Vec::as_slice);
+                assert_eq!(line, Some(text.as_bytes()), "{}: M: {text}", dialogue.name);
+                mail_line += 1;
+            }
+        }
+    }
+    assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
+    machine
+}
+
+/// Takes the reply lines that are new.
+fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
+    let text = String::from_utf8(machine.out[*read..].to_vec()).unwrap();
+    heard.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
+    heard.closed = machine.closed;
+    *read = machine.out.len();
+}
+
+/// The same files with the real program: every reply the same, and the messages in mailboxes.
+#[test]
+fn the_program_answers_over_tcp() {
+    for dialogue in for_the_program().chain(by_lmtp()) {
+        let folder = tempfile::tempdir().unwrap();
+        let options = cast::furnish(folder.path(), &dialogue.options);
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let server = Server::start_in(folder, &options);
+        let address = server.lmtp().unwrap_or(server.address);
+        for pace in [Pace::Turn, Pace::Octet] {
+            let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+            stream.set_nodelay(true).unwrap();
+            let input = stream.try_clone().unwrap();
+            converse(&dialogue, stream, input, pace, server.folder());
+        }
+    }
+}
+
+#[test]
+fn the_program_answers_on_a_pipe() {
+    for dialogue in for_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = inetd(&dialogue, &folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (output, input) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let end = converse(&dialogue, output, input, Pace::Turn, folder.path());
+        assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
+    }
+}
+
+#[test]
+fn the_program_answers_on_a_socket_that_inetd_passes() {
+    for dialogue in for_the_program() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let copy = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
+        let mut child = inetd(&dialogue, &folder)
+            .stdin(copy())
+            .stdout(copy())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(theirs);
+        let input = ours.try_clone().unwrap();
+        let end = converse(&dialogue, ours, input, Pace::Turn, folder.path());
+        assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
+    }
+}
+
+/// The dialogues that a client without TLS can hold by SMTP.
+fn for_the_program() -> impl Iterator<Item = Dialogue> {
+    let plain = |dialogue: &Dialogue| !has(dialogue, "tls") && !has(dialogue, "lmtp");
+    dialogue::all().into_iter().filter(plain)
+}
+
+/// Those by LMTP.
+fn by_lmtp() -> impl Iterator<Item = Dialogue> {
+    dialogue::all().into_iter().filter(|dialogue| has(dialogue, "lmtp"))
+}
+
+fn has(dialogue: &Dialogue, option: &str) -> bool {
+    dialogue.options.iter().any(|(given, _)| given == option)
+}
+
+/// The program, to serve one session for the people of `dialogue`.
+fn inetd(dialogue: &Dialogue, folder: &TempDir) -> Command {
+    // Its log would go to the syslog of the host that runs this test.
+    let options = ["--inetd", "--log", "stderr", "--sandbox", folder.path().to_str().unwrap()];
+    let mut command = mailslot(&options);
+    command.args(cast::furnish(folder.path(), &dialogue.options));
+    command
+}
+
+/// How fast the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pace {
+    /// All that it has to say before it listens, at once.
+    Turn,
+    /// Octet by octet.
+    Octet,
+}
+
+/// Goes through `dialogue` with a program that keeps its mailboxes in `folder`, and returns what
+/// its exit status must be if this was its only session.
+fn converse(
+    dialogue: &Dialogue,
+    mut output: impl Write,
+    input: impl Read + Send + 'static,
+    pace: Pace,
+    folder: &Path,
+) -> i32 {
+    let name = &dialogue.name;
+    let mut hearing = Hearing { lines: lines(input), last: String::new() };
+    let mut message: Vec<String> = Vec::new();
+    let mut delivered = None;
+    let mut closed = false;
+    for turn in &dialogue.turns {
+        if !matches!(turn, Turn::Mail(_)) {
+            check_mail(&mut message, &delivered, folder, name);
+        }
+        match turn {
+            Turn::Send(octets) if pace == Pace::Octet => {
+                // It may close in between, and the rest of what we say is lost then.
+                let _ = octets.chunks(1).try_for_each(|octet| output.write_all(octet));
+            }
+            Turn::Send(octets) => output.write_all(octets).unwrap(),
+            Turn::Hear(pattern, place) => {
+                let mut heard = Heard::default();
+                loop {
+                    match hearing.line() {
+                        Some(line) => heard.lines.push_back(line),
+                        None => heard.closed = true,
+                    }
+                    // Only a code stands for more than one line.
+                    let more = matches!(pattern, Pattern::Code(_))
+                        && heard.lines.back().is_some_and(|l| l.as_bytes().get(3) == Some(&b'-'));
+                    if !more {
+                        break;
+                    }
+                }
+                closed = heard.closed;
+                heard.take(pattern).unwrap_or_else(|came| {
+                    panic!("{place}\nbut at pace {pace:?} came: {came}");
+                });
+                if let Some((_, id)) = hearing.last.split_once("delivered as ") {
+                    delivered = Some(id.to_owned());
+                }
+            }
+            Turn::Mail(text) => message.push(text.clone()),
+        }
+    }
+    check_mail(&mut message, &delivered, folder, name);
+    if !closed {
+        // Nothing else was said meanwhile. It may have been told to quit already.
+        let _ = output.write_all(b"QUIT\r\n");
+        let line = hearing.line();
+        let quit = line.as_ref().is_none_or(|line| line.starts_with("221 "));
+        assert!(quit, "{name}: at the end came {line:?}");
+        assert!(line.is_none() || hearing.line().is_none(), "{name}: more behind QUIT");
+    }
+    if hearing.last.starts_with("221") { 0 } else { EX_PROTOCOL }
+}
+
+/// What is heard.
+struct Hearing {
+    lines: Receiver<Option<String>>,
+    /// The last line that came.
+    last: String,
+}
+
+impl Hearing {
+    /// The next reply line; None at the end.
+    fn line(&mut self) -> Option<String> {
+        let line = self.lines.recv_timeout(PATIENCE).expect("a line or an end in time");
+        if let Some(line) = &line {
+            self.last.clone_from(line);
+        }
+        line
+    }
+}
+
+/// Looks for the message that was delivered last, if lines of it were named, and compares them.
+fn check_mail(lines: &mut Vec<String>, id: &Option<String>, folder: &Path, name: &str) {
+    if lines.is_empty() {
+        return;
+    }
+    let id = id.as_ref().unwrap_or_else(|| panic!("{name}: M: without a message"));
+    let boxes = cast::MAILBOXES.iter().map(|name| folder.join("mail").join(name));
+    let mut mails = boxes.flat_map(|mailbox| mail::read(&mailbox));
+    let found = mails.find(|mail| String::from_utf8_lossy(&mail.text).contains(&**id));
+    let found = mail::without_trace(&found.unwrap_or_else(|| panic!("{name}: no message {id}")));
+    let expected = mail::kept(format!("{}\n", lines.join("\n")).as_bytes());
+    assert!(found.starts_with(&expected), "{name}: {:?}", String::from_utf8_lossy(&found));
+    lines.clear();
+}
+
+/// The reply lines of a stream as they come, without CR LF, and None at its end.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<Option<String>> {
+    let (line, lines) = channel();
+    thread::spawn(move || {
+        let mut stream = BufReader::new(stream);
+        loop {
+            let mut text = Vec::new();
+            // A connection that breaks is at its end too.
+            let _ = stream.read_until(b'\n', &mut text);
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let whole = text.strip_suffix("\r\n").map(str::to_owned);
+            assert!(whole.is_some() || text.is_empty(), "a line cut short: {text:?}");
+            if line.send(whole.clone()).is_err() || whole.is_none() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// The exit status after 421 for what the client did.
+const EX_PROTOCOL: i32 = 76;

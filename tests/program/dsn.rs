@@ -1,0 +1,218 @@
+//! Delivery reports: a sender on this host who asks for one finds it in the mailbox, nobody else
+//! gets any, and a client elsewhere is not offered what could not be kept.
+
+use std::fs;
+
+use mailslot::stream::Peer;
+
+use crate::harness::program::{Client, Server};
+use crate::harness::server::{House, codes, converse, stranger};
+
+const MESSAGE: &str = "Subject: hello\r\n\tagain\r\nX-Mozilla-Status: 1\r\n\r\nHello.\r\n";
+
+/// Sends [`MESSAGE`]; `mail` and `rcpts` are whole commands.
+fn send(client: &mut Client, mail: &str, rcpts: &[&str]) {
+    client.say(mail, 250);
+    for rcpt in rcpts {
+        client.say(rcpt, 250);
+    }
+    client.say("DATA", 354);
+    client.send(MESSAGE.as_bytes());
+    client.say(".", 250);
+}
+
+/// The report in the mailbox of `user`. It was handed to the writer before its message was
+/// answered, so it is there once a later message is.
+fn report(server: &Server, client: &mut Client, user: &str) -> String {
+    send(client, "MAIL FROM:<>", &["RCPT TO:<probe@beta.arpa>"]);
+    fs::read_to_string(server.folder().join("mail").join(user)).unwrap()
+}
+
+/// The text with the message's id and the times made the same.
+fn without_chance(text: &str, id: &str) -> String {
+    let mut text = text.replace(id, "ID");
+    for field in ["\nDate: ", "\nArrival-Date: "] {
+        let (_, behind) = text.split_once(field).unwrap();
+        let date = behind.lines().next().unwrap().to_owned();
+        text = text.replace(&date, "DATE");
+    }
+    let (from, rest) = text.split_once('\n').unwrap();
+    assert!(from.starts_with("From MAILER-DAEMON "), "{from}");
+    rest.to_owned()
+}
+
+#[test]
+fn a_delivered_message_is_reported_to_a_sender_on_this_host() {
+    let server = Server::start(&["--hostname", "beta.arpa"]);
+    let mut client = server.after_ehlo();
+    let rcpts = [
+        "RCPT TO:<jones@beta.arpa> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;J+2BJ@Beta.ARPA",
+        "RCPT TO:<brown@beta.arpa> NOTIFY=FAILURE",
+        "RCPT TO:<\"green\"@beta.arpa> NOTIFY=SUCCESS",
+        "RCPT TO:<smith@beta.arpa>",
+    ];
+    client.say("MAIL FROM:<alan@beta.arpa> ENVID=QQ+2B1 RET=FULL", 250);
+    rcpts.iter().for_each(|rcpt| drop(client.say(rcpt, 250)));
+    client.say("DATA", 354);
+    client.send(MESSAGE.as_bytes());
+    let reply = client.say(".", 250);
+    let id = reply.lines[0].rsplit(' ').next().unwrap().to_owned();
+
+    let report = report(&server, &mut client, "alan");
+    let expected = "\
+Return-Path: <>
+Delivered-To: alan@beta.arpa
+Received: by beta.arpa id ID-r;
+\tDATE
+From: Mail Delivery System <MAILER-DAEMON@beta.arpa>
+To: <alan@beta.arpa>
+Subject: Delivered: your message
+Date: DATE
+Message-ID: <ID-r@beta.arpa>
+Auto-Submitted: auto-replied
+MIME-Version: 1.0
+Content-Type: multipart/report; report-type=delivery-status;
+\tboundary=\"=_ID-r\"
+
+--=_ID-r
+Content-Type: text/plain; charset=utf-8
+
+Your message has been put into the mailboxes of
+
+    <jones@beta.arpa>
+    <green@beta.arpa>
+
+by the mail system at beta.arpa. You have asked to be told so. It is
+not known whether anybody has read it.
+
+--=_ID-r
+Content-Type: message/delivery-status
+
+Reporting-MTA: dns;beta.arpa
+Original-Envelope-Id: QQ+1
+Arrival-Date: DATE
+
+Original-Recipient: rfc822;J+J@Beta.ARPA
+Final-Recipient: rfc822;jones@beta.arpa
+Action: delivered
+Status: 2.0.0
+
+Final-Recipient: rfc822;green@beta.arpa
+Action: delivered
+Status: 2.0.0
+
+--=_ID-r
+Content-Type: text/rfc822-headers
+
+Received: from client.example ([127.0.0.1])
+\tby beta.arpa with ESMTP id ID;
+\tDATE
+Subject: hello
+\tagain
+
+--=_ID-r--
+
+";
+    assert_eq!(without_chance(&report, &id), expected);
+}
+
+#[test]
+fn a_report_about_utf8_is_global() {
+    let server = Server::start(&["--hostname", "beta"]);
+    let mut client = server.after_ehlo();
+    let rcpt = "RCPT TO:<j\u{fc}rgen@beta> NOTIFY=SUCCESS ORCPT=utf-8;J\u{fc}rgen@beta";
+    client.say("MAIL FROM:<s\u{f8}ren@beta> SMTPUTF8", 250);
+    client.say(rcpt, 250);
+    client.say("DATA", 354);
+    client.send("Subject: Gr\u{fc}\u{df}e\r\n\r\nHallo.\r\n".as_bytes());
+    client.say(".", 250);
+    let report = report(&server, &mut client, "s\u{f8}ren");
+    for text in [
+        "To: <s\u{f8}ren@beta>\n",
+        "Content-Type: text/plain; charset=utf-8\nContent-Transfer-Encoding: 8bit\n\n",
+        "Content-Type: message/global-delivery-status\nContent-Transfer-Encoding: 8bit\n\n",
+        "Reporting-MTA: x-local-hostname;beta\nArrival-Date: ",
+        "Original-Recipient: utf-8;J\u{fc}rgen@beta\nFinal-Recipient: utf-8;j\u{fc}rgen@beta\n",
+        "Content-Type: message/global-headers\nContent-Transfer-Encoding: 8bit\n\nReceived: ",
+        "\nSubject: Gr\u{fc}\u{df}e\n\n--=_",
+    ] {
+        assert!(report.contains(text), "{text:?} in {report}");
+    }
+}
+
+/// Postfix 3.7 puts the octets of UTF-8 into the xtext of rfc822. The report names the type that it
+/// is (RFC 6533 3), in ASCII.
+#[test]
+fn the_original_recipient_of_postfix_may_be_utf8() {
+    let server = Server::start(&["--hostname", "beta"]);
+    let mut client = server.after_ehlo();
+    client.say("MAIL FROM:<alan@beta>", 250);
+    client.say("RCPT TO:<jones@beta> NOTIFY=SUCCESS ORCPT=rfc822;j+C3+BCrgen@beta", 250);
+    client.say("DATA", 354);
+    client.say("Hello.\r\n.", 250);
+    let report = report(&server, &mut client, "alan");
+    let fields =
+        "Original-Recipient: utf-8;j\\x{FC}rgen@beta\nFinal-Recipient: rfc822;jones@beta\n";
+    assert!(report.contains(fields), "{report}");
+    assert!(report.contains("Content-Type: message/delivery-status\n"), "{report}");
+}
+
+/// The header of a message that waits in a file, and is longer than what is returned of it.
+#[test]
+fn a_long_header_is_cut_at_a_line() {
+    let server = Server::start(&[]);
+    let mut client = server.after_ehlo();
+    client.say("MAIL FROM:<alan@b>", 250);
+    client.say("RCPT TO:<jones@b> NOTIFY=SUCCESS", 250);
+    client.say("DATA", 354);
+    let field = format!("X-Long: {}\r\n", "x".repeat(500));
+    client.send(field.repeat(1000).as_bytes());
+    client.say(".", 250);
+    let report = report(&server, &mut client, "alan");
+    assert!(report.len() < 20_000);
+    assert_eq!(report.matches("\nX-Long: ").count(), 31);
+    assert!(report.contains("xxx\n\n--=_"), "{}", &report[report.len() - 200..]);
+}
+
+#[test]
+fn nobody_else_gets_a_report() {
+    let server = Server::start(&["--domain", "beta.arpa"]);
+    let mut client = server.after_ehlo();
+    let to = "RCPT TO:<jones@beta.arpa>";
+    send(&mut client, "MAIL FROM:<none@beta.arpa>", &[to]);
+    let rcpt = |notify: &str| format!("{to} NOTIFY={notify}");
+    send(&mut client, "MAIL FROM:<none@beta.arpa>", &[&rcpt("NEVER"), &rcpt("FAILURE,DELAY")]);
+    send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
+    send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
+    server.wait_for_log("no-report");
+    // Not delivered, not reported: the session says so.
+    client.say("MAIL FROM:<none@beta.arpa>", 250);
+    client.say(&rcpt("SUCCESS"), 250);
+    client.say("DATA", 354);
+    client.send(b"a\nb\r\n");
+    client.say(".", 554);
+    send(&mut client, "MAIL FROM:<last@beta.arpa>", &[&rcpt("SUCCESS")]);
+    report(&server, &mut client, "last");
+    let mut names: Vec<String> = fs::read_dir(server.folder().join("mail"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    assert_eq!(names, ["jones", "last", "probe"]);
+}
+
+#[test]
+fn a_client_elsewhere_is_not_offered_reports() {
+    let house = House::new();
+    let office = house.office(house.session());
+    let text =
+        b"EHLO c\r\nMAIL FROM:<a@b> RET=FULL\r\nMAIL FROM:<a@b> ENVID=x\r\nMAIL FROM:<a@b>\r\n\
+        RCPT TO:<smith@b> NOTIFY=SUCCESS\r\nRCPT TO:<smith@b> ORCPT=rfc822;a\r\nQUIT\r\n";
+    let (_, replies) = converse(&office, stranger(1), text);
+    assert_eq!(codes(&replies), ["220", "250", "555", "555", "250", "555", "555", "221"]);
+    assert!(!replies.contains("DSN"), "{replies}");
+    let (_, replies) = converse(&office, Peer::Unix, text);
+    assert_eq!(codes(&replies), ["220", "250", "250", "503", "503", "250", "250", "221"]);
+    assert!(replies.contains("250-DSN\r\n"), "{replies}");
+}

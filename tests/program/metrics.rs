@@ -1,0 +1,46 @@
+//! The file of metrics as the real program keeps it. Its format is tested where it is written.
+
+use std::fs;
+
+use crate::harness::program::{Server, mailslot};
+
+#[test]
+fn the_last_word_is_written_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mailslot.prom");
+    let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
+    let mut client = server.after_ehlo();
+    client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
+    drop(client);
+    let (log, status) = server.stop();
+    assert!(status.success());
+    assert!(!log.iter().any(|line| line.contains("metrics")), "{log:?}");
+    let text = fs::read_to_string(&path).unwrap();
+    for line in
+        ["mailslot_sessions_total 1", "mailslot_messages_total 1", "mailslot_copies_total 1"]
+    {
+        assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_told_once_and_stops_no_mail() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("none").join("mailslot.prom");
+    let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
+    let line = server.wait_for_log("metrics");
+    assert!(line.contains("WARN  metrics not-written file="), "{line}");
+    let mut client = server.after_ehlo();
+    client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
+    drop(client);
+    let (log, status) = server.stop();
+    assert!(status.success());
+    assert!(!log.iter().any(|line| line.contains("metrics")), "{log:?}");
+}
+
+#[test]
+fn a_process_for_each_session_keeps_none() {
+    let output = mailslot(&["--inetd", "--metrics-file", "x.prom"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+}

@@ -1,0 +1,312 @@
+//! The program `mailslot-sendmail` as its callers call it: flags, standard input, exit statuses,
+//! and what is in the mailbox afterwards.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use crate::harness::program::Server;
+
+const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
+
+/// A server, and the configuration file by which sendmail finds it.
+struct House {
+    server: Server,
+    config: PathBuf,
+}
+
+impl House {
+    fn new(options: &[&str]) -> House {
+        let domain = ["--domain", "here.example"];
+        let server = Server::start(&[&domain, options].concat());
+        let config = server.folder().join("conf");
+        let text = format!(
+            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nspool {}\n",
+            server.address,
+            server.folder().join("spool").display(),
+        );
+        fs::write(&config, text).unwrap();
+        House { server, config }
+    }
+
+    fn start(&self, args: &[&str]) -> Child {
+        start(SENDMAIL, &[&["-C", self.config.to_str().unwrap()], args].concat())
+    }
+
+    /// Runs it with `input`; its exit status and what it said.
+    fn run(&self, args: &[&str], input: &[u8]) -> (i32, String) {
+        let mut child = self.start(args);
+        // One that has read enough may be gone.
+        let _ = child.stdin.take().unwrap().write_all(input);
+        said(child.wait_with_output().unwrap())
+    }
+
+    fn mailbox(&self, user: &str) -> String {
+        fs::read_to_string(self.server.mailbox_path(user)).unwrap_or_default()
+    }
+}
+
+/// A child that is killed should it take too long.
+fn start(program: &str, args: &[&str]) -> Child {
+    let mut command = Command::new("timeout");
+    command
+        .args(["60", program])
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+fn said(output: Output) -> (i32, String) {
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn a_message_reaches_those_it_is_for() {
+    let house = House::new(&[]);
+    let input = b"Subject: x\nTo: smith, jones@here.example\nBcc: brown\n\n.a\nb\n.\nc\n";
+    assert_eq!(house.run(&["-i", "white"], input), (0, String::new()));
+    assert_eq!(house.run(&["-t"], input), (0, String::new()));
+    assert_eq!(house.run(&["-ti", "-f", "green", "-F", "Mr. Green"], input), (0, String::new()));
+    let white = house.mailbox("white");
+    assert!(white.ends_with("\n\n.a\nb\n.\nc\n\n"), "{white}");
+    assert!(!white.contains("brown"), "{white}");
+    assert!(white.contains("\nTo: smith@here.example, jones@here.example\n"), "{white}");
+    for name in ["smith", "jones", "brown"] {
+        let mailbox = house.mailbox(name);
+        assert_eq!(mailbox.matches("\nSubject: x\n").count(), 2, "{name}: {mailbox}");
+        assert!(mailbox.contains("\n\n.a\nb\n\n"), "{mailbox}");
+        assert!(mailbox.ends_with("\n\n.a\nb\n.\nc\n\n"), "{mailbox}");
+        assert!(mailbox.contains("\nReturn-Path: <green@here.example>\n"), "{mailbox}");
+        assert!(mailbox.contains("\nFrom: \"Mr. Green\" <green@here.example>\n"), "{mailbox}");
+        assert_eq!(mailbox.matches("\nDate: ").count(), 2, "{mailbox}");
+        assert_eq!(mailbox.matches("\nMessage-ID: <").count(), 2, "{mailbox}");
+        assert!(!mailbox.contains("Bcc"), "{mailbox}");
+    }
+}
+
+#[test]
+fn the_sender_is_who_calls_or_who_is_named() {
+    let house = House::new(&[]);
+    let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    for (args, path) in [
+        (&["a"][..], format!("<{me}@here.example>")),
+        (&["-f", "x@y.example", "a"], "<x@y.example>".to_owned()),
+        (&["-fx", "a"], "<x@here.example>".to_owned()),
+        (&["-r", "X <x@y.example>", "a"], "<x@y.example>".to_owned()),
+        (&["-f", "", "a"], "<>".to_owned()),
+        (&["-f", "<>", "a"], "<>".to_owned()),
+    ] {
+        let before = house.mailbox("a").len();
+        assert_eq!(house.run(args, b"\nx\n"), (0, String::new()), "{args:?}");
+        let mailbox = &house.mailbox("a")[before..];
+        assert!(mailbox.contains(&format!("\nReturn-Path: {path}\n")), "{args:?} {mailbox}");
+    }
+}
+
+#[test]
+fn statuses_are_those_of_sysexits() {
+    let house = House::new(&["--user", "smith", "--max-size", "100K"]);
+    let large = vec![b'x'; 200_000];
+    for (args, input, status, says) in [
+        (&["smith"][..], &b"x\n"[..], 0, ""),
+        (&["-v", "smith"], b"x\n", 0, "smith@here.example: 250 2.6.0 "),
+        (&["nobody"], b"x\n", 67, "nobody@here.example: 550 5.1.1 "),
+        (&["smith", "nobody"], b"x\n", 67, "nobody@here.example: 550 5.1.1 "),
+        (&["a@elsewhere.example"], b"x\n", 69, "a@elsewhere.example: 550 5.7.1 "),
+        (&["smith"], &large, 65, "smith@here.example: the message is larger"),
+        (&[], b"x\n", 64, "to whom?"),
+        (&["-t"], b"Subject: x\n\n", 65, "the header names no recipient"),
+        (&["-t"], b"To: a b c\n\n", 65, "the field To is no address list"),
+        (&["a b"], b"x\n", 64, "\"a b\" is no address"),
+        (&["-f", "a, b", "smith"], b"x\n", 64, "\"a, b\" is no address: it is not one"),
+        (&["--what", "smith"], b"x\n", 64, "no such option: --what"),
+        (&["-C", "/nonexistent", "smith"], b"x\n", 78, "/nonexistent: "),
+        (&["-bv", "smith"], b"", 0, "smith"),
+        (&["-bv", "nobody"], b"", 67, "nobody"),
+        (&["-bp"], b"", 0, "the queue is empty\n"),
+        (&["-bi"], b"", 0, ""),
+        (&["-q"], b"", 0, ""),
+        (&["--help"], b"", 0, "Usage: sendmail "),
+        (&["--version"], b"", 0, "mailslot-sendmail "),
+    ] {
+        if args.contains(&"-bv") {
+            // That is asked of the host's own files, where the sandbox's users are none.
+            fs::write(
+                house.server.folder().join("v"),
+                "hostname h\ndomain here.example\naliases none\nuser smith\n",
+            )
+            .unwrap();
+            let config = house.server.folder().join("v");
+            let all = [&["-C", config.to_str().unwrap()], args].concat();
+            let found = said(start(SENDMAIL, &all).wait_with_output().unwrap());
+            assert_eq!(found.0, status, "{args:?}: {}", found.1);
+            assert!(found.1.contains(says), "{}", found.1);
+            continue;
+        }
+        let (found, text) = house.run(args, input);
+        assert_eq!(found, status, "{args:?}: {text}");
+        let text = text.strip_prefix("mailslot-sendmail: ").unwrap_or(&text);
+        assert!(text.starts_with(says), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn it_goes_by_other_names() {
+    let house = House::new(&[]);
+    for (name, printed) in [("mailq", "the queue is empty\n"), ("newaliases", "")] {
+        let path = house.server.folder().join(name);
+        symlink(SENDMAIL, &path).unwrap();
+        let config = ["-C", house.config.to_str().unwrap()];
+        let output = start(path.to_str().unwrap(), &config).wait_with_output().unwrap();
+        assert_eq!(said(output), (0, printed.to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn without_a_server_it_is_for_later() {
+    let house = House::new(&[]);
+    let House { server, config } = house;
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("conf");
+    fs::copy(config, &copy).unwrap();
+    let (_, status) = server.stop();
+    assert!(status.success());
+    let config = copy.to_str().unwrap();
+    for args in [&["-C", config, "smith"][..], &["-C", config, "-bs"]] {
+        let mut child = start(SENDMAIL, args);
+        let _ = child.stdin.take().unwrap().write_all(b"x\n");
+        let (status, text) = said(child.wait_with_output().unwrap());
+        assert_eq!(status, 75, "{text}");
+        assert!(text.contains("the mail server does not answer"), "{text}");
+        assert_eq!(text.starts_with("421 4.3.2 "), args.contains(&"-bs"), "{text}");
+    }
+}
+
+/// Through a Unix socket, which is tried before other addresses.
+#[test]
+fn a_unix_socket_is_as_good() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", folder.path().join("smtp").display());
+    let house = House::new(&["--listen", &socket]);
+    let text = fs::read_to_string(&house.config).unwrap();
+    fs::write(&house.config, format!("{text}listen {socket}\n")).unwrap();
+    assert_eq!(house.run(&["smith"], b"x\n"), (0, String::new()));
+    let mailbox = house.mailbox("smith");
+    assert!(mailbox.contains("Received: from mx.here.example (local)"), "{mailbox}");
+}
+
+#[test]
+fn smtp_on_standard_input_and_output() {
+    let house = House::new(&[]);
+    for end in ["\n", "\r\n"] {
+        let mut child = house.start(&["-bs"]);
+        let mut input = child.stdin.take().unwrap();
+        let mut replies = BufReader::new(child.stdout.take().unwrap());
+        let mut reply = |expected: &str| loop {
+            let mut line = String::new();
+            replies.read_line(&mut line).unwrap();
+            assert!(line.starts_with(expected), "{expected}: {line}");
+            if line.as_bytes()[3] == b' ' {
+                break;
+            }
+        };
+        reply("220");
+        for (line, expected) in [
+            ("EHLO client.example", "250"),
+            ("MAIL FROM:<a@b.example>", "250"),
+            ("RCPT TO:<smith@here.example>", "250"),
+            ("DATA", "354"),
+            ("Subject: x", ""),
+            ("", ""),
+            ("STARTTLS", ""),
+            ("..", ""),
+            (".", "250"),
+            ("QUIT", "221"),
+        ] {
+            input.write_all(format!("{line}{end}").as_bytes()).unwrap();
+            if !expected.is_empty() {
+                reply(expected);
+            }
+        }
+        // It ends by itself, with standard input still open.
+        assert!(child.wait().unwrap().success());
+        let mut rest = String::new();
+        replies.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "");
+        drop(input);
+    }
+    assert_eq!(house.mailbox("smith").matches("\nSubject: x\n\nSTARTTLS\n.\n\n").count(), 2);
+}
+
+/// What is larger than memory should hold goes through a file, and arrives whole.
+#[test]
+fn a_large_message_arrives_whole() {
+    let house = House::new(&[]);
+    let body = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n".repeat(1 << 16);
+    let input = format!("Subject: large\n\n{body}");
+    assert_eq!(house.run(&["smith"], input.as_bytes()), (0, String::new()));
+    assert!(house.mailbox("smith").ends_with(&format!("\n\n{body}\n")));
+}
+
+/// Mail for another host is taken into the queue, shown there, and tried.
+#[test]
+fn mail_for_other_hosts_waits_in_the_queue() {
+    // As a build without TLS has it too.
+    let house = House::new(&["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"]);
+    assert_eq!(house.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
+    let (status, listed) = house.run(&["-bp"], b"");
+    assert_eq!(status, 0, "{listed}");
+    assert!(listed.contains("to <a@elsewhere.example>\n"), "{listed}");
+    assert!(listed.contains("\n1 in the queue, "), "{listed}");
+    let text = fs::read_to_string(&house.config).unwrap();
+    let mail_dir = house.server.folder().join("mail");
+    let relay = "smarthost 127.0.0.1:1\nsmarthost-tls may\n";
+    let more = format!("{relay}user smith\nmail-dir {}\n", mail_dir.display());
+    fs::write(&house.config, text + &more).unwrap();
+    let (status, said) = house.run(&["-q"], b"");
+    assert_eq!(status, 75, "{said}");
+    assert!(said.contains("1 left in the queue\n"), "{said}");
+}
+
+/// More recipients than one transaction takes.
+#[test]
+fn many_recipients_are_more_than_one_transaction() {
+    let house = House::new(&["--max-recipients", "10"]);
+    let to: Vec<String> = (0..25).map(|n| format!("u{n}")).collect();
+    let to: Vec<&str> = to.iter().map(String::as_str).collect();
+    assert_eq!(house.run(&to, b"Subject: x\n\n"), (0, String::new()));
+    for user in to {
+        assert_eq!(house.mailbox(user).matches("\nSubject: x\n").count(), 1, "{user}");
+    }
+}
+
+/// Root may do without the server; others may not.
+#[test]
+fn delivery_without_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    fs::create_dir(at("mail")).unwrap();
+    fs::create_dir(at("spool")).unwrap();
+    let text = format!(
+        "listen 127.0.0.1:1\nhostname h\ndomain here.example\naliases none\nuser smith\n\
+         mail-dir {}\nspool {}\n",
+        at("mail"),
+        at("spool"),
+    );
+    fs::write(at("conf"), text).unwrap();
+    let mut child = start(SENDMAIL, &["-C", &at("conf"), "--deliver-direct", "smith"]);
+    child.stdin.take().unwrap().write_all(b"Subject: x\n\nx\n").unwrap();
+    let (status, said) = said(child.wait_with_output().unwrap());
+    if !nix::unistd::geteuid().is_root() {
+        assert_eq!((status, said.contains("is for root")), (77, true), "{said}");
+        return;
+    }
+    assert_eq!((status, said), (0, String::new()));
+    let mailbox = fs::read_to_string(folder.path().join("mail/smith")).unwrap();
+    assert!(mailbox.ends_with("\n\nx\n\n"), "{mailbox}");
+}

@@ -1,0 +1,26 @@
+//! Built without the feature `tls`: who asks for TLS is told, and nothing else is different.
+
+use crate::harness::program::{Server, mailslot};
+
+#[test]
+fn who_asks_for_tls_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let common = ["--sandbox", path, "-l", "127.0.0.1:0", "--tls-cert", "cert.pem"];
+    let output = mailslot(&common).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("built without TLS"), "{text}");
+    let output = mailslot(&[&["check"][..], &common].concat()).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{text}");
+    assert!(text.contains("built without TLS"), "{text}");
+}
+
+#[test]
+fn starttls_is_not_offered() {
+    let server = Server::start(&[]);
+    let mut client = server.greeted();
+    assert!(!client.say("EHLO client.example", 250).lines.contains(&"STARTTLS".to_owned()));
+    client.say("STARTTLS", 502);
+}

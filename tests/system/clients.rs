@@ -1,0 +1,151 @@
+//! Clients that others wrote, against the real program: every message is compared by content.
+
+use crate::harness::mail;
+use crate::harness::peers;
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::harness::mail::assert_same;
+use crate::harness::peers::{hard_messages, open, peer, run, send, text, with_crlf, write_all};
+use crate::harness::program::Server;
+
+/// The messages of a mailbox without what mailslot put on top.
+fn arrived(server: &Server, name: &str) -> Vec<Vec<u8>> {
+    mail::read(&server.mailbox_path(name)).iter().map(mail::without_trace).collect()
+}
+
+/// Runs smtp-sources at the same time, to these users and with these options each.
+fn smtp_source(server: &Server, users: &[&str], options: &str) {
+    let start = |user: &&str| peers::smtp_source(server.address, server.folder(), user, options);
+    let running: Vec<_> = users.iter().map(start).collect();
+    running.into_iter().for_each(|source| source.ended());
+}
+
+/// Asserts that all that was sent arrived, in that order.
+fn assert_arrived(server: &Server, name: &str, sent: &[Vec<u8>]) {
+    let found = arrived(server, name);
+    for (number, (found, sent)) in found.iter().zip(sent).enumerate() {
+        assert_same(found, &mail::kept(sent), &format!("message {number}"));
+    }
+    assert_eq!(found.len(), sent.len());
+}
+
+/// The second line that the program prints, pasted into a shell.
+#[test]
+#[ignore = "needs curl"]
+fn the_line_that_is_printed_sends_a_message() {
+    let server = Server::start(&[]);
+    assert_eq!(text(peer("sh", server.folder()).args(["-c", &server.banner[1]])), "");
+    let sent = b"From: me@localhost\nTo: you@localhost\nSubject: hello\n\nIt works.\n";
+    assert_arrived(&server, "you", &[sent.to_vec()]);
+}
+
+#[test]
+#[ignore = "needs curl"]
+fn curl_sends() {
+    let server = Server::start(&[]);
+    let messages = hard_messages();
+    for file in write_all(&messages, &server.folder().join("sent")) {
+        let mut curl = peer("curl", server.folder());
+        curl.args(["-sS", "--mail-from", "smith@example.org", "--mail-rcpt", "jones@localhost"]);
+        curl.arg(format!("smtp://{}/client.example", server.address));
+        run(curl.arg("--upload-file").arg(with_crlf(&file)));
+    }
+    assert_arrived(&server, "jones", &messages);
+}
+
+#[test]
+#[ignore = "needs swaks"]
+fn swaks_sends() {
+    let server = Server::start(&[]);
+    let mut messages = hard_messages();
+    // It ends the last line itself, and the header of a message without a body twice.
+    messages.retain(|message| !message.ends_with(b"\n\n"));
+    let ends = |message: &Vec<u8>| message.strip_suffix(b"\n").unwrap().to_vec();
+    let unended: Vec<Vec<u8>> = messages.iter().map(ends).collect();
+    for file in write_all(&unended, &server.folder().join("sent")) {
+        let mut swaks = peer("swaks", server.folder());
+        swaks.args(["--server", &server.address.to_string(), "--silent", "2"]);
+        swaks.args(["--from", "smith@example.org", "--to", "jones@localhost,brown@localhost"]);
+        run(swaks.args(["--data", "-"]).stdin(open(&file)));
+    }
+    assert_arrived(&server, "jones", &messages);
+    assert_arrived(&server, "brown", &messages);
+}
+
+#[test]
+#[ignore = "needs Python"]
+fn smtplib_sends() {
+    let server = Server::start(&[]);
+    let messages = hard_messages();
+    let files = write_all(&messages, &server.folder().join("sent"));
+    let replies = send(&server, "jones@localhost", &files);
+    assert_eq!(replies.matches("\t250\t2.6.0 ").count(), messages.len(), "{replies}");
+    assert_arrived(&server, "jones", &messages);
+}
+
+/// Asserts that a mailbox holds `count` messages of smtp-source, each once and as it was sent.
+fn assert_from_smtp_source(server: &Server, user: &str, count: usize, octets: usize) {
+    let found = arrived(server, user);
+    peers::assert_from_smtp_source(&found, count, octets);
+    let names = |message: &Vec<u8>| {
+        let text = String::from_utf8_lossy(message);
+        let header = text.lines().take_while(|line| !line.is_empty());
+        header.map(|line| line.split(':').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let fields = ["From", "To", "Date", "Message-Id"];
+    assert!(found.iter().all(|message| names(message) == fields), "{user}");
+}
+
+#[test]
+#[ignore = "needs smtp-source, of Postfix"]
+fn smtp_source_sends_2000_to_one_mailbox() {
+    for (options, octets) in [
+        ("-s 20 -m 2000 -l 4096", 4096),
+        ("-s 20 -m 2000 -l 4096 -d", 4096),
+        ("-s 4 -m 20 -l 1048576", 1 << 20),
+        ("-s 4 -m 20 -l 1048576 -d", 1 << 20),
+    ] {
+        let server = Server::start(&[]);
+        smtp_source(&server, &["jones"], options);
+        let count = if octets == 4096 { 2000 } else { 20 };
+        assert_from_smtp_source(&server, "jones", count, octets);
+    }
+}
+
+#[test]
+#[ignore = "needs smtp-source, of Postfix"]
+fn smtp_source_sends_2000_to_twenty_mailboxes() {
+    let users: Vec<String> = (1..=20).map(|number| format!("user{number}")).collect();
+    let users: [&str; 20] = std::array::from_fn(|number| users[number].as_str());
+    for (options, count, octets) in [
+        ("-s 1 -m 100 -l 4096", 100, 4096),
+        ("-s 1 -m 100 -l 4096 -d", 100, 4096),
+        ("-s 1 -m 1 -l 1048576", 1, 1 << 20),
+    ] {
+        let server = Server::start(&[]);
+        smtp_source(&server, &users, options);
+        for user in users {
+            assert_from_smtp_source(&server, user, count, octets);
+        }
+    }
+}
+
+/// One message to twenty recipients is in all twenty mailboxes.
+#[test]
+#[ignore = "needs smtp-source, of Postfix"]
+fn smtp_source_sends_to_twenty_recipients() {
+    let server = Server::start(&[]);
+    smtp_source(&server, &["u"], "-s 4 -m 40 -r 20 -l 4096 -d");
+    let mut ids = BTreeSet::new();
+    let entries = fs::read_dir(server.folder().join("mail")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    assert_eq!(names.len(), 20, "{names:?}");
+    for name in names {
+        let mails = mail::read(&server.mailbox_path(&name));
+        assert_eq!(mails.len(), 40, "{name}");
+        ids.extend(mails.iter().map(|mail| mail.field("Message-Id").unwrap()));
+    }
+    assert_eq!(ids.len(), 40);
+}

@@ -1,0 +1,88 @@
+//! Messages that nobody here wrote: the samples that come with Debian packages, fetched by name
+//! when the test runs. Each is sent, and found unchanged but for what the mailbox's format names;
+//! or it is refused, for a reason that is looked for in the message.
+
+use crate::harness::mail;
+use std::fs;
+use std::path::Path;
+
+use crate::harness::mail::assert_same;
+use crate::harness::peers::{files, send, unpack};
+use crate::harness::program::Server;
+
+/// Where there are messages: the tests of Python's email package, bounces from all over the world,
+/// and spam.
+const PACKAGES: &[&str] =
+    &["libpython3[.][0-9]*-testsuite", "python3-flufl[.]bounce", "spamassassin"];
+
+/// Whether a file of these packages is a message.
+fn is_message(path: &Path) -> bool {
+    let path = path.to_string_lossy();
+    let places = ["/test/test_email/data/msg_", "/flufl/bounce/tests/data/", "/examples/sample-"];
+    path.ends_with(".txt") && places.iter().any(|place| path.contains(place))
+}
+
+#[test]
+#[ignore = "needs Python, apt-get and the network"]
+fn real_messages_arrive_unchanged() {
+    let packages = tempfile::tempdir().unwrap();
+    unpack(PACKAGES, packages.path());
+    let files = files(packages.path(), is_message);
+    assert!(files.len() >= 150, "only {} messages", files.len());
+
+    let server = Server::start(&["--max-size", "1G"]);
+    let replies = send(&server, "jones@localhost", &files);
+    let mut found = mail::read(&server.mailbox_path("jones")).into_iter();
+    let (mut delivered, mut refused, mut changed) = (0, 0, 0);
+    for (file, reply) in files.iter().zip(replies.lines()) {
+        let [path, code, text] = reply.splitn(3, '\t').collect::<Vec<_>>()[..] else {
+            panic!("{reply}");
+        };
+        assert_eq!(Path::new(path), file);
+        let sent = lines(&fs::read(file).unwrap());
+        match (code, reason(&sent)) {
+            ("250", None) => {
+                let mail = found.next().expect("as many as were taken");
+                let kept = mail::kept(&sent);
+                assert_same(&mail::without_trace(&mail), &kept, path);
+                delivered += 1;
+                changed += u32::from(kept != sent);
+            }
+            (_, Some(refusal)) if format!("{code} {text}").starts_with(refusal) => refused += 1,
+            (_, refusal) => panic!("{path}: {code} {text}, expected {refusal:?}"),
+        }
+    }
+    assert_eq!(found.count(), 0);
+    assert_eq!(delivered + refused, files.len());
+    println!("{delivered} arrived, {changed} of them without fields that steer; {refused} refused");
+}
+
+/// The message with its lines ended by LF, the last one too.
+fn lines(text: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(text.len() + 1);
+    for (at, octet) in text.iter().enumerate() {
+        if *octet != b'\r' || text.get(at + 1) != Some(&b'\n') {
+            lines.push(*octet);
+        }
+    }
+    if !lines.is_empty() && !lines.ends_with(b"\n") {
+        lines.push(b'\n');
+    }
+    lines
+}
+
+/// Why a message must be refused, if it must.
+fn reason(sent: &[u8]) -> Option<&'static str> {
+    let far = |line: &[u8]| line.windows(5).skip(998).any(|five| five == b"From ");
+    let header = sent.split(|octet| *octet == b'\n').take_while(|line| !line.is_empty());
+    let hops = header.filter(|l| l.to_ascii_lowercase().starts_with(b"received:")).count();
+    if sent.contains(&b'\r') {
+        Some("554 5.6.0 DATA: a bare CR")
+    } else if hops > 100 {
+        Some("554 5.4.6")
+    } else if sent.split(|octet| *octet == b'\n').any(far) {
+        Some("554 5.6.0 DATA: a long line")
+    } else {
+        None
+    }
+}

@@ -1,0 +1,412 @@
+//! The real program, killed at every system call that a delivery, a stop or a recovery makes.
+//!
+//! strace kills it at the n-th call of each name, for n = 1, 2, 3 and on until a run passes
+//! untouched. A killed call is not made, so the state is that between it and the call before.
+//! strace counts for each thread by itself; it is attached to one thread at a time.
+//!
+//! After each: start again, deliver one more message to each mailbox, within 10 s; then hold the
+//! mailboxes against the ledger ([`Ledger::check`]), stop, and look for what was left lying.
+//!
+//! `OUTSIDE_STRIDE=1` tries every n for recoveries too, of which a plain run takes every third,
+//! from one that differs between the names; a larger number fewer for all.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::harness::outside::{
+    Fate, Home, Ledger, Letter, Sender, Strace, call_names, setting, thread as tid_of,
+};
+use crate::harness::program::mailslot;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// One case: what is in the mailboxes before, and what is sent while the killer waits.
+struct Scenario {
+    before: &'static [&'static [&'static str]],
+    to: &'static [&'static str],
+    octets: usize,
+}
+
+const LARGE: usize = 300 * 1024;
+
+#[test]
+#[ignore = "needs strace"]
+fn killed_at_each_call_while_one_message_goes_to_one_mailbox() {
+    kill_deliveries(&Scenario { before: &[&["a"], &["a"]], to: &["a"], octets: 1000 });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn killed_at_each_call_while_one_message_goes_to_three_mailboxes() {
+    kill_deliveries(&Scenario { before: &[&["a", "c"]], to: &["a", "b", "c"], octets: 5000 });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn killed_at_each_call_while_a_large_message_goes_to_two_mailboxes() {
+    kill_deliveries(&Scenario { before: &[&["a"]], to: &["a", "b"], octets: LARGE });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn killed_at_each_call_while_a_mailbox_is_made() {
+    kill_deliveries(&Scenario { before: &[], to: &["a"], octets: 10 });
+}
+
+/// Kills the writer and the session's thread at each call of the delivery.
+fn kill_deliveries(scenario: &Scenario) {
+    let home = Home::in_memory();
+    let mut tried = 0;
+    for threads in [&["writer"][..], &["session-0", "session-1"]] {
+        let names = call_names(&delivery(&home, scenario, threads, None).1);
+        assert!(!names.is_empty(), "strace saw nothing of {threads:?}");
+        tried +=
+            each_call(&names, 1, |call, n| delivery(&home, scenario, threads, Some((call, n))).0);
+    }
+    println!("killed at {tried} calls: {:?}, {} octets", scenario.to, scenario.octets);
+}
+
+/// Calls `crash` for each name and n = 1, 2, 3... until it says that nothing was killed. How many
+/// were.
+fn each_call(
+    names: &BTreeSet<String>,
+    stride: usize,
+    mut crash: impl FnMut(&str, usize) -> bool,
+) -> usize {
+    let stride = setting("OUTSIDE_STRIDE", stride).max(1);
+    let mut tried = 0;
+    for (i, name) in names.iter().enumerate() {
+        let from = 1 + i % stride;
+        tried += (from..).step_by(stride).take_while(|&n| crash(name, n)).count();
+    }
+    assert!(tried > 0, "nothing was killed");
+    tried
+}
+
+/// One run, killed at the n-th `call` of one of `threads`. Whether it was killed, and the calls
+/// seen.
+fn delivery(
+    home: &Home,
+    scenario: &Scenario,
+    threads: &[&str],
+    at: Option<(&str, usize)>,
+) -> (bool, String) {
+    let mut ledger = Ledger::default();
+    let server = home.start(&["--threads", "2"]);
+    for (i, to) in scenario.before.iter().enumerate() {
+        ledger.deliver(server.address, Letter::new(format!("before-{i}"), to, 500));
+    }
+    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
+    let tids: Vec<_> = threads.iter().map(|name| tid_of(server.pid(), name)).collect();
+    let strace = Strace::attach(home, &tids, &options);
+    let letter = Letter::new("while", scenario.to, scenario.octets);
+    let fate = ledger.send(server.address, letter);
+    let killed = fate == Fate::Unknown;
+    assert!(killed || fate == Fate::Code(250), "{at:?}: {fate:?}");
+    let calls = strace.detach();
+    // Untouched, or killed behind the reply: it dies now at the latest.
+    let _ = kill(server.pid(), Signal::SIGKILL);
+    server.ended();
+    let killed = killed || calls.contains("+++ killed by SIGKILL");
+    examine(home, ledger, &format!("{threads:?} killed at {at:?}"));
+    (killed, calls)
+}
+
+/// After a crash: starts again, delivers one more message to each mailbox, checks, stops, looks
+/// for what was left, and clears.
+fn examine(home: &Home, mut ledger: Ledger, context: &str) {
+    let _told = Told(context);
+    let server = home.start(&["--threads", "2"]);
+    for name in ledger.mailboxes() {
+        ledger.deliver(server.address, Letter::new(format!("after-{name}"), &[&name], 500));
+    }
+    ledger.check(home);
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    ledger.check(home);
+    home.assert_tidy(&ledger.mailboxes());
+    home.clear();
+}
+
+/// Says what was being tried when a test fails.
+struct Told<'a>(&'a str);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn killed_at_each_call_of_a_stop() {
+    let home = Home::in_memory();
+    let mut tried = 0;
+    for thread in ["writer", "checkpoint"] {
+        let names = call_names(&stop(&home, thread, None).1);
+        assert!(!names.is_empty(), "strace saw nothing of {thread}");
+        tried += each_call(&names, 1, |call, n| stop(&home, thread, Some((call, n))).0);
+    }
+    println!("killed at {tried} calls of a stop");
+}
+
+fn stop(home: &Home, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+    let mut ledger = Ledger::default();
+    let server = home.start(&["--threads", "2"]);
+    ledger.deliver(server.address, Letter::new("small", &["a", "b"], 500));
+    ledger.deliver(server.address, Letter::new("large", &["b", "c"], LARGE));
+    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
+    let strace = Strace::attach(home, &[tid_of(server.pid(), thread)], &options);
+    let (_, status) = server.stop();
+    let calls = strace.detach();
+    examine(home, ledger, &format!("{thread} killed at {at:?} of the stop"));
+    (!status.success(), calls)
+}
+
+/// What a crash leaves: the call of the writer before which it was killed, and what happened to
+/// the mailboxes afterwards.
+struct Wreck {
+    octets: usize,
+    killed_at: (&'static str, usize),
+    then: fn(&Home),
+}
+
+/// Makes the wreck, anew for each run since records name inodes, and kills recovery at each call.
+fn kill_recoveries(wreck: &Wreck) {
+    let home = Home::in_memory();
+    let names = call_names(&recovery(&home, wreck, None).1);
+    let tried = each_call(&names, 3, |call, n| recovery(&home, wreck, Some((call, n))).0);
+    println!("killed at {tried} calls of a start that recovers from {:?}", wreck.killed_at);
+}
+
+fn recovery(home: &Home, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, String) {
+    let mut ledger = Ledger::default();
+    let server = home.start(&["--threads", "2"]);
+    ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
+    let (call, n) = wreck.killed_at;
+    let inject = format!("inject={call}:signal=KILL:when={n}");
+    let writer = tid_of(server.pid(), "writer");
+    let strace = Strace::attach(home, &[writer], &["-e", &inject]);
+    let letter = Letter::new("while", &["a", "b", "c"], wreck.octets);
+    assert_eq!(ledger.send(server.address, letter), Fate::Unknown, "{call} {n} did not kill");
+    server.ended();
+    strace.detach();
+    (wreck.then)(home);
+
+    // Without -f strace sees the first thread only, which is the one that recovers.
+    let log = home.path().join("recovery.log");
+    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    let mut starter = vec!["strace", "-D", "-o", log.to_str().unwrap()];
+    starter.extend(inject.iter().flat_map(|inject| ["-e", inject]));
+    let killed = match home.start_by(&starter, &["--threads", "2"]) {
+        Ok(server) => {
+            let _ = kill(server.pid(), Signal::SIGKILL);
+            server.ended();
+            false
+        }
+        Err((log, status)) => {
+            assert!(!status.success() && status.code().is_none(), "{status}: {log:#?}");
+            true
+        }
+    };
+    let calls = fs::read_to_string(&log).unwrap();
+    examine(home, ledger, &format!("recovery from {call} {n} killed at {at:?}"));
+    (killed, calls)
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn recovery_killed_at_each_call_where_nothing_was_appended() {
+    kill_recoveries(&Wreck { octets: 5000, killed_at: ("writev", 1), then: |_| {} });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn recovery_killed_at_each_call_where_one_mailbox_of_three_was_cut_short() {
+    // The second append is half done: less than that a kill at a call cannot leave.
+    let cut = |home: &Home| {
+        let path = home.mailbox("b");
+        let len = fs::metadata(&path).unwrap().len();
+        fs::File::options().write(true).open(path).unwrap().set_len(len - 2000).unwrap();
+    };
+    kill_recoveries(&Wreck { octets: 5000, killed_at: ("writev", 3), then: cut });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn recovery_killed_at_each_call_where_a_large_message_is_torn_in_the_first_mailbox() {
+    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 3), then: |_| {} });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn recovery_killed_at_each_call_where_a_large_message_is_whole_in_one_mailbox_only() {
+    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 7), then: |_| {} });
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn recovery_leaves_the_octets_of_others_alone() {
+    // Written behind our death: behind what we appended, and in place of it.
+    let foreign = "From other@example.net Tue Jul  1 08:52:37 2025\nSubject: theirs\n\nhi\n\n";
+    let home = Home::in_memory();
+    for (killed_at, n) in [("writev", 1), ("writev", 2), ("writev", 3), ("pwritev", 2)] {
+        let mut ledger = Ledger::default();
+        let server = home.start(&["--threads", "2"]);
+        ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
+        let inject = format!("inject={killed_at}:signal=KILL:when={n}");
+        let writer = tid_of(server.pid(), "writer");
+        let strace = Strace::attach(&home, &[writer], &["-e", &inject]);
+        let letter = Letter::new("while", &["a", "b", "c"], 5000);
+        assert_eq!(ledger.send(server.address, letter), Fate::Unknown);
+        server.ended();
+        strace.detach();
+        let mut before = Vec::new();
+        for name in ["a", "b", "c"] {
+            let octets = [home.read(name), foreign.into()].concat();
+            fs::write(home.mailbox(name), &octets).unwrap();
+            before.push((name, octets));
+        }
+        let server = home.start(&[]);
+        for (name, octets) in before {
+            assert!(home.read(name).starts_with(&octets), "{killed_at} {n}: {name} was changed");
+            // Theirs is a stranger to the ledger.
+            let ours = home.read(name);
+            let ours = String::from_utf8(ours).unwrap().replace(foreign, "");
+            fs::write(home.mailbox(name), ours).unwrap();
+        }
+        ledger.check(&home);
+        server.stop();
+        home.clear();
+    }
+}
+
+#[test]
+#[ignore = "needs strace"]
+fn a_session_on_a_pipe_killed_at_each_call() {
+    let home = Home::in_memory();
+    let mut tried = 0;
+    for octets in [1000, LARGE] {
+        for thread in ["writer", "mailslot"] {
+            let names = call_names(&inetd(&home, octets, thread, None).1);
+            assert!(!names.is_empty(), "strace saw nothing of {thread}");
+            tried +=
+                each_call(&names, 2, |call, n| inetd(&home, octets, thread, Some((call, n))).0);
+        }
+    }
+    println!("killed at {tried} calls of a session on a pipe");
+}
+
+/// One session on standard input. Its first thread serves it, another writes.
+fn inetd(home: &Home, octets: usize, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+    let mut ledger = Ledger::default();
+    let path = home.path().to_str().unwrap();
+    let mut child = mailslot(&["--inetd", "--log", "stderr", "--sandbox", path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut greeting = String::new();
+    output.read_line(&mut greeting).unwrap();
+    assert!(greeting.starts_with("220"), "{greeting}");
+    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
+    let pid = Pid::from_raw(child.id().try_into().unwrap());
+    let strace = Strace::attach(home, &[tid_of(pid, thread)], &options);
+    let letter = Letter::new("while", &["a", "b"], octets);
+    // Killed in the middle it reads no further.
+    let _ = child.stdin.take().unwrap().write_all(letter.dialogue().as_bytes());
+    let codes = output.lines().map_while(Result::ok).filter(|l| l.as_bytes().get(3) == Some(&b' '));
+    // EHLO, MAIL, two RCPT and DATA come before the one that counts.
+    let code = codes.skip(5).map(|line| line[..3].parse().unwrap()).next();
+    let status = child.wait().unwrap();
+    ledger.note(letter, code.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+    let calls = strace.detach();
+    examine(home, ledger, &format!("inetd's {thread} killed at {at:?}, {octets} octets"));
+    (!status.success(), calls)
+}
+
+#[test]
+fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
+    let home = Home::new();
+    let rounds = setting("OUTSIDE_ROUNDS", 5);
+    let ledger = Mutex::new(Ledger::default());
+    let over = AtomicBool::new(false);
+    let steady = home.start(&[]);
+    let kills = thread::scope(|scope| {
+        // Also when an assertion fails below: the senders would go on for ever.
+        let _end = Raise(&over);
+        scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-1"));
+        scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-2"));
+        let mut kills = 0;
+        for round in 0..rounds {
+            let victim = home.start(&[]);
+            let before = ledger.lock().unwrap().0.len();
+            thread::scope(|scope| {
+                let (over, ledger, address) = (&over, &ledger, victim.address);
+                for n in 0..2 {
+                    scope.spawn(move || {
+                        send_until(over, ledger, address, &format!("victim-{round}-{n}"));
+                    });
+                }
+                // In the middle of the work, at no particular point of it.
+                while ledger.lock().unwrap().0.len() < before + 20 + 7 * round {
+                    thread::yield_now();
+                }
+                victim.signal(Signal::SIGKILL);
+            });
+            victim.ended();
+            kills += 1;
+        }
+        kills
+    });
+    let ledger = ledger.into_inner().unwrap();
+    let unknown = ledger.0.iter().filter(|(_, fate)| *fate == Fate::Unknown).count();
+    println!("{kills} kills under load, {} letters, {unknown} without a reply", ledger.0.len());
+    assert!(kills > 0 && unknown > 0 && ledger.count(250) > 20 * kills);
+    let refused = ledger.0.len() - unknown - ledger.count(250);
+    assert_eq!(refused, 0, "mail for which the wait was over");
+    let (log, status) = steady.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    // What the last one left is nobody's until the next start.
+    examine(&home, ledger, "two servers");
+}
+
+/// Raises a flag when it is dropped.
+struct Raise<'a>(&'a AtomicBool);
+
+impl Drop for Raise<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Sends letters, to one mailbox and to several, small ones and some large, until it is over or
+/// the server is gone.
+fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger>, address: SocketAddr, name: &str) {
+    let mut sender = Sender::open(address).unwrap();
+    for n in 0.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let to = [&["a"][..], &["a", "b", "c"], &["b"], &["c", "b"]][n % 4];
+        let octets = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
+        let letter = Letter::new(format!("{name}-{n}"), to, octets);
+        let code = sender.send(&letter);
+        if ledger.lock().unwrap().note(letter, code) == Fate::Unknown {
+            return;
+        }
+    }
+}

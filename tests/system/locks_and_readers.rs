@@ -1,0 +1,401 @@
+//! Others at the mailbox: programs that lock it for a while or for too long, that replace it while
+//! we wait, whose locks are stale; and readers that take mail out over and over while it comes in.
+//!
+//! The locks are those of the kernel, whoever holds them; here it is this test's own process, or
+//! Python's `mailbox` and `fcntl`.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender, setting};
+use crate::harness::program::{PATIENCE, Server};
+use fs2::FileExt;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+/// How somebody locks a mailbox.
+#[derive(Clone, Copy, Debug)]
+enum Lock {
+    Dotlock,
+    Fcntl,
+    Flock,
+}
+
+const LOCKS: [Lock; 3] = [Lock::Dotlock, Lock::Fcntl, Lock::Flock];
+
+/// A lock held by this process until it is dropped.
+#[derive(Debug)]
+enum Holder {
+    Dotlock(PathBuf),
+    File { _open: File },
+}
+
+impl Holder {
+    /// Takes the lock; nobody else wants it at this moment, or he lets it go soon.
+    fn take(lock: Lock, mailbox: &Path) -> Holder {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match Holder::try_take(lock, mailbox) {
+                Ok(holder) => return holder,
+                Err(e) => assert!(Instant::now() < until, "{lock:?}: {e}"),
+            }
+        }
+    }
+
+    fn try_take(lock: Lock, mailbox: &Path) -> io::Result<Holder> {
+        if let Lock::Dotlock = lock {
+            let path = mailbox.with_extension("lock");
+            File::create_new(&path)?;
+            return Ok(Holder::Dotlock(path));
+        }
+        let open = File::options().read(true).write(true).open(mailbox)?;
+        match lock {
+            Lock::Flock => open.try_lock_exclusive()?,
+            _ => {
+                // A plain one, as of lockf(3): not one that belongs to the open file.
+                let whole = libc::flock {
+                    l_type: libc::F_WRLCK as libc::c_short,
+                    l_whence: libc::SEEK_SET as libc::c_short,
+                    l_start: 0,
+                    l_len: 0,
+                    l_pid: 0,
+                };
+                fcntl(&open, FcntlArg::F_SETLK(&whole))?;
+            }
+        }
+        Ok(Holder::File { _open: open })
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        if let Holder::Dotlock(path) = self {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_mailbox_locked_for_a_second_gets_its_mail_then_and_others_at_once() {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let mut ledger = Ledger::default();
+    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    for lock in LOCKS {
+        // To read it later would be to lose the fcntl lock when it is closed.
+        let before = home.read("alice");
+        let holder = Holder::take(lock, &home.mailbox("alice"));
+        let letter = Letter::new(format!("{lock:?}"), &["alice", "carol"], 500);
+        let began = Instant::now();
+        let (code, took) = thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let code = Sender::open(server.address).unwrap().send(&letter);
+                (code, began.elapsed())
+            });
+            let mut n = 0;
+            while began.elapsed() < Duration::from_secs(1) {
+                ledger.deliver(server.address, Letter::new(format!("{lock:?}-{n}"), &["bob"], 99));
+                n += 1;
+            }
+            assert!(n > 5, "{lock:?}: {n} for bob in a second");
+            let len = fs::metadata(home.mailbox("alice")).unwrap().len();
+            assert_eq!(len, before.len() as u64, "{lock:?}: written to while it was locked");
+            drop(holder);
+            sending.join().unwrap()
+        });
+        assert!(took >= Duration::from_secs(1), "{lock:?}: {took:?}");
+        assert_eq!(ledger.note(letter, code), Fate::Code(250), "{lock:?}");
+        ledger.check(&home);
+    }
+    server.stop();
+    home.assert_tidy(&ledger.mailboxes());
+}
+
+#[test]
+fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
+    let home = Home::new();
+    let server = home.start(&["--lock-timeout", "1"]);
+    let mut ledger = Ledger::default();
+    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    for lock in LOCKS {
+        // To read it later would be to lose the fcntl lock when it is closed.
+        let before = home.read("alice");
+        let holder = Holder::take(lock, &home.mailbox("alice"));
+        let letter = Letter::new(format!("{lock:?}"), &["carol", "alice"], 500);
+        let began = Instant::now();
+        let reply = Sender::open(server.address).unwrap().reply_to(&letter).unwrap();
+        let took = began.elapsed();
+        assert!(reply.starts_with("451 4.2.0 "), "{lock:?}: {reply}");
+        assert!((1..8).contains(&took.as_secs()), "{lock:?}: {took:?}");
+        let line = server.wait_for_log("not-delivered");
+        let holder_named = line.contains(&format!("{lock:?}").to_lowercase());
+        assert!(line.contains("/alice ") && holder_named, "{lock:?}: {line}");
+        ledger.note(letter, Ok(451));
+        drop(holder);
+        assert!(before == home.read("alice"), "{lock:?}");
+        ledger.deliver(server.address, Letter::new(format!("{lock:?}-2"), &["alice"], 500));
+        ledger.check(&home);
+    }
+}
+
+#[test]
+fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change, u16); 4] = [
+        ("truncated", |path| File::create(path).map(drop).unwrap(), 250),
+        ("unlinked", |path| fs::remove_file(path).unwrap(), 250),
+        (
+            "renamed over",
+            |path| {
+                fs::write(path.with_file_name("new"), b"").unwrap();
+                fs::rename(path.with_file_name("new"), path).unwrap();
+            },
+            250,
+        ),
+        (
+            "renamed over by a link",
+            |path| {
+                symlink(path.with_file_name("bob"), path.with_file_name("new")).unwrap();
+                fs::rename(path.with_file_name("new"), path).unwrap();
+            },
+            451,
+        ),
+    ];
+    for lock in LOCKS {
+        for (what, change, expected) in changes {
+            let home = Home::in_memory();
+            let server = home.start(&[]);
+            let mut ledger = Ledger::default();
+            Ledger::default().deliver(server.address, Letter::new("gone", &["alice"], 500));
+            let holder = Holder::take(lock, &home.mailbox("alice"));
+            let letter = Letter::new("late", &["alice", "carol"], 500);
+            let code = thread::scope(|scope| {
+                let sending = scope.spawn(|| Sender::open(server.address).unwrap().send(&letter));
+                // It waits: the writer has met the lock.
+                while !counters(&server).contains(" lock_waits=1 ") {}
+                change(&home.mailbox("alice"));
+                drop(holder);
+                sending.join().unwrap()
+            });
+            assert_eq!(ledger.note(letter, code), Fate::Code(expected), "{lock:?}, {what}");
+            if expected != 250 {
+                assert_eq!(home.read("bob"), b"", "{lock:?}, {what}");
+                fs::remove_file(home.mailbox("alice")).unwrap();
+            }
+            ledger.deliver(server.address, Letter::new("next", &["alice"], 500));
+            ledger.check(&home);
+        }
+    }
+}
+
+/// The counters, with blanks around each.
+fn counters(server: &Server) -> String {
+    server.signal(nix::sys::signal::Signal::SIGUSR1);
+    format!(" {} ", server.wait_for_log("counters"))
+}
+
+/// A dotlock that somebody left: its name, how it is made, its age in seconds, whether it is
+/// broken.
+type Left = (&'static str, fn(&str) -> Option<String>, u64, bool);
+
+/// The lines are made from that of the living server: `PID BOOT/NAMESPACE RANDOM mailslot`.
+const LEFT: &[Left] = &[
+    ("of a dead mailslot", |own| Some(with_pid(own, dead_pid())), 0, true),
+    ("of a living process", |own| Some(with_pid(own, std::process::id())), 0, false),
+    ("of a living process, old", |own| Some(with_pid(own, std::process::id())), 301, true),
+    ("of a dead mailslot, cut short", |own| Some(with_pid(own, dead_pid())[..20].into()), 0, false),
+    ("of another boot", |own| Some(own.replacen(' ', " 0", 1)), 0, false),
+    ("of another boot, old", |own| Some(own.replacen(' ', " 0", 1)), 301, true),
+    ("of another program", |_| Some(format!("{}\n", dead_pid())), 0, false),
+    ("empty", |_| Some(String::new()), 0, false),
+    ("empty, not quite old", |_| Some(String::new()), 280, false),
+    ("empty, old", |_| Some(String::new()), 301, true),
+    ("procmail's, old", |_| Some("0".into()), 3600, true),
+    ("unremovable", |_| None, 3600, false),
+];
+
+#[test]
+fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
+    let home = Home::new();
+    let server = home.start(&["--lock-timeout", "1"]);
+    let mut ledger = Ledger::default();
+    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    let own = format!(".mailslot-{}-", server.pid());
+    let mut names = fs::read_dir(home.path().join("mail")).unwrap().map(|e| e.unwrap());
+    let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
+    let own = fs::read_to_string(own.path()).unwrap();
+    let path = home.mailbox("alice.lock");
+    for &(what, line, age, broken) in LEFT {
+        match line(&own) {
+            Some(line) => fs::write(&path, line).unwrap(),
+            // A folder cannot be unlinked.
+            None => fs::create_dir(&path).unwrap(),
+        }
+        let then = SystemTime::now() - Duration::from_secs(age);
+        File::open(&path).unwrap().set_modified(then).unwrap();
+        let fate = ledger.send(server.address, Letter::new(what, &["alice"], 500));
+        if broken {
+            assert_eq!(fate, Fate::Code(250), "{what}");
+            let logged = server.wait_for_log("lock-broken");
+            let told: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
+            assert!((age..age + 20).contains(&told) && logged.contains("alice.lock"), "{logged}");
+            assert!(!path.exists(), "{what}");
+        } else {
+            assert_eq!(fate, Fate::Code(451), "{what}");
+            let logged = server.wait_for_log("not-delivered");
+            assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
+            match path.is_dir() {
+                true => fs::remove_dir(&path).unwrap(),
+                false => fs::remove_file(&path).unwrap(),
+            }
+        }
+        ledger.deliver(server.address, Letter::new(format!("{what} 2"), &["alice"], 500));
+    }
+    ledger.check(&home);
+    server.stop();
+    home.assert_tidy(&ledger.mailboxes());
+}
+
+fn with_pid(own: &str, pid: u32) -> String {
+    format!("{pid} {}", own.split_once(' ').unwrap().1)
+}
+
+/// The pid of a process that has ended.
+fn dead_pid() -> u32 {
+    let mut child = Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    child.id()
+}
+
+/// Takes mail out by Python's own mailbox, which holds dotlock and fcntl lock, and renames a new
+/// file over the old one. Every second message stays until the next round.
+const PYTHON_MBOX: &str = "\
+import mailbox, os, sys, time
+path, taken, stop = sys.argv[1:]
+ledger = open(taken, 'ab')
+rounds = 0
+while not os.path.exists(stop):
+    try:
+        box = mailbox.mbox(path, create=False)
+        box.lock()
+    except (mailbox.NoSuchMailboxError, mailbox.ExternalClashError):
+        time.sleep(0.005)
+        continue
+    for key in list(box.keys())[::2]:
+        start, end = box._lookup(key)
+        box._file.seek(start)
+        ledger.write(box._file.read(end - start) + b'\\n')
+        box.discard(key)
+    ledger.flush()
+    box.flush()
+    box.close()
+    rounds += 1
+    time.sleep(0.002)
+print(rounds)
+";
+
+/// Takes mail out under one lock of the kernel, and writes the rest back in place.
+const PYTHON_IN_PLACE: &str = "\
+import fcntl, os, re, sys, time
+path, taken, stop, kind = sys.argv[1:]
+lock = {'fcntl': fcntl.lockf, 'flock': fcntl.flock}[kind]
+ledger = open(taken, 'ab')
+rounds = 0
+while not os.path.exists(stop):
+    try:
+        box = open(path, 'r+b', buffering=0)
+    except FileNotFoundError:
+        time.sleep(0.005)
+        continue
+    lock(box, fcntl.LOCK_EX)
+    octets = box.read()
+    starts = [m.start() for m in re.finditer(rb'^From ', octets, re.M)] + [len(octets)]
+    each = [octets[a:b] for a, b in zip(starts, starts[1:])]
+    ledger.write(b''.join(each[::2]))
+    ledger.flush()
+    box.seek(0)
+    box.truncate()
+    box.write(b''.join(each[1::2]))
+    box.close()
+    rounds += 1
+    time.sleep(0.002)
+print(rounds)
+";
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_pythons_mailbox_rewrites_is_lost_never_and_twice_never() {
+    soak(PYTHON_MBOX, &[]);
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_a_reader_locks_by_fcntl_only_is_lost_never_and_twice_never() {
+    soak(PYTHON_IN_PLACE, &["fcntl"]);
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_a_reader_locks_by_flock_only_is_lost_never_and_twice_never() {
+    soak(PYTHON_IN_PLACE, &["flock"]);
+}
+
+/// Streams mail in for `OUTSIDE_SOAK` seconds while the script takes it out.
+fn soak(script: &str, args: &[&str]) {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let (taken, stop) = (home.path().join("taken"), home.path().join("stop"));
+    let reader = Command::new("python3")
+        .args(["-c", script])
+        .args([&home.mailbox("alice"), &taken, &stop])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ledger = Mutex::new(Ledger::default());
+    let over = AtomicBool::new(false);
+    let time = Duration::from_secs(setting("OUTSIDE_SOAK", 8) as u64);
+    thread::scope(|scope| {
+        for session in 0..3 {
+            let (ledger, over, address) = (&ledger, &over, server.address);
+            scope.spawn(move || {
+                let mut sender = Sender::open(address).unwrap();
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let octets = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
+                    let to = [&["alice"][..], &["alice", "bob"]][n % 2];
+                    let letter = Letter::new(format!("{session}-{n}"), to, octets);
+                    let code = sender.send(&letter);
+                    let fate = ledger.lock().unwrap().note(letter, code);
+                    assert_eq!(fate, Fate::Code(250), "{session}-{n}");
+                }
+            });
+        }
+        thread::sleep(time);
+        over.store(true, Ordering::Relaxed);
+    });
+    fs::write(&stop, b"").unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let rounds: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let ledger = ledger.into_inner().unwrap();
+    let mut boxes = std::collections::BTreeMap::new();
+    boxes.insert("alice".to_owned(), [fs::read(&taken).unwrap(), home.read("alice")].concat());
+    boxes.insert("bob".to_owned(), home.read("bob"));
+    let sent = ledger.0.len();
+    println!("{sent} letters in {time:?}, rewritten {rounds} times by {args:?}");
+    assert!(rounds > 20 && sent > 20, "{rounds} rounds, {sent} letters");
+    ledger.check_boxes(&boxes);
+    let (_, status) = server.stop();
+    assert_eq!(status.code(), Some(0));
+    home.assert_tidy(&ledger.mailboxes());
+}

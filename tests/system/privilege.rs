@@ -1,0 +1,426 @@
+//! Least privilege, with real users: the program in a private mount namespace, where `/etc` is this
+//! test's, started in each of the three ways: as root, with CAP_SETUID and CAP_SETGID, with
+//! neither.
+
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
+use crate::harness::program::{PATIENCE, Server};
+use crate::harness::ptys::{Pty, log_in};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+/// What the mail folder and the mailbox of alice are before a message comes for her.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Missing,
+    Private,
+    Group,
+    Foreign,
+    Symlink,
+    HardLink,
+}
+
+/// Every kind of folder with every kind of mailbox, in every mode: who may, delivers, with the
+/// right owner and mode; nothing planted is written to.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn mailboxes_are_written_to_as_their_owners() {
+    use Kind::*;
+    for (folder, uid, gid, lock) in [
+        (0o2775, 0, MAIL, "dotlock,fcntl,flock"),
+        (0o1777, 0, 0, "dotlock,fcntl,flock"),
+        // Nobody but root makes a dotlock or a mailbox here.
+        (0o755, 0, 0, "fcntl,flock"),
+    ] {
+        for mode in MODES {
+            let host = Host::new();
+            host.mail_folder(folder, uid, gid);
+            let server = host.start(mode, &["--lock", lock]);
+            for kind in [Missing, Private, Group, Foreign, Symlink, HardLink] {
+                let what = format!("{folder:o} {mode:?} {kind:?}");
+                let delivers = match kind {
+                    Missing => acts(mode) && folder != 0o755,
+                    Private => acts(mode),
+                    Group => true,
+                    Foreign | Symlink | HardLink => false,
+                };
+                let _ = fs::remove_file(host.mailbox("alice"));
+                host.make_mailbox("bob", BOB, MAIL, 0o660);
+                let mut client = server.after_ehlo();
+                client.say("MAIL FROM:<a@a.example>", 250);
+                client.say("RCPT TO:<alice@host.example>", 250);
+                // Behind the look at RCPT, so that the writer has to find out.
+                match kind {
+                    Missing => {}
+                    Private => host.make_mailbox("alice", ALICE, ALICE, 0o600),
+                    Group => host.make_mailbox("alice", ALICE, MAIL, 0o660),
+                    Foreign => host.make_mailbox("alice", BOB, MAIL, 0o666),
+                    Symlink => symlink(host.mailbox("bob"), host.mailbox("alice")).unwrap(),
+                    HardLink => {
+                        fs::hard_link(host.mailbox("bob"), host.mailbox("alice")).unwrap();
+                    }
+                }
+                client.say("DATA", 354);
+                client.send(b"Subject: hello\r\n\r\nIt works.\r\n");
+                let reply = {
+                    client.send(b".\r\n");
+                    client.reply()
+                };
+                assert_eq!(reply.code, if delivers { 250 } else { 451 }, "{what}: {reply:?}");
+
+                let bob = fs::read_to_string(host.mailbox("bob")).unwrap();
+                assert_eq!(bob, "From a\n\nb\n\n", "{what}");
+                let alice = fs::read_to_string(host.mailbox("alice")).unwrap_or_default();
+                assert_eq!(alice.contains("It works."), delivers, "{what}");
+                let left = fs::symlink_metadata(host.mailbox("alice")).ok();
+                let owner = left.map(|meta| (meta.uid(), meta.gid(), meta.mode() & 0o777));
+                let expected = match kind {
+                    Missing if !delivers => None,
+                    Missing if gid == MAIL => Some((ALICE, MAIL, 0o660)),
+                    Missing | Private => Some((ALICE, ALICE, 0o600)),
+                    Group => Some((ALICE, MAIL, 0o660)),
+                    Foreign => Some((BOB, MAIL, 0o666)),
+                    Symlink => Some((0, gid, 0o777)),
+                    HardLink => Some((BOB, MAIL, 0o660)),
+                };
+                // A link made in a set-group-ID folder has its group.
+                assert_eq!(owner, expected, "{what}");
+                assert!(!host.mailbox("alice.lock").exists(), "{what}");
+            }
+            let (log, status) = server.stop();
+            assert!(status.success(), "{log:#?}");
+        }
+    }
+}
+
+/// Root's mailbox is never written to with root's rights.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn nobody_acts_as_root() {
+    for mode in [Mode::Root, Mode::Capable] {
+        let host = Host::new();
+        let server = host.start(mode, &[]);
+        for (permissions, code) in [(None, 451), (Some(0o600), 451), (Some(0o660), 250)] {
+            let _ = fs::remove_file(host.mailbox("root"));
+            if let Some(permissions) = permissions {
+                host.make_mailbox("root", 0, MAIL, permissions);
+            }
+            let mut client = server.after_ehlo();
+            client.deliver("a@a.example", &["root@host.example"], "Subject: x\r\n\r\n", code);
+        }
+    }
+}
+
+/// A stale dotlock that the user left in a sticky folder is removed in the user's name; an empty
+/// mailbox that was made for a message that did not fit is removed too.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn what_is_in_the_way_in_a_sticky_folder_goes() {
+    for mode in [Mode::Root, Mode::Capable] {
+        let host = Host::new();
+        host.mail_folder(0o1777, 0, 0);
+        let lock = host.mailbox("alice.lock");
+        fs::write(&lock, "1\n").unwrap();
+        chown(&lock, Some(ALICE), Some(ALICE)).unwrap();
+        let then = std::time::SystemTime::now() - Duration::from_secs(1000);
+        File::options().write(true).open(&lock).unwrap().set_modified(then).unwrap();
+        let server = host.start(mode, &["--mailbox-limit", "1K"]);
+        let mut client = server.after_ehlo();
+        let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(900));
+        client.deliver("a@a.example", &["alice@host.example"], &text, 552);
+        assert!(!host.mailbox("alice").exists(), "{mode:?}");
+        client.deliver("a@a.example", &["alice@host.example"], "Subject: x\r\n\r\n", 250);
+        assert_eq!(fs::metadata(host.mailbox("alice")).unwrap().uid(), ALICE);
+    }
+}
+
+/// The fields of `/proc/PID/task/*/status`, for each thread: its name, then those asked for.
+fn threads(pid: Pid, fields: &[&str]) -> Vec<(String, Vec<String>)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let status = |task: fs::DirEntry| {
+        let text = fs::read_to_string(task.path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            line.unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        (field("Name"), fields.iter().map(|name| field(name)).collect())
+    };
+    tasks.map(|task| status(task.unwrap())).collect()
+}
+
+/// Every thread but the writer has no capability, and no way to gain any. A thread that has not run
+/// yet has the name of the first, and perhaps more than it will keep: it is waited for.
+fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
+    let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
+    let (uid, gid) = (four(uid), four(gid));
+    let names = ["Uid", "Gid", "Groups", "NoNewPrivs", "CapInh", "CapAmb", "CapPrm", "CapEff"];
+    let none = "0000000000000000";
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let threads = threads(pid, &names);
+        let is_there = |name: &&str| threads.iter().any(|(thread, _)| thread == name);
+        let begun = ["writer", "checkpoint", "log", "session-0"].iter().all(is_there);
+        let wrong = threads.iter().find(|(name, fields)| {
+            // CAP_SETGID is 6, CAP_SETUID is 7.
+            let kept = if name == "writer" { "00000000000000c0" } else { none };
+            *fields != [uid.as_str(), &gid, "", "1", none, none, kept, kept]
+        });
+        if begun && wrong.is_none() {
+            return;
+        }
+        assert!(Instant::now() < until, "{what}: {names:?}: {wrong:?}, begun: {begun}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn the_writer_alone_keeps_two_capabilities() {
+    for mode in [Mode::Root, Mode::Capable] {
+        let host = Host::new();
+        let server = host.start(mode, &[]);
+        // It is as it will be once it is accepting.
+        drop(server.greeted());
+        assert_least_privileged(server.pid(), MAILSLOT, MAIL, &format!("{mode:?}"));
+        if mode == Mode::Root {
+            for (name, bounding) in threads(server.pid(), &["CapBnd"]) {
+                assert_eq!(bounding, ["0000000000000000"], "{name}");
+            }
+        }
+    }
+    let host = Host::new();
+    let server = host.start(Mode::Plain, &[]);
+    drop(server.greeted());
+    for (name, left) in threads(server.pid(), &["CapPrm", "NoNewPrivs"]) {
+        assert_eq!(left, ["0000000000000000", "1"], "{name}");
+    }
+    // Root that stays root has no more than others.
+    let host = Host::new();
+    chown(host.path("spool"), Some(0), Some(0)).unwrap();
+    let server = host.start(Mode::Root, &["--run-as", "root"]);
+    drop(server.greeted());
+    assert_least_privileged(server.pid(), 0, 0, "--run-as root");
+    let mut client = server.after_ehlo();
+    client.deliver("a@a.example", &["alice@host.example"], "Subject: x\r\n\r\n", 250);
+    assert_eq!(fs::metadata(host.mailbox("alice")).unwrap().uid(), ALICE);
+}
+
+/// Under `--inetd` all of it has happened before the client is greeted.
+#[test]
+#[ignore = "needs root, unshare"]
+fn a_session_of_inetd_has_no_privileges() {
+    let host = Host::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let socket = OwnedFd::from(served);
+    let mut command = host.command(Mode::Root, &["--inetd", "--log", "stderr"]);
+    command.stdin(socket.try_clone().unwrap()).stdout(socket).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let mut greeting = [0; 4];
+    client.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"220 ");
+    assert_least_privileged(Pid::from_raw(child.id() as i32), MAILSLOT, MAIL, "--inetd");
+    client.write_all(b"HELO c.example\r\nMAIL FROM:<>\r\nRCPT TO:<bob@host.example>\r\n").unwrap();
+    client.write_all(b"DATA\r\nSubject: x\r\n\r\nIt works.\r\n.\r\nQUIT\r\n").unwrap();
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).unwrap();
+    assert!(child.wait().unwrap().success(), "{replies}");
+    let left = fs::metadata(host.mailbox("bob")).unwrap();
+    assert_eq!((left.uid(), left.gid()), (BOB, MAIL), "{replies}");
+}
+
+/// Killed at any moment under load, and started again, it completes what it was writing as the
+/// users it was writing for.
+#[test]
+#[ignore = "needs root, unshare"]
+fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
+    let host = Host::new();
+    let mut acknowledged = 0;
+    for round in 0..3 {
+        let server = host.start(Mode::Root, &["--threads", "8"]);
+        let address = server.address;
+        let clients: Vec<_> = (0..4)
+            .map(|n| {
+                std::thread::spawn(move || {
+                    let mut sent = 0;
+                    // Until the server is gone.
+                    while send(address, &format!("id-{round}-{n}-{sent}.")).is_ok() {
+                        sent += 1;
+                    }
+                    (0..sent).map(|i| format!("id-{round}-{n}-{i}.")).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let until = Instant::now() + PATIENCE;
+        while fs::metadata(host.mailbox("alice")).map_or(0, |meta| meta.len()) < 20_000 {
+            assert!(Instant::now() < until, "no mail");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        server.signal(Signal::SIGKILL);
+        let _ = server.ended();
+        let sent: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
+        drop(host.start(Mode::Root, &[]));
+        for (name, uid) in [("alice", ALICE), ("bob", BOB)] {
+            let left = fs::metadata(host.mailbox(name)).unwrap();
+            assert_eq!((left.uid(), left.gid(), left.mode() & 0o777), (uid, MAIL, 0o660));
+            let text = fs::read_to_string(host.mailbox(name)).unwrap();
+            for id in &sent {
+                assert!(text.contains(id), "{id} was acknowledged, and is not in {name}");
+            }
+        }
+        acknowledged += sent.len();
+        fs::remove_file(host.mailbox("alice")).unwrap();
+    }
+    assert!(acknowledged > 0);
+}
+
+/// One message for alice and bob, acknowledged.
+fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let text = format!(
+        "HELO c.example\r\nMAIL FROM:<>\r\nRCPT TO:<alice@host.example>\r\n\
+         RCPT TO:<bob@host.example>\r\nDATA\r\n\
+         Subject: {id}\r\n\r\n{}\r\n.\r\nQUIT\r\n",
+        "x".repeat(200)
+    );
+    stream.write_all(text.as_bytes())?;
+    let mut replies = String::new();
+    stream.read_to_string(&mut replies)?;
+    match replies.lines().nth(6).is_some_and(|line| line.starts_with("250")) {
+        true => Ok(()),
+        false => Err(std::io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// It does not stay root because a user is missing, and does not pretend to be able to change.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn a_user_that_cannot_be_had_is_told() {
+    let host = Host::new();
+    for (mode, options, told) in [
+        (Mode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
+        (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
+        (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
+    ] {
+        let options = [&["-l", "127.0.0.1:0"][..], &options].concat();
+        let output = host.command(mode, &options).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(78) && text.contains(told), "{text}");
+    }
+}
+
+/// The terminal of a user, to which group tty may write, is all that a session may write to.
+#[test]
+#[ignore = "needs root, unshare"]
+fn terminals_are_written_to_as_group_tty() {
+    let host = Host::new();
+    let pty = Pty::open();
+    let path = std::path::Path::new("/dev").join(pty.line());
+    chown(&path, Some(ALICE), Some(5)).unwrap();
+    pty.mesg(true);
+    log_in(host.folder().path(), &[("alice", pty.line())]);
+    let inner = host.command(Mode::Root, &["-l", "127.0.0.1:0", "--terminals", "local"]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
+    command.arg("mount -t tmpfs none /run && cp \"$0\" /run/utmp && exec \"$@\"");
+    command.arg(host.path("utmp")).arg(inner.get_program()).args(inner.get_args());
+    let server = Server::start_command(command, host.folder(), 1)
+        .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")));
+    let mut client = server.after_ehlo();
+    client.say("SEND FROM:<bob@host.example>", 250);
+    client.say("RCPT TO:<alice@host.example>", 250);
+    client.say("DATA", 354);
+    client.send(b"Subject: lunch\r\n\r\nat noon?\r\n");
+    client.say(".", 250);
+    assert!(pty.screen().contains("at noon?"));
+    for (name, groups) in threads(server.pid(), &["Groups"]) {
+        assert_eq!(groups, ["5"], "{name}");
+    }
+    assert!(!host.mailbox("alice").exists());
+}
+
+/// `check` tells as whom it would run, and what is in the way of that.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn check_tells_who_it_would_be() {
+    let host = Host::new();
+    let check = |mode: Mode, options: &[&str]| {
+        let options = [&["check", "-l", "127.0.0.1:0"], options].concat();
+        let output = host.command(mode, &options).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (mode, standing) in [
+        (Mode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
+        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its"),
+        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
+    ] {
+        let text = check(mode, &[]);
+        assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
+        assert!(text.contains("mail for root is put off") != (mode == Mode::Plain), "{text}");
+    }
+    fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
+    let text = check(Mode::Root, &[]);
+    assert!(text.ends_with("\nno problems\n"), "{text}");
+
+    chown(host.path("spool"), Some(0), Some(0)).unwrap();
+    host.mail_folder(0o755, 0, 0);
+    for (options, told) in [
+        (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
+        (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
+        (&[], "users who have no mailbox yet cannot get one"),
+        (&["--run-as", "nobody"], "there is no user nobody\n   cure: useradd --system "),
+        (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
+    ] {
+        let text = check(Mode::Root, options);
+        assert!(text.contains(told), "{told:?} in {text}");
+    }
+    let text = check(Mode::Plain, &["--run-as", "alice"]);
+    assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
+    assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
+}
+
+/// A forward file that only its user may read leads on, from behind the sandbox, if the writer can
+/// act as the user; without that, mail stays in the mailbox.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn forward_files_are_read_as_their_users() {
+    for mode in MODES {
+        let host = Host::new();
+        let home = host.path("home");
+        fs::create_dir(&home).unwrap();
+        fs::write(home.join(".forward"), "bob\n").unwrap();
+        for (path, permissions) in [(home.join(".forward"), 0o600), (home.clone(), 0o700)] {
+            fs::set_permissions(&path, Permissions::from_mode(permissions)).unwrap();
+            chown(&path, Some(ALICE), Some(ALICE)).unwrap();
+        }
+        let passwd = fs::read_to_string(host.path("etc/passwd")).unwrap();
+        let line = passwd_line("alice", ALICE);
+        let moved = line.replace("/nonexistent", home.to_str().unwrap());
+        fs::write(host.path("etc/passwd"), passwd.replace(&line, &moved)).unwrap();
+        host.make_mailbox("alice", ALICE, MAIL, 0o660);
+        host.make_mailbox("bob", BOB, MAIL, 0o660);
+        for (switch, to_bob) in [("off", false), ("on", acts(mode))] {
+            let server = host.start(mode, &["--forward-files", switch]);
+            let before = fs::read_to_string(host.mailbox("bob")).unwrap().len();
+            let content = "Subject: x\r\n\r\nIt works.\r\n";
+            server.after_ehlo().deliver("a@a.example", &["alice@host.example"], content, 250);
+            let after = fs::read_to_string(host.mailbox("bob")).unwrap().len();
+            assert_eq!(after > before, to_bob, "{mode:?} {switch}");
+            let (log, status) = server.stop();
+            assert!(status.success(), "{log:#?}");
+            let told = log.iter().any(|line| line.contains("forward-file user=alice not-used="));
+            assert_eq!(told, switch == "on" && !acts(mode), "{mode:?}: {log:#?}");
+        }
+    }
+}

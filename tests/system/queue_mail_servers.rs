@@ -1,0 +1,168 @@
+//! Mail servers of others as the smarthost of the real program: Postfix with all that an ordinary
+//! one asks for, and its `smtp-sink` in modes in which nothing goes well.
+
+use crate::harness::mail;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::harness::mta::{Postfix, open_folder, wait_until};
+use crate::harness::program::Server;
+
+/// A program that runs until it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Not killed: Dovecot ends those that it started.
+        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn entries(server: &Server) -> Vec<String> {
+    let entries = fs::read_dir(server.folder().join("spool/queue")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Dovecot as the one who knows passwords: any user, `wonderland`.
+fn dovecot(home: &Path, socket: &Path) -> Running {
+    let folder = home.join("dovecot");
+    fs::create_dir(&folder).unwrap();
+    let (shown, at) = (folder.display(), socket.display());
+    let settings = format!(
+        "protocols =\nbase_dir = {shown}/run\nstate_dir = {shown}/state\n\
+         log_path = {shown}/log\nssl = no\nauth_mechanisms = plain login\n\
+         disable_plaintext_auth = no\n\
+         passdb {{\n  driver = static\n  args = password=wonderland\n}}\n\
+         userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n\
+         service auth {{\n  unix_listener {at} {{\n    mode = 0666\n  }}\n}}\n"
+    );
+    let file = folder.join("dovecot.conf");
+    fs::write(&file, settings).unwrap();
+    let mut command = Command::new("/usr/sbin/dovecot");
+    command.args(["-F", "-c"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
+    let running = Running(command.spawn().unwrap());
+    wait_until("Dovecot listens", || UnixStream::connect(socket).is_ok());
+    running
+}
+
+/// By STARTTLS, with a password, with PIPELINING and DSN, to a second mailslot behind it.
+#[test]
+#[ignore = "needs root, postfix, dovecot"]
+fn postfix_takes_it_from_who_has_a_password() {
+    let there = Server::start(&[]);
+    let folder = open_folder();
+    let home = folder.path();
+    let certified = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
+    let (cert, key) = (home.join("cert.pem"), home.join("key.pem"));
+    fs::write(&cert, certified.cert.pem()).unwrap();
+    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let mut postfix = Postfix::lay(&folder);
+    // Its smtpd sees nothing but its queue.
+    let _dovecot = dovecot(home, &postfix.spool().join("private/auth"));
+    postfix.start(&format!(
+        "mydestination =\nrelayhost = [127.0.0.1]:{port}\n\
+         smtpd_tls_security_level = may\nsmtpd_tls_auth_only = yes\n\
+         smtpd_tls_cert_file = {cert}\nsmtpd_tls_key_file = {key}\n\
+         smtpd_sasl_auth_enable = yes\nsmtpd_sasl_type = dovecot\n\
+         smtpd_sasl_path = private/auth\n\
+         smtpd_relay_restrictions = permit_sasl_authenticated, reject\n",
+        port = there.address.port(),
+        cert = cert.display(),
+        key = key.display(),
+    ));
+    let login = home.join("login");
+    let smarthost = postfix.entrance.to_string();
+    for (password, tls) in [("wonderland", "encrypt"), ("looking-glass", "may")] {
+        fs::write(&login, format!("* alice {password}\n")).unwrap();
+        fs::set_permissions(&login, Permissions::from_mode(0o600)).unwrap();
+        let options = ["--domain", "here.example", "--smarthost", &smarthost];
+        let login = ["--smarthost-tls", tls, "--smarthost-login", login.to_str().unwrap()];
+        let server = Server::start(&[&options[..], &login].concat());
+        let mut client = server.after_ehlo();
+        client.say("MAIL FROM:<smith@here.example> RET=HDRS ENVID=QQ314159", 250);
+        client.say("RCPT TO:<jones@there.example> NOTIFY=SUCCESS", 250);
+        client.say("RCPT TO:<brown@there.example> NOTIFY=NEVER", 250);
+        client.say("DATA", 354);
+        client.send("Subject: caf\u{e9}\r\n\r\nFrom here\r\n..\r\n".as_bytes());
+        client.say(".", 250);
+        let log = server.wait_for_any_log(&["sent entry=", "smarthost-unreachable"]);
+        if password == "wonderland" {
+            assert!(log.contains("queued as"), "{log}");
+            wait_until("the queue is empty", || entries(&server).is_empty());
+            wait_until("all arrives", || {
+                ["jones", "brown", "smith"].iter().all(|user| !there.mailbox(user).is_empty())
+            });
+        } else {
+            assert!(log.contains("535 5.7.8"), "{log}");
+            assert_eq!(entries(&server).len(), 1);
+        }
+    }
+    assert!(postfix.log().contains("sasl_method=PLAIN, sasl_username=alice"), "{}", postfix.log());
+    for user in ["jones", "brown"] {
+        let [message] = &mail::read(&there.mailbox_path(user))[..] else { panic!("one") };
+        let text = String::from_utf8(message.unquoted()).unwrap();
+        let head = text.strip_suffix("\n\nFrom here\n.\n").unwrap_or_else(|| panic!("{text}"));
+        assert!(head.contains("\nSubject: caf\u{e9}\n"), "{text}");
+        assert!(text.contains("\n\tby mail.example (Postfix) with ESMTPSA id "), "{text}");
+    }
+    // Whoever is last reports, since all between passed on what was asked for.
+    let report = there.mailbox("smith");
+    for line in ["Original-Envelope-Id: QQ314159", "Final-Recipient: rfc822;jones@there.example"] {
+        assert!(report.contains(&format!("\n{line}\n")), "{report}");
+    }
+    assert!(!report.contains("Final-Recipient: rfc822;brown"), "{report}");
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn a_sink_in_which_nothing_goes_well() {
+    for (mode, event, left) in [
+        (&["-e"][..], "sent ", 0),
+        (&["-p"], "sent ", 0),
+        (&["-F"], "sent ", 0),
+        (&["-N", "-8"], "sent ", 0),
+        (&["-w", "1"], "sent ", 0),
+        (&["-r", "CONNECT"], "smarthost-unreachable ", 1),
+        (&["-q", "CONNECT"], "smarthost-unreachable ", 1),
+        (&["-f", "MAIL"], "returned ", 0),
+        (&["-r", "MAIL"], "put-off ", 2),
+        (&["-q", "MAIL"], "put-off ", 2),
+        (&["-f", "RCPT"], "returned ", 0),
+        (&["-r", "RCPT"], "put-off ", 2),
+        (&["-Q", "RCPT"], "put-off ", 2),
+        (&["-f", "DATA"], "returned ", 0),
+        (&["-Q", "DATA"], "put-off ", 2),
+        (&["-f", "."], "returned ", 0),
+        (&["-r", "."], "put-off ", 2),
+        (&["-q", "."], "put-off ", 2),
+        (&["-Q", "."], "put-off ", 2),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let socket = folder.path().join("smtp");
+        let smarthost = format!("unix:{}", socket.display());
+        let mut sink = Command::new("/usr/sbin/smtp-sink");
+        if nix::unistd::geteuid().is_root() {
+            sink.args(["-u", "postfix"]);
+        }
+        sink.args(mode).args([&smarthost, "8"]).current_dir(folder.path());
+        let _sink = Running(sink.stderr(Stdio::null()).spawn().unwrap());
+        wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
+        let options = ["--domain", "here.example", "--smarthost", &smarthost];
+        let server = Server::start(&[&options[..], &["--smarthost-tls", "may"]].concat());
+        let mut client = server.after_ehlo();
+        let to = ["jones@there.example"];
+        client.deliver("smith@here.example", &to, "Subject: x\r\n\r\nx\r\n", 250);
+        let events = ["sent ", "smarthost-unreachable ", "returned ", "put-off "];
+        let log = server.wait_for_any_log(&events);
+        assert!(log.contains(event), "{mode:?}: {log}");
+        wait_until("it is settled", || entries(&server).len() == left);
+        let reported = server.mailbox("smith").contains("\nAction: failed\n");
+        assert_eq!(reported, event == "returned ", "{mode:?}");
+    }
+}

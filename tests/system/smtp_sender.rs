@@ -1,0 +1,161 @@
+//! Messages sent to Postfix's `smtp-sink` in its modes of failure: others judge what we say, and
+//! misbehave as others thought of.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::harness::sender::{LONG, envelope, settings, shown, with_mail};
+use mailslot::client::{Target, connect};
+use mailslot::smtp::{Body, Envelope};
+
+/// A sink that runs until it is dropped.
+struct Sink {
+    process: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Sink {
+    fn start(options: &[&str]) -> Sink {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("smtp");
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let mut command = Command::new("smtp-sink");
+        if nix::unistd::geteuid().is_root() {
+            command.args(["-u", "postfix"]);
+        }
+        let process = command
+            .env("PATH", "/usr/sbin:/usr/bin:/bin:/usr/local/sbin")
+            .current_dir(folder.path())
+            .args(["-d", "dump."])
+            .args(options)
+            .arg(format!("unix:{}", socket.display()))
+            .arg("8")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = Instant::now() + LONG;
+        while UnixStream::connect(&socket).is_err() {
+            assert!(Instant::now() < until, "smtp-sink {options:?} does not listen");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Sink { process, folder }
+    }
+
+    fn target(&self) -> Target {
+        Target::Unix(self.folder.path().join("smtp"))
+    }
+
+    /// What it wrote of each message.
+    fn dumps(&self) -> Vec<String> {
+        let is_dump = |path: &PathBuf| path.to_string_lossy().contains("dump.");
+        let paths = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+        paths.filter(is_dump).map(|path| text(&path)).collect()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+const CONTENT: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.";
+const ARRIVED: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.\n";
+
+/// Sends `content` twice over what may be one connection; the outcomes of the first and the last.
+fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
+    let mut connection = match connect(&sink.target(), &settings()) {
+        Ok(connection) => connection,
+        Err(reason) => return vec![format!("later {reason}")],
+    };
+    let mut outcomes = Vec::new();
+    for _ in 0..2 {
+        outcomes = shown(&with_mail(to, content.as_bytes(), |mail| connection.send(mail)));
+    }
+    connection.quit();
+    outcomes
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn what_is_sent_arrives() {
+    let large = "0123456789abcdef\n".repeat(100_000);
+    for (options, content, arrived) in [
+        (&[][..], CONTENT, ARRIVED),
+        (&["-p"], CONTENT, ARRIVED),
+        (&["-8"], CONTENT, ARRIVED),
+        (&["-e"], CONTENT, ARRIVED),
+        (&["-N", "-E", "-a", "-F", "-C"], CONTENT, ARRIVED),
+        (&["-P"], CONTENT, ARRIVED),
+        (&["-w", "1"], CONTENT, ARRIVED),
+        (&["-H", "1"], &large, &large),
+    ] {
+        let sink = Sink::start(options);
+        let to = envelope(&["a@x.example", "b@x.example"]);
+        let outcomes = send(&sink, &to, content);
+        assert!(outcomes.iter().all(|outcome| outcome.starts_with("done 250 ")), "{outcomes:?}");
+        let dumps = sink.dumps();
+        assert_eq!(dumps.len(), 2, "{options:?}");
+        for dump in dumps {
+            assert!(dump.contains("\nX-Rcpt-Args: <b@x.example>"), "{dump}");
+            assert!(dump.trim_end_matches('\n').ends_with(arrived.trim_end_matches('\n')));
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn each_command_fails_in_each_way() {
+    let to = envelope(&["a@x.example", "b@x.example"]);
+    for (command, opening, temporary) in [
+        ("CONNECT", true, true),
+        ("MAIL", false, false),
+        ("RCPT", false, false),
+        ("DATA", false, false),
+        (".", false, false),
+    ] {
+        for (mode, expected) in [
+            ("-r", "later 450 4.3.0 "),
+            ("-f", if temporary { "later 5" } else { "never 500 5.3.0 " }),
+            ("-q", "later "),
+            ("-Q", "later 421 "),
+        ] {
+            let sink = Sink::start(&[mode, command]);
+            let outcomes = send(&sink, &to, CONTENT);
+            assert_eq!(outcomes.len(), if opening { 1 } else { 2 }, "{mode} {command}");
+            for outcome in outcomes {
+                assert!(outcome.starts_with(expected), "{mode} {command}: {outcome}");
+            }
+        }
+    }
+    // EHLO alone is not known: HELO is.
+    for mode in ["-f", "-r"] {
+        let outcomes = send(&Sink::start(&[mode, "EHLO"]), &to, CONTENT);
+        assert_eq!(outcomes[0].starts_with("done 250 "), mode == "-f", "{outcomes:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn mail_data_that_is_refused_half_way() {
+    let sink = Sink::start(&["-A", "0"]);
+    let large = "0123456789abcdef\n".repeat(100_000);
+    let outcomes = send(&sink, &envelope(&["a@x.example"]), &large);
+    assert!(outcomes[0].starts_with("never 550 "), "{outcomes:?}");
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn eight_bits_that_were_declared_are_not_cut_off() {
+    let to = Envelope { body: Body::EightBitMime, ..envelope(&["a@x.example"]) };
+    let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
+    assert_eq!(outcomes, ["never the next server does not take 8BITMIME"]);
+    let outcomes = send(&Sink::start(&[]), &to, CONTENT);
+    assert!(outcomes[0].starts_with("done 250 "));
+}

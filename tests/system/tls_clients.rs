@@ -1,0 +1,314 @@
+//! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib and aiosmtplib; against the real
+//! program. And the other extensions, as those libraries use them.
+
+use crate::harness::program;
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::harness::program::{PATIENCE, Server};
+use crate::harness::tls::{Pair, certify};
+
+/// A program that serves with its own certificate, and where it takes TLS from the first octet.
+struct Served {
+    server: Server,
+    pair: Pair,
+    implicit: SocketAddr,
+}
+
+fn serve(certify: impl FnOnce(&std::path::Path) -> Pair) -> Served {
+    let folder = tempfile::tempdir().unwrap();
+    let pair = certify(folder.path());
+    let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
+    let tls = ["--tls-cert", cert, "--tls-key", key, "-l", "tls:127.0.0.1:0"];
+    let server = Server::start_in(folder, &[&tls[..], &["--lmtp", "127.0.0.1:0"]].concat());
+    let implicit = server.implicit_tls().unwrap();
+    Served { server, pair, implicit }
+}
+
+impl Served {
+    fn new() -> Served {
+        serve(|folder| certify(folder, "a"))
+    }
+
+    /// Runs a shell command, in which `$PORT`, `$TLS_PORT`, `$LMTP_PORT` and `$CERT` are what
+    /// they say.
+    fn run(&self, script: &str) -> String {
+        let output = Command::new("sh")
+            .args(["-ec", script])
+            .env("PORT", self.server.address.port().to_string())
+            .env("TLS_PORT", self.implicit.port().to_string())
+            .env("LMTP_PORT", self.server.lmtp().unwrap().port().to_string())
+            .env("CERT", &self.pair.cert)
+            .current_dir(self.server.folder())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        assert!(output.status.success(), "{script}\n{text}");
+        text
+    }
+
+    /// The message in `user`'s mailbox came inside TLS.
+    fn assert_came(&self, user: &str, version: &str) {
+        let mailbox = self.server.mailbox(user);
+        let with = format!(" with ESMTPS (using {version} with cipher TLS_");
+        assert!(mailbox.contains(&with) && mailbox.contains("Subject: by "), "{mailbox}");
+    }
+}
+
+#[test]
+#[ignore = "needs openssl"]
+fn openssl_speaks_both_versions_and_no_older() {
+    let served = Served::new();
+    let client = "openssl s_client -quiet -no_ign_eof -crlf -CAfile $CERT -verify_return_error \
+                  -verify_hostname here.example -servername here.example";
+    for (version, shown) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
+        for (how, user) in [
+            ("-starttls smtp -connect 127.0.0.1:$PORT", "starttls"),
+            ("-connect 127.0.0.1:$TLS_PORT", "implicit"),
+        ] {
+            let user = format!("{user}{version}");
+            // RCPT in lower case: s_client renegotiates at a line that begins with R.
+            let script = format!(
+                "{{ printf 'EHLO c.example\\nMAIL FROM:<a@b>\\nrcpt TO:<{user}@here.example>\\n\
+                 DATA\\nSubject: by openssl\\n\\nhello\\n.\\nquit\\n'; sleep 2; }} | \
+                 {client} {version} {how}"
+            );
+            let said = served.run(&script);
+            assert!(said.contains("\r\n221 ") || said.contains("\n221 "), "{said}");
+            served.assert_came(&user, shown);
+        }
+    }
+    let old = "! openssl s_client -tls1_1 -cipher DEFAULT@SECLEVEL=0 -starttls smtp \
+               -connect 127.0.0.1:$PORT </dev/null 2>&1";
+    let said = served.run(old);
+    assert!(said.contains("SSL alert number"), "{said}");
+}
+
+/// Keys of the kinds that people have, made by OpenSSL, in the forms in which it writes them.
+#[test]
+#[ignore = "needs openssl"]
+fn keys_that_openssl_makes_are_read() {
+    for make in [
+        "openssl genrsa -traditional 2048",
+        "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072",
+        "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-384",
+        "openssl ecparam -genkey -name prime256v1",
+        "openssl genpkey -algorithm ED25519",
+    ] {
+        let served = serve(|folder| {
+            let script = format!(
+                "{make} >key.pem 2>/dev/null; openssl req -x509 -key key.pem -out cert.pem -days 9 \
+                 -subj /CN=here.example -addext subjectAltName=DNS:here.example 2>/dev/null"
+            );
+            let made = Command::new("sh").args(["-ec", &script]).current_dir(folder).status();
+            assert!(made.unwrap().success(), "{make}");
+            let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+            Pair { cert, key, der: Vec::new().into() }
+        });
+        let said = served.run(
+            "openssl s_client -starttls smtp -connect 127.0.0.1:$PORT -CAfile $CERT \
+             -verify_return_error </dev/null",
+        );
+        assert!(said.contains("Verify return code: 0 (ok)"), "{make}: {said}");
+        let (cert, key) = (served.pair.cert.to_str().unwrap(), served.pair.key.to_str().unwrap());
+        let check = program::mailslot(&["check", "--sandbox", "/nonexistent", "-l", "127.0.0.1:0"])
+            .args(["-n", "here.example", "-d", "here.example"])
+            .args(["--tls-cert", cert, "--tls-key", key])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(check.stdout).unwrap();
+        assert!(text.contains("cert.pem expires in "), "{make}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs swaks"]
+fn swaks_sends() {
+    let served = Served::new();
+    let common = "swaks --server 127.0.0.1 --from a@b.example --helo c.example \
+                  --tls-verify --tls-ca-path $CERT --tls-sni here.example \
+                  --header 'Subject: by swaks' --to";
+    served.run(&format!("{common} one@here.example --port $PORT --tls"));
+    served.run(&format!("{common} two@here.example --port $TLS_PORT --tls-on-connect"));
+    served.assert_came("one", "TLSv1.3");
+    served.assert_came("two", "TLSv1.3");
+}
+
+#[test]
+#[ignore = "needs curl"]
+fn curl_sends() {
+    let served = Served::new();
+    fs::write(served.server.folder().join("mail.txt"), "Subject: by curl\r\n\r\nhello\r\n")
+        .unwrap();
+    let common = "curl -sS --cacert $CERT --mail-from a@b.example -T mail.txt \
+                  --connect-to here.example::127.0.0.1:";
+    for (options, user, shown) in [
+        ("--ssl-reqd --tls-max 1.2 smtp://here.example:$PORT", "one", "TLSv1.2"),
+        ("--ssl-reqd smtp://here.example:$PORT", "two", "TLSv1.3"),
+        ("smtps://here.example:$TLS_PORT", "three", "TLSv1.3"),
+    ] {
+        served.run(&format!("{common} --mail-rcpt {user}@here.example {options}"));
+        served.assert_came(user, shown);
+    }
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn pythons_smtplib_sends() {
+    let served = Served::new();
+    let script = r#"python3 - <<'END'
+import os, smtplib, ssl
+trust = ssl.create_default_context(cafile=os.environ["CERT"])
+# The certificate is for here.example, and it is at 127.0.0.1.
+trust.check_hostname = False
+with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
+    client.starttls(context=trust)
+    assert not client.has_extn("starttls")
+    client.ehlo()
+    assert not client.has_extn("starttls")
+    client.sendmail("a@b.example", ["one@here.example"], "Subject: by python\r\n\r\nhello\r\n")
+    try:
+        client.starttls(context=trust)
+        raise SystemExit("offered twice")
+    except smtplib.SMTPNotSupportedError:
+        pass
+with smtplib.SMTP_SSL("127.0.0.1", int(os.environ["TLS_PORT"]), "c.example",
+                      context=trust) as client:
+    client.sendmail("a@b.example", ["two@here.example"], "Subject: by python\r\n\r\nhello\r\n")
+END"#;
+    served.run(script);
+    served.assert_came("one", "TLSv1.3");
+    served.assert_came("two", "TLSv1.3");
+}
+
+/// LHLO before STARTTLS and after it, and a reply for each recipient.
+#[test]
+#[ignore = "needs openssl"]
+fn openssl_speaks_lmtp() {
+    let served = Served::new();
+    let said = served.run(
+        "{ printf 'LHLO c.example\\nMAIL FROM:<a@b>\\nrcpt TO:<one@here.example>\\n\
+         rcpt TO:<two@here.example>\\nDATA\\nSubject: by openssl\\n\\nhello\\n.\\nquit\\n'; \
+         sleep 2; } | openssl s_client -quiet -no_ign_eof -crlf -CAfile $CERT \
+         -verify_return_error -starttls lmtp -connect 127.0.0.1:$LMTP_PORT",
+    );
+    assert_eq!(said.matches("250 2.6.0 Message: OK, delivered as ").count(), 2, "{said}");
+    for user in ["one", "two"] {
+        let mailbox = served.server.mailbox(user);
+        assert!(mailbox.contains(" with LMTPS (using TLSv1.3 with cipher "), "{mailbox}");
+    }
+}
+
+/// Debian's, by Debian's Python.
+#[test]
+#[ignore = "needs python3-aiosmtplib"]
+fn pythons_aiosmtplib_sends() {
+    let served = Served::new();
+    let script = r#"/usr/bin/python3 - <<'END'
+import asyncio, os, ssl
+from email.message import EmailMessage
+from aiosmtplib import SMTP
+
+trust = ssl.create_default_context(cafile=os.environ["CERT"])
+# The certificate is for here.example, and it is at 127.0.0.1.
+trust.check_hostname = False
+
+async def send(client, to):
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "a@b.example", to, "by aiosmtplib"
+    message.set_content("Gr\u00fc\u00dfe\n.\n..\n", cte="8bit")
+    refused, said = await client.send_message(message)
+    assert not refused and said.startswith("2.6.0 Message: OK, delivered as "), (refused, said)
+
+async def main():
+    port, tls_port = int(os.environ["PORT"]), int(os.environ["TLS_PORT"])
+    common = dict(hostname="127.0.0.1", source_address="c.example", tls_context=trust)
+    async with SMTP(port=port, start_tls=True, **common) as client:
+        await client.ehlo()
+        assert not client.supports_extension("starttls")
+        await send(client, "one@here.example")
+        await send(client, "j\u00fcrgen@here.example")
+    async with SMTP(port=tls_port, use_tls=True, **common) as client:
+        await send(client, "two@here.example")
+
+asyncio.run(main())
+END"#;
+    served.run(script);
+    for user in ["one", "two", "j\u{fc}rgen"] {
+        let mailbox = served.server.mailbox(user);
+        let with = if user.is_ascii() { " with ESMTPS (" } else { " with UTF8SMTPS (" };
+        assert!(mailbox.contains(&format!("{with}using TLSv1.3 with cipher ")), "{mailbox}");
+        assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n.\n..\n\n"), "{mailbox}");
+    }
+}
+
+/// The parameters of all extensions that have some, and the commands for which smtplib has no
+/// words.
+#[test]
+#[ignore = "needs python3"]
+fn pythons_smtplib_uses_every_extension() {
+    let served = Served::new();
+    let script = r#"python3 - <<'END'
+import os, smtplib
+with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
+    client.ehlo()
+    for name in ("pipelining size 8bitmime enhancedstatuscodes chunking smtputf8 limits prdr dsn "
+                 "starttls vrfy expn help").split():
+        assert client.has_extn(name), name
+    assert int(client.esmtp_features["size"]) > 0
+    assert client.esmtp_features["limits"] == "RCPTMAX=100"
+    text = "Subject: by smtplib\r\n\r\nGr\u00fc\u00dfe\r\n".encode()
+    client.sendmail("a@here.example", ["one@here.example"], text,
+                    ["BODY=8BITMIME", "RET=HDRS", "ENVID=QQ314159"],
+                    ["NOTIFY=SUCCESS", "ORCPT=rfc822;first@here.example"])
+    client.sendmail("a@here.example", ["j\u00fcrgen@here.example"], text,
+                    ["SMTPUTF8", "BODY=8BITMIME"])
+    # PRDR: behind 353 a reply for each, and one for all.
+    client.mail("a@here.example", ["PRDR"])
+    for user in ("two", "three"):
+        assert client.rcpt(user + "@here.example")[0] == 250
+    code, said = client.data(text)
+    assert code == 353, (code, said)
+    assert [client.getreply()[0] for _ in range(3)] == [250, 250, 250]
+    # BDAT: three chunks, of which the last is empty.
+    client.mail("a@here.example")
+    client.rcpt("four@here.example")
+    for chunk, last in ((text[:5], b""), (text[5:], b""), (b"", b" LAST")):
+        client.send(b"BDAT %d%s\r\n" % (len(chunk), last) + chunk)
+        assert client.getreply()[0] == 250
+    assert client.verify("one@here.example")[0] == 250
+    assert client.help().startswith(b"2.0.0 mailslot ")
+END"#;
+    served.run(script);
+    for user in ["one", "two", "three", "four", "j\u{fc}rgen"] {
+        let mailbox = served.server.mailbox(user);
+        assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n\n"), "{user}: {mailbox}");
+    }
+    // The report is on its way after the sender was answered.
+    let begun = Instant::now();
+    while !served.server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n") {
+        assert!(begun.elapsed() < PATIENCE, "{}", served.server.mailbox("a"));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A session resumed, as Postfix and browsers of mail do: the second handshake is a short one.
+#[test]
+#[ignore = "needs openssl"]
+fn sessions_are_resumed() {
+    let served = Served::new();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let client = format!(
+            "(printf 'NOOP\\n'; sleep 1; printf 'quit\\n'; sleep 1) | openssl s_client -crlf \
+             {version} -starttls smtp -connect 127.0.0.1:$PORT"
+        );
+        served.run(&format!("{client} -sess_out session.pem"));
+        let said = served.run(&format!("{client} -sess_in session.pem"));
+        assert!(said.contains("\nReused, "), "{said}");
+    }
+}
