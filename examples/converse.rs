@@ -14,8 +14,8 @@
 use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
-use mailslot::smtp::data::{Decoder, DataEnd};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, Reply, ReceiverConfig, Step, reply};
+use mailslot::smtp::data::{DataEnd, Decoder};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, Step, reply};
 
 /// A host where everybody has a mailbox but nobody is told who that is.
 struct Everybody;

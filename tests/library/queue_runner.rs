@@ -75,7 +75,7 @@ impl Host {
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            patience: LONG,
+            timeout: LONG,
         };
         queue::make_folder(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }

@@ -146,7 +146,7 @@ fn tls_from_the_first_octet() {
 }
 
 /// Runs it behind an address that begins with `tls:`.
-fn implicit(house: &House, settings: SessionConfig) -> (Running, ListenAddress) {
+fn implicit(house: &House, settings: ServerConfig) -> (Running, ListenAddress) {
     let address = "tls:127.0.0.1:0".parse::<ListenAddress>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
     assert!(listeners[0].service().tls);
