@@ -30,7 +30,8 @@ use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
-use mailslot::observe::logging::{self, LogTarget, value};
+use mailslot::observe::events;
+use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, RunAs, Start};
@@ -99,9 +100,9 @@ fn not_done(e: io::Error) -> StartError {
 fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::new(EX_OSERR, "log", &e))?;
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
+    std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
     for problem in check::limits(config) {
-        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.fix));
+        events::setting_doubtful(problem.what, problem.fix);
     }
     let keys = config.tls.as_ref().map(keys).transpose()?;
     if config.sandbox.is_some() {
@@ -117,7 +118,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
             .map_err(|e| StartError::new(EX_CANTCREAT, "queue", &e))?;
     }
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
-        log::warn!("certificate and key will not be read again why={}", value(why));
+        events::tls_reload_unavailable(why);
     }
     let route = Arc::new(LocalRoute::new(config.route()));
     confine(config, &route)?;
@@ -166,11 +167,12 @@ fn settle(config: &Config) -> Result<(), StartError> {
     privilege::drop_privileges(root, terminals.as_slice(), acts)
         .map_err(|e| StartError::new(EX_OSERR, "cannot give up privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
-        log::warn!("running as root; let --run-as name a user that has no other powers");
+        events::running_as_root("let --run-as name a user that has no other powers");
     }
     // Not once for each session.
-    let level = if config.inetd { log::Level::Debug } else { log::Level::Info };
-    log::log!(level, "settled start={start:?} uid={} gid={} acts={acts}", geteuid(), getegid());
+    if !config.inetd {
+        events::running_as(format_args!("{start:?}"), geteuid(), getegid(), acts);
+    }
     Ok(())
 }
 
@@ -180,13 +182,11 @@ fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
         Ok(ConfinementStrength::Full) => {}
         // Not once for each session.
         Ok(_) if config.inetd => {}
-        Ok(strength @ ConfinementStrength::Partial) => log::info!(
-            "confined in part sandbox={strength:?} kernel={} why={}",
-            value(kernel()),
-            value("an older kernel has not all of Landlock")
-        ),
+        Ok(ConfinementStrength::Partial) => {
+            events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
+        }
         Ok(ConfinementStrength::None) => {
-            log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
+            events::confinement_absent(kernel(), "the kernel has no Landlock");
         }
         Err(why) => {
             return Err(StartError::text(EX_OSERR, &format!("cannot make a sandbox: {why}")));
@@ -408,7 +408,7 @@ impl StartError {
         if inetd {
             // Already started, perhaps; the line goes to the log either way.
             let _ = logging::start(LogTarget::Syslog, 0);
-            log::error!("not-serving error={}", value(&self.text));
+            events::start_failed(&self.text);
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
         }

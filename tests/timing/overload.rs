@@ -224,14 +224,14 @@ fn stress_begins_and_ends() {
     first.ask("NOOP", "250");
     let mut crowd: Vec<_> = (1..9).map(|_| running.connect()).collect();
     crowd.iter_mut().for_each(|client| drop(client.expect("220")));
-    let began = |n| house.counters.stresses.value() == n;
+    let began = |n| house.counters.overloads.value() == n;
     until(|| began(1));
     // A thirtieth of the time-out, and the slow ones are out.
     for client in &mut crowd {
         client.expect("421 4.4.2 here.example closing transmission channel: idle or slow");
         client.expect_end();
     }
-    assert!(house.counters.sessions_given_up.value() >= 8);
+    assert!(house.counters.sessions_evicted.value() >= 8);
     let says = |command: &str| {
         let mut client = running.connect();
         client.expect("220");

@@ -13,14 +13,13 @@ use super::Account;
 /// The system refuses. Then the process should end.
 pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
     match account {
-        Some(_) if acts => log::warn!("running as root; only Linux can do with less"),
-        Some(Account { uid, gid, .. }) => {
+        Some(Account { uid, gid, .. }) if !acts => {
             #[cfg(not(target_vendor = "apple"))]
             nix::unistd::setgroups(groups)?;
             setgid(*gid)?;
             setuid(*uid)?;
         }
-        None => {}
+        Some(_) | None => {}
     }
     let _ = groups;
     Ok(())
