@@ -11,7 +11,7 @@ use mailslot::counters::Counters;
 use mailslot::deliver::{Locks, Outcome, Post, Settings, Why, Writer, start_on};
 use mailslot::message::{BoxName, Content, Destination, Message};
 
-use crate::harness::sim::{SimDisk, World};
+use crate::harness::sim_disk::{SimDisk, World};
 
 pub const MAIL: &str = "/mail";
 const QUEUE: &str = "/spool/queue";

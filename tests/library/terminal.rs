@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use crate::harness::ptys::{Pty, log_in};
+use crate::harness::terminals::{Pty, log_in};
 use mailslot::deliver::screen::{Screen, TEXT_MAX};
 use mailslot::deliver::terminal::{PATIENCE, Terminals};
 use mailslot::message::{BoxName, Content, Destination, Owner};

@@ -3,7 +3,7 @@
 use crate::harness::tls;
 use std::io::{Read, Write};
 
-use crate::harness::server::{House, Running};
+use crate::harness::library::{House, Running};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, connect, reply, rest};
 use mailslot::listen::{self, Accept, Address};
 use mailslot::server::Settings;

@@ -9,7 +9,7 @@ use mailslot::listen::Service;
 use mailslot::session::End;
 use mailslot::stream::{Peer, Pressure, Socket, Stream};
 
-use crate::harness::server::{House, LONG, Wire, codes, stranger};
+use crate::harness::library::{House, LONG, Wire, codes, stranger};
 
 /// A transaction for `unknown` recipients that are not there, and one that is.
 fn transaction(unknown: usize) -> String {
