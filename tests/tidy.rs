@@ -100,13 +100,10 @@ fn nothing_unfinished_or_unsafe_stays() {
 #[test]
 fn documents_show_the_table_of_options() {
     let in_file = |row: &&Row| row.place != Place::CommandLine;
-    let readme: String = TABLE.iter().map(markdown).collect();
-    let readme = format!("| option | default | what it does |\n| --- | --- | --- |\n{readme}");
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
     let keys: String = TABLE.iter().filter(in_file).map(|row| mdoc(row, &key(row))).collect();
     let sample: String = TABLE.iter().filter(in_file).map(sample).collect();
     for (file, begin, end, table) in [
-        ("README.md", "<!-- options -->\n", "<!-- end of options -->\n", readme),
         ("contrib/man/mailslot.8", ".\\\" options\n", ".\\\" end of options\n", options),
         ("contrib/man/mailslot.conf.5", ".\\\" options\n", ".\\\" end of options\n", keys),
         ("contrib/mailslot.conf", "# Options\n", "# End of options\n", sample),
@@ -122,16 +119,6 @@ fn documents_show_the_table_of_options() {
             panic!("{file} differs from the table; see: RENEW=1 cargo test --test tidy; git diff");
         }
     }
-}
-
-/// One row of the README's table.
-fn markdown(row: &Row) -> String {
-    let short = if row.short.is_empty() { String::new() } else { format!("-{}, ", row.short) };
-    let name = format!("{short}--{} {}", row.long, row.arg);
-    let many = if row.place == Place::Many { " (repeatable)" } else { "" };
-    let default = if row.arg.is_empty() { String::new() } else { row.default.to_string() };
-    let about = row.help.replace('|', "\\|");
-    format!("| `{}`{many} | {default} | {about} |\n", name.trim_end())
 }
 
 /// A key in the configuration that is installed: with its default, as a comment.
