@@ -222,8 +222,8 @@ events! {
     Info rejected(message: Message, to, command: Option, size, ms, reply);
     /// So many further recipients of the message have no line of their own.
     Info recipients_omitted(message: Message, recipients);
-    /// The message did not come to its end: the session ended, or the client gave up the
-    /// transaction.
+    /// The client did not send the message to its end.
+    /// The error is reset, or as the field end of disconnected.
     Info abandoned(message: Message, recipients, error);
     /// The content of the message could not be stored in the spool.
     Warn spool_failed(message, error);
@@ -232,8 +232,8 @@ events! {
     Debug connected(session, client);
     /// A session ended.
     /// The field end is quit, errors (too many, or no SMTP at all), panic, closed (by the client),
-    /// broken (by the network), timeout, not-reading, slow, deadline, idle (evicted), stopping,
-    /// clear-text (after STARTTLS), or tls.
+    /// broken (by the network), timeout, not-reading, slow, deadline, evicted, stopping, clear-text
+    /// (after STARTTLS), or tls.
     Debug disconnected(session, client, end);
     /// A session with a client on another host ended in one of the ways that an abuser's does.
     Info abuse(session, client, end, reply: Option);
@@ -249,7 +249,7 @@ events! {
     /// A TLS handshake failed.
     Debug tls_failed(session, error);
     /// A defect of the program.
-    /// With a session field it ended that session; the others go on.
+    /// With a session field it ended that session; other sessions continue.
     Error panic(session: Option, error);
 
     /// A connection was answered 421, or closed, because there was no thread or no descriptor for
@@ -262,7 +262,8 @@ events! {
     Warn accept_paused(error);
     /// Connections are accepted again.
     Info accept_resumed();
-    /// Nearly all threads are busy; clients on other hosts have so many seconds and one error now.
+    /// Nearly all threads are busy.
+    /// The field timeout is in seconds; clients on other hosts may be idle for so long now.
     Warn overload_started(sessions, threads, timeout);
     /// The overload ended after so many seconds, in which so many sessions were evicted.
     Info overload_ended(seconds, evicted);
