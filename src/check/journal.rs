@@ -11,7 +11,7 @@ use super::{advice, privilege, stops};
 use crate::config::Config;
 use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
-use crate::observe::logging::value;
+use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
 use crate::route::AliasProblem;
 
@@ -46,7 +46,7 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
                 ));
             }
             Err(e) => found.push(stops(
-                format!("journal {shown} cannot be read: {}", value(e)),
+                format!("journal {shown} cannot be read: {}", quoted(e)),
                 "look at the disk; a journal that is moved away loses what is only in it",
             )),
         }

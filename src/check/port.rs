@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 
 use super::{advice, stops};
 use crate::net::listen::ListenAddress;
-use crate::observe::logging::value;
+use crate::observe::quote::quoted;
 use crate::route::AliasProblem;
 
 /// Whether the server could listen on `address`.
@@ -18,11 +18,11 @@ pub fn problem(address: &ListenAddress) -> Option<AliasProblem> {
     Some(match error.kind() {
         ErrorKind::AddrInUse => match greeting(host, *port) {
             Some(line) if line.contains("mailslot") => advice(
-                format!("{address} is in use by a running mailslot: {}", value(line)),
+                format!("{address} is in use by a running mailslot: {}", quoted(line)),
                 "none needed, if that is the one you mean",
             ),
             Some(line) => stops(
-                format!("{address} is in use by another server: {}", value(line)),
+                format!("{address} is in use by another server: {}", quoted(line)),
                 "stop it, or choose another address",
             ),
             None => stops(

@@ -1,6 +1,6 @@
-//! Counters for the administrator, from the start of the process on. SIGUSR1 writes them to the log as
-//! one line, HELP shows them to clients on this host, and [`metrics`](super::metrics) writes them to a
-//! file.
+//! Counters for the administrator, from the start of the process on. SIGUSR1 writes them to the log
+//! as one line, HELP shows them to clients on this host, and [`metrics`](super::metrics) writes
+//! them to a file.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

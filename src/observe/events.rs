@@ -1,7 +1,8 @@
 //! The events of the log: one function for each event, which writes one line. No other file logs.
 //!
 //! ```text
-//! delivered session=k3f2a1-7 message=k3f2a1-7-1 from=<jones@example.org> to=<smith@example.com> ...
+//! delivered session=k3f2a1-7 message=k3f2a1-7-1 from=<jones@example.org> to=<smith@example.com>
+//!     mailbox=/var/mail/smith size=4242 ms=3
 //! ```
 //! A line is the name of the event and its fields, `name=value`. Every value is quoted here if it
 //! is not plain, so that a client cannot write a field or a line of its own. The names have one
@@ -23,15 +24,15 @@
 //!
 //! A message has one `delivered` or `queued` line for each mailbox and each address on another host
 //! that it went to, and one `deferred` or `rejected` line for each recipient. So a line has a
-//! bounded length, one `grep` finds what happened to an address, and each line says which mailbox or
-//! queue entry it is about. A message logs at most [`LINES_MAX`] of them.
+//! bounded length, `grep` finds the outcome for an address, and each line has its mailbox or queue
+//! entry. A message logs at most [`LINES_MAX`] of them.
 
 use std::fmt::{self, Display};
 
 use log::Level;
 
 use super::counters::Counters;
-use super::logging::{QUEUE, value};
+use super::quote::quoted;
 
 /// An event that the log can contain.
 #[derive(Clone, Copy, Debug)]
@@ -73,9 +74,9 @@ pub struct MessageFields<'a> {
 /// Names of the fields of [`MessageFields`].
 pub const MESSAGE_FIELDS: [&str; 3] = ["session", "message", "from"];
 
-/// Most lines that one message writes for its recipients. A message to a large list cannot fill the
-/// log's queue and so displace the lines of other sessions.
-pub const LINES_MAX: usize = QUEUE / 2;
+/// Most lines that one message writes for its recipients: half of the log's queue, so that a
+/// message to a large list does not displace the lines of other sessions.
+pub const LINES_MAX: usize = 512;
 
 impl Event {
     /// Returns the name of the event as the log has it.
@@ -102,14 +103,14 @@ impl Display for Field<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Field::Value(name, v) | Field::Option(name, Some(v)) => {
-                write!(f, " {name}={}", value(v))
+                write!(f, " {name}={}", quoted(v))
             }
             Field::Option(_, None) => Ok(()),
             Field::Message(MessageFields { session, message, from }) => {
                 let [session_name, message_name, from_name] = MESSAGE_FIELDS;
-                write!(f, " {session_name}={}", value(session))?;
-                write!(f, " {message_name}={}", value(message))?;
-                write!(f, " {from_name}={}", value(from))
+                write!(f, " {session_name}={}", quoted(session))?;
+                write!(f, " {message_name}={}", quoted(message))?;
+                write!(f, " {from_name}={}", quoted(from))
             }
             Field::Counters(counters) => write!(f, " {counters}"),
         }
@@ -213,7 +214,9 @@ macro_rules! events {
 events! {
     /// The message is in this mailbox, and safe on disk.
     /// After SEND or SOML it may be on a terminal instead, and there is no mailbox field.
-    Info delivered(message: Message, to, orig_to: Option, mailbox: Option, command: Option, size, ms);
+    Info delivered(
+        message: Message, to, orig_to: Option, mailbox: Option, command: Option, size, ms
+    );
     /// The message is in the queue for this recipient on another host, and safe on disk.
     Info queued(message: Message, to, orig_to: Option, queue_id, size, ms);
     /// The message was answered with a 4yz reply; the client tries again.
@@ -422,10 +425,10 @@ mod tests {
             field!(orig_to Option),
             field!(mailbox Option),
         ];
-        assert_eq!(
-            Line { function: "recipients_omitted", fields }.to_string(),
-            r#"recipients-omitted session=k-1 message=k-1-1 from="<a@b> session=fake" size=42 orig_to="\x0a""#
-        );
+        let expected =
+            r#"session=k-1 message=k-1-1 from="<a@b> session=fake" size=42 orig_to="\x0a""#;
+        let line = Line { function: "relay_sent", fields }.to_string();
+        assert_eq!(line, format!("relay-sent {expected}"));
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! The log: lines to standard error or syslog. [`events`] makes them, quotes values with [`value`],
-//! and is the only file that logs; a control character from a library's own line is escaped here.
+//! The log: lines to standard error or syslog. The lines come from [`events`] alone, which quotes
+//! their values; a control character in a line that a library logs is escaped here.
 //!
 //! Lines go through a bounded channel to a thread that writes them, so that a full pipe or a
-//! stopped syslog daemon never delays mail. While [`QUEUE`] lines wait, further ones are dropped, and
-//! their number is logged when there is room. A process that exits must therefore call
+//! stopped syslog daemon never delays mail. While [`QUEUE`] lines wait, further ones are dropped,
+//! and their number is logged when there is room. A process that exits must therefore call
 //! `log::logger().flush()` first, which waits at most a second. The program sets a panic hook that
 //! logs, because the standard one writes to standard error.
 //!
@@ -12,7 +12,6 @@
 //! In syslog it has the facility mail and the identity `mailslot` with the process id. `RUST_LOG`,
 //! if set, overrides the verbosity.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -39,6 +38,9 @@ pub enum LogTarget {
 
 /// Most lines that wait for a slow reader of the log.
 pub const QUEUE: usize = 1024;
+
+/// One message cannot fill the queue and so displace the lines of other sessions.
+const _: () = assert!(events::LINES_MAX <= QUEUE / 2);
 
 /// Starts the log of this process. At `verbosity` 0 it has the events of level info and above, at 1
 /// debug, from 2 everything, at -1 warnings and errors, from -2 errors.
@@ -73,8 +75,8 @@ pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
     Ok(PendingLog(Some((queue, style))))
 }
 
-/// A log whose lines wait until [`PendingLog::write`] is called or this is dropped. Its thread starts
-/// only then, because a thread that exists when the process drops privileges would keep its own.
+/// A log whose lines wait until [`PendingLog::write`] is called or this is dropped. Its thread
+/// starts only then, because a thread that exists when the process drops privileges keeps its own.
 #[derive(Debug)]
 pub struct PendingLog(Option<(Receiver<LogItem>, LogStyle)>);
 
@@ -104,34 +106,6 @@ impl Drop for PendingLog {
     /// Starts the thread for a program that ends early.
     fn drop(&mut self) {
         let _ = self.start_thread();
-    }
-}
-
-/// Shows `v` as one value of a log line: unchanged if it is plain, otherwise in double quotes with
-/// `"`, `\` and every byte outside printable ASCII escaped (`\x0a`).
-pub fn value<T: fmt::Display>(v: T) -> impl fmt::Display {
-    Value(v)
-}
-
-struct Value<T>(T);
-
-impl<T: fmt::Display> fmt::Display for Value<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
-        let text = self.0.to_string();
-        let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text.is_empty() && text.bytes().all(plain) {
-            return f.write_str(&text);
-        }
-        f.write_char('"')?;
-        for b in text.bytes() {
-            match b {
-                b'"' | b'\\' => write!(f, "\\{}", b as char)?,
-                b' '..=b'~' => f.write_char(b as char)?,
-                _ => write!(f, "\\x{b:02x}")?,
-            }
-        }
-        f.write_char('"')
     }
 }
 
@@ -235,8 +209,9 @@ impl LogStyle {
     }
 }
 
-/// True if standard error is the journal's socket. `JOURNAL_STREAM` names that as `device:inode`. The
-/// variable alone does not suffice, because a shell below a service inherits it without the socket.
+/// True if standard error is the journal's socket, which `JOURNAL_STREAM` names as `device:inode`.
+/// The variable alone does not suffice, because a shell below a service inherits it without the
+/// socket.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
@@ -257,22 +232,6 @@ fn severity(level: Level) -> Severity {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_value_is_one_word_or_quoted() {
-        for (given, shown) in [
-            ("smith", "smith"),
-            ("<jones@example.org>", "<jones@example.org>"),
-            ("", r#""""#),
-            ("two words", r#""two words""#),
-            ("a\"b\\c", r#""a\"b\\c""#),
-            ("x\r\nfake=1", r#""x\x0d\x0afake=1""#),
-            ("\u{1b}[2J", r#""\x1b[2J""#),
-            ("é", r#""\xc3\xa9""#),
-        ] {
-            assert_eq!(value(given).to_string(), shown);
-        }
-    }
 
     #[test]
     fn a_line_is_one_line() {

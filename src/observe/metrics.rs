@@ -6,8 +6,8 @@
 //! mailslot_sessions_total 42
 //! ```
 //! A separate thread writes the file when it starts, every [`INTERVAL`], and when it stops, so mail
-//! does not wait for it. The file is readable by all users (0644), and a rename puts it in place, so
-//! a reader never sees a part of it. A failure is logged once, and so is its end.
+//! does not wait for it. The file is readable by all users (0644), and a rename puts it in place,
+//! so a reader never sees a part of it. A failure is logged once, and so is its end.
 //!
 //! Names follow the conventions of Prometheus. A number that only grows ends in `_total`; units are
 //! seconds and bytes. The greatest value since the start is a gauge and ends in `_max`.

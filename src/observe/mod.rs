@@ -4,3 +4,4 @@ pub mod counters;
 pub mod events;
 pub mod logging;
 pub mod metrics;
+pub mod quote;

@@ -1,5 +1,5 @@
-//! The documents that describe the log, compared with its events: the LOG section of mailslot(8), and
-//! the rules for logcheck.
+//! The documents that describe the log, compared with its events: the LOG section of mailslot(8),
+//! and the rules for logcheck.
 //!
 //! `RENEW=1 cargo test --test library log_events` writes both; look at the diff.
 
