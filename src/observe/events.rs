@@ -223,10 +223,11 @@ events! {
     Warn deferred(message: Message, to, command: Option, size, ms, reply);
     /// The message was answered with a 5yz reply.
     Info rejected(message: Message, to, command: Option, size, ms, reply);
-    /// So many further recipients of the message have no line of their own.
+    /// The message had too many recipients for a line each.
+    /// The field recipients is the number of those without one.
     Info recipients_omitted(message: Message, recipients);
     /// The client did not send the message to its end.
-    /// The error is reset, or as the field end of disconnected.
+    /// The error is reset, or a value of the field end of disconnected.
     Info abandoned(message: Message, recipients, error);
     /// The content of the message could not be stored in the spool.
     Warn spool_failed(message, error);
@@ -268,7 +269,8 @@ events! {
     /// Nearly all threads are busy.
     /// The field timeout is in seconds; clients on other hosts may be idle for so long now.
     Warn overload_started(sessions, threads, timeout);
-    /// The overload ended after so many seconds, in which so many sessions were evicted.
+    /// The overload ended.
+    /// The fields are its duration and the number of sessions that were evicted in it.
     Info overload_ended(seconds, evicted);
     /// Sessions were cut because they did not end in time after a signal to stop.
     Warn sessions_cut(sessions);
@@ -286,7 +288,7 @@ events! {
     Info running_as(start, uid, gid, impersonates);
     /// The server stays root, which is not needed.
     Warn running_as_root(fix);
-    /// A setting is outside of what RFC 5321 or mail readers need.
+    /// A setting does not suffice for RFC 5321, or for mail readers.
     Warn setting_doubtful(error, fix);
     /// The kernel supports only a part of the confinement.
     Info confinement_partial(kernel, error);
@@ -306,7 +308,8 @@ events! {
     Error aliases_unreadable(error, in_use);
     /// A line of the aliases file is wrong.
     Warn aliases_invalid(file, line, error);
-    /// So many further lines of the aliases file are wrong.
+    /// Further lines of the aliases file are wrong.
+    /// The field lines is their number.
     Warn aliases_invalid_omitted(file, lines);
     /// The alias of postmaster is wrong; its mail is delivered to this mailbox instead.
     Warn postmaster_alias_ignored(to, error);
@@ -319,7 +322,7 @@ events! {
 
     /// The message is in none of its mailboxes, because of this one.
     Warn delivery_failed(message, mailbox: Option, error);
-    /// The mailbox stayed locked for so long that the message was deferred.
+    /// The message was deferred, because the mailbox stayed locked.
     Warn mailbox_busy(message, mailbox, holder, seconds);
     /// A recipient was rejected or deferred, because this mailbox cannot be written to.
     Warn mailbox_unavailable(mailbox, error);
@@ -333,7 +336,7 @@ events! {
     /// A mailbox, or the names in a directory, could not be synced.
     Error sync_failed(mailbox: Option, directory: Option, error);
     /// A dotlock of a process that died was removed.
-    /// It was so many seconds old.
+    /// The field seconds is its age.
     Warn lock_broken(lock, pid: Option, seconds);
     /// A dotlock of the server was removed by another program.
     Warn lock_lost(lock);
@@ -384,7 +387,8 @@ events! {
     Warn dsn_deferred(queue_id, to, error);
     /// A report goes to postmaster, because the sender of the message cannot get it.
     Warn dsn_to_postmaster(from, error);
-    /// ETRN made so many entries of the queue due.
+    /// ETRN had entries of the queue tried at once.
+    /// The field entries is their number.
     Info queue_flushed(node, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
@@ -404,7 +408,8 @@ events! {
     /// The file of metrics is written again.
     Info metrics_restored(file);
     direct
-    /// So many lines were lost, because they were not written as fast as they came.
+    /// Lines were lost, because they were not written as fast as they came.
+    /// The field lines is their number.
     Warn log_full(lines);
     /// The thread of the log kept its capabilities; it writes nothing.
     Error log_failed(error);
