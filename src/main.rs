@@ -38,6 +38,10 @@ use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{ForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
 use mailslot::session::Audience;
+use mailslot::sysexits::{
+    EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
+    EX_UNAVAILABLE, EX_USAGE,
+};
 use nix::unistd::{Group, User, getegid, geteuid};
 
 fn main() -> ExitCode {
@@ -69,14 +73,14 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Check => {
             let problems = check::problems(&config, &HostInfo::of_this_host());
             print(&check::report(&config, &problems))?;
-            Ok(if check::error_count(&problems) == 0 { 0 } else { EX_CONFIG })
+            Ok(if check::error_count(&problems) == 0 { EX_OK } else { EX_CONFIG })
         }
         ProgramCommand::Queue(QueueCommand::List) => {
             print(&list::list(&config.spool).map_err(not_done)?)
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(not_done)?;
-            Ok(0)
+            Ok(EX_OK)
         }
         ProgramCommand::Queue(QueueCommand::Drop(id)) => {
             list::drop(&config.spool, id).map_err(not_done)?;
@@ -265,7 +269,7 @@ fn flush(
     let left = queue::flush(settings, route, writer, counters, ids)
         .map_err(|e| StartError::new(EX_OSERR, "queue", &e))?;
     print(&format!("{left} left in the queue\n"))?;
-    Ok(if left == 0 { 0 } else { EX_TEMPFAIL })
+    Ok(if left == 0 { EX_OK } else { EX_TEMPFAIL })
 }
 
 /// Serves the connections there are, with all that is behind them running.
@@ -289,7 +293,7 @@ fn serve_connections(
     signals()?;
     announce(config, &listeners);
     server.run(listeners).map_err(system)?;
-    Ok(0)
+    Ok(EX_OK)
 }
 
 /// The sockets to listen on: those that were asked for, or those that systemd passed.
@@ -380,9 +384,9 @@ fn is_plain(name: &str) -> bool {
 /// Prints what was asked for.
 fn print(text: &str) -> Result<u8, StartError> {
     match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => Ok(0),
+        Ok(()) => Ok(EX_OK),
         // The reader, head(1) perhaps, has seen enough.
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(0),
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(EX_OK),
         Err(e) => Err(StartError::new(EX_IOERR, "standard output", &e)),
     }
 }
@@ -429,17 +433,6 @@ impl From<ConfigError> for StartError {
         }
     }
 }
-
-// sysexits.h
-const EX_USAGE: u8 = 64;
-const EX_DATAERR: u8 = 65;
-const EX_UNAVAILABLE: u8 = 69;
-const EX_OSERR: u8 = 71;
-const EX_CANTCREAT: u8 = 73;
-const EX_IOERR: u8 = 74;
-const EX_TEMPFAIL: u8 = 75;
-const EX_NOPERM: u8 = 77;
-const EX_CONFIG: u8 = 78;
 
 /// What is being sent when the server stops has so long to end; else it is sent again.
 const QUEUE_GRACE: Duration = Duration::from_secs(2);

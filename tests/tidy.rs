@@ -13,7 +13,7 @@ use mailslot::options::{Fallback, Place, Row, TABLE, wrap};
 /// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
 /// below.
 const LAYERS: &[&[&str]] = &[
-    &["confine", "counters", "options", "privilege", "smtp"],
+    &["confine", "counters", "options", "privilege", "smtp", "sysexits"],
     &["logging", "tls"],
     &["metrics", "trace", "stream"],
     &["message", "listen", "client"],

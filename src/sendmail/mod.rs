@@ -41,6 +41,10 @@ use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
 use crate::smtp::sender::RecipientOutcome;
 use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use crate::sysexits::{
+    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
+    EX_UNAVAILABLE, EX_USAGE,
+};
 use compose::{ComposeError, ComposeOptions, ComposedMessage};
 use flags::{Flags, Mode};
 
@@ -458,18 +462,6 @@ fn complain(why: &str) {
 
 /// Where the server listens for programs of this host, if it does.
 const SOCKET: &str = "/run/mailslot/smtp";
-
-// sysexits.h
-const EX_OK: u8 = 0;
-const EX_USAGE: u8 = 64;
-const EX_DATAERR: u8 = 65;
-const EX_NOUSER: u8 = 67;
-const EX_UNAVAILABLE: u8 = 69;
-const EX_OSERR: u8 = 71;
-const EX_IOERR: u8 = 74;
-const EX_TEMPFAIL: u8 = 75;
-const EX_NOPERM: u8 = 77;
-const EX_CONFIG: u8 = 78;
 
 #[cfg(test)]
 mod tests {
