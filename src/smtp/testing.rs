@@ -233,7 +233,7 @@ impl<H: Host> Conversation<H> {
                 return self.end_of_counted();
             }
             // The handshake takes no octets here: what follows is inside TLS.
-            Step::StartTlsPolicy(reply) => {
+            Step::StartTls(reply) => {
                 self.receiver.tls_started();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
                 reply
