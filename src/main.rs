@@ -33,7 +33,7 @@ use mailslot::observe::counters::Counters;
 use mailslot::observe::logging::{self, LogTarget, value};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
-use mailslot::process::privilege::{self, RunAs, Start};
+use mailslot::process::privilege::{self, RunAs, StartPrivileges};
 use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{ForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
@@ -154,11 +154,13 @@ fn serve(config: &Config) -> Result<u8, StartError> {
 
 /// Becomes whom it is to run as, with no more powers than the writer needs.
 fn settle(config: &Config) -> Result<(), StartError> {
-    let start = Start::here();
-    let account = config.run_as.as_ref().map(RunAs::find).transpose();
+    let start = StartPrivileges::of_this_process();
+    let account = config.run_as.as_ref().map(RunAs::look_up).transpose();
     let account = account.map_err(|text| StartError::text(EX_CONFIG, &text))?;
     let other = account.as_ref().filter(|account| account.uid != geteuid());
-    if let (Some(account), Start::Capable | Start::Plain) = (other, start) {
+    if let (Some(account), StartPrivileges::Capable | StartPrivileges::Unprivileged) =
+        (other, start)
+    {
         let name = &account.name;
         let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
         return Err(StartError::text(EX_CONFIG, &text));
@@ -166,7 +168,7 @@ fn settle(config: &Config) -> Result<(), StartError> {
     let acts = config.users == NameSet::System;
     let group = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
     let terminals = (config.terminals != Audience::Off).then(|| group("tty")).flatten();
-    let root = (start == Start::Root).then_some(()).and(account.as_ref());
+    let root = (start == StartPrivileges::Root).then_some(()).and(account.as_ref());
     privilege::drop_privileges(root, terminals.as_slice(), acts)
         .map_err(|e| StartError::new(EX_OSERR, "cannot give up privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
@@ -180,7 +182,7 @@ fn settle(config: &Config) -> Result<(), StartError> {
 
 /// Locks itself into what it needs from now on.
 fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
-    match confinement::confine(&config.reach(&route.included())) {
+    match confinement::confine(&config.confinement_rules(&route.included())) {
         Ok(ConfinementStrength::Full) => {}
         // Not once for each session.
         Ok(_) if config.inetd => {}

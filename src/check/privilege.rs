@@ -12,21 +12,25 @@ use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
 use super::{advice, stops};
 use crate::config::{Config, NameSet};
-use crate::process::privilege::{Account, RunAs, Start};
+use crate::process::privilege::{Account, RunAs, StartPrivileges};
 use crate::route::{AliasProblem, LocalRoute, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
 /// As whom it would run, in words.
 pub fn run_identity(config: &Config) -> String {
     let uid = geteuid();
-    let who = match (Start::here(), &config.run_as) {
-        (Start::Root, Some(run_as)) => format!("root, becomes {run_as}"),
-        (Start::Root, None) => "root, stays root".to_owned(),
-        (Start::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
-        (Start::Plain, _) => format!("uid {uid} without CAP_SETUID and CAP_SETGID"),
+    let who = match (StartPrivileges::of_this_process(), &config.run_as) {
+        (StartPrivileges::Root, Some(run_as)) => format!("root, becomes {run_as}"),
+        (StartPrivileges::Root, None) => "root, stays root".to_owned(),
+        (StartPrivileges::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
+        (StartPrivileges::Unprivileged, _) => {
+            format!("uid {uid} without CAP_SETUID and CAP_SETGID")
+        }
     };
-    let owners = match (&config.users, Start::here()) {
-        (NameSet::System, Start::Plain) => "writes to what its user and groups may",
+    let owners = match (&config.users, StartPrivileges::of_this_process()) {
+        (NameSet::System, StartPrivileges::Unprivileged) => {
+            "writes to what its user and groups may"
+        }
         (NameSet::System, _) => "writes to each mailbox as its owner",
         _ => "owns all mailboxes",
     };
@@ -36,10 +40,10 @@ pub fn run_identity(config: &Config) -> String {
 /// Whom it would run as; None: whoever asks.
 pub fn account(config: &Config) -> Option<Account> {
     let stays = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
-    match (Start::here(), &config.run_as) {
-        (Start::Root, Some(run_as)) => run_as.find().ok(),
-        (Start::Root, None) => Some(stays()),
-        (Start::Capable | Start::Plain, _) => None,
+    match (StartPrivileges::of_this_process(), &config.run_as) {
+        (StartPrivileges::Root, Some(run_as)) => run_as.look_up().ok(),
+        (StartPrivileges::Root, None) => Some(stays()),
+        (StartPrivileges::Capable | StartPrivileges::Unprivileged, _) => None,
     }
 }
 
@@ -79,7 +83,9 @@ impl fmt::Display for FileOwner {
 
 /// Whose the folders should be that only mailslot uses: whom it would run as.
 pub fn owner_of(config: &Config) -> FileOwner {
-    if let (Start::Root, Some(RunAs { user, group })) = (Start::here(), &config.run_as) {
+    if let (StartPrivileges::Root, Some(RunAs { user, group })) =
+        (StartPrivileges::of_this_process(), &config.run_as)
+    {
         return FileOwner { user: user.clone(), group: group.clone() };
     }
     let (uid, gid) = (geteuid(), getegid());
@@ -102,20 +108,22 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
 /// Everything that is wrong.
 pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     let mut found = Vec::new();
-    let (start, uid) = (Start::here(), geteuid());
+    let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
     if let Some(run_as) = &config.run_as {
-        match run_as.find() {
+        match run_as.look_up() {
             Err(_) if User::from_name(&run_as.user) == Ok(None) => found.push(stops(
                 format!("run-as {run_as}: there is no user {}", run_as.user),
-                &format!("{}  # or choose another with run-as", run_as.make()),
+                &format!("{}  # or choose another with run-as", run_as.useradd_command()),
             )),
             Err(text) => found.push(stops(text, "correct run-as")),
-            Ok(account) if start != Start::Root && account.uid != uid => found.push(stops(
-                format!(
-                    "run-as {run_as}: only root can become another user, and this is uid {uid}"
-                ),
-                "start as root, or take run-as out",
-            )),
+            Ok(account) if start != StartPrivileges::Root && account.uid != uid => {
+                found.push(stops(
+                    format!(
+                        "run-as {run_as}: only root can become another user, and this is uid {uid}"
+                    ),
+                    "start as root, or take run-as out",
+                ))
+            }
             Ok(account) if account.uid.is_root() => found.push(advice(
                 "run-as root: a hole in mailslot would be a hole in the host".to_owned(),
                 "let run-as name a user of its own",
@@ -125,12 +133,12 @@ pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     }
     if config.users == NameSet::System {
         match start {
-            Start::Plain => found.push(stops(
+            StartPrivileges::Unprivileged => found.push(stops(
                 format!("uid {uid} cannot write to the mailboxes of other users"),
                 "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
                  systemd), or name the users with user: their mailboxes belong to who runs it",
             )),
-            Start::Root | Start::Capable => {
+            StartPrivileges::Root | StartPrivileges::Capable => {
                 found.extend(not_for_users(&config.mail_dir));
                 found.extend(mail_of_root(config, route));
             }

@@ -11,37 +11,37 @@ use crate::terminal::Terminals;
 
 impl Config {
     /// What stays in reach with these settings; `included` are the files that the aliases name.
-    pub fn reach(&self, included: &[PathBuf]) -> ConfinementRules {
-        let mut reach = ConfinementRules::new();
-        reach.write(&self.mail_dir);
-        reach.write(&self.spool);
+    pub fn confinement_rules(&self, included: &[PathBuf]) -> ConfinementRules {
+        let mut rules = ConfinementRules::new();
+        rules.allow_write(&self.mail_dir);
+        rules.allow_write(&self.spool);
         if self.users == NameSet::System {
-            reach.look_up_users();
+            rules.allow_user_lookup();
         }
-        self.aliases.iter().for_each(|file| reach.read(file));
-        included.iter().for_each(|file| reach.read_public(file));
+        self.aliases.iter().for_each(|file| rules.allow_read(file));
+        included.iter().for_each(|file| rules.allow_read_public(file));
         if let Some(tls) = &self.tls {
-            reach.read(&tls.cert);
-            reach.read(&tls.key);
+            rules.allow_read(&tls.cert);
+            rules.allow_read(&tls.key);
         }
         let metrics = self.metrics_file.as_deref().and_then(Path::parent);
-        metrics.into_iter().for_each(|directory| reach.write(directory));
+        metrics.into_iter().for_each(|directory| rules.allow_write(directory));
         for address in self.listen.iter().chain(&self.lmtp) {
             if let ListenAddress::Unix { path, .. } = address {
-                path.parent().into_iter().for_each(|directory| reach.remove_in(directory));
+                path.parent().into_iter().for_each(|directory| rules.allow_remove(directory));
             }
         }
         for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
             if let ServerAddress::Tcp { port, .. } = target {
-                reach.connect(*port);
+                rules.allow_connect(*port);
             }
         }
         if self.forward_files {
-            reach.read_homes();
+            rules.allow_read_homes();
         }
         if self.terminals != Audience::Off {
-            reach.write_terminals(&Terminals::default().utmp);
+            rules.allow_terminals(&Terminals::default().utmp);
         }
-        reach
+        rules
     }
 }

@@ -6,6 +6,6 @@ use super::{ConfinementRules, ConfinementStrength};
 ///
 /// # Errors
 /// None.
-pub fn confine(_reach: &ConfinementRules) -> Result<ConfinementStrength, String> {
+pub fn confine(_rules: &ConfinementRules) -> Result<ConfinementStrength, String> {
     Ok(ConfinementStrength::None)
 }

@@ -44,74 +44,74 @@ pub struct ConfinementRules {
 impl ConfinementRules {
     /// What every process needs: the time zones, the boot's id, `/dev/null`.
     pub fn new() -> ConfinementRules {
-        let mut reach = ConfinementRules {
+        let mut rules = ConfinementRules {
             root: geteuid().is_root(),
-            read: BASICS.iter().map(PathBuf::from).collect(),
+            read: BASE_FILES.iter().map(PathBuf::from).collect(),
             write: Vec::new(),
             remove: Vec::new(),
             devices: Vec::new(),
             ports: BTreeSet::new(),
         };
-        reach.read_public(Path::new("/etc/localtime"));
-        reach
+        rules.allow_read_public(Path::new("/etc/localtime"));
+        rules
     }
 
     /// Files below `directory` may be read, written, made and removed.
-    pub fn write(&mut self, directory: &Path) {
-        self.write.push(or_here(directory));
+    pub fn allow_write(&mut self, directory: &Path) {
+        self.write.push(or_current_directory(directory));
     }
 
     /// `file`, which the administrator named, may be read; and what will be in its place.
-    pub fn read(&mut self, file: &Path) {
-        self.read_in_place(file, true);
+    pub fn allow_read(&mut self, file: &Path) {
+        self.allow_read_in_place(file, true);
     }
 
     /// The same for a file whose name came from another file.
-    pub fn read_public(&mut self, file: &Path) {
-        self.read_in_place(file, false);
+    pub fn allow_read_public(&mut self, file: &Path) {
+        self.allow_read_in_place(file, false);
     }
 
     /// Users may be looked up, through whatever module of the C library.
-    pub fn look_up_users(&mut self) {
-        self.read.extend(MODULES.iter().map(PathBuf::from));
+    pub fn allow_user_lookup(&mut self) {
+        self.read.extend(NSS_MODULES.iter().map(PathBuf::from));
         match self.root {
             false => self.read.push("/etc".into()),
-            true => DATABASES.iter().for_each(|file| self.read_public(Path::new(file))),
+            true => USER_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file))),
         }
     }
 
     /// A TCP `port` of any host may be connected to, and the host looked up by its name.
-    pub fn connect(&mut self, port: u16) {
-        self.ports.extend([port, DNS]);
-        self.look_up_users();
+    pub fn allow_connect(&mut self, port: u16) {
+        self.ports.extend([port, DNS_PORT]);
+        self.allow_user_lookup();
         if self.root {
-            HOSTS.iter().for_each(|file| self.read_public(Path::new(file)));
+            HOST_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
         }
         self.read.push("/run/systemd/resolve".into());
     }
 
     /// What is in the homes of users may be read, by whoever has the rights of the user: `/home`,
     /// and those of people that `/etc/passwd` has now.
-    pub fn read_homes(&mut self) {
+    pub fn allow_read_homes(&mut self) {
         self.read.push("/home".into());
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
         let home = |line: &str| {
             let mut fields = line.split(':').skip(2);
             let uid: u32 = fields.next()?.parse().ok()?;
-            fields.nth(2).filter(|_| uid >= FIRST_PERSON).map(PathBuf::from)
+            fields.nth(2).filter(|_| uid >= FIRST_REGULAR_UID).map(PathBuf::from)
         };
         let homes = passwd.lines().filter_map(home);
         self.read.extend(homes.filter(|home| home.is_absolute() && !is_shared(home)));
     }
 
     /// Names in `directory` may be removed: a socket that was made there.
-    pub fn remove_in(&mut self, directory: &Path) {
-        self.remove.push(or_here(directory));
+    pub fn allow_remove(&mut self, directory: &Path) {
+        self.remove.push(or_current_directory(directory));
     }
 
     /// Terminals may be written to; `logins` is the file that tells whose they are.
-    pub fn write_terminals(&mut self, logins: &Path) {
-        self.read_public(logins);
+    pub fn allow_terminals(&mut self, logins: &Path) {
+        self.allow_read_public(logins);
         self.devices.push("/dev/pts".into());
         // Nothing else that is in /dev.
         let entries = fs::read_dir("/dev").into_iter().flatten().flatten();
@@ -119,13 +119,13 @@ impl ConfinementRules {
         self.devices.extend(ttys.map(|e| e.path()));
     }
 
-    fn read_in_place(&mut self, file: &Path, named: bool) {
+    fn allow_read_in_place(&mut self, file: &Path, named: bool) {
         let real = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
         // A link is followed to wherever it leads by then: both folders.
         for path in [file, &real] {
             match path.parent() {
                 Some(directory) if !self.root || !is_shared(directory) => {
-                    self.read.push(or_here(directory));
+                    self.read.push(or_current_directory(directory));
                 }
                 _ if named || is_public(path) => self.read.push(path.to_owned()),
                 _ => {}
@@ -153,13 +153,13 @@ pub enum ConfinementStrength {
 
 /// Whether it is the sandbox that keeps `file` from being read, and not its permissions: access(2)
 /// knows these only.
-pub fn is_out_of_reach(file: &Path) -> bool {
+pub fn blocks_reading(file: &Path) -> bool {
     let refused = File::open(file).is_err_and(|e| e.kind() == io::ErrorKind::PermissionDenied);
     refused && access(file, AccessFlags::R_OK).is_ok()
 }
 
 /// The folder of a name without one.
-fn or_here(directory: &Path) -> PathBuf {
+fn or_current_directory(directory: &Path) -> PathBuf {
     let here = directory.as_os_str().is_empty();
     if here { PathBuf::from(".") } else { directory.to_owned() }
 }
@@ -176,9 +176,10 @@ fn is_public(file: &Path) -> bool {
 }
 
 /// Read by every process.
-const BASICS: &[&str] = &["/usr/share/zoneinfo", "/proc/sys/kernel/random/boot_id", "/dev/null"];
+const BASE_FILES: &[&str] =
+    &["/usr/share/zoneinfo", "/proc/sys/kernel/random/boot_id", "/dev/null"];
 /// The modules of nsswitch.conf(5), and what those of sssd, systemd and libnss-extrausers read.
-const MODULES: &[&str] = &[
+const NSS_MODULES: &[&str] = &[
     "/lib",
     "/lib64",
     "/usr/lib",
@@ -189,11 +190,11 @@ const MODULES: &[&str] = &[
     "/run/systemd/userdb",
 ];
 /// The uids below are the system's own (Debian Policy 9.2.2).
-const FIRST_PERSON: u32 = 1000;
+const FIRST_REGULAR_UID: u32 = 1000;
 /// What is read in `/etc` to look up a host.
-const HOSTS: &[&str] = &["/etc/hosts", "/etc/resolv.conf", "/etc/gai.conf"];
+const HOST_DATABASES: &[&str] = &["/etc/hosts", "/etc/resolv.conf", "/etc/gai.conf"];
 /// For answers that are too long for UDP.
-const DNS: u16 = 53;
+const DNS_PORT: u16 = 53;
 /// What is read in `/etc` to look up a user.
-const DATABASES: &[&str] =
+const USER_DATABASES: &[&str] =
     &["/etc/passwd", "/etc/group", "/etc/nsswitch.conf", "/etc/ld.so.cache", "/etc/host.conf"];

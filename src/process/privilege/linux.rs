@@ -14,13 +14,17 @@ use super::Account;
 
 /// Gives up, for good, what is not needed any more: becomes `account`, keeps no supplementary group
 /// but `groups`, and of all capabilities CAP_SETUID and CAP_SETGID at most, and these only if
-/// `acts`. Never gains anything. Call it before the first thread is started.
+/// `keep_impersonation`. Never gains anything. Call it before the first thread is started.
 ///
 /// # Errors
 /// Something could not be given up. Then the process should end.
-pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
-    let kept: CapsHashSet = if acts && has_both(CapSet::Permitted) {
-        BOTH.into_iter().collect()
+pub fn drop_privileges(
+    account: Option<&Account>,
+    groups: &[Gid],
+    keep_impersonation: bool,
+) -> io::Result<()> {
+    let kept: CapsHashSet = if keep_impersonation && has_both(CapSet::Permitted) {
+        IMPERSONATION_CAPABILITIES.into_iter().collect()
     } else {
         CapsHashSet::new()
     };
@@ -62,7 +66,7 @@ pub struct Impersonator {
 
 impl Impersonator {
     /// That of the thread that asks; None if it has not that power.
-    pub fn here() -> Option<Impersonator> {
+    pub fn of_this_thread() -> Option<Impersonator> {
         has_both(CapSet::Effective).then(|| Impersonator { uid: geteuid(), gid: getegid() })
     }
 
@@ -77,13 +81,13 @@ impl Impersonator {
             return Ok(ImpersonationGuard::default());
         }
         // Made first: what was taken by half is given back as well.
-        let acting = ImpersonationGuard(Some(self), PhantomData);
+        let guard = ImpersonationGuard(Some(self), PhantomData);
         // Each call tells the identity before it, and no errors: the second one tells whether the
         // first was obeyed.
         setfsgid(gid);
         setfsuid(uid);
         match setfsgid(gid) == gid && setfsuid(uid) == uid {
-            true => Ok(acting),
+            true => Ok(guard),
             false => Err(Errno::EPERM.into()),
         }
     }
@@ -109,7 +113,7 @@ impl Drop for ImpersonationGuard {
 }
 
 /// Whether this thread could act as others.
-pub fn may_act() -> bool {
+pub fn can_impersonate() -> bool {
     has_both(CapSet::Permitted)
 }
 
@@ -131,7 +135,7 @@ fn keep(kept: &CapsHashSet) -> io::Result<()> {
 }
 
 fn has_both(set: CapSet) -> bool {
-    BOTH.into_iter().all(|capability| has(set, capability))
+    IMPERSONATION_CAPABILITIES.into_iter().all(|capability| has(set, capability))
 }
 
 fn has(set: CapSet, capability: Capability) -> bool {
@@ -142,4 +146,5 @@ fn has(set: CapSet, capability: Capability) -> bool {
 }
 
 /// What it takes to act as any user.
-const BOTH: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
+const IMPERSONATION_CAPABILITIES: [Capability; 2] =
+    [Capability::CAP_SETUID, Capability::CAP_SETGID];

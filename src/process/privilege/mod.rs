@@ -45,7 +45,7 @@ pub struct RunAs {
 
 impl RunAs {
     /// The command that makes such a user.
-    pub fn make(&self) -> String {
+    pub fn useradd_command(&self) -> String {
         let group = self.group.as_ref().map(|group| format!(" --gid {group}")).unwrap_or_default();
         format!(
             "useradd --system{group} --no-create-home --home-dir /nonexistent \
@@ -58,7 +58,7 @@ impl RunAs {
     ///
     /// # Errors
     /// There is none, or it cannot be looked up; the text has the cure.
-    pub fn find(&self) -> Result<Account, String> {
+    pub fn look_up(&self) -> Result<Account, String> {
         let RunAs { user, group } = self;
         let failed = |e: Errno| format!("run-as {self}: {}", e.desc());
         let found = match user.parse() {
@@ -66,7 +66,7 @@ impl RunAs {
             Err(_) => User::from_name(user),
         };
         let Some(found) = found.map_err(failed)? else {
-            let make = self.make();
+            let make = self.useradd_command();
             return Err(format!(
                 "run-as {self}: there is no user {user}; `{make}` makes one, or choose another \
                  with --run-as"
@@ -105,22 +105,22 @@ pub struct Account {
 
 /// What a process may do when it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum StartPrivileges {
     /// Become anybody.
     Root,
     /// Act as the recipients: it is not root, but has CAP_SETUID and CAP_SETGID.
     Capable,
     /// What its own user and groups may.
-    Plain,
+    Unprivileged,
 }
 
-impl Start {
+impl StartPrivileges {
     /// Of the thread that asks.
-    pub fn here() -> Start {
-        match (sys::may_act(), geteuid().is_root()) {
-            (true, true) => Start::Root,
-            (true, false) => Start::Capable,
-            (false, _) => Start::Plain,
+    pub fn of_this_process() -> StartPrivileges {
+        match (sys::can_impersonate(), geteuid().is_root()) {
+            (true, true) => StartPrivileges::Root,
+            (true, false) => StartPrivileges::Capable,
+            (false, _) => StartPrivileges::Unprivileged,
         }
     }
 }

@@ -6,14 +6,18 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setuid};
 
 use super::Account;
 
-/// Becomes `account` for good, unless mailboxes are to be written to for others (`acts`): that
+/// Becomes `account` for good, unless mailboxes are to be written to for others (`keep_impersonation`): that
 /// takes root here.
 ///
 /// # Errors
 /// The system refuses. Then the process should end.
-pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
+pub fn drop_privileges(
+    account: Option<&Account>,
+    groups: &[Gid],
+    keep_impersonation: bool,
+) -> io::Result<()> {
     match account {
-        Some(_) if acts => log::warn!("running as root; only Linux can do with less"),
+        Some(_) if keep_impersonation => log::warn!("running as root; only Linux can do with less"),
         Some(Account { uid, gid, .. }) => {
             #[cfg(not(target_vendor = "apple"))]
             nix::unistd::setgroups(groups)?;
@@ -40,7 +44,7 @@ pub enum Impersonator {}
 
 impl Impersonator {
     /// None.
-    pub fn here() -> Option<Impersonator> {
+    pub fn of_this_thread() -> Option<Impersonator> {
         None
     }
 
@@ -58,6 +62,6 @@ impl Impersonator {
 pub struct ImpersonationGuard(());
 
 /// Whether this process could become others.
-pub fn may_act() -> bool {
+pub fn can_impersonate() -> bool {
     geteuid().is_root()
 }
