@@ -156,7 +156,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
 fn settle(config: &Config) -> Result<(), StartError> {
     let start = StartPrivileges::of_this_process();
     let account = config.run_as.as_ref().map(RunAs::look_up).transpose();
-    let account = account.map_err(|text| StartError::text(EX_CONFIG, &text))?;
+    let account = account.map_err(|e| StartError::text(EX_CONFIG, &e.to_string()))?;
     let other = account.as_ref().filter(|account| account.uid != geteuid());
     if let (Some(account), StartPrivileges::Capable | StartPrivileges::Unprivileged) =
         (other, start)

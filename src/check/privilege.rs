@@ -12,7 +12,7 @@ use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
 use super::{advice, stops};
 use crate::config::{Config, NameSet};
-use crate::process::privilege::{Account, RunAs, StartPrivileges};
+use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
 use crate::route::{AliasProblem, LocalRoute, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
@@ -111,11 +111,11 @@ pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
     if let Some(run_as) = &config.run_as {
         match run_as.look_up() {
-            Err(_) if User::from_name(&run_as.user) == Ok(None) => found.push(stops(
+            Err(AccountError::NoUser(run_as)) => found.push(stops(
                 format!("run-as {run_as}: there is no user {}", run_as.user),
                 &format!("{}  # or choose another with run-as", run_as.useradd_command()),
             )),
-            Err(text) => found.push(stops(text, "correct run-as")),
+            Err(e) => found.push(stops(e.to_string(), "correct run-as")),
             Ok(account) if start != StartPrivileges::Root && account.uid != uid => {
                 found.push(stops(
                     format!(

@@ -1,4 +1,4 @@
-//! The sandbox's rules, as Landlock takes them.
+//! Confinement on Linux: the rules as a Landlock ruleset.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, RestrictionStatus, Ruleset, RulesetAttr,
@@ -7,10 +7,10 @@ use landlock::{
 
 use super::{ConfinementRules, ConfinementStrength};
 
-/// Locks this thread, and those that it starts from now on, into `rules`, for good.
+/// Applies `rules` to this thread, and to every thread that it starts from now on, irrevocably.
 ///
 /// # Errors
-/// The kernel has Landlock but would not do it.
+/// The kernel has Landlock but rejects the ruleset.
 pub fn confine(rules: &ConfinementRules) -> Result<ConfinementStrength, String> {
     match restrict(rules) {
         Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {
@@ -43,5 +43,5 @@ fn restrict(rules: &ConfinementRules) -> Result<RestrictionStatus, RulesetError>
         .restrict_self()
 }
 
-/// What is asked for: the kernel enforces as much of it as it knows.
+/// The newest Landlock ABI used here. An older kernel enforces the part of it that it knows.
 const REQUESTED_ABI: ABI = ABI::V6;
