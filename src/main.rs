@@ -21,7 +21,7 @@ use std::time::Duration;
 use mailslot::check;
 use mailslot::config::options;
 use mailslot::config::{
-    Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsFiles,
+    Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsOptions,
 };
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
@@ -63,7 +63,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Help => print(&options::help()),
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => {
-            let route = LocalRoute::new(config.route());
+            let route = LocalRoute::new(config.route_config());
             if config.forward_files {
                 route.follow_forward_files(ForwardFileReader(None));
             }
@@ -71,7 +71,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             print(&ways.join("\n"))
         }
         ProgramCommand::Check => {
-            let problems = check::problems(&config, &HostInfo::of_this_host());
+            let problems = check::problems(&config, &HostInfo::detect());
             print(&check::report(&config, &problems))?;
             Ok(if check::error_count(&problems) == 0 { EX_OK } else { EX_CONFIG })
         }
@@ -112,7 +112,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let relay = config.queue().map_err(|text| StartError::text(EX_CONFIG, &text))?;
+    let relay = config.queue_config().map_err(|text| StartError::text(EX_CONFIG, &text))?;
     let serves = config.command == ProgramCommand::Serve;
     let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
     settle(config)?;
@@ -123,12 +123,12 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
         log::warn!("certificate and key will not be read again why={}", value(why));
     }
-    let route = Arc::new(LocalRoute::new(config.route()));
+    let route = Arc::new(LocalRoute::new(config.route_config()));
     confine(config, &route)?;
     log.write().map_err(|e| StartError::new(EX_OSERR, "log", &e))?;
 
     let counters = Arc::new(Counters::default());
-    let (writer, writer_thread) = deliver::start(config.deliver(), counters.clone())
+    let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
         .map_err(|e| StartError::new(EX_CANTCREAT, "", &e))?;
     // The writer has what it takes to act as its recipients. This thread, and all that come,
     // need it no more.
@@ -208,7 +208,7 @@ fn kernel() -> String {
 }
 
 /// Certificate and key, before anything begins that would have to be stopped.
-fn keys(TlsFiles { cert, key, .. }: &TlsFiles) -> Result<Arc<ServerCertificate>, StartError> {
+fn keys(TlsOptions { cert, key, .. }: &TlsOptions) -> Result<Arc<ServerCertificate>, StartError> {
     ServerCertificate::load(cert, key)
         .map(Arc::new)
         .map_err(|text| StartError::text(EX_CONFIG, &text))
@@ -282,7 +282,7 @@ fn serve_connections(
 ) -> Result<u8, StartError> {
     let Services { listeners, keys, route, writer, counters } = parts;
     let system = |e: io::Error| StartError::new(EX_OSERR, "", &e);
-    let settings = config.server(keys, queue);
+    let settings = config.server_config(keys, queue);
     let server = Server::new(settings, route.clone(), writer, counters.clone()).map_err(system)?;
     let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
     if config.inetd {
@@ -349,8 +349,10 @@ fn announce(config: &Config, listeners: &[Listener]) {
     if places.is_empty() {
         places.push("the sockets it was passed".to_owned());
     }
-    let (places, whom, directory) = (places.join(", "), config.whom(), config.mail_dir.display());
-    let mut text = format!("mailslot listens on {places} for {whom}, into {directory}\n");
+    let (places, describe_recipients, directory) =
+        (places.join(", "), config.describe_recipients(), config.mail_dir.display());
+    let mut text =
+        format!("mailslot listens on {places} for {describe_recipients}, into {directory}\n");
     let smtp = listeners.iter().filter(|l| l.service() == Service::default());
     let tcp = smtp.filter_map(Listener::local_addr).next();
     if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
@@ -363,12 +365,12 @@ fn announce(config: &Config, listeners: &[Listener]) {
 fn first_message(config: &Config, address: &str) -> String {
     let user = match &config.users {
         // A name that the shell or printf would read as something else is left to its owner.
-        NameSet::These(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
+        NameSet::Listed(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
         NameSet::System | NameSet::Any => Some("you"),
     };
     let user = user.unwrap_or("postmaster");
     let domain = match &config.domains {
-        NameSet::These(domains) => domains.first().map_or("localhost", String::as_str),
+        NameSet::Listed(domains) => domains.first().map_or("localhost", String::as_str),
         NameSet::System | NameSet::Any => "localhost",
     };
     let to = format!("{user}@{domain}");

@@ -97,7 +97,7 @@ fn nothing_unfinished_or_unsafe_stays() {
 
 #[test]
 fn documents_show_the_table_of_options() {
-    let in_file = |row: &&OptionRow| row.place != Arity::CommandLine;
+    let in_file = |row: &&OptionRow| row.arity != Arity::CommandLine;
     let readme: String = TABLE.iter().map(markdown).collect();
     let readme = format!("| option | default | what it does |\n| --- | --- | --- |\n{readme}");
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
@@ -126,7 +126,7 @@ fn documents_show_the_table_of_options() {
 fn markdown(row: &OptionRow) -> String {
     let short = if row.short.is_empty() { String::new() } else { format!("-{}, ", row.short) };
     let name = format!("{short}--{} {}", row.long, row.arg);
-    let many = if row.place == Arity::Many { " (repeatable)" } else { "" };
+    let many = if row.arity == Arity::Many { " (repeatable)" } else { "" };
     let default = if row.arg.is_empty() { String::new() } else { row.default.to_string() };
     let about = row.help.replace('|', "\\|");
     format!("| `{}`{many} | {default} | {about} |\n", name.trim_end())
@@ -139,12 +139,12 @@ fn sample(row: &OptionRow) -> String {
         text.push_str(&format!("# {line}\n"));
     }
     match row.default {
-        DefaultValue::Is(values) => {
+        DefaultValue::Fixed(values) => {
             for value in values {
                 text.push_str(&format!("#{} {value}\n", row.long));
             }
         }
-        DefaultValue::Found(words) => {
+        DefaultValue::Computed(words) => {
             text.push_str(&format!("# Default: {words}.\n#{} {}\n", row.long, row.arg));
         }
     }
@@ -169,7 +169,7 @@ fn mdoc(row: &OptionRow, head: &str) -> String {
     for sentence in row.help.split_inclusive(". ") {
         text.push_str(&format!("{}\n", wrap(sentence.trim(), 78).join("\n")));
     }
-    if row.place == Arity::Many {
+    if row.arity == Arity::Many {
         text.push_str("May be given several times.\n");
     }
     if !row.source.is_empty() {

@@ -21,7 +21,7 @@ pub fn mail_dir(config: &Config) -> Vec<AliasProblem> {
     // Where each mailbox is a user's own, users must be able to make them.
     let (owner_of, mode) = match config.users {
         NameSet::System => (FileOwner::of_mail(), 0o2775),
-        NameSet::These(_) | NameSet::Any => (privilege::owner_of(config), 0o700),
+        NameSet::Listed(_) | NameSet::Any => (privilege::owner_of(config), 0o700),
     };
     let mut found = Vec::from_iter(directory("mail-dir", path, config, &owner_of, mode));
     if let Ok(meta) = fs::metadata(path)
@@ -130,7 +130,7 @@ fn space(option: &str, path: &Path, wanted: u64) -> Option<AliasProblem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -139,7 +139,7 @@ mod tests {
         let at = |name: &str| {
             let path = dir.path().join(name);
             let path = path.to_str().unwrap();
-            config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &facts("a"))
+            config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &host_named("a"))
         };
         assert_found(&mail_dir(&at("none")), "is not there", true);
         assert_found(&spool(&at("none")), "is not there", true);

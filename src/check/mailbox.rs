@@ -43,8 +43,8 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
 fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
     match &config.users {
         NameSet::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
-        NameSet::These(users) if !users.iter().any(|u| u == name) => None,
-        NameSet::These(_) | NameSet::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
+        NameSet::Listed(users) if !users.iter().any(|u| u == name) => None,
+        NameSet::Listed(_) | NameSet::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
     }
 }
 
@@ -149,7 +149,7 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::PathBuf;
     use std::time::Duration;
@@ -165,7 +165,7 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
-        let sandbox = config(&["--sandbox", dir.path().to_str().unwrap()], &facts("a"));
+        let sandbox = config(&["--sandbox", dir.path().to_str().unwrap()], &host_named("a"));
         make("good", "From a\n\nb\n\n", 0o600);
         make("empty", "", 0o660);
         make(".hidden", "x", 0o666);

@@ -63,9 +63,9 @@ pub fn error_count(problems: &[AliasProblem]) -> usize {
 }
 
 /// Every problem there is with `config` on this host.
-pub fn problems(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
-    let route = LocalRoute::new(config.route());
-    let mut found = settings::problems(config, facts);
+pub fn problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+    let route = LocalRoute::new(config.route_config());
+    let mut found = settings::problems(config, host);
     // Before the folders: whom they should belong to must be there first.
     found.extend(privilege::problems(config, &route));
     if !config.inetd {
@@ -99,13 +99,13 @@ mod tests {
     use super::*;
     use crate::config::options;
 
-    pub fn config(words: &[&str], facts: &HostInfo) -> Config {
+    pub fn config(words: &[&str], host: &HostInfo) -> Config {
         let args: Vec<_> = words.iter().map(std::ffi::OsString::from).collect();
         let line = options::parse_command_line(&args).unwrap();
-        Config::new(&line, vec![], facts).unwrap()
+        Config::new(&line, vec![], host).unwrap()
     }
 
-    pub fn facts(name: &str) -> HostInfo {
+    pub fn host_named(name: &str) -> HostInfo {
         HostInfo { name: name.to_owned(), ..HostInfo::default() }
     }
 
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_report_shows_everything() {
-        let sandbox = config(&["--sandbox", "d", "-t", "4"], &facts("a"));
+        let sandbox = config(&["--sandbox", "d", "-t", "4"], &host_named("a"));
         let text =
             report(&sandbox, &[stops("x is y".into(), "make it z"), advice("v".into(), "w")]);
         for line in [

@@ -175,7 +175,7 @@ fn not_for_users(path: &Path) -> Option<AliasProblem> {
 
 /// Mail for root that could not be delivered, since nobody acts as root.
 fn mail_of_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
-    let NameSet::These(domains) = &config.domains else { return None };
+    let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
     let roots = to.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;

@@ -15,9 +15,9 @@ use crate::smtp::Domain;
 use crate::terminal::Terminals;
 
 /// Everything that is wrong.
-pub fn problems(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
+pub fn problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     let mut found = limits(config);
-    found.extend(names(config, facts));
+    found.extend(names(config, host));
     found.extend(configuration_file(config));
     found.extend(terminals(config));
     found.extend(metrics_file(config));
@@ -69,9 +69,9 @@ pub fn limits(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Names that do not fit together.
-fn names(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
+fn names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     let mut found = Vec::new();
-    let NameSet::These(domains) = &config.domains else { return found };
+    let NameSet::Listed(domains) = &config.domains else { return found };
     let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
     if !local(&config.hostname) {
         found.push(advice(
@@ -82,7 +82,7 @@ fn names(config: &Config, facts: &HostInfo) -> Vec<AliasProblem> {
             &format!("add domain {}, unless its mail goes elsewhere", config.hostname),
         ));
     }
-    if let Some(mailname) = facts.mailname.as_deref().filter(|name| !local(name)) {
+    if let Some(mailname) = host.mailname.as_deref().filter(|name| !local(name)) {
         found.push(advice(
             format!(
                 "mail for user@{} is refused, though programs here send as that (/etc/mailname)",
@@ -154,11 +154,11 @@ fn metrics_file(config: &Config) -> Option<AliasProblem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
 
     #[test]
     fn limits_at_the_standard_are_silent_and_below_it_are_not() {
-        let host = facts("a.b");
+        let host = host_named("a.b");
         assert_eq!(limits(&config(&[], &host)), []);
         for (words, what) in [
             (["--max-recipients", "99"], "max-recipients 99"),
@@ -176,14 +176,14 @@ mod tests {
 
     #[test]
     fn names_must_fit_together() {
-        let mut host = facts("a.b");
+        let mut host = host_named("a.b");
         assert_eq!(names(&config(&[], &host), &host), []);
         host.mailname = Some("m.b".to_owned());
         assert_found(&names(&config(&[], &host), &host), "user@a.b", false);
         let found = names(&config(&["-d", "A.B"], &host), &host);
         assert_found(&found, "user@m.b", false);
         assert_eq!(found.len(), 1);
-        let host = facts("a");
+        let host = host_named("a");
         assert_found(&names(&config(&[], &host), &host), "has no dot", false);
         assert_eq!(names(&config(&["--sandbox", "d"], &host), &host), []);
     }

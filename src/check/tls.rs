@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use jiff::Timestamp;
 
 use super::{advice, stops};
-use crate::config::{Config, TlsFiles};
+use crate::config::{Config, TlsOptions};
 use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
 use crate::route::AliasProblem;
@@ -30,7 +30,7 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Whether the chain holds at `now`, and for how long.
-fn dates(tls: &TlsFiles, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
+fn dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
     let shown = tls.cert.display();
     let Certificate { begins, ends, .. } = *certificate;
     if now > ends {
@@ -54,7 +54,7 @@ fn dates(tls: &TlsFiles, certificate: &Certificate, now: u64) -> Option<AliasPro
     })
 }
 
-fn name(config: &Config, tls: &TlsFiles, certificate: &Certificate) -> Option<AliasProblem> {
+fn name(config: &Config, tls: &TlsOptions, certificate: &Certificate) -> Option<AliasProblem> {
     (!certificate.names_host).then(|| {
         advice(
             format!("tls-cert {} is not for {}", tls.cert.display(), config.hostname),
@@ -64,7 +64,7 @@ fn name(config: &Config, tls: &TlsFiles, certificate: &Certificate) -> Option<Al
 }
 
 /// Who else can read the key.
-fn key_mode(tls: &TlsFiles) -> Option<AliasProblem> {
+fn key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
     let mode = fs::metadata(&tls.key).ok()?.mode();
     let shown = tls.key.display();
     (mode & 0o007 != 0).then(|| {
@@ -76,7 +76,7 @@ fn key_mode(tls: &TlsFiles) -> Option<AliasProblem> {
 }
 
 /// A host that takes mail from the Internet must not insist (RFC 3207 4).
-fn required_tls(config: &Config, tls: &TlsFiles) -> Option<AliasProblem> {
+fn required_tls(config: &Config, tls: &TlsOptions) -> Option<AliasProblem> {
     let public = |address: &ListenAddress| {
         let ListenAddress::Tcp { host, port: 25, tls: false } = address else { return false };
         !host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn dates_are_told_in_time() {
-        let tls = TlsFiles { cert: "c".into(), key: "k".into(), required: false };
+        let tls = TlsOptions { cert: "c".into(), key: "k".into(), required: false };
         let (begins, ends) = (1_000_000_000, 1_100_000_000);
         let certificate = certificate(begins, ends);
         for (now, said) in [

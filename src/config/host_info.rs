@@ -28,7 +28,7 @@ pub struct HostInfo {
 
 impl HostInfo {
     /// Asks the host that this runs on.
-    pub fn of_this_host() -> HostInfo {
+    pub fn detect() -> HostInfo {
         let name = nix::unistd::gethostname().unwrap_or_default();
         let mailname = read_text(Path::new(MAILNAME)).unwrap_or_default();
         HostInfo {

@@ -22,7 +22,7 @@ impl OptionValues<'_> {
             }
         }
         match options::row(long).map(|row| row.default) {
-            Some(DefaultValue::Is(values)) => {
+            Some(DefaultValue::Fixed(values)) => {
                 let one =
                     |v: &&str| OptionValue { long, value: v.to_string(), origin: Origin::Default };
                 values.iter().map(one).collect()
@@ -41,7 +41,7 @@ impl OptionValues<'_> {
     }
 
     /// Values that were found out, not given.
-    pub(super) fn found(
+    pub(super) fn show_found(
         &mut self,
         long: &'static str,
         values: Vec<String>,
@@ -53,18 +53,23 @@ impl OptionValues<'_> {
     }
 
     /// Nothing, and words for it.
-    pub(super) fn instead<T>(&mut self, long: &'static str, words: &str, origin: Origin) -> Vec<T> {
+    pub(super) fn show_instead<T>(
+        &mut self,
+        long: &'static str,
+        words: &str,
+        origin: Origin,
+    ) -> Vec<T> {
         self.show(long, words, origin);
         Vec::new()
     }
 
-    pub(super) fn any(&mut self, long: &'static str) -> NameSet {
+    pub(super) fn show_wildcard(&mut self, long: &'static str) -> NameSet {
         self.show(long, "every one", Origin::Sandbox);
         NameSet::Any
     }
 
     /// All values of `long`, each parsed.
-    pub(super) fn all<T>(
+    pub(super) fn list<T>(
         &mut self,
         long: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
@@ -78,13 +83,13 @@ impl OptionValues<'_> {
     }
 
     /// The one value of `long`, parsed. The table has a default for it, or it was given.
-    pub(super) fn one<T>(
+    pub(super) fn single<T>(
         &mut self,
         long: &'static str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<T, ConfigError> {
         let missing = || ConfigError::Config(format!("{long} has no value"));
-        self.all(long, parse)?.pop().ok_or_else(missing)
+        self.list(long, parse)?.pop().ok_or_else(missing)
     }
 
     /// The one value of `long`; None if it has none or is the word `none`.
@@ -95,7 +100,7 @@ impl OptionValues<'_> {
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Option<T>, ConfigError> {
         let or_none = |t: &str| if t == none { Ok(None) } else { parse(t).map(Some) };
-        Ok(self.all(long, or_none)?.pop().flatten())
+        Ok(self.list(long, or_none)?.pop().flatten())
     }
 }
 

@@ -8,7 +8,7 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `command.rs` | what the words of the command line ask for |
-//! | `facts.rs` | what the host says of itself |
+//! | `host.rs` | what the host says of itself |
 //! | `reach.rs` | which files stay in reach once the process has locked itself in |
 //! | `relay.rs` | the settings of mail for other hosts |
 //! | `value.rs` | what the text of a value means |
@@ -52,7 +52,7 @@ pub use relay::{RelayOptions, SmarthostSecurity};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameSet {
     /// These and no others.
-    These(Vec<String>),
+    Listed(Vec<String>),
     /// Those of the system (users only): passwd through NSS.
     System,
     /// Every name that can be one; in the sandbox.
@@ -61,7 +61,7 @@ pub enum NameSet {
 
 /// Where TLS comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct TlsOptions {
     /// The file of the certificate chain.
     pub cert: PathBuf,
     /// The file of the private key, which may be the same.
@@ -126,7 +126,7 @@ pub struct Config {
     /// Who may send to terminals (RFC 821 3.4).
     pub terminals: Audience,
     /// Certificate and key; None: no TLS.
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<TlsOptions>,
     /// How mail for other hosts leaves; None: it does not.
     pub relay: Option<RelayOptions>,
     /// Whether `~/.forward` of users is followed.
@@ -169,23 +169,23 @@ impl Config {
             Ok(text) => options::parse_file(path, &text).map_err(ConfigError::Config)?,
             Err(e) => return Err(ConfigError::Config(format!("{}: {e}", path.display()))),
         };
-        Config::new(&line, file, &HostInfo::of_this_host())
+        Config::new(&line, file, &HostInfo::detect())
     }
 
-    /// The settings that `line`, `file` and `facts` give together.
+    /// The settings that `line`, `file` and `host` give together.
     ///
     /// # Errors
     /// A value that is not accepted; the text names the option, where it was given, and the form.
     pub fn new(
         line: &CommandLine,
         file: Vec<OptionValue>,
-        facts: &HostInfo,
+        host: &HostInfo,
     ) -> Result<Config, ConfigError> {
         let inetd = line.count("inetd") > 0;
         let command = command(line)?;
         let verbosity = verbosity(line)?;
         let mut values = OptionValues { line, file, sandbox: sandbox(line), shown: Vec::new() };
-        let sandbox = values.all("sandbox", parse::path)?.pop();
+        let sandbox = values.list("sandbox", parse::path)?.pop();
 
         if let Some(long) = ["listen", "lmtp", "metrics-file"]
             .into_iter()
@@ -195,41 +195,41 @@ impl Config {
             return usage(&format!("--{long} and --inetd exclude each other: {why}"));
         }
         let lmtp = match values.origin("lmtp") {
-            _ if inetd => values.instead("lmtp", "none", Origin::Host("--inetd")),
-            Origin::Default => values.instead("lmtp", "none", Origin::Default),
-            _ => values.all("lmtp", parse::lmtp_address)?,
+            _ if inetd => values.show_instead("lmtp", "none", Origin::Host("--inetd")),
+            Origin::Default => values.show_instead("lmtp", "none", Origin::Default),
+            _ => values.list("lmtp", parse::lmtp_address)?,
         };
         let listen = match values.origin("listen") {
-            _ if inetd => values.instead("listen", "standard input", Origin::Host("--inetd")),
-            Origin::Default if facts.sockets => {
-                values.instead("listen", "the sockets passed", Origin::Host("systemd"))
+            _ if inetd => values.show_instead("listen", "standard input", Origin::Host("--inetd")),
+            Origin::Default if host.sockets => {
+                values.show_instead("listen", "the sockets passed", Origin::Host("systemd"))
             }
             Origin::Default if !lmtp.is_empty() => {
-                values.instead("listen", "nowhere, but for LMTP", Origin::Default)
+                values.show_instead("listen", "nowhere, but for LMTP", Origin::Default)
             }
-            _ => values.all("listen", parse::address)?,
+            _ => values.list("listen", parse::listen_address)?,
         };
 
         let tls = tls(&mut values, &listen, &lmtp)?;
 
         let hostname = match values.origin("hostname") {
             Origin::Default => {
-                let (name, origin) = facts.full_name();
+                let (name, origin) = host.full_name();
                 let name = parse::hostname(name).map_err(|_| {
                     let name = name.escape_debug();
                     ConfigError::Config(format!(
                         "this host's name \"{name}\" is no domain name; give one with --hostname"
                     ))
                 })?;
-                values.found("hostname", vec![name], origin).remove(0)
+                values.show_found("hostname", vec![name], origin).remove(0)
             }
-            _ => values.one("hostname", parse::hostname)?,
+            _ => values.single("hostname", parse::hostname)?,
         };
 
         let domains = match (values.origin("domain"), &sandbox) {
-            (Origin::Default, Some(_)) => values.any("domain"),
+            (Origin::Default, Some(_)) => values.show_wildcard("domain"),
             (Origin::Default, None) => {
-                let (name, origin) = match &facts.mailname {
+                let (name, origin) = match &host.mailname {
                     Some(name) => {
                         (parse::domain(name).map_err(in_mailname)?, Origin::Host(MAILNAME))
                     }
@@ -239,23 +239,23 @@ impl Config {
                 if !names[0].eq_ignore_ascii_case("localhost") {
                     names.push("localhost".to_owned());
                 }
-                NameSet::These(values.found("domain", names, origin))
+                NameSet::Listed(values.show_found("domain", names, origin))
             }
-            _ => NameSet::These(values.all("domain", parse::domain)?),
+            _ => NameSet::Listed(values.list("domain", parse::domain)?),
         };
 
         let users = match (values.origin("user"), &sandbox) {
-            (Origin::Default, Some(_)) => values.any("user"),
+            (Origin::Default, Some(_)) => values.show_wildcard("user"),
             (Origin::Default, None) => {
                 values.show("user", "those of the system", Origin::Default);
                 NameSet::System
             }
-            _ => NameSet::These(values.all("user", parse::user)?),
+            _ => NameSet::Listed(values.list("user", parse::user)?),
         };
 
         let aliases = match values.origin("aliases") {
             Origin::Default => {
-                let there = facts.aliases && sandbox.is_none();
+                let there = host.aliases && sandbox.is_none();
                 let found = there.then(|| PathBuf::from(ALIASES));
                 let origin = if sandbox.is_some() { Origin::Sandbox } else { Origin::Default };
                 values.show("aliases", if there { ALIASES } else { "none" }, origin);
@@ -273,17 +273,17 @@ impl Config {
                 values.show("log", "stderr", Origin::Default);
                 LogTarget::Stderr
             }
-            _ => values.one("log", parse::log_to)?,
+            _ => values.single("log", parse::log_target)?,
         };
 
         let metrics_file = match inetd {
             // A process for each session has nothing to count.
-            true => values.instead("metrics-file", "none", Origin::Host("--inetd")).pop(),
+            true => values.show_instead("metrics-file", "none", Origin::Host("--inetd")).pop(),
             false => values.optional("metrics-file", "none", parse::path)?,
         };
 
         let run_as = match (values.origin("run-as"), &users) {
-            (Origin::Default, NameSet::System) if facts.root => {
+            (Origin::Default, NameSet::System) if host.root => {
                 values.show("run-as", RUN_AS, Origin::Host("started as root"));
                 Some(parse::run_as(RUN_AS).map_err(ConfigError::Config)?)
             }
@@ -291,7 +291,7 @@ impl Config {
                 values.show("run-as", "who starts it", Origin::Default);
                 None
             }
-            _ => Some(values.one("run-as", parse::run_as)?),
+            _ => Some(values.single("run-as", parse::run_as)?),
         };
 
         let mut config = Config {
@@ -303,26 +303,26 @@ impl Config {
             domains,
             users,
             aliases,
-            mail_dir: values.one("mail-dir", parse::path)?,
-            spool: values.one("spool", parse::path)?,
+            mail_dir: values.single("mail-dir", parse::path)?,
+            spool: values.single("spool", parse::path)?,
             sandbox,
-            locks: values.one("lock", parse::locks)?,
-            lock_timeout: values.one("lock-timeout", |t| parse::time(t, 0))?,
-            threads: values.one("threads", |t| parse::number(t, 2, 4096))?,
-            size_max: values.one("max-size", parse::size)?,
-            recipients_max: values.one("max-recipients", |t| parse::number(t, 1, 100_000))?,
-            timeout: values.one("timeout", |t| parse::time(t, 1))?,
-            session_timeout: values.one("session-timeout", |t| parse::time(t, 1))?,
-            per_client: values.one("per-client", |t| parse::number(t, 1, 4096))?,
+            locks: values.single("lock", parse::locks)?,
+            lock_timeout: values.single("lock-timeout", |t| parse::time(t, 0))?,
+            threads: values.single("threads", |t| parse::number(t, 2, 4096))?,
+            size_max: values.single("max-size", parse::size)?,
+            recipients_max: values.single("max-recipients", |t| parse::number(t, 1, 100_000))?,
+            timeout: values.single("timeout", |t| parse::time(t, 1))?,
+            session_timeout: values.single("session-timeout", |t| parse::time(t, 1))?,
+            per_client: values.single("per-client", |t| parse::number(t, 1, 4096))?,
             mailbox_limit: values.optional("mailbox-limit", "none", parse::size)?,
             delimiter: values.optional("delimiter", "none", parse::delimiter)?,
-            vrfy: values.one("vrfy", parse::switch)?,
-            expn: values.one("expn", parse::switch)?,
-            forward_replies: values.one("forward-replies", parse::switch)?,
-            terminals: values.one("terminals", parse::switch)?,
+            vrfy: values.single("vrfy", parse::audience)?,
+            expn: values.single("expn", parse::audience)?,
+            forward_replies: values.single("forward-replies", parse::audience)?,
+            terminals: values.single("terminals", parse::audience)?,
             tls,
             relay: relay::relay(&mut values)?,
-            forward_files: values.one("forward-files", parse::on_off)?,
+            forward_files: values.single("forward-files", parse::on_off)?,
             run_as,
             log,
             metrics_file,
@@ -341,7 +341,7 @@ impl Config {
     }
 
     /// What the writer is told.
-    pub fn deliver(&self) -> deliver::DeliveryConfig {
+    pub fn delivery_config(&self) -> deliver::DeliveryConfig {
         deliver::DeliveryConfig {
             mail_dir: self.mail_dir.clone(),
             spool: self.spool.clone(),
@@ -354,9 +354,9 @@ impl Config {
     }
 
     /// What the host's own routing is told.
-    pub fn route(&self) -> route::RouteConfig {
+    pub fn route_config(&self) -> route::RouteConfig {
         let these = |names: &NameSet| match names {
-            NameSet::These(names) => names.clone(),
+            NameSet::Listed(names) => names.clone(),
             NameSet::System | NameSet::Any => Vec::new(),
         };
         route::RouteConfig {
@@ -372,7 +372,7 @@ impl Config {
 
     /// What each session is told; `keys` are those that [`tls`](Config::tls) leads to, `queue` is
     /// for [`relay`](Config::relay).
-    pub fn session(
+    pub fn session_config(
         &self,
         keys: Option<Arc<ServerCertificate>>,
         queue: Option<queue::QueueHandle>,
@@ -399,14 +399,14 @@ impl Config {
         }
     }
 
-    /// What the server is told; `keys` and `queue` as for [`session`](Config::session).
-    pub fn server(
+    /// What the server is told; `keys` and `queue` as for [`session`](Config::session_config).
+    pub fn server_config(
         &self,
         keys: Option<Arc<ServerCertificate>>,
         queue: Option<queue::QueueHandle>,
     ) -> server::ServerConfig {
         server::ServerConfig {
-            session: self.session(keys, queue),
+            session: self.session_config(keys, queue),
             threads: self.threads,
             per_client: self.per_client,
             grace: GRACE,
@@ -414,14 +414,14 @@ impl Config {
     }
 
     /// For whom there are mailboxes, in words: `al and bo at example.org`.
-    pub fn whom(&self) -> String {
+    pub fn describe_recipients(&self) -> String {
         let users = match &self.users {
-            NameSet::These(names) => and(names),
+            NameSet::Listed(names) => and(names),
             NameSet::System => "the users of this host".to_owned(),
             NameSet::Any => "every user".to_owned(),
         };
         let domains = match &self.domains {
-            NameSet::These(names) => and(names),
+            NameSet::Listed(names) => and(names),
             NameSet::System | NameSet::Any => "every domain".to_owned(),
         };
         format!("{users} at {domains}")
@@ -433,7 +433,7 @@ fn tls(
     values: &mut OptionValues<'_>,
     listen: &[ListenAddress],
     lmtp: &[ListenAddress],
-) -> Result<Option<TlsFiles>, ConfigError> {
+) -> Result<Option<TlsOptions>, ConfigError> {
     let cert = values.optional("tls-cert", "none", parse::path)?;
     let key = match (values.origin("tls-key"), &cert) {
         (Origin::Default, cert) => {
@@ -441,11 +441,11 @@ fn tls(
             values.show("tls-key", words, Origin::Default);
             None
         }
-        _ => values.all("tls-key", parse::path)?.pop(),
+        _ => values.list("tls-key", parse::path)?.pop(),
     };
-    let required = values.one("tls-required", parse::on_off)?;
+    let required = values.single("tls-required", parse::on_off)?;
     if let Some(cert) = cert {
-        return Ok(Some(TlsFiles { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
+        return Ok(Some(TlsOptions { key: key.unwrap_or_else(|| cert.clone()), cert, required }));
     }
     let any =
         |of: &[ListenAddress]| of.iter().any(|a| matches!(a, ListenAddress::Tcp { tls: true, .. }));

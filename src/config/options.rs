@@ -31,7 +31,7 @@ pub struct OptionRow {
     /// What its value is called; empty for an option without a value.
     pub arg: &'static str,
     /// How often, and where, it may be given.
-    pub place: Arity,
+    pub arity: Arity,
     /// What holds when it is not given.
     pub default: DefaultValue,
     /// What it does: one sentence, or a few.
@@ -55,16 +55,16 @@ pub enum Arity {
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
     /// These values, parsed as if they had been given.
-    Is(&'static [&'static str]),
+    Fixed(&'static [&'static str]),
     /// Found out at the start, as these words tell.
-    Found(&'static str),
+    Computed(&'static str),
 }
 
 impl fmt::Display for DefaultValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DefaultValue::Is(values) => f.write_str(&values.join(" and ")),
-            DefaultValue::Found(words) => f.write_str(words),
+            DefaultValue::Fixed(values) => f.write_str(&values.join(" and ")),
+            DefaultValue::Computed(words) => f.write_str(words),
         }
     }
 }
@@ -132,11 +132,11 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
     let mut options = getopts::Options::new();
     for row in TABLE {
         let has_arg = if row.arg.is_empty() { HasArg::No } else { HasArg::Yes };
-        let often = row.place == Arity::Many || row.long == "verbose";
+        let often = row.arity == Arity::Many || row.long == "verbose";
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
-    let found = options.parse(args).map_err(complaint)?;
+    let found = options.parse(args).map_err(parse_error)?;
     let mut given = Vec::new();
     for row in TABLE {
         let values = match row.arg {
@@ -167,11 +167,11 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
         let Some(row) = TABLE.iter().find(|row| row.long == key) else {
             return wrong(format!("unknown key \"{}\"{}", key.escape_debug(), suggestion(key)));
         };
-        if row.place == Arity::CommandLine {
+        if row.arity == Arity::CommandLine {
             return wrong(format!("{key} can be given on the command line only"));
         }
         let earlier = given.iter().find(|g| g.long == row.long);
-        if let (Some(earlier), Arity::Once) = (earlier, row.place) {
+        if let (Some(earlier), Arity::Once) = (earlier, row.arity) {
             return wrong(format!("{key} is given twice, first at {}", earlier.origin));
         }
         if value.trim().is_empty() {
@@ -190,10 +190,10 @@ pub fn row(long: &str) -> Option<&'static OptionRow> {
 
 /// What `--help` prints.
 pub fn help() -> String {
-    let mut text = USAGE.to_owned();
+    let mut text = HELP_HEADER.to_owned();
     for row in TABLE {
         let short = if row.short.is_empty() { "    ".into() } else { format!("-{}, ", row.short) };
-        let many = if row.place == Arity::Many { "..." } else { "" };
+        let many = if row.arity == Arity::Many { "..." } else { "" };
         text.push_str(format!("  {short}--{} {}{many}", row.long, row.arg).trim_end());
         text.push('\n');
         let mut about = row.help.to_owned();
@@ -204,7 +204,7 @@ pub fn help() -> String {
             text.push_str(&format!("          {line}\n"));
         }
     }
-    text.push_str(AFTER);
+    text.push_str(HELP_FOOTER);
     text
 }
 
@@ -237,7 +237,7 @@ fn without_comment(line: &str) -> &str {
 }
 
 /// What getopts found wrong, in this program's words.
-fn complaint(fail: Fail) -> String {
+fn parse_error(fail: Fail) -> String {
     let dashed = |name: &str| match name.chars().count() {
         1 => format!("-{name}"),
         _ => format!("--{name}"),
@@ -284,7 +284,7 @@ fn distance(a: &str, b: &str) -> usize {
     costs[b.len()]
 }
 
-const USAGE: &str = "\
+const HELP_HEADER: &str = "\
 Usage: mailslot [OPTIONS]                  listen, deliver to local mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems found
@@ -298,7 +298,7 @@ Long names are also keys of the configuration file. Defaults are in brackets.
 
 ";
 
-const AFTER: &str = "
+const HELP_FOOTER: &str = "
 A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is
 seconds, or a number with s, m, h or d.
 ";
@@ -306,16 +306,16 @@ seconds, or a number with s, m, h or d.
 const fn option(
     names: (&'static str, &'static str),
     arg: &'static str,
-    place: Arity,
+    arity: Arity,
     default: DefaultValue,
     source: &'static str,
     help: &'static str,
 ) -> OptionRow {
-    OptionRow { long: names.0, short: names.1, arg, place, default, help, source }
+    OptionRow { long: names.0, short: names.1, arg, arity, default, help, source }
 }
 
 use Arity::{Many, Once};
-use DefaultValue::{Found, Is};
+use DefaultValue::{Computed, Fixed};
 
 /// Every option there is, in the order in which the documents show them.
 pub const TABLE: &[OptionRow] = &[
@@ -323,7 +323,7 @@ pub const TABLE: &[OptionRow] = &[
         ("config", "c"),
         "FILE",
         Arity::CommandLine,
-        Found("/etc/mailslot.conf if there; none with --sandbox"),
+        Computed("/etc/mailslot.conf if there; none with --sandbox"),
         "",
         "Read settings from FILE. The command line wins.",
     ),
@@ -331,7 +331,7 @@ pub const TABLE: &[OptionRow] = &[
         ("listen", "l"),
         "ADDR",
         Many,
-        Is(&["127.0.0.1:25", "[::1]:25"]),
+        Fixed(&["127.0.0.1:25", "[::1]:25"]),
         "",
         "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. With tls: in \
          front, as in tls:HOST:465, TLS begins with the first octet. Not given: on the sockets \
@@ -341,7 +341,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lmtp", ""),
         "ADDR",
         Many,
-        Found("none"),
+        Computed("none"),
         "RFC 2033",
         "Listen for LMTP, from a mail server on this host or on a network of its own: on \
          unix:PATH, with ,mode=660 for its permissions, or on HOST:PORT, but never on port 25.",
@@ -350,7 +350,7 @@ pub const TABLE: &[OptionRow] = &[
         ("hostname", "n"),
         "NAME",
         Once,
-        Found("the host's full name"),
+        Computed("the host's full name"),
         "RFC 5321 4.3.1",
         "The name in the greeting, in replies and in Received lines.",
     ),
@@ -358,7 +358,7 @@ pub const TABLE: &[OptionRow] = &[
         ("domain", "d"),
         "NAME",
         Many,
-        Found("the name in /etc/mailname, or the hostname; and localhost"),
+        Computed("the name in /etc/mailname, or the hostname; and localhost"),
         "",
         "Mail for NAME is local. Given: these names and no others.",
     ),
@@ -366,7 +366,7 @@ pub const TABLE: &[OptionRow] = &[
         ("user", "u"),
         "NAME",
         Many,
-        Found("the users of the system"),
+        Computed("the users of the system"),
         "",
         "NAME has a mailbox, owned by whom mailslot runs as. Given: these users and no others.",
     ),
@@ -374,7 +374,7 @@ pub const TABLE: &[OptionRow] = &[
         ("aliases", "a"),
         "FILE",
         Once,
-        Found("/etc/aliases if there"),
+        Computed("/etc/aliases if there"),
         "RFC 5321 3.9",
         "Aliases and lists, as in aliases(5); \"none\" for none.",
     ),
@@ -382,7 +382,7 @@ pub const TABLE: &[OptionRow] = &[
         ("mail-dir", "m"),
         "DIR",
         Once,
-        Is(&["/var/mail"]),
+        Fixed(&["/var/mail"]),
         "",
         "The folder of the mailboxes, one file for each user.",
     ),
@@ -390,7 +390,7 @@ pub const TABLE: &[OptionRow] = &[
         ("spool", "S"),
         "DIR",
         Once,
-        Is(&["/var/spool/mailslot"]),
+        Fixed(&["/var/spool/mailslot"]),
         "",
         "The folder of mailslot's own files.",
     ),
@@ -398,7 +398,7 @@ pub const TABLE: &[OptionRow] = &[
         ("sandbox", ""),
         "DIR",
         Arity::CommandLine,
-        Found("none"),
+        Computed("none"),
         "",
         "Try it out without privileges: listen on 127.0.0.1:2525, mailboxes in DIR/mail, spool in \
          DIR/spool; every local part at every domain is a mailbox, unless --user or --domain name \
@@ -408,7 +408,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lock", ""),
         "LIST",
         Once,
-        Is(&["dotlock,fcntl,flock"]),
+        Fixed(&["dotlock,fcntl,flock"]),
         "",
         "How mailboxes are locked: one or more of dotlock, fcntl and flock, with commas. Every \
          reader must use one of them.",
@@ -417,7 +417,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lock-timeout", ""),
         "TIME",
         Once,
-        Is(&["30"]),
+        Fixed(&["30"]),
         "RFC 5321 6.1",
         "How long a message waits for a mailbox that somebody else keeps locked, before 451.",
     ),
@@ -425,7 +425,7 @@ pub const TABLE: &[OptionRow] = &[
         ("threads", "t"),
         "N",
         Once,
-        Is(&["32"]),
+        Fixed(&["32"]),
         "RFC 5321 4.5.4.2",
         "Sessions at one time. One more takes the place of one that lags, or is answered 421. An \
          eighth of them is kept for programs of this host.",
@@ -434,7 +434,7 @@ pub const TABLE: &[OptionRow] = &[
         ("max-size", "s"),
         "SIZE",
         Once,
-        Is(&["25M"]),
+        Fixed(&["25M"]),
         "RFC 1870; RFC 5321 4.5.3.1.7",
         "The largest message, before 552.",
     ),
@@ -442,7 +442,7 @@ pub const TABLE: &[OptionRow] = &[
         ("max-recipients", ""),
         "N",
         Once,
-        Is(&["100"]),
+        Fixed(&["100"]),
         "RFC 5321 4.5.3.1.8",
         "Recipients of one message, before 452.",
     ),
@@ -450,7 +450,7 @@ pub const TABLE: &[OptionRow] = &[
         ("timeout", ""),
         "TIME",
         Once,
-        Is(&["300"]),
+        Fixed(&["300"]),
         "RFC 5321 4.5.3.2.7",
         "How long a session waits for a whole command line, or for the client to read a reply. \
          Mail data may pause for three fifths of it; under stress, all may take a thirtieth.",
@@ -459,7 +459,7 @@ pub const TABLE: &[OptionRow] = &[
         ("session-timeout", ""),
         "TIME",
         Once,
-        Is(&["1200"]),
+        Fixed(&["1200"]),
         "",
         "How long a whole session may last.",
     ),
@@ -467,7 +467,7 @@ pub const TABLE: &[OptionRow] = &[
         ("per-client", ""),
         "N",
         Once,
-        Is(&["8"]),
+        Fixed(&["8"]),
         "RFC 5321 7.8",
         "Sessions from one address, or one IPv6 /64, at one time, and never more than half of \
          threads; 127.0.0.1 and ::1 are exempt.",
@@ -476,7 +476,7 @@ pub const TABLE: &[OptionRow] = &[
         ("mailbox-limit", ""),
         "SIZE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 5321 4.2.3",
         "The largest mailbox; a message that would make it larger is answered 552.",
     ),
@@ -484,7 +484,7 @@ pub const TABLE: &[OptionRow] = &[
         ("delimiter", ""),
         "CHAR",
         Once,
-        Is(&["+"]),
+        Fixed(&["+"]),
         "RFC 5233",
         "What parts user from tag in user+tag@host; \"none\" for nothing.",
     ),
@@ -492,7 +492,7 @@ pub const TABLE: &[OptionRow] = &[
         ("vrfy", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.5, 7.3",
         "Whom VRFY tells about users: on (everybody), off (nobody) or local (loopback).",
     ),
@@ -500,7 +500,7 @@ pub const TABLE: &[OptionRow] = &[
         ("expn", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.5, 7.3",
         "Whom EXPN shows the members of a list: on, off or local.",
     ),
@@ -508,7 +508,7 @@ pub const TABLE: &[OptionRow] = &[
         ("forward-replies", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.4, 7.4",
         "Who hears by 551 where an alias leads off the host: on, off or local; others hear 550.",
     ),
@@ -516,7 +516,7 @@ pub const TABLE: &[OptionRow] = &[
         ("terminals", ""),
         "WHO",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "RFC 821 3.4",
         "Whose SEND, SOML and SAML reach the terminals of users who are logged in and accept \
          messages (mesg y): on, off or local.",
@@ -525,7 +525,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-cert", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 3207",
         "Offer STARTTLS with the certificates in FILE: PEM, the server's own first, then those \
          that lead to its authority. HUP reads them again.",
@@ -534,7 +534,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-key", ""),
         "FILE",
         Once,
-        Found("the file of tls-cert"),
+        Computed("the file of tls-cert"),
         "RFC 3207",
         "The private key of the first certificate: PEM, not encrypted.",
     ),
@@ -542,7 +542,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-required", ""),
         "SWITCH",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "RFC 3207 4",
         "on: a client must say STARTTLS before anything else, or hears 530. Not for a host that \
          takes mail from the whole Internet.",
@@ -551,7 +551,7 @@ pub const TABLE: &[OptionRow] = &[
         ("run-as", ""),
         "USER[:GROUP]",
         Once,
-        Found("mailslot:mail if started as root; who starts it with --sandbox or --user"),
+        Computed("mailslot:mail if started as root; who starts it with --sandbox or --user"),
         "",
         "Started as root: become USER for good, once sockets are bound and keys are read. What is \
          left of root's powers is to write to each mailbox as its owner.",
@@ -560,7 +560,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost", ""),
         "HOST",
         Many,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 5321 2.1",
         "Send mail for other hosts to this one: HOST, HOST:PORT, tls:HOST or unix:PATH; if it \
          cannot be reached, to the next one given. None: such mail is refused.",
@@ -569,7 +569,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost-tls", ""),
         "WORD",
         Once,
-        Is(&["verify"]),
+        Fixed(&["verify"]),
         "RFC 3207 4.1",
         "verify: a smarthost must have TLS and a certificate in its name. encrypt: just TLS. may: \
          TLS if it has it.",
@@ -578,7 +578,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost-login", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 4954",
         "Lines HOST USER PASSWORD, * for any host; mode 0600. Never sent in clear text.",
     ),
@@ -586,7 +586,7 @@ pub const TABLE: &[OptionRow] = &[
         ("relay-from", ""),
         "NETWORK",
         Many,
-        Found("this host alone"),
+        Computed("this host alone"),
         "RFC 5321 3.6.2",
         "Who else may send to other hosts through this one: 192.0.2.0/24, 2001:db8::/32.",
     ),
@@ -594,7 +594,7 @@ pub const TABLE: &[OptionRow] = &[
         ("forward-files", ""),
         "SWITCH",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "",
         "on: mail for a user goes where ~/.forward says; it is read as the user. Addresses only.",
     ),
@@ -602,7 +602,7 @@ pub const TABLE: &[OptionRow] = &[
         ("warn-after", ""),
         "TIME",
         Once,
-        Is(&["4h"]),
+        Fixed(&["4h"]),
         "RFC 5321 4.5.4.1",
         "Tell a sender, once, that mail could not be sent on for so long.",
     ),
@@ -610,7 +610,7 @@ pub const TABLE: &[OptionRow] = &[
         ("give-up-after", ""),
         "TIME",
         Once,
-        Is(&["5d"]),
+        Fixed(&["5d"]),
         "RFC 5321 4.5.4.1",
         "Return mail that could not be sent on for so long.",
     ),
@@ -618,7 +618,7 @@ pub const TABLE: &[OptionRow] = &[
         ("inetd", ""),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Serve one session of SMTP on standard input and output: a socket or a pipe.",
     ),
@@ -626,7 +626,7 @@ pub const TABLE: &[OptionRow] = &[
         ("log", ""),
         "WHERE",
         Once,
-        Found("stderr; syslog with --inetd"),
+        Computed("stderr; syslog with --inetd"),
         "",
         "Where the log goes: stderr or syslog.",
     ),
@@ -634,22 +634,22 @@ pub const TABLE: &[OptionRow] = &[
         ("metrics-file", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "",
         "Write the counters to FILE every 15 seconds, for the text collector of Prometheus' \
          node_exporter: a name that ends in .prom, in its folder. Not with --inetd.",
     ),
-    option(("verbose", "v"), "", Arity::CommandLine, Found("off"), "", "Log more; twice: all."),
+    option(("verbose", "v"), "", Arity::CommandLine, Computed("off"), "", "Log more; twice: all."),
     option(
         ("quiet", "q"),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Log warnings and errors only; print nothing at the start.",
     ),
-    option(("help", "h"), "", Arity::CommandLine, Found("off"), "", "Print this."),
-    option(("version", "V"), "", Arity::CommandLine, Found("off"), "", "Print the version."),
+    option(("help", "h"), "", Arity::CommandLine, Computed("off"), "", "Print this."),
+    option(("version", "V"), "", Arity::CommandLine, Computed("off"), "", "Print the version."),
 ];
 
 #[cfg(test)]

@@ -24,14 +24,14 @@ pub fn path(text: &str) -> Result<PathBuf, String> {
 }
 
 /// An address to listen on.
-pub fn address(text: &str) -> Result<ListenAddress, String> {
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     let form = "HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH, such as 127.0.0.1:25";
     text.parse().map_err(|_| form.to_owned())
 }
 
 /// An address to listen on for LMTP, which keeps away from SMTP's port (RFC 2033 5).
 pub fn lmtp_address(text: &str) -> Result<ListenAddress, String> {
-    match address(text)? {
+    match listen_address(text)? {
         ListenAddress::Tcp { port: 25, .. } => {
             Err("unix:PATH, or a port other than SMTP's 25".to_owned())
         }
@@ -123,7 +123,7 @@ pub fn delimiter(text: &str) -> Result<char, String> {
 }
 
 /// Who is told: `on`, `off` or `local`.
-pub fn switch(text: &str) -> Result<Audience, String> {
+pub fn audience(text: &str) -> Result<Audience, String> {
     match text {
         "on" => Ok(Audience::On),
         "local" => Ok(Audience::Local),
@@ -142,7 +142,7 @@ pub fn on_off(text: &str) -> Result<bool, String> {
 }
 
 /// `stderr` or `syslog`.
-pub fn log_to(text: &str) -> Result<LogTarget, String> {
+pub fn log_target(text: &str) -> Result<LogTarget, String> {
     match text {
         "stderr" => Ok(LogTarget::Stderr),
         "syslog" => Ok(LogTarget::Syslog),

@@ -42,13 +42,13 @@ pub enum SmarthostSecurity {
 
 /// The settings given; None without a smarthost.
 pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions>, ConfigError> {
-    let smarthosts = values.list("smarthost", "none", smarthost)?;
+    let smarthosts = values.list_or("smarthost", "none", smarthost)?;
     let relay = RelayOptions {
-        security: values.one("smarthost-tls", security)?,
+        security: values.single("smarthost-tls", security)?,
         login: values.optional("smarthost-login", "none", parse::path)?,
-        from: values.list("relay-from", "this host alone", network)?,
-        warn_after: values.one("warn-after", |t| parse::time(t, 1))?,
-        give_up_after: values.one("give-up-after", |t| parse::time(t, 1))?,
+        from: values.list_or("relay-from", "this host alone", network)?,
+        warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
+        give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
     Ok(Some(relay).filter(|relay| !relay.smarthosts.is_empty()))
@@ -56,15 +56,15 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
 
 impl OptionValues<'_> {
     /// The values of an option that may be given several times; none: `words` say so.
-    fn list<T>(
+    fn list_or<T>(
         &mut self,
         long: &'static str,
         words: &str,
         parse: impl Fn(&str) -> Result<T, String>,
     ) -> Result<Vec<T>, ConfigError> {
         match self.origin(long) {
-            Origin::Default => Ok(self.instead(long, words, Origin::Default)),
-            _ => self.all(long, parse),
+            Origin::Default => Ok(self.show_instead(long, words, Origin::Default)),
+            _ => self.list(long, parse),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Config {
     ///
     /// # Errors
     /// A file that cannot be read or is wrong; the text names it.
-    pub fn queue(&self) -> Result<Option<queue::QueueConfig>, String> {
+    pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, String> {
         let Some(relay) = &self.relay else { return Ok(None) };
         let tls = match relay.security {
             SmarthostSecurity::Verify => {

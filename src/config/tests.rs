@@ -2,16 +2,16 @@
 
 use super::*;
 
-fn facts() -> HostInfo {
+fn host() -> HostInfo {
     HostInfo { name: "box.example.org".to_owned(), ..HostInfo::default() }
 }
 
 /// The settings for `words` on the command line and `file` in the file `f`.
-fn config(words: &str, file: &str, facts: &HostInfo) -> Result<Config, String> {
+fn config(words: &str, file: &str, host: &HostInfo) -> Result<Config, String> {
     let args: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
     let line = options::parse_command_line(&args)?;
     let file = options::parse_file(Path::new("f"), file)?;
-    Config::new(&line, file, facts).map_err(|wrong| match wrong {
+    Config::new(&line, file, host).map_err(|wrong| match wrong {
         ConfigError::Usage(text) => format!("usage: {text}"),
         ConfigError::Config(text) => format!("config: {text}"),
     })
@@ -29,21 +29,24 @@ fn the_command_line_wins_over_the_file_over_the_table() {
         ("-t 5", "threads 4", 5, "command line"),
         ("--threads=5", "", 5, "command line"),
     ] {
-        let config = config(words, file, &facts()).unwrap();
+        let config = config(words, file, &host()).unwrap();
         assert_eq!(config.threads, threads, "{words:?} {file:?}");
         assert_eq!(config.origin("threads").to_string(), origin, "{words:?} {file:?}");
     }
     // A repeatable option on the command line replaces all of the file's.
-    let listen = config("-l h:1 -l h:2", "listen h:3\nlisten h:4", &facts()).unwrap().listen;
+    let listen = config("-l h:1 -l h:2", "listen h:3\nlisten h:4", &host()).unwrap().listen;
     assert_eq!(text(&listen), ["h:1", "h:2"]);
 }
 
 #[test]
 fn nothing_given_is_enough() {
-    let config = config("", "", &facts()).unwrap();
+    let config = config("", "", &host()).unwrap();
     assert_eq!(text(&config.listen), ["127.0.0.1:25", "[::1]:25"]);
     assert_eq!(config.hostname, "box.example.org");
-    assert_eq!(config.whom(), "the users of this host at box.example.org and localhost");
+    assert_eq!(
+        config.describe_recipients(),
+        "the users of this host at box.example.org and localhost"
+    );
     assert_eq!(config.mail_dir, Path::new("/var/mail"));
     assert_eq!((config.size_max, config.recipients_max), (25 << 20, 100));
     assert_eq!((config.mailbox_limit, config.delimiter), (None, Some('+')));
@@ -51,7 +54,7 @@ fn nothing_given_is_enough() {
     assert_eq!(config.aliases, None);
     // Every setting is shown, once for each value, in the order of the table.
     let shown: Vec<&str> = config.shown.iter().map(|g| g.long).collect();
-    let keys = options::TABLE.iter().filter(|r| r.place != options::Arity::CommandLine);
+    let keys = options::TABLE.iter().filter(|r| r.arity != options::Arity::CommandLine);
     let mut once = shown.clone();
     once.dedup();
     assert_eq!(once, keys.map(|r| r.long).collect::<Vec<_>>());
@@ -65,7 +68,7 @@ fn the_host_is_asked_for_names() {
         mailname: mailname.map(str::to_owned),
         ..HostInfo::default()
     };
-    for (facts, hostname, domains) in [
+    for (host, hostname, domains) in [
         (host("a.b", "", None), "a.b", "a.b, localhost"),
         (host("a", "", None), "a", "a, localhost"),
         (host("a", "127.0.1.1 a.example a", None), "a.example", "a.example, localhost"),
@@ -75,10 +78,10 @@ fn the_host_is_asked_for_names() {
         (host("a.b", "", Some("example.org")), "a.b", "example.org, localhost"),
         (host("localhost", "", None), "localhost", "localhost"),
     ] {
-        let config = config("", "", &facts).unwrap();
+        let config = config("", "", &host).unwrap();
         let shown: Vec<&str> =
             config.shown.iter().filter(|g| g.long == "domain").map(|g| &*g.value).collect();
-        assert_eq!((&*config.hostname, shown), (hostname, vec![domains]), "{facts:?}");
+        assert_eq!((&*config.hostname, shown), (hostname, vec![domains]), "{host:?}");
     }
     let unnamed = config("", "", &host("-", "", None));
     assert!(unnamed.clone().is_err_and(|e| e.contains("--hostname")), "{unnamed:?}");
@@ -88,75 +91,75 @@ fn the_host_is_asked_for_names() {
 
 #[test]
 fn the_sandbox_touches_nothing_of_the_host() {
-    let facts = HostInfo {
+    let host = HostInfo {
         mailname: Some("example.org".to_owned()),
         aliases: true,
         sockets: false,
-        ..facts()
+        ..host()
     };
-    let sandbox = config("--sandbox d", "", &facts).unwrap();
+    let sandbox = config("--sandbox d", "", &host).unwrap();
     assert_eq!(text(&sandbox.listen), ["127.0.0.1:2525"]);
     assert_eq!(sandbox.hostname, "localhost");
-    assert_eq!(sandbox.whom(), "every user at every domain");
+    assert_eq!(sandbox.describe_recipients(), "every user at every domain");
     assert_eq!((sandbox.mail_dir, sandbox.spool), ("d/mail".into(), "d/spool".into()));
     assert_eq!(sandbox.aliases, None);
     // What is given holds all the same.
-    let given = config("--sandbox d -l h:1 -u al -u bo -d x -m m -a f", "", &facts).unwrap();
+    let given = config("--sandbox d -l h:1 -u al -u bo -d x -m m -a f", "", &host).unwrap();
     assert_eq!(text(&given.listen), ["h:1"]);
-    assert_eq!(given.whom(), "al and bo at x");
+    assert_eq!(given.describe_recipients(), "al and bo at x");
     assert_eq!((given.mail_dir, given.aliases), ("m".into(), Some("f".into())));
 }
 
 #[test]
 fn root_becomes_another_user_where_users_are_the_system_s() {
-    let root = HostInfo { root: true, ..facts() };
-    for (words, facts, run_as) in [
+    let root = HostInfo { root: true, ..host() };
+    for (words, host, run_as) in [
         ("", &root, Some("mailslot:mail")),
         ("--inetd", &root, Some("mailslot:mail")),
         ("--run-as al", &root, Some("al")),
         ("--run-as root", &root, Some("root")),
-        ("", &facts(), None),
-        ("--run-as al:mail", &facts(), Some("al:mail")),
+        ("", &host(), None),
+        ("--run-as al:mail", &host(), Some("al:mail")),
         // Mailboxes belong to who runs it: that is not changed unasked.
         ("--sandbox d", &root, None),
         ("-u al", &root, None),
         ("-u al --run-as bo", &root, Some("bo")),
     ] {
-        let found = config(words, "", facts).unwrap().run_as.map(|r| r.to_string());
+        let found = config(words, "", host).unwrap().run_as.map(|r| r.to_string());
         assert_eq!(found.as_deref(), run_as, "{words}");
     }
 }
 
 #[test]
 fn sockets_come_from_systemd_or_inetd() {
-    let systemd = HostInfo { sockets: true, ..facts() };
-    for (words, facts, listen) in
-        [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &facts(), &[])]
+    let systemd = HostInfo { sockets: true, ..host() };
+    for (words, host, listen) in
+        [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &host(), &[])]
     {
-        assert_eq!(text(&config(words, "", facts).unwrap().listen), listen, "{words}");
+        assert_eq!(text(&config(words, "", host).unwrap().listen), listen, "{words}");
     }
     // LMTP takes nothing away from what was asked for.
-    for (words, facts, listen) in [
-        ("--lmtp unix:x", &facts(), &[][..]),
-        ("--lmtp h:24 -l h:1", &facts(), &["h:1"]),
+    for (words, host, listen) in [
+        ("--lmtp unix:x", &host(), &[][..]),
+        ("--lmtp h:24 -l h:1", &host(), &["h:1"]),
         ("--lmtp h:24", &systemd, &[]),
-        ("--sandbox d --lmtp h:24", &facts(), &["127.0.0.1:2525"]),
+        ("--sandbox d --lmtp h:24", &host(), &["127.0.0.1:2525"]),
     ] {
-        let config = config(words, "", facts).unwrap();
+        let config = config(words, "", host).unwrap();
         assert_eq!(
             (text(&config.listen), config.lmtp.len()),
             (listen.iter().map(|a| a.to_string()).collect(), 1),
             "{words}"
         );
     }
-    let inetd = config("--inetd", "listen h:1\nlmtp h:24", &facts()).unwrap();
+    let inetd = config("--inetd", "listen h:1\nlmtp h:24", &host()).unwrap();
     assert_eq!(inetd.lmtp, []);
     assert_eq!((text(&inetd.listen), inetd.log), (vec![], LogTarget::Syslog));
 }
 
 #[test]
 fn values_are_accepted_up_to_their_limits() {
-    let accepts = |words: &str| config(words, "", &facts()).is_ok();
+    let accepts = |words: &str| config(words, "", &host()).is_ok();
     for good in [
         "-s 1",
         "-s 64K",
@@ -275,6 +278,6 @@ fn a_complaint_names_option_place_and_form() {
              flock, with commas",
         ),
     ] {
-        assert_eq!(config(words, file, &facts()).err().as_deref(), Some(complaint));
+        assert_eq!(config(words, file, &host()).err().as_deref(), Some(complaint));
     }
 }

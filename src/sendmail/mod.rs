@@ -286,7 +286,7 @@ fn pass_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
 fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
-    let route = LocalRoute::new(config.route());
+    let route = LocalRoute::new(config.route_config());
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
@@ -369,7 +369,7 @@ fn config(flags: &Flags) -> Result<Config, SendmailError> {
 /// The domain of bare names: the first that is local.
 fn own_domain(config: &Config) -> Domain {
     let first = match &config.domains {
-        NameSet::These(names) => names.first(),
+        NameSet::Listed(names) => names.first(),
         NameSet::System | NameSet::Any => None,
     };
     Domain::Name(first.unwrap_or(&config.hostname).clone())
