@@ -82,7 +82,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(not_done)?;
             Ok(EX_OK)
         }
-        ProgramCommand::Queue(QueueCommand::Drop(id)) => {
+        ProgramCommand::Queue(QueueCommand::Remove(id)) => {
             list::drop(&config.spool, id).map_err(not_done)?;
             print(&format!("{id} is removed\n"))
         }
@@ -112,7 +112,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         make_folder(&config.mail_dir)?;
         make_folder(&config.spool)?;
     }
-    let relay = config.queue_config().map_err(|text| StartError::text(EX_CONFIG, &text))?;
+    let relay = config.queue_config()?;
     let serves = config.command == ProgramCommand::Serve;
     let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
     settle(config)?;
@@ -342,47 +342,14 @@ fn announce(config: &Config, listeners: &[Listener]) {
         let (lmtp, tls) = (if lmtp { "lmtp:" } else { "" }, if tls { "tls:" } else { "" });
         l.local_addr().map(|address| format!("{lmtp}{tls}{address}"))
     };
-    let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
+    let mut addresses: Vec<String> = listeners.iter().filter_map(place).collect();
     let unix = |a: &&ListenAddress| matches!(a, ListenAddress::Unix { .. });
-    places.extend(config.listen.iter().filter(unix).map(ListenAddress::to_string));
-    places.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
-    if places.is_empty() {
-        places.push("the sockets it was passed".to_owned());
-    }
-    let (places, describe_recipients, directory) =
-        (places.join(", "), config.describe_recipients(), config.mail_dir.display());
-    let mut text =
-        format!("mailslot listens on {places} for {describe_recipients}, into {directory}\n");
+    addresses.extend(config.listen.iter().filter(unix).map(ListenAddress::to_string));
+    addresses.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
     let smtp = listeners.iter().filter(|l| l.service() == Service::default());
-    let tcp = smtp.filter_map(Listener::local_addr).next();
-    if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
-        text.push_str(&first_message(config, &address.to_string()));
-    }
+    let first_smtp = smtp.filter_map(Listener::local_addr).next().map(|a| a.to_string());
+    let text = config.startup_message(&addresses, first_smtp.as_deref());
     let _ = io::stdout().write_all(text.as_bytes());
-}
-
-/// A shell command that sends a message to a user there is.
-fn first_message(config: &Config, address: &str) -> String {
-    let user = match &config.users {
-        // A name that the shell or printf would read as something else is left to its owner.
-        NameSet::Listed(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
-        NameSet::System | NameSet::Any => Some("you"),
-    };
-    let user = user.unwrap_or("postmaster");
-    let domain = match &config.domains {
-        NameSet::Listed(domains) => domains.first().map_or("localhost", String::as_str),
-        NameSet::System | NameSet::Any => "localhost",
-    };
-    let to = format!("{user}@{domain}");
-    let header = format!("From: me@localhost\\r\\nTo: {to}\\r\\nSubject: hello\\r\\n");
-    format!(
-        "printf '{header}\\r\\nIt works.\\r\\n' | \
-         curl -sS smtp://{address} --mail-from me@localhost --mail-rcpt {to} -T -\n"
-    )
-}
-
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }
 
 /// Prints what was asked for.
@@ -430,11 +397,8 @@ impl StartError {
 }
 
 impl From<ConfigError> for StartError {
-    fn from(wrong: ConfigError) -> StartError {
-        match wrong {
-            ConfigError::Usage(text) => StartError { status: EX_USAGE, text },
-            ConfigError::Config(text) => StartError { status: EX_CONFIG, text },
-        }
+    fn from(e: ConfigError) -> StartError {
+        StartError { status: e.exit_status(), text: e.to_string() }
     }
 }
 

@@ -1,12 +1,11 @@
-//! The table of options, and the two ways to give one.
+//! The table of options, and the syntax of the command line and of the configuration file.
 //!
-//! [`TABLE`] is the only list there is: the command line, the keys of the configuration file and
-//! `--help` are made from it here, and the tables of the README and of the man pages are held equal
-//! to it by `tests/tidy.rs`. A value that the table names as a default is parsed like one that a
-//! person gave, so the documents cannot disagree with the program.
+//! [`TABLE`] is the only list of options. The command line, the keys of the configuration file and
+//! `--help` are made from it here. `tests/tidy.rs` compares the documents with it. A default in the
+//! table is parsed like a value that was given, so that the documents agree with the program.
 //!
-//! This file knows syntax: which words are options and where each was given ([`Origin`]). What a
-//! value means, and whether it is a good one, is [`config`](crate::config)'s.
+//! This file splits text into options and records where each was given ([`Origin`]).
+//! [`Config`](crate::config::Config) parses and checks the values.
 //!
 //! ```text
 //! # /etc/mailslot.conf
@@ -21,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use getopts::{Fail, HasArg, Occur};
 
+use super::ConfigError;
+
 /// One option.
 #[derive(Debug)]
 pub struct OptionRow {
@@ -28,35 +29,35 @@ pub struct OptionRow {
     pub long: &'static str,
     /// `-s`, or empty.
     pub short: &'static str,
-    /// What its value is called; empty for an option without a value.
+    /// The name of its value in documents; empty for an option without a value.
     pub arg: &'static str,
-    /// How often, and where, it may be given.
+    /// How often and where it may be given.
     pub arity: Arity,
-    /// What holds when it is not given.
+    /// The value if it is not given.
     pub default: DefaultValue,
-    /// What it does: one sentence, or a few.
+    /// The description: one sentence, or a few.
     pub help: &'static str,
-    /// The standard that asks for it, or empty.
+    /// The standard that requires it, or empty.
     pub source: &'static str,
 }
 
-/// How often an option may be given, and where.
+/// The number of times an option may be given, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
     /// On the command line only.
     CommandLine,
     /// Once, on the command line or in the file.
     Once,
-    /// Any number of times, on the command line or in the file; the command line replaces the file.
+    /// Any number of times. Values on the command line replace those in the file.
     Many,
 }
 
-/// What holds when an option is not given.
+/// The value of an option that is not given.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
-    /// These values, parsed as if they had been given.
+    /// These values, parsed as if they were given.
     Fixed(&'static [&'static str]),
-    /// Found out at the start, as these words tell.
+    /// A value computed at the start, as these words describe.
     Computed(&'static str),
 }
 
@@ -69,14 +70,15 @@ impl fmt::Display for DefaultValue {
     }
 }
 
-/// Where a value came from, for `mailslot check` and for complaints.
+/// The origin of a value, for `mailslot check` and for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The table.
     Default,
-    /// Found on this host: `/etc/mailname`, `systemd`, `passwd`.
+    /// A file or property of this host, or how the program was started: `/etc/mailname`,
+    /// `systemd`.
     Host(&'static str),
-    /// Follows from `--sandbox`.
+    /// `--sandbox`, which sets other options.
     Sandbox,
     /// The configuration file and the line in it.
     File(PathBuf, usize),
@@ -96,39 +98,49 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One option as it was given.
+/// One value of an option, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionValue {
-    /// Its row's `long`.
+    /// The option, by [`OptionRow::long`].
     pub long: &'static str,
-    /// Its value as text; empty for an option without one.
+    /// The value; empty for an option without one.
     pub value: String,
-    /// Where it was given.
+    /// The place that gave it.
     pub origin: Origin,
 }
 
-/// The command line, taken apart.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// The options, in the order of the table.
     pub given: Vec<OptionValue>,
-    /// The words that are no options: a command and its operands.
+    /// The other words: a command and its operands.
     pub words: Vec<String>,
 }
 
 impl CommandLine {
-    /// How often the option `long` was given.
+    /// Returns how often the option `long` was given.
     pub fn count(&self, long: &str) -> usize {
         self.given.iter().filter(|g| g.long == long).count()
     }
+
+    /// True if the option `long` was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.count(long) > 0
+    }
+
+    /// Returns the first value of the option `long`.
+    pub fn value(&self, long: &str) -> Option<&str> {
+        self.given.iter().find(|g| g.long == long).map(|g| g.value.as_str())
+    }
 }
 
-/// Takes a command line apart, the program's own name left out.
+/// Parses a command line, given without the program's name.
 ///
 /// # Errors
-/// An unknown option, a missing or needless value, one given twice, or one that is no UTF-8; the
-/// text says which, and the nearest name there is.
-pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
+/// An option that is unknown, given twice or not UTF-8, or a value that is missing or not allowed.
+/// The text suggests the most similar option.
+pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError> {
     let mut options = getopts::Options::new();
     for row in TABLE {
         let has_arg = if row.arg.is_empty() { HasArg::No } else { HasArg::Yes };
@@ -136,7 +148,7 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
-    let found = options.parse(args).map_err(parse_error)?;
+    let found = options.parse(args).map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
     let mut given = Vec::new();
     for row in TABLE {
         let values = match row.arg {
@@ -150,12 +162,12 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
     Ok(CommandLine { given, words: found.free })
 }
 
-/// Takes the text of a configuration file apart.
+/// Parses the text of a configuration file.
 ///
 /// # Errors
-/// A key that is not in the table, a key without a value, or one given twice that may be given
-/// once; the text begins with `FILE:LINE: `.
-pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
+/// A key that is not in the table, has no value, or is given twice but allowed once. The text
+/// begins with `FILE:LINE: `.
+pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, ConfigError> {
     let mut given: Vec<OptionValue> = Vec::new();
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let line = without_comment(line).trim();
@@ -163,7 +175,8 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
             continue;
         }
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let wrong = |what: String| Err(format!("{}:{number}: {what}", path.display()));
+        let wrong =
+            |what: String| Err(ConfigError::Config(format!("{}:{number}: {what}", path.display())));
         let Some(row) = TABLE.iter().find(|row| row.long == key) else {
             return wrong(format!("unknown key \"{}\"{}", key.escape_debug(), suggestion(key)));
         };
@@ -183,12 +196,12 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
     Ok(given)
 }
 
-/// The row of `long`.
+/// Returns the row of the option `long`.
 pub fn row(long: &str) -> Option<&'static OptionRow> {
     TABLE.iter().find(|row| row.long == long)
 }
 
-/// What `--help` prints.
+/// Returns the text of `--help`.
 pub fn help() -> String {
     let mut text = HELP_HEADER.to_owned();
     for row in TABLE {
@@ -208,7 +221,7 @@ pub fn help() -> String {
     text
 }
 
-/// `text` in lines of at most `width` characters, broken at blanks.
+/// Wraps `text` at spaces into lines of at most `width` bytes.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -224,7 +237,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// `key value # comment` without the comment. A `#` inside a word is part of the word.
+/// Returns `key value # comment` without the comment. A `#` inside a word is part of the word.
 fn without_comment(line: &str) -> &str {
     let mut before = ' ';
     for (at, c) in line.char_indices() {
@@ -236,7 +249,7 @@ fn without_comment(line: &str) -> &str {
     line
 }
 
-/// What getopts found wrong, in this program's words.
+/// Describes an error of getopts in this program's words.
 fn parse_error(fail: Fail) -> String {
     let dashed = |name: &str| match name.chars().count() {
         1 => format!("-{name}"),
@@ -258,7 +271,7 @@ fn parse_error(fail: Fail) -> String {
     }
 }
 
-/// `; did you mean "listen"?` where a name of the table is near, else nothing.
+/// Returns `; did you mean "listen"?` if a name of the table is similar, else nothing.
 fn suggestion(name: &str) -> String {
     let near = TABLE.iter().map(|row| (distance(name, row.long), row.long)).min();
     match near {
@@ -267,11 +280,11 @@ fn suggestion(name: &str) -> String {
     }
 }
 
-/// How many octets must be put in, taken out or changed to make `b` of `a`. Long names are cut: no
-/// option is that long.
+/// Returns the edit distance between `a` and `b` in bytes. Only 40 bytes of `a` are compared, because
+/// no option is longer.
 fn distance(a: &str, b: &str) -> usize {
     let a = &a.as_bytes()[..a.len().min(40)];
-    // costs[j]: from what was read of `a` so far to the first j octets of `b`.
+    // costs[j] is the distance between the part of `a` read so far and the first j bytes of `b`.
     let mut costs: Vec<usize> = (0..=b.len()).collect();
     for x in a {
         let mut next = vec![costs[0] + 1];
@@ -317,7 +330,7 @@ const fn option(
 use Arity::{Many, Once};
 use DefaultValue::{Computed, Fixed};
 
-/// Every option there is, in the order in which the documents show them.
+/// All options, in the order of the documents.
 pub const TABLE: &[OptionRow] = &[
     option(
         ("config", "c"),
@@ -657,7 +670,7 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> Result<Vec<(&'static str, String)>, String> {
-        let given = parse_file(Path::new("f"), text)?;
+        let given = parse_file(Path::new("f"), text).map_err(|e| e.to_string())?;
         Ok(given.into_iter().map(|g| (g.long, g.value)).collect())
     }
 
@@ -679,7 +692,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_told_by_line() {
+    fn file_errors_name_the_line() {
         for (text, expected) in [
             ("\nthread 4", "f:2: unknown key \"thread\"; did you mean \"threads\"?"),
             ("lisen 1:2", "f:1: unknown key \"lisen\"; did you mean \"listen\"?"),

@@ -6,12 +6,15 @@ fn host() -> HostInfo {
     HostInfo { name: "box.example.org".to_owned(), ..HostInfo::default() }
 }
 
-/// The settings for `words` on the command line and `file` in the file `f`.
+/// Returns the configuration for `words` on the command line and `file` in the file `f`.
 fn config(words: &str, file: &str, host: &HostInfo) -> Result<Config, String> {
     let args: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
-    let line = options::parse_command_line(&args)?;
-    let file = options::parse_file(Path::new("f"), file)?;
-    Config::new(&line, file, host).map_err(|wrong| match wrong {
+    let new = || {
+        let line = options::parse_command_line(&args)?;
+        let file = options::parse_file(Path::new("f"), file)?;
+        Config::new(&line, file, host)
+    };
+    new().map_err(|e| match e {
         ConfigError::Usage(text) => format!("usage: {text}"),
         ConfigError::Config(text) => format!("config: {text}"),
     })
@@ -22,7 +25,7 @@ fn text(listen: &[ListenAddress]) -> Vec<String> {
 }
 
 #[test]
-fn the_command_line_wins_over_the_file_over_the_table() {
+fn command_line_overrides_file_overrides_table() {
     for (words, file, threads, origin) in [
         ("", "", 32, "default"),
         ("", "\nthreads 4", 4, "f:2"),
@@ -39,7 +42,7 @@ fn the_command_line_wins_over_the_file_over_the_table() {
 }
 
 #[test]
-fn nothing_given_is_enough() {
+fn every_option_has_a_default() {
     let config = config("", "", &host()).unwrap();
     assert_eq!(text(&config.listen), ["127.0.0.1:25", "[::1]:25"]);
     assert_eq!(config.hostname, "box.example.org");
@@ -61,7 +64,7 @@ fn nothing_given_is_enough() {
 }
 
 #[test]
-fn the_host_is_asked_for_names() {
+fn names_default_to_those_of_the_host() {
     let host = |name: &str, hosts: &str, mailname: Option<&str>| HostInfo {
         name: name.to_owned(),
         hosts: hosts.to_owned(),
@@ -90,7 +93,7 @@ fn the_host_is_asked_for_names() {
 }
 
 #[test]
-fn the_sandbox_touches_nothing_of_the_host() {
+fn sandbox_uses_nothing_of_the_host() {
     let host = HostInfo {
         mailname: Some("example.org".to_owned()),
         aliases: true,
@@ -111,7 +114,7 @@ fn the_sandbox_touches_nothing_of_the_host() {
 }
 
 #[test]
-fn root_becomes_another_user_where_users_are_the_system_s() {
+fn root_switches_user_only_for_users_of_the_system() {
     let root = HostInfo { root: true, ..host() };
     for (words, host, run_as) in [
         ("", &root, Some("mailslot:mail")),
@@ -131,7 +134,7 @@ fn root_becomes_another_user_where_users_are_the_system_s() {
 }
 
 #[test]
-fn sockets_come_from_systemd_or_inetd() {
+fn sockets_may_come_from_systemd_or_inetd() {
     let systemd = HostInfo { sockets: true, ..host() };
     for (words, host, listen) in
         [("", &systemd, &[][..]), ("-l h:1", &systemd, &["h:1"]), ("--inetd", &host(), &[])]
@@ -261,23 +264,49 @@ fn values_are_accepted_up_to_their_limits() {
 }
 
 #[test]
-fn a_complaint_names_option_place_and_form() {
-    for (words, file, complaint) in [
+fn errors_name_option_place_and_form() {
+    for (words, file, error) in [
         ("-t x", "", "usage: --threads \"x\": expected a number from 2 to 4096"),
         ("", "\n\nthreads x", "config: f:3: threads \"x\": expected a number from 2 to 4096"),
         (
             "-s 25X",
             "",
-            "usage: --max-size \"25X\": expected octets, or a number with K, M or G, such as \
-             25M",
+            "usage: --max-size \"25X\": expected a number of bytes, or a number with K, M or G, \
+             such as 25M",
         ),
         (
             "",
             "lock dotlock,lockf",
             "config: f:1: lock \"dotlock,lockf\": expected one or more of dotlock, fcntl and \
-             flock, with commas",
+             flock, separated by commas",
         ),
+        ("--tls-key f", "", "usage: --tls-key \"f\" requires --tls-cert"),
+        ("", "listen tls:h:1", "config: f:1: listen \"tls:h:1\" requires tls-cert"),
     ] {
-        assert_eq!(config(words, file, &host()).err().as_deref(), Some(complaint));
+        assert_eq!(config(words, file, &host()).err().as_deref(), Some(error));
     }
+}
+
+/// A misspelt key in one of these files would look up nothing.
+#[test]
+fn keys_used_are_those_of_the_table() {
+    let sources = [
+        include_str!("command.rs"),
+        include_str!("computed.rs"),
+        include_str!("mod.rs"),
+        include_str!("relay.rs"),
+    ];
+    let calls =
+        ["has", "count", "value", "origin", "show", "single", "list", "list_or", "optional"];
+    let mut used = std::collections::BTreeSet::new();
+    for source in sources {
+        for call in calls {
+            for rest in source.split(&format!(".{call}(")).skip(1) {
+                let argument = rest.trim_start().strip_prefix('"');
+                used.extend(argument.and_then(|text| text.split('"').next()));
+            }
+        }
+    }
+    let rows: std::collections::BTreeSet<&str> = options::TABLE.iter().map(|r| r.long).collect();
+    assert_eq!(used, rows);
 }

@@ -121,7 +121,7 @@ fn it_does_not_start_without_the_tls_it_was_asked_for() {
         (&["--tls-cert", cert][..], 78, format!("mailslot: tls-key {cert}: no private key is in")),
         (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: it does not belong")),
         (&["--tls-cert", "/none"], 78, "mailslot: tls-cert /none: No such file".to_owned()),
-        (&["--tls-key", key], 64, format!("--tls-key \"{key}\": expected tls-cert besides")),
+        (&["--tls-key", key], 64, format!("--tls-key \"{key}\" requires --tls-cert")),
         (&["--tls-required", "on"], 64, "--tls-required \"on\": expected tls-cert".to_owned()),
         (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\": expected tls-cert".to_owned()),
     ] {
