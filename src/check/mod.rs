@@ -1,10 +1,10 @@
 //! `mailslot check`: the settings in force with where each came from, then every problem found,
 //! each with its cure.
 //!
-//! Each check is a small function from a setting or a file to [`AliasProblem`]s. They look and change
-//! nothing: no folder is made, no lock taken, no mail read but for the last octet of a mailbox. A
-//! port is bound for an instant to see whether that is allowed. So it works before the first start,
-//! and beside a running server.
+//! Each check is a small function from a setting or a file to [`AliasProblem`]s. They look and
+//! change nothing: no folder is made, no lock taken, no mail read but for the last octet of a
+//! mailbox. A port is bound for an instant to see whether that is allowed. So it works before the
+//! first start, and beside a running server.
 //!
 //! A problem that stops mail (the server would not start, or would refuse or put off mail) makes
 //! the exit status 78; the others are advice. A cure that begins with a command can be pasted into

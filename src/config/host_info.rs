@@ -41,8 +41,8 @@ impl HostInfo {
         }
     }
 
-    /// Returns the fully qualified name, and its origin: the host name if it has a dot, else the name
-    /// that extends it on its line of `/etc/hosts`, else the host name.
+    /// Returns the fully qualified name, and its origin: the host name if it has a dot, else the
+    /// name that extends it on its line of `/etc/hosts`, else the host name.
     pub fn full_name(&self) -> (&str, Origin) {
         let short = self.name.as_str();
         let own = (short, Origin::Host("gethostname"));

@@ -281,8 +281,8 @@ fn suggestion(name: &str) -> String {
     }
 }
 
-/// Returns the edit distance between `a` and `b` in bytes. Only 40 bytes of `a` are compared, because
-/// no option is longer.
+/// Returns the edit distance between `a` and `b` in bytes. Only 40 bytes of `a` are compared,
+/// because no option is longer.
 fn distance(a: &str, b: &str) -> usize {
     let a = &a.as_bytes()[..a.len().min(40)];
     // costs[j] is the distance between the part of `a` read so far and the first j bytes of `b`.

@@ -2,18 +2,18 @@
 //! kernel supports it (Linux 5.13 and later).
 //!
 //! No thread, not even one of root, can open, create, truncate, link or remove a file that the
-//! [`ConfinementRules`] do not allow. No program can be executed. No TCP port can be bound, and only
-//! the smarthosts' ports can be connected to (Linux 6.7). No process outside can be sent a signal
-//! (Linux 6.12). Open sockets stay usable, and so do Unix sockets, so that syslog, nscd and sssd can
-//! still be reached.
+//! [`ConfinementRules`] do not allow. No program can be executed. No TCP port can be bound, and
+//! only the smarthosts' ports can be connected to (Linux 6.7). No process outside can be sent a
+//! signal (Linux 6.12). Open sockets stay usable, and so do Unix sockets, so that syslog, nscd and
+//! sssd can still be reached.
 //!
 //! Names are not hidden: lstat(2) is not restricted.
 //!
 //! **Rules name directories where possible.** A rule for a file is a rule for its inode. When an
-//! editor, useradd(8) or a renewed certificate puts a new file in its place, the rule does not cover
-//! the new one. So a rule for a file covers its directory, and a rule for user lookups covers all of
-//! `/etc`, where permissions protect the secrets from an ordinary user. They do not protect them
-//! from root. For uid 0 a rule in `/etc` therefore covers the file alone, and only if it is
+//! editor, useradd(8) or a renewed certificate puts a new file in its place, the rule does not
+//! cover the new one. So a rule for a file covers its directory, and a rule for user lookups covers
+//! all of `/etc`, where permissions protect the secrets from an ordinary user. They do not protect
+//! them from root. For uid 0 a rule in `/etc` therefore covers the file alone, and only if it is
 //! world-readable. A file put in its place later cannot be read until the next start; the log
 //! reports it.
 

@@ -12,9 +12,9 @@ use nix::unistd::{
 
 use super::Account;
 
-/// Drops privileges irrevocably: switches to `account`, keeps only `groups` as supplementary groups,
-/// and drops all capabilities. With `keep_impersonation` a thread that has both CAP_SETUID and
-/// CAP_SETGID keeps these two. Must be called before the first thread is started.
+/// Drops privileges irrevocably: switches to `account`, keeps only `groups` as supplementary
+/// groups, and drops all capabilities. With `keep_impersonation` a thread that has both CAP_SETUID
+/// and CAP_SETGID keeps these two. Must be called before the first thread is started.
 ///
 /// # Errors
 /// A privilege could not be dropped. The process must then exit.
