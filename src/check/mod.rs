@@ -37,7 +37,7 @@ use crate::route::{AliasProblem, LocalRoute};
 pub use settings::limits;
 
 /// What `mailslot check` prints.
-pub fn report(config: &Config, problems: &[AliasProblem]) -> String {
+pub fn render(config: &Config, problems: &[AliasProblem]) -> String {
     let mut text = String::new();
     let width = config.shown.iter().map(|g| g.value.len().min(40)).max().unwrap_or(0);
     for given in &config.shown {
@@ -63,7 +63,7 @@ pub fn error_count(problems: &[AliasProblem]) -> usize {
 }
 
 /// Every problem there is with `config` on this host.
-pub fn problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     let route = LocalRoute::new(config.route_config());
     let mut found = settings::problems(config, host);
     // Before the folders: whom they should belong to must be there first.
@@ -117,10 +117,10 @@ mod tests {
     }
 
     #[test]
-    fn the_report_shows_everything() {
+    fn rendered_text_has_values_and_problems() {
         let sandbox = config(&["--sandbox", "d", "-t", "4"], &host_named("a"));
         let text =
-            report(&sandbox, &[stops("x is y".into(), "make it z"), advice("v".into(), "w")]);
+            render(&sandbox, &[stops("x is y".into(), "make it z"), advice("v".into(), "w")]);
         for line in [
             "threads          4",
             "command line",
@@ -131,6 +131,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} in\n{text}");
         }
-        assert!(report(&sandbox, &[]).ends_with("\nno problems\n"));
+        assert!(render(&sandbox, &[]).ends_with("\nno problems\n"));
     }
 }

@@ -187,7 +187,7 @@ fn a_socket_called_tls_needs_a_certificate() {
     let status = passed(sockets, "a.socket:lmtp:tls", folder.path(), &[]).status().unwrap();
     assert_eq!(status.code(), Some(78));
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.contains("systemd passed a socket by the name of tls; give --tls-cert"), "{log}");
+    assert!(log.contains("systemd passed a socket with the name tls; give --tls-cert"), "{log}");
 }
 
 #[test]
