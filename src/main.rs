@@ -113,7 +113,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
-    for problem in check::limits(config) {
+    for problem in check::check_limits(config) {
         log::warn!("limits problem={} cure={}", value(problem.what), value(problem.fix));
     }
     // Files and ports that may need root.

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use nix::libc;
 use nix::unistd::{User, geteuid};
 
-use super::{advice, privilege, stops};
+use super::{advice, privilege, problem};
 use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
@@ -18,8 +18,8 @@ use crate::process::privilege::Account;
 use crate::route::AliasProblem;
 
 /// Every mailbox and every lock in the mail folder.
-pub fn problems(config: &Config) -> Vec<AliasProblem> {
-    let account = privilege::account(config);
+pub fn check(config: &Config) -> Vec<AliasProblem> {
+    let account = privilege::run_account(config);
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
@@ -29,10 +29,14 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
         if name.starts_with('.') {
             continue;
         } else if name.ends_with(".lock") {
-            found.extend(dotlock(&path, &meta));
+            found.extend(check_dotlock(&path, &meta));
         } else {
-            found.extend(mailbox(&path, &meta, owner(config, &name, account.as_ref())));
-            found.extend(config.mailbox_limit.and_then(|max| full(&path, &meta, max)));
+            found.extend(check_mailbox(
+                &path,
+                &meta,
+                expected_owner(config, &name, account.as_ref()),
+            ));
+            found.extend(config.mailbox_limit.and_then(|max| check_size(&path, &meta, max)));
         }
     }
     found.sort_by(|a, b| a.what.cmp(&b.what));
@@ -40,7 +44,7 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Whose the mailbox `name` should be; None where that is nobody's business.
-fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
+fn expected_owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
     match &config.users {
         NameSet::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
         NameSet::Listed(users) if !users.iter().any(|u| u == name) => None,
@@ -49,7 +53,7 @@ fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> 
 }
 
 /// What keeps mail out of one mailbox, or breaks its reader.
-fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem> {
+fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem> {
     let shown = path.display();
     let kind = meta.file_type();
     let odd = [
@@ -64,7 +68,7 @@ fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // No mailbox begins with a dot.
         let aside = format!(".{name}.odd");
-        return vec![stops(
+        return vec![problem(
             format!("mailbox {shown} is {odd}; mail for it is put off"),
             &format!(
                 "mv {shown} {}  # the next message makes a new mailbox",
@@ -74,13 +78,13 @@ fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem
     }
     let mut found = Vec::new();
     if let Some(owner) = owner.filter(|&owner| owner != meta.uid()) {
-        found.push(stops(
+        found.push(problem(
             format!("mailbox {shown} belongs to uid {}, not {owner}", meta.uid()),
             &format!("chown {owner} {shown}  # but look first at what is in it"),
         ));
     }
     if owner == Some(meta.uid()) && meta.mode() & 0o600 != 0o600 {
-        found.push(stops(
+        found.push(problem(
             format!("mailbox {shown} (mode {:o}) is closed to its owner", meta.mode() & 0o777),
             &format!("chmod u+rw {shown}"),
         ));
@@ -101,10 +105,10 @@ fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem
 }
 
 /// A mailbox that has all it may have.
-fn full(path: &Path, meta: &Metadata, max: u64) -> Option<AliasProblem> {
+fn check_size(path: &Path, meta: &Metadata, max: u64) -> Option<AliasProblem> {
     let shown = path.display();
     (meta.is_file() && meta.len() >= max).then(|| {
-        stops(
+        problem(
             format!("mailbox {shown} ({} octets) has reached mailbox-limit", meta.len()),
             "have its owner take mail out, or raise mailbox-limit",
         )
@@ -119,7 +123,7 @@ fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
 }
 
 /// A dotlock whose owner is gone, or that is older than any delivery.
-fn dotlock(path: &Path, meta: &Metadata) -> Option<AliasProblem> {
+fn check_dotlock(path: &Path, meta: &Metadata) -> Option<AliasProblem> {
     let mut line = Vec::new();
     let longest = IDENTITY_MAX as u64 + 1;
     // One that cannot be read is judged by its age alone.
@@ -169,7 +173,7 @@ mod tests {
         make("good", "From a\n\nb\n\n", 0o600);
         make("empty", "", 0o660);
         make(".hidden", "x", 0o666);
-        assert_eq!(problems(&sandbox), []);
+        assert_eq!(check(&sandbox), []);
 
         make("cut", "From a\n\nb", 0o600);
         make("open", "", 0o604);
@@ -177,7 +181,7 @@ mod tests {
         fs::hard_link(make("one", "", 0o600), mail.join("two")).unwrap();
         fs::create_dir(mail.join("folder")).unwrap();
         nix::unistd::mkfifo(&mail.join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let found = problems(&sandbox);
+        let found = check(&sandbox);
         for (word, stops_mail) in [
             ("cut does not end", false),
             ("open (mode 604)", false),
@@ -192,9 +196,13 @@ mod tests {
         assert_eq!(found.len(), 7, "{found:#?}");
 
         let meta = fs::symlink_metadata(mail.join("good")).unwrap();
-        assert_found(&mailbox(&mail.join("good"), &meta, Some(meta.uid() + 1)), "belongs to", true);
+        assert_found(
+            &check_mailbox(&mail.join("good"), &meta, Some(meta.uid() + 1)),
+            "belongs to",
+            true,
+        );
         // Whose a box is does not matter where it is nobody's.
-        assert_eq!(mailbox(&mail.join("good"), &meta, None), []);
+        assert_eq!(check_mailbox(&mail.join("good"), &meta, None), []);
     }
 
     #[test]
@@ -217,7 +225,7 @@ mod tests {
             fs::write(&path, line).unwrap();
             let then = SystemTime::now() - Duration::from_secs(age);
             OpenOptions::new().write(true).open(&path).unwrap().set_modified(then).unwrap();
-            let found = Vec::from_iter(dotlock(&path, &fs::symlink_metadata(&path).unwrap()));
+            let found = Vec::from_iter(check_dotlock(&path, &fs::symlink_metadata(&path).unwrap()));
             match word {
                 // A second may pass between writing and looking.
                 Some(word) if found.len() == 1 => {

@@ -34,7 +34,7 @@ use std::path::Path;
 
 use crate::config::{Config, HostInfo};
 use crate::route::{AliasProblem, LocalRoute};
-pub use settings::limits;
+pub use settings::check_limits;
 
 /// What `mailslot check` prints.
 pub fn render(config: &Config, problems: &[AliasProblem]) -> String {
@@ -65,28 +65,28 @@ pub fn error_count(problems: &[AliasProblem]) -> usize {
 /// Every problem there is with `config` on this host.
 pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     let route = LocalRoute::new(config.route_config());
-    let mut found = settings::problems(config, host);
+    let mut found = settings::check(config, host);
     // Before the folders: whom they should belong to must be there first.
-    found.extend(privilege::problems(config, &route));
+    found.extend(privilege::check(config, &route));
     if !config.inetd {
-        found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::problem));
+        found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::check));
     }
     // The sandbox makes its folders when it starts.
     let made_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
     if !made_at_start(&config.mail_dir) {
-        found.extend(directory::mail_dir(config));
-        found.extend(mailbox::problems(config));
+        found.extend(directory::check_mail_dir(config));
+        found.extend(mailbox::check(config));
     }
     if !made_at_start(&config.spool) {
-        found.extend(directory::spool(config));
-        found.extend(journal::problems(config));
+        found.extend(directory::check_spool(config));
+        found.extend(journal::check(config));
     }
-    found.extend(tls::problems(config));
+    found.extend(tls::check(config));
     found.extend(route.problems());
     found
 }
 
-fn stops(what: String, fix: &str) -> AliasProblem {
+fn problem(what: String, fix: &str) -> AliasProblem {
     AliasProblem { what, fix: fix.to_owned(), stops_mail: true }
 }
 
@@ -120,7 +120,7 @@ mod tests {
     fn rendered_text_has_values_and_problems() {
         let sandbox = config(&["--sandbox", "d", "-t", "4"], &host_named("a"));
         let text =
-            render(&sandbox, &[stops("x is y".into(), "make it z"), advice("v".into(), "w")]);
+            render(&sandbox, &[problem("x is y".into(), "make it z"), advice("v".into(), "w")]);
         for line in [
             "threads          4",
             "command line",

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use super::{advice, stops};
+use super::{advice, problem};
 use crate::net::listen::ListenAddress;
 use crate::observe::logging::value;
 use crate::route::AliasProblem;
 
 /// Whether the server could listen on `address`.
-pub fn problem(address: &ListenAddress) -> Option<AliasProblem> {
+pub fn check(address: &ListenAddress) -> Option<AliasProblem> {
     let ListenAddress::Tcp { host, port, .. } = address else { return None };
     let error = TcpListener::bind((host.as_str(), *port)).err()?;
     Some(match error.kind() {
@@ -21,16 +21,16 @@ pub fn problem(address: &ListenAddress) -> Option<AliasProblem> {
                 format!("{address} is in use by a running mailslot: {}", value(line)),
                 "none needed, if that is the one you mean",
             ),
-            Some(line) => stops(
+            Some(line) => problem(
                 format!("{address} is in use by another server: {}", value(line)),
                 "stop it, or choose another address",
             ),
-            None => stops(
+            None => problem(
                 format!("{address} is in use by a program that does not greet"),
                 "stop it, or choose another address",
             ),
         },
-        ErrorKind::PermissionDenied => stops(
+        ErrorKind::PermissionDenied => problem(
             format!("{address}: not permitted to uid {}: {error}", geteuid()),
             "start as root, or let systemd pass the socket, or choose a port above 1023",
         ),
@@ -38,7 +38,7 @@ pub fn problem(address: &ListenAddress) -> Option<AliasProblem> {
         ErrorKind::AddrNotAvailable => {
             advice(format!("{address} is no address of this host: {error}"), "correct the address")
         }
-        _ => stops(format!("{address}: {error}"), "correct the address"),
+        _ => problem(format!("{address}: {error}"), "correct the address"),
     })
 }
 
@@ -71,7 +71,7 @@ mod tests {
             ("", "does not greet", true),
         ] {
             let problem = std::thread::scope(|scope| {
-                let asked = scope.spawn(|| problem(&address));
+                let asked = scope.spawn(|| check(&address));
                 let (mut stream, _) = other.accept().unwrap();
                 std::io::Write::write_all(&mut stream, greeting.as_bytes()).unwrap();
                 drop(stream);
@@ -80,6 +80,6 @@ mod tests {
             assert_found(&Vec::from_iter(problem), word, stops_mail);
         }
         drop(other);
-        assert_eq!(problem(&address), None);
+        assert_eq!(check(&address), None);
     }
 }

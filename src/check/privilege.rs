@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
-use super::{advice, stops};
+use super::{advice, problem};
 use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
 use crate::route::{AliasProblem, LocalRoute, Route};
@@ -38,7 +38,7 @@ pub fn run_identity(config: &Config) -> String {
 }
 
 /// Whom it would run as; None: whoever asks.
-pub fn account(config: &Config) -> Option<Account> {
+pub fn run_account(config: &Config) -> Option<Account> {
     let stays = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
     match (StartPrivileges::of_this_process(), &config.run_as) {
         (StartPrivileges::Root, Some(run_as)) => run_as.look_up().ok(),
@@ -48,7 +48,7 @@ pub fn account(config: &Config) -> Option<Account> {
 }
 
 /// `account` for people.
-pub fn name(account: Option<&Account>) -> String {
+pub fn account_name(account: Option<&Account>) -> String {
     account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
 }
 
@@ -61,12 +61,12 @@ pub struct FileOwner {
 
 impl FileOwner {
     /// Of the mail folder of a host whose users make their own mailboxes.
-    pub fn of_mail() -> FileOwner {
+    pub fn of_shared_mail_dir() -> FileOwner {
         FileOwner { user: "root".to_owned(), group: Some("mail".to_owned()) }
     }
 
     /// The command that makes a folder with this mode; its path goes behind.
-    pub fn install(&self, mode: u32) -> String {
+    pub fn install_command(&self, mode: u32) -> String {
         let group = self.group.as_ref().map(|group| format!(" -g {group}")).unwrap_or_default();
         format!("install -d -o {}{group} -m {mode:04o}", self.user)
     }
@@ -82,7 +82,7 @@ impl fmt::Display for FileOwner {
 }
 
 /// Whose the folders should be that only mailslot uses: whom it would run as.
-pub fn owner_of(config: &Config) -> FileOwner {
+pub fn expected_owner(config: &Config) -> FileOwner {
     if let (StartPrivileges::Root, Some(RunAs { user, group })) =
         (StartPrivileges::of_this_process(), &config.run_as)
     {
@@ -100,24 +100,24 @@ pub fn owner_of(config: &Config) -> FileOwner {
 /// Whether `account` may make files in the folder at `path`, which `meta` tells of.
 pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> bool {
     match account {
-        Some(account) => has(meta, account, 0o3),
+        Some(account) => has_permission(meta, account, 0o3),
         None => access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
     }
 }
 
 /// Everything that is wrong.
-pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
+pub fn check(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     let mut found = Vec::new();
     let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
     if let Some(run_as) = &config.run_as {
         match run_as.look_up() {
-            Err(AccountError::NoUser(run_as)) => found.push(stops(
+            Err(AccountError::NoUser(run_as)) => found.push(problem(
                 format!("run-as {run_as}: there is no user {}", run_as.user),
                 &format!("{}  # or choose another with run-as", run_as.useradd_command()),
             )),
-            Err(e) => found.push(stops(e.to_string(), "correct run-as")),
+            Err(e) => found.push(problem(e.to_string(), "correct run-as")),
             Ok(account) if start != StartPrivileges::Root && account.uid != uid => {
-                found.push(stops(
+                found.push(problem(
                     format!(
                         "run-as {run_as}: only root can become another user, and this is uid {uid}"
                     ),
@@ -133,20 +133,21 @@ pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
     }
     if config.users == NameSet::System {
         match start {
-            StartPrivileges::Unprivileged => found.push(stops(
+            StartPrivileges::Unprivileged => found.push(problem(
                 format!("uid {uid} cannot write to the mailboxes of other users"),
                 "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
                  systemd), or name the users with user: their mailboxes belong to who runs it",
             )),
             StartPrivileges::Root | StartPrivileges::Capable => {
-                found.extend(not_for_users(&config.mail_dir));
-                found.extend(mail_of_root(config, route));
+                found.extend(check_user_access(&config.mail_dir));
+                found.extend(check_mail_for_root(config, route));
             }
         }
     }
-    if let (Some(tls), Some(account)) = (&config.tls, account(config)) {
+    if let (Some(tls), Some(account)) = (&config.tls, run_account(config)) {
         for (option, file) in [("tls-cert", &tls.cert), ("tls-key", &tls.key)] {
-            let readable = fs::metadata(file).is_ok_and(|meta| has(&meta, &account, 0o4));
+            let readable =
+                fs::metadata(file).is_ok_and(|meta| has_permission(&meta, &account, 0o4));
             if file.exists() && !readable {
                 let (file, name, gid) = (file.display(), &account.name, account.gid);
                 found.push(advice(
@@ -160,7 +161,7 @@ pub fn problems(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
 }
 
 /// A folder in which users cannot make their own mailboxes.
-fn not_for_users(path: &Path) -> Option<AliasProblem> {
+fn check_user_access(path: &Path) -> Option<AliasProblem> {
     let meta = fs::metadata(path).ok().filter(Metadata::is_dir)?;
     let mail = Group::from_name("mail").ok().flatten();
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
@@ -174,19 +175,19 @@ fn not_for_users(path: &Path) -> Option<AliasProblem> {
 }
 
 /// Mail for root that could not be delivered, since nobody acts as root.
-fn mail_of_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
+fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
     let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
     let roots = to.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;
     let path = config.mail_dir.join(roots.mailbox.as_str());
-    let writes = match (account(config), fs::metadata(&path)) {
-        (Some(account), Ok(meta)) => has(&meta, &account, 0o2),
+    let writes = match (run_account(config), fs::metadata(&path)) {
+        (Some(account), Ok(meta)) => has_permission(&meta, &account, 0o2),
         (Some(account), Err(_)) => account.uid.is_root(),
         (None, _) => access(&path, AccessFlags::W_OK).is_ok(),
     };
     (!writes).then(|| {
-        stops(
+        problem(
             format!("mail for root is put off: nobody acts as root to write {}", path.display()),
             "give root an alias, to whoever reads its mail; or make that file 0660 root:mail",
         )
@@ -195,7 +196,7 @@ fn mail_of_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
 
 /// Whether `account` has all of `wanted` (4 to read, 2 to write, 1 to search) by the permission
 /// bits.
-pub fn has(meta: &Metadata, account: &Account, wanted: u32) -> bool {
+pub fn has_permission(meta: &Metadata, account: &Account, wanted: u32) -> bool {
     let shift = match account {
         Account { uid, .. } if uid.as_raw() == meta.uid() => 6,
         Account { gid, .. } if gid.as_raw() == meta.gid() => 3,
@@ -239,7 +240,7 @@ mod tests {
             (0o700, &owner, 0o3, true),
             (0o600, &owner, 0o3, false),
         ] {
-            assert_eq!(has(&meta(mode), account, wanted), yes, "{mode:o} {account:?}");
+            assert_eq!(has_permission(&meta(mode), account, wanted), yes, "{mode:o} {account:?}");
         }
     }
 }

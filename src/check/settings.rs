@@ -15,17 +15,17 @@ use crate::smtp::Domain;
 use crate::terminal::Terminals;
 
 /// Everything that is wrong.
-pub fn problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
-    let mut found = limits(config);
-    found.extend(names(config, host));
-    found.extend(configuration_file(config));
-    found.extend(terminals(config));
-    found.extend(metrics_file(config));
+pub fn check(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+    let mut found = check_limits(config);
+    found.extend(check_names(config, host));
+    found.extend(check_configuration_file(config));
+    found.extend(check_terminals(config));
+    found.extend(check_metrics_file(config));
     found
 }
 
 /// Limits below what the standards ask of every receiver, and waits that cannot work.
-pub fn limits(config: &Config) -> Vec<AliasProblem> {
+pub fn check_limits(config: &Config) -> Vec<AliasProblem> {
     let mut found = Vec::new();
     let mut low = |wrong: bool, what: String, fix: &str| {
         if wrong {
@@ -69,7 +69,7 @@ pub fn limits(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Names that do not fit together.
-fn names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+fn check_names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     let mut found = Vec::new();
     let NameSet::Listed(domains) = &config.domains else { return found };
     let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
@@ -104,7 +104,7 @@ fn names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
 }
 
 /// A configuration that others can change.
-fn configuration_file(config: &Config) -> Option<AliasProblem> {
+fn check_configuration_file(config: &Config) -> Option<AliasProblem> {
     let file = config.shown.iter().find_map(|given| match &given.origin {
         Origin::File(path, _) => Some(path),
         _ => None,
@@ -120,7 +120,7 @@ fn configuration_file(config: &Config) -> Option<AliasProblem> {
 }
 
 /// Terminals that nobody can be found at.
-fn terminals(config: &Config) -> Option<AliasProblem> {
+fn check_terminals(config: &Config) -> Option<AliasProblem> {
     let utmp = Terminals::default().utmp;
     let wanted = config.terminals != Audience::Off && !utmp.exists();
     wanted.then(|| {
@@ -132,8 +132,8 @@ fn terminals(config: &Config) -> Option<AliasProblem> {
 }
 
 /// A folder in which the file of metrics cannot be replaced.
-fn metrics_file(config: &Config) -> Option<AliasProblem> {
-    let account = privilege::account(config);
+fn check_metrics_file(config: &Config) -> Option<AliasProblem> {
+    let account = privilege::run_account(config);
     let account = account.as_ref();
     let directory = config.metrics_file.as_ref()?.parent()?;
     let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
@@ -143,10 +143,14 @@ fn metrics_file(config: &Config) -> Option<AliasProblem> {
         advice(
             format!(
                 "metrics-file: {} cannot write to {}",
-                privilege::name(account),
+                privilege::account_name(account),
                 directory.display()
             ),
-            &format!("{} {}", privilege::owner_of(config).install(0o755), directory.display()),
+            &format!(
+                "{} {}",
+                privilege::expected_owner(config).install_command(0o755),
+                directory.display()
+            ),
         )
     })
 }
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn limits_at_the_standard_are_silent_and_below_it_are_not() {
         let host = host_named("a.b");
-        assert_eq!(limits(&config(&[], &host)), []);
+        assert_eq!(check_limits(&config(&[], &host)), []);
         for (words, what) in [
             (["--max-recipients", "99"], "max-recipients 99"),
             (["--max-size", "65535"], "max-size 65535"),
@@ -168,23 +172,23 @@ mod tests {
             (["--lock-timeout", "541"], "lock-timeout 541"),
             (["--lock", "flock"], "lock flock"),
         ] {
-            assert_found(&limits(&config(&words, &host)), what, false);
+            assert_found(&check_limits(&config(&words, &host)), what, false);
         }
         let exact = ["--max-recipients", "100", "-s", "64K", "--timeout", "300"];
-        assert_eq!(limits(&config(&exact, &host)), []);
+        assert_eq!(check_limits(&config(&exact, &host)), []);
     }
 
     #[test]
     fn names_must_fit_together() {
         let mut host = host_named("a.b");
-        assert_eq!(names(&config(&[], &host), &host), []);
+        assert_eq!(check_names(&config(&[], &host), &host), []);
         host.mailname = Some("m.b".to_owned());
-        assert_found(&names(&config(&[], &host), &host), "user@a.b", false);
-        let found = names(&config(&["-d", "A.B"], &host), &host);
+        assert_found(&check_names(&config(&[], &host), &host), "user@a.b", false);
+        let found = check_names(&config(&["-d", "A.B"], &host), &host);
         assert_found(&found, "user@m.b", false);
         assert_eq!(found.len(), 1);
         let host = host_named("a");
-        assert_found(&names(&config(&[], &host), &host), "has no dot", false);
-        assert_eq!(names(&config(&["--sandbox", "d"], &host), &host), []);
+        assert_found(&check_names(&config(&[], &host), &host), "has no dot", false);
+        assert_eq!(check_names(&config(&["--sandbox", "d"], &host), &host), []);
     }
 }

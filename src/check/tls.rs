@@ -6,41 +6,43 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::{advice, stops};
+use super::{advice, problem};
 use crate::config::{Config, TlsOptions};
 use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
 use crate::route::AliasProblem;
 
 /// Every problem with certificate and key; none where there is no TLS.
-pub fn problems(config: &Config) -> Vec<AliasProblem> {
+pub fn check(config: &Config) -> Vec<AliasProblem> {
     let Some(tls) = &config.tls else { return Vec::new() };
     let mut found = Vec::new();
     match examine(&tls.cert, &tls.key, &config.hostname) {
-        Err(what) => found.push(stops(what, "correct tls-cert and tls-key: it does not start so")),
+        Err(what) => {
+            found.push(problem(what, "correct tls-cert and tls-key: it does not start so"))
+        }
         Ok(certificate) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            found.extend(dates(tls, &certificate, now));
-            found.extend(name(config, tls, &certificate));
+            found.extend(check_dates(tls, &certificate, now));
+            found.extend(check_name(config, tls, &certificate));
         }
     }
-    found.extend(key_mode(tls));
-    found.extend(required_tls(config, tls));
+    found.extend(check_key_mode(tls));
+    found.extend(check_required_tls(config, tls));
     found
 }
 
 /// Whether the chain holds at `now`, and for how long.
-fn dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
+fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
     let shown = tls.cert.display();
     let Certificate { begins, ends, .. } = *certificate;
     if now > ends {
-        return Some(stops(
+        return Some(problem(
             format!("tls-cert {shown} has expired, at {}", date(ends)),
             "renew it, then send HUP; senders that verify it keep their mail back",
         ));
     }
     if now < begins {
-        return Some(stops(
+        return Some(problem(
             format!("tls-cert {shown} does not hold before {}", date(begins)),
             "look at this host's clock, or wait",
         ));
@@ -54,7 +56,11 @@ fn dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<AliasP
     })
 }
 
-fn name(config: &Config, tls: &TlsOptions, certificate: &Certificate) -> Option<AliasProblem> {
+fn check_name(
+    config: &Config,
+    tls: &TlsOptions,
+    certificate: &Certificate,
+) -> Option<AliasProblem> {
     (!certificate.names_host).then(|| {
         advice(
             format!("tls-cert {} is not for {}", tls.cert.display(), config.hostname),
@@ -64,7 +70,7 @@ fn name(config: &Config, tls: &TlsOptions, certificate: &Certificate) -> Option<
 }
 
 /// Who else can read the key.
-fn key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
+fn check_key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
     let mode = fs::metadata(&tls.key).ok()?.mode();
     let shown = tls.key.display();
     (mode & 0o007 != 0).then(|| {
@@ -76,7 +82,7 @@ fn key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
 }
 
 /// A host that takes mail from the Internet must not insist (RFC 3207 4).
-fn required_tls(config: &Config, tls: &TlsOptions) -> Option<AliasProblem> {
+fn check_required_tls(config: &Config, tls: &TlsOptions) -> Option<AliasProblem> {
     let public = |address: &ListenAddress| {
         let ListenAddress::Tcp { host, port: 25, tls: false } = address else { return false };
         !host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
@@ -117,7 +123,7 @@ mod tests {
             (ends, Some("c expires in 0 days")),
             (ends + 1, Some("c has expired, at 2004-11-09T11:33:20Z")),
         ] {
-            let what = dates(&tls, &certificate, now).map(|problem| problem.what);
+            let what = check_dates(&tls, &certificate, now).map(|problem| problem.what);
             match (&what, said) {
                 (Some(what), Some(said)) => assert!(what.contains(said), "{now}: {what}"),
                 _ => assert_eq!(what.as_deref(), said, "{now}"),
