@@ -1,7 +1,7 @@
-//! `mailslot check` about privileges: as whom it would run, what that may, and what that may not.
+//! Checks of privileges: the user that the server would run as, and its permissions.
 //!
-//! Whom root becomes is not asked, for check stays who it is: permissions are read off the bits. So
-//! they are for root that stays root, since it gives up what sets it above them.
+//! `mailslot check` does not switch users, so it evaluates the permission bits itself. It does so
+//! for a server that stays root too, because that one drops the capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -16,10 +16,10 @@ use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
 use crate::route::{AliasProblem, LocalRoute, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
-/// As whom it would run, in words.
+/// Describes the identity that the server would run with.
 pub fn run_identity(config: &Config) -> String {
     let uid = geteuid();
-    let who = match (StartPrivileges::of_this_process(), &config.run_as) {
+    let identity = match (StartPrivileges::of_this_process(), &config.run_as) {
         (StartPrivileges::Root, Some(run_as)) => format!("root, becomes {run_as}"),
         (StartPrivileges::Root, None) => "root, stays root".to_owned(),
         (StartPrivileges::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
@@ -27,32 +27,30 @@ pub fn run_identity(config: &Config) -> String {
             format!("uid {uid} without CAP_SETUID and CAP_SETGID")
         }
     };
-    let owners = match (&config.users, StartPrivileges::of_this_process()) {
-        (NameSet::System, StartPrivileges::Unprivileged) => {
-            "writes to what its user and groups may"
-        }
-        (NameSet::System, _) => "writes to each mailbox as its owner",
+    let mailboxes = match (&config.users, StartPrivileges::of_this_process()) {
+        (NameSet::System, StartPrivileges::Unprivileged) => "writes mailboxes as itself",
+        (NameSet::System, _) => "writes each mailbox as its owner",
         _ => "owns all mailboxes",
     };
-    format!("{who}; {owners}")
+    format!("{identity}; {mailboxes}")
 }
 
-/// Whom it would run as; None: whoever asks.
+/// Returns the account that the server would run as; None for the user of this process.
 pub fn run_account(config: &Config) -> Option<Account> {
-    let stays = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
+    let root = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
     match (StartPrivileges::of_this_process(), &config.run_as) {
         (StartPrivileges::Root, Some(run_as)) => run_as.look_up().ok(),
-        (StartPrivileges::Root, None) => Some(stays()),
+        (StartPrivileges::Root, None) => Some(root()),
         (StartPrivileges::Capable | StartPrivileges::Unprivileged, _) => None,
     }
 }
 
-/// `account` for people.
+/// Returns the name of `account`, or the uid of this process.
 pub fn account_name(account: Option<&Account>) -> String {
     account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
 }
 
-/// Whose a folder should be, for the cures: by name, whether there is such a user yet or not.
+/// The owner that a directory should have, by name, because the user may not exist yet.
 #[derive(Debug)]
 pub struct FileOwner {
     user: String,
@@ -60,12 +58,12 @@ pub struct FileOwner {
 }
 
 impl FileOwner {
-    /// Of the mail folder of a host whose users make their own mailboxes.
+    /// Returns the owner of a mail directory in which users create their own mailboxes.
     pub fn of_shared_mail_dir() -> FileOwner {
         FileOwner { user: "root".to_owned(), group: Some("mail".to_owned()) }
     }
 
-    /// The command that makes a folder with this mode; its path goes behind.
+    /// Returns the command that creates a directory with this mode, without the path at its end.
     pub fn install_command(&self, mode: u32) -> String {
         let group = self.group.as_ref().map(|group| format!(" -g {group}")).unwrap_or_default();
         format!("install -d -o {}{group} -m {mode:04o}", self.user)
@@ -81,7 +79,8 @@ impl fmt::Display for FileOwner {
     }
 }
 
-/// Whose the folders should be that only mailslot uses: whom it would run as.
+/// Returns the owner that mailslot's own directories should have: the user that the server would
+/// run as.
 pub fn expected_owner(config: &Config) -> FileOwner {
     if let (StartPrivileges::Root, Some(RunAs { user, group })) =
         (StartPrivileges::of_this_process(), &config.run_as)
@@ -97,7 +96,7 @@ pub fn expected_owner(config: &Config) -> FileOwner {
     }
 }
 
-/// Whether `account` may make files in the folder at `path`, which `meta` tells of.
+/// True if `account` may create files in the directory at `path`, described by `meta`.
 pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> bool {
     match account {
         Some(account) => has_permission(meta, account, 0o3),
@@ -105,38 +104,15 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
     }
 }
 
-/// Everything that is wrong.
+/// Checks the user to run as, and its access to mailboxes, certificate and key.
 pub fn check(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
-    let mut found = Vec::new();
-    let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
-    if let Some(run_as) = &config.run_as {
-        match run_as.look_up() {
-            Err(AccountError::NoUser(run_as)) => found.push(problem(
-                format!("run-as {run_as}: there is no user {}", run_as.user),
-                &format!("{}  # or choose another with run-as", run_as.useradd_command()),
-            )),
-            Err(e) => found.push(problem(e.to_string(), "correct run-as")),
-            Ok(account) if start != StartPrivileges::Root && account.uid != uid => {
-                found.push(problem(
-                    format!(
-                        "run-as {run_as}: only root can become another user, and this is uid {uid}"
-                    ),
-                    "start as root, or take run-as out",
-                ))
-            }
-            Ok(account) if account.uid.is_root() => found.push(advice(
-                "run-as root: a hole in mailslot would be a hole in the host".to_owned(),
-                "let run-as name a user of its own",
-            )),
-            Ok(_) => {}
-        }
-    }
+    let mut found = Vec::from_iter(config.run_as.as_ref().and_then(check_run_as));
     if config.users == NameSet::System {
-        match start {
+        match StartPrivileges::of_this_process() {
             StartPrivileges::Unprivileged => found.push(problem(
-                format!("uid {uid} cannot write to the mailboxes of other users"),
+                format!("uid {} cannot write to the mailboxes of other users", geteuid()),
                 "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
-                 systemd), or name the users with user: their mailboxes belong to who runs it",
+                 systemd), or list the users with the option user",
             )),
             StartPrivileges::Root | StartPrivileges::Capable => {
                 found.extend(check_user_access(&config.mail_dir));
@@ -145,36 +121,64 @@ pub fn check(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
         }
     }
     if let (Some(tls), Some(account)) = (&config.tls, run_account(config)) {
-        for (option, file) in [("tls-cert", &tls.cert), ("tls-key", &tls.key)] {
-            let readable =
-                fs::metadata(file).is_ok_and(|meta| has_permission(&meta, &account, 0o4));
-            if file.exists() && !readable {
-                let (file, name, gid) = (file.display(), &account.name, account.gid);
-                found.push(advice(
-                    format!("{option} {file} is read at the start, but not again on HUP by {name}"),
-                    &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart to renew it"),
-                ));
-            }
-        }
+        found.extend(check_reload("tls-cert", &tls.cert, &account));
+        found.extend(check_reload("tls-key", &tls.key, &account));
     }
     found
 }
 
-/// A folder in which users cannot make their own mailboxes.
+/// Checks that the `--run-as` account exists, that the process can switch to it, and that it is not
+/// root.
+fn check_run_as(run_as: &RunAs) -> Option<AliasProblem> {
+    let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
+    match run_as.look_up() {
+        Err(AccountError::NoUser(run_as)) => Some(problem(
+            format!("run-as {run_as}: there is no user {}", run_as.user),
+            &format!("{}  # or choose another with run-as", run_as.useradd_command()),
+        )),
+        Err(e) => Some(problem(e.to_string(), "correct run-as")),
+        Ok(account) if start != StartPrivileges::Root && account.uid != uid => Some(problem(
+            format!("run-as {run_as}: only root can become another user, and this is uid {uid}"),
+            "start as root, or remove run-as",
+        )),
+        Ok(account) if account.uid.is_root() => Some(advice(
+            "run-as root: a vulnerability would give root access".to_owned(),
+            "set run-as to a user without other privileges",
+        )),
+        Ok(_) => None,
+    }
+}
+
+/// Checks that `account` can read `file` of `option` again when HUP renews the certificate.
+fn check_reload(option: &str, file: &Path, account: &Account) -> Option<AliasProblem> {
+    let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
+    (file.exists() && !readable).then(|| {
+        let (file, name, gid) = (file.display(), &account.name, account.gid);
+        advice(
+            format!("{option} {file} is read at the start, but not again on HUP, by {name}"),
+            &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart after a renewal"),
+        )
+    })
+}
+
+/// Checks that users can create their own mailboxes in the mail directory.
 fn check_user_access(path: &Path) -> Option<AliasProblem> {
-    let meta = fs::metadata(path).ok().filter(Metadata::is_dir)?;
+    let meta = fs::metadata(path).ok()?;
+    if !meta.is_dir() {
+        return None;
+    }
     let mail = Group::from_name("mail").ok().flatten();
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
     let shown = path.display();
     (!by_group && bits(&meta, 0) & 3 != 3).then(|| {
         advice(
-            format!("mail-dir {shown}: users who have no mailbox yet cannot get one"),
+            format!("mail-dir {shown}: users without a mailbox cannot create one"),
             &format!("chown root:mail {shown} && chmod 2775 {shown}"),
         )
     })
 }
 
-/// Mail for root that could not be delivered, since nobody acts as root.
+/// Checks that mail for root can be delivered, because root is never impersonated.
 fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
     let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
@@ -188,14 +192,13 @@ fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<AliasProbl
     };
     (!writes).then(|| {
         problem(
-            format!("mail for root is put off: nobody acts as root to write {}", path.display()),
-            "give root an alias, to whoever reads its mail; or make that file 0660 root:mail",
+            format!("mail for root is deferred, because only root may write {}", path.display()),
+            "add an alias for root, or make that file 0660 root:mail",
         )
     })
 }
 
-/// Whether `account` has all of `wanted` (4 to read, 2 to write, 1 to search) by the permission
-/// bits.
+/// True if the permission bits give `account` all of `wanted`: 4 to read, 2 to write, 1 to search.
 pub fn has_permission(meta: &Metadata, account: &Account, wanted: u32) -> bool {
     let shift = match account {
         Account { uid, .. } if uid.as_raw() == meta.uid() => 6,
