@@ -32,7 +32,7 @@ pub struct OptionRow {
     pub short: &'static str,
     /// The name of its value in documents; empty for an option without a value.
     pub arg: &'static str,
-    /// How often and where it may be given.
+    /// The number of times it may be given, and where.
     pub arity: Arity,
     /// The value if it is not given.
     pub default: DefaultValue,
@@ -299,13 +299,13 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 const HELP_HEADER: &str = "\
-Usage: mailslot [OPTIONS]                  listen, deliver to local mailboxes
+Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
-       mailslot check [OPTIONS]            print settings and problems found
-       mailslot explain ADDR... [OPTIONS]  print where each address leads
-       mailslot queue [OPTIONS]            print what waits for other hosts
+       mailslot check [OPTIONS]            print settings and problems
+       mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
+       mailslot queue [OPTIONS]            list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message
-       mailslot queue drop ID [OPTIONS]    remove one entry; nobody is told
+       mailslot queue drop ID [OPTIONS]    remove one entry without a report
        mailslot queue flush [ID...] [OPTIONS]   try to send it now
 
 Long names are also keys of the configuration file. Defaults are in brackets.
@@ -313,8 +313,8 @@ Long names are also keys of the configuration file. Defaults are in brackets.
 ";
 
 const HELP_FOOTER: &str = "
-A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is
-seconds, or a number with s, m, h or d.
+A SIZE is a number of bytes, or a number with K, M or G (powers of 1024). A TIME
+is a number of seconds, or a number with s, m, h or d.
 ";
 
 const fn option(

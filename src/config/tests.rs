@@ -106,7 +106,7 @@ fn sandbox_uses_nothing_of_the_host() {
     assert_eq!(sandbox.describe_recipients(), "every user at every domain");
     assert_eq!((sandbox.mail_dir, sandbox.spool), ("d/mail".into(), "d/spool".into()));
     assert_eq!(sandbox.aliases, None);
-    // What is given holds all the same.
+    // Options that are given take precedence.
     let given = config("--sandbox d -l h:1 -u al -u bo -d x -m m -a f", "", &host).unwrap();
     assert_eq!(text(&given.listen), ["h:1"]);
     assert_eq!(given.describe_recipients(), "al and bo at x");
@@ -123,7 +123,7 @@ fn root_switches_user_only_for_users_of_the_system() {
         ("--run-as root", &root, Some("root")),
         ("", &host(), None),
         ("--run-as al:mail", &host(), Some("al:mail")),
-        // Mailboxes belong to who runs it: that is not changed unasked.
+        // Mailboxes belong to the user of the process, so the default does not switch.
         ("--sandbox d", &root, None),
         ("-u al", &root, None),
         ("-u al --run-as bo", &root, Some("bo")),
@@ -141,7 +141,7 @@ fn sockets_may_come_from_systemd_or_inetd() {
     {
         assert_eq!(text(&config(words, "", host).unwrap().listen), listen, "{words}");
     }
-    // LMTP takes nothing away from what was asked for.
+    // LMTP does not change addresses that are given.
     for (words, host, listen) in [
         ("--lmtp unix:x", &host(), &[][..]),
         ("--lmtp h:24 -l h:1", &host(), &["h:1"]),

@@ -309,7 +309,11 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
 fn a_user_that_cannot_be_had_is_told() {
     let host = Host::new();
     for (mode, options, told) in [
-        (Mode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
+        (
+            Mode::Root,
+            ["--run-as", "nobody-here"],
+            "there is no user nobody-here; create it with `useradd",
+        ),
         (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
         (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
     ] {
