@@ -6,13 +6,13 @@ use crate::config::options::CommandLine;
 /// The command that the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProgramCommand {
-    /// Serve connections, or one session under `--inetd`.
+    /// No word: serve connections, or one session under `--inetd`.
     Serve,
-    /// Print the values in effect, and problems.
+    /// `check`: print the values in effect, and problems.
     Check,
-    /// Print the destinations of these addresses.
+    /// `explain ADDR...`: print the destinations of these addresses.
     Explain(Vec<String>),
-    /// Show or change the queue.
+    /// `queue ...`: show or change the queue.
     Queue(QueueCommand),
     /// `--help`
     Help,
@@ -23,13 +23,13 @@ pub enum ProgramCommand {
 /// An operation on the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueCommand {
-    /// List the entries.
+    /// `queue`: list the entries.
     List,
-    /// Print the entry with this id, and its message.
+    /// `queue show ID`: print the entry with this id, and its message.
     Show(String),
-    /// Remove the entry with this id.
+    /// `queue drop ID`: remove the entry with this id.
     Remove(String),
-    /// Try to send these entries now, or all if empty.
+    /// `queue flush [ID...]`: try to send these entries now, or all if empty.
     Flush(Vec<String>),
 }
 
