@@ -12,11 +12,11 @@ use super::{advice, problem};
 use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
 /// Checks that the mail directory exists, is writable, and does not let users remove the mailboxes
 /// of others.
-pub fn check_mail_dir(config: &Config) -> Vec<AliasProblem> {
+pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     let path = &config.mail_dir;
     let shown = path.display();
     // Mailboxes that belong to the users of the system are created with the users' permissions.
@@ -40,7 +40,7 @@ pub fn check_mail_dir(config: &Config) -> Vec<AliasProblem> {
 
 /// Checks that the spool exists, is writable, and is not writable by others, because its files
 /// contain mail.
-pub fn check_spool(config: &Config) -> Vec<AliasProblem> {
+pub fn check_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
     let mut found = Vec::from_iter(check_directory(
@@ -70,7 +70,7 @@ fn check_directory(
     config: &Config,
     owner: &FileOwner,
     mode: u32,
-) -> Option<AliasProblem> {
+) -> Option<Problem> {
     let shown = path.display();
     let account = privilege::run_account(config);
     let user = privilege::account_name(account.as_ref());
@@ -114,7 +114,7 @@ fn inaccessible_ancestor<'a>(path: &'a Path, account: &Account) -> Option<&'a Pa
 }
 
 /// Checks that the file system of `path` is writable and has `wanted` bytes free.
-fn check_space(option: &str, path: &Path, wanted: u64) -> Option<AliasProblem> {
+fn check_space(option: &str, path: &Path, wanted: u64) -> Option<Problem> {
     let stat = statvfs(path).ok()?;
     let shown = path.display();
     if stat.flags().contains(FsFlags::ST_RDONLY) {

@@ -13,10 +13,10 @@ use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
 use crate::observe::logging::value;
 use crate::process::privilege::Account;
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
 /// Everything that is wrong.
-pub fn check(config: &Config) -> Vec<AliasProblem> {
+pub fn check(config: &Config) -> Vec<Problem> {
     let disk = HostDisk::default();
     // A folder that is not there, or not to be read, is complained of as such.
     let Ok(journals) = Journal::list(&disk, &config.spool) else { return Vec::new() };

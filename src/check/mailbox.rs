@@ -15,10 +15,10 @@ use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::process::privilege::Account;
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
 /// Checks every mailbox and every lock in the mail directory.
-pub fn check(config: &Config) -> Vec<AliasProblem> {
+pub fn check(config: &Config) -> Vec<Problem> {
     let account = privilege::run_account(config);
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
@@ -53,7 +53,7 @@ fn expected_owner(config: &Config, name: &str, account: Option<&Account>) -> Opt
 }
 
 /// Checks that a mailbox can be delivered to by `owner`, and read.
-fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasProblem> {
+fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Problem> {
     let shown = path.display();
     let kind = meta.file_type();
     let odd = [
@@ -110,7 +110,7 @@ fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<AliasP
 }
 
 /// Checks that a mailbox is smaller than `max` bytes.
-fn check_size(path: &Path, meta: &Metadata, max: u64) -> Option<AliasProblem> {
+fn check_size(path: &Path, meta: &Metadata, max: u64) -> Option<Problem> {
     let shown = path.display();
     (meta.is_file() && meta.len() >= max).then(|| {
         problem(
@@ -129,7 +129,7 @@ fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
 }
 
 /// Checks for a dotlock whose owner is dead, or that is older than any delivery.
-fn check_dotlock(path: &Path, meta: &Metadata) -> Option<AliasProblem> {
+fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let mut line = Vec::new();
     let longest = IDENTITY_MAX as u64 + 1;
     // Ignored: a lock that cannot be read may still be stale by its age.

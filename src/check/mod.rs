@@ -1,7 +1,7 @@
 //! `mailslot check`: the values in effect with their origins, then every problem, each with its
 //! fix.
 //!
-//! Each check is a small function from a value or a file to [`AliasProblem`]s. Checks change
+//! Each check is a small function from a value or a file to [`Problem`]s. Checks change
 //! nothing: they create no directory, take no lock, and of mail they read the last byte of a
 //! mailbox. A port is bound for an instant to see whether that is allowed. So `mailslot check`
 //! works before the first start, and while a server is running.
@@ -33,11 +33,11 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::config::{Config, HostInfo};
-use crate::route::{AliasProblem, LocalRoute};
+use crate::route::{LocalRoute, Problem};
 pub use settings::check_limits;
 
 /// Returns the output of `mailslot check`.
-pub fn render(config: &Config, problems: &[AliasProblem]) -> String {
+pub fn render(config: &Config, problems: &[Problem]) -> String {
     let mut text = String::new();
     let width = config.shown.iter().map(|g| g.value.len().min(40)).max().unwrap_or(0);
     for given in &config.shown {
@@ -58,12 +58,12 @@ pub fn render(config: &Config, problems: &[AliasProblem]) -> String {
 }
 
 /// Returns the number of `problems` that stop mail.
-pub fn error_count(problems: &[AliasProblem]) -> usize {
+pub fn error_count(problems: &[Problem]) -> usize {
     problems.iter().filter(|p| p.stops_mail).count()
 }
 
 /// Returns every problem of `config` on this host.
-pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
     let route = LocalRoute::new(config.route_config());
     let mut found = settings::check(config, host);
     // Before the directories, because their owner must exist first.
@@ -86,12 +86,12 @@ pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
     found
 }
 
-fn problem(what: String, fix: &str) -> AliasProblem {
-    AliasProblem { what, fix: fix.to_owned(), stops_mail: true }
+fn problem(what: String, fix: &str) -> Problem {
+    Problem { what, fix: fix.to_owned(), stops_mail: true }
 }
 
-fn advice(what: String, fix: &str) -> AliasProblem {
-    AliasProblem { what, fix: fix.to_owned(), stops_mail: false }
+fn advice(what: String, fix: &str) -> Problem {
+    Problem { what, fix: fix.to_owned(), stops_mail: false }
 }
 
 #[cfg(test)]
@@ -110,7 +110,7 @@ mod tests {
     }
 
     /// Asserts that exactly one of `found` contains `word`, and whether it stops mail.
-    pub fn assert_found(found: &[AliasProblem], word: &str, stops_mail: bool) {
+    pub fn assert_found(found: &[Problem], word: &str, stops_mail: bool) {
         let hits: Vec<_> = found.iter().filter(|p| p.what.contains(word)).collect();
         assert_eq!(hits.len(), 1, "{word:?} in {found:#?}");
         assert_eq!(hits[0].stops_mail, stops_mail, "{word:?}");

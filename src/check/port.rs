@@ -9,10 +9,10 @@ use nix::unistd::geteuid;
 use super::{advice, problem};
 use crate::net::listen::ListenAddress;
 use crate::observe::logging::value;
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
 /// Checks that the server can listen on `address`.
-pub fn check(address: &ListenAddress) -> Option<AliasProblem> {
+pub fn check(address: &ListenAddress) -> Option<Problem> {
     let ListenAddress::Tcp { host, port, .. } = address else { return None };
     let error = TcpListener::bind((host.as_str(), *port)).err()?;
     Some(match error.kind() {

@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 use super::{advice, problem};
 use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
-use crate::route::{AliasProblem, LocalRoute, Route};
+use crate::route::{LocalRoute, Problem, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
 /// Describes the identity that the server would run with.
@@ -105,7 +105,7 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
 }
 
 /// Checks the user to run as, and its access to mailboxes, certificate and key.
-pub fn check(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
+pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
     let mut found = Vec::from_iter(config.run_as.as_ref().and_then(check_run_as));
     if config.users == NameSet::System {
         match StartPrivileges::of_this_process() {
@@ -129,7 +129,7 @@ pub fn check(config: &Config, route: &LocalRoute) -> Vec<AliasProblem> {
 
 /// Checks that the `--run-as` account exists, that the process can switch to it, and that it is not
 /// root.
-fn check_run_as(run_as: &RunAs) -> Option<AliasProblem> {
+fn check_run_as(run_as: &RunAs) -> Option<Problem> {
     let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
     match run_as.look_up() {
         Err(AccountError::NoUser(run_as)) => Some(problem(
@@ -150,7 +150,7 @@ fn check_run_as(run_as: &RunAs) -> Option<AliasProblem> {
 }
 
 /// Checks that `account` can read `file` of `option` again when HUP renews the certificate.
-fn check_reload(option: &str, file: &Path, account: &Account) -> Option<AliasProblem> {
+fn check_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
     let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
     (file.exists() && !readable).then(|| {
         let (file, name, gid) = (file.display(), &account.name, account.gid);
@@ -162,7 +162,7 @@ fn check_reload(option: &str, file: &Path, account: &Account) -> Option<AliasPro
 }
 
 /// Checks that users can create their own mailboxes in the mail directory.
-fn check_user_access(path: &Path) -> Option<AliasProblem> {
+fn check_user_access(path: &Path) -> Option<Problem> {
     let meta = fs::metadata(path).ok()?;
     if !meta.is_dir() {
         return None;
@@ -179,7 +179,7 @@ fn check_user_access(path: &Path) -> Option<AliasProblem> {
 }
 
 /// Checks that mail for root can be delivered, because root is never impersonated.
-fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<AliasProblem> {
+fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<Problem> {
     let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;

@@ -9,13 +9,13 @@ use std::time::Duration;
 use super::{advice, privilege};
 use crate::config::options::Origin;
 use crate::config::{Config, HostInfo, NameSet};
-use crate::route::AliasProblem;
+use crate::route::Problem;
 use crate::session::Audience;
 use crate::smtp::Domain;
 use crate::terminal::Terminals;
 
 /// Runs all checks of this file.
-pub fn check(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
     let mut found = check_limits(config);
     found.extend(check_names(config, host));
     found.extend(check_configuration_file(config));
@@ -26,7 +26,7 @@ pub fn check(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
 
 /// Checks for limits below those that the standards require of every receiver, and for timeouts
 /// that do not work together.
-pub fn check_limits(config: &Config) -> Vec<AliasProblem> {
+pub fn check_limits(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     let mut advise_if = |wrong: bool, what: String, fix: &str| {
         if wrong {
@@ -70,7 +70,7 @@ pub fn check_limits(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Checks for host names and domains that contradict each other.
-fn check_names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
+fn check_names(config: &Config, host: &HostInfo) -> Vec<Problem> {
     let mut found = Vec::new();
     let NameSet::Listed(domains) = &config.domains else { return found };
     let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
@@ -102,7 +102,7 @@ fn check_names(config: &Config, host: &HostInfo) -> Vec<AliasProblem> {
 }
 
 /// Checks that only its owner can change the configuration file.
-fn check_configuration_file(config: &Config) -> Option<AliasProblem> {
+fn check_configuration_file(config: &Config) -> Option<Problem> {
     let file = config.shown.iter().find_map(|given| match &given.origin {
         Origin::File(path, _) => Some(path),
         _ => None,
@@ -118,7 +118,7 @@ fn check_configuration_file(config: &Config) -> Option<AliasProblem> {
 }
 
 /// Checks that logged-in users can be found if messages go to terminals.
-fn check_terminals(config: &Config) -> Option<AliasProblem> {
+fn check_terminals(config: &Config) -> Option<Problem> {
     let utmp = Terminals::default().utmp;
     (config.terminals != Audience::Off && !utmp.exists()).then(|| {
         advice(
@@ -129,7 +129,7 @@ fn check_terminals(config: &Config) -> Option<AliasProblem> {
 }
 
 /// Checks that the metrics file can be replaced in its directory.
-fn check_metrics_file(config: &Config) -> Option<AliasProblem> {
+fn check_metrics_file(config: &Config) -> Option<Problem> {
     let account = privilege::run_account(config);
     let account = account.as_ref();
     let directory = config.metrics_file.as_ref()?.parent()?;

@@ -10,10 +10,10 @@ use super::{advice, problem};
 use crate::config::{Config, TlsOptions};
 use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
 /// Checks certificate and key, if TLS is configured.
-pub fn check(config: &Config) -> Vec<AliasProblem> {
+pub fn check(config: &Config) -> Vec<Problem> {
     let Some(tls) = &config.tls else { return Vec::new() };
     let mut found = Vec::new();
     match examine(&tls.cert, &tls.key, &config.hostname) {
@@ -33,7 +33,7 @@ pub fn check(config: &Config) -> Vec<AliasProblem> {
 }
 
 /// Checks that the chain is valid at `now`, and for some time after.
-fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
+fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<Problem> {
     let shown = tls.cert.display();
     let Certificate { begins, ends, .. } = *certificate;
     if now > ends {
@@ -58,11 +58,7 @@ fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<
 }
 
 /// Checks that the certificate is valid for the hostname.
-fn check_name(
-    config: &Config,
-    tls: &TlsOptions,
-    certificate: &Certificate,
-) -> Option<AliasProblem> {
+fn check_name(config: &Config, tls: &TlsOptions, certificate: &Certificate) -> Option<Problem> {
     (!certificate.names_host).then(|| {
         advice(
             format!("tls-cert {} is not valid for {}", tls.cert.display(), config.hostname),
@@ -72,7 +68,7 @@ fn check_name(
 }
 
 /// Checks that the key is not accessible to all users.
-fn check_key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
+fn check_key_mode(tls: &TlsOptions) -> Option<Problem> {
     let mode = fs::metadata(&tls.key).ok()?.mode();
     let shown = tls.key.display();
     (mode & 0o007 != 0).then(|| {
@@ -84,7 +80,7 @@ fn check_key_mode(tls: &TlsOptions) -> Option<AliasProblem> {
 }
 
 /// Checks that TLS is not required on a public port 25 (RFC 3207 4).
-fn check_required_tls(config: &Config, tls: &TlsOptions) -> Option<AliasProblem> {
+fn check_required_tls(config: &Config, tls: &TlsOptions) -> Option<Problem> {
     let public = |address: &ListenAddress| {
         let ListenAddress::Tcp { host, port: 25, tls: false } = address else { return false };
         !host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
