@@ -10,7 +10,7 @@ use crate::deliver::{DeferReason, Outcome};
 use crate::net::stream::Peer;
 use crate::observe::logging::value;
 use crate::route::{Member, Refusal, Resolution};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 

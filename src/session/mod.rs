@@ -53,10 +53,9 @@ use crate::observe::logging::value;
 use crate::relay::queue;
 use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
-use crate::smtp::command;
+use crate::smtp::command::{self, LINE_MAX};
 use crate::smtp::data::{DataEnd, Decoder};
-use crate::smtp::receiver::{self, LINE_MAX, Receiver, ReceiverConfig, Step};
-use crate::smtp::{Envelope, Reply, reply};
+use crate::smtp::{Envelope, Receiver, ReceiverConfig, Reply, StartTlsMode, Step, reply};
 use crate::terminal::Terminals;
 use delivery::{DeliveryLogFields, MessageDelivery};
 pub use end::SessionEnd;
@@ -278,9 +277,9 @@ impl<'a> Session<'a> {
                 // is not offered, and does what RFC 3461 5.2.2 has it do.
                 dsn: (peer.is_local() || may_relay) && !service.lmtp,
                 tls: match &settings.tls {
-                    None => receiver::StartTlsMode::Off,
-                    Some(TlsPolicy { required: false, .. }) => receiver::StartTlsMode::Offered,
-                    Some(TlsPolicy { required: true, .. }) => receiver::StartTlsMode::Required,
+                    None => StartTlsMode::Off,
+                    Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
+                    Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
                 },
                 ..ReceiverConfig::new(&settings.hostname)
             },

@@ -18,6 +18,7 @@
 
 pub mod chunk;
 pub mod command;
+pub mod config;
 pub mod data;
 pub mod dsn;
 pub mod envelope;
@@ -29,10 +30,9 @@ pub mod sender;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use config::{ReceiverConfig, StartTlsMode};
 pub use envelope::{Body, Delivery, Envelope, Recipient};
-pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
-pub use receiver::{
-    Hello, Host, Protocol, Receiver, ReceiverConfig, ReplyMode, StartTlsMode, Step,
-};
+pub use path::{Domain, EtrnNode, ForwardPath, Literal, Mailbox, ReversePath};
+pub use receiver::{Hello, Host, Protocol, Receiver, ReplyMode, Step};
 pub use reply::Reply;
 pub use sender::Sender;

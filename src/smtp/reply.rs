@@ -10,10 +10,9 @@
 
 use std::borrow::Cow;
 
-use super::command::EtrnNode;
+use super::config::{ReceiverConfig, StartTlsMode};
 use super::envelope::Delivery;
-use super::path::{Domain, ForwardPath, Mailbox, ReversePath, SyntaxError};
-use super::receiver::{ReceiverConfig, StartTlsMode};
+use super::path::{Domain, EtrnNode, ForwardPath, Mailbox, ReversePath, SyntaxError};
 
 /// One reply: a code, an enhanced status code where RFC 2034 asks for one, and its lines of text.
 #[derive(Clone, Debug, PartialEq, Eq)]

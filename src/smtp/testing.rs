@@ -7,11 +7,12 @@
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::{Command, VerbLookup};
+use super::command::{Command, LINE_MAX, VerbLookup};
+use super::config::{ReceiverConfig, StartTlsMode};
 use super::data::{DataEnd, Decoder, Piece};
 use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{Host, LINE_MAX, Receiver, ReceiverConfig, ReplyMode, StartTlsMode, Step};
+use super::receiver::{Host, Receiver, ReplyMode, Step};
 use super::reply::{self, Reply};
 pub use super::sender::testing::sender;
 

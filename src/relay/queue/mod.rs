@@ -52,7 +52,7 @@ use crate::message::{Content, Destination, MailboxName, QUEUE_FOLDER};
 use crate::observe::counters::Counters;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::dsn::Notify;
 use crate::smtp::{Body, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::QueueRunner;

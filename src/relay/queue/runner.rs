@@ -36,7 +36,7 @@ use crate::observe::logging::value;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::route::{Resolution, Route};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::dsn::{Notify, Return};
 use crate::smtp::sender::{FailureReason, RecipientOutcome};
 use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};

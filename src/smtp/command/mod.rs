@@ -6,12 +6,9 @@
 //! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
 //! RFC 5321 4.5.3.1.4 are the least that must work.
 
-use std::fmt;
-
 use super::envelope::Delivery;
 use super::parameter::{MailParameters, RcptParameters};
-use super::path::{self, Domain, ForwardPath, ReversePath};
-use super::receiver::LINE_MAX;
+use super::path::{self, Domain, EtrnNode, ForwardPath, ReversePath};
 use super::reply::{self, Reply};
 
 /// One command with its arguments.
@@ -61,39 +58,6 @@ pub struct VerbLookup {
     pub name: String,
     /// Whether SMTPUTF8 stands behind it: the answer may be UTF-8.
     pub utf8: bool,
-}
-
-/// What ETRN names: a domain, and with `@` before it every domain below it too (RFC 1985 5.3).
-/// (`#`, a queue by name, is nobody's here.)
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtrnNode {
-    domain: String,
-    below: bool,
-}
-
-impl EtrnNode {
-    fn parse(argument: &[u8]) -> Option<EtrnNode> {
-        let name = argument.strip_prefix(b"@");
-        let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
-        let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
-        Some(EtrnNode { domain, below: name.is_some() })
-    }
-
-    /// Whether mail for this domain is its mail.
-    pub fn holds(&self, domain: &str) -> bool {
-        let head = domain.len().checked_sub(self.domain.len());
-        let Some((head, tail)) = head.and_then(|at| domain.split_at_checked(at)) else {
-            return false;
-        };
-        let same = tail.eq_ignore_ascii_case(&self.domain);
-        same && (head.is_empty() || self.below && head.ends_with('.'))
-    }
-}
-
-impl fmt::Display for EtrnNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.below { "@" } else { "" }, self.domain)
-    }
 }
 
 impl Command {
@@ -298,6 +262,9 @@ const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
     [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=rfc822;xtext]";
 /// See [`VERBS`].
 pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
+
+/// A command line with its CR LF, in octets: 512 by RFC 5321 4.5.3.1.4, and room for extensions.
+pub const LINE_MAX: usize = 2048;
 
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
 /// (RFC 821), and extensions that EHLO does not name.

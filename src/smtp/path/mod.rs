@@ -62,6 +62,14 @@ pub enum ForwardPath {
     Mailbox(Mailbox),
 }
 
+/// What ETRN names: a domain, and with `@` before it every domain below it too (RFC 1985 5.3).
+/// (`#`, a queue by name, is nobody's here.)
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtrnNode {
+    domain: String,
+    below: bool,
+}
+
 /// Why an address is not one, in a few words for the reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyntaxError(pub &'static str);
@@ -178,6 +186,25 @@ impl ForwardPath {
     }
 }
 
+impl EtrnNode {
+    pub(super) fn parse(argument: &[u8]) -> Option<EtrnNode> {
+        let name = argument.strip_prefix(b"@");
+        let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
+        let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
+        Some(EtrnNode { domain, below: name.is_some() })
+    }
+
+    /// Whether mail for this domain is its mail.
+    pub fn holds(&self, domain: &str) -> bool {
+        let head = domain.len().checked_sub(self.domain.len());
+        let Some((head, tail)) = head.and_then(|at| domain.split_at_checked(at)) else {
+            return false;
+        };
+        let same = tail.eq_ignore_ascii_case(&self.domain);
+        same && (head.is_empty() || self.below && head.ends_with('.'))
+    }
+}
+
 impl PartialEq for Domain {
     fn eq(&self, other: &Domain) -> bool {
         match (self, other) {
@@ -243,6 +270,12 @@ impl fmt::Display for ForwardPath {
             ForwardPath::Postmaster => f.write_str("<Postmaster>"),
             ForwardPath::Mailbox(mailbox) => write!(f, "<{mailbox}>"),
         }
+    }
+}
+
+impl fmt::Display for EtrnNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.below { "@" } else { "" }, self.domain)
     }
 }
 
