@@ -362,9 +362,7 @@ impl<'a> Session<'a> {
             Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
             Step::Reply(reply) => self.say_now(&reply).map(|()| None),
             // Dealt with above; and what follows a message is a reply.
-            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => {
-                Ok(None)
-            }
+            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
         }
     }
 
