@@ -23,10 +23,10 @@ struct Everybody;
 impl Host for Everybody {
     type Destination = ();
 
-    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Ok(())
     }
     fn vrfy(&self, _name: &str) -> Reply {
@@ -49,8 +49,8 @@ fn main() -> io::Result<()> {
     say(&receiver.greeting())?;
 
     while let Some(line) = typed.line()? {
-        let mut step = receiver.line(&line);
-        if !receiver.awaits_chunks() {
+        let mut step = receiver.handle_line(&line);
+        if !receiver.is_chunking() {
             chunks = Chunks::new();
         }
         if let Step::Data(go_ahead) = step {

@@ -4,7 +4,7 @@
 //! It promises
 //! - **bounded memory**: [`MEMORY_MAX`] for a message; more waits in a file without a name;
 //! - **no stranger steers the reader**: the header fields by which mailbox readers keep their own
-//!   notes ([`STEERING`]) are left out, and nothing of the message can continue or change the
+//!   notes ([`STRIPPED_FIELDS`]) are left out, and nothing of the message can continue or change the
 //!   fields that mailslot writes above it;
 //! - **the framing holds**: no line of content begins with `From `. The quoting is that of the
 //!   mailbox's format (`deliver/mbox.rs`), done here because sessions run in parallel and the
@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 use memchr::memmem;
 
-use crate::smtp::data::Piece;
+use crate::smtp::data::LinePiece;
 
 /// The most octets of content that are held in memory; more waits in a file without a name.
 pub const MEMORY_MAX: usize = 256 * 1024;
@@ -32,11 +32,11 @@ pub const HOPS_MAX: u32 = 100;
 
 /// The longest line of text, in octets without its line end (RFC 5321 4.5.3.1.6). A longer one may
 /// reach a reader in parts, and a part that begins with `From ` begins a message.
-pub const LINE_MAX: usize = 998;
+pub const TEXT_LINE_MAX: usize = 998;
 
 /// The fields by which a sender would steer the reader of a mailbox: lengths it believes, flags it
 /// keeps, and the Return-Path that only final delivery may write (RFC 5321 4.4).
-pub const STEERING: [&str; 11] = [
+pub const STRIPPED_FIELDS: [&str; 11] = [
     "Content-Length",
     "Return-Path",
     "Status",
@@ -77,7 +77,7 @@ pub enum ContentError {
     /// More than [`HOPS_MAX`] Received fields, or it was here before for an address that leads to
     /// another host: 554 5.4.6.
     Loop,
-    /// A line hides `From ` beyond column [`LINE_MAX`], where a reader with a fixed buffer would
+    /// A line hides `From ` beyond column [`TEXT_LINE_MAX`], where a reader with a fixed buffer would
     /// see a new message: 554 5.6.0.
     HiddenFrom,
     /// The spool's disk; the errno is kept.
@@ -95,7 +95,7 @@ impl fmt::Display for ContentError {
         match self {
             ContentError::Loop => write!(f, "it goes round in a loop"),
             ContentError::HiddenFrom => {
-                write!(f, "a line hides \"From \" beyond column {LINE_MAX}")
+                write!(f, "a line hides \"From \" beyond column {TEXT_LINE_MAX}")
             }
             ContentError::Disk(error) => write!(f, "spool: {error}"),
         }
@@ -125,7 +125,7 @@ impl ContentBuilder {
     }
 
     /// Takes the next piece. After a fault it drops it, and has already given back what was stored.
-    pub fn piece(&mut self, piece: Piece<'_>) {
+    pub fn push(&mut self, piece: LinePiece<'_>) {
         if let Ok(filter) = &mut self.0
             && let Err(fault) = filter.piece(piece)
         {
@@ -134,7 +134,7 @@ impl ContentBuilder {
     }
 
     /// Whether it has met a fault: no more mail data is of use.
-    pub fn is_faulty(&self) -> bool {
+    pub fn has_failed(&self) -> bool {
         self.0.is_err()
     }
 
@@ -185,13 +185,13 @@ struct HeaderFilter {
     hops: u32,
     /// Delivered-To fields seen.
     delivered_to: Vec<String>,
-    /// Of the line in hand, the last octets beyond column [`LINE_MAX`]: what the next piece might
+    /// Of the line in hand, the last octets beyond column [`TEXT_LINE_MAX`]: what the next piece might
     /// complete to `From `.
     far: Vec<u8>,
 }
 
 impl HeaderFilter {
-    fn piece(&mut self, piece: Piece<'_>) -> Result<(), ContentError> {
+    fn piece(&mut self, piece: LinePiece<'_>) -> Result<(), ContentError> {
         if piece.first {
             self.begin(piece.bytes)?;
         }
@@ -230,7 +230,7 @@ impl HeaderFilter {
         self.kept = true;
         match field_name(line) {
             _ if line.is_empty() => self.place = MessagePart::Body,
-            Some(name) if is_any(name, &STEERING) => self.kept = false,
+            Some(name) if is_any(name, &STRIPPED_FIELDS) => self.kept = false,
             Some(name) => {
                 self.place = MessagePart::Header;
                 self.hops += u32::from(is_any(name, &["Received"]));
@@ -254,10 +254,10 @@ impl HeaderFilter {
         Ok(())
     }
 
-    fn hides_from(&mut self, piece: Piece<'_>) -> bool {
+    fn hides_from(&mut self, piece: LinePiece<'_>) -> bool {
         let far = if piece.first {
             self.far.clear();
-            piece.bytes.get(LINE_MAX..).unwrap_or_default()
+            piece.bytes.get(TEXT_LINE_MAX..).unwrap_or_default()
         } else {
             piece.bytes
         };

@@ -6,8 +6,8 @@ pub mod trace;
 use std::fmt;
 
 pub use content::{
-    Content, ContentBuilder, ContentError, HOPS_MAX, LINE_MAX, MEMORY_MAX, STEERING, field_name,
-    needs_from_quoting,
+    Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
+    field_name, needs_from_quoting,
 };
 
 /// The name of a mailbox's file in the mail folder. Never a path: no `/`, no NUL, no control

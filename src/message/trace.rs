@@ -23,7 +23,7 @@ use crate::smtp::{ForwardPath, Protocol, ReversePath};
 
 /// Where a client connected from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum ClientOrigin {
     /// From this address.
     Address(IpAddr),
     /// Through a Unix socket.
@@ -34,11 +34,11 @@ pub enum Peer {
 
 /// What the Received line of one message says (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
+pub struct ReceivedField<'a> {
     /// What the client called itself.
     pub client: &'a str,
     /// Where it really is.
-    pub peer: Peer,
+    pub peer: ClientOrigin,
     /// What we call ourselves.
     pub hostname: &'a str,
     /// How it greeted.
@@ -53,23 +53,23 @@ pub struct Received<'a> {
     pub at: &'a Zoned,
 }
 
-impl Received<'_> {
+impl ReceivedField<'_> {
     /// The field, folded by tabs, with its last LF.
     pub fn line(&self) -> Vec<u8> {
         let client = clean(self.client);
         let from = match self.peer {
-            Peer::Address(ip) => match ip.to_canonical() {
+            ClientOrigin::Address(ip) => match ip.to_canonical() {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
                 IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
             },
-            Peer::Local => format!("{client} (local)"),
-            Peer::Unknown => format!("{client} (unknown)"),
+            ClientOrigin::Local => format!("{client} (local)"),
+            ClientOrigin::Unknown => format!("{client} (unknown)"),
         };
         let by = clean(self.hostname);
         let (with, id) = (self.protocol, self.id);
         let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
         let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
-        let date = date(self.at);
+        let date = format_date(self.at);
         // Without `for` the date takes its place on the third line.
         let gap = if to.is_empty() { "\n\t" } else { " " };
         format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
@@ -78,12 +78,12 @@ impl Received<'_> {
 }
 
 /// The Return-Path line of final delivery, with its LF: `Return-Path: <smith@example.org>`.
-pub fn return_path(sender: &ReversePath) -> Vec<u8> {
+pub fn return_path_line(sender: &ReversePath) -> Vec<u8> {
     format!("Return-Path: {sender}\n").into_bytes()
 }
 
 /// A date as fields of a header have it (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
-pub fn date(at: &Zoned) -> String {
+pub fn format_date(at: &Zoned) -> String {
     at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
 }
 
@@ -121,7 +121,7 @@ impl IdGenerator {
     }
 
     /// The next session's id.
-    pub fn session(&self) -> String {
+    pub fn next_session_id(&self) -> String {
         let n = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         format!("{}-{n}", self.process)
     }
@@ -170,7 +170,7 @@ mod tests {
         jiff::fmt::rfc2822::parse(rfc2822).unwrap()
     }
 
-    fn text(received: Received<'_>) -> String {
+    fn text(received: ReceivedField<'_>) -> String {
         String::from_utf8(received.line()).unwrap()
     }
 
@@ -178,9 +178,9 @@ mod tests {
     fn received_lines() {
         let jones = ForwardPath::Mailbox(Mailbox::parse("\"j o\"@example.com").unwrap());
         let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
-        let received = Received {
+        let received = ReceivedField {
             client: "relay.example.org",
-            peer: Peer::Address([192, 0, 2, 7].into()),
+            peer: ClientOrigin::Address([192, 0, 2, 7].into()),
             hostname: "mx.example.com",
             protocol: ESMTP,
             tls: None,
@@ -196,12 +196,12 @@ mod tests {
         );
         let smtp = Protocol { hello: Hello::Helo, ..ESMTP };
         assert_eq!(
-            text(Received { recipient: None, protocol: smtp, ..received }),
+            text(ReceivedField { recipient: None, protocol: smtp, ..received }),
             "Received: from relay.example.org ([192.0.2.7])\n\
              \tby mx.example.com with SMTP id id-1-1;\n\
              \tTue, 1 Jul 2025 10:52:37 +0200\n"
         );
-        let tls = Received {
+        let tls = ReceivedField {
             protocol: Protocol { tls: true, ..ESMTP },
             tls: Some("using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"),
             ..received
@@ -217,13 +217,13 @@ mod tests {
 
         let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
         for (peer, shown) in [
-            (Peer::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
-            (Peer::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
-            (Peer::Local, "(local)"),
-            (Peer::Unknown, "(unknown)"),
+            (ClientOrigin::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
+            (ClientOrigin::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
+            (ClientOrigin::Local, "(local)"),
+            (ClientOrigin::Unknown, "(unknown)"),
         ] {
             assert_eq!(
-                first(Received { peer, ..received }),
+                first(ReceivedField { peer, ..received }),
                 format!("Received: from relay.example.org {shown}")
             );
         }
@@ -235,7 +235,7 @@ mod tests {
             ("a(b)\"\\;\u{e9}", "a?b??????"),
         ] {
             assert_eq!(
-                first(Received { client, ..received }),
+                first(ReceivedField { client, ..received }),
                 format!("Received: from {shown} ([192.0.2.7])")
             );
         }
@@ -243,7 +243,7 @@ mod tests {
             ("Thu, 1 Jan 1970 00:00:00 +0000", "Thu, 1 Jan 1970 00:00:00 +0000"),
             ("Wed, 29 Dec 9999 00:00:00 -0330", "Wed, 29 Dec 9999 00:00:00 -0330"),
         ] {
-            let line = text(Received { at: &zoned(date), ..received });
+            let line = text(ReceivedField { at: &zoned(date), ..received });
             assert!(line.ends_with(&format!("; {shown}\n")), "{line}");
         }
     }
@@ -252,9 +252,9 @@ mod tests {
     fn no_line_grows_beyond_998_octets() {
         let path = format!("{}@{}", "l".repeat(64), "d.".repeat(90) + "org");
         let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
-        let line = text(Received {
+        let line = text(ReceivedField {
             client: &"c".repeat(5000),
-            peer: Peer::Unknown,
+            peer: ClientOrigin::Unknown,
             hostname: &"h".repeat(5000),
             protocol: ESMTP,
             tls: None,
@@ -269,8 +269,8 @@ mod tests {
     #[test]
     fn return_paths() {
         let smith = ReversePath::Mailbox(Mailbox::parse("smith@example.org").unwrap());
-        assert_eq!(return_path(&smith), b"Return-Path: <smith@example.org>\n");
-        assert_eq!(return_path(&ReversePath::Null), b"Return-Path: <>\n");
+        assert_eq!(return_path_line(&smith), b"Return-Path: <smith@example.org>\n");
+        assert_eq!(return_path_line(&ReversePath::Null), b"Return-Path: <>\n");
     }
 
     #[test]
@@ -279,7 +279,7 @@ mod tests {
             let many = |_| {
                 scope.spawn(|| {
                     let ids = IdGenerator::new();
-                    (0..100).map(|_| ids.session()).collect::<Vec<_>>()
+                    (0..100).map(|_| ids.next_session_id()).collect::<Vec<_>>()
                 })
             };
             let threads: Vec<_> = (0..20).map(many).collect();

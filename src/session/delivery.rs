@@ -66,9 +66,9 @@ impl<'a> MessageDelivery<'a> {
         let asks = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
         let header = asks.then(|| dsn_message::header(&message.content).unwrap_or_default());
         let told = match answers {
-            ReplyMode::Together => self.deliver_all(message),
-            ReplyMode::Each => self.each(stream, message),
-            ReplyMode::EachAndTogether => self.deliver_prdr(stream, message),
+            ReplyMode::Single => self.deliver_all(message),
+            ReplyMode::PerRecipient => self.each(stream, message),
+            ReplyMode::Prdr => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
             self.report(&id, header, &told.delivered);
@@ -150,10 +150,10 @@ impl<'a> MessageDelivery<'a> {
         let mut told = self.each(stream, message);
         let all = match told.delivered.len() {
             n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_for_some(),
+            1.. => reply::data_accepted_for_some(),
             // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_for_none_yet(),
-            0 => reply::data_for_none(),
+            0 if told.later => reply::data_deferred_for_all(),
+            0 => reply::data_rejected_for_all(),
         };
         let last = told.last.replace(all);
         told.heard = chunked.and(told.heard);

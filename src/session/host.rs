@@ -48,7 +48,7 @@ impl SessionHost<'_> {
             (Refusal::NotLocal, RefusedCommand::Rcpt(to))
                 if self.peer.is_local() && relay.is_none() =>
             {
-                reply::nothing_relayed(to)
+                reply::no_smarthost(to)
             }
             _ => refusal_reply(refusal, asked, told),
         };
@@ -62,7 +62,7 @@ impl SessionHost<'_> {
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         match has_room(spool, needed) && has_room(mail_dir, needed) {
@@ -71,7 +71,7 @@ impl Host for SessionHost<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
         let SessionContext { writer, counters, .. } = self.context;
         let accepted = self.way(to).and_then(|way| {
             let on_terminal = match delivery {
@@ -101,10 +101,10 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.terminals.accept(&to.here)
+        to.elsewhere.is_empty() && self.context.settings.terminals.are_active(&to.here)
     }
 
-    fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
+    fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
         let told = self.context.settings.forward_replies.allows(self.peer);
         match (to.here.as_slice(), to.elsewhere.as_slice()) {
             // Who wrote to another host need not be told that it is one.
@@ -130,8 +130,8 @@ impl Host for SessionHost<'_> {
     fn etrn(&self, node: &EtrnNode) -> Reply {
         let relay = self.context.settings.relay.as_ref();
         match relay.is_some_and(|relay| relay.queue.flush(node)) {
-            true => reply::flushing(node),
-            false => reply::cannot_flush(node),
+            true => reply::queuing_started(node),
+            false => reply::cannot_queue(node),
         }
     }
 
@@ -194,7 +194,7 @@ fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> R
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
+        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::no_such_name(verb),
     }
 }
 
@@ -212,7 +212,7 @@ fn members_reply(members: Vec<Member>) -> Reply {
         "" => format!("<{mailbox}>"),
         name => format!("{name} <{mailbox}>"),
     };
-    reply::members(members.into_iter().map(line).collect())
+    reply::mailboxes(members.into_iter().map(line).collect())
 }
 
 /// Free octets below which no message is taken.

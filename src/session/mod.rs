@@ -43,7 +43,7 @@ use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
-use crate::message::trace::{self, IdGenerator, Received};
+use crate::message::trace::{self, IdGenerator, ReceivedField};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Peer, Stream};
@@ -53,7 +53,7 @@ use crate::observe::logging::value;
 use crate::relay::queue;
 use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
-use crate::smtp::command::{self, LINE_MAX};
+use crate::smtp::command::{self, COMMAND_LINE_MAX};
 use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::{Envelope, Receiver, ReceiverConfig, Reply, StartTlsMode, Step, reply};
 use crate::terminal::Terminals;
@@ -191,7 +191,7 @@ impl SessionContext {
     /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
     pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
         self.counters.sessions.one();
-        let id = self.ids.session();
+        let id = self.ids.next_session_id();
         let peer = stream.peer();
         log::debug!("connected session={id} client={peer}");
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -300,13 +300,13 @@ impl<'a> Session<'a> {
             log::info!("talked-first session={} client={peer}", self.id);
         }
         self.say(&self.receiver.greeting())?;
-        if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
+        if let Some(reply) = self.receiver.check_opening(self.stream.peek_first_line()?) {
             self.say(&reply)?;
             return Ok(SessionEnd::GivenUp(reply));
         }
         loop {
             let handle_command = self.handle_command();
-            if !self.receiver.awaits_chunks() || handle_command.is_err() {
+            if !self.receiver.is_chunking() || handle_command.is_err() {
                 let end =
                     handle_command.as_ref().err().map_or("reset".to_owned(), Disconnect::to_string);
                 if let Some((incoming, _)) = self.chunked.take() {
@@ -322,9 +322,9 @@ impl<'a> Session<'a> {
     /// One command and what belongs to it; how the session ended, if it did.
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
-        let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
-            Some(line) => (self.receiver.line(line), command::may_wait(line)),
-            None => (self.receiver.line_too_long(), false),
+        let (step, mut may_wait) = match self.stream.line(COMMAND_LINE_MAX)? {
+            Some(line) => (self.receiver.handle_line(line), command::may_delay_reply(line)),
+            None => (self.receiver.handle_long_line(), false),
         };
         let step = match step {
             Step::Data(go_ahead) => {
@@ -379,7 +379,7 @@ impl<'a> Session<'a> {
                 let sni = value(facts.sni.as_deref().unwrap_or_default());
                 log::debug!("tls session={} sni={sni} facts={}", self.id, value(&facts));
                 self.tls = Some(facts.to_string());
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 Ok(())
             }
             Err(cut) => {
@@ -412,7 +412,7 @@ impl<'a> Session<'a> {
         self.stream.begin_data();
         let end = loop {
             let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
-            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.piece(piece));
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
             octets += used as u64;
             if let Some(end) = end {
@@ -433,16 +433,16 @@ impl<'a> Session<'a> {
         self.stream.begin_data();
         while chunks.left() > 0 {
             let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
-            let used = chunks.feed(input, &mut |piece| incoming.intake.piece(piece));
+            let used = chunks.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
         }
         let sum = chunks.octets();
         if last {
-            let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
+            let end = chunks.finish(&mut |piece| incoming.intake.push(piece));
             let verdict = self.conclude(incoming, end, sum)?;
             return Ok(self.receiver.end_of_data(verdict));
         }
-        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.has_failed() {
             self.chunked = Some((incoming, chunks));
             return Ok(self.receiver.end_of_chunk(Ok(octets)));
         }
@@ -474,7 +474,7 @@ impl<'a> Session<'a> {
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
         let to = destinations(envelope);
-        let received = Received {
+        let received = ReceivedField {
             client,
             peer: self.stream.peer().into(),
             hostname: &settings.hostname,
@@ -512,7 +512,7 @@ impl<'a> Session<'a> {
             (end, content, _) => {
                 let reply = refusal_of(end, content, &id);
                 self.context.note(&about, &reply, octets, dot);
-                let mut replies = self.receiver.for_all(reply.clone());
+                let mut replies = self.receiver.repeat_per_recipient(reply.clone());
                 replies.pop();
                 replies.iter().try_for_each(|reply| self.say(reply))?;
                 return Ok(reply);
@@ -529,7 +529,7 @@ impl<'a> Session<'a> {
             octets,
             dot,
         };
-        let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
+        let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();
         }
@@ -569,12 +569,12 @@ fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> boo
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
 }
 
-impl From<Peer> for trace::Peer {
-    fn from(peer: Peer) -> trace::Peer {
+impl From<Peer> for trace::ClientOrigin {
+    fn from(peer: Peer) -> trace::ClientOrigin {
         match peer {
-            Peer::Ip(address) => trace::Peer::Address(address.ip()),
-            Peer::Unix => trace::Peer::Local,
-            Peer::Pipe => trace::Peer::Unknown,
+            Peer::Ip(address) => trace::ClientOrigin::Address(address.ip()),
+            Peer::Unix => trace::ClientOrigin::Local,
+            Peer::Pipe => trace::ClientOrigin::Unknown,
         }
     }
 }

@@ -8,7 +8,7 @@
 //! The pieces that come out are those of [`Decoder`], so whoever takes them cannot tell DATA from
 //! BDAT.
 
-use super::data::{DataEnd, Decoder, Piece};
+use super::data::{DataEnd, Decoder, LinePiece};
 
 /// The mail data of one transaction.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Chunks {
 
     /// Takes what of `input` belongs to the chunk, gives its lines to `sink`, and returns how many
     /// octets that were. After a fault it goes on counting, but gives no more to `sink`.
-    pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(Piece<'_>)) -> usize {
+    pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> usize {
         let used = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
         let (chunk, _) = input.split_at(used);
         self.decoder.feed(chunk, sink);
@@ -52,7 +52,7 @@ impl Chunks {
     }
 
     /// The last chunk is whole: gives a last line without CR LF to `sink`, and says how it ended.
-    pub fn finish(self, sink: &mut dyn FnMut(Piece<'_>)) -> DataEnd {
+    pub fn finish(self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         self.decoder.finish(sink)
     }
 
@@ -77,7 +77,7 @@ mod tests {
     /// A piece that owns its octets.
     type Owned = (Vec<u8>, bool, bool);
 
-    fn owned(piece: Piece<'_>) -> Owned {
+    fn owned(piece: LinePiece<'_>) -> Owned {
         (piece.bytes.to_vec(), piece.first, piece.last)
     }
 

@@ -10,7 +10,7 @@ use super::path;
 
 /// RET: how much of the message a report of failure returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Return {
+pub enum DsnReturn {
     /// `RET=FULL`: all of it.
     Full,
     /// `RET=HDRS`: the header.
@@ -19,7 +19,7 @@ pub enum Return {
 
 /// NOTIFY: what shall be reported of one recipient. All false is `NOTIFY=NEVER`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notify {
+pub struct DsnNotify {
     /// SUCCESS
     pub success: bool,
     /// FAILURE
@@ -32,27 +32,27 @@ pub struct Notify {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginalRecipient {
     /// `rfc822`, or another type of address.
-    pub kind: String,
+    pub addr_type: String,
     /// The address: printable ASCII and blanks; of the type `utf-8` UTF-8 too, or ASCII that stands
     /// for it, `j\x{FC}rgen@b` (RFC 6533 3).
     pub address: String,
 }
 
-impl Return {
+impl DsnReturn {
     /// `FULL` or `HDRS`
-    pub(crate) fn parse(value: &str) -> Option<Return> {
+    pub(crate) fn parse(value: &str) -> Option<DsnReturn> {
         match value.to_ascii_uppercase().as_str() {
-            "FULL" => Some(Return::Full),
-            "HDRS" => Some(Return::Headers),
+            "FULL" => Some(DsnReturn::Full),
+            "HDRS" => Some(DsnReturn::Headers),
             _ => None,
         }
     }
 }
 
-impl Notify {
+impl DsnNotify {
     /// `NEVER`, or a list of `SUCCESS`, `FAILURE` and `DELAY`.
-    pub(crate) fn parse(value: &str) -> Option<Notify> {
-        let mut notify = Notify::default();
+    pub(crate) fn parse(value: &str) -> Option<DsnNotify> {
+        let mut notify = DsnNotify::default();
         if value.eq_ignore_ascii_case("NEVER") {
             return Some(notify);
         }
@@ -89,7 +89,7 @@ impl OriginalRecipient {
                 None => return None,
             }
         };
-        (!address.is_empty()).then(|| OriginalRecipient { kind: kind.to_owned(), address })
+        (!address.is_empty()).then(|| OriginalRecipient { addr_type: kind.to_owned(), address })
     }
 
     /// Whether it can be told to everybody (RFC 6531).
@@ -105,22 +105,22 @@ impl OriginalRecipient {
             () if utf8 => self.address.clone(),
             () => encode_xtext(&in_ascii(&self.address)),
         };
-        format!("{};{address}", self.kind)
+        format!("{};{address}", self.addr_type)
     }
 }
 
 /// Writes `FULL` or `HDRS`.
-impl fmt::Display for Return {
+impl fmt::Display for DsnReturn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Return::Full => "FULL",
-            Return::Headers => "HDRS",
+            DsnReturn::Full => "FULL",
+            DsnReturn::Headers => "HDRS",
         })
     }
 }
 
 /// Writes `NEVER`, or the list.
-impl fmt::Display for Notify {
+impl fmt::Display for DsnNotify {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [(self.success, "SUCCESS"), (self.failure, "FAILURE"), (self.delay, "DELAY")];
         let given: Vec<&str> =
@@ -231,28 +231,29 @@ mod tests {
     #[test]
     fn notify_is_never_or_a_list() {
         let (success, failure, delay) = (true, true, true);
-        let none = Notify::default();
+        let none = DsnNotify::default();
         for (value, notify) in [
             ("NEVER", Some(none)),
             ("never", Some(none)),
-            ("SUCCESS", Some(Notify { success, ..none })),
-            ("Failure,delay", Some(Notify { failure, delay, ..none })),
-            ("SUCCESS,FAILURE,DELAY", Some(Notify { success, failure, delay })),
-            ("SUCCESS,SUCCESS", Some(Notify { success, ..none })),
+            ("SUCCESS", Some(DsnNotify { success, ..none })),
+            ("Failure,delay", Some(DsnNotify { failure, delay, ..none })),
+            ("SUCCESS,FAILURE,DELAY", Some(DsnNotify { success, failure, delay })),
+            ("SUCCESS,SUCCESS", Some(DsnNotify { success, ..none })),
             ("NEVER,SUCCESS", None),
             ("SUCCESS,NEVER", None),
             ("SUCCESS,", None),
             (",", None),
             ("ALWAYS", None),
         ] {
-            assert_eq!(Notify::parse(value), notify, "{value}");
+            assert_eq!(DsnNotify::parse(value), notify, "{value}");
         }
     }
 
     #[test]
     fn original_recipients_have_a_type() {
-        let is =
-            |value: &str| OriginalRecipient::parse(value).map(|orcpt| (orcpt.kind, orcpt.address));
+        let is = |value: &str| {
+            OriginalRecipient::parse(value).map(|orcpt| (orcpt.addr_type, orcpt.address))
+        };
         let some = |kind: &str, address: &str| Some((kind.to_owned(), address.to_owned()));
         assert_eq!(is("rfc822;Bob@Big-Bucks.COM"), some("rfc822", "Bob@Big-Bucks.COM"));
         assert_eq!(is("rfc822;a+2Bb@c"), some("rfc822", "a+b@c"));
@@ -285,10 +286,10 @@ mod tests {
             assert_eq!(decode_xtext(&encode_xtext(text)).as_deref(), Some(text), "{text}");
         }
         for value in ["NEVER", "SUCCESS", "SUCCESS,FAILURE,DELAY", "FAILURE,DELAY"] {
-            assert_eq!(Notify::parse(value).unwrap().to_string(), value);
+            assert_eq!(DsnNotify::parse(value).unwrap().to_string(), value);
         }
         for value in ["FULL", "HDRS"] {
-            assert_eq!(Return::parse(value).unwrap().to_string(), value);
+            assert_eq!(DsnReturn::parse(value).unwrap().to_string(), value);
         }
         let rewritten = |value, utf8| OriginalRecipient::parse(value).unwrap().encode(utf8);
         for value in ["rfc822;a+2Bb@c", "x400;/c+3Dus/;x", "utf-8;j\u{fc}rgen@b"] {

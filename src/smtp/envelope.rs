@@ -1,11 +1,11 @@
 //! The transaction: who from, who to, and what was declared of the mail data.
 
-use super::dsn::{Notify, OriginalRecipient, Return};
+use super::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use super::path::{ForwardPath, ReversePath};
 
 /// What MAIL's BODY parameter said (RFC 6152). The content is kept in all 8 bits either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Body {
+pub enum BodyType {
     /// `BODY=7BIT`, or none given.
     #[default]
     SevenBit,
@@ -47,7 +47,7 @@ pub struct Recipient<D> {
     /// Where it leads.
     pub destination: D,
     /// NOTIFY, if given (RFC 3461 4.1).
-    pub notify: Option<Notify>,
+    pub notify: Option<DsnNotify>,
     /// ORCPT, if given (RFC 3461 4.2).
     pub original: Option<OriginalRecipient>,
 }
@@ -62,11 +62,11 @@ pub struct Envelope<D> {
     /// SIZE as declared, in octets (RFC 1870). A hint, never used to find the end of data.
     pub size: Option<u64>,
     /// BODY as declared.
-    pub body: Body,
+    pub body: BodyType,
     /// Whether SMTPUTF8 was given: addresses and header may be UTF-8 (RFC 6531).
     pub utf8: bool,
     /// RET, if given (RFC 3461 4.3).
-    pub ret: Option<Return>,
+    pub ret: Option<DsnReturn>,
     /// ENVID, if given (RFC 3461 4.4).
     pub envid: Option<String>,
     /// In the order of their RCPT commands; never empty once DATA was accepted.
@@ -80,7 +80,7 @@ impl<D> Envelope<D> {
             delivery: Delivery::Mail,
             from: ReversePath::Null,
             size: None,
-            body: Body::default(),
+            body: BodyType::default(),
             utf8: false,
             ret: None,
             envid: None,

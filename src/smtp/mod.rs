@@ -31,8 +31,8 @@ pub mod sender;
 pub mod testing;
 
 pub use config::{ReceiverConfig, StartTlsMode};
-pub use envelope::{Body, Delivery, Envelope, Recipient};
-pub use path::{Domain, EtrnNode, ForwardPath, Literal, Mailbox, ReversePath};
+pub use envelope::{BodyType, Delivery, Envelope, Recipient};
+pub use path::{AddressLiteral, Domain, EtrnNode, ForwardPath, Mailbox, ReversePath};
 pub use receiver::{Hello, Host, Protocol, Receiver, ReplyMode, Step};
 pub use reply::Reply;
 pub use sender::Sender;

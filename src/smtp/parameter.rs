@@ -6,8 +6,8 @@
 //! have, and what is given twice, is 501; a value that is not carried out is 504; what is not known
 //! is 555. The first fault from the left is told.
 
-use super::dsn::{self, Notify, OriginalRecipient, Return};
-use super::envelope::Body;
+use super::dsn::{self, DsnNotify, DsnReturn, OriginalRecipient};
+use super::envelope::BodyType;
 use super::reply::{self, Reply};
 
 /// The parameters of MAIL.
@@ -16,11 +16,11 @@ pub struct MailParameters {
     /// SIZE in octets. A number above 64 bits is as good as the largest of them: too large.
     pub size: Option<u64>,
     /// BODY
-    pub body: Option<Body>,
+    pub body: Option<BodyType>,
     /// SMTPUTF8
     pub utf8: bool,
     /// RET
-    pub ret: Option<Return>,
+    pub ret: Option<DsnReturn>,
     /// ENVID, decoded.
     pub envid: Option<String>,
     /// PRDR
@@ -31,7 +31,7 @@ pub struct MailParameters {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcptParameters {
     /// NOTIFY
-    pub notify: Option<Notify>,
+    pub notify: Option<DsnNotify>,
     /// ORCPT, decoded.
     pub original: Option<OriginalRecipient>,
 }
@@ -52,7 +52,7 @@ impl MailParameters {
                 "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_FORM)),
                 "PRDR" if value.is_none() && !*prdr => *prdr = true,
                 "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_FORM)),
-                "RET" => given.set(ret, Return::parse, RET_FORM)?,
+                "RET" => given.set(ret, DsnReturn::parse, RET_FORM)?,
                 "ENVID" => given.set(envid, dsn::parse_envid, ENVID_FORM)?,
                 _ => return Err(reply::unknown_parameter("MAIL", keyword)),
             }
@@ -76,7 +76,7 @@ impl RcptParameters {
             let (keyword, value) = parameter?;
             let given = KnownParameter { verb: "RCPT", value };
             match keyword.to_ascii_uppercase().as_str() {
-                "NOTIFY" => given.set(notify, Notify::parse, NOTIFY_FORM)?,
+                "NOTIFY" => given.set(notify, DsnNotify::parse, NOTIFY_FORM)?,
                 "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_FORM)?,
                 _ => return Err(reply::unknown_parameter("RCPT", keyword)),
             }
@@ -147,10 +147,10 @@ fn parse_size(digits: &str) -> Option<u64> {
 }
 
 /// `7BIT` or `8BITMIME` (RFC 6152)
-fn parse_body(value: &str) -> Option<Body> {
+fn parse_body(value: &str) -> Option<BodyType> {
     match value.to_ascii_uppercase().as_str() {
-        "7BIT" => Some(Body::SevenBit),
-        "8BITMIME" => Some(Body::EightBitMime),
+        "7BIT" => Some(BodyType::SevenBit),
+        "8BITMIME" => Some(BodyType::EightBitMime),
         _ => None,
     }
 }
@@ -202,9 +202,9 @@ mod tests {
             (" SIZE=1=1", Err(501)),
             (" SIZE=1 SIZE=1", Err(501)),
             // BODY
-            (" BODY=7BIT", given(None, Some(Body::SevenBit))),
-            (" body=8bitMIME", given(None, Some(Body::EightBitMime))),
-            (" BODY=8BITMIME  SIZE=5", given(Some(5), Some(Body::EightBitMime))),
+            (" BODY=7BIT", given(None, Some(BodyType::SevenBit))),
+            (" body=8bitMIME", given(None, Some(BodyType::EightBitMime))),
+            (" BODY=8BITMIME  SIZE=5", given(Some(5), Some(BodyType::EightBitMime))),
             (" BODY=BINARYMIME", Err(504)),
             (" BODY=9BIT", Err(501)),
             (" BODY", Err(501)),
@@ -219,7 +219,7 @@ mod tests {
             (" PRDR=1", Err(501)),
             (" PRDR PRDR", Err(501)),
             // RET and ENVID
-            (" RET=full", Ok(MailParameters { ret: Some(Return::Full), ..none() })),
+            (" RET=full", Ok(MailParameters { ret: Some(DsnReturn::Full), ..none() })),
             (" ENVID=a+2Bb", Ok(MailParameters { envid: Some("a+b".to_owned()), ..none() })),
             (" RET=HDRS RET=HDRS", Err(501)),
             (" ENVID=a ENVID=b", Err(501)),
@@ -251,7 +251,7 @@ mod tests {
 
     #[test]
     fn rcpt_parameters() {
-        let success = Some(Notify { success: true, ..Notify::default() });
+        let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
         let original = OriginalRecipient::parse("rfc822;a@b");
         let rows = [
             ("", Ok(RcptParameters::default())),

@@ -5,7 +5,7 @@
 //! another EHLO; it is one value that is there or not, so that nothing of it can stay behind. A
 //! command that is refused changes nothing (RFC 5321 4.1.4).
 //!
-//! Whoever holds the receiver reads lines to their CR LF, at most [`LINE_MAX`](command::LINE_MAX) octets of them, and
+//! Whoever holds the receiver reads lines to their CR LF, at most [`COMMAND_LINE_MAX`](command::COMMAND_LINE_MAX) octets of them, and
 //! mail data with a [`Decoder`](super::data::Decoder). Each line gets exactly one reply.
 
 use std::fmt;
@@ -24,10 +24,14 @@ pub trait Host {
 
     /// Is there room for a message of `size` octets (as declared, or unknown)? An `Err` is MAIL's
     /// reply (452 4.3.1).
-    fn room(&self, size: Option<u64>) -> Result<(), Reply>;
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply>;
     /// Where mail for `to` goes; an `Err` is RCPT's reply. `delivery` tells whether a mailbox is
     /// needed for it.
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Self::Destination, Reply>;
+    fn resolve_recipient(
+        &self,
+        to: &ForwardPath,
+        delivery: Delivery,
+    ) -> Result<Self::Destination, Reply>;
     /// Whether everybody that this leads to is active now, at a terminal that accepts messages
     /// (RFC 821 3.4). Asked only where [`ReceiverConfig::terminals`] is on.
     fn is_active(&self, to: &Self::Destination) -> bool {
@@ -35,7 +39,7 @@ pub trait Host {
         false
     }
     /// The one mailbox on another host that mail is sent on to, if the client may hear of it.
-    fn forward<'d>(&self, to: &'d Self::Destination) -> Option<&'d Mailbox> {
+    fn forward_mailbox<'d>(&self, to: &'d Self::Destination) -> Option<&'d Mailbox> {
         let _ = to;
         None
     }
@@ -45,7 +49,7 @@ pub trait Host {
     fn expn(&self, list: &str) -> Reply;
     /// The answer to ETRN. Asked only where [`ReceiverConfig::etrn`] is on.
     fn etrn(&self, node: &EtrnNode) -> Reply {
-        reply::cannot_flush(node)
+        reply::cannot_queue(node)
     }
     /// The answer to HELP without a topic (211), or None for the receiver's own 214.
     fn help(&self) -> Option<Reply>;
@@ -102,12 +106,12 @@ pub enum Hello {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyMode {
     /// By one reply for all recipients.
-    Together,
+    Single,
     /// By one reply for each recipient, in the order of their RCPT commands (RFC 2033 4.2).
-    Each,
+    PerRecipient,
     /// By 353, one for each, and one for all (PRDR). Mail data that nobody can get is answered by
     /// one reply for all.
-    EachAndTogether,
+    Prdr,
 }
 
 /// Writes the registered name, `UTF8SMTPS`. HELO has none for TLS, and none for UTF-8.
@@ -191,15 +195,15 @@ impl<H: Host> Receiver<H> {
 
     /// What has come of the first command line, which need not be all of it: the last reply, if
     /// that is no SMTP, and its line's end must not be waited for.
-    pub fn opening(&self, opening: &[u8]) -> Option<Reply> {
+    pub fn check_opening(&self, opening: &[u8]) -> Option<Reply> {
         let why = "this is SMTP";
-        command::is_binary(opening).then(|| reply::giving_up(&self.settings.hostname, why))
+        command::is_binary(opening).then(|| reply::client_error(&self.settings.hostname, why))
     }
 
     /// One command line as it came, CR LF included. Its limits and bare CR or LF are judged here.
-    pub fn line(&mut self, line: &[u8]) -> Step {
+    pub fn handle_line(&mut self, line: &[u8]) -> Step {
         if self.client.is_none() && command::is_foreign(line) {
-            return Step::Close(reply::giving_up(&self.settings.hostname, "this is SMTP"));
+            return Step::Close(reply::client_error(&self.settings.hostname, "this is SMTP"));
         }
         let command = match Command::parse(line) {
             Ok(command) => command,
@@ -213,8 +217,8 @@ impl<H: Host> Receiver<H> {
         }
     }
 
-    /// A command line longer than [`LINE_MAX`](command::LINE_MAX) came, and was read and dropped to its CR LF (500).
-    pub fn line_too_long(&mut self) -> Step {
+    /// A command line longer than [`COMMAND_LINE_MAX`](command::COMMAND_LINE_MAX) came, and was read and dropped to its CR LF (500).
+    pub fn handle_long_line(&mut self) -> Step {
         self.in_error(reply::line_too_long())
     }
 
@@ -225,7 +229,7 @@ impl<H: Host> Receiver<H> {
 
     /// Whether the first chunks of a message have been taken. When they have not any more, those
     /// that were are to be dropped.
-    pub fn awaits_chunks(&self) -> bool {
+    pub fn is_chunking(&self) -> bool {
         let chunks = self.transaction.as_ref().map(|transaction| transaction.chunks);
         matches!(chunks, Some(Chunking::Coming(_)))
     }
@@ -243,20 +247,20 @@ impl<H: Host> Receiver<H> {
     }
 
     /// How the end of the mail data is to be answered.
-    pub fn answers(&self) -> ReplyMode {
+    pub fn reply_mode(&self) -> ReplyMode {
         match &self.transaction {
-            Some(_) if self.settings.lmtp => ReplyMode::Each,
+            Some(_) if self.settings.lmtp => ReplyMode::PerRecipient,
             Some(Transaction { prdr: true, envelope, .. })
                 if envelope.to.len() > 1 && envelope.delivery == Delivery::Mail =>
             {
-                ReplyMode::EachAndTogether
+                ReplyMode::Prdr
             }
-            _ => ReplyMode::Together,
+            _ => ReplyMode::Single,
         }
     }
 
     /// The replies where `reply` holds for every recipient.
-    pub fn for_all(&self, reply: Reply) -> Vec<Reply> {
+    pub fn repeat_per_recipient(&self, reply: Reply) -> Vec<Reply> {
         let recipients = self.envelope().map_or(1, |envelope| envelope.to.len());
         vec![reply; if self.settings.lmtp { recipients } else { 1 }]
     }
@@ -271,7 +275,7 @@ impl<H: Host> Receiver<H> {
 
     /// The connection is inside TLS from here on, after STARTTLS or from its beginning: all that
     /// the client said before is forgotten (RFC 3207 4.2).
-    pub fn tls_started(&mut self) {
+    pub fn begin_tls(&mut self) {
         self.tls = true;
         self.client = None;
         self.transaction = None;
@@ -306,7 +310,7 @@ impl<H: Host> Receiver<H> {
             _ => return Err(reply::tls_required()),
         }
         match command {
-            Command::Helo(_) | Command::Ehlo(_) if self.settings.lmtp => Err(reply::no_smtp()),
+            Command::Helo(_) | Command::Ehlo(_) if self.settings.lmtp => Err(reply::lmtp_only()),
             Command::Lhlo(_) if !self.settings.lmtp => Err(reply::not_implemented("LHLO")),
             Command::Lhlo(client) => {
                 let reply = reply::ehlo(&self.settings, self.tls, &client);
@@ -323,7 +327,7 @@ impl<H: Host> Receiver<H> {
             Command::StartTls if !self.carries_out("STARTTLS") => {
                 Err(reply::not_implemented("STARTTLS"))
             }
-            Command::StartTls if self.tls => Err(reply::tls_again()),
+            Command::StartTls if self.tls => Err(reply::tls_already_active()),
             Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
             Command::Mail(delivery, ..) if !self.carries_out(delivery.verb()) => {
                 Err(reply::not_implemented(delivery.verb()))
@@ -338,12 +342,12 @@ impl<H: Host> Receiver<H> {
             }
             Command::Vrfy(asked) if self.settings.vrfy => {
                 let reply = self.host.vrfy(&asked.name);
-                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_tell)))
+                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_show_name)))
             }
             Command::Vrfy(_) => Ok(Step::Reply(reply::cannot_vrfy())),
             Command::Expn(asked) if self.settings.expn => {
                 let reply = self.host.expn(&asked.name);
-                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_tell)))
+                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_show_name)))
             }
             Command::Expn(_) => Ok(Step::Reply(reply::cannot_expn())),
             Command::Help(None) => {
@@ -353,7 +357,7 @@ impl<H: Host> Receiver<H> {
             }
             Command::Help(Some(topic)) => {
                 let topic = topic.to_ascii_uppercase();
-                let form = command::form(&topic).filter(|_| self.carries_out(&topic));
+                let form = command::syntax(&topic).filter(|_| self.carries_out(&topic));
                 let form = form.ok_or_else(reply::no_such_topic)?;
                 Ok(Step::Reply(reply::help_topic(form)))
             }
@@ -408,7 +412,7 @@ impl<H: Host> Receiver<H> {
         if parameters.size.is_some_and(|size| size > self.settings.size_max) {
             return Ok(Step::Reply(reply::declared_too_large()));
         }
-        if let Err(reply) = self.host.room(parameters.size) {
+        if let Err(reply) = self.host.check_space(parameters.size) {
             return Ok(answer(reply));
         }
         let reply = reply::mail(delivery, &from);
@@ -423,7 +427,7 @@ impl<H: Host> Receiver<H> {
     fn rcpt(&mut self, to: ForwardPath, parameters: RcptParameters) -> Result<Step, Reply> {
         let transaction = self.transaction.as_mut().ok_or_else(reply::rcpt_before_mail)?;
         if transaction.chunks != Chunking::None {
-            return Err(reply::rcpt_behind_bdat());
+            return Err(reply::rcpt_after_bdat());
         }
         if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
             return Err(reply::unknown_parameter("RCPT", keyword));
@@ -441,12 +445,12 @@ impl<H: Host> Receiver<H> {
         if accepted.len() >= self.settings.recipients_max {
             return Ok(Step::Reply(reply::too_many_recipients()));
         }
-        match self.host.recipient(&to, delivery) {
+        match self.host.resolve_recipient(&to, delivery) {
             Ok(destination) => {
                 // The mailbox does for SOML and SAML; only SEND has nothing else.
                 let reply = match delivery {
                     Delivery::Mail | Delivery::SendAndMail => {
-                        let forward = self.host.forward(&destination);
+                        let forward = self.host.forward_mailbox(&destination);
                         forward.map_or_else(|| reply::rcpt(&to), reply::will_forward)
                     }
                     _ if self.host.is_active(&destination) => reply::rcpt(&to),
@@ -473,7 +477,7 @@ impl<H: Host> Receiver<H> {
     fn data(&mut self) -> Result<Step, Reply> {
         let transaction = self.transaction.as_ref().ok_or_else(reply::data_before_mail)?;
         match (transaction.envelope.to.is_empty(), transaction.refused) {
-            _ if transaction.chunks != Chunking::None => Err(reply::data_behind_bdat()),
+            _ if transaction.chunks != Chunking::None => Err(reply::data_after_bdat()),
             (false, _) => Ok(Step::Data(reply::start_mail_input())),
             // LMTP wants 503 either way (RFC 2033 4.2).
             (true, true) if !self.settings.lmtp => Ok(Step::Reply(reply::data_no_recipients())),
@@ -487,7 +491,7 @@ impl<H: Host> Receiver<H> {
     fn bdat(&mut self, octets: Option<u64>, last: Option<bool>) -> Step {
         let Some(octets) = octets else {
             let why = "the size of a chunk cannot be read";
-            return Step::Close(reply::giving_up(&self.settings.hostname, why));
+            return Step::Close(reply::client_error(&self.settings.hostname, why));
         };
         let refusal = match self.chunk(octets, last) {
             Ok(last) => return Step::Chunk { octets, last },
@@ -500,7 +504,7 @@ impl<H: Host> Receiver<H> {
             return close;
         }
         let replies = match last {
-            Some(true) => self.for_all(refusal),
+            Some(true) => self.repeat_per_recipient(refusal),
             _ => vec![refusal],
         };
         self.fail_chunks();
@@ -549,7 +553,7 @@ impl<H: Host> Receiver<H> {
         self.errors = self.errors.saturating_add(1);
         let max = self.settings.errors_max;
         if self.errors > if self.pressed { max.min(1) } else { max } {
-            return Step::Close(reply::giving_up(&self.settings.hostname, "too many errors"));
+            return Step::Close(reply::client_error(&self.settings.hostname, "too many errors"));
         }
         Step::Reply(reply)
     }
@@ -560,7 +564,7 @@ impl<H: Host> Receiver<H> {
 fn in_utf8(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
     match (reply.is_ascii(), allowed) {
         (true, _) => reply,
-        (false, true) => reply.in_utf8(),
+        (false, true) => reply.with_utf8(),
         (false, false) => otherwise(),
     }
 }

@@ -45,7 +45,7 @@ impl Reply {
     }
 
     /// The same with UTF-8 as it is, for a client that has said that it takes it.
-    pub(super) fn in_utf8(self) -> Reply {
+    pub(super) fn with_utf8(self) -> Reply {
         Reply { utf8: true, ..self }
     }
 
@@ -77,7 +77,7 @@ impl Reply {
             _ => '?',
         };
         for c in text.chars().map(harmless) {
-            if line.len() + c.len_utf8() > LINE_MAX - 2 {
+            if line.len() + c.len_utf8() > REPLY_LINE_MAX - 2 {
                 break;
             }
             line.push(c);
@@ -93,7 +93,7 @@ impl Reply {
 }
 
 /// A reply line with its CR LF, in octets (RFC 5321 4.5.3.1.5).
-pub const LINE_MAX: usize = 512;
+pub const REPLY_LINE_MAX: usize = 512;
 
 /// Defines a function for each reply that always says the same, and a list of them for tests.
 macro_rules! fixed {
@@ -112,25 +112,25 @@ macro_rules! fixed {
 }
 
 // What the receiver says by itself.
-fixed! { RECEIVER_SAYS:
+fixed! { RECEIVER_REPLIES:
     rset                250 2 0 0 "RSET: OK, nothing is pending"
     noop                250 2 0 0 "NOOP: OK"
     cannot_vrfy         252 2 5 0 "Cannot VRFY user, but will accept message and attempt delivery"
     cannot_expn         252 2 5 0 "Cannot EXPN list, but will accept message and attempt delivery"
-    cannot_tell         252 2 6 8 "Only a reply in UTF-8 could show that mailbox, see SMTPUTF8"
+    cannot_show_name         252 2 6 8 "Only a reply in UTF-8 could show that mailbox, see SMTPUTF8"
     too_many_recipients 452 4 5 3 "RCPT: too many recipients, those accepted stay"
     bare_line_end       500 5 5 2 "a bare CR, a bare LF or a NUL: only CR LF ends a line"
     line_too_long       500 5 5 2 "Line too long"
-    no_smtp             500 5 5 1 "this is LMTP: send LHLO"
+    lmtp_only             500 5 5 1 "this is LMTP: send LHLO"
     unknown_command     500 5 5 2 "Command unrecognized"
     mail_nested         503 5 5 1 "MAIL: a transaction is open, RSET would end it"
-    tls_again           503 5 5 1 "STARTTLS: TLS is on already"
+    tls_already_active           503 5 5 1 "STARTTLS: TLS is on already"
     rcpt_before_mail    503 5 5 1 "RCPT: send MAIL first"
     data_before_mail    503 5 5 1 "DATA: send MAIL first"
     data_before_rcpt    503 5 5 1 "DATA: send RCPT first"
     tls_required        530 5 7 0 "Must issue a STARTTLS command first"
-    rcpt_behind_bdat    503 5 5 1 "RCPT: mail data has begun, RSET would drop it"
-    data_behind_bdat    503 5 5 1 "DATA: a transaction has either DATA or BDAT, send RSET"
+    rcpt_after_bdat    503 5 5 1 "RCPT: mail data has begun, RSET would drop it"
+    data_after_bdat    503 5 5 1 "DATA: a transaction has either DATA or BDAT, send RSET"
     bdat_before_mail    503 5 5 1 "BDAT: send MAIL first"
     bdat_before_rcpt    503 5 5 1 "BDAT: send RCPT first"
     bdat_failed         503 5 5 1 "BDAT: a chunk was refused before, send RSET"
@@ -263,12 +263,12 @@ pub fn timed_out(hostname: &str, why: &str) -> Reply {
 }
 
 /// `421 host ...`: our own fault.
-pub fn broken(hostname: &str) -> Reply {
+pub fn internal_error(hostname: &str) -> Reply {
     Reply::new(421, (4, 3, 0), format!("{hostname} closing transmission channel: internal error"))
 }
 
 /// `421 host ...`: the client's fault.
-pub fn giving_up(hostname: &str, why: &str) -> Reply {
+pub fn client_error(hostname: &str, why: &str) -> Reply {
     Reply::new(421, (4, 7, 0), format!("{hostname} closing transmission channel: {why}"))
 }
 
@@ -303,7 +303,7 @@ pub fn unknown_parameter(verb: &str, keyword: &str) -> Reply {
 }
 
 // What a host says through the receiver: for MAIL, and after the end of data.
-fixed! { HOST_SAYS:
+fixed! { HOST_REPLIES:
     tls_unavailable     454 4 7 0 "STARTTLS: TLS not available due to temporary reason"
     no_room             452 4 3 1 "MAIL: insufficient system storage, try again later"
     data_bare_line_end  554 5 6 0 "Message: a bare CR or a bare LF: only CR LF ends a line"
@@ -313,14 +313,14 @@ fixed! { HOST_SAYS:
     data_mailbox_busy   451 4 2 0 "Message: a mailbox is locked or not usable now, try again later"
     data_mailbox_filled 452 4 2 2 "Message: no storage left for a mailbox, try again later"
     data_mailbox_full   552 5 2 2 "Message: exceeded storage allocation of a mailbox"
-    data_for_some       250 2 6 0 "Message: OK, delivered to some, see the replies before"
-    data_for_none_yet   451 4 3 0 "Message: delivered to nobody, see the replies before"
-    data_for_none       554 5 3 0 "Message: delivered to nobody, see the replies before"
+    data_accepted_for_some       250 2 6 0 "Message: OK, delivered to some, see the replies before"
+    data_deferred_for_all   451 4 3 0 "Message: delivered to nobody, see the replies before"
+    data_rejected_for_all       554 5 3 0 "Message: delivered to nobody, see the replies before"
     data_no_room        452 4 3 1 "Message: insufficient system storage, try again later"
     data_error          451 4 3 0 "Message: Requested action aborted: error in processing"
     data_undeliverable  554 5 3 0 "Message: cannot be delivered here"
-    data_not_shown      451 4 2 1 "DATA: not shown to every user, one is not active now"
-    data_not_to_show    552 5 3 4 "DATA: too much mail data for a terminal, SOML takes it"
+    data_user_not_active      451 4 2 1 "DATA: not shown to every user, one is not active now"
+    data_too_large_for_terminal    552 5 3 4 "DATA: too much mail data for a terminal, SOML takes it"
     data_stopping       451 4 3 2 "Message: the service is stopping, try again later"
 }
 
@@ -345,7 +345,7 @@ pub fn relaying_denied(to: &ForwardPath) -> Reply {
 }
 
 /// The same for a client on this host, whose administrator can do something about it.
-pub fn nothing_relayed(to: &ForwardPath) -> Reply {
+pub fn no_smarthost(to: &ForwardPath) -> Reply {
     let text = "not a mailbox of this host, and nothing is sent on without --smarthost";
     Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: {text}"))
 }
@@ -385,13 +385,13 @@ pub fn misconfigured(verb: &str) -> Reply {
 }
 
 /// `250` to VRFY or EXPN: `Full Name <user@host>`, one a line.
-pub fn members(lines: Vec<String>) -> Reply {
+pub fn mailboxes(lines: Vec<String>) -> Reply {
     let lines = lines.into_iter().map(Cow::Owned).collect();
     Reply::of_lines(250, (2, 1, 5), lines)
 }
 
 /// `550` to VRFY or EXPN.
-pub fn nobody(verb: &str) -> Reply {
+pub fn no_such_name(verb: &str) -> Reply {
     Reply::new(550, (5, 1, 1), format!("{verb}: no such user or list here"))
 }
 
@@ -403,12 +403,12 @@ pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
 }
 
 /// `250` to ETRN: how much it is turns out later.
-pub fn flushing(node: &EtrnNode) -> Reply {
+pub fn queuing_started(node: &EtrnNode) -> Reply {
     Reply::new(250, (2, 0, 0), format!("ETRN: queuing for node {node} started"))
 }
 
 /// `458` to ETRN: nobody here works on the queue.
-pub fn cannot_flush(node: &EtrnNode) -> Reply {
+pub fn cannot_queue(node: &EtrnNode) -> Reply {
     Reply::new(458, (4, 3, 0), format!("ETRN: unable to queue messages for node {node}"))
 }
 
@@ -465,8 +465,8 @@ mod tests {
             quit(&host),
             closing(&host, "why"),
             timed_out(&host, "why"),
-            broken(&host),
-            giving_up(&host, "why"),
+            internal_error(&host),
+            client_error(&host, "why"),
             syntax("form"),
             bad_reverse_path(SyntaxError("why")),
             bad_forward_path(SyntaxError("why")),
@@ -477,7 +477,7 @@ mod tests {
             shown("id"),
             no_such_user(&to),
             relaying_denied(&to),
-            nothing_relayed(&to),
+            no_smarthost(&to),
             will_forward(&mailbox),
             please_try(&mailbox),
             name_not_allowed(&to),
@@ -485,12 +485,12 @@ mod tests {
             mailbox_full(&to),
             lookup_failed("RCPT"),
             misconfigured("RCPT"),
-            members(vec!["Fred <f@x>".to_owned(), "<g@x>".to_owned()]),
-            nobody("VRFY"),
+            mailboxes(vec!["Fred <f@x>".to_owned(), "<g@x>".to_owned()]),
+            no_such_name("VRFY"),
             ambiguous(&[mailbox.clone(), mailbox]),
             status(vec!["one".to_owned(), "two".to_owned()]),
         ];
-        all.extend(RECEIVER_SAYS.iter().chain(HOST_SAYS).map(|reply| reply()));
+        all.extend(RECEIVER_REPLIES.iter().chain(HOST_REPLIES).map(|reply| reply()));
         all
     }
 
@@ -504,7 +504,7 @@ mod tests {
             let lines: Vec<&str> = text.strip_suffix("\r\n").unwrap().split("\r\n").collect();
             assert_eq!(lines.len(), reply.lines.len(), "{text}");
             for (i, line) in lines.iter().enumerate() {
-                assert!(line.len() <= LINE_MAX - 2, "{line}");
+                assert!(line.len() <= REPLY_LINE_MAX - 2, "{line}");
                 assert!(line.bytes().all(|octet| (b' '..=b'~').contains(&octet)), "{line}");
                 let separator = if i + 1 == lines.len() { " " } else { "-" };
                 let code = format!("{}{separator}", reply.code);
@@ -529,7 +529,7 @@ mod tests {
         assert_eq!(wire(&greeting(host, false)), "220 mx.example ESMTP mailslot ready\r\n");
         assert!(wire(&quit(host)).starts_with("221 2.0.0 mx.example "));
         assert!(wire(&closing(host, "time-out")).starts_with("421 4.3.2 mx.example "));
-        assert!(wire(&giving_up(host, "why")).starts_with("421 4.7.0 mx.example "));
+        assert!(wire(&client_error(host, "why")).starts_with("421 4.7.0 mx.example "));
         let moved = please_try(&Mailbox::parse("m@usc-isif.arpa").unwrap());
         assert_eq!(
             wire(&moved),
@@ -570,14 +570,14 @@ mod tests {
         let reply = Reply::new(550, (5, 1, 1), "a\r\n250 b\0\u{1b}\u{e9}\t");
         assert_eq!(wire(&reply), "550 5.1.1 a??250 b????\r\n");
         let reply = Reply::new(550, (5, 1, 1), "x".repeat(600));
-        assert_eq!(wire(&reply).len(), LINE_MAX);
+        assert_eq!(wire(&reply).len(), REPLY_LINE_MAX);
         let reply = Reply { lines: Vec::new(), ..Reply::plain(250, "") };
         assert_eq!(wire(&reply), "250 \r\n");
         // UTF-8 only where it is allowed, and never a part of a character.
         let reply = Reply::new(250, (2, 1, 5), "j\u{fc}rgen\u{9b}\u{7f}\r\n");
         assert_eq!(wire(&reply), "250 2.1.5 j?rgen????\r\n");
-        assert_eq!(wire(&reply.in_utf8()), "250 2.1.5 j\u{fc}rgen????\r\n");
-        let reply = Reply::new(250, (2, 1, 5), "\u{4e00}".repeat(200)).in_utf8();
+        assert_eq!(wire(&reply.with_utf8()), "250 2.1.5 j\u{fc}rgen????\r\n");
+        let reply = Reply::new(250, (2, 1, 5), "\u{4e00}".repeat(200)).with_utf8();
         assert_eq!(wire(&reply).len(), 10 + 166 * 3 + 2);
     }
 }

@@ -7,9 +7,9 @@
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::{Command, LINE_MAX, VerbLookup};
+use super::command::{COMMAND_LINE_MAX, Command, NameArgument};
 use super::config::{ReceiverConfig, StartTlsMode};
-use super::data::{DataEnd, Decoder, Piece};
+use super::data::{DataEnd, Decoder, LinePiece};
 use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
 use super::receiver::{Host, Receiver, ReplyMode, Step};
@@ -108,7 +108,7 @@ impl<H: Host> Conversation<H> {
             rest = behind;
             let ends = octet == b'\n' && self.last == b'\r';
             self.last = octet;
-            if self.line.len() < LINE_MAX {
+            if self.line.len() < COMMAND_LINE_MAX {
                 self.line.push(octet);
             } else {
                 self.dropped = true;
@@ -118,9 +118,9 @@ impl<H: Host> Conversation<H> {
                 let too_long = mem::take(&mut self.dropped);
                 self.asked += 1;
                 let step = if too_long {
-                    self.receiver.line_too_long()
+                    self.receiver.handle_long_line()
                 } else {
-                    self.receiver.line(&line)
+                    self.receiver.handle_line(&line)
                 };
                 self.take(step);
                 return rest;
@@ -195,8 +195,12 @@ impl<H: Host> Conversation<H> {
 
     fn accept(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
         let envelope = match (end, self.receiver.envelope()) {
-            (DataEnd::BareLineEnd, _) => return self.receiver.for_all(reply::data_bare_line_end()),
-            (DataEnd::TooLarge, _) => return self.receiver.for_all(reply::data_too_large()),
+            (DataEnd::BareLineEnd, _) => {
+                return self.receiver.repeat_per_recipient(reply::data_bare_line_end());
+            }
+            (DataEnd::TooLarge, _) => {
+                return self.receiver.repeat_per_recipient(reply::data_too_large());
+            }
             (DataEnd::Whole, None) => return vec![reply::data_error()],
             (DataEnd::Whole, Some(envelope)) => envelope,
         };
@@ -204,15 +208,15 @@ impl<H: Host> Conversation<H> {
         let each = vec![reply::delivered("copy"); to.len()];
         self.messages.push(AcceptedMessage { from: envelope.from.to_string(), to, lines });
         let all = reply::delivered(&self.messages.len().to_string());
-        match self.receiver.answers() {
-            ReplyMode::Together => vec![all],
-            ReplyMode::Each => each,
-            ReplyMode::EachAndTogether => [vec![reply::each_recipient()], each, vec![all]].concat(),
+        match self.receiver.reply_mode() {
+            ReplyMode::Single => vec![all],
+            ReplyMode::PerRecipient => each,
+            ReplyMode::Prdr => [vec![reply::each_recipient()], each, vec![all]].concat(),
         }
     }
 
     fn take(&mut self, step: Step) {
-        if !self.receiver.awaits_chunks() {
+        if !self.receiver.is_chunking() {
             self.chunks = None;
             self.lines.clear();
         }
@@ -235,7 +239,7 @@ impl<H: Host> Conversation<H> {
             }
             // The handshake takes no octets here: what follows is inside TLS.
             Step::StartTls(reply) => {
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
                 reply
             }
@@ -263,7 +267,7 @@ impl<H: Host> Conversation<H> {
 }
 
 /// Adds a piece to the lines of a message.
-fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
+fn keep(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
     assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
     if piece.first {
         lines.push(Vec::new());
@@ -279,7 +283,7 @@ pub fn command(line: &[u8]) {
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
-        Ok(Command::Vrfy(VerbLookup { name, .. }) | Command::Expn(VerbLookup { name, .. }))
+        Ok(Command::Vrfy(NameArgument { name, .. }) | Command::Expn(NameArgument { name, .. }))
         | Ok(Command::Help(Some(name))) => {
             assert!(!name.is_empty() && !name.contains(char::is_control));
         }
@@ -363,10 +367,10 @@ struct AcceptAllHost;
 impl Host for AcceptAllHost {
     type Destination = ();
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > 900) { Err(reply::no_room()) } else { Ok(()) }
     }
-    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         match to {
             ForwardPath::Mailbox(mailbox) if mailbox.local().starts_with('x') => {
                 Err(reply::no_such_user(to))
@@ -375,10 +379,10 @@ impl Host for AcceptAllHost {
         }
     }
     fn vrfy(&self, name: &str) -> Reply {
-        reply::members(vec![name.to_owned()])
+        reply::mailboxes(vec![name.to_owned()])
     }
     fn expn(&self, _list: &str) -> Reply {
-        reply::nobody("EXPN")
+        reply::no_such_name("EXPN")
     }
     fn help(&self) -> Option<Reply> {
         None
@@ -439,7 +443,7 @@ fn check_reply(reply: &Reply) {
     assert_eq!(lines.last(), Some(&""), "a reply ends with CR LF");
     assert_eq!(lines.len(), reply.lines.len() + 1);
     for line in lines.iter().take(reply.lines.len()) {
-        assert!(line.len() <= reply::LINE_MAX - 2 && !line.contains(char::is_control));
+        assert!(line.len() <= reply::REPLY_LINE_MAX - 2 && !line.contains(char::is_control));
         assert!(line.starts_with(&reply.code.to_string()));
     }
 }

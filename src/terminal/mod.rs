@@ -57,7 +57,7 @@ impl Default for Terminals {
 
 impl Terminals {
     /// Whether each of these users is logged in and accepts messages on a terminal, now.
-    pub fn accept(&self, users: &[Destination]) -> bool {
+    pub fn are_active(&self, users: &[Destination]) -> bool {
         let logins = self.logins();
         users.iter().all(|user| !self.open_all(&logins, user).is_empty())
     }

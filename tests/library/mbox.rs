@@ -5,7 +5,7 @@
 use crate::harness::mail::mboxls;
 use mailslot::deliver::mbox;
 use mailslot::message::{Content, ContentBuilder};
-use mailslot::smtp::data::Piece;
+use mailslot::smtp::data::LinePiece;
 use mailslot::smtp::{Mailbox, ReversePath};
 use proptest::prelude::*;
 
@@ -140,7 +140,7 @@ proptest! {
             let mut intake = ContentBuilder::new(spool.path(), b"Received: x\n");
             let header: [&[u8]; 2] = [b"Subject: x", b""];
             for bytes in header.into_iter().chain(lines.iter().map(|l| &l[..])) {
-                intake.piece(Piece { bytes, first: true, last: true });
+                intake.push(LinePiece { bytes, first: true, last: true });
             }
             stored.extend(mbox::head(&from, time));
             match intake.finish() {

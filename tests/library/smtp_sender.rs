@@ -1,11 +1,11 @@
 //! The sender's state machine against a server that is a table: which command hears which reply.
 //! Each dialogue is held at several cuts of what the server says, and must come out the same.
 
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::sender::{
     Credentials, Encoder, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy,
 };
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Replies by the beginning of the command; the first that fits counts, then [`USUAL`].
 type Replies<'a> = &'a [(&'a str, &'a str)];
@@ -47,7 +47,7 @@ impl<'a> Talk<'a> {
         let fits = |row: &&(&str, &'a str)| command.starts_with(row.0);
         let row = self.replies.iter().chain(USUAL).find(fits).unwrap();
         if row.1 == "(end)" {
-            return self.sender.lost("the end", (4, 4, 2));
+            return self.sender.fail("the end", (4, 4, 2));
         }
         format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.feed(c));
     }
@@ -57,13 +57,13 @@ impl<'a> Talk<'a> {
         loop {
             match self.sender.step() {
                 SenderStep::Read(_) => {
-                    let output = self.sender.output();
+                    let output = self.sender.take_output();
                     assert!(!output.is_empty(), "waits for nothing, after {:?}", self.said);
                     self.serve(&output);
                 }
                 SenderStep::StartTls => {
                     self.said.push("[TLS]".to_owned());
-                    self.sender.tls_started();
+                    self.sender.begin_tls();
                 }
                 step => return step,
             }
@@ -98,28 +98,33 @@ impl<'a> Talk<'a> {
         outcomes: Vec<Option<RecipientOutcome>>,
         chunk: Option<&str>,
     ) -> Vec<String> {
-        self.sender.begin(envelope, outcomes, 100, chunk.map(|c| c.as_bytes().to_vec()));
+        self.sender.begin_transaction(
+            envelope,
+            outcomes,
+            100,
+            chunk.map(|c| c.as_bytes().to_vec()),
+        );
         if self.go_on() == SenderStep::Data {
             let mut data = Vec::new();
             let mut encoder = Encoder::for_data();
             encoder.encode(b"Subject: x\n\n.\n", &mut data);
             encoder.finish(&mut data);
             assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
-            self.sender.data_sent();
+            self.sender.finish_data();
             self.said.push("[mail data]".to_owned());
             self.hear(".");
             self.go_on();
         }
-        self.sender.outcomes().iter().map(shown).collect()
+        self.sender.take_outcomes().iter().map(shown).collect()
     }
 }
 
 fn shown(outcome: &Option<RecipientOutcome>) -> String {
     match outcome {
         None => "untried".to_owned(),
-        Some(RecipientOutcome::Done(reason)) => format!("done {reason}"),
-        Some(RecipientOutcome::Later(reason)) => format!("later {reason}"),
-        Some(RecipientOutcome::Never(reason)) => format!("never {reason}"),
+        Some(RecipientOutcome::Accepted(reason)) => format!("done {reason}"),
+        Some(RecipientOutcome::Deferred(reason)) => format!("later {reason}"),
+        Some(RecipientOutcome::Failed(reason)) => format!("never {reason}"),
     }
 }
 
@@ -147,7 +152,7 @@ fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(mailbox("me@here.example")),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -323,16 +328,16 @@ fn large_groups_are_cut_and_those_too_many_come_again() {
     // RCPTMAX
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
     let mut talk = Talk::new(settings(), &limits, usize::MAX);
-    talk.sender.begin(&many, vec![], 100, None);
+    talk.sender.begin_transaction(&many, vec![], 100, None);
     assert_eq!(talk.go_on(), SenderStep::Data);
-    talk.sender.data_sent();
+    talk.sender.finish_data();
     talk.hear(".");
-    let first = talk.sender.outcomes();
+    let first = talk.sender.take_outcomes();
     assert_eq!(first.iter().filter(|outcome| outcome.is_none()).count(), 20);
-    assert!(!talk.sender.is_used_up());
+    assert!(!talk.sender.has_reached_limit());
     let found = talk.send_rest(&many, first, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
-    assert!(talk.sender.is_used_up());
+    assert!(talk.sender.has_reached_limit());
 }
 
 #[test]
@@ -349,7 +354,9 @@ fn a_small_message_goes_as_one_chunk() {
         for cut in [1, 100] {
             let replies = [ehlo, reply];
             let mut talk = Talk::new(settings(), &replies, cut);
-            assert!(talk.sender.takes_chunk(32 * 1024) && !talk.sender.takes_chunk(32 * 1024 + 1));
+            assert!(
+                talk.sender.accepts_chunk(32 * 1024) && !talk.sender.accepts_chunk(32 * 1024 + 1)
+            );
             assert_eq!(talk.send(&two, chunk), expected);
             assert!(talk.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
             talk.send(&two, chunk);
@@ -357,21 +364,21 @@ fn a_small_message_goes_as_one_chunk() {
         }
     }
     let talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
-    assert!(!talk.sender.takes_chunk(1), "without PIPELINING it saves nothing");
+    assert!(!talk.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
 }
 
 #[test]
 fn parameters_are_those_that_are_offered() {
     let mut envelope = envelope(&["a@x.example"]);
-    envelope.ret = Some(Return::Headers);
+    envelope.ret = Some(DsnReturn::Headers);
     envelope.envid = Some("a+b c".to_owned());
-    let original = OriginalRecipient { kind: "rfc822".into(), address: "A=1@x".into() };
-    envelope.to[0].notify = Some(Notify { success: true, failure: false, delay: true });
+    let original = OriginalRecipient { addr_type: "rfc822".into(), address: "A=1@x".into() };
+    envelope.to[0].notify = Some(DsnNotify { success: true, failure: false, delay: true });
     envelope.to[0].original = Some(original);
     let mut talk = Talk::new(settings(), &[("EHLO", "250 x")], 1);
     assert_eq!(talk.send(&envelope, None), ["done 250 2.0.0 taken"]);
     assert_eq!(talk.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
-    envelope.body = Body::EightBitMime;
+    envelope.body = BodyType::EightBitMime;
     envelope.from = ReversePath::Null;
     let mut talk = Talk::new(settings(), &[("EHLO", ALL)], 1);
     talk.send(&envelope, None);
@@ -387,7 +394,7 @@ fn nothing_is_converted() {
     let eight = "never the next server does not take 8BITMIME";
     let utf8 = "never the next server does not take SMTPUTF8";
     let taken = "done 250 2.0.0 taken";
-    let declared = Envelope { body: Body::EightBitMime, ..envelope(&["a@x"]) };
+    let declared = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x"]) };
     let with_utf8 = Envelope { utf8: true, ..envelope(&["a@x"]) };
     let one = envelope(&["a@x"]);
     let mixed = envelope(&["j\u{fc}rgen@x", "a@m\u{fc}nchen.example"]);
@@ -541,13 +548,13 @@ fn offers_in_clear_text_are_forgotten() {
     let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
     let mut exchange = |reply: &str, said: &str| {
         sender.feed(format!("{reply}\r\n").as_bytes());
-        let dsn = sender.offers().dsn;
-        assert_eq!(String::from_utf8(sender.output()).unwrap(), said);
+        let dsn = sender.extensions().dsn;
+        assert_eq!(String::from_utf8(sender.take_output()).unwrap(), said);
         if sender.step() == SenderStep::StartTls {
-            sender.tls_started();
-            assert_eq!(sender.output(), b"EHLO here.example\r\n");
+            sender.begin_tls();
+            assert_eq!(sender.take_output(), b"EHLO here.example\r\n");
         }
-        (dsn, sender.offers().dsn)
+        (dsn, sender.extensions().dsn)
     };
     assert_eq!(exchange("220 x", "EHLO here.example\r\n"), (false, false));
     assert_eq!(exchange("250-x\r\n250-DSN\r\n250 STARTTLS", "STARTTLS\r\n"), (true, true));
@@ -564,6 +571,6 @@ fn replies_in_advance_are_not_believed() {
         let mut sender = Sender::new(settings());
         sender.feed(ahead.as_bytes());
         assert_eq!(sender.step(), SenderStep::Close);
-        assert_eq!(sender.output(), b"");
+        assert_eq!(sender.take_output(), b"");
     }
 }

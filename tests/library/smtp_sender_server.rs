@@ -10,7 +10,7 @@ use mailslot::net::listen;
 use mailslot::net::tls::Trust;
 use mailslot::relay::client::{ClientConfig, ClientTls, ServerAddress, connect};
 use mailslot::smtp::sender::Credentials;
-use mailslot::smtp::{Body, Envelope};
+use mailslot::smtp::{BodyType, Envelope};
 
 /// What a mailbox keeps of these lines below the header is what was sent: quoted, and ended.
 const BODY: &str = ".\n..\n.a\n\nFrom here\n>From there\nj\u{fc}rgen\n\n.";
@@ -40,7 +40,7 @@ fn what_is_sent_arrives() {
     deliver(&target(&running), &settings(), &to, &format!("Subject: small\n\n{BODY}"));
     // Too large for a chunk: by DATA.
     let filling = format!("{}\n", "x".repeat(79)).repeat(500);
-    let large = Envelope { body: Body::EightBitMime, ..envelope(&["large@here.example"]) };
+    let large = Envelope { body: BodyType::EightBitMime, ..envelope(&["large@here.example"]) };
     deliver(&target(&running), &settings(), &large, &format!("Subject: l\n\n{filling}{BODY}"));
     for (user, stored) in [
         ("smith", STORED.to_owned()),

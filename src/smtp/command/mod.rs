@@ -3,7 +3,7 @@
 //! What comes out is typed and complete; a line that is no command comes out as the reply it gets.
 //! Verbs and keywords are taken in any case (RFC 5321 2.4). Beyond the grammar, white space is
 //! tolerated where it is harmless: more of it behind the verb, behind `FROM:` and `TO:`, between
-//! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
+//! parameters, and before CR LF. Every command may be as long as [`COMMAND_LINE_MAX`]: the 512 octets of
 //! RFC 5321 4.5.3.1.4 are the least that must work.
 
 use super::envelope::Delivery;
@@ -38,9 +38,9 @@ pub enum Command {
     /// RSET
     Rset,
     /// VRFY, and a user name or mailbox.
-    Vrfy(VerbLookup),
+    Vrfy(NameArgument),
     /// EXPN, and the name of a list.
-    Expn(VerbLookup),
+    Expn(NameArgument),
     /// HELP, and a topic.
     Help(Option<String>),
     /// ETRN, and whose mail is asked for.
@@ -53,7 +53,7 @@ pub enum Command {
 
 /// The argument of VRFY and EXPN (RFC 6531 3.7.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerbLookup {
+pub struct NameArgument {
     /// Without the angle brackets or quotes around it. Printable ASCII and UTF-8, not empty.
     pub name: String,
     /// Whether SMTPUTF8 stands behind it: the answer may be UTF-8.
@@ -69,7 +69,7 @@ impl Command {
 
     /// Parses one line as it came, CR LF included; an `Err` is its reply.
     pub fn parse(line: &[u8]) -> Result<Command, Reply> {
-        if line.len() > LINE_MAX {
+        if line.len() > COMMAND_LINE_MAX {
             return Err(reply::line_too_long());
         }
         let line = line.strip_suffix(b"\r\n").ok_or_else(reply::bare_line_end)?;
@@ -123,7 +123,7 @@ impl Command {
 }
 
 /// The form of the command with this name, for HELP; None if there is none.
-pub fn form(name: &str) -> Option<&'static str> {
+pub fn syntax(name: &str) -> Option<&'static str> {
     VERBS.iter().find(|(verb, ..)| verb.eq_ignore_ascii_case(name)).map(|(.., form)| *form)
 }
 
@@ -135,7 +135,7 @@ pub fn verbs() -> impl Iterator<Item = &'static str> {
 /// Whether the reply to `line` may wait for those of the commands behind it, and be sent with them:
 /// any other goes out at once (RFC 2920 3.2). BDAT is one of them: it needs no answer before what
 /// follows it (RFC 3030 4.2).
-pub fn may_wait(line: &[u8]) -> bool {
+pub fn may_delay_reply(line: &[u8]) -> bool {
     let (verb, _) = split_verb(line);
     let is = |name: &&[u8]| verb.eq_ignore_ascii_case(name);
     [&b"RSET"[..], b"MAIL", b"SEND", b"SOML", b"SAML", b"RCPT", b"BDAT"].iter().any(is)
@@ -190,14 +190,14 @@ fn bdat(argument: &[u8]) -> Command {
 }
 
 /// `String [ SP "SMTPUTF8" ]`
-fn asked(argument: &[u8]) -> Option<VerbLookup> {
+fn asked(argument: &[u8]) -> Option<NameArgument> {
     let parameter = b"SMTPUTF8";
     let split = argument.len().checked_sub(parameter.len()).map(|at| argument.split_at(at));
     match split {
         Some((text, last)) if last.eq_ignore_ascii_case(parameter) && text.ends_with(b" ") => {
-            Some(VerbLookup { name: name(text.trim_ascii_end())?, utf8: true })
+            Some(NameArgument { name: name(text.trim_ascii_end())?, utf8: true })
         }
-        _ => Some(VerbLookup { name: name(argument)?, utf8: false }),
+        _ => Some(NameArgument { name: name(argument)?, utf8: false }),
     }
 }
 
@@ -264,7 +264,7 @@ const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
 pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
 
 /// A command line with its CR LF, in octets: 512 by RFC 5321 4.5.3.1.4, and room for extensions.
-pub const LINE_MAX: usize = 2048;
+pub const COMMAND_LINE_MAX: usize = 2048;
 
 /// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
 /// (RFC 821), and extensions that EHLO does not name.

@@ -74,8 +74,8 @@ fn only_cr_lf_ends_a_line() {
 fn a_line_has_its_limit() {
     let noop = |length: usize| format!("NOOP {}\r\n", "x".repeat(length - 7)).into_bytes();
     assert_eq!(parse_octets(&noop(512)), Ok(Command::Noop));
-    assert_eq!(parse_octets(&noop(LINE_MAX)), Ok(Command::Noop));
-    assert_eq!(Command::parse(&noop(LINE_MAX + 1)), Err(reply::line_too_long()));
+    assert_eq!(parse_octets(&noop(COMMAND_LINE_MAX)), Ok(Command::Noop));
+    assert_eq!(Command::parse(&noop(COMMAND_LINE_MAX + 1)), Err(reply::line_too_long()));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn names_come_without_brackets_and_quotes() {
     ];
     for (argument, expected) in rows {
         let asked =
-            |utf8| expected.map(|name| VerbLookup { name: name.to_owned(), utf8 }).ok_or(501);
+            |utf8| expected.map(|name| NameArgument { name: name.to_owned(), utf8 }).ok_or(501);
         assert_eq!(parse(&format!("VRFY {argument}")), asked(false).map(Command::Vrfy));
         assert_eq!(parse(&format!("EXPN {argument}")), asked(false).map(Command::Expn));
         if !argument.is_empty() {
@@ -234,11 +234,11 @@ fn names_come_without_brackets_and_quotes() {
 #[test]
 fn replies_to_a_group_may_wait_and_others_may_not() {
     for line in ["RSET", "mail from:<a@b>", "SEND FROM:<>", "SOML", "SAML x", "RCPT TO:<a@b>"] {
-        assert!(may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+        assert!(may_delay_reply(format!("{line}\r\n").as_bytes()), "{line}");
     }
-    assert!(may_wait(b"BDAT 5 LAST\r\n"));
+    assert!(may_delay_reply(b"BDAT 5 LAST\r\n"));
     for line in ["EHLO a", "DATA", "VRFY a", "EXPN a", "TURN", "QUIT", "NOOP", "WIZ", "", "RSETS"] {
-        assert!(!may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+        assert!(!may_delay_reply(format!("{line}\r\n").as_bytes()), "{line}");
     }
 }
 
@@ -262,7 +262,7 @@ fn a_node_is_a_domain_or_with_an_at_sign_those_below_it_too() {
         ("@b.example", "j\u{fc}b.example", false),
         ("[192.0.2.1]", "[192.0.2.1]", true),
     ] {
-        assert_eq!(node(text).unwrap().holds(domain), holds, "{text} {domain}");
+        assert_eq!(node(text).unwrap().matches(domain), holds, "{text} {domain}");
     }
     for text in ["", "@", "#queue", "a b", "<a@b>", "a..b", "j\u{fc}.example"] {
         assert_eq!(node(text), Err(501), "{text}");

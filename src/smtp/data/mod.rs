@@ -20,7 +20,7 @@ use memchr::memchr2;
 /// A line of up to [`PIECE_MAX`] octets comes in one piece, `first` and `last` both set. A longer
 /// one comes in several, all of exactly [`PIECE_MAX`] octets but the last, which is never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'a> {
+pub struct LinePiece<'a> {
     /// The octets. No CR and no LF among them.
     pub bytes: &'a [u8],
     /// Begins a line.
@@ -103,7 +103,7 @@ impl Decoder {
     pub fn feed(
         &mut self,
         input: &[u8],
-        sink: &mut dyn FnMut(Piece<'_>),
+        sink: &mut dyn FnMut(LinePiece<'_>),
     ) -> (usize, Option<DataEnd>) {
         let mut rest = input;
         while self.state != DecoderState::Ended
@@ -134,7 +134,7 @@ impl Decoder {
     }
 
     /// The data is over: gives a last line without CR LF to `sink`, and says how it ended.
-    pub(super) fn finish(mut self, sink: &mut dyn FnMut(Piece<'_>)) -> DataEnd {
+    pub(super) fn finish(mut self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         match self.state {
             DecoderState::Text if self.end == DataEnd::Whole => self.give(b"", true, sink),
             DecoderState::Cr => self.fail(DataEnd::BareLineEnd),
@@ -155,7 +155,7 @@ impl Decoder {
 
     /// Reads the text of a line up to its CR LF, a CR or LF that may be bare, or the end of
     /// `input`. Returns what is behind.
-    fn text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(Piece<'_>)) -> &'a [u8] {
+    fn text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> &'a [u8] {
         let Some((text, end)) =
             memchr2(b'\r', b'\n', input).and_then(|at| input.split_at_checked(at))
         else {
@@ -183,7 +183,7 @@ impl Decoder {
 
     /// Counts `text`, passes on every piece that is complete, and holds the rest. `last`: a CR LF
     /// follows, so that all of it is complete.
-    fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
+    fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
         if self.end != DataEnd::Whole {
             return;
         }
@@ -211,13 +211,13 @@ impl Decoder {
     }
 
     /// Gives one piece to `sink`: what is held, and `text`.
-    fn give(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
+    fn give(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
         let first = !self.begun;
         if self.held.is_empty() {
-            sink(Piece { bytes: text, first, last });
+            sink(LinePiece { bytes: text, first, last });
         } else {
             self.held.extend_from_slice(text);
-            sink(Piece { bytes: &self.held, first, last });
+            sink(LinePiece { bytes: &self.held, first, last });
             self.held.clear();
         }
         self.begun = !last;

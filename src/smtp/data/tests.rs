@@ -221,7 +221,7 @@ fn long_lines_come_in_full_pieces() {
 #[test]
 fn after_the_end_nothing_is_used() {
     let mut decoder = Decoder::new(10);
-    let sink = &mut |_: Piece<'_>| panic!("there is no line");
+    let sink = &mut |_: LinePiece<'_>| panic!("there is no line");
     assert_eq!(decoder.feed(b".\r\nQUIT\r\n", sink), (3, Some(DataEnd::Whole)));
     assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(DataEnd::Whole)));
 }

@@ -16,7 +16,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 4.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Literal {
+pub enum AddressLiteral {
     /// `[192.0.2.1]`
     V4(Ipv4Addr),
     /// `[IPv6:2001:db8::1]`
@@ -32,7 +32,7 @@ pub enum Domain {
     /// A name, at most 255 octets (and as many in ASCII), as the client wrote it.
     Name(String),
     /// An address in brackets.
-    Literal(Literal),
+    Literal(AddressLiteral),
 }
 
 /// `local-part@domain`. The local-part is kept without its quotes and backslashes, so that
@@ -195,7 +195,7 @@ impl EtrnNode {
     }
 
     /// Whether mail for this domain is its mail.
-    pub fn holds(&self, domain: &str) -> bool {
+    pub fn matches(&self, domain: &str) -> bool {
         let head = domain.len().checked_sub(self.domain.len());
         let Some((head, tail)) = head.and_then(|at| domain.split_at_checked(at)) else {
             return false;
@@ -243,12 +243,12 @@ impl fmt::Display for Domain {
 }
 
 /// Writes the brackets too.
-impl fmt::Display for Literal {
+impl fmt::Display for AddressLiteral {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Literal::V4(address) => write!(f, "[{address}]"),
-            Literal::V6(address) => write!(f, "[IPv6:{address}]"),
-            Literal::General(text) => write!(f, "[{text}]"),
+            AddressLiteral::V4(address) => write!(f, "[{address}]"),
+            AddressLiteral::V6(address) => write!(f, "[IPv6:{address}]"),
+            AddressLiteral::General(text) => write!(f, "[{text}]"),
         }
     }
 }
@@ -454,12 +454,12 @@ impl<'a> Parser<'a> {
 }
 
 /// What stands between `[` and `]` (RFC 5321 4.1.3).
-fn literal(text: &str) -> Option<Literal> {
+fn literal(text: &str) -> Option<AddressLiteral> {
     let Some((tag, content)) = text.split_once(':') else {
-        return text.parse().ok().map(Literal::V4);
+        return text.parse().ok().map(AddressLiteral::V4);
     };
     if tag.eq_ignore_ascii_case("IPv6") {
-        return content.parse().ok().map(Literal::V6);
+        return content.parse().ok().map(AddressLiteral::V6);
     }
     // An IPv6 address that lacks its tag is a slip, not a literal of some kind "2001".
     if text.parse::<Ipv6Addr>().is_ok() {
@@ -468,7 +468,7 @@ fn literal(text: &str) -> Option<Literal> {
     let tag_fits = tag.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
         && tag.ends_with(|last: char| last.is_ascii_alphanumeric());
     (tag_fits && !content.is_empty() && text.len() <= DOMAIN_MAX - 2)
-        .then(|| Literal::General(text.to_owned()))
+        .then(|| AddressLiteral::General(text.to_owned()))
 }
 
 /// A local-part without its quotes.

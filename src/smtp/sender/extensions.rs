@@ -12,7 +12,7 @@ pub struct Extensions {
     /// The largest message that it takes; None: it does not say.
     pub size_max: Option<u64>,
     /// RFC 6152
-    pub eight_bit: bool,
+    pub eight_bit_mime: bool,
     /// RFC 6531
     pub utf8: bool,
     /// RFC 3461
@@ -28,7 +28,7 @@ pub struct Extensions {
     /// The most recipients of a transaction (RFC 9422).
     pub recipients_max: Option<usize>,
     /// The most transactions of a connection (RFC 9422).
-    pub mails_max: Option<usize>,
+    pub transactions_max: Option<usize>,
 }
 
 impl Extensions {
@@ -46,7 +46,7 @@ impl Extensions {
                     // 0 is for no limit that it knows (RFC 1870 4).
                     offers.size_max = most.filter(|most| *most > 0);
                 }
-                "8BITMIME" => offers.eight_bit = true,
+                "8BITMIME" => offers.eight_bit_mime = true,
                 "SMTPUTF8" => offers.utf8 = true,
                 "DSN" => offers.dsn = true,
                 "CHUNKING" => offers.chunking = true,
@@ -76,7 +76,7 @@ impl Extensions {
         let value = value.parse().ok().filter(|value| *value > 0);
         match name.to_ascii_uppercase().as_str() {
             "RCPTMAX" => self.recipients_max = value,
-            "MAILMAX" => self.mails_max = value,
+            "MAILMAX" => self.transactions_max = value,
             _ => {}
         }
     }
@@ -103,7 +103,7 @@ mod tests {
             ("SIZE 1000", size(Some(1000))),
             ("SIZE 99999999999999999999", size(None)),
             ("SIZE -1", size(None)),
-            ("8BITMIME", Extensions { eight_bit: true, ..none() }),
+            ("8BITMIME", Extensions { eight_bit_mime: true, ..none() }),
             ("SMTPUTF8", Extensions { utf8: true, ..none() }),
             ("DSN", Extensions { dsn: true, ..none() }),
             ("CHUNKING", Extensions { chunking: true, ..none() }),
@@ -115,7 +115,7 @@ mod tests {
             ("AUTH=X PLAIN", plain),
             ("AUTH PLAINER", none()),
             ("LIMITS RCPTMAX=5 X=1", Extensions { recipients_max: Some(5), ..none() }),
-            ("LIMITS MAILMAX=2 RCPTMAX=0", Extensions { mails_max: Some(2), ..none() }),
+            ("LIMITS MAILMAX=2 RCPTMAX=0", Extensions { transactions_max: Some(2), ..none() }),
             ("LIMITS", none()),
             ("XFORWARD NAME", none()),
         ] {

@@ -104,16 +104,16 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecipientOutcome {
     /// The server has taken responsibility.
-    Done(FailureReason),
+    Accepted(OutcomeReason),
     /// Not now; it may be otherwise later.
-    Later(FailureReason),
+    Deferred(OutcomeReason),
     /// Not, and trying again would not help.
-    Never(FailureReason),
+    Failed(OutcomeReason),
 }
 
 /// Why: a reply, or what happened instead of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailureReason {
+pub struct OutcomeReason {
     /// The code of the reply; None: there was none, and the rest is our own.
     pub code: Option<u16>,
     /// RFC 3463.
@@ -143,7 +143,7 @@ pub struct Sender {
     /// Replies so far.
     replies: u64,
     /// Why the connection is of no use any more.
-    failure: Option<FailureReason>,
+    failure: Option<OutcomeReason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,7 +212,7 @@ impl Sender {
     }
 
     /// What is to be sent, taken away.
-    pub fn output(&mut self) -> Vec<u8> {
+    pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
@@ -226,13 +226,13 @@ impl Sender {
                     self.answer(answer);
                 }
                 Ok(None) => break,
-                Err(garble) => self.lost(&format!("{garble} came"), PROTOCOL),
+                Err(garble) => self.fail(&format!("{garble} came"), PROTOCOL),
             }
         }
     }
 
     /// The connection is inside TLS from here on.
-    pub fn tls_started(&mut self) {
+    pub fn begin_tls(&mut self) {
         self.answers.clear();
         self.offers = Extensions::default();
         self.tls = true;
@@ -240,7 +240,7 @@ impl Sender {
     }
 
     /// Mail data was sent, up to its final dot.
-    pub fn data_sent(&mut self) {
+    pub fn finish_data(&mut self) {
         if self.phase == SenderPhase::Data {
             self.phase = SenderPhase::Talking;
             self.awaited.push_back(AwaitedReply::Dot);
@@ -248,7 +248,7 @@ impl Sender {
     }
 
     /// Nothing can be sent or read any more, because of `why` ("timeout"), which has this status.
-    pub fn lost(&mut self, why: &str, status: (u8, u16, u16)) {
+    pub fn fail(&mut self, why: &str, status: (u8, u16, u16)) {
         if self.phase == SenderPhase::Over {
             return;
         }
@@ -257,39 +257,39 @@ impl Sender {
             (SenderPhase::Handshake, _) => "where TLS was to begin",
             (_, awaited) => awaited.map_or("between messages", AwaitedReply::place),
         };
-        self.over(FailureReason::own(status, &format!("{why} {place}")));
+        self.over(OutcomeReason::local(status, &format!("{why} {place}")));
     }
 
     /// Why the connection is of no use, once it is not.
-    pub fn failure(&self) -> Option<&FailureReason> {
+    pub fn failure(&self) -> Option<&OutcomeReason> {
         self.failure.as_ref()
     }
 
     /// What the server offers.
-    pub fn offers(&self) -> &Extensions {
+    pub fn extensions(&self) -> &Extensions {
         &self.offers
     }
 
     /// How many replies came whole; each has a time of its own.
-    pub fn replies(&self) -> u64 {
+    pub fn reply_count(&self) -> u64 {
         self.replies
     }
 
     /// Whether the server takes no further transaction on this connection (RFC 9422 MAILMAX).
-    pub fn is_used_up(&self) -> bool {
-        self.offers.mails_max.is_some_and(|most| self.mails >= most)
+    pub fn has_reached_limit(&self) -> bool {
+        self.offers.transactions_max.is_some_and(|most| self.mails >= most)
     }
 
     /// Whether `octets` of mail data are sent as one chunk, behind RCPT and without a wait.
-    pub fn takes_chunk(&self, octets: usize) -> bool {
+    pub fn accepts_chunk(&self, octets: usize) -> bool {
         self.offers.chunking && self.offers.pipelining && octets <= CHUNK_MAX
     }
 
     /// Begins a transaction, where the step is [`Ready`](SenderStep::Ready): `envelope`'s, for those of
     /// its recipients that have no outcome yet in `outcomes`. `octets` is how long the mail data is
     /// on the wire, dots not stuffed; `chunk` is all of it where
-    /// [`takes_chunk`](Sender::takes_chunk) said so.
-    pub fn begin<D>(
+    /// [`accepts_chunk`](Sender::accepts_chunk) said so.
+    pub fn begin_transaction<D>(
         &mut self,
         envelope: &Envelope<D>,
         outcomes: Vec<Option<RecipientOutcome>>,
@@ -302,13 +302,13 @@ impl Sender {
         self.phase = SenderPhase::Talking;
         match self.answers.is_empty() {
             true => self.go_on(),
-            false => self.lost("something came", PROTOCOL),
+            false => self.fail("something came", PROTOCOL),
         }
     }
 
     /// What became of the recipients, after the transaction. One without an outcome was not tried:
     /// the server takes no more at a time, so that another transaction is to begin.
-    pub fn outcomes(&mut self) -> Vec<Option<RecipientOutcome>> {
+    pub fn take_outcomes(&mut self) -> Vec<Option<RecipientOutcome>> {
         self.transaction.take().map(|transaction| transaction.outcomes).unwrap_or_default()
     }
 
@@ -336,7 +336,7 @@ impl Sender {
         let Some(awaited) = asked else {
             return self.unasked(&answer);
         };
-        let reason = FailureReason::of(&answer);
+        let reason = OutcomeReason::of(&answer);
         // The server closes, whatever was asked (RFC 5321 3.8).
         if answer.code == 421 && awaited != AwaitedReply::Quit {
             self.awaited.push_front(awaited);
@@ -363,7 +363,9 @@ impl Sender {
             AwaitedReply::Auth(_) if class == 2 => self.phase = SenderPhase::Ready,
             AwaitedReply::Auth(mut lines) if class == 3 => match lines.pop_front() {
                 Some(line) => self.say(line, AwaitedReply::Auth(lines)),
-                None => self.over(FailureReason::own(PROTOCOL, "AUTH asks for more than there is")),
+                None => {
+                    self.over(OutcomeReason::local(PROTOCOL, "AUTH asks for more than there is"))
+                }
             },
             AwaitedReply::Greeting | AwaitedReply::Ehlo | AwaitedReply::Helo => {
                 self.give_up(reason)
@@ -386,7 +388,7 @@ impl Sender {
                 self.say("STARTTLS".to_owned(), AwaitedReply::StartTls);
             }
             StartTlsPolicy::Required => {
-                self.give_up(FailureReason::own(
+                self.give_up(OutcomeReason::local(
                     SECURITY,
                     "STARTTLS is not offered, and required here",
                 ));
@@ -400,7 +402,7 @@ impl Sender {
         // Whoever is between the server and us may have put it there, to be taken for something
         // said inside TLS.
         if !self.answers.is_empty() {
-            self.lost("something came in clear text", SECURITY);
+            self.fail("something came in clear text", SECURITY);
         }
     }
 
@@ -410,7 +412,7 @@ impl Sender {
             return;
         };
         if !self.tls && !self.settings.secure {
-            return self.give_up(FailureReason::own(SECURITY, "no password is sent without TLS"));
+            return self.give_up(OutcomeReason::local(SECURITY, "no password is sent without TLS"));
         }
         match login.lines(&self.offers).map(VecDeque::from) {
             Some(mut lines) => {
@@ -418,7 +420,7 @@ impl Sender {
                 self.say(first, AwaitedReply::Auth(lines));
             }
             None => self
-                .give_up(FailureReason::own(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
+                .give_up(OutcomeReason::local(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
         }
     }
 
@@ -427,30 +429,30 @@ impl Sender {
         match answer.code / 100 {
             4 | 5 => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.data_answered(answer.code / 100, &FailureReason::of(answer));
+                    transaction.data_answered(answer.code / 100, &OutcomeReason::of(answer));
                 }
                 // What is left of the mail data must not be taken for commands.
-                self.over(FailureReason::of(answer));
+                self.over(OutcomeReason::of(answer));
             }
-            _ => self.lost("a reply came", PROTOCOL),
+            _ => self.fail("a reply came", PROTOCOL),
         }
     }
 
     fn unasked(&mut self, answer: &ServerReply) {
         match answer.code {
-            421 => self.over(FailureReason::of(answer)),
-            _ => self.lost("a reply came unasked", PROTOCOL),
+            421 => self.over(OutcomeReason::of(answer)),
+            _ => self.fail("a reply came unasked", PROTOCOL),
         }
     }
 
     /// The server is of no use, and told so.
-    fn give_up(&mut self, reason: FailureReason) {
+    fn give_up(&mut self, reason: OutcomeReason) {
         self.failure = Some(reason);
         self.quit();
     }
 
     /// Nothing more can be said.
-    fn over(&mut self, reason: FailureReason) {
+    fn over(&mut self, reason: OutcomeReason) {
         self.phase = SenderPhase::Over;
         self.output.clear();
         if let Some(transaction) = &mut self.transaction {
@@ -491,17 +493,17 @@ impl AwaitedReply {
     }
 }
 
-impl FailureReason {
+impl OutcomeReason {
     /// One of ours, without a reply.
-    pub fn own(status: (u8, u16, u16), text: &str) -> FailureReason {
+    pub fn local(status: (u8, u16, u16), text: &str) -> OutcomeReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         reply_parser::shorten(&mut text);
-        FailureReason { code: None, status, text }
+        OutcomeReason { code: None, status, text }
     }
 
-    fn of(answer: &ServerReply) -> FailureReason {
+    fn of(answer: &ServerReply) -> OutcomeReason {
         let class = u8::try_from(answer.code / 100).unwrap_or(5);
-        FailureReason {
+        OutcomeReason {
             code: Some(answer.code),
             status: answer.enhanced().unwrap_or((class, 0, 0)),
             text: answer.text(),
@@ -511,17 +513,17 @@ impl FailureReason {
 
 impl RecipientOutcome {
     /// Why.
-    pub fn reason(&self) -> &FailureReason {
+    pub fn reason(&self) -> &OutcomeReason {
         match self {
-            RecipientOutcome::Done(reason)
-            | RecipientOutcome::Later(reason)
-            | RecipientOutcome::Never(reason) => reason,
+            RecipientOutcome::Accepted(reason)
+            | RecipientOutcome::Deferred(reason)
+            | RecipientOutcome::Failed(reason) => reason,
         }
     }
 }
 
 /// Writes the text.
-impl fmt::Display for FailureReason {
+impl fmt::Display for OutcomeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }

@@ -24,7 +24,7 @@ fn trace(input: &[u8], cut: usize) -> String {
     for line in input.split_inclusive(|octet| *octet == b'\n') {
         line.chunks(cut).for_each(|piece| sender.feed(piece));
         act(&mut sender, &mut mails, &mut trace);
-        let said = String::from_utf8_lossy(&sender.output()).into_owned();
+        let said = String::from_utf8_lossy(&sender.take_output()).into_owned();
         assert!(said.is_empty() || said.ends_with("\r\n"), "{said:?}");
         assert!(!said.replace("\r\n", "").contains(char::is_control), "{said:?}");
         assert!(sender.step() != SenderStep::Close || said.is_empty(), "{said:?}");
@@ -38,22 +38,22 @@ fn act(sender: &mut Sender, mails: &mut usize, trace: &mut String) {
     loop {
         let step = sender.step();
         if matches!(step, SenderStep::Ready | SenderStep::Close) {
-            for outcome in sender.outcomes().into_iter().flatten() {
+            for outcome in sender.take_outcomes().into_iter().flatten() {
                 let reason = outcome.reason();
                 assert!(reason.text.len() <= 512 && !reason.text.contains(char::is_control));
-                let is_done = matches!(outcome, RecipientOutcome::Done(_));
+                let is_done = matches!(outcome, RecipientOutcome::Accepted(_));
                 let positive = reason.code.is_some_and(|code| code / 100 == 2);
                 assert_eq!(is_done, positive, "{outcome:?}");
                 *trace += &format!("{outcome:?}\n");
             }
         }
         match step {
-            SenderStep::StartTls => sender.tls_started(),
-            SenderStep::Data => sender.data_sent(),
+            SenderStep::StartTls => sender.begin_tls(),
+            SenderStep::Data => sender.finish_data(),
             SenderStep::Ready if *mails < 2 => {
                 *mails += 1;
-                let chunk = sender.takes_chunk(3).then(|| b"a\r\n".to_vec());
-                sender.begin(&envelope(), Vec::new(), 3, chunk);
+                let chunk = sender.accepts_chunk(3).then(|| b"a\r\n".to_vec());
+                sender.begin_transaction(&envelope(), Vec::new(), 3, chunk);
             }
             SenderStep::Ready => sender.quit(),
             SenderStep::Read(_) | SenderStep::Close => return,

@@ -11,10 +11,10 @@
 use std::collections::VecDeque;
 
 use super::super::dsn;
-use super::super::envelope::{Body, Envelope, Recipient};
+use super::super::envelope::{BodyType, Envelope, Recipient};
 use super::super::path::{Domain, ForwardPath, Mailbox, ReversePath};
 use super::{
-    AwaitedReply, Extensions, FailureReason, GROUP, PROTOCOL, RecipientOutcome, Sender, SenderPhase,
+    AwaitedReply, Extensions, GROUP, OutcomeReason, PROTOCOL, RecipientOutcome, Sender, SenderPhase,
 };
 
 /// From MAIL to the end of mail data.
@@ -77,7 +77,7 @@ impl Sender {
         &mut self,
         awaited: AwaitedReply,
         class: u16,
-        reason: FailureReason,
+        reason: OutcomeReason,
     ) {
         let Some(transaction) = &mut self.transaction else { return };
         match (awaited, class) {
@@ -111,7 +111,7 @@ impl Sender {
             }
             (awaited, _) => {
                 self.awaited.push_front(awaited);
-                self.lost(&format!("a reply without sense came ({reason})"), PROTOCOL);
+                self.fail(&format!("a reply without sense came ({reason})"), PROTOCOL);
             }
         }
     }
@@ -185,7 +185,7 @@ impl SenderTransaction {
     }
 
     /// A reply to RCPT.
-    fn rcpt(&mut self, number: usize, class: u16, reason: FailureReason) {
+    fn rcpt(&mut self, number: usize, class: u16, reason: OutcomeReason) {
         if class == 2 {
             self.accepted.push(number);
         } else if matches!(reason.code, Some(452 | 552))
@@ -202,32 +202,32 @@ impl SenderTransaction {
     }
 
     /// The reply that decides over those that were accepted.
-    pub(super) fn data_answered(&mut self, class: u16, reason: &FailureReason) {
+    pub(super) fn data_answered(&mut self, class: u16, reason: &OutcomeReason) {
         for number in std::mem::take(&mut self.accepted) {
             self.decide(number, class, reason.clone());
         }
     }
 
     /// No more replies come: what was not decided is for later.
-    pub(super) fn lost(&mut self, reason: &FailureReason) {
+    pub(super) fn lost(&mut self, reason: &OutcomeReason) {
         let undecided = 0..self.outcomes.len();
         undecided.for_each(|number| self.decide(number, 4, reason.clone()));
     }
 
     /// One reply for all that this transaction was to try.
-    fn for_tried(&mut self, class: u16, reason: &FailureReason) {
+    fn for_tried(&mut self, class: u16, reason: &OutcomeReason) {
         for number in std::mem::take(&mut self.tried) {
             self.decide(number, class, reason.clone());
         }
     }
 
     /// The first outcome stays.
-    fn decide(&mut self, number: usize, class: u16, reason: FailureReason) {
+    fn decide(&mut self, number: usize, class: u16, reason: OutcomeReason) {
         if let Some(outcome @ None) = self.outcomes.get_mut(number) {
             *outcome = Some(match class {
-                2 => RecipientOutcome::Done(reason),
-                5 => RecipientOutcome::Never(reason),
-                _ => RecipientOutcome::Later(reason),
+                2 => RecipientOutcome::Accepted(reason),
+                5 => RecipientOutcome::Failed(reason),
+                _ => RecipientOutcome::Deferred(reason),
             });
         }
     }
@@ -239,15 +239,15 @@ fn mail_command<D>(
     envelope: &Envelope<D>,
     octets: u64,
     utf8: bool,
-) -> Result<String, FailureReason> {
+) -> Result<String, OutcomeReason> {
     if offers.size_max.is_some_and(|most| octets > most) {
-        return Err(FailureReason::own(
+        return Err(OutcomeReason::local(
             (5, 3, 4),
             "the message is larger than the next server takes",
         ));
     }
-    if envelope.body == Body::EightBitMime && !offers.eight_bit {
-        return Err(FailureReason::own((5, 6, 3), "the next server does not take 8BITMIME"));
+    if envelope.body == BodyType::EightBitMime && !offers.eight_bit_mime {
+        return Err(OutcomeReason::local((5, 6, 3), "the next server does not take 8BITMIME"));
     }
     let path = match &envelope.from {
         ReversePath::Null => Some("<>".to_owned()),
@@ -258,7 +258,7 @@ fn mail_command<D>(
     if offers.size {
         line += &format!(" SIZE={octets}");
     }
-    if envelope.body == Body::EightBitMime {
+    if envelope.body == BodyType::EightBitMime {
         line += " BODY=8BITMIME";
     }
     if utf8 {
@@ -280,7 +280,7 @@ fn rcpt_command<D>(
     offers: &Extensions,
     recipient: &Recipient<D>,
     utf8: bool,
-) -> Result<String, FailureReason> {
+) -> Result<String, OutcomeReason> {
     let path = match &recipient.path {
         ForwardPath::Postmaster => Some("<postmaster>".to_owned()),
         ForwardPath::Mailbox(mailbox) => path(mailbox, utf8),
@@ -321,6 +321,6 @@ fn path(mailbox: &Mailbox, utf8: bool) -> Option<String> {
     mailbox.is_ascii().then(|| format!("<{mailbox}>"))
 }
 
-fn no_utf8() -> FailureReason {
-    FailureReason::own((5, 6, 7), "the next server does not take SMTPUTF8")
+fn no_utf8() -> OutcomeReason {
+    OutcomeReason::local((5, 6, 7), "the next server does not take SMTPUTF8")
 }
