@@ -64,7 +64,7 @@ fn main() -> io::Result<()> {
             };
             step = receiver.end_of_data(verdict(end));
         } else if let Step::Chunk { octets, last } = step {
-            chunks.begin(octets);
+            chunks.begin_chunk(octets);
             let chunk = typed.octets(octets)?;
             chunks.feed(&chunk, &mut |_piece| {});
             step = if last {

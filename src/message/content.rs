@@ -116,20 +116,20 @@ impl ContentBuilder {
         let mut out = ContentWriter::new(spool);
         ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
             out,
-            place: MessagePart::Top,
-            kept: true,
+            part: MessagePart::Top,
+            keep: true,
             hops: 0,
             delivered_to: Vec::new(),
-            far: Vec::new(),
+            overlong_tail: Vec::new(),
         }))
     }
 
     /// Takes the next piece. After a fault it drops it, and has already given back what was stored.
     pub fn push(&mut self, piece: LinePiece<'_>) {
         if let Ok(filter) = &mut self.0
-            && let Err(fault) = filter.piece(piece)
+            && let Err(error) = filter.piece(piece)
         {
-            self.0 = Err(fault);
+            self.0 = Err(error);
         }
     }
 
@@ -178,24 +178,24 @@ enum MessagePart {
 #[derive(Debug)]
 struct HeaderFilter {
     out: ContentWriter,
-    place: MessagePart,
+    part: MessagePart,
     /// Whether the line in hand is kept; in the header, the field in hand with its continuation.
-    kept: bool,
+    keep: bool,
     /// Received fields seen.
     hops: u32,
     /// Delivered-To fields seen.
     delivered_to: Vec<String>,
     /// Of the line in hand, the last octets beyond column [`TEXT_LINE_MAX`]: what the next piece might
     /// complete to `From `.
-    far: Vec<u8>,
+    overlong_tail: Vec<u8>,
 }
 
 impl HeaderFilter {
     fn piece(&mut self, piece: LinePiece<'_>) -> Result<(), ContentError> {
         if piece.first {
-            self.begin(piece.bytes)?;
+            self.begin_line(piece.bytes)?;
         }
-        if !self.kept {
+        if !self.keep {
             return Ok(());
         }
         if self.hides_from(piece) {
@@ -210,11 +210,11 @@ impl HeaderFilter {
 
     /// Judges the line that begins with `line`: all of it, or 2048 octets. That is enough to quote
     /// it right: a `From ` behind more than 2043 `>` stands beyond column 998 and is refused.
-    fn begin(&mut self, line: &[u8]) -> Result<(), ContentError> {
-        if self.place != MessagePart::Body {
+    fn begin_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        if self.part != MessagePart::Body {
             self.header_line(line)?;
         }
-        if self.kept && needs_from_quoting(line) {
+        if self.keep && needs_from_quoting(line) {
             self.out.write(b">")?;
         }
         Ok(())
@@ -223,21 +223,22 @@ impl HeaderFilter {
     /// The header goes to the first empty line, also past a line that is no field: some readers
     /// end it there and some go on, and none of them shall find a steering field.
     fn header_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
-        let below_a_field = self.place == MessagePart::Header || !self.kept;
+        let below_a_field = self.part == MessagePart::Header || !self.keep;
         if below_a_field && matches!(line, [b' ' | b'\t', ..]) {
             return Ok(()); // continues its field, and is kept or left out with it
         }
-        self.kept = true;
+        self.keep = true;
         match field_name(line) {
-            _ if line.is_empty() => self.place = MessagePart::Body,
-            Some(name) if is_any(name, &STRIPPED_FIELDS) => self.kept = false,
+            _ if line.is_empty() => self.part = MessagePart::Body,
+            Some(name) if is_one_of(name, &STRIPPED_FIELDS) => self.keep = false,
             Some(name) => {
-                self.place = MessagePart::Header;
-                self.hops += u32::from(is_any(name, &["Received"]));
+                self.part = MessagePart::Header;
+                self.hops += u32::from(is_one_of(name, &["Received"]));
                 if self.hops > HOPS_MAX {
                     return Err(ContentError::Loop);
                 }
-                if is_any(name, &["Delivered-To"]) && self.delivered_to.len() < HOPS_MAX as usize {
+                if is_one_of(name, &["Delivered-To"]) && self.delivered_to.len() < HOPS_MAX as usize
+                {
                     let address = line.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
                     let address = String::from_utf8_lossy(address.trim_ascii());
                     self.delivered_to.push(address.chars().take(ADDRESS_MAX).collect());
@@ -245,9 +246,9 @@ impl HeaderFilter {
             }
             // No header at all: a blank line keeps it out of our own fields, which it would
             // continue (if it begins with white space) or end in the wrong place.
-            None if self.place == MessagePart::Top => {
+            None if self.part == MessagePart::Top => {
                 self.out.write(b"\n")?;
-                self.place = MessagePart::Body;
+                self.part = MessagePart::Body;
             }
             None => {}
         }
@@ -255,18 +256,18 @@ impl HeaderFilter {
     }
 
     fn hides_from(&mut self, piece: LinePiece<'_>) -> bool {
-        let far = if piece.first {
-            self.far.clear();
+        let overlong_tail = if piece.first {
+            self.overlong_tail.clear();
             piece.bytes.get(TEXT_LINE_MAX..).unwrap_or_default()
         } else {
             piece.bytes
         };
-        if far.is_empty() {
+        if overlong_tail.is_empty() {
             return false;
         }
-        self.far.extend_from_slice(far);
-        let found = memmem::find(&self.far, b"From ").is_some();
-        self.far.drain(..self.far.len().saturating_sub("From".len()));
+        self.overlong_tail.extend_from_slice(overlong_tail);
+        let found = memmem::find(&self.overlong_tail, b"From ").is_some();
+        self.overlong_tail.drain(..self.overlong_tail.len().saturating_sub("From".len()));
         found
     }
 }
@@ -285,7 +286,7 @@ pub fn field_name(line: &[u8]) -> Option<&[u8]> {
 /// No address is longer (RFC 5321 4.5.3.1).
 const ADDRESS_MAX: usize = 400;
 
-fn is_any(name: &[u8], names: &[&str]) -> bool {
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
 }
 
@@ -303,7 +304,7 @@ impl ContentWriter {
     fn new(spool: &Path) -> ContentWriter {
         ContentWriter {
             spool: spool.to_owned(),
-            memory: Vec::with_capacity(MEMORY_FIRST),
+            memory: Vec::with_capacity(MEMORY_INITIAL),
             file: None,
         }
     }
@@ -346,7 +347,7 @@ impl ContentWriter {
 }
 
 /// Holds most messages without growing.
-const MEMORY_FIRST: usize = 8 * 1024;
+const MEMORY_INITIAL: usize = 8 * 1024;
 
 /// How much is written to the file at once.
 const FILE_CHUNK: usize = 64 * 1024;

@@ -56,7 +56,7 @@ pub struct ReceivedField<'a> {
 impl ReceivedField<'_> {
     /// The field, folded by tabs, with its last LF.
     pub fn line(&self) -> Vec<u8> {
-        let client = clean(self.client);
+        let client = sanitize_host(self.client);
         let from = match self.peer {
             ClientOrigin::Address(ip) => match ip.to_canonical() {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
@@ -65,7 +65,7 @@ impl ReceivedField<'_> {
             ClientOrigin::Local => format!("{client} (local)"),
             ClientOrigin::Unknown => format!("{client} (unknown)"),
         };
-        let by = clean(self.hostname);
+        let by = sanitize_host(self.hostname);
         let (with, id) = (self.protocol, self.id);
         let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
         let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
@@ -140,7 +140,7 @@ pub fn message_id(session: &str, n: u64) -> String {
 
 /// A host's name as it may stand in a header: at most 255 octets of letters, digits and `.-_:[]`;
 /// anything else becomes `?`.
-fn clean(name: &str) -> String {
+fn sanitize_host(name: &str) -> String {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
     let name: String =
         name.bytes().take(255).map(|b| if fits(b) { char::from(b) } else { '?' }).collect();

@@ -429,9 +429,9 @@ impl<'a> Session<'a> {
             self.skip(octets)?;
             return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
         };
-        chunks.begin(octets);
+        chunks.begin_chunk(octets);
         self.stream.begin_data();
-        while chunks.left() > 0 {
+        while chunks.remaining() > 0 {
             let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
             let used = chunks.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);

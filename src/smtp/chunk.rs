@@ -15,33 +15,33 @@ use super::data::{DataEnd, Decoder, LinePiece};
 pub struct Chunks {
     decoder: Decoder,
     /// Octets of the chunk in hand that have not come yet.
-    left: u64,
+    remaining: u64,
     octets: u64,
 }
 
 impl Chunks {
     /// No chunk has come yet.
     pub fn new() -> Chunks {
-        Chunks { decoder: Decoder::of_lines(), left: 0, octets: 0 }
+        Chunks { decoder: Decoder::without_dots(), remaining: 0, octets: 0 }
     }
 
     /// A chunk of `octets` begins.
-    pub fn begin(&mut self, octets: u64) {
-        self.left = octets;
+    pub fn begin_chunk(&mut self, octets: u64) {
+        self.remaining = octets;
     }
 
     /// Octets of the chunk that are still to come: 0 when it is whole.
-    pub fn left(&self) -> u64 {
-        self.left
+    pub fn remaining(&self) -> u64 {
+        self.remaining
     }
 
     /// Takes what of `input` belongs to the chunk, gives its lines to `sink`, and returns how many
     /// octets that were. After a fault it goes on counting, but gives no more to `sink`.
     pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> usize {
-        let used = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
+        let used = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
         let (chunk, _) = input.split_at(used);
         self.decoder.feed(chunk, sink);
-        self.left -= used as u64;
+        self.remaining -= used as u64;
         self.octets += used as u64;
         used
     }
@@ -85,18 +85,18 @@ mod tests {
     fn chunked(data: &[u8], ends: &[usize], cut: usize) -> (Vec<Owned>, DataEnd) {
         let mut chunks = Chunks::new();
         let mut pieces = Vec::new();
-        let mut begin = 0;
+        let mut begin_chunk = 0;
         for end in ends.iter().copied().chain([data.len()]) {
-            let end = end.clamp(begin, data.len());
-            chunks.begin((end - begin) as u64);
+            let end = end.clamp(begin_chunk, data.len());
+            chunks.begin_chunk((end - begin_chunk) as u64);
             // What stands behind the chunk is not its own.
-            let mut input = &data[begin..];
-            while chunks.left() > 0 {
+            let mut input = &data[begin_chunk..];
+            while chunks.remaining() > 0 {
                 let slice = &input[..cut.clamp(1, input.len())];
                 let used = chunks.feed(slice, &mut |piece| pieces.push(owned(piece)));
                 input = &input[used..];
             }
-            begin = end;
+            begin_chunk = end;
         }
         assert_eq!(chunks.octets(), data.len() as u64);
         let end = chunks.finish(&mut |piece| pieces.push(owned(piece)));

@@ -77,14 +77,14 @@ impl OriginalRecipient {
             return None;
         }
         let (kind, address) = if kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
-            (kind, path::utf8(address.as_bytes()).ok()?.to_owned())
+            (kind, path::check_utf8(address.as_bytes()).ok()?.to_owned())
         } else {
             let octets = decode_octets(address)?;
-            match printable(&octets) {
+            match printable_text(&octets) {
                 Some(text) => (kind, text),
                 // Postfix says `rfc822;j+C3+BCrgen@b`, where `utf-8;j\x{FC}rgen@b` is meant.
                 None if kind.eq_ignore_ascii_case("rfc822") && !octets.is_ascii() => {
-                    ("utf-8", in_ascii(path::utf8(&octets).ok()?))
+                    ("utf-8", escape_non_ascii(path::check_utf8(&octets).ok()?))
                 }
                 None => return None,
             }
@@ -103,7 +103,7 @@ impl OriginalRecipient {
         let address = match () {
             () if self.is_ascii() => encode_xtext(&self.address),
             () if utf8 => self.address.clone(),
-            () => encode_xtext(&in_ascii(&self.address)),
+            () => encode_xtext(&escape_non_ascii(&self.address)),
         };
         format!("{};{address}", self.addr_type)
     }
@@ -137,7 +137,7 @@ pub(super) fn parse_envid(value: &str) -> Option<String> {
 
 /// What is told to a person: printable ASCII and blanks (RFC 3461 4.2, 4.4).
 fn decode_xtext(xtext: &str) -> Option<String> {
-    printable(&decode_octets(xtext)?)
+    printable_text(&decode_octets(xtext)?)
 }
 
 /// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext).
@@ -146,7 +146,7 @@ fn decode_octets(xtext: &str) -> Option<Vec<u8>> {
     let mut rest = xtext.bytes();
     while let Some(octet) = rest.next() {
         octets.push(match octet {
-            b'+' => hex(rest.next()?)? << 4 | hex(rest.next()?)?,
+            b'+' => hex_digit(rest.next()?)? << 4 | hex_digit(rest.next()?)?,
             b'!'..=b'~' if octet != b'=' => octet,
             _ => return None,
         });
@@ -154,14 +154,14 @@ fn decode_octets(xtext: &str) -> Option<Vec<u8>> {
     Some(octets)
 }
 
-fn printable(octets: &[u8]) -> Option<String> {
+fn printable_text(octets: &[u8]) -> Option<String> {
     let is_printable = |octet: &u8| matches!(octet, b' '..=b'~' | b'\t');
     octets.iter().all(is_printable).then(|| octets.iter().copied().map(char::from).collect())
 }
 
 /// An address of the type `utf-8` as all can read it: `j\x{FC}rgen@b` (RFC 6533 3,
 /// utf-8-addr-xtext).
-fn in_ascii(address: &str) -> String {
+fn escape_non_ascii(address: &str) -> String {
     let mut ascii = String::new();
     for c in address.chars() {
         match c {
@@ -186,7 +186,7 @@ pub(super) fn encode_xtext(text: &str) -> String {
 }
 
 /// A digit of xtext: capitals only.
-fn hex(digit: u8) -> Option<u8> {
+fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
         b'A'..=b'F' => Some(digit - b'A' + 10),

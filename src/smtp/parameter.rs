@@ -41,19 +41,19 @@ impl MailParameters {
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
         let MailParameters { size, body, utf8, ret, envid, prdr } = &mut parameters;
-        for parameter in split("MAIL", text) {
+        for parameter in split_parameters("MAIL", text) {
             let (keyword, value) = parameter?;
             let given = KnownParameter { verb: "MAIL", value };
             match keyword.to_ascii_uppercase().as_str() {
-                "SIZE" => given.set(size, parse_size, SIZE_FORM)?,
+                "SIZE" => given.set(size, parse_size, SIZE_SYNTAX)?,
                 "BODY" if is(value, "BINARYMIME") => return Err(reply::no_binarymime()),
-                "BODY" => given.set(body, parse_body, BODY_FORM)?,
+                "BODY" => given.set(body, parse_body, BODY_SYNTAX)?,
                 "SMTPUTF8" if value.is_none() && !*utf8 => *utf8 = true,
-                "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_FORM)),
+                "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_SYNTAX)),
                 "PRDR" if value.is_none() && !*prdr => *prdr = true,
-                "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_FORM)),
-                "RET" => given.set(ret, DsnReturn::parse, RET_FORM)?,
-                "ENVID" => given.set(envid, dsn::parse_envid, ENVID_FORM)?,
+                "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_SYNTAX)),
+                "RET" => given.set(ret, DsnReturn::parse, RET_SYNTAX)?,
+                "ENVID" => given.set(envid, dsn::parse_envid, ENVID_SYNTAX)?,
                 _ => return Err(reply::unknown_parameter("MAIL", keyword)),
             }
         }
@@ -61,7 +61,7 @@ impl MailParameters {
     }
 
     /// The name of a parameter that only DSN knows, if one was given.
-    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+    pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let ret = self.ret.map(|_| "RET");
         ret.or(self.envid.as_ref().map(|_| "ENVID"))
     }
@@ -72,12 +72,12 @@ impl RcptParameters {
     pub(super) fn parse(text: &[u8]) -> Result<RcptParameters, Reply> {
         let mut parameters = RcptParameters::default();
         let RcptParameters { notify, original } = &mut parameters;
-        for parameter in split("RCPT", text) {
+        for parameter in split_parameters("RCPT", text) {
             let (keyword, value) = parameter?;
             let given = KnownParameter { verb: "RCPT", value };
             match keyword.to_ascii_uppercase().as_str() {
-                "NOTIFY" => given.set(notify, DsnNotify::parse, NOTIFY_FORM)?,
-                "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_FORM)?,
+                "NOTIFY" => given.set(notify, DsnNotify::parse, NOTIFY_SYNTAX)?,
+                "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_SYNTAX)?,
                 _ => return Err(reply::unknown_parameter("RCPT", keyword)),
             }
         }
@@ -85,7 +85,7 @@ impl RcptParameters {
     }
 
     /// The name of a parameter that only DSN knows, if one was given.
-    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+    pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let notify = self.notify.map(|_| "NOTIFY");
         notify.or(self.original.as_ref().map(|_| "ORCPT"))
     }
@@ -98,25 +98,25 @@ struct KnownParameter<'a> {
 }
 
 impl KnownParameter<'_> {
-    /// Sets what was not set before, to a value that `parse` takes; `form` is told otherwise.
+    /// Sets what was not set before, to a value that `parse` takes; `syntax` is told otherwise.
     fn set<T>(
         &self,
         slot: &mut Option<T>,
         parse: fn(&str) -> Option<T>,
-        form: &str,
+        syntax: &str,
     ) -> Result<(), Reply> {
         match self.value.and_then(parse) {
             Some(value) if slot.is_none() => {
                 *slot = Some(value);
                 Ok(())
             }
-            _ => Err(reply::bad_parameter(self.verb, form)),
+            _ => Err(reply::bad_parameter(self.verb, syntax)),
         }
     }
 }
 
 /// Each `keyword` or `keyword=value`, in order.
-fn split<'a>(
+fn split_parameters<'a>(
     verb: &'static str,
     text: &'a [u8],
 ) -> impl Iterator<Item = Result<(&'a str, Option<&'a str>), Reply>> {
@@ -159,14 +159,14 @@ fn is(value: Option<&str>, word: &str) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case(word))
 }
 
-const SIZE_FORM: &str = "SIZE=octets, up to 20 digits, once";
-const BODY_FORM: &str = "BODY=7BIT or BODY=8BITMIME, once";
-const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
-const PRDR_FORM: &str = "PRDR, without a value, once";
-const RET_FORM: &str = "RET=FULL or RET=HDRS, once";
-const ENVID_FORM: &str = "ENVID=xtext, up to 100 octets, once";
-const NOTIFY_FORM: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
-const ORCPT_FORM: &str = "ORCPT=rfc822;xtext, up to 500 octets, once";
+const SIZE_SYNTAX: &str = "SIZE=octets, up to 20 digits, once";
+const BODY_SYNTAX: &str = "BODY=7BIT or BODY=8BITMIME, once";
+const UTF8_SYNTAX: &str = "SMTPUTF8, without a value, once";
+const PRDR_SYNTAX: &str = "PRDR, without a value, once";
+const RET_SYNTAX: &str = "RET=FULL or RET=HDRS, once";
+const ENVID_SYNTAX: &str = "ENVID=xtext, up to 100 octets, once";
+const NOTIFY_SYNTAX: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
+const ORCPT_SYNTAX: &str = "ORCPT=rfc822;xtext, up to 500 octets, once";
 
 #[cfg(test)]
 mod tests {

@@ -131,7 +131,7 @@ impl fmt::Display for Protocol {
 /// The receiver-SMTP of one connection.
 pub struct Receiver<H: Host> {
     host: H,
-    settings: ReceiverConfig,
+    config: ReceiverConfig,
     /// The name the client gave, and how.
     client: Option<(String, Hello)>,
     /// Whether the connection is inside TLS.
@@ -140,9 +140,9 @@ pub struct Receiver<H: Host> {
     /// Commands in error so far.
     errors: u32,
     /// Commands since the last message that brought none nearer.
-    idle: u32,
+    junk_commands: u32,
     /// Whether the server is under stress.
-    pressed: bool,
+    overloaded: bool,
 }
 
 /// From MAIL to the end of data.
@@ -161,65 +161,65 @@ enum Chunking {
     /// No BDAT came.
     None,
     /// So many octets were announced, and none refused.
-    Coming(u64),
+    Announced(u64),
     /// A chunk was refused: until RSET, nothing good comes of the transaction (RFC 3030 2).
     Failed,
 }
 
 impl<H: Host> Receiver<H> {
     /// A receiver that has not greeted yet.
-    pub fn new(settings: ReceiverConfig, host: H) -> Receiver<H> {
+    pub fn new(config: ReceiverConfig, host: H) -> Receiver<H> {
         Receiver {
             host,
-            settings,
+            config,
             client: None,
             tls: false,
             transaction: None,
             errors: 0,
-            idle: 0,
-            pressed: false,
+            junk_commands: 0,
+            overloaded: false,
         }
     }
 
     /// Whether the server is under stress from here on: then one error is answered and no more, and
     /// so is one command that brings no message nearer (NOOP, RSET, HELP, VRFY, EXPN), further ones
     /// of which are errors.
-    pub fn set_overloaded(&mut self, pressed: bool) {
-        self.pressed = pressed;
+    pub fn set_overloaded(&mut self, overloaded: bool) {
+        self.overloaded = overloaded;
     }
 
     /// 220
     pub fn greeting(&self) -> Reply {
-        reply::greeting(&self.settings.hostname, self.settings.lmtp)
+        reply::greeting(&self.config.hostname, self.config.lmtp)
     }
 
     /// What has come of the first command line, which need not be all of it: the last reply, if
     /// that is no SMTP, and its line's end must not be waited for.
     pub fn check_opening(&self, opening: &[u8]) -> Option<Reply> {
-        let why = "this is SMTP";
-        command::is_binary(opening).then(|| reply::client_error(&self.settings.hostname, why))
+        let reason = "this is SMTP";
+        command::is_binary(opening).then(|| reply::client_error(&self.config.hostname, reason))
     }
 
     /// One command line as it came, CR LF included. Its limits and bare CR or LF are judged here.
     pub fn handle_line(&mut self, line: &[u8]) -> Step {
-        if self.client.is_none() && command::is_foreign(line) {
-            return Step::Close(reply::client_error(&self.settings.hostname, "this is SMTP"));
+        if self.client.is_none() && command::is_other_protocol(line) {
+            return Step::Close(reply::client_error(&self.config.hostname, "this is SMTP"));
         }
         let command = match Command::parse(line) {
             Ok(command) => command,
-            Err(reply) => return self.in_error(reply),
+            Err(reply) => return self.count_error(reply),
         };
-        let idles = command.is_idle();
-        match self.carry_out(command) {
-            Ok(Step::Reply(reply)) if idles => self.idled(reply),
+        let is_junk = command.is_junk();
+        match self.execute(command) {
+            Ok(Step::Reply(reply)) if is_junk => self.count_junk(reply),
             Ok(step) => step,
-            Err(reply) => self.in_error(reply),
+            Err(reply) => self.count_error(reply),
         }
     }
 
     /// A command line longer than [`COMMAND_LINE_MAX`](command::COMMAND_LINE_MAX) came, and was read and dropped to its CR LF (500).
     pub fn handle_long_line(&mut self) -> Step {
-        self.in_error(reply::line_too_long())
+        self.count_error(reply::line_too_long())
     }
 
     /// The transaction whose mail data is being read.
@@ -231,7 +231,7 @@ impl<H: Host> Receiver<H> {
     /// that were are to be dropped.
     pub fn is_chunking(&self) -> bool {
         let chunks = self.transaction.as_ref().map(|transaction| transaction.chunks);
-        matches!(chunks, Some(Chunking::Coming(_)))
+        matches!(chunks, Some(Chunking::Announced(_)))
     }
 
     /// A chunk that is not the last one was read: `Ok` is how many octets it had, `Err` why the
@@ -241,7 +241,7 @@ impl<H: Host> Receiver<H> {
             Ok(octets) => Step::Reply(reply::chunk(octets)),
             Err(reply) => {
                 self.fail_chunks();
-                answer(reply)
+                reply_or_close(reply)
             }
         }
     }
@@ -249,7 +249,7 @@ impl<H: Host> Receiver<H> {
     /// How the end of the mail data is to be answered.
     pub fn reply_mode(&self) -> ReplyMode {
         match &self.transaction {
-            Some(_) if self.settings.lmtp => ReplyMode::PerRecipient,
+            Some(_) if self.config.lmtp => ReplyMode::PerRecipient,
             Some(Transaction { prdr: true, envelope, .. })
                 if envelope.to.len() > 1 && envelope.delivery == Delivery::Mail =>
             {
@@ -262,15 +262,15 @@ impl<H: Host> Receiver<H> {
     /// The replies where `reply` holds for every recipient.
     pub fn repeat_per_recipient(&self, reply: Reply) -> Vec<Reply> {
         let recipients = self.envelope().map_or(1, |envelope| envelope.to.len());
-        vec![reply; if self.settings.lmtp { recipients } else { 1 }]
+        vec![reply; if self.config.lmtp { recipients } else { 1 }]
     }
 
     /// The mail data ended and `reply` is what became of it, after all other replies that
     /// [`answers`](Receiver::answers) asks for were said; the transaction is over.
     pub fn end_of_data(&mut self, reply: Reply) -> Step {
         self.transaction = None;
-        self.idle = 0;
-        answer(reply)
+        self.junk_commands = 0;
+        reply_or_close(reply)
     }
 
     /// The connection is inside TLS from here on, after STARTTLS or from its beginning: all that
@@ -281,9 +281,9 @@ impl<H: Host> Receiver<H> {
         self.transaction = None;
     }
 
-    /// 421 from outside: shutdown, time-out, overload. `why` names it.
-    pub fn closing(&self, why: &'static str) -> Reply {
-        reply::closing(&self.settings.hostname, why)
+    /// 421 from outside: shutdown, time-out, overload. `reason` names it.
+    pub fn closing(&self, reason: &'static str) -> Reply {
+        reply::closing(&self.config.hostname, reason)
     }
 
     /// The name the client gave with HELO or EHLO, and how; None before.
@@ -299,21 +299,21 @@ impl<H: Host> Receiver<H> {
     }
 
     /// An `Err` is the client's error, and counted.
-    fn carry_out(&mut self, command: Command) -> Result<Step, Reply> {
-        let hostname = &self.settings.hostname;
+    fn execute(&mut self, command: Command) -> Result<Step, Reply> {
+        let hostname = &self.config.hostname;
         match command {
             Command::Ehlo(_) | Command::Lhlo(_) => {}
             Command::StartTls | Command::Noop | Command::Quit => {}
             // Its chunk is to be read first.
             Command::Bdat { .. } => {}
-            _ if self.settings.tls != StartTlsMode::Required || self.tls => {}
+            _ if self.config.tls != StartTlsMode::Required || self.tls => {}
             _ => return Err(reply::tls_required()),
         }
         match command {
-            Command::Helo(_) | Command::Ehlo(_) if self.settings.lmtp => Err(reply::lmtp_only()),
-            Command::Lhlo(_) if !self.settings.lmtp => Err(reply::not_implemented("LHLO")),
+            Command::Helo(_) | Command::Ehlo(_) if self.config.lmtp => Err(reply::lmtp_only()),
+            Command::Lhlo(_) if !self.config.lmtp => Err(reply::not_implemented("LHLO")),
             Command::Lhlo(client) => {
-                let reply = reply::ehlo(&self.settings, self.tls, &client);
+                let reply = reply::ehlo(&self.config, self.tls, &client);
                 Ok(self.hello(client, Hello::Lhlo, reply))
             }
             Command::Helo(client) => {
@@ -321,15 +321,15 @@ impl<H: Host> Receiver<H> {
                 Ok(self.hello(client, Hello::Helo, reply))
             }
             Command::Ehlo(client) => {
-                let reply = reply::ehlo(&self.settings, self.tls, &client);
+                let reply = reply::ehlo(&self.config, self.tls, &client);
                 Ok(self.hello(client, Hello::Ehlo, reply))
             }
-            Command::StartTls if !self.carries_out("STARTTLS") => {
+            Command::StartTls if !self.is_enabled("STARTTLS") => {
                 Err(reply::not_implemented("STARTTLS"))
             }
             Command::StartTls if self.tls => Err(reply::tls_already_active()),
             Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
-            Command::Mail(delivery, ..) if !self.carries_out(delivery.verb()) => {
+            Command::Mail(delivery, ..) if !self.is_enabled(delivery.verb()) => {
                 Err(reply::not_implemented(delivery.verb()))
             }
             Command::Mail(delivery, from, parameters) => self.mail(delivery, from, parameters),
@@ -340,29 +340,29 @@ impl<H: Host> Receiver<H> {
                 self.transaction = None;
                 Ok(Step::Reply(reply::rset()))
             }
-            Command::Vrfy(asked) if self.settings.vrfy => {
+            Command::Vrfy(asked) if self.config.vrfy => {
                 let reply = self.host.vrfy(&asked.name);
-                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_show_name)))
+                Ok(reply_or_close(utf8_or(reply, asked.utf8, reply::cannot_show_name)))
             }
             Command::Vrfy(_) => Ok(Step::Reply(reply::cannot_vrfy())),
-            Command::Expn(asked) if self.settings.expn => {
+            Command::Expn(asked) if self.config.expn => {
                 let reply = self.host.expn(&asked.name);
-                Ok(answer(in_utf8(reply, asked.utf8, reply::cannot_show_name)))
+                Ok(reply_or_close(utf8_or(reply, asked.utf8, reply::cannot_show_name)))
             }
             Command::Expn(_) => Ok(Step::Reply(reply::cannot_expn())),
             Command::Help(None) => {
-                let verbs = command::verbs().filter(|verb| self.carries_out(verb));
+                let verbs = command::verbs().filter(|verb| self.is_enabled(verb));
                 let own = || reply::help(verbs);
-                Ok(answer(self.host.help().unwrap_or_else(own)))
+                Ok(reply_or_close(self.host.help().unwrap_or_else(own)))
             }
             Command::Help(Some(topic)) => {
                 let topic = topic.to_ascii_uppercase();
-                let form = command::syntax(&topic).filter(|_| self.carries_out(&topic));
+                let form = command::syntax(&topic).filter(|_| self.is_enabled(&topic));
                 let form = form.ok_or_else(reply::no_such_topic)?;
                 Ok(Step::Reply(reply::help_topic(form)))
             }
-            Command::Etrn(_) if !self.settings.etrn => Err(reply::not_implemented("ETRN")),
-            Command::Etrn(node) => Ok(answer(self.host.etrn(&node))),
+            Command::Etrn(_) if !self.config.etrn => Err(reply::not_implemented("ETRN")),
+            Command::Etrn(node) => Ok(reply_or_close(self.host.etrn(&node))),
             Command::Noop => Ok(Step::Reply(reply::noop())),
             Command::Quit => Ok(Step::Close(reply::quit(hostname))),
         }
@@ -376,13 +376,13 @@ impl<H: Host> Receiver<H> {
     }
 
     /// Whether the command of this name, one of [`command::verbs`], is switched on.
-    fn carries_out(&self, verb: &str) -> bool {
+    fn is_enabled(&self, verb: &str) -> bool {
         match verb {
-            "SEND" | "SOML" | "SAML" => self.settings.terminals,
-            "ETRN" => self.settings.etrn,
-            "STARTTLS" => self.settings.tls != StartTlsMode::Off,
-            "HELO" | "EHLO" => !self.settings.lmtp,
-            "LHLO" => self.settings.lmtp,
+            "SEND" | "SOML" | "SAML" => self.config.terminals,
+            "ETRN" => self.config.etrn,
+            "STARTTLS" => self.config.tls != StartTlsMode::Off,
+            "HELO" | "EHLO" => !self.config.lmtp,
+            "LHLO" => self.config.lmtp,
             _ => true,
         }
     }
@@ -394,26 +394,26 @@ impl<H: Host> Receiver<H> {
         parameters: MailParameters,
     ) -> Result<Step, Reply> {
         if self.client.is_none() {
-            return Err(reply::mail_before_hello(self.settings.lmtp));
+            return Err(reply::mail_before_hello(self.config.lmtp));
         }
         if self.transaction.is_some() {
             return Err(reply::mail_nested());
         }
         let MailParameters { utf8, prdr, .. } = parameters;
-        if prdr && !self.settings.offers_prdr() {
+        if prdr && !self.config.offers_prdr() {
             return Err(reply::unknown_parameter("MAIL", "PRDR"));
         }
-        if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
+        if let Some(keyword) = parameters.dsn_keyword().filter(|_| !self.config.dsn) {
             return Err(reply::unknown_parameter("MAIL", keyword));
         }
         if !from.is_ascii() && !utf8 {
             return Ok(Step::Reply(reply::mail_not_ascii()));
         }
-        if parameters.size.is_some_and(|size| size > self.settings.size_max) {
+        if parameters.size.is_some_and(|size| size > self.config.size_max) {
             return Ok(Step::Reply(reply::declared_too_large()));
         }
         if let Err(reply) = self.host.check_space(parameters.size) {
-            return Ok(answer(reply));
+            return Ok(reply_or_close(reply));
         }
         let reply = reply::mail(delivery, &from);
         let body = parameters.body.unwrap_or_default();
@@ -429,7 +429,7 @@ impl<H: Host> Receiver<H> {
         if transaction.chunks != Chunking::None {
             return Err(reply::rcpt_after_bdat());
         }
-        if let Some(keyword) = parameters.of_dsn().filter(|_| !self.settings.dsn) {
+        if let Some(keyword) = parameters.dsn_keyword().filter(|_| !self.config.dsn) {
             return Err(reply::unknown_parameter("RCPT", keyword));
         }
         let RcptParameters { notify, original } = parameters;
@@ -442,7 +442,7 @@ impl<H: Host> Receiver<H> {
             return Ok(Step::Reply(reply::rcpt_not_ascii()));
         }
         let accepted = &mut transaction.envelope.to;
-        if accepted.len() >= self.settings.recipients_max {
+        if accepted.len() >= self.config.recipients_max {
             return Ok(Step::Reply(reply::too_many_recipients()));
         }
         match self.host.resolve_recipient(&to, delivery) {
@@ -466,10 +466,10 @@ impl<H: Host> Receiver<H> {
             Err(reply) => {
                 transaction.refused = true;
                 let reply = match reply.code {
-                    251 | 551 => in_utf8(reply, utf8, reply::moved_to_utf8),
+                    251 | 551 => utf8_or(reply, utf8, reply::moved_to_utf8),
                     _ => reply,
                 };
-                Ok(answer(reply))
+                Ok(reply_or_close(reply))
             }
         }
     }
@@ -480,7 +480,7 @@ impl<H: Host> Receiver<H> {
             _ if transaction.chunks != Chunking::None => Err(reply::data_after_bdat()),
             (false, _) => Ok(Step::Data(reply::start_mail_input())),
             // LMTP wants 503 either way (RFC 2033 4.2).
-            (true, true) if !self.settings.lmtp => Ok(Step::Reply(reply::data_no_recipients())),
+            (true, true) if !self.config.lmtp => Ok(Step::Reply(reply::data_no_recipients())),
             (true, true) => Ok(Step::Reply(reply::data_before_rcpt())),
             (true, false) => Err(reply::data_before_rcpt()),
         }
@@ -490,16 +490,16 @@ impl<H: Host> Receiver<H> {
     /// command; unless nobody knows where it ends.
     fn bdat(&mut self, octets: Option<u64>, last: Option<bool>) -> Step {
         let Some(octets) = octets else {
-            let why = "the size of a chunk cannot be read";
-            return Step::Close(reply::client_error(&self.settings.hostname, why));
+            let reason = "the size of a chunk cannot be read";
+            return Step::Close(reply::client_error(&self.config.hostname, reason));
         };
-        let refusal = match self.chunk(octets, last) {
+        let refusal = match self.accept_chunk(octets, last) {
             Ok(last) => return Step::Chunk { octets, last },
             Err(refusal) => refusal,
         };
         // What a client has pipelined behind a refusal is no further error of its own.
         if (last.is_none() || self.transaction.is_none())
-            && let close @ Step::Close(_) = self.in_error(refusal.clone())
+            && let close @ Step::Close(_) = self.count_error(refusal.clone())
         {
             return close;
         }
@@ -515,24 +515,24 @@ impl<H: Host> Receiver<H> {
     }
 
     /// Whether the chunk is taken, and is the last.
-    fn chunk(&mut self, octets: u64, last: Option<bool>) -> Result<bool, Reply> {
-        if self.settings.tls == StartTlsMode::Required && !self.tls {
+    fn accept_chunk(&mut self, octets: u64, last: Option<bool>) -> Result<bool, Reply> {
+        if self.config.tls == StartTlsMode::Required && !self.tls {
             return Err(reply::tls_required());
         }
-        let last = last.ok_or_else(|| reply::syntax(command::BDAT_FORM))?;
+        let last = last.ok_or_else(|| reply::syntax(command::BDAT_SYNTAX))?;
         let transaction = self.transaction.as_mut().ok_or_else(reply::bdat_before_mail)?;
         let before = match (transaction.chunks, transaction.envelope.to.is_empty()) {
             (Chunking::Failed, _) => return Err(reply::bdat_failed()),
             (_, true) if transaction.refused => return Err(reply::bdat_no_recipients()),
             (_, true) => return Err(reply::bdat_before_rcpt()),
             (Chunking::None, _) => 0,
-            (Chunking::Coming(octets), _) => octets,
+            (Chunking::Announced(octets), _) => octets,
         };
         let sum = before.saturating_add(octets);
-        if sum > self.settings.size_max {
+        if sum > self.config.size_max {
             return Err(reply::bdat_too_large());
         }
-        transaction.chunks = Chunking::Coming(sum);
+        transaction.chunks = Chunking::Announced(sum);
         Ok(last)
     }
 
@@ -543,17 +543,21 @@ impl<H: Host> Receiver<H> {
     }
 
     /// Counts a command that brought no message nearer; too many under stress are errors.
-    fn idled(&mut self, reply: Reply) -> Step {
-        self.idle = self.idle.saturating_add(1);
-        if self.pressed && self.idle > 1 { self.in_error(reply) } else { Step::Reply(reply) }
+    fn count_junk(&mut self, reply: Reply) -> Step {
+        self.junk_commands = self.junk_commands.saturating_add(1);
+        if self.overloaded && self.junk_commands > 1 {
+            self.count_error(reply)
+        } else {
+            Step::Reply(reply)
+        }
     }
 
     /// Counts an error of the client.
-    fn in_error(&mut self, reply: Reply) -> Step {
+    fn count_error(&mut self, reply: Reply) -> Step {
         self.errors = self.errors.saturating_add(1);
-        let max = self.settings.errors_max;
-        if self.errors > if self.pressed { max.min(1) } else { max } {
-            return Step::Close(reply::client_error(&self.settings.hostname, "too many errors"));
+        let max = self.config.errors_max;
+        if self.errors > if self.overloaded { max.min(1) } else { max } {
+            return Step::Close(reply::client_error(&self.config.hostname, "too many errors"));
         }
         Step::Reply(reply)
     }
@@ -561,7 +565,7 @@ impl<H: Host> Receiver<H> {
 
 /// A reply in which a mailbox stands that may be UTF-8: told so where the client allows it, or
 /// another reply (RFC 6531 3.7.4).
-fn in_utf8(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
+fn utf8_or(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
     match (reply.is_ascii(), allowed) {
         (true, _) => reply,
         (false, true) => reply.with_utf8(),
@@ -570,6 +574,6 @@ fn in_utf8(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
 }
 
 /// A reply that may be anything: after 421 the connection is closed, whoever said it.
-fn answer(reply: Reply) -> Step {
+fn reply_or_close(reply: Reply) -> Step {
     if reply.code == 421 { Step::Close(reply) } else { Step::Reply(reply) }
 }

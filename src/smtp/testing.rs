@@ -22,9 +22,9 @@ pub struct Conversation<H: Host> {
     size_max: u64,
     line: Vec<u8>,
     /// Whether octets of the line were dropped, and the last one that came.
-    dropped: bool,
-    last: u8,
-    reading: InputState,
+    line_overflowed: bool,
+    last_octet: u8,
+    input_state: InputState,
     /// The lines of the message in hand.
     lines: Vec<Vec<u8>>,
     /// Its chunks, if it comes in chunks.
@@ -34,7 +34,7 @@ pub struct Conversation<H: Host> {
     /// Replies in `out`.
     pub replies: usize,
     /// Lines and ends of data that were answered, and one for the connection itself.
-    pub asked: usize,
+    pub replies_due: usize,
     /// Messages accepted.
     pub messages: Vec<AcceptedMessage>,
     /// Whether the receiver has closed. More input is ignored.
@@ -62,33 +62,33 @@ pub struct AcceptedMessage {
 
 impl<H: Host> Conversation<H> {
     /// A connection that was greeted.
-    pub fn new(settings: ReceiverConfig, host: H) -> Conversation<H> {
-        let size_max = settings.size_max;
-        let mut machine = Conversation {
-            receiver: Receiver::new(settings, host),
+    pub fn new(config: ReceiverConfig, host: H) -> Conversation<H> {
+        let size_max = config.size_max;
+        let mut conversation = Conversation {
+            receiver: Receiver::new(config, host),
             size_max,
             line: Vec::new(),
-            dropped: false,
-            last: 0,
-            reading: InputState::Commands,
+            line_overflowed: false,
+            last_octet: 0,
+            input_state: InputState::Commands,
             lines: Vec::new(),
             chunks: None,
             out: Vec::new(),
             replies: 0,
-            asked: 1,
+            replies_due: 1,
             messages: Vec::new(),
             closed: false,
         };
-        let greeting = machine.receiver.greeting();
-        machine.take(Step::Reply(greeting));
-        machine
+        let greeting = conversation.receiver.greeting();
+        conversation.handle_step(Step::Reply(greeting));
+        conversation
     }
 
     /// Takes what the client sent, at any cut.
     pub fn feed(&mut self, mut input: &[u8]) {
         while !self.closed && !input.is_empty() {
-            input = match &mut self.reading {
-                InputState::Commands => self.read_line(input),
+            input = match &mut self.input_state {
+                InputState::Commands => self.read_command(input),
                 InputState::Data(_) => self.read_data(input),
                 InputState::Chunk { .. } => self.read_chunk(input),
                 InputState::Skip(left, _) => {
@@ -97,32 +97,32 @@ impl<H: Host> Conversation<H> {
                     input.split_at(used).1
                 }
             };
-            self.end_of_counted();
+            self.end_if_counted();
         }
     }
 
     /// Reads up to the CR LF of a command line.
-    fn read_line<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
+    fn read_command<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let mut rest = input;
-        while let Some((&octet, behind)) = rest.split_first() {
-            rest = behind;
-            let ends = octet == b'\n' && self.last == b'\r';
-            self.last = octet;
+        while let Some((&octet, after)) = rest.split_first() {
+            rest = after;
+            let ends = octet == b'\n' && self.last_octet == b'\r';
+            self.last_octet = octet;
             if self.line.len() < COMMAND_LINE_MAX {
                 self.line.push(octet);
             } else {
-                self.dropped = true;
+                self.line_overflowed = true;
             }
             if ends {
                 let line = mem::take(&mut self.line);
-                let too_long = mem::take(&mut self.dropped);
-                self.asked += 1;
+                let too_long = mem::take(&mut self.line_overflowed);
+                self.replies_due += 1;
                 let step = if too_long {
                     self.receiver.handle_long_line()
                 } else {
                     self.receiver.handle_line(&line)
                 };
-                self.take(step);
+                self.handle_step(step);
                 return rest;
             }
         }
@@ -131,8 +131,8 @@ impl<H: Host> Conversation<H> {
 
     /// Reads up to the end of the mail data.
     fn read_data<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
-        let InputState::Data(decoder) = &mut self.reading else { return input };
-        let (used, end) = decoder.feed(input, &mut |piece| keep(&mut self.lines, piece));
+        let InputState::Data(decoder) = &mut self.input_state else { return input };
+        let (used, end) = decoder.feed(input, &mut |piece| append_piece(&mut self.lines, piece));
         if let Some(end) = end {
             self.end_of_data(end);
         }
@@ -142,22 +142,22 @@ impl<H: Host> Conversation<H> {
     /// Reads up to the end of the chunk.
     fn read_chunk<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let Some(chunks) = &mut self.chunks else { return input };
-        let used = chunks.feed(input, &mut |piece| keep(&mut self.lines, piece));
+        let used = chunks.feed(input, &mut |piece| append_piece(&mut self.lines, piece));
         input.split_at(used).1
     }
 
     /// Octets that were counted have come, perhaps none.
-    fn end_of_counted(&mut self) {
-        match (&self.reading, &self.chunks) {
-            (InputState::Chunk { octets, last }, Some(chunks)) if chunks.left() == 0 => {
+    fn end_if_counted(&mut self) {
+        match (&self.input_state, &self.chunks) {
+            (InputState::Chunk { octets, last }, Some(chunks)) if chunks.remaining() == 0 => {
                 let (octets, last) = (*octets, *last);
                 self.end_of_chunk(octets, last);
             }
             (InputState::Skip(0, replies), _) => {
                 let replies = replies.clone();
-                self.reading = InputState::Commands;
-                self.asked = self.asked + replies.len() - 1;
-                replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
+                self.input_state = InputState::Commands;
+                self.replies_due = self.replies_due + replies.len() - 1;
+                replies.into_iter().for_each(|reply| self.handle_step(Step::Reply(reply)));
             }
             _ => {}
         }
@@ -165,9 +165,9 @@ impl<H: Host> Conversation<H> {
 
     fn end_of_chunk(&mut self, octets: u64, last: bool) {
         let Some(chunks) = self.chunks.take() else { return };
-        self.reading = InputState::Commands;
+        self.input_state = InputState::Commands;
         if last {
-            let end = chunks.finish(&mut |piece| keep(&mut self.lines, piece));
+            let end = chunks.finish(&mut |piece| append_piece(&mut self.lines, piece));
             return self.end_of_data(end);
         }
         let result = match chunks.end_so_far() {
@@ -176,24 +176,24 @@ impl<H: Host> Conversation<H> {
         };
         self.chunks = Some(chunks);
         let step = self.receiver.end_of_chunk(result);
-        self.take(step);
+        self.handle_step(step);
     }
 
     fn end_of_data(&mut self, end: DataEnd) {
         // The dot is an answer of its own; a last chunk is answered as the command that it was.
-        self.asked += usize::from(matches!(self.reading, InputState::Data(_)));
-        self.reading = InputState::Commands;
+        self.replies_due += usize::from(matches!(self.input_state, InputState::Data(_)));
+        self.input_state = InputState::Commands;
         let lines = mem::take(&mut self.lines);
-        let mut replies = self.accept(end, lines);
-        self.asked += replies.len() - 1;
+        let mut replies = self.accept_message(end, lines);
+        self.replies_due += replies.len() - 1;
         let last = replies.pop().unwrap_or_else(reply::data_error);
-        replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
+        replies.into_iter().for_each(|reply| self.handle_step(Step::Reply(reply)));
         let step = self.receiver.end_of_data(last);
         assert!(self.receiver.envelope().is_none(), "the transaction is over");
-        self.take(step);
+        self.handle_step(step);
     }
 
-    fn accept(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
+    fn accept_message(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
         let envelope = match (end, self.receiver.envelope()) {
             (DataEnd::BareLineEnd, _) => {
                 return self.receiver.repeat_per_recipient(reply::data_bare_line_end());
@@ -215,7 +215,7 @@ impl<H: Host> Conversation<H> {
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn handle_step(&mut self, step: Step) {
         if !self.receiver.is_chunking() {
             self.chunks = None;
             self.lines.clear();
@@ -224,18 +224,18 @@ impl<H: Host> Conversation<H> {
             Step::Reply(reply) => reply,
             Step::Data(reply) => {
                 assert!(self.recipients() > 0, "354 is for somebody");
-                self.reading = InputState::Data(Decoder::new(self.size_max));
+                self.input_state = InputState::Data(Decoder::new(self.size_max));
                 reply
             }
             Step::Chunk { octets, last } => {
                 assert!(self.recipients() > 0, "a chunk is for somebody");
-                self.chunks.get_or_insert_default().begin(octets);
-                self.reading = InputState::Chunk { octets, last };
-                return self.end_of_counted();
+                self.chunks.get_or_insert_default().begin_chunk(octets);
+                self.input_state = InputState::Chunk { octets, last };
+                return self.end_if_counted();
             }
             Step::Skip(octets, reply) => {
-                self.reading = InputState::Skip(octets, reply);
-                return self.end_of_counted();
+                self.input_state = InputState::Skip(octets, reply);
+                return self.end_if_counted();
             }
             // The handshake takes no octets here: what follows is inside TLS.
             Step::StartTls(reply) => {
@@ -249,7 +249,7 @@ impl<H: Host> Conversation<H> {
                 reply
             }
         };
-        let awaits_data = matches!(self.reading, InputState::Data(_));
+        let awaits_data = matches!(self.input_state, InputState::Data(_));
         assert_eq!(reply.code == 354, awaits_data, "354 and nothing else asks for data");
         self.replies += 1;
         check_reply(&reply);
@@ -261,13 +261,13 @@ impl<H: Host> Conversation<H> {
     }
 
     /// Whether every line was answered: not while a chunk is awaited.
-    pub fn is_settled(&self) -> bool {
-        !matches!(self.reading, InputState::Chunk { .. } | InputState::Skip(..))
+    pub fn has_answered_all(&self) -> bool {
+        !matches!(self.input_state, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }
 
 /// Adds a piece to the lines of a message.
-fn keep(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
+fn append_piece(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
     assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
     if piece.first {
         lines.push(Vec::new());
@@ -334,12 +334,12 @@ pub fn data(input: &[u8]) {
 /// A whole connection: each line is answered once, and the same at every cut; by SMTP and by LMTP,
 /// where the end of a message has as many replies as recipients.
 pub fn receiver(input: &[u8]) {
-    hold(input, false);
-    hold(input, true);
+    check_conversation(input, false);
+    check_conversation(input, true);
 }
 
-fn hold(input: &[u8], lmtp: bool) {
-    let settings = ReceiverConfig {
+fn check_conversation(input: &[u8], lmtp: bool) {
+    let config = ReceiverConfig {
         lmtp,
         prdr: true,
         size_max: 1000,
@@ -350,15 +350,15 @@ fn hold(input: &[u8], lmtp: bool) {
         terminals: true,
         ..ReceiverConfig::new("mx.example")
     };
-    let mut whole = Conversation::new(settings.clone(), AcceptAllHost);
+    let mut whole = Conversation::new(config.clone(), AcceptAllHost);
     whole.feed(input);
-    let mut cut = Conversation::new(settings, AcceptAllHost);
+    let mut cut = Conversation::new(config, AcceptAllHost);
     input.iter().for_each(|octet| cut.feed(&[*octet]));
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
     assert_eq!(whole.closed, cut.closed);
-    let awaited = usize::from(!whole.is_settled());
-    assert_eq!(whole.replies + awaited, whole.asked, "one reply to each command");
+    let awaited = usize::from(!whole.has_answered_all());
+    assert_eq!(whole.replies + awaited, whole.replies_due, "one reply to each command");
 }
 
 /// A host that takes mail for all but those whose name begins with x.
@@ -396,7 +396,7 @@ fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     let mut decoder = Decoder::new(size_max);
     let (mut lines, mut used, mut end) = (Vec::<Vec<u8>>::new(), 0, None);
     for slice in input.chunks(cut.max(1)) {
-        let (n, ended) = decoder.feed(slice, &mut |piece| keep(&mut lines, piece));
+        let (n, ended) = decoder.feed(slice, &mut |piece| append_piece(&mut lines, piece));
         assert!(ended.is_some() || n == slice.len());
         used += n;
         end = ended;

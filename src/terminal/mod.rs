@@ -13,7 +13,7 @@
 //! - a terminal, as isatty(3) says.
 //!
 //! **A terminal that is stopped, or that nobody reads, holds up nobody**: all terminals of a
-//! message are written to at once, without blocking, for at most [`PATIENCE`] together. One that
+//! message are written to at once, without blocking, for at most [`WRITE_TIMEOUT`] together. One that
 //! did not take the whole text by then has not got it. Whoever calls waits so long; that is a
 //! session's thread, never the writer's, so mail for others goes on.
 
@@ -37,7 +37,7 @@ use crate::observe::logging::value;
 use render::RenderedMessage;
 
 /// How long all terminals of one message together are waited for.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where terminals are found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,37 +62,36 @@ impl Terminals {
         users.iter().all(|user| !self.open_all(&logins, user).is_empty())
     }
 
-    /// Shows `screen` on all terminals of these users that accept messages. For each user, whether
+    /// Shows `rendered` on all terminals of these users that accept messages. For each user, whether
     /// one of theirs took it whole.
-    pub fn show(&self, users: &[Destination], screen: &RenderedMessage) -> Vec<bool> {
+    pub fn show(&self, users: &[Destination], rendered: &RenderedMessage) -> Vec<bool> {
         let logins = self.logins();
-        let mut writings = Vec::new();
+        let mut writes = Vec::new();
         for (user, destination) in users.iter().enumerate() {
             for terminal in self.open_all(&logins, destination) {
-                let rest = screen.octets(takes_utf8(&terminal));
-                writings.push(Writing { user, terminal, rest });
+                let rest = rendered.octets(takes_utf8(&terminal));
+                writes.push(TerminalWrite { user, terminal, rest });
             }
-            writings.truncate(OPEN_MAX);
+            writes.truncate(OPEN_MAX);
         }
         let mut shown = vec![false; users.len()];
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + WRITE_TIMEOUT;
         loop {
-            writings.retain_mut(|writing| {
-                let goes_on = writing.go_on();
-                if let (true, Some(shown)) = (writing.rest.is_empty(), shown.get_mut(writing.user))
-                {
+            writes.retain_mut(|write| {
+                let goes_on = write.write_some();
+                if let (true, Some(shown)) = (write.rest.is_empty(), shown.get_mut(write.user)) {
                     *shown = true;
                 }
                 goes_on
             });
-            if writings.is_empty() || !wait(&writings, until) {
+            if writes.is_empty() || !wait_writable(&writes, until) {
                 return shown;
             }
         }
     }
 
     /// Everybody who is logged in. A file that cannot be read has nobody in it.
-    fn logins(&self) -> Vec<Login> {
+    fn logins(&self) -> Vec<UtmpLogin> {
         let mut octets = Vec::new();
         let read = File::open(&self.utmp).and_then(|f| f.take(UTMP_MAX).read_to_end(&mut octets));
         match read {
@@ -100,11 +99,11 @@ impl Terminals {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => log::warn!("utmp path={} error={}", value(self.utmp.display()), value(e)),
         }
-        logins_in(&octets)
+        parse_utmp(&octets)
     }
 
     /// The terminals on which `user` is logged in and accepts messages, open for writing.
-    fn open_all(&self, logins: &[Login], user: &Destination) -> Vec<File> {
+    fn open_all(&self, logins: &[UtmpLogin], user: &Destination) -> Vec<File> {
         let name = user.mailbox.as_str();
         let uid = user.owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.uid);
         let mut lines: Vec<&Path> = Vec::new();
@@ -135,22 +134,22 @@ impl Terminals {
                 _ => return Err(io::Error::other("not a name below the devices")),
             }
         }
-        let (device, folders) =
+        let (device, directories) =
             names.split_last().ok_or_else(|| io::Error::other("no name of a terminal"))?;
-        let folder_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut directory = nix::fcntl::open(&self.dev, folder_flags, Mode::empty())?;
-        for name in folders {
-            let flags = folder_flags | OFlag::O_NOFOLLOW;
+        let directory_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut directory = nix::fcntl::open(&self.dev, directory_flags, Mode::empty())?;
+        for name in directories {
+            let flags = directory_flags | OFlag::O_NOFOLLOW;
             directory = openat(&directory, *name, flags, Mode::empty())?;
         }
-        accepts(&fstatat(&directory, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
+        check_device(&fstatat(&directory, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
         let flags = OFlag::O_WRONLY
             | OFlag::O_NOCTTY
             | OFlag::O_NONBLOCK
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
         let terminal = openat(&directory, *device, flags, Mode::empty())?;
-        accepts(&fstat(&terminal)?, uid)?;
+        check_device(&fstat(&terminal)?, uid)?;
         if !terminal.is_terminal() {
             return Err(io::Error::other("not a terminal"));
         }
@@ -160,7 +159,7 @@ impl Terminals {
 
 /// One user on one terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Login {
+struct UtmpLogin {
     user: String,
     /// Its place below the folder of devices.
     line: PathBuf,
@@ -168,14 +167,14 @@ struct Login {
 
 /// The logins in the octets of a utmp file: records of a fixed size, the last perhaps cut short.
 /// The layout is the one that the system's C library has on this machine.
-fn logins_in(utmp: &[u8]) -> Vec<Login> {
+fn parse_utmp(utmp: &[u8]) -> Vec<UtmpLogin> {
     let login = |record: &[u8]| {
         let kind = record.get(offset_of!(libc::utmpx, ut_type)..)?.first_chunk()?;
         let text = |offset, length| text(record.get(offset..)?.get(..length)?);
         let user = text(offset_of!(libc::utmpx, ut_user), NAME_SIZE)?;
         let line = text(offset_of!(libc::utmpx, ut_line), LINE_SIZE)?;
         let is_login = i16::from_ne_bytes(*kind) == libc::USER_PROCESS;
-        is_login.then(|| Login { user: user.to_owned(), line: line.into() })
+        is_login.then(|| UtmpLogin { user: user.to_owned(), line: line.into() })
     };
     utmp.chunks_exact(size_of::<libc::utmpx>()).filter_map(login).collect()
 }
@@ -187,9 +186,9 @@ fn text(field: &[u8]) -> Option<&str> {
 }
 
 /// Whether this is a device of `uid`'s that accepts messages: `mesg y` lets its group write.
-fn accepts(stat: &FileStat, uid: u32) -> io::Result<()> {
+fn check_device(stat: &FileStat, uid: u32) -> io::Result<()> {
     let mode = stat.st_mode;
-    let why = if mode & SFlag::S_IFMT.bits() != SFlag::S_IFCHR.bits() {
+    let reason = if mode & SFlag::S_IFMT.bits() != SFlag::S_IFCHR.bits() {
         "not a character device"
     } else if stat.st_uid != uid {
         "not the user's own"
@@ -198,7 +197,7 @@ fn accepts(stat: &FileStat, uid: u32) -> io::Result<()> {
     } else {
         return Ok(());
     };
-    Err(io::Error::other(why))
+    Err(io::Error::other(reason))
 }
 
 /// Whether a terminal says that it takes UTF-8, as those of our days do (termios(3), IUTF8).
@@ -215,7 +214,7 @@ fn takes_utf8(_: &File) -> bool {
 }
 
 /// A text on its way to a terminal.
-struct Writing<'a> {
+struct TerminalWrite<'a> {
     /// The number of the user whose terminal it is.
     user: usize,
     terminal: File,
@@ -223,10 +222,10 @@ struct Writing<'a> {
     rest: &'a [u8],
 }
 
-impl Writing<'_> {
+impl TerminalWrite<'_> {
     /// Writes what the terminal takes now. Whether there is more to come: not if it took all, nor
     /// if it is gone.
-    fn go_on(&mut self) -> bool {
+    fn write_some(&mut self) -> bool {
         while !self.rest.is_empty() {
             match self.terminal.write(self.rest) {
                 Ok(0) => return true,
@@ -240,12 +239,12 @@ impl Writing<'_> {
 }
 
 /// Waits until one of the terminals takes more; false when the time is over.
-fn wait(writings: &[Writing<'_>], until: Instant) -> bool {
+fn wait_writable(writes: &[TerminalWrite<'_>], until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return false;
     }
-    let terminals = writings.iter().map(|writing| writing.terminal.as_fd());
+    let terminals = writes.iter().map(|write| write.terminal.as_fd());
     let mut asked: Vec<_> = terminals.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).collect();
     // Rounded up, so that the last wait does not become many of no time at all.
     let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
@@ -285,7 +284,7 @@ mod tests {
         record
     }
 
-    fn named(logins: &[Login]) -> Vec<String> {
+    fn named(logins: &[UtmpLogin]) -> Vec<String> {
         logins.iter().map(|l| format!("{} {}", l.user, l.line.display())).collect()
     }
 
@@ -311,13 +310,13 @@ mod tests {
             ),
         ] {
             let mut octets = records.concat();
-            assert_eq!(named(&logins_in(&octets)), expected);
+            assert_eq!(named(&parse_utmp(&octets)), expected);
             // A record that is being written, cut at every octet, is not seen yet.
             let next = record(7, b"late", b"pts/9");
             for cut in 0..next.len() {
                 octets.truncate(records.concat().len());
                 octets.extend_from_slice(&next[..cut]);
-                assert_eq!(named(&logins_in(&octets)), expected, "cut at {cut}");
+                assert_eq!(named(&parse_utmp(&octets)), expected, "cut at {cut}");
             }
         }
     }
@@ -333,7 +332,7 @@ mod tests {
         let text = String::from_utf8(who.stdout).unwrap();
         let firsts = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
         let who: Vec<String> = firsts.map(|words| words.join(" ")).collect();
-        assert_eq!(named(&logins_in(&records.concat())), who);
+        assert_eq!(named(&parse_utmp(&records.concat())), who);
     }
 
     /// Wherever a line of utmp leads that is no terminal of the user's, nothing is opened.
@@ -350,7 +349,7 @@ mod tests {
         let uid = nix::unistd::geteuid().as_raw();
         let here = Terminals { utmp: path("utmp"), dev: dev.path().to_owned() };
         let up = format!("pts/../{}", "../".repeat(20));
-        for (line, why) in [
+        for (line, reason) in [
             ("", "no name"),
             (".", "not a name"),
             ("/dev/null", "not a name"),
@@ -370,8 +369,8 @@ mod tests {
         ] {
             let error = here.open(Path::new(line), uid).unwrap_err();
             let said = match error.raw_os_error() {
-                Some(number) => why.contains(&format!("{:?}", Errno::from_raw(number))),
-                None => error.to_string().contains(why),
+                Some(number) => reason.contains(&format!("{:?}", Errno::from_raw(number))),
+                None => error.to_string().contains(reason),
             };
             assert!(said, "{line:?}: {error}");
         }

@@ -19,7 +19,7 @@
 //! - **a bound**: [`TEXT_MAX`] octets and [`LINES_MAX`] lines. What does not fit is cut, and said
 //!   to be ([`RenderedMessage::is_whole`]): the rest must be kept elsewhere.
 //!
-//! Fields of machines ([`MACHINERY`]) are left out; any other is shown, because the first line of a
+//! Fields of machines ([`HIDDEN_FIELDS`]) are left out; any other is shown, because the first line of a
 //! message without a header (`Reminder: lunch`) looks like one. It does not decode MIME.
 
 use std::fs::File;
@@ -35,7 +35,7 @@ pub const TEXT_MAX: usize = 4096;
 pub const LINES_MAX: usize = 60;
 
 /// Header fields that are left out. A `*` stands for the rest of a name.
-pub const MACHINERY: [&str; 20] = [
+pub const HIDDEN_FIELDS: [&str; 20] = [
     "ARC-*",
     "Authentication-Results",
     "Auto-Submitted",
@@ -77,14 +77,14 @@ impl RenderedMessage {
         let source = match content {
             Content::Memory(octets) => octets.get(..SOURCE_MAX).unwrap_or(octets),
             Content::File(file, _) => {
-                read = read_start(file)?;
+                read = read_head(file)?;
                 read.as_slice()
             }
         };
         let is_all = source.len() as u64 == content.octets();
         let lines = lines_to_show(source);
         let text = |utf8| {
-            let mut text = Text { out: Vec::new(), utf8 };
+            let mut text = TerminalText { out: Vec::new(), utf8 };
             text.out.extend_from_slice(b"\r\n\x07Message from ");
             text.add(format!("{sender} at {time} ...\n").as_bytes(), usize::MAX);
             let end = text.out.len() + TEXT_MAX;
@@ -109,12 +109,12 @@ impl RenderedMessage {
 }
 
 /// Text for one kind of terminal.
-struct Text {
+struct TerminalText {
     out: Vec<u8>,
     utf8: bool,
 }
 
-impl Text {
+impl TerminalText {
     /// Adds octets of any kind, as far as they fit before the place `end`; whether they did.
     fn add(&mut self, octets: &[u8], end: usize) -> bool {
         for chunk in octets.utf8_chunks() {
@@ -173,17 +173,17 @@ fn is_printable(c: char) -> bool {
 
 /// The lines of content that are shown, each with its LF, the quoting of the mailbox undone.
 fn lines_to_show(source: &[u8]) -> Vec<&[u8]> {
-    let (mut in_header, mut kept) = (true, true);
+    let (mut in_header, mut keep) = (true, true);
     let mut lines = Vec::new();
     for line in source.split_inclusive(|octet| *octet == b'\n') {
         let continues = matches!(line, [b' ' | b'\t', ..]);
         in_header &= line != b"\n";
         if !in_header {
-            kept = true;
+            keep = true;
         } else if !continues {
-            kept = !field_name(line).is_some_and(is_machinery);
+            keep = !field_name(line).is_some_and(is_hidden_field);
         }
-        if kept {
+        if keep {
             let quoted = line.first() == Some(&b'>') && needs_from_quoting(line);
             lines.push(line.get(usize::from(quoted)..).unwrap_or(line));
         }
@@ -195,8 +195,8 @@ fn lines_to_show(source: &[u8]) -> Vec<&[u8]> {
     lines
 }
 
-fn is_machinery(field: &[u8]) -> bool {
-    MACHINERY.iter().any(|name| match name.strip_suffix('*') {
+fn is_hidden_field(field: &[u8]) -> bool {
+    HIDDEN_FIELDS.iter().any(|name| match name.strip_suffix('*') {
         Some(start) => field
             .get(..start.len())
             .is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes())),
@@ -205,7 +205,7 @@ fn is_machinery(field: &[u8]) -> bool {
 }
 
 /// The first [`SOURCE_MAX`] octets of a file, or all, without moving in it.
-fn read_start(file: &File) -> io::Result<Vec<u8>> {
+fn read_head(file: &File) -> io::Result<Vec<u8>> {
     let mut octets = vec![0; SOURCE_MAX];
     let mut length = 0;
     while let Some(room) = octets.get_mut(length..).filter(|room| !room.is_empty()) {
@@ -239,8 +239,8 @@ mod tests {
         Content::Memory(octets.to_vec().into())
     }
 
-    fn text_of(screen: &RenderedMessage, utf8: bool) -> String {
-        let text = String::from_utf8(screen.octets(utf8).to_vec()).unwrap();
+    fn text_of(rendered: &RenderedMessage, utf8: bool) -> String {
+        let text = String::from_utf8(rendered.octets(utf8).to_vec()).unwrap();
         let body = text.strip_prefix("\r\n\x07Message from <s@a> at 14:05 ...\r\n").unwrap();
         assert_eq!(body.matches('\r').count(), body.matches("\r\n").count());
         body.replace('\r', "")
@@ -298,9 +298,9 @@ mod tests {
             ("\u{e000}\u{e0041}\u{10ffff}".as_bytes(), "???", "???"),
         ] {
             let content = [b"\n", octets, b"\n"].concat();
-            let screen = RenderedMessage::new("<s@a>", "14:05", &memory(&content)).unwrap();
-            assert_eq!(text_of(&screen, true), format!("{utf8}\nEOF\n"), "{octets:?}");
-            assert_eq!(text_of(&screen, false), format!("{ascii}\nEOF\n"), "{octets:?}");
+            let rendered = RenderedMessage::new("<s@a>", "14:05", &memory(&content)).unwrap();
+            assert_eq!(text_of(&rendered, true), format!("{utf8}\nEOF\n"), "{octets:?}");
+            assert_eq!(text_of(&rendered, false), format!("{ascii}\nEOF\n"), "{octets:?}");
         }
     }
 
@@ -310,12 +310,12 @@ mod tests {
         for lead in [&b""[..], b"\xc2", b"\xc3", b"\xe2\x80", b"\xf0\x9f\x98", b"\x1b", b"\xed"] {
             for octet in 0..=u8::MAX {
                 let content = [b"\n", lead, &[octet], b"\n"].concat();
-                let screen = RenderedMessage::new("\x1b[2J", "\x07", &memory(&content)).unwrap();
-                let (_, utf8) = screen.octets(true).split_at(3);
+                let rendered = RenderedMessage::new("\x1b[2J", "\x07", &memory(&content)).unwrap();
+                let (_, utf8) = rendered.octets(true).split_at(3);
                 let utf8 = std::str::from_utf8(utf8).unwrap();
                 let is_shown = |c: char| !c.is_control() || "\r\n\t".contains(c);
                 assert!(utf8.chars().all(is_shown), "{lead:?} {octet}: {utf8:?}");
-                let (_, ascii) = screen.octets(false).split_at(3);
+                let (_, ascii) = rendered.octets(false).split_at(3);
                 let is_shown = |b: &u8| matches!(b, b' '..=b'~' | b'\r' | b'\n' | b'\t');
                 assert!(ascii.iter().all(is_shown), "{lead:?} {octet}: {ascii:?}");
             }
@@ -337,10 +337,10 @@ mod tests {
             // A header of machinery that hides where the text begins.
             (format!("X-a: {}\n\nx\n", "x".repeat(SOURCE_MAX)), false),
         ] {
-            let screen =
+            let rendered =
                 RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap();
-            let text = text_of(&screen, true);
-            assert_eq!(screen.is_whole(), whole, "{} octets", content.len());
+            let text = text_of(&rendered, true);
+            assert_eq!(rendered.is_whole(), whole, "{} octets", content.len());
             assert_eq!(!text.ends_with("... the rest is in your mailbox\nEOF\n"), whole);
             assert!(text.len() < TEXT_MAX + 64);
         }
@@ -354,9 +354,9 @@ mod tests {
         file.write_all(content.as_bytes()).unwrap();
         file.rewind().unwrap();
         let in_file = Content::File(file.into(), content.len() as u64);
-        let screen = RenderedMessage::new("<s@a>", "14:05", &in_file).unwrap();
+        let rendered = RenderedMessage::new("<s@a>", "14:05", &in_file).unwrap();
         assert_eq!(
-            screen,
+            rendered,
             RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap()
         );
         let Content::File(mut file, _) = in_file else { panic!() };

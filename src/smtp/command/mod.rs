@@ -62,7 +62,7 @@ pub struct NameArgument {
 
 impl Command {
     /// Whether it brings no message nearer.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(super) fn is_junk(&self) -> bool {
         use Command::{Etrn, Expn, Help, Noop, Rset, Vrfy};
         matches!(self, Noop | Rset | Help(_) | Vrfy(_) | Expn(_) | Etrn(_))
     }
@@ -84,7 +84,8 @@ impl Command {
         };
 
         let syntax = || reply::syntax(form);
-        let alone = |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
+        let without_argument =
+            |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
         let client = || match Domain::parse_octets(argument) {
             // Before EHLO's reply no client knows whether UTF-8 is taken (RFC 6531 3.7.1).
             Ok(domain) if domain.is_ascii() => Ok(domain),
@@ -94,7 +95,7 @@ impl Command {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
             Verb::Lhlo => Ok(Command::Lhlo(client()?)),
-            Verb::StartTls => alone(Command::StartTls),
+            Verb::StartTls => without_argument(Command::StartTls),
             Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
@@ -107,17 +108,17 @@ impl Command {
                 let parameters = parameters(rest).ok_or_else(syntax)?;
                 Ok(Command::Rcpt(to, RcptParameters::parse(parameters)?))
             }
-            Verb::Data => alone(Command::Data),
+            Verb::Data => without_argument(Command::Data),
             Verb::Bdat if argument.is_empty() => Err(syntax()),
-            Verb::Bdat => Ok(bdat(argument)),
-            Verb::Rset => alone(Command::Rset),
-            Verb::Vrfy => Ok(Command::Vrfy(asked(argument).ok_or_else(syntax)?)),
-            Verb::Expn => Ok(Command::Expn(asked(argument).ok_or_else(syntax)?)),
+            Verb::Bdat => Ok(parse_bdat(argument)),
+            Verb::Rset => without_argument(Command::Rset),
+            Verb::Vrfy => Ok(Command::Vrfy(parse_name_argument(argument).ok_or_else(syntax)?)),
+            Verb::Expn => Ok(Command::Expn(parse_name_argument(argument).ok_or_else(syntax)?)),
             Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
-            Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
+            Verb::Help => Ok(Command::Help(Some(parse_name(argument).ok_or_else(syntax)?))),
             Verb::Etrn => Ok(Command::Etrn(EtrnNode::parse(argument).ok_or_else(syntax)?)),
             Verb::Noop => Ok(Command::Noop),
-            Verb::Quit => alone(Command::Quit),
+            Verb::Quit => without_argument(Command::Quit),
         }
     }
 }
@@ -144,7 +145,7 @@ pub fn may_delay_reply(line: &[u8]) -> bool {
 /// Whether `line` is no SMTP at all: it begins with an octet that no verb begins with, as a TLS
 /// handshake does, or with the method of an HTTP request, which a browser can be made to send with
 /// commands in its body.
-pub(super) fn is_foreign(line: &[u8]) -> bool {
+pub(super) fn is_other_protocol(line: &[u8]) -> bool {
     let (verb, argument) = split_verb(line);
     is_binary(line) || HTTP_METHODS.contains(&verb) && !argument.is_empty()
 }
@@ -177,7 +178,7 @@ fn parameters(rest: &[u8]) -> Option<&[u8]> {
 
 /// `chunk-size [ SP end-marker ]` (RFC 3030 2). Whoever can tell where the chunk ends can drop it
 /// and go on, whatever else is wrong.
-fn bdat(argument: &[u8]) -> Command {
+fn parse_bdat(argument: &[u8]) -> Command {
     let mut words = argument.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let digits = words.next().filter(|word| word.iter().all(u8::is_ascii_digit));
     let octets = digits.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
@@ -190,24 +191,24 @@ fn bdat(argument: &[u8]) -> Command {
 }
 
 /// `String [ SP "SMTPUTF8" ]`
-fn asked(argument: &[u8]) -> Option<NameArgument> {
+fn parse_name_argument(argument: &[u8]) -> Option<NameArgument> {
     let parameter = b"SMTPUTF8";
     let split = argument.len().checked_sub(parameter.len()).map(|at| argument.split_at(at));
     match split {
         Some((text, last)) if last.eq_ignore_ascii_case(parameter) && text.ends_with(b" ") => {
-            Some(NameArgument { name: name(text.trim_ascii_end())?, utf8: true })
+            Some(NameArgument { name: parse_name(text.trim_ascii_end())?, utf8: true })
         }
-        _ => Some(NameArgument { name: name(argument)?, utf8: false }),
+        _ => Some(NameArgument { name: parse_name(argument)?, utf8: false }),
     }
 }
 
 /// `String` of RFC 5321 4.1.2: at least one printable character.
-fn name(argument: &[u8]) -> Option<String> {
+fn parse_name(argument: &[u8]) -> Option<String> {
     if let Some(unquoted) = path::unquote(argument) {
         return Some(unquoted).filter(|name| !name.is_empty());
     }
     let inside = argument.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">"));
-    let text = path::utf8(inside.unwrap_or(argument)).ok()?;
+    let text = path::check_utf8(inside.unwrap_or(argument)).ok()?;
     (!text.is_empty()).then(|| text.to_owned())
 }
 
@@ -245,9 +246,9 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("SEND", Verb::Mail(Delivery::Send), "SEND FROM:<user@host> sends to a terminal"),
     ("SOML", Verb::Mail(Delivery::SendOrMail), "SOML FROM:<user@host> sends, or else mails"),
     ("SAML", Verb::Mail(Delivery::SendAndMail), "SAML FROM:<user@host> sends and mails"),
-    ("RCPT", Verb::Rcpt, RCPT_FORM),
+    ("RCPT", Verb::Rcpt, RCPT_SYNTAX),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
-    ("BDAT", Verb::Bdat, BDAT_FORM),
+    ("BDAT", Verb::Bdat, BDAT_SYNTAX),
     ("RSET", Verb::Rset, "RSET"),
     ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host [SMTPUTF8]"),
     ("EXPN", Verb::Expn, "EXPN list [SMTPUTF8]"),
@@ -258,10 +259,10 @@ const VERBS: &[(&str, Verb, &str)] = &[
 ];
 
 /// See [`VERBS`].
-const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
+const RCPT_SYNTAX: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
     [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=rfc822;xtext]";
 /// See [`VERBS`].
-pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
+pub(super) const BDAT_SYNTAX: &str = "BDAT octets [LAST], then so many octets of the message";
 
 /// A command line with its CR LF, in octets: 512 by RFC 5321 4.5.3.1.4, and room for extensions.
 pub const COMMAND_LINE_MAX: usize = 2048;

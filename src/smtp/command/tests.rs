@@ -279,10 +279,10 @@ fn other_protocols_are_recognised() {
         b"\0\r\n",
     ];
     for line in foreign {
-        assert!(is_foreign(line), "{}", line.escape_ascii());
+        assert!(is_other_protocol(line), "{}", line.escape_ascii());
     }
     let own: &[&[u8]] = &[b"\r\n", b"\n", b"GET\r\n", b"get / HTTP/1.1\r\n", b"EHLO \0\r\n", b""];
     for line in own {
-        assert!(!is_foreign(line), "{}", line.escape_ascii());
+        assert!(!is_other_protocol(line), "{}", line.escape_ascii());
     }
 }

@@ -48,13 +48,13 @@ pub enum DataEnd {
 pub struct Decoder {
     state: DecoderState,
     /// Octets of the line being read that were not passed on; at most [`PIECE_MAX`].
-    held: Vec<u8>,
+    buffer: Vec<u8>,
     /// Whether a piece of the line being read was passed on.
-    begun: bool,
+    in_line: bool,
     octets: u64,
     size_max: u64,
     /// Whether dots are stuffed and one alone ends the data, as DATA has it and BDAT has not.
-    dots: bool,
+    dot_stuffing: bool,
     /// [`DataEnd::Whole`] until the first fault.
     end: DataEnd,
 }
@@ -82,19 +82,19 @@ impl Decoder {
     pub fn new(size_max: u64) -> Decoder {
         Decoder {
             state: DecoderState::Start,
-            held: Vec::new(),
-            begun: false,
+            buffer: Vec::new(),
+            in_line: false,
             octets: 0,
             size_max,
-            dots: true,
+            dot_stuffing: true,
             end: DataEnd::Whole,
         }
     }
 
     /// A decoder of lines alone, for data whose length is known and whose dots are just dots: it
     /// sees no end by itself, and is told by [`finish`](Decoder::finish).
-    pub(super) fn of_lines() -> Decoder {
-        Decoder { dots: false, ..Decoder::new(u64::MAX) }
+    pub(super) fn without_dots() -> Decoder {
+        Decoder { dot_stuffing: false, ..Decoder::new(u64::MAX) }
     }
 
     /// Takes `input`, gives each line to `sink`, and returns how many octets it used (all of them,
@@ -107,26 +107,26 @@ impl Decoder {
     ) -> (usize, Option<DataEnd>) {
         let mut rest = input;
         while self.state != DecoderState::Ended
-            && let Some((&octet, behind)) = rest.split_first()
+            && let Some((&octet, after)) = rest.split_first()
         {
             match (self.state, octet) {
-                (DecoderState::Start, b'.') if self.dots => {
-                    (self.state, rest) = (DecoderState::Dot, behind)
+                (DecoderState::Start, b'.') if self.dot_stuffing => {
+                    (self.state, rest) = (DecoderState::Dot, after)
                 }
-                (DecoderState::Dot, b'\r') => (self.state, rest) = (DecoderState::DotCr, behind),
-                (DecoderState::DotCr, b'\n') => (self.state, rest) = (DecoderState::Ended, behind),
+                (DecoderState::Dot, b'\r') => (self.state, rest) = (DecoderState::DotCr, after),
+                (DecoderState::DotCr, b'\n') => (self.state, rest) = (DecoderState::Ended, after),
                 (DecoderState::Cr, b'\n') => {
-                    self.pass(b"", true, sink);
-                    (self.state, rest) = (DecoderState::Start, behind);
+                    self.pass_on(b"", true, sink);
+                    (self.state, rest) = (DecoderState::Start, after);
                 }
                 // CR and something else: that something is still to be looked at.
                 (DecoderState::Cr | DecoderState::DotCr, _) => {
-                    self.fail(DataEnd::BareLineEnd);
+                    self.set_fault(DataEnd::BareLineEnd);
                     self.state = DecoderState::Text;
                 }
                 // A dot in front of other text was stuffed: it is gone.
                 (DecoderState::Start | DecoderState::Dot, _) => self.state = DecoderState::Text,
-                (DecoderState::Text, _) => rest = self.text(rest, sink),
+                (DecoderState::Text, _) => rest = self.read_text(rest, sink),
                 (DecoderState::Ended, _) => break,
             }
         }
@@ -136,8 +136,8 @@ impl Decoder {
     /// The data is over: gives a last line without CR LF to `sink`, and says how it ended.
     pub(super) fn finish(mut self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         match self.state {
-            DecoderState::Text if self.end == DataEnd::Whole => self.give(b"", true, sink),
-            DecoderState::Cr => self.fail(DataEnd::BareLineEnd),
+            DecoderState::Text if self.end == DataEnd::Whole => self.emit(b"", true, sink),
+            DecoderState::Cr => self.set_fault(DataEnd::BareLineEnd),
             _ => {}
         }
         self.end
@@ -155,27 +155,27 @@ impl Decoder {
 
     /// Reads the text of a line up to its CR LF, a CR or LF that may be bare, or the end of
     /// `input`. Returns what is behind.
-    fn text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> &'a [u8] {
+    fn read_text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> &'a [u8] {
         let Some((text, end)) =
             memchr2(b'\r', b'\n', input).and_then(|at| input.split_at_checked(at))
         else {
-            self.pass(input, false, sink);
+            self.pass_on(input, false, sink);
             return &[];
         };
-        if let Some(behind) = end.strip_prefix(b"\r\n") {
-            self.pass(text, true, sink);
+        if let Some(after) = end.strip_prefix(b"\r\n") {
+            self.pass_on(text, true, sink);
             self.state = DecoderState::Start;
-            return behind;
+            return after;
         }
-        self.pass(text, false, sink);
+        self.pass_on(text, false, sink);
         match end.split_first() {
-            Some((b'\r', behind)) => {
+            Some((b'\r', after)) => {
                 self.state = DecoderState::Cr;
-                behind
+                after
             }
-            Some((_, behind)) => {
-                self.fail(DataEnd::BareLineEnd);
-                behind
+            Some((_, after)) => {
+                self.set_fault(DataEnd::BareLineEnd);
+                after
             }
             None => end,
         }
@@ -183,7 +183,7 @@ impl Decoder {
 
     /// Counts `text`, passes on every piece that is complete, and holds the rest. `last`: a CR LF
     /// follows, so that all of it is complete.
-    fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
+    fn pass_on(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
         if self.end != DataEnd::Whole {
             return;
         }
@@ -195,39 +195,39 @@ impl Decoder {
         text = counted;
         self.octets += fits as u64;
 
-        while self.held.len() + text.len() > PIECE_MAX {
-            let (head, tail) = text.split_at(PIECE_MAX - self.held.len());
-            self.give(head, false, sink);
+        while self.buffer.len() + text.len() > PIECE_MAX {
+            let (head, tail) = text.split_at(PIECE_MAX - self.buffer.len());
+            self.emit(head, false, sink);
             text = tail;
         }
         if !over.is_empty() || last && self.size_max - self.octets < 2 {
-            self.fail(DataEnd::TooLarge);
+            self.set_fault(DataEnd::TooLarge);
         } else if last {
             self.octets += 2;
-            self.give(text, true, sink);
+            self.emit(text, true, sink);
         } else {
-            self.held.extend_from_slice(text);
+            self.buffer.extend_from_slice(text);
         }
     }
 
     /// Gives one piece to `sink`: what is held, and `text`.
-    fn give(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
-        let first = !self.begun;
-        if self.held.is_empty() {
+    fn emit(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
+        let first = !self.in_line;
+        if self.buffer.is_empty() {
             sink(LinePiece { bytes: text, first, last });
         } else {
-            self.held.extend_from_slice(text);
-            sink(LinePiece { bytes: &self.held, first, last });
-            self.held.clear();
+            self.buffer.extend_from_slice(text);
+            sink(LinePiece { bytes: &self.buffer, first, last });
+            self.buffer.clear();
         }
-        self.begun = !last;
+        self.in_line = !last;
     }
 
     /// Remembers the first fault and drops what is held.
-    fn fail(&mut self, end: DataEnd) {
+    fn set_fault(&mut self, end: DataEnd) {
         if self.end == DataEnd::Whole {
             self.end = end;
-            self.held = Vec::new();
+            self.buffer = Vec::new();
         }
     }
 }

@@ -88,7 +88,7 @@ impl Mailbox {
     pub fn parse(text: &str) -> Result<Mailbox, SyntaxError> {
         let mut parser = Parser { rest: text.as_bytes() };
         let mailbox = parser.mailbox()?;
-        parser.end(BEHIND_DOMAIN)?;
+        parser.expect_end(TEXT_AFTER_DOMAIN)?;
         Ok(mailbox)
     }
 
@@ -135,7 +135,7 @@ impl Domain {
     pub(super) fn parse_octets(text: &[u8]) -> Result<Domain, SyntaxError> {
         let mut parser = Parser { rest: text };
         let domain = parser.domain()?;
-        parser.end(BEHIND_DOMAIN)?;
+        parser.expect_end(TEXT_AFTER_DOMAIN)?;
         Ok(domain)
     }
 }
@@ -144,9 +144,9 @@ impl ReversePath {
     /// Reads the path that `input` begins with; returns it and what is behind its `>`.
     pub(super) fn read(input: &[u8]) -> Result<(ReversePath, &[u8]), SyntaxError> {
         match path(input)? {
-            (Inside::Nothing, rest) => Ok((ReversePath::Null, rest)),
-            (Inside::Mailbox(mailbox), rest) => Ok((ReversePath::Mailbox(mailbox), rest)),
-            (Inside::Postmaster, _) => Err(NO_DOMAIN),
+            (PathContent::Empty, rest) => Ok((ReversePath::Null, rest)),
+            (PathContent::Mailbox(mailbox), rest) => Ok((ReversePath::Mailbox(mailbox), rest)),
+            (PathContent::Postmaster, _) => Err(NO_DOMAIN),
         }
     }
 
@@ -171,9 +171,9 @@ impl ForwardPath {
     /// Reads the path that `input` begins with; returns it and what is behind its `>`.
     pub(super) fn read(input: &[u8]) -> Result<(ForwardPath, &[u8]), SyntaxError> {
         match path(input)? {
-            (Inside::Postmaster, rest) => Ok((ForwardPath::Postmaster, rest)),
-            (Inside::Mailbox(mailbox), rest) => Ok((ForwardPath::Mailbox(mailbox), rest)),
-            (Inside::Nothing, _) => Err(NO_LOCAL),
+            (PathContent::Postmaster, rest) => Ok((ForwardPath::Postmaster, rest)),
+            (PathContent::Mailbox(mailbox), rest) => Ok((ForwardPath::Mailbox(mailbox), rest)),
+            (PathContent::Empty, _) => Err(NO_LOCAL),
         }
     }
 
@@ -289,37 +289,37 @@ impl std::error::Error for SyntaxError {}
 /// Takes the quotes and backslashes off `text` if all of it is one quoted string.
 pub(super) fn unquote(text: &[u8]) -> Option<String> {
     let mut parser = Parser { rest: text };
-    let inside = parser.take(b'"').then(|| parser.quoted())?.ok()?;
+    let inside = parser.consume(b'"').then(|| parser.quoted())?.ok()?;
     parser.rest.is_empty().then_some(inside)
 }
 
 /// What stands between `<` and `>`.
-enum Inside {
-    Nothing,
+enum PathContent {
+    Empty,
     Postmaster,
     Mailbox(Mailbox),
 }
 
 /// `"<" [ source-route ":" ] mailbox ">"`, `<>` or `<postmaster>`, and what is behind it.
-fn path(input: &[u8]) -> Result<(Inside, &[u8]), SyntaxError> {
+fn path(input: &[u8]) -> Result<(PathContent, &[u8]), SyntaxError> {
     let mut parser = Parser { rest: input };
-    if !parser.take(b'<') {
+    if !parser.consume(b'<') {
         return Err(NO_BRACKETS);
     }
     let inside = if parser.peek() == Some(b'>') {
-        Inside::Nothing
+        PathContent::Empty
     } else if parser.peek() == Some(b'@') {
         parser.source_route()?;
-        Inside::Mailbox(parser.mailbox()?)
+        PathContent::Mailbox(parser.mailbox()?)
     } else {
         let local = parser.local_part()?;
         if parser.peek() == Some(b'>') && local.eq_ignore_ascii_case("postmaster") {
-            Inside::Postmaster
+            PathContent::Postmaster
         } else {
-            Inside::Mailbox(parser.at_domain(local)?)
+            PathContent::Mailbox(parser.at_domain(local)?)
         }
     };
-    if !parser.take(b'>') {
+    if !parser.consume(b'>') {
         return Err(parser.unexpected(NO_CLOSING_BRACKET));
     }
     if input.len() - parser.rest.len() > PATH_MAX {
@@ -339,22 +339,22 @@ impl<'a> Parser<'a> {
     }
 
     /// Takes `octet` if it is next.
-    fn take(&mut self, octet: u8) -> bool {
+    fn consume(&mut self, octet: u8) -> bool {
         let taken = self.rest.split_first().filter(|(first, _)| **first == octet);
-        self.rest = taken.map_or(self.rest, |(_, behind)| behind);
+        self.rest = taken.map_or(self.rest, |(_, after)| after);
         taken.is_some()
     }
 
     /// Takes all octets up to the first that does not fit.
-    fn run(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
+    fn take_while(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
         let length = self.rest.iter().take_while(|octet| fits(**octet)).count();
-        let (run, behind) = self.rest.split_at(length);
-        self.rest = behind;
+        let (run, after) = self.rest.split_at(length);
+        self.rest = after;
         run
     }
 
     /// Nothing may be left.
-    fn end(&self, error: SyntaxError) -> Result<(), SyntaxError> {
+    fn expect_end(&self, error: SyntaxError) -> Result<(), SyntaxError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.unexpected(error)) }
     }
 
@@ -369,14 +369,14 @@ impl<'a> Parser<'a> {
     /// `@one,@two:`
     fn source_route(&mut self) -> Result<(), SyntaxError> {
         loop {
-            if !self.take(b'@') {
+            if !self.consume(b'@') {
                 return Err(self.unexpected(BAD_ROUTE));
             }
             self.domain()?;
-            if self.take(b':') {
+            if self.consume(b':') {
                 return Ok(());
             }
-            if !self.take(b',') {
+            if !self.consume(b',') {
                 return Err(self.unexpected(BAD_ROUTE));
             }
         }
@@ -390,7 +390,7 @@ impl<'a> Parser<'a> {
 
     /// `@domain`
     fn at_domain(&mut self, local: String) -> Result<Mailbox, SyntaxError> {
-        if !self.take(b'@') {
+        if !self.consume(b'@') {
             return Err(self.unexpected(NO_DOMAIN));
         }
         Ok(Mailbox { local, domain: self.domain()? })
@@ -398,17 +398,17 @@ impl<'a> Parser<'a> {
 
     /// `dotted.atoms` or `"quoted string"`
     fn local_part(&mut self) -> Result<String, SyntaxError> {
-        let local = if self.take(b'"') {
+        let local = if self.consume(b'"') {
             self.quoted()?
         } else {
-            let text = self.run(|octet| is_atext(octet) || octet == b'.');
+            let text = self.take_while(|octet| is_atext(octet) || octet == b'.');
             if text.is_empty() {
                 return Err(self.unexpected(NO_LOCAL));
             }
             if !is_dot_string(text) {
                 return Err(SyntaxError("a dot stands between letters, or in quotes"));
             }
-            utf8(text)?.to_owned()
+            check_utf8(text)?.to_owned()
         };
         check_local(&local)?;
         Ok(local)
@@ -418,17 +418,19 @@ impl<'a> Parser<'a> {
     fn quoted(&mut self) -> Result<String, SyntaxError> {
         let mut text = String::new();
         loop {
-            text += utf8(self.run(|octet| is_printable(octet) && !b"\"\\".contains(&octet)))?;
-            if self.take(b'"') {
+            text += check_utf8(
+                self.take_while(|octet| is_printable(octet) && !b"\"\\".contains(&octet)),
+            )?;
+            if self.consume(b'"') {
                 return Ok(text);
             }
-            if !self.take(b'\\') {
+            if !self.consume(b'\\') {
                 return Err(self.unexpected(SyntaxError("the closing quote is missing")));
             }
             match self.rest.split_first() {
-                Some((&octet, behind)) if matches!(octet, b' '..=b'~') => {
+                Some((&octet, after)) if matches!(octet, b' '..=b'~') => {
                     text.push(char::from(octet));
-                    self.rest = behind;
+                    self.rest = after;
                 }
                 _ => return Err(self.unexpected(SyntaxError("nothing behind the backslash"))),
             }
@@ -437,14 +439,15 @@ impl<'a> Parser<'a> {
 
     /// `name.of.host` or `[literal]`
     fn domain(&mut self) -> Result<Domain, SyntaxError> {
-        if self.take(b'[') {
-            let text = self.run(|octet| octet.is_ascii_graphic() && !b"[\\]".contains(&octet));
-            if !self.take(b']') {
+        if self.consume(b'[') {
+            let text =
+                self.take_while(|octet| octet.is_ascii_graphic() && !b"[\\]".contains(&octet));
+            if !self.consume(b']') {
                 return Err(self.unexpected(BAD_LITERAL));
             }
-            return literal(utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
+            return literal(check_utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
         }
-        let text = utf8(self.run(|octet| is_name_octet(octet) || !octet.is_ascii()))?;
+        let text = check_utf8(self.take_while(|octet| is_name_octet(octet) || !octet.is_ascii()))?;
         if text.is_empty() {
             return Err(self.unexpected(EMPTY_DOMAIN));
         }
@@ -473,7 +476,7 @@ fn literal(text: &str) -> Option<AddressLiteral> {
 
 /// A local-part without its quotes.
 fn check_local(local: &str) -> Result<(), SyntaxError> {
-    utf8(local.as_bytes())?;
+    check_utf8(local.as_bytes())?;
     match local.len() {
         0 => Err(NO_LOCAL),
         1..=LOCAL_MAX => Ok(()),
@@ -530,7 +533,7 @@ fn is_printable(octet: u8) -> bool {
 
 /// Octets that are to be UTF-8 (RFC 3629), without control characters: those of ASCII, those
 /// behind it, and the line ends that Unicode has besides.
-pub(super) fn utf8(octets: &[u8]) -> Result<&str, SyntaxError> {
+pub(super) fn check_utf8(octets: &[u8]) -> Result<&str, SyntaxError> {
     let text = str::from_utf8(octets).map_err(|_| NOT_UTF8)?;
     let harmful = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if text.contains(harmful) { Err(NOT_PRINTABLE) } else { Ok(text) }
@@ -548,7 +551,7 @@ const NO_CLOSING_BRACKET: SyntaxError = SyntaxError("the closing > is missing");
 const NO_LOCAL: SyntaxError = SyntaxError("the local-part is missing: <user@host>");
 const NO_DOMAIN: SyntaxError = SyntaxError("the domain is missing: <user@host>");
 const EMPTY_DOMAIN: SyntaxError = SyntaxError("a domain or [address] stands behind @");
-const BEHIND_DOMAIN: SyntaxError = SyntaxError("something stands behind the domain");
+const TEXT_AFTER_DOMAIN: SyntaxError = SyntaxError("something stands behind the domain");
 const BAD_ROUTE: SyntaxError = SyntaxError("a source route is <@host,@host:user@host>");
 const BAD_LITERAL: SyntaxError =
     SyntaxError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]");

@@ -31,9 +31,9 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// The lines to send, each but the first when the server has said 334; None: the server offers
     /// no mechanism that is known here.
-    pub(super) fn lines(&self, offers: &Extensions) -> Option<Vec<String>> {
+    pub(super) fn auth_lines(&self, extensions: &Extensions) -> Option<Vec<String>> {
         let Credentials { user, password } = self;
-        if offers.auth_plain {
+        if extensions.auth_plain {
             let response = base64(format!("\0{user}\0{password}").as_bytes());
             let at_once = format!("AUTH PLAIN {response}");
             // A command that is too long is cut in two (RFC 4954 4).
@@ -41,7 +41,7 @@ impl Credentials {
             return Some(if fits { vec![at_once] } else { vec!["AUTH PLAIN".into(), response] });
         }
         let responses = [user, password].map(|word| base64(word.as_bytes()));
-        offers.auth_login.then(|| [vec!["AUTH LOGIN".into()], responses.to_vec()].concat())
+        extensions.auth_login.then(|| [vec!["AUTH LOGIN".into()], responses.to_vec()].concat())
     }
 }
 
@@ -92,16 +92,16 @@ mod tests {
 
     #[test]
     fn mechanisms() {
-        let login = Credentials { user: "jones".into(), password: "secret".into() };
-        let offers =
+        let credentials = Credentials { user: "jones".into(), password: "secret".into() };
+        let extensions =
             |auth_plain, auth_login| Extensions { auth_plain, auth_login, ..Extensions::default() };
-        let plain = login.lines(&offers(true, true)).unwrap();
+        let plain = credentials.auth_lines(&extensions(true, true)).unwrap();
         assert_eq!(plain, ["AUTH PLAIN AGpvbmVzAHNlY3JldA=="]);
-        let by_login = login.lines(&offers(false, true)).unwrap();
+        let by_login = credentials.auth_lines(&extensions(false, true)).unwrap();
         assert_eq!(by_login, ["AUTH LOGIN", "am9uZXM=", "c2VjcmV0"]);
-        assert_eq!(login.lines(&offers(false, false)), None);
-        let long = Credentials { password: "x".repeat(400), ..login };
-        assert_eq!(long.lines(&offers(true, false)).unwrap().len(), 2);
+        assert_eq!(credentials.auth_lines(&extensions(false, false)), None);
+        let long = Credentials { password: "x".repeat(400), ..credentials };
+        assert_eq!(long.auth_lines(&extensions(true, false)).unwrap().len(), 2);
         assert!(!format!("{long:?}").contains("xx"));
     }
 }

@@ -15,44 +15,44 @@ use memchr::memchr2;
 #[derive(Debug)]
 pub struct Encoder {
     /// Whether it is for DATA.
-    dots: bool,
+    dot_stuffing: bool,
     /// Whether a line begins here.
     at_start: bool,
     /// Whether a CR came, and nothing behind it yet.
-    cr: bool,
+    pending_cr: bool,
 }
 
 impl Encoder {
     /// For DATA: with stuffed dots, and the final one.
     pub fn for_data() -> Encoder {
-        Encoder { dots: true, at_start: true, cr: false }
+        Encoder { dot_stuffing: true, at_start: true, pending_cr: false }
     }
 
     /// For BDAT: dots are just dots.
     pub fn for_chunks() -> Encoder {
-        Encoder { dots: false, ..Encoder::for_data() }
+        Encoder { dot_stuffing: false, ..Encoder::for_data() }
     }
 
     /// Encodes the next octets of content, cut anywhere, behind what is in `out`.
     pub fn encode(&mut self, content: &[u8], out: &mut Vec<u8>) {
         let mut rest = content;
-        while let Some((&first, behind)) = rest.split_first() {
-            if self.cr && first != b'\n' {
-                self.text(b" ", out);
+        while let Some((&first, after)) = rest.split_first() {
+            if self.pending_cr && first != b'\n' {
+                self.write_text(b" ", out);
             }
-            self.cr = false;
+            self.pending_cr = false;
             match first {
                 b'\n' => {
                     out.extend_from_slice(b"\r\n");
                     self.at_start = true;
-                    rest = behind;
+                    rest = after;
                 }
-                b'\r' => (self.cr, rest) = (true, behind),
+                b'\r' => (self.pending_cr, rest) = (true, after),
                 _ => {
                     let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
-                    let (text, behind) = rest.split_at(end);
-                    self.text(text, out);
-                    rest = behind;
+                    let (text, after) = rest.split_at(end);
+                    self.write_text(text, out);
+                    rest = after;
                 }
             }
         }
@@ -60,17 +60,17 @@ impl Encoder {
 
     /// Ends the last line, and the mail data where that is done by a dot.
     pub fn finish(mut self, out: &mut Vec<u8>) {
-        if self.cr || !self.at_start {
+        if self.pending_cr || !self.at_start {
             self.encode(b"\n", out);
         }
-        if self.dots {
+        if self.dot_stuffing {
             out.extend_from_slice(b".\r\n");
         }
     }
 
     /// `text` is not empty, and no line end is in it.
-    fn text(&mut self, text: &[u8], out: &mut Vec<u8>) {
-        if self.at_start && self.dots && text.first() == Some(&b'.') {
+    fn write_text(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        if self.at_start && self.dot_stuffing && text.first() == Some(&b'.') {
             out.push(b'.');
         }
         out.extend_from_slice(text);
@@ -92,7 +92,7 @@ mod tests {
     }
 
     /// The same, said in the words of the manual above.
-    fn twin(content: &str, dots: bool) -> String {
+    fn twin(content: &str, dot_stuffing: bool) -> String {
         let ended = content.is_empty() || content.ends_with('\n');
         let content = content.to_owned() + if ended { "" } else { "\n" };
         let content = content.replace("\r\n", "\n").replace('\r', " ");
@@ -100,9 +100,10 @@ mod tests {
         if lines.last() == Some(&"") {
             lines.pop();
         }
-        let stuffed = |line: &&str| if dots && line.starts_with('.') { "." } else { "" }.to_owned();
+        let stuffed =
+            |line: &&str| if dot_stuffing && line.starts_with('.') { "." } else { "" }.to_owned();
         let all: String = lines.iter().map(|line| stuffed(line) + line + "\r\n").collect();
-        all + if dots { ".\r\n" } else { "" }
+        all + if dot_stuffing { ".\r\n" } else { "" }
     }
 
     #[test]

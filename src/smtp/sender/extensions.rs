@@ -33,45 +33,45 @@ pub struct Extensions {
 
 impl Extensions {
     /// Reads the keywords, which begin on the second line. What has no sense is not offered.
-    pub(super) fn read(ehlo: &ServerReply) -> Extensions {
-        let mut offers = Extensions::default();
+    pub(super) fn parse(ehlo: &ServerReply) -> Extensions {
+        let mut extensions = Extensions::default();
         for line in ehlo.lines().skip(1) {
             let mut words = line.split_ascii_whitespace();
             let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
             match keyword.as_str() {
-                "PIPELINING" => offers.pipelining = true,
+                "PIPELINING" => extensions.pipelining = true,
                 "SIZE" => {
-                    offers.size = true;
-                    let most = words.next().and_then(|word| word.parse().ok());
+                    extensions.size = true;
+                    let max = words.next().and_then(|word| word.parse().ok());
                     // 0 is for no limit that it knows (RFC 1870 4).
-                    offers.size_max = most.filter(|most| *most > 0);
+                    extensions.size_max = max.filter(|max| *max > 0);
                 }
-                "8BITMIME" => offers.eight_bit_mime = true,
-                "SMTPUTF8" => offers.utf8 = true,
-                "DSN" => offers.dsn = true,
-                "CHUNKING" => offers.chunking = true,
-                "STARTTLS" => offers.start_tls = true,
-                "AUTH" => words.for_each(|word| offers.mechanism(word)),
-                "LIMITS" => words.for_each(|word| offers.limit(word)),
+                "8BITMIME" => extensions.eight_bit_mime = true,
+                "SMTPUTF8" => extensions.utf8 = true,
+                "DSN" => extensions.dsn = true,
+                "CHUNKING" => extensions.chunking = true,
+                "STARTTLS" => extensions.start_tls = true,
+                "AUTH" => words.for_each(|word| extensions.add_mechanism(word)),
+                "LIMITS" => words.for_each(|word| extensions.add_limit(word)),
                 // As some wrote it before RFC 2554.
                 _ => {
                     if let Some(first) = keyword.strip_prefix("AUTH=") {
-                        offers.mechanism(first);
-                        words.for_each(|word| offers.mechanism(word));
+                        extensions.add_mechanism(first);
+                        words.for_each(|word| extensions.add_mechanism(word));
                     }
                 }
             }
         }
-        offers
+        extensions
     }
 
-    fn mechanism(&mut self, name: &str) {
+    fn add_mechanism(&mut self, name: &str) {
         self.auth_plain |= name.eq_ignore_ascii_case("PLAIN");
         self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
     }
 
     /// `RCPTMAX=100`
-    fn limit(&mut self, word: &str) {
+    fn add_limit(&mut self, word: &str) {
         let Some((name, value)) = word.split_once('=') else { return };
         let value = value.parse().ok().filter(|value| *value > 0);
         match name.to_ascii_uppercase().as_str() {
@@ -93,7 +93,7 @@ mod tests {
         let plain = Extensions { auth_plain: true, ..none() };
         let both = Extensions { auth_login: true, ..plain.clone() };
         let size = |size_max| Extensions { size: true, size_max, ..none() };
-        for (line, offers) in [
+        for (line, extensions) in [
             ("", none()),
             ("PIPELINING", Extensions { pipelining: true, ..none() }),
             ("pipelining now", Extensions { pipelining: true, ..none() }),
@@ -119,9 +119,9 @@ mod tests {
             ("LIMITS", none()),
             ("XFORWARD NAME", none()),
         ] {
-            let mut answers = ReplyParser::default();
-            answers.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
-            assert_eq!(Extensions::read(&answers.next().unwrap().unwrap()), offers, "{line}");
+            let mut parser = ReplyParser::default();
+            parser.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(Extensions::parse(&parser.next().unwrap().unwrap()), extensions, "{line}");
         }
     }
 }

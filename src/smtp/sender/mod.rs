@@ -11,7 +11,7 @@
 //!  mail server <--output()-----+--outcomes()--> of each recipient: done, later, never
 //! ```
 //! Promises:
-//! - Where the server offers PIPELINING, a transaction is sent in groups of [`GROUP`] commands, and
+//! - Where the server offers PIPELINING, a transaction is sent in groups of [`PIPELINE_MAX`] commands, and
 //!   one round trip is a whole message that fits a chunk (CHUNKING); elsewhere each command waits
 //!   for its reply.
 //! - Every recipient has one outcome, from the code of the reply that decided over it. Done only
@@ -126,18 +126,18 @@ pub struct OutcomeReason {
 /// The sender-SMTP of one connection.
 #[derive(Debug)]
 pub struct Sender {
-    settings: SenderConfig,
-    answers: ReplyParser,
+    config: SenderConfig,
+    parser: ReplyParser,
     output: Vec<u8>,
     phase: SenderPhase,
     /// Commands that were said and not answered yet.
     awaited: VecDeque<AwaitedReply>,
-    offers: Extensions,
+    extensions: Extensions,
     /// Whether STARTTLS was carried out.
     tls: bool,
     transaction: Option<SenderTransaction>,
     /// Whether the server may think that a transaction is open.
-    is_open: bool,
+    transaction_open: bool,
     /// Transactions so far.
     mails: usize,
     /// Replies so far.
@@ -149,13 +149,13 @@ pub struct Sender {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SenderPhase {
     /// Replies are awaited, or a group of commands is due.
-    Talking,
+    Exchange,
     /// 220 to STARTTLS came.
     Handshake,
     Ready,
     /// 354 came.
     Data,
-    Over,
+    Closed,
 }
 
 /// A command whose reply is awaited.
@@ -181,17 +181,17 @@ enum AwaitedReply {
 
 impl Sender {
     /// A sender that waits for the greeting.
-    pub fn new(settings: SenderConfig) -> Sender {
+    pub fn new(config: SenderConfig) -> Sender {
         Sender {
             tls: false,
-            settings,
-            answers: ReplyParser::default(),
+            config,
+            parser: ReplyParser::default(),
             output: Vec::new(),
-            phase: SenderPhase::Talking,
+            phase: SenderPhase::Exchange,
             awaited: VecDeque::from([AwaitedReply::Greeting]),
-            offers: Extensions::default(),
+            extensions: Extensions::default(),
             transaction: None,
-            is_open: false,
+            transaction_open: false,
             mails: 0,
             replies: 0,
             failure: None,
@@ -201,13 +201,13 @@ impl Sender {
     /// What to do next.
     pub fn step(&self) -> SenderStep {
         match self.phase {
-            SenderPhase::Talking => {
+            SenderPhase::Exchange => {
                 SenderStep::Read(self.awaited.front().map_or(Stage::Command, AwaitedReply::stage))
             }
             SenderPhase::Handshake => SenderStep::StartTls,
             SenderPhase::Ready => SenderStep::Ready,
             SenderPhase::Data => SenderStep::Data,
-            SenderPhase::Over => SenderStep::Close,
+            SenderPhase::Closed => SenderStep::Close,
         }
     }
 
@@ -218,46 +218,46 @@ impl Sender {
 
     /// Octets came from the server.
     pub fn feed(&mut self, octets: &[u8]) {
-        self.answers.feed(octets);
-        while self.phase != SenderPhase::Over {
-            match self.answers.next() {
-                Ok(Some(answer)) => {
+        self.parser.feed(octets);
+        while self.phase != SenderPhase::Closed {
+            match self.parser.next() {
+                Ok(Some(reply)) => {
                     self.replies += 1;
-                    self.answer(answer);
+                    self.handle_reply(reply);
                 }
                 Ok(None) => break,
-                Err(garble) => self.fail(&format!("{garble} came"), PROTOCOL),
+                Err(malformed) => self.fail(&format!("{malformed} came"), PROTOCOL),
             }
         }
     }
 
     /// The connection is inside TLS from here on.
     pub fn begin_tls(&mut self) {
-        self.answers.clear();
-        self.offers = Extensions::default();
+        self.parser.clear();
+        self.extensions = Extensions::default();
         self.tls = true;
-        self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
+        self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
     }
 
     /// Mail data was sent, up to its final dot.
     pub fn finish_data(&mut self) {
         if self.phase == SenderPhase::Data {
-            self.phase = SenderPhase::Talking;
+            self.phase = SenderPhase::Exchange;
             self.awaited.push_back(AwaitedReply::Dot);
         }
     }
 
     /// Nothing can be sent or read any more, because of `why` ("timeout"), which has this status.
     pub fn fail(&mut self, why: &str, status: (u8, u16, u16)) {
-        if self.phase == SenderPhase::Over {
+        if self.phase == SenderPhase::Closed {
             return;
         }
         let place = match (self.phase, self.awaited.front()) {
             (SenderPhase::Data, _) => "while mail data was sent",
             (SenderPhase::Handshake, _) => "where TLS was to begin",
-            (_, awaited) => awaited.map_or("between messages", AwaitedReply::place),
+            (_, awaited) => awaited.map_or("between messages", AwaitedReply::description),
         };
-        self.over(OutcomeReason::local(status, &format!("{why} {place}")));
+        self.close(OutcomeReason::local(status, &format!("{why} {place}")));
     }
 
     /// Why the connection is of no use, once it is not.
@@ -267,7 +267,7 @@ impl Sender {
 
     /// What the server offers.
     pub fn extensions(&self) -> &Extensions {
-        &self.offers
+        &self.extensions
     }
 
     /// How many replies came whole; each has a time of its own.
@@ -277,12 +277,12 @@ impl Sender {
 
     /// Whether the server takes no further transaction on this connection (RFC 9422 MAILMAX).
     pub fn has_reached_limit(&self) -> bool {
-        self.offers.transactions_max.is_some_and(|most| self.mails >= most)
+        self.extensions.transactions_max.is_some_and(|max| self.mails >= max)
     }
 
     /// Whether `octets` of mail data are sent as one chunk, behind RCPT and without a wait.
     pub fn accepts_chunk(&self, octets: usize) -> bool {
-        self.offers.chunking && self.offers.pipelining && octets <= CHUNK_MAX
+        self.extensions.chunking && self.extensions.pipelining && octets <= CHUNK_MAX
     }
 
     /// Begins a transaction, where the step is [`Ready`](SenderStep::Ready): `envelope`'s, for those of
@@ -297,11 +297,11 @@ impl Sender {
         chunk: Option<Vec<u8>>,
     ) {
         self.transaction =
-            Some(SenderTransaction::new(&self.offers, envelope, outcomes, octets, chunk));
+            Some(SenderTransaction::new(&self.extensions, envelope, outcomes, octets, chunk));
         self.mails += 1;
-        self.phase = SenderPhase::Talking;
-        match self.answers.is_empty() {
-            true => self.go_on(),
+        self.phase = SenderPhase::Exchange;
+        match self.parser.is_empty() {
+            true => self.continue_transaction(),
             false => self.fail("something came", PROTOCOL),
         }
     }
@@ -314,81 +314,81 @@ impl Sender {
 
     /// Says QUIT.
     pub fn quit(&mut self) {
-        if self.phase != SenderPhase::Over {
-            self.say("QUIT".to_owned(), AwaitedReply::Quit);
+        if self.phase != SenderPhase::Closed {
+            self.send_command("QUIT".to_owned(), AwaitedReply::Quit);
         }
     }
 
-    fn say(&mut self, line: String, awaited: AwaitedReply) {
+    fn send_command(&mut self, line: String, awaited: AwaitedReply) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         self.awaited.push_back(awaited);
-        self.phase = SenderPhase::Talking;
+        self.phase = SenderPhase::Exchange;
     }
 
     /// Takes one reply.
-    fn answer(&mut self, answer: ServerReply) {
+    fn handle_reply(&mut self, reply: ServerReply) {
         if self.phase == SenderPhase::Data {
-            return self.answer_too_early(&answer);
+            return self.handle_early_reply(&reply);
         }
-        // What the output holds was not sent yet, so nobody can have answered it.
+        // What the output holds was not sent yet, so nobody can have replyed it.
         let asked = self.output.is_empty().then(|| self.awaited.pop_front()).flatten();
         let Some(awaited) = asked else {
-            return self.unasked(&answer);
+            return self.handle_unsolicited_reply(&reply);
         };
-        let reason = OutcomeReason::of(&answer);
+        let reason = OutcomeReason::of(&reply);
         // The server closes, whatever was asked (RFC 5321 3.8).
-        if answer.code == 421 && awaited != AwaitedReply::Quit {
+        if reply.code == 421 && awaited != AwaitedReply::Quit {
             self.awaited.push_front(awaited);
-            return self.over(reason);
+            return self.close(reason);
         }
-        let class = answer.code / 100;
+        let class = reply.code / 100;
         match awaited {
             AwaitedReply::Greeting if class == 2 => {
-                self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
+                self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
             }
             AwaitedReply::Ehlo if class == 2 => {
-                self.offers = Extensions::read(&answer);
-                self.introduce();
+                self.extensions = Extensions::parse(&reply);
+                self.start_tls_or_log_in();
             }
             // It may know HELO (RFC 5321 4.1.1.1).
             AwaitedReply::Ehlo if class == 5 => {
-                self.say(format!("HELO {}", self.settings.hostname), AwaitedReply::Helo);
+                self.send_command(format!("HELO {}", self.config.hostname), AwaitedReply::Helo);
             }
-            AwaitedReply::Helo if class == 2 => self.introduce(),
+            AwaitedReply::Helo if class == 2 => self.start_tls_or_log_in(),
             AwaitedReply::StartTls if class == 2 => self.start_tls(),
-            AwaitedReply::StartTls if self.settings.start_tls == StartTlsPolicy::Offered => {
+            AwaitedReply::StartTls if self.config.start_tls == StartTlsPolicy::Offered => {
                 self.log_in()
             }
             AwaitedReply::Auth(_) if class == 2 => self.phase = SenderPhase::Ready,
             AwaitedReply::Auth(mut lines) if class == 3 => match lines.pop_front() {
-                Some(line) => self.say(line, AwaitedReply::Auth(lines)),
+                Some(line) => self.send_command(line, AwaitedReply::Auth(lines)),
                 None => {
-                    self.over(OutcomeReason::local(PROTOCOL, "AUTH asks for more than there is"))
+                    self.close(OutcomeReason::local(PROTOCOL, "AUTH asks for more than there is"))
                 }
             },
             AwaitedReply::Greeting | AwaitedReply::Ehlo | AwaitedReply::Helo => {
-                self.give_up(reason)
+                self.fail_and_quit(reason)
             }
-            AwaitedReply::StartTls | AwaitedReply::Auth(_) => self.give_up(reason),
-            AwaitedReply::Quit => self.phase = SenderPhase::Over,
+            AwaitedReply::StartTls | AwaitedReply::Auth(_) => self.fail_and_quit(reason),
+            AwaitedReply::Quit => self.phase = SenderPhase::Closed,
             AwaitedReply::Rset if class == 2 => {}
-            awaited => self.in_transaction(awaited, class, reason),
+            awaited => self.handle_transaction_reply(awaited, class, reason),
         }
-        if self.phase == SenderPhase::Talking && self.awaited.is_empty() {
-            self.go_on();
+        if self.phase == SenderPhase::Exchange && self.awaited.is_empty() {
+            self.continue_transaction();
         }
     }
 
     /// What follows EHLO or HELO.
-    fn introduce(&mut self) {
-        match self.settings.start_tls {
+    fn start_tls_or_log_in(&mut self) {
+        match self.config.start_tls {
             StartTlsPolicy::Offered | StartTlsPolicy::Required if self.tls => self.log_in(),
-            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.offers.start_tls => {
-                self.say("STARTTLS".to_owned(), AwaitedReply::StartTls);
+            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.extensions.start_tls => {
+                self.send_command("STARTTLS".to_owned(), AwaitedReply::StartTls);
             }
             StartTlsPolicy::Required => {
-                self.give_up(OutcomeReason::local(
+                self.fail_and_quit(OutcomeReason::local(
                     SECURITY,
                     "STARTTLS is not offered, and required here",
                 ));
@@ -401,62 +401,65 @@ impl Sender {
         self.phase = SenderPhase::Handshake;
         // Whoever is between the server and us may have put it there, to be taken for something
         // said inside TLS.
-        if !self.answers.is_empty() {
+        if !self.parser.is_empty() {
             self.fail("something came in clear text", SECURITY);
         }
     }
 
     fn log_in(&mut self) {
-        let Some(login) = &self.settings.login else {
+        let Some(login) = &self.config.login else {
             self.phase = SenderPhase::Ready;
             return;
         };
-        if !self.tls && !self.settings.secure {
-            return self.give_up(OutcomeReason::local(SECURITY, "no password is sent without TLS"));
+        if !self.tls && !self.config.secure {
+            return self
+                .fail_and_quit(OutcomeReason::local(SECURITY, "no password is sent without TLS"));
         }
-        match login.lines(&self.offers).map(VecDeque::from) {
+        match login.auth_lines(&self.extensions).map(VecDeque::from) {
             Some(mut lines) => {
                 let first = lines.pop_front().unwrap_or_default();
-                self.say(first, AwaitedReply::Auth(lines));
+                self.send_command(first, AwaitedReply::Auth(lines));
             }
-            None => self
-                .give_up(OutcomeReason::local(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
+            None => self.fail_and_quit(OutcomeReason::local(
+                SECURITY,
+                "neither AUTH PLAIN nor LOGIN is offered",
+            )),
         }
     }
 
     /// A reply while mail data is sent: a refusal is one, and anything else is not to be believed.
-    fn answer_too_early(&mut self, answer: &ServerReply) {
+    fn handle_early_reply(&mut self, answer: &ServerReply) {
         match answer.code / 100 {
             4 | 5 => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.data_answered(answer.code / 100, &OutcomeReason::of(answer));
+                    transaction.decide_accepted(answer.code / 100, &OutcomeReason::of(answer));
                 }
                 // What is left of the mail data must not be taken for commands.
-                self.over(OutcomeReason::of(answer));
+                self.close(OutcomeReason::of(answer));
             }
             _ => self.fail("a reply came", PROTOCOL),
         }
     }
 
-    fn unasked(&mut self, answer: &ServerReply) {
+    fn handle_unsolicited_reply(&mut self, answer: &ServerReply) {
         match answer.code {
-            421 => self.over(OutcomeReason::of(answer)),
+            421 => self.close(OutcomeReason::of(answer)),
             _ => self.fail("a reply came unasked", PROTOCOL),
         }
     }
 
     /// The server is of no use, and told so.
-    fn give_up(&mut self, reason: OutcomeReason) {
+    fn fail_and_quit(&mut self, reason: OutcomeReason) {
         self.failure = Some(reason);
         self.quit();
     }
 
     /// Nothing more can be said.
-    fn over(&mut self, reason: OutcomeReason) {
-        self.phase = SenderPhase::Over;
+    fn close(&mut self, reason: OutcomeReason) {
+        self.phase = SenderPhase::Closed;
         self.output.clear();
         if let Some(transaction) = &mut self.transaction {
-            transaction.lost(&reason);
+            transaction.defer_undecided(&reason);
         }
         // The first reason is the one that counts.
         self.failure.get_or_insert(reason);
@@ -474,7 +477,7 @@ impl AwaitedReply {
         }
     }
 
-    fn place(&self) -> &'static str {
+    fn description(&self) -> &'static str {
         match self {
             AwaitedReply::Greeting => "in place of a greeting",
             AwaitedReply::Ehlo => "in place of a reply to EHLO",
@@ -497,7 +500,7 @@ impl OutcomeReason {
     /// One of ours, without a reply.
     pub fn local(status: (u8, u16, u16), text: &str) -> OutcomeReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        reply_parser::shorten(&mut text);
+        reply_parser::truncate_text(&mut text);
         OutcomeReason { code: None, status, text }
     }
 
@@ -531,7 +534,7 @@ impl fmt::Display for OutcomeReason {
 
 /// RCPT commands that are sent without waiting: what they and their replies need fits into the
 /// buffers of any two hosts, so that no two wait for each other to read (RFC 2920 3.1).
-pub const GROUP: usize = 50;
+pub const PIPELINE_MAX: usize = 50;
 /// The most octets of mail data that are sent before a recipient is known to be taken.
 pub const CHUNK_MAX: usize = 32 * 1024;
 /// Other or undefined protocol status (RFC 3463).

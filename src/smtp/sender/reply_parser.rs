@@ -28,9 +28,9 @@ pub struct MalformedReply(pub &'static str);
 #[derive(Debug, Default)]
 pub struct ReplyParser {
     /// What came and is not looked at yet; at most what was fed last and a part of a line.
-    held: Vec<u8>,
+    input: Vec<u8>,
     /// The reply in hand: its code, its text, and how many lines came.
-    begun: Option<(u16, String, usize)>,
+    partial: Option<(u16, String, usize)>,
 }
 
 impl ServerReply {
@@ -41,7 +41,7 @@ impl ServerReply {
 
     /// The enhanced status code, if it begins the text and is of the code's class (RFC 2034 4).
     pub fn enhanced(&self) -> Option<(u8, u16, u16)> {
-        enhanced(self.code, &self.text).map(|(status, _)| status)
+        split_status(self.code, &self.text).map(|(status, _)| status)
     }
 
     /// All of it in one line of at most [`TEXT_MAX`] octets: the code, the enhanced status code if
@@ -50,14 +50,14 @@ impl ServerReply {
         let mut text = self.code.to_string();
         for (number, line) in self.lines().enumerate() {
             // The status is on every line (RFC 2034 4).
-            let rest = enhanced(self.code, line).map(|(_, rest)| rest);
+            let rest = split_status(self.code, line).map(|(_, rest)| rest);
             let line = rest.filter(|_| number > 0).unwrap_or(line).trim();
             if !line.is_empty() {
                 text.push(' ');
                 text.push_str(line);
             }
         }
-        shorten(&mut text);
+        truncate_text(&mut text);
         text
     }
 }
@@ -65,7 +65,7 @@ impl ServerReply {
 impl ReplyParser {
     /// Octets came.
     pub fn feed(&mut self, octets: &[u8]) {
-        self.held.extend_from_slice(octets);
+        self.input.extend_from_slice(octets);
     }
 
     /// The next reply that has come whole.
@@ -73,22 +73,22 @@ impl ReplyParser {
     /// # Errors
     /// What came is none; there is no use in asking again.
     pub fn next(&mut self) -> Result<Option<ServerReply>, MalformedReply> {
-        while let Some(end) = memchr::memchr(b'\n', &self.held) {
-            let line: Vec<u8> = self.held.drain(..=end).collect();
+        while let Some(end) = memchr::memchr(b'\n', &self.input) {
+            let line: Vec<u8> = self.input.drain(..=end).collect();
             if line.len() > LINE_MAX {
                 return Err(TOO_LONG);
             }
             let line = line.strip_suffix(b"\r\n").ok_or(MalformedReply("a bare LF"))?;
-            if let Some(answer) = self.line(line)? {
+            if let Some(answer) = self.parse_line(line)? {
                 return Ok(Some(answer));
             }
         }
-        if self.held.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
+        if self.input.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
     }
 
     /// Whether nothing has come that is not part of a reply already given.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.begun.is_none()
+        self.input.is_empty() && self.partial.is_none()
     }
 
     /// Forgets what came (RFC 3207 4.2).
@@ -97,7 +97,7 @@ impl ReplyParser {
     }
 
     /// Takes one line, and gives the reply if it is its last.
-    fn line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
+    fn parse_line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
         let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
         let code = match code {
             [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
@@ -111,19 +111,19 @@ impl ReplyParser {
             [b'-', text @ ..] => (true, text),
             _ => return Err(NO_CODE),
         };
-        let (first, mut so_far, lines) = self.begun.take().unwrap_or((code, String::new(), 0));
+        let (first, mut so_far, lines) = self.partial.take().unwrap_or((code, String::new(), 0));
         if first != code {
             return Err(MalformedReply("a reply with two codes"));
         }
         if lines > 0 {
             so_far.push('\n');
         }
-        so_far.extend(String::from_utf8_lossy(text).chars().map(harmless));
+        so_far.extend(String::from_utf8_lossy(text).chars().map(printable));
         if lines >= LINES_MAX || so_far.len() > REPLY_MAX {
             return Err(MalformedReply("a reply without end"));
         }
         if more {
-            self.begun = Some((code, so_far, lines + 1));
+            self.partial = Some((code, so_far, lines + 1));
             return Ok(None);
         }
         Ok(Some(ServerReply { code, text: so_far }))
@@ -137,7 +137,7 @@ impl fmt::Display for MalformedReply {
 }
 
 /// `5.1.1 No such user`: the status, and what is behind it.
-fn enhanced(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
+fn split_status(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
     let (status, rest) = text.split_once([' ', '\n']).unwrap_or((text, ""));
     let mut numbers = status.split('.');
     let mut number = |digits_max| {
@@ -151,12 +151,12 @@ fn enhanced(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
 }
 
 /// Cuts `text` to [`TEXT_MAX`] octets, between characters.
-pub(super) fn shorten(text: &mut String) {
+pub(super) fn truncate_text(text: &mut String) {
     let fits = |end: &usize| text.is_char_boundary(*end);
     text.truncate((0..=text.len().min(TEXT_MAX)).rev().find(fits).unwrap_or(0));
 }
 
-fn harmless(c: char) -> char {
+fn printable(c: char) -> char {
     match c {
         '\t' => ' ',
         c if c.is_control() => '?',
@@ -181,19 +181,19 @@ mod tests {
 
     /// All replies in `octets`, and how it ended, fed in pieces of `cut`.
     fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
-        let mut answers = ReplyParser::default();
+        let mut parser = ReplyParser::default();
         let mut found = Vec::new();
         for piece in octets.chunks(cut) {
-            answers.feed(piece);
+            parser.feed(piece);
             loop {
-                match answers.next() {
+                match parser.next() {
                     Ok(Some(answer)) => found.push((answer.code, answer.text.clone())),
                     Ok(None) => break,
-                    Err(garble) => return (found, Err(garble)),
+                    Err(malformed) => return (found, Err(malformed)),
                 }
             }
         }
-        (found, Ok(answers.is_empty()))
+        (found, Ok(parser.is_empty()))
     }
 
     #[test]
@@ -253,9 +253,9 @@ mod tests {
     #[test]
     fn texts_are_harmless_and_in_one_line() {
         let text = |octets: &[u8]| {
-            let mut answers = ReplyParser::default();
-            answers.feed(octets);
-            let answer = answers.next().unwrap().unwrap();
+            let mut parser = ReplyParser::default();
+            parser.feed(octets);
+            let answer = parser.next().unwrap().unwrap();
             (answer.enhanced(), answer.text())
         };
         let is = |status, text: &str| (status, text.to_owned());

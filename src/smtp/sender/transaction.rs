@@ -14,7 +14,8 @@ use super::super::dsn;
 use super::super::envelope::{BodyType, Envelope, Recipient};
 use super::super::path::{Domain, ForwardPath, Mailbox, ReversePath};
 use super::{
-    AwaitedReply, Extensions, GROUP, OutcomeReason, PROTOCOL, RecipientOutcome, Sender, SenderPhase,
+    AwaitedReply, Extensions, OutcomeReason, PIPELINE_MAX, PROTOCOL, RecipientOutcome, Sender,
+    SenderPhase,
 };
 
 /// From MAIL to the end of mail data.
@@ -40,40 +41,40 @@ pub(super) struct SenderTransaction {
 
 impl Sender {
     /// Says what is due, once all that was said is answered.
-    pub(super) fn go_on(&mut self) {
+    pub(super) fn continue_transaction(&mut self) {
         let Some(transaction) = &mut self.transaction else { return };
-        if transaction.is_over() {
+        if transaction.is_finished() {
             self.phase = SenderPhase::Ready;
             return;
         }
-        let pipelining = self.offers.pipelining;
+        let pipelining = self.extensions.pipelining;
         let mut group = 0;
-        if self.is_open && transaction.mail.is_some() {
-            self.is_open = false;
-            self.say("RSET".to_owned(), AwaitedReply::Rset);
+        if self.transaction_open && transaction.mail.is_some() {
+            self.transaction_open = false;
+            self.send_command("RSET".to_owned(), AwaitedReply::Rset);
             if !pipelining {
                 return;
             }
         }
         while let Some((line, awaited)) =
-            self.transaction.as_mut().and_then(SenderTransaction::next)
+            self.transaction.as_mut().and_then(SenderTransaction::next_command)
         {
-            self.is_open = true;
+            self.transaction_open = true;
             let last = matches!(awaited, AwaitedReply::Data | AwaitedReply::Chunk);
-            self.say(line, awaited);
+            self.send_command(line, awaited);
             group += 1;
             if last {
                 let chunk = self.transaction.as_mut().and_then(|t| t.chunk.take());
                 self.output.extend_from_slice(&chunk.unwrap_or_default());
             }
-            if last || !pipelining || group >= GROUP {
+            if last || !pipelining || group >= PIPELINE_MAX {
                 break;
             }
         }
     }
 
     /// A reply to a command of a transaction.
-    pub(super) fn in_transaction(
+    pub(super) fn handle_transaction_reply(
         &mut self,
         awaited: AwaitedReply,
         class: u16,
@@ -84,11 +85,11 @@ impl Sender {
             (AwaitedReply::Mail, 2) => {}
             (AwaitedReply::Mail, 4 | 5) => {
                 transaction.refused = true;
-                transaction.for_tried(class, &reason);
+                transaction.decide_tried(class, &reason);
             }
             (AwaitedReply::Rcpt(_), 2 | 4 | 5) if transaction.refused => {}
             (AwaitedReply::Rcpt(recipient), 2 | 4 | 5) => {
-                transaction.rcpt(recipient, class, reason)
+                transaction.rcpt_replied(recipient, class, reason)
             }
             (AwaitedReply::Data, 3) if transaction.accepted.is_empty() => {
                 // To nobody: the shortest mail data there is (RFC 2920 3.1).
@@ -99,15 +100,15 @@ impl Sender {
                 self.phase = SenderPhase::Data;
             }
             (AwaitedReply::Dot, 2 | 4 | 5) => {
-                self.is_open = false;
-                transaction.data_answered(class, &reason);
+                self.transaction_open = false;
+                transaction.decide_accepted(class, &reason);
             }
             (AwaitedReply::Chunk, 2) => {
-                self.is_open = false;
-                transaction.data_answered(class, &reason);
+                self.transaction_open = false;
+                transaction.decide_accepted(class, &reason);
             }
             (AwaitedReply::Data | AwaitedReply::Chunk, 4 | 5) => {
-                transaction.data_answered(class, &reason)
+                transaction.decide_accepted(class, &reason)
             }
             (awaited, _) => {
                 self.awaited.push_front(awaited);
@@ -119,7 +120,7 @@ impl Sender {
 
 impl SenderTransaction {
     pub(super) fn new<D>(
-        offers: &Extensions,
+        extensions: &Extensions,
         envelope: &Envelope<D>,
         mut outcomes: Vec<Option<RecipientOutcome>>,
         octets: u64,
@@ -136,23 +137,23 @@ impl SenderTransaction {
             ended: false,
             refused: false,
         };
-        let utf8 = wants_utf8(envelope) && offers.utf8;
-        let at_once = offers.recipients_max.unwrap_or(usize::MAX);
+        let utf8 = needs_utf8(envelope) && extensions.utf8;
+        let at_once = extensions.recipients_max.unwrap_or(usize::MAX);
         for (number, recipient) in envelope.to.iter().enumerate() {
             if transaction.outcomes.get(number) == Some(&None) && transaction.tried.len() < at_once
             {
                 transaction.tried.push(number);
-                match rcpt_command(offers, recipient, utf8) {
+                match rcpt_command(extensions, recipient, utf8) {
                     Ok(line) => transaction.rcpts.push_back((number, line)),
                     Err(reason) => transaction.decide(number, 5, reason),
                 }
             }
         }
-        match mail_command(offers, envelope, octets, utf8) {
+        match mail_command(extensions, envelope, octets, utf8) {
             Ok(line) => transaction.mail = Some(line),
             Err(reason) => {
                 transaction.refused = true;
-                transaction.for_tried(5, &reason);
+                transaction.decide_tried(5, &reason);
             }
         }
         if transaction.rcpts.is_empty() {
@@ -162,13 +163,13 @@ impl SenderTransaction {
     }
 
     /// Whether nothing is left to be said, all replies being there.
-    fn is_over(&self) -> bool {
+    fn is_finished(&self) -> bool {
         let nobody = self.mail.is_none() && self.rcpts.is_empty() && self.accepted.is_empty();
         self.refused || self.ended || nobody
     }
 
     /// The next command, as far as replies are not needed to know it.
-    fn next(&mut self) -> Option<(String, AwaitedReply)> {
+    fn next_command(&mut self) -> Option<(String, AwaitedReply)> {
         if let Some(mail) = self.mail.take() {
             return Some((mail, AwaitedReply::Mail));
         }
@@ -185,7 +186,7 @@ impl SenderTransaction {
     }
 
     /// A reply to RCPT.
-    fn rcpt(&mut self, number: usize, class: u16, reason: OutcomeReason) {
+    fn rcpt_replied(&mut self, number: usize, class: u16, reason: OutcomeReason) {
         if class == 2 {
             self.accepted.push(number);
         } else if matches!(reason.code, Some(452 | 552))
@@ -202,20 +203,20 @@ impl SenderTransaction {
     }
 
     /// The reply that decides over those that were accepted.
-    pub(super) fn data_answered(&mut self, class: u16, reason: &OutcomeReason) {
+    pub(super) fn decide_accepted(&mut self, class: u16, reason: &OutcomeReason) {
         for number in std::mem::take(&mut self.accepted) {
             self.decide(number, class, reason.clone());
         }
     }
 
     /// No more replies come: what was not decided is for later.
-    pub(super) fn lost(&mut self, reason: &OutcomeReason) {
+    pub(super) fn defer_undecided(&mut self, reason: &OutcomeReason) {
         let undecided = 0..self.outcomes.len();
         undecided.for_each(|number| self.decide(number, 4, reason.clone()));
     }
 
     /// One reply for all that this transaction was to try.
-    fn for_tried(&mut self, class: u16, reason: &OutcomeReason) {
+    fn decide_tried(&mut self, class: u16, reason: &OutcomeReason) {
         for number in std::mem::take(&mut self.tried) {
             self.decide(number, class, reason.clone());
         }
@@ -235,27 +236,27 @@ impl SenderTransaction {
 
 /// `MAIL FROM:<...>` with what the server offers and the envelope needs; or why it cannot be.
 fn mail_command<D>(
-    offers: &Extensions,
+    extensions: &Extensions,
     envelope: &Envelope<D>,
     octets: u64,
     utf8: bool,
 ) -> Result<String, OutcomeReason> {
-    if offers.size_max.is_some_and(|most| octets > most) {
+    if extensions.size_max.is_some_and(|max| octets > max) {
         return Err(OutcomeReason::local(
             (5, 3, 4),
             "the message is larger than the next server takes",
         ));
     }
-    if envelope.body == BodyType::EightBitMime && !offers.eight_bit_mime {
+    if envelope.body == BodyType::EightBitMime && !extensions.eight_bit_mime {
         return Err(OutcomeReason::local((5, 6, 3), "the next server does not take 8BITMIME"));
     }
     let path = match &envelope.from {
         ReversePath::Null => Some("<>".to_owned()),
         ReversePath::Mailbox(mailbox) => path(mailbox, utf8),
     };
-    let path = path.filter(|_| utf8 || !envelope.utf8).ok_or_else(no_utf8)?;
+    let path = path.filter(|_| utf8 || !envelope.utf8).ok_or_else(smtputf8_missing)?;
     let mut line = format!("MAIL FROM:{path}");
-    if offers.size {
+    if extensions.size {
         line += &format!(" SIZE={octets}");
     }
     if envelope.body == BodyType::EightBitMime {
@@ -264,7 +265,7 @@ fn mail_command<D>(
     if utf8 {
         line += " SMTPUTF8";
     }
-    if offers.dsn {
+    if extensions.dsn {
         if let Some(ret) = envelope.ret {
             line += &format!(" RET={ret}");
         }
@@ -277,7 +278,7 @@ fn mail_command<D>(
 
 /// `RCPT TO:<...>`; or why it cannot be.
 fn rcpt_command<D>(
-    offers: &Extensions,
+    extensions: &Extensions,
     recipient: &Recipient<D>,
     utf8: bool,
 ) -> Result<String, OutcomeReason> {
@@ -285,8 +286,8 @@ fn rcpt_command<D>(
         ForwardPath::Postmaster => Some("<postmaster>".to_owned()),
         ForwardPath::Mailbox(mailbox) => path(mailbox, utf8),
     };
-    let mut line = format!("RCPT TO:{}", path.ok_or_else(no_utf8)?);
-    if offers.dsn {
+    let mut line = format!("RCPT TO:{}", path.ok_or_else(smtputf8_missing)?);
+    if extensions.dsn {
         if let Some(notify) = recipient.notify {
             line += &format!(" NOTIFY={notify}");
         }
@@ -299,7 +300,7 @@ fn rcpt_command<D>(
 
 /// Whether it needs SMTPUTF8: it was declared, or a local-part is not ASCII. A domain alone has an
 /// ASCII form.
-fn wants_utf8<D>(envelope: &Envelope<D>) -> bool {
+fn needs_utf8<D>(envelope: &Envelope<D>) -> bool {
     let from = match &envelope.from {
         ReversePath::Null => None,
         ReversePath::Mailbox(mailbox) => Some(mailbox),
@@ -321,6 +322,6 @@ fn path(mailbox: &Mailbox, utf8: bool) -> Option<String> {
     mailbox.is_ascii().then(|| format!("<{mailbox}>"))
 }
 
-fn no_utf8() -> OutcomeReason {
+fn smtputf8_missing() -> OutcomeReason {
     OutcomeReason::local((5, 6, 7), "the next server does not take SMTPUTF8")
 }
