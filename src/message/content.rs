@@ -63,7 +63,7 @@ pub enum Content {
 
 impl Content {
     /// Its length in octets.
-    pub fn octets(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         match self {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::File(_, length) => *length,

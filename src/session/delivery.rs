@@ -80,7 +80,7 @@ impl<'a> MessageDelivery<'a> {
     /// Delivers `message` to all recipients or to none.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut told = DeliveryReplies::nothing();
-        let octets = message.content.octets();
+        let octets = message.content.size();
         let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
             told.last = Some(reply::data_error());
             return told;
@@ -174,7 +174,7 @@ impl<'a> MessageDelivery<'a> {
         let mut ways: Vec<Option<Vec<Destination>>> = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
+            let way = self.queued(one, &format!("{id}-to{n}"), content.size()).map(|queued| {
                 recipient.destination.here.iter().cloned().chain(queued).collect::<Vec<_>>()
             });
             let mut fresh = way.clone().unwrap_or_default();

@@ -107,11 +107,11 @@ mod tests {
     fn by_data(message: &[u8]) -> (Vec<Owned>, DataEnd) {
         let mut data = Vec::new();
         let mut at_start = true;
-        for octet in message {
-            if at_start && *octet == b'.' {
+        for byte in message {
+            if at_start && *byte == b'.' {
                 data.push(b'.');
             }
-            data.push(*octet);
+            data.push(*byte);
             at_start = data.ends_with(b"\r\n");
         }
         if !at_start {

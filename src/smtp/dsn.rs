@@ -72,19 +72,19 @@ impl OriginalRecipient {
     /// `addr-type ";" xtext`
     pub(super) fn parse(value: &str) -> Option<OriginalRecipient> {
         let (kind, address) = value.split_once(';').filter(|_| value.len() <= ORCPT_MAX)?;
-        let is_atom = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+        let is_atom = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if kind.is_empty() || !kind.bytes().all(is_atom) {
             return None;
         }
         let (kind, address) = if kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
             (kind, path::check_utf8(address.as_bytes()).ok()?.to_owned())
         } else {
-            let octets = decode_octets(address)?;
-            match printable_text(&octets) {
+            let bytes = decode_bytes(address)?;
+            match printable_text(&bytes) {
                 Some(text) => (kind, text),
                 // Postfix says `rfc822;j+C3+BCrgen@b`, where `utf-8;j\x{FC}rgen@b` is meant.
-                None if kind.eq_ignore_ascii_case("rfc822") && !octets.is_ascii() => {
-                    ("utf-8", escape_non_ascii(path::check_utf8(&octets).ok()?))
+                None if kind.eq_ignore_ascii_case("rfc822") && !bytes.is_ascii() => {
+                    ("utf-8", escape_non_ascii(path::check_utf8(&bytes).ok()?))
                 }
                 None => return None,
             }
@@ -137,26 +137,26 @@ pub(super) fn parse_envid(value: &str) -> Option<String> {
 
 /// What is told to a person: printable ASCII and blanks (RFC 3461 4.2, 4.4).
 fn decode_xtext(xtext: &str) -> Option<String> {
-    printable_text(&decode_octets(xtext)?)
+    printable_text(&decode_bytes(xtext)?)
 }
 
 /// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext).
-fn decode_octets(xtext: &str) -> Option<Vec<u8>> {
-    let mut octets = Vec::new();
+fn decode_bytes(xtext: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
     let mut rest = xtext.bytes();
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
             b'+' => hex_digit(rest.next()?)? << 4 | hex_digit(rest.next()?)?,
-            b'!'..=b'~' if octet != b'=' => octet,
+            b'!'..=b'~' if byte != b'=' => byte,
             _ => return None,
         });
     }
-    Some(octets)
+    Some(bytes)
 }
 
-fn printable_text(octets: &[u8]) -> Option<String> {
-    let is_printable = |octet: &u8| matches!(octet, b' '..=b'~' | b'\t');
-    octets.iter().all(is_printable).then(|| octets.iter().copied().map(char::from).collect())
+fn printable_text(bytes: &[u8]) -> Option<String> {
+    let is_printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
+    bytes.iter().all(is_printable).then(|| bytes.iter().copied().map(char::from).collect())
 }
 
 /// An address of the type `utf-8` as all can read it: `j\x{FC}rgen@b` (RFC 6533 3,
@@ -175,11 +175,11 @@ fn escape_non_ascii(address: &str) -> String {
 /// `text`, printable ASCII and blanks, as xtext.
 pub(super) fn encode_xtext(text: &str) -> String {
     let mut xtext = String::new();
-    for octet in text.bytes() {
-        match octet {
-            b'!'..=b'~' if octet != b'+' && octet != b'=' => xtext.push(char::from(octet)),
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'+' && byte != b'=' => xtext.push(char::from(byte)),
             // Writing to a String does not fail.
-            _ => drop(write!(xtext, "+{octet:02X}")),
+            _ => drop(write!(xtext, "+{byte:02X}")),
         }
     }
     xtext

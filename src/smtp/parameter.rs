@@ -133,7 +133,7 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
         None => (word, None),
     };
     let keyword_fits = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && keyword.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
+        && keyword.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let value_fits = value.is_none_or(|value| {
         !value.is_empty() && !value.contains(|c: char| c.is_control() || matches!(c, ' ' | '='))
     });
@@ -142,7 +142,7 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
 
 /// `1*20DIGIT` (RFC 1870 4)
 fn parse_size(digits: &str) -> Option<u64> {
-    let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|o| o.is_ascii_digit());
+    let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     fits.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 

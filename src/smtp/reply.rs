@@ -505,7 +505,7 @@ mod tests {
             assert_eq!(lines.len(), reply.lines.len(), "{text}");
             for (i, line) in lines.iter().enumerate() {
                 assert!(line.len() <= REPLY_LINE_MAX - 2, "{line}");
-                assert!(line.bytes().all(|octet| (b' '..=b'~').contains(&octet)), "{line}");
+                assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{line}");
                 let separator = if i + 1 == lines.len() { " " } else { "-" };
                 let code = format!("{}{separator}", reply.code);
                 let rest = line.strip_prefix(&code).unwrap_or_else(|| panic!("{line}"));

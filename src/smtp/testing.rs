@@ -23,7 +23,7 @@ pub struct Conversation<H: Host> {
     line: Vec<u8>,
     /// Whether octets of the line were dropped, and the last one that came.
     line_overflowed: bool,
-    last_octet: u8,
+    last_byte: u8,
     input_state: InputState,
     /// The lines of the message in hand.
     lines: Vec<Vec<u8>>,
@@ -69,7 +69,7 @@ impl<H: Host> Conversation<H> {
             size_max,
             line: Vec::new(),
             line_overflowed: false,
-            last_octet: 0,
+            last_byte: 0,
             input_state: InputState::Commands,
             lines: Vec::new(),
             chunks: None,
@@ -104,12 +104,12 @@ impl<H: Host> Conversation<H> {
     /// Reads up to the CR LF of a command line.
     fn read_command<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let mut rest = input;
-        while let Some((&octet, after)) = rest.split_first() {
+        while let Some((&byte, after)) = rest.split_first() {
             rest = after;
-            let ends = octet == b'\n' && self.last_octet == b'\r';
-            self.last_octet = octet;
+            let ends = byte == b'\n' && self.last_byte == b'\r';
+            self.last_byte = byte;
             if self.line.len() < COMMAND_LINE_MAX {
-                self.line.push(octet);
+                self.line.push(byte);
             } else {
                 self.line_overflowed = true;
             }
@@ -353,7 +353,7 @@ fn check_conversation(input: &[u8], lmtp: bool) {
     let mut whole = Conversation::new(config.clone(), AcceptAllHost);
     whole.feed(input);
     let mut cut = Conversation::new(config, AcceptAllHost);
-    input.iter().for_each(|octet| cut.feed(&[*octet]));
+    input.iter().for_each(|byte| cut.feed(&[*byte]));
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
     assert_eq!(whole.closed, cut.closed);

@@ -69,7 +69,7 @@ impl Terminals {
         let mut writes = Vec::new();
         for (user, destination) in users.iter().enumerate() {
             for terminal in self.open_all(&logins, destination) {
-                let rest = rendered.octets(takes_utf8(&terminal));
+                let rest = rendered.bytes(takes_utf8(&terminal));
                 writes.push(TerminalWrite { user, terminal, rest });
             }
             writes.truncate(OPEN_MAX);
@@ -92,14 +92,14 @@ impl Terminals {
 
     /// Everybody who is logged in. A file that cannot be read has nobody in it.
     fn logins(&self) -> Vec<UtmpLogin> {
-        let mut octets = Vec::new();
-        let read = File::open(&self.utmp).and_then(|f| f.take(UTMP_MAX).read_to_end(&mut octets));
+        let mut bytes = Vec::new();
+        let read = File::open(&self.utmp).and_then(|f| f.take(UTMP_MAX).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => log::warn!("utmp path={} error={}", value(self.utmp.display()), value(e)),
         }
-        parse_utmp(&octets)
+        parse_utmp(&bytes)
     }
 
     /// The terminals on which `user` is logged in and accepts messages, open for writing.
@@ -181,7 +181,7 @@ fn parse_utmp(utmp: &[u8]) -> Vec<UtmpLogin> {
 
 /// The text of a field: up to the first NUL, or all of it.
 fn text(field: &[u8]) -> Option<&str> {
-    let text = field.split(|octet| *octet == 0).next()?;
+    let text = field.split(|byte| *byte == 0).next()?;
     std::str::from_utf8(text).ok().filter(|text| !text.is_empty())
 }
 
@@ -309,14 +309,14 @@ mod tests {
                 vec!["ann tty1", "bo pts/1"],
             ),
         ] {
-            let mut octets = records.concat();
-            assert_eq!(named(&parse_utmp(&octets)), expected);
+            let mut bytes = records.concat();
+            assert_eq!(named(&parse_utmp(&bytes)), expected);
             // A record that is being written, cut at every octet, is not seen yet.
             let next = record(7, b"late", b"pts/9");
             for cut in 0..next.len() {
-                octets.truncate(records.concat().len());
-                octets.extend_from_slice(&next[..cut]);
-                assert_eq!(named(&parse_utmp(&octets)), expected, "cut at {cut}");
+                bytes.truncate(records.concat().len());
+                bytes.extend_from_slice(&next[..cut]);
+                assert_eq!(named(&parse_utmp(&bytes)), expected, "cut at {cut}");
             }
         }
     }

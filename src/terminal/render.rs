@@ -75,13 +75,13 @@ impl RenderedMessage {
     pub fn new(sender: &str, time: &str, content: &Content) -> io::Result<RenderedMessage> {
         let read;
         let source = match content {
-            Content::Memory(octets) => octets.get(..SOURCE_MAX).unwrap_or(octets),
+            Content::Memory(bytes) => bytes.get(..SOURCE_MAX).unwrap_or(bytes),
             Content::File(file, _) => {
                 read = read_head(file)?;
                 read.as_slice()
             }
         };
-        let is_all = source.len() as u64 == content.octets();
+        let is_all = source.len() as u64 == content.size();
         let lines = lines_to_show(source);
         let text = |utf8| {
             let mut text = TerminalText { out: Vec::new(), utf8 };
@@ -98,7 +98,7 @@ impl RenderedMessage {
     }
 
     /// The octets to write to a terminal; `utf8` whether it takes that.
-    pub fn octets(&self, utf8: bool) -> &[u8] {
+    pub fn bytes(&self, utf8: bool) -> &[u8] {
         if utf8 { &self.utf8 } else { &self.ascii }
     }
 
@@ -116,19 +116,19 @@ struct TerminalText {
 
 impl TerminalText {
     /// Adds octets of any kind, as far as they fit before the place `end`; whether they did.
-    fn add(&mut self, octets: &[u8], end: usize) -> bool {
-        for chunk in octets.utf8_chunks() {
+    fn add(&mut self, bytes: &[u8], end: usize) -> bool {
+        for chunk in bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
                 if self.out.len() >= end {
                     return false;
                 }
                 self.add_char(c);
             }
-            for octet in chunk.invalid() {
+            for byte in chunk.invalid() {
                 if self.out.len() >= end {
                     return false;
                 }
-                self.add_meta(*octet);
+                self.add_meta(*byte);
             }
         }
         true
@@ -151,16 +151,16 @@ impl TerminalText {
     }
 
     /// `M-` and the character that the lower seven bits are: 0x9b is `M-^[`.
-    fn add_meta(&mut self, octet: u8) {
+    fn add_meta(&mut self, byte: u8) {
         self.out.extend_from_slice(b"M-");
-        self.add_ascii(octet & 0x7f);
+        self.add_ascii(byte & 0x7f);
     }
 
     /// A character of ASCII; a control as `^` and a letter: 0x1b is `^[`, 0x7f is `^?`.
-    fn add_ascii(&mut self, octet: u8) {
-        match octet {
-            b' '..=b'~' => self.out.push(octet),
-            _ => self.out.extend_from_slice(&[b'^', octet ^ 0x40]),
+    fn add_ascii(&mut self, byte: u8) {
+        match byte {
+            b' '..=b'~' => self.out.push(byte),
+            _ => self.out.extend_from_slice(&[b'^', byte ^ 0x40]),
         }
     }
 }
@@ -175,7 +175,7 @@ fn is_printable(c: char) -> bool {
 fn lines_to_show(source: &[u8]) -> Vec<&[u8]> {
     let (mut in_header, mut keep) = (true, true);
     let mut lines = Vec::new();
-    for line in source.split_inclusive(|octet| *octet == b'\n') {
+    for line in source.split_inclusive(|byte| *byte == b'\n') {
         let continues = matches!(line, [b' ' | b'\t', ..]);
         in_header &= line != b"\n";
         if !in_header {
@@ -206,9 +206,9 @@ fn is_hidden_field(field: &[u8]) -> bool {
 
 /// The first [`SOURCE_MAX`] octets of a file, or all, without moving in it.
 fn read_head(file: &File) -> io::Result<Vec<u8>> {
-    let mut octets = vec![0; SOURCE_MAX];
+    let mut bytes = vec![0; SOURCE_MAX];
     let mut length = 0;
-    while let Some(room) = octets.get_mut(length..).filter(|room| !room.is_empty()) {
+    while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
         match file.read_at(room, length as u64) {
             Ok(0) => break,
             Ok(n) => length += n,
@@ -216,8 +216,8 @@ fn read_head(file: &File) -> io::Result<Vec<u8>> {
             Err(e) => return Err(e),
         }
     }
-    octets.truncate(length);
-    Ok(octets)
+    bytes.truncate(length);
+    Ok(bytes)
 }
 
 /// Octets of content that are looked at: a long header of machinery, and the text below it.
@@ -235,12 +235,12 @@ mod tests {
         text_of(&RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap(), utf8)
     }
 
-    fn memory(octets: &[u8]) -> Content {
-        Content::Memory(octets.to_vec().into())
+    fn memory(bytes: &[u8]) -> Content {
+        Content::Memory(bytes.to_vec().into())
     }
 
     fn text_of(rendered: &RenderedMessage, utf8: bool) -> String {
-        let text = String::from_utf8(rendered.octets(utf8).to_vec()).unwrap();
+        let text = String::from_utf8(rendered.bytes(utf8).to_vec()).unwrap();
         let body = text.strip_prefix("\r\n\x07Message from <s@a> at 14:05 ...\r\n").unwrap();
         assert_eq!(body.matches('\r').count(), body.matches("\r\n").count());
         body.replace('\r', "")
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn nothing_acts_on_the_terminal() {
-        for (octets, utf8, ascii) in [
+        for (bytes, utf8, ascii) in [
             // Harmless ones stay.
             (&b"\ttab ~"[..], "\ttab ~", "\ttab ~"),
             // C0: title, bell, backspace, CR, form feed, NUL, DEL, shift out.
@@ -297,27 +297,27 @@ mod tests {
             ("\u{202e}\u{2066}\u{200b}\u{feff}\u{ad}".as_bytes(), "?????", "?????"),
             ("\u{e000}\u{e0041}\u{10ffff}".as_bytes(), "???", "???"),
         ] {
-            let content = [b"\n", octets, b"\n"].concat();
+            let content = [b"\n", bytes, b"\n"].concat();
             let rendered = RenderedMessage::new("<s@a>", "14:05", &memory(&content)).unwrap();
-            assert_eq!(text_of(&rendered, true), format!("{utf8}\nEOF\n"), "{octets:?}");
-            assert_eq!(text_of(&rendered, false), format!("{ascii}\nEOF\n"), "{octets:?}");
+            assert_eq!(text_of(&rendered, true), format!("{utf8}\nEOF\n"), "{bytes:?}");
+            assert_eq!(text_of(&rendered, false), format!("{ascii}\nEOF\n"), "{bytes:?}");
         }
     }
 
     /// Every octet there is, alone and behind every lead octet of UTF-8.
     #[test]
-    fn no_octets_act_whatever_they_are() {
+    fn no_bytes_act_whatever_they_are() {
         for lead in [&b""[..], b"\xc2", b"\xc3", b"\xe2\x80", b"\xf0\x9f\x98", b"\x1b", b"\xed"] {
-            for octet in 0..=u8::MAX {
-                let content = [b"\n", lead, &[octet], b"\n"].concat();
+            for byte in 0..=u8::MAX {
+                let content = [b"\n", lead, &[byte], b"\n"].concat();
                 let rendered = RenderedMessage::new("\x1b[2J", "\x07", &memory(&content)).unwrap();
-                let (_, utf8) = rendered.octets(true).split_at(3);
+                let (_, utf8) = rendered.bytes(true).split_at(3);
                 let utf8 = std::str::from_utf8(utf8).unwrap();
                 let is_shown = |c: char| !c.is_control() || "\r\n\t".contains(c);
-                assert!(utf8.chars().all(is_shown), "{lead:?} {octet}: {utf8:?}");
-                let (_, ascii) = rendered.octets(false).split_at(3);
+                assert!(utf8.chars().all(is_shown), "{lead:?} {byte}: {utf8:?}");
+                let (_, ascii) = rendered.bytes(false).split_at(3);
                 let is_shown = |b: &u8| matches!(b, b' '..=b'~' | b'\r' | b'\n' | b'\t');
-                assert!(ascii.iter().all(is_shown), "{lead:?} {octet}: {ascii:?}");
+                assert!(ascii.iter().all(is_shown), "{lead:?} {byte}: {ascii:?}");
             }
         }
     }
@@ -340,7 +340,7 @@ mod tests {
             let rendered =
                 RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap();
             let text = text_of(&rendered, true);
-            assert_eq!(rendered.is_whole(), whole, "{} octets", content.len());
+            assert_eq!(rendered.is_whole(), whole, "{} bytes", content.len());
             assert_eq!(!text.ends_with("... the rest is in your mailbox\nEOF\n"), whole);
             assert!(text.len() < TEXT_MAX + 64);
         }

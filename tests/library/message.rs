@@ -168,7 +168,7 @@ fn memory_until_it_is_full() {
         }
         let content = intake.finish().expect("no fault");
         assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
-        assert_eq!(content.octets(), octets as u64);
+        assert_eq!(content.size(), octets as u64);
         assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
         let left = std::fs::read_dir(spool.path()).expect("the folder").count();
         assert_eq!(left, 0, "the file has no name");

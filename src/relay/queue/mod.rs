@@ -223,7 +223,7 @@ pub fn with_queued(
         original: None,
     });
     let to: Vec<_> = to.collect();
-    let queued = destinations(&envelope, &to, None, id, content.octets())?;
+    let queued = destinations(&envelope, &to, None, id, content.size())?;
     Some(way.here.into_iter().chain(queued).collect())
 }
 

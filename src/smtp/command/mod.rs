@@ -73,7 +73,7 @@ impl Command {
             return Err(reply::line_too_long());
         }
         let line = line.strip_suffix(b"\r\n").ok_or_else(reply::bare_line_end)?;
-        if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
+        if line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return Err(reply::bare_line_end());
         }
         let (verb, argument) = split_verb(line);
@@ -86,7 +86,7 @@ impl Command {
         let syntax = || reply::syntax(form);
         let without_argument =
             |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
-        let client = || match Domain::parse_octets(argument) {
+        let client = || match Domain::parse_bytes(argument) {
             // Before EHLO's reply no client knows whether UTF-8 is taken (RFC 6531 3.7.1).
             Ok(domain) if domain.is_ascii() => Ok(domain),
             _ => Err(syntax()),
@@ -154,7 +154,7 @@ pub(super) fn is_other_protocol(line: &[u8]) -> bool {
 pub(super) fn is_binary(opening: &[u8]) -> bool {
     opening.first().is_some_and(|first| match first {
         b'\t' | b'\n' | b'\r' => false,
-        octet => octet.is_ascii_control() || !octet.is_ascii(),
+        byte => byte.is_ascii_control() || !byte.is_ascii(),
     })
 }
 
@@ -173,7 +173,7 @@ fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
 
 /// What is behind a path: nothing, or white space and parameters.
 fn parameters(rest: &[u8]) -> Option<&[u8]> {
-    rest.first().is_none_or(|octet| octet.is_ascii_whitespace()).then_some(rest)
+    rest.first().is_none_or(|byte| byte.is_ascii_whitespace()).then_some(rest)
 }
 
 /// `chunk-size [ SP end-marker ]` (RFC 3030 2). Whoever can tell where the chunk ends can drop it

@@ -4,10 +4,10 @@ use super::*;
 
 /// The code of the reply to a line that is no command, or the command.
 fn parse(line: &str) -> Result<Command, u16> {
-    parse_octets(&[line.as_bytes(), b"\r\n"].concat())
+    parse_bytes(&[line.as_bytes(), b"\r\n"].concat())
 }
 
-fn parse_octets(line: &[u8]) -> Result<Command, u16> {
+fn parse_bytes(line: &[u8]) -> Result<Command, u16> {
     Command::parse(line).map_err(|reply| reply.code)
 }
 
@@ -73,8 +73,8 @@ fn only_cr_lf_ends_a_line() {
 #[test]
 fn a_line_has_its_limit() {
     let noop = |length: usize| format!("NOOP {}\r\n", "x".repeat(length - 7)).into_bytes();
-    assert_eq!(parse_octets(&noop(512)), Ok(Command::Noop));
-    assert_eq!(parse_octets(&noop(COMMAND_LINE_MAX)), Ok(Command::Noop));
+    assert_eq!(parse_bytes(&noop(512)), Ok(Command::Noop));
+    assert_eq!(parse_bytes(&noop(COMMAND_LINE_MAX)), Ok(Command::Noop));
     assert_eq!(Command::parse(&noop(COMMAND_LINE_MAX + 1)), Err(reply::line_too_long()));
 }
 

@@ -107,9 +107,9 @@ impl Decoder {
     ) -> (usize, Option<DataEnd>) {
         let mut rest = input;
         while self.state != DecoderState::Ended
-            && let Some((&octet, after)) = rest.split_first()
+            && let Some((&byte, after)) = rest.split_first()
         {
-            match (self.state, octet) {
+            match (self.state, byte) {
                 (DecoderState::Start, b'.') if self.dot_stuffing => {
                     (self.state, rest) = (DecoderState::Dot, after)
                 }

@@ -111,7 +111,7 @@ impl Mailbox {
 impl Domain {
     /// Parses a name or an address literal, all of `text`.
     pub fn parse(text: &str) -> Result<Domain, SyntaxError> {
-        Domain::parse_octets(text.as_bytes())
+        Domain::parse_bytes(text.as_bytes())
     }
 
     /// Whether it can be told to everybody (RFC 6531).
@@ -132,7 +132,7 @@ impl Domain {
     }
 
     /// As [`Domain::parse`], of octets that may be anything.
-    pub(super) fn parse_octets(text: &[u8]) -> Result<Domain, SyntaxError> {
+    pub(super) fn parse_bytes(text: &[u8]) -> Result<Domain, SyntaxError> {
         let mut parser = Parser { rest: text };
         let domain = parser.domain()?;
         parser.expect_end(TEXT_AFTER_DOMAIN)?;
@@ -189,7 +189,7 @@ impl ForwardPath {
 impl EtrnNode {
     pub(super) fn parse(argument: &[u8]) -> Option<EtrnNode> {
         let name = argument.strip_prefix(b"@");
-        let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
+        let domain = Domain::parse_bytes(name.unwrap_or(argument)).ok()?;
         let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
         Some(EtrnNode { domain, below: name.is_some() })
     }
@@ -338,16 +338,16 @@ impl<'a> Parser<'a> {
         self.rest.first().copied()
     }
 
-    /// Takes `octet` if it is next.
-    fn consume(&mut self, octet: u8) -> bool {
-        let taken = self.rest.split_first().filter(|(first, _)| **first == octet);
+    /// Takes `byte` if it is next.
+    fn consume(&mut self, byte: u8) -> bool {
+        let taken = self.rest.split_first().filter(|(first, _)| **first == byte);
         self.rest = taken.map_or(self.rest, |(_, after)| after);
         taken.is_some()
     }
 
     /// Takes all octets up to the first that does not fit.
     fn take_while(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
-        let length = self.rest.iter().take_while(|octet| fits(**octet)).count();
+        let length = self.rest.iter().take_while(|byte| fits(**byte)).count();
         let (run, after) = self.rest.split_at(length);
         self.rest = after;
         run
@@ -361,7 +361,7 @@ impl<'a> Parser<'a> {
     /// `error`, unless the next octet is one that no address may hold here.
     fn unexpected(&self, error: SyntaxError) -> SyntaxError {
         match self.peek() {
-            Some(octet) if !matches!(octet, b' '..=b'~') => NOT_PRINTABLE,
+            Some(byte) if !matches!(byte, b' '..=b'~') => NOT_PRINTABLE,
             _ => error,
         }
     }
@@ -401,7 +401,7 @@ impl<'a> Parser<'a> {
         let local = if self.consume(b'"') {
             self.quoted()?
         } else {
-            let text = self.take_while(|octet| is_atext(octet) || octet == b'.');
+            let text = self.take_while(|byte| is_atext(byte) || byte == b'.');
             if text.is_empty() {
                 return Err(self.unexpected(NO_LOCAL));
             }
@@ -418,9 +418,8 @@ impl<'a> Parser<'a> {
     fn quoted(&mut self) -> Result<String, SyntaxError> {
         let mut text = String::new();
         loop {
-            text += check_utf8(
-                self.take_while(|octet| is_printable(octet) && !b"\"\\".contains(&octet)),
-            )?;
+            text +=
+                check_utf8(self.take_while(|byte| is_printable(byte) && !b"\"\\".contains(&byte)))?;
             if self.consume(b'"') {
                 return Ok(text);
             }
@@ -428,8 +427,8 @@ impl<'a> Parser<'a> {
                 return Err(self.unexpected(SyntaxError("the closing quote is missing")));
             }
             match self.rest.split_first() {
-                Some((&octet, after)) if matches!(octet, b' '..=b'~') => {
-                    text.push(char::from(octet));
+                Some((&byte, after)) if matches!(byte, b' '..=b'~') => {
+                    text.push(char::from(byte));
                     self.rest = after;
                 }
                 _ => return Err(self.unexpected(SyntaxError("nothing behind the backslash"))),
@@ -440,14 +439,13 @@ impl<'a> Parser<'a> {
     /// `name.of.host` or `[literal]`
     fn domain(&mut self) -> Result<Domain, SyntaxError> {
         if self.consume(b'[') {
-            let text =
-                self.take_while(|octet| octet.is_ascii_graphic() && !b"[\\]".contains(&octet));
+            let text = self.take_while(|byte| byte.is_ascii_graphic() && !b"[\\]".contains(&byte));
             if !self.consume(b']') {
                 return Err(self.unexpected(BAD_LITERAL));
             }
             return literal(check_utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
         }
-        let text = check_utf8(self.take_while(|octet| is_name_octet(octet) || !octet.is_ascii()))?;
+        let text = check_utf8(self.take_while(|byte| is_name_byte(byte) || !byte.is_ascii()))?;
         if text.is_empty() {
             return Err(self.unexpected(EMPTY_DOMAIN));
         }
@@ -468,7 +466,7 @@ fn literal(text: &str) -> Option<AddressLiteral> {
     if text.parse::<Ipv6Addr>().is_ok() {
         return None;
     }
-    let tag_fits = tag.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+    let tag_fits = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && tag.ends_with(|last: char| last.is_ascii_alphanumeric());
     (tag_fits && !content.is_empty() && text.len() <= DOMAIN_MAX - 2)
         .then(|| AddressLiteral::General(text.to_owned()))
@@ -495,7 +493,7 @@ fn check_name(name: &str) -> Result<(), SyntaxError> {
     }
     let is_label =
         |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
-    if !name.bytes().all(is_name_octet) || !name.split('.').all(is_label) {
+    if !name.bytes().all(is_name_byte) || !name.split('.').all(is_label) {
         return Err(SyntaxError("a domain is letters, digits and hyphens, with dots between"));
     }
     Ok(())
@@ -513,28 +511,28 @@ fn ascii_name(name: &str) -> Option<String> {
 /// Whether a local-part needs no quotes: atoms, with single dots between.
 fn is_dot_string(local: &[u8]) -> bool {
     local
-        .split(|octet| *octet == b'.')
-        .all(|atom| !atom.is_empty() && atom.iter().all(|octet| is_atext(*octet)))
+        .split(|byte| *byte == b'.')
+        .all(|atom| !atom.is_empty() && atom.iter().all(|byte| is_atext(*byte)))
 }
 
 /// RFC 5322 3.2.3, and RFC 6531 3.3.
-fn is_atext(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet) || !octet.is_ascii()
+fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || !byte.is_ascii()
 }
 
-fn is_name_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"-_.".contains(&octet)
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
 /// Printable ASCII, a blank, or of a character in UTF-8.
-fn is_printable(octet: u8) -> bool {
-    matches!(octet, b' '..=b'~') || !octet.is_ascii()
+fn is_printable(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') || !byte.is_ascii()
 }
 
 /// Octets that are to be UTF-8 (RFC 3629), without control characters: those of ASCII, those
 /// behind it, and the line ends that Unicode has besides.
-pub(super) fn check_utf8(octets: &[u8]) -> Result<&str, SyntaxError> {
-    let text = str::from_utf8(octets).map_err(|_| NOT_UTF8)?;
+pub(super) fn check_utf8(bytes: &[u8]) -> Result<&str, SyntaxError> {
+    let text = str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
     let harmful = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if text.contains(harmful) { Err(NOT_PRINTABLE) } else { Ok(text) }
 }

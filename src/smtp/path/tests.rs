@@ -138,7 +138,7 @@ fn what_is_no_path_is_refused_with_its_reason() {
 
 #[test]
 fn no_octet_alone_outside_printable_ascii_stands_in_an_address() {
-    for octet in (0..=31).chain(127..=255u8) {
+    for byte in (0..=31).chain(127..=255u8) {
         for (before, after) in [
             (&b"<"[..], &b"@b>"[..]),
             (b"<a", b"@b>"),
@@ -149,7 +149,7 @@ fn no_octet_alone_outside_printable_ascii_stands_in_an_address() {
             (b"<a@[", b"]>"),
             (b"<@", b":a@b>"),
         ] {
-            let path = [before, &[octet], after].concat();
+            let path = [before, &[byte], after].concat();
             let read = ForwardPath::read(&path);
             let errors = [Err(NOT_PRINTABLE), Err(NOT_UTF8)];
             assert!(errors.contains(&read), "{}: {read:?}", path.escape_ascii());

@@ -46,9 +46,9 @@ impl Credentials {
 }
 
 /// RFC 4648 4.
-fn base64(octets: &[u8]) -> String {
+fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for group in octets.chunks(3) {
+    for group in bytes.chunks(3) {
         let at = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
         for i in 0..4 {
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn base64_of_rfc_4648() {
-        for (octets, text) in [
+        for (bytes, text) in [
             (&b""[..], ""),
             (b"f", "Zg=="),
             (b"fo", "Zm8="),
@@ -86,7 +86,7 @@ mod tests {
             (b"\0tim\0tanstaaftanstaaf", "AHRpbQB0YW5zdGFhZnRhbnN0YWFm"),
             (b"\xff\xff\xfe\xfb\xef\xbe", "///+++++"),
         ] {
-            assert_eq!(base64(octets), text);
+            assert_eq!(base64(bytes), text);
         }
     }
 

@@ -142,10 +142,10 @@ mod tests {
             cut in 1usize..20,
         ) {
             let content = words.concat();
-            let octets = content.as_bytes();
-            let chunks = encoded(octets, cut, Encoder::for_chunks());
+            let bytes = content.as_bytes();
+            let chunks = encoded(bytes, cut, Encoder::for_chunks());
             prop_assert_eq!(&chunks, &twin(&content, false).into_bytes());
-            let data = encoded(octets, cut, Encoder::for_data());
+            let data = encoded(bytes, cut, Encoder::for_data());
             prop_assert_eq!(&data, &twin(&content, true).into_bytes());
             let mut read = Vec::new();
             let (used, end) = Decoder::new(u64::MAX).feed(&data, &mut |piece| {

@@ -64,8 +64,8 @@ impl ServerReply {
 
 impl ReplyParser {
     /// Octets came.
-    pub fn feed(&mut self, octets: &[u8]) {
-        self.input.extend_from_slice(octets);
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
     }
 
     /// The next reply that has come whole.
@@ -180,10 +180,10 @@ mod tests {
     use super::*;
 
     /// All replies in `octets`, and how it ended, fed in pieces of `cut`.
-    fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
+    fn read(bytes: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
         let mut parser = ReplyParser::default();
         let mut found = Vec::new();
-        for piece in octets.chunks(cut) {
+        for piece in bytes.chunks(cut) {
             parser.feed(piece);
             loop {
                 match parser.next() {
@@ -240,21 +240,21 @@ mod tests {
             (&wide(8), &[250], Ok(true)),
             (&wide(9), &[], endless),
         ];
-        for (octets, codes, end) in rows {
-            let whole = read(octets.as_bytes(), usize::MAX);
-            assert_eq!(whole.0.iter().map(|found| found.0).collect::<Vec<_>>(), *codes, "{octets}");
-            assert_eq!(whole.1, *end, "{octets}");
+        for (bytes, codes, end) in rows {
+            let whole = read(bytes.as_bytes(), usize::MAX);
+            assert_eq!(whole.0.iter().map(|found| found.0).collect::<Vec<_>>(), *codes, "{bytes}");
+            assert_eq!(whole.1, *end, "{bytes}");
             for cut in [1, 2, 3, 5, 7, 1000] {
-                assert_eq!(read(octets.as_bytes(), cut), whole, "{cut} {octets}");
+                assert_eq!(read(bytes.as_bytes(), cut), whole, "{cut} {bytes}");
             }
         }
     }
 
     #[test]
     fn texts_are_harmless_and_in_one_line() {
-        let text = |octets: &[u8]| {
+        let text = |bytes: &[u8]| {
             let mut parser = ReplyParser::default();
-            parser.feed(octets);
+            parser.feed(bytes);
             let answer = parser.next().unwrap().unwrap();
             (answer.enhanced(), answer.text())
         };

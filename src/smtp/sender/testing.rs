@@ -21,7 +21,7 @@ fn trace(input: &[u8], cut: usize) -> String {
     });
     let mut trace = String::new();
     let mut mails = 0;
-    for line in input.split_inclusive(|octet| *octet == b'\n') {
+    for line in input.split_inclusive(|byte| *byte == b'\n') {
         line.chunks(cut).for_each(|piece| sender.feed(piece));
         act(&mut sender, &mut mails, &mut trace);
         let said = String::from_utf8_lossy(&sender.take_output()).into_owned();
