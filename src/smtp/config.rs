@@ -1,40 +1,44 @@
-//! What a receiver offers and demands: its configuration.
+//! The configuration of a receiver: its limits, and the extensions that it offers.
 
-/// What the receiver is told of itself.
+/// Configuration of a [`Receiver`](super::Receiver).
+///
+/// The default is what every receiver must support (RFC 5321 4.5.3.1), and nothing optional.
 #[derive(Clone, Debug)]
 pub struct ReceiverConfig {
-    /// The name in the greeting and wherever a reply must begin with it (RFC 5321 4.2).
+    /// The name of the server in the greeting and in replies that begin with it (RFC 5321 4.2).
     pub hostname: String,
-    /// The largest message, in octets; announced by SIZE (RFC 1870).
+    /// The largest message, in octets. EHLO announces it with SIZE (RFC 1870).
     pub size_max: u64,
-    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8). Announced by LIMITS.
+    /// The most recipients of a message, at least 100 (RFC 5321 4.5.3.1.8). EHLO announces it with
+    /// LIMITS (RFC 9422).
     pub recipients_max: usize,
-    /// Whether VRFY answers. Off: 252, and EHLO does not name it.
+    /// Whether VRFY is answered. If not, it gets 252, and EHLO does not list it.
     pub vrfy: bool,
-    /// Whether EXPN answers. Off: 252, and EHLO does not name it.
+    /// Whether EXPN is answered. If not, it gets 252, and EHLO does not list it.
     pub expn: bool,
-    /// Whether SEND, SOML and SAML are carried out. Off: 502, and EHLO does not name them.
+    /// Whether SEND, SOML and SAML are supported. If not, they get 502, and EHLO does not list
+    /// them.
     pub terminals: bool,
-    /// Whether ETRN is carried out (RFC 1985). Off: 502, and EHLO does not name it.
+    /// Whether ETRN is supported (RFC 1985). If not, it gets 502, and EHLO does not list it.
     pub etrn: bool,
-    /// Commands in error (5yz of syntax, order or unknown) that are answered; the next one is 421
-    /// and close.
+    /// The number of client errors that are answered. The next one gets 421 and ends the
+    /// connection. An error is an unknown command, wrong syntax, or a wrong order of commands.
     pub errors_max: u32,
-    /// Whether it is LMTP (RFC 2033), and not SMTP.
+    /// Whether the protocol is LMTP (RFC 2033) instead of SMTP.
     pub lmtp: bool,
-    /// Whether a client of SMTP is offered a reply for each recipient (PRDR): see [`ReplyMode`].
+    /// Whether SMTP clients may ask for a reply for each recipient (PRDR, draft-hall-prdr).
     pub prdr: bool,
-    /// Whether delivery reports are offered (DSN, RFC 3461). They are the host's to write.
+    /// Whether clients may ask for delivery status notifications (DSN, RFC 3461). The host must
+    /// then send them.
     pub dsn: bool,
-    /// Whether a client in clear text is offered STARTTLS, or has to use it (RFC 3207).
+    /// Whether clients may use, or must use, STARTTLS (RFC 3207).
     pub tls: StartTlsMode,
 }
 
-impl ReceiverConfig {
-    /// The least that every receiver must do (RFC 5321 4.5.3.1), and nothing optional.
-    pub fn new(hostname: impl Into<String>) -> ReceiverConfig {
+impl Default for ReceiverConfig {
+    fn default() -> ReceiverConfig {
         ReceiverConfig {
-            hostname: hostname.into(),
+            hostname: "localhost".to_owned(),
             size_max: 64 * 1024,
             recipients_max: 100,
             vrfy: false,
@@ -48,21 +52,28 @@ impl ReceiverConfig {
             tls: StartTlsMode::Off,
         }
     }
+}
 
-    /// LMTP has no use for it.
+impl ReceiverConfig {
+    /// Returns the default configuration of a server called `hostname`.
+    pub fn new(hostname: impl Into<String>) -> ReceiverConfig {
+        ReceiverConfig { hostname: hostname.into(), ..ReceiverConfig::default() }
+    }
+
+    /// True if PRDR is listed. LMTP always has a reply for each recipient and does not need it.
     pub(super) fn offers_prdr(&self) -> bool {
         self.prdr && !self.lmtp
     }
 }
 
-/// What a client in clear text is told of TLS.
+/// Whether a connection in clear text can be upgraded to TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTlsMode {
-    /// There is none: STARTTLS is 502, and EHLO does not name it.
+    /// STARTTLS gets 502, and EHLO does not list it.
     Off,
-    /// It may say STARTTLS.
+    /// The client may send STARTTLS.
     Offered,
-    /// It hears 530 until it does. Not for a host that the Internet's MX records lead to (RFC 3207
-    /// 4).
+    /// Most commands get 530 before STARTTLS. A server that MX records on the Internet name must
+    /// not require it (RFC 3207 4).
     Required,
 }

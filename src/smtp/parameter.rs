@@ -1,10 +1,15 @@
-//! Parameters of MAIL and RCPT: `keyword` or `keyword=value`, blanks between (RFC 5321 4.1.1.11,
-//! 4.1.2).
+//! The parameters of MAIL and RCPT: `keyword` or `keyword=value`, separated by blanks (RFC 5321
+//! 4.1.1.11, 4.1.2).
 //!
-//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461), and
-//! PRDR (draft-hall-prdr); RCPT takes NOTIFY and ORCPT. What is known with a value that it cannot
-//! have, and what is given twice, is 501; a value that is not carried out is 504; what is not known
-//! is 555. The first fault from the left is told.
+//! MAIL accepts SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461),
+//! and PRDR (draft-hall-prdr). RCPT accepts NOTIFY and ORCPT (RFC 3461). The reply names the first
+//! error from the left:
+//!
+//! | parameter | reply |
+//! | --- | --- |
+//! | known, but its value is invalid, or it is given twice | 501 |
+//! | known, but its value is not implemented | 504 |
+//! | unknown | 555 |
 
 use super::dsn::{self, DsnNotify, DsnReturn, OriginalRecipient};
 use super::envelope::BodyType;
@@ -13,31 +18,34 @@ use super::reply::{self, Reply};
 /// The parameters of MAIL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
-    /// SIZE in octets. A number above 64 bits is as good as the largest of them: too large.
+    /// The value of SIZE in octets. A number above 64 bits becomes the largest one.
     pub size: Option<u64>,
-    /// BODY
+    /// The value of BODY.
     pub body: Option<BodyType>,
-    /// SMTPUTF8
+    /// Whether SMTPUTF8 is given.
     pub utf8: bool,
-    /// RET
+    /// The value of RET.
     pub ret: Option<DsnReturn>,
-    /// ENVID, decoded.
+    /// The value of ENVID, decoded.
     pub envid: Option<String>,
-    /// PRDR
+    /// Whether PRDR is given.
     pub prdr: bool,
 }
 
 /// The parameters of RCPT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcptParameters {
-    /// NOTIFY
+    /// The value of NOTIFY.
     pub notify: Option<DsnNotify>,
-    /// ORCPT, decoded.
+    /// The value of ORCPT, decoded.
     pub original: Option<OriginalRecipient>,
 }
 
 impl MailParameters {
-    /// Reads all that stands behind the reverse-path; an `Err` is MAIL's reply.
+    /// Parses the text after the reverse-path.
+    ///
+    /// # Errors
+    /// The reply to MAIL.
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
         let MailParameters { size, body, utf8, ret, envid, prdr } = &mut parameters;
@@ -60,7 +68,7 @@ impl MailParameters {
         Ok(parameters)
     }
 
-    /// The name of a parameter that only DSN knows, if one was given.
+    /// Returns the keyword of a given parameter that belongs to DSN.
     pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let ret = self.ret.map(|_| "RET");
         ret.or(self.envid.as_ref().map(|_| "ENVID"))
@@ -68,7 +76,10 @@ impl MailParameters {
 }
 
 impl RcptParameters {
-    /// Reads all that stands behind the forward-path; an `Err` is RCPT's reply.
+    /// Parses the text after the forward-path.
+    ///
+    /// # Errors
+    /// The reply to RCPT.
     pub(super) fn parse(text: &[u8]) -> Result<RcptParameters, Reply> {
         let mut parameters = RcptParameters::default();
         let RcptParameters { notify, original } = &mut parameters;
@@ -84,21 +95,24 @@ impl RcptParameters {
         Ok(parameters)
     }
 
-    /// The name of a parameter that only DSN knows, if one was given.
+    /// Returns the keyword of a given parameter that belongs to DSN.
     pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let notify = self.notify.map(|_| "NOTIFY");
         notify.or(self.original.as_ref().map(|_| "ORCPT"))
     }
 }
 
-/// A parameter that is known.
+/// A known parameter.
 struct KnownParameter<'a> {
     verb: &'static str,
     value: Option<&'a str>,
 }
 
 impl KnownParameter<'_> {
-    /// Sets what was not set before, to a value that `parse` takes; `syntax` is told otherwise.
+    /// Sets `slot` to the parsed value.
+    ///
+    /// # Errors
+    /// The reply, with `syntax`, if `slot` is set already or `parse` rejects the value.
     fn set<T>(
         &self,
         slot: &mut Option<T>,
@@ -115,7 +129,7 @@ impl KnownParameter<'_> {
     }
 }
 
-/// Each `keyword` or `keyword=value`, in order.
+/// Returns each `keyword` or `keyword=value` of `text` in order.
 fn split_parameters<'a>(
     verb: &'static str,
     text: &'a [u8],
@@ -125,7 +139,7 @@ fn split_parameters<'a>(
     })
 }
 
-/// `esmtp-keyword [ "=" esmtp-value ]` of RFC 5321 4.1.2 and RFC 6531 3.3.
+/// Splits `esmtp-keyword [ "=" esmtp-value ]` (RFC 5321 4.1.2, RFC 6531 3.3).
 fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
     let word = std::str::from_utf8(word).ok()?;
     let (keyword, value) = match word.split_once('=') {
@@ -140,13 +154,13 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
     (keyword_fits && value_fits).then_some((keyword, value))
 }
 
-/// `1*20DIGIT` (RFC 1870 4)
+/// Parses `1*20DIGIT` (RFC 1870 4).
 fn parse_size(digits: &str) -> Option<u64> {
     let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     fits.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// `7BIT` or `8BITMIME` (RFC 6152)
+/// Parses `7BIT` or `8BITMIME` (RFC 6152).
 fn parse_body(value: &str) -> Option<BodyType> {
     match value.to_ascii_uppercase().as_str() {
         "7BIT" => Some(BodyType::SevenBit),
@@ -228,7 +242,7 @@ mod tests {
             (" ENVID", Err(501)),
             (" ENVID=+", Err(501)),
             (" ENVID=+0A", Err(501)),
-            // Not known, or no parameter.
+            // Unknown, or not a parameter.
             (" NOTIFY=NEVER", Err(555)),
             (" X=\u{e9}", Err(555)),
             (" X=\u{85}", Err(501)),
@@ -240,7 +254,7 @@ mod tests {
             (" X=", Err(501)),
             (" X=a\0", Err(501)),
             (" SIZE = 5", Err(501)),
-            // The first fault is told.
+            // The first error decides.
             (" X=5 SIZE=a", Err(555)),
             (" SIZE=a X=5", Err(501)),
         ];
