@@ -62,15 +62,15 @@ fn main() -> io::Result<()> {
                     break end;
                 }
             };
-            step = receiver.end_of_data(verdict(end));
+            step = receiver.finish_data(verdict(end));
         } else if let Step::Chunk { octets, last } = step {
             chunks.begin_chunk(octets);
             let chunk = typed.octets(octets)?;
             chunks.feed(&chunk, &mut |_piece| {});
             step = if last {
-                receiver.end_of_data(verdict(std::mem::take(&mut chunks).finish(&mut |_piece| {})))
+                receiver.finish_data(verdict(std::mem::take(&mut chunks).finish(&mut |_piece| {})))
             } else {
-                receiver.end_of_chunk(Ok(octets))
+                receiver.finish_chunk(Ok(octets))
             };
         }
         match step {

@@ -150,10 +150,10 @@ impl<'a> MessageDelivery<'a> {
         let mut told = self.each(stream, message);
         let all = match told.delivered.len() {
             n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_accepted_for_some(),
+            1.. => reply::data_some_accepted(),
             // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_deferred_for_all(),
-            0 => reply::data_rejected_for_all(),
+            0 if told.later => reply::data_all_deferred(),
+            0 => reply::data_all_rejected(),
         };
         let last = told.last.replace(all);
         told.heard = chunked.and(told.heard);

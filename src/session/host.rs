@@ -140,7 +140,7 @@ impl Host for SessionHost<'_> {
         let mut lines =
             vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
         lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
-        lines.push("HELP and the name of a command tells its form".into());
+        lines.push("Send HELP followed by a command for its syntax".into());
         Some(reply::status(lines))
     }
 }

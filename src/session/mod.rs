@@ -331,7 +331,7 @@ impl<'a> Session<'a> {
                 self.say_now(&go_ahead)?;
                 let verdict = self.data()?;
                 may_wait = true;
-                self.receiver.end_of_data(verdict)
+                self.receiver.finish_data(verdict)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
             Step::Skip(octets, replies) => {
@@ -427,7 +427,7 @@ impl<'a> Session<'a> {
         let chunked = self.chunked.take().or_else(|| Some((self.begin()?, Chunks::new())));
         let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
-            return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
+            return Ok(self.receiver.finish_chunk(Err(reply::data_error())));
         };
         chunks.begin_chunk(octets);
         self.stream.begin_data();
@@ -440,15 +440,15 @@ impl<'a> Session<'a> {
         if last {
             let end = chunks.finish(&mut |piece| incoming.intake.push(piece));
             let verdict = self.conclude(incoming, end, sum)?;
-            return Ok(self.receiver.end_of_data(verdict));
+            return Ok(self.receiver.finish_data(verdict));
         }
         if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.has_failed() {
             self.chunked = Some((incoming, chunks));
-            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+            return Ok(self.receiver.finish_chunk(Ok(octets)));
         }
         // No need to wait for the last one.
         let verdict = incoming.refused(self.context, chunks.end_so_far(), sum);
-        Ok(self.receiver.end_of_chunk(Err(verdict)))
+        Ok(self.receiver.finish_chunk(Err(verdict)))
     }
 
     /// Reads and drops.

@@ -175,7 +175,7 @@ impl<H: Host> Conversation<H> {
             _ => Err(reply::data_bare_line_end()),
         };
         self.chunks = Some(chunks);
-        let step = self.receiver.end_of_chunk(result);
+        let step = self.receiver.finish_chunk(result);
         self.handle_step(step);
     }
 
@@ -188,7 +188,7 @@ impl<H: Host> Conversation<H> {
         self.replies_due += replies.len() - 1;
         let last = replies.pop().unwrap_or_else(reply::data_error);
         replies.into_iter().for_each(|reply| self.handle_step(Step::Reply(reply)));
-        let step = self.receiver.end_of_data(last);
+        let step = self.receiver.finish_data(last);
         assert!(self.receiver.envelope().is_none(), "the transaction is over");
         self.handle_step(step);
     }

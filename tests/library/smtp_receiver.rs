@@ -79,7 +79,7 @@ fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
         assert_eq!(receiver.envelope().is_some(), there, "{line}");
     }
     let (mut receiver, _) = said(Beta, &open);
-    assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
+    assert_eq!(receiver.finish_data(reply::data_error()), Step::Reply(reply::data_error()));
     assert!(receiver.envelope().is_none());
 }
 
@@ -208,7 +208,7 @@ fn after_421_it_is_closed_whoever_said_it() {
     }
     let (mut receiver, step) = said(Closing, &["HELP"]);
     assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver's own");
-    assert_eq!(receiver.end_of_data(receiver.closing("shutdown")), {
+    assert_eq!(receiver.finish_data(reply::closing("beta.arpa", "shutdown")), {
         Step::Close(reply::closing("beta.arpa", "shutdown"))
     });
 }
