@@ -1,8 +1,8 @@
-//! What fuzzers call: octets in, invariants asserted. `tests/fuzz` drives these functions with
-//! libFuzzer, `tests/library/smtp_fuzz.rs` with seeded random input.
+//! Entry points for fuzzers: each takes any bytes and asserts invariants. `tests/fuzz` calls them
+//! with libFuzzer, `tests/library/smtp_fuzz.rs` with seeded random input.
 //!
-//! [`Conversation`] joins receiver and decoder by a stream of octets as a session does, without I/O. It
-//! serves the tests of dialogues too.
+//! A [`Conversation`] connects receiver and decoders to a stream of bytes as a session does, but
+//! without I/O. The tests of dialogues use it too.
 
 use std::mem;
 
@@ -16,32 +16,33 @@ use super::receiver::{Host, Receiver, ReplyMode, Step};
 use super::reply::{self, Reply};
 pub use super::sender::testing::sender;
 
-/// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
+/// A connection without I/O: input of the client is fed, replies are collected in `out`.
 pub struct Conversation<H: Host> {
     receiver: Receiver<H>,
     size_max: u64,
     line: Vec<u8>,
-    /// Whether octets of the line were dropped, and the last one that came.
+    /// Whether the line is longer than the limit, so that the rest of it was dropped.
     line_overflowed: bool,
     last_byte: u8,
     input_state: InputState,
-    /// The lines of the message in hand.
+    /// The lines of the current message.
     lines: Vec<Vec<u8>>,
-    /// Its chunks, if it comes in chunks.
+    /// The state of BDAT, after its first chunk.
     chunks: Option<Chunks>,
-    /// Greeting and replies as they go over the wire.
+    /// The greeting and all replies as they are sent.
     pub out: Vec<u8>,
-    /// Replies in `out`.
+    /// The number of replies in `out`.
     pub replies: usize,
-    /// Lines and ends of data that were answered, and one for the connection itself.
+    /// The number of replies that the client must get: one for the connection, and one for each
+    /// line and each end of mail data.
     pub replies_due: usize,
-    /// Messages accepted.
+    /// The accepted messages.
     pub messages: Vec<AcceptedMessage>,
-    /// Whether the receiver has closed. More input is ignored.
+    /// Whether the receiver has closed the connection. Then input is ignored.
     pub closed: bool,
 }
 
-/// What the next octets are.
+/// The meaning of the next input.
 enum InputState {
     Commands,
     Data(Decoder),
@@ -49,7 +50,7 @@ enum InputState {
     Skip(u64, Vec<Reply>),
 }
 
-/// One message as it was accepted.
+/// An accepted message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedMessage {
     /// The reverse-path, with brackets.
@@ -61,7 +62,7 @@ pub struct AcceptedMessage {
 }
 
 impl<H: Host> Conversation<H> {
-    /// A connection that was greeted.
+    /// Returns a connection after the greeting.
     pub fn new(config: ReceiverConfig, host: H) -> Conversation<H> {
         let size_max = config.size_max;
         let mut conversation = Conversation {
@@ -84,7 +85,7 @@ impl<H: Host> Conversation<H> {
         conversation
     }
 
-    /// Takes what the client sent, at any cut.
+    /// Handles input of the client, divided anywhere.
     pub fn feed(&mut self, mut input: &[u8]) {
         while !self.closed && !input.is_empty() {
             input = match &mut self.input_state {
@@ -146,7 +147,7 @@ impl<H: Host> Conversation<H> {
         input.split_at(used).1
     }
 
-    /// Octets that were counted have come, perhaps none.
+    /// Ends a chunk or a skipped chunk if all its octets were received. It may have none.
     fn end_if_counted(&mut self) {
         match (&self.input_state, &self.chunks) {
             (InputState::Chunk { octets, last }, Some(chunks)) if chunks.remaining() == 0 => {
@@ -180,7 +181,7 @@ impl<H: Host> Conversation<H> {
     }
 
     fn end_of_data(&mut self, end: DataEnd) {
-        // The dot is an answer of its own; a last chunk is answered as the command that it was.
+        // The final dot of DATA gets a reply of its own. The last chunk gets the one to its BDAT.
         self.replies_due += usize::from(matches!(self.input_state, InputState::Data(_)));
         self.input_state = InputState::Commands;
         let lines = mem::take(&mut self.lines);
@@ -223,12 +224,12 @@ impl<H: Host> Conversation<H> {
         let reply = match step {
             Step::Reply(reply) => reply,
             Step::Data(reply) => {
-                assert!(self.recipients() > 0, "354 is for somebody");
+                assert!(self.recipients() > 0, "354 without a recipient");
                 self.input_state = InputState::Data(Decoder::new(self.size_max));
                 reply
             }
             Step::Chunk { octets, last } => {
-                assert!(self.recipients() > 0, "a chunk is for somebody");
+                assert!(self.recipients() > 0, "a chunk without a recipient");
                 self.chunks.get_or_insert_default().begin_chunk(octets);
                 self.input_state = InputState::Chunk { octets, last };
                 return self.end_if_counted();
@@ -237,7 +238,7 @@ impl<H: Host> Conversation<H> {
                 self.input_state = InputState::Skip(octets, reply);
                 return self.end_if_counted();
             }
-            // The handshake takes no octets here: what follows is inside TLS.
+            // The handshake consumes no input here. The bytes that follow are inside TLS.
             Step::StartTls(reply) => {
                 self.receiver.begin_tls();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
@@ -260,13 +261,13 @@ impl<H: Host> Conversation<H> {
         self.receiver.envelope().map_or(0, |envelope| envelope.to.len())
     }
 
-    /// Whether every line was answered: not while a chunk is awaited.
+    /// True if all input was answered. False while a chunk is incomplete.
     pub fn has_answered_all(&self) -> bool {
         !matches!(self.input_state, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }
 
-/// Adds a piece to the lines of a message.
+/// Appends a piece to the lines of a message.
 fn append_piece(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
     assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
     if piece.first {
@@ -275,11 +276,12 @@ fn append_piece(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
     lines.last_mut().into_iter().for_each(|line| line.extend_from_slice(piece.bytes));
 }
 
-/// A command line: it is a command or it has its reply, and paths are written as they are read.
+/// Checks one command line: it is a valid command, or it has a reply; and a written path parses to
+/// the same.
 pub fn command(line: &[u8]) {
     match Command::parse(line) {
-        Ok(Command::Mail(_, path, _)) => reread_reverse(&path),
-        Ok(Command::Rcpt(path, _)) => reread_forward(&path),
+        Ok(Command::Mail(_, path, _)) => check_reverse_path(&path),
+        Ok(Command::Rcpt(path, _)) => check_forward_path(&path),
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
@@ -295,15 +297,15 @@ pub fn command(line: &[u8]) {
     }
 }
 
-/// A path, or a mailbox.
+/// Checks a path, or a mailbox.
 pub fn path(text: &[u8]) {
     if let Ok((path, rest)) = ReversePath::read(text) {
         assert!(text.ends_with(rest));
-        reread_reverse(&path);
+        check_reverse_path(&path);
     }
     if let Ok((path, rest)) = ForwardPath::read(text) {
         assert!(text.ends_with(rest));
-        reread_forward(&path);
+        check_forward_path(&path);
     }
     if let Ok(text) = str::from_utf8(text)
         && let Ok(mailbox) = Mailbox::parse(text)
@@ -312,7 +314,8 @@ pub fn path(text: &[u8]) {
     }
 }
 
-/// Mail data: the first octet chooses the limit, the second the cut; whole and cut come out alike.
+/// Checks mail data. The first byte is the limit, the second the length of the parts that the rest
+/// is divided into, which must not change the result.
 pub fn data(input: &[u8]) {
     let [limit, cut, input @ ..] = input else { return };
     let size_max = if *limit == 0 { u64::MAX } else { u64::from(*limit) * 16 };
@@ -331,8 +334,8 @@ pub fn data(input: &[u8]) {
     }
 }
 
-/// A whole connection: each line is answered once, and the same at every cut; by SMTP and by LMTP,
-/// where the end of a message has as many replies as recipients.
+/// Checks a whole connection, by SMTP and by LMTP: each line gets one reply, the end of a message
+/// as many as it needs, and the division of the input does not change the replies.
 pub fn receiver(input: &[u8]) {
     check_conversation(input, false);
     check_conversation(input, true);
@@ -357,11 +360,11 @@ fn check_conversation(input: &[u8], lmtp: bool) {
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
     assert_eq!(whole.closed, cut.closed);
-    let awaited = usize::from(!whole.has_answered_all());
-    assert_eq!(whole.replies + awaited, whole.replies_due, "one reply to each command");
+    let incomplete = usize::from(!whole.has_answered_all());
+    assert_eq!(whole.replies + incomplete, whole.replies_due, "one reply to each command");
 }
 
-/// A host that takes mail for all but those whose name begins with x.
+/// A host that accepts all recipients whose name does not begin with x.
 struct AcceptAllHost;
 
 impl Host for AcceptAllHost {
@@ -389,7 +392,7 @@ impl Host for AcceptAllHost {
     }
 }
 
-/// What a decoder gave: its pieces joined to lines, the octets it used, and its end.
+/// The output of a decoder: lines, the number of bytes consumed, and the result.
 type Decoded = (Vec<Vec<u8>>, usize, Option<DataEnd>);
 
 fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
@@ -407,7 +410,7 @@ fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     (lines, used, end)
 }
 
-fn reread_reverse(path: &ReversePath) {
+fn check_reverse_path(path: &ReversePath) {
     if let ReversePath::Mailbox(mailbox) = path {
         check_mailbox(mailbox);
     }
@@ -415,7 +418,7 @@ fn reread_reverse(path: &ReversePath) {
     assert_eq!(ReversePath::read(written.as_bytes()), Ok((path.clone(), &[][..])));
 }
 
-fn reread_forward(path: &ForwardPath) {
+fn check_forward_path(path: &ForwardPath) {
     if let ForwardPath::Mailbox(mailbox) = path {
         check_mailbox(mailbox);
     }

@@ -133,7 +133,7 @@ fn settings() -> SenderConfig {
         hostname: "here.example".to_owned(),
         secure: false,
         start_tls: StartTlsPolicy::Off,
-        login: None,
+        credentials: None,
     }
 }
 
@@ -189,7 +189,11 @@ fn what_each_reply_comes_to() {
         (&[("greeting", "554 no")], &["failure 554 no"], false),
         (&[("greeting", "421 busy")], &["failure 421 busy"], false),
         (&[("greeting", "354 x")], &["failure 354 x"], false),
-        (&[("greeting", "hello")], &["failure no reply code came in place of a greeting"], false),
+        (
+            &[("greeting", "hello")],
+            &["failure received a line without a reply code while waiting for the greeting"],
+            false,
+        ),
         (&[("EHLO", "502 what")], &[taken, taken, taken], true),
         (&[("EHLO", "450 later")], &["failure 450 later"], false),
         (&[("EHLO", "500 what"), ("HELO", "550 5.7.1 no")], &["failure 550 5.7.1 no"], false),
@@ -199,11 +203,11 @@ fn what_each_reply_comes_to() {
         (&[("MAIL", "552 5.3.4 x")], &["never 552 5.3.4 x"; 3], true),
         (
             &[("MAIL", "354 x")],
-            &["later a reply without sense came (354 x) in place of a reply to MAIL"; 3],
+            &["later received an unexpected reply (354 x) while waiting for the reply to MAIL"; 3],
             false,
         ),
         (&[("MAIL", "421 x")], &["later 421 x"; 3], false),
-        (&[("MAIL", "(end)")], &["later the end in place of a reply to MAIL"; 3], false),
+        (&[("MAIL", "(end)")], &["later the end while waiting for the reply to MAIL"; 3], false),
         // Recipients have their own fates.
         (
             &[("RCPT TO:<a", "450 4.2.1 x"), ("RCPT TO:<b", "550 5.1.1 y")],
@@ -226,17 +230,22 @@ fn what_each_reply_comes_to() {
         (&[("DATA", "554 x")], &["never 554 x"; 3], true),
         (
             &[("DATA", "250 x")],
-            &["later a reply without sense came (250 x) in place of a reply to DATA"; 3],
+            &["later received an unexpected reply (250 x) while waiting for the reply to DATA"; 3],
             false,
         ),
         (&[("DATA", "354 x\r\n552 y")], &["never 552 y"; 3], false),
-        (&[("DATA", "354 x\r\n250 y")], &["later a reply came while mail data was sent"; 3], false),
+        (
+            &[("DATA", "354 x\r\n250 y")],
+            &["later received a reply while sending mail data"; 3],
+            false,
+        ),
         (&[(".", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
         (&[(".", "554 5.6.0 x")], &["never 554 5.6.0 x"; 3], true),
         (&[(".", "421 x")], &["later 421 x"; 3], false),
         (
             &[(".", "(end)")],
-            &["later the end in place of a reply to the end of mail data; it may arrive twice"; 3],
+            &["later the end while waiting for the reply to the end of mail data; \
+               the message may arrive twice"; 3],
             false,
         ),
         // What comes unasked ends the connection, and changes nothing that was decided.
@@ -390,9 +399,9 @@ fn parameters_are_those_that_are_offered() {
 /// What is not offered and cannot be left out fails at once, and nothing is said.
 #[test]
 fn nothing_is_converted() {
-    let size = "never the message is larger than the next server takes";
-    let eight = "never the next server does not take 8BITMIME";
-    let utf8 = "never the next server does not take SMTPUTF8";
+    let size = "never the message exceeds the size limit of the next server";
+    let eight = "never the next server does not support 8BITMIME";
+    let utf8 = "never the next server does not support SMTPUTF8";
     let taken = "done 250 2.0.0 taken";
     let declared = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x"]) };
     let with_utf8 = Envelope { utf8: true, ..envelope(&["a@x"]) };
@@ -458,7 +467,7 @@ fn starttls_and_auth() {
             false,
             &[],
             &[ehlo, "QUIT"],
-            "STARTTLS is not offered, and required here",
+            "TLS is required, but the server does not offer STARTTLS",
         ),
         // A reply injected behind the 220, whole or in part.
         (
@@ -467,7 +476,7 @@ fn starttls_and_auth() {
             false,
             &[("EHLO", tls), ("STARTTLS", "220 go\r\n250 injected")],
             &[ehlo, "STARTTLS"],
-            "something came in clear text where TLS was to begin",
+            "received clear text before the TLS handshake",
         ),
         (StartTlsPolicy::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
         (StartTlsPolicy::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
@@ -478,7 +487,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls)],
             &[ehlo, "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
             StartTlsPolicy::Offered,
@@ -486,7 +495,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls), ("STARTTLS", "454 x")],
             &[ehlo, "STARTTLS", "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
             StartTlsPolicy::Off,
@@ -494,7 +503,7 @@ fn starttls_and_auth() {
             true,
             &[],
             &[ehlo, "QUIT"],
-            "neither AUTH PLAIN nor LOGIN is offered",
+            "the server offers neither AUTH PLAIN nor AUTH LOGIN",
         ),
         (
             StartTlsPolicy::Off,
@@ -510,7 +519,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls), ("AUTH", "334 ")],
             &[ehlo, plain],
-            "AUTH asks for more than there is",
+            "the server sent too many challenges for AUTH",
         ),
         (
             StartTlsPolicy::Off,
@@ -530,7 +539,7 @@ fn starttls_and_auth() {
         let settings = SenderConfig {
             start_tls: *start_tls,
             secure: *secure,
-            login: if *auth { login() } else { None },
+            credentials: if *auth { login() } else { None },
             ..settings()
         };
         // An injected reply that comes later is part of no TLS, which ends the handshake.

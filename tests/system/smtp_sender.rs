@@ -155,7 +155,7 @@ fn mail_data_that_is_refused_half_way() {
 fn eight_bits_that_were_declared_are_not_cut_off() {
     let to = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) };
     let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
-    assert_eq!(outcomes, ["never the next server does not take 8BITMIME"]);
+    assert_eq!(outcomes, ["never the next server does not support 8BITMIME"]);
     let outcomes = send(&Sink::start(&[]), &to, CONTENT);
     assert!(outcomes[0].starts_with("done 250 "));
 }

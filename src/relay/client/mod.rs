@@ -193,7 +193,7 @@ impl Connection {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
-            login: settings.login.clone(),
+            credentials: settings.login.clone(),
         });
         let (target, settings) = (target.clone(), settings.clone());
         let mut connection =

@@ -1,38 +1,38 @@
-//! What a server offers in its reply to EHLO (RFC 5321 4.1.1.1), as far as a sender has use for it.
+//! The extensions that a server lists in its reply to EHLO (RFC 5321 4.1.1.1).
 
 use super::reply_parser::ServerReply;
 
-/// The extensions that a server named. HELO names none.
+/// The extensions of a server that a sender uses. There are none after HELO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extensions {
-    /// RFC 2920
+    /// PIPELINING (RFC 2920).
     pub pipelining: bool,
-    /// RFC 1870
+    /// SIZE (RFC 1870).
     pub size: bool,
-    /// The largest message that it takes; None: it does not say.
+    /// The largest message in octets that SIZE announces.
     pub size_max: Option<u64>,
-    /// RFC 6152
+    /// 8BITMIME (RFC 6152).
     pub eight_bit_mime: bool,
-    /// RFC 6531
+    /// SMTPUTF8 (RFC 6531).
     pub utf8: bool,
-    /// RFC 3461
+    /// DSN (RFC 3461).
     pub dsn: bool,
-    /// RFC 3030
+    /// CHUNKING (RFC 3030).
     pub chunking: bool,
-    /// RFC 3207
+    /// STARTTLS (RFC 3207).
     pub start_tls: bool,
-    /// RFC 4616
+    /// AUTH PLAIN (RFC 4616).
     pub auth_plain: bool,
-    /// draft-murchison-sasl-login
+    /// AUTH LOGIN (draft-murchison-sasl-login).
     pub auth_login: bool,
-    /// The most recipients of a transaction (RFC 9422).
+    /// The most recipients of a transaction, LIMITS RCPTMAX (RFC 9422).
     pub recipients_max: Option<usize>,
-    /// The most transactions of a connection (RFC 9422).
+    /// The most transactions of a connection, LIMITS MAILMAX (RFC 9422).
     pub transactions_max: Option<usize>,
 }
 
 impl Extensions {
-    /// Reads the keywords, which begin on the second line. What has no sense is not offered.
+    /// Parses the keywords, which begin on the second line. Invalid ones are ignored.
     pub(super) fn parse(ehlo: &ServerReply) -> Extensions {
         let mut extensions = Extensions::default();
         for line in ehlo.lines().skip(1) {
@@ -43,7 +43,7 @@ impl Extensions {
                 "SIZE" => {
                     extensions.size = true;
                     let max = words.next().and_then(|word| word.parse().ok());
-                    // 0 is for no limit that it knows (RFC 1870 4).
+                    // 0 means that there is no fixed limit (RFC 1870 4).
                     extensions.size_max = max.filter(|max| *max > 0);
                 }
                 "8BITMIME" => extensions.eight_bit_mime = true,
@@ -53,7 +53,7 @@ impl Extensions {
                 "STARTTLS" => extensions.start_tls = true,
                 "AUTH" => words.for_each(|word| extensions.add_mechanism(word)),
                 "LIMITS" => words.for_each(|word| extensions.add_limit(word)),
-                // As some wrote it before RFC 2554.
+                // The form that was in use before RFC 2554.
                 _ => {
                     if let Some(first) = keyword.strip_prefix("AUTH=") {
                         extensions.add_mechanism(first);
@@ -70,7 +70,7 @@ impl Extensions {
         self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
     }
 
-    /// `RCPTMAX=100`
+    /// Parses a limit such as `RCPTMAX=100`. Zero is not valid.
     fn add_limit(&mut self, word: &str) {
         let Some((name, value)) = word.split_once('=') else { return };
         let value = value.parse().ok().filter(|value| *value > 0);
