@@ -1,18 +1,19 @@
-//! What travels from a session to the writer, and how it is made: [`ContentBuilder`] takes the lines of
-//! mail data as they come and makes the [`Content`] that the writer only has to move.
+//! The content of a message: a [`ContentBuilder`] takes the lines of mail data and builds the
+//! [`Content`], which the writer copies to mailboxes unchanged.
 //!
-//! It promises
-//! - **bounded memory**: [`MEMORY_MAX`] for a message; more waits in a file without a name;
-//! - **no stranger steers the reader**: the header fields by which mailbox readers keep their own
-//!   notes ([`STRIPPED_FIELDS`]) are left out, and nothing of the message can continue or change the
-//!   fields that mailslot writes above it;
-//! - **the framing holds**: no line of content begins with `From `. The quoting is that of the
-//!   mailbox's format (`deliver/mbox.rs`), done here because sessions run in parallel and the
-//!   writer does not;
-//! - **the rest stays as it came**, octet for octet. It does not judge headers, add missing
-//!   fields, fold long lines or look into MIME.
+//! It guarantees:
+//! - **Bounded memory.** At most [`MEMORY_MAX`] bytes of a message are in memory. A larger message
+//!   is in a file without a name.
+//! - **The client cannot control the mail reader.** Header fields in which mail readers store their
+//!   own data ([`STRIPPED_FIELDS`]) are removed, and no line of the message can continue or change
+//!   the fields that mailslot writes above it.
+//! - **No line begins with `From `.** Lines are quoted as the mailbox format requires
+//!   (`deliver/mbox.rs`). This is done here because sessions run in parallel and the writer does
+//!   not.
+//! - **All other bytes are unchanged.** Headers are not checked, no fields are added, long lines
+//!   are not folded, and MIME is not decoded.
 //!
-//! The first [`ContentError`] stays: the rest of the message is swallowed, and its storage given back.
+//! After the first [`ContentError`] the rest of the message is dropped and its storage is released.
 
 use std::fmt;
 use std::fs::File;
@@ -24,18 +25,18 @@ use memchr::memmem;
 
 use crate::smtp::data::LinePiece;
 
-/// The most octets of content that are held in memory; more waits in a file without a name.
+/// The largest content that is held in memory, in bytes.
 pub const MEMORY_MAX: usize = 256 * 1024;
 
-/// The most Received fields a message may come with; one more is a loop (RFC 5321 6.3).
+/// The most Received fields of a message. One more is a mail loop (RFC 5321 6.3).
 pub const HOPS_MAX: u32 = 100;
 
-/// The longest line of text, in octets without its line end (RFC 5321 4.5.3.1.6). A longer one may
-/// reach a reader in parts, and a part that begins with `From ` begins a message.
+/// The longest line of text without its line end, in octets (RFC 5321 4.5.3.1.6). A mail reader may
+/// split a longer line, and take a part that begins with `From ` for the start of a message.
 pub const TEXT_LINE_MAX: usize = 998;
 
-/// The fields by which a sender would steer the reader of a mailbox: lengths it believes, flags it
-/// keeps, and the Return-Path that only final delivery may write (RFC 5321 4.4).
+/// The header fields that are removed because mail readers trust them: lengths, flags, and the
+/// Return-Path, which only final delivery may write (RFC 5321 4.4).
 pub const STRIPPED_FIELDS: [&str; 11] = [
     "Content-Length",
     "Return-Path",
@@ -50,19 +51,19 @@ pub const STRIPPED_FIELDS: [&str; 11] = [
     "X-UID",
 ];
 
-/// Content ready for a mailbox: LF line ends, mboxrd-quoted, the Received line on top, and a last
-/// line end; without From_ line, Return-Path and Delivered-To, and without the blank line behind.
-/// Cheap to clone, for messages that have it in common.
+/// Content ready for a mailbox, with the Received field on top: lines end with LF, `From ` is
+/// quoted as mboxrd. The From_ line, Return-Path, Delivered-To and the final blank line are not
+/// part of it. It is cheap to clone.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// Up to [`MEMORY_MAX`] octets.
+    /// Content of up to [`MEMORY_MAX`] bytes.
     Memory(Arc<Vec<u8>>),
-    /// More: a file without a name, standing at its start, and its length. It is read by position.
+    /// Larger content, in a file without a name, and its size. The file is read by position.
     File(Arc<File>, u64),
 }
 
 impl Content {
-    /// Its length in octets.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         match self {
             Content::Memory(bytes) => bytes.len() as u64,
@@ -71,16 +72,16 @@ impl Content {
     }
 }
 
-/// Why mail data that came whole cannot become content.
+/// The reason why mail data is rejected.
 #[derive(Debug)]
 pub enum ContentError {
-    /// More than [`HOPS_MAX`] Received fields, or it was here before for an address that leads to
-    /// another host: 554 5.4.6.
+    /// A mail loop, which gets 554 5.4.6: more than [`HOPS_MAX`] Received fields, or a Delivered-To
+    /// field with the address of an alias that relays it again.
     Loop,
-    /// A line hides `From ` beyond column [`TEXT_LINE_MAX`], where a reader with a fixed buffer would
-    /// see a new message: 554 5.6.0.
+    /// `From ` beyond column [`TEXT_LINE_MAX`], where a mail reader with a fixed buffer
+    /// would find a new message. It gets 554 5.6.0.
     HiddenFrom,
-    /// The spool's disk; the errno is kept.
+    /// An error of the spool's file system.
     Disk(io::Error),
 }
 
@@ -93,9 +94,9 @@ impl From<io::Error> for ContentError {
 impl fmt::Display for ContentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ContentError::Loop => write!(f, "it goes round in a loop"),
+            ContentError::Loop => write!(f, "mail loop"),
             ContentError::HiddenFrom => {
-                write!(f, "a line hides \"From \" beyond column {TEXT_LINE_MAX}")
+                write!(f, "a line contains \"From \" beyond column {TEXT_LINE_MAX}")
             }
             ContentError::Disk(error) => write!(f, "spool: {error}"),
         }
@@ -104,14 +105,14 @@ impl fmt::Display for ContentError {
 
 impl std::error::Error for ContentError {}
 
-/// Makes content of mail data, line by line.
+/// A builder of content, which is fed the lines of mail data.
 #[derive(Debug)]
 pub struct ContentBuilder(Result<HeaderFilter, ContentError>);
 
 impl ContentBuilder {
-    /// An intake for one message. `received` is what stands above it, whole header lines each with
-    /// its LF (see [`trace`](crate::message::trace)); what does not fit in memory waits in the folder
-    /// `spool`.
+    /// Returns a builder for one message. `received` is written above it: whole header fields, each
+    /// with its LF (see [`trace`](super::trace)). Large content is written to a file in the
+    /// directory `spool`.
     pub fn new(spool: &Path, received: &[u8]) -> ContentBuilder {
         let mut out = ContentWriter::new(spool);
         ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
@@ -124,38 +125,38 @@ impl ContentBuilder {
         }))
     }
 
-    /// Takes the next piece. After a fault it drops it, and has already given back what was stored.
+    /// Appends the next piece. After an error it is dropped.
     pub fn push(&mut self, piece: LinePiece<'_>) {
         if let Ok(filter) = &mut self.0
-            && let Err(error) = filter.piece(piece)
+            && let Err(error) = filter.push(piece)
         {
             self.0 = Err(error);
         }
     }
 
-    /// Whether it has met a fault: no more mail data is of use.
+    /// True after an error. The rest of the mail data need not be passed on.
     pub fn has_failed(&self) -> bool {
         self.0.is_err()
     }
 
-    /// Whether the message was here before, for `address`: an alias that sends mail on says so
-    /// above it, in Delivered-To. Of more than [`HOPS_MAX`] such fields the first count.
+    /// True if the message has a Delivered-To field with `address`, because an alias that relays
+    /// mail adds one. Only the first [`HOPS_MAX`] such fields are compared.
     pub fn has_delivered_to(&self, address: &str) -> bool {
         let fields = self.0.as_ref().map_or(&[][..], |filter| &filter.delivered_to);
         fields.iter().any(|field| field.eq_ignore_ascii_case(address))
     }
 
-    /// The content, once the mail data ended.
+    /// Returns the content, after all mail data was appended.
     ///
     /// # Errors
-    /// The first fault met.
+    /// The first error.
     pub fn finish(self) -> Result<Content, ContentError> {
         Ok(self.0?.out.finish()?)
     }
 }
 
-/// mboxrd's question: whether `line` reads `>*From `, and so gets one more `>` (or, read back,
-/// loses one).
+/// True if `line` begins with `>*From `. The mboxrd format adds a `>` to such a line when it is
+/// written, and removes one when it is read.
 pub fn needs_from_quoting(mut line: &[u8]) -> bool {
     while let [b'>', rest @ ..] = line {
         line = rest;
@@ -163,35 +164,36 @@ pub fn needs_from_quoting(mut line: &[u8]) -> bool {
     line.starts_with(b"From ")
 }
 
-/// Where in the message the line in hand stands.
+/// The part of the message that the current line belongs to.
 #[derive(Debug, PartialEq, Eq)]
 enum MessagePart {
-    /// Nothing was kept yet: it would stand right below our own fields.
+    /// The start. No line was kept yet, so the line would follow the fields of mailslot.
     Top,
-    /// In the header, below a field that was kept.
+    /// The header, after a field that was kept.
     Header,
-    /// Behind the first empty line.
+    /// The text after the first empty line.
     Body,
 }
 
-/// An intake that has met no fault.
+/// The state of a builder without an error.
 #[derive(Debug)]
 struct HeaderFilter {
     out: ContentWriter,
     part: MessagePart,
-    /// Whether the line in hand is kept; in the header, the field in hand with its continuation.
+    /// Whether the current line is kept, or in the header the current field with its continuation
+    /// lines.
     keep: bool,
-    /// Received fields seen.
+    /// The number of Received fields so far.
     hops: u32,
-    /// Delivered-To fields seen.
+    /// The addresses in the Delivered-To fields so far.
     delivered_to: Vec<String>,
-    /// Of the line in hand, the last octets beyond column [`TEXT_LINE_MAX`]: what the next piece might
-    /// complete to `From `.
+    /// The last bytes of the current line beyond column [`TEXT_LINE_MAX`], because `From ` may be
+    /// divided between two pieces.
     overlong_tail: Vec<u8>,
 }
 
 impl HeaderFilter {
-    fn piece(&mut self, piece: LinePiece<'_>) -> Result<(), ContentError> {
+    fn push(&mut self, piece: LinePiece<'_>) -> Result<(), ContentError> {
         if piece.first {
             self.begin_line(piece.bytes)?;
         }
@@ -208,11 +210,12 @@ impl HeaderFilter {
         Ok(())
     }
 
-    /// Judges the line that begins with `line`: all of it, or 2048 octets. That is enough to quote
-    /// it right: a `From ` behind more than 2043 `>` stands beyond column 998 and is refused.
+    /// Decides about a line that begins with `line`, which is all of it or its first 2048 bytes.
+    /// That is enough to quote it, because `From ` after more than 2043 `>` is beyond column 998
+    /// and is rejected.
     fn begin_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
         if self.part != MessagePart::Body {
-            self.header_line(line)?;
+            self.filter_header_line(line)?;
         }
         if self.keep && needs_from_quoting(line) {
             self.out.write(b">")?;
@@ -220,12 +223,12 @@ impl HeaderFilter {
         Ok(())
     }
 
-    /// The header goes to the first empty line, also past a line that is no field: some readers
-    /// end it there and some go on, and none of them shall find a steering field.
-    fn header_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
-        let below_a_field = self.part == MessagePart::Header || !self.keep;
-        if below_a_field && matches!(line, [b' ' | b'\t', ..]) {
-            return Ok(()); // continues its field, and is kept or left out with it
+    /// Handles a line of the header. The header ends at the first empty line, not at a line that is
+    /// not a field: some mail readers continue after it and would find a field to be removed.
+    fn filter_header_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        let after_a_field = self.part == MessagePart::Header || !self.keep;
+        if after_a_field && matches!(line, [b' ' | b'\t', ..]) {
+            return Ok(()); // a continuation line is kept or removed with its field
         }
         self.keep = true;
         match field_name(line) {
@@ -244,8 +247,8 @@ impl HeaderFilter {
                     self.delivered_to.push(address.chars().take(ADDRESS_MAX).collect());
                 }
             }
-            // No header at all: a blank line keeps it out of our own fields, which it would
-            // continue (if it begins with white space) or end in the wrong place.
+            // The message has no header. Without an empty line it would continue the last field of
+            // mailslot, if it begins with white space, or end the header in the wrong place.
             None if self.part == MessagePart::Top => {
                 self.out.write(b"\n")?;
                 self.part = MessagePart::Body;
@@ -255,25 +258,26 @@ impl HeaderFilter {
         Ok(())
     }
 
+    /// True if the line contains `From ` beyond column [`TEXT_LINE_MAX`].
     fn hides_from(&mut self, piece: LinePiece<'_>) -> bool {
-        let overlong_tail = if piece.first {
+        let overlong = if piece.first {
             self.overlong_tail.clear();
             piece.bytes.get(TEXT_LINE_MAX..).unwrap_or_default()
         } else {
             piece.bytes
         };
-        if overlong_tail.is_empty() {
+        if overlong.is_empty() {
             return false;
         }
-        self.overlong_tail.extend_from_slice(overlong_tail);
+        self.overlong_tail.extend_from_slice(overlong);
         let found = memmem::find(&self.overlong_tail, b"From ").is_some();
         self.overlong_tail.drain(..self.overlong_tail.len().saturating_sub("From".len()));
         found
     }
 }
 
-/// The name of the field that `line` begins (RFC 5322 3.6.8), blanks before the colon allowed
-/// (4.5.8): `Status` of `Status : RO`.
+/// Returns the name of the header field that `line` begins (RFC 5322 3.6.8), with blanks allowed
+/// before the colon (4.5.8): `Status` of `Status : RO`.
 pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     let end = line.iter().position(|b| !b.is_ascii_graphic() || *b == b':')?;
     let (name, mut rest) = line.split_at(end);
@@ -283,20 +287,21 @@ pub fn field_name(line: &[u8]) -> Option<&[u8]> {
     (!name.is_empty() && rest.first() == Some(&b':')).then_some(name)
 }
 
-/// No address is longer (RFC 5321 4.5.3.1).
+/// The longest address in Delivered-To that is stored, in characters. RFC 5321 4.5.3.1 allows
+/// fewer.
 const ADDRESS_MAX: usize = 400;
 
 fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
 }
 
-/// Holds content in memory as long as it fits, and then in a file without a name.
+/// A buffer in memory that becomes a file without a name when it is full.
 #[derive(Debug)]
 struct ContentWriter {
     spool: PathBuf,
-    /// All of it, or behind a file what waits to be written there.
+    /// All content, or the part that was not written to the file yet.
     memory: Vec<u8>,
-    /// The file, and how much was written to it.
+    /// The file and the number of bytes written to it.
     file: Option<(File, u64)>,
 }
 
@@ -310,15 +315,15 @@ impl ContentWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let room = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
-        if self.memory.len() + bytes.len() > room {
+        let capacity = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
+        if self.memory.len() + bytes.len() > capacity {
             self.spill()?;
         }
         self.memory.extend_from_slice(bytes);
         Ok(())
     }
 
-    /// Moves what is in memory to the file.
+    /// Writes the content in memory to the file.
     fn spill(&mut self) -> io::Result<()> {
         if self.file.is_none() {
             self.file = Some((tempfile::tempfile_in(&self.spool)?, 0));
@@ -346,8 +351,8 @@ impl ContentWriter {
     }
 }
 
-/// Holds most messages without growing.
+/// The initial capacity of the buffer, in bytes, enough for most messages.
 const MEMORY_INITIAL: usize = 8 * 1024;
 
-/// How much is written to the file at once.
+/// The size of writes to the file, in bytes.
 const FILE_CHUNK: usize = 64 * 1024;

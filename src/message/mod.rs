@@ -1,4 +1,4 @@
-//! A message on its way from a session to the writer: its content and its destinations.
+//! A message on its way from a session to the writer: its id, its content and its destinations.
 
 pub mod content;
 pub mod trace;
@@ -60,12 +60,12 @@ pub const QUEUE_FOLDER: &str = "queue";
 /// What the names of its entries begin with.
 const QUEUE_PREFIX: &str = "queue/";
 
-/// Who owns a mailbox.
+/// The user who owns a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// User id.
+    /// The user id.
     pub uid: u32,
-    /// The user's primary group id.
+    /// The primary group id of the user.
     pub gid: u32,
 }
 
@@ -92,15 +92,15 @@ impl Destination {
 /// The name of the line that an entry of the queue has for Delivered-To.
 pub const QUEUE_FIELD: &str = "Mailslot-Queue";
 
-/// One message on its way to its mailboxes.
+/// A message that was received and is to be delivered.
 #[derive(Debug)]
 pub struct Message {
-    /// Unique for ever; stands in the Received line's `id` and in every log line.
+    /// The id, which no other message ever has. The Received field and the log show it.
     pub id: String,
-    /// The From_ line and the Return-Path line, ready to be written.
+    /// The From_ line and the Return-Path field, ready to be written.
     pub head: Vec<u8>,
-    /// The rest, ready to be written.
+    /// The rest of the message, ready to be written.
     pub content: Content,
-    /// At least one, none twice.
+    /// The destinations: at least one, and no two of the same mailbox.
     pub to: Vec<Destination>,
 }

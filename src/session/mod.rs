@@ -476,7 +476,7 @@ impl<'a> Session<'a> {
         let to = destinations(envelope);
         let received = ReceivedField {
             client,
-            peer: self.stream.peer().into(),
+            origin: self.stream.peer().into(),
             hostname: &settings.hostname,
             protocol,
             tls: self.tls.as_deref(),
@@ -487,7 +487,7 @@ impl<'a> Session<'a> {
             },
             at: &at,
         };
-        let intake = ContentBuilder::new(&settings.spool, &received.line());
+        let intake = ContentBuilder::new(&settings.spool, &received.to_bytes());
         let about =
             DeliveryLogFields { session: self.id, message: &id, envelope, to: &to }.to_string();
         Some(Incoming { id, at, to, intake, about })
