@@ -31,7 +31,7 @@ pub struct ReceiverConfig {
     /// Whether clients may ask for delivery status notifications (DSN, RFC 3461). The host must
     /// then send them.
     pub dsn: bool,
-    /// Whether clients may use, or must use, STARTTLS (RFC 3207).
+    /// The availability of STARTTLS (RFC 3207).
     pub tls: StartTlsMode,
 }
 
@@ -66,7 +66,7 @@ impl ReceiverConfig {
     }
 }
 
-/// Whether a connection in clear text can be upgraded to TLS.
+/// The availability of STARTTLS on a connection in clear text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTlsMode {
     /// STARTTLS gets 502, and EHLO does not list it.

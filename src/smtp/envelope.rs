@@ -9,7 +9,7 @@ pub enum BodyType {
     /// `BODY=7BIT`, or no BODY.
     #[default]
     SevenBit,
-    /// `BODY=8BITMIME`
+    /// `BODY=8BITMIME`.
     EightBitMime,
 }
 

@@ -35,8 +35,8 @@ fn whole(data: &[u8], size_max: u64) -> Output {
     decode(data, size_max, || usize::MAX / 2)
 }
 
-/// The reference decoder: finds the end first, splits the data into lines, and checks each line as
-/// a whole.
+/// Decodes by simple means: finds the end first, splits the data into lines, and checks each line
+/// as a whole.
 fn reference(data: &[u8], size_max: u64) -> Output {
     let after_crlf = [b"\r\n", data].concat();
     let end_at = after_crlf.windows(5).position(|w| w == b"\r\n.\r\n");
@@ -227,7 +227,7 @@ fn after_the_end_nothing_is_consumed() {
     assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(DataEnd::Whole)));
 }
 
-/// Data of bytes and sequences that matter to the decoder, with some lines of about [`PIECE_MAX`].
+/// Returns data of bytes and sequences that matter to the decoder, with some lines of about [`PIECE_MAX`].
 fn shaped() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         8 => prop::sample::select(vec!["\r\n", ".", "\r", "\n", "a", "\r\n.", "\r\n.\r\n", "bc"])

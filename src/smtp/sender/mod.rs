@@ -52,13 +52,13 @@ pub struct SenderConfig {
     pub hostname: String,
     /// Whether the channel is protected from its start, by TLS or because it is a Unix socket.
     pub secure: bool,
-    /// Whether STARTTLS is used. It must be Off inside TLS.
+    /// The use of STARTTLS. It must be Off inside TLS.
     pub start_tls: StartTlsPolicy,
     /// The user name and password for AUTH. If the server does not accept them, no message is sent.
     pub credentials: Option<Credentials>,
 }
 
-/// Whether a client uses STARTTLS.
+/// The use of STARTTLS by a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTlsPolicy {
     /// Never.
