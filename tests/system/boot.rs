@@ -72,7 +72,7 @@ fn runit_keeps_it() {
     machine.must(&until("grep -q 'unknown key' /var/log/mailslot/current"));
     machine
         .must(&until("sv status /etc/sv/mailslot | grep -q '^down: [^ ]* [2-9]s, normally up;'"));
-    machine.must("sv exit /etc/sv/mailslot; contrib/install --runit --uninstall");
+    machine.must("sv exit /etc/sv/mailslot; contrib/install --uninstall");
     machine.must("! test -e /etc/sv/mailslot && ! test -e /usr/local/sbin/mailslot");
 }
 
@@ -91,7 +91,7 @@ fn s6_keeps_it() {
     machine.must("echo wrong >>/etc/mailslot.conf; s6-svc -u /run/service/mailslot");
     let status = "s6-svstat /run/service/mailslot | grep '^down (exitcode 78)'";
     machine.must(&until(&format!("{status} | grep -qv 'want up'")));
-    machine.must("rm /run/service/mailslot; contrib/install --s6 --uninstall");
+    machine.must("rm /run/service/mailslot; contrib/install --uninstall");
     machine.must("! test -e /etc/s6/sv/mailslot");
 }
 
@@ -111,7 +111,7 @@ fn xinetd_serves() {
         machine.must(SEND);
         assert_eq!(machine.must(COUNT).trim(), number.to_string());
     }
-    machine.must("kill $xinetd; wait $xinetd; contrib/install --xinetd --uninstall");
+    machine.must("kill $xinetd; wait $xinetd; contrib/install --uninstall");
     machine.must("! test -e /etc/xinetd.d/mailslot");
 }
 
@@ -132,13 +132,61 @@ fn what_is_installed_is_uninstalled() {
     // Once more, and nothing changes.
     machine.must(&format!("contrib/install {all} --programs $BUILT"));
     assert_eq!(machine.changed(), made);
-    machine.must(&format!("contrib/install {all} --uninstall"));
+    // While it runs, nothing is stopped in silence and nothing is removed.
+    machine
+        .must("/usr/local/sbin/mailslot --sandbox /tmp/box -q >/dev/null 2>&1 & echo $! >/tmp/pid");
+    machine.must(&until("test -d /tmp/box/mail"));
+    let (refused, status) = machine.run("contrib/install --uninstall");
+    assert!(refused.contains("mailslot runs as process"), "{refused}");
+    assert_eq!((machine.changed(), status), (made.clone(), 1));
+    machine.must("kill $(cat /tmp/pid)");
+    machine.must(&until("! kill -0 $(cat /tmp/pid) 2>/dev/null"));
+    // The flags of the installation are in its list.
+    machine.must("contrib/install --uninstall");
     machine.must("userdel mailslot; rmdir /var/spool/mailslot /var/log/mailslot");
     let left = machine.changed();
     let left: Vec<_> = left.difference(&before).filter(|path| !is_of_users(path)).collect();
     // Folders that others may use too are left.
     let files: Vec<_> = left.iter().filter(|path| !is_folder(&mut machine, path)).collect();
     assert!(files.is_empty(), "{files:#?}");
+}
+
+/// cron and PHP call `/usr/sbin/sendmail` or `/usr/lib/sendmail`, whatever the prefix is.
+#[test]
+#[ignore = "needs root and unshare"]
+fn the_default_prefix_has_a_sendmail_for_cron() {
+    let mut machine = Conversation::start(with_packages(&[]));
+    machine.must("rm -f /usr/sbin/sendmail /usr/lib/sendmail");
+    for root in ["", "/tmp/package"] {
+        let install = format!("DESTDIR={root} contrib/install");
+        machine.must(&format!("{install} --sendmail --programs $BUILT"));
+        for link in ["/usr/sbin/sendmail", "/usr/lib/sendmail"] {
+            let to = machine.must(&format!("readlink {root}{link}"));
+            assert_eq!(to, "/usr/local/sbin/mailslot-sendmail\n", "{root}{link}");
+        }
+        machine.must(&format!("{install} --uninstall"));
+        machine.must(&format!("! find {root}/usr/sbin {root}/usr/lib/sendmail | grep sendmail"));
+    }
+    // The sendmail of another program stays, and the administrator reads of it.
+    machine.must("echo other >/usr/sbin/sendmail");
+    let said = machine.must("contrib/install --sendmail --programs $BUILT");
+    assert!(said.contains("WARNING: /usr/sbin/sendmail is not of mailslot"), "{said}");
+    machine.must("contrib/install --uninstall");
+    assert_eq!(machine.must("cat /usr/sbin/sendmail"), "other\n");
+}
+
+/// A super-server that is installed from `contrib` does not listen to the network.
+#[test]
+fn super_servers_listen_on_loopback_only() {
+    let tree = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let xinetd = fs::read_to_string(tree.join("xinetd.conf")).unwrap();
+    let binds: Vec<_> = xinetd.lines().filter(|line| line.trim().starts_with("bind")).collect();
+    assert_eq!(binds.len(), xinetd.matches("\nservice ").count(), "{binds:?}");
+    assert!(binds.iter().all(|line| line.ends_with(" 127.0.0.1") || line.ends_with(" ::1")));
+    let inetd = fs::read_to_string(tree.join("inetd.conf")).unwrap();
+    for line in inetd.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("127.0.0.1:") || line.starts_with("[::1]:"), "{line}");
+    }
 }
 
 fn is_folder(machine: &mut Conversation, path: &str) -> bool {
