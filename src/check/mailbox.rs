@@ -130,7 +130,7 @@ fn dotlock(path: &Path, meta: &Metadata) -> Option<AliasProblem> {
     let pid = if digits.is_empty() { "pid unknown".into() } else { format!("pid {digits:.10}") };
     let age = meta.modified().ok().and_then(|m| SystemTime::now().duration_since(m).ok());
     let age = age.unwrap_or_default().as_secs();
-    let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk::default()));
+    let dead = holder.is_some_and(|holder| holder.is_dead(&HostDisk::default()));
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is gone" } else { "nobody holds one that long" };
         advice(

@@ -75,7 +75,7 @@ pub fn run_as(text: &str) -> Result<RunAs, String> {
 
 /// `dotlock,fcntl,flock`, or some of them.
 pub fn locks(text: &str) -> Result<Locks, String> {
-    let mut locks = Locks { dotlock: false, fcntl: false, flock: false };
+    let mut locks = Locks::NONE;
     for word in text.split(',') {
         let lock = match word.trim() {
             "dotlock" => &mut locks.dotlock,

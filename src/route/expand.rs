@@ -24,7 +24,7 @@ use super::alias_file::{self, FileTrust};
 use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
 use super::users::User;
 use super::{LocalRoute, Member, Refusal};
-use crate::message::{Destination, MailboxName};
+use crate::message::{MailboxName, UserMailbox};
 use crate::smtp::{Domain, Mailbox};
 
 /// Where a name leads, one step on.
@@ -42,7 +42,7 @@ pub(super) enum Lookup {
 #[derive(Clone, Debug)]
 pub(super) enum ExpansionTarget {
     /// A mailbox, and its user.
-    Mailbox(Destination, Member),
+    Mailbox(UserMailbox, Member),
     /// An alias that was not followed any further (EXPN).
     List(Mailbox),
 }
@@ -129,11 +129,11 @@ impl LocalRoute {
         let host = if self.settings.sandbox { host } else { &self.primary };
         let local = format!("{}{tag}", user.name);
         let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
-        let (Some(mailbox), Ok(address)) = (MailboxName::new(&user.name), address) else {
+        let (Some(name), Ok(address)) = (MailboxName::new(&user.name), address) else {
             return Err(Refusal::NameNotAllowed);
         };
         let delivered_to = address.to_string();
-        let destination = Destination { mailbox, owner: user.owner, delivered_to };
+        let destination = UserMailbox { name, owner: user.owner, delivered_to };
         Ok(ExpansionTarget::Mailbox(
             destination,
             Member { full_name: user.full_name, mailbox: address },
@@ -272,9 +272,9 @@ impl<'a> Expansion<'a> {
     /// The mailbox itself, whatever its user's forward file says.
     pub(super) fn keep(&mut self, found: ExpansionTarget) {
         let ExpansionTarget::Mailbox(to, _) = &found else { return };
-        let new = self.boxes.insert(to.mailbox.clone());
+        let new = self.boxes.insert(to.name.clone());
         let again = if new { "" } else { " (again)" };
-        self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
+        self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.name));
         if new {
             self.found.push(found);
         }

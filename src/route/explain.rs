@@ -175,7 +175,7 @@ impl LocalRoute {
 
 /// Where mail goes, for people.
 fn told(ends: &ExpansionResult) -> String {
-    let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.mailbox.as_str()).collect();
+    let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.name.as_str()).collect();
     let elsewhere: Vec<String> = ends.elsewhere.iter().map(|to| format!("<{to}>")).collect();
     match (here.is_empty(), elsewhere.is_empty()) {
         (_, true) => format!("delivered to {}", here.join(", ")),

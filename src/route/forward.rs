@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::aliases::{AliasTarget, parse_include};
 use super::expand::{Expansion, LEVELS_MAX};
-use crate::message::Destination;
+use crate::message::UserMailbox;
 use crate::observe::logging::value;
 
 /// Who reads forward files.
@@ -26,8 +26,8 @@ pub trait ForwardFiles: Send + Sync {
 
 impl Expansion<'_> {
     /// Follows the forward file of a user whose mailbox is `to`. Whether there was one.
-    pub(super) fn forward(&mut self, to: &Destination) -> bool {
-        let user = to.mailbox.as_str();
+    pub(super) fn forward(&mut self, to: &UserMailbox) -> bool {
+        let user = to.name.as_str();
         let Some(files) = self.local.forwards.get().filter(|_| to.owner.is_some()) else {
             return false;
         };

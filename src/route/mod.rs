@@ -37,7 +37,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use crate::message::Destination;
+use crate::message::UserMailbox;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
@@ -78,7 +78,7 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// The mailboxes on this host, none twice.
-    pub here: Vec<Destination>,
+    pub here: Vec<UserMailbox>,
     /// The mailboxes on other hosts, none twice. Empty while nothing is relayed.
     pub elsewhere: Vec<Mailbox>,
     /// Whether the address itself is not ours, so that only those may use it who may relay.
@@ -91,7 +91,7 @@ pub struct Resolution {
 /// Where mail goes. A server takes any implementation: [`LocalRoute`] is the host's own.
 pub trait Route: Send + Sync {
     /// The mailboxes that mail for `to` is delivered to: at least one, none twice.
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal>;
+    fn resolve(&self, to: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal>;
     /// The same, and the mailboxes on other hosts, by a route that relays.
     fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         self.resolve(to).map(|here| Resolution { here, ..Resolution::default() })
@@ -206,7 +206,7 @@ impl LocalRoute {
             {
                 match self.look_up(None, name, host)? {
                     Lookup::User(ExpansionTarget::Mailbox(to, member)) => {
-                        log::warn!("postmaster to={} not=alias", to.mailbox);
+                        log::warn!("postmaster to={} not=alias", to.name);
                         Ok(ExpansionResult { here: vec![(to, member)], elsewhere: Vec::new() })
                     }
                     _ => Err(refusal),
@@ -263,7 +263,7 @@ impl LocalRoute {
 }
 
 impl Route for LocalRoute {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
         let ends = match to {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, false)?,
             ForwardPath::Mailbox(mailbox) => self.ends(mailbox, false)?,
@@ -363,7 +363,7 @@ fn in_ascii(name: &str) -> String {
 
 /// Where a walk ended.
 struct ExpansionResult {
-    here: Vec<(Destination, Member)>,
+    here: Vec<(UserMailbox, Member)>,
     elsewhere: Vec<Mailbox>,
 }
 

@@ -13,7 +13,7 @@ use jiff::Zoned;
 use super::{SessionContext, say, shown, terminal_delivery};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
-use crate::message::{Destination, MailboxName, Message};
+use crate::message::{Destination, DestinationFile, Message};
 use crate::net::stream::{Disconnect, Stream};
 use crate::observe::logging::value;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
@@ -140,7 +140,7 @@ impl<'a> MessageDelivery<'a> {
     /// Tells the queue of its new entries.
     fn note_queued(&self, to: &[Destination]) {
         let Some(relay) = &self.context.settings.relay else { return };
-        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
+        to.iter().filter_map(Destination::queue_id).for_each(|id| relay.queue.note(id));
     }
 
     /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
@@ -170,21 +170,22 @@ impl<'a> MessageDelivery<'a> {
         let SessionContext { writer, settings, .. } = self.context;
         let Message { id, head, content, .. } = message;
         let mut pending: Vec<PendingOutcome> = Vec::new();
-        let mut pending_by_mailbox: HashMap<MailboxName, usize> = HashMap::new();
+        let mut pending_by_mailbox: HashMap<DestinationFile, usize> = HashMap::new();
         let mut ways: Vec<Option<Vec<Destination>>> = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
             let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
-                recipient.destination.here.iter().cloned().chain(queued).collect::<Vec<_>>()
+                let here = recipient.destination.here.iter().cloned().map(Destination::Mailbox);
+                here.chain(queued).collect::<Vec<_>>()
             });
             let mut fresh = way.clone().unwrap_or_default();
             ways.push(way);
-            fresh.retain(|to| !pending_by_mailbox.contains_key(&to.mailbox));
+            fresh.retain(|to| !pending_by_mailbox.contains_key(&to.file()));
             if fresh.is_empty() {
                 continue;
             }
             for to in &fresh {
-                pending_by_mailbox.insert(to.mailbox.clone(), pending.len());
+                pending_by_mailbox.insert(to.file(), pending.len());
             }
             let (id, head, content) = (id.clone(), head.clone(), content.clone());
             pending.push(
@@ -201,25 +202,25 @@ impl<'a> MessageDelivery<'a> {
             }
             let to = to.unwrap_or_default();
             let needed: Vec<usize> =
-                to.iter().filter_map(|to| pending_by_mailbox.get(&to.mailbox)).copied().collect();
+                to.iter().filter_map(|to| pending_by_mailbox.get(&to.file())).copied().collect();
             while needed.iter().any(|n| *n >= outcomes.len())
                 && let Some(parcel) = pending.next()
             {
-                if !parcel.is_decided() {
+                if !parcel.is_ready() {
                     told.heard = told.heard.and_then(|()| stream.flush());
                 }
-                outcomes.push(parcel.outcome());
+                outcomes.push(parcel.wait());
             }
             let worse = |one, other| if one == Outcome::Delivered { other } else { one };
             let known =
-                |n: &usize| outcomes.get(*n).cloned().unwrap_or(Outcome::Later(DeferReason::Io));
+                |n: &usize| outcomes.get(*n).cloned().unwrap_or(Outcome::Deferred(DeferReason::Io));
             let outcome = needed.iter().map(known).reduce(worse);
-            let outcome = outcome.unwrap_or(Outcome::Later(DeferReason::Io));
+            let outcome = outcome.unwrap_or(Outcome::Deferred(DeferReason::Io));
             if outcome == Outcome::Delivered {
                 told.delivered.push(recipient);
                 self.note_queued(&to);
             }
-            told.later |= matches!(outcome, Outcome::Later(_));
+            told.later |= matches!(outcome, Outcome::Deferred(_));
             let reply = outcome_reply(outcome, &id);
             self.note(&id, &to, &reply);
             told.last = Some(reply);
@@ -320,9 +321,10 @@ pub(super) struct DeliveryLogFields<'a> {
 
 impl fmt::Display for DeliveryLogFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut to: Vec<&str> = self.to.iter().take(SHOWN).map(|d| d.mailbox.as_str()).collect();
+        let files = self.to.iter().take(SHOWN).map(|to| to.file().to_string());
+        let mut to: Vec<String> = files.collect();
         if self.to.len() > SHOWN {
-            to.push("...");
+            to.push("...".to_owned());
         }
         let (session, message) = (self.session, self.message);
         let (from, to) = (value(&self.envelope.from), value(to.join(",")));
@@ -339,13 +341,13 @@ impl fmt::Display for DeliveryLogFields<'_> {
 pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
     match outcome {
         Outcome::Delivered => reply::delivered(id),
-        Outcome::Later(DeferReason::Busy | DeferReason::Unusable) => reply::data_mailbox_busy(),
-        Outcome::Later(DeferReason::NoSpace) => reply::data_no_room(),
-        Outcome::Later(DeferReason::OverQuota) => reply::data_mailbox_filled(),
-        Outcome::Later(DeferReason::Stopping) => reply::data_stopping(),
-        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => reply::data_error(),
-        Outcome::Never(DeferReason::OverQuota) => reply::data_mailbox_full(),
-        Outcome::Never(_) => reply::data_undeliverable(),
+        Outcome::Deferred(DeferReason::Locked | DeferReason::Unusable) => {
+            reply::data_mailbox_busy()
+        }
+        Outcome::Deferred(DeferReason::NoSpace) => reply::data_no_room(),
+        Outcome::Deferred(DeferReason::Stopping) => reply::data_stopping(),
+        Outcome::Deferred(DeferReason::Io | DeferReason::TimedOut) => reply::data_error(),
+        Outcome::OverQuota => reply::data_mailbox_full(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::recipient_limiter::RecipientLimiter;
 use super::{SessionConfig, SessionContext, shown};
-use crate::deliver::{DeferReason, Outcome};
+use crate::deliver::Outcome;
 use crate::net::stream::Peer;
 use crate::observe::logging::value;
 use crate::route::{Member, Refusal, Resolution};
@@ -81,8 +81,8 @@ impl Host for SessionHost<'_> {
             };
             // A mailbox that cannot take mail is better refused before its mail data than after.
             let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
-            let looked = mailboxes.try_for_each(|destination| writer.look(destination));
-            looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
+            let looked = mailboxes.try_for_each(|destination| writer.precheck(destination));
+            looked.map(|()| way).map_err(|outcome| look_reply(outcome.outcome(), to))
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
@@ -199,10 +199,10 @@ fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> R
 }
 
 /// What a recipient hears whose mailbox cannot take mail.
-fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
+fn look_reply(outcome: Outcome, to: &ForwardPath) -> Reply {
     match outcome {
-        Outcome::Never(DeferReason::OverQuota) => reply::mailbox_full(to),
-        _ => reply::mailbox_unavailable(to),
+        Outcome::OverQuota => reply::mailbox_full(to),
+        Outcome::Deferred(_) | Outcome::Delivered => reply::mailbox_unavailable(to),
     }
 }
 

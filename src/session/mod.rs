@@ -560,7 +560,7 @@ fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Disconnect> {
 fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
     let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
-    all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
+    all.filter(|to| seen.insert(&to.name)).cloned().map(Destination::Mailbox).collect()
 }
 
 /// Whether the message comes back for an address that sends it on.

@@ -18,7 +18,7 @@ use jiff::Zoned;
 
 use super::delivery::outcome_reply;
 use super::{SessionContext, fault_reply};
-use crate::message::{ContentError, Destination, Message};
+use crate::message::{ContentError, Destination, Message, UserMailbox};
 use crate::route::Resolution;
 use crate::smtp::envelope::{Delivery, Envelope};
 use crate::smtp::reply::{self, Reply};
@@ -44,24 +44,27 @@ pub(super) fn deliver(
         Ok(screen) => screen,
         Err(e) => return fault_reply(&ContentError::Disk(e)),
     };
-    let show = |to: &[Destination]| context.settings.terminals.show(to, &screen);
+    let mailboxes = |to: &[Destination]| -> Vec<UserMailbox> {
+        to.iter().filter_map(Destination::mailbox).cloned().collect()
+    };
+    let show = |users: &[UserMailbox]| context.settings.terminals.show(users, &screen);
     match envelope.delivery {
         Delivery::Mail => mail(message),
         Delivery::Send if !screen.is_whole() => reply::data_not_to_show(),
-        Delivery::Send => match show(&message.to).iter().all(|shown| *shown) {
+        Delivery::Send => match show(&mailboxes(&message.to)).iter().all(|shown| *shown) {
             true => reply::shown(&id),
             false => reply::data_not_shown(),
         },
         Delivery::SendOrMail if screen.is_whole() => {
-            let mut shown = show(&message.to).into_iter();
-            message.to.retain(|_| shown.next() != Some(true));
+            let mut shown = show(&mailboxes(&message.to)).into_iter();
+            message.to.retain(|to| to.mailbox().is_none() || shown.next() != Some(true));
             if message.to.is_empty() { reply::shown(&id) } else { mail(message) }
         }
         Delivery::SendOrMail | Delivery::SendAndMail => {
-            let to = message.to.clone();
+            let users = mailboxes(&message.to);
             let reply = mail(message);
             if reply.is_positive() {
-                show(&to);
+                show(&users);
             }
             reply
         }

@@ -32,7 +32,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use crate::message::Destination;
+use crate::message::UserMailbox;
 use crate::observe::logging::value;
 use render::RenderedMessage;
 
@@ -57,14 +57,14 @@ impl Default for Terminals {
 
 impl Terminals {
     /// Whether each of these users is logged in and accepts messages on a terminal, now.
-    pub fn accept(&self, users: &[Destination]) -> bool {
+    pub fn accept(&self, users: &[UserMailbox]) -> bool {
         let logins = self.logins();
         users.iter().all(|user| !self.open_all(&logins, user).is_empty())
     }
 
     /// Shows `screen` on all terminals of these users that accept messages. For each user, whether
     /// one of theirs took it whole.
-    pub fn show(&self, users: &[Destination], screen: &RenderedMessage) -> Vec<bool> {
+    pub fn show(&self, users: &[UserMailbox], screen: &RenderedMessage) -> Vec<bool> {
         let logins = self.logins();
         let mut writings = Vec::new();
         for (user, destination) in users.iter().enumerate() {
@@ -104,8 +104,8 @@ impl Terminals {
     }
 
     /// The terminals on which `user` is logged in and accepts messages, open for writing.
-    fn open_all(&self, logins: &[Login], user: &Destination) -> Vec<File> {
-        let name = user.mailbox.as_str();
+    fn open_all(&self, logins: &[Login], user: &UserMailbox) -> Vec<File> {
+        let name = user.name.as_str();
         let uid = user.owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.uid);
         let mut lines: Vec<&Path> = Vec::new();
         let mut terminals = Vec::new();

@@ -106,11 +106,11 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
         }
         let quota = matches!(errno, Errno::EDQUOT | Errno::EFBIG);
         match &outcome {
-            Outcome::Never(DeferReason::OverQuota) if quota => {}
-            Outcome::Later(DeferReason::NoSpace) if quota || errno == Errno::ENOSPC => {}
-            Outcome::Later(DeferReason::Unusable) if errno == Errno::EACCES => {}
+            Outcome::OverQuota if quota => {}
+            Outcome::Deferred(DeferReason::NoSpace) if quota || errno == Errno::ENOSPC => {}
+            Outcome::Deferred(DeferReason::Unusable) if errno == Errno::EACCES => {}
             // Suspended, or broken in a way of its own.
-            Outcome::Later(DeferReason::Io) => {}
+            Outcome::Deferred(DeferReason::Io) => {}
             other => return Err(format!("{id}: {other:?}")),
         }
         // A disk that takes nothing takes no cut either.
@@ -295,7 +295,7 @@ fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
     let at = 1 + world.log().iter().position(is_record).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EDQUOT) }));
     let outcome = ledger.send(&server, Letter::new("three", &["alice"], 300));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(DeferReason::NoSpace)));
+    assert_eq!((disk.fired(), outcome), (true, Outcome::Deferred(DeferReason::NoSpace)));
     server.stop();
 }
 
@@ -312,7 +312,7 @@ fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
     let at = 1 + world.log().iter().position(is_sync).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
     let outcome = ledger.send(&server, Letter::new("large-2", &["alice"], LARGE));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(DeferReason::Io)));
+    assert_eq!((disk.fired(), outcome), (true, Outcome::Deferred(DeferReason::Io)));
     // By the same sender in the same second: it begins alike, and is where the large one was.
     ledger.send(&server, Letter::new("small", &["alice"], 300));
     disk.kill();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use mailslot::deliver::{
     self, DeliveryConfig, JOURNAL_SEGMENT_SMALL, Locks, Outcome, WriterHandle, WriterThread,
 };
-use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::message::{Content, Destination, MailboxName, Message, UserMailbox};
 use mailslot::observe::counters::Counters;
 
 /// A writer with folders of its own, all gone when it is dropped.
@@ -40,7 +40,7 @@ impl Folder {
         DeliveryConfig {
             mail_dir: self.root().join("mail"),
             spool: self.root().join("spool"),
-            locks: Locks { dotlock: true, fcntl: true, flock: true },
+            locks: Locks::ALL,
             lock_timeout: Duration::from_secs(30),
             mailbox_limit: None,
             queue: 32,
@@ -93,7 +93,7 @@ impl House {
     }
 
     pub fn look(&self, name: &str) -> Result<(), Outcome> {
-        self.post.look(&destination(name))
+        self.post.precheck(&user_mailbox(name)).map_err(|e| e.outcome())
     }
 
     pub fn post(&self) -> &WriterHandle {
@@ -114,9 +114,9 @@ impl std::ops::Deref for House {
     }
 }
 
-pub fn destination(name: &str) -> Destination {
-    Destination {
-        mailbox: MailboxName::new(name).unwrap(),
+pub fn user_mailbox(name: &str) -> UserMailbox {
+    UserMailbox {
+        name: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@example.org"),
     }
@@ -146,7 +146,7 @@ fn empty(id: &str, to: &[&str]) -> Message {
         id: id.into(),
         head: head.to_vec(),
         content: Content::Memory(Vec::new().into()),
-        to: to.iter().map(|name| destination(name)).collect(),
+        to: to.iter().map(|name| Destination::Mailbox(user_mailbox(name))).collect(),
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use mailslot::deliver::{
     DeferReason, DeliveryConfig, Locks, Outcome, WriterHandle, WriterThread, start_on,
 };
-use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
 use mailslot::observe::counters::Counters;
 
 use crate::harness::sim::{SimDisk, World};
@@ -44,7 +44,7 @@ pub fn settings() -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: MAIL.into(),
         spool: PathBuf::from(SPOOL),
-        locks: Locks { dotlock: true, fcntl: true, flock: true },
+        locks: Locks::ALL,
         lock_timeout: Duration::from_secs(5),
         mailbox_limit: None,
         queue: 32,
@@ -111,10 +111,16 @@ impl Letter {
         } else {
             Content::Memory(self.content.clone().into_bytes().into())
         };
-        let to = self.to.iter().map(|name| Destination {
-            mailbox: MailboxName::parse(name).unwrap(),
-            owner: None,
-            delivered_to: format!("{name}@example.org"),
+        let to = self.to.iter().map(|name| match name.strip_prefix("queue/") {
+            Some(id) => Destination::Queue {
+                id: QueueId::new(id).unwrap(),
+                envelope: format!("{name}@example.org"),
+            },
+            None => Destination::Mailbox(UserMailbox {
+                name: MailboxName::new(name).unwrap(),
+                owner: None,
+                delivered_to: format!("{name}@example.org"),
+            }),
         });
         Message { id: self.id.clone(), head: HEAD.into(), content, to: to.collect() }
     }
@@ -160,8 +166,8 @@ impl Ledger {
     /// Sends one letter and notes its outcome.
     pub fn send(&mut self, server: &Server, letter: Letter) -> Outcome {
         let outcome = server.deliver(&letter);
-        self.letters.push((letter, outcome.clone()));
-        outcome.unwrap_or(Outcome::Later(DeferReason::Io))
+        self.letters.push((letter, outcome));
+        outcome.unwrap_or(Outcome::Deferred(DeferReason::Io))
     }
 
     /// Sends letters all at once.
@@ -179,7 +185,7 @@ impl Ledger {
         let mut outcomes = Vec::new();
         for thread in threads {
             let (letter, outcome) = thread.join().unwrap();
-            outcomes.push(outcome.clone().unwrap_or(Outcome::Later(DeferReason::Io)));
+            outcomes.push(outcome.unwrap_or(Outcome::Deferred(DeferReason::Io)));
             self.letters.push((letter, outcome));
         }
         outcomes

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mailslot::deliver::{self, Locks, WriterHandle, WriterThread};
-use mailslot::message::{Destination, MailboxName};
+use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::net::stream::{Peer, Socket, Stream};
 use mailslot::observe::counters::Counters;
@@ -29,7 +29,7 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub struct Anybody;
 
 impl Route for Anybody {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
             ForwardPath::Mailbox(mailbox) => (mailbox.local(), mailbox.to_string()),
@@ -39,8 +39,8 @@ impl Route for Anybody {
             "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
             "panic" => panic!("as asked"),
             _ => {
-                let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
-                Ok(vec![Destination { mailbox, owner: None, delivered_to }])
+                let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                Ok(vec![UserMailbox { name, owner: None, delivered_to }])
             }
         }
     }
@@ -72,7 +72,7 @@ impl House {
         let settings = deliver::DeliveryConfig {
             mail_dir: folder.path().join("mail"),
             spool: folder.path().join("spool"),
-            locks: Locks { dotlock: true, fcntl: true, flock: true },
+            locks: Locks::ALL,
             lock_timeout: Duration::from_secs(5),
             mailbox_limit: None,
             queue: 8,

@@ -582,9 +582,7 @@ impl Keep {
 }
 
 impl Disk for SimDisk {
-    type File = SimFile;
-
-    fn look(&self, path: &Path) -> io::Result<Stat> {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
         self.call(Op::Look, path, |state| {
             if state.folders.contains(path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
@@ -605,7 +603,7 @@ impl Disk for SimDisk {
         })
     }
 
-    fn open(&self, path: &Path, how: OpenMode) -> io::Result<SimFile> {
+    fn open(&self, path: &Path, how: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let op = if matches!(how, OpenMode::Create { .. }) { Op::Create } else { Op::Open };
         let (ino, description, failed_syncs) = self.call(op, path, |state| {
             let ino = match (how, state.find(path)) {
@@ -618,7 +616,7 @@ impl Disk for SimDisk {
         })?;
         let (world, path) = (self.world.clone(), path.to_owned());
         let failed_syncs = failed_syncs.into();
-        Ok(SimFile { world, pid: self.pid, ino, description, path, failed_syncs })
+        Ok(Arc::new(SimFile { world, pid: self.pid, ino, description, path, failed_syncs }))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -640,11 +638,11 @@ impl Disk for SimDisk {
         })
     }
 
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+    fn read_directory(&self, folder: &Path) -> io::Result<Vec<String>> {
         self.call(Op::List, folder, |state| Ok(state.list(folder)))
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+    fn sync_directory(&self, folder: &Path) -> io::Result<()> {
         self.call(Op::SyncFolder, folder, |state| {
             state.sync_folder(folder);
             Ok(())
@@ -655,11 +653,11 @@ impl Disk for SimDisk {
         self.pid
     }
 
-    fn place(&self) -> String {
+    fn pid_scope(&self) -> String {
         format!("boot{}/sim", self.world.state().boot)
     }
 
-    fn is_gone(&self, pid: u32) -> bool {
+    fn is_dead(&self, pid: u32) -> bool {
         self.world.state().processes.get(&pid).is_none_or(|p| p.dead)
     }
 }

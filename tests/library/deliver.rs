@@ -106,8 +106,8 @@ fn mailboxes_that_are_none() {
     for name in ["symlink", "dangling", "second", "folder", "fifo"] {
         // With one that works beside it: all or nothing.
         let outcome = house.deliver(message("m1", &["alice", name], b"a: b\n\nx\n"));
-        assert_eq!(outcome, Outcome::Later(DeferReason::Unusable), "{name}");
-        assert_eq!(house.look(name), Err(Outcome::Later(DeferReason::Unusable)), "{name}");
+        assert_eq!(outcome, Outcome::Deferred(DeferReason::Unusable), "{name}");
+        assert_eq!(house.look(name), Err(Outcome::Deferred(DeferReason::Unusable)), "{name}");
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "");
     assert!(!house.mail("alice").exists() || house.read("alice").is_empty());
@@ -144,7 +144,7 @@ fn what_others_do_to_a_mailbox_between_two_messages_counts() {
     assert_eq!(house.messages("alice").len(), 1);
     // A second name for it.
     fs::hard_link(&alice, house.mail("second")).unwrap();
-    assert_eq!(deliver(), Outcome::Later(DeferReason::Unusable));
+    assert_eq!(deliver(), Outcome::Deferred(DeferReason::Unusable));
     fs::remove_file(house.mail("second")).unwrap();
     // Closed to its owner, which only root does not feel.
     fs::set_permissions(&alice, Permissions::from_mode(0o400)).unwrap();
@@ -171,11 +171,11 @@ fn the_limit_of_a_mailbox() {
     let house = House::with(|settings| settings.mailbox_limit = Some(1000));
     fs::write(house.mail("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = house.deliver(message("m1", &["alice", "bob"], b"a: b\n\nx\n"));
-    assert_eq!(outcome, Outcome::Never(DeferReason::OverQuota));
+    assert_eq!(outcome, Outcome::OverQuota);
     assert_eq!(fs::metadata(house.mail("alice")).unwrap().len(), 992);
     assert_eq!(house.deliver(message("m2", &["bob"], b"a: b\n\nx\n")), Outcome::Delivered);
     fs::write(house.mail("carol"), "x".repeat(1000)).unwrap();
-    assert_eq!(house.look("carol"), Err(Outcome::Never(DeferReason::OverQuota)));
+    assert_eq!(house.look("carol"), Err(Outcome::OverQuota));
     assert_eq!(house.look("bob"), Ok(()));
 }
 
@@ -192,7 +192,7 @@ fn a_locked_mailbox_holds_up_nobody_else() {
         let m = message(&format!("b{n}"), &["bob"], b"a: b\n\nx\n");
         assert_eq!(house.deliver(m), Outcome::Delivered);
     }
-    assert_eq!(waiting.join().unwrap(), Outcome::Later(DeferReason::Busy));
+    assert_eq!(waiting.join().unwrap(), Outcome::Deferred(DeferReason::Locked));
     assert_eq!(house.messages("bob").len(), 10);
     fs::remove_file(house.mail("alice.lock")).unwrap();
     assert_eq!(house.deliver(message("c", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);
@@ -248,7 +248,7 @@ fn a_session_that_gives_up_gets_nothing_delivered() {
     let m = message("m1", &["alice"], b"a: b\n\nx\n");
     assert_eq!(
         house.post().deliver(m, Duration::from_millis(100)),
-        Outcome::Later(DeferReason::GivenUp)
+        Outcome::Deferred(DeferReason::TimedOut)
     );
     fs::remove_file(house.mail("alice.lock")).unwrap();
     assert_eq!(house.deliver(message("m2", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::harness::sender::{Act, Server, say, usual};
 use crate::harness::server::{House, LONG};
 use mailslot::deliver::{Outcome, mbox};
-use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::message::{Content, MailboxName, Message, UserMailbox};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::smtp::command::{Command, EtrnNode};
@@ -26,7 +26,7 @@ struct Here {
 }
 
 impl Route for Here {
-    fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, _: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
         Err(Refusal::Unknown)
     }
 
@@ -43,8 +43,8 @@ impl Route for Here {
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
-        let mailbox = MailboxName::new(to.local()).unwrap();
-        let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
+        let name = MailboxName::new(to.local()).unwrap();
+        let here = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
         Ok(Resolution { here, ..Resolution::default() })
     }
 

@@ -46,7 +46,7 @@ fn to(name: &str) -> ForwardPath {
 
 fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
-    let boxes: BTreeSet<String> = to.iter().map(|d| d.mailbox.to_string()).collect();
+    let boxes: BTreeSet<String> = to.iter().map(|d| d.name.to_string()).collect();
     assert_eq!(boxes.len(), to.len(), "{name}: none twice");
     Ok(boxes)
 }

@@ -45,7 +45,7 @@ impl Host {
     /// `mailbox` of each destination, or the reply's code and text.
     fn rcpt(&self, to: &str) -> String {
         match self.local.resolve(&path(to)) {
-            Ok(to) => to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "),
+            Ok(to) => to.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "),
             Err(refusal) => refusal.to_string(),
         }
     }
@@ -500,7 +500,7 @@ fn passwd() {
     let root = local.resolve(&path("root@example.org")).unwrap();
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(root[0].delivered_to, "root@example.org");
-    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].mailbox.as_str(), "root");
+    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].name.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -513,7 +513,7 @@ fn where_mail_has_a_way_out_it_takes_it() {
     let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
     let ways = |to: &str| {
         let way = relaying.way(&path(to)).unwrap();
-        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
+        let here: Vec<String> = way.here.iter().map(|to| to.name.to_string()).collect();
         let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
         (here.join(","), elsewhere.join(","), way.is_relay)
     };

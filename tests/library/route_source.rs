@@ -37,7 +37,7 @@ fn host(aliases: &str) -> (LocalRoute, TempDir) {
 fn rcpt(local: &LocalRoute, name: &str) -> Result<String, Refusal> {
     let mailbox = Mailbox::parse(&format!("{name}@example.org")).unwrap();
     let to = local.resolve(&ForwardPath::Mailbox(mailbox))?;
-    Ok(to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "))
+    Ok(to.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "))
 }
 
 fn why(result: Result<String, Refusal>) -> String {

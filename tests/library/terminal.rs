@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::harness::ptys::{Pty, log_in};
-use mailslot::message::{Content, Destination, MailboxName, Owner};
+use mailslot::message::{Content, MailboxName, Owner, UserMailbox};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
 use mailslot::terminal::{PATIENCE, Terminals};
 use nix::sys::termios::{InputFlags, OutputFlags};
@@ -55,7 +55,7 @@ fn the_terminal_of_somebody_else_is_left_alone() {
     let terminals = log_in(folder.path(), &[("ann", pty.line())]);
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
-        let ann = Destination { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
+        let ann = UserMailbox { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
         assert_eq!(terminals.accept(std::slice::from_ref(&ann)), shown);
         assert_eq!(terminals.show(&[ann], &lunch()), [shown]);
     }
@@ -169,9 +169,9 @@ fn a_terminal_gets_what_it_takes() {
     assert_eq!(cooked.screen().replace("\r\r\n", "\r\n").trim_end(), utf8.trim_end());
 }
 
-fn user(name: &str) -> Destination {
-    Destination {
-        mailbox: MailboxName::new(name).unwrap(),
+fn user(name: &str) -> UserMailbox {
+    UserMailbox {
+        name: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@beta.arpa"),
     }

@@ -10,7 +10,7 @@ use fs2::FileExt;
 use super::entry::QueueEntry;
 use super::now;
 use super::state::EntryState;
-use crate::message::{MailboxName, QUEUE_FOLDER};
+use crate::message::{QUEUE_DIRECTORY, QueueId};
 
 /// A line for each entry of the queue in `spool`, the oldest first, and a last one that sums up:
 /// its id, its age, its size, how often it was tried, when it is tried next, from whom; then each
@@ -64,25 +64,25 @@ pub fn drop(spool: &Path, id: &str) -> io::Result<()> {
     let (file, entry, _) = read(spool, id)?;
     FileExt::try_lock_exclusive(&file)
         .map_err(|_| io::Error::other("it is being sent just now"))?;
-    EntryState::remove(&spool.join(QUEUE_FOLDER), id)?;
+    EntryState::remove(&spool.join(QUEUE_DIRECTORY), id)?;
     log::warn!("dropped entry={id} from={}", crate::observe::logging::value(&entry.envelope.from));
     Ok(())
 }
 
 /// The ids of the entries there are.
 fn ids(spool: &Path) -> io::Result<Vec<String>> {
-    let directory = match fs::read_dir(spool.join(QUEUE_FOLDER)) {
+    let directory = match fs::read_dir(spool.join(QUEUE_DIRECTORY)) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         directory => directory?,
     };
     let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| MailboxName::in_queue(name).is_some()).collect())
+    Ok(names.filter(|name| QueueId::new(name).is_some()).collect())
 }
 
 fn read(spool: &Path, id: &str) -> io::Result<(File, QueueEntry, EntryState)> {
     let no_such = || io::Error::new(io::ErrorKind::NotFound, "no such entry in the queue");
-    MailboxName::in_queue(id).ok_or_else(no_such)?;
-    let queue = spool.join(QUEUE_FOLDER);
+    QueueId::new(id).ok_or_else(no_such)?;
+    let queue = spool.join(QUEUE_DIRECTORY);
     let file = File::open(queue.join(id)).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => no_such(),
         _ => e,

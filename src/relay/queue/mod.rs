@@ -48,7 +48,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{Sender, bounded};
 
 use crate::deliver::WriterHandle;
-use crate::message::{Content, Destination, MailboxName, QUEUE_FOLDER};
+use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
@@ -195,8 +195,8 @@ pub fn destinations<D>(
     let came = now();
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
-        let delivered_to = entry::encode(envelope, to, via, came, octets)?;
-        Some(Destination { mailbox: MailboxName::in_queue(&id)?, owner: None, delivered_to })
+        let envelope = entry::encode(envelope, to, via, came, octets)?;
+        Some(Destination::Queue { id: QueueId::new(&id)?, envelope })
     };
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
@@ -224,7 +224,7 @@ pub fn with_queued(
     });
     let to: Vec<_> = to.collect();
     let queued = destinations(&envelope, &to, None, id, content.octets())?;
-    Some(way.here.into_iter().chain(queued).collect())
+    Some(way.here.into_iter().map(Destination::Mailbox).chain(queued).collect())
 }
 
 /// The folder of the queue, made if it is missing.
@@ -232,7 +232,7 @@ pub fn with_queued(
 /// # Errors
 /// It cannot be made.
 pub fn make_folder(spool: &Path) -> io::Result<PathBuf> {
-    let directory = spool.join(QUEUE_FOLDER);
+    let directory = spool.join(QUEUE_DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     Ok(directory)
 }

@@ -30,7 +30,7 @@ use super::state::{EntryState, retry_after};
 use super::{QueueConfig, QueueEvent, Smarthost, make_folder, now, with_queued};
 use crate::deliver::{Outcome as Delivery, WriterHandle, mbox};
 use crate::message::trace::{self, IdGenerator};
-use crate::message::{Content, MailboxName, Message};
+use crate::message::{Content, Destination, Message, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
 use crate::relay::client::{self, Connection, OutgoingMessage};
@@ -249,7 +249,7 @@ impl QueueRunner {
                 if !names.contains(id) && !self.directory.join(id).exists() {
                     let _ = fs::remove_file(self.directory.join(name));
                 }
-            } else if MailboxName::in_queue(name).is_none() {
+            } else if QueueId::new(name).is_none() {
                 log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
             } else if let Some(item) = self.items.get(name.as_str()) {
                 if item.due > latest {
@@ -645,7 +645,7 @@ impl QueueRunner {
     ) -> bool {
         let Some(to) = with_queued(way, notify, id, &content) else { return false };
         let ids: Vec<String> =
-            to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
+            to.iter().filter_map(Destination::queue_id).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
         let arrived = self.writer.deliver(message, self.settings.timeout) == Delivery::Delivered;
