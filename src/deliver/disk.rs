@@ -217,7 +217,7 @@ pub struct HostDisk {
 impl HostDisk {
     /// Creates a disk that can act as other users if the calling thread can.
     pub fn new() -> HostDisk {
-        HostDisk { impersonator: Impersonator::here() }
+        HostDisk { impersonator: Impersonator::of_this_thread() }
     }
 }
 

@@ -4,7 +4,7 @@
 use mailslot::net::stream::{Disconnect, Peer};
 use mailslot::session::SessionEnd;
 
-use crate::harness::server::{House, codes, converse, stranger};
+use crate::harness::library::{House, codes, converse, stranger};
 
 const MESSAGE: &str = "Status: RO\r\nSubject: dots\r\n\r\n.\r\n..\r\nFrom here\r\nQUIT\r\nend.\r\n";
 

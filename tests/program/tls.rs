@@ -9,8 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::program::{PATIENCE, PROGRAM, Server, mailslot};
+use crate::harness::library::House;
+use crate::harness::server::{PATIENCE, PROGRAM, Server, mailslot};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, certify_as, connect, reply, rest};
+use mailslot::net::listen;
 use nix::sys::signal::Signal;
 
 /// A running program with the certificate `a` of its own folder.
@@ -109,7 +111,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn it_does_not_start_without_the_tls_it_was_asked_for() {
+fn start_fails_without_the_configured_tls() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (certify(folder.path(), "a"), certify(folder.path(), "b"));
     let sandbox = folder.path().join("sandbox");
@@ -119,14 +121,14 @@ fn it_does_not_start_without_the_tls_it_was_asked_for() {
         (&["--tls-cert", cert][..], 78, format!("mailslot: tls-key {cert}: no private key is in")),
         (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: it does not belong")),
         (&["--tls-cert", "/none"], 78, "mailslot: tls-cert /none: No such file".to_owned()),
-        (&["--tls-key", key], 64, format!("--tls-key \"{key}\": expected tls-cert besides")),
-        (&["--tls-required", "on"], 64, "--tls-required \"on\": expected tls-cert".to_owned()),
-        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\": expected tls-cert".to_owned()),
+        (&["--tls-key", key], 64, format!("--tls-key \"{key}\" requires --tls-cert")),
+        (&["--tls-required", "on"], 64, "--tls-required \"on\" requires --tls-cert".to_owned()),
+        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\" requires --tls-cert".to_owned()),
     ] {
         let (exit, text) = run(&[&common[..], options].concat());
         assert_eq!(exit, Some(code), "{options:?}: {text}");
         assert!(text.contains(&said), "{options:?}: {text}");
-        assert!(!sandbox.exists(), "it had begun before it looked");
+        assert!(!sandbox.exists(), "the sandbox was created first");
     }
 }
 
@@ -185,7 +187,7 @@ fn a_socket_called_tls_needs_a_certificate() {
     let status = passed(sockets, "a.socket:lmtp:tls", folder.path(), &[]).status().unwrap();
     assert_eq!(status.code(), Some(78));
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.contains("systemd passed a socket by the name of tls; give --tls-cert"), "{log}");
+    assert!(log.contains("systemd passed a socket with the name tls; give --tls-cert"), "{log}");
 }
 
 #[test]
@@ -208,10 +210,10 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
     let sandbox = sandbox.to_str().unwrap();
     for (pair, hostname, code, found) in [
         (&good, "here.example", 0, None),
-        (&good, "there.example", 0, Some("good-cert.pem is not for there.example")),
-        (&expired, "here.example", 78, Some("has expired, at 2020-01-02T00:00:00Z")),
-        (&future, "here.example", 78, Some("does not hold before 4000-01-01T00:00:00Z")),
-        (&open, "here.example", 0, Some("open-key.pem (mode 644) is open to everybody")),
+        (&good, "there.example", 0, Some("good-cert.pem is not valid for there.example")),
+        (&expired, "here.example", 78, Some("expired at 2020-01-02T00:00:00Z")),
+        (&future, "here.example", 78, Some("is not valid before 4000-01-01T00:00:00Z")),
+        (&open, "here.example", 0, Some("open-key.pem (mode 644) is accessible to all users")),
         (&mismatch, "here.example", 78, Some("does not belong to the first certificate")),
     ] {
         let common =
@@ -220,7 +222,34 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
         assert_eq!(exit, Some(code), "{text}");
         match found {
             None => assert!(text.ends_with("\nno problems\n"), "{text}"),
-            Some(found) => assert!(text.contains(found) && text.contains("   cure: "), "{text}"),
+            Some(found) => assert!(text.contains(found) && text.contains("   fix: "), "{text}"),
         }
     }
+}
+
+/// The programs of the host come in also where TLS is required of everybody, by either way.
+#[test]
+fn sendmail_where_tls_is_required() {
+    let house = House::new();
+    let pair = certify(house.folder(), "pair");
+    let mut server = house.settings(2);
+    server.session.tls =
+        pair.offered().map(|tls| mailslot::session::TlsPolicy { required: true, ..tls });
+    let path = house.folder().join("smtp").display().to_string();
+    let listeners = ["127.0.0.1:0".to_owned(), format!("unix:{path}")].map(|a| a.parse().unwrap());
+    let listeners = listen::open(&listeners).unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    let _running = house.run_on(server, listeners, address);
+    for place in [address.to_string(), format!("unix:{path}")] {
+        let cert = pair.cert.display();
+        let text =
+            format!("hostname h.example\ntls-cert {cert}\ntls-required on\nlisten {place}\n");
+        let config = house.folder().join("conf");
+        std::fs::write(&config, text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mailslot-sendmail"));
+        command.arg("-C").arg(&config).arg("smith@here.example");
+        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(house.mailbox("smith").matches(" with ESMTPS (using TLSv1.3 ").count(), 2);
 }
