@@ -135,9 +135,9 @@ fn the_file_is_read_if_nobody_else_could_have_written_it() {
     for (home_mode, mode, text, why) in [
         (0o755, 0o664, "x@y", "it can be written to by others"),
         (0o755, 0o646, "x@y", "it can be written to by others"),
-        (0o775, 0o644, "x@y", "its folder can be written to by others"),
-        (0o757, 0o644, "x@y", "its folder can be written to by others"),
-        (0o755, 0o644, &"x".repeat(4097)[..], "it is larger than 4096 octets"),
+        (0o775, 0o644, "x@y", "its directory can be written to by others"),
+        (0o757, 0o644, "x@y", "its directory can be written to by others"),
+        (0o755, 0o644, &"x".repeat(4097)[..], "it is larger than 4096 bytes"),
     ] {
         make(home_mode, mode, text);
         assert_eq!(read(&home), Err(why.to_owned()), "{home_mode:o} {mode:o}");
