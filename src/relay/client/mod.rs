@@ -19,7 +19,7 @@
 
 mod client_socket;
 pub mod credentials;
-mod target;
+mod server_address;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -35,7 +35,7 @@ use crate::smtp::sender::{
     Stage, StartTlsPolicy,
 };
 use client_socket::ClientSocket;
-pub use target::ServerAddress;
+pub use server_address::ServerAddress;
 
 /// How to connect.
 #[derive(Clone, Debug)]
