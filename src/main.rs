@@ -113,7 +113,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
     settle(config)?;
     if relay.is_some() {
-        queue::make_folder(&config.spool)
+        queue::create_directory(&config.spool)
             .map_err(|e| StartError::new(EX_CANTCREAT, "queue", &e))?;
     }
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
@@ -243,7 +243,7 @@ fn serve_with_queue(
 ) -> Result<u8, StartError> {
     let Some(settings) = relay else { return serve_connections(config, parts, None) };
     if config.inetd {
-        return serve_connections(config, parts, Some(QueueHandle::of_others()));
+        return serve_connections(config, parts, Some(QueueHandle::detached()));
     }
     let Services { route, writer, counters, .. } = &parts;
     let started = queue::start(settings, route.clone(), writer.clone(), counters.clone());

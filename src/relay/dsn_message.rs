@@ -97,7 +97,7 @@ pub enum ReturnedContent {
 }
 
 /// Whether the sender of this envelope asks for a report of this recipient's success.
-pub fn asks<D>(envelope: &Envelope<D>, recipient: &Recipient<D>) -> bool {
+pub fn wants_success_report<D>(envelope: &Envelope<D>, recipient: &Recipient<D>) -> bool {
     let success = recipient.notify.is_some_and(|notify| notify.success);
     success && envelope.from != crate::smtp::ReversePath::Null
 }
@@ -107,7 +107,7 @@ pub fn asks<D>(envelope: &Envelope<D>, recipient: &Recipient<D>) -> bool {
 ///
 /// # Errors
 /// The file it waits in cannot be read.
-pub fn header(content: &Content) -> io::Result<Vec<u8>> {
+pub fn read_header(content: &Content) -> io::Result<Vec<u8>> {
     let mut begin = match content {
         Content::Memory(octets) => octets.get(..HEADER_MAX).unwrap_or(octets).to_vec(),
         Content::File(file, _) => {

@@ -35,7 +35,7 @@ pub struct ReadError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTrust {
     /// Named by the administrator on the command line: may be a link; at most [`ALIASES_MAX`].
-    FixedUsers,
+    Configured,
     /// An `:include:` file: the rules above; at most [`INCLUDE_MAX`].
     Included,
 }
@@ -46,7 +46,7 @@ pub enum FileTrust {
 /// It cannot be opened or read, is no regular file, is too large, or may not be believed.
 pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadError> {
     let name = path.display();
-    let unread = |what: &str, fix: &str| {
+    let error = |what: &str, fix: &str| {
         Err(ReadError { what: format!("{name} {what}"), fix: fix.to_owned() })
     };
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -57,36 +57,35 @@ pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadEr
     let (file, meta) = match opened.and_then(|file| file.metadata().map(|meta| (file, meta))) {
         Ok(both) => both,
         Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return unread("is a symbolic link", "name the file itself");
+            return error("is a symbolic link", "name the file itself");
         }
         Err(_) if confinement::is_out_of_reach(path) => {
             let what = "is outside of the sandbox that mailslot has locked itself into";
-            return unread(what, "restart mailslot, which makes it anew");
+            return error(what, "restart mailslot, which makes it anew");
         }
         Err(e) => {
             let what = format!("cannot be opened: {e}");
-            return unread(&what, "create the file, or let whom mailslot runs as read it");
+            return error(&what, "create the file, or let whom mailslot runs as read it");
         }
     };
     if !meta.is_file() {
-        return unread("is not a regular file", "put a file there");
+        return error("is not a regular file", "put a file there");
     }
     let size_max = match trust {
-        FileTrust::FixedUsers => ALIASES_MAX,
+        FileTrust::Configured => ALIASES_MAX,
         FileTrust::Included => {
             if let Some((what, fix)) = distrust_reason(path, &meta) {
-                return unread(&what, &fix);
+                return error(&what, &fix);
             }
             INCLUDE_MAX
         }
     };
     match content(file, size_max) {
         Ok(Some(text)) => Ok((text, meta)),
-        Ok(None) => unread(
-            &format!("is larger than {} MiB", size_max >> 20),
-            "split it, or make it smaller",
-        ),
-        Err(e) => unread(&format!("cannot be read: {e}"), "look at the disk"),
+        Ok(None) => {
+            error(&format!("is larger than {} MiB", size_max >> 20), "split it, or make it smaller")
+        }
+        Err(e) => error(&format!("cannot be read: {e}"), "look at the disk"),
     }
 }
 
@@ -129,7 +128,7 @@ pub struct AliasFile {
     path: Option<PathBuf>,
     state: RwLock<AliasFileState>,
     /// When the file was last looked at.
-    looked: Mutex<Instant>,
+    checked: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -139,7 +138,7 @@ struct AliasFileState {
     /// What `aliases` was read from. None: the last look ended in an error; try again.
     stamp: Option<Stamp>,
     /// The last look's error, so that it is logged once and not every second.
-    unread: Option<ReadError>,
+    error: Option<ReadError>,
 }
 
 /// Differs after every change: inode for a file replaced by rename, the inode's change time (which
@@ -162,12 +161,12 @@ impl Stamp {
         }
     }
 
-    /// Whether nothing has happened to the file for [`SETTLE`]; one from the future, once the clock
+    /// Whether nothing has happened to the file for [`STABLE_AFTER`]; one from the future, once the clock
     /// was set, is taken for settled too.
-    fn is_settled(&self, now: SystemTime) -> bool {
+    fn is_stable(&self, now: SystemTime) -> bool {
         let changed = Duration::from_secs(self.changed.0.try_into().unwrap_or(0));
         let age = now.duration_since(SystemTime::UNIX_EPOCH + changed);
-        !matches!(age, Ok(age) if age < SETTLE)
+        !matches!(age, Ok(age) if age < STABLE_AFTER)
     }
 }
 
@@ -175,13 +174,13 @@ impl AliasFile {
     /// Reads `path`; a file that cannot be read is tried again when it is asked for.
     pub fn new(path: Option<PathBuf>) -> AliasFile {
         let none = path.is_none().then(Arc::default);
-        let live = AliasFile {
+        let file = AliasFile {
             path,
             state: RwLock::new(AliasFileState { aliases: none, ..AliasFileState::default() }),
-            looked: Mutex::new(Instant::now()),
+            checked: Mutex::new(Instant::now()),
         };
-        live.reload();
-        live
+        file.reload();
+        file
     }
 
     /// The aliases in force.
@@ -189,11 +188,11 @@ impl AliasFile {
     /// # Errors
     /// They were never read. Then nobody can say who is unknown, and mail must wait.
     pub fn current(&self) -> Result<Arc<Aliases>, ReadError> {
-        self.look_if_due(Instant::now(), SystemTime::now());
+        self.reload_if_changed(Instant::now(), SystemTime::now());
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        match (&state.aliases, &state.unread) {
+        match (&state.aliases, &state.error) {
             (Some(aliases), _) => Ok(Arc::clone(aliases)),
-            (None, Some(unread)) => Err(unread.clone()),
+            (None, Some(error)) => Err(error.clone()),
             (None, None) => Err(ReadError {
                 what: "the aliases are not read yet".to_owned(),
                 fix: "wait".to_owned(),
@@ -205,37 +204,38 @@ impl AliasFile {
     /// whole; an error is logged, and the old ones stay.
     pub fn reload(&self) {
         let Some(path) = &self.path else { return };
-        let result = read(path, FileTrust::FixedUsers)
+        let result = read(path, FileTrust::Configured)
             .map(|(text, meta)| (Arc::new(Aliases::parse(path, &text)), Stamp::of(&meta)));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok((aliases, stamp)) => {
-                report(&aliases);
-                *state =
-                    AliasFileState { aliases: Some(aliases), stamp: Some(stamp), unread: None };
+                log_complaints(&aliases);
+                *state = AliasFileState { aliases: Some(aliases), stamp: Some(stamp), error: None };
             }
-            Err(unread) => {
-                if state.unread.as_ref() != Some(&unread) {
+            Err(error) => {
+                if state.error.as_ref() != Some(&error) {
                     let kept = if state.aliases.is_some() { " kept=old" } else { "" };
-                    log::error!("aliases unread={}{kept}", value(&unread.what));
+                    log::error!("aliases unread={}{kept}", value(&error.what));
                 }
                 state.stamp = None;
-                state.unread = Some(unread);
+                state.error = Some(error);
             }
         }
     }
 
     /// The file's error at the last look, if there was one.
-    pub fn unread(&self) -> Option<ReadError> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).unread.clone()
+    pub fn error(&self) -> Option<ReadError> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).error.clone()
     }
 
-    /// Reloads a file that has changed, at most once in [`LOOK_EVERY`], and not while somebody may
+    /// Reloads a file that has changed, at most once in [`CHECK_INTERVAL`], and not while somebody may
     /// still be writing it: half a file would have known names refused.
-    fn look_if_due(&self, now: Instant, clock: SystemTime) {
+    fn reload_if_changed(&self, now: Instant, clock: SystemTime) {
         let Some(path) = &self.path else { return };
-        match self.looked.try_lock() {
-            Ok(mut looked) if now.saturating_duration_since(*looked) >= LOOK_EVERY => *looked = now,
+        match self.checked.try_lock() {
+            Ok(mut checked) if now.saturating_duration_since(*checked) >= CHECK_INTERVAL => {
+                *checked = now
+            }
             // Not due, or another thread is at it.
             _ => return,
         }
@@ -244,14 +244,14 @@ impl AliasFile {
         if known.is_some() && known == stamp {
             return;
         }
-        if stamp.is_none_or(|stamp| stamp.is_settled(clock)) {
+        if stamp.is_none_or(|stamp| stamp.is_stable(clock)) {
             self.reload();
         }
     }
 }
 
 /// Logs what is wrong in the file, but not a whole file of the wrong kind.
-fn report(aliases: &Aliases) {
+fn log_complaints(aliases: &Aliases) {
     for (line, why) in aliases.complaints.iter().take(COMPLAINTS_MAX) {
         log::warn!(
             "aliases file={} line={line} wrong={}",
@@ -272,10 +272,10 @@ pub const ALIASES_MAX: u64 = 64 << 20;
 pub const INCLUDE_MAX: u64 = 1 << 20;
 
 /// How often the aliases file is looked at while mail comes in.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a changed file must have been left alone; an editor writes in less.
-const SETTLE: Duration = Duration::from_secs(2);
+const STABLE_AFTER: Duration = Duration::from_secs(2);
 
 /// Complaints about one file that are logged; `mailslot check` prints all.
 const COMPLAINTS_MAX: usize = 10;
@@ -291,35 +291,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("aliases");
         std::fs::write(&path, "a: b\n").unwrap();
-        let live = AliasFile::new(Some(path.clone()));
-        let count = || live.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
+        let file = AliasFile::new(Some(path.clone()));
+        let count = || file.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
         let (start, clock) = (Instant::now(), SystemTime::now());
-        let later = clock + SETTLE + LOOK_EVERY;
+        let later = clock + STABLE_AFTER + CHECK_INTERVAL;
         assert_eq!(count(), 1);
 
         std::fs::write(&path, "a: b\nc: d\n").unwrap();
-        live.look_if_due(start + LOOK_EVERY, clock);
+        file.reload_if_changed(start + CHECK_INTERVAL, clock);
         assert_eq!(count(), 1, "somebody may still be writing");
-        live.look_if_due(start + LOOK_EVERY + LOOK_EVERY / 2, later);
+        file.reload_if_changed(start + CHECK_INTERVAL + CHECK_INTERVAL / 2, later);
         assert_eq!(count(), 1, "too early for another look");
-        live.look_if_due(start + 2 * LOOK_EVERY, later);
+        file.reload_if_changed(start + 2 * CHECK_INTERVAL, later);
         assert_eq!(count(), 2);
 
         // Replaced by rename, same length.
         let new = dir.path().join("new");
         std::fs::write(&new, "e: f\n# 567\n").unwrap();
         std::fs::rename(&new, &path).unwrap();
-        live.look_if_due(start + 3 * LOOK_EVERY, later);
+        file.reload_if_changed(start + 3 * CHECK_INTERVAL, later);
         assert_eq!(count(), 1);
 
         // Gone: the old stay, the error is known; back again: read again.
         std::fs::remove_file(&path).unwrap();
-        live.look_if_due(start + 4 * LOOK_EVERY, later);
+        file.reload_if_changed(start + 4 * CHECK_INTERVAL, later);
         assert_eq!(count(), 1);
-        assert!(live.unread().is_some());
+        assert!(file.error().is_some());
         std::fs::write(&path, "").unwrap();
-        live.look_if_due(start + 5 * LOOK_EVERY, later);
-        assert_eq!((count(), live.unread()), (0, None));
+        file.reload_if_changed(start + 5 * CHECK_INTERVAL, later);
+        assert_eq!((count(), file.error()), (0, None));
     }
 
     #[test]
@@ -327,15 +327,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stamp = Stamp::of(&file.as_file().metadata().unwrap());
         let now = SystemTime::now();
-        assert!(!stamp.is_settled(now));
-        assert!(stamp.is_settled(now + SETTLE + LOOK_EVERY));
-        assert!(stamp.is_settled(now - Duration::from_secs(3600)));
+        assert!(!stamp.is_stable(now));
+        assert!(stamp.is_stable(now + STABLE_AFTER + CHECK_INTERVAL));
+        assert!(stamp.is_stable(now - Duration::from_secs(3600)));
     }
 
     #[test]
     fn no_file_no_aliases() {
-        let live = AliasFile::new(None);
-        live.reload();
-        assert!(live.current().unwrap().entries.is_empty());
+        let file = AliasFile::new(None);
+        file.reload();
+        assert!(file.current().unwrap().entries.is_empty());
     }
 }

@@ -92,7 +92,7 @@ impl Aliases {
         let mut aliases = Aliases { path: path.to_owned(), ..Aliases::default() };
         let text = String::from_utf8_lossy(text);
         for (line, text) in logical_lines(&text) {
-            match entry(line, &text) {
+            match parse_entry(line, &text) {
                 Ok(entry) => aliases.add(entry),
                 Err(why) => aliases.complaints.push((line, why)),
             }
@@ -131,7 +131,7 @@ impl Aliases {
 /// The targets in `text`, the content of an `:include:` file.
 pub fn parse_include(text: &[u8]) -> Vec<AliasItem> {
     let text = String::from_utf8_lossy(text);
-    logical_lines(&text).into_iter().flat_map(|(line, text)| items(line, &text)).collect()
+    logical_lines(&text).into_iter().flat_map(|(line, text)| parse_targets(line, &text)).collect()
 }
 
 /// As it would stand in the file.
@@ -169,22 +169,22 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 /// `name: targets`
-fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
+fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
     let colon =
-        outside_quotes(text, ':').ok_or_else(|| format!("no colon in `{}`", shown(text)))?;
+        find_unquoted(text, ':').ok_or_else(|| format!("no colon in `{}`", printable(text)))?;
     let (name, rest) = text.split_at(colon);
     // Line ends before the colon count for the line numbers behind it.
     let first = line + name.matches('\n').count();
     let (name, rest) = (name.trim(), rest.strip_prefix(':').unwrap_or(rest));
-    let (name, mailbox) = match target(name) {
+    let (name, mailbox) = match parse_target(name) {
         AliasTarget::Name(name) => (name, None),
         AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
         AliasTarget::ConfigError { text, why } => return Err(format!("`{text}` {why}")),
         AliasTarget::User(_) | AliasTarget::Include(_) => {
-            return Err(format!("`{}` cannot be the name of an alias", shown(name)));
+            return Err(format!("`{}` cannot be the name of an alias", printable(name)));
         }
     };
-    let mut items = items(first, rest);
+    let mut items = parse_targets(first, rest);
     if items.is_empty() {
         let (text, why) = (String::new(), "leads nowhere".to_owned());
         items.push(AliasItem { line, target: AliasTarget::ConfigError { text, why } });
@@ -193,32 +193,32 @@ fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
 }
 
 /// The targets of a list with commas between, comments taken out.
-fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
+fn parse_targets(mut line: usize, text: &str) -> Vec<AliasItem> {
     let mut items = Vec::new();
     let mut raw = String::new();
     let mut raw_line = line;
-    let (mut begun, mut quoted, mut depth) = (false, false, 0_usize);
-    let mut octets = text.chars();
+    let (mut in_target, mut quoted, mut depth) = (false, false, 0_usize);
+    let mut chars = text.chars();
     let mut end = |raw: &mut String, line: usize| {
         if !raw.trim().is_empty() {
-            items.push(AliasItem { line, target: target(raw.trim()) });
+            items.push(AliasItem { line, target: parse_target(raw.trim()) });
         }
         raw.clear();
     };
-    while let Some(c) = octets.next() {
-        if !begun {
+    while let Some(c) = chars.next() {
+        if !in_target {
             raw_line = line;
         }
-        begun |= depth == 0 && !c.is_whitespace() && c != '(' && c != ',';
+        in_target |= depth == 0 && !c.is_whitespace() && c != '(' && c != ',';
         match c {
             '\n' => line += 1,
             '\\' if depth > 0 => {
-                octets.next();
+                chars.next();
                 continue;
             }
             '\\' => {
                 raw.push(c);
-                raw.extend(octets.next());
+                raw.extend(chars.next());
                 continue;
             }
             '"' if depth == 0 => quoted = !quoted,
@@ -229,7 +229,7 @@ fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
             }
             ',' if !quoted && depth == 0 => {
                 end(&mut raw, raw_line);
-                begun = false;
+                in_target = false;
                 continue;
             }
             _ => {}
@@ -246,8 +246,8 @@ fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
 }
 
 /// One target, without the blanks around it.
-fn target(text: &str) -> AliasTarget {
-    let wrong = |why: &str| AliasTarget::ConfigError { text: shown(text), why: why.to_owned() };
+fn parse_target(text: &str) -> AliasTarget {
+    let wrong = |why: &str| AliasTarget::ConfigError { text: printable(text), why: why.to_owned() };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),
@@ -267,7 +267,7 @@ fn target(text: &str) -> AliasTarget {
     if plain.starts_with('/') {
         return wrong("is a file, and mailslot delivers to mailboxes only");
     }
-    if let Some(path) = strip_include(plain) {
+    if let Some(path) = strip_include_prefix(plain) {
         return match Path::new(path) {
             path if path.is_absolute() => AliasTarget::Include(path.to_owned()),
             _ => wrong("is not the full path of a file"),
@@ -288,7 +288,7 @@ fn target(text: &str) -> AliasTarget {
             false => wrong("is not `\\` and a user name"),
         };
     }
-    if outside_quotes(text, '@').is_some() {
+    if find_unquoted(text, '@').is_some() {
         return match Mailbox::parse(text) {
             Ok(mailbox) => AliasTarget::Mailbox(mailbox),
             Err(e) => wrong(&format!("is not an address: {}", e.0)),
@@ -307,7 +307,7 @@ fn is_bare_name(text: &str) -> bool {
 }
 
 /// `:include:/file`, in any case, with or without a blank before the file.
-fn strip_include(text: &str) -> Option<&str> {
+fn strip_include_prefix(text: &str) -> Option<&str> {
     strip_prefix_ignore_case(text, ":include:").map(str::trim)
 }
 
@@ -330,7 +330,7 @@ fn unquote(text: &str) -> Option<String> {
 }
 
 /// Where `wanted` first stands outside of quotes.
-fn outside_quotes(text: &str, wanted: char) -> Option<usize> {
+fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let mut quoted = false;
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
@@ -352,11 +352,11 @@ fn mailbox_key(local: &str, host: &str) -> String {
 }
 
 /// `text` for a message: on one line, what is not printable ASCII escaped, not too much of it.
-fn shown(text: &str) -> String {
+fn printable(text: &str) -> String {
     let mut shown = String::new();
     for (n, c) in text.trim().chars().enumerate() {
         match c {
-            _ if n == SHOWN_MAX => {
+            _ if n == PRINTED_MAX => {
                 shown.push_str("...");
                 break;
             }
@@ -371,4 +371,4 @@ fn shown(text: &str) -> String {
 const NAME_MAX: usize = 64;
 
 /// The most characters of a faulty line that a message repeats.
-const SHOWN_MAX: usize = 60;
+const PRINTED_MAX: usize = 60;

@@ -72,7 +72,7 @@ impl LocalRoute {
 
     /// The domain as lookups and Delivered-To name it: in ASCII. In the sandbox, where any may do,
     /// the one that was given; elsewhere a literal stands for the primary one.
-    pub(super) fn host(&self, domain: &Domain) -> String {
+    pub(super) fn lookup_host(&self, domain: &Domain) -> String {
         match domain {
             Domain::Literal(_) if !self.settings.sandbox => self.primary.clone(),
             Domain::Name(_) | Domain::Literal(_) => domain.to_ascii(),
@@ -85,7 +85,7 @@ impl LocalRoute {
     /// has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
     ///
     /// # Errors
-    /// `Later` if users cannot be looked up now, `NameNotAllowed` if the user has a name that
+    /// `LookupFailed` if users cannot be looked up now, `NameNotAllowed` if the user has a name that
     /// cannot be a file's.
     pub(super) fn look_up(
         &self,
@@ -95,28 +95,28 @@ impl LocalRoute {
     ) -> Result<Lookup, Refusal> {
         let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
-        let spellings = [(name, "")].into_iter().chain(parted).chain(self.fallbacks(name));
+        let spellings = [(name, "")].into_iter().chain(parted).chain(self.postmaster_users(name));
         for (spelling, tag) in spellings {
             if let Some(index) = aliases.and_then(|a| a.find(spelling, host)) {
                 return Ok(Lookup::Alias(index));
             }
-            if let Some(user) = self.user(spelling)? {
-                return self.mailbox(user, tag, host).map(Lookup::User);
+            if let Some(user) = self.find_user(spelling)? {
+                return self.user_mailbox(user, tag, host).map(Lookup::User);
             }
         }
         Ok(Lookup::Nobody)
     }
 
     /// Who else gets the mail for postmaster.
-    fn fallbacks(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+    fn postmaster_users(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
         let is_postmaster = name.eq_ignore_ascii_case(POSTMASTER);
         let names = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
         names.filter(move |_| is_postmaster).map(|name| (name, ""))
     }
 
     /// The user `name`, or that in lower case.
-    fn user(&self, name: &str) -> Result<Option<User>, Refusal> {
-        let find = |name: &str| self.users.find(name).map_err(Refusal::Later);
+    fn find_user(&self, name: &str) -> Result<Option<User>, Refusal> {
+        let find = |name: &str| self.users.find(name).map_err(Refusal::LookupFailed);
         let folded = name.to_lowercase();
         match find(name)? {
             None if folded != name => find(&folded),
@@ -125,7 +125,7 @@ impl LocalRoute {
     }
 
     /// A user's mailbox. Delivered-To names the user, and keeps the tag.
-    fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<ExpansionTarget, Refusal> {
+    fn user_mailbox(&self, user: User, tag: &str, host: &str) -> Result<ExpansionTarget, Refusal> {
         let host = if self.settings.sandbox { host } else { &self.primary };
         let local = format!("{}{tag}", user.name);
         let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
@@ -145,25 +145,25 @@ impl LocalRoute {
 pub(super) struct Expansion<'a> {
     pub(super) local: &'a LocalRoute,
     pub(super) aliases: &'a Aliases,
-    pub(super) kind: ExpansionMode,
+    pub(super) mode: ExpansionMode,
     /// The ends on this host, none twice.
     pub found: Vec<ExpansionTarget>,
     /// The ends on other hosts, none twice.
     pub remote: Vec<Mailbox>,
     /// What was wrong on the way. The first spoils the walk; an explaining one goes on.
-    pub faults: Vec<AliasError>,
+    pub errors: Vec<AliasError>,
     /// The way, for people; only of an explaining walk.
     pub lines: Vec<String>,
-    boxes: HashSet<MailboxName>,
+    mailboxes: HashSet<MailboxName>,
     /// From the start to where the walk is now.
     path: Vec<ExpansionStep>,
-    done: HashSet<ExpansionStep>,
-    pub(super) addresses: usize,
-    includes: usize,
+    expanded: HashSet<ExpansionStep>,
+    pub(super) address_count: usize,
+    include_count: usize,
     /// The users whose forward files the walk is in.
-    pub(super) forwarding: Vec<String>,
+    pub(super) forward_path: Vec<String>,
     /// Those whose forward files were followed.
-    pub(super) forwarded: HashSet<String>,
+    pub(super) forwarded_users: HashSet<String>,
 }
 
 /// How a walk goes.
@@ -193,97 +193,100 @@ struct SourceLine<'a> {
 
 impl<'a> Expansion<'a> {
     /// A walk that has not begun.
-    pub fn new(local: &'a LocalRoute, aliases: &'a Aliases, kind: ExpansionMode) -> Expansion<'a> {
+    pub fn new(local: &'a LocalRoute, aliases: &'a Aliases, mode: ExpansionMode) -> Expansion<'a> {
         Expansion {
             local,
             aliases,
-            kind,
+            mode,
             found: Vec::new(),
             remote: Vec::new(),
-            faults: Vec::new(),
+            errors: Vec::new(),
             lines: Vec::new(),
-            boxes: HashSet::new(),
+            mailboxes: HashSet::new(),
             path: Vec::new(),
-            done: HashSet::new(),
-            addresses: 0,
-            includes: 0,
-            forwarding: Vec::new(),
-            forwarded: HashSet::new(),
+            expanded: HashSet::new(),
+            address_count: 0,
+            include_count: 0,
+            forward_path: Vec::new(),
+            forwarded_users: HashSet::new(),
         }
     }
 
     /// Goes from a name that a client or a person gave.
-    pub fn start_at_name(&mut self, name: &str, host: &str) {
-        self.name(name, host, None);
+    pub fn expand_name(&mut self, name: &str, host: &str) {
+        self.add_name(name, host, None);
     }
 
-    /// Goes from an alias.
-    pub fn start_at_alias(&mut self, index: usize) {
-        self.alias(index);
-    }
-
-    fn name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
+    fn add_name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
         let (local, aliases) = (self.local, self.aliases);
-        let mut lead = local.look_up(Some(aliases), name, host);
+        let mut lookup = local.look_up(Some(aliases), name, host);
         // `alice: alice, bob` is the user alice; also by way of a list in a file of its own.
-        let holder = self.path.iter().rev().find_map(|node| match node {
+        let current = self.path.iter().rev().find_map(|step| match step {
             ExpansionStep::Alias(index) => Some(*index),
             ExpansionStep::Include(_) => None,
         });
-        if let (Ok(Lookup::Alias(index)), Some(holder)) = (&lead, holder)
-            && *index == holder
+        if let (Ok(Lookup::Alias(index)), Some(current)) = (&lookup, current)
+            && *index == current
         {
-            lead = local.look_up(None, name, host);
+            lookup = local.look_up(None, name, host);
         }
-        match lead {
-            Ok(Lookup::Alias(index)) => self.alias(index),
-            lead => self.end(name, lead, from),
+        match lookup {
+            Ok(Lookup::Alias(index)) => self.expand_alias(index),
+            lookup => self.add_lookup(name, lookup, from),
         }
     }
 
     /// Takes a user's mailbox, or the fault that there is none.
-    fn end(&mut self, name: &str, lead: Result<Lookup, Refusal>, from: Option<SourceLine<'_>>) {
-        match (lead, from) {
-            (Ok(Lookup::User(found)), _) => self.take(found),
-            (Err(refusal @ Refusal::Later(_)), _) => {
-                self.fault(refusal, "look at the system's user database (getent passwd)");
+    fn add_lookup(
+        &mut self,
+        name: &str,
+        lookup: Result<Lookup, Refusal>,
+        from: Option<SourceLine<'_>>,
+    ) {
+        match (lookup, from) {
+            (Ok(Lookup::User(found)), _) => self.add_user(found),
+            (Err(refusal @ Refusal::LookupFailed(_)), _) => {
+                self.add_error(refusal, "look at the system's user database (getent passwd)");
             }
-            (_, Some(from)) => self.wrong(
+            (_, Some(from)) => self.target_error(
                 from,
                 &format!("leads to `{}`, no user or alias here", name.escape_debug()),
                 "correct the name, add the user, or take the name out",
             ),
-            (Err(refusal), None) => self.fault(refusal, "choose another name"),
+            (Err(refusal), None) => self.add_error(refusal, "choose another name"),
             (Ok(_), None) => {
-                self.fault(self.local.users.refusal(), "add the user, or an alias of that name");
+                self.add_error(
+                    self.local.users.refusal(),
+                    "add the user, or an alias of that name",
+                );
             }
         }
     }
 
     /// A user's mail goes where the user wants it, or into the mailbox.
-    fn take(&mut self, found: ExpansionTarget) {
+    fn add_user(&mut self, found: ExpansionTarget) {
         match &found {
             ExpansionTarget::Mailbox(to, _)
-                if self.kind != ExpansionMode::Members && self.forward(to) => {}
-            _ => self.keep(found),
+                if self.mode != ExpansionMode::Members && self.follow_forward_file(to) => {}
+            _ => self.add_mailbox(found),
         }
     }
 
     /// The mailbox itself, whatever its user's forward file says.
-    pub(super) fn keep(&mut self, found: ExpansionTarget) {
+    pub(super) fn add_mailbox(&mut self, found: ExpansionTarget) {
         let ExpansionTarget::Mailbox(to, _) = &found else { return };
-        let new = self.boxes.insert(to.mailbox.clone());
+        let new = self.mailboxes.insert(to.mailbox.clone());
         let again = if new { "" } else { " (again)" };
-        self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
+        self.explain_line(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
         if new {
             self.found.push(found);
         }
     }
 
-    fn alias(&mut self, index: usize) {
+    pub fn expand_alias(&mut self, index: usize) {
         let aliases = self.aliases;
         let Some(entry) = aliases.entries.get(index) else { return };
-        if self.kind == ExpansionMode::Members && !self.path.is_empty() {
+        if self.mode == ExpansionMode::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
                 Some(mailbox) => Ok(mailbox.clone()),
                 None => self.local.at_primary_domain(&entry.name),
@@ -291,131 +294,140 @@ impl<'a> Expansion<'a> {
             self.found.extend(list.ok().map(ExpansionTarget::List));
             return;
         }
-        self.note(|| {
+        self.explain_line(|| {
             let file = aliases.path.display();
-            format!("alias {} ({file}:{}) -> {}", entry.name, entry.line, listed(&entry.items))
+            format!(
+                "alias {} ({file}:{}) -> {}",
+                entry.name,
+                entry.line,
+                list_targets(&entry.items)
+            )
         });
-        self.descend(ExpansionStep::Alias(index), &entry.items, &aliases.path);
+        self.expand_list(ExpansionStep::Alias(index), &entry.items, &aliases.path);
     }
 
-    fn include(&mut self, path: &Path, from: SourceLine<'_>) {
-        self.note(|| format!(":include:{}", path.display()));
-        let node = ExpansionStep::Include(path.to_owned());
-        if self.path.contains(&node) || self.done.contains(&node) {
-            return self.descend(node, &[], path);
+    fn expand_include(&mut self, path: &Path, from: SourceLine<'_>) {
+        self.explain_line(|| format!(":include:{}", path.display()));
+        let step = ExpansionStep::Include(path.to_owned());
+        if self.path.contains(&step) || self.expanded.contains(&step) {
+            return self.expand_list(step, &[], path);
         }
-        self.includes += 1;
-        if self.includes > INCLUDES_MAX {
+        self.include_count += 1;
+        if self.include_count > INCLUDES_MAX {
             let what = format!("leads to more than {INCLUDES_MAX} :include: files");
-            return self.too_much(&what, "use fewer files");
+            return self.limit_error(&what, "use fewer files");
         }
         match alias_file::read(path, FileTrust::Included) {
-            Ok((text, _)) => self.descend(node, &parse_include(&text), path),
+            Ok((text, _)) => self.expand_list(step, &parse_include(&text), path),
             Err(unread) => {
                 let what = format!("includes a file that is not read: {}", unread.what);
-                self.wrong(from, &what, &unread.fix);
+                self.target_error(from, &what, &unread.fix);
             }
         }
     }
 
-    /// Follows the targets at `node`, unless the walk is there or was there.
-    fn descend(&mut self, node: ExpansionStep, items: &[AliasItem], file: &Path) {
-        if let Some(start) = self.path.iter().position(|on_path| *on_path == node) {
-            let what = format!("a loop: {}", self.loop_from(start));
-            return self.wrong_at(self.loop_place(start), &what, "take one of its names out");
+    /// Follows the targets at `step`, unless the walk is there or was there.
+    fn expand_list(&mut self, step: ExpansionStep, items: &[AliasItem], file: &Path) {
+        if let Some(start) = self.path.iter().position(|on_path| *on_path == step) {
+            let what = format!("a loop: {}", self.describe_loop(start));
+            return self.error_at(self.loop_source_line(start), &what, "take one of its names out");
         }
         if self.path.len() >= LEVELS_MAX {
             let what = format!("leads on for more than {LEVELS_MAX} levels");
-            return self.too_much(&what, "name the users themselves");
+            return self.limit_error(&what, "name the users themselves");
         }
-        if !self.done.insert(node.clone()) {
-            return self.note(|| "  (as above)".to_owned());
+        if !self.expanded.insert(step.clone()) {
+            return self.explain_line(|| "  (as above)".to_owned());
         }
-        self.path.push(node);
+        self.path.push(step);
         for item in items {
-            if self.is_over() {
+            if self.should_stop() {
                 break;
             }
-            self.item(item, file);
+            self.add_target(item, file);
         }
         self.path.pop();
     }
 
-    pub(super) fn item(&mut self, item: &AliasItem, file: &Path) {
+    pub(super) fn add_target(&mut self, item: &AliasItem, file: &Path) {
         let from = SourceLine { file, line: item.line };
-        self.addresses += 1;
-        if self.addresses > ADDRESSES_MAX {
+        self.address_count += 1;
+        if self.address_count > ADDRESSES_MAX {
             let what = format!("leads to more than {ADDRESSES_MAX} addresses");
-            return self.too_much(&what, "use a program made for lists of that size");
+            return self.limit_error(&what, "use a program made for lists of that size");
         }
         let local = self.local;
         match &item.target {
-            AliasTarget::Name(name) => self.name(name, &local.primary, Some(from)),
+            AliasTarget::Name(name) => self.add_name(name, &local.primary, Some(from)),
             AliasTarget::User(name) => match local.look_up(None, name, &local.primary) {
-                Ok(Lookup::User(found)) => self.keep(found),
-                lead => self.end(name, lead, Some(from)),
+                Ok(Lookup::User(found)) => self.add_mailbox(found),
+                lookup => self.add_lookup(name, lookup, Some(from)),
             },
             AliasTarget::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
-                self.name(mailbox.local(), &local.host(mailbox.domain()), Some(from));
+                self.add_name(mailbox.local(), &local.lookup_host(mailbox.domain()), Some(from));
             }
             AliasTarget::Mailbox(mailbox) => {
-                self.note(|| format!("{mailbox}: on another host"));
+                self.explain_line(|| format!("{mailbox}: on another host"));
                 if !self.remote.contains(mailbox) {
                     self.remote.push(mailbox.clone());
                 }
             }
-            AliasTarget::Include(path) => self.include(path, from),
+            AliasTarget::Include(path) => self.expand_include(path, from),
             AliasTarget::ConfigError { text, why } if text.is_empty() => {
-                self.wrong(from, why, "name somebody, or take the alias out");
+                self.target_error(from, why, "name somebody, or take the alias out");
             }
             AliasTarget::ConfigError { text, why } => {
-                self.wrong(from, &format!("leads to `{text}`, which {why}"), "correct the line");
+                self.target_error(
+                    from,
+                    &format!("leads to `{text}`, which {why}"),
+                    "correct the line",
+                );
             }
         }
     }
 
     /// Whether going on is no use.
-    fn is_over(&self) -> bool {
-        self.addresses > ADDRESSES_MAX
-            || (self.kind != ExpansionMode::Explain && !self.faults.is_empty())
+    fn should_stop(&self) -> bool {
+        self.address_count > ADDRESSES_MAX
+            || (self.mode != ExpansionMode::Explain && !self.errors.is_empty())
             // A database that does not answer would be waited for at every name.
-            || matches!(self.faults.last(), Some(AliasError { refusal: Refusal::Later(_), .. }))
+            || matches!(self.errors.last(), Some(AliasError { refusal: Refusal::LookupFailed(_), .. }))
     }
 
     /// A fault in a target of the alias that the walk is in.
-    fn wrong(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
-        let holder = self.path.iter().rev().find_map(|node| self.entry(node));
-        let name = holder.map_or("", |entry| entry.name.as_str());
-        self.wrong_at(from, &format!("alias `{name}` {what}"), fix);
+    fn target_error(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
+        let current = self.path.iter().rev().find_map(|step| self.entry_of(step));
+        let name = current.map_or("", |entry| entry.name.as_str());
+        self.error_at(from, &format!("alias `{name}` {what}"), fix);
     }
 
     /// A limit was passed: by the alias that the walk began with, not by the last straw.
-    fn too_much(&mut self, what: &str, fix: &str) {
-        let Some(entry) = self.path.first().and_then(|node| self.entry(node)) else { return };
+    fn limit_error(&mut self, what: &str, fix: &str) {
+        let Some(entry) = self.path.first().and_then(|step| self.entry_of(step)) else { return };
         let place = SourceLine { file: &self.aliases.path, line: entry.line };
-        self.wrong_at(place, &format!("alias `{}` {what}", entry.name), fix);
+        self.error_at(place, &format!("alias `{}` {what}", entry.name), fix);
     }
 
-    fn wrong_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
+    fn error_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
         let what = format!("{}:{}: {what}", place.file.display(), place.line);
-        self.note(|| format!("! {what}"));
-        self.fault(Refusal::Misconfigured(what), fix);
+        self.explain_line(|| format!("! {what}"));
+        self.add_error(Refusal::Misconfigured(what), fix);
     }
 
-    fn fault(&mut self, refusal: Refusal, fix: &str) {
-        self.faults.push(AliasError { refusal, fix: fix.to_owned() });
+    fn add_error(&mut self, refusal: Refusal, fix: &str) {
+        self.errors.push(AliasError { refusal, fix: fix.to_owned() });
     }
 
     /// `a -> b -> a`, beginning with the first in the file, wherever the walk came in: so that the
     /// same loop is always told in the same words.
-    fn loop_from(&self, start: usize) -> String {
-        let nodes = self.path.get(start..).unwrap_or_default();
-        let first = self.first_of(nodes);
-        let ring = nodes.iter().cycle().skip(first).take(nodes.len() + 1);
+    fn describe_loop(&self, start: usize) -> String {
+        let steps = self.path.get(start..).unwrap_or_default();
+        let first = self.loop_start(steps);
+        let ring = steps.iter().cycle().skip(first).take(steps.len() + 1);
         let names: Vec<String> = ring
-            .map(|node| match node {
+            .map(|step| match step {
                 ExpansionStep::Alias(_) => {
-                    self.entry(node).map(|e| e.name.clone()).unwrap_or_default()
+                    self.entry_of(step).map(|e| e.name.clone()).unwrap_or_default()
                 }
                 ExpansionStep::Include(path) => format!(":include:{}", path.display()),
             })
@@ -424,38 +436,38 @@ impl<'a> Expansion<'a> {
     }
 
     /// Where that loop begins.
-    fn loop_place(&self, start: usize) -> SourceLine<'a> {
-        let nodes = self.path.get(start..).unwrap_or_default();
-        let first = nodes.get(self.first_of(nodes)).or(self.path.first());
-        let line = first.and_then(|node| self.entry(node)).map_or(1, |entry| entry.line);
+    fn loop_source_line(&self, start: usize) -> SourceLine<'a> {
+        let steps = self.path.get(start..).unwrap_or_default();
+        let first = steps.get(self.loop_start(steps)).or(self.path.first());
+        let line = first.and_then(|step| self.entry_of(step)).map_or(1, |entry| entry.line);
         SourceLine { file: &self.aliases.path, line }
     }
 
     /// Of a loop's nodes the one to begin with: the alias that comes first in the file.
-    fn first_of(&self, nodes: &[ExpansionStep]) -> usize {
-        let order = |node: &ExpansionStep| match node {
+    fn loop_start(&self, steps: &[ExpansionStep]) -> usize {
+        let order = |step: &ExpansionStep| match step {
             ExpansionStep::Alias(index) => *index,
             ExpansionStep::Include(_) => usize::MAX,
         };
-        (0..nodes.len()).min_by_key(|i| nodes.get(*i).map(order)).unwrap_or(0)
+        (0..steps.len()).min_by_key(|i| steps.get(*i).map(order)).unwrap_or(0)
     }
 
-    fn entry(&self, node: &ExpansionStep) -> Option<&'a AliasEntry> {
-        match node {
+    fn entry_of(&self, step: &ExpansionStep) -> Option<&'a AliasEntry> {
+        match step {
             ExpansionStep::Alias(index) => self.aliases.entries.get(*index),
             ExpansionStep::Include(_) => None,
         }
     }
 
-    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.kind == ExpansionMode::Explain {
+    pub(super) fn explain_line(&mut self, text: impl FnOnce() -> String) {
+        if self.mode == ExpansionMode::Explain {
             self.lines.push(format!("{:1$}{2}", "", 2 * (self.path.len() + 1), text()));
         }
     }
 }
 
 /// Targets for people, the first few of them.
-fn listed(items: &[AliasItem]) -> String {
+fn list_targets(items: &[AliasItem]) -> String {
     let mut names: Vec<String> =
         items.iter().take(LISTED_MAX).map(|item| item.target.to_string()).collect();
     if items.len() > LISTED_MAX {

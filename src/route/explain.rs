@@ -26,7 +26,7 @@ impl LocalRoute {
     /// the reply a sender would see. Several lines, each with its line end.
     pub fn explain(&self, address: &str) -> String {
         let mut text = format!("{}\n", address.escape_debug());
-        let outcome = match (self.mailbox_of(address), self.current()) {
+        let outcome = match (self.parse_mailbox(address), self.current_aliases()) {
             (Err(why), _) => format!("not an address: {why}"),
             (Ok(mailbox), _) if !self.is_ours(mailbox.domain()) => match self.settings.relays {
                 true => "sent on, for clients that may relay".to_owned(),
@@ -34,17 +34,17 @@ impl LocalRoute {
             },
             (_, Err(refusal)) => refusal.to_string(),
             (Ok(mailbox), Ok(aliases)) => {
-                let mut walk = Expansion::new(self, &aliases, ExpansionMode::Explain);
-                walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
-                for line in &walk.lines {
+                let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Explain);
+                expansion.expand_name(mailbox.local(), &self.lookup_host(mailbox.domain()));
+                for line in &expansion.lines {
                     text.push_str(line);
                     text.push('\n');
                 }
                 let relays = self.settings.relays;
-                match (self.ends(&mailbox, relays), verdict(walk, relays)) {
-                    (Ok(ends), Ok(_)) => told(&ends),
+                match (self.ends(&mailbox, relays), verdict(expansion, relays)) {
+                    (Ok(ends), Ok(_)) => describe(&ends),
                     // Only postmaster has another way.
-                    (Ok(ends), Err(why)) => format!("{}, because: {why}", told(&ends)),
+                    (Ok(ends), Err(why)) => format!("{}, because: {why}", describe(&ends)),
                     (Err(refusal), _) => refusal.to_string(),
                 }
             }
@@ -56,8 +56,8 @@ impl LocalRoute {
     /// alias: seconds, if there are very many.
     pub fn problems(&self) -> Vec<AliasProblem> {
         let mut problems = Vec::new();
-        if let Some(unread) = self.aliases.unread() {
-            problems.push(AliasProblem { what: unread.what, fix: unread.fix, stops_mail: true });
+        if let Some(error) = self.aliases.error() {
+            problems.push(AliasProblem { what: error.what, fix: error.fix, stops_mail: true });
         }
         for name in &self.settings.users {
             if MailboxName::new(name).is_none() {
@@ -68,7 +68,7 @@ impl LocalRoute {
                 });
             }
         }
-        if let Ok(aliases) = self.current() {
+        if let Ok(aliases) = self.current_aliases() {
             self.alias_problems(&aliases, &mut problems);
         }
         problems
@@ -103,17 +103,17 @@ impl LocalRoute {
                     format!("{here} stands before the user of that name, who gets none of it");
                 add(what, "if that is not meant, add the name to its own targets", false);
             }
-            let mut walk = Expansion::new(self, aliases, ExpansionMode::Explain);
-            walk.start_at_alias(index);
-            for fault in &walk.faults {
-                let what = match &fault.refusal {
-                    Refusal::Misconfigured(what) | Refusal::Later(what) => what.clone(),
+            let mut expansion = Expansion::new(self, aliases, ExpansionMode::Explain);
+            expansion.expand_alias(index);
+            for error in &expansion.errors {
+                let what = match &error.refusal {
+                    Refusal::Misconfigured(what) | Refusal::LookupFailed(what) => what.clone(),
                     refusal => format!("{here}: {refusal}"),
                 };
-                add(what, &fault.fix, true);
+                add(what, &error.fix, true);
             }
-            if walk.faults.is_empty()
-                && let Err(Refusal::NotLocal) = verdict(walk, self.settings.relays)
+            if expansion.errors.is_empty()
+                && let Err(Refusal::NotLocal) = verdict(expansion, self.settings.relays)
             {
                 let what = format!("{here} leads to more than one address, not all of them here");
                 add(
@@ -153,15 +153,15 @@ impl LocalRoute {
     }
 
     fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
-        let mut walk = Expansion::new(self, aliases, ExpansionMode::Resolve);
-        walk.start_at_name(POSTMASTER, &self.primary);
-        let Err(refusal) = verdict(walk, self.settings.relays) else { return };
+        let mut expansion = Expansion::new(self, aliases, ExpansionMode::Resolve);
+        expansion.expand_name(POSTMASTER, &self.primary);
+        let Err(refusal) = verdict(expansion, self.settings.relays) else { return };
         let (what, fix, stops_mail) =
             match self.ends_of(POSTMASTER, &self.primary, self.settings.relays) {
                 Ok(ends) => {
-                    let told = told(&ends);
+                    let describe = describe(&ends);
                     let what =
-                        format!("mail for postmaster is {told}, not by the alias: {refusal}");
+                        format!("mail for postmaster is {describe}, not by the alias: {refusal}");
                     (what, "let the alias lead to a user of this host", false)
                 }
                 Err(_) => {
@@ -174,14 +174,14 @@ impl LocalRoute {
 }
 
 /// Where mail goes, for people.
-fn told(ends: &ExpansionResult) -> String {
-    let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.mailbox.as_str()).collect();
-    let elsewhere: Vec<String> = ends.elsewhere.iter().map(|to| format!("<{to}>")).collect();
-    match (here.is_empty(), elsewhere.is_empty()) {
-        (_, true) => format!("delivered to {}", here.join(", ")),
-        (true, false) => format!("sent on to {}", elsewhere.join(", ")),
+fn describe(ends: &ExpansionResult) -> String {
+    let local: Vec<&str> = ends.local.iter().map(|(to, _)| to.mailbox.as_str()).collect();
+    let remote: Vec<String> = ends.remote.iter().map(|to| format!("<{to}>")).collect();
+    match (local.is_empty(), remote.is_empty()) {
+        (_, true) => format!("delivered to {}", local.join(", ")),
+        (true, false) => format!("sent on to {}", remote.join(", ")),
         (false, false) => {
-            format!("delivered to {}, and sent on to {}", here.join(", "), elsewhere.join(", "))
+            format!("delivered to {}, and sent on to {}", local.join(", "), remote.join(", "))
         }
     }
 }

@@ -26,31 +26,31 @@ pub trait ForwardFiles: Send + Sync {
 
 impl Expansion<'_> {
     /// Follows the forward file of a user whose mailbox is `to`. Whether there was one.
-    pub(super) fn forward(&mut self, to: &Destination) -> bool {
+    pub(super) fn follow_forward_file(&mut self, to: &Destination) -> bool {
         let user = to.mailbox.as_str();
         let Some(files) = self.local.forwards.get().filter(|_| to.owner.is_some()) else {
             return false;
         };
-        if self.forwarded.contains(user) {
+        if self.forwarded_users.contains(user) {
             return true;
         }
-        if self.forwarding.len() >= LEVELS_MAX || self.forwarding.iter().any(|u| u == user) {
+        if self.forward_path.len() >= LEVELS_MAX || self.forward_path.iter().any(|u| u == user) {
             return false;
         }
         let followed = match files.read(user) {
             Ok(None) => return false,
-            Ok(Some(text)) => self.follow(user, &text),
+            Ok(Some(text)) => self.expand_forward_file(user, &text),
             Err(why) => Err(why),
         };
         if let Err(why) = &followed {
             log::warn!("forward-file user={} not-used={}", value(user), value(why));
-            self.note(|| format!("! ~{user}/.forward is not used: {why}"));
+            self.explain_line(|| format!("! ~{user}/.forward is not used: {why}"));
         }
         followed.is_ok_and(|any| any)
     }
 
     /// Goes where `text` leads, or nowhere if any of it is wrong.
-    fn follow(&mut self, user: &str, text: &[u8]) -> Result<bool, String> {
+    fn expand_forward_file(&mut self, user: &str, text: &[u8]) -> Result<bool, String> {
         let items = parse_include(text);
         if items.len() > FORWARD_MAX {
             return Err(format!("more than {FORWARD_MAX} addresses"));
@@ -62,33 +62,33 @@ impl Expansion<'_> {
                 AliasTarget::ConfigError { text, why } => return Err(format!("`{text}` {why}")),
             }
         }
-        let mut inner = Expansion::new(self.local, self.aliases, self.kind);
-        inner.forwarding = self.forwarding.clone();
-        inner.forwarding.push(user.to_owned());
-        inner.forwarded = std::mem::take(&mut self.forwarded);
-        inner.addresses = self.addresses;
+        let mut nested = Expansion::new(self.local, self.aliases, self.mode);
+        nested.forward_path = self.forward_path.clone();
+        nested.forward_path.push(user.to_owned());
+        nested.forwarded_users = std::mem::take(&mut self.forwarded_users);
+        nested.address_count = self.address_count;
         for item in &items {
-            inner.item(item, Path::new(".forward"));
+            nested.add_target(item, Path::new(".forward"));
         }
-        self.forwarded = std::mem::take(&mut inner.forwarded);
-        self.addresses = inner.addresses;
-        if let Some(fault) = inner.faults.first() {
-            return Err(fault.refusal.to_string());
+        self.forwarded_users = std::mem::take(&mut nested.forwarded_users);
+        self.address_count = nested.address_count;
+        if let Some(error) = nested.errors.first() {
+            return Err(error.refusal.to_string());
         }
-        if !inner.remote.is_empty() && !self.local.settings.relays {
+        if !nested.remote.is_empty() && !self.local.settings.relays {
             return Err("it leads to another host, and nothing is relayed".to_owned());
         }
-        self.note(|| format!("~{user}/.forward"));
-        self.lines.append(&mut inner.lines);
-        for found in inner.found {
-            self.keep(found);
+        self.explain_line(|| format!("~{user}/.forward"));
+        self.lines.append(&mut nested.lines);
+        for found in nested.found {
+            self.add_mailbox(found);
         }
-        for mailbox in inner.remote {
+        for mailbox in nested.remote {
             if !self.remote.contains(&mailbox) {
                 self.remote.push(mailbox);
             }
         }
-        self.forwarded.insert(user.to_owned());
+        self.forwarded_users.insert(user.to_owned());
         Ok(!items.is_empty())
     }
 }

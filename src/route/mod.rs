@@ -60,7 +60,7 @@ pub enum Refusal {
     /// 553 5.1.4: stands for several users.
     Ambiguous(Vec<Mailbox>),
     /// 451 4.3.0: could not be looked up now; the text is for the log, not for the client.
-    Later(String),
+    LookupFailed(String),
     /// 451 4.3.5: the aliases are wrong (a loop, an unreadable include); for the log.
     Misconfigured(String),
 }
@@ -78,9 +78,9 @@ pub struct Member {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// The mailboxes on this host, none twice.
-    pub here: Vec<Destination>,
+    pub local: Vec<Destination>,
     /// The mailboxes on other hosts, none twice. Empty while nothing is relayed.
-    pub elsewhere: Vec<Mailbox>,
+    pub remote: Vec<Mailbox>,
     /// Whether the address itself is not ours, so that only those may use it who may relay.
     pub is_relay: bool,
     /// Who hears, in the sender's place, of what cannot be delivered elsewhere: `owner-LIST` of a
@@ -94,7 +94,7 @@ pub trait Route: Send + Sync {
     fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal>;
     /// The same, and the mailboxes on other hosts, by a route that relays.
     fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
-        self.resolve(to).map(|here| Resolution { here, ..Resolution::default() })
+        self.resolve(to).map(|local| Resolution { local, ..Resolution::default() })
     }
     /// The user that `name` (a user name, or a mailbox) stands for.
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
@@ -144,7 +144,7 @@ pub struct LocalRoute {
 
 impl LocalRoute {
     /// Routing by `settings`. Aliases that cannot be read do not stop it: they are logged, tried
-    /// again, and until then everything local is answered `Later`.
+    /// again, and until then everything local is answered `LookupFailed`.
     pub fn new(settings: RouteConfig) -> LocalRoute {
         let users: Box<dyn Users> = match (settings.users.as_slice(), settings.sandbox) {
             ([], true) => Box::new(AnyUser),
@@ -190,24 +190,24 @@ impl LocalRoute {
         if !self.is_ours(mailbox.domain()) {
             return Err(Refusal::NotLocal);
         }
-        self.ends_of(mailbox.local(), &self.host(mailbox.domain()), relays)
+        self.ends_of(mailbox.local(), &self.lookup_host(mailbox.domain()), relays)
     }
 
     fn ends_of(&self, name: &str, host: &str, relays: bool) -> Result<ExpansionResult, Refusal> {
-        let aliases = self.current()?;
-        let mut walk = Expansion::new(self, &aliases, ExpansionMode::Resolve);
-        walk.start_at_name(name, host);
-        match verdict(walk, relays) {
+        let aliases = self.current_aliases()?;
+        let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Resolve);
+        expansion.expand_name(name, host);
+        match verdict(expansion, relays) {
             // An alias that cannot be followed here is no reason to refuse postmaster: straight to
             // a mailbox, past all aliases.
             Err(refusal)
                 if name.eq_ignore_ascii_case(POSTMASTER)
-                    && !matches!(refusal, Refusal::Later(_)) =>
+                    && !matches!(refusal, Refusal::LookupFailed(_)) =>
             {
                 match self.look_up(None, name, host)? {
                     Lookup::User(ExpansionTarget::Mailbox(to, member)) => {
                         log::warn!("postmaster to={} not=alias", to.mailbox);
-                        Ok(ExpansionResult { here: vec![(to, member)], elsewhere: Vec::new() })
+                        Ok(ExpansionResult { local: vec![(to, member)], remote: Vec::new() })
                     }
                     _ => Err(refusal),
                 }
@@ -217,7 +217,7 @@ impl LocalRoute {
     }
 
     /// The user or users whose name or full name `text` is a part of.
-    fn by_full_name(&self, text: &str) -> Result<Member, Refusal> {
+    fn find_by_full_name(&self, text: &str) -> Result<Member, Refusal> {
         let known = self.users.list();
         let mut members =
             known.iter().filter(|user| users::matches_vrfy(user, text)).filter_map(|user| {
@@ -235,7 +235,7 @@ impl LocalRoute {
     }
 
     /// `user`, `user@host` or either in angle brackets, as a mailbox.
-    fn mailbox_of(&self, text: &str) -> Result<Mailbox, SyntaxError> {
+    fn parse_mailbox(&self, text: &str) -> Result<Mailbox, SyntaxError> {
         let text = text.trim();
         let text = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).unwrap_or(text);
         match Mailbox::parse(text) {
@@ -246,7 +246,7 @@ impl LocalRoute {
 
     /// The owner of a list, if the aliases have both.
     fn owner_of(&self, list: &Mailbox) -> Result<Option<Mailbox>, Refusal> {
-        let (aliases, host) = (self.current()?, self.host(list.domain()));
+        let (aliases, host) = (self.current_aliases()?, self.lookup_host(list.domain()));
         let owner = format!("owner-{}", list.local());
         let both = aliases.find(list.local(), &host).and(aliases.find(&owner, &host));
         Ok(both.and_then(|_| Mailbox::new(&owner, list.domain().clone()).ok()))
@@ -257,8 +257,8 @@ impl LocalRoute {
         Mailbox::new(name, Domain::Name(self.primary.clone()))
     }
 
-    fn current(&self) -> Result<Arc<Aliases>, Refusal> {
-        self.aliases.current().map_err(|unread| Refusal::Later(unread.what))
+    fn current_aliases(&self) -> Result<Arc<Aliases>, Refusal> {
+        self.aliases.current().map_err(|unread| Refusal::LookupFailed(unread.what))
     }
 }
 
@@ -268,7 +268,7 @@ impl Route for LocalRoute {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, false)?,
             ForwardPath::Mailbox(mailbox) => self.ends(mailbox, false)?,
         };
-        Ok(ends.here.into_iter().map(|(destination, _)| destination).collect())
+        Ok(ends.local.into_iter().map(|(destination, _)| destination).collect())
     }
 
     fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
@@ -276,32 +276,32 @@ impl Route for LocalRoute {
         let ends = match to {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, relays)?,
             ForwardPath::Mailbox(mailbox) if relays && !self.is_ours(mailbox.domain()) => {
-                let elsewhere = vec![mailbox.clone()];
-                return Ok(Resolution { elsewhere, is_relay: true, ..Resolution::default() });
+                let remote = vec![mailbox.clone()];
+                return Ok(Resolution { remote, is_relay: true, ..Resolution::default() });
             }
             ForwardPath::Mailbox(mailbox) => self.ends(mailbox, relays)?,
         };
-        let here = ends.here.into_iter().map(|(destination, _)| destination).collect();
+        let local = ends.local.into_iter().map(|(destination, _)| destination).collect();
         let owner = match to {
-            ForwardPath::Mailbox(list) if !ends.elsewhere.is_empty() => self.owner_of(list)?,
+            ForwardPath::Mailbox(list) if !ends.remote.is_empty() => self.owner_of(list)?,
             _ => None,
         };
-        Ok(Resolution { here, elsewhere: ends.elsewhere, is_relay: false, owner })
+        Ok(Resolution { local, remote: ends.remote, is_relay: false, owner })
     }
 
     /// A user name, a mailbox, or else a full name or a word of one. A list that all of its members
     /// can be reached by is shown under its own name (RFC 5321 3.5.1).
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let name = name.trim();
-        let Ok(mailbox) = self.mailbox_of(name) else { return self.by_full_name(name) };
+        let Ok(mailbox) = self.parse_mailbox(name) else { return self.find_by_full_name(name) };
         match self.ends(&mailbox, self.settings.relays) {
-            Ok(ends) => match (ends.here.as_slice(), ends.elsewhere.as_slice()) {
+            Ok(ends) => match (ends.local.as_slice(), ends.remote.as_slice()) {
                 ([(_, member)], []) => Ok(member.clone()),
                 // Told with 251, as it is with 551 where nothing is relayed.
                 ([], [only]) => Err(Refusal::Forward(only.clone())),
                 _ => Ok(Member { full_name: String::new(), mailbox }),
             },
-            Err(Refusal::Unknown | Refusal::NameNotAllowed) => self.by_full_name(name),
+            Err(Refusal::Unknown | Refusal::NameNotAllowed) => self.find_by_full_name(name),
             Err(refusal) => Err(refusal),
         }
     }
@@ -309,25 +309,25 @@ impl Route for LocalRoute {
     /// The targets of an alias as they are, aliases among them not followed; of a user the user. An
     /// alias that leads to one mailbox elsewhere is no list: 551.
     fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
-        let mailbox = self.mailbox_of(list).map_err(|_| self.users.refusal())?;
+        let mailbox = self.parse_mailbox(list).map_err(|_| self.users.refusal())?;
         if !self.is_ours(mailbox.domain()) {
             return Err(Refusal::NotLocal);
         }
-        let aliases = self.current()?;
-        let mut walk = Expansion::new(self, &aliases, ExpansionMode::Members);
-        walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
-        if let Some(fault) = walk.faults.into_iter().next() {
-            return Err(fault.refusal);
+        let aliases = self.current_aliases()?;
+        let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Members);
+        expansion.expand_name(mailbox.local(), &self.lookup_host(mailbox.domain()));
+        if let Some(error) = expansion.errors.into_iter().next() {
+            return Err(error.refusal);
         }
-        if let ([], [only]) = (walk.found.as_slice(), walk.remote.as_slice()) {
+        if let ([], [only]) = (expansion.found.as_slice(), expansion.remote.as_slice()) {
             return Err(Refusal::Forward(only.clone()));
         }
         let nameless = |mailbox| Member { full_name: String::new(), mailbox };
-        let ours = walk.found.into_iter().map(|found| match found {
+        let ours = expansion.found.into_iter().map(|found| match found {
             ExpansionTarget::Mailbox(_, member) => member,
             ExpansionTarget::List(mailbox) => nameless(mailbox),
         });
-        let members: Vec<Member> = ours.chain(walk.remote.into_iter().map(nameless)).collect();
+        let members: Vec<Member> = ours.chain(expansion.remote.into_iter().map(nameless)).collect();
         match members.is_empty() {
             true => Err(Refusal::Misconfigured(format!("{mailbox} has no members"))),
             false => Ok(members),
@@ -350,7 +350,7 @@ impl fmt::Display for Refusal {
             }
             Refusal::Forward(mailbox) => write!(f, "551 5.1.6 not local; try <{mailbox}>"),
             Refusal::Ambiguous(all) => write!(f, "553 5.1.4 ambiguous: {} users", all.len()),
-            Refusal::Later(why) => write!(f, "451 4.3.0 not now ({why})"),
+            Refusal::LookupFailed(why) => write!(f, "451 4.3.0 not now ({why})"),
             Refusal::Misconfigured(why) => write!(f, "451 4.3.5 aliases are wrong ({why})"),
         }
     }
@@ -363,16 +363,16 @@ fn in_ascii(name: &str) -> String {
 
 /// Where a walk ended.
 struct ExpansionResult {
-    here: Vec<(Destination, Member)>,
-    elsewhere: Vec<Mailbox>,
+    local: Vec<(Destination, Member)>,
+    remote: Vec<Mailbox>,
 }
 
 /// What a finished walk comes to.
-fn verdict(walk: Expansion<'_>, relays: bool) -> Result<ExpansionResult, Refusal> {
-    if let Some(AliasError { refusal, .. }) = walk.faults.into_iter().next() {
+fn verdict(expansion: Expansion<'_>, relays: bool) -> Result<ExpansionResult, Refusal> {
+    if let Some(AliasError { refusal, .. }) = expansion.errors.into_iter().next() {
         return Err(refusal);
     }
-    let here: Vec<_> = walk
+    let local: Vec<_> = expansion
         .found
         .into_iter()
         .filter_map(|found| match found {
@@ -380,10 +380,10 @@ fn verdict(walk: Expansion<'_>, relays: bool) -> Result<ExpansionResult, Refusal
             ExpansionTarget::List(_) => None,
         })
         .collect();
-    match (here.is_empty(), walk.remote.as_slice()) {
+    match (local.is_empty(), expansion.remote.as_slice()) {
         (true, []) => Err(Refusal::Misconfigured("a list without members".to_owned())),
-        (_, []) => Ok(ExpansionResult { here, elsewhere: Vec::new() }),
-        _ if relays => Ok(ExpansionResult { here, elsewhere: walk.remote }),
+        (_, []) => Ok(ExpansionResult { local, remote: Vec::new() }),
+        _ if relays => Ok(ExpansionResult { local, remote: expansion.remote }),
         (true, [only]) => Err(Refusal::Forward(only.clone())),
         _ => Err(Refusal::NotLocal),
     }

@@ -84,7 +84,7 @@ impl Users for Passwd {
         if read.is_err() {
             return Vec::new();
         }
-        String::from_utf8_lossy(&text).lines().filter_map(listed).collect()
+        String::from_utf8_lossy(&text).lines().filter_map(parse_passwd_line).collect()
     }
 }
 
@@ -92,19 +92,19 @@ impl Users for Passwd {
 #[derive(Debug, Default)]
 pub struct CachedUsers<U> {
     users: U,
-    found: Mutex<HashMap<String, (Instant, User)>>,
+    cache: Mutex<HashMap<String, (Instant, User)>>,
 }
 
 impl<U: Users> CachedUsers<U> {
     /// Nothing of `users` is known yet.
     pub fn new(users: U) -> CachedUsers<U> {
-        CachedUsers { users, found: Mutex::default() }
+        CachedUsers { users, cache: Mutex::default() }
     }
 
     fn find_at(&self, name: &str, now: Instant) -> Result<Option<User>, String> {
-        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((when, user)) = lock().get(name)
-            && now.saturating_duration_since(*when) < BELIEVED
+            && now.saturating_duration_since(*when) < CACHE_TIME
         {
             return Ok(Some(user.clone()));
         }
@@ -113,7 +113,7 @@ impl<U: Users> CachedUsers<U> {
         let mut found = lock();
         match &user {
             Some(user) => {
-                if found.len() >= RECENT_MAX {
+                if found.len() >= CACHE_MAX {
                     found.clear();
                 }
                 found.insert(name.to_owned(), (now, user.clone()));
@@ -164,11 +164,11 @@ impl FixedUsers {
 impl Users for FixedUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let found = self.index.get(name).and_then(|i| self.names.get(*i));
-        Ok(found.map(|name| unowned(name)))
+        Ok(found.map(|name| user_without_owner(name)))
     }
 
     fn list(&self) -> Vec<User> {
-        self.names.iter().map(|name| unowned(name)).collect()
+        self.names.iter().map(|name| user_without_owner(name)).collect()
     }
 }
 
@@ -180,7 +180,7 @@ pub struct AnyUser;
 impl Users for AnyUser {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let folded = name == name.to_lowercase();
-        Ok((folded && is_plain(name)).then(|| unowned(name)))
+        Ok((folded && is_plain(name)).then(|| user_without_owner(name)))
     }
 
     /// Only a name that cannot be a mailbox is not found here: 553.
@@ -237,12 +237,12 @@ impl From<Account> for User {
 }
 
 /// A user who is not one of the system's.
-fn unowned(name: &str) -> User {
+fn user_without_owner(name: &str) -> User {
     User { name: name.to_owned(), owner: None, full_name: String::new() }
 }
 
 /// `smith:x:1000:1000:Fred Smith,Room 2:/home/smith:/bin/sh`
-fn listed(line: &str) -> Option<User> {
+fn parse_passwd_line(line: &str) -> Option<User> {
     let mut fields = line.split(':');
     let name = fields.next()?;
     let uid = fields.nth(1)?.parse().ok()?;
@@ -274,10 +274,10 @@ fn full_name(gecos: &str, login: &str) -> String {
 }
 
 /// How long a user who was found is taken to be there still.
-const BELIEVED: Duration = Duration::from_secs(1);
+const CACHE_TIME: Duration = Duration::from_secs(1);
 
 /// The most users remembered.
-const RECENT_MAX: usize = 1024;
+const CACHE_MAX: usize = 1024;
 
 /// The most octets read of `/etc/passwd` for VRFY: 10,000 users and more.
 const PASSWD_MAX: u64 = 4 << 20;
@@ -387,7 +387,7 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             match name {
                 "later" => Err("down".to_owned()),
-                name => Ok(name.starts_with('a').then(|| unowned(name))),
+                name => Ok(name.starts_with('a').then(|| user_without_owner(name))),
             }
         }
     }
@@ -399,31 +399,32 @@ mod tests {
         for (name, after, questions) in [
             ("ann", Duration::ZERO, 1),
             ("ann", Duration::ZERO, 1),
-            ("ann", BELIEVED - Duration::from_nanos(1), 1),
-            ("ann", BELIEVED, 2),
-            ("nobody", BELIEVED, 3),
-            ("nobody", BELIEVED, 4),
-            ("later", BELIEVED, 5),
-            ("later", BELIEVED, 6),
+            ("ann", CACHE_TIME - Duration::from_nanos(1), 1),
+            ("ann", CACHE_TIME, 2),
+            ("nobody", CACHE_TIME, 3),
+            ("nobody", CACHE_TIME, 4),
+            ("later", CACHE_TIME, 5),
+            ("later", CACHE_TIME, 6),
         ] {
             let found = users.find_at(name, start + after);
             assert_eq!(found.clone().is_ok_and(|u| u.is_some()), name == "ann", "{name}");
             assert_eq!(found.is_err(), name == "later");
             assert_eq!(users.users.0.load(Ordering::Relaxed), questions, "{name} {after:?}");
         }
-        for i in 0..3 * RECENT_MAX {
+        for i in 0..3 * CACHE_MAX {
             users.find_at(&format!("a{i}"), start).unwrap();
         }
-        assert!(users.found.lock().unwrap().len() <= RECENT_MAX);
+        assert!(users.cache.lock().unwrap().len() <= CACHE_MAX);
     }
 
     #[test]
     fn passwd_lines() {
-        let user = listed("smith:x:1000:1001:Fred Smith,,,:/home/smith:/bin/sh").unwrap();
+        let user =
+            parse_passwd_line("smith:x:1000:1001:Fred Smith,,,:/home/smith:/bin/sh").unwrap();
         assert_eq!(user.full_name, "Fred Smith");
         assert_eq!(user.owner, Some(Owner { uid: 1000, gid: 1001 }));
         for line in ["", "smith", "smith:x", "smith:x:a:b:c", "+::::::", "# x", "a/b:x:1:1:n:/:/"] {
-            assert_eq!(listed(line), None, "{line:?}");
+            assert_eq!(parse_passwd_line(line), None, "{line:?}");
         }
     }
 
@@ -448,13 +449,13 @@ mod tests {
 
     #[test]
     fn words_of_a_name() {
-        let smith = User { full_name: "Fred Q. Smith".into(), ..unowned("fq.smith-2") };
+        let smith = User { full_name: "Fred Q. Smith".into(), ..user_without_owner("fq.smith-2") };
         for text in ["smith", "SMITH", "Fred", "fred q. smith", "fq", "2"] {
             assert!(matches_vrfy(&smith, text), "{text:?}");
         }
         for text in ["smi", "fred smith", "fq.smit", "x"] {
             assert!(!matches_vrfy(&smith, text), "{text:?}");
         }
-        assert!(!matches_vrfy(&unowned("a-"), ""), "an empty word is in many names");
+        assert!(!matches_vrfy(&user_without_owner("a-"), ""), "an empty word is in many names");
     }
 }

@@ -289,7 +289,7 @@ fn verify(flags: &Flags) -> Result<u8, SendmailError> {
         print(&route.explain(&mailbox.to_string()))?;
         let this = match route.resolve(&ForwardPath::Mailbox(mailbox)) {
             Ok(_) => EX_OK,
-            Err(Refusal::Later(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
+            Err(Refusal::LookupFailed(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
             Err(Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_)) => EX_NOUSER,
             Err(_) => EX_UNAVAILABLE,
         };

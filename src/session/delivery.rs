@@ -63,8 +63,8 @@ impl<'a> MessageDelivery<'a> {
     ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
         // For a report, and before the content is gone.
-        let asks = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
-        let header = asks.then(|| dsn_message::header(&message.content).unwrap_or_default());
+        let asks = self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
+        let header = asks.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
         let told = match answers {
             ReplyMode::Together => self.deliver_all(message),
             ReplyMode::Each => self.each(stream, message),
@@ -115,13 +115,13 @@ impl<'a> MessageDelivery<'a> {
             of.iter().partition(|recipient| recipient.destination.is_relay);
         let named: Vec<_> = named
             .iter()
-            .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
+            .flat_map(|recipient| recipient.destination.remote.iter().map(|to| (*recipient, to)))
             .filter_map(|(recipient, to)| copy(recipient, to))
             .collect();
         let mut queued = queue::destinations(self.envelope, &named, None, id, octets)?;
         for (n, recipient) in led.into_iter().enumerate() {
-            let Resolution { elsewhere, owner, .. } = &recipient.destination;
-            let mut to: Vec<_> = elsewhere.iter().filter_map(|to| copy(recipient, to)).collect();
+            let Resolution { remote, owner, .. } = &recipient.destination;
+            let mut to: Vec<_> = remote.iter().filter_map(|to| copy(recipient, to)).collect();
             let mut envelope = self.envelope.clone();
             // What nobody sent nobody needs to hear of.
             if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
@@ -140,7 +140,7 @@ impl<'a> MessageDelivery<'a> {
     /// Tells the queue of its new entries.
     fn note_queued(&self, to: &[Destination]) {
         let Some(relay) = &self.context.settings.relay else { return };
-        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
+        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.entry_added(id));
     }
 
     /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
@@ -175,7 +175,7 @@ impl<'a> MessageDelivery<'a> {
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
             let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
-                recipient.destination.here.iter().cloned().chain(queued).collect::<Vec<_>>()
+                recipient.destination.local.iter().cloned().chain(queued).collect::<Vec<_>>()
             });
             let mut fresh = way.clone().unwrap_or_default();
             ways.push(way);
@@ -234,8 +234,8 @@ impl<'a> MessageDelivery<'a> {
         let (envelope, came) = (self.envelope, self.at);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Of what is in the queue nobody knows yet whether it will arrive.
-        let is_here = |to: &&AcceptedRecipient| to.destination.elsewhere.is_empty();
-        let asks = |to: &&AcceptedRecipient| dsn_message::asks(envelope, to);
+        let is_here = |to: &&AcceptedRecipient| to.destination.remote.is_empty();
+        let asks = |to: &&AcceptedRecipient| dsn_message::wants_success_report(envelope, to);
         let delivered: Vec<&AcceptedRecipient> =
             delivered.iter().copied().filter(is_here).filter(asks).collect();
         if delivered.is_empty() {
@@ -268,7 +268,7 @@ impl<'a> MessageDelivery<'a> {
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         log::info!("report message={about} id={id} to={}", value(sender));
         counters.reports.one();
-        let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
+        let Some(to) = queue::report_destinations(to, None, &id, &content) else { return };
         writer.send(Message { id, head, content, to: to.clone() }, settings.outcome_timeout);
         self.note_queued(&to);
     }

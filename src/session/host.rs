@@ -36,7 +36,7 @@ impl SessionHost<'_> {
     }
 
     fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
-        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
+        if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
             log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
         }
         let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
@@ -80,7 +80,7 @@ impl Host for SessionHost<'_> {
                 Delivery::Mail | Delivery::SendAndMail => false,
             };
             // A mailbox that cannot take mail is better refused before its mail data than after.
-            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
+            let mut mailboxes = way.local.iter().filter(|_| !on_terminal);
             let looked = mailboxes.try_for_each(|destination| writer.look(destination));
             looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
         });
@@ -101,12 +101,12 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.terminals.accept(&to.here)
+        to.remote.is_empty() && self.context.settings.terminals.accept(&to.local)
     }
 
     fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
         let told = self.context.settings.forward_replies.allows(self.peer);
-        match (to.here.as_slice(), to.elsewhere.as_slice()) {
+        match (to.local.as_slice(), to.remote.as_slice()) {
             // Who wrote to another host need not be told that it is one.
             ([], [only]) if told && !to.is_relay => Some(only),
             _ => None,
@@ -187,7 +187,7 @@ fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> R
     match (refusal, asked) {
         (Refusal::Forward(to), _) if told => reply::please_try(to),
         (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
+        (Refusal::LookupFailed(_), _) => reply::lookup_failed(verb),
         (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
         (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
             reply::no_such_user(to)

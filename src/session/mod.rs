@@ -561,13 +561,13 @@ fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Disconnect> {
 /// Where the message goes on this host: no mailbox twice, whatever aliases and lists lead there.
 fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
-    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
+    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.local);
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
 }
 
 /// Whether the message comes back for an address that sends it on.
 fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> bool {
-    let leads_on = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
+    let leads_on = |to: &Resolution| !to.is_relay && !to.remote.is_empty();
     let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
 }

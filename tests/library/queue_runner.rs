@@ -77,7 +77,7 @@ impl Host {
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             patience: LONG,
         };
-        queue::make_folder(&settings.spool).unwrap();
+        queue::create_directory(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }
     }
 

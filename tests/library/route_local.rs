@@ -390,12 +390,12 @@ fn a_failing_directory_is_later() {
     let host = people(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
     for to in ["fred@example.org", "nobody@example.org", "list@example.org", "postmaster"] {
         match host.local.resolve(&path(to)) {
-            Err(Refusal::Later(why)) => assert_eq!(why, "the directory is down"),
+            Err(Refusal::LookupFailed(why)) => assert_eq!(why, "the directory is down"),
             other => panic!("{to}: {other:?}"),
         }
     }
-    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::Later(_))));
-    assert!(matches!(host.local.expn("list"), Err(Refusal::Later(_))));
+    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::LookupFailed(_))));
+    assert!(matches!(host.local.expn("list"), Err(Refusal::LookupFailed(_))));
     // What needs no directory goes on.
     check(&host, &[("far@example.org", "551"), ("x@example.com", "550 5.7.1")]);
     assert_eq!(people(true, "").rcpt("fred@example.org"), "fred");
@@ -406,9 +406,9 @@ fn aliases_never_read_are_later() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
     let local = Local::new(Settings { aliases: missing, ..settings });
-    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
+    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::LookupFailed(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
-    assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
+    assert!(matches!(local.vrfy("bob"), Err(Refusal::LookupFailed(_))));
     assert!(local.problems().iter().any(|p| p.stops_mail && p.what.contains("missing")));
 }
 
@@ -512,8 +512,8 @@ fn where_mail_has_a_way_out_it_takes_it() {
     let relaying = Local::new(Settings { relays: true, ..settings });
     let ways = |to: &str| {
         let way = relaying.way(&path(to)).unwrap();
-        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
-        let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
+        let local: Vec<String> = way.local.iter().map(|to| to.mailbox.to_string()).collect();
+        let elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
         (here.join(","), elsewhere.join(","), way.is_relay)
     };
     let fred = "fred@elsewhere.example".to_owned();

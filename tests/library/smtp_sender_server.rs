@@ -114,7 +114,7 @@ fn by_starttls_and_by_tls_from_the_first_octet() {
     assert_eq!(mailbox.matches(" with ESMTPS (using TLSv1.3 with cipher TLS_").count(), 4);
     let connection = connect(&target(&running), &with_tls(&pair)).unwrap();
     assert_eq!(connection.tls().unwrap().version, "TLSv1.3");
-    assert!(connection.takes_dsn());
+    assert!(connection.supports_dsn());
 }
 
 #[test]

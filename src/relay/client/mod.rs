@@ -261,7 +261,7 @@ impl Connection {
     }
 
     /// Whether delivery reports are left to the server (RFC 3461): it was told what was asked for.
-    pub fn takes_dsn(&self) -> bool {
+    pub fn supports_dsn(&self) -> bool {
         self.sender.offers().dsn
     }
 

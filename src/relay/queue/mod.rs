@@ -147,12 +147,12 @@ pub fn flush(
 
 impl QueueHandle {
     /// Of a queue that another process works on, now or later.
-    pub fn of_others() -> QueueHandle {
+    pub fn detached() -> QueueHandle {
         QueueHandle { events: bounded(0).0, missed: Arc::default() }
     }
 
     /// An entry was made. (Should this be missed, the folder is looked through now and then.)
-    pub fn note(&self, id: &str) {
+    pub fn entry_added(&self, id: &str) {
         if self.events.try_send(QueueEvent::QueueEntry(id.to_owned())).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
@@ -203,7 +203,7 @@ pub fn destinations<D>(
 
 /// The same for a report, which we write ourselves: the copies for all recipients of a way, of
 /// which is told what `notify` asks for.
-pub fn with_queued(
+pub fn report_destinations(
     way: Resolution,
     notify: Option<Notify>,
     id: &str,
@@ -213,10 +213,10 @@ pub fn with_queued(
     let is_ascii = matches!(content, Content::Memory(octets) if octets.is_ascii());
     let envelope = Envelope::<()> {
         body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
-        utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
+        utf8: way.remote.iter().any(|to| !to.to_string().is_ascii()),
         ..Envelope::blank()
     };
-    let to = way.elsewhere.into_iter().map(|mailbox| Recipient {
+    let to = way.remote.into_iter().map(|mailbox| Recipient {
         path: ForwardPath::Mailbox(mailbox.clone()),
         destination: mailbox,
         notify,
@@ -224,14 +224,14 @@ pub fn with_queued(
     });
     let to: Vec<_> = to.collect();
     let queued = destinations(&envelope, &to, None, id, content.octets())?;
-    Some(way.here.into_iter().chain(queued).collect())
+    Some(way.local.into_iter().chain(queued).collect())
 }
 
 /// The folder of the queue, made if it is missing.
 ///
 /// # Errors
 /// It cannot be made.
-pub fn make_folder(spool: &Path) -> io::Result<PathBuf> {
+pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(QUEUE_FOLDER);
     DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     Ok(directory)

@@ -99,7 +99,7 @@ impl QueueRunner {
             octets: locked.entry.octets_on_wire(&locked.file)?,
             content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
         });
-        let (relay, takes_dsn) = (connection.target().to_string(), connection.takes_dsn());
+        let (relay, supports_dsn) = (connection.target().to_string(), connection.supports_dsn());
         self.connection = Some(connection).filter(Connection::is_open);
         for (n, outcome) in to.iter().zip(&outcomes) {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
@@ -117,7 +117,7 @@ impl QueueRunner {
                 value(&reason.text)
             );
         }
-        self.conclude(&mut locked, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
+        self.conclude(&mut locked, to.into_iter().zip(outcomes).collect(), true, supports_dsn)
     }
 
     /// Opens and locks an entry. Or else what becomes of it.
@@ -213,13 +213,13 @@ impl QueueRunner {
     }
 
     /// Crosses off and reports what is to be by these outcomes, after a try or without one. A
-    /// sender who asked to hear of success is told by the server, if that `takes_dsn`.
+    /// sender who asked to hear of success is told by the server, if that `supports_dsn`.
     fn conclude(
         &mut self,
         locked: &mut LockedEntry,
         outcomes: Vec<(usize, RecipientOutcome)>,
         tried: bool,
-        takes_dsn: bool,
+        supports_dsn: bool,
     ) -> io::Result<AttemptResult> {
         let age = now().saturating_sub(locked.entry.came);
         let (warn, give_up) =
@@ -245,7 +245,7 @@ impl QueueRunner {
             // Whatever becomes of the reports, these do not get it again.
             self.save(locked)?;
         }
-        if !takes_dsn {
+        if !supports_dsn {
             self.report(locked, DsnAction::Relayed, &sent);
         }
         if self.report(locked, DsnAction::Failed, &never) {

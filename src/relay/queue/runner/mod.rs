@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::state::EntryState;
-use super::{QueueConfig, QueueEvent, make_folder};
+use super::{QueueConfig, QueueEvent, create_directory};
 use crate::deliver::WriterHandle;
 use crate::message::trace::IdGenerator;
 use crate::observe::counters::Counters;
@@ -66,7 +66,7 @@ impl QueueRunner {
         counters: Arc<Counters>,
     ) -> io::Result<QueueRunner> {
         let mut runner = QueueRunner {
-            directory: make_folder(&settings.spool)?,
+            directory: create_directory(&settings.spool)?,
             settings,
             route,
             writer,

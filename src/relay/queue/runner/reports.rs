@@ -14,7 +14,7 @@ use crate::message::trace;
 use crate::message::{Content, Message};
 use crate::observe::logging::value;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
-use crate::relay::queue::with_queued;
+use crate::relay::queue::report_destinations;
 use crate::route::Resolution;
 use crate::smtp::dsn::{Notify, Return};
 use crate::smtp::sender::FailureReason;
@@ -92,7 +92,7 @@ impl QueueRunner {
         if let ReversePath::Mailbox(sender) = from {
             match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
                 Ok(way) => return Ok((format!("<{sender}>"), way, None)),
-                Err(crate::route::Refusal::Later(why)) => return Err(why),
+                Err(crate::route::Refusal::LookupFailed(why)) => return Err(why),
                 Err(refusal) => {
                     let why = value(&refusal).to_string();
                     log::warn!("report-to-postmaster sender={} why={why}", value(sender));
@@ -115,7 +115,7 @@ impl QueueRunner {
         Ok(match whole {
             true => ReturnedContent::Whole(octets),
             false => {
-                ReturnedContent::Header(dsn_message::header(&Content::Memory(Arc::new(octets)))?)
+                ReturnedContent::Header(dsn_message::read_header(&Content::Memory(Arc::new(octets)))?)
             }
         })
     }
@@ -129,7 +129,7 @@ impl QueueRunner {
         way: Resolution,
         notify: Option<Notify>,
     ) -> bool {
-        let Some(to) = with_queued(way, notify, id, &content) else { return false };
+        let Some(to) = report_destinations(way, notify, id, &content) else { return false };
         let ids: Vec<String> =
             to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
