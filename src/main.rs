@@ -25,7 +25,6 @@ use mailslot::config::{
 };
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::message::Owner;
 use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
@@ -35,10 +34,10 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, RunAs, Start};
 use mailslot::relay::queue::{self, QueueHandle, list};
-use mailslot::route::{ForwardFiles, LocalRoute};
+use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
 use mailslot::session::Audience;
-use nix::unistd::{Group, User, getegid, geteuid};
+use nix::unistd::{Group, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -61,7 +60,9 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Explain(addresses) => {
             let route = LocalRoute::new(config.route());
             if config.forward_files {
-                route.follow_forward_files(ForwardFileReader(None));
+                route.follow_forward_files(HomeForwardFiles::new(|home, owner| {
+                    forward::read(&HostDisk::new(), home, owner)
+                }));
             }
             let ways: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
             print(&ways.join("\n"))
@@ -133,7 +134,10 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
     if config.forward_files {
-        route.follow_forward_files(ForwardFileReader(Some(writer.clone())));
+        let writer = writer.clone();
+        route.follow_forward_files(HomeForwardFiles::new(move |home, owner| {
+            writer.forward_file(home, owner, FORWARD_FILE_TIMEOUT)
+        }));
     }
     let parts = Services { listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
@@ -206,23 +210,6 @@ fn keys(TlsFiles { cert, key, .. }: &TlsFiles) -> Result<Arc<ServerCertificate>,
     ServerCertificate::load(cert, key)
         .map(Arc::new)
         .map_err(|text| StartError::text(EX_CONFIG, &text))
-}
-
-/// Reads forward files: through the writer, which reads them as their users; without one as whoever
-/// runs this.
-struct ForwardFileReader(Option<WriterHandle>);
-
-impl ForwardFiles for ForwardFileReader {
-    fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
-        let account = User::from_name(user).map_err(|e| e.to_string())?;
-        let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
-        let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
-        let read = match &self.0 {
-            Some(writer) => writer.forward_file(&dir, owner, FORWARD_PATIENCE),
-            None => forward::read(&HostDisk::new(), &dir, owner),
-        };
-        read.map_err(|e| e.to_string())
-    }
 }
 
 /// What serving is made of.
@@ -444,4 +431,4 @@ const EX_CONFIG: u8 = 78;
 /// What is being sent when the server stops has so long to end; else it is sent again.
 const QUEUE_GRACE: Duration = Duration::from_secs(2);
 /// How long the writer may take to read a forward file.
-const FORWARD_PATIENCE: Duration = Duration::from_secs(10);
+const FORWARD_FILE_TIMEOUT: Duration = Duration::from_secs(10);

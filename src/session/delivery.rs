@@ -241,7 +241,7 @@ impl<'a> MessageDelivery<'a> {
         if delivered.is_empty() {
             return;
         }
-        let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
                 let (sender, why) = (value(sender), value(&refusal));

@@ -28,7 +28,7 @@ impl SessionHost<'_> {
     /// Where mail for `to` goes that comes from this client.
     fn way(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
         let way =
-            self.context.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
+            self.context.route.resolve(to).and_then(|way| match way.is_relay && !self.may_relay {
                 true => Err(Refusal::NotLocal),
                 false => Ok(way),
             });

@@ -90,7 +90,7 @@ impl QueueRunner {
     /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
     fn way_back(&self, from: &ReversePath) -> Result<(String, Resolution, Option<Notify>), String> {
         if let ReversePath::Mailbox(sender) = from {
-            match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
+            match self.route.resolve(&ForwardPath::Mailbox(sender.clone())) {
                 Ok(way) => return Ok((format!("<{sender}>"), way, None)),
                 Err(crate::route::Refusal::LookupFailed(why)) => return Err(why),
                 Err(refusal) => {
@@ -100,7 +100,7 @@ impl QueueRunner {
             }
         }
         let way =
-            self.route.way(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+            self.route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
         let never = Some(Notify::default());
         Ok((format!("<postmaster@{}>", self.settings.hostname), way, never))
     }
