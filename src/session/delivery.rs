@@ -63,7 +63,8 @@ impl<'a> MessageDelivery<'a> {
     ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
         // For a report, and before the content is gone.
-        let asks = self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
+        let asks =
+            self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
         let header = asks.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
         let told = match answers {
             ReplyMode::Together => self.deliver_all(message),

@@ -9,7 +9,7 @@ use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::forward;
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{ForwardFiles, Local, Route, Settings};
+use mailslot::route::{ForwardFiles, LocalRoute, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Users with owners, as those of the system are.
@@ -35,20 +35,21 @@ impl ForwardFiles for Files {
 /// Where mail for `to` goes: here, and elsewhere.
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
-    let settings = Settings { domains, relays, ..Settings::default() };
-    let local = Local::with_users(settings, Box::new(People(&["alice", "bob", "carol", "dave"])));
+    let settings = RouteConfig { domains, relays, ..RouteConfig::default() };
+    let local =
+        LocalRoute::with_users(settings, Box::new(People(&["alice", "bob", "carol", "dave"])));
     let files = files.iter().map(|(user, text)| match text.strip_prefix("error: ") {
         Some(_) => (*user, Err("cannot be read")),
         None => (*user, Ok(text.to_string())),
     });
     local.follow_forward_files(Files(files.collect()));
     let to = ForwardPath::Mailbox(Mailbox::parse(to).unwrap());
-    let way = local.way(&to).unwrap();
+    let way = local.resolve(&to).unwrap();
     let mut local: Vec<String> = way.local.iter().map(|to| to.mailbox.to_string()).collect();
     let mut elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
-    here.sort();
+    local.sort();
     elsewhere.sort();
-    (here.join(" "), elsewhere.join(" "))
+    (local.join(" "), elsewhere.join(" "))
 }
 
 #[test]

@@ -1,10 +1,10 @@
 //! Random commands against a small reference model of the states: a greeting, a transaction, a
 //! number of recipients. Whatever the order, each reply has the code that the model says.
 
-use crate::harness::cast;
-use crate::harness::cast::Beta;
-use mailslot::smtp::Settings;
-use mailslot::smtp::fuzz::Machine;
+use crate::harness::fixtures;
+use crate::harness::fixtures::Beta;
+use mailslot::smtp::ReceiverConfig;
+use mailslot::smtp::testing::Conversation;
 use proptest::prelude::*;
 
 const RECIPIENTS_MAX: usize = 3;
@@ -151,13 +151,13 @@ proptest! {
         picks in prop::collection::vec(prop::sample::select(LINES), 1..60),
         bare in any::<bool>(),
     ) {
-        let settings = Settings {
+        let settings = ReceiverConfig {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
             terminals: true,
-            ..cast::settings(&[])
+            ..fixtures::settings(&[])
         };
-        let mut machine = Machine::new(settings, Beta);
+        let mut machine = Conversation::new(settings, Beta);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {

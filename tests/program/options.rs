@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Output;
 
-use crate::harness::program::mailslot;
+use crate::harness::server::mailslot;
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = mailslot(args).output().unwrap();
@@ -17,7 +17,7 @@ fn help_shows_every_option_and_fits_a_terminal() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        for row in mailslot::options::TABLE {
+        for row in mailslot::config::options::TABLE {
             assert!(
                 help.contains(format!("--{} {}", row.long, row.arg).trim_end()),
                 "{}",

@@ -114,9 +114,9 @@ impl QueueRunner {
         let octets = locked.entry.begin(&locked.file, most)?;
         Ok(match whole {
             true => ReturnedContent::Whole(octets),
-            false => {
-                ReturnedContent::Header(dsn_message::read_header(&Content::Memory(Arc::new(octets)))?)
-            }
+            false => ReturnedContent::Header(dsn_message::read_header(&Content::Memory(
+                Arc::new(octets),
+            ))?),
         })
     }
 

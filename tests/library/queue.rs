@@ -1,7 +1,7 @@
 //! The queue at work: entries in a spool of their own, and a smarthost that does to each command
 //! what a test says.
 
-use crate::harness::sender;
+use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -9,13 +9,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::sender::{Act, Server, say, usual};
-use crate::harness::server::{House, LONG};
+use crate::harness::library::{House, LONG};
+use crate::harness::scripted_server::{Act, Server, say, usual};
 use mailslot::deliver::{Outcome, mbox};
-use mailslot::message::{BoxName, Content, Destination, Message};
-use mailslot::queue::{self, Handle, Queue, Settings, Smarthost, list};
-use mailslot::route::{Member, Refusal, Route, Way};
-use mailslot::smtp::command::{Command, Node};
+use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
+use mailslot::route::{Member, Refusal, Resolution, Route};
+use mailslot::smtp::command::{Command, EtrnNode};
 use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
 use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
@@ -26,11 +26,7 @@ struct Here {
 }
 
 impl Route for Here {
-    fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
-        Err(Refusal::Unknown)
-    }
-
-    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -38,14 +34,14 @@ impl Route for Here {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Way { elsewhere: vec![to], is_relay: true, ..Way::default() });
+            return Ok(Resolution { remote: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
-        let mailbox = BoxName::new(to.local()).unwrap();
-        let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
-        Ok(Way { here, ..Way::default() })
+        let mailbox = MailboxName::new(to.local()).unwrap();
+        let local = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
+        Ok(Resolution::local(local))
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -60,22 +56,24 @@ impl Route for Here {
 /// A host whose queue is worked on when a test says so.
 struct Host {
     house: House,
-    settings: Settings,
+    settings: QueueConfig,
     route: Arc<Here>,
 }
 
 impl Host {
     fn new(smarthosts: &[&Server]) -> Host {
         let house = House::new();
-        let smarthost =
-            |server: &&Server| Smarthost { target: server.target(), settings: sender::settings() };
-        let settings = Settings {
+        let smarthost = |server: &&Server| Smarthost {
+            target: server.target(),
+            settings: scripted_server::settings(),
+        };
+        let settings = QueueConfig {
             spool: house.folder().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            patience: LONG,
+            timeout: LONG,
         };
         queue::create_directory(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }
@@ -97,7 +95,7 @@ impl Host {
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
-    fn start(&self) -> (Handle, Queue) {
+    fn start(&self) -> (QueueHandle, QueueThread) {
         let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
@@ -148,7 +146,7 @@ fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
     };
-    Envelope { from, ..sender::envelope(to) }
+    Envelope { from, ..scripted_server::envelope(to) }
 }
 
 /// A server that answers each RCPT by what its local part says: a code, or else 250.
@@ -183,7 +181,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn node(name: &str) -> Node {
+fn node(name: &str) -> EtrnNode {
     match Command::parse(format!("ETRN {name}\r\n").as_bytes()) {
         Ok(Command::Etrn(node)) => node,
         other => panic!("{other:?}"),
@@ -401,7 +399,7 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     for n in 20..30 {
         let id = format!("m-{n}");
         host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
-        handle.note(&id);
+        handle.entry_added(&id);
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second", || made() == 2);
@@ -479,9 +477,9 @@ fn what_another_process_put_off_waits_for_both() {
     let (_first, one) = host.start();
     wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
-    handle.note("m");
+    handle.entry_added("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
-    handle.note("n");
+    handle.entry_added("n");
     wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
     one.stop(LONG);
     two.stop(LONG);

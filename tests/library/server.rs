@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Accept;
-use mailslot::stream::{Peer, Socket};
+use mailslot::net::listen::Accept;
+use mailslot::net::stream::{Peer, Socket};
 
 use nix::errno::Errno;
 
-use crate::harness::server::{Client, Guests, House, LONG, stranger};
+use crate::harness::library::{Client, Guests, House, LONG, stranger};
 
 #[test]
 fn a_full_server_says_421_at_once_and_serves_again() {
