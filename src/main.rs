@@ -80,7 +80,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             Ok(0)
         }
         ProgramCommand::Queue(QueueCommand::Drop(id)) => {
-            list::drop(&config.spool, id).map_err(not_done)?;
+            list::remove(&config.spool, id).map_err(not_done)?;
             print(&format!("{id} is removed\n"))
         }
         ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),

@@ -96,7 +96,7 @@ impl Config {
             };
             let login = relay.login.as_ref().map(|file| credentials::load(file, host));
             Ok(Smarthost {
-                target: target.clone(),
+                address: target.clone(),
                 settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
                     tls: tls.clone(),

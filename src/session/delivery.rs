@@ -141,7 +141,7 @@ impl<'a> MessageDelivery<'a> {
     /// Tells the queue of its new entries.
     fn note_queued(&self, to: &[Destination]) {
         let Some(relay) = &self.context.settings.relay else { return };
-        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.entry_added(id));
+        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.entry_created(id));
     }
 
     /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
@@ -257,8 +257,8 @@ impl<'a> MessageDelivery<'a> {
         let report = DsnMessage {
             hostname: &settings.hostname,
             id: &id,
-            at: &at,
-            came,
+            date: &at,
+            arrived: came,
             to: &envelope.from.to_string(),
             action: DsnAction::Delivered,
             envid: envelope.envid.as_deref(),

@@ -64,7 +64,7 @@ impl Host {
     fn new(smarthosts: &[&Server]) -> Host {
         let house = House::new();
         let smarthost = |server: &&Server| Smarthost {
-            target: server.target(),
+            address: server.target(),
             settings: scripted_server::settings(),
         };
         let settings = QueueConfig {
@@ -399,7 +399,7 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     for n in 20..30 {
         let id = format!("m-{n}");
         host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
-        handle.entry_added(&id);
+        handle.entry_created(&id);
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second", || made() == 2);
@@ -417,7 +417,7 @@ fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
     let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.target = closed.to_string().parse().unwrap();
+    nobody.address = closed.to_string().parse().unwrap();
     host.settings.smarthosts.insert(0, nobody);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
@@ -477,9 +477,9 @@ fn what_another_process_put_off_waits_for_both() {
     let (_first, one) = host.start();
     wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
-    handle.entry_added("m");
+    handle.entry_created("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
-    handle.entry_added("n");
+    handle.entry_created("n");
     wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
     one.stop(LONG);
     two.stop(LONG);

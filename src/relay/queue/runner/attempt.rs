@@ -1,107 +1,93 @@
-//! One attempt at one entry: locked, sent, its state recorded.
+//! One attempt at one entry: sent, its outcomes reported, its state recorded.
 
-use std::fs::{self, File};
 use std::hash::BuildHasher;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fs2::FileExt;
-
-use super::QueueRunner;
-use super::reports::zoned;
-use super::schedule::{Schedule, latest};
+use super::locked_entry::{LockedEntry, Unavailable};
+use super::schedule::{ScheduledEntry, latest_due};
+use super::{Outage, QueueRunner};
 use crate::observe::logging::value;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
-use crate::relay::queue::entry::QueueEntry;
-use crate::relay::queue::state::{EntryState, retry_after};
-use crate::relay::queue::{Smarthost, now};
-use crate::smtp::Envelope;
+use crate::relay::queue::state::{EntryState, retry_delay};
+use crate::relay::queue::{Smarthost, now, seconds, zoned};
 use crate::smtp::sender::{FailureReason, RecipientOutcome};
 
-/// What becomes of an entry.
-pub(super) enum AttemptResult {
-    /// It is gone.
-    Gone,
-    /// It waits.
-    Waits(Schedule),
-    /// No smarthost can be reached.
-    Down(FailureReason),
+/// The state of an entry after an attempt.
+enum AttemptResult {
+    /// The entry is finished and removed.
+    Removed,
+    /// The entry stays in the queue.
+    Waiting(ScheduledEntry),
+    /// The entry was not tried, because no smarthost can be reached.
+    Unreachable(FailureReason),
 }
 
-/// An entry in hand: open, and locked as long as it is.
-pub(super) struct LockedEntry {
-    pub id: Arc<str>,
-    pub file: File,
-    pub entry: QueueEntry,
-    pub state: EntryState,
-}
-
-impl LockedEntry {
-    /// The recipients that are not crossed off.
-    pub(super) fn pending(&self) -> Vec<usize> {
-        let all = 0..self.entry.envelope.to.len();
-        all.filter(|n| !self.state.gone.contains(n)).collect()
-    }
-
-    /// The envelope for these recipients.
-    pub(super) fn envelope_for(&self, to: &[usize]) -> Envelope<()> {
-        let all = &self.entry.envelope;
-        let to = to.iter().filter_map(|n| all.to.get(*n)).cloned().collect();
-        Envelope { to, ..all.clone() }
-    }
+/// Whether outcomes come from an attempt.
+#[derive(Clone, Copy)]
+enum AttemptMade {
+    No,
+    /// Made, over a server that reports successes itself if it supports DSN.
+    Yes {
+        supports_dsn: bool,
+    },
 }
 
 impl QueueRunner {
-    /// Tries one entry.
+    /// Tries to send the entry `id`, and schedules or removes it.
     pub(super) fn attempt(&mut self, id: &Arc<str>) {
-        let next = self.try_one(id);
-        self.place(id, next);
+        let result = self.send(id);
+        self.reschedule(id, result);
     }
 
-    /// Puts an entry where it belongs now.
-    fn place(&mut self, id: &Arc<str>, next: io::Result<AttemptResult>) {
-        match next {
-            Ok(AttemptResult::Gone) => self.forget(id),
-            Ok(AttemptResult::Waits(item)) => self.put(id, item),
-            Ok(AttemptResult::Down(reason)) => self.rest(&reason),
+    fn reschedule(&mut self, id: &Arc<str>, result: io::Result<AttemptResult>) {
+        match result {
+            Ok(AttemptResult::Removed) => {
+                self.unsaved.remove(id);
+                self.schedule.remove(id);
+            }
+            Ok(AttemptResult::Waiting(entry)) => self.schedule.insert(id, entry),
+            Ok(AttemptResult::Unreachable(reason)) => self.back_off(&reason),
             Err(e) => {
                 log::error!("queue-failed entry={id} error={}", value(e));
-                let due = now() + retry_after(1, 0);
-                self.put(id, Schedule { due, watch: due, forced: true });
+                let due = now() + retry_delay(1, 0);
+                let entry = ScheduledEntry { due, report_due: due, forced: true };
+                self.schedule.insert(id, entry);
             }
         }
     }
 
-    fn try_one(&mut self, id: &Arc<str>) -> io::Result<AttemptResult> {
+    fn send(&mut self, id: &Arc<str>) -> io::Result<AttemptResult> {
         let mut locked = match self.open(id)? {
             Ok(locked) => locked,
-            Err(next) => return Ok(next),
+            Err(result) => return Ok(result),
         };
-        let is_forced = self.items.get(id).is_some_and(|item| item.forced);
-        let next = locked.state.next;
-        if !is_forced && next > now() && next <= latest() {
-            // Another process has tried it meanwhile.
-            return Ok(AttemptResult::Waits(Schedule { due: next, ..Schedule::NEW }));
+        let retry_at = locked.state.retry_at;
+        if !self.schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
+            // Another process has tried the entry since it was scheduled.
+            let entry = ScheduledEntry { due: retry_at, ..ScheduledEntry::NEW };
+            return Ok(AttemptResult::Waiting(entry));
         }
-        let to = locked.pending();
-        if to.is_empty() {
-            return self.conclude(&mut locked, Vec::new(), false, true);
+        let pending = locked.pending();
+        if pending.is_empty() {
+            // A crash came between the last state and the removal of the entry.
+            return self.record(&mut locked, Vec::new(), AttemptMade::No);
         }
         let mut connection = match self.connect() {
             Ok(connection) => connection,
-            Err(reason) => return Ok(AttemptResult::Down(reason)),
+            Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
         };
         let outcomes = connection.send(&OutgoingMessage {
-            envelope: &locked.envelope_for(&to),
-            octets: locked.entry.octets_on_wire(&locked.file)?,
+            envelope: &locked.envelope_for(&pending),
+            size: locked.entry.wire_size(&locked.file)?,
             content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
         });
-        let (relay, supports_dsn) = (connection.target().to_string(), connection.supports_dsn());
-        self.connection = Some(connection).filter(Connection::is_open);
-        for (n, outcome) in to.iter().zip(&outcomes) {
+        let relay = connection.address().to_string();
+        let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
+        self.connection = if connection.is_open() { Some(connection) } else { None };
+        for (n, outcome) in pending.iter().zip(&outcomes) {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
             let (verb, count, reason) = match outcome {
                 RecipientOutcome::Done(reason) => ("sent", &self.counters.sent, reason),
@@ -117,169 +103,146 @@ impl QueueRunner {
                 value(&reason.text)
             );
         }
-        self.conclude(&mut locked, to.into_iter().zip(outcomes).collect(), true, supports_dsn)
+        self.record(&mut locked, pending.into_iter().zip(outcomes).collect(), attempt)
     }
 
-    /// Opens and locks an entry. Or else what becomes of it.
-    pub(super) fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
-        let forced = self.items.get(id).is_some_and(|item| item.forced);
-        let again = |seconds| {
-            Ok(Err(AttemptResult::Waits(Schedule {
-                due: now() + seconds,
-                watch: i64::MAX,
-                forced,
-            })))
+    /// Opens and locks the entry `id`, or returns when to try again.
+    fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
+        let retry_in = |seconds| {
+            let forced = self.schedule.is_forced(id);
+            // The sender's report waits too, because it needs the entry.
+            let entry = ScheduledEntry { due: now() + seconds, report_due: i64::MAX, forced };
+            Err(AttemptResult::Waiting(entry))
         };
-        let path = self.directory.join(&**id);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Err(AttemptResult::Gone)),
-            Err(e) => return Err(e),
-        };
-        match FileExt::try_lock_exclusive(&file) {
-            Ok(()) => {}
-            // The writer, whose batch is not through yet; or another process of ours.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return again(1),
-            Err(e) => return Err(e),
-        }
-        let stat = file.metadata()?;
-        if stat.nlink() == 0 {
-            return Ok(Err(AttemptResult::Gone));
-        }
-        let Some(entry) = QueueEntry::read(&file)? else {
-            let old = stat.modified()?.elapsed().is_ok_and(|age| age > LEFT_BEHIND);
-            if stat.len() == 0 && old {
-                // Made for a message whose record was never written.
-                fs::remove_file(&path)?;
-                return Ok(Err(AttemptResult::Gone));
-            }
-            log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
-            return again(retry_after(1, 0));
-        };
-        let state = match self.unsaved.get(id) {
-            Some(state) => state.clone(),
-            None => EntryState::read(&self.directory, id)?,
-        };
-        Ok(Ok(LockedEntry { id: id.clone(), file, entry, state }))
+        let opened = LockedEntry::open(&self.directory, id, self.unsaved.get(id))?;
+        Ok(opened.or_else(|unavailable| match unavailable {
+            Unavailable::Removed => Err(AttemptResult::Removed),
+            Unavailable::Busy => retry_in(1),
+            Unavailable::Incomplete => retry_in(retry_delay(1, 0)),
+        }))
     }
 
-    /// The connection there is, or a new one to the first smarthost that can be reached.
+    /// Returns the open connection, or a new one to the first smarthost that can be reached.
     fn connect(&mut self) -> Result<Connection, FailureReason> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let mut why = FailureReason::own((4, 3, 5), "no smarthost is given");
-        for Smarthost { target, settings } in &self.settings.smarthosts {
-            match client::connect(target, settings) {
+        let mut last = FailureReason::own((4, 3, 5), "no smarthost is configured");
+        for Smarthost { address, settings } in &self.settings.smarthosts {
+            match client::connect(address, settings) {
                 Ok(connection) => {
-                    if self.down.take().is_some() {
-                        log::info!("smarthost-back relay={}", value(target));
+                    if self.outage.take().is_some() {
+                        log::info!("smarthost-back relay={}", value(address));
                     }
                     return Ok(connection);
                 }
                 Err(reason) => {
                     log::warn!(
                         "smarthost-unreachable relay={} reply={}",
-                        value(target),
+                        value(address),
                         value(&reason.text)
                     );
-                    why = reason;
+                    last = reason;
                 }
             }
         }
-        Err(why)
+        Err(last)
     }
 
-    /// No smarthost can be reached: nothing is tried for a while, but senders are told of the age
-    /// that their mail comes to.
-    fn rest(&mut self, reason: &FailureReason) {
-        let tries = self.down.map_or(0, |(tries, _)| tries.saturating_add(1));
-        let rest = (FIRST_REST * (1 << tries.min(8))).min(LAST_REST);
-        self.down = Some((tries, Instant::now() + rest));
-        let now = now();
-        let aged: Vec<Arc<str>> =
-            self.items.iter().filter(|(_, i)| i.watch <= now).map(|(id, _)| id.clone()).collect();
-        for id in aged {
-            let next = self.open(&id).and_then(|opened| match opened {
+    /// Begins or extends the outage, in which no entry is tried. Senders still get reports about
+    /// the age of their mail.
+    fn back_off(&mut self, reason: &FailureReason) {
+        let failures = self.outage.map_or(0, |outage| outage.failures.saturating_add(1));
+        let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
+        self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
+        for id in self.schedule.ids_to_report(now()) {
+            let result = self.open(&id).and_then(|opened| match opened {
                 Ok(mut locked) => {
                     let later = |n| (n, RecipientOutcome::Later(reason.clone()));
                     let outcomes = locked.pending().into_iter().map(later).collect();
-                    self.conclude(&mut locked, outcomes, false, true)
+                    self.record(&mut locked, outcomes, AttemptMade::No)
                 }
-                Err(next) => Ok(next),
+                Err(result) => Ok(result),
             });
-            self.place(&id, next);
+            self.reschedule(&id, result);
         }
     }
 
-    /// Crosses off and reports what is to be by these outcomes, after a try or without one. A
-    /// sender who asked to hear of success is told by the server, if that `supports_dsn`.
-    fn conclude(
+    /// Records the outcomes of recipients, by index, and reports them to the sender. Recipients
+    /// that got the message, or whose failure is reported, are finished. The entry is removed once
+    /// all are.
+    fn record(
         &mut self,
         locked: &mut LockedEntry,
         outcomes: Vec<(usize, RecipientOutcome)>,
-        tried: bool,
-        supports_dsn: bool,
+        attempt: AttemptMade,
     ) -> io::Result<AttemptResult> {
-        let age = now().saturating_sub(locked.entry.came);
-        let (warn, give_up) =
-            (seconds(self.settings.warn_after), seconds(self.settings.give_up_after));
+        let age = now().saturating_sub(locked.entry.arrived_at);
+        let warn_after = seconds(self.settings.warn_after);
+        let give_up_after = seconds(self.settings.give_up_after);
         let before = locked.state.clone();
-        let (mut sent, mut later, mut never) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sent, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Done(reason) => sent.push((n, reason)),
                 // RFC 3463: delivery time expired.
-                RecipientOutcome::Later(reason) if age >= give_up => {
-                    never.push((n, FailureReason { status: (5, 4, 7), ..reason }));
+                RecipientOutcome::Later(reason) if age >= give_up_after => {
+                    failed.push((n, FailureReason { status: (5, 4, 7), ..reason }));
                 }
-                RecipientOutcome::Later(reason) => later.push((n, reason)),
-                RecipientOutcome::Never(reason) => never.push((n, reason)),
+                RecipientOutcome::Later(reason) => deferred.push((n, reason)),
+                RecipientOutcome::Never(reason) => failed.push((n, reason)),
             }
         }
-        if let Some((_, reason)) = later.last().or(never.last()) {
-            locked.state.last.clone_from(&reason.text);
+        if let Some((_, reason)) = deferred.last().or(failed.last()) {
+            locked.state.last_reply.clone_from(&reason.text);
         }
-        locked.state.gone.extend(sent.iter().map(|(n, _)| *n));
+        locked.state.finished.extend(sent.iter().map(|(n, _)| *n));
         if !sent.is_empty() && !locked.pending().is_empty() {
-            // Whatever becomes of the reports, these do not get it again.
+            // Saved before any report, because these recipients must not get the message again if
+            // the process dies meanwhile.
             self.save(locked)?;
         }
-        if !supports_dsn {
+        if matches!(attempt, AttemptMade::Yes { supports_dsn: false }) {
             self.report(locked, DsnAction::Relayed, &sent);
         }
-        if self.report(locked, DsnAction::Failed, &never) {
-            locked.state.gone.extend(never.iter().map(|(n, _)| *n));
+        // A failure that cannot be reported leaves the recipient pending, so that the report is
+        // tried again.
+        if self.report(locked, DsnAction::Failed, &failed) {
+            locked.state.finished.extend(failed.iter().map(|(n, _)| *n));
         }
-        if !locked.state.warned && age >= warn && !later.is_empty() {
-            let until = zoned(locked.entry.came.saturating_add(give_up));
-            locked.state.warned = self.report(locked, DsnAction::Delayed(until), &later);
+        if !locked.state.warned && age >= warn_after && !deferred.is_empty() {
+            let until = zoned(locked.entry.arrived_at.saturating_add(give_up_after));
+            locked.state.warned = self.report(locked, DsnAction::Delayed(until), &deferred);
         }
         if locked.pending().is_empty() {
             EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
                 self.unsaved.insert(locked.id.clone(), locked.state.clone());
             })?;
-            return Ok(AttemptResult::Gone);
+            return Ok(AttemptResult::Removed);
         }
-        if tried {
+        let attempted = matches!(attempt, AttemptMade::Yes { .. });
+        if attempted {
             locked.state.tries = locked.state.tries.saturating_add(1);
-            self.jitter = self.jitter.wrapping_add(1);
-            let lot = self.random.hash_one(self.jitter);
-            locked.state.next = now().saturating_add(retry_after(locked.state.tries, lot));
+            self.jitter_count = self.jitter_count.wrapping_add(1);
+            let jitter = self.random.hash_one(self.jitter_count);
+            locked.state.retry_at = now().saturating_add(retry_delay(locked.state.tries, jitter));
         }
-        // Not two syncs for each entry there is, just to note why all of them wait.
-        let is_moved = (&locked.state.gone, locked.state.warned) != (&before.gone, before.warned);
-        if tried || is_moved {
+        // In an outage only the last reply may have changed. That is not worth two syncs for each
+        // entry of the queue.
+        let changed =
+            (&locked.state.finished, locked.state.warned) != (&before.finished, before.warned);
+        if attempted || changed {
             self.save(locked)?;
         }
-        let next_age = if locked.state.warned { give_up } else { warn };
-        // What should have been told and was not is not tried over and over.
-        let watch = locked.entry.came.saturating_add(next_age).max(now() + 60);
-        Ok(AttemptResult::Waits(Schedule { due: locked.state.next, watch, forced: false }))
+        let report_age = if locked.state.warned { give_up_after } else { warn_after };
+        // At least a minute from now, because a report that could not be delivered is overdue.
+        let report_due = locked.entry.arrived_at.saturating_add(report_age).max(now() + 60);
+        let due = locked.state.retry_at;
+        Ok(AttemptResult::Waiting(ScheduledEntry { due, report_due, forced: false }))
     }
 
-    /// Makes the state of an entry durable; or, on a disk that is full, remembers it, so that what
-    /// was sent is not sent every few minutes.
+    /// Writes the entry's state. If that fails, as on a full disk, the state is kept in memory, so
+    /// that a message that was sent is not sent again every few minutes.
     fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
         let written = locked.state.write(&self.directory, &locked.id);
         match &written {
@@ -290,13 +253,7 @@ impl QueueRunner {
     }
 }
 
-fn seconds(time: Duration) -> i64 {
-    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// The first rest after no smarthost could be reached; it doubles.
-const FIRST_REST: Duration = Duration::from_secs(60);
-/// The longest rest.
-const LAST_REST: Duration = Duration::from_secs(900);
-/// The age at which an entry without an octet is taken for left behind.
-const LEFT_BEHIND: Duration = Duration::from_secs(3600);
+/// First pause of an outage. Each further one is twice as long.
+const BACK_OFF_MIN: Duration = Duration::from_secs(60);
+/// Longest pause of an outage.
+const BACK_OFF_MAX: Duration = Duration::from_secs(900);

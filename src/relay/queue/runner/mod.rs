@@ -1,20 +1,29 @@
-//! The one thread of the queue: it sends what is due, puts off what cannot be sent now, and tells
-//! senders.
+//! The thread of the queue. It sends the entries that are due, retries those that are deferred, and
+//! reports to senders.
 //!
-//! All mail goes to the first smarthost that can be reached, over one connection that is used
-//! again as long as there is mail. If none can be reached the whole queue waits, and one entry
-//! probes: after a minute, twice as long each time, at most a quarter of an hour.
+//! | file | contains |
+//! | --- | --- |
+//! | `schedule.rs` | the entries there are, and when each is due |
+//! | `locked_entry.rs` | an entry that is worked on: open, locked, read |
+//! | `reports.rs` | reports to the sender (`impl QueueRunner`) |
+//! | `attempt.rs` | one attempt at one entry (`impl QueueRunner`) |
 //!
-//! An entry that was refused for now comes again by itself (`state::retry_after`). A sender is told
-//! once that it takes long, and at last that it was given up (RFC 5321 4.5.4.1); each only if that
-//! was asked for, or nothing was said (RFC 3461 4.1). What fails of a message without a sender,
-//! mostly a report, goes to postmaster: a report on a report would go round for ever.
+//! All mail goes to the first smarthost that can be reached, over one connection that is reused as
+//! long as there is mail. While none can be reached the whole queue waits, except for one entry that
+//! probes: after a minute, then after twice as long each time, at most a quarter of an hour.
+//!
+//! A deferred entry is retried at a time of its own ([`retry_delay`](super::state::retry_delay)).
+//! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
+//! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender, which
+//! is mostly a report, is reported to postmaster, because reports about reports would go back and
+//! forth for ever.
 
 mod attempt;
+mod locked_entry;
 mod reports;
 mod schedule;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::RandomState;
 use std::io;
 use std::path::PathBuf;
@@ -25,7 +34,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::state::EntryState;
-use super::{QueueConfig, QueueEvent, create_directory};
+use super::{QueueConfig, QueueEvent, create_directory, now};
 use crate::deliver::WriterHandle;
 use crate::message::trace::IdGenerator;
 use crate::observe::counters::Counters;
@@ -34,9 +43,10 @@ use crate::relay::client::Connection;
 use crate::route::Route;
 use crate::smtp::command::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
-use schedule::{SCAN_EVERY, Schedule};
+use locked_entry::LockedEntry;
+use schedule::{Schedule, ScheduledEntry};
 
-/// The queue's thread, and what it knows.
+/// The state of the queue's thread.
 pub struct QueueRunner {
     settings: QueueConfig,
     directory: PathBuf,
@@ -44,18 +54,22 @@ pub struct QueueRunner {
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: IdGenerator,
-    /// The entries there are, by id.
-    items: HashMap<Arc<str>, Schedule>,
-    /// The same by when they are due.
-    line: BTreeSet<(i64, Arc<str>)>,
-    /// States that could not be written: better here than nowhere.
+    schedule: Schedule,
+    scanned_at: Instant,
+    /// States that could not be written.
     unsaved: HashMap<Arc<str>, EntryState>,
-    scanned: Instant,
     connection: Option<Connection>,
-    /// No smarthost could be reached: since so many attempts, and until when it is not tried.
-    down: Option<(u32, Instant)>,
+    outage: Option<Outage>,
     random: RandomState,
-    jitter: u64,
+    jitter_count: u64,
+}
+
+/// A time in which no smarthost can be reached.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    /// Failures after the first.
+    failures: u32,
+    retry_at: Instant,
 }
 
 impl QueueRunner {
@@ -72,114 +86,144 @@ impl QueueRunner {
             writer,
             counters,
             ids: IdGenerator::new(),
-            items: HashMap::new(),
-            line: BTreeSet::new(),
+            schedule: Schedule::default(),
+            scanned_at: Instant::now(),
             unsaved: HashMap::new(),
-            scanned: Instant::now(),
             connection: None,
-            down: None,
+            outage: None,
             random: RandomState::new(),
-            jitter: 0,
+            jitter_count: 0,
         };
         runner.scan()?;
         Ok(runner)
     }
 
-    /// Sends until it is stopped.
+    /// Works on the queue until `stopped` is closed. `overflowed` is set by a sender of `events`
+    /// that found the channel full.
     pub fn run(
         &mut self,
         events: &Receiver<QueueEvent>,
         stopped: &Receiver<()>,
-        missed: &AtomicBool,
+        overflowed: &AtomicBool,
     ) {
         while let Err(TryRecvError::Empty) = stopped.try_recv() {
-            let look =
-                missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
-            if look && let Err(e) = self.scan() {
+            let scan_due = overflowed.swap(false, Ordering::Relaxed)
+                || self.scanned_at.elapsed() >= SCAN_INTERVAL;
+            if scan_due && let Err(e) = self.scan() {
                 log::error!("queue-failed error={}", value(e));
             }
-            events.try_iter().for_each(|word| self.handle(word));
-            if let Some(id) = self.first_due() {
+            events.try_iter().for_each(|event| self.handle_event(event));
+            if let Some(id) = self.next_due() {
                 self.attempt(&id);
                 continue;
             }
-            let wait = self.wait();
-            let idle = self.connection.is_some();
+            let timeout = match &self.connection {
+                Some(_) => self.idle_time().min(CONNECTION_IDLE_MAX),
+                None => self.idle_time(),
+            };
             crossbeam_channel::select! {
-                recv(events) -> word => match word {
-                    Ok(word) => self.handle(word),
-                    // Every session is gone, and the server with them: it will be stopped.
-                    Err(_) => match stopped.recv_timeout(wait) {
+                recv(events) -> event => match event {
+                    Ok(event) => self.handle_event(event),
+                    // All sessions have ended, and the server with them, so that a stop follows.
+                    Err(_) => match stopped.recv_timeout(timeout) {
                         Err(RecvTimeoutError::Timeout) => {}
                         _ => break,
                     },
                 },
                 recv(stopped) -> _ => break,
-                default(if idle { wait.min(IDLE) } else { wait }) => {
-                    if idle && let Some(connection) = self.connection.take() {
-                        connection.quit();
-                    }
-                }
+                default(timeout) => self.close_connection(),
             }
         }
-        if let Some(connection) = self.connection.take() {
-            connection.quit();
-        }
+        self.close_connection();
     }
 
-    /// Tries all entries once, or these.
+    /// Tries each entry once, or those in `ids` if there are any. Stops at an outage.
     pub fn flush(&mut self, ids: &[String]) {
-        let mut all: Vec<Arc<str>> = self.line.iter().map(|(_, id)| id.clone()).collect();
-        all.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
-        for id in all {
-            self.put(&id, Schedule { forced: true, ..Schedule::NEW });
+        let mut entries = self.schedule.ids();
+        entries.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
+        for id in entries {
+            self.schedule.insert(&id, ScheduledEntry::FORCED);
             self.attempt(&id);
-            if self.down.is_some() {
+            if self.outage.is_some() {
                 break;
             }
         }
-        if let Some(connection) = self.connection.take() {
-            connection.quit();
-        }
+        self.close_connection();
     }
 
-    fn handle(&mut self, word: QueueEvent) {
-        match word {
-            QueueEvent::EntryCreated(id) => self.put(&id, Schedule::NEW),
+    /// Returns the number of entries.
+    pub fn len(&self) -> usize {
+        self.schedule.len()
+    }
+
+    fn handle_event(&mut self, event: QueueEvent) {
+        match event {
+            QueueEvent::EntryCreated(id) => self.schedule.insert(&id, ScheduledEntry::NEW),
             QueueEvent::Flush(node) => self.flush_node(&node),
         }
     }
 
-    /// Has what waits for this node tried at once.
+    /// Makes the entries for `node` due at once (ETRN).
     fn flush_node(&mut self, node: &EtrnNode) {
-        let ids: Vec<Arc<str>> = self.items.keys().cloned().collect();
         let mut count = 0_usize;
-        for id in ids {
-            // One that is in another's hands is tried by them.
-            let Ok(Ok(locked)) = self.open(&id) else { continue };
+        for id in self.schedule.ids() {
+            // An entry that is locked is being tried, or will be by the process that holds it.
+            let opened = LockedEntry::open(&self.directory, &id, self.unsaved.get(&id));
+            let Ok(Ok(locked)) = opened else { continue };
             let pending = locked.envelope_for(&locked.pending()).to;
-            let is_its = |to: &Recipient<()>| match &to.path {
+            let matches_node = |to: &Recipient<()>| match &to.path {
                 ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
                 ForwardPath::Postmaster => false,
             };
-            if pending.iter().any(is_its) {
-                self.put(&id, Schedule { forced: true, ..Schedule::NEW });
+            if pending.iter().any(matches_node) {
+                self.schedule.insert(&id, ScheduledEntry::FORCED);
                 count += 1;
             }
         }
         if count > 0
-            && let Some((_, until)) = &mut self.down
+            && let Some(outage) = &mut self.outage
         {
-            *until = Instant::now();
+            outage.retry_at = Instant::now();
         }
         log::info!("queue-flushed node={} entries={count}", value(node));
     }
 
-    /// How many entries there are.
-    pub fn left(&self) -> usize {
-        self.items.len()
+    /// Brings the schedule up to date with the directory.
+    fn scan(&mut self) -> io::Result<()> {
+        self.scanned_at = Instant::now();
+        self.schedule.scan(&self.directory)?;
+        let schedule = &self.schedule;
+        self.unsaved.retain(|id, _| schedule.contains(id));
+        Ok(())
+    }
+
+    /// Returns the entry to be tried now, if any.
+    fn next_due(&self) -> Option<Arc<str>> {
+        if self.outage.is_some_and(|outage| Instant::now() < outage.retry_at) {
+            return None;
+        }
+        let (due, id) = self.schedule.first()?;
+        (due <= now()).then(|| id.clone())
+    }
+
+    /// Returns the time until an entry is due or the directory is scanned.
+    fn idle_time(&self) -> Duration {
+        let due = self.schedule.first().map_or(i64::MAX, |(due, _)| due);
+        let until_due = Duration::from_secs(u64::try_from(due.saturating_sub(now())).unwrap_or(0));
+        let pause = self.outage.map_or(Duration::ZERO, |outage| {
+            outage.retry_at.saturating_duration_since(Instant::now())
+        });
+        until_due.max(pause).clamp(Duration::from_millis(10), SCAN_INTERVAL)
+    }
+
+    fn close_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.quit();
+        }
     }
 }
 
-/// For how long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(2);
+/// Time after which an idle connection is closed.
+const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Time between two scans of the directory, for entries that other processes create.
+const SCAN_INTERVAL: Duration = Duration::from_secs(300);

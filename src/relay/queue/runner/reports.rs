@@ -1,150 +1,168 @@
-//! Reports to the senders of entries.
+//! Reports about an entry, delivered to its sender or to postmaster.
 
 use std::io;
 use std::sync::Arc;
 
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, Zoned};
+use jiff::Zoned;
 
 use super::QueueRunner;
-use super::attempt::LockedEntry;
-use super::schedule::Schedule;
-use crate::deliver::{Outcome as Delivery, mbox};
+use super::locked_entry::LockedEntry;
+use super::schedule::ScheduledEntry;
+use crate::deliver::{Outcome, mbox};
 use crate::message::trace;
 use crate::message::{Content, Message};
 use crate::observe::logging::value;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
-use crate::relay::queue::report_destinations;
-use crate::route::Resolution;
+use crate::relay::queue::{report_destinations, zoned};
+use crate::route::{Refusal, Resolution};
 use crate::smtp::dsn::{Notify, Return};
 use crate::smtp::sender::FailureReason;
 use crate::smtp::{ForwardPath, Recipient, ReversePath};
 
+/// The recipient of a report.
+struct ReportRecipient {
+    /// The address in the To field, in angle brackets.
+    address: String,
+    resolution: Resolution,
+    /// Which reports about the report itself are wanted.
+    notify: Option<Notify>,
+}
+
 impl QueueRunner {
-    /// Tells the sender what became of the message for these recipients, as far as that was asked
-    /// for. Whether that is done.
+    /// Reports `action` for the recipients at these indexes, as far as NOTIFY asks for it. Returns
+    /// false if a report is due and could not be delivered.
     pub(super) fn report(
         &mut self,
         locked: &LockedEntry,
         action: DsnAction,
-        of: &[(usize, FailureReason)],
+        recipients: &[(usize, FailureReason)],
     ) -> bool {
         let envelope = &locked.entry.envelope;
-        let wanted = |recipient: &Recipient<()>| match (&action, recipient.notify) {
-            (DsnAction::Relayed | DsnAction::Delivered, notify) => {
-                notify.is_some_and(|n| n.success)
-            }
-            (DsnAction::Failed, notify) => notify.is_none_or(|n| n.failure),
-            (DsnAction::Delayed(_), notify) => notify.is_none_or(|n| n.delay),
-        };
-        let fates: Vec<RecipientStatus<'_>> = of
+        let statuses: Vec<RecipientStatus<'_>> = recipients
             .iter()
             .filter_map(|(n, reason)| Some((envelope.to.get(*n)?, reason)))
-            .filter(|(recipient, _)| wanted(recipient))
+            .filter(|(recipient, _)| is_wanted(&action, recipient))
             .map(|(recipient, reason)| RecipientStatus {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
                 status: reason.status,
-                why: Some(reason.text.clone()),
+                diagnostic: Some(reason.text.clone()),
                 is_reply: reason.code.is_some(),
             })
             .collect();
         let is_null = envelope.from == ReversePath::Null;
-        if fates.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
+        if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
-        let (to, way, notify) = match self.way_back(&envelope.from) {
-            Ok(found) => found,
+        let to = match self.report_recipient(&envelope.from) {
+            Ok(to) => to,
             Err(why) => {
                 let (from, why) = (value(&envelope.from), value(why));
                 log::warn!("no-report entry={} to={from} why={why}", locked.id);
                 return false;
             }
         };
-        let returned = match self.returned(locked, &action) {
+        let returned = match self.returned_content(locked, &action) {
             Ok(returned) => returned,
             Err(e) => {
                 log::error!("queue-failed entry={} error={}", locked.id, value(e));
                 return false;
             }
         };
-        let (id, at) = (trace::message_id(&self.ids.session(), 1), trace::now());
+        let (id, date) = (trace::message_id(&self.ids.session(), 1), trace::now());
         let report = DsnMessage {
             hostname: &self.settings.hostname,
             id: &id,
-            at: &at,
-            came: &zoned(locked.entry.came),
-            to: &to,
+            date: &date,
+            arrived: &zoned(locked.entry.arrived_at),
+            to: &to.address,
             action,
             envid: envelope.envid.as_deref(),
-            recipients: &fates,
+            recipients: &statuses,
             returned: &returned,
         };
-        log::info!("report entry={} id={id} to={}", locked.id, value(&to));
+        log::info!("report entry={} id={id} to={}", locked.id, value(&to.address));
         self.counters.reports.one();
-        self.writer(&id, &at, report.content(), way, notify)
+        self.deliver_report(&id, &date, report.content(), to)
     }
 
-    /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
-    /// postmaster. Their address, the way there, and what is told of the report itself: of one to
-    /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
-    fn way_back(&self, from: &ReversePath) -> Result<(String, Resolution, Option<Notify>), String> {
+    /// Returns the sender, or postmaster if there is none, or if mail for the sender is refused.
+    ///
+    /// # Errors
+    /// The lookup failed now, or mail for postmaster is refused.
+    fn report_recipient(&self, from: &ReversePath) -> Result<ReportRecipient, String> {
         if let ReversePath::Mailbox(sender) = from {
             match self.route.resolve(&ForwardPath::Mailbox(sender.clone())) {
-                Ok(way) => return Ok((format!("<{sender}>"), way, None)),
-                Err(crate::route::Refusal::LookupFailed(why)) => return Err(why),
+                Ok(resolution) => {
+                    let address = format!("<{sender}>");
+                    return Ok(ReportRecipient { address, resolution, notify: None });
+                }
+                Err(Refusal::LookupFailed(error)) => return Err(error),
                 Err(refusal) => {
                     let why = value(&refusal).to_string();
                     log::warn!("report-to-postmaster sender={} why={why}", value(sender));
                 }
             }
         }
-        let way =
+        let resolution =
             self.route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
-        let never = Some(Notify::default());
-        Ok((format!("<postmaster@{}>", self.settings.hostname), way, never))
+        let address = format!("<postmaster@{}>", self.settings.hostname);
+        // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
+        // otherwise report to each other for ever.
+        Ok(ReportRecipient { address, resolution, notify: Some(Notify::default()) })
     }
 
-    /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
-    fn returned(&self, locked: &LockedEntry, action: &DsnAction) -> io::Result<ReturnedContent> {
-        let whole = locked.entry.envelope.ret == Some(Return::Full)
+    /// Returns the part of the message that goes into a report about it (RFC 3461 4.3, 6.2).
+    fn returned_content(
+        &self,
+        locked: &LockedEntry,
+        action: &DsnAction,
+    ) -> io::Result<ReturnedContent> {
+        let entry = &locked.entry;
+        let whole = entry.envelope.ret == Some(Return::Full)
             && matches!(action, DsnAction::Failed)
-            && locked.entry.octets <= WHOLE_MAX;
-        let most = if whole { WHOLE_MAX } else { dsn_message::HEADER_MAX as u64 };
-        let octets = locked.entry.begin(&locked.file, most)?;
-        Ok(match whole {
-            true => ReturnedContent::Whole(octets),
-            false => ReturnedContent::Header(dsn_message::read_header(&Content::Memory(
-                Arc::new(octets),
-            ))?),
-        })
+            && entry.size <= RETURNED_MAX;
+        if whole {
+            return Ok(ReturnedContent::Whole(entry.read_start(&locked.file, RETURNED_MAX)?));
+        }
+        let start = entry.read_start(&locked.file, dsn_message::HEADER_MAX as u64)?;
+        let header = dsn_message::read_header(&Content::Memory(Arc::new(start)))?;
+        Ok(ReturnedContent::Header(header))
     }
 
-    /// Delivers a report. Whether it arrived.
-    fn writer(
+    /// Delivers a report to mailboxes and into the queue. Returns whether that succeeded.
+    fn deliver_report(
         &mut self,
         id: &str,
-        at: &Zoned,
+        date: &Zoned,
         content: Content,
-        way: Resolution,
-        notify: Option<Notify>,
+        to: ReportRecipient,
     ) -> bool {
-        let Some(to) = report_destinations(way, notify, id, &content) else { return false };
-        let ids: Vec<String> =
+        let Some(to) = report_destinations(to.resolution, to.notify, id, &content) else {
+            return false;
+        };
+        let queued: Vec<String> =
             to.iter().filter_map(|to| to.mailbox.queue_id()).map(str::to_owned).collect();
-        let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
+        let head = mbox::head(&ReversePath::Null, date.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
-        let arrived = self.writer.deliver(message, self.settings.timeout) == Delivery::Delivered;
-        if arrived {
-            ids.iter().for_each(|id| self.put(id, Schedule::NEW));
+        if self.writer.deliver(message, self.settings.timeout) != Outcome::Delivered {
+            return false;
         }
-        arrived
+        queued.iter().for_each(|id| self.schedule.insert(id, ScheduledEntry::NEW));
+        true
     }
 }
 
-pub(super) fn zoned(seconds: i64) -> Zoned {
-    Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+/// True if the NOTIFY parameter of `recipient` asks for a report of `action`. Without one, failure
+/// and delay are reported (RFC 3461 4.1).
+fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
+    let notify = recipient.notify;
+    match action {
+        DsnAction::Relayed | DsnAction::Delivered => notify.is_some_and(|n| n.success),
+        DsnAction::Failed => notify.is_none_or(|n| n.failure),
+        DsnAction::Delayed(_) => notify.is_none_or(|n| n.delay),
+    }
 }
 
-/// A message of up to so many octets is returned whole, to whom asked for it.
-const WHOLE_MAX: u64 = 256 * 1024;
+/// Maximum size in bytes of a message that is returned whole.
+const RETURNED_MAX: u64 = 256 * 1024;
