@@ -185,7 +185,10 @@ impl QueueEntry {
             decode(line.strip_suffix('\n')?, content_at)
         });
         let Some(entry) = decoded else { return Ok(None) };
-        let is_complete = file.metadata()?.len() == content_at + entry.size + 1;
+        // The content and the blank line after it. Saturating, because the size is only a claim of
+        // the file.
+        let end = content_at.saturating_add(entry.size).saturating_add(1);
+        let is_complete = file.metadata()?.len() == end;
         Ok(if is_complete { Some(entry) } else { None })
     }
 
@@ -408,6 +411,15 @@ mod tests {
         ] {
             assert!(decode(bad, 0).is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn huge_size_in_an_entry_is_not_added_up() {
+        let mut file = tempfile::tempfile().unwrap();
+        let line = encode(&envelope("a@b.c"), &[recipient("x@y")], None, 5, u64::MAX).unwrap();
+        let head = format!("From a\nReturn-Path: <a@b.c>\n{QUEUE_FIELD}: {line}\n");
+        file.write_all(head.as_bytes()).unwrap();
+        assert!(QueueEntry::read(&file).unwrap().is_none());
     }
 
     /// The reference: line by line, as mailbox readers do it.
