@@ -43,7 +43,7 @@ pub enum FileTrust {
 /// Returns the content of `path`, and its metadata at that time.
 ///
 /// # Errors
-/// It cannot be opened or read, is no regular file, is too large, or is not trusted.
+/// The file cannot be opened or read, is no regular file, is too large, or is not trusted.
 pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadError> {
     let name = path.display();
     let error = |what: &str, fix: &str| {

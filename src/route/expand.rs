@@ -42,7 +42,7 @@ pub(super) enum Lookup {
 #[derive(Clone, Debug)]
 pub(super) struct AliasError {
     pub refusal: Refusal,
-    /// What an administrator can do about it.
+    /// Advice to the administrator.
     pub fix: String,
 }
 
@@ -166,11 +166,11 @@ pub(super) struct Expansion<'a> {
 /// The extent of an expansion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpansionMode {
-    /// To all destinations, up to the first error: RCPT and VRFY.
+    /// All destinations, up to the first error: RCPT and VRFY.
     Resolve,
-    /// To the targets of one alias: EXPN.
+    /// The targets of one alias: EXPN.
     Members,
-    /// To all destinations and all errors, with a line for each step: `explain` and `check`.
+    /// All destinations and all errors, with a line for each step: `explain` and `check`.
     Explain,
 }
 

@@ -103,7 +103,7 @@ impl LocalRoute {
                 let what = format!("{here} is never used, because its domain is not local");
                 add(what, "add the domain with --domain, or remove the alias", false);
             } else if self.shadows_user(aliases, index) {
-                let what = format!("{here} hides the user of that name, who gets none of its mail");
+                let what = format!("{here} hides the user of that name, so the user gets no mail");
                 add(what, "unless that is intended, add the name to its own targets", false);
             }
             let mut expansion = Expansion::new(self, aliases, ExpansionMode::Explain);

@@ -14,7 +14,7 @@
 //! [`Resolution`] is everything that an address leads to, and a [`Destination`] is one mailbox of
 //! it.
 //!
-//! It promises
+//! Promises:
 //!
 //! - **One parser, one check.** An address from the network arrives as a parsed [`Mailbox`] and is
 //!   only compared. The percent hack, bang paths, quoted `@`, `|` and `/` are characters of a name

@@ -206,7 +206,7 @@ Options of other sendmails are accepted and ignored.
 ";
 
 const NOTIFY_FORM: &str = "never, or some of success,failure,delay";
-/// Maximum length in characters, each of which takes up to three of 100 octets (RFC 3461 4.4).
+/// Maximum length in characters. Encoded, each has up to three of 100 octets (RFC 3461 4.4).
 const ENVID_MAX: usize = 33;
 
 #[cfg(test)]

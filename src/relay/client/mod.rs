@@ -7,7 +7,7 @@
 //!  tls:mx.example.org:465                 --quit()
 //!  unix:/run/mailslot/smtp
 //! ```
-//! It promises:
+//! Promises:
 //! - **No call blocks for ever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
 //!   within which a reply must be complete.
 //! - **All addresses of a name are tried**, after a lookup for each connection. An error before a

@@ -169,8 +169,8 @@ impl QueueHandle {
         QueueHandle { events: bounded(0).0, overflowed: Arc::default() }
     }
 
-    /// Tells the queue of an entry that was created. If the channel is full, the queue finds the
-    /// entry by a scan.
+    /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
+    /// scan.
     pub fn entry_created(&self, id: &str) {
         if self.events.try_send(QueueEvent::EntryCreated(id.to_owned())).is_err() {
             self.overflowed.store(true, Ordering::Relaxed);
