@@ -12,7 +12,7 @@ use crate::message::MailboxName;
 
 /// A problem that an administrator should fix, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AliasProblem {
+pub struct Problem {
     /// The problem and its place.
     pub what: String,
     /// A command or advice that fixes it.
@@ -58,14 +58,14 @@ impl LocalRoute {
 
     /// Returns the problems of aliases and users, for `mailslot check`. Expands every alias, which
     /// takes seconds if there are very many.
-    pub fn problems(&self) -> Vec<AliasProblem> {
+    pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some(error) = self.aliases.error() {
-            problems.push(AliasProblem { what: error.what, fix: error.fix, stops_mail: true });
+            problems.push(Problem { what: error.what, fix: error.fix, stops_mail: true });
         }
         for name in &self.settings.users {
             if MailboxName::new(name).is_none() {
-                problems.push(AliasProblem {
+                problems.push(Problem {
                     what: format!("user `{}` has no valid mailbox name", name.escape_debug()),
                     fix: "choose a name without `/`, spaces and a leading dot".to_owned(),
                     stops_mail: true,
@@ -78,11 +78,11 @@ impl LocalRoute {
         problems
     }
 
-    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
+    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let file = aliases.path.display();
         let exposed = std::fs::metadata(&aliases.path);
         if exposed.is_ok_and(|meta| alias_file::writable_by_others(&meta)) {
-            problems.push(AliasProblem {
+            problems.push(Problem {
                 what: format!("{file} is writable by others than its owner"),
                 fix: format!("chmod go-w {file}"),
                 stops_mail: false,
@@ -129,7 +129,7 @@ impl LocalRoute {
         let mut shown = HashSet::new();
         for ((_, what), (fix, stops_mail)) in found {
             if shown.insert(what.clone()) {
-                problems.push(AliasProblem { what, fix, stops_mail });
+                problems.push(Problem { what, fix, stops_mail });
             }
         }
         self.postmaster_problem(aliases, problems);
@@ -155,7 +155,7 @@ impl LocalRoute {
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
     }
 
-    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
+    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let mut expansion = Expansion::new(self, aliases, ExpansionMode::Resolve);
         expansion.expand_name(POSTMASTER, &self.primary);
         let Err(refusal) = expansion.finish() else { return };
@@ -170,7 +170,7 @@ impl LocalRoute {
                 (what, "add an alias `postmaster:` that leads to a user", true)
             }
         };
-        problems.push(AliasProblem { what, fix: fix.to_owned(), stops_mail });
+        problems.push(Problem { what, fix: fix.to_owned(), stops_mail });
     }
 }
 

@@ -48,7 +48,7 @@ use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
 use expand::{Expansion, ExpansionMode, Lookup, POSTMASTER};
-pub use explain::AliasProblem;
+pub use explain::Problem;
 pub use forward::{ForwardFiles, HomeForwardFiles};
 use users::{AnyUser, CachedUsers, FixedUsers, Passwd, Users};
 

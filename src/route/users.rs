@@ -65,7 +65,7 @@ impl Users for Passwd {
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
-            Err(_) if confinement::is_out_of_reach(Path::new("/etc/passwd")) => {
+            Err(_) if confinement::blocks_reading(Path::new("/etc/passwd")) => {
                 let error = "passwd: the file is new and outside of the confinement; \
                              restart mailslot";
                 Err(error.to_owned())

@@ -40,6 +40,7 @@ use crate::observe::logging::value;
 use crate::route::Route;
 use crate::session::{self, SessionContext, SessionEnd};
 use crate::smtp::reply;
+use crate::sysexits::EX_TEMPFAIL;
 use admission::{Admission, OverloadMonitor, SessionPermit};
 
 /// What the server is told.
@@ -165,7 +166,8 @@ pub fn on_signals(
 ) -> io::Result<()> {
     let impatient = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 75, Arc::clone(&impatient))?;
+        let status = i32::from(EX_TEMPFAIL);
+        signal_hook::flag::register_conditional_shutdown(signal, status, Arc::clone(&impatient))?;
     }
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
