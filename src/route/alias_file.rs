@@ -1,7 +1,7 @@
 //! Alias files: read whole, without blocking, and only if other users cannot change them.
 //!
-//! - [`read`] opens without blocking and accepts regular files only, so that a FIFO or a terminal in
-//!   the place of a file cannot block a session.
+//! - [`read`] opens without blocking and accepts regular files only, so that a FIFO or a terminal
+//!   in the place of a file cannot block a session.
 //! - An `:include:` file must also be owned by root or by the user that runs mailslot, be writable
 //!   by its owner only, and be neither a symbolic link nor a file with a second link. Other users
 //!   could otherwise add addresses to the list, or have a file shown that they may not read.

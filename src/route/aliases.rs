@@ -8,7 +8,8 @@
 //! "Fred Smith":  fred                  quoted names, on both sides
 //! sales@example.org: dave              for one domain; takes precedence over `sales:`
 //! staff:         :include:/etc/mail/staff, "mary ann"@example.com
-//! alice:         alice, \bob           alice's own mailbox, and the user bob even if bob is an alias
+//! alice:         alice, \bob           alice's own mailbox, and that of bob, even if bob is an
+//! alias
 //! ```
 //!
 //! - Names are compared without regard to case. Of two equal names the first is used.
@@ -20,8 +21,8 @@
 //!
 //! This parser never reads what a client sends, so that a client cannot name a program. An error in
 //! one line affects that line only. A target that cannot be used is kept as
-//! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered to
-//! the wrong mailbox.
+//! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
+//! to the wrong mailbox.
 
 use std::collections::HashMap;
 use std::fmt;

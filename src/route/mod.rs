@@ -27,8 +27,8 @@
 //!   client. An address that is itself on another host is only for clients that may relay
 //!   ([`Resolution::is_relay`]); the session decides which ones those are.
 //! - **No bounce by accident.** A name is answered 550 only if it is certainly unknown. A lookup
-//!   that fails, or an error in the aliases, is answered 451, so that mail waits at the client until
-//!   the administrator has fixed it.
+//!   that fails, or an error in the aliases, is answered 451, so that mail waits at the client
+//!   until the administrator has fixed it.
 //! - **Mail for postmaster is accepted**, whatever the aliases say (RFC 5321 4.5.1).
 
 pub mod alias_file;

@@ -193,8 +193,8 @@ impl LineReader<'_> {
     }
 }
 
-/// Reads the fields, each with its continuation lines and with LF as line end. Returns them, and the
-/// line that ended the header if it was not empty.
+/// Reads the fields, each with its continuation lines and with LF as line end. Returns them, and
+/// the line that ended the header if it was not empty.
 fn read_header(lines: &mut LineReader<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), ComposeError> {
     let mut fields: Vec<Vec<u8>> = Vec::new();
     let mut size = 0;
@@ -245,8 +245,8 @@ fn header_recipients(
     Ok(found)
 }
 
-/// Appends `domain` to the bare names of an address field. A field that is not a valid list stays as
-/// it is.
+/// Appends `domain` to the bare names of an address field. A field that is not a valid list stays
+/// as it is.
 fn complete_addresses(field: &mut Vec<u8>, domain: &Domain) {
     if !["", "Resent-"].iter().any(|prefix| is_named(field, prefix, &ADDRESS_FIELDS)) {
         return;

@@ -1,9 +1,9 @@
 //! The command line of sendmail(1), in the forms that programs use.
 //!
 //! Options may be in one word or in several (`-ti`, `-t -i`), and their values in the same word or
-//! in the next (`-fjones`, `-f jones`). Options of other sendmails that have no meaning here (`-o*`,
-//! `-B`, `-h`, `-X`, ...) are accepted and ignored, so that their callers work. An option that no
-//! sendmail has is an error.
+//! in the next (`-fjones`, `-f jones`). Options of other sendmails that have no meaning here
+//! (`-o*`, `-B`, `-h`, `-X`, ...) are accepted and ignored, so that their callers work. An option
+//! that no sendmail has is an error.
 
 use crate::smtp::dsn::{Notify, Return};
 

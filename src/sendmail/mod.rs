@@ -5,11 +5,11 @@
 //! standard input --compose--> ComposedMessage --client--> the server: Unix socket, or loopback
 //! command line --flags--> envelope                outcomes --> exit status of sysexits.h
 //! ```
-//! The program runs with the rights of its caller and needs no others, because the server trusts it no more
-//! than any other client. It has no queue of its own. If the server does not accept a message, the
-//! caller keeps it: the exit status is 75 if trying again may help, or a final one, and a line on
-//! standard error has the reason. The server's queue is for mail to other hosts, and `mailq` shows
-//! it to users who may read it.
+//! The program runs with the rights of its caller and needs no others, because the server trusts it
+//! no more than any other client. It has no queue of its own. If the server does not accept a
+//! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
+//! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
+//! `mailq` shows it to users who may read it.
 //!
 //! | file | contains |
 //! | --- | --- |

@@ -9,9 +9,9 @@
 //!                                an empty line
 //! ```
 //! The writer appends an entry as it appends to a mailbox, by way of the journal. So the entry is
-//! complete before the `250`, and a message is in all of its destinations or in none. The file never
-//! changes afterwards. Its progress is kept beside it, in `ID.state`. The entry is removed once all
-//! recipients are finished.
+//! complete before the `250`, and a message is in all of its destinations or in none. The file
+//! never changes afterwards. Its progress is kept beside it, in `ID.state`. The entry is removed
+//! once all recipients are finished.
 //!
 //! The envelope is in the third line alone. It is a sequence of netstrings, each after a letter:
 //! `LETTER LENGTH ":" BYTES ","`. No byte of an address can therefore end a field or begin another.

@@ -20,7 +20,7 @@
 //! | crash after | what is left, and what happens to it |
 //! | --- | --- |
 //! | the entry is created | an empty or short file: the writer completes or removes it |
-//! | the message's record is synced | an incomplete entry: the writer completes it from the journal |
+//! | the message's record is synced | an incomplete entry: the writer completes it |
 //! | the other server has replied | a recipient that is not finished gets it again (RFC 1047) |
 //! | the new state is written | the old state is used, and the new file removed |
 //! | the state is renamed | the recipient is finished |

@@ -9,14 +9,14 @@
 //! | `attempt.rs` | one attempt at one entry (`impl QueueRunner`) |
 //!
 //! All mail goes to the first smarthost that can be reached, over one connection that is reused as
-//! long as there is mail. While none can be reached the whole queue waits, except for one entry that
-//! probes: after a minute, then after twice as long each time, at most a quarter of an hour.
+//! long as there is mail. While none can be reached the whole queue waits, except for one entry
+//! that probes: after a minute, then after twice as long each time, at most a quarter of an hour.
 //!
 //! A deferred entry is retried at a time of its own ([`retry_delay`](super::state::retry_delay)).
 //! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
-//! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender, which
-//! is mostly a report, is reported to postmaster, because reports about reports would go back and
-//! forth for ever.
+//! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
+//! which is mostly a report, is reported to postmaster, because reports about reports would go back
+//! and forth for ever.
 
 mod attempt;
 mod locked_entry;
