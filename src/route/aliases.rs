@@ -8,8 +8,7 @@
 //! "Fred Smith":  fred                  quoted names, on both sides
 //! sales@example.org: dave              for one domain; takes precedence over `sales:`
 //! staff:         :include:/etc/mail/staff, "mary ann"@example.com
-//! alice:         alice, \bob           alice's own mailbox, and that of bob, even if bob is an
-//! alias
+//! alice:         alice, \bob           alice's own mailbox, and bob's even if bob is an alias
 //! ```
 //!
 //! - Names are compared without regard to case. Of two equal names the first is used.
