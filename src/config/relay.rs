@@ -67,7 +67,7 @@ impl Config {
                 ServerAddress::Tcp { host, .. } => host.as_str(),
                 ServerAddress::Unix(_) => "localhost",
             };
-            let login = match &relay.login {
+            let credentials = match &relay.login {
                 Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
                 None => None,
             };
@@ -76,7 +76,7 @@ impl Config {
                 settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
                     tls: tls.clone(),
-                    login,
+                    credentials,
                     timeouts: Timeouts::default(),
                 },
             });

@@ -195,7 +195,7 @@ pub fn settings() -> ClientConfig {
         dot: LONG,
         quit: LONG,
     };
-    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), timeouts, ..ClientConfig::default() }
 }
 
 /// An envelope from me@here.example.

@@ -140,7 +140,7 @@ fn certificates_are_checked_unless_told_otherwise() {
         let mut lax = with_tls(trusted);
         lax.tls.as_mut().unwrap().required = false;
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
-        lax.login = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
+        lax.credentials = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
         let reason = connect(&target(&running), &lax).unwrap_err();
         assert_eq!(reason.text, "no password is sent without TLS");
     }

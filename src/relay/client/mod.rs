@@ -37,7 +37,7 @@ use crate::smtp::sender::{
 use client_socket::ClientSocket;
 pub use server_address::ServerAddress;
 
-/// Configuration of a connection. The default uses clear text, and no login.
+/// Configuration of a connection. The default uses clear text and no AUTH.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     /// The argument of EHLO.
@@ -45,7 +45,7 @@ pub struct ClientConfig {
     /// None for clear text.
     pub tls: Option<ClientTls>,
     /// User and password for AUTH, never sent in clear text over TCP.
-    pub login: Option<Credentials>,
+    pub credentials: Option<Credentials>,
     /// Time-outs of the stages.
     pub timeouts: Timeouts,
 }
@@ -55,7 +55,7 @@ impl Default for ClientConfig {
         ClientConfig {
             hostname: "localhost".to_owned(),
             tls: None,
-            login: None,
+            credentials: None,
             timeouts: Timeouts::default(),
         }
     }
@@ -216,7 +216,7 @@ impl Connection {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
-            login: settings.login.clone(),
+            login: settings.credentials.clone(),
         });
         let mut connection = Connection {
             address: address.clone(),

@@ -57,6 +57,17 @@ pub struct SenderConfig {
     pub login: Option<Credentials>,
 }
 
+impl Default for SenderConfig {
+    fn default() -> SenderConfig {
+        SenderConfig {
+            hostname: "localhost".to_owned(),
+            secure: false,
+            start_tls: StartTlsPolicy::Off,
+            login: None,
+        }
+    }
+}
+
 /// Whether STARTTLS is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTlsPolicy {
