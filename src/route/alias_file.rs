@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::OFlag;
 
 use super::aliases::Aliases;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::process::confinement;
 
 /// A reason why a file was not read, and the fix.
@@ -217,8 +217,8 @@ impl AliasFile {
             }
             Err(error) => {
                 if state.error.as_ref() != Some(&error) {
-                    let kept = if state.aliases.is_some() { " kept=old" } else { "" };
-                    log::error!("aliases unread={}{kept}", value(&error.what));
+                    let in_use = if state.aliases.is_some() { "old" } else { "none" };
+                    events::aliases_unreadable(&error.what, in_use);
                 }
                 state.stamp = None;
                 state.error = Some(error);
@@ -256,15 +256,11 @@ impl AliasFile {
 /// Logs the first errors in the file. A file of another kind may have one in every line.
 fn log_complaints(aliases: &Aliases) {
     for (line, why) in aliases.complaints.iter().take(COMPLAINTS_MAX) {
-        log::warn!(
-            "aliases file={} line={line} wrong={}",
-            value(aliases.path.display()),
-            value(why)
-        );
+        events::aliases_invalid(aliases.path.display(), line, why);
     }
     let more = aliases.complaints.len().saturating_sub(COMPLAINTS_MAX);
     if more > 0 {
-        log::warn!("aliases file={} more_wrong={more}", value(aliases.path.display()));
+        events::aliases_invalid_omitted(aliases.path.display(), more);
     }
 }
 

@@ -16,7 +16,7 @@ use nix::unistd::User as Account;
 use super::aliases::{AliasTarget, parse_include};
 use super::expand::{Expansion, LEVELS_MAX};
 use crate::message::{Destination, Owner};
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// A reader of users' forward files.
 pub trait ForwardFiles: Send + Sync {
@@ -74,7 +74,7 @@ impl Expansion<'_> {
             Err(error) => Err(error),
         };
         if let Err(why) = &followed {
-            log::warn!("forward-file user={} not-used={}", value(user), value(why));
+            events::forward_file_ignored(user, why);
             self.explain_line(|| format!("! ~{user}/.forward is not used: {why}"));
         }
         followed.is_ok_and(|has_addresses| has_addresses)

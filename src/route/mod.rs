@@ -44,6 +44,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use crate::message::Destination;
+use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
@@ -238,7 +239,8 @@ impl LocalRoute {
         }
         match self.look_up(None, name, host)? {
             Lookup::User(destination, member) => {
-                log::warn!("postmaster to={} not=alias", destination.mailbox);
+                let address = format_args!("<{}>", destination.delivered_to);
+                events::postmaster_alias_ignored(address, refusal);
                 Ok((Resolution::local(vec![destination]), vec![member]))
             }
             Lookup::Alias(_) | Lookup::Unknown => Err(refusal),

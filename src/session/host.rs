@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::Path;
 
 use super::recipient_limiter::RecipientLimiter;
-use super::{SessionConfig, SessionContext, shown};
+use super::{SessionConfig, SessionContext, first_line};
 use crate::deliver::{DeferReason, Outcome};
 use crate::net::stream::Peer;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::route::{Member, Refusal, Resolution};
 use crate::smtp::command::EtrnNode;
 use crate::smtp::receiver::Host;
@@ -37,7 +37,7 @@ impl SessionHost<'_> {
 
     fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
         if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
+            events::lookup_failed(self.session, asked, why);
         }
         let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
         let told = forward_replies.allows(self.peer);
@@ -87,14 +87,8 @@ impl Host for SessionHost<'_> {
         match &accepted {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
-                counters.recipients_refused.one();
-                log::info!(
-                    "recipient refused session={} client={} to={} reply={}",
-                    self.session,
-                    self.peer,
-                    value(to),
-                    shown(reply)
-                );
+                counters.recipients_rejected.one();
+                events::recipient_rejected(self.session, self.peer, to, first_line(reply));
             }
         }
         accepted

@@ -11,6 +11,7 @@ use super::entry::QueueEntry;
 use super::now;
 use super::state::EntryState;
 use crate::message::{MailboxName, QUEUE_FOLDER};
+use crate::observe::events;
 
 /// Returns a listing of the queue in `spool`, the oldest entry first. Each entry has a line with
 /// id, age, size in bytes, number of attempts, next attempt, and sender; a line for each recipient
@@ -64,7 +65,7 @@ pub fn remove(spool: &Path, id: &str) -> io::Result<()> {
     let (file, entry, _) = read(spool, id)?;
     FileExt::try_lock_exclusive(&file).map_err(|_| io::Error::other("the entry is being sent"))?;
     EntryState::remove(&spool.join(QUEUE_FOLDER), id)?;
-    log::warn!("dropped entry={id} from={}", crate::observe::logging::value(&entry.envelope.from));
+    events::queue_entry_dropped(id, &entry.envelope.from);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::locked_entry::{LockedEntry, Unavailable};
 use super::schedule::{ScheduledEntry, latest_due};
 use super::{Outage, QueueRunner};
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, retry_delay};
@@ -51,7 +51,7 @@ impl QueueRunner {
             Ok(AttemptResult::Waiting(entry)) => self.schedule.insert(id, entry),
             Ok(AttemptResult::Unreachable(reason)) => self.back_off(&reason),
             Err(e) => {
-                log::error!("queue-failed entry={id} error={}", value(e));
+                events::queue_failed(Some(id), e);
                 let due = now() + retry_delay(1, 0);
                 let entry = ScheduledEntry { due, report_due: due, forced: true };
                 self.schedule.insert(id, entry);
@@ -89,19 +89,21 @@ impl QueueRunner {
         self.connection = if connection.is_open() { Some(connection) } else { None };
         for (n, outcome) in pending.iter().zip(&outcomes) {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
-            let (verb, count, reason) = match outcome {
-                RecipientOutcome::Done(reason) => ("sent", &self.counters.sent, reason),
-                RecipientOutcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
-                RecipientOutcome::Never(reason) => ("returned", &self.counters.returned, reason),
-            };
-            count.one();
-            log::info!(
-                "{verb} entry={id} from={} to={} relay={} reply={}",
-                value(&locked.entry.envelope.from),
-                value(&recipient.path),
-                value(&relay),
-                value(&reason.text)
-            );
+            let (from, to) = (&locked.entry.envelope.from, &recipient.path);
+            match outcome {
+                RecipientOutcome::Done(reason) => {
+                    self.counters.relay_sent.one();
+                    events::relay_sent(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Later(reason) => {
+                    self.counters.relay_deferred.one();
+                    events::relay_deferred(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Never(reason) => {
+                    self.counters.relay_bounced.one();
+                    events::relay_bounced(id, from, to, &relay, &reason.text);
+                }
+            }
         }
         self.record(&mut locked, pending.into_iter().zip(outcomes).collect(), attempt)
     }
@@ -132,16 +134,12 @@ impl QueueRunner {
             match client::connect(address, settings) {
                 Ok(connection) => {
                     if self.outage.take().is_some() {
-                        log::info!("smarthost-back relay={}", value(address));
+                        events::smarthost_restored(address);
                     }
                     return Ok(connection);
                 }
                 Err(reason) => {
-                    log::warn!(
-                        "smarthost-unreachable relay={} reply={}",
-                        value(address),
-                        value(&reason.text)
-                    );
+                    events::smarthost_unreachable(address, &reason.text);
                     last = reason;
                 }
             }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fs2::FileExt;
 
+use crate::observe::events;
 use crate::relay::queue::entry::QueueEntry;
 use crate::relay::queue::state::EntryState;
 use crate::smtp::Envelope;
@@ -64,7 +65,7 @@ impl LockedEntry {
                 fs::remove_file(&path)?;
                 return Ok(Err(Unavailable::Removed));
             }
-            log::warn!("queue-entry-not-whole entry={id} octets={}", meta.len());
+            events::queue_entry_incomplete(id, meta.len());
             return Ok(Err(Unavailable::Incomplete));
         };
         let state = match unsaved {

@@ -38,7 +38,7 @@ use super::{QueueConfig, QueueEvent, create_directory, now};
 use crate::deliver::WriterHandle;
 use crate::message::trace::IdGenerator;
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::client::Connection;
 use crate::route::Route;
 use crate::smtp::command::EtrnNode;
@@ -98,11 +98,11 @@ impl QueueRunner {
         Ok(runner)
     }
 
-    /// Works on the queue until `stopped` is closed. `overflowed` is set by a sender of `events`
+    /// Works on the queue until `stopped` is closed. `overflowed` is set by a sender of `requests`
     /// that found the channel full.
     pub fn run(
         &mut self,
-        events: &Receiver<QueueEvent>,
+        requests: &Receiver<QueueEvent>,
         stopped: &Receiver<()>,
         overflowed: &AtomicBool,
     ) {
@@ -110,9 +110,9 @@ impl QueueRunner {
             let scan_due = overflowed.swap(false, Ordering::Relaxed)
                 || self.scanned_at.elapsed() >= SCAN_INTERVAL;
             if scan_due && let Err(e) = self.scan() {
-                log::error!("queue-failed error={}", value(e));
+                events::queue_failed(None::<&str>, e);
             }
-            events.try_iter().for_each(|event| self.handle_event(event));
+            requests.try_iter().for_each(|event| self.handle_event(event));
             if let Some(id) = self.next_due() {
                 self.attempt(&id);
                 continue;
@@ -122,7 +122,7 @@ impl QueueRunner {
                 None => self.idle_time(),
             };
             crossbeam_channel::select! {
-                recv(events) -> event => match event {
+                recv(requests) -> event => match event {
                     Ok(event) => self.handle_event(event),
                     // All sessions have ended, and the server with them, so that a stop follows.
                     Err(_) => match stopped.recv_timeout(timeout) {
@@ -185,7 +185,7 @@ impl QueueRunner {
         {
             outage.retry_at = Instant::now();
         }
-        log::info!("queue-flushed node={} entries={count}", value(node));
+        events::queue_flushed(node, count);
     }
 
     /// Brings the schedule up to date with the directory.

@@ -11,7 +11,7 @@ use super::schedule::ScheduledEntry;
 use crate::deliver::{Outcome, mbox};
 use crate::message::trace;
 use crate::message::{Content, Message};
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue::{report_destinations, zoned};
 use crate::route::{Refusal, Resolution};
@@ -56,16 +56,15 @@ impl QueueRunner {
         }
         let to = match self.report_recipient(&envelope.from) {
             Ok(to) => to,
-            Err(why) => {
-                let (from, why) = (value(&envelope.from), value(why));
-                log::warn!("no-report entry={} to={from} why={why}", locked.id);
+            Err(error) => {
+                events::dsn_deferred(&locked.id, &envelope.from, error);
                 return false;
             }
         };
         let returned = match self.returned_content(locked, &action) {
             Ok(returned) => returned,
             Err(e) => {
-                log::error!("queue-failed entry={} error={}", locked.id, value(e));
+                events::queue_failed(Some(&locked.id), e);
                 return false;
             }
         };
@@ -81,8 +80,8 @@ impl QueueRunner {
             recipients: &statuses,
             returned: &returned,
         };
-        log::info!("report entry={} id={id} to={}", locked.id, value(&to.address));
-        self.counters.reports.one();
+        events::dsn_created(None::<&str>, Some(&locked.id), &id, &to.address);
+        self.counters.dsns.one();
         self.deliver_report(&id, &date, report.content(), to)
     }
 
@@ -99,8 +98,7 @@ impl QueueRunner {
                 }
                 Err(Refusal::LookupFailed(error)) => return Err(error),
                 Err(refusal) => {
-                    let why = value(&refusal).to_string();
-                    log::warn!("report-to-postmaster sender={} why={why}", value(sender));
+                    events::dsn_to_postmaster(format_args!("<{sender}>"), refusal);
                 }
             }
         }

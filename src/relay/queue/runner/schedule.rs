@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::message::MailboxName;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::queue::now;
 use crate::relay::queue::state::{EntryState, retry_delay};
 
@@ -100,7 +100,7 @@ impl Schedule {
                     let _ = fs::remove_file(directory.join(name));
                 }
             } else if MailboxName::in_queue(name).is_none() {
-                log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
+                events::queue_file_ignored(directory.join(name).display());
             } else if let Some(entry) = self.entries.get(name.as_str()) {
                 if entry.due > latest {
                     self.insert(name, ScheduledEntry::NEW);
