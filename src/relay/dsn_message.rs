@@ -143,7 +143,7 @@ impl DsnMessage<'_> {
     /// Writes the report up to the returned content.
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let DsnMessage { hostname, id, to, .. } = self;
-        let (date, arrived) = (trace::date(self.date), trace::date(self.arrived));
+        let (date, arrived) = (trace::format_date(self.date), trace::format_date(self.arrived));
         let boundary = self.boundary();
         let global = self.has_utf8();
         let (subject, begin, end) = self.texts();
@@ -226,7 +226,7 @@ impl DsnMessage<'_> {
                 format!(
                     "The mail system at {hostname} will try again until\n    {}\n\
                      You do not need to send the message again.\n",
-                    trace::date(until)
+                    trace::format_date(until)
                 ),
             ),
             DsnAction::Failed => (
@@ -248,7 +248,7 @@ impl DsnMessage<'_> {
     ) -> std::fmt::Result {
         writeln!(out)?;
         if let Some(original) = recipient.original {
-            writeln!(out, "Original-Recipient: {};{}", original.kind, original.address)?;
+            writeln!(out, "Original-Recipient: {};{}", original.addr_type, original.address)?;
         }
         let kind = if recipient.path.is_ascii() { "rfc822" } else { "utf-8" };
         let address = recipient.path.address();
@@ -269,7 +269,9 @@ impl DsnMessage<'_> {
             writeln!(out, "Diagnostic-Code: {kind}; {}", one_line(diagnostic))?;
         }
         match &self.action {
-            DsnAction::Delayed(until) => writeln!(out, "Will-Retry-Until: {}", trace::date(until)),
+            DsnAction::Delayed(until) => {
+                writeln!(out, "Will-Retry-Until: {}", trace::format_date(until))
+            }
             DsnAction::Delivered | DsnAction::Relayed | DsnAction::Failed => Ok(()),
         }
     }

@@ -50,7 +50,7 @@ impl LocalRoute {
     /// True if mail for `domain` is delivered here. Of address literals only those of the loopback
     /// are local, because a host with many addresses does not know them all.
     pub(super) fn is_local(&self, domain: &Domain) -> bool {
-        use crate::smtp::Literal::{General, V4, V6};
+        use crate::smtp::AddressLiteral::{General, V4, V6};
         let every = self.settings.sandbox && self.domains.is_empty();
         every
             || match domain {

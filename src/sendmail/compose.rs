@@ -267,7 +267,7 @@ fn missing_fields(fields: &[Vec<u8>], prefix: &str, options: &ComposeOptions<'_>
     let lacks = |name: &str| !fields.iter().any(|field| is_named(field, prefix, &[name]));
     let mut text = String::new();
     if lacks("Date") {
-        text += &format!("{prefix}Date: {}\n", trace::date(options.now));
+        text += &format!("{prefix}Date: {}\n", trace::format_date(options.now));
     }
     if lacks("From") {
         let author = options.author;

@@ -5,7 +5,7 @@
 //! (`-o*`, `-B`, `-h`, `-X`, ...) are accepted and ignored, so that their callers work. An option
 //! that no sendmail has is an error.
 
-use crate::smtp::dsn::{Notify, Return};
+use crate::smtp::dsn::{DsnNotify, DsnReturn};
 
 /// The action that the command line selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub struct Flags {
     /// `-C`: the configuration file.
     pub config: Option<String>,
     /// `-N`
-    pub notify: Option<Notify>,
+    pub notify: Option<DsnNotify>,
     /// `-R`
-    pub ret: Option<Return>,
+    pub ret: Option<DsnReturn>,
     /// `-V`
     pub envid: Option<String>,
     /// `-v`: print the outcome of each recipient.
@@ -160,10 +160,12 @@ impl Flags {
             'F' => self.full_name = Some(value.to_owned()),
             'f' | 'r' => self.from = Some(value.to_owned()),
             'N' => {
-                let notify = Notify::parse(value);
+                let notify = DsnNotify::parse(value);
                 self.notify = Some(notify.ok_or_else(|| expected(NOTIFY_FORM))?);
             }
-            'R' => self.ret = Some(Return::parse(value).ok_or_else(|| expected("full or hdrs"))?),
+            'R' => {
+                self.ret = Some(DsnReturn::parse(value).ok_or_else(|| expected("full or hdrs"))?)
+            }
             'V' => {
                 if value.len() > ENVID_MAX || !value.bytes().all(|b| b.is_ascii_graphic()) {
                     return Err(expected("up to 33 printable characters without blanks"));
@@ -248,8 +250,8 @@ mod tests {
                 "-oem -oi -f a@b -N success,failure -R hdrs -- c@d -e",
                 Flags {
                     from: some("a@b"),
-                    notify: Notify::parse("SUCCESS,FAILURE"),
-                    ret: Some(Return::Headers),
+                    notify: DsnNotify::parse("SUCCESS,FAILURE"),
+                    ret: Some(DsnReturn::Headers),
                     operands: to(&["c@d", "-e"]),
                     ..i.clone()
                 },

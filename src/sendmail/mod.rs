@@ -42,7 +42,9 @@ use crate::relay::client::{
 use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
 use crate::smtp::sender::RecipientOutcome;
-use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use crate::smtp::{
+    BodyType, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath,
+};
 use crate::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
@@ -108,7 +110,7 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
         author,
         full_name: flags.full_name.as_deref().unwrap_or(&caller.full_name),
         now: &trace::now(),
-        id: &format!("{}@{}", trace::IdGenerator::new().session(), config.hostname),
+        id: &format!("{}@{}", trace::IdGenerator::new().next_session_id(), config.hostname),
     };
     let message = compose::read(&mut BufReader::new(io::stdin().lock()), &options);
     let message = message.map_err(|error| match error {
@@ -151,7 +153,7 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
         delivery: Delivery::Mail,
         from,
         size: None,
-        body: if eight_bit { Body::EightBitMime } else { Body::SevenBit },
+        body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
         utf8: false,
         ret: flags.ret,
         envid: flags.envid.clone(),
@@ -166,11 +168,11 @@ fn report_outcomes(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome])
     for (mailbox, outcome) in to.iter().zip(outcomes) {
         let reason = outcome.reason();
         let recipient_status = match (outcome, reason.status) {
-            (RecipientOutcome::Done(_), _) => EX_OK,
-            (RecipientOutcome::Later(_), _) => EX_TEMPFAIL,
-            (RecipientOutcome::Never(_), (_, 1, _)) => EX_NOUSER,
-            (RecipientOutcome::Never(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
-            (RecipientOutcome::Never(_), _) => EX_UNAVAILABLE,
+            (RecipientOutcome::Accepted(_), _) => EX_OK,
+            (RecipientOutcome::Deferred(_), _) => EX_TEMPFAIL,
+            (RecipientOutcome::Failed(_), (_, 1, _)) => EX_NOUSER,
+            (RecipientOutcome::Failed(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
+            (RecipientOutcome::Failed(_), _) => EX_UNAVAILABLE,
         };
         if recipient_status != EX_OK || flags.verbose {
             print_error(&format!("{mailbox}: {reason}"));

@@ -66,9 +66,9 @@ impl<'a> MessageDelivery<'a> {
             self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
         let header = asks.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
         let told = match answers {
-            ReplyMode::Together => self.deliver_all(message),
-            ReplyMode::Each => self.each(stream, message),
-            ReplyMode::EachAndTogether => self.deliver_prdr(stream, message),
+            ReplyMode::Single => self.deliver_all(message),
+            ReplyMode::PerRecipient => self.each(stream, message),
+            ReplyMode::Prdr => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
             self.report(&id, header, &told.delivered);
@@ -80,7 +80,7 @@ impl<'a> MessageDelivery<'a> {
     /// Delivers `message` to all recipients or to none.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut told = DeliveryReplies::nothing();
-        let octets = message.content.octets();
+        let octets = message.content.size();
         let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
             told.last = Some(reply::data_error());
             return told;
@@ -152,10 +152,10 @@ impl<'a> MessageDelivery<'a> {
         let mut told = self.each(stream, message);
         let all = match told.delivered.len() {
             n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_for_some(),
+            1.. => reply::data_some_accepted(),
             // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_for_none_yet(),
-            0 => reply::data_for_none(),
+            0 if told.later => reply::data_all_deferred(),
+            0 => reply::data_all_rejected(),
         };
         let last = told.last.replace(all);
         told.heard = chunked.and(told.heard);
@@ -176,7 +176,7 @@ impl<'a> MessageDelivery<'a> {
         let mut ways: Vec<(Vec<Destination>, Vec<QueuedRecipient>)> = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
+            let way = self.queued(one, &format!("{id}-to{n}"), content.size()).map(|queued| {
                 let here = recipient.destination.local.iter().cloned();
                 (here.chain(queued.entries).collect::<Vec<_>>(), queued.recipients)
             });

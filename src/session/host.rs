@@ -10,7 +10,7 @@ use crate::deliver::{DeferReason, Outcome};
 use crate::net::stream::Peer;
 use crate::observe::events;
 use crate::route::{Member, Refusal, Resolution};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 
@@ -48,7 +48,7 @@ impl SessionHost<'_> {
             (Refusal::NotLocal, RefusedCommand::Rcpt(to))
                 if self.peer.is_local() && relay.is_none() =>
             {
-                reply::nothing_relayed(to)
+                reply::no_smarthost(to)
             }
             _ => refusal_reply(refusal, asked, told),
         };
@@ -62,7 +62,7 @@ impl SessionHost<'_> {
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         match has_room(spool, needed) && has_room(mail_dir, needed) {
@@ -71,7 +71,7 @@ impl Host for SessionHost<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
         let SessionContext { writer, counters, .. } = self.context;
         let accepted = self.way(to).and_then(|way| {
             let on_terminal = match delivery {
@@ -95,10 +95,10 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.remote.is_empty() && self.context.settings.terminals.accept(&to.local)
+        to.remote.is_empty() && self.context.settings.terminals.are_active(&to.local)
     }
 
-    fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
+    fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
         let told = self.context.settings.forward_replies.allows(self.peer);
         match (to.local.as_slice(), to.remote.as_slice()) {
             // Who wrote to another host need not be told that it is one.
@@ -124,8 +124,8 @@ impl Host for SessionHost<'_> {
     fn etrn(&self, node: &EtrnNode) -> Reply {
         let relay = self.context.settings.relay.as_ref();
         match relay.is_some_and(|relay| relay.queue.flush(node)) {
-            true => reply::flushing(node),
-            false => reply::cannot_flush(node),
+            true => reply::queuing_started(node),
+            false => reply::cannot_queue(node),
         }
     }
 
@@ -134,7 +134,7 @@ impl Host for SessionHost<'_> {
         let mut lines =
             vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
         lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
-        lines.push("HELP and the name of a command tells its form".into());
+        lines.push("Send HELP followed by a command for its syntax".into());
         Some(reply::status(lines))
     }
 }
@@ -188,7 +188,7 @@ fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> R
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
+        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::no_such_name(verb),
     }
 }
 
@@ -206,7 +206,7 @@ fn members_reply(members: Vec<Member>) -> Reply {
         "" => format!("<{mailbox}>"),
         name => format!("{name} <{mailbox}>"),
     };
-    reply::members(members.into_iter().map(line).collect())
+    reply::mailboxes(members.into_iter().map(line).collect())
 }
 
 /// Free octets below which no message is taken.

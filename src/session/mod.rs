@@ -43,7 +43,7 @@ use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
-use crate::message::trace::{self, IdGenerator, Received};
+use crate::message::trace::{self, IdGenerator, ReceivedField};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Peer, Stream};
@@ -53,10 +53,9 @@ use crate::observe::events::{self, MessageFields};
 use crate::relay::queue;
 use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
-use crate::smtp::command;
+use crate::smtp::command::{self, COMMAND_LINE_MAX};
 use crate::smtp::data::{DataEnd, Decoder};
-use crate::smtp::receiver::{self, LINE_MAX, Receiver, ReceiverConfig, Step};
-use crate::smtp::{Envelope, Reply, reply};
+use crate::smtp::{Envelope, Receiver, ReceiverConfig, Reply, StartTlsMode, Step, reply};
 use crate::terminal::Terminals;
 use delivery::{DeliveryAttempt, MessageDelivery};
 pub use end::SessionEnd;
@@ -192,7 +191,7 @@ impl SessionContext {
     /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
     pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
         self.counters.sessions.one();
-        let id = self.ids.session();
+        let id = self.ids.next_session_id();
         let peer = stream.peer();
         events::connected(&id, peer);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
@@ -280,9 +279,9 @@ impl<'a> Session<'a> {
                 // is not offered, and does what RFC 3461 5.2.2 has it do.
                 dsn: (peer.is_local() || may_relay) && !service.lmtp,
                 tls: match &settings.tls {
-                    None => receiver::StartTlsMode::Off,
-                    Some(TlsPolicy { required: false, .. }) => receiver::StartTlsMode::Offered,
-                    Some(TlsPolicy { required: true, .. }) => receiver::StartTlsMode::Required,
+                    None => StartTlsMode::Off,
+                    Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
+                    Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
                 },
                 ..ReceiverConfig::new(&settings.hostname)
             },
@@ -303,13 +302,13 @@ impl<'a> Session<'a> {
             events::pregreet(self.id, peer);
         }
         self.say(&self.receiver.greeting())?;
-        if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
+        if let Some(reply) = self.receiver.check_opening(self.stream.peek_first_line()?) {
             self.say(&reply)?;
             return Ok(SessionEnd::GivenUp(reply));
         }
         loop {
             let handle_command = self.handle_command();
-            if (!self.receiver.awaits_chunks() || handle_command.is_err())
+            if (!self.receiver.is_chunking() || handle_command.is_err())
                 && let Some((incoming, _)) = self.chunked.take()
             {
                 match &handle_command {
@@ -326,16 +325,16 @@ impl<'a> Session<'a> {
     /// One command and what belongs to it; how the session ended, if it did.
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
-        let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
-            Some(line) => (self.receiver.line(line), command::may_wait(line)),
-            None => (self.receiver.line_too_long(), false),
+        let (step, mut may_wait) = match self.stream.line(COMMAND_LINE_MAX)? {
+            Some(line) => (self.receiver.handle_line(line), command::may_delay_reply(line)),
+            None => (self.receiver.handle_long_line(), false),
         };
         let step = match step {
             Step::Data(go_ahead) => {
                 self.say_now(&go_ahead)?;
                 let verdict = self.data()?;
                 may_wait = true;
-                self.receiver.end_of_data(verdict)
+                self.receiver.finish_data(verdict)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
             Step::Skip(octets, replies) => {
@@ -382,7 +381,7 @@ impl<'a> Session<'a> {
                 counters.tls_sessions.one();
                 events::tls_started(self.id, facts.sni.as_deref(), &facts);
                 self.tls = Some(facts.to_string());
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 Ok(())
             }
             Err(cut) => {
@@ -415,7 +414,7 @@ impl<'a> Session<'a> {
         self.stream.begin_data();
         let end = loop {
             let input = self.stream.data().inspect_err(|cut| incoming.abandoned(self.id, cut))?;
-            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.piece(piece));
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
             octets += used as u64;
             if let Some(end) = end {
@@ -430,29 +429,29 @@ impl<'a> Session<'a> {
         let chunked = self.chunked.take().or_else(|| Some((self.begin()?, Chunks::new())));
         let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
-            return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
+            return Ok(self.receiver.finish_chunk(Err(reply::data_error())));
         };
-        chunks.begin(octets);
+        chunks.begin_chunk(octets);
         self.stream.begin_data();
-        while chunks.left() > 0 {
+        while chunks.remaining() > 0 {
             let input = self.stream.data().inspect_err(|cut| incoming.abandoned(self.id, cut))?;
-            let used = chunks.feed(input, &mut |piece| incoming.intake.piece(piece));
+            let used = chunks.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
         }
         let sum = chunks.octets();
         if last {
-            let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
+            let end = chunks.finish(&mut |piece| incoming.intake.push(piece));
             let verdict = self.conclude(incoming, end, sum)?;
-            return Ok(self.receiver.end_of_data(verdict));
+            return Ok(self.receiver.finish_data(verdict));
         }
-        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.has_failed() {
             self.chunked = Some((incoming, chunks));
-            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+            return Ok(self.receiver.finish_chunk(Ok(octets)));
         }
         // No need to wait for the last one.
         let reply = refusal_of(chunks.end_so_far(), incoming.intake.finish(), &incoming.id);
         self.note_failure(&incoming.id, &reply, sum, Instant::now());
-        Ok(self.receiver.end_of_chunk(Err(reply)))
+        Ok(self.receiver.finish_chunk(Err(reply)))
     }
 
     /// Reads and drops.
@@ -478,9 +477,9 @@ impl<'a> Session<'a> {
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
         let to = destinations(envelope);
-        let received = Received {
+        let received = ReceivedField {
             client,
-            peer: self.stream.peer().into(),
+            origin: self.stream.peer().into(),
             hostname: &settings.hostname,
             protocol,
             tls: self.tls.as_deref(),
@@ -491,7 +490,7 @@ impl<'a> Session<'a> {
             },
             at: &at,
         };
-        let intake = ContentBuilder::new(&settings.spool, &received.line());
+        let intake = ContentBuilder::new(&settings.spool, &received.to_bytes());
         let (from, recipients) = (envelope.from.to_string(), envelope.to.len());
         Some(Incoming { id, at, to, intake, from, recipients })
     }
@@ -524,7 +523,7 @@ impl<'a> Session<'a> {
             (end, content, _) => {
                 let reply = refusal_of(end, content, &id);
                 self.note_failure(&id, &reply, octets, dot);
-                let mut replies = self.receiver.for_all(reply.clone());
+                let mut replies = self.receiver.repeat_per_recipient(reply.clone());
                 replies.pop();
                 replies.iter().try_for_each(|reply| self.say(reply))?;
                 return Ok(reply);
@@ -541,7 +540,7 @@ impl<'a> Session<'a> {
             octets,
             dot,
         };
-        let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
+        let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();
         }
@@ -576,12 +575,12 @@ fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> boo
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
 }
 
-impl From<Peer> for trace::Peer {
-    fn from(peer: Peer) -> trace::Peer {
+impl From<Peer> for trace::ClientOrigin {
+    fn from(peer: Peer) -> trace::ClientOrigin {
         match peer {
-            Peer::Ip(address) => trace::Peer::Address(address.ip()),
-            Peer::Unix => trace::Peer::Local,
-            Peer::Pipe => trace::Peer::Unknown,
+            Peer::Ip(address) => trace::ClientOrigin::Address(address.ip()),
+            Peer::Unix => trace::ClientOrigin::Local,
+            Peer::Pipe => trace::ClientOrigin::Unknown,
         }
     }
 }

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use crate::net::tls::{TlsInfo, Trust};
 use crate::smtp::Envelope;
 use crate::smtp::sender::{
-    self, CHUNK_MAX, Credentials, Encoder, FailureReason, RecipientOutcome, Sender, SenderStep,
+    self, CHUNK_MAX, Credentials, Encoder, OutcomeReason, RecipientOutcome, Sender, SenderStep,
     Stage, StartTlsPolicy,
 };
 use client_socket::ClientSocket;
@@ -129,7 +129,7 @@ pub struct Connection {
 
 /// A failure to open a session.
 struct OpenError {
-    reason: FailureReason,
+    reason: OutcomeReason,
     /// True if the session may be opened without TLS.
     retry_without_tls: bool,
 }
@@ -141,17 +141,17 @@ struct OpenError {
 pub fn connect(
     address: &ServerAddress,
     settings: &ClientConfig,
-) -> Result<Connection, FailureReason> {
+) -> Result<Connection, OutcomeReason> {
     let (host, port) = match address {
         ServerAddress::Unix(path) => {
             return open_with_fallback(address, settings, &|| ClientSocket::unix(path));
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let found = (host, port)
-        .to_socket_addrs()
-        .map_err(|e| FailureReason::own((4, 4, 3), &format!("{host} cannot be looked up: {e}")))?;
-    let mut last = FailureReason::own((4, 4, 3), &format!("{host} has no address"));
+    let found = (host, port).to_socket_addrs().map_err(|e| {
+        OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
+    })?;
+    let mut last = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
     for ip in found {
         let connect = || ClientSocket::tcp(ip, settings.timeouts.connect);
         match open_with_fallback(address, settings, &connect) {
@@ -168,10 +168,10 @@ fn open_with_fallback(
     address: &ServerAddress,
     settings: &ClientConfig,
     connect: &dyn Fn() -> io::Result<ClientSocket>,
-) -> Result<Connection, FailureReason> {
+) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
         let socket = connect().map_err(|e| OpenError {
-            reason: FailureReason::own((4, 4, 1), &format!("cannot connect to {address}: {e}")),
+            reason: OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}")),
             retry_without_tls: false,
         })?;
         Connection::open(address, settings, socket, with_tls)
@@ -190,7 +190,7 @@ fn open_with_fallback(
 pub fn connect_over(
     socket: UnixStream,
     settings: &ClientConfig,
-) -> Result<Connection, FailureReason> {
+) -> Result<Connection, OutcomeReason> {
     let unnamed = ServerAddress::Unix(PathBuf::new());
     let opened = Connection::open(&unnamed, settings, ClientSocket::connected(socket), true);
     opened.map_err(|error| error.reason)
@@ -216,7 +216,7 @@ impl Connection {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
-            login: settings.credentials.clone(),
+            credentials: settings.credentials.clone(),
         });
         let mut connection = Connection {
             address: address.clone(),
@@ -227,16 +227,16 @@ impl Connection {
             is_used: false,
         };
         if implicit && let Err(e) = connection.handshake() {
-            let reason = FailureReason::own(TLS_FAILED, &format!("TLS handshake failed: {e}"));
+            let reason = OutcomeReason::local(TLS_FAILED, &format!("TLS handshake failed: {e}"));
             return Err(OpenError { reason, retry_without_tls: false });
         }
         let mut retry_without_tls = false;
         loop {
             match connection.exchange() {
                 SenderStep::StartTls => match connection.handshake() {
-                    Ok(()) => connection.sender.tls_started(),
+                    Ok(()) => connection.sender.begin_tls(),
                     Err(e) => {
-                        connection.sender.lost(&format!("{e} came"), TLS_FAILED);
+                        connection.sender.fail(&format!("{e} came"), TLS_FAILED);
                         retry_without_tls = start_tls == StartTlsPolicy::Offered;
                     }
                 },
@@ -245,7 +245,7 @@ impl Connection {
             }
         }
         let reason = connection.sender.failure().cloned();
-        let reason = reason.unwrap_or_else(|| FailureReason::own(BAD_CONNECTION, CLOSED));
+        let reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
         Err(OpenError { reason, retry_without_tls })
     }
 
@@ -256,12 +256,12 @@ impl Connection {
     pub fn send<D>(&mut self, message: &OutgoingMessage<'_, D>) -> Vec<RecipientOutcome> {
         let mut outcomes = vec![None; message.envelope.to.len()];
         while outcomes.iter().any(Option::is_none) {
-            if (!self.is_open() || self.sender.is_used_up())
+            if (!self.is_open() || self.sender.has_reached_limit())
                 && let Err(reason) = self.reconnect()
             {
                 return defer_rest(outcomes, &reason);
             }
-            let replies = self.sender.replies();
+            let replies = self.sender.reply_count();
             let new_outcomes = self.transact(message, outcomes.clone());
             if self.is_used && self.was_closed_while_idle(replies) {
                 continue;
@@ -290,7 +290,7 @@ impl Connection {
     /// True if the server supports DSN, so that it makes the reports that were asked for (RFC
     /// 3461).
     pub fn supports_dsn(&self) -> bool {
-        self.sender.offers().dsn
+        self.sender.extensions().dsn
     }
 
     /// Sends QUIT, waits for the reply, and closes the connection.
@@ -300,7 +300,7 @@ impl Connection {
         self.socket.end(Instant::now() + self.settings.timeouts.quit);
     }
 
-    fn reconnect(&mut self) -> Result<(), FailureReason> {
+    fn reconnect(&mut self) -> Result<(), OutcomeReason> {
         let new = connect(&self.address, &self.settings)?;
         std::mem::replace(self, new).quit();
         Ok(())
@@ -311,8 +311,8 @@ impl Connection {
     fn was_closed_while_idle(&self, replies: u64) -> bool {
         match self.sender.failure() {
             // The 421 may be in answer to MAIL (RFC 5321 3.8).
-            Some(FailureReason { code: Some(421), .. }) => self.sender.replies() <= replies + 1,
-            Some(_) => self.sender.replies() == replies,
+            Some(OutcomeReason { code: Some(421), .. }) => self.sender.reply_count() <= replies + 1,
+            Some(_) => self.sender.reply_count() == replies,
             None => false,
         }
     }
@@ -327,7 +327,7 @@ impl Connection {
         // as a chunk can hold, and one byte.
         let mut start = Vec::new();
         let opened = (message.content)().and_then(|mut content| {
-            if self.sender.takes_chunk(0) {
+            if self.sender.accepts_chunk(0) {
                 content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut start)?;
             }
             Ok(content)
@@ -335,28 +335,28 @@ impl Connection {
         let rest = match opened {
             Ok(rest) => rest,
             Err(e) => {
-                let reason = FailureReason::own(LOCAL_ERROR, &content_error(&e));
+                let reason = OutcomeReason::local(LOCAL_ERROR, &content_error(&e));
                 return defer_rest(outcomes, &reason).into_iter().map(Some).collect();
             }
         };
         let mut chunk = None;
-        if self.sender.takes_chunk(start.len()) {
+        if self.sender.accepts_chunk(start.len()) {
             let mut encoder = Encoder::for_chunks();
             let mut encoded = Vec::new();
             encoder.encode(&start, &mut encoded);
             encoder.finish(&mut encoded);
             // With CR LF it may be too large after all.
-            if self.sender.takes_chunk(encoded.len()) {
+            if self.sender.accepts_chunk(encoded.len()) {
                 chunk = Some(encoded);
             }
         }
         let size = chunk.as_ref().map_or(message.size, |chunk| chunk.len() as u64);
-        self.sender.begin(message.envelope, outcomes, size, chunk);
+        self.sender.begin_transaction(message.envelope, outcomes, size, chunk);
         if self.exchange() == SenderStep::Data {
             self.send_data(&mut start.chain(rest));
             self.exchange();
         }
-        self.sender.outcomes()
+        self.sender.take_outcomes()
     }
 
     /// Sends mail data after DATA.
@@ -371,7 +371,7 @@ impl Connection {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 // The connection is closed without the final dot, so that the server does not take
                 // a part for the message.
-                Err(e) => return self.sender.lost(&content_error(&e), LOCAL_ERROR),
+                Err(e) => return self.sender.fail(&content_error(&e), LOCAL_ERROR),
             }
             if !self.write(&encoded) {
                 return;
@@ -380,7 +380,7 @@ impl Connection {
         }
         encoder.finish(&mut encoded);
         if self.write(&encoded) {
-            self.sender.data_sent();
+            self.sender.finish_data();
         }
     }
 
@@ -391,19 +391,19 @@ impl Connection {
         let mut replies = None;
         loop {
             let SenderStep::Read(stage) = self.sender.step() else { return self.sender.step() };
-            let output = self.sender.output();
+            let output = self.sender.take_output();
             if !output.is_empty() && !self.write(&output) {
                 continue;
             }
             // Each reply has a time of its own. Input that completes none does not extend it.
-            if !output.is_empty() || replies != Some(self.sender.replies()) {
-                replies = Some(self.sender.replies());
+            if !output.is_empty() || replies != Some(self.sender.reply_count()) {
+                replies = Some(self.sender.reply_count());
                 deadline = Instant::now() + self.timeout_for(stage);
             }
             match self.socket.read(&mut buffer, deadline) {
-                Ok(0) => self.sender.lost(CLOSED, BAD_CONNECTION),
+                Ok(0) => self.sender.fail(CLOSED, BAD_CONNECTION),
                 Ok(n) => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                Err(e) => self.sender.lost(&socket_error(&e), BAD_CONNECTION),
+                Err(e) => self.sender.fail(&socket_error(&e), BAD_CONNECTION),
             }
         }
     }
@@ -418,7 +418,7 @@ impl Connection {
         while self.sender.step() != SenderStep::Close {
             match self.socket.read(&mut buffer, deadline) {
                 Ok(n) if n > 0 => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                _ => self.sender.lost(&socket_error(&e), BAD_CONNECTION),
+                _ => self.sender.fail(&socket_error(&e), BAD_CONNECTION),
             }
         }
         false
@@ -452,17 +452,17 @@ impl Connection {
 /// Defers the recipients that have no outcome yet.
 fn defer_rest(
     outcomes: Vec<Option<RecipientOutcome>>,
-    reason: &FailureReason,
+    reason: &OutcomeReason,
 ) -> Vec<RecipientOutcome> {
-    let later = || RecipientOutcome::Later(reason.clone());
-    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(later)).collect()
+    let deferred = || RecipientOutcome::Deferred(reason.clone());
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(deferred)).collect()
 }
 
 fn content_error(e: &io::Error) -> String {
     format!("the message cannot be read: {e}")
 }
 
-/// Returns the text of `e`, to be completed by [`Sender::lost`].
+/// Returns the text of `e`, to be completed by [`Sender::fail`].
 fn socket_error(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::TimedOut => "a timeout".to_owned(),

@@ -56,9 +56,9 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
-use crate::smtp::command::EtrnNode;
-use crate::smtp::dsn::Notify;
-use crate::smtp::{Body, Envelope, ForwardPath, Mailbox, Recipient};
+use crate::smtp::EtrnNode;
+use crate::smtp::dsn::DsnNotify;
+use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::QueueRunner;
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
@@ -228,14 +228,14 @@ pub fn destinations<D>(
 /// Returns None if a field cannot be encoded.
 pub fn report_destinations(
     resolution: Resolution,
-    notify: Option<Notify>,
+    notify: Option<DsnNotify>,
     id: &str,
     content: &Content,
 ) -> Option<Vec<Destination>> {
     // 8BITMIME and SMTPUTF8 are declared only if needed, because not every server supports them.
     let is_ascii = matches!(content, Content::Memory(bytes) if bytes.is_ascii());
     let envelope = Envelope::<()> {
-        body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
+        body: if is_ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
         utf8: resolution.remote.iter().any(|to| !to.to_string().is_ascii()),
         ..Envelope::blank()
     };
@@ -246,7 +246,7 @@ pub fn report_destinations(
         original: None,
     });
     let to: Vec<_> = to.collect();
-    let queued = destinations(&envelope, &to, None, id, content.octets())?;
+    let queued = destinations(&envelope, &to, None, id, content.size())?;
     Some(resolution.local.into_iter().chain(queued).collect())
 }
 

@@ -13,7 +13,7 @@ use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, retry_delay};
 use crate::relay::queue::{Smarthost, now, seconds, zoned};
-use crate::smtp::sender::{FailureReason, RecipientOutcome};
+use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
 /// The state of an entry after an attempt.
 enum AttemptResult {
@@ -22,7 +22,7 @@ enum AttemptResult {
     /// The entry stays in the queue.
     Waiting(ScheduledEntry),
     /// The entry was not tried, because no smarthost can be reached.
-    Unreachable(FailureReason),
+    Unreachable(OutcomeReason),
 }
 
 /// Whether outcomes come from an attempt.
@@ -91,15 +91,15 @@ impl QueueRunner {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
             let (from, to) = (&locked.entry.envelope.from, &recipient.path);
             match outcome {
-                RecipientOutcome::Done(reason) => {
+                RecipientOutcome::Accepted(reason) => {
                     self.counters.relay_sent.one();
                     events::relay_sent(id, from, to, &relay, &reason.text);
                 }
-                RecipientOutcome::Later(reason) => {
+                RecipientOutcome::Deferred(reason) => {
                     self.counters.relay_deferred.one();
                     events::relay_deferred(id, from, to, &relay, &reason.text);
                 }
-                RecipientOutcome::Never(reason) => {
+                RecipientOutcome::Failed(reason) => {
                     self.counters.relay_bounced.one();
                     events::relay_bounced(id, from, to, &relay, &reason.text);
                 }
@@ -125,11 +125,11 @@ impl QueueRunner {
     }
 
     /// Returns the open connection, or a new one to the first smarthost that can be reached.
-    fn connect(&mut self) -> Result<Connection, FailureReason> {
+    fn connect(&mut self) -> Result<Connection, OutcomeReason> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let mut last = FailureReason::own((4, 3, 5), "no smarthost is configured");
+        let mut last = OutcomeReason::local((4, 3, 5), "no smarthost is configured");
         for Smarthost { address, settings } in &self.settings.smarthosts {
             match client::connect(address, settings) {
                 Ok(connection) => {
@@ -149,15 +149,15 @@ impl QueueRunner {
 
     /// Begins or extends the outage, in which no entry is tried. Senders still get reports about
     /// the age of their mail.
-    fn back_off(&mut self, reason: &FailureReason) {
+    fn back_off(&mut self, reason: &OutcomeReason) {
         let failures = self.outage.map_or(0, |outage| outage.failures.saturating_add(1));
         let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
         self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
         for id in self.schedule.ids_to_report(now()) {
             let result = self.open(&id).and_then(|opened| match opened {
                 Ok(mut locked) => {
-                    let later = |n| (n, RecipientOutcome::Later(reason.clone()));
-                    let outcomes = locked.pending().into_iter().map(later).collect();
+                    let deferred = |n| (n, RecipientOutcome::Deferred(reason.clone()));
+                    let outcomes = locked.pending().into_iter().map(deferred).collect();
                     self.record(&mut locked, outcomes, AttemptMade::No)
                 }
                 Err(result) => Ok(result),
@@ -182,13 +182,13 @@ impl QueueRunner {
         let (mut sent, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
-                RecipientOutcome::Done(reason) => sent.push((n, reason)),
+                RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
                 // RFC 3463: delivery time expired.
-                RecipientOutcome::Later(reason) if age >= give_up_after => {
-                    failed.push((n, FailureReason { status: (5, 4, 7), ..reason }));
+                RecipientOutcome::Deferred(reason) if age >= give_up_after => {
+                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
                 }
-                RecipientOutcome::Later(reason) => deferred.push((n, reason)),
-                RecipientOutcome::Never(reason) => failed.push((n, reason)),
+                RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
+                RecipientOutcome::Failed(reason) => failed.push((n, reason)),
             }
         }
         if let Some((_, reason)) = deferred.last().or(failed.last()) {

@@ -41,7 +41,7 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::relay::client::Connection;
 use crate::route::Route;
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::LockedEntry;
 use schedule::{Schedule, ScheduledEntry};
@@ -172,7 +172,7 @@ impl QueueRunner {
             let Ok(Ok(locked)) = opened else { continue };
             let pending = locked.envelope_for(&locked.pending()).to;
             let matches_node = |to: &Recipient<()>| match &to.path {
-                ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
+                ForwardPath::Mailbox(mailbox) => node.matches(&mailbox.domain().to_string()),
                 ForwardPath::Postmaster => false,
             };
             if pending.iter().any(matches_node) {

@@ -15,8 +15,8 @@ use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue::{report_destinations, zoned};
 use crate::route::{Refusal, Resolution};
-use crate::smtp::dsn::{Notify, Return};
-use crate::smtp::sender::FailureReason;
+use crate::smtp::dsn::{DsnNotify, DsnReturn};
+use crate::smtp::sender::OutcomeReason;
 use crate::smtp::{ForwardPath, Recipient, ReversePath};
 
 /// The recipient of a report.
@@ -25,7 +25,7 @@ struct ReportRecipient {
     address: String,
     resolution: Resolution,
     /// Which reports about the report itself are wanted.
-    notify: Option<Notify>,
+    notify: Option<DsnNotify>,
 }
 
 impl QueueRunner {
@@ -35,7 +35,7 @@ impl QueueRunner {
         &mut self,
         locked: &LockedEntry,
         action: DsnAction,
-        recipients: &[(usize, FailureReason)],
+        recipients: &[(usize, OutcomeReason)],
     ) -> bool {
         let envelope = &locked.entry.envelope;
         let statuses: Vec<RecipientStatus<'_>> = recipients
@@ -68,7 +68,7 @@ impl QueueRunner {
                 return false;
             }
         };
-        let (id, date) = (trace::message_id(&self.ids.session(), 1), trace::now());
+        let (id, date) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
         let report = DsnMessage {
             hostname: &self.settings.hostname,
             id: &id,
@@ -107,7 +107,7 @@ impl QueueRunner {
         let address = format!("<postmaster@{}>", self.settings.hostname);
         // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
         // otherwise report to each other for ever.
-        Ok(ReportRecipient { address, resolution, notify: Some(Notify::default()) })
+        Ok(ReportRecipient { address, resolution, notify: Some(DsnNotify::default()) })
     }
 
     /// Returns the part of the message that goes into a report about it (RFC 3461 4.3, 6.2).
@@ -117,7 +117,7 @@ impl QueueRunner {
         action: &DsnAction,
     ) -> io::Result<ReturnedContent> {
         let entry = &locked.entry;
-        let whole = entry.envelope.ret == Some(Return::Full)
+        let whole = entry.envelope.ret == Some(DsnReturn::Full)
             && matches!(action, DsnAction::Failed)
             && entry.size <= RETURNED_MAX;
         if whole {
