@@ -155,6 +155,24 @@ fn statuses_are_those_of_sysexits() {
     }
 }
 
+/// The exit status agrees with the text: an address that will be relayed is good.
+#[test]
+fn verify_accepts_an_address_that_is_relayed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("conf");
+    for (relay, status, text) in [
+        ("", 69, "= 550 5.7.1 "),
+        ("smarthost 127.0.0.1:1\n", 0, "= relayed, for clients that may relay"),
+    ] {
+        let options = format!("hostname h\ndomain here.example\naliases none\n{relay}");
+        fs::write(&config, options).unwrap();
+        let args = ["-C", config.to_str().unwrap(), "-bv", "a@elsewhere.example"];
+        let (found, printed) = said(start(SENDMAIL, &args).wait_with_output().unwrap());
+        assert_eq!(found, status, "{printed}");
+        assert!(printed.contains(text), "{printed}");
+    }
+}
+
 #[test]
 fn it_goes_by_other_names() {
     let house = House::new(&[]);
