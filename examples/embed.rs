@@ -12,7 +12,7 @@ use std::time::Duration;
 use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::net::listen;
 use mailslot::observe::counters;
-use mailslot::route::{Refusal, Route};
+use mailslot::route::{Refusal, Resolution, Route};
 use mailslot::server::Server;
 use mailslot::session::Audience;
 use mailslot::smtp::ForwardPath;
@@ -22,14 +22,14 @@ use mailslot::{deliver, server, session};
 struct Club(&'static [&'static str]);
 
 impl Route for Club {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let name = match to {
             ForwardPath::Postmaster => self.0.first(), // RFC 5321 4.5.1: there must be one
             ForwardPath::Mailbox(mailbox) => self.0.iter().find(|name| **name == mailbox.local()),
         };
         let name = name.and_then(|name| MailboxName::new(name)).ok_or(Refusal::Unknown)?;
         let delivered_to = format!("{name}@club.example");
-        Ok(vec![UserMailbox { name, owner: None, delivered_to }])
+        Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
     }
 }
 
@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         deliver::DeliveryConfig {
             mail_dir: mail_dir.clone(),
             spool: spool.clone(),
-            locks: deliver::Locks::ALL,
+            locks: deliver::Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: Duration::from_secs(30),
             mailbox_limit: None,
             queue: 8,

@@ -25,24 +25,24 @@ use mailslot::config::{
 };
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::message::Owner;
 use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
-use mailslot::observe::logging::{self, LogTarget, value};
+use mailslot::observe::events;
+use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::{self, QueueHandle, list};
-use mailslot::route::{ForwardFiles, LocalRoute};
+use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
 use mailslot::session::Audience;
 use mailslot::sysexits::{
     EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
 };
-use nix::unistd::{Group, User, getegid, geteuid};
+use nix::unistd::{Group, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -73,7 +73,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             Ok(EX_OK)
         }
         ProgramCommand::Queue(QueueCommand::Remove(id)) => {
-            list::drop(&config.spool, id).map_err(queue_error)?;
+            list::remove(&config.spool, id).map_err(queue_error)?;
             print(&format!("{id} is removed\n"))
         }
         ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),
@@ -84,7 +84,9 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     let route = LocalRoute::new(config.route_config());
     if config.forward_files {
-        route.follow_forward_files(ForwardFileReader(None));
+        route.follow_forward_files(HomeForwardFiles::new(|home, owner| {
+            forward::read(&HostDisk::new(), home, owner)
+        }));
     }
     let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
     print(&explained.join("\n"))
@@ -112,9 +114,9 @@ fn queue_error(e: io::Error) -> StartError {
 fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
+    std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
     for problem in check::check_limits(config) {
-        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.fix));
+        events::setting_doubtful(problem.what, problem.fix);
     }
     // Files and ports that may need root.
     let keys = config.tls.as_ref().map(load_certificate).transpose()?;
@@ -127,11 +129,12 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
     if queue_config.is_some() {
-        queue::make_folder(&config.spool).map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
+        queue::create_directory(&config.spool)
+            .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
-        log::warn!("certificate and key will not be read again why={}", value(why));
+        events::tls_reload_unavailable(why);
     }
     let route = Arc::new(LocalRoute::new(config.route_config()));
     confine(config, &route)?;
@@ -146,7 +149,10 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
     if config.forward_files {
-        route.follow_forward_files(ForwardFileReader(Some(writer.clone())));
+        let writer = writer.clone();
+        route.follow_forward_files(HomeForwardFiles::new(move |home, owner| {
+            writer.forward_file(home, owner, FORWARD_TIMEOUT)
+        }));
     }
     let services = Services { listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
@@ -175,11 +181,12 @@ fn drop_privileges(config: &Config) -> Result<(), StartError> {
     privilege::drop_privileges(account.as_ref(), &groups, acts)
         .map_err(|e| StartError::io(EX_OSERR, "cannot drop privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
-        log::warn!("running as root; let --run-as name a user that has no other powers");
+        events::running_as_root("let --run-as name a user that has no other powers");
     }
     // Under --inetd this would be a line for each session.
-    let level = if config.inetd { log::Level::Debug } else { log::Level::Info };
-    log::log!(level, "settled start={start:?} uid={} gid={} acts={acts}", geteuid(), getegid());
+    if !config.inetd {
+        events::running_as(format_args!("{start:?}"), geteuid(), getegid(), acts);
+    }
     Ok(())
 }
 
@@ -207,13 +214,11 @@ fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
         Ok(ConfinementStrength::Full) => {}
         // Under --inetd this would be a line for each session.
         Ok(_) if config.inetd => {}
-        Ok(strength @ ConfinementStrength::Partial) => log::info!(
-            "confined in part sandbox={strength:?} kernel={} why={}",
-            value(kernel()),
-            value("an older kernel has not all of Landlock")
-        ),
+        Ok(ConfinementStrength::Partial) => {
+            events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
+        }
         Ok(ConfinementStrength::None) => {
-            log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
+            events::confinement_absent(kernel(), "the kernel has no Landlock");
         }
         Err(e) => return Err(StartError::new(EX_OSERR, &format!("cannot confine: {e}"))),
     }
@@ -230,23 +235,6 @@ fn kernel() -> String {
 fn load_certificate(tls: &TlsOptions) -> Result<Arc<ServerCertificate>, StartError> {
     let certificate = ServerCertificate::load(&tls.cert, &tls.key);
     certificate.map(Arc::new).map_err(|text| StartError::new(EX_CONFIG, &text))
-}
-
-/// A reader of `~/.forward`: through the writer, which reads as the user, or without a writer as
-/// the user that runs this program.
-struct ForwardFileReader(Option<WriterHandle>);
-
-impl ForwardFiles for ForwardFileReader {
-    fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
-        let account = User::from_name(user).map_err(|e| e.to_string())?;
-        let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
-        let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
-        let read = match &self.0 {
-            Some(writer) => writer.forward_file(&dir, owner, FORWARD_TIMEOUT),
-            None => forward::read(&HostDisk::new(), &dir, owner),
-        };
-        read.map_err(|e| e.to_string())
-    }
 }
 
 /// The parts of a running server.
@@ -268,7 +256,7 @@ fn serve_with_queue(
         return serve_connections(config, services, None);
     };
     if config.inetd {
-        return serve_connections(config, services, Some(QueueHandle::of_others()));
+        return serve_connections(config, services, Some(QueueHandle::detached()));
     }
     let Services { route, writer, counters, .. } = &services;
     let started = queue::start(queue_config, route.clone(), writer.clone(), counters.clone());
@@ -407,7 +395,7 @@ impl StartError {
         if inetd {
             // Fails if the log is already started, which is just as well.
             let _ = logging::start(LogTarget::Syslog, 0);
-            log::error!("not-serving error={}", value(&self.text));
+            events::start_failed(&self.text);
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
         }

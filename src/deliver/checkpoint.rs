@@ -10,7 +10,7 @@ use super::disk::Disk;
 use super::mailbox::{DestinationDirectories, OpenMailbox};
 use crate::message::DestinationFile;
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::process::privilege;
 
 /// Mailboxes to sync, open as they were when they were written to.
@@ -53,7 +53,7 @@ impl Checkpointer {
             move || {
                 // Syncing needs no capability. The writer alone keeps them.
                 if let Err(e) = privilege::drop_capabilities() {
-                    log::error!("checkpoint-failed error={}", value(e));
+                    events::checkpoint_failed(e);
                     return;
                 }
                 for Checkpoint { seq, mailboxes } in tasks {
@@ -104,7 +104,7 @@ fn sync_mailboxes(
     for (name, open) in &mailboxes {
         counters.syncs.one();
         if let Err(e) = open.file.sync() {
-            log::error!("sync-failed mailbox={} error={}", value(name), value(e));
+            events::sync_failed(Some(directories.path_of(name).display()), None::<&str>, e);
             failed.push(name.clone());
         }
     }
@@ -113,11 +113,7 @@ fn sync_mailboxes(
     if !mailboxes.is_empty() {
         counters.syncs.one();
         if let Err(e) = directories.sync_names(disk, mailboxes.iter().map(|(name, _)| name)) {
-            log::error!(
-                "sync-failed folder={} error={}",
-                value(directories.mail.display()),
-                value(e)
-            );
+            events::sync_failed(None::<&str>, Some(directories.mail.display()), e);
             failed.extend(mailboxes.into_iter().map(|(name, _)| name));
         }
     }

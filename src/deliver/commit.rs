@@ -54,7 +54,7 @@ use super::mbox::MailboxCopy;
 use super::outcome::{DeferReason, DeliveryError, Outcome};
 use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Mailboxes that a batch has locked.
 pub type LockedMailboxes = HashMap<DestinationFile, LockedMailbox>;
@@ -195,7 +195,7 @@ impl Committer {
                     drafted.push(i);
                 }
                 Err(fault) => {
-                    log::warn!("not-delivered message={} {fault}", messages[i].id);
+                    fault.log(&messages[i].id);
                     results[i] = CommitResult::Failed(fault.outcome());
                 }
             }
@@ -210,11 +210,11 @@ impl Committer {
             Ok(None) => return results,
             Err(e) => {
                 self.journal_failed = true;
-                let journal = value(self.journal.path.display());
-                log::error!("journal-failed journal={journal} error={}", value(&e));
+                events::journal_failed(Some(self.journal.path.display()), &e);
                 for (&i, (message, copies)) in drafted.iter().zip(&draft.messages) {
-                    let fault = DeliveryError::spool("not recorded", &e).on(&copies[0].file);
-                    log::error!("not-delivered message={} {fault}", message.id);
+                    let fault = DeliveryError::spool("not recorded", &e)
+                        .on(self.store.path_of(&copies[0].file));
+                    fault.log(&message.id);
                     results[i] = CommitResult::Failed(fault.outcome());
                 }
                 return results;
@@ -235,7 +235,7 @@ impl Committer {
             match self.append(locked, message, copies, numbers.start) {
                 Ok(written) => results[i] = CommitResult::Delivered(written),
                 Err(fault) => {
-                    log::error!("not-delivered message={} {fault}", message.id);
+                    fault.log(&message.id);
                     results[i] = CommitResult::Failed(fault.outcome());
                     shifted.extend(copies.iter().map(|copy| copy.file.clone()));
                     numbers.for_each(|n| trailer.abort(n));
@@ -301,7 +301,7 @@ impl Committer {
     /// Writes marks now, or at the next [`Committer::maintain`] if that fails.
     fn write_marks(&mut self, trailer: &Trailer) {
         if let Err(e) = self.journal.write_marks(trailer) {
-            log::warn!("journal-mark-failed error={}", value(e));
+            events::journal_mark_failed(e);
             self.pending_marks.push(trailer.clone());
         }
     }
@@ -312,8 +312,7 @@ impl Committer {
         for copy in written.iter().rev() {
             let Some(h) = locked.get_mut(&copy.mailbox) else { continue };
             if let Err(e) = h.truncate(copy.before.0, copy.before.1) {
-                let path = value(self.store.path_of(&copy.mailbox).display()).to_string();
-                log::error!("cut-back-failed mailbox={path} error={}", value(e));
+                events::truncate_failed(self.store.path_of(&copy.mailbox).display(), e);
                 // If the sync failed, other mail that was not yet on disk may be lost as well.
                 self.failed.insert(copy.mailbox.clone());
                 gone = false;
@@ -335,13 +334,14 @@ impl Committer {
             let file = to.file();
             let (Some(h), Some(&(offset, missing_newlines))) = (locked.get(&file), ends.get(&file))
             else {
-                return Err(DeliveryError::io("lock", io::ErrorKind::NotFound.into()).on(&file));
+                return Err(DeliveryError::io("lock", io::ErrorKind::NotFound.into())
+                    .on(self.store.path_of(&file)));
             };
             let copy = MailboxCopy::new(message, to, missing_newlines);
-            let end = offset + copy.octets();
+            let end = offset + copy.size();
             if self.store.limit_of(&file).is_some_and(|limit| end > limit) {
                 let text = format!("would be larger than its limit, {offset} octets now");
-                return Err(DeliveryError::over_quota(text).on(&file));
+                return Err(DeliveryError::over_quota(text).on(self.store.path_of(&file)));
             }
             let sums = match &message.content {
                 Content::Memory(_) => None,
@@ -349,7 +349,9 @@ impl Committer {
                     let chunk = Sums::chunk(*octets, message.to.len(), self.journal.segment());
                     let head = copy.before_content().concat();
                     let sums = Sums::of_message(offset, chunk, &head, content, *octets);
-                    Some(sums.map_err(|e| DeliveryError::io("read content for", e).on(&file))?)
+                    Some(sums.map_err(|e| {
+                        DeliveryError::io("read content for", e).on(self.store.path_of(&file))
+                    })?)
                 }
             };
             new_ends.push((file.clone(), end));
@@ -409,7 +411,7 @@ impl Committer {
             let (mailbox, number, after) = (copy.file.clone(), first + n, h.len);
             written.push(WrittenCopy { mailbox, number, before, after });
             if let Err(e) = result {
-                failed = Some(DeliveryError::io("append", e).on(&copy.file));
+                failed = Some(DeliveryError::io("append", e).on(self.store.path_of(&copy.file)));
                 break;
             }
         }
@@ -439,12 +441,14 @@ impl Committer {
             if let Err(e) = h.file().sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
                 self.failed.insert(copy.file.clone());
-                return Err(DeliveryError::io("sync", e).on(&copy.file));
+                return Err(DeliveryError::io("sync", e).on(self.store.path_of(&copy.file)));
             }
         }
         self.counters.syncs.one();
         let synced = self.store.sync_names(copies.iter().map(|copy| &copy.file));
-        synced.map_err(|e| DeliveryError::io("sync the folder of", e).on(&copies[0].file))
+        synced.map_err(|e| {
+            DeliveryError::io("sync the directory of", e).on(self.store.path_of(&copies[0].file))
+        })
     }
 
     /// Does what is due between two batches, when no lock is held: collects a finished checkpoint,
@@ -464,8 +468,7 @@ impl Committer {
                 Ok(TryLock::OwnerDied) => io::Error::other("locked by a dead process"),
                 Err(e) => e,
             };
-            let path = value(self.store.path_of(&name).display()).to_string();
-            log::error!("mailbox-suspended mailbox={path} error={}", value(error));
+            events::mailbox_suspended(self.store.path_of(&name).display(), error);
             self.suspended.insert(name);
             // The records of the mailbox must outlive this journal.
             self.journal_failed = true;
@@ -474,7 +477,7 @@ impl Committer {
         self.collect_checkpoints(false);
         if !self.suspended.is_empty() && self.last_retry.elapsed() >= RETRY_INTERVAL {
             if let Err(e) = self.retry_suspended() {
-                log::error!("recovery-failed error={}", value(e));
+                events::recovery_failed(None::<&str>, None::<&str>, e);
             }
             self.last_retry = Instant::now();
         }
@@ -570,9 +573,9 @@ impl Committer {
             true => disk.unlink(&old.path),
             false => old.retain_for(&self.suspended, true),
         };
-        log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
+        events::journal_renewed(self.journal.path.display());
         if let Err(e) = left {
-            log::error!("journal-left journal={} error={}", value(old.path.display()), value(e));
+            events::journal_not_removed(old.path.display(), e);
             self.abandoned.push(old);
         }
         Ok(())
@@ -582,7 +585,7 @@ impl Committer {
     /// needs.
     pub fn close(mut self) {
         if let Err(e) = self.checkpoint_all() {
-            log::error!("journal-failed error={}", value(e));
+            events::journal_failed(Some(self.journal.path.display()), e);
         }
         self.store.dotlocks.close();
     }

@@ -18,7 +18,7 @@ use super::disk::Disk;
 use super::mailbox::{DestinationDirectories, check_access};
 use super::outcome::{DeferReason, DeliveryError, Outcome};
 use crate::message::{Message, Owner, UserMailbox};
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Handle to the writer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -116,8 +116,8 @@ impl WriterHandle {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(DeliveryError::io("stat", e)),
         };
-        checked.inspect_err(|fault| {
-            log::warn!("refused mailbox={} {fault}", value(path.display()));
+        checked.inspect_err(|error| {
+            events::mailbox_unavailable(path.display(), error.text());
         })
     }
 }

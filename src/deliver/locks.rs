@@ -35,7 +35,7 @@ use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, FileLock, OpenMode, Stat};
 use crate::message::Owner;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Age in seconds at which a dotlock of unknown owner is stale: the 5 minutes of lockfile(1) and
 /// Debian's policy.
@@ -387,10 +387,9 @@ impl DotlockDirectory {
         Ok(TryLock::Contended(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
     }
 
-    fn log_broken(&self, path: &Path, holder: Option<&Identity>, stat: &Stat) {
+    fn log_broken(&self, path: &Path, owner: Option<&Identity>, stat: &Stat) {
         let age = SystemTime::now().duration_since(stat.modified).unwrap_or_default().as_secs();
-        let pid = holder.and_then(Identity::pid).map_or("unknown".into(), |pid| pid.to_string());
-        log::warn!("lock-broken path={} pid={pid} age={age}", value(path.display()));
+        events::lock_broken(path.display(), owner.and_then(Identity::pid), age);
         self.state().broken += 1;
     }
 
@@ -465,13 +464,13 @@ impl Drop for Dotlock {
         if self.since.elapsed() > TOUCH_INTERVAL
             && !self.disk.lstat(&self.path).is_ok_and(|now| now.ino == self.ino)
         {
-            log::warn!("lock-lost path={}", value(self.path.display()));
+            events::lock_lost(self.path.display());
             return;
         }
         if let Err(e) = self.disk.unlink(&self.path)
             && e.kind() != io::ErrorKind::NotFound
         {
-            log::warn!("unlock-failed path={} error={}", value(self.path.display()), value(e));
+            events::unlock_failed(self.path.display(), e);
         }
     }
 }

@@ -343,6 +343,11 @@ impl LockedMailbox {
         })
     }
 
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the same file again, for writing at given offsets.
     ///
     /// # Errors

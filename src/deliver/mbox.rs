@@ -85,16 +85,16 @@ impl<'a> MailboxCopy<'a> {
     }
 
     /// Returns the length in bytes.
-    pub fn octets(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         let before: usize = self.before_content().iter().map(|part| part.len()).sum();
-        (before + MESSAGE_END.len()) as u64 + self.content.octets()
+        (before + MESSAGE_END.len()) as u64 + self.content.size()
     }
 }
 
 /// Returns the From_ line and the Return-Path field, with which every copy of a message begins.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let mut head = from_line(sender, unix_seconds);
-    head.extend(trace::return_path(sender));
+    head.extend(trace::return_path_line(sender));
     head
 }
 

@@ -1,13 +1,12 @@
 //! The results of a delivery: the [`Outcome`] that a session turns into a reply, and the
 //! [`DeliveryError`] that adds a line for the log.
 
-use std::fmt;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use crate::message::DestinationFile;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Result for a message, for all of its destinations together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,17 +43,19 @@ pub enum DeferReason {
 pub struct DeliveryError {
     outcome: Outcome,
     text: String,
+    /// Path of the destination, if it is known.
+    path: Option<PathBuf>,
 }
 
 impl DeliveryError {
     /// Makes an error whose message is deferred for `reason`.
     pub(super) fn deferred(reason: DeferReason, text: String) -> DeliveryError {
-        DeliveryError { outcome: Outcome::Deferred(reason), text }
+        DeliveryError { outcome: Outcome::Deferred(reason), text, path: None }
     }
 
     /// Makes an error whose message is rejected because a mailbox is full.
     pub(super) fn over_quota(text: String) -> DeliveryError {
-        DeliveryError { outcome: Outcome::OverQuota, text }
+        DeliveryError { outcome: Outcome::OverQuota, text, path: None }
     }
 
     /// Makes an error of a failed system call; `action` says what was tried.
@@ -87,23 +88,26 @@ impl DeliveryError {
             Outcome::Deferred(reason) => Outcome::Deferred(reason),
             Outcome::OverQuota | Outcome::Delivered => Outcome::Deferred(DeferReason::NoSpace),
         };
-        DeliveryError { outcome, text: format!("{action}: {error}") }
+        DeliveryError { outcome, text: format!("{action}: {error}"), path: None }
     }
 
-    /// Puts the destination before the text.
-    pub(super) fn on(mut self, file: &DestinationFile) -> DeliveryError {
-        self.text = format!("{file}: {}", self.text);
-        self
+    /// Adds the path of the destination.
+    pub(super) fn on(self, path: PathBuf) -> DeliveryError {
+        DeliveryError { path: Some(path), ..self }
+    }
+
+    /// Returns what failed.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Logs that `message` was not delivered because of this error.
+    pub(super) fn log(&self, message: &str) {
+        events::delivery_failed(message, self.path.as_deref().map(Path::display), &self.text);
     }
 
     /// Returns the outcome for the message, which is never `Delivered`.
     pub fn outcome(&self) -> Outcome {
         self.outcome
-    }
-}
-
-impl fmt::Display for DeliveryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error={}", value(&self.text))
     }
 }

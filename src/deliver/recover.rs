@@ -44,7 +44,7 @@ use super::mbox::{MESSAGE_END, MailboxCopy};
 use super::search::{KnownContent, Pieces, contains_message};
 use crate::message::{Content, DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Takes over what dead processes left, recovers it, and returns a committer with an empty journal.
 ///
@@ -104,7 +104,7 @@ pub fn open_committer(
     let mut committer = Committer::new(store, spool.clone(), identity, counters.clone(), journal)?;
     committer.recover(found.orphans, Instant::now() + config.lock_timeout);
     if let Err(e) = committer.checkpoint_all() {
-        log::error!("journal-failed error={}", value(e));
+        events::journal_failed(None::<&str>, e);
     }
     let removed = committer.remove_dead_locks();
     removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
@@ -158,8 +158,7 @@ impl Committer {
             return;
         }
         for OrphanedJournal { journal, records, owner } in &orphans {
-            let path = value(journal.path.display()).to_string();
-            log::warn!("recovery-begun journal={path} records={}", records.len());
+            events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
             owner.iter().for_each(|owner| self.store.dotlocks.mark_dead(owner.clone()));
         }
@@ -172,11 +171,7 @@ impl Committer {
         let mut unfinished = HashSet::new();
         for OrphanedJournal { journal, records, .. } in &orphans {
             if let Err(e) = journal.sync() {
-                log::error!(
-                    "recovery-failed journal={} error={}",
-                    value(journal.path.display()),
-                    value(e)
-                );
+                events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
                 let copies = records.iter().flat_map(Record::placements);
                 unfinished.extend(copies.map(|c| c.file.clone()));
             }
@@ -211,11 +206,10 @@ impl Committer {
         // dead.
         let swept = self.remove_dead_locks();
         if let Err(e) = swept.and_then(|()| self.store.sync_names(mailboxes.keys())) {
-            log::error!("recovery-failed error={}", value(e));
+            events::recovery_failed(None::<&str>, None::<&str>, e);
             unfinished.extend(mailboxes.into_keys());
         }
         for OrphanedJournal { mut journal, records, .. } in orphans {
-            let path = value(journal.path.display()).to_string();
             let finished =
                 !records.iter().flat_map(Record::placements).any(|c| unfinished.contains(&c.file));
             let ended = match finished {
@@ -225,8 +219,8 @@ impl Committer {
                 false => journal.retain_for(&unfinished, false),
             };
             match ended {
-                Ok(()) => log::warn!("recovery-ended journal={path} finished={finished}"),
-                Err(e) => log::error!("journal-left journal={path} error={}", value(e)),
+                Ok(()) => events::recovery_ended(journal.path.display(), finished),
+                Err(e) => events::journal_not_removed(journal.path.display(), e),
             }
         }
         self.suspended.extend(unfinished);
@@ -258,8 +252,8 @@ impl Committer {
         if let Err(e) = result
             && unfinished.insert(name.clone())
         {
-            let path = value(self.store.path_of(name).display()).to_string();
-            log::error!("recovery-failed mailbox={path} error={}", value(e));
+            let path = self.store.path_of(name);
+            events::recovery_failed(None::<&str>, Some(path.display()), e);
         }
     }
 
@@ -308,7 +302,7 @@ impl Committer {
                 }
             }
             for (o, r, number, message) in batch {
-                log::warn!("recovered message={} mailbox={}", message.id, value(name));
+                events::recovered(message.id, self.store.path_of(name).display());
                 let OrphanedJournal { journal, records, .. } = &mut orphans[o];
                 journal.resolve(&mut records[r], &[number])?;
             }
@@ -326,8 +320,7 @@ impl Committer {
         let mut locked = self.lock_with_deadline(&copy.file, copy.to.owner(), until)?;
         if in_place_state(&locked, copy, entry)? == InPlace::Torn {
             locked.truncate(copy.offset, copy.missing_newlines)?;
-            let mailbox = value(&copy.file).to_string();
-            log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+            events::truncated(&entry.id, locked.path().display());
         }
         Ok(())
     }
@@ -397,7 +390,7 @@ impl Committer {
                     "a dead process".into()
                 }
                 Ok(TryLock::Contended(holder)) => holder,
-                Err(fault) => return Err(io::Error::other(fault.to_string())),
+                Err(fault) => return Err(io::Error::other(fault.text())),
             };
             if Instant::now() >= until {
                 return Err(io::Error::other(format!("locked: {holder}")));
@@ -419,7 +412,7 @@ impl Committer {
             Ok(TryLock::Acquired(locked)) => locked,
             Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
             Ok(TryLock::OwnerDied) => return Ok(TryLock::OwnerDied),
-            Err(fault) => return Err(io::Error::other(fault.to_string())),
+            Err(fault) => return Err(io::Error::other(fault.text())),
         };
         let rewritable = locked.reopen_for_writing()?;
         let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
@@ -489,8 +482,7 @@ fn rewrite_copies<From: std::marker::Copy>(
             };
             if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
                 locked.truncate(copy.offset, copy.missing_newlines)?;
-                let mailbox = value(&locked.name).to_string();
-                log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+                events::truncated(&entry.id, locked.path().display());
             }
         }
     }

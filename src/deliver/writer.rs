@@ -30,7 +30,7 @@ use super::recover::open_committer;
 use super::{DeliveryConfig, forward};
 use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Running writer.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl WriterThread {
     pub fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            log::error!("writer-panicked");
+            events::writer_panicked();
         }
     }
 }
@@ -76,12 +76,12 @@ pub fn start_on(
                 // The unwinding has answered 451 to the sessions of the batch. What the batch left
                 // half done is the same as after a kill, and is recovered in the same way.
                 Err(_) => {
-                    log::error!("writer-panicked: recovering");
+                    events::writer_panicked();
                     drop(committer);
                     loop {
                         match open_committer(&disk, &config, &counters) {
                             Ok(fresh) => break committer = fresh,
-                            Err(e) => log::error!("writer-failed error={}", value(e)),
+                            Err(e) => events::writer_restart_failed(e),
                         }
                         if !queue.defer_all(Duration::from_secs(1)) {
                             return;
@@ -227,7 +227,7 @@ impl BatchQueue {
                 let is_quiet = self.last_activity.is_none_or(|at| at.elapsed() >= QUIET_TIME);
                 if is_quiet && !committer.is_clean() {
                     if let Err(e) = committer.checkpoint_in_background() {
-                        log::error!("journal-failed error={}", value(e));
+                        events::journal_failed(None::<&str>, e);
                     }
                     // Whatever the result, the next step is a while away.
                     self.last_activity = Some(Instant::now());
@@ -252,7 +252,7 @@ impl BatchQueue {
         if batch.is_empty() {
             return;
         }
-        let mut octets: u64 = batch.iter().map(|queued| queued.message.content.octets()).sum();
+        let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let (sync_time, last_size) = self.last_batch;
         let waits = sync_time >= SLOW_SYNC && last_size > 1;
@@ -267,7 +267,7 @@ impl BatchQueue {
             };
             let Some(job) = job else { return };
             let queued = QueuedMessage::from(job);
-            octets += queued.message.content.octets();
+            octets += queued.message.content.size();
             copies += queued.files.len();
             batch.push(queued);
         }
@@ -319,14 +319,14 @@ impl BatchQueue {
                     owner_died = true;
                 }
                 Err(fault) => {
-                    log::error!("not-delivered message={} {fault}", queued.message.id);
+                    fault.log(&queued.message.id);
                     queued.outcome.send(fault.outcome());
                 }
             }
         }
         self.commit(committer, locked, ready);
         if owner_died && let Err(e) = committer.recover_orphans() {
-            log::error!("recovery-failed error={}", value(e));
+            events::recovery_failed(None::<&str>, None::<&str>, e);
         }
     }
 
@@ -351,7 +351,7 @@ impl BatchQueue {
                 Some(CommitResult::Delivered(written)) => {
                     if !queued.outcome.set(Outcome::Delivered) {
                         let gone = committer.undo(&mut locked, &written);
-                        log::warn!("given-up message={} taken-back={gone}", queued.message.id);
+                        events::delivery_withdrawn(&queued.message.id, gone);
                     }
                     outcomes.push(queued.outcome);
                 }
@@ -382,13 +382,8 @@ impl BatchQueue {
             others.fold((0, queued.arrived), |(n, first), other| (n + 1, first.min(other.arrived)));
         let too_many = others >= self.blocked_max && first.elapsed() >= BLOCKED_GRACE;
         if waited >= self.lock_timeout || too_many {
-            let path = value(committer.store.path_of(&file).display()).to_string();
-            log::warn!(
-                "not-delivered message={} mailbox={path} locked-by={} waited={}s",
-                queued.message.id,
-                value(holder),
-                waited.as_secs()
-            );
+            let path = committer.store.path_of(&file);
+            events::mailbox_busy(&queued.message.id, path.display(), holder, waited.as_secs());
             queued.outcome.send(Outcome::Deferred(DeferReason::Locked));
             return;
         }
@@ -449,12 +444,13 @@ fn lock_all(
         if locked.contains_key(file) {
             continue;
         }
-        if !committer.admits(file).map_err(|e| e.on(file))? {
-            return Ok(TryLock::Contended((file.clone(), "nobody, but to be mended".into())));
+        let on = |error: DeliveryError| error.on(committer.store.path_of(file));
+        if !committer.admits(file).map_err(on)? {
+            return Ok(TryLock::Contended((file.clone(), "awaiting repair".into())));
         }
         let owner = queued.message.to.get(*i).and_then(|to| to.owner());
         let open = committer.open_mailbox(file).filter(|_| reuse);
-        match committer.store.try_lock(file, owner, open).map_err(|e| e.on(file))? {
+        match committer.store.try_lock(file, owner, open).map_err(on)? {
             TryLock::Acquired(mailbox) => {
                 acquired.insert(file.clone(), mailbox);
             }

@@ -22,7 +22,7 @@ use listenfd::ListenFd;
 use nix::sys::socket::Backlog;
 
 use crate::net::stream::{Peer, Socket};
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Where to listen, as the options `--listen` and `--lmtp` give it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,7 +116,7 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     }
     match passed_over {
         Some(e) if listeners.is_empty() => return Err(e),
-        Some(e) => log::warn!("not listening everywhere why={}", value(e)),
+        Some(e) => events::listen_failed(e),
         None => {}
     }
     Ok(listeners)
@@ -156,7 +156,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 pub fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
-        log::warn!("cannot tell the service manager state={state} why={}", value(e));
+        events::notify_failed(state, e);
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Display for Disconnect {
             Disconnect::TooSlow => "slow",
             Disconnect::Deadline => "deadline",
             Disconnect::Stopping => "stopping",
-            Disconnect::Evict => "idle",
+            Disconnect::Evict => "evicted",
             Disconnect::ClearText => "clear-text",
             Disconnect::Tls(_) => "tls",
             Disconnect::Broken(_) => "broken",

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use crate::net::stream::{self, OverloadFlag, Peer};
 use crate::observe::counters::Counters;
+use crate::observe::events;
 
 /// The sessions there are.
 pub(super) struct Admission {
@@ -129,7 +130,7 @@ impl Admission {
         let slowest = lagging.max_by_key(|(order, ..)| *order);
         let left = slowest.is_some_and(|(_, stream, least)| stream.evict_if_idle(least));
         if left {
-            self.counters.sessions_given_up.one();
+            self.counters.sessions_evicted.one();
         }
         left
     }
@@ -140,7 +141,7 @@ impl Admission {
             if let Some(SessionSlot { stream, client: Some(_) }) = &*lock(place)
                 && stream.evict_if_idle(self.timeout_under_stress())
             {
-                self.counters.sessions_given_up.one();
+                self.counters.sessions_evicted.one();
             }
         }
     }
@@ -252,7 +253,7 @@ impl OverloadMonitor {
     /// Begins or ends stress, with a log line each, and gives up who may not lag so long under it.
     pub fn look(&mut self, admission: &Admission) {
         let crowded = admission.is_crowded();
-        let given_up = admission.counters.sessions_given_up.value();
+        let given_up = admission.counters.sessions_evicted.value();
         match self.begun {
             None if crowded => self.begin(admission, given_up),
             None => {}
@@ -262,8 +263,7 @@ impl OverloadMonitor {
                 if calm >= admission.timeout / 5 {
                     *self = OverloadMonitor::default();
                     admission.overload.set(false);
-                    let (secs, given_up) = (since.elapsed().as_secs(), given_up - before);
-                    log::info!("stress ends seconds={secs} given_up={given_up}");
+                    events::overload_ended(since.elapsed().as_secs(), given_up - before);
                 }
             }
         }
@@ -277,10 +277,10 @@ impl OverloadMonitor {
     fn begin(&mut self, admission: &Admission, given_up: u64) {
         self.begun = Some((Instant::now(), given_up));
         admission.overload.set(true);
-        admission.counters.stresses.one();
+        admission.counters.overloads.one();
         let (taken, of) = (lock(&admission.count).all, admission.threads);
         let timeout = admission.timeout_under_stress().as_secs_f32();
-        log::warn!("stress begins sessions={taken} threads={of} timeout={timeout} errors=1");
+        events::overload_started(taken, of, timeout);
     }
 }
 

@@ -36,7 +36,7 @@ use crate::deliver::WriterHandle;
 use crate::net::listen::{self, Accept, Service};
 use crate::net::stream::{Peer, Socket, Stream};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::route::Route;
 use crate::session::{self, SessionContext, SessionEnd};
 use crate::smtp::reply;
@@ -177,12 +177,12 @@ pub fn on_signals(
                 SIGHUP => {
                     route.reload();
                     handle.0.context.reload_keys();
-                    log::info!("reload signal=HUP");
+                    events::reloaded();
                 }
-                SIGUSR1 => log::info!("counters {counters}"),
+                SIGUSR1 => events::counters(&counters),
                 _ => {
                     impatient.store(true, Ordering::SeqCst);
-                    log::info!("stopping signal={signal}");
+                    events::stopping(signal);
                     listen::notify("STOPPING=1");
                     handle.stop();
                 }
@@ -264,7 +264,7 @@ impl Pool {
         let timeout = shared.grace - last_tenth;
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             let admission = &shared.admission;
-            log::warn!("cut sessions={} reason=grace-over", admission.streams().count());
+            events::sessions_cut(admission.streams().count());
             admission.streams().for_each(|stream| stream.cut());
             // The threads see it at once, unless the writer holds them.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
@@ -283,7 +283,7 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
     let mut stream = match stream {
         Ok(stream) => stream,
         Err(e) => {
-            log::debug!("gone client={peer} why={}", value(e));
+            events::connection_lost(peer, e);
             return None;
         }
     };
@@ -332,7 +332,7 @@ impl Acceptor<'_> {
                     }
                 };
                 if self.pause.take().is_some() {
-                    log::info!("accepting again");
+                    events::accept_resumed();
                 }
                 if let Some((socket, peer)) = accepted {
                     self.take(socket, peer, listener.service());
@@ -379,11 +379,11 @@ impl Acceptor<'_> {
     /// speak it. It is counted, and logged at most once a minute: refusing must stay cheaper than
     /// connecting.
     fn refuse(&mut self, socket: &Socket, peer: Peer, tls: bool, why: &str) {
-        let refused = &self.shared.counters.sessions_refused;
+        let refused = &self.shared.counters.sessions_rejected;
         refused.one();
         if self.told.is_none_or(|at| at.elapsed() > TOLD_AGAIN) {
             self.told = Some(Instant::now());
-            log::warn!("refused client={peer} why={} so_far={}", value(why), refused.value());
+            events::connection_rejected(peer, why, refused.value());
         }
         socket.send_at_once(if tls { b"" } else { &self.shared.busy_reply });
     }
@@ -391,7 +391,7 @@ impl Acceptor<'_> {
     /// Pauses; with the spare descriptor, the client at the head of the line is told.
     fn failed<L: Accept>(&mut self, listener: &L, error: &io::Error) {
         if self.pause.is_none() {
-            log::warn!("cannot accept, pausing why={}", value(error));
+            events::accept_paused(error);
         }
         if is_out_of_descriptors(error) && self.spare.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {

@@ -5,17 +5,16 @@
 //! a reply and its own truth.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::time::Instant;
 
 use jiff::Zoned;
 
-use super::{SessionContext, say, shown, terminal_delivery};
+use super::{SessionContext, first_line, say, terminal_delivery};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
 use crate::message::{Destination, DestinationFile, Message};
 use crate::net::stream::{Disconnect, Stream};
-use crate::observe::logging::value;
+use crate::observe::events::{self, LINES_MAX, MessageFields};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue;
 use crate::route::Resolution;
@@ -63,12 +62,13 @@ impl<'a> MessageDelivery<'a> {
     ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
         // For a report, and before the content is gone.
-        let asks = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
-        let header = asks.then(|| dsn_message::header(&message.content).unwrap_or_default());
+        let asks =
+            self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
+        let header = asks.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
         let told = match answers {
-            ReplyMode::Together => self.deliver_all(message),
-            ReplyMode::Each => self.each(stream, message),
-            ReplyMode::EachAndTogether => self.deliver_prdr(stream, message),
+            ReplyMode::Single => self.deliver_all(message),
+            ReplyMode::PerRecipient => self.each(stream, message),
+            ReplyMode::Prdr => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
             self.report(&id, header, &told.delivered);
@@ -80,19 +80,19 @@ impl<'a> MessageDelivery<'a> {
     /// Delivers `message` to all recipients or to none.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut told = DeliveryReplies::nothing();
-        let octets = message.content.octets();
+        let octets = message.content.size();
         let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
             told.last = Some(reply::data_error());
             return told;
         };
-        message.to.extend(queued);
-        let (id, to) = (message.id.clone(), message.to.clone());
+        message.to.extend(queued.entries.iter().cloned());
+        let id = message.id.clone();
         let reply = terminal_delivery::deliver(self.context, self.envelope, self.at, message);
         if reply.is_positive() {
             told.delivered.extend(&self.envelope.to);
-            self.note_queued(&to);
+            self.note_queued(&queued.entries);
         }
-        self.note(&id, &to, &reply);
+        self.attempt(&id).ended(&self.envelope.to, &queued.recipients, &reply);
         told.last = Some(reply);
         told
     }
@@ -100,7 +100,7 @@ impl<'a> MessageDelivery<'a> {
     /// The entries of the queue for the recipients on other hosts that these lead to: one for those
     /// whom the sender named, and one for each address here that leads there, so that none is told
     /// of another. None if that cannot be written down.
-    fn queued(&self, of: &[AcceptedRecipient], id: &str, octets: u64) -> Option<Vec<Destination>> {
+    fn queued(&self, of: &[AcceptedRecipient], id: &str, octets: u64) -> Option<QueuedMail> {
         let mut seen = HashSet::new();
         let mut copy = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
             let new = seen.insert(mailbox.to_string());
@@ -115,13 +115,14 @@ impl<'a> MessageDelivery<'a> {
             of.iter().partition(|recipient| recipient.destination.is_relay);
         let named: Vec<_> = named
             .iter()
-            .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
+            .flat_map(|recipient| recipient.destination.remote.iter().map(|to| (*recipient, to)))
             .filter_map(|(recipient, to)| copy(recipient, to))
             .collect();
-        let mut queued = queue::destinations(self.envelope, &named, None, id, octets)?;
+        let mut queued = QueuedMail::default();
+        queued.add(&named, queue::destinations(self.envelope, &named, None, id, octets)?);
         for (n, recipient) in led.into_iter().enumerate() {
-            let Resolution { elsewhere, owner, .. } = &recipient.destination;
-            let mut to: Vec<_> = elsewhere.iter().filter_map(|to| copy(recipient, to)).collect();
+            let Resolution { remote, owner, .. } = &recipient.destination;
+            let mut to: Vec<_> = remote.iter().filter_map(|to| copy(recipient, to)).collect();
             let mut envelope = self.envelope.clone();
             // What nobody sent nobody needs to hear of.
             if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
@@ -132,7 +133,7 @@ impl<'a> MessageDelivery<'a> {
             }
             let via = recipient.path.address();
             let id = format!("{id}-via{n}");
-            queued.extend(queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
+            queued.add(&to, queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
         }
         Some(queued)
     }
@@ -140,7 +141,8 @@ impl<'a> MessageDelivery<'a> {
     /// Tells the queue of its new entries.
     fn note_queued(&self, to: &[Destination]) {
         let Some(relay) = &self.context.settings.relay else { return };
-        to.iter().filter_map(Destination::queue_id).for_each(|id| relay.queue.note(id));
+        let ids = to.iter().filter_map(Destination::queue_id);
+        ids.for_each(|id| relay.queue.entry_created(id));
     }
 
     /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
@@ -150,10 +152,10 @@ impl<'a> MessageDelivery<'a> {
         let mut told = self.each(stream, message);
         let all = match told.delivered.len() {
             n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_for_some(),
+            1.. => reply::data_some_accepted(),
             // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_for_none_yet(),
-            0 => reply::data_for_none(),
+            0 if told.later => reply::data_all_deferred(),
+            0 => reply::data_all_rejected(),
         };
         let last = told.last.replace(all);
         told.heard = chunked.and(told.heard);
@@ -171,14 +173,15 @@ impl<'a> MessageDelivery<'a> {
         let Message { id, head, content, .. } = message;
         let mut pending: Vec<PendingOutcome> = Vec::new();
         let mut pending_by_mailbox: HashMap<DestinationFile, usize> = HashMap::new();
-        let mut ways: Vec<Option<Vec<Destination>>> = Vec::new();
+        let mut ways: Vec<(Vec<Destination>, Vec<QueuedRecipient>)> = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let way = self.queued(one, &format!("{id}-to{n}"), content.octets()).map(|queued| {
-                let here = recipient.destination.here.iter().cloned().map(Destination::Mailbox);
-                here.chain(queued).collect::<Vec<_>>()
+            let way = self.queued(one, &format!("{id}-to{n}"), content.size()).map(|queued| {
+                let here = recipient.destination.local.iter().cloned().map(Destination::Mailbox);
+                (here.chain(queued.entries).collect::<Vec<_>>(), queued.recipients)
             });
-            let mut fresh = way.clone().unwrap_or_default();
+            let way = way.unwrap_or_default();
+            let mut fresh = way.0.clone();
             ways.push(way);
             fresh.retain(|to| !pending_by_mailbox.contains_key(&to.file()));
             if fresh.is_empty() {
@@ -196,11 +199,10 @@ impl<'a> MessageDelivery<'a> {
         let mut pending = pending.into_iter();
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut told = DeliveryReplies::nothing();
-        for (recipient, to) in self.envelope.to.iter().zip(ways) {
+        for (recipient, (to, queued)) in self.envelope.to.iter().zip(ways) {
             if let Some(reply) = told.last.take() {
                 told.heard = told.heard.and_then(|()| say(stream, &reply));
             }
-            let to = to.unwrap_or_default();
             let needed: Vec<usize> =
                 to.iter().filter_map(|to| pending_by_mailbox.get(&to.file())).copied().collect();
             while needed.iter().any(|n| *n >= outcomes.len())
@@ -222,7 +224,7 @@ impl<'a> MessageDelivery<'a> {
             }
             told.later |= matches!(outcome, Outcome::Deferred(_));
             let reply = outcome_reply(outcome, &id);
-            self.note(&id, &to, &reply);
+            self.attempt(&id).ended(std::slice::from_ref(recipient), &queued, &reply);
             told.last = Some(reply);
         }
         told
@@ -235,18 +237,17 @@ impl<'a> MessageDelivery<'a> {
         let (envelope, came) = (self.envelope, self.at);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Of what is in the queue nobody knows yet whether it will arrive.
-        let is_here = |to: &&AcceptedRecipient| to.destination.elsewhere.is_empty();
-        let asks = |to: &&AcceptedRecipient| dsn_message::asks(envelope, to);
+        let is_here = |to: &&AcceptedRecipient| to.destination.remote.is_empty();
+        let asks = |to: &&AcceptedRecipient| dsn_message::wants_success_report(envelope, to);
         let delivered: Vec<&AcceptedRecipient> =
             delivered.iter().copied().filter(is_here).filter(asks).collect();
         if delivered.is_empty() {
             return;
         }
-        let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
-                let (sender, why) = (value(sender), value(&refusal));
-                log::info!("no-report message={about} to={sender} why={why}");
+                events::dsn_suppressed(about, &envelope.from, refusal);
                 return;
             }
         };
@@ -257,8 +258,8 @@ impl<'a> MessageDelivery<'a> {
         let report = DsnMessage {
             hostname: &settings.hostname,
             id: &id,
-            at: &at,
-            came,
+            date: &at,
+            arrived: came,
             to: &envelope.from.to_string(),
             action: DsnAction::Delivered,
             envid: envelope.envid.as_deref(),
@@ -267,17 +268,17 @@ impl<'a> MessageDelivery<'a> {
         };
         let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
-        log::info!("report message={about} id={id} to={}", value(sender));
-        counters.reports.one();
-        let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
+        events::dsn_created(Some(about), None::<&str>, &id, &envelope.from);
+        counters.dsns.one();
+        let Some(to) = queue::report_destinations(to, None, &id, &content) else { return };
         writer.send(Message { id, head, content, to: to.clone() }, settings.outcome_timeout);
         self.note_queued(&to);
     }
 
-    fn note(&self, id: &str, to: &[Destination], reply: &Reply) {
-        let about =
-            DeliveryLogFields { session: self.session, message: id, envelope: self.envelope, to };
-        self.context.note(&about, reply, self.octets, self.dot);
+    /// Returns the attempt to deliver the message `id`, for the counters and the log.
+    fn attempt<'m>(&'m self, message: &'m str) -> DeliveryAttempt<'m> {
+        let MessageDelivery { context, session, envelope, octets, dot, .. } = *self;
+        DeliveryAttempt { context, session, message, envelope, octets, dot }
     }
 }
 
@@ -287,53 +288,120 @@ impl DeliveryReplies<'_> {
     }
 }
 
-impl SessionContext {
-    /// Counts and logs what became of a message, or of one recipient's copy of it.
-    pub(super) fn note(&self, about: &dyn fmt::Display, reply: &Reply, octets: u64, dot: Instant) {
-        let counters = &self.counters;
-        let ms = u64::try_from(dot.elapsed().as_millis()).unwrap_or(u64::MAX);
-        counters.slowest_ms.at_least(ms);
-        match reply.code {
-            ..400 => {
-                counters.messages.one();
-                counters.octets.add(octets);
-                log::info!("delivered {about} size={octets} ms={ms}");
-            }
-            400..500 => {
-                counters.messages_later.one();
-                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
-            500.. => {
-                counters.messages_never.one();
-                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
+/// The copies of a message for other hosts: entries of the queue, and the recipients in them.
+#[derive(Default)]
+struct QueuedMail {
+    entries: Vec<Destination>,
+    recipients: Vec<QueuedRecipient>,
+}
+
+/// A recipient on another host in an entry of the queue.
+struct QueuedRecipient {
+    /// As the client named it.
+    path: ForwardPath,
+    to: Mailbox,
+    queue_id: String,
+}
+
+impl QueuedMail {
+    /// Adds the entries that [`queue::destinations`] made for `recipients`.
+    fn add(&mut self, recipients: &[Recipient<Mailbox>], entries: Vec<Destination>) {
+        for (recipients, entry) in recipients.chunks(queue::RECIPIENTS_MAX).zip(&entries) {
+            let queue_id = entry.queue_id().unwrap_or_default();
+            self.recipients.extend(recipients.iter().map(|recipient| QueuedRecipient {
+                path: recipient.path.clone(),
+                to: recipient.destination.clone(),
+                queue_id: queue_id.to_owned(),
+            }));
         }
+        self.entries.extend(entries);
     }
 }
 
-/// What every log line about a message begins with.
-pub(super) struct DeliveryLogFields<'a> {
+/// An attempt to deliver a message, which ends in counters and in lines of the log.
+pub(super) struct DeliveryAttempt<'a> {
+    pub context: &'a SessionContext,
+    /// Id of the session.
     pub session: &'a str,
+    /// Id of the message.
     pub message: &'a str,
     pub envelope: &'a Envelope<Resolution>,
-    pub to: &'a [Destination],
+    /// Size of the message as sent.
+    pub octets: u64,
+    /// Time at which its end was read.
+    pub dot: Instant,
 }
 
-impl fmt::Display for DeliveryLogFields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let files = self.to.iter().take(SHOWN).map(|to| to.file().to_string());
-        let mut to: Vec<String> = files.collect();
-        if self.to.len() > SHOWN {
-            to.push("...".to_owned());
+impl DeliveryAttempt<'_> {
+    /// Counts and logs the outcome for `recipients`, of which `queued` are on other hosts.
+    fn ended(&self, recipients: &[AcceptedRecipient], queued: &[QueuedRecipient], reply: &Reply) {
+        if !reply.is_positive() {
+            return self.failed(recipients, reply);
         }
-        let (session, message) = (self.session, self.message);
-        let (from, to) = (value(&self.envelope.from), value(to.join(",")));
-        write!(f, "session={session} message={message} from={from} to={to}")?;
-        write!(f, " mailboxes={}", self.to.len())?;
-        match self.envelope.delivery {
-            Delivery::Mail => Ok(()),
-            delivery => write!(f, " by={}", delivery.verb()),
+        let SessionContext { counters, settings, .. } = self.context;
+        counters.messages.one();
+        counters.octets.add(self.octets);
+        let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
+        let here =
+            recipients.iter().flat_map(|of| of.destination.local.iter().map(move |to| (of, to)));
+        let lines = here.clone().count() + queued.len();
+        for (recipient, to) in here.clone().take(LINES_MAX) {
+            let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);
+            let mailbox = settings.mail_dir.join(to.name.as_str());
+            let mailbox = match self.envelope.delivery {
+                Delivery::Mail | Delivery::SendAndMail => Some(mailbox.display()),
+                Delivery::Send | Delivery::SendOrMail => None,
+            };
+            let to = format_args!("<{}>", to.delivered_to);
+            events::delivered(message, to, orig_to, mailbox, self.command(), size, ms);
         }
+        for QueuedRecipient { path, to, queue_id } in
+            queued.iter().take(LINES_MAX.saturating_sub(here.count()))
+        {
+            let to = format!("<{to}>");
+            let orig_to = Some(path.to_string()).filter(|path| *path != to);
+            events::queued(message, to, orig_to, queue_id, size, ms);
+        }
+        if lines > LINES_MAX {
+            events::recipients_omitted(message, lines - LINES_MAX);
+        }
+    }
+
+    /// Counts and logs that `recipients` do not get the message.
+    pub(super) fn failed(&self, recipients: &[AcceptedRecipient], reply: &Reply) {
+        let counters = &self.context.counters;
+        let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
+        let (command, text) = (self.command(), first_line(reply));
+        let is_deferred = reply.code < 500;
+        match is_deferred {
+            true => counters.messages_deferred.one(),
+            false => counters.messages_rejected.one(),
+        }
+        for Recipient { path, .. } in recipients.iter().take(LINES_MAX) {
+            match is_deferred {
+                true => events::deferred(message, path, command, size, ms, &text),
+                false => events::rejected(message, path, command, size, ms, &text),
+            }
+        }
+        if recipients.len() > LINES_MAX {
+            events::recipients_omitted(message, recipients.len() - LINES_MAX);
+        }
+    }
+
+    fn fields(&self) -> MessageFields<'_> {
+        MessageFields { session: self.session, message: self.message, from: &self.envelope.from }
+    }
+
+    /// Returns the command of the transaction, unless it is MAIL.
+    fn command(&self) -> Option<&'static str> {
+        Some(self.envelope.delivery).filter(|d| *d != Delivery::Mail).map(Delivery::verb)
+    }
+
+    /// Returns the time since the end of the message was read, and keeps the longest.
+    fn milliseconds(&self) -> u64 {
+        let ms = u64::try_from(self.dot.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.context.counters.slowest_ms.at_least(ms);
+        ms
     }
 }
 
@@ -350,6 +418,3 @@ pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
         Outcome::OverQuota => reply::data_mailbox_full(),
     }
 }
-
-/// Mailboxes that a log line names.
-const SHOWN: usize = 10;

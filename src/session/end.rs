@@ -64,7 +64,7 @@ impl SessionEnd {
     pub(super) fn last_reply(&self, hostname: &str) -> Option<Reply> {
         let cut = match self {
             SessionEnd::Quit | SessionEnd::GivenUp(_) => return None,
-            SessionEnd::Panicked => return Some(reply::broken(hostname)),
+            SessionEnd::Panicked => return Some(reply::internal_error(hostname)),
             SessionEnd::Disconnect(cut) => cut,
         };
         let slow = |why| Some(reply::timed_out(hostname, why));

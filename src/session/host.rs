@@ -5,12 +5,12 @@ use std::fmt;
 use std::path::Path;
 
 use super::recipient_limiter::RecipientLimiter;
-use super::{SessionConfig, SessionContext, shown};
+use super::{SessionConfig, SessionContext, first_line};
 use crate::deliver::Outcome;
 use crate::net::stream::Peer;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::route::{Member, Refusal, Resolution};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
 
@@ -28,7 +28,7 @@ impl SessionHost<'_> {
     /// Where mail for `to` goes that comes from this client.
     fn way(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
         let way =
-            self.context.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
+            self.context.route.resolve(to).and_then(|way| match way.is_relay && !self.may_relay {
                 true => Err(Refusal::NotLocal),
                 false => Ok(way),
             });
@@ -36,8 +36,8 @@ impl SessionHost<'_> {
     }
 
     fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
-        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
+        if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
+            events::lookup_failed(self.session, asked, why);
         }
         let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
         let told = forward_replies.allows(self.peer);
@@ -48,7 +48,7 @@ impl SessionHost<'_> {
             (Refusal::NotLocal, RefusedCommand::Rcpt(to))
                 if self.peer.is_local() && relay.is_none() =>
             {
-                reply::nothing_relayed(to)
+                reply::no_smarthost(to)
             }
             _ => refusal_reply(refusal, asked, told),
         };
@@ -62,7 +62,7 @@ impl SessionHost<'_> {
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         match has_room(spool, needed) && has_room(mail_dir, needed) {
@@ -71,7 +71,7 @@ impl Host for SessionHost<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
         let SessionContext { writer, counters, .. } = self.context;
         let accepted = self.way(to).and_then(|way| {
             let on_terminal = match delivery {
@@ -80,33 +80,27 @@ impl Host for SessionHost<'_> {
                 Delivery::Mail | Delivery::SendAndMail => false,
             };
             // A mailbox that cannot take mail is better refused before its mail data than after.
-            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
+            let mut mailboxes = way.local.iter().filter(|_| !on_terminal);
             let looked = mailboxes.try_for_each(|destination| writer.precheck(destination));
             looked.map(|()| way).map_err(|outcome| look_reply(outcome.outcome(), to))
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
-                counters.recipients_refused.one();
-                log::info!(
-                    "recipient refused session={} client={} to={} reply={}",
-                    self.session,
-                    self.peer,
-                    value(to),
-                    shown(reply)
-                );
+                counters.recipients_rejected.one();
+                events::recipient_rejected(self.session, self.peer, to, first_line(reply));
             }
         }
         accepted
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.terminals.accept(&to.here)
+        to.remote.is_empty() && self.context.settings.terminals.are_active(&to.local)
     }
 
-    fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
+    fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
         let told = self.context.settings.forward_replies.allows(self.peer);
-        match (to.here.as_slice(), to.elsewhere.as_slice()) {
+        match (to.local.as_slice(), to.remote.as_slice()) {
             // Who wrote to another host need not be told that it is one.
             ([], [only]) if told && !to.is_relay => Some(only),
             _ => None,
@@ -130,8 +124,8 @@ impl Host for SessionHost<'_> {
     fn etrn(&self, node: &EtrnNode) -> Reply {
         let relay = self.context.settings.relay.as_ref();
         match relay.is_some_and(|relay| relay.queue.flush(node)) {
-            true => reply::flushing(node),
-            false => reply::cannot_flush(node),
+            true => reply::queuing_started(node),
+            false => reply::cannot_queue(node),
         }
     }
 
@@ -140,7 +134,7 @@ impl Host for SessionHost<'_> {
         let mut lines =
             vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
         lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
-        lines.push("HELP and the name of a command tells its form".into());
+        lines.push("Send HELP followed by a command for its syntax".into());
         Some(reply::status(lines))
     }
 }
@@ -187,14 +181,14 @@ fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> R
     match (refusal, asked) {
         (Refusal::Forward(to), _) if told => reply::please_try(to),
         (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
+        (Refusal::LookupFailed(_), _) => reply::lookup_failed(verb),
         (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
         (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
             reply::no_such_user(to)
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
+        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::no_such_name(verb),
     }
 }
 
@@ -212,7 +206,7 @@ fn members_reply(members: Vec<Member>) -> Reply {
         "" => format!("<{mailbox}>"),
         name => format!("{name} <{mailbox}>"),
     };
-    reply::members(members.into_iter().map(line).collect())
+    reply::mailboxes(members.into_iter().map(line).collect())
 }
 
 /// Free octets below which no message is taken.

@@ -43,22 +43,21 @@ use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
-use crate::message::trace::{self, IdGenerator, Received};
+use crate::message::trace::{self, IdGenerator, ReceivedField};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Peer, Stream};
 use crate::net::tls::ServerCertificate;
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events::{self, MessageFields};
 use crate::relay::queue;
 use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
-use crate::smtp::command;
+use crate::smtp::command::{self, COMMAND_LINE_MAX};
 use crate::smtp::data::{DataEnd, Decoder};
-use crate::smtp::receiver::{self, LINE_MAX, Receiver, ReceiverConfig, Step};
-use crate::smtp::{Envelope, Reply, reply};
+use crate::smtp::{Envelope, Receiver, ReceiverConfig, Reply, StartTlsMode, Step, reply};
 use crate::terminal::Terminals;
-use delivery::{DeliveryLogFields, MessageDelivery};
+use delivery::{DeliveryAttempt, MessageDelivery};
 pub use end::SessionEnd;
 use host::SessionHost;
 use recipient_limiter::RecipientLimiter;
@@ -185,16 +184,16 @@ impl SessionContext {
         if let Some(TlsPolicy { keys, .. }) = &self.settings.tls
             && let Err(why) = keys.reload()
         {
-            log::error!("certificate and key stay as they were why={}", value(why));
+            events::tls_reload_failed(why);
         }
     }
 
     /// The same for LMTP, or inside TLS from the first octet on (RFC 8314 3).
     pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
         self.counters.sessions.one();
-        let id = self.ids.session();
+        let id = self.ids.next_session_id();
         let peer = stream.peer();
-        log::debug!("connected session={id} client={peer}");
+        events::connected(&id, peer);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
             Session::new(self, &id, service, stream).run(service)
         }));
@@ -205,7 +204,7 @@ impl SessionContext {
                 self.counters.sessions_panicked.one();
                 let said = panic.downcast_ref::<&str>().copied();
                 let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                log::error!("panic session={id} said={}", value(said.unwrap_or("?")));
+                events::panic(Some(&id), said.unwrap_or("?"));
                 SessionEnd::Panicked
             }
         };
@@ -213,13 +212,13 @@ impl SessionContext {
             // That it cannot be sent is no news: the session is over.
             let _ = stream.reply(|out| reply.write_to(out));
         }
-        log::debug!("disconnected session={id} client={peer} end={end}");
+        events::disconnected(&id, peer, &end);
         if !peer.is_local() && end.is_abuse() {
             let reply = match &end {
-                SessionEnd::GivenUp(reply) => format!(" reply={}", shown(reply)),
-                _ => String::new(),
+                SessionEnd::GivenUp(reply) => Some(first_line(reply)),
+                _ => None,
             };
-            log::info!("abuse session={id} client={peer} end={end}{reply}");
+            events::abuse(&id, peer, &end, reply);
         }
         end
     }
@@ -244,8 +243,10 @@ struct Incoming {
     at: Zoned,
     to: Vec<Destination>,
     intake: ContentBuilder,
-    /// What every log line about it begins with.
-    about: String,
+    /// The reverse-path, for the log.
+    from: String,
+    /// Number of recipients, for the log.
+    recipients: usize,
 }
 
 impl<'a> Session<'a> {
@@ -278,9 +279,9 @@ impl<'a> Session<'a> {
                 // is not offered, and does what RFC 3461 5.2.2 has it do.
                 dsn: (peer.is_local() || may_relay) && !service.lmtp,
                 tls: match &settings.tls {
-                    None => receiver::StartTlsMode::Off,
-                    Some(TlsPolicy { required: false, .. }) => receiver::StartTlsMode::Offered,
-                    Some(TlsPolicy { required: true, .. }) => receiver::StartTlsMode::Required,
+                    None => StartTlsMode::Off,
+                    Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
+                    Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
                 },
                 ..ReceiverConfig::new(&settings.hostname)
             },
@@ -298,20 +299,21 @@ impl<'a> Session<'a> {
         if !peer.is_local() && !service.tls && self.stream.spoke_before_banner() {
             // It should have waited (RFC 5321 4.3.1). That is no proof of anything: a script that
             // pipes a dialogue does it too, and whether it is seen depends on the network.
-            log::info!("talked-first session={} client={peer}", self.id);
+            events::pregreet(self.id, peer);
         }
         self.say(&self.receiver.greeting())?;
-        if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
+        if let Some(reply) = self.receiver.check_opening(self.stream.peek_first_line()?) {
             self.say(&reply)?;
             return Ok(SessionEnd::GivenUp(reply));
         }
         loop {
             let handle_command = self.handle_command();
-            if !self.receiver.awaits_chunks() || handle_command.is_err() {
-                let end =
-                    handle_command.as_ref().err().map_or("reset".to_owned(), Disconnect::to_string);
-                if let Some((incoming, _)) = self.chunked.take() {
-                    log::info!("abandoned {} end={end}", incoming.about);
+            if (!self.receiver.is_chunking() || handle_command.is_err())
+                && let Some((incoming, _)) = self.chunked.take()
+            {
+                match &handle_command {
+                    Err(cut) => incoming.abandoned(self.id, cut),
+                    Ok(_) => incoming.abandoned(self.id, "reset"),
                 }
             }
             if let Some(end) = handle_command? {
@@ -323,16 +325,16 @@ impl<'a> Session<'a> {
     /// One command and what belongs to it; how the session ended, if it did.
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
-        let (step, mut may_wait) = match self.stream.line(LINE_MAX)? {
-            Some(line) => (self.receiver.line(line), command::may_wait(line)),
-            None => (self.receiver.line_too_long(), false),
+        let (step, mut may_wait) = match self.stream.line(COMMAND_LINE_MAX)? {
+            Some(line) => (self.receiver.handle_line(line), command::may_delay_reply(line)),
+            None => (self.receiver.handle_long_line(), false),
         };
         let step = match step {
             Step::Data(go_ahead) => {
                 self.say_now(&go_ahead)?;
                 let verdict = self.data()?;
                 may_wait = true;
-                self.receiver.end_of_data(verdict)
+                self.receiver.finish_data(verdict)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
             Step::Skip(octets, replies) => {
@@ -376,11 +378,10 @@ impl<'a> Session<'a> {
         };
         match made {
             Ok(facts) => {
-                counters.tls.one();
-                let sni = value(facts.sni.as_deref().unwrap_or_default());
-                log::debug!("tls session={} sni={sni} facts={}", self.id, value(&facts));
+                counters.tls_sessions.one();
+                events::tls_started(self.id, facts.sni.as_deref(), &facts);
                 self.tls = Some(facts.to_string());
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 Ok(())
             }
             Err(cut) => {
@@ -389,7 +390,7 @@ impl<'a> Session<'a> {
                     Disconnect::Tls(e) => e.to_string(),
                     cut => cut.to_string(),
                 };
-                log::debug!("tls failed session={} why={}", self.id, value(why));
+                events::tls_failed(self.id, why);
                 Err(cut)
             }
         }
@@ -412,8 +413,8 @@ impl<'a> Session<'a> {
         let mut octets = 0;
         self.stream.begin_data();
         let end = loop {
-            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
-            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.piece(piece));
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(self.id, cut))?;
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
             octets += used as u64;
             if let Some(end) = end {
@@ -428,28 +429,29 @@ impl<'a> Session<'a> {
         let chunked = self.chunked.take().or_else(|| Some((self.begin()?, Chunks::new())));
         let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
-            return Ok(self.receiver.end_of_chunk(Err(reply::data_error())));
+            return Ok(self.receiver.finish_chunk(Err(reply::data_error())));
         };
-        chunks.begin(octets);
+        chunks.begin_chunk(octets);
         self.stream.begin_data();
-        while chunks.left() > 0 {
-            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(cut))?;
-            let used = chunks.feed(input, &mut |piece| incoming.intake.piece(piece));
+        while chunks.remaining() > 0 {
+            let input = self.stream.data().inspect_err(|cut| incoming.abandoned(self.id, cut))?;
+            let used = chunks.feed(input, &mut |piece| incoming.intake.push(piece));
             self.stream.consume(used);
         }
         let sum = chunks.octets();
         if last {
-            let end = chunks.finish(&mut |piece| incoming.intake.piece(piece));
+            let end = chunks.finish(&mut |piece| incoming.intake.push(piece));
             let verdict = self.conclude(incoming, end, sum)?;
-            return Ok(self.receiver.end_of_data(verdict));
+            return Ok(self.receiver.finish_data(verdict));
         }
-        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.is_faulty() {
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.intake.has_failed() {
             self.chunked = Some((incoming, chunks));
-            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+            return Ok(self.receiver.finish_chunk(Ok(octets)));
         }
         // No need to wait for the last one.
-        let verdict = incoming.refused(self.context, chunks.end_so_far(), sum);
-        Ok(self.receiver.end_of_chunk(Err(verdict)))
+        let reply = refusal_of(chunks.end_so_far(), incoming.intake.finish(), &incoming.id);
+        self.note_failure(&incoming.id, &reply, sum, Instant::now());
+        Ok(self.receiver.finish_chunk(Err(reply)))
     }
 
     /// Reads and drops.
@@ -475,9 +477,9 @@ impl<'a> Session<'a> {
         let id = trace::message_id(self.id, self.messages);
         let at = trace::now();
         let to = destinations(envelope);
-        let received = Received {
+        let received = ReceivedField {
             client,
-            peer: self.stream.peer().into(),
+            origin: self.stream.peer().into(),
             hostname: &settings.hostname,
             protocol,
             tls: self.tls.as_deref(),
@@ -488,10 +490,18 @@ impl<'a> Session<'a> {
             },
             at: &at,
         };
-        let intake = ContentBuilder::new(&settings.spool, &received.line());
-        let about =
-            DeliveryLogFields { session: self.id, message: &id, envelope, to: &to }.to_string();
-        Some(Incoming { id, at, to, intake, about })
+        let intake = ContentBuilder::new(&settings.spool, &received.to_bytes());
+        let (from, recipients) = (envelope.from.to_string(), envelope.to.len());
+        Some(Incoming { id, at, to, intake, from, recipients })
+    }
+
+    /// Counts and logs that no recipient gets the message `id`.
+    fn note_failure(&self, id: &str, reply: &Reply, octets: u64, dot: Instant) {
+        if let Some(envelope) = self.receiver.envelope() {
+            let (context, session) = (self.context, self.id);
+            DeliveryAttempt { context, session, message: id, envelope, octets, dot }
+                .failed(&envelope.to, reply);
+        }
     }
 
     /// The mail data was read, and ended so: delivers the message, and says what became of it, all
@@ -502,7 +512,7 @@ impl<'a> Session<'a> {
         end: DataEnd,
         octets: u64,
     ) -> Result<Reply, Disconnect> {
-        let Incoming { id, at, to, intake, about } = incoming;
+        let Incoming { id, at, to, intake, .. } = incoming;
         let dot = Instant::now();
         let content = match self.receiver.envelope() {
             Some(envelope) if is_mail_loop(envelope, &intake) => Err(ContentError::Loop),
@@ -512,8 +522,8 @@ impl<'a> Session<'a> {
             (DataEnd::Whole, Ok(content), Some(envelope)) => (content, envelope),
             (end, content, _) => {
                 let reply = refusal_of(end, content, &id);
-                self.context.note(&about, &reply, octets, dot);
-                let mut replies = self.receiver.for_all(reply.clone());
+                self.note_failure(&id, &reply, octets, dot);
+                let mut replies = self.receiver.repeat_per_recipient(reply.clone());
                 replies.pop();
                 replies.iter().try_for_each(|reply| self.say(reply))?;
                 return Ok(reply);
@@ -530,7 +540,7 @@ impl<'a> Session<'a> {
             octets,
             dot,
         };
-        let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
+        let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();
         }
@@ -539,15 +549,10 @@ impl<'a> Session<'a> {
 }
 
 impl Incoming {
-    /// What is said of mail data that cannot become a message.
-    fn refused(self, context: &SessionContext, end: DataEnd, octets: u64) -> Reply {
-        let reply = refusal_of(end, self.intake.finish(), &self.id);
-        context.note(&self.about, &reply, octets, Instant::now());
-        reply
-    }
-
-    fn abandoned(&self, end: &Disconnect) {
-        log::info!("abandoned {} end={end}", self.about);
+    /// Logs that the message does not come to its end.
+    fn abandoned(&self, session: &str, error: impl fmt::Display) {
+        let message = MessageFields { session, message: &self.id, from: &self.from };
+        events::abandoned(message, self.recipients, error);
     }
 }
 
@@ -559,23 +564,23 @@ fn say(stream: &mut Stream, reply: &Reply) -> Result<(), Disconnect> {
 /// Where the message goes on this host: no mailbox twice, whatever aliases and lists lead there.
 fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
-    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
+    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.local);
     all.filter(|to| seen.insert(&to.name)).cloned().map(Destination::Mailbox).collect()
 }
 
 /// Whether the message comes back for an address that sends it on.
 fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> bool {
-    let leads_on = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
+    let leads_on = |to: &Resolution| !to.is_relay && !to.remote.is_empty();
     let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
 }
 
-impl From<Peer> for trace::Peer {
-    fn from(peer: Peer) -> trace::Peer {
+impl From<Peer> for trace::ClientOrigin {
+    fn from(peer: Peer) -> trace::ClientOrigin {
         match peer {
-            Peer::Ip(address) => trace::Peer::Address(address.ip()),
-            Peer::Unix => trace::Peer::Local,
-            Peer::Pipe => trace::Peer::Unknown,
+            Peer::Ip(address) => trace::ClientOrigin::Address(address.ip()),
+            Peer::Unix => trace::ClientOrigin::Local,
+            Peer::Pipe => trace::ClientOrigin::Unknown,
         }
     }
 }
@@ -587,11 +592,10 @@ fn refusal_of(end: DataEnd, content: Result<Content, ContentError>, id: &str) ->
         (DataEnd::TooLarge, _) => reply::data_too_large(),
         (DataEnd::Whole, Ok(_)) => reply::data_error(),
         (DataEnd::Whole, Err(fault)) => {
-            let level = match fault {
-                ContentError::Disk(_) => log::Level::Warn,
-                ContentError::Loop | ContentError::HiddenFrom => log::Level::Debug,
-            };
-            log::log!(level, "fault message={id} why={}", value(&fault));
+            // The reply says it of the others.
+            if let ContentError::Disk(e) = &fault {
+                events::spool_failed(id, e);
+            }
             fault_reply(&fault)
         }
     }
@@ -609,10 +613,10 @@ fn fault_reply(fault: &ContentError) -> Reply {
     }
 }
 
-/// The last line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.
-fn shown(reply: &Reply) -> impl fmt::Display + use<> {
+/// Returns the first line of a reply for the log, such as `451 4.2.0 Mailbox in use`.
+fn first_line(reply: &Reply) -> String {
     let mut wire = Vec::new();
     reply.write_to(&mut wire);
     let text = String::from_utf8_lossy(&wire);
-    value(text.lines().next().unwrap_or_default().to_owned())
+    text.lines().next().unwrap_or_default().to_owned()
 }

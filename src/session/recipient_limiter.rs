@@ -40,7 +40,7 @@ impl RecipientLimiter {
             return reply;
         }
         if refused > MAX || self.overload.is_on() {
-            return reply::giving_up(hostname, "too many names refused");
+            return reply::client_error(hostname, "too many names refused");
         }
         thread::sleep(DELAY);
         reply

@@ -50,10 +50,10 @@ pub(super) fn deliver(
     let show = |users: &[UserMailbox]| context.settings.terminals.show(users, &screen);
     match envelope.delivery {
         Delivery::Mail => mail(message),
-        Delivery::Send if !screen.is_whole() => reply::data_not_to_show(),
+        Delivery::Send if !screen.is_whole() => reply::too_large_to_show(),
         Delivery::Send => match show(&mailboxes(&message.to)).iter().all(|shown| *shown) {
             true => reply::shown(&id),
-            false => reply::data_not_shown(),
+            false => reply::not_shown_to_all(),
         },
         Delivery::SendOrMail if screen.is_whole() => {
             let mut shown = show(&mailboxes(&message.to)).into_iter();

@@ -16,7 +16,7 @@ use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::net::stream::{Peer, Socket, Stream};
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Member, Refusal, Route};
+use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::server::{self, Server, ServerHandle};
 use mailslot::session::{self, Audience, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
@@ -29,7 +29,7 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub struct Anybody;
 
 impl Route for Anybody {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
             ForwardPath::Mailbox(mailbox) => (mailbox.local(), mailbox.to_string()),
@@ -40,7 +40,7 @@ impl Route for Anybody {
             "panic" => panic!("as asked"),
             _ => {
                 let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
-                Ok(vec![UserMailbox { name, owner: None, delivered_to }])
+                Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mailslot::relay::client::{ClientConfig, OutgoingMessage, ServerAddress, Timeouts};
 use mailslot::smtp::sender::RecipientOutcome;
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// Longer than anything here takes.
@@ -195,7 +195,7 @@ pub fn settings() -> ClientConfig {
         dot: LONG,
         quit: LONG,
     };
-    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), timeouts, ..ClientConfig::default() }
 }
 
 /// An envelope from me@here.example.
@@ -210,7 +210,7 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(Mailbox::parse("me@here.example").unwrap()),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -226,15 +226,15 @@ pub fn with_mail<R>(
 ) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|octet| **octet == b'\n').count();
-    send(&OutgoingMessage { envelope, octets: (content.len() + lines) as u64, content: &open })
+    send(&OutgoingMessage { envelope, size: (content.len() + lines) as u64, content: &open })
 }
 
 /// `done`, `later` or `never`, and the reason.
 pub fn shown(outcomes: &[RecipientOutcome]) -> Vec<String> {
     let word = |outcome: &RecipientOutcome| match outcome {
-        RecipientOutcome::Done(_) => "done",
-        RecipientOutcome::Later(_) => "later",
-        RecipientOutcome::Never(_) => "never",
+        RecipientOutcome::Accepted(_) => "done",
+        RecipientOutcome::Deferred(_) => "later",
+        RecipientOutcome::Failed(_) => "never",
     };
     outcomes.iter().map(|outcome| format!("{} {}", word(outcome), outcome.reason())).collect()
 }

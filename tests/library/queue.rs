@@ -15,9 +15,9 @@ use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
-use mailslot::smtp::command::{Command, EtrnNode};
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
-use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::command::Command;
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
+use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
 struct Here {
@@ -26,11 +26,7 @@ struct Here {
 }
 
 impl Route for Here {
-    fn resolve(&self, _: &ForwardPath) -> Result<Vec<UserMailbox>, Refusal> {
-        Err(Refusal::Unknown)
-    }
-
-    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -38,14 +34,14 @@ impl Route for Here {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Resolution { elsewhere: vec![to], is_relay: true, ..Resolution::default() });
+            return Ok(Resolution { remote: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
         let name = MailboxName::new(to.local()).unwrap();
-        let here = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
-        Ok(Resolution { here, ..Resolution::default() })
+        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
+        Ok(Resolution::local(local))
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -68,7 +64,7 @@ impl Host {
     fn new(smarthosts: &[&Server]) -> Host {
         let house = House::new();
         let smarthost = |server: &&Server| Smarthost {
-            target: server.target(),
+            address: server.target(),
             settings: scripted_server::settings(),
         };
         let settings = QueueConfig {
@@ -79,7 +75,7 @@ impl Host {
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: LONG,
         };
-        queue::make_folder(&settings.spool).unwrap();
+        queue::create_directory(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }
     }
 
@@ -200,7 +196,7 @@ fn each_recipient_has_an_outcome_of_its_own() {
         envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
     mail.envid = Some("QQ314159".to_owned());
     let address = "jones+40x.example".to_owned();
-    mail.to[2].original = Some(OriginalRecipient { kind: "rfc822".to_owned(), address });
+    mail.to[2].original = Some(OriginalRecipient { addr_type: "rfc822".to_owned(), address });
     host.put("m", &mail);
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&server), ["<a@x.example>", "<r450@x.example>", "<r550@x.example>"]);
@@ -248,27 +244,34 @@ fn what_is_taken_leaves_nothing_behind() {
 
 #[test]
 fn reports_are_those_that_were_asked_for() {
-    let never = Some(Notify::default());
-    let success = Some(Notify { success: true, ..Notify::default() });
-    let failure = Some(Notify { failure: true, ..Notify::default() });
+    let never = Some(DsnNotify::default());
+    let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
+    let failure = Some(DsnNotify { failure: true, ..DsnNotify::default() });
     for (to, notify, ret, dsn, action, in_it) in [
         ("r550@x.example", None, None, false, "failed", "text/rfc822-headers"),
-        ("r550@x.example", failure, Some(Return::Headers), true, "failed", "text/rfc822-headers"),
         (
             "r550@x.example",
             failure,
-            Some(Return::Full),
+            Some(DsnReturn::Headers),
+            true,
+            "failed",
+            "text/rfc822-headers",
+        ),
+        (
+            "r550@x.example",
+            failure,
+            Some(DsnReturn::Full),
             true,
             "failed",
             "message/rfc822\n\nSubject",
         ),
         ("r550@x.example", success, None, false, "", ""),
-        ("r550@x.example", never, Some(Return::Full), false, "", ""),
+        ("r550@x.example", never, Some(DsnReturn::Full), false, "", ""),
         ("a@x.example", None, None, false, "", ""),
         ("a@x.example", failure, None, false, "", ""),
         ("a@x.example", never, None, false, "", ""),
-        ("a@x.example", success, Some(Return::Full), false, "relayed", "text/rfc822-headers"),
-        ("a@x.example", success, Some(Return::Headers), true, "", ""),
+        ("a@x.example", success, Some(DsnReturn::Full), false, "relayed", "text/rfc822-headers"),
+        ("a@x.example", success, Some(DsnReturn::Headers), true, "", ""),
     ] {
         let server = Server::start(move |_, command| match command {
             command if command.starts_with("EHLO") && dsn => say("250-mx.example\r\n250 DSN"),
@@ -403,7 +406,7 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     for n in 20..30 {
         let id = format!("m-{n}");
         host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
-        handle.note(&id);
+        handle.entry_created(&id);
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second", || made() == 2);
@@ -421,7 +424,7 @@ fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
     let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.target = closed.to_string().parse().unwrap();
+    nobody.address = closed.to_string().parse().unwrap();
     host.settings.smarthosts.insert(0, nobody);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
@@ -481,9 +484,9 @@ fn what_another_process_put_off_waits_for_both() {
     let (_first, one) = host.start();
     wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
-    handle.note("m");
+    handle.entry_created("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
-    handle.note("n");
+    handle.entry_created("n");
     wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
     one.stop(LONG);
     two.stop(LONG);

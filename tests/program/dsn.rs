@@ -77,13 +77,13 @@ Content-Type: multipart/report; report-type=delivery-status;
 --=_ID-r
 Content-Type: text/plain; charset=utf-8
 
-Your message has been put into the mailboxes of
+Your message has been delivered to the mailboxes of
 
     <jones@beta.arpa>
     <green@beta.arpa>
 
-by the mail system at beta.arpa. You have asked to be told so. It is
-not known whether anybody has read it.
+The mail system at beta.arpa sends this notice because it was requested.
+It does not show whether the message has been read.
 
 --=_ID-r
 Content-Type: message/delivery-status
@@ -184,7 +184,7 @@ fn nobody_else_gets_a_report() {
     send(&mut client, "MAIL FROM:<none@beta.arpa>", &[&rcpt("NEVER"), &rcpt("FAILURE,DELAY")]);
     send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
     send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
-    server.wait_for_log("no-report");
+    server.wait_for_log("dsn-suppressed");
     // Not delivered, not reported: the session says so.
     client.say("MAIL FROM:<none@beta.arpa>", 250);
     client.say(&rcpt("SUCCESS"), 250);
