@@ -14,6 +14,7 @@
 //!
 //! The first [`ContentError`] stays: the rest of the message is swallowed, and its storage given back.
 
+pub mod peer;
 pub mod trace;
 
 use std::fmt;

@@ -19,25 +19,15 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use super::peer::Peer;
 use crate::smtp::{ForwardPath, Protocol, ReversePath};
-
-/// Where a client connected from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// From this address.
-    Address(IpAddr),
-    /// Through a Unix socket.
-    Local,
-    /// Nobody can tell: a pipe.
-    Unknown,
-}
 
 /// What the Received line of one message says (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
 pub struct Received<'a> {
     /// What the client called itself.
     pub client: &'a str,
-    /// Where it really is.
+    /// The other end of the connection.
     pub peer: Peer,
     /// What we call ourselves.
     pub hostname: &'a str,
@@ -58,12 +48,12 @@ impl Received<'_> {
     pub fn line(&self) -> Vec<u8> {
         let client = clean(self.client);
         let from = match self.peer {
-            Peer::Address(ip) => match ip.to_canonical() {
+            Peer::Ip(address) => match address.ip() {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
                 IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
             },
-            Peer::Local => format!("{client} (local)"),
-            Peer::Unknown => format!("{client} (unknown)"),
+            Peer::Unix => format!("{client} (local)"),
+            Peer::Pipe => format!("{client} (unknown)"),
         };
         let by = clean(self.hostname);
         let (with, id) = (self.protocol, self.id);
@@ -180,7 +170,7 @@ mod tests {
         let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
         let received = Received {
             client: "relay.example.org",
-            peer: Peer::Address([192, 0, 2, 7].into()),
+            peer: Peer::ip(([192, 0, 2, 7], 4711).into()),
             hostname: "mx.example.com",
             protocol: ESMTP,
             tls: None,
@@ -217,10 +207,10 @@ mod tests {
 
         let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
         for (peer, shown) in [
-            (Peer::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
-            (Peer::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
-            (Peer::Local, "(local)"),
-            (Peer::Unknown, "(unknown)"),
+            (Peer::ip("[2001:db8::7]:4711".parse().unwrap()), "([IPv6:2001:db8::7])"),
+            (Peer::ip("[::ffff:192.0.2.7]:4711".parse().unwrap()), "([192.0.2.7])"),
+            (Peer::Unix, "(local)"),
+            (Peer::Pipe, "(unknown)"),
         ] {
             assert_eq!(
                 first(Received { peer, ..received }),
@@ -254,7 +244,7 @@ mod tests {
         let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
         let line = text(Received {
             client: &"c".repeat(5000),
-            peer: Peer::Unknown,
+            peer: Peer::Pipe,
             hostname: &"h".repeat(5000),
             protocol: ESMTP,
             tls: None,

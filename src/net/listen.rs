@@ -21,7 +21,8 @@ use std::str::FromStr;
 use listenfd::ListenFd;
 use nix::sys::socket::Backlog;
 
-use crate::net::stream::{Peer, Socket};
+use crate::message::peer::Peer;
+use crate::net::stream::Socket;
 use crate::observe::logging::value;
 
 /// Where to listen, as the options `--listen` and `--lmtp` give it.

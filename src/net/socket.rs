@@ -4,7 +4,6 @@
 //! [`Stream`](super::Stream)'s; but a pipe has no time-out of its own, so that here its writes are
 //! waited for.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -17,46 +16,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
 
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A client over TCP; IPv4-mapped IPv6 addresses are turned into IPv4.
-    Ip(SocketAddr),
-    /// A process on this host, over a Unix socket.
-    Unix,
-    /// Whoever holds the other end of standard input.
-    Pipe,
-}
-
-impl Peer {
-    /// A client at `addr`.
-    pub fn ip(addr: SocketAddr) -> Peer {
-        Peer::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
-    }
-
-    /// The client's address, if it has one.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self {
-            Peer::Ip(addr) => Some(addr.ip()),
-            Peer::Unix | Peer::Pipe => None,
-        }
-    }
-
-    /// Whether the client is on this host, as far as can be told.
-    pub fn is_local(&self) -> bool {
-        self.address().is_none_or(|ip| ip.is_loopback())
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Ip(addr) => addr.fmt(f),
-            Peer::Unix => f.write_str("unix"),
-            Peer::Pipe => f.write_str("pipe"),
-        }
-    }
-}
+use crate::message::peer::Peer;
 
 /// What a connection is made of.
 #[derive(Debug)]

@@ -31,7 +31,8 @@ use std::time::{Duration, Instant};
 use super::server_socket::ServerSocket;
 pub use super::session_handle::{OverloadFlag, SessionHandle};
 use super::session_handle::{StreamShared, WaitPhase};
-pub use super::socket::{Peer, Socket, standard_input};
+pub use super::socket::{Socket, standard_input};
+use crate::message::peer::Peer;
 use crate::net::tls::{self, ServerCertificate};
 
 /// The slowest mail data that is put up with, in octets a second. The slowest links that carry mail

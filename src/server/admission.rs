@@ -24,7 +24,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::net::stream::{self, OverloadFlag, Peer};
+use crate::message::peer::Peer;
+use crate::net::stream::{self, OverloadFlag};
 use crate::observe::counters::Counters;
 
 /// The sessions there are.

@@ -33,8 +33,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::deliver::WriterHandle;
+use crate::message::peer::Peer;
 use crate::net::listen::{self, Accept, Service};
-use crate::net::stream::{Peer, Socket, Stream};
+use crate::net::stream::{Socket, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
 use crate::route::Route;

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::recipient_limiter::RecipientLimiter;
 use super::{SessionConfig, SessionContext, shown};
 use crate::deliver::{DeferReason, Outcome};
-use crate::net::stream::Peer;
+use crate::message::peer::Peer;
 use crate::observe::logging::value;
 use crate::route::{Member, Refusal, Resolution};
 use crate::smtp::command::EtrnNode;

@@ -43,10 +43,11 @@ use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
+use crate::message::peer::Peer;
 use crate::message::trace::{self, IdGenerator, Received};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
-use crate::net::stream::{Disconnect, Peer, Stream};
+use crate::net::stream::{Disconnect, Stream};
 use crate::net::tls::ServerCertificate;
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
@@ -479,7 +480,7 @@ impl<'a> Session<'a> {
         let to = destinations(envelope);
         let received = Received {
             client,
-            peer: self.stream.peer().into(),
+            peer: self.stream.peer(),
             hostname: &settings.hostname,
             protocol,
             tls: self.tls.as_deref(),
@@ -570,16 +571,6 @@ fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> boo
     let leads_on = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
     let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
-}
-
-impl From<Peer> for trace::Peer {
-    fn from(peer: Peer) -> trace::Peer {
-        match peer {
-            Peer::Ip(address) => trace::Peer::Address(address.ip()),
-            Peer::Unix => trace::Peer::Local,
-            Peer::Pipe => trace::Peer::Unknown,
-        }
-    }
 }
 
 /// What the sender hears of mail data that ended so, and of which nothing can be delivered.
