@@ -25,6 +25,8 @@
 //! `abandoned`, one for each refused recipient, and `abuse` for a client elsewhere whose session
 //! had to be ended; connections are details.
 
+mod access;
+mod config;
 mod delivery;
 mod end;
 mod host;
@@ -35,125 +37,30 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ipnet::IpNet;
 use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
-use crate::message::peer::Peer;
 use crate::message::trace::{self, IdGenerator, Received};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Stream};
-use crate::net::tls::ServerCertificate;
 use crate::observe::counters::Counters;
 use crate::observe::logging::value;
-use crate::relay::queue;
 use crate::route::{Resolution, Route};
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command;
 use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::receiver::{self, LINE_MAX, Receiver, ReceiverConfig, Step};
 use crate::smtp::{Envelope, Reply, reply};
-use crate::terminal::Terminals;
+pub use access::Audience;
+pub use config::{RelayPolicy, SessionConfig, TlsPolicy};
 use delivery::{DeliveryLogFields, MessageDelivery};
 pub use end::SessionEnd;
 use host::SessionHost;
 use recipient_limiter::RecipientLimiter;
-
-/// Who is told something that a stranger could misuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Every client.
-    On,
-    /// Nobody.
-    Off,
-    /// Clients on this host: loopback, Unix sockets, a pipe.
-    Local,
-}
-
-impl Audience {
-    fn allows(self, peer: Peer) -> bool {
-        match self {
-            Audience::On => true,
-            Audience::Off => false,
-            Audience::Local => peer.is_local(),
-        }
-    }
-}
-
-/// What a session is told.
-#[derive(Clone, Debug)]
-pub struct SessionConfig {
-    /// The name in the greeting, in replies and in Received lines.
-    pub hostname: String,
-    /// The largest message, in octets of the data as sent.
-    pub size_max: u64,
-    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8).
-    pub recipients_max: usize,
-    /// Commands in error before 421 and close.
-    pub errors_max: u32,
-    /// Who gets answers to VRFY; the others get 252.
-    pub vrfy: Audience,
-    /// Who gets answers to EXPN; the others get 252.
-    pub expn: Audience,
-    /// Who is told by 551 where a user has moved; the others get 550.
-    pub forward_replies: Audience,
-    /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
-    pub send: Audience,
-    /// Where those are found.
-    pub terminals: Terminals,
-    /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
-    pub spool: PathBuf,
-    /// Where the mailboxes are; must have room.
-    pub mail_dir: PathBuf,
-    /// How long a client may take for one command line, or be silent within mail data
-    /// (RFC 5321 4.5.3.2.7 asks for 5 minutes), or not read what it was answered.
-    pub timeout: Duration,
-    /// How long a session may take.
-    pub session_timeout: Duration,
-    /// How long a session waits for the writer. Should be more than its lock time-out.
-    pub outcome_timeout: Duration,
-    /// What TLS is spoken with; None: STARTTLS is not offered.
-    pub tls: Option<TlsPolicy>,
-    /// How mail for other hosts leaves; None: it does not.
-    pub relay: Option<RelayPolicy>,
-}
-
-/// How mail for other hosts leaves this one.
-#[derive(Clone, Debug)]
-pub struct RelayPolicy {
-    /// Where clients may be that send such mail, besides this host.
-    pub from: Vec<IpNet>,
-    /// It is told of each entry that was made.
-    pub queue: queue::QueueHandle,
-}
-
-impl RelayPolicy {
-    /// Whether `peer` may send mail to any host through this one. Nobody knows who is at the other
-    /// end of a pipe.
-    fn allows(&self, peer: Peer) -> bool {
-        match peer {
-            Peer::Ip(client) => {
-                peer.is_local() || self.from.iter().any(|net| net.contains(&client.ip()))
-            }
-            Peer::Unix => true,
-            Peer::Pipe => false,
-        }
-    }
-}
-
-/// How sessions come to TLS.
-#[derive(Clone, Debug)]
-pub struct TlsPolicy {
-    /// Certificate and key, which may be read again while sessions run.
-    pub keys: Arc<ServerCertificate>,
-    /// Whether a client in clear text hears 530 until it says STARTTLS.
-    pub required: bool,
-}
 
 /// What all sessions of a process share.
 pub struct SessionContext {
