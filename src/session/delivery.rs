@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use jiff::Zoned;
 
+use super::replies::outcome_reply;
 use super::{SessionContext, say, shown, terminal_delivery};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
@@ -332,20 +333,6 @@ impl fmt::Display for DeliveryLogFields<'_> {
             Delivery::Mail => Ok(()),
             delivery => write!(f, " by={}", delivery.verb()),
         }
-    }
-}
-
-/// What the sender hears after the dot.
-pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
-    match outcome {
-        Outcome::Delivered => reply::delivered(id),
-        Outcome::Later(DeferReason::Busy | DeferReason::Unusable) => reply::data_mailbox_busy(),
-        Outcome::Later(DeferReason::NoSpace) => reply::data_no_room(),
-        Outcome::Later(DeferReason::OverQuota) => reply::data_mailbox_filled(),
-        Outcome::Later(DeferReason::Stopping) => reply::data_stopping(),
-        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => reply::data_error(),
-        Outcome::Never(DeferReason::OverQuota) => reply::data_mailbox_full(),
-        Outcome::Never(_) => reply::data_undeliverable(),
     }
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::net::stream::Disconnect;
-use crate::smtp::{Reply, reply};
+use crate::smtp::Reply;
 
 /// How a session ended.
 #[derive(Debug)]
@@ -58,28 +58,6 @@ impl SessionEnd {
                     Disconnect::Closed | Disconnect::NotReading | Disconnect::Broken(_)
                 )
         )
-    }
-
-    /// What a client hears of the end of its session; None if it knows, or will not listen.
-    pub(super) fn last_reply(&self, hostname: &str) -> Option<Reply> {
-        let cut = match self {
-            SessionEnd::Quit | SessionEnd::GivenUp(_) => return None,
-            SessionEnd::Panicked => return Some(reply::broken(hostname)),
-            SessionEnd::Disconnect(cut) => cut,
-        };
-        let slow = |why| Some(reply::timed_out(hostname, why));
-        match cut {
-            Disconnect::Closed
-            | Disconnect::Broken(_)
-            | Disconnect::NotReading
-            | Disconnect::ClearText
-            | Disconnect::Tls(_) => None,
-            Disconnect::TimedOut => slow("nothing came for too long"),
-            Disconnect::TooSlow => slow("mail data comes too slowly"),
-            Disconnect::Deadline => slow("the session takes too long"),
-            Disconnect::Evict => slow("idle or slow, and others are waiting"),
-            Disconnect::Stopping => Some(reply::closing(hostname, "the service is stopping")),
-        }
     }
 }
 

@@ -1,15 +1,14 @@
 //! What the receiver asks while a session goes on, and who answers: the route, the disk, the
 //! counters. A refusal becomes a reply here, and nowhere else.
 
-use std::fmt;
 use std::path::Path;
 
 use super::recipient_limiter::RecipientLimiter;
+use super::replies::{RefusedCommand, look_reply, members_reply, refusal_reply};
 use super::{SessionConfig, SessionContext, shown};
-use crate::deliver::{DeferReason, Outcome};
 use crate::message::peer::Peer;
 use crate::observe::logging::value;
-use crate::route::{Member, Refusal, Resolution};
+use crate::route::{Refusal, Resolution};
 use crate::smtp::command::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
@@ -145,32 +144,6 @@ impl Host for SessionHost<'_> {
     }
 }
 
-/// What a refusal answers.
-enum RefusedCommand<'a> {
-    Rcpt(&'a ForwardPath),
-    Vrfy(&'a str),
-    Expn(&'a str),
-}
-
-impl RefusedCommand<'_> {
-    fn verb(&self) -> &'static str {
-        match self {
-            RefusedCommand::Rcpt(_) => "RCPT",
-            RefusedCommand::Vrfy(_) => "VRFY",
-            RefusedCommand::Expn(_) => "EXPN",
-        }
-    }
-}
-
-impl fmt::Display for RefusedCommand<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RefusedCommand::Rcpt(to) => to.fmt(f),
-            RefusedCommand::Vrfy(name) | RefusedCommand::Expn(name) => name.fmt(f),
-        }
-    }
-}
-
 /// Whether the disk that holds `directory` has `octets` free. A disk that cannot be asked, or knows no
 /// size, has: the writer will see.
 fn has_room(directory: &Path, octets: u64) -> bool {
@@ -179,40 +152,6 @@ fn has_room(directory: &Path, octets: u64) -> bool {
         let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
         disk.blocks() == 0 || free >= octets
     })
-}
-
-/// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> Reply {
-    let verb = asked.verb();
-    match (refusal, asked) {
-        (Refusal::Forward(to), _) if told => reply::please_try(to),
-        (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
-        (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
-        (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
-            reply::no_such_user(to)
-        }
-        (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
-        (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
-    }
-}
-
-/// What a recipient hears whose mailbox cannot take mail.
-fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
-    match outcome {
-        Outcome::Never(DeferReason::OverQuota) => reply::mailbox_full(to),
-        _ => reply::mailbox_unavailable(to),
-    }
-}
-
-/// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
-fn members_reply(members: Vec<Member>) -> Reply {
-    let line = |Member { full_name, mailbox }| match full_name.as_str() {
-        "" => format!("<{mailbox}>"),
-        name => format!("{name} <{mailbox}>"),
-    };
-    reply::members(members.into_iter().map(line).collect())
 }
 
 /// Free octets below which no message is taken.

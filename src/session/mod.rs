@@ -31,6 +31,7 @@ mod delivery;
 mod end;
 mod host;
 mod recipient_limiter;
+mod replies;
 mod terminal_delivery;
 
 use std::collections::HashSet;
@@ -44,7 +45,7 @@ use jiff::Zoned;
 
 use crate::deliver::{WriterHandle, mbox};
 use crate::message::trace::{self, IdGenerator, Received};
-use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
+use crate::message::{ContentBuilder, ContentError, Destination, Message};
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Stream};
 use crate::observe::counters::Counters;
@@ -61,6 +62,7 @@ use delivery::{DeliveryLogFields, MessageDelivery};
 pub use end::SessionEnd;
 use host::SessionHost;
 use recipient_limiter::RecipientLimiter;
+use replies::{last_reply, refusal_of};
 
 /// What all sessions of a process share.
 pub struct SessionContext {
@@ -117,7 +119,7 @@ impl SessionContext {
                 SessionEnd::Panicked
             }
         };
-        if let Some(reply) = end.last_reply(&self.settings.hostname) {
+        if let Some(reply) = last_reply(&end, &self.settings.hostname) {
             // That it cannot be sent is no news: the session is over.
             let _ = stream.reply(|out| reply.write_to(out));
         }
@@ -478,35 +480,6 @@ fn is_mail_loop(envelope: &Envelope<Resolution>, intake: &ContentBuilder) -> boo
     let leads_on = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
     let mut led = envelope.to.iter().filter(|recipient| leads_on(&recipient.destination));
     led.any(|recipient| intake.has_delivered_to(&recipient.path.address()))
-}
-
-/// What the sender hears of mail data that ended so, and of which nothing can be delivered.
-fn refusal_of(end: DataEnd, content: Result<Content, ContentError>, id: &str) -> Reply {
-    match (end, content) {
-        (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
-        (DataEnd::TooLarge, _) => reply::data_too_large(),
-        (DataEnd::Whole, Ok(_)) => reply::data_error(),
-        (DataEnd::Whole, Err(fault)) => {
-            let level = match fault {
-                ContentError::Disk(_) => log::Level::Warn,
-                ContentError::Loop | ContentError::HiddenFrom => log::Level::Debug,
-            };
-            log::log!(level, "fault message={id} why={}", value(&fault));
-            fault_reply(&fault)
-        }
-    }
-}
-
-/// What the sender hears of mail data that could not be taken in.
-fn fault_reply(fault: &ContentError) -> Reply {
-    match fault {
-        ContentError::Loop => reply::data_loop(),
-        ContentError::HiddenFrom => reply::data_hidden_from(),
-        ContentError::Disk(e) => match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
-            _ => reply::data_error(),
-        },
-    }
 }
 
 /// The last line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.

@@ -16,8 +16,8 @@
 
 use jiff::Zoned;
 
-use super::delivery::outcome_reply;
-use super::{SessionContext, fault_reply};
+use super::SessionContext;
+use super::replies::{fault_reply, outcome_reply};
 use crate::message::{ContentError, Destination, Message};
 use crate::route::Resolution;
 use crate::smtp::envelope::{Delivery, Envelope};
