@@ -14,8 +14,8 @@
 use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
-use mailslot::smtp::data::{Decoder, End};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, Reply, Settings, Step, reply};
+use mailslot::smtp::data::{DataEnd, Decoder};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, Step, reply};
 
 /// A host where everybody has a mailbox but nobody is told who that is.
 struct Everybody;
@@ -41,7 +41,7 @@ impl Host for Everybody {
 }
 
 fn main() -> io::Result<()> {
-    let settings = Settings { size_max: 1_000_000, ..Settings::new("localhost") };
+    let settings = ReceiverConfig { size_max: 1_000_000, ..ReceiverConfig::new("localhost") };
     let mut receiver = Receiver::new(settings.clone(), Everybody);
     let mut typed = Typed::default();
     // Mail data that has begun to come in chunks.
@@ -80,7 +80,7 @@ fn main() -> io::Result<()> {
                 replies.iter().try_for_each(say)?;
             }
             Step::Close(reply) => return say(&reply),
-            // Settings::new offers no TLS; the others were dealt with.
+            // ReceiverConfig::new offers no TLS; the others were dealt with.
             Step::StartTls(_) | Step::Data(_) | Step::Chunk { .. } => {}
         }
     }
@@ -88,11 +88,11 @@ fn main() -> io::Result<()> {
 }
 
 /// What is said after the mail data.
-fn verdict(end: End) -> Reply {
+fn verdict(end: DataEnd) -> Reply {
     match end {
-        End::Whole => reply::delivered("an example"),
-        End::BareLineEnd => reply::data_bare_line_end(),
-        End::TooLarge => reply::data_too_large(),
+        DataEnd::Whole => reply::delivered("an example"),
+        DataEnd::BareLineEnd => reply::data_bare_line_end(),
+        DataEnd::TooLarge => reply::data_too_large(),
     }
 }
 

@@ -26,9 +26,9 @@ fn confined() {
     let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
     let outside = inside.with_file_name("outside");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut reach = mailslot::confine::Reach::new();
+    let mut reach = mailslot::process::confinement::ConfinementRules::new();
     reach.write(&inside);
-    let strength = mailslot::confine::confine(&reach).unwrap();
+    let strength = mailslot::process::confinement::confine(&reach).unwrap();
     let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
     let tries = move || {
         let file = inside.join("file");
@@ -36,7 +36,7 @@ fn confined() {
         File::options().append(true).open(&file).unwrap().set_len(0).unwrap();
         fs::hard_link(&file, inside.join("link")).unwrap();
         fs::remove_file(&file).unwrap();
-        if strength == mailslot::confine::Strength::None {
+        if strength == mailslot::process::confinement::ConfinementStrength::None {
             return println!("skipped: this kernel has no Landlock");
         }
         assert!(File::open("/etc/shadow").is_err_and(denied), "read shadow");
@@ -44,13 +44,13 @@ fn confined() {
         assert!(fs::write(outside.with_file_name("new"), "x").is_err_and(denied), "make");
         assert!(fs::remove_file(&outside).is_err_and(denied), "remove");
         assert!(File::open(&outside).is_err_and(denied), "read");
-        assert!(mailslot::confine::is_out_of_reach(&outside));
+        assert!(mailslot::process::confinement::is_out_of_reach(&outside));
         assert!(fs::read_dir("/etc").is_err_and(denied), "list");
         assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
         assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
         assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
         assert!(Command::new("/bin/true").status().is_err_and(denied), "run a program");
-        if strength == mailslot::confine::Strength::Full {
+        if strength == mailslot::process::confinement::ConfinementStrength::Full {
             let address = listener.local_addr().unwrap();
             assert!(TcpListener::bind("127.0.0.1:0").is_err_and(denied), "bind");
             assert!(TcpStream::connect(address).is_err_and(denied), "connect");

@@ -8,17 +8,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mailslot::options::{Fallback, Place, Row, TABLE, wrap};
+use mailslot::config::options::{Arity, DefaultValue, OptionRow, TABLE, wrap};
 
-/// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
-/// below.
+/// The modules, lowest first. A module imports from the rows above its own, never from its own or
+/// from below.
 const LAYERS: &[&[&str]] = &[
-    &["confine", "counters", "options", "privilege", "smtp"],
-    &["logging", "tls"],
-    &["metrics", "trace", "stream"],
-    &["message", "listen", "client"],
-    &["route", "deliver", "report"],
-    &["queue"],
+    &["process", "smtp", "sysexits"],
+    &["message", "observe"],
+    &["deliver", "net", "route", "terminal"],
+    &["relay"],
     &["session"],
     &["server"],
     &["config"],
@@ -99,7 +97,7 @@ fn nothing_unfinished_or_unsafe_stays() {
 
 #[test]
 fn documents_show_the_table_of_options() {
-    let in_file = |row: &&Row| row.place != Place::CommandLine;
+    let in_file = |row: &&OptionRow| row.place != Arity::CommandLine;
     let readme: String = TABLE.iter().map(markdown).collect();
     let readme = format!("| option | default | what it does |\n| --- | --- | --- |\n{readme}");
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
@@ -125,28 +123,28 @@ fn documents_show_the_table_of_options() {
 }
 
 /// One row of the README's table.
-fn markdown(row: &Row) -> String {
+fn markdown(row: &OptionRow) -> String {
     let short = if row.short.is_empty() { String::new() } else { format!("-{}, ", row.short) };
     let name = format!("{short}--{} {}", row.long, row.arg);
-    let many = if row.place == Place::Many { " (repeatable)" } else { "" };
+    let many = if row.place == Arity::Many { " (repeatable)" } else { "" };
     let default = if row.arg.is_empty() { String::new() } else { row.default.to_string() };
     let about = row.help.replace('|', "\\|");
     format!("| `{}`{many} | {default} | {about} |\n", name.trim_end())
 }
 
 /// A key in the configuration that is installed: with its default, as a comment.
-fn sample(row: &Row) -> String {
+fn sample(row: &OptionRow) -> String {
     let mut text = String::from("\n");
     for line in wrap(row.help, 98) {
         text.push_str(&format!("# {line}\n"));
     }
     match row.default {
-        Fallback::Is(values) => {
+        DefaultValue::Is(values) => {
             for value in values {
                 text.push_str(&format!("#{} {value}\n", row.long));
             }
         }
-        Fallback::Found(words) => {
+        DefaultValue::Found(words) => {
             text.push_str(&format!("# Default: {words}.\n#{} {}\n", row.long, row.arg));
         }
     }
@@ -154,24 +152,24 @@ fn sample(row: &Row) -> String {
 }
 
 /// The head of an option in mdoc(7).
-fn flag(row: &Row) -> String {
+fn flag(row: &OptionRow) -> String {
     let short = if row.short.is_empty() { String::new() } else { format!("{} , Fl ", row.short) };
     format!("Fl {short}-{}", row.long)
 }
 
 /// The head of a key in mdoc(7).
-fn key(row: &Row) -> String {
+fn key(row: &OptionRow) -> String {
     format!("Ic {}", row.long)
 }
 
 /// One item of a list in mdoc(7), where each sentence begins a line.
-fn mdoc(row: &Row, head: &str) -> String {
+fn mdoc(row: &OptionRow, head: &str) -> String {
     let arg = if row.arg.is_empty() { String::new() } else { format!(" Ar {}", row.arg) };
     let mut text = format!(".It {head}{arg}\n");
     for sentence in row.help.split_inclusive(". ") {
         text.push_str(&format!("{}\n", wrap(sentence.trim(), 78).join("\n")));
     }
-    if row.place == Place::Many {
+    if row.place == Arity::Many {
         text.push_str("May be given several times.\n");
     }
     if !row.source.is_empty() {
@@ -207,7 +205,7 @@ fn imports(text: &str) -> BTreeSet<String> {
             }
         }
     }
-    found.into_iter().filter(|room| room != "counters" && room != "logging").collect()
+    found
 }
 
 /// The first words of `a::b, c::{d, e}}`: a and c.
@@ -269,7 +267,7 @@ fn the_reader_of_imports_reads() {
     for (text, expected) in [
         ("use crate::smtp::Reply;", &["smtp"][..]),
         ("use crate::{message, smtp::{Reply, Step}, route::Route};", &["message", "route", "smtp"]),
-        ("// use crate::smtp;\nuse crate::counters::Counters;", &[]),
+        ("// use crate::smtp;\nuse crate::observe::counters::Counters;", &[]),
         ("let x = crate::deliver::start(a);", &["deliver"]),
         ("crate::Error", &[]),
     ] {

@@ -60,8 +60,8 @@ impl Stat {
 pub enum FileKind {
     /// A regular file.
     Regular,
-    /// A folder.
-    MailboxStore,
+    /// A directory.
+    Directory,
     /// A symbolic link.
     Symlink,
     /// A FIFO, a socket, a device.
@@ -337,7 +337,7 @@ fn stat_of(m: &fs::Metadata) -> Stat {
         kind: if t.is_file() {
             FileKind::Regular
         } else if t.is_dir() {
-            FileKind::MailboxStore
+            FileKind::Directory
         } else if t.is_symlink() {
             FileKind::Symlink
         } else {

@@ -390,7 +390,7 @@ pub fn check(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
         FileKind::Regular if stat.links > 1 => format!("has {} hard links", stat.links),
         FileKind::Regular if stat.uid != uid => format!("belongs to uid {}, not {uid}", stat.uid),
         FileKind::Regular => return Ok(()),
-        FileKind::MailboxStore => "is a folder".into(),
+        FileKind::Directory => "is a folder".into(),
         FileKind::Symlink => "is a symbolic link".into(),
         FileKind::Other => "is not a regular file".into(),
     };

@@ -183,7 +183,7 @@ fn open_engine<D: Disk>(
     };
     let identity = Identity::new(&**disk);
     let mail = disk.look(&settings.mail_dir).and_then(|stat| match stat.kind {
-        FileKind::MailboxStore | FileKind::Symlink => Ok(stat),
+        FileKind::Directory | FileKind::Symlink => Ok(stat),
         _ => Err(io::ErrorKind::NotADirectory.into()),
     });
     let mail = mail.map_err(|e| named(&settings.mail_dir, "choose another with --mail-dir", e))?;

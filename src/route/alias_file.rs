@@ -35,7 +35,7 @@ pub struct ReadError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTrust {
     /// Named by the administrator on the command line: may be a link; at most [`ALIASES_MAX`].
-    FixedUsers,
+    Named,
     /// An `:include:` file: the rules above; at most [`INCLUDE_MAX`].
     Included,
 }
@@ -72,7 +72,7 @@ pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadEr
         return unread("is not a regular file", "put a file there");
     }
     let size_max = match trust {
-        FileTrust::FixedUsers => ALIASES_MAX,
+        FileTrust::Named => ALIASES_MAX,
         FileTrust::Included => {
             if let Some((what, fix)) = distrust_reason(path, &meta) {
                 return unread(&what, &fix);
@@ -205,7 +205,7 @@ impl AliasFile {
     /// whole; an error is logged, and the old ones stay.
     pub fn reload(&self) {
         let Some(path) = &self.path else { return };
-        let result = read(path, FileTrust::FixedUsers)
+        let result = read(path, FileTrust::Named)
             .map(|(text, meta)| (Arc::new(Aliases::parse(path, &text)), Stamp::of(&meta)));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {

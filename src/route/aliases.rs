@@ -19,7 +19,7 @@
 //!
 //! Nothing a client sends is ever read by this parser (hazard: programs as addresses from
 //! strangers). What is wrong in one line costs that line only: a target that cannot be used is kept
-//! as [`AliasTarget::ConfigError`], so that mail for its alias is put off and not refused or misdelivered.
+//! as [`AliasTarget::Invalid`], so that mail for its alias is put off and not refused or misdelivered.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -40,7 +40,7 @@ pub enum AliasTarget {
     /// `:include:/file`
     Include(PathBuf),
     /// Cannot be used.
-    ConfigError {
+    Invalid {
         /// As it stands in the file, escaped and cut short.
         text: String,
         /// What is wrong with it.
@@ -142,7 +142,7 @@ impl fmt::Display for AliasTarget {
             AliasTarget::Mailbox(mailbox) => mailbox.fmt(f),
             AliasTarget::User(name) => write!(f, "\\{name}"),
             AliasTarget::Include(path) => write!(f, ":include:{}", path.display()),
-            AliasTarget::ConfigError { text, .. } => f.write_str(text),
+            AliasTarget::Invalid { text, .. } => f.write_str(text),
         }
     }
 }
@@ -179,7 +179,7 @@ fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
     let (name, mailbox) = match target(name) {
         AliasTarget::Name(name) => (name, None),
         AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
-        AliasTarget::ConfigError { text, why } => return Err(format!("`{text}` {why}")),
+        AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
         AliasTarget::User(_) | AliasTarget::Include(_) => {
             return Err(format!("`{}` cannot be the name of an alias", shown(name)));
         }
@@ -187,7 +187,7 @@ fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
     let mut items = items(first, rest);
     if items.is_empty() {
         let (text, why) = (String::new(), "leads nowhere".to_owned());
-        items.push(AliasItem { line, target: AliasTarget::ConfigError { text, why } });
+        items.push(AliasItem { line, target: AliasTarget::Invalid { text, why } });
     }
     Ok(AliasEntry { name, mailbox, line, items })
 }
@@ -247,7 +247,7 @@ fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
 
 /// One target, without the blanks around it.
 fn target(text: &str) -> AliasTarget {
-    let wrong = |why: &str| AliasTarget::ConfigError { text: shown(text), why: why.to_owned() };
+    let wrong = |why: &str| AliasTarget::Invalid { text: shown(text), why: why.to_owned() };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),

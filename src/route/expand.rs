@@ -365,10 +365,10 @@ impl<'a> Expansion<'a> {
                 }
             }
             AliasTarget::Include(path) => self.include(path, from),
-            AliasTarget::ConfigError { text, why } if text.is_empty() => {
+            AliasTarget::Invalid { text, why } if text.is_empty() => {
                 self.wrong(from, why, "name somebody, or take the alias out");
             }
-            AliasTarget::ConfigError { text, why } => {
+            AliasTarget::Invalid { text, why } => {
                 self.wrong(from, &format!("leads to `{text}`, which {why}"), "correct the line");
             }
         }

@@ -146,7 +146,7 @@ impl LocalRoute {
             AliasTarget::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
             // Who is in a file is not looked for.
             AliasTarget::Include(_) => true,
-            AliasTarget::ConfigError { .. } => false,
+            AliasTarget::Invalid { .. } => false,
         };
         !entry.items.iter().any(itself)
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))

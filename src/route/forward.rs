@@ -59,7 +59,7 @@ impl Expansion<'_> {
             match &item.target {
                 AliasTarget::Name(_) | AliasTarget::Mailbox(_) | AliasTarget::User(_) => {}
                 AliasTarget::Include(path) => return Err(format!(":include:{}", path.display())),
-                AliasTarget::ConfigError { text, why } => return Err(format!("`{text}` {why}")),
+                AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
             }
         }
         let mut inner = Expansion::new(self.local, self.aliases, self.kind);

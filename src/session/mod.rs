@@ -249,13 +249,13 @@ impl<'a> Session<'a> {
                 self.skip(octets)?;
                 return replies.iter().try_for_each(|reply| self.say(reply)).map(|()| None);
             }
-            Step::StartTlsPolicy(_) if self.stream.has_unread() => {
+            Step::StartTls(_) if self.stream.has_unread() => {
                 return Err(Disconnect::ClearText);
             }
-            Step::StartTlsPolicy(_) if self.context.settings.tls.is_none() => {
+            Step::StartTls(_) if self.context.settings.tls.is_none() => {
                 Step::Reply(reply::tls_unavailable())
             }
-            Step::StartTlsPolicy(go_ahead) => {
+            Step::StartTls(go_ahead) => {
                 self.say(&go_ahead)?;
                 return self.start_tls().map(|()| None);
             }
@@ -273,9 +273,7 @@ impl<'a> Session<'a> {
             Step::Reply(reply) if may_wait => self.say(&reply).map(|()| None),
             Step::Reply(reply) => self.say_now(&reply).map(|()| None),
             // Dealt with above; and what follows a message is a reply.
-            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTlsPolicy(_) => {
-                Ok(None)
-            }
+            Step::Data(_) | Step::Chunk { .. } | Step::Skip(..) | Step::StartTls(_) => Ok(None),
         }
     }
 

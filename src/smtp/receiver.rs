@@ -137,7 +137,7 @@ pub enum Step {
     /// If anything has come in clear text behind STARTTLS, close without a word: whoever put it
     /// there must not have it taken for something said inside TLS. Otherwise send this (220),
     /// flush, make the handshake, and call [`Receiver::tls_started`].
-    StartTlsPolicy(Reply),
+    StartTls(Reply),
     /// Send it, flush, and close.
     Close(Reply),
 }
@@ -365,7 +365,7 @@ impl<H: Host> Receiver<H> {
         let hostname = &self.settings.hostname;
         match command {
             Command::Ehlo(_) | Command::Lhlo(_) => {}
-            Command::StartTlsPolicy | Command::Noop | Command::Quit => {}
+            Command::StartTls | Command::Noop | Command::Quit => {}
             // Its chunk is to be read first.
             Command::Bdat { .. } => {}
             _ if self.settings.tls != StartTlsMode::Required || self.tls => {}
@@ -386,11 +386,11 @@ impl<H: Host> Receiver<H> {
                 let reply = reply::ehlo(&self.settings, self.tls, &client);
                 Ok(self.hello(client, Hello::Ehlo, reply))
             }
-            Command::StartTlsPolicy if !self.carries_out("STARTTLS") => {
+            Command::StartTls if !self.carries_out("STARTTLS") => {
                 Err(reply::not_implemented("STARTTLS"))
             }
-            Command::StartTlsPolicy if self.tls => Err(reply::tls_again()),
-            Command::StartTlsPolicy => Ok(Step::StartTlsPolicy(reply::start_tls())),
+            Command::StartTls if self.tls => Err(reply::tls_again()),
+            Command::StartTls => Ok(Step::StartTls(reply::start_tls())),
             Command::Mail(delivery, ..) if !self.carries_out(delivery.verb()) => {
                 Err(reply::not_implemented(delivery.verb()))
             }

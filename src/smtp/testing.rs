@@ -7,11 +7,11 @@
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::{VerbLookup, Command};
+use super::command::{Command, VerbLookup};
 use super::data::{DataEnd, Decoder, Piece};
 use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{ReplyMode, Host, LINE_MAX, Receiver, ReceiverConfig, Step, StartTlsMode};
+use super::receiver::{Host, LINE_MAX, Receiver, ReceiverConfig, ReplyMode, StartTlsMode, Step};
 use super::reply::{self, Reply};
 pub use super::sender::testing::sender;
 
@@ -233,7 +233,7 @@ impl<H: Host> Conversation<H> {
                 return self.end_of_counted();
             }
             // The handshake takes no octets here: what follows is inside TLS.
-            Step::StartTlsPolicy(reply) => {
+            Step::StartTls(reply) => {
                 self.receiver.tls_started();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
                 reply

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::ledger::{HALF, LARGE, Ledger, Letter, Server, path, settings, world};
 use crate::harness::sim::{Fault, Op, Part, Plan, World};
-use mailslot::deliver::{Outcome, Why};
+use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
 const BEFORE: &[(&str, &str)] = &[
@@ -106,11 +106,11 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
         }
         let quota = matches!(errno, Errno::EDQUOT | Errno::EFBIG);
         match &outcome {
-            Outcome::Never(Why::OverQuota) if quota => {}
-            Outcome::Later(Why::NoSpace) if quota || errno == Errno::ENOSPC => {}
-            Outcome::Later(Why::Unusable) if errno == Errno::EACCES => {}
+            Outcome::Never(DeferReason::OverQuota) if quota => {}
+            Outcome::Later(DeferReason::NoSpace) if quota || errno == Errno::ENOSPC => {}
+            Outcome::Later(DeferReason::Unusable) if errno == Errno::EACCES => {}
             // Suspended, or broken in a way of its own.
-            Outcome::Later(Why::Io) => {}
+            Outcome::Later(DeferReason::Io) => {}
             other => return Err(format!("{id}: {other:?}")),
         }
         // A disk that takes nothing takes no cut either.
@@ -257,7 +257,7 @@ fn twenty_sessions_share_their_syncs() {
     // Slow enough that on a busy machine, too, the others have sent theirs by the next sync.
     world.slow_sync(Duration::from_millis(10));
     let mut settings = settings();
-    settings.journal_half = 32 * HALF;
+    settings.journal_segment = 32 * HALF;
     let server = Server::start_with(&world.process(), settings).unwrap();
     let before = server.counters.syncs.value();
     let sessions: Vec<_> = (0..20)
@@ -295,7 +295,7 @@ fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
     let at = 1 + world.log().iter().position(is_record).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EDQUOT) }));
     let outcome = ledger.send(&server, Letter::new("three", &["alice"], 300));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(Why::NoSpace)));
+    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(DeferReason::NoSpace)));
     server.stop();
 }
 
@@ -312,7 +312,7 @@ fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
     let at = 1 + world.log().iter().position(is_sync).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
     let outcome = ledger.send(&server, Letter::new("large-2", &["alice"], LARGE));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(Why::Io)));
+    assert_eq!((disk.fired(), outcome), (true, Outcome::Later(DeferReason::Io)));
     // By the same sender in the same second: it begins alike, and is where the large one was.
     ledger.send(&server, Letter::new("small", &["alice"], 300));
     disk.kill();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, Server, path, settings, world};
 use crate::harness::sim::{Fault, Part, Plan, Random, World};
 use mailslot::deliver::disk::FileLock;
-use mailslot::deliver::{Outcome, Why};
+use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
@@ -251,7 +251,7 @@ impl Run {
         let before = BOXES.map(|name| self.world.read(&path(name)).unwrap_or_default());
         self.letters += 1;
         let all = Letter::new(&format!("locked{}-{step}", self.letters), &BOXES, 300);
-        assert_eq!(self.ledger.send(&server, all), Outcome::Later(Why::Busy));
+        assert_eq!(self.ledger.send(&server, all), Outcome::Later(DeferReason::Busy));
         assert_eq!(before, BOXES.map(|name| self.world.read(&path(name)).unwrap_or_default()));
         let others: Vec<&'static str> = BOXES.into_iter().filter(|other| *other != name).collect();
         let other = Letter::new(&format!("free{}-{step}", self.letters), &others, 300);

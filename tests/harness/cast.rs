@@ -5,17 +5,17 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, Settings, Tls};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, StartTlsMode};
 
 /// The settings that a dialogue's options ask for.
-pub fn settings(options: &[(String, String)]) -> Settings {
-    let mut settings = Settings {
+pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
+    let mut settings = ReceiverConfig {
         size_max: 10_000,
         vrfy: true,
         expn: true,
         prdr: true,
         dsn: true,
-        ..Settings::new("beta.arpa")
+        ..ReceiverConfig::new("beta.arpa")
     };
     for (option, value) in options {
         match (option.as_str(), value.as_str()) {
@@ -25,8 +25,8 @@ pub fn settings(options: &[(String, String)]) -> Settings {
             ("expn", value) => settings.expn = value == "on",
             ("terminals", value) => settings.terminals = value == "on",
             ("lmtp", "on") => (settings.lmtp, settings.dsn) = (true, false),
-            ("tls", "offered") => settings.tls = Tls::Offered,
-            ("tls", "required") => settings.tls = Tls::Required,
+            ("tls", "offered") => settings.tls = StartTlsMode::Offered,
+            ("tls", "required") => settings.tls = StartTlsMode::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),
         }
     }

@@ -6,15 +6,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailslot::counters::Counters;
-use mailslot::deliver::{self, JOURNAL_HALF_SMALL, Locks, Outcome, Post, Settings, Writer};
-use mailslot::message::{BoxName, Content, Destination, Message};
+use mailslot::deliver::{
+    self, DeliveryConfig, JOURNAL_SEGMENT_SMALL, Locks, Outcome, WriterHandle, WriterThread,
+};
+use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::observe::counters::Counters;
 
 /// A writer with folders of its own, all gone when it is dropped.
 pub struct House {
     folder: Folder,
-    post: Post,
-    writer: Option<Writer>,
+    post: WriterHandle,
+    writer: Option<WriterThread>,
     pub counters: Arc<Counters>,
 }
 
@@ -34,15 +36,15 @@ impl Folder {
         self.0.path()
     }
 
-    pub fn settings(&self) -> Settings {
-        Settings {
+    pub fn settings(&self) -> DeliveryConfig {
+        DeliveryConfig {
             mail_dir: self.root().join("mail"),
             spool: self.root().join("spool"),
             locks: Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: Duration::from_secs(30),
             mailbox_limit: None,
             queue: 32,
-            journal_half: JOURNAL_HALF_SMALL,
+            journal_segment: JOURNAL_SEGMENT_SMALL,
         }
     }
 
@@ -73,14 +75,14 @@ impl House {
         House::with(|_| {})
     }
 
-    pub fn with(change: impl FnOnce(&mut Settings)) -> House {
+    pub fn with(change: impl FnOnce(&mut DeliveryConfig)) -> House {
         let folder = Folder::new();
         let mut settings = folder.settings();
         change(&mut settings);
         House::open(folder, settings)
     }
 
-    pub fn open(folder: Folder, settings: Settings) -> House {
+    pub fn open(folder: Folder, settings: DeliveryConfig) -> House {
         let counters = Arc::new(Counters::default());
         let (post, writer) = deliver::start(settings, counters.clone()).unwrap();
         House { folder, post, writer: Some(writer), counters }
@@ -94,7 +96,7 @@ impl House {
         self.post.look(&destination(name))
     }
 
-    pub fn post(&self) -> &Post {
+    pub fn post(&self) -> &WriterHandle {
         &self.post
     }
 
@@ -114,7 +116,7 @@ impl std::ops::Deref for House {
 
 pub fn destination(name: &str) -> Destination {
     Destination {
-        mailbox: BoxName::new(name).unwrap(),
+        mailbox: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@example.org"),
     }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use mailslot::counters::Counters;
-use mailslot::deliver::{Locks, Outcome, Post, Settings, Why, Writer, start_on};
-use mailslot::message::{BoxName, Content, Destination, Message};
+use mailslot::deliver::{
+    DeferReason, DeliveryConfig, Locks, Outcome, WriterHandle, WriterThread, start_on,
+};
+use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::observe::counters::Counters;
 
 use crate::harness::sim::{SimDisk, World};
 
@@ -38,15 +40,15 @@ pub fn path(name: &str) -> String {
     format!("{folder}/{name}")
 }
 
-pub fn settings() -> Settings {
-    Settings {
+pub fn settings() -> DeliveryConfig {
+    DeliveryConfig {
         mail_dir: MAIL.into(),
         spool: PathBuf::from(SPOOL),
         locks: Locks { dotlock: true, fcntl: true, flock: true },
         lock_timeout: Duration::from_secs(5),
         mailbox_limit: None,
         queue: 32,
-        journal_half: HALF,
+        journal_segment: HALF,
     }
 }
 
@@ -54,9 +56,9 @@ pub fn settings() -> Settings {
 #[derive(Clone)]
 pub struct Server {
     pub disk: SimDisk,
-    pub post: Post,
+    pub post: WriterHandle,
     pub counters: Arc<Counters>,
-    writer: Arc<Mutex<Option<Writer>>>,
+    writer: Arc<Mutex<Option<WriterThread>>>,
 }
 
 impl Server {
@@ -64,7 +66,7 @@ impl Server {
         Server::start_with(disk, settings())
     }
 
-    pub fn start_with(disk: &SimDisk, settings: Settings) -> std::io::Result<Server> {
+    pub fn start_with(disk: &SimDisk, settings: DeliveryConfig) -> std::io::Result<Server> {
         let counters = Arc::new(Counters::default());
         let (post, writer) = start_on(Arc::new(disk.clone()), settings, counters.clone())?;
         let writer = Arc::new(Mutex::new(Some(writer)));
@@ -110,7 +112,7 @@ impl Letter {
             Content::Memory(self.content.clone().into_bytes().into())
         };
         let to = self.to.iter().map(|name| Destination {
-            mailbox: BoxName::parse(name).unwrap(),
+            mailbox: MailboxName::parse(name).unwrap(),
             owner: None,
             delivered_to: format!("{name}@example.org"),
         });
@@ -159,7 +161,7 @@ impl Ledger {
     pub fn send(&mut self, server: &Server, letter: Letter) -> Outcome {
         let outcome = server.deliver(&letter);
         self.letters.push((letter, outcome.clone()));
-        outcome.unwrap_or(Outcome::Later(Why::Io))
+        outcome.unwrap_or(Outcome::Later(DeferReason::Io))
     }
 
     /// Sends letters all at once.
@@ -177,7 +179,7 @@ impl Ledger {
         let mut outcomes = Vec::new();
         for thread in threads {
             let (letter, outcome) = thread.join().unwrap();
-            outcomes.push(outcome.clone().unwrap_or(Outcome::Later(Why::Io)));
+            outcomes.push(outcome.clone().unwrap_or(Outcome::Later(DeferReason::Io)));
             self.letters.push((letter, outcome));
         }
         outcomes

@@ -11,17 +11,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use tempfile::TempDir;
 
 /// See above.
-pub struct Machine {
+pub struct Conversation {
     shell: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     folder: TempDir,
 }
 
-impl Machine {
+impl Conversation {
     /// Starts it. `folder` is seen in it by the same path, which is `$D` to its shell; so is the
     /// tree of the sources, `$TREE`, where it begins. `$BUILT` has the programs.
-    pub fn start(folder: TempDir) -> Machine {
+    pub fn start(folder: TempDir) -> Conversation {
         let layer = folder.path().join("layer");
         fs::create_dir(&layer).unwrap();
         let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -34,7 +34,7 @@ impl Machine {
         let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = shell.stdin.take().unwrap();
         let output = BufReader::new(shell.stdout.take().unwrap());
-        let mut machine = Machine { shell, input, output, folder };
+        let mut machine = Conversation { shell, input, output, folder };
         machine.must("cd $TREE && umask 022 && useradd --create-home alice");
         machine
     }
@@ -77,7 +77,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for Conversation {
     fn drop(&mut self) {
         // A child that was not waited for. With it end all processes of the machine, and with the
         // last of them its file systems.

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::client::{Mail, Settings, Target, Timeouts};
-use mailslot::smtp::sender::Outcome;
+use mailslot::relay::client::{ClientConfig, OutgoingMessage, ServerAddress, Timeouts};
+use mailslot::smtp::sender::RecipientOutcome;
 use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -91,7 +91,7 @@ impl Server {
     }
 
     /// To connect to it.
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> ServerAddress {
         self.address.to_string().parse().unwrap()
     }
 
@@ -185,7 +185,7 @@ fn misbehave(mut socket: &TcpStream, act: Act, held: &Mutex<Vec<TcpStream>>) -> 
 }
 
 /// How the tests connect: in clear text, with time.
-pub fn settings() -> Settings {
+pub fn settings() -> ClientConfig {
     let timeouts = Timeouts {
         connect: LONG,
         greeting: LONG,
@@ -195,7 +195,7 @@ pub fn settings() -> Settings {
         dot: LONG,
         quit: LONG,
     };
-    Settings { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
 }
 
 /// An envelope from me@here.example.
@@ -222,19 +222,19 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
 pub fn with_mail<R>(
     envelope: &Envelope<()>,
     content: &[u8],
-    send: impl FnOnce(&Mail<'_, ()>) -> R,
+    send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
 ) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|octet| **octet == b'\n').count();
-    send(&Mail { envelope, octets: (content.len() + lines) as u64, content: &open })
+    send(&OutgoingMessage { envelope, octets: (content.len() + lines) as u64, content: &open })
 }
 
 /// `done`, `later` or `never`, and the reason.
-pub fn shown(outcomes: &[Outcome]) -> Vec<String> {
-    let word = |outcome: &Outcome| match outcome {
-        Outcome::Done(_) => "done",
-        Outcome::Later(_) => "later",
-        Outcome::Never(_) => "never",
+pub fn shown(outcomes: &[RecipientOutcome]) -> Vec<String> {
+    let word = |outcome: &RecipientOutcome| match outcome {
+        RecipientOutcome::Done(_) => "done",
+        RecipientOutcome::Later(_) => "later",
+        RecipientOutcome::Never(_) => "never",
     };
     outcomes.iter().map(|outcome| format!("{} {}", word(outcome), outcome.reason())).collect()
 }

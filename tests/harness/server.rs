@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::counters::Counters;
-use mailslot::deliver::terminal::Terminals;
-use mailslot::deliver::{self, Locks, Post, Writer};
-use mailslot::listen::{self, Accept, Address};
-use mailslot::message::{BoxName, Destination};
+use mailslot::deliver::{self, Locks, WriterHandle, WriterThread};
+use mailslot::message::{Destination, MailboxName};
+use mailslot::net::listen::{self, Accept, ListenAddress};
+use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::observe::counters::Counters;
 use mailslot::route::{Member, Refusal, Route};
-use mailslot::server::{self, Handle, Server};
-use mailslot::session::{self, End, Office, Switch};
+use mailslot::server::{self, Server, ServerHandle};
+use mailslot::session::{self, Audience, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::terminal::Terminals;
 
 /// Longer than anything here takes, and shorter than a person waits.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -39,7 +39,7 @@ impl Route for Anybody {
             "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
             "panic" => panic!("as asked"),
             _ => {
-                let mailbox = BoxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
                 Ok(vec![Destination { mailbox, owner: None, delivered_to }])
             }
         }
@@ -58,8 +58,8 @@ impl Route for Anybody {
 /// A folder for mail, and the writer into it.
 pub struct House {
     pub counters: Arc<Counters>,
-    pub post: Post,
-    writer: Option<Writer>,
+    pub post: WriterHandle,
+    writer: Option<WriterThread>,
     folder: tempfile::TempDir,
 }
 
@@ -69,44 +69,44 @@ impl House {
         std::fs::create_dir(folder.path().join("mail")).unwrap();
         std::fs::create_dir(folder.path().join("spool")).unwrap();
         let counters = Arc::new(Counters::default());
-        let settings = deliver::Settings {
+        let settings = deliver::DeliveryConfig {
             mail_dir: folder.path().join("mail"),
             spool: folder.path().join("spool"),
             locks: Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: Duration::from_secs(5),
             mailbox_limit: None,
             queue: 8,
-            journal_half: deliver::JOURNAL_HALF_SMALL,
+            journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
         };
         let (post, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
         House { counters, post, writer: Some(writer), folder }
     }
 
     /// The settings of a session: generous.
-    pub fn session(&self) -> session::Settings {
-        session::Settings {
+    pub fn session(&self) -> session::SessionConfig {
+        session::SessionConfig {
             hostname: "here.example".to_owned(),
             size_max: 1024 * 1024,
             recipients_max: 100,
             errors_max: 20,
-            vrfy: Switch::Local,
-            expn: Switch::Local,
-            forward_replies: Switch::Local,
-            send: Switch::Off,
+            vrfy: Audience::Local,
+            expn: Audience::Local,
+            forward_replies: Audience::Local,
+            send: Audience::Off,
             terminals: Terminals::default(),
             spool: self.folder.path().join("spool"),
             mail_dir: self.folder.path().join("mail"),
             timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(1200),
-            patience: LONG,
+            outcome_timeout: LONG,
             tls: None,
             relay: None,
         }
     }
 
     /// The settings of a server with `threads` threads.
-    pub fn settings(&self, threads: usize) -> server::Settings {
-        server::Settings {
+    pub fn settings(&self, threads: usize) -> server::ServerConfig {
+        server::ServerConfig {
             session: self.session(),
             threads,
             per_client: threads,
@@ -114,17 +114,22 @@ impl House {
         }
     }
 
-    pub fn server(&self, settings: server::Settings) -> Server {
+    pub fn server(&self, settings: server::ServerConfig) -> Server {
         Server::new(settings, Arc::new(Anybody), self.post.clone(), Arc::clone(&self.counters))
             .unwrap()
     }
 
-    pub fn office(&self, settings: session::Settings) -> Office {
-        Office::new(settings, Arc::new(Anybody), self.post.clone(), Arc::clone(&self.counters))
+    pub fn office(&self, settings: session::SessionConfig) -> SessionContext {
+        SessionContext::new(
+            settings,
+            Arc::new(Anybody),
+            self.post.clone(),
+            Arc::clone(&self.counters),
+        )
     }
 
     /// Runs a server on a free port of 127.0.0.1.
-    pub fn run(&self, settings: server::Settings) -> Running {
+    pub fn run(&self, settings: server::ServerConfig) -> Running {
         let listeners = listen::open(&[localhost()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         self.run_on(settings, listeners, address)
@@ -132,7 +137,7 @@ impl House {
 
     pub fn run_on<L: Accept + Send + 'static>(
         &self,
-        settings: server::Settings,
+        settings: server::ServerConfig,
         listeners: Vec<L>,
         address: SocketAddr,
     ) -> Running {
@@ -196,14 +201,14 @@ impl Accept for Guests {
     }
 }
 
-pub fn localhost() -> Address {
-    Address::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false }
+pub fn localhost() -> ListenAddress {
+    ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false }
 }
 
 /// A server that runs; dropped, it stops.
 pub struct Running {
     pub address: SocketAddr,
-    pub handle: Handle,
+    pub handle: ServerHandle,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -321,7 +326,7 @@ impl<W: Wire> Client<W> {
 
 /// Has `office` serve a client that sends all of `input` and closes its side; returns how that
 /// ended and what the client read. `input` and the replies must fit into the socket's buffers.
-pub fn converse(office: &Office, peer: Peer, input: &[u8]) -> (End, String) {
+pub fn converse(office: &SessionContext, peer: Peer, input: &[u8]) -> (SessionEnd, String) {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.write_all(input).unwrap();
     client.close_write();

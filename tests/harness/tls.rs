@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailslot::session::Tls;
-use mailslot::tls::Keys;
+use mailslot::net::tls::ServerCertificate;
+use mailslot::session::TlsPolicy;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
@@ -50,13 +50,13 @@ pub fn certify_as(
 }
 
 impl Pair {
-    pub fn load(&self) -> Result<Keys, String> {
-        Keys::load(&self.cert, &self.key)
+    pub fn load(&self) -> Result<ServerCertificate, String> {
+        ServerCertificate::load(&self.cert, &self.key)
     }
 
     /// What a session is told that offers STARTTLS.
-    pub fn offered(&self) -> Option<Tls> {
-        Some(Tls { keys: Arc::new(self.load().unwrap()), required: false })
+    pub fn offered(&self) -> Option<TlsPolicy> {
+        Some(TlsPolicy { keys: Arc::new(self.load().unwrap()), required: false })
     }
 
     /// A client that trusts this certificate alone, and speaks `versions`.

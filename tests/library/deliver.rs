@@ -1,4 +1,4 @@
-//! Delivery by its front door, on a real disk: what goes in by `Post` stands in the mailboxes.
+//! Delivery by its front door, on a real disk: what goes in by `WriterHandle` stands in the mailboxes.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::harness::delivery::{House, large_message, message};
-use mailslot::deliver::{Outcome, Why};
+use mailslot::deliver::{DeferReason, Outcome};
 
 #[test]
 fn one_message_to_three_mailboxes() {
@@ -106,8 +106,8 @@ fn mailboxes_that_are_none() {
     for name in ["symlink", "dangling", "second", "folder", "fifo"] {
         // With one that works beside it: all or nothing.
         let outcome = house.deliver(message("m1", &["alice", name], b"a: b\n\nx\n"));
-        assert_eq!(outcome, Outcome::Later(Why::Unusable), "{name}");
-        assert_eq!(house.look(name), Err(Outcome::Later(Why::Unusable)), "{name}");
+        assert_eq!(outcome, Outcome::Later(DeferReason::Unusable), "{name}");
+        assert_eq!(house.look(name), Err(Outcome::Later(DeferReason::Unusable)), "{name}");
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "");
     assert!(!house.mail("alice").exists() || house.read("alice").is_empty());
@@ -144,7 +144,7 @@ fn what_others_do_to_a_mailbox_between_two_messages_counts() {
     assert_eq!(house.messages("alice").len(), 1);
     // A second name for it.
     fs::hard_link(&alice, house.mail("second")).unwrap();
-    assert_eq!(deliver(), Outcome::Later(Why::Unusable));
+    assert_eq!(deliver(), Outcome::Later(DeferReason::Unusable));
     fs::remove_file(house.mail("second")).unwrap();
     // Closed to its owner, which only root does not feel.
     fs::set_permissions(&alice, Permissions::from_mode(0o400)).unwrap();
@@ -171,11 +171,11 @@ fn the_limit_of_a_mailbox() {
     let house = House::with(|settings| settings.mailbox_limit = Some(1000));
     fs::write(house.mail("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = house.deliver(message("m1", &["alice", "bob"], b"a: b\n\nx\n"));
-    assert_eq!(outcome, Outcome::Never(Why::OverQuota));
+    assert_eq!(outcome, Outcome::Never(DeferReason::OverQuota));
     assert_eq!(fs::metadata(house.mail("alice")).unwrap().len(), 992);
     assert_eq!(house.deliver(message("m2", &["bob"], b"a: b\n\nx\n")), Outcome::Delivered);
     fs::write(house.mail("carol"), "x".repeat(1000)).unwrap();
-    assert_eq!(house.look("carol"), Err(Outcome::Never(Why::OverQuota)));
+    assert_eq!(house.look("carol"), Err(Outcome::Never(DeferReason::OverQuota)));
     assert_eq!(house.look("bob"), Ok(()));
 }
 
@@ -192,7 +192,7 @@ fn a_locked_mailbox_holds_up_nobody_else() {
         let m = message(&format!("b{n}"), &["bob"], b"a: b\n\nx\n");
         assert_eq!(house.deliver(m), Outcome::Delivered);
     }
-    assert_eq!(waiting.join().unwrap(), Outcome::Later(Why::Busy));
+    assert_eq!(waiting.join().unwrap(), Outcome::Later(DeferReason::Busy));
     assert_eq!(house.messages("bob").len(), 10);
     fs::remove_file(house.mail("alice.lock")).unwrap();
     assert_eq!(house.deliver(message("c", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);
@@ -246,7 +246,10 @@ fn a_session_that_gives_up_gets_nothing_delivered() {
     let house = House::with(|settings| settings.lock_timeout = Duration::from_secs(60));
     fs::write(house.mail("alice.lock"), "").unwrap();
     let m = message("m1", &["alice"], b"a: b\n\nx\n");
-    assert_eq!(house.post().deliver(m, Duration::from_millis(100)), Outcome::Later(Why::GivenUp));
+    assert_eq!(
+        house.post().deliver(m, Duration::from_millis(100)),
+        Outcome::Later(DeferReason::GivenUp)
+    );
     fs::remove_file(house.mail("alice.lock")).unwrap();
     assert_eq!(house.deliver(message("m2", &["alice"], b"a: b\n\nx\n")), Outcome::Delivered);
     let found = house.messages("alice");

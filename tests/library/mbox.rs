@@ -4,7 +4,7 @@
 #[allow(dead_code)] // its `main`
 use crate::harness::mail::mboxls;
 use mailslot::deliver::mbox;
-use mailslot::message::{Content, Intake};
+use mailslot::message::{Content, ContentBuilder};
 use mailslot::smtp::data::Piece;
 use mailslot::smtp::{Mailbox, ReversePath};
 use proptest::prelude::*;
@@ -137,7 +137,7 @@ proptest! {
         let from = sender("smith@example.org");
         let mut stored = Vec::new();
         for lines in &messages {
-            let mut intake = Intake::new(spool.path(), b"Received: x\n");
+            let mut intake = ContentBuilder::new(spool.path(), b"Received: x\n");
             let header: [&[u8]; 2] = [b"Subject: x", b""];
             for bytes in header.into_iter().chain(lines.iter().map(|l| &l[..])) {
                 intake.piece(Piece { bytes, first: true, last: true });

@@ -1,11 +1,13 @@
-//! `message::Intake`: tables of boundaries, and a naive twin that has the whole message before it
+//! `message::ContentBuilder`: tables of boundaries, and a naive twin that has the whole message before it
 //! and must agree on random input, however long lines are cut.
 
 use std::io::Read;
 use std::path::Path;
 
-use mailslot::message::{Content, Fault, HOPS_MAX, Intake, LINE_MAX, MEMORY_MAX, STEERING};
-use mailslot::smtp::data::{Decoder, End, PIECE_MAX, Piece};
+use mailslot::message::{
+    Content, ContentBuilder, ContentError, HOPS_MAX, LINE_MAX, MEMORY_MAX, STEERING,
+};
+use mailslot::smtp::data::{DataEnd, Decoder, PIECE_MAX, Piece};
 use proptest::prelude::*;
 
 const RECEIVED: &[u8] = b"Received: from a ([192.0.2.1])\n\tby b with SMTP id 1;\n\tnow\n";
@@ -82,7 +84,7 @@ fn hops() {
         lines.extend([b"".to_vec(), b"Received: in the body".to_vec()]);
         match through(&lines, PIECE_MAX) {
             Ok(_) => assert!(fits, "{hops}"),
-            Err(fault) => assert!(!fits && matches!(fault, Fault::Loop), "{hops}: {fault}"),
+            Err(fault) => assert!(!fits && matches!(fault, ContentError::Loop), "{hops}: {fault}"),
         }
     }
 }
@@ -102,7 +104,9 @@ fn hidden_from() {
                 let got = through(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
                 match got {
                     Ok(_) => assert!(column < LINE_MAX, "{place} {column} {size}"),
-                    Err(Fault::HiddenFrom) => assert!(column >= LINE_MAX, "{place} {column}"),
+                    Err(ContentError::HiddenFrom) => {
+                        assert!(column >= LINE_MAX, "{place} {column}")
+                    }
                     Err(other) => panic!("{other}"),
                 }
             }
@@ -142,7 +146,7 @@ fn memory_until_it_is_full() {
         (MEMORY_MAX + 1, false),
         (MEMORY_MAX * 5 + 3, false),
     ] {
-        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut text = b"A: x\n\n".to_vec();
         text.extend(b"0123456\n".iter().cycle().take(octets - RECEIVED.len() - text.len()));
         text.pop(); // The last line may be cut anywhere, but ends.
@@ -161,16 +165,16 @@ fn memory_until_it_is_full() {
 
 #[test]
 fn the_disk_fails() {
-    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
     for _ in 0..MEMORY_MAX / 1000 {
         give(&mut intake, &[b'x'; 2000], PIECE_MAX);
     }
     match intake.finish() {
-        Err(Fault::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
+        Err(ContentError::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
         other => panic!("{other:?}"),
     }
     // Memory is enough for a small one.
-    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
     give(&mut intake, b"A: x", PIECE_MAX);
     intake.finish().expect("no disk needed");
 }
@@ -184,13 +188,13 @@ fn same_behind_the_decoder_at_every_cut() {
     let stored = format!("Subject: y\n\n.\n>From z\n.From z\n{long}\n");
     for cut in [1, 2, 3, 5, 8, 13, 512, 4096, sent.len()] {
         let spool = tempfile::tempdir().expect("a folder");
-        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut decoder = Decoder::new(1 << 20);
         let mut end = None;
         for part in sent.as_bytes().chunks(cut) {
             end = decoder.feed(part, &mut |piece| intake.piece(piece)).1;
         }
-        assert_eq!(end, Some(End::Whole));
+        assert_eq!(end, Some(DataEnd::Whole));
         let got = read(intake.finish().expect("no fault"));
         assert_eq!(show(&got[RECEIVED.len()..]), stored, "cut {cut}");
     }
@@ -296,16 +300,16 @@ proptest! {
     ) {
         match (naive(&lines), through(&lines, size)) {
             (Ok(expected), Ok(got)) => prop_assert_eq!(show(&got), show(&expected)),
-            (Err("loop"), Err(Fault::Loop)) | (Err("hidden"), Err(Fault::HiddenFrom)) => {}
+            (Err("loop"), Err(ContentError::Loop)) | (Err("hidden"), Err(ContentError::HiddenFrom)) => {}
             (expected, got) => prop_assert!(false, "twin {:?}, got {:?}", expected, got),
         }
     }
 }
 
 /// What is stored of `lines` below our own field, a long line coming in pieces of `size` octets.
-fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, Fault> {
+fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
     let spool = tempfile::tempdir().expect("a folder");
-    let mut intake = Intake::new(spool.path(), RECEIVED);
+    let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
     for line in lines {
         give(&mut intake, line, size);
     }
@@ -313,7 +317,7 @@ fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, Fault> {
     Ok(stored.strip_prefix(RECEIVED).expect("our own field on top").to_vec())
 }
 
-fn give(intake: &mut Intake, line: &[u8], size: usize) {
+fn give(intake: &mut ContentBuilder, line: &[u8], size: usize) {
     if line.len() <= PIECE_MAX {
         return intake.piece(Piece { bytes: line, first: true, last: true });
     }

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use crate::harness::sender::{Act, Server, say, usual};
 use crate::harness::server::{House, LONG};
 use mailslot::deliver::{Outcome, mbox};
-use mailslot::message::{BoxName, Content, Destination, Message};
-use mailslot::queue::{self, Handle, Queue, Settings, Smarthost, list};
-use mailslot::route::{Member, Refusal, Route, Way};
-use mailslot::smtp::command::{Command, Node};
+use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
+use mailslot::route::{Member, Refusal, Resolution, Route};
+use mailslot::smtp::command::{Command, EtrnNode};
 use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
 use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
@@ -30,7 +30,7 @@ impl Route for Here {
         Err(Refusal::Unknown)
     }
 
-    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -38,14 +38,14 @@ impl Route for Here {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Way { elsewhere: vec![to], is_relay: true, ..Way::default() });
+            return Ok(Resolution { elsewhere: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
-        let mailbox = BoxName::new(to.local()).unwrap();
+        let mailbox = MailboxName::new(to.local()).unwrap();
         let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
-        Ok(Way { here, ..Way::default() })
+        Ok(Resolution { here, ..Resolution::default() })
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -60,7 +60,7 @@ impl Route for Here {
 /// A host whose queue is worked on when a test says so.
 struct Host {
     house: House,
-    settings: Settings,
+    settings: QueueConfig,
     route: Arc<Here>,
 }
 
@@ -69,13 +69,13 @@ impl Host {
         let house = House::new();
         let smarthost =
             |server: &&Server| Smarthost { target: server.target(), settings: sender::settings() };
-        let settings = Settings {
+        let settings = QueueConfig {
             spool: house.folder().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            patience: LONG,
+            timeout: LONG,
         };
         queue::make_folder(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }
@@ -97,7 +97,7 @@ impl Host {
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
-    fn start(&self) -> (Handle, Queue) {
+    fn start(&self) -> (QueueHandle, QueueThread) {
         let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
@@ -183,7 +183,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn node(name: &str) -> Node {
+fn node(name: &str) -> EtrnNode {
     match Command::parse(format!("ETRN {name}\r\n").as_bytes()) {
         Ok(Command::Etrn(node)) => node,
         other => panic!("{other:?}"),

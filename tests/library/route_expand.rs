@@ -7,29 +7,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::route::users::{Named, User, Users};
-use mailslot::route::{Local, Refusal, Route, Settings};
+use mailslot::route::users::{FixedUsers, User, Users};
+use mailslot::route::{LocalRoute, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// A host with these users and aliases that counts the questions to its directory.
-fn host(users: &[String], aliases: &str) -> (Local, Arc<AtomicUsize>) {
+fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), aliases).unwrap();
-    let settings = Settings {
+    let settings = RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
         delimiter: Some('+'),
         relays: false,
-        ..Settings::default()
+        ..RouteConfig::default()
     };
     let questions = Arc::new(AtomicUsize::new(0));
-    let users = Counting { users: Named::new(users), questions: Arc::clone(&questions) };
-    (Local::with_users(settings, Box::new(users)), questions)
+    let users = Counting { users: FixedUsers::new(users), questions: Arc::clone(&questions) };
+    (LocalRoute::with_users(settings, Box::new(users)), questions)
 }
 
 struct Counting {
-    users: Named,
+    users: FixedUsers,
     questions: Arc<AtomicUsize>,
 }
 
@@ -44,7 +44,7 @@ fn to(name: &str) -> ForwardPath {
     ForwardPath::Mailbox(Mailbox::parse(&format!("{name}@example.org")).unwrap())
 }
 
-fn boxes(local: &Local, name: &str) -> Result<BTreeSet<String>, Refusal> {
+fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
     let boxes: BTreeSet<String> = to.iter().map(|d| d.mailbox.to_string()).collect();
     assert_eq!(boxes.len(), to.len(), "{name}: none twice");
@@ -58,7 +58,7 @@ enum Verdict {
     Forward(String),
     NotLocal,
     Unknown,
-    Wrong,
+    ConfigError,
 }
 
 fn verdict(result: Result<BTreeSet<String>, Refusal>) -> Verdict {
@@ -67,7 +67,7 @@ fn verdict(result: Result<BTreeSet<String>, Refusal>) -> Verdict {
         Err(Refusal::Forward(mailbox)) => Verdict::Forward(mailbox.to_string()),
         Err(Refusal::NotLocal) => Verdict::NotLocal,
         Err(Refusal::Unknown) => Verdict::Unknown,
-        Err(Refusal::Misconfigured(_)) => Verdict::Wrong,
+        Err(Refusal::Misconfigured(_)) => Verdict::ConfigError,
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -85,7 +85,7 @@ impl Twin {
         }
         let mut ends = BTreeSet::new();
         if self.walk(name, &[], &mut ends).is_none() {
-            return Verdict::Wrong;
+            return Verdict::ConfigError;
         }
         let (remote, boxes): (BTreeSet<String>, _) =
             ends.into_iter().partition(|e| e.contains('@'));
@@ -165,7 +165,7 @@ fn random_graphs_against_the_twin() {
                 Verdict::Forward(_) => 1,
                 Verdict::NotLocal => 2,
                 Verdict::Unknown => 3,
-                Verdict::Wrong => 4,
+                Verdict::ConfigError => 4,
             }] += 1;
         }
     }

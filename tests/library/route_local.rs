@@ -1,23 +1,23 @@
-//! `route::Local` as a session sees it: RCPT, VRFY and EXPN over users, domains and aliases.
+//! `route::LocalRoute` as a session sees it: RCPT, VRFY and EXPN over users, domains and aliases.
 // In helpers, which the exemption for tests does not reach.
 
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{Local, Member, Refusal, Route, Settings};
+use mailslot::route::{LocalRoute, Member, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use tempfile::TempDir;
 
 /// A host with these users and aliases: example.org, and example.net beside it.
 struct Host {
-    local: Local,
+    local: LocalRoute,
     _dir: TempDir,
 }
 
-fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
+fn settings(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     std::fs::write(&file, aliases).unwrap();
-    let settings = Settings {
+    let settings = RouteConfig {
         domains: vec!["Example.org".to_owned(), "example.net".to_owned()],
         hostname: "mx.example.org".to_owned(),
         users: users.iter().map(|user| user.to_string()).collect(),
@@ -31,14 +31,14 @@ fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
 
 fn host(users: &[&str], aliases: &str) -> Host {
     let (settings, dir) = settings(users, aliases);
-    Host { local: Local::new(settings), _dir: dir }
+    Host { local: LocalRoute::new(settings), _dir: dir }
 }
 
 /// A sandbox for every domain, or for just these.
 fn sandbox(users: &[&str], domains: &[&str]) -> Host {
     let (settings, dir) = settings(users, "");
     let domains = domains.iter().map(|domain| domain.to_string()).collect();
-    Host { local: Local::new(Settings { sandbox: true, domains, ..settings }), _dir: dir }
+    Host { local: LocalRoute::new(RouteConfig { sandbox: true, domains, ..settings }), _dir: dir }
 }
 
 impl Host {
@@ -149,7 +149,7 @@ fn tags_and_case() {
         assert_eq!(host.delivered_to(to), want);
     }
     let (settings, _dir) = settings(&["bob"], "");
-    let local = Local::new(Settings { delimiter: None, ..settings });
+    let local = LocalRoute::new(RouteConfig { delimiter: None, ..settings });
     assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -381,7 +381,7 @@ impl Users for People {
 fn people(works: bool, aliases: &str) -> Host {
     let (settings, dir) = settings(&[], aliases);
     let users = Box::new(People { works });
-    Host { local: Local::with_users(settings, users), _dir: dir }
+    Host { local: LocalRoute::with_users(settings, users), _dir: dir }
 }
 
 /// Who cannot be looked up now is never unknown.
@@ -405,7 +405,7 @@ fn a_failing_directory_is_later() {
 fn aliases_never_read_are_later() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
-    let local = Local::new(Settings { aliases: missing, ..settings });
+    let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
     assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
     assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
@@ -494,8 +494,9 @@ fn expn() {
 /// The system's own users, if this host is like most.
 #[test]
 fn passwd() {
-    let settings = Settings { domains: vec!["example.org".to_owned()], ..Settings::default() };
-    let local = Local::new(settings);
+    let settings =
+        RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
+    let local = LocalRoute::new(settings);
     let root = local.resolve(&path("root@example.org")).unwrap();
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(root[0].delivered_to, "root@example.org");
@@ -509,7 +510,7 @@ fn where_mail_has_a_way_out_it_takes_it() {
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
     let (settings, _dir) = settings(&["alice"], aliases);
-    let relaying = Local::new(Settings { relays: true, ..settings });
+    let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
     let ways = |to: &str| {
         let way = relaying.way(&path(to)).unwrap();
         let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();

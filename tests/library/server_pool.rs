@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Accept;
-use mailslot::stream::{Peer, Socket};
+use mailslot::net::listen::Accept;
+use mailslot::net::stream::{Peer, Socket};
 
 use nix::errno::Errno;
 

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Service;
-use mailslot::session::End;
-use mailslot::stream::{Peer, Pressure, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{OverloadFlag, Peer, Socket, Stream};
+use mailslot::session::SessionEnd;
 
 use crate::harness::server::{House, LONG, Wire, codes, stranger};
 
@@ -20,7 +20,7 @@ fn transaction(unknown: usize) -> String {
 }
 
 /// What `peer` hears if it says `input` behind its greeting, and how long that took.
-fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Duration) {
+fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (SessionEnd, String, Duration) {
     let house = House::new();
     let office = house.office(house.session());
     let (mut client, server) = UnixStream::pair().unwrap();
@@ -28,9 +28,9 @@ fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Dur
     std::io::Write::write_all(&mut client, format!("{hello}\r\n{input}").as_bytes()).unwrap();
     client.close_write();
     let mut stream = Stream::new(Socket::Unix(server), peer, LONG, LONG).unwrap();
-    let pressure = Arc::new(Pressure::default());
+    let pressure = Arc::new(OverloadFlag::default());
     pressure.set(pressed);
-    stream.heed(pressure);
+    stream.watch_overload(pressure);
     let began = Instant::now();
     let end = office.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
     let took = began.elapsed();
@@ -47,7 +47,7 @@ fn a_harvester_is_slowed_and_its_session_ended() {
     assert_eq!(codes[..3], ["220", "250", "250"]);
     assert_eq!(codes[3..23], ["550"; 20]);
     assert_eq!(codes[23..], ["421"]);
-    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert!(matches!(end, SessionEnd::GivenUp(_)), "{end}");
     assert!(took >= Duration::from_secs(10), "{took:?}");
 }
 
@@ -72,7 +72,7 @@ fn honest_mail_is_not_slowed() {
         ("127.0.0.1:4000".parse().map(Peer::ip).unwrap(), false, &many, 50),
     ] {
         let (end, replies, took) = said(peer, lmtp, false, input);
-        assert!(matches!(end, End::Quit), "{end}");
+        assert!(matches!(end, SessionEnd::Quit), "{end}");
         assert_eq!(codes(&replies).iter().filter(|code| **code == "550").count(), unknown);
         assert!(took < Duration::from_secs(10), "{peer}: {took:?}");
     }

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Service;
-use mailslot::session::{End, Office};
-use mailslot::stream::{Cut, Peer, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{Disconnect, Peer, Socket, Stream};
+use mailslot::session::{SessionContext, SessionEnd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::harness::server::{Client, House, LONG, codes, converse, stranger};
@@ -44,8 +44,8 @@ fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_dot_came() {
         let arrived = house.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= dot), "after {length}");
         match length == DIALOGUE.len() {
-            true => assert!(matches!(end, End::Quit), "{end}"),
-            false => assert!(matches!(end, End::Cut(Cut::Closed)), "{end}"),
+            true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
+            false => assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Closed)), "{end}"),
         }
     }
     assert!(house.mailbox("smith").contains("\n.dot\n>From here\n"));
@@ -160,11 +160,11 @@ fn half_closed_after_the_dot_or_quit_is_answered() {
 
 /// Serves a client that `types` in its own thread; how the session ended, and after how long.
 fn serve_while(
-    office: &Office,
+    office: &SessionContext,
     timeout: Duration,
     session_timeout: Duration,
     types: impl FnOnce(UnixStream) + Send,
-) -> (End, Duration) {
+) -> (SessionEnd, Duration) {
     let (client, server) = UnixStream::pair().unwrap();
     let began = Instant::now();
     let mut stream =
@@ -191,7 +191,7 @@ fn a_command_must_be_complete_in_time_however_it_dribbles() {
     let office = house.office(house.session());
     let timeout = Duration::from_millis(300);
     let (end, took) = serve_while(&office, timeout, LONG, |mut client| dribble(&mut client, b"N"));
-    assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     assert!(took >= timeout && took < LONG, "{took:?}");
     // And silence, before and within mail data.
     for (said, limit) in [(&b""[..], timeout), (into_data(), timeout * 3 / 5)] {
@@ -201,7 +201,7 @@ fn a_command_must_be_complete_in_time_however_it_dribbles() {
             client.read_to_string(&mut replies).unwrap();
             assert!(replies.ends_with("nothing came for too long\r\n"), "{replies}");
         });
-        assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+        assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
         assert!(took >= limit && took < LONG, "{took:?}");
     }
 }
@@ -216,7 +216,7 @@ fn mail_data_must_keep_its_pace() {
             std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
         }
     });
-    assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
     assert!(took >= Duration::from_millis(400) && took < LONG, "{took:?}");
     assert_eq!(house.count("smith"), 0);
 }
@@ -233,7 +233,7 @@ fn a_burst_of_mail_data_buys_no_time() {
             std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
         }
     });
-    assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
     assert!(took < LONG, "{took:?}");
 }
 
@@ -242,11 +242,11 @@ fn who_talks_first_is_seen_and_served_all_the_same() {
     let house = House::new();
     let (mut client, server) = UnixStream::pair().unwrap();
     let mut stream = Stream::new(Socket::Unix(server), stranger(1), LONG, LONG).unwrap();
-    assert!(!stream.has_come_early());
+    assert!(!stream.spoke_before_banner());
     client.write_all(DIALOGUE).unwrap();
-    assert!(stream.has_come_early());
+    assert!(stream.spoke_before_banner());
     let end = house.office(house.session()).serve(&mut stream);
-    assert!(matches!(end, End::Quit), "{end}");
+    assert!(matches!(end, SessionEnd::Quit), "{end}");
     stream.close(false);
     assert_eq!(house.count("smith"), 1);
 }
@@ -261,7 +261,7 @@ fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
         client.write_all(b"\x16\x03\x01\x02\0\x01").unwrap();
         client.read_to_string(&mut replies).unwrap();
     });
-    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert!(matches!(end, SessionEnd::GivenUp(_)), "{end}");
     assert_eq!(codes(&replies), ["220", "421"]);
     assert!(took < LONG, "{took:?}");
 }
@@ -276,7 +276,7 @@ fn a_session_has_an_end() {
             let _ = client.read(&mut [0; 4096]);
         }
     });
-    assert!(matches!(end, End::Cut(Cut::Deadline)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Deadline)), "{end}");
     assert!(took >= limit && took < LONG, "{took:?}");
 }
 
@@ -288,7 +288,7 @@ fn a_client_that_never_reads_is_given_up() {
     let (end, took) = serve_while(&office, timeout, LONG, |mut client| {
         while client.write_all(b"NOOP\r\n".repeat(1000).as_slice()).is_ok() {}
     });
-    assert!(matches!(end, End::Cut(Cut::NotReading)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::NotReading)), "{end}");
     assert!(took >= timeout && took < LONG, "{took:?}");
 }
 
@@ -350,7 +350,7 @@ fn a_silent_pipe_has_its_time_out() {
     let mut settings = house.settings(1);
     settings.session.timeout = Duration::from_millis(200);
     let end = house.server(settings).serve_one(socket, Peer::Pipe).unwrap().unwrap();
-    assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     let mut replies = String::new();
     client_reads.read_to_string(&mut replies).unwrap();
     assert_eq!(codes(&replies), ["220", "421"]);

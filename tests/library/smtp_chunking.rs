@@ -1,8 +1,8 @@
 //! BDAT through a session: what comes in chunks is stored as what comes by DATA, a message that is
 //! not whole is not stored at all, and nothing of a chunk is ever taken for a command.
 
-use mailslot::session::End;
-use mailslot::stream::{Cut, Peer};
+use mailslot::net::stream::{Disconnect, Peer};
+use mailslot::session::SessionEnd;
 
 use crate::harness::server::{House, codes, converse, stranger};
 
@@ -51,7 +51,7 @@ fn every_chunking_is_stored_as_data_is() {
             let (end, replies) = converse(&office, Peer::Unix, text.as_bytes());
             let expected = ["220", "250", "250", "250", "250", "250", "250", "250", "221"];
             assert_eq!(codes(&replies), expected, "{first}: {replies}");
-            assert!(matches!(end, End::Quit), "{end}");
+            assert!(matches!(end, SessionEnd::Quit), "{end}");
         }
         assert_eq!(stored(&house, &format!("whole-{first}")), expected, "{first}");
         assert_eq!(stored(&house, &format!("cut-{first}")), expected, "{first}");
@@ -70,8 +70,8 @@ fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
         let arrived = house.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= whole), "after {length}");
         match length == text.len() {
-            true => assert!(matches!(end, End::Quit), "{end}"),
-            false => assert!(matches!(end, End::Cut(Cut::Closed)), "{end}"),
+            true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
+            false => assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Closed)), "{end}"),
         }
     }
 }

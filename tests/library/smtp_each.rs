@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use mailslot::listen::Service;
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{Peer, Socket, Stream};
 
 use crate::harness::program::Server;
 use crate::harness::server::{Client, House, LONG};

@@ -3,8 +3,8 @@
 
 use crate::harness::cast;
 use crate::harness::cast::Beta;
-use mailslot::smtp::Settings;
-use mailslot::smtp::fuzz::Machine;
+use mailslot::smtp::ReceiverConfig;
+use mailslot::smtp::testing::Conversation;
 use proptest::prelude::*;
 
 const RECIPIENTS_MAX: usize = 3;
@@ -151,13 +151,13 @@ proptest! {
         picks in prop::collection::vec(prop::sample::select(LINES), 1..60),
         bare in any::<bool>(),
     ) {
-        let settings = Settings {
+        let settings = ReceiverConfig {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
             terminals: true,
             ..cast::settings(&[])
         };
-        let mut machine = Machine::new(settings, Beta);
+        let mut machine = Conversation::new(settings, Beta);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use crate::harness::cast::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
-    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
+    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
+    StartTlsMode, Step, reply,
 };
 
 /// A receiver to which `lines` were said, and its last step.
@@ -23,7 +24,7 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
 #[test]
 fn the_readme_tells_of_every_extension() {
     let mut settings = cast::settings(&[]);
-    (settings.terminals, settings.etrn, settings.tls) = (true, true, Tls::Offered);
+    (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
     let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
@@ -132,7 +133,7 @@ fn with_says_how_the_mail_came() {
 /// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.
 #[test]
 fn inside_tls_all_begins_anew() {
-    let settings = Settings { tls: Tls::Offered, ..cast::settings(&[]) };
+    let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..cast::settings(&[]) };
     let mut receiver = Receiver::new(settings, Beta);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
         receiver.line(format!("{line}\r\n").as_bytes());

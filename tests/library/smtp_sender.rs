@@ -2,7 +2,9 @@
 //! Each dialogue is held at several cuts of what the server says, and must come out the same.
 
 use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
-use mailslot::smtp::sender::{Encoder, Login, Outcome, Sender, Settings, StartTls, Step};
+use mailslot::smtp::sender::{
+    Credentials, Encoder, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy,
+};
 use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Replies by the beginning of the command; the first that fits counts, then [`USUAL`].
@@ -34,7 +36,7 @@ struct Talk<'a> {
 }
 
 impl<'a> Talk<'a> {
-    fn new(settings: Settings, replies: Replies<'a>, cut: usize) -> Talk<'a> {
+    fn new(settings: SenderConfig, replies: Replies<'a>, cut: usize) -> Talk<'a> {
         let mut talk = Talk { sender: Sender::new(settings), replies, cut, said: Vec::new() };
         talk.hear("greeting");
         talk.go_on();
@@ -47,19 +49,19 @@ impl<'a> Talk<'a> {
         if row.1 == "(end)" {
             return self.sender.lost("the end", (4, 4, 2));
         }
-        format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.heard(c));
+        format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.feed(c));
     }
 
     /// Answers what the sender says until it wants something else; returns what.
-    fn go_on(&mut self) -> Step {
+    fn go_on(&mut self) -> SenderStep {
         loop {
             match self.sender.step() {
-                Step::Read(_) => {
+                SenderStep::Read(_) => {
                     let output = self.sender.output();
                     assert!(!output.is_empty(), "waits for nothing, after {:?}", self.said);
                     self.serve(&output);
                 }
-                Step::StartTls => {
+                SenderStep::StartTls => {
                     self.said.push("[TLS]".to_owned());
                     self.sender.tls_started();
                 }
@@ -93,11 +95,11 @@ impl<'a> Talk<'a> {
     fn send_rest(
         &mut self,
         envelope: &Envelope<()>,
-        outcomes: Vec<Option<Outcome>>,
+        outcomes: Vec<Option<RecipientOutcome>>,
         chunk: Option<&str>,
     ) -> Vec<String> {
         self.sender.begin(envelope, outcomes, 100, chunk.map(|c| c.as_bytes().to_vec()));
-        if self.go_on() == Step::Data {
+        if self.go_on() == SenderStep::Data {
             let mut data = Vec::new();
             let mut encoder = Encoder::for_data();
             encoder.encode(b"Subject: x\n\n.\n", &mut data);
@@ -112,20 +114,20 @@ impl<'a> Talk<'a> {
     }
 }
 
-fn shown(outcome: &Option<Outcome>) -> String {
+fn shown(outcome: &Option<RecipientOutcome>) -> String {
     match outcome {
         None => "untried".to_owned(),
-        Some(Outcome::Done(reason)) => format!("done {reason}"),
-        Some(Outcome::Later(reason)) => format!("later {reason}"),
-        Some(Outcome::Never(reason)) => format!("never {reason}"),
+        Some(RecipientOutcome::Done(reason)) => format!("done {reason}"),
+        Some(RecipientOutcome::Later(reason)) => format!("later {reason}"),
+        Some(RecipientOutcome::Never(reason)) => format!("never {reason}"),
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> SenderConfig {
+    SenderConfig {
         hostname: "here.example".to_owned(),
         secure: false,
-        start_tls: StartTls::Off,
+        start_tls: StartTlsPolicy::Off,
         login: None,
     }
 }
@@ -154,12 +156,12 @@ fn envelope(to: &[&str]) -> Envelope<()> {
 }
 
 /// A row: replies that are not the usual ones, and the outcomes for a, b and c.
-fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, Step) {
+fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, SenderStep) {
     let all = envelope(&["a@x.example", "b@x.example", "c@x.example"]);
     let at = |cut| {
         let mut talk = Talk::new(settings(), replies, cut);
         let outcomes = match talk.sender.step() {
-            Step::Ready => talk.send(&all, None),
+            SenderStep::Ready => talk.send(&all, None),
             _ => vec![format!("failure {}", talk.sender.failure().unwrap())],
         };
         (outcomes, std::mem::take(&mut talk.said), talk.sender.step())
@@ -257,7 +259,7 @@ fn what_each_reply_comes_to() {
     for (replies, expected, ready) in rows {
         let (found, said, step) = outcomes(replies);
         assert_eq!(found, *expected, "{replies:?} {said:?}");
-        assert_eq!(step == Step::Ready, *ready, "{replies:?} {said:?}");
+        assert_eq!(step == SenderStep::Ready, *ready, "{replies:?} {said:?}");
     }
 }
 
@@ -322,7 +324,7 @@ fn large_groups_are_cut_and_those_too_many_come_again() {
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
     let mut talk = Talk::new(settings(), &limits, usize::MAX);
     talk.sender.begin(&many, vec![], 100, None);
-    assert_eq!(talk.go_on(), Step::Data);
+    assert_eq!(talk.go_on(), SenderStep::Data);
     talk.sender.data_sent();
     talk.hear(".");
     let first = talk.sender.outcomes();
@@ -404,7 +406,7 @@ fn nothing_is_converted() {
         let mut talk = Talk::new(settings(), &replies, 1);
         assert_eq!(talk.send(envelope, None), expected, "{ehlo}");
         assert_eq!(talk.said.len(), said, "{:?}", talk.said);
-        assert_eq!(talk.sender.step(), Step::Ready);
+        assert_eq!(talk.sender.step(), SenderStep::Ready);
         if envelope.to.len() == 2 {
             let to = if said == 5 { "xn--mnchen-3ya.example" } else { "m\u{fc}nchen.example" };
             assert_eq!(talk.said[said - 3], format!("RCPT TO:<a@{to}>"));
@@ -415,20 +417,20 @@ fn nothing_is_converted() {
 #[test]
 fn starttls_and_auth() {
     let tls = "250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN";
-    let login = || Some(Login { user: "jones".to_owned(), password: "secret".to_owned() });
+    let login = || Some(Credentials { user: "jones".to_owned(), password: "secret".to_owned() });
     let plain = "AUTH PLAIN AGpvbmVzAHNlY3JldA==";
     let ehlo = "EHLO here.example";
     let inside: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo];
     let inside_auth: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo, plain];
-    type Row<'a> = (StartTls, bool, bool, Replies<'a>, &'a [&'a str], &'a str);
+    type Row<'a> = (StartTlsPolicy, bool, bool, Replies<'a>, &'a [&'a str], &'a str);
     let rows: &[Row<'_>] = &[
-        (StartTls::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
-        (StartTls::Offered, false, false, &[("EHLO", tls)], inside, ""),
-        (StartTls::Offered, false, false, &[], &[ehlo], ""),
-        (StartTls::Offered, true, false, &[("EHLO", tls)], inside, ""),
-        (StartTls::Offered, true, false, &[], &[ehlo], ""),
+        (StartTlsPolicy::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
+        (StartTlsPolicy::Offered, false, false, &[("EHLO", tls)], inside, ""),
+        (StartTlsPolicy::Offered, false, false, &[], &[ehlo], ""),
+        (StartTlsPolicy::Offered, true, false, &[("EHLO", tls)], inside, ""),
+        (StartTlsPolicy::Offered, true, false, &[], &[ehlo], ""),
         (
-            StartTls::Offered,
+            StartTlsPolicy::Offered,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
@@ -436,7 +438,7 @@ fn starttls_and_auth() {
             "",
         ),
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
@@ -444,7 +446,7 @@ fn starttls_and_auth() {
             "454 4.7.0 not now",
         ),
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[],
@@ -453,18 +455,18 @@ fn starttls_and_auth() {
         ),
         // A reply injected behind the 220, whole or in part.
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "220 go\r\n250 injected")],
             &[ehlo, "STARTTLS"],
             "something came in clear text where TLS was to begin",
         ),
-        (StartTls::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
-        (StartTls::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
+        (StartTlsPolicy::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
+        (StartTlsPolicy::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
         // Never in clear text.
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             false,
             true,
             &[("EHLO", tls)],
@@ -472,7 +474,7 @@ fn starttls_and_auth() {
             "no password is sent without TLS",
         ),
         (
-            StartTls::Offered,
+            StartTlsPolicy::Offered,
             false,
             true,
             &[("EHLO", tls), ("STARTTLS", "454 x")],
@@ -480,7 +482,7 @@ fn starttls_and_auth() {
             "no password is sent without TLS",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[],
@@ -488,7 +490,7 @@ fn starttls_and_auth() {
             "neither AUTH PLAIN nor LOGIN is offered",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[("EHLO", tls), ("AUTH", "535 5.7.8 no")],
@@ -496,7 +498,7 @@ fn starttls_and_auth() {
             "535 5.7.8 no",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[("EHLO", tls), ("AUTH", "334 ")],
@@ -504,7 +506,7 @@ fn starttls_and_auth() {
             "AUTH asks for more than there is",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[
@@ -518,7 +520,7 @@ fn starttls_and_auth() {
         ),
     ];
     for (start_tls, secure, auth, replies, said, failure) in rows {
-        let settings = Settings {
+        let settings = SenderConfig {
             start_tls: *start_tls,
             secure: *secure,
             login: if *auth { login() } else { None },
@@ -529,19 +531,19 @@ fn starttls_and_auth() {
         assert_eq!(talk.said, *said, "{replies:?}");
         let found = talk.sender.failure().map(ToString::to_string).unwrap_or_default();
         assert_eq!(found, *failure, "{replies:?}");
-        assert_eq!(talk.sender.step() == Step::Ready, failure.is_empty());
+        assert_eq!(talk.sender.step() == SenderStep::Ready, failure.is_empty());
     }
 }
 
 /// What came before TLS is forgotten (RFC 3207 4.2).
 #[test]
 fn offers_in_clear_text_are_forgotten() {
-    let mut sender = Sender::new(Settings { start_tls: StartTls::Offered, ..settings() });
+    let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
     let mut exchange = |reply: &str, said: &str| {
-        sender.heard(format!("{reply}\r\n").as_bytes());
+        sender.feed(format!("{reply}\r\n").as_bytes());
         let dsn = sender.offers().dsn;
         assert_eq!(String::from_utf8(sender.output()).unwrap(), said);
-        if sender.step() == Step::StartTls {
+        if sender.step() == SenderStep::StartTls {
             sender.tls_started();
             assert_eq!(sender.output(), b"EHLO here.example\r\n");
         }
@@ -552,7 +554,7 @@ fn offers_in_clear_text_are_forgotten() {
     assert_eq!(exchange("220 x", ""), (true, false));
     assert_eq!(exchange("502 x", "HELO here.example\r\n"), (false, false));
     assert_eq!(exchange("250 x", ""), (false, false));
-    assert_eq!(sender.step(), Step::Ready);
+    assert_eq!(sender.step(), SenderStep::Ready);
 }
 
 /// A reply that came before its command was sent is to another question.
@@ -560,8 +562,8 @@ fn offers_in_clear_text_are_forgotten() {
 fn replies_in_advance_are_not_believed() {
     for ahead in ["220 x\r\n250 y\r\n", "220 x\r\n250-y\r\n250 z\r\n"] {
         let mut sender = Sender::new(settings());
-        sender.heard(ahead.as_bytes());
-        assert_eq!(sender.step(), Step::Close);
+        sender.feed(ahead.as_bytes());
+        assert_eq!(sender.step(), SenderStep::Close);
         assert_eq!(sender.output(), b"");
     }
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::sender::{Act, LONG, Server, envelope, say, settings, shown, usual, with_mail};
-use mailslot::client::{Settings, connect};
+use mailslot::relay::client::{ClientConfig, connect};
 use mailslot::smtp::Envelope;
 
 const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
@@ -13,7 +13,7 @@ const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Short at one stage, long at all others.
-fn impatient(stage: &str) -> Settings {
+fn impatient(stage: &str) -> ClientConfig {
     let mut settings = settings();
     let timeouts = &mut settings.timeouts;
     *match stage {
@@ -26,7 +26,7 @@ fn impatient(stage: &str) -> Settings {
 }
 
 /// Connects and sends one message; the outcomes, or why there was no connection.
-fn send(server: &Server, settings: &Settings, to: &Envelope<()>) -> Vec<String> {
+fn send(server: &Server, settings: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
     match connect(&server.target(), settings) {
         Err(reason) => vec![format!("later {reason}")],
         Ok(mut connection) => {
@@ -192,7 +192,7 @@ fn a_server_that_takes_no_mail_data_is_given_up() {
 /// Content that cannot be read is not sent as if it had ended there.
 #[test]
 fn content_that_breaks_off_is_no_message() {
-    use mailslot::client::Mail;
+    use mailslot::relay::client::OutgoingMessage;
     use std::io::{self, Read};
     struct Breaks(usize);
     impl Read for Breaks {
@@ -214,7 +214,7 @@ fn content_that_breaks_off_is_no_message() {
         let mut connection = connect(&server.target(), &settings()).unwrap();
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(octets))) };
         let to = envelope(&["a@x.example"]);
-        let mail = Mail { envelope: &to, octets: 10, content: &open };
+        let mail = OutgoingMessage { envelope: &to, octets: 10, content: &open };
         let found = shown(&connection.send(&mail));
         assert!(found[0].starts_with("later the message cannot be read: the disk is gone"));
         drop(connection);

@@ -6,22 +6,22 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::harness::sender::{Act, Server, envelope, settings, shown, usual, with_mail};
 use crate::harness::server::{House, Running};
 use crate::harness::tls::{Pair, certify, certify_as};
-use mailslot::client::{Settings, Target, Tls, connect};
-use mailslot::listen;
-use mailslot::smtp::sender::Login;
+use mailslot::net::listen;
+use mailslot::net::tls::Trust;
+use mailslot::relay::client::{ClientConfig, ClientTls, ServerAddress, connect};
+use mailslot::smtp::sender::Credentials;
 use mailslot::smtp::{Body, Envelope};
-use mailslot::tls::Trust;
 
 /// What a mailbox keeps of these lines below the header is what was sent: quoted, and ended.
 const BODY: &str = ".\n..\n.a\n\nFrom here\n>From there\nj\u{fc}rgen\n\n.";
 const STORED: &str = "\n\n.\n..\n.a\n\n>From here\n>>From there\nj\u{fc}rgen\n\n.\n\n";
 
-fn target(running: &Running) -> Target {
+fn target(running: &Running) -> ServerAddress {
     running.address.to_string().parse().unwrap()
 }
 
 /// Sends `content`; all shall be done.
-fn deliver(target: &Target, settings: &Settings, to: &Envelope<()>, content: &str) {
+fn deliver(target: &ServerAddress, settings: &ClientConfig, to: &Envelope<()>, content: &str) {
     let mut connection = connect(target, settings).unwrap();
     for _ in 0..2 {
         let outcomes = with_mail(to, content.as_bytes(), |mail| connection.send(mail));
@@ -81,14 +81,14 @@ fn over_a_unix_socket() {
     let address = listeners[0].local_addr().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let _running = house.run_on(house.settings(2), listeners, address);
     let to = envelope(&["smith@here.example"]);
-    deliver(&Target::Unix(path), &settings(), &to, "Subject: x\n\nx\n");
+    deliver(&ServerAddress::Unix(path), &settings(), &to, "Subject: x\n\nx\n");
     assert_eq!(house.count("smith"), 2);
 }
 
 /// TLS for 127.0.0.1 from `pair`.
-fn with_tls(pair: &Pair) -> Settings {
+fn with_tls(pair: &Pair) -> ClientConfig {
     let trust = Trust::file(&pair.cert).unwrap();
-    Settings { tls: Some(Tls { trust, required: true }), ..settings() }
+    ClientConfig { tls: Some(ClientTls { trust, required: true }), ..settings() }
 }
 
 fn for_loopback(house: &House) -> Pair {
@@ -140,12 +140,12 @@ fn certificates_are_checked_unless_told_otherwise() {
         let mut lax = with_tls(trusted);
         lax.tls.as_mut().unwrap().required = false;
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
-        lax.login = Some(Login { user: "u".to_owned(), password: "p".to_owned() });
+        lax.login = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
         let reason = connect(&target(&running), &lax).unwrap_err();
         assert_eq!(reason.text, "no password is sent without TLS");
     }
-    let anybody = Tls { trust: Trust::anybody().unwrap(), required: true };
-    let settings = Settings { tls: Some(anybody), ..settings() };
+    let any_certificate = ClientTls { trust: Trust::any_certificate().unwrap(), required: true };
+    let settings = ClientConfig { tls: Some(any_certificate), ..settings() };
     for pair in [&named, &stranger] {
         assert!(connect(&target(&running(pair)), &settings).unwrap().tls().is_some());
     }
@@ -183,7 +183,8 @@ fn sendmail_where_tls_is_required() {
     let house = House::new();
     let pair = certify(house.folder(), "pair");
     let mut server = house.settings(2);
-    server.session.tls = pair.offered().map(|tls| mailslot::session::Tls { required: true, ..tls });
+    server.session.tls =
+        pair.offered().map(|tls| mailslot::session::TlsPolicy { required: true, ..tls });
     let path = house.folder().join("smtp").display().to_string();
     let listeners = ["127.0.0.1:0".to_owned(), format!("unix:{path}")].map(|a| a.parse().unwrap());
     let listeners = listen::open(&listeners).unwrap();

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::Instant;
 
 use crate::harness::ptys::{Pty, log_in};
-use mailslot::deliver::screen::{Screen, TEXT_MAX};
-use mailslot::deliver::terminal::{PATIENCE, Terminals};
-use mailslot::message::{BoxName, Content, Destination, Owner};
+use mailslot::message::{Content, Destination, MailboxName, Owner};
+use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
+use mailslot::terminal::{PATIENCE, Terminals};
 use nix::sys::termios::{InputFlags, OutputFlags};
 
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
@@ -171,17 +171,17 @@ fn a_terminal_gets_what_it_takes() {
 
 fn user(name: &str) -> Destination {
     Destination {
-        mailbox: BoxName::new(name).unwrap(),
+        mailbox: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@beta.arpa"),
     }
 }
 
-fn lunch() -> Screen {
+fn lunch() -> RenderedMessage {
     screen("lunch?")
 }
 
-fn screen(text: &str) -> Screen {
+fn screen(text: &str) -> RenderedMessage {
     let content = Content::Memory(format!("\n{text}\n").into_bytes().into());
-    Screen::new("<smith@alpha.arpa>", "14:05", &content).unwrap()
+    RenderedMessage::new("<smith@alpha.arpa>", "14:05", &content).unwrap()
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::harness::ptys::{Pty, log_in};
 use crate::harness::server::{Client, House, LONG, codes, converse, stranger};
-use mailslot::deliver::screen::TEXT_MAX;
+use mailslot::net::stream::{Peer, Socket, Stream};
 use mailslot::server;
-use mailslot::session::{Settings, Switch};
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::session::{Audience, SessionConfig};
+use mailslot::terminal::render::TEXT_MAX;
 
 const SHOWN: &str = "Subject: lunch\r\n\r\nat noon?\r\nEOF\r\n";
 const MESSAGE: &str = "Subject: lunch\r\n\r\nat noon?\r\n.\r\n";
@@ -21,7 +21,7 @@ struct Scene {
     house: House,
     ann: Pty,
     bo: Pty,
-    settings: Settings,
+    settings: SessionConfig,
 }
 
 impl Scene {
@@ -29,7 +29,7 @@ impl Scene {
         let (house, ann, bo) = (House::new(), Pty::open(), Pty::open());
         bo.mesg(false);
         let terminals = log_in(house.folder(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = Settings { send: Switch::Local, terminals, ..house.session() };
+        let settings = SessionConfig { send: Audience::Local, terminals, ..house.session() };
         Scene { house, ann, bo, settings }
     }
 
@@ -188,7 +188,8 @@ fn a_terminal_lost_on_the_way_is_told() {
 fn a_stopped_terminal_keeps_only_its_own_sender() {
     let scene = Scene::new();
     let settings = scene.house.settings(4);
-    let running = scene.house.run(server::Settings { session: scene.settings.clone(), ..settings });
+    let running =
+        scene.house.run(server::ServerConfig { session: scene.settings.clone(), ..settings });
     let (mut sender, mut other) = (running.connect(), running.connect());
     for client in [&mut sender, &mut other] {
         client.expect("220");
@@ -218,10 +219,10 @@ fn a_stopped_terminal_keeps_only_its_own_sender() {
 fn who_may_not_send_hears_502_and_sees_nothing_in_ehlo() {
     let mut scene = Scene::new();
     for (send, peer, may) in [
-        (Switch::On, stranger(1), true),
-        (Switch::Local, stranger(1), false),
-        (Switch::Local, Peer::Unix, true),
-        (Switch::Off, Peer::Unix, false),
+        (Audience::On, stranger(1), true),
+        (Audience::Local, stranger(1), false),
+        (Audience::Local, Peer::Unix, true),
+        (Audience::Off, Peer::Unix, false),
     ] {
         scene.settings.send = send;
         let office = scene.house.office(scene.settings.clone());

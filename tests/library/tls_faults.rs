@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::server::{House, LONG, Running};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, certify_as, hello, reply, rest};
-use mailslot::tls::{Keys, examine};
+use mailslot::net::tls::{ServerCertificate, examine};
 use rustls::StreamOwned;
 
 /// A server that offers STARTTLS, with this time-out.
@@ -257,7 +257,7 @@ fn keys_that_are_none_say_why() {
         ("turned", "a-key.pem", Some("the server's own comes first")),
     ] {
         let (cert, key) = (path(cert), path(key));
-        let loaded = Keys::load(&cert, &key).err();
+        let loaded = ServerCertificate::load(&cert, &key).err();
         match why {
             None => assert_eq!(loaded, None, "{cert:?} {key:?}"),
             Some(why) => assert!(

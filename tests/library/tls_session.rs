@@ -5,8 +5,8 @@ use std::io::{Read, Write};
 
 use crate::harness::server::{House, Running};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, connect, reply, rest};
-use mailslot::listen::{self, Accept, Address};
-use mailslot::server::Settings;
+use mailslot::net::listen::{self, Accept, ListenAddress};
+use mailslot::server::ServerConfig;
 
 /// A server that offers STARTTLS.
 fn offering(house: &House) -> (Running, Pair) {
@@ -146,8 +146,8 @@ fn tls_from_the_first_octet() {
 }
 
 /// Runs it behind an address that begins with `tls:`.
-fn implicit(house: &House, settings: Settings) -> (Running, Address) {
-    let address = "tls:127.0.0.1:0".parse::<Address>().unwrap();
+fn implicit(house: &House, settings: ServerConfig) -> (Running, ListenAddress) {
+    let address = "tls:127.0.0.1:0".parse::<ListenAddress>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
     assert!(listeners[0].service().tls);
     let at = listeners[0].local_addr().unwrap();

@@ -18,7 +18,7 @@ use std::thread;
 use crate::harness::cast::Beta;
 use crate::harness::dialogue::{Dialogue, Heard, Pattern, Turn};
 use crate::harness::program::{PATIENCE, Server, mailslot};
-use mailslot::smtp::fuzz::Machine;
+use mailslot::smtp::testing::Conversation;
 use tempfile::TempDir;
 
 #[test]
@@ -32,7 +32,7 @@ fn every_dialogue_goes_as_it_is_written() {
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Machine::new(cast::settings(&dialogue.options), Beta);
+            let mut machine = Conversation::new(cast::settings(&dialogue.options), Beta);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -63,8 +63,8 @@ fn every_reply_code_has_its_dialogue() {
 }
 
 /// Turn by turn: what is heard is compared before anything more is sent.
-fn run(dialogue: &Dialogue) -> Machine<Beta> {
-    let mut machine = Machine::new(cast::settings(&dialogue.options), Beta);
+fn run(dialogue: &Dialogue) -> Conversation<Beta> {
+    let mut machine = Conversation::new(cast::settings(&dialogue.options), Beta);
     let mut heard = Heard::default();
     let mut read = 0;
     let mut mail_line = 0;
@@ -93,7 +93,7 @@ fn run(dialogue: &Dialogue) -> Machine<Beta> {
 }
 
 /// Takes the reply lines that are new.
-fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
+fn listen(machine: &Conversation<Beta>, read: &mut usize, heard: &mut Heard) {
     let text = String::from_utf8(machine.out[*read..].to_vec()).unwrap();
     heard.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
     heard.closed = machine.closed;

@@ -17,7 +17,7 @@ fn help_shows_every_option_and_fits_a_terminal() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        for row in mailslot::options::TABLE {
+        for row in mailslot::config::options::TABLE {
             assert!(
                 help.contains(format!("--{} {}", row.long, row.arg).trim_end()),
                 "{}",

@@ -8,7 +8,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::machine::{Machine, built};
+use crate::harness::machine::{Conversation, built};
 use tempfile::TempDir;
 
 /// Sends a message to alice by SMTP on port 25, once somebody listens there.
@@ -41,7 +41,7 @@ fn with_packages(names: &[&str]) -> TempDir {
 }
 
 /// Delivers; kills the daemon, whose pid `pid` prints, and delivers again; stops it by `stop`.
-fn live_through(machine: &mut Machine, pid: &str, stop: &str) {
+fn live_through(machine: &mut Conversation, pid: &str, stop: &str) {
     machine.must(SEND);
     assert_eq!(machine.must(COUNT).trim(), "1");
     let first = machine.must(pid);
@@ -59,7 +59,7 @@ fn live_through(machine: &mut Machine, pid: &str, stop: &str) {
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn runit_keeps_it() {
-    let mut machine = Machine::start(with_packages(&["runit"]));
+    let mut machine = Conversation::start(with_packages(&["runit"]));
     machine.must(INSTALL);
     machine.must("contrib/install --runit --programs $BUILT");
     machine.must("mkdir -p /etc/service && ln -s /etc/sv/mailslot /etc/service/");
@@ -80,7 +80,7 @@ fn runit_keeps_it() {
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn s6_keeps_it() {
     let packages = ["s6", "libs6-[0-9.]*", "libskarnet[0-9.]*", "libexecline[0-9.]*", "execline"];
-    let mut machine = Machine::start(with_packages(&packages));
+    let mut machine = Conversation::start(with_packages(&packages));
     machine.must(INSTALL);
     machine.must("contrib/install --s6 --programs $BUILT");
     machine.must("mkdir /run/service && ln -s /etc/s6/sv/mailslot /run/service/");
@@ -98,7 +98,7 @@ fn s6_keeps_it() {
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn xinetd_serves() {
-    let mut machine = Machine::start(with_packages(&["xinetd", "libtirpc3"]));
+    let mut machine = Conversation::start(with_packages(&["xinetd", "libtirpc3"]));
     machine.must(INSTALL);
     machine.must("contrib/install --xinetd --programs $BUILT");
     machine.must(
@@ -120,7 +120,7 @@ fn xinetd_serves() {
 #[ignore = "needs root and unshare"]
 fn what_is_installed_is_uninstalled() {
     let all = "--systemd --openrc --rc.d --runit --s6 --xinetd --sendmail";
-    let mut machine = Machine::start(with_packages(&[]));
+    let mut machine = Conversation::start(with_packages(&[]));
     let before = machine.changed();
     machine.must(&format!("contrib/install {all} --programs $BUILT"));
     let made = machine.changed();
@@ -141,7 +141,7 @@ fn what_is_installed_is_uninstalled() {
     assert!(files.is_empty(), "{files:#?}");
 }
 
-fn is_folder(machine: &mut Machine, path: &str) -> bool {
+fn is_folder(machine: &mut Conversation, path: &str) -> bool {
     machine.run(&format!("test -d '/{path}'")).1 == 0
 }
 
@@ -162,7 +162,7 @@ fn the_debian_package_delivers_and_leaves_nothing() {
     let package = peers::text(&mut build);
     let package = package.trim().to_owned();
 
-    let mut machine = Machine::start(folder);
+    let mut machine = Conversation::start(folder);
     // There may be one mail transport agent only.
     machine.must(
         "for name in $(dpkg-query -W -f '${Package} ${Provides}\\n' |
@@ -229,7 +229,7 @@ fn the_debian_package_delivers_and_leaves_nothing() {
 
 /// How postinst asks systemctl, here one that does nothing, to start the service, under this answer
 /// of policy-rc.d.
-fn started(machine: &mut Machine, policy: i32) -> String {
+fn started(machine: &mut Conversation, policy: i32) -> String {
     machine.must(&format!(
         "printf '#!/bin/sh\\nexit {policy}\\n' >/usr/sbin/policy-rc.d
          printf '#!/bin/sh\\necho enabled; echo \"$*\" >>/tmp/said\\n' >/usr/local/sbin/systemctl

@@ -248,9 +248,9 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
 }
 
 /// Ways in which a mailbox is none, how each is made, and what the log says of it.
-type Wrong = (&'static str, fn(&Path), &'static str);
+type ConfigError = (&'static str, fn(&Path), &'static str);
 
-const WRONG: &[Wrong] = &[
+const WRONG: &[ConfigError] = &[
     ("a symbolic link", |path| symlink(path.with_file_name("bob"), path).unwrap(), "symbolic link"),
     ("a dangling link", |path| symlink("/nonexistent", path).unwrap(), "symbolic link"),
     (

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::harness::sender::{LONG, envelope, settings, shown, with_mail};
-use mailslot::client::{Target, connect};
+use mailslot::relay::client::{ServerAddress, connect};
 use mailslot::smtp::{Body, Envelope};
 
 /// A sink that runs until it is dropped.
@@ -45,8 +45,8 @@ impl Sink {
         Sink { process, folder }
     }
 
-    fn target(&self) -> Target {
-        Target::Unix(self.folder.path().join("smtp"))
+    fn target(&self) -> ServerAddress {
+        ServerAddress::Unix(self.folder.path().join("smtp"))
     }
 
     /// What it wrote of each message.

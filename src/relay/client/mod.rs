@@ -207,7 +207,7 @@ impl Connection {
         let mut handshake_failed = false;
         loop {
             match connection.converse() {
-                SenderStep::StartTlsPolicy => match connection.handshake() {
+                SenderStep::StartTls => match connection.handshake() {
                     Ok(()) => connection.sender.tls_started(),
                     Err(e) => {
                         connection.sender.lost(&format!("{e} came"), NO_TLS);

@@ -95,7 +95,7 @@ pub struct QueueHandle {
 #[derive(Debug)]
 enum QueueEvent {
     /// An entry was made.
-    QueueEntry(String),
+    EntryCreated(String),
     /// What waits for this node is to be tried now.
     Flush(EtrnNode),
 }
@@ -153,7 +153,7 @@ impl QueueHandle {
 
     /// An entry was made. (Should this be missed, the folder is looked through now and then.)
     pub fn note(&self, id: &str) {
-        if self.events.try_send(QueueEvent::QueueEntry(id.to_owned())).is_err() {
+        if self.events.try_send(QueueEvent::EntryCreated(id.to_owned())).is_err() {
             self.missed.store(true, Ordering::Relaxed);
         }
     }

@@ -199,7 +199,7 @@ impl QueueRunner {
 
     fn handle(&mut self, word: QueueEvent) {
         match word {
-            QueueEvent::QueueEntry(id) => self.put(&id, Schedule::NEW),
+            QueueEvent::EntryCreated(id) => self.put(&id, Schedule::NEW),
             QueueEvent::Flush(node) => self.flush_node(&node),
         }
     }

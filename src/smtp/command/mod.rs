@@ -24,7 +24,7 @@ pub enum Command {
     /// LHLO (RFC 2033), and the client's name.
     Lhlo(Domain),
     /// STARTTLS
-    StartTlsPolicy,
+    StartTls,
     /// MAIL, SEND, SOML or SAML
     Mail(Delivery, ReversePath, MailParameters),
     /// RCPT
@@ -130,7 +130,7 @@ impl Command {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
             Verb::Lhlo => Ok(Command::Lhlo(client()?)),
-            Verb::StartTlsPolicy => alone(Command::StartTlsPolicy),
+            Verb::StartTls => alone(Command::StartTls),
             Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
@@ -252,7 +252,7 @@ enum Verb {
     Helo,
     Ehlo,
     Lhlo,
-    StartTlsPolicy,
+    StartTls,
     Mail(Delivery),
     Rcpt,
     Data,
@@ -271,7 +271,7 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
     ("LHLO", Verb::Lhlo, "LHLO host.example or LHLO [192.0.2.1]"),
-    ("STARTTLS", Verb::StartTlsPolicy, "STARTTLS"),
+    ("STARTTLS", Verb::StartTls, "STARTTLS"),
     (
         "MAIL",
         Verb::Mail(Delivery::Mail),

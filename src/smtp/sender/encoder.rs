@@ -80,7 +80,7 @@ impl Encoder {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::data::{Decoder, DataEnd};
+    use super::super::super::data::{DataEnd, Decoder};
     use super::*;
     use proptest::prelude::*;
 

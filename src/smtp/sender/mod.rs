@@ -78,7 +78,7 @@ pub enum SenderStep {
     /// [`Sender::data_sent`].
     Data,
     /// Make the handshake, then call [`Sender::tls_started`].
-    StartTlsPolicy,
+    StartTls,
     /// The transaction is over, or none has begun: begin one, or quit.
     Ready,
     /// Nothing more will be said.
@@ -164,7 +164,7 @@ enum AwaitedReply {
     Greeting,
     Ehlo,
     Helo,
-    StartTlsPolicy,
+    StartTls,
     /// With the lines that are to be sent for 334.
     Auth(VecDeque<String>),
     Rset,
@@ -204,7 +204,7 @@ impl Sender {
             SenderPhase::Talking => {
                 SenderStep::Read(self.awaited.front().map_or(Stage::Command, AwaitedReply::stage))
             }
-            SenderPhase::Handshake => SenderStep::StartTlsPolicy,
+            SenderPhase::Handshake => SenderStep::StartTls,
             SenderPhase::Ready => SenderStep::Ready,
             SenderPhase::Data => SenderStep::Data,
             SenderPhase::Over => SenderStep::Close,
@@ -356,8 +356,8 @@ impl Sender {
                 self.say(format!("HELO {}", self.settings.hostname), AwaitedReply::Helo);
             }
             AwaitedReply::Helo if class == 2 => self.introduce(),
-            AwaitedReply::StartTlsPolicy if class == 2 => self.start_tls(),
-            AwaitedReply::StartTlsPolicy if self.settings.start_tls == StartTlsPolicy::Offered => {
+            AwaitedReply::StartTls if class == 2 => self.start_tls(),
+            AwaitedReply::StartTls if self.settings.start_tls == StartTlsPolicy::Offered => {
                 self.log_in()
             }
             AwaitedReply::Auth(_) if class == 2 => self.phase = SenderPhase::Ready,
@@ -368,7 +368,7 @@ impl Sender {
             AwaitedReply::Greeting | AwaitedReply::Ehlo | AwaitedReply::Helo => {
                 self.give_up(reason)
             }
-            AwaitedReply::StartTlsPolicy | AwaitedReply::Auth(_) => self.give_up(reason),
+            AwaitedReply::StartTls | AwaitedReply::Auth(_) => self.give_up(reason),
             AwaitedReply::Quit => self.phase = SenderPhase::Over,
             AwaitedReply::Rset if class == 2 => {}
             awaited => self.in_transaction(awaited, class, reason),
@@ -383,7 +383,7 @@ impl Sender {
         match self.settings.start_tls {
             StartTlsPolicy::Offered | StartTlsPolicy::Required if self.tls => self.log_in(),
             StartTlsPolicy::Offered | StartTlsPolicy::Required if self.offers.start_tls => {
-                self.say("STARTTLS".to_owned(), AwaitedReply::StartTlsPolicy);
+                self.say("STARTTLS".to_owned(), AwaitedReply::StartTls);
             }
             StartTlsPolicy::Required => {
                 self.give_up(FailureReason::own(
@@ -477,7 +477,7 @@ impl AwaitedReply {
             AwaitedReply::Greeting => "in place of a greeting",
             AwaitedReply::Ehlo => "in place of a reply to EHLO",
             AwaitedReply::Helo => "in place of a reply to HELO",
-            AwaitedReply::StartTlsPolicy => "in place of a reply to STARTTLS",
+            AwaitedReply::StartTls => "in place of a reply to STARTTLS",
             AwaitedReply::Auth(_) => "in place of a reply to AUTH",
             AwaitedReply::Rset => "in place of a reply to RSET",
             AwaitedReply::Mail => "in place of a reply to MAIL",

@@ -48,7 +48,7 @@ fn act(sender: &mut Sender, mails: &mut usize, trace: &mut String) {
             }
         }
         match step {
-            SenderStep::StartTlsPolicy => sender.tls_started(),
+            SenderStep::StartTls => sender.tls_started(),
             SenderStep::Data => sender.data_sent(),
             SenderStep::Ready if *mails < 2 => {
                 *mails += 1;
