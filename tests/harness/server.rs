@@ -12,9 +12,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mailslot::deliver::{self, Locks, WriterHandle, WriterThread};
+use mailslot::message::peer::Peer;
 use mailslot::message::{Destination, MailboxName};
 use mailslot::net::listen::{self, Accept, ListenAddress};
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
 use mailslot::route::{Member, Refusal, Route};
 use mailslot::server::{self, Server, ServerHandle};

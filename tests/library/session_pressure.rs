@@ -5,8 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mailslot::message::peer::Peer;
 use mailslot::net::listen::Service;
-use mailslot::net::stream::{OverloadFlag, Peer, Socket, Stream};
+use mailslot::net::stream::{OverloadFlag, Socket, Stream};
 use mailslot::session::SessionEnd;
 
 use crate::harness::server::{House, LONG, Wire, codes, stranger};

@@ -8,8 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use mailslot::message::peer::Peer;
 use mailslot::net::listen::Service;
-use mailslot::net::stream::{Disconnect, Peer, Socket, Stream};
+use mailslot::net::stream::{Disconnect, Socket, Stream};
 use mailslot::session::{SessionContext, SessionEnd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 

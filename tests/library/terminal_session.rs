@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::harness::ptys::{Pty, log_in};
 use crate::harness::server::{Client, House, LONG, codes, converse, stranger};
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::message::peer::Peer;
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::server;
 use mailslot::session::{Audience, SessionConfig};
 use mailslot::terminal::render::TEXT_MAX;

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use mailslot::net::stream::Peer;
+use mailslot::message::peer::Peer;
 
 use crate::harness::program::{Client, Server};
 use crate::harness::server::{House, codes, converse, stranger};
