@@ -161,7 +161,7 @@ fn settle(config: &Config) -> Result<(), StartError> {
     }
     let acts = config.users == NameSet::System;
     let group = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
-    let terminals = (config.terminals != Audience::Off).then(|| group("tty")).flatten();
+    let terminals = (config.terminals != Audience::Nobody).then(|| group("tty")).flatten();
     let root = (start == Start::Root).then_some(()).and(account.as_ref());
     privilege::drop_privileges(root, terminals.as_slice(), acts)
         .map_err(|e| StartError::new(EX_OSERR, "cannot give up privileges", &e))?;

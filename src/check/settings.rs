@@ -122,7 +122,7 @@ fn configuration_file(config: &Config) -> Option<AliasProblem> {
 /// Terminals that nobody can be found at.
 fn terminals(config: &Config) -> Option<AliasProblem> {
     let utmp = Terminals::default().utmp;
-    let wanted = config.terminals != Audience::Off && !utmp.exists();
+    let wanted = config.terminals != Audience::Nobody && !utmp.exists();
     wanted.then(|| {
         advice(
             format!("terminals: without {} nobody is seen to be logged in", utmp.display()),

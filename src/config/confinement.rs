@@ -39,7 +39,7 @@ impl Config {
         if self.forward_files {
             reach.read_homes();
         }
-        if self.terminals != Audience::Off {
+        if self.terminals != Audience::Nobody {
             reach.write_terminals(&Terminals::default().utmp);
         }
         reach

@@ -7,9 +7,9 @@ use crate::message::peer::Peer;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Every client.
-    On,
+    Everyone,
     /// Nobody.
-    Off,
+    Nobody,
     /// Clients on this host: loopback, Unix sockets, a pipe.
     Local,
 }
@@ -17,8 +17,8 @@ pub enum Audience {
 impl Audience {
     pub(super) fn allows(self, peer: Peer) -> bool {
         match self {
-            Audience::On => true,
-            Audience::Off => false,
+            Audience::Everyone => true,
+            Audience::Nobody => false,
             Audience::Local => peer.is_local(),
         }
     }

@@ -29,9 +29,9 @@ pub struct SessionConfig {
     /// Who is told by 551 where a user has moved; the others get 550.
     pub forward_replies: Audience,
     /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
-    pub send: Audience,
+    pub terminals: Audience,
     /// Where those are found.
-    pub terminals: Terminals,
+    pub host_terminals: Terminals,
     /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
     pub spool: PathBuf,
     /// Where the mailboxes are; must have room.

@@ -100,7 +100,7 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.terminals.accept(&to.here)
+        to.elsewhere.is_empty() && self.context.settings.host_terminals.accept(&to.here)
     }
 
     fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {

@@ -178,7 +178,7 @@ impl<'a> Session<'a> {
                 recipients_max: settings.recipients_max,
                 vrfy: settings.vrfy.allows(peer),
                 expn: settings.expn.allows(peer),
-                terminals: settings.send.allows(peer) && !service.lmtp,
+                terminals: settings.terminals.allows(peer) && !service.lmtp,
                 etrn: relay.is_some() && peer.is_local(),
                 errors_max: settings.errors_max,
                 lmtp: service.lmtp,

@@ -44,7 +44,7 @@ pub(super) fn deliver(
         Ok(screen) => screen,
         Err(e) => return fault_reply(&ContentError::Disk(e)),
     };
-    let show = |to: &[Destination]| context.settings.terminals.show(to, &screen);
+    let show = |to: &[Destination]| context.settings.host_terminals.show(to, &screen);
     match envelope.delivery {
         Delivery::Mail => mail(message),
         Delivery::Send if !screen.is_whole() => reply::data_not_to_show(),
