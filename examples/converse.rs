@@ -15,7 +15,9 @@ use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
 use mailslot::smtp::data::{DataEnd, Decoder};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, Step, reply};
+use mailslot::smtp::{
+    Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, ReversePath, Step, reply,
+};
 
 /// A host where everybody has a mailbox but nobody is told who that is.
 struct Everybody;
@@ -23,7 +25,7 @@ struct Everybody;
 impl Host for Everybody {
     type Destination = ();
 
-    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
     fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

@@ -394,8 +394,8 @@ impl Config {
             timeout: self.timeout,
             session_timeout: self.session_timeout,
             outcome_timeout: self.lock_timeout + WRITING,
-            tls: keys.map(|keys| session::TlsPolicy { keys, required }),
-            relay: queue.map(|queue| session::RelayPolicy { from, queue }),
+            tls: keys.map(|certificate| session::TlsPolicy { certificate, required }),
+            relay: queue.map(|queue| session::RelayPolicy { networks: from, queue }),
         }
     }
 

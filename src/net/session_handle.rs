@@ -137,7 +137,7 @@ impl From<Notice> for Disconnect {
     fn from(notice: Notice) -> Disconnect {
         match notice {
             Notice::Stop => Disconnect::Stopping,
-            Notice::Evict => Disconnect::Evict,
+            Notice::Evict => Disconnect::Evicted,
         }
     }
 }

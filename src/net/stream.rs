@@ -59,7 +59,7 @@ pub enum Disconnect {
     /// [`SessionHandle::stop`] was called.
     Stopping,
     /// [`SessionHandle::evict_if_idle`] was called.
-    Evict,
+    Evicted,
     /// Something came in clear text where TLS was to begin.
     ClearText,
     /// No TLS, or none that both sides know, came where there should be some.
@@ -78,7 +78,7 @@ impl fmt::Display for Disconnect {
             Disconnect::TooSlow => "slow",
             Disconnect::Deadline => "deadline",
             Disconnect::Stopping => "stopping",
-            Disconnect::Evict => "idle",
+            Disconnect::Evicted => "idle",
             Disconnect::ClearText => "clear-text",
             Disconnect::Tls(_) => "tls",
             Disconnect::Broken(_) => "broken",
@@ -208,7 +208,7 @@ impl Stream {
 
     /// The next command line with its CR LF, which alone ends it; None for one that was longer
     /// than `max` octets and is dropped, all of it.
-    pub fn line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
+    pub fn read_line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
         if let Some(notice) = self.wire.shared.notice() {
             return Err(notice.into());
         }
@@ -247,7 +247,7 @@ impl Stream {
     }
 
     /// Mail data that has come and was not consumed yet, at least one octet.
-    pub fn data(&mut self) -> Result<&[u8], Disconnect> {
+    pub fn read_data(&mut self) -> Result<&[u8], Disconnect> {
         if self.start == self.end {
             let (paid, dribbled) = (self.data_paid, self.data_paid < self.data_came);
             self.fill(paid + self.wire.pause, WaitPhase::Data, paid).map_err(|cut| match cut {
@@ -263,7 +263,7 @@ impl Stream {
         Ok(&self.input[self.start..self.end])
     }
 
-    /// `count` octets of what [`data`](Stream::data) gave are dealt with.
+    /// `count` octets of what [`data`](Stream::read_data) gave are dealt with.
     pub fn consume(&mut self, count: usize) {
         self.start = (self.start + count).min(self.end);
     }

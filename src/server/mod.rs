@@ -175,7 +175,7 @@ pub fn on_signals(
             match signal {
                 SIGHUP => {
                     route.reload();
-                    handle.0.context.reload_keys();
+                    handle.0.context.reload_certificate();
                     log::info!("reload signal=HUP");
                 }
                 SIGUSR1 => log::info!("counters {counters}"),

@@ -1,4 +1,4 @@
-//! Configuration of sessions.
+//! Session configuration.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,63 +6,115 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::access::Audience;
+use super::access::{Access, Audience};
+use crate::net::listen::Service;
 use crate::net::tls::ServerCertificate;
-use crate::relay::queue;
+use crate::relay::queue::QueueHandle;
+use crate::smtp::receiver::{ReceiverConfig, StartTlsMode};
 use crate::terminal::Terminals;
 
-/// What a session is told.
+/// Session configuration. The defaults are those of the options of mailslot.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// The name in the greeting, in replies and in Received lines.
+    /// The name in the greeting, in replies and in Received fields; `localhost`.
     pub hostname: String,
-    /// The largest message, in octets of the data as sent.
+    /// The largest message, in octets as sent; 25 MiB.
     pub size_max: u64,
-    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8).
+    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8), which is the default.
     pub recipients_max: usize,
-    /// Commands in error before 421 and close.
+    /// Commands in error that are answered; the next one ends the session with 421. 20.
     pub errors_max: u32,
-    /// Who gets answers to VRFY; the others get 252.
+    /// Clients that get answers to VRFY, the others get 252; local ones.
     pub vrfy: Audience,
-    /// Who gets answers to EXPN; the others get 252.
+    /// Clients that get answers to EXPN, the others get 252; local ones.
     pub expn: Audience,
-    /// Who is told by 551 where a user has moved; the others get 550.
+    /// Clients that get the new address of a user (551), the others get 550; local ones.
     pub forward_replies: Audience,
-    /// Who may send to terminals; for the others SEND, SOML and SAML are 502.
+    /// Clients that may use SEND, SOML and SAML, the others get 502; none.
     pub terminals: Audience,
-    /// Where those are found.
+    /// The terminals of this host.
     pub host_terminals: Terminals,
-    /// Where mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX) waits; must have room.
+    /// Directory for mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX). MAIL is deferred
+    /// while its disk is full. `/var/spool/mailslot`.
     pub spool: PathBuf,
-    /// Where the mailboxes are; must have room.
+    /// Directory of the mailboxes. MAIL is deferred while its disk is full. `/var/mail`.
     pub mail_dir: PathBuf,
-    /// How long a client may take for one command line, or be silent within mail data
-    /// (RFC 5321 4.5.3.2.7 asks for 5 minutes), or not read what it was answered.
+    /// Time for one command line, for reading the replies to it, and, but for two fifths, for a
+    /// pause in mail data. 300 s, the least that RFC 5321 4.5.3.2.7 asks for.
     pub timeout: Duration,
-    /// How long a session may take.
+    /// Time for the whole session; 1,200 s.
     pub session_timeout: Duration,
-    /// How long a session waits for the writer. Should be more than its lock time-out.
+    /// Time for the writer to deliver a message. It must be longer than the writer's lock timeout.
+    /// 90 s.
     pub outcome_timeout: Duration,
-    /// What TLS is spoken with; None: STARTTLS is not offered.
+    /// TLS, or None for sessions without STARTTLS, which is the default.
     pub tls: Option<TlsPolicy>,
-    /// How mail for other hosts leaves; None: it does not.
+    /// Relaying to other hosts, or None for a server that delivers to this host only, which is the
+    /// default.
     pub relay: Option<RelayPolicy>,
 }
 
-/// How mail for other hosts leaves this one.
+/// Relaying to other hosts.
 #[derive(Clone, Debug)]
 pub struct RelayPolicy {
-    /// Where clients may be that send such mail, besides this host.
-    pub from: Vec<IpNet>,
-    /// It is told of each entry that was made.
-    pub queue: queue::QueueHandle,
+    /// Networks whose clients may relay, besides this host.
+    pub networks: Vec<IpNet>,
+    /// The queue, which is notified of each new entry.
+    pub queue: QueueHandle,
 }
 
-/// How sessions come to TLS.
+/// TLS in sessions.
 #[derive(Clone, Debug)]
 pub struct TlsPolicy {
-    /// Certificate and key, which may be read again while sessions run.
-    pub keys: Arc<ServerCertificate>,
-    /// Whether a client in clear text hears 530 until it says STARTTLS.
+    /// Certificate and key, which can be reloaded while sessions run.
+    pub certificate: Arc<ServerCertificate>,
+    /// Whether a client gets 530 to its commands until it has used STARTTLS.
     pub required: bool,
+}
+
+impl Default for SessionConfig {
+    fn default() -> SessionConfig {
+        SessionConfig {
+            hostname: "localhost".to_owned(),
+            size_max: 25 << 20,
+            recipients_max: 100,
+            errors_max: 20,
+            vrfy: Audience::Local,
+            expn: Audience::Local,
+            forward_replies: Audience::Local,
+            terminals: Audience::Nobody,
+            host_terminals: Terminals::default(),
+            spool: "/var/spool/mailslot".into(),
+            mail_dir: "/var/mail".into(),
+            timeout: Duration::from_secs(300),
+            session_timeout: Duration::from_secs(1200),
+            outcome_timeout: Duration::from_secs(90),
+            tls: None,
+            relay: None,
+        }
+    }
+}
+
+impl SessionConfig {
+    /// Returns the configuration of the receiver that serves a client with these permissions.
+    pub(super) fn receiver(&self, access: &Access, service: Service) -> ReceiverConfig {
+        ReceiverConfig {
+            size_max: self.size_max,
+            recipients_max: self.recipients_max,
+            errors_max: self.errors_max,
+            vrfy: access.vrfy,
+            expn: access.expn,
+            terminals: access.terminals,
+            etrn: access.etrn,
+            dsn: access.dsn,
+            prdr: true,
+            lmtp: service.lmtp,
+            tls: match &self.tls {
+                None => StartTlsMode::Off,
+                Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
+                Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
+            },
+            ..ReceiverConfig::new(&self.hostname)
+        }
+    }
 }

@@ -1,87 +1,88 @@
-//! What the receiver asks while a session goes on, and who answers: the route, the disk, the
-//! counters. A refusal becomes a reply here, and nowhere else.
+//! The session as the host of its receiver: answers what the receiver asks about senders,
+//! recipients and users, from the route, the disk and the counters.
 
 use std::path::Path;
 
+use super::access::Access;
 use super::recipient_limiter::RecipientLimiter;
-use super::replies::{RefusedCommand, look_reply, members_reply, refusal_reply};
+use super::replies::{self, RefusedCommand};
 use super::{SessionConfig, SessionContext, shown};
-use crate::message::peer::Peer;
 use crate::observe::logging::value;
 use crate::route::{Refusal, Resolution};
 use crate::smtp::command::EtrnNode;
 use crate::smtp::receiver::Host;
-use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
+use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, ReversePath, reply};
 
-/// What the receiver asks, and who answers: the route, the disk, the counters.
+/// The host of one session's receiver.
 pub(super) struct SessionHost<'a> {
     pub context: &'a SessionContext,
     pub session: &'a str,
-    pub peer: Peer,
+    pub access: Access,
     pub recipient_limiter: RecipientLimiter,
-    /// Whether the client may send mail to other hosts through this one.
-    pub may_relay: bool,
 }
 
 impl SessionHost<'_> {
-    /// Where mail for `to` goes that comes from this client.
-    fn way(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
-        let way =
-            self.context.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
-                true => Err(Refusal::NotLocal),
-                false => Ok(way),
-            });
-        way.map_err(|no| self.refuse(&no, &RefusedCommand::Rcpt(to)))
+    /// Returns where mail for `to` from this client goes, or the reply.
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
+        let resolution = match self.context.route.way(to) {
+            Ok(resolution) if resolution.is_relay && !self.access.relay => Err(Refusal::NotLocal),
+            result => result,
+        };
+        resolution.map_err(|refusal| self.refuse(&refusal, &RefusedCommand::Rcpt(to)))
     }
 
-    fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
+    fn refuse(&self, refusal: &Refusal, command: &RefusedCommand<'_>) -> Reply {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(asked), value(why));
+            log::warn!("lookup session={} of={} why={}", self.session, value(command), value(why));
         }
-        let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
-        let told = forward_replies.allows(self.peer);
-        let reply = match (refusal, asked) {
-            (Refusal::Forward(to), RefusedCommand::Vrfy(_)) if told && relay.is_some() => {
-                reply::will_forward(to)
-            }
-            (Refusal::NotLocal, RefusedCommand::Rcpt(to))
-                if self.peer.is_local() && relay.is_none() =>
-            {
-                reply::nothing_relayed(to)
-            }
-            _ => refusal_reply(refusal, asked, told),
-        };
-        match reply.code {
-            550 | 553 => self.recipient_limiter.refuse(hostname, reply),
-            _ => reply,
+        let SessionConfig { relay, hostname, .. } = &self.context.config;
+        let reply = replies::for_refusal(refusal, command, &self.access, relay.is_some());
+        // Only these two say that a name does not exist; the others are this host's fault or ask
+        // the client to choose.
+        if matches!(reply.code, 550 | 553) && self.recipient_limiter.count_rejected() {
+            return replies::too_many_unknown(hostname);
         }
+        reply
+    }
+
+    /// Returns an error, the reply, if a mailbox of `resolution` cannot take mail now. The client
+    /// then need not send the message in vain.
+    fn precheck(&self, resolution: &Resolution, to: &ForwardPath) -> Result<(), Reply> {
+        for destination in &resolution.here {
+            self.context
+                .writer
+                .look(destination)
+                .map_err(|outcome| replies::for_precheck(&outcome, to))?;
+        }
+        Ok(())
     }
 }
 
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
-        let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
+    fn mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+        let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
-        match has_room(spool, needed) && has_room(mail_dir, needed) {
-            true => Ok(()),
-            false => Err(reply::no_room()),
+        if has_room(spool, needed) && has_room(mail_dir, needed) {
+            Ok(())
+        } else {
+            Err(reply::no_room())
         }
     }
 
     fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
-        let SessionContext { writer, counters, .. } = self.context;
-        let accepted = self.way(to).and_then(|way| {
-            let on_terminal = match delivery {
-                Delivery::Send => true,
-                Delivery::SendOrMail => self.is_active(&way),
-                Delivery::Mail | Delivery::SendAndMail => false,
+        let counters = &self.context.counters;
+        let accepted = self.resolve(to).and_then(|resolution| {
+            let needs_mailbox = match delivery {
+                Delivery::Send => false,
+                Delivery::SendOrMail => !self.is_active(&resolution),
+                Delivery::Mail | Delivery::SendAndMail => true,
             };
-            // A mailbox that cannot take mail is better refused before its mail data than after.
-            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
-            let looked = mailboxes.try_for_each(|destination| writer.look(destination));
-            looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
+            if needs_mailbox {
+                self.precheck(&resolution, to)?;
+            }
+            Ok(resolution)
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
@@ -90,7 +91,7 @@ impl Host for SessionHost<'_> {
                 log::info!(
                     "recipient refused session={} client={} to={} reply={}",
                     self.session,
-                    self.peer,
+                    self.access.peer,
                     value(to),
                     shown(reply)
                 );
@@ -100,59 +101,54 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.host_terminals.accept(&to.here)
+        to.elsewhere.is_empty() && self.context.config.host_terminals.accept(&to.here)
     }
 
     fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
-        let told = self.context.settings.forward_replies.allows(self.peer);
         match (to.here.as_slice(), to.elsewhere.as_slice()) {
-            // Who wrote to another host need not be told that it is one.
-            ([], [only]) if told && !to.is_relay => Some(only),
+            // A client that itself named another host knows the address already.
+            ([], [only]) if self.access.forward_replies && !to.is_relay => Some(only),
             _ => None,
         }
     }
 
     fn vrfy(&self, name: &str) -> Reply {
         match self.context.route.vrfy(name) {
-            Ok(member) => members_reply(vec![member]),
+            Ok(member) => replies::for_members(vec![member]),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Vrfy(name)),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
         match self.context.route.expn(list) {
-            Ok(members) => members_reply(members),
+            Ok(members) => replies::for_members(members),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Expn(list)),
         }
     }
 
     fn etrn(&self, node: &EtrnNode) -> Reply {
-        let relay = self.context.settings.relay.as_ref();
-        match relay.is_some_and(|relay| relay.queue.flush(node)) {
-            true => reply::flushing(node),
-            false => reply::cannot_flush(node),
+        let relay = self.context.config.relay.as_ref();
+        if relay.is_some_and(|relay| relay.queue.flush(node)) {
+            reply::flushing(node)
+        } else {
+            reply::cannot_flush(node)
         }
     }
 
     fn help(&self) -> Option<Reply> {
-        let counters = self.peer.is_local().then(|| self.context.counters.list())?;
-        let mut lines =
-            vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
-        lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
-        lines.push("HELP and the name of a command tells its form".into());
-        Some(reply::status(lines))
+        self.access.counters.then(|| replies::for_counters(&self.context.counters))
     }
 }
 
-/// Whether the disk that holds `directory` has `octets` free. A disk that cannot be asked, or knows no
-/// size, has: the writer will see.
-fn has_room(directory: &Path, octets: u64) -> bool {
+/// Returns true if the disk of `directory` has `bytes` free. A disk that gives no answer, or that
+/// has no size, passes: the writer's own errors decide then.
+fn has_room(directory: &Path, bytes: u64) -> bool {
     #[allow(clippy::useless_conversion)] // 32 bits where the system's are
     nix::sys::statvfs::statvfs(directory).map_or(true, |disk| {
         let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
-        disk.blocks() == 0 || free >= octets
+        disk.blocks() == 0 || free >= bytes
     })
 }
 
-/// Free octets below which no message is taken.
+/// Free bytes that a disk must have besides the size of the message.
 const ROOM_MIN: u64 = 64 * 1024;

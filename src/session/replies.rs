@@ -1,18 +1,30 @@
-//! Replies of a session: what an outcome, a refusal, a content error and the end of a session become.
+//! What becomes a reply: a refusal, an outcome, a content error, the end of a session. Only this
+//! file chooses the reply for any of them; the texts are in [`smtp::reply`](crate::smtp::reply).
+//!
+//! | function | turns into a reply to |
+//! | --- | --- |
+//! | [`for_refusal`] | RCPT, VRFY or EXPN: a route's refusal |
+//! | [`for_precheck`] | RCPT: a mailbox that could not take mail now |
+//! | [`for_members`], [`for_counters`] | VRFY and EXPN, HELP: what the client may see |
+//! | [`for_data`], [`for_content_error`] | the final dot: mail data that is no message |
+//! | [`for_outcome`], [`for_prdr`] | the final dot: the writer's outcome |
+//! | [`for_terminals`] | the final dot: what the terminals of the recipients show |
+//! | [`for_session_end`] | nothing: the last line of a session that the server ends |
 
 use std::fmt;
 use std::io;
 
 use super::SessionEnd;
+use super::access::Access;
 use crate::deliver::{DeferReason, Outcome};
-use crate::message::{Content, ContentError};
+use crate::message::ContentError;
 use crate::net::stream::Disconnect;
-use crate::observe::logging::value;
+use crate::observe::counters::Counters;
 use crate::route::{Member, Refusal};
 use crate::smtp::data::DataEnd;
 use crate::smtp::{ForwardPath, Reply, reply};
 
-/// What a refusal answers.
+/// The command that a refusal is the answer to, with its argument.
 pub(super) enum RefusedCommand<'a> {
     Rcpt(&'a ForwardPath),
     Vrfy(&'a str),
@@ -20,7 +32,7 @@ pub(super) enum RefusedCommand<'a> {
 }
 
 impl RefusedCommand<'_> {
-    pub(super) fn verb(&self) -> &'static str {
+    fn verb(&self) -> &'static str {
         match self {
             RefusedCommand::Rcpt(_) => "RCPT",
             RefusedCommand::Vrfy(_) => "VRFY",
@@ -29,6 +41,7 @@ impl RefusedCommand<'_> {
     }
 }
 
+/// Writes the argument.
 impl fmt::Display for RefusedCommand<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -38,33 +51,52 @@ impl fmt::Display for RefusedCommand<'_> {
     }
 }
 
-/// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-pub(super) fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> Reply {
-    let verb = asked.verb();
-    match (refusal, asked) {
-        (Refusal::Forward(to), _) if told => reply::please_try(to),
+/// Returns the reply to a refused command. `relays` is whether this host relays mail for addresses
+/// that an alias leads away from it.
+pub(super) fn for_refusal(
+    refusal: &Refusal,
+    command: &RefusedCommand<'_>,
+    access: &Access,
+    relays: bool,
+) -> Reply {
+    let verb = command.verb();
+    match (refusal, command) {
+        (Refusal::Forward(to), RefusedCommand::Vrfy(_)) if access.forward_replies && relays => {
+            reply::will_forward(to)
+        }
+        (Refusal::Forward(to), _) if access.forward_replies => reply::please_try(to),
         (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
         (Refusal::Later(_), _) => reply::lookup_failed(verb),
         (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
+        // A client that may not see the new address must not learn that there is one.
         (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
             reply::no_such_user(to)
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
+        (Refusal::NotLocal, RefusedCommand::Rcpt(to)) if access.suggest_smarthost => {
+            reply::nothing_relayed(to)
+        }
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
         (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
     }
 }
 
-/// What a recipient hears whose mailbox cannot take mail.
-pub(super) fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
+/// Returns the reply to RCPT for a mailbox that the writer would not deliver to now.
+pub(super) fn for_precheck(outcome: &Outcome, to: &ForwardPath) -> Reply {
     match outcome {
         Outcome::Never(DeferReason::OverQuota) => reply::mailbox_full(to),
         _ => reply::mailbox_unavailable(to),
     }
 }
 
-/// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
-pub(super) fn members_reply(members: Vec<Member>) -> Reply {
+/// Returns the reply to RCPT, VRFY or EXPN from a client that has asked for too many unknown names.
+pub(super) fn too_many_unknown(hostname: &str) -> Reply {
+    reply::giving_up(hostname, "too many unknown names")
+}
+
+/// Returns the positive reply to VRFY or EXPN, `Full Name <user@host>` on each line (RFC 5321
+/// 3.5.2).
+pub(super) fn for_members(members: Vec<Member>) -> Reply {
     let line = |Member { full_name, mailbox }| match full_name.as_str() {
         "" => format!("<{mailbox}>"),
         name => format!("{name} <{mailbox}>"),
@@ -72,67 +104,99 @@ pub(super) fn members_reply(members: Vec<Member>) -> Reply {
     reply::members(members.into_iter().map(line).collect())
 }
 
-/// What the sender hears of mail data that ended so, and of which nothing can be delivered.
-pub(super) fn refusal_of(end: DataEnd, content: Result<Content, ContentError>, id: &str) -> Reply {
-    match (end, content) {
+/// Returns the reply to HELP for a client that may see the counters.
+pub(super) fn for_counters(counters: &Counters) -> Reply {
+    let mut lines =
+        vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
+    lines.extend(counters.list().iter().map(|(name, _, n)| format!("{name} {n}")));
+    lines.push("Send HELP followed by a command for its syntax".into());
+    reply::status(lines)
+}
+
+/// Returns the reply to mail data that is not delivered: because of how it ended, or else because
+/// of `error`.
+pub(super) fn for_data(end: DataEnd, error: Option<&ContentError>) -> Reply {
+    match (end, error) {
         (DataEnd::BareLineEnd, _) => reply::data_bare_line_end(),
         (DataEnd::TooLarge, _) => reply::data_too_large(),
-        (DataEnd::Whole, Ok(_)) => reply::data_error(),
-        (DataEnd::Whole, Err(fault)) => {
-            let level = match fault {
-                ContentError::Disk(_) => log::Level::Warn,
-                ContentError::Loop | ContentError::HiddenFrom => log::Level::Debug,
-            };
-            log::log!(level, "fault message={id} why={}", value(&fault));
-            fault_reply(&fault)
-        }
+        (DataEnd::Whole, Some(error)) => for_content_error(error),
+        (DataEnd::Whole, None) => processing_error(),
     }
 }
 
-/// What the sender hears of mail data that could not be taken in.
-pub(super) fn fault_reply(fault: &ContentError) -> Reply {
-    match fault {
+/// Returns the reply to mail data of which no content could be made.
+pub(super) fn for_content_error(error: &ContentError) -> Reply {
+    match error {
         ContentError::Loop => reply::data_loop(),
         ContentError::HiddenFrom => reply::data_hidden_from(),
         ContentError::Disk(e) => match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),
-            _ => reply::data_error(),
+            _ => processing_error(),
         },
     }
 }
 
-/// What the sender hears after the dot.
-pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
+/// Returns the reply to a message that this host failed to process, 451.
+pub(super) fn processing_error() -> Reply {
+    reply::data_error()
+}
+
+/// Returns the reply to a message that the writer has finished with. `id` is the message's.
+pub(super) fn for_outcome(outcome: &Outcome, id: &str) -> Reply {
     match outcome {
         Outcome::Delivered => reply::delivered(id),
         Outcome::Later(DeferReason::Busy | DeferReason::Unusable) => reply::data_mailbox_busy(),
         Outcome::Later(DeferReason::NoSpace) => reply::data_no_room(),
         Outcome::Later(DeferReason::OverQuota) => reply::data_mailbox_filled(),
         Outcome::Later(DeferReason::Stopping) => reply::data_stopping(),
-        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => reply::data_error(),
+        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => processing_error(),
         Outcome::Never(DeferReason::OverQuota) => reply::data_mailbox_full(),
         Outcome::Never(_) => reply::data_undeliverable(),
     }
 }
 
-/// What a client hears of the end of its session; None if it knows, or will not listen.
-pub(super) fn last_reply(end: &SessionEnd, hostname: &str) -> Option<Reply> {
-    let cut = match end {
-        SessionEnd::Quit | SessionEnd::GivenUp(_) => return None,
+/// Returns the reply to SEND or SOML: `shown` is whether each recipient has the message on a terminal.
+pub(super) fn for_terminals(shown: &[bool], id: &str) -> Reply {
+    if shown.iter().all(|shown| *shown) { reply::shown(id) } else { reply::data_not_shown() }
+}
+
+/// Returns the reply to SEND with a message that no terminal shows as a whole.
+pub(super) fn too_large_for_terminals() -> Reply {
+    reply::data_not_to_show()
+}
+
+/// Returns the last reply of PRDR, which sums up those of the `recipients`: `delivered` of them were
+/// positive, and `any_deferred` is whether another was 4yz.
+pub(super) fn for_prdr(id: &str, recipients: usize, delivered: usize, any_deferred: bool) -> Reply {
+    match delivered {
+        n if n == recipients => reply::delivered(id),
+        1.. => reply::data_for_some(),
+        // A client that gets 5yz here gives up for all recipients, so one that can be retried
+        // makes it 4yz.
+        0 if any_deferred => reply::data_for_none_yet(),
+        0 => reply::data_for_none(),
+    }
+}
+
+/// Returns the last reply of a session that the server ended, or None if the client has had its
+/// reply or does not read any more.
+pub(super) fn for_session_end(end: &SessionEnd, hostname: &str) -> Option<Reply> {
+    let disconnect = match end {
+        SessionEnd::Quit | SessionEnd::Errors(_) => return None,
         SessionEnd::Panicked => return Some(reply::broken(hostname)),
-        SessionEnd::Disconnect(cut) => cut,
+        SessionEnd::Disconnect(disconnect) => disconnect,
     };
-    let slow = |why| Some(reply::timed_out(hostname, why));
-    match cut {
+    let timed_out = |why| Some(reply::timed_out(hostname, why));
+    match disconnect {
         Disconnect::Closed
         | Disconnect::Broken(_)
         | Disconnect::NotReading
         | Disconnect::ClearText
         | Disconnect::Tls(_) => None,
-        Disconnect::TimedOut => slow("nothing came for too long"),
-        Disconnect::TooSlow => slow("mail data comes too slowly"),
-        Disconnect::Deadline => slow("the session takes too long"),
-        Disconnect::Evict => slow("idle or slow, and others are waiting"),
+        Disconnect::TimedOut => timed_out("no input for too long"),
+        Disconnect::TooSlow => timed_out("mail data came too slowly"),
+        Disconnect::Deadline => timed_out("the session took too long"),
+        Disconnect::Evicted => timed_out("idle or slow while other clients wait"),
         Disconnect::Stopping => Some(reply::closing(hostname, "the service is stopping")),
     }
 }

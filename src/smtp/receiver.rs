@@ -21,9 +21,10 @@ pub trait Host {
     /// What an accepted recipient leads to; carried in the envelope.
     type Destination;
 
-    /// Is there room for a message of `size` octets (as declared, or unknown)? An `Err` is MAIL's
-    /// reply (452 4.3.1).
-    fn room(&self, size: Option<u64>) -> Result<(), Reply>;
+    /// Checks a transaction that begins: its sender, and whether there is room for a message of
+    /// `size` octets, None if the client declared no size. An `Err` is the reply to MAIL, such as
+    /// 452 4.3.1.
+    fn mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply>;
     /// Where mail for `to` goes; an `Err` is RCPT's reply. `delivery` tells whether a mailbox is
     /// needed for it.
     fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Self::Destination, Reply>;
@@ -474,7 +475,7 @@ impl<H: Host> Receiver<H> {
         if parameters.size.is_some_and(|size| size > self.settings.size_max) {
             return Ok(Step::Reply(reply::declared_too_large()));
         }
-        if let Err(reply) = self.host.room(parameters.size) {
+        if let Err(reply) = self.host.mail(&from, parameters.size) {
             return Ok(answer(reply));
         }
         let reply = reply::mail(delivery, &from);

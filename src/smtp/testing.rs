@@ -362,7 +362,7 @@ struct AcceptAllHost;
 impl Host for AcceptAllHost {
     type Destination = ();
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > 900) { Err(reply::no_room()) } else { Ok(()) }
     }
     fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

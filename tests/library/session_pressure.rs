@@ -48,7 +48,7 @@ fn a_harvester_is_slowed_and_its_session_ended() {
     assert_eq!(codes[..3], ["220", "250", "250"]);
     assert_eq!(codes[3..23], ["550"; 20]);
     assert_eq!(codes[23..], ["421"]);
-    assert!(matches!(end, SessionEnd::GivenUp(_)), "{end}");
+    assert!(matches!(end, SessionEnd::Errors(_)), "{end}");
     assert!(took >= Duration::from_secs(10), "{took:?}");
 }
 

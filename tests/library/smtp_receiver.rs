@@ -7,7 +7,7 @@ use crate::harness::cast::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
     Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
-    StartTlsMode, Step, reply,
+    ReversePath, StartTlsMode, Step, reply,
 };
 
 /// A receiver to which `lines` were said, and its last step.
@@ -180,7 +180,7 @@ struct Closing;
 impl Host for Closing {
     type Destination = ();
 
-    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
     fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
