@@ -24,12 +24,12 @@
 //!
 //! | module | contains |
 //! | --- | --- |
-//! | [`smtp`] | the protocol without I/O: commands, replies, the receiver's and the sender's state machines |
+//! | [`smtp`] | the protocol without I/O: commands, replies, receiver and sender state machines |
 //! | [`process`] | privileges, and the confinement that the process applies to itself |
 //! | [`observe`] | log events, counters, metrics |
 //! | [`message`] | a message and its content, the trace fields that a receiver adds |
 //! | [`net`] | sockets: opened, read and written with deadlines, in clear text or TLS |
-//! | [`route`] | which addresses are local, and where an address leads: users, aliases, forward files |
+//! | [`route`] | local addresses, and their destinations: users, aliases, forward files |
 //! | [`terminal`] | SEND, SOML and SAML: messages on the terminals of users |
 //! | [`deliver`] | the writer, its journal and recovery, mailboxes and their locks |
 //! | [`relay`] | the queue, the client that empties it, the reports to senders |
@@ -40,15 +40,44 @@
 //!
 //! # How a message travels
 //!
-//! @WAY@
+//! The server accepts a connection and passes it to one of a fixed number of session threads. If
+//! all are busy, the new client takes the place of a slow session, or gets `421` at once.
+//!
+//! The session thread reads command lines, each with a limit and a deadline, and passes them to
+//! the receiver, the state machine of the protocol. The receiver does no I/O and returns the reply
+//! to send. For each RCPT it asks `route`. An unknown user is rejected here, so that nothing
+//! accepted for a local mailbox has to be bounced later. The session also checks the mailbox with
+//! lstat(2): a mailbox that cannot take mail is refused before its mail data is sent.
+//!
+//! After DATA or BDAT the session prepares the content while its lines arrive: stuffed dots are
+//! removed, CR LF becomes LF, `From ` gets a `>`, header fields that control mailbox readers are
+//! left out, a Received field is added. Up to 256 KiB stay in memory; a longer message goes to a
+//! file in the spool. Then the session passes the message to the writer and waits for its outcome.
+//!
+//! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and
+//! locks each mailbox. A message whose mailbox is locked by another program is set aside and tried
+//! again, while the others go on. With the lock held, the writer checks that the mailbox is a
+//! regular file of the right owner. It records the batch in the journal with one write and one
+//! sync; from then on the messages are durable. It appends them to the mailboxes, and each session
+//! gets its outcome and replies `250`, `4yz` or `5yz`. A message that cannot be appended to all of
+//! its mailboxes is removed from all of them by truncation.
+//!
+//! The mailboxes are synced later, many messages at a time, by a checkpoint; their records are
+//! then not needed any more. After a crash the next start completes the mailboxes from the records
+//! left.
+//!
+//! A copy for another host goes the same way, to a file in the queue instead of a mailbox. So a
+//! message for recipients here and elsewhere is in all of these places, or in none, before its one
+//! `250`. The queue's own thread sends the entry to the next host, retries, and reports delay and
+//! failure to the sender.
 //!
 //! # Glossary
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | admission | the decision whether a connection gets a thread, and which idle one loses its own |
+//! | admission | the choice whether a connection gets a thread, and which idle one loses its own |
 //! | batch | messages that the writer commits with one sync |
-//! | checkpoint | the sync of all mailboxes written to since the last one; the journal's older records are then not needed |
+//! | checkpoint | the sync of all mailboxes written to since the last one; it frees the journal |
 //! | client, server | the ends of an SMTP connection; mailslot is either |
 //! | confinement | the Landlock rules that limit which files and ports the process can open |
 //! | content | a message as the mailbox stores it, without the lines that differ between copies |

@@ -5,7 +5,7 @@
 #[path = "harness/mod.rs"]
 mod harness;
 
-use crate::harness::host;
+use crate::harness::test_host;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -13,8 +13,8 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::host::{Host, MAIL, Mode, passwd_line};
-use crate::harness::program::Server;
+use crate::harness::server::Server;
+use crate::harness::test_host::{Host, MAIL, Mode, passwd_line};
 use nix::sys::signal::Signal;
 
 /// In the environment of [`confined`], the folder that is in reach.
@@ -132,7 +132,7 @@ fn files_in_etc_are_read_by_their_permissions() {
         let lists = "secret: :include:/etc/shadow\npublic: :include:/etc/list\n";
         fs::write(host.path("etc/aliases"), lists).unwrap();
         fs::write(host.path("etc/list"), "alice\n").unwrap();
-        let owner = if options.is_empty() { host::MAILSLOT } else { 0 };
+        let owner = if options.is_empty() { test_host::MAILSLOT } else { 0 };
         chown(host.path("spool"), Some(owner), Some(MAIL)).unwrap();
         let server = host.start(mode, options);
         let mut client = server.after_ehlo();

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::harness::server::{House, LONG};
+use crate::harness::library::{House, LONG};
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()

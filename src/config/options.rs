@@ -1,9 +1,9 @@
 //! The table of options, and the two ways to give one.
 //!
 //! [`TABLE`] is the only list there is: the command line, the keys of the configuration file and
-//! `--help` are made from it here, and the tables of the README and of the man pages are held equal
-//! to it by `tests/tidy.rs`. A value that the table names as a default is parsed like one that a
-//! person gave, so the documents cannot disagree with the program.
+//! `--help` are made from it here, and the lists in the man pages and in `contrib/mailslot.conf`
+//! are held equal to it by `tests/tidy.rs`. A value that the table names as a default is parsed
+//! like one that a person gave, so the documents cannot disagree with the program.
 //!
 //! This file knows syntax: which words are options and where each was given ([`Origin`]). What a
 //! value means, and whether it is a good one, is [`config`](crate::config)'s.
@@ -323,9 +323,9 @@ pub const TABLE: &[OptionRow] = &[
         ("config", "c"),
         "FILE",
         Arity::CommandLine,
-        Found("/etc/mailslot.conf if there; none with --sandbox"),
+        Found("/etc/mailslot.conf if it exists; none with --sandbox"),
         "",
-        "Read settings from FILE. The command line wins.",
+        "Read settings from FILE. Options on the command line take precedence.",
     ),
     option(
         ("listen", "l"),
@@ -333,9 +333,11 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Is(&["127.0.0.1:25", "[::1]:25"]),
         "",
-        "Listen on HOST:PORT, [IPV6]:PORT or unix:PATH; port 0 is any free one. With tls: in \
-         front, as in tls:HOST:465, TLS begins with the first octet. Not given: on the sockets \
-         that systemd passes, if it does; or, with --lmtp, nowhere.",
+        "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. With the \
+         prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
+         PATH, the socket has these permissions instead of 666. If this is not given, mailslot \
+         uses the sockets that systemd passes; if there are none and --lmtp is given, it does not \
+         listen for SMTP.",
     ),
     option(
         ("lmtp", ""),
@@ -343,8 +345,8 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Found("none"),
         "RFC 2033",
-        "Listen for LMTP, from a mail server on this host or on a network of its own: on \
-         unix:PATH, with ,mode=660 for its permissions, or on HOST:PORT, but never on port 25.",
+        "Listen for LMTP on unix:PATH, unix:PATH,mode=660 or HOST:PORT, for a mail server on this \
+         host or on a private network. Port 25 is not allowed.",
     ),
     option(
         ("hostname", "n"),
@@ -352,15 +354,15 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Found("the host's full name"),
         "RFC 5321 4.3.1",
-        "The name in the greeting, in replies and in Received lines.",
+        "Name of this host in the greeting, in replies and in Received fields.",
     ),
     option(
         ("domain", "d"),
         "NAME",
         Many,
-        Found("the name in /etc/mailname, or the hostname; and localhost"),
+        Found("the name in /etc/mailname, or else the hostname; and localhost"),
         "",
-        "Mail for NAME is local. Given: these names and no others.",
+        "Mail for NAME is local. If this is given, no other domains are local.",
     ),
     option(
         ("user", "u"),
@@ -368,15 +370,16 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Found("the users of the system"),
         "",
-        "NAME has a mailbox, owned by whom mailslot runs as. Given: these users and no others.",
+        "NAME has a mailbox, which belongs to the user mailslot runs as. If this is given, no \
+         other names have mailboxes.",
     ),
     option(
         ("aliases", "a"),
         "FILE",
         Once,
-        Found("/etc/aliases if there"),
+        Found("/etc/aliases if it exists"),
         "RFC 5321 3.9",
-        "Aliases and lists, as in aliases(5); \"none\" for none.",
+        "File of aliases and lists, in the format of aliases(5); \"none\" disables aliases.",
     ),
     option(
         ("mail-dir", "m"),
@@ -384,7 +387,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["/var/mail"]),
         "",
-        "The folder of the mailboxes, one file for each user.",
+        "Directory of the mailboxes, one file for each user.",
     ),
     option(
         ("spool", "S"),
@@ -392,7 +395,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["/var/spool/mailslot"]),
         "",
-        "The folder of mailslot's own files.",
+        "Directory for mailslot's own files: the journal, large messages and the queue.",
     ),
     option(
         ("sandbox", ""),
@@ -400,9 +403,10 @@ pub const TABLE: &[OptionRow] = &[
         Arity::CommandLine,
         Found("none"),
         "",
-        "Try it out without privileges: listen on 127.0.0.1:2525, mailboxes in DIR/mail, spool in \
-         DIR/spool; every local part at every domain is a mailbox, unless --user or --domain name \
-         some; passwd, /etc/aliases and /etc/mailslot.conf are not looked at.",
+        "Try mailslot without privileges: listen on 127.0.0.1:2525, keep mailboxes in DIR/mail and \
+         the spool in DIR/spool, and accept every local part at every domain, or only the names \
+         given with --user and --domain. The user database, /etc/aliases and /etc/mailslot.conf \
+         are not read.",
     ),
     option(
         ("lock", ""),
@@ -410,8 +414,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["dotlock,fcntl,flock"]),
         "",
-        "How mailboxes are locked: one or more of dotlock, fcntl and flock, with commas. Every \
-         reader must use one of them.",
+        "Locks to take on a mailbox: one or more of dotlock, fcntl and flock, separated by commas. \
+         Every mail reader must use at least one of them.",
     ),
     option(
         ("lock-timeout", ""),
@@ -419,7 +423,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["30"]),
         "RFC 5321 6.1",
-        "How long a message waits for a mailbox that somebody else keeps locked, before 451.",
+        "How long a message waits for a mailbox that another program has locked, before it is \
+         deferred with 451.",
     ),
     option(
         ("threads", "t"),
@@ -427,8 +432,9 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["32"]),
         "RFC 5321 4.5.4.2",
-        "Sessions at one time. One more takes the place of one that lags, or is answered 421. An \
-         eighth of them is kept for programs of this host.",
+        "Number of concurrent sessions. When all threads are busy, a new client replaces a slow or \
+         idle session, or gets 421. An eighth of the threads is reserved for programs of this \
+         host.",
     ),
     option(
         ("max-size", "s"),
@@ -436,7 +442,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["25M"]),
         "RFC 1870; RFC 5321 4.5.3.1.7",
-        "The largest message, before 552.",
+        "Largest message; a larger one is refused with 552.",
     ),
     option(
         ("max-recipients", ""),
@@ -444,7 +450,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["100"]),
         "RFC 5321 4.5.3.1.8",
-        "Recipients of one message, before 452.",
+        "Maximum number of recipients of a message; further ones get 452.",
     ),
     option(
         ("timeout", ""),
@@ -452,8 +458,9 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["300"]),
         "RFC 5321 4.5.3.2.7",
-        "How long a session waits for a whole command line, or for the client to read a reply. \
-         Mail data may pause for three fifths of it; under stress, all may take a thirtieth.",
+        "How long a session waits for a complete command line, or for the client to read a reply. \
+         Mail data may pause for three fifths of this time. During overload each is a thirtieth of \
+         it, except for clients on this host.",
     ),
     option(
         ("session-timeout", ""),
@@ -461,7 +468,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["1200"]),
         "",
-        "How long a whole session may last.",
+        "Maximum duration of a session.",
     ),
     option(
         ("per-client", ""),
@@ -469,8 +476,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["8"]),
         "RFC 5321 7.8",
-        "Sessions from one address, or one IPv6 /64, at one time, and never more than half of \
-         threads; 127.0.0.1 and ::1 are exempt.",
+        "Maximum number of concurrent sessions from one IPv4 address or one IPv6 /64, and never \
+         more than half of the threads; 127.0.0.1 and ::1 are exempt.",
     ),
     option(
         ("mailbox-limit", ""),
@@ -478,7 +485,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["none"]),
         "RFC 5321 4.2.3",
-        "The largest mailbox; a message that would make it larger is answered 552.",
+        "Largest mailbox; a message that would make it larger is refused with 552.",
     ),
     option(
         ("delimiter", ""),
@@ -486,7 +493,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["+"]),
         "RFC 5233",
-        "What parts user from tag in user+tag@host; \"none\" for nothing.",
+        "Separator between user and tag, as in user+tag@host; \"none\" disables tags.",
     ),
     option(
         ("vrfy", ""),
@@ -494,7 +501,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["local"]),
         "RFC 5321 3.5, 7.3",
-        "Whom VRFY tells about users: on (everybody), off (nobody) or local (loopback).",
+        "Clients that get answers to VRFY: on (all), off (none) or local (on this host). Others \
+         get 252.",
     ),
     option(
         ("expn", ""),
@@ -502,7 +510,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["local"]),
         "RFC 5321 3.5, 7.3",
-        "Whom EXPN shows the members of a list: on, off or local.",
+        "Clients that may list the members of a list with EXPN: on, off or local. Others get 252.",
     ),
     option(
         ("forward-replies", ""),
@@ -510,7 +518,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["local"]),
         "RFC 5321 3.4, 7.4",
-        "Who hears by 551 where an alias leads off the host: on, off or local; others hear 550.",
+        "Clients that get the new address, by 251 or 551, when an alias points to another host: \
+         on, off or local. Others get 250 or 550.",
     ),
     option(
         ("terminals", ""),
@@ -518,8 +527,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["off"]),
         "RFC 821 3.4",
-        "Whose SEND, SOML and SAML reach the terminals of users who are logged in and accept \
-         messages (mesg y): on, off or local.",
+        "Clients that may use SEND, SOML and SAML to write to the terminals of logged-in users who \
+         accept messages (mesg y): on, off or local.",
     ),
     option(
         ("tls-cert", ""),
@@ -527,8 +536,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["none"]),
         "RFC 3207",
-        "Offer STARTTLS with the certificates in FILE: PEM, the server's own first, then those \
-         that lead to its authority. HUP reads them again.",
+        "Offer STARTTLS with the certificates in FILE, in PEM format: the server's own first, then \
+         the intermediate ones. HUP reloads them.",
     ),
     option(
         ("tls-key", ""),
@@ -536,7 +545,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Found("the file of tls-cert"),
         "RFC 3207",
-        "The private key of the first certificate: PEM, not encrypted.",
+        "Private key of the first certificate, in PEM format, not encrypted.",
     ),
     option(
         ("tls-required", ""),
@@ -544,17 +553,17 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["off"]),
         "RFC 3207 4",
-        "on: a client must say STARTTLS before anything else, or hears 530. Not for a host that \
-         takes mail from the whole Internet.",
+        "With on, only EHLO, STARTTLS, NOOP and QUIT work before STARTTLS; other commands get 530. \
+         Do not use this on a host that receives mail from the Internet.",
     ),
     option(
         ("run-as", ""),
         "USER[:GROUP]",
         Once,
-        Found("mailslot:mail if started as root; who starts it with --sandbox or --user"),
+        Found("the user who starts it; for root mailslot:mail, unless --sandbox or --user"),
         "",
-        "Started as root: become USER for good, once sockets are bound and keys are read. What is \
-         left of root's powers is to write to each mailbox as its owner.",
+        "When started as root, switch to USER permanently after sockets are bound and keys are \
+         read. The only privilege kept is to write each mailbox as its owner.",
     ),
     option(
         ("smarthost", ""),
@@ -562,8 +571,9 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Is(&["none"]),
         "RFC 5321 2.1",
-        "Send mail for other hosts to this one: HOST, HOST:PORT, tls:HOST or unix:PATH; if it \
-         cannot be reached, to the next one given. None: such mail is refused.",
+        "Relay mail for other hosts through this server: HOST, HOST:PORT, tls:HOST or unix:PATH. \
+         If several are given, the first that can be reached is used. Without a smarthost such \
+         mail is refused.",
     ),
     option(
         ("smarthost-tls", ""),
@@ -571,8 +581,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["verify"]),
         "RFC 3207 4.1",
-        "verify: a smarthost must have TLS and a certificate in its name. encrypt: just TLS. may: \
-         TLS if it has it.",
+        "verify: require TLS and a valid certificate for the name of the smarthost. encrypt: \
+         require TLS with any certificate. may: use TLS if it is offered.",
     ),
     option(
         ("smarthost-login", ""),
@@ -580,15 +590,17 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["none"]),
         "RFC 4954",
-        "Lines HOST USER PASSWORD, * for any host; mode 0600. Never sent in clear text.",
+        "File with lines HOST USER PASSWORD, where HOST may be *, for any host; its mode must be \
+         0600. Over TCP, a password is sent only inside TLS.",
     ),
     option(
         ("relay-from", ""),
         "NETWORK",
         Many,
-        Found("this host alone"),
+        Found("this host only"),
         "RFC 5321 3.6.2",
-        "Who else may send to other hosts through this one: 192.0.2.0/24, 2001:db8::/32.",
+        "Network whose clients may also relay to other hosts, such as 192.0.2.0/24 or \
+         2001:db8::/32.",
     ),
     option(
         ("forward-files", ""),
@@ -596,7 +608,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["off"]),
         "",
-        "on: mail for a user goes where ~/.forward says; it is read as the user. Addresses only.",
+        "With on, mail for a user goes to the addresses in ~/.forward, which is read with the \
+         user's permissions. Programs and files are not supported there.",
     ),
     option(
         ("warn-after", ""),
@@ -604,7 +617,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["4h"]),
         "RFC 5321 4.5.4.1",
-        "Tell a sender, once, that mail could not be sent on for so long.",
+        "Send the sender one delay notice after mail has been queued for this time.",
     ),
     option(
         ("give-up-after", ""),
@@ -612,7 +625,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["5d"]),
         "RFC 5321 4.5.4.1",
-        "Return mail that could not be sent on for so long.",
+        "Return mail to the sender after it has been queued for this time.",
     ),
     option(
         ("inetd", ""),
@@ -620,7 +633,7 @@ pub const TABLE: &[OptionRow] = &[
         Arity::CommandLine,
         Found("off"),
         "",
-        "Serve one session of SMTP on standard input and output: a socket or a pipe.",
+        "Serve one SMTP session on standard input and output, a socket or a pipe.",
     ),
     option(
         ("log", ""),
@@ -628,7 +641,7 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Found("stderr; syslog with --inetd"),
         "",
-        "Where the log goes: stderr or syslog.",
+        "Destination of the log: stderr or syslog.",
     ),
     option(
         ("metrics-file", ""),
@@ -636,20 +649,34 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Is(&["none"]),
         "",
-        "Write the counters to FILE every 15 seconds, for the text collector of Prometheus' \
-         node_exporter: a name that ends in .prom, in its folder. Not with --inetd.",
+        "Write the counters to FILE every 15 seconds, for the textfile collector of Prometheus \
+         node_exporter, which reads files named *.prom in its directory. Not with --inetd.",
     ),
-    option(("verbose", "v"), "", Arity::CommandLine, Found("off"), "", "Log more; twice: all."),
+    option(
+        ("verbose", "v"),
+        "",
+        Arity::CommandLine,
+        Found("off"),
+        "",
+        "Log details; given twice, log everything.",
+    ),
     option(
         ("quiet", "q"),
         "",
         Arity::CommandLine,
         Found("off"),
         "",
-        "Log warnings and errors only; print nothing at the start.",
+        "Log only warnings and errors, and print nothing at startup.",
     ),
-    option(("help", "h"), "", Arity::CommandLine, Found("off"), "", "Print this."),
-    option(("version", "V"), "", Arity::CommandLine, Found("off"), "", "Print the version."),
+    option(("help", "h"), "", Arity::CommandLine, Found("off"), "", "Print the options and exit."),
+    option(
+        ("version", "V"),
+        "",
+        Arity::CommandLine,
+        Found("off"),
+        "",
+        "Print the version and exit.",
+    ),
 ];
 
 #[cfg(test)]

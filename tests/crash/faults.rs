@@ -4,7 +4,7 @@
 //!
 //! Each test prints how many faults there were. `MAILSLOT_FAULTS=N` tries N times as many.
 
-use crate::harness::sim;
+use crate::harness::sim_disk;
 use crate::logger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::ledger::{HALF, LARGE, Ledger, Letter, Server, path, settings, world};
-use crate::harness::sim::{Fault, Op, Part, Plan, World};
+use crate::harness::sim_disk::{Fault, Op, Part, Plan, World};
 use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
@@ -236,7 +236,7 @@ fn the_record_is_synced_before_the_mailbox_is_written() {
     world.forget_log();
     assert_eq!(ledger.send(&server, Letter::new("two", &["alice"], 300)), Outcome::Delivered);
     let log = world.log();
-    let is = |call: &&sim::Call| matches!(call.op, Op::Write | Op::Sync);
+    let is = |call: &&sim_disk::Call| matches!(call.op, Op::Write | Op::Sync);
     let order: Vec<String> = log
         .iter()
         .filter(is)
@@ -291,7 +291,7 @@ fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
     ledger.send(&server, Letter::new("one", &["alice"], 300));
     world.forget_log();
     ledger.send(&server, Letter::new("two", &["alice"], 300));
-    let is_record = |c: &sim::Call| c.op == Op::Write && c.path.ends_with("journal-0");
+    let is_record = |c: &sim_disk::Call| c.op == Op::Write && c.path.ends_with("journal-0");
     let at = 1 + world.log().iter().position(is_record).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EDQUOT) }));
     let outcome = ledger.send(&server, Letter::new("three", &["alice"], 300));
@@ -308,7 +308,7 @@ fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
     // The sync of the mailbox fails, so the large one is cut off again.
     world.forget_log();
     ledger.send(&server, Letter::new("large", &["alice"], LARGE));
-    let is_sync = |c: &sim::Call| c.op == Op::Sync && c.path.ends_with("alice");
+    let is_sync = |c: &sim_disk::Call| c.op == Op::Sync && c.path.ends_with("alice");
     let at = 1 + world.log().iter().position(is_sync).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
     let outcome = ledger.send(&server, Letter::new("large-2", &["alice"], LARGE));

@@ -4,7 +4,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
-mod crash;
+mod crashes;
 mod faults;
 mod logger;
 mod model;

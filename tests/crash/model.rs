@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, Server, path, settings, world};
-use crate::harness::sim::{Fault, Part, Plan, Random, World};
+use crate::harness::sim_disk::{Fault, Part, Plan, Random, World};
 use mailslot::deliver::disk::FileLock;
 use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;

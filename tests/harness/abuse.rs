@@ -8,7 +8,7 @@ use std::process::Stdio;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::program::{Server, mailslot};
+use crate::harness::server::{Server, mailslot};
 
 /// What was said to a client, and what was logged of it.
 pub struct Heard {

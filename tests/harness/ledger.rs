@@ -13,7 +13,7 @@ use mailslot::deliver::{
 use mailslot::message::{Content, Destination, MailboxName, Message};
 use mailslot::observe::counters::Counters;
 
-use crate::harness::sim::{SimDisk, World};
+use crate::harness::sim_disk::{SimDisk, World};
 
 pub const MAIL: &str = "/mail";
 const QUEUE: &str = "/spool/queue";

@@ -2,20 +2,20 @@
 #![allow(dead_code)] // each test program uses a part
 
 pub mod abuse;
-pub mod cast;
+pub mod container;
 pub mod delivery;
 pub mod dialogue;
-pub mod host;
+pub mod external;
+pub mod fixtures;
 pub mod ledger;
-pub mod machine;
-pub mod mail;
-pub mod mta;
+pub mod library;
+pub mod mail_servers;
+pub mod mbox;
 pub mod outside;
-pub mod peers;
-pub mod program;
-pub mod ptys;
-pub mod sender;
+pub mod scripted_server;
 pub mod server;
-pub mod sim;
+pub mod sim_disk;
+pub mod terminals;
+pub mod test_host;
 #[cfg(feature = "tls")]
 pub mod tls;

@@ -20,7 +20,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::harness::program::{PATIENCE, Server};
+use crate::harness::server::{PATIENCE, Server};
 
 /// A folder for servers, one after the other or several at once.
 pub struct Home(Arc<TempDir>);
@@ -440,4 +440,31 @@ const MEMORY_AND_WAITING: &[&str] = &[
 /// A number from the environment, or `default`: how long, how often, how dense.
 pub fn setting(name: &str, default: usize) -> usize {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// After a crash: starts again, delivers one more message to each mailbox, checks, stops, looks
+/// for what was left, and clears.
+pub fn examine(home: &Home, mut ledger: Ledger, context: &str) {
+    let _told = Told(context);
+    let server = home.start(&["--threads", "2"]);
+    for name in ledger.mailboxes() {
+        ledger.deliver(server.address, Letter::new(format!("after-{name}"), &[&name], 500));
+    }
+    ledger.check(home);
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    ledger.check(home);
+    home.assert_tidy(&ledger.mailboxes());
+    home.clear();
+}
+
+/// Says what was being tried when a test fails.
+struct Told<'a>(&'a str);
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
 }

@@ -1,351 +1,310 @@
-//! What the tests of the network side have in common: a server with its own recipients, real
-//! mailboxes in a temporary folder, and a client that types.
+//! The real program in a fresh folder, on a free port, and a plain client to talk to it.
+//!
+//! Nothing sleeps: the program's first line says where it listens, its log is read as it comes, and
+//! every wait has a deadline, [`PATIENCE`], at which the test fails. What a [`Server`] made is gone
+//! when it is dropped.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::{self, Locks, WriterHandle, WriterThread};
-use mailslot::message::peer::Peer;
-use mailslot::message::{Destination, MailboxName};
-use mailslot::net::listen::{self, Accept, ListenAddress};
-use mailslot::net::stream::{Socket, Stream};
-use mailslot::observe::counters::Counters;
-use mailslot::route::{Member, Refusal, Route};
-use mailslot::server::{self, Server, ServerHandle};
-use mailslot::session::{self, Audience, SessionContext, SessionEnd};
-use mailslot::smtp::{ForwardPath, Mailbox};
-use mailslot::terminal::Terminals;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
 
-/// Longer than anything here takes, and shorter than a person waits.
-pub const LONG: Duration = Duration::from_secs(30);
+/// How long anything may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Every local part at any domain is a mailbox, but `nobody`, and `panic`, which panics.
-pub struct Anybody;
+/// The program that cargo built.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mailslot");
 
-impl Route for Anybody {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
-        let (name, delivered_to) = match to {
-            ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
-            ForwardPath::Mailbox(mailbox) => (mailbox.local(), mailbox.to_string()),
-        };
-        match name {
-            "nobody" => Err(Refusal::Unknown),
-            "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
-            "panic" => panic!("as asked"),
-            _ => {
-                let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
-                Ok(vec![Destination { mailbox, owner: None, delivered_to }])
+/// The command `mailslot`, cut off from the settings of the host and of the test's own run.
+pub fn mailslot(args: &[&str]) -> Command {
+    mailslot_by(&[], args)
+}
+
+/// The same, run by `starter`: a program and its own options, or nothing.
+pub fn mailslot_by(starter: &[&str], args: &[&str]) -> Command {
+    let words: Vec<&str> = [starter, &[PROGRAM], args].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).stdin(Stdio::null());
+    for name in ["RUST_LOG", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "JOURNAL_STREAM"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+/// A running `mailslot --sandbox`, stopped when it is dropped.
+pub struct Server {
+    /// What it printed at the start: where it listens, and how to send a first message.
+    pub banner: Vec<String>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    folder: Arc<TempDir>,
+    pid: Pid,
+    log: Receiver<String>,
+    end: Receiver<ExitStatus>,
+}
+
+impl Server {
+    /// Starts it in a new folder, on a free port, with these options besides.
+    pub fn start(options: &[&str]) -> Server {
+        Server::start_in(tempfile::tempdir().expect("a folder"), options)
+    }
+
+    /// The same in a folder that was prepared, and that others may share; mailboxes are in its
+    /// `mail`.
+    pub fn start_in(folder: impl Into<Arc<TempDir>>, options: &[&str]) -> Server {
+        Server::start_by(&[], folder, options)
+            .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")))
+    }
+
+    /// The same by another program, which is given the command behind its own options and runs it
+    /// under its own pid. What it logged, and how it ended, if it did before it was ready.
+    pub fn start_by(
+        starter: &[&str],
+        folder: impl Into<Arc<TempDir>>,
+        options: &[&str],
+    ) -> Result<Server, (Vec<String>, ExitStatus)> {
+        let folder = folder.into();
+        let path = folder.path().to_str().expect("a UTF-8 path");
+        let mut command = mailslot_by(starter, &["--sandbox", path, "--listen", "127.0.0.1:0"]);
+        command.args(options);
+        Server::start_command(command, folder, 2)
+    }
+
+    /// The same by a command that has all of its options already, and prints so many lines once it
+    /// is ready.
+    pub fn start_command(
+        mut command: Command,
+        folder: impl Into<Arc<TempDir>>,
+        banner_lines: usize,
+    ) -> Result<Server, (Vec<String>, ExitStatus)> {
+        let folder = folder.into();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let pid = Pid::from_raw(child.id().try_into().expect("a pid"));
+        let printed = lines(child.stdout.take().expect("stdout is a pipe"));
+        let log = lines(child.stderr.take().expect("stderr is a pipe"));
+        let (ended, end) = channel();
+        thread::spawn(move || ended.send(child.wait().expect("its own child")));
+
+        let mut banner = Vec::new();
+        while banner.len() < banner_lines {
+            match printed.recv_timeout(PATIENCE) {
+                Ok(line) => banner.push(line),
+                Err(RecvTimeoutError::Timeout) => {
+                    let _ = kill(pid, Signal::SIGKILL);
+                    panic!("not ready; log:\n{}", log.try_iter().collect::<Vec<_>>().join("\n"))
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let status = end.recv_timeout(PATIENCE).expect("it exits");
+                    return Err((log.iter().collect(), status));
+                }
             }
         }
+        let places = banner[0].split_once("listens on ").map(|(_, places)| places);
+        let address = places.and_then(|places| places.split([' ', ',']).next()?.parse().ok());
+        let address = address.unwrap_or_else(|| panic!("no address in {banner:?}"));
+        Ok(Server { banner, address, folder, pid, log, end })
     }
 
-    fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
-        let mailbox = Mailbox::parse(&format!("{name}@here.example")).unwrap();
-        Ok(Member { full_name: "Somebody".to_owned(), mailbox })
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        self.pid
     }
 
-    fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
-        Ok(vec![self.vrfy(list)?, self.vrfy("second")?])
-    }
-}
-
-/// A folder for mail, and the writer into it.
-pub struct House {
-    pub counters: Arc<Counters>,
-    pub post: WriterHandle,
-    writer: Option<WriterThread>,
-    folder: tempfile::TempDir,
-}
-
-impl House {
-    pub fn new() -> House {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("mail")).unwrap();
-        std::fs::create_dir(folder.path().join("spool")).unwrap();
-        let counters = Arc::new(Counters::default());
-        let settings = deliver::DeliveryConfig {
-            mail_dir: folder.path().join("mail"),
-            spool: folder.path().join("spool"),
-            locks: Locks { dotlock: true, fcntl: true, flock: true },
-            lock_timeout: Duration::from_secs(5),
-            mailbox_limit: None,
-            queue: 8,
-            journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
-        };
-        let (post, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
-        House { counters, post, writer: Some(writer), folder }
-    }
-
-    /// The settings of a session: generous.
-    pub fn session(&self) -> session::SessionConfig {
-        session::SessionConfig {
-            hostname: "here.example".to_owned(),
-            size_max: 1024 * 1024,
-            recipients_max: 100,
-            errors_max: 20,
-            vrfy: Audience::Local,
-            expn: Audience::Local,
-            forward_replies: Audience::Local,
-            terminals: Audience::Nobody,
-            host_terminals: Terminals::default(),
-            spool: self.folder.path().join("spool"),
-            mail_dir: self.folder.path().join("mail"),
-            timeout: Duration::from_secs(300),
-            session_timeout: Duration::from_secs(1200),
-            outcome_timeout: LONG,
-            tls: None,
-            relay: None,
-        }
-    }
-
-    /// The settings of a server with `threads` threads.
-    pub fn settings(&self, threads: usize) -> server::ServerConfig {
-        server::ServerConfig {
-            session: self.session(),
-            threads,
-            per_client: threads,
-            grace: Duration::from_secs(10),
-        }
-    }
-
-    pub fn server(&self, settings: server::ServerConfig) -> Server {
-        Server::new(settings, Arc::new(Anybody), self.post.clone(), Arc::clone(&self.counters))
-            .unwrap()
-    }
-
-    pub fn office(&self, settings: session::SessionConfig) -> SessionContext {
-        SessionContext::new(
-            settings,
-            Arc::new(Anybody),
-            self.post.clone(),
-            Arc::clone(&self.counters),
-        )
-    }
-
-    /// Runs a server on a free port of 127.0.0.1.
-    pub fn run(&self, settings: server::ServerConfig) -> Running {
-        let listeners = listen::open(&[localhost()]).unwrap();
-        let address = listeners[0].local_addr().unwrap();
-        self.run_on(settings, listeners, address)
-    }
-
-    pub fn run_on<L: Accept + Send + 'static>(
-        &self,
-        settings: server::ServerConfig,
-        listeners: Vec<L>,
-        address: SocketAddr,
-    ) -> Running {
-        let server = self.server(settings);
-        let handle = server.handle();
-        let thread = std::thread::spawn(move || server.run(listeners).unwrap());
-        Running { address, handle, thread: Some(thread) }
-    }
-
-    /// What is in the mailbox of `user`.
-    pub fn mailbox(&self, user: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join("mail").join(user)).unwrap_or_default()
-    }
-
-    /// How many messages are there.
-    pub fn count(&self, user: &str) -> usize {
-        self.mailbox(user).lines().filter(|line| line.starts_with("From ")).count()
-    }
-
+    /// The folder it was given.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
-}
 
-impl Drop for House {
-    fn drop(&mut self) {
-        if let Some(writer) = self.writer.take() {
-            writer.stop();
-        }
-    }
-}
-
-/// A listener whose connections come from where the test says, one after the other, and then from
-/// the first again.
-pub struct Guests {
-    listener: TcpListener,
-    peers: Vec<Peer>,
-    next: AtomicUsize,
-}
-
-impl Guests {
-    pub fn new(peers: Vec<Peer>) -> (Guests, SocketAddr) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        (Guests { listener, peers, next: AtomicUsize::new(0) }, address)
-    }
-}
-
-impl AsFd for Guests {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
-impl Accept for Guests {
-    fn accept(&self) -> io::Result<(Socket, Peer)> {
-        let (socket, _) = self.listener.accept()?;
-        let next = self.next.fetch_add(1, Ordering::SeqCst);
-        Ok((Socket::Tcp(socket), self.peers[next % self.peers.len()]))
-    }
-}
-
-pub fn localhost() -> ListenAddress {
-    ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false }
-}
-
-/// A server that runs; dropped, it stops.
-pub struct Running {
-    pub address: SocketAddr,
-    pub handle: ServerHandle,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    pub fn connect(&self) -> Client<TcpStream> {
-        Client::new(TcpStream::connect_timeout(&self.address, LONG).unwrap())
+    /// The file of a mailbox.
+    pub fn mailbox_path(&self, name: &str) -> PathBuf {
+        self.folder().join("mail").join(name)
     }
 
-    /// Waits for the end, after a stop.
-    pub fn join(mut self) {
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.handle.stop();
-        if let Some(thread) = self.thread.take() {
-            let ended = thread.join();
-            assert!(ended.is_ok() || std::thread::panicking());
-        }
-    }
-}
-
-/// What a client's socket can do besides reading and writing.
-pub trait Wire: Read + Write + Sized {
-    fn clone_of(&self) -> Self;
-    fn limit(&self);
-    fn close_write(&self);
-}
-
-impl Wire for TcpStream {
-    fn clone_of(&self) -> TcpStream {
-        self.try_clone().unwrap()
-    }
-    fn limit(&self) {
-        self.set_nodelay(true).unwrap();
-        self.set_read_timeout(Some(LONG)).unwrap();
-        self.set_write_timeout(Some(LONG)).unwrap();
-    }
-    fn close_write(&self) {
-        self.shutdown(std::net::Shutdown::Write).unwrap();
-    }
-}
-
-impl Wire for UnixStream {
-    fn clone_of(&self) -> UnixStream {
-        self.try_clone().unwrap()
-    }
-    fn limit(&self) {
-        self.set_read_timeout(Some(LONG)).unwrap();
-        self.set_write_timeout(Some(LONG)).unwrap();
-    }
-    fn close_write(&self) {
-        self.shutdown(std::net::Shutdown::Write).unwrap();
-    }
-}
-
-/// A client that types, and reads whole replies.
-pub struct Client<W: Wire> {
-    pub socket: W,
-    lines: BufReader<W>,
-}
-
-impl<W: Wire> Client<W> {
-    pub fn new(socket: W) -> Client<W> {
-        socket.limit();
-        let lines = BufReader::new(socket.clone_of());
-        Client { socket, lines }
+    /// All of a mailbox; empty if there is none.
+    pub fn mailbox(&self, name: &str) -> String {
+        let octets = fs::read(self.mailbox_path(name)).unwrap_or_default();
+        String::from_utf8_lossy(&octets).into_owned()
     }
 
-    pub fn send(&mut self, text: &str) {
-        self.socket.write_all(text.as_bytes()).unwrap();
+    /// Where it listens for LMTP, if it was told to by TCP.
+    pub fn lmtp(&self) -> Option<SocketAddr> {
+        self.place("lmtp:")
     }
 
-    /// The next reply, all lines of it; empty at the end of the connection.
-    pub fn reply(&mut self) -> String {
-        let mut reply = String::new();
+    /// Where TLS begins with the first octet, if it was told to listen so.
+    pub fn implicit_tls(&self) -> Option<SocketAddr> {
+        self.place("tls:")
+    }
+
+    fn place(&self, prefix: &str) -> Option<SocketAddr> {
+        let (_, behind) = self.banner[0].split_once(prefix)?;
+        behind.split([' ', ',']).next()?.parse().ok()
+    }
+
+    /// A client that has been greeted, and has said nothing yet.
+    pub fn greeted(&self) -> Client {
+        let mut client = Client::connect(self.address);
+        client.expect(220);
+        client
+    }
+
+    /// A client that has greeted too, by EHLO.
+    pub fn after_ehlo(&self) -> Client {
+        let mut client = self.greeted();
+        client.say("EHLO client.example", 250);
+        client
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(self.pid, signal).expect("it runs");
+    }
+
+    /// The next log line that holds `word`; those before it are passed over.
+    pub fn wait_for_log(&self, word: &str) -> String {
+        self.wait_for_any_log(&[word])
+    }
+
+    /// The next log line that holds one of `words`; those before it are passed over.
+    pub fn wait_for_any_log(&self, words: &[&str]) -> String {
         loop {
-            let begin = reply.len();
-            self.lines.read_line(&mut reply).unwrap();
-            if reply.as_bytes()[begin..].get(3) != Some(&b'-') {
-                return reply;
+            match self.log.recv_timeout(PATIENCE) {
+                Ok(line) if words.iter().any(|word| line.contains(word)) => return line,
+                Ok(_) => {}
+                Err(e) => panic!("none of {words:?} in the log: {e}"),
             }
         }
     }
 
-    /// Expects a reply that begins with `code`.
-    pub fn expect(&mut self, code: &str) -> String {
+    /// Stops it with TERM; what it left of the log, and how it exited.
+    pub fn stop(self) -> (Vec<String>, ExitStatus) {
+        self.signal(Signal::SIGTERM);
+        self.ended()
+    }
+
+    /// Waits until it exits by itself.
+    pub fn ended(self) -> (Vec<String>, ExitStatus) {
+        let status = self.end.recv_timeout(PATIENCE).expect("it exits");
+        (self.log.iter().collect(), status)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Once its end was reported, the pid may be somebody else's.
+        if self.end.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            let _ = kill(self.pid, Signal::SIGTERM);
+            if self.end.recv_timeout(PATIENCE).is_err() {
+                let _ = kill(self.pid, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// One reply of the server.
+#[derive(Debug)]
+pub struct Reply {
+    /// Its three digits.
+    pub code: u16,
+    /// The text of its lines, codes and CR LF taken off.
+    pub lines: Vec<String>,
+}
+
+/// A client that says what it is told to.
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects; the greeting is not read yet.
+    pub fn connect(address: SocketAddr) -> Client {
+        let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a time-out");
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// Sends octets as they are.
+    pub fn send(&mut self, octets: &[u8]) {
+        self.stream.get_mut().write_all(octets).expect("the server reads");
+    }
+
+    /// Sends a line, and expects a reply with this code.
+    pub fn say(&mut self, line: &str, code: u16) -> Reply {
+        self.send(format!("{line}\r\n").as_bytes());
         let reply = self.reply();
-        assert!(reply.starts_with(code), "expected {code}, not {reply:?}");
+        assert_eq!(reply.code, code, "{line:?} was answered {:?}", reply.lines);
         reply
     }
 
-    /// Sends a command and expects its reply.
-    pub fn ask(&mut self, command: &str, code: &str) -> String {
-        self.send(&format!("{command}\r\n"));
+    /// Expects a reply with this code without having said anything.
+    pub fn expect(&mut self, code: u16) -> Reply {
+        let reply = self.reply();
+        assert_eq!(reply.code, code, "{:?}", reply.lines);
+        reply
+    }
+
+    /// The same, of a server that has much to do first.
+    pub fn expect_within(&mut self, code: u16, time: Duration) -> Reply {
+        self.stream.get_ref().set_read_timeout(Some(time)).expect("a time-out");
         self.expect(code)
     }
 
-    /// Nothing more comes.
-    pub fn expect_end(&mut self) {
-        assert_eq!(self.reply(), "");
+    /// Sends a message, `content` being lines with CR LF, and expects this code after the dot.
+    pub fn deliver(&mut self, from: &str, to: &[&str], content: &str, code: u16) -> Reply {
+        self.say(&format!("MAIL FROM:<{from}>"), 250);
+        for to in to {
+            self.say(&format!("RCPT TO:<{to}>"), 250);
+        }
+        self.say("DATA", 354);
+        self.send(content.replace("\r\n.", "\r\n..").as_bytes());
+        self.say(".", code)
     }
 
-    /// From the greeting to where mail data is awaited.
-    pub fn up_to_data(&mut self, to: &str) {
-        self.expect("220");
-        self.ask("EHLO client.example", "250");
-        self.ask("MAIL FROM:<jones@client.example>", "250");
-        self.ask(&format!("RCPT TO:<{to}@here.example>"), "250");
-        self.ask("DATA", "354");
+    /// Reads one reply, whole.
+    pub fn reply(&mut self) -> Reply {
+        let mut lines = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).expect("a reply in time");
+            let text = line.strip_suffix("\r\n").unwrap_or_else(|| panic!("cut short: {line:?}"));
+            let code = text.get(..3).and_then(|code| code.parse().ok());
+            let code = code.unwrap_or_else(|| panic!("no reply: {text:?}"));
+            lines.push(text.get(4..).unwrap_or("").to_owned());
+            if text.as_bytes().get(3) != Some(&b'-') {
+                return Reply { code, lines };
+            }
+        }
+    }
+
+    /// Whether the server has closed, and said nothing more.
+    pub fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0]), Ok(0))
     }
 }
 
-/// Has `office` serve a client that sends all of `input` and closes its side; returns how that
-/// ended and what the client read. `input` and the replies must fit into the socket's buffers.
-pub fn converse(office: &SessionContext, peer: Peer, input: &[u8]) -> (SessionEnd, String) {
-    let (mut client, server) = UnixStream::pair().unwrap();
-    client.write_all(input).unwrap();
-    client.close_write();
-    let mut stream =
-        Stream::new(Socket::Unix(server), peer, Duration::from_secs(300), LONG).unwrap();
-    let end = office.serve(&mut stream);
-    stream.close(end.lingers());
-    let mut replies = String::new();
-    client.read_to_string(&mut replies).unwrap();
-    (end, replies)
-}
-
-/// The codes of all replies, one each.
-pub fn codes(replies: &str) -> Vec<&str> {
-    replies.lines().filter(|line| line.as_bytes().get(3) != Some(&b'-')).map(|l| &l[..3]).collect()
-}
-
-/// A client elsewhere.
-pub fn stranger(last: u8) -> Peer {
-    Peer::ip(SocketAddr::from(([192, 0, 2, last], 4000)))
+/// The lines of a stream, as they come.
+fn lines(stream: impl Read + Send + 'static) -> Receiver<String> {
+    let (line, lines) = channel();
+    thread::spawn(move || {
+        for text in BufReader::new(stream).lines().map_while(Result::ok) {
+            // Nobody may be listening any more; the stream is read to its end all the same, so
+            // that the program never waits for us.
+            let _ = line.send(text);
+        }
+    });
+    lines
 }

@@ -2,7 +2,7 @@
 //! reader of `examples/mboxls.rs`, which shares no code with them.
 
 #[allow(dead_code)] // its `main`
-use crate::harness::mail::mboxls;
+use crate::harness::mbox::mboxls;
 use mailslot::deliver::mbox;
 use mailslot::message::{Content, ContentBuilder};
 use mailslot::smtp::data::Piece;

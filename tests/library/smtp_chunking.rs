@@ -5,7 +5,7 @@ use mailslot::message::peer::Peer;
 use mailslot::net::stream::Disconnect;
 use mailslot::session::SessionEnd;
 
-use crate::harness::server::{House, codes, converse, stranger};
+use crate::harness::library::{House, codes, converse, stranger};
 
 const MESSAGE: &str = "Status: RO\r\nSubject: dots\r\n\r\n.\r\n..\r\nFrom here\r\nQUIT\r\nend.\r\n";
 

@@ -1,8 +1,8 @@
 //! Random commands against a small reference model of the states: a greeting, a transaction, a
 //! number of recipients. Whatever the order, each reply has the code that the model says.
 
-use crate::harness::cast;
-use crate::harness::cast::Beta;
+use crate::harness::fixtures;
+use crate::harness::fixtures::Beta;
 use mailslot::smtp::ReceiverConfig;
 use mailslot::smtp::testing::Conversation;
 use proptest::prelude::*;
@@ -155,7 +155,7 @@ proptest! {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
             terminals: true,
-            ..cast::settings(&[])
+            ..fixtures::settings(&[])
         };
         let mut machine = Conversation::new(settings, Beta);
         let mut model = Model::default();

@@ -1,9 +1,9 @@
 //! What a session sees of the receiver besides replies: the envelope, the client, when to close.
 
-use crate::harness::cast;
+use crate::harness::fixtures;
 use std::collections::BTreeSet;
 
-use crate::harness::cast::Beta;
+use crate::harness::fixtures::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
     Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
@@ -12,7 +12,7 @@ use mailslot::smtp::{
 
 /// A receiver to which `lines` were said, and its last step.
 fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
-    let mut receiver = Receiver::new(cast::settings(&[]), host);
+    let mut receiver = Receiver::new(fixtures::settings(&[]), host);
     let mut step = Step::Reply(receiver.greeting());
     for line in lines {
         step = receiver.line(format!("{line}\r\n").as_bytes());
@@ -20,10 +20,10 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     (receiver, step)
 }
 
-/// README's table of extensions has what EHLO names where everything is on, and nothing else.
+/// The manual lists the extensions that EHLO names where everything is on, and no others.
 #[test]
-fn the_readme_tells_of_every_extension() {
-    let mut settings = cast::settings(&[]);
+fn the_manual_lists_every_extension() {
+    let mut settings = fixtures::settings(&[]);
     (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
     let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
@@ -31,13 +31,13 @@ fn the_readme_tells_of_every_extension() {
     let named: BTreeSet<String> =
         reply.lines.iter().skip(1).map(|l| keyword(&l.to_string())).collect();
 
-    let readme = include_str!("../../README.md");
-    let (_, table) = readme.split_once("\n| keyword | standard |").unwrap();
-    let (table, _) = table.split_once("\n\n").unwrap();
-    let rows = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
-    let told: BTreeSet<String> =
-        rows.flat_map(|cell| cell.split(',')).map(|k| k.trim().to_owned()).collect();
-    assert_eq!(told, named);
+    let manual = include_str!("../../contrib/man/mailslot.8");
+    let (_, section) = manual.split_once("\n.Sh EXTENSIONS\n").unwrap();
+    let (section, _) = section.split_once("\n.Sh ").unwrap();
+    let items = section.lines().filter_map(|line| line.strip_prefix(".It "));
+    let listed: BTreeSet<String> =
+        items.flat_map(|item| item.split(',')).map(|k| k.trim().to_owned()).collect();
+    assert_eq!(listed, named);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn with_says_how_the_mail_came() {
 /// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.
 #[test]
 fn inside_tls_all_begins_anew() {
-    let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..cast::settings(&[]) };
+    let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };
     let mut receiver = Receiver::new(settings, Beta);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
         receiver.line(format!("{line}\r\n").as_bytes());
@@ -150,7 +150,7 @@ fn inside_tls_all_begins_anew() {
 
 #[test]
 fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
-    let errors_max = cast::settings(&[]).errors_max as usize;
+    let errors_max = fixtures::settings(&[]).errors_max as usize;
     let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
     assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));

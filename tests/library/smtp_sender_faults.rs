@@ -3,7 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::sender::{Act, LONG, Server, envelope, say, settings, shown, usual, with_mail};
+use crate::harness::scripted_server::{
+    Act, LONG, Server, envelope, say, settings, shown, usual, with_mail,
+};
 use mailslot::relay::client::{ClientConfig, connect};
 use mailslot::smtp::Envelope;
 

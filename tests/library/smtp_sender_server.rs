@@ -3,8 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use crate::harness::sender::{Act, Server, envelope, settings, shown, usual, with_mail};
-use crate::harness::server::{House, Running};
+use crate::harness::library::{House, Running};
+use crate::harness::scripted_server::{Act, Server, envelope, settings, shown, usual, with_mail};
 use crate::harness::tls::{Pair, certify, certify_as};
 use mailslot::net::listen;
 use mailslot::net::tls::Trust;
@@ -175,31 +175,4 @@ fn where_tls_is_required_nothing_goes_without() {
         assert_eq!(reason.text == injected, !behind.is_empty(), "{reason}");
         assert_eq!(server.said(), ["EHLO here.example", "STARTTLS"]);
     }
-}
-
-/// The programs of the host come in also where TLS is required of everybody, by either way.
-#[test]
-fn sendmail_where_tls_is_required() {
-    let house = House::new();
-    let pair = certify(house.folder(), "pair");
-    let mut server = house.settings(2);
-    server.session.tls =
-        pair.offered().map(|tls| mailslot::session::TlsPolicy { required: true, ..tls });
-    let path = house.folder().join("smtp").display().to_string();
-    let listeners = ["127.0.0.1:0".to_owned(), format!("unix:{path}")].map(|a| a.parse().unwrap());
-    let listeners = listen::open(&listeners).unwrap();
-    let address = listeners[0].local_addr().unwrap();
-    let _running = house.run_on(server, listeners, address);
-    for place in [address.to_string(), format!("unix:{path}")] {
-        let cert = pair.cert.display();
-        let text =
-            format!("hostname h.example\ntls-cert {cert}\ntls-required on\nlisten {place}\n");
-        let config = house.folder().join("conf");
-        std::fs::write(&config, text).unwrap();
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mailslot-sendmail"));
-        command.arg("-C").arg(&config).arg("smith@here.example");
-        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-    assert_eq!(house.mailbox("smith").matches(" with ESMTPS (using TLSv1.3 ").count(), 2);
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use crate::harness::ptys::{Pty, log_in};
+use crate::harness::terminals::{Pty, log_in};
 use mailslot::message::{Content, Destination, MailboxName, Owner};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
 use mailslot::terminal::{PATIENCE, Terminals};

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::ptys::{Pty, log_in};
-use crate::harness::server::{Client, House, LONG, codes, converse, stranger};
+use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
+use crate::harness::terminals::{Pty, log_in};
 use mailslot::message::peer::Peer;
 use mailslot::net::stream::{Socket, Stream};
 use mailslot::server;

@@ -1,14 +1,14 @@
 //! TLS when something is wrong: handshakes cut, stalled, or made of garbage; ends without notice;
 //! keys that are none.
 
-use crate::harness::server;
+use crate::harness::library;
 use crate::harness::tls;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use crate::harness::server::{House, LONG, Running};
+use crate::harness::library::{House, LONG, Running};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, certify_as, hello, reply, rest};
 use mailslot::net::tls::{ServerCertificate, examine};
 use rustls::StreamOwned;
@@ -52,7 +52,7 @@ fn a_handshake_may_come_octet_by_octet() {
         stream.write_all(b"NOOP\r\nQUIT\r\n").unwrap();
         let mut replies = String::new();
         stream.read_to_string(&mut replies).unwrap();
-        assert_eq!(server::codes(&replies), ["250", "221"]);
+        assert_eq!(library::codes(&replies), ["250", "221"]);
     }
 }
 

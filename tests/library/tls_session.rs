@@ -3,7 +3,7 @@
 use crate::harness::tls;
 use std::io::{Read, Write};
 
-use crate::harness::server::{House, Running};
+use crate::harness::library::{House, Running};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, connect, reply, rest};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::server::ServerConfig;

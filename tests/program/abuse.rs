@@ -5,7 +5,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use crate::harness::abuse::{RELAY_TRICKS, by_syslog, ordinary_day, parse, says, without_date};
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 
 #[test]
 fn nothing_is_relayed_however_it_is_written() {

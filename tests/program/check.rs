@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::harness::program::{Server, mailslot};
+use crate::harness::server::{Server, mailslot};
 
 /// What it prints, and how it exits.
 fn run(args: &[&str]) -> (Option<i32>, String) {

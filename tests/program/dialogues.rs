@@ -2,9 +2,9 @@
 //! every cut; and against the real program over TCP, a pipe and a socket that inetd passes. The
 //! format is in `tests/harness/dialogue.rs`.
 
-use crate::harness::cast;
 use crate::harness::dialogue;
-use crate::harness::mail;
+use crate::harness::fixtures;
+use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,9 +15,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::harness::cast::Beta;
 use crate::harness::dialogue::{Dialogue, Heard, Pattern, Turn};
-use crate::harness::program::{PATIENCE, Server, mailslot};
+use crate::harness::fixtures::Beta;
+use crate::harness::server::{PATIENCE, Server, mailslot};
 use mailslot::smtp::testing::Conversation;
 use tempfile::TempDir;
 
@@ -32,7 +32,7 @@ fn every_dialogue_goes_as_it_is_written() {
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Conversation::new(cast::settings(&dialogue.options), Beta);
+            let mut machine = Conversation::new(fixtures::settings(&dialogue.options), Beta);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -64,7 +64,7 @@ fn every_reply_code_has_its_dialogue() {
 
 /// Turn by turn: what is heard is compared before anything more is sent.
 fn run(dialogue: &Dialogue) -> Conversation<Beta> {
-    let mut machine = Conversation::new(cast::settings(&dialogue.options), Beta);
+    let mut machine = Conversation::new(fixtures::settings(&dialogue.options), Beta);
     let mut heard = Heard::default();
     let mut read = 0;
     let mut mail_line = 0;
@@ -105,7 +105,7 @@ fn listen(machine: &Conversation<Beta>, read: &mut usize, heard: &mut Heard) {
 fn the_program_answers_over_tcp() {
     for dialogue in for_the_program().chain(by_lmtp()) {
         let folder = tempfile::tempdir().unwrap();
-        let options = cast::furnish(folder.path(), &dialogue.options);
+        let options = fixtures::furnish(folder.path(), &dialogue.options);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let server = Server::start_in(folder, &options);
         let address = server.lmtp().unwrap_or(server.address);
@@ -173,7 +173,7 @@ fn inetd(dialogue: &Dialogue, folder: &TempDir) -> Command {
     // Its log would go to the syslog of the host that runs this test.
     let options = ["--inetd", "--log", "stderr", "--sandbox", folder.path().to_str().unwrap()];
     let mut command = mailslot(&options);
-    command.args(cast::furnish(folder.path(), &dialogue.options));
+    command.args(fixtures::furnish(folder.path(), &dialogue.options));
     command
 }
 
@@ -271,11 +271,11 @@ fn check_mail(lines: &mut Vec<String>, id: &Option<String>, folder: &Path, name:
         return;
     }
     let id = id.as_ref().unwrap_or_else(|| panic!("{name}: M: without a message"));
-    let boxes = cast::MAILBOXES.iter().map(|name| folder.join("mail").join(name));
-    let mut mails = boxes.flat_map(|mailbox| mail::read(&mailbox));
+    let boxes = fixtures::MAILBOXES.iter().map(|name| folder.join("mail").join(name));
+    let mut mails = boxes.flat_map(|mailbox| mbox::read(&mailbox));
     let found = mails.find(|mail| String::from_utf8_lossy(&mail.text).contains(&**id));
-    let found = mail::without_trace(&found.unwrap_or_else(|| panic!("{name}: no message {id}")));
-    let expected = mail::kept(format!("{}\n", lines.join("\n")).as_bytes());
+    let found = mbox::without_trace(&found.unwrap_or_else(|| panic!("{name}: no message {id}")));
+    let expected = mbox::kept(format!("{}\n", lines.join("\n")).as_bytes());
     assert!(found.starts_with(&expected), "{name}: {:?}", String::from_utf8_lossy(&found));
     lines.clear();
 }

@@ -5,8 +5,8 @@ use std::fs;
 
 use mailslot::message::peer::Peer;
 
-use crate::harness::program::{Client, Server};
-use crate::harness::server::{House, codes, converse, stranger};
+use crate::harness::library::{House, codes, converse, stranger};
+use crate::harness::server::{Client, Server};
 
 const MESSAGE: &str = "Subject: hello\r\n\tagain\r\nX-Mozilla-Status: 1\r\n\r\nHello.\r\n";
 

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use crate::harness::program::{PATIENCE, mailslot};
+use crate::harness::server::{PATIENCE, mailslot};
 
 const DIALOGUE: &str = "EHLO client.example\r\n\
     MAIL FROM:<smith@example.org>\r\n\

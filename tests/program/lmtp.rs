@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::program::{Client, PROGRAM, Server, mailslot};
-use crate::harness::server::Client as Typist;
+use crate::harness::library::Client as Typist;
+use crate::harness::server::{Client, PROGRAM, Server, mailslot};
 
 #[test]
 fn a_unix_socket_with_its_mode_takes_lmtp() {

@@ -6,23 +6,30 @@ mod harness;
 
 mod abuse;
 mod check;
-mod check_cures;
+mod check_fixes;
 mod dialogues;
+#[cfg(target_os = "linux")]
+mod disk_faults;
 mod dsn;
 mod inetd;
+#[cfg(target_os = "linux")]
+mod kill;
 mod lmtp;
+#[cfg(target_os = "linux")]
+mod locks;
 mod metrics;
 mod options;
-mod queue_lists;
-mod queue_rules;
+mod prdr;
+mod relay_lists;
+mod relay_rules;
 mod replies;
 mod sandbox;
 mod sendmail;
-mod server;
-mod smtp_utf8;
+mod service;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
 mod tls_absent;
 #[cfg(feature = "tls")]
 mod tls_dialogues;
+mod utf8;

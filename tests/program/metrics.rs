@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::program::{Server, mailslot};
+use crate::harness::server::{Server, mailslot};
 
 #[test]
 fn the_last_word_is_written_at_the_end() {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Output;
 
-use crate::harness::program::mailslot;
+use crate::harness::server::mailslot;
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = mailslot(args).output().unwrap();

@@ -5,9 +5,8 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Command;
 
-use crate::harness::program::{Client, PROGRAM, Server};
+use crate::harness::server::{Client, Server};
 use nix::sys::signal::Signal;
 
 /// One cause and what comes of it.
@@ -264,43 +263,4 @@ fn a_full_server_is_421() {
         client.say(TEXT, 250);
         client.say("QUIT", 221);
     }
-}
-
-/// The mailboxes on a disk of 100 KiB, in a mount namespace that goes with the program.
-#[test]
-#[ignore = "needs root, to mount a disk that is soon full"]
-fn a_full_disk_is_452_and_the_mailbox_stays_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("mail")).unwrap();
-    let message = |size: &str, text: &str| format!("{MAIL}{size}\r\n{RCPT}\r\nDATA\r\n{text}\r\n");
-    let big = format!("Subject: big\r\n\r\n{}.", "0123456789\r\n".repeat(9_000));
-    let dialogue = [
-        format!("{HELLO}\r\n"),
-        message("", TEXT),
-        format!("{MAIL} SIZE=80000\r\n"),
-        message("", &big),
-        message(" SIZE=20", TEXT),
-        "QUIT\r\n".to_owned(),
-    ];
-    fs::write(folder.path().join("dialogue"), dialogue.concat()).unwrap();
-    let script = "set -e; mount -t tmpfs -o size=100k none \"$1/mail\"; \
-        \"$2\" --inetd --log stderr --sandbox \"$1\" <\"$1/dialogue\"; cat \"$1/mail/jones\"";
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh", folder.path().to_str().unwrap(), PROGRAM])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    let (replies, mailbox) = text.split_at(text.find("From smith").expect("a mailbox"));
-    let ends: Vec<&str> = replies
-        .lines()
-        .filter(|line| line.as_bytes()[3] == b' ')
-        .map(|line| &line[..line.len().min(9)])
-        .collect();
-    let taken = ["250 2.1.0", "250 2.1.5", "354 Start", "250 2.6.0"];
-    let refused = ["250 2.1.0", "250 2.1.5", "354 Start", "452 4.3.1"];
-    let expected = [&taken[..], &["452 4.3.1"], &refused, &taken, &["221 2.0.0"]].concat();
-    assert_eq!(ends[2..], expected, "{replies}");
-    assert_eq!(mailbox.matches("From smith").count(), 2);
-    assert!(!mailbox.contains("big"), "{mailbox:.2000}");
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::program::{Client, Server, mailslot};
+use crate::harness::server::{Client, Server, mailslot};
 use lettre::{Message, SmtpTransport, Transport};
 use nix::sys::signal::Signal;
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 
 const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
 

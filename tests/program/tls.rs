@@ -9,8 +9,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::harness::program::{PATIENCE, PROGRAM, Server, mailslot};
+use crate::harness::library::House;
+use crate::harness::server::{PATIENCE, PROGRAM, Server, mailslot};
 use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, certify_as, connect, reply, rest};
+use mailslot::net::listen;
 use nix::sys::signal::Signal;
 
 /// A running program with the certificate `a` of its own folder.
@@ -223,4 +225,31 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
             Some(found) => assert!(text.contains(found) && text.contains("   cure: "), "{text}"),
         }
     }
+}
+
+/// The programs of the host come in also where TLS is required of everybody, by either way.
+#[test]
+fn sendmail_where_tls_is_required() {
+    let house = House::new();
+    let pair = certify(house.folder(), "pair");
+    let mut server = house.settings(2);
+    server.session.tls =
+        pair.offered().map(|tls| mailslot::session::TlsPolicy { required: true, ..tls });
+    let path = house.folder().join("smtp").display().to_string();
+    let listeners = ["127.0.0.1:0".to_owned(), format!("unix:{path}")].map(|a| a.parse().unwrap());
+    let listeners = listen::open(&listeners).unwrap();
+    let address = listeners[0].local_addr().unwrap();
+    let _running = house.run_on(server, listeners, address);
+    for place in [address.to_string(), format!("unix:{path}")] {
+        let cert = pair.cert.display();
+        let text =
+            format!("hostname h.example\ntls-cert {cert}\ntls-required on\nlisten {place}\n");
+        let config = house.folder().join("conf");
+        std::fs::write(&config, text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mailslot-sendmail"));
+        command.arg("-C").arg(&config).arg("smith@here.example");
+        let output = command.stdin(std::process::Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_eq!(house.mailbox("smith").matches(" with ESMTPS (using TLSv1.3 ").count(), 2);
 }

@@ -1,6 +1,6 @@
 //! Built without the feature `tls`: who asks for TLS is told, and nothing else is different.
 
-use crate::harness::program::{Server, mailslot};
+use crate::harness::server::{Server, mailslot};
 
 #[test]
 fn who_asks_for_tls_is_told() {

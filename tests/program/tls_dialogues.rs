@@ -1,13 +1,13 @@
 //! The dialogues of `tests/dialogues` that are about STARTTLS, with the real program: behind its
 //! 220 they go on inside TLS.
 
-use crate::harness::cast;
 use crate::harness::dialogue;
+use crate::harness::fixtures;
 use std::io::Write;
 use std::net::TcpStream;
 
 use crate::harness::dialogue::{Dialogue, Heard, Turn};
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 use crate::harness::tls::{Pair, Secure, VERSIONS, certify, connect, reply};
 
 /// A client before STARTTLS, and after.
@@ -51,7 +51,7 @@ fn the_program_goes_on_inside_tls() {
         let folder = tempfile::tempdir().unwrap();
         let pair = certify(folder.path(), "a");
         let required = if tls == "required" { "on" } else { "off" };
-        let mut options = cast::furnish(folder.path(), &dialogue.options);
+        let mut options = fixtures::furnish(folder.path(), &dialogue.options);
         for (option, value) in [("--tls-cert", &pair.cert), ("--tls-key", &pair.key)] {
             options.extend([option.to_owned(), value.to_str().unwrap().to_owned()]);
         }

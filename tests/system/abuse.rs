@@ -1,13 +1,13 @@
 //! What others wrote against abuse, on the real program: fail2ban reads its log, and nmap's scripts
 //! look for what is wrong with mail servers.
 
-use crate::harness::peers;
+use crate::harness::external;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::harness::abuse::{by_syslog, ordinary_day, says};
-use crate::harness::peers::{peer, run, text};
-use crate::harness::program::Server;
+use crate::harness::external::{peer, run, text};
+use crate::harness::server::Server;
 
 /// What strangers do that nobody should do often: address, words, and how many lines count.
 fn abuses() -> Vec<(&'static str, String, usize)> {
@@ -74,7 +74,7 @@ fn fail2ban_takes_the_jail() {
     let home = tempfile::tempdir().unwrap();
     let etc = home.path().join("fail2ban");
     run(peer("cp", home.path()).args(["-r", "/etc/fail2ban"]).arg(&etc));
-    for jail in peers::files(&etc.join("jail.d"), |_| true) {
+    for jail in external::files(&etc.join("jail.d"), |_| true) {
         fs::remove_file(jail).unwrap();
     }
     for file in ["filter.d/mailslot.conf", "jail.d/mailslot.conf"] {

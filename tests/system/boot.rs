@@ -3,12 +3,12 @@
 //! message is delivered, the daemon is killed and comes back, and stops well when it is told to.
 //! And the Debian package: installed, used as cron uses it, and purged.
 
-use crate::harness::peers;
+use crate::harness::external;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::machine::{Conversation, built};
+use crate::harness::container::{Conversation, built};
 use tempfile::TempDir;
 
 /// Sends a message to alice by SMTP on port 25, once somebody listens there.
@@ -35,7 +35,7 @@ fn with_packages(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     if !names.is_empty() {
-        peers::unpack(names, folder.path());
+        external::unpack(names, folder.path());
     }
     folder
 }
@@ -159,7 +159,7 @@ fn the_debian_package_delivers_and_leaves_nothing() {
     let tree = env!("CARGO_MANIFEST_DIR");
     let mut build = Command::new("contrib/debian/build");
     build.current_dir(tree).args([folder.path(), &built()]);
-    let package = peers::text(&mut build);
+    let package = external::text(&mut build);
     let package = package.trim().to_owned();
 
     let mut machine = Conversation::start(folder);

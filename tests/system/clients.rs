@@ -1,22 +1,22 @@
 //! Clients that others wrote, against the real program: every message is compared by content.
 
-use crate::harness::mail;
-use crate::harness::peers;
+use crate::harness::external;
+use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::harness::mail::assert_same;
-use crate::harness::peers::{hard_messages, open, peer, run, send, text, with_crlf, write_all};
-use crate::harness::program::Server;
+use crate::harness::external::{hard_messages, open, peer, run, send, text, with_crlf, write_all};
+use crate::harness::mbox::assert_same;
+use crate::harness::server::Server;
 
 /// The messages of a mailbox without what mailslot put on top.
 fn arrived(server: &Server, name: &str) -> Vec<Vec<u8>> {
-    mail::read(&server.mailbox_path(name)).iter().map(mail::without_trace).collect()
+    mbox::read(&server.mailbox_path(name)).iter().map(mbox::without_trace).collect()
 }
 
 /// Runs smtp-sources at the same time, to these users and with these options each.
 fn smtp_source(server: &Server, users: &[&str], options: &str) {
-    let start = |user: &&str| peers::smtp_source(server.address, server.folder(), user, options);
+    let start = |user: &&str| external::smtp_source(server.address, server.folder(), user, options);
     let running: Vec<_> = users.iter().map(start).collect();
     running.into_iter().for_each(|source| source.ended());
 }
@@ -25,7 +25,7 @@ fn smtp_source(server: &Server, users: &[&str], options: &str) {
 fn assert_arrived(server: &Server, name: &str, sent: &[Vec<u8>]) {
     let found = arrived(server, name);
     for (number, (found, sent)) in found.iter().zip(sent).enumerate() {
-        assert_same(found, &mail::kept(sent), &format!("message {number}"));
+        assert_same(found, &mbox::kept(sent), &format!("message {number}"));
     }
     assert_eq!(found.len(), sent.len());
 }
@@ -87,7 +87,7 @@ fn smtplib_sends() {
 /// Asserts that a mailbox holds `count` messages of smtp-source, each once and as it was sent.
 fn assert_from_smtp_source(server: &Server, user: &str, count: usize, octets: usize) {
     let found = arrived(server, user);
-    peers::assert_from_smtp_source(&found, count, octets);
+    external::assert_from_smtp_source(&found, count, octets);
     let names = |message: &Vec<u8>| {
         let text = String::from_utf8_lossy(message);
         let header = text.lines().take_while(|line| !line.is_empty());
@@ -143,7 +143,7 @@ fn smtp_source_sends_to_twenty_recipients() {
     let names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
     assert_eq!(names.len(), 20, "{names:?}");
     for name in names {
-        let mails = mail::read(&server.mailbox_path(&name));
+        let mails = mbox::read(&server.mailbox_path(&name));
         assert_eq!(mails.len(), 40, "{name}");
         ids.extend(mails.iter().map(|mail| mail.field("Message-Id").unwrap()));
     }

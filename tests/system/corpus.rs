@@ -2,13 +2,13 @@
 //! when the test runs. Each is sent, and found unchanged but for what the mailbox's format names;
 //! or it is refused, for a reason that is looked for in the message.
 
-use crate::harness::mail;
+use crate::harness::mbox;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::mail::assert_same;
-use crate::harness::peers::{files, send, unpack};
-use crate::harness::program::Server;
+use crate::harness::external::{files, send, unpack};
+use crate::harness::mbox::assert_same;
+use crate::harness::server::Server;
 
 /// Where there are messages: the tests of Python's email package, bounces from all over the world,
 /// and spam.
@@ -32,7 +32,7 @@ fn real_messages_arrive_unchanged() {
 
     let server = Server::start(&["--max-size", "1G"]);
     let replies = send(&server, "jones@localhost", &files);
-    let mut found = mail::read(&server.mailbox_path("jones")).into_iter();
+    let mut found = mbox::read(&server.mailbox_path("jones")).into_iter();
     let (mut delivered, mut refused, mut changed) = (0, 0, 0);
     for (file, reply) in files.iter().zip(replies.lines()) {
         let [path, code, text] = reply.splitn(3, '\t').collect::<Vec<_>>()[..] else {
@@ -43,8 +43,8 @@ fn real_messages_arrive_unchanged() {
         match (code, reason(&sent)) {
             ("250", None) => {
                 let mail = found.next().expect("as many as were taken");
-                let kept = mail::kept(&sent);
-                assert_same(&mail::without_trace(&mail), &kept, path);
+                let kept = mbox::kept(&sent);
+                assert_same(&mbox::without_trace(&mail), &kept, path);
                 delivered += 1;
                 changed += u32::from(kept != sent);
             }

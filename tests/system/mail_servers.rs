@@ -2,14 +2,14 @@
 //! and by LMTP, inside TLS, with the extensions that they know. What they really said is read in
 //! their logs; what became of it, in the mailboxes.
 
-use crate::harness::mail;
+use crate::harness::mbox;
 use std::fs;
 use std::sync::Arc;
 
-use crate::harness::mta::{
+use crate::harness::mail_servers::{
     Exim, Postfix, contributed, contributed_option, open_folder, wait_until,
 };
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 use crate::harness::tls::certify;
 use nix::fcntl::{Flock, FlockArg};
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ fn serve(folder: &Arc<TempDir>, options: &[&str]) -> Server {
 
 /// The text of the last message in a mailbox.
 fn last(server: &Server, user: &str) -> String {
-    let mails = mail::read(&server.mailbox_path(user));
+    let mails = mbox::read(&server.mailbox_path(user));
     mails.last().map_or(String::new(), |mail| String::from_utf8_lossy(&mail.text).into_owned())
 }
 
@@ -47,7 +47,7 @@ fn last(server: &Server, user: &str) -> String {
 fn with_words(server: &Server, user: &str, words: &str) -> String {
     let mut found = String::new();
     wait_until(words, || {
-        let mails = mail::read(&server.mailbox_path(user));
+        let mails = mbox::read(&server.mailbox_path(user));
         let texts = mails.iter().map(|mail| String::from_utf8_lossy(&mail.text).into_owned());
         let text = texts.map(|text| text.replace("\n    ", " ")).find(|text| text.contains(words));
         found = text.unwrap_or_default();
@@ -214,7 +214,7 @@ fn postfix_relays_by_smtp() {
         let arrived = last(&server, "brown");
         let (_, text) = arrived.split_once("\n\n").unwrap();
         let sent = line.repeat(30_000).replace("\r\n", "\n");
-        mail::assert_same(text.as_bytes(), sent.as_bytes(), "large");
+        mbox::assert_same(text.as_bytes(), sent.as_bytes(), "large");
         with_words(&server, "smith", "Final-Recipient: rfc822; small@here.example");
 
         let log = postfix.log();
@@ -301,7 +301,7 @@ fn exim_relays_by_smtp() {
         assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
         let sent = line.repeat(10_000).replace("\r\n..", "\r\n.").replace("\r\n", "\n");
         let (_, text) = arrived.split_once("\n\n").unwrap();
-        mail::assert_same(text.as_bytes(), sent.as_bytes(), "large");
+        mbox::assert_same(text.as_bytes(), sent.as_bytes(), "large");
         let report = with_words(&server, "smith", &format!("Original-Envelope-Id: {envid}\n"));
         let wanted = ["Original-Recipient: rfc822;first@here.example\n", "Action: delivered\n"];
         assert_in_order(&report, &wanted);

@@ -10,21 +10,21 @@ mod boot;
 mod clients;
 mod corpus;
 #[cfg(target_os = "linux")]
-mod faults;
-mod inetd;
+mod disk_faults;
 #[cfg(target_os = "linux")]
 mod kill;
-#[cfg(target_os = "linux")]
-mod locks_and_readers;
 #[cfg(feature = "tls")]
 mod mail_servers;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;
-mod queue_link;
 mod queue_mail_servers;
+mod queue_network;
 mod readers;
+#[cfg(target_os = "linux")]
+mod readers_soak;
 mod sendmail_callers;
 mod smtp_sender;
+mod super_servers;
 #[cfg(feature = "tls")]
 mod tls_clients;

@@ -10,9 +10,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
-use crate::harness::program::{PATIENCE, Server};
-use crate::harness::ptys::{Pty, log_in};
+use crate::harness::server::{PATIENCE, Server};
+use crate::harness::terminals::{Pty, log_in};
+use crate::harness::test_host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 

@@ -12,7 +12,7 @@
 use std::time::{Duration, Instant};
 
 use crate::harness::outside::{Home, Strace, call_names, messages, setting, thread as tid_of};
-use crate::harness::program::{Client, PATIENCE, Server};
+use crate::harness::server::{Client, PATIENCE, Server};
 use nix::sys::signal::{Signal, kill};
 
 const BODY: &str = "Subject: while\n\n>From here on\nto the end\n\n";

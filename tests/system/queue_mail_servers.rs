@@ -1,15 +1,15 @@
 //! Mail servers of others as the smarthost of the real program: Postfix with all that an ordinary
 //! one asks for, and its `smtp-sink` in modes in which nothing goes well.
 
-use crate::harness::mail;
+use crate::harness::mbox;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::mta::{Postfix, open_folder, wait_until};
-use crate::harness::program::Server;
+use crate::harness::mail_servers::{Postfix, open_folder, wait_until};
+use crate::harness::server::Server;
 
 /// A program that runs until it is dropped.
 struct Running(Child);
@@ -104,7 +104,7 @@ fn postfix_takes_it_from_who_has_a_password() {
     }
     assert!(postfix.log().contains("sasl_method=PLAIN, sasl_username=alice"), "{}", postfix.log());
     for user in ["jones", "brown"] {
-        let [message] = &mail::read(&there.mailbox_path(user))[..] else { panic!("one") };
+        let [message] = &mbox::read(&there.mailbox_path(user))[..] else { panic!("one") };
         let text = String::from_utf8(message.unquoted()).unwrap();
         let head = text.strip_suffix("\n\nFrom here\n.\n").unwrap_or_else(|| panic!("{text}"));
         assert!(head.contains("\nSubject: caf\u{e9}\n"), "{text}");

@@ -1,8 +1,8 @@
 //! Readers that others wrote, on mailboxes that the real program fills: each finds every message,
 //! with its text unchanged; and takes messages out while others arrive, without losing one.
 
-use crate::harness::mail;
-use crate::harness::peers;
+use crate::harness::external;
+use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use crate::harness::mail::{Mail, assert_same};
-use crate::harness::peers::{hard_messages, peer, python, run, send, smtp_source, text, write_all};
-use crate::harness::program::{PATIENCE, Server};
+use crate::harness::external::{
+    hard_messages, peer, python, run, send, smtp_source, text, write_all,
+};
+use crate::harness::mbox::{Mail, assert_same};
+use crate::harness::server::{PATIENCE, Server};
 
 /// A server that has delivered the hard messages to Jones.
 fn filled() -> (Server, Vec<Vec<u8>>) {
@@ -45,8 +47,8 @@ fn without_from(message: Vec<u8>) -> Vec<u8> {
 fn assert_read(found: Vec<Vec<u8>>, sent: &[Vec<u8>]) {
     assert_eq!(found.len(), sent.len());
     for (number, (found, sent)) in found.into_iter().zip(sent).enumerate() {
-        let found = mail::without_trace(&shown(found));
-        assert_same(&found, &mail::kept(sent), &format!("message {number}"));
+        let found = mbox::without_trace(&shown(found));
+        assert_same(&found, &mbox::kept(sent), &format!("message {number}"));
     }
 }
 
@@ -100,8 +102,8 @@ fn mailutils_reads() {
         found.push(text.strip_suffix(b"\n\n").unwrap().to_vec());
     }
     for (number, (found, sent)) in found.into_iter().zip(&sent).enumerate() {
-        let found = mail::below_trace(&without_from(found));
-        assert_same(&found, &mail::kept(sent), &format!("message {number}"));
+        let found = mbox::below_trace(&without_from(found));
+        assert_same(&found, &mbox::kept(sent), &format!("message {number}"));
     }
     let count = text(peer("messages", server.folder()).arg(&mailbox));
     assert!(count.trim_end().ends_with(&format!(": {}", sent.len())), "{count}");
@@ -199,7 +201,7 @@ fn python_takes_messages_out_while_others_arrive() {
     let mut take = python("mbox.py", server.folder());
     take.arg("take").arg(server.mailbox_path("jones")).arg(&folder).arg(ARRIVING.to_string());
     while_mail_arrives(&server, || drop(run(&mut take)));
-    peers::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
 }
 
 #[test]
@@ -212,7 +214,7 @@ fn dovecot_takes_messages_out_while_others_arrive() {
     take.args(["take", &dovecot.imap()]).arg(&folder).arg(ARRIVING.to_string());
     while_mail_arrives(&server, || drop(run(&mut take)));
     println!("dovecot's log:\n{}", dovecot.log());
-    peers::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
 }
 
 /// Runs `once`, which moves what it finds to the mailbox `taken`, until all messages are there.
@@ -222,7 +224,7 @@ fn moved(server: &Server, mut once: impl FnMut(&Path)) -> Vec<Mail> {
     let begun = Instant::now();
     loop {
         once(&taken);
-        let mails = mail::read(&taken);
+        let mails = mbox::read(&taken);
         let ids: BTreeSet<_> = mails.iter().map(|mail| mail.field("Message-Id")).collect();
         if ids.len() == ARRIVING && server.mailbox("jones").is_empty() {
             return mails;
@@ -248,7 +250,7 @@ fn mutt_takes_messages_out_while_others_arrive() {
     // again the next time.
     let mut ids = BTreeSet::new();
     mails.retain(|mail| ids.insert(mail.field("Message-Id")));
-    peers::assert_from_smtp_source(&texts(mails), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&texts(mails), ARRIVING, OCTETS);
 }
 
 #[test]
@@ -262,5 +264,5 @@ fn movemail_takes_messages_out_while_others_arrive() {
             run(peer("movemail", server.folder()).arg(&mailbox).arg(taken));
         });
     });
-    peers::assert_from_smtp_source(&texts(mails), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&texts(mails), ARRIVING, OCTETS);
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::peers::{open, peer, run, text};
-use crate::harness::program::Server;
+use crate::harness::external::{open, peer, run, text};
+use crate::harness::server::Server;
 
 /// A server, and a program by the name of sendmail that leads to it.
 struct House {

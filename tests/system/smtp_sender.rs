@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::sender::{LONG, envelope, settings, shown, with_mail};
+use crate::harness::scripted_server::{LONG, envelope, settings, shown, with_mail};
 use mailslot::relay::client::{ServerAddress, connect};
 use mailslot::smtp::{Body, Envelope};
 

@@ -1,14 +1,14 @@
 //! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib and aiosmtplib; against the real
 //! program. And the other extensions, as those libraries use them.
 
-use crate::harness::program;
+use crate::harness::server;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::program::{PATIENCE, Server};
+use crate::harness::server::{PATIENCE, Server};
 use crate::harness::tls::{Pair, certify};
 
 /// A program that serves with its own certificate, and where it takes TLS from the first octet.
@@ -116,7 +116,7 @@ fn keys_that_openssl_makes_are_read() {
         );
         assert!(said.contains("Verify return code: 0 (ok)"), "{make}: {said}");
         let (cert, key) = (served.pair.cert.to_str().unwrap(), served.pair.key.to_str().unwrap());
-        let check = program::mailslot(&["check", "--sandbox", "/nonexistent", "-l", "127.0.0.1:0"])
+        let check = server::mailslot(&["check", "--sandbox", "/nonexistent", "-l", "127.0.0.1:0"])
             .args(["-n", "here.example", "-d", "here.example"])
             .args(["--tls-cert", cert, "--tls-key", key])
             .output()

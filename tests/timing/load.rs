@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::harness::outside::{
     Fate, Home, Ledger, Letter, Sender, Strace, setting, thread as tid_of, threads,
 };
-use crate::harness::program::PATIENCE;
+use crate::harness::server::PATIENCE;
 use fs2::FileExt;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;

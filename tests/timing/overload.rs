@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::program::Server;
-use crate::harness::server::{Client, Guests, House, LONG, stranger};
+use crate::harness::library::{Client, Guests, House, LONG, stranger};
+use crate::harness::server::Server;
 
 /// How an attacker holds its place.
 #[derive(Clone, Copy, Debug)]

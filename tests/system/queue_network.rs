@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::program::{PATIENCE, PROGRAM};
+use crate::harness::server::{PATIENCE, PROGRAM};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 

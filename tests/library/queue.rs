@@ -1,7 +1,7 @@
 //! The queue at work: entries in a spool of their own, and a smarthost that does to each command
 //! what a test says.
 
-use crate::harness::sender;
+use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::harness::sender::{Act, Server, say, usual};
-use crate::harness::server::{House, LONG};
+use crate::harness::library::{House, LONG};
+use crate::harness::scripted_server::{Act, Server, say, usual};
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, Destination, MailboxName, Message};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
@@ -67,8 +67,10 @@ struct Host {
 impl Host {
     fn new(smarthosts: &[&Server]) -> Host {
         let house = House::new();
-        let smarthost =
-            |server: &&Server| Smarthost { target: server.target(), settings: sender::settings() };
+        let smarthost = |server: &&Server| Smarthost {
+            target: server.target(),
+            settings: scripted_server::settings(),
+        };
         let settings = QueueConfig {
             spool: house.folder().join("spool"),
             hostname: "here.example".to_owned(),
@@ -148,7 +150,7 @@ fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
     };
-    Envelope { from, ..sender::envelope(to) }
+    Envelope { from, ..scripted_server::envelope(to) }
 }
 
 /// A server that answers each RCPT by what its local part says: a code, or else 250.

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::server::{Client, LONG, codes};
+use crate::harness::library::{Client, LONG, codes};
 
 /// The program in a sandbox of its own, on a free port.
 struct Program {

@@ -1,8 +1,8 @@
 //! Super-servers that others wrote, with the real program behind them: one process for each session
 //! by tcpserver, inetd and systemd (`Accept=yes`), or one for all on a socket that systemd passes.
 
-use crate::harness::mail;
-use crate::harness::peers;
+use crate::harness::external;
+use crate::harness::mbox;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
-use crate::harness::program::{Client, PATIENCE, PROGRAM};
+use crate::harness::server::{Client, PATIENCE, PROGRAM};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, User, geteuid};
 use tempfile::TempDir;
@@ -70,16 +70,16 @@ fn use_it(address: SocketAddr, folder: &Path) {
     }
     client.say("QUIT", 221);
     assert!(client.is_closed());
-    let mails = mail::read(&folder.join("mail/brown"));
+    let mails = mbox::read(&folder.join("mail/brown"));
     let subjects: Vec<_> = mails.iter().map(|mail| mail.field("Subject").unwrap()).collect();
     assert_eq!(subjects, ["1", "2"]);
     let text = String::from_utf8_lossy(&mails[0].text);
     assert!(text.contains("client.example ([127.0.0.1])"), "{text}");
 
-    peers::smtp_source(address, folder, "jones", "-s 10 -m 40 -l 4096").ended();
-    let mails = mail::read(&folder.join("mail/jones"));
-    let texts: Vec<_> = mails.iter().map(mail::without_trace).collect();
-    peers::assert_from_smtp_source(&texts, 40, 4096);
+    external::smtp_source(address, folder, "jones", "-s 10 -m 40 -l 4096").ended();
+    let mails = mbox::read(&folder.join("mail/jones"));
+    let texts: Vec<_> = mails.iter().map(mbox::without_trace).collect();
+    external::assert_from_smtp_source(&texts, 40, 4096);
 }
 
 /// It tells how each process ended.

@@ -19,8 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, Uid, User};
 use tempfile::TempDir;
 
-use crate::harness::peers;
-use crate::harness::program::{Client, PATIENCE};
+use crate::harness::external;
+use crate::harness::server::{Client, PATIENCE};
 
 /// Users that exist for these servers alone.
 pub const USERS: [&str; 7] = ["smith", "jones", "brown", "full", "small", "ghost", "Debian-exim"];
@@ -178,7 +178,7 @@ impl Exim {
     pub fn unpack(folder: &Arc<TempDir>) -> Exim {
         let home = folder.path().join("exim");
         make(&home, 0o755, None, None);
-        peers::unpack(&["exim4-daemon-light"], &home);
+        external::unpack(&["exim4-daemon-light"], &home);
         make_etc(&home, "exim4");
         for name in ["spool", "log"] {
             make(&home.join(name), 0o750, Some(Exim::user()), None);
@@ -223,7 +223,7 @@ impl Exim {
         exim.arg(self.home.join("usr/sbin/exim4")).args(["-v", "-odf", "-bs"]);
         let input = self.home.join("said");
         fs::write(&input, said).unwrap();
-        let output = exim.stdin(peers::open(&input)).output().unwrap();
+        let output = exim.stdin(external::open(&input)).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()
     }
@@ -264,7 +264,7 @@ fn make_etc(home: &Path, settings: &str) {
 
 /// A command that runs the one given to it where the `/etc` in `home` is that of the system.
 fn within_namespace(home: &Path) -> Command {
-    let mut command = peers::peer("unshare", home);
+    let mut command = external::peer("unshare", home);
     command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
     command.args(["mount --bind \"$1\" /etc; shift; exec \"$@\"", "sh"]).arg(home.join("etc"));
     command

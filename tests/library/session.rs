@@ -1,7 +1,7 @@
 //! One session over every kind of wire: cut at each octet, in packets of one octet, pipelined,
 //! slow, deaf, half-closed, over pipes.
 
-use crate::harness::server;
+use crate::harness::library;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -14,7 +14,7 @@ use mailslot::net::stream::{Disconnect, Socket, Stream};
 use mailslot::session::{SessionContext, SessionEnd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::harness::server::{Client, House, LONG, codes, converse, stranger};
+use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
 
 const DIALOGUE: &[u8] = b"EHLO client.example\r\n\
     MAIL FROM:<jones@client.example>\r\n\
@@ -150,7 +150,7 @@ fn half_closed_after_the_dot_or_quit_is_answered() {
         client.up_to_data("smith");
         client.send("hello");
         client.send(rest);
-        server::Wire::close_write(&client.socket);
+        library::Wire::close_write(&client.socket);
         for code in codes {
             client.expect(code);
         }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use crate::harness::program::{PROGRAM, Server, mailslot};
+use crate::harness::server::{PROGRAM, Server, mailslot};
 use Cure::{By, Printed};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;

@@ -6,16 +6,15 @@
 //! on, and when the fault is over mail flows again, without a restart.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::outside::{Fate, Home, Ledger, Letter, Strace, call_names, thread as tid_of};
-use crate::harness::program::{PATIENCE, PROGRAM, Server};
+use crate::harness::server::{PATIENCE, PROGRAM, Server};
 use nix::sys::signal::Signal;
-use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::Pid;
 
 const LARGE: usize = 300 * 1024;
 
@@ -247,79 +246,6 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
     }
 }
 
-/// Ways in which a mailbox is none, how each is made, and what the log says of it.
-type ConfigError = (&'static str, fn(&Path), &'static str);
-
-const WRONG: &[ConfigError] = &[
-    ("a symbolic link", |path| symlink(path.with_file_name("bob"), path).unwrap(), "symbolic link"),
-    ("a dangling link", |path| symlink("/nonexistent", path).unwrap(), "symbolic link"),
-    (
-        "a second link of a mailbox",
-        |path| {
-            fs::write(path.with_file_name("dave"), b"").unwrap();
-            fs::hard_link(path.with_file_name("dave"), path).unwrap();
-        },
-        "2 hard links",
-    ),
-    ("a FIFO", |path| mkfifo(path, Mode::from_bits_truncate(0o600)).unwrap(), "not a regular file"),
-    ("a folder", |path| fs::create_dir(path).unwrap(), "is a folder"),
-];
-
-#[test]
-fn a_mailbox_that_is_none_is_refused_and_told_and_others_go_on() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
-    let mut ledger = Ledger::default();
-    // One session has its recipient accepted before the mailbox goes wrong, the other asks after.
-    for (i, (what, make, words)) in WRONG.iter().enumerate() {
-        let path = home.mailbox("alice");
-        let mut early = server.after_ehlo();
-        early.say("MAIL FROM:<smith@example.org>", 250);
-        early.say("RCPT TO:<alice@localhost>", 250);
-        early.say("DATA", 354);
-        make(&path);
-        early.send(b"Subject: early\r\n\r\nearly\r\n");
-        early.say(".", 451);
-        let line = server.wait_for_log("not-delivered");
-        assert!(
-            line.contains("alice") && (line.contains(words) || line.contains("open")),
-            "{line}"
-        );
-        let late = Letter::new(format!("late-{i}"), &["alice"], 300);
-        assert_eq!(ledger.send(server.address, late), Fate::Code(450), "{what}");
-        let line = server.wait_for_log("refused mailbox=");
-        assert!(line.contains("alice") && line.contains(words), "{what}: {line}");
-        ledger.deliver(server.address, Letter::new(format!("bob-{i}"), &["bob"], 300));
-        match path.is_dir() && !path.is_symlink() {
-            true => fs::remove_dir(&path).unwrap(),
-            false => fs::remove_file(&path).unwrap(),
-        }
-        ledger.deliver(server.address, Letter::new(format!("again-{i}"), &["alice"], 300));
-        ledger.check(&home);
-        fs::remove_file(&path).unwrap();
-        ledger.0.retain(|(letter, _)| letter.to != ["alice"]);
-        let _ = fs::remove_file(home.mailbox("dave"));
-    }
-    server.stop();
-    home.assert_tidy(&ledger.mailboxes());
-}
-
-#[test]
-fn a_missing_mail_folder_is_a_451_until_it_is_back() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
-    let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
-    fs::rename(home.path().join("mail"), home.path().join("away")).unwrap();
-    let fate = ledger.send(server.address, Letter::new("lost", &["alice"], 300));
-    assert_eq!(fate, Fate::Code(451));
-    let line = server.wait_for_log("not-delivered");
-    assert!(line.contains("alice") && line.contains("No such file"), "{line}");
-    fs::rename(home.path().join("away"), home.path().join("mail")).unwrap();
-    ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], 300));
-    ledger.check(&home);
-}
-
 #[test]
 #[ignore = "needs root"]
 fn a_mailbox_of_somebody_else_is_refused() {
@@ -467,6 +393,50 @@ fn a_file_system_that_goes_read_only_is_a_451_until_it_is_writable() {
     remount(&home, &server, "mail", "rw");
     ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], LARGE));
     check_inside(&home, &server, &ledger);
+}
+
+const HELLO: &str = "EHLO client.example";
+const MAIL: &str = "MAIL FROM:<smith@example.org>";
+const RCPT: &str = "RCPT TO:<jones@here.example>";
+const TEXT: &str = "Subject: x\r\n\r\nhello\r\n.";
+
+/// The mailboxes on a disk of 100 KiB, in a mount namespace that goes with the program.
+#[test]
+#[ignore = "needs root, to mount a disk that is soon full"]
+fn a_full_disk_is_452_and_the_mailbox_stays_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("mail")).unwrap();
+    let message = |size: &str, text: &str| format!("{MAIL}{size}\r\n{RCPT}\r\nDATA\r\n{text}\r\n");
+    let big = format!("Subject: big\r\n\r\n{}.", "0123456789\r\n".repeat(9_000));
+    let dialogue = [
+        format!("{HELLO}\r\n"),
+        message("", TEXT),
+        format!("{MAIL} SIZE=80000\r\n"),
+        message("", &big),
+        message(" SIZE=20", TEXT),
+        "QUIT\r\n".to_owned(),
+    ];
+    fs::write(folder.path().join("dialogue"), dialogue.concat()).unwrap();
+    let script = "set -e; mount -t tmpfs -o size=100k none \"$1/mail\"; \
+        \"$2\" --inetd --log stderr --sandbox \"$1\" <\"$1/dialogue\"; cat \"$1/mail/jones\"";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", folder.path().to_str().unwrap(), PROGRAM])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let (replies, mailbox) = text.split_at(text.find("From smith").expect("a mailbox"));
+    let ends: Vec<&str> = replies
+        .lines()
+        .filter(|line| line.as_bytes()[3] == b' ')
+        .map(|line| &line[..line.len().min(9)])
+        .collect();
+    let taken = ["250 2.1.0", "250 2.1.5", "354 Start", "250 2.6.0"];
+    let refused = ["250 2.1.0", "250 2.1.5", "354 Start", "452 4.3.1"];
+    let expected = [&taken[..], &["452 4.3.1"], &refused, &taken, &["221 2.0.0"]].concat();
+    assert_eq!(ends[2..], expected, "{replies}");
+    assert_eq!(mailbox.matches("From smith").count(), 2);
+    assert!(!mailbox.contains("big"), "{mailbox:.2000}");
 }
 
 fn tail(calls: &str) -> String {

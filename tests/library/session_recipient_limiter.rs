@@ -10,7 +10,7 @@ use mailslot::net::listen::Service;
 use mailslot::net::stream::{OverloadFlag, Socket, Stream};
 use mailslot::session::SessionEnd;
 
-use crate::harness::server::{House, LONG, Wire, codes, stranger};
+use crate::harness::library::{House, LONG, Wire, codes, stranger};
 
 /// A transaction for `unknown` recipients that are not there, and one that is.
 fn transaction(unknown: usize) -> String {

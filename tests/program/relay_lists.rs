@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 
 #[test]
 fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {

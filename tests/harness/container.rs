@@ -88,7 +88,7 @@ impl Drop for Conversation {
 
 /// The folder of the programs that cargo built.
 pub fn built() -> PathBuf {
-    Path::new(super::program::PROGRAM).parent().unwrap().to_owned()
+    Path::new(super::server::PROGRAM).parent().unwrap().to_owned()
 }
 
 /// Becomes the machine. What is changed is seen at /mnt.

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::harness::program::Server;
+use crate::harness::server::Server;
 
 #[test]
 fn a_mailbox_may_have_a_name_in_utf8() {

@@ -4,7 +4,7 @@
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 
 use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, Server, world};
-use crate::harness::sim::{Fault, Plan, Random, World};
+use crate::harness::sim_disk::{Fault, Plan, Random, World};
 use crate::logger;
 
 /// What is in the mailboxes before. The second does not end as a mailbox should.

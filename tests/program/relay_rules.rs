@@ -1,9 +1,9 @@
 //! Who may send mail to other hosts through this one, and what becomes of it: the real program, one
 //! beside another.
 
-use crate::harness::mail;
-use crate::harness::peers;
-use crate::harness::sender;
+use crate::harness::external;
+use crate::harness::mbox;
+use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::harness::abuse::{RELAY_TRICKS, says};
-use crate::harness::program::{Client, PATIENCE, Server, mailslot};
-use crate::harness::sender::usual;
+use crate::harness::scripted_server::usual;
+use crate::harness::server::{Client, PATIENCE, Server, mailslot};
 
 /// Options of a host whose users are smith and jones, with aliases that lead off it.
 struct Host {
@@ -53,7 +53,7 @@ impl Host {
         fs::write(&file, input).unwrap();
         let folder = self.folder.path().to_str().unwrap();
         let mut command = mailslot(&["--sandbox", folder, "--inetd", "--log", "stderr"]);
-        let output = command.args(self.with(more)).stdin(peers::open(&file)).output().unwrap();
+        let output = command.args(self.with(more)).stdin(external::open(&file)).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -240,7 +240,7 @@ fn what_is_sent_on_is_what_came() {
     let address = there.address.to_string();
     let host = Host::new(&address);
     let server = host.start(&[]);
-    let messages = peers::hard_messages();
+    let messages = external::hard_messages();
     let mut client = server.after_ehlo();
     for message in &messages {
         client.say("MAIL FROM:<jones@here.example>", 250);
@@ -255,9 +255,9 @@ fn what_is_sent_on_is_what_came() {
     }
     wait_until("the queue is empty", || host.entries().is_empty());
     let texts = |mailbox: &Path| {
-        let mails = mail::read(mailbox);
+        let mails = mbox::read(mailbox);
         let begin = b"From: Smith <smith@example.org>\nSubject: hard ";
-        let text = |mail: &mail::Mail| {
+        let text = |mail: &mbox::Mail| {
             let octets = mail.unquoted();
             let at = memchr::memmem::find(&octets, begin).unwrap();
             octets[at..].to_vec()
@@ -307,7 +307,7 @@ fn the_queue_is_shown_flushed_and_dropped() {
     }
     assert_eq!(host.queue(&["flush"]), ("1 left in the queue\n".to_owned(), false));
     // Beside the server, by another way than its own, which rests.
-    let there = sender::Server::start(|_, command| usual(command));
+    let there = scripted_server::Server::start(|_, command| usual(command));
     let address = there.address.to_string();
     let reached = Host { folder: host.folder.clone(), options: Host::new(&address).options };
     assert_eq!(reached.queue(&["flush", one]), ("0 left in the queue\n".to_owned(), true));

@@ -12,7 +12,7 @@ use mailslot::net::stream::Socket;
 
 use nix::errno::Errno;
 
-use crate::harness::server::{Client, Guests, House, LONG, stranger};
+use crate::harness::library::{Client, Guests, House, LONG, stranger};
 
 #[test]
 fn a_full_server_says_421_at_once_and_serves_again() {

@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::mail::assert_same;
-use crate::harness::program::Server;
+use crate::harness::mbox::assert_same;
+use crate::harness::server::Server;
 
 /// A command that is killed after `SECONDS_MAX`, with a home of its own, and without the language
 /// and the mail of whoever runs the test. Debian's programs are found in sbin too.

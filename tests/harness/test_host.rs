@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use crate::harness::program::{PROGRAM, Server};
+use crate::harness::server::{PROGRAM, Server};
 
 /// The group of the mail folder.
 pub const MAIL: u32 = 8;

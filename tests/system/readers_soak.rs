@@ -1,0 +1,137 @@
+//! Readers that take mail out over and over while it comes in: no message is lost, and none is
+//! there twice.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender, setting};
+
+/// Takes mail out by Python's own mailbox, which holds dotlock and fcntl lock, and renames a new
+/// file over the old one. Every second message stays until the next round.
+const PYTHON_MBOX: &str = "\
+import mailbox, os, sys, time
+path, taken, stop = sys.argv[1:]
+ledger = open(taken, 'ab')
+rounds = 0
+while not os.path.exists(stop):
+    try:
+        box = mailbox.mbox(path, create=False)
+        box.lock()
+    except (mailbox.NoSuchMailboxError, mailbox.ExternalClashError):
+        time.sleep(0.005)
+        continue
+    for key in list(box.keys())[::2]:
+        start, end = box._lookup(key)
+        box._file.seek(start)
+        ledger.write(box._file.read(end - start) + b'\\n')
+        box.discard(key)
+    ledger.flush()
+    box.flush()
+    box.close()
+    rounds += 1
+    time.sleep(0.002)
+print(rounds)
+";
+
+/// Takes mail out under one lock of the kernel, and writes the rest back in place.
+const PYTHON_IN_PLACE: &str = "\
+import fcntl, os, re, sys, time
+path, taken, stop, kind = sys.argv[1:]
+lock = {'fcntl': fcntl.lockf, 'flock': fcntl.flock}[kind]
+ledger = open(taken, 'ab')
+rounds = 0
+while not os.path.exists(stop):
+    try:
+        box = open(path, 'r+b', buffering=0)
+    except FileNotFoundError:
+        time.sleep(0.005)
+        continue
+    lock(box, fcntl.LOCK_EX)
+    octets = box.read()
+    starts = [m.start() for m in re.finditer(rb'^From ', octets, re.M)] + [len(octets)]
+    each = [octets[a:b] for a, b in zip(starts, starts[1:])]
+    ledger.write(b''.join(each[::2]))
+    ledger.flush()
+    box.seek(0)
+    box.truncate()
+    box.write(b''.join(each[1::2]))
+    box.close()
+    rounds += 1
+    time.sleep(0.002)
+print(rounds)
+";
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_pythons_mailbox_rewrites_is_lost_never_and_twice_never() {
+    soak(PYTHON_MBOX, &[]);
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_a_reader_locks_by_fcntl_only_is_lost_never_and_twice_never() {
+    soak(PYTHON_IN_PLACE, &["fcntl"]);
+}
+
+#[test]
+#[ignore = "needs python3"]
+fn mail_that_streams_in_while_a_reader_locks_by_flock_only_is_lost_never_and_twice_never() {
+    soak(PYTHON_IN_PLACE, &["flock"]);
+}
+
+/// Streams mail in for `OUTSIDE_SOAK` seconds while the script takes it out.
+fn soak(script: &str, args: &[&str]) {
+    let home = Home::new();
+    let server = home.start(&[]);
+    let (taken, stop) = (home.path().join("taken"), home.path().join("stop"));
+    let reader = Command::new("python3")
+        .args(["-c", script])
+        .args([&home.mailbox("alice"), &taken, &stop])
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ledger = Mutex::new(Ledger::default());
+    let over = AtomicBool::new(false);
+    let time = Duration::from_secs(setting("OUTSIDE_SOAK", 8) as u64);
+    thread::scope(|scope| {
+        for session in 0..3 {
+            let (ledger, over, address) = (&ledger, &over, server.address);
+            scope.spawn(move || {
+                let mut sender = Sender::open(address).unwrap();
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let octets = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
+                    let to = [&["alice"][..], &["alice", "bob"]][n % 2];
+                    let letter = Letter::new(format!("{session}-{n}"), to, octets);
+                    let code = sender.send(&letter);
+                    let fate = ledger.lock().unwrap().note(letter, code);
+                    assert_eq!(fate, Fate::Code(250), "{session}-{n}");
+                }
+            });
+        }
+        thread::sleep(time);
+        over.store(true, Ordering::Relaxed);
+    });
+    fs::write(&stop, b"").unwrap();
+    let output = reader.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let rounds: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
+    let ledger = ledger.into_inner().unwrap();
+    let mut boxes = std::collections::BTreeMap::new();
+    boxes.insert("alice".to_owned(), [fs::read(&taken).unwrap(), home.read("alice")].concat());
+    boxes.insert("bob".to_owned(), home.read("bob"));
+    let sent = ledger.0.len();
+    println!("{sent} letters in {time:?}, rewritten {rounds} times by {args:?}");
+    assert!(rounds > 20 && sent > 20, "{rounds} rounds, {sent} letters");
+    ledger.check_boxes(&boxes);
+    let (_, status) = server.stop();
+    assert_eq!(status.code(), Some(0));
+    home.assert_tidy(&ledger.mailboxes());
+}
