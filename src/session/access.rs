@@ -17,35 +17,17 @@
 
 use ipnet::IpNet;
 
-use super::config::SessionConfig;
+use super::config::{SessionConfig, TlsPolicy};
 use crate::message::peer::Peer;
 use crate::net::listen::Service;
-
-/// The clients that an option admits to a feature that a stranger could misuse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Every client.
-    Everyone,
-    /// No client.
-    Nobody,
-    /// Clients on this host: loopback addresses, Unix sockets and pipes.
-    Local,
-}
-
-impl Audience {
-    fn includes(self, peer: Peer) -> bool {
-        match self {
-            Audience::Everyone => true,
-            Audience::Nobody => false,
-            Audience::Local => peer.is_local(),
-        }
-    }
-}
+use crate::smtp::receiver::{ReceiverConfig, StartTlsMode};
 
 /// The permissions of one session's client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Access {
     pub peer: Peer,
+    /// Speaks LMTP (RFC 2033).
+    lmtp: bool,
     /// May send mail to any address on another host.
     pub relay: bool,
     /// Gets answers to VRFY; otherwise 252.
@@ -80,6 +62,7 @@ impl Access {
         let relay = relay_policy.is_some_and(|policy| may_relay(peer, &policy.networks));
         Access {
             peer,
+            lmtp: service.lmtp,
             relay,
             vrfy: config.vrfy.includes(peer),
             expn: config.expn.includes(peer),
@@ -95,6 +78,28 @@ impl Access {
             // The server in front of LMTP passes on recipients that others chose.
             unlimited_recipients: is_local || service.lmtp,
             is_trusted: is_local,
+        }
+    }
+
+    /// Returns the configuration of the receiver for this client.
+    pub fn receiver_config(&self, config: &SessionConfig) -> ReceiverConfig {
+        ReceiverConfig {
+            size_max: config.size_max,
+            recipients_max: config.recipients_max,
+            errors_max: config.errors_max,
+            vrfy: self.vrfy,
+            expn: self.expn,
+            terminals: self.terminals,
+            etrn: self.etrn,
+            dsn: self.dsn,
+            prdr: true,
+            lmtp: self.lmtp,
+            tls: match &config.tls {
+                None => StartTlsMode::Off,
+                Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
+                Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
+            },
+            ..ReceiverConfig::new(&config.hostname)
         }
     }
 }

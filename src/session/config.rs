@@ -6,12 +6,32 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::access::{Access, Audience};
-use crate::net::listen::Service;
+use crate::message::peer::Peer;
 use crate::net::tls::ServerCertificate;
 use crate::relay::queue::QueueHandle;
-use crate::smtp::receiver::{ReceiverConfig, StartTlsMode};
 use crate::terminal::Terminals;
+
+/// The clients that an option admits to a feature that a stranger could misuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Every client.
+    Everyone,
+    /// No client.
+    Nobody,
+    /// Clients on this host: loopback addresses, Unix sockets and pipes.
+    Local,
+}
+
+impl Audience {
+    /// Returns true if a client at `peer` is among them.
+    pub(super) fn includes(self, peer: Peer) -> bool {
+        match self {
+            Audience::Everyone => true,
+            Audience::Nobody => false,
+            Audience::Local => peer.is_local(),
+        }
+    }
+}
 
 /// Session configuration. The defaults are those of the options of mailslot.
 #[derive(Clone, Debug)]
@@ -91,30 +111,6 @@ impl Default for SessionConfig {
             outcome_timeout: Duration::from_secs(90),
             tls: None,
             relay: None,
-        }
-    }
-}
-
-impl SessionConfig {
-    /// Returns the configuration of the receiver that serves a client with these permissions.
-    pub(super) fn receiver(&self, access: &Access, service: Service) -> ReceiverConfig {
-        ReceiverConfig {
-            size_max: self.size_max,
-            recipients_max: self.recipients_max,
-            errors_max: self.errors_max,
-            vrfy: access.vrfy,
-            expn: access.expn,
-            terminals: access.terminals,
-            etrn: access.etrn,
-            dsn: access.dsn,
-            prdr: true,
-            lmtp: service.lmtp,
-            tls: match &self.tls {
-                None => StartTlsMode::Off,
-                Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
-                Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
-            },
-            ..ReceiverConfig::new(&self.hostname)
         }
     }
 }

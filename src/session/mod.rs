@@ -55,8 +55,7 @@ use crate::smtp::command;
 use crate::smtp::receiver::{LINE_MAX, Receiver, Step};
 use crate::smtp::{Reply, reply};
 use access::Access;
-pub use access::Audience;
-pub use config::{RelayPolicy, SessionConfig, TlsPolicy};
+pub use config::{Audience, RelayPolicy, SessionConfig, TlsPolicy};
 pub use end::SessionEnd;
 use host::SessionHost;
 use mail_data::Incoming;
@@ -107,7 +106,7 @@ impl SessionContext {
         let (peer, is_trusted) = (access.peer, access.is_trusted);
         log::debug!("connected session={id} client={peer}");
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            Session::new(self, &id, service, access, stream).run(service)
+            Session::new(self, &id, access, stream).run(service)
         }));
         let end = match result {
             Ok(Ok(end)) => end,
@@ -154,14 +153,13 @@ impl<'a> Session<'a> {
     fn new(
         context: &'a SessionContext,
         id: &'a str,
-        service: Service,
         access: Access,
         stream: &'a mut Stream,
     ) -> Session<'a> {
         let overload = Arc::clone(stream.overload());
         let recipient_limiter = RecipientLimiter::new(access.unlimited_recipients, overload);
         let receiver = Receiver::new(
-            context.config.receiver(&access, service),
+            access.receiver_config(&context.config),
             SessionHost { context, session: id, access, recipient_limiter },
         );
         Session { context, id, stream, receiver, messages: 0, chunked: None, tls_info: None }
