@@ -11,9 +11,9 @@
 //! | `unlimited_recipients` | clients on this host, and LMTP |
 //! | `is_trusted` | clients on this host |
 //!
-//! No other file asks where a client is in order to permit something. A rule about clients, or about
-//! the reverse-path that [`Host::mail`](crate::smtp::receiver::Host::mail) is given, becomes a field
-//! here. The value can be made again for another peer while the session goes on.
+//! No other file asks where a client is in order to permit something. A rule about clients, or
+//! about the reverse-path that [`Host::mail`](crate::smtp::receiver::Host::mail) is given, becomes
+//! a field here. The value can be made again for another peer while the session goes on.
 
 use ipnet::IpNet;
 

@@ -54,8 +54,8 @@ struct DeliveryReplies<'a> {
 type AcceptedRecipient = Recipient<Resolution>;
 
 impl<'a> MessageDelivery<'a> {
-    /// Delivers `message` to the recipients of the envelope. Writes the replies that `mode` asks for
-    /// but for the last one, which it returns.
+    /// Delivers `message` to the recipients of the envelope. Writes the replies that `mode` asks
+    /// for but for the last one, which it returns.
     ///
     /// # Errors
     /// A reply could not be written. The message was delivered all the same.
@@ -212,8 +212,8 @@ impl<'a> MessageDelivery<'a> {
     }
 
     /// Sends the writer a message for each recipient, all before the first outcome, so that the
-    /// writer can make many durable with one sync. Returns the destinations of each recipient; there
-    /// are none if a queue entry could not be encoded.
+    /// writer can make many durable with one sync. Returns the destinations of each recipient;
+    /// there are none if a queue entry could not be encoded.
     fn send_each(&self, message: Message) -> (Vec<Vec<Destination>>, PendingDeliveries) {
         let Message { id, head, content, .. } = message;
         let mut pending = Vec::new();

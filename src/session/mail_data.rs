@@ -1,8 +1,8 @@
 //! Mail data in a session: read from the stream, decoded into content, and given to
 //! [`MessageDelivery`] when it is whole.
 //!
-//! Whatever is wrong with it, mail data is read to its end before it is answered, so that nothing in
-//! it can be mistaken for a command. The part of [`Session`] here knows nothing of commands.
+//! Whatever is wrong with it, mail data is read to its end before it is answered, so that nothing
+//! in it can be mistaken for a command. The part of [`Session`] here knows nothing of commands.
 
 use std::collections::HashSet;
 use std::time::Instant;

@@ -7,9 +7,10 @@
 //!    |  mail data       | Envelope
 //!    +----> Decoder ----> ContentBuilder ----> Message ----> writer ----> Outcome ----> Reply
 //! ```
-//! Each command gets one reply. The reply to the final dot is 250 only after the writer has returned
-//! [`Delivered`](crate::deliver::Outcome::Delivered), or a terminal shows the message where SEND or
-//! SOML asked for that. An error in a session, a panic included, ends this session and no other.
+//! Each command gets one reply. The reply to the final dot is 250 only after the writer has
+//! returned [`Delivered`](crate::deliver::Outcome::Delivered), or a terminal shows the message
+//! where SEND or SOML asked for that. An error in a session, a panic included, ends this session
+//! and no other.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -81,8 +82,8 @@ impl SessionContext {
         SessionContext { config, route, writer, counters, ids: IdGenerator::new() }
     }
 
-    /// Runs a session of SMTP over `stream`, from the greeting to its end, and leaves the last reply
-    /// for [`Stream::close`] to send. Does not panic.
+    /// Runs a session of SMTP over `stream`, from the greeting to its end, and leaves the last
+    /// reply for [`Stream::close`] to send. Does not panic.
     pub fn serve(&self, stream: &mut Stream) -> SessionEnd {
         self.serve_as(Service::default(), stream)
     }

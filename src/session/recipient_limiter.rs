@@ -4,12 +4,12 @@
 //! | rejected names since the last delivered message | the next one is |
 //! | --- | --- |
 //! | up to 10 | answered at once; a mailing list with former users has as many |
-//! | up to 20 | answered after a second, in which the client holds its own thread and nothing else |
+//! | up to 20 | answered after a second, in which the client holds only its own thread |
 //! | more, or more than 10 during overload | answered with 421, which ends the session |
 //!
 //! Postfix does the same with `smtpd_soft_error_limit`, `smtpd_error_sleep_time` and
-//! `smtpd_hard_error_limit`. Clients that [`Access`](super::access::Access) exempts are never slowed
-//! down.
+//! `smtpd_hard_error_limit`. Clients that [`Access`](super::access::Access) exempts are never
+//! slowed down.
 
 use std::cell::Cell;
 use std::sync::Arc;

@@ -155,7 +155,8 @@ pub(super) fn for_outcome(outcome: &Outcome, id: &str) -> Reply {
     }
 }
 
-/// Returns the reply to SEND or SOML: `shown` is whether each recipient has the message on a terminal.
+/// Returns the reply to SEND or SOML: `shown` is whether each recipient has the message on a
+/// terminal.
 pub(super) fn for_terminals(shown: &[bool], id: &str) -> Reply {
     if shown.iter().all(|shown| *shown) { reply::shown(id) } else { reply::data_not_shown() }
 }
@@ -165,8 +166,8 @@ pub(super) fn too_large_for_terminals() -> Reply {
     reply::data_not_to_show()
 }
 
-/// Returns the last reply of PRDR, which sums up those of the `recipients`: `delivered` of them were
-/// positive, and `any_deferred` is whether another was 4yz.
+/// Returns the last reply of PRDR, which sums up those of the `recipients`: `delivered` of them
+/// were positive, and `any_deferred` is whether another was 4yz.
 pub(super) fn for_prdr(id: &str, recipients: usize, delivered: usize, any_deferred: bool) -> Reply {
     match delivered {
         n if n == recipients => reply::delivered(id),

@@ -4,13 +4,13 @@
 //! | | on a terminal | in the mailbox | 250 after the final dot means |
 //! | --- | --- | --- | --- |
 //! | SEND | of each user | never | every user has it on a terminal |
-//! | SOML | of the active users | of the others | every user has it on a terminal or in the mailbox |
+//! | SOML | of the active users | of the others | every user has it in one of the two |
 //! | SAML | of the active users | of all users | every user has it in the mailbox |
 //!
 //! A message that does not fit on a terminal is not shown on any. SEND rejects it (552), and SOML
-//! handles it as SAML. Where a user gets both, the mailbox comes first, because a terminal cannot be
-//! made to forget. A user who saw a message that was then answered 451 sees it again when the client
-//! retries, as RFC 1047 allows for mailboxes.
+//! handles it as SAML. Where a user gets both, the mailbox comes first, because a terminal cannot
+//! be made to forget. A user who saw a message that was then answered 451 sees it again when the
+//! client retries, as RFC 1047 allows for mailboxes.
 //!
 //! The session's thread writes to the terminals. A stopped terminal delays its own sender, for at
 //! most a second, and no other mail.
@@ -24,8 +24,8 @@ use crate::smtp::envelope::Envelope;
 use crate::smtp::reply::Reply;
 use crate::terminal::render::RenderedMessage;
 
-/// Returns the message as a terminal shows it, or the reply if its content cannot be read. `time` is
-/// when its transaction began.
+/// Returns the message as a terminal shows it, or the reply if its content cannot be read. `time`
+/// is when its transaction began.
 pub(super) fn render(
     envelope: &Envelope<Resolution>,
     time: &Zoned,
@@ -68,8 +68,8 @@ pub(super) fn send_or_mail(
     }
 }
 
-/// Delivers to the mailboxes of all users, and then to the terminals of the active ones. Returns the
-/// reply.
+/// Delivers to the mailboxes of all users, and then to the terminals of the active ones. Returns
+/// the reply.
 pub(super) fn send_and_mail(
     context: &SessionContext,
     rendered: &RenderedMessage,
@@ -83,7 +83,8 @@ pub(super) fn send_and_mail(
     reply
 }
 
-/// Shows the message on the terminals of these users. Returns for each of them whether it is on one.
+/// Shows the message on the terminals of these users. Returns for each of them whether it is on
+/// one.
 fn show(context: &SessionContext, to: &[Destination], rendered: &RenderedMessage) -> Vec<bool> {
     context.config.host_terminals.show(to, rendered)
 }
