@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
+use super::disconnect::Disconnect;
 use super::session_handle::{StreamShared, WaitPhase};
 use super::socket::{Socket, is_timeout, ready};
-use super::stream::Disconnect;
 
 /// A socket that is waited for no longer than allowed.
 #[derive(Debug)]

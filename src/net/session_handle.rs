@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::disconnect::Disconnect;
 use super::socket::Socket;
-use super::stream::Disconnect;
 
 /// Whether the server is under stress: one switch for all streams that heed it.
 #[derive(Debug, Default)]

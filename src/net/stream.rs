@@ -22,12 +22,12 @@
 //! waits for a command, or at once; and a server under stress asks for more ([`OverloadFlag`]). What a
 //! connection is made of is in `stream/socket.rs`, and what waits for it in `stream/wire.rs`.
 
-use std::fmt;
 use std::io;
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use super::disconnect::Disconnect;
 use super::server_socket::ServerSocket;
 pub use super::session_handle::{OverloadFlag, SessionHandle};
 use super::session_handle::{StreamShared, WaitPhase};
@@ -42,63 +42,6 @@ pub const PACE_MIN: u64 = 100;
 /// The same under stress, which is what Postfix asks for then (`smtpd_min_data_rate`): GPRS at its
 /// slowest, 8 kbit/s, brings twice as much.
 pub const PACE_MIN_UNDER_STRESS: u64 = 500;
-
-/// Why nothing more will be read or written.
-#[derive(Debug)]
-pub enum Disconnect {
-    /// The client has closed its side.
-    Closed,
-    /// The client was silent for too long.
-    TimedOut,
-    /// The client did not read what it was answered.
-    NotReading,
-    /// Mail data came too slowly.
-    TooSlow,
-    /// The session has taken as long as any may.
-    Deadline,
-    /// [`SessionHandle::stop`] was called.
-    Stopping,
-    /// [`SessionHandle::evict_if_idle`] was called.
-    Evicted,
-    /// Something came in clear text where TLS was to begin.
-    ClearText,
-    /// No TLS, or none that both sides know, came where there should be some.
-    Tls(io::Error),
-    /// The connection broke.
-    Broken(io::Error),
-}
-
-impl fmt::Display for Disconnect {
-    /// One word for the log.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Disconnect::Closed => "closed",
-            Disconnect::TimedOut => "timeout",
-            Disconnect::NotReading => "not-reading",
-            Disconnect::TooSlow => "slow",
-            Disconnect::Deadline => "deadline",
-            Disconnect::Stopping => "stopping",
-            Disconnect::Evicted => "idle",
-            Disconnect::ClearText => "clear-text",
-            Disconnect::Tls(_) => "tls",
-            Disconnect::Broken(_) => "broken",
-        })
-    }
-}
-
-impl std::error::Error for Disconnect {}
-
-/// What TLS passed on from the wire, or found wrong itself.
-impl From<io::Error> for Disconnect {
-    fn from(e: io::Error) -> Disconnect {
-        match e.downcast::<Disconnect>() {
-            Ok(cut) => cut,
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Disconnect::Tls(e),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Disconnect::Closed,
-            Err(e) => Disconnect::Broken(e),
-        }
-    }
-}
 
 /// One connection with its buffers and deadlines.
 #[derive(Debug)]
