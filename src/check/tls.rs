@@ -32,7 +32,7 @@ pub fn problems(config: &Config) -> Vec<AliasProblem> {
 /// Whether the chain holds at `now`, and for how long.
 fn dates(tls: &TlsFiles, certificate: &Certificate, now: u64) -> Option<AliasProblem> {
     let shown = tls.cert.display();
-    let Certificate { begins, ends, .. } = *certificate;
+    let Certificate { not_before: begins, not_after: ends, .. } = *certificate;
     if now > ends {
         return Some(stops(
             format!("tls-cert {shown} has expired, at {}", date(ends)),
@@ -127,6 +127,6 @@ mod tests {
     }
 
     fn certificate(begins: u64, ends: u64) -> Certificate {
-        Certificate { begins, ends, names_host: true }
+        Certificate { not_before: begins, not_after: ends, names_host: true }
     }
 }

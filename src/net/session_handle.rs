@@ -1,9 +1,9 @@
 //! What other threads may know of a stream, and do to it: how long its client has owed what the
 //! session waits for, and the means to end it.
 //!
-//! The stream says when it is about to block ([`StreamShared::wait`]) and when it no longer does; what a
-//! handle does comes either before, and is seen by the stream, or after, and finds the socket to
-//! wake. Nothing here costs a session more than one lock for each time it blocks.
+//! The stream says when it is about to block ([`StreamShared::wait`]) and when it no longer does;
+//! what a handle does comes either before, and is seen by the stream, or after, and finds the
+//! socket to wake. Nothing here costs a session more than one lock for each time it blocks.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -155,9 +155,9 @@ impl StreamShared {
         self.lock().notice
     }
 
-    /// The stream is about to block for what the client has owed since `idle_since`; what it waited for
-    /// before, which [`resume`](StreamShared::resume) takes. A notice that came before is an error, but
-    /// mail data and replies that have begun are finished when the server stops.
+    /// The stream is about to block for what the client has owed since `idle_since`; what it waited
+    /// for before, which [`resume`](StreamShared::resume) takes. A notice that came before is an
+    /// error, but mail data and replies that have begun are finished when the server stops.
     pub(super) fn wait(
         &self,
         phase: WaitPhase,

@@ -18,9 +18,10 @@
 //! - TLS begins on an empty buffer, with the same deadlines, and one of its own for the handshake.
 //!   After a handshake or a write that failed nothing more is sent.
 //!
-//! Another thread may end a session through its [`SessionHandle`] (`stream/handle.rs`): gently, where it
-//! waits for a command, or at once; and a server under stress asks for more ([`OverloadFlag`]). What a
-//! connection is made of is in `stream/socket.rs`, and what waits for it in `stream/wire.rs`.
+//! Another thread may end a session through its [`SessionHandle`] (`stream/handle.rs`): gently,
+//! where it waits for a command, or at once; and a server under stress asks for more
+//! ([`OverloadFlag`]). What a connection is made of is in `stream/socket.rs`, and what waits for it
+//! in `stream/wire.rs`.
 
 use std::io;
 use std::net::Shutdown;
@@ -263,9 +264,9 @@ impl Stream {
     /// client has the time-out or a minute, whichever is shorter.
     ///
     /// # Errors
-    /// [`Disconnect::ClearText`] if something has come already: somebody between the client and us may
-    /// have put it there, and must not have it taken for something said inside TLS. After that or
-    /// any other error nothing more is sent: the client would not know how to read it.
+    /// [`Disconnect::ClearText`] if something has come already: somebody between the client and us
+    /// may have put it there, and must not have it taken for something said inside TLS. After that
+    /// or any other error nothing more is sent: the client would not know how to read it.
     pub fn start_tls(&mut self, keys: &ServerCertificate) -> Result<tls::TlsInfo, Disconnect> {
         let facts = self.handshake(keys);
         if facts.is_err() {
@@ -299,7 +300,7 @@ impl Stream {
         }
         let until = Instant::now() + LINGER;
         if let Layer::Tls(tls) = &mut self.layer {
-            let _ = tls.end(&mut self.wire.until(until));
+            let _ = tls.close_notify(&mut self.wire.until(until));
         }
         self.layer = Layer::Mute;
         if unread {

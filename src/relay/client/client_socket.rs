@@ -71,7 +71,7 @@ impl ClientSocket {
     /// Says that nothing more comes, if there is a way to.
     pub(super) fn end(&mut self, until: Instant) {
         if let Some(tls) = &mut self.tls {
-            let _ = tls.end(&mut DeadlineIo { socket: &self.socket, until });
+            let _ = tls.close_notify(&mut DeadlineIo { socket: &self.socket, until });
         }
     }
 }
