@@ -254,7 +254,7 @@ fn keys_that_are_none_say_why() {
         ("a-cert.pem", "a-cert.pem", Some("contains no private key")),
         ("a-cert.pem", "encrypted", Some("the key is encrypted; openssl pkey")),
         ("a-cert.pem", "b-key.pem", Some("does not belong to the first certificate in ")),
-        ("turned", "a-key.pem", Some("the server's own comes first")),
+        ("turned", "a-key.pem", Some("which must be the server's own")),
     ] {
         let (cert, key) = (path(cert), path(key));
         let loaded = ServerCertificate::load(&cert, &key).err();
