@@ -1,35 +1,34 @@
-//! Why a connection ends.
+//! Why a connection ends, in one word for the log.
 
 use std::fmt;
 use std::io;
 
-/// Why nothing more will be read or written.
+/// Why nothing more is read or written.
 #[derive(Debug)]
 pub enum Disconnect {
-    /// The client has closed its side.
+    /// The client closed its side.
     Closed,
-    /// The client was silent for too long.
+    /// The client sent nothing for too long.
     TimedOut,
-    /// The client did not read what it was answered.
+    /// The client did not read its replies.
     NotReading,
     /// Mail data came too slowly.
     TooSlow,
-    /// The session has taken as long as any may.
+    /// The session reached its time limit.
     Deadline,
-    /// [`SessionHandle::stop`] was called.
+    /// [`SessionHandle::stop`](super::stream::SessionHandle::stop) was called.
     Stopping,
-    /// [`SessionHandle::evict_if_idle`] was called.
+    /// [`SessionHandle::evict_if_idle`](super::stream::SessionHandle::evict_if_idle) was called.
     Evicted,
-    /// Something came in clear text where TLS was to begin.
+    /// Clear text came where TLS was to begin.
     ClearText,
-    /// No TLS, or none that both sides know, came where there should be some.
+    /// The TLS handshake or a TLS record failed.
     Tls(io::Error),
-    /// The connection broke.
+    /// The connection failed.
     Broken(io::Error),
 }
 
 impl fmt::Display for Disconnect {
-    /// One word for the log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Disconnect::Closed => "closed",
@@ -48,11 +47,11 @@ impl fmt::Display for Disconnect {
 
 impl std::error::Error for Disconnect {}
 
-/// What TLS passed on from the wire, or found wrong itself.
+/// Converts an error of TLS: its own, or the `Disconnect` of the socket below it.
 impl From<io::Error> for Disconnect {
     fn from(e: io::Error) -> Disconnect {
         match e.downcast::<Disconnect>() {
-            Ok(cut) => cut,
+            Ok(disconnect) => disconnect,
             Err(e) if e.kind() == io::ErrorKind::InvalidData => Disconnect::Tls(e),
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Disconnect::Closed,
             Err(e) => Disconnect::Broken(e),

@@ -264,7 +264,7 @@ impl Pool {
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             let admission = &shared.admission;
             log::warn!("cut sessions={} reason=grace-over", admission.streams().count());
-            admission.streams().for_each(|stream| stream.cut());
+            admission.streams().for_each(|stream| stream.disconnect());
             // The threads see it at once, unless the writer holds them.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
                 return None;

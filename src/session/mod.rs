@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
                 replies.iter().try_for_each(|reply| self.reply(reply))?;
                 return Ok(None);
             }
-            // Someone between the client and this host may have inserted what came in clear text,
+            // An attacker between the client and this host may have inserted what came in clear text,
             // to have it taken for something that the client said inside TLS.
             Step::StartTls(_) if self.stream.has_unread() => {
                 return Err(Disconnect::ClearText);

@@ -36,14 +36,12 @@ impl Trust {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
-        match roots.is_empty() {
-            true => {
-                Err("this system has no root certificates; install the package ca-certificates, \
-                or give a file"
-                    .to_owned())
-            }
-            false => Trust::with_roots(roots),
+        if roots.is_empty() {
+            let error = "this system has no root certificates; install the package \
+                ca-certificates, or give a file";
+            return Err(error.to_owned());
         }
+        Trust::with_roots(roots)
     }
 
     /// Returns the roots in a PEM file, which may be servers' own certificates.
@@ -58,12 +56,12 @@ impl Trust {
             let certificate = certificate.map_err(|e| error(&e))?;
             roots.add(certificate).map_err(|e| error(&e))?;
         }
-        match roots.is_empty() {
-            true => {
-                Err(error(&"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----"))
-            }
-            false => Trust::with_roots(roots),
+        if roots.is_empty() {
+            return Err(error(
+                &"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----",
+            ));
         }
+        Trust::with_roots(roots)
     }
 
     /// Accepts any certificate, so that the connection is encrypted to an unknown server.

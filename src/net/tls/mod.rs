@@ -215,10 +215,10 @@ fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = read(cert).map_err(|e| error(&e))?;
     let chain: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&text).collect();
     let chain = chain.map_err(|e| error(&format!("not in PEM form: {e}")))?;
-    match chain.is_empty() {
-        true => Err(error(&"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----")),
-        false => Ok(chain),
+    if chain.is_empty() {
+        return Err(error(&"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----"));
     }
+    Ok(chain)
 }
 
 /// Reads the key in the file `key`, and checks that it belongs to the first certificate of `chain`,
