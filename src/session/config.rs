@@ -36,41 +36,41 @@ impl Audience {
 /// Session configuration. The defaults are those of the options of mailslot.
 #[derive(Clone, Debug)]
 pub struct SessionConfig {
-    /// The name in the greeting, in replies and in Received fields; `localhost`.
+    /// The name in the greeting, in replies and in Received fields. Default: `localhost`.
     pub hostname: String,
-    /// The largest message, in octets as sent; 25 MiB.
+    /// The largest message, in octets as sent. Default: 25 MiB.
     pub size_max: u64,
-    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8), which is the default.
+    /// Recipients of one message; at least 100 (RFC 5321 4.5.3.1.8). Default: 100.
     pub recipients_max: usize,
-    /// Commands in error that are answered; the next one ends the session with 421. 20.
+    /// Commands in error that are answered. The next one ends the session with 421. Default: 20.
     pub errors_max: u32,
-    /// Clients that get answers to VRFY, the others get 252; local ones.
+    /// Clients that get answers to VRFY; the others get 252. Default: local clients.
     pub vrfy: Audience,
-    /// Clients that get answers to EXPN, the others get 252; local ones.
+    /// Clients that get answers to EXPN; the others get 252. Default: local clients.
     pub expn: Audience,
-    /// Clients that get the new address of a user (551), the others get 550; local ones.
+    /// Clients that get the new address of a user (551); the others get 550. Default: local
+    /// clients.
     pub forward_replies: Audience,
-    /// Clients that may use SEND, SOML and SAML, the others get 502; none.
+    /// Clients that may use SEND, SOML and SAML; the others get 502. Default: none.
     pub terminals: Audience,
     /// The terminals of this host.
     pub host_terminals: Terminals,
     /// Directory for mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX). MAIL is deferred
-    /// while its disk is full. `/var/spool/mailslot`.
+    /// while its disk is full. Default: `/var/spool/mailslot`.
     pub spool: PathBuf,
-    /// Directory of the mailboxes. MAIL is deferred while its disk is full. `/var/mail`.
+    /// Directory of the mailboxes. MAIL is deferred while its disk is full. Default: `/var/mail`.
     pub mail_dir: PathBuf,
-    /// Time for one command line, for reading the replies to it, and, but for two fifths, for a
-    /// pause in mail data. 300 s, the least that RFC 5321 4.5.3.2.7 asks for.
+    /// Time for the client to send one command line, or to read its replies. Mail data may pause
+    /// for three fifths of it. Default: 300 s, the least by RFC 5321 4.5.3.2.7.
     pub timeout: Duration,
-    /// Time for the whole session; 1,200 s.
+    /// Time for the whole session. Default: 1,200 s.
     pub session_timeout: Duration,
     /// Time for the writer to deliver a message. It must be longer than the writer's lock timeout.
-    /// 90 s.
+    /// Default: 90 s.
     pub outcome_timeout: Duration,
-    /// TLS, or None for sessions without STARTTLS, which is the default.
+    /// TLS, or None for sessions without STARTTLS. Default: None.
     pub tls: Option<TlsPolicy>,
-    /// Relaying to other hosts, or None for a server that delivers to this host only, which is the
-    /// default.
+    /// Relaying to other hosts, or None if mail is delivered to this host only. Default: None.
     pub relay: Option<RelayPolicy>,
 }
 
