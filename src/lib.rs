@@ -36,6 +36,7 @@
 //! | [`session`] | one connection: the place where the modules above meet |
 //! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
 //! | [`config`] | the table of options, the configuration file, the values of both |
+//! | [`sysexits`] | the exit statuses of both programs |
 //! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
 //!
 //! # How a message travels
@@ -112,4 +113,5 @@ pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;
+pub mod sysexits;
 pub mod terminal;

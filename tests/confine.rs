@@ -26,9 +26,9 @@ fn confined() {
     let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
     let outside = inside.with_file_name("outside");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut reach = mailslot::process::confinement::ConfinementRules::new();
-    reach.write(&inside);
-    let strength = mailslot::process::confinement::confine(&reach).unwrap();
+    let mut rules = mailslot::process::confinement::ConfinementRules::new();
+    rules.allow_write(&inside);
+    let strength = mailslot::process::confinement::confine(&rules).unwrap();
     let denied = |e: std::io::Error| e.kind() == std::io::ErrorKind::PermissionDenied;
     let tries = move || {
         let file = inside.join("file");
@@ -44,7 +44,7 @@ fn confined() {
         assert!(fs::write(outside.with_file_name("new"), "x").is_err_and(denied), "make");
         assert!(fs::remove_file(&outside).is_err_and(denied), "remove");
         assert!(File::open(&outside).is_err_and(denied), "read");
-        assert!(mailslot::process::confinement::is_out_of_reach(&outside));
+        assert!(mailslot::process::confinement::blocks_reading(&outside));
         assert!(fs::read_dir("/etc").is_err_and(denied), "list");
         assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
         assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");

@@ -179,7 +179,7 @@ fn nothing_unfinished_or_unsafe_stays() {
 
 #[test]
 fn documents_show_the_table_of_options() {
-    let in_file = |row: &&OptionRow| row.place != Arity::CommandLine;
+    let in_file = |row: &&OptionRow| row.arity != Arity::CommandLine;
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
     let keys: String = TABLE.iter().filter(in_file).map(|row| mdoc(row, &key(row))).collect();
     let sample: String = TABLE.iter().filter(in_file).map(sample).collect();
@@ -208,12 +208,12 @@ fn sample(row: &OptionRow) -> String {
         text.push_str(&format!("# {line}\n"));
     }
     match row.default {
-        DefaultValue::Is(values) => {
+        DefaultValue::Fixed(values) => {
             for value in values {
                 text.push_str(&format!("#{} {value}\n", row.long));
             }
         }
-        DefaultValue::Found(words) => {
+        DefaultValue::Computed(words) => {
             text.push_str(&format!("# Default: {words}.\n#{} {}\n", row.long, row.arg));
         }
     }
@@ -238,7 +238,7 @@ fn mdoc(row: &OptionRow, head: &str) -> String {
     for sentence in row.help.split_inclusive(". ") {
         text.push_str(&format!("{}\n", wrap(sentence.trim(), 78).join("\n")));
     }
-    if row.place == Arity::Many {
+    if row.arity == Arity::Many {
         text.push_str("May be given several times.\n");
     }
     if !row.source.is_empty() {

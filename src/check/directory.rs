@@ -1,4 +1,4 @@
-//! What is wrong with the two folders mailslot writes to: the mail folder and its spool.
+//! Checks of the two directories that mailslot writes to: the mail directory and the spool.
 
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
@@ -8,161 +8,168 @@ use std::path::Path;
 use nix::sys::statvfs::{FsFlags, statvfs};
 
 use super::privilege::{self, FileOwner};
-use super::{advice, stops};
+use super::{advice, problem};
 use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
-use crate::route::AliasProblem;
+use crate::route::Problem;
 
-/// The folder of the mailboxes: there, ours to write, and nobody else's to play with.
-pub fn mail_dir(config: &Config) -> Vec<AliasProblem> {
+/// Checks that the mail directory exists, is writable, and does not let users remove the mailboxes
+/// of others.
+pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     let path = &config.mail_dir;
     let shown = path.display();
-    // Where each mailbox is a user's own, users must be able to make them.
-    let (owner_of, mode) = match config.users {
-        NameSet::System => (FileOwner::of_mail(), 0o2775),
-        NameSet::These(_) | NameSet::Any => (privilege::owner_of(config), 0o700),
+    // Mailboxes that belong to the users of the system are created with the users' permissions.
+    let (owner, mode) = match config.users {
+        NameSet::System => (FileOwner::of_shared_mail_dir(), 0o2775),
+        NameSet::Listed(_) | NameSet::Any => (privilege::expected_owner(config), 0o700),
     };
-    let mut found = Vec::from_iter(directory("mail-dir", path, config, &owner_of, mode));
+    let mut found = Vec::from_iter(check_directory("mail-dir", path, config, &owner, mode));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o1002 == 0o002
     {
         found.push(advice(
-            format!("mail-dir {shown} lets everybody remove everybody's mailbox"),
+            format!("mail-dir {shown} lets any user remove any mailbox"),
             &format!("chmod +t {shown}"),
         ));
     }
-    found.extend(space("mail-dir", path, config.size_max));
+    found.extend(check_space("mail-dir", path, config.size_max));
     found
 }
 
-/// The folder of our own files, which hold mail on its way.
-pub fn spool(config: &Config) -> Vec<AliasProblem> {
+/// Checks that the spool exists, is writable, and is not writable by others, because its files
+/// contain mail.
+pub fn check_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
-    let mut found =
-        Vec::from_iter(directory("spool", path, config, &privilege::owner_of(config), 0o700));
+    let mut found = Vec::from_iter(check_directory(
+        "spool",
+        path,
+        config,
+        &privilege::expected_owner(config),
+        0o700,
+    ));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o022 != 0
     {
         found.push(advice(
-            format!("spool {shown} can be written to by others"),
+            format!("spool {shown} is writable by others"),
             &format!("chmod go-w {shown}"),
         ));
     }
-    found.extend(space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
+    found.extend(check_space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
 }
 
-/// What is wrong with a folder that we must be able to make files in; it would better be
-/// `owner_of`'s, with `mode`.
-fn directory(
+/// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
+fn check_directory(
     option: &str,
     path: &Path,
     config: &Config,
-    owner_of: &FileOwner,
+    owner: &FileOwner,
     mode: u32,
-) -> Option<AliasProblem> {
+) -> Option<Problem> {
     let shown = path.display();
-    let account = privilege::account(config);
-    let who = privilege::name(account.as_ref());
-    if let Some(closed) = account.as_ref().and_then(|account| closed_above(path, account)) {
-        let closed = closed.display();
-        return Some(stops(
-            format!("{option} {shown} cannot be reached by {who}: {closed} is closed to it"),
-            &format!("chmod o+x {closed}"),
+    let account = privilege::run_account(config);
+    let user = privilege::account_name(account.as_ref());
+    let ancestor = account.as_ref().and_then(|account| inaccessible_ancestor(path, account));
+    if let Some(ancestor) = ancestor {
+        let ancestor = ancestor.display();
+        return Some(problem(
+            format!("{option} {shown} cannot be reached: {ancestor} is not searchable by {user}"),
+            &format!("chmod o+x {ancestor}"),
         ));
     }
-    let give = || format!("chown {owner_of} {shown} && chmod {mode:04o} {shown}");
     match fs::metadata(path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Some(stops(
-            format!("{option} {shown} is not there"),
-            &format!("{} {shown}", owner_of.install(mode)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Some(problem(
+            format!("{option} {shown} does not exist"),
+            &format!("{} {shown}", owner.install_command(mode)),
         )),
-        Err(e) => Some(stops(format!("{option} {shown}: {e}"), "make it accessible")),
-        Ok(meta) if !meta.is_dir() => {
-            Some(stops(format!("{option} {shown} is no folder"), &format!("correct {option}")))
-        }
+        Err(e) => Some(problem(format!("{option} {shown}: {e}"), "make it accessible")),
+        Ok(meta) if !meta.is_dir() => Some(problem(
+            format!("{option} {shown} is not a directory"),
+            &format!("correct {option}"),
+        )),
         Ok(meta) if privilege::may_write(path, &meta, account.as_ref()) => None,
-        Ok(meta) => Some(stops(
+        Ok(meta) => Some(problem(
             format!(
-                "{option} {shown} (owner {}:{}, mode {:o}) cannot be written to by {who}",
+                "{option} {shown} (owner {}:{}, mode {:o}) is not writable by {user}",
                 meta.uid(),
                 meta.gid(),
                 meta.mode() & 0o7777,
             ),
-            &give(),
+            &format!("chown {owner} {shown} && chmod {mode:04o} {shown}"),
         )),
     }
 }
 
-/// The first folder on the way to `path` that `account` cannot pass.
-fn closed_above<'a>(path: &'a Path, account: &Account) -> Option<&'a Path> {
+/// Returns the first directory on the path to `path` that `account` cannot search.
+fn inaccessible_ancestor<'a>(path: &'a Path, account: &Account) -> Option<&'a Path> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).filter(|p| p.is_absolute()).collect();
     above.reverse();
-    let closed = |meta: &Metadata| meta.is_dir() && !privilege::has(meta, account, 0o1);
+    let closed = |meta: &Metadata| meta.is_dir() && !privilege::has_permission(meta, account, 0o1);
     above.into_iter().find(|directory| fs::metadata(directory).is_ok_and(|meta| closed(&meta)))
 }
 
-/// A file system that takes no more mail, or soon will not.
-fn space(option: &str, path: &Path, wanted: u64) -> Option<AliasProblem> {
+/// Checks that the file system of `path` is writable and has `wanted` bytes free.
+fn check_space(option: &str, path: &Path, wanted: u64) -> Option<Problem> {
     let stat = statvfs(path).ok()?;
     let shown = path.display();
     if stat.flags().contains(FsFlags::ST_RDONLY) {
-        return Some(stops(
+        return Some(problem(
             format!("{option} {shown} is on a file system that is mounted read-only"),
-            &format!("look into the kernel's log for why, then: mount -o remount,rw, for {shown}"),
+            &format!("find the cause in the kernel log, then mount -o remount,rw, for {shown}"),
         ));
     }
-    // The types of both differ between systems.
+    // The types of both fields differ between systems.
     #[allow(clippy::useless_conversion)]
     let free = u64::from(stat.blocks_available()).saturating_mul(u64::from(stat.fragment_size()));
     (free < wanted).then(|| {
         let (free, wanted) = (free >> 20, wanted >> 20);
-        let what = format!("{option} {shown}: {free} MiB are free, and {wanted} may be needed");
-        let fix = "make room on that file system, or put the folder on another";
-        if free == 0 { stops(what, fix) } else { advice(what, fix) }
+        let what = format!("{option} {shown}: {free} MiB are free, but {wanted} may be needed");
+        let fix = "free space on that file system, or move the directory to another";
+        if free == 0 { problem(what, fix) } else { advice(what, fix) }
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
-    fn folders_are_there_and_ours() {
+    fn directories_exist_and_are_writable() {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| {
             let path = dir.path().join(name);
             let path = path.to_str().unwrap();
-            config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &facts("a"))
+            config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &host_named("a"))
         };
-        assert_found(&mail_dir(&at("none")), "is not there", true);
-        assert_found(&spool(&at("none")), "is not there", true);
+        assert_found(&check_mail_dir(&at("none")), "does not exist", true);
+        assert_found(&check_spool(&at("none")), "does not exist", true);
         fs::write(dir.path().join("file"), "").unwrap();
-        assert_found(&mail_dir(&at("file")), "is no folder", true);
+        assert_found(&check_mail_dir(&at("file")), "is not a directory", true);
         let path = dir.path().join("dir");
         fs::create_dir(&path).unwrap();
         for (mode, in_mail, in_spool) in
             [(0o700, 0, 0), (0o2775, 0, 1), (0o1777, 0, 1), (0o777, 1, 1), (0o755, 0, 0)]
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(mail_dir(&at("dir")).len(), in_mail, "{mode:o}");
-            assert_eq!(spool(&at("dir")).len(), in_spool, "{mode:o}");
+            assert_eq!(check_mail_dir(&at("dir")).len(), in_mail, "{mode:o}");
+            assert_eq!(check_spool(&at("dir")).len(), in_spool, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
-        assert_found(&mail_dir(&at("dir")), "cannot be written to", true);
+        assert_found(&check_mail_dir(&at("dir")), "is not writable by", true);
     }
 
     #[test]
-    fn space_is_told_before_it_is_gone() {
+    fn low_space_is_advice() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(space("spool", dir.path(), 0), None);
-        let all = Vec::from_iter(space("spool", dir.path(), u64::MAX));
+        assert_eq!(check_space("spool", dir.path(), 0), None);
+        let all = Vec::from_iter(check_space("spool", dir.path(), u64::MAX));
         assert_found(&all, "are free", false);
     }
 }

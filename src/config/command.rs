@@ -1,18 +1,18 @@
-//! What the words of the command line ask for.
+//! The command that the words of the command line select.
 
 use super::{ConfigError, usage};
 use crate::config::options::CommandLine;
 
-/// What the program is asked to do.
+/// The command that the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProgramCommand {
-    /// Listen and deliver, or serve one session under `--inetd`.
+    /// No word: serve connections, or one session under `--inetd`.
     Serve,
-    /// Print settings and problems.
+    /// `check`: print the values in effect, and problems.
     Check,
-    /// Print where each of these addresses leads.
+    /// `explain ADDR...`: print the destinations of these addresses.
     Explain(Vec<String>),
-    /// Look at the queue, or work on it.
+    /// `queue ...`: show or change the queue.
     Queue(QueueCommand),
     /// `--help`
     Help,
@@ -20,20 +20,20 @@ pub enum ProgramCommand {
     Version,
 }
 
-/// What is to be done with the queue.
+/// An operation on the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueCommand {
-    /// Print what is in it.
+    /// `queue`: list the entries.
     List,
-    /// Print one entry.
+    /// `queue show ID`: print the entry with this id, and its message.
     Show(String),
-    /// Remove one entry.
-    Drop(String),
-    /// Try these entries now, or all.
+    /// `queue drop ID`: remove the entry with this id.
+    Remove(String),
+    /// `queue flush [ID...]`: try to send these entries now, or all if empty.
     Flush(Vec<String>),
 }
 
-/// What the words on the command line ask for.
+/// Returns the command that `line` selects.
 pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError> {
     if line.count("help") > 0 {
         return Ok(ProgramCommand::Help);
@@ -62,7 +62,7 @@ fn queue_command(words: &[&str]) -> Result<QueueCommand, ConfigError> {
     match words {
         [] => Ok(QueueCommand::List),
         ["show", id] => Ok(QueueCommand::Show(id.to_string())),
-        ["drop", id] => Ok(QueueCommand::Drop(id.to_string())),
+        ["drop", id] => Ok(QueueCommand::Remove(id.to_string())),
         ["flush", ids @ ..] => {
             Ok(QueueCommand::Flush(ids.iter().map(|id| id.to_string()).collect()))
         }
@@ -72,6 +72,7 @@ fn queue_command(words: &[&str]) -> Result<QueueCommand, ConfigError> {
     }
 }
 
+/// Returns the log level of `--quiet` and `--verbose`: -1 to 2.
 pub(super) fn verbosity(line: &CommandLine) -> Result<i32, ConfigError> {
     match (line.count("quiet"), line.count("verbose")) {
         (0, more) => Ok(more.min(2) as i32),

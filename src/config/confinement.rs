@@ -1,4 +1,4 @@
-//! Which files the process still needs once it runs: what it may touch in its sandbox.
+//! The files and ports that the process needs once it runs.
 
 use std::path::{Path, PathBuf};
 
@@ -10,38 +10,46 @@ use crate::session::Audience;
 use crate::terminal::Terminals;
 
 impl Config {
-    /// What stays in reach with these settings; `included` are the files that the aliases name.
-    pub fn reach(&self, included: &[PathBuf]) -> ConfinementRules {
-        let mut reach = ConfinementRules::new();
-        reach.write(&self.mail_dir);
-        reach.write(&self.spool);
+    /// Returns the confinement for this configuration. `included` are the files that the alias file
+    /// includes.
+    pub fn confinement_rules(&self, included: &[PathBuf]) -> ConfinementRules {
+        let mut rules = ConfinementRules::new();
+        rules.allow_write(&self.mail_dir);
+        rules.allow_write(&self.spool);
         if self.users == NameSet::System {
-            reach.look_up_users();
+            rules.allow_user_lookup();
         }
-        self.aliases.iter().for_each(|file| reach.read(file));
-        included.iter().for_each(|file| reach.read_public(file));
+        if let Some(file) = &self.aliases {
+            rules.allow_read(file);
+        }
+        for file in included {
+            rules.allow_read_public(file);
+        }
         if let Some(tls) = &self.tls {
-            reach.read(&tls.cert);
-            reach.read(&tls.key);
+            rules.allow_read(&tls.cert);
+            rules.allow_read(&tls.key);
         }
-        let metrics = self.metrics_file.as_deref().and_then(Path::parent);
-        metrics.into_iter().for_each(|directory| reach.write(directory));
+        if let Some(directory) = self.metrics_file.as_deref().and_then(Path::parent) {
+            rules.allow_write(directory);
+        }
         for address in self.listen.iter().chain(&self.lmtp) {
-            if let ListenAddress::Unix { path, .. } = address {
-                path.parent().into_iter().for_each(|directory| reach.remove_in(directory));
+            if let ListenAddress::Unix { path, .. } = address
+                && let Some(directory) = path.parent()
+            {
+                rules.allow_remove(directory);
             }
         }
         for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
             if let ServerAddress::Tcp { port, .. } = target {
-                reach.connect(*port);
+                rules.allow_connect(*port);
             }
         }
         if self.forward_files {
-            reach.read_homes();
+            rules.allow_read_homes();
         }
         if self.terminals != Audience::Nobody {
-            reach.write_terminals(&Terminals::default().utmp);
+            rules.allow_terminals(&Terminals::default().utmp);
         }
-        reach
+        rules
     }
 }

@@ -1,7 +1,7 @@
-//! What the host says of itself: its names, and whether some files are there.
+//! Information about the host: its names, and whether some files exist.
 //!
-//! Asked once, at the start. What cannot be read is as if it were not there: nothing of it is
-//! needed where everything is configured.
+//! Read once, at the start. A file that cannot be read counts as missing, because nothing here is
+//! needed if everything is configured.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,26 +9,26 @@ use std::path::Path;
 
 use crate::config::options::Origin;
 
-/// What the host says of itself; read once.
+/// The properties of the host that defaults depend on.
 #[derive(Clone, Debug, Default)]
 pub struct HostInfo {
-    /// gethostname(2).
+    /// The host name of gethostname(2).
     pub name: String,
     /// The text of `/etc/hosts`.
     pub hosts: String,
     /// The first word of `/etc/mailname`.
     pub mailname: Option<String>,
-    /// Whether `/etc/aliases` is there.
+    /// True if `/etc/aliases` exists.
     pub aliases: bool,
-    /// Whether this is root.
+    /// True if the process is root.
     pub root: bool,
-    /// Whether systemd passed sockets (`LISTEN_FDS`).
+    /// True if systemd passed sockets (`LISTEN_FDS`).
     pub sockets: bool,
 }
 
 impl HostInfo {
-    /// Asks the host that this runs on.
-    pub fn of_this_host() -> HostInfo {
+    /// Reads the properties of the host that the process runs on.
+    pub fn detect() -> HostInfo {
         let name = nix::unistd::gethostname().unwrap_or_default();
         let mailname = read_text(Path::new(MAILNAME)).unwrap_or_default();
         HostInfo {
@@ -41,8 +41,8 @@ impl HostInfo {
         }
     }
 
-    /// The host's full name: its own if that has a dot, else the name that continues it on the same
-    /// line of `/etc/hosts`, else its own.
+    /// Returns the fully qualified name, and its origin: the host name if it has a dot, else the
+    /// name that extends it on its line of `/etc/hosts`, else the host name.
     pub fn full_name(&self) -> (&str, Origin) {
         let short = self.name.as_str();
         let own = (short, Origin::Host("gethostname"));
@@ -52,8 +52,8 @@ impl HostInfo {
         for line in self.hosts.lines() {
             let line = line.split('#').next().unwrap_or_default();
             let names = || line.split_whitespace().skip(1);
-            let continues = |n: &&str| n.strip_prefix(short).is_some_and(|r| r.starts_with('.'));
-            if let (true, Some(full)) = (names().any(|n| n == short), names().find(continues)) {
+            let extends = |n: &&str| n.strip_prefix(short).is_some_and(|r| r.starts_with('.'));
+            if let (true, Some(full)) = (names().any(|n| n == short), names().find(extends)) {
                 return (full, Origin::Host(HOSTS));
             }
         }
@@ -61,21 +61,21 @@ impl HostInfo {
     }
 }
 
-/// A configuration or host file as text.
+/// Reads a file of at most 1 MiB as text.
 pub fn read_text(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let mut file = File::open(path)?.take(FILE_MAX + 1);
     file.read_to_string(&mut text)?;
-    match text.len() as u64 > FILE_MAX {
-        true => Err(io::Error::other("larger than 1 MiB, so no configuration")),
-        false => Ok(text),
+    if text.len() as u64 > FILE_MAX {
+        return Err(io::Error::other("configuration file exceeds 1 MiB"));
     }
+    Ok(text)
 }
 
-/// The aliases file that is read unasked.
+/// The default alias file.
 pub const ALIASES: &str = "/etc/aliases";
-/// Where Debian keeps the name that mail from this host carries.
+/// The file in which Debian keeps the domain of mail from this host.
 pub const MAILNAME: &str = "/etc/mailname";
 const HOSTS: &str = "/etc/hosts";
-/// More than any configuration has, in octets.
+/// More bytes than any configuration has.
 const FILE_MAX: u64 = 1 << 20;

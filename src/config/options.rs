@@ -1,12 +1,12 @@
-//! The table of options, and the two ways to give one.
+//! The table of options, and the syntax of the command line and of the configuration file.
 //!
-//! [`TABLE`] is the only list there is: the command line, the keys of the configuration file and
-//! `--help` are made from it here, and the lists in the man pages and in `contrib/mailslot.conf`
-//! are held equal to it by `tests/tidy.rs`. A value that the table names as a default is parsed
-//! like one that a person gave, so the documents cannot disagree with the program.
+//! [`TABLE`] is the only list of options. The command line, the keys of the configuration file and
+//! `--help` are made from it here. `tests/tidy.rs` compares the man pages and
+//! `contrib/mailslot.conf` with it. A default in the table is parsed like a value that was given,
+//! so that the documents agree with the program.
 //!
-//! This file knows syntax: which words are options and where each was given ([`Origin`]). What a
-//! value means, and whether it is a good one, is [`config`](crate::config)'s.
+//! This file splits text into options and records where each was given ([`Origin`]).
+//! [`Config`](crate::config::Config) parses and checks the values.
 //!
 //! ```text
 //! # /etc/mailslot.conf
@@ -21,6 +21,8 @@ use std::path::{Path, PathBuf};
 
 use getopts::{Fail, HasArg, Occur};
 
+use super::ConfigError;
+
 /// One option.
 #[derive(Debug)]
 pub struct OptionRow {
@@ -28,55 +30,56 @@ pub struct OptionRow {
     pub long: &'static str,
     /// `-s`, or empty.
     pub short: &'static str,
-    /// What its value is called; empty for an option without a value.
+    /// The name of its value in documents; empty for an option without a value.
     pub arg: &'static str,
-    /// How often, and where, it may be given.
-    pub place: Arity,
-    /// What holds when it is not given.
+    /// The number of times it may be given, and where.
+    pub arity: Arity,
+    /// The value if it is not given.
     pub default: DefaultValue,
-    /// What it does: one sentence, or a few.
+    /// The description: one sentence, or a few.
     pub help: &'static str,
-    /// The standard that asks for it, or empty.
+    /// The standard that requires it, or empty.
     pub source: &'static str,
 }
 
-/// How often an option may be given, and where.
+/// The number of times an option may be given, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arity {
     /// On the command line only.
     CommandLine,
     /// Once, on the command line or in the file.
     Once,
-    /// Any number of times, on the command line or in the file; the command line replaces the file.
+    /// Any number of times. Values on the command line replace those in the file.
     Many,
 }
 
-/// What holds when an option is not given.
+/// The value of an option that is not given.
 #[derive(Clone, Copy, Debug)]
 pub enum DefaultValue {
-    /// These values, parsed as if they had been given.
-    Is(&'static [&'static str]),
-    /// Found out at the start, as these words tell.
-    Found(&'static str),
+    /// These values, parsed as if they were given.
+    Fixed(&'static [&'static str]),
+    /// A value computed at the start, as these words describe.
+    Computed(&'static str),
 }
 
 impl fmt::Display for DefaultValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            DefaultValue::Is(values) => f.write_str(&values.join(" and ")),
-            DefaultValue::Found(words) => f.write_str(words),
+            DefaultValue::Fixed(values) => f.write_str(&values.join(" and ")),
+            DefaultValue::Computed(words) => f.write_str(words),
         }
     }
 }
 
-/// Where a value came from, for `mailslot check` and for complaints.
+/// The origin of a value, for `mailslot check` and for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// The table.
     Default,
-    /// Found on this host: `/etc/mailname`, `systemd`, `passwd`.
+    /// A file or property of this host, or how the program was started: `/etc/mailname`,
+    /// `systemd`.
     Host(&'static str),
-    /// Follows from `--sandbox`.
+    /// `--sandbox`, which sets other options.
     Sandbox,
     /// The configuration file and the line in it.
     File(PathBuf, usize),
@@ -96,47 +99,57 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One option as it was given.
+/// One value of an option, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionValue {
-    /// Its row's `long`.
+    /// The option, by [`OptionRow::long`].
     pub long: &'static str,
-    /// Its value as text; empty for an option without one.
+    /// The value; empty for an option without one.
     pub value: String,
-    /// Where it was given.
+    /// The place that gave it.
     pub origin: Origin,
 }
 
-/// The command line, taken apart.
+/// A parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// The options, in the order of the table.
     pub given: Vec<OptionValue>,
-    /// The words that are no options: a command and its operands.
+    /// The other words: a command and its operands.
     pub words: Vec<String>,
 }
 
 impl CommandLine {
-    /// How often the option `long` was given.
+    /// Returns how often the option `long` was given.
     pub fn count(&self, long: &str) -> usize {
         self.given.iter().filter(|g| g.long == long).count()
     }
+
+    /// True if the option `long` was given.
+    pub fn has(&self, long: &str) -> bool {
+        self.count(long) > 0
+    }
+
+    /// Returns the first value of the option `long`.
+    pub fn value(&self, long: &str) -> Option<&str> {
+        self.given.iter().find(|g| g.long == long).map(|g| g.value.as_str())
+    }
 }
 
-/// Takes a command line apart, the program's own name left out.
+/// Parses a command line, given without the program's name.
 ///
 /// # Errors
-/// An unknown option, a missing or needless value, one given twice, or one that is no UTF-8; the
-/// text says which, and the nearest name there is.
-pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
+/// An option that is unknown, given twice or not UTF-8, or a value that is missing or not allowed.
+/// The text suggests the most similar option.
+pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError> {
     let mut options = getopts::Options::new();
     for row in TABLE {
         let has_arg = if row.arg.is_empty() { HasArg::No } else { HasArg::Yes };
-        let often = row.place == Arity::Many || row.long == "verbose";
+        let often = row.arity == Arity::Many || row.long == "verbose";
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
-    let found = options.parse(args).map_err(complaint)?;
+    let found = options.parse(args).map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
     let mut given = Vec::new();
     for row in TABLE {
         let values = match row.arg {
@@ -150,12 +163,12 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, String> {
     Ok(CommandLine { given, words: found.free })
 }
 
-/// Takes the text of a configuration file apart.
+/// Parses the text of a configuration file.
 ///
 /// # Errors
-/// A key that is not in the table, a key without a value, or one given twice that may be given
-/// once; the text begins with `FILE:LINE: `.
-pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
+/// A key that is not in the table, has no value, or is given twice but allowed once. The text
+/// begins with `FILE:LINE: `.
+pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, ConfigError> {
     let mut given: Vec<OptionValue> = Vec::new();
     for (number, line) in text.lines().enumerate().map(|(i, line)| (i + 1, line)) {
         let line = without_comment(line).trim();
@@ -163,15 +176,16 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
             continue;
         }
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let wrong = |what: String| Err(format!("{}:{number}: {what}", path.display()));
+        let wrong =
+            |what: String| Err(ConfigError::Config(format!("{}:{number}: {what}", path.display())));
         let Some(row) = TABLE.iter().find(|row| row.long == key) else {
             return wrong(format!("unknown key \"{}\"{}", key.escape_debug(), suggestion(key)));
         };
-        if row.place == Arity::CommandLine {
+        if row.arity == Arity::CommandLine {
             return wrong(format!("{key} can be given on the command line only"));
         }
         let earlier = given.iter().find(|g| g.long == row.long);
-        if let (Some(earlier), Arity::Once) = (earlier, row.place) {
+        if let (Some(earlier), Arity::Once) = (earlier, row.arity) {
             return wrong(format!("{key} is given twice, first at {}", earlier.origin));
         }
         if value.trim().is_empty() {
@@ -183,17 +197,17 @@ pub fn parse_file(path: &Path, text: &str) -> Result<Vec<OptionValue>, String> {
     Ok(given)
 }
 
-/// The row of `long`.
+/// Returns the row of the option `long`.
 pub fn row(long: &str) -> Option<&'static OptionRow> {
     TABLE.iter().find(|row| row.long == long)
 }
 
-/// What `--help` prints.
+/// Returns the text of `--help`.
 pub fn help() -> String {
-    let mut text = USAGE.to_owned();
+    let mut text = HELP_HEADER.to_owned();
     for row in TABLE {
         let short = if row.short.is_empty() { "    ".into() } else { format!("-{}, ", row.short) };
-        let many = if row.place == Arity::Many { "..." } else { "" };
+        let many = if row.arity == Arity::Many { "..." } else { "" };
         text.push_str(format!("  {short}--{} {}{many}", row.long, row.arg).trim_end());
         text.push('\n');
         let mut about = row.help.to_owned();
@@ -204,11 +218,11 @@ pub fn help() -> String {
             text.push_str(&format!("          {line}\n"));
         }
     }
-    text.push_str(AFTER);
+    text.push_str(HELP_FOOTER);
     text
 }
 
-/// `text` in lines of at most `width` characters, broken at blanks.
+/// Wraps `text` at spaces into lines of at most `width` bytes.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -224,7 +238,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// `key value # comment` without the comment. A `#` inside a word is part of the word.
+/// Returns `key value # comment` without the comment. A `#` inside a word is part of the word.
 fn without_comment(line: &str) -> &str {
     let mut before = ' ';
     for (at, c) in line.char_indices() {
@@ -236,8 +250,8 @@ fn without_comment(line: &str) -> &str {
     line
 }
 
-/// What getopts found wrong, in this program's words.
-fn complaint(fail: Fail) -> String {
+/// Describes an error of getopts in this program's words.
+fn parse_error(fail: Fail) -> String {
     let dashed = |name: &str| match name.chars().count() {
         1 => format!("-{name}"),
         _ => format!("--{name}"),
@@ -258,7 +272,7 @@ fn complaint(fail: Fail) -> String {
     }
 }
 
-/// `; did you mean "listen"?` where a name of the table is near, else nothing.
+/// Returns `; did you mean "listen"?` if a name of the table is similar, else nothing.
 fn suggestion(name: &str) -> String {
     let near = TABLE.iter().map(|row| (distance(name, row.long), row.long)).min();
     match near {
@@ -267,11 +281,11 @@ fn suggestion(name: &str) -> String {
     }
 }
 
-/// How many octets must be put in, taken out or changed to make `b` of `a`. Long names are cut: no
-/// option is that long.
+/// Returns the edit distance between `a` and `b` in bytes. Only 40 bytes of `a` are compared,
+/// because no option is longer.
 fn distance(a: &str, b: &str) -> usize {
     let a = &a.as_bytes()[..a.len().min(40)];
-    // costs[j]: from what was read of `a` so far to the first j octets of `b`.
+    // costs[j] is the distance between the part of `a` read so far and the first j bytes of `b`.
     let mut costs: Vec<usize> = (0..=b.len()).collect();
     for x in a {
         let mut next = vec![costs[0] + 1];
@@ -284,46 +298,46 @@ fn distance(a: &str, b: &str) -> usize {
     costs[b.len()]
 }
 
-const USAGE: &str = "\
-Usage: mailslot [OPTIONS]                  listen, deliver to local mailboxes
+const HELP_HEADER: &str = "\
+Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
-       mailslot check [OPTIONS]            print settings and problems found
-       mailslot explain ADDR... [OPTIONS]  print where each address leads
-       mailslot queue [OPTIONS]            print what waits for other hosts
+       mailslot check [OPTIONS]            print settings and problems
+       mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
+       mailslot queue [OPTIONS]            list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message
-       mailslot queue drop ID [OPTIONS]    remove one entry; nobody is told
+       mailslot queue drop ID [OPTIONS]    remove one entry without a report
        mailslot queue flush [ID...] [OPTIONS]   try to send it now
 
 Long names are also keys of the configuration file. Defaults are in brackets.
 
 ";
 
-const AFTER: &str = "
-A SIZE is octets, or a number with K, M or G (powers of 1024). A TIME is
-seconds, or a number with s, m, h or d.
+const HELP_FOOTER: &str = "
+A SIZE is a number of bytes, or a number with K, M or G (powers of 1024). A TIME
+is a number of seconds, or a number with s, m, h or d.
 ";
 
 const fn option(
     names: (&'static str, &'static str),
     arg: &'static str,
-    place: Arity,
+    arity: Arity,
     default: DefaultValue,
     source: &'static str,
     help: &'static str,
 ) -> OptionRow {
-    OptionRow { long: names.0, short: names.1, arg, place, default, help, source }
+    OptionRow { long: names.0, short: names.1, arg, arity, default, help, source }
 }
 
 use Arity::{Many, Once};
-use DefaultValue::{Found, Is};
+use DefaultValue::{Computed, Fixed};
 
-/// Every option there is, in the order in which the documents show them.
+/// All options, in the order of the documents.
 pub const TABLE: &[OptionRow] = &[
     option(
         ("config", "c"),
         "FILE",
         Arity::CommandLine,
-        Found("/etc/mailslot.conf if it exists; none with --sandbox"),
+        Computed("/etc/mailslot.conf if it exists; none with --sandbox"),
         "",
         "Read settings from FILE. Options on the command line take precedence.",
     ),
@@ -331,7 +345,7 @@ pub const TABLE: &[OptionRow] = &[
         ("listen", "l"),
         "ADDR",
         Many,
-        Is(&["127.0.0.1:25", "[::1]:25"]),
+        Fixed(&["127.0.0.1:25", "[::1]:25"]),
         "",
         "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. With the \
          prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
@@ -343,7 +357,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lmtp", ""),
         "ADDR",
         Many,
-        Found("none"),
+        Computed("none"),
         "RFC 2033",
         "Listen for LMTP on unix:PATH, unix:PATH,mode=660 or HOST:PORT, for a mail server on this \
          host or on a private network. Port 25 is not allowed.",
@@ -352,7 +366,7 @@ pub const TABLE: &[OptionRow] = &[
         ("hostname", "n"),
         "NAME",
         Once,
-        Found("the host's full name"),
+        Computed("the host's full name"),
         "RFC 5321 4.3.1",
         "Name of this host in the greeting, in replies and in Received fields.",
     ),
@@ -360,7 +374,7 @@ pub const TABLE: &[OptionRow] = &[
         ("domain", "d"),
         "NAME",
         Many,
-        Found("the name in /etc/mailname, or else the hostname; and localhost"),
+        Computed("the name in /etc/mailname, or else the hostname; and localhost"),
         "",
         "Mail for NAME is local. If this is given, no other domains are local.",
     ),
@@ -368,7 +382,7 @@ pub const TABLE: &[OptionRow] = &[
         ("user", "u"),
         "NAME",
         Many,
-        Found("the users of the system"),
+        Computed("the users of the system"),
         "",
         "NAME has a mailbox, which belongs to the user mailslot runs as. If this is given, no \
          other names have mailboxes.",
@@ -377,7 +391,7 @@ pub const TABLE: &[OptionRow] = &[
         ("aliases", "a"),
         "FILE",
         Once,
-        Found("/etc/aliases if it exists"),
+        Computed("/etc/aliases if it exists"),
         "RFC 5321 3.9",
         "File of aliases and lists, in the format of aliases(5); \"none\" disables aliases.",
     ),
@@ -385,7 +399,7 @@ pub const TABLE: &[OptionRow] = &[
         ("mail-dir", "m"),
         "DIR",
         Once,
-        Is(&["/var/mail"]),
+        Fixed(&["/var/mail"]),
         "",
         "Directory of the mailboxes, one file for each user.",
     ),
@@ -393,7 +407,7 @@ pub const TABLE: &[OptionRow] = &[
         ("spool", "S"),
         "DIR",
         Once,
-        Is(&["/var/spool/mailslot"]),
+        Fixed(&["/var/spool/mailslot"]),
         "",
         "Directory for mailslot's own files: the journal, large messages and the queue.",
     ),
@@ -401,7 +415,7 @@ pub const TABLE: &[OptionRow] = &[
         ("sandbox", ""),
         "DIR",
         Arity::CommandLine,
-        Found("none"),
+        Computed("none"),
         "",
         "Try mailslot without privileges: listen on 127.0.0.1:2525, keep mailboxes in DIR/mail and \
          the spool in DIR/spool, and accept every local part at every domain, or only the names \
@@ -412,7 +426,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lock", ""),
         "LIST",
         Once,
-        Is(&["dotlock,fcntl,flock"]),
+        Fixed(&["dotlock,fcntl,flock"]),
         "",
         "Locks to take on a mailbox: one or more of dotlock, fcntl and flock, separated by commas. \
          Every mail reader must use at least one of them.",
@@ -421,7 +435,7 @@ pub const TABLE: &[OptionRow] = &[
         ("lock-timeout", ""),
         "TIME",
         Once,
-        Is(&["30"]),
+        Fixed(&["30"]),
         "RFC 5321 6.1",
         "How long a message waits for a mailbox that another program has locked, before it is \
          deferred with 451.",
@@ -430,7 +444,7 @@ pub const TABLE: &[OptionRow] = &[
         ("threads", "t"),
         "N",
         Once,
-        Is(&["32"]),
+        Fixed(&["32"]),
         "RFC 5321 4.5.4.2",
         "Number of concurrent sessions. When all threads are busy, a new client replaces a slow or \
          idle session, or gets 421. An eighth of the threads is reserved for programs of this \
@@ -440,7 +454,7 @@ pub const TABLE: &[OptionRow] = &[
         ("max-size", "s"),
         "SIZE",
         Once,
-        Is(&["25M"]),
+        Fixed(&["25M"]),
         "RFC 1870; RFC 5321 4.5.3.1.7",
         "Largest message; a larger one is refused with 552.",
     ),
@@ -448,7 +462,7 @@ pub const TABLE: &[OptionRow] = &[
         ("max-recipients", ""),
         "N",
         Once,
-        Is(&["100"]),
+        Fixed(&["100"]),
         "RFC 5321 4.5.3.1.8",
         "Maximum number of recipients of a message; further ones get 452.",
     ),
@@ -456,7 +470,7 @@ pub const TABLE: &[OptionRow] = &[
         ("timeout", ""),
         "TIME",
         Once,
-        Is(&["300"]),
+        Fixed(&["300"]),
         "RFC 5321 4.5.3.2.7",
         "How long a session waits for a complete command line, or for the client to read a reply. \
          Mail data may pause for three fifths of this time. During overload each is a thirtieth of \
@@ -466,7 +480,7 @@ pub const TABLE: &[OptionRow] = &[
         ("session-timeout", ""),
         "TIME",
         Once,
-        Is(&["1200"]),
+        Fixed(&["1200"]),
         "",
         "Maximum duration of a session.",
     ),
@@ -474,7 +488,7 @@ pub const TABLE: &[OptionRow] = &[
         ("per-client", ""),
         "N",
         Once,
-        Is(&["8"]),
+        Fixed(&["8"]),
         "RFC 5321 7.8",
         "Maximum number of concurrent sessions from one IPv4 address or one IPv6 /64, and never \
          more than half of the threads; 127.0.0.1 and ::1 are exempt.",
@@ -483,7 +497,7 @@ pub const TABLE: &[OptionRow] = &[
         ("mailbox-limit", ""),
         "SIZE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 5321 4.2.3",
         "Largest mailbox; a message that would make it larger is refused with 552.",
     ),
@@ -491,7 +505,7 @@ pub const TABLE: &[OptionRow] = &[
         ("delimiter", ""),
         "CHAR",
         Once,
-        Is(&["+"]),
+        Fixed(&["+"]),
         "RFC 5233",
         "Separator between user and tag, as in user+tag@host; \"none\" disables tags.",
     ),
@@ -499,7 +513,7 @@ pub const TABLE: &[OptionRow] = &[
         ("vrfy", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.5, 7.3",
         "Clients that get answers to VRFY: on (all), off (none) or local (on this host). Others \
          get 252.",
@@ -508,7 +522,7 @@ pub const TABLE: &[OptionRow] = &[
         ("expn", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.5, 7.3",
         "Clients that may list the members of a list with EXPN: on, off or local. Others get 252.",
     ),
@@ -516,7 +530,7 @@ pub const TABLE: &[OptionRow] = &[
         ("forward-replies", ""),
         "WHO",
         Once,
-        Is(&["local"]),
+        Fixed(&["local"]),
         "RFC 5321 3.4, 7.4",
         "Clients that get the new address, by 251 or 551, when an alias points to another host: \
          on, off or local. Others get 250 or 550.",
@@ -525,7 +539,7 @@ pub const TABLE: &[OptionRow] = &[
         ("terminals", ""),
         "WHO",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "RFC 821 3.4",
         "Clients that may use SEND, SOML and SAML to write to the terminals of logged-in users who \
          accept messages (mesg y): on, off or local.",
@@ -534,7 +548,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-cert", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 3207",
         "Offer STARTTLS with the certificates in FILE, in PEM format: the server's own first, then \
          the intermediate ones. HUP reloads them.",
@@ -543,7 +557,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-key", ""),
         "FILE",
         Once,
-        Found("the file of tls-cert"),
+        Computed("the file of tls-cert"),
         "RFC 3207",
         "Private key of the first certificate, in PEM format, not encrypted.",
     ),
@@ -551,7 +565,7 @@ pub const TABLE: &[OptionRow] = &[
         ("tls-required", ""),
         "SWITCH",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "RFC 3207 4",
         "With on, only EHLO, STARTTLS, NOOP and QUIT work before STARTTLS; other commands get 530. \
          Do not use this on a host that receives mail from the Internet.",
@@ -560,7 +574,7 @@ pub const TABLE: &[OptionRow] = &[
         ("run-as", ""),
         "USER[:GROUP]",
         Once,
-        Found("the user who starts it; for root mailslot:mail, unless --sandbox or --user"),
+        Computed("the user who starts it; for root mailslot:mail, unless --sandbox or --user"),
         "",
         "When started as root, switch to USER permanently after sockets are bound and keys are \
          read. The only privilege kept is to write each mailbox as its owner.",
@@ -569,7 +583,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost", ""),
         "HOST",
         Many,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 5321 2.1",
         "Relay mail for other hosts through this server: HOST, HOST:PORT, tls:HOST or unix:PATH. \
          If several are given, the first that can be reached is used. Without a smarthost such \
@@ -579,7 +593,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost-tls", ""),
         "WORD",
         Once,
-        Is(&["verify"]),
+        Fixed(&["verify"]),
         "RFC 3207 4.1",
         "verify: require TLS and a valid certificate for the name of the smarthost. encrypt: \
          require TLS with any certificate. may: use TLS if it is offered.",
@@ -588,7 +602,7 @@ pub const TABLE: &[OptionRow] = &[
         ("smarthost-login", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "RFC 4954",
         "File with lines HOST USER PASSWORD, where HOST may be *, for any host; its mode must be \
          0600. Over TCP, a password is sent only inside TLS.",
@@ -597,7 +611,7 @@ pub const TABLE: &[OptionRow] = &[
         ("relay-from", ""),
         "NETWORK",
         Many,
-        Found("this host only"),
+        Computed("this host only"),
         "RFC 5321 3.6.2",
         "Network whose clients may also relay to other hosts, such as 192.0.2.0/24 or \
          2001:db8::/32.",
@@ -606,7 +620,7 @@ pub const TABLE: &[OptionRow] = &[
         ("forward-files", ""),
         "SWITCH",
         Once,
-        Is(&["off"]),
+        Fixed(&["off"]),
         "",
         "With on, mail for a user goes to the addresses in ~/.forward, which is read with the \
          user's permissions. Programs and files are not supported there.",
@@ -615,7 +629,7 @@ pub const TABLE: &[OptionRow] = &[
         ("warn-after", ""),
         "TIME",
         Once,
-        Is(&["4h"]),
+        Fixed(&["4h"]),
         "RFC 5321 4.5.4.1",
         "Send the sender one delay notice after mail has been queued for this time.",
     ),
@@ -623,7 +637,7 @@ pub const TABLE: &[OptionRow] = &[
         ("give-up-after", ""),
         "TIME",
         Once,
-        Is(&["5d"]),
+        Fixed(&["5d"]),
         "RFC 5321 4.5.4.1",
         "Return mail to the sender after it has been queued for this time.",
     ),
@@ -631,7 +645,7 @@ pub const TABLE: &[OptionRow] = &[
         ("inetd", ""),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Serve one SMTP session on standard input and output, a socket or a pipe.",
     ),
@@ -639,7 +653,7 @@ pub const TABLE: &[OptionRow] = &[
         ("log", ""),
         "WHERE",
         Once,
-        Found("stderr; syslog with --inetd"),
+        Computed("stderr; syslog with --inetd"),
         "",
         "Destination of the log: stderr or syslog.",
     ),
@@ -647,7 +661,7 @@ pub const TABLE: &[OptionRow] = &[
         ("metrics-file", ""),
         "FILE",
         Once,
-        Is(&["none"]),
+        Fixed(&["none"]),
         "",
         "Write the counters to FILE every 15 seconds, for the textfile collector of Prometheus \
          node_exporter, which reads files named *.prom in its directory. Not with --inetd.",
@@ -656,7 +670,7 @@ pub const TABLE: &[OptionRow] = &[
         ("verbose", "v"),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Log details; given twice, log everything.",
     ),
@@ -664,16 +678,23 @@ pub const TABLE: &[OptionRow] = &[
         ("quiet", "q"),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Log only warnings and errors, and print nothing at startup.",
     ),
-    option(("help", "h"), "", Arity::CommandLine, Found("off"), "", "Print the options and exit."),
+    option(
+        ("help", "h"),
+        "",
+        Arity::CommandLine,
+        Computed("off"),
+        "",
+        "Print the options and exit.",
+    ),
     option(
         ("version", "V"),
         "",
         Arity::CommandLine,
-        Found("off"),
+        Computed("off"),
         "",
         "Print the version and exit.",
     ),
@@ -684,7 +705,7 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> Result<Vec<(&'static str, String)>, String> {
-        let given = parse_file(Path::new("f"), text)?;
+        let given = parse_file(Path::new("f"), text).map_err(|e| e.to_string())?;
         Ok(given.into_iter().map(|g| (g.long, g.value)).collect())
     }
 
@@ -706,7 +727,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_file_is_told_by_line() {
+    fn file_errors_name_the_line() {
         for (text, expected) in [
             ("\nthread 4", "f:2: unknown key \"thread\"; did you mean \"threads\"?"),
             ("lisen 1:2", "f:1: unknown key \"lisen\"; did you mean \"listen\"?"),

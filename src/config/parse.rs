@@ -1,7 +1,7 @@
-//! What the text of a value means, option by option.
+//! Parsers for the values of options.
 //!
-//! Each function takes the text and returns the value; or, for a text that it does not accept, the
-//! form that it expects, to follow the word "expected" in the complaint.
+//! Each function returns the value, or else the expected form, which follows the word "expected" in
+//! the error.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::route::users::is_plain;
 use crate::session::Audience;
 use crate::smtp::Domain;
 
-/// A path: not empty, no NUL.
+/// Parses a path: not empty, without NUL.
 pub fn path(text: &str) -> Result<PathBuf, String> {
-    match text.is_empty() || text.contains('\0') {
-        true => Err("a path".to_owned()),
-        false => Ok(PathBuf::from(text)),
+    if text.is_empty() || text.contains('\0') {
+        return Err("a path".to_owned());
     }
+    Ok(PathBuf::from(text))
 }
 
-/// An address to listen on.
-pub fn address(text: &str) -> Result<ListenAddress, String> {
+/// Parses an address to listen on.
+pub fn listen_address(text: &str) -> Result<ListenAddress, String> {
     let form = "HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH, such as 127.0.0.1:25";
     text.parse().map_err(|_| form.to_owned())
 }
 
-/// An address to listen on for LMTP, which keeps away from SMTP's port (RFC 2033 5).
+/// Parses an address to listen on for LMTP, which must not use SMTP's port (RFC 2033 5).
 pub fn lmtp_address(text: &str) -> Result<ListenAddress, String> {
-    match address(text)? {
+    match listen_address(text)? {
         ListenAddress::Tcp { port: 25, .. } => {
             Err("unix:PATH, or a port other than SMTP's 25".to_owned())
         }
@@ -39,7 +39,7 @@ pub fn lmtp_address(text: &str) -> Result<ListenAddress, String> {
     }
 }
 
-/// A domain's name by the grammar of RFC 5321 4.1.2, which the receiver parses with too.
+/// Parses a domain name by the grammar of RFC 5321 4.1.2, as the receiver does.
 pub fn domain(text: &str) -> Result<String, String> {
     match Domain::parse(text) {
         Ok(Domain::Name(name)) => Ok(name),
@@ -47,33 +47,35 @@ pub fn domain(text: &str) -> Result<String, String> {
     }
 }
 
-/// The same in ASCII, for greeting and replies (RFC 6531 3.7.1).
+/// Parses a domain name and converts it to ASCII, for greeting and replies (RFC 6531 3.7.1).
 pub fn hostname(text: &str) -> Result<String, String> {
     let name = domain(text)?;
     Ok(if name.is_ascii() { name } else { Domain::Name(name).to_ascii() })
 }
 
-/// A user's name that is fit for a mailbox's.
+/// Parses a user name that can name a mailbox.
 pub fn user(text: &str) -> Result<String, String> {
-    let seen = text.is_ascii() || is_plain(text);
-    let fits = MailboxName::new(text).is_some() && seen && !text.contains('@');
-    if fits { Ok(text.to_owned()) } else { Err("a user's name, without a domain".to_owned()) }
+    let printable = text.is_ascii() || is_plain(text);
+    if printable && MailboxName::new(text).is_some() && !text.contains('@') {
+        return Ok(text.to_owned());
+    }
+    Err("a user name without a domain".to_owned())
 }
 
-/// `mailslot`, `mailslot:mail`
+/// Parses `mailslot` or `mailslot:mail`.
 pub fn run_as(text: &str) -> Result<RunAs, String> {
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
     let plain = |name: &str| is_plain(name) && name.is_ascii();
-    match plain(user) && group.is_none_or(plain) {
-        true => Ok(RunAs { user: user.to_owned(), group: group.map(str::to_owned) }),
-        false => Err("USER or USER:GROUP, such as mailslot:mail".to_owned()),
+    if plain(user) && group.is_none_or(plain) {
+        return Ok(RunAs { user: user.to_owned(), group: group.map(str::to_owned) });
     }
+    Err("USER or USER:GROUP, such as mailslot:mail".to_owned())
 }
 
-/// `dotlock,fcntl,flock`, or some of them.
+/// Parses `dotlock,fcntl,flock`, or some of these.
 pub fn locks(text: &str) -> Result<Locks, String> {
     let mut locks = Locks { dotlock: false, fcntl: false, flock: false };
     for word in text.split(',') {
@@ -81,14 +83,17 @@ pub fn locks(text: &str) -> Result<Locks, String> {
             "dotlock" => &mut locks.dotlock,
             "fcntl" => &mut locks.fcntl,
             "flock" => &mut locks.flock,
-            _ => return Err("one or more of dotlock, fcntl and flock, with commas".to_owned()),
+            _ => {
+                let form = "one or more of dotlock, fcntl and flock, separated by commas";
+                return Err(form.to_owned());
+            }
         };
         *lock = true;
     }
     Ok(locks)
 }
 
-/// A number within its limits.
+/// Parses a number from `min` to `max`.
 pub fn number(text: &str, min: usize, max: usize) -> Result<usize, String> {
     let digits = text.bytes().all(|b| b.is_ascii_digit());
     match text.parse() {
@@ -97,24 +102,27 @@ pub fn number(text: &str, min: usize, max: usize) -> Result<usize, String> {
     }
 }
 
-/// Octets: `64K`, `25M`, `1G`, or a plain number; at least 1.
+/// Parses a size in bytes: `64K`, `25M`, `1G`, or a number; at least 1.
 pub fn size(text: &str) -> Result<u64, String> {
     with_unit(text, &[('k', 1 << 10), ('m', 1 << 20), ('g', 1 << 30)])
         .filter(|n| (1..=SIZE_MAX).contains(n))
-        .ok_or_else(|| "octets, or a number with K, M or G, such as 25M".to_owned())
+        .ok_or_else(|| "a number of bytes, or a number with K, M or G, such as 25M".to_owned())
 }
 
-/// Seconds: `300`, `5m`, `2h`, `1d`; at least `min` of them.
+/// Parses a time of at least `min` seconds: `300`, `5m`, `2h`, `1d`.
 pub fn time(text: &str, min: u64) -> Result<Duration, String> {
     with_unit(text, &[('s', 1), ('m', 60), ('h', 3600), ('d', 86400)])
         .filter(|n| (min..=TIME_MAX).contains(n))
         .map(Duration::from_secs)
-        .ok_or_else(|| format!("seconds, or a number with s, m, h or d, from {min}s to 7d"))
+        .ok_or_else(|| {
+            format!("a number of seconds, or a number with s, m, h or d, from {min}s to 7d")
+        })
 }
 
-/// A character that parts user from tag.
+/// Parses the separator between user and tag.
 pub fn delimiter(text: &str) -> Result<char, String> {
-    // What RFC 5321's atoms may hold besides letters and digits: the address needs no quotes then.
+    // The characters of RFC 5321's atoms besides letters and digits, with which an address needs no
+    // quotes.
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
         (Some(c), None) if "!#$%&'*+-/=?^_`{|}~".contains(c) => Ok(c),
@@ -122,8 +130,8 @@ pub fn delimiter(text: &str) -> Result<char, String> {
     }
 }
 
-/// Who is told: `on`, `off` or `local`.
-pub fn switch(text: &str) -> Result<Audience, String> {
+/// Parses `on`, `off` or `local`.
+pub fn audience(text: &str) -> Result<Audience, String> {
     match text {
         "on" => Ok(Audience::Everyone),
         "local" => Ok(Audience::Local),
@@ -132,7 +140,7 @@ pub fn switch(text: &str) -> Result<Audience, String> {
     }
 }
 
-/// `on` or `off`.
+/// Parses `on` or `off`.
 pub fn on_off(text: &str) -> Result<bool, String> {
     match text {
         "on" => Ok(true),
@@ -141,8 +149,8 @@ pub fn on_off(text: &str) -> Result<bool, String> {
     }
 }
 
-/// `stderr` or `syslog`.
-pub fn log_to(text: &str) -> Result<LogTarget, String> {
+/// Parses `stderr` or `syslog`.
+pub fn log_target(text: &str) -> Result<LogTarget, String> {
     match text {
         "stderr" => Ok(LogTarget::Stderr),
         "syslog" => Ok(LogTarget::Syslog),
@@ -150,17 +158,20 @@ pub fn log_to(text: &str) -> Result<LogTarget, String> {
     }
 }
 
-/// A number, and its unit if there is one.
+/// Parses a number with an optional unit, and multiplies them. Units ignore case.
 fn with_unit(text: &str, units: &[(char, u64)]) -> Option<u64> {
     let last = text.chars().last()?.to_ascii_lowercase();
-    let (digits, times) = match units.iter().find(|(unit, _)| *unit == last) {
-        Some((_, times)) => (&text[..text.len() - 1], *times),
+    let (digits, factor) = match units.iter().find(|(unit, _)| *unit == last) {
+        Some((_, factor)) => (&text[..text.len() - 1], *factor),
         None => (text, 1),
     };
-    let plain = digits.bytes().all(|b| b.is_ascii_digit());
-    digits.parse::<u64>().ok().filter(|_| plain)?.checked_mul(times)
+    // `parse` also accepts a leading plus.
+    if !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse::<u64>().ok()?.checked_mul(factor)
 }
 
-/// More than any disk holds, and far from overflow.
+/// More than any disk holds, and far from an overflow.
 const SIZE_MAX: u64 = 1 << 50;
 const TIME_MAX: u64 = 7 * 86400;

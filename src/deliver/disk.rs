@@ -162,7 +162,7 @@ pub struct HostDisk {
 impl HostDisk {
     /// With the power to act as others, if the thread that asks has it.
     pub fn new() -> HostDisk {
-        HostDisk { actor: Impersonator::here() }
+        HostDisk { actor: Impersonator::of_this_thread() }
     }
 }
 

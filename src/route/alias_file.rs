@@ -59,7 +59,7 @@ pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadEr
         Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
             return unread("is a symbolic link", "name the file itself");
         }
-        Err(_) if confinement::is_out_of_reach(path) => {
+        Err(_) if confinement::blocks_reading(path) => {
             let what = "is outside of the sandbox that mailslot has locked itself into";
             return unread(what, "restart mailslot, which makes it anew");
         }

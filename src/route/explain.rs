@@ -12,7 +12,7 @@ use crate::message::MailboxName;
 
 /// Something an administrator should know before mail is lost in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AliasProblem {
+pub struct Problem {
     /// What is wrong, and where.
     pub what: String,
     /// What to do about it.
@@ -54,14 +54,14 @@ impl LocalRoute {
 
     /// Everything that is wrong with aliases and users, for `mailslot check`. Walks through every
     /// alias: seconds, if there are very many.
-    pub fn problems(&self) -> Vec<AliasProblem> {
+    pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         if let Some(unread) = self.aliases.unread() {
-            problems.push(AliasProblem { what: unread.what, fix: unread.fix, stops_mail: true });
+            problems.push(Problem { what: unread.what, fix: unread.fix, stops_mail: true });
         }
         for name in &self.settings.users {
             if MailboxName::new(name).is_none() {
-                problems.push(AliasProblem {
+                problems.push(Problem {
                     what: format!("user `{}` has a name no mailbox can have", name.escape_debug()),
                     fix: "choose a name without `/`, blanks and a leading dot".to_owned(),
                     stops_mail: true,
@@ -74,11 +74,11 @@ impl LocalRoute {
         problems
     }
 
-    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
+    fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let file = aliases.path.display();
         let exposed = std::fs::metadata(&aliases.path);
         if exposed.is_ok_and(|meta| alias_file::writable_by_others(&meta)) {
-            problems.push(AliasProblem {
+            problems.push(Problem {
                 what: format!("{file} is writable by others than its owner"),
                 fix: format!("chmod go-w {file}"),
                 stops_mail: false,
@@ -126,7 +126,7 @@ impl LocalRoute {
         let mut said = HashSet::new();
         for ((_, what), (fix, stops_mail)) in found {
             if said.insert(what.clone()) {
-                problems.push(AliasProblem { what, fix, stops_mail });
+                problems.push(Problem { what, fix, stops_mail });
             }
         }
         self.postmaster_problem(aliases, problems);
@@ -152,7 +152,7 @@ impl LocalRoute {
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
     }
 
-    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<AliasProblem>) {
+    fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let mut walk = Expansion::new(self, aliases, ExpansionMode::Resolve);
         walk.start_at_name(POSTMASTER, &self.primary);
         let Err(refusal) = verdict(walk, self.settings.relays) else { return };
@@ -169,7 +169,7 @@ impl LocalRoute {
                     (what, "add an alias `postmaster:` that leads to a user", true)
                 }
             };
-        problems.push(AliasProblem { what, fix: fix.to_owned(), stops_mail });
+        problems.push(Problem { what, fix: fix.to_owned(), stops_mail });
     }
 }
 

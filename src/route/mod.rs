@@ -42,7 +42,7 @@ use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
 use expand::{AliasError, Expansion, ExpansionMode, ExpansionTarget, Lookup, POSTMASTER};
-pub use explain::AliasProblem;
+pub use explain::Problem;
 pub use forward::ForwardFiles;
 use users::{AnyUser, CachedUsers, FixedUsers, Passwd, Users};
 

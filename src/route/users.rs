@@ -63,7 +63,7 @@ impl Users for Passwd {
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
-            Err(_) if confinement::is_out_of_reach(Path::new("/etc/passwd")) => {
+            Err(_) if confinement::blocks_reading(Path::new("/etc/passwd")) => {
                 Err("passwd: the file is new and outside of the sandbox; restart mailslot".into())
             }
             // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing

@@ -41,6 +41,10 @@ use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
 use crate::smtp::sender::RecipientOutcome;
 use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use crate::sysexits::{
+    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
+    EX_UNAVAILABLE, EX_USAGE,
+};
 use compose::{ComposeError, ComposeOptions, ComposedMessage};
 use flags::{Flags, Mode};
 
@@ -282,7 +286,7 @@ fn pass_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
 fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
-    let route = LocalRoute::new(config.route());
+    let route = LocalRoute::new(config.route_config());
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
@@ -365,7 +369,7 @@ fn config(flags: &Flags) -> Result<Config, SendmailError> {
 /// The domain of bare names: the first that is local.
 fn own_domain(config: &Config) -> Domain {
     let first = match &config.domains {
-        NameSet::These(names) => names.first(),
+        NameSet::Listed(names) => names.first(),
         NameSet::System | NameSet::Any => None,
     };
     Domain::Name(first.unwrap_or(&config.hostname).clone())
@@ -458,18 +462,6 @@ fn complain(why: &str) {
 
 /// Where the server listens for programs of this host, if it does.
 const SOCKET: &str = "/run/mailslot/smtp";
-
-// sysexits.h
-const EX_OK: u8 = 0;
-const EX_USAGE: u8 = 64;
-const EX_DATAERR: u8 = 65;
-const EX_NOUSER: u8 = 67;
-const EX_UNAVAILABLE: u8 = 69;
-const EX_OSERR: u8 = 71;
-const EX_IOERR: u8 = 74;
-const EX_TEMPFAIL: u8 = 75;
-const EX_NOPERM: u8 = 77;
-const EX_CONFIG: u8 = 78;
 
 #[cfg(test)]
 mod tests {

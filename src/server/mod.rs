@@ -43,6 +43,7 @@ use crate::observe::logging::value;
 use crate::route::Route;
 use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
+use crate::sysexits::EX_TEMPFAIL;
 use admission::{Admission, OverloadMonitor, SessionPermit};
 
 /// Server configuration. The defaults are those of the options of mailslot.
@@ -187,7 +188,12 @@ pub fn on_signals(
 ) -> io::Result<()> {
     let stop_requested = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 75, Arc::clone(&stop_requested))?;
+        let status = i32::from(EX_TEMPFAIL);
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            status,
+            Arc::clone(&stop_requested),
+        )?;
     }
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;

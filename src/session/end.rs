@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::net::stream::Disconnect;
 use crate::smtp::Reply;
+use crate::sysexits::{EX_IOERR, EX_OK, EX_PROTOCOL, EX_SOFTWARE, EX_TEMPFAIL};
 
 /// The end of a session.
 #[derive(Debug)]
@@ -23,13 +24,12 @@ impl SessionEnd {
     /// Returns the exit status for a process that served only this session (sysexits.h).
     pub fn exit_status(&self) -> u8 {
         match self {
-            SessionEnd::Quit | SessionEnd::Disconnect(Disconnect::Closed) => 0,
-            SessionEnd::Panicked => 70, // EX_SOFTWARE
-            SessionEnd::Disconnect(Disconnect::Broken(_)) => 74, // EX_IOERR
-            // EX_PROTOCOL
+            SessionEnd::Quit | SessionEnd::Disconnect(Disconnect::Closed) => EX_OK,
+            SessionEnd::Panicked => EX_SOFTWARE,
+            SessionEnd::Disconnect(Disconnect::Broken(_)) => EX_IOERR,
             SessionEnd::Errors(_)
-            | SessionEnd::Disconnect(Disconnect::ClearText | Disconnect::Tls(_)) => 76,
-            SessionEnd::Disconnect(_) => 75, // EX_TEMPFAIL
+            | SessionEnd::Disconnect(Disconnect::ClearText | Disconnect::Tls(_)) => EX_PROTOCOL,
+            SessionEnd::Disconnect(_) => EX_TEMPFAIL,
         }
     }
 

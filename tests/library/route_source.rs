@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use mailslot::route::alias_file::{FileTrust, INCLUDE_MAX, read};
-use mailslot::route::{AliasProblem, LocalRoute, Refusal, Route, RouteConfig};
+use mailslot::route::{LocalRoute, Problem, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -260,7 +260,7 @@ fn problems_are_found_once_and_have_a_cure() {
         ("aliases:16: a second alias `far`; the one in line 13 counts", true),
         ("aliases:17: no colon in `nonsense`", true),
     ] {
-        let found: Vec<&AliasProblem> = problems.iter().filter(|p| p.what.contains(what)).collect();
+        let found: Vec<&Problem> = problems.iter().filter(|p| p.what.contains(what)).collect();
         assert_eq!(found.len(), 1, "{what}: {problems:#?}");
         assert_eq!(found[0].stops_mail, stops_mail, "{what}");
         assert!(!found[0].fix.is_empty());

@@ -51,11 +51,11 @@ fn advice_exits_0_and_what_stops_mail_exits_78() {
     let folder = tempfile::tempdir().unwrap();
     let (code, text) = check(folder.path(), &["--metrics-file", "/none/x.prom"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("cannot write to /none\n   cure: install -d "), "{text}");
+    assert!(text.contains("cannot write to /none\n   fix: install -d "), "{text}");
     let (code, text) = check(folder.path(), &["--max-recipients", "3"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("\nadvice: max-recipients 3 is below RFC 5321's 100\n   cure: "),
+        text.contains("\nadvice: max-recipients 3 is below RFC 5321's 100\n   fix: "),
         "{text}"
     );
 
@@ -86,7 +86,7 @@ fn check_finds_what_is_wrong_with_aliases() {
     fs::write(&aliases, "a: b\nb: a\npipe: \"|/bin/cat\"\n").unwrap();
     let (code, text) = check(folder.path(), &["-a", aliases.to_str().unwrap()]);
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.matches("\n   cure: ").count() >= 2, "{text}");
+    assert!(text.matches("\n   fix: ").count() >= 2, "{text}");
 }
 
 #[test]

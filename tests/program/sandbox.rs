@@ -73,7 +73,7 @@ fn a_second_server_on_the_same_port_says_so_and_leaves() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{errors}");
     assert!(errors.contains(&address) && errors.contains("in use"), "{errors}");
-    assert!(errors.contains("--listen"), "names the cure: {errors}");
+    assert!(errors.contains("--listen"), "names the fix: {errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
     // The first one does not mind.
     server.after_ehlo().say("NOOP", 250);

@@ -111,7 +111,7 @@ fn run(args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn it_does_not_start_without_the_tls_it_was_asked_for() {
+fn start_fails_without_the_configured_tls() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) = (certify(folder.path(), "a"), certify(folder.path(), "b"));
     let sandbox = folder.path().join("sandbox");
@@ -121,14 +121,14 @@ fn it_does_not_start_without_the_tls_it_was_asked_for() {
         (&["--tls-cert", cert][..], 78, format!("tls-key {cert}: contains no private key")),
         (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: does not belong")),
         (&["--tls-cert", "/none"], 78, "mailslot: tls-cert /none: No such file".to_owned()),
-        (&["--tls-key", key], 64, format!("--tls-key \"{key}\": expected tls-cert besides")),
-        (&["--tls-required", "on"], 64, "--tls-required \"on\": expected tls-cert".to_owned()),
-        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\": expected tls-cert".to_owned()),
+        (&["--tls-key", key], 64, format!("--tls-key \"{key}\" requires --tls-cert")),
+        (&["--tls-required", "on"], 64, "--tls-required \"on\" requires --tls-cert".to_owned()),
+        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\" requires --tls-cert".to_owned()),
     ] {
         let (exit, text) = run(&[&common[..], options].concat());
         assert_eq!(exit, Some(code), "{options:?}: {text}");
         assert!(text.contains(&said), "{options:?}: {text}");
-        assert!(!sandbox.exists(), "it had begun before it looked");
+        assert!(!sandbox.exists(), "the sandbox was created first");
     }
 }
 
@@ -187,7 +187,7 @@ fn a_socket_called_tls_needs_a_certificate() {
     let status = passed(sockets, "a.socket:lmtp:tls", folder.path(), &[]).status().unwrap();
     assert_eq!(status.code(), Some(78));
     let log = fs::read_to_string(folder.path().join("log")).unwrap();
-    assert!(log.contains("systemd passed a socket by the name of tls; give --tls-cert"), "{log}");
+    assert!(log.contains("systemd passed a socket with the name tls; give --tls-cert"), "{log}");
 }
 
 #[test]
@@ -210,10 +210,10 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
     let sandbox = sandbox.to_str().unwrap();
     for (pair, hostname, code, found) in [
         (&good, "here.example", 0, None),
-        (&good, "there.example", 0, Some("good-cert.pem is not for there.example")),
-        (&expired, "here.example", 78, Some("has expired, at 2020-01-02T00:00:00Z")),
-        (&future, "here.example", 78, Some("does not hold before 4000-01-01T00:00:00Z")),
-        (&open, "here.example", 0, Some("open-key.pem (mode 644) is open to everybody")),
+        (&good, "there.example", 0, Some("good-cert.pem is not valid for there.example")),
+        (&expired, "here.example", 78, Some("expired at 2020-01-02T00:00:00Z")),
+        (&future, "here.example", 78, Some("is not valid before 4000-01-01T00:00:00Z")),
+        (&open, "here.example", 0, Some("open-key.pem (mode 644) is accessible to all users")),
         (&mismatch, "here.example", 78, Some("does not belong to the first certificate")),
     ] {
         let common =
@@ -222,7 +222,7 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
         assert_eq!(exit, Some(code), "{text}");
         match found {
             None => assert!(text.ends_with("\nno problems\n"), "{text}"),
-            Some(found) => assert!(text.contains(found) && text.contains("   cure: "), "{text}"),
+            Some(found) => assert!(text.contains(found) && text.contains("   fix: "), "{text}"),
         }
     }
 }

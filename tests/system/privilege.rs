@@ -309,7 +309,11 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
 fn a_user_that_cannot_be_had_is_told() {
     let host = Host::new();
     for (mode, options, told) in [
-        (Mode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
+        (
+            Mode::Root,
+            ["--run-as", "nobody-here"],
+            "there is no user nobody-here; create it with `useradd",
+        ),
         (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
         (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
     ] {
@@ -361,13 +365,13 @@ fn check_tells_who_it_would_be() {
         String::from_utf8(output.stdout).unwrap()
     };
     for (mode, standing) in [
-        (Mode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
-        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its"),
-        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
+        (Mode::Root, "root, becomes mailslot:mail; writes each mailbox as its owner"),
+        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes each mailbox as its"),
+        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes mailboxes as itself"),
     ] {
         let text = check(mode, &[]);
         assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
-        assert!(text.contains("mail for root is put off") != (mode == Mode::Plain), "{text}");
+        assert!(text.contains("mail for root is deferred") != (mode == Mode::Plain), "{text}");
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
     let text = check(Mode::Root, &[]);
@@ -376,11 +380,11 @@ fn check_tells_who_it_would_be() {
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
     host.mail_folder(0o755, 0, 0);
     for (options, told) in [
-        (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
-        (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
-        (&[], "users who have no mailbox yet cannot get one"),
-        (&["--run-as", "nobody"], "there is no user nobody\n   cure: useradd --system "),
-        (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
+        (&[][..], "is not writable by mailslot:mail\n   fix: chown mailslot:mail "),
+        (&[], "mail (owner 0:0, mode 755) is not writable by mailslot:mail\n   fix: chown"),
+        (&[], "users without a mailbox cannot create one"),
+        (&["--run-as", "nobody"], "there is no user nobody\n   fix: useradd --system "),
+        (&["--run-as", "root"], "run-as root: a vulnerability would give root access"),
     ] {
         let text = check(Mode::Root, options);
         assert!(text.contains(told), "{told:?} in {text}");

@@ -254,7 +254,7 @@ fn certified_key(
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let opened = File::open(path).map_err(|e| match e.kind() {
-        _ if confinement::is_out_of_reach(path) => io::Error::other(
+        _ if confinement::blocks_reading(path) => io::Error::other(
             "it is outside the confinement that was set up at the start; restart mailslot",
         ),
         io::ErrorKind::PermissionDenied => io::Error::other(format!(

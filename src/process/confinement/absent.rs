@@ -1,11 +1,11 @@
-//! Where the kernel has no Landlock.
+//! Confinement on systems without Landlock: none.
 
 use super::{ConfinementRules, ConfinementStrength};
 
-/// Does nothing.
+/// Does nothing, and reports so.
 ///
 /// # Errors
-/// None.
-pub fn confine(_reach: &ConfinementRules) -> Result<ConfinementStrength, String> {
+/// Never.
+pub fn confine(_rules: &ConfinementRules) -> Result<ConfinementStrength, String> {
     Ok(ConfinementStrength::None)
 }

@@ -1,4 +1,4 @@
-//! The sandbox's rules, as Landlock takes them.
+//! Confinement on Linux: the rules as a Landlock ruleset.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, RestrictionStatus, Ruleset, RulesetAttr,
@@ -7,12 +7,12 @@ use landlock::{
 
 use super::{ConfinementRules, ConfinementStrength};
 
-/// Locks this thread, and those that it starts from now on, into `reach`, for good.
+/// Applies `rules` to this thread, and to every thread that it starts from now on, irrevocably.
 ///
 /// # Errors
-/// The kernel has Landlock but would not do it.
-pub fn confine(reach: &ConfinementRules) -> Result<ConfinementStrength, String> {
-    match restrict(reach) {
+/// The kernel has Landlock but rejects the ruleset.
+pub fn confine(rules: &ConfinementRules) -> Result<ConfinementStrength, String> {
+    match restrict(rules) {
         Ok(RestrictionStatus { ruleset: RulesetStatus::FullyEnforced, .. }) => {
             Ok(ConfinementStrength::Full)
         }
@@ -24,24 +24,24 @@ pub fn confine(reach: &ConfinementRules) -> Result<ConfinementStrength, String> 
     }
 }
 
-fn restrict(reach: &ConfinementRules) -> Result<RestrictionStatus, RulesetError> {
+fn restrict(rules: &ConfinementRules) -> Result<RestrictionStatus, RulesetError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let change = AccessFs::WriteFile | AccessFs::Truncate;
     let write = read | change | AccessFs::MakeReg | AccessFs::RemoveFile;
     let device: BitFlags<AccessFs> = read | AccessFs::WriteFile | AccessFs::IoctlDev;
-    let ports = reach.ports.iter().map(|port| NetPort::new(*port, AccessNet::ConnectTcp));
+    let ports = rules.ports.iter().map(|port| NetPort::new(*port, AccessNet::ConnectTcp));
     Ruleset::default()
-        .handle_access(AccessFs::from_all(NEWEST))?
-        .handle_access(AccessNet::from_all(NEWEST))?
+        .handle_access(AccessFs::from_all(REQUESTED_ABI))?
+        .handle_access(AccessNet::from_all(REQUESTED_ABI))?
         .scope(Scope::Signal)?
         .create()?
-        .add_rules(path_beneath_rules(&reach.read, read))?
-        .add_rules(path_beneath_rules(&reach.write, write))?
-        .add_rules(path_beneath_rules(&reach.remove, AccessFs::RemoveFile))?
-        .add_rules(path_beneath_rules(&reach.devices, device))?
+        .add_rules(path_beneath_rules(&rules.read, read))?
+        .add_rules(path_beneath_rules(&rules.write, write))?
+        .add_rules(path_beneath_rules(&rules.remove, AccessFs::RemoveFile))?
+        .add_rules(path_beneath_rules(&rules.devices, device))?
         .add_rules(ports.map(Ok::<_, RulesetError>))?
         .restrict_self()
 }
 
-/// What is asked for: the kernel enforces as much of it as it knows.
-const NEWEST: ABI = ABI::V6;
+/// The newest Landlock ABI used here. An older kernel enforces the part of it that it knows.
+const REQUESTED_ABI: ABI = ABI::V6;

@@ -1,4 +1,4 @@
-//! Privileges as Linux has them: capabilities and file-system identities, for each thread.
+//! Privileges on Linux: capabilities and file-system identities, which each thread has its own of.
 
 use std::io;
 use std::marker::PhantomData;
@@ -12,23 +12,27 @@ use nix::unistd::{
 
 use super::Account;
 
-/// Gives up, for good, what is not needed any more: becomes `account`, keeps no supplementary group
-/// but `groups`, and of all capabilities CAP_SETUID and CAP_SETGID at most, and these only if
-/// `acts`. Never gains anything. Call it before the first thread is started.
+/// Drops privileges irrevocably: switches to `account`, keeps only `groups` as supplementary
+/// groups, and drops all capabilities. With `keep_impersonation` a thread that has both CAP_SETUID
+/// and CAP_SETGID keeps these two. Must be called before the first thread is started.
 ///
 /// # Errors
-/// Something could not be given up. Then the process should end.
-pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
-    let kept: CapsHashSet = if acts && has_both(CapSet::Permitted) {
-        BOTH.into_iter().collect()
+/// A privilege could not be dropped. The process must then exit.
+pub fn drop_privileges(
+    account: Option<&Account>,
+    groups: &[Gid],
+    keep_impersonation: bool,
+) -> io::Result<()> {
+    let kept: CapsHashSet = if keep_impersonation && has_both(CapSet::Permitted) {
+        IMPERSONATION_CAPABILITIES.into_iter().collect()
     } else {
         CapsHashSet::new()
     };
     if has(CapSet::Effective, Capability::CAP_SETGID) {
         setgroups(groups)?;
     }
-    // What is in the bounding set a program with file capabilities could gain by exec. Only who
-    // has CAP_SETPCAP may empty it; for others no_new_privs does the same.
+    // A program with file capabilities gains them by exec if they are in the bounding set. Emptying
+    // that set needs CAP_SETPCAP. Without it no_new_privs, set below, has the same effect.
     if has(CapSet::Effective, Capability::CAP_SETPCAP) {
         for capability in caps::runtime::thread_all_supported() {
             caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
@@ -40,20 +44,20 @@ pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) ->
         setresuid(*uid, *uid, *uid)?;
         prctl::set_keepcaps(false)?;
     }
-    keep(&kept)?;
+    set_capabilities(&kept)?;
     prctl::set_no_new_privs()?;
     Ok(())
 }
 
-/// Gives up every capability of this thread, and so of those that it starts from now on.
+/// Drops every capability of this thread, and so of the threads that it starts from now on.
 ///
 /// # Errors
-/// The kernel refuses, which it has no reason to.
+/// The kernel refused, which is not expected: dropping needs no privilege.
 pub fn drop_capabilities() -> io::Result<()> {
-    keep(&CapsHashSet::new())
+    set_capabilities(&CapsHashSet::new())
 }
 
-/// A thread's power to act as others: proof that it had CAP_SETUID and CAP_SETGID in effect.
+/// Proof that a thread had CAP_SETUID and CAP_SETGID in effect, and so can impersonate users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Impersonator {
     uid: Uid,
@@ -61,38 +65,40 @@ pub struct Impersonator {
 }
 
 impl Impersonator {
-    /// That of the thread that asks; None if it has not that power.
-    pub fn here() -> Option<Impersonator> {
+    /// Returns the impersonator of the calling thread, or None if it lacks the capabilities.
+    pub fn of_this_thread() -> Option<Impersonator> {
         has_both(CapSet::Effective).then(|| Impersonator { uid: geteuid(), gid: getegid() })
     }
 
-    /// Takes the file-system identity `uid` and `gid` for this thread, until the result is dropped.
-    /// Does nothing for the own identity, and for uid 0 (see the top of this file). One thread
-    /// acts as one at a time.
+    /// Sets the file-system identity of this thread to `uid` and `gid`, until the guard is dropped.
+    /// Does nothing for the process's own identity, and for uid 0 (see
+    /// [`privilege`](crate::process::privilege)). A thread impersonates one user at a time.
     ///
     /// # Errors
-    /// The kernel refuses: this thread has not the power that another had.
+    /// The kernel refused, because this thread lacks the capabilities.
     pub fn impersonate(self, uid: Uid, gid: Gid) -> io::Result<ImpersonationGuard> {
         if uid.is_root() || (uid, gid) == (self.uid, self.gid) {
             return Ok(ImpersonationGuard::default());
         }
-        // Made first: what was taken by half is given back as well.
-        let acting = ImpersonationGuard(Some(self), PhantomData);
-        // Each call tells the identity before it, and no errors: the second one tells whether the
-        // first was obeyed.
+        // Created first, so that an identity that was only half set is restored too.
+        let guard = ImpersonationGuard(Some(self), PhantomData);
+        // These calls report no errors, only the previous identity. The second pair of calls
+        // therefore returns what the first pair set.
         setfsgid(gid);
         setfsuid(uid);
-        match setfsgid(gid) == gid && setfsuid(uid) == uid {
-            true => Ok(acting),
-            false => Err(Errno::EPERM.into()),
+        if setfsgid(gid) == gid && setfsuid(uid) == uid {
+            Ok(guard)
+        } else {
+            Err(Errno::EPERM.into())
         }
     }
 }
 
-/// The file-system identity of somebody else, until this is dropped, however that comes about.
+/// The file-system identity of another user. Dropping it, also by a panic, restores the own one.
 #[derive(Debug, Default)]
-#[must_use = "the identity is given back when this is dropped"]
-pub struct ImpersonationGuard(Option<Impersonator>, PhantomData<*const ()>); // Never to another thread.
+#[must_use = "the identity is restored when this is dropped"]
+// Not Send, because the identity is this thread's.
+pub struct ImpersonationGuard(Option<Impersonator>, PhantomData<*const ()>);
 
 impl Drop for ImpersonationGuard {
     fn drop(&mut self) {
@@ -100,7 +106,7 @@ impl Drop for ImpersonationGuard {
         setfsuid(uid);
         setfsgid(gid);
         if setfsuid(uid) != uid || setfsgid(gid) != gid {
-            // Going on would be to write the next user's mail as this one.
+            // The next user's mail would be written as this user.
             log::error!("stuck in another's identity, aborting uid={uid} gid={gid}");
             log::logger().flush();
             std::process::abort();
@@ -108,18 +114,18 @@ impl Drop for ImpersonationGuard {
     }
 }
 
-/// Whether this thread could act as others.
-pub fn may_act() -> bool {
+/// True if this thread could impersonate users.
+pub fn can_impersonate() -> bool {
     has_both(CapSet::Permitted)
 }
 
-fn keep(kept: &CapsHashSet) -> io::Result<()> {
+fn set_capabilities(kept: &CapsHashSet) -> io::Result<()> {
     let set = |which, value| caps::set(None, which, value).map_err(io::Error::other);
     let empty = CapsHashSet::new();
-    // Kernels before 4.3 have none.
+    // Ignored: kernels before 4.3 have no ambient set.
     let _ = caps::clear(None, CapSet::Ambient);
     set(CapSet::Inheritable, &empty)?;
-    // Before the permitted ones: what is in effect must be permitted.
+    // Effective before permitted, because effective capabilities must be permitted.
     set(CapSet::Effective, kept)?;
     set(CapSet::Permitted, kept)?;
     for which in [CapSet::Effective, CapSet::Permitted] {
@@ -131,7 +137,7 @@ fn keep(kept: &CapsHashSet) -> io::Result<()> {
 }
 
 fn has_both(set: CapSet) -> bool {
-    BOTH.into_iter().all(|capability| has(set, capability))
+    IMPERSONATION_CAPABILITIES.into_iter().all(|capability| has(set, capability))
 }
 
 fn has(set: CapSet, capability: Capability) -> bool {
@@ -141,5 +147,6 @@ fn has(set: CapSet, capability: Capability) -> bool {
     })
 }
 
-/// What it takes to act as any user.
-const BOTH: [Capability; 2] = [Capability::CAP_SETUID, Capability::CAP_SETGID];
+/// The capabilities that impersonation needs.
+const IMPERSONATION_CAPABILITIES: [Capability; 2] =
+    [Capability::CAP_SETUID, Capability::CAP_SETGID];

@@ -1,4 +1,4 @@
-//! Privileges where there are no capabilities: root has them all, and nobody else has any.
+//! Privileges on systems without capabilities: root has them all, other users have none.
 
 use std::io;
 
@@ -6,14 +6,18 @@ use nix::unistd::{Gid, Uid, geteuid, setgid, setuid};
 
 use super::Account;
 
-/// Becomes `account` for good, unless mailboxes are to be written to for others (`acts`): that
-/// takes root here.
+/// Switches to `account` irrevocably, with `groups` as supplementary groups. If
+/// `keep_impersonation`, stays root, because writing users' mailboxes needs root here.
 ///
 /// # Errors
-/// The system refuses. Then the process should end.
-pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) -> io::Result<()> {
+/// The system refused. The process must then exit.
+pub fn drop_privileges(
+    account: Option<&Account>,
+    groups: &[Gid],
+    keep_impersonation: bool,
+) -> io::Result<()> {
     match account {
-        Some(_) if acts => log::warn!("running as root; only Linux can do with less"),
+        Some(_) if keep_impersonation => log::warn!("running as root; only Linux can do with less"),
         Some(Account { uid, gid, .. }) => {
             #[cfg(not(target_vendor = "apple"))]
             nix::unistd::setgroups(groups)?;
@@ -29,35 +33,35 @@ pub fn drop_privileges(account: Option<&Account>, groups: &[Gid], acts: bool) ->
 /// Does nothing.
 ///
 /// # Errors
-/// None.
+/// Never.
 pub fn drop_capabilities() -> io::Result<()> {
     Ok(())
 }
 
-/// Nobody's: no thread acts as others.
+/// No value: no thread impersonates users.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Impersonator {}
 
 impl Impersonator {
-    /// None.
-    pub fn here() -> Option<Impersonator> {
+    /// Returns None.
+    pub fn of_this_thread() -> Option<Impersonator> {
         None
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
-    /// None.
+    /// Never.
     pub fn impersonate(self, _uid: Uid, _gid: Gid) -> io::Result<ImpersonationGuard> {
         match self {}
     }
 }
 
-/// The own identity, which stays.
+/// The process's own identity, which is never changed.
 #[derive(Debug, Default)]
 pub struct ImpersonationGuard(());
 
-/// Whether this process could become others.
-pub fn may_act() -> bool {
+/// True if this process could become another user.
+pub fn can_impersonate() -> bool {
     geteuid().is_root()
 }
