@@ -226,8 +226,8 @@ impl<'a> Session<'a> {
                 replies.iter().try_for_each(|reply| self.reply(reply))?;
                 return Ok(None);
             }
-            // An attacker between the client and this host may have inserted what came in clear text,
-            // to have it taken for something that the client said inside TLS.
+            // An attacker between the client and this host may have inserted what came in clear
+            // text, to have it taken for something that the client said inside TLS.
             Step::StartTls(_) if self.stream.has_unread() => {
                 return Err(Disconnect::ClearText);
             }
