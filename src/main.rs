@@ -30,7 +30,8 @@ use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
-use mailslot::observe::logging::{self, LogTarget, value};
+use mailslot::observe::events;
+use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, Account, StartPrivileges};
@@ -112,9 +113,9 @@ fn queue_error(e: io::Error) -> StartError {
 fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
+    std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
     for problem in check::check_limits(config) {
-        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.fix));
+        events::setting_doubtful(problem.what, problem.fix);
     }
     // Files and ports that may need root.
     let keys = config.tls.as_ref().map(load_certificate).transpose()?;
@@ -131,7 +132,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
-        log::warn!("certificate and key will not be read again why={}", value(why));
+        events::tls_reload_unavailable(why);
     }
     let route = Arc::new(LocalRoute::new(config.route_config()));
     confine(config, &route)?;
@@ -175,11 +176,12 @@ fn drop_privileges(config: &Config) -> Result<(), StartError> {
     privilege::drop_privileges(account.as_ref(), &groups, acts)
         .map_err(|e| StartError::io(EX_OSERR, "cannot drop privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
-        log::warn!("running as root; let --run-as name a user that has no other powers");
+        events::running_as_root("let --run-as name a user that has no other powers");
     }
     // Under --inetd this would be a line for each session.
-    let level = if config.inetd { log::Level::Debug } else { log::Level::Info };
-    log::log!(level, "settled start={start:?} uid={} gid={} acts={acts}", geteuid(), getegid());
+    if !config.inetd {
+        events::running_as(format_args!("{start:?}"), geteuid(), getegid(), acts);
+    }
     Ok(())
 }
 
@@ -207,13 +209,11 @@ fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
         Ok(ConfinementStrength::Full) => {}
         // Under --inetd this would be a line for each session.
         Ok(_) if config.inetd => {}
-        Ok(strength @ ConfinementStrength::Partial) => log::info!(
-            "confined in part sandbox={strength:?} kernel={} why={}",
-            value(kernel()),
-            value("an older kernel has not all of Landlock")
-        ),
+        Ok(ConfinementStrength::Partial) => {
+            events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
+        }
         Ok(ConfinementStrength::None) => {
-            log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
+            events::confinement_absent(kernel(), "the kernel has no Landlock");
         }
         Err(e) => return Err(StartError::new(EX_OSERR, &format!("cannot confine: {e}"))),
     }
@@ -407,7 +407,7 @@ impl StartError {
         if inetd {
             // Fails if the log is already started, which is just as well.
             let _ = logging::start(LogTarget::Syslog, 0);
-            log::error!("not-serving error={}", value(&self.text));
+            events::start_failed(&self.text);
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
         }

@@ -11,7 +11,7 @@ use super::{advice, privilege, problem};
 use crate::config::Config;
 use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
-use crate::observe::logging::value;
+use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
 use crate::route::Problem;
 
@@ -49,7 +49,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
                 ));
             }
             Err(e) => found.push(problem(
-                format!("journal {shown} cannot be read: {}", value(e)),
+                format!("journal {shown} cannot be read: {}", quoted(e)),
                 "look at the disk; a journal that is moved away loses what is only in it",
             )),
         }

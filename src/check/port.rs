@@ -8,7 +8,7 @@ use nix::unistd::geteuid;
 
 use super::{advice, problem};
 use crate::net::listen::ListenAddress;
-use crate::observe::logging::value;
+use crate::observe::quote::quoted;
 use crate::route::Problem;
 
 /// Checks that the server can listen on `address`.
@@ -18,11 +18,11 @@ pub fn check(address: &ListenAddress) -> Option<Problem> {
     Some(match error.kind() {
         ErrorKind::AddrInUse => match greeting(host, *port) {
             Some(line) if line.contains("mailslot") => advice(
-                format!("{address} is in use by a running mailslot: {}", value(line)),
+                format!("{address} is in use by a running mailslot: {}", quoted(line)),
                 "none needed if that is the intended server",
             ),
             Some(line) => problem(
-                format!("{address} is in use by another server: {}", value(line)),
+                format!("{address} is in use by another server: {}", quoted(line)),
                 "stop it, or choose another address",
             ),
             None => problem(

@@ -53,7 +53,7 @@ use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox, sync_folders};
 use super::{DeferReason, DeliveryError, Outcome};
 use crate::message::{Content, Destination, MailboxName, Message};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::process::privilege;
 
 /// The mailboxes that a batch holds, by name.
@@ -163,7 +163,7 @@ impl<D: Disk> Committer<D> {
     pub fn admits(&self, name: &MailboxName) -> Result<bool, DeliveryError> {
         if self.suspended.contains(name) {
             let text = "suspended until its records are recovered; see the log".into();
-            return Err(DeliveryError { outcome: Outcome::Later(DeferReason::Io), text });
+            return Err(DeliveryError::new(Outcome::Later(DeferReason::Io), text));
         }
         Ok(!self.failed.contains(name))
     }
@@ -191,7 +191,7 @@ impl<D: Disk> Committer<D> {
                     drafted.push(i);
                 }
                 Err(fault) => {
-                    log::warn!("not-delivered message={} {fault}", messages[i].id);
+                    fault.log(&messages[i].id);
                     done[i] = CommitResult::Failed(fault.outcome);
                 }
             }
@@ -204,8 +204,7 @@ impl<D: Disk> Committer<D> {
             Ok(None) => return done,
             Err(e) => {
                 self.broken = true;
-                let journal = value(self.journal.path.display());
-                log::error!("journal-failed journal={journal} error={}", value(&e));
+                events::journal_failed(Some(self.journal.path.display()), &e);
                 // A spool that is full, or over its own quota, is no user's mailbox over quota.
                 let outcome = match DeliveryError::outcome_of(&e) {
                     Outcome::Never(_) => Outcome::Later(DeferReason::NoSpace),
@@ -213,9 +212,9 @@ impl<D: Disk> Committer<D> {
                 };
                 for (&i, (message, copies)) in drafted.iter().zip(&draft.messages) {
                     let text = format!("not recorded: {e}");
-                    let fault = DeliveryError { outcome: outcome.clone(), text };
-                    let fault = fault.on(&copies[0].to.mailbox);
-                    log::error!("not-delivered message={} {fault}", message.id);
+                    let fault = DeliveryError::new(outcome.clone(), text);
+                    let fault = fault.on(self.directory.path_of(&copies[0].to.mailbox));
+                    fault.log(&message.id);
                     done[i] = CommitResult::Failed(fault.outcome);
                 }
                 return done;
@@ -235,7 +234,7 @@ impl<D: Disk> Committer<D> {
             match self.append(locked, message, copies, numbers.start) {
                 Ok(written) => done[i] = CommitResult::Delivered(written),
                 Err(fault) => {
-                    log::error!("not-delivered message={} {fault}", message.id);
+                    fault.log(&message.id);
                     done[i] = CommitResult::Failed(fault.outcome);
                     shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
                     numbers.for_each(|n| trailer.aborted(n));
@@ -295,7 +294,7 @@ impl<D: Disk> Committer<D> {
     /// Writes marks; now, or when the journal takes them again.
     fn write_marks(&mut self, trailer: &Trailer) {
         if let Err(e) = self.journal.write_marks(trailer) {
-            log::warn!("journal-mark-failed error={}", value(e));
+            events::journal_mark_failed(e);
             self.pending_marks.push(trailer.clone());
         }
     }
@@ -306,8 +305,7 @@ impl<D: Disk> Committer<D> {
         for copy in written.iter().rev() {
             let Some(h) = locked.get_mut(&copy.mailbox) else { continue };
             if let Err(e) = h.cut_back(copy.before.0, copy.before.1) {
-                let path = value(self.directory.path_of(&copy.mailbox).display()).to_string();
-                log::error!("cut-back-failed mailbox={path} error={}", value(e));
+                events::truncate_failed(self.directory.path_of(&copy.mailbox).display(), e);
                 // If it was the sync, what else of this mailbox was not on disk yet may be lost.
                 self.failed.insert(copy.mailbox.clone());
                 gone = false;
@@ -323,13 +321,14 @@ impl<D: Disk> Committer<D> {
         ends: &mut HashMap<MailboxName, (u64, usize)>,
         message: &Message,
     ) -> Result<Vec<Placement>, DeliveryError> {
+        let path_of = |to: &Destination| self.directory.path_of(&to.mailbox);
         let mut copies = Vec::with_capacity(message.to.len());
         for to in &message.to {
             let (Some(h), Some(&(offset, repair))) =
                 (locked.get(&to.mailbox), ends.get(&to.mailbox))
             else {
                 return Err(
-                    DeliveryError::io("lock", io::ErrorKind::NotFound.into()).on(&to.mailbox)
+                    DeliveryError::io("lock", io::ErrorKind::NotFound.into()).on(path_of(to))
                 );
             };
             let len = copy_len(message, to, repair);
@@ -337,7 +336,7 @@ impl<D: Disk> Committer<D> {
             if limit.is_some_and(|limit| offset + len > limit) {
                 let outcome = Outcome::Never(DeferReason::OverQuota);
                 let text = format!("would be larger than its limit, {offset} octets now");
-                return Err(DeliveryError { outcome, text }.on(&to.mailbox));
+                return Err(DeliveryError::new(outcome, text).on(path_of(to)));
             }
             let sums = match &message.content {
                 Content::Memory(_) => None,
@@ -347,7 +346,7 @@ impl<D: Disk> Committer<D> {
                     let chunk = Sums::chunk(*octets, message.to.len(), self.journal.segment());
                     let sums = Sums::of_message(offset, chunk, &head, file, *octets);
                     Some(
-                        sums.map_err(|e| DeliveryError::io("read content for", e).on(&to.mailbox))?,
+                        sums.map_err(|e| DeliveryError::io("read content for", e).on(path_of(to)))?,
                     )
                 }
             };
@@ -415,7 +414,7 @@ impl<D: Disk> Committer<D> {
             let (mailbox, number, after) = (name.clone(), first + n, h.len);
             written.push(WrittenCopy { mailbox, number, before, after });
             if let Err(e) = result {
-                failed = Some(DeliveryError::io("append", e).on(name));
+                failed = Some(DeliveryError::io("append", e).on(self.directory.path_of(name)));
                 break;
             }
         }
@@ -445,12 +444,16 @@ impl<D: Disk> Committer<D> {
             if let Err(e) = h.file().sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
                 self.failed.insert(copy.to.mailbox.clone());
-                return Err(DeliveryError::io("sync", e).on(&copy.to.mailbox));
+                let path = self.directory.path_of(&copy.to.mailbox);
+                return Err(DeliveryError::io("sync", e).on(path));
             }
         }
         self.counters.syncs.one();
         let synced = self.directory.sync_names(copies.iter().map(|copy| &copy.to.mailbox));
-        synced.map_err(|e| DeliveryError::io("sync the folder of", e).on(&copies[0].to.mailbox))
+        synced.map_err(|e| {
+            let path = self.directory.path_of(&copies[0].to.mailbox);
+            DeliveryError::io("sync the directory of", e).on(path)
+        })
     }
 
     /// Between batches, with no lock held: takes in what was written back beside, mends the
@@ -470,8 +473,7 @@ impl<D: Disk> Committer<D> {
                 Ok(TryLock::Orphaned) => io::Error::other("locked by a dead process"),
                 Err(e) => e,
             };
-            let path = value(self.directory.path_of(&name).display()).to_string();
-            log::error!("mailbox-suspended mailbox={path} error={}", value(error));
+            events::mailbox_suspended(self.directory.path_of(&name).display(), error);
             self.suspended.insert(name);
             self.broken = true;
         }
@@ -479,7 +481,7 @@ impl<D: Disk> Committer<D> {
         self.collect_checkpoints(false);
         if !self.suspended.is_empty() && self.tried.elapsed() >= TRY_AGAIN {
             if let Err(e) = self.try_again() {
-                log::error!("recovery-failed error={}", value(e));
+                events::recovery_failed(None::<&str>, None::<&str>, e);
             }
             self.tried = Instant::now();
         }
@@ -575,9 +577,9 @@ impl<D: Disk> Committer<D> {
             true => disk.unlink(&old.path),
             false => old.retain_for(&self.suspended, true),
         };
-        log::warn!("journal-renewed journal={}", value(self.journal.path.display()));
+        events::journal_renewed(self.journal.path.display());
         if let Err(e) = given_up {
-            log::error!("journal-left journal={} error={}", value(old.path.display()), value(e));
+            events::journal_not_removed(old.path.display(), e);
             self.abandoned.push(old);
         }
         Ok(())
@@ -586,7 +588,7 @@ impl<D: Disk> Committer<D> {
     /// Ends the checkpoint thread and removes what only a living process needs.
     pub fn close(mut self) {
         if let Err(e) = self.checkpoint_all() {
-            log::error!("journal-failed error={}", value(e));
+            events::journal_failed(Some(self.journal.path.display()), e);
         }
         self.directory.dotlocks.close();
     }
@@ -615,7 +617,7 @@ impl<D: Disk> Checkpointer<D> {
             move || {
                 // Syncing takes no powers; the writer alone keeps them.
                 if let Err(e) = privilege::drop_capabilities() {
-                    log::error!("checkpoint-failed error={}", value(e));
+                    events::checkpoint_failed(e);
                     return;
                 }
                 for (seq, mailboxes) in tasks {
@@ -660,7 +662,9 @@ fn sync_boxes<D: Disk>(
     for (name, known) in &mailboxes {
         counters.syncs.one();
         if let Err(e) = known.file.sync() {
-            log::error!("sync-failed mailbox={} error={}", value(name), value(e));
+            let directory = if name.queue_id().is_some() { spool } else { mail };
+            let mailbox = directory.join(name.as_str());
+            events::sync_failed(Some(mailbox.display()), None::<&str>, e);
             failed.push(name.clone());
         }
     }
@@ -668,7 +672,7 @@ fn sync_boxes<D: Disk>(
     if !mailboxes.is_empty() {
         counters.syncs.one();
         if let Err(e) = sync_folders(disk, mail, spool, mailboxes.iter().map(|(name, _)| name)) {
-            log::error!("sync-failed folder={} error={}", value(mail.display()), value(e));
+            events::sync_failed(None::<&str>, Some(mail.display()), e);
             failed.extend(mailboxes.into_iter().map(|(name, _)| name));
         }
     }

@@ -34,7 +34,7 @@ use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, FileLock, OpenMode, Stat};
 use crate::message::Owner;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Age in seconds at which a dotlock that tells nothing of its owner is stale: the 5 minutes of
 /// lockfile(1) and Debian's policy.
@@ -326,8 +326,7 @@ impl<D: Disk> DotlockDirectory<D> {
 
     fn log_broken(&self, path: &Path, holder: Option<&Identity>, stat: &Stat) {
         let age = SystemTime::now().duration_since(stat.modified).unwrap_or_default().as_secs();
-        let pid = holder.and_then(Identity::pid).map_or("unknown".into(), |pid| pid.to_string());
-        log::warn!("lock-broken path={} pid={pid} age={age}", value(path.display()));
+        events::lock_broken(path.display(), holder.and_then(Identity::pid), age);
         self.shared().broken += 1;
     }
 
@@ -400,13 +399,13 @@ impl<D: Disk> Drop for Dotlock<D> {
         if self.since.elapsed() > TOUCH_EVERY
             && !self.disk.look(&self.path).is_ok_and(|now| now.ino == self.ino)
         {
-            log::warn!("lock-lost path={}", value(self.path.display()));
+            events::lock_lost(self.path.display());
             return;
         }
         if let Err(e) = self.disk.unlink(&self.path)
             && e.kind() != io::ErrorKind::NotFound
         {
-            log::warn!("unlock-failed path={} error={}", value(self.path.display()), value(e));
+            events::unlock_failed(self.path.display(), e);
         }
     }
 }

@@ -249,6 +249,11 @@ impl<D: Disk> MailboxStore<D> {
 }
 
 impl<D: Disk> LockedMailbox<D> {
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The open file. It may outlive the locks.
     pub fn file(&self) -> &SharedFile<D> {
         &self.locked.file
@@ -394,7 +399,7 @@ pub fn check(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
         FileKind::Symlink => "is a symbolic link".into(),
         FileKind::Other => "is not a regular file".into(),
     };
-    Err(DeliveryError { outcome: Outcome::Later(DeferReason::Unusable), text: wrong })
+    Err(DeliveryError::new(Outcome::Later(DeferReason::Unusable), wrong))
 }
 
 /// How many line ends are missing before the next From_ line: a mailbox ends in an empty line.

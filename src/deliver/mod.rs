@@ -27,17 +27,15 @@ pub mod mbox;
 mod recover;
 mod writer;
 
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::message::MailboxName;
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 pub use writer::{PendingOutcome, WriterHandle, WriterThread, start_on};
 
 /// What became of a message, for all of its destinations together. There is nothing else.
@@ -140,21 +138,30 @@ pub struct DeliveryError {
     pub outcome: Outcome,
     /// For the log: what was tried, and the system's own words.
     pub text: String,
+    /// Path of the mailbox, if it is known.
+    pub mailbox: Option<PathBuf>,
 }
 
 impl DeliveryError {
-    /// The system call behind `what` failed.
-    pub fn io(what: &str, error: io::Error) -> DeliveryError {
-        DeliveryError {
-            outcome: DeliveryError::outcome_of(&error),
-            text: format!("{what}: {error}"),
-        }
+    /// Returns an error of a mailbox that is not known here.
+    pub fn new(outcome: Outcome, text: String) -> DeliveryError {
+        DeliveryError { outcome, text, mailbox: None }
     }
 
-    /// The same, with the mailbox named.
-    pub fn on(mut self, mailbox: &MailboxName) -> DeliveryError {
-        self.text = format!("{mailbox}: {}", self.text);
-        self
+    /// Returns the error of a system call that failed when it tried to do `what`.
+    pub fn io(what: &str, error: io::Error) -> DeliveryError {
+        DeliveryError::new(DeliveryError::outcome_of(&error), format!("{what}: {error}"))
+    }
+
+    /// Returns the same error with the path of its mailbox.
+    pub fn on(self, mailbox: PathBuf) -> DeliveryError {
+        DeliveryError { mailbox: Some(mailbox), ..self }
+    }
+
+    /// Logs that `message` failed with this error.
+    pub fn log(&self, message: &str) {
+        let mailbox = self.mailbox.as_deref().map(Path::display);
+        events::delivery_failed(message, mailbox, &self.text);
     }
 
     /// What a failed system call means for the message.
@@ -175,11 +182,5 @@ impl DeliveryError {
             ) => Outcome::Later(DeferReason::Unusable),
             _ => Outcome::Later(DeferReason::Io),
         }
-    }
-}
-
-impl fmt::Display for DeliveryError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error={}", value(&self.text))
     }
 }

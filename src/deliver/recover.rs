@@ -39,7 +39,7 @@ use super::journal::{Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMe
 use super::locks::{Identity, TryLock};
 use super::mailbox::{LockedMailbox, MailboxStore, read_exact_at, write_all_at};
 use crate::message::{Content, Destination, MailboxName, Message, Owner};
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// A journal whose process is gone, ours now, and what is in it.
 #[derive(Debug)]
@@ -88,8 +88,7 @@ impl<D: Disk> Committer<D> {
             return;
         }
         for OrphanedJournal { journal, records, owner } in &orphans {
-            let path = value(journal.path.display()).to_string();
-            log::warn!("recovery-begun journal={path} records={}", records.len());
+            events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
             owner.iter().for_each(|owner| self.directory.dotlocks.mark_dead(owner.clone()));
         }
@@ -102,11 +101,7 @@ impl<D: Disk> Committer<D> {
         let mut unfinished = HashSet::new();
         for OrphanedJournal { journal, records, .. } in &orphans {
             if let Err(e) = journal.sync() {
-                log::error!(
-                    "recovery-failed journal={} error={}",
-                    value(journal.path.display()),
-                    value(e)
-                );
+                events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
                 let copies = records.iter().flat_map(copies_of);
                 unfinished.extend(copies.map(|c| c.to.mailbox.clone()));
             }
@@ -140,11 +135,10 @@ impl<D: Disk> Committer<D> {
         // Once its journal is gone, nothing tells that the owner of a lock is dead.
         let swept = self.sweep();
         if let Err(e) = swept.and_then(|()| self.directory.sync_names(mailboxes.keys())) {
-            log::error!("recovery-failed error={}", value(e));
+            events::recovery_failed(None::<&str>, None::<&str>, e);
             unfinished.extend(mailboxes.into_keys());
         }
         for OrphanedJournal { mut journal, records, .. } in orphans {
-            let path = value(journal.path.display()).to_string();
             let finished =
                 !records.iter().flat_map(copies_of).any(|c| unfinished.contains(&c.to.mailbox));
             let ended = match finished {
@@ -154,8 +148,8 @@ impl<D: Disk> Committer<D> {
                 false => journal.retain_for(&unfinished, false),
             };
             match ended {
-                Ok(()) => log::warn!("recovery-ended journal={path} finished={finished}"),
-                Err(e) => log::error!("journal-left journal={path} error={}", value(e)),
+                Ok(()) => events::recovery_ended(journal.path.display(), finished),
+                Err(e) => events::journal_not_removed(journal.path.display(), e),
             }
         }
         self.suspended.extend(unfinished);
@@ -186,8 +180,8 @@ impl<D: Disk> Committer<D> {
         if let Err(e) = result
             && unfinished.insert(name.clone())
         {
-            let path = value(self.directory.path_of(name).display()).to_string();
-            log::error!("recovery-failed mailbox={path} error={}", value(e));
+            let path = self.directory.path_of(name);
+            events::recovery_failed(None::<&str>, Some(path.display()), e);
         }
     }
 
@@ -235,7 +229,7 @@ impl<D: Disk> Committer<D> {
                 }
             }
             for (o, r, number, message) in batch {
-                log::warn!("recovered message={} mailbox={}", message.id, value(name));
+                events::recovered(message.id, self.directory.path_of(name).display());
                 let OrphanedJournal { journal, records, .. } = &mut orphans[o];
                 journal.settle(&mut records[r], &[number])?;
             }
@@ -253,8 +247,7 @@ impl<D: Disk> Committer<D> {
         let mut locked = self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?;
         if in_place_state(&locked, copy, entry)? == InPlace::Torn {
             locked.cut_back(copy.offset, copy.repair)?;
-            let mailbox = value(&copy.to.mailbox).to_string();
-            log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+            events::truncated(&entry.id, locked.path().display());
         }
         Ok(())
     }
@@ -323,7 +316,7 @@ impl<D: Disk> Committer<D> {
                     "a dead process".into()
                 }
                 Ok(TryLock::Busy(who)) => who,
-                Err(fault) => return Err(io::Error::other(fault.to_string())),
+                Err(fault) => return Err(io::Error::other(fault.text)),
             };
             if Instant::now() >= until {
                 return Err(io::Error::other(format!("locked: {who}")));
@@ -345,7 +338,7 @@ impl<D: Disk> Committer<D> {
             Ok(TryLock::Taken(locked)) => locked,
             Ok(TryLock::Busy(who)) => return Ok(TryLock::Busy(who)),
             Ok(TryLock::Orphaned) => return Ok(TryLock::Orphaned),
-            Err(fault) => return Err(io::Error::other(fault.to_string())),
+            Err(fault) => return Err(io::Error::other(fault.text)),
         };
         let rewritable = locked.rewritable()?;
         let records = records.iter().rev().filter(|record| !self.journal.is_refused(record));
@@ -417,8 +410,7 @@ fn put_right<D: Disk, From: std::marker::Copy>(
             };
             if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
                 locked.cut_back(copy.offset, copy.repair)?;
-                let mailbox = value(&locked.name).to_string();
-                log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+                events::truncated(&entry.id, locked.path().display());
             }
         }
     }

@@ -28,7 +28,7 @@ use super::recover::claim;
 use super::{DeferReason, DeliveryConfig, DeliveryError, Outcome, forward};
 use crate::message::{Content, Destination, MailboxName, Message, Owner};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// The sessions' end of the channel to the writer. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -123,7 +123,7 @@ impl WriterThread {
     pub fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            log::error!("writer-panicked");
+            events::writer_panicked();
         }
     }
 }
@@ -155,12 +155,12 @@ pub fn start_on<D: Disk>(
                 // Whoever was in the batch has been answered 451 by the unwinding. What it left
                 // half done is what a killed process leaves, and is set right in the same way.
                 Err(_) => {
-                    log::error!("writer-panicked: recovering");
+                    events::writer_panicked();
                     drop(committer);
                     loop {
                         match open_engine(&disk, &settings, &counters) {
                             Ok(fresh) => break committer = fresh,
-                            Err(e) => log::error!("writer-failed error={}", value(e)),
+                            Err(e) => events::writer_restart_failed(e),
                         }
                         if !line.refuse_all(Duration::from_secs(1)) {
                             return;
@@ -227,7 +227,7 @@ fn open_engine<D: Disk>(
         Committer::new(directory, spool.clone(), identity, counters.clone(), journal)?;
     committer.recover(claimed.orphans, Instant::now() + settings.lock_timeout);
     if let Err(e) = committer.checkpoint_all() {
-        log::error!("journal-failed error={}", value(e));
+        events::journal_failed(None::<&str>, e);
     }
     committer.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
     Ok(committer)
@@ -367,7 +367,7 @@ impl BatchQueue {
                 let still = self.busy_since.is_none_or(|since| since.elapsed() >= QUIET);
                 if still && !committer.is_clean() {
                     if let Err(e) = committer.checkpoint_in_background() {
-                        log::error!("journal-failed error={}", value(e));
+                        events::journal_failed(None::<&str>, e);
                     }
                     // Whatever came of it, the next step is a while away.
                     self.busy_since = Some(Instant::now());
@@ -451,14 +451,14 @@ impl BatchQueue {
                     orphaned = true;
                 }
                 Err(fault) => {
-                    log::error!("not-delivered message={} {fault}", job.message.id);
+                    fault.log(&job.message.id);
                     job.answer.give(fault.outcome);
                 }
             }
         }
         self.commit(committer, locked, ready);
         if orphaned && let Err(e) = committer.recover_orphans() {
-            log::error!("recovery-failed error={}", value(e));
+            events::recovery_failed(None::<&str>, None::<&str>, e);
         }
     }
 
@@ -483,7 +483,7 @@ impl BatchQueue {
                 Some(CommitResult::Delivered(written)) => {
                     if !job.answer.decide(Outcome::Delivered) {
                         let gone = committer.take_back(&mut locked, &written);
-                        log::warn!("given-up message={} taken-back={gone}", job.message.id);
+                        events::delivery_withdrawn(&job.message.id, gone);
                     }
                     answers.push(job.answer);
                 }
@@ -513,13 +513,8 @@ impl BatchQueue {
             others.fold((0, job.came), |(n, first), j| (n + 1, first.min(j.came)));
         let crowded = others >= self.aside_max && first.elapsed() >= CROWD_PATIENCE;
         if waited >= self.lock_timeout || crowded {
-            let path = value(committer.directory.path_of(&name).display()).to_string();
-            log::warn!(
-                "not-delivered message={} mailbox={path} locked-by={} waited={}s",
-                job.message.id,
-                value(who),
-                waited.as_secs()
-            );
+            let path = committer.directory.path_of(&name);
+            events::mailbox_busy(&job.message.id, path.display(), who, waited.as_secs());
             job.answer.give(Outcome::Later(DeferReason::Busy));
             return;
         }
@@ -581,12 +576,13 @@ fn lock_all<D: Disk>(
         if locked.contains_key(name) {
             continue;
         }
-        if !committer.admits(name).map_err(|f| f.on(name))? {
+        let on = |error: DeliveryError| error.on(committer.directory.path_of(name));
+        if !committer.admits(name).map_err(on)? {
             return Ok(TryLock::Busy((name.clone(), "nobody, but to be mended".into())));
         }
         let owner = job.message.to.get(*i).and_then(|to| to.owner);
         let file = committer.known(name).filter(|_| known);
-        match committer.directory.take(name, owner, file).map_err(|f| f.on(name))? {
+        match committer.directory.take(name, owner, file).map_err(on)? {
             TryLock::Taken(h) => {
                 taken.insert(name.clone(), h);
             }
@@ -680,7 +676,7 @@ impl<D: Disk> MailboxPrecheck for DiskPrecheck<D> {
                 check(&stat, to.owner.map_or(self.uid, |o| o.uid)).and_then(|()| match self.limit {
                     Some(limit) if stat.len >= limit => {
                         let text = format!("is at its limit, {} octets now", stat.len);
-                        Err(DeliveryError { outcome: Outcome::Never(DeferReason::OverQuota), text })
+                        Err(DeliveryError::new(Outcome::Never(DeferReason::OverQuota), text))
                     }
                     _ => Ok(()),
                 })
@@ -689,7 +685,7 @@ impl<D: Disk> MailboxPrecheck for DiskPrecheck<D> {
             Err(e) => Err(DeliveryError::io("stat", e)),
         };
         looked.map_err(|fault| {
-            log::warn!("refused mailbox={} {fault}", value(path.display()));
+            events::mailbox_unavailable(path.display(), fault.text);
             fault.outcome
         })
     }

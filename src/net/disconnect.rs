@@ -37,7 +37,7 @@ impl fmt::Display for Disconnect {
             Disconnect::TooSlow => "slow",
             Disconnect::Deadline => "deadline",
             Disconnect::Stopping => "stopping",
-            Disconnect::Evicted => "idle",
+            Disconnect::Evicted => "evicted",
             Disconnect::ClearText => "clear-text",
             Disconnect::Tls(_) => "tls",
             Disconnect::Broken(_) => "broken",

@@ -23,7 +23,7 @@ use nix::sys::socket::Backlog;
 
 use crate::message::peer::Peer;
 use crate::net::stream::Socket;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// An address to listen on, in the form of the options `--listen` and `--lmtp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     }
     match skipped {
         Some(e) if listeners.is_empty() => return Err(e),
-        Some(e) => log::warn!("not listening everywhere why={}", value(e)),
+        Some(e) => events::listen_failed(e),
         None => {}
     }
     Ok(listeners)
@@ -159,7 +159,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 pub fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
-        log::warn!("cannot tell the service manager state={state} why={}", value(e));
+        events::notify_failed(state, e);
     }
 }
 

@@ -1,22 +1,17 @@
-//! The log: one line per event, `key=value`, to standard error or syslog. Whatever the client sent,
-//! a line stays one line: values pass through [`value`], and what did not is escaped here.
-//!
-//! ```text
-//! delivered session=k3f2a1-7 message=k3f2a1-7-1 from=<jones@example.org> to=smith size=4242 ms=3
-//! ```
-//! Written as `log::info!("delivered session={} from={}", value(&id), value(&from))`.
+//! The log: lines to standard error or syslog. The lines come from [`events`] alone, which quotes
+//! their values; a control character in a line that a library logs is escaped here.
 //!
 //! Lines go through a bounded channel to a thread that writes them, so that a full pipe or a
-//! stopped syslog daemon never holds up mail: when [`QUEUE`] lines wait, further ones are dropped,
-//! and their number is logged once there is room. The price: a process that exits must call
-//! `log::logger().flush()` first, which waits at most a second; and a panic hook that logs is for
-//! the program to set, as the usual one writes to standard error.
+//! stopped syslog daemon never delays mail. While [`QUEUE`] lines wait, further ones are dropped,
+//! and their number is logged when there is room. A process that exits must therefore call
+//! `log::logger().flush()` first, which waits at most a second. The program sets a panic hook that
+//! logs, because the standard one writes to standard error.
 //!
-//! On standard error a line begins with the date and the level; under systemd (`JOURNAL_STREAM`
-//! names it) with `<priority>`, as the journal dates lines itself. Syslog: facility mail, identity
-//! `mailslot` with the process id. `RUST_LOG`, if set, decides over the verbosity.
+//! On standard error a line begins with the date and the level. Under systemd, which
+//! `JOURNAL_STREAM` indicates, it begins with `<priority>`, because the journal dates lines itself.
+//! In syslog it has the facility mail and the identity `mailslot` with the process id. `RUST_LOG`,
+//! if set, overrides the verbosity.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -29,9 +24,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::syslog::{Facility, LogFlags, Priority, Severity};
 
+use super::events;
 use crate::process::privilege;
 
-/// Where the log goes.
+/// Destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogTarget {
     /// Standard error.
@@ -40,14 +36,17 @@ pub enum LogTarget {
     Syslog,
 }
 
-/// Lines that may wait for a slow reader of the log.
+/// Most lines that wait for a slow reader of the log.
 pub const QUEUE: usize = 1024;
 
-/// Starts the log of this process: warnings and what happened to each message at `verbosity` 0,
-/// details from 1, everything from 2; warnings only at -1, errors only at -2.
+/// One message cannot fill the queue and so displace the lines of other sessions.
+const _: () = assert!(events::LINES_MAX <= QUEUE / 2);
+
+/// Starts the log of this process. At `verbosity` 0 it has the events of level info and above, at 1
+/// debug, from 2 everything, at -1 warnings and errors, from -2 errors.
 ///
 /// # Errors
-/// A log was started before.
+/// The process has a log already.
 pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
     let level = match verbosity {
         ..=-2 => LevelFilter::Error,
@@ -76,8 +75,8 @@ pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
     Ok(PendingLog(Some((queue, style))))
 }
 
-/// A log that was started. Its lines wait until [`PendingLog::write`] is called, or this is dropped: a
-/// thread that was there before would not share in what the process gives up at its start.
+/// A log whose lines wait until [`PendingLog::write`] is called or this is dropped. Its thread
+/// starts only then, because a thread that exists when the process drops privileges keeps its own.
 #[derive(Debug)]
 pub struct PendingLog(Option<(Receiver<LogItem>, LogStyle)>);
 
@@ -85,7 +84,7 @@ impl PendingLog {
     /// Starts the thread that writes the lines.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The thread cannot be started.
     pub fn write(mut self) -> io::Result<()> {
         self.start_thread()
     }
@@ -94,56 +93,31 @@ impl PendingLog {
         let Some((queue, style)) = self.0.take() else { return Ok(()) };
         let write = move || match privilege::drop_capabilities() {
             Ok(()) => write_lines(&queue, |level, line| style.write(level, line)),
-            Err(e) => drop(style.write(Level::Error, &format!("no log: capabilities: {e}"))),
+            Err(e) => {
+                let (level, line) = events::log_failed(e);
+                drop(style.write(level, &line));
+            }
         };
         thread::Builder::new().name("log".into()).spawn(write).map(drop)
     }
 }
 
 impl Drop for PendingLog {
-    /// For a program that ends before it has got so far.
+    /// Starts the thread for a program that ends early.
     fn drop(&mut self) {
         let _ = self.start_thread();
     }
 }
 
-/// Shows `v` as one log value: as it is when it is plain, else in double quotes with `"`, `\` and
-/// every octet outside printable ASCII escaped (`\x0a`).
-pub fn value<T: fmt::Display>(v: T) -> impl fmt::Display {
-    Value(v)
-}
-
-struct Value<T>(T);
-
-impl<T: fmt::Display> fmt::Display for Value<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        use fmt::Write;
-        let text = self.0.to_string();
-        let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text.is_empty() && text.bytes().all(plain) {
-            return f.write_str(&text);
-        }
-        f.write_char('"')?;
-        for b in text.bytes() {
-            match b {
-                b'"' | b'\\' => write!(f, "\\{}", b as char)?,
-                b' '..=b'~' => f.write_char(b as char)?,
-                _ => write!(f, "\\x{b:02x}")?,
-            }
-        }
-        f.write_char('"')
-    }
-}
-
-/// What the writing thread is sent.
+/// A request to the writing thread.
 #[derive(Debug)]
 enum LogItem {
     Line(Level, String),
-    /// Answered once everything before it is written.
+    /// Is answered when everything before it is written.
     Flush(Sender<()>),
 }
 
-/// The logger: filters, makes a line, and never waits.
+/// The logger that filters lines and queues them. It never waits.
 struct Queued {
     filter: env_logger::Logger,
     lines: Sender<LogItem>,
@@ -161,8 +135,8 @@ impl Log for Queued {
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let line = format!("log full lines_dropped={dropped}");
-            if self.lines.try_send(LogItem::Line(Level::Warn, line)).is_err() {
+            let (level, line) = events::log_full(dropped);
+            if self.lines.try_send(LogItem::Line(level, line)).is_err() {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
@@ -181,7 +155,8 @@ impl Log for Queued {
     }
 }
 
-/// The writing thread. A line that cannot be written is lost: there is nobody to tell.
+/// Writes the queued lines. A line that cannot be written is lost, because there is no other place
+/// to report that.
 fn write_lines(queue: &Receiver<LogItem>, write: impl Fn(Level, &str) -> io::Result<()>) {
     for item in queue {
         match item {
@@ -191,7 +166,7 @@ fn write_lines(queue: &Receiver<LogItem>, write: impl Fn(Level, &str) -> io::Res
     }
 }
 
-/// `text` with control characters escaped.
+/// Returns `text` with control characters escaped.
 fn one_line(text: String) -> String {
     if !text.contains(char::is_control) {
         return text;
@@ -207,7 +182,7 @@ fn one_line(text: String) -> String {
     line
 }
 
-/// How a line is written.
+/// Format and destination of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LogStyle {
     Dated,
@@ -222,7 +197,7 @@ impl LogStyle {
             nix::syslog::syslog(Priority::new(severity, Facility::LOG_MAIL), line)?;
             return Ok(());
         }
-        // One write(2) for a line, so that lines of several processes do not mix.
+        // One write(2) for a line, because lines of several processes must not mix.
         let text = match self {
             LogStyle::Journal => format!("<{}>{line}\n", severity as i32),
             _ => {
@@ -234,8 +209,9 @@ impl LogStyle {
     }
 }
 
-/// `JOURNAL_STREAM` names the journal's socket as `device:inode`; a shell below a service inherits
-/// the variable, but not the socket.
+/// True if standard error is the journal's socket, which `JOURNAL_STREAM` names as `device:inode`.
+/// The variable alone does not suffice, because a shell below a service inherits it without the
+/// socket.
 fn stderr_is_the_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().map(File::from);
@@ -258,28 +234,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_one_word_or_quoted() {
-        for (given, shown) in [
-            ("smith", "smith"),
-            ("<jones@example.org>", "<jones@example.org>"),
-            ("", r#""""#),
-            ("two words", r#""two words""#),
-            ("a\"b\\c", r#""a\"b\\c""#),
-            ("x\r\nfake=1", r#""x\x0d\x0afake=1""#),
-            ("\u{1b}[2J", r#""\x1b[2J""#),
-            ("é", r#""\xc3\xa9""#),
-        ] {
-            assert_eq!(value(given).to_string(), shown);
-        }
-    }
-
-    #[test]
     fn a_line_is_one_line() {
         assert_eq!(one_line("plain".into()), "plain");
         assert_eq!(one_line("a\nb\u{7f}\u{9b}".into()), "a\\x0ab\\x7f\\x9b");
     }
 
-    /// A writer that blocks for ever: logging goes on at once, and the lost lines are counted.
+    /// A writer that blocks for ever does not delay the caller, and the lost lines are counted.
     #[test]
     fn a_blocked_log_does_not_block() {
         let (lines, queue) = bounded(2);
@@ -295,6 +255,6 @@ mod tests {
             LogItem::Line(_, text) => text,
             LogItem::Flush(_) => "flush".into(),
         });
-        assert_eq!(texts.collect::<Vec<_>>(), ["log full lines_dropped=3", "again"]);
+        assert_eq!(texts.collect::<Vec<_>>(), ["log-full lines=3", "again"]);
     }
 }

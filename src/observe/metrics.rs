@@ -1,17 +1,16 @@
 //! The counters in a file, for node_exporter's text collector (Prometheus text format 0.0.4).
 //!
 //! ```text
-//! # HELP mailslot_sessions_total Sessions begun.
+//! # HELP mailslot_sessions_total Sessions that began.
 //! # TYPE mailslot_sessions_total counter
 //! mailslot_sessions_total 42
 //! ```
-//! A thread of its own writes the file when it starts, every [`INTERVAL`], and when it stops:
-//! whole, readable by all (0644), put in place by a rename, so that nobody reads half of it. Mail
-//! waits for none of this. A file that cannot be written is one line in the log, and another when
-//! it can again.
+//! A separate thread writes the file when it starts, every [`INTERVAL`], and when it stops, so mail
+//! does not wait for it. The file is readable by all users (0644), and a rename puts it in place,
+//! so a reader never sees a part of it. A failure is logged once, and so is its end.
 //!
-//! Names follow Prometheus' conventions: what only grows ends in `_total`, units are seconds and
-//! bytes. What stays a greatest value since the start is a gauge and ends in `_max`.
+//! Names follow the conventions of Prometheus. A number that only grows ends in `_total`; units are
+//! seconds and bytes. The greatest value since the start is a gauge and ends in `_max`.
 
 use std::fmt::{self, Write as _};
 use std::fs::{self, OpenOptions, Permissions};
@@ -24,10 +23,10 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 
-use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use super::counters::Counters;
+use super::events;
 
-/// How old the file becomes: what Prometheus asks for by default is as old.
+/// Time between two writes of the file; a Prometheus server by default asks for it as often.
 pub const INTERVAL: Duration = Duration::from_secs(15);
 
 /// The thread that writes the file.
@@ -38,10 +37,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Starts to write `counters` to the file `path`, which is replaced.
+    /// Starts to write `counters` to the file `path`, which is replaced. A file that cannot be
+    /// written is logged.
     ///
     /// # Errors
-    /// The thread cannot be started. That the file cannot be written is only logged.
+    /// The thread cannot be started.
     pub fn start(path: PathBuf, counters: Arc<Counters>) -> io::Result<Metrics> {
         Metrics::start_every(INTERVAL, path, counters)
     }
@@ -59,7 +59,7 @@ impl Metrics {
             loop {
                 let last = stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
                 let written = replace(&path, text(&counters, since).as_bytes());
-                tell(&path, &written, fails);
+                log_change(&path, &written, fails);
                 fails = written.is_err();
                 if last {
                     break;
@@ -70,15 +70,15 @@ impl Metrics {
         Ok(Metrics { stop, thread })
     }
 
-    /// Has the file written a last time, and waits for that.
+    /// Waits until the file is written a last time.
     pub fn stop(self) {
         drop(self.stop);
-        // It cannot have panicked; and if it had, that was logged.
+        // A panic was logged.
         let _ = self.thread.join();
     }
 }
 
-/// The text of the file; `since` is when the process started.
+/// Returns the text of the file; `since` is the time at which the process started.
 pub fn text(counters: &Counters, since: SystemTime) -> String {
     let mut text = String::new();
     let mut metric = |name: &str, kind: &str, help: &str, value: &dyn fmt::Display| {
@@ -92,45 +92,44 @@ pub fn text(counters: &Counters, since: SystemTime) -> String {
             "octets" => metric("message_bytes_total", "counter", help, &n),
             "batch_max" => metric("batch_messages_max", "gauge", help, &n),
             "slowest_ms" => {
-                let help = "The slowest delivery from the dot to its outcome.";
+                let help = "The slowest delivery from the end of data to its outcome.";
                 metric("delivery_seconds_max", "gauge", help, &(n as f64 / 1000.0));
             }
             name => metric(&format!("{name}_total"), "counter", help, &n),
         }
     }
     let start = since.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    metric("start_time_seconds", "gauge", "When it started, since 1970.", &start.as_secs());
+    metric("start_time_seconds", "gauge", "Start of the process since 1970.", &start.as_secs());
     text
 }
 
-/// Puts a file of these octets where `path` is. What was left beside it by a process that was
-/// killed meanwhile goes; a link that somebody put there leads nowhere.
-fn replace(path: &Path, octets: &[u8]) -> io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    // The collector reads what ends in .prom.
-    beside.push(".new");
-    match fs::remove_file(&beside) {
+/// Replaces the file `path` by one with these bytes. A temporary file that a killed process left is
+/// removed, and so is a link in its place, which is not followed.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    // The collector reads only names that end in .prom.
+    temporary.push(".new");
+    match fs::remove_file(&temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&beside)?;
-    // Whatever the umask is: the collector is somebody else.
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temporary)?;
+    // The umask may be stricter, and the collector runs as another user.
     let written = file
         .set_permissions(Permissions::from_mode(0o644))
-        .and_then(|()| file.write_all(octets))
-        .and_then(|()| fs::rename(&beside, path));
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        let _ = fs::remove_file(&beside);
+        let _ = fs::remove_file(&temporary);
     }
     written
 }
 
-/// Logs that the file cannot be written any more, or can again.
-fn tell(path: &Path, written: &io::Result<()>, failed_before: bool) {
-    let file = value(path.display());
+/// Logs that the file cannot be written any more, or can be written again.
+fn log_change(path: &Path, written: &io::Result<()>, failed_before: bool) {
     match written {
-        Err(e) if !failed_before => log::warn!("metrics not-written file={file} why={}", value(e)),
-        Ok(()) if failed_before => log::info!("metrics written-again file={file}"),
+        Err(e) if !failed_before => events::metrics_failed(path.display(), e),
+        Ok(()) if failed_before => events::metrics_restored(path.display()),
         _ => {}
     }
 }
@@ -140,7 +139,7 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
-    /// Name, type and value of each metric. The format as Prometheus documents it, strictly.
+    /// Returns name, type and value of each metric. It is as strict as the documented format.
     fn parse(text: &str) -> Vec<(String, String, f64)> {
         let mut names = HashSet::new();
         assert!(text.ends_with('\n'));
@@ -183,18 +182,18 @@ mod tests {
         is("mailslot_delivery_seconds_max", "gauge", 1.234);
         is("mailslot_start_time_seconds", "gauge", 1_751_359_957.0);
         assert!(text.starts_with(
-            "# HELP mailslot_sessions_total Sessions begun.\n\
+            "# HELP mailslot_sessions_total Sessions that began.\n\
              # TYPE mailslot_sessions_total counter\nmailslot_sessions_total 3\n"
         ));
     }
 
     #[test]
-    fn the_file_is_replaced_and_for_all_to_read() {
+    fn the_file_is_replaced_and_readable_by_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("mailslot.prom");
         let precious = directory.path().join("precious");
         fs::write(&precious, "precious").unwrap();
-        // What somebody put there leads nowhere.
+        // A link in the place of the temporary file must not be followed.
         std::os::unix::fs::symlink(&precious, directory.path().join("mailslot.prom.new")).unwrap();
         let counters = Arc::new(Counters::default());
         let interval = Duration::from_millis(1);

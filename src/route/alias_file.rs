@@ -19,7 +19,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::OFlag;
 
 use super::aliases::Aliases;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::process::confinement;
 
 /// A file that was not read: what is wrong, and what an administrator can do.
@@ -216,8 +216,8 @@ impl AliasFile {
             }
             Err(unread) => {
                 if state.unread.as_ref() != Some(&unread) {
-                    let kept = if state.aliases.is_some() { " kept=old" } else { "" };
-                    log::error!("aliases unread={}{kept}", value(&unread.what));
+                    let in_use = if state.aliases.is_some() { "old" } else { "none" };
+                    events::aliases_unreadable(&unread.what, in_use);
                 }
                 state.stamp = None;
                 state.unread = Some(unread);
@@ -253,15 +253,11 @@ impl AliasFile {
 /// Logs what is wrong in the file, but not a whole file of the wrong kind.
 fn report(aliases: &Aliases) {
     for (line, why) in aliases.complaints.iter().take(COMPLAINTS_MAX) {
-        log::warn!(
-            "aliases file={} line={line} wrong={}",
-            value(aliases.path.display()),
-            value(why)
-        );
+        events::aliases_invalid(aliases.path.display(), line, why);
     }
     let more = aliases.complaints.len().saturating_sub(COMPLAINTS_MAX);
     if more > 0 {
-        log::warn!("aliases file={} more_wrong={more}", value(aliases.path.display()));
+        events::aliases_invalid_omitted(aliases.path.display(), more);
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 use super::aliases::{AliasTarget, parse_include};
 use super::expand::{Expansion, LEVELS_MAX};
 use crate::message::Destination;
-use crate::observe::logging::value;
+use crate::observe::events;
 
 /// Who reads forward files.
 pub trait ForwardFiles: Send + Sync {
@@ -43,7 +43,7 @@ impl Expansion<'_> {
             Err(why) => Err(why),
         };
         if let Err(why) = &followed {
-            log::warn!("forward-file user={} not-used={}", value(user), value(why));
+            events::forward_file_ignored(user, why);
             self.note(|| format!("! ~{user}/.forward is not used: {why}"));
         }
         followed.is_ok_and(|any| any)

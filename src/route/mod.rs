@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use crate::message::Destination;
+use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
@@ -206,7 +207,10 @@ impl LocalRoute {
             {
                 match self.look_up(None, name, host)? {
                     Lookup::User(ExpansionTarget::Mailbox(to, member)) => {
-                        log::warn!("postmaster to={} not=alias", to.mailbox);
+                        events::postmaster_alias_ignored(
+                            format_args!("<{}>", to.delivered_to),
+                            refusal,
+                        );
                         Ok(ExpansionResult { here: vec![(to, member)], elsewhere: Vec::new() })
                     }
                     _ => Err(refusal),

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use crate::message::peer::Peer;
 use crate::net::stream::{self, OverloadFlag};
 use crate::observe::counters::Counters;
+use crate::observe::events;
 
 /// The registry of sessions.
 pub(super) struct Admission {
@@ -138,7 +139,7 @@ impl Admission {
         // It may have become active since.
         let is_evicted = longest.is_some_and(|(_, session, least)| session.evict_if_idle(least));
         if is_evicted {
-            self.counters.sessions_given_up.one();
+            self.counters.sessions_evicted.one();
         }
         is_evicted
     }
@@ -149,7 +150,7 @@ impl Admission {
             if let Some(SessionSlot { session, client: Some(_) }) = &*lock(slot)
                 && session.evict_if_idle(self.overload_timeout())
             {
-                self.counters.sessions_given_up.one();
+                self.counters.sessions_evicted.one();
             }
         }
     }
@@ -264,7 +265,7 @@ impl OverloadMonitor {
     /// Begins or ends overload, and evicts clients that have been idle too long for it.
     pub fn update(&mut self, admission: &Admission) {
         let is_nearly_full = admission.is_nearly_full();
-        let evictions = admission.counters.sessions_given_up.value();
+        let evictions = admission.counters.sessions_evicted.value();
         match self.overload {
             None if is_nearly_full => self.begin(admission, evictions),
             None => {}
@@ -274,9 +275,7 @@ impl OverloadMonitor {
                 if calm_for >= admission.timeout / 5 {
                     *self = OverloadMonitor::default();
                     admission.overload.set(false);
-                    let (secs, given_up) =
-                        (since.elapsed().as_secs(), evictions - evictions_before);
-                    log::info!("stress ends seconds={secs} given_up={given_up}");
+                    events::overload_ended(since.elapsed().as_secs(), evictions - evictions_before);
                 }
             }
         }
@@ -291,10 +290,10 @@ impl OverloadMonitor {
     fn begin(&mut self, admission: &Admission, evictions: u64) {
         self.overload = Some((Instant::now(), evictions));
         admission.overload.set(true);
-        admission.counters.stresses.one();
+        admission.counters.overloads.one();
         let (taken, of) = (lock(&admission.counts).total, admission.threads);
         let timeout = admission.overload_timeout().as_secs_f32();
-        log::warn!("stress begins sessions={taken} threads={of} timeout={timeout} errors=1");
+        events::overload_started(taken, of, timeout);
     }
 }
 

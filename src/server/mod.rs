@@ -39,7 +39,7 @@ use crate::message::peer::Peer;
 use crate::net::listen::{self, Accept, Service};
 use crate::net::stream::{Socket, Stream};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::route::Route;
 use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
@@ -203,12 +203,12 @@ pub fn on_signals(
                 SIGHUP => {
                     route.reload();
                     handle.0.context.reload_certificate();
-                    log::info!("reload signal=HUP");
+                    events::reloaded();
                 }
-                SIGUSR1 => log::info!("counters {counters}"),
+                SIGUSR1 => events::counters(&counters),
                 _ => {
                     stop_requested.store(true, Ordering::SeqCst);
-                    log::info!("stopping signal={signal}");
+                    events::stopping(signal);
                     listen::notify("STOPPING=1");
                     handle.stop();
                 }
@@ -291,7 +291,7 @@ impl Pool {
         let timeout = shared.grace - last_tenth;
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             let admission = &shared.admission;
-            log::warn!("cut sessions={} reason=grace-over", admission.sessions().count());
+            events::sessions_cut(admission.sessions().count());
             admission.sessions().for_each(|session| session.disconnect());
             // The threads notice at once, unless they wait for the writer.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
@@ -311,7 +311,7 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
     let mut stream = match stream {
         Ok(stream) => stream,
         Err(e) => {
-            log::debug!("gone client={peer} why={}", value(e));
+            events::connection_lost(peer, e);
             return None;
         }
     };
@@ -360,7 +360,7 @@ impl Acceptor<'_> {
                     }
                 };
                 if self.pause.take().is_some() {
-                    log::info!("accepting again");
+                    events::accept_resumed();
                 }
                 if let Some((socket, peer)) = accepted {
                     self.dispatch(socket, peer, listener.service());
@@ -409,11 +409,11 @@ impl Acceptor<'_> {
     /// would take too long. Logs at most once a minute, because refusing must stay cheaper than
     /// connecting.
     fn refuse(&mut self, socket: &Socket, peer: Peer, tls: bool, why: &str) {
-        let refused = &self.shared.counters.sessions_refused;
+        let refused = &self.shared.counters.sessions_rejected;
         refused.one();
         if self.last_refusal_logged.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
             self.last_refusal_logged = Some(Instant::now());
-            log::warn!("refused client={peer} why={} so_far={}", value(why), refused.value());
+            events::connection_rejected(peer, why, refused.value());
         }
         socket.send_at_once(if tls { b"" } else { &self.shared.busy_reply });
     }
@@ -422,7 +422,7 @@ impl Acceptor<'_> {
     /// are no descriptors.
     fn handle_error<L: Accept>(&mut self, listener: &L, error: &io::Error) {
         if self.pause.is_none() {
-            log::warn!("cannot accept, pausing why={}", value(error));
+            events::accept_paused(error);
         }
         if is_out_of_descriptors(error) && self.reserve.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {

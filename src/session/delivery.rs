@@ -5,17 +5,17 @@
 //! has a reply of its own, which is true for that recipient alone.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
 use std::time::Instant;
 
 use jiff::Zoned;
 
-use super::{SessionContext, replies, shown, terminal_delivery, write_reply};
+use super::delivery_log::{DeliveryAttempt, QueuedMail, QueuedRecipient};
+use super::{SessionContext, replies, terminal_delivery, write_reply};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
 use crate::message::{Destination, MailboxName, Message};
 use crate::net::stream::{Disconnect, Stream};
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue;
 use crate::route::Resolution;
@@ -86,18 +86,18 @@ impl<'a> MessageDelivery<'a> {
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut replies = DeliveryReplies::none();
         let octets = message.content.octets();
-        let Some(entries) = self.queue_entries(&self.envelope.to, &message.id, octets) else {
+        let Some(queued) = self.queue_entries(&self.envelope.to, &message.id, octets) else {
             replies.last = Some(replies::processing_error());
             return replies;
         };
-        message.to.extend(entries);
-        let (id, to) = (message.id.clone(), message.to.clone());
+        message.to.extend(queued.entries.iter().cloned());
+        let id = message.id.clone();
         let reply = self.deliver_as_commanded(message);
         if reply.is_positive() {
             replies.delivered.extend(&self.envelope.to);
-            self.notify_queue(&to);
+            self.notify_queue(&queued.entries);
         }
-        self.record(&id, &to, &reply);
+        self.attempt(&id).record(&self.envelope.to, &queued.recipients, &reply);
         replies.last = Some(reply);
         replies
     }
@@ -126,7 +126,7 @@ impl<'a> MessageDelivery<'a> {
         recipients: &[AcceptedRecipient],
         id: &str,
         octets: u64,
-    ) -> Option<Vec<Destination>> {
+    ) -> Option<QueuedMail> {
         let mut seen = HashSet::new();
         // None for a mailbox that has its copy already, through another recipient.
         let mut queued_recipient = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
@@ -144,7 +144,8 @@ impl<'a> MessageDelivery<'a> {
             .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
             .filter_map(|(recipient, to)| queued_recipient(recipient, to))
             .collect();
-        let mut entries = queue::destinations(self.envelope, &named, None, id, octets)?;
+        let mut queued = QueuedMail::default();
+        queued.add(&named, queue::destinations(self.envelope, &named, None, id, octets)?);
         for (n, recipient) in local.into_iter().enumerate() {
             let Resolution { elsewhere, owner, .. } = &recipient.destination;
             let mut to: Vec<_> =
@@ -159,9 +160,9 @@ impl<'a> MessageDelivery<'a> {
             }
             let via = recipient.path.address();
             let id = format!("{id}-via{n}");
-            entries.extend(queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
+            queued.add(&to, queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
         }
-        Some(entries)
+        Some(queued)
     }
 
     /// Notifies the queue of the entries among `to`.
@@ -198,38 +199,43 @@ impl<'a> MessageDelivery<'a> {
             }
             // Replies that are known are sent before the session blocks, because the client may
             // act on each of them.
-            let outcome = pending.outcome(&to, || replies.attempt(|| stream.flush()));
+            let outcome = pending.outcome(&to.all, || replies.attempt(|| stream.flush()));
             if outcome == Outcome::Delivered {
                 replies.delivered.push(recipient);
-                self.notify_queue(&to);
+                self.notify_queue(&to.all);
             }
             replies.any_deferred |= matches!(outcome, Outcome::Later(_));
             let reply = replies::for_outcome(&outcome, &id);
-            self.record(&id, &to, &reply);
+            let recipients = std::slice::from_ref(recipient);
+            self.attempt(&id).record(recipients, &to.queued, &reply);
             replies.last = Some(reply);
         }
         replies
     }
 
     /// Sends the writer a message for each recipient, all before the first outcome, so that the
-    /// writer can make many durable with one sync. Returns the destinations of each recipient;
-    /// there are none if a queue entry could not be encoded.
-    fn send_each(&self, message: Message) -> (Vec<Vec<Destination>>, PendingDeliveries) {
+    /// writer can make many durable with one sync. Returns the destinations of each recipient, none
+    /// if a queue entry could not be encoded, and the messages that the writer has.
+    fn send_each(&self, message: Message) -> (Vec<RecipientDestinations>, PendingDeliveries) {
         let Message { id, head, content, .. } = message;
         let mut pending = Vec::new();
         let mut by_mailbox: HashMap<MailboxName, usize> = HashMap::new();
         let mut all = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let entries = self.queue_entries(one, &format!("{id}-to{n}"), content.octets());
-            let to: Vec<Destination> = entries.map_or_else(Vec::new, |entries| {
-                recipient.destination.here.iter().cloned().chain(entries).collect()
+            let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.octets());
+            let destinations = queued.map_or_else(RecipientDestinations::default, |queued| {
+                let here = recipient.destination.here.iter().cloned();
+                RecipientDestinations {
+                    all: here.chain(queued.entries).collect(),
+                    queued: queued.recipients,
+                }
             });
             // A mailbox that several recipients lead to gets one copy, and its outcome is theirs
             // all.
-            let mut unsent = to.clone();
+            let mut unsent = destinations.all.clone();
             unsent.retain(|to| !by_mailbox.contains_key(&to.mailbox));
-            all.push(to);
+            all.push(destinations);
             if unsent.is_empty() {
                 continue;
             }
@@ -259,8 +265,7 @@ impl<'a> MessageDelivery<'a> {
         let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
-                let (sender, why) = (value(sender), value(&refusal));
-                log::info!("no-report message={about} to={sender} why={why}");
+                events::dsn_suppressed(about, &envelope.from, refusal);
                 return;
             }
         };
@@ -281,17 +286,16 @@ impl<'a> MessageDelivery<'a> {
         };
         let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
-        log::info!("report message={about} id={id} to={}", value(sender));
-        counters.reports.one();
+        events::dsn_created(Some(about), None::<&str>, &id, &envelope.from);
+        counters.dsns.one();
         let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
         writer.send(Message { id, head, content, to: to.clone() }, config.outcome_timeout);
         self.notify_queue(&to);
     }
 
-    fn record(&self, id: &str, to: &[Destination], reply: &Reply) {
-        let about =
-            DeliveryLogFields { session: self.session, message: id, envelope: self.envelope, to };
-        self.context.record(&about, reply, self.octets, self.received_at);
+    fn attempt<'m>(&'m self, message: &'m str) -> DeliveryAttempt<'m> {
+        let MessageDelivery { context, session, envelope, octets, received_at, .. } = *self;
+        DeliveryAttempt { context, session, message, envelope, octets, received_at }
     }
 }
 
@@ -307,6 +311,14 @@ impl DeliveryReplies<'_> {
             self.write_result = write();
         }
     }
+}
+
+/// The destinations of one recipient.
+#[derive(Default)]
+struct RecipientDestinations {
+    all: Vec<Destination>,
+    /// The recipients in those that are queue entries.
+    queued: Vec<QueuedRecipient>,
 }
 
 /// Messages that the writer has, one after the other.
@@ -348,60 +360,4 @@ impl SessionContext {
         let outcome = self.writer.deliver(message, self.config.outcome_timeout);
         replies::for_outcome(&outcome, &id)
     }
-
-    /// Counts and logs the reply to a message, or to one recipient's copy of it.
-    pub(super) fn record(
-        &self,
-        about: &dyn fmt::Display,
-        reply: &Reply,
-        octets: u64,
-        received_at: Instant,
-    ) {
-        let counters = &self.counters;
-        let ms = u64::try_from(received_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        counters.slowest_ms.at_least(ms);
-        match reply.code {
-            ..400 => {
-                counters.messages.one();
-                counters.octets.add(octets);
-                log::info!("delivered {about} size={octets} ms={ms}");
-            }
-            400..500 => {
-                counters.messages_later.one();
-                log::warn!("later {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
-            500.. => {
-                counters.messages_never.one();
-                log::info!("refused {about} size={octets} ms={ms} reply={}", shown(reply));
-            }
-        }
-    }
 }
-
-/// The fields that every log line about a message begins with.
-pub(super) struct DeliveryLogFields<'a> {
-    pub session: &'a str,
-    pub message: &'a str,
-    pub envelope: &'a Envelope<Resolution>,
-    pub to: &'a [Destination],
-}
-
-impl fmt::Display for DeliveryLogFields<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut to: Vec<&str> = self.to.iter().take(SHOWN).map(|d| d.mailbox.as_str()).collect();
-        if self.to.len() > SHOWN {
-            to.push("...");
-        }
-        let (session, message) = (self.session, self.message);
-        let (from, to) = (value(&self.envelope.from), value(to.join(",")));
-        write!(f, "session={session} message={message} from={from} to={to}")?;
-        write!(f, " mailboxes={}", self.to.len())?;
-        match self.envelope.delivery {
-            Delivery::Mail => Ok(()),
-            delivery => write!(f, " by={}", delivery.verb()),
-        }
-    }
-}
-
-/// Mailboxes that a log line names; a mailing list may have hundreds.
-const SHOWN: usize = 10;

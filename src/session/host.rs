@@ -6,8 +6,8 @@ use std::path::Path;
 use super::access::Access;
 use super::recipient_limiter::RecipientLimiter;
 use super::replies::{self, RefusedCommand};
-use super::{SessionConfig, SessionContext, shown};
-use crate::observe::logging::value;
+use super::{SessionConfig, SessionContext};
+use crate::observe::events;
 use crate::route::{Refusal, Resolution};
 use crate::smtp::command::EtrnNode;
 use crate::smtp::receiver::Host;
@@ -33,7 +33,7 @@ impl SessionHost<'_> {
 
     fn refuse(&self, refusal: &Refusal, command: &RefusedCommand<'_>) -> Reply {
         if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            log::warn!("lookup session={} of={} why={}", self.session, value(command), value(why));
+            events::lookup_failed(self.session, command, why);
         }
         let SessionConfig { relay, hostname, .. } = &self.context.config;
         let reply = replies::for_refusal(refusal, command, &self.access, relay.is_some());
@@ -87,14 +87,9 @@ impl Host for SessionHost<'_> {
         match &accepted {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
-                counters.recipients_refused.one();
-                log::info!(
-                    "recipient refused session={} client={} to={} reply={}",
-                    self.session,
-                    self.access.peer,
-                    value(to),
-                    shown(reply)
-                );
+                counters.recipients_rejected.one();
+                let text = replies::first_line(reply);
+                events::recipient_rejected(self.session, self.access.peer, to, text);
             }
         }
         accepted

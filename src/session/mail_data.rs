@@ -5,17 +5,19 @@
 //! in it can be mistaken for a command. The part of [`Session`] here knows nothing of commands.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::time::Instant;
 
 use jiff::Zoned;
 
-use super::delivery::{DeliveryLogFields, MessageDelivery};
-use super::{Session, SessionContext, replies};
+use super::delivery::MessageDelivery;
+use super::delivery_log::DeliveryAttempt;
+use super::{Session, replies};
 use crate::deliver::mbox;
 use crate::message::trace::{self, Received};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::stream::Disconnect;
-use crate::observe::logging::value;
+use crate::observe::events::{self, MessageFields};
 use crate::route::Resolution;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{DataEnd, Decoder};
@@ -28,8 +30,10 @@ pub(super) struct Incoming {
     time: Zoned,
     to: Vec<Destination>,
     content: ContentBuilder,
-    /// The fields that every log line about it begins with.
-    about: String,
+    /// The reverse-path, for the log.
+    from: String,
+    /// The number of recipients, for the log.
+    recipients: usize,
 }
 
 impl Session<'_> {
@@ -42,7 +46,8 @@ impl Session<'_> {
         let mut octets = 0;
         self.stream.begin_data();
         let end = loop {
-            let input = self.stream.read_data().inspect_err(|e| incoming.log_abandoned(e))?;
+            let input =
+                self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
             let (used, end) = decoder.feed(input, &mut |piece| incoming.content.piece(piece));
             self.stream.consume(used);
             octets += used as u64;
@@ -66,7 +71,8 @@ impl Session<'_> {
         chunks.begin(octets);
         self.stream.begin_data();
         while chunks.left() > 0 {
-            let input = self.stream.read_data().inspect_err(|e| incoming.log_abandoned(e))?;
+            let input =
+                self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
             let used = chunks.feed(input, &mut |piece| incoming.content.piece(piece));
             self.stream.consume(used);
         }
@@ -81,7 +87,8 @@ impl Session<'_> {
             return Ok(self.receiver.end_of_chunk(Ok(octets)));
         }
         // No further chunk can make this a message, so the client is told now.
-        let reply = incoming.reject(self.context, chunks.end_so_far(), sum);
+        let reply = rejection(&incoming.id, chunks.end_so_far(), incoming.content.finish());
+        self.record_failure(&incoming.id, &reply, sum, Instant::now());
         Ok(self.receiver.end_of_chunk(Err(reply)))
     }
 
@@ -123,9 +130,17 @@ impl Session<'_> {
             at: &time,
         };
         let content = ContentBuilder::new(&config.spool, &received.line());
-        let about =
-            DeliveryLogFields { session: self.id, message: &id, envelope, to: &to }.to_string();
-        Some(Incoming { id, time, to, content, about })
+        let (from, recipients) = (envelope.from.to_string(), envelope.to.len());
+        Some(Incoming { id, time, to, content, from, recipients })
+    }
+
+    /// Counts and logs that no recipient gets the message `id`.
+    fn record_failure(&self, id: &str, reply: &Reply, octets: u64, received_at: Instant) {
+        if let Some(envelope) = self.receiver.envelope() {
+            let (context, session) = (self.context, self.id);
+            DeliveryAttempt { context, session, message: id, envelope, octets, received_at }
+                .record_failure(&envelope.to, reply);
+        }
     }
 
     /// Delivers the message, or rejects it if its mail data or its content is bad. Writes all
@@ -141,7 +156,7 @@ impl Session<'_> {
         let Some(envelope) = self.receiver.envelope() else {
             return Ok(replies::processing_error());
         };
-        let Incoming { id, time, to, content, about } = incoming;
+        let Incoming { id, time, to, content, .. } = incoming;
         // Only now is the header known as a whole, with its Delivered-To fields.
         let content = if is_mail_loop(envelope, &content) {
             Err(ContentError::Loop)
@@ -152,7 +167,7 @@ impl Session<'_> {
             Ok(content) if end == DataEnd::Whole => content,
             content => {
                 let reply = rejection(&id, end, content);
-                self.context.record(&about, &reply, octets, received_at);
+                self.record_failure(&id, &reply, octets, received_at);
                 // LMTP has one reply for each recipient even to a message without content.
                 let mut replies = self.receiver.for_all(reply.clone());
                 replies.pop();
@@ -181,15 +196,10 @@ impl Session<'_> {
 }
 
 impl Incoming {
-    /// Returns the reply to mail data that cannot become a message, and records it.
-    fn reject(self, context: &SessionContext, end: DataEnd, octets: u64) -> Reply {
-        let reply = rejection(&self.id, end, self.content.finish());
-        context.record(&self.about, &reply, octets, Instant::now());
-        reply
-    }
-
-    pub(super) fn log_abandoned(&self, end: &dyn std::fmt::Display) {
-        log::info!("abandoned {} end={end}", self.about);
+    /// Logs that the message does not come to its end.
+    pub(super) fn log_abandoned(&self, session: &str, error: impl fmt::Display) {
+        let message = MessageFields { session, message: &self.id, from: &self.from };
+        events::abandoned(message, self.recipients, error);
     }
 }
 
@@ -197,12 +207,9 @@ impl Incoming {
 /// bad.
 fn rejection(id: &str, end: DataEnd, content: Result<Content, ContentError>) -> Reply {
     let error = content.err();
-    if let (DataEnd::Whole, Some(fault)) = (end, &error) {
-        let level = match fault {
-            ContentError::Disk(_) => log::Level::Warn,
-            ContentError::Loop | ContentError::HiddenFrom => log::Level::Debug,
-        };
-        log::log!(level, "fault message={id} why={}", value(fault));
+    // The reply says all there is to say about the other errors.
+    if let (DataEnd::Whole, Some(ContentError::Disk(e))) = (end, &error) {
+        events::spool_failed(id, e);
     }
     replies::for_data(end, error.as_ref())
 }

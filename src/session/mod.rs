@@ -20,18 +20,20 @@
 //! | `host.rs` | what the receiver asks: is the recipient known, is there room |
 //! | `recipient_limiter.rs` | delays for a client that probes for users |
 //! | `mail_data.rs` | mail data, read and turned into a message |
-//! | `delivery.rs` | a message that was received whole: delivered, answered, logged, reported |
+//! | `delivery.rs` | a message that was received whole: delivered, answered, reported |
+//! | `delivery_log.rs` | the counters and log lines of a message |
 //! | `terminal_delivery.rs` | SEND, SOML and SAML |
 //! | `replies.rs` | the replies to refusals, outcomes, content errors and the end of a session |
 //! | `end.rs` | the end of a session |
 //!
-//! The log has a line for each message that was offered, `delivered`, `later`, `refused` or
-//! `abandoned`, one for each rejected recipient, and `abuse` for a client on another host whose
-//! session the server had to end. Connections are logged as details.
+//! A message leaves a line in the log for each destination or recipient, a rejected recipient one,
+//! and `abuse` is logged for a client on another host whose session the server had to end.
+//! Connections are logged as details.
 
 mod access;
 mod config;
 mod delivery;
+mod delivery_log;
 mod end;
 mod host;
 mod mail_data;
@@ -39,7 +41,6 @@ mod recipient_limiter;
 mod replies;
 mod terminal_delivery;
 
-use std::fmt;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
@@ -49,7 +50,7 @@ use crate::message::trace::IdGenerator;
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Stream};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::route::Route;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::command;
@@ -94,7 +95,7 @@ impl SessionContext {
         if let Some(TlsPolicy { certificate, .. }) = &self.config.tls
             && let Err(why) = certificate.reload()
         {
-            log::error!("certificate and key stay as they were why={}", value(why));
+            events::tls_reload_failed(why);
         }
     }
 
@@ -105,7 +106,7 @@ impl SessionContext {
         let id = self.ids.session();
         let access = Access::new(stream.peer(), service, &self.config);
         let (peer, is_trusted) = (access.peer, access.is_trusted);
-        log::debug!("connected session={id} client={peer}");
+        events::connected(&id, peer);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
             Session::new(self, &id, access, stream).run(service)
         }));
@@ -116,7 +117,7 @@ impl SessionContext {
                 self.counters.sessions_panicked.one();
                 let said = panic.downcast_ref::<&str>().copied();
                 let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                log::error!("panic session={id} said={}", value(said.unwrap_or("?")));
+                events::panic(Some(&id), said.unwrap_or("?"));
                 SessionEnd::Panicked
             }
         };
@@ -124,13 +125,13 @@ impl SessionContext {
             // An error changes nothing, because the session is over.
             let _ = write_reply(stream, &reply);
         }
-        log::debug!("disconnected session={id} client={peer} end={end}");
+        events::disconnected(&id, peer, &end);
         if !is_trusted && end.is_abuse() {
             let reply = match &end {
-                SessionEnd::Errors(reply) => format!(" reply={}", shown(reply)),
-                _ => String::new(),
+                SessionEnd::Errors(reply) => Some(replies::first_line(reply)),
+                _ => None,
             };
-            log::info!("abuse session={id} client={peer} end={end}{reply}");
+            events::abuse(&id, peer, &end, reply);
         }
         end
     }
@@ -180,7 +181,7 @@ impl<'a> Session<'a> {
             // A client must wait for the greeting (RFC 5321 4.3.1). The session goes on, because
             // scripts that pipe a dialogue do not wait either, and because the network decides
             // whether it is noticed.
-            log::info!("talked-first session={} client={peer}", self.id);
+            events::pregreet(self.id, peer);
         }
         self.reply(&self.receiver.greeting())?;
         if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
@@ -194,8 +195,8 @@ impl<'a> Session<'a> {
                 && let Some((incoming, _)) = self.chunked.take()
             {
                 match &result {
-                    Ok(_) => incoming.log_abandoned(&"reset"),
-                    Err(disconnect) => incoming.log_abandoned(disconnect),
+                    Ok(_) => incoming.log_abandoned(self.id, "reset"),
+                    Err(disconnect) => incoming.log_abandoned(self.id, disconnect),
                 }
             }
             if let Some(end) = result? {
@@ -263,9 +264,8 @@ impl<'a> Session<'a> {
         };
         match result {
             Ok(info) => {
-                counters.tls.one();
-                let sni = value(info.sni.as_deref().unwrap_or_default());
-                log::debug!("tls session={} sni={sni} facts={}", self.id, value(&info));
+                counters.tls_sessions.one();
+                events::tls_started(self.id, info.sni.as_deref(), &info);
                 self.tls_info = Some(info.to_string());
                 self.receiver.tls_started();
                 Ok(())
@@ -276,7 +276,7 @@ impl<'a> Session<'a> {
                     Disconnect::Tls(e) => e.to_string(),
                     other => other.to_string(),
                 };
-                log::debug!("tls failed session={} why={}", self.id, value(why));
+                events::tls_failed(self.id, why);
                 Err(disconnect)
             }
         }
@@ -296,12 +296,4 @@ impl<'a> Session<'a> {
 /// Writes a reply to the stream's buffer, which is sent when the stream is about to block.
 fn write_reply(stream: &mut Stream, reply: &Reply) -> Result<(), Disconnect> {
     stream.reply(|out| reply.write_to(out))
-}
-
-/// Shows the first line of a reply as a value for the log: `"451 4.2.0 Mailbox in use"`.
-fn shown(reply: &Reply) -> impl fmt::Display + use<> {
-    let mut wire = Vec::new();
-    reply.write_to(&mut wire);
-    let text = String::from_utf8_lossy(&wire);
-    value(text.lines().next().unwrap_or_default().to_owned())
 }

@@ -201,3 +201,11 @@ pub(super) fn for_session_end(end: &SessionEnd, hostname: &str) -> Option<Reply>
         Disconnect::Stopping => Some(reply::closing(hostname, "the service is stopping")),
     }
 }
+
+/// Returns the first line of a reply for the log, such as `451 4.2.0 Mailbox in use`.
+pub(super) fn first_line(reply: &Reply) -> String {
+    let mut wire = Vec::new();
+    reply.write_to(&mut wire);
+    let text = String::from_utf8_lossy(&wire);
+    text.lines().next().unwrap_or_default().to_owned()
+}

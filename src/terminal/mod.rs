@@ -33,7 +33,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
 use crate::message::Destination;
-use crate::observe::logging::value;
+use crate::observe::events;
 use render::RenderedMessage;
 
 /// How long all terminals of one message together are waited for.
@@ -98,7 +98,7 @@ impl Terminals {
         match read {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
-            Err(e) => log::warn!("utmp path={} error={}", value(self.utmp.display()), value(e)),
+            Err(e) => events::utmp_unreadable(self.utmp.display(), e),
         }
         logins_in(&octets)
     }
@@ -117,10 +117,7 @@ impl Terminals {
             lines.push(&login.line);
             match self.open(&login.line, uid) {
                 Ok(terminal) => terminals.push(terminal),
-                Err(e) => {
-                    let line = value(login.line.display());
-                    log::debug!("terminal user={} line={line} why={}", value(name), value(e));
-                }
+                Err(e) => events::terminal_unusable(name, login.line.display(), e),
             }
         }
         terminals

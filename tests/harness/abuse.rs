@@ -64,7 +64,7 @@ pub fn ordinary_day() -> Vec<String> {
     server.signal(Signal::SIGHUP);
     let mut log = Vec::new();
     // Each by itself, so that none is lost in waiting for another.
-    let mut expected = vec!["abandoned ", "reload "];
+    let mut expected = vec!["abandoned ", "reloaded"];
     while !expected.is_empty() {
         let line = server.wait_for_log("");
         expected.retain(|word| !line.contains(word));

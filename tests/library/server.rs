@@ -29,7 +29,7 @@ fn a_full_server_says_421_at_once_and_serves_again() {
         refused.expect_end();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
-    assert_eq!(house.counters.sessions_refused.value(), 20);
+    assert_eq!(house.counters.sessions_rejected.value(), 20);
     // Whoever has read a 221 finds the place free, each time.
     for _ in 0..200 {
         busy[0].ask("QUIT", "221");

@@ -417,5 +417,5 @@ fn what_cannot_be_delivered_is_refused_after_its_true_end() {
         assert!(replies.contains(reply), "{replies}");
         assert_eq!(house.count("smith"), 0);
     }
-    assert_eq!(house.counters.messages_never.value(), 4);
+    assert_eq!(house.counters.messages_rejected.value(), 4);
 }

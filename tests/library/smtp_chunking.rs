@@ -106,7 +106,7 @@ fn what_cannot_become_a_message_is_refused_with_its_chunk() {
         assert_eq!(house.count("smith"), 0);
     }
     // What was refused by its size was never begun.
-    assert_eq!(house.counters.messages_never.value(), 8);
+    assert_eq!(house.counters.messages_rejected.value(), 8);
 }
 
 #[test]

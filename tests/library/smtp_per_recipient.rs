@@ -76,7 +76,7 @@ fn one_that_fails_does_not_fail_the_others() {
                 assert_eq!(text, "Hello.\n\n");
             }
             assert_eq!(house.counters.messages.value(), 2);
-            assert_eq!(house.counters.messages_later.value(), 1);
+            assert_eq!(house.counters.messages_deferred.value(), 1);
         }
     }
 }

@@ -34,7 +34,7 @@ fn mail_comes_in_by_starttls_in_both_versions() {
         assert!(!mailbox.contains("TLS13_"), "{mailbox}");
         assert!(mailbox.ends_with("\nIt works.\n\n"), "{mailbox}");
     }
-    assert_eq!((house.counters.tls.value(), house.counters.tls_failed.value()), (2, 0));
+    assert_eq!((house.counters.tls_sessions.value(), house.counters.tls_failed.value()), (2, 0));
 }
 
 #[test]

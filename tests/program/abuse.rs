@@ -152,7 +152,7 @@ fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
         }
     }
     // The dialogue gets somewhere.
-    for event in ["connected", "recipient refused", "delivered", "disconnected"] {
+    for event in ["connected", "recipient-rejected", "delivered", "disconnected"] {
         assert!(events.contains(event), "{event} in {events:?}");
     }
     assert!(!events.contains("fake"), "{events:?}");
@@ -182,17 +182,17 @@ fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
     events.sort();
     events.dedup();
     // Where the kernel cannot do better.
-    events.retain(|event| event != "confined in part");
+    events.retain(|event| event != "confinement-partial");
     let expected = [
         "abandoned",
         "counters",
         "delivered",
-        "no-report",
-        "recipient refused",
-        "refused",
-        "reload",
-        "report",
-        "settled",
+        "dsn-created",
+        "dsn-suppressed",
+        "recipient-rejected",
+        "rejected",
+        "reloaded",
+        "running-as",
         "stopping",
     ];
     assert_eq!(events, expected);
@@ -201,7 +201,8 @@ fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
         assert_eq!(unexpected(&lines), "");
     }
     // A rule that matched anything would be none.
-    let odd = "Nov  2 04:50:00 mx mailslot[4711]: lock-broken path=/var/mail/jo.lock pid=1 age=99";
+    let odd =
+        "Nov  2 04:50:00 mx mailslot[4711]: lock-broken lock=/var/mail/jo.lock pid=1 seconds=9";
     let forged = by_syslog(&log[0], true) + " and more";
     assert_eq!(unexpected(&[odd.to_owned(), forged.clone()]), format!("{odd}\n{forged}\n"));
 }

@@ -43,14 +43,14 @@ fn a_mailbox_that_is_none_is_refused_and_told_and_others_go_on() {
         make(&path);
         early.send(b"Subject: early\r\n\r\nearly\r\n");
         early.say(".", 451);
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(
             line.contains("alice") && (line.contains(words) || line.contains("open")),
             "{line}"
         );
         let late = Letter::new(format!("late-{i}"), &["alice"], 300);
         assert_eq!(ledger.send(server.address, late), Fate::Code(450), "{what}");
-        let line = server.wait_for_log("refused mailbox=");
+        let line = server.wait_for_log("mailbox-unavailable");
         assert!(line.contains("alice") && line.contains(words), "{what}: {line}");
         ledger.deliver(server.address, Letter::new(format!("bob-{i}"), &["bob"], 300));
         match path.is_dir() && !path.is_symlink() {
@@ -76,7 +76,7 @@ fn a_missing_mail_folder_is_a_451_until_it_is_back() {
     fs::rename(home.path().join("mail"), home.path().join("away")).unwrap();
     let fate = ledger.send(server.address, Letter::new("lost", &["alice"], 300));
     assert_eq!(fate, Fate::Code(451));
-    let line = server.wait_for_log("not-delivered");
+    let line = server.wait_for_log("delivery-failed");
     assert!(line.contains("alice") && line.contains("No such file"), "{line}");
     fs::rename(home.path().join("away"), home.path().join("mail")).unwrap();
     ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], 300));

@@ -184,7 +184,7 @@ fn nobody_else_gets_a_report() {
     send(&mut client, "MAIL FROM:<none@beta.arpa>", &[&rcpt("NEVER"), &rcpt("FAILURE,DELAY")]);
     send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
     send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
-    server.wait_for_log("no-report");
+    server.wait_for_log("dsn-suppressed");
     // Not delivered, not reported: the session says so.
     client.say("MAIL FROM:<none@beta.arpa>", 250);
     client.say(&rcpt("SUCCESS"), 250);

@@ -131,7 +131,7 @@ fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
         let took = began.elapsed();
         assert!(reply.starts_with("451 4.2.0 "), "{lock:?}: {reply}");
         assert!((1..8).contains(&took.as_secs()), "{lock:?}: {took:?}");
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("mailbox-busy");
         let holder_named = line.contains(&format!("{lock:?}").to_lowercase());
         assert!(line.contains("/alice ") && holder_named, "{lock:?}: {line}");
         ledger.note(letter, Ok(451));
@@ -241,12 +241,12 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
         if broken {
             assert_eq!(fate, Fate::Code(250), "{what}");
             let logged = server.wait_for_log("lock-broken");
-            let told: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
+            let told: u64 = logged.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
             assert!((age..age + 20).contains(&told) && logged.contains("alice.lock"), "{logged}");
             assert!(!path.exists(), "{what}");
         } else {
             assert_eq!(fate, Fate::Code(451), "{what}");
-            let logged = server.wait_for_log("not-delivered");
+            let logged = server.wait_for_log("mailbox-busy");
             assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
             match path.is_dir() {
                 true => fs::remove_dir(&path).unwrap(),

@@ -30,7 +30,7 @@ fn a_file_that_cannot_be_written_is_told_once_and_stops_no_mail() {
     let path = folder.path().join("none").join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let line = server.wait_for_log("metrics");
-    assert!(line.contains("WARN  metrics not-written file="), "{line}");
+    assert!(line.contains("WARN  metrics-failed file="), "{line}");
     let mut client = server.after_ehlo();
     client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
     drop(client);

@@ -228,7 +228,7 @@ fn etrn_is_for_the_hosts_own_clients() {
     client.say("ETRN", 501);
     client.say("ETRN other.example", 250);
     client.say("ETRN @example", 250);
-    server.wait_for_log("sent entry=");
+    server.wait_for_log("relay-sent");
     wait_until("the queue is empty", || host.entries().is_empty());
     assert!(there.mailbox("postel").contains("\n\nx\n"));
 }

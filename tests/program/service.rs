@@ -112,7 +112,7 @@ fn term_finishes_what_is_in_hand_and_leaves() {
     assert_eq!(wait(&mut program.child, Duration::from_secs(10)).code(), Some(0));
     let mailbox = std::fs::read_to_string(program.sandbox.path().join("mail/smith")).unwrap();
     assert!(mailbox.contains("\nhalf of it\n"));
-    assert!(program.logged("delivered ").contains(" to=smith "));
+    assert!(program.logged("delivered ").contains(" to=<smith@"));
 }
 
 #[test]

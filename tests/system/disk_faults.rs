@@ -82,7 +82,7 @@ fn fail_each_call(group: &[&str], to: &[&str], octets: usize, most: usize) {
                         if group == ["writer"] { [451, 452, code] } else { [452, 450, code] };
                     assert!(said == 451 || codes.contains(&said), "{inject}: {said}");
                     // A lock that says "again" is one that somebody holds.
-                    server.wait_for_any_log(&[words, "locked-by"]);
+                    server.wait_for_any_log(&[words, "mailbox-busy"]);
                 }
                 let next = Letter::new(format!("next-{number}"), to, 300);
                 let fate = ledger.send(server.address, next);
@@ -175,7 +175,7 @@ fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
         let calls = strace.detach();
         assert!(calls.matches("(INJECTED)").count() >= 2, "{call}: {}", tail(&calls));
         let line = server.wait_for_log("/mail/a error=");
-        assert!(line.contains("cut-back-failed") && line.contains("Input/output"), "{line}");
+        assert!(line.contains("truncate-failed") && line.contains("Input/output"), "{line}");
         ledger.deliver(server.address, Letter::new("next", &["b", "a"], 500));
         ledger.check(&home);
         server.stop();
@@ -226,7 +226,7 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
         let inject = "inject=fdatasync:error=EIO:when=1";
         let strace = failing(&home, &server, threads, &[inject]);
         let line = server.wait_for_log("sync-failed");
-        assert!(line.contains("mailbox=a ") && line.contains("Input/output error"), "{line}");
+        assert!(line.contains("/mail/a ") && line.contains("Input/output error"), "{line}");
         if suspended {
             let line = server.wait_for_log("mailbox-suspended");
             assert!(line.contains("/a ") && line.contains("Input/output error"), "{line}");
@@ -256,7 +256,7 @@ fn a_mailbox_of_somebody_else_is_refused() {
     std::os::unix::fs::chown(home.mailbox("alice"), Some(65_534), None).unwrap();
     let fate = ledger.send(server.address, Letter::new("theirs", &["alice"], 300));
     assert_eq!(fate, Fate::Code(450));
-    let line = server.wait_for_log("refused mailbox=");
+    let line = server.wait_for_log("mailbox-unavailable");
     assert!(line.contains("alice") && line.contains("belongs to uid 65534"), "{line}");
     ledger.deliver(server.address, Letter::new("bob", &["bob"], 300));
     std::os::unix::fs::chown(home.mailbox("alice"), Some(0), None).unwrap();
@@ -286,7 +286,7 @@ fn a_mailbox_that_may_not_be_opened_is_a_451() {
         allow(mode);
         let letter = Letter::new(format!("mode-{mode:o}"), &["bob", "alice"], 300);
         assert_eq!(ledger.send(server.address, letter), Fate::Code(451));
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Permission denied"), "{line}");
         ledger.deliver(server.address, Letter::new(format!("bob-{mode:o}"), &["bob"], 300));
         allow(0o600);
@@ -351,8 +351,8 @@ fn a_full_file_system_is_a_452_until_there_is_room() {
         check_inside(&home, &server, &ledger);
     }
     assert!(refused > 10 && ledger.count(250) > 5, "{refused} of 60 refused");
-    let line = server.wait_for_log("not-delivered");
-    let named = line.contains("alice: ") || line.contains("bob: ");
+    let line = server.wait_for_log("delivery-failed");
+    let named = line.contains("/alice ") || line.contains("/bob ");
     assert!(line.contains("No space left") && named, "{line}");
     remount(&home, &server, "mail", "size=8m");
     ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], LARGE));
@@ -387,7 +387,7 @@ fn a_file_system_that_goes_read_only_is_a_451_until_it_is_writable() {
     for octets in [300, LARGE] {
         let letter = Letter::new(format!("lost-{octets}"), &["alice", "bob"], octets);
         assert_eq!(ledger.send(server.address, letter), Fate::Code(451));
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Read-only file system"), "{line}");
     }
     remount(&home, &server, "mail", "rw");

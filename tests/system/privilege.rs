@@ -423,7 +423,8 @@ fn forward_files_are_read_as_their_users() {
             assert_eq!(after > before, to_bob, "{mode:?} {switch}");
             let (log, status) = server.stop();
             assert!(status.success(), "{log:#?}");
-            let told = log.iter().any(|line| line.contains("forward-file user=alice not-used="));
+            let told =
+                log.iter().any(|line| line.contains("forward-file-ignored user=alice error="));
             assert_eq!(told, switch == "on" && !acts(mode), "{mode:?}: {log:#?}");
         }
     }

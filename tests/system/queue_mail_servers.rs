@@ -90,7 +90,7 @@ fn postfix_takes_it_from_who_has_a_password() {
         client.say("DATA", 354);
         client.send("Subject: caf\u{e9}\r\n\r\nFrom here\r\n..\r\n".as_bytes());
         client.say(".", 250);
-        let log = server.wait_for_any_log(&["sent entry=", "smarthost-unreachable"]);
+        let log = server.wait_for_any_log(&["relay-sent", "smarthost-unreachable"]);
         if password == "wonderland" {
             assert!(log.contains("queued as"), "{log}");
             wait_until("the queue is empty", || entries(&server).is_empty());
@@ -129,18 +129,18 @@ fn a_sink_in_which_nothing_goes_well() {
         (&["-w", "1"], "sent ", 0),
         (&["-r", "CONNECT"], "smarthost-unreachable ", 1),
         (&["-q", "CONNECT"], "smarthost-unreachable ", 1),
-        (&["-f", "MAIL"], "returned ", 0),
-        (&["-r", "MAIL"], "put-off ", 2),
-        (&["-q", "MAIL"], "put-off ", 2),
-        (&["-f", "RCPT"], "returned ", 0),
-        (&["-r", "RCPT"], "put-off ", 2),
-        (&["-Q", "RCPT"], "put-off ", 2),
-        (&["-f", "DATA"], "returned ", 0),
-        (&["-Q", "DATA"], "put-off ", 2),
-        (&["-f", "."], "returned ", 0),
-        (&["-r", "."], "put-off ", 2),
-        (&["-q", "."], "put-off ", 2),
-        (&["-Q", "."], "put-off ", 2),
+        (&["-f", "MAIL"], "relay-bounced ", 0),
+        (&["-r", "MAIL"], "relay-deferred ", 2),
+        (&["-q", "MAIL"], "relay-deferred ", 2),
+        (&["-f", "RCPT"], "relay-bounced ", 0),
+        (&["-r", "RCPT"], "relay-deferred ", 2),
+        (&["-Q", "RCPT"], "relay-deferred ", 2),
+        (&["-f", "DATA"], "relay-bounced ", 0),
+        (&["-Q", "DATA"], "relay-deferred ", 2),
+        (&["-f", "."], "relay-bounced ", 0),
+        (&["-r", "."], "relay-deferred ", 2),
+        (&["-q", "."], "relay-deferred ", 2),
+        (&["-Q", "."], "relay-deferred ", 2),
     ] {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
@@ -158,11 +158,11 @@ fn a_sink_in_which_nothing_goes_well() {
         let mut client = server.after_ehlo();
         let to = ["jones@there.example"];
         client.deliver("smith@here.example", &to, "Subject: x\r\n\r\nx\r\n", 250);
-        let events = ["sent ", "smarthost-unreachable ", "returned ", "put-off "];
+        let events = ["relay-sent ", "smarthost-unreachable ", "relay-bounced ", "relay-deferred "];
         let log = server.wait_for_any_log(&events);
         assert!(log.contains(event), "{mode:?}: {log}");
         wait_until("it is settled", || entries(&server).len() == left);
         let reported = server.mailbox("smith").contains("\nAction: failed\n");
-        assert_eq!(reported, event == "returned ", "{mode:?}");
+        assert_eq!(reported, event == "relay-bounced ", "{mode:?}");
     }
 }

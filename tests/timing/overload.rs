@@ -225,14 +225,14 @@ fn stress_begins_and_ends() {
     first.ask("NOOP", "250");
     let mut crowd: Vec<_> = (1..9).map(|_| running.connect()).collect();
     crowd.iter_mut().for_each(|client| drop(client.expect("220")));
-    let began = |n| house.counters.stresses.value() == n;
+    let began = |n| house.counters.overloads.value() == n;
     until(|| began(1));
     // A thirtieth of the time-out, and the slow ones are out.
     for client in &mut crowd {
         client.expect("421 4.4.2 here.example closing transmission channel: idle or slow");
         client.expect_end();
     }
-    assert!(house.counters.sessions_given_up.value() >= 8);
+    assert!(house.counters.sessions_evicted.value() >= 8);
     let says = |command: &str| {
         let mut client = running.connect();
         client.expect("220");
@@ -260,14 +260,11 @@ fn the_log_tells_when_stress_begins_and_ends() {
     let server = Server::start(&["--threads", "2", "--timeout", "3"]);
     let mut only = Client::new(connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address, None));
     only.expect("220");
-    let line = server.wait_for_log("stress begins");
-    assert!(
-        line.ends_with("WARN  stress begins sessions=1 threads=2 timeout=0.1 errors=1"),
-        "{line}"
-    );
+    let line = server.wait_for_log("overload-started");
+    assert!(line.ends_with("WARN  overload-started sessions=1 threads=2 timeout=0.1"), "{line}");
     drop(only);
-    let line = server.wait_for_log("stress ");
-    assert!(line.contains("INFO  stress ends seconds="), "{line}");
+    let line = server.wait_for_log("overload-");
+    assert!(line.contains("INFO  overload-ended seconds="), "{line}");
 }
 
 /// Waits until `it` is so.

@@ -17,14 +17,13 @@ pub fn drop_privileges(
     keep_impersonation: bool,
 ) -> io::Result<()> {
     match account {
-        Some(_) if keep_impersonation => log::warn!("running as root; only Linux can do with less"),
-        Some(Account { uid, gid, .. }) => {
+        Some(Account { uid, gid, .. }) if !keep_impersonation => {
             #[cfg(not(target_vendor = "apple"))]
             nix::unistd::setgroups(groups)?;
             setgid(*gid)?;
             setuid(*uid)?;
         }
-        None => {}
+        Some(_) | None => {}
     }
     let _ = groups;
     Ok(())

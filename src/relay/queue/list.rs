@@ -11,6 +11,7 @@ use super::entry::QueueEntry;
 use super::now;
 use super::state::EntryState;
 use crate::message::{MailboxName, QUEUE_FOLDER};
+use crate::observe::events;
 
 /// A line for each entry of the queue in `spool`, the oldest first, and a last one that sums up:
 /// its id, its age, its size, how often it was tried, when it is tried next, from whom; then each
@@ -65,7 +66,7 @@ pub fn drop(spool: &Path, id: &str) -> io::Result<()> {
     FileExt::try_lock_exclusive(&file)
         .map_err(|_| io::Error::other("it is being sent just now"))?;
     EntryState::remove(&spool.join(QUEUE_FOLDER), id)?;
-    log::warn!("dropped entry={id} from={}", crate::observe::logging::value(&entry.envelope.from));
+    events::queue_entry_dropped(id, &entry.envelope.from);
     Ok(())
 }
 

@@ -50,6 +50,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::deliver::WriterHandle;
 use crate::message::{Content, Destination, MailboxName, QUEUE_FOLDER};
 use crate::observe::counters::Counters;
+use crate::observe::events;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
 use crate::smtp::command::EtrnNode;
@@ -174,7 +175,7 @@ impl QueueThread {
             std::thread::sleep(Duration::from_millis(5));
         }
         if self.thread.is_finished() && self.thread.join().is_err() {
-            log::error!("queue-panicked");
+            events::queue_panicked();
         }
     }
 }

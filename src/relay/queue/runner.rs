@@ -32,7 +32,7 @@ use crate::deliver::{Outcome as Delivery, WriterHandle, mbox};
 use crate::message::trace::{self, IdGenerator};
 use crate::message::{Content, MailboxName, Message};
 use crate::observe::counters::Counters;
-use crate::observe::logging::value;
+use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::route::{Resolution, Route};
@@ -150,7 +150,7 @@ impl QueueRunner {
             let look =
                 missed.swap(false, Ordering::Relaxed) || self.scanned.elapsed() >= SCAN_EVERY;
             if look && let Err(e) = self.scan() {
-                log::error!("queue-failed error={}", value(e));
+                events::queue_failed(None::<&str>, e);
             }
             events.try_iter().for_each(|word| self.handle(word));
             if let Some(id) = self.first_due() {
@@ -226,7 +226,7 @@ impl QueueRunner {
         {
             *until = Instant::now();
         }
-        log::info!("queue-flushed node={} entries={count}", value(node));
+        events::queue_flushed(node, count);
     }
 
     /// How many entries there are.
@@ -250,7 +250,7 @@ impl QueueRunner {
                     let _ = fs::remove_file(self.directory.join(name));
                 }
             } else if MailboxName::in_queue(name).is_none() {
-                log::warn!("queue-file-ignored name={} why=\"not an entry's name\"", value(name));
+                events::queue_file_ignored(self.directory.join(name).display());
             } else if let Some(item) = self.items.get(name.as_str()) {
                 if item.due > latest {
                     self.put(name, Schedule::NEW);
@@ -314,7 +314,7 @@ impl QueueRunner {
             Ok(AttemptResult::Waits(item)) => self.put(id, item),
             Ok(AttemptResult::Down(reason)) => self.rest(&reason),
             Err(e) => {
-                log::error!("queue-failed entry={id} error={}", value(e));
+                events::queue_failed(Some(id), e);
                 let due = now() + retry_after(1, 0);
                 self.put(id, Schedule { due, watch: due, forced: true });
             }
@@ -349,19 +349,21 @@ impl QueueRunner {
         self.connection = Some(connection).filter(Connection::is_open);
         for (n, outcome) in to.iter().zip(&outcomes) {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
-            let (verb, count, reason) = match outcome {
-                RecipientOutcome::Done(reason) => ("sent", &self.counters.sent, reason),
-                RecipientOutcome::Later(reason) => ("put-off", &self.counters.put_off, reason),
-                RecipientOutcome::Never(reason) => ("returned", &self.counters.returned, reason),
-            };
-            count.one();
-            log::info!(
-                "{verb} entry={id} from={} to={} relay={} reply={}",
-                value(&locked.entry.envelope.from),
-                value(&recipient.path),
-                value(&relay),
-                value(&reason.text)
-            );
+            let (from, to) = (&locked.entry.envelope.from, &recipient.path);
+            match outcome {
+                RecipientOutcome::Done(reason) => {
+                    self.counters.relay_sent.one();
+                    events::relay_sent(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Later(reason) => {
+                    self.counters.relay_deferred.one();
+                    events::relay_deferred(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Never(reason) => {
+                    self.counters.relay_bounced.one();
+                    events::relay_bounced(id, from, to, &relay, &reason.text);
+                }
+            }
         }
         self.conclude(&mut locked, to.into_iter().zip(outcomes).collect(), true, takes_dsn)
     }
@@ -399,7 +401,7 @@ impl QueueRunner {
                 fs::remove_file(&path)?;
                 return Ok(Err(AttemptResult::Gone));
             }
-            log::warn!("queue-entry-not-whole entry={id} octets={}", stat.len());
+            events::queue_entry_incomplete(id, stat.len());
             return again(retry_after(1, 0));
         };
         let state = match self.unsaved.get(id) {
@@ -419,16 +421,12 @@ impl QueueRunner {
             match client::connect(target, settings) {
                 Ok(connection) => {
                     if self.down.take().is_some() {
-                        log::info!("smarthost-back relay={}", value(target));
+                        events::smarthost_restored(target);
                     }
                     return Ok(connection);
                 }
                 Err(reason) => {
-                    log::warn!(
-                        "smarthost-unreachable relay={} reply={}",
-                        value(target),
-                        value(&reason.text)
-                    );
+                    events::smarthost_unreachable(target, &reason.text);
                     why = reason;
                 }
             }
@@ -570,15 +568,14 @@ impl QueueRunner {
         let (to, way, notify) = match self.way_back(&envelope.from) {
             Ok(found) => found,
             Err(why) => {
-                let (from, why) = (value(&envelope.from), value(why));
-                log::warn!("no-report entry={} to={from} why={why}", locked.id);
+                events::dsn_deferred(&locked.id, &envelope.from, why);
                 return false;
             }
         };
         let returned = match self.returned(locked, &action) {
             Ok(returned) => returned,
             Err(e) => {
-                log::error!("queue-failed entry={} error={}", locked.id, value(e));
+                events::queue_failed(Some(&locked.id), e);
                 return false;
             }
         };
@@ -594,8 +591,8 @@ impl QueueRunner {
             recipients: &fates,
             returned: &returned,
         };
-        log::info!("report entry={} id={id} to={}", locked.id, value(&to));
-        self.counters.reports.one();
+        events::dsn_created(None::<&str>, Some(&locked.id), &id, &to);
+        self.counters.dsns.one();
         self.writer(&id, &at, report.content(), way, notify)
     }
 
@@ -608,8 +605,7 @@ impl QueueRunner {
                 Ok(way) => return Ok((format!("<{sender}>"), way, None)),
                 Err(crate::route::Refusal::Later(why)) => return Err(why),
                 Err(refusal) => {
-                    let why = value(&refusal).to_string();
-                    log::warn!("report-to-postmaster sender={} why={why}", value(sender));
+                    events::dsn_to_postmaster(format_args!("<{sender}>"), refusal);
                 }
             }
         }

@@ -17,6 +17,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use crate::observe::events;
+
 /// The state of one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntryState {
@@ -85,7 +87,7 @@ impl EntryState {
 
     /// What is made of one that cannot be understood.
     fn lost(id: &str) -> EntryState {
-        log::warn!("queue-state-unreadable entry={id}");
+        events::queue_state_unreadable(id);
         EntryState::default()
     }
 
