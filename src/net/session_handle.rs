@@ -122,7 +122,7 @@ pub(super) struct ClientWait {
     idle_since: Instant,
 }
 
-/// What a stream waits for.
+/// The event that a stream waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitPhase {
     Command,

@@ -68,7 +68,7 @@ pub struct Stream {
     overload: Arc<OverloadFlag>,
 }
 
-/// What is between the buffers and the socket.
+/// The layer between the buffers and the socket.
 #[derive(Debug)]
 enum Layer {
     Clear,

@@ -1,4 +1,4 @@
-//! What a client may do: one value, made from the peer, the service and the configuration.
+//! Permissions of a client: one value, made from the peer, the service and the configuration.
 //!
 //! | field of [`Access`] | clients that have it |
 //! | --- | --- |
@@ -6,10 +6,9 @@
 //! | `vrfy`, `expn`, `forward_replies` | those of the option of that name |
 //! | `terminals` | those of `--terminals`; not over LMTP |
 //! | `dsn` | clients on this host, and clients that may relay; not over LMTP |
-//! | `etrn`, `suggest_smarthost` | clients on this host |
-//! | `counters` | clients on this host |
+//! | `etrn` | clients on this host; not over LMTP |
+//! | `suggest_smarthost`, `counters`, `is_trusted` | clients on this host |
 //! | `unlimited_recipients` | clients on this host, and LMTP |
-//! | `is_trusted` | clients on this host |
 //!
 //! No other file asks where a client is in order to permit something. A rule about clients, or
 //! about the reverse-path that [`Host::mail`](crate::smtp::receiver::Host::mail) is given, becomes
@@ -26,30 +25,30 @@ use crate::smtp::receiver::{ReceiverConfig, StartTlsMode};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Access {
     pub peer: Peer,
-    /// Speaks LMTP (RFC 2033).
+    /// Whether the client speaks LMTP (RFC 2033).
     lmtp: bool,
-    /// May send mail to any address on another host.
+    /// Whether it may send mail to any address on another host.
     pub relay: bool,
-    /// Gets answers to VRFY; otherwise 252.
+    /// Whether VRFY is answered; otherwise 252.
     pub vrfy: bool,
-    /// Gets answers to EXPN; otherwise 252.
+    /// Whether EXPN is answered; otherwise 252.
     pub expn: bool,
-    /// Gets the new address (251, 551) of a user who is on another host; otherwise 550.
+    /// Whether it gets the new address (251, 551) of a user on another host; otherwise 550.
     pub forward_replies: bool,
-    /// May use SEND, SOML and SAML.
+    /// Whether it may use SEND, SOML and SAML.
     pub terminals: bool,
-    /// May ask for delivery status notifications (RFC 3461).
+    /// Whether it may ask for delivery status notifications (RFC 3461).
     pub dsn: bool,
-    /// May start a queue run with ETRN (RFC 1985).
+    /// Whether it may start a queue run with ETRN (RFC 1985).
     pub etrn: bool,
-    /// Gets the option --smarthost named when it is refused as a relay client, because the
-    /// administrator of this host probably reads the reply.
+    /// Whether a reply that refuses to relay names the option `--smarthost`, because the
+    /// administrator of this host probably reads it.
     pub suggest_smarthost: bool,
-    /// Gets the server's counters in the reply to HELP.
+    /// Whether the reply to HELP shows the server's counters.
     pub counters: bool,
-    /// Is not slowed down for unknown recipients.
+    /// Whether it is not slowed down for unknown recipients.
     pub unlimited_recipients: bool,
-    /// Is not logged as abusive, however its session ends.
+    /// Whether it is not logged as abusive, however its session ends.
     pub is_trusted: bool,
 }
 

@@ -23,7 +23,7 @@ use crate::smtp::{
     Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
 };
 
-/// A message to be delivered: what is known of it besides what the writer gets.
+/// A message to be delivered, apart from what the writer gets of it.
 pub(super) struct MessageDelivery<'a> {
     pub context: &'a SessionContext,
     /// The session's id.

@@ -1,4 +1,5 @@
-//! Counters and log lines of a message: what became of it, for each destination or recipient.
+//! Counters and log lines of a message: one line for each destination that got it, or for each
+//! recipient that did not.
 
 use std::time::Instant;
 

@@ -62,7 +62,7 @@ impl Session<'_> {
     pub(super) fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Disconnect> {
         let chunked = match self.chunked.take() {
             None => self.begin_message().map(|incoming| (incoming, Chunks::new())),
-            begun => begun,
+            chunked => chunked,
         };
         let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
@@ -86,7 +86,7 @@ impl Session<'_> {
             self.chunked = Some((incoming, chunks));
             return Ok(self.receiver.end_of_chunk(Ok(octets)));
         }
-        // No further chunk can make this a message, so the client is told now.
+        // No further chunk can make this a message, so the reply is sent now.
         let reply = rejection(&incoming.id, chunks.end_so_far(), incoming.content.finish());
         self.record_failure(&incoming.id, &reply, sum, Instant::now());
         Ok(self.receiver.end_of_chunk(Err(reply)))
@@ -187,7 +187,7 @@ impl Session<'_> {
             received_at,
         };
         let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
-        // A client whose mail is accepted is no harvester.
+        // A client whose mail is accepted is not harvesting addresses.
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();
         }

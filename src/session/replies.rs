@@ -1,15 +1,16 @@
-//! What becomes a reply: a refusal, an outcome, a content error, the end of a session. Only this
-//! file chooses the reply for any of them; the texts are in [`smtp::reply`](crate::smtp::reply).
+//! Replies to refusals, outcomes, content errors and the end of a session. No other file chooses a
+//! reply for any of them. The texts are in [`smtp::reply`](crate::smtp::reply).
 //!
-//! | function | turns into a reply to |
-//! | --- | --- |
-//! | [`for_refusal`] | RCPT, VRFY or EXPN: a route's refusal |
-//! | [`for_precheck`] | RCPT: a mailbox that could not take mail now |
-//! | [`for_members`], [`for_counters`] | VRFY and EXPN, HELP: what the client may see |
-//! | [`for_data`], [`for_content_error`] | the final dot: mail data that is no message |
-//! | [`for_outcome`], [`for_prdr`] | the final dot: the writer's outcome |
-//! | [`for_terminals`] | the final dot: what the terminals of the recipients show |
-//! | [`for_session_end`] | nothing: the last line of a session that the server ends |
+//! | function | reply to | because of |
+//! | --- | --- | --- |
+//! | [`for_refusal`] | RCPT, VRFY, EXPN | a route's refusal |
+//! | [`for_precheck`] | RCPT | a mailbox that cannot take mail now |
+//! | [`too_many_unknown`] | RCPT, VRFY, EXPN | the recipient limiter |
+//! | [`for_members`], [`for_counters`] | VRFY and EXPN, HELP | what the client may see |
+//! | [`for_data`], [`for_content_error`] | the final dot | mail data that is no message |
+//! | [`for_outcome`], [`for_prdr`] | the final dot | the writer's outcome |
+//! | [`for_terminals`] | the final dot | the terminals that show the message |
+//! | [`for_session_end`] | none | a session that the server ends |
 
 use std::fmt;
 use std::io;
