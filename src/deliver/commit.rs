@@ -597,7 +597,7 @@ impl<D: Disk> Committer<D> {
 /// Octets of one copy in its mailbox.
 pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
     let lines = repair + message.head.len() + to.delivered_to_line().len() + 1;
-    lines as u64 + message.content.octets()
+    lines as u64 + message.content.size()
 }
 
 /// The thread beside the writer that syncs mailboxes, so that a slow disk delays nobody.

@@ -591,7 +591,7 @@ impl Draft<'_> {
         for (message, copies) in &self.messages {
             put(&mut out, message.id.as_bytes());
             put(&mut out, &message.head);
-            out.extend_from_slice(&message.content.octets().to_le_bytes());
+            out.extend_from_slice(&message.content.size().to_le_bytes());
             out.push(u8::from(matches!(message.content, Content::Memory(_))));
             out.extend_from_slice(&(copies.len() as u32).to_le_bytes());
             for copy in copies {

@@ -41,7 +41,7 @@ use crate::smtp::ReversePath;
 /// What a message begins with in every mailbox: the From_ line and the Return-Path line.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let mut head = from_line(sender, unix_seconds);
-    head.extend(trace::return_path(sender));
+    head.extend(trace::return_path_line(sender));
     head
 }
 

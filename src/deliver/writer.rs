@@ -388,7 +388,7 @@ impl BatchQueue {
         if batch.is_empty() {
             return;
         }
-        let mut octets: u64 = batch.iter().map(|j| j.message.content.octets()).sum();
+        let mut octets: u64 = batch.iter().map(|j| j.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|j| j.names.len()).sum();
         let slow = self.last.0 >= SLOW_SYNC && self.last.1 > 1;
         let until = Instant::now() + self.last.0 / 2;
@@ -401,7 +401,7 @@ impl BatchQueue {
                 Err(_) => None,
             };
             let Some(job) = more else { return };
-            octets += job.message.content.octets();
+            octets += job.message.content.size();
             copies += job.names.len();
             batch.push(job);
         }

@@ -1,5 +1,5 @@
-//! The lines a receiver adds on top of a message, the dates in them, and the ids that tell
-//! messages apart.
+//! The trace fields that a receiver adds above a message (RFC 5321 4.4), the dates in them, and
+//! message ids.
 //!
 //! ```text
 //! Return-Path: <smith@example.org>
@@ -7,8 +7,8 @@
 //!         by mx.example.com with ESMTP id 5k0hj2m8q1v7c3xd-7-1
 //!         for <jones@example.com>; Tue, 1 Jul 2025 10:52:37 +0200
 //! ```
-//! Nothing that the client said gets into a line uncleaned, and no line can grow beyond the 998
-//! octets of RFC 5322 2.1.1. It does not read such lines; [`message`](crate::message) counts them.
+//! Text from the client is sanitized before it is written, and no line is longer than the 998
+//! octets of RFC 5322 2.1.1. The fields of other hosts are read in [`content`](super::content).
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -22,31 +22,32 @@ use jiff::{Timestamp, Zoned};
 use super::peer::Peer;
 use crate::smtp::{ForwardPath, Protocol, ReversePath};
 
-/// What the Received line of one message says (RFC 5321 4.4).
+/// The values of the Received field of a message (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
-    /// What the client called itself.
+pub struct ReceivedField<'a> {
+    /// The name that the client gave in EHLO.
     pub client: &'a str,
     /// The other end of the connection.
     pub peer: Peer,
-    /// What we call ourselves.
+    /// The name of this server.
     pub hostname: &'a str,
-    /// How it greeted.
+    /// The protocol of the transaction.
     pub protocol: Protocol,
-    /// Inside TLS its version and cipher, `using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`.
+    /// Version and cipher of TLS, `using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`.
     pub tls: Option<&'a str>,
-    /// The message's id, from [`IdGenerator`].
+    /// The message id.
     pub id: &'a str,
-    /// The recipient, if there is only one: else each would learn of the others (RFC 5321 7.2).
+    /// The recipient, if there is only one. Otherwise each would learn of the others (RFC 5321
+    /// 7.2).
     pub recipient: Option<&'a ForwardPath>,
-    /// The end of its transaction's DATA command.
+    /// The time when the mail data began.
     pub at: &'a Zoned,
 }
 
-impl Received<'_> {
-    /// The field, folded by tabs, with its last LF.
-    pub fn line(&self) -> Vec<u8> {
-        let client = clean(self.client);
+impl ReceivedField<'_> {
+    /// Returns the field, folded with tabs, with its last LF.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let client = sanitize_host(self.client);
         let from = match self.peer {
             Peer::Ip(address) => match address.ip() {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
@@ -55,44 +56,44 @@ impl Received<'_> {
             Peer::Unix => format!("{client} (local)"),
             Peer::Pipe => format!("{client} (unknown)"),
         };
-        let by = clean(self.hostname);
+        let by = sanitize_host(self.hostname);
         let (with, id) = (self.protocol, self.id);
         let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
         let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
-        let date = date(self.at);
-        // Without `for` the date takes its place on the third line.
+        let date = format_date(self.at);
+        // The date is on the third line, after `for` or alone.
         let gap = if to.is_empty() { "\n\t" } else { " " };
         format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
             .into_bytes()
     }
 }
 
-/// The Return-Path line of final delivery, with its LF: `Return-Path: <smith@example.org>`.
-pub fn return_path(sender: &ReversePath) -> Vec<u8> {
+/// Returns the Return-Path field of final delivery with its LF, `Return-Path: <smith@example.org>`.
+pub fn return_path_line(sender: &ReversePath) -> Vec<u8> {
     format!("Return-Path: {sender}\n").into_bytes()
 }
 
-/// A date as fields of a header have it (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
-pub fn date(at: &Zoned) -> String {
+/// Formats a date for a header field (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
+pub fn format_date(at: &Zoned) -> String {
     at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
 }
 
-/// The time by the host's clock and zone. A clock that no calendar can hold is read as 1970.
+/// Returns the current time in the time zone of the host, or 1970 if the clock is out of range.
 pub fn now() -> Zoned {
     Timestamp::try_from(SystemTime::now())
         .unwrap_or(Timestamp::UNIX_EPOCH)
         .to_zoned(TimeZone::system())
 }
 
-/// Gives out ids that no other message has, in this process or another, on this host or another,
-/// before a restart or after it: recovery looks for them in mailboxes, and must not find another's.
+/// A generator of message ids that are unique among all processes, hosts and restarts, because
+/// recovery searches mailboxes for them.
 ///
 /// ```text
-/// 5k0hj2m8q1v7c3xd-7-1     the process, its 7th session, that session's 1st message
+/// 5k0hj2m8q1v7c3xd-7-1     the process, its 7th session, the 1st message of that session
 /// ```
-/// The process's part is 48 bits of the microseconds at its start and 32 random ones. All are of
-/// lower-case letters, digits and hyphens; an id can begin another (`…-1`, `…-12`), so whoever
-/// searches for one looks at the octet behind it too.
+/// The part of the process is 48 bits of its start time in microseconds and 32 random bits. An id
+/// consists of lower-case letters, digits and hyphens. One id can be the beginning of another
+/// (`…-1`, `…-12`), so a search must check the byte after it.
 #[derive(Debug)]
 pub struct IdGenerator {
     process: String,
@@ -100,18 +101,18 @@ pub struct IdGenerator {
 }
 
 impl IdGenerator {
-    /// The ids of a process that starts now. One is enough for a process.
+    /// Returns the generator of a process. A process needs only one.
     pub fn new() -> IdGenerator {
         let since_1970 =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        // std seeds its hashers from the system's random source.
+        // std seeds its hashers from the random source of the system.
         let random = RandomState::new().build_hasher().finish() as u32;
         let bits = since_1970.as_micros() << 32 | u128::from(random);
         IdGenerator { process: base32(bits, 16), sessions: AtomicU64::new(0) }
     }
 
-    /// The next session's id.
-    pub fn session(&self) -> String {
+    /// Returns the id of the next session.
+    pub fn next_session_id(&self) -> String {
         let n = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         format!("{}-{n}", self.process)
     }
@@ -123,22 +124,22 @@ impl Default for IdGenerator {
     }
 }
 
-/// The id of the `n`th message of a session.
+/// Returns the id of the `n`th message of a session.
 pub fn message_id(session: &str, n: u64) -> String {
     format!("{session}-{n}")
 }
 
-/// A host's name as it may stand in a header: at most 255 octets of letters, digits and `.-_:[]`;
-/// anything else becomes `?`.
-fn clean(name: &str) -> String {
+/// Returns a host name for a header field: at most 255 bytes of letters, digits and `.-_:[]`. Any
+/// other byte becomes `?`.
+fn sanitize_host(name: &str) -> String {
     let fits = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
     let name: String =
         name.bytes().take(255).map(|b| if fits(b) { char::from(b) } else { '?' }).collect();
     if name.is_empty() { "unknown".to_owned() } else { name }
 }
 
-/// The lowest `5 * digits` bits of `n`, the highest first, without the letters that are misread
-/// (i, l, o, u).
+/// Returns the lowest `5 * digits` bits of `n` in base 32. The digits exclude i, l, o and u, which
+/// are easily misread.
 fn base32(n: u128, digits: u32) -> String {
     (0..digits)
         .rev()
@@ -160,15 +161,15 @@ mod tests {
         jiff::fmt::rfc2822::parse(rfc2822).unwrap()
     }
 
-    fn text(received: Received<'_>) -> String {
-        String::from_utf8(received.line()).unwrap()
+    fn text(received: ReceivedField<'_>) -> String {
+        String::from_utf8(received.to_bytes()).unwrap()
     }
 
     #[test]
     fn received_lines() {
         let jones = ForwardPath::Mailbox(Mailbox::parse("\"j o\"@example.com").unwrap());
         let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
-        let received = Received {
+        let received = ReceivedField {
             client: "relay.example.org",
             peer: Peer::ip(([192, 0, 2, 7], 4711).into()),
             hostname: "mx.example.com",
@@ -186,12 +187,12 @@ mod tests {
         );
         let smtp = Protocol { hello: Hello::Helo, ..ESMTP };
         assert_eq!(
-            text(Received { recipient: None, protocol: smtp, ..received }),
+            text(ReceivedField { recipient: None, protocol: smtp, ..received }),
             "Received: from relay.example.org ([192.0.2.7])\n\
              \tby mx.example.com with SMTP id id-1-1;\n\
              \tTue, 1 Jul 2025 10:52:37 +0200\n"
         );
-        let tls = Received {
+        let tls = ReceivedField {
             protocol: Protocol { tls: true, ..ESMTP },
             tls: Some("using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"),
             ..received
@@ -213,7 +214,7 @@ mod tests {
             (Peer::Pipe, "(unknown)"),
         ] {
             assert_eq!(
-                first(Received { peer, ..received }),
+                first(ReceivedField { peer, ..received }),
                 format!("Received: from relay.example.org {shown}")
             );
         }
@@ -225,7 +226,7 @@ mod tests {
             ("a(b)\"\\;\u{e9}", "a?b??????"),
         ] {
             assert_eq!(
-                first(Received { client, ..received }),
+                first(ReceivedField { client, ..received }),
                 format!("Received: from {shown} ([192.0.2.7])")
             );
         }
@@ -233,7 +234,7 @@ mod tests {
             ("Thu, 1 Jan 1970 00:00:00 +0000", "Thu, 1 Jan 1970 00:00:00 +0000"),
             ("Wed, 29 Dec 9999 00:00:00 -0330", "Wed, 29 Dec 9999 00:00:00 -0330"),
         ] {
-            let line = text(Received { at: &zoned(date), ..received });
+            let line = text(ReceivedField { at: &zoned(date), ..received });
             assert!(line.ends_with(&format!("; {shown}\n")), "{line}");
         }
     }
@@ -242,7 +243,7 @@ mod tests {
     fn no_line_grows_beyond_998_octets() {
         let path = format!("{}@{}", "l".repeat(64), "d.".repeat(90) + "org");
         let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
-        let line = text(Received {
+        let line = text(ReceivedField {
             client: &"c".repeat(5000),
             peer: Peer::Pipe,
             hostname: &"h".repeat(5000),
@@ -259,8 +260,8 @@ mod tests {
     #[test]
     fn return_paths() {
         let smith = ReversePath::Mailbox(Mailbox::parse("smith@example.org").unwrap());
-        assert_eq!(return_path(&smith), b"Return-Path: <smith@example.org>\n");
-        assert_eq!(return_path(&ReversePath::Null), b"Return-Path: <>\n");
+        assert_eq!(return_path_line(&smith), b"Return-Path: <smith@example.org>\n");
+        assert_eq!(return_path_line(&ReversePath::Null), b"Return-Path: <>\n");
     }
 
     #[test]
@@ -269,7 +270,7 @@ mod tests {
             let many = |_| {
                 scope.spawn(|| {
                     let ids = IdGenerator::new();
-                    (0..100).map(|_| ids.session()).collect::<Vec<_>>()
+                    (0..100).map(|_| ids.next_session_id()).collect::<Vec<_>>()
                 })
             };
             let threads: Vec<_> = (0..20).map(many).collect();

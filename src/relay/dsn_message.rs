@@ -142,7 +142,7 @@ impl DsnMessage<'_> {
     /// All of it but what is returned of the message, and what stands behind.
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let DsnMessage { hostname, id, to, .. } = self;
-        let (at, came) = (trace::date(self.at), trace::date(self.came));
+        let (at, came) = (trace::format_date(self.at), trace::format_date(self.came));
         let boundary = self.boundary();
         let global = self.has_utf8();
         let (subject, begin, end) = self.words();
@@ -225,7 +225,7 @@ impl DsnMessage<'_> {
                 format!(
                     "The mail system at {hostname} tries again until\n    {}\n\
                      There is nothing you need to do.\n",
-                    trace::date(until)
+                    trace::format_date(until)
                 ),
             ),
             DsnAction::Failed => (
@@ -247,7 +247,7 @@ impl DsnMessage<'_> {
     ) -> std::fmt::Result {
         writeln!(out)?;
         if let Some(original) = recipient.original {
-            writeln!(out, "Original-Recipient: {};{}", original.kind, original.address)?;
+            writeln!(out, "Original-Recipient: {};{}", original.addr_type, original.address)?;
         }
         let kind = if recipient.path.is_ascii() { "rfc822" } else { "utf-8" };
         let address = recipient.path.address();
@@ -268,7 +268,9 @@ impl DsnMessage<'_> {
             writeln!(out, "Diagnostic-Code: {kind}; {}", quoted(why))?;
         }
         match &self.action {
-            DsnAction::Delayed(until) => writeln!(out, "Will-Retry-Until: {}", trace::date(until)),
+            DsnAction::Delayed(until) => {
+                writeln!(out, "Will-Retry-Until: {}", trace::format_date(until))
+            }
             DsnAction::Delivered | DsnAction::Relayed | DsnAction::Failed => Ok(()),
         }
     }

@@ -59,7 +59,7 @@ impl LocalRoute {
     /// Whether mail for `domain` is ours. Of address literals only the loopback's are: a host of
     /// many addresses does not know them all.
     pub(super) fn is_ours(&self, domain: &Domain) -> bool {
-        use crate::smtp::Literal::{General, V4, V6};
+        use crate::smtp::AddressLiteral::{General, V4, V6};
         let every = self.settings.sandbox && self.domains.is_empty();
         every
             || match domain {

@@ -264,7 +264,7 @@ fn missing(fields: &[Vec<u8>], prefix: &str, how: &ComposeOptions<'_>) -> String
     let lacks = |name: &str| !fields.iter().any(|field| is_named(field, prefix, &[name]));
     let mut text = String::new();
     if lacks("Date") {
-        text += &format!("{prefix}Date: {}\n", trace::date(how.now));
+        text += &format!("{prefix}Date: {}\n", trace::format_date(how.now));
     }
     if lacks("From") {
         let name = phrase(how.full_name);

@@ -40,7 +40,9 @@ use crate::relay::client::{
 use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
 use crate::smtp::sender::RecipientOutcome;
-use crate::smtp::{Body, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use crate::smtp::{
+    BodyType, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath,
+};
 use crate::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
@@ -105,7 +107,7 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
         author,
         full_name: flags.full_name.as_deref().unwrap_or(&caller.full_name),
         now: &trace::now(),
-        id: &format!("{}@{}", trace::IdGenerator::new().session(), config.hostname),
+        id: &format!("{}@{}", trace::IdGenerator::new().next_session_id(), config.hostname),
     };
     let letter = compose::read(&mut BufReader::new(io::stdin().lock()), &how);
     let letter = letter.map_err(|fault| match fault {
@@ -143,7 +145,7 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
         delivery: Delivery::Mail,
         from,
         size: None,
-        body: if eight_bit { Body::EightBitMime } else { Body::SevenBit },
+        body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
         utf8: false,
         ret: flags.ret,
         envid: flags.envid.clone(),
@@ -167,11 +169,11 @@ fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome]) -> u8 {
     for (mailbox, outcome) in to.iter().zip(outcomes) {
         let reason = outcome.reason();
         let this = match (outcome, reason.status) {
-            (RecipientOutcome::Done(_), _) => EX_OK,
-            (RecipientOutcome::Later(_), _) => EX_TEMPFAIL,
-            (RecipientOutcome::Never(_), (_, 1, _)) => EX_NOUSER,
-            (RecipientOutcome::Never(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
-            (RecipientOutcome::Never(_), _) => EX_UNAVAILABLE,
+            (RecipientOutcome::Accepted(_), _) => EX_OK,
+            (RecipientOutcome::Deferred(_), _) => EX_TEMPFAIL,
+            (RecipientOutcome::Failed(_), (_, 1, _)) => EX_NOUSER,
+            (RecipientOutcome::Failed(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
+            (RecipientOutcome::Failed(_), _) => EX_UNAVAILABLE,
         };
         if this != EX_OK || flags.verbose {
             complain(&format!("{mailbox}: {reason}"));

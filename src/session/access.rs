@@ -11,7 +11,7 @@
 //! | `unlimited_recipients` | clients on this host, and LMTP |
 //!
 //! No other file asks where a client is in order to permit something. A rule about clients, or
-//! about the reverse-path that [`Host::mail`](crate::smtp::receiver::Host::mail) is given, becomes
+//! about the reverse-path that [`Host::mail`](crate::smtp::Host::check_mail) is given, becomes
 //! a field here. The value can be made again for another peer while the session goes on.
 
 use ipnet::IpNet;
@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use super::config::{SessionConfig, TlsPolicy};
 use crate::message::peer::Peer;
 use crate::net::listen::Service;
-use crate::smtp::receiver::{ReceiverConfig, StartTlsMode};
+use crate::smtp::{ReceiverConfig, StartTlsMode};
 
 /// The permissions of one session's client.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -71,9 +71,9 @@ impl<'a> MessageDelivery<'a> {
         let header =
             wants_report.then(|| dsn_message::header(&message.content).unwrap_or_default());
         let replies = match mode {
-            ReplyMode::Together => self.deliver_all(message),
-            ReplyMode::Each => self.deliver_each(stream, message),
-            ReplyMode::EachAndTogether => self.deliver_prdr(stream, message),
+            ReplyMode::Single => self.deliver_all(message),
+            ReplyMode::PerRecipient => self.deliver_each(stream, message),
+            ReplyMode::Prdr => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
             self.send_success_report(&id, header, &replies.delivered);
@@ -85,7 +85,7 @@ impl<'a> MessageDelivery<'a> {
     /// Delivers `message` to all recipients or to none.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut replies = DeliveryReplies::none();
-        let octets = message.content.octets();
+        let octets = message.content.size();
         let Some(queued) = self.queue_entries(&self.envelope.to, &message.id, octets) else {
             replies.last = Some(replies::processing_error());
             return replies;
@@ -223,7 +223,7 @@ impl<'a> MessageDelivery<'a> {
         let mut all = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.octets());
+            let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.size());
             let destinations = queued.map_or_else(RecipientDestinations::default, |queued| {
                 let here = recipient.destination.here.iter().cloned();
                 RecipientDestinations {

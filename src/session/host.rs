@@ -9,7 +9,7 @@ use super::replies::{self, RefusedCommand};
 use super::{SessionConfig, SessionContext};
 use crate::observe::events;
 use crate::route::{Refusal, Resolution};
-use crate::smtp::command::EtrnNode;
+use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
 use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, ReversePath, reply};
 
@@ -61,7 +61,7 @@ impl SessionHost<'_> {
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         if has_room(spool, needed) && has_room(mail_dir, needed) {
@@ -71,7 +71,7 @@ impl Host for SessionHost<'_> {
         }
     }
 
-    fn recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
         let counters = &self.context.counters;
         let accepted = self.resolve(to).and_then(|resolution| {
             let needs_mailbox = match delivery {
@@ -96,10 +96,10 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.config.host_terminals.accept(&to.here)
+        to.elsewhere.is_empty() && self.context.config.host_terminals.are_active(&to.here)
     }
 
-    fn forward<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
+    fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
         match (to.here.as_slice(), to.elsewhere.as_slice()) {
             // A client that itself named another host knows the address already.
             ([], [only]) if self.access.forward_replies && !to.is_relay => Some(only),
@@ -124,9 +124,9 @@ impl Host for SessionHost<'_> {
     fn etrn(&self, node: &EtrnNode) -> Reply {
         let relay = self.context.config.relay.as_ref();
         if relay.is_some_and(|relay| relay.queue.flush(node)) {
-            reply::flushing(node)
+            reply::queuing_started(node)
         } else {
-            reply::cannot_flush(node)
+            reply::cannot_queue(node)
         }
     }
 

@@ -14,7 +14,7 @@ use super::delivery::MessageDelivery;
 use super::delivery_log::DeliveryAttempt;
 use super::{Session, replies};
 use crate::deliver::mbox;
-use crate::message::trace::{self, Received};
+use crate::message::trace::{self, ReceivedField};
 use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
 use crate::net::stream::Disconnect;
 use crate::observe::events::{self, MessageFields};
@@ -48,7 +48,7 @@ impl Session<'_> {
         let end = loop {
             let input =
                 self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
-            let (used, end) = decoder.feed(input, &mut |piece| incoming.content.piece(piece));
+            let (used, end) = decoder.feed(input, &mut |piece| incoming.content.push(piece));
             self.stream.consume(used);
             octets += used as u64;
             if let Some(end) = end {
@@ -66,30 +66,30 @@ impl Session<'_> {
         };
         let Some((mut incoming, mut chunks)) = chunked else {
             self.skip(octets)?;
-            return Ok(self.receiver.end_of_chunk(Err(replies::processing_error())));
+            return Ok(self.receiver.finish_chunk(Err(replies::processing_error())));
         };
-        chunks.begin(octets);
+        chunks.begin_chunk(octets);
         self.stream.begin_data();
-        while chunks.left() > 0 {
+        while chunks.remaining() > 0 {
             let input =
                 self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
-            let used = chunks.feed(input, &mut |piece| incoming.content.piece(piece));
+            let used = chunks.feed(input, &mut |piece| incoming.content.push(piece));
             self.stream.consume(used);
         }
         let sum = chunks.octets();
         if last {
-            let end = chunks.finish(&mut |piece| incoming.content.piece(piece));
+            let end = chunks.finish(&mut |piece| incoming.content.push(piece));
             let reply = self.finish_message(incoming, end, sum)?;
-            return Ok(self.receiver.end_of_data(reply));
+            return Ok(self.receiver.finish_data(reply));
         }
-        if chunks.end_so_far() == DataEnd::Whole && !incoming.content.is_faulty() {
+        if chunks.end_so_far() == DataEnd::Whole && !incoming.content.has_failed() {
             self.chunked = Some((incoming, chunks));
-            return Ok(self.receiver.end_of_chunk(Ok(octets)));
+            return Ok(self.receiver.finish_chunk(Ok(octets)));
         }
         // No further chunk can make this a message, so the reply is sent now.
         let reply = rejection(&incoming.id, chunks.end_so_far(), incoming.content.finish());
         self.record_failure(&incoming.id, &reply, sum, Instant::now());
-        Ok(self.receiver.end_of_chunk(Err(reply)))
+        Ok(self.receiver.finish_chunk(Err(reply)))
     }
 
     /// Reads and drops `octets` of mail data.
@@ -115,7 +115,7 @@ impl Session<'_> {
         let id = trace::message_id(self.id, self.messages);
         let time = trace::now();
         let to = destinations(envelope);
-        let received = Received {
+        let received = ReceivedField {
             client,
             peer: self.access().peer,
             hostname: &config.hostname,
@@ -129,7 +129,7 @@ impl Session<'_> {
             },
             at: &time,
         };
-        let content = ContentBuilder::new(&config.spool, &received.line());
+        let content = ContentBuilder::new(&config.spool, &received.to_bytes());
         let (from, recipients) = (envelope.from.to_string(), envelope.to.len());
         Some(Incoming { id, time, to, content, from, recipients })
     }
@@ -169,7 +169,7 @@ impl Session<'_> {
                 let reply = rejection(&id, end, content);
                 self.record_failure(&id, &reply, octets, received_at);
                 // LMTP has one reply for each recipient even to a message without content.
-                let mut replies = self.receiver.for_all(reply.clone());
+                let mut replies = self.receiver.repeat_per_recipient(reply.clone());
                 replies.pop();
                 replies.iter().try_for_each(|reply| self.reply(reply))?;
                 return Ok(reply);
@@ -186,7 +186,7 @@ impl Session<'_> {
             octets,
             received_at,
         };
-        let reply = delivery.deliver(self.stream, self.receiver.answers(), message)?;
+        let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         // A client whose mail is accepted is not harvesting addresses.
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();

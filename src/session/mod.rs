@@ -53,9 +53,8 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::route::Route;
 use crate::smtp::chunk::Chunks;
-use crate::smtp::command;
-use crate::smtp::receiver::{LINE_MAX, Receiver, Step};
-use crate::smtp::{Reply, reply};
+use crate::smtp::command::{self, COMMAND_LINE_MAX};
+use crate::smtp::{Receiver, Reply, Step, reply};
 use access::Access;
 pub use config::{Audience, RelayPolicy, SessionConfig, TlsPolicy};
 pub use end::SessionEnd;
@@ -103,7 +102,7 @@ impl SessionContext {
     /// byte (RFC 8314 3) as `service` says.
     pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
         self.counters.sessions.one();
-        let id = self.ids.session();
+        let id = self.ids.next_session_id();
         let access = Access::new(stream.peer(), service, &self.config);
         let (peer, is_trusted) = (access.peer, access.is_trusted);
         events::connected(&id, peer);
@@ -184,14 +183,14 @@ impl<'a> Session<'a> {
             events::pregreet(self.id, peer);
         }
         self.reply(&self.receiver.greeting())?;
-        if let Some(reply) = self.receiver.opening(self.stream.peek_first_line()?) {
+        if let Some(reply) = self.receiver.check_opening(self.stream.peek_first_line()?) {
             self.reply(&reply)?;
             return Ok(SessionEnd::Errors(reply));
         }
         loop {
             let result = self.handle_command();
             // A message in chunks is lost with its transaction, or with the connection.
-            if (result.is_err() || !self.receiver.awaits_chunks())
+            if (result.is_err() || !self.receiver.is_chunking())
                 && let Some((incoming, _)) = self.chunked.take()
             {
                 match &result {
@@ -210,16 +209,16 @@ impl<'a> Session<'a> {
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
         // A reply may wait for those of the next commands unless the client waits for it.
-        let (step, mut may_wait) = match self.stream.read_line(LINE_MAX)? {
-            Some(line) => (self.receiver.line(line), command::may_wait(line)),
-            None => (self.receiver.line_too_long(), false),
+        let (step, mut may_wait) = match self.stream.read_line(COMMAND_LINE_MAX)? {
+            Some(line) => (self.receiver.handle_line(line), command::may_delay_reply(line)),
+            None => (self.receiver.handle_long_line(), false),
         };
         let step = match step {
             Step::Data(go_ahead) => {
                 self.reply_now(&go_ahead)?;
                 let reply = self.data()?;
                 may_wait = true;
-                self.receiver.end_of_data(reply)
+                self.receiver.finish_data(reply)
             }
             Step::Chunk { octets, last } => self.chunk(octets, last)?,
             Step::Skip(octets, replies) => {
@@ -267,7 +266,7 @@ impl<'a> Session<'a> {
                 counters.tls_sessions.one();
                 events::tls_started(self.id, info.sni.as_deref(), &info);
                 self.tls_info = Some(info.to_string());
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 Ok(())
             }
             Err(disconnect) => {

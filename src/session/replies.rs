@@ -75,10 +75,10 @@ pub(super) fn for_refusal(
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) if access.suggest_smarthost => {
-            reply::nothing_relayed(to)
+            reply::no_smarthost(to)
         }
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::nobody(verb),
+        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::no_such_name(verb),
     }
 }
 
@@ -92,7 +92,7 @@ pub(super) fn for_precheck(outcome: &Outcome, to: &ForwardPath) -> Reply {
 
 /// Returns the reply to RCPT, VRFY or EXPN from a client that has asked for too many unknown names.
 pub(super) fn too_many_unknown(hostname: &str) -> Reply {
-    reply::giving_up(hostname, "too many unknown names")
+    reply::client_error(hostname, "too many unknown names")
 }
 
 /// Returns the positive reply to VRFY or EXPN, `Full Name <user@host>` on each line (RFC 5321
@@ -102,7 +102,7 @@ pub(super) fn for_members(members: Vec<Member>) -> Reply {
         "" => format!("<{mailbox}>"),
         name => format!("{name} <{mailbox}>"),
     };
-    reply::members(members.into_iter().map(line).collect())
+    reply::mailboxes(members.into_iter().map(line).collect())
 }
 
 /// Returns the reply to HELP for a client that may see the counters.
@@ -159,12 +159,12 @@ pub(super) fn for_outcome(outcome: &Outcome, id: &str) -> Reply {
 /// Returns the reply to SEND or SOML: `shown` is whether each recipient has the message on a
 /// terminal.
 pub(super) fn for_terminals(shown: &[bool], id: &str) -> Reply {
-    if shown.iter().all(|shown| *shown) { reply::shown(id) } else { reply::data_not_shown() }
+    if shown.iter().all(|shown| *shown) { reply::shown(id) } else { reply::not_shown_to_all() }
 }
 
 /// Returns the reply to SEND with a message that no terminal shows as a whole.
 pub(super) fn too_large_for_terminals() -> Reply {
-    reply::data_not_to_show()
+    reply::too_large_to_show()
 }
 
 /// Returns the last reply of PRDR, which sums up those of the `recipients`: `delivered` of them
@@ -172,11 +172,11 @@ pub(super) fn too_large_for_terminals() -> Reply {
 pub(super) fn for_prdr(id: &str, recipients: usize, delivered: usize, any_deferred: bool) -> Reply {
     match delivered {
         n if n == recipients => reply::delivered(id),
-        1.. => reply::data_for_some(),
+        1.. => reply::data_some_accepted(),
         // A client that gets 5yz here gives up for all recipients, so one that can be retried
         // makes it 4yz.
-        0 if any_deferred => reply::data_for_none_yet(),
-        0 => reply::data_for_none(),
+        0 if any_deferred => reply::data_all_deferred(),
+        0 => reply::data_all_rejected(),
     }
 }
 
@@ -185,7 +185,7 @@ pub(super) fn for_prdr(id: &str, recipients: usize, delivered: usize, any_deferr
 pub(super) fn for_session_end(end: &SessionEnd, hostname: &str) -> Option<Reply> {
     let disconnect = match end {
         SessionEnd::Quit | SessionEnd::Errors(_) => return None,
-        SessionEnd::Panicked => return Some(reply::broken(hostname)),
+        SessionEnd::Panicked => return Some(reply::internal_error(hostname)),
         SessionEnd::Disconnect(disconnect) => disconnect,
     };
     let timed_out = |why| Some(reply::timed_out(hostname, why));

@@ -1,122 +1,136 @@
-//! Parameters of MAIL and RCPT: `keyword` or `keyword=value`, blanks between (RFC 5321 4.1.1.11,
-//! 4.1.2).
+//! The parameters of MAIL and RCPT: `keyword` or `keyword=value`, separated by blanks (RFC 5321
+//! 4.1.1.11, 4.1.2).
 //!
-//! MAIL takes SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461), and
-//! PRDR (draft-hall-prdr); RCPT takes NOTIFY and ORCPT. What is known with a value that it cannot
-//! have, and what is given twice, is 501; a value that is not carried out is 504; what is not known
-//! is 555. The first fault from the left is told.
+//! MAIL accepts SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), RET and ENVID (RFC 3461),
+//! and PRDR (draft-hall-prdr). RCPT accepts NOTIFY and ORCPT (RFC 3461). The reply names the first
+//! error from the left:
+//!
+//! | parameter | reply |
+//! | --- | --- |
+//! | known, but its value is invalid, or it is given twice | 501 |
+//! | known, but its value is not implemented | 504 |
+//! | unknown | 555 |
 
-use super::dsn::{self, Notify, OriginalRecipient, Return};
-use super::envelope::Body;
+use super::dsn::{self, DsnNotify, DsnReturn, OriginalRecipient};
+use super::envelope::BodyType;
 use super::reply::{self, Reply};
 
 /// The parameters of MAIL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MailParameters {
-    /// SIZE in octets. A number above 64 bits is as good as the largest of them: too large.
+    /// The value of SIZE in octets. A number above 64 bits becomes the largest one.
     pub size: Option<u64>,
-    /// BODY
-    pub body: Option<Body>,
-    /// SMTPUTF8
+    /// The value of BODY.
+    pub body: Option<BodyType>,
+    /// Whether SMTPUTF8 is given.
     pub utf8: bool,
-    /// RET
-    pub ret: Option<Return>,
-    /// ENVID, decoded.
+    /// The value of RET.
+    pub ret: Option<DsnReturn>,
+    /// The value of ENVID, decoded.
     pub envid: Option<String>,
-    /// PRDR
+    /// Whether PRDR is given.
     pub prdr: bool,
 }
 
 /// The parameters of RCPT.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RcptParameters {
-    /// NOTIFY
-    pub notify: Option<Notify>,
-    /// ORCPT, decoded.
+    /// The value of NOTIFY.
+    pub notify: Option<DsnNotify>,
+    /// The value of ORCPT, decoded.
     pub original: Option<OriginalRecipient>,
 }
 
 impl MailParameters {
-    /// Reads all that stands behind the reverse-path; an `Err` is MAIL's reply.
+    /// Parses the text after the reverse-path.
+    ///
+    /// # Errors
+    /// The reply to MAIL.
     pub(super) fn parse(text: &[u8]) -> Result<MailParameters, Reply> {
         let mut parameters = MailParameters::default();
         let MailParameters { size, body, utf8, ret, envid, prdr } = &mut parameters;
-        for parameter in split("MAIL", text) {
+        for parameter in split_parameters("MAIL", text) {
             let (keyword, value) = parameter?;
             let given = KnownParameter { verb: "MAIL", value };
             match keyword.to_ascii_uppercase().as_str() {
-                "SIZE" => given.set(size, parse_size, SIZE_FORM)?,
+                "SIZE" => given.set(size, parse_size, SIZE_SYNTAX)?,
                 "BODY" if is(value, "BINARYMIME") => return Err(reply::no_binarymime()),
-                "BODY" => given.set(body, parse_body, BODY_FORM)?,
+                "BODY" => given.set(body, parse_body, BODY_SYNTAX)?,
                 "SMTPUTF8" if value.is_none() && !*utf8 => *utf8 = true,
-                "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_FORM)),
+                "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_SYNTAX)),
                 "PRDR" if value.is_none() && !*prdr => *prdr = true,
-                "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_FORM)),
-                "RET" => given.set(ret, Return::parse, RET_FORM)?,
-                "ENVID" => given.set(envid, dsn::parse_envid, ENVID_FORM)?,
+                "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_SYNTAX)),
+                "RET" => given.set(ret, DsnReturn::parse, RET_SYNTAX)?,
+                "ENVID" => given.set(envid, dsn::parse_envid, ENVID_SYNTAX)?,
                 _ => return Err(reply::unknown_parameter("MAIL", keyword)),
             }
         }
         Ok(parameters)
     }
 
-    /// The name of a parameter that only DSN knows, if one was given.
-    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+    /// Returns the keyword of a given parameter that belongs to DSN.
+    pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let ret = self.ret.map(|_| "RET");
         ret.or(self.envid.as_ref().map(|_| "ENVID"))
     }
 }
 
 impl RcptParameters {
-    /// Reads all that stands behind the forward-path; an `Err` is RCPT's reply.
+    /// Parses the text after the forward-path.
+    ///
+    /// # Errors
+    /// The reply to RCPT.
     pub(super) fn parse(text: &[u8]) -> Result<RcptParameters, Reply> {
         let mut parameters = RcptParameters::default();
         let RcptParameters { notify, original } = &mut parameters;
-        for parameter in split("RCPT", text) {
+        for parameter in split_parameters("RCPT", text) {
             let (keyword, value) = parameter?;
             let given = KnownParameter { verb: "RCPT", value };
             match keyword.to_ascii_uppercase().as_str() {
-                "NOTIFY" => given.set(notify, Notify::parse, NOTIFY_FORM)?,
-                "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_FORM)?,
+                "NOTIFY" => given.set(notify, DsnNotify::parse, NOTIFY_SYNTAX)?,
+                "ORCPT" => given.set(original, OriginalRecipient::parse, ORCPT_SYNTAX)?,
                 _ => return Err(reply::unknown_parameter("RCPT", keyword)),
             }
         }
         Ok(parameters)
     }
 
-    /// The name of a parameter that only DSN knows, if one was given.
-    pub(super) fn of_dsn(&self) -> Option<&'static str> {
+    /// Returns the keyword of a given parameter that belongs to DSN.
+    pub(super) fn dsn_keyword(&self) -> Option<&'static str> {
         let notify = self.notify.map(|_| "NOTIFY");
         notify.or(self.original.as_ref().map(|_| "ORCPT"))
     }
 }
 
-/// A parameter that is known.
+/// A known parameter.
 struct KnownParameter<'a> {
     verb: &'static str,
     value: Option<&'a str>,
 }
 
 impl KnownParameter<'_> {
-    /// Sets what was not set before, to a value that `parse` takes; `form` is told otherwise.
+    /// Sets `slot` to the parsed value.
+    ///
+    /// # Errors
+    /// The reply, with `syntax`, if `slot` is set already or `parse` rejects the value.
     fn set<T>(
         &self,
         slot: &mut Option<T>,
         parse: fn(&str) -> Option<T>,
-        form: &str,
+        syntax: &str,
     ) -> Result<(), Reply> {
         match self.value.and_then(parse) {
             Some(value) if slot.is_none() => {
                 *slot = Some(value);
                 Ok(())
             }
-            _ => Err(reply::bad_parameter(self.verb, form)),
+            _ => Err(reply::bad_parameter(self.verb, syntax)),
         }
     }
 }
 
-/// Each `keyword` or `keyword=value`, in order.
-fn split<'a>(
+/// Returns each `keyword` or `keyword=value` of `text` in order.
+fn split_parameters<'a>(
     verb: &'static str,
     text: &'a [u8],
 ) -> impl Iterator<Item = Result<(&'a str, Option<&'a str>), Reply>> {
@@ -125,7 +139,7 @@ fn split<'a>(
     })
 }
 
-/// `esmtp-keyword [ "=" esmtp-value ]` of RFC 5321 4.1.2 and RFC 6531 3.3.
+/// Splits `esmtp-keyword [ "=" esmtp-value ]` (RFC 5321 4.1.2, RFC 6531 3.3).
 fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
     let word = std::str::from_utf8(word).ok()?;
     let (keyword, value) = match word.split_once('=') {
@@ -133,24 +147,24 @@ fn keyword_and_value(word: &[u8]) -> Option<(&str, Option<&str>)> {
         None => (word, None),
     };
     let keyword_fits = keyword.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && keyword.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-');
+        && keyword.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let value_fits = value.is_none_or(|value| {
         !value.is_empty() && !value.contains(|c: char| c.is_control() || matches!(c, ' ' | '='))
     });
     (keyword_fits && value_fits).then_some((keyword, value))
 }
 
-/// `1*20DIGIT` (RFC 1870 4)
+/// Parses `1*20DIGIT` (RFC 1870 4).
 fn parse_size(digits: &str) -> Option<u64> {
-    let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|o| o.is_ascii_digit());
+    let fits = (1..=20).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     fits.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// `7BIT` or `8BITMIME` (RFC 6152)
-fn parse_body(value: &str) -> Option<Body> {
+/// Parses `7BIT` or `8BITMIME` (RFC 6152).
+fn parse_body(value: &str) -> Option<BodyType> {
     match value.to_ascii_uppercase().as_str() {
-        "7BIT" => Some(Body::SevenBit),
-        "8BITMIME" => Some(Body::EightBitMime),
+        "7BIT" => Some(BodyType::SevenBit),
+        "8BITMIME" => Some(BodyType::EightBitMime),
         _ => None,
     }
 }
@@ -159,14 +173,14 @@ fn is(value: Option<&str>, word: &str) -> bool {
     value.is_some_and(|value| value.eq_ignore_ascii_case(word))
 }
 
-const SIZE_FORM: &str = "SIZE=octets, up to 20 digits, once";
-const BODY_FORM: &str = "BODY=7BIT or BODY=8BITMIME, once";
-const UTF8_FORM: &str = "SMTPUTF8, without a value, once";
-const PRDR_FORM: &str = "PRDR, without a value, once";
-const RET_FORM: &str = "RET=FULL or RET=HDRS, once";
-const ENVID_FORM: &str = "ENVID=xtext, up to 100 octets, once";
-const NOTIFY_FORM: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
-const ORCPT_FORM: &str = "ORCPT=rfc822;xtext, up to 500 octets, once";
+const SIZE_SYNTAX: &str = "SIZE=octets, up to 20 digits, once";
+const BODY_SYNTAX: &str = "BODY=7BIT or BODY=8BITMIME, once";
+const UTF8_SYNTAX: &str = "SMTPUTF8, without a value, once";
+const PRDR_SYNTAX: &str = "PRDR, without a value, once";
+const RET_SYNTAX: &str = "RET=FULL or RET=HDRS, once";
+const ENVID_SYNTAX: &str = "ENVID=xtext, up to 100 octets, once";
+const NOTIFY_SYNTAX: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
+const ORCPT_SYNTAX: &str = "ORCPT=rfc822;xtext, up to 500 octets, once";
 
 #[cfg(test)]
 mod tests {
@@ -202,9 +216,9 @@ mod tests {
             (" SIZE=1=1", Err(501)),
             (" SIZE=1 SIZE=1", Err(501)),
             // BODY
-            (" BODY=7BIT", given(None, Some(Body::SevenBit))),
-            (" body=8bitMIME", given(None, Some(Body::EightBitMime))),
-            (" BODY=8BITMIME  SIZE=5", given(Some(5), Some(Body::EightBitMime))),
+            (" BODY=7BIT", given(None, Some(BodyType::SevenBit))),
+            (" body=8bitMIME", given(None, Some(BodyType::EightBitMime))),
+            (" BODY=8BITMIME  SIZE=5", given(Some(5), Some(BodyType::EightBitMime))),
             (" BODY=BINARYMIME", Err(504)),
             (" BODY=9BIT", Err(501)),
             (" BODY", Err(501)),
@@ -219,7 +233,7 @@ mod tests {
             (" PRDR=1", Err(501)),
             (" PRDR PRDR", Err(501)),
             // RET and ENVID
-            (" RET=full", Ok(MailParameters { ret: Some(Return::Full), ..none() })),
+            (" RET=full", Ok(MailParameters { ret: Some(DsnReturn::Full), ..none() })),
             (" ENVID=a+2Bb", Ok(MailParameters { envid: Some("a+b".to_owned()), ..none() })),
             (" RET=HDRS RET=HDRS", Err(501)),
             (" ENVID=a ENVID=b", Err(501)),
@@ -228,7 +242,7 @@ mod tests {
             (" ENVID", Err(501)),
             (" ENVID=+", Err(501)),
             (" ENVID=+0A", Err(501)),
-            // Not known, or no parameter.
+            // Unknown, or not a parameter.
             (" NOTIFY=NEVER", Err(555)),
             (" X=\u{e9}", Err(555)),
             (" X=\u{85}", Err(501)),
@@ -240,7 +254,7 @@ mod tests {
             (" X=", Err(501)),
             (" X=a\0", Err(501)),
             (" SIZE = 5", Err(501)),
-            // The first fault is told.
+            // The first error decides.
             (" X=5 SIZE=a", Err(555)),
             (" SIZE=a X=5", Err(501)),
         ];
@@ -251,7 +265,7 @@ mod tests {
 
     #[test]
     fn rcpt_parameters() {
-        let success = Some(Notify { success: true, ..Notify::default() });
+        let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
         let original = OriginalRecipient::parse("rfc822;a@b");
         let rows = [
             ("", Ok(RcptParameters::default())),

@@ -1,46 +1,48 @@
-//! What fuzzers call: octets in, invariants asserted. `tests/fuzz` drives these functions with
-//! libFuzzer, `tests/library/smtp_fuzz.rs` with seeded random input.
+//! Entry points for fuzzers: each takes any bytes and asserts invariants. `tests/fuzz` calls them
+//! with libFuzzer, `tests/library/smtp_fuzz.rs` with seeded random input.
 //!
-//! [`Conversation`] joins receiver and decoder by a stream of octets as a session does, without I/O. It
-//! serves the tests of dialogues too.
+//! A [`Conversation`] connects receiver and decoders to a stream of bytes as a session does, but
+//! without I/O. The tests of dialogues use it too.
 
 use std::mem;
 
 use super::chunk::Chunks;
-use super::command::{Command, VerbLookup};
-use super::data::{DataEnd, Decoder, Piece};
+use super::command::{COMMAND_LINE_MAX, Command, NameArgument};
+use super::config::{ReceiverConfig, StartTlsMode};
+use super::data::{DataEnd, Decoder, LinePiece};
 use super::envelope::Delivery;
 use super::path::{ForwardPath, Mailbox, ReversePath};
-use super::receiver::{Host, LINE_MAX, Receiver, ReceiverConfig, ReplyMode, StartTlsMode, Step};
+use super::receiver::{Host, Receiver, ReplyMode, Step};
 use super::reply::{self, Reply};
 pub use super::sender::testing::sender;
 
-/// A connection without I/O: what the client sends goes in, all that was answered is in `out`.
+/// A connection without I/O: input of the client is fed, replies are collected in `out`.
 pub struct Conversation<H: Host> {
     receiver: Receiver<H>,
     size_max: u64,
     line: Vec<u8>,
-    /// Whether octets of the line were dropped, and the last one that came.
-    dropped: bool,
-    last: u8,
-    reading: InputState,
-    /// The lines of the message in hand.
+    /// Whether the line is longer than the limit, so that the rest of it was dropped.
+    line_overflowed: bool,
+    last_byte: u8,
+    input_state: InputState,
+    /// The lines of the current message.
     lines: Vec<Vec<u8>>,
-    /// Its chunks, if it comes in chunks.
+    /// The state of BDAT, after its first chunk.
     chunks: Option<Chunks>,
-    /// Greeting and replies as they go over the wire.
+    /// The greeting and all replies as they are sent.
     pub out: Vec<u8>,
-    /// Replies in `out`.
+    /// The number of replies in `out`.
     pub replies: usize,
-    /// Lines and ends of data that were answered, and one for the connection itself.
-    pub asked: usize,
-    /// Messages accepted.
+    /// The number of replies that the client must get: one for the connection, and one for each
+    /// line and each end of mail data.
+    pub replies_due: usize,
+    /// The accepted messages.
     pub messages: Vec<AcceptedMessage>,
-    /// Whether the receiver has closed. More input is ignored.
+    /// Whether the receiver has closed the connection. Then input is ignored.
     pub closed: bool,
 }
 
-/// What the next octets are.
+/// The meaning of the next input.
 enum InputState {
     Commands,
     Data(Decoder),
@@ -48,7 +50,7 @@ enum InputState {
     Skip(u64, Vec<Reply>),
 }
 
-/// One message as it was accepted.
+/// An accepted message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedMessage {
     /// The reverse-path, with brackets.
@@ -60,34 +62,34 @@ pub struct AcceptedMessage {
 }
 
 impl<H: Host> Conversation<H> {
-    /// A connection that was greeted.
-    pub fn new(settings: ReceiverConfig, host: H) -> Conversation<H> {
-        let size_max = settings.size_max;
-        let mut machine = Conversation {
-            receiver: Receiver::new(settings, host),
+    /// Returns a connection after the greeting.
+    pub fn new(config: ReceiverConfig, host: H) -> Conversation<H> {
+        let size_max = config.size_max;
+        let mut conversation = Conversation {
+            receiver: Receiver::new(config, host),
             size_max,
             line: Vec::new(),
-            dropped: false,
-            last: 0,
-            reading: InputState::Commands,
+            line_overflowed: false,
+            last_byte: 0,
+            input_state: InputState::Commands,
             lines: Vec::new(),
             chunks: None,
             out: Vec::new(),
             replies: 0,
-            asked: 1,
+            replies_due: 1,
             messages: Vec::new(),
             closed: false,
         };
-        let greeting = machine.receiver.greeting();
-        machine.take(Step::Reply(greeting));
-        machine
+        let greeting = conversation.receiver.greeting();
+        conversation.handle_step(Step::Reply(greeting));
+        conversation
     }
 
-    /// Takes what the client sent, at any cut.
+    /// Handles input of the client, divided anywhere.
     pub fn feed(&mut self, mut input: &[u8]) {
         while !self.closed && !input.is_empty() {
-            input = match &mut self.reading {
-                InputState::Commands => self.read_line(input),
+            input = match &mut self.input_state {
+                InputState::Commands => self.read_command(input),
                 InputState::Data(_) => self.read_data(input),
                 InputState::Chunk { .. } => self.read_chunk(input),
                 InputState::Skip(left, _) => {
@@ -96,32 +98,32 @@ impl<H: Host> Conversation<H> {
                     input.split_at(used).1
                 }
             };
-            self.end_of_counted();
+            self.end_if_counted();
         }
     }
 
     /// Reads up to the CR LF of a command line.
-    fn read_line<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
+    fn read_command<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let mut rest = input;
-        while let Some((&octet, behind)) = rest.split_first() {
-            rest = behind;
-            let ends = octet == b'\n' && self.last == b'\r';
-            self.last = octet;
-            if self.line.len() < LINE_MAX {
-                self.line.push(octet);
+        while let Some((&byte, after)) = rest.split_first() {
+            rest = after;
+            let ends = byte == b'\n' && self.last_byte == b'\r';
+            self.last_byte = byte;
+            if self.line.len() < COMMAND_LINE_MAX {
+                self.line.push(byte);
             } else {
-                self.dropped = true;
+                self.line_overflowed = true;
             }
             if ends {
                 let line = mem::take(&mut self.line);
-                let too_long = mem::take(&mut self.dropped);
-                self.asked += 1;
+                let too_long = mem::take(&mut self.line_overflowed);
+                self.replies_due += 1;
                 let step = if too_long {
-                    self.receiver.line_too_long()
+                    self.receiver.handle_long_line()
                 } else {
-                    self.receiver.line(&line)
+                    self.receiver.handle_line(&line)
                 };
-                self.take(step);
+                self.handle_step(step);
                 return rest;
             }
         }
@@ -130,8 +132,8 @@ impl<H: Host> Conversation<H> {
 
     /// Reads up to the end of the mail data.
     fn read_data<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
-        let InputState::Data(decoder) = &mut self.reading else { return input };
-        let (used, end) = decoder.feed(input, &mut |piece| keep(&mut self.lines, piece));
+        let InputState::Data(decoder) = &mut self.input_state else { return input };
+        let (used, end) = decoder.feed(input, &mut |piece| append_piece(&mut self.lines, piece));
         if let Some(end) = end {
             self.end_of_data(end);
         }
@@ -141,22 +143,22 @@ impl<H: Host> Conversation<H> {
     /// Reads up to the end of the chunk.
     fn read_chunk<'a>(&mut self, input: &'a [u8]) -> &'a [u8] {
         let Some(chunks) = &mut self.chunks else { return input };
-        let used = chunks.feed(input, &mut |piece| keep(&mut self.lines, piece));
+        let used = chunks.feed(input, &mut |piece| append_piece(&mut self.lines, piece));
         input.split_at(used).1
     }
 
-    /// Octets that were counted have come, perhaps none.
-    fn end_of_counted(&mut self) {
-        match (&self.reading, &self.chunks) {
-            (InputState::Chunk { octets, last }, Some(chunks)) if chunks.left() == 0 => {
+    /// Ends a chunk or a skipped chunk if all its octets were received. It may have none.
+    fn end_if_counted(&mut self) {
+        match (&self.input_state, &self.chunks) {
+            (InputState::Chunk { octets, last }, Some(chunks)) if chunks.remaining() == 0 => {
                 let (octets, last) = (*octets, *last);
                 self.end_of_chunk(octets, last);
             }
             (InputState::Skip(0, replies), _) => {
                 let replies = replies.clone();
-                self.reading = InputState::Commands;
-                self.asked = self.asked + replies.len() - 1;
-                replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
+                self.input_state = InputState::Commands;
+                self.replies_due = self.replies_due + replies.len() - 1;
+                replies.into_iter().for_each(|reply| self.handle_step(Step::Reply(reply)));
             }
             _ => {}
         }
@@ -164,9 +166,9 @@ impl<H: Host> Conversation<H> {
 
     fn end_of_chunk(&mut self, octets: u64, last: bool) {
         let Some(chunks) = self.chunks.take() else { return };
-        self.reading = InputState::Commands;
+        self.input_state = InputState::Commands;
         if last {
-            let end = chunks.finish(&mut |piece| keep(&mut self.lines, piece));
+            let end = chunks.finish(&mut |piece| append_piece(&mut self.lines, piece));
             return self.end_of_data(end);
         }
         let result = match chunks.end_so_far() {
@@ -174,28 +176,32 @@ impl<H: Host> Conversation<H> {
             _ => Err(reply::data_bare_line_end()),
         };
         self.chunks = Some(chunks);
-        let step = self.receiver.end_of_chunk(result);
-        self.take(step);
+        let step = self.receiver.finish_chunk(result);
+        self.handle_step(step);
     }
 
     fn end_of_data(&mut self, end: DataEnd) {
-        // The dot is an answer of its own; a last chunk is answered as the command that it was.
-        self.asked += usize::from(matches!(self.reading, InputState::Data(_)));
-        self.reading = InputState::Commands;
+        // The final dot of DATA gets a reply of its own. The last chunk gets the one to its BDAT.
+        self.replies_due += usize::from(matches!(self.input_state, InputState::Data(_)));
+        self.input_state = InputState::Commands;
         let lines = mem::take(&mut self.lines);
-        let mut replies = self.accept(end, lines);
-        self.asked += replies.len() - 1;
+        let mut replies = self.accept_message(end, lines);
+        self.replies_due += replies.len() - 1;
         let last = replies.pop().unwrap_or_else(reply::data_error);
-        replies.into_iter().for_each(|reply| self.take(Step::Reply(reply)));
-        let step = self.receiver.end_of_data(last);
+        replies.into_iter().for_each(|reply| self.handle_step(Step::Reply(reply)));
+        let step = self.receiver.finish_data(last);
         assert!(self.receiver.envelope().is_none(), "the transaction is over");
-        self.take(step);
+        self.handle_step(step);
     }
 
-    fn accept(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
+    fn accept_message(&mut self, end: DataEnd, lines: Vec<Vec<u8>>) -> Vec<Reply> {
         let envelope = match (end, self.receiver.envelope()) {
-            (DataEnd::BareLineEnd, _) => return self.receiver.for_all(reply::data_bare_line_end()),
-            (DataEnd::TooLarge, _) => return self.receiver.for_all(reply::data_too_large()),
+            (DataEnd::BareLineEnd, _) => {
+                return self.receiver.repeat_per_recipient(reply::data_bare_line_end());
+            }
+            (DataEnd::TooLarge, _) => {
+                return self.receiver.repeat_per_recipient(reply::data_too_large());
+            }
             (DataEnd::Whole, None) => return vec![reply::data_error()],
             (DataEnd::Whole, Some(envelope)) => envelope,
         };
@@ -203,38 +209,38 @@ impl<H: Host> Conversation<H> {
         let each = vec![reply::delivered("copy"); to.len()];
         self.messages.push(AcceptedMessage { from: envelope.from.to_string(), to, lines });
         let all = reply::delivered(&self.messages.len().to_string());
-        match self.receiver.answers() {
-            ReplyMode::Together => vec![all],
-            ReplyMode::Each => each,
-            ReplyMode::EachAndTogether => [vec![reply::each_recipient()], each, vec![all]].concat(),
+        match self.receiver.reply_mode() {
+            ReplyMode::Single => vec![all],
+            ReplyMode::PerRecipient => each,
+            ReplyMode::Prdr => [vec![reply::each_recipient()], each, vec![all]].concat(),
         }
     }
 
-    fn take(&mut self, step: Step) {
-        if !self.receiver.awaits_chunks() {
+    fn handle_step(&mut self, step: Step) {
+        if !self.receiver.is_chunking() {
             self.chunks = None;
             self.lines.clear();
         }
         let reply = match step {
             Step::Reply(reply) => reply,
             Step::Data(reply) => {
-                assert!(self.recipients() > 0, "354 is for somebody");
-                self.reading = InputState::Data(Decoder::new(self.size_max));
+                assert!(self.recipients() > 0, "354 without a recipient");
+                self.input_state = InputState::Data(Decoder::new(self.size_max));
                 reply
             }
             Step::Chunk { octets, last } => {
-                assert!(self.recipients() > 0, "a chunk is for somebody");
-                self.chunks.get_or_insert_default().begin(octets);
-                self.reading = InputState::Chunk { octets, last };
-                return self.end_of_counted();
+                assert!(self.recipients() > 0, "a chunk without a recipient");
+                self.chunks.get_or_insert_default().begin_chunk(octets);
+                self.input_state = InputState::Chunk { octets, last };
+                return self.end_if_counted();
             }
             Step::Skip(octets, reply) => {
-                self.reading = InputState::Skip(octets, reply);
-                return self.end_of_counted();
+                self.input_state = InputState::Skip(octets, reply);
+                return self.end_if_counted();
             }
-            // The handshake takes no octets here: what follows is inside TLS.
+            // The handshake consumes no input here. The bytes that follow are inside TLS.
             Step::StartTls(reply) => {
-                self.receiver.tls_started();
+                self.receiver.begin_tls();
                 assert!(self.receiver.client().is_none() && self.receiver.envelope().is_none());
                 reply
             }
@@ -244,7 +250,7 @@ impl<H: Host> Conversation<H> {
                 reply
             }
         };
-        let awaits_data = matches!(self.reading, InputState::Data(_));
+        let awaits_data = matches!(self.input_state, InputState::Data(_));
         assert_eq!(reply.code == 354, awaits_data, "354 and nothing else asks for data");
         self.replies += 1;
         check_reply(&reply);
@@ -255,14 +261,14 @@ impl<H: Host> Conversation<H> {
         self.receiver.envelope().map_or(0, |envelope| envelope.to.len())
     }
 
-    /// Whether every line was answered: not while a chunk is awaited.
-    pub fn is_settled(&self) -> bool {
-        !matches!(self.reading, InputState::Chunk { .. } | InputState::Skip(..))
+    /// True if all input was answered. False while a chunk is incomplete.
+    pub fn has_answered_all(&self) -> bool {
+        !matches!(self.input_state, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }
 
-/// Adds a piece to the lines of a message.
-fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
+/// Appends a piece to the lines of a message.
+fn append_piece(lines: &mut Vec<Vec<u8>>, piece: LinePiece<'_>) {
     assert!(!piece.bytes.contains(&b'\r') && !piece.bytes.contains(&b'\n'));
     if piece.first {
         lines.push(Vec::new());
@@ -270,15 +276,16 @@ fn keep(lines: &mut Vec<Vec<u8>>, piece: Piece<'_>) {
     lines.last_mut().into_iter().for_each(|line| line.extend_from_slice(piece.bytes));
 }
 
-/// A command line: it is a command or it has its reply, and paths are written as they are read.
+/// Checks one command line: it is a valid command, or it has a reply; and a written path parses to
+/// the same.
 pub fn command(line: &[u8]) {
     match Command::parse(line) {
-        Ok(Command::Mail(_, path, _)) => reread_reverse(&path),
-        Ok(Command::Rcpt(path, _)) => reread_forward(&path),
+        Ok(Command::Mail(_, path, _)) => check_reverse_path(&path),
+        Ok(Command::Rcpt(path, _)) => check_forward_path(&path),
         Ok(Command::Helo(client) | Command::Ehlo(client)) => {
             assert_eq!(super::Domain::parse(&client.to_string()), Ok(client));
         }
-        Ok(Command::Vrfy(VerbLookup { name, .. }) | Command::Expn(VerbLookup { name, .. }))
+        Ok(Command::Vrfy(NameArgument { name, .. }) | Command::Expn(NameArgument { name, .. }))
         | Ok(Command::Help(Some(name))) => {
             assert!(!name.is_empty() && !name.contains(char::is_control));
         }
@@ -290,15 +297,15 @@ pub fn command(line: &[u8]) {
     }
 }
 
-/// A path, or a mailbox.
+/// Checks a path, or a mailbox.
 pub fn path(text: &[u8]) {
     if let Ok((path, rest)) = ReversePath::read(text) {
         assert!(text.ends_with(rest));
-        reread_reverse(&path);
+        check_reverse_path(&path);
     }
     if let Ok((path, rest)) = ForwardPath::read(text) {
         assert!(text.ends_with(rest));
-        reread_forward(&path);
+        check_forward_path(&path);
     }
     if let Ok(text) = str::from_utf8(text)
         && let Ok(mailbox) = Mailbox::parse(text)
@@ -307,7 +314,8 @@ pub fn path(text: &[u8]) {
     }
 }
 
-/// Mail data: the first octet chooses the limit, the second the cut; whole and cut come out alike.
+/// Checks mail data. The first byte is the limit, the second the length of the parts that the rest
+/// is divided into, which must not change the result.
 pub fn data(input: &[u8]) {
     let [limit, cut, input @ ..] = input else { return };
     let size_max = if *limit == 0 { u64::MAX } else { u64::from(*limit) * 16 };
@@ -326,15 +334,15 @@ pub fn data(input: &[u8]) {
     }
 }
 
-/// A whole connection: each line is answered once, and the same at every cut; by SMTP and by LMTP,
-/// where the end of a message has as many replies as recipients.
+/// Checks a whole connection, by SMTP and by LMTP: each line gets one reply, the end of a message
+/// as many as it needs, and the division of the input does not change the replies.
 pub fn receiver(input: &[u8]) {
-    hold(input, false);
-    hold(input, true);
+    check_conversation(input, false);
+    check_conversation(input, true);
 }
 
-fn hold(input: &[u8], lmtp: bool) {
-    let settings = ReceiverConfig {
+fn check_conversation(input: &[u8], lmtp: bool) {
+    let config = ReceiverConfig {
         lmtp,
         prdr: true,
         size_max: 1000,
@@ -345,27 +353,27 @@ fn hold(input: &[u8], lmtp: bool) {
         terminals: true,
         ..ReceiverConfig::new("mx.example")
     };
-    let mut whole = Conversation::new(settings.clone(), AcceptAllHost);
+    let mut whole = Conversation::new(config.clone(), AcceptAllHost);
     whole.feed(input);
-    let mut cut = Conversation::new(settings, AcceptAllHost);
-    input.iter().for_each(|octet| cut.feed(&[*octet]));
+    let mut cut = Conversation::new(config, AcceptAllHost);
+    input.iter().for_each(|byte| cut.feed(&[*byte]));
     assert_eq!(whole.out, cut.out);
     assert_eq!(whole.messages, cut.messages);
     assert_eq!(whole.closed, cut.closed);
-    let awaited = usize::from(!whole.is_settled());
-    assert_eq!(whole.replies + awaited, whole.asked, "one reply to each command");
+    let incomplete = usize::from(!whole.has_answered_all());
+    assert_eq!(whole.replies + incomplete, whole.replies_due, "one reply to each command");
 }
 
-/// A host that takes mail for all but those whose name begins with x.
+/// A host that accepts all recipients whose name does not begin with x.
 struct AcceptAllHost;
 
 impl Host for AcceptAllHost {
     type Destination = ();
 
-    fn mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > 900) { Err(reply::no_room()) } else { Ok(()) }
     }
-    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         match to {
             ForwardPath::Mailbox(mailbox) if mailbox.local().starts_with('x') => {
                 Err(reply::no_such_user(to))
@@ -374,24 +382,24 @@ impl Host for AcceptAllHost {
         }
     }
     fn vrfy(&self, name: &str) -> Reply {
-        reply::members(vec![name.to_owned()])
+        reply::mailboxes(vec![name.to_owned()])
     }
     fn expn(&self, _list: &str) -> Reply {
-        reply::nobody("EXPN")
+        reply::no_such_name("EXPN")
     }
     fn help(&self) -> Option<Reply> {
         None
     }
 }
 
-/// What a decoder gave: its pieces joined to lines, the octets it used, and its end.
+/// The output of a decoder: lines, the number of bytes consumed, and the result.
 type Decoded = (Vec<Vec<u8>>, usize, Option<DataEnd>);
 
 fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     let mut decoder = Decoder::new(size_max);
     let (mut lines, mut used, mut end) = (Vec::<Vec<u8>>::new(), 0, None);
     for slice in input.chunks(cut.max(1)) {
-        let (n, ended) = decoder.feed(slice, &mut |piece| keep(&mut lines, piece));
+        let (n, ended) = decoder.feed(slice, &mut |piece| append_piece(&mut lines, piece));
         assert!(ended.is_some() || n == slice.len());
         used += n;
         end = ended;
@@ -402,7 +410,7 @@ fn decode(input: &[u8], size_max: u64, cut: usize) -> Decoded {
     (lines, used, end)
 }
 
-fn reread_reverse(path: &ReversePath) {
+fn check_reverse_path(path: &ReversePath) {
     if let ReversePath::Mailbox(mailbox) = path {
         check_mailbox(mailbox);
     }
@@ -410,7 +418,7 @@ fn reread_reverse(path: &ReversePath) {
     assert_eq!(ReversePath::read(written.as_bytes()), Ok((path.clone(), &[][..])));
 }
 
-fn reread_forward(path: &ForwardPath) {
+fn check_forward_path(path: &ForwardPath) {
     if let ForwardPath::Mailbox(mailbox) = path {
         check_mailbox(mailbox);
     }
@@ -438,7 +446,7 @@ fn check_reply(reply: &Reply) {
     assert_eq!(lines.last(), Some(&""), "a reply ends with CR LF");
     assert_eq!(lines.len(), reply.lines.len() + 1);
     for line in lines.iter().take(reply.lines.len()) {
-        assert!(line.len() <= reply::LINE_MAX - 2 && !line.contains(char::is_control));
+        assert!(line.len() <= reply::REPLY_LINE_MAX - 2 && !line.contains(char::is_control));
         assert!(line.starts_with(&reply.code.to_string()));
     }
 }

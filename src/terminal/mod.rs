@@ -1,21 +1,21 @@
-//! Terminals: a message on the screens of a user who is logged in and accepts messages, as write(1)
-//! and wall(1) show theirs.
+//! Messages on the terminals of users who are logged in, for SEND, SOML and SAML (RFC 821 3.4). It
+//! is off unless `--terminals` turns it on.
 //!
-//! Who is logged in where is read from utmp(5). A host that keeps none (systems without 32-bit
-//! times have begun to drop it) has nobody logged in, as far as this file knows.
+//! Logins are read from utmp(5). On a host without that file (some systems have dropped it because
+//! its times have 32 bits) no user is active.
 //!
-//! A user accepts messages on a terminal whose device is writable by its group: `mesg y`. What utmp
-//! says is not trusted, other programs than login(1) write it too. A terminal is written to only
-//! if it is
-//! - below the folder of devices, with no `..` and no symbolic link on the way;
-//! - a character device that the user owns, looked at before it is opened (opening some devices is
-//!   an act) and after;
-//! - a terminal, as isatty(3) says.
+//! A user accepts messages on a terminal whose device is writable by its group (`mesg y`), as for
+//! write(1). The contents of utmp are not trusted, because other programs than login(1) write to
+//! it. A terminal is written to only if it is
+//! - in the directory of devices, reached without `..` and without a symbolic link;
+//! - a character device that the user owns, which is checked before it is opened, because opening
+//!   some devices has an effect, and again after it;
+//! - a terminal according to isatty(3).
 //!
-//! **A terminal that is stopped, or that nobody reads, holds up nobody**: all terminals of a
-//! message are written to at once, without blocking, for at most [`PATIENCE`] together. One that
-//! did not take the whole text by then has not got it. Whoever calls waits so long; that is a
-//! session's thread, never the writer's, so mail for others goes on.
+//! A terminal that is stopped or not read must not delay others. Therefore all terminals of a
+//! message are written to at the same time, without blocking, for at most [`WRITE_TIMEOUT`] in all.
+//! A terminal that has not accepted the whole text by then counts as not written to. The caller
+//! waits that long. It is the thread of a session and not the writer, so other mail is not delayed.
 
 pub mod render;
 
@@ -36,81 +36,82 @@ use crate::message::Destination;
 use crate::observe::events;
 use render::RenderedMessage;
 
-/// How long all terminals of one message together are waited for.
-pub const PATIENCE: Duration = Duration::from_secs(1);
+/// The time to wait for all terminals of a message together.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where terminals are found.
+/// The files that list logins and contain terminals.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terminals {
     /// The file of logins, utmp(5).
     pub utmp: PathBuf,
-    /// The folder of devices, in which utmp names terminals.
+    /// The directory of devices. The names of terminals in utmp are relative to it.
     pub dev: PathBuf,
 }
 
 impl Default for Terminals {
-    /// Those of this host: `/run/utmp` and `/dev`.
+    /// Returns the files of this host, `/run/utmp` and `/dev`.
     fn default() -> Terminals {
         Terminals { utmp: UTMP.into(), dev: "/dev".into() }
     }
 }
 
 impl Terminals {
-    /// Whether each of these users is logged in and accepts messages on a terminal, now.
-    pub fn accept(&self, users: &[Destination]) -> bool {
+    /// True if each of these users is active: logged in on a terminal that accepts messages.
+    pub fn are_active(&self, users: &[Destination]) -> bool {
         let logins = self.logins();
         users.iter().all(|user| !self.open_all(&logins, user).is_empty())
     }
 
-    /// Shows `screen` on all terminals of these users that accept messages. For each user, whether
-    /// one of theirs took it whole.
-    pub fn show(&self, users: &[Destination], screen: &RenderedMessage) -> Vec<bool> {
+    /// Shows `rendered` on all terminals of these users that accept messages. Returns for each user
+    /// whether at least one terminal accepted all of it.
+    pub fn show(&self, users: &[Destination], rendered: &RenderedMessage) -> Vec<bool> {
         let logins = self.logins();
-        let mut writings = Vec::new();
+        let mut writes = Vec::new();
         for (user, destination) in users.iter().enumerate() {
             for terminal in self.open_all(&logins, destination) {
-                let rest = screen.octets(takes_utf8(&terminal));
-                writings.push(Writing { user, terminal, rest });
+                let rest = rendered.bytes(takes_utf8(&terminal));
+                writes.push(TerminalWrite { user, terminal, rest });
             }
-            writings.truncate(OPEN_MAX);
+            writes.truncate(OPEN_MAX);
         }
         let mut shown = vec![false; users.len()];
-        let until = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WRITE_TIMEOUT;
         loop {
-            writings.retain_mut(|writing| {
-                let goes_on = writing.go_on();
-                if let (true, Some(shown)) = (writing.rest.is_empty(), shown.get_mut(writing.user))
+            writes.retain_mut(|write| {
+                let unfinished = write.write_some();
+                if write.rest.is_empty()
+                    && let Some(shown) = shown.get_mut(write.user)
                 {
                     *shown = true;
                 }
-                goes_on
+                unfinished
             });
-            if writings.is_empty() || !wait(&writings, until) {
+            if writes.is_empty() || !wait_writable(&writes, deadline) {
                 return shown;
             }
         }
     }
 
-    /// Everybody who is logged in. A file that cannot be read has nobody in it.
-    fn logins(&self) -> Vec<Login> {
-        let mut octets = Vec::new();
-        let read = File::open(&self.utmp).and_then(|f| f.take(UTMP_MAX).read_to_end(&mut octets));
+    /// Returns all logins, or none if the file cannot be read.
+    fn logins(&self) -> Vec<UtmpLogin> {
+        let mut bytes = Vec::new();
+        let read = File::open(&self.utmp).and_then(|f| f.take(UTMP_MAX).read_to_end(&mut bytes));
         match read {
             Ok(_) => {}
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => events::utmp_unreadable(self.utmp.display(), e),
         }
-        logins_in(&octets)
+        parse_utmp(&bytes)
     }
 
-    /// The terminals on which `user` is logged in and accepts messages, open for writing.
-    fn open_all(&self, logins: &[Login], user: &Destination) -> Vec<File> {
+    /// Opens the terminals on which `user` is logged in and accepts messages.
+    fn open_all(&self, logins: &[UtmpLogin], user: &Destination) -> Vec<File> {
         let name = user.mailbox.as_str();
         let uid = user.owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.uid);
         let mut lines: Vec<&Path> = Vec::new();
         let mut terminals = Vec::new();
         for login in logins.iter().filter(|login| login.user == name) {
-            // A login that ended badly leaves its record beside the next one's.
+            // A login that was not ended properly leaves a record for the same terminal.
             if terminals.len() == USER_MAX || lines.contains(&login.line.as_path()) {
                 continue;
             }
@@ -123,31 +124,35 @@ impl Terminals {
         terminals
     }
 
-    /// The terminal at `line`, such as `pts/3`, if it is `uid`'s and accepts messages.
+    /// Opens the terminal at `line`, such as `pts/3`.
+    ///
+    /// # Errors
+    /// It does not belong to `uid`, does not accept messages, is not a terminal, or cannot be
+    /// opened.
     fn open(&self, line: &Path, uid: u32) -> io::Result<File> {
         let mut names = Vec::new();
         for component in line.components() {
             match component {
                 Component::Normal(name) => names.push(name),
-                _ => return Err(io::Error::other("not a name below the devices")),
+                _ => return Err(io::Error::other("not a name in the directory of devices")),
             }
         }
-        let (device, folders) =
-            names.split_last().ok_or_else(|| io::Error::other("no name of a terminal"))?;
-        let folder_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut directory = nix::fcntl::open(&self.dev, folder_flags, Mode::empty())?;
-        for name in folders {
-            let flags = folder_flags | OFlag::O_NOFOLLOW;
+        let (device, directories) =
+            names.split_last().ok_or_else(|| io::Error::other("no name"))?;
+        let directory_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut directory = nix::fcntl::open(&self.dev, directory_flags, Mode::empty())?;
+        for name in directories {
+            let flags = directory_flags | OFlag::O_NOFOLLOW;
             directory = openat(&directory, *name, flags, Mode::empty())?;
         }
-        accepts(&fstatat(&directory, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
+        check_device(&fstatat(&directory, *device, AtFlags::AT_SYMLINK_NOFOLLOW)?, uid)?;
         let flags = OFlag::O_WRONLY
             | OFlag::O_NOCTTY
             | OFlag::O_NONBLOCK
             | OFlag::O_NOFOLLOW
             | OFlag::O_CLOEXEC;
         let terminal = openat(&directory, *device, flags, Mode::empty())?;
-        accepts(&fstat(&terminal)?, uid)?;
+        check_device(&fstat(&terminal)?, uid)?;
         if !terminal.is_terminal() {
             return Err(io::Error::other("not a terminal"));
         }
@@ -155,75 +160,76 @@ impl Terminals {
     }
 }
 
-/// One user on one terminal.
+/// A login of a user on a terminal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Login {
+struct UtmpLogin {
     user: String,
-    /// Its place below the folder of devices.
+    /// The name of the terminal, relative to the directory of devices.
     line: PathBuf,
 }
 
-/// The logins in the octets of a utmp file: records of a fixed size, the last perhaps cut short.
-/// The layout is the one that the system's C library has on this machine.
-fn logins_in(utmp: &[u8]) -> Vec<Login> {
+/// Parses the contents of a utmp file: records of a fixed size, the last of which may be
+/// incomplete. The layout is that of the C library of this machine.
+fn parse_utmp(utmp: &[u8]) -> Vec<UtmpLogin> {
     let login = |record: &[u8]| {
         let kind = record.get(offset_of!(libc::utmpx, ut_type)..)?.first_chunk()?;
         let text = |offset, length| text(record.get(offset..)?.get(..length)?);
         let user = text(offset_of!(libc::utmpx, ut_user), NAME_SIZE)?;
         let line = text(offset_of!(libc::utmpx, ut_line), LINE_SIZE)?;
         let is_login = i16::from_ne_bytes(*kind) == libc::USER_PROCESS;
-        is_login.then(|| Login { user: user.to_owned(), line: line.into() })
+        is_login.then(|| UtmpLogin { user: user.to_owned(), line: line.into() })
     };
     utmp.chunks_exact(size_of::<libc::utmpx>()).filter_map(login).collect()
 }
 
-/// The text of a field: up to the first NUL, or all of it.
+/// Returns the text of a field up to its first NUL, or None if it is empty or not UTF-8.
 fn text(field: &[u8]) -> Option<&str> {
-    let text = field.split(|octet| *octet == 0).next()?;
-    std::str::from_utf8(text).ok().filter(|text| !text.is_empty())
+    let text = field.split(|byte| *byte == 0).next()?;
+    if text.is_empty() { None } else { std::str::from_utf8(text).ok() }
 }
 
-/// Whether this is a device of `uid`'s that accepts messages: `mesg y` lets its group write.
-fn accepts(stat: &FileStat, uid: u32) -> io::Result<()> {
+/// Checks that a file is a device that belongs to `uid` and accepts messages: `mesg y` makes it
+/// writable by its group.
+fn check_device(stat: &FileStat, uid: u32) -> io::Result<()> {
     let mode = stat.st_mode;
-    let why = if mode & SFlag::S_IFMT.bits() != SFlag::S_IFCHR.bits() {
+    let reason = if mode & SFlag::S_IFMT.bits() != SFlag::S_IFCHR.bits() {
         "not a character device"
     } else if stat.st_uid != uid {
-        "not the user's own"
+        "owned by another user"
     } else if mode & Mode::S_IWGRP.bits() == 0 {
-        "accepts no messages"
+        "messages are off"
     } else {
         return Ok(());
     };
-    Err(io::Error::other(why))
+    Err(io::Error::other(reason))
 }
 
-/// Whether a terminal says that it takes UTF-8, as those of our days do (termios(3), IUTF8).
+/// True if the terminal is set to UTF-8 (termios(3), IUTF8).
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 fn takes_utf8(terminal: &File) -> bool {
     use nix::sys::termios::{InputFlags, tcgetattr};
     tcgetattr(terminal).is_ok_and(|settings| settings.input_flags.contains(InputFlags::IUTF8))
 }
 
-/// Elsewhere it cannot say so.
+/// Returns false, because other systems have no such flag.
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 fn takes_utf8(_: &File) -> bool {
     false
 }
 
-/// A text on its way to a terminal.
-struct Writing<'a> {
-    /// The number of the user whose terminal it is.
+/// The state of writing to one terminal.
+struct TerminalWrite<'a> {
+    /// The index of the user.
     user: usize,
     terminal: File,
-    /// What is not yet written.
+    /// The text that was not written yet.
     rest: &'a [u8],
 }
 
-impl Writing<'_> {
-    /// Writes what the terminal takes now. Whether there is more to come: not if it took all, nor
-    /// if it is gone.
-    fn go_on(&mut self) -> bool {
+impl TerminalWrite<'_> {
+    /// Writes as much as the terminal accepts now. Returns whether to continue later: false if all
+    /// is written, or after an error.
+    fn write_some(&mut self) -> bool {
         while !self.rest.is_empty() {
             match self.terminal.write(self.rest) {
                 Ok(0) => return true,
@@ -236,31 +242,32 @@ impl Writing<'_> {
     }
 }
 
-/// Waits until one of the terminals takes more; false when the time is over.
-fn wait(writings: &[Writing<'_>], until: Instant) -> bool {
-    let left = until.saturating_duration_since(Instant::now());
-    if left.is_zero() {
+/// Waits until one of the terminals accepts more. Returns false after the timeout.
+fn wait_writable(writes: &[TerminalWrite<'_>], deadline: Instant) -> bool {
+    let remaining = deadline.saturating_duration_since(Instant::now());
+    if remaining.is_zero() {
         return false;
     }
-    let terminals = writings.iter().map(|writing| writing.terminal.as_fd());
-    let mut asked: Vec<_> = terminals.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).collect();
-    // Rounded up, so that the last wait does not become many of no time at all.
-    let left = PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
-    match poll(&mut asked, left) {
+    let terminals = writes.iter().map(|write| write.terminal.as_fd());
+    let mut polled: Vec<_> = terminals.map(|fd| PollFd::new(fd, PollFlags::POLLOUT)).collect();
+    // Rounded up, because a wait of less than a millisecond would be a busy loop.
+    let remaining =
+        PollTimeout::try_from(remaining + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX);
+    match poll(&mut polled, remaining) {
         Ok(ready) => ready > 0,
         Err(e) => e == Errno::EINTR,
     }
 }
 
-/// Where logins are kept, `UTMPX_FILE`.
+/// The file of logins, `UTMPX_FILE` in C.
 const UTMP: &str = "/run/utmp";
-/// More than all logins of a host, in octets.
+/// The most bytes of it that are read.
 const UTMP_MAX: u64 = 1 << 20;
 /// The most terminals of one user that are written to.
 const USER_MAX: usize = 16;
 /// The most terminals that are open for one message.
 const OPEN_MAX: usize = 256;
-/// What utmp(5) calls `UT_NAMESIZE` and `UT_LINESIZE`.
+/// The sizes of names in a record, `UT_NAMESIZE` and `UT_LINESIZE` in utmp(5).
 const NAME_SIZE: usize = 32;
 const LINE_SIZE: usize = 32;
 
@@ -270,58 +277,58 @@ mod tests {
     use std::os::unix::fs::{FileExt, symlink};
     use std::process::Command;
 
-    /// A record as login(1) writes it, its layout as utmp(5) shows it.
+    /// Returns a record as login(1) writes it, with the layout in utmp(5).
     fn record(kind: i16, user: &[u8], line: &[u8]) -> Vec<u8> {
         let mut record = vec![0; size_of::<libc::utmpx>()];
         record[..2].copy_from_slice(&kind.to_ne_bytes());
         record[4..8].copy_from_slice(&(std::process::id() as i32).to_ne_bytes());
         record[8..8 + line.len()].copy_from_slice(line);
         record[44..44 + user.len()].copy_from_slice(user);
-        // ut_host lies behind, and is nobody's name.
+        // ut_host follows, which must not become part of a name.
         record[76..80].copy_from_slice(b"host");
         record
     }
 
-    fn named(logins: &[Login]) -> Vec<String> {
+    fn named(logins: &[UtmpLogin]) -> Vec<String> {
         logins.iter().map(|l| format!("{} {}", l.user, l.line.display())).collect()
     }
 
     #[test]
-    fn logins_are_read_from_records() {
+    fn logins_are_parsed_from_records() {
         let full = [b'u'; 32];
         let full_text = format!("{0} {0}", "u".repeat(32));
         for (records, expected) in [
             (vec![], vec![]),
             (vec![record(7, b"ann", b"pts/0")], vec!["ann pts/0"]),
-            // Fields that are full have no NUL.
+            // A field that is full has no NUL.
             (vec![record(7, &full, &full)], vec![full_text.as_str()]),
-            // Not logins: boot, getty's, ended; without a name, without a line, no UTF-8.
+            // Not logins: boot, getty, ended; without a name, without a line, not UTF-8.
             (vec![record(2, b"reboot", b"~")], vec![]),
             (vec![record(6, b"LOGIN", b"tty1"), record(8, b"ann", b"pts/0")], vec![]),
             (vec![record(7, b"", b"pts/0"), record(7, b"ann", b"")], vec![]),
             (vec![record(7, b"\xff", b"pts/0"), record(7, b"ann", b"tty1")], vec!["ann tty1"]),
-            // Behind a NUL there may be the rest of an older name.
+            // The rest of an older name may follow the NUL.
             (vec![record(7, b"bo\0ris", b"tty1\0x")], vec!["bo tty1"]),
             (
                 vec![record(7, b"ann", b"tty1"), record(7, b"bo", b"pts/1")],
                 vec!["ann tty1", "bo pts/1"],
             ),
         ] {
-            let mut octets = records.concat();
-            assert_eq!(named(&logins_in(&octets)), expected);
-            // A record that is being written, cut at every octet, is not seen yet.
+            let mut bytes = records.concat();
+            assert_eq!(named(&parse_utmp(&bytes)), expected);
+            // A record that is incomplete because it is being written is ignored.
             let next = record(7, b"late", b"pts/9");
             for cut in 0..next.len() {
-                octets.truncate(records.concat().len());
-                octets.extend_from_slice(&next[..cut]);
-                assert_eq!(named(&logins_in(&octets)), expected, "cut at {cut}");
+                bytes.truncate(records.concat().len());
+                bytes.extend_from_slice(&next[..cut]);
+                assert_eq!(named(&parse_utmp(&bytes)), expected, "cut at {cut}");
             }
         }
     }
 
-    /// who(1), where there is one, reads the same file in the same way.
+    /// who(1), if it is installed, shows the same logins.
     #[test]
-    fn who_reads_the_same() {
+    fn who_shows_the_same_logins() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let records =
             [record(7, b"ann", b"pts/0"), record(8, b"bo", b"pts/1"), record(7, b"cy", b"tty1")];
@@ -330,24 +337,24 @@ mod tests {
         let text = String::from_utf8(who.stdout).unwrap();
         let firsts = text.lines().map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
         let who: Vec<String> = firsts.map(|words| words.join(" ")).collect();
-        assert_eq!(named(&logins_in(&records.concat())), who);
+        assert_eq!(named(&parse_utmp(&records.concat())), who);
     }
 
-    /// Wherever a line of utmp leads that is no terminal of the user's, nothing is opened.
+    /// A line of utmp that does not name a terminal of the user is not opened.
     #[test]
-    fn only_devices_of_the_user_below_the_folder_are_opened() {
+    fn only_terminals_of_the_user_in_the_directory_are_opened() {
         let dev = tempfile::tempdir().unwrap();
         let path = |name: &str| dev.path().join(name);
         std::fs::create_dir(path("pts")).unwrap();
         std::fs::write(path("file"), "").unwrap();
         std::fs::write(path("pts/file"), "").unwrap();
         symlink("/dev/null", path("link")).unwrap();
-        symlink("/dev", path("folder")).unwrap();
+        symlink("/dev", path("dir")).unwrap();
         nix::unistd::mkfifo(&path("fifo"), Mode::S_IRWXU | Mode::S_IRWXG).unwrap();
         let uid = nix::unistd::geteuid().as_raw();
         let here = Terminals { utmp: path("utmp"), dev: dev.path().to_owned() };
         let up = format!("pts/../{}", "../".repeat(20));
-        for (line, why) in [
+        for (line, reason) in [
             ("", "no name"),
             (".", "not a name"),
             ("/dev/null", "not a name"),
@@ -358,21 +365,21 @@ mod tests {
             ("pts/file", "not a character device"),
             ("fifo", "not a character device"),
             ("link", "not a character device"),
-            // A symbolic link on the way; a file on the way; nothing there.
-            ("folder/null", "ELOOP ENOTDIR"),
+            // A symbolic link in the path; a file in the path; no such file.
+            ("dir/null", "ELOOP ENOTDIR"),
             ("file/x", "ENOTDIR"),
             ("gone", "ENOENT"),
             ("pts/gone", "ENOENT"),
             ("nul\0", "EINVAL"),
         ] {
             let error = here.open(Path::new(line), uid).unwrap_err();
-            let said = match error.raw_os_error() {
-                Some(number) => why.contains(&format!("{:?}", Errno::from_raw(number))),
-                None => error.to_string().contains(why),
+            let matches = match error.raw_os_error() {
+                Some(number) => reason.contains(&format!("{:?}", Errno::from_raw(number))),
+                None => error.to_string().contains(reason),
             };
-            assert!(said, "{line:?}: {error}");
+            assert!(matches, "{line:?}: {error}");
         }
-        // Devices that are none of the user's, or no terminals.
+        // A device of another user, and one that is not a terminal.
         let host = Terminals { utmp: path("utmp"), dev: "/dev".into() };
         assert!(host.open(Path::new("null"), uid.wrapping_add(1)).is_err());
         assert!(host.open(Path::new("null"), uid).is_err());

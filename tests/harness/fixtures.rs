@@ -80,11 +80,11 @@ pub struct Beta;
 impl Host for Beta {
     type Destination = String;
 
-    fn mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 
-    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
         let ForwardPath::Mailbox(mailbox) = to else { return Ok("root".to_owned()) };
         let local = mailbox.local().to_lowercase();
         match (local.as_str(), mailbox.domain().to_ascii().as_str()) {
@@ -106,27 +106,28 @@ impl Host for Beta {
 
     fn vrfy(&self, name: &str) -> Reply {
         match name.to_ascii_lowercase().as_str() {
-            "smith" => reply::members(vec!["<smith@beta.arpa>".to_owned()]),
-            "j\u{fc}rgen" => reply::members(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
+            "smith" => reply::mailboxes(vec!["<smith@beta.arpa>".to_owned()]),
+            "j\u{fc}rgen" => reply::mailboxes(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
             "moved" => reply::please_try(&moved_to_utf8()),
             "miller" => {
                 let one = |name: &str| Mailbox::parse(&format!("{name}@beta.arpa")).unwrap();
                 reply::ambiguous(&[one("a.miller"), one("b.miller")])
             }
-            _ => reply::nobody("VRFY"),
+            _ => reply::no_such_name("VRFY"),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
         match list {
-            "team" => {
-                reply::members(vec!["<jones@beta.arpa>".to_owned(), "<brown@beta.arpa>".to_owned()])
-            }
-            "gruppe" => reply::members(vec![
+            "team" => reply::mailboxes(vec![
+                "<jones@beta.arpa>".to_owned(),
+                "<brown@beta.arpa>".to_owned(),
+            ]),
+            "gruppe" => reply::mailboxes(vec![
                 "<jones@beta.arpa>".to_owned(),
                 "<j\u{fc}rgen@beta.arpa>".to_owned(),
             ]),
-            _ => reply::nobody("EXPN"),
+            _ => reply::no_such_name("EXPN"),
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mailslot::relay::client::{ClientConfig, OutgoingMessage, ServerAddress, Timeouts};
 use mailslot::smtp::sender::RecipientOutcome;
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// Longer than anything here takes.
@@ -210,7 +210,7 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(Mailbox::parse("me@here.example").unwrap()),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -232,9 +232,9 @@ pub fn with_mail<R>(
 /// `done`, `later` or `never`, and the reason.
 pub fn shown(outcomes: &[RecipientOutcome]) -> Vec<String> {
     let word = |outcome: &RecipientOutcome| match outcome {
-        RecipientOutcome::Done(_) => "done",
-        RecipientOutcome::Later(_) => "later",
-        RecipientOutcome::Never(_) => "never",
+        RecipientOutcome::Accepted(_) => "done",
+        RecipientOutcome::Deferred(_) => "later",
+        RecipientOutcome::Failed(_) => "never",
     };
     outcomes.iter().map(|outcome| format!("{} {}", word(outcome), outcome.reason())).collect()
 }

@@ -5,9 +5,9 @@ use std::io::Read;
 use std::path::Path;
 
 use mailslot::message::{
-    Content, ContentBuilder, ContentError, HOPS_MAX, LINE_MAX, MEMORY_MAX, STEERING,
+    Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
 };
-use mailslot::smtp::data::{DataEnd, Decoder, PIECE_MAX, Piece};
+use mailslot::smtp::data::{DataEnd, Decoder, LinePiece, PIECE_MAX};
 use proptest::prelude::*;
 
 const RECEIVED: &[u8] = b"Received: from a ([192.0.2.1])\n\tby b with SMTP id 1;\n\tnow\n";
@@ -65,7 +65,7 @@ fn header_and_body() {
 
 #[test]
 fn every_steering_field_is_left_out() {
-    for name in STEERING {
+    for name in STRIPPED_FIELDS {
         for field in [format!("{name}: 1"), name.to_lowercase() + ":", name.to_uppercase() + " : x"]
         {
             let lines = [b"A: x".to_vec(), field.clone().into_bytes(), b" more".to_vec()];
@@ -92,9 +92,19 @@ fn hops() {
 #[test]
 fn hidden_from() {
     // The column at which `From ` stands in a line, and whether that is refused.
-    let columns = [0, 1, LINE_MAX - 5, LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 1022, 4095, 70_000]
-        .into_iter()
-        .chain(PIECE_MAX - 6..PIECE_MAX + 6);
+    let columns = [
+        0,
+        1,
+        TEXT_LINE_MAX - 5,
+        TEXT_LINE_MAX - 1,
+        TEXT_LINE_MAX,
+        TEXT_LINE_MAX + 1,
+        1022,
+        4095,
+        70_000,
+    ]
+    .into_iter()
+    .chain(PIECE_MAX - 6..PIECE_MAX + 6);
     for column in columns {
         for place in ["body", "header"] {
             let mut line = vec![b'a'; column];
@@ -103,9 +113,9 @@ fn hidden_from() {
             for size in [1, 2, 3, 4, 5, 1000, 100_000] {
                 let got = through(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
                 match got {
-                    Ok(_) => assert!(column < LINE_MAX, "{place} {column} {size}"),
+                    Ok(_) => assert!(column < TEXT_LINE_MAX, "{place} {column} {size}"),
                     Err(ContentError::HiddenFrom) => {
-                        assert!(column >= LINE_MAX, "{place} {column}")
+                        assert!(column >= TEXT_LINE_MAX, "{place} {column}")
                     }
                     Err(other) => panic!("{other}"),
                 }
@@ -113,7 +123,7 @@ fn hidden_from() {
         }
     }
     // Almost, or not at all, or in a line that is not stored, or in the next line's first column.
-    let far = |text: &str| [&[b'a'; LINE_MAX], text.as_bytes()].concat();
+    let far = |text: &str| [&[b'a'; TEXT_LINE_MAX], text.as_bytes()].concat();
     for lines in [
         vec![far("From"), b" x".to_vec()],
         vec![far("from x"), far("From\tx"), far("Fro"), b"m x".to_vec()],
@@ -128,7 +138,9 @@ fn hidden_from() {
 
 #[test]
 fn long_lines_stay_as_they_came() {
-    for length in [LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000] {
+    for length in
+        [TEXT_LINE_MAX - 1, TEXT_LINE_MAX, TEXT_LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000]
+    {
         for size in [1, 7, PIECE_MAX, 100_000] {
             let lines = [b"A: x".to_vec(), b"".to_vec(), vec![b'>'; length], b"last".to_vec()];
             let got = through(&lines, size).expect("no fault");
@@ -156,7 +168,7 @@ fn memory_until_it_is_full() {
         }
         let content = intake.finish().expect("no fault");
         assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
-        assert_eq!(content.octets(), octets as u64);
+        assert_eq!(content.size(), octets as u64);
         assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
         let left = std::fs::read_dir(spool.path()).expect("the folder").count();
         assert_eq!(left, 0, "the file has no name");
@@ -192,7 +204,7 @@ fn same_behind_the_decoder_at_every_cut() {
         let mut decoder = Decoder::new(1 << 20);
         let mut end = None;
         for part in sent.as_bytes().chunks(cut) {
-            end = decoder.feed(part, &mut |piece| intake.piece(piece)).1;
+            end = decoder.feed(part, &mut |piece| intake.push(piece)).1;
         }
         assert_eq!(end, Some(DataEnd::Whole));
         let got = read(intake.finish().expect("no fault"));
@@ -223,7 +235,7 @@ fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
             }
         } else if in_header {
             let name = name(line);
-            dropping = STEERING.iter().any(|s| Some(s.to_lowercase()) == name);
+            dropping = STRIPPED_FIELDS.iter().any(|s| Some(s.to_lowercase()) == name);
             if dropping {
                 continue;
             }
@@ -236,7 +248,7 @@ fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
                 return Err("loop");
             }
         }
-        if (LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
+        if (TEXT_LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
             return Err("hidden");
         }
         let quoted = line.iter().skip_while(|b| **b == b'>').take(5).eq(b"From ");
@@ -268,8 +280,11 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
     ]);
     let short = prop::collection::vec(word, 0..4).prop_map(|words| words.concat().into_bytes());
     let fill = prop_oneof![Just(b'a'), Just(b'>'), Just(b' ')];
-    let around =
-        prop_oneof![LINE_MAX - 8..LINE_MAX + 8, PIECE_MAX - 8..PIECE_MAX + 8, 1..9000usize];
+    let around = prop_oneof![
+        TEXT_LINE_MAX - 8..TEXT_LINE_MAX + 8,
+        PIECE_MAX - 8..PIECE_MAX + 8,
+        1..9000usize
+    ];
     let long = (short.clone(), fill, around, short.clone(), 0..20usize, short.clone()).prop_map(
         |(head, fill, length, mid, gap, tail)| {
             [head, vec![fill; length], mid, vec![b'b'; gap], tail].concat()
@@ -319,14 +334,14 @@ fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
 
 fn give(intake: &mut ContentBuilder, line: &[u8], size: usize) {
     if line.len() <= PIECE_MAX {
-        return intake.piece(Piece { bytes: line, first: true, last: true });
+        return intake.push(LinePiece { bytes: line, first: true, last: true });
     }
     let (first, rest) = line.split_at(PIECE_MAX);
-    intake.piece(Piece { bytes: first, first: true, last: false });
+    intake.push(LinePiece { bytes: first, first: true, last: false });
     let pieces = rest.chunks(size);
     let last = pieces.len() - 1;
     for (i, bytes) in pieces.enumerate() {
-        intake.piece(Piece { bytes, first: false, last: i == last });
+        intake.push(LinePiece { bytes, first: false, last: i == last });
     }
 }
 

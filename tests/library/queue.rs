@@ -15,9 +15,9 @@ use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, Destination, MailboxName, Message};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
-use mailslot::smtp::command::{Command, EtrnNode};
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
-use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::command::Command;
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
+use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
 struct Here {
@@ -200,7 +200,7 @@ fn each_recipient_has_an_outcome_of_its_own() {
         envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
     mail.envid = Some("QQ314159".to_owned());
     let address = "jones+40x.example".to_owned();
-    mail.to[2].original = Some(OriginalRecipient { kind: "rfc822".to_owned(), address });
+    mail.to[2].original = Some(OriginalRecipient { addr_type: "rfc822".to_owned(), address });
     host.put("m", &mail);
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&server), ["<a@x.example>", "<r450@x.example>", "<r550@x.example>"]);
@@ -248,27 +248,34 @@ fn what_is_taken_leaves_nothing_behind() {
 
 #[test]
 fn reports_are_those_that_were_asked_for() {
-    let never = Some(Notify::default());
-    let success = Some(Notify { success: true, ..Notify::default() });
-    let failure = Some(Notify { failure: true, ..Notify::default() });
+    let never = Some(DsnNotify::default());
+    let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
+    let failure = Some(DsnNotify { failure: true, ..DsnNotify::default() });
     for (to, notify, ret, dsn, action, in_it) in [
         ("r550@x.example", None, None, false, "failed", "text/rfc822-headers"),
-        ("r550@x.example", failure, Some(Return::Headers), true, "failed", "text/rfc822-headers"),
         (
             "r550@x.example",
             failure,
-            Some(Return::Full),
+            Some(DsnReturn::Headers),
+            true,
+            "failed",
+            "text/rfc822-headers",
+        ),
+        (
+            "r550@x.example",
+            failure,
+            Some(DsnReturn::Full),
             true,
             "failed",
             "message/rfc822\n\nSubject",
         ),
         ("r550@x.example", success, None, false, "", ""),
-        ("r550@x.example", never, Some(Return::Full), false, "", ""),
+        ("r550@x.example", never, Some(DsnReturn::Full), false, "", ""),
         ("a@x.example", None, None, false, "", ""),
         ("a@x.example", failure, None, false, "", ""),
         ("a@x.example", never, None, false, "", ""),
-        ("a@x.example", success, Some(Return::Full), false, "relayed", "text/rfc822-headers"),
-        ("a@x.example", success, Some(Return::Headers), true, "", ""),
+        ("a@x.example", success, Some(DsnReturn::Full), false, "relayed", "text/rfc822-headers"),
+        ("a@x.example", success, Some(DsnReturn::Headers), true, "", ""),
     ] {
         let server = Server::start(move |_, command| match command {
             command if command.starts_with("EHLO") && dsn => say("250-mx.example\r\n250 DSN"),

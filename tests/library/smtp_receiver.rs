@@ -4,9 +4,9 @@ use crate::harness::fixtures;
 use std::collections::BTreeSet;
 
 use crate::harness::fixtures::Beta;
-use mailslot::smtp::receiver::LINE_MAX;
+use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
-    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
+    BodyType, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
     ReversePath, StartTlsMode, Step, reply,
 };
 
@@ -15,7 +15,7 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     let mut receiver = Receiver::new(fixtures::settings(&[]), host);
     let mut step = Step::Reply(receiver.greeting());
     for line in lines {
-        step = receiver.line(format!("{line}\r\n").as_bytes());
+        step = receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
     (receiver, step)
 }
@@ -25,7 +25,7 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
 fn the_manual_lists_every_extension() {
     let mut settings = fixtures::settings(&[]);
     (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
-    let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
+    let step = Receiver::new(settings, Beta).handle_line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
     let named: BTreeSet<String> =
@@ -56,7 +56,7 @@ fn the_envelope_is_what_was_said() {
     assert_eq!(step, Step::Data(reply::start_mail_input()));
     let envelope = receiver.envelope().unwrap();
     assert_eq!(envelope.from.to_string(), "<Smith@Alpha.ARPA>", "case is kept");
-    assert_eq!((envelope.size, envelope.body), (Some(12), Body::EightBitMime));
+    assert_eq!((envelope.size, envelope.body), (Some(12), BodyType::EightBitMime));
     let to: Vec<(String, &str)> =
         envelope.to.iter().map(|r| (r.path.to_string(), r.destination.as_str())).collect();
     let expected = [("<Jones@Beta.ARPA>", "jones"), ("<Postmaster>", "root")];
@@ -75,11 +75,11 @@ fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
         ("MAIL FROM:<>", true),
     ] {
         let (mut receiver, _) = said(Beta, &open);
-        receiver.line(format!("{line}\r\n").as_bytes());
+        receiver.handle_line(format!("{line}\r\n").as_bytes());
         assert_eq!(receiver.envelope().is_some(), there, "{line}");
     }
     let (mut receiver, _) = said(Beta, &open);
-    assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
+    assert_eq!(receiver.finish_data(reply::data_error()), Step::Reply(reply::data_error()));
     assert!(receiver.envelope().is_none());
 }
 
@@ -136,15 +136,18 @@ fn inside_tls_all_begins_anew() {
     let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };
     let mut receiver = Receiver::new(settings, Beta);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
-        receiver.line(format!("{line}\r\n").as_bytes());
+        receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
-    assert_eq!(receiver.line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
-    receiver.tls_started();
+    assert_eq!(receiver.handle_line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
+    receiver.begin_tls();
     assert!(receiver.client().is_none() && receiver.envelope().is_none());
-    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello(false)));
-    receiver.line(b"EHLO good\r\n");
+    assert_eq!(
+        receiver.handle_line(b"MAIL FROM:<>\r\n"),
+        Step::Reply(reply::mail_before_hello(false))
+    );
+    receiver.handle_line(b"EHLO good\r\n");
     assert_eq!(who(&receiver), Some(owned(("good", "ESMTPS"))));
-    receiver.line(b"HELO good\r\n");
+    receiver.handle_line(b"HELO good\r\n");
     assert_eq!(who(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
 }
 
@@ -153,13 +156,13 @@ fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
     let errors_max = fixtures::settings(&[]).errors_max as usize;
     let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
-    assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));
-    let step = receiver.line_too_long();
-    assert_eq!(step, Step::Close(reply::giving_up("beta.arpa", "too many errors")));
+    assert_eq!(receiver.handle_line(b"NOOP\r\n"), Step::Reply(reply::noop()));
+    let step = receiver.handle_long_line();
+    assert_eq!(step, Step::Close(reply::client_error("beta.arpa", "too many errors")));
 
     let (mut receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<>"]);
     for _ in 0..=errors_max {
-        let step = receiver.line(b"RCPT TO:<green@beta.arpa>\r\n");
+        let step = receiver.handle_line(b"RCPT TO:<green@beta.arpa>\r\n");
         assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
     }
 }
@@ -167,9 +170,9 @@ fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
 #[test]
 fn a_line_has_its_limit() {
     let (mut receiver, _) = said(Beta, &[]);
-    for (length, code) in [(512, 250), (LINE_MAX, 250), (LINE_MAX + 1, 500)] {
+    for (length, code) in [(512, 250), (COMMAND_LINE_MAX, 250), (COMMAND_LINE_MAX + 1, 500)] {
         let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
-        let Step::Reply(reply) = receiver.line(line.as_bytes()) else { panic!("{length}") };
+        let Step::Reply(reply) = receiver.handle_line(line.as_bytes()) else { panic!("{length}") };
         assert_eq!(reply.code, code, "{length}");
     }
 }
@@ -180,10 +183,10 @@ struct Closing;
 impl Host for Closing {
     type Destination = ();
 
-    fn mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Err(reply::closing("mx.example", "shutdown"))
     }
     fn vrfy(&self, _name: &str) -> Reply {
@@ -205,7 +208,7 @@ fn after_421_it_is_closed_whoever_said_it() {
     }
     let (mut receiver, step) = said(Closing, &["HELP"]);
     assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver's own");
-    assert_eq!(receiver.end_of_data(receiver.closing("shutdown")), {
+    assert_eq!(receiver.finish_data(reply::closing("beta.arpa", "shutdown")), {
         Step::Close(reply::closing("beta.arpa", "shutdown"))
     });
 }

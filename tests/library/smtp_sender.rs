@@ -1,11 +1,11 @@
 //! The sender's state machine against a server that is a table: which command hears which reply.
 //! Each dialogue is held at several cuts of what the server says, and must come out the same.
 
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::sender::{
     Credentials, Encoder, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy,
 };
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Replies by the beginning of the command; the first that fits counts, then [`USUAL`].
 type Replies<'a> = &'a [(&'a str, &'a str)];
@@ -47,7 +47,7 @@ impl<'a> Talk<'a> {
         let fits = |row: &&(&str, &'a str)| command.starts_with(row.0);
         let row = self.replies.iter().chain(USUAL).find(fits).unwrap();
         if row.1 == "(end)" {
-            return self.sender.lost("the end", (4, 4, 2));
+            return self.sender.fail("the end", (4, 4, 2));
         }
         format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.feed(c));
     }
@@ -57,13 +57,13 @@ impl<'a> Talk<'a> {
         loop {
             match self.sender.step() {
                 SenderStep::Read(_) => {
-                    let output = self.sender.output();
+                    let output = self.sender.take_output();
                     assert!(!output.is_empty(), "waits for nothing, after {:?}", self.said);
                     self.serve(&output);
                 }
                 SenderStep::StartTls => {
                     self.said.push("[TLS]".to_owned());
-                    self.sender.tls_started();
+                    self.sender.begin_tls();
                 }
                 step => return step,
             }
@@ -98,28 +98,33 @@ impl<'a> Talk<'a> {
         outcomes: Vec<Option<RecipientOutcome>>,
         chunk: Option<&str>,
     ) -> Vec<String> {
-        self.sender.begin(envelope, outcomes, 100, chunk.map(|c| c.as_bytes().to_vec()));
+        self.sender.begin_transaction(
+            envelope,
+            outcomes,
+            100,
+            chunk.map(|c| c.as_bytes().to_vec()),
+        );
         if self.go_on() == SenderStep::Data {
             let mut data = Vec::new();
             let mut encoder = Encoder::for_data();
             encoder.encode(b"Subject: x\n\n.\n", &mut data);
             encoder.finish(&mut data);
             assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
-            self.sender.data_sent();
+            self.sender.finish_data();
             self.said.push("[mail data]".to_owned());
             self.hear(".");
             self.go_on();
         }
-        self.sender.outcomes().iter().map(shown).collect()
+        self.sender.take_outcomes().iter().map(shown).collect()
     }
 }
 
 fn shown(outcome: &Option<RecipientOutcome>) -> String {
     match outcome {
         None => "untried".to_owned(),
-        Some(RecipientOutcome::Done(reason)) => format!("done {reason}"),
-        Some(RecipientOutcome::Later(reason)) => format!("later {reason}"),
-        Some(RecipientOutcome::Never(reason)) => format!("never {reason}"),
+        Some(RecipientOutcome::Accepted(reason)) => format!("done {reason}"),
+        Some(RecipientOutcome::Deferred(reason)) => format!("later {reason}"),
+        Some(RecipientOutcome::Failed(reason)) => format!("never {reason}"),
     }
 }
 
@@ -128,7 +133,7 @@ fn settings() -> SenderConfig {
         hostname: "here.example".to_owned(),
         secure: false,
         start_tls: StartTlsPolicy::Off,
-        login: None,
+        credentials: None,
     }
 }
 
@@ -147,7 +152,7 @@ fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(mailbox("me@here.example")),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -184,7 +189,11 @@ fn what_each_reply_comes_to() {
         (&[("greeting", "554 no")], &["failure 554 no"], false),
         (&[("greeting", "421 busy")], &["failure 421 busy"], false),
         (&[("greeting", "354 x")], &["failure 354 x"], false),
-        (&[("greeting", "hello")], &["failure no reply code came in place of a greeting"], false),
+        (
+            &[("greeting", "hello")],
+            &["failure received a line without a reply code while waiting for the greeting"],
+            false,
+        ),
         (&[("EHLO", "502 what")], &[taken, taken, taken], true),
         (&[("EHLO", "450 later")], &["failure 450 later"], false),
         (&[("EHLO", "500 what"), ("HELO", "550 5.7.1 no")], &["failure 550 5.7.1 no"], false),
@@ -194,11 +203,11 @@ fn what_each_reply_comes_to() {
         (&[("MAIL", "552 5.3.4 x")], &["never 552 5.3.4 x"; 3], true),
         (
             &[("MAIL", "354 x")],
-            &["later a reply without sense came (354 x) in place of a reply to MAIL"; 3],
+            &["later received an unexpected reply (354 x) while waiting for the reply to MAIL"; 3],
             false,
         ),
         (&[("MAIL", "421 x")], &["later 421 x"; 3], false),
-        (&[("MAIL", "(end)")], &["later the end in place of a reply to MAIL"; 3], false),
+        (&[("MAIL", "(end)")], &["later the end while waiting for the reply to MAIL"; 3], false),
         // Recipients have their own fates.
         (
             &[("RCPT TO:<a", "450 4.2.1 x"), ("RCPT TO:<b", "550 5.1.1 y")],
@@ -221,17 +230,22 @@ fn what_each_reply_comes_to() {
         (&[("DATA", "554 x")], &["never 554 x"; 3], true),
         (
             &[("DATA", "250 x")],
-            &["later a reply without sense came (250 x) in place of a reply to DATA"; 3],
+            &["later received an unexpected reply (250 x) while waiting for the reply to DATA"; 3],
             false,
         ),
         (&[("DATA", "354 x\r\n552 y")], &["never 552 y"; 3], false),
-        (&[("DATA", "354 x\r\n250 y")], &["later a reply came while mail data was sent"; 3], false),
+        (
+            &[("DATA", "354 x\r\n250 y")],
+            &["later received a reply while sending mail data"; 3],
+            false,
+        ),
         (&[(".", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
         (&[(".", "554 5.6.0 x")], &["never 554 5.6.0 x"; 3], true),
         (&[(".", "421 x")], &["later 421 x"; 3], false),
         (
             &[(".", "(end)")],
-            &["later the end in place of a reply to the end of mail data; it may arrive twice"; 3],
+            &["later the end while waiting for the reply to the end of mail data; \
+               the message may arrive twice"; 3],
             false,
         ),
         // What comes unasked ends the connection, and changes nothing that was decided.
@@ -323,16 +337,16 @@ fn large_groups_are_cut_and_those_too_many_come_again() {
     // RCPTMAX
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
     let mut talk = Talk::new(settings(), &limits, usize::MAX);
-    talk.sender.begin(&many, vec![], 100, None);
+    talk.sender.begin_transaction(&many, vec![], 100, None);
     assert_eq!(talk.go_on(), SenderStep::Data);
-    talk.sender.data_sent();
+    talk.sender.finish_data();
     talk.hear(".");
-    let first = talk.sender.outcomes();
+    let first = talk.sender.take_outcomes();
     assert_eq!(first.iter().filter(|outcome| outcome.is_none()).count(), 20);
-    assert!(!talk.sender.is_used_up());
+    assert!(!talk.sender.has_reached_limit());
     let found = talk.send_rest(&many, first, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
-    assert!(talk.sender.is_used_up());
+    assert!(talk.sender.has_reached_limit());
 }
 
 #[test]
@@ -349,7 +363,9 @@ fn a_small_message_goes_as_one_chunk() {
         for cut in [1, 100] {
             let replies = [ehlo, reply];
             let mut talk = Talk::new(settings(), &replies, cut);
-            assert!(talk.sender.takes_chunk(32 * 1024) && !talk.sender.takes_chunk(32 * 1024 + 1));
+            assert!(
+                talk.sender.accepts_chunk(32 * 1024) && !talk.sender.accepts_chunk(32 * 1024 + 1)
+            );
             assert_eq!(talk.send(&two, chunk), expected);
             assert!(talk.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
             talk.send(&two, chunk);
@@ -357,21 +373,21 @@ fn a_small_message_goes_as_one_chunk() {
         }
     }
     let talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
-    assert!(!talk.sender.takes_chunk(1), "without PIPELINING it saves nothing");
+    assert!(!talk.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
 }
 
 #[test]
 fn parameters_are_those_that_are_offered() {
     let mut envelope = envelope(&["a@x.example"]);
-    envelope.ret = Some(Return::Headers);
+    envelope.ret = Some(DsnReturn::Headers);
     envelope.envid = Some("a+b c".to_owned());
-    let original = OriginalRecipient { kind: "rfc822".into(), address: "A=1@x".into() };
-    envelope.to[0].notify = Some(Notify { success: true, failure: false, delay: true });
+    let original = OriginalRecipient { addr_type: "rfc822".into(), address: "A=1@x".into() };
+    envelope.to[0].notify = Some(DsnNotify { success: true, failure: false, delay: true });
     envelope.to[0].original = Some(original);
     let mut talk = Talk::new(settings(), &[("EHLO", "250 x")], 1);
     assert_eq!(talk.send(&envelope, None), ["done 250 2.0.0 taken"]);
     assert_eq!(talk.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
-    envelope.body = Body::EightBitMime;
+    envelope.body = BodyType::EightBitMime;
     envelope.from = ReversePath::Null;
     let mut talk = Talk::new(settings(), &[("EHLO", ALL)], 1);
     talk.send(&envelope, None);
@@ -383,11 +399,11 @@ fn parameters_are_those_that_are_offered() {
 /// What is not offered and cannot be left out fails at once, and nothing is said.
 #[test]
 fn nothing_is_converted() {
-    let size = "never the message is larger than the next server takes";
-    let eight = "never the next server does not take 8BITMIME";
-    let utf8 = "never the next server does not take SMTPUTF8";
+    let size = "never the message exceeds the size limit of the next server";
+    let eight = "never the next server does not support 8BITMIME";
+    let utf8 = "never the next server does not support SMTPUTF8";
     let taken = "done 250 2.0.0 taken";
-    let declared = Envelope { body: Body::EightBitMime, ..envelope(&["a@x"]) };
+    let declared = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x"]) };
     let with_utf8 = Envelope { utf8: true, ..envelope(&["a@x"]) };
     let one = envelope(&["a@x"]);
     let mixed = envelope(&["j\u{fc}rgen@x", "a@m\u{fc}nchen.example"]);
@@ -451,7 +467,7 @@ fn starttls_and_auth() {
             false,
             &[],
             &[ehlo, "QUIT"],
-            "STARTTLS is not offered, and required here",
+            "TLS is required, but the server does not offer STARTTLS",
         ),
         // A reply injected behind the 220, whole or in part.
         (
@@ -460,7 +476,7 @@ fn starttls_and_auth() {
             false,
             &[("EHLO", tls), ("STARTTLS", "220 go\r\n250 injected")],
             &[ehlo, "STARTTLS"],
-            "something came in clear text where TLS was to begin",
+            "received clear text before the TLS handshake",
         ),
         (StartTlsPolicy::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
         (StartTlsPolicy::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
@@ -471,7 +487,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls)],
             &[ehlo, "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
             StartTlsPolicy::Offered,
@@ -479,7 +495,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls), ("STARTTLS", "454 x")],
             &[ehlo, "STARTTLS", "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
             StartTlsPolicy::Off,
@@ -487,7 +503,7 @@ fn starttls_and_auth() {
             true,
             &[],
             &[ehlo, "QUIT"],
-            "neither AUTH PLAIN nor LOGIN is offered",
+            "the server offers neither AUTH PLAIN nor AUTH LOGIN",
         ),
         (
             StartTlsPolicy::Off,
@@ -503,7 +519,7 @@ fn starttls_and_auth() {
             true,
             &[("EHLO", tls), ("AUTH", "334 ")],
             &[ehlo, plain],
-            "AUTH asks for more than there is",
+            "the server sent too many challenges for AUTH",
         ),
         (
             StartTlsPolicy::Off,
@@ -523,7 +539,7 @@ fn starttls_and_auth() {
         let settings = SenderConfig {
             start_tls: *start_tls,
             secure: *secure,
-            login: if *auth { login() } else { None },
+            credentials: if *auth { login() } else { None },
             ..settings()
         };
         // An injected reply that comes later is part of no TLS, which ends the handshake.
@@ -541,13 +557,13 @@ fn offers_in_clear_text_are_forgotten() {
     let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
     let mut exchange = |reply: &str, said: &str| {
         sender.feed(format!("{reply}\r\n").as_bytes());
-        let dsn = sender.offers().dsn;
-        assert_eq!(String::from_utf8(sender.output()).unwrap(), said);
+        let dsn = sender.extensions().dsn;
+        assert_eq!(String::from_utf8(sender.take_output()).unwrap(), said);
         if sender.step() == SenderStep::StartTls {
-            sender.tls_started();
-            assert_eq!(sender.output(), b"EHLO here.example\r\n");
+            sender.begin_tls();
+            assert_eq!(sender.take_output(), b"EHLO here.example\r\n");
         }
-        (dsn, sender.offers().dsn)
+        (dsn, sender.extensions().dsn)
     };
     assert_eq!(exchange("220 x", "EHLO here.example\r\n"), (false, false));
     assert_eq!(exchange("250-x\r\n250-DSN\r\n250 STARTTLS", "STARTTLS\r\n"), (true, true));
@@ -564,6 +580,6 @@ fn replies_in_advance_are_not_believed() {
         let mut sender = Sender::new(settings());
         sender.feed(ahead.as_bytes());
         assert_eq!(sender.step(), SenderStep::Close);
-        assert_eq!(sender.output(), b"");
+        assert_eq!(sender.take_output(), b"");
     }
 }

@@ -45,14 +45,14 @@ fn every_stage_in_every_way() {
         (say("450 4.2.1 not now"), "later 450 4.2.1 not now"),
         (say("421 4.3.2 closing"), "later 421 4.3.2 closing"),
         (Act::Leave("421 4.3.2 closing".into()), "later 421 4.3.2 closing"),
-        (say("150 strange"), "later no reply code came"),
-        (say("350 strange"), "later a reply without sense came (350 strange)"),
-        (say("hello"), "later no reply code came"),
-        (say("250-a\r\n550 b"), "later a reply with two codes came"),
-        (Act::Octets(b"250 a\n".to_vec()), "later a bare LF came"),
-        (Act::Octets(vec![0; 4096]), "later a reply line without end came"),
-        (Act::Endless(b"250-more\r\n".to_vec()), "later a reply without end came"),
-        (Act::Endless(b"2".to_vec()), "later a reply line without end came"),
+        (say("150 strange"), "later received a line without a reply code"),
+        (say("350 strange"), "later received an unexpected reply (350 strange)"),
+        (say("hello"), "later received a line without a reply code"),
+        (say("250-a\r\n550 b"), "later received a reply with two codes"),
+        (Act::Octets(b"250 a\n".to_vec()), "later received a bare LF"),
+        (Act::Octets(vec![0; 4096]), "later received a reply line that is too long"),
+        (Act::Endless(b"250-more\r\n".to_vec()), "later received a reply that is too long"),
+        (Act::Endless(b"2".to_vec()), "later received a reply line that is too long"),
         (Act::Endless(b"250 ok\r\n".to_vec()), "later "),
         (Act::Close, "later the end of the connection"),
         (Act::Reset, "later Connection reset by peer (os error 104)"),
@@ -128,7 +128,7 @@ fn a_server_that_always_closes_is_for_later() {
     let mut connection = connect(&server.target(), &settings()).unwrap();
     assert_eq!(shown(&with_mail(&to, b"x\n", |mail| connection.send(mail))), ["done 250 taken"]);
     let found = shown(&with_mail(&to, b"x\n", |mail| connection.send(mail)));
-    assert_eq!(found, ["later the end of the connection in place of a reply to MAIL"]);
+    assert_eq!(found, ["later the end of the connection while waiting for the reply to MAIL"]);
     assert!(!connection.is_open());
 }
 
@@ -176,7 +176,7 @@ fn a_server_that_takes_no_mail_data_is_given_up() {
     let to = envelope(&["a@x.example"]);
     let content = b"0123456789abcdef\n".repeat(1_000_000);
     for (act, block, expected) in [
-        (Act::Deaf(b"354 go\r\n".to_vec()), SHORT, "later a timeout while mail data was sent"),
+        (Act::Deaf(b"354 go\r\n".to_vec()), SHORT, "later a timeout while sending mail data"),
         (say("354 go"), LONG, "done 250 2.0.0 taken"),
     ] {
         let server = Server::start(move |_, command| match command {

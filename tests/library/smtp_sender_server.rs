@@ -10,7 +10,7 @@ use mailslot::net::listen;
 use mailslot::net::tls::Trust;
 use mailslot::relay::client::{ClientConfig, ClientTls, ServerAddress, connect};
 use mailslot::smtp::sender::Credentials;
-use mailslot::smtp::{Body, Envelope};
+use mailslot::smtp::{BodyType, Envelope};
 
 /// What a mailbox keeps of these lines below the header is what was sent: quoted, and ended.
 const BODY: &str = ".\n..\n.a\n\nFrom here\n>From there\nj\u{fc}rgen\n\n.";
@@ -40,7 +40,7 @@ fn what_is_sent_arrives() {
     deliver(&target(&running), &settings(), &to, &format!("Subject: small\n\n{BODY}"));
     // Too large for a chunk: by DATA.
     let filling = format!("{}\n", "x".repeat(79)).repeat(500);
-    let large = Envelope { body: Body::EightBitMime, ..envelope(&["large@here.example"]) };
+    let large = Envelope { body: BodyType::EightBitMime, ..envelope(&["large@here.example"]) };
     deliver(&target(&running), &settings(), &large, &format!("Subject: l\n\n{filling}{BODY}"));
     for (user, stored) in [
         ("smith", STORED.to_owned()),
@@ -69,7 +69,7 @@ fn recipients_have_their_own_outcomes() {
     // The server is told of the size, and refuses at once.
     let large = b"0123456789abcde\n".repeat(1 << 16);
     let outcomes = shown(&with_mail(&to, &large, |mail| connection.send(mail)));
-    assert_eq!(outcomes, ["never the message is larger than the next server takes"; 3]);
+    assert_eq!(outcomes, ["never the message exceeds the size limit of the next server"; 3]);
     assert!(connection.is_open());
 }
 
@@ -142,7 +142,7 @@ fn certificates_are_checked_unless_told_otherwise() {
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
         lax.login = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
         let reason = connect(&target(&running), &lax).unwrap_err();
-        assert_eq!(reason.text, "no password is sent without TLS");
+        assert_eq!(reason.text, "the password is not sent without TLS");
     }
     let any_certificate = ClientTls { trust: Trust::any_certificate().unwrap(), required: true };
     let settings = ClientConfig { tls: Some(any_certificate), ..settings() };
@@ -161,7 +161,7 @@ fn where_tls_is_required_nothing_goes_without() {
     let pair = for_loopback(&house);
     let without = house.run(house.settings(2));
     let reason = connect(&target(&without), &with_tls(&pair)).unwrap_err();
-    assert_eq!(reason.text, "STARTTLS is not offered, and required here");
+    assert_eq!(reason.text, "TLS is required, but the server does not offer STARTTLS");
     // A server that says 220 and speaks no TLS, or has something put behind its reply.
     for behind in ["", "\r\n250 injected"] {
         let reply = format!("220 go{behind}");
@@ -171,7 +171,7 @@ fn where_tls_is_required_nothing_goes_without() {
             _ => usual(command),
         });
         let reason = connect(&server.target(), &with_tls(&pair)).unwrap_err();
-        let injected = "something came in clear text where TLS was to begin";
+        let injected = "received clear text before the TLS handshake";
         assert_eq!(reason.text == injected, !behind.is_empty(), "{reason}");
         assert_eq!(server.said(), ["EHLO here.example", "STARTTLS"]);
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::harness::terminals::{Pty, log_in};
 use mailslot::message::{Content, Destination, MailboxName, Owner};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
-use mailslot::terminal::{PATIENCE, Terminals};
+use mailslot::terminal::{Terminals, WRITE_TIMEOUT};
 use nix::sys::termios::{InputFlags, OutputFlags};
 
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
@@ -28,8 +28,8 @@ fn who_accepts_messages_sees_them() {
         (SHOWN.into(), SHOWN.into(), "".into())
     );
     for (name, accepts) in [("ann", true), ("bo", true), ("cy", false), ("an", false)] {
-        assert_eq!(terminals.accept(&[user(name)]), accepts, "{name}");
-        assert_eq!(terminals.accept(&[user("ann"), user(name)]), accepts, "{name} and ann");
+        assert_eq!(terminals.are_active(&[user(name)]), accepts, "{name}");
+        assert_eq!(terminals.are_active(&[user("ann"), user(name)]), accepts, "{name} and ann");
     }
 }
 
@@ -39,12 +39,12 @@ fn who_accepts_none_is_left_alone() {
     let pty = Pty::open();
     let terminals = log_in(folder.path(), &[("ann", pty.line())]);
     pty.mesg(false);
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     assert_eq!(pty.screen(), "");
     // At any time, also in between.
     pty.mesg(true);
-    assert!(terminals.accept(&[user("ann")]));
+    assert!(terminals.are_active(&[user("ann")]));
 }
 
 /// Whatever utmp says: a terminal has one owner.
@@ -56,7 +56,7 @@ fn the_terminal_of_somebody_else_is_left_alone() {
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
         let ann = Destination { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
-        assert_eq!(terminals.accept(std::slice::from_ref(&ann)), shown);
+        assert_eq!(terminals.are_active(std::slice::from_ref(&ann)), shown);
         assert_eq!(terminals.show(&[ann], &lunch()), [shown]);
     }
     assert_eq!(pty.screen(), SHOWN);
@@ -97,12 +97,12 @@ fn a_terminal_that_does_not_read_holds_up_nobody() {
     let users = ["ann", "bo", "cy", "dan"].map(user);
     assert_eq!(terminals.show(&users, &screen(&text)), [false, false, true, true]);
     // One wait for all of them together.
-    assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE * 5 / 2);
+    assert!(begun.elapsed() >= WRITE_TIMEOUT && begun.elapsed() < WRITE_TIMEOUT * 5 / 2);
     assert_eq!([reading.screen(), also.screen()], [shown.as_str(), &shown]);
     // Without those that are stuck there is no wait.
     let begun = Instant::now();
     assert_eq!(terminals.show(&users[2..3], &lunch()), [true]);
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < WRITE_TIMEOUT);
 }
 
 #[test]
@@ -124,13 +124,13 @@ fn a_terminal_that_is_gone_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = log_in(folder.path(), &[("ann", pty.line())]);
-    assert!(terminals.accept(&[user("ann")]));
+    assert!(terminals.are_active(&[user("ann")]));
     drop(pty);
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     // Nobody is logged in where nobody says so.
     fs::remove_file(&terminals.utmp).unwrap();
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
 }
 
 #[test]

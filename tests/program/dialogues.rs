@@ -42,7 +42,7 @@ fn every_dialogue_goes_as_it_is_written() {
                 dialogue.name
             );
             assert_eq!(machine.messages, turn_by_turn.messages, "{} cut at {cut}", dialogue.name);
-            assert_eq!(machine.replies, machine.asked, "{} cut at {cut}", dialogue.name);
+            assert_eq!(machine.replies, machine.replies_due, "{} cut at {cut}", dialogue.name);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::scripted_server::{LONG, envelope, settings, shown, with_mail};
 use mailslot::relay::client::{ServerAddress, connect};
-use mailslot::smtp::{Body, Envelope};
+use mailslot::smtp::{BodyType, Envelope};
 
 /// A sink that runs until it is dropped.
 struct Sink {
@@ -153,9 +153,9 @@ fn mail_data_that_is_refused_half_way() {
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
 fn eight_bits_that_were_declared_are_not_cut_off() {
-    let to = Envelope { body: Body::EightBitMime, ..envelope(&["a@x.example"]) };
+    let to = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) };
     let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
-    assert_eq!(outcomes, ["never the next server does not take 8BITMIME"]);
+    assert_eq!(outcomes, ["never the next server does not support 8BITMIME"]);
     let outcomes = send(&Sink::start(&[]), &to, CONTENT);
     assert!(outcomes[0].starts_with("done 250 "));
 }

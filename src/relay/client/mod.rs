@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use crate::net::tls::{TlsInfo, Trust};
 use crate::smtp::Envelope;
 use crate::smtp::sender::{
-    self, CHUNK_MAX, Credentials, Encoder, FailureReason, RecipientOutcome, Sender, SenderStep,
+    self, CHUNK_MAX, Credentials, Encoder, OutcomeReason, RecipientOutcome, Sender, SenderStep,
     Stage, StartTlsPolicy,
 };
 use client_socket::ClientSocket;
@@ -124,17 +124,17 @@ pub struct Connection {
 pub fn connect(
     target: &ServerAddress,
     settings: &ClientConfig,
-) -> Result<Connection, FailureReason> {
+) -> Result<Connection, OutcomeReason> {
     let (host, port) = match target {
         ServerAddress::Unix(path) => {
             return attempt(target, settings, &|| ClientSocket::unix(path));
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let addresses = (host, port)
-        .to_socket_addrs()
-        .map_err(|e| FailureReason::own((4, 4, 3), &format!("{host} cannot be looked up: {e}")))?;
-    let mut why = FailureReason::own((4, 4, 3), &format!("{host} has no address"));
+    let addresses = (host, port).to_socket_addrs().map_err(|e| {
+        OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
+    })?;
+    let mut why = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
     for address in addresses {
         match attempt(target, settings, &|| ClientSocket::tcp(address, settings.timeouts.connect)) {
             Ok(connection) => return Ok(connection),
@@ -150,7 +150,7 @@ fn attempt(
     target: &ServerAddress,
     settings: &ClientConfig,
     dial: &dyn Fn() -> io::Result<ClientSocket>,
-) -> Result<Connection, FailureReason> {
+) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
         let wire = dial().map_err(|e| (failed(target, &e), false))?;
         Connection::open(target, settings, wire, with_tls)
@@ -166,7 +166,7 @@ fn attempt(
 ///
 /// # Errors
 /// As for [`connect`].
-pub fn over(socket: UnixStream, settings: &ClientConfig) -> Result<Connection, FailureReason> {
+pub fn over(socket: UnixStream, settings: &ClientConfig) -> Result<Connection, OutcomeReason> {
     let nowhere = ServerAddress::Unix(PathBuf::new());
     let opened = Connection::open(&nowhere, settings, ClientSocket::connected(socket), true);
     opened.map_err(|(reason, _)| reason)
@@ -179,7 +179,7 @@ impl Connection {
         settings: &ClientConfig,
         wire: ClientSocket,
         with_tls: bool,
-    ) -> Result<Connection, (FailureReason, bool)> {
+    ) -> Result<Connection, (OutcomeReason, bool)> {
         let implicit = matches!(target, ServerAddress::Tcp { tls: true, .. });
         let is_unix = matches!(target, ServerAddress::Unix(_));
         let start_tls = match &settings.tls {
@@ -193,7 +193,7 @@ impl Connection {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
-            login: settings.login.clone(),
+            credentials: settings.login.clone(),
         });
         let (target, settings) = (target.clone(), settings.clone());
         let mut connection =
@@ -201,16 +201,16 @@ impl Connection {
         if implicit {
             let begun = connection.handshake();
             begun.map_err(|e| {
-                (FailureReason::own(NO_TLS, &format!("TLS cannot begin: {e}")), false)
+                (OutcomeReason::local(NO_TLS, &format!("TLS cannot begin: {e}")), false)
             })?;
         }
         let mut handshake_failed = false;
         loop {
             match connection.converse() {
                 SenderStep::StartTls => match connection.handshake() {
-                    Ok(()) => connection.sender.tls_started(),
+                    Ok(()) => connection.sender.begin_tls(),
                     Err(e) => {
-                        connection.sender.lost(&format!("{e} came"), NO_TLS);
+                        connection.sender.fail(&format!("{e} came"), NO_TLS);
                         handshake_failed = start_tls == StartTlsPolicy::Offered;
                     }
                 },
@@ -229,12 +229,12 @@ impl Connection {
     pub fn send<D>(&mut self, mail: &OutgoingMessage<'_, D>) -> Vec<RecipientOutcome> {
         let mut outcomes = vec![None; mail.envelope.to.len()];
         while outcomes.iter().any(Option::is_none) {
-            if (!self.is_open() || self.sender.is_used_up())
+            if (!self.is_open() || self.sender.has_reached_limit())
                 && let Err(reason) = self.reconnect()
             {
                 return fill(outcomes, &reason);
             }
-            let replies = self.sender.replies();
+            let replies = self.sender.reply_count();
             let now = self.transact(mail, outcomes.clone());
             if self.is_used && self.was_closed_since(replies) {
                 continue;
@@ -262,7 +262,7 @@ impl Connection {
 
     /// Whether delivery reports are left to the server (RFC 3461): it was told what was asked for.
     pub fn takes_dsn(&self) -> bool {
-        self.sender.offers().dsn
+        self.sender.extensions().dsn
     }
 
     /// Says QUIT, waits for the answer a moment, and closes.
@@ -272,7 +272,7 @@ impl Connection {
         self.wire.end(Instant::now() + self.settings.timeouts.quit);
     }
 
-    fn reconnect(&mut self) -> Result<(), FailureReason> {
+    fn reconnect(&mut self) -> Result<(), OutcomeReason> {
         let new = connect(&self.target, &self.settings)?;
         std::mem::replace(self, new).quit();
         Ok(())
@@ -282,8 +282,8 @@ impl Connection {
     /// transaction; then there were so many `replies`.
     fn was_closed_since(&self, replies: u64) -> bool {
         match self.sender.failure() {
-            Some(FailureReason { code: Some(421), .. }) => self.sender.replies() <= replies + 1,
-            Some(_) => self.sender.replies() == replies,
+            Some(OutcomeReason { code: Some(421), .. }) => self.sender.reply_count() <= replies + 1,
+            Some(_) => self.sender.reply_count() == replies,
             None => false,
         }
     }
@@ -296,7 +296,7 @@ impl Connection {
     ) -> Vec<Option<RecipientOutcome>> {
         let mut head = Vec::new();
         let opened = (mail.content)().and_then(|mut content| {
-            if self.sender.takes_chunk(0) {
+            if self.sender.accepts_chunk(0) {
                 content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut head)?;
             }
             Ok(content)
@@ -306,20 +306,20 @@ impl Connection {
             Err(e) => return fill(outcomes, &unreadable(&e)).into_iter().map(Some).collect(),
         };
         let mut chunk = None;
-        if self.sender.takes_chunk(head.len()) {
+        if self.sender.accepts_chunk(head.len()) {
             let mut encoder = Encoder::for_chunks();
             let mut encoded = Vec::new();
             encoder.encode(&head, &mut encoded);
             encoder.finish(&mut encoded);
-            chunk = Some(encoded).filter(|encoded| self.sender.takes_chunk(encoded.len()));
+            chunk = Some(encoded).filter(|encoded| self.sender.accepts_chunk(encoded.len()));
         }
         let octets = chunk.as_ref().map_or(mail.octets, |chunk| chunk.len() as u64);
-        self.sender.begin(mail.envelope, outcomes, octets, chunk);
+        self.sender.begin_transaction(mail.envelope, outcomes, octets, chunk);
         if self.converse() == SenderStep::Data {
             self.data(&mut head.chain(rest));
             self.converse();
         }
-        self.sender.outcomes()
+        self.sender.take_outcomes()
     }
 
     /// Sends mail data by DATA.
@@ -333,7 +333,7 @@ impl Connection {
                 Ok(n) => encoder.encode(piece.get(..n).unwrap_or_default(), &mut encoded),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 // Without its last dot it is no message.
-                Err(e) => return self.sender.lost(&unreadable(&e).text, LOCAL),
+                Err(e) => return self.sender.fail(&unreadable(&e).text, LOCAL),
             }
             if !self.write(&encoded) {
                 return;
@@ -342,7 +342,7 @@ impl Connection {
         }
         encoder.finish(&mut encoded);
         if self.write(&encoded) {
-            self.sender.data_sent();
+            self.sender.finish_data();
         }
     }
 
@@ -353,18 +353,18 @@ impl Connection {
         let mut replies = None;
         loop {
             let SenderStep::Read(stage) = self.sender.step() else { return self.sender.step() };
-            let output = self.sender.output();
+            let output = self.sender.take_output();
             if !output.is_empty() && !self.write(&output) {
                 continue;
             }
-            if !output.is_empty() || replies != Some(self.sender.replies()) {
-                replies = Some(self.sender.replies());
+            if !output.is_empty() || replies != Some(self.sender.reply_count()) {
+                replies = Some(self.sender.reply_count());
                 until = Instant::now() + self.time_for(stage);
             }
             match self.wire.read(&mut buffer, until) {
-                Ok(0) => self.sender.lost(CLOSED, BAD_CONNECTION),
+                Ok(0) => self.sender.fail(CLOSED, BAD_CONNECTION),
                 Ok(n) => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                Err(e) => self.sender.lost(&what_came(&e), BAD_CONNECTION),
+                Err(e) => self.sender.fail(&what_came(&e), BAD_CONNECTION),
             }
         }
     }
@@ -380,7 +380,7 @@ impl Connection {
         while self.sender.step() != SenderStep::Close {
             match self.wire.read(&mut buffer, until) {
                 Ok(n) if n > 0 => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                _ => self.sender.lost(&what_came(&e), BAD_CONNECTION),
+                _ => self.sender.fail(&what_came(&e), BAD_CONNECTION),
             }
         }
         false
@@ -412,21 +412,21 @@ impl Connection {
 }
 
 /// `reason` for all that have no outcome yet.
-fn fill(outcomes: Vec<Option<RecipientOutcome>>, reason: &FailureReason) -> Vec<RecipientOutcome> {
-    let later = || RecipientOutcome::Later(reason.clone());
+fn fill(outcomes: Vec<Option<RecipientOutcome>>, reason: &OutcomeReason) -> Vec<RecipientOutcome> {
+    let later = || RecipientOutcome::Deferred(reason.clone());
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(later)).collect()
 }
 
-fn failed(place: &dyn fmt::Display, e: &io::Error) -> FailureReason {
-    FailureReason::own((4, 4, 1), &format!("cannot connect to {place}: {e}"))
+fn failed(place: &dyn fmt::Display, e: &io::Error) -> OutcomeReason {
+    OutcomeReason::local((4, 4, 1), &format!("cannot connect to {place}: {e}"))
 }
 
-fn unreadable(e: &io::Error) -> FailureReason {
-    FailureReason::own(LOCAL, &format!("the message cannot be read: {e}"))
+fn unreadable(e: &io::Error) -> OutcomeReason {
+    OutcomeReason::local(LOCAL, &format!("the message cannot be read: {e}"))
 }
 
-fn closed() -> FailureReason {
-    FailureReason::own(BAD_CONNECTION, CLOSED)
+fn closed() -> OutcomeReason {
+    OutcomeReason::local(BAD_CONNECTION, CLOSED)
 }
 
 fn what_came(e: &io::Error) -> String {

@@ -34,8 +34,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 
 use crate::message::QUEUE_FIELD;
-use crate::smtp::dsn::{Notify, OriginalRecipient, Return};
-use crate::smtp::envelope::Body;
+use crate::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
+use crate::smtp::envelope::BodyType;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// What an entry says above its content.
@@ -73,15 +73,15 @@ pub fn encode<D>(
         ReversePath::Null => put('f', ""),
         ReversePath::Mailbox(mailbox) => put('f', &mailbox.to_string()),
     }
-    if envelope.body == Body::EightBitMime {
+    if envelope.body == BodyType::EightBitMime {
         put('b', "8");
     }
     if envelope.utf8 {
         put('u', "1");
     }
     match envelope.ret {
-        Some(Return::Full) => put('r', "F"),
-        Some(Return::Headers) => put('r', "H"),
+        Some(DsnReturn::Full) => put('r', "F"),
+        Some(DsnReturn::Headers) => put('r', "H"),
         None => {}
     }
     if let Some(envid) = &envelope.envid {
@@ -92,12 +92,12 @@ pub fn encode<D>(
     }
     for recipient in to {
         put('t', &recipient.destination.to_string());
-        if let Some(Notify { success, failure, delay }) = recipient.notify {
+        if let Some(DsnNotify { success, failure, delay }) = recipient.notify {
             let letters = [(success, 'S'), (failure, 'F'), (delay, 'D')];
             let letters = letters.iter().filter(|(on, _)| *on).map(|(_, letter)| *letter);
             put('n', &letters.collect::<String>());
         }
-        if let Some(OriginalRecipient { kind, address }) = &recipient.original {
+        if let Some(OriginalRecipient { addr_type: kind, address }) = &recipient.original {
             put('o', &format!("{kind};{address}"));
         }
     }
@@ -118,10 +118,10 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
             ('z', None) => octets = Some(value.parse().ok()?),
             ('f', None) if value.is_empty() => from = Some(ReversePath::Null),
             ('f', None) => from = Some(ReversePath::Mailbox(Mailbox::parse(value).ok()?)),
-            ('b', None) if value == "8" => envelope.body = Body::EightBitMime,
+            ('b', None) if value == "8" => envelope.body = BodyType::EightBitMime,
             ('u', None) if value == "1" => envelope.utf8 = true,
-            ('r', None) if value == "F" => envelope.ret = Some(Return::Full),
-            ('r', None) if value == "H" => envelope.ret = Some(Return::Headers),
+            ('r', None) if value == "F" => envelope.ret = Some(DsnReturn::Full),
+            ('r', None) if value == "H" => envelope.ret = Some(DsnReturn::Headers),
             ('e', None) => envelope.envid = Some(value.to_owned()),
             ('d', None) => via = Some(value.to_owned()),
             ('t', _) => envelope.to.push(Recipient {
@@ -132,12 +132,12 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
             }),
             ('n', Some(recipient)) => {
                 let (success, failure) = (value.contains('S'), value.contains('F'));
-                recipient.notify = Some(Notify { success, failure, delay: value.contains('D') });
+                recipient.notify = Some(DsnNotify { success, failure, delay: value.contains('D') });
             }
             ('o', Some(recipient)) => {
                 let (kind, address) = value.split_once(';')?;
                 let (kind, address) = (kind.to_owned(), address.to_owned());
-                recipient.original = Some(OriginalRecipient { kind, address });
+                recipient.original = Some(OriginalRecipient { addr_type: kind, address });
             }
             _ => return None,
         }
@@ -335,17 +335,17 @@ mod tests {
         ];
         for from in ["", "smith@example.org"].iter().chain(&hard) {
             let mut one = recipient("jones@example.net");
-            one.notify = Some(Notify { success: true, failure: false, delay: true });
+            one.notify = Some(DsnNotify { success: true, failure: false, delay: true });
             let mut two = recipient(hard[0]);
-            two.notify = Some(Notify::default());
+            two.notify = Some(DsnNotify::default());
             let address = "a,b;5:c,".to_owned();
-            two.original = Some(OriginalRecipient { kind: "rfc822".to_owned(), address });
+            two.original = Some(OriginalRecipient { addr_type: "rfc822".to_owned(), address });
             let to: Vec<_> =
                 [one, two].into_iter().chain(hard.iter().map(|to| recipient(to))).collect();
             let whole = Envelope {
-                body: Body::EightBitMime,
+                body: BodyType::EightBitMime,
                 utf8: true,
-                ret: Some(Return::Headers),
+                ret: Some(DsnReturn::Headers),
                 envid: Some("c1:2,".to_owned()),
                 ..envelope(from)
             };

@@ -53,9 +53,9 @@ use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
-use crate::smtp::command::EtrnNode;
-use crate::smtp::dsn::Notify;
-use crate::smtp::{Body, Envelope, ForwardPath, Mailbox, Recipient};
+use crate::smtp::EtrnNode;
+use crate::smtp::dsn::DsnNotify;
+use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::QueueRunner;
 
 /// What the queue is told.
@@ -206,14 +206,14 @@ pub fn destinations<D>(
 /// which is told what `notify` asks for.
 pub fn with_queued(
     way: Resolution,
-    notify: Option<Notify>,
+    notify: Option<DsnNotify>,
     id: &str,
     content: &Content,
 ) -> Option<Vec<Destination>> {
     // Declared where it must be: a server without 8BITMIME takes the others.
     let is_ascii = matches!(content, Content::Memory(octets) if octets.is_ascii());
     let envelope = Envelope::<()> {
-        body: if is_ascii { Body::SevenBit } else { Body::EightBitMime },
+        body: if is_ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
         utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
         ..Envelope::blank()
     };
@@ -224,7 +224,7 @@ pub fn with_queued(
         original: None,
     });
     let to: Vec<_> = to.collect();
-    let queued = destinations(&envelope, &to, None, id, content.octets())?;
+    let queued = destinations(&envelope, &to, None, id, content.size())?;
     Some(way.here.into_iter().chain(queued).collect())
 }
 

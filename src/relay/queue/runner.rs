@@ -36,9 +36,9 @@ use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::route::{Resolution, Route};
-use crate::smtp::command::EtrnNode;
-use crate::smtp::dsn::{Notify, Return};
-use crate::smtp::sender::{FailureReason, RecipientOutcome};
+use crate::smtp::EtrnNode;
+use crate::smtp::dsn::{DsnNotify, DsnReturn};
+use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{Envelope, ForwardPath, Recipient, ReversePath};
 
 /// The queue's thread, and what it knows.
@@ -86,7 +86,7 @@ enum AttemptResult {
     /// It waits.
     Waits(Schedule),
     /// No smarthost can be reached.
-    Down(FailureReason),
+    Down(OutcomeReason),
 }
 
 /// An entry in hand: open, and locked as long as it is.
@@ -213,7 +213,7 @@ impl QueueRunner {
             let Ok(Ok(locked)) = self.open(&id) else { continue };
             let pending = locked.envelope_for(&locked.pending()).to;
             let is_its = |to: &Recipient<()>| match &to.path {
-                ForwardPath::Mailbox(mailbox) => node.holds(&mailbox.domain().to_string()),
+                ForwardPath::Mailbox(mailbox) => node.matches(&mailbox.domain().to_string()),
                 ForwardPath::Postmaster => false,
             };
             if pending.iter().any(is_its) {
@@ -351,15 +351,15 @@ impl QueueRunner {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
             let (from, to) = (&locked.entry.envelope.from, &recipient.path);
             match outcome {
-                RecipientOutcome::Done(reason) => {
+                RecipientOutcome::Accepted(reason) => {
                     self.counters.relay_sent.one();
                     events::relay_sent(id, from, to, &relay, &reason.text);
                 }
-                RecipientOutcome::Later(reason) => {
+                RecipientOutcome::Deferred(reason) => {
                     self.counters.relay_deferred.one();
                     events::relay_deferred(id, from, to, &relay, &reason.text);
                 }
-                RecipientOutcome::Never(reason) => {
+                RecipientOutcome::Failed(reason) => {
                     self.counters.relay_bounced.one();
                     events::relay_bounced(id, from, to, &relay, &reason.text);
                 }
@@ -412,11 +412,11 @@ impl QueueRunner {
     }
 
     /// The connection there is, or a new one to the first smarthost that can be reached.
-    fn connect(&mut self) -> Result<Connection, FailureReason> {
+    fn connect(&mut self) -> Result<Connection, OutcomeReason> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        let mut why = FailureReason::own((4, 3, 5), "no smarthost is given");
+        let mut why = OutcomeReason::local((4, 3, 5), "no smarthost is given");
         for Smarthost { target, settings } in &self.settings.smarthosts {
             match client::connect(target, settings) {
                 Ok(connection) => {
@@ -436,7 +436,7 @@ impl QueueRunner {
 
     /// No smarthost can be reached: nothing is tried for a while, but senders are told of the age
     /// that their mail comes to.
-    fn rest(&mut self, reason: &FailureReason) {
+    fn rest(&mut self, reason: &OutcomeReason) {
         let tries = self.down.map_or(0, |(tries, _)| tries.saturating_add(1));
         let rest = (FIRST_REST * (1 << tries.min(8))).min(LAST_REST);
         self.down = Some((tries, Instant::now() + rest));
@@ -446,7 +446,7 @@ impl QueueRunner {
         for id in aged {
             let next = self.open(&id).and_then(|opened| match opened {
                 Ok(mut locked) => {
-                    let later = |n| (n, RecipientOutcome::Later(reason.clone()));
+                    let later = |n| (n, RecipientOutcome::Deferred(reason.clone()));
                     let outcomes = locked.pending().into_iter().map(later).collect();
                     self.conclude(&mut locked, outcomes, false, true)
                 }
@@ -472,13 +472,13 @@ impl QueueRunner {
         let (mut sent, mut later, mut never) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
-                RecipientOutcome::Done(reason) => sent.push((n, reason)),
+                RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
                 // RFC 3463: delivery time expired.
-                RecipientOutcome::Later(reason) if age >= give_up => {
-                    never.push((n, FailureReason { status: (5, 4, 7), ..reason }));
+                RecipientOutcome::Deferred(reason) if age >= give_up => {
+                    never.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
                 }
-                RecipientOutcome::Later(reason) => later.push((n, reason)),
-                RecipientOutcome::Never(reason) => never.push((n, reason)),
+                RecipientOutcome::Deferred(reason) => later.push((n, reason)),
+                RecipientOutcome::Failed(reason) => never.push((n, reason)),
             }
         }
         if let Some((_, reason)) = later.last().or(never.last()) {
@@ -539,7 +539,7 @@ impl QueueRunner {
         &mut self,
         locked: &LockedEntry,
         action: DsnAction,
-        of: &[(usize, FailureReason)],
+        of: &[(usize, OutcomeReason)],
     ) -> bool {
         let envelope = &locked.entry.envelope;
         let wanted = |recipient: &Recipient<()>| match (&action, recipient.notify) {
@@ -579,7 +579,7 @@ impl QueueRunner {
                 return false;
             }
         };
-        let (id, at) = (trace::message_id(&self.ids.session(), 1), trace::now());
+        let (id, at) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
         let report = DsnMessage {
             hostname: &self.settings.hostname,
             id: &id,
@@ -599,7 +599,10 @@ impl QueueRunner {
     /// To whom a report goes: to the sender; or, if there is none, or one whom nobody knows, to
     /// postmaster. Their address, the way there, and what is told of the report itself: of one to
     /// postmaster nothing, or two hosts that refuse each other's would go on for ever.
-    fn way_back(&self, from: &ReversePath) -> Result<(String, Resolution, Option<Notify>), String> {
+    fn way_back(
+        &self,
+        from: &ReversePath,
+    ) -> Result<(String, Resolution, Option<DsnNotify>), String> {
         if let ReversePath::Mailbox(sender) = from {
             match self.route.way(&ForwardPath::Mailbox(sender.clone())) {
                 Ok(way) => return Ok((format!("<{sender}>"), way, None)),
@@ -611,13 +614,13 @@ impl QueueRunner {
         }
         let way =
             self.route.way(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
-        let never = Some(Notify::default());
+        let never = Some(DsnNotify::default());
         Ok((format!("<postmaster@{}>", self.settings.hostname), way, never))
     }
 
     /// What of the message is in a report on it (RFC 3461 4.3, 6.2).
     fn returned(&self, locked: &LockedEntry, action: &DsnAction) -> io::Result<ReturnedContent> {
-        let whole = locked.entry.envelope.ret == Some(Return::Full)
+        let whole = locked.entry.envelope.ret == Some(DsnReturn::Full)
             && matches!(action, DsnAction::Failed)
             && locked.entry.octets <= WHOLE_MAX;
         let most = if whole { WHOLE_MAX } else { dsn_message::HEADER_MAX as u64 };
@@ -637,7 +640,7 @@ impl QueueRunner {
         at: &Zoned,
         content: Content,
         way: Resolution,
-        notify: Option<Notify>,
+        notify: Option<DsnNotify>,
     ) -> bool {
         let Some(to) = with_queued(way, notify, id, &content) else { return false };
         let ids: Vec<String> =

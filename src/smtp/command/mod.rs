@@ -1,128 +1,96 @@
-//! One command line to one command (RFC 5321 4.1.1).
+//! The parser of command lines (RFC 5321 4.1.1).
 //!
-//! What comes out is typed and complete; a line that is no command comes out as the reply it gets.
-//! Verbs and keywords are taken in any case (RFC 5321 2.4). Beyond the grammar, white space is
-//! tolerated where it is harmless: more of it behind the verb, behind `FROM:` and `TO:`, between
-//! parameters, and before CR LF. Every command may be as long as [`LINE_MAX`]: the 512 octets of
-//! RFC 5321 4.5.3.1.4 are the least that must work.
-
-use std::fmt;
+//! A line becomes a [`Command`] with all its arguments parsed, or the reply that rejects it. Verbs
+//! and keywords match in any case (RFC 5321 2.4). White space beyond the grammar is accepted where
+//! it is harmless: after the verb, after `FROM:` and `TO:`, between parameters, and before CR LF.
+//! A line of any command may be as long as [`COMMAND_LINE_MAX`].
 
 use super::envelope::Delivery;
 use super::parameter::{MailParameters, RcptParameters};
-use super::path::{self, Domain, ForwardPath, ReversePath};
-use super::receiver::LINE_MAX;
+use super::path::{self, Domain, EtrnNode, ForwardPath, ReversePath};
 use super::reply::{self, Reply};
 
 /// One command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// HELO, and the client's name.
+    /// HELO with the client's name.
     Helo(Domain),
-    /// EHLO, and the client's name.
+    /// EHLO with the client's name.
     Ehlo(Domain),
-    /// LHLO (RFC 2033), and the client's name.
+    /// LHLO (RFC 2033) with the client's name.
     Lhlo(Domain),
-    /// STARTTLS
+    /// STARTTLS (RFC 3207).
     StartTls,
-    /// MAIL, SEND, SOML or SAML
+    /// MAIL, SEND, SOML or SAML with the reverse-path.
     Mail(Delivery, ReversePath, MailParameters),
-    /// RCPT
+    /// RCPT with the forward-path.
     Rcpt(ForwardPath, RcptParameters),
-    /// DATA
+    /// DATA.
     Data,
-    /// BDAT
+    /// BDAT (RFC 3030), with the chunk that follows it.
     Bdat {
-        /// How long the chunk behind it is; None if that cannot be told.
+        /// The length of the chunk, or None if the argument is no number.
         octets: Option<u64>,
-        /// Whether it is the last; None if something else than LAST stands there.
+        /// True for the last chunk, or None if the second argument is not LAST.
         last: Option<bool>,
     },
-    /// RSET
+    /// RSET.
     Rset,
-    /// VRFY, and a user name or mailbox.
-    Vrfy(VerbLookup),
-    /// EXPN, and the name of a list.
-    Expn(VerbLookup),
-    /// HELP, and a topic.
+    /// VRFY with the name of a user or a mailbox.
+    Vrfy(NameArgument),
+    /// EXPN with the name of a list.
+    Expn(NameArgument),
+    /// HELP with an optional topic.
     Help(Option<String>),
-    /// ETRN, and whose mail is asked for.
+    /// ETRN (RFC 1985) with the domains whose mail is to be sent.
     Etrn(EtrnNode),
-    /// NOOP. Its argument means nothing (RFC 5321 4.1.1.9).
+    /// NOOP. Its argument is ignored (RFC 5321 4.1.1.9).
     Noop,
-    /// QUIT
+    /// QUIT.
     Quit,
 }
 
 /// The argument of VRFY and EXPN (RFC 6531 3.7.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VerbLookup {
-    /// Without the angle brackets or quotes around it. Printable ASCII and UTF-8, not empty.
+pub struct NameArgument {
+    /// The name without angle brackets or quotes: printable ASCII and UTF-8, not empty.
     pub name: String,
-    /// Whether SMTPUTF8 stands behind it: the answer may be UTF-8.
+    /// Whether SMTPUTF8 follows the name, so that the reply may be in UTF-8.
     pub utf8: bool,
 }
 
-/// What ETRN names: a domain, and with `@` before it every domain below it too (RFC 1985 5.3).
-/// (`#`, a queue by name, is nobody's here.)
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtrnNode {
-    domain: String,
-    below: bool,
-}
-
-impl EtrnNode {
-    fn parse(argument: &[u8]) -> Option<EtrnNode> {
-        let name = argument.strip_prefix(b"@");
-        let domain = Domain::parse_octets(name.unwrap_or(argument)).ok()?;
-        let domain = Some(domain).filter(Domain::is_ascii)?.to_string();
-        Some(EtrnNode { domain, below: name.is_some() })
-    }
-
-    /// Whether mail for this domain is its mail.
-    pub fn holds(&self, domain: &str) -> bool {
-        let head = domain.len().checked_sub(self.domain.len());
-        let Some((head, tail)) = head.and_then(|at| domain.split_at_checked(at)) else {
-            return false;
-        };
-        let same = tail.eq_ignore_ascii_case(&self.domain);
-        same && (head.is_empty() || self.below && head.ends_with('.'))
-    }
-}
-
-impl fmt::Display for EtrnNode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", if self.below { "@" } else { "" }, self.domain)
-    }
-}
-
 impl Command {
-    /// Whether it brings no message nearer.
-    pub(super) fn is_idle(&self) -> bool {
+    /// True if it does not advance a message. An overloaded server limits such commands.
+    pub(super) fn is_junk(&self) -> bool {
         use Command::{Etrn, Expn, Help, Noop, Rset, Vrfy};
         matches!(self, Noop | Rset | Help(_) | Vrfy(_) | Expn(_) | Etrn(_))
     }
 
-    /// Parses one line as it came, CR LF included; an `Err` is its reply.
+    /// Parses one line with its CR LF.
+    ///
+    /// # Errors
+    /// The reply that rejects the line.
     pub fn parse(line: &[u8]) -> Result<Command, Reply> {
-        if line.len() > LINE_MAX {
+        if line.len() > COMMAND_LINE_MAX {
             return Err(reply::line_too_long());
         }
         let line = line.strip_suffix(b"\r\n").ok_or_else(reply::bare_line_end)?;
-        if line.iter().any(|octet| matches!(octet, b'\r' | b'\n' | 0)) {
+        if line.iter().any(|byte| matches!(byte, b'\r' | b'\n' | 0)) {
             return Err(reply::bare_line_end());
         }
         let (verb, argument) = split_verb(line);
         let is = |name: &str| verb.eq_ignore_ascii_case(name.as_bytes());
-        let Some((_, verb, form)) = VERBS.iter().find(|(name, ..)| is(name)) else {
+        let Some((_, verb, usage)) = VERBS.iter().find(|(name, ..)| is(name)) else {
             let known = NOT_IMPLEMENTED.iter().find(|name| is(name));
             return Err(known.map_or_else(reply::unknown_command, |n| reply::not_implemented(n)));
         };
 
-        let syntax = || reply::syntax(form);
-        let alone = |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
-        let client = || match Domain::parse_octets(argument) {
-            // Before EHLO's reply no client knows whether UTF-8 is taken (RFC 6531 3.7.1).
+        let syntax = || reply::syntax(usage);
+        let without_argument =
+            |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
+        let client = || match Domain::parse_bytes(argument) {
+            // A client does not know whether the server supports SMTPUTF8 before the reply to EHLO,
+            // so the name must be ASCII (RFC 6531 3.7.1).
             Ok(domain) if domain.is_ascii() => Ok(domain),
             _ => Err(syntax()),
         };
@@ -130,7 +98,7 @@ impl Command {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),
             Verb::Lhlo => Ok(Command::Lhlo(client()?)),
-            Verb::StartTls => alone(Command::StartTls),
+            Verb::StartTls => without_argument(Command::StartTls),
             Verb::Mail(delivery) => {
                 let text = strip_keyword(argument, b"FROM:").ok_or_else(syntax)?;
                 let (from, rest) = ReversePath::read(text).map_err(reply::bad_reverse_path)?;
@@ -143,77 +111,77 @@ impl Command {
                 let parameters = parameters(rest).ok_or_else(syntax)?;
                 Ok(Command::Rcpt(to, RcptParameters::parse(parameters)?))
             }
-            Verb::Data => alone(Command::Data),
+            Verb::Data => without_argument(Command::Data),
             Verb::Bdat if argument.is_empty() => Err(syntax()),
-            Verb::Bdat => Ok(bdat(argument)),
-            Verb::Rset => alone(Command::Rset),
-            Verb::Vrfy => Ok(Command::Vrfy(asked(argument).ok_or_else(syntax)?)),
-            Verb::Expn => Ok(Command::Expn(asked(argument).ok_or_else(syntax)?)),
+            Verb::Bdat => Ok(parse_bdat(argument)),
+            Verb::Rset => without_argument(Command::Rset),
+            Verb::Vrfy => Ok(Command::Vrfy(parse_name_argument(argument).ok_or_else(syntax)?)),
+            Verb::Expn => Ok(Command::Expn(parse_name_argument(argument).ok_or_else(syntax)?)),
             Verb::Help if argument.is_empty() => Ok(Command::Help(None)),
-            Verb::Help => Ok(Command::Help(Some(name(argument).ok_or_else(syntax)?))),
+            Verb::Help => Ok(Command::Help(Some(parse_name(argument).ok_or_else(syntax)?))),
             Verb::Etrn => Ok(Command::Etrn(EtrnNode::parse(argument).ok_or_else(syntax)?)),
             Verb::Noop => Ok(Command::Noop),
-            Verb::Quit => alone(Command::Quit),
+            Verb::Quit => without_argument(Command::Quit),
         }
     }
 }
 
-/// The form of the command with this name, for HELP; None if there is none.
-pub fn form(name: &str) -> Option<&'static str> {
-    VERBS.iter().find(|(verb, ..)| verb.eq_ignore_ascii_case(name)).map(|(.., form)| *form)
+/// Returns the syntax of the command `name` for HELP, or None if there is no such command.
+pub fn syntax(name: &str) -> Option<&'static str> {
+    VERBS.iter().find(|(verb, ..)| verb.eq_ignore_ascii_case(name)).map(|(.., usage)| *usage)
 }
 
-/// Every verb that is carried out, in capitals.
+/// Returns every implemented verb, in capitals.
 pub fn verbs() -> impl Iterator<Item = &'static str> {
     VERBS.iter().map(|(verb, ..)| *verb)
 }
 
-/// Whether the reply to `line` may wait for those of the commands behind it, and be sent with them:
-/// any other goes out at once (RFC 2920 3.2). BDAT is one of them: it needs no answer before what
-/// follows it (RFC 3030 4.2).
-pub fn may_wait(line: &[u8]) -> bool {
+/// True if the reply to `line` may be held back and sent together with the replies to the commands
+/// after it (RFC 2920 3.2). A reply to any other command must be sent at once. BDAT may be
+/// pipelined as well (RFC 3030 4.2).
+pub fn may_delay_reply(line: &[u8]) -> bool {
     let (verb, _) = split_verb(line);
     let is = |name: &&[u8]| verb.eq_ignore_ascii_case(name);
     [&b"RSET"[..], b"MAIL", b"SEND", b"SOML", b"SAML", b"RCPT", b"BDAT"].iter().any(is)
 }
 
-/// Whether `line` is no SMTP at all: it begins with an octet that no verb begins with, as a TLS
-/// handshake does, or with the method of an HTTP request, which a browser can be made to send with
-/// commands in its body.
-pub(super) fn is_foreign(line: &[u8]) -> bool {
+/// True if `line` is not SMTP: it is binary, as a TLS handshake is, or an HTTP request. A browser
+/// can be made to send an HTTP request with SMTP commands in its body.
+pub(super) fn is_other_protocol(line: &[u8]) -> bool {
     let (verb, argument) = split_verb(line);
     is_binary(line) || HTTP_METHODS.contains(&verb) && !argument.is_empty()
 }
 
-/// Whether what begins so is binary. It may never have a line's end, as a TLS handshake has none.
+/// True if the first byte cannot begin a command. The input may then never contain a line end, as
+/// a TLS handshake does not.
 pub(super) fn is_binary(opening: &[u8]) -> bool {
     opening.first().is_some_and(|first| match first {
         b'\t' | b'\n' | b'\r' => false,
-        octet => octet.is_ascii_control() || !octet.is_ascii(),
+        byte => byte.is_ascii_control() || !byte.is_ascii(),
     })
 }
 
-/// The first word, and what is behind it without the white space around.
+/// Splits a line into its first word and the trimmed rest.
 fn split_verb(line: &[u8]) -> (&[u8], &[u8]) {
     let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
     let (verb, argument) = line.split_at(end);
     (verb, argument.trim_ascii())
 }
 
-/// What is behind `FROM:` or `TO:` and white space.
+/// Returns the text after `keyword`, which is `FROM:` or `TO:`, and white space.
 fn strip_keyword<'a>(argument: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
     let (head, text) = argument.split_at_checked(keyword.len())?;
     head.eq_ignore_ascii_case(keyword).then_some(text.trim_ascii_start())
 }
 
-/// What is behind a path: nothing, or white space and parameters.
+/// Returns `rest`, the text after a path, if it is empty or begins with white space.
 fn parameters(rest: &[u8]) -> Option<&[u8]> {
-    rest.first().is_none_or(|octet| octet.is_ascii_whitespace()).then_some(rest)
+    rest.first().is_none_or(|byte| byte.is_ascii_whitespace()).then_some(rest)
 }
 
-/// `chunk-size [ SP end-marker ]` (RFC 3030 2). Whoever can tell where the chunk ends can drop it
-/// and go on, whatever else is wrong.
-fn bdat(argument: &[u8]) -> Command {
+/// Parses `chunk-size [ SP end-marker ]` (RFC 3030 2). An invalid end marker is not an error here,
+/// because the receiver can still skip the chunk if the size is known.
+fn parse_bdat(argument: &[u8]) -> Command {
     let mut words = argument.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     let digits = words.next().filter(|word| word.iter().all(u8::is_ascii_digit));
     let octets = digits.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
@@ -225,25 +193,25 @@ fn bdat(argument: &[u8]) -> Command {
     Command::Bdat { octets, last }
 }
 
-/// `String [ SP "SMTPUTF8" ]`
-fn asked(argument: &[u8]) -> Option<VerbLookup> {
+/// Parses `String [ SP "SMTPUTF8" ]` (RFC 6531 3.7.4.2).
+fn parse_name_argument(argument: &[u8]) -> Option<NameArgument> {
     let parameter = b"SMTPUTF8";
     let split = argument.len().checked_sub(parameter.len()).map(|at| argument.split_at(at));
     match split {
         Some((text, last)) if last.eq_ignore_ascii_case(parameter) && text.ends_with(b" ") => {
-            Some(VerbLookup { name: name(text.trim_ascii_end())?, utf8: true })
+            Some(NameArgument { name: parse_name(text.trim_ascii_end())?, utf8: true })
         }
-        _ => Some(VerbLookup { name: name(argument)?, utf8: false }),
+        _ => Some(NameArgument { name: parse_name(argument)?, utf8: false }),
     }
 }
 
-/// `String` of RFC 5321 4.1.2: at least one printable character.
-fn name(argument: &[u8]) -> Option<String> {
+/// Parses `String` (RFC 5321 4.1.2), or a path in angle brackets: at least one printable character.
+fn parse_name(argument: &[u8]) -> Option<String> {
     if let Some(unquoted) = path::unquote(argument) {
         return Some(unquoted).filter(|name| !name.is_empty());
     }
     let inside = argument.strip_prefix(b"<").and_then(|text| text.strip_suffix(b">"));
-    let text = path::utf8(inside.unwrap_or(argument)).ok()?;
+    let text = path::check_utf8(inside.unwrap_or(argument)).ok()?;
     (!text.is_empty()).then(|| text.to_owned())
 }
 
@@ -266,7 +234,7 @@ enum Verb {
     Quit,
 }
 
-/// Each verb with the form that HELP and a 501 tell.
+/// All implemented verbs, each with the syntax that HELP and a 501 show.
 const VERBS: &[(&str, Verb, &str)] = &[
     ("HELO", Verb::Helo, "HELO host.example or HELO [192.0.2.1]"),
     ("EHLO", Verb::Ehlo, "EHLO host.example or EHLO [192.0.2.1]"),
@@ -278,12 +246,20 @@ const VERBS: &[(&str, Verb, &str)] = &[
         "MAIL FROM:<user@host> [SIZE=octets] [BODY=7BIT|8BITMIME] [SMTPUTF8] \
      [RET=FULL|HDRS] [ENVID=xtext] [PRDR]",
     ),
-    ("SEND", Verb::Mail(Delivery::Send), "SEND FROM:<user@host> sends to a terminal"),
-    ("SOML", Verb::Mail(Delivery::SendOrMail), "SOML FROM:<user@host> sends, or else mails"),
-    ("SAML", Verb::Mail(Delivery::SendAndMail), "SAML FROM:<user@host> sends and mails"),
-    ("RCPT", Verb::Rcpt, RCPT_FORM),
+    ("SEND", Verb::Mail(Delivery::Send), "SEND FROM:<user@host> (to a terminal)"),
+    (
+        "SOML",
+        Verb::Mail(Delivery::SendOrMail),
+        "SOML FROM:<user@host> (to a terminal or the mailbox)",
+    ),
+    (
+        "SAML",
+        Verb::Mail(Delivery::SendAndMail),
+        "SAML FROM:<user@host> (to a terminal and the mailbox)",
+    ),
+    ("RCPT", Verb::Rcpt, RCPT_SYNTAX),
     ("DATA", Verb::Data, "DATA, then the message, then a dot alone on a line"),
-    ("BDAT", Verb::Bdat, BDAT_FORM),
+    ("BDAT", Verb::Bdat, BDAT_SYNTAX),
     ("RSET", Verb::Rset, "RSET"),
     ("VRFY", Verb::Vrfy, "VRFY user or VRFY user@host [SMTPUTF8]"),
     ("EXPN", Verb::Expn, "EXPN list [SMTPUTF8]"),
@@ -293,14 +269,16 @@ const VERBS: &[(&str, Verb, &str)] = &[
     ("QUIT", Verb::Quit, "QUIT"),
 ];
 
-/// See [`VERBS`].
-const RCPT_FORM: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
+const RCPT_SYNTAX: &str = "RCPT TO:<user@host> or RCPT TO:<postmaster> \
     [NOTIFY=NEVER|SUCCESS,FAILURE,DELAY] [ORCPT=rfc822;xtext]";
-/// See [`VERBS`].
-pub(super) const BDAT_FORM: &str = "BDAT octets [LAST], then so many octets of the message";
+pub(super) const BDAT_SYNTAX: &str = "BDAT octets [LAST], then that many octets of the message";
 
-/// Commands of the standards that are recognised and not carried out (RFC 5321 4.2.4): TURN
-/// (RFC 821), and extensions that EHLO does not name.
+/// The longest command line with its CR LF, in octets. RFC 5321 4.5.3.1.4 requires 512, and its
+/// extensions add to it.
+pub const COMMAND_LINE_MAX: usize = 2048;
+
+/// Commands of the standards that get 502 instead of 500 (RFC 5321 4.2.4): TURN of RFC 821, and
+/// commands of extensions that EHLO does not list.
 const NOT_IMPLEMENTED: &[&str] = &["TURN", "ATRN", "AUTH"];
 
 const HTTP_METHODS: &[&[u8]] =

@@ -1,45 +1,45 @@
-//! Mail data: finds its true end, takes off stuffed dots and CR LF, refuses bare CR and LF, counts
-//! octets (RFC 5321 4.1.1.4, 4.5.2, 2.3.8).
+//! The decoder of mail data sent by DATA: finds its end, removes stuffed dots and CR LF, rejects
+//! bare CR and LF, and counts octets (RFC 5321 4.1.1.4, 4.5.2, 2.3.8).
 //!
-//! Bytes go in at any cut; lines come out, the same at every cut. Only CR LF ends a line and only
-//! CR LF `.` CR LF ends the data; the decoder begins as if behind a CR LF, so `.` CR LF alone is an
-//! empty message. A receiver that took `LF . LF`, `LF . CR LF` or `CR . CR` for the end as well
-//! would let a sender smuggle a second message past whoever relayed the first.
+//! The input may be divided anywhere; the lines that come out are the same. Only CR LF ends a line,
+//! and only CR LF `.` CR LF ends the data. The decoder starts as if after a CR LF, so `.` CR LF
+//! alone is an empty message. A receiver that also accepted `LF . LF`, `LF . CR LF` or `CR . CR` as
+//! the end would let a client smuggle a second message through a relay that did not.
 //!
-//! A fault does not end the data: the decoder reads on to the true end, so that mail data is never
-//! taken for commands, and says [`DataEnd::BareLineEnd`] or [`DataEnd::TooLarge`] there. The first fault is
-//! the one that is told.
+//! An error does not end the data. The decoder reads on to the end, so that mail data is never
+//! taken for commands, and returns [`DataEnd::BareLineEnd`] or [`DataEnd::TooLarge`] there,
+//! whichever error was first.
 //!
-//! Nothing is copied while whole lines are in the input; only a line that is cut across two feeds
-//! is held, up to [`PIECE_MAX`] octets of it.
+//! Lines that are whole in the input are not copied. Only a line that continues in the next input
+//! is buffered, up to [`PIECE_MAX`] bytes of it.
 
 use memchr::memchr2;
 
-/// A line of mail data, or a piece of one, without CR LF and without the stuffed dot.
+/// A line of mail data or a piece of one, without CR LF and without the stuffed dot.
 ///
-/// A line of up to [`PIECE_MAX`] octets comes in one piece, `first` and `last` both set. A longer
-/// one comes in several, all of exactly [`PIECE_MAX`] octets but the last, which is never empty.
+/// A line of up to [`PIECE_MAX`] bytes is one piece, with `first` and `last` set. A longer line is
+/// several pieces. All but the last have exactly [`PIECE_MAX`] bytes, and the last is not empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece<'a> {
-    /// The octets. No CR and no LF among them.
+pub struct LinePiece<'a> {
+    /// The text, without CR and LF.
     pub bytes: &'a [u8],
-    /// Begins a line.
+    /// Whether the piece begins a line.
     pub first: bool,
-    /// Ends a line.
+    /// Whether the piece ends a line.
     pub last: bool,
 }
 
-/// Octets of a line that are sure to be seen at once.
+/// The largest piece of a line, in bytes.
 pub const PIECE_MAX: usize = 2048;
 
-/// How the mail data ended, once its true end was read.
+/// The result of decoding mail data to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataEnd {
-    /// All of it was passed on.
+    /// No error: all lines were passed on.
     Whole,
-    /// It held a bare CR or LF: 554 5.6.0. Nothing of it may be delivered.
+    /// A bare CR or LF, which gets 554 5.6.0. Nothing of the message may be delivered.
     BareLineEnd,
-    /// It was larger than the limit: 552 5.3.4.
+    /// More octets than the limit, which gets 552 5.3.4.
     TooLarge,
 }
 
@@ -47,187 +47,189 @@ pub enum DataEnd {
 #[derive(Debug)]
 pub struct Decoder {
     state: DecoderState,
-    /// Octets of the line being read that were not passed on; at most [`PIECE_MAX`].
-    held: Vec<u8>,
-    /// Whether a piece of the line being read was passed on.
-    begun: bool,
+    /// Bytes of the current line that were not passed on, at most [`PIECE_MAX`].
+    buffer: Vec<u8>,
+    /// Whether a piece of the current line was passed on.
+    in_line: bool,
     octets: u64,
     size_max: u64,
-    /// Whether dots are stuffed and one alone ends the data, as DATA has it and BDAT has not.
-    dots: bool,
-    /// [`DataEnd::Whole`] until the first fault.
+    /// Whether dots are stuffed and a dot alone ends the data. False for BDAT.
+    dot_stuffing: bool,
+    /// The first error, or [`DataEnd::Whole`].
     end: DataEnd,
 }
 
-/// What was read last.
+/// The input since the last line end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum DecoderState {
-    /// `CR LF`, or nothing yet
+    /// `CR LF`, or no input yet.
     Start,
-    /// `CR LF .`
+    /// `CR LF .`.
     Dot,
-    /// `CR LF . CR`
+    /// `CR LF . CR`.
     DotCr,
-    /// text of a line
+    /// `CR LF`, text of a line.
     Text,
-    /// text of a line (or none of it), `CR`
+    /// `CR LF`, text of a line or none, `CR`.
     Cr,
-    /// `CR LF . CR LF`
+    /// `CR LF . CR LF`.
     Ended,
 }
 
 impl Decoder {
-    /// A decoder that stands just behind the CR LF of the DATA command. `size_max` is in octets of
-    /// the data as sent: dots unstuffed, CR LF counted as two, the final dot's line not counted.
+    /// Returns a decoder of the input after the CR LF of the DATA command. `size_max` counts the
+    /// octets that were sent, with CR LF as two, but without stuffed dots and the final line.
     pub fn new(size_max: u64) -> Decoder {
         Decoder {
             state: DecoderState::Start,
-            held: Vec::new(),
-            begun: false,
+            buffer: Vec::new(),
+            in_line: false,
             octets: 0,
             size_max,
-            dots: true,
+            dot_stuffing: true,
             end: DataEnd::Whole,
         }
     }
 
-    /// A decoder of lines alone, for data whose length is known and whose dots are just dots: it
-    /// sees no end by itself, and is told by [`finish`](Decoder::finish).
-    pub(super) fn of_lines() -> Decoder {
-        Decoder { dots: false, ..Decoder::new(u64::MAX) }
+    /// Returns a decoder of data without stuffed dots and a final dot. The caller knows the length
+    /// of the data and ends it with [`finish`](Decoder::finish).
+    pub(super) fn without_dots() -> Decoder {
+        Decoder { dot_stuffing: false, ..Decoder::new(u64::MAX) }
     }
 
-    /// Takes `input`, gives each line to `sink`, and returns how many octets it used (all of them,
-    /// unless the data ended within) and how the data ended if it did. After a fault it goes on
-    /// reading to the true end, but gives no more to `sink`. After the end it uses nothing.
+    /// Decodes `input` and passes its lines to `sink`. Returns the number of bytes consumed, and
+    /// the result if the data ended. All of `input` is consumed unless the data ended within it.
+    /// After an error the decoder still looks for the end, but passes nothing more to `sink`. After
+    /// the end it consumes nothing.
     pub fn feed(
         &mut self,
         input: &[u8],
-        sink: &mut dyn FnMut(Piece<'_>),
+        sink: &mut dyn FnMut(LinePiece<'_>),
     ) -> (usize, Option<DataEnd>) {
         let mut rest = input;
         while self.state != DecoderState::Ended
-            && let Some((&octet, behind)) = rest.split_first()
+            && let Some((&byte, after)) = rest.split_first()
         {
-            match (self.state, octet) {
-                (DecoderState::Start, b'.') if self.dots => {
-                    (self.state, rest) = (DecoderState::Dot, behind)
+            match (self.state, byte) {
+                (DecoderState::Start, b'.') if self.dot_stuffing => {
+                    (self.state, rest) = (DecoderState::Dot, after)
                 }
-                (DecoderState::Dot, b'\r') => (self.state, rest) = (DecoderState::DotCr, behind),
-                (DecoderState::DotCr, b'\n') => (self.state, rest) = (DecoderState::Ended, behind),
+                (DecoderState::Dot, b'\r') => (self.state, rest) = (DecoderState::DotCr, after),
+                (DecoderState::DotCr, b'\n') => (self.state, rest) = (DecoderState::Ended, after),
                 (DecoderState::Cr, b'\n') => {
-                    self.pass(b"", true, sink);
-                    (self.state, rest) = (DecoderState::Start, behind);
+                    self.pass_on(b"", true, sink);
+                    (self.state, rest) = (DecoderState::Start, after);
                 }
-                // CR and something else: that something is still to be looked at.
+                // CR without LF is an error. The byte after it is read again as text.
                 (DecoderState::Cr | DecoderState::DotCr, _) => {
-                    self.fail(DataEnd::BareLineEnd);
+                    self.set_error(DataEnd::BareLineEnd);
                     self.state = DecoderState::Text;
                 }
-                // A dot in front of other text was stuffed: it is gone.
+                // A dot before other text was stuffed, and is dropped.
                 (DecoderState::Start | DecoderState::Dot, _) => self.state = DecoderState::Text,
-                (DecoderState::Text, _) => rest = self.text(rest, sink),
+                (DecoderState::Text, _) => rest = self.read_text(rest, sink),
                 (DecoderState::Ended, _) => break,
             }
         }
         (input.len() - rest.len(), (self.state == DecoderState::Ended).then_some(self.end))
     }
 
-    /// The data is over: gives a last line without CR LF to `sink`, and says how it ended.
-    pub(super) fn finish(mut self, sink: &mut dyn FnMut(Piece<'_>)) -> DataEnd {
+    /// Ends the data: passes a last line that lacks CR LF to `sink`, and returns the result.
+    pub(super) fn finish(mut self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         match self.state {
-            DecoderState::Text if self.end == DataEnd::Whole => self.give(b"", true, sink),
-            DecoderState::Cr => self.fail(DataEnd::BareLineEnd),
+            DecoderState::Text if self.end == DataEnd::Whole => self.emit(b"", true, sink),
+            DecoderState::Cr => self.set_error(DataEnd::BareLineEnd),
             _ => {}
         }
         self.end
     }
 
-    /// How it would end now: [`DataEnd::Whole`] until the first fault.
+    /// Returns the first error so far, or [`DataEnd::Whole`].
     pub(super) fn end_so_far(&self) -> DataEnd {
         self.end
     }
 
-    /// Octets counted so far, as for `size_max`. After a fault the count stands still.
+    /// Returns the octets so far, counted as for `size_max`. After an error the count is not
+    /// updated.
     pub fn octets(&self) -> u64 {
         self.octets
     }
 
-    /// Reads the text of a line up to its CR LF, a CR or LF that may be bare, or the end of
-    /// `input`. Returns what is behind.
-    fn text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(Piece<'_>)) -> &'a [u8] {
+    /// Reads text up to a CR LF, a CR or LF that may be bare, or the end of `input`. Returns the
+    /// rest.
+    fn read_text<'a>(&mut self, input: &'a [u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> &'a [u8] {
         let Some((text, end)) =
             memchr2(b'\r', b'\n', input).and_then(|at| input.split_at_checked(at))
         else {
-            self.pass(input, false, sink);
+            self.pass_on(input, false, sink);
             return &[];
         };
-        if let Some(behind) = end.strip_prefix(b"\r\n") {
-            self.pass(text, true, sink);
+        if let Some(after) = end.strip_prefix(b"\r\n") {
+            self.pass_on(text, true, sink);
             self.state = DecoderState::Start;
-            return behind;
+            return after;
         }
-        self.pass(text, false, sink);
+        self.pass_on(text, false, sink);
         match end.split_first() {
-            Some((b'\r', behind)) => {
+            Some((b'\r', after)) => {
                 self.state = DecoderState::Cr;
-                behind
+                after
             }
-            Some((_, behind)) => {
-                self.fail(DataEnd::BareLineEnd);
-                behind
+            Some((_, after)) => {
+                self.set_error(DataEnd::BareLineEnd);
+                after
             }
             None => end,
         }
     }
 
-    /// Counts `text`, passes on every piece that is complete, and holds the rest. `last`: a CR LF
-    /// follows, so that all of it is complete.
-    fn pass(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
+    /// Counts `text`, passes every complete piece to `sink`, and buffers the rest. If `last` is
+    /// true, a CR LF follows, so that all of `text` is complete.
+    fn pass_on(&mut self, mut text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
         if self.end != DataEnd::Whole {
             return;
         }
-        // What is over the limit is cut off first: the same pieces go out before the fault,
-        // whether the octet too many comes alone or together with others.
+        // Text above the limit is cut off first. Otherwise the pieces passed on before the error
+        // would depend on how the input is divided.
         let room = self.size_max.saturating_sub(self.octets);
         let fits = usize::try_from(room).unwrap_or(usize::MAX).min(text.len());
         let (counted, over) = text.split_at(fits);
         text = counted;
         self.octets += fits as u64;
 
-        while self.held.len() + text.len() > PIECE_MAX {
-            let (head, tail) = text.split_at(PIECE_MAX - self.held.len());
-            self.give(head, false, sink);
+        while self.buffer.len() + text.len() > PIECE_MAX {
+            let (head, tail) = text.split_at(PIECE_MAX - self.buffer.len());
+            self.emit(head, false, sink);
             text = tail;
         }
         if !over.is_empty() || last && self.size_max - self.octets < 2 {
-            self.fail(DataEnd::TooLarge);
+            self.set_error(DataEnd::TooLarge);
         } else if last {
             self.octets += 2;
-            self.give(text, true, sink);
+            self.emit(text, true, sink);
         } else {
-            self.held.extend_from_slice(text);
+            self.buffer.extend_from_slice(text);
         }
     }
 
-    /// Gives one piece to `sink`: what is held, and `text`.
-    fn give(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(Piece<'_>)) {
-        let first = !self.begun;
-        if self.held.is_empty() {
-            sink(Piece { bytes: text, first, last });
+    /// Passes one piece to `sink`: the buffer and `text`.
+    fn emit(&mut self, text: &[u8], last: bool, sink: &mut dyn FnMut(LinePiece<'_>)) {
+        let first = !self.in_line;
+        if self.buffer.is_empty() {
+            sink(LinePiece { bytes: text, first, last });
         } else {
-            self.held.extend_from_slice(text);
-            sink(Piece { bytes: &self.held, first, last });
-            self.held.clear();
+            self.buffer.extend_from_slice(text);
+            sink(LinePiece { bytes: &self.buffer, first, last });
+            self.buffer.clear();
         }
-        self.begun = !last;
+        self.in_line = !last;
     }
 
-    /// Remembers the first fault and drops what is held.
-    fn fail(&mut self, end: DataEnd) {
+    /// Records the first error and drops the buffer.
+    fn set_error(&mut self, end: DataEnd) {
         if self.end == DataEnd::Whole {
             self.end = end;
-            self.held = Vec::new();
+            self.buffer = Vec::new();
         }
     }
 }

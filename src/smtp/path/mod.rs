@@ -1,43 +1,46 @@
-//! Mailboxes, domains, address literals; reverse-path and forward-path (RFC 5321 4.1.2, 4.1.3).
+//! Addresses: mailboxes, domains, address literals, reverse-path and forward-path (RFC 5321 4.1.2,
+//! 4.1.3).
 //!
-//! One parser, and every address from the wire goes through it; what it returns is typed and needs
-//! no second look. It is strict: printable ASCII and UTF-8 only, and every limit of RFC 5321
-//! 4.5.3.1, in octets. One thing is allowed beyond the grammar because it is common and harmless,
-//! an underscore in a domain. One thing is refused that the grammar allows, the empty local-part
-//! `""`.
+//! Every address that a client or a server sends is parsed here, and the types need no further
+//! check. The parser is strict: it accepts printable ASCII and UTF-8 only, and enforces every limit
+//! of RFC 5321 4.5.3.1, in octets. It accepts an underscore in a domain, which the grammar does
+//! not, because that is common and harmless. It rejects the empty local-part `""`, which the
+//! grammar allows.
 //!
-//! UTF-8 stands where RFC 6531 3.3 lets it: in local-parts, quoted or not, and in domains whose
-//! labels have an A-label. Whether the client may use it is the receiver's to ask (`is_ascii`).
+//! UTF-8 is accepted where RFC 6531 3.3 allows it: in local-parts, quoted or not, and in domains
+//! whose labels have an A-label. The receiver checks whether the client declared it (`is_ascii`).
 //!
-//! Source routes, `<@relay,@relay:user@host>`, are read and dropped (RFC 5321 4.1.1.3, C).
+//! Source routes, `<@relay,@relay:user@host>`, are parsed and dropped (RFC 5321 4.1.1.3, C).
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// An address literal, `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 4.1.3).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Literal {
-    /// `[192.0.2.1]`
+pub enum AddressLiteral {
+    /// An IPv4 address, `[192.0.2.1]`.
     V4(Ipv4Addr),
-    /// `[IPv6:2001:db8::1]`
+    /// An IPv6 address, `[IPv6:2001:db8::1]`.
     V6(Ipv6Addr),
-    /// `[tag:content]`, a form registered later than this program.
+    /// A literal of another kind, `[tag:content]`.
     General(String),
 }
 
-/// What stands behind the `@`. Names compare as DNS compares them: without regard to case, and
-/// U-labels as their A-labels, so that `münchen.example` is `xn--mnchen-3ya.example`.
+/// The part of an address after the `@`. Names compare as in DNS: in any case, and U-labels equal
+/// to their A-labels, so that `münchen.example` is `xn--mnchen-3ya.example`.
 #[derive(Clone, Debug)]
 pub enum Domain {
-    /// A name, at most 255 octets (and as many in ASCII), as the client wrote it.
+    /// A name as it was sent, at most 255 octets, and in its ASCII form at most 255 as well.
     Name(String),
     /// An address in brackets.
-    Literal(Literal),
+    Literal(AddressLiteral),
 }
 
-/// `local-part@domain`. The local-part is kept without its quotes and backslashes, so that
-/// `"al"@x` and `al@x` are the same mailbox (RFC 5321 4.1.2); it is quoted again when written.
-/// Local-parts compare exactly: only their own host may know that case does not matter (2.4).
+/// An address `local-part@domain`.
+///
+/// The local-part is stored without quotes and backslashes, so that `"al"@x` and `al@x` are the
+/// same mailbox (RFC 5321 4.1.2). It is quoted again when written. Local-parts compare exactly,
+/// because only the host of the mailbox may decide that case does not matter (2.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mailbox {
     local: String,
@@ -47,27 +50,39 @@ pub struct Mailbox {
 /// The argument of MAIL FROM: a mailbox, or `<>` for a notification (RFC 5321 4.5.5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReversePath {
-    /// `<>`
+    /// The null reverse-path, `<>`.
     Null,
-    /// `<user@host>`
+    /// A path to a mailbox, `<user@host>`.
     Mailbox(Mailbox),
 }
 
 /// The argument of RCPT TO: a mailbox, or `<postmaster>` alone (RFC 5321 4.1.1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ForwardPath {
-    /// `<Postmaster>`, in any case and without a domain.
+    /// The path `<Postmaster>`, in any case and without a domain.
     Postmaster,
-    /// `<user@host>`
+    /// A path to a mailbox, `<user@host>`.
     Mailbox(Mailbox),
 }
 
-/// Why an address is not one, in a few words for the reply.
+/// The argument of ETRN: a domain, or a domain and all its subdomains, `@domain` (RFC 1985 5.3).
+/// The third form, the name of a queue after `#`, is not supported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtrnNode {
+    domain: String,
+    /// Whether subdomains belong to the node.
+    subdomains: bool,
+}
+
+/// The reason why an address is invalid, for the text of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SyntaxError(pub &'static str);
 
 impl Mailbox {
-    /// The mailbox of `local` (not quoted) at `domain`, if both keep to their limits.
+    /// Returns the mailbox of `local`, which is not quoted, at `domain`.
+    ///
+    /// # Errors
+    /// One of them exceeds its limit or contains an invalid character.
     pub fn new(local: &str, domain: Domain) -> Result<Mailbox, SyntaxError> {
         if let Domain::Name(name) = &domain {
             check_name(name)?;
@@ -80,21 +95,21 @@ impl Mailbox {
     pub fn parse(text: &str) -> Result<Mailbox, SyntaxError> {
         let mut parser = Parser { rest: text.as_bytes() };
         let mailbox = parser.mailbox()?;
-        parser.end(BEHIND_DOMAIN)?;
+        parser.expect_end(TEXT_AFTER_DOMAIN)?;
         Ok(mailbox)
     }
 
-    /// The local-part, unquoted: 1 to 64 octets, printable ASCII, blanks and UTF-8.
+    /// Returns the local-part without quotes: 1 to 64 octets of printable ASCII, blanks and UTF-8.
     pub fn local(&self) -> &str {
         &self.local
     }
 
-    /// The domain.
+    /// Returns the domain.
     pub fn domain(&self) -> &Domain {
         &self.domain
     }
 
-    /// Whether it can be told to everybody (RFC 6531).
+    /// True if it can be sent without SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         self.local.is_ascii() && self.domain.is_ascii()
     }
@@ -103,10 +118,10 @@ impl Mailbox {
 impl Domain {
     /// Parses a name or an address literal, all of `text`.
     pub fn parse(text: &str) -> Result<Domain, SyntaxError> {
-        Domain::parse_octets(text.as_bytes())
+        Domain::parse_bytes(text.as_bytes())
     }
 
-    /// Whether it can be told to everybody (RFC 6531).
+    /// True if it can be sent without SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         match self {
             Domain::Name(name) => name.is_ascii(),
@@ -114,8 +129,7 @@ impl Domain {
         }
     }
 
-    /// As DNS knows it: in lower case, and with A-labels for U-labels (RFC 5890). A literal is in
-    /// lower case too.
+    /// Returns the domain in lower case, with A-labels for U-labels as in DNS (RFC 5890).
     pub fn to_ascii(&self) -> String {
         match self {
             Domain::Name(name) => ascii_name(name).unwrap_or_else(|| name.to_lowercase()),
@@ -123,26 +137,26 @@ impl Domain {
         }
     }
 
-    /// As [`Domain::parse`], of octets that may be anything.
-    pub(super) fn parse_octets(text: &[u8]) -> Result<Domain, SyntaxError> {
+    /// Parses a name or an address literal, all of `text`, which may be any bytes.
+    pub(super) fn parse_bytes(text: &[u8]) -> Result<Domain, SyntaxError> {
         let mut parser = Parser { rest: text };
         let domain = parser.domain()?;
-        parser.end(BEHIND_DOMAIN)?;
+        parser.expect_end(TEXT_AFTER_DOMAIN)?;
         Ok(domain)
     }
 }
 
 impl ReversePath {
-    /// Reads the path that `input` begins with; returns it and what is behind its `>`.
+    /// Parses the path at the start of `input`. Returns it and the text after its `>`.
     pub(super) fn read(input: &[u8]) -> Result<(ReversePath, &[u8]), SyntaxError> {
-        match path(input)? {
-            (Inside::Nothing, rest) => Ok((ReversePath::Null, rest)),
-            (Inside::Mailbox(mailbox), rest) => Ok((ReversePath::Mailbox(mailbox), rest)),
-            (Inside::Postmaster, _) => Err(NO_DOMAIN),
+        match parse_path(input)? {
+            (PathContent::Empty, rest) => Ok((ReversePath::Null, rest)),
+            (PathContent::Mailbox(mailbox), rest) => Ok((ReversePath::Mailbox(mailbox), rest)),
+            (PathContent::Postmaster, _) => Err(NO_DOMAIN),
         }
     }
 
-    /// Whether it can be told to everybody (RFC 6531).
+    /// True if it can be sent without SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         match self {
             ReversePath::Null => true,
@@ -152,7 +166,7 @@ impl ReversePath {
 }
 
 impl ForwardPath {
-    /// The address without brackets: `user@host`, or `postmaster`.
+    /// Returns the address without brackets: `user@host`, or `postmaster`.
     pub fn address(&self) -> String {
         match self {
             ForwardPath::Postmaster => "postmaster".to_owned(),
@@ -160,21 +174,42 @@ impl ForwardPath {
         }
     }
 
-    /// Reads the path that `input` begins with; returns it and what is behind its `>`.
+    /// Parses the path at the start of `input`. Returns it and the text after its `>`.
     pub(super) fn read(input: &[u8]) -> Result<(ForwardPath, &[u8]), SyntaxError> {
-        match path(input)? {
-            (Inside::Postmaster, rest) => Ok((ForwardPath::Postmaster, rest)),
-            (Inside::Mailbox(mailbox), rest) => Ok((ForwardPath::Mailbox(mailbox), rest)),
-            (Inside::Nothing, _) => Err(NO_LOCAL),
+        match parse_path(input)? {
+            (PathContent::Postmaster, rest) => Ok((ForwardPath::Postmaster, rest)),
+            (PathContent::Mailbox(mailbox), rest) => Ok((ForwardPath::Mailbox(mailbox), rest)),
+            (PathContent::Empty, _) => Err(NO_LOCAL),
         }
     }
 
-    /// Whether it can be told to everybody (RFC 6531).
+    /// True if it can be sent without SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         match self {
             ForwardPath::Postmaster => true,
             ForwardPath::Mailbox(mailbox) => mailbox.is_ascii(),
         }
+    }
+}
+
+impl EtrnNode {
+    pub(super) fn parse(argument: &[u8]) -> Option<EtrnNode> {
+        let (name, subdomains) = match argument.strip_prefix(b"@") {
+            Some(name) => (name, true),
+            None => (argument, false),
+        };
+        let domain = Domain::parse_bytes(name).ok()?;
+        domain.is_ascii().then(|| EtrnNode { domain: domain.to_string(), subdomains })
+    }
+
+    /// True if mail for `domain` belongs to this node.
+    pub fn matches(&self, domain: &str) -> bool {
+        let at = domain.len().checked_sub(self.domain.len());
+        let Some((prefix, suffix)) = at.and_then(|at| domain.split_at_checked(at)) else {
+            return false;
+        };
+        let is_same = suffix.eq_ignore_ascii_case(&self.domain);
+        is_same && (prefix.is_empty() || self.subdomains && prefix.ends_with('.'))
     }
 }
 
@@ -192,7 +227,7 @@ impl PartialEq for Domain {
 }
 impl Eq for Domain {}
 
-/// Writes `user@host`, the local-part in quotes where it needs them.
+/// Writes `user@host`, with the local-part in quotes if it needs them.
 impl fmt::Display for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if is_dot_string(self.local.as_bytes()) {
@@ -205,7 +240,7 @@ impl fmt::Display for Mailbox {
     }
 }
 
-/// Writes the name as the client wrote it, or the literal with its brackets.
+/// Writes the name as it was sent, or the literal with its brackets.
 impl fmt::Display for Domain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -215,18 +250,18 @@ impl fmt::Display for Domain {
     }
 }
 
-/// Writes the brackets too.
-impl fmt::Display for Literal {
+/// Writes the literal with its brackets.
+impl fmt::Display for AddressLiteral {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Literal::V4(address) => write!(f, "[{address}]"),
-            Literal::V6(address) => write!(f, "[IPv6:{address}]"),
-            Literal::General(text) => write!(f, "[{text}]"),
+            AddressLiteral::V4(address) => write!(f, "[{address}]"),
+            AddressLiteral::V6(address) => write!(f, "[IPv6:{address}]"),
+            AddressLiteral::General(text) => write!(f, "[{text}]"),
         }
     }
 }
 
-/// Writes `<>` or `<user@host>`, brackets included.
+/// Writes `<>` or `<user@host>`.
 impl fmt::Display for ReversePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -236,13 +271,19 @@ impl fmt::Display for ReversePath {
     }
 }
 
-/// Writes `<Postmaster>` or `<user@host>`, brackets included.
+/// Writes `<Postmaster>` or `<user@host>`.
 impl fmt::Display for ForwardPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ForwardPath::Postmaster => f.write_str("<Postmaster>"),
             ForwardPath::Mailbox(mailbox) => write!(f, "<{mailbox}>"),
         }
+    }
+}
+
+impl fmt::Display for EtrnNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.subdomains { "@" } else { "" }, self.domain)
     }
 }
 
@@ -253,49 +294,50 @@ impl fmt::Display for SyntaxError {
 }
 impl std::error::Error for SyntaxError {}
 
-/// Takes the quotes and backslashes off `text` if all of it is one quoted string.
+/// Removes quotes and backslashes from `text`. Returns None if it is not one quoted string.
 pub(super) fn unquote(text: &[u8]) -> Option<String> {
     let mut parser = Parser { rest: text };
-    let inside = parser.take(b'"').then(|| parser.quoted())?.ok()?;
+    let inside = parser.consume(b'"').then(|| parser.quoted())?.ok()?;
     parser.rest.is_empty().then_some(inside)
 }
 
-/// What stands between `<` and `>`.
-enum Inside {
-    Nothing,
+/// The text between `<` and `>`, parsed.
+enum PathContent {
+    Empty,
     Postmaster,
     Mailbox(Mailbox),
 }
 
-/// `"<" [ source-route ":" ] mailbox ">"`, `<>` or `<postmaster>`, and what is behind it.
-fn path(input: &[u8]) -> Result<(Inside, &[u8]), SyntaxError> {
+/// Parses `"<" [ source-route ":" ] mailbox ">"`, `<>` or `<postmaster>` at the start of `input`.
+/// Returns the content and the text after the path.
+fn parse_path(input: &[u8]) -> Result<(PathContent, &[u8]), SyntaxError> {
     let mut parser = Parser { rest: input };
-    if !parser.take(b'<') {
+    if !parser.consume(b'<') {
         return Err(NO_BRACKETS);
     }
     let inside = if parser.peek() == Some(b'>') {
-        Inside::Nothing
+        PathContent::Empty
     } else if parser.peek() == Some(b'@') {
         parser.source_route()?;
-        Inside::Mailbox(parser.mailbox()?)
+        PathContent::Mailbox(parser.mailbox()?)
     } else {
         let local = parser.local_part()?;
         if parser.peek() == Some(b'>') && local.eq_ignore_ascii_case("postmaster") {
-            Inside::Postmaster
+            PathContent::Postmaster
         } else {
-            Inside::Mailbox(parser.at_domain(local)?)
+            PathContent::Mailbox(parser.at_domain(local)?)
         }
     };
-    if !parser.take(b'>') {
+    if !parser.consume(b'>') {
         return Err(parser.unexpected(NO_CLOSING_BRACKET));
     }
     if input.len() - parser.rest.len() > PATH_MAX {
-        return Err(SyntaxError("a path is at most 256 octets"));
+        return Err(TOO_LONG_PATH);
     }
     Ok((inside, parser.rest))
 }
 
-/// Reads the grammar from left to right, one octet ahead.
+/// A recursive descent parser that looks one byte ahead.
 struct Parser<'a> {
     rest: &'a [u8],
 }
@@ -305,113 +347,118 @@ impl<'a> Parser<'a> {
         self.rest.first().copied()
     }
 
-    /// Takes `octet` if it is next.
-    fn take(&mut self, octet: u8) -> bool {
-        let taken = self.rest.split_first().filter(|(first, _)| **first == octet);
-        self.rest = taken.map_or(self.rest, |(_, behind)| behind);
-        taken.is_some()
+    /// Consumes `byte` if it is next. Returns whether it was.
+    fn consume(&mut self, byte: u8) -> bool {
+        match self.rest.split_first() {
+            Some((first, after)) if *first == byte => {
+                self.rest = after;
+                true
+            }
+            _ => false,
+        }
     }
 
-    /// Takes all octets up to the first that does not fit.
-    fn run(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
-        let length = self.rest.iter().take_while(|octet| fits(**octet)).count();
-        let (run, behind) = self.rest.split_at(length);
-        self.rest = behind;
+    /// Consumes and returns all bytes up to the first that does not fit.
+    fn take_while(&mut self, fits: impl Fn(u8) -> bool) -> &'a [u8] {
+        let length = self.rest.iter().take_while(|byte| fits(**byte)).count();
+        let (run, after) = self.rest.split_at(length);
+        self.rest = after;
         run
     }
 
-    /// Nothing may be left.
-    fn end(&self, error: SyntaxError) -> Result<(), SyntaxError> {
+    /// Returns an error unless the input ends here.
+    fn expect_end(&self, error: SyntaxError) -> Result<(), SyntaxError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.unexpected(error)) }
     }
 
-    /// `error`, unless the next octet is one that no address may hold here.
+    /// Returns `error`, or [`NOT_PRINTABLE`] if the next byte is not valid in an address.
     fn unexpected(&self, error: SyntaxError) -> SyntaxError {
         match self.peek() {
-            Some(octet) if !matches!(octet, b' '..=b'~') => NOT_PRINTABLE,
+            Some(byte) if !matches!(byte, b' '..=b'~') => NOT_PRINTABLE,
             _ => error,
         }
     }
 
-    /// `@one,@two:`
+    /// Parses `@one,@two:` and drops it.
     fn source_route(&mut self) -> Result<(), SyntaxError> {
         loop {
-            if !self.take(b'@') {
+            if !self.consume(b'@') {
                 return Err(self.unexpected(BAD_ROUTE));
             }
             self.domain()?;
-            if self.take(b':') {
+            if self.consume(b':') {
                 return Ok(());
             }
-            if !self.take(b',') {
+            if !self.consume(b',') {
                 return Err(self.unexpected(BAD_ROUTE));
             }
         }
     }
 
-    /// `local-part@domain`
+    /// Parses `local-part@domain`.
     fn mailbox(&mut self) -> Result<Mailbox, SyntaxError> {
         let local = self.local_part()?;
         self.at_domain(local)
     }
 
-    /// `@domain`
+    /// Parses `@domain` after the local-part `local`.
     fn at_domain(&mut self, local: String) -> Result<Mailbox, SyntaxError> {
-        if !self.take(b'@') {
+        if !self.consume(b'@') {
             return Err(self.unexpected(NO_DOMAIN));
         }
         Ok(Mailbox { local, domain: self.domain()? })
     }
 
-    /// `dotted.atoms` or `"quoted string"`
+    /// Parses `dotted.atoms` or `"quoted string"`.
     fn local_part(&mut self) -> Result<String, SyntaxError> {
-        let local = if self.take(b'"') {
+        let local = if self.consume(b'"') {
             self.quoted()?
         } else {
-            let text = self.run(|octet| is_atext(octet) || octet == b'.');
+            let text = self.take_while(|byte| is_atext(byte) || byte == b'.');
             if text.is_empty() {
                 return Err(self.unexpected(NO_LOCAL));
             }
             if !is_dot_string(text) {
-                return Err(SyntaxError("a dot stands between letters, or in quotes"));
+                return Err(BAD_DOT);
             }
-            utf8(text)?.to_owned()
+            check_utf8(text)?.to_owned()
         };
         check_local(&local)?;
         Ok(local)
     }
 
-    /// The inside of a quoted string, and its closing quote.
+    /// Parses a quoted string after its opening quote.
     fn quoted(&mut self) -> Result<String, SyntaxError> {
         let mut text = String::new();
         loop {
-            text += utf8(self.run(|octet| is_printable(octet) && !b"\"\\".contains(&octet)))?;
-            if self.take(b'"') {
+            text +=
+                check_utf8(self.take_while(|byte| is_printable(byte) && !b"\"\\".contains(&byte)))?;
+            if self.consume(b'"') {
                 return Ok(text);
             }
-            if !self.take(b'\\') {
-                return Err(self.unexpected(SyntaxError("the closing quote is missing")));
+            if !self.consume(b'\\') {
+                return Err(self.unexpected(NO_CLOSING_QUOTE));
             }
             match self.rest.split_first() {
-                Some((&octet, behind)) if matches!(octet, b' '..=b'~') => {
-                    text.push(char::from(octet));
-                    self.rest = behind;
+                Some((&byte, after)) if matches!(byte, b' '..=b'~') => {
+                    text.push(char::from(byte));
+                    self.rest = after;
                 }
-                _ => return Err(self.unexpected(SyntaxError("nothing behind the backslash"))),
+                _ => return Err(self.unexpected(NO_ESCAPED)),
             }
         }
     }
 
-    /// `name.of.host` or `[literal]`
+    /// Parses `name.of.host` or `[literal]`.
     fn domain(&mut self) -> Result<Domain, SyntaxError> {
-        if self.take(b'[') {
-            let text = self.run(|octet| octet.is_ascii_graphic() && !b"[\\]".contains(&octet));
-            if !self.take(b']') {
+        if self.consume(b'[') {
+            let text = self.take_while(|byte| byte.is_ascii_graphic() && !b"[\\]".contains(&byte));
+            if !self.consume(b']') {
                 return Err(self.unexpected(BAD_LITERAL));
             }
-            return literal(utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
+            return parse_literal(check_utf8(text)?).map(Domain::Literal).ok_or(BAD_LITERAL);
         }
-        let text = utf8(self.run(|octet| is_name_octet(octet) || !octet.is_ascii()))?;
+        let text = check_utf8(self.take_while(|byte| is_name_byte(byte) || !byte.is_ascii()))?;
         if text.is_empty() {
             return Err(self.unexpected(EMPTY_DOMAIN));
         }
@@ -420,52 +467,53 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// What stands between `[` and `]` (RFC 5321 4.1.3).
-fn literal(text: &str) -> Option<Literal> {
+/// Parses the text between `[` and `]` (RFC 5321 4.1.3).
+fn parse_literal(text: &str) -> Option<AddressLiteral> {
     let Some((tag, content)) = text.split_once(':') else {
-        return text.parse().ok().map(Literal::V4);
+        return text.parse().ok().map(AddressLiteral::V4);
     };
     if tag.eq_ignore_ascii_case("IPv6") {
-        return content.parse().ok().map(Literal::V6);
+        return content.parse().ok().map(AddressLiteral::V6);
     }
-    // An IPv6 address that lacks its tag is a slip, not a literal of some kind "2001".
+    // An IPv6 address without its tag is a mistake, not a literal with the tag "2001".
     if text.parse::<Ipv6Addr>().is_ok() {
         return None;
     }
-    let tag_fits = tag.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-')
+    let tag_fits = tag.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && tag.ends_with(|last: char| last.is_ascii_alphanumeric());
     (tag_fits && !content.is_empty() && text.len() <= DOMAIN_MAX - 2)
-        .then(|| Literal::General(text.to_owned()))
+        .then(|| AddressLiteral::General(text.to_owned()))
 }
 
-/// A local-part without its quotes.
+/// Checks a local-part without its quotes.
 fn check_local(local: &str) -> Result<(), SyntaxError> {
-    utf8(local.as_bytes())?;
+    check_utf8(local.as_bytes())?;
     match local.len() {
         0 => Err(NO_LOCAL),
         1..=LOCAL_MAX => Ok(()),
-        _ => Err(SyntaxError("a local-part is at most 64 octets")),
+        _ => Err(TOO_LONG_LOCAL),
     }
 }
 
-/// A domain's name.
+/// Checks the name of a domain.
 fn check_name(name: &str) -> Result<(), SyntaxError> {
     if name.len() > DOMAIN_MAX {
         return Err(TOO_LONG_DOMAIN);
     }
     if !name.is_ascii() {
         let ascii = ascii_name(name);
-        return check_name(&ascii.ok_or(SyntaxError("a domain in UTF-8 has letters IDNA knows"))?);
+        return check_name(&ascii.ok_or(NOT_IDNA)?);
     }
     let is_label =
         |label: &str| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-');
-    if !name.bytes().all(is_name_octet) || !name.split('.').all(is_label) {
-        return Err(SyntaxError("a domain is letters, digits and hyphens, with dots between"));
+    if !name.bytes().all(is_name_byte) || !name.split('.').all(is_label) {
+        return Err(BAD_DOMAIN);
     }
     Ok(())
 }
 
-/// A name in lower case and with A-labels (UTS 46, not transitional); None if it has none.
+/// Returns `name` in lower case and with A-labels (UTS 46, not transitional), or None if it has no
+/// such form.
 fn ascii_name(name: &str) -> Option<String> {
     if name.is_ascii() {
         return Some(name.to_ascii_lowercase());
@@ -474,54 +522,64 @@ fn ascii_name(name: &str) -> Option<String> {
     Some(ascii.into_owned())
 }
 
-/// Whether a local-part needs no quotes: atoms, with single dots between.
+/// True if a local-part needs no quotes because it is atoms separated by single dots.
 fn is_dot_string(local: &[u8]) -> bool {
     local
-        .split(|octet| *octet == b'.')
-        .all(|atom| !atom.is_empty() && atom.iter().all(|octet| is_atext(*octet)))
+        .split(|byte| *byte == b'.')
+        .all(|atom| !atom.is_empty() && atom.iter().all(|byte| is_atext(*byte)))
 }
 
-/// RFC 5322 3.2.3, and RFC 6531 3.3.
-fn is_atext(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&octet) || !octet.is_ascii()
+/// True for `atext` (RFC 5322 3.2.3, RFC 6531 3.3).
+fn is_atext(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-/=?^_`{|}~".contains(&byte) || !byte.is_ascii()
 }
 
-fn is_name_octet(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || b"-_.".contains(&octet)
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)
 }
 
-/// Printable ASCII, a blank, or of a character in UTF-8.
-fn is_printable(octet: u8) -> bool {
-    matches!(octet, b' '..=b'~') || !octet.is_ascii()
+/// True for printable ASCII, a blank, and any byte of a character in UTF-8.
+fn is_printable(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') || !byte.is_ascii()
 }
 
-/// Octets that are to be UTF-8 (RFC 3629), without control characters: those of ASCII, those
-/// behind it, and the line ends that Unicode has besides.
-pub(super) fn utf8(octets: &[u8]) -> Result<&str, SyntaxError> {
-    let text = str::from_utf8(octets).map_err(|_| NOT_UTF8)?;
+/// Returns `bytes` as text if they are UTF-8 (RFC 3629) without control characters. Those of
+/// ASCII, U+0080 to U+009F, and the line ends of Unicode are not allowed.
+pub(super) fn check_utf8(bytes: &[u8]) -> Result<&str, SyntaxError> {
+    let text = str::from_utf8(bytes).map_err(|_| NOT_UTF8)?;
     let harmful = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if text.contains(harmful) { Err(NOT_PRINTABLE) } else { Ok(text) }
 }
 
-/// RFC 5321 4.5.3.1.1
+/// The longest local-part, in octets (RFC 5321 4.5.3.1.1).
 const LOCAL_MAX: usize = 64;
-/// RFC 5321 4.5.3.1.2
+/// The longest domain, in octets (RFC 5321 4.5.3.1.2).
 const DOMAIN_MAX: usize = 255;
-/// RFC 5321 4.5.3.1.3, brackets and source route included
+/// The longest path, in octets, with brackets and source route (RFC 5321 4.5.3.1.3).
 const PATH_MAX: usize = 256;
 
-const NO_BRACKETS: SyntaxError = SyntaxError("an address stands in angle brackets: <user@host>");
+const NO_BRACKETS: SyntaxError = SyntaxError("expected an address in angle brackets: <user@host>");
 const NO_CLOSING_BRACKET: SyntaxError = SyntaxError("the closing > is missing");
 const NO_LOCAL: SyntaxError = SyntaxError("the local-part is missing: <user@host>");
 const NO_DOMAIN: SyntaxError = SyntaxError("the domain is missing: <user@host>");
-const EMPTY_DOMAIN: SyntaxError = SyntaxError("a domain or [address] stands behind @");
-const BEHIND_DOMAIN: SyntaxError = SyntaxError("something stands behind the domain");
-const BAD_ROUTE: SyntaxError = SyntaxError("a source route is <@host,@host:user@host>");
+const EMPTY_DOMAIN: SyntaxError = SyntaxError("expected a domain or [address] after @");
+const TEXT_AFTER_DOMAIN: SyntaxError = SyntaxError("unexpected text after the domain");
+const BAD_ROUTE: SyntaxError = SyntaxError("expected a source route: <@host,@host:user@host>");
 const BAD_LITERAL: SyntaxError =
-    SyntaxError("an address literal is [192.0.2.1] or [IPv6:2001:db8::1]");
+    SyntaxError("expected an address literal: [192.0.2.1] or [IPv6:2001:db8::1]");
+const BAD_DOT: SyntaxError =
+    SyntaxError("a dot must be between other characters, or the local-part in quotes");
+const NO_CLOSING_QUOTE: SyntaxError = SyntaxError("the closing quote is missing");
+const NO_ESCAPED: SyntaxError = SyntaxError("expected a character after the backslash");
+const BAD_DOMAIN: SyntaxError =
+    SyntaxError("a domain is letters, digits and hyphens, separated by dots");
+const NOT_IDNA: SyntaxError =
+    SyntaxError("the domain contains characters that IDNA does not allow");
+const TOO_LONG_PATH: SyntaxError = SyntaxError("a path is at most 256 octets");
+const TOO_LONG_LOCAL: SyntaxError = SyntaxError("a local-part is at most 64 octets");
 const TOO_LONG_DOMAIN: SyntaxError = SyntaxError("a domain is at most 255 octets");
-const NOT_PRINTABLE: SyntaxError = SyntaxError("an address holds no control characters");
-const NOT_UTF8: SyntaxError = SyntaxError("an address is ASCII or UTF-8");
+const NOT_PRINTABLE: SyntaxError = SyntaxError("control characters are not allowed in an address");
+const NOT_UTF8: SyntaxError = SyntaxError("an address must be ASCII or UTF-8");
 
 #[cfg(test)]
 mod tests;

@@ -1,54 +1,54 @@
-//! Who the sender says it is, by AUTH (RFC 4954), with the mechanisms PLAIN (RFC 4616) and LOGIN
+//! The AUTH command (RFC 4954), with the mechanisms PLAIN (RFC 4616) and LOGIN
 //! (draft-murchison-sasl-login).
 //!
 //! ```text
 //! AUTH PLAIN AGpvbmVzAHNlY3JldA==            235
 //! AUTH LOGIN      334 VXNlcm5hbWU6     am9uZXM=     334 UGFzc3dvcmQ6     c2VjcmV0     235
 //! ```
-//! Both tell the password to whoever listens: the [`Sender`](super::Sender) says them only where
-//! nobody can.
+//! Both send the password in clear text, so the [`Sender`](super::Sender) uses them only on a
+//! channel that is encrypted or local.
 
 use std::fmt;
 
 use super::extensions::Extensions;
 
-/// A name and a password.
+/// A user name and a password for AUTH.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The name; no NUL.
+    /// The user name, without NUL.
     pub user: String,
-    /// The password; no NUL.
+    /// The password, without NUL.
     pub password: String,
 }
 
-/// The password is not shown.
+/// Writes the user name, but not the password.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
 impl Credentials {
-    /// The lines to send, each but the first when the server has said 334; None: the server offers
-    /// no mechanism that is known here.
-    pub(super) fn lines(&self, offers: &Extensions) -> Option<Vec<String>> {
+    /// Returns the lines to send: AUTH, then one line for each reply 334. Returns None if the
+    /// server offers neither mechanism.
+    pub(super) fn auth_lines(&self, extensions: &Extensions) -> Option<Vec<String>> {
         let Credentials { user, password } = self;
-        if offers.auth_plain {
+        if extensions.auth_plain {
             let response = base64(format!("\0{user}\0{password}").as_bytes());
-            let at_once = format!("AUTH PLAIN {response}");
-            // A command that is too long is cut in two (RFC 4954 4).
-            let fits = at_once.len() <= LINE_MAX - 2;
-            return Some(if fits { vec![at_once] } else { vec!["AUTH PLAIN".into(), response] });
+            let command = format!("AUTH PLAIN {response}");
+            // If the command is too long, the response is sent after 334 instead (RFC 4954 4).
+            let fits = command.len() <= LINE_MAX - 2;
+            return Some(if fits { vec![command] } else { vec!["AUTH PLAIN".into(), response] });
         }
         let responses = [user, password].map(|word| base64(word.as_bytes()));
-        offers.auth_login.then(|| [vec!["AUTH LOGIN".into()], responses.to_vec()].concat())
+        extensions.auth_login.then(|| [vec!["AUTH LOGIN".into()], responses.to_vec()].concat())
     }
 }
 
-/// RFC 4648 4.
-fn base64(octets: &[u8]) -> String {
+/// Encodes `bytes` in base64 (RFC 4648 4).
+fn base64(bytes: &[u8]) -> String {
     let mut text = String::new();
-    for group in octets.chunks(3) {
+    for group in bytes.chunks(3) {
         let at = |i: usize| u32::from(group.get(i).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
         for i in 0..4 {
@@ -66,7 +66,7 @@ fn base64(octets: &[u8]) -> String {
     text
 }
 
-/// A command line with its CR LF, in octets (RFC 5321 4.5.3.1.4).
+/// The longest command line with its CR LF, in octets (RFC 5321 4.5.3.1.4).
 const LINE_MAX: usize = 512;
 
 #[cfg(test)]
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn base64_of_rfc_4648() {
-        for (octets, text) in [
+        for (bytes, text) in [
             (&b""[..], ""),
             (b"f", "Zg=="),
             (b"fo", "Zm8="),
@@ -86,22 +86,22 @@ mod tests {
             (b"\0tim\0tanstaaftanstaaf", "AHRpbQB0YW5zdGFhZnRhbnN0YWFm"),
             (b"\xff\xff\xfe\xfb\xef\xbe", "///+++++"),
         ] {
-            assert_eq!(base64(octets), text);
+            assert_eq!(base64(bytes), text);
         }
     }
 
     #[test]
     fn mechanisms() {
-        let login = Credentials { user: "jones".into(), password: "secret".into() };
-        let offers =
+        let credentials = Credentials { user: "jones".into(), password: "secret".into() };
+        let extensions =
             |auth_plain, auth_login| Extensions { auth_plain, auth_login, ..Extensions::default() };
-        let plain = login.lines(&offers(true, true)).unwrap();
+        let plain = credentials.auth_lines(&extensions(true, true)).unwrap();
         assert_eq!(plain, ["AUTH PLAIN AGpvbmVzAHNlY3JldA=="]);
-        let by_login = login.lines(&offers(false, true)).unwrap();
+        let by_login = credentials.auth_lines(&extensions(false, true)).unwrap();
         assert_eq!(by_login, ["AUTH LOGIN", "am9uZXM=", "c2VjcmV0"]);
-        assert_eq!(login.lines(&offers(false, false)), None);
-        let long = Credentials { password: "x".repeat(400), ..login };
-        assert_eq!(long.lines(&offers(true, false)).unwrap().len(), 2);
+        assert_eq!(credentials.auth_lines(&extensions(false, false)), None);
+        let long = Credentials { password: "x".repeat(400), ..credentials };
+        assert_eq!(long.auth_lines(&extensions(true, false)).unwrap().len(), 2);
         assert!(!format!("{long:?}").contains("xx"));
     }
 }

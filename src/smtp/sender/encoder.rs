@@ -1,76 +1,76 @@
-//! Mail data as it goes over the wire, made of content as it is stored: lines that end with LF.
+//! The encoder of mail data: turns stored content, whose lines end with LF, into what is sent.
 //!
 //! ```text
-//! for DATA      .hello LF     ..hello CR LF     and behind all of it  . CR LF  (RFC 5321 4.5.2)
-//! for BDAT      .hello LF     .hello CR LF      (RFC 3030)
+//! stored       sent by DATA, . CR LF at the end (RFC 5321 4.5.2)   sent by BDAT (RFC 3030)
+//! .hello LF    ..hello CR LF                                       .hello CR LF
 //! ```
-//! Every line goes out with CR LF, the last one too where it had no LF. A CR in front of LF belongs
-//! to the line end; another one becomes a blank, for the wire knows no bare CR (RFC 5321 2.3.8) and
-//! a receiver that takes one for a line end would see `CR . CR` where we sent text. Otherwise no
-//! octet changes: long lines stay long, and 8 bits stay 8.
+//! Every line is sent with CR LF, including a last line without LF. A CR before LF belongs to the
+//! line end. Any other CR becomes a blank, because a bare CR must not be sent (RFC 5321 2.3.8) and
+//! a receiver that accepts one as a line end could find an end of data in the text. All other bytes
+//! are unchanged: long lines are not folded and 8-bit text is not converted.
 
 use memchr::memchr2;
 
 /// The encoder of one message.
 #[derive(Debug)]
 pub struct Encoder {
-    /// Whether it is for DATA.
-    dots: bool,
-    /// Whether a line begins here.
+    /// Whether the data is sent by DATA.
+    dot_stuffing: bool,
+    /// Whether the next byte begins a line.
     at_start: bool,
-    /// Whether a CR came, and nothing behind it yet.
-    cr: bool,
+    /// Whether the last byte was a CR, which is not written yet.
+    pending_cr: bool,
 }
 
 impl Encoder {
-    /// For DATA: with stuffed dots, and the final one.
+    /// Returns an encoder for DATA, which stuffs dots and writes the final dot.
     pub fn for_data() -> Encoder {
-        Encoder { dots: true, at_start: true, cr: false }
+        Encoder { dot_stuffing: true, at_start: true, pending_cr: false }
     }
 
-    /// For BDAT: dots are just dots.
+    /// Returns an encoder for BDAT, which does not change dots.
     pub fn for_chunks() -> Encoder {
-        Encoder { dots: false, ..Encoder::for_data() }
+        Encoder { dot_stuffing: false, ..Encoder::for_data() }
     }
 
-    /// Encodes the next octets of content, cut anywhere, behind what is in `out`.
+    /// Encodes the next part of the content, divided anywhere, and appends it to `out`.
     pub fn encode(&mut self, content: &[u8], out: &mut Vec<u8>) {
         let mut rest = content;
-        while let Some((&first, behind)) = rest.split_first() {
-            if self.cr && first != b'\n' {
-                self.text(b" ", out);
+        while let Some((&first, after)) = rest.split_first() {
+            if self.pending_cr && first != b'\n' {
+                self.write_text(b" ", out);
             }
-            self.cr = false;
+            self.pending_cr = false;
             match first {
                 b'\n' => {
                     out.extend_from_slice(b"\r\n");
                     self.at_start = true;
-                    rest = behind;
+                    rest = after;
                 }
-                b'\r' => (self.cr, rest) = (true, behind),
+                b'\r' => (self.pending_cr, rest) = (true, after),
                 _ => {
                     let end = memchr2(b'\r', b'\n', rest).unwrap_or(rest.len());
-                    let (text, behind) = rest.split_at(end);
-                    self.text(text, out);
-                    rest = behind;
+                    let (text, after) = rest.split_at(end);
+                    self.write_text(text, out);
+                    rest = after;
                 }
             }
         }
     }
 
-    /// Ends the last line, and the mail data where that is done by a dot.
+    /// Ends the last line, and for DATA the mail data.
     pub fn finish(mut self, out: &mut Vec<u8>) {
-        if self.cr || !self.at_start {
+        if self.pending_cr || !self.at_start {
             self.encode(b"\n", out);
         }
-        if self.dots {
+        if self.dot_stuffing {
             out.extend_from_slice(b".\r\n");
         }
     }
 
-    /// `text` is not empty, and no line end is in it.
-    fn text(&mut self, text: &[u8], out: &mut Vec<u8>) {
-        if self.at_start && self.dots && text.first() == Some(&b'.') {
+    /// Appends `text`, which is not empty and contains no line end.
+    fn write_text(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        if self.at_start && self.dot_stuffing && text.first() == Some(&b'.') {
             out.push(b'.');
         }
         out.extend_from_slice(text);
@@ -91,8 +91,8 @@ mod tests {
         out
     }
 
-    /// The same, said in the words of the manual above.
-    fn twin(content: &str, dots: bool) -> String {
+    /// Returns the same by simple means, as a reference.
+    fn reference(content: &str, dot_stuffing: bool) -> String {
         let ended = content.is_empty() || content.ends_with('\n');
         let content = content.to_owned() + if ended { "" } else { "\n" };
         let content = content.replace("\r\n", "\n").replace('\r', " ");
@@ -100,9 +100,10 @@ mod tests {
         if lines.last() == Some(&"") {
             lines.pop();
         }
-        let stuffed = |line: &&str| if dots && line.starts_with('.') { "." } else { "" }.to_owned();
+        let stuffed =
+            |line: &&str| if dot_stuffing && line.starts_with('.') { "." } else { "" }.to_owned();
         let all: String = lines.iter().map(|line| stuffed(line) + line + "\r\n").collect();
-        all + if dots { ".\r\n" } else { "" }
+        all + if dot_stuffing { ".\r\n" } else { "" }
     }
 
     #[test]
@@ -133,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn agrees_with_its_twin_and_is_read_back(
+        fn agrees_with_the_reference_and_decodes_to_the_content(
             words in prop::collection::vec(
                 prop::sample::select(&[".", "\n", "\r", "a", "\r\n", "From ", "\u{e9}", "\0"]),
                 0..40,
@@ -141,11 +142,11 @@ mod tests {
             cut in 1usize..20,
         ) {
             let content = words.concat();
-            let octets = content.as_bytes();
-            let chunks = encoded(octets, cut, Encoder::for_chunks());
-            prop_assert_eq!(&chunks, &twin(&content, false).into_bytes());
-            let data = encoded(octets, cut, Encoder::for_data());
-            prop_assert_eq!(&data, &twin(&content, true).into_bytes());
+            let bytes = content.as_bytes();
+            let chunks = encoded(bytes, cut, Encoder::for_chunks());
+            prop_assert_eq!(&chunks, &reference(&content, false).into_bytes());
+            let data = encoded(bytes, cut, Encoder::for_data());
+            prop_assert_eq!(&data, &reference(&content, true).into_bytes());
             let mut read = Vec::new();
             let (used, end) = Decoder::new(u64::MAX).feed(&data, &mut |piece| {
                 read.extend_from_slice(piece.bytes);

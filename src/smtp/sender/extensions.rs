@@ -1,82 +1,82 @@
-//! What a server offers in its reply to EHLO (RFC 5321 4.1.1.1), as far as a sender has use for it.
+//! The extensions that a server lists in its reply to EHLO (RFC 5321 4.1.1.1).
 
 use super::reply_parser::ServerReply;
 
-/// The extensions that a server named. HELO names none.
+/// The extensions of a server that a sender uses. There are none after HELO.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extensions {
-    /// RFC 2920
+    /// PIPELINING (RFC 2920).
     pub pipelining: bool,
-    /// RFC 1870
+    /// SIZE (RFC 1870).
     pub size: bool,
-    /// The largest message that it takes; None: it does not say.
+    /// The largest message in octets that SIZE announces.
     pub size_max: Option<u64>,
-    /// RFC 6152
-    pub eight_bit: bool,
-    /// RFC 6531
+    /// 8BITMIME (RFC 6152).
+    pub eight_bit_mime: bool,
+    /// SMTPUTF8 (RFC 6531).
     pub utf8: bool,
-    /// RFC 3461
+    /// DSN (RFC 3461).
     pub dsn: bool,
-    /// RFC 3030
+    /// CHUNKING (RFC 3030).
     pub chunking: bool,
-    /// RFC 3207
+    /// STARTTLS (RFC 3207).
     pub start_tls: bool,
-    /// RFC 4616
+    /// AUTH PLAIN (RFC 4616).
     pub auth_plain: bool,
-    /// draft-murchison-sasl-login
+    /// AUTH LOGIN (draft-murchison-sasl-login).
     pub auth_login: bool,
-    /// The most recipients of a transaction (RFC 9422).
+    /// The most recipients of a transaction, LIMITS RCPTMAX (RFC 9422).
     pub recipients_max: Option<usize>,
-    /// The most transactions of a connection (RFC 9422).
-    pub mails_max: Option<usize>,
+    /// The most transactions of a connection, LIMITS MAILMAX (RFC 9422).
+    pub transactions_max: Option<usize>,
 }
 
 impl Extensions {
-    /// Reads the keywords, which begin on the second line. What has no sense is not offered.
-    pub(super) fn read(ehlo: &ServerReply) -> Extensions {
-        let mut offers = Extensions::default();
+    /// Parses the keywords, which begin on the second line. Invalid ones are ignored.
+    pub(super) fn parse(ehlo: &ServerReply) -> Extensions {
+        let mut extensions = Extensions::default();
         for line in ehlo.lines().skip(1) {
             let mut words = line.split_ascii_whitespace();
             let keyword = words.next().unwrap_or_default().to_ascii_uppercase();
             match keyword.as_str() {
-                "PIPELINING" => offers.pipelining = true,
+                "PIPELINING" => extensions.pipelining = true,
                 "SIZE" => {
-                    offers.size = true;
-                    let most = words.next().and_then(|word| word.parse().ok());
-                    // 0 is for no limit that it knows (RFC 1870 4).
-                    offers.size_max = most.filter(|most| *most > 0);
+                    extensions.size = true;
+                    let max = words.next().and_then(|word| word.parse().ok());
+                    // 0 means that there is no fixed limit (RFC 1870 4).
+                    extensions.size_max = max.filter(|max| *max > 0);
                 }
-                "8BITMIME" => offers.eight_bit = true,
-                "SMTPUTF8" => offers.utf8 = true,
-                "DSN" => offers.dsn = true,
-                "CHUNKING" => offers.chunking = true,
-                "STARTTLS" => offers.start_tls = true,
-                "AUTH" => words.for_each(|word| offers.mechanism(word)),
-                "LIMITS" => words.for_each(|word| offers.limit(word)),
-                // As some wrote it before RFC 2554.
+                "8BITMIME" => extensions.eight_bit_mime = true,
+                "SMTPUTF8" => extensions.utf8 = true,
+                "DSN" => extensions.dsn = true,
+                "CHUNKING" => extensions.chunking = true,
+                "STARTTLS" => extensions.start_tls = true,
+                "AUTH" => words.for_each(|word| extensions.add_mechanism(word)),
+                "LIMITS" => words.for_each(|word| extensions.add_limit(word)),
+                // The form that was in use before RFC 2554.
                 _ => {
                     if let Some(first) = keyword.strip_prefix("AUTH=") {
-                        offers.mechanism(first);
-                        words.for_each(|word| offers.mechanism(word));
+                        extensions.add_mechanism(first);
+                        words.for_each(|word| extensions.add_mechanism(word));
                     }
                 }
             }
         }
-        offers
+        extensions
     }
 
-    fn mechanism(&mut self, name: &str) {
+    fn add_mechanism(&mut self, name: &str) {
         self.auth_plain |= name.eq_ignore_ascii_case("PLAIN");
         self.auth_login |= name.eq_ignore_ascii_case("LOGIN");
     }
 
-    /// `RCPTMAX=100`
-    fn limit(&mut self, word: &str) {
+    /// Parses a limit such as `RCPTMAX=100`. Zero is not valid.
+    fn add_limit(&mut self, word: &str) {
         let Some((name, value)) = word.split_once('=') else { return };
         let value = value.parse().ok().filter(|value| *value > 0);
         match name.to_ascii_uppercase().as_str() {
             "RCPTMAX" => self.recipients_max = value,
-            "MAILMAX" => self.mails_max = value,
+            "MAILMAX" => self.transactions_max = value,
             _ => {}
         }
     }
@@ -93,7 +93,7 @@ mod tests {
         let plain = Extensions { auth_plain: true, ..none() };
         let both = Extensions { auth_login: true, ..plain.clone() };
         let size = |size_max| Extensions { size: true, size_max, ..none() };
-        for (line, offers) in [
+        for (line, extensions) in [
             ("", none()),
             ("PIPELINING", Extensions { pipelining: true, ..none() }),
             ("pipelining now", Extensions { pipelining: true, ..none() }),
@@ -103,7 +103,7 @@ mod tests {
             ("SIZE 1000", size(Some(1000))),
             ("SIZE 99999999999999999999", size(None)),
             ("SIZE -1", size(None)),
-            ("8BITMIME", Extensions { eight_bit: true, ..none() }),
+            ("8BITMIME", Extensions { eight_bit_mime: true, ..none() }),
             ("SMTPUTF8", Extensions { utf8: true, ..none() }),
             ("DSN", Extensions { dsn: true, ..none() }),
             ("CHUNKING", Extensions { chunking: true, ..none() }),
@@ -115,13 +115,13 @@ mod tests {
             ("AUTH=X PLAIN", plain),
             ("AUTH PLAINER", none()),
             ("LIMITS RCPTMAX=5 X=1", Extensions { recipients_max: Some(5), ..none() }),
-            ("LIMITS MAILMAX=2 RCPTMAX=0", Extensions { mails_max: Some(2), ..none() }),
+            ("LIMITS MAILMAX=2 RCPTMAX=0", Extensions { transactions_max: Some(2), ..none() }),
             ("LIMITS", none()),
             ("XFORWARD NAME", none()),
         ] {
-            let mut answers = ReplyParser::default();
-            answers.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
-            assert_eq!(Extensions::read(&answers.next().unwrap().unwrap()), offers, "{line}");
+            let mut parser = ReplyParser::default();
+            parser.feed(format!("250-DSN 8BITMIME\r\n250 {line}\r\n").as_bytes());
+            assert_eq!(Extensions::parse(&parser.next().unwrap().unwrap()), extensions, "{line}");
         }
     }
 }

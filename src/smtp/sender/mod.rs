@@ -1,30 +1,31 @@
-//! The state machine of a client: octets of the server in, commands and outcomes out. No I/O.
+//! The state machine of a client: input from the server goes in, commands and outcomes come out.
 //!
-//! A connection, [`Sender`], outlives its transactions. It begins with greeting, EHLO (or HELO),
-//! STARTTLS and AUTH as [`SenderConfig`] ask; then whoever holds it [`begin`](Sender::begin)s
-//! transactions, one after the other, and [`quit`](Sender::quit)s. In between it does what
-//! [`step`](Sender::step) says:
+//! A [`Sender`] lives as long as the connection. It begins with the greeting, EHLO or HELO, and
+//! STARTTLS and AUTH as [`SenderConfig`] requires. Then the caller sends one transaction after the
+//! other with [`begin_transaction`](Sender::begin_transaction), and ends with
+//! [`quit`](Sender::quit). In between it performs the actions that [`step`](Sender::step) returns:
 //!
 //! ```text
-//!        octets --heard()--> Sender --step()--> Read, Data, StartTls, Ready, Close
+//!          input --feed()--> Sender --step()--> Read, Data, StartTls, Ready, Close
 //!                              |
-//!  mail server <--output()-----+--outcomes()--> of each recipient: done, later, never
+//! server <--take_output()------+--take_outcomes()--> recipients accepted, deferred, failed
 //! ```
-//! Promises:
-//! - Where the server offers PIPELINING, a transaction is sent in groups of [`GROUP`] commands, and
-//!   one round trip is a whole message that fits a chunk (CHUNKING); elsewhere each command waits
-//!   for its reply.
-//! - Every recipient has one outcome, from the code of the reply that decided over it. Done only
-//!   after a reply of 2yz to the end of mail data. A reply that is none, that comes unasked or has
-//!   no sense where it comes ends the connection, and what was not decided is for later.
-//! - Nothing is said that the server did not offer. DSN parameters then are left out; what RFC 6152
-//!   and RFC 6531 do not let through (declared 8BITMIME, SMTPUTF8) fails here, with 5.6.3 and
-//!   5.6.7: nothing is converted. 8-bit content that was not declared is sent as it is.
-//! - A password is said inside TLS, or where the channel is [`secure`](SenderConfig::secure), and
-//!   nowhere else. What came before TLS is forgotten, and octets that came behind the 220 to
-//!   STARTTLS end the connection (RFC 3207 4.2, 5).
+//! It guarantees:
+//! - If the server offers PIPELINING, a transaction is sent in groups of [`PIPELINE_MAX`] commands.
+//!   With CHUNKING as well, a message that fits into one chunk takes one round trip. Otherwise each
+//!   command waits for its reply.
+//! - Every recipient has one outcome, which is the class of the reply that decided it. A recipient
+//!   is accepted only by 2yz to the end of mail data. Input that is not a reply, an unsolicited
+//!   reply, and one that is not valid for its command end the connection. Undecided recipients are
+//!   then deferred.
+//! - An extension is used only if the server offers it. DSN parameters are otherwise left out. A
+//!   message that declares 8BITMIME or needs SMTPUTF8 fails without them, with 5.6.3 and 5.6.7
+//!   (RFC 6152, RFC 6531), because nothing is converted. Undeclared 8-bit content is sent as it is.
+//! - The password is sent only inside TLS, or if the channel is [`secure`](SenderConfig::secure).
+//!   State from before TLS is dropped, and input between the 220 to STARTTLS and the handshake ends
+//!   the connection (RFC 3207 4.2, 5).
 //!
-//! LMTP is not spoken.
+//! LMTP is not supported.
 
 mod auth;
 mod encoder;
@@ -44,135 +45,135 @@ pub use extensions::Extensions;
 use reply_parser::{ReplyParser, ServerReply};
 use transaction::SenderTransaction;
 
-/// What a sender is told of the connection.
+/// Configuration of a [`Sender`].
 #[derive(Clone, Debug)]
 pub struct SenderConfig {
-    /// What it calls itself in EHLO: a domain, or an address literal (RFC 5321 4.1.1.1).
+    /// The client's name in EHLO: a domain or an address literal (RFC 5321 4.1.1.1).
     pub hostname: String,
-    /// Whether the channel can be overheard by nobody from its first octet: TLS, or a Unix socket.
+    /// Whether the channel is protected from its start, by TLS or because it is a Unix socket.
     pub secure: bool,
-    /// Whether STARTTLS is said; Off inside TLS.
+    /// The use of STARTTLS. It must be Off inside TLS.
     pub start_tls: StartTlsPolicy,
-    /// Who it says it is, if anybody. Then a server that does not take it is of no use.
-    pub login: Option<Credentials>,
+    /// The user name and password for AUTH. If the server does not accept them, no message is sent.
+    pub credentials: Option<Credentials>,
 }
 
-/// Whether STARTTLS is said.
+/// The use of STARTTLS by a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartTlsPolicy {
     /// Never.
     Off,
-    /// Where it is offered.
+    /// If the server offers it.
     Offered,
-    /// Always: a server without is of no use.
+    /// Always. No message is sent to a server that does not offer it.
     Required,
 }
 
-/// What to do next.
+/// The next action of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SenderStep {
-    /// Send the output, read, and give what came to [`Sender::feed`]. A reply is to be whole in
-    /// the time its stage allows.
+    /// Send the output, read, and pass the input to [`Sender::feed`]. A whole reply must be
+    /// received in the time of the stage.
     Read(Stage),
-    /// Send mail data by an [`Encoder`] for DATA, to its final dot, then call
-    /// [`Sender::data_sent`].
+    /// Send mail data with [`Encoder::for_data`], then call [`Sender::finish_data`].
     Data,
-    /// Make the handshake, then call [`Sender::tls_started`].
+    /// Make the handshake, then call [`Sender::begin_tls`].
     StartTls,
-    /// The transaction is over, or none has begun: begin one, or quit.
+    /// Begin the next transaction, or quit.
     Ready,
-    /// Nothing more will be said.
+    /// Close the connection.
     Close,
 }
 
-/// What is waited for, with the time that RFC 5321 4.5.3.2 has for it.
+/// The stages of a connection, each with its timeout of RFC 5321 4.5.3.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// The greeting: 5 minutes.
+    /// The greeting, 5 minutes.
     Greeting,
-    /// The reply to MAIL, RCPT, or another command that has no time of its own: 5 minutes.
+    /// The reply to MAIL, RCPT, and commands without a timeout of their own, 5 minutes.
     Command,
-    /// The reply to DATA: 2 minutes.
+    /// The reply to DATA, 2 minutes.
     Data,
-    /// The reply to the end of mail data: 10 minutes.
+    /// The reply to the end of mail data, 10 minutes.
     Dot,
-    /// The reply to QUIT, of which nothing depends.
+    /// The reply to QUIT, which changes nothing.
     Quit,
 }
 
-/// What became of one recipient.
+/// The outcome of one recipient.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecipientOutcome {
-    /// The server has taken responsibility.
-    Done(FailureReason),
-    /// Not now; it may be otherwise later.
-    Later(FailureReason),
-    /// Not, and trying again would not help.
-    Never(FailureReason),
+    /// The server has accepted responsibility for the message.
+    Accepted(OutcomeReason),
+    /// The message was not accepted, and may be sent again later.
+    Deferred(OutcomeReason),
+    /// The message was not accepted, and will not be if it is sent again.
+    Failed(OutcomeReason),
 }
 
-/// Why: a reply, or what happened instead of one.
+/// The reason of an outcome: a reply of the server, or an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FailureReason {
-    /// The code of the reply; None: there was none, and the rest is our own.
+pub struct OutcomeReason {
+    /// The code of the reply, or None for an error that is not a reply.
     pub code: Option<u16>,
-    /// RFC 3463.
+    /// The enhanced status code (RFC 3463).
     pub status: (u8, u16, u16),
-    /// One line of at most 512 octets, UTF-8 without control characters: of a reply the code and
-    /// all texts, `550 5.1.1 No such user`.
+    /// One line of at most 512 bytes of UTF-8 without control characters. For a reply it is the
+    /// code and all texts, `550 5.1.1 No such user`.
     pub text: String,
 }
 
-/// The sender-SMTP of one connection.
+/// The sender-SMTP of one connection (RFC 821 2).
 #[derive(Debug)]
 pub struct Sender {
-    settings: SenderConfig,
-    answers: ReplyParser,
+    config: SenderConfig,
+    parser: ReplyParser,
     output: Vec<u8>,
     phase: SenderPhase,
-    /// Commands that were said and not answered yet.
+    /// Commands that were sent and not replied to yet.
     awaited: VecDeque<AwaitedReply>,
-    offers: Extensions,
-    /// Whether STARTTLS was carried out.
+    extensions: Extensions,
+    /// Whether the connection was upgraded by STARTTLS.
     tls: bool,
     transaction: Option<SenderTransaction>,
-    /// Whether the server may think that a transaction is open.
-    is_open: bool,
-    /// Transactions so far.
-    mails: usize,
-    /// Replies so far.
+    /// Whether a transaction may be open at the server, so that RSET is needed.
+    transaction_open: bool,
+    /// The number of transactions so far.
+    transactions: usize,
+    /// The number of replies so far.
     replies: u64,
-    /// Why the connection is of no use any more.
-    failure: Option<FailureReason>,
+    /// The reason why the connection cannot be used any more.
+    failure: Option<OutcomeReason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SenderPhase {
-    /// Replies are awaited, or a group of commands is due.
-    Talking,
-    /// 220 to STARTTLS came.
+    /// Commands are sent and replies are awaited.
+    Exchange,
+    /// STARTTLS was accepted.
     Handshake,
+    /// No transaction is in progress.
     Ready,
-    /// 354 came.
+    /// DATA was accepted.
     Data,
-    Over,
+    Closed,
 }
 
-/// A command whose reply is awaited.
+/// A command that was sent, or the connection itself, whose reply is awaited.
 #[derive(Debug, PartialEq, Eq)]
 enum AwaitedReply {
     Greeting,
     Ehlo,
     Helo,
     StartTls,
-    /// With the lines that are to be sent for 334.
+    /// AUTH with the lines to send after each 334.
     Auth(VecDeque<String>),
     Rset,
     Mail,
-    /// Of which recipient.
+    /// RCPT of the recipient with this index.
     Rcpt(usize),
     Data,
-    /// The final dot.
+    /// The final dot of DATA.
     Dot,
     /// The only chunk, BDAT LAST.
     Chunk,
@@ -180,116 +181,119 @@ enum AwaitedReply {
 }
 
 impl Sender {
-    /// A sender that waits for the greeting.
-    pub fn new(settings: SenderConfig) -> Sender {
+    /// Returns a sender that waits for the greeting.
+    pub fn new(config: SenderConfig) -> Sender {
         Sender {
             tls: false,
-            settings,
-            answers: ReplyParser::default(),
+            config,
+            parser: ReplyParser::default(),
             output: Vec::new(),
-            phase: SenderPhase::Talking,
+            phase: SenderPhase::Exchange,
             awaited: VecDeque::from([AwaitedReply::Greeting]),
-            offers: Extensions::default(),
+            extensions: Extensions::default(),
             transaction: None,
-            is_open: false,
-            mails: 0,
+            transaction_open: false,
+            transactions: 0,
             replies: 0,
             failure: None,
         }
     }
 
-    /// What to do next.
+    /// Returns the next action of the caller.
     pub fn step(&self) -> SenderStep {
         match self.phase {
-            SenderPhase::Talking => {
+            SenderPhase::Exchange => {
                 SenderStep::Read(self.awaited.front().map_or(Stage::Command, AwaitedReply::stage))
             }
             SenderPhase::Handshake => SenderStep::StartTls,
             SenderPhase::Ready => SenderStep::Ready,
             SenderPhase::Data => SenderStep::Data,
-            SenderPhase::Over => SenderStep::Close,
+            SenderPhase::Closed => SenderStep::Close,
         }
     }
 
-    /// What is to be sent, taken away.
-    pub fn output(&mut self) -> Vec<u8> {
+    /// Removes and returns the output to send.
+    pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
     }
 
-    /// Octets came from the server.
-    pub fn feed(&mut self, octets: &[u8]) {
-        self.answers.feed(octets);
-        while self.phase != SenderPhase::Over {
-            match self.answers.next() {
-                Ok(Some(answer)) => {
+    /// Handles input from the server.
+    pub fn feed(&mut self, input: &[u8]) {
+        self.parser.feed(input);
+        while self.phase != SenderPhase::Closed {
+            match self.parser.next() {
+                Ok(Some(reply)) => {
                     self.replies += 1;
-                    self.answer(answer);
+                    self.handle_reply(reply);
                 }
                 Ok(None) => break,
-                Err(garble) => self.lost(&format!("{garble} came"), PROTOCOL),
+                Err(malformed) => self.fail(&format!("received {malformed}"), PROTOCOL),
             }
         }
     }
 
-    /// The connection is inside TLS from here on.
-    pub fn tls_started(&mut self) {
-        self.answers.clear();
-        self.offers = Extensions::default();
+    /// Continues inside TLS after the handshake, with another EHLO.
+    pub fn begin_tls(&mut self) {
+        self.parser.clear();
+        self.extensions = Extensions::default();
         self.tls = true;
-        self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
+        self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
     }
 
-    /// Mail data was sent, up to its final dot.
-    pub fn data_sent(&mut self) {
+    /// Continues after the final dot of the mail data was sent.
+    pub fn finish_data(&mut self) {
         if self.phase == SenderPhase::Data {
-            self.phase = SenderPhase::Talking;
+            self.phase = SenderPhase::Exchange;
             self.awaited.push_back(AwaitedReply::Dot);
         }
     }
 
-    /// Nothing can be sent or read any more, because of `why` ("timeout"), which has this status.
-    pub fn lost(&mut self, why: &str, status: (u8, u16, u16)) {
-        if self.phase == SenderPhase::Over {
+    /// Ends the connection because of `error`, such as "a timeout", with the enhanced status code
+    /// `status`. Undecided recipients are deferred.
+    pub fn fail(&mut self, error: &str, status: (u8, u16, u16)) {
+        if self.phase == SenderPhase::Closed {
             return;
         }
-        let place = match (self.phase, self.awaited.front()) {
-            (SenderPhase::Data, _) => "while mail data was sent",
-            (SenderPhase::Handshake, _) => "where TLS was to begin",
-            (_, awaited) => awaited.map_or("between messages", AwaitedReply::place),
+        let stage = match (self.phase, self.awaited.front()) {
+            (SenderPhase::Data, _) => "while sending mail data",
+            (SenderPhase::Handshake, _) => "before the TLS handshake",
+            (_, awaited) => awaited.map_or("between messages", AwaitedReply::description),
         };
-        self.over(FailureReason::own(status, &format!("{why} {place}")));
+        self.close(OutcomeReason::local(status, &format!("{error} {stage}")));
     }
 
-    /// Why the connection is of no use, once it is not.
-    pub fn failure(&self) -> Option<&FailureReason> {
+    /// Returns the reason why the connection cannot be used any more.
+    pub fn failure(&self) -> Option<&OutcomeReason> {
         self.failure.as_ref()
     }
 
-    /// What the server offers.
-    pub fn offers(&self) -> &Extensions {
-        &self.offers
+    /// Returns the extensions that the server offers.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
     }
 
-    /// How many replies came whole; each has a time of its own.
-    pub fn replies(&self) -> u64 {
+    /// Returns the number of whole replies so far. The timeout starts again after each.
+    pub fn reply_count(&self) -> u64 {
         self.replies
     }
 
-    /// Whether the server takes no further transaction on this connection (RFC 9422 MAILMAX).
-    pub fn is_used_up(&self) -> bool {
-        self.offers.mails_max.is_some_and(|most| self.mails >= most)
+    /// True if the server accepts no more transactions on this connection (RFC 9422 MAILMAX).
+    pub fn has_reached_limit(&self) -> bool {
+        self.extensions.transactions_max.is_some_and(|max| self.transactions >= max)
     }
 
-    /// Whether `octets` of mail data are sent as one chunk, behind RCPT and without a wait.
-    pub fn takes_chunk(&self, octets: usize) -> bool {
-        self.offers.chunking && self.offers.pipelining && octets <= CHUNK_MAX
+    /// True if `octets` of mail data can be sent as one chunk after RCPT, without waiting for
+    /// replies.
+    pub fn accepts_chunk(&self, octets: usize) -> bool {
+        self.extensions.chunking && self.extensions.pipelining && octets <= CHUNK_MAX
     }
 
-    /// Begins a transaction, where the step is [`Ready`](SenderStep::Ready): `envelope`'s, for those of
-    /// its recipients that have no outcome yet in `outcomes`. `octets` is how long the mail data is
-    /// on the wire, dots not stuffed; `chunk` is all of it where
-    /// [`takes_chunk`](Sender::takes_chunk) said so.
-    pub fn begin<D>(
+    /// Begins a transaction when the step is [`Ready`](SenderStep::Ready).
+    ///
+    /// The recipients are those of `envelope` that have no outcome in `outcomes`. `octets` is the
+    /// size of the mail data as sent, without stuffed dots. `chunk` is all of it, encoded, if
+    /// [`accepts_chunk`](Sender::accepts_chunk) returned true.
+    pub fn begin_transaction<D>(
         &mut self,
         envelope: &Envelope<D>,
         outcomes: Vec<Option<RecipientOutcome>>,
@@ -297,98 +301,104 @@ impl Sender {
         chunk: Option<Vec<u8>>,
     ) {
         self.transaction =
-            Some(SenderTransaction::new(&self.offers, envelope, outcomes, octets, chunk));
-        self.mails += 1;
-        self.phase = SenderPhase::Talking;
-        match self.answers.is_empty() {
-            true => self.go_on(),
-            false => self.lost("something came", PROTOCOL),
+            Some(SenderTransaction::new(&self.extensions, envelope, outcomes, octets, chunk));
+        self.transactions += 1;
+        self.phase = SenderPhase::Exchange;
+        if self.parser.is_empty() {
+            self.continue_transaction();
+        } else {
+            self.fail("received unexpected input", PROTOCOL);
         }
     }
 
-    /// What became of the recipients, after the transaction. One without an outcome was not tried:
-    /// the server takes no more at a time, so that another transaction is to begin.
-    pub fn outcomes(&mut self) -> Vec<Option<RecipientOutcome>> {
+    /// Ends the transaction and returns the outcomes of its recipients. A recipient without an
+    /// outcome needs another transaction, because the server limits the number of recipients.
+    pub fn take_outcomes(&mut self) -> Vec<Option<RecipientOutcome>> {
         self.transaction.take().map(|transaction| transaction.outcomes).unwrap_or_default()
     }
 
-    /// Says QUIT.
+    /// Sends QUIT.
     pub fn quit(&mut self) {
-        if self.phase != SenderPhase::Over {
-            self.say("QUIT".to_owned(), AwaitedReply::Quit);
+        if self.phase != SenderPhase::Closed {
+            self.send_command("QUIT".to_owned(), AwaitedReply::Quit);
         }
     }
 
-    fn say(&mut self, line: String, awaited: AwaitedReply) {
+    fn send_command(&mut self, line: String, awaited: AwaitedReply) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
         self.awaited.push_back(awaited);
-        self.phase = SenderPhase::Talking;
+        self.phase = SenderPhase::Exchange;
     }
 
-    /// Takes one reply.
-    fn answer(&mut self, answer: ServerReply) {
+    /// Handles one reply.
+    fn handle_reply(&mut self, reply: ServerReply) {
         if self.phase == SenderPhase::Data {
-            return self.answer_too_early(&answer);
+            return self.handle_early_reply(&reply);
         }
-        // What the output holds was not sent yet, so nobody can have answered it.
-        let asked = self.output.is_empty().then(|| self.awaited.pop_front()).flatten();
-        let Some(awaited) = asked else {
-            return self.unasked(&answer);
+        // A reply before the output was sent cannot be a reply to it.
+        if !self.output.is_empty() {
+            return self.handle_unsolicited_reply(&reply);
+        }
+        let Some(awaited) = self.awaited.pop_front() else {
+            return self.handle_unsolicited_reply(&reply);
         };
-        let reason = FailureReason::of(&answer);
-        // The server closes, whatever was asked (RFC 5321 3.8).
-        if answer.code == 421 && awaited != AwaitedReply::Quit {
+        let reason = OutcomeReason::of(&reply);
+        // After 421 the server closes the connection, whatever the command was (RFC 5321 3.8).
+        if reply.code == 421 && awaited != AwaitedReply::Quit {
             self.awaited.push_front(awaited);
-            return self.over(reason);
+            return self.close(reason);
         }
-        let class = answer.code / 100;
+        let class = reply.code / 100;
         match awaited {
             AwaitedReply::Greeting if class == 2 => {
-                self.say(format!("EHLO {}", self.settings.hostname), AwaitedReply::Ehlo);
+                self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
             }
             AwaitedReply::Ehlo if class == 2 => {
-                self.offers = Extensions::read(&answer);
-                self.introduce();
+                self.extensions = Extensions::parse(&reply);
+                self.start_tls_or_log_in();
             }
-            // It may know HELO (RFC 5321 4.1.1.1).
+            // An old server may support HELO only (RFC 5321 4.1.1.1).
             AwaitedReply::Ehlo if class == 5 => {
-                self.say(format!("HELO {}", self.settings.hostname), AwaitedReply::Helo);
+                self.send_command(format!("HELO {}", self.config.hostname), AwaitedReply::Helo);
             }
-            AwaitedReply::Helo if class == 2 => self.introduce(),
+            AwaitedReply::Helo if class == 2 => self.start_tls_or_log_in(),
             AwaitedReply::StartTls if class == 2 => self.start_tls(),
-            AwaitedReply::StartTls if self.settings.start_tls == StartTlsPolicy::Offered => {
+            AwaitedReply::StartTls if self.config.start_tls == StartTlsPolicy::Offered => {
                 self.log_in()
             }
             AwaitedReply::Auth(_) if class == 2 => self.phase = SenderPhase::Ready,
             AwaitedReply::Auth(mut lines) if class == 3 => match lines.pop_front() {
-                Some(line) => self.say(line, AwaitedReply::Auth(lines)),
-                None => self.over(FailureReason::own(PROTOCOL, "AUTH asks for more than there is")),
+                Some(line) => self.send_command(line, AwaitedReply::Auth(lines)),
+                None => self.close(OutcomeReason::local(
+                    PROTOCOL,
+                    "the server sent too many challenges for AUTH",
+                )),
             },
             AwaitedReply::Greeting | AwaitedReply::Ehlo | AwaitedReply::Helo => {
-                self.give_up(reason)
+                self.fail_and_quit(reason)
             }
-            AwaitedReply::StartTls | AwaitedReply::Auth(_) => self.give_up(reason),
-            AwaitedReply::Quit => self.phase = SenderPhase::Over,
+            AwaitedReply::StartTls | AwaitedReply::Auth(_) => self.fail_and_quit(reason),
+            AwaitedReply::Quit => self.phase = SenderPhase::Closed,
             AwaitedReply::Rset if class == 2 => {}
-            awaited => self.in_transaction(awaited, class, reason),
+            awaited => self.handle_transaction_reply(awaited, class, reason),
         }
-        if self.phase == SenderPhase::Talking && self.awaited.is_empty() {
-            self.go_on();
+        if self.phase == SenderPhase::Exchange && self.awaited.is_empty() {
+            self.continue_transaction();
         }
     }
 
-    /// What follows EHLO or HELO.
-    fn introduce(&mut self) {
-        match self.settings.start_tls {
+    /// Sends STARTTLS or AUTH after EHLO or HELO, if one is due.
+    fn start_tls_or_log_in(&mut self) {
+        match self.config.start_tls {
             StartTlsPolicy::Offered | StartTlsPolicy::Required if self.tls => self.log_in(),
-            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.offers.start_tls => {
-                self.say("STARTTLS".to_owned(), AwaitedReply::StartTls);
+            StartTlsPolicy::Offered | StartTlsPolicy::Required if self.extensions.start_tls => {
+                self.send_command("STARTTLS".to_owned(), AwaitedReply::StartTls);
             }
             StartTlsPolicy::Required => {
-                self.give_up(FailureReason::own(
+                self.fail_and_quit(OutcomeReason::local(
                     SECURITY,
-                    "STARTTLS is not offered, and required here",
+                    "TLS is required, but the server does not offer STARTTLS",
                 ));
             }
             StartTlsPolicy::Offered | StartTlsPolicy::Off => self.log_in(),
@@ -397,66 +407,72 @@ impl Sender {
 
     fn start_tls(&mut self) {
         self.phase = SenderPhase::Handshake;
-        // Whoever is between the server and us may have put it there, to be taken for something
-        // said inside TLS.
-        if !self.answers.is_empty() {
-            self.lost("something came in clear text", SECURITY);
+        // An attacker in the network may have inserted it to be read inside TLS.
+        if !self.parser.is_empty() {
+            self.fail("received clear text", SECURITY);
         }
     }
 
     fn log_in(&mut self) {
-        let Some(login) = &self.settings.login else {
+        let Some(credentials) = &self.config.credentials else {
             self.phase = SenderPhase::Ready;
             return;
         };
-        if !self.tls && !self.settings.secure {
-            return self.give_up(FailureReason::own(SECURITY, "no password is sent without TLS"));
+        if !self.tls && !self.config.secure {
+            return self.fail_and_quit(OutcomeReason::local(
+                SECURITY,
+                "the password is not sent without TLS",
+            ));
         }
-        match login.lines(&self.offers).map(VecDeque::from) {
+        match credentials.auth_lines(&self.extensions).map(VecDeque::from) {
             Some(mut lines) => {
                 let first = lines.pop_front().unwrap_or_default();
-                self.say(first, AwaitedReply::Auth(lines));
+                self.send_command(first, AwaitedReply::Auth(lines));
             }
-            None => self
-                .give_up(FailureReason::own(SECURITY, "neither AUTH PLAIN nor LOGIN is offered")),
+            None => self.fail_and_quit(OutcomeReason::local(
+                SECURITY,
+                "the server offers neither AUTH PLAIN nor AUTH LOGIN",
+            )),
         }
     }
 
-    /// A reply while mail data is sent: a refusal is one, and anything else is not to be believed.
-    fn answer_too_early(&mut self, answer: &ServerReply) {
-        match answer.code / 100 {
+    /// Handles a reply while mail data is being sent. Only a rejection is valid.
+    fn handle_early_reply(&mut self, reply: &ServerReply) {
+        match reply.code / 100 {
             4 | 5 => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.data_answered(answer.code / 100, &FailureReason::of(answer));
+                    transaction.decide_accepted(reply.code / 100, &OutcomeReason::of(reply));
                 }
-                // What is left of the mail data must not be taken for commands.
-                self.over(FailureReason::of(answer));
+                // The connection is closed, because the server would take the rest of the mail
+                // data for commands.
+                self.close(OutcomeReason::of(reply));
             }
-            _ => self.lost("a reply came", PROTOCOL),
+            _ => self.fail("received a reply", PROTOCOL),
         }
     }
 
-    fn unasked(&mut self, answer: &ServerReply) {
-        match answer.code {
-            421 => self.over(FailureReason::of(answer)),
-            _ => self.lost("a reply came unasked", PROTOCOL),
+    /// Handles a reply to no command. Only 421 is valid (RFC 5321 3.8).
+    fn handle_unsolicited_reply(&mut self, reply: &ServerReply) {
+        match reply.code {
+            421 => self.close(OutcomeReason::of(reply)),
+            _ => self.fail("received an unsolicited reply", PROTOCOL),
         }
     }
 
-    /// The server is of no use, and told so.
-    fn give_up(&mut self, reason: FailureReason) {
+    /// Ends the connection with QUIT because of `reason`.
+    fn fail_and_quit(&mut self, reason: OutcomeReason) {
         self.failure = Some(reason);
         self.quit();
     }
 
-    /// Nothing more can be said.
-    fn over(&mut self, reason: FailureReason) {
-        self.phase = SenderPhase::Over;
+    /// Ends the connection at once because of `reason`.
+    fn close(&mut self, reason: OutcomeReason) {
+        self.phase = SenderPhase::Closed;
         self.output.clear();
         if let Some(transaction) = &mut self.transaction {
-            transaction.lost(&reason);
+            transaction.defer_undecided(&reason);
         }
-        // The first reason is the one that counts.
+        // The first reason is kept.
         self.failure.get_or_insert(reason);
     }
 }
@@ -472,67 +488,68 @@ impl AwaitedReply {
         }
     }
 
-    fn place(&self) -> &'static str {
+    /// Returns the end of an error text.
+    fn description(&self) -> &'static str {
         match self {
-            AwaitedReply::Greeting => "in place of a greeting",
-            AwaitedReply::Ehlo => "in place of a reply to EHLO",
-            AwaitedReply::Helo => "in place of a reply to HELO",
-            AwaitedReply::StartTls => "in place of a reply to STARTTLS",
-            AwaitedReply::Auth(_) => "in place of a reply to AUTH",
-            AwaitedReply::Rset => "in place of a reply to RSET",
-            AwaitedReply::Mail => "in place of a reply to MAIL",
-            AwaitedReply::Rcpt(_) => "in place of a reply to RCPT",
-            AwaitedReply::Data => "in place of a reply to DATA",
+            AwaitedReply::Greeting => "while waiting for the greeting",
+            AwaitedReply::Ehlo => "while waiting for the reply to EHLO",
+            AwaitedReply::Helo => "while waiting for the reply to HELO",
+            AwaitedReply::StartTls => "while waiting for the reply to STARTTLS",
+            AwaitedReply::Auth(_) => "while waiting for the reply to AUTH",
+            AwaitedReply::Rset => "while waiting for the reply to RSET",
+            AwaitedReply::Mail => "while waiting for the reply to MAIL",
+            AwaitedReply::Rcpt(_) => "while waiting for the reply to RCPT",
+            AwaitedReply::Data => "while waiting for the reply to DATA",
             AwaitedReply::Dot | AwaitedReply::Chunk => {
-                "in place of a reply to the end of mail data; it may arrive twice"
+                "while waiting for the reply to the end of mail data; the message may arrive twice"
             }
-            AwaitedReply::Quit => "in place of a reply to QUIT",
+            AwaitedReply::Quit => "while waiting for the reply to QUIT",
         }
     }
 }
 
-impl FailureReason {
-    /// One of ours, without a reply.
-    pub fn own(status: (u8, u16, u16), text: &str) -> FailureReason {
+impl OutcomeReason {
+    /// Returns the reason for an error that is not a reply.
+    pub fn local(status: (u8, u16, u16), text: &str) -> OutcomeReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-        reply_parser::shorten(&mut text);
-        FailureReason { code: None, status, text }
+        reply_parser::truncate_text(&mut text);
+        OutcomeReason { code: None, status, text }
     }
 
-    fn of(answer: &ServerReply) -> FailureReason {
-        let class = u8::try_from(answer.code / 100).unwrap_or(5);
-        FailureReason {
-            code: Some(answer.code),
-            status: answer.enhanced().unwrap_or((class, 0, 0)),
-            text: answer.text(),
+    fn of(reply: &ServerReply) -> OutcomeReason {
+        let class = u8::try_from(reply.code / 100).unwrap_or(5);
+        OutcomeReason {
+            code: Some(reply.code),
+            status: reply.enhanced().unwrap_or((class, 0, 0)),
+            text: reply.text(),
         }
     }
 }
 
 impl RecipientOutcome {
-    /// Why.
-    pub fn reason(&self) -> &FailureReason {
+    /// Returns the reason of the outcome.
+    pub fn reason(&self) -> &OutcomeReason {
         match self {
-            RecipientOutcome::Done(reason)
-            | RecipientOutcome::Later(reason)
-            | RecipientOutcome::Never(reason) => reason,
+            RecipientOutcome::Accepted(reason)
+            | RecipientOutcome::Deferred(reason)
+            | RecipientOutcome::Failed(reason) => reason,
         }
     }
 }
 
-/// Writes the text.
-impl fmt::Display for FailureReason {
+/// Writes the text of the reason.
+impl fmt::Display for OutcomeReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-/// RCPT commands that are sent without waiting: what they and their replies need fits into the
-/// buffers of any two hosts, so that no two wait for each other to read (RFC 2920 3.1).
-pub const GROUP: usize = 50;
-/// The most octets of mail data that are sent before a recipient is known to be taken.
+/// The most commands that are sent without waiting for replies. They and their replies fit into the
+/// socket buffers of any hosts, so that client and server cannot block each other (RFC 2920 3.1).
+pub const PIPELINE_MAX: usize = 50;
+/// The most octets of mail data that are sent before a recipient is accepted.
 pub const CHUNK_MAX: usize = 32 * 1024;
-/// Other or undefined protocol status (RFC 3463).
+/// The status "other or undefined protocol status" (RFC 3463).
 const PROTOCOL: (u8, u16, u16) = (4, 5, 0);
-/// Security features not supported (RFC 3463).
+/// The status "security features not supported" (RFC 3463).
 const SECURITY: (u8, u16, u16) = (4, 7, 4);

@@ -1,103 +1,108 @@
-//! Replies as a client hears them (RFC 5321 4.2), from octets at any cut.
+//! The parser of a server's replies (RFC 5321 4.2). The input may be divided anywhere.
 //!
 //! ```text
 //! 250-mx.example.org greets you        three digits, "-", text: more lines follow
-//! 250 SIZE 1000                        three digits, blank (or nothing at all): the last
+//! 250 SIZE 1000                        three digits, blank (or nothing at all): the last line
 //! ```
-//! What comes is a stranger's. Every line has a limit, and so has a reply; what is no reply is a
-//! [`MalformedReply`], after which nothing can be made of the connection. Only CR LF ends a line (RFC 5321
-//! 2.3.8): a bare LF is told at once, or the wait for CR LF would be long. The text is kept in
-//! UTF-8, without control characters, so that it can stand in a log or a report.
+//! The server is not trusted. Lines and replies have a limit. Anything that is not a reply is a
+//! [`MalformedReply`], after which the connection cannot be used. Only CR LF ends a line (RFC 5321
+//! 2.3.8). A bare LF is an error at once, because otherwise the client would wait for a CR LF until
+//! its timeout. The text is converted to UTF-8 without control characters, so that it can be
+//! written to a log or a report.
 
 use std::fmt;
 
-/// One reply, whole.
+/// A whole reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerReply {
-    /// Three digits, 200 to 599.
+    /// The reply code, 200 to 599.
     pub code: u16,
-    /// The texts of its lines, an LF between two.
+    /// The texts of the lines, separated by LF.
     text: String,
 }
 
-/// Why octets are no reply.
+/// The reason why input is not a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MalformedReply(pub &'static str);
 
-/// Takes octets and gives replies.
+/// A parser that is fed bytes and returns replies.
 #[derive(Debug, Default)]
 pub struct ReplyParser {
-    /// What came and is not looked at yet; at most what was fed last and a part of a line.
-    held: Vec<u8>,
-    /// The reply in hand: its code, its text, and how many lines came.
-    begun: Option<(u16, String, usize)>,
+    /// Input that was not parsed yet: at most what was fed last and a part of a line.
+    input: Vec<u8>,
+    /// The incomplete reply: its code, its text, and its number of lines.
+    partial: Option<(u16, String, usize)>,
 }
 
 impl ServerReply {
-    /// The texts of its lines, without the code.
+    /// Returns the texts of the lines, without the code.
     pub fn lines(&self) -> impl Iterator<Item = &str> {
         self.text.split('\n')
     }
 
-    /// The enhanced status code, if it begins the text and is of the code's class (RFC 2034 4).
+    /// Returns the enhanced status code, if there is one of the same class as the code (RFC 2034
+    /// 4).
     pub fn enhanced(&self) -> Option<(u8, u16, u16)> {
-        enhanced(self.code, &self.text).map(|(status, _)| status)
+        split_status(self.code, &self.text).map(|(status, _)| status)
     }
 
-    /// All of it in one line of at most [`TEXT_MAX`] octets: the code, the enhanced status code if
-    /// there is one, and the texts, `550 5.1.1 No such user`.
+    /// Returns the reply in one line of at most [`TEXT_MAX`] bytes: the code, the enhanced status
+    /// code, and the texts, `550 5.1.1 No such user`.
     pub fn text(&self) -> String {
         let mut text = self.code.to_string();
         for (number, line) in self.lines().enumerate() {
-            // The status is on every line (RFC 2034 4).
-            let rest = enhanced(self.code, line).map(|(_, rest)| rest);
-            let line = rest.filter(|_| number > 0).unwrap_or(line).trim();
+            // The status code is on every line (RFC 2034 4), but is shown once.
+            let line = match split_status(self.code, line) {
+                Some((_, rest)) if number > 0 => rest,
+                _ => line,
+            };
+            let line = line.trim();
             if !line.is_empty() {
                 text.push(' ');
                 text.push_str(line);
             }
         }
-        shorten(&mut text);
+        truncate_text(&mut text);
         text
     }
 }
 
 impl ReplyParser {
-    /// Octets came.
-    pub fn feed(&mut self, octets: &[u8]) {
-        self.held.extend_from_slice(octets);
+    /// Appends input from the server.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.input.extend_from_slice(bytes);
     }
 
-    /// The next reply that has come whole.
+    /// Returns the next reply, or None if the input contains no whole one.
     ///
     /// # Errors
-    /// What came is none; there is no use in asking again.
+    /// The input is not a reply. The parser cannot be used any more.
     pub fn next(&mut self) -> Result<Option<ServerReply>, MalformedReply> {
-        while let Some(end) = memchr::memchr(b'\n', &self.held) {
-            let line: Vec<u8> = self.held.drain(..=end).collect();
+        while let Some(end) = memchr::memchr(b'\n', &self.input) {
+            let line: Vec<u8> = self.input.drain(..=end).collect();
             if line.len() > LINE_MAX {
                 return Err(TOO_LONG);
             }
-            let line = line.strip_suffix(b"\r\n").ok_or(MalformedReply("a bare LF"))?;
-            if let Some(answer) = self.line(line)? {
+            let line = line.strip_suffix(b"\r\n").ok_or(BARE_LF)?;
+            if let Some(answer) = self.parse_line(line)? {
                 return Ok(Some(answer));
             }
         }
-        if self.held.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
+        if self.input.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
     }
 
-    /// Whether nothing has come that is not part of a reply already given.
+    /// True if there is no input after the last reply.
     pub fn is_empty(&self) -> bool {
-        self.held.is_empty() && self.begun.is_none()
+        self.input.is_empty() && self.partial.is_none()
     }
 
-    /// Forgets what came (RFC 3207 4.2).
+    /// Drops all input (RFC 3207 4.2).
     pub fn clear(&mut self) {
         *self = ReplyParser::default();
     }
 
-    /// Takes one line, and gives the reply if it is its last.
-    fn line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
+    /// Parses one line. Returns the reply if it is the last line of one.
+    fn parse_line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
         let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
         let code = match code {
             [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
@@ -111,19 +116,19 @@ impl ReplyParser {
             [b'-', text @ ..] => (true, text),
             _ => return Err(NO_CODE),
         };
-        let (first, mut so_far, lines) = self.begun.take().unwrap_or((code, String::new(), 0));
+        let (first, mut so_far, lines) = self.partial.take().unwrap_or((code, String::new(), 0));
         if first != code {
-            return Err(MalformedReply("a reply with two codes"));
+            return Err(TWO_CODES);
         }
         if lines > 0 {
             so_far.push('\n');
         }
-        so_far.extend(String::from_utf8_lossy(text).chars().map(harmless));
+        so_far.extend(String::from_utf8_lossy(text).chars().map(printable));
         if lines >= LINES_MAX || so_far.len() > REPLY_MAX {
-            return Err(MalformedReply("a reply without end"));
+            return Err(TOO_LARGE);
         }
         if more {
-            self.begun = Some((code, so_far, lines + 1));
+            self.partial = Some((code, so_far, lines + 1));
             return Ok(None);
         }
         Ok(Some(ServerReply { code, text: so_far }))
@@ -136,27 +141,28 @@ impl fmt::Display for MalformedReply {
     }
 }
 
-/// `5.1.1 No such user`: the status, and what is behind it.
-fn enhanced(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
+/// Splits `5.1.1 No such user` into status code and text.
+fn split_status(code: u16, text: &str) -> Option<((u8, u16, u16), &str)> {
     let (status, rest) = text.split_once([' ', '\n']).unwrap_or((text, ""));
     let mut numbers = status.split('.');
     let mut number = |digits_max| {
         let digits = numbers.next()?;
-        let fits = (1..=digits_max).contains(&digits.len());
-        digits.parse::<u16>().ok().filter(|_| fits && digits.bytes().all(|b| b.is_ascii_digit()))
+        let fits = (1..=digits_max).contains(&digits.len())
+            && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if fits { digits.parse::<u16>().ok() } else { None }
     };
     let (class, subject, detail) = (number(1)?, number(3)?, number(3)?);
     let fits = numbers.next().is_none() && class == code / 100;
     fits.then_some(((u8::try_from(class).ok()?, subject, detail), rest))
 }
 
-/// Cuts `text` to [`TEXT_MAX`] octets, between characters.
-pub(super) fn shorten(text: &mut String) {
+/// Truncates `text` to [`TEXT_MAX`] bytes, at the boundary of a character.
+pub(super) fn truncate_text(text: &mut String) {
     let fits = |end: &usize| text.is_char_boundary(*end);
     text.truncate((0..=text.len().min(TEXT_MAX)).rev().find(fits).unwrap_or(0));
 }
 
-fn harmless(c: char) -> char {
+fn printable(c: char) -> char {
     match c {
         '\t' => ' ',
         c if c.is_control() => '?',
@@ -164,45 +170,49 @@ fn harmless(c: char) -> char {
     }
 }
 
-/// Octets of a text that goes into a log line or a report.
+/// The longest text for a log line or a report, in bytes.
 pub const TEXT_MAX: usize = 512;
-/// A reply line with its CR LF, in octets: four times what RFC 5321 4.5.3.1.5 allows.
+/// The longest reply line with its CR LF, in octets: four times the limit of RFC 5321 4.5.3.1.5.
 const LINE_MAX: usize = 2048;
-/// Lines of a reply.
+/// The most lines of a reply.
 const LINES_MAX: usize = 128;
-/// Octets of the text of a reply.
+/// The longest text of a reply, in bytes.
 const REPLY_MAX: usize = 16 * 1024;
-const TOO_LONG: MalformedReply = MalformedReply("a reply line without end");
-const NO_CODE: MalformedReply = MalformedReply("no reply code");
+const TOO_LONG: MalformedReply = MalformedReply("a reply line that is too long");
+const NO_CODE: MalformedReply = MalformedReply("a line without a reply code");
+const BARE_LF: MalformedReply = MalformedReply("a bare LF");
+const TWO_CODES: MalformedReply = MalformedReply("a reply with two codes");
+const TOO_LARGE: MalformedReply = MalformedReply("a reply that is too long");
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// All replies in `octets`, and how it ended, fed in pieces of `cut`.
-    fn read(octets: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
-        let mut answers = ReplyParser::default();
+    /// Returns all replies in `bytes`, fed in parts of `cut` bytes, and the error, or whether all
+    /// input was used.
+    fn read(bytes: &[u8], cut: usize) -> (Vec<(u16, String)>, Result<bool, MalformedReply>) {
+        let mut parser = ReplyParser::default();
         let mut found = Vec::new();
-        for piece in octets.chunks(cut) {
-            answers.feed(piece);
+        for piece in bytes.chunks(cut) {
+            parser.feed(piece);
             loop {
-                match answers.next() {
+                match parser.next() {
                     Ok(Some(answer)) => found.push((answer.code, answer.text.clone())),
                     Ok(None) => break,
-                    Err(garble) => return (found, Err(garble)),
+                    Err(malformed) => return (found, Err(malformed)),
                 }
             }
         }
-        (found, Ok(answers.is_empty()))
+        (found, Ok(parser.is_empty()))
     }
 
     #[test]
-    fn replies_at_every_cut() {
+    fn replies_do_not_depend_on_the_division_of_input() {
         let long = |n: usize| format!("250 {}\r\n", "x".repeat(n - 6));
         let many = |n: usize| format!("{}250 z\r\n", "250-y\r\n".repeat(n - 1));
         let wide = |n: usize| format!("{}250 z\r\n", long(2000).replace("250 ", "250-").repeat(n));
-        let codes = Err(MalformedReply("a reply with two codes"));
-        let endless = Err(MalformedReply("a reply without end"));
+        let codes = Err(TWO_CODES);
+        let endless = Err(TOO_LARGE);
         let rows: &[(&str, &[u16], Result<bool, MalformedReply>)] = &[
             ("", &[], Ok(true)),
             ("250 ok\r\n", &[250], Ok(true)),
@@ -227,8 +237,8 @@ mod tests {
             ("250-a\r\n251 b\r\n", &[], codes),
             ("250-a\r\n550 b\r\n", &[], codes),
             // Line ends.
-            ("250 a\n", &[], Err(MalformedReply("a bare LF"))),
-            ("250-a\n250 b\r\n", &[], Err(MalformedReply("a bare LF"))),
+            ("250 a\n", &[], Err(BARE_LF)),
+            ("250-a\n250 b\r\n", &[], Err(BARE_LF)),
             ("250 a\rb\r\n", &[250], Ok(true)),
             // Limits.
             (&long(2048), &[250], Ok(true)),
@@ -240,22 +250,22 @@ mod tests {
             (&wide(8), &[250], Ok(true)),
             (&wide(9), &[], endless),
         ];
-        for (octets, codes, end) in rows {
-            let whole = read(octets.as_bytes(), usize::MAX);
-            assert_eq!(whole.0.iter().map(|found| found.0).collect::<Vec<_>>(), *codes, "{octets}");
-            assert_eq!(whole.1, *end, "{octets}");
+        for (bytes, codes, end) in rows {
+            let whole = read(bytes.as_bytes(), usize::MAX);
+            assert_eq!(whole.0.iter().map(|found| found.0).collect::<Vec<_>>(), *codes, "{bytes}");
+            assert_eq!(whole.1, *end, "{bytes}");
             for cut in [1, 2, 3, 5, 7, 1000] {
-                assert_eq!(read(octets.as_bytes(), cut), whole, "{cut} {octets}");
+                assert_eq!(read(bytes.as_bytes(), cut), whole, "{cut} {bytes}");
             }
         }
     }
 
     #[test]
-    fn texts_are_harmless_and_in_one_line() {
-        let text = |octets: &[u8]| {
-            let mut answers = ReplyParser::default();
-            answers.feed(octets);
-            let answer = answers.next().unwrap().unwrap();
+    fn texts_are_one_line_without_control_characters() {
+        let text = |bytes: &[u8]| {
+            let mut parser = ReplyParser::default();
+            parser.feed(bytes);
+            let answer = parser.next().unwrap().unwrap();
             (answer.enhanced(), answer.text())
         };
         let is = |status, text: &str| (status, text.to_owned());
