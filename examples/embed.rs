@@ -12,7 +12,7 @@ use mailslot::deliver::{self, DeliveryConfig};
 use mailslot::message::{Destination, MailboxName};
 use mailslot::net::listen;
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Refusal, Route};
+use mailslot::route::{Refusal, Resolution, Route};
 use mailslot::server::{self, Server, ServerConfig};
 use mailslot::session::SessionConfig;
 use mailslot::smtp::ForwardPath;
@@ -20,14 +20,14 @@ use mailslot::smtp::ForwardPath;
 struct Club(&'static [&'static str]);
 
 impl Route for Club {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let name = match to {
             ForwardPath::Postmaster => self.0.first(), // RFC 5321 4.5.1: there must be one
             ForwardPath::Mailbox(mailbox) => self.0.iter().find(|name| **name == mailbox.local()),
         };
         let mailbox = name.and_then(|name| MailboxName::new(name)).ok_or(Refusal::Unknown)?;
         let delivered_to = format!("{mailbox}@club.example");
-        Ok(vec![Destination { mailbox, owner: None, delivered_to }])
+        Ok(Resolution::local(vec![Destination { mailbox, owner: None, delivered_to }]))
     }
 }
 

@@ -100,7 +100,7 @@ fn an_include_outside_of_the_sandbox_is_told() {
         client.say("RCPT TO:<shadow@x.example>", 451);
     }
     if confines && File::open("/etc/shadow").is_ok() {
-        server.wait_for_log("/etc/shadow is outside of the sandbox");
+        server.wait_for_log("/etc/shadow is outside of the confinement");
     }
     // One that is named later.
     fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
@@ -110,7 +110,7 @@ fn an_include_outside_of_the_sandbox_is_told() {
         return println!("skipped: this kernel has no Landlock");
     }
     client.say("RCPT TO:<new@x.example>", 451);
-    server.wait_for_log("new is outside of the sandbox");
+    server.wait_for_log("new is outside of the confinement");
 }
 
 /// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what
@@ -122,7 +122,7 @@ fn files_in_etc_are_read_by_their_permissions() {
     for (mode, options, secret, user_later) in [
         (Mode::Root, &[][..], "cannot be opened: Permission denied", 250),
         (Mode::Capable, &[], "cannot be opened: Permission denied", 250),
-        (Mode::Root, &["--run-as", "root"], "is outside of the sandbox", 451),
+        (Mode::Root, &["--run-as", "root"], "is outside of the confinement", 451),
     ] {
         if options.contains(&"root") && !root_is_confined {
             println!("skipped: this kernel has no Landlock");
@@ -148,7 +148,7 @@ fn files_in_etc_are_read_by_their_permissions() {
         fs::rename(host.path("etc/passwd+"), host.path("etc/passwd")).unwrap();
         client.say("RCPT TO:<carol@host.example>", user_later);
         if user_later == 451 {
-            server.wait_for_log("outside of the sandbox; restart mailslot");
+            server.wait_for_log("outside of the confinement; restart mailslot");
         }
     }
 }

@@ -67,9 +67,10 @@ impl<'a> MessageDelivery<'a> {
     ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
         // The report quotes the header, and delivery takes the content.
-        let wants_report = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
+        let wants_report =
+            self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
         let header =
-            wants_report.then(|| dsn_message::header(&message.content).unwrap_or_default());
+            wants_report.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
         let replies = match mode {
             ReplyMode::Single => self.deliver_all(message),
             ReplyMode::PerRecipient => self.deliver_each(stream, message),
@@ -141,15 +142,15 @@ impl<'a> MessageDelivery<'a> {
             recipients.iter().partition(|recipient| recipient.destination.is_relay);
         let named: Vec<_> = named
             .iter()
-            .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
+            .flat_map(|recipient| recipient.destination.remote.iter().map(|to| (*recipient, to)))
             .filter_map(|(recipient, to)| queued_recipient(recipient, to))
             .collect();
         let mut queued = QueuedMail::default();
         queued.add(&named, queue::destinations(self.envelope, &named, None, id, octets)?);
         for (n, recipient) in local.into_iter().enumerate() {
-            let Resolution { elsewhere, owner, .. } = &recipient.destination;
+            let Resolution { remote, owner, .. } = &recipient.destination;
             let mut to: Vec<_> =
-                elsewhere.iter().filter_map(|to| queued_recipient(recipient, to)).collect();
+                remote.iter().filter_map(|to| queued_recipient(recipient, to)).collect();
             let mut envelope = self.envelope.clone();
             // A bounce has the null reverse-path and keeps it, or it could bounce again.
             if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
@@ -168,7 +169,9 @@ impl<'a> MessageDelivery<'a> {
     /// Notifies the queue of the entries among `to`.
     fn notify_queue(&self, to: &[Destination]) {
         let Some(relay) = &self.context.config.relay else { return };
-        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
+        to.iter()
+            .filter_map(|to| to.mailbox.queue_id())
+            .for_each(|id| relay.queue.entry_created(id));
     }
 
     /// Delivers `message` like [`deliver_each`](MessageDelivery::deliver_each), between 353 and a
@@ -225,7 +228,7 @@ impl<'a> MessageDelivery<'a> {
             let one = std::slice::from_ref(recipient);
             let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.size());
             let destinations = queued.map_or_else(RecipientDestinations::default, |queued| {
-                let here = recipient.destination.here.iter().cloned();
+                let here = recipient.destination.local.iter().cloned();
                 RecipientDestinations {
                     all: here.chain(queued.entries).collect(),
                     queued: queued.recipients,
@@ -255,14 +258,15 @@ impl<'a> MessageDelivery<'a> {
         let (envelope, received) = (self.envelope, self.time);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Whether a queued message arrives is not known yet; the queue reports on it.
-        let is_here = |to: &&AcceptedRecipient| to.destination.elsewhere.is_empty();
-        let wants_report = |to: &&AcceptedRecipient| dsn_message::asks(envelope, to);
+        let is_here = |to: &&AcceptedRecipient| to.destination.remote.is_empty();
+        let wants_report =
+            |to: &&AcceptedRecipient| dsn_message::wants_success_report(envelope, to);
         let delivered: Vec<&AcceptedRecipient> =
             delivered.iter().copied().filter(is_here).filter(wants_report).collect();
         if delivered.is_empty() {
             return;
         }
-        let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
                 events::dsn_suppressed(about, &envelope.from, refusal);
@@ -276,8 +280,8 @@ impl<'a> MessageDelivery<'a> {
         let report = DsnMessage {
             hostname: &config.hostname,
             id: &id,
-            at: &at,
-            came: received,
+            date: &at,
+            arrived: received,
             to: &envelope.from.to_string(),
             action: DsnAction::Delivered,
             envid: envelope.envid.as_deref(),
@@ -288,7 +292,7 @@ impl<'a> MessageDelivery<'a> {
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         events::dsn_created(Some(about), None::<&str>, &id, &envelope.from);
         counters.dsns.one();
-        let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
+        let Some(to) = queue::report_destinations(to, None, &id, &content) else { return };
         writer.send(Message { id, head, content, to: to.clone() }, config.outcome_timeout);
         self.notify_queue(&to);
     }

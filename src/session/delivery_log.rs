@@ -70,7 +70,7 @@ impl DeliveryAttempt<'_> {
         counters.octets.add(self.octets);
         let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
         let here =
-            recipients.iter().flat_map(|of| of.destination.here.iter().map(move |to| (of, to)));
+            recipients.iter().flat_map(|of| of.destination.local.iter().map(move |to| (of, to)));
         let lines = here.clone().count() + queued.len();
         for (recipient, to) in here.clone().take(LINES_MAX) {
             let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);

@@ -24,7 +24,7 @@ pub(super) struct SessionHost<'a> {
 impl SessionHost<'_> {
     /// Returns where mail for `to` from this client goes, or the reply.
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
-        let resolution = match self.context.route.way(to) {
+        let resolution = match self.context.route.resolve(to) {
             Ok(resolution) if resolution.is_relay && !self.access.relay => Err(Refusal::NotLocal),
             result => result,
         };
@@ -32,7 +32,7 @@ impl SessionHost<'_> {
     }
 
     fn refuse(&self, refusal: &Refusal, command: &RefusedCommand<'_>) -> Reply {
-        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
+        if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
             events::lookup_failed(self.session, command, why);
         }
         let SessionConfig { relay, hostname, .. } = &self.context.config;
@@ -48,7 +48,7 @@ impl SessionHost<'_> {
     /// Returns an error, the reply, if a mailbox of `resolution` cannot take mail now. The client
     /// then need not send the message in vain.
     fn precheck(&self, resolution: &Resolution, to: &ForwardPath) -> Result<(), Reply> {
-        for destination in &resolution.here {
+        for destination in &resolution.local {
             self.context
                 .writer
                 .look(destination)
@@ -96,11 +96,11 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.config.host_terminals.are_active(&to.here)
+        to.remote.is_empty() && self.context.config.host_terminals.are_active(&to.local)
     }
 
     fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
-        match (to.here.as_slice(), to.elsewhere.as_slice()) {
+        match (to.local.as_slice(), to.remote.as_slice()) {
             // A client that itself named another host knows the address already.
             ([], [only]) if self.access.forward_replies && !to.is_relay => Some(only),
             _ => None,

@@ -217,14 +217,14 @@ fn rejection(id: &str, end: DataEnd, content: Result<Content, ContentError>) -> 
 /// Returns the mailboxes that the recipients lead to, each once even if several aliases lead there.
 fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
-    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.here);
+    let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.local);
     all.filter(|to| seen.insert(&to.mailbox)).cloned().collect()
 }
 
 /// Returns true if the message comes back from another host that an address here relays it to: a
 /// Delivered-To field names that address.
 fn is_mail_loop(envelope: &Envelope<Resolution>, content: &ContentBuilder) -> bool {
-    let is_relayed = |to: &Resolution| !to.is_relay && !to.elsewhere.is_empty();
+    let is_relayed = |to: &Resolution| !to.is_relay && !to.remote.is_empty();
     envelope
         .to
         .iter()

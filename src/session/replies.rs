@@ -67,7 +67,7 @@ pub(super) fn for_refusal(
         }
         (Refusal::Forward(to), _) if access.forward_replies => reply::please_try(to),
         (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
+        (Refusal::LookupFailed(_), _) => reply::lookup_failed(verb),
         (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
         // A client that may not see the new address must not learn that there is one.
         (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {

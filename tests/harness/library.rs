@@ -17,7 +17,7 @@ use mailslot::message::{Destination, MailboxName};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Member, Refusal, Route};
+use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::server::{self, Server, ServerHandle};
 use mailslot::session::{self, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
@@ -29,7 +29,7 @@ pub const LONG: Duration = Duration::from_secs(30);
 pub struct Anybody;
 
 impl Route for Anybody {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
             ForwardPath::Mailbox(mailbox) => (mailbox.local(), mailbox.to_string()),
@@ -40,7 +40,7 @@ impl Route for Anybody {
             "panic" => panic!("as asked"),
             _ => {
                 let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
-                Ok(vec![Destination { mailbox, owner: None, delivered_to }])
+                Ok(Resolution::local(vec![Destination { mailbox, owner: None, delivered_to }]))
             }
         }
     }

@@ -195,7 +195,7 @@ pub fn settings() -> ClientConfig {
         dot: LONG,
         quit: LONG,
     };
-    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), timeouts, ..ClientConfig::default() }
 }
 
 /// An envelope from me@here.example.
@@ -226,7 +226,7 @@ pub fn with_mail<R>(
 ) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|octet| **octet == b'\n').count();
-    send(&OutgoingMessage { envelope, octets: (content.len() + lines) as u64, content: &open })
+    send(&OutgoingMessage { envelope, size: (content.len() + lines) as u64, content: &open })
 }
 
 /// `done`, `later` or `never`, and the reason.

@@ -26,11 +26,7 @@ struct Here {
 }
 
 impl Route for Here {
-    fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
-        Err(Refusal::Unknown)
-    }
-
-    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -38,14 +34,14 @@ impl Route for Here {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Resolution { elsewhere: vec![to], is_relay: true, ..Resolution::default() });
+            return Ok(Resolution { remote: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
         let mailbox = MailboxName::new(to.local()).unwrap();
-        let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
-        Ok(Resolution { here, ..Resolution::default() })
+        let local = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
+        Ok(Resolution::local(local))
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -68,7 +64,7 @@ impl Host {
     fn new(smarthosts: &[&Server]) -> Host {
         let house = House::new();
         let smarthost = |server: &&Server| Smarthost {
-            target: server.target(),
+            address: server.target(),
             settings: scripted_server::settings(),
         };
         let settings = QueueConfig {
@@ -79,7 +75,7 @@ impl Host {
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: LONG,
         };
-        queue::make_folder(&settings.spool).unwrap();
+        queue::create_directory(&settings.spool).unwrap();
         Host { house, settings, route: Arc::new(Here { postmaster: None }) }
     }
 
@@ -410,7 +406,7 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     for n in 20..30 {
         let id = format!("m-{n}");
         host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
-        handle.note(&id);
+        handle.entry_created(&id);
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second", || made() == 2);
@@ -428,7 +424,7 @@ fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
     let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.target = closed.to_string().parse().unwrap();
+    nobody.address = closed.to_string().parse().unwrap();
     host.settings.smarthosts.insert(0, nobody);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
@@ -488,9 +484,9 @@ fn what_another_process_put_off_waits_for_both() {
     let (_first, one) = host.start();
     wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
-    handle.note("m");
+    handle.entry_created("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
-    handle.note("n");
+    handle.entry_created("n");
     wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
     one.stop(LONG);
     two.stop(LONG);

@@ -44,12 +44,12 @@ fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, Strin
     });
     local.follow_forward_files(Files(files.collect()));
     let to = ForwardPath::Mailbox(Mailbox::parse(to).unwrap());
-    let way = local.way(&to).unwrap();
-    let mut here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
-    let mut elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
-    here.sort();
+    let way = local.resolve(&to).unwrap();
+    let mut local: Vec<String> = way.local.iter().map(|to| to.mailbox.to_string()).collect();
+    let mut elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
+    local.sort();
     elsewhere.sort();
-    (here.join(" "), elsewhere.join(" "))
+    (local.join(" "), elsewhere.join(" "))
 }
 
 #[test]

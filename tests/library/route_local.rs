@@ -45,14 +45,14 @@ impl Host {
     /// `mailbox` of each destination, or the reply's code and text.
     fn rcpt(&self, to: &str) -> String {
         match self.local.resolve(&path(to)) {
-            Ok(to) => to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "),
+            Ok(to) => to.local.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "),
             Err(refusal) => refusal.to_string(),
         }
     }
 
     fn delivered_to(&self, to: &str) -> String {
         let to = self.local.resolve(&path(to)).unwrap();
-        to.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
+        to.local.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
     }
 
     fn vrfy(&self, name: &str) -> String {
@@ -390,12 +390,12 @@ fn a_failing_directory_is_later() {
     let host = people(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
     for to in ["fred@example.org", "nobody@example.org", "list@example.org", "postmaster"] {
         match host.local.resolve(&path(to)) {
-            Err(Refusal::Later(why)) => assert_eq!(why, "the directory is down"),
+            Err(Refusal::LookupFailed(why)) => assert_eq!(why, "the directory is down"),
             other => panic!("{to}: {other:?}"),
         }
     }
-    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::Later(_))));
-    assert!(matches!(host.local.expn("list"), Err(Refusal::Later(_))));
+    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::LookupFailed(_))));
+    assert!(matches!(host.local.expn("list"), Err(Refusal::LookupFailed(_))));
     // What needs no directory goes on.
     check(&host, &[("far@example.org", "551"), ("x@example.com", "550 5.7.1")]);
     assert_eq!(people(true, "").rcpt("fred@example.org"), "fred");
@@ -406,9 +406,9 @@ fn aliases_never_read_are_later() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
     let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
-    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
+    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::LookupFailed(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
-    assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
+    assert!(matches!(local.vrfy("bob"), Err(Refusal::LookupFailed(_))));
     assert!(local.problems().iter().any(|p| p.stops_mail && p.what.contains("missing")));
 }
 
@@ -497,10 +497,10 @@ fn passwd() {
     let settings =
         RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
     let local = LocalRoute::new(settings);
-    let root = local.resolve(&path("root@example.org")).unwrap();
+    let root = local.resolve(&path("root@example.org")).unwrap().local;
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(root[0].delivered_to, "root@example.org");
-    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].mailbox.as_str(), "root");
+    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap().local[0].mailbox.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -512,10 +512,10 @@ fn where_mail_has_a_way_out_it_takes_it() {
     let (settings, _dir) = settings(&["alice"], aliases);
     let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
     let ways = |to: &str| {
-        let way = relaying.way(&path(to)).unwrap();
-        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
-        let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
-        (here.join(","), elsewhere.join(","), way.is_relay)
+        let way = relaying.resolve(&path(to)).unwrap();
+        let local: Vec<String> = way.local.iter().map(|to| to.mailbox.to_string()).collect();
+        let elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
+        (local.join(","), elsewhere.join(","), way.is_relay)
     };
     let fred = "fred@elsewhere.example".to_owned();
     assert_eq!(ways("off@example.org"), (String::new(), fred.clone(), false));
@@ -526,17 +526,18 @@ fn where_mail_has_a_way_out_it_takes_it() {
     for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
         assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
     }
-    let owner = |to: &str| relaying.way(&path(to)).unwrap().owner.map(|owner| owner.to_string());
+    let owner =
+        |to: &str| relaying.resolve(&path(to)).unwrap().owner.map(|owner| owner.to_string());
     assert_eq!(owner("mixed@example.org"), None);
     assert_eq!(owner("list@example.net"), Some("owner-list@example.net".to_owned()));
     assert_eq!(owner("inside@example.net"), None, "nobody else needs to hear of it");
-    assert_eq!(relaying.way(&path("nobody@example.org")), Err(Refusal::Unknown));
+    assert_eq!(relaying.resolve(&path("nobody@example.org")), Err(Refusal::Unknown));
     let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
     assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
     for (address, told) in [
-        ("off", "sent on to <fred@elsewhere.example>"),
-        ("mixed", "delivered to alice, and sent on to <fred@elsewhere.example>"),
-        ("x@elsewhere.example", "sent on, for clients that may relay"),
+        ("off", "relayed to <fred@elsewhere.example>"),
+        ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
+        ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
         let text = relaying.explain(address);
         assert!(text.ends_with(&format!("= {told}\n")), "{text}");

@@ -216,7 +216,7 @@ fn content_that_breaks_off_is_no_message() {
         let mut connection = connect(&server.target(), &settings()).unwrap();
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(octets))) };
         let to = envelope(&["a@x.example"]);
-        let mail = OutgoingMessage { envelope: &to, octets: 10, content: &open };
+        let mail = OutgoingMessage { envelope: &to, size: 10, content: &open };
         let found = shown(&connection.send(&mail));
         assert!(found[0].starts_with("later the message cannot be read: the disk is gone"));
         drop(connection);
