@@ -133,9 +133,9 @@ pub fn delimiter(text: &str) -> Result<char, String> {
 /// Parses `on`, `off` or `local`.
 pub fn audience(text: &str) -> Result<Audience, String> {
     match text {
-        "on" => Ok(Audience::On),
+        "on" => Ok(Audience::Everyone),
         "local" => Ok(Audience::Local),
-        "off" => Ok(Audience::Off),
+        "off" => Ok(Audience::Nobody),
         _ => Err("on, off or local".to_owned()),
     }
 }

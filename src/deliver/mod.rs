@@ -66,6 +66,21 @@ pub struct DeliveryConfig {
     pub journal_segment: u64,
 }
 
+impl Default for DeliveryConfig {
+    /// Returns the defaults of the options of mailslot.
+    fn default() -> DeliveryConfig {
+        DeliveryConfig {
+            mail_dir: "/var/mail".into(),
+            spool: "/var/spool/mailslot".into(),
+            locks: Locks::ALL,
+            lock_timeout: Duration::from_secs(30),
+            mailbox_limit: None,
+            queue: 32,
+            journal_segment: JOURNAL_SEGMENT,
+        }
+    }
+}
+
 /// Bytes in a segment of a server's journal: two thousand messages of 4 KiB between two
 /// checkpoints.
 pub const JOURNAL_SEGMENT: u64 = 8 << 20;

@@ -1,6 +1,7 @@
 //! A message on its way from a session to the writer: its id, its content and its destinations.
 
 pub mod content;
+pub mod peer;
 pub mod trace;
 
 use std::fmt;

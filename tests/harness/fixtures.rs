@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, StartTlsMode};
+use mailslot::smtp::{
+    Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, ReversePath, StartTlsMode,
+};
 
 /// The settings that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
@@ -78,7 +80,7 @@ pub struct Beta;
 impl Host for Beta {
     type Destination = String;
 
-    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 

@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::deliver::{self, Locks, WriterHandle, WriterThread};
+use mailslot::deliver::{self, WriterHandle, WriterThread};
+use mailslot::message::peer::Peer;
 use mailslot::message::{MailboxName, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
 use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::server::{self, Server, ServerHandle};
-use mailslot::session::{self, Audience, SessionContext, SessionEnd};
+use mailslot::session::{self, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
-use mailslot::terminal::Terminals;
 
 /// Longer than anything here takes, and shorter than a person waits.
 pub const LONG: Duration = Duration::from_secs(30);
@@ -72,11 +72,9 @@ impl House {
         let settings = deliver::DeliveryConfig {
             mail_dir: folder.path().join("mail"),
             spool: folder.path().join("spool"),
-            locks: Locks::ALL,
             lock_timeout: Duration::from_secs(5),
-            mailbox_limit: None,
-            queue: 8,
             journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
+            ..Default::default()
         };
         let (post, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
         House { counters, post, writer: Some(writer), folder }
@@ -87,20 +85,10 @@ impl House {
         session::SessionConfig {
             hostname: "here.example".to_owned(),
             size_max: 1024 * 1024,
-            recipients_max: 100,
-            errors_max: 20,
-            vrfy: Audience::Local,
-            expn: Audience::Local,
-            forward_replies: Audience::Local,
-            send: Audience::Off,
-            terminals: Terminals::default(),
             spool: self.folder.path().join("spool"),
             mail_dir: self.folder.path().join("mail"),
-            timeout: Duration::from_secs(300),
-            session_timeout: Duration::from_secs(1200),
             outcome_timeout: LONG,
-            tls: None,
-            relay: None,
+            ..Default::default()
         }
     }
 

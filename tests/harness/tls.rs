@@ -56,7 +56,7 @@ impl Pair {
 
     /// What a session is told that offers STARTTLS.
     pub fn offered(&self) -> Option<TlsPolicy> {
-        Some(TlsPolicy { keys: Arc::new(self.load().unwrap()), required: false })
+        Some(TlsPolicy { certificate: Arc::new(self.load().unwrap()), required: false })
     }
 
     /// A client that trusts this certificate alone, and speaks `versions`.

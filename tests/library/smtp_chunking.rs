@@ -1,7 +1,8 @@
 //! BDAT through a session: what comes in chunks is stored as what comes by DATA, a message that is
 //! not whole is not stored at all, and nothing of a chunk is ever taken for a command.
 
-use mailslot::net::stream::{Disconnect, Peer};
+use mailslot::message::peer::Peer;
+use mailslot::net::stream::Disconnect;
 use mailslot::session::SessionEnd;
 
 use crate::harness::library::{House, codes, converse, stranger};

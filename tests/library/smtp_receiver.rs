@@ -7,7 +7,7 @@ use crate::harness::fixtures::Beta;
 use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
     BodyType, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
-    StartTlsMode, Step, reply,
+    ReversePath, StartTlsMode, Step, reply,
 };
 
 /// A receiver to which `lines` were said, and its last step.
@@ -183,7 +183,7 @@ struct Closing;
 impl Host for Closing {
     type Destination = ();
 
-    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
     fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

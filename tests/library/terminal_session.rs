@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
 use crate::harness::terminals::{Pty, log_in};
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::message::peer::Peer;
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::server;
 use mailslot::session::{Audience, SessionConfig};
 use mailslot::terminal::render::TEXT_MAX;
@@ -29,7 +30,11 @@ impl Scene {
         let (house, ann, bo) = (House::new(), Pty::open(), Pty::open());
         bo.mesg(false);
         let terminals = log_in(house.folder(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = SessionConfig { send: Audience::Local, terminals, ..house.session() };
+        let settings = SessionConfig {
+            terminals: Audience::Local,
+            host_terminals: terminals,
+            ..house.session()
+        };
         Scene { house, ann, bo, settings }
     }
 
@@ -219,12 +224,12 @@ fn a_stopped_terminal_keeps_only_its_own_sender() {
 fn who_may_not_send_hears_502_and_sees_nothing_in_ehlo() {
     let mut scene = Scene::new();
     for (send, peer, may) in [
-        (Audience::On, stranger(1), true),
+        (Audience::Everyone, stranger(1), true),
         (Audience::Local, stranger(1), false),
         (Audience::Local, Peer::Unix, true),
-        (Audience::Off, Peer::Unix, false),
+        (Audience::Nobody, Peer::Unix, false),
     ] {
-        scene.settings.send = send;
+        scene.settings.terminals = send;
         let office = scene.house.office(scene.settings.clone());
         let input = b"EHLO a\r\nSEND FROM:<a@b>\r\nRSET\r\nSOML FROM:<a@b>\r\nRSET\r\n\
             SAML FROM:<a@b>\r\nHELP SEND\r\nQUIT\r\n";

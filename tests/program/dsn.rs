@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use mailslot::net::stream::Peer;
+use mailslot::message::peer::Peer;
 
 use crate::harness::library::{House, codes, converse, stranger};
 use crate::harness::server::{Client, Server};

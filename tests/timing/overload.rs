@@ -194,7 +194,8 @@ fn a_place_is_kept_for_this_host() {
     let _machine = super::shared();
     let house = House::new();
     // Of 8 threads.
-    let peers: Vec<_> = (1..=20).map(stranger).chain([mailslot::net::stream::Peer::Unix]).collect();
+    let peers: Vec<_> =
+        (1..=20).map(stranger).chain([mailslot::message::peer::Peer::Unix]).collect();
     let (guests, address) = Guests::new(peers);
     let running = house.run_on(house.settings(8), vec![guests], address);
     let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();

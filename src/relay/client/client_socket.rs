@@ -70,7 +70,7 @@ impl ClientSocket {
     /// Sends the end of the TLS session, if there is one.
     pub(super) fn end(&mut self, deadline: Instant) {
         if let Some(tls) = &mut self.tls {
-            let _ = tls.end(&mut DeadlineIo { socket: &self.socket, deadline });
+            let _ = tls.close_notify(&mut DeadlineIo { socket: &self.socket, deadline });
         }
     }
 }
