@@ -5,7 +5,6 @@
 #[path = "harness/mod.rs"]
 mod harness;
 
-use crate::harness::test_host;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -13,9 +12,11 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::server::Server;
-use crate::harness::test_host::{Host, MAIL, Mode, passwd_line};
 use nix::sys::signal::Signal;
+
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::Server;
+use crate::harness::test_host::{self, MAIL, StartMode, TestHost, passwd_line};
 
 /// In the environment of [`confined`], the folder that is in reach.
 const CONFINED: &str = "MAILSLOT_TEST_CONFINED";
@@ -70,12 +71,12 @@ fn a_thread_in_the_sandbox_cannot_leave_it() {
 
 /// Runs [`confined`]; what it printed.
 fn run_confined() -> String {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("inside")).unwrap();
-    fs::write(folder.path().join("outside"), "x").unwrap();
+    let directory = TestDirectory::new();
+    fs::create_dir(directory.join("inside")).unwrap();
+    fs::write(directory.join("outside"), "x").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "confined", "--nocapture"])
-        .env(CONFINED, folder.path().join("inside"))
+        .env(CONFINED, directory.join("inside"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -87,17 +88,17 @@ fn run_confined() -> String {
 /// An `:include:` that leads out of the sandbox: mail waits, and the log names what keeps it.
 #[test]
 fn an_include_outside_of_the_sandbox_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let other = tempfile::tempdir().unwrap();
-    let (lists, new) = (folder.path().join("lists"), other.path().join("new"));
+    let directory = TestDirectory::new();
+    let other = TestDirectory::new();
+    let (lists, new) = (directory.join("lists"), other.path().join("new"));
     fs::write(&new, "bob\n").unwrap();
     fs::write(&lists, "shadow: :include:/etc/shadow\n").unwrap();
-    let server = Server::start_in(folder, &["-a", lists.to_str().unwrap()]);
+    let server = Server::start_in(directory, &["-a", lists.to_str().unwrap()]);
     let confines = kernel_confines();
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<>", 250);
+    client.command("MAIL FROM:<>", 250);
     if confines || !nix::unistd::geteuid().is_root() {
-        client.say("RCPT TO:<shadow@x.example>", 451);
+        client.command("RCPT TO:<shadow@x.example>", 451);
     }
     if confines && File::open("/etc/shadow").is_ok() {
         server.wait_for_log("/etc/shadow is outside of the sandbox");
@@ -109,7 +110,7 @@ fn an_include_outside_of_the_sandbox_is_told() {
     if !confines {
         return println!("skipped: this kernel has no Landlock");
     }
-    client.say("RCPT TO:<new@x.example>", 451);
+    client.command("RCPT TO:<new@x.example>", 451);
     server.wait_for_log("new is outside of the sandbox");
 }
 
@@ -120,15 +121,15 @@ fn an_include_outside_of_the_sandbox_is_told() {
 fn files_in_etc_are_read_by_their_permissions() {
     let root_is_confined = kernel_confines();
     for (mode, options, secret, user_later) in [
-        (Mode::Root, &[][..], "cannot be opened: Permission denied", 250),
-        (Mode::Capable, &[], "cannot be opened: Permission denied", 250),
-        (Mode::Root, &["--run-as", "root"], "is outside of the sandbox", 451),
+        (StartMode::Root, &[][..], "cannot be opened: Permission denied", 250),
+        (StartMode::Capable, &[], "cannot be opened: Permission denied", 250),
+        (StartMode::Root, &["--run-as", "root"], "is outside of the sandbox", 451),
     ] {
         if options.contains(&"root") && !root_is_confined {
             println!("skipped: this kernel has no Landlock");
             continue;
         }
-        let host = Host::new();
+        let host = TestHost::new();
         let lists = "secret: :include:/etc/shadow\npublic: :include:/etc/list\n";
         fs::write(host.path("etc/aliases"), lists).unwrap();
         fs::write(host.path("etc/list"), "alice\n").unwrap();
@@ -136,17 +137,17 @@ fn files_in_etc_are_read_by_their_permissions() {
         chown(host.path("spool"), Some(owner), Some(MAIL)).unwrap();
         let server = host.start(mode, options);
         let mut client = server.after_ehlo();
-        client.say("MAIL FROM:<>", 250);
-        client.say("RCPT TO:<public@host.example>", 250);
-        client.say("RCPT TO:<secret@host.example>", 451);
+        client.command("MAIL FROM:<>", 250);
+        client.command("RCPT TO:<public@host.example>", 250);
+        client.command("RCPT TO:<secret@host.example>", 451);
         server.wait_for_log(&format!("/etc/shadow {secret}"));
-        client.say("RCPT TO:<carol@host.example>", 550);
+        client.command("RCPT TO:<carol@host.example>", 550);
         // As useradd(8) does it.
         let mut users = fs::read_to_string(host.path("etc/passwd")).unwrap();
         users.push_str(&passwd_line("carol", 64910));
         fs::write(host.path("etc/passwd+"), users).unwrap();
         fs::rename(host.path("etc/passwd+"), host.path("etc/passwd")).unwrap();
-        client.say("RCPT TO:<carol@host.example>", user_later);
+        client.command("RCPT TO:<carol@host.example>", user_later);
         if user_later == 451 {
             server.wait_for_log("outside of the sandbox; restart mailslot");
         }
@@ -161,7 +162,7 @@ fn files_in_etc_are_read_by_their_permissions() {
 fn a_key_is_read_again_if_it_is_the_group_s() {
     use std::os::unix::fs::PermissionsExt;
     for (permissions, again) in [(0o640, true), (0o600, false)] {
-        let host = Host::new();
+        let host = TestHost::new();
         let make = || {
             let made = rcgen::generate_simple_self_signed(["host.example".to_owned()]).unwrap();
             let pem = made.cert.pem() + &made.signing_key.serialize_pem();
@@ -173,7 +174,7 @@ fn a_key_is_read_again_if_it_is_the_group_s() {
         };
         make();
         let pem = host.path("certs/both.pem");
-        let server = host.start(Mode::Root, &["--tls-cert", pem.to_str().unwrap()]);
+        let server = host.start(StartMode::Root, &["--tls-cert", pem.to_str().unwrap()]);
         if !again {
             let told = server.wait_for_log("will not be read again");
             assert!(told.contains("chgrp"), "{told}");
@@ -182,7 +183,7 @@ fn a_key_is_read_again_if_it_is_the_group_s() {
         server.signal(Signal::SIGHUP);
         let told = server.wait_for_any_log(&["certificate and key stay", "reload signal=HUP"]);
         assert_eq!(told.contains("reload"), again, "{told}");
-        assert_eq!(server.after_ehlo().say("STARTTLS", 220).code, 220);
+        assert_eq!(server.after_ehlo().command("STARTTLS", 220).code, 220);
     }
 }
 
@@ -222,26 +223,18 @@ fn the_unit_of_systemd_is_tight_and_wide_enough() {
             }
         }
     }
-    let host = Host::new();
-    let inner = host.command(Mode::Capable, &["-l", "127.0.0.1:0"]);
-    // Between setpriv and the program, so that its own calls alone are told; beside it, so that
-    // the pid is its own.
-    let mut command = Command::new(inner.get_program());
-    for arg in inner.get_args() {
-        if arg == host.path("mailslot") {
-            command.args(["strace", "-D", "-f", "-qq"]);
-        }
-        command.arg(arg);
-    }
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let server =
-        Server::start_command(command, host.folder(), 1).unwrap_or_else(|(log, status)| {
-            panic!("not ready, {status}:\n{}", log.join("\n"));
-        });
+    let host = TestHost::new();
+    // Between setpriv and the program, so that only the calls of the program are traced. -D keeps
+    // the pid that of the program.
+    let strace = ["strace", "-D", "-f", "-qq"];
+    let options = ["-l", "127.0.0.1:0"];
+    let mut command = host.command_in(&host.namespace(), &strace, StartMode::Capable, &options);
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let server = host.start_command(command);
     let mut client = server.after_ehlo();
     let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(500));
     client.deliver("a@a.example", &["alice@host.example"], &text, 250);
-    client.say("QUIT", 221);
+    client.command("QUIT", 221);
     let large = text.repeat(1000);
     server.after_ehlo().deliver("a@a.example", &["bob@host.example"], &large, 250);
     server.signal(Signal::SIGHUP);

@@ -9,7 +9,8 @@ use std::io::Write;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use crate::harness::library::{House, LONG};
+use crate::harness::TIMEOUT;
+use crate::harness::library::MailStore;
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -17,9 +18,9 @@ fn descriptors() -> usize {
 
 #[test]
 fn a_storm_of_connections_leaves_no_descriptor_and_no_place_taken() {
-    let house = House::new();
+    let store = MailStore::new();
     let before = descriptors();
-    let running = house.run(house.settings(4));
+    let running = store.run(store.server_settings(4));
     for round in 0..50 {
         let mut storm: Vec<TcpStream> =
             (0..20).map(|_| TcpStream::connect(running.address).unwrap()).collect();
@@ -32,7 +33,7 @@ fn a_storm_of_connections_leaves_no_descriptor_and_no_place_taken() {
         }
     }
     // Every place is free again, once the storm is over: four at once.
-    let deadline = Instant::now() + LONG;
+    let deadline = Instant::now() + TIMEOUT;
     let all_served = || {
         let mut four: Vec<_> = (0..4).map(|_| running.connect()).collect();
         four.iter_mut().all(|client| client.reply().starts_with("220"))
@@ -43,5 +44,5 @@ fn a_storm_of_connections_leaves_no_descriptor_and_no_place_taken() {
     running.handle.stop();
     running.join();
     assert_eq!(descriptors(), before);
-    assert_eq!(house.count("x"), 0);
+    assert_eq!(store.count("x"), 0);
 }

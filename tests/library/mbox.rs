@@ -2,12 +2,13 @@
 //! reader of `examples/mboxls.rs`, which shares no code with them.
 
 #[allow(dead_code)] // its `main`
-use crate::harness::mbox::mboxls;
 use mailslot::deliver::mbox;
 use mailslot::message::{Content, Intake};
 use mailslot::smtp::data::Piece;
 use mailslot::smtp::{Mailbox, ReversePath};
 use proptest::prelude::*;
+
+use crate::harness::mbox::mboxls;
 
 fn sender(text: &str) -> ReversePath {
     ReversePath::Mailbox(Mailbox::parse(text).expect("a mailbox"))

@@ -1,16 +1,13 @@
 //! The queue at work: entries in a spool of their own, and a smarthost that does to each command
 //! what a test says.
 
-use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::library::{House, LONG};
-use crate::harness::scripted_server::{Act, Server, say, usual};
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{BoxName, Content, Destination, Message};
 use mailslot::queue::{self, Handle, Queue, Settings, Smarthost, list};
@@ -18,6 +15,11 @@ use mailslot::route::{Member, Refusal, Route, Way};
 use mailslot::smtp::command::{Command, Node};
 use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
 use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+
+use crate::harness::library::MailStore;
+use crate::harness::outbound::{self, client_settings};
+use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
+use crate::harness::{TIMEOUT, wait_until};
 
 /// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
 struct Here {
@@ -59,28 +61,28 @@ impl Route for Here {
 
 /// A host whose queue is worked on when a test says so.
 struct Host {
-    house: House,
+    store: MailStore,
     settings: Settings,
     route: Arc<Here>,
 }
 
 impl Host {
-    fn new(smarthosts: &[&Server]) -> Host {
-        let house = House::new();
-        let smarthost = |server: &&Server| Smarthost {
+    fn new(smarthosts: &[&ScriptedServer]) -> Host {
+        let store = MailStore::new();
+        let smarthost = |server: &&ScriptedServer| Smarthost {
             target: server.target(),
-            settings: scripted_server::settings(),
+            settings: client_settings(),
         };
         let settings = Settings {
-            spool: house.folder().join("spool"),
+            spool: store.path().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            patience: LONG,
+            patience: TIMEOUT,
         };
         queue::make_folder(&settings.spool).unwrap();
-        Host { house, settings, route: Arc::new(Here { postmaster: None }) }
+        Host { store, settings, route: Arc::new(Here { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
@@ -91,16 +93,16 @@ impl Host {
         let head = mbox::head(&envelope.from, 0);
         let content = Content::Memory(content.into());
         let message = Message { id: id.to_owned(), head, content, to };
-        assert_eq!(self.house.post.deliver(message, LONG), Outcome::Delivered);
+        assert_eq!(self.store.handle.deliver(message, TIMEOUT), Outcome::Delivered);
     }
 
     fn flush(&self) -> usize {
-        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
     fn start(&self) -> (Handle, Queue) {
-        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
 
@@ -132,9 +134,9 @@ impl Host {
     /// The reports in a mailbox.
     fn reports(&self, user: &str) -> usize {
         assert!(
-            self.house.mailbox(user).is_empty() || self.house.mailbox(user).contains("/report;")
+            self.store.mailbox(user).is_empty() || self.store.mailbox(user).contains("/report;")
         );
-        self.house.count(user)
+        self.store.count(user)
     }
 }
 
@@ -150,39 +152,25 @@ fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
     };
-    Envelope { from, ..scripted_server::envelope(to) }
+    Envelope { from, ..outbound::envelope(to) }
 }
 
 /// A server that answers each RCPT by what its local part says: a code, or else 250.
-fn by_name() -> Server {
-    Server::start(|_, command| answer_by_name(command))
+fn by_name() -> ScriptedServer {
+    ScriptedServer::start(|_, command| answer_by_name(command))
 }
 
-fn answer_by_name(command: &str) -> Act {
+fn answer_by_name(command: &str) -> Action {
     let code = command.strip_prefix("RCPT TO:<r").and_then(|rest| rest.get(..3));
     match code.filter(|code| code.bytes().all(|b| b.is_ascii_digit())) {
-        Some(code) => say(&format!("{code} {}.1.1 so it is", &code[..1])),
+        Some(code) => reply(&format!("{code} {}.1.1 so it is", &code[..1])),
         None => usual(command),
     }
 }
 
-/// The RCPT commands that a server heard.
-fn asked(server: &Server) -> Vec<String> {
-    said(server, "RCPT TO:")
-}
-
-fn said(server: &Server, begin: &str) -> Vec<String> {
-    let all = server.said().into_iter();
-    all.filter_map(|command| command.strip_prefix(begin).map(str::to_owned)).collect()
-}
-
-/// Waits for what another thread does.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + LONG;
-    while !is_so() {
-        assert!(Instant::now() < until, "not yet: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Returns the RCPT commands that a server has received.
+fn asked(server: &ScriptedServer) -> Vec<String> {
+    server.commands_after("RCPT TO:")
 }
 
 fn node(name: &str) -> Node {
@@ -208,7 +196,7 @@ fn each_recipient_has_an_outcome_of_its_own() {
     assert!(state.contains("\ntries 1\n") && state.contains("\ngone 0 2\n"), "{state}");
     assert!(state.contains("\nlast 450 4.1.1 so it is\n"), "{state}");
     // What was refused for good is told, once; and the rest alone is tried again.
-    let report = host.house.mailbox("smith");
+    let report = host.store.mailbox("smith");
     for line in [
         "Return-Path: <>",
         "To: <smith@here.example>",
@@ -229,7 +217,7 @@ fn each_recipient_has_an_outcome_of_its_own() {
     assert_eq!(asked(&server)[3..], ["<r450@x.example>"]);
     assert!(host.state("m").contains("\ntries 2\n"));
     assert_eq!(host.reports("smith"), 1);
-    assert_eq!(said(&server, "QUIT").len(), 2);
+    assert_eq!(server.commands_after("QUIT").len(), 2);
 }
 
 #[test]
@@ -241,8 +229,8 @@ fn what_is_taken_leaves_nothing_behind() {
     }
     assert_eq!(host.flush(), 0);
     assert_eq!(host.files(), [""; 0]);
-    assert_eq!(said(&server, "EHLO").len(), 1, "one connection for them all");
-    assert_eq!(said(&server, ".").len(), 20);
+    assert_eq!(server.commands_after("EHLO").len(), 1, "one connection for them all");
+    assert_eq!(server.commands_after(".").len(), 20);
     assert_eq!(host.reports("smith"), 0);
 }
 
@@ -270,8 +258,8 @@ fn reports_are_those_that_were_asked_for() {
         ("a@x.example", success, Some(Return::Full), false, "relayed", "text/rfc822-headers"),
         ("a@x.example", success, Some(Return::Headers), true, "", ""),
     ] {
-        let server = Server::start(move |_, command| match command {
-            command if command.starts_with("EHLO") && dsn => say("250-mx.example\r\n250 DSN"),
+        let server = ScriptedServer::start(move |_, command| match command {
+            command if command.starts_with("EHLO") && dsn => reply("250-mx.example\r\n250 DSN"),
             command => answer_by_name(command),
         });
         let host = Host::new(&[&server]);
@@ -281,11 +269,11 @@ fn reports_are_those_that_were_asked_for() {
         host.put("m", &mail);
         let case = format!("{to} {notify:?} {ret:?} {dsn}");
         assert_eq!(host.flush(), 0, "{case}");
-        let report = host.house.mailbox("smith");
+        let report = host.store.mailbox("smith");
         assert_eq!(host.reports("smith"), usize::from(!action.is_empty()), "{case}: {report}");
         assert!(report.is_empty() || report.contains(&format!("\nAction: {action}\n")), "{case}");
         assert!(report.contains(in_it), "{case}: {report}");
-        let asks = (said(&server, "MAIL ").concat(), asked(&server).concat());
+        let asks = (server.commands_after("MAIL ").concat(), asked(&server).concat());
         assert_eq!(asks.0.contains("ENVID=E1"), dsn, "{asks:?}");
         assert_eq!(asks.1.contains("NOTIFY="), dsn && notify.is_some(), "{asks:?}");
     }
@@ -299,20 +287,20 @@ fn delay_is_told_once_and_then_that_it_was_given_up() {
     assert_eq!((host.flush(), host.reports("smith")), (1, 0));
     host.age("m", 4 * 3600);
     assert_eq!((host.flush(), host.reports("smith")), (1, 1));
-    let report = host.house.mailbox("smith");
+    let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: delayed\nStatus: 4.1.1\n"), "{report}");
     assert!(report.contains("\nWill-Retry-Until: "), "{report}");
     assert_eq!((host.flush(), host.reports("smith")), (1, 1), "not twice");
     host.age("m", 5 * 24 * 3600);
     assert_eq!((host.flush(), host.reports("smith")), (0, 2));
-    let report = host.house.mailbox("smith");
+    let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: failed\nStatus: 5.4.7\n"), "{report}");
     assert_eq!(host.files(), [""; 0]);
 }
 
 #[test]
 fn age_is_told_while_no_smarthost_can_be_reached() {
-    let server = Server::start(|_, _| Act::Close);
+    let server = ScriptedServer::start(|_, _| Action::Close);
     let host = Host::new(&[&server]);
     for (id, age) in [("new", 0), ("old", 5 * 3600), ("older", 6 * 24 * 3600)] {
         host.put(id, &envelope(&format!("{id}@here.example"), &["a@x.example"]));
@@ -320,11 +308,11 @@ fn age_is_told_while_no_smarthost_can_be_reached() {
     }
     assert_eq!(host.flush(), 2);
     let actions = ["new", "old", "older"].map(|user| {
-        let text = host.house.mailbox(user);
+        let text = host.store.mailbox(user);
         text.lines().find_map(|line| line.strip_prefix("Action: ")).unwrap_or("").to_owned()
     });
     assert_eq!(actions, ["", "delayed", "failed"]);
-    assert!(host.house.mailbox("older").contains("\nStatus: 5.4.7\n"));
+    assert!(host.store.mailbox("older").contains("\nStatus: 5.4.7\n"));
 }
 
 #[test]
@@ -347,7 +335,8 @@ fn reports_go_back_the_way_the_mail_came_and_never_on_a_report() {
         host.put("m", &envelope(sender, &["r550@x.example"]));
         assert_eq!(host.flush(), 1, "the report waits");
         assert_eq!(host.flush(), 0);
-        let heard: Vec<String> = server.said().into_iter().filter(|c| c.contains(":<")).collect();
+        let heard: Vec<String> =
+            server.commands().into_iter().filter(|c| c.contains(":<")).collect();
         let mail = format!("MAIL FROM:<{sender}>");
         let to = format!("RCPT TO:<{sender}>");
         assert_eq!(heard, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
@@ -373,7 +362,7 @@ fn a_report_that_cannot_be_delivered_keeps_the_entry() {
     let server = by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r550@x.example"]));
-    let mailbox = host.house.folder().join("mail/smith");
+    let mailbox = host.store.path().join("mail/smith");
     fs::create_dir(&mailbox).unwrap();
     assert_eq!(host.flush(), 1);
     fs::remove_dir(&mailbox).unwrap();
@@ -384,10 +373,14 @@ fn a_report_that_cannot_be_delivered_keeps_the_entry() {
 fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     let (connections, is_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
-    let server = Server::start(move |_, command| match command {
+    let server = ScriptedServer::start(move |_, command| match command {
         "greeting" => {
             count.fetch_add(1, Ordering::SeqCst);
-            if up.load(Ordering::SeqCst) { usual(command) } else { Act::Leave("421 no".to_owned()) }
+            if up.load(Ordering::SeqCst) {
+                usual(command)
+            } else {
+                Action::ReplyAndClose("421 no".to_owned())
+            }
         }
         command => usual(command),
     });
@@ -411,14 +404,14 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     is_up.store(true, Ordering::SeqCst);
     assert!(handle.flush(&node("X.EXAMPLE")));
     wait_until("all are sent", || host.files().is_empty());
-    queue.stop(LONG);
-    assert_eq!((made(), said(&server, ".").len()), (3, 30));
+    queue.stop(TIMEOUT);
+    assert_eq!((made(), server.commands_after(".").len()), (3, 30));
 }
 
 #[test]
 fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
+    let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
     nobody.target = closed.to_string().parse().unwrap();
@@ -451,7 +444,7 @@ fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
     // Until somebody asks for it.
     assert!(handle.flush(&node("x.example")));
     wait_until("the other", || host.files().is_empty());
-    queue.stop(LONG);
+    queue.stop(TIMEOUT);
 }
 
 #[test]
@@ -464,12 +457,12 @@ fn several_processes_send_nothing_twice() {
     let running: Vec<_> = (0..2).map(|_| host.start()).collect();
     host.flush();
     wait_until("all are sent", || host.files().is_empty());
-    running.into_iter().for_each(|(_, queue)| queue.stop(LONG));
+    running.into_iter().for_each(|(_, queue)| queue.stop(TIMEOUT));
     let mut all = asked(&server);
     assert_eq!(all.len(), 40);
     all.sort();
     all.dedup();
-    assert_eq!((all.len(), said(&server, ".").len()), (40, 40));
+    assert_eq!((all.len(), server.commands_after(".").len()), (40, 40));
 }
 
 /// One of them had tried it; the other would have tried it again a second later.
@@ -485,8 +478,8 @@ fn what_another_process_put_off_waits_for_both() {
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
     handle.note("n");
     wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
-    one.stop(LONG);
-    two.stop(LONG);
+    one.stop(TIMEOUT);
+    two.stop(TIMEOUT);
     assert_eq!(asked(&server), ["<r450@x.example>", "<a@x.example>"]);
 }
 
@@ -505,7 +498,7 @@ fn who_was_served_is_remembered_though_it_cannot_be_written_down() {
     fs::remove_dir(&in_the_way).unwrap();
     assert!(handle.flush(&node("x.example")));
     wait_until("a third", || host.state("m").contains("\ngone 0\n"));
-    queue.stop(LONG);
+    queue.stop(TIMEOUT);
     let tried = asked(&server);
     assert_eq!(tried[..3], ["<a@x.example>", "<r450@x.example>", "<r450@x.example>"]);
     assert_eq!(tried.iter().filter(|to| *to == "<a@x.example>").count(), 1);

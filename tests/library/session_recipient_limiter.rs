@@ -1,6 +1,7 @@
 //! Names tried out: slowed down for clients elsewhere, and for nobody else.
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use mailslot::listen::Service;
 use mailslot::session::End;
 use mailslot::stream::{Peer, Pressure, Socket, Stream};
 
-use crate::harness::library::{House, LONG, Wire, codes, stranger};
+use crate::harness::TIMEOUT;
+use crate::harness::client::codes;
+use crate::harness::library::{MailStore, remote_peer};
 
 /// A transaction for `unknown` recipients that are not there, and one that is.
 fn transaction(unknown: usize) -> String {
@@ -21,18 +24,18 @@ fn transaction(unknown: usize) -> String {
 
 /// What `peer` hears if it says `input` behind its greeting, and how long that took.
 fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Duration) {
-    let house = House::new();
-    let office = house.office(house.session());
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let (mut client, server) = UnixStream::pair().unwrap();
     let hello = if lmtp { "LHLO c" } else { "EHLO c" };
-    std::io::Write::write_all(&mut client, format!("{hello}\r\n{input}").as_bytes()).unwrap();
-    client.close_write();
-    let mut stream = Stream::new(Socket::Unix(server), peer, LONG, LONG).unwrap();
+    client.write_all(format!("{hello}\r\n{input}").as_bytes()).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut stream = Stream::new(Socket::Unix(server), peer, TIMEOUT, TIMEOUT).unwrap();
     let pressure = Arc::new(Pressure::default());
     pressure.set(pressed);
     stream.heed(pressure);
     let began = Instant::now();
-    let end = office.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
+    let end = sessions.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
     let took = began.elapsed();
     stream.close(false);
     let mut replies = String::new();
@@ -42,7 +45,7 @@ fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Dur
 
 #[test]
 fn a_harvester_is_slowed_and_its_session_ended() {
-    let (end, replies, took) = said(stranger(1), false, false, &transaction(100));
+    let (end, replies, took) = said(remote_peer(1), false, false, &transaction(100));
     let codes = codes(&replies);
     assert_eq!(codes[..3], ["220", "250", "250"]);
     assert_eq!(codes[3..23], ["550"; 20]);
@@ -53,11 +56,11 @@ fn a_harvester_is_slowed_and_its_session_ended() {
 
 #[test]
 fn under_stress_it_is_not_waited_for() {
-    let (_, replies, took) = said(stranger(1), false, true, &transaction(100));
+    let (_, replies, took) = said(remote_peer(1), false, true, &transaction(100));
     let codes = codes(&replies);
     assert_eq!(codes[3..13], ["550"; 10]);
     assert_eq!(codes[13..], ["421"]);
-    assert!(took < LONG, "{took:?}");
+    assert!(took < TIMEOUT, "{took:?}");
 }
 
 /// A list with old members, a server that hands on by LMTP, and this host's own programs.
@@ -66,8 +69,8 @@ fn honest_mail_is_not_slowed() {
     let list = transaction(10).repeat(10) + "QUIT\r\n";
     let many = transaction(50) + "QUIT\r\n";
     for (peer, lmtp, input, unknown) in [
-        (stranger(1), false, &list, 100),
-        (stranger(1), true, &many, 50),
+        (remote_peer(1), false, &list, 100),
+        (remote_peer(1), true, &many, 50),
         (Peer::Unix, false, &many, 50),
         ("127.0.0.1:4000".parse().map(Peer::ip).unwrap(), false, &many, 50),
     ] {

@@ -1,11 +1,11 @@
 //! Random commands against a small reference model of the states: a greeting, a transaction, a
 //! number of recipients. Whatever the order, each reply has the code that the model says.
 
-use crate::harness::fixtures;
-use crate::harness::fixtures::Beta;
 use mailslot::smtp::Settings;
 use mailslot::smtp::fuzz::Machine;
 use proptest::prelude::*;
+
+use crate::harness::fixtures::{self, BetaHost};
 
 const RECIPIENTS_MAX: usize = 3;
 const ERRORS_MAX: u32 = 6;
@@ -157,7 +157,7 @@ proptest! {
             terminals: true,
             ..fixtures::settings(&[])
         };
-        let mut machine = Machine::new(settings, Beta);
+        let mut machine = Machine::new(settings, BetaHost);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {

@@ -1,13 +1,13 @@
 //! What a session sees of the receiver besides replies: the envelope, the client, when to close.
 
-use crate::harness::fixtures;
 use std::collections::BTreeSet;
 
-use crate::harness::fixtures::Beta;
 use mailslot::smtp::receiver::LINE_MAX;
 use mailslot::smtp::{
     Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
 };
+
+use crate::harness::fixtures::{self, BetaHost};
 
 /// A receiver to which `lines` were said, and its last step.
 fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
@@ -24,7 +24,7 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
 fn the_readme_tells_of_every_extension() {
     let mut settings = fixtures::settings(&[]);
     (settings.terminals, settings.etrn, settings.tls) = (true, true, Tls::Offered);
-    let step = Receiver::new(settings, Beta).line(b"EHLO alpha.arpa\r\n");
+    let step = Receiver::new(settings, BetaHost).line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
     let named: BTreeSet<String> =
@@ -42,7 +42,7 @@ fn the_readme_tells_of_every_extension() {
 #[test]
 fn the_envelope_is_what_was_said() {
     let (receiver, step) = said(
-        Beta,
+        BetaHost,
         &[
             "EHLO alpha.arpa",
             "MAIL FROM:<Smith@Alpha.ARPA> SIZE=12 BODY=8BITMIME",
@@ -73,11 +73,11 @@ fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
         ("EHLO", true),
         ("MAIL FROM:<>", true),
     ] {
-        let (mut receiver, _) = said(Beta, &open);
+        let (mut receiver, _) = said(BetaHost, &open);
         receiver.line(format!("{line}\r\n").as_bytes());
         assert_eq!(receiver.envelope().is_some(), there, "{line}");
     }
-    let (mut receiver, _) = said(Beta, &open);
+    let (mut receiver, _) = said(BetaHost, &open);
     assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
     assert!(receiver.envelope().is_none());
 }
@@ -94,7 +94,7 @@ fn the_client_is_who_it_said_last() {
         (&["EHLO a", "HELO b c"], Some(("a", "ESMTP"))),
     ];
     for (lines, client) in rows {
-        assert_eq!(who(&said(Beta, lines).0), client.map(owned), "{lines:?}");
+        assert_eq!(who(&said(BetaHost, lines).0), client.map(owned), "{lines:?}");
     }
 }
 
@@ -125,7 +125,7 @@ fn with_says_how_the_mail_came() {
     ] {
         assert_eq!(Protocol { hello, tls, utf8 }.to_string(), name);
     }
-    let (receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
+    let (receiver, _) = said(BetaHost, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
     assert_eq!(who(&receiver), Some(owned(("a", "UTF8SMTP"))));
 }
 
@@ -133,7 +133,7 @@ fn with_says_how_the_mail_came() {
 #[test]
 fn inside_tls_all_begins_anew() {
     let settings = Settings { tls: Tls::Offered, ..fixtures::settings(&[]) };
-    let mut receiver = Receiver::new(settings, Beta);
+    let mut receiver = Receiver::new(settings, BetaHost);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
         receiver.line(format!("{line}\r\n").as_bytes());
     }
@@ -150,13 +150,13 @@ fn inside_tls_all_begins_anew() {
 #[test]
 fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
     let errors_max = fixtures::settings(&[]).errors_max as usize;
-    let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
+    let (mut receiver, step) = said(BetaHost, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
     assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));
     let step = receiver.line_too_long();
     assert_eq!(step, Step::Close(reply::giving_up("beta.arpa", "too many errors")));
 
-    let (mut receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<>"]);
+    let (mut receiver, _) = said(BetaHost, &["EHLO a", "MAIL FROM:<>"]);
     for _ in 0..=errors_max {
         let step = receiver.line(b"RCPT TO:<green@beta.arpa>\r\n");
         assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
@@ -165,7 +165,7 @@ fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
 
 #[test]
 fn a_line_has_its_limit() {
-    let (mut receiver, _) = said(Beta, &[]);
+    let (mut receiver, _) = said(BetaHost, &[]);
     for (length, code) in [(512, 250), (LINE_MAX, 250), (LINE_MAX + 1, 500)] {
         let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
         let Step::Reply(reply) = receiver.line(line.as_bytes()) else { panic!("{length}") };

@@ -5,11 +5,12 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use crate::harness::terminals::{Pty, log_in};
 use mailslot::deliver::screen::{Screen, TEXT_MAX};
 use mailslot::deliver::terminal::{PATIENCE, Terminals};
 use mailslot::message::{BoxName, Content, Destination, Owner};
 use nix::sys::termios::{InputFlags, OutputFlags};
+
+use crate::harness::terminals::{Pty, write_utmp};
 
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
 
@@ -17,8 +18,10 @@ const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlun
 fn who_accepts_messages_sees_them() {
     let folder = tempfile::tempdir().unwrap();
     let (ann, bo, other) = (Pty::open(), Pty::open(), Pty::open());
-    let terminals =
-        log_in(folder.path(), &[("ann", ann.line()), ("bo", bo.line()), ("anna", other.line())]);
+    let terminals = write_utmp(
+        folder.path(),
+        &[("ann", ann.line()), ("bo", bo.line()), ("anna", other.line())],
+    );
     assert_eq!(
         terminals.show(&[user("ann"), user("cy"), user("bo")], &lunch()),
         [true, false, true]
@@ -37,7 +40,7 @@ fn who_accepts_messages_sees_them() {
 fn who_accepts_none_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     pty.mesg(false);
     assert!(!terminals.accept(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
@@ -52,7 +55,7 @@ fn who_accepts_none_is_left_alone() {
 fn the_terminal_of_somebody_else_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
         let ann = Destination { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
@@ -69,7 +72,7 @@ fn all_terminals_of_a_user_show_it_and_each_once() {
     closed.mesg(false);
     // A login that ended badly has left its record.
     let lines = [one.line(), closed.line(), two.line(), one.line(), "pts/4294967295"];
-    let terminals = log_in(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(folder.path(), &lines.map(|line| ("ann", line)));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [true]);
     assert_eq!([one.screen(), two.screen(), closed.screen()], [SHOWN, SHOWN, ""]);
 }
@@ -83,7 +86,7 @@ fn a_terminal_that_does_not_read_holds_up_nobody() {
     // More than the kernel can find room for.
     let text = "x".repeat(TEXT_MAX - 1);
     let shown = SHOWN.replace("lunch?", &text);
-    let terminals = log_in(
+    let terminals = write_utmp(
         folder.path(),
         &[
             ("ann", stopped.line()),
@@ -109,7 +112,7 @@ fn a_terminal_that_does_not_read_holds_up_nobody() {
 fn a_terminal_that_reads_slowly_gets_it_all() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     let text = format!("{}<end>", "x".repeat(TEXT_MAX - 10));
     pty.fill();
     thread::scope(|scope| {
@@ -123,7 +126,7 @@ fn a_terminal_that_reads_slowly_gets_it_all() {
 fn a_terminal_that_is_gone_is_none() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     assert!(terminals.accept(&[user("ann")]));
     drop(pty);
     assert!(!terminals.accept(&[user("ann")]));
@@ -143,7 +146,7 @@ fn no_symbolic_link_leads_to_a_terminal() {
     let outside = format!("../../../../../../dev/{}", pty.line());
     let absolute = format!("/dev/{}", pty.line());
     for line in ["link", &inside, &outside, &absolute] {
-        let utmp = log_in(folder.path(), &[("ann", line)]).utmp;
+        let utmp = write_utmp(folder.path(), &[("ann", line)]).utmp;
         let terminals = Terminals { utmp, dev: folder.path().to_owned() };
         assert_eq!(terminals.show(&[user("ann")], &lunch()), [false], "{line}");
     }
@@ -158,7 +161,7 @@ fn a_terminal_gets_what_it_takes() {
     old.set(|settings| settings.input_flags.remove(InputFlags::IUTF8));
     cooked.set(|settings| settings.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR));
     let lines = [modern.line(), old.line(), cooked.line()];
-    let terminals = log_in(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(folder.path(), &lines.map(|line| ("ann", line)));
     let text = "caf\u{e9} \u{db}2J \u{9b}2J \x1b[2J \x07 \x08";
     assert_eq!(terminals.show(&[user("ann")], &screen(text)), [true]);
     let head = SHOWN.split_once("lunch?").unwrap().0;

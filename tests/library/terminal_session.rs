@@ -6,19 +6,22 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
-use crate::harness::terminals::{Pty, log_in};
 use mailslot::deliver::screen::TEXT_MAX;
 use mailslot::server;
 use mailslot::session::{Settings, Switch};
 use mailslot::stream::{Peer, Socket, Stream};
+
+use crate::harness::TIMEOUT;
+use crate::harness::client::{Client, codes};
+use crate::harness::library::{MailStore, remote_peer, run_session};
+use crate::harness::terminals::{Pty, write_utmp};
 
 const SHOWN: &str = "Subject: lunch\r\n\r\nat noon?\r\nEOF\r\n";
 const MESSAGE: &str = "Subject: lunch\r\n\r\nat noon?\r\n.\r\n";
 
 /// Ann and Bo at their terminals, of which Bo's accepts no messages; Cy is away.
 struct Scene {
-    house: House,
+    store: MailStore,
     ann: Pty,
     bo: Pty,
     settings: Settings,
@@ -26,11 +29,11 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
-        let (house, ann, bo) = (House::new(), Pty::open(), Pty::open());
+        let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
-        let terminals = log_in(house.folder(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = Settings { send: Switch::Local, terminals, ..house.session() };
-        Scene { house, ann, bo, settings }
+        let terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
+        let settings = Settings { send: Switch::Local, terminals, ..store.session_settings() };
+        Scene { store, ann, bo, settings }
     }
 
     /// The codes of the replies to a message, `verb`'s, RCPTs', DATA's and the dot's.
@@ -38,8 +41,8 @@ impl Scene {
         let rcpts: String =
             to.iter().map(|to| format!("RCPT TO:<{to}@here.example>\r\n")).collect();
         let input = format!("HELO a\r\n{verb} FROM:<me@a>\r\n{rcpts}DATA\r\n{message}QUIT\r\n");
-        let office = self.house.office(self.settings.clone());
-        let (_, replies) = converse(&office, Peer::Pipe, input.as_bytes());
+        let sessions = self.store.sessions(self.settings.clone());
+        let (_, replies) = run_session(&sessions, Peer::Pipe, input.as_bytes());
         let all = codes(&replies);
         all[2..all.len() - 1].iter().map(|code| code.to_string()).collect()
     }
@@ -47,7 +50,7 @@ impl Scene {
     /// How often the message is on Ann's terminal, and how often in the mailboxes of all three.
     fn found(&self) -> (usize, [usize; 3]) {
         assert_eq!(self.bo.screen(), "");
-        let counts = ["ann", "bo", "cy"].map(|user| self.house.count(user));
+        let counts = ["ann", "bo", "cy"].map(|user| self.store.count(user));
         (self.ann.screen().matches(SHOWN).count(), counts)
     }
 }
@@ -56,17 +59,17 @@ impl Scene {
 #[test]
 fn the_scenario_of_the_standard() {
     let scene = Scene::new();
-    let office = scene.house.office(scene.settings.clone());
+    let sessions = scene.store.sessions(scene.settings.clone());
     let input = b"HELO MIT-MC.ARPA\r\nVRFY ann\r\nSEND FROM:<EAK@MIT-MC.ARPA>\r\n\
         RCPT TO:<ann@here.example>\r\nDATA\r\n\
         Blah blah blah...\r\n...etc. etc. etc.\r\n.\r\nQUIT\r\n";
-    let (_, replies) = converse(&office, Peer::Pipe, input);
+    let (_, replies) = run_session(&sessions, Peer::Pipe, input);
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "250", "354", "250", "221"]);
     let screen = scene.ann.screen();
     let (first, text) = screen.split_once(" ...\r\n").unwrap();
     assert!(first.starts_with("\r\n\x07Message from <EAK@MIT-MC.ARPA> at "), "{first:?}");
     assert_eq!(text, "Blah blah blah...\r\n..etc. etc. etc.\r\nEOF\r\n");
-    assert_eq!(scene.house.count("ann"), 0);
+    assert_eq!(scene.store.count("ann"), 0);
 }
 
 #[test]
@@ -119,7 +122,7 @@ fn a_mailbox_that_cannot_take_mail_keeps_nothing_from_a_terminal() {
     ] {
         let scene = Scene::new();
         for user in ["ann", "bo"] {
-            fs::create_dir(scene.house.folder().join("mail").join(user)).unwrap();
+            fs::create_dir(scene.store.path().join("mail").join(user)).unwrap();
         }
         let taken = codes.contains(&"354");
         assert_eq!(
@@ -140,7 +143,7 @@ fn what_does_not_fit_is_never_lost() {
     {
         let scene = Scene::new();
         assert_eq!(scene.codes(verb, &["ann"], &message).last().unwrap(), code, "{verb}");
-        assert_eq!(scene.house.count("ann"), mailed, "{verb}");
+        assert_eq!(scene.store.count("ann"), mailed, "{verb}");
         let screen = scene.ann.screen();
         assert_eq!(screen.ends_with("... the rest is in your mailbox\r\nEOF\r\n"), shown, "{verb}");
         assert_eq!(screen.is_empty(), !shown, "{verb}");
@@ -153,22 +156,22 @@ fn a_terminal_lost_on_the_way_is_told() {
     for (verb, code, mailed) in [("SEND", "451", 0), ("SOML", "250", 1), ("SAML", "250", 1)] {
         for stop in [false, true] {
             let scene = Scene::new();
-            let office = scene.house.office(scene.settings.clone());
+            let sessions = scene.store.sessions(scene.settings.clone());
             let (client, server) = UnixStream::pair().unwrap();
             thread::scope(|scope| {
                 scope.spawn(|| {
                     let (peer, socket) = (Peer::Unix, Socket::Unix(server));
                     let mut stream =
-                        Stream::new(socket, peer, Duration::from_secs(300), LONG).unwrap();
-                    let end = office.serve(&mut stream);
+                        Stream::new(socket, peer, Duration::from_secs(300), TIMEOUT).unwrap();
+                    let end = sessions.serve(&mut stream);
                     stream.close(end.lingers());
                 });
                 let mut client = Client::new(client);
-                client.expect("220");
-                client.ask("EHLO a", "250");
-                client.ask(&format!("{verb} FROM:<me@a>"), "250");
-                client.ask("RCPT TO:<ann@here.example>", "250");
-                client.ask("DATA", "354");
+                client.expect(220);
+                client.command("EHLO a", 250);
+                client.command(&format!("{verb} FROM:<me@a>"), 250);
+                client.command("RCPT TO:<ann@here.example>", 250);
+                client.command("DATA", 354);
                 if stop {
                     scene.ann.stop()
                 } else {
@@ -176,9 +179,9 @@ fn a_terminal_lost_on_the_way_is_told() {
                 }
                 client.send(MESSAGE);
                 client.expect(code);
-                client.ask("QUIT", "221");
+                client.command("QUIT", 221);
             });
-            assert_eq!(scene.house.count("ann"), mailed, "{verb}");
+            assert_eq!(scene.store.count("ann"), mailed, "{verb}");
         }
     }
 }
@@ -187,26 +190,26 @@ fn a_terminal_lost_on_the_way_is_told() {
 #[test]
 fn a_stopped_terminal_keeps_only_its_own_sender() {
     let scene = Scene::new();
-    let settings = scene.house.settings(4);
-    let running = scene.house.run(server::Settings { session: scene.settings.clone(), ..settings });
+    let settings = scene.store.server_settings(4);
+    let running = scene.store.run(server::Settings { session: scene.settings.clone(), ..settings });
     let (mut sender, mut other) = (running.connect(), running.connect());
     for client in [&mut sender, &mut other] {
-        client.expect("220");
-        client.ask("EHLO a", "250");
+        client.expect(220);
+        client.command("EHLO a", 250);
     }
     scene.ann.stop();
     let mut other_is_first = || {
         for (client, verb, to) in [(&mut sender, "SEND", "ann"), (&mut other, "MAIL", "cy")] {
-            client.ask(&format!("{verb} FROM:<me@a>"), "250");
-            client.ask(&format!("RCPT TO:<{to}@here.example>"), "250");
-            client.ask("DATA", "354");
+            client.command(&format!("{verb} FROM:<me@a>"), 250);
+            client.command(&format!("RCPT TO:<{to}@here.example>"), 250);
+            client.command("DATA", 354);
         }
         sender.send(MESSAGE);
         other.send(MESSAGE);
-        other.expect("250");
-        sender.socket.set_nonblocking(true).unwrap();
-        let waits = sender.socket.peek(&mut [0]).is_err();
-        sender.socket.set_nonblocking(false).unwrap();
+        other.expect(250);
+        sender.stream().set_nonblocking(true).unwrap();
+        let waits = sender.stream().peek(&mut [0]).is_err();
+        sender.stream().set_nonblocking(false).unwrap();
         sender.expect("451 4.2.1");
         waits
     };
@@ -218,16 +221,16 @@ fn a_stopped_terminal_keeps_only_its_own_sender() {
 fn who_may_not_send_hears_502_and_sees_nothing_in_ehlo() {
     let mut scene = Scene::new();
     for (send, peer, may) in [
-        (Switch::On, stranger(1), true),
-        (Switch::Local, stranger(1), false),
+        (Switch::On, remote_peer(1), true),
+        (Switch::Local, remote_peer(1), false),
         (Switch::Local, Peer::Unix, true),
         (Switch::Off, Peer::Unix, false),
     ] {
         scene.settings.send = send;
-        let office = scene.house.office(scene.settings.clone());
+        let sessions = scene.store.sessions(scene.settings.clone());
         let input = b"EHLO a\r\nSEND FROM:<a@b>\r\nRSET\r\nSOML FROM:<a@b>\r\nRSET\r\n\
             SAML FROM:<a@b>\r\nHELP SEND\r\nQUIT\r\n";
-        let (_, replies) = converse(&office, peer, input);
+        let (_, replies) = run_session(&sessions, peer, input);
         let (yes, help) = if may { ("250", "214") } else { ("502", "504") };
         let expected = ["220", "250", yes, "250", yes, "250", yes, help, "221"];
         assert_eq!(codes(&replies), expected, "{send:?} {peer}");

@@ -4,7 +4,10 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::harness::abuse::{RELAY_TRICKS, by_syslog, ordinary_day, parse, says, without_date};
+use crate::harness::directory::TestDirectory;
+use crate::harness::inetd::inetd_session;
+use crate::harness::log_lines::{as_in_syslog, parse, split_date, typical_log};
+use crate::harness::relay_addresses::RELAY_ADDRESSES;
 use crate::harness::server::Server;
 
 #[test]
@@ -18,18 +21,18 @@ fn nothing_is_relayed_however_it_is_written() {
         "<postmaster@localhost>",
         "<@here.example:spam@evil.example>",
     ] {
-        for some in RELAY_TRICKS.chunks(8) {
+        for some in RELAY_ADDRESSES.chunks(8) {
             // So that the limit of errors is not what refuses.
             let mut client = server.after_ehlo();
             for to in some {
-                client.say(&format!("MAIL FROM:{from}"), 250);
+                client.command(&format!("MAIL FROM:{from}"), 250);
                 client.send(format!("RCPT TO:{to}\r\n").as_bytes());
                 let reply = client.reply();
                 let refused = [501, 550, 553, 555].contains(&reply.code);
                 assert!(refused, "from {from} to {to}: {} {:?}", reply.code, reply.lines);
                 client.send(b"DATA\r\n");
                 assert!(matches!(client.reply().code, 503 | 554), "{to}");
-                client.say("RSET", 250);
+                client.command("RSET", 250);
             }
         }
     }
@@ -41,16 +44,12 @@ fn nothing_is_relayed_however_it_is_written() {
     }
     drop(client);
     assert_eq!(server.mailbox("smith").matches("\nhello\n").count(), local.len());
-    let mail = fs::read_dir(server.folder().join("mail")).unwrap();
-    let names = mail.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // Its own files begin with a dot.
-    let mailboxes: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
-    assert_eq!(mailboxes, ["smith"]);
+    assert_eq!(server.mailboxes(), ["smith"]);
 }
 
 #[test]
 fn what_is_no_smtp_is_answered_421_and_closed() {
-    let sandbox = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     for opening in [
         &b"GET / HTTP/1.1\r\nHost: mx.example\r\n\r\nMAIL FROM:<a@b>\r\n"[..],
         b"POST / HTTP/1.1\r\n\r\nEHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<x@y>\r\nDATA\r\n\r\n.\r\n",
@@ -61,17 +60,17 @@ fn what_is_no_smtp_is_answered_421_and_closed() {
         b"\x80\x80\r\n",
         b"\xff\xf4\xff\xfd\x06",
     ] {
-        let heard = says(sandbox.path(), "192.0.2.7", opening, &[]);
+        let heard = inetd_session(&directory, Some("192.0.2.7"), opening, &[]);
         let codes: Vec<&str> = heard.replies.lines().map(|line| &line[..3]).collect();
         assert_eq!(codes, ["220", "421"], "{opening:?}: {}", heard.replies);
         let [line] = heard.log.as_slice() else { panic!("{opening:?}: {:?}", heard.log) };
-        let (_, text) = without_date(line);
+        let (_, text) = split_date(line);
         assert!(text.starts_with("abuse session="), "{text}");
         assert!(text.contains(" client=192.0.2.7:4000 end=errors reply=\"421 4.7.0 "), "{text}");
-        assert_eq!(unexpected(&[by_syslog(line, true)]), "", "it is the Internet's weather");
+        assert_eq!(unexpected(&[as_in_syslog(line, true)]), "", "it is the Internet's weather");
     }
     // NULs behind a verb are an error like others.
-    let heard = says(sandbox.path(), "192.0.2.7", b"EHLO c\r\nNOOP \0\r\nQUIT\r\n", &[]);
+    let heard = inetd_session(&directory, Some("192.0.2.7"), b"EHLO c\r\nNOOP \0\r\nQUIT\r\n", &[]);
     assert!(heard.replies.contains("\n500 5.5.2 "), "{}", heard.replies);
     assert!(heard.replies.contains("\n221 "), "{}", heard.replies);
 }
@@ -132,12 +131,12 @@ fn dialogue(text: &[u8]) -> Vec<u8> {
 
 #[test]
 fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
-    let sandbox = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let options = ["-vv", "--domain", "here.example"];
     let mut events = std::collections::BTreeSet::new();
     for text in HOSTILE {
         for address in ["192.0.2.7", "2001:db8::7", "127.0.0.1"] {
-            for line in says(sandbox.path(), address, &dialogue(text), &options).log {
+            for line in inetd_session(&directory, Some(address), &dialogue(text), &options).log {
                 let (event, pairs) = parse(&line);
                 let client = match address.contains(':') {
                     true => format!("[{address}]:4000"),
@@ -156,7 +155,7 @@ fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
         assert!(events.contains(event), "{event} in {events:?}");
     }
     assert!(!events.contains("fake"), "{events:?}");
-    let mailbox = fs::read(sandbox.path().join("mail/smith")).unwrap();
+    let mailbox = fs::read(directory.join("mail/smith")).unwrap();
     let head = |line: &[u8]| {
         let names = [&b"From "[..], b"Return-Path: ", b"Delivered-To: ", b"Received: ", b"\t"];
         names.iter().any(|name| line.starts_with(name))
@@ -177,7 +176,7 @@ fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
 /// Every line of such a day is one that the rules for logcheck expect, however its date is written.
 #[test]
 fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
-    let log = ordinary_day();
+    let log = typical_log();
     let mut events: Vec<String> = log.iter().map(|line| parse(line).0).collect();
     events.sort();
     events.dedup();
@@ -197,19 +196,19 @@ fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
     ];
     assert_eq!(events, expected);
     for traditional in [true, false] {
-        let lines: Vec<String> = log.iter().map(|line| by_syslog(line, traditional)).collect();
+        let lines: Vec<String> = log.iter().map(|line| as_in_syslog(line, traditional)).collect();
         assert_eq!(unexpected(&lines), "");
     }
     // A rule that matched anything would be none.
     let odd = "Nov  2 04:50:00 mx mailslot[4711]: lock-broken path=/var/mail/jo.lock pid=1 age=99";
-    let forged = by_syslog(&log[0], true) + " and more";
+    let forged = as_in_syslog(&log[0], true) + " and more";
     assert_eq!(unexpected(&[odd.to_owned(), forged.clone()]), format!("{odd}\n{forged}\n"));
 }
 
 /// What logcheck would mail of these lines.
 fn unexpected(lines: &[String]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
+    let directory = TestDirectory::new();
+    let log = directory.join("log");
     fs::write(&log, lines.join("\n") + "\n").unwrap();
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/logcheck/mailslot");
     let mut grep = Command::new("grep");

@@ -8,19 +8,20 @@
 //! host of their own: name, `/etc` and network.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 
-use crate::harness::server::{PROGRAM, Server, mailslot};
 use Cure::{By, Printed};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use tempfile::TempDir;
+
+use crate::harness::directory::TestDirectory;
+use crate::harness::namespace::Namespace;
+use crate::harness::server::{PROGRAM, Server, mailslot};
+use crate::harness::shell::Shell;
 
 /// One fault.
 struct Row {
@@ -310,52 +311,46 @@ const DELIVER: &str = "printf 'HELO h\\r\\nMAIL FROM:<>\\r\\nRCPT TO:<alice@host
                        DATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\nQUIT\\r\\n' | \
                        $P --inetd -c $C --log stderr 2>$D/log | grep '^250 2.0.0' || cat $D/log";
 
-/// A host in a folder, and a shell that stays, so that a row may change what is the shell's own.
+/// A host in a directory, and a shell in which a row may change what belongs to the shell.
 struct Host {
-    folder: TempDir,
-    shell: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    directory: TestDirectory,
+    shell: Shell,
 }
 
 impl Host {
-    /// One where all is in order; its shell is run by `starter`.
-    fn new(program: &Path, starter: &[&str], conf: &str) -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-        let dir = path.to_str().unwrap();
+    /// Creates a host without any fault. Its shell is run by `command`.
+    fn new(program: &Path, mut command: Command, conf: &str) -> Host {
+        let directory = TestDirectory::with_mail_and_spool();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let dir = directory.as_str();
         let conf = format!(
             "listen 127.0.0.1:0\nhostname host.example\ndomain host.example\n\
              aliases {dir}/aliases\nmail-dir {dir}/mail\nspool {dir}/spool\n{conf}"
         );
-        fs::write(path.join("conf"), conf).unwrap();
-        fs::write(path.join("aliases"), "postmaster: alice\n").unwrap();
-        for name in ["conf", "aliases"] {
-            fs::set_permissions(path.join(name), Permissions::from_mode(0o644)).unwrap();
+        fs::write(directory.join("conf"), conf).unwrap();
+        fs::write(directory.join("aliases"), "postmaster: alice\n").unwrap();
+        for (name, mode) in [("conf", 0o644), ("aliases", 0o644), ("mail", 0o700), ("spool", 0o700)]
+        {
+            fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).unwrap();
         }
-        for name in ["mail", "spool"] {
-            fs::create_dir(path.join(name)).unwrap();
-            fs::set_permissions(path.join(name), Permissions::from_mode(0o700)).unwrap();
-        }
-        let words = [starter, &["sh"]].concat();
-        let mut shell = Command::new(words[0]);
-        shell.args(&words[1..]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        shell.env("D", path).env("C", path.join("conf")).env("P", program);
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let input = shell.stdin.take().unwrap();
-        let output = BufReader::new(shell.stdout.take().unwrap());
-        let mut host = Host { folder, shell, input, output };
-        host.must("umask 022");
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("D", directory.path()).env("C", directory.join("conf")).env("P", program);
+        let mut host = Host { directory, shell: Shell::start(command) };
+        host.shell.must("umask 022");
         host
     }
 
-    /// The same, for users of the system, whom it brings with it. Needs root.
+    /// Creates a host whose program and users are those of the test.
+    fn here() -> Host {
+        Host::new(Path::new(PROGRAM), Command::new("sh"), USERS)
+    }
+
+    /// Creates a host with its own users of the system, name and network. Needs root.
     fn of_users(program: &Path) -> Host {
-        const UNSHARE: &[&str] =
-            &["unshare", "--mount", "--uts", "--net", "--propagation", "private"];
-        let mut host = Host::new(program, UNSHARE, "");
-        host.must(
+        let mut command = Namespace::new().unshare(&["--uts", "--net"]).command();
+        command.arg("sh");
+        let mut host = Host::new(program, command, "");
+        host.shell.must(
             "mkdir $D/etc; cp -L /etc/nsswitch.conf /etc/login.defs /etc/ld.so.cache $D/etc
              echo root:x:0:0::/root:/bin/sh >$D/etc/passwd
              printf 'root:x:0:\\nmail:x:8:\\n' >$D/etc/group
@@ -369,29 +364,9 @@ impl Host {
         host
     }
 
-    /// What a line of shell prints on both its outputs, and how it ends.
-    fn run(&mut self, line: &str) -> (String, i32) {
-        write!(self.input, "{{ {line}\n}} 2>&1; echo \"=status $?\"\n").unwrap();
-        let mut text = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the shell is gone: {text}");
-            if let Some(status) = line.strip_prefix("=status ") {
-                return (text, status.trim().parse().unwrap());
-            }
-            text += &line;
-        }
-    }
-
-    /// The same; it must end well.
-    fn must(&mut self, line: &str) {
-        let (text, status) = self.run(line);
-        assert_eq!(status, 0, "{line}: {text}");
-    }
-
     /// What `check` prints, and its exit status.
     fn check(&mut self) -> (String, i32) {
-        self.run("$AS $P check -c $C")
+        self.shell.run("$AS $P check -c $C")
     }
 
     /// Asserts that all is in order.
@@ -405,7 +380,7 @@ impl Host {
     fn suffer(&mut self, row: &Row) {
         let Row { fault, says, stops, cure } = row;
         self.assert_silent("before");
-        self.must(fault);
+        self.shell.must(fault);
         let (text, status) = self.check();
         let weight = if *stops { "problem" } else { "advice" };
         let hit = text.split("\n\n").find(|part| {
@@ -417,21 +392,13 @@ impl Host {
         let printed = printed.lines().next().unwrap();
         assert!(!printed.is_empty(), "{fault}\n{text}");
         match cure {
-            Printed => self.must(printed),
+            Printed => drop(self.shell.must(printed)),
             By(words, line) => {
                 assert!(printed.contains(words), "{fault}: {words:?} in {printed:?}");
-                self.must(line);
+                self.shell.must(line);
             }
         }
         self.assert_silent(fault);
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        // It is a child that was not waited for: its pid is nobody else's.
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
     }
 }
 
@@ -449,7 +416,7 @@ fn certify(host: &Host) {
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         params.not_after = rcgen::date_time_ymd(ends, 1, 1);
         let cert = params.self_signed(&key).unwrap();
-        let path = host.folder.path().join(format!("{file}.pem"));
+        let path = host.directory.join(format!("{file}.pem"));
         fs::write(&path, cert.pem() + &key.serialize_pem()).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     }
@@ -458,14 +425,14 @@ fn certify(host: &Host) {
 fn certify(_: &Host) {}
 
 /// The program where everybody may run it, as cargo's folders may not let them.
-struct Everybodys(TempDir);
+struct Everybodys(TestDirectory);
 
 impl Everybodys {
     fn new() -> Everybodys {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        fs::copy(PROGRAM, folder.path().join("mailslot")).unwrap();
-        Everybodys(folder)
+        let directory = TestDirectory::new();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::copy(PROGRAM, directory.join("mailslot")).unwrap();
+        Everybodys(directory)
     }
 
     fn path(&self) -> PathBuf {
@@ -485,7 +452,7 @@ const USERS: &str = "user alice\nuser bob\n";
 #[test]
 fn each_fault_is_named_with_a_cure_that_cures() {
     for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
-        let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
+        let mut host = Host::here();
         certify(&host);
         host.suffer(row);
     });
@@ -497,13 +464,14 @@ fn each_fault_is_named_with_a_cure_that_cures() {
 fn it_is_the_same_for_nobody() {
     assert!(geteuid().is_root());
     let (uid, gid) = (65534, 65534);
-    let starter = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
     let program = Everybodys::new();
     for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
         // It may be owned by root until the shell changes its user: that comes first.
-        let mut host = Host::new(&program.path(), &starter, USERS);
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", "sh"]);
+        let mut host = Host::new(&program.path(), command, USERS);
         certify(&host);
-        let path = host.folder.path().to_owned();
+        let path = host.directory.path().to_owned();
         chown(&path, Some(uid), Some(gid)).unwrap();
         for entry in fs::read_dir(&path).unwrap() {
             chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
@@ -526,16 +494,16 @@ fn each_fault_of_a_whole_host_is_named_with_a_cure_that_cures() {
 fn check_prepares_the_first_start() {
     let program = Everybodys::new();
     let mut host = Host::of_users(&program.path());
-    host.must("userdel mailslot; rmdir $D/mail $D/spool");
+    host.shell.must("userdel mailslot; rmdir $D/mail $D/spool");
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
     let cures: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   cure: ")).collect();
     assert_eq!(cures.len(), 3, "{text}");
     for cure in cures {
-        host.must(cure);
+        host.shell.must(cure);
     }
     host.assert_silent("first start");
-    host.must(
+    host.shell.must(
         "echo test $(stat -c '%U:%G %a' $D/mail $D/spool) | grep -Fx \
                'test root:mail 2775 mailslot:mail 700'",
     );
@@ -544,8 +512,8 @@ fn check_prepares_the_first_start() {
 #[test]
 fn a_port_that_another_server_has() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
-    host.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
+    let mut host = Host::here();
+    host.shell.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
     assert!(text.contains("is in use by a program that does not greet"), "{text}");
@@ -557,14 +525,14 @@ fn a_port_that_another_server_has() {
 /// What was acknowledged, and what a killed server had not written back.
 #[test]
 fn a_journal_that_a_dead_server_left() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let path = folder.path().to_str().unwrap().to_owned();
+    let directory = TestDirectory::new();
+    let path = directory.as_str().to_owned();
     let check = || {
         let output =
             mailslot(&["check", "--sandbox", &path, "-l", "127.0.0.1:0"]).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code())
     };
-    let server = Server::start_in(folder.clone(), &[]);
+    let server = Server::start_in(directory.clone(), &[]);
     let pid = server.pid();
     server.after_ehlo().deliver("", &["a@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
     // A living server's journal is its own affair.
@@ -579,7 +547,7 @@ fn a_journal_that_a_dead_server_left() {
         "{text}"
     );
     assert_eq!(status, Some(0), "{text}");
-    let (_, status) = Server::start_in(folder, &[]).stop();
+    let (_, status) = Server::start_in(directory, &[]).stop();
     assert_eq!(status.code(), Some(0));
     assert!(check().0.ends_with("\nno problems\n"), "{}", check().0);
 }

@@ -2,9 +2,6 @@
 //! every cut; and against the real program over TCP, a pipe and a socket that inetd passes. The
 //! format is in `tests/harness/dialogue.rs`.
 
-use crate::harness::dialogue;
-use crate::harness::fixtures;
-use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,11 +12,13 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::harness::dialogue::{Dialogue, Heard, Pattern, Turn};
-use crate::harness::fixtures::Beta;
-use crate::harness::server::{PATIENCE, Server, mailslot};
 use mailslot::smtp::fuzz::Machine;
-use tempfile::TempDir;
+
+use crate::harness::dialogue::{self, Dialogue, Pattern, Received, Turn};
+use crate::harness::directory::TestDirectory;
+use crate::harness::fixtures::{self, BetaHost};
+use crate::harness::server::{Server, mailslot};
+use crate::harness::{TIMEOUT, mbox};
 
 #[test]
 fn every_dialogue_goes_as_it_is_written() {
@@ -32,7 +31,7 @@ fn every_dialogue_goes_as_it_is_written() {
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Machine::new(fixtures::settings(&dialogue.options), Beta);
+            let mut machine = Machine::new(fixtures::settings(&dialogue.options), BetaHost);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -63,9 +62,9 @@ fn every_reply_code_has_its_dialogue() {
 }
 
 /// Turn by turn: what is heard is compared before anything more is sent.
-fn run(dialogue: &Dialogue) -> Machine<Beta> {
-    let mut machine = Machine::new(fixtures::settings(&dialogue.options), Beta);
-    let mut heard = Heard::default();
+fn run(dialogue: &Dialogue) -> Machine<BetaHost> {
+    let mut machine = Machine::new(fixtures::settings(&dialogue.options), BetaHost);
+    let mut heard = Received::default();
     let mut read = 0;
     let mut mail_line = 0;
     listen(&machine, &mut read, &mut heard);
@@ -77,7 +76,7 @@ fn run(dialogue: &Dialogue) -> Machine<Beta> {
                 listen(&machine, &mut read, &mut heard);
                 mail_line = 0;
             }
-            Turn::Hear(pattern, place) => {
+            Turn::Expect(pattern, place) => {
                 heard.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
             }
             Turn::Mail(text) => {
@@ -93,7 +92,7 @@ fn run(dialogue: &Dialogue) -> Machine<Beta> {
 }
 
 /// Takes the reply lines that are new.
-fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
+fn listen(machine: &Machine<BetaHost>, read: &mut usize, heard: &mut Received) {
     let text = String::from_utf8(machine.out[*read..].to_vec()).unwrap();
     heard.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
     heard.closed = machine.closed;
@@ -104,16 +103,16 @@ fn listen(machine: &Machine<Beta>, read: &mut usize, heard: &mut Heard) {
 #[test]
 fn the_program_answers_over_tcp() {
     for dialogue in for_the_program().chain(by_lmtp()) {
-        let folder = tempfile::tempdir().unwrap();
-        let options = fixtures::furnish(folder.path(), &dialogue.options);
+        let directory = TestDirectory::new();
+        let options = fixtures::set_up(directory.path(), &dialogue.options);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let server = Server::start_in(folder, &options);
+        let server = Server::start_in(directory, &options);
         let address = server.lmtp().unwrap_or(server.address);
         for pace in [Pace::Turn, Pace::Octet] {
-            let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+            let stream = TcpStream::connect_timeout(&address, TIMEOUT).unwrap();
             stream.set_nodelay(true).unwrap();
             let input = stream.try_clone().unwrap();
-            converse(&dialogue, stream, input, pace, server.folder());
+            converse(&dialogue, stream, input, pace, server.path());
         }
     }
 }
@@ -121,15 +120,15 @@ fn the_program_answers_over_tcp() {
 #[test]
 fn the_program_answers_on_a_pipe() {
     for dialogue in for_the_program() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = inetd(&dialogue, &folder)
+        let directory = TestDirectory::new();
+        let mut child = inetd(&dialogue, &directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let (output, input) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let end = converse(&dialogue, output, input, Pace::Turn, folder.path());
+        let end = converse(&dialogue, output, input, Pace::Turn, directory.path());
         assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
     }
 }
@@ -137,10 +136,10 @@ fn the_program_answers_on_a_pipe() {
 #[test]
 fn the_program_answers_on_a_socket_that_inetd_passes() {
     for dialogue in for_the_program() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = TestDirectory::new();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let copy = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
-        let mut child = inetd(&dialogue, &folder)
+        let mut child = inetd(&dialogue, &directory)
             .stdin(copy())
             .stdout(copy())
             .stderr(Stdio::null())
@@ -148,7 +147,7 @@ fn the_program_answers_on_a_socket_that_inetd_passes() {
             .unwrap();
         drop(theirs);
         let input = ours.try_clone().unwrap();
-        let end = converse(&dialogue, ours, input, Pace::Turn, folder.path());
+        let end = converse(&dialogue, ours, input, Pace::Turn, directory.path());
         assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
     }
 }
@@ -169,11 +168,11 @@ fn has(dialogue: &Dialogue, option: &str) -> bool {
 }
 
 /// The program, to serve one session for the people of `dialogue`.
-fn inetd(dialogue: &Dialogue, folder: &TempDir) -> Command {
+fn inetd(dialogue: &Dialogue, directory: &TestDirectory) -> Command {
     // Its log would go to the syslog of the host that runs this test.
-    let options = ["--inetd", "--log", "stderr", "--sandbox", folder.path().to_str().unwrap()];
+    let options = ["--inetd", "--log", "stderr", "--sandbox", directory.as_str()];
     let mut command = mailslot(&options);
-    command.args(fixtures::furnish(folder.path(), &dialogue.options));
+    command.args(fixtures::set_up(directory.path(), &dialogue.options));
     command
 }
 
@@ -193,7 +192,7 @@ fn converse(
     mut output: impl Write,
     input: impl Read + Send + 'static,
     pace: Pace,
-    folder: &Path,
+    directory: &Path,
 ) -> i32 {
     let name = &dialogue.name;
     let mut hearing = Hearing { lines: lines(input), last: String::new() };
@@ -202,7 +201,7 @@ fn converse(
     let mut closed = false;
     for turn in &dialogue.turns {
         if !matches!(turn, Turn::Mail(_)) {
-            check_mail(&mut message, &delivered, folder, name);
+            check_mail(&mut message, &delivered, directory, name);
         }
         match turn {
             Turn::Send(octets) if pace == Pace::Octet => {
@@ -210,8 +209,8 @@ fn converse(
                 let _ = octets.chunks(1).try_for_each(|octet| output.write_all(octet));
             }
             Turn::Send(octets) => output.write_all(octets).unwrap(),
-            Turn::Hear(pattern, place) => {
-                let mut heard = Heard::default();
+            Turn::Expect(pattern, place) => {
+                let mut heard = Received::default();
                 loop {
                     match hearing.line() {
                         Some(line) => heard.lines.push_back(line),
@@ -235,7 +234,7 @@ fn converse(
             Turn::Mail(text) => message.push(text.clone()),
         }
     }
-    check_mail(&mut message, &delivered, folder, name);
+    check_mail(&mut message, &delivered, directory, name);
     if !closed {
         // Nothing else was said meanwhile. It may have been told to quit already.
         let _ = output.write_all(b"QUIT\r\n");
@@ -257,7 +256,7 @@ struct Hearing {
 impl Hearing {
     /// The next reply line; None at the end.
     fn line(&mut self) -> Option<String> {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line or an end in time");
+        let line = self.lines.recv_timeout(TIMEOUT).expect("a line or an end in time");
         if let Some(line) = &line {
             self.last.clone_from(line);
         }
@@ -266,12 +265,12 @@ impl Hearing {
 }
 
 /// Looks for the message that was delivered last, if lines of it were named, and compares them.
-fn check_mail(lines: &mut Vec<String>, id: &Option<String>, folder: &Path, name: &str) {
+fn check_mail(lines: &mut Vec<String>, id: &Option<String>, directory: &Path, name: &str) {
     if lines.is_empty() {
         return;
     }
     let id = id.as_ref().unwrap_or_else(|| panic!("{name}: M: without a message"));
-    let boxes = fixtures::MAILBOXES.iter().map(|name| folder.join("mail").join(name));
+    let boxes = fixtures::MAILBOXES.iter().map(|name| directory.join("mail").join(name));
     let mut mails = boxes.flat_map(|mailbox| mbox::read(&mailbox));
     let found = mails.find(|mail| String::from_utf8_lossy(&mail.text).contains(&**id));
     let found = mbox::without_trace(&found.unwrap_or_else(|| panic!("{name}: no message {id}")));

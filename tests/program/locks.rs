@@ -11,11 +11,16 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender};
-use crate::harness::server::{PATIENCE, Server};
 use fs2::FileExt;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+
+use crate::harness::TIMEOUT;
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
+use crate::harness::server::Server;
 
 /// How somebody locks a mailbox.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +42,7 @@ enum Holder {
 impl Holder {
     /// Takes the lock; nobody else wants it at this moment, or he lets it go soon.
     fn take(lock: Lock, mailbox: &Path) -> Holder {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             match Holder::try_take(lock, mailbox) {
                 Ok(holder) => return holder,
@@ -81,64 +86,67 @@ impl Drop for Holder {
 
 #[test]
 fn a_mailbox_locked_for_a_second_gets_its_mail_then_and_others_at_once() {
-    let home = Home::new();
-    let server = home.start(&[]);
+    let directory = TestDirectory::new();
+    let server = directory.start(&[]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
         // To read it later would be to lose the fcntl lock when it is closed.
-        let before = home.read("alice");
-        let holder = Holder::take(lock, &home.mailbox("alice"));
-        let letter = Letter::new(format!("{lock:?}"), &["alice", "carol"], 500);
+        let before = directory.mailbox_bytes("alice");
+        let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+        let message = TestMessage::new(format!("{lock:?}"), &["alice", "carol"], 500);
         let began = Instant::now();
         let (code, took) = thread::scope(|scope| {
             let sending = scope.spawn(|| {
-                let code = Sender::open(server.address).unwrap().send(&letter);
+                let code = Client::open(server.address).unwrap().submit_for_code(&message);
                 (code, began.elapsed())
             });
             let mut n = 0;
             while began.elapsed() < Duration::from_secs(1) {
-                ledger.deliver(server.address, Letter::new(format!("{lock:?}-{n}"), &["bob"], 99));
+                ledger.deliver(
+                    server.address,
+                    TestMessage::new(format!("{lock:?}-{n}"), &["bob"], 99),
+                );
                 n += 1;
             }
             assert!(n > 5, "{lock:?}: {n} for bob in a second");
-            let len = fs::metadata(home.mailbox("alice")).unwrap().len();
+            let len = fs::metadata(directory.mailbox_path("alice")).unwrap().len();
             assert_eq!(len, before.len() as u64, "{lock:?}: written to while it was locked");
             drop(holder);
             sending.join().unwrap()
         });
         assert!(took >= Duration::from_secs(1), "{lock:?}: {took:?}");
-        assert_eq!(ledger.note(letter, code), Fate::Code(250), "{lock:?}");
-        ledger.check(&home);
+        assert_eq!(ledger.record(message, code), Some(250), "{lock:?}");
+        ledger.assert_matches(&directory);
     }
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 #[test]
 fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
         // To read it later would be to lose the fcntl lock when it is closed.
-        let before = home.read("alice");
-        let holder = Holder::take(lock, &home.mailbox("alice"));
-        let letter = Letter::new(format!("{lock:?}"), &["carol", "alice"], 500);
+        let before = directory.mailbox_bytes("alice");
+        let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+        let message = TestMessage::new(format!("{lock:?}"), &["carol", "alice"], 500);
         let began = Instant::now();
-        let reply = Sender::open(server.address).unwrap().reply_to(&letter).unwrap();
+        let reply = Client::open(server.address).unwrap().submit(&message).unwrap();
         let took = began.elapsed();
         assert!(reply.starts_with("451 4.2.0 "), "{lock:?}: {reply}");
         assert!((1..8).contains(&took.as_secs()), "{lock:?}: {took:?}");
         let line = server.wait_for_log("not-delivered");
         let holder_named = line.contains(&format!("{lock:?}").to_lowercase());
         assert!(line.contains("/alice ") && holder_named, "{lock:?}: {line}");
-        ledger.note(letter, Ok(451));
+        ledger.record(message, Some(451));
         drop(holder);
-        assert!(before == home.read("alice"), "{lock:?}");
-        ledger.deliver(server.address, Letter::new(format!("{lock:?}-2"), &["alice"], 500));
-        ledger.check(&home);
+        assert!(before == directory.mailbox_bytes("alice"), "{lock:?}");
+        ledger.deliver(server.address, TestMessage::new(format!("{lock:?}-2"), &["alice"], 500));
+        ledger.assert_matches(&directory);
     }
 }
 
@@ -167,27 +175,28 @@ fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
     ];
     for lock in LOCKS {
         for (what, change, expected) in changes {
-            let home = Home::in_memory();
-            let server = home.start(&[]);
+            let directory = TestDirectory::in_memory();
+            let server = directory.start(&[]);
             let mut ledger = Ledger::default();
-            Ledger::default().deliver(server.address, Letter::new("gone", &["alice"], 500));
-            let holder = Holder::take(lock, &home.mailbox("alice"));
-            let letter = Letter::new("late", &["alice", "carol"], 500);
+            Ledger::default().deliver(server.address, TestMessage::new("gone", &["alice"], 500));
+            let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+            let message = TestMessage::new("late", &["alice", "carol"], 500);
             let code = thread::scope(|scope| {
-                let sending = scope.spawn(|| Sender::open(server.address).unwrap().send(&letter));
+                let sending =
+                    scope.spawn(|| Client::open(server.address).unwrap().submit_for_code(&message));
                 // It waits: the writer has met the lock.
                 while !counters(&server).contains(" lock_waits=1 ") {}
-                change(&home.mailbox("alice"));
+                change(&directory.mailbox_path("alice"));
                 drop(holder);
                 sending.join().unwrap()
             });
-            assert_eq!(ledger.note(letter, code), Fate::Code(expected), "{lock:?}, {what}");
+            assert_eq!(ledger.record(message, code), Some(expected), "{lock:?}, {what}");
             if expected != 250 {
-                assert_eq!(home.read("bob"), b"", "{lock:?}, {what}");
-                fs::remove_file(home.mailbox("alice")).unwrap();
+                assert_eq!(directory.mailbox_bytes("bob"), b"", "{lock:?}, {what}");
+                fs::remove_file(directory.mailbox_path("alice")).unwrap();
             }
-            ledger.deliver(server.address, Letter::new("next", &["alice"], 500));
-            ledger.check(&home);
+            ledger.deliver(server.address, TestMessage::new("next", &["alice"], 500));
+            ledger.assert_matches(&directory);
         }
     }
 }
@@ -220,15 +229,15 @@ const LEFT: &[Left] = &[
 
 #[test]
 fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     let own = format!(".mailslot-{}-", server.pid());
-    let mut names = fs::read_dir(home.path().join("mail")).unwrap().map(|e| e.unwrap());
+    let mut names = fs::read_dir(directory.join("mail")).unwrap().map(|e| e.unwrap());
     let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
     let own = fs::read_to_string(own.path()).unwrap();
-    let path = home.mailbox("alice.lock");
+    let path = directory.mailbox_path("alice.lock");
     for &(what, line, age, broken) in LEFT {
         match line(&own) {
             Some(line) => fs::write(&path, line).unwrap(),
@@ -237,15 +246,15 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
         }
         let then = SystemTime::now() - Duration::from_secs(age);
         File::open(&path).unwrap().set_modified(then).unwrap();
-        let fate = ledger.send(server.address, Letter::new(what, &["alice"], 500));
+        let fate = ledger.send(&server.address, TestMessage::new(what, &["alice"], 500));
         if broken {
-            assert_eq!(fate, Fate::Code(250), "{what}");
+            assert_eq!(fate, Some(250), "{what}");
             let logged = server.wait_for_log("lock-broken");
             let told: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
             assert!((age..age + 20).contains(&told) && logged.contains("alice.lock"), "{logged}");
             assert!(!path.exists(), "{what}");
         } else {
-            assert_eq!(fate, Fate::Code(451), "{what}");
+            assert_eq!(fate, Some(451), "{what}");
             let logged = server.wait_for_log("not-delivered");
             assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
             match path.is_dir() {
@@ -253,11 +262,11 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
                 false => fs::remove_file(&path).unwrap(),
             }
         }
-        ledger.deliver(server.address, Letter::new(format!("{what} 2"), &["alice"], 500));
+        ledger.deliver(server.address, TestMessage::new(format!("{what} 2"), &["alice"], 500));
     }
-    ledger.check(&home);
+    ledger.assert_matches(&directory);
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 fn with_pid(own: &str, pid: u32) -> String {

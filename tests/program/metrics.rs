@@ -2,12 +2,13 @@
 
 use std::fs;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
 #[test]
 fn the_last_word_is_written_at_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mailslot.prom");
+    let directory = TestDirectory::new();
+    let path = directory.join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let mut client = server.after_ehlo();
     client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
@@ -21,13 +22,13 @@ fn the_last_word_is_written_at_the_end() {
     {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
 }
 
 #[test]
 fn a_file_that_cannot_be_written_is_told_once_and_stops_no_mail() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("none").join("mailslot.prom");
+    let directory = TestDirectory::new();
+    let path = directory.join("none").join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let line = server.wait_for_log("metrics");
     assert!(line.contains("WARN  metrics not-written file="), "{line}");

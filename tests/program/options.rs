@@ -4,6 +4,7 @@
 use std::fs;
 use std::process::Output;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::mailslot;
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
@@ -82,8 +83,8 @@ fn a_wrong_command_line_is_told_and_exits_64() {
 
 #[test]
 fn a_wrong_file_is_told_by_line_and_exits_78() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("conf");
+    let directory = TestDirectory::new();
+    let path = directory.join("conf");
     let file = path.to_str().unwrap();
     for (text, complaint) in [
         ("threads 4\nthread 5\n", ":2: unknown key \"thread\"; did you mean \"threads\"?"),
@@ -107,8 +108,8 @@ fn a_wrong_file_is_told_by_line_and_exits_78() {
 
 #[test]
 fn a_start_that_cannot_be_is_told_with_its_cure() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let directory = TestDirectory::new();
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let (mail, spool, none) = (path("mail"), path("spool"), path("none"));
     fs::create_dir(&mail).unwrap();
     fs::create_dir(&spool).unwrap();

@@ -1,15 +1,15 @@
 //! A list with members on other hosts: its owner takes the sender's place there, and nowhere else.
 
 use std::fs;
-use std::sync::Arc;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::Server;
 
 #[test]
 fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
     let far = Server::start(&[]);
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let aliases = folder.path().join("aliases");
+    let directory = TestDirectory::new();
+    let aliases = directory.join("aliases");
     let text = "list: alice, bob@far.example, carol@far.example\nowner-list: alice\n\
                 plain: dave@far.example\n";
     fs::write(&aliases, text).unwrap();
@@ -17,7 +17,7 @@ fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
     let aliases = aliases.to_str().unwrap();
     let options = ["--domain", "here.example", "--aliases", aliases, "--forward-replies", "off"];
     let relay = ["--smarthost", &address, "--smarthost-tls", "may"];
-    let server = Server::start_in(folder.clone(), &[&options[..], &relay].concat());
+    let server = Server::start_in(directory.clone(), &[&options[..], &relay].concat());
 
     let to = ["list@here.example", "plain@here.example", "erin@far.example"];
     server.after_ehlo().deliver("me@here.example", &to, "Subject: x\r\n\r\ny\r\n", 250);
@@ -55,13 +55,13 @@ fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
 /// Two hosts whose aliases lead to each other, each by way of the other.
 #[test]
 fn what_comes_back_for_the_same_address_is_refused() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let aliases = folder.path().join("aliases");
+    let directory = TestDirectory::new();
+    let aliases = directory.join("aliases");
     fs::write(&aliases, "me: me@far.example\n").unwrap();
     let aliases = aliases.to_str().unwrap();
     let options = ["--domain", "here.example", "--aliases", aliases, "--forward-replies", "off"];
     let relay = ["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"];
-    let server = Server::start_in(folder.clone(), &[&options[..], &relay].concat());
+    let server = Server::start_in(directory.clone(), &[&options[..], &relay].concat());
     let text = |delivered_to: &str| format!("{delivered_to}Subject: x\r\n\r\ny\r\n");
     for (to, delivered_to, code) in [
         ("me@here.example", "", 250),

@@ -6,8 +6,11 @@ use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::harness::server::{Client, Server};
 use nix::sys::signal::Signal;
+
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::Server;
 
 /// One cause and what comes of it.
 struct Row {
@@ -132,15 +135,15 @@ fn every_reply_has_its_cause() {
     let mut codes = BTreeSet::new();
     for row in TABLE {
         let what = format!("{} {:?} {:?}", row.reply, row.options, row.said);
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("mail")).unwrap();
-        fs::write(folder.path().join("aliases"), ALIASES).unwrap();
-        (row.cause)(&folder.path().join("mail"));
-        let root = folder.path().to_str().unwrap().to_owned();
+        let directory = TestDirectory::new();
+        fs::create_dir(directory.join("mail")).unwrap();
+        fs::write(directory.join("aliases"), ALIASES).unwrap();
+        (row.cause)(&directory.join("mail"));
+        let root = directory.as_str().to_owned();
         let options: Vec<String> = row.options.iter().map(|o| o.replace("DIR", &root)).collect();
         let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
         options.extend(["--hostname", "here.example"]);
-        let server = Server::start_in(folder, &options);
+        let server = Server::start_in(directory, &options);
 
         let mut client = Client::connect(server.address);
         let mut reply = client.reply();
@@ -168,9 +171,9 @@ fn every_reply_has_its_cause() {
 fn data_without_a_recipient_that_is_left_is_554() {
     let server = Server::start(&["-u", "jones"]);
     let mut client = server.after_ehlo();
-    client.say(MAIL, 250);
-    client.say("RCPT TO:<green@x>", 550);
-    assert!(client.say("DATA", 554).lines[0].starts_with("5.5.1"));
+    client.command(MAIL, 250);
+    client.command("RCPT TO:<green@x>", 550);
+    assert!(client.command("DATA", 554).lines[0].starts_with("5.5.1"));
 }
 
 /// What is wrong with mail data is told at its end, and the next message is taken.
@@ -202,9 +205,9 @@ fn a_command_line_may_be_as_long_as_it_may_be() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     // RFC 5321 4.5.3.1.4: 512 octets with CR LF, and more where an extension needs them.
-    client.say(&format!("NOOP {}", "x".repeat(512 - 7)), 250);
-    assert!(client.say(&"x".repeat(100_000), 500).lines[0].starts_with("5.5.2"));
-    client.say("NOOP", 250);
+    client.command(&format!("NOOP {}", "x".repeat(512 - 7)), 250);
+    assert!(client.command(&"x".repeat(100_000), 500).lines[0].starts_with("5.5.2"));
+    client.command("NOOP", 250);
 }
 
 #[test]
@@ -229,9 +232,9 @@ fn a_silent_client_is_421() {
     assert!(client.expect(421).lines[0].starts_with("4.4.2"));
     assert!(client.is_closed());
     let mut client = server.after_ehlo();
-    client.say(MAIL, 250);
-    client.say(RCPT, 250);
-    client.say("DATA", 354);
+    client.command(MAIL, 250);
+    client.command(RCPT, 250);
+    client.command("DATA", 354);
     client.send(b"Subject: x\r\n");
     assert!(client.expect(421).lines[0].starts_with("4.4.2"));
     assert_eq!(server.mailbox("jones"), "");
@@ -251,16 +254,16 @@ fn a_full_server_is_421() {
     let server = Server::start(&["--threads", "2"]);
     let mut busy = [server.after_ehlo(), server.after_ehlo()];
     for client in &mut busy {
-        client.say(MAIL, 250);
-        client.say(RCPT, 250);
-        client.say("DATA", 354);
+        client.command(MAIL, 250);
+        client.command(RCPT, 250);
+        client.command("DATA", 354);
     }
     let mut late = Client::connect(server.address);
     let reply = late.expect(421);
     assert!(reply.lines[0].starts_with("4.3.2"), "{reply:?}");
     assert!(late.is_closed());
     for client in &mut busy {
-        client.say(TEXT, 250);
-        client.say("QUIT", 221);
+        client.command(TEXT, 250);
+        client.command("QUIT", 221);
     }
 }

@@ -1,12 +1,13 @@
 //! What others wrote against abuse, on the real program: fail2ban reads its log, and nmap's scripts
 //! look for what is wrong with mail servers.
 
-use crate::harness::external;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::harness::abuse::{by_syslog, ordinary_day, says};
-use crate::harness::external::{peer, run, text};
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{self, external, run, run_for_text};
+use crate::harness::inetd::inetd_session;
+use crate::harness::log_lines::{as_in_syslog, typical_log};
 use crate::harness::server::Server;
 
 /// What strangers do that nobody should do often: address, words, and how many lines count.
@@ -41,28 +42,28 @@ fn found(lines: &[String], home: &Path, from: &str) -> Vec<String> {
     let filter = format!("{}[logtype={from}]", filter.display());
     let log = home.join("mail.log");
     fs::write(&log, lines.join("\n") + "\n").unwrap();
-    let mut regex = peer("fail2ban-regex", home);
-    let printed = text(regex.args(["--out", "ip"]).arg(log).arg(filter));
+    let mut regex = external("fail2ban-regex", home);
+    let printed = run_for_text(regex.args(["--out", "ip"]).arg(log).arg(filter));
     printed.lines().map(str::to_owned).collect()
 }
 
 #[test]
 #[ignore = "needs fail2ban"]
 fn fail2ban_finds_who_abuses_and_nobody_else() {
-    let sandbox = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let only = ["--domain", "here.example", "--user", "smith"];
     let (mut log, mut expected) = (Vec::new(), Vec::new());
     for (address, words, count) in abuses() {
-        let heard = says(sandbox.path(), address, words.as_bytes(), &only);
+        let heard = inetd_session(&directory, Some(address), words.as_bytes(), &only);
         log.extend(heard.log);
         expected.extend((0..count).map(|_| address.to_owned()));
     }
     for (traditional, from) in [(true, "file"), (false, "file"), (true, "journal")] {
-        let home = tempfile::tempdir().unwrap();
-        let lines: Vec<String> = log.iter().map(|line| by_syslog(line, traditional)).collect();
+        let home = TestDirectory::new();
+        let lines: Vec<String> = log.iter().map(|line| as_in_syslog(line, traditional)).collect();
         assert_eq!(found(&lines, home.path(), from), expected, "in\n{}", lines.join("\n"));
-        let day = ordinary_day();
-        let lines: Vec<String> = day.iter().map(|line| by_syslog(line, traditional)).collect();
+        let day = typical_log();
+        let lines: Vec<String> = day.iter().map(|line| as_in_syslog(line, traditional)).collect();
         assert_eq!(found(&lines, home.path(), from), [""; 0], "in\n{}", lines.join("\n"));
     }
 }
@@ -71,17 +72,17 @@ fn fail2ban_finds_who_abuses_and_nobody_else() {
 #[test]
 #[ignore = "needs fail2ban"]
 fn fail2ban_takes_the_jail() {
-    let home = tempfile::tempdir().unwrap();
+    let home = TestDirectory::new();
     let etc = home.path().join("fail2ban");
-    run(peer("cp", home.path()).args(["-r", "/etc/fail2ban"]).arg(&etc));
+    run(external("cp", home.path()).args(["-r", "/etc/fail2ban"]).arg(&etc));
     for jail in external::files(&etc.join("jail.d"), |_| true) {
         fs::remove_file(jail).unwrap();
     }
     for file in ["filter.d/mailslot.conf", "jail.d/mailslot.conf"] {
         fs::copy(ours(file), etc.join(file)).unwrap();
     }
-    let mut client = peer("fail2ban-client", home.path());
-    let dump = text(client.arg("-c").arg(&etc).arg("-d"));
+    let mut client = external("fail2ban-client", home.path());
+    let dump = run_for_text(client.arg("-c").arg(&etc).arg("-d"));
     assert!(dump.contains("['add', 'mailslot', 'systemd']"), "{dump}");
     assert!(dump.contains("['start', 'mailslot']"), "{dump}");
 }
@@ -102,10 +103,10 @@ fn nmap_finds_nothing_wrong() {
         "off",
     ]);
     let scripts = "+smtp-open-relay,+smtp-commands,+smtp-enum-users,+smtp-ntlm-info,+smtp-vuln-*";
-    let mut nmap = peer("nmap", server.folder());
+    let mut nmap = external("nmap", server.path());
     nmap.args(["-Pn", "-n", "-sV", "--script", scripts]);
     let port = server.address.port().to_string();
-    let said = text(nmap.args(["-p", &port]).arg(server.address.ip().to_string()));
+    let said = run_for_text(nmap.args(["-p", &port]).arg(server.address.ip().to_string()));
     assert!(said.contains("open  smtp"), "{said}");
     assert!(said.contains("smtp-commands: localhost greets "), "{said}");
     assert!(said.contains("smtp-open-relay: Server doesn't seem to be an open relay"), "{said}");
@@ -114,7 +115,5 @@ fn nmap_finds_nothing_wrong() {
     let vulnerable = said.matches("VULNERABLE").count();
     assert_eq!(vulnerable, said.matches("NOT VULNERABLE").count(), "{said}");
     // What they sent went nowhere.
-    let entries = fs::read_dir(server.folder().join("mail")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    assert_eq!(names.filter(|name| !name.starts_with('.')).collect::<Vec<_>>(), [""; 0]);
+    assert_eq!(server.mailboxes(), [""; 0]);
 }

@@ -3,13 +3,13 @@
 //! message is delivered, the daemon is killed and comes back, and stops well when it is told to.
 //! And the Debian package: installed, used as cron uses it, and purged.
 
-use crate::harness::external;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::container::{Machine, built};
-use tempfile::TempDir;
+use crate::harness::container::{Container, built};
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{run_for_text, unpack};
 
 /// Sends a message to alice by SMTP on port 25, once somebody listens there.
 const SEND: &str = "printf 'Subject: hello\\r\\n\\r\\nIt works.\\r\\n' | curl -sS --retry 30 \
@@ -31,17 +31,17 @@ fn until(line: &str) -> String {
 }
 
 /// A folder into which these packages are unpacked.
-fn with_packages(names: &[&str]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+fn with_packages(names: &[&str]) -> TestDirectory {
+    let directory = TestDirectory::new();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     if !names.is_empty() {
-        external::unpack(names, folder.path());
+        unpack(names, directory.path());
     }
-    folder
+    directory
 }
 
 /// Delivers; kills the daemon, whose pid `pid` prints, and delivers again; stops it by `stop`.
-fn live_through(machine: &mut Machine, pid: &str, stop: &str) {
+fn live_through(machine: &mut Container, pid: &str, stop: &str) {
     machine.must(SEND);
     assert_eq!(machine.must(COUNT).trim(), "1");
     let first = machine.must(pid);
@@ -59,7 +59,7 @@ fn live_through(machine: &mut Machine, pid: &str, stop: &str) {
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn runit_keeps_it() {
-    let mut machine = Machine::start(with_packages(&["runit"]));
+    let mut machine = Container::start(with_packages(&["runit"]));
     machine.must(INSTALL);
     machine.must("contrib/install --runit --programs $BUILT");
     machine.must("mkdir -p /etc/service && ln -s /etc/sv/mailslot /etc/service/");
@@ -80,7 +80,7 @@ fn runit_keeps_it() {
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn s6_keeps_it() {
     let packages = ["s6", "libs6-[0-9.]*", "libskarnet[0-9.]*", "libexecline[0-9.]*", "execline"];
-    let mut machine = Machine::start(with_packages(&packages));
+    let mut machine = Container::start(with_packages(&packages));
     machine.must(INSTALL);
     machine.must("contrib/install --s6 --programs $BUILT");
     machine.must("mkdir /run/service && ln -s /etc/s6/sv/mailslot /run/service/");
@@ -98,7 +98,7 @@ fn s6_keeps_it() {
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
 fn xinetd_serves() {
-    let mut machine = Machine::start(with_packages(&["xinetd", "libtirpc3"]));
+    let mut machine = Container::start(with_packages(&["xinetd", "libtirpc3"]));
     machine.must(INSTALL);
     machine.must("contrib/install --xinetd --programs $BUILT");
     machine.must(
@@ -120,7 +120,7 @@ fn xinetd_serves() {
 #[ignore = "needs root and unshare"]
 fn what_is_installed_is_uninstalled() {
     let all = "--systemd --openrc --rc.d --runit --s6 --xinetd --sendmail";
-    let mut machine = Machine::start(with_packages(&[]));
+    let mut machine = Container::start(with_packages(&[]));
     let before = machine.changed();
     machine.must(&format!("contrib/install {all} --programs $BUILT"));
     let made = machine.changed();
@@ -141,7 +141,7 @@ fn what_is_installed_is_uninstalled() {
     assert!(files.is_empty(), "{files:#?}");
 }
 
-fn is_folder(machine: &mut Machine, path: &str) -> bool {
+fn is_folder(machine: &mut Container, path: &str) -> bool {
     machine.run(&format!("test -d '/{path}'")).1 == 0
 }
 
@@ -155,14 +155,14 @@ fn is_of_users(path: &str) -> bool {
 #[test]
 #[ignore = "needs root, unshare, curl, and dpkg-deb"]
 fn the_debian_package_delivers_and_leaves_nothing() {
-    let folder = with_packages(&[]);
+    let directory = with_packages(&[]);
     let tree = env!("CARGO_MANIFEST_DIR");
     let mut build = Command::new("contrib/debian/build");
-    build.current_dir(tree).args([folder.path(), &built()]);
-    let package = external::text(&mut build);
+    build.current_dir(tree).args([directory.path(), &built()]);
+    let package = run_for_text(&mut build);
     let package = package.trim().to_owned();
 
-    let mut machine = Machine::start(folder);
+    let mut machine = Container::start(directory);
     // There may be one mail transport agent only.
     machine.must(
         "for name in $(dpkg-query -W -f '${Package} ${Provides}\\n' |
@@ -229,7 +229,7 @@ fn the_debian_package_delivers_and_leaves_nothing() {
 
 /// How postinst asks systemctl, here one that does nothing, to start the service, under this answer
 /// of policy-rc.d.
-fn started(machine: &mut Machine, policy: i32) -> String {
+fn started(machine: &mut Container, policy: i32) -> String {
     machine.must(&format!(
         "printf '#!/bin/sh\\nexit {policy}\\n' >/usr/sbin/policy-rc.d
          printf '#!/bin/sh\\necho enabled; echo \"$*\" >>/tmp/said\\n' >/usr/local/sbin/systemctl

@@ -1,12 +1,11 @@
 //! Clients that others wrote, against the real program: every message is compared by content.
 
-use crate::harness::external;
-use crate::harness::mbox;
 use std::collections::BTreeSet;
-use std::fs;
 
-use crate::harness::external::{hard_messages, open, peer, run, send, text, with_crlf, write_all};
-use crate::harness::mbox::assert_same;
+use crate::harness::external::{
+    self, difficult_messages, external, open, run, run_for_text, send_files, with_crlf, write_all,
+};
+use crate::harness::mbox::{self, assert_same};
 use crate::harness::server::Server;
 
 /// The messages of a mailbox without what mailslot put on top.
@@ -16,7 +15,7 @@ fn arrived(server: &Server, name: &str) -> Vec<Vec<u8>> {
 
 /// Runs smtp-sources at the same time, to these users and with these options each.
 fn smtp_source(server: &Server, users: &[&str], options: &str) {
-    let start = |user: &&str| external::smtp_source(server.address, server.folder(), user, options);
+    let start = |user: &&str| external::smtp_source(server.address, server.path(), user, options);
     let running: Vec<_> = users.iter().map(start).collect();
     running.into_iter().for_each(|source| source.ended());
 }
@@ -35,7 +34,7 @@ fn assert_arrived(server: &Server, name: &str, sent: &[Vec<u8>]) {
 #[ignore = "needs curl"]
 fn the_line_that_is_printed_sends_a_message() {
     let server = Server::start(&[]);
-    assert_eq!(text(peer("sh", server.folder()).args(["-c", &server.banner[1]])), "");
+    assert_eq!(run_for_text(external("sh", server.path()).args(["-c", &server.banner[1]])), "");
     let sent = b"From: me@localhost\nTo: you@localhost\nSubject: hello\n\nIt works.\n";
     assert_arrived(&server, "you", &[sent.to_vec()]);
 }
@@ -44,9 +43,9 @@ fn the_line_that_is_printed_sends_a_message() {
 #[ignore = "needs curl"]
 fn curl_sends() {
     let server = Server::start(&[]);
-    let messages = hard_messages();
-    for file in write_all(&messages, &server.folder().join("sent")) {
-        let mut curl = peer("curl", server.folder());
+    let messages = difficult_messages();
+    for file in write_all(&messages, &server.join("sent")) {
+        let mut curl = external("curl", server.path());
         curl.args(["-sS", "--mail-from", "smith@example.org", "--mail-rcpt", "jones@localhost"]);
         curl.arg(format!("smtp://{}/client.example", server.address));
         run(curl.arg("--upload-file").arg(with_crlf(&file)));
@@ -58,13 +57,13 @@ fn curl_sends() {
 #[ignore = "needs swaks"]
 fn swaks_sends() {
     let server = Server::start(&[]);
-    let mut messages = hard_messages();
+    let mut messages = difficult_messages();
     // It ends the last line itself, and the header of a message without a body twice.
     messages.retain(|message| !message.ends_with(b"\n\n"));
     let ends = |message: &Vec<u8>| message.strip_suffix(b"\n").unwrap().to_vec();
     let unended: Vec<Vec<u8>> = messages.iter().map(ends).collect();
-    for file in write_all(&unended, &server.folder().join("sent")) {
-        let mut swaks = peer("swaks", server.folder());
+    for file in write_all(&unended, &server.join("sent")) {
+        let mut swaks = external("swaks", server.path());
         swaks.args(["--server", &server.address.to_string(), "--silent", "2"]);
         swaks.args(["--from", "smith@example.org", "--to", "jones@localhost,brown@localhost"]);
         run(swaks.args(["--data", "-"]).stdin(open(&file)));
@@ -77,9 +76,9 @@ fn swaks_sends() {
 #[ignore = "needs Python"]
 fn smtplib_sends() {
     let server = Server::start(&[]);
-    let messages = hard_messages();
-    let files = write_all(&messages, &server.folder().join("sent"));
-    let replies = send(&server, "jones@localhost", &files);
+    let messages = difficult_messages();
+    let files = write_all(&messages, &server.join("sent"));
+    let replies = send_files(&server, "jones@localhost", &files);
     assert_eq!(replies.matches("\t250\t2.6.0 ").count(), messages.len(), "{replies}");
     assert_arrived(&server, "jones", &messages);
 }
@@ -138,9 +137,7 @@ fn smtp_source_sends_to_twenty_recipients() {
     let server = Server::start(&[]);
     smtp_source(&server, &["u"], "-s 4 -m 40 -r 20 -l 4096 -d");
     let mut ids = BTreeSet::new();
-    let entries = fs::read_dir(server.folder().join("mail")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
+    let names = server.mailboxes();
     assert_eq!(names.len(), 20, "{names:?}");
     for name in names {
         let mails = mbox::read(&server.mailbox_path(&name));

@@ -2,12 +2,12 @@
 //! when the test runs. Each is sent, and found unchanged but for what the mailbox's format names;
 //! or it is refused, for a reason that is looked for in the message.
 
-use crate::harness::mbox;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::external::{files, send, unpack};
-use crate::harness::mbox::assert_same;
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{files, send_files, unpack};
+use crate::harness::mbox::{self, assert_same};
 use crate::harness::server::Server;
 
 /// Where there are messages: the tests of Python's email package, bounces from all over the world,
@@ -25,13 +25,13 @@ fn is_message(path: &Path) -> bool {
 #[test]
 #[ignore = "needs Python, apt-get and the network"]
 fn real_messages_arrive_unchanged() {
-    let packages = tempfile::tempdir().unwrap();
+    let packages = TestDirectory::new();
     unpack(PACKAGES, packages.path());
     let files = files(packages.path(), is_message);
     assert!(files.len() >= 150, "only {} messages", files.len());
 
     let server = Server::start(&["--max-size", "1G"]);
-    let replies = send(&server, "jones@localhost", &files);
+    let replies = send_files(&server, "jones@localhost", &files);
     let mut found = mbox::read(&server.mailbox_path("jones")).into_iter();
     let (mut delivered, mut refused, mut changed) = (0, 0, 0);
     for (file, reply) in files.iter().zip(replies.lines()) {

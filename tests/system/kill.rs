@@ -12,15 +12,18 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use crate::harness::outside::{
-    Fate, Home, Ledger, Letter, Strace, call_names, examine, setting, thread as tid_of,
-};
-use crate::harness::server::mailslot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use crate::harness::directory::TestDirectory;
+use crate::harness::env_number;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
+use crate::harness::server::mailslot;
+use crate::harness::strace::{Strace, call_names, kill_at, thread_of};
 
 /// One case: what is in the mailboxes before, and what is sent while the killer waits.
 struct Scenario {
@@ -57,13 +60,14 @@ fn killed_at_each_call_while_a_mailbox_is_made() {
 
 /// Kills the writer and the session's thread at each call of the delivery.
 fn kill_deliveries(scenario: &Scenario) {
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
     for threads in [&["writer"][..], &["session-0", "session-1"]] {
-        let names = call_names(&delivery(&home, scenario, threads, None).1);
+        let names = call_names(&delivery(&directory, scenario, threads, None).1);
         assert!(!names.is_empty(), "strace saw nothing of {threads:?}");
-        tried +=
-            each_call(&names, 1, |call, n| delivery(&home, scenario, threads, Some((call, n))).0);
+        tried += each_call(&names, 1, |call, n| {
+            delivery(&directory, scenario, threads, Some((call, n))).0
+        });
     }
     println!("killed at {tried} calls: {:?}, {} octets", scenario.to, scenario.octets);
 }
@@ -72,10 +76,10 @@ fn kill_deliveries(scenario: &Scenario) {
 /// were.
 fn each_call(
     names: &BTreeSet<String>,
-    stride: usize,
+    stride: u64,
     mut crash: impl FnMut(&str, usize) -> bool,
 ) -> usize {
-    let stride = setting("OUTSIDE_STRIDE", stride).max(1);
+    let stride = env_number("OUTSIDE_STRIDE", stride).max(1) as usize;
     let mut tried = 0;
     for (i, name) in names.iter().enumerate() {
         let from = 1 + i % stride;
@@ -88,57 +92,55 @@ fn each_call(
 /// One run, killed at the n-th `call` of one of `threads`. Whether it was killed, and the calls
 /// seen.
 fn delivery(
-    home: &Home,
+    directory: &TestDirectory,
     scenario: &Scenario,
     threads: &[&str],
     at: Option<(&str, usize)>,
 ) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
+    let server = directory.start(&["--threads", "2"]);
     for (i, to) in scenario.before.iter().enumerate() {
-        ledger.deliver(server.address, Letter::new(format!("before-{i}"), to, 500));
+        ledger.deliver(server.address, TestMessage::new(format!("before-{i}"), to, 500));
     }
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
-    let tids: Vec<_> = threads.iter().map(|name| tid_of(server.pid(), name)).collect();
-    let strace = Strace::attach(home, &tids, &options);
-    let letter = Letter::new("while", scenario.to, scenario.octets);
-    let fate = ledger.send(server.address, letter);
-    let killed = fate == Fate::Unknown;
-    assert!(killed || fate == Fate::Code(250), "{at:?}: {fate:?}");
+    let inject = at.map(|(call, n)| kill_at(call, n));
+    let tids: Vec<_> = threads.iter().map(|name| thread_of(server.pid(), name)).collect();
+    let strace = Strace::attach(directory, &tids, inject);
+    let message = TestMessage::new("while", scenario.to, scenario.octets);
+    let fate = ledger.send(&server.address, message);
+    let killed = fate.is_none();
+    assert!(killed || fate == Some(250), "{at:?}: {fate:?}");
     let calls = strace.detach();
     // Untouched, or killed behind the reply: it dies now at the latest.
     let _ = kill(server.pid(), Signal::SIGKILL);
     server.ended();
     let killed = killed || calls.contains("+++ killed by SIGKILL");
-    examine(home, ledger, &format!("{threads:?} killed at {at:?}"));
+    ledger.assert_recovers(directory, &format!("{threads:?} killed at {at:?}"));
     (killed, calls)
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn killed_at_each_call_of_a_stop() {
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
     for thread in ["writer", "checkpoint"] {
-        let names = call_names(&stop(&home, thread, None).1);
+        let names = call_names(&stop(&directory, thread, None).1);
         assert!(!names.is_empty(), "strace saw nothing of {thread}");
-        tried += each_call(&names, 1, |call, n| stop(&home, thread, Some((call, n))).0);
+        tried += each_call(&names, 1, |call, n| stop(&directory, thread, Some((call, n))).0);
     }
     println!("killed at {tried} calls of a stop");
 }
 
-fn stop(home: &Home, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+fn stop(directory: &TestDirectory, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
-    ledger.deliver(server.address, Letter::new("small", &["a", "b"], 500));
-    ledger.deliver(server.address, Letter::new("large", &["b", "c"], LARGE));
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
-    let strace = Strace::attach(home, &[tid_of(server.pid(), thread)], &options);
+    let server = directory.start(&["--threads", "2"]);
+    ledger.deliver(server.address, TestMessage::new("small", &["a", "b"], 500));
+    ledger.deliver(server.address, TestMessage::new("large", &["b", "c"], LARGE));
+    let inject = at.map(|(call, n)| kill_at(call, n));
+    let strace = Strace::attach(directory, &[thread_of(server.pid(), thread)], inject);
     let (_, status) = server.stop();
     let calls = strace.detach();
-    examine(home, ledger, &format!("{thread} killed at {at:?} of the stop"));
+    ledger.assert_recovers(directory, &format!("{thread} killed at {at:?} of the stop"));
     (!status.success(), calls)
 }
 
@@ -147,37 +149,37 @@ fn stop(home: &Home, thread: &str, at: Option<(&str, usize)>) -> (bool, String) 
 struct Wreck {
     octets: usize,
     killed_at: (&'static str, usize),
-    then: fn(&Home),
+    then: fn(&TestDirectory),
 }
 
 /// Makes the wreck, anew for each run since records name inodes, and kills recovery at each call.
 fn kill_recoveries(wreck: &Wreck) {
-    let home = Home::in_memory();
-    let names = call_names(&recovery(&home, wreck, None).1);
-    let tried = each_call(&names, 3, |call, n| recovery(&home, wreck, Some((call, n))).0);
+    let directory = TestDirectory::in_memory();
+    let names = call_names(&recovery(&directory, wreck, None).1);
+    let tried = each_call(&names, 3, |call, n| recovery(&directory, wreck, Some((call, n))).0);
     println!("killed at {tried} calls of a start that recovers from {:?}", wreck.killed_at);
 }
 
-fn recovery(home: &Home, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, String) {
+fn recovery(directory: &TestDirectory, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
-    ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
+    let server = directory.start(&["--threads", "2"]);
+    ledger.deliver(server.address, TestMessage::new("before", &["a", "b"], 500));
     let (call, n) = wreck.killed_at;
-    let inject = format!("inject={call}:signal=KILL:when={n}");
-    let writer = tid_of(server.pid(), "writer");
-    let strace = Strace::attach(home, &[writer], &["-e", &inject]);
-    let letter = Letter::new("while", &["a", "b", "c"], wreck.octets);
-    assert_eq!(ledger.send(server.address, letter), Fate::Unknown, "{call} {n} did not kill");
+    let inject = kill_at(call, n);
+    let writer = thread_of(server.pid(), "writer");
+    let strace = Strace::attach(directory, &[writer], [inject]);
+    let message = TestMessage::new("while", &["a", "b", "c"], wreck.octets);
+    assert_eq!(ledger.send(&server.address, message), None, "{call} {n} did not kill");
     server.ended();
     strace.detach();
-    (wreck.then)(home);
+    (wreck.then)(directory);
 
     // Without -f strace sees the first thread only, which is the one that recovers.
-    let log = home.path().join("recovery.log");
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    let log = directory.join("recovery.log");
+    let inject = at.map(|(call, n)| kill_at(call, n));
     let mut starter = vec!["strace", "-D", "-o", log.to_str().unwrap()];
     starter.extend(inject.iter().flat_map(|inject| ["-e", inject]));
-    let killed = match home.start_by(&starter, &["--threads", "2"]) {
+    let killed = match directory.start_by(&starter, &["--threads", "2"]) {
         Ok(server) => {
             let _ = kill(server.pid(), Signal::SIGKILL);
             server.ended();
@@ -189,7 +191,7 @@ fn recovery(home: &Home, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, Str
         }
     };
     let calls = fs::read_to_string(&log).unwrap();
-    examine(home, ledger, &format!("recovery from {call} {n} killed at {at:?}"));
+    ledger.assert_recovers(directory, &format!("recovery from {call} {n} killed at {at:?}"));
     (killed, calls)
 }
 
@@ -203,8 +205,8 @@ fn recovery_killed_at_each_call_where_nothing_was_appended() {
 #[ignore = "needs strace"]
 fn recovery_killed_at_each_call_where_one_mailbox_of_three_was_cut_short() {
     // The second append is half done: less than that a kill at a call cannot leave.
-    let cut = |home: &Home| {
-        let path = home.mailbox("b");
+    let cut = |directory: &TestDirectory| {
+        let path = directory.mailbox_path("b");
         let len = fs::metadata(&path).unwrap().len();
         fs::File::options().write(true).open(path).unwrap().set_len(len - 2000).unwrap();
     };
@@ -228,58 +230,67 @@ fn recovery_killed_at_each_call_where_a_large_message_is_whole_in_one_mailbox_on
 fn recovery_leaves_the_octets_of_others_alone() {
     // Written behind our death: behind what we appended, and in place of it.
     let foreign = "From other@example.net Tue Jul  1 08:52:37 2025\nSubject: theirs\n\nhi\n\n";
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     for (killed_at, n) in [("writev", 1), ("writev", 2), ("writev", 3), ("pwritev", 2)] {
         let mut ledger = Ledger::default();
-        let server = home.start(&["--threads", "2"]);
-        ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
-        let inject = format!("inject={killed_at}:signal=KILL:when={n}");
-        let writer = tid_of(server.pid(), "writer");
-        let strace = Strace::attach(&home, &[writer], &["-e", &inject]);
-        let letter = Letter::new("while", &["a", "b", "c"], 5000);
-        assert_eq!(ledger.send(server.address, letter), Fate::Unknown);
+        let server = directory.start(&["--threads", "2"]);
+        ledger.deliver(server.address, TestMessage::new("before", &["a", "b"], 500));
+        let inject = kill_at(killed_at, n);
+        let writer = thread_of(server.pid(), "writer");
+        let strace = Strace::attach(&directory, &[writer], [inject]);
+        let message = TestMessage::new("while", &["a", "b", "c"], 5000);
+        assert_eq!(ledger.send(&server.address, message), None);
         server.ended();
         strace.detach();
         let mut before = Vec::new();
         for name in ["a", "b", "c"] {
-            let octets = [home.read(name), foreign.into()].concat();
-            fs::write(home.mailbox(name), &octets).unwrap();
+            let octets = [directory.mailbox_bytes(name), foreign.into()].concat();
+            fs::write(directory.mailbox_path(name), &octets).unwrap();
             before.push((name, octets));
         }
-        let server = home.start(&[]);
+        let server = directory.start(&[]);
         for (name, octets) in before {
-            assert!(home.read(name).starts_with(&octets), "{killed_at} {n}: {name} was changed");
+            assert!(
+                directory.mailbox_bytes(name).starts_with(&octets),
+                "{killed_at} {n}: {name} was changed"
+            );
             // Theirs is a stranger to the ledger.
-            let ours = home.read(name);
+            let ours = directory.mailbox_bytes(name);
             let ours = String::from_utf8(ours).unwrap().replace(foreign, "");
-            fs::write(home.mailbox(name), ours).unwrap();
+            fs::write(directory.mailbox_path(name), ours).unwrap();
         }
-        ledger.check(&home);
+        ledger.assert_matches(&directory);
         server.stop();
-        home.clear();
+        directory.clear();
     }
 }
 
 #[test]
 #[ignore = "needs strace"]
 fn a_session_on_a_pipe_killed_at_each_call() {
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
     for octets in [1000, LARGE] {
         for thread in ["writer", "mailslot"] {
-            let names = call_names(&inetd(&home, octets, thread, None).1);
+            let names = call_names(&inetd(&directory, octets, thread, None).1);
             assert!(!names.is_empty(), "strace saw nothing of {thread}");
-            tried +=
-                each_call(&names, 2, |call, n| inetd(&home, octets, thread, Some((call, n))).0);
+            tried += each_call(&names, 2, |call, n| {
+                inetd(&directory, octets, thread, Some((call, n))).0
+            });
         }
     }
     println!("killed at {tried} calls of a session on a pipe");
 }
 
 /// One session on standard input. Its first thread serves it, another writes.
-fn inetd(home: &Home, octets: usize, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+fn inetd(
+    directory: &TestDirectory,
+    octets: usize,
+    thread: &str,
+    at: Option<(&str, usize)>,
+) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let path = home.path().to_str().unwrap();
+    let path = directory.as_str();
     let mut child = mailslot(&["--inetd", "--log", "stderr", "--sandbox", path])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -290,19 +301,19 @@ fn inetd(home: &Home, octets: usize, thread: &str, at: Option<(&str, usize)>) ->
     let mut greeting = String::new();
     output.read_line(&mut greeting).unwrap();
     assert!(greeting.starts_with("220"), "{greeting}");
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
+    let inject = at.map(|(call, n)| kill_at(call, n));
     let pid = Pid::from_raw(child.id().try_into().unwrap());
-    let strace = Strace::attach(home, &[tid_of(pid, thread)], &options);
-    let letter = Letter::new("while", &["a", "b"], octets);
+    let strace = Strace::attach(directory, &[thread_of(pid, thread)], inject);
+    let message = TestMessage::new("while", &["a", "b"], octets);
     // Killed in the middle it reads no further.
-    let _ = child.stdin.take().unwrap().write_all(letter.dialogue().as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(message.dialogue().as_bytes());
     let codes = output.lines().map_while(Result::ok).filter(|l| l.as_bytes().get(3) == Some(&b' '));
     // EHLO, MAIL, two RCPT and DATA come before the one that counts.
     let code = codes.skip(5).map(|line| line[..3].parse().unwrap()).next();
     let status = child.wait().unwrap();
-    ledger.note(letter, code.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+    ledger.record(message, code);
     let calls = strace.detach();
-    examine(home, ledger, &format!("inetd's {thread} killed at {at:?}, {octets} octets"));
+    ledger
+        .assert_recovers(directory, &format!("inetd's {thread} killed at {at:?}, {octets} octets"));
     (!status.success(), calls)
 }

@@ -2,24 +2,24 @@
 //! and by LMTP, inside TLS, with the extensions that they know. What they really said is read in
 //! their logs; what became of it, in the mailboxes.
 
-use crate::harness::mbox;
 use std::fs;
-use std::sync::Arc;
 
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::harness::directory::TestDirectory;
 use crate::harness::mail_servers::{
-    Exim, Postfix, contributed, contributed_option, open_folder, wait_until,
+    Exim, Postfix, contributed, contributed_option, open_directory,
 };
 use crate::harness::server::Server;
-use crate::harness::tls::certify;
-use nix::fcntl::{Flock, FlockArg};
-use tempfile::TempDir;
+use crate::harness::tls::TestCertificate;
+use crate::harness::{mbox, wait_until};
 
 /// mailslot with a certificate, in `folder`, for some users. full's mailbox is as large as any may
 /// be, and small's almost.
-fn serve(folder: &Arc<TempDir>, options: &[&str]) -> Server {
-    let pair = certify(folder.path(), "a");
-    let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
-    let mail = folder.path().join("mail");
+fn serve(directory: &TestDirectory, options: &[&str]) -> Server {
+    let certificate = TestCertificate::new(directory.path(), "a");
+    let (cert, key) = (certificate.cert.to_str().unwrap(), certificate.key.to_str().unwrap());
+    let mail = directory.join("mail");
     fs::create_dir(&mail).unwrap();
     for (name, octets) in [("full", LIMIT), ("small", LIMIT - 400)] {
         let from = "From a@b Tue Nov  3 08:52:37 2026\n\n";
@@ -33,7 +33,7 @@ fn serve(folder: &Arc<TempDir>, options: &[&str]) -> Server {
         all.extend(["-u", user]);
     }
     all.extend(options);
-    Server::start_in(folder.clone(), &all)
+    Server::start_in(directory.clone(), &all)
 }
 
 /// The text of the last message in a mailbox.
@@ -67,15 +67,15 @@ fn assert_in_order(text: &str, wanted: &[&str]) {
 
 /// A message that Postfix takes from smith: MAIL's parameters; recipients, with theirs; the text.
 fn give(postfix: &Postfix, parameters: &str, to: &[&str], text: &str) {
-    let mut client = postfix.client();
-    client.say(&format!("MAIL FROM:<smith@mail.example>{parameters}"), 250);
+    let mut client = postfix.after_ehlo();
+    client.command(&format!("MAIL FROM:<smith@mail.example>{parameters}"), 250);
     for to in to {
-        client.say(&format!("RCPT TO:{to}"), 250);
+        client.command(&format!("RCPT TO:{to}"), 250);
     }
-    client.say("DATA", 354);
+    client.command("DATA", 354);
     client.send(text.replace("\r\n.", "\r\n..").as_bytes());
-    client.say(".", 250);
-    client.say("QUIT", 221);
+    client.command(".", 250);
+    client.command("QUIT", 221);
 }
 
 /// lmtp(8) with the settings that we tell people to use, over a Unix socket and over TCP.
@@ -83,15 +83,15 @@ fn give(postfix: &Postfix, parameters: &str, to: &[&str], text: &str) {
 #[ignore = "needs root and postfix"]
 fn postfix_delivers_by_lmtp() {
     for tcp in [false, true] {
-        let folder = open_folder();
-        let mut postfix = Postfix::lay(&folder);
+        let directory = open_directory();
+        let mut postfix = Postfix::prepare(&directory);
         let spool = postfix.spool();
         let spool = spool.to_str().unwrap();
         let option = replace(&contributed_option("postfix-main.cf"), "/var/spool/postfix", spool);
         let place = if tcp { "127.0.0.1:0" } else { &option };
-        let server = serve(&folder, &["--lmtp", place, "--lock-timeout", "1"]);
+        let server = serve(&directory, &["--lmtp", place, "--lock-timeout", "1"]);
         let mut settings = contributed("postfix-main.cf");
-        let cert = folder.path().join("a-cert.pem");
+        let cert = directory.join("a-cert.pem");
         settings += &format!("lmtp_tls_CAfile = {}\nlmtp_tls_loglevel = 1\n", cert.display());
         settings += "lmtp_tls_secure_cert_match = here.example\nlmtp_tls_security_level = secure\n";
         if let Some(address) = server.lmtp() {
@@ -101,10 +101,10 @@ fn postfix_delivers_by_lmtp() {
         postfix.start(&settings);
 
         // Whom the host does not know Postfix refuses itself.
-        let mut client = postfix.client();
-        client.say("MAIL FROM:<smith@mail.example>", 250);
-        client.say("RCPT TO:<nobody-knows@mail.example>", 550);
-        client.say("QUIT", 221);
+        let mut client = postfix.after_ehlo();
+        client.command("MAIL FROM:<smith@mail.example>", 250);
+        client.command("RCPT TO:<nobody-knows@mail.example>", 550);
+        client.command("QUIT", 221);
 
         // A reader has brown's mailbox.
         let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
@@ -121,7 +121,10 @@ fn postfix_delivers_by_lmtp() {
             ("small", "dsn=5.2.2, status=bounced", "(in reply to end of DATA command)"),
             ("ghost", "dsn=5.1.1, status=bounced", "(in reply to RCPT TO command)"),
         ] {
-            assert_in_order(&postfix.fate(&format!("{user}@mail.example")), &[fate, why]);
+            assert_in_order(
+                &postfix.delivery_status(&format!("{user}@mail.example")),
+                &[fate, why],
+            );
         }
         drop(reading);
         let bounce = with_words(&server, "smith", "Undelivered Mail Returned to Sender");
@@ -153,9 +156,9 @@ fn postfix_delivers_by_lmtp() {
 #[ignore = "needs root and postfix"]
 fn postfix_relays_by_smtp() {
     for wrapped in [false, true] {
-        let folder = open_folder();
-        let mut postfix = Postfix::lay(&folder);
-        let server = serve(&folder, &["--listen", "tls:127.0.0.1:0"]);
+        let directory = open_directory();
+        let mut postfix = Postfix::prepare(&directory);
+        let server = serve(&directory, &["--listen", "tls:127.0.0.1:0"]);
         let (port, wrap) = match wrapped {
             false => (server.address.port(), "no"),
             true => (server.implicit_tls().unwrap().port(), "yes"),
@@ -164,7 +167,7 @@ fn postfix_relays_by_smtp() {
             "mydestination =\nrelayhost = [127.0.0.1]:{port}\nsmtp_tls_wrappermode = {wrap}\n\
              smtp_tls_CAfile = {}\nsmtp_tls_security_level = secure\nsmtp_tls_loglevel = 1\n\
              smtp_tls_secure_cert_match = here.example\n",
-            folder.path().join("a-cert.pem").display()
+            directory.join("a-cert.pem").display()
         ));
 
         // 8BITMIME and DSN.
@@ -175,7 +178,7 @@ fn postfix_relays_by_smtp() {
             &["<jones@here.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;first@here.example"],
             eight,
         );
-        let fate = postfix.fate("jones@here.example");
+        let fate = postfix.delivery_status("jones@here.example");
         assert!(fate.contains("dsn=2.6.0, status=sent (250 2.6.0 "), "{fate}");
         let arrived = last(&server, "jones");
         assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
@@ -191,7 +194,7 @@ fn postfix_relays_by_smtp() {
             &["<j\u{fc}rgen@here.example> NOTIFY=SUCCESS"],
             "Subject: utf-8\r\n\r\nhello\r\n",
         );
-        let fate = postfix.fate("j\u{fc}rgen@here.example");
+        let fate = postfix.delivery_status("j\u{fc}rgen@here.example");
         assert!(fate.contains("status=sent"), "{fate}\n{}", postfix.log());
         let arrived = last(&server, "j\u{fc}rgen");
         assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
@@ -209,7 +212,10 @@ fn postfix_relays_by_smtp() {
             ("ghost", "dsn=5.1.1, status=bounced", "(in reply to RCPT TO command)"),
             ("small", "dsn=5.2.2, status=bounced", "(in reply to end of DATA command)"),
         ] {
-            assert_in_order(&postfix.fate(&format!("{user}@here.example")), &[fate, why]);
+            assert_in_order(
+                &postfix.delivery_status(&format!("{user}@here.example")),
+                &[fate, why],
+            );
         }
         let arrived = last(&server, "brown");
         let (_, text) = arrived.split_once("\n\n").unwrap();
@@ -237,9 +243,9 @@ fn postfix_relays_by_smtp() {
 #[test]
 #[ignore = "needs root, apt-get and the network"]
 fn exim_relays_by_smtp() {
-    let folder = open_folder();
-    let exim = Exim::unpack(&folder);
-    let server = serve(&folder, &["--listen", "tls:127.0.0.1:0", "--lock-timeout", "1"]);
+    let directory = open_directory();
+    let exim = Exim::fetch(&directory);
+    let server = serve(&directory, &["--listen", "tls:127.0.0.1:0", "--lock-timeout", "1"]);
     for wrapped in [false, true] {
         let (port, protocol) = match wrapped {
             false => (server.address.port(), "smtp"),
@@ -252,7 +258,7 @@ fn exim_relays_by_smtp() {
              \x20 port = {port}\n  hosts_override\n  allow_localhost\n  multi_domain\n\
              \x20 hosts_require_tls = *\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
              \x20 tls_verify_certificates = {}\n  hosts_require_dane =\n  hosts_try_dane =\n",
-            folder.path().join("a-cert.pem").display()
+            directory.join("a-cert.pem").display()
         );
         let line = "a line of text that is repeated, again and again\r\n..\r\n";
         let text = format!("Subject: large\r\n\r\n{}", line.repeat(10_000));
@@ -265,7 +271,7 @@ fn exim_relays_by_smtp() {
         );
         let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
         let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
-        let wire = exim.hand_on(router, &transport, &said);
+        let wire = exim.relay(router, &transport, &said);
         drop(reading);
         let pipelined = [
             "\n  SMTP|> MAIL FROM:<smith@mail.example> SIZE=",
@@ -287,15 +293,15 @@ fn exim_relays_by_smtp() {
         assert_eq!(wire.contains("SMTP>> STARTTLS"), !wrapped, "{wire}");
         // L for PIPELINING, K for CHUNKING.
         let delivered = [" X=TLS1.3:", " CV=yes ", " L PRDR K C=\"250 2.6.0 "];
-        assert_in_order(&exim.fate("=>", "jones@here.example"), &delivered);
+        assert_in_order(&exim.delivery_status("=>", "jones@here.example"), &delivered);
         let why = "PRDR error after BDAT 530000 LAST: 552 5.2.2 ";
-        assert!(exim.fate("**", "small@here.example").contains(why));
+        assert!(exim.delivery_status("**", "small@here.example").contains(why));
         let why = "PRDR error after BDAT 530000 LAST: 451 4.2.0 ";
-        assert!(exim.fate("==", "brown@here.example").contains(why));
+        assert!(exim.delivery_status("==", "brown@here.example").contains(why));
         for user in ["full", "ghost"] {
             let recipient = format!("{user}@here.example");
             let why = format!("after RCPT TO:<{recipient}>: 55");
-            assert!(exim.fate("**", &recipient).contains(&why));
+            assert!(exim.delivery_status("**", &recipient).contains(&why));
         }
         let arrived = last(&server, "jones");
         assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
@@ -310,14 +316,17 @@ fn exim_relays_by_smtp() {
         let said = "EHLO client.example\r\nMAIL FROM:<smith@mail.example> SMTPUTF8\r\n\
                     RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS\r\nDATA\r\n\
                     Subject: utf-8\r\n\r\nhello\r\n.\r\nQUIT\r\n";
-        let wire = exim.hand_on(router, &transport, said);
+        let wire = exim.relay(router, &transport, said);
         let wanted =
             [" SMTPUTF8\n", " RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS", " LAST\n"];
         assert_in_order(&wire, &wanted);
-        assert_in_order(&exim.fate("=>", "j\u{fc}rgen@here.example"), &[" K C=\"250 2.6.0 "]);
+        assert_in_order(
+            &exim.delivery_status("=>", "j\u{fc}rgen@here.example"),
+            &[" K C=\"250 2.6.0 "],
+        );
         let arrived = last(&server, "j\u{fc}rgen");
         assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
-        exim.forget();
+        exim.clear();
     }
 }
 
@@ -326,13 +335,13 @@ fn exim_relays_by_smtp() {
 #[test]
 #[ignore = "needs root, apt-get and the network"]
 fn exim_delivers_by_lmtp() {
-    let folder = open_folder();
-    let exim = Exim::unpack(&folder);
+    let directory = open_directory();
+    let exim = Exim::fetch(&directory);
     let spool = exim.spool();
     let spool = spool.to_str().unwrap();
     let option = replace(&contributed_option("exim.conf"), "/var/spool/exim4", spool);
     let server =
-        serve(&folder, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
+        serve(&directory, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
     let settings = contributed("exim.conf");
     let [router, by_socket, by_tcp]: [&str; 3] =
         settings.trim().split("\n\n").collect::<Vec<_>>().try_into().unwrap();
@@ -343,7 +352,7 @@ fn exim_delivers_by_lmtp() {
     let by_tcp = format!(
         "{by_tcp}\n  allow_localhost\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
          \x20 tls_verify_certificates = {}\n",
-        folder.path().join("a-cert.pem").display()
+        directory.join("a-cert.pem").display()
     );
     for tcp in [false, true] {
         let (router, transport) = match tcp {
@@ -361,7 +370,7 @@ fn exim_delivers_by_lmtp() {
              Subject: for five\r\n\r\n{}\r\n.\r\nQUIT\r\n",
             "x".repeat(500)
         );
-        let wire = exim.hand_on(&router, transport, &said);
+        let wire = exim.relay(&router, transport, &said);
         drop(reading);
         // All in one transaction, and a reply for each.
         let replies = ["<< 250 2.6.0 ", "<< 451 4.2.0 ", "<< 552 5.2.2 ", "<< 221 "];
@@ -377,13 +386,13 @@ fn exim_delivers_by_lmtp() {
             ("**", "small", "LMTP error after "),
             ("**", "ghost", "after RCPT TO:<ghost@mail.example>: 550 5.1.1 "),
         ] {
-            assert_in_order(&exim.fate(sign, user), &[why]);
+            assert_in_order(&exim.delivery_status(sign, user), &[why]);
         }
         let arrived = last(&server, "jones");
         let with = if tcp { " with LMTPS (using TLSv1.3 with cipher " } else { " with LMTP id " };
         assert!(arrived.contains(with), "{arrived}");
         with_words(&server, "smith", "Mail delivery failed: returning message to sender");
-        exim.forget();
+        exim.clear();
     }
 }
 

@@ -7,14 +7,14 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::server::{PATIENCE, Server};
-use crate::harness::terminals::{Pty, log_in};
-use crate::harness::test_host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+
+use crate::harness::terminals::{Pty, write_utmp};
+use crate::harness::test_host::{ALICE, BOB, MAIL, MAILSLOT, StartMode, TestHost, passwd_line};
+use crate::harness::{TIMEOUT, wait_until};
 
 /// What the mail folder and the mailbox of alice are before a message comes for her.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,29 +33,29 @@ enum Kind {
 #[ignore = "needs root, unshare, setpriv"]
 fn mailboxes_are_written_to_as_their_owners() {
     use Kind::*;
-    for (folder, uid, gid, lock) in [
+    for (directory_mode, uid, gid, lock) in [
         (0o2775, 0, MAIL, "dotlock,fcntl,flock"),
         (0o1777, 0, 0, "dotlock,fcntl,flock"),
         // Nobody but root makes a dotlock or a mailbox here.
         (0o755, 0, 0, "fcntl,flock"),
     ] {
-        for mode in MODES {
-            let host = Host::new();
-            host.mail_folder(folder, uid, gid);
+        for mode in StartMode::ALL {
+            let host = TestHost::new();
+            host.set_mail_directory(directory_mode, uid, gid);
             let server = host.start(mode, &["--lock", lock]);
             for kind in [Missing, Private, Group, Foreign, Symlink, HardLink] {
-                let what = format!("{folder:o} {mode:?} {kind:?}");
+                let what = format!("{directory_mode:o} {mode:?} {kind:?}");
                 let delivers = match kind {
-                    Missing => acts(mode) && folder != 0o755,
-                    Private => acts(mode),
+                    Missing => mode.impersonates() && directory_mode != 0o755,
+                    Private => mode.impersonates(),
                     Group => true,
                     Foreign | Symlink | HardLink => false,
                 };
                 let _ = fs::remove_file(host.mailbox("alice"));
                 host.make_mailbox("bob", BOB, MAIL, 0o660);
                 let mut client = server.after_ehlo();
-                client.say("MAIL FROM:<a@a.example>", 250);
-                client.say("RCPT TO:<alice@host.example>", 250);
+                client.command("MAIL FROM:<a@a.example>", 250);
+                client.command("RCPT TO:<alice@host.example>", 250);
                 // Behind the look at RCPT, so that the writer has to find out.
                 match kind {
                     Missing => {}
@@ -67,7 +67,7 @@ fn mailboxes_are_written_to_as_their_owners() {
                         fs::hard_link(host.mailbox("bob"), host.mailbox("alice")).unwrap();
                     }
                 }
-                client.say("DATA", 354);
+                client.command("DATA", 354);
                 client.send(b"Subject: hello\r\n\r\nIt works.\r\n");
                 let reply = {
                     client.send(b".\r\n");
@@ -104,8 +104,8 @@ fn mailboxes_are_written_to_as_their_owners() {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn nobody_acts_as_root() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
         let server = host.start(mode, &[]);
         for (permissions, code) in [(None, 451), (Some(0o600), 451), (Some(0o660), 250)] {
             let _ = fs::remove_file(host.mailbox("root"));
@@ -123,9 +123,9 @@ fn nobody_acts_as_root() {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn what_is_in_the_way_in_a_sticky_folder_goes() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
-        host.mail_folder(0o1777, 0, 0);
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
+        host.set_mail_directory(0o1777, 0, 0);
         let lock = host.mailbox("alice.lock");
         fs::write(&lock, "1\n").unwrap();
         chown(&lock, Some(ALICE), Some(ALICE)).unwrap();
@@ -162,7 +162,7 @@ fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
     let (uid, gid) = (four(uid), four(gid));
     let names = ["Uid", "Gid", "Groups", "NoNewPrivs", "CapInh", "CapAmb", "CapPrm", "CapEff"];
     let none = "0000000000000000";
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let threads = threads(pid, &names);
         let is_there = |name: &&str| threads.iter().any(|(thread, _)| thread == name);
@@ -175,7 +175,7 @@ fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
         if begun && wrong.is_none() {
             return;
         }
-        assert!(Instant::now() < until, "{what}: {names:?}: {wrong:?}, begun: {begun}");
+        assert!(Instant::now() < deadline, "{what}: {names:?}: {wrong:?}, begun: {begun}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -183,28 +183,28 @@ fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn the_writer_alone_keeps_two_capabilities() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
         let server = host.start(mode, &[]);
         // It is as it will be once it is accepting.
         drop(server.greeted());
         assert_least_privileged(server.pid(), MAILSLOT, MAIL, &format!("{mode:?}"));
-        if mode == Mode::Root {
+        if mode == StartMode::Root {
             for (name, bounding) in threads(server.pid(), &["CapBnd"]) {
                 assert_eq!(bounding, ["0000000000000000"], "{name}");
             }
         }
     }
-    let host = Host::new();
-    let server = host.start(Mode::Plain, &[]);
+    let host = TestHost::new();
+    let server = host.start(StartMode::Plain, &[]);
     drop(server.greeted());
     for (name, left) in threads(server.pid(), &["CapPrm", "NoNewPrivs"]) {
         assert_eq!(left, ["0000000000000000", "1"], "{name}");
     }
     // Root that stays root has no more than others.
-    let host = Host::new();
+    let host = TestHost::new();
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
-    let server = host.start(Mode::Root, &["--run-as", "root"]);
+    let server = host.start(StartMode::Root, &["--run-as", "root"]);
     drop(server.greeted());
     assert_least_privileged(server.pid(), 0, 0, "--run-as root");
     let mut client = server.after_ehlo();
@@ -216,13 +216,13 @@ fn the_writer_alone_keeps_two_capabilities() {
 #[test]
 #[ignore = "needs root, unshare"]
 fn a_session_of_inetd_has_no_privileges() {
-    let host = Host::new();
+    let host = TestHost::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let (served, _) = listener.accept().unwrap();
     let socket = OwnedFd::from(served);
-    let mut command = host.command(Mode::Root, &["--inetd", "--log", "stderr"]);
+    let mut command = host.command(StartMode::Root, &["--inetd", "--log", "stderr"]);
     command.stdin(socket.try_clone().unwrap()).stdout(socket).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     drop(command);
@@ -244,10 +244,10 @@ fn a_session_of_inetd_has_no_privileges() {
 #[test]
 #[ignore = "needs root, unshare"]
 fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
-    let host = Host::new();
+    let host = TestHost::new();
     let mut acknowledged = 0;
     for round in 0..3 {
-        let server = host.start(Mode::Root, &["--threads", "8"]);
+        let server = host.start(StartMode::Root, &["--threads", "8"]);
         let address = server.address;
         let clients: Vec<_> = (0..4)
             .map(|n| {
@@ -261,15 +261,12 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
                 })
             })
             .collect();
-        let until = Instant::now() + PATIENCE;
-        while fs::metadata(host.mailbox("alice")).map_or(0, |meta| meta.len()) < 20_000 {
-            assert!(Instant::now() < until, "no mail");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server.signal(Signal::SIGKILL);
-        let _ = server.ended();
+        wait_until("mail has arrived", || {
+            fs::metadata(host.mailbox("alice")).map_or(0, |meta| meta.len()) >= 20_000
+        });
+        server.kill();
         let sent: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
-        drop(host.start(Mode::Root, &[]));
+        drop(host.start(StartMode::Root, &[]));
         for (name, uid) in [("alice", ALICE), ("bob", BOB)] {
             let left = fs::metadata(host.mailbox(name)).unwrap();
             assert_eq!((left.uid(), left.gid(), left.mode() & 0o777), (uid, MAIL, 0o660));
@@ -287,7 +284,7 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
 /// One message for alice and bob, acknowledged.
 fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let text = format!(
         "HELO c.example\r\nMAIL FROM:<>\r\nRCPT TO:<alice@host.example>\r\n\
          RCPT TO:<bob@host.example>\r\nDATA\r\n\
@@ -307,11 +304,15 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn a_user_that_cannot_be_had_is_told() {
-    let host = Host::new();
+    let host = TestHost::new();
     for (mode, options, told) in [
-        (Mode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
-        (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
-        (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
+        (StartMode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
+        (StartMode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
+        (
+            StartMode::Plain,
+            ["--run-as", "alice"],
+            "only root with CAP_SETUID can become another user",
+        ),
     ] {
         let options = [&["-l", "127.0.0.1:0"][..], &options].concat();
         let output = host.command(mode, &options).output().unwrap();
@@ -324,25 +325,25 @@ fn a_user_that_cannot_be_had_is_told() {
 #[test]
 #[ignore = "needs root, unshare"]
 fn terminals_are_written_to_as_group_tty() {
-    let host = Host::new();
+    let host = TestHost::new();
     let pty = Pty::open();
     let path = std::path::Path::new("/dev").join(pty.line());
     chown(&path, Some(ALICE), Some(5)).unwrap();
     pty.mesg(true);
-    log_in(host.folder().path(), &[("alice", pty.line())]);
-    let inner = host.command(Mode::Root, &["-l", "127.0.0.1:0", "--terminals", "local"]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-    command.arg("mount -t tmpfs none /run && cp \"$0\" /run/utmp && exec \"$@\"");
-    command.arg(host.path("utmp")).arg(inner.get_program()).args(inner.get_args());
-    let server = Server::start_command(command, host.folder(), 1)
-        .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")));
+    write_utmp(host.directory().path(), &[("alice", pty.line())]);
+    let utmp = host.path("utmp");
+    let namespace = host
+        .namespace()
+        .run("mount -t tmpfs none /run")
+        .run(&format!("cp '{}' /run/utmp", utmp.display()));
+    let options = ["-l", "127.0.0.1:0", "--terminals", "local"];
+    let server = host.start_command(host.command_in(&namespace, &[], StartMode::Root, &options));
     let mut client = server.after_ehlo();
-    client.say("SEND FROM:<bob@host.example>", 250);
-    client.say("RCPT TO:<alice@host.example>", 250);
-    client.say("DATA", 354);
+    client.command("SEND FROM:<bob@host.example>", 250);
+    client.command("RCPT TO:<alice@host.example>", 250);
+    client.command("DATA", 354);
     client.send(b"Subject: lunch\r\n\r\nat noon?\r\n");
-    client.say(".", 250);
+    client.command(".", 250);
     assert!(pty.screen().contains("at noon?"));
     for (name, groups) in threads(server.pid(), &["Groups"]) {
         assert_eq!(groups, ["5"], "{name}");
@@ -354,27 +355,30 @@ fn terminals_are_written_to_as_group_tty() {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn check_tells_who_it_would_be() {
-    let host = Host::new();
-    let check = |mode: Mode, options: &[&str]| {
+    let host = TestHost::new();
+    let check = |mode: StartMode, options: &[&str]| {
         let options = [&["check", "-l", "127.0.0.1:0"], options].concat();
         let output = host.command(mode, &options).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     for (mode, standing) in [
-        (Mode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
-        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its"),
-        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
+        (StartMode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
+        (
+            StartMode::Capable,
+            "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its",
+        ),
+        (StartMode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
     ] {
         let text = check(mode, &[]);
         assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
-        assert!(text.contains("mail for root is put off") != (mode == Mode::Plain), "{text}");
+        assert!(text.contains("mail for root is put off") != (mode == StartMode::Plain), "{text}");
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
-    let text = check(Mode::Root, &[]);
+    let text = check(StartMode::Root, &[]);
     assert!(text.ends_with("\nno problems\n"), "{text}");
 
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
-    host.mail_folder(0o755, 0, 0);
+    host.set_mail_directory(0o755, 0, 0);
     for (options, told) in [
         (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
         (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
@@ -382,10 +386,10 @@ fn check_tells_who_it_would_be() {
         (&["--run-as", "nobody"], "there is no user nobody\n   cure: useradd --system "),
         (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
     ] {
-        let text = check(Mode::Root, options);
+        let text = check(StartMode::Root, options);
         assert!(text.contains(told), "{told:?} in {text}");
     }
-    let text = check(Mode::Plain, &["--run-as", "alice"]);
+    let text = check(StartMode::Plain, &["--run-as", "alice"]);
     assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
     assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
 }
@@ -395,8 +399,8 @@ fn check_tells_who_it_would_be() {
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn forward_files_are_read_as_their_users() {
-    for mode in MODES {
-        let host = Host::new();
+    for mode in StartMode::ALL {
+        let host = TestHost::new();
         let home = host.path("home");
         fs::create_dir(&home).unwrap();
         fs::write(home.join(".forward"), "bob\n").unwrap();
@@ -410,7 +414,7 @@ fn forward_files_are_read_as_their_users() {
         fs::write(host.path("etc/passwd"), passwd.replace(&line, &moved)).unwrap();
         host.make_mailbox("alice", ALICE, MAIL, 0o660);
         host.make_mailbox("bob", BOB, MAIL, 0o660);
-        for (switch, to_bob) in [("off", false), ("on", acts(mode))] {
+        for (switch, to_bob) in [("off", false), ("on", mode.impersonates())] {
             let server = host.start(mode, &["--forward-files", switch]);
             let before = fs::read_to_string(host.mailbox("bob")).unwrap().len();
             let content = "Subject: x\r\n\r\nIt works.\r\n";
@@ -420,7 +424,7 @@ fn forward_files_are_read_as_their_users() {
             let (log, status) = server.stop();
             assert!(status.success(), "{log:#?}");
             let told = log.iter().any(|line| line.contains("forward-file user=alice not-used="));
-            assert_eq!(told, switch == "on" && !acts(mode), "{mode:?}: {log:#?}");
+            assert_eq!(told, switch == "on" && !mode.impersonates(), "{mode:?}: {log:#?}");
         }
     }
 }

@@ -1,8 +1,6 @@
 //! Readers that others wrote, on mailboxes that the real program fills: each finds every message,
 //! with its text unchanged; and takes messages out while others arrive, without losing one.
 
-use crate::harness::external;
-use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
@@ -10,18 +8,20 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
+use crate::harness::TIMEOUT;
 use crate::harness::external::{
-    hard_messages, peer, python, run, send, smtp_source, text, write_all,
+    self, difficult_messages, external, python, run, run_for_text, send_files, smtp_source,
+    write_all,
 };
-use crate::harness::mbox::{Mail, assert_same};
-use crate::harness::server::{PATIENCE, Server};
+use crate::harness::mbox::{self, Mail, assert_same};
+use crate::harness::server::Server;
 
 /// A server that has delivered the hard messages to Jones.
 fn filled() -> (Server, Vec<Vec<u8>>) {
     let server = Server::start(&[]);
-    let messages = hard_messages();
-    let files = write_all(&messages, &server.folder().join("sent"));
-    send(&server, "jones@localhost", &files);
+    let messages = difficult_messages();
+    let files = write_all(&messages, &server.join("sent"));
+    send_files(&server, "jones@localhost", &files);
     (server, messages)
 }
 
@@ -31,9 +31,9 @@ fn shown(text: Vec<u8>) -> Mail {
 }
 
 /// The messages in `folder`, a file each: `0`, `1`, ...
-fn exported(folder: &Path) -> Vec<Vec<u8>> {
-    let count = fs::read_dir(folder).unwrap().count();
-    (0..count).map(|number| fs::read(folder.join(number.to_string())).unwrap()).collect()
+fn exported(directory: &Path) -> Vec<Vec<u8>> {
+    let count = fs::read_dir(directory).unwrap().count();
+    (0..count).map(|number| fs::read(directory.join(number.to_string())).unwrap()).collect()
 }
 
 /// A message without the From_ line that must be there.
@@ -56,20 +56,20 @@ fn assert_read(found: Vec<Vec<u8>>, sent: &[Vec<u8>]) {
 #[ignore = "needs Python"]
 fn python_reads() {
     let (server, sent) = filled();
-    let folder = server.folder().join("export");
-    let mut export = python("mbox.py", server.folder());
-    run(export.arg("export").arg(server.mailbox_path("jones")).arg(&folder));
-    assert_read(exported(&folder), &sent);
+    let directory = server.join("export");
+    let mut export = python("mbox.py", server.path());
+    run(export.arg("export").arg(server.mailbox_path("jones")).arg(&directory));
+    assert_read(exported(&directory), &sent);
 }
 
 /// mutt, at a terminal of its own, told to take these keys for pressed.
 fn mutt(server: &Server, settings: &str, keys: &str) -> Command {
-    let file = server.folder().join("muttrc");
+    let file = server.join("muttrc");
     // None of its questions may eat a key.
     let all = "set folder=. confirmappend=no confirmcreate=no delete=yes move=no beep=no \
         wait_key=no sleep_time=0";
     fs::write(&file, format!("{all}\n{settings}\npush '{keys}'\n")).unwrap();
-    let mut command = python("terminal.py", server.folder());
+    let mut command = python("terminal.py", server.path());
     command.args(["mutt", "-n", "-F", "muttrc", "-f"]).arg(server.mailbox_path("jones"));
     command.env("TERM", "xterm");
     command
@@ -79,14 +79,14 @@ fn mutt(server: &Server, settings: &str, keys: &str) -> Command {
 #[ignore = "needs mutt and Python"]
 fn mutt_reads() {
     let (server, sent) = filled();
-    let folder = server.folder().join("export");
-    fs::create_dir(&folder).unwrap();
+    let directory = server.join("export");
+    fs::create_dir(&directory).unwrap();
     let keys = "<tag-pattern>~A<enter><tag-prefix>\
         <pipe-message>cat >export/$(ls export | wc -l)<enter><exit>";
     run(&mut mutt(&server, "set pipe_split=yes pipe_decode=no", keys));
     // It ends each with one line more.
     let text = |message: Vec<u8>| without_from(message.strip_suffix(b"\n").unwrap().to_vec());
-    assert_read(exported(&folder).into_iter().map(text).collect(), &sent);
+    assert_read(exported(&directory).into_iter().map(text).collect(), &sent);
 }
 
 /// It undoes the quoting, and ends each message with two lines more.
@@ -97,7 +97,7 @@ fn mailutils_reads() {
     let mailbox = server.mailbox_path("jones");
     let mut found = Vec::new();
     for number in 1..=sent.len() {
-        let mut readmsg = peer("readmsg", server.folder());
+        let mut readmsg = external("readmsg", server.path());
         let text = run(readmsg.args(["--header", "-f"]).arg(&mailbox).arg(number.to_string()));
         found.push(text.strip_suffix(b"\n\n").unwrap().to_vec());
     }
@@ -105,13 +105,13 @@ fn mailutils_reads() {
         let found = mbox::below_trace(&without_from(found));
         assert_same(&found, &mbox::kept(sent), &format!("message {number}"));
     }
-    let count = text(peer("messages", server.folder()).arg(&mailbox));
+    let count = run_for_text(external("messages", server.path()).arg(&mailbox));
     assert!(count.trim_end().ends_with(&format!(": {}", sent.len())), "{count}");
     // Its status tells whether any of them is new.
-    let subjects = peer("frm", server.folder()).arg("-l").arg(&mailbox).output().unwrap().stdout;
+    let subjects = external("frm", server.path()).arg("-l").arg(&mailbox).output().unwrap().stdout;
     let subjects = String::from_utf8(subjects).unwrap();
-    let mut headers = peer("mail.mailutils", server.folder());
-    let headers = text(headers.args(["--nosum", "--headers", "--file"]).arg(&mailbox));
+    let mut headers = external("mail.mailutils", server.path());
+    let headers = run_for_text(headers.args(["--nosum", "--headers", "--file"]).arg(&mailbox));
     for number in 0..sent.len() {
         let subject = format!("hard {number}");
         let among = |lines: &str| lines.lines().any(|line| line.trim_end().ends_with(&subject));
@@ -121,28 +121,28 @@ fn mailutils_reads() {
 
 /// Dovecot's programs on Jones's mailbox, with no server behind them: `imap` speaks on a pipe.
 struct Dovecot {
-    folder: PathBuf,
+    directory: PathBuf,
 }
 
 impl Dovecot {
     fn new(server: &Server) -> Dovecot {
-        let folder = server.folder().join("dovecot");
-        fs::create_dir(&folder).unwrap();
+        let directory = server.join("dovecot");
+        fs::create_dir(&directory).unwrap();
         let inbox = server.mailbox_path("jones");
-        let (root, inbox) = (folder.display(), inbox.display());
+        let (root, inbox) = (directory.display(), inbox.display());
         let settings = format!(
             "base_dir = {root}\nlog_path = {root}/log\nprotocols =\nssl = no\n\
              mail_location = mbox:{root}/mail:INBOX={inbox}\n\
              mail_privileged_group =\nmail_access_groups =\nstats_writer_socket_path =\n"
         );
-        fs::write(folder.join("conf"), settings).unwrap();
-        Dovecot { folder }
+        fs::write(directory.join("conf"), settings).unwrap();
+        Dovecot { directory }
     }
 
     /// The command line, for a shell. Dovecot serves everybody but root, so root takes another
     /// name, in a namespace of its own.
     fn command(&self, program: &str) -> String {
-        let conf = self.folder.join("conf");
+        let conf = self.directory.join("conf");
         let command = format!("{program} -c {}", conf.display());
         match nix::unistd::geteuid().is_root() {
             true => format!("unshare --user --map-user=1000 --map-group=1000 {command}"),
@@ -152,7 +152,7 @@ impl Dovecot {
 
     /// What it complains of.
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
     fn imap(&self) -> String {
@@ -165,12 +165,12 @@ impl Dovecot {
 fn dovecot_reads() {
     let (server, sent) = filled();
     let dovecot = Dovecot::new(&server);
-    let folder = server.folder().join("export");
-    let mut export = python("imap.py", server.folder());
-    run(export.args(["export", &dovecot.imap()]).arg(&folder));
-    assert_read(exported(&folder), &sent);
+    let directory = server.join("export");
+    let mut export = python("imap.py", server.path());
+    run(export.args(["export", &dovecot.imap()]).arg(&directory));
+    assert_read(exported(&directory), &sent);
     let status = dovecot.command("doveadm") + " mailbox status messages INBOX";
-    let status = text(peer("sh", server.folder()).args(["-c", &status]));
+    let status = run_for_text(external("sh", server.path()).args(["-c", &status]));
     assert_eq!(status.trim_end(), format!("INBOX messages={}", sent.len()));
 }
 
@@ -185,7 +185,7 @@ fn while_mail_arrives(server: &Server, take: impl FnOnce()) {
     let mailbox = server.mailbox_path("jones");
     OpenOptions::new().append(true).create(true).mode(0o600).open(mailbox).unwrap();
     let options = format!("-s 10 -m {ARRIVING} -l {OCTETS}");
-    let source = smtp_source(server.address, server.folder(), "jones", &options);
+    let source = smtp_source(server.address, server.path(), "jones", &options);
     take();
     source.ended();
     // Dovecot and others may keep a message of their own there.
@@ -197,11 +197,11 @@ fn while_mail_arrives(server: &Server, take: impl FnOnce()) {
 #[ignore = "needs Python and smtp-source"]
 fn python_takes_messages_out_while_others_arrive() {
     let server = Server::start(&[]);
-    let folder = server.folder().join("export");
-    let mut take = python("mbox.py", server.folder());
-    take.arg("take").arg(server.mailbox_path("jones")).arg(&folder).arg(ARRIVING.to_string());
+    let directory = server.join("export");
+    let mut take = python("mbox.py", server.path());
+    take.arg("take").arg(server.mailbox_path("jones")).arg(&directory).arg(ARRIVING.to_string());
     while_mail_arrives(&server, || drop(run(&mut take)));
-    external::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&exported(&directory), ARRIVING, OCTETS);
 }
 
 #[test]
@@ -209,19 +209,19 @@ fn python_takes_messages_out_while_others_arrive() {
 fn dovecot_takes_messages_out_while_others_arrive() {
     let server = Server::start(&[]);
     let dovecot = Dovecot::new(&server);
-    let folder = server.folder().join("export");
-    let mut take = python("imap.py", server.folder());
-    take.args(["take", &dovecot.imap()]).arg(&folder).arg(ARRIVING.to_string());
+    let directory = server.join("export");
+    let mut take = python("imap.py", server.path());
+    take.args(["take", &dovecot.imap()]).arg(&directory).arg(ARRIVING.to_string());
     while_mail_arrives(&server, || drop(run(&mut take)));
     println!("dovecot's log:\n{}", dovecot.log());
-    external::assert_from_smtp_source(&exported(&folder), ARRIVING, OCTETS);
+    external::assert_from_smtp_source(&exported(&directory), ARRIVING, OCTETS);
 }
 
 /// Runs `once`, which moves what it finds to the mailbox `taken`, until all messages are there.
 /// Returns them.
 fn moved(server: &Server, mut once: impl FnMut(&Path)) -> Vec<Mail> {
-    let taken = server.folder().join("taken");
-    let begun = Instant::now();
+    let taken = server.join("taken");
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         once(&taken);
         let mails = mbox::read(&taken);
@@ -229,7 +229,7 @@ fn moved(server: &Server, mut once: impl FnMut(&Path)) -> Vec<Mail> {
         if ids.len() == ARRIVING && server.mailbox("jones").is_empty() {
             return mails;
         }
-        assert!(begun.elapsed() < PATIENCE, "{} of {ARRIVING}", ids.len());
+        assert!(Instant::now() < deadline, "{} of {ARRIVING}", ids.len());
     }
 }
 
@@ -261,7 +261,7 @@ fn movemail_takes_messages_out_while_others_arrive() {
     let mut mails = Vec::new();
     while_mail_arrives(&server, || {
         mails = moved(&server, |taken| {
-            run(peer("movemail", server.folder()).arg(&mailbox).arg(taken));
+            run(external("movemail", server.path()).arg(&mailbox).arg(taken));
         });
     });
     external::assert_from_smtp_source(&texts(mails), ARRIVING, OCTETS);

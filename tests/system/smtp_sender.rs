@@ -5,63 +5,54 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use crate::harness::scripted_server::{LONG, envelope, settings, shown, with_mail};
 use mailslot::client::{Target, connect};
 use mailslot::smtp::{Body, Envelope};
 
+use crate::harness::directory::TestDirectory;
+use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::process::Daemon;
+use crate::harness::wait_until;
+
 /// A sink that runs until it is dropped.
 struct Sink {
-    process: Child,
-    folder: tempfile::TempDir,
+    _process: Daemon,
+    directory: TestDirectory,
 }
 
 impl Sink {
     fn start(options: &[&str]) -> Sink {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("smtp");
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let directory = TestDirectory::new();
+        let socket = directory.join("smtp");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let mut command = Command::new("smtp-sink");
         if nix::unistd::geteuid().is_root() {
             command.args(["-u", "postfix"]);
         }
-        let process = command
+        command
             .env("PATH", "/usr/sbin:/usr/bin:/bin:/usr/local/sbin")
-            .current_dir(folder.path())
+            .current_dir(directory.path())
             .args(["-d", "dump."])
             .args(options)
             .arg(format!("unix:{}", socket.display()))
             .arg("8")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + LONG;
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < until, "smtp-sink {options:?} does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Sink { process, folder }
+            .stderr(Stdio::null());
+        let process = Daemon::spawn(&mut command);
+        wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
+        Sink { _process: process, directory }
     }
 
     fn target(&self) -> Target {
-        Target::Unix(self.folder.path().join("smtp"))
+        Target::Unix(self.directory.join("smtp"))
     }
 
     /// What it wrote of each message.
     fn dumps(&self) -> Vec<String> {
         let is_dump = |path: &PathBuf| path.to_string_lossy().contains("dump.");
-        let paths = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let paths = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         paths.filter(is_dump).map(|path| text(&path)).collect()
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
@@ -70,13 +61,13 @@ const ARRIVED: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.\n";
 
 /// Sends `content` twice over what may be one connection; the outcomes of the first and the last.
 fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
-    let mut connection = match connect(&sink.target(), &settings()) {
+    let mut connection = match connect(&sink.target(), &client_settings()) {
         Ok(connection) => connection,
         Err(reason) => return vec![format!("later {reason}")],
     };
     let mut outcomes = Vec::new();
     for _ in 0..2 {
-        outcomes = shown(&with_mail(to, content.as_bytes(), |mail| connection.send(mail)));
+        outcomes = show_outcomes(&with_mail(to, content.as_bytes(), |mail| connection.send(mail)));
     }
     connection.quit();
     outcomes

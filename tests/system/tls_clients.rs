@@ -1,36 +1,34 @@
 //! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib and aiosmtplib; against the real
 //! program. And the other extensions, as those libraries use them.
 
-use crate::harness::server;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::harness::server::{PATIENCE, Server};
-use crate::harness::tls::{Pair, certify};
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::{self, Server};
+use crate::harness::tls::TestCertificate;
+use crate::harness::wait_until;
 
 /// A program that serves with its own certificate, and where it takes TLS from the first octet.
 struct Served {
     server: Server,
-    pair: Pair,
+    certificate: TestCertificate,
     implicit: SocketAddr,
 }
 
-fn serve(certify: impl FnOnce(&std::path::Path) -> Pair) -> Served {
-    let folder = tempfile::tempdir().unwrap();
-    let pair = certify(folder.path());
-    let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
-    let tls = ["--tls-cert", cert, "--tls-key", key, "-l", "tls:127.0.0.1:0"];
-    let server = Server::start_in(folder, &[&tls[..], &["--lmtp", "127.0.0.1:0"]].concat());
+fn serve(certify: impl FnOnce(&std::path::Path) -> TestCertificate) -> Served {
+    let directory = TestDirectory::new();
+    let certificate = certify(directory.path());
+    let listen = ["-l", "tls:127.0.0.1:0", "--lmtp", "127.0.0.1:0"];
+    let server = Server::start_in(directory, &[&certificate.options()[..], &listen].concat());
     let implicit = server.implicit_tls().unwrap();
-    Served { server, pair, implicit }
+    Served { server, certificate, implicit }
 }
 
 impl Served {
     fn new() -> Served {
-        serve(|folder| certify(folder, "a"))
+        serve(|directory| TestCertificate::new(directory, "a"))
     }
 
     /// Runs a shell command, in which `$PORT`, `$TLS_PORT`, `$LMTP_PORT` and `$CERT` are what
@@ -41,8 +39,8 @@ impl Served {
             .env("PORT", self.server.address.port().to_string())
             .env("TLS_PORT", self.implicit.port().to_string())
             .env("LMTP_PORT", self.server.lmtp().unwrap().port().to_string())
-            .env("CERT", &self.pair.cert)
-            .current_dir(self.server.folder())
+            .env("CERT", &self.certificate.cert)
+            .current_dir(self.server.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -100,22 +98,23 @@ fn keys_that_openssl_makes_are_read() {
         "openssl ecparam -genkey -name prime256v1",
         "openssl genpkey -algorithm ED25519",
     ] {
-        let served = serve(|folder| {
+        let served = serve(|directory| {
             let script = format!(
                 "{make} >key.pem 2>/dev/null; openssl req -x509 -key key.pem -out cert.pem -days 9 \
                  -subj /CN=here.example -addext subjectAltName=DNS:here.example 2>/dev/null"
             );
-            let made = Command::new("sh").args(["-ec", &script]).current_dir(folder).status();
+            let made = Command::new("sh").args(["-ec", &script]).current_dir(directory).status();
             assert!(made.unwrap().success(), "{make}");
-            let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-            Pair { cert, key, der: Vec::new().into() }
+            let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+            TestCertificate { cert, key, der: Vec::new().into() }
         });
         let said = served.run(
             "openssl s_client -starttls smtp -connect 127.0.0.1:$PORT -CAfile $CERT \
              -verify_return_error </dev/null",
         );
         assert!(said.contains("Verify return code: 0 (ok)"), "{make}: {said}");
-        let (cert, key) = (served.pair.cert.to_str().unwrap(), served.pair.key.to_str().unwrap());
+        let (cert, key) =
+            (served.certificate.cert.to_str().unwrap(), served.certificate.key.to_str().unwrap());
         let check = server::mailslot(&["check", "--sandbox", "/nonexistent", "-l", "127.0.0.1:0"])
             .args(["-n", "here.example", "-d", "here.example"])
             .args(["--tls-cert", cert, "--tls-key", key])
@@ -143,8 +142,7 @@ fn swaks_sends() {
 #[ignore = "needs curl"]
 fn curl_sends() {
     let served = Served::new();
-    fs::write(served.server.folder().join("mail.txt"), "Subject: by curl\r\n\r\nhello\r\n")
-        .unwrap();
+    fs::write(served.server.join("mail.txt"), "Subject: by curl\r\n\r\nhello\r\n").unwrap();
     let common = "curl -sS --cacert $CERT --mail-from a@b.example -T mail.txt \
                   --connect-to here.example::127.0.0.1:";
     for (options, user, shown) in [
@@ -290,11 +288,9 @@ END"#;
         assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n\n"), "{user}: {mailbox}");
     }
     // The report is on its way after the sender was answered.
-    let begun = Instant::now();
-    while !served.server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n") {
-        assert!(begun.elapsed() < PATIENCE, "{}", served.server.mailbox("a"));
-        thread::sleep(Duration::from_millis(20));
-    }
+    wait_until("the report arrives", || {
+        served.server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n")
+    });
 }
 
 /// A session resumed, as Postfix and browsers of mail do: the second handshake is a short one.

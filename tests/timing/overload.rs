@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::library::{Client, Guests, House, LONG, stranger};
+use crate::harness::client::Client;
+use crate::harness::library::{FakePeers, MailStore, remote_peer};
 use crate::harness::server::Server;
+use crate::harness::{TIMEOUT, wait_until};
 
 /// How an attacker holds its place.
 #[derive(Clone, Copy, Debug)]
@@ -37,7 +39,7 @@ fn connect_from(source: Ipv4Addr, to: SocketAddr, receives: Option<usize>) -> Tc
         socket.set_recv_buffer_size(octets).unwrap();
     }
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect_timeout(&to.into(), LONG).unwrap();
+    socket.connect_timeout(&to.into(), TIMEOUT).unwrap();
     socket.into()
 }
 
@@ -123,12 +125,12 @@ fn delivers(source: Ipv4Addr, to: SocketAddr, limit: Duration) -> Duration {
         let mut client = Client::new(connect_from(source, to, None));
         let greeting = client.reply();
         if greeting.starts_with("220") {
-            client.ask("EHLO client.example", "250");
-            client.ask("MAIL FROM:<jones@client.example>", "250");
-            client.ask("RCPT TO:<smith@here.example>", "250");
-            client.ask("DATA", "354");
-            client.ask("Subject: from here\r\n\r\nwell behaved\r\n.", "250");
-            client.ask("QUIT", "221");
+            client.command("EHLO client.example", 250);
+            client.command("MAIL FROM:<jones@client.example>", 250);
+            client.command("RCPT TO:<smith@here.example>", 250);
+            client.command("DATA", 354);
+            client.command("Subject: from here\r\n\r\nwell behaved\r\n.", 250);
+            client.command("QUIT", 221);
             let took = began.elapsed();
             assert!(took < limit, "{source} took {took:?}");
             return took;
@@ -192,11 +194,11 @@ fn two_hundred_who_never_read_keep_nobody_out() {
 #[test]
 fn a_place_is_kept_for_this_host() {
     let _machine = super::shared();
-    let house = House::new();
+    let store = MailStore::new();
     // Of 8 threads.
-    let peers: Vec<_> = (1..=20).map(stranger).chain([mailslot::stream::Peer::Unix]).collect();
-    let (guests, address) = Guests::new(peers);
-    let running = house.run_on(house.settings(8), vec![guests], address);
+    let peers: Vec<_> = (1..=20).map(remote_peer).chain([mailslot::stream::Peer::Unix]).collect();
+    let (guests, address) = FakePeers::new(peers);
+    let running = store.run_on(store.server_settings(8), vec![guests], address);
     let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();
     let served = clients.iter_mut().filter_map(|client| {
         let reply = client.reply();
@@ -204,41 +206,39 @@ fn a_place_is_kept_for_this_host() {
     });
     let mut served: Vec<_> = served.collect();
     assert_eq!(served.len(), 7);
-    served[0].ask("NOOP", "250");
-    running.connect().expect("220");
+    served[0].command("NOOP", 250);
+    running.connect().expect(220);
 }
 
 /// What is allowed under stress, and again when it is over.
 #[test]
 fn stress_begins_and_ends() {
     let _machine = super::shared();
-    let house = House::new();
-    let mut settings = house.settings(10);
+    let store = MailStore::new();
+    let mut settings = store.server_settings(10);
     settings.session.timeout = Duration::from_secs(30);
     // One of ten is kept for this host; of the other nine, nine are nine tenths and more.
-    let (guests, address) = Guests::new((1..=200).map(stranger).collect());
-    let running = house.run_on(settings, vec![guests], address);
-    let mut first = running.connect();
-    first.expect("220");
-    (0..3).for_each(|_| drop(first.ask("WIZ", "500")));
-    first.ask("NOOP", "250");
+    let (guests, address) = FakePeers::new((1..=200).map(remote_peer).collect());
+    let running = store.run_on(settings, vec![guests], address);
+    let mut first = running.greeted();
+    (0..3).for_each(|_| drop(first.command("WIZ", 500)));
+    first.command("NOOP", 250);
     let mut crowd: Vec<_> = (1..9).map(|_| running.connect()).collect();
-    crowd.iter_mut().for_each(|client| drop(client.expect("220")));
-    let began = |n| house.counters.stresses.value() == n;
-    until(|| began(1));
+    crowd.iter_mut().for_each(|client| drop(client.expect(220)));
+    let began = |n| store.counters.stresses.value() == n;
+    wait_until("overload is detected", || began(1));
     // A thirtieth of the time-out, and the slow ones are out.
     for client in &mut crowd {
         client.expect("421 4.4.2 here.example closing transmission channel: idle or slow");
         client.expect_end();
     }
-    assert!(house.counters.sessions_given_up.value() >= 8);
+    assert!(store.counters.sessions_given_up.value() >= 8);
     let says = |command: &str| {
-        let mut client = running.connect();
-        client.expect("220");
+        let mut client = running.greeted();
         (0..4)
             .map(|_| {
                 // It may be closed already.
-                let _ = client.socket.write_all(format!("{command}\r\n").as_bytes());
+                let _ = client.stream().write_all(format!("{command}\r\n").as_bytes());
                 client.reply().get(..3).unwrap_or_default().to_owned()
             })
             .collect::<Vec<_>>()
@@ -247,7 +247,7 @@ fn stress_begins_and_ends() {
     assert_eq!(says("WIZ"), ["500", "421", "", ""]);
     assert_eq!(says("NOOP"), ["250", "250", "421", ""]);
     // After a fifth of the time-out all is as it was.
-    until(|| says("WIZ") == ["500"; 4]);
+    wait_until("overload ends", || says("WIZ") == ["500"; 4]);
     assert_eq!(says("NOOP"), ["250"; 4]);
     assert!(began(1));
 }
@@ -258,7 +258,7 @@ fn the_log_tells_when_stress_begins_and_ends() {
     // Of two threads one is kept for this host.
     let server = Server::start(&["--threads", "2", "--timeout", "3"]);
     let mut only = Client::new(connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address, None));
-    only.expect("220");
+    only.expect(220);
     let line = server.wait_for_log("stress begins");
     assert!(
         line.ends_with("WARN  stress begins sessions=1 threads=2 timeout=0.1 errors=1"),
@@ -267,15 +267,6 @@ fn the_log_tells_when_stress_begins_and_ends() {
     drop(only);
     let line = server.wait_for_log("stress ");
     assert!(line.contains("INFO  stress ends seconds="), "{line}");
-}
-
-/// Waits until `it` is so.
-fn until(mut it: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !it() {
-        assert!(Instant::now() < deadline, "it does not come");
-        std::thread::sleep(Duration::from_millis(20)); // not to be a load itself
-    }
 }
 
 /// What a process has: threads, descriptors, and KiB of memory.
@@ -315,10 +306,10 @@ fn twenty_thousand_connections_leave_nothing_behind() {
     let _machine = super::shared();
     let server = Server::start(&[]);
     let mut first = server.greeted();
-    first.say("QUIT", 221);
+    first.command("QUIT", 221);
     assert!(first.is_closed());
     let (threads, descriptors, _) = holds(server.pid());
-    let over = || until(|| holds(server.pid()).1 == descriptors);
+    let over = || wait_until("it is over", || holds(server.pid()).1 == descriptors);
     // What the first ones need stays: stacks, buffers of the log.
     burst(server.address, 2_000);
     over();
