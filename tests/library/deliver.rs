@@ -1,4 +1,4 @@
-//! Delivery by its front door, on a real disk: what goes in by `Post` stands in the mailboxes.
+//! The writer on a real disk: what is handed to it is in the mailboxes.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -46,7 +46,7 @@ fn one_message_to_three_mailboxes() {
 }
 
 #[test]
-fn nothing_is_left_behind() {
+fn no_files_are_left() {
     let store = MailStore::new();
     assert_eq!(store.deliver(message("m1", &["alice"])), Outcome::Delivered);
     assert_eq!(store.deliver(large_message("m2", &["bob"], 300_000)), Outcome::Delivered);
@@ -56,7 +56,7 @@ fn nothing_is_left_behind() {
 }
 
 #[test]
-fn twenty_sessions_and_one_mailbox() {
+fn twenty_sessions_deliver_to_one_mailbox() {
     let store = Arc::new(MailStore::new());
     let sessions: Vec<_> = (0..20)
         .map(|s| {
@@ -109,7 +109,7 @@ fn large_and_small_are_not_interleaved() {
 }
 
 #[test]
-fn mailboxes_that_are_none() {
+fn unusable_mailbox_defers_the_message() {
     let store = MailStore::new();
     let secret = store.path().join("secret");
     fs::write(&secret, "").unwrap();
@@ -119,7 +119,7 @@ fn mailboxes_that_are_none() {
     fs::create_dir(store.mailbox_path("folder")).unwrap();
     nix::unistd::mkfifo(&store.mailbox_path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     for name in ["symlink", "dangling", "second", "folder", "fifo"] {
-        // With one that works beside it: all or nothing.
+        // Together with a mailbox that works, because a message goes to all or to none.
         let outcome = store.deliver(message("m1", &["alice", name]));
         assert_eq!(outcome, Outcome::Later(Why::Unusable), "{name}");
         assert_eq!(store.precheck(name), Err(Outcome::Later(Why::Unusable)), "{name}");
@@ -130,9 +130,10 @@ fn mailboxes_that_are_none() {
     assert_eq!(store.deliver(message("m2", &["alice"])), Outcome::Delivered);
 }
 
-/// The writer keeps a mailbox's file open for a while, and must not go by that alone.
+/// The writer keeps the file of a mailbox open for a while. It must notice when the name leads to
+/// another file.
 #[test]
-fn what_others_do_to_a_mailbox_between_two_messages_counts() {
+fn mailbox_replaced_between_two_messages() {
     let store = MailStore::new();
     let mut number = 0;
     let mut deliver = || {
@@ -141,7 +142,7 @@ fn what_others_do_to_a_mailbox_between_two_messages_counts() {
     };
     let alice = store.mailbox_path("alice");
     assert_eq!(deliver(), Outcome::Delivered);
-    // Moved away: mutt and movemail do.
+    // Moved away, as mutt and movemail do.
     fs::rename(&alice, store.mailbox_path("moved")).unwrap();
     assert_eq!(deliver(), Outcome::Delivered);
     assert_eq!((store.messages("alice").len(), store.messages("moved").len()), (1, 1));
@@ -157,11 +158,11 @@ fn what_others_do_to_a_mailbox_between_two_messages_counts() {
     fs::write(&alice, "").unwrap();
     assert_eq!(deliver(), Outcome::Delivered);
     assert_eq!(store.messages("alice").len(), 1);
-    // A second name for it.
+    // A second hard link.
     fs::hard_link(&alice, store.mailbox_path("second")).unwrap();
     assert_eq!(deliver(), Outcome::Later(Why::Unusable));
     fs::remove_file(store.mailbox_path("second")).unwrap();
-    // Closed to its owner, which only root does not feel.
+    // Not writable for its owner, which matters to every user but root.
     fs::set_permissions(&alice, Permissions::from_mode(0o400)).unwrap();
     let may = nix::unistd::geteuid().is_root();
     assert_eq!(deliver() == Outcome::Delivered, may);
@@ -171,7 +172,7 @@ fn what_others_do_to_a_mailbox_between_two_messages_counts() {
 }
 
 #[test]
-fn a_missing_last_line_end_is_mended() {
+fn missing_newlines_are_added() {
     for (before, between) in [("", ""), ("x", "\n\n"), ("x\n", "\n"), ("x\n\n", ""), ("\n", "\n")] {
         let store = MailStore::new();
         fs::write(store.mailbox_path("alice"), before).unwrap();
@@ -186,7 +187,7 @@ fn a_missing_last_line_end_is_mended() {
 }
 
 #[test]
-fn the_limit_of_a_mailbox() {
+fn mailbox_limit() {
     let store = MailStore::with(|settings| settings.mailbox_limit = Some(1000));
     fs::write(store.mailbox_path("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = store.deliver(message("m1", &["alice", "bob"]));
@@ -199,7 +200,7 @@ fn the_limit_of_a_mailbox() {
 }
 
 #[test]
-fn a_locked_mailbox_holds_up_nobody_else() {
+fn locked_mailbox_does_not_delay_others() {
     let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_millis(400));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let store = Arc::new(store);
@@ -217,8 +218,8 @@ fn a_locked_mailbox_holds_up_nobody_else() {
     assert_eq!(store.deliver(message("c", &["alice"])), Outcome::Delivered);
 }
 
-/// Twenty deliveries to a mailbox that is locked, each in a thread of its own.
-fn crowd(store: &Arc<MailStore>) -> Vec<thread::JoinHandle<Outcome>> {
+/// Starts twenty deliveries to a mailbox that is locked, each in a thread of its own.
+fn deliver_to_locked_mailbox(store: &Arc<MailStore>) -> Vec<thread::JoinHandle<Outcome>> {
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let deliver = |n: usize| {
         let store = store.clone();
@@ -229,39 +230,41 @@ fn crowd(store: &Arc<MailStore>) -> Vec<thread::JoinHandle<Outcome>> {
 }
 
 #[test]
-fn a_mailbox_that_is_locked_for_a_moment_turns_nobody_away() {
+fn short_lock_defers_no_message() {
     let store = Arc::new(MailStore::new());
-    let crowd = crowd(&store);
-    // Each has found it locked, unless one was sent away.
-    while store.counters.lock_waits.value() < 20 && !crowd.iter().any(|sent| sent.is_finished()) {
+    let deliveries = deliver_to_locked_mailbox(&store);
+    // Each has found the mailbox locked, unless one was deferred.
+    while store.counters.lock_waits.value() < 20
+        && !deliveries.iter().any(|sent| sent.is_finished())
+    {
         thread::yield_now();
     }
     fs::remove_file(store.mailbox_path("alice.lock")).unwrap();
-    for sent in crowd {
+    for sent in deliveries {
         assert_eq!(sent.join().unwrap(), Outcome::Delivered);
     }
     assert_eq!(store.messages("alice").len(), 20);
 }
 
 #[test]
-fn a_mailbox_that_stays_locked_keeps_a_quarter_of_the_sessions() {
+fn long_lock_keeps_a_quarter_of_the_sessions_waiting() {
     let store = Arc::new(MailStore::new());
-    let crowd = crowd(&store);
-    let waiting = |crowd: &[thread::JoinHandle<Outcome>]| {
-        crowd.iter().filter(|sent| !sent.is_finished()).count()
+    let deliveries = deliver_to_locked_mailbox(&store);
+    let waiting = |deliveries: &[thread::JoinHandle<Outcome>]| {
+        deliveries.iter().filter(|sent| !sent.is_finished()).count()
     };
-    while waiting(&crowd) > 9 {
+    while waiting(&deliveries) > 9 {
         thread::yield_now();
     }
     fs::remove_file(store.mailbox_path("alice.lock")).unwrap();
-    let outcomes: Vec<Outcome> = crowd.into_iter().map(|sent| sent.join().unwrap()).collect();
+    let outcomes: Vec<Outcome> = deliveries.into_iter().map(|sent| sent.join().unwrap()).collect();
     let delivered = outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count();
     assert!((8..=9).contains(&delivered), "{outcomes:?}");
     assert_eq!(store.messages("alice").len(), delivered);
 }
 
 #[test]
-fn a_session_that_gives_up_gets_nothing_delivered() {
+fn message_of_a_session_that_gave_up_is_not_delivered() {
     let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(60));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let m = message("m1", &["alice"]);

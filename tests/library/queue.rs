@@ -1,5 +1,4 @@
-//! The queue at work: entries in a spool of their own, and a smarthost that does to each command
-//! what a test says.
+//! The queue: entries in a spool, and a smarthost that follows a script.
 
 use std::fs;
 use std::net::TcpListener;
@@ -21,13 +20,13 @@ use crate::harness::outbound::{self, client_settings};
 use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
-/// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
-struct Here {
-    /// Where postmaster is, if not here.
+/// Routes here.example to mailboxes, except `nobody`, and all other domains to the queue.
+struct TestQueueRoute {
+    /// Address of postmaster, if it is on another host.
     postmaster: Option<&'static str>,
 }
 
-impl Route for Here {
+impl Route for TestQueueRoute {
     fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
         Err(Refusal::Unknown)
     }
@@ -59,11 +58,11 @@ impl Route for Here {
     }
 }
 
-/// A host whose queue is worked on when a test says so.
+/// A host whose queue runs when a test asks for it.
 struct Host {
     store: MailStore,
     settings: Settings,
-    route: Arc<Here>,
+    route: Arc<TestQueueRoute>,
 }
 
 impl Host {
@@ -82,7 +81,7 @@ impl Host {
             patience: TIMEOUT,
         };
         queue::make_folder(&settings.spool).unwrap();
-        Host { store, settings, route: Arc::new(Here { postmaster: None }) }
+        Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
@@ -122,7 +121,7 @@ impl Host {
         fs::read_to_string(self.file(&format!("{id}.state"))).unwrap_or_default()
     }
 
-    /// Makes an entry so many seconds older.
+    /// Makes an entry older by so many seconds.
     fn age(&self, id: &str, seconds: i64) {
         let text = fs::read_to_string(self.file(id)).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
@@ -131,7 +130,7 @@ impl Host {
         fs::write(self.file(id), format!("{before}Mailslot-Queue: c10:{came}{rest}")).unwrap();
     }
 
-    /// The reports in a mailbox.
+    /// Returns the number of reports in a mailbox.
     fn reports(&self, user: &str) -> usize {
         assert!(
             self.store.mailbox(user).is_empty() || self.store.mailbox(user).contains("/report;")
@@ -142,11 +141,11 @@ impl Host {
 
 fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
     let Recipient { path, notify, original, .. } = to;
-    let ForwardPath::Mailbox(destination) = path.clone() else { panic!("postmaster is here") };
+    let ForwardPath::Mailbox(destination) = path.clone() else { panic!("postmaster is local") };
     Recipient { path, destination, notify, original }
 }
 
-/// An envelope from `from`, or from nobody.
+/// Returns an envelope from `from`, empty for the null sender.
 fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     let from = match from {
         "" => ReversePath::Null,
@@ -155,8 +154,8 @@ fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     Envelope { from, ..outbound::envelope(to) }
 }
 
-/// A server that answers each RCPT by what its local part says: a code, or else 250.
-fn by_name() -> ScriptedServer {
+/// Starts a server that answers RCPT with the code in its local part, as `r450`, or with 250.
+fn code_by_name() -> ScriptedServer {
     ScriptedServer::start(|_, command| answer_by_name(command))
 }
 
@@ -181,8 +180,8 @@ fn node(name: &str) -> Node {
 }
 
 #[test]
-fn each_recipient_has_an_outcome_of_its_own() {
-    let server = by_name();
+fn each_recipient_has_its_own_outcome() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     let mut mail =
         envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
@@ -195,7 +194,7 @@ fn each_recipient_has_an_outcome_of_its_own() {
     let state = host.state("m");
     assert!(state.contains("\ntries 1\n") && state.contains("\ngone 0 2\n"), "{state}");
     assert!(state.contains("\nlast 450 4.1.1 so it is\n"), "{state}");
-    // What was refused for good is told, once; and the rest alone is tried again.
+    // Permanent failures are reported once. Only the rest is retried.
     let report = host.store.mailbox("smith");
     for line in [
         "Return-Path: <>",
@@ -221,8 +220,8 @@ fn each_recipient_has_an_outcome_of_its_own() {
 }
 
 #[test]
-fn what_is_taken_leaves_nothing_behind() {
-    let server = by_name();
+fn accepted_messages_leave_no_files() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
@@ -235,7 +234,7 @@ fn what_is_taken_leaves_nothing_behind() {
 }
 
 #[test]
-fn reports_are_those_that_were_asked_for() {
+fn reports_follow_notify_and_ret() {
     let never = Some(Notify::default());
     let success = Some(Notify { success: true, ..Notify::default() });
     let failure = Some(Notify { failure: true, ..Notify::default() });
@@ -280,8 +279,8 @@ fn reports_are_those_that_were_asked_for() {
 }
 
 #[test]
-fn delay_is_told_once_and_then_that_it_was_given_up() {
-    let server = by_name();
+fn delay_is_reported_once_then_failure() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
     assert_eq!((host.flush(), host.reports("smith")), (1, 0));
@@ -290,7 +289,7 @@ fn delay_is_told_once_and_then_that_it_was_given_up() {
     let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: delayed\nStatus: 4.1.1\n"), "{report}");
     assert!(report.contains("\nWill-Retry-Until: "), "{report}");
-    assert_eq!((host.flush(), host.reports("smith")), (1, 1), "not twice");
+    assert_eq!((host.flush(), host.reports("smith")), (1, 1), "reported twice");
     host.age("m", 5 * 24 * 3600);
     assert_eq!((host.flush(), host.reports("smith")), (0, 2));
     let report = host.store.mailbox("smith");
@@ -299,7 +298,7 @@ fn delay_is_told_once_and_then_that_it_was_given_up() {
 }
 
 #[test]
-fn age_is_told_while_no_smarthost_can_be_reached() {
+fn delay_is_reported_while_no_smarthost_is_reachable() {
     let server = ScriptedServer::start(|_, _| Action::Close);
     let host = Host::new(&[&server]);
     for (id, age) in [("new", 0), ("old", 5 * 3600), ("older", 6 * 24 * 3600)] {
@@ -316,21 +315,22 @@ fn age_is_told_while_no_smarthost_can_be_reached() {
 }
 
 #[test]
-fn reports_go_back_the_way_the_mail_came_and_never_on_a_report() {
+fn reports_go_to_the_sender_never_about_a_report() {
     for (from, user) in [("", "postmaster"), ("nobody@here.example", "postmaster")] {
-        let server = by_name();
+        let server = code_by_name();
         let host = Host::new(&[&server]);
         host.put("m", &envelope(from, &["r550@x.example"]));
         assert_eq!((host.flush(), host.reports(user)), (0, 1), "{from:?}");
-        // It was late, too: of that a message from nobody says nothing.
+        // The entry is old, too, but a delay is not reported to the null sender.
         host.put("n", &envelope(from, &["r450@x.example"]));
         host.age("n", 5 * 3600);
         let more = usize::from(!from.is_empty());
         assert_eq!((host.flush(), host.reports(user)), (1, 1 + more), "{from:?}");
     }
-    // To another host by the queue, from nobody; what is refused there comes to postmaster.
+    // The report goes to another host by the queue, with the null sender. If it is refused there,
+    // postmaster gets it.
     for (sender, reports) in [("s@y.example", 0), ("r550@y.example", 1)] {
-        let server = by_name();
+        let server = code_by_name();
         let host = Host::new(&[&server]);
         host.put("m", &envelope(sender, &["r550@x.example"]));
         assert_eq!(host.flush(), 1, "the report waits");
@@ -344,12 +344,12 @@ fn reports_go_back_the_way_the_mail_came_and_never_on_a_report() {
     }
 }
 
-/// Each report on a report to postmaster would be another one, for ever.
+/// Otherwise each report about a report to postmaster would cause another one, without end.
 #[test]
-fn a_postmaster_elsewhere_who_is_refused_ends_it() {
-    let server = by_name();
+fn refused_report_to_a_remote_postmaster_is_dropped() {
+    let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.route = Arc::new(Here { postmaster: Some("r550@y.example") });
+    host.route = Arc::new(TestQueueRoute { postmaster: Some("r550@y.example") });
     host.put("m", &envelope("", &["r550@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(host.flush(), 0);
@@ -358,8 +358,8 @@ fn a_postmaster_elsewhere_who_is_refused_ends_it() {
 }
 
 #[test]
-fn a_report_that_cannot_be_delivered_keeps_the_entry() {
-    let server = by_name();
+fn undeliverable_report_keeps_the_entry() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r550@x.example"]));
     let mailbox = host.store.path().join("mail/smith");
@@ -370,7 +370,7 @@ fn a_report_that_cannot_be_delivered_keeps_the_entry() {
 }
 
 #[test]
-fn a_smarthost_that_is_down_is_probed_by_one_entry() {
+fn unreachable_smarthost_is_probed_by_one_entry() {
     let (connections, is_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
     let server = ScriptedServer::start(move |_, command| match command {
@@ -390,8 +390,8 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     }
     let (handle, queue) = host.start();
     let made = || connections.load(Ordering::SeqCst);
-    wait_until("the first probe", || made() == 1);
-    // Nothing but what it is told brings the next one within this test.
+    wait_until("the first attempt", || made() == 1);
+    // Within this test only ETRN causes the next attempt.
     assert!(handle.flush(&node("y.example")));
     for n in 20..30 {
         let id = format!("m-{n}");
@@ -399,8 +399,8 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
         handle.note(&id);
     }
     assert!(handle.flush(&node("@example")));
-    wait_until("the second", || made() == 2);
-    assert!(!host.files().iter().any(|name| name.contains("state")), "nothing has changed");
+    wait_until("the second attempt", || made() == 2);
+    assert!(!host.files().iter().any(|name| name.contains("state")), "a state was written");
     is_up.store(true, Ordering::SeqCst);
     assert!(handle.flush(&node("X.EXAMPLE")));
     wait_until("all are sent", || host.files().is_empty());
@@ -409,9 +409,9 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
 }
 
 #[test]
-fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
+fn next_smarthost_if_the_first_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), by_name());
+    let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), code_by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
     nobody.target = closed.to_string().parse().unwrap();
@@ -419,13 +419,13 @@ fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&good).len(), 2);
-    // One that answers is not gone round.
+    // A smarthost that answers is not bypassed.
     assert!(host.state("m").contains("\ngone 0\n"));
 }
 
 #[test]
-fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
-    let server = by_name();
+fn schedule_survives_a_restart_but_not_a_wrong_clock() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for id in ["waits", "astray"] {
         host.put(id, &envelope("smith@here.example", &[&format!("{id}@x.example")]));
@@ -437,19 +437,19 @@ fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
         fs::write(host.file(&format!("{id}.state")), state).unwrap();
     }
     let (handle, queue) = host.start();
-    wait_until("what waits for a clock that was wrong", || {
+    wait_until("the entry scheduled by a wrong clock is sent", || {
         host.files() == ["waits", "waits.state"]
     });
     assert_eq!(asked(&server), ["<astray@x.example>"]);
-    // Until somebody asks for it.
+    // Until ETRN asks for it.
     assert!(handle.flush(&node("x.example")));
-    wait_until("the other", || host.files().is_empty());
+    wait_until("the other entry is sent", || host.files().is_empty());
     queue.stop(TIMEOUT);
 }
 
 #[test]
-fn several_processes_send_nothing_twice() {
-    let server = by_name();
+fn processes_do_not_send_twice() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for n in 0..40 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &[&format!("a{n}@x.example")]));
@@ -465,39 +465,40 @@ fn several_processes_send_nothing_twice() {
     assert_eq!((all.len(), server.commands_after(".").len()), (40, 40));
 }
 
-/// One of them had tried it; the other would have tried it again a second later.
+/// One process had tried the entry. The other one would have retried it a second later.
 #[test]
-fn what_another_process_put_off_waits_for_both() {
-    let server = by_name();
+fn entry_deferred_by_another_process_is_not_retried_early() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
     let (_first, one) = host.start();
-    wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
+    wait_until("the first attempt", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
     handle.note("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
     handle.note("n");
-    wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
+    wait_until("the later entry is sent", || !host.files().contains(&"n".to_owned()));
     one.stop(TIMEOUT);
     two.stop(TIMEOUT);
     assert_eq!(asked(&server), ["<r450@x.example>", "<a@x.example>"]);
 }
 
-/// On a full disk whoever has it already would get it every few minutes.
+/// Otherwise, on a full disk, a recipient that was served would get the message again every few
+/// minutes.
 #[test]
-fn who_was_served_is_remembered_though_it_cannot_be_written_down() {
-    let server = by_name();
+fn finished_recipients_are_remembered_without_a_state_file() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     let in_the_way = host.file("m.state.new");
     fs::create_dir(&in_the_way).unwrap();
     let (handle, queue) = host.start();
-    wait_until("a try", || asked(&server).len() == 2);
+    wait_until("an attempt", || asked(&server).len() == 2);
     assert!(handle.flush(&node("x.example")));
-    wait_until("another", || asked(&server).len() == 3);
+    wait_until("another attempt", || asked(&server).len() == 3);
     fs::remove_dir(&in_the_way).unwrap();
     assert!(handle.flush(&node("x.example")));
-    wait_until("a third", || host.state("m").contains("\ngone 0\n"));
+    wait_until("a third attempt", || host.state("m").contains("\ngone 0\n"));
     queue.stop(TIMEOUT);
     let tried = asked(&server);
     assert_eq!(tried[..3], ["<a@x.example>", "<r450@x.example>", "<r450@x.example>"]);
@@ -505,8 +506,8 @@ fn who_was_served_is_remembered_though_it_cannot_be_written_down() {
 }
 
 #[test]
-fn what_is_no_entry_stays_and_holds_nothing_up() {
-    let server = by_name();
+fn invalid_entries_are_kept_and_block_nothing() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     let mail = envelope("smith@here.example", &["a@x.example"]);
     for id in ["a", "b", "c", "good"] {
@@ -516,7 +517,7 @@ fn what_is_no_entry_stays_and_holds_nothing_up() {
     fs::write(host.file("a"), &whole[..whole.len() - 5]).unwrap();
     fs::write(host.file("b"), "").unwrap();
     fs::write(host.file("c"), "garbage\n").unwrap();
-    // A copy that somebody made is not sent.
+    // A copy made by a user is not sent.
     for name in ["good.bak", "copy of good", ".good"] {
         fs::write(host.file(name), &whole).unwrap();
     }
@@ -530,7 +531,7 @@ fn what_is_no_entry_stays_and_holds_nothing_up() {
     let left = [".good", "a", "a.state", "b", "c", "copy of good", "folder", "good.bak"];
     assert_eq!(host.files(), left);
     assert_eq!(fs::read(host.file("a")).unwrap(), whole[..whole.len() - 5]);
-    // Mended, it goes its way.
+    // Restored, the entry is sent.
     fs::write(host.file("a"), &whole).unwrap();
     host.flush();
     assert_eq!(asked(&server).len(), 2);

@@ -1,4 +1,4 @@
-//! The server around the sessions: full, shared, failing, stopping.
+//! The acceptor and the pool of threads: full, shared among clients, failing, stopping.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,10 +15,10 @@ use crate::harness::client::Client;
 use crate::harness::library::{FakePeers, MailStore, remote_peer};
 
 #[test]
-fn a_full_server_says_421_at_once_and_serves_again() {
+fn full_server_replies_421_at_once() {
     let store = MailStore::new();
     let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_secs(3000); // nobody idles, on a slow machine either
+    settings.session.timeout = Duration::from_secs(3000); // so that no session counts as idle, even on a slow machine
     let running = store.run(settings);
     let mut busy: Vec<_> = (0..2).map(|_| running.connect()).collect();
     busy.iter_mut().for_each(|client| drop(client.expect(220)));
@@ -30,7 +30,7 @@ fn a_full_server_says_421_at_once_and_serves_again() {
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
     assert_eq!(store.counters.sessions_refused.value(), 20);
-    // Whoever has read a 221 finds the place free, each time.
+    // A client that has read a 221 finds the slot free, each time.
     for _ in 0..200 {
         busy[0].command("QUIT", 221);
         busy[0] = running.connect();
@@ -41,10 +41,10 @@ fn a_full_server_says_421_at_once_and_serves_again() {
 }
 
 #[test]
-fn a_full_server_gives_up_who_idles() {
+fn full_server_evicts_an_idle_session() {
     let store = MailStore::new();
     let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_secs(3); // idle: after a tenth of a second
+    settings.session.timeout = Duration::from_secs(3); // idle after a tenth of a second
     let running = store.run(settings);
     let mut first = running.greeted();
     let _second = running.greeted();
@@ -60,7 +60,7 @@ fn a_full_server_gives_up_who_idles() {
 }
 
 #[test]
-fn one_client_gets_its_share_and_no_more() {
+fn limit_of_sessions_for_a_client() {
     let v6 = |text: &str| Peer::ip(SocketAddr::new(text.parse().unwrap(), 4000));
     let table = [
         (remote_peer(1), "220"),
@@ -76,18 +76,18 @@ fn one_client_gets_its_share_and_no_more() {
         (v6("::1"), "220"),
         (v6("127.0.0.1"), "220"),
         (v6("127.0.0.1"), "220"),
-        (v6("::ffff:127.0.0.1"), "220"), // the third, if it counted
+        (v6("::ffff:127.0.0.1"), "220"), // would be the third if it counted
         (v6("127.0.0.2"), "220"),
         (v6("::ffff:127.0.0.2"), "220"),
-        (v6("127.0.0.2"), "421 4.3.2"), // the host's, but somebody in particular
+        (v6("127.0.0.2"), "421 4.3.2"), // an address of this host, but a particular client
         (Peer::Unix, "220"),
-        (remote_peer(1), "220"), // one of his has gone by then
+        (remote_peer(1), "220"), // one of its sessions has ended by then
     ];
     let store = MailStore::new();
     let mut settings = store.server_settings(32);
     settings.per_client = 2;
-    let (guests, address) = FakePeers::new(table.iter().map(|(peer, _)| *peer).collect());
-    let running = store.run_on(settings, vec![guests], address);
+    let (peers, address) = FakePeers::new(table.iter().map(|(peer, _)| *peer).collect());
+    let running = store.run_on(settings, vec![peers], address);
     let mut clients: Vec<Client<TcpStream>> = Vec::new();
     for (i, (peer, code)) in table.iter().enumerate() {
         if i + 1 == table.len() {
@@ -101,32 +101,32 @@ fn one_client_gets_its_share_and_no_more() {
 }
 
 #[test]
-fn a_small_pool_is_never_one_clients_alone() {
+fn one_client_cannot_fill_a_small_pool() {
     let store = MailStore::new();
     let mut peers = vec![remote_peer(1); 64];
     peers.push(remote_peer(2));
-    let (guests, address) = FakePeers::new(peers);
-    let running = store.run_on(store.server_settings(8), vec![guests], address);
+    let (peers, address) = FakePeers::new(peers);
+    let running = store.run_on(store.server_settings(8), vec![peers], address);
     let mut clients: Vec<_> = (0..64).map(|_| running.connect()).collect();
     let codes = clients.iter_mut().map(|client| client.reply().code);
     assert_eq!(codes.filter(|code| *code == 220).count(), 4);
     running.connect().expect(220);
 }
 
-/// Fails as often as it is told before it works.
-struct Failing {
+/// A listener that fails with these errors before it works.
+struct FailingListener {
     listener: TcpListener,
     errors: Vec<Errno>,
     calls: AtomicUsize,
 }
 
-impl AsFd for Failing {
+impl AsFd for FailingListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Accept for Failing {
+impl Accept for FailingListener {
     fn accept(&self) -> io::Result<(Socket, Peer)> {
         if let Some(error) = self.errors.get(self.calls.fetch_add(1, Ordering::SeqCst)) {
             return Err((*error).into());
@@ -136,28 +136,30 @@ impl Accept for Failing {
     }
 }
 
-fn failing(errors: &[Errno]) -> (Failing, SocketAddr) {
+fn failing_listener(errors: &[Errno]) -> (FailingListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    (Failing { listener, errors: errors.to_vec(), calls: AtomicUsize::new(0) }, address)
+    (FailingListener { listener, errors: errors.to_vec(), calls: AtomicUsize::new(0) }, address)
 }
 
 #[test]
-fn a_failing_accept_pauses_and_goes_on() {
+fn failing_accept_is_retried() {
     use Errno::{ECONNABORTED, EINTR, ENOBUFS, ENOMEM, EPROTO};
     let store = MailStore::new();
-    let (listener, address) = failing(&[ECONNABORTED, EPROTO, ENOBUFS, ENOMEM, EINTR, ENOBUFS]);
+    let (listener, address) =
+        failing_listener(&[ECONNABORTED, EPROTO, ENOBUFS, ENOMEM, EINTR, ENOBUFS]);
     let running = store.run_on(store.server_settings(4), vec![listener], address);
     let mut clients: Vec<_> = (0..3).map(|_| running.connect()).collect();
     clients.iter_mut().for_each(|client| drop(client.expect(220)));
 }
 
 #[test]
-fn without_descriptors_a_client_hears_421() {
+fn no_descriptors_is_421() {
     let store = MailStore::new();
-    // The first client meets EMFILE, and then the descriptor in reserve; the second no error.
-    let (listener, address) = failing(&[Errno::EMFILE]);
+    // Accepting the first client fails with EMFILE, and then uses the reserve descriptor. Accepting
+    // the second one succeeds.
+    let (listener, address) = failing_listener(&[Errno::EMFILE]);
     let running = store.run_on(store.server_settings(4), vec![listener], address);
     let mut refused = running.connect();
     refused.expect("421 4.3.2 ");
@@ -166,7 +168,7 @@ fn without_descriptors_a_client_hears_421() {
 }
 
 #[test]
-fn a_panic_ends_its_session_and_no_other() {
+fn panic_ends_only_its_session() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let mut other = running.greeted();
@@ -186,7 +188,7 @@ fn a_panic_ends_its_session_and_no_other() {
 }
 
 #[test]
-fn a_stop_ends_idle_sessions_and_finishes_messages() {
+fn stop_ends_idle_sessions_and_finishes_messages() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(4));
     let mut idle = running.greeted();
@@ -208,7 +210,7 @@ fn a_stop_ends_idle_sessions_and_finishes_messages() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_ever() {
+fn stop_has_a_time_limit() {
     let store = MailStore::new();
     let mut settings = store.server_settings(4);
     settings.grace = Duration::from_millis(200);
@@ -223,7 +225,7 @@ fn a_stop_does_not_wait_for_ever() {
 }
 
 #[test]
-fn a_stop_reaches_who_is_served_alone() {
+fn stop_ends_a_single_session() {
     let store = MailStore::new();
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
     let alone = store.server(store.server_settings(1));

@@ -1,5 +1,5 @@
-//! One session over every kind of wire: cut at each octet, in packets of one octet, pipelined,
-//! slow, deaf, half-closed, over pipes.
+//! One session over every kind of stream: cut at each byte, in packets of one byte, pipelined,
+//! slow, not reading, half-closed, over pipes.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -24,14 +24,14 @@ const DIALOGUE: &[u8] = b"EHLO client.example\r\n\
     Subject: hello\r\n\r\n..dot\r\nFrom here\r\n.\r\n\
     QUIT\r\n";
 
-/// The dialogue up to the middle of its mail data.
+/// Returns the dialogue up to the middle of its mail data.
 fn into_data() -> &'static [u8] {
     let colon = DIALOGUE.windows(2).position(|w| w == b": ").unwrap();
     &DIALOGUE[..colon]
 }
 
 #[test]
-fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_dot_came() {
+fn connection_lost_at_each_byte_delivers_only_after_the_dot() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (_, whole) = run_session(&sessions, Peer::Unix, DIALOGUE);
@@ -54,7 +54,7 @@ fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_dot_came() {
 }
 
 #[test]
-fn packets_of_one_octet_give_the_same() {
+fn packets_of_one_byte() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (client, server) = UnixStream::pair().unwrap();
@@ -68,7 +68,7 @@ fn packets_of_one_octet_give_the_same() {
         });
         let mut waited = None;
         for octet in DIALOGUE {
-            // Once it waits anew, the octet before is read.
+            // When the session waits again, it has read the byte before.
             while handle.waiting_since() <= waited {
                 std::thread::yield_now();
             }
@@ -83,7 +83,8 @@ fn packets_of_one_octet_give_the_same() {
     assert!(store.mailbox("smith").contains("\n.dot\n>From here\n"));
 }
 
-/// The codes of the replies to `sent`, write by write: over a socket that keeps their bounds.
+/// Returns the codes of the replies to `sent`, one list for each write. The socket keeps the bounds
+/// of writes.
 fn writes(sent: &[u8], lmtp: bool) -> Vec<Vec<String>> {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
@@ -104,12 +105,12 @@ fn writes(sent: &[u8], lmtp: bool) -> Vec<Vec<String>> {
     records
 }
 
-/// A group of commands is answered by one segment; what must not wait (RFC 2920 3.2) does not.
+/// A group of commands is answered by one write. Replies that must not wait (RFC 2920 3.2) do not.
 #[test]
-fn a_pipelined_group_is_answered_in_one_write() {
+fn pipelined_group_is_answered_in_one_write() {
     let expected = [&["220"][..], &["250"], &["250", "250", "354"], &["250", "221"]];
     assert_eq!(writes(DIALOGUE, false), expected);
-    // With CHUNKING, a whole transaction in one segment, and another behind a refused recipient.
+    // With CHUNKING, a whole transaction in one group, and another one after a refused recipient.
     let chunks = "BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n";
     let transactions = format!(
         "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\n{chunks}\
@@ -120,7 +121,7 @@ fn a_pipelined_group_is_answered_in_one_write() {
     let ends = [&[&group[..], &["250"]].concat()[..], &["500"], &["250"], &["221"]];
     let expected = [&[&["220"][..], &["250"]], &ends[..]].concat();
     assert_eq!(writes(sent.as_bytes(), false), expected);
-    // By LMTP too; only that a reply does not wait for one that is not known yet.
+    // The same by LMTP, but a reply does not wait for one that is not known yet.
     let sent = "LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n.\r\nQUIT\r\n";
     let records = writes(sent.as_bytes(), true);
     assert_eq!(records[..3], [&["220"][..], &["250"], &["250", "250", "250", "354"]]);
@@ -128,11 +129,11 @@ fn a_pipelined_group_is_answered_in_one_write() {
 }
 
 #[test]
-fn an_over_long_line_is_one_error_and_nothing_of_it_is_a_command() {
+fn overlong_line_is_one_error() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     for length in [2045, 2046, 2047, 2048, 16383, 16384, 16385, 100_000] {
-        // The line must not be taken apart where a buffer ends.
+        // The line must not be split where a buffer ends.
         let mut line = b"NOOP ".to_vec();
         line.extend(b"QUIT ".iter().cycle().take(length - line.len()));
         line.extend_from_slice(b"\r\nNOOP\r\n\rNOOP\r\nQUIT\r\n");
@@ -143,7 +144,7 @@ fn an_over_long_line_is_one_error_and_nothing_of_it_is_a_command() {
 }
 
 #[test]
-fn half_closed_after_the_dot_or_quit_is_answered() {
+fn half_closed_connection_is_answered() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     for (rest, codes) in [("\r\n.\r\n", &["250"][..]), ("\r\n.\r\nQUIT\r\n", &["250", "221"])] {
@@ -160,19 +161,20 @@ fn half_closed_after_the_dot_or_quit_is_answered() {
     assert_eq!(store.count("smith"), 2);
 }
 
-/// Serves a client that `types` in its own thread; how the session ended, and after how long.
+/// Serves a client that runs in its own thread. Returns how the session ended, and after which
+/// time.
 fn serve_while(
     sessions: &Office,
     timeout: Duration,
     session_timeout: Duration,
-    types: impl FnOnce(UnixStream) + Send,
+    client_thread: impl FnOnce(UnixStream) + Send,
 ) -> (End, Duration) {
     let (client, server) = UnixStream::pair().unwrap();
     let began = Instant::now();
     let mut stream =
         Stream::new(Socket::Unix(server), remote_peer(1), timeout, session_timeout).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| types(client));
+        scope.spawn(|| client_thread(client));
         let end = sessions.serve(&mut stream);
         let took = began.elapsed();
         stream.close(false);
@@ -180,23 +182,23 @@ fn serve_while(
     })
 }
 
-/// Sends `octet` every few milliseconds until the other side has enough.
-fn dribble(client: &mut UnixStream, octet: &[u8]) {
+/// Sends bytes every few milliseconds until the other side closes.
+fn send_slowly(client: &mut UnixStream, octet: &[u8]) {
     while client.write_all(octet).is_ok() {
-        std::thread::sleep(Duration::from_millis(5)); // the slowness itself
+        std::thread::sleep(Duration::from_millis(5)); // the client is slow
     }
 }
 
 #[test]
-fn a_command_must_be_complete_in_time_however_it_dribbles() {
+fn command_timeout_counts_from_its_first_byte() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let timeout = Duration::from_millis(300);
     let (end, took) =
-        serve_while(&sessions, timeout, TIMEOUT, |mut client| dribble(&mut client, b"N"));
+        serve_while(&sessions, timeout, TIMEOUT, |mut client| send_slowly(&mut client, b"N"));
     assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
     assert!(took >= timeout && took < TIMEOUT, "{took:?}");
-    // And silence, before and within mail data.
+    // The same for silence, before and within mail data.
     for (said, limit) in [(&b""[..], timeout), (into_data(), timeout * 3 / 5)] {
         let (end, took) = serve_while(&sessions, timeout, TIMEOUT, |mut client| {
             client.write_all(said).unwrap();
@@ -210,13 +212,13 @@ fn a_command_must_be_complete_in_time_however_it_dribbles() {
 }
 
 #[test]
-fn mail_data_must_keep_its_pace() {
+fn slow_mail_data_ends_the_session() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (end, took) = serve_while(&sessions, Duration::from_secs(2), TIMEOUT, |mut client| {
         client.write_all(into_data()).unwrap();
         while client.write_all(b"x").is_ok() {
-            std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
+            std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
     assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
@@ -224,16 +226,16 @@ fn mail_data_must_keep_its_pace() {
     assert_eq!(store.count("smith"), 0);
 }
 
-/// Half an hour's worth of octets in one burst is worth no more than a pause.
+/// A burst of bytes that is worth half an hour at the minimum rate earns no more than a pause.
 #[test]
-fn a_burst_of_mail_data_buys_no_time() {
+fn burst_of_mail_data_earns_no_credit() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (end, took) = serve_while(&sessions, Duration::from_secs(1), TIMEOUT, |mut client| {
         client.write_all(into_data()).unwrap();
         client.write_all(&b"0123456789abcdef\r\n".repeat(10_000)).unwrap();
         while client.write_all(b"x").is_ok() {
-            std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
+            std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
     assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
@@ -241,7 +243,7 @@ fn a_burst_of_mail_data_buys_no_time() {
 }
 
 #[test]
-fn who_talks_first_is_seen_and_served_all_the_same() {
+fn client_that_speaks_before_the_greeting_is_served() {
     let store = MailStore::new();
     let (mut client, server) = UnixStream::pair().unwrap();
     let mut stream = Stream::new(Socket::Unix(server), remote_peer(1), TIMEOUT, TIMEOUT).unwrap();
@@ -254,9 +256,9 @@ fn who_talks_first_is_seen_and_served_all_the_same() {
     assert_eq!(store.count("smith"), 1);
 }
 
-/// What is no SMTP has no line's end to wait for.
+/// A TLS record has no line end that the server could wait for.
 #[test]
-fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
+fn unexpected_tls_handshake_is_answered_at_once() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let mut replies = String::new();
@@ -270,7 +272,7 @@ fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
 }
 
 #[test]
-fn a_session_has_an_end() {
+fn session_timeout() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let limit = Duration::from_millis(300);
@@ -284,7 +286,7 @@ fn a_session_has_an_end() {
 }
 
 #[test]
-fn a_client_that_never_reads_is_given_up() {
+fn client_that_never_reads_is_disconnected() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let timeout = Duration::from_millis(300);
@@ -295,7 +297,7 @@ fn a_client_that_never_reads_is_given_up() {
     assert!(took >= timeout && took < TIMEOUT, "{took:?}");
 }
 
-/// A socket's two ends as two pipes.
+/// Creates a socket that consists of two pipes. Returns it, and the client's ends.
 fn pipes() -> (Socket, std::io::PipeWriter, std::io::PipeReader) {
     let (input, client_writes) = std::io::pipe().unwrap();
     let (client_reads, output) = std::io::pipe().unwrap();
@@ -305,7 +307,7 @@ fn pipes() -> (Socket, std::io::PipeWriter, std::io::PipeReader) {
 }
 
 #[test]
-fn a_pipe_is_served_as_well() {
+fn session_over_pipes() {
     let store = MailStore::new();
     let (socket, mut client_writes, mut client_reads) = pipes();
     client_writes.write_all(DIALOGUE).unwrap();
@@ -319,9 +321,10 @@ fn a_pipe_is_served_as_well() {
     assert!(store.mailbox("smith").contains("(unknown)"), "{}", store.mailbox("smith"));
 }
 
-/// The client goes away before it reads the answer to its dot (RFC 1047): the message is there.
+/// The client leaves before it reads the reply to its final dot (RFC 1047). The message is
+/// delivered.
 #[test]
-fn a_pipe_that_nobody_reads_any_more_keeps_what_was_ended_by_its_dot() {
+fn closed_output_pipe_keeps_the_message() {
     let store = MailStore::new();
     for (stored, greeted, text, status) in [
         (0, false, DIALOGUE, 74),
@@ -329,7 +332,7 @@ fn a_pipe_that_nobody_reads_any_more_keeps_what_was_ended_by_its_dot() {
         (2, true, DIALOGUE.strip_suffix(b"QUIT\r\n").unwrap(), 74),
     ] {
         let (socket, mut client_writes, client_reads) = pipes();
-        // Who is not greeted is gone before the server begins.
+        // A client that is not greeted has left before the server begins.
         let client_reads = greeted.then_some(client_reads);
         let server = store.server(store.server_settings(1));
         let end = std::thread::scope(|scope| {
@@ -337,7 +340,7 @@ fn a_pipe_that_nobody_reads_any_more_keeps_what_was_ended_by_its_dot() {
             if let Some(mut client_reads) = client_reads {
                 client_reads.read_exact(&mut [0; 20]).unwrap();
             }
-            // Without a greeting nobody may be there to write to, either.
+            // Without a greeting the server may have ended.
             let _ = client_writes.write_all(text);
             drop(client_writes);
             served.join().unwrap()
@@ -348,7 +351,7 @@ fn a_pipe_that_nobody_reads_any_more_keeps_what_was_ended_by_its_dot() {
 }
 
 #[test]
-fn a_silent_pipe_has_its_time_out() {
+fn silent_pipe_times_out() {
     let store = MailStore::new();
     let (socket, _client_writes, mut client_reads) = pipes();
     let mut settings = store.server_settings(1);
@@ -361,7 +364,7 @@ fn a_silent_pipe_has_its_time_out() {
 }
 
 #[test]
-fn what_is_told_depends_on_who_asks() {
+fn vrfy_expn_and_forward_replies_are_for_local_clients() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let asks = b"HELO c\r\nVRFY smith\r\nEXPN list\r\nHELP\r\nMAIL FROM:<>\r\n\
@@ -383,7 +386,7 @@ fn what_is_told_depends_on_who_asks() {
 }
 
 #[test]
-fn a_mailbox_named_twice_gets_one_copy() {
+fn duplicate_recipient_gets_one_copy() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (_, replies) = run_session(
@@ -394,12 +397,12 @@ fn a_mailbox_named_twice_gets_one_copy() {
     );
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "250", "354", "250", "221"]);
     assert_eq!(store.count("smith"), 1);
-    // Two recipients: neither is named to the other.
+    // With two recipients, neither is named to the other.
     assert!(!store.mailbox("smith").contains("\n\tfor "));
 }
 
 #[test]
-fn what_cannot_be_delivered_is_refused_after_its_true_end() {
+fn invalid_mail_data_is_refused_at_its_end() {
     let store = MailStore::new();
     let mut settings = store.session_settings();
     settings.size_max = 2000;

@@ -1,4 +1,4 @@
-//! Names tried out: slowed down for clients elsewhere, and for nobody else.
+//! Clients that try out recipients: slowed down if they are on other hosts.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ use crate::harness::TIMEOUT;
 use crate::harness::client::codes;
 use crate::harness::library::{MailStore, remote_peer};
 
-/// A transaction for `unknown` recipients that are not there, and one that is.
+/// Returns a transaction for `unknown` unknown recipients and one that exists.
 fn transaction(unknown: usize) -> String {
     let unknown = "RCPT TO:<nobody@here.example>\r\n".repeat(unknown);
     format!(
@@ -22,8 +22,13 @@ fn transaction(unknown: usize) -> String {
     )
 }
 
-/// What `peer` hears if it says `input` behind its greeting, and how long that took.
-fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Duration) {
+/// Runs a session of `peer`. Returns how it ended, the replies, and the time it took.
+fn run_transaction(
+    peer: Peer,
+    lmtp: bool,
+    overloaded: bool,
+    input: &str,
+) -> (End, String, Duration) {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (mut client, server) = UnixStream::pair().unwrap();
@@ -32,7 +37,7 @@ fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Dur
     client.shutdown(Shutdown::Write).unwrap();
     let mut stream = Stream::new(Socket::Unix(server), peer, TIMEOUT, TIMEOUT).unwrap();
     let pressure = Arc::new(Pressure::default());
-    pressure.set(pressed);
+    pressure.set(overloaded);
     stream.heed(pressure);
     let began = Instant::now();
     let end = sessions.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
@@ -44,8 +49,8 @@ fn said(peer: Peer, lmtp: bool, pressed: bool, input: &str) -> (End, String, Dur
 }
 
 #[test]
-fn a_harvester_is_slowed_and_its_session_ended() {
-    let (end, replies, took) = said(remote_peer(1), false, false, &transaction(100));
+fn many_unknown_recipients_slow_and_end_the_session() {
+    let (end, replies, took) = run_transaction(remote_peer(1), false, false, &transaction(100));
     let codes = codes(&replies);
     assert_eq!(codes[..3], ["220", "250", "250"]);
     assert_eq!(codes[3..23], ["550"; 20]);
@@ -55,17 +60,17 @@ fn a_harvester_is_slowed_and_its_session_ended() {
 }
 
 #[test]
-fn under_stress_it_is_not_waited_for() {
-    let (_, replies, took) = said(remote_peer(1), false, true, &transaction(100));
+fn under_overload_the_session_ends_without_delay() {
+    let (_, replies, took) = run_transaction(remote_peer(1), false, true, &transaction(100));
     let codes = codes(&replies);
     assert_eq!(codes[3..13], ["550"; 10]);
     assert_eq!(codes[13..], ["421"]);
     assert!(took < TIMEOUT, "{took:?}");
 }
 
-/// A list with old members, a server that hands on by LMTP, and this host's own programs.
+/// A list with old members, a server that relays by LMTP, and local programs.
 #[test]
-fn honest_mail_is_not_slowed() {
+fn ordinary_mail_is_not_slowed() {
     let list = transaction(10).repeat(10) + "QUIT\r\n";
     let many = transaction(50) + "QUIT\r\n";
     for (peer, lmtp, input, unknown) in [
@@ -74,7 +79,7 @@ fn honest_mail_is_not_slowed() {
         (Peer::Unix, false, &many, 50),
         ("127.0.0.1:4000".parse().map(Peer::ip).unwrap(), false, &many, 50),
     ] {
-        let (end, replies, took) = said(peer, lmtp, false, input);
+        let (end, replies, took) = run_transaction(peer, lmtp, false, input);
         assert!(matches!(end, End::Quit), "{end}");
         assert_eq!(codes(&replies).iter().filter(|code| **code == "550").count(), unknown);
         assert!(took < Duration::from_secs(10), "{peer}: {took:?}");

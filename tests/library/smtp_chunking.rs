@@ -1,5 +1,5 @@
-//! BDAT through a session: what comes in chunks is stored as what comes by DATA, a message that is
-//! not whole is not stored at all, and nothing of a chunk is ever taken for a command.
+//! BDAT in a session: a message in chunks is stored like one that comes by DATA, an incomplete one
+//! is not stored, and no part of a chunk is taken for a command.
 
 use mailslot::session::End;
 use mailslot::stream::{Cut, Peer};
@@ -9,7 +9,7 @@ use crate::harness::library::{MailStore, remote_peer, run_session};
 
 const MESSAGE: &str = "Status: RO\r\nSubject: dots\r\n\r\n.\r\n..\r\nFrom here\r\nQUIT\r\nend.\r\n";
 
-/// A session that sends one message, in chunks that end where `ends` says.
+/// Returns the input of a session that sends one message, in chunks that end at `ends`.
 fn in_chunks(to: &str, message: &str, ends: &[usize]) -> String {
     let mut text = greeted(to);
     let mut begin = 0;
@@ -24,16 +24,16 @@ fn greeted(to: &str) -> String {
     format!("EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<{to}@here.example>\r\n")
 }
 
-/// What a mailbox holds of its one message, without what differs from message to message.
+/// Returns the one message of a mailbox, without the parts that differ between messages.
 fn stored(store: &MailStore, user: &str) -> String {
     assert_eq!(store.count(user), 1, "{user}");
     let mailbox = store.mailbox(user);
-    let (_, behind) = mailbox.split_once("\n\tfor ").unwrap();
-    behind.split_once('\n').unwrap().1.to_owned()
+    let (_, after) = mailbox.split_once("\n\tfor ").unwrap();
+    after.split_once('\n').unwrap().1.to_owned()
 }
 
 #[test]
-fn every_chunking_is_stored_as_data_is() {
+fn chunks_are_stored_like_data() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let stuffed = MESSAGE.replace("\r\n.", "\r\n..");
@@ -60,7 +60,7 @@ fn every_chunking_is_stored_as_data_is() {
 }
 
 #[test]
-fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
+fn connection_lost_at_each_byte_delivers_only_a_complete_message() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let text = in_chunks("smith", MESSAGE, &[10, 10, 30]);
@@ -78,7 +78,7 @@ fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
 }
 
 #[test]
-fn what_cannot_become_a_message_is_refused_with_its_chunk() {
+fn invalid_chunk_is_refused_at_once() {
     let store = MailStore::new();
     let mut settings = store.session_settings();
     settings.size_max = 3000;
@@ -105,19 +105,19 @@ fn what_cannot_become_a_message_is_refused_with_its_chunk() {
         assert_eq!(replies.matches(reply).count(), 2, "{replies}");
         assert_eq!(store.count("smith"), 0);
     }
-    // What was refused by its size was never begun.
+    // Messages that are too large are counted, too.
     assert_eq!(store.counters.messages_never.value(), 8);
 }
 
 #[test]
-fn a_monstrous_chunk_is_neither_believed_nor_stored() {
+fn huge_chunk_size_is_not_stored() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let rows = [
-        // As long as it comes it is dropped, and the client goes away first.
+        // The chunk is discarded while it comes, and the client closes first.
         ("9223372036854775807 LAST", &["220", "250", "250", "250"][..], "closed"),
         ("18446744073709551615", &["220", "250", "250", "250"], "closed"),
-        // Beyond 64 bits nobody can count.
+        // A size of more than 64 bits is an error.
         ("18446744073709551616 LAST", &["220", "250", "250", "250", "421"], "errors"),
         ("99999999999999999999999999999999", &["220", "250", "250", "250", "421"], "errors"),
         ("-1 LAST", &["220", "250", "250", "250", "421"], "errors"),

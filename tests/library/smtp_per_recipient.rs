@@ -1,5 +1,5 @@
-//! Each recipient's own truth, by LMTP and by PRDR: one that fails does not fail the others, and
-//! nobody waits for a reply that is known.
+//! A reply for each recipient, by LMTP and by PRDR: a recipient that fails does not affect the
+//! others, and no reply waits for a later one.
 
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
@@ -12,9 +12,13 @@ use crate::harness::TIMEOUT;
 use crate::harness::client::Client;
 use crate::harness::library::MailStore;
 
-/// Holds a session over a socket: `types` is the client, greeted and in a transaction that `hello`
-/// and `mail` begin.
-fn hold(store: &MailStore, hello: &str, mail: &str, types: impl FnOnce(&mut Client<UnixStream>)) {
+/// Runs a session over a socket. `run` is the client, after the commands `hello` and `mail`.
+fn with_session(
+    store: &MailStore,
+    hello: &str,
+    mail: &str,
+    run: impl FnOnce(&mut Client<UnixStream>),
+) {
     let sessions = store.sessions(store.session_settings());
     let (client, server) = UnixStream::pair().unwrap();
     let service = Service { lmtp: hello.starts_with("LHLO"), ..Service::default() };
@@ -29,7 +33,7 @@ fn hold(store: &MailStore, hello: &str, mail: &str, types: impl FnOnce(&mut Clie
         client.expect(220);
         client.command(hello, 250);
         client.command(mail, 250);
-        types(&mut client);
+        run(&mut client);
         client.command("QUIT", 221);
         client.expect_end();
     });
@@ -48,11 +52,11 @@ const PRDR: &str = "MAIL FROM:<jones@client.example> PRDR";
 const TEXT: &str = "Subject: hello\r\n\r\nHello.\r\n";
 
 #[test]
-fn one_that_fails_does_not_fail_the_others() {
+fn one_recipient_fails_others_get_the_message() {
     for (hello, mail) in [(LHLO, MAIL), (EHLO, PRDR)] {
         for chunked in [false, true] {
             let store = MailStore::new();
-            hold(&store, hello, mail, |client| {
+            with_session(&store, hello, mail, |client| {
                 name_recipients(client, &["first", "broken", "last"]);
                 fs::create_dir(store.path().join("mail/broken")).unwrap();
                 if chunked {
@@ -87,11 +91,11 @@ fn own((a, b): (&str, &str)) -> (String, String) {
     (a.to_owned(), b.to_owned())
 }
 
-/// Large messages wait in a file, which all of its copies read.
+/// A large message waits in a file, which is read for each copy.
 #[test]
-fn a_large_message_reaches_each() {
+fn large_message_reaches_each_recipient() {
     let store = MailStore::new();
-    hold(&store, LHLO, MAIL, |client| {
+    with_session(&store, LHLO, MAIL, |client| {
         name_recipients(client, &["a", "b", "c"]);
         client.command("DATA", 354);
         client.send(format!("Subject: x\r\n\r\n{}.\r\n", "0123456789\r\n".repeat(40_000)));
@@ -102,13 +106,13 @@ fn a_large_message_reaches_each() {
     }
 }
 
-/// The second mailbox stays locked until the first reply was read: if that waited for the second,
-/// the second would end in 451.
+/// The second mailbox stays locked until the first reply was read. If the first reply waited for
+/// the second mailbox, the second reply would be 451.
 #[test]
-fn each_reply_is_sent_when_it_is_known() {
+fn each_reply_is_sent_as_soon_as_it_is_known() {
     for (hello, mail) in [(LHLO, MAIL), (EHLO, PRDR)] {
         let store = MailStore::new();
-        hold(&store, hello, mail, |client| {
+        with_session(&store, hello, mail, |client| {
             name_recipients(client, &["free", "locked"]);
             let lock = store.path().join("mail/locked.lock");
             File::create(&lock).unwrap();
@@ -130,9 +134,9 @@ fn each_reply_is_sent_when_it_is_known() {
 }
 
 #[test]
-fn a_mailbox_named_twice_gets_one_copy_and_two_replies() {
+fn duplicate_recipient_gets_one_copy_and_two_replies() {
     let store = MailStore::new();
-    hold(&store, LHLO, MAIL, |client| {
+    with_session(&store, LHLO, MAIL, |client| {
         name_recipients(client, &["smith", "brown", "smith", "broken", "broken"]);
         fs::create_dir(store.path().join("mail/broken")).unwrap();
         client.command("DATA", 354);
@@ -143,10 +147,10 @@ fn a_mailbox_named_twice_gets_one_copy_and_two_replies() {
 }
 
 #[test]
-fn what_is_refused_is_refused_to_each_by_lmtp_and_once_by_prdr() {
+fn refused_message_gets_a_reply_for_each_by_lmtp_one_by_prdr() {
     let store = MailStore::new();
     for (hello, mail, replies) in [(LHLO, MAIL, 2), (EHLO, PRDR, 1)] {
-        hold(&store, hello, mail, |client| {
+        with_session(&store, hello, mail, |client| {
             name_recipients(client, &["a", "b"]);
             client.command("DATA", 354);
             client.send("a\nb\r\n.\r\n");

@@ -1,5 +1,5 @@
-//! Messages sent to servers that misbehave at every stage in every way: the client comes back in
-//! time, with the right outcome for each recipient, and the next message is not harmed.
+//! Messages sent to servers that misbehave at every stage: the client returns in time, with the
+//! right outcome for each recipient, and the next message is not affected.
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,11 @@ use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 
 const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
 
-/// Time for the stage under test, where nothing comes in any time.
+/// Timeout of the stage under test, if the server sends nothing.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Short at one stage, long at all others.
-fn impatient(stage: &str) -> Settings {
+/// Returns a configuration with a short timeout at one stage.
+fn with_short_timeout(stage: &str) -> Settings {
     let mut settings = client_settings();
     let timeouts = &mut settings.timeouts;
     *match stage {
@@ -28,7 +28,7 @@ fn impatient(stage: &str) -> Settings {
     settings
 }
 
-/// Connects and sends one message; the outcomes, or why there was no connection.
+/// Connects and sends one message. Returns the outcomes, or why there was no connection.
 fn send(server: &ScriptedServer, settings: &Settings, to: &Envelope<()>) -> Vec<String> {
     match connect(&server.target(), settings) {
         Err(reason) => vec![format!("later {reason}")],
@@ -41,7 +41,7 @@ fn send(server: &ScriptedServer, settings: &Settings, to: &Envelope<()>) -> Vec<
 }
 
 #[test]
-fn every_stage_in_every_way() {
+fn every_fault_at_every_stage() {
     let acts = [
         (reply("450 4.2.1 not now"), "later 450 4.2.1 not now"),
         (reply("421 4.3.2 closing"), "later 421 4.3.2 closing"),
@@ -65,13 +65,13 @@ fn every_stage_in_every_way() {
     let to = envelope(&["a@x.example", "b@x.example"]);
     for stage in STAGES {
         for (act, expected) in &acts {
-            // At the very end the first of an endless row of replies is the one that counts.
+            // At the last stage the first of endless replies is the answer.
             if matches!(act, Action::SendEndlessly(octets) if octets == b"250 ok\r\n")
                 && stage == "."
             {
                 continue;
             }
-            // 354 is no strange word there.
+            // 354 is not strange there.
             if matches!(act, Action::Reply(reply) if reply == "350 strange") && stage == "DATA" {
                 continue;
             }
@@ -81,11 +81,12 @@ fn every_stage_in_every_way() {
                 false => usual(command),
             });
             let waits = expected.contains("timeout");
-            let settings = if waits { impatient(stage) } else { client_settings() };
+            let settings = if waits { with_short_timeout(stage) } else { client_settings() };
             let began = Instant::now();
             let found = send(&server, &settings, &to);
             let opening = matches!(stage, "greeting" | "EHLO");
-            // Of replies in advance, those that come just in time pass for answers, up to DATA.
+            // Of early replies, one that comes at the right moment passes for an answer, up to
+            // DATA.
             let count = if opening { 1 } else { 2 };
             assert!(found.len() == count || *expected == "later ", "{stage} {act:?}: {found:?}");
             let expected = if opening && expected.contains("350") { "later 350" } else { expected };
@@ -97,9 +98,9 @@ fn every_stage_in_every_way() {
     }
 }
 
-/// A connection that was closed while it was idle is made again, and the message is sent once.
+/// A connection that was closed while idle is opened again, and the message is sent once.
 #[test]
-fn an_idle_connection_that_was_closed_is_made_again() {
+fn closed_idle_connection_is_reopened() {
     let to = envelope(&["a@x.example"]);
     for last in [
         Action::ReplyAndClose("250 taken".into()),
@@ -121,9 +122,9 @@ fn an_idle_connection_that_was_closed_is_made_again() {
     }
 }
 
-/// One that is closed at each MAIL is tried twice, and not for ever.
+/// A connection that is closed at each MAIL is tried twice.
 #[test]
-fn a_server_that_always_closes_is_for_later() {
+fn server_that_always_closes_defers() {
     let to = envelope(&["a@x.example"]);
     let server =
         ScriptedServer::start(|number, command| match command.starts_with("MAIL") && number > 0 {
@@ -143,7 +144,7 @@ fn a_server_that_always_closes_is_for_later() {
 }
 
 #[test]
-fn those_too_many_are_sent_in_another_transaction() {
+fn excess_recipients_go_in_another_transaction() {
     let to: Vec<String> = (0..25).map(|i| format!("u{i}@x.example")).collect();
     let to = envelope(&to.iter().map(String::as_str).collect::<Vec<_>>());
     for ehlo in ["250 x", "250-x\r\n250 PIPELINING", "250-x\r\n250-PIPELINING\r\n250 CHUNKING"] {
@@ -166,9 +167,9 @@ fn those_too_many_are_sent_in_another_transaction() {
     }
 }
 
-/// Its refusal comes while mail data is still sent, and counts.
+/// The refusal comes while mail data is still being sent.
 #[test]
-fn a_refusal_before_the_end_of_mail_data_counts() {
+fn refusal_during_mail_data() {
     let to = envelope(&["a@x.example"]);
     let server = ScriptedServer::start(|_, command| match command {
         "DATA" => Action::Send(b"354 go\r\n552 5.3.4 too much\r\n".to_vec()),
@@ -180,9 +181,9 @@ fn a_refusal_before_the_end_of_mail_data_counts() {
     assert_eq!(found, ["never 552 5.3.4 too much"]);
 }
 
-/// A server that does not read is given up; one that reads gets all of it.
+/// A server that does not read is given up, one that reads gets all mail data.
 #[test]
-fn a_server_that_takes_no_mail_data_is_given_up() {
+fn server_that_does_not_read_mail_data_times_out() {
     let to = envelope(&["a@x.example"]);
     let content = b"0123456789abcdef\n".repeat(1_000_000);
     for (act, block, expected) in [
@@ -205,9 +206,9 @@ fn a_server_that_takes_no_mail_data_is_given_up() {
     }
 }
 
-/// Content that cannot be read is not sent as if it had ended there.
+/// A message whose content cannot be read is not sent as if it ended there.
 #[test]
-fn content_that_breaks_off_is_no_message() {
+fn unreadable_content_is_not_sent() {
     use mailslot::client::Mail;
     use std::io::{self, Read};
     struct Breaks(usize);
@@ -242,9 +243,9 @@ fn content_that_breaks_off_is_no_message() {
 const CHUNKS: &str = "250-x\r\n250-PIPELINING\r\n250 CHUNKING";
 
 #[test]
-fn nobody_there_is_for_later() {
+fn unreachable_server_defers() {
     let settings = client_settings();
-    // Bound, and nobody listens.
+    // A port on which no server listens.
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     drop(socket);
@@ -254,7 +255,7 @@ fn nobody_there_is_for_later() {
     let target = "unix:/nonexistent/smtp".parse().unwrap();
     let reason = connect(&target, &settings).unwrap_err();
     assert_eq!(reason.status, (4, 4, 1));
-    // A label of 64 octets: no name server need be asked.
+    // A label of 64 bytes fails without asking a name server.
     let target = format!("{}.invalid", "x".repeat(64)).parse().unwrap();
     let reason = connect(&target, &settings).unwrap_err();
     assert_eq!(reason.status, (4, 4, 3), "{reason}");

@@ -1,5 +1,4 @@
-//! Messages sent to our own server, in clear text and inside TLS: what comes out of the mailbox is
-//! what went in.
+//! Messages sent to our own server, in clear text and inside TLS, arrive unchanged.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -14,7 +13,7 @@ use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_ma
 use crate::harness::scripted_server::{Action, ScriptedServer, usual};
 use crate::harness::tls::TestCertificate;
 
-/// What a mailbox keeps of these lines below the header is what was sent: quoted, and ended.
+/// Lines below the header, as they are sent and as a mailbox has them.
 const BODY: &str = ".\n..\n.a\n\nFrom here\n>From there\nj\u{fc}rgen\n\n.";
 const STORED: &str = "\n\n.\n..\n.a\n\n>From here\n>>From there\nj\u{fc}rgen\n\n.\n\n";
 
@@ -22,7 +21,7 @@ fn target(running: &LibraryServer) -> Target {
     running.address.to_string().parse().unwrap()
 }
 
-/// Sends `content`; all shall be done.
+/// Sends `content` twice. All recipients must succeed.
 fn deliver(target: &Target, settings: &Settings, to: &Envelope<()>, content: &str) {
     let mut connection = connect(target, settings).unwrap();
     for _ in 0..2 {
@@ -35,12 +34,12 @@ fn deliver(target: &Target, settings: &Settings, to: &Envelope<()>, content: &st
 }
 
 #[test]
-fn what_is_sent_arrives() {
+fn messages_arrive_unchanged() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let to = envelope(&["smith@here.example", "jones@here.example"]);
     deliver(&target(&running), &client_settings(), &to, &format!("Subject: small\n\n{BODY}"));
-    // Too large for a chunk: by DATA.
+    // Too large for a chunk, so it is sent by DATA.
     let filling = format!("{}\n", "x".repeat(79)).repeat(500);
     let large = Envelope { body: Body::EightBitMime, ..envelope(&["large@here.example"]) };
     deliver(
@@ -62,7 +61,7 @@ fn what_is_sent_arrives() {
 }
 
 #[test]
-fn recipients_have_their_own_outcomes() {
+fn each_recipient_has_its_own_outcome() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let to = envelope(&["nobody@here.example", "smith@here.example", "j\u{fc}rgen@here.example"]);
@@ -73,7 +72,7 @@ fn recipients_have_their_own_outcomes() {
     assert!(outcomes[2].starts_with("done 250 2.6.0 "), "{outcomes:?}");
     assert_eq!((store.count("smith"), store.count("j\u{fc}rgen")), (1, 1));
     assert!(store.mailbox("smith").contains(" with UTF8SMTP id "));
-    // The server is told of the size, and refuses at once.
+    // The size is declared, so the server refuses at once.
     let large = b"0123456789abcde\n".repeat(1 << 16);
     let outcomes = show_outcomes(&with_mail(&to, &large, |mail| connection.send(mail)));
     assert_eq!(outcomes, ["never the message is larger than the next server takes"; 3]);
@@ -81,7 +80,7 @@ fn recipients_have_their_own_outcomes() {
 }
 
 #[test]
-fn over_a_unix_socket() {
+fn delivery_over_a_unix_socket() {
     let store = MailStore::new();
     let path = store.path().join("smtp");
     let listeners = listen::open(&[format!("unix:{}", path.display()).parse().unwrap()]).unwrap();
@@ -92,7 +91,7 @@ fn over_a_unix_socket() {
     assert_eq!(store.count("smith"), 2);
 }
 
-/// TLS for 127.0.0.1 from `certificate`.
+/// Returns a client configuration with TLS that trusts `certificate`.
 fn with_tls(certificate: &TestCertificate) -> Settings {
     let trust = Trust::file(&certificate.cert).unwrap();
     Settings { tls: Some(Tls { trust, required: true }), ..client_settings() }
@@ -104,7 +103,7 @@ fn for_loopback(store: &MailStore) -> TestCertificate {
 }
 
 #[test]
-fn by_starttls_and_by_tls_from_the_first_octet() {
+fn delivery_by_starttls_and_implicit_tls() {
     let store = MailStore::new();
     let certificate = for_loopback(&store);
     let mut server = store.server_settings(2);
@@ -125,7 +124,7 @@ fn by_starttls_and_by_tls_from_the_first_octet() {
 }
 
 #[test]
-fn certificates_are_checked_unless_told_otherwise() {
+fn certificates_are_checked_unless_configured_otherwise() {
     let store = MailStore::new();
     let named = TestCertificate::new(store.path(), "named");
     let right = for_loopback(&store);
@@ -137,13 +136,13 @@ fn certificates_are_checked_unless_told_otherwise() {
         server.session.tls = certificate.offered();
         store.run(server)
     };
-    // Another host's, and one that nobody vouches for.
+    // The certificate of another host, and one that is not trusted.
     for (server, trusted) in [(&named, &named), (&right, &stranger)] {
         let running = running(server);
         let reason = connect(&target(&running), &with_tls(trusted)).unwrap_err();
         assert_eq!(reason.status, (4, 7, 5));
         assert!(reason.text.contains("invalid peer certificate"), "{reason}");
-        // Where clear text would do, so does this; but a password is not sent then.
+        // Without required TLS the message is sent in clear text, but not a password.
         let mut lax = with_tls(trusted);
         lax.tls.as_mut().unwrap().required = false;
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
@@ -156,30 +155,30 @@ fn certificates_are_checked_unless_told_otherwise() {
     for certificate in [&named, &stranger] {
         assert!(connect(&target(&running(certificate)), &settings).unwrap().tls().is_some());
     }
-    // A name that is configured is what counts, whatever it leads to.
+    // The configured name counts, whatever address it has.
     let running = running(&named);
     let by_name = format!("localhost:{}", running.address.port()).parse().unwrap();
     assert!(connect(&by_name, &with_tls(&named)).is_err());
 }
 
 #[test]
-fn where_tls_is_required_nothing_goes_without() {
+fn required_tls_is_never_skipped() {
     let store = MailStore::new();
     let certificate = for_loopback(&store);
     let without = store.run(store.server_settings(2));
     let reason = connect(&target(&without), &with_tls(&certificate)).unwrap_err();
     assert_eq!(reason.text, "STARTTLS is not offered, and required here");
-    // A server that says 220 and speaks no TLS, or has something put behind its reply.
-    for behind in ["", "\r\n250 injected"] {
-        let reply = format!("220 go{behind}");
+    // A server that replies 220 and has no TLS, or sends something after its reply.
+    for injected in ["", "\r\n250 injected"] {
+        let reply = format!("220 go{injected}");
         let server = ScriptedServer::start(move |_, command| match command {
             "EHLO here.example" => Action::Reply("250-x\r\n250 STARTTLS".to_owned()),
             "STARTTLS" => Action::ReplyAndClose(reply.clone()),
             _ => usual(command),
         });
         let reason = connect(&server.target(), &with_tls(&certificate)).unwrap_err();
-        let injected = "something came in clear text where TLS was to begin";
-        assert_eq!(reason.text == injected, !behind.is_empty(), "{reason}");
+        let early = "something came in clear text where TLS was to begin";
+        assert_eq!(reason.text == early, !injected.is_empty(), "{reason}");
         assert_eq!(server.commands(), ["EHLO here.example", "STARTTLS"]);
     }
 }

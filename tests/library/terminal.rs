@@ -1,4 +1,4 @@
-//! Messages on real terminals: who is shown what, and that none of them can hold anything up.
+//! Messages on real terminals: which users see them, and that no terminal blocks the server.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -15,7 +15,7 @@ use crate::harness::terminals::{Pty, write_utmp};
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
 
 #[test]
-fn who_accepts_messages_sees_them() {
+fn message_is_shown_to_users_who_accept_messages() {
     let folder = tempfile::tempdir().unwrap();
     let (ann, bo, other) = (Pty::open(), Pty::open(), Pty::open());
     let terminals = write_utmp(
@@ -37,7 +37,7 @@ fn who_accepts_messages_sees_them() {
 }
 
 #[test]
-fn who_accepts_none_is_left_alone() {
+fn terminal_that_refuses_messages_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
@@ -45,14 +45,14 @@ fn who_accepts_none_is_left_alone() {
     assert!(!terminals.accept(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     assert_eq!(pty.screen(), "");
-    // At any time, also in between.
+    // Also changed in between.
     pty.mesg(true);
     assert!(terminals.accept(&[user("ann")]));
 }
 
-/// Whatever utmp says: a terminal has one owner.
+/// A terminal has one owner, whatever utmp says.
 #[test]
-fn the_terminal_of_somebody_else_is_left_alone() {
+fn terminal_of_another_owner_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
@@ -66,11 +66,11 @@ fn the_terminal_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn all_terminals_of_a_user_show_it_and_each_once() {
+fn each_terminal_of_a_user_shows_it_once() {
     let folder = tempfile::tempdir().unwrap();
     let (one, two, closed) = (Pty::open(), Pty::open(), Pty::open());
     closed.mesg(false);
-    // A login that ended badly has left its record.
+    // A login that ended abnormally has left its record.
     let lines = [one.line(), closed.line(), two.line(), one.line(), "pts/4294967295"];
     let terminals = write_utmp(folder.path(), &lines.map(|line| ("ann", line)));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [true]);
@@ -78,12 +78,12 @@ fn all_terminals_of_a_user_show_it_and_each_once() {
 }
 
 #[test]
-fn a_terminal_that_does_not_read_holds_up_nobody() {
+fn blocked_terminal_delays_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let (stopped, full, reading, also) = (Pty::open(), Pty::open(), Pty::open(), Pty::open());
     stopped.stop();
     full.fill();
-    // More than the kernel can find room for.
+    // More than the kernel can buffer.
     let text = "x".repeat(TEXT_MAX - 1);
     let shown = SHOWN.replace("lunch?", &text);
     let terminals = write_utmp(
@@ -99,17 +99,17 @@ fn a_terminal_that_does_not_read_holds_up_nobody() {
     let begun = Instant::now();
     let users = ["ann", "bo", "cy", "dan"].map(user);
     assert_eq!(terminals.show(&users, &screen(&text)), [false, false, true, true]);
-    // One wait for all of them together.
+    // All of them are waited for at the same time.
     assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE * 5 / 2);
     assert_eq!([reading.screen(), also.screen()], [shown.as_str(), &shown]);
-    // Without those that are stuck there is no wait.
+    // Without blocked terminals there is no wait.
     let begun = Instant::now();
     assert_eq!(terminals.show(&users[2..3], &lunch()), [true]);
     assert!(begun.elapsed() < PATIENCE);
 }
 
 #[test]
-fn a_terminal_that_reads_slowly_gets_it_all() {
+fn slow_terminal_gets_the_whole_message() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
@@ -123,7 +123,7 @@ fn a_terminal_that_reads_slowly_gets_it_all() {
 }
 
 #[test]
-fn a_terminal_that_is_gone_is_none() {
+fn closed_terminal_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
@@ -131,13 +131,13 @@ fn a_terminal_that_is_gone_is_none() {
     drop(pty);
     assert!(!terminals.accept(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
-    // Nobody is logged in where nobody says so.
+    // Without a utmp file no user is logged in.
     fs::remove_file(&terminals.utmp).unwrap();
     assert!(!terminals.accept(&[user("ann")]));
 }
 
 #[test]
-fn no_symbolic_link_leads_to_a_terminal() {
+fn symbolic_links_to_terminals_are_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     symlink(format!("/dev/{}", pty.line()), folder.path().join("link")).unwrap();
@@ -153,9 +153,9 @@ fn no_symbolic_link_leads_to_a_terminal() {
     assert_eq!(pty.screen(), "");
 }
 
-/// Octets of UTF-8 are controls to a terminal that knows none.
+/// To a terminal without UTF-8, its bytes are control characters.
 #[test]
-fn a_terminal_gets_what_it_takes() {
+fn control_characters_depend_on_the_terminal() {
     let folder = tempfile::tempdir().unwrap();
     let (modern, old, cooked) = (Pty::open(), Pty::open(), Pty::open());
     old.set(|settings| settings.input_flags.remove(InputFlags::IUTF8));
@@ -168,7 +168,7 @@ fn a_terminal_gets_what_it_takes() {
     let utf8 = format!("{head}caf\u{e9} \u{db}2J M-^[2J ^[[2J ^G ^H\r\nEOF\r\n");
     assert_eq!(modern.screen(), utf8);
     assert_eq!(old.screen(), format!("{head}caf? ?2J M-^[2J ^[[2J ^G ^H\r\nEOF\r\n"));
-    // A second CR does nothing.
+    // A second CR has no effect.
     assert_eq!(cooked.screen().replace("\r\r\n", "\r\n").trim_end(), utf8.trim_end());
 }
 

@@ -1,5 +1,5 @@
-//! TLS when something is wrong: handshakes cut, stalled, or made of garbage; ends without notice;
-//! keys that are none.
+//! TLS faults: handshakes that are split, stalled or garbage, connections that end without notice,
+//! and unusable keys.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,7 +14,7 @@ use crate::harness::client::{codes, rest};
 use crate::harness::library::{LibraryServer, MailStore};
 use crate::harness::tls::{TestCertificate, VERSIONS, outgoing_records, starttls};
 
-/// A server that offers STARTTLS, with this time-out.
+/// Runs a server that offers STARTTLS, with this timeout.
 fn offering(store: &MailStore, timeout: Duration) -> (LibraryServer, TestCertificate) {
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(4);
@@ -23,7 +23,7 @@ fn offering(store: &MailStore, timeout: Duration) -> (LibraryServer, TestCertifi
     (store.run(settings), certificate)
 }
 
-/// Whatever happened before, the next client is served.
+/// Asserts that the next client is served.
 fn assert_serves(running: &LibraryServer, certificate: &TestCertificate) {
     let mut client = certificate.handshake(starttls(running.address), &VERSIONS);
     client.command("EHLO client.example", 250);
@@ -31,7 +31,7 @@ fn assert_serves(running: &LibraryServer, certificate: &TestCertificate) {
 }
 
 #[test]
-fn a_handshake_may_come_octet_by_octet() {
+fn handshake_byte_by_byte() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
@@ -58,7 +58,7 @@ fn a_handshake_may_come_octet_by_octet() {
 }
 
 #[test]
-fn a_client_may_leave_at_any_octet_of_the_handshake() {
+fn client_leaves_during_the_handshake() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
@@ -69,13 +69,13 @@ fn a_client_may_leave_at_any_octet_of_the_handshake() {
             let mut socket = starttls(running.address);
             socket.write_all(&first[..cut]).unwrap();
             socket.shutdown(Shutdown::Write).unwrap();
-            // Records of TLS if the hello was whole, else nothing; never clear text.
+            // If the hello was whole, TLS records; otherwise nothing; never clear text.
             let rest = rest(&mut socket);
             assert_eq!(rest.is_empty(), cut < first.len(), "{cut}: {rest:?}");
             assert!(rest.is_empty() || rest[0] == 22, "{cut}: {rest:?}");
             left += 1;
         }
-        // The second flight, cut too.
+        // The same in the second flight.
         let mut socket = starttls(running.address);
         let mut client = certificate.connection(&[version]);
         socket.write_all(&outgoing_records(&mut client)).unwrap();
@@ -93,11 +93,11 @@ fn a_client_may_leave_at_any_octet_of_the_handshake() {
 }
 
 #[test]
-fn garbage_is_no_handshake() {
+fn garbage_instead_of_a_handshake() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store, TIMEOUT);
     let old_version = {
-        // A hello whose only versions are below 1.2.
+        // A hello that offers only versions below 1.2.
         let mut record = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02".to_vec();
         record.extend([7; 32]);
         record.extend(b"\x00\x00\x02\xc0\x13\x01\x00");
@@ -116,7 +116,7 @@ fn garbage_is_no_handshake() {
     ];
     for (number, (name, garbage)) in table.iter().enumerate() {
         let mut socket = starttls(running.address);
-        // The server may be gone before all is sent.
+        // The server may close before all is sent.
         let _ = socket.write_all(garbage);
         let said = rest(&mut socket);
         assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{name}: {said:?}");
@@ -127,7 +127,7 @@ fn garbage_is_no_handshake() {
 }
 
 #[test]
-fn who_stalls_in_the_handshake_is_let_go() {
+fn stalled_handshake_times_out() {
     let store = MailStore::new();
     let timeout = Duration::from_millis(400);
     let (running, certificate) = offering(&store, timeout);
@@ -139,7 +139,7 @@ fn who_stalls_in_the_handshake_is_let_go() {
         assert_eq!(rest(&mut socket), b"");
         assert!(began.elapsed() >= timeout * 7 / 8 && began.elapsed() < TIMEOUT / 2, "{sent}");
     }
-    // Octet by octet is no way to stay.
+    // Sending byte by byte does not extend the time.
     let mut socket = starttls(running.address);
     socket.set_read_timeout(Some(timeout / 10)).unwrap();
     let end = first.iter().position(|octet| {
@@ -151,10 +151,9 @@ fn who_stalls_in_the_handshake_is_let_go() {
     assert!(end.is_some_and(|octets| octets < 40), "{end:?}");
 }
 
-/// A stop, and a pool that needs room, find a handshake like any wait; and nothing in clear text
-/// follows it.
+/// A stop, and a full pool, end a handshake like any wait. No clear text follows it.
 #[test]
-fn a_handshake_gives_way() {
+fn handshake_is_evicted_and_stopped() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(2);
@@ -178,16 +177,16 @@ fn a_handshake_gives_way() {
 }
 
 #[test]
-fn an_end_within_mail_data_delivers_nothing() {
+fn connection_lost_within_mail_data_delivers_nothing() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
-        for says_so in [true, false] {
+        for with_notice in [true, false] {
             let mut client = certificate.handshake(starttls(running.address), &[version]);
             client.begin_data("smith");
             client.send(b"half of\r\n");
             let stream = client.stream();
-            if says_so {
+            if with_notice {
                 stream.conn.send_close_notify();
                 stream.conn.complete_io(&mut stream.sock).unwrap();
             }
@@ -201,9 +200,9 @@ fn an_end_within_mail_data_delivers_nothing() {
     assert_eq!(store.mailbox("smith"), "");
 }
 
-/// A record that was tampered with ends the session: it is not a line, and not answered.
+/// A record that was changed on the way ends the session. It is not a command and gets no reply.
 #[test]
-fn a_forged_record_ends_the_session() {
+fn forged_record_ends_the_session() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
@@ -222,7 +221,7 @@ fn a_forged_record_ends_the_session() {
 }
 
 #[test]
-fn keys_that_are_none_say_why() {
+fn unusable_keys_are_refused_with_a_reason() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let (a, b) =
@@ -272,7 +271,7 @@ fn keys_that_are_none_say_why() {
 }
 
 #[test]
-fn what_a_certificate_says_of_itself() {
+fn certificate_dates_and_names() {
     let folder = tempfile::tempdir().unwrap();
     let year = rcgen::date_time_ymd;
     let dated = |from: i32, to: i32| {
@@ -288,7 +287,8 @@ fn what_a_certificate_says_of_itself() {
     for host in ["there.example", "x.here.example", "localhost", "192.0.2.1", ""] {
         assert!(!examine(&old.cert, &old.key, host).unwrap().names_host, "{host}");
     }
-    // A chain holds while all of it does. An authority's own certificate is read as well.
+    // A chain is valid while all of its certificates are. The certificate of an authority is read
+    // as well.
     let both = [fs::read(&old.cert).unwrap(), fs::read(&new.cert).unwrap()].concat();
     fs::write(&old.cert, both).unwrap();
     let found = examine(&old.cert, &old.key, "here.example").unwrap();
@@ -302,7 +302,7 @@ fn what_a_certificate_says_of_itself() {
 }
 
 #[test]
-fn keys_that_go_bad_leave_the_old_ones() {
+fn failed_reload_keeps_the_old_keys() {
     let folder = tempfile::tempdir().unwrap();
     let (a, b) =
         (TestCertificate::new(folder.path(), "a"), TestCertificate::new(folder.path(), "b"));

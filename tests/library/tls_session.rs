@@ -1,4 +1,4 @@
-//! Sessions inside TLS (RFC 3207, RFC 8314): what is said, what is forgotten, what is delivered.
+//! Sessions inside TLS (RFC 3207, RFC 8314).
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use crate::harness::client::{connect, rest};
 use crate::harness::library::{LibraryServer, MailStore};
 use crate::harness::tls::{TestCertificate, VERSIONS, outgoing_records, starttls};
 
-/// A server that offers STARTTLS.
+/// Runs a server that offers STARTTLS.
 fn offering(store: &MailStore) -> (LibraryServer, TestCertificate) {
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(4);
@@ -18,7 +18,7 @@ fn offering(store: &MailStore) -> (LibraryServer, TestCertificate) {
 }
 
 #[test]
-fn mail_comes_in_by_starttls_in_both_versions() {
+fn delivery_by_starttls_in_both_versions() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store);
     for (version, shown) in VERSIONS.into_iter().zip(["TLSv1.2", "TLSv1.3"]) {
@@ -39,7 +39,7 @@ fn mail_comes_in_by_starttls_in_both_versions() {
 }
 
 #[test]
-fn what_was_said_before_is_forgotten() {
+fn starttls_resets_the_session() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store);
     let mut client = running.greeted();
@@ -56,10 +56,10 @@ fn what_was_said_before_is_forgotten() {
     client.quit();
 }
 
-/// CVE-2011-0411: octets in clear text behind STARTTLS must not be taken for said inside TLS. They
-/// are not answered, in clear or inside, nor is STARTTLS itself.
+/// CVE-2011-0411: clear text after STARTTLS must not be taken for commands inside TLS. Neither it
+/// nor STARTTLS itself gets a reply.
 #[test]
-fn clear_text_behind_starttls_ends_the_session() {
+fn clear_text_after_starttls_ends_the_session() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store);
     let hello = outgoing_records(&mut certificate.connection(&VERSIONS));
@@ -69,19 +69,19 @@ fn clear_text_behind_starttls_ends_the_session() {
         let rest = client.rest();
         assert!(rest.starts_with("250 ") && rest.lines().count() == 1, "{rest:?}");
     }
-    // What comes only once the server awaits the handshake is no handshake.
+    // Clear text that comes when the server expects the handshake is not one.
     let mut socket = starttls(running.address);
     socket.write_all(b"NOOP\r\n").unwrap();
     assert_alert(&rest(&mut socket));
 }
 
-/// At most an alert of TLS, and nothing in clear text.
+/// Asserts that nothing was sent but perhaps a TLS alert.
 fn assert_alert(rest: &[u8]) {
     assert!(rest.is_empty() || (rest[0] == 21 && rest.len() == 7), "{rest:?}");
 }
 
 #[test]
-fn without_a_certificate_it_is_not_offered() {
+fn starttls_needs_a_certificate() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let mut client = running.greeted();
@@ -91,7 +91,7 @@ fn without_a_certificate_it_is_not_offered() {
 }
 
 #[test]
-fn where_it_is_required_nothing_goes_without() {
+fn required_tls_is_530_without() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(2);
@@ -111,14 +111,14 @@ fn where_it_is_required_nothing_goes_without() {
     assert_eq!(store.count("smith"), 1);
 }
 
-/// RFC 8314 3.3.
+/// Implicit TLS (RFC 8314 3.3).
 #[test]
-fn tls_from_the_first_octet() {
+fn implicit_tls() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(2);
     settings.session.tls = certificate.offered();
-    let (running, _) = implicit(&store, settings);
+    let (running, _) = run_implicit(&store, settings);
     for version in VERSIONS {
         let mut client = certificate.handshake(connect(running.address), &[version]);
         client.expect(220);
@@ -129,14 +129,14 @@ fn tls_from_the_first_octet() {
         client.quit();
     }
     assert_eq!(store.mailbox("smith").matches(" with ESMTPS (using TLSv1.").count(), 2);
-    // Who does not know is not answered in clear text.
+    // A client without TLS gets no reply in clear text.
     let mut socket = connect(running.address);
     socket.write_all(b"EHLO client.example\r\n").unwrap();
     assert_alert(&rest(&mut socket));
 }
 
-/// Runs it behind an address that begins with `tls:`.
-fn implicit(store: &MailStore, settings: Settings) -> (LibraryServer, Address) {
+/// Runs a server on an address that begins with `tls:`.
+fn run_implicit(store: &MailStore, settings: Settings) -> (LibraryServer, Address) {
     let address = "tls:127.0.0.1:0".parse::<Address>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
     assert!(listeners[0].service().tls);
@@ -145,12 +145,12 @@ fn implicit(store: &MailStore, settings: Settings) -> (LibraryServer, Address) {
 }
 
 #[test]
-fn who_gets_no_session_at_a_port_of_tls_hears_no_clear_text() {
+fn refused_client_of_implicit_tls_gets_no_clear_text() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(1);
     settings.session.tls = certificate.offered();
-    let (running, _) = implicit(&store, settings);
+    let (running, _) = run_implicit(&store, settings);
     let mut first = certificate.handshake(connect(running.address), &VERSIONS);
     first.expect(220);
     assert_eq!(rest(&mut connect(running.address)), b"");
@@ -158,7 +158,7 @@ fn who_gets_no_session_at_a_port_of_tls_hears_no_clear_text() {
 }
 
 #[test]
-fn a_large_message_comes_whole_through_tls() {
+fn large_message_through_tls() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
     let mut settings = store.server_settings(2);
@@ -179,9 +179,9 @@ fn a_large_message_comes_whole_through_tls() {
     assert_eq!(store.count("large"), 2);
 }
 
-/// Records of every size, the smallest too, and commands cut by them: the session sees octets.
+/// Records of any size may split commands anywhere.
 #[test]
-fn records_may_cut_lines_anywhere() {
+fn records_may_split_lines_anywhere() {
     let store = MailStore::new();
     let (running, certificate) = offering(&store);
     let dialogue =
@@ -193,7 +193,7 @@ fn records_may_cut_lines_anywhere() {
             client.send(piece);
         }
         let replies = client.rest();
-        // All but the id of the message is the same.
+        // All is the same except for the id of the message.
         let codes: Vec<String> = replies.lines().map(|line| line[..4].to_owned()).collect();
         all.push(codes);
     }

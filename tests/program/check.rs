@@ -1,4 +1,4 @@
-//! `mailslot check` and `mailslot explain`, run for real on folders made up here.
+//! `mailslot check` and `mailslot explain`, run in temporary directories.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -7,14 +7,14 @@ use std::path::Path;
 use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
-/// What it prints, and how it exits.
+/// Returns the exit status and what was printed.
 fn run(args: &[&str]) -> (Option<i32>, String) {
     let output = mailslot(args).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{args:?}");
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// Runs `check --sandbox` on `folder`, where no port can be in use.
+/// Runs `check --sandbox` in a directory, with a port that cannot be in use.
 fn check(directory: &Path, more: &[&str]) -> (Option<i32>, String) {
     let directory = directory.to_str().unwrap();
     run(&[&["check", "--sandbox", directory, "-l", "127.0.0.1:0"], more].concat())
@@ -43,12 +43,12 @@ fn check_shows_each_setting_with_its_origin() {
         assert!(text.lines().any(shows), "{key} {value} {origin} in\n{text}");
     }
     assert!(text.ends_with("\nno problems\n"), "{text}");
-    // It looks, and makes nothing.
+    // check creates nothing.
     assert!(!directory.join("mail").exists());
 }
 
 #[test]
-fn advice_exits_0_and_what_stops_mail_exits_78() {
+fn advice_exits_0_problems_exit_78() {
     let directory = TestDirectory::new();
     let (code, text) = check(directory.path(), &["--metrics-file", "/none/x.prom"]);
     assert_eq!(code, Some(0), "{text}");
@@ -71,7 +71,7 @@ fn advice_exits_0_and_what_stops_mail_exits_78() {
 }
 
 #[test]
-fn check_sees_a_running_server_as_one_of_us() {
+fn check_recognizes_a_running_server() {
     let server = Server::start(&[]);
     let address = server.address.to_string();
     let directory = server.as_str();
@@ -81,7 +81,7 @@ fn check_sees_a_running_server_as_one_of_us() {
 }
 
 #[test]
-fn check_finds_what_is_wrong_with_aliases() {
+fn check_finds_errors_in_aliases() {
     let directory = TestDirectory::new();
     let aliases = directory.join("aliases");
     fs::write(&aliases, "a: b\nb: a\npipe: \"|/bin/cat\"\n").unwrap();
@@ -91,7 +91,7 @@ fn check_finds_what_is_wrong_with_aliases() {
 }
 
 #[test]
-fn explain_shows_the_way() {
+fn explain_prints_the_destination() {
     let directory = TestDirectory::new();
     let aliases = directory.join("aliases");
     fs::write(&aliases, "sales: smith\ngone: jones@elsewhere.example\n").unwrap();

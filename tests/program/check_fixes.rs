@@ -1,9 +1,15 @@
-//! Every fault that `mailslot check` knows: it is made, `check` names it with its cure, the cure is
-//! applied, and `check` finds nothing more.
+//! Every fault that `mailslot check` knows: the test makes it, `check` reports it with a fix, the
+//! test applies the fix, and `check` reports nothing more.
+//!
+//! A row is a line of shell that makes the fault on a host without any, what `check` must report,
+//! and the fix: mostly the line just as `check` printed it. The shell has `$D`, the directory of
+//! the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`] run as the user who runs
+//! the tests and, if that is root, once more as nobody. Those of [`AS_ROOT`] have a host name,
+//! `/etc` and network of their own.
 //!
 //! A row is a line of shell that breaks a host that was in order, what `check` must say of it, and
 //! how it is mended: mostly by the cure just as it was printed, pasted into the shell. The shell
-//! has `$D`, the folder of the host, and `$C`, its configuration file. The rows of [`AS_ANYBODY`]
+//! has `$D`, the folder of the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`]
 //! run as whoever runs the tests and, as root, once more as nobody; those of [`AS_ROOT`] have a
 //! host of their own: name, `/etc` and network.
 
@@ -14,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use Cure::{By, Printed};
+use Fix::{By, Printed};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
@@ -23,34 +29,35 @@ use crate::harness::namespace::Namespace;
 use crate::harness::server::{PROGRAM, Server, mailslot};
 use crate::harness::shell::Shell;
 
-/// One fault.
+/// A fault.
 struct Row {
-    /// How it is made.
+    /// Shell that makes it.
     fault: &'static str,
-    /// What `check` says of it.
+    /// Text that `check` must print.
     says: &'static str,
-    /// Whether it stops mail.
+    /// Whether it is a problem, which stops mail, and not advice.
     stops: bool,
-    cure: Cure,
+    fix: Fix,
 }
 
-/// How a fault is mended.
-enum Cure {
-    /// By the line that `check` printed.
+/// Fix of a fault.
+enum Fix {
+    /// The line that `check` printed.
     Printed,
-    /// The cure has the words of the first; the second does what it says.
+    /// `check` prints the first text as part of its fix. The second is the shell that does what it
+    /// says.
     By(&'static str, &'static str),
 }
 
-const fn stops(fault: &'static str, says: &'static str, cure: Cure) -> Row {
-    Row { fault, says, stops: true, cure }
+const fn stops(fault: &'static str, says: &'static str, fix: Fix) -> Row {
+    Row { fault, says, stops: true, fix }
 }
 
-const fn advice(fault: &'static str, says: &'static str, cure: Cure) -> Row {
-    Row { fault, says, stops: false, cure }
+const fn advice(fault: &'static str, says: &'static str, fix: Fix) -> Row {
+    Row { fault, says, stops: false, fix }
 }
 
-const AS_ANYBODY: &[Row] = &[
+const AS_ANY_USER: &[Row] = &[
     // Settings.
     advice(
         "echo max-size 63K >>$C",
@@ -84,7 +91,7 @@ const AS_ANYBODY: &[Row] = &[
     ),
     advice("chmod 666 $C", "/conf (mode 666) is writable by others", Printed),
     advice("echo metrics-file $D/metrics/x.prom >>$C", "metrics-file: ", Printed),
-    // The two folders.
+    // Mail directory and spool.
     stops("rmdir $D/mail", "/mail is not there", Printed),
     stops("rmdir $D/spool", "/spool is not there", Printed),
     stops("chmod 500 $D/mail", "mode 500) cannot be written to by", Printed),
@@ -177,7 +184,7 @@ const AS_ANYBODY: &[Row] = &[
 ];
 
 #[cfg(feature = "tls")]
-const OF_TLS: &[Row] = &[
+const TLS: &[Row] = &[
     stops(
         "echo tls-cert $D/none.pem >>$C",
         "/none.pem",
@@ -205,9 +212,10 @@ const OF_TLS: &[Row] = &[
     ),
 ];
 #[cfg(not(feature = "tls"))]
-const OF_TLS: &[Row] = &[];
+const TLS: &[Row] = &[];
 
-/// Here users are those of the system, and mailslot becomes mailslot:mail. `$AS` is who asks.
+/// Users are those of the system, and mailslot becomes mailslot:mail. `$AS` runs `check` as another
+/// user.
 const AS_ROOT: &[Row] = &[
     // Before the first start.
     stops("userdel mailslot", "there is no user mailslot", Printed),
@@ -244,7 +252,7 @@ const AS_ROOT: &[Row] = &[
         "mail for root is put off",
         By("give root an alias", "echo root: alice >>$D/aliases"),
     ),
-    // Folders.
+    // Directories.
     stops("chown root $D/spool", "cannot be written to by mailslot:mail", Printed),
     stops("chown root:root $D/mail", "cannot be written to by mailslot:mail", Printed),
     advice(
@@ -306,7 +314,7 @@ const AS_ROOT: &[Row] = &[
     ),
 ];
 
-/// A message for alice.
+/// Shell that delivers a message to alice.
 const DELIVER: &str = "printf 'HELO h\\r\\nMAIL FROM:<>\\r\\nRCPT TO:<alice@host.example>\\r\\n\
                        DATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\nQUIT\\r\\n' | \
                        $P --inetd -c $C --log stderr 2>$D/log | grep '^250 2.0.0' || cat $D/log";
@@ -364,22 +372,22 @@ impl Host {
         host
     }
 
-    /// What `check` prints, and its exit status.
+    /// Returns what `check` prints, and its exit status.
     fn check(&mut self) -> (String, i32) {
         self.shell.run("$AS $P check -c $C")
     }
 
-    /// Asserts that all is in order.
-    fn assert_silent(&mut self, after: &str) {
+    /// Asserts that `check` finds nothing.
+    fn assert_no_problems(&mut self, after: &str) {
         let (text, status) = self.check();
         assert!(text.ends_with("\nno problems\n"), "{after}\n{text}");
         assert_eq!(status, 0, "{after}");
     }
 
-    /// Breaks the host as `row` tells, and mends it.
-    fn suffer(&mut self, row: &Row) {
-        let Row { fault, says, stops, cure } = row;
-        self.assert_silent("before");
+    /// Makes the fault of a row, checks what `check` prints, and applies the fix.
+    fn make_and_fix(&mut self, row: &Row) {
+        let Row { fault, says, stops, fix } = row;
+        self.assert_no_problems("before");
         self.shell.must(fault);
         let (text, status) = self.check();
         let weight = if *stops { "problem" } else { "advice" };
@@ -388,22 +396,22 @@ impl Host {
         });
         let hit = hit.unwrap_or_else(|| panic!("{fault}\nno {weight} {says:?} in\n{text}"));
         assert_eq!(status, if *stops { 78 } else { 0 }, "{fault}\n{text}");
-        let (_, printed) = hit.split_once("\n   cure: ").expect("a cure");
+        let (_, printed) = hit.split_once("\n   cure: ").expect("a fix");
         let printed = printed.lines().next().unwrap();
         assert!(!printed.is_empty(), "{fault}\n{text}");
-        match cure {
+        match fix {
             Printed => drop(self.shell.must(printed)),
             By(words, line) => {
                 assert!(printed.contains(words), "{fault}: {words:?} in {printed:?}");
                 self.shell.must(line);
             }
         }
-        self.assert_silent(fault);
+        self.assert_no_problems(fault);
     }
 }
 
-/// Certificates in `$D`, each in one file with its key: one for the host, one for another, and one
-/// that has expired.
+/// Writes certificates to `$D`, each in one file with its key: for the host, for another host, and
+/// an expired one.
 #[cfg(feature = "tls")]
 fn certify(host: &Host) {
     for (file, name, ends) in [
@@ -424,15 +432,16 @@ fn certify(host: &Host) {
 #[cfg(not(feature = "tls"))]
 fn certify(_: &Host) {}
 
-/// The program where everybody may run it, as cargo's folders may not let them.
-struct Everybodys(TestDirectory);
+/// A copy of the program that every user may run, because the directories of cargo may not let
+/// them.
+struct PublicProgram(TestDirectory);
 
-impl Everybodys {
-    fn new() -> Everybodys {
+impl PublicProgram {
+    fn new() -> PublicProgram {
         let directory = TestDirectory::new();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         fs::copy(PROGRAM, directory.join("mailslot")).unwrap();
-        Everybodys(directory)
+        PublicProgram(directory)
     }
 
     fn path(&self) -> PathBuf {
@@ -440,7 +449,7 @@ impl Everybodys {
     }
 }
 
-/// Tests every row, whatever becomes of the others.
+/// Tests every row, even if others fail.
 fn for_each(rows: impl Iterator<Item = &'static Row>, test: impl Fn(&Row)) {
     let tested = rows.filter(|row| catch_unwind(AssertUnwindSafe(|| test(row))).is_err());
     let failed: Vec<_> = tested.map(|row| row.fault).collect();
@@ -450,23 +459,23 @@ fn for_each(rows: impl Iterator<Item = &'static Row>, test: impl Fn(&Row)) {
 const USERS: &str = "user alice\nuser bob\n";
 
 #[test]
-fn each_fault_is_named_with_a_cure_that_cures() {
-    for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
+fn each_fault_is_reported_with_a_fix_that_works() {
+    for_each(AS_ANY_USER.iter().chain(TLS), |row| {
         let mut host = Host::here();
         certify(&host);
-        host.suffer(row);
+        host.make_and_fix(row);
     });
 }
 
-/// Root checks by the permission bits what others may; others ask the kernel.
+/// root evaluates the permission bits, other users ask the kernel.
 #[test]
 #[ignore = "needs root, and setpriv"]
-fn it_is_the_same_for_nobody() {
+fn each_fault_for_an_ordinary_user() {
     assert!(geteuid().is_root());
     let (uid, gid) = (65534, 65534);
-    let program = Everybodys::new();
-    for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
-        // It may be owned by root until the shell changes its user: that comes first.
+    let program = PublicProgram::new();
+    for_each(AS_ANY_USER.iter().chain(TLS), |row| {
+        // The shell changes its user before the files are given to that user.
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", "sh"]);
         let mut host = Host::new(&program.path(), command, USERS);
@@ -476,33 +485,34 @@ fn it_is_the_same_for_nobody() {
         for entry in fs::read_dir(&path).unwrap() {
             chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
         }
-        host.suffer(row);
+        host.make_and_fix(row);
     });
 }
 
 #[test]
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
-fn each_fault_of_a_whole_host_is_named_with_a_cure_that_cures() {
+fn each_fault_of_a_host_is_reported_with_a_fix_that_works() {
     assert!(geteuid().is_root());
-    let program = Everybodys::new();
-    for_each(AS_ROOT.iter(), |row| Host::of_users(&program.path()).suffer(row));
+    let program = PublicProgram::new();
+    for_each(AS_ROOT.iter(), |row| Host::of_users(&program.path()).make_and_fix(row));
 }
 
-/// A new host has neither the user, nor the folders. The cures, pasted in their order, make them.
+/// A new host has neither the user nor the directories. The fixes, applied in their order, create
+/// them.
 #[test]
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
 fn check_prepares_the_first_start() {
-    let program = Everybodys::new();
+    let program = PublicProgram::new();
     let mut host = Host::of_users(&program.path());
     host.shell.must("userdel mailslot; rmdir $D/mail $D/spool");
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
-    let cures: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   cure: ")).collect();
-    assert_eq!(cures.len(), 3, "{text}");
-    for cure in cures {
-        host.shell.must(cure);
+    let fixes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   cure: ")).collect();
+    assert_eq!(fixes.len(), 3, "{text}");
+    for fix in fixes {
+        host.shell.must(fix);
     }
-    host.assert_silent("first start");
+    host.assert_no_problems("first start");
     host.shell.must(
         "echo test $(stat -c '%U:%G %a' $D/mail $D/spool) | grep -Fx \
                'test root:mail 2775 mailslot:mail 700'",
@@ -510,7 +520,7 @@ fn check_prepares_the_first_start() {
 }
 
 #[test]
-fn a_port_that_another_server_has() {
+fn port_in_use_by_another_server() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut host = Host::here();
     host.shell.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
@@ -519,12 +529,12 @@ fn a_port_that_another_server_has() {
     assert!(text.contains("is in use by a program that does not greet"), "{text}");
     assert!(text.contains("cure: stop it, or choose another address"), "{text}");
     drop(other);
-    host.assert_silent("after it is stopped");
+    host.assert_no_problems("after it is stopped");
 }
 
-/// What was acknowledged, and what a killed server had not written back.
+/// Mail that was acknowledged, and that a killed server had not yet written to the mailbox.
 #[test]
-fn a_journal_that_a_dead_server_left() {
+fn journal_of_a_dead_server() {
     let directory = TestDirectory::new();
     let path = directory.as_str().to_owned();
     let check = || {
@@ -535,7 +545,7 @@ fn a_journal_that_a_dead_server_left() {
     let server = Server::start_in(directory.clone(), &[]);
     let pid = server.pid();
     server.after_ehlo().deliver("", &["a@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
-    // A living server's journal is its own affair.
+    // The journal of a running server is not reported.
     assert!(check().0.ends_with("\nno problems\n"), "{}", check().0);
     server.signal(Signal::SIGKILL);
     server.ended();

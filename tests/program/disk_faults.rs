@@ -1,5 +1,6 @@
-//! The real program where a mailbox is not what a mailbox is, and where its folder is gone: the
-//! reply is honest, others go on, and when the fault is over mail flows again, without a restart.
+//! The real program with unusable mailboxes, and without its mail directory. Replies must be right,
+//! other mail must go on, and when the fault is over mail must be delivered again without a
+//! restart.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -12,10 +13,10 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::ledger::Ledger;
 use crate::harness::message::TestMessage;
 
-/// Ways in which a mailbox is none, how each is made, and what the log says of it.
-type Wrong = (&'static str, fn(&Path), &'static str);
+/// Unusable mailboxes: a description, how to make one, and what the log says.
+type Unusable = (&'static str, fn(&Path), &'static str);
 
-const WRONG: &[Wrong] = &[
+const UNUSABLE: &[Unusable] = &[
     ("a symbolic link", |path| symlink(path.with_file_name("bob"), path).unwrap(), "symbolic link"),
     ("a dangling link", |path| symlink("/nonexistent", path).unwrap(), "symbolic link"),
     (
@@ -31,12 +32,12 @@ const WRONG: &[Wrong] = &[
 ];
 
 #[test]
-fn a_mailbox_that_is_none_is_refused_and_told_and_others_go_on() {
+fn unusable_mailbox_is_refused_and_logged() {
     let directory = TestDirectory::new();
     let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    // One session has its recipient accepted before the mailbox goes wrong, the other asks after.
-    for (i, (what, make, words)) in WRONG.iter().enumerate() {
+    // One session has named its recipient before the fault, the other one names it after.
+    for (i, (what, make, words)) in UNUSABLE.iter().enumerate() {
         let path = directory.mailbox_path("alice");
         let mut early = server.after_ehlo();
         early.command("MAIL FROM:<smith@example.org>", 250);
@@ -70,7 +71,7 @@ fn a_mailbox_that_is_none_is_refused_and_told_and_others_go_on() {
 }
 
 #[test]
-fn a_missing_mail_folder_is_a_451_until_it_is_back() {
+fn missing_mail_directory_is_451() {
     let directory = TestDirectory::new();
     let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();

@@ -1,5 +1,5 @@
-//! Delivery reports: a sender on this host who asks for one finds it in the mailbox, nobody else
-//! gets any, and a client elsewhere is not offered what could not be kept.
+//! Delivery reports: a local sender who asks for one gets it, no other sender does, and clients of
+//! other hosts are not offered DSN.
 
 use mailslot::stream::Peer;
 
@@ -9,7 +9,7 @@ use crate::harness::server::Server;
 
 const MESSAGE: &str = "Subject: hello\r\n\tagain\r\nX-Mozilla-Status: 1\r\n\r\nHello.\r\n";
 
-/// Sends [`MESSAGE`]; `mail` and `rcpts` are whole commands.
+/// Sends [`MESSAGE`]. `mail` and `rcpts` are whole commands.
 fn send(client: &mut Client, mail: &str, rcpts: &[&str]) {
     client.command(mail, 250);
     for rcpt in rcpts {
@@ -20,19 +20,19 @@ fn send(client: &mut Client, mail: &str, rcpts: &[&str]) {
     client.command(".", 250);
 }
 
-/// The report in the mailbox of `user`. It was handed to the writer before its message was
-/// answered, so it is there once a later message is.
+/// Returns the report in the mailbox of `user`. The writer got it before the message was answered,
+/// so it is delivered before a later message.
 fn report(server: &Server, client: &mut Client, user: &str) -> String {
     send(client, "MAIL FROM:<>", &["RCPT TO:<probe@beta.arpa>"]);
     server.mailbox(user)
 }
 
-/// The text with the message's id and the times made the same.
-fn without_chance(text: &str, id: &str) -> String {
+/// Returns a report with its id and times replaced.
+fn with_fixed_id_and_times(text: &str, id: &str) -> String {
     let mut text = text.replace(id, "ID");
     for field in ["\nDate: ", "\nArrival-Date: "] {
-        let (_, behind) = text.split_once(field).unwrap();
-        let date = behind.lines().next().unwrap().to_owned();
+        let (_, after) = text.split_once(field).unwrap();
+        let date = after.lines().next().unwrap().to_owned();
         text = text.replace(&date, "DATE");
     }
     let (from, rest) = text.split_once('\n').unwrap();
@@ -41,7 +41,7 @@ fn without_chance(text: &str, id: &str) -> String {
 }
 
 #[test]
-fn a_delivered_message_is_reported_to_a_sender_on_this_host() {
+fn success_report_to_a_local_sender() {
     let server = Server::start(&["--hostname", "beta.arpa"]);
     let mut client = server.after_ehlo();
     let rcpts = [
@@ -112,11 +112,11 @@ Subject: hello
 --=_ID-r--
 
 ";
-    assert_eq!(without_chance(&report, &id), expected);
+    assert_eq!(with_fixed_id_and_times(&report, &id), expected);
 }
 
 #[test]
-fn a_report_about_utf8_is_global() {
+fn report_with_utf8_is_global() {
     let server = Server::start(&["--hostname", "beta"]);
     let mut client = server.after_ehlo();
     let rcpt = "RCPT TO:<j\u{fc}rgen@beta> NOTIFY=SUCCESS ORCPT=utf-8;J\u{fc}rgen@beta";
@@ -139,10 +139,10 @@ fn a_report_about_utf8_is_global() {
     }
 }
 
-/// Postfix 3.7 puts the octets of UTF-8 into the xtext of rfc822. The report names the type that it
-/// is (RFC 6533 3), in ASCII.
+/// Postfix 3.7 puts UTF-8 into the xtext of the type rfc822. The report names the true type (RFC
+/// 6533 3), in ASCII.
 #[test]
-fn the_original_recipient_of_postfix_may_be_utf8() {
+fn utf8_in_orcpt_of_postfix() {
     let server = Server::start(&["--hostname", "beta"]);
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<alan@beta>", 250);
@@ -156,9 +156,9 @@ fn the_original_recipient_of_postfix_may_be_utf8() {
     assert!(report.contains("Content-Type: message/delivery-status\n"), "{report}");
 }
 
-/// The header of a message that waits in a file, and is longer than what is returned of it.
+/// The message waits in a file, and its header is longer than what a report returns.
 #[test]
-fn a_long_header_is_cut_at_a_line() {
+fn long_header_is_cut_at_a_line() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<alan@b>", 250);
@@ -174,7 +174,7 @@ fn a_long_header_is_cut_at_a_line() {
 }
 
 #[test]
-fn nobody_else_gets_a_report() {
+fn other_senders_get_no_report() {
     let server = Server::start(&["--domain", "beta.arpa"]);
     let mut client = server.after_ehlo();
     let to = "RCPT TO:<jones@beta.arpa>";
@@ -184,7 +184,7 @@ fn nobody_else_gets_a_report() {
     send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
     send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
     server.wait_for_log("no-report");
-    // Not delivered, not reported: the session says so.
+    // A message that is refused is not reported. The reply says so.
     client.command("MAIL FROM:<none@beta.arpa>", 250);
     client.command(&rcpt("SUCCESS"), 250);
     client.command("DATA", 354);
@@ -196,7 +196,7 @@ fn nobody_else_gets_a_report() {
 }
 
 #[test]
-fn a_client_elsewhere_is_not_offered_reports() {
+fn dsn_is_not_offered_to_remote_clients() {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let text =

@@ -29,7 +29,7 @@ fn inetd(directory: &TestDirectory) -> Command {
 }
 
 #[test]
-fn a_pipe_is_served() {
+fn session_on_a_pipe() {
     let directory = TestDirectory::new();
     let mut child = inetd(&directory)
         .env("TCPREMOTEIP", "192.0.2.7")
@@ -48,7 +48,7 @@ fn a_pipe_is_served() {
 }
 
 #[test]
-fn a_unix_socket_is_served() {
+fn session_on_a_unix_socket() {
     let directory = TestDirectory::new();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     ours.set_read_timeout(Some(TIMEOUT)).unwrap();
@@ -64,7 +64,7 @@ fn a_unix_socket_is_served() {
 }
 
 #[test]
-fn a_tcp_socket_is_served_and_its_peer_is_known() {
+fn session_on_a_tcp_socket_knows_its_peer() {
     let directory = TestDirectory::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -85,7 +85,7 @@ fn a_tcp_socket_is_served_and_its_peer_is_known() {
 /// As inetd starts it, the socket is standard input, output and error. The client receives replies
 /// and nothing else, even if the log is asked for everything.
 #[test]
-fn inetd_serves_a_socket() {
+fn session_started_by_inetd() {
     let directory = TestDirectory::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -117,7 +117,7 @@ fn inetd_serves_a_socket() {
 
 /// As tcpserver starts it, there are two pipes, and the client's address is in the environment.
 #[test]
-fn inetd_serves_a_pipe() {
+fn session_started_by_tcpserver() {
     let directory = TestDirectory::new();
     let input = directory.join("dialogue");
     fs::write(&input, DIALOGUE).unwrap();
@@ -137,7 +137,7 @@ fn inetd_serves_a_pipe() {
 /// inetd that is configured with `wait` passes the listening socket. That is an error status, and
 /// must not hang.
 #[test]
-fn inetd_with_wait_is_an_error() {
+fn listening_socket_is_an_error() {
     let directory = TestDirectory::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut child = mailslot(&["--inetd", "--sandbox", directory.as_str()])
@@ -150,7 +150,7 @@ fn inetd_with_wait_is_an_error() {
 }
 
 #[test]
-fn a_client_that_leaves_before_the_dot_has_delivered_nothing() {
+fn client_that_leaves_before_the_dot() {
     let directory = TestDirectory::new();
     let mut child = inetd(&directory).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let cut = DIALOGUE.split_once("\r\n.\r\n").unwrap().0;
@@ -162,7 +162,7 @@ fn a_client_that_leaves_before_the_dot_has_delivered_nothing() {
 }
 
 #[test]
-fn a_wrong_configuration_is_a_421_and_no_word_more_to_the_client() {
+fn configuration_error_is_421_without_details() {
     let directory = TestDirectory::new();
     let conf = directory.join("conf");
     fs::write(&conf, "threads none\n").unwrap();

@@ -16,35 +16,35 @@ use crate::harness::message::TestMessage;
 const LARGE: usize = 300 * 1024;
 
 #[test]
-fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
+fn one_of_two_servers_is_killed_under_load() {
     let directory = TestDirectory::new();
     let rounds = env_number("OUTSIDE_ROUNDS", 5);
     let ledger = Mutex::new(Ledger::default());
     let over = AtomicBool::new(false);
     let steady = directory.start(&[]);
     let kills = thread::scope(|scope| {
-        // Also when an assertion fails below: the senders would go on for ever.
-        let _end = Raise(&over);
+        // Also when an assertion fails, so that the senders end.
+        let _end = SetOnDrop(&over);
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-1"));
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-2"));
         let mut kills = 0;
         for round in 0..rounds {
-            let victim = directory.start(&[]);
+            let killed = directory.start(&[]);
             let before = ledger.lock().unwrap().len();
             thread::scope(|scope| {
-                let (over, ledger, address) = (&over, &ledger, victim.address);
+                let (over, ledger, address) = (&over, &ledger, killed.address);
                 for n in 0..2 {
                     scope.spawn(move || {
                         send_until(over, ledger, address, &format!("victim-{round}-{n}"));
                     });
                 }
-                // In the middle of the work, at no particular point of it.
+                // In the middle of the work.
                 while ledger.lock().unwrap().len() < before + 20 + 7 * round as usize {
                     thread::yield_now();
                 }
-                victim.signal(Signal::SIGKILL);
+                killed.signal(Signal::SIGKILL);
             });
-            victim.ended();
+            killed.ended();
             kills += 1;
         }
         kills
@@ -54,24 +54,24 @@ fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
     println!("{kills} kills under load, {} messages, {unknown} without a reply", ledger.len());
     assert!(kills > 0 && unknown > 0 && ledger.accepted() > 20 * kills);
     let refused = ledger.len() - unknown - ledger.accepted();
-    assert_eq!(refused, 0, "mail for which the wait was over");
+    assert_eq!(refused, 0, "messages were refused");
     let (log, status) = steady.stop();
     assert_eq!(status.code(), Some(0), "{log:#?}");
-    // What the last one left is nobody's until the next start.
+    // What the last killed server left is recovered by the next start.
     ledger.assert_recovers(&directory, "two servers");
 }
 
-/// Raises a flag when it is dropped.
-struct Raise<'a>(&'a AtomicBool);
+/// Sets a flag when it is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Raise<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Sends messages, to one mailbox and to several, small ones and some large, until it is over or
-/// the server is gone.
+/// Sends small and large messages, to one mailbox and to several, until `over` is set or the server
+/// is gone.
 fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger<u16>>, address: SocketAddr, name: &str) {
     let mut sender = Client::open(address).unwrap();
     for n in 0.. {

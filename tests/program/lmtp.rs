@@ -1,4 +1,4 @@
-//! LMTP in the real program: its addresses, its own options, and that it is not SMTP.
+//! LMTP in the real program: its addresses and options, and how it differs from SMTP.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::server::{PROGRAM, Server, mailslot};
 
 #[test]
-fn a_unix_socket_with_its_mode_takes_lmtp() {
+fn lmtp_on_a_unix_socket_with_a_mode() {
     let directory = TestDirectory::new();
     let path = directory.join("lmtp");
     let address = format!("unix:{},mode=660", path.display());
@@ -35,16 +35,16 @@ fn a_unix_socket_with_its_mode_takes_lmtp() {
         assert!(
             text.contains("Received: from client.example (local)\n\tby localhost with LMTP id")
         );
-        assert!(!text.contains("\n\tfor "), "nobody learns who else got it: {text}");
+        assert!(!text.contains("\n\tfor "), "names another recipient: {text}");
     }
-    // SMTP is there too, and is SMTP.
+    // SMTP is served beside it.
     let mut client = server.greeted();
     client.command("LHLO client.example", 502);
     client.command("EHLO client.example", 250);
 }
 
 #[test]
-fn a_tcp_port_takes_lmtp() {
+fn lmtp_on_a_tcp_port() {
     let server = Server::start(&["--lmtp", "127.0.0.1:0"]);
     let mut client = Client::connect(server.lmtp().unwrap());
     client.expect(220);
@@ -54,7 +54,7 @@ fn a_tcp_port_takes_lmtp() {
 }
 
 #[test]
-fn port_25_is_refused() {
+fn lmtp_on_port_25_is_refused() {
     let said = mailslot(&["--lmtp", "127.0.0.1:25"]).output().unwrap();
     assert_eq!(said.status.code(), Some(64), "{PROGRAM}");
     let text = String::from_utf8(said.stderr).unwrap();

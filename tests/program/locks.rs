@@ -1,5 +1,5 @@
-//! Others at the mailbox: programs that lock it for a while or for too long, that replace it while
-//! we wait, whose locks are stale.
+//! Other programs at the mailbox: they lock it for a while or for too long, replace it while mail
+//! waits, or leave stale locks. Here the other program is the process of this test.
 //!
 //! The locks are those of the kernel, whoever holds them; here it is this test's own process.
 
@@ -22,7 +22,7 @@ use crate::harness::ledger::Ledger;
 use crate::harness::message::TestMessage;
 use crate::harness::server::Server;
 
-/// How somebody locks a mailbox.
+/// A way to lock a mailbox.
 #[derive(Clone, Copy, Debug)]
 enum Lock {
     Dotlock,
@@ -34,34 +34,34 @@ const LOCKS: [Lock; 3] = [Lock::Dotlock, Lock::Fcntl, Lock::Flock];
 
 /// A lock held by this process until it is dropped.
 #[derive(Debug)]
-enum Holder {
+enum HeldLock {
     Dotlock(PathBuf),
     File { _open: File },
 }
 
-impl Holder {
-    /// Takes the lock; nobody else wants it at this moment, or he lets it go soon.
-    fn take(lock: Lock, mailbox: &Path) -> Holder {
+impl HeldLock {
+    /// Takes the lock. If the server holds it, waits.
+    fn take(lock: Lock, mailbox: &Path) -> HeldLock {
         let until = Instant::now() + TIMEOUT;
         loop {
-            match Holder::try_take(lock, mailbox) {
+            match HeldLock::try_take(lock, mailbox) {
                 Ok(holder) => return holder,
                 Err(e) => assert!(Instant::now() < until, "{lock:?}: {e}"),
             }
         }
     }
 
-    fn try_take(lock: Lock, mailbox: &Path) -> io::Result<Holder> {
+    fn try_take(lock: Lock, mailbox: &Path) -> io::Result<HeldLock> {
         if let Lock::Dotlock = lock {
             let path = mailbox.with_extension("lock");
             File::create_new(&path)?;
-            return Ok(Holder::Dotlock(path));
+            return Ok(HeldLock::Dotlock(path));
         }
         let open = File::options().read(true).write(true).open(mailbox)?;
         match lock {
             Lock::Flock => open.try_lock_exclusive()?,
             _ => {
-                // A plain one, as of lockf(3): not one that belongs to the open file.
+                // A lock of the process, like that of lockf(3), and not of the open file.
                 let whole = libc::flock {
                     l_type: libc::F_WRLCK as libc::c_short,
                     l_whence: libc::SEEK_SET as libc::c_short,
@@ -72,28 +72,29 @@ impl Holder {
                 fcntl(&open, FcntlArg::F_SETLK(&whole))?;
             }
         }
-        Ok(Holder::File { _open: open })
+        Ok(HeldLock::File { _open: open })
     }
 }
 
-impl Drop for Holder {
+impl Drop for HeldLock {
     fn drop(&mut self) {
-        if let Holder::Dotlock(path) = self {
+        if let HeldLock::Dotlock(path) = self {
             fs::remove_file(path).unwrap();
         }
     }
 }
 
 #[test]
-fn a_mailbox_locked_for_a_second_gets_its_mail_then_and_others_at_once() {
+fn short_lock_delays_only_its_mailbox() {
     let directory = TestDirectory::new();
     let server = directory.start(&[]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
-        // To read it later would be to lose the fcntl lock when it is closed.
+        // Read before, because the process loses its fcntl lock when it closes any descriptor of
+        // the file.
         let before = directory.mailbox_bytes("alice");
-        let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+        let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
         let message = TestMessage::new(format!("{lock:?}"), &["alice", "carol"], 500);
         let began = Instant::now();
         let (code, took) = thread::scope(|scope| {
@@ -124,7 +125,7 @@ fn a_mailbox_locked_for_a_second_gets_its_mail_then_and_others_at_once() {
 }
 
 #[test]
-fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
+fn long_lock_is_451() {
     let directory = TestDirectory::new();
     let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
@@ -132,7 +133,7 @@ fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
     for lock in LOCKS {
         // To read it later would be to lose the fcntl lock when it is closed.
         let before = directory.mailbox_bytes("alice");
-        let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+        let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
         let message = TestMessage::new(format!("{lock:?}"), &["carol", "alice"], 500);
         let began = Instant::now();
         let reply = Client::open(server.address).unwrap().submit(&message).unwrap();
@@ -151,7 +152,7 @@ fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
 }
 
 #[test]
-fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
+fn mailbox_replaced_while_mail_waits() {
     type Change = fn(&Path);
     let changes: [(&str, Change, u16); 4] = [
         ("truncated", |path| File::create(path).map(drop).unwrap(), 250),
@@ -179,12 +180,12 @@ fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
             let server = directory.start(&[]);
             let mut ledger = Ledger::default();
             Ledger::default().deliver(server.address, TestMessage::new("gone", &["alice"], 500));
-            let holder = Holder::take(lock, &directory.mailbox_path("alice"));
+            let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
             let message = TestMessage::new("late", &["alice", "carol"], 500);
             let code = thread::scope(|scope| {
                 let sending =
                     scope.spawn(|| Client::open(server.address).unwrap().submit_for_code(&message));
-                // It waits: the writer has met the lock.
+                // Until the writer has found the lock.
                 while !counters(&server).contains(" lock_waits=1 ") {}
                 change(&directory.mailbox_path("alice"));
                 drop(holder);
@@ -201,18 +202,18 @@ fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
     }
 }
 
-/// The counters, with blanks around each.
+/// Returns the counters in the log, with a space around each.
 fn counters(server: &Server) -> String {
     server.signal(nix::sys::signal::Signal::SIGUSR1);
     format!(" {} ", server.wait_for_log("counters"))
 }
 
-/// A dotlock that somebody left: its name, how it is made, its age in seconds, whether it is
-/// broken.
-type Left = (&'static str, fn(&str) -> Option<String>, u64, bool);
+/// Dotlocks that were left: a description, the content made from that of the running server, the
+/// age in seconds, and whether the lock is broken.
+type StaleDotlock = (&'static str, fn(&str) -> Option<String>, u64, bool);
 
-/// The lines are made from that of the living server: `PID BOOT/NAMESPACE RANDOM mailslot`.
-const LEFT: &[Left] = &[
+/// The content is `PID BOOT/NAMESPACE RANDOM mailslot`. None stands for a directory.
+const STALE_DOTLOCKS: &[StaleDotlock] = &[
     ("of a dead mailslot", |own| Some(with_pid(own, dead_pid())), 0, true),
     ("of a living process", |own| Some(with_pid(own, std::process::id())), 0, false),
     ("of a living process, old", |own| Some(with_pid(own, std::process::id())), 301, true),
@@ -228,7 +229,7 @@ const LEFT: &[Left] = &[
 ];
 
 #[test]
-fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
+fn stale_dotlock_is_broken_by_owner_or_age() {
     let directory = TestDirectory::new();
     let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
@@ -238,10 +239,10 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
     let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
     let own = fs::read_to_string(own.path()).unwrap();
     let path = directory.mailbox_path("alice.lock");
-    for &(what, line, age, broken) in LEFT {
+    for &(what, line, age, broken) in STALE_DOTLOCKS {
         match line(&own) {
             Some(line) => fs::write(&path, line).unwrap(),
-            // A folder cannot be unlinked.
+            // A directory cannot be unlinked.
             None => fs::create_dir(&path).unwrap(),
         }
         let then = SystemTime::now() - Duration::from_secs(age);
@@ -250,8 +251,11 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
         if broken {
             assert_eq!(fate, Some(250), "{what}");
             let logged = server.wait_for_log("lock-broken");
-            let told: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
-            assert!((age..age + 20).contains(&told) && logged.contains("alice.lock"), "{logged}");
+            let age_in_log: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
+            assert!(
+                (age..age + 20).contains(&age_in_log) && logged.contains("alice.lock"),
+                "{logged}"
+            );
             assert!(!path.exists(), "{what}");
         } else {
             assert_eq!(fate, Some(451), "{what}");
@@ -273,7 +277,7 @@ fn with_pid(own: &str, pid: u32) -> String {
     format!("{pid} {}", own.split_once(' ').unwrap().1)
 }
 
-/// The pid of a process that has ended.
+/// Returns the pid of a process that has ended.
 fn dead_pid() -> u32 {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();

@@ -1,5 +1,5 @@
-//! The command line of the real program: help, version, and the complaint that each wrong option
-//! or configuration must give.
+//! The command line of the real program: help, version, and the error message for each wrong option
+//! or configuration.
 
 use std::fs;
 use std::process::Output;
@@ -14,7 +14,7 @@ fn run(args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn help_shows_every_option_and_fits_a_terminal() {
+fn help_lists_every_option() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);
         assert_eq!((code, errors.as_str()), (Some(0), ""));
@@ -32,7 +32,7 @@ fn help_shows_every_option_and_fits_a_terminal() {
 }
 
 #[test]
-fn version_is_that_of_the_package() {
+fn version_of_the_package() {
     for flag in ["--version", "-V"] {
         let version = concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n");
         assert_eq!(run(&[flag]), (Some(0), version.to_owned(), String::new()));
@@ -40,20 +40,20 @@ fn version_is_that_of_the_package() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_and_exits_64() {
+fn command_line_error_exits_64() {
     for (args, complaint) in [
-        // Words.
+        // Commands.
         (
             &["serve"][..],
             "unknown command \"serve\"; expected none, \"check\", \"explain\" or \"queue\"",
         ),
         (&["check", "all"], "check takes no \"all\""),
         (&["explain"], "explain needs an address; expected \"explain USER@DOMAIN...\""),
-        // Names.
+        // Unknown options.
         (&["--lisen", "x"], "unknown option --lisen; did you mean \"listen\"?"),
         (&["--frobnicate"], "unknown option --frobnicate"),
         (&["-x"], "unknown option -x"),
-        // How often, and with what.
+        // Repetition, and missing values.
         (&["--threads"], "--threads needs a value; expected \"--threads N\""),
         (&["-t"], "-t needs a value; expected \"-t N\""),
         (&["-t", "4", "--threads", "5"], "is given twice"),
@@ -82,7 +82,7 @@ fn a_wrong_command_line_is_told_and_exits_64() {
 }
 
 #[test]
-fn a_wrong_file_is_told_by_line_and_exits_78() {
+fn configuration_error_exits_78_with_its_line() {
     let directory = TestDirectory::new();
     let path = directory.join("conf");
     let file = path.to_str().unwrap();
@@ -107,7 +107,7 @@ fn a_wrong_file_is_told_by_line_and_exits_78() {
 }
 
 #[test]
-fn a_start_that_cannot_be_is_told_with_its_cure() {
+fn start_failure_names_its_cause() {
     let directory = TestDirectory::new();
     let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let (mail, spool, none) = (path("mail"), path("spool"), path("none"));

@@ -1,4 +1,4 @@
-//! PRDR in the real program: the reply for all recipients, and whom a report names.
+//! PRDR in the real program: the reply for all recipients, and the recipients in a report.
 
 use std::fs;
 
@@ -6,9 +6,9 @@ use crate::harness::server::Server;
 
 const TEXT: &str = "Subject: hello\r\n\r\nHello.\r\n";
 
-/// The reply for all must not make a client give up those who may get it later.
+/// The reply for all must not make a client give up recipients that may get the message later.
 #[test]
-fn the_reply_for_all_is_the_best_that_is_true() {
+fn reply_for_all_recipients() {
     let server = Server::start(&["--mailbox-limit", "700"]);
     let mut client = server.after_ehlo();
     let large = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(200));
@@ -31,7 +31,7 @@ fn the_reply_for_all_is_the_best_that_is_true() {
 }
 
 #[test]
-fn only_who_got_it_is_reported() {
+fn report_names_delivered_recipients_only() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<alan@b> PRDR", 250);

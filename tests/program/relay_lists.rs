@@ -1,4 +1,4 @@
-//! A list with members on other hosts: its owner takes the sender's place there, and nowhere else.
+//! Lists with members on other hosts. For these the owner of the list replaces the sender.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::server::Server;
 
 #[test]
-fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
+fn list_owner_replaces_the_sender_for_remote_members() {
     let far = Server::start(&[]);
     let directory = TestDirectory::new();
     let aliases = directory.join("aliases");
@@ -34,7 +34,7 @@ fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
     ] {
         let text = far.mailbox(name);
         assert_eq!(sender(&text), format!("Return-Path: <{from}>"), "{name}");
-        // What led there is told, and not what led others elsewhere.
+        // The aliases that led to this recipient are named, and not those that led to others.
         let via: Vec<&str> =
             text.lines().filter(|l| l.starts_with("Delivered-To:")).skip(1).collect();
         let led = match name {
@@ -44,7 +44,7 @@ fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
         };
         assert_eq!(via, led, "{text}");
     }
-    // A report must not come back to the list, nor go to its owner instead of to nobody.
+    // A report must not come back to the list or its owner.
     server.after_ehlo().deliver("", &to, "Subject: x\r\n\r\ny\r\n", 250);
     for _ in 0..3 {
         far.wait_for_log("delivered");
@@ -52,9 +52,9 @@ fn the_owner_of_a_list_takes_the_senders_place_elsewhere() {
     assert!(far.mailbox("bob").lines().any(|line| line == "Return-Path: <>"));
 }
 
-/// Two hosts whose aliases lead to each other, each by way of the other.
+/// Two hosts whose aliases lead to each other.
 #[test]
-fn what_comes_back_for_the_same_address_is_refused() {
+fn mail_loop_is_refused() {
     let directory = TestDirectory::new();
     let aliases = directory.join("aliases");
     fs::write(&aliases, "me: me@far.example\n").unwrap();
@@ -68,14 +68,14 @@ fn what_comes_back_for_the_same_address_is_refused() {
         ("me@here.example", "Delivered-To: other@here.example\r\n", 250),
         ("me@here.example", "Delivered-To: me@here.example\r\n", 554),
         ("me@here.example", "delivered-to:ME@HERE.example \r\n", 554),
-        // It goes no further, or no further than its sender said.
+        // Delivered here, or relayed to where the sender said.
         ("you@here.example", "Delivered-To: you@here.example\r\n", 250),
         ("me@far.example", "Delivered-To: me@far.example\r\n", 250),
     ] {
         let reply = server.after_ehlo().deliver("a@b.example", &[to], &text(delivered_to), code);
         assert_eq!(reply.lines[0].contains("5.4.6"), code == 554, "{to} {delivered_to}: {reply:?}");
     }
-    // Not in the body.
+    // The body is not examined.
     let body = "Subject: x\r\n\r\nDelivered-To: me@here.example\r\n";
     server.after_ehlo().deliver("a@b.example", &["me@here.example"], body, 250);
 }

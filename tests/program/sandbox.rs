@@ -1,4 +1,4 @@
-//! The program as a person meets it first: one command, one message, and how it stops.
+//! The program as a new user meets it: one command, one message, and how it stops.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +11,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
 #[test]
-fn a_message_sent_by_a_real_client_is_in_the_mailbox() {
+fn message_of_a_real_client_is_delivered() {
     let server = Server::start(&[]);
     let message = Message::builder()
         .from("Smith <smith@example.org>".parse().unwrap())
@@ -41,7 +41,7 @@ fn a_message_sent_by_a_real_client_is_in_the_mailbox() {
 }
 
 #[test]
-fn the_first_lines_say_where_for_whom_and_how() {
+fn banner_names_address_users_and_a_first_message() {
     let server = Server::start(&["-u", "jones"]);
     let directory = server.join("mail");
     assert_eq!(
@@ -53,7 +53,7 @@ fn the_first_lines_say_where_for_whom_and_how() {
         )
     );
     assert!(server.banner[1].starts_with("printf 'From: "), "{}", server.banner[1]);
-    // The one named user is the recipient; any other would be refused.
+    // The first message is for the named user, because others would be refused.
     assert!(server.banner[1].contains(" --mail-rcpt jones@localhost "), "{}", server.banner[1]);
     server.after_ehlo().deliver(
         "me@localhost",
@@ -67,7 +67,7 @@ fn the_first_lines_say_where_for_whom_and_how() {
 }
 
 #[test]
-fn a_second_server_on_the_same_port_says_so_and_leaves() {
+fn second_server_on_the_same_port_exits() {
     let server = Server::start(&[]);
     let address = server.address.to_string();
     let directory = TestDirectory::new();
@@ -76,14 +76,14 @@ fn a_second_server_on_the_same_port_says_so_and_leaves() {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{errors}");
     assert!(errors.contains(&address) && errors.contains("in use"), "{errors}");
-    assert!(errors.contains("--listen"), "names the cure: {errors}");
+    assert!(errors.contains("--listen"), "names the fix: {errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    // The first one does not mind.
+    // The first server is not affected.
     server.after_ehlo().command("NOOP", 250);
 }
 
 #[test]
-fn term_answers_the_message_in_hand_and_exits_0() {
+fn term_finishes_messages_and_exits_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Server::start(&[]);
         let mut idle = server.after_ehlo();
@@ -94,7 +94,7 @@ fn term_answers_the_message_in_hand_and_exits_0() {
         server.signal(signal);
         idle.expect(421);
         assert!(idle.is_closed());
-        // What was begun may be finished.
+        // A message that was begun may be finished.
         busy.send(b"Subject: last\r\n\r\nlast\r\n");
         busy.command(".", 250);
         assert!(server.mailbox("jones").contains("Subject: last\n"));
@@ -104,7 +104,7 @@ fn term_answers_the_message_in_hand_and_exits_0() {
 }
 
 #[test]
-fn hup_reads_aliases_again_and_drops_nobody() {
+fn hup_reloads_aliases_without_ending_sessions() {
     let directory = TestDirectory::new();
     let aliases = directory.join("aliases");
     fs::write(&aliases, "sales: smith\n").unwrap();
@@ -122,7 +122,7 @@ fn hup_reads_aliases_again_and_drops_nobody() {
 }
 
 #[test]
-fn usr1_writes_the_counters_to_the_log() {
+fn usr1_logs_the_counters() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     client.deliver("", &["a@localhost", "b@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
@@ -135,7 +135,7 @@ fn usr1_writes_the_counters_to_the_log() {
 }
 
 #[test]
-fn every_event_is_one_line_of_the_log() {
+fn each_event_is_one_log_line() {
     let server = Server::start(&[]);
     server.after_ehlo().deliver(
         "smith@example.org",

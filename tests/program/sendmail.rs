@@ -1,5 +1,4 @@
-//! The program `mailslot-sendmail` as its callers call it: flags, standard input, exit statuses,
-//! and what is in the mailbox afterwards.
+//! The program `mailslot-sendmail`: options, standard input, exit statuses, and what is delivered.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -34,10 +33,10 @@ impl SendmailHost {
         start(SENDMAIL, &[&["-C", self.config.to_str().unwrap()], args].concat())
     }
 
-    /// Runs it with `input`; its exit status and what it said.
+    /// Runs it with `input`. Returns its exit status and what it printed.
     fn run(&self, args: &[&str], input: &[u8]) -> (i32, String) {
         let mut child = self.start(args);
-        // One that has read enough may be gone.
+        // It may end without reading all.
         let _ = child.stdin.take().unwrap().write_all(input);
         said(child.wait_with_output().unwrap())
     }
@@ -47,7 +46,7 @@ impl SendmailHost {
     }
 }
 
-/// A child that is killed should it take too long.
+/// Starts a program that is killed if it takes too long.
 fn start(program: &str, args: &[&str]) -> Child {
     let mut command = Command::new("timeout");
     command
@@ -65,7 +64,7 @@ fn said(output: Output) -> (i32, String) {
 }
 
 #[test]
-fn a_message_reaches_those_it_is_for() {
+fn message_reaches_its_recipients() {
     let host = SendmailHost::new(&[]);
     let input = b"Subject: x\nTo: smith, jones@here.example\nBcc: brown\n\n.a\nb\n.\nc\n";
     assert_eq!(host.run(&["-i", "white"], input), (0, String::new()));
@@ -89,7 +88,7 @@ fn a_message_reaches_those_it_is_for() {
 }
 
 #[test]
-fn the_sender_is_who_calls_or_who_is_named() {
+fn sender_is_the_caller_or_the_option() {
     let host = SendmailHost::new(&[]);
     let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
     for (args, path) in [
@@ -108,7 +107,7 @@ fn the_sender_is_who_calls_or_who_is_named() {
 }
 
 #[test]
-fn statuses_are_those_of_sysexits() {
+fn exit_statuses() {
     let host = SendmailHost::new(&["--user", "smith", "--max-size", "100K"]);
     let large = vec![b'x'; 200_000];
     for (args, input, status, says) in [
@@ -134,7 +133,8 @@ fn statuses_are_those_of_sysexits() {
         (&["--version"], b"", 0, "mailslot-sendmail "),
     ] {
         if args.contains(&"-bv") {
-            // That is asked of the host's own files, where the sandbox's users are none.
+            // This is answered from the host's own files, which do not have the users of the
+            // sandbox.
             fs::write(
                 host.server.join("v"),
                 "hostname h\ndomain here.example\naliases none\nuser smith\n",
@@ -155,7 +155,7 @@ fn statuses_are_those_of_sysexits() {
 }
 
 #[test]
-fn it_goes_by_other_names() {
+fn mailq_and_newaliases() {
     let host = SendmailHost::new(&[]);
     for (name, printed) in [("mailq", "the queue is empty\n"), ("newaliases", "")] {
         let path = host.server.join(name);
@@ -167,7 +167,7 @@ fn it_goes_by_other_names() {
 }
 
 #[test]
-fn without_a_server_it_is_for_later() {
+fn without_a_server_it_exits_75() {
     let host = SendmailHost::new(&[]);
     let SendmailHost { server, config } = host;
     let directory = TestDirectory::new();
@@ -186,9 +186,9 @@ fn without_a_server_it_is_for_later() {
     }
 }
 
-/// Through a Unix socket, which is tried before other addresses.
+/// Unix sockets are tried before other addresses.
 #[test]
-fn a_unix_socket_is_as_good() {
+fn delivery_over_a_unix_socket() {
     let directory = TestDirectory::new();
     let socket = format!("unix:{}", directory.join("smtp").display());
     let host = SendmailHost::new(&["--listen", &socket]);
@@ -232,7 +232,7 @@ fn smtp_on_standard_input_and_output() {
                 reply(expected);
             }
         }
-        // It ends by itself, with standard input still open.
+        // It ends while standard input is still open.
         assert!(child.wait().unwrap().success());
         let mut rest = String::new();
         replies.read_to_string(&mut rest).unwrap();
@@ -242,9 +242,9 @@ fn smtp_on_standard_input_and_output() {
     assert_eq!(host.mailbox("smith").matches("\nSubject: x\n\nSTARTTLS\n.\n\n").count(), 2);
 }
 
-/// What is larger than memory should hold goes through a file, and arrives whole.
+/// A message that is too large for memory waits in a file.
 #[test]
-fn a_large_message_arrives_whole() {
+fn large_message_is_delivered() {
     let host = SendmailHost::new(&[]);
     let body = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n".repeat(1 << 16);
     let input = format!("Subject: large\n\n{body}");
@@ -252,10 +252,10 @@ fn a_large_message_arrives_whole() {
     assert!(host.mailbox("smith").ends_with(&format!("\n\n{body}\n")));
 }
 
-/// Mail for another host is taken into the queue, shown there, and tried.
+/// Mail for another host is put into the queue, listed and tried.
 #[test]
-fn mail_for_other_hosts_waits_in_the_queue() {
-    // As a build without TLS has it too.
+fn mail_for_other_hosts_is_queued() {
+    // With this a build without TLS can do it, too.
     let host = SendmailHost::new(&["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"]);
     assert_eq!(host.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
     let (status, listed) = host.run(&["-bp"], b"");
@@ -274,7 +274,7 @@ fn mail_for_other_hosts_waits_in_the_queue() {
 
 /// More recipients than one transaction takes.
 #[test]
-fn many_recipients_are_more_than_one_transaction() {
+fn many_recipients_take_several_transactions() {
     let host = SendmailHost::new(&["--max-recipients", "10"]);
     let to: Vec<String> = (0..25).map(|n| format!("u{n}")).collect();
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
@@ -284,9 +284,9 @@ fn many_recipients_are_more_than_one_transaction() {
     }
 }
 
-/// Root may do without the server; others may not.
+/// Only root may deliver without a server.
 #[test]
-fn delivery_without_the_server() {
+fn direct_delivery_is_for_root() {
     let directory = TestDirectory::new();
     let at = |name: &str| directory.join(name).display().to_string();
     fs::create_dir(at("mail")).unwrap();

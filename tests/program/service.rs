@@ -43,7 +43,7 @@ impl Service {
 }
 
 #[test]
-fn term_finishes_what_is_in_hand_and_leaves() {
+fn term_finishes_messages_and_notifies() {
     let service = Service::start();
     let mut idle = service.server.greeted();
     let mut in_data = service.server.greeted();
@@ -63,7 +63,7 @@ fn term_finishes_what_is_in_hand_and_leaves() {
 }
 
 #[test]
-fn a_second_term_does_not_wait() {
+fn second_term_stops_at_once() {
     let service = Service::start();
     let mut in_data = service.server.greeted();
     in_data.begin_data("smith");
@@ -75,7 +75,7 @@ fn a_second_term_does_not_wait() {
 }
 
 #[test]
-fn hup_reloads_and_usr1_counts_and_no_session_is_dropped() {
+fn signals_do_not_end_sessions() {
     let service = Service::start();
     let mut client = service.server.greeted();
     service.server.signal(Signal::SIGHUP);
@@ -88,7 +88,7 @@ fn hup_reloads_and_usr1_counts_and_no_session_is_dropped() {
 
 /// systemd passes listening sockets from descriptor 3 on.
 #[test]
-fn passed_sockets_are_listened_on() {
+fn passed_socket_is_used() {
     let directory = TestDirectory::with_mail_and_spool();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,4 +1,4 @@
-//! The real program with TLS: how it starts, how it does not, what HUP changes, what `check` finds.
+//! The real program with TLS: its start, HUP, `check`, and passed sockets.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ use crate::harness::library::MailStore;
 use crate::harness::server::{PROGRAM, SENDMAIL, Server, mailslot, run_mailslot};
 use crate::harness::tls::{TestCertificate, VERSIONS, starttls};
 
-/// A running program with the certificate `a` of its own folder.
+/// Starts a program with the certificate `a` of its own directory.
 fn start(options: &[&str]) -> (Server, TestCertificate) {
     let directory = TestDirectory::new();
     let certificate = TestCertificate::new(directory.path(), "a");
@@ -26,7 +26,7 @@ fn start(options: &[&str]) -> (Server, TestCertificate) {
 }
 
 #[test]
-fn hup_changes_the_certificate_and_no_session_is_dropped() {
+fn hup_reloads_the_certificate() {
     let (server, a) = start(&[]);
     let mut old = a.handshake(starttls(server.address), &VERSIONS);
     old.begin_data("smith");
@@ -37,7 +37,7 @@ fn hup_changes_the_certificate_and_no_session_is_dropped() {
     server.signal(Signal::SIGHUP);
     server.wait_for_log("reload ");
     old.command("Subject: still here\r\n\r\n.", 250);
-    // Whoever trusts b alone would not go on with a's.
+    // A client that trusts only b would not accept a.
     let mut new = b.handshake(starttls(server.address), &VERSIONS);
     new.command("NOOP", 250);
 
@@ -52,7 +52,7 @@ fn hup_changes_the_certificate_and_no_session_is_dropped() {
 }
 
 #[test]
-fn required_is_required() {
+fn required_tls_is_530_without() {
     let (server, certificate) = start(&["--tls-required", "on"]);
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<a@b.example>", 530);
@@ -60,7 +60,7 @@ fn required_is_required() {
 }
 
 #[test]
-fn a_port_of_tls_is_announced_as_one() {
+fn banner_names_implicit_tls() {
     let directory = TestDirectory::new();
     let certificate = TestCertificate::new(directory.path(), "a");
     let options = [&certificate.options()[..], &["-l", "tls:127.0.0.1:0"]].concat();
@@ -75,7 +75,7 @@ fn a_port_of_tls_is_announced_as_one() {
 }
 
 #[test]
-fn one_session_by_inetd_speaks_tls_too() {
+fn starttls_with_inetd() {
     let directory = TestDirectory::new();
     let certificate = TestCertificate::new(directory.path(), "a");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -100,7 +100,7 @@ fn one_session_by_inetd_speaks_tls_too() {
 }
 
 #[test]
-fn it_does_not_start_without_the_tls_it_was_asked_for() {
+fn start_fails_without_usable_keys() {
     let directory = TestDirectory::new();
     let (a, b) =
         (TestCertificate::new(directory.path(), "a"), TestCertificate::new(directory.path(), "b"));
@@ -118,11 +118,11 @@ fn it_does_not_start_without_the_tls_it_was_asked_for() {
         let (exit, text) = run_mailslot(&[&common[..], options].concat());
         assert_eq!(exit, Some(code), "{options:?}: {text}");
         assert!(text.contains(&said), "{options:?}: {text}");
-        assert!(!directory.exists(), "it had begun before it looked");
+        assert!(!directory.exists(), "the start changed the directory");
     }
 }
 
-/// The program, with three sockets that systemd passed, of these names.
+/// Returns the program with three sockets that systemd passes, of these names.
 fn passed(sockets: [OwnedFd; 3], names: &str, directory: &Path, options: &[&str]) -> Command {
     let script =
         "LISTEN_FDS=3 LISTEN_PID=$$ exec \"$@\" 3<&0 4<&1 5<&2 0</dev/null 1>&0 2>\"$LOG\"";
@@ -139,9 +139,9 @@ fn passed(sockets: [OwnedFd; 3], names: &str, directory: &Path, options: &[&str]
     command
 }
 
-/// `FileDescriptorName=` of a socket unit says what is spoken there.
+/// `FileDescriptorName=` of a socket unit selects the protocol.
 #[test]
-fn sockets_that_systemd_passes_serve_what_they_are_called() {
+fn passed_sockets_are_used_by_name() {
     let directory = TestDirectory::new();
     let certificate = TestCertificate::new(directory.path(), "a");
     let tcp = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -171,7 +171,7 @@ fn sockets_that_systemd_passes_serve_what_they_are_called() {
 }
 
 #[test]
-fn a_socket_called_tls_needs_a_certificate() {
+fn passed_socket_named_tls_needs_a_certificate() {
     let directory = TestDirectory::new();
     let sockets = [(); 3].map(|()| OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap()));
     let status = passed(sockets, "a.socket:lmtp:tls", directory.path(), &[]).status().unwrap();
@@ -181,7 +181,7 @@ fn a_socket_called_tls_needs_a_certificate() {
 }
 
 #[test]
-fn check_looks_at_key_chain_dates_names_and_permissions() {
+fn check_examines_certificates_and_keys() {
     let directory = TestDirectory::new();
     let good = TestCertificate::new(directory.path(), "good");
     let expired = TestCertificate::with(directory.path(), "expired", |params| {
@@ -218,7 +218,7 @@ fn check_looks_at_key_chain_dates_names_and_permissions() {
     }
 }
 
-/// The programs of the host come in also where TLS is required of everybody, by either way.
+/// sendmail can connect, by either address, where TLS is required.
 #[test]
 fn sendmail_where_tls_is_required() {
     let store = MailStore::new();

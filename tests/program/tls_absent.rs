@@ -1,10 +1,10 @@
-//! Built without the feature `tls`: who asks for TLS is told, and nothing else is different.
+//! A build without the feature `tls`: options for TLS are refused, and STARTTLS is not offered.
 
 use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
 #[test]
-fn who_asks_for_tls_is_told() {
+fn tls_options_are_refused() {
     let directory = TestDirectory::new();
     let path = directory.as_str();
     let common = ["--sandbox", path, "-l", "127.0.0.1:0", "--tls-cert", "cert.pem"];

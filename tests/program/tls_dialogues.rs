@@ -40,7 +40,7 @@ impl Connection {
 }
 
 #[test]
-fn the_program_goes_on_inside_tls() {
+fn program_holds_dialogues_with_starttls() {
     let with_tls = |(option, value): &(String, String)| (option == "tls").then(|| value.clone());
     let mut count = 0;
     for mut dialogue in dialogue::all() {
@@ -54,14 +54,14 @@ fn the_program_goes_on_inside_tls() {
         options.extend(certificate.options());
         options.extend(["--tls-required", required]);
         let server = Server::start_in(directory, &options);
-        run(&dialogue, Connection::Clear(Client::connect(server.address)), &certificate);
+        hold(&dialogue, Connection::Clear(Client::connect(server.address)), &certificate);
         count += 1;
     }
     assert!(count >= 2, "only {count}");
 }
 
 /// Holds a dialogue, turn by turn.
-fn run(dialogue: &Dialogue, mut connection: Connection, certificate: &TestCertificate) {
+fn hold(dialogue: &Dialogue, mut connection: Connection, certificate: &TestCertificate) {
     let mut received = Received::default();
     for turn in &dialogue.turns {
         match turn {

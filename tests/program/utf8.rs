@@ -1,11 +1,11 @@
-//! SMTPUTF8 in the real program: users and domains in UTF-8, and what stands in the mailbox.
+//! SMTPUTF8 in the real program: users and domains in UTF-8, and what is delivered.
 
 use std::fs;
 
 use crate::harness::server::Server;
 
 #[test]
-fn a_mailbox_may_have_a_name_in_utf8() {
+fn mailbox_with_a_utf8_name() {
     let server = Server::start(&["--hostname", "b\u{fc}cher.example"]);
     let mut client = server.greeted();
     let ehlo = client.command("EHLO client.example", 250);
@@ -16,7 +16,7 @@ fn a_mailbox_may_have_a_name_in_utf8() {
     client.command("DATA", 354);
     client.send("Subject: Gr\u{fc}\u{df}e\r\n\r\nHallo!\r\n".as_bytes());
     client.command(".", 250);
-    // What cannot be seen makes no file's name.
+    // Invisible characters cannot be part of a file name.
     client.command("MAIL FROM:<a@b> SMTPUTF8", 250);
     for hidden in ["a\u{200b}", "\u{202e}a", "a\u{a0}b", "\u{feff}"] {
         client.command(&format!("RCPT TO:<{hidden}@b>"), 553);
@@ -37,7 +37,7 @@ fn a_mailbox_may_have_a_name_in_utf8() {
 }
 
 #[test]
-fn users_and_domains_may_be_given_in_utf8() {
+fn users_and_domains_configured_in_utf8() {
     let options = ["--user", "j\u{fc}rgen", "--domain", "b\u{fc}cher.example"];
     let server = Server::start(&options);
     let mut client = server.after_ehlo();
