@@ -1,5 +1,6 @@
-//! The sandbox that the program locks itself into: what a thread in it can open, and what becomes
-//! of files that are named or put in place once it is closed.
+//! The confinement that the program applies to itself: what a confined thread can open, and files
+//! that are named or replaced later. This is a program of its own because one test runs the program
+//! again and confines it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "harness/mod.rs"]
@@ -18,10 +19,10 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::server::Server;
 use crate::harness::test_host::{self, MAIL, StartMode, TestHost, passwd_line};
 
-/// In the environment of [`confined`], the folder that is in reach.
+/// Environment variable of [`confined`] with the directory that it may use.
 const CONFINED: &str = "MAILSLOT_TEST_CONFINED";
 
-/// What is tried in the sandbox, by another thread; run by the test below, in a process of its own.
+/// Tries what must fail in a confined thread. Run by the test below, in a process of its own.
 #[test]
 fn confined() {
     let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
@@ -47,7 +48,7 @@ fn confined() {
         assert!(File::open(&outside).is_err_and(denied), "read");
         assert!(mailslot::confine::is_out_of_reach(&outside));
         assert!(fs::read_dir("/etc").is_err_and(denied), "list");
-        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
+        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a directory");
         assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
         assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
         assert!(Command::new("/bin/true").status().is_err_and(denied), "run a program");
@@ -61,15 +62,15 @@ fn confined() {
     std::thread::spawn(tries).join().unwrap();
 }
 
-/// As whoever runs the test, root too.
+/// Runs as the user who runs the test, including root.
 #[test]
-fn a_thread_in_the_sandbox_cannot_leave_it() {
+fn confined_thread_is_denied_everything_else() {
     let text = run_confined();
     assert!(text.contains("all denied") || text.contains("skipped"), "{text}");
     print!("{text}");
 }
 
-/// Runs [`confined`]; what it printed.
+/// Runs [`confined`]. Returns what it printed.
 fn run_confined() -> String {
     let directory = TestDirectory::new();
     fs::create_dir(directory.join("inside")).unwrap();
@@ -85,9 +86,9 @@ fn run_confined() -> String {
     text.into_owned()
 }
 
-/// An `:include:` that leads out of the sandbox: mail waits, and the log names what keeps it.
+/// An `:include:` outside of the confinement defers mail, and the log names the file.
 #[test]
-fn an_include_outside_of_the_sandbox_is_told() {
+fn include_outside_of_the_confinement_is_logged() {
     let directory = TestDirectory::new();
     let other = TestDirectory::new();
     let (lists, new) = (directory.join("lists"), other.path().join("new"));
@@ -103,7 +104,7 @@ fn an_include_outside_of_the_sandbox_is_told() {
     if confines && File::open("/etc/shadow").is_ok() {
         server.wait_for_log("/etc/shadow is outside of the sandbox");
     }
-    // One that is named later.
+    // A file that is named later.
     fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
     server.signal(Signal::SIGHUP);
     server.wait_for_log("reload");
@@ -114,11 +115,12 @@ fn an_include_outside_of_the_sandbox_is_told() {
     server.wait_for_log("new is outside of the sandbox");
 }
 
-/// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what
-/// is put in its place; as root, what was there, and what everybody may read.
+/// Files in `/etc` of the host. As an ordinary user the program can read what its permissions
+/// allow, and files that replace others. As root it can read what was there at the start, and what
+/// all users may read.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn files_in_etc_are_read_by_their_permissions() {
+fn files_in_etc() {
     let root_is_confined = kernel_confines();
     for (mode, options, secret, user_later) in [
         (StartMode::Root, &[][..], "cannot be opened: Permission denied", 250),
@@ -142,7 +144,7 @@ fn files_in_etc_are_read_by_their_permissions() {
         client.command("RCPT TO:<secret@host.example>", 451);
         server.wait_for_log(&format!("/etc/shadow {secret}"));
         client.command("RCPT TO:<carol@host.example>", 550);
-        // As useradd(8) does it.
+        // As useradd(8) changes the file.
         let mut users = fs::read_to_string(host.path("etc/passwd")).unwrap();
         users.push_str(&passwd_line("carol", 64910));
         fs::write(host.path("etc/passwd+"), users).unwrap();
@@ -154,12 +156,12 @@ fn files_in_etc_are_read_by_their_permissions() {
     }
 }
 
-/// A key that the group of `--run-as` may read is read again; one that root alone may read is not,
-/// and the log says so at the start. New files that replace the old ones are in reach.
+/// A key that the group of `--run-as` may read is reloaded. One that only root may read is not, and
+/// the log says so at the start. Files that replace the old ones can be read.
 #[cfg(feature = "tls")]
 #[test]
 #[ignore = "needs root, unshare"]
-fn a_key_is_read_again_if_it_is_the_group_s() {
+fn key_of_the_group_is_reloaded() {
     use std::os::unix::fs::PermissionsExt;
     for (permissions, again) in [(0o640, true), (0o600, false)] {
         let host = TestHost::new();
@@ -176,21 +178,21 @@ fn a_key_is_read_again_if_it_is_the_group_s() {
         let pem = host.path("certs/both.pem");
         let server = host.start(StartMode::Root, &["--tls-cert", pem.to_str().unwrap()]);
         if !again {
-            let told = server.wait_for_log("will not be read again");
-            assert!(told.contains("chgrp"), "{told}");
+            let line = server.wait_for_log("will not be read again");
+            assert!(line.contains("chgrp"), "{line}");
         }
         make();
         server.signal(Signal::SIGHUP);
-        let told = server.wait_for_any_log(&["certificate and key stay", "reload signal=HUP"]);
-        assert_eq!(told.contains("reload"), again, "{told}");
+        let line = server.wait_for_any_log(&["certificate and key stay", "reload signal=HUP"]);
+        assert_eq!(line.contains("reload"), again, "{line}");
         assert_eq!(server.after_ehlo().command("STARTTLS", 220).code, 220);
     }
 }
 
-/// systemd's unit: its exposure, and that its filter lets through every call that is made.
+/// The units of systemd: their exposure, and that the filter allows every call that is made.
 #[test]
 #[ignore = "needs root, unshare, setpriv, strace, systemd-analyze"]
-fn the_unit_of_systemd_is_tight_and_wide_enough() {
+fn systemd_unit_allows_the_calls_that_are_made() {
     let run = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).env_remove("LESS").output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -242,11 +244,11 @@ fn the_unit_of_systemd_is_tight_and_wide_enough() {
     let made: BTreeSet<String> = log.iter().filter_map(|line| call_of(line)).collect();
     assert!(made.contains("setfsuid") && made.contains("fdatasync"), "{made:?}");
     let refused: Vec<&String> = made.difference(&allowed).collect();
-    // Made by strace's own start, as the program's first.
+    // Called by strace to start the program.
     assert!(refused.iter().all(|call| *call == "execve"), "{refused:?}");
 }
 
-/// The system calls that a word of SystemCallFilter= stands for.
+/// Returns the system calls that a word of SystemCallFilter= stands for.
 fn members(word: &str, group: &dyn Fn(&str) -> String) -> Vec<String> {
     if !word.starts_with('@') {
         return vec![word.to_owned()];
@@ -256,7 +258,7 @@ fn members(word: &str, group: &dyn Fn(&str) -> String) -> Vec<String> {
     names.filter(|name| *name != word).flat_map(|name| members(name, group)).collect()
 }
 
-/// `[pid  4711] setfsuid(64901) = 64900`
+/// Returns the call in a line of strace, `[pid 4711] setfsuid(64901) = 64900`.
 fn call_of(line: &str) -> Option<String> {
     let call = line.strip_prefix("[pid").and_then(|rest| rest.split_once(']'));
     let call = call.map_or(line, |(_, call)| call);
@@ -265,9 +267,9 @@ fn call_of(line: &str) -> Option<String> {
     (plain && !name.is_empty()).then(|| name.to_owned())
 }
 
-/// Whether the kernel confines at all.
+/// True if the kernel supports the confinement.
 fn kernel_confines() -> bool {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    // Where that file system is not mounted the kernel's own answer is asked for.
+    // If that file system is not mounted, the kernel is tried.
     modules.contains("landlock") || run_confined().contains("all denied")
 }

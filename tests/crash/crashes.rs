@@ -1,5 +1,8 @@
-//! Killed, or without power, at every call: what was acknowledged is in its mailboxes, whole; no
-//! message is torn or in some of its mailboxes only; the next start needs no help.
+//! The writer is killed, or power is lost, at every call. What was acknowledged is whole in its
+//! mailboxes, no message is torn or in some of its mailboxes only, and the next start repairs all
+//! by itself.
+//!
+//! Each test prints how many crash points it tried.
 //!
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 
@@ -12,7 +15,7 @@ use crate::harness::sim_disk::{Fault, Plan, SimMachine};
 use crate::harness::sim_writer::{SimWriter, check_directories, machine};
 use crate::logger;
 
-/// What is in the mailboxes before. The second does not end as a mailbox should.
+/// Mailboxes at the start. The second one does not end as a mailbox should.
 const BEFORE: &[(&str, &str)] = &[
     ("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail of alice\n\n"),
     ("bob", "From old Thu Jan  1 00:00:00 1970\n\nold mail of bob"),
@@ -21,8 +24,9 @@ const BEFORE: &[(&str, &str)] = &[
 const FOREIGN: &str = "From other Thu Jan  1 00:00:00 1970\n\nmail by another program\n\n";
 const BOXES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
-/// One message for one mailbox, one for three, two at a time, a large one, a new mailbox; some of
-/// them for the queue, alone or with others; enough that both halves of the journal are used.
+/// Sends one message to one mailbox, one to three, two at a time, a large one, and one to a new
+/// mailbox; some of them to the queue, alone or with mailboxes. They are enough to use both halves
+/// of the journal.
 fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
     ledger.send(server, TestMessage::new("one", &["alice"], 300));
     ledger.send(server, TestMessage::new("three", &["alice", "bob", "queue/three"], 6000));
@@ -35,7 +39,7 @@ fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
     ledger.send(server, TestMessage::new("last", &["carol", "bob"], 400));
 }
 
-/// Runs until the fault; false if it did not come to that.
+/// Runs until the fault. False if the run ended without it.
 fn run(machine: &SimMachine, ledger: &mut Ledger<Outcome>, plan: Plan) -> bool {
     // RUST_LOG=warn shows what recovery did.
     logger::start();
@@ -50,8 +54,8 @@ fn run(machine: &SimMachine, ledger: &mut Ledger<Outcome>, plan: Plan) -> bool {
     fired
 }
 
-/// Starts again and delivers one more to each mailbox; all must be well.
-fn go_on(machine: &SimMachine, ledger: &mut Ledger<Outcome>) -> Result<(), String> {
+/// Starts again, delivers one more message to each mailbox, and checks all.
+fn restart_and_check(machine: &SimMachine, ledger: &mut Ledger<Outcome>) -> Result<(), String> {
     let server =
         SimWriter::start(&machine.process()).map_err(|e| format!("does not start: {e}"))?;
     for (n, name) in BOXES.into_iter().enumerate() {
@@ -69,7 +73,7 @@ fn go_on(machine: &SimMachine, ledger: &mut Ledger<Outcome>) -> Result<(), Strin
 fn killed_at_every_call() {
     let mut tried = 0;
     for fault in [Fault::KillBefore, Fault::KillWithin, Fault::KillAfter] {
-        tried += every_call(1, fault, go_on);
+        tried += every_call(1, fault, restart_and_check);
     }
     println!("killed_at_every_call: {tried} crash points");
     assert!(tried > 400, "{tried}");
@@ -79,8 +83,8 @@ fn killed_at_every_call() {
 fn power_lost_at_every_call() {
     let mut tried = 0;
     for seed in 0..3 * factor() {
-        tried += every_call(2, Fault::PowerBefore(seed), go_on);
-        tried += every_call(2, Fault::PowerAfter(seed + 1000), go_on);
+        tried += every_call(2, Fault::PowerBefore(seed), restart_and_check);
+        tried += every_call(2, Fault::PowerAfter(seed + 1000), restart_and_check);
     }
     println!("power_lost_at_every_call: {tried} crash points");
     assert!(tried > 500, "{tried}");
@@ -96,7 +100,8 @@ fn recovery_killed_at_every_call() {
     assert!(tried > 300, "{tried}");
 }
 
-/// Recovery dies at each of its calls (by default, every other), and then the one after it too.
+/// Kills recovery at each of its calls (by default, every other one), and sometimes the next
+/// recovery, too.
 fn killed_again(
     machine: &SimMachine,
     ledger: &Ledger<Outcome>,
@@ -118,7 +123,8 @@ fn killed_again(
         if fired && depth > 0 && at % 40 == 5 {
             killed_again(&machine, &ledger, depth - 1, tried)?;
         }
-        go_on(&machine, &mut ledger).map_err(|e| format!("recovery killed at call {at}: {e}"))?;
+        restart_and_check(&machine, &mut ledger)
+            .map_err(|e| format!("recovery killed at call {at}: {e}"))?;
         if !fired {
             break;
         }
@@ -145,7 +151,7 @@ fn power_lost_in_recovery_and_after_it() {
                 if !disk.fired() {
                     machine.lose_power(seed);
                 }
-                go_on(&machine, &mut ledger)
+                restart_and_check(&machine, &mut ledger)
                     .map_err(|e| format!("then power lost at {at}: {e}"))?;
             }
             Ok(())
@@ -156,7 +162,7 @@ fn power_lost_in_recovery_and_after_it() {
 }
 
 #[test]
-fn others_write_between_death_and_restart() {
+fn other_programs_write_between_crash_and_restart() {
     let mut tried = 0;
     for kind in 0..7 {
         for (seed, fault) in [(0, Fault::KillAfter), (1, Fault::PowerBefore(kind))] {
@@ -178,16 +184,16 @@ fn others_write_between_death_and_restart() {
                 if seed == 1 {
                     ledger.power_lost();
                 }
-                go_on(machine, ledger)
+                restart_and_check(machine, ledger)
             });
         }
     }
-    println!("others_write_between_death_and_restart: {tried} crash points");
+    println!("other_programs_write_between_crash_and_restart: {tried} crash points");
     assert!(tried > 300, "{tried}");
 }
 
 #[test]
-fn two_servers_one_killed() {
+fn one_of_two_servers_is_killed() {
     let mut tried = 0;
     for fault in [Fault::KillAfter, Fault::KillWithin, Fault::PowerAfter(7)] {
         for at in (1..).step_by((7 / factor()).max(1) as usize) {
@@ -211,7 +217,7 @@ fn two_servers_one_killed() {
             }
             server.stop();
             third.stop();
-            if let Err(e) = go_on(&machine, &mut ledger) {
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
                 panic!("{fault:?} at call {at}: {e}\n{}", ledger.summary());
             }
             if !fired {
@@ -220,12 +226,12 @@ fn two_servers_one_killed() {
             tried += 1;
         }
     }
-    println!("two_servers_one_killed: {tried} crash points");
+    println!("one_of_two_servers_is_killed: {tried} crash points");
     assert!(tried > 50, "{tried}");
 }
 
 #[test]
-fn recovery_syncs_what_was_done_too() {
+fn recovery_syncs_applied_messages() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let disk = machine.process();
     let server = SimWriter::start(&disk).unwrap();
@@ -236,13 +242,13 @@ fn recovery_syncs_what_was_done_too() {
     let server = SimWriter::start(&disk).unwrap();
     disk.kill();
     server.stop();
-    // Its journal is gone by now, and nothing but the mailboxes stands in for the message.
+    // The journal is removed by now, so only the mailboxes contain the message.
     machine.lose_all();
-    go_on(&machine, &mut ledger).unwrap();
+    restart_and_check(&machine, &mut ledger).unwrap();
 }
 
 #[test]
-fn what_a_reader_moved_up_is_found_again() {
+fn messages_moved_by_a_reader_are_found() {
     let (machine, mut ledger) = (machine(&[]), Ledger::default());
     let disk = machine.process();
     let server = SimWriter::start(&disk).unwrap();
@@ -254,24 +260,24 @@ fn what_a_reader_moved_up_is_found_again() {
     server.stop();
     machine.lose_power(1);
     ledger.power_lost();
-    go_on(&machine, &mut ledger).unwrap();
+    restart_and_check(&machine, &mut ledger).unwrap();
 }
 
 #[test]
-fn the_name_of_a_mailbox_that_a_reader_renamed_is_durable() {
+fn mailbox_renamed_by_a_reader_is_durable() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();
     ledger.foreign_rewrite(&machine, "alice", Some(FOREIGN), Rewrite::Rename);
     ledger.send(&server, TestMessage::new("one", &["alice"], 300));
     ledger.send(&server, TestMessage::new("large", &["alice"], LARGE));
-    // Everything is written back, and forgotten.
+    // A stop checkpoints everything.
     server.stop();
     machine.lose_all();
-    go_on(&machine, &mut ledger).unwrap();
+    restart_and_check(&machine, &mut ledger).unwrap();
 }
 
-/// Tries `fault` at every call, or at one in `step`, until the run comes to its end without it, and
-/// has `then` judge what comes of it. How many there were.
+/// Tries `fault` at every call, or at one in `step`, until a run ends without it. After each fault
+/// `then` checks the result. Returns the number of faults.
 fn every_call(
     step: u64,
     fault: Fault,
@@ -282,7 +288,7 @@ fn every_call(
     for at in (1..).step_by(step as usize) {
         let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
         let fault = match fault {
-            // Each call its own seed.
+            // Each call has its own seed.
             Fault::PowerBefore(seed) => Fault::PowerBefore(seed * 10_000 + at),
             Fault::PowerAfter(seed) => Fault::PowerAfter(seed * 10_000 + at),
             fault => fault,
@@ -299,7 +305,7 @@ fn every_call(
     tried
 }
 
-/// `MAILSLOT_FAULTS`: how many times as many crash points are tried.
+/// Returns how many times as many crash points are tried.
 fn factor() -> u64 {
     std::env::var("MAILSLOT_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }

@@ -1,6 +1,8 @@
-//! Every call fails, once and from then on: the answer is honest, the mailboxes are as they were,
-//! the log says why, others go on, and when the fault is over so is the trouble. No answer comes
-//! before the sync that covers it.
+//! Every call fails, once and from then on. The outcome is right, the mailboxes are unchanged, the
+//! log names the cause, other mail goes on, and mail is delivered when the fault is over. No
+//! outcome comes before the sync that covers it.
+//!
+//! Each test prints how many faults there were.
 //!
 //! Each test prints how many faults there were. `MAILSLOT_FAULTS=N` tries N times as many.
 
@@ -37,7 +39,7 @@ const ERRORS: [Errno; 8] = [
 fn messages(run: &str) -> Vec<TestMessage> {
     let message =
         |id: &str, to: &[&str], length| TestMessage::new(format!("{run}-{id}"), to, length);
-    // Each has an entry of its own in the queue.
+    // Each message has its own entry in the queue.
     let [more, last] = ["more", "last"].map(|id| format!("queue/{run}-{id}"));
     vec![
         message("one", &["alice"], 300),
@@ -59,8 +61,8 @@ fn each_call_fails_from_then_on() {
     each_call_fails("lasting", 3, Fault::FromThenOn);
 }
 
-/// Runs each error at each call, or at one in `step`, on a few threads: some wait for a suspended
-/// mailbox to be tried again.
+/// Runs each error at each call, or at one in `step`. Some runs wait for the retry of a suspended
+/// mailbox, so several run at the same time.
 fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
     logger::start();
     let step = (step / factor()).max(1);
@@ -70,7 +72,7 @@ fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
             let (next, tried) = (next.clone(), tried.clone());
             thread::spawn(move || {
                 loop {
-                    // One worker tries one error at one of four strides of calls.
+                    // One thread tries one error at one of four strides of calls.
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&errno) = ERRORS.get(job / 4) else { return };
                     let first = 1 + (job as u64 % 4) * step;
@@ -92,7 +94,8 @@ fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
     assert!(tried > 100, "{tried}");
 }
 
-/// One run. 0: the fault was beyond its end; 1: the call cannot fail so; 2: it failed.
+/// Runs one fault. Returns 0 if the run ended before it, 1 if the call cannot fail so, and 2 if it
+/// failed.
 fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let disk = machine.process();
@@ -111,19 +114,19 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
             Some(Outcome::Never(Why::OverQuota)) if quota => {}
             Some(Outcome::Later(Why::NoSpace)) if quota || errno == Errno::ENOSPC => {}
             Some(Outcome::Later(Why::Unusable)) if errno == Errno::EACCES => {}
-            // Suspended, or broken in a way of its own.
+            // The mailbox is suspended, or the error is of another kind.
             Some(Outcome::Later(Why::Io)) => {}
             other => return Err(format!("{id}: {other:?}")),
         }
-        // A disk that takes nothing takes no cut either.
+        // A disk that fails every write cannot truncate either.
         let takes_cuts = matches!(plan.fault, Fault::Once(_))
             || !matches!(errno, Errno::EIO | Errno::EAGAIN | Errno::EINTR);
         if takes_cuts && contents(&machine) != before {
             return Err(format!("{id}: {outcome:?}, and the mailboxes have changed"));
         }
         let lines = logger::logged(&id);
-        let told = lines.iter().filter(|line| to.iter().any(|name| line.contains(name))).count();
-        if told != 1 {
+        let named = lines.iter().filter(|line| to.iter().any(|name| line.contains(name))).count();
+        if named != 1 {
             return Err(format!("{id}: {outcome:?}, in the log: {lines:?}"));
         }
     }
@@ -144,7 +147,7 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
     }
     ledger.check(&machine)?;
     ledger.check_refused(&machine)?;
-    // What was said to be safe, is.
+    // What was acknowledged survives a power loss.
     ledger.power_lost();
     for seed in 0..3 {
         let (machine, ledger) = (machine.fork(), ledger.clone());
@@ -174,14 +177,14 @@ fn contents(machine: &SimMachine) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn each_write_is_short() {
+fn short_writes() {
     let mut tried = 0;
     for part in [Part::One, Part::Half, Part::ButOne] {
         for at in 1.. {
             let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
             let disk = machine.process();
             disk.plan(Some(Plan { at, fault: Fault::Short(part) }));
-            // The line of a lock that is not written whole is not a lock.
+            // A dotlock whose line was not written whole is not a lock.
             let server = SimWriter::start(&disk).unwrap();
             for message in messages("short") {
                 let first = message.id == "short-one";
@@ -196,12 +199,12 @@ fn each_write_is_short() {
             tried += 1;
         }
     }
-    println!("each_write_is_short: {tried} short writes");
+    println!("short_writes: {tried} short writes");
     assert!(tried > 50, "{tried}");
 }
 
 #[test]
-fn no_answer_before_the_sync_that_covers_it() {
+fn no_outcome_before_its_sync() {
     let machine = machine(BEFORE);
     machine.slow_sync(Duration::from_millis(1));
     let server = SimWriter::start(&machine.process()).unwrap();
@@ -216,7 +219,7 @@ fn no_answer_before_the_sync_that_covers_it() {
                     let mut ledger = Ledger::default();
                     let message = TestMessage::new(format!("m{s}-{n}"), to, octets);
                     assert_eq!(ledger.send(&server, message), Some(Outcome::Delivered));
-                    // Had the power gone when the answer came:
+                    // As if power had been lost at the time of the outcome.
                     let then = machine.fork();
                     then.slow_sync(Duration::ZERO);
                     then.lose_all();
@@ -231,7 +234,7 @@ fn no_answer_before_the_sync_that_covers_it() {
 }
 
 #[test]
-fn the_record_is_synced_before_the_mailbox_is_written() {
+fn record_is_synced_before_the_mailbox_is_written() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();
     ledger.send(&server, TestMessage::new("one", &["alice"], 300));
@@ -247,7 +250,7 @@ fn the_record_is_synced_before_the_mailbox_is_written() {
         .filter(is)
         .map(|call| format!("{:?} {}", call.op, call.path.file_name().unwrap().to_string_lossy()))
         .collect();
-    // The last write is the mark that it is done.
+    // The last write is the commit marker.
     assert_eq!(
         order,
         ["Write journal-0", "Sync journal-0", "Write alice", "Write journal-0"],
@@ -259,7 +262,7 @@ fn the_record_is_synced_before_the_mailbox_is_written() {
 #[test]
 fn twenty_sessions_share_their_syncs() {
     let machine = machine(&[]);
-    // Slow enough that on a busy machine, too, the others have sent theirs by the next sync.
+    // Slow enough that even on a busy machine the others have sent theirs by the next sync.
     machine.slow_sync(Duration::from_millis(10));
     let mut settings = settings();
     settings.journal_half = 32 * HALF;
@@ -289,7 +292,7 @@ fn twenty_sessions_share_their_syncs() {
 }
 
 #[test]
-fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
+fn spool_quota_is_no_space_and_not_over_quota() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let disk = machine.process();
     let server = SimWriter::start(&disk).unwrap();
@@ -305,12 +308,12 @@ fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
 }
 
 #[test]
-fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
+fn small_message_after_a_refused_large_one_is_recovered() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let disk = machine.process();
     let server = SimWriter::start(&disk).unwrap();
     ledger.send(&server, TestMessage::new("one", &["alice"], 300));
-    // The sync of the mailbox fails, so the large one is cut off again.
+    // The sync of the mailbox fails, so the large message is truncated.
     machine.forget_log();
     ledger.send(&server, TestMessage::new("large", &["alice"], LARGE));
     let is_sync = |c: &Call| c.op == Op::Sync && c.path.ends_with("alice");
@@ -318,7 +321,8 @@ fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
     let outcome = ledger.send(&server, TestMessage::new("large-2", &["alice"], LARGE));
     assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Later(Why::Io))));
-    // By the same sender in the same second: it begins alike, and is where the large one was.
+    // The small message has the same sender and second. It begins like the large one, at the same
+    // place.
     ledger.send(&server, TestMessage::new("small", &["alice"], 300));
     disk.kill();
     let server = SimWriter::start(&machine.process()).unwrap();
@@ -326,15 +330,16 @@ fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
     server.stop();
 }
 
-/// `MAILSLOT_FAULTS`: how many times as many faults are tried.
+/// Returns how many times as many faults are tried.
 fn factor() -> u64 {
     std::env::var("MAILSLOT_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }
 
-/// The checkpoint has the files that are open. Its failed sync was told what a large message's own
-/// sync was to be told, and the message was acknowledged without its octets on the disk.
+/// A checkpoint shares the descriptors of open files. Its failed sync once took the error that the
+/// sync of a large message should have reported, and the message was acknowledged without being on
+/// disk.
 #[test]
-fn a_large_message_has_a_descriptor_of_its_own() {
+fn large_message_has_its_own_descriptor() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();
     for (id, octets) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {

@@ -1,5 +1,8 @@
-//! Anything in any order: deliveries, readers, locks, faults, kills, power losses, restarts, one
-//! server or two; and after each step every mailbox holds what a simple model says.
+//! Random steps: deliveries, readers, locks, faults, kills, power losses and restarts, of one
+//! server or two. After each step every mailbox contains what a simple model predicts.
+//!
+//! A run that fails prints its seed. `MAILSLOT_SEED=S` repeats that run alone, `MAILSLOT_FAULTS=N`
+//! makes N times as many runs.
 //!
 //! Prints the seed of a run that fails. `MAILSLOT_FAULTS=N` makes N times as many runs, and
 //! `MAILSLOT_SEED=S` runs that one alone.
@@ -25,7 +28,7 @@ const STEPS: u64 = 100;
 const RUNS: u64 = 24;
 
 #[test]
-fn every_mailbox_holds_what_the_model_says() {
+fn random_steps_agree_with_the_model() {
     let number = |name| std::env::var(name).ok().and_then(|n: String| n.parse::<u64>().ok());
     let seeds = match number("MAILSLOT_SEED") {
         Some(seed) => seed..seed + 1,
@@ -48,7 +51,7 @@ fn every_mailbox_holds_what_the_model_says() {
 }
 
 fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
-    let _seed = Told(seed);
+    let _seed = PrintSeed(seed);
     let mut run = Run::new(seed);
     for step in 0..STEPS {
         let kind = run.step(step);
@@ -64,10 +67,10 @@ fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
     assert_eq!(whole, Ok(()), "{}", run.ledger.summary());
 }
 
-/// Tells the seed of a run that fails, wherever it does.
-struct Told(u64);
+/// Prints the seed of a run that fails.
+struct PrintSeed(u64);
 
-impl Drop for Told {
+impl Drop for PrintSeed {
     fn drop(&mut self) {
         if thread::panicking() {
             println!("MAILSLOT_SEED={}", self.0);
@@ -81,8 +84,8 @@ struct Run {
     servers: [Option<SimWriter>; 2],
     random: Random,
     messages: u64,
-    /// Power was lost, and no server has recovered since.
-    dark: bool,
+    /// Whether power was lost and no server has recovered since.
+    unrecovered: bool,
 }
 
 impl Run {
@@ -94,11 +97,11 @@ impl Run {
             servers: [None, None],
             random: Random(seed),
             messages: 0,
-            dark: false,
+            unrecovered: false,
         }
     }
 
-    /// One step; what kind it was.
+    /// Makes one step. Returns its kind.
     fn step(&mut self, step: u64) -> &'static str {
         match self.random.below(40) {
             0..=11 => {
@@ -120,7 +123,7 @@ impl Run {
                 "rewrite"
             }
             20 | 21 => {
-                if let Some(name) = self.free_box() {
+                if let Some(name) = self.unlocked_mailbox() {
                     let text = format!("From other Thu Jan  1 00:00:00 1970\n\nmail {step}\n\n");
                     self.ledger.foreign_append(&self.machine, name, &text);
                     self.machine.sync(&path(name));
@@ -147,23 +150,23 @@ impl Run {
             27..=31 => {
                 let faults = [Fault::KillBefore, Fault::KillWithin, Fault::KillAfter];
                 let fault = faults[self.random.below(3) as usize];
-                self.die(step, fault);
+                self.crash(step, fault);
                 "kill"
             }
             32..=34 => {
                 let seed = self.random.next();
-                self.die(step, Fault::PowerBefore(seed));
-                self.dark = true;
+                self.crash(step, Fault::PowerBefore(seed));
+                self.unrecovered = true;
                 "power lost"
             }
             35 => {
                 self.machine.lose_power(self.random.next());
-                self.bury();
-                self.dark = true;
+                self.drop_dead();
+                self.unrecovered = true;
                 "power lost between"
             }
             36 => {
-                self.die_at_start();
+                self.crash_at_start();
                 "killed at start"
             }
             37 | 38 => {
@@ -188,9 +191,9 @@ impl Run {
         TestMessage::new(format!("m{}-{step}", self.messages), &to, octets)
     }
 
-    /// A server that runs; started if need be.
+    /// Returns a running server, started if necessary.
     fn server(&mut self, n: usize) -> SimWriter {
-        self.lighten();
+        self.note_power_loss();
         let machine = &self.machine;
         let server = self.servers[n].get_or_insert_with(|| {
             let mut settings = settings();
@@ -200,8 +203,8 @@ impl Run {
         server.clone()
     }
 
-    fn lighten(&mut self) {
-        if std::mem::take(&mut self.dark) {
+    fn note_power_loss(&mut self) {
+        if std::mem::take(&mut self.unrecovered) {
             self.ledger.power_lost();
         }
     }
@@ -211,7 +214,7 @@ impl Run {
         (n, self.server(n))
     }
 
-    /// With nothing in the way, everything is delivered at once.
+    /// Delivers messages. Without a fault, all are delivered.
     fn deliver(&mut self, messages: Vec<TestMessage>) {
         let (_, server) = self.some_server();
         for outcome in self.ledger.send_together(&server, messages) {
@@ -219,8 +222,8 @@ impl Run {
         }
     }
 
-    /// A mailbox that nobody has locked, as a careful program sees it.
-    fn free_box(&mut self) -> Option<&'static str> {
+    /// Returns a mailbox that is not locked, as a careful program sees it.
+    fn unlocked_mailbox(&mut self) -> Option<&'static str> {
         let name = BOXES[self.random.below(3) as usize];
         let locked = self.machine.read(&format!("{}.lock", path(name))).is_some();
         let there = self.machine.read(&path(name)).is_some();
@@ -228,7 +231,7 @@ impl Run {
     }
 
     fn read(&mut self) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         let mut random = Random(self.random.next());
         let some = 1 + random.below(3);
         self.ledger.foreign_expunge(&self.machine, name, || random.below(some) == 0);
@@ -236,7 +239,7 @@ impl Run {
     }
 
     fn rewrite(&mut self) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         let ways = [Rewrite::InPlace, Rewrite::Rename, Rewrite::Remove];
         let way = ways[self.random.below(3) as usize];
         let text = "From reader Thu Jan  1 00:00:00 1970\n\nkept\n\n";
@@ -245,11 +248,11 @@ impl Run {
         self.machine.sync(&path(name));
     }
 
-    /// Some other program holds a lock for longer than anybody waits.
+    /// Has another program hold a lock for longer than the lock timeout.
     fn lock(&mut self, step: u64) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         self.stop_all();
-        self.lighten();
+        self.note_power_loss();
         let mut settings = settings();
         settings.lock_timeout = Duration::from_millis(60);
         let server = SimWriter::start_with(&self.machine.process(), settings).unwrap();
@@ -273,7 +276,7 @@ impl Run {
         server.stop();
     }
 
-    /// Calls of one server fail for a while.
+    /// Has calls of one server fail for a while.
     fn fail(&mut self, step: u64, fault: Fault) {
         let (_, server) = self.some_server();
         let at = 1 + self.random.below(if matches!(fault, Fault::Short(_)) { 10 } else { 90 });
@@ -284,7 +287,7 @@ impl Run {
             self.ledger.send(&server, message);
         }
         server.disk.plan(None);
-        // Over: each mailbox takes mail again, in its time.
+        // The fault is over. Each mailbox takes mail again after a while.
         for name in BOXES {
             let began = Instant::now();
             loop {
@@ -298,12 +301,13 @@ impl Run {
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // What a mailbox needs whose disk failed is redone as after a power loss.
+        // A mailbox whose disk failed is recovered as after a power loss.
         self.ledger.power_lost();
     }
 
-    /// One server dies, or all do, over some messages. The other one, if it lives, goes on.
-    fn die(&mut self, step: u64, fault: Fault) {
+    /// Kills one server, or all of them, while messages are delivered. A server that survives goes
+    /// on.
+    fn crash(&mut self, step: u64, fault: Fault) {
         let (n, server) = self.some_server();
         let at = 1 + self.random.below(if fault == Fault::KillWithin { 20 } else { 120 });
         server.disk.plan(Some(Plan { at, fault }));
@@ -314,14 +318,14 @@ impl Run {
         server.disk.kill();
         server.stop();
         self.servers[n] = None;
-        self.bury();
+        self.drop_dead();
     }
 
-    fn die_at_start(&mut self) {
+    fn crash_at_start(&mut self) {
         self.stop_all();
         let disk = self.machine.process();
         disk.plan(Some(Plan { at: 1 + self.random.below(60), fault: Fault::KillBefore }));
-        if self.dark {
+        if self.unrecovered {
             self.ledger.power_lost();
         }
         if let Ok(server) = SimWriter::start(&disk) {
@@ -331,8 +335,8 @@ impl Run {
         disk.kill();
     }
 
-    /// Lets go of servers that died with the power.
-    fn bury(&mut self) {
+    /// Drops servers that died with the power.
+    fn drop_dead(&mut self) {
         for server in &mut self.servers {
             if let Some(dead) = server.take_if(|server| server.disk.is_dead()) {
                 dead.stop();
@@ -344,11 +348,11 @@ impl Run {
         self.servers.iter_mut().filter_map(Option::take).for_each(SimWriter::stop);
     }
 
-    /// What lies torn is no one's fault until somebody has recovered it: a server that starts.
+    /// Checks the mailboxes. They may be torn until a server has started and recovered them.
     fn check(&mut self) -> Result<(), String> {
         if self.servers.iter().all(Option::is_none) {
             if self.random.below(3) == 0 {
-                // Not yet: let the next step come first, whatever it is.
+                // Not yet, so that any step can come first.
                 return Ok(());
             }
             self.server(0);
@@ -364,7 +368,7 @@ impl Run {
             }
             return self.ledger.check(&self.machine);
         }
-        // A box that a dead server has locked may still be torn: nobody needed it since.
+        // A mailbox that is still locked by a dead server may be torn.
         let locked = |name: &&str| self.machine.read(&format!("{}.lock", path(name))).is_some();
         match BOXES.iter().any(locked) {
             true => Ok(()),

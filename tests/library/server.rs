@@ -18,7 +18,7 @@ use crate::harness::library::{FakePeers, MailStore, remote_peer};
 fn full_server_replies_421_at_once() {
     let store = MailStore::new();
     let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_secs(3000); // so that no session counts as idle, even on a slow machine
+    settings.session.timeout = Duration::from_secs(3000); // no session is idle
     let running = store.run(settings);
     let mut busy: Vec<_> = (0..2).map(|_| running.connect()).collect();
     busy.iter_mut().for_each(|client| drop(client.expect(220)));

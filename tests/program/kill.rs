@@ -18,7 +18,7 @@ const LARGE: usize = 300 * 1024;
 #[test]
 fn one_of_two_servers_is_killed_under_load() {
     let directory = TestDirectory::new();
-    let rounds = env_number("OUTSIDE_ROUNDS", 5);
+    let rounds = env_number("MAILSLOT_ROUNDS", 5);
     let ledger = Mutex::new(Ledger::default());
     let over = AtomicBool::new(false);
     let steady = directory.start(&[]);

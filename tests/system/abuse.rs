@@ -1,5 +1,5 @@
-//! What others wrote against abuse, on the real program: fail2ban reads its log, and nmap's scripts
-//! look for what is wrong with mail servers.
+//! Tools against abuse with the real program: fail2ban reads its log, and scripts of nmap look for
+//! faults of mail servers.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use crate::harness::inetd::inetd_session;
 use crate::harness::log_lines::{as_in_syslog, typical_log};
 use crate::harness::server::Server;
 
-/// What strangers do that nobody should do often: address, words, and how many lines count.
+/// Returns abuse by remote clients: the address, the input, and the number of log lines that
+/// fail2ban must count.
 fn abuses() -> Vec<(&'static str, String, usize)> {
     let transaction = "EHLO c\r\nMAIL FROM:<a@b.example>\r\n";
     let quoted = "client=192.0.2.99:1 end=errors";
@@ -20,7 +21,7 @@ fn abuses() -> Vec<(&'static str, String, usize)> {
         ("192.0.2.11", "WIZ\r\n".repeat(30), 1),
         ("2001:db8:1:2:3:4:5:6", "WIZ\r\n".repeat(30), 1),
         ("192.0.2.12", transaction.to_owned() + &"RCPT TO:<x@here.example>\r\n".repeat(30), 1),
-        // Relaying; and text that would have somebody else shut out.
+        // Relaying, with text that would ban another address.
         ("192.0.2.13", transaction.to_owned() + "RCPT TO:<a@else.example>\r\n", 1),
         ("2001:db8::13", format!("{transaction}RCPT TO:<\"{quoted}\"@else.example>\r\n"), 1),
         ("192.0.2.14", format!("{transaction}RCPT TO:<\"{quoted} \\\"\"@else.example>\r\n"), 1),
@@ -28,16 +29,16 @@ fn abuses() -> Vec<(&'static str, String, usize)> {
     ]
 }
 
-/// A file of ours for fail2ban.
-fn ours(file: &str) -> PathBuf {
+/// Returns the path of a file for fail2ban.
+fn contributed(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/fail2ban").join(file)
 }
 
-/// The addresses that the filter finds in these lines, as they come; from a file or the journal.
+/// Returns the addresses that the filter finds in these lines, from a file or the journal.
 fn found(lines: &[String], home: &Path, from: &str) -> Vec<String> {
-    // Beside the file that it includes.
+    // In the directory of the file that it includes.
     let filter = home.join("mailslot.conf");
-    fs::copy(ours("filter.d/mailslot.conf"), &filter).unwrap();
+    fs::copy(contributed("filter.d/mailslot.conf"), &filter).unwrap();
     fs::copy("/etc/fail2ban/filter.d/common.conf", home.join("common.conf")).unwrap();
     let filter = format!("{}[logtype={from}]", filter.display());
     let log = home.join("mail.log");
@@ -49,13 +50,13 @@ fn found(lines: &[String], home: &Path, from: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs fail2ban"]
-fn fail2ban_finds_who_abuses_and_nobody_else() {
+fn fail2ban_finds_abuse_and_nothing_else() {
     let directory = TestDirectory::new();
     let only = ["--domain", "here.example", "--user", "smith"];
     let (mut log, mut expected) = (Vec::new(), Vec::new());
     for (address, words, count) in abuses() {
-        let heard = inetd_session(&directory, Some(address), words.as_bytes(), &only);
-        log.extend(heard.log);
+        let session = inetd_session(&directory, Some(address), words.as_bytes(), &only);
+        log.extend(session.log);
         expected.extend((0..count).map(|_| address.to_owned()));
     }
     for (traditional, from) in [(true, "file"), (false, "file"), (true, "journal")] {
@@ -68,10 +69,10 @@ fn fail2ban_finds_who_abuses_and_nobody_else() {
     }
 }
 
-/// fail2ban takes the jail as it is, beside none of Debian's own.
+/// fail2ban accepts the jail, without those of Debian.
 #[test]
 #[ignore = "needs fail2ban"]
-fn fail2ban_takes_the_jail() {
+fn fail2ban_accepts_the_jail() {
     let home = TestDirectory::new();
     let etc = home.path().join("fail2ban");
     run(external("cp", home.path()).args(["-r", "/etc/fail2ban"]).arg(&etc));
@@ -79,7 +80,7 @@ fn fail2ban_takes_the_jail() {
         fs::remove_file(jail).unwrap();
     }
     for file in ["filter.d/mailslot.conf", "jail.d/mailslot.conf"] {
-        fs::copy(ours(file), etc.join(file)).unwrap();
+        fs::copy(contributed(file), etc.join(file)).unwrap();
     }
     let mut client = external("fail2ban-client", home.path());
     let dump = run_for_text(client.arg("-c").arg(&etc).arg("-d"));
@@ -87,11 +88,10 @@ fn fail2ban_takes_the_jail() {
     assert!(dump.contains("['start', 'mailslot']"), "{dump}");
 }
 
-/// What a stranger would be shown; smtp-strangeport is left out, which finds fault with any port
-/// but three.
+/// nmap, without smtp-strangeport, which reports every port but three.
 #[test]
 #[ignore = "needs nmap"]
-fn nmap_finds_nothing_wrong() {
+fn nmap_finds_no_fault() {
     let server = Server::start(&[
         "--domain",
         "here.example",
@@ -106,14 +106,17 @@ fn nmap_finds_nothing_wrong() {
     let mut nmap = external("nmap", server.path());
     nmap.args(["-Pn", "-n", "-sV", "--script", scripts]);
     let port = server.address.port().to_string();
-    let said = run_for_text(nmap.args(["-p", &port]).arg(server.address.ip().to_string()));
-    assert!(said.contains("open  smtp"), "{said}");
-    assert!(said.contains("smtp-commands: localhost greets "), "{said}");
-    assert!(said.contains("smtp-open-relay: Server doesn't seem to be an open relay"), "{said}");
-    assert!(said.contains("Couldn't find any accounts"), "{said}");
-    assert!(!said.contains("smtp-ntlm-info"), "{said}");
-    let vulnerable = said.matches("VULNERABLE").count();
-    assert_eq!(vulnerable, said.matches("NOT VULNERABLE").count(), "{said}");
-    // What they sent went nowhere.
+    let printed = run_for_text(nmap.args(["-p", &port]).arg(server.address.ip().to_string()));
+    assert!(printed.contains("open  smtp"), "{printed}");
+    assert!(printed.contains("smtp-commands: localhost greets "), "{printed}");
+    assert!(
+        printed.contains("smtp-open-relay: Server doesn't seem to be an open relay"),
+        "{printed}"
+    );
+    assert!(printed.contains("Couldn't find any accounts"), "{printed}");
+    assert!(!printed.contains("smtp-ntlm-info"), "{printed}");
+    let vulnerable = printed.matches("VULNERABLE").count();
+    assert_eq!(vulnerable, printed.matches("NOT VULNERABLE").count(), "{printed}");
+    // No mail of the scripts was delivered.
     assert_eq!(server.mailboxes(), [""; 0]);
 }

@@ -1,5 +1,9 @@
-//! The real program while its disk fails: single calls that strace fails, and file systems and
-//! mailboxes that are really full, read-only, or not what a mailbox is.
+//! The real program while its disk fails: single calls that strace fails, and file systems that are
+//! full or read-only.
+//!
+//! Each time the reply must be right, mailboxes must be unchanged unless it was 250, one log line
+//! must name mailbox and cause, other mail must go on, and when the fault is over mail must be
+//! delivered without a restart.
 //!
 //! What must hold each time: the reply is honest and of the design's table, the mailboxes have
 //! their old octets unless it was a 250, one line of the log names mailbox and cause, others go
@@ -25,8 +29,8 @@ use crate::harness::wait_until;
 
 const LARGE: usize = 300 * 1024;
 
-/// An error, the codes that it may be answered with besides 451, its words in the log, and whether
-/// it may last: one that says "again" is not failed for ever by any disk.
+/// Errors, the codes besides 451 that they may cause, their text in the log, and whether they may
+/// last. No disk returns EINTR for ever.
 const ERRORS: &[(&str, u16, &str, bool)] = &[
     ("ENOSPC", 452, "No space left on device", true),
     ("EDQUOT", 552, "quota exceeded", true),
@@ -39,31 +43,31 @@ const ERRORS: &[(&str, u16, &str, bool)] = &[
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_writer_fails_for_a_small_message() {
+fn each_call_of_the_writer_fails_small_message() {
     fail_each_call(&["writer"], &["a", "b", "c"], 5000, 4);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_writer_fails_for_a_large_message() {
+fn each_call_of_the_writer_fails_large_message() {
     fail_each_call(&["writer"], &["a", "b"], LARGE, 3);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_session_fails_for_a_large_message() {
+fn each_call_of_the_session_fails_large_message() {
     fail_each_call(&["session-0", "session-1"], &["a"], LARGE, 2);
 }
 
-/// Fails the calls that `group` makes on files during one delivery: each name, each error, the
-/// first `most` of its calls once, and from the first and second on.
-fn fail_each_call(group: &[&str], to: &[&str], octets: usize, most: usize) {
+/// Fails the calls on files that the threads `group` make during one delivery: each call, with each
+/// error, the first `most` times once, and from the first and second time on.
+fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
     let directory = TestDirectory::in_memory();
     let server = directory.start(&["--threads", "2", "--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    let mut tries = Tries { directory: &directory, server: &server, group, fired: 0 };
+    let mut runs = FaultRun { directory: &directory, server: &server, group, fired: 0 };
     ledger.deliver(server.address, TestMessage::new("first", &to[..1], 500));
-    let (_, calls) = tries.run(&mut ledger, TestMessage::new("plain", to, octets), None);
+    let (_, calls) = runs.run(&mut ledger, TestMessage::new("plain", to, length), None);
     let mut names = call_names(&calls);
     names.retain(|name| ON_FILES.contains(&name.as_str()));
     assert!(names.len() > 3, "{names:?}");
@@ -77,47 +81,57 @@ fn fail_each_call(group: &[&str], to: &[&str], octets: usize, most: usize) {
             for when in once.chain(lasting) {
                 number += 1;
                 let before = contents();
-                let message = TestMessage::new(format!("try-{number}"), to, octets);
+                let message = TestMessage::new(format!("try-{number}"), to, length);
                 let inject = format!("inject={name}:error={error}:when={when}");
-                let (fate, calls) = tries.run(&mut ledger, message, Some(&inject));
-                let Some(said) = fate else { panic!("{inject}: no reply") };
+                let (answer, calls) = runs.run(&mut ledger, message, Some(&inject));
+                let Some(code_of_reply) = answer else { panic!("{inject}: no reply") };
                 let unsynced = name.ends_with("sync") && error != "EINTR";
-                assert!(said != 250 || !unsynced || !calls.contains("(INJECTED)"), "{inject}");
-                if said != 250 {
-                    assert!(before == contents(), "{inject}: {said}, but a mailbox changed");
-                    // Journal and temporary file are no user's: no quota of theirs makes a 552.
+                assert!(
+                    code_of_reply != 250 || !unsynced || !calls.contains("(INJECTED)"),
+                    "{inject}"
+                );
+                if code_of_reply != 250 {
+                    assert!(
+                        before == contents(),
+                        "{inject}: {code_of_reply}, but a mailbox changed"
+                    );
+                    // The quota of a user does not apply to the journal and temporary files, so
+                    // their errors are no 552.
                     let codes =
                         if group == ["writer"] { [451, 452, code] } else { [452, 450, code] };
-                    assert!(said == 451 || codes.contains(&said), "{inject}: {said}");
-                    // A lock that says "again" is one that somebody holds.
+                    assert!(
+                        code_of_reply == 451 || codes.contains(&code_of_reply),
+                        "{inject}: {code_of_reply}"
+                    );
+                    // For a lock, EAGAIN means that another process holds it.
                     server.wait_for_any_log(&[words, "locked-by"]);
                 }
                 let next = TestMessage::new(format!("next-{number}"), to, 300);
-                let fate = ledger.send(&server.address, next);
-                assert_eq!(fate, Some(250), "after {inject}\n{}", tail(&calls));
+                let answer = ledger.send(&server.address, next);
+                assert_eq!(answer, Some(250), "after {inject}\n{}", tail(&calls));
                 if !calls.contains("(INJECTED)") {
-                    break; // it makes no more calls of this name
+                    break; // there are no more calls of this name
                 }
             }
         }
         ledger.assert_matches(&directory);
-        if octets > 10_000 {
-            // Else they grow beyond bounds. Nobody has them open or locked.
+        if length > 10_000 {
+            // Otherwise the mailboxes grow without limit. They are not open or locked.
             for name in to {
                 fs::write(directory.mailbox_path(name), b"").unwrap();
             }
             ledger = Ledger::default();
         }
     }
-    println!("{} faults fired in {group:?}, {number} tries, {octets} octets", tries.fired);
-    assert!(tries.fired > 20);
+    println!("{} faults in {group:?}, {number} tries, {length} octets", runs.fired);
+    assert!(runs.fired > 20);
     let (_, status) = server.stop();
     assert_eq!(status.code(), Some(0));
     ledger.assert_matches(&directory);
     directory.assert_clean(&to.iter().map(|name| (*name).to_owned()).collect());
 }
 
-/// Calls on files, as opposed to sockets and threads.
+/// Calls on files, not on sockets and threads.
 const ON_FILES: &[&str] = &[
     "openat",
     "write",
@@ -140,15 +154,15 @@ const ON_FILES: &[&str] = &[
     "getdents64",
 ];
 
-struct Tries<'a> {
+struct FaultRun<'a> {
     directory: &'a TestDirectory,
     server: &'a Server,
     group: &'a [&'a str],
     fired: usize,
 }
 
-impl Tries<'_> {
-    /// Sends a message while these calls fail; what it was answered, and the calls.
+impl FaultRun<'_> {
+    /// Sends a message while a call fails. Returns the reply code, and the calls.
     fn run(
         &mut self,
         ledger: &mut Ledger<u16>,
@@ -165,7 +179,7 @@ impl Tries<'_> {
     }
 }
 
-/// strace on threads of the server, with these calls failing.
+/// Attaches strace to threads of the server, with these calls failing.
 fn failing(directory: &TestDirectory, server: &Server, names: &[&str], injects: &[&str]) -> Strace {
     let tids: Vec<Pid> = names.iter().map(|name| thread_of(server.pid(), name)).collect();
     Strace::attach(directory, &tids, injects)
@@ -173,8 +187,8 @@ fn failing(directory: &TestDirectory, server: &Server, names: &[&str], injects: 
 
 #[test]
 #[ignore = "needs strace"]
-fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
-    for (call, octets) in [("writev:error=EIO:when=2", 5000), ("writev:error=EIO:when=3", LARGE)] {
+fn failed_truncation_is_repeated_before_the_next_message() {
+    for (call, length) in [("writev:error=EIO:when=2", 5000), ("writev:error=EIO:when=3", LARGE)] {
         let directory = TestDirectory::in_memory();
         let server = directory.start(&[]);
         let mut ledger = Ledger::default();
@@ -182,8 +196,8 @@ fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
         let call = format!("inject={call}");
         let strace =
             failing(&directory, &server, &["writer"], &[&call, "inject=ftruncate:error=EIO"]);
-        let fate = ledger.send(&server.address, TestMessage::new("torn", &["a", "b"], octets));
-        assert_eq!(fate, Some(451));
+        let answer = ledger.send(&server.address, TestMessage::new("torn", &["a", "b"], length));
+        assert_eq!(answer, Some(451));
         let calls = strace.detach();
         assert!(calls.matches("(INJECTED)").count() >= 2, "{call}: {}", tail(&calls));
         let line = server.wait_for_log("/mail/a error=");
@@ -197,7 +211,7 @@ fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
 
 #[test]
 #[ignore = "needs strace"]
-fn a_journal_whose_sync_failed_is_not_synced_again_but_made_anew() {
+fn journal_is_replaced_after_a_failed_sync() {
     let directory = TestDirectory::in_memory();
     let server = directory.start(&[]);
     let mut ledger = Ledger::default();
@@ -210,14 +224,14 @@ fn a_journal_whose_sync_failed_is_not_synced_again_but_made_anew() {
     let before = inode();
     let inject = "inject=fdatasync:error=EIO:when=1";
     let strace = failing(&directory, &server, &["writer"], &[inject]);
-    let fate = ledger.send(&server.address, TestMessage::new("unsynced", &["a", "b"], 500));
-    assert_eq!(fate, Some(451));
+    let answer = ledger.send(&server.address, TestMessage::new("unsynced", &["a", "b"], 500));
+    assert_eq!(answer, Some(451));
     assert!(strace.detach().contains("(INJECTED)"));
     let line = server.wait_for_log("journal-failed");
     assert!(line.contains("journal-0") && line.contains("Input/output error"), "{line}");
     ledger.deliver(server.address, TestMessage::new("next", &["a", "b"], 500));
     assert_ne!(inode(), before);
-    // The record that was written, perhaps, must not come to life.
+    // The record may have been written, but must not be recovered.
     server.signal(Signal::SIGKILL);
     server.ended();
     let server = directory.start(&[]);
@@ -228,13 +242,13 @@ fn a_journal_whose_sync_failed_is_not_synced_again_but_made_anew() {
 
 #[test]
 #[ignore = "needs strace"]
-fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
+fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
     for (threads, suspended) in [(&["checkpoint"][..], false), (&["checkpoint", "writer"], true)] {
         let directory = TestDirectory::in_memory();
         let server = directory.start(&[]);
         let mut ledger = Ledger::default();
         ledger.deliver(server.address, TestMessage::new("first", &["a"], 500));
-        // The journal's record is synced; what comes next is the mailbox, and its second try.
+        // After the sync of the record comes that of the mailbox, and then its retry.
         let inject = "inject=fdatasync:error=EIO:when=1";
         let strace = failing(&directory, &server, threads, &[inject]);
         let line = server.wait_for_log("sync-failed");
@@ -244,7 +258,7 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
             assert!(line.contains("/a ") && line.contains("Input/output error"), "{line}");
         }
         assert!(strace.detach().contains("(INJECTED)"));
-        // The fault is over: what was suspended is recovered when mail comes for it.
+        // The fault is over, so the suspended mailbox is recovered when mail comes for it.
         ledger.deliver(server.address, TestMessage::new("bob", &["b"], 500));
         ledger.deliver(server.address, TestMessage::new("next", &["a"], 500));
         ledger.assert_matches(&directory);
@@ -260,14 +274,14 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_mailbox_of_somebody_else_is_refused() {
+fn mailbox_of_another_user_is_450() {
     let directory = TestDirectory::new();
     let server = directory.start(&[]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
     std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(65_534), None).unwrap();
-    let fate = ledger.send(&server.address, TestMessage::new("theirs", &["alice"], 300));
-    assert_eq!(fate, Some(450));
+    let answer = ledger.send(&server.address, TestMessage::new("theirs", &["alice"], 300));
+    assert_eq!(answer, Some(450));
     let line = server.wait_for_log("refused mailbox=");
     assert!(line.contains("alice") && line.contains("belongs to uid 65534"), "{line}");
     ledger.deliver(server.address, TestMessage::new("bob", &["bob"], 300));
@@ -278,16 +292,16 @@ fn a_mailbox_of_somebody_else_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_mailbox_that_may_not_be_opened_is_a_451() {
+fn mailbox_without_permission_is_451() {
     let directory = TestDirectory::new();
-    // The program as somebody to whom permissions mean something; a copy, since the one that cargo
-    // built may be in a folder that is closed to others.
+    // As a user to whom permissions apply. A copy, because that user may not read the directory of
+    // cargo.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = directory.join("mailslot");
     fs::copy(PROGRAM, &copy).unwrap();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
-    let server = directory.start_by(&[&nobody[..], &instead].concat(), &[]);
+    let copy_instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
+    let server = directory.start_by(&[&nobody[..], &copy_instead].concat(), &[]);
     let server = server.unwrap_or_else(|(log, _)| panic!("{log:#?}"));
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
@@ -345,16 +359,17 @@ fn remount(directory: &TestDirectory, server: &Server, name: &str, options: &str
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_file_system_is_a_452_until_there_is_room() {
+fn full_mail_directory_is_452() {
     let directory = TestDirectory::new();
     let server = start_on_tmpfs(&directory, "mail", "1m");
     let mut ledger = Ledger::default();
     let mut refused = 0;
     for n in 0..60 {
-        // Small ones and large ones, to one mailbox and to two: some end in the middle of one.
-        let octets = [30_000, LARGE, 4000, 90_000][n % 4];
+        // Small and large messages, to one mailbox and to two, so that the disk also fills within
+        // one.
+        let length = [30_000, LARGE, 4000, 90_000][n % 4];
         let to = [&["alice"][..], &["alice", "bob"]][n / 2 % 2];
-        match ledger.send(&server.address, TestMessage::new(format!("message-{n}"), to, octets)) {
+        match ledger.send(&server.address, TestMessage::new(format!("message-{n}"), to, length)) {
             Some(250) => {}
             Some(452) => refused += 1,
             other => panic!("message {n}: {other:?}"),
@@ -368,12 +383,12 @@ fn a_full_file_system_is_a_452_until_there_is_room() {
     remount(&directory, &server, "mail", "size=8m");
     ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], LARGE));
     check_inside(&directory, &server, &ledger);
-    println!("a full tmpfs: {refused} refused, {} taken", ledger.accepted());
+    println!("a full tmpfs: {refused} refused, {} accepted", ledger.accepted());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_spool_is_a_452_for_a_large_message_and_nothing_for_a_small_one() {
+fn full_spool_is_452_for_large_messages_only() {
     let directory = TestDirectory::new();
     let server = start_on_tmpfs(&directory, "spool", "20m");
     let mut ledger = Ledger::default();
@@ -381,7 +396,7 @@ fn a_full_spool_is_a_452_for_a_large_message_and_nothing_for_a_small_one() {
         let message = TestMessage::new(format!("huge-{n}"), &["alice"], 5 << 20);
         assert_eq!(ledger.send(&server.address, message), Some(452));
         ledger.deliver(server.address, TestMessage::new(format!("small-{n}"), &["alice"], 3000));
-        // What the first left, the second finds.
+        // A smaller message still fits.
         ledger.deliver(server.address, TestMessage::new(format!("large-{n}"), &["alice"], 2 << 20));
     }
     ledger.assert_matches(&directory);
@@ -389,14 +404,14 @@ fn a_full_spool_is_a_452_for_a_large_message_and_nothing_for_a_small_one() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_system_that_goes_read_only_is_a_451_until_it_is_writable() {
+fn read_only_mail_directory_is_451() {
     let directory = TestDirectory::new();
     let server = start_on_tmpfs(&directory, "mail", "8m");
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
     remount(&directory, &server, "mail", "ro");
-    for octets in [300, LARGE] {
-        let message = TestMessage::new(format!("lost-{octets}"), &["alice", "bob"], octets);
+    for length in [300, LARGE] {
+        let message = TestMessage::new(format!("lost-{length}"), &["alice", "bob"], length);
         assert_eq!(ledger.send(&server.address, message), Some(451));
         let line = server.wait_for_log("not-delivered");
         assert!(line.contains("alice") && line.contains("Read-only file system"), "{line}");
@@ -411,10 +426,10 @@ const MAIL: &str = "MAIL FROM:<smith@example.org>";
 const RCPT: &str = "RCPT TO:<jones@here.example>";
 const TEXT: &str = "Subject: x\r\n\r\nhello\r\n.";
 
-/// The mailboxes on a disk of 100 KiB, in a mount namespace that goes with the program.
+/// The mail directory is a disk of 100 KiB.
 #[test]
 #[ignore = "needs root, to mount a disk that is soon full"]
-fn a_full_disk_is_452_and_the_mailbox_stays_whole() {
+fn full_disk_is_452_with_inetd() {
     let directory = TestDirectory::new();
     fs::create_dir(directory.join("mail")).unwrap();
     let message = |size: &str, text: &str| format!("{MAIL}{size}\r\n{RCPT}\r\nDATA\r\n{text}\r\n");

@@ -1,6 +1,5 @@
-//! Least privilege, with real users: the program in a private mount namespace, where `/etc` is this
-//! test's, started in each of the three ways: as root, with CAP_SETUID and CAP_SETGID, with
-//! neither.
+//! Least privilege: the program with real users, started as root, with CAP_SETUID and CAP_SETGID,
+//! and with neither.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
@@ -16,7 +15,7 @@ use crate::harness::terminals::{Pty, write_utmp};
 use crate::harness::test_host::{ALICE, BOB, MAIL, MAILSLOT, StartMode, TestHost, passwd_line};
 use crate::harness::{TIMEOUT, wait_until};
 
-/// What the mail folder and the mailbox of alice are before a message comes for her.
+/// State of the mailbox of alice before a message comes for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Missing,
@@ -27,16 +26,16 @@ enum Kind {
     HardLink,
 }
 
-/// Every kind of folder with every kind of mailbox, in every mode: who may, delivers, with the
-/// right owner and mode; nothing planted is written to.
+/// Every kind of mail directory with every kind of mailbox, in every mode. Mail is delivered with
+/// the right owner and mode where that is possible, and links planted by users are not followed.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn mailboxes_are_written_to_as_their_owners() {
+fn mailboxes_are_written_as_their_owners() {
     use Kind::*;
     for (directory_mode, uid, gid, lock) in [
         (0o2775, 0, MAIL, "dotlock,fcntl,flock"),
         (0o1777, 0, 0, "dotlock,fcntl,flock"),
-        // Nobody but root makes a dotlock or a mailbox here.
+        // Only root can create a dotlock or a mailbox here.
         (0o755, 0, 0, "fcntl,flock"),
     ] {
         for mode in StartMode::ALL {
@@ -56,7 +55,7 @@ fn mailboxes_are_written_to_as_their_owners() {
                 let mut client = server.after_ehlo();
                 client.command("MAIL FROM:<a@a.example>", 250);
                 client.command("RCPT TO:<alice@host.example>", 250);
-                // Behind the look at RCPT, so that the writer has to find out.
+                // After the check at RCPT, so that the writer has to find it.
                 match kind {
                     Missing => {}
                     Private => host.make_mailbox("alice", ALICE, ALICE, 0o600),
@@ -90,7 +89,7 @@ fn mailboxes_are_written_to_as_their_owners() {
                     Symlink => Some((0, gid, 0o777)),
                     HardLink => Some((BOB, MAIL, 0o660)),
                 };
-                // A link made in a set-group-ID folder has its group.
+                // A link created in a set-group-ID directory has its group.
                 assert_eq!(owner, expected, "{what}");
                 assert!(!host.mailbox("alice.lock").exists(), "{what}");
             }
@@ -100,10 +99,10 @@ fn mailboxes_are_written_to_as_their_owners() {
     }
 }
 
-/// Root's mailbox is never written to with root's rights.
+/// The mailbox of root is never written to with privileges of root.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn nobody_acts_as_root() {
+fn mailbox_of_root_is_not_written_as_root() {
     for mode in [StartMode::Root, StartMode::Capable] {
         let host = TestHost::new();
         let server = host.start(mode, &[]);
@@ -118,11 +117,11 @@ fn nobody_acts_as_root() {
     }
 }
 
-/// A stale dotlock that the user left in a sticky folder is removed in the user's name; an empty
-/// mailbox that was made for a message that did not fit is removed too.
+/// A stale dotlock of the user in a sticky directory is removed with the identity of the user. So
+/// is an empty mailbox that was created for a message that did not fit.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn what_is_in_the_way_in_a_sticky_folder_goes() {
+fn stale_dotlock_in_a_sticky_directory_is_removed() {
     for mode in [StartMode::Root, StartMode::Capable] {
         let host = TestHost::new();
         host.set_mail_directory(0o1777, 0, 0);
@@ -141,7 +140,7 @@ fn what_is_in_the_way_in_a_sticky_folder_goes() {
     }
 }
 
-/// The fields of `/proc/PID/task/*/status`, for each thread: its name, then those asked for.
+/// Returns fields of `/proc/PID/task/*/status`: for each thread its name and these fields.
 fn threads(pid: Pid, fields: &[&str]) -> Vec<(String, Vec<String>)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let status = |task: fs::DirEntry| {
@@ -155,8 +154,9 @@ fn threads(pid: Pid, fields: &[&str]) -> Vec<(String, Vec<String>)> {
     tasks.map(|task| status(task.unwrap())).collect()
 }
 
-/// Every thread but the writer has no capability, and no way to gain any. A thread that has not run
-/// yet has the name of the first, and perhaps more than it will keep: it is waited for.
+/// Asserts that no thread but the writer has a capability, or can gain one. A thread that has not
+/// run yet has the name of the first thread, and perhaps more capabilities, so the threads are
+/// waited for.
 fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
     let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
     let (uid, gid) = (four(uid), four(gid));
@@ -182,11 +182,11 @@ fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
 
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn the_writer_alone_keeps_two_capabilities() {
+fn only_the_writer_has_capabilities() {
     for mode in [StartMode::Root, StartMode::Capable] {
         let host = TestHost::new();
         let server = host.start(mode, &[]);
-        // It is as it will be once it is accepting.
+        // The final state is reached once clients are accepted.
         drop(server.greeted());
         assert_least_privileged(server.pid(), MAILSLOT, MAIL, &format!("{mode:?}"));
         if mode == StartMode::Root {
@@ -201,7 +201,7 @@ fn the_writer_alone_keeps_two_capabilities() {
     for (name, left) in threads(server.pid(), &["CapPrm", "NoNewPrivs"]) {
         assert_eq!(left, ["0000000000000000", "1"], "{name}");
     }
-    // Root that stays root has no more than others.
+    // A server that stays root has no more capabilities.
     let host = TestHost::new();
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
     let server = host.start(StartMode::Root, &["--run-as", "root"]);
@@ -212,10 +212,10 @@ fn the_writer_alone_keeps_two_capabilities() {
     assert_eq!(fs::metadata(host.mailbox("alice")).unwrap().uid(), ALICE);
 }
 
-/// Under `--inetd` all of it has happened before the client is greeted.
+/// With `--inetd` privileges are dropped before the greeting.
 #[test]
 #[ignore = "needs root, unshare"]
-fn a_session_of_inetd_has_no_privileges() {
+fn inetd_session_has_no_privileges() {
     let host = TestHost::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -239,11 +239,10 @@ fn a_session_of_inetd_has_no_privileges() {
     assert_eq!((left.uid(), left.gid()), (BOB, MAIL), "{replies}");
 }
 
-/// Killed at any moment under load, and started again, it completes what it was writing as the
-/// users it was writing for.
+/// A server that was killed under load recovers, after its restart, with the identity of the users.
 #[test]
 #[ignore = "needs root, unshare"]
-fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
+fn recovery_keeps_owners() {
     let host = TestHost::new();
     let mut acknowledged = 0;
     for round in 0..3 {
@@ -253,7 +252,7 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
             .map(|n| {
                 std::thread::spawn(move || {
                     let mut sent = 0;
-                    // Until the server is gone.
+                    // Until the server is killed.
                     while send(address, &format!("id-{round}-{n}-{sent}.")).is_ok() {
                         sent += 1;
                     }
@@ -281,7 +280,7 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
     assert!(acknowledged > 0);
 }
 
-/// One message for alice and bob, acknowledged.
+/// Sends one message to alice and bob, which must be accepted.
 fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
@@ -300,12 +299,13 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
     }
 }
 
-/// It does not stay root because a user is missing, and does not pretend to be able to change.
+/// The server does not stay root if the user is missing, and does not start if it cannot change its
+/// user.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn a_user_that_cannot_be_had_is_told() {
+fn unusable_user_is_reported() {
     let host = TestHost::new();
-    for (mode, options, told) in [
+    for (mode, options, expected) in [
         (StartMode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
         (StartMode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
         (
@@ -317,11 +317,11 @@ fn a_user_that_cannot_be_had_is_told() {
         let options = [&["-l", "127.0.0.1:0"][..], &options].concat();
         let output = host.command(mode, &options).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(78) && text.contains(told), "{text}");
+        assert!(output.status.code() == Some(78) && text.contains(expected), "{text}");
     }
 }
 
-/// The terminal of a user, to which group tty may write, is all that a session may write to.
+/// Terminals belong to the group tty, which is the only group of the session.
 #[test]
 #[ignore = "needs root, unshare"]
 fn terminals_are_written_to_as_group_tty() {
@@ -351,17 +351,17 @@ fn terminals_are_written_to_as_group_tty() {
     assert!(!host.mailbox("alice").exists());
 }
 
-/// `check` tells as whom it would run, and what is in the way of that.
+/// `check` prints the identity that the server would have, and what prevents it.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn check_tells_who_it_would_be() {
+fn check_prints_the_run_identity() {
     let host = TestHost::new();
     let check = |mode: StartMode, options: &[&str]| {
         let options = [&["check", "-l", "127.0.0.1:0"], options].concat();
         let output = host.command(mode, &options).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    for (mode, standing) in [
+    for (mode, identity) in [
         (StartMode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
         (
             StartMode::Capable,
@@ -370,7 +370,7 @@ fn check_tells_who_it_would_be() {
         (StartMode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
     ] {
         let text = check(mode, &[]);
-        assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
+        assert!(text.contains(&format!("\nprivileges       {identity}")), "{text}");
         assert!(text.contains("mail for root is put off") != (mode == StartMode::Plain), "{text}");
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
@@ -379,7 +379,7 @@ fn check_tells_who_it_would_be() {
 
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
     host.set_mail_directory(0o755, 0, 0);
-    for (options, told) in [
+    for (options, expected) in [
         (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
         (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
         (&[], "users who have no mailbox yet cannot get one"),
@@ -387,15 +387,15 @@ fn check_tells_who_it_would_be() {
         (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
     ] {
         let text = check(StartMode::Root, options);
-        assert!(text.contains(told), "{told:?} in {text}");
+        assert!(text.contains(expected), "{expected:?} in {text}");
     }
     let text = check(StartMode::Plain, &["--run-as", "alice"]);
     assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
     assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
 }
 
-/// A forward file that only its user may read leads on, from behind the sandbox, if the writer can
-/// act as the user; without that, mail stays in the mailbox.
+/// A forward file that only its user may read is followed if the writer can act as the user.
+/// Otherwise mail is delivered to the mailbox.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn forward_files_are_read_as_their_users() {
@@ -423,8 +423,9 @@ fn forward_files_are_read_as_their_users() {
             assert_eq!(after > before, to_bob, "{mode:?} {switch}");
             let (log, status) = server.stop();
             assert!(status.success(), "{log:#?}");
-            let told = log.iter().any(|line| line.contains("forward-file user=alice not-used="));
-            assert_eq!(told, switch == "on" && !mode.impersonates(), "{mode:?}: {log:#?}");
+            let expected =
+                log.iter().any(|line| line.contains("forward-file user=alice not-used="));
+            assert_eq!(expected, switch == "on" && !mode.impersonates(), "{mode:?}: {log:#?}");
         }
     }
 }

@@ -1,13 +1,19 @@
-//! The real program, killed at every system call that its queue makes while a message is sent on
-//! to one recipient and refused for another, whose sender has to be told: in a mailbox, or by the
+//! The real program, killed at every system call of its queue while a message is relayed to one
+//! recipient and refused for another, which is reported to the sender: in a mailbox, or by the
 //! queue.
+//!
+//! strace kills it at the n-th call of each name. After each kill the server is started again until
+//! the queue is empty. Then the message must be whole at the next server, and the failure reported,
+//! each at least once, and no other file may be left.
+//!
+//! `MAILSLOT_STRIDE=N` takes every N-th call.
 //!
 //! strace kills it at the n-th call of each name. After each: start again, and wait until the
 //! queue is empty. Then the message, which the queue cannot know of before it is synced, must be
 //! whole in the mailbox at the next server, and its failure reported, each once at least; and
 //! nothing may be left lying.
 //!
-//! A plain run takes every call; with `OUTSIDE_STRIDE` greater than 1 fewer.
+//! A plain run takes every call; with `MAILSLOT_STRIDE` greater than 1 fewer.
 
 use nix::sys::signal::{Signal, kill};
 
@@ -21,13 +27,13 @@ const BODY: &str = "Subject: while\n\n>From here on\nto the end\n";
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_of_an_attempt_and_a_report() {
+fn killed_while_relaying_and_reporting() {
     kill_attempts("smith@here.example");
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_of_an_attempt_and_a_report_by_the_queue() {
+fn killed_while_relaying_and_reporting_by_the_queue() {
     kill_attempts("smith@far.example");
 }
 
@@ -40,7 +46,7 @@ fn kill_attempts(sender: &str) {
     for call in ["openat", "flock", "sendto", "fsync", "rename", "unlink"] {
         assert!(names.contains(call), "{call} is not one of {names:?}");
     }
-    let stride = env_number("OUTSIDE_STRIDE", 1).max(1) as usize;
+    let stride = env_number("MAILSLOT_STRIDE", 1).max(1) as usize;
     let mut tried = 0;
     for (i, name) in names.iter().enumerate() {
         let from = 1 + i % stride;
@@ -52,7 +58,7 @@ fn kill_attempts(sender: &str) {
     println!("killed at {tried} calls, sender {sender}: {names:?}");
 }
 
-/// One run. Whether it was killed, and the calls seen.
+/// Runs one attempt. Returns whether it was killed, and the calls.
 fn attempt(
     directory: &TestDirectory,
     far_directory: &TestDirectory,
@@ -76,11 +82,14 @@ fn attempt(
     let sent = BODY.replace("\n>From", "\nFrom").replace('\n', "\r\n");
     client.send(sent.as_bytes());
     client.send(b".\r\n");
-    // Its 250, or the end: the queue hears of an entry that is synced a moment before the client.
+    // The reply 250, or the end of the connection. The queue gets the entry a moment before the
+    // client gets the reply.
     let _ = client.is_closed();
     let program = format!("/proc/{}/exe", server.pid());
     let is_gone = || std::fs::read_link(&program).is_err();
-    wait_until("it is sent, or killed", || is_gone() || directory.queue().is_empty());
+    wait_until("the message is sent, or the server killed", || {
+        is_gone() || directory.queue().is_empty()
+    });
     let killed = is_gone();
     let calls = strace.detach();
     let _ = kill(server.pid(), Signal::SIGKILL);

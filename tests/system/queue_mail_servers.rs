@@ -1,5 +1,5 @@
-//! Mail servers of others as the smarthost of the real program: Postfix with all that an ordinary
-//! one asks for, and its `smtp-sink` in modes in which nothing goes well.
+//! Mail servers of other projects as the smarthost of the real program: Postfix with
+//! authentication, and its `smtp-sink` with every kind of failure.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::harness::process::Daemon;
 use crate::harness::server::Server;
 use crate::harness::wait_until;
 
-/// Dovecot as the one who knows passwords: any user, `wonderland`.
+/// Starts Dovecot as the authentication server: any user, with the password `wonderland`.
 fn dovecot(home: &Path, socket: &Path) -> Daemon {
     let directory = home.join("dovecot");
     fs::create_dir(&directory).unwrap();
@@ -35,10 +35,10 @@ fn dovecot(home: &Path, socket: &Path) -> Daemon {
     daemon
 }
 
-/// By STARTTLS, with a password, with PIPELINING and DSN, to a second mailslot behind it.
+/// By STARTTLS, with a password, PIPELINING and DSN, to a second mailslot after it.
 #[test]
 #[ignore = "needs root, postfix, dovecot"]
-fn postfix_takes_it_from_who_has_a_password() {
+fn postfix_requires_authentication() {
     let there = Server::start(&[]);
     let directory = open_directory();
     let home = directory.path();
@@ -47,7 +47,7 @@ fn postfix_takes_it_from_who_has_a_password() {
     fs::write(&cert, certified.cert.pem()).unwrap();
     fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
     let mut postfix = Postfix::prepare(&directory);
-    // Its smtpd sees nothing but its queue.
+    // The chroot of smtpd is the queue directory.
     let _dovecot = dovecot(home, &postfix.spool().join("private/auth"));
     postfix.start(&format!(
         "mydestination =\nrelayhost = [127.0.0.1]:{port}\n\
@@ -79,7 +79,7 @@ fn postfix_takes_it_from_who_has_a_password() {
         if password == "wonderland" {
             assert!(log.contains("queued as"), "{log}");
             wait_until("the queue is empty", || server.queue().is_empty());
-            wait_until("all arrives", || {
+            wait_until("all messages arrive", || {
                 ["jones", "brown", "smith"].iter().all(|user| !there.mailbox(user).is_empty())
             });
         } else {
@@ -89,13 +89,13 @@ fn postfix_takes_it_from_who_has_a_password() {
     }
     assert!(postfix.log().contains("sasl_method=PLAIN, sasl_username=alice"), "{}", postfix.log());
     for user in ["jones", "brown"] {
-        let [message] = &there.messages(user)[..] else { panic!("one") };
+        let [message] = &there.messages(user)[..] else { panic!("one message") };
         let text = String::from_utf8(message.unquoted()).unwrap();
         let head = text.strip_suffix("\n\nFrom here\n.\n").unwrap_or_else(|| panic!("{text}"));
         assert!(head.contains("\nSubject: caf\u{e9}\n"), "{text}");
         assert!(text.contains("\n\tby mail.example (Postfix) with ESMTPSA id "), "{text}");
     }
-    // Whoever is last reports, since all between passed on what was asked for.
+    // The last server reports, because all others passed the request on.
     let report = there.mailbox("smith");
     for line in ["Original-Envelope-Id: QQ314159", "Final-Recipient: rfc822;jones@there.example"] {
         assert!(report.contains(&format!("\n{line}\n")), "{report}");
@@ -105,7 +105,7 @@ fn postfix_takes_it_from_who_has_a_password() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn a_sink_in_which_nothing_goes_well() {
+fn smtp_sink_with_every_failure() {
     for (mode, event, left) in [
         (&["-e"][..], "sent ", 0),
         (&["-p"], "sent ", 0),
@@ -146,7 +146,7 @@ fn a_sink_in_which_nothing_goes_well() {
         let events = ["sent ", "smarthost-unreachable ", "returned ", "put-off "];
         let log = server.wait_for_any_log(&events);
         assert!(log.contains(event), "{mode:?}: {log}");
-        wait_until("it is settled", || server.queue().len() == left);
+        wait_until("the attempt is finished", || server.queue().len() == left);
         let reported = server.mailbox("smith").contains("\nAction: failed\n");
         assert_eq!(reported, event == "returned ", "{mode:?}");
     }

@@ -1,5 +1,4 @@
-//! A link to the smarthost that goes away while mail is on its way, and comes back: two hosts in
-//! network namespaces of this test's own.
+//! A network link to the smarthost that fails while mail is relayed, and comes back.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -33,12 +32,12 @@ impl Hosts {
         hosts
     }
 
-    /// Takes the link away at its far end, or brings it back.
+    /// Sets the link, at its far end, down or up.
     fn link(&self, state: &str) {
         ip(&["-n", &self.0[1], "link", "set", "wire", state]);
     }
 
-    /// A mailslot on one of them, once it serves on the Unix socket `smtp` in its folder.
+    /// Starts a mailslot on a host. It also listens on the Unix socket `smtp` in its directory.
     fn serve(&self, host: usize, directory: &Path, options: &[&str]) -> Daemon {
         let socket = format!("unix:{}", directory.join("smtp").display());
         let mut command = Command::new("ip");
@@ -87,7 +86,7 @@ fn send(directory: &Path, subject: &str) {
 
 #[test]
 #[ignore = "needs root, iproute2"]
-fn mail_waits_for_a_link_that_goes_away() {
+fn mail_waits_while_the_link_is_down() {
     let hosts = Hosts::new();
     let folders = [TestDirectory::new(), TestDirectory::new()];
     let [near, far] = folders.each_ref().map(|directory| directory.path());
@@ -101,7 +100,7 @@ fn mail_waits_for_a_link_that_goes_away() {
 
     send(near, "one");
     wait_until("sent while the link is up", || there("one") == 1);
-    // Two goes into a connection that is open, if that is fast; three and four find it so, or none.
+    // Message two may go into an open connection. Three and four may find it open, or none.
     hosts.link("down");
     for subject in ["two", "three", "four"] {
         send(near, subject);
@@ -115,7 +114,7 @@ fn mail_waits_for_a_link_that_goes_away() {
     wait_until("sent when the link is up again", all);
     let queue = near.join("spool/queue");
     wait_until("the queue is empty", || std::fs::read_dir(&queue).unwrap().count() == 0);
-    // What was answered with a reply that did not come back may have been sent twice.
+    // A message whose reply was lost may have been sent twice.
     assert_eq!([there("one"), there("three"), there("four")], [1, 1, 1]);
     assert!(there("two") <= 2);
 }

@@ -1,5 +1,5 @@
-//! Readers that take mail out over and over while it comes in: no message is lost, and none is
-//! there twice.
+//! Mail readers that take messages out again and again while others arrive. No message may be lost
+//! or duplicated.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -14,8 +14,8 @@ use crate::harness::env_number;
 use crate::harness::ledger::Ledger;
 use crate::harness::message::TestMessage;
 
-/// Takes mail out by Python's own mailbox, which holds dotlock and fcntl lock, and renames a new
-/// file over the old one. Every second message stays until the next round.
+/// Script that takes messages out with the module mailbox of Python, which locks by dotlock and
+/// fcntl, and renames a new file over the old one. Every second message stays until the next round.
 const PYTHON_MBOX: &str = "\
 import mailbox, os, sys, time
 path, taken, stop = sys.argv[1:]
@@ -41,7 +41,7 @@ while not os.path.exists(stop):
 print(rounds)
 ";
 
-/// Takes mail out under one lock of the kernel, and writes the rest back in place.
+/// Script that takes messages out under one kernel lock, and writes the rest in place.
 const PYTHON_IN_PLACE: &str = "\
 import fcntl, os, re, sys, time
 path, taken, stop, kind = sys.argv[1:]
@@ -71,23 +71,23 @@ print(rounds)
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_pythons_mailbox_rewrites_is_lost_never_and_twice_never() {
+fn python_mailbox_takes_messages_for_a_while() {
     soak(PYTHON_MBOX, &[]);
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_a_reader_locks_by_fcntl_only_is_lost_never_and_twice_never() {
+fn reader_with_fcntl_lock_takes_messages_for_a_while() {
     soak(PYTHON_IN_PLACE, &["fcntl"]);
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_a_reader_locks_by_flock_only_is_lost_never_and_twice_never() {
+fn reader_with_flock_takes_messages_for_a_while() {
     soak(PYTHON_IN_PLACE, &["flock"]);
 }
 
-/// Streams mail in for `OUTSIDE_SOAK` seconds while the script takes it out.
+/// Delivers mail for `MAILSLOT_SOAK` seconds (8 by default) while the script takes it out.
 fn soak(script: &str, args: &[&str]) {
     let directory = TestDirectory::new();
     let server = directory.start(&[]);
@@ -101,7 +101,7 @@ fn soak(script: &str, args: &[&str]) {
         .unwrap();
     let ledger = Mutex::new(Ledger::default());
     let over = AtomicBool::new(false);
-    let time = Duration::from_secs(env_number("OUTSIDE_SOAK", 8));
+    let time = Duration::from_secs(env_number("MAILSLOT_SOAK", 8));
     thread::scope(|scope| {
         for session in 0..3 {
             let (ledger, over, address) = (&ledger, &over, server.address);
@@ -111,12 +111,12 @@ fn soak(script: &str, args: &[&str]) {
                     if over.load(Ordering::Relaxed) {
                         return;
                     }
-                    let octets = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
+                    let length = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
                     let to = [&["alice"][..], &["alice", "bob"]][n % 2];
-                    let message = TestMessage::new(format!("{session}-{n}"), to, octets);
+                    let message = TestMessage::new(format!("{session}-{n}"), to, length);
                     let code = sender.submit_for_code(&message);
-                    let fate = ledger.lock().unwrap().record(message, code);
-                    assert_eq!(fate, Some(250), "{session}-{n}");
+                    let answer = ledger.lock().unwrap().record(message, code);
+                    assert_eq!(answer, Some(250), "{session}-{n}");
                 }
             });
         }

@@ -1,4 +1,4 @@
-//! Programs that call sendmail(1), called for real, with `mailslot-sendmail` as theirs.
+//! Programs that call sendmail(1), with `mailslot-sendmail` in its place.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -12,14 +12,14 @@ use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
 use crate::harness::server::{SENDMAIL, Server};
 
-/// A server, and a program by the name of sendmail that leads to it.
+/// A server, and a script named sendmail that leads to it.
 struct SendmailHost {
     server: Server,
     sendmail: PathBuf,
 }
 
 const BODY: &str = "Hello.\n.\n..dots\nFrom here\nj\u{fc}rgen\n";
-/// As the mailbox has it.
+/// The body as the mailbox has it.
 const STORED: &str = "\nHello.\n.\n..dots\n>From here\nj\u{fc}rgen\n";
 
 impl SendmailHost {
@@ -41,14 +41,15 @@ impl SendmailHost {
         self.sendmail.to_str().unwrap()
     }
 
-    /// A program that reads the body.
+    /// Returns a program that reads the body.
     fn caller(&self, program: &str) -> Command {
         let mut command = external(program, self.server.path());
         command.stdin(open(&self.server.join("body")));
         command
     }
 
-    /// The one message for each of `users`, which holds `expected`; what is in the first's mailbox.
+    /// Asserts that each of `users` got one message, which contains `expected`. Returns the mailbox
+    /// of the first.
     fn arrived(&self, users: &[&str], expected: &[&str]) -> String {
         let mailbox = |user| self.server.mailbox(user);
         for user in users {
@@ -67,7 +68,7 @@ impl SendmailHost {
 
 #[test]
 #[ignore = "needs bsd-mailx"]
-fn bsd_mailx_sends() {
+fn bsd_mailx() {
     let host = SendmailHost::new();
     let rc = host.server.join("rc");
     fs::write(&rc, format!("set sendmail={}\n", host.path())).unwrap();
@@ -80,7 +81,7 @@ fn bsd_mailx_sends() {
 
 #[test]
 #[ignore = "needs s-nail"]
-fn s_nail_sends() {
+fn s_nail() {
     let host = SendmailHost::new();
     let mut nail = host.caller("s-nail");
     nail.args(["-:", "/", "-S", &format!("mta={}", host.path()), "-S", "ttycharset=utf-8"]);
@@ -94,7 +95,7 @@ fn s_nail_sends() {
 
 #[test]
 #[ignore = "needs mailutils"]
-fn mailutils_send() {
+fn mailutils() {
     let host = SendmailHost::new();
     let mut mail = host.caller("mail.mailutils");
     mail.args(["-E", &format!("set sendmail=sendmail:{}", host.path()), "-E", "set nodot"]);
@@ -104,7 +105,7 @@ fn mailutils_send() {
 
 #[test]
 #[ignore = "needs mutt"]
-fn mutt_sends() {
+fn mutt_as_a_sender() {
     let host = SendmailHost::new();
     let mut mutt = host.caller("mutt");
     mutt.args(["-n", "-F", "/dev/null", "-e"]);
@@ -122,7 +123,7 @@ fn mutt_sends() {
 
 #[test]
 #[ignore = "needs git, with send-email"]
-fn git_send_email_sends() {
+fn git_send_email() {
     let host = SendmailHost::new();
     let patch = "From 0123456789012345678901234567890123456789 Mon Sep 17 00:00:00 2001\n\
         From: Green <green@here.example>\nDate: Sun, 22 Nov 2026 10:00:00 +0000\n\
@@ -146,7 +147,7 @@ fn git_send_email_sends() {
 
 #[test]
 #[ignore = "needs php-cli"]
-fn php_sends() {
+fn php_mail() {
     let host = SendmailHost::new();
     let mut php = external("php", host.server.path());
     php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.path()));
@@ -159,11 +160,11 @@ fn php_sends() {
     assert!(!text.contains("white"), "{text}");
 }
 
-/// Debian's cron, which knows but /usr/sbin/sendmail: in a view of the file system that has ours
+/// cron of Debian, which always calls /usr/sbin/sendmail: in a mount namespace that has our program
 /// there, and one crontab.
 #[test]
 #[ignore = "needs root, unshare, cron"]
-fn cron_sends() {
+fn cron_job() {
     let host = SendmailHost::new();
     let directory = host.server.path();
     for name in ["tabs", "empty", "run"] {
@@ -194,7 +195,7 @@ fn cron_sends() {
     });
     assert!(arrived, "cron has sent nothing");
     drop(cron);
-    // One message a minute, and there may have been two.
+    // cron sends one message a minute, so there may be two.
     let mailbox = host.server.mailbox("smith");
     for expected in [
         "\nReturn-Path: <root@here.example>\n",

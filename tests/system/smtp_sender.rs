@@ -1,5 +1,4 @@
-//! Messages sent to Postfix's `smtp-sink` in its modes of failure: others judge what we say, and
-//! misbehave as others thought of.
+//! Messages sent to smtp-sink of Postfix, with every kind of failure that it offers.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +14,7 @@ use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_ma
 use crate::harness::process::Daemon;
 use crate::harness::wait_until;
 
-/// A sink that runs until it is dropped.
+/// An smtp-sink, stopped when it is dropped.
 struct Sink {
     _process: Daemon,
     directory: TestDirectory,
@@ -47,7 +46,7 @@ impl Sink {
         Target::Unix(self.directory.join("smtp"))
     }
 
-    /// What it wrote of each message.
+    /// Returns what it recorded of each message.
     fn dumps(&self) -> Vec<String> {
         let is_dump = |path: &PathBuf| path.to_string_lossy().contains("dump.");
         let paths = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
@@ -59,7 +58,7 @@ impl Sink {
 const CONTENT: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.";
 const ARRIVED: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.\n";
 
-/// Sends `content` twice over what may be one connection; the outcomes of the first and the last.
+/// Sends `content` twice, over one connection if possible. Returns the last outcomes.
 fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
     let mut connection = match connect(&sink.target(), &client_settings()) {
         Ok(connection) => connection,
@@ -75,7 +74,7 @@ fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn what_is_sent_arrives() {
+fn messages_arrive_unchanged() {
     let large = "0123456789abcdef\n".repeat(100_000);
     for (options, content, arrived) in [
         (&[][..], CONTENT, ARRIVED),
@@ -102,7 +101,7 @@ fn what_is_sent_arrives() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn each_command_fails_in_each_way() {
+fn each_command_fails_in_each_mode() {
     let to = envelope(&["a@x.example", "b@x.example"]);
     for (command, opening, temporary) in [
         ("CONNECT", true, true),
@@ -125,7 +124,7 @@ fn each_command_fails_in_each_way() {
             }
         }
     }
-    // EHLO alone is not known: HELO is.
+    // EHLO alone fails, and HELO succeeds.
     for mode in ["-f", "-r"] {
         let outcomes = send(&Sink::start(&[mode, "EHLO"]), &to, CONTENT);
         assert_eq!(outcomes[0].starts_with("done 250 "), mode == "-f", "{outcomes:?}");
@@ -134,7 +133,7 @@ fn each_command_fails_in_each_way() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn mail_data_that_is_refused_half_way() {
+fn mail_data_refused_half_way() {
     let sink = Sink::start(&["-A", "0"]);
     let large = "0123456789abcdef\n".repeat(100_000);
     let outcomes = send(&sink, &envelope(&["a@x.example"]), &large);
@@ -143,7 +142,7 @@ fn mail_data_that_is_refused_half_way() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn eight_bits_that_were_declared_are_not_cut_off() {
+fn declared_8bitmime_is_not_converted() {
     let to = Envelope { body: Body::EightBitMime, ..envelope(&["a@x.example"]) };
     let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
     assert_eq!(outcomes, ["never the next server does not take 8BITMIME"]);

@@ -1,5 +1,5 @@
-//! Super-servers that others wrote, with the real program behind them: one process for each session
-//! by tcpserver, inetd and systemd (`Accept=yes`), or one for all on a socket that systemd passes.
+//! Super-servers with the real program: a process for each session, started by tcpserver, inetd and
+//! systemd (`Accept=yes`), or one server on a socket that systemd passes.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -31,14 +31,14 @@ fn wait_for(address: SocketAddr) {
     wait_until("it listens", || TcpStream::connect(address).is_ok());
 }
 
-/// The options of a session in the sandbox `folder`.
+/// Returns the options of a session in a sandbox.
 fn session(directory: &TestDirectory) -> [&str; 3] {
     ["--inetd", "--sandbox", directory.as_str()]
 }
 
-/// Two messages in one session, then many sessions at the same time: as many processes write to
-/// the one mailbox.
-fn use_it(address: SocketAddr, directory: &TestDirectory) {
+/// Delivers two messages in one session, and then many in concurrent sessions, so that as many
+/// processes write to one mailbox.
+fn deliver_some(address: SocketAddr, directory: &TestDirectory) {
     let mut client = Client::connect(address);
     client.expect(220);
     client.command("EHLO client.example", 250);
@@ -60,10 +60,10 @@ fn use_it(address: SocketAddr, directory: &TestDirectory) {
     external::assert_from_smtp_source(&texts, 40, 4096);
 }
 
-/// It tells how each process ended.
+/// tcpserver logs how each process ended.
 #[test]
 #[ignore = "needs tcpserver, of ucspi-tcp, and smtp-source"]
-fn tcpserver_serves() {
+fn tcpserver() {
     let directory = TestDirectory::new();
     let mut tcpserver = Command::new("tcpserver");
     tcpserver.args(["-v", "-1", "-R", "-H", "-l", "localhost", "127.0.0.1", "0", PROGRAM]);
@@ -74,7 +74,7 @@ fn tcpserver_serves() {
     BufReader::new(daemon.child().stdout.take().unwrap()).read_line(&mut port).unwrap();
     let address = format!("127.0.0.1:{}", port.trim()).parse().unwrap();
 
-    use_it(address, &directory);
+    deliver_some(address, &directory);
     let mut client = Client::connect(address);
     client.expect(220);
     for _ in 0..100 {
@@ -86,7 +86,7 @@ fn tcpserver_serves() {
     assert!(client.is_closed());
     let mut stderr = BufReader::new(daemon.child().stderr.take().unwrap());
     let mut ends = Vec::new();
-    // The first session, those of smtp-source, and the last.
+    // The first session, those of smtp-source, and the last one.
     while ends.len() < 42 {
         let mut line = String::new();
         assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended; {ends:?}");
@@ -102,7 +102,7 @@ fn tcpserver_serves() {
 
 #[test]
 #[ignore = "needs inetd, of openbsd-inetd, and smtp-source"]
-fn inetd_serves() {
+fn inetd() {
     let directory = TestDirectory::new();
     let address = free_port();
     let user = User::from_uid(geteuid()).unwrap().expect("a user with a name").name;
@@ -114,23 +114,23 @@ fn inetd_serves() {
     );
     fs::write(&conf, line).unwrap();
     let _inetd = start(Command::new("/usr/sbin/inetd").arg("-i").arg(&conf), address);
-    use_it(address, &directory);
+    deliver_some(address, &directory);
 }
 
-/// A unit with `Accept=yes` and `StandardInput=socket`, by systemd's own tool.
+/// A unit with `Accept=yes` and `StandardInput=socket`, with the tool of systemd.
 #[test]
 #[ignore = "needs systemd-socket-activate, of systemd, and smtp-source"]
-fn systemd_serves_each_connection() {
+fn systemd_starts_a_process_for_each_connection() {
     let directory = TestDirectory::new();
     let address = free_port();
     let mut systemd = Command::new("systemd-socket-activate");
     systemd.args(["--accept", "--inetd", "--listen", &address.to_string(), PROGRAM]);
     systemd.args(session(&directory)).args(["--log", "stderr"]);
     let _systemd = start(&mut systemd, address);
-    use_it(address, &directory);
+    deliver_some(address, &directory);
 }
 
-/// A socket unit without `Accept`: the daemon is started by the first connection, and takes over.
+/// A socket unit without `Accept`. The server is started by the first connection.
 #[test]
 #[ignore = "needs systemd-socket-activate, of systemd, and smtp-source"]
 fn systemd_passes_its_socket() {
@@ -144,7 +144,7 @@ fn systemd_passes_its_socket() {
         systemd.arg(option).arg(directory.join(name));
     }
     let mut daemon = start(&mut systemd, address);
-    use_it(address, &directory);
+    deliver_some(address, &directory);
     // systemd-socket-activate has become the server, which stops as a server does.
     assert_eq!(daemon.stop().code(), Some(0));
 }
@@ -152,7 +152,7 @@ fn systemd_passes_its_socket() {
 /// `FileDescriptorName=` of two socket units.
 #[test]
 #[ignore = "needs systemd-socket-activate, of systemd"]
-fn systemd_tells_the_names_of_its_sockets() {
+fn systemd_names_its_sockets() {
     let directory = TestDirectory::with_mail_and_spool();
     let (smtp, lmtp) = (free_port(), free_port());
     let mut systemd = Command::new("systemd-socket-activate");

@@ -1,5 +1,5 @@
-//! The real program under load: a locked mailbox that holds up no other, one sync for many
-//! messages and no reply before it, memory and descriptors that stay where they were.
+//! The real program under load: a locked mailbox delays no other, many messages share one sync, and
+//! memory and descriptors do not grow.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -24,13 +24,13 @@ use crate::harness::strace::{Strace, thread_of, threads};
 use crate::harness::{TIMEOUT, env_number};
 
 #[test]
-fn a_locked_mailbox_holds_up_no_other() {
+fn locked_mailbox_does_not_slow_others() {
     let _machine = super::alone();
     let directory = TestDirectory::in_memory();
     let server = directory.start(&[]);
     let ledger = Mutex::new(Ledger::default());
     ledger.lock().unwrap().deliver(server.address, TestMessage::new("first", &["alice"], 500));
-    // Four fifths, measured again where the machine was busy with something else.
+    // At least four fifths, measured again if the machine was busy with something else.
     let ratio = (0..3)
         .map(|attempt| free_to_held(&directory, server.address, attempt, &ledger))
         .find(|ratio| *ratio >= 0.8);
@@ -40,18 +40,18 @@ fn a_locked_mailbox_holds_up_no_other() {
     ledger.assert_matches(&directory);
 }
 
-/// Mail for bob while alice's mailbox is locked and three sessions wait for it, against mail for
-/// bob while it is not: the median over pairs of rounds, so that what else the machine does hits
-/// both alike.
+/// Compares mail for bob while the mailbox of alice is locked, and three sessions wait for it, with
+/// mail for bob while it is not. Returns the median over pairs of rounds, so that other work on the
+/// machine affects both.
 fn free_to_held(
     directory: &TestDirectory,
     address: SocketAddr,
     attempt: usize,
     ledger: &Mutex<Ledger<u16>>,
 ) -> f64 {
-    let round = Duration::from_millis(env_number("OUTSIDE_ROUND_MS", 300));
+    let round = Duration::from_millis(env_number("MAILSLOT_ROUND_MS", 300));
     let (mut free, mut held, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-    for n in 0..env_number("OUTSIDE_PAIRS", 9) {
+    for n in 0..env_number("MAILSLOT_PAIRS", 9) {
         let name = format!("{attempt}-{n}");
         let rate = rate_for_bob(address, round, &format!("free-{name}"), ledger);
         let file = File::open(directory.mailbox_path("alice")).unwrap();
@@ -80,7 +80,7 @@ fn free_to_held(
     ratio
 }
 
-/// Messages a second that two sessions get through for bob.
+/// Returns the messages that two sessions deliver to bob in a second.
 fn rate_for_bob(
     address: SocketAddr,
     time: Duration,
@@ -113,7 +113,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 
 #[test]
 #[ignore = "needs strace"]
-fn twenty_sessions_share_a_sync_that_takes_20_ms() {
+fn twenty_sessions_share_a_slow_sync() {
     let _machine = super::alone();
     let directory = TestDirectory::in_memory();
     let server = directory.start(&[]);
@@ -152,11 +152,11 @@ fn twenty_sessions_share_a_sync_that_takes_20_ms() {
 
 #[test]
 #[ignore = "needs strace"]
-fn no_250_leaves_before_the_sync_of_its_record_has_returned() {
+fn no_250_before_the_sync_of_its_record() {
     let _machine = super::alone();
     let directory = TestDirectory::in_memory();
     let server = directory.start(&["--threads", "8"]);
-    // The last of the threads runs.
+    // All threads have started.
     let _ = thread_of(server.pid(), "session-7");
     let writer = thread_of(server.pid(), "writer");
     let tids: Vec<Pid> = threads(server.pid()).into_iter().map(|(tid, _)| tid).collect();
@@ -168,8 +168,8 @@ fn no_250_leaves_before_the_sync_of_its_record_has_returned() {
             let address = server.address;
             scope.spawn(move || {
                 let mut sender = Client::open(address).unwrap();
-                // Fewer than ten, so that no id begins with another.
-                for n in 0..env_number("OUTSIDE_PAIRS", 9) {
+                // Fewer than ten, so that no id is the beginning of another.
+                for n in 0..env_number("MAILSLOT_PAIRS", 9) {
                     let octets = if n == 7 { 300 * 1024 } else { 100 };
                     let message = TestMessage::new(format!("{session}-{n}"), &["a", "b"], octets);
                     assert_eq!(sender.submit_for_code(&message).unwrap(), 250);
@@ -190,13 +190,13 @@ fn no_250_leaves_before_the_sync_of_its_record_has_returned() {
             replies += 1;
         }
     }
-    println!("{replies} replies, each behind its sync");
+    println!("{replies} replies, each after its sync");
     assert_eq!(replies, 54);
 }
 
 #[test]
 #[ignore = "writes 800 MiB, twice"]
-fn thirty_two_sessions_with_25_mib_each_take_little_memory() {
+fn large_messages_take_little_memory() {
     let _machine = super::alone();
     let directory = TestDirectory::new();
     let server =
@@ -219,7 +219,7 @@ fn thirty_two_sessions_with_25_mib_each_take_little_memory() {
                 }
                 sent.wait();
                 client.send(b".\r\n");
-                // All are written by one thread, one after the other.
+                // They are written by one thread, one after the other.
                 client.set_timeout(4 * TIMEOUT);
                 client.expect(250);
             });
@@ -235,7 +235,7 @@ fn thirty_two_sessions_with_25_mib_each_take_little_memory() {
     assert!(all > 32 * (24 << 20), "{all} octets");
 }
 
-/// The most memory that a process had, in KiB.
+/// Returns the peak memory of a process, in KiB.
 fn peak_kib(pid: Pid) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
@@ -243,10 +243,10 @@ fn peak_kib(pid: Pid) -> u64 {
 }
 
 #[test]
-fn connections_reset_at_random_points_leave_nothing() {
+fn reset_connections_leave_no_resources() {
     let _machine = super::alone();
-    let seed = env_number("OUTSIDE_SEED", 1);
-    let count = env_number("OUTSIDE_RESETS", 5000) as usize;
+    let seed = env_number("MAILSLOT_SEED", 1);
+    let count = env_number("MAILSLOT_RESETS", 5000) as usize;
     println!("seed {seed}");
     let directory = TestDirectory::in_memory();
     let server = directory.start(&["--lock-timeout", "5"]);
@@ -256,7 +256,7 @@ fn connections_reset_at_random_points_leave_nothing() {
         let mut names: BTreeMap<String, usize> = BTreeMap::new();
         for fd in fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()) {
             let name = fd.to_string_lossy().into_owned();
-            // Sockets have numbers.
+            // The names of sockets contain numbers.
             let kind = name.split(':').next().unwrap_or_default().to_owned();
             *names.entry(kind).or_default() += 1;
         }
@@ -277,7 +277,7 @@ fn connections_reset_at_random_points_leave_nothing() {
                 let mut random = Random(seed * 4 + part);
                 while done.fetch_add(1, Ordering::Relaxed) < count {
                     let text = if random.below(20) == 0 { large } else { small };
-                    // Short of the dot: what is sent with it may be delivered.
+                    // Before the final dot, so that no message is delivered.
                     let end = (text.len() - "\r\n.\r\nQUIT\r\n".len()) as u64;
                     let cut = random.below(end) as usize;
                     reset_after(address, &text.as_bytes()[..cut], random.below(3) as usize);
@@ -294,10 +294,10 @@ fn connections_reset_at_random_points_leave_nothing() {
     }
     ledger.deliver(server.address, TestMessage::new("after", &["alice", "bob"], 500));
     ledger.assert_matches(&directory);
-    println!("{count} connections reset, nothing left");
+    println!("{count} connections reset");
 }
 
-/// Connects, sends these octets, reads a little or nothing, and resets the connection.
+/// Connects, sends these bytes, reads a little or nothing, and resets the connection.
 fn reset_after(address: SocketAddr, octets: &[u8], read: usize) {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, TIMEOUT) else { return };
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
@@ -306,13 +306,13 @@ fn reset_after(address: SocketAddr, octets: &[u8], read: usize) {
     if read > 0 {
         let _ = stream.read(&mut vec![0; read * 20]);
     }
-    // It may have closed: 421, too many.
+    // The server may have closed the connection, after a 421 for too many.
     let _ = stream.write_all(octets);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn the_size_of_a_mailbox_does_not_matter() {
+fn calls_do_not_depend_on_mailbox_size() {
     let _machine = super::alone();
     let directory = TestDirectory::in_memory();
     let server = directory.start(&[]);
