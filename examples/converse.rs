@@ -1,4 +1,4 @@
-//! Type SMTP at the receiver: commands on standard input, replies on standard output, no network.
+//! An SMTP server on standard input and output, without a network: type commands, read replies.
 //!
 //! ```text
 //! cargo run --example converse
@@ -14,19 +14,19 @@
 use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
-use mailslot::smtp::data::{Decoder, End};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, Reply, Settings, Step, reply};
+use mailslot::smtp::data::{DataEnd, Decoder};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, Step, reply};
 
-/// A host where everybody has a mailbox but nobody is told who that is.
-struct Everybody;
+/// A host that accepts every recipient, and does not answer VRFY and EXPN.
+struct AcceptAll;
 
-impl Host for Everybody {
+impl Host for AcceptAll {
     type Destination = ();
 
-    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Ok(())
     }
     fn vrfy(&self, _name: &str) -> Reply {
@@ -41,97 +41,97 @@ impl Host for Everybody {
 }
 
 fn main() -> io::Result<()> {
-    let settings = Settings { size_max: 1_000_000, ..Settings::new("localhost") };
-    let mut receiver = Receiver::new(settings.clone(), Everybody);
-    let mut typed = Typed::default();
-    // Mail data that has begun to come in chunks.
+    let config = ReceiverConfig { size_max: 1_000_000, ..ReceiverConfig::default() };
+    let mut receiver = Receiver::new(config.clone(), AcceptAll);
+    let mut input = Input::default();
     let mut chunks = Chunks::new();
-    say(&receiver.greeting())?;
+    send(&receiver.greeting())?;
 
-    while let Some(line) = typed.line()? {
-        let mut step = receiver.line(&line);
-        if !receiver.awaits_chunks() {
+    while let Some(line) = input.read_line()? {
+        let mut step = receiver.handle_line(&line);
+        if !receiver.is_chunking() {
             chunks = Chunks::new();
         }
         if let Step::Data(go_ahead) = step {
-            say(&go_ahead)?;
-            let mut decoder = Decoder::new(settings.size_max);
+            send(&go_ahead)?;
+            let mut decoder = Decoder::new(config.size_max);
             let end = loop {
-                let Some(line) = typed.line()? else { return Ok(()) };
+                let Some(line) = input.read_line()? else { return Ok(()) };
                 if let (_, Some(end)) = decoder.feed(&line, &mut |_piece| {}) {
                     break end;
                 }
             };
-            step = receiver.end_of_data(verdict(end));
+            step = receiver.finish_data(data_reply(end));
         } else if let Step::Chunk { octets, last } = step {
-            chunks.begin(octets);
-            let chunk = typed.octets(octets)?;
+            chunks.begin_chunk(octets);
+            let chunk = input.read_bytes(octets)?;
             chunks.feed(&chunk, &mut |_piece| {});
             step = if last {
-                receiver.end_of_data(verdict(std::mem::take(&mut chunks).finish(&mut |_piece| {})))
+                let end = std::mem::take(&mut chunks).finish(&mut |_piece| {});
+                receiver.finish_data(data_reply(end))
             } else {
-                receiver.end_of_chunk(Ok(octets))
+                receiver.finish_chunk(Ok(octets))
             };
         }
         match step {
-            Step::Reply(reply) => say(&reply)?,
+            Step::Reply(reply) => send(&reply)?,
             Step::Skip(octets, replies) => {
-                typed.octets(octets)?;
-                replies.iter().try_for_each(say)?;
+                input.read_bytes(octets)?;
+                replies.iter().try_for_each(send)?;
             }
-            Step::Close(reply) => return say(&reply),
-            // Settings::new offers no TLS; the others were dealt with.
+            Step::Close(reply) => return send(&reply),
+            // TLS is off by default, and the other steps were handled above.
             Step::StartTls(_) | Step::Data(_) | Step::Chunk { .. } => {}
         }
     }
     Ok(())
 }
 
-/// What is said after the mail data.
-fn verdict(end: End) -> Reply {
+/// Returns the reply to the end of mail data.
+fn data_reply(end: DataEnd) -> Reply {
     match end {
-        End::Whole => reply::delivered("an example"),
-        End::BareLineEnd => reply::data_bare_line_end(),
-        End::TooLarge => reply::data_too_large(),
+        DataEnd::Whole => reply::delivered("an example"),
+        DataEnd::BareLineEnd => reply::data_bare_line_end(),
+        DataEnd::TooLarge => reply::data_too_large(),
     }
 }
 
-/// Standard input. A terminal ends lines with LF; on the wire only CR LF does.
+/// Standard input, with CR LF for the LF that a terminal sends.
 #[derive(Default)]
-struct Typed {
+struct Input {
     unread: Vec<u8>,
 }
 
-impl Typed {
-    /// One more line is there; false at the end.
-    fn more(&mut self) -> io::Result<bool> {
+impl Input {
+    /// Reads one more line into the buffer. Returns false at the end of the input.
+    fn fill(&mut self) -> io::Result<bool> {
         let mut line = String::new();
-        let there = io::stdin().read_line(&mut line)? > 0;
+        let is_open = io::stdin().read_line(&mut line)? > 0;
         self.unread.extend(line.trim_end_matches('\n').bytes());
         self.unread.extend(b"\r\n");
-        Ok(there)
+        Ok(is_open)
     }
 
-    /// The next line; None at the end.
-    fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
-        if self.unread.is_empty() && !self.more()? {
+    /// Returns the next line, or None at the end of the input.
+    fn read_line(&mut self) -> io::Result<Option<Vec<u8>>> {
+        if self.unread.is_empty() && !self.fill()? {
             return Ok(None);
         }
-        let end = self.unread.iter().position(|octet| *octet == b'\n');
+        let end = self.unread.iter().position(|byte| *byte == b'\n');
         let end = end.map_or(self.unread.len(), |at| at + 1);
         Ok(Some(self.unread.drain(..end).collect()))
     }
 
-    /// So many octets, or what there is.
-    fn octets(&mut self, count: u64) -> io::Result<Vec<u8>> {
+    /// Returns the next `count` bytes, or fewer at the end of the input.
+    fn read_bytes(&mut self, count: u64) -> io::Result<Vec<u8>> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        while self.unread.len() < count && self.more()? {}
+        while self.unread.len() < count && self.fill()? {}
         Ok(self.unread.drain(..count.min(self.unread.len())).collect())
     }
 }
 
-/// Writes one reply.
-fn say(reply: &Reply) -> io::Result<()> {
+/// Writes a reply to standard output.
+fn send(reply: &Reply) -> io::Result<()> {
     let mut out = Vec::new();
     reply.write_to(&mut out);
     io::stdout().write_all(&out)

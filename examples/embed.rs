@@ -9,13 +9,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailslot::deliver::terminal::Terminals;
-use mailslot::message::{BoxName, Destination};
+use mailslot::message::{Destination, MailboxName};
+use mailslot::net::listen;
+use mailslot::observe::counters;
 use mailslot::route::{Refusal, Route};
 use mailslot::server::Server;
-use mailslot::session::Switch;
+use mailslot::session::Audience;
 use mailslot::smtp::ForwardPath;
-use mailslot::{counters, deliver, listen, server, session};
+use mailslot::terminal::Terminals;
+use mailslot::{deliver, server, session};
 
 struct Club(&'static [&'static str]);
 
@@ -25,7 +27,7 @@ impl Route for Club {
             ForwardPath::Postmaster => self.0.first(), // RFC 5321 4.5.1: there must be one
             ForwardPath::Mailbox(mailbox) => self.0.iter().find(|name| **name == mailbox.local()),
         };
-        let mailbox = name.and_then(|name| BoxName::new(name)).ok_or(Refusal::Unknown)?;
+        let mailbox = name.and_then(|name| MailboxName::new(name)).ok_or(Refusal::Unknown)?;
         let delivered_to = format!("{mailbox}@club.example");
         Ok(vec![Destination { mailbox, owner: None, delivered_to }])
     }
@@ -39,37 +41,37 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let counters = Arc::new(counters::Counters::default());
     let (post, writer) = deliver::start(
-        deliver::Settings {
+        deliver::DeliveryConfig {
             mail_dir: mail_dir.clone(),
             spool: spool.clone(),
             locks: deliver::Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: Duration::from_secs(30),
             mailbox_limit: None,
             queue: 8,
-            journal_half: deliver::JOURNAL_HALF_SMALL,
+            journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
         },
         counters.clone(),
     )?;
-    let session = session::Settings {
+    let session = session::SessionConfig {
         hostname: "club.example".to_owned(),
         size_max: 10 << 20,
         recipients_max: 100,
         errors_max: 20,
-        vrfy: Switch::Off,
-        expn: Switch::Off,
-        forward_replies: Switch::Off,
-        send: Switch::Off,
+        vrfy: Audience::Off,
+        expn: Audience::Off,
+        forward_replies: Audience::Off,
+        send: Audience::Off,
         terminals: Terminals::default(),
         spool,
         mail_dir,
         timeout: Duration::from_secs(300),
         session_timeout: Duration::from_secs(1200),
-        patience: Duration::from_secs(60),
+        outcome_timeout: Duration::from_secs(60),
         tls: None,
         relay: None,
     };
     let grace = Duration::from_secs(10);
-    let settings = server::Settings { session, threads: 8, per_client: 4, grace };
+    let settings = server::ServerConfig { session, threads: 8, per_client: 4, grace };
 
     let route = Arc::new(Club(&["ann", "bob"]));
     let server = Server::new(settings, route.clone(), post, counters.clone())?;

@@ -1,41 +1,41 @@
-//! Lists the messages of a mailbox, prints one, or checks the framing of all: the naive reader.
+//! A simple mailbox reader: lists the messages, prints one, or checks the framing of all.
 //!
 //! ```text
-//! mboxls FILE             number, octets, sender, date and subject of each message
-//! mboxls --cat N FILE     the Nth message as it was before it was quoted
-//! mboxls --check FILE     every fault of framing; exit 1 if there is one
+//! mboxls FILE             number, bytes, sender, date and subject of each message
+//! mboxls --cat N FILE     the Nth message without the quoting of the format
+//! mboxls --check FILE     every error of the framing; exit status 1 if there is one
 //! ```
-//! It knows the format as the oldest readers do (every line that begins with `From ` begins a
-//! message) and shares no code with mailslot, so that the tests can hold the two against each
-//! other. It takes no locks, and holds one message in memory at a time.
+//! It reads the format as the oldest mail readers do: every line that begins with `From ` begins a
+//! message. It shares no code with mailslot, so that tests can compare the two. It takes no locks,
+//! and has one message in memory at a time.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::ExitCode;
 
-/// One message as it lies in the mailbox.
+/// A message in a mailbox.
 #[derive(Clone, Debug, Default)]
 pub struct Mail {
-    /// Where its From_ line begins, in octets.
+    /// The offset of the From_ line in bytes.
     pub offset: u64,
     /// The From_ line, without its line end.
     pub from_line: String,
-    /// Header and body, without the empty line that ends the message.
+    /// The header and the body, without the empty line after the message.
     pub text: Vec<u8>,
-    /// What is wrong with its framing.
-    pub faults: Vec<String>,
+    /// The errors of the framing.
+    pub errors: Vec<String>,
 }
 
 impl Mail {
-    /// The sender in the From_ line.
+    /// Returns the sender in the From_ line.
     pub fn sender(&self) -> &str {
         self.from_line.split(' ').nth(1).unwrap_or_default()
     }
-    /// The date in the From_ line.
+    /// Returns the date in the From_ line.
     pub fn date(&self) -> &str {
         self.from_line.splitn(3, ' ').nth(2).unwrap_or_default()
     }
-    /// The first line of the field `name`.
+    /// Returns the first line of the header field `name`.
     pub fn field(&self, name: &str) -> Option<String> {
         let header = self.text.split(|b| *b == b'\n').take_while(|line| !line.is_empty());
         header.map(String::from_utf8_lossy).find_map(|line| {
@@ -43,64 +43,64 @@ impl Mail {
             field.eq_ignore_ascii_case(name).then(|| value.trim().to_owned())
         })
     }
-    /// The text as it was before it was quoted: `>From ` was `From `.
+    /// Returns the text without quoting: `From ` for `>From `.
     pub fn unquoted(&self) -> Vec<u8> {
         let lines = self.text.split_inclusive(|b| *b == b'\n');
         lines
-            .flat_map(|line| if quotes(line) > Some(0) { &line[1..] } else { line })
+            .flat_map(|line| if quote_depth(line) > Some(0) { &line[1..] } else { line })
             .copied()
             .collect()
     }
 }
 
-/// Reads a mailbox, message by message.
+/// A reader of a mailbox, which returns one message after the other.
 #[derive(Debug)]
 pub struct Reader<R> {
     input: R,
     offset: u64,
-    /// The line that ended the last message: the From_ line of the next.
-    ahead: Vec<u8>,
+    /// The From_ line of the next message, which ended the last one.
+    next_from_line: Vec<u8>,
 }
 
 impl<R: BufRead> Reader<R> {
-    /// A reader of the mailbox that `input` stands at the start of.
+    /// Returns a reader of the mailbox `input`.
     pub fn new(input: R) -> Reader<R> {
-        Reader { input, offset: 0, ahead: Vec::new() }
+        Reader { input, offset: 0, next_from_line: Vec::new() }
     }
 
-    fn line(&mut self) -> io::Result<Vec<u8>> {
+    fn read_line(&mut self) -> io::Result<Vec<u8>> {
         let mut line = Vec::new();
         self.offset += self.input.read_until(b'\n', &mut line)? as u64;
         Ok(line)
     }
 
-    fn mail(&mut self) -> io::Result<Option<Mail>> {
-        if self.ahead.is_empty() {
-            self.ahead = self.line()?;
+    fn read_mail(&mut self) -> io::Result<Option<Mail>> {
+        if self.next_from_line.is_empty() {
+            self.next_from_line = self.read_line()?;
         }
-        let from_line = std::mem::take(&mut self.ahead);
+        let from_line = std::mem::take(&mut self.next_from_line);
         if from_line.is_empty() {
             return Ok(None);
         }
         let mut mail = Mail { offset: self.offset - from_line.len() as u64, ..Mail::default() };
         mail.from_line = String::from_utf8_lossy(&from_line).trim_end_matches('\n').to_owned();
         if !is_from_line(&mail.from_line) {
-            mail.faults.push(format!("no From_ line: {:?}", mail.from_line));
+            mail.errors.push(format!("no From_ line: {:?}", mail.from_line));
         }
         loop {
-            let line = self.line()?;
-            if line.is_empty() || quotes(&line) == Some(0) {
-                self.ahead = line;
+            let line = self.read_line()?;
+            if line.is_empty() || quote_depth(&line) == Some(0) {
+                self.next_from_line = line;
                 break;
             }
             mail.text.extend(line);
         }
         if !from_line.ends_with(b"\n") || !(mail.text.is_empty() || mail.text.ends_with(b"\n")) {
-            mail.faults.push("torn: its last line has no end".to_owned());
+            mail.errors.push("truncated: the last line has no line end".to_owned());
         } else if mail.text == b"\n" || mail.text.ends_with(b"\n\n") {
             mail.text.pop();
         } else {
-            mail.faults.push("torn: no empty line behind it".to_owned());
+            mail.errors.push("truncated: no empty line after the message".to_owned());
         }
         Ok(Some(mail))
     }
@@ -109,17 +109,17 @@ impl<R: BufRead> Reader<R> {
 impl<R: BufRead> Iterator for Reader<R> {
     type Item = io::Result<Mail>;
     fn next(&mut self) -> Option<io::Result<Mail>> {
-        self.mail().transpose()
+        self.read_mail().transpose()
     }
 }
 
-/// How many `>` stand before the `From ` that `line` begins with, if it does.
-fn quotes(line: &[u8]) -> Option<usize> {
+/// Returns the number of `>` before `From ` at the start of `line`, or None if it is another line.
+fn quote_depth(line: &[u8]) -> Option<usize> {
     let n = line.iter().take_while(|b| **b == b'>').count();
     line[n..].starts_with(b"From ").then_some(n)
 }
 
-/// `From sender Tue Jul  1 08:52:37 2025`, by its columns.
+/// True if `line` has the form `From sender Tue Jul  1 08:52:37 2025`.
 fn is_from_line(line: &str) -> bool {
     let Some((from, date)) = line.len().checked_sub(24).and_then(|i| line.split_at_checked(i))
     else {
@@ -143,8 +143,8 @@ fn is_from_line(line: &str) -> bool {
         && number(year, 9999)
 }
 
-/// Text fit for a terminal.
-fn plain(text: &str) -> String {
+/// Returns `text` without control characters, for a terminal.
+fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
@@ -155,23 +155,27 @@ fn run(args: &[&str]) -> io::Result<ExitCode> {
         ["--cat", n, file] => (false, Some(n.parse::<usize>().map_err(io::Error::other)?), file),
         _ => return Err(io::Error::other("usage: mboxls [--check | --cat N] FILE")),
     };
-    let (mut faults, mut out) = (0, io::stdout().lock());
+    let (mut errors, mut out) = (0, io::stdout().lock());
     for (number, mail) in (1..).zip(Reader::new(BufReader::new(File::open(file)?))) {
         let mail = mail?;
         if cat == Some(number) {
             out.write_all(&mail.unquoted())?;
         } else if check {
-            faults += mail.faults.len();
-            for fault in &mail.faults {
-                writeln!(out, "message {number} at {}: {}", mail.offset, plain(fault))?;
+            errors += mail.errors.len();
+            for error in &mail.errors {
+                writeln!(out, "message {number} at {}: {}", mail.offset, printable(error))?;
             }
         } else if cat.is_none() {
-            let (size, sender) = (mail.text.len(), plain(mail.sender()));
-            let subject = plain(&mail.field("Subject").unwrap_or_default());
-            writeln!(out, "{number:5} {size:9} {sender:<30} {:24} {subject}", plain(mail.date()))?;
+            let (size, sender) = (mail.text.len(), printable(mail.sender()));
+            let subject = printable(&mail.field("Subject").unwrap_or_default());
+            writeln!(
+                out,
+                "{number:5} {size:9} {sender:<30} {:24} {subject}",
+                printable(mail.date())
+            )?;
         }
     }
-    Ok(if faults == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn main() -> ExitCode {

@@ -1,13 +1,13 @@
-//! Makes load: many messages over many sessions, with rates and latencies at the end. Its letters
-//! are those of Postfix's smtp-source(1).
+//! A load generator: sends many messages over many sessions, and shows rates and latencies at the
+//! end. The options are those of Postfix's smtp-source(1).
 //!
 //! ```text
 //! mailslot --sandbox ./mail &
 //! smtp-source -s 20 -m 2000 -N 20 -d 127.0.0.1:2525
 //! ```
-//! Every reply is checked: one that is not the expected code ends its session, is shown, and makes
-//! the exit status 1. Each message is tried once. A message is a short header that holds its
-//! number, and a body that is the same every time. It does not store or read mail.
+//! A reply with another code than expected is shown, ends the session, and makes the exit status 1.
+//! Each message is tried once. A message is a short header with its number, and a body that is the
+//! same for all messages.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
-/// What the command line says.
+/// The options of the command line.
 struct Settings {
     address: String,
     sessions: usize,
@@ -34,21 +34,21 @@ struct Settings {
     pipelining: bool,
 }
 
-/// What the sessions share.
+/// The state that all sessions share.
 struct Work {
     settings: Settings,
     body: Vec<u8>,
-    begun: AtomicU64,
+    started: AtomicU64,
     accepted: AtomicU64,
     failed: AtomicU64,
 }
 
-/// How long things took.
+/// The measured latencies.
 #[derive(Default)]
 struct Times {
-    /// From the final dot's last octet to its 250.
+    /// The times from the final dot to its 250.
     dot: Vec<Duration>,
-    /// From the connection to the 221.
+    /// The times from the connection to the reply to QUIT.
     session: Vec<Duration>,
 }
 
@@ -66,16 +66,16 @@ fn main() -> ExitCode {
 fn settings() -> Fallible<Option<Settings>> {
     let mut options = getopts::Options::new();
     options
-        .optopt("s", "sessions", "sessions at once (1)", "N")
-        .optopt("m", "messages", "messages in all (1)", "N")
-        .optopt("l", "length", "octets of each body (4096)", "N")
+        .optopt("s", "sessions", "parallel sessions (1)", "N")
+        .optopt("m", "messages", "total number of messages (1)", "N")
+        .optopt("l", "length", "bytes of each body (4096)", "N")
         .optopt("r", "recipients", "recipients of each message (1)", "N")
         .optopt("f", "from", "sender (source@localhost)", "ADDRESS")
         .optopt("t", "to", "recipient (user@localhost)", "ADDRESS")
         .optopt("N", "mailboxes", "spread over user1@ ... userN@ (as many as -r, if above 1)", "N")
-        .optflag("d", "many", "many messages over one connection")
+        .optflag("d", "many", "send many messages over each connection")
         .optflag("p", "pipelining", "send MAIL, RCPT and DATA together")
-        .optflag("h", "help", "show this");
+        .optflag("h", "help", "show this help");
     let given = options.parse(std::env::args().skip(1))?;
     if given.opt_present("h") {
         print!("{}", options.usage("smtp-source [OPTIONS] [HOST:PORT]   (127.0.0.1:2525)"));
@@ -98,25 +98,25 @@ fn settings() -> Fallible<Option<Settings>> {
     }))
 }
 
-/// Runs all sessions, shows progress once a second, and the result.
+/// Runs all sessions, and shows the progress every second and the result at the end.
 fn run(settings: Settings) -> ExitCode {
     let work = Work {
         body: body(settings.length),
         settings,
-        begun: AtomicU64::new(0),
+        started: AtomicU64::new(0),
         accepted: AtomicU64::new(0),
         failed: AtomicU64::new(0),
     };
-    let started = Instant::now();
+    let start = Instant::now();
     let mut times = Times::default();
     thread::scope(|scope| {
         let (sender, ended) = mpsc::channel::<Times>();
         for _ in 0..work.settings.sessions {
             let (work, sender) = (&work, sender.clone());
-            scope.spawn(move || sender.send(source(work)));
+            scope.spawn(move || sender.send(run_sessions(work)));
         }
         drop(sender);
-        let (mut next, mut before) = (started + SECOND, 0);
+        let (mut next, mut before) = (start + SECOND, 0);
         loop {
             match ended.recv_timeout(next.saturating_duration_since(Instant::now())) {
                 Ok(more) => {
@@ -125,8 +125,7 @@ fn run(settings: Settings) -> ExitCode {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     let accepted = work.accepted.load(Relaxed);
-                    let (seconds, failed) =
-                        (started.elapsed().as_secs(), work.failed.load(Relaxed));
+                    let (seconds, failed) = (start.elapsed().as_secs(), work.failed.load(Relaxed));
                     let rate = accepted - before;
                     eprintln!("{seconds:5} s  {accepted:9} messages  {rate:7}/s  {failed} failed");
                     (next, before) = (next + SECOND, accepted);
@@ -135,7 +134,7 @@ fn run(settings: Settings) -> ExitCode {
             }
         }
     });
-    report(&work, started.elapsed(), times);
+    print_result(&work, start.elapsed(), times);
     let (accepted, failed) = (work.accepted.load(Relaxed), work.failed.load(Relaxed));
     if failed == 0 && accepted == work.settings.messages {
         ExitCode::SUCCESS
@@ -144,13 +143,13 @@ fn run(settings: Settings) -> ExitCode {
     }
 }
 
-fn report(work: &Work, took: Duration, mut times: Times) {
+fn print_result(work: &Work, elapsed: Duration, mut times: Times) {
     let Settings { sessions, length, recipients, .. } = work.settings;
     let (accepted, failed) = (work.accepted.load(Relaxed), work.failed.load(Relaxed));
-    let seconds = took.as_secs_f64().max(1e-9);
+    let seconds = elapsed.as_secs_f64().max(1e-9);
     println!(
         "{accepted} messages in {seconds:.3} s: {:.0}/s, {:.1} MB/s; {failed} failed \
-         ({sessions} sessions, {length} octets, {recipients} recipients)",
+         ({sessions} sessions, {length} bytes, {recipients} recipients)",
         accepted as f64 / seconds,
         (accepted * length as u64) as f64 / seconds / 1e6,
     );
@@ -167,13 +166,13 @@ fn report(work: &Work, took: Duration, mut times: Times) {
     }
 }
 
-/// One session after the other, until all messages have begun.
-fn source(work: &Work) -> Times {
+/// Runs one session after the other, until all messages are started.
+fn run_sessions(work: &Work) -> Times {
     let mut times = Times::default();
     while let Some(number) = work.next() {
-        let begun = Instant::now();
-        match session(work, number, &mut times.dot) {
-            Ok(()) => times.session.push(begun.elapsed()),
+        let start = Instant::now();
+        match run_session(work, number, &mut times.dot) {
+            Ok(()) => times.session.push(start.elapsed()),
             Err(error) => {
                 if work.failed.fetch_add(1, Relaxed) < SHOWN_MAX {
                     eprintln!("smtp-source: {}: {error}", work.settings.address);
@@ -184,25 +183,26 @@ fn source(work: &Work) -> Times {
     times
 }
 
-fn session(work: &Work, number: u64, dots: &mut Vec<Duration>) -> Fallible<()> {
-    let mut link = Link::open(&work.settings.address)?;
-    link.expect("220")?;
-    let extensions = link.ask("EHLO localhost\r\n", "250")?;
+/// Sends the message `number`, and with `-d` further ones, over one connection.
+fn run_session(work: &Work, number: u64, dots: &mut Vec<Duration>) -> Fallible<()> {
+    let mut connection = Connection::open(&work.settings.address)?;
+    connection.expect("220")?;
+    let extensions = connection.ask("EHLO localhost\r\n", "250")?;
     if work.settings.pipelining && !extensions.iter().any(|line| line == "PIPELINING") {
         return Err("the server does not offer PIPELINING".into());
     }
     let mut next = Some(number);
     while let Some(number) = next {
-        dots.push(transaction(work, number, &mut link)?);
+        dots.push(send_message(work, number, &mut connection)?);
         work.accepted.fetch_add(1, Relaxed);
         next = if work.settings.many { work.next() } else { None };
     }
-    link.ask("QUIT\r\n", "221")?;
+    connection.ask("QUIT\r\n", "221")?;
     Ok(())
 }
 
-/// Sends one message; returns how long its 250 took after the final dot.
-fn transaction(work: &Work, number: u64, link: &mut Link) -> Fallible<Duration> {
+/// Sends one message. Returns the time from the final dot to its 250.
+fn send_message(work: &Work, number: u64, connection: &mut Connection) -> Fallible<Duration> {
     let Settings { from, to: (user, domain), recipients, mailboxes, .. } = &work.settings;
     let mut commands = vec![(format!("MAIL FROM:<{from}>\r\n"), "250")];
     for i in 0..*recipients {
@@ -215,13 +215,13 @@ fn transaction(work: &Work, number: u64, link: &mut Link) -> Fallible<Duration> 
     commands.push(("DATA\r\n".to_owned(), "354"));
     if work.settings.pipelining {
         let all: String = commands.iter().map(|(command, _)| command.as_str()).collect();
-        link.send(all.as_bytes())?;
+        connection.send(all.as_bytes())?;
         for (_, code) in commands {
-            link.expect(code)?;
+            connection.expect(code)?;
         }
     } else {
         for (command, code) in commands {
-            link.ask(&command, code)?;
+            connection.ask(&command, code)?;
         }
     }
     let mut data = format!(
@@ -231,32 +231,32 @@ fn transaction(work: &Work, number: u64, link: &mut Link) -> Fallible<Duration> 
     .into_bytes();
     data.extend_from_slice(&work.body);
     data.extend_from_slice(b".\r\n");
-    link.send(&data)?;
+    connection.send(&data)?;
     let dot = Instant::now();
-    link.expect("250")?;
+    connection.expect("250")?;
     Ok(dot.elapsed())
 }
 
 impl Work {
-    /// The number of the next message, from 0, until there are enough.
+    /// Returns the number of the next message, from 0, or None if all are started.
     fn next(&self) -> Option<u64> {
-        let number = self.begun.fetch_add(1, Relaxed);
+        let number = self.started.fetch_add(1, Relaxed);
         (number < self.settings.messages).then_some(number)
     }
 }
 
 /// A connection to the server.
-struct Link {
+struct Connection {
     input: BufReader<TcpStream>,
 }
 
-impl Link {
-    fn open(address: &str) -> Fallible<Link> {
+impl Connection {
+    fn open(address: &str) -> Fallible<Connection> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Link { input: BufReader::new(stream) })
+        stream.set_read_timeout(Some(TIMEOUT))?;
+        stream.set_write_timeout(Some(TIMEOUT))?;
+        Ok(Connection { input: BufReader::new(stream) })
     }
 
     fn send(&mut self, bytes: &[u8]) -> Fallible<()> {
@@ -268,18 +268,19 @@ impl Link {
         self.expect(code)
     }
 
-    /// Reads a reply that must have `code` on each line; returns its lines without it.
+    /// Reads a reply, which must have `code` on each line. Returns the lines without the code.
     fn expect(&mut self, code: &str) -> Fallible<Vec<String>> {
         let mut lines = Vec::new();
         loop {
             let mut line = String::new();
             (&mut self.input).take(REPLY_LINE_MAX).read_line(&mut line)?;
-            let text = line.strip_suffix("\r\n").ok_or_else(|| format!("cut off: {line:?}"))?;
+            let text =
+                line.strip_suffix("\r\n").ok_or_else(|| format!("incomplete reply: {line:?}"))?;
             let (more, rest) = match text.strip_prefix(code).map(|rest| rest.split_at_checked(1)) {
                 Some(Some(("-", rest))) => (true, rest),
                 Some(Some((" ", rest))) => (false, rest),
                 Some(None) => (false, ""),
-                _ => return Err(format!("{code} expected: {text}").into()),
+                _ => return Err(format!("expected {code}, received: {text}").into()),
             };
             lines.push(rest.to_owned());
             if !more {
@@ -289,13 +290,13 @@ impl Link {
     }
 }
 
-/// Lines of 78 characters, `length` octets with their CR LF (0, or at least 2).
+/// Returns a body of `length` bytes, 0 or at least 2: lines of 78 characters and CR LF.
 fn body(length: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(length);
     while body.len() < length {
         let left = length - body.len();
-        // Never leaves a single octet, which could not be a line.
-        let line = if left == LINE + 1 { LINE - 1 } else { left.min(LINE) };
+        // Never leaves a single byte, which would be too short for a line.
+        let line = if left == LINE_LENGTH + 1 { LINE_LENGTH - 1 } else { left.min(LINE_LENGTH) };
         body.extend((b'!'..=b'~').filter(|b| *b != b'.').cycle().take(line.saturating_sub(2)));
         body.extend_from_slice(b"\r\n");
     }
@@ -303,11 +304,11 @@ fn body(length: usize) -> Vec<u8> {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a reply may take.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// RFC 5321 4.5.3.1.5
+/// The timeout of a reply.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest reply line (RFC 5321 4.5.3.1.5).
 const REPLY_LINE_MAX: u64 = 512;
-/// Octets of a body's line with its CR LF.
-const LINE: usize = 80;
-/// How many failures are shown in words.
+/// The length of a line of the body with its CR LF, in bytes.
+const LINE_LENGTH: usize = 80;
+/// The most errors that are shown.
 const SHOWN_MAX: u64 = 5;

@@ -1,61 +1,117 @@
-//! mailslot: mail comes in by SMTP and lies, safely on disk, in the mailbox of a local user before
-//! the sender is told `250`.
+//! mailslot receives mail by SMTP and stores it durably in the mailbox of a local user before the
+//! sender gets `250`.
 //!
 //! ```text
-//!  options -> config -> main
-//!                        |
-//!    listen  ->  server  ->  session  <---------->  smtp::Receiver bytes in, replies out, no I/O
-//!   (sockets)   (accept,    (one connection:  \
-//!                pool)       bytes, deadlines) \->  route          who is local? where does it go?
-//!                               |
-//!                               | Message = envelope + content + destinations
-//!                               v
-//!                        deliver::Post  ==bounded channel==>  deliver::writer  ->  mbox | queue
-//!                               ^                                   |
-//!                               +-------------- Outcome ------------+   250 only after this
+//!  command line, file                                            another host
+//!        |                                                            ^
+//!        v                                                            |
+//!      config ---> main                                             relay
+//!                   |                                               ^   |
+//!   net::listen -> server ---> session <-> smtp::Receiver           |   | reports
+//!   (sockets)     (accept,     (one connection:  \                  |   v
+//!                  admission,   bytes, deadlines) \-> route      queue entry
+//!                  pool)          |                                   ^
+//!                                 | Message = id, content, destinations
+//!                                 v                                   |
+//!                  WriterHandle ==bounded channel==> writer ---> journal, mailbox
+//!                                 ^                    |
+//!                                 +----- Outcome ------+   250 only after this
 //! ```
 //!
-//! Each room is a module, and imports go one way, from right to left:
-//! `smtp < message < {route, deliver} < session < server < main`; `tests/tidy.rs` holds it.
+//! # Modules
 //!
-//! - [`smtp`] is the protocol's words and its state machine. It is pure: no socket, file or clock.
-//! - [`message`] is what travels; [`trace`] writes the lines a receiver adds to it, and [`report`]
-//!   the message that tells of its delivery.
-//! - [`route`] says who is local and where an address leads.
-//! - [`deliver`] is the disk. It knows no SMTP verb.
-//! - [`session`] is the one place where these meet: one connection.
-//! - [`server`] accepts, keeps the pool and stops; [`listen`] opens sockets, [`stream`] reads and
-//!   writes with deadlines, in clear text or through [`tls`].
-//! - [`client`] sends messages to another server; it does for [`smtp::Sender`] what the session
-//!   does for the receiver.
-//! - [`sendmail`] is a program of its own, by which others on this host hand over messages.
-//! - [`queue`] is mail for other hosts: it waits for the client, or for its sender to be told.
-//! - [`options`] and [`config`] turn the command line and the configuration file into one struct.
-//! - [`privilege`] is who the process is, and as whom the writer touches a mailbox; [`confine`] is
-//!   the sandbox that it locks itself into.
-//! - [`counters`], [`metrics`] and [`logging`] are what an administrator sees.
+//! Imports go one way, from the rows below to the rows above; `tests/tidy.rs` holds it.
+//!
+//! | module | contains |
+//! | --- | --- |
+//! | [`smtp`] | the protocol without I/O: commands, replies, receiver and sender state machines |
+//! | [`process`] | privileges, and the confinement that the process applies to itself |
+//! | [`observe`] | log events, counters, metrics |
+//! | [`message`] | a message and its content, the trace fields that a receiver adds |
+//! | [`net`] | sockets: opened, read and written with deadlines, in clear text or TLS |
+//! | [`route`] | local addresses, and their destinations: users, aliases, forward files |
+//! | [`terminal`] | SEND, SOML and SAML: messages on the terminals of users |
+//! | [`deliver`] | the writer, its journal and recovery, mailboxes and their locks |
+//! | [`relay`] | the queue, the client that empties it, the reports to senders |
+//! | [`session`] | one connection: the place where the modules above meet |
+//! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
+//! | [`config`] | the table of options, the configuration file, the values of both |
+//! | [`sysexits`] | the exit statuses of both programs |
+//! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
+//!
+//! # How a message travels
+//!
+//! The server accepts a connection and passes it to one of a fixed number of session threads. If
+//! all are busy, the new client takes the place of a slow session, or gets `421` at once.
+//!
+//! The session thread reads command lines, each with a limit and a deadline, and passes them to
+//! the receiver, the state machine of the protocol. The receiver does no I/O and returns the reply
+//! to send. For each RCPT it asks `route`. An unknown user is rejected here, so that nothing
+//! accepted for a local mailbox has to be bounced later. The session also checks the mailbox with
+//! lstat(2): a mailbox that cannot take mail is refused before its mail data is sent.
+//!
+//! After DATA or BDAT the session prepares the content while its lines arrive: stuffed dots are
+//! removed, CR LF becomes LF, `From ` gets a `>`, header fields that control mailbox readers are
+//! left out, a Received field is added. Up to 256 KiB stay in memory; a longer message goes to a
+//! file in the spool. Then the session passes the message to the writer and waits for its outcome.
+//!
+//! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and
+//! locks each mailbox. A message whose mailbox is locked by another program is set aside and tried
+//! again, while the others go on. With the lock held, the writer checks that the mailbox is a
+//! regular file of the right owner. It records the batch in the journal with one write and one
+//! sync; from then on the messages are durable. It appends them to the mailboxes, and each session
+//! gets its outcome and replies `250`, `4yz` or `5yz`. A message that cannot be appended to all of
+//! its mailboxes is removed from all of them by truncation.
+//!
+//! The mailboxes are synced later, many messages at a time, by a checkpoint; their records are
+//! then not needed any more. After a crash the next start completes the mailboxes from the records
+//! left.
+//!
+//! A copy for another host goes the same way, to a file in the queue instead of a mailbox. So a
+//! message for recipients here and elsewhere is in all of these places, or in none, before its one
+//! `250`. The queue's own thread sends the entry to the next host, retries, and reports delay and
+//! failure to the sender.
+//!
+//! # Glossary
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | admission | the choice whether a connection gets a thread, and which idle one loses its own |
+//! | batch | messages that the writer commits with one sync |
+//! | checkpoint | the sync of all mailboxes written to since the last one; it frees the journal |
+//! | client, server | the ends of an SMTP connection; mailslot is either |
+//! | confinement | the Landlock rules that limit which files and ports the process can open |
+//! | content | a message as the mailbox stores it, without the lines that differ between copies |
+//! | deferred, rejected | answered 4yz (the client tries again), answered 5yz |
+//! | destination | a mailbox, or an entry in the queue |
+//! | dotlock | the file `USER.lock` beside a mailbox |
+//! | DSN | a delivery status notification (RFC 3464): the report to a sender |
+//! | entry | one message in the queue, for one or more recipients on other hosts |
+//! | envelope | reverse-path, recipients and parameters of one transaction |
+//! | journal | the file in the spool that makes a batch durable before the mailboxes are |
+//! | mailbox | an mbox file, and in an address the part that names it |
+//! | outcome | the writer's answer about one message: delivered, deferred, or over quota |
+//! | overload | the state of a nearly full server, in which clients get less time |
+//! | resolution | the destinations of one address |
+//! | session | one connection, from the greeting to its end |
+//! | smarthost | the server that takes mail for other hosts |
+//! | spool | the directory of mailslot's own files: journals, large messages, the queue |
+//! | transaction | MAIL, RCPT and DATA of one message |
+//! | writer | the one thread that appends to mailboxes |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod check;
-pub mod client;
 pub mod config;
-pub mod confine;
-pub mod counters;
 pub mod deliver;
-pub mod listen;
-pub mod logging;
 pub mod message;
-pub mod metrics;
-pub mod options;
-pub mod privilege;
-pub mod queue;
-pub mod report;
+pub mod net;
+pub mod observe;
+pub mod process;
+pub mod relay;
 pub mod route;
 pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;
-pub mod stream;
-#[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
-pub mod tls;
-pub mod trace;
+pub mod sysexits;
+pub mod terminal;

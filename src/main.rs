@@ -1,13 +1,13 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
 //! ```text
-//! options -> config -> keys, sockets -> another user -> route -> sandbox -> log
-//!                                                     -> deliver (recovers) -> server
+//! config -> certificate, sockets -> drop privileges -> route -> confine -> log
+//!                                                      -> deliver (recovers) -> server
 //! ```
-//! What takes root comes first, and the first thread after that.
+//! Privileged steps run first, before any thread is started.
 //!
-//! Exit statuses are those of sysexits.h. Complaints go to standard error; under `--inetd`, where
-//! that may be the client's socket, to syslog, and the client hears 421 and no reason.
+//! Errors go to standard error. Under `--inetd` that may be the client's socket, so they go to
+//! syslog, and the client gets 421 without the reason.
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
@@ -18,259 +18,308 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailslot::config::{Command, Config, Facts, Names, QueueCommand, Tls, Wrong};
-use mailslot::confine::{self, Strength};
-use mailslot::counters::Counters;
+use mailslot::check;
+use mailslot::config::options;
+use mailslot::config::{
+    Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsOptions,
+};
 use mailslot::deliver::disk::HostDisk;
-use mailslot::deliver::{self, Post, forward};
-use mailslot::listen::{self, Accept, Address, Listener, Service};
-use mailslot::logging::{self, Target, value};
+use mailslot::deliver::{self, WriterHandle, forward};
 use mailslot::message::Owner;
-use mailslot::metrics::Metrics;
-use mailslot::privilege::{self, RunAs, Start};
-use mailslot::queue::{self, Handle, list};
-use mailslot::route::{ForwardFiles, Local};
+use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
+use mailslot::net::stream;
+use mailslot::net::tls::ServerCertificate;
+use mailslot::observe::counters::Counters;
+use mailslot::observe::events;
+use mailslot::observe::logging::{self, LogTarget};
+use mailslot::observe::metrics::Metrics;
+use mailslot::process::confinement::{self, ConfinementStrength};
+use mailslot::process::privilege::{self, Account, StartPrivileges};
+use mailslot::relay::queue::{self, QueueHandle, list};
+use mailslot::route::{ForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
-use mailslot::session::Switch;
-use mailslot::tls::Keys;
-use mailslot::{check, options, stream};
+use mailslot::session::Audience;
+use mailslot::sysexits::{
+    EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
+    EX_UNAVAILABLE, EX_USAGE,
+};
 use nix::unistd::{Group, User, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let status = run(&args).unwrap_or_else(|failure| {
-        // A person who tries --inetd at a terminal is told like everybody else.
+    let status = run(&args).unwrap_or_else(|e| {
+        // At a terminal there is no client, so the error goes to standard error.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
-        failure.tell(inetd);
-        failure.status
+        e.report(inetd);
+        e.status
     });
-    // The log is written by a thread of its own.
+    // Another thread writes the log.
     log::logger().flush();
     ExitCode::from(status)
 }
 
-fn run(args: &[OsString]) -> Result<u8, Failure> {
+/// Runs the command that `args` select. Returns the exit status.
+fn run(args: &[OsString]) -> Result<u8, StartError> {
     let config = Config::load(args)?;
     match &config.command {
-        Command::Help => print(&options::help()),
-        Command::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
-        Command::Explain(addresses) => {
-            let route = Local::new(config.route());
-            if config.forward_files {
-                route.follow_forward_files(Homes(None));
-            }
-            let ways: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
-            print(&ways.join("\n"))
+        ProgramCommand::Help => print(&options::help()),
+        ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
+        ProgramCommand::Explain(addresses) => explain(&config, addresses),
+        ProgramCommand::Check => check(&config),
+        ProgramCommand::Queue(QueueCommand::List) => {
+            print(&list::list(&config.spool).map_err(queue_error)?)
         }
-        Command::Check => {
-            let problems = check::problems(&config, &Facts::of_this_host());
-            print(&check::report(&config, &problems))?;
-            Ok(if check::stopping(&problems) == 0 { 0 } else { EX_CONFIG })
+        ProgramCommand::Queue(QueueCommand::Show(id)) => {
+            list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
+            Ok(EX_OK)
         }
-        Command::Queue(QueueCommand::List) => print(&list::list(&config.spool).map_err(not_done)?),
-        Command::Queue(QueueCommand::Show(id)) => {
-            list::show(&config.spool, id, &mut io::stdout().lock()).map_err(not_done)?;
-            Ok(0)
-        }
-        Command::Queue(QueueCommand::Drop(id)) => {
-            list::drop(&config.spool, id).map_err(not_done)?;
+        ProgramCommand::Queue(QueueCommand::Remove(id)) => {
+            list::drop(&config.spool, id).map_err(queue_error)?;
             print(&format!("{id} is removed\n"))
         }
-        Command::Queue(QueueCommand::Flush(_)) | Command::Serve => serve(&config),
+        ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),
     }
 }
 
-/// Why something could not be done with the queue.
-fn not_done(e: io::Error) -> Failure {
-    match e.kind() {
-        ErrorKind::NotFound => Failure::new(EX_DATAERR, "queue", &e),
-        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "queue", &e),
-        _ => Failure::new(EX_TEMPFAIL, "queue", &e),
+/// Prints the destinations of `addresses`.
+fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
+    let route = LocalRoute::new(config.route_config());
+    if config.forward_files {
+        route.follow_forward_files(ForwardFileReader(None));
     }
+    let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
+    print(&explained.join("\n"))
 }
 
-/// Serves until it is stopped, or, under `--inetd`, one session; or tries what is in the queue.
-fn serve(config: &Config) -> Result<u8, Failure> {
+/// Prints the configuration in effect and its problems.
+fn check(config: &Config) -> Result<u8, StartError> {
+    let problems = check::find_problems(config, &HostInfo::detect());
+    print(&check::render(config, &problems))?;
+    Ok(if check::error_count(&problems) == 0 { EX_OK } else { EX_CONFIG })
+}
+
+/// Converts an error of an operation on the queue.
+fn queue_error(e: io::Error) -> StartError {
+    let status = match e.kind() {
+        ErrorKind::NotFound => EX_DATAERR,
+        ErrorKind::PermissionDenied => EX_NOPERM,
+        _ => EX_TEMPFAIL,
+    };
+    StartError::io(status, "queue", &e)
+}
+
+/// Starts all services. Then serves until it is stopped, or one session under `--inetd`, or flushes
+/// the queue.
+fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
-        .map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
-    std::panic::set_hook(Box::new(|panic| log::error!("panic {}", value(panic))));
-    for problem in check::limits(config) {
-        log::warn!("limits problem={} cure={}", value(problem.what), value(problem.cure));
+        .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
+    std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
+    for problem in check::check_limits(config) {
+        events::setting_doubtful(problem.what, problem.fix);
     }
-    let keys = config.tls.as_ref().map(keys).transpose()?;
+    // Files and ports that may need root.
+    let keys = config.tls.as_ref().map(load_certificate).transpose()?;
     if config.sandbox.is_some() {
-        make_folder(&config.mail_dir)?;
-        make_folder(&config.spool)?;
+        create_directory(&config.mail_dir)?;
+        create_directory(&config.spool)?;
     }
-    let relay = config.queue().map_err(|text| Failure::text(EX_CONFIG, &text))?;
-    let serves = config.command == Command::Serve;
-    let listeners = if config.inetd || !serves { Vec::new() } else { listeners(config)? };
-    settle(config)?;
-    if relay.is_some() {
-        queue::make_folder(&config.spool).map_err(|e| Failure::new(EX_CANTCREAT, "queue", &e))?;
+    let queue_config = config.queue_config()?;
+    let listens = config.command == ProgramCommand::Serve && !config.inetd;
+    let listeners = if listens { open_listeners(config)? } else { Vec::new() };
+    drop_privileges(config)?;
+    if queue_config.is_some() {
+        queue::make_folder(&config.spool).map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
     }
+    // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
-        log::warn!("certificate and key will not be read again why={}", value(why));
+        events::tls_reload_unavailable(why);
     }
-    let route = Arc::new(Local::new(config.route()));
+    let route = Arc::new(LocalRoute::new(config.route_config()));
     confine(config, &route)?;
-    log.write().map_err(|e| Failure::new(EX_OSERR, "log", &e))?;
+    log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
 
     let counters = Arc::new(Counters::default());
-    let (post, writer) = deliver::start(config.deliver(), counters.clone())
-        .map_err(|e| Failure::new(EX_CANTCREAT, "", &e))?;
-    // The writer has what it takes to act as its recipients. This thread, and all that come,
-    // need it no more.
-    let metrics = privilege::forgo().and_then(|()| {
+    let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
+        .map_err(|e| StartError::io(EX_CANTCREAT, "", &e))?;
+    // The writer keeps its capabilities. This thread, and those it starts from now on, need none.
+    let metrics = privilege::drop_capabilities().and_then(|()| {
         let file = config.metrics_file.clone();
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
     if config.forward_files {
-        route.follow_forward_files(Homes(Some(post.clone())));
+        route.follow_forward_files(ForwardFileReader(Some(writer.clone())));
     }
-    let parts = Parts { listeners, keys, route, post, counters };
+    let services = Services { listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
-        (Err(e), _) => Err(Failure::new(EX_OSERR, "", e)),
-        (Ok(_), Command::Queue(QueueCommand::Flush(ids))) => flush(parts, relay, ids),
-        (Ok(_), _) => relaying(config, parts, relay),
+        (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
+        (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
+            flush(services, queue_config, ids)
+        }
+        (Ok(_), _) => serve_with_queue(config, services, queue_config),
     };
-    writer.stop();
+    writer_thread.stop();
     if let Ok(Some(metrics)) = metrics {
         metrics.stop();
     }
     status
 }
 
-/// Becomes whom it is to run as, with no more powers than the writer needs.
-fn settle(config: &Config) -> Result<(), Failure> {
-    let start = Start::here();
-    let account = config.run_as.as_ref().map(RunAs::find).transpose();
-    let account = account.map_err(|text| Failure::text(EX_CONFIG, &text))?;
-    let other = account.as_ref().filter(|account| account.uid != geteuid());
-    if let (Some(account), Start::Capable | Start::Plain) = (other, start) {
-        let name = &account.name;
-        let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
-        return Err(Failure::text(EX_CONFIG, &text));
+/// Switches to the `--run-as` user and drops all capabilities that the writer does not need.
+fn drop_privileges(config: &Config) -> Result<(), StartError> {
+    let start = StartPrivileges::of_this_process();
+    let account = account_to_become(config, start)?;
+    let acts = config.users == NameSet::System;
+    let mut groups = Vec::new();
+    if config.terminals != Audience::Off {
+        groups.extend(Group::from_name("tty").ok().flatten().map(|group| group.gid));
     }
-    let acts = config.users == Names::System;
-    let group = |name| Group::from_name(name).ok().flatten().map(|group| group.gid);
-    let terminals = (config.terminals != Switch::Off).then(|| group("tty")).flatten();
-    let root = (start == Start::Root).then_some(()).and(account.as_ref());
-    privilege::settle(root, terminals.as_slice(), acts)
-        .map_err(|e| Failure::new(EX_OSERR, "cannot give up privileges", &e))?;
+    privilege::drop_privileges(account.as_ref(), &groups, acts)
+        .map_err(|e| StartError::io(EX_OSERR, "cannot drop privileges", &e))?;
     if geteuid().is_root() && config.sandbox.is_none() {
-        log::warn!("running as root; let --run-as name a user that has no other powers");
+        events::running_as_root("let --run-as name a user that has no other powers");
     }
-    // Not once for each session.
-    let level = if config.inetd { log::Level::Debug } else { log::Level::Info };
-    log::log!(level, "settled start={start:?} uid={} gid={} acts={acts}", geteuid(), getegid());
+    // Under --inetd this would be a line for each session.
+    if !config.inetd {
+        events::running_as(format_args!("{start:?}"), geteuid(), getegid(), acts);
+    }
     Ok(())
 }
 
-/// Locks itself into what it needs from now on.
-fn confine(config: &Config, route: &Local) -> Result<(), Failure> {
-    match confine::confine(&config.reach(&route.included())) {
-        Ok(Strength::Full) => {}
-        // Not once for each session.
+/// Returns the `--run-as` account if the process is to switch to it, which only root can.
+fn account_to_become(
+    config: &Config,
+    start: StartPrivileges,
+) -> Result<Option<Account>, StartError> {
+    let Some(run_as) = &config.run_as else { return Ok(None) };
+    let account = run_as.look_up().map_err(|e| StartError::new(EX_CONFIG, &e.to_string()))?;
+    if start == StartPrivileges::Root {
+        return Ok(Some(account));
+    }
+    if account.uid != geteuid() {
+        let name = account.name;
+        let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
+        return Err(StartError::new(EX_CONFIG, &text));
+    }
+    Ok(None)
+}
+
+/// Applies the confinement.
+fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
+    match confinement::confine(&config.confinement_rules(&route.included())) {
+        Ok(ConfinementStrength::Full) => {}
+        // Under --inetd this would be a line for each session.
         Ok(_) if config.inetd => {}
-        Ok(strength @ Strength::Partial) => log::info!(
-            "confined in part sandbox={strength:?} kernel={} why={}",
-            value(kernel()),
-            value("an older kernel has not all of Landlock")
-        ),
-        Ok(Strength::None) => {
-            log::warn!("not confined kernel={} why={}", value(kernel()), value("no Landlock"));
+        Ok(ConfinementStrength::Partial) => {
+            events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
         }
-        Err(why) => return Err(Failure::text(EX_OSERR, &format!("cannot make a sandbox: {why}"))),
+        Ok(ConfinementStrength::None) => {
+            events::confinement_absent(kernel(), "the kernel has no Landlock");
+        }
+        Err(e) => return Err(StartError::new(EX_OSERR, &format!("cannot confine: {e}"))),
     }
     Ok(())
 }
 
-/// The kernel's release, such as `6.1.0`.
+/// Returns the kernel's release, such as `6.1.0`.
 fn kernel() -> String {
     let name = nix::sys::utsname::uname();
     name.map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
 }
 
-/// Certificate and key, before anything begins that would have to be stopped.
-fn keys(Tls { cert, key, .. }: &Tls) -> Result<Arc<Keys>, Failure> {
-    Keys::load(cert, key).map(Arc::new).map_err(|text| Failure::text(EX_CONFIG, &text))
+/// Loads the certificate and its key.
+fn load_certificate(tls: &TlsOptions) -> Result<Arc<ServerCertificate>, StartError> {
+    let certificate = ServerCertificate::load(&tls.cert, &tls.key);
+    certificate.map(Arc::new).map_err(|text| StartError::new(EX_CONFIG, &text))
 }
 
-/// Reads forward files: through the writer, which reads them as their users; without one as whoever
-/// runs this.
-struct Homes(Option<Post>);
+/// A reader of `~/.forward`: through the writer, which reads as the user, or without a writer as
+/// the user that runs this program.
+struct ForwardFileReader(Option<WriterHandle>);
 
-impl ForwardFiles for Homes {
+impl ForwardFiles for ForwardFileReader {
     fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
         let account = User::from_name(user).map_err(|e| e.to_string())?;
         let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
         let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
         let read = match &self.0 {
-            Some(post) => post.forward_file(&dir, owner, FORWARD_PATIENCE),
+            Some(writer) => writer.forward_file(&dir, owner, FORWARD_TIMEOUT),
             None => forward::read(&HostDisk::new(), &dir, owner),
         };
         read.map_err(|e| e.to_string())
     }
 }
 
-/// What serving is made of.
-struct Parts {
+/// The parts of a running server.
+struct Services {
     listeners: Vec<Listener>,
-    keys: Option<Arc<Keys>>,
-    route: Arc<Local>,
-    post: Post,
+    keys: Option<Arc<ServerCertificate>>,
+    route: Arc<LocalRoute>,
+    writer: WriterHandle,
     counters: Arc<Counters>,
 }
 
-/// Serves, with the queue running beside it if there is one. Under `--inetd` its entries are left
-/// to another process.
-fn relaying(config: &Config, parts: Parts, relay: Option<queue::Settings>) -> Result<u8, Failure> {
-    let Some(settings) = relay else { return converse(config, parts, None) };
+/// Serves connections and runs the queue, if there is one. Under `--inetd` another process runs it.
+fn serve_with_queue(
+    config: &Config,
+    services: Services,
+    queue_config: Option<queue::QueueConfig>,
+) -> Result<u8, StartError> {
+    let Some(queue_config) = queue_config else {
+        return serve_connections(config, services, None);
+    };
     if config.inetd {
-        return converse(config, parts, Some(Handle::of_others()));
+        return serve_connections(config, services, Some(QueueHandle::of_others()));
     }
-    let Parts { route, post, counters, .. } = &parts;
-    let started = queue::start(settings, route.clone(), post.clone(), counters.clone());
-    let (handle, queue) = started.map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
-    let status = converse(config, parts, Some(handle));
+    let Services { route, writer, counters, .. } = &services;
+    let started = queue::start(queue_config, route.clone(), writer.clone(), counters.clone());
+    let (handle, queue) = started.map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
+    let status = serve_connections(config, services, Some(handle));
     queue.stop(QUEUE_GRACE);
     status
 }
 
-/// Tries what is in the queue, once.
-fn flush(parts: Parts, relay: Option<queue::Settings>, ids: &[String]) -> Result<u8, Failure> {
-    let Parts { route, post, counters, .. } = parts;
-    let settings =
-        relay.ok_or_else(|| Failure::text(EX_CONFIG, "queue: no --smarthost is given"))?;
-    let left = queue::flush(settings, route, post, counters, ids)
-        .map_err(|e| Failure::new(EX_OSERR, "queue", &e))?;
+/// Tries once to send the queue's entries with these `ids`, or all if it is empty.
+fn flush(
+    services: Services,
+    queue_config: Option<queue::QueueConfig>,
+    ids: &[String],
+) -> Result<u8, StartError> {
+    let Services { route, writer, counters, .. } = services;
+    let no_smarthost = || StartError::new(EX_CONFIG, "queue: no --smarthost is given");
+    let queue_config = queue_config.ok_or_else(no_smarthost)?;
+    let left = queue::flush(queue_config, route, writer, counters, ids)
+        .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
     print(&format!("{left} left in the queue\n"))?;
-    Ok(if left == 0 { 0 } else { EX_TEMPFAIL })
+    Ok(if left == 0 { EX_OK } else { EX_TEMPFAIL })
 }
 
-/// Serves the connections there are, with all that is behind them running.
-fn converse(config: &Config, parts: Parts, queue: Option<Handle>) -> Result<u8, Failure> {
-    let Parts { listeners, keys, route, post, counters } = parts;
-    let system = |e: io::Error| Failure::new(EX_OSERR, "", &e);
-    let settings = config.server(keys, queue);
-    let server = Server::new(settings, route.clone(), post, counters.clone()).map_err(system)?;
-    let signals = || server::on_signals(server.handle(), route, counters).map_err(system);
+/// Serves connections until the server is stopped, or one session under `--inetd`.
+fn serve_connections(
+    config: &Config,
+    services: Services,
+    queue: Option<QueueHandle>,
+) -> Result<u8, StartError> {
+    let Services { listeners, keys, route, writer, counters } = services;
+    let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
+    let server_config = config.server_config(keys, queue);
+    let server =
+        Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
+    // Until the handlers are installed, a signal just ends the process.
+    let handle_signals = || server::on_signals(server.handle(), route, counters).map_err(system);
     if config.inetd {
         let (socket, peer) = stream::standard_input().map_err(system)?;
-        signals()?;
+        handle_signals()?;
         let end = server.serve_one(socket, peer).map_err(system)?;
         return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
     }
-    // From here on a signal stops it well; before, it just ends.
-    signals()?;
-    announce(config, &listeners);
+    handle_signals()?;
+    print_startup_message(config, &listeners);
     server.run(listeners).map_err(system)?;
-    Ok(0)
+    Ok(EX_OK)
 }
 
-/// The sockets to listen on: those that were asked for, or those that systemd passed.
-fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
+/// Opens the sockets to listen on, or takes those that systemd passed.
+fn open_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
     let opened = match config.listen.as_slice() {
         [] => listen::passed(),
         addresses => listen::open(addresses),
@@ -279,117 +328,89 @@ fn listeners(config: &Config) -> Result<Vec<Listener>, Failure> {
         listeners.extend(listen::open(&config.lmtp)?.into_iter().map(Listener::lmtp));
         Ok(listeners)
     });
-    let listeners = opened.map_err(|e| match e.kind() {
-        ErrorKind::AddrInUse => Failure::new(EX_UNAVAILABLE, "", &e),
-        ErrorKind::PermissionDenied => Failure::new(EX_NOPERM, "", &e),
-        ErrorKind::InvalidInput => Failure::new(EX_CONFIG, "", &e),
-        _ => Failure::new(EX_OSERR, "", &e),
+    let listeners = opened.map_err(|e| {
+        let status = match e.kind() {
+            ErrorKind::AddrInUse => EX_UNAVAILABLE,
+            ErrorKind::PermissionDenied => EX_NOPERM,
+            ErrorKind::InvalidInput => EX_CONFIG,
+            _ => EX_OSERR,
+        };
+        StartError::io(status, "", &e)
     })?;
     if listeners.is_empty() {
-        return Err(Failure::text(EX_CONFIG, "systemd passed no sockets; give --listen"));
+        return Err(StartError::new(EX_CONFIG, "systemd passed no sockets; give --listen"));
     }
     if config.tls.is_none() && listeners.iter().any(|l| l.service().tls) {
-        let text = "systemd passed a socket by the name of tls; give --tls-cert";
-        return Err(Failure::text(EX_CONFIG, text));
+        let text = "systemd passed a socket with the name tls; give --tls-cert";
+        return Err(StartError::new(EX_CONFIG, text));
     }
     Ok(listeners)
 }
 
-/// A folder of the sandbox, for its owner alone. One that is there stays as it is.
-fn make_folder(path: &Path) -> Result<(), Failure> {
+/// Creates a directory of the sandbox with mode 0700. An existing one is not changed.
+fn create_directory(path: &Path) -> Result<(), StartError> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
-        Failure::new(EX_CANTCREAT, &format!("cannot make folder {}", path.display()), &e)
+        StartError::io(EX_CANTCREAT, &format!("cannot create directory {}", path.display()), &e)
     })
 }
 
-/// Says on standard output where it listens, for whom, into which folder; and in the sandbox, as a
-/// second line, a command that sends a first message. Nobody may be reading.
-fn announce(config: &Config, listeners: &[Listener]) {
+/// Prints the startup message, unless `--quiet`. Errors are ignored: standard output may be closed.
+fn print_startup_message(config: &Config, listeners: &[Listener]) {
     if config.verbosity < 0 {
         return;
     }
-    let place = |l: &Listener| {
+    let tcp_address = |l: &Listener| {
         let Service { lmtp, tls } = l.service();
         let (lmtp, tls) = (if lmtp { "lmtp:" } else { "" }, if tls { "tls:" } else { "" });
         l.local_addr().map(|address| format!("{lmtp}{tls}{address}"))
     };
-    let mut places: Vec<String> = listeners.iter().filter_map(place).collect();
-    let unix = |a: &&Address| matches!(a, Address::Unix { .. });
-    places.extend(config.listen.iter().filter(unix).map(Address::to_string));
-    places.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
-    if places.is_empty() {
-        places.push("the sockets it was passed".to_owned());
-    }
-    let (places, whom, folder) = (places.join(", "), config.whom(), config.mail_dir.display());
-    let mut text = format!("mailslot listens on {places} for {whom}, into {folder}\n");
+    let mut addresses: Vec<String> = listeners.iter().filter_map(tcp_address).collect();
+    let unix = |a: &&ListenAddress| matches!(a, ListenAddress::Unix { .. });
+    addresses.extend(config.listen.iter().filter(unix).map(ListenAddress::to_string));
+    addresses.extend(config.lmtp.iter().filter(unix).map(|address| format!("lmtp:{address}")));
     let smtp = listeners.iter().filter(|l| l.service() == Service::default());
-    let tcp = smtp.filter_map(Listener::local_addr).next();
-    if let (Some(address), Some(_)) = (tcp, &config.sandbox) {
-        text.push_str(&first_message(config, &address.to_string()));
-    }
+    let first_smtp = smtp.filter_map(Listener::local_addr).next().map(|a| a.to_string());
+    let text = config.startup_message(&addresses, first_smtp.as_deref());
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-/// A shell command that sends a message to a user there is.
-fn first_message(config: &Config, address: &str) -> String {
-    let user = match &config.users {
-        // A name that the shell or printf would read as something else is left to its owner.
-        Names::These(users) => users.iter().find(|user| is_plain(user)).map(String::as_str),
-        Names::System | Names::Any => Some("you"),
-    };
-    let user = user.unwrap_or("postmaster");
-    let domain = match &config.domains {
-        Names::These(domains) => domains.first().map_or("localhost", String::as_str),
-        Names::System | Names::Any => "localhost",
-    };
-    let to = format!("{user}@{domain}");
-    let header = format!("From: me@localhost\\r\\nTo: {to}\\r\\nSubject: hello\\r\\n");
-    format!(
-        "printf '{header}\\r\\nIt works.\\r\\n' | \
-         curl -sS smtp://{address} --mail-from me@localhost --mail-rcpt {to} -T -\n"
-    )
-}
-
-fn is_plain(name: &str) -> bool {
-    name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-}
-
-/// Prints what was asked for.
-fn print(text: &str) -> Result<u8, Failure> {
+/// Prints the output of a command. Returns the exit status.
+fn print(text: &str) -> Result<u8, StartError> {
     match io::stdout().write_all(text.as_bytes()) {
-        Ok(()) => Ok(0),
-        // The reader, head(1) perhaps, has seen enough.
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(0),
-        Err(e) => Err(Failure::new(EX_IOERR, "standard output", &e)),
+        Ok(()) => Ok(EX_OK),
+        // A reader such as head(1) stopped reading.
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(EX_OK),
+        Err(e) => Err(StartError::io(EX_IOERR, "standard output", &e)),
     }
 }
 
-/// Why the program ends before it should.
-struct Failure {
+/// The reason why a command failed, and its exit status.
+struct StartError {
     status: u8,
     text: String,
 }
 
-impl Failure {
-    fn text(status: u8, text: &str) -> Failure {
-        Failure { status, text: text.to_owned() }
+impl StartError {
+    fn new(status: u8, text: &str) -> StartError {
+        StartError { status, text: text.to_owned() }
     }
 
-    fn new(status: u8, what: &str, error: &io::Error) -> Failure {
-        let text = if what.is_empty() { error.to_string() } else { format!("{what}: {error}") };
-        Failure { status, text }
+    /// Returns the error `e` of `what`, which may be empty if `e` names it.
+    fn io(status: u8, what: &str, e: &io::Error) -> StartError {
+        let text = if what.is_empty() { e.to_string() } else { format!("{what}: {e}") };
+        StartError { status, text }
     }
 
-    /// Tells whom it may concern.
-    fn tell(&self, inetd: bool) {
+    /// Reports the error on standard error, or under `--inetd` in syslog and by a 421 to the
+    /// client.
+    fn report(&self, inetd: bool) {
         if inetd {
-            // Already started, perhaps; the line goes to the log either way.
-            let _ = logging::start(Target::Syslog, 0);
-            log::error!("not-serving error={}", value(&self.text));
+            // Fails if the log is already started, which is just as well.
+            let _ = logging::start(LogTarget::Syslog, 0);
+            events::start_failed(&self.text);
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
         }
-        // Nobody is left to tell if standard error is closed.
         let mut text = format!("mailslot: {}\n", self.text);
         if self.status == EX_USAGE {
             text.push_str("mailslot: try mailslot --help\n");
@@ -398,27 +419,13 @@ impl Failure {
     }
 }
 
-impl From<Wrong> for Failure {
-    fn from(wrong: Wrong) -> Failure {
-        match wrong {
-            Wrong::Usage(text) => Failure { status: EX_USAGE, text },
-            Wrong::Config(text) => Failure { status: EX_CONFIG, text },
-        }
+impl From<ConfigError> for StartError {
+    fn from(e: ConfigError) -> StartError {
+        StartError { status: e.exit_status(), text: e.to_string() }
     }
 }
 
-// sysexits.h
-const EX_USAGE: u8 = 64;
-const EX_DATAERR: u8 = 65;
-const EX_UNAVAILABLE: u8 = 69;
-const EX_OSERR: u8 = 71;
-const EX_CANTCREAT: u8 = 73;
-const EX_IOERR: u8 = 74;
-const EX_TEMPFAIL: u8 = 75;
-const EX_NOPERM: u8 = 77;
-const EX_CONFIG: u8 = 78;
-
-/// What is being sent when the server stops has so long to end; else it is sent again.
+/// The time a transfer in progress may take at shutdown. Then it is aborted and retried later.
 const QUEUE_GRACE: Duration = Duration::from_secs(2);
-/// How long the writer may take to read a forward file.
-const FORWARD_PATIENCE: Duration = Duration::from_secs(10);
+/// The time the writer may take to read a forward file.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,21 +4,19 @@
 //! `RENEW=1 cargo test --test tidy` writes the tables into the documents; look at the diff.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mailslot::options::{Fallback, Place, Row, TABLE, wrap};
+use mailslot::config::options::{Arity, DefaultValue, OptionRow, TABLE, wrap};
 
-/// The rooms, lowest first. A room imports from the rows above its own, never from its own or from
-/// below.
+/// The modules, lowest first. A module imports from the rows above its own, never from its own or
+/// from below.
 const LAYERS: &[&[&str]] = &[
-    &["confine", "counters", "options", "privilege", "smtp"],
-    &["logging", "tls"],
-    &["metrics", "trace", "stream"],
-    &["message", "listen", "client"],
-    &["route", "deliver", "report"],
-    &["queue"],
+    &["process", "smtp", "sysexits"],
+    &["message", "observe"],
+    &["deliver", "net", "route", "terminal"],
+    &["relay"],
     &["session"],
     &["server"],
     &["config"],
@@ -53,6 +51,88 @@ fn imports_go_one_way() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A public name stands for one type, wherever it is used without its path. Files that replace
+/// each other on other systems or with other features define the same names.
+#[test]
+fn type_names_are_unique() {
+    let replaced = ["src/net/tls/absent.rs", "src/process/privilege/other.rs"];
+    let mut defined: BTreeMap<String, PathBuf> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for (file, text) in sources("src") {
+        if replaced.iter().any(|r| Path::new(r) == file) {
+            continue;
+        }
+        for name in code(&text).filter_map(type_name) {
+            if let Some(first) = defined.insert(name.clone(), file.clone()) {
+                wrong.push(format!("{name}: in {} and {}", first.display(), file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Returns the name that `line` defines at the left margin: a struct, an enum, a trait or a type.
+fn type_name(line: &str) -> Option<String> {
+    let line = match line.strip_prefix("pub") {
+        Some(rest) => rest.trim_start_matches("(super)").trim_start_matches("(crate)").trim_start(),
+        None => line,
+    };
+    let mut words = line.split(|c: char| !c.is_alphanumeric() && c != '_');
+    let kind = words.next()?;
+    ["struct", "enum", "trait", "type"].contains(&kind).then(|| words.next().map(str::to_owned))?
+}
+
+/// The files and directories of one directory import each other one way, too.
+#[test]
+fn siblings_do_not_import_in_circles() {
+    let mut wrong = Vec::new();
+    let mut imported: BTreeMap<PathBuf, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for (file, text) in sources("src") {
+        let (Some(dir), Some(name)) = (file.parent(), module_name(&file)) else { continue };
+        if dir == Path::new("src") {
+            continue;
+        }
+        let path: Vec<_> = dir.iter().skip(1).map(|p| p.to_string_lossy()).collect();
+        let prefixes = ["super::".to_owned(), format!("crate::{}::", path.join("::"))];
+        let text: String = code(&text).collect();
+        let found = imported.entry(dir.to_owned()).or_default().entry(name.clone()).or_default();
+        for (at, prefix) in prefixes.iter().flat_map(|p| text.match_indices(p.as_str())) {
+            // `super::super::` leaves the directory.
+            if prefix == "super::" && text[..at].ends_with("super::") {
+                continue;
+            }
+            let rest = &text[at + prefix.len()..];
+            match rest.strip_prefix('{') {
+                Some(group) => found.extend(heads(group)),
+                None => found.extend(word(rest)),
+            }
+        }
+        found.remove(&name);
+    }
+    for (dir, edges) in &imported {
+        for name in edges.keys() {
+            let mut seen = BTreeSet::new();
+            let mut next: Vec<&String> = edges[name].iter().collect();
+            while let Some(other) = next.pop() {
+                if other == name {
+                    wrong.push(format!("{}: {name} imports itself", dir.display()));
+                    break;
+                }
+                if seen.insert(other) {
+                    next.extend(edges.get(other).into_iter().flatten());
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Returns `path` for `src/smtp/path.rs`; nothing for `mod.rs` and tests, which may import all.
+fn module_name(file: &Path) -> Option<String> {
+    let name = file.file_stem()?.to_string_lossy().into_owned();
+    (name != "mod" && name != "tests").then_some(name)
 }
 
 #[test]
@@ -99,14 +179,11 @@ fn nothing_unfinished_or_unsafe_stays() {
 
 #[test]
 fn documents_show_the_table_of_options() {
-    let in_file = |row: &&Row| row.place != Place::CommandLine;
-    let readme: String = TABLE.iter().map(markdown).collect();
-    let readme = format!("| option | default | what it does |\n| --- | --- | --- |\n{readme}");
+    let in_file = |row: &&OptionRow| row.arity != Arity::CommandLine;
     let options: String = TABLE.iter().map(|row| mdoc(row, &flag(row))).collect();
     let keys: String = TABLE.iter().filter(in_file).map(|row| mdoc(row, &key(row))).collect();
     let sample: String = TABLE.iter().filter(in_file).map(sample).collect();
     for (file, begin, end, table) in [
-        ("README.md", "<!-- options -->\n", "<!-- end of options -->\n", readme),
         ("contrib/man/mailslot.8", ".\\\" options\n", ".\\\" end of options\n", options),
         ("contrib/man/mailslot.conf.5", ".\\\" options\n", ".\\\" end of options\n", keys),
         ("contrib/mailslot.conf", "# Options\n", "# End of options\n", sample),
@@ -124,29 +201,19 @@ fn documents_show_the_table_of_options() {
     }
 }
 
-/// One row of the README's table.
-fn markdown(row: &Row) -> String {
-    let short = if row.short.is_empty() { String::new() } else { format!("-{}, ", row.short) };
-    let name = format!("{short}--{} {}", row.long, row.arg);
-    let many = if row.place == Place::Many { " (repeatable)" } else { "" };
-    let default = if row.arg.is_empty() { String::new() } else { row.default.to_string() };
-    let about = row.help.replace('|', "\\|");
-    format!("| `{}`{many} | {default} | {about} |\n", name.trim_end())
-}
-
 /// A key in the configuration that is installed: with its default, as a comment.
-fn sample(row: &Row) -> String {
+fn sample(row: &OptionRow) -> String {
     let mut text = String::from("\n");
     for line in wrap(row.help, 98) {
         text.push_str(&format!("# {line}\n"));
     }
     match row.default {
-        Fallback::Is(values) => {
+        DefaultValue::Fixed(values) => {
             for value in values {
                 text.push_str(&format!("#{} {value}\n", row.long));
             }
         }
-        Fallback::Found(words) => {
+        DefaultValue::Computed(words) => {
             text.push_str(&format!("# Default: {words}.\n#{} {}\n", row.long, row.arg));
         }
     }
@@ -154,24 +221,24 @@ fn sample(row: &Row) -> String {
 }
 
 /// The head of an option in mdoc(7).
-fn flag(row: &Row) -> String {
+fn flag(row: &OptionRow) -> String {
     let short = if row.short.is_empty() { String::new() } else { format!("{} , Fl ", row.short) };
     format!("Fl {short}-{}", row.long)
 }
 
 /// The head of a key in mdoc(7).
-fn key(row: &Row) -> String {
+fn key(row: &OptionRow) -> String {
     format!("Ic {}", row.long)
 }
 
 /// One item of a list in mdoc(7), where each sentence begins a line.
-fn mdoc(row: &Row, head: &str) -> String {
+fn mdoc(row: &OptionRow, head: &str) -> String {
     let arg = if row.arg.is_empty() { String::new() } else { format!(" Ar {}", row.arg) };
     let mut text = format!(".It {head}{arg}\n");
     for sentence in row.help.split_inclusive(". ") {
         text.push_str(&format!("{}\n", wrap(sentence.trim(), 78).join("\n")));
     }
-    if row.place == Place::Many {
+    if row.arity == Arity::Many {
         text.push_str("May be given several times.\n");
     }
     if !row.source.is_empty() {
@@ -207,7 +274,7 @@ fn imports(text: &str) -> BTreeSet<String> {
             }
         }
     }
-    found.into_iter().filter(|room| room != "counters" && room != "logging").collect()
+    found
 }
 
 /// The first words of `a::b, c::{d, e}}`: a and c.
@@ -269,7 +336,7 @@ fn the_reader_of_imports_reads() {
     for (text, expected) in [
         ("use crate::smtp::Reply;", &["smtp"][..]),
         ("use crate::{message, smtp::{Reply, Step}, route::Route};", &["message", "route", "smtp"]),
-        ("// use crate::smtp;\nuse crate::counters::Counters;", &[]),
+        ("// use crate::smtp;\nuse crate::observe::counters::Counters;", &["observe"]),
         ("let x = crate::deliver::start(a);", &["deliver"]),
         ("crate::Error", &[]),
     ] {

@@ -7,28 +7,31 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, access};
 
-use super::{advice, privilege, stops};
+use super::{advice, privilege, problem};
 use crate::config::Config;
 use crate::deliver::disk::HostDisk;
 use crate::deliver::journal::Journal;
-use crate::logging::value;
-use crate::privilege::Account;
+use crate::observe::quote::quoted;
+use crate::process::privilege::Account;
 use crate::route::Problem;
 
 /// Everything that is wrong.
-pub fn problems(config: &Config) -> Vec<Problem> {
+pub fn check(config: &Config) -> Vec<Problem> {
     let disk = HostDisk::default();
     // A folder that is not there, or not to be read, is complained of as such.
     let Ok(journals) = Journal::list(&disk, &config.spool) else { return Vec::new() };
-    let account = privilege::account(config);
+    let account = privilege::run_account(config);
     let mut found = Vec::new();
     for path in journals {
         let shown = path.display();
         if !may_use(&path, account.as_ref()) {
-            let name = privilege::name(account.as_ref());
-            found.push(stops(
+            let name = privilege::account_name(account.as_ref());
+            found.push(problem(
                 format!("journal {shown} cannot be opened by {name}: it ran as another before"),
-                &format!("chown {} {shown} && chmod 0600 {shown}", privilege::keeper(config)),
+                &format!(
+                    "chown {} {shown} && chmod 0600 {shown}",
+                    privilege::expected_owner(config)
+                ),
             ));
             continue;
         }
@@ -45,8 +48,8 @@ pub fn problems(config: &Config) -> Vec<Problem> {
                     "none needed: the next start makes sure that they are in their mailboxes",
                 ));
             }
-            Err(e) => found.push(stops(
-                format!("journal {shown} cannot be read: {}", value(e)),
+            Err(e) => found.push(problem(
+                format!("journal {shown} cannot be read: {}", quoted(e)),
                 "look at the disk; a journal that is moved away loses what is only in it",
             )),
         }
@@ -58,7 +61,7 @@ fn may_use(path: &Path, account: Option<&Account>) -> bool {
     match account {
         // One that is removed by now is no problem.
         Some(account) => {
-            fs::metadata(path).map_or(true, |meta| privilege::has(&meta, account, 0o6))
+            fs::metadata(path).map_or(true, |meta| privilege::has_permission(&meta, account, 0o6))
         }
         None => access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok(),
     }

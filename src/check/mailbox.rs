@@ -1,5 +1,5 @@
-//! What is wrong in the mail folder: mailboxes that mail cannot be delivered to, or that a reader
-//! will stumble over, and locks that nobody holds any more.
+//! Checks of the mail directory: mailboxes that cannot be delivered to, mailboxes that a mail
+//! reader misreads, and stale locks.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -10,16 +10,16 @@ use std::time::SystemTime;
 use nix::libc;
 use nix::unistd::{User, geteuid};
 
-use super::{advice, privilege, stops};
-use crate::config::{Config, Names};
+use super::{advice, privilege, problem};
+use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
-use crate::deliver::lock::{IDENTITY_MAX, Identity, STALE_SECS};
-use crate::privilege::Account;
+use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
+use crate::process::privilege::Account;
 use crate::route::Problem;
 
-/// Every mailbox and every lock in the mail folder.
-pub fn problems(config: &Config) -> Vec<Problem> {
-    let account = privilege::account(config);
+/// Checks every mailbox and every lock in the mail directory.
+pub fn check(config: &Config) -> Vec<Problem> {
+    let account = privilege::run_account(config);
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
@@ -29,100 +29,110 @@ pub fn problems(config: &Config) -> Vec<Problem> {
         if name.starts_with('.') {
             continue;
         } else if name.ends_with(".lock") {
-            found.extend(dotlock(&path, &meta));
+            found.extend(check_dotlock(&path, &meta));
         } else {
-            found.extend(mailbox(&path, &meta, owner(config, &name, account.as_ref())));
-            found.extend(config.mailbox_limit.and_then(|max| full(&path, &meta, max)));
+            found.extend(check_mailbox(
+                &path,
+                &meta,
+                expected_owner(config, &name, account.as_ref()),
+            ));
+            found.extend(config.mailbox_limit.and_then(|max| check_size(&path, &meta, max)));
         }
     }
     found.sort_by(|a, b| a.what.cmp(&b.what));
     found
 }
 
-/// Whose the mailbox `name` should be; None where that is nobody's business.
-fn owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
+/// Returns the uid that should own the mailbox `name`, or None if it belongs to no user.
+fn expected_owner(config: &Config, name: &str, account: Option<&Account>) -> Option<u32> {
     match &config.users {
-        Names::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
-        Names::These(users) if !users.iter().any(|u| u == name) => None,
-        Names::These(_) | Names::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
+        NameSet::System => User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+        NameSet::Listed(users) if !users.iter().any(|u| u == name) => None,
+        NameSet::Listed(_) | NameSet::Any => Some(account.map_or(geteuid(), |a| a.uid).as_raw()),
     }
 }
 
-/// What keeps mail out of one mailbox, or breaks its reader.
-fn mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Problem> {
+/// Checks that a mailbox can be delivered to by `owner`, and read.
+fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Problem> {
     let shown = path.display();
     let kind = meta.file_type();
     let odd = [
         (kind.is_symlink(), "a symbolic link"),
         (kind.is_fifo(), "a FIFO"),
         (kind.is_socket(), "a socket"),
-        (kind.is_dir(), "a folder"),
+        (kind.is_dir(), "a directory"),
         (kind.is_block_device() || kind.is_char_device(), "a device"),
-        (kind.is_file() && meta.nlink() > 1, "a file with a second name (hard link)"),
+        (kind.is_file() && meta.nlink() > 1, "a file with a second hard link"),
     ];
     if let Some((_, odd)) = odd.iter().find(|(is, _)| *is) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // No mailbox begins with a dot.
+        // The name of a mailbox never begins with a dot.
         let aside = format!(".{name}.odd");
-        return vec![stops(
-            format!("mailbox {shown} is {odd}; mail for it is put off"),
+        return vec![problem(
+            format!("mailbox {shown} is {odd}; mail for it is deferred"),
             &format!(
-                "mv {shown} {}  # the next message makes a new mailbox",
+                "mv {shown} {}  # the next message creates a new mailbox",
                 path.with_file_name(aside).display()
             ),
         )];
     }
     let mut found = Vec::new();
-    if let Some(owner) = owner.filter(|&owner| owner != meta.uid()) {
-        found.push(stops(
+    if let Some(owner) = owner
+        && owner != meta.uid()
+    {
+        found.push(problem(
             format!("mailbox {shown} belongs to uid {}, not {owner}", meta.uid()),
-            &format!("chown {owner} {shown}  # but look first at what is in it"),
+            &format!("chown {owner} {shown}  # check its contents first"),
         ));
     }
     if owner == Some(meta.uid()) && meta.mode() & 0o600 != 0o600 {
-        found.push(stops(
-            format!("mailbox {shown} (mode {:o}) is closed to its owner", meta.mode() & 0o777),
+        found.push(problem(
+            format!(
+                "mailbox {shown} (mode {:o}) is not readable and writable by its owner",
+                meta.mode() & 0o777
+            ),
             &format!("chmod u+rw {shown}"),
         ));
     }
     if meta.mode() & 0o007 != 0 {
         found.push(advice(
-            format!("mailbox {shown} (mode {:o}) is open to everybody", meta.mode() & 0o777),
+            format!("mailbox {shown} (mode {:o}) is accessible to all users", meta.mode() & 0o777),
             &format!("chmod o= {shown}"),
         ));
     }
     if let Ok(false) = ends_with_newline(path, meta.len()) {
         found.push(advice(
-            format!("mailbox {shown} does not end with a line end: its last message was cut short"),
-            "none needed: the next delivery begins on a line of its own",
+            format!("mailbox {shown} does not end with a newline: its last message is incomplete"),
+            "none needed, because the next delivery starts on a new line",
         ));
     }
     found
 }
 
-/// A mailbox that has all it may have.
-fn full(path: &Path, meta: &Metadata, max: u64) -> Option<Problem> {
+/// Checks that a mailbox is smaller than `max` bytes.
+fn check_size(path: &Path, meta: &Metadata, max: u64) -> Option<Problem> {
     let shown = path.display();
     (meta.is_file() && meta.len() >= max).then(|| {
-        stops(
-            format!("mailbox {shown} ({} octets) has reached mailbox-limit", meta.len()),
-            "have its owner take mail out, or raise mailbox-limit",
+        problem(
+            format!("mailbox {shown} ({} bytes) has reached mailbox-limit", meta.len()),
+            "remove mail from it, or raise mailbox-limit",
         )
     })
 }
 
+/// True if the file at `path`, of `len` bytes, is empty or ends with a newline.
 fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
     let Some(last) = len.checked_sub(1) else { return Ok(true) };
-    let mut octet = [0];
-    open(path)?.read_exact_at(&mut octet, last)?;
-    Ok(octet == [b'\n'])
+    let mut byte = [0];
+    open(path)?.read_exact_at(&mut byte, last)?;
+    Ok(byte == [b'\n'])
 }
 
-/// A dotlock whose owner is gone, or that is older than any delivery.
-fn dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
+/// Checks for a dotlock whose owner is dead, or that is older than any delivery.
+fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let mut line = Vec::new();
     let longest = IDENTITY_MAX as u64 + 1;
-    // One that cannot be read is judged by its age alone.
+    // Ignored: a lock that cannot be read may still be stale by its age.
     let _ = open(path).map(|file| file.take(longest).read_to_end(&mut line));
     let holder = Identity::parse(&line);
     let digits = String::from_utf8_lossy(&line);
@@ -132,15 +142,15 @@ fn dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let age = age.unwrap_or_default().as_secs();
     let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk::default()));
     (dead || age > STALE_SECS).then(|| {
-        let why = if dead { "its process is gone" } else { "nobody holds one that long" };
+        let why = if dead { "its process is dead" } else { "no delivery takes that long" };
         advice(
             format!("lock {} ({pid}, {age} s old) is stale: {why}", path.display()),
-            "none needed: the next delivery breaks it; or remove it",
+            "none needed, because the next delivery removes it; or remove it now",
         )
     })
 }
 
-/// Opens for reading, never through a link and never waiting for a FIFO's writer.
+/// Opens a file for reading. Does not follow a link, and does not wait for the writer of a FIFO.
 fn open(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -149,13 +159,13 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::path::PathBuf;
     use std::time::Duration;
 
     #[test]
-    fn mailboxes_are_regular_files_of_their_users() {
+    fn mailboxes_must_be_regular_files_of_their_users() {
         let dir = tempfile::tempdir().unwrap();
         let mail = dir.path().join("mail");
         fs::create_dir(&mail).unwrap();
@@ -165,26 +175,26 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             path
         };
-        let sandbox = config(&["--sandbox", dir.path().to_str().unwrap()], &facts("a"));
+        let sandbox = config(&["--sandbox", dir.path().to_str().unwrap()], &host_named("a"));
         make("good", "From a\n\nb\n\n", 0o600);
         make("empty", "", 0o660);
         make(".hidden", "x", 0o666);
-        assert_eq!(problems(&sandbox), []);
+        assert_eq!(check(&sandbox), []);
 
         make("cut", "From a\n\nb", 0o600);
         make("open", "", 0o604);
         symlink("good", mail.join("link")).unwrap();
         fs::hard_link(make("one", "", 0o600), mail.join("two")).unwrap();
-        fs::create_dir(mail.join("folder")).unwrap();
+        fs::create_dir(mail.join("directory")).unwrap();
         nix::unistd::mkfifo(&mail.join("fifo"), nix::sys::stat::Mode::S_IRUSR).unwrap();
-        let found = problems(&sandbox);
+        let found = check(&sandbox);
         for (word, stops_mail) in [
             ("cut does not end", false),
             ("open (mode 604)", false),
             ("link is a symbolic link", true),
-            ("one is a file with a second name", true),
-            ("two is a file with a second name", true),
-            ("folder is a folder", true),
+            ("one is a file with a second hard link", true),
+            ("two is a file with a second hard link", true),
+            ("directory is a directory", true),
             ("fifo is a FIFO", true),
         ] {
             assert_found(&found, word, stops_mail);
@@ -192,13 +202,17 @@ mod tests {
         assert_eq!(found.len(), 7, "{found:#?}");
 
         let meta = fs::symlink_metadata(mail.join("good")).unwrap();
-        assert_found(&mailbox(&mail.join("good"), &meta, Some(meta.uid() + 1)), "belongs to", true);
-        // Whose a box is does not matter where it is nobody's.
-        assert_eq!(mailbox(&mail.join("good"), &meta, None), []);
+        assert_found(
+            &check_mailbox(&mail.join("good"), &meta, Some(meta.uid() + 1)),
+            "belongs to",
+            true,
+        );
+        // The owner does not matter for a mailbox that belongs to no user.
+        assert_eq!(check_mailbox(&mail.join("good"), &meta, None), []);
     }
 
     #[test]
-    fn a_lock_is_stale_by_its_process_or_its_age() {
+    fn locks_are_stale_by_process_or_age() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("al.lock");
         let ours = Identity::new(&HostDisk::default());
@@ -208,18 +222,18 @@ mod tests {
         let dead = ours.replacen(&pid, "2000000000", 1);
         for (line, age, word) in [
             (ours.as_str(), 10, None),
-            (&dead, 10, Some("pid 2000000000, 10 s old) is stale: its process is gone")),
+            (&dead, 10, Some("pid 2000000000, 10 s old) is stale: its process is dead")),
             (&dead[..dead.len() - 2], 10, None),
             ("77\n", STALE_SECS - 10, None),
-            ("77\n", STALE_SECS + 10, Some("pid 77, 310 s old) is stale: nobody")),
+            ("77\n", STALE_SECS + 10, Some("pid 77, 310 s old) is stale: no delivery")),
             ("", STALE_SECS + 10, Some("pid unknown, 310 s old)")),
         ] {
             fs::write(&path, line).unwrap();
             let then = SystemTime::now() - Duration::from_secs(age);
             OpenOptions::new().write(true).open(&path).unwrap().set_modified(then).unwrap();
-            let found = Vec::from_iter(dotlock(&path, &fs::symlink_metadata(&path).unwrap()));
+            let found = Vec::from_iter(check_dotlock(&path, &fs::symlink_metadata(&path).unwrap()));
             match word {
-                // A second may pass between writing and looking.
+                // A second may pass between the write and the check.
                 Some(word) if found.len() == 1 => {
                     let what = found[0].what.replace("311 s", "310 s").replace("11 s", "10 s");
                     assert!(what.contains(word), "{what}");

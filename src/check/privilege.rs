@@ -1,7 +1,7 @@
-//! `mailslot check` about privileges: as whom it would run, what that may, and what that may not.
+//! Checks of privileges: the user that the server would run as, and its permissions.
 //!
-//! Whom root becomes is not asked, for check stays who it is: permissions are read off the bits. So
-//! they are for root that stays root, since it gives up what sets it above them.
+//! `mailslot check` does not switch users, so it evaluates the permission bits itself. It does so
+//! for a server that stays root too, because that one drops the capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -10,65 +10,67 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
 
-use super::{advice, stops};
-use crate::config::{Config, Names};
-use crate::privilege::{Account, RunAs, Start};
-use crate::route::{Local, Problem, Route};
+use super::{advice, problem};
+use crate::config::{Config, NameSet};
+use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
+use crate::route::{LocalRoute, Problem, Route};
 use crate::smtp::{ForwardPath, Mailbox};
 
-/// As whom it would run, in words.
-pub fn standing(config: &Config) -> String {
+/// Describes the identity that the server would run with.
+pub fn run_identity(config: &Config) -> String {
     let uid = geteuid();
-    let who = match (Start::here(), &config.run_as) {
-        (Start::Root, Some(run_as)) => format!("root, becomes {run_as}"),
-        (Start::Root, None) => "root, stays root".to_owned(),
-        (Start::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
-        (Start::Plain, _) => format!("uid {uid} without CAP_SETUID and CAP_SETGID"),
+    let identity = match (StartPrivileges::of_this_process(), &config.run_as) {
+        (StartPrivileges::Root, Some(run_as)) => format!("root, becomes {run_as}"),
+        (StartPrivileges::Root, None) => "root, stays root".to_owned(),
+        (StartPrivileges::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
+        (StartPrivileges::Unprivileged, _) => {
+            format!("uid {uid} without CAP_SETUID and CAP_SETGID")
+        }
     };
-    let owners = match (&config.users, Start::here()) {
-        (Names::System, Start::Plain) => "writes to what its user and groups may",
-        (Names::System, _) => "writes to each mailbox as its owner",
+    let mailboxes = match (&config.users, StartPrivileges::of_this_process()) {
+        (NameSet::System, StartPrivileges::Unprivileged) => "writes mailboxes as itself",
+        (NameSet::System, _) => "writes each mailbox as its owner",
         _ => "owns all mailboxes",
     };
-    format!("{who}; {owners}")
+    format!("{identity}; {mailboxes}")
 }
 
-/// Whom it would run as; None: whoever asks.
-pub fn account(config: &Config) -> Option<Account> {
-    let stays = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
-    match (Start::here(), &config.run_as) {
-        (Start::Root, Some(run_as)) => run_as.find().ok(),
-        (Start::Root, None) => Some(stays()),
-        (Start::Capable | Start::Plain, _) => None,
+/// Returns the account that the server would run as; None for the user of this process.
+pub fn run_account(config: &Config) -> Option<Account> {
+    let root = || Account { name: "root".to_owned(), uid: Uid::from_raw(0), gid: getegid() };
+    match (StartPrivileges::of_this_process(), &config.run_as) {
+        (StartPrivileges::Root, Some(run_as)) => run_as.look_up().ok(),
+        (StartPrivileges::Root, None) => Some(root()),
+        (StartPrivileges::Capable | StartPrivileges::Unprivileged, _) => None,
     }
 }
 
-/// `account` for people.
-pub fn name(account: Option<&Account>) -> String {
+/// Returns the name of `account`, or the uid of this process.
+pub fn account_name(account: Option<&Account>) -> String {
     account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
 }
 
-/// Whose a folder should be, for the cures: by name, whether there is such a user yet or not.
+/// The owner that a directory should have, by name, because the user may not exist yet.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct FileOwner {
     user: String,
     group: Option<String>,
 }
 
-impl Keeper {
-    /// Of the mail folder of a host whose users make their own mailboxes.
-    pub fn of_mail() -> Keeper {
-        Keeper { user: "root".to_owned(), group: Some("mail".to_owned()) }
+impl FileOwner {
+    /// Returns the owner of a mail directory in which users create their own mailboxes.
+    pub fn of_shared_mail_dir() -> FileOwner {
+        FileOwner { user: "root".to_owned(), group: Some("mail".to_owned()) }
     }
 
-    /// The command that makes a folder with this mode; its path goes behind.
-    pub fn install(&self, mode: u32) -> String {
+    /// Returns the command that creates a directory with this mode, without the path at its end.
+    pub fn install_command(&self, mode: u32) -> String {
         let group = self.group.as_ref().map(|group| format!(" -g {group}")).unwrap_or_default();
         format!("install -d -o {}{group} -m {mode:04o}", self.user)
     }
 }
 
-impl fmt::Display for Keeper {
+impl fmt::Display for FileOwner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.group {
             Some(group) => write!(f, "{}:{group}", self.user),
@@ -77,117 +79,127 @@ impl fmt::Display for Keeper {
     }
 }
 
-/// Whose the folders should be that only mailslot uses: whom it would run as.
-pub fn keeper(config: &Config) -> Keeper {
-    if let (Start::Root, Some(RunAs { user, group })) = (Start::here(), &config.run_as) {
-        return Keeper { user: user.clone(), group: group.clone() };
+/// Returns the owner that mailslot's own directories should have: the user that the server would
+/// run as.
+pub fn expected_owner(config: &Config) -> FileOwner {
+    if let (StartPrivileges::Root, Some(RunAs { user, group })) =
+        (StartPrivileges::of_this_process(), &config.run_as)
+    {
+        return FileOwner { user: user.clone(), group: group.clone() };
     }
     let (uid, gid) = (geteuid(), getegid());
     let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
     let group = Group::from_gid(gid).ok().flatten().map(|group| group.name);
-    Keeper {
+    FileOwner {
         user: user.unwrap_or_else(|| uid.to_string()),
         group: Some(group.unwrap_or_else(|| gid.to_string())),
     }
 }
 
-/// Whether `account` may make files in the folder at `path`, which `meta` tells of.
+/// True if `account` may create files in the directory at `path`, described by `meta`.
 pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> bool {
     match account {
-        Some(account) => has(meta, account, 0o3),
+        Some(account) => has_permission(meta, account, 0o3),
         None => access(path, AccessFlags::W_OK | AccessFlags::X_OK).is_ok(),
     }
 }
 
-/// Everything that is wrong.
-pub fn problems(config: &Config, route: &Local) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let (start, uid) = (Start::here(), geteuid());
-    if let Some(run_as) = &config.run_as {
-        match run_as.find() {
-            Err(_) if User::from_name(&run_as.user) == Ok(None) => found.push(stops(
-                format!("run-as {run_as}: there is no user {}", run_as.user),
-                &format!("{}  # or choose another with run-as", run_as.make()),
-            )),
-            Err(text) => found.push(stops(text, "correct run-as")),
-            Ok(account) if start != Start::Root && account.uid != uid => found.push(stops(
-                format!(
-                    "run-as {run_as}: only root can become another user, and this is uid {uid}"
-                ),
-                "start as root, or take run-as out",
-            )),
-            Ok(account) if account.uid.is_root() => found.push(advice(
-                "run-as root: a hole in mailslot would be a hole in the host".to_owned(),
-                "let run-as name a user of its own",
-            )),
-            Ok(_) => {}
-        }
-    }
-    if config.users == Names::System {
-        match start {
-            Start::Plain => found.push(stops(
-                format!("uid {uid} cannot write to the mailboxes of other users"),
+/// Checks the user to run as, and its access to mailboxes, certificate and key.
+pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
+    let mut found = Vec::from_iter(config.run_as.as_ref().and_then(check_run_as));
+    if config.users == NameSet::System {
+        match StartPrivileges::of_this_process() {
+            StartPrivileges::Unprivileged => found.push(problem(
+                format!("uid {} cannot write to the mailboxes of other users", geteuid()),
                 "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
-                 systemd), or name the users with user: their mailboxes belong to who runs it",
+                 systemd), or list the users with the option user",
             )),
-            Start::Root | Start::Capable => {
-                found.extend(not_for_users(&config.mail_dir));
-                found.extend(mail_of_root(config, route));
+            StartPrivileges::Root | StartPrivileges::Capable => {
+                found.extend(check_user_access(&config.mail_dir));
+                found.extend(check_mail_for_root(config, route));
             }
         }
     }
-    if let (Some(tls), Some(account)) = (&config.tls, account(config)) {
-        for (option, file) in [("tls-cert", &tls.cert), ("tls-key", &tls.key)] {
-            let readable = fs::metadata(file).is_ok_and(|meta| has(&meta, &account, 0o4));
-            if file.exists() && !readable {
-                let (file, name, gid) = (file.display(), &account.name, account.gid);
-                found.push(advice(
-                    format!("{option} {file} is read at the start, but not again on HUP by {name}"),
-                    &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart to renew it"),
-                ));
-            }
-        }
+    if let (Some(tls), Some(account)) = (&config.tls, run_account(config)) {
+        found.extend(check_reload("tls-cert", &tls.cert, &account));
+        found.extend(check_reload("tls-key", &tls.key, &account));
     }
     found
 }
 
-/// A folder in which users cannot make their own mailboxes.
-fn not_for_users(path: &Path) -> Option<Problem> {
-    let meta = fs::metadata(path).ok().filter(Metadata::is_dir)?;
+/// Checks that the `--run-as` account exists, that the process can switch to it, and that it is not
+/// root.
+fn check_run_as(run_as: &RunAs) -> Option<Problem> {
+    let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
+    match run_as.look_up() {
+        Err(AccountError::NoUser(run_as)) => Some(problem(
+            format!("run-as {run_as}: there is no user {}", run_as.user),
+            &format!("{}  # or choose another with run-as", run_as.useradd_command()),
+        )),
+        Err(e) => Some(problem(e.to_string(), "correct run-as")),
+        Ok(account) if start != StartPrivileges::Root && account.uid != uid => Some(problem(
+            format!("run-as {run_as}: only root can become another user, and this is uid {uid}"),
+            "start as root, or remove run-as",
+        )),
+        Ok(account) if account.uid.is_root() => Some(advice(
+            "run-as root: a vulnerability would give root access".to_owned(),
+            "set run-as to a user without other privileges",
+        )),
+        Ok(_) => None,
+    }
+}
+
+/// Checks that `account` can read `file` of `option` again when HUP renews the certificate.
+fn check_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
+    let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
+    (file.exists() && !readable).then(|| {
+        let (file, name, gid) = (file.display(), &account.name, account.gid);
+        advice(
+            format!("{option} {file} is read at the start, but not again on HUP, by {name}"),
+            &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart after a renewal"),
+        )
+    })
+}
+
+/// Checks that users can create their own mailboxes in the mail directory.
+fn check_user_access(path: &Path) -> Option<Problem> {
+    let meta = fs::metadata(path).ok()?;
+    if !meta.is_dir() {
+        return None;
+    }
     let mail = Group::from_name("mail").ok().flatten();
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
     let shown = path.display();
     (!by_group && bits(&meta, 0) & 3 != 3).then(|| {
         advice(
-            format!("mail-dir {shown}: users who have no mailbox yet cannot get one"),
+            format!("mail-dir {shown}: users without a mailbox cannot create one"),
             &format!("chown root:mail {shown} && chmod 2775 {shown}"),
         )
     })
 }
 
-/// Mail for root that could not be delivered, since nobody acts as root.
-fn mail_of_root(config: &Config, route: &Local) -> Option<Problem> {
-    let Names::These(domains) = &config.domains else { return None };
+/// Checks that mail for root can be delivered, because root is never impersonated.
+fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<Problem> {
+    let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
     let roots = to.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;
     let path = config.mail_dir.join(roots.mailbox.as_str());
-    let writes = match (account(config), fs::metadata(&path)) {
-        (Some(account), Ok(meta)) => has(&meta, &account, 0o2),
+    let writes = match (run_account(config), fs::metadata(&path)) {
+        (Some(account), Ok(meta)) => has_permission(&meta, &account, 0o2),
         (Some(account), Err(_)) => account.uid.is_root(),
         (None, _) => access(&path, AccessFlags::W_OK).is_ok(),
     };
     (!writes).then(|| {
-        stops(
-            format!("mail for root is put off: nobody acts as root to write {}", path.display()),
-            "give root an alias, to whoever reads its mail; or make that file 0660 root:mail",
+        problem(
+            format!("mail for root is deferred, because only root may write {}", path.display()),
+            "add an alias for root, or make that file 0660 root:mail",
         )
     })
 }
 
-/// Whether `account` has all of `wanted` (4 to read, 2 to write, 1 to search) by the permission
-/// bits.
-pub fn has(meta: &Metadata, account: &Account, wanted: u32) -> bool {
+/// True if the permission bits give `account` all of `wanted`: 4 to read, 2 to write, 1 to search.
+pub fn has_permission(meta: &Metadata, account: &Account, wanted: u32) -> bool {
     let shift = match account {
         Account { uid, .. } if uid.as_raw() == meta.uid() => 6,
         Account { gid, .. } if gid.as_raw() == meta.gid() => 3,
@@ -231,7 +243,7 @@ mod tests {
             (0o700, &owner, 0o3, true),
             (0o600, &owner, 0o3, false),
         ] {
-            assert_eq!(has(&meta(mode), account, wanted), yes, "{mode:o} {account:?}");
+            assert_eq!(has_permission(&meta(mode), account, wanted), yes, "{mode:o} {account:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What is wrong with single settings: limits below what the standards ask, names that do not fit
-//! together, files that cannot be used.
+//! Checks of single values: limits below those of the standards, names that contradict each other,
+//! files that cannot be used.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,85 +7,86 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{advice, privilege};
-use crate::config::{Config, Facts, Names};
-use crate::deliver::terminal::Terminals;
-use crate::options::Origin;
+use crate::config::options::Origin;
+use crate::config::{Config, HostInfo, NameSet};
 use crate::route::Problem;
-use crate::session::Switch;
+use crate::session::Audience;
 use crate::smtp::Domain;
+use crate::terminal::Terminals;
 
-/// Everything that is wrong.
-pub fn problems(config: &Config, facts: &Facts) -> Vec<Problem> {
-    let mut found = limits(config);
-    found.extend(names(config, facts));
-    found.extend(configuration_file(config));
-    found.extend(terminals(config));
-    found.extend(metrics_file(config));
+/// Runs all checks of this file.
+pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
+    let mut found = check_limits(config);
+    found.extend(check_names(config, host));
+    found.extend(check_configuration_file(config));
+    found.extend(check_terminals(config));
+    found.extend(check_metrics_file(config));
     found
 }
 
-/// Limits below what the standards ask of every receiver, and waits that cannot work.
-pub fn limits(config: &Config) -> Vec<Problem> {
+/// Checks for limits below those that the standards require of every receiver, and for timeouts
+/// that do not work together.
+pub fn check_limits(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
-    let mut low = |wrong: bool, what: String, cure: &str| {
+    let mut advise_if = |wrong: bool, what: String, fix: &str| {
         if wrong {
-            found.push(advice(what, cure));
+            found.push(advice(what, fix));
         }
     };
-    low(
+    advise_if(
         config.recipients_max < 100,
         format!("max-recipients {} is below RFC 5321's 100", config.recipients_max),
         "set max-recipients to 100 or more",
     );
-    low(
+    advise_if(
         config.size_max < 64 << 10,
         format!("max-size {} is below RFC 5321's 64K", config.size_max),
         "set max-size to 64K or more",
     );
-    low(
+    advise_if(
         config.timeout < Duration::from_secs(300),
         format!("timeout {} is below RFC 5321's 5 minutes", config.timeout.as_secs()),
         "set timeout to 300 or more",
     );
-    low(
+    advise_if(
         config.session_timeout < config.timeout,
-        "session-timeout is shorter than timeout, which so never passes".to_owned(),
+        "session-timeout is shorter than timeout, so timeout never applies".to_owned(),
         "set session-timeout to timeout or more",
     );
-    low(
+    advise_if(
         config.lock_timeout > Duration::from_secs(540),
         format!(
-            "lock-timeout {}: clients give up after 10 minutes, and send the message again",
+            "lock-timeout {}: clients time out after 10 minutes, and send the message again",
             config.lock_timeout.as_secs()
         ),
         "set lock-timeout to a minute or less",
     );
-    low(
+    advise_if(
         !config.locks.dotlock && !config.locks.fcntl,
-        "lock flock: most mail readers look for a dotlock or an fcntl lock only".to_owned(),
+        "lock flock: most mail readers use only dotlocks or fcntl locks".to_owned(),
         "set lock to dotlock,fcntl,flock unless you know every reader",
     );
     found
 }
 
-/// Names that do not fit together.
-fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
+/// Checks for host names and domains that contradict each other.
+fn check_names(config: &Config, host: &HostInfo) -> Vec<Problem> {
     let mut found = Vec::new();
-    let Names::These(domains) = &config.domains else { return found };
+    let NameSet::Listed(domains) = &config.domains else { return found };
     let local = |name: &str| domains.iter().any(|d| Domain::parse(d) == Domain::parse(name));
     if !local(&config.hostname) {
         found.push(advice(
             format!(
-                "mail for user@{} is refused: the hostname is no local domain",
+                "mail for user@{} is rejected, because the hostname is not a local domain",
                 config.hostname
             ),
-            &format!("add domain {}, unless its mail goes elsewhere", config.hostname),
+            &format!("add domain {}, unless another host takes its mail", config.hostname),
         ));
     }
-    if let Some(mailname) = facts.mailname.as_deref().filter(|name| !local(name)) {
+    if let Some(mailname) = host.mailname.as_deref().filter(|name| !local(name)) {
         found.push(advice(
             format!(
-                "mail for user@{} is refused, though programs here send as that (/etc/mailname)",
+                "mail for user@{} is rejected, but programs send with this domain (/etc/mailname)",
                 mailname.escape_debug()
             ),
             "add it as a domain, or correct /etc/mailname",
@@ -93,18 +94,15 @@ fn names(config: &Config, facts: &Facts) -> Vec<Problem> {
     }
     if !config.hostname.contains('.') && config.sandbox.is_none() {
         found.push(advice(
-            format!(
-                "hostname {} has no dot; other hosts may refuse to talk to it",
-                config.hostname
-            ),
-            "set hostname, or name the host in full in /etc/hosts",
+            format!("hostname {} has no dot; other hosts may reject its mail", config.hostname),
+            "set hostname, or add the full name to /etc/hosts",
         ));
     }
     found
 }
 
-/// A configuration that others can change.
-fn configuration_file(config: &Config) -> Option<Problem> {
+/// Checks that only its owner can change the configuration file.
+fn check_configuration_file(config: &Config) -> Option<Problem> {
     let file = config.shown.iter().find_map(|given| match &given.origin {
         Origin::File(path, _) => Some(path),
         _ => None,
@@ -113,40 +111,43 @@ fn configuration_file(config: &Config) -> Option<Problem> {
     let shown = file.display();
     (mode & 0o022 != 0).then(|| {
         advice(
-            format!("{shown} (mode {:o}) is writable by others than its owner", mode & 0o777),
+            format!("{shown} (mode {:o}) is writable by others", mode & 0o777),
             &format!("chmod go-w {shown}"),
         )
     })
 }
 
-/// Terminals that nobody can be found at.
-fn terminals(config: &Config) -> Option<Problem> {
+/// Checks that logged-in users can be found if messages go to terminals.
+fn check_terminals(config: &Config) -> Option<Problem> {
     let utmp = Terminals::default().utmp;
-    let wanted = config.terminals != Switch::Off && !utmp.exists();
-    wanted.then(|| {
+    (config.terminals != Audience::Off && !utmp.exists()).then(|| {
         advice(
-            format!("terminals: without {} nobody is seen to be logged in", utmp.display()),
-            "set terminals to off, or have login programs keep utmp",
+            format!("terminals: logged-in users cannot be found without {}", utmp.display()),
+            "set terminals to off, or let login programs maintain that file",
         )
     })
 }
 
-/// A folder in which the file of metrics cannot be replaced.
-fn metrics_file(config: &Config) -> Option<Problem> {
-    let account = privilege::account(config);
+/// Checks that the metrics file can be replaced in its directory.
+fn check_metrics_file(config: &Config) -> Option<Problem> {
+    let account = privilege::run_account(config);
     let account = account.as_ref();
-    let folder = config.metrics_file.as_ref()?.parent()?;
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let meta = fs::metadata(folder);
-    let writes = meta.is_ok_and(|meta| privilege::may_write(folder, &meta, account));
-    (!writes).then(|| {
+    let directory = config.metrics_file.as_ref()?.parent()?;
+    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+    let meta = fs::metadata(directory);
+    let writable = meta.is_ok_and(|meta| privilege::may_write(directory, &meta, account));
+    (!writable).then(|| {
         advice(
             format!(
                 "metrics-file: {} cannot write to {}",
-                privilege::name(account),
-                folder.display()
+                privilege::account_name(account),
+                directory.display()
             ),
-            &format!("{} {}", privilege::keeper(config).install(0o755), folder.display()),
+            &format!(
+                "{} {}",
+                privilege::expected_owner(config).install_command(0o755),
+                directory.display()
+            ),
         )
     })
 }
@@ -154,12 +155,12 @@ fn metrics_file(config: &Config) -> Option<Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::tests::{assert_found, config, facts};
+    use crate::check::tests::{assert_found, config, host_named};
 
     #[test]
-    fn limits_at_the_standard_are_silent_and_below_it_are_not() {
-        let host = facts("a.b");
-        assert_eq!(limits(&config(&[], &host)), []);
+    fn limits_below_the_standards_are_advice() {
+        let host = host_named("a.b");
+        assert_eq!(check_limits(&config(&[], &host)), []);
         for (words, what) in [
             (["--max-recipients", "99"], "max-recipients 99"),
             (["--max-size", "65535"], "max-size 65535"),
@@ -168,23 +169,23 @@ mod tests {
             (["--lock-timeout", "541"], "lock-timeout 541"),
             (["--lock", "flock"], "lock flock"),
         ] {
-            assert_found(&limits(&config(&words, &host)), what, false);
+            assert_found(&check_limits(&config(&words, &host)), what, false);
         }
         let exact = ["--max-recipients", "100", "-s", "64K", "--timeout", "300"];
-        assert_eq!(limits(&config(&exact, &host)), []);
+        assert_eq!(check_limits(&config(&exact, &host)), []);
     }
 
     #[test]
-    fn names_must_fit_together() {
-        let mut host = facts("a.b");
-        assert_eq!(names(&config(&[], &host), &host), []);
+    fn hostname_and_mailname_must_be_local() {
+        let mut host = host_named("a.b");
+        assert_eq!(check_names(&config(&[], &host), &host), []);
         host.mailname = Some("m.b".to_owned());
-        assert_found(&names(&config(&[], &host), &host), "user@a.b", false);
-        let found = names(&config(&["-d", "A.B"], &host), &host);
+        assert_found(&check_names(&config(&[], &host), &host), "user@a.b", false);
+        let found = check_names(&config(&["-d", "A.B"], &host), &host);
         assert_found(&found, "user@m.b", false);
         assert_eq!(found.len(), 1);
-        let host = facts("a");
-        assert_found(&names(&config(&[], &host), &host), "has no dot", false);
-        assert_eq!(names(&config(&["--sandbox", "d"], &host), &host), []);
+        let host = host_named("a");
+        assert_found(&check_names(&config(&[], &host), &host), "has no dot", false);
+        assert_eq!(check_names(&config(&["--sandbox", "d"], &host), &host), []);
     }
 }

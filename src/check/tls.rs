@@ -1,4 +1,4 @@
-//! What is wrong with TLS: files, permissions, dates, names, and where it is asked for.
+//! Checks of TLS: files, permissions, dates, names, and whether it is required.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -6,43 +6,46 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 
-use super::{advice, stops};
-use crate::config::{Config, Tls};
-use crate::listen::Address;
+use super::{advice, problem};
+use crate::config::{Config, TlsOptions};
+use crate::net::listen::ListenAddress;
+use crate::net::tls::{Certificate, examine};
 use crate::route::Problem;
-use crate::tls::{Certificate, examine};
 
-/// Every problem with certificate and key; none where there is no TLS.
-pub fn problems(config: &Config) -> Vec<Problem> {
+/// Checks certificate and key, if TLS is configured.
+pub fn check(config: &Config) -> Vec<Problem> {
     let Some(tls) = &config.tls else { return Vec::new() };
     let mut found = Vec::new();
     match examine(&tls.cert, &tls.key, &config.hostname) {
-        Err(what) => found.push(stops(what, "correct tls-cert and tls-key: it does not start so")),
+        Err(what) => found.push(problem(
+            what,
+            "correct tls-cert and tls-key; the server does not start with these",
+        )),
         Ok(certificate) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            found.extend(dates(tls, &certificate, now));
-            found.extend(name(config, tls, &certificate));
+            found.extend(check_dates(tls, &certificate, now));
+            found.extend(check_name(config, tls, &certificate));
         }
     }
-    found.extend(key_mode(tls));
-    found.extend(insistence(config, tls));
+    found.extend(check_key_mode(tls));
+    found.extend(check_required_tls(config, tls));
     found
 }
 
-/// Whether the chain holds at `now`, and for how long.
-fn dates(tls: &Tls, certificate: &Certificate, now: u64) -> Option<Problem> {
+/// Checks that the chain is valid at `now`, and for some time after.
+fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<Problem> {
     let shown = tls.cert.display();
     let Certificate { begins, ends, .. } = *certificate;
     if now > ends {
-        return Some(stops(
-            format!("tls-cert {shown} has expired, at {}", date(ends)),
-            "renew it, then send HUP; senders that verify it keep their mail back",
+        return Some(problem(
+            format!("tls-cert {shown} expired at {}", date(ends)),
+            "renew it, then send HUP; senders that verify it wait until then",
         ));
     }
     if now < begins {
-        return Some(stops(
-            format!("tls-cert {shown} does not hold before {}", date(begins)),
-            "look at this host's clock, or wait",
+        return Some(problem(
+            format!("tls-cert {shown} is not valid before {}", date(begins)),
+            "check the clock of this host, or wait",
         ));
     }
     let days = (ends - now) / DAY;
@@ -54,50 +57,51 @@ fn dates(tls: &Tls, certificate: &Certificate, now: u64) -> Option<Problem> {
     })
 }
 
-fn name(config: &Config, tls: &Tls, certificate: &Certificate) -> Option<Problem> {
+/// Checks that the certificate is valid for the hostname.
+fn check_name(config: &Config, tls: &TlsOptions, certificate: &Certificate) -> Option<Problem> {
     (!certificate.names_host).then(|| {
         advice(
-            format!("tls-cert {} is not for {}", tls.cert.display(), config.hostname),
-            "get one with this host's name as a subjectAltName, or set hostname to what it has",
+            format!("tls-cert {} is not valid for {}", tls.cert.display(), config.hostname),
+            "get one with the hostname as a subjectAltName, or set hostname to a name in it",
         )
     })
 }
 
-/// Who else can read the key.
-fn key_mode(tls: &Tls) -> Option<Problem> {
+/// Checks that the key is not accessible to all users.
+fn check_key_mode(tls: &TlsOptions) -> Option<Problem> {
     let mode = fs::metadata(&tls.key).ok()?.mode();
     let shown = tls.key.display();
     (mode & 0o007 != 0).then(|| {
         advice(
-            format!("tls-key {shown} (mode {:o}) is open to everybody", mode & 0o777),
-            &format!("chmod o= {shown}  # and if it was so for long, get a new key"),
+            format!("tls-key {shown} (mode {:o}) is accessible to all users", mode & 0o777),
+            &format!("chmod o= {shown}  # and replace the key if others may have read it"),
         )
     })
 }
 
-/// A host that takes mail from the Internet must not insist (RFC 3207 4).
-fn insistence(config: &Config, tls: &Tls) -> Option<Problem> {
-    let public = |address: &Address| {
-        let Address::Tcp { host, port: 25, tls: false } = address else { return false };
+/// Checks that TLS is not required on a public port 25 (RFC 3207 4).
+fn check_required_tls(config: &Config, tls: &TlsOptions) -> Option<Problem> {
+    let public = |address: &ListenAddress| {
+        let ListenAddress::Tcp { host, port: 25, tls: false } = address else { return false };
         !host.parse().map_or(host == "localhost", |ip: std::net::IpAddr| ip.is_loopback())
     };
     let public = config.listen.iter().find(|address| public(address))?;
     tls.required.then(|| {
         advice(
-            format!("tls-required is on at {public}: senders without TLS cannot send mail here"),
+            format!("tls-required is on, so senders without TLS cannot send mail to {public}"),
             "set tls-required to off, unless every sender is known (RFC 3207 4)",
         )
     })
 }
 
-/// `2025-07-01T08:52:37Z`
+/// Formats a time in seconds since the epoch: `2025-07-01T08:52:37Z`.
 fn date(seconds: u64) -> String {
     let at = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
     at.map_or_else(|| "a time beyond calendars".to_owned(), |at| at.to_string())
 }
 
 const DAY: u64 = 86400;
-/// Days before the end at which to speak: certbot renews 30 days before it.
+/// Days before the expiry at which it is reported. certbot renews 30 days before it.
 const SOON: u64 = 14;
 
 #[cfg(test)]
@@ -105,19 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dates_are_told_in_time() {
-        let tls = Tls { cert: "c".into(), key: "k".into(), required: false };
+    fn expiry_is_reported_in_time() {
+        let tls = TlsOptions { cert: "c".into(), key: "k".into(), required: false };
         let (begins, ends) = (1_000_000_000, 1_100_000_000);
         let certificate = certificate(begins, ends);
         for (now, said) in [
-            (begins - 1, Some("c does not hold before 2001-09-09T01:46:40Z")),
+            (begins - 1, Some("c is not valid before 2001-09-09T01:46:40Z")),
             (begins, None),
             (ends - 14 * DAY, None),
             (ends - 14 * DAY + 1, Some("c expires in 13 days, at 2004-11-09T11:33:20Z")),
             (ends, Some("c expires in 0 days")),
-            (ends + 1, Some("c has expired, at 2004-11-09T11:33:20Z")),
+            (ends + 1, Some("c expired at 2004-11-09T11:33:20Z")),
         ] {
-            let what = dates(&tls, &certificate, now).map(|problem| problem.what);
+            let what = check_dates(&tls, &certificate, now).map(|problem| problem.what);
             match (&what, said) {
                 (Some(what), Some(said)) => assert!(what.contains(said), "{now}: {what}"),
                 _ => assert_eq!(what.as_deref(), said, "{now}"),

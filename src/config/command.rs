@@ -1,18 +1,18 @@
-//! What the words of the command line ask for.
+//! The command that the words of the command line select.
 
-use super::{Wrong, usage};
-use crate::options::CommandLine;
+use super::{ConfigError, usage};
+use crate::config::options::CommandLine;
 
-/// What the program is asked to do.
+/// The command that the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Listen and deliver, or serve one session under `--inetd`.
+pub enum ProgramCommand {
+    /// No word: serve connections, or one session under `--inetd`.
     Serve,
-    /// Print settings and problems.
+    /// `check`: print the values in effect, and problems.
     Check,
-    /// Print where each of these addresses leads.
+    /// `explain ADDR...`: print the destinations of these addresses.
     Explain(Vec<String>),
-    /// Look at the queue, or work on it.
+    /// `queue ...`: show or change the queue.
     Queue(QueueCommand),
     /// `--help`
     Help,
@@ -20,37 +20,37 @@ pub enum Command {
     Version,
 }
 
-/// What is to be done with the queue.
+/// An operation on the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueCommand {
-    /// Print what is in it.
+    /// `queue`: list the entries.
     List,
-    /// Print one entry.
+    /// `queue show ID`: print the entry with this id, and its message.
     Show(String),
-    /// Remove one entry.
-    Drop(String),
-    /// Try these entries now, or all.
+    /// `queue drop ID`: remove the entry with this id.
+    Remove(String),
+    /// `queue flush [ID...]`: try to send these entries now, or all if empty.
     Flush(Vec<String>),
 }
 
-/// What the words on the command line ask for.
-pub(super) fn command(line: &CommandLine) -> Result<Command, Wrong> {
+/// Returns the command that `line` selects.
+pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError> {
     if line.count("help") > 0 {
-        return Ok(Command::Help);
+        return Ok(ProgramCommand::Help);
     }
     if line.count("version") > 0 {
-        return Ok(Command::Version);
+        return Ok(ProgramCommand::Version);
     }
     let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] => Ok(Command::Serve),
-        ["check"] => Ok(Command::Check),
+        [] => Ok(ProgramCommand::Serve),
+        ["check"] => Ok(ProgramCommand::Check),
         ["check", more, ..] => usage(&format!("check takes no \"{}\"", more.escape_debug())),
         ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
         ["explain", rest @ ..] => {
-            Ok(Command::Explain(rest.iter().map(|a| a.to_string()).collect()))
+            Ok(ProgramCommand::Explain(rest.iter().map(|a| a.to_string()).collect()))
         }
-        ["queue", rest @ ..] => queue_command(rest).map(Command::Queue),
+        ["queue", rest @ ..] => queue_command(rest).map(ProgramCommand::Queue),
         [other, ..] => usage(&format!(
             "unknown command \"{}\"; expected none, \"check\", \"explain\" or \"queue\"",
             other.escape_debug()
@@ -58,11 +58,11 @@ pub(super) fn command(line: &CommandLine) -> Result<Command, Wrong> {
     }
 }
 
-fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
+fn queue_command(words: &[&str]) -> Result<QueueCommand, ConfigError> {
     match words {
         [] => Ok(QueueCommand::List),
         ["show", id] => Ok(QueueCommand::Show(id.to_string())),
-        ["drop", id] => Ok(QueueCommand::Drop(id.to_string())),
+        ["drop", id] => Ok(QueueCommand::Remove(id.to_string())),
         ["flush", ids @ ..] => {
             Ok(QueueCommand::Flush(ids.iter().map(|id| id.to_string()).collect()))
         }
@@ -72,7 +72,8 @@ fn queue_command(words: &[&str]) -> Result<QueueCommand, Wrong> {
     }
 }
 
-pub(super) fn verbosity(line: &CommandLine) -> Result<i32, Wrong> {
+/// Returns the log level of `--quiet` and `--verbose`: -1 to 2.
+pub(super) fn verbosity(line: &CommandLine) -> Result<i32, ConfigError> {
     match (line.count("quiet"), line.count("verbose")) {
         (0, more) => Ok(more.min(2) as i32),
         (_, 0) => Ok(-1),

@@ -1,132 +1,125 @@
-//! The settings of mail for other hosts: which options there are for it, what their values mean,
-//! and what the queue is told.
+//! The options for mail to other hosts, and the configuration of the queue.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Config, Values, Wrong, value};
-use crate::client::{self, Target, Timeouts, credentials};
-use crate::options::Origin;
-use crate::queue::{self, Smarthost};
-use crate::tls::Trust;
+use super::{Config, ConfigError, OptionValues, parse};
+use crate::net::tls::Trust;
+use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
+use crate::relay::queue::{self, Smarthost};
 
-/// How mail for other hosts leaves this one.
+/// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relay {
-    /// The servers that take it; the first that can be reached.
-    pub smarthosts: Vec<Target>,
-    /// What of TLS they must have.
-    pub security: Security,
-    /// The file with what we log in with.
+pub struct RelayOptions {
+    /// The servers to relay to. The first that can be reached gets the mail.
+    pub smarthosts: Vec<ServerAddress>,
+    /// The TLS they must offer.
+    pub security: SmarthostSecurity,
+    /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
-    /// Where clients may be that send such mail, besides this host.
+    /// The networks whose clients may relay, in addition to this host.
     pub from: Vec<IpNet>,
-    /// The age at which a sender is told that it takes long.
+    /// The age at which the sender gets a delay notice.
     pub warn_after: Duration,
-    /// The age at which it is given up (RFC 5321 4.5.4.1).
+    /// The age at which a message is returned (RFC 5321 4.5.4.1).
     pub give_up_after: Duration,
 }
 
-/// What of TLS a smarthost must have.
+/// The TLS that a smarthost must offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Security {
-    /// TLS, and a certificate in its name.
+pub enum SmarthostSecurity {
+    /// TLS with a trusted certificate for its name.
     Verify,
-    /// TLS.
+    /// TLS with any certificate.
     Encrypt,
-    /// Nothing; TLS is used where it is offered.
+    /// None. TLS is used if it is offered.
     May,
 }
 
-/// The settings given; None without a smarthost.
-pub(super) fn relay(values: &mut Values<'_>) -> Result<Option<Relay>, Wrong> {
-    let smarthosts = values.list("smarthost", "none", smarthost)?;
-    let relay = Relay {
-        security: values.one("smarthost-tls", security)?,
-        login: values.optional("smarthost-login", "none", value::path)?,
-        from: values.list("relay-from", "this host alone", network)?,
-        warn_after: values.one("warn-after", |t| value::time(t, 1))?,
-        give_up_after: values.one("give-up-after", |t| value::time(t, 1))?,
+/// Returns the options for relaying, or None without a smarthost.
+pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions>, ConfigError> {
+    let smarthosts = values.list_or("smarthost", "none", smarthost)?;
+    let relay = RelayOptions {
+        security: values.single("smarthost-tls", security)?,
+        login: values.optional("smarthost-login", parse::path)?,
+        from: values.list_or("relay-from", "this host alone", network)?,
+        warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
+        give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
-    Ok(Some(relay).filter(|relay| !relay.smarthosts.is_empty()))
-}
-
-impl Values<'_> {
-    /// The values of an option that may be given several times; none: `words` say so.
-    fn list<T>(
-        &mut self,
-        long: &'static str,
-        words: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Result<Vec<T>, Wrong> {
-        match self.origin(long) {
-            Origin::Default => Ok(self.instead(long, words, Origin::Default)),
-            _ => self.all(long, parse),
-        }
-    }
+    Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
 }
 
 impl Config {
-    /// What the queue is told; None: there is none. Reads passwords, and the certificates that
-    /// this system trusts.
+    /// Returns the configuration of the queue, or None without a smarthost. Reads passwords, and
+    /// the certificates that this system trusts.
     ///
     /// # Errors
-    /// A file that cannot be read or is wrong; the text names it.
-    pub fn queue(&self) -> Result<Option<queue::Settings>, String> {
+    /// A file is wrong or cannot be read.
+    pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
         let Some(relay) = &self.relay else { return Ok(None) };
-        let tls = match relay.security {
-            Security::Verify => Some(client::Tls { trust: Trust::system()?, required: true }),
-            Security::Encrypt => Some(client::Tls { trust: Trust::anybody()?, required: true }),
-            Security::May if cfg!(feature = "tls") => {
-                Some(client::Tls { trust: Trust::anybody()?, required: false })
-            }
-            Security::May => None,
-        };
-        let smarthost = |target: &Target| {
+        let tls = client_tls(relay.security).map_err(ConfigError::Config)?;
+        let mut smarthosts = Vec::new();
+        for target in &relay.smarthosts {
             let host = match target {
-                Target::Tcp { host, .. } => host.as_str(),
-                Target::Unix(_) => "localhost",
+                ServerAddress::Tcp { host, .. } => host.as_str(),
+                ServerAddress::Unix(_) => "localhost",
             };
-            let login = relay.login.as_ref().map(|file| credentials::load(file, host));
-            Ok(Smarthost {
+            let login = match &relay.login {
+                Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
+                None => None,
+            };
+            smarthosts.push(Smarthost {
                 target: target.clone(),
-                settings: client::Settings {
+                settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
                     tls: tls.clone(),
-                    login: login.transpose()?.flatten(),
+                    login,
                     timeouts: Timeouts::default(),
                 },
-            })
-        };
-        Ok(Some(queue::Settings {
+            });
+        }
+        Ok(Some(queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
-            smarthosts: relay.smarthosts.iter().map(smarthost).collect::<Result<_, String>>()?,
+            smarthosts,
             warn_after: relay.warn_after,
             give_up_after: relay.give_up_after,
-            patience: self.lock_timeout + super::WRITING,
+            timeout: self.lock_timeout + super::WRITE_TIMEOUT,
         }))
     }
 }
 
-fn smarthost(text: &str) -> Result<Target, String> {
+/// Returns the client's TLS for `security`; None for clear text, in a build without TLS.
+fn client_tls(security: SmarthostSecurity) -> Result<Option<client::ClientTls>, String> {
+    let (trust, required) = match security {
+        SmarthostSecurity::Verify => (Trust::system()?, true),
+        SmarthostSecurity::Encrypt => (Trust::any_certificate()?, true),
+        SmarthostSecurity::May if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
+        SmarthostSecurity::May => return Ok(None),
+    };
+    Ok(Some(client::ClientTls { trust, required }))
+}
+
+/// Parses the address of a smarthost.
+fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
 }
 
-fn security(text: &str) -> Result<Security, String> {
+/// Parses `verify`, `encrypt` or `may`.
+fn security(text: &str) -> Result<SmarthostSecurity, String> {
     match text {
-        "verify" => Ok(Security::Verify),
-        "encrypt" => Ok(Security::Encrypt),
-        "may" => Ok(Security::May),
+        "verify" => Ok(SmarthostSecurity::Verify),
+        "encrypt" => Ok(SmarthostSecurity::Encrypt),
+        "may" => Ok(SmarthostSecurity::May),
         _ => Err("verify, encrypt or may".to_owned()),
     }
 }
 
-/// An address, or a network: `192.0.2.0/24`.
+/// Parses an address, or a network such as `192.0.2.0/24`.
 fn network(text: &str) -> Result<IpNet, String> {
     let address = || text.parse().map(|address: std::net::IpAddr| IpNet::from(address));
     text.parse::<IpNet>()

@@ -22,7 +22,7 @@ use nix::sys::uio::pwritev;
 use nix::unistd::Pid;
 
 use crate::message::Owner;
-use crate::privilege::{Acting, Actor};
+use crate::process::privilege::{ImpersonationGuard, Impersonator};
 
 /// What lstat and fstat tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Stat {
     /// Inode.
     pub ino: u64,
     /// What it is.
-    pub kind: Kind,
+    pub kind: FileKind,
     /// Hard links.
     pub links: u64,
     /// Owner.
@@ -57,11 +57,11 @@ impl Stat {
 
 /// What a name can lead to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileKind {
     /// A regular file.
     Regular,
-    /// A folder.
-    Folder,
+    /// A directory.
+    Directory,
     /// A symbolic link.
     Symlink,
     /// A FIFO, a socket, a device.
@@ -70,7 +70,7 @@ pub enum Kind {
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Open {
+pub enum OpenMode {
     /// For reading.
     Read,
     /// For reading and writing at given offsets.
@@ -104,22 +104,22 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Takes the file-system identity of `owner` for the calls of this thread, until the result is
     /// dropped: the kernel then checks each of them against what `owner` may. Nothing changes where
     /// there is no owner, or no power to do so.
-    fn act_as(&self, _owner: Option<Owner>) -> io::Result<Acting> {
-        Ok(Acting::default())
+    fn impersonate(&self, _owner: Option<Owner>) -> io::Result<ImpersonationGuard> {
+        Ok(ImpersonationGuard::default())
     }
 
     /// lstat: what the name itself is.
     fn look(&self, path: &Path) -> io::Result<Stat>;
     /// Opens or creates.
-    fn open(&self, path: &Path, how: Open) -> io::Result<Self::File>;
+    fn open(&self, path: &Path, how: OpenMode) -> io::Result<Self::File>;
     /// A second name for a file; fails if `to` exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder.
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
     /// Makes the names in a folder durable.
-    fn sync_folder(&self, folder: &Path) -> io::Result<()>;
+    fn sync_folder(&self, directory: &Path) -> io::Result<()>;
 
     /// The id of this process.
     fn pid(&self) -> u32;
@@ -156,23 +156,23 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Default)]
 pub struct HostDisk {
     /// How this process acts as a mailbox's owner; None: it cannot.
-    actor: Option<Actor>,
+    actor: Option<Impersonator>,
 }
 
 impl HostDisk {
     /// With the power to act as others, if the thread that asks has it.
     pub fn new() -> HostDisk {
-        HostDisk { actor: Actor::here() }
+        HostDisk { actor: Impersonator::of_this_thread() }
     }
 }
 
 impl Disk for HostDisk {
     type File = File;
 
-    fn act_as(&self, owner: Option<Owner>) -> io::Result<Acting> {
+    fn impersonate(&self, owner: Option<Owner>) -> io::Result<ImpersonationGuard> {
         match (self.actor, owner) {
-            (Some(actor), Some(Owner { uid, gid })) => actor.act_as(uid.into(), gid.into()),
-            _ => Ok(Acting::default()),
+            (Some(actor), Some(Owner { uid, gid })) => actor.impersonate(uid.into(), gid.into()),
+            _ => Ok(ImpersonationGuard::default()),
         }
     }
 
@@ -180,15 +180,15 @@ impl Disk for HostDisk {
         fs::symlink_metadata(path).map(|m| stat_of(&m))
     }
 
-    fn open(&self, path: &Path, how: Open) -> io::Result<File> {
+    fn open(&self, path: &Path, how: OpenMode) -> io::Result<File> {
         let mut options = OpenOptions::new();
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         options.read(true).custom_flags(flags.bits());
         match how {
-            Open::Read => options.open(path),
-            Open::Write => options.write(true).open(path),
-            Open::Append => options.append(true).open(path),
-            Open::Create { mode, owner } => {
+            OpenMode::Read => options.open(path),
+            OpenMode::Write => options.write(true).open(path),
+            OpenMode::Append => options.append(true).open(path),
+            OpenMode::Create { mode, owner } => {
                 // Created closed to everyone else; opened to the group only once it has its owner.
                 let file = options.append(true).create_new(true).mode(0o600).open(path)?;
                 match give(&file, mode, owner) {
@@ -210,17 +210,17 @@ impl Disk for HostDisk {
         fs::remove_file(path)
     }
 
-    fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
-        for entry in fs::read_dir(folder)? {
+        for entry in fs::read_dir(directory)? {
             // A name that is not UTF-8 is none of ours.
             names.extend(entry?.file_name().into_string());
         }
         Ok(names)
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        File::open(folder)?.sync_all()
+    fn sync_folder(&self, directory: &Path) -> io::Result<()> {
+        File::open(directory)?.sync_all()
     }
 
     fn pid(&self) -> u32 {
@@ -335,13 +335,13 @@ fn stat_of(m: &fs::Metadata) -> Stat {
         dev: m.dev(),
         ino: m.ino(),
         kind: if t.is_file() {
-            Kind::Regular
+            FileKind::Regular
         } else if t.is_dir() {
-            Kind::Folder
+            FileKind::Directory
         } else if t.is_symlink() {
-            Kind::Symlink
+            FileKind::Symlink
         } else {
-            Kind::Other
+            FileKind::Other
         },
         links: m.nlink(),
         uid: m.uid(),

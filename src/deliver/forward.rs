@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use super::disk::{Disk, DiskFile, Kind, Open, Stat};
+use super::disk::{Disk, DiskFile, FileKind, OpenMode, Stat};
 use crate::message::Owner;
 
 /// The most octets of a forward file.
@@ -22,10 +22,10 @@ pub fn read<D: Disk>(disk: &D, home: &Path, owner: Owner) -> io::Result<Option<V
     if owner.uid == 0 {
         return Ok(None);
     }
-    let _acting = disk.act_as(Some(owner))?;
+    let _acting = disk.impersonate(Some(owner))?;
     let path = home.join(".forward");
     let file = match disk.look(&path) {
-        Ok(stat) if stat.kind == Kind::Regular => disk.open(&path, Open::Read)?,
+        Ok(stat) if stat.kind == FileKind::Regular => disk.open(&path, OpenMode::Read)?,
         Ok(_) => return Err(io::Error::other("it is not a regular file")),
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);

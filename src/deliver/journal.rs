@@ -57,10 +57,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, FileLock, Open};
-use super::lock::{IDENTITY_MAX, Identity};
+use super::disk::{Disk, DiskFile, FileLock, OpenMode};
+use super::locks::{IDENTITY_MAX, Identity};
 use super::mailbox::{read_exact_at, write_all_at};
-use crate::message::{BoxName, Content, Destination, Message, Owner};
+use crate::message::{Content, Destination, MailboxName, Message, Owner};
 
 /// Octets of a block: what a disk writes at once, and what memory is paged by.
 pub const BLOCK: u64 = 4096;
@@ -71,7 +71,7 @@ pub const COPIES_MAX: usize = (BLOCK as usize - 24) / 2 * 8;
 
 /// Where one copy of a message is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Copy {
+pub struct Placement {
     /// The mailbox, whose it is, and the address.
     pub to: Destination,
     /// The mailbox's device and inode.
@@ -102,15 +102,15 @@ pub struct Record {
     /// All of it was written to the mailboxes, in this boot.
     pub done: bool,
     /// Its messages.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<RecordedMessage>,
     trailer: Trailer,
-    forgotten: u64,
+    checkpoint: u64,
     end: u64,
 }
 
 /// One message of a record.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct RecordedMessage {
     /// The message's id.
     pub id: String,
     /// From_ line and Return-Path.
@@ -120,9 +120,9 @@ pub struct Entry {
     /// Where in the journal the content begins; None for a message in place.
     pub at: Option<u64>,
     /// Its copies that are neither settled nor void, with their number in the record.
-    pub copies: Vec<(usize, Copy)>,
+    pub copies: Vec<(usize, Placement)>,
     /// Its copies that are void.
-    pub void: Vec<Copy>,
+    pub aborted: Vec<Placement>,
 }
 
 /// Where a record's trailer is, and what is in it.
@@ -131,8 +131,8 @@ pub struct Trailer {
     at: u64,
     seq: u64,
     done: u64,
-    settled: Vec<u8>,
-    void: Vec<u8>,
+    resolved: Vec<u8>,
+    aborted: Vec<u8>,
 }
 
 /// One journal file, ours as long as it is open.
@@ -141,11 +141,11 @@ pub struct Journal<D: Disk> {
     /// Its path.
     pub path: PathBuf,
     file: Arc<D::File>,
-    half: u64,
+    segment: u64,
     active: u64,
     position: u64,
     seq: u64,
-    forgotten: u64,
+    checkpoint: u64,
     /// What the header says is forgotten.
     told: u64,
     key: u64,
@@ -156,11 +156,16 @@ pub struct Journal<D: Disk> {
 }
 
 impl<D: Disk> Journal<D> {
-    /// Makes a new journal in `spool` with halves of `half` octets, owned by `identity`.
-    pub fn create(disk: &D, spool: &Path, half: u64, owner: &Identity) -> io::Result<Journal<D>> {
+    /// Makes a new journal in `spool` with halves of `segment` octets, owned by `identity`.
+    pub fn create(
+        disk: &D,
+        spool: &Path,
+        segment: u64,
+        owner: &Identity,
+    ) -> io::Result<Journal<D>> {
         for n in 0..1000 {
             let path = spool.join(format!("{PREFIX}{n}"));
-            match disk.open(&path, Open::Create { mode: 0o600, owner: None }) {
+            match disk.open(&path, OpenMode::Create { mode: 0o600, owner: None }) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(e) => return Err(e),
@@ -169,11 +174,11 @@ impl<D: Disk> Journal<D> {
             let mut journal = Journal {
                 path,
                 file: Arc::new(file),
-                half,
+                segment,
                 active: 0,
                 position: BLOCK,
                 seq: 0,
-                forgotten: 0,
+                checkpoint: 0,
                 told: 0,
                 key: new_key(),
                 boot: owner.boot_mark(),
@@ -198,8 +203,8 @@ impl<D: Disk> Journal<D> {
     ) -> io::Result<Option<(Journal<D>, Option<Identity>)>> {
         let Some(file) = lock(disk, path)? else { return Ok(None) };
         let header = read_header(&file)?;
-        let (half, forgotten, key, owner) = header.unwrap_or((0, 0, 0, None));
-        let journal = Journal::opened(path, file, us.boot_mark(), half, forgotten, key);
+        let (segment, checkpoint, key, owner) = header.unwrap_or((0, 0, 0, None));
+        let journal = Journal::opened(path, file, us.boot_mark(), segment, checkpoint, key);
         Ok(Some((journal, owner)))
     }
 
@@ -208,19 +213,19 @@ impl<D: Disk> Journal<D> {
         path: &Path,
         file: D::File,
         boot: u64,
-        half: u64,
-        forgotten: u64,
+        segment: u64,
+        checkpoint: u64,
         key: u64,
     ) -> Journal<D> {
         Journal {
             path: path.to_owned(),
             file: Arc::new(file),
-            half,
+            segment,
             active: 0,
             position: BLOCK,
-            seq: forgotten,
-            forgotten,
-            told: forgotten,
+            seq: checkpoint,
+            checkpoint,
+            told: checkpoint,
             key,
             boot,
             refused: None,
@@ -229,22 +234,22 @@ impl<D: Disk> Journal<D> {
 
     /// Who has the journal `path`, or had it last, if that can be read.
     pub fn owner(disk: &D, path: &Path) -> Option<Identity> {
-        let file = disk.open(path, Open::Read).ok()?;
+        let file = disk.open(path, OpenMode::Read).ok()?;
         read_header(&file).ok()??.3
     }
 
     /// Whose the journal `path` was, if that process is known to be gone, and how many messages in
     /// it are not forgotten. Takes no lock and changes nothing, so it may be a moment behind.
     pub fn left(disk: &D, path: &Path) -> io::Result<Option<(Option<u32>, usize)>> {
-        let file = disk.open(path, Open::Read)?;
-        let Some((half, forgotten, key, Some(owner))) = read_header(&file)? else {
+        let file = disk.open(path, OpenMode::Read)?;
+        let Some((segment, checkpoint, key, Some(owner))) = read_header(&file)? else {
             return Ok(None);
         };
         let boot = Identity::new(disk).boot_mark();
         if owner.boot_mark() == boot && !owner.is_gone(disk) {
             return Ok(None);
         }
-        let mut journal: Journal<D> = Journal::opened(path, file, boot, half, forgotten, key);
+        let mut journal: Journal<D> = Journal::opened(path, file, boot, segment, checkpoint, key);
         let records = journal.read()?;
         let entries = records.iter().flat_map(|record| &record.entries);
         let messages = entries.filter(|entry| !entry.copies.is_empty()).count();
@@ -260,8 +265,8 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Octets in each half.
-    pub fn half(&self) -> u64 {
-        self.half
+    pub fn segment(&self) -> u64 {
+        self.segment
     }
 
     /// The number of the newest record.
@@ -271,20 +276,24 @@ impl<D: Disk> Journal<D> {
 
     /// Writes an empty header: nothing is to be recovered, and `owner` has it now.
     pub fn empty(&mut self, owner: &Identity) -> io::Result<()> {
-        (self.forgotten, self.key) = (self.seq, new_key());
+        (self.checkpoint, self.key) = (self.seq, new_key());
         (self.active, self.position) = (0, BLOCK);
         self.write_header(owner)
     }
 
     /// Says in the header, synced, what is forgotten.
-    pub fn forget(&mut self, owner: &Identity) -> io::Result<()> {
+    pub fn checkpoint_now(&mut self, owner: &Identity) -> io::Result<()> {
         self.write_header(owner)
     }
 
     /// Gives the journal up, to be recovered by whoever finds it: all is settled but what concerns
     /// `mailboxes`. If their `disk_failed`, nothing of that counts as done: a file system that is
     /// checked and mounted again forgets what it could not write, as in a reboot.
-    pub fn keep_for(&mut self, mailboxes: &HashSet<BoxName>, disk_failed: bool) -> io::Result<()> {
+    pub fn retain_for(
+        &mut self,
+        mailboxes: &HashSet<MailboxName>,
+        disk_failed: bool,
+    ) -> io::Result<()> {
         for mut record in self.read()? {
             if disk_failed {
                 record.trailer.done = 0;
@@ -295,41 +304,41 @@ impl<D: Disk> Journal<D> {
             let others: Vec<usize> = others.map(|(n, _)| *n).collect();
             self.settle(&mut record, &others)?;
         }
-        self.write_header(&Identity::nobody())
+        self.write_header(&Identity::none())
     }
 
     /// The next record's number will be greater than `seq`.
     pub fn skip_to(&mut self, seq: u64) {
         if self.is_clean() {
-            self.forgotten = self.forgotten.max(seq);
+            self.checkpoint = self.checkpoint.max(seq);
         }
         self.seq = self.seq.max(seq);
     }
 
     /// Notes that records up to `seq` are not needed any more; the next record says it.
-    pub fn note_forgotten(&mut self, seq: u64) {
-        self.forgotten = self.forgotten.max(seq);
+    pub fn advance_checkpoint(&mut self, seq: u64) {
+        self.checkpoint = self.checkpoint.max(seq);
     }
 
     /// Whether nothing is to be recovered from it.
     pub fn is_clean(&self) -> bool {
-        self.forgotten >= self.seq
+        self.checkpoint >= self.seq
     }
 
     /// Whether its header says so.
-    pub fn is_told(&self) -> bool {
+    pub fn is_checkpoint_persisted(&self) -> bool {
         self.told >= self.seq
     }
 
     /// Whether a record of `draft` can be written to the half in use.
     pub fn has_room(&self, draft: &Draft<'_>) -> bool {
-        self.position + draft.octets() <= BLOCK + (self.active + 1) * self.half
+        self.position + draft.octets() <= BLOCK + (self.active + 1) * self.segment
     }
 
     /// Goes over to the other half, whose records must be forgotten.
-    pub fn turn(&mut self) {
+    pub fn switch_segment(&mut self) {
         self.active ^= 1;
-        self.position = BLOCK + self.active * self.half;
+        self.position = BLOCK + self.active * self.segment;
     }
 
     /// Writes `draft` as one record. It is durable when [`Journal::sync`] has returned.
@@ -338,7 +347,7 @@ impl<D: Disk> Journal<D> {
         let table = draft.table();
         let mut head = Vec::with_capacity(RECORD_HEAD);
         head.extend_from_slice(RECORD_MAGIC);
-        for n in [seq, self.forgotten, table.len() as u64, draft.contents()] {
+        for n in [seq, self.checkpoint, table.len() as u64, draft.contents()] {
             head.extend_from_slice(&n.to_le_bytes());
         }
         head.extend_from_slice(&(draft.messages.len() as u32).to_le_bytes());
@@ -355,8 +364,8 @@ impl<D: Disk> Journal<D> {
             at: self.position + used.next_multiple_of(BLOCK),
             seq,
             done: 0,
-            settled: vec![0; draft.copies().div_ceil(8)],
-            void: vec![0; draft.copies().div_ceil(8)],
+            resolved: vec![0; draft.copies().div_ceil(8)],
+            aborted: vec![0; draft.copies().div_ceil(8)],
         };
         let end = trailer.block();
         let mut parts = vec![&head[..], &table[..]];
@@ -392,23 +401,23 @@ impl<D: Disk> Journal<D> {
     /// Writes the trailer with its marks. Not synced.
     pub fn write_marks(&self, trailer: &Trailer) -> io::Result<()> {
         let block = trailer.block();
-        let used = (24 + 2 * trailer.settled.len()).min(block.len());
+        let used = (24 + 2 * trailer.resolved.len()).min(block.len());
         write_all_at(&*self.file, &[block.get(..used).unwrap_or_default()], trailer.at)
     }
 
     /// Marks copies of a record that was read back as settled: nothing is to be recovered for them.
     /// Not synced.
     pub fn settle(&self, record: &mut Record, copies: &[usize]) -> io::Result<()> {
-        copies.iter().for_each(|n| set(&mut record.trailer.settled, *n));
+        copies.iter().for_each(|n| set(&mut record.trailer.resolved, *n));
         self.write_marks(&record.trailer)
     }
 
     /// The records that are not forgotten, oldest first. Also finds where numbers go on.
     pub fn read(&mut self) -> io::Result<Vec<Record>> {
         let mut records = Vec::new();
-        for half in 0..2 {
-            let mut at = BLOCK + half * self.half;
-            let end = at + self.half;
+        for segment in 0..2 {
+            let mut at = BLOCK + segment * self.segment;
+            let end = at + self.segment;
             let mut last = 0;
             while let Some(record) = self.read_record(at, end)? {
                 if record.seq <= last {
@@ -416,17 +425,17 @@ impl<D: Disk> Journal<D> {
                 }
                 (last, at) = (record.seq, record.end);
                 self.seq = self.seq.max(record.seq);
-                self.forgotten = self.forgotten.max(record.forgotten);
+                self.checkpoint = self.checkpoint.max(record.checkpoint);
                 records.push(record);
             }
         }
-        records.retain(|r| r.seq > self.forgotten);
+        records.retain(|r| r.seq > self.checkpoint);
         records.sort_by_key(|r| r.seq);
         Ok(records)
     }
 
     /// The content of a message that is in the journal.
-    pub fn content(&self, entry: &Entry) -> io::Result<Option<Vec<u8>>> {
+    pub fn content(&self, entry: &RecordedMessage) -> io::Result<Option<Vec<u8>>> {
         let Some(at) = entry.at else { return Ok(None) };
         let mut content = vec![0; usize::try_from(entry.len).unwrap_or_default()];
         read_exact_at(&*self.file, &mut content, at)?;
@@ -441,14 +450,14 @@ impl<D: Disk> Journal<D> {
         if !read_whole(&*self.file, &mut head, at)? {
             return Ok(None);
         }
-        let mut fields = Fields(&head);
+        let mut fields = FieldReader(&head);
         let parsed = (|| {
             (fields.take(8)? == RECORD_MAGIC).then_some(())?;
-            let (seq, forgotten) = (fields.u64()?, fields.u64()?);
+            let (seq, checkpoint) = (fields.u64()?, fields.u64()?);
             let (table, contents) = (fields.u64()?, fields.u64()?);
-            Some((seq, forgotten, table, contents, fields.u32()?, fields.u32()?))
+            Some((seq, checkpoint, table, contents, fields.u32()?, fields.u32()?))
         })();
-        let Some((seq, forgotten, table_len, contents, messages, sum)) = parsed else {
+        let Some((seq, checkpoint, table_len, contents, messages, sum)) = parsed else {
             return Ok(None);
         };
         let used = (RECORD_HEAD as u64).saturating_add(table_len).saturating_add(contents);
@@ -466,7 +475,7 @@ impl<D: Disk> Journal<D> {
             return Ok(None);
         }
         let mut contents_at = at + RECORD_HEAD as u64 + table_len;
-        let mut table = Fields(body.get(..table_len as usize).unwrap_or_default());
+        let mut table = FieldReader(body.get(..table_len as usize).unwrap_or_default());
         let mut entries = Vec::new();
         let mut number = 0;
         for _ in 0..messages {
@@ -480,28 +489,28 @@ impl<D: Disk> Journal<D> {
         let trailer = self.read_trailer(at + used.next_multiple_of(BLOCK), seq, number)?;
         let done = trailer.done == self.boot;
         for entry in &mut entries {
-            entry.copies.retain(|(n, _)| !is_set(&trailer.settled, *n));
-            let void = entry.copies.extract_if(.., |(n, _)| is_set(&trailer.void, *n));
-            entry.void = void.map(|(_, copy)| copy).collect();
+            entry.copies.retain(|(n, _)| !is_set(&trailer.resolved, *n));
+            let aborted = entry.copies.extract_if(.., |(n, _)| is_set(&trailer.aborted, *n));
+            entry.aborted = aborted.map(|(_, copy)| copy).collect();
         }
         let end = trailer.at + BLOCK;
-        Ok(Some(Record { seq, done, entries, trailer, forgotten, end }))
+        Ok(Some(Record { seq, done, entries, trailer, checkpoint, end }))
     }
 
     fn read_trailer(&self, at: u64, seq: u64, copies: usize) -> io::Result<Trailer> {
         let bits = vec![0; copies.div_ceil(8)];
-        let mut trailer = Trailer { at, seq, done: 0, settled: bits.clone(), void: bits };
+        let mut trailer = Trailer { at, seq, done: 0, resolved: bits.clone(), aborted: bits };
         let mut block = [0; BLOCK as usize];
         if !read_whole(&*self.file, &mut block, at)? {
             return Ok(trailer);
         }
-        let mut fields = Fields(&block);
+        let mut fields = FieldReader(&block);
         // A trailer that was torn says nothing: all is looked at.
         if fields.take(8) == Some(TRAILER_MAGIC) && fields.u64() == Some(seq) {
             trailer.done = fields.u64().unwrap_or_default();
             let n = copies.div_ceil(8);
-            if let (Some(settled), Some(void)) = (fields.take(n), fields.take(n)) {
-                (trailer.settled, trailer.void) = (settled.to_vec(), void.to_vec());
+            if let (Some(resolved), Some(aborted)) = (fields.take(n), fields.take(n)) {
+                (trailer.resolved, trailer.aborted) = (resolved.to_vec(), aborted.to_vec());
             }
         }
         Ok(trailer)
@@ -515,7 +524,7 @@ impl<D: Disk> Journal<D> {
 
     fn write_out(&mut self, owner: &Identity) -> io::Result<()> {
         let zeros = vec![0; 64 * 1024];
-        let (mut at, end) = (0, BLOCK + 2 * self.half);
+        let (mut at, end) = (0, BLOCK + 2 * self.segment);
         while at < end {
             let n = zeros.len().min((end - at) as usize);
             write_all_at(&*self.file, &[zeros.get(..n).unwrap_or_default()], at)?;
@@ -526,8 +535,8 @@ impl<D: Disk> Journal<D> {
 
     fn write_header(&mut self, owner: &Identity) -> io::Result<()> {
         let mut header = HEADER_MAGIC.to_vec();
-        header.extend_from_slice(&self.half.to_le_bytes());
-        header.extend_from_slice(&self.forgotten.to_le_bytes());
+        header.extend_from_slice(&self.segment.to_le_bytes());
+        header.extend_from_slice(&self.checkpoint.to_le_bytes());
         header.extend_from_slice(&self.key.to_le_bytes());
         header.extend_from_slice(&(owner.as_bytes().len() as u32).to_le_bytes());
         header.extend_from_slice(owner.as_bytes());
@@ -536,7 +545,7 @@ impl<D: Disk> Journal<D> {
         header.resize(BLOCK as usize, 0);
         write_all_at(&*self.file, &[&header], 0)?;
         self.file.sync()?;
-        self.told = self.forgotten;
+        self.told = self.checkpoint;
         Ok(())
     }
 }
@@ -545,7 +554,7 @@ impl<D: Disk> Journal<D> {
 #[derive(Debug, Default)]
 pub struct Draft<'a> {
     /// In the order in which they are written.
-    pub messages: Vec<(&'a Message, Vec<Copy>)>,
+    pub messages: Vec<(&'a Message, Vec<Placement>)>,
 }
 
 impl Draft<'_> {
@@ -555,15 +564,15 @@ impl Draft<'_> {
         used.next_multiple_of(BLOCK) + BLOCK
     }
 
-    /// The most octets that `message` alone will take in a journal with halves of `half` octets.
-    pub fn octets_for(message: &Message, half: u64) -> u64 {
+    /// The most octets that `message` alone will take in a journal with halves of `segment` octets.
+    pub fn octets_for(message: &Message, segment: u64) -> u64 {
         let copy = |to: &Destination| COPY_MAX + to.delivered_to.len() as u64;
         let table = message.to.iter().map(copy).sum::<u64>() + message.head.len() as u64;
         let contents = match &message.content {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::File(_, octets) => {
                 let chunks = (octets / BLOCK + 2) * message.to.len() as u64;
-                (4 * chunks).min(half / 8)
+                (4 * chunks).min(segment / 8)
             }
         };
         table + contents + BLOCK
@@ -582,7 +591,7 @@ impl Draft<'_> {
         for (message, copies) in &self.messages {
             put(&mut out, message.id.as_bytes());
             put(&mut out, &message.head);
-            out.extend_from_slice(&message.content.octets().to_le_bytes());
+            out.extend_from_slice(&message.content.size().to_le_bytes());
             out.push(u8::from(matches!(message.content, Content::Memory(_))));
             out.extend_from_slice(&(copies.len() as u32).to_le_bytes());
             for copy in copies {
@@ -610,16 +619,16 @@ impl Draft<'_> {
 
 impl Trailer {
     /// Marks a copy as void: refused, and cut off.
-    pub fn void(&mut self, copy: usize) {
-        set(&mut self.void, copy);
+    pub fn aborted(&mut self, copy: usize) {
+        set(&mut self.aborted, copy);
     }
 
     fn block(&self) -> Vec<u8> {
         let mut block = TRAILER_MAGIC.to_vec();
         block.extend_from_slice(&self.seq.to_le_bytes());
         block.extend_from_slice(&self.done.to_le_bytes());
-        block.extend_from_slice(&self.settled);
-        block.extend_from_slice(&self.void);
+        block.extend_from_slice(&self.resolved);
+        block.extend_from_slice(&self.aborted);
         block.resize(BLOCK as usize, 0);
         block
     }
@@ -627,9 +636,9 @@ impl Trailer {
 
 impl Sums {
     /// The size of a chunk: one block, or as many as keep the checksums of one message, all copies
-    /// together, within an eighth of a half of `half` octets.
-    pub fn chunk(octets: u64, copies: usize, half: u64) -> u64 {
-        let room = (half / 8 / 4 / copies.max(1) as u64).max(1);
+    /// together, within an eighth of a half of `segment` octets.
+    pub fn chunk(octets: u64, copies: usize, segment: u64) -> u64 {
+        let room = (segment / 8 / 4 / copies.max(1) as u64).max(1);
         octets.div_ceil(room).next_multiple_of(BLOCK).next_power_of_two()
     }
 
@@ -641,7 +650,8 @@ impl Sums {
         file: &File,
         octets: u64,
     ) -> io::Result<Sums> {
-        let mut sums = Summing { sums: Sums { chunk, crcs: Vec::new() }, at: offset, open: None };
+        let mut sums =
+            ChecksumBuilder { sums: Sums { chunk, crcs: Vec::new() }, at: offset, open: None };
         sums.update(head);
         let (mut buf, mut at) = (vec![0; 64 * 1024], 0);
         while at < octets {
@@ -672,13 +682,13 @@ impl Sums {
     }
 }
 
-struct Summing {
+struct ChecksumBuilder {
     sums: Sums,
     at: u64,
     open: Option<crc32fast::Hasher>,
 }
 
-impl Summing {
+impl ChecksumBuilder {
     fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let room = (self.at + 1).next_multiple_of(self.sums.chunk) - self.at;
@@ -713,7 +723,7 @@ fn journaled(message: &Message) -> &[u8] {
 
 /// Opens and locks a journal; None if a living process has it, or it is gone.
 fn lock<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<D::File>> {
-    let file = match disk.open(path, Open::Write) {
+    let file = match disk.open(path, OpenMode::Write) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(e),
@@ -727,24 +737,24 @@ fn lock<D: Disk>(disk: &D, path: &Path) -> io::Result<Option<D::File>> {
 }
 
 /// Octets in each half, what is forgotten, the key, the owner.
-type Header = (u64, u64, u64, Option<Identity>);
+type JournalHeader = (u64, u64, u64, Option<Identity>);
 
 /// None for a file that was never written out: its maker was killed over it, and nothing was ever
 /// recorded there.
-fn read_header<F: DiskFile>(file: &F) -> io::Result<Option<Header>> {
+fn read_header<F: DiskFile>(file: &F) -> io::Result<Option<JournalHeader>> {
     let mut block = [0; BLOCK as usize];
     if !read_whole(file, &mut block, 0)? {
         return Ok(None);
     }
-    let mut fields = Fields(&block);
+    let mut fields = FieldReader(&block);
     Ok((|| {
         (fields.take(8)? == HEADER_MAGIC).then_some(())?;
-        let (half, forgotten, key) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let (segment, checkpoint, key) = (fields.u64()?, fields.u64()?, fields.u64()?);
         let line = fields.u32()? as usize;
         let line = fields.take(line.min(IDENTITY_MAX))?;
         let summed = block.len() - fields.0.len();
         (fields.u32()? == crc32fast::hash(block.get(..summed)?)).then_some(())?;
-        Some((half, forgotten, key, Identity::parse(line)))
+        Some((segment, checkpoint, key, Identity::parse(line)))
     })())
 }
 
@@ -777,9 +787,9 @@ fn put(out: &mut Vec<u8>, field: &[u8]) {
 }
 
 /// Reads a table; every step may find that there is no more.
-struct Fields<'a>(&'a [u8]);
+struct FieldReader<'a>(&'a [u8]);
 
-impl<'a> Fields<'a> {
+impl<'a> FieldReader<'a> {
     fn take(&mut self, n: usize) -> Option<&'a [u8]> {
         let (field, rest) = self.0.split_at_checked(n)?;
         self.0 = rest;
@@ -807,7 +817,7 @@ impl<'a> Fields<'a> {
         String::from_utf8(self.field()?.to_vec()).ok()
     }
 
-    fn entry(&mut self, number: &mut usize) -> Option<Entry> {
+    fn entry(&mut self, number: &mut usize) -> Option<RecordedMessage> {
         let (id, head) = (self.text()?, self.field()?.to_vec());
         let (len, journaled) = (self.u64()?, self.u8()? == 1);
         let mut copies = Vec::new();
@@ -815,18 +825,25 @@ impl<'a> Fields<'a> {
             copies.push((*number, self.copy()?));
             *number += 1;
         }
-        Some(Entry { id, head, len, at: journaled.then_some(0), copies, void: Vec::new() })
+        Some(RecordedMessage {
+            id,
+            head,
+            len,
+            at: journaled.then_some(0),
+            copies,
+            aborted: Vec::new(),
+        })
     }
 
-    fn copy(&mut self) -> Option<Copy> {
-        let (mailbox, delivered_to) = (BoxName::parse(&self.text()?)?, self.text()?);
+    fn copy(&mut self) -> Option<Placement> {
+        let (mailbox, delivered_to) = (MailboxName::parse(&self.text()?)?, self.text()?);
         let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
         let file = (self.u64()?, self.u64()?);
         let (offset, repair) = (self.u64()?, usize::from(self.u8()?));
         let (chunk, count) = (self.u64()?, self.u32()?);
         let crcs: Vec<u32> = (0..count).map_while(|_| self.u32()).collect();
         (crcs.len() == count as usize).then_some(())?;
-        Some(Copy {
+        Some(Placement {
             to: Destination { mailbox, owner: owned.then_some(Owner { uid, gid }), delivered_to },
             file,
             offset,

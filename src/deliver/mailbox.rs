@@ -16,15 +16,15 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
+use super::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use super::journal::BLOCK;
-use super::lock::{Attempt, Dotlock, Dotlocks};
-use super::{Fault, Locks, Outcome, Why};
-use crate::message::{BoxName, Content, Owner, QUEUE_FOLDER};
+use super::locks::{Dotlock, DotlockDirectory, TryLock};
+use super::{DeferReason, DeliveryError, Locks, Outcome};
+use crate::message::{Content, MailboxName, Owner, QUEUE_FOLDER};
 
 /// The mail folder: where mailboxes are and how they are locked and made.
 #[derive(Debug)]
-pub struct Folder<D: Disk> {
+pub struct MailboxStore<D: Disk> {
     /// The disk it is on.
     pub disk: Arc<D>,
     /// Its path.
@@ -32,7 +32,7 @@ pub struct Folder<D: Disk> {
     /// The spool, which has the queue.
     pub spool: PathBuf,
     /// Its dotlocks.
-    pub dotlocks: Dotlocks<D>,
+    pub dotlocks: DotlockDirectory<D>,
     /// Which locks are taken.
     pub locks: Locks,
     /// The largest mailbox, in octets.
@@ -45,20 +45,20 @@ pub struct Folder<D: Disk> {
 }
 
 /// A mailbox's file, which may be kept open when the mailbox is let go.
-type Shared<D> = Arc<<D as Disk>::File>;
+type SharedFile<D> = Arc<<D as Disk>::File>;
 
 /// A mailbox's file that is open, and as it was then.
 #[derive(Debug)]
-pub struct Opened<D: Disk> {
+pub struct OpenMailbox<D: Disk> {
     /// The file.
-    pub file: Shared<D>,
+    pub file: SharedFile<D>,
     /// Of when it was opened.
     pub stat: Stat,
 }
 
 /// A mailbox's file, locked and looked at.
-struct Found<D: Disk> {
-    locked: Locked<D>,
+struct LockedFile<D: Disk> {
+    locked: FileLockGuard<D>,
     stat: Stat,
     made: bool,
 }
@@ -66,12 +66,12 @@ struct Found<D: Disk> {
 /// The locks that an open file carries, until this is dropped. The file may stay open, to be
 /// synced or for the next message, so its locks are given back in so many words.
 #[derive(Debug)]
-struct Locked<D: Disk> {
-    file: Shared<D>,
+struct FileLockGuard<D: Disk> {
+    file: SharedFile<D>,
     taken: Vec<FileLock>,
 }
 
-impl<D: Disk> Drop for Locked<D> {
+impl<D: Disk> Drop for FileLockGuard<D> {
     fn drop(&mut self) {
         for lock in self.taken.drain(..).rev() {
             let _ = self.file.unlock(lock);
@@ -81,9 +81,9 @@ impl<D: Disk> Drop for Locked<D> {
 
 /// A mailbox that nobody else may touch, until this is dropped.
 #[derive(Debug)]
-pub struct Held<D: Disk> {
+pub struct LockedMailbox<D: Disk> {
     /// Its name.
-    pub name: BoxName,
+    pub name: MailboxName,
     /// As it was found.
     pub stat: Stat,
     /// Its length now, in octets.
@@ -95,21 +95,24 @@ pub struct Held<D: Disk> {
     disk: Arc<D>,
     path: PathBuf,
     /// Given back in this order.
-    locked: Locked<D>,
+    locked: FileLockGuard<D>,
     _dotlock: Option<Dotlock<D>>,
     /// As whom it is opened.
     owner: Option<Owner>,
 }
 
-impl<D: Disk> Folder<D> {
+impl<D: Disk> MailboxStore<D> {
     /// The path of a mailbox, or of an entry of the queue.
-    pub fn path_of(&self, name: &BoxName) -> PathBuf {
-        let folder = if name.queue_id().is_some() { &self.spool } else { &self.path };
-        folder.join(name.as_str())
+    pub fn path_of(&self, name: &MailboxName) -> PathBuf {
+        let directory = if name.queue_id().is_some() { &self.spool } else { &self.path };
+        directory.join(name.as_str())
     }
 
     /// Makes it durable that these names are there: the folders that have them.
-    pub fn sync_names<'a>(&self, names: impl IntoIterator<Item = &'a BoxName>) -> io::Result<()> {
+    pub fn sync_names<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a MailboxName>,
+    ) -> io::Result<()> {
         sync_folders(&*self.disk, &self.path, &self.spool, names)
     }
 
@@ -122,19 +125,19 @@ impl<D: Disk> Folder<D> {
     /// The mailbox is not one that may be written to, or a call failed.
     pub fn take(
         &self,
-        name: &BoxName,
+        name: &MailboxName,
         owner: Option<Owner>,
-        known: Option<&Opened<D>>,
-    ) -> Result<Attempt<Held<D>>, Fault> {
+        known: Option<&OpenMailbox<D>>,
+    ) -> Result<TryLock<LockedMailbox<D>>, DeliveryError> {
         let path = self.path_of(name);
         // Only the queue's own thread reads an entry of the queue, and flock keeps it off.
         let queued = name.queue_id().is_some();
         let locks = if queued { QUEUE_LOCKS } else { self.locks };
         let dotlock = if locks.dotlock {
-            match self.dotlocks.take(&path).map_err(|e| Fault::io("dotlock", e))? {
-                Attempt::Taken(lock) => Some(lock),
-                Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
-                Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            match self.dotlocks.take(&path).map_err(|e| DeliveryError::io("dotlock", e))? {
+                TryLock::Taken(lock) => Some(lock),
+                TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
+                TryLock::Orphaned => return Ok(TryLock::Orphaned),
             }
         } else {
             None
@@ -146,20 +149,20 @@ impl<D: Disk> Folder<D> {
         let uid = owner.map_or(self.uid, |o| o.uid);
         let known = known.filter(|known| known.stat.uid == uid);
         let found = match known.map(|known| self.lock_known(&path, known, locks)).transpose()? {
-            Some(Attempt::Taken(Some(found))) => found,
-            Some(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
-            Some(Attempt::Taken(None) | Attempt::Orphaned) | None => {
+            Some(TryLock::Taken(Some(found))) => found,
+            Some(TryLock::Busy(who)) => return Ok(TryLock::Busy(who)),
+            Some(TryLock::Taken(None) | TryLock::Orphaned) | None => {
                 match self.lock_named(&path, owner, locks)? {
-                    Attempt::Taken(found) => found,
-                    Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
-                    Attempt::Orphaned => return Ok(Attempt::Orphaned),
+                    TryLock::Taken(found) => found,
+                    TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
+                    TryLock::Orphaned => return Ok(TryLock::Orphaned),
                 }
             }
         };
-        let Found { locked, stat, made } = found;
+        let LockedFile { locked, stat, made } = found;
         let repair =
-            missing_line_ends(&*locked.file, stat.len).map_err(|e| Fault::io("read", e))?;
-        Ok(Attempt::Taken(Held {
+            missing_line_ends(&*locked.file, stat.len).map_err(|e| DeliveryError::io("read", e))?;
+        Ok(TryLock::Taken(LockedMailbox {
             name: name.clone(),
             stat,
             len: stat.len,
@@ -177,17 +180,17 @@ impl<D: Disk> Folder<D> {
     fn lock_known(
         &self,
         path: &Path,
-        known: &Opened<D>,
+        known: &OpenMailbox<D>,
         locks: Locks,
-    ) -> Result<Attempt<Option<Found<D>>>, Fault> {
+    ) -> Result<TryLock<Option<LockedFile<D>>>, DeliveryError> {
         let locked = match lock::<D>(&known.file, locks)? {
-            Attempt::Taken(locked) => locked,
-            Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
-            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            TryLock::Taken(locked) => locked,
+            TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
+            TryLock::Orphaned => return Ok(TryLock::Orphaned),
         };
         // The name, since it is the name that others change; and it tells the length as well.
         let same = self.disk.look(path).ok().filter(|now| now.is_like(&known.stat));
-        Ok(Attempt::Taken(same.map(|stat| Found { locked, stat, made: false })))
+        Ok(TryLock::Taken(same.map(|stat| LockedFile { locked, stat, made: false })))
     }
 
     /// Opens what the name leads to, or makes it, and locks it.
@@ -196,53 +199,63 @@ impl<D: Disk> Folder<D> {
         path: &Path,
         owner: Option<Owner>,
         locks: Locks,
-    ) -> Result<Attempt<Found<D>>, Fault> {
+    ) -> Result<TryLock<LockedFile<D>>, DeliveryError> {
         let Some((file, made)) = self.open(path, owner)? else {
-            return Ok(Attempt::Busy("just made".into()));
+            return Ok(TryLock::Busy("just made".into()));
         };
         let locked = match lock::<D>(&file, locks)? {
-            Attempt::Taken(locked) => locked,
-            Attempt::Busy(who) => return Ok(Attempt::Busy(who)),
-            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            TryLock::Taken(locked) => locked,
+            TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
+            TryLock::Orphaned => return Ok(TryLock::Orphaned),
         };
         let uid = owner.map_or(self.uid, |o| o.uid);
-        let stat = file.stat().map_err(|e| Fault::io("stat", e))?;
+        let stat = file.stat().map_err(|e| DeliveryError::io("stat", e))?;
         match self.disk.look(path) {
             Ok(named) if (named.dev, named.ino) == (stat.dev, stat.ino) => {}
             // Replaced or removed while we opened and locked: the new one is another attempt's.
             Ok(named) => {
                 check(&named, uid)?;
-                return Ok(Attempt::Busy("replaced".into()));
+                return Ok(TryLock::Busy("replaced".into()));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Ok(Attempt::Busy("removed".into()));
+                return Ok(TryLock::Busy("removed".into()));
             }
-            Err(e) => return Err(Fault::io("stat", e)),
+            Err(e) => return Err(DeliveryError::io("stat", e)),
         }
         check(&stat, uid)?;
-        Ok(Attempt::Taken(Found { locked, stat, made }))
+        Ok(TryLock::Taken(LockedFile { locked, stat, made }))
     }
 
     /// The open file, and whether it was made just now. None: somebody else made it meanwhile.
-    fn open(&self, path: &Path, owner: Option<Owner>) -> Result<Option<(Shared<D>, bool)>, Fault> {
-        let _acting = self.disk.act_as(owner).map_err(|e| Fault::io("act as its owner", e))?;
-        match self.disk.open(path, Open::Append) {
+    fn open(
+        &self,
+        path: &Path,
+        owner: Option<Owner>,
+    ) -> Result<Option<(SharedFile<D>, bool)>, DeliveryError> {
+        let _acting =
+            self.disk.impersonate(owner).map_err(|e| DeliveryError::io("act as its owner", e))?;
+        match self.disk.open(path, OpenMode::Append) {
             Ok(file) => return Ok(Some((Arc::new(file), false))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Fault::io("open", e)),
+            Err(e) => return Err(DeliveryError::io("open", e)),
         }
         let mode = if self.group.is_some() && owner.is_some() { 0o660 } else { 0o600 };
-        match self.disk.open(path, Open::Create { mode, owner }) {
+        match self.disk.open(path, OpenMode::Create { mode, owner }) {
             Ok(file) => Ok(Some((Arc::new(file), true))),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
-            Err(e) => Err(Fault::io("create", e)),
+            Err(e) => Err(DeliveryError::io("create", e)),
         }
     }
 }
 
-impl<D: Disk> Held<D> {
+impl<D: Disk> LockedMailbox<D> {
+    /// Returns its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The open file. It may outlive the locks.
-    pub fn file(&self) -> &Shared<D> {
+    pub fn file(&self) -> &SharedFile<D> {
         &self.locked.file
     }
 
@@ -302,8 +315,8 @@ impl<D: Disk> Held<D> {
     /// # Errors
     /// It cannot be opened.
     pub fn rewritable(&self) -> io::Result<D::File> {
-        let _acting = self.disk.act_as(self.owner)?;
-        self.disk.open(&self.path, Open::Write)
+        let _acting = self.disk.impersonate(self.owner)?;
+        self.disk.open(&self.path, OpenMode::Write)
     }
 
     /// Finds anew what is missing at the end.
@@ -323,28 +336,31 @@ impl<D: Disk> Held<D> {
     }
 }
 
-impl<D: Disk> Drop for Held<D> {
+impl<D: Disk> Drop for LockedMailbox<D> {
     /// A mailbox that would not exist without us, and is still empty, goes. Then the locks.
     fn drop(&mut self) {
         if self.made && self.file().stat().is_ok_and(|stat| stat.len == 0) {
-            let _ = self.disk.act_as(self.owner).map(|_acting| self.disk.unlink(&self.path));
+            let _ = self.disk.impersonate(self.owner).map(|_acting| self.disk.unlink(&self.path));
         }
     }
 }
 
 /// Takes both locks of an open file, or neither.
-fn lock<D: Disk>(file: &Shared<D>, locks: Locks) -> Result<Attempt<Locked<D>>, Fault> {
-    let mut locked = Locked { file: file.clone(), taken: Vec::with_capacity(2) };
+fn lock<D: Disk>(
+    file: &SharedFile<D>,
+    locks: Locks,
+) -> Result<TryLock<FileLockGuard<D>>, DeliveryError> {
+    let mut locked = FileLockGuard { file: file.clone(), taken: Vec::with_capacity(2) };
     for (wanted, lock) in [(locks.fcntl, FileLock::Fcntl), (locks.flock, FileLock::Flock)] {
         if !wanted {
             continue;
         }
-        if !file.try_lock(lock).map_err(|e| Fault::io("lock", e))? {
-            return Ok(Attempt::Busy(format!("{lock:?} lock").to_lowercase()));
+        if !file.try_lock(lock).map_err(|e| DeliveryError::io("lock", e))? {
+            return Ok(TryLock::Busy(format!("{lock:?} lock").to_lowercase()));
         }
         locked.taken.push(lock);
     }
-    Ok(Attempt::Taken(locked))
+    Ok(TryLock::Taken(locked))
 }
 
 /// Makes it durable that `names` are there: in the mail folder, or in the queue.
@@ -352,7 +368,7 @@ pub fn sync_folders<'a, D: Disk>(
     disk: &D,
     mail: &Path,
     spool: &Path,
-    names: impl IntoIterator<Item = &'a BoxName>,
+    names: impl IntoIterator<Item = &'a MailboxName>,
 ) -> io::Result<()> {
     let (mut mailboxes, mut entries) = (false, false);
     for name in names {
@@ -374,16 +390,16 @@ pub fn sync_folders<'a, D: Disk>(
 ///
 /// A link or somebody else's file would let its maker choose what we write to, or read what we
 /// wrote.
-pub fn check(stat: &Stat, uid: u32) -> Result<(), Fault> {
+pub fn check(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
     let wrong = match stat.kind {
-        Kind::Regular if stat.links > 1 => format!("has {} hard links", stat.links),
-        Kind::Regular if stat.uid != uid => format!("belongs to uid {}, not {uid}", stat.uid),
-        Kind::Regular => return Ok(()),
-        Kind::Folder => "is a folder".into(),
-        Kind::Symlink => "is a symbolic link".into(),
-        Kind::Other => "is not a regular file".into(),
+        FileKind::Regular if stat.links > 1 => format!("has {} hard links", stat.links),
+        FileKind::Regular if stat.uid != uid => format!("belongs to uid {}, not {uid}", stat.uid),
+        FileKind::Regular => return Ok(()),
+        FileKind::Directory => "is a folder".into(),
+        FileKind::Symlink => "is a symbolic link".into(),
+        FileKind::Other => "is not a regular file".into(),
     };
-    Err(Fault { outcome: Outcome::Later(Why::Unusable), text: wrong })
+    Err(DeliveryError::new(Outcome::Later(DeferReason::Unusable), wrong))
 }
 
 /// How many line ends are missing before the next From_ line: a mailbox ends in an empty line.

@@ -25,7 +25,7 @@
 //! - No other line begins with `From `: one that reads `>*From ` got one more `>` when it was
 //!   stored, in the header (`From : joe`, an old form of the field) as in the body. So the quoting
 //!   can be undone, and [`unquote`] does. It is put on by
-//!   [`Intake`](crate::message::Intake) as the lines come in.
+//!   [`ContentBuilder`](crate::message::ContentBuilder) as the lines come in.
 //! - No length is written down and none is believed: Content-Length does not get in.
 //!
 //! This file knows the words, not the disk.
@@ -34,14 +34,14 @@ use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use crate::message::reads_from;
+use crate::message::needs_from_quoting;
+use crate::message::trace;
 use crate::smtp::ReversePath;
-use crate::trace;
 
 /// What a message begins with in every mailbox: the From_ line and the Return-Path line.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let mut head = from_line(sender, unix_seconds);
-    head.extend(trace::return_path(sender));
+    head.extend(trace::return_path_line(sender));
     head
 }
 
@@ -74,7 +74,7 @@ pub fn is_from_line(line: &[u8]) -> bool {
 /// A line as it was before it was stored.
 pub fn unquote(line: &[u8]) -> &[u8] {
     match line {
-        [b'>', rest @ ..] if reads_from(rest) => rest,
+        [b'>', rest @ ..] if needs_from_quoting(rest) => rest,
         _ => line,
     }
 }

@@ -1,6 +1,6 @@
 //! The disk: finished messages into mailboxes; and the terminals of users. Knows no SMTP verb.
 //!
-//! [`Post`] is the door: sessions hand it a [`Message`](crate::message::Message) and wait for its
+//! [`WriterHandle`] is the door: sessions hand it a [`Message`](crate::message::Message) and wait for its
 //! [`Outcome`]. Behind it one thread, the writer, owns every mailbox while it is written to.
 //!
 //! | file | owns |
@@ -10,37 +10,33 @@
 //! | `lock.rs` | dotlocks: taken at once and complete, stale ones recognised |
 //! | `mailbox.rs` | one mailbox while it is ours: locked, looked at, appended to, cut back |
 //! | `journal.rs` | a batch durable with one sync: the format of the file, reading and writing it |
-//! | `engine.rs` | a batch: recorded, appended, taken back where it fails; written back later |
+//! | `committer.rs` | a batch: recorded, appended, taken back where it fails; written back later |
 //! | `recover.rs` | what a crash left, set right |
 //! | `writer.rs` | the thread: batches, messages set aside, answers |
 //! | `forward.rs` | a user's `~/.forward`, read as that user |
 //! | `terminal.rs` | the terminals of who is logged in: found, and written to without waiting |
 //! | `screen.rs` | a message as a terminal shows it |
 
+mod commit;
 pub mod disk;
-mod engine;
 pub mod forward;
 pub mod journal;
-pub mod lock;
+pub mod locks;
 pub mod mailbox;
 pub mod mbox;
 mod recover;
-pub mod screen;
-pub mod terminal;
 mod writer;
 
-use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::counters::Counters;
-use crate::logging::value;
-use crate::message::BoxName;
-pub use writer::{Pending, Post, Writer, start_on};
+use crate::observe::counters::Counters;
+use crate::observe::events;
+pub use writer::{PendingOutcome, WriterHandle, WriterThread, start_on};
 
 /// What became of a message, for all of its destinations together. There is nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,14 +44,14 @@ pub enum Outcome {
     /// In every mailbox, and safe on disk.
     Delivered,
     /// In none. The sender may try again.
-    Later(Why),
+    Later(DeferReason),
     /// In none. Trying again is no use.
-    Never(Why),
+    Never(DeferReason),
 }
 
 /// Why a message was not delivered. The log has the details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DeferReason {
     /// Somebody keeps a mailbox locked: 451 4.2.0.
     Busy,
     /// No space on the disk: 452 4.3.1.
@@ -86,7 +82,7 @@ pub struct Locks {
 
 /// What the writer is told.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct DeliveryConfig {
     /// Where the mailboxes are.
     pub mail_dir: PathBuf,
     /// Where mailslot keeps its own files.
@@ -99,50 +95,65 @@ pub struct Settings {
     pub mailbox_limit: Option<u64>,
     /// How many messages may be waiting for the writer; the number of sessions is enough.
     pub queue: usize,
-    /// Octets in each half of the journal: [`JOURNAL_HALF`] for a server.
-    pub journal_half: u64,
+    /// Octets in each half of the journal: [`JOURNAL_SEGMENT`] for a server.
+    pub journal_segment: u64,
 }
 
 /// Half of a server's journal: two thousand messages of 4 KiB between two checkpoints.
-pub const JOURNAL_HALF: u64 = 8 << 20;
+pub const JOURNAL_SEGMENT: u64 = 8 << 20;
 /// Half of the journal of a process that serves one session: room for the largest message that
 /// goes into a journal at all.
-pub const JOURNAL_HALF_SMALL: u64 = 1 << 20;
+pub const JOURNAL_SEGMENT_SMALL: u64 = 1 << 20;
 
 /// Recovers what a crash left, then starts the writer's thread on the host's own disk.
 ///
 /// # Errors
 /// The mail folder or the spool cannot be used; the text names the path and the cure.
-pub fn start(settings: Settings, counters: Arc<Counters>) -> io::Result<(Post, Writer)> {
+pub fn start(
+    settings: DeliveryConfig,
+    counters: Arc<Counters>,
+) -> io::Result<(WriterHandle, WriterThread)> {
     start_on(Arc::new(disk::HostDisk::new()), settings, counters)
 }
 
 /// Why one mailbox could not be written to: what the sender hears, and one line for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct DeliveryError {
     /// What becomes of the message.
     pub outcome: Outcome,
     /// For the log: what was tried, and the system's own words.
     pub text: String,
+    /// Path of the mailbox, if it is known.
+    pub mailbox: Option<PathBuf>,
 }
 
-impl Fault {
-    /// The system call behind `what` failed.
-    pub fn io(what: &str, error: io::Error) -> Fault {
-        Fault { outcome: Fault::outcome_of(&error), text: format!("{what}: {error}") }
+impl DeliveryError {
+    /// Returns an error of a mailbox that is not known here.
+    pub fn new(outcome: Outcome, text: String) -> DeliveryError {
+        DeliveryError { outcome, text, mailbox: None }
     }
 
-    /// The same, with the mailbox named.
-    pub fn on(mut self, mailbox: &BoxName) -> Fault {
-        self.text = format!("{mailbox}: {}", self.text);
-        self
+    /// Returns the error of a system call that failed when it tried to do `what`.
+    pub fn io(what: &str, error: io::Error) -> DeliveryError {
+        DeliveryError::new(DeliveryError::outcome_of(&error), format!("{what}: {error}"))
+    }
+
+    /// Returns the same error with the path of its mailbox.
+    pub fn on(self, mailbox: PathBuf) -> DeliveryError {
+        DeliveryError { mailbox: Some(mailbox), ..self }
+    }
+
+    /// Logs that `message` failed with this error.
+    pub fn log(&self, message: &str) {
+        let mailbox = self.mailbox.as_deref().map(Path::display);
+        events::delivery_failed(message, mailbox, &self.text);
     }
 
     /// What a failed system call means for the message.
     pub fn outcome_of(error: &io::Error) -> Outcome {
         match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EDQUOT | Errno::EFBIG) => Outcome::Never(Why::OverQuota),
-            Some(Errno::ENOSPC) => Outcome::Later(Why::NoSpace),
+            Some(Errno::EDQUOT | Errno::EFBIG) => Outcome::Never(DeferReason::OverQuota),
+            Some(Errno::ENOSPC) => Outcome::Later(DeferReason::NoSpace),
             Some(
                 Errno::EACCES
                 | Errno::EPERM
@@ -153,14 +164,8 @@ impl Fault {
                 | Errno::ENXIO
                 | Errno::ENODEV
                 | Errno::ETXTBSY,
-            ) => Outcome::Later(Why::Unusable),
-            _ => Outcome::Later(Why::Io),
+            ) => Outcome::Later(DeferReason::Unusable),
+            _ => Outcome::Later(DeferReason::Io),
         }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error={}", value(&self.text))
     }
 }

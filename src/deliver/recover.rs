@@ -33,17 +33,17 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
+use super::commit::{CommitResult, Committer, LockedMailboxes, copy_len};
 use super::disk::{Disk, DiskFile};
-use super::engine::{Done, Engine, HeldBoxes, copy_len};
-use super::journal::{Copy, Draft, Entry, Journal, MESSAGES_MAX, Record};
-use super::lock::{Attempt, Identity};
-use super::mailbox::{Folder, Held, read_exact_at, write_all_at};
-use crate::logging::value;
-use crate::message::{BoxName, Content, Destination, Message, Owner};
+use super::journal::{Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
+use super::locks::{Identity, TryLock};
+use super::mailbox::{LockedMailbox, MailboxStore, read_exact_at, write_all_at};
+use crate::message::{Content, Destination, MailboxName, Message, Owner};
+use crate::observe::events;
 
 /// A journal whose process is gone, ours now, and what is in it.
 #[derive(Debug)]
-pub struct Orphan<D: Disk> {
+pub struct OrphanedJournal<D: Disk> {
     journal: Journal<D>,
     records: Vec<Record>,
     owner: Option<Identity>,
@@ -51,64 +51,63 @@ pub struct Orphan<D: Disk> {
 
 /// The journals that no living process has.
 #[derive(Debug)]
-pub struct Claimed<D: Disk> {
+pub struct ClaimedJournals<D: Disk> {
     /// Those with nothing in them. Locks in the name of their owners are stale from now on.
     pub empty: Vec<Journal<D>>,
     /// Those with something to recover. Locks in the name of their owners keep everybody off
-    /// mailboxes until [`Engine::recover`] begins.
-    pub orphans: Vec<Orphan<D>>,
+    /// mailboxes until [`Committer::recover`] begins.
+    pub orphans: Vec<OrphanedJournal<D>>,
 }
 
 /// Takes over, in the name of `us`, every journal in `spool` that no living process has.
-pub fn claim<D: Disk>(folder: &Folder<D>, spool: &Path, us: &Identity) -> io::Result<Claimed<D>> {
+pub fn claim<D: Disk>(
+    directory: &MailboxStore<D>,
+    spool: &Path,
+    us: &Identity,
+) -> io::Result<ClaimedJournals<D>> {
     let (mut empty, mut orphans) = (Vec::new(), Vec::new());
-    for path in Journal::list(&*folder.disk, spool)? {
-        let claimed = Journal::claim(&*folder.disk, &path, us)?;
+    for path in Journal::list(&*directory.disk, spool)? {
+        let claimed = Journal::claim(&*directory.disk, &path, us)?;
         let Some((mut journal, owner)) = claimed else { continue };
         let records = journal.read()?;
         if !records.is_empty() {
-            orphans.push(Orphan { journal, records, owner });
+            orphans.push(OrphanedJournal { journal, records, owner });
             continue;
         }
-        owner.into_iter().for_each(|owner| folder.dotlocks.bury(owner));
+        owner.into_iter().for_each(|owner| directory.dotlocks.mark_dead(owner));
         empty.push(journal);
     }
-    Ok(Claimed { empty, orphans })
+    Ok(ClaimedJournals { empty, orphans })
 }
 
-impl<D: Disk> Engine<D> {
+impl<D: Disk> Committer<D> {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that somebody
     /// keeps locked. What could not be finished is suspended.
-    pub fn recover(&mut self, mut orphans: Vec<Orphan<D>>, until: Instant) {
+    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal<D>>, until: Instant) {
         if orphans.is_empty() {
             return;
         }
-        for Orphan { journal, records, owner } in &orphans {
-            let path = value(journal.path.display()).to_string();
-            log::warn!("recovery-begun journal={path} records={}", records.len());
+        for OrphanedJournal { journal, records, owner } in &orphans {
+            events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
-            owner.iter().for_each(|owner| self.folder.dotlocks.bury(owner.clone()));
+            owner.iter().for_each(|owner| self.directory.dotlocks.mark_dead(owner.clone()));
         }
-        let mut boxes: BTreeMap<BoxName, Option<Owner>> = BTreeMap::new();
+        let mut mailboxes: BTreeMap<MailboxName, Option<Owner>> = BTreeMap::new();
         for copy in orphans.iter().flat_map(|o| &o.records).flat_map(copies_of) {
-            boxes.insert(copy.to.mailbox.clone(), copy.to.owner);
+            mailboxes.insert(copy.to.mailbox.clone(), copy.to.owner);
         }
         // What was read may be in memory only, and a power loss now would leave a message in those
         // mailboxes that were done by then.
         let mut unfinished = HashSet::new();
-        for Orphan { journal, records, .. } in &orphans {
+        for OrphanedJournal { journal, records, .. } in &orphans {
             if let Err(e) = journal.sync() {
-                log::error!(
-                    "recovery-failed journal={} error={}",
-                    value(journal.path.display()),
-                    value(e)
-                );
+                events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
                 let copies = records.iter().flat_map(copies_of);
                 unfinished.extend(copies.map(|c| c.to.mailbox.clone()));
             }
         }
         // Halves of messages go first: nothing may be appended behind one.
-        for entry in orphans.iter().flat_map(Orphan::in_place) {
+        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
             for (_, copy) in &entry.copies {
                 if unfinished.contains(&copy.to.mailbox) {
                     continue;
@@ -117,13 +116,13 @@ impl<D: Disk> Engine<D> {
                 self.note(&copy.to.mailbox, cut, &mut unfinished);
             }
         }
-        for (name, owner) in &boxes {
+        for (name, owner) in &mailboxes {
             if !unfinished.contains(name) {
                 let redone = self.redo(&mut orphans, name, *owner, until);
                 self.note(name, redone, &mut unfinished);
             }
         }
-        for entry in orphans.iter().flat_map(Orphan::in_place) {
+        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
             if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.to.mailbox)) {
                 unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.to.mailbox.clone()));
             } else if let Err(e) = self.complete(entry, until) {
@@ -135,23 +134,22 @@ impl<D: Disk> Engine<D> {
         }
         // Once its journal is gone, nothing tells that the owner of a lock is dead.
         let swept = self.sweep();
-        if let Err(e) = swept.and_then(|()| self.folder.sync_names(boxes.keys())) {
-            log::error!("recovery-failed error={}", value(e));
-            unfinished.extend(boxes.into_keys());
+        if let Err(e) = swept.and_then(|()| self.directory.sync_names(mailboxes.keys())) {
+            events::recovery_failed(None::<&str>, None::<&str>, e);
+            unfinished.extend(mailboxes.into_keys());
         }
-        for Orphan { mut journal, records, .. } in orphans {
-            let path = value(journal.path.display()).to_string();
+        for OrphanedJournal { mut journal, records, .. } in orphans {
             let finished =
                 !records.iter().flat_map(copies_of).any(|c| unfinished.contains(&c.to.mailbox));
             let ended = match finished {
                 true => journal
-                    .empty(&Identity::nobody())
-                    .and_then(|()| self.folder.disk.unlink(&journal.path)),
-                false => journal.keep_for(&unfinished, false),
+                    .empty(&Identity::none())
+                    .and_then(|()| self.directory.disk.unlink(&journal.path)),
+                false => journal.retain_for(&unfinished, false),
             };
             match ended {
-                Ok(()) => log::warn!("recovery-ended journal={path} finished={finished}"),
-                Err(e) => log::error!("journal-left journal={path} error={}", value(e)),
+                Ok(()) => events::recovery_ended(journal.path.display(), finished),
+                Err(e) => events::journal_not_removed(journal.path.display(), e),
             }
         }
         self.suspended.extend(unfinished);
@@ -159,75 +157,80 @@ impl<D: Disk> Engine<D> {
 
     /// Recovers what other processes left that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
-        let claimed = claim(&self.folder, &self.spool, &self.identity)?;
+        let claimed = claim(&self.directory, &self.spool, &self.identity)?;
         self.recover(claimed.orphans, Instant::now() + ORPHAN_PATIENCE);
         self.sweep()
     }
 
     /// Removes the locks that dead processes left.
     pub fn sweep(&self) -> io::Result<()> {
-        let (disk, spool) = (&*self.folder.disk, &self.spool);
+        let (disk, spool) = (&*self.directory.disk, &self.spool);
         let owners = Journal::list(disk, spool)?.into_iter();
         let owners: Vec<Identity> = owners.filter_map(|path| Journal::owner(disk, &path)).collect();
         // A journal of theirs that is still there is being recovered by some other process.
-        self.folder.dotlocks.sweep(|id| !owners.contains(id))
+        self.directory.dotlocks.sweep(|id| !owners.contains(id))
     }
 
-    fn note(&self, name: &BoxName, result: io::Result<()>, unfinished: &mut HashSet<BoxName>) {
+    fn note(
+        &self,
+        name: &MailboxName,
+        result: io::Result<()>,
+        unfinished: &mut HashSet<MailboxName>,
+    ) {
         if let Err(e) = result
             && unfinished.insert(name.clone())
         {
-            let path = value(self.folder.path_of(name).display()).to_string();
-            log::error!("recovery-failed mailbox={path} error={}", value(e));
+            let path = self.directory.path_of(name);
+            events::recovery_failed(None::<&str>, Some(path.display()), e);
         }
     }
 
     /// Redoes the copies in `name` whose octets are in the journals.
     fn redo(
         &mut self,
-        orphans: &mut [Orphan<D>],
-        name: &BoxName,
+        orphans: &mut [OrphanedJournal<D>],
+        name: &MailboxName,
         owner: Option<Owner>,
         until: Instant,
     ) -> io::Result<()> {
-        let mut held = self.take_patiently(name, owner, until)?;
-        let rewritable = held.rewritable()?;
+        let mut locked = self.take_patiently(name, owner, until)?;
+        let rewritable = locked.rewritable()?;
         let mut records = Vec::new();
-        for (o, Orphan { journal, records: all, .. }) in orphans.iter().enumerate() {
+        for (o, OrphanedJournal { journal, records: all, .. }) in orphans.iter().enumerate() {
             records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
         }
         records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
-        let (mut there, doubtful) = put_right(&mut held, &rewritable, &records, |r| !r.done)?;
+        let (mut there, doubtful) = put_right(&mut locked, &rewritable, &records, |r| !r.done)?;
         rewritable.sync()?;
-        held.look_at_end()?;
+        locked.look_at_end()?;
         let mut missing = Vec::new();
         for ((o, r), number, message) in doubtful.into_iter().rev() {
             let Content::Memory(content) = &message.content else { continue };
             if !there.contains(&message.id)
-                && !find_whole(&**held.file(), &message.id, Known::Content(content))?
+                && !find_whole(&**locked.file(), &message.id, Known::Content(content))?
             {
                 there.insert(message.id.clone());
                 missing.push((o, r, number, message));
             }
         }
-        let mut boxes = HeldBoxes::from([(name.clone(), held)]);
+        let mut mailboxes = LockedMailboxes::from([(name.clone(), locked)]);
         while !missing.is_empty() {
             let mut octets = 0;
             let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
-                octets += Draft::octets_for(message, self.journal.half());
-                octets <= self.journal.half() / 2
+                octets += Draft::octets_for(message, self.journal.segment());
+                octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
             let batch: Vec<_> = missing.drain(..n).collect();
             let messages: Vec<&Message> = batch.iter().map(|(_, _, _, message)| message).collect();
-            for done in self.commit(&mut boxes, &messages) {
-                if !matches!(done, Done::Delivered(_)) {
+            for done in self.commit(&mut mailboxes, &messages) {
+                if !matches!(done, CommitResult::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
             for (o, r, number, message) in batch {
-                log::warn!("recovered message={} mailbox={}", message.id, value(name));
-                let Orphan { journal, records, .. } = &mut orphans[o];
+                events::recovered(message.id, self.directory.path_of(name).display());
+                let OrphanedJournal { journal, records, .. } = &mut orphans[o];
                 journal.settle(&mut records[r], &[number])?;
             }
         }
@@ -235,30 +238,34 @@ impl<D: Disk> Engine<D> {
     }
 
     /// Cuts off a message in place that was begun in one of its mailboxes.
-    fn cut_torn(&mut self, entry: &Entry, copy: &Copy, until: Instant) -> io::Result<()> {
-        let mut held = self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?;
-        if in_place_state(&held, copy, entry)? == InPlace::Torn {
-            held.cut_back(copy.offset, copy.repair)?;
-            let mailbox = value(&copy.to.mailbox).to_string();
-            log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+    fn cut_torn(
+        &mut self,
+        entry: &RecordedMessage,
+        copy: &Placement,
+        until: Instant,
+    ) -> io::Result<()> {
+        let mut locked = self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?;
+        if in_place_state(&locked, copy, entry)? == InPlace::Torn {
+            locked.cut_back(copy.offset, copy.repair)?;
+            events::truncated(&entry.id, locked.path().display());
         }
         Ok(())
     }
 
     /// Makes the copies of a message in place that are missing from one that is whole.
-    fn complete(&mut self, entry: &Entry, until: Instant) -> io::Result<()> {
-        let mut copies: Vec<&Copy> = entry.copies.iter().map(|(_, copy)| copy).collect();
+    fn complete(&mut self, entry: &RecordedMessage, until: Instant) -> io::Result<()> {
+        let mut copies: Vec<&Placement> = entry.copies.iter().map(|(_, copy)| copy).collect();
         copies.sort_by(|a, b| a.to.mailbox.cmp(&b.to.mailbox));
-        let mut held = Vec::with_capacity(copies.len());
+        let mut locked = Vec::with_capacity(copies.len());
         let (mut whole, mut others) = (None, Vec::new());
         for (n, copy) in copies.iter().enumerate() {
-            held.push(self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?);
+            locked.push(self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?);
             let len = in_place_len(entry, copy);
-            match in_place_state(&held[n], copy, entry)? {
+            match in_place_state(&locked[n], copy, entry)? {
                 InPlace::Whole => {
                     // In memory; on the disk perhaps not, and a sync that failed is not repeated.
-                    let file = held[n].rewritable()?;
-                    for (at, bytes) in Pieces::of(&**held[n].file(), copy.offset, len) {
+                    let file = locked[n].rewritable()?;
+                    for (at, bytes) in Pieces::of(&**locked[n].file(), copy.offset, len) {
                         write_all_at(&file, &[&bytes?], at)?;
                     }
                     file.sync()?;
@@ -268,12 +275,13 @@ impl<D: Disk> Engine<D> {
             }
         }
         let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
-        let lines = copies[whole].repair + entry.head.len() + copies[whole].to.own_line().len();
-        let (source, at) = (held[whole].file().clone(), copies[whole].offset + lines as u64);
+        let lines =
+            copies[whole].repair + entry.head.len() + copies[whole].to.delivered_to_line().len();
+        let (source, at) = (locked[whole].file().clone(), copies[whole].offset + lines as u64);
         let mut to = Vec::new();
         for n in others {
             let known = Known::Stretch(&*source, at, entry.len);
-            if !find_whole(&**held[n].file(), &entry.id, known)? {
+            if !find_whole(&**locked[n].file(), &entry.id, known)? {
                 to.push(copies[n].to.clone());
             }
         }
@@ -286,28 +294,29 @@ impl<D: Disk> Engine<D> {
         }
         let content = Content::File(file.into(), entry.len);
         let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
-        let mut boxes: HeldBoxes<D> = held.into_iter().map(|h| (h.name.clone(), h)).collect();
-        match self.commit(&mut boxes, &[&message]).pop() {
-            Some(Done::Delivered(_)) => Ok(()),
+        let mut mailboxes: LockedMailboxes<D> =
+            locked.into_iter().map(|h| (h.name.clone(), h)).collect();
+        match self.commit(&mut mailboxes, &[&message]).pop() {
+            Some(CommitResult::Delivered(_)) => Ok(()),
             done => Err(io::Error::other(format!("not appended: {done:?}"))),
         }
     }
 
     fn take_patiently(
         &mut self,
-        name: &BoxName,
+        name: &MailboxName,
         owner: Option<Owner>,
         until: Instant,
-    ) -> io::Result<Held<D>> {
+    ) -> io::Result<LockedMailbox<D>> {
         loop {
-            let who = match self.folder.take(name, owner, None) {
-                Ok(Attempt::Taken(held)) => return Ok(held),
-                Ok(Attempt::Orphaned) => {
+            let who = match self.directory.take(name, owner, None) {
+                Ok(TryLock::Taken(locked)) => return Ok(locked),
+                Ok(TryLock::Orphaned) => {
                     self.sweep()?;
                     "a dead process".into()
                 }
-                Ok(Attempt::Busy(who)) => who,
-                Err(fault) => return Err(io::Error::other(fault.to_string())),
+                Ok(TryLock::Busy(who)) => who,
+                Err(fault) => return Err(io::Error::other(fault.text)),
             };
             if Instant::now() >= until {
                 return Err(io::Error::other(format!("locked: {who}")));
@@ -321,42 +330,42 @@ impl<D: Disk> Engine<D> {
     ///
     /// # Errors
     /// It failed again.
-    pub(super) fn mend(&mut self, name: &BoxName) -> io::Result<Attempt<()>> {
+    pub(super) fn mend(&mut self, name: &MailboxName) -> io::Result<TryLock<()>> {
         let records = self.journal.read()?;
         let owner = records.iter().flat_map(copies_of).find(|c| c.to.mailbox == *name);
         let owner = owner.and_then(|copy| copy.to.owner);
-        let mut held = match self.folder.take(name, owner, None) {
-            Ok(Attempt::Taken(held)) => held,
-            Ok(Attempt::Busy(who)) => return Ok(Attempt::Busy(who)),
-            Ok(Attempt::Orphaned) => return Ok(Attempt::Orphaned),
-            Err(fault) => return Err(io::Error::other(fault.to_string())),
+        let mut locked = match self.directory.take(name, owner, None) {
+            Ok(TryLock::Taken(locked)) => locked,
+            Ok(TryLock::Busy(who)) => return Ok(TryLock::Busy(who)),
+            Ok(TryLock::Orphaned) => return Ok(TryLock::Orphaned),
+            Err(fault) => return Err(io::Error::other(fault.text)),
         };
-        let rewritable = held.rewritable()?;
+        let rewritable = locked.rewritable()?;
         let records = records.iter().rev().filter(|record| !self.journal.is_refused(record));
         let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
         // What a reader took out or moved meanwhile is its own to keep.
-        put_right(&mut held, &rewritable, &records, |_| false)?;
+        put_right(&mut locked, &rewritable, &records, |_| false)?;
         rewritable.sync()?;
-        self.folder.sync_names([name])?;
-        Ok(Attempt::Taken(()))
+        self.directory.sync_names([name])?;
+        Ok(TryLock::Taken(()))
     }
 }
 
-impl<D: Disk> Orphan<D> {
+impl<D: Disk> OrphanedJournal<D> {
     /// The messages in place that a crash may have interrupted. Only the last record can hold any:
     /// those before it were durable before it was written.
-    fn in_place(&self) -> impl Iterator<Item = &Entry> {
+    fn in_place(&self) -> impl Iterator<Item = &RecordedMessage> {
         let last = self.records.last().filter(|r| !r.done);
         last.into_iter().flat_map(|r| &r.entries).filter(|e| e.at.is_none())
     }
 }
 
-fn copies_of(record: &Record) -> impl Iterator<Item = &Copy> {
-    record.entries.iter().flat_map(|e| e.copies.iter().map(|(_, copy)| copy).chain(&e.void))
+fn copies_of(record: &Record) -> impl Iterator<Item = &Placement> {
+    record.entries.iter().flat_map(|e| e.copies.iter().map(|(_, copy)| copy).chain(&e.aborted))
 }
 
 /// Which ids were found in a mailbox, and what was not: where from, its number there, and itself.
-type PutRight<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 
 /// Writes again, from `records`, the newest first, whatever stands where it was written to a
 /// mailbox, in whole or, if `completed` says so, in part; and cuts off what is void.
@@ -364,22 +373,22 @@ type PutRight<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 /// Written again even if it reads well, and even if done: a sync that failed once leaves in memory
 /// what is not on the disk.
 fn put_right<D: Disk, From: std::marker::Copy>(
-    held: &mut Held<D>,
+    locked: &mut LockedMailbox<D>,
     file: &D::File,
     records: &[(From, &Journal<D>, &Record)],
     completed: impl Fn(&Record) -> bool,
-) -> io::Result<PutRight<From>> {
+) -> io::Result<MailboxRepair<From>> {
     let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
     for (from, journal, record) in records {
         for entry in record.entries.iter().rev() {
             if there.contains(&entry.id) {
                 continue;
             }
-            let copy = entry.copies.iter().find(|(_, c)| c.to.mailbox == held.name);
+            let copy = entry.copies.iter().find(|(_, c)| c.to.mailbox == locked.name);
             let Some((number, copy)) = copy else { continue };
             let Some(message) = message_of(journal, entry, copy)? else { continue };
-            if rewrite(held, file, copy, &message, completed(record))? {
-                held.len = held.file().stat()?.len;
+            if rewrite(locked, file, copy, &message, completed(record))? {
+                locked.len = locked.file().stat()?.len;
                 there.insert(message.id);
             } else if record.done {
                 there.insert(message.id);
@@ -390,19 +399,18 @@ fn put_right<D: Disk, From: std::marker::Copy>(
     }
     for (_, journal, record) in records {
         for entry in record.entries.iter().rev().filter(|e| !there.contains(&e.id)) {
-            let void = entry.void.iter().find(|c| c.to.mailbox == held.name);
-            let Some(copy) = void else { continue };
+            let aborted = entry.aborted.iter().find(|c| c.to.mailbox == locked.name);
+            let Some(copy) = aborted else { continue };
             let (ours, len) = match message_of(journal, entry, copy)? {
-                Some(message) => stands(held, copy, &message)?,
+                Some(message) => stands(locked, copy, &message)?,
                 None => {
-                    let state = in_place_state(held, copy, entry)?;
+                    let state = in_place_state(locked, copy, entry)?;
                     (matches!(state, InPlace::Whole | InPlace::Torn), in_place_len(entry, copy))
                 }
             };
-            if ours && held.len > copy.offset && held.len <= copy.offset + len {
-                held.cut_back(copy.offset, copy.repair)?;
-                let mailbox = value(&held.name).to_string();
-                log::warn!("cut-back message={} mailbox={mailbox}", entry.id);
+            if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
+                locked.cut_back(copy.offset, copy.repair)?;
+                events::truncated(&entry.id, locked.path().display());
             }
         }
     }
@@ -412,8 +420,8 @@ fn put_right<D: Disk, From: std::marker::Copy>(
 /// A copy as it was recorded; None for a message in place.
 fn message_of<D: Disk>(
     journal: &Journal<D>,
-    entry: &Entry,
-    copy: &Copy,
+    entry: &RecordedMessage,
+    copy: &Placement,
 ) -> io::Result<Option<Message>> {
     Ok(journal.content(entry)?.map(|content| Message {
         id: entry.id.clone(),
@@ -425,14 +433,18 @@ fn message_of<D: Disk>(
 
 /// Whether what stands where `copy` says is ours, in whole or in part, zeros among it or none of
 /// it at all; and how long it would be.
-fn stands<D: Disk>(held: &Held<D>, copy: &Copy, message: &Message) -> io::Result<(bool, u64)> {
+fn stands<D: Disk>(
+    locked: &LockedMailbox<D>,
+    copy: &Placement,
+    message: &Message,
+) -> io::Result<(bool, u64)> {
     let ours = octets_of(message, copy.repair);
     let len = ours.len() as u64;
-    if (held.stat.dev, held.stat.ino) != copy.file {
+    if (locked.stat.dev, locked.stat.ino) != copy.file {
         return Ok((false, len));
     }
-    let mut theirs = vec![0; held.len.saturating_sub(copy.offset).min(len) as usize];
-    read_exact_at(&**held.file(), &mut theirs, copy.offset)?;
+    let mut theirs = vec![0; locked.len.saturating_sub(copy.offset).min(len) as usize];
+    read_exact_at(&**locked.file(), &mut theirs, copy.offset)?;
     Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
 }
 
@@ -440,15 +452,15 @@ fn stands<D: Disk>(held: &Held<D>, copy: &Copy, message: &Message) -> io::Result
 /// to be `completed` it must go all the way: where a reader took it out, the empty line that ends
 /// the message before may be what ours began with.
 fn rewrite<D: Disk>(
-    held: &Held<D>,
+    locked: &LockedMailbox<D>,
     file: &D::File,
-    copy: &Copy,
+    copy: &Placement,
     message: &Message,
     completed: bool,
 ) -> io::Result<bool> {
-    let (ours, len) = stands(held, copy, message)?;
-    let whole = held.len >= copy.offset + len;
-    if !ours || held.len <= copy.offset || !(whole || completed) {
+    let (ours, len) = stands(locked, copy, message)?;
+    let whole = locked.len >= copy.offset + len;
+    if !ours || locked.len <= copy.offset || !(whole || completed) {
         return Ok(false);
     }
     write_all_at(file, &[&octets_of(message, copy.repair)], copy.offset)?;
@@ -470,24 +482,28 @@ enum InPlace {
 
 /// A chunk that the file's end cuts short tells nothing, and is not taken for ours: it may be the
 /// whole of a short message that came since. Ours end where chunks do.
-fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Result<InPlace> {
-    let Some(sums) = copy.sums.as_ref().filter(|_| (held.stat.dev, held.stat.ino) == copy.file)
+fn in_place_state<D: Disk>(
+    locked: &LockedMailbox<D>,
+    copy: &Placement,
+    entry: &RecordedMessage,
+) -> io::Result<InPlace> {
+    let Some(sums) = copy.sums.as_ref().filter(|_| (locked.stat.dev, locked.stat.ino) == copy.file)
     else {
         return Ok(InPlace::Other);
     };
-    if held.len <= copy.offset {
+    if locked.len <= copy.offset {
         return Ok(InPlace::Missing);
     }
     let len = in_place_len(entry, copy);
-    let (mut whole, mut ours) = (held.len >= copy.offset + len, held.len <= copy.offset + len);
+    let (mut whole, mut ours) = (locked.len >= copy.offset + len, locked.len <= copy.offset + len);
     let mut buf = Vec::new();
     for (at, octets, crc) in sums.chunks(copy.offset, len) {
-        if at >= held.len {
+        if at >= locked.len {
             break;
         }
-        let stands = octets.min(held.len - at);
+        let stands = octets.min(locked.len - at);
         buf.resize(usize::try_from(stands).unwrap_or_default(), 0);
-        read_exact_at(&**held.file(), &mut buf, at)?;
+        read_exact_at(&**locked.file(), &mut buf, at)?;
         let right = stands == octets && crc32fast::hash(&buf) == crc;
         whole &= right;
         ours &= right || buf.iter().all(|b| *b == 0);
@@ -499,15 +515,15 @@ fn in_place_state<D: Disk>(held: &Held<D>, copy: &Copy, entry: &Entry) -> io::Re
     })
 }
 
-fn in_place_len(entry: &Entry, copy: &Copy) -> u64 {
-    let lines = copy.repair + entry.head.len() + copy.to.own_line().len() + 1;
+fn in_place_len(entry: &RecordedMessage, copy: &Placement) -> u64 {
+    let lines = copy.repair + entry.head.len() + copy.to.delivered_to_line().len() + 1;
     lines as u64 + entry.len
 }
 
 /// A copy of a message in memory, octet for octet.
 fn octets_of(message: &Message, repair: usize) -> Vec<u8> {
     let Content::Memory(content) = &message.content else { return Vec::new() };
-    let line = message.to.first().map(Destination::own_line).unwrap_or_default();
+    let line = message.to.first().map(Destination::delivered_to_line).unwrap_or_default();
     let ends = b"\n\n".get(..repair).unwrap_or_default();
     let octets = [ends, &message.head, &line, content, b"\n"].concat();
     debug_assert!(message.to.iter().all(|to| octets.len() as u64 == copy_len(message, to, repair)));

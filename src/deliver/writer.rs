@@ -19,52 +19,52 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use super::disk::{Disk, Kind};
-use super::engine::{Done, Engine, HeldBoxes};
+use super::commit::{CommitResult, Committer, LockedMailboxes};
+use super::disk::{Disk, FileKind};
 use super::journal::{COPIES_MAX, Draft, Journal, MESSAGES_MAX};
-use super::lock::{Attempt, Dotlocks, Identity};
-use super::mailbox::{Folder, check};
+use super::locks::{DotlockDirectory, Identity, TryLock};
+use super::mailbox::{MailboxStore, check};
 use super::recover::claim;
-use super::{Fault, Outcome, Settings, Why, forward};
-use crate::counters::Counters;
-use crate::logging::value;
-use crate::message::{BoxName, Content, Destination, Message, Owner};
+use super::{DeferReason, DeliveryConfig, DeliveryError, Outcome, forward};
+use crate::message::{Content, Destination, MailboxName, Message, Owner};
+use crate::observe::counters::Counters;
+use crate::observe::events;
 
 /// The sessions' end of the channel to the writer. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Post {
+pub struct WriterHandle {
     jobs: Sender<Job>,
-    errands: Sender<Errand>,
-    looker: Arc<dyn Look>,
+    forward_requests: Sender<ForwardFileRequest>,
+    looker: Arc<dyn MailboxPrecheck>,
 }
 
-impl Post {
-    /// Hands `message` over and waits for its outcome, at most `patience`. When that is over the
+impl WriterHandle {
+    /// Hands `message` over and waits for its outcome, at most `timeout`. When that is over the
     /// outcome is `Later(GivenUp)` and the message is not delivered afterwards.
-    pub fn deliver(&self, message: Message, patience: Duration) -> Outcome {
-        self.send(message, patience).outcome()
+    pub fn deliver(&self, message: Message, timeout: Duration) -> Outcome {
+        self.send(message, timeout).outcome()
     }
 
-    /// Hands `message` over, which takes at most `patience`. Whoever does not wait for its outcome
+    /// Hands `message` over, which takes at most `timeout`. Whoever does not wait for its outcome
     /// leaves it to the writer, which delivers it if it can.
-    pub fn send(&self, message: Message, patience: Duration) -> Pending {
-        let until = Instant::now() + patience;
-        let ticket = Arc::new(Ticket::default());
-        let job = Job::new(message, Answer(ticket.clone()));
-        match self.jobs.send_timeout(job, patience) {
+    pub fn send(&self, message: Message, timeout: Duration) -> PendingOutcome {
+        let until = Instant::now() + timeout;
+        let ticket = Arc::new(OutcomeCell::default());
+        let job = Job::new(message, OutcomeSender(ticket.clone()));
+        match self.jobs.send_timeout(job, timeout) {
             Ok(()) => {}
             Err(crossbeam_channel::SendTimeoutError::Timeout(job)) => {
-                job.answer.give(Outcome::Later(Why::GivenUp));
+                job.answer.give(Outcome::Later(DeferReason::GivenUp));
             }
             Err(crossbeam_channel::SendTimeoutError::Disconnected(job)) => {
-                job.answer.give(Outcome::Later(Why::Stopping));
+                job.answer.give(Outcome::Later(DeferReason::Stopping));
             }
         }
-        Pending { ticket, until }
+        PendingOutcome { ticket, until }
     }
 
     /// What `.forward` in the folder `home` says, which is `owner`'s; see
-    /// [`forward`](super::forward::read). Waits `patience` at most.
+    /// [`forward`](super::forward::read). Waits `timeout` at most.
     ///
     /// # Errors
     /// It is not to be used, or the writer has no time.
@@ -72,13 +72,13 @@ impl Post {
         &self,
         home: &Path,
         owner: Owner,
-        patience: Duration,
+        timeout: Duration,
     ) -> io::Result<Option<Vec<u8>>> {
         let (answer, told) = bounded(1);
-        let errand = Errand { home: home.to_owned(), owner, answer };
+        let errand = ForwardFileRequest { home: home.to_owned(), owner, answer };
         let busy = || io::Error::new(io::ErrorKind::TimedOut, "the writer is busy");
-        self.errands.send_timeout(errand, patience).map_err(|_| busy())?;
-        told.recv_timeout(patience).map_err(|_| busy())?
+        self.forward_requests.send_timeout(errand, timeout).map_err(|_| busy())?;
+        told.recv_timeout(timeout).map_err(|_| busy())?
     }
 
     /// Whether mail for `to` stands a chance now, without a lock: a mailbox that is no regular
@@ -93,12 +93,12 @@ impl Post {
 
 /// A message that was handed over.
 #[derive(Debug)]
-pub struct Pending {
-    ticket: Arc<Ticket>,
+pub struct PendingOutcome {
+    ticket: Arc<OutcomeCell>,
     until: Instant,
 }
 
-impl Pending {
+impl PendingOutcome {
     /// Whether waiting for the outcome takes no time.
     pub fn is_decided(&self) -> bool {
         self.ticket.lock().is_some()
@@ -113,17 +113,17 @@ impl Pending {
 
 /// The running writer.
 #[derive(Debug)]
-pub struct Writer {
+pub struct WriterThread {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-impl Writer {
+impl WriterThread {
     /// Ends the thread, after every message in hand has its outcome and all is synced.
     pub fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            log::error!("writer-panicked");
+            events::writer_panicked();
         }
     }
 }
@@ -134,33 +134,33 @@ impl Writer {
 /// The mail folder or the spool cannot be used; the text names the path and the cure.
 pub fn start_on<D: Disk>(
     disk: Arc<D>,
-    settings: Settings,
+    settings: DeliveryConfig,
     counters: Arc<Counters>,
-) -> io::Result<(Post, Writer)> {
-    let looker = Arc::new(Looker {
+) -> io::Result<(WriterHandle, WriterThread)> {
+    let looker = Arc::new(DiskPrecheck {
         disk: disk.clone(),
-        folder: settings.mail_dir.clone(),
+        directory: settings.mail_dir.clone(),
         uid: nix::unistd::geteuid().as_raw(),
         limit: settings.mailbox_limit,
     });
-    let mut engine = open_engine(&disk, &settings, &counters)?;
+    let mut committer = open_engine(&disk, &settings, &counters)?;
     let (jobs, queue) = bounded(settings.queue.max(1));
-    let (errands, asked) = bounded(settings.queue.max(1));
+    let (forward_requests, asked) = bounded(settings.queue.max(1));
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
-        let mut line = Line::new(queue, asked, stopped, &settings);
+        let mut line = BatchQueue::new(queue, asked, stopped, &settings);
         loop {
-            match catch_unwind(AssertUnwindSafe(|| line.serve(&mut engine))) {
-                Ok(()) => return engine.close(),
+            match catch_unwind(AssertUnwindSafe(|| line.serve(&mut committer))) {
+                Ok(()) => return committer.close(),
                 // Whoever was in the batch has been answered 451 by the unwinding. What it left
                 // half done is what a killed process leaves, and is set right in the same way.
                 Err(_) => {
-                    log::error!("writer-panicked: recovering");
-                    drop(engine);
+                    events::writer_panicked();
+                    drop(committer);
                     loop {
                         match open_engine(&disk, &settings, &counters) {
-                            Ok(fresh) => break engine = fresh,
-                            Err(e) => log::error!("writer-failed error={}", value(e)),
+                            Ok(fresh) => break committer = fresh,
+                            Err(e) => events::writer_restart_failed(e),
                         }
                         if !line.refuse_all(Duration::from_secs(1)) {
                             return;
@@ -170,70 +170,72 @@ pub fn start_on<D: Disk>(
             }
         }
     })?;
-    Ok((Post { jobs, errands, looker }, Writer { stop, thread }))
+    Ok((WriterHandle { jobs, forward_requests, looker }, WriterThread { stop, thread }))
 }
 
 fn open_engine<D: Disk>(
     disk: &Arc<D>,
-    settings: &Settings,
+    settings: &DeliveryConfig,
     counters: &Arc<Counters>,
-) -> io::Result<Engine<D>> {
-    let named = |path: &Path, cure: &str, e: io::Error| {
-        io::Error::new(e.kind(), format!("{}: {e}; {cure}", path.display()))
+) -> io::Result<Committer<D>> {
+    let named = |path: &Path, fix: &str, e: io::Error| {
+        io::Error::new(e.kind(), format!("{}: {e}; {fix}", path.display()))
     };
     let identity = Identity::new(&**disk);
     let mail = disk.look(&settings.mail_dir).and_then(|stat| match stat.kind {
-        Kind::Folder | Kind::Symlink => Ok(stat),
+        FileKind::Directory | FileKind::Symlink => Ok(stat),
         _ => Err(io::ErrorKind::NotADirectory.into()),
     });
     let mail = mail.map_err(|e| named(&settings.mail_dir, "choose another with --mail-dir", e))?;
     let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
-    let folder = Folder {
+    let directory = MailboxStore {
         disk: disk.clone(),
         path: settings.mail_dir.clone(),
         spool: settings.spool.clone(),
-        dotlocks: Dotlocks::new(disk.clone(), &settings.mail_dir, identity.clone()),
+        dotlocks: DotlockDirectory::new(disk.clone(), &settings.mail_dir, identity.clone()),
         locks: settings.locks,
         limit: settings.mailbox_limit,
         uid: nix::unistd::geteuid().as_raw(),
         group: mail_group.map(|g| g.gid.as_raw()).filter(|gid| *gid == mail.gid),
     };
     let spool = &settings.spool;
-    let cure = "choose another with --spool";
-    let claimed = claim(&folder, spool, &identity).map_err(|e| named(spool, cure, e))?;
+    let fix = "choose another with --spool";
+    let claimed = claim(&directory, spool, &identity).map_err(|e| named(spool, fix, e))?;
     // Gone for good before their journals tell no more that the owners of these locks are dead: a
     // power loss brings back even what was removed long ago.
-    let swept = folder.dotlocks.sweep(|_| false).and_then(|()| disk.sync_folder(&folder.path));
+    let swept =
+        directory.dotlocks.sweep(|_| false).and_then(|()| disk.sync_folder(&directory.path));
     swept.map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
     let mut journal = None;
     for empty in claimed.empty {
-        if journal.is_none() && empty.half() == settings.journal_half {
+        if journal.is_none() && empty.segment() == settings.journal_segment {
             journal = Some(empty);
-        } else if empty.half() == settings.journal_half || empty.half() == 0 {
+        } else if empty.segment() == settings.journal_segment || empty.segment() == 0 {
             // One is enough; and one whose maker was killed before it was written out is none.
             disk.unlink(&empty.path).map_err(|e| named(&empty.path, "remove it", e))?;
         }
     }
     let mut journal = match journal {
         Some(journal) => journal,
-        None => Journal::create(&**disk, spool, settings.journal_half, &identity)
-            .map_err(|e| named(spool, cure, e))?,
+        None => Journal::create(&**disk, spool, settings.journal_segment, &identity)
+            .map_err(|e| named(spool, fix, e))?,
     };
     // Its maker may have been killed before its name was durable.
     let taken = journal.empty(&identity).and_then(|()| disk.sync_folder(spool));
-    taken.map_err(|e| named(&journal.path, cure, e))?;
-    let mut engine = Engine::new(folder, spool.clone(), identity, counters.clone(), journal)?;
-    engine.recover(claimed.orphans, Instant::now() + settings.lock_timeout);
-    if let Err(e) = engine.settle_all() {
-        log::error!("journal-failed error={}", value(e));
+    taken.map_err(|e| named(&journal.path, fix, e))?;
+    let mut committer =
+        Committer::new(directory, spool.clone(), identity, counters.clone(), journal)?;
+    committer.recover(claimed.orphans, Instant::now() + settings.lock_timeout);
+    if let Err(e) = committer.checkpoint_all() {
+        events::journal_failed(None::<&str>, e);
     }
-    engine.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
-    Ok(engine)
+    committer.sweep().map_err(|e| named(&settings.mail_dir, "see mailslot check", e))?;
+    Ok(committer)
 }
 
 /// A forward file that somebody wants to know.
 #[derive(Debug)]
-struct Errand {
+struct ForwardFileRequest {
     home: PathBuf,
     owner: Owner,
     answer: Sender<io::Result<Option<Vec<u8>>>>,
@@ -244,18 +246,18 @@ struct Errand {
 struct Job {
     message: Message,
     /// Its mailboxes, sorted: the order in which they are locked.
-    names: Vec<(BoxName, usize)>,
-    answer: Answer,
+    names: Vec<(MailboxName, usize)>,
+    answer: OutcomeSender,
     came: Instant,
     wait: Duration,
     due: Instant,
     /// The mailbox it was set aside for.
-    behind: Option<BoxName>,
+    behind: Option<MailboxName>,
 }
 
 impl Job {
-    fn new(message: Message, answer: Answer) -> Job {
-        let mut names: Vec<(BoxName, usize)> =
+    fn new(message: Message, answer: OutcomeSender) -> Job {
+        let mut names: Vec<(MailboxName, usize)> =
             message.to.iter().enumerate().map(|(i, to)| (to.mailbox.clone(), i)).collect();
         names.sort();
         let now = Instant::now();
@@ -268,9 +270,9 @@ impl Job {
 }
 
 /// The messages that wait: in the channel, and set aside.
-struct Line {
+struct BatchQueue {
     queue: Receiver<Job>,
-    errands: Receiver<Errand>,
+    forward_requests: Receiver<ForwardFileRequest>,
     stopped: Receiver<()>,
     aside: Vec<Job>,
     lock_timeout: Duration,
@@ -279,39 +281,39 @@ struct Line {
     /// How long the last batch took to become durable, and how many it had.
     last: (Duration, usize),
     random: RandomState,
-    lots: u64,
+    jitter: u64,
     busy_since: Option<Instant>,
 }
 
-impl Line {
+impl BatchQueue {
     fn new(
         queue: Receiver<Job>,
-        errands: Receiver<Errand>,
+        forward_requests: Receiver<ForwardFileRequest>,
         stopped: Receiver<()>,
-        settings: &Settings,
-    ) -> Line {
-        Line {
+        settings: &DeliveryConfig,
+    ) -> BatchQueue {
+        BatchQueue {
             queue,
-            errands,
+            forward_requests,
             stopped,
             aside: Vec::new(),
             lock_timeout: settings.lock_timeout,
             // So many may wait long for one mailbox, each keeping a session: a quarter of them.
             aside_max: (settings.queue / 4).max(1),
-            batch_octets: settings.journal_half / 4,
+            batch_octets: settings.journal_segment / 4,
             last: (Duration::ZERO, 0),
             random: RandomState::new(),
-            lots: 0,
+            jitter: 0,
             busy_since: None,
         }
     }
 
     /// Batch after batch until the writer is stopped and nobody waits.
-    fn serve<D: Disk>(&mut self, engine: &mut Engine<D>) {
+    fn serve<D: Disk>(&mut self, committer: &mut Committer<D>) {
         let mut stopping = None;
         loop {
             let batch = match stopping {
-                None => match self.next_batch(engine) {
+                None => match self.next_batch(committer) {
                     Some(batch) => batch,
                     None => {
                         stopping = Some(Instant::now() + STOP_PATIENCE);
@@ -328,7 +330,7 @@ impl Line {
                     }
                     if Instant::now() >= until {
                         for job in batch.into_iter().chain(self.aside.drain(..)) {
-                            job.answer.give(Outcome::Later(Why::Stopping));
+                            job.answer.give(Outcome::Later(DeferReason::Stopping));
                         }
                         return;
                     }
@@ -339,17 +341,17 @@ impl Line {
                 }
             };
             if !batch.is_empty() {
-                self.deliver(engine, batch);
+                self.deliver(committer, batch);
             }
         }
     }
 
     /// Waits for the next batch; None when the writer is to stop.
-    fn next_batch<D: Disk>(&mut self, engine: &mut Engine<D>) -> Option<Vec<Job>> {
+    fn next_batch<D: Disk>(&mut self, committer: &mut Committer<D>) -> Option<Vec<Job>> {
         let now = Instant::now();
         let next = self.aside.iter().map(|j| j.due).min();
-        let quiet = if engine.is_settled() { IDLE } else { QUIET };
-        let patience = next.map_or(quiet, |due| due.saturating_duration_since(now).min(quiet));
+        let quiet = if committer.is_clean() { IDLE } else { QUIET };
+        let timeout = next.map_or(quiet, |due| due.saturating_duration_since(now).min(quiet));
         let mut batch = Vec::new();
         crossbeam_channel::select! {
             recv(self.queue) -> job => match job {
@@ -357,15 +359,15 @@ impl Line {
                 Err(_) => return None,
             },
             recv(self.stopped) -> _ => return None,
-            recv(self.errands) -> errand => if let Ok(Errand { home, owner, answer }) = errand {
+            recv(self.forward_requests) -> errand => if let Ok(ForwardFileRequest { home, owner, answer }) = errand {
                 // Whoever asked may have given up.
-                let _ = answer.send(forward::read(&*engine.folder.disk, &home, owner));
+                let _ = answer.send(forward::read(&*committer.directory.disk, &home, owner));
             },
-            default(patience) => {
+            default(timeout) => {
                 let still = self.busy_since.is_none_or(|since| since.elapsed() >= QUIET);
-                if still && !engine.is_settled() {
-                    if let Err(e) = engine.settle_beside() {
-                        log::error!("journal-failed error={}", value(e));
+                if still && !committer.is_clean() {
+                    if let Err(e) = committer.checkpoint_in_background() {
+                        events::journal_failed(None::<&str>, e);
                     }
                     // Whatever came of it, the next step is a while away.
                     self.busy_since = Some(Instant::now());
@@ -386,7 +388,7 @@ impl Line {
         if batch.is_empty() {
             return;
         }
-        let mut octets: u64 = batch.iter().map(|j| j.message.content.octets()).sum();
+        let mut octets: u64 = batch.iter().map(|j| j.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|j| j.names.len()).sum();
         let slow = self.last.0 >= SLOW_SYNC && self.last.1 > 1;
         let until = Instant::now() + self.last.0 / 2;
@@ -399,21 +401,21 @@ impl Line {
                 Err(_) => None,
             };
             let Some(job) = more else { return };
-            octets += job.message.content.octets();
+            octets += job.message.content.size();
             copies += job.names.len();
             batch.push(job);
         }
     }
 
     /// One batch: locks, delivery, answers.
-    fn deliver<D: Disk>(&mut self, engine: &mut Engine<D>, batch: Vec<Job>) {
-        engine.maintain();
-        let mut held = HeldBoxes::new();
+    fn deliver<D: Disk>(&mut self, committer: &mut Committer<D>, batch: Vec<Job>) {
+        committer.maintain();
+        let mut locked = LockedMailboxes::new();
         let mut large = HashSet::new();
         let mut ready: Vec<Job> = Vec::with_capacity(batch.len());
         let mut orphaned = false;
         let known = !batch.iter().any(Job::is_large);
-        let (half, mut octets) = (engine.journal_half(), 0);
+        let (segment, mut octets) = (committer.journal_segment(), 0);
         let mut batch = VecDeque::from(batch);
         while let Some(job) = batch.pop_front() {
             if job.answer.is_given_up() {
@@ -427,13 +429,13 @@ impl Line {
                 continue;
             }
             // One record holds the batch. What was set aside comes in any number.
-            octets += Draft::octets_for(&job.message, half);
-            if octets > half / 2 && !ready.is_empty() {
+            octets += Draft::octets_for(&job.message, segment);
+            if octets > segment / 2 && !ready.is_empty() {
                 self.set_aside(job, None);
                 continue;
             }
-            match lock_all(engine, &mut held, &job, known) {
-                Ok(Attempt::Taken(())) => {
+            match lock_all(committer, &mut locked, &job, known) {
+                Ok(TryLock::Taken(())) => {
                     if job.is_large() {
                         large.extend(job.names.iter().map(|(name, _)| name.clone()));
                     }
@@ -441,84 +443,90 @@ impl Line {
                     batch.extend(self.behind(&job));
                     ready.push(job);
                 }
-                Ok(Attempt::Busy((name, who))) => self.wait_for(engine, job, name, &who),
-                Ok(Attempt::Orphaned) => {
+                Ok(TryLock::Busy((name, who))) => self.wait_for(committer, job, name, &who),
+                Ok(TryLock::Orphaned) => {
                     if let Some((name, _)) = job.names.first().cloned() {
-                        self.wait_for(engine, job, name, "a dead process");
+                        self.wait_for(committer, job, name, "a dead process");
                     }
                     orphaned = true;
                 }
                 Err(fault) => {
-                    log::error!("not-delivered message={} {fault}", job.message.id);
+                    fault.log(&job.message.id);
                     job.answer.give(fault.outcome);
                 }
             }
         }
-        self.commit(engine, held, ready);
-        if orphaned && let Err(e) = engine.recover_orphans() {
-            log::error!("recovery-failed error={}", value(e));
+        self.commit(committer, locked, ready);
+        if orphaned && let Err(e) = committer.recover_orphans() {
+            events::recovery_failed(None::<&str>, None::<&str>, e);
         }
     }
 
-    fn commit<D: Disk>(&mut self, engine: &mut Engine<D>, mut held: HeldBoxes<D>, jobs: Vec<Job>) {
+    fn commit<D: Disk>(
+        &mut self,
+        committer: &mut Committer<D>,
+        mut locked: LockedMailboxes<D>,
+        jobs: Vec<Job>,
+    ) {
         if jobs.is_empty() {
             return;
         }
         let began = Instant::now();
         let messages: Vec<&Message> = jobs.iter().map(|j| &j.message).collect();
-        let mut results = engine.commit(&mut held, &messages);
+        let mut results = committer.commit(&mut locked, &messages);
         self.last = (began.elapsed(), jobs.len());
         self.busy_since = Some(Instant::now());
         // From the last to the first: what is taken back must stand at the end.
         let mut answers = Vec::with_capacity(jobs.len());
         for job in jobs.into_iter().rev() {
             match results.pop() {
-                Some(Done::Delivered(written)) => {
+                Some(CommitResult::Delivered(written)) => {
                     if !job.answer.decide(Outcome::Delivered) {
-                        let gone = engine.take_back(&mut held, &written);
-                        log::warn!("given-up message={} taken-back={gone}", job.message.id);
+                        let gone = committer.take_back(&mut locked, &written);
+                        events::delivery_withdrawn(&job.message.id, gone);
                     }
                     answers.push(job.answer);
                 }
-                Some(Done::Failed(outcome)) => {
+                Some(CommitResult::Failed(outcome)) => {
                     job.answer.decide(outcome);
                     answers.push(job.answer);
                 }
-                Some(Done::Again) | None => self.set_aside(job, None),
+                Some(CommitResult::Retry) | None => self.set_aside(job, None),
             }
         }
-        drop(held);
+        drop(locked);
         drop(answers);
     }
 
     /// The mailbox is locked: again later, unless it has waited long enough, or too many wait for
     /// it and it is not just a reader's short moment.
-    fn wait_for<D: Disk>(&mut self, engine: &Engine<D>, job: Job, name: BoxName, who: &str) {
+    fn wait_for<D: Disk>(
+        &mut self,
+        committer: &Committer<D>,
+        job: Job,
+        name: MailboxName,
+        who: &str,
+    ) {
         let waited = job.came.elapsed();
         let others = self.aside.iter().filter(|j| j.behind.as_ref() == Some(&name));
         let (others, first) =
             others.fold((0, job.came), |(n, first), j| (n + 1, first.min(j.came)));
         let crowded = others >= self.aside_max && first.elapsed() >= CROWD_PATIENCE;
         if waited >= self.lock_timeout || crowded {
-            let path = value(engine.folder.path_of(&name).display()).to_string();
-            log::warn!(
-                "not-delivered message={} mailbox={path} locked-by={} waited={}s",
-                job.message.id,
-                value(who),
-                waited.as_secs()
-            );
-            job.answer.give(Outcome::Later(Why::Busy));
+            let path = committer.directory.path_of(&name);
+            events::mailbox_busy(&job.message.id, path.display(), who, waited.as_secs());
+            job.answer.give(Outcome::Later(DeferReason::Busy));
             return;
         }
         if job.behind.is_none() {
-            engine.counters.lock_waits.one();
+            committer.counters.lock_waits.one();
         }
         self.set_aside(job, Some(name));
     }
 
     /// Takes up again the messages that were set aside for a mailbox of `job`.
     fn behind(&mut self, job: &Job) -> Vec<Job> {
-        let is_ours = |name: &BoxName| job.names.iter().any(|(ours, _)| ours == name);
+        let is_ours = |name: &MailboxName| job.names.iter().any(|(ours, _)| ours == name);
         let (behind, rest) =
             self.aside.drain(..).partition(|j| j.behind.as_ref().is_some_and(is_ours));
         self.aside = rest;
@@ -526,12 +534,12 @@ impl Line {
     }
 
     /// Puts a message off: at once if it is not for a lock, else for its next waiting time.
-    fn set_aside(&mut self, mut job: Job, behind: Option<BoxName>) {
+    fn set_aside(&mut self, mut job: Job, behind: Option<MailboxName>) {
         let now = Instant::now();
         job.due = now;
         if behind.is_some() {
-            self.lots = self.lots.wrapping_add(1);
-            let lot = self.random.hash_one(self.lots) % 1000;
+            self.jitter = self.jitter.wrapping_add(1);
+            let lot = self.random.hash_one(self.jitter) % 1000;
             job.due += job.wait + job.wait / 2 * (lot as u32) / 1000;
             let deadline = job.came + self.lock_timeout;
             job.due = job.due.min(deadline.max(now + FIRST_WAIT / 5));
@@ -558,41 +566,42 @@ impl Line {
 /// must tell of its own writes. An error is told once to each descriptor, and the checkpoint, which
 /// has those files, may be told of this one.
 fn lock_all<D: Disk>(
-    engine: &Engine<D>,
-    held: &mut HeldBoxes<D>,
+    committer: &Committer<D>,
+    locked: &mut LockedMailboxes<D>,
     job: &Job,
     known: bool,
-) -> Result<Attempt<(), (BoxName, String)>, Fault> {
+) -> Result<TryLock<(), (MailboxName, String)>, DeliveryError> {
     let mut taken = HashMap::new();
     for (name, i) in &job.names {
-        if held.contains_key(name) {
+        if locked.contains_key(name) {
             continue;
         }
-        if !engine.admits(name).map_err(|f| f.on(name))? {
-            return Ok(Attempt::Busy((name.clone(), "nobody, but to be mended".into())));
+        let on = |error: DeliveryError| error.on(committer.directory.path_of(name));
+        if !committer.admits(name).map_err(on)? {
+            return Ok(TryLock::Busy((name.clone(), "nobody, but to be mended".into())));
         }
         let owner = job.message.to.get(*i).and_then(|to| to.owner);
-        let file = engine.known(name).filter(|_| known);
-        match engine.folder.take(name, owner, file).map_err(|f| f.on(name))? {
-            Attempt::Taken(h) => {
+        let file = committer.known(name).filter(|_| known);
+        match committer.directory.take(name, owner, file).map_err(on)? {
+            TryLock::Taken(h) => {
                 taken.insert(name.clone(), h);
             }
-            Attempt::Busy(who) => return Ok(Attempt::Busy((name.clone(), who))),
-            Attempt::Orphaned => return Ok(Attempt::Orphaned),
+            TryLock::Busy(who) => return Ok(TryLock::Busy((name.clone(), who))),
+            TryLock::Orphaned => return Ok(TryLock::Orphaned),
         }
     }
-    held.extend(taken);
-    Ok(Attempt::Taken(()))
+    locked.extend(taken);
+    Ok(TryLock::Taken(()))
 }
 
 /// What session and writer share of one message: it is decided once, by whichever comes first.
 #[derive(Debug, Default)]
-struct Ticket {
+struct OutcomeCell {
     outcome: Mutex<Option<Outcome>>,
     told: Condvar,
 }
 
-impl Ticket {
+impl OutcomeCell {
     /// The session's side.
     fn wait(&self, until: Instant) -> Outcome {
         let mut outcome = self.lock();
@@ -601,7 +610,7 @@ impl Ticket {
                 return outcome.clone();
             }
             let Some(left) = until.checked_duration_since(Instant::now()) else {
-                return outcome.insert(Outcome::Later(Why::GivenUp)).clone();
+                return outcome.insert(Outcome::Later(DeferReason::GivenUp)).clone();
             };
             outcome =
                 self.told.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
@@ -613,11 +622,11 @@ impl Ticket {
     }
 }
 
-/// The writer's side of a [`Ticket`]. Dropped without a decision, the message was not delivered.
+/// The writer's side of a [`OutcomeCell`]. Dropped without a decision, the message was not delivered.
 #[derive(Debug)]
-struct Answer(Arc<Ticket>);
+struct OutcomeSender(Arc<OutcomeCell>);
 
-impl Answer {
+impl OutcomeSender {
     /// Decides; false if the session has given up. The session wakes when this is dropped.
     fn decide(&self, outcome: Outcome) -> bool {
         let mut decided = self.0.lock();
@@ -640,51 +649,51 @@ impl Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for OutcomeSender {
     fn drop(&mut self) {
-        self.decide(Outcome::Later(Why::Io));
+        self.decide(Outcome::Later(DeferReason::Io));
         self.0.told.notify_one();
     }
 }
 
 /// The look at a mailbox before its mail data, for any disk.
-trait Look: Send + Sync + std::fmt::Debug {
+trait MailboxPrecheck: Send + Sync + std::fmt::Debug {
     fn look(&self, to: &Destination) -> Result<(), Outcome>;
 }
 
-struct Looker<D> {
+struct DiskPrecheck<D> {
     disk: Arc<D>,
-    folder: std::path::PathBuf,
+    directory: std::path::PathBuf,
     uid: u32,
     limit: Option<u64>,
 }
 
-impl<D: Disk> Look for Looker<D> {
+impl<D: Disk> MailboxPrecheck for DiskPrecheck<D> {
     fn look(&self, to: &Destination) -> Result<(), Outcome> {
-        let path = self.folder.join(to.mailbox.as_str());
+        let path = self.directory.join(to.mailbox.as_str());
         let looked = match self.disk.look(&path) {
             Ok(stat) => {
                 check(&stat, to.owner.map_or(self.uid, |o| o.uid)).and_then(|()| match self.limit {
                     Some(limit) if stat.len >= limit => {
                         let text = format!("is at its limit, {} octets now", stat.len);
-                        Err(Fault { outcome: Outcome::Never(Why::OverQuota), text })
+                        Err(DeliveryError::new(Outcome::Never(DeferReason::OverQuota), text))
                     }
                     _ => Ok(()),
                 })
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(Fault::io("stat", e)),
+            Err(e) => Err(DeliveryError::io("stat", e)),
         };
         looked.map_err(|fault| {
-            log::warn!("refused mailbox={} {fault}", value(path.display()));
+            events::mailbox_unavailable(path.display(), fault.text);
             fault.outcome
         })
     }
 }
 
-impl<D> std::fmt::Debug for Looker<D> {
+impl<D> std::fmt::Debug for DiskPrecheck<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Looker").field("folder", &self.folder).finish_non_exhaustive()
+        f.debug_struct("Looker").field("folder", &self.directory).finish_non_exhaustive()
     }
 }
 

@@ -19,7 +19,7 @@
 //!
 //! Nothing a client sends is ever read by this parser (hazard: programs as addresses from
 //! strangers). What is wrong in one line costs that line only: a target that cannot be used is kept
-//! as [`Target::Wrong`], so that mail for its alias is put off and not refused or misdelivered.
+//! as [`AliasTarget::Invalid`], so that mail for its alias is put off and not refused or misdelivered.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +30,7 @@ use crate::smtp::Mailbox;
 
 /// One thing an alias leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum AliasTarget {
     /// `bob`: an alias or a user of this host.
     Name(String),
     /// `bob@example.org`, here or elsewhere.
@@ -40,7 +40,7 @@ pub enum Target {
     /// `:include:/file`
     Include(PathBuf),
     /// Cannot be used.
-    Wrong {
+    Invalid {
         /// As it stands in the file, escaped and cut short.
         text: String,
         /// What is wrong with it.
@@ -50,16 +50,16 @@ pub enum Target {
 
 /// A target and the line it stands in, counted from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
+pub struct AliasItem {
     /// The line.
     pub line: usize,
     /// What stands there.
-    pub target: Target,
+    pub target: AliasTarget,
 }
 
 /// One alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct AliasEntry {
     /// The name as written, unquoted if it is a name alone.
     pub name: String,
     /// For `user@host`: both, parsed.
@@ -67,7 +67,7 @@ pub struct Entry {
     /// The line it begins in, counted from 1.
     pub line: usize,
     /// What it leads to; may be empty.
-    pub items: Vec<Item>,
+    pub items: Vec<AliasItem>,
 }
 
 /// All aliases of one file.
@@ -76,7 +76,7 @@ pub struct Aliases {
     /// The file, for messages.
     pub path: PathBuf,
     /// In the order of the file.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<AliasEntry>,
     /// Lines that are no alias, and second aliases of a name, with their line numbers.
     pub complaints: Vec<(usize, String)>,
     by_name: HashMap<String, usize>,
@@ -110,7 +110,7 @@ impl Aliases {
             .or_else(|| self.by_name.get(&name.to_lowercase()).copied())
     }
 
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: AliasEntry) {
         let (map, key) = match &entry.mailbox {
             Some(m) => (&mut self.by_mailbox, mailbox_key(m.local(), &m.domain().to_ascii())),
             None => (&mut self.by_name, entry.name.to_lowercase()),
@@ -129,20 +129,20 @@ impl Aliases {
 }
 
 /// The targets in `text`, the content of an `:include:` file.
-pub fn parse_include(text: &[u8]) -> Vec<Item> {
+pub fn parse_include(text: &[u8]) -> Vec<AliasItem> {
     let text = String::from_utf8_lossy(text);
     logical_lines(&text).into_iter().flat_map(|(line, text)| items(line, &text)).collect()
 }
 
 /// As it would stand in the file.
-impl fmt::Display for Target {
+impl fmt::Display for AliasTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Name(name) => f.write_str(name),
-            Target::Mailbox(mailbox) => mailbox.fmt(f),
-            Target::User(name) => write!(f, "\\{name}"),
-            Target::Include(path) => write!(f, ":include:{}", path.display()),
-            Target::Wrong { text, .. } => f.write_str(text),
+            AliasTarget::Name(name) => f.write_str(name),
+            AliasTarget::Mailbox(mailbox) => mailbox.fmt(f),
+            AliasTarget::User(name) => write!(f, "\\{name}"),
+            AliasTarget::Include(path) => write!(f, ":include:{}", path.display()),
+            AliasTarget::Invalid { text, .. } => f.write_str(text),
         }
     }
 }
@@ -169,7 +169,7 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
 }
 
 /// `name: targets`
-fn entry(line: usize, text: &str) -> Result<Entry, String> {
+fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
     let colon =
         outside_quotes(text, ':').ok_or_else(|| format!("no colon in `{}`", shown(text)))?;
     let (name, rest) = text.split_at(colon);
@@ -177,23 +177,23 @@ fn entry(line: usize, text: &str) -> Result<Entry, String> {
     let first = line + name.matches('\n').count();
     let (name, rest) = (name.trim(), rest.strip_prefix(':').unwrap_or(rest));
     let (name, mailbox) = match target(name) {
-        Target::Name(name) => (name, None),
-        Target::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
-        Target::Wrong { text, why } => return Err(format!("`{text}` {why}")),
-        Target::User(_) | Target::Include(_) => {
+        AliasTarget::Name(name) => (name, None),
+        AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
+        AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
+        AliasTarget::User(_) | AliasTarget::Include(_) => {
             return Err(format!("`{}` cannot be the name of an alias", shown(name)));
         }
     };
     let mut items = items(first, rest);
     if items.is_empty() {
         let (text, why) = (String::new(), "leads nowhere".to_owned());
-        items.push(Item { line, target: Target::Wrong { text, why } });
+        items.push(AliasItem { line, target: AliasTarget::Invalid { text, why } });
     }
-    Ok(Entry { name, mailbox, line, items })
+    Ok(AliasEntry { name, mailbox, line, items })
 }
 
 /// The targets of a list with commas between, comments taken out.
-fn items(mut line: usize, text: &str) -> Vec<Item> {
+fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
     let mut items = Vec::new();
     let mut raw = String::new();
     let mut raw_line = line;
@@ -201,7 +201,7 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
     let mut octets = text.chars();
     let mut end = |raw: &mut String, line: usize| {
         if !raw.trim().is_empty() {
-            items.push(Item { line, target: target(raw.trim()) });
+            items.push(AliasItem { line, target: target(raw.trim()) });
         }
         raw.clear();
     };
@@ -246,8 +246,8 @@ fn items(mut line: usize, text: &str) -> Vec<Item> {
 }
 
 /// One target, without the blanks around it.
-fn target(text: &str) -> Target {
-    let wrong = |why: &str| Target::Wrong { text: shown(text), why: why.to_owned() };
+fn target(text: &str) -> AliasTarget {
+    let wrong = |why: &str| AliasTarget::Invalid { text: shown(text), why: why.to_owned() };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),
@@ -269,7 +269,7 @@ fn target(text: &str) -> Target {
     }
     if let Some(path) = strip_include(plain) {
         return match Path::new(path) {
-            path if path.is_absolute() => Target::Include(path.to_owned()),
+            path if path.is_absolute() => AliasTarget::Include(path.to_owned()),
             _ => wrong("is not the full path of a file"),
         };
     }
@@ -278,24 +278,24 @@ fn target(text: &str) -> Target {
     }
     if unquoted.is_some() {
         return match plain.len() {
-            0..=NAME_MAX => Target::Name(plain.to_owned()),
+            0..=NAME_MAX => AliasTarget::Name(plain.to_owned()),
             _ => wrong("is too long for a name"),
         };
     }
     if let Some(user) = text.strip_prefix('\\') {
         return match is_bare_name(user) {
-            true => Target::User(user.to_owned()),
+            true => AliasTarget::User(user.to_owned()),
             false => wrong("is not `\\` and a user name"),
         };
     }
     if outside_quotes(text, '@').is_some() {
         return match Mailbox::parse(text) {
-            Ok(mailbox) => Target::Mailbox(mailbox),
+            Ok(mailbox) => AliasTarget::Mailbox(mailbox),
             Err(e) => wrong(&format!("is not an address: {}", e.0)),
         };
     }
     match is_bare_name(text) {
-        true => Target::Name(text.to_owned()),
+        true => AliasTarget::Name(text.to_owned()),
         false => wrong("is not a name (quotes around it? a comma or a line of its own?)"),
     }
 }

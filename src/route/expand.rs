@@ -1,4 +1,4 @@
-//! From a name to mailboxes: one step ([`Local::look_up`]), and the walk through the aliases.
+//! From a name to mailboxes: one step ([`LocalRoute::look_up`]), and the walk through the aliases.
 //!
 //! A walk goes down the tree of targets, depth first, in the order of the file:
 //!
@@ -20,27 +20,27 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::aliases::{Aliases, Entry, Item, Target, parse_include};
-use super::source::{self, Trust};
+use super::alias_file::{self, FileTrust};
+use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
 use super::users::User;
-use super::{Local, Member, Refusal};
-use crate::message::{BoxName, Destination};
+use super::{LocalRoute, Member, Refusal};
+use crate::message::{Destination, MailboxName};
 use crate::smtp::{Domain, Mailbox};
 
 /// Where a name leads, one step on.
 #[derive(Debug)]
-pub(super) enum Lead {
+pub(super) enum Lookup {
     /// To this entry of the aliases.
     Alias(usize),
     /// To a user's mailbox.
-    User(Found),
+    User(ExpansionTarget),
     /// Nowhere.
     Nobody,
 }
 
 /// An end of a walk, on this host.
 #[derive(Clone, Debug)]
-pub(super) enum Found {
+pub(super) enum ExpansionTarget {
     /// A mailbox, and its user.
     Mailbox(Destination, Member),
     /// An alias that was not followed any further (EXPN).
@@ -49,17 +49,17 @@ pub(super) enum Found {
 
 /// Something that spoils a walk.
 #[derive(Clone, Debug)]
-pub(super) struct Fault {
+pub(super) struct AliasError {
     pub refusal: Refusal,
     /// What an administrator can do about it.
-    pub cure: String,
+    pub fix: String,
 }
 
-impl Local {
+impl LocalRoute {
     /// Whether mail for `domain` is ours. Of address literals only the loopback's are: a host of
     /// many addresses does not know them all.
     pub(super) fn is_ours(&self, domain: &Domain) -> bool {
-        use crate::smtp::Literal::{General, V4, V6};
+        use crate::smtp::AddressLiteral::{General, V4, V6};
         let every = self.settings.sandbox && self.domains.is_empty();
         every
             || match domain {
@@ -92,19 +92,19 @@ impl Local {
         aliases: Option<&Aliases>,
         name: &str,
         host: &str,
-    ) -> Result<Lead, Refusal> {
+    ) -> Result<Lookup, Refusal> {
         let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
         let spellings = [(name, "")].into_iter().chain(parted).chain(self.fallbacks(name));
         for (spelling, tag) in spellings {
             if let Some(index) = aliases.and_then(|a| a.find(spelling, host)) {
-                return Ok(Lead::Alias(index));
+                return Ok(Lookup::Alias(index));
             }
             if let Some(user) = self.user(spelling)? {
-                return self.mailbox(user, tag, host).map(Lead::User);
+                return self.mailbox(user, tag, host).map(Lookup::User);
             }
         }
-        Ok(Lead::Nobody)
+        Ok(Lookup::Nobody)
     }
 
     /// Who else gets the mail for postmaster.
@@ -125,36 +125,39 @@ impl Local {
     }
 
     /// A user's mailbox. Delivered-To names the user, and keeps the tag.
-    fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<Found, Refusal> {
+    fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<ExpansionTarget, Refusal> {
         let host = if self.settings.sandbox { host } else { &self.primary };
         let local = format!("{}{tag}", user.name);
         let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
-        let (Some(mailbox), Ok(address)) = (BoxName::new(&user.name), address) else {
+        let (Some(mailbox), Ok(address)) = (MailboxName::new(&user.name), address) else {
             return Err(Refusal::NameNotAllowed);
         };
         let delivered_to = address.to_string();
         let destination = Destination { mailbox, owner: user.owner, delivered_to };
-        Ok(Found::Mailbox(destination, Member { full_name: user.full_name, mailbox: address }))
+        Ok(ExpansionTarget::Mailbox(
+            destination,
+            Member { full_name: user.full_name, mailbox: address },
+        ))
     }
 }
 
 /// A walk and what it has found so far.
-pub(super) struct Walk<'a> {
-    pub(super) local: &'a Local,
+pub(super) struct Expansion<'a> {
+    pub(super) local: &'a LocalRoute,
     pub(super) aliases: &'a Aliases,
-    pub(super) kind: Kind,
+    pub(super) kind: ExpansionMode,
     /// The ends on this host, none twice.
-    pub found: Vec<Found>,
+    pub found: Vec<ExpansionTarget>,
     /// The ends on other hosts, none twice.
     pub remote: Vec<Mailbox>,
     /// What was wrong on the way. The first spoils the walk; an explaining one goes on.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<AliasError>,
     /// The way, for people; only of an explaining walk.
     pub lines: Vec<String>,
-    boxes: HashSet<BoxName>,
+    boxes: HashSet<MailboxName>,
     /// From the start to where the walk is now.
-    path: Vec<Node>,
-    done: HashSet<Node>,
+    path: Vec<ExpansionStep>,
+    done: HashSet<ExpansionStep>,
     pub(super) addresses: usize,
     includes: usize,
     /// The users whose forward files the walk is in.
@@ -165,7 +168,7 @@ pub(super) struct Walk<'a> {
 
 /// How a walk goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ExpansionMode {
     /// To all ends, stopping at the first fault: RCPT and VRFY.
     Resolve,
     /// Only to an alias's own targets: EXPN.
@@ -176,22 +179,22 @@ pub(super) enum Kind {
 
 /// A place where a walk can come by twice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Node {
+enum ExpansionStep {
     Alias(usize),
     Include(PathBuf),
 }
 
 /// The file and line a target stands in.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct SourceLine<'a> {
     file: &'a Path,
     line: usize,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Expansion<'a> {
     /// A walk that has not begun.
-    pub fn new(local: &'a Local, aliases: &'a Aliases, kind: Kind) -> Walk<'a> {
-        Walk {
+    pub fn new(local: &'a LocalRoute, aliases: &'a Aliases, kind: ExpansionMode) -> Expansion<'a> {
+        Expansion {
             local,
             aliases,
             kind,
@@ -219,29 +222,29 @@ impl<'a> Walk<'a> {
         self.alias(index);
     }
 
-    fn name(&mut self, name: &str, host: &str, from: Option<Place<'_>>) {
+    fn name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
         let (local, aliases) = (self.local, self.aliases);
         let mut lead = local.look_up(Some(aliases), name, host);
         // `alice: alice, bob` is the user alice; also by way of a list in a file of its own.
         let holder = self.path.iter().rev().find_map(|node| match node {
-            Node::Alias(index) => Some(*index),
-            Node::Include(_) => None,
+            ExpansionStep::Alias(index) => Some(*index),
+            ExpansionStep::Include(_) => None,
         });
-        if let (Ok(Lead::Alias(index)), Some(holder)) = (&lead, holder)
+        if let (Ok(Lookup::Alias(index)), Some(holder)) = (&lead, holder)
             && *index == holder
         {
             lead = local.look_up(None, name, host);
         }
         match lead {
-            Ok(Lead::Alias(index)) => self.alias(index),
+            Ok(Lookup::Alias(index)) => self.alias(index),
             lead => self.end(name, lead, from),
         }
     }
 
     /// Takes a user's mailbox, or the fault that there is none.
-    fn end(&mut self, name: &str, lead: Result<Lead, Refusal>, from: Option<Place<'_>>) {
+    fn end(&mut self, name: &str, lead: Result<Lookup, Refusal>, from: Option<SourceLine<'_>>) {
         match (lead, from) {
-            (Ok(Lead::User(found)), _) => self.take(found),
+            (Ok(Lookup::User(found)), _) => self.take(found),
             (Err(refusal @ Refusal::Later(_)), _) => {
                 self.fault(refusal, "look at the system's user database (getent passwd)");
             }
@@ -258,16 +261,17 @@ impl<'a> Walk<'a> {
     }
 
     /// A user's mail goes where the user wants it, or into the mailbox.
-    fn take(&mut self, found: Found) {
+    fn take(&mut self, found: ExpansionTarget) {
         match &found {
-            Found::Mailbox(to, _) if self.kind != Kind::Members && self.forward(to) => {}
+            ExpansionTarget::Mailbox(to, _)
+                if self.kind != ExpansionMode::Members && self.forward(to) => {}
             _ => self.keep(found),
         }
     }
 
     /// The mailbox itself, whatever its user's forward file says.
-    pub(super) fn keep(&mut self, found: Found) {
-        let Found::Mailbox(to, _) = &found else { return };
+    pub(super) fn keep(&mut self, found: ExpansionTarget) {
+        let ExpansionTarget::Mailbox(to, _) = &found else { return };
         let new = self.boxes.insert(to.mailbox.clone());
         let again = if new { "" } else { " (again)" };
         self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
@@ -279,24 +283,24 @@ impl<'a> Walk<'a> {
     fn alias(&mut self, index: usize) {
         let aliases = self.aliases;
         let Some(entry) = aliases.entries.get(index) else { return };
-        if self.kind == Kind::Members && !self.path.is_empty() {
+        if self.kind == ExpansionMode::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
                 Some(mailbox) => Ok(mailbox.clone()),
-                None => self.local.at_home(&entry.name),
+                None => self.local.at_primary_domain(&entry.name),
             };
-            self.found.extend(list.ok().map(Found::List));
+            self.found.extend(list.ok().map(ExpansionTarget::List));
             return;
         }
         self.note(|| {
             let file = aliases.path.display();
             format!("alias {} ({file}:{}) -> {}", entry.name, entry.line, listed(&entry.items))
         });
-        self.descend(Node::Alias(index), &entry.items, &aliases.path);
+        self.descend(ExpansionStep::Alias(index), &entry.items, &aliases.path);
     }
 
-    fn include(&mut self, path: &Path, from: Place<'_>) {
+    fn include(&mut self, path: &Path, from: SourceLine<'_>) {
         self.note(|| format!(":include:{}", path.display()));
-        let node = Node::Include(path.to_owned());
+        let node = ExpansionStep::Include(path.to_owned());
         if self.path.contains(&node) || self.done.contains(&node) {
             return self.descend(node, &[], path);
         }
@@ -305,17 +309,17 @@ impl<'a> Walk<'a> {
             let what = format!("leads to more than {INCLUDES_MAX} :include: files");
             return self.too_much(&what, "use fewer files");
         }
-        match source::read(path, Trust::Included) {
+        match alias_file::read(path, FileTrust::Included) {
             Ok((text, _)) => self.descend(node, &parse_include(&text), path),
             Err(unread) => {
                 let what = format!("includes a file that is not read: {}", unread.what);
-                self.wrong(from, &what, &unread.cure);
+                self.wrong(from, &what, &unread.fix);
             }
         }
     }
 
     /// Follows the targets at `node`, unless the walk is there or was there.
-    fn descend(&mut self, node: Node, items: &[Item], file: &Path) {
+    fn descend(&mut self, node: ExpansionStep, items: &[AliasItem], file: &Path) {
         if let Some(start) = self.path.iter().position(|on_path| *on_path == node) {
             let what = format!("a loop: {}", self.loop_from(start));
             return self.wrong_at(self.loop_place(start), &what, "take one of its names out");
@@ -337,8 +341,8 @@ impl<'a> Walk<'a> {
         self.path.pop();
     }
 
-    pub(super) fn item(&mut self, item: &Item, file: &Path) {
-        let from = Place { file, line: item.line };
+    pub(super) fn item(&mut self, item: &AliasItem, file: &Path) {
+        let from = SourceLine { file, line: item.line };
         self.addresses += 1;
         if self.addresses > ADDRESSES_MAX {
             let what = format!("leads to more than {ADDRESSES_MAX} addresses");
@@ -346,25 +350,25 @@ impl<'a> Walk<'a> {
         }
         let local = self.local;
         match &item.target {
-            Target::Name(name) => self.name(name, &local.primary, Some(from)),
-            Target::User(name) => match local.look_up(None, name, &local.primary) {
-                Ok(Lead::User(found)) => self.keep(found),
+            AliasTarget::Name(name) => self.name(name, &local.primary, Some(from)),
+            AliasTarget::User(name) => match local.look_up(None, name, &local.primary) {
+                Ok(Lookup::User(found)) => self.keep(found),
                 lead => self.end(name, lead, Some(from)),
             },
-            Target::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
+            AliasTarget::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
                 self.name(mailbox.local(), &local.host(mailbox.domain()), Some(from));
             }
-            Target::Mailbox(mailbox) => {
+            AliasTarget::Mailbox(mailbox) => {
                 self.note(|| format!("{mailbox}: on another host"));
                 if !self.remote.contains(mailbox) {
                     self.remote.push(mailbox.clone());
                 }
             }
-            Target::Include(path) => self.include(path, from),
-            Target::Wrong { text, why } if text.is_empty() => {
+            AliasTarget::Include(path) => self.include(path, from),
+            AliasTarget::Invalid { text, why } if text.is_empty() => {
                 self.wrong(from, why, "name somebody, or take the alias out");
             }
-            Target::Wrong { text, why } => {
+            AliasTarget::Invalid { text, why } => {
                 self.wrong(from, &format!("leads to `{text}`, which {why}"), "correct the line");
             }
         }
@@ -373,33 +377,33 @@ impl<'a> Walk<'a> {
     /// Whether going on is no use.
     fn is_over(&self) -> bool {
         self.addresses > ADDRESSES_MAX
-            || (self.kind != Kind::Explain && !self.faults.is_empty())
+            || (self.kind != ExpansionMode::Explain && !self.faults.is_empty())
             // A database that does not answer would be waited for at every name.
-            || matches!(self.faults.last(), Some(Fault { refusal: Refusal::Later(_), .. }))
+            || matches!(self.faults.last(), Some(AliasError { refusal: Refusal::Later(_), .. }))
     }
 
     /// A fault in a target of the alias that the walk is in.
-    fn wrong(&mut self, from: Place<'_>, what: &str, cure: &str) {
+    fn wrong(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
         let holder = self.path.iter().rev().find_map(|node| self.entry(node));
         let name = holder.map_or("", |entry| entry.name.as_str());
-        self.wrong_at(from, &format!("alias `{name}` {what}"), cure);
+        self.wrong_at(from, &format!("alias `{name}` {what}"), fix);
     }
 
     /// A limit was passed: by the alias that the walk began with, not by the last straw.
-    fn too_much(&mut self, what: &str, cure: &str) {
+    fn too_much(&mut self, what: &str, fix: &str) {
         let Some(entry) = self.path.first().and_then(|node| self.entry(node)) else { return };
-        let place = Place { file: &self.aliases.path, line: entry.line };
-        self.wrong_at(place, &format!("alias `{}` {what}", entry.name), cure);
+        let place = SourceLine { file: &self.aliases.path, line: entry.line };
+        self.wrong_at(place, &format!("alias `{}` {what}", entry.name), fix);
     }
 
-    fn wrong_at(&mut self, place: Place<'_>, what: &str, cure: &str) {
+    fn wrong_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
         let what = format!("{}:{}: {what}", place.file.display(), place.line);
         self.note(|| format!("! {what}"));
-        self.fault(Refusal::Misconfigured(what), cure);
+        self.fault(Refusal::Misconfigured(what), fix);
     }
 
-    fn fault(&mut self, refusal: Refusal, cure: &str) {
-        self.faults.push(Fault { refusal, cure: cure.to_owned() });
+    fn fault(&mut self, refusal: Refusal, fix: &str) {
+        self.faults.push(AliasError { refusal, fix: fix.to_owned() });
     }
 
     /// `a -> b -> a`, beginning with the first in the file, wherever the walk came in: so that the
@@ -410,46 +414,48 @@ impl<'a> Walk<'a> {
         let ring = nodes.iter().cycle().skip(first).take(nodes.len() + 1);
         let names: Vec<String> = ring
             .map(|node| match node {
-                Node::Alias(_) => self.entry(node).map(|e| e.name.clone()).unwrap_or_default(),
-                Node::Include(path) => format!(":include:{}", path.display()),
+                ExpansionStep::Alias(_) => {
+                    self.entry(node).map(|e| e.name.clone()).unwrap_or_default()
+                }
+                ExpansionStep::Include(path) => format!(":include:{}", path.display()),
             })
             .collect();
         names.join(" -> ")
     }
 
     /// Where that loop begins.
-    fn loop_place(&self, start: usize) -> Place<'a> {
+    fn loop_place(&self, start: usize) -> SourceLine<'a> {
         let nodes = self.path.get(start..).unwrap_or_default();
         let first = nodes.get(self.first_of(nodes)).or(self.path.first());
         let line = first.and_then(|node| self.entry(node)).map_or(1, |entry| entry.line);
-        Place { file: &self.aliases.path, line }
+        SourceLine { file: &self.aliases.path, line }
     }
 
     /// Of a loop's nodes the one to begin with: the alias that comes first in the file.
-    fn first_of(&self, nodes: &[Node]) -> usize {
-        let order = |node: &Node| match node {
-            Node::Alias(index) => *index,
-            Node::Include(_) => usize::MAX,
+    fn first_of(&self, nodes: &[ExpansionStep]) -> usize {
+        let order = |node: &ExpansionStep| match node {
+            ExpansionStep::Alias(index) => *index,
+            ExpansionStep::Include(_) => usize::MAX,
         };
         (0..nodes.len()).min_by_key(|i| nodes.get(*i).map(order)).unwrap_or(0)
     }
 
-    fn entry(&self, node: &Node) -> Option<&'a Entry> {
+    fn entry(&self, node: &ExpansionStep) -> Option<&'a AliasEntry> {
         match node {
-            Node::Alias(index) => self.aliases.entries.get(*index),
-            Node::Include(_) => None,
+            ExpansionStep::Alias(index) => self.aliases.entries.get(*index),
+            ExpansionStep::Include(_) => None,
         }
     }
 
     pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.kind == Kind::Explain {
+        if self.kind == ExpansionMode::Explain {
             self.lines.push(format!("{:1$}{2}", "", 2 * (self.path.len() + 1), text()));
         }
     }
 }
 
 /// Targets for people, the first few of them.
-fn listed(items: &[Item]) -> String {
+fn listed(items: &[AliasItem]) -> String {
     let mut names: Vec<String> =
         items.iter().take(LISTED_MAX).map(|item| item.target.to_string()).collect();
     if items.len() > LISTED_MAX {

@@ -10,10 +10,10 @@
 
 use std::path::Path;
 
-use super::aliases::{Target, parse_include};
-use super::expand::{LEVELS_MAX, Walk};
-use crate::logging::value;
+use super::aliases::{AliasTarget, parse_include};
+use super::expand::{Expansion, LEVELS_MAX};
 use crate::message::Destination;
+use crate::observe::events;
 
 /// Who reads forward files.
 pub trait ForwardFiles: Send + Sync {
@@ -24,7 +24,7 @@ pub trait ForwardFiles: Send + Sync {
     fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String>;
 }
 
-impl Walk<'_> {
+impl Expansion<'_> {
     /// Follows the forward file of a user whose mailbox is `to`. Whether there was one.
     pub(super) fn forward(&mut self, to: &Destination) -> bool {
         let user = to.mailbox.as_str();
@@ -43,7 +43,7 @@ impl Walk<'_> {
             Err(why) => Err(why),
         };
         if let Err(why) = &followed {
-            log::warn!("forward-file user={} not-used={}", value(user), value(why));
+            events::forward_file_ignored(user, why);
             self.note(|| format!("! ~{user}/.forward is not used: {why}"));
         }
         followed.is_ok_and(|any| any)
@@ -57,12 +57,12 @@ impl Walk<'_> {
         }
         for item in &items {
             match &item.target {
-                Target::Name(_) | Target::Mailbox(_) | Target::User(_) => {}
-                Target::Include(path) => return Err(format!(":include:{}", path.display())),
-                Target::Wrong { text, why } => return Err(format!("`{text}` {why}")),
+                AliasTarget::Name(_) | AliasTarget::Mailbox(_) | AliasTarget::User(_) => {}
+                AliasTarget::Include(path) => return Err(format!(":include:{}", path.display())),
+                AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
             }
         }
-        let mut inner = Walk::new(self.local, self.aliases, self.kind);
+        let mut inner = Expansion::new(self.local, self.aliases, self.kind);
         inner.forwarding = self.forwarding.clone();
         inner.forwarding.push(user.to_owned());
         inner.forwarded = std::mem::take(&mut self.forwarded);

@@ -19,17 +19,17 @@
 //!   leads to a single mailbox elsewhere is told to the sender (551); one that leads here *and*
 //!   elsewhere, or to several elsewhere, is refused (550) while nothing is relayed, because a
 //!   sender who followed a 551 would reach only one of them. Where mail for other hosts has a way
-//!   out ([`Settings::relays`]) all of these go it, for every client; any other address elsewhere
+//!   out ([`RouteConfig::relays`]) all of these go it, for every client; any other address elsewhere
 //!   is for those who may relay, which is not judged here.
 //! - What is unknown for sure is 550; what cannot be known now, or is wrong in the aliases, is 451,
 //!   so that mail waits for the administrator instead of going back.
 //! - Mail for postmaster is taken, whatever the aliases say.
 
+pub mod alias_file;
 pub mod aliases;
 mod expand;
+mod explain;
 mod forward;
-mod report;
-pub mod source;
 pub mod users;
 
 use std::collections::HashSet;
@@ -38,13 +38,14 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use crate::message::Destination;
+use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
-use aliases::{Aliases, Target};
-use expand::{Fault, Found, Kind, Lead, POSTMASTER, Walk};
+use aliases::{AliasTarget, Aliases};
+use expand::{AliasError, Expansion, ExpansionMode, ExpansionTarget, Lookup, POSTMASTER};
+pub use explain::Problem;
 pub use forward::ForwardFiles;
-pub use report::Problem;
-use users::{Anyone, Named, Passwd, Recent, Users};
+use users::{AnyUser, CachedUsers, FixedUsers, Passwd, Users};
 
 /// Why an address is not taken. The session turns it into a reply, in one function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +77,7 @@ pub struct Member {
 
 /// Where mail for one address goes, on this host and on others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Way {
+pub struct Resolution {
     /// The mailboxes on this host, none twice.
     pub here: Vec<Destination>,
     /// The mailboxes on other hosts, none twice. Empty while nothing is relayed.
@@ -88,13 +89,13 @@ pub struct Way {
     pub owner: Option<Mailbox>,
 }
 
-/// Where mail goes. A server takes any implementation: [`Local`] is the host's own.
+/// Where mail goes. A server takes any implementation: [`LocalRoute`] is the host's own.
 pub trait Route: Send + Sync {
     /// The mailboxes that mail for `to` is delivered to: at least one, none twice.
     fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal>;
     /// The same, and the mailboxes on other hosts, by a route that relays.
-    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
-        self.resolve(to).map(|here| Way { here, ..Way::default() })
+    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
+        self.resolve(to).map(|here| Resolution { here, ..Resolution::default() })
     }
     /// The user that `name` (a user name, or a mailbox) stands for.
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
@@ -112,7 +113,7 @@ pub trait Route: Send + Sync {
 
 /// What the host's own routing is told.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct RouteConfig {
     /// The names that are ours. The first is the primary one: it completes names in VRFY and
     /// Delivered-To.
     pub domains: Vec<String>,
@@ -132,37 +133,37 @@ pub struct Settings {
 }
 
 /// The host's own routing: its domains, users and aliases.
-pub struct Local {
-    settings: Settings,
+pub struct LocalRoute {
+    settings: RouteConfig,
     /// In ASCII and lower case: a name is the same with U-labels and with A-labels (RFC 5890).
     domains: HashSet<String>,
     primary: String,
     users: Box<dyn Users>,
-    aliases: source::Live,
+    aliases: alias_file::AliasFile,
     forwards: OnceLock<Box<dyn ForwardFiles>>,
 }
 
-impl Local {
+impl LocalRoute {
     /// Routing by `settings`. Aliases that cannot be read do not stop it: they are logged, tried
     /// again, and until then everything local is answered `Later`.
-    pub fn new(settings: Settings) -> Local {
+    pub fn new(settings: RouteConfig) -> LocalRoute {
         let users: Box<dyn Users> = match (settings.users.as_slice(), settings.sandbox) {
-            ([], true) => Box::new(Anyone),
-            ([], false) => Box::new(Recent::new(Passwd)),
-            (names, _) => Box::new(Named::new(names)),
+            ([], true) => Box::new(AnyUser),
+            ([], false) => Box::new(CachedUsers::new(Passwd)),
+            (names, _) => Box::new(FixedUsers::new(names)),
         };
-        Local::with_users(settings, users)
+        LocalRoute::with_users(settings, users)
     }
 
     /// The same, with a directory of users of one's own.
-    pub fn with_users(settings: Settings, users: Box<dyn Users>) -> Local {
+    pub fn with_users(settings: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
         let names = settings.domains.iter().chain([&settings.hostname]);
         let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
         let primary = names.into_iter().find(is_name);
-        Local {
+        LocalRoute {
             domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
-            aliases: source::Live::new(settings.aliases.clone()),
+            aliases: alias_file::AliasFile::new(settings.aliases.clone()),
             forwards: OnceLock::new(),
             settings,
             users,
@@ -179,23 +180,23 @@ impl Local {
         let Ok(aliases) = self.aliases.current() else { return Vec::new() };
         let items = aliases.entries.iter().flat_map(|entry| &entry.items);
         let files = items.filter_map(|item| match &item.target {
-            Target::Include(path) => Some(path.clone()),
+            AliasTarget::Include(path) => Some(path.clone()),
             _ => None,
         });
         files.collect()
     }
 
     /// Where mail for `mailbox`, one of ours, ends; elsewhere too only if `relays`.
-    fn ends(&self, mailbox: &Mailbox, relays: bool) -> Result<Ends, Refusal> {
+    fn ends(&self, mailbox: &Mailbox, relays: bool) -> Result<ExpansionResult, Refusal> {
         if !self.is_ours(mailbox.domain()) {
             return Err(Refusal::NotLocal);
         }
         self.ends_of(mailbox.local(), &self.host(mailbox.domain()), relays)
     }
 
-    fn ends_of(&self, name: &str, host: &str, relays: bool) -> Result<Ends, Refusal> {
+    fn ends_of(&self, name: &str, host: &str, relays: bool) -> Result<ExpansionResult, Refusal> {
         let aliases = self.current()?;
-        let mut walk = Walk::new(self, &aliases, Kind::Resolve);
+        let mut walk = Expansion::new(self, &aliases, ExpansionMode::Resolve);
         walk.start_at_name(name, host);
         match verdict(walk, relays) {
             // An alias that cannot be followed here is no reason to refuse postmaster: straight to
@@ -205,9 +206,12 @@ impl Local {
                     && !matches!(refusal, Refusal::Later(_)) =>
             {
                 match self.look_up(None, name, host)? {
-                    Lead::User(Found::Mailbox(to, member)) => {
-                        log::warn!("postmaster to={} not=alias", to.mailbox);
-                        Ok(Ends { here: vec![(to, member)], elsewhere: Vec::new() })
+                    Lookup::User(ExpansionTarget::Mailbox(to, member)) => {
+                        events::postmaster_alias_ignored(
+                            format_args!("<{}>", to.delivered_to),
+                            refusal,
+                        );
+                        Ok(ExpansionResult { here: vec![(to, member)], elsewhere: Vec::new() })
                     }
                     _ => Err(refusal),
                 }
@@ -220,8 +224,8 @@ impl Local {
     fn by_full_name(&self, text: &str) -> Result<Member, Refusal> {
         let known = self.users.list();
         let mut members =
-            known.iter().filter(|user| users::answers_to(user, text)).filter_map(|user| {
-                let mailbox = self.at_home(&user.name).ok()?;
+            known.iter().filter(|user| users::matches_vrfy(user, text)).filter_map(|user| {
+                let mailbox = self.at_primary_domain(&user.name).ok()?;
                 Some(Member { full_name: user.full_name.clone(), mailbox })
             });
         match (members.next(), members.next()) {
@@ -239,7 +243,7 @@ impl Local {
         let text = text.trim();
         let text = text.strip_prefix('<').and_then(|t| t.strip_suffix('>')).unwrap_or(text);
         match Mailbox::parse(text) {
-            Err(_) if !text.contains('@') => self.at_home(text),
+            Err(_) if !text.contains('@') => self.at_primary_domain(text),
             mailbox => mailbox,
         }
     }
@@ -253,7 +257,7 @@ impl Local {
     }
 
     /// `name` at the primary domain.
-    fn at_home(&self, name: &str) -> Result<Mailbox, SyntaxError> {
+    fn at_primary_domain(&self, name: &str) -> Result<Mailbox, SyntaxError> {
         Mailbox::new(name, Domain::Name(self.primary.clone()))
     }
 
@@ -262,7 +266,7 @@ impl Local {
     }
 }
 
-impl Route for Local {
+impl Route for LocalRoute {
     fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
         let ends = match to {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, false)?,
@@ -271,13 +275,13 @@ impl Route for Local {
         Ok(ends.here.into_iter().map(|(destination, _)| destination).collect())
     }
 
-    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let relays = self.settings.relays;
         let ends = match to {
             ForwardPath::Postmaster => self.ends_of(POSTMASTER, &self.primary, relays)?,
             ForwardPath::Mailbox(mailbox) if relays && !self.is_ours(mailbox.domain()) => {
                 let elsewhere = vec![mailbox.clone()];
-                return Ok(Way { elsewhere, is_relay: true, ..Way::default() });
+                return Ok(Resolution { elsewhere, is_relay: true, ..Resolution::default() });
             }
             ForwardPath::Mailbox(mailbox) => self.ends(mailbox, relays)?,
         };
@@ -286,7 +290,7 @@ impl Route for Local {
             ForwardPath::Mailbox(list) if !ends.elsewhere.is_empty() => self.owner_of(list)?,
             _ => None,
         };
-        Ok(Way { here, elsewhere: ends.elsewhere, is_relay: false, owner })
+        Ok(Resolution { here, elsewhere: ends.elsewhere, is_relay: false, owner })
     }
 
     /// A user name, a mailbox, or else a full name or a word of one. A list that all of its members
@@ -314,7 +318,7 @@ impl Route for Local {
             return Err(Refusal::NotLocal);
         }
         let aliases = self.current()?;
-        let mut walk = Walk::new(self, &aliases, Kind::Members);
+        let mut walk = Expansion::new(self, &aliases, ExpansionMode::Members);
         walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
         if let Some(fault) = walk.faults.into_iter().next() {
             return Err(fault.refusal);
@@ -324,8 +328,8 @@ impl Route for Local {
         }
         let nameless = |mailbox| Member { full_name: String::new(), mailbox };
         let ours = walk.found.into_iter().map(|found| match found {
-            Found::Mailbox(_, member) => member,
-            Found::List(mailbox) => nameless(mailbox),
+            ExpansionTarget::Mailbox(_, member) => member,
+            ExpansionTarget::List(mailbox) => nameless(mailbox),
         });
         let members: Vec<Member> = ours.chain(walk.remote.into_iter().map(nameless)).collect();
         match members.is_empty() {
@@ -362,28 +366,28 @@ fn in_ascii(name: &str) -> String {
 }
 
 /// Where a walk ended.
-struct Ends {
+struct ExpansionResult {
     here: Vec<(Destination, Member)>,
     elsewhere: Vec<Mailbox>,
 }
 
 /// What a finished walk comes to.
-fn verdict(walk: Walk<'_>, relays: bool) -> Result<Ends, Refusal> {
-    if let Some(Fault { refusal, .. }) = walk.faults.into_iter().next() {
+fn verdict(walk: Expansion<'_>, relays: bool) -> Result<ExpansionResult, Refusal> {
+    if let Some(AliasError { refusal, .. }) = walk.faults.into_iter().next() {
         return Err(refusal);
     }
     let here: Vec<_> = walk
         .found
         .into_iter()
         .filter_map(|found| match found {
-            Found::Mailbox(destination, member) => Some((destination, member)),
-            Found::List(_) => None,
+            ExpansionTarget::Mailbox(destination, member) => Some((destination, member)),
+            ExpansionTarget::List(_) => None,
         })
         .collect();
     match (here.is_empty(), walk.remote.as_slice()) {
         (true, []) => Err(Refusal::Misconfigured("a list without members".to_owned())),
-        (_, []) => Ok(Ends { here, elsewhere: Vec::new() }),
-        _ if relays => Ok(Ends { here, elsewhere: walk.remote }),
+        (_, []) => Ok(ExpansionResult { here, elsewhere: Vec::new() }),
+        _ if relays => Ok(ExpansionResult { here, elsewhere: walk.remote }),
         (true, [only]) => Err(Refusal::Forward(only.clone())),
         _ => Err(Refusal::NotLocal),
     }

@@ -3,7 +3,7 @@
 //! A lookup has three answers: the user, nobody, and "not now". The last is never turned into
 //! nobody: a directory server that is down must cost a retry, not a bounce.
 //!
-//! A user who was found is believed for one second ([`Recent`]); that somebody is nobody, never: a
+//! A user who was found is believed for one second ([`CachedUsers`]); that somebody is nobody, never: a
 //! new user gets mail at once. (A passwd file of 10,000 lines takes 0.9 ms to search, one of 30
 //! lines 6 us, and under load the same few users are asked for again and again.)
 
@@ -18,8 +18,8 @@ use nix::errno::Errno;
 use nix::unistd::User as Account;
 
 use super::Refusal;
-use crate::confine;
 use crate::message::Owner;
+use crate::process::confinement;
 
 /// One person or account with a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Users for Passwd {
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
-            Err(_) if confine::is_out_of_reach(Path::new("/etc/passwd")) => {
+            Err(_) if confinement::blocks_reading(Path::new("/etc/passwd")) => {
                 Err("passwd: the file is new and outside of the sandbox; restart mailslot".into())
             }
             // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing
@@ -90,15 +90,15 @@ impl Users for Passwd {
 
 /// A directory whose users are believed for a second once they were found.
 #[derive(Debug, Default)]
-pub struct Recent<U> {
+pub struct CachedUsers<U> {
     users: U,
     found: Mutex<HashMap<String, (Instant, User)>>,
 }
 
-impl<U: Users> Recent<U> {
+impl<U: Users> CachedUsers<U> {
     /// Nothing of `users` is known yet.
-    pub fn new(users: U) -> Recent<U> {
-        Recent { users, found: Mutex::default() }
+    pub fn new(users: U) -> CachedUsers<U> {
+        CachedUsers { users, found: Mutex::default() }
     }
 
     fn find_at(&self, name: &str, now: Instant) -> Result<Option<User>, String> {
@@ -124,7 +124,7 @@ impl<U: Users> Recent<U> {
     }
 }
 
-impl<U: Users> Users for Recent<U> {
+impl<U: Users> Users for CachedUsers<U> {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         self.find_at(name, Instant::now())
     }
@@ -140,15 +140,15 @@ impl<U: Users> Users for Recent<U> {
 
 /// The users named by `--user`: these and no others, owned by whoever runs mailslot.
 #[derive(Clone, Debug, Default)]
-pub struct Named {
+pub struct FixedUsers {
     names: Vec<String>,
     /// By exact name, and by folded name where that is nobody's exact one.
     index: HashMap<String, usize>,
 }
 
-impl Named {
+impl FixedUsers {
     /// A directory of just `names`.
-    pub fn new(names: &[String]) -> Named {
+    pub fn new(names: &[String]) -> FixedUsers {
         let names = names.to_vec();
         let mut index: HashMap<String, usize> = HashMap::with_capacity(2 * names.len());
         for (i, name) in names.iter().enumerate() {
@@ -157,11 +157,11 @@ impl Named {
         for (i, name) in names.iter().enumerate() {
             index.entry(name.to_lowercase()).or_insert(i);
         }
-        Named { names, index }
+        FixedUsers { names, index }
     }
 }
 
-impl Users for Named {
+impl Users for FixedUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let found = self.index.get(name).and_then(|i| self.names.get(*i));
         Ok(found.map(|name| unowned(name)))
@@ -175,9 +175,9 @@ impl Users for Named {
 /// The sandbox's: every plain name in lower case is a user. (The resolver folds case when the exact
 /// name is unknown, so `Bob` and `bob` share a mailbox.)
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Anyone;
+pub struct AnyUser;
 
-impl Users for Anyone {
+impl Users for AnyUser {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let folded = name == name.to_lowercase();
         Ok((folded && is_plain(name)).then(|| unowned(name)))
@@ -221,7 +221,7 @@ pub(super) fn is_hidden(c: char) -> bool {
 
 /// Whether `text`, as given to VRFY, is the user's full name or a word of it, or a part of the user
 /// name (`smith` of `j.smith`), in any case.
-pub(super) fn answers_to(user: &User, text: &str) -> bool {
+pub(super) fn matches_vrfy(user: &User, text: &str) -> bool {
     let word = |w: &str| !text.is_empty() && w.eq_ignore_ascii_case(text);
     word(&user.full_name)
         || user.full_name.split([' ', '.']).any(word)
@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn only_who_was_found_is_remembered_and_not_for_long() {
-        let users = Recent::new(Counting::default());
+        let users = CachedUsers::new(Counting::default());
         let start = Instant::now();
         for (name, after, questions) in [
             ("ann", Duration::ZERO, 1),
@@ -429,7 +429,7 @@ mod tests {
 
     #[test]
     fn named_users_fold_only_when_the_exact_name_is_free() {
-        let users = Named::new(&["Bob".into(), "bob".into(), "Ann".into()]);
+        let users = FixedUsers::new(&["Bob".into(), "bob".into(), "Ann".into()]);
         let name = |n: &str| users.find(n).unwrap().map(|u| u.name);
         assert_eq!(name("Bob").as_deref(), Some("Bob"));
         assert_eq!(name("bob").as_deref(), Some("bob"));
@@ -440,21 +440,21 @@ mod tests {
 
     #[test]
     fn anyone_is_a_plain_name_in_lower_case() {
-        assert!(Anyone.find("bob").unwrap().is_some());
-        assert_eq!(Anyone.find("Bob"), Ok(None));
-        assert_eq!(Anyone.find("a/b"), Ok(None));
-        assert_eq!(Anyone.refusal(), Refusal::NameNotAllowed);
+        assert!(AnyUser.find("bob").unwrap().is_some());
+        assert_eq!(AnyUser.find("Bob"), Ok(None));
+        assert_eq!(AnyUser.find("a/b"), Ok(None));
+        assert_eq!(AnyUser.refusal(), Refusal::NameNotAllowed);
     }
 
     #[test]
     fn words_of_a_name() {
         let smith = User { full_name: "Fred Q. Smith".into(), ..unowned("fq.smith-2") };
         for text in ["smith", "SMITH", "Fred", "fred q. smith", "fq", "2"] {
-            assert!(answers_to(&smith, text), "{text:?}");
+            assert!(matches_vrfy(&smith, text), "{text:?}");
         }
         for text in ["smi", "fred smith", "fq.smit", "x"] {
-            assert!(!answers_to(&smith, text), "{text:?}");
+            assert!(!matches_vrfy(&smith, text), "{text:?}");
         }
-        assert!(!answers_to(&unowned("a-"), ""), "an empty word is in many names");
+        assert!(!matches_vrfy(&unowned("a-"), ""), "an empty word is in many names");
     }
 }

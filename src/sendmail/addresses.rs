@@ -12,7 +12,7 @@ use crate::smtp::{Domain, Mailbox};
 
 /// One address of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
+pub struct HeaderAddress {
     /// Whose it is, with the host's domain if it had none.
     pub mailbox: Mailbox,
     /// Where in the text the domain is missing, if it is.
@@ -24,7 +24,7 @@ pub struct Address {
 ///
 /// # Errors
 /// What is wrong, in words for a person.
-pub fn parse(text: &str, domain: &Domain) -> Result<Vec<Address>, String> {
+pub fn parse(text: &str, domain: &Domain) -> Result<Vec<HeaderAddress>, String> {
     let tokens = tokens(text)?;
     let mut found = Vec::new();
     let mut in_group = false;
@@ -38,11 +38,13 @@ pub fn parse(text: &str, domain: &Domain) -> Result<Vec<Address>, String> {
         };
         match delimiter.kind {
             // What stands before is the name of a group.
-            Kind::Special(b':') if in_group => return Err("a group within a group".to_owned()),
-            Kind::Special(b':') => in_group = true,
-            Kind::Special(b';') if !in_group => return Err("a ; that ends no group".to_owned()),
+            TokenKind::Special(b':') if in_group => return Err("a group within a group".to_owned()),
+            TokenKind::Special(b':') => in_group = true,
+            TokenKind::Special(b';') if !in_group => {
+                return Err("a ; that ends no group".to_owned());
+            }
             // What stands before is a display name.
-            Kind::Special(b'<') => {
+            TokenKind::Special(b'<') => {
                 let close = behind.iter().position(|token| token.is_any(b">"));
                 let close = close.ok_or("a < without a >")?;
                 let (inside, after) = behind.split_at(close);
@@ -68,7 +70,7 @@ pub fn parse(text: &str, domain: &Domain) -> Result<Vec<Address>, String> {
 }
 
 /// `local-part [ "@" domain ]`, all of `tokens`; None if there are none.
-fn address(tokens: &[Token], own: &Domain) -> Result<Option<Address>, String> {
+fn address(tokens: &[Token], own: &Domain) -> Result<Option<HeaderAddress>, String> {
     let Some(last) = tokens.last() else { return Ok(None) };
     let at = tokens.iter().position(|token| token.is_any(b"@"));
     let (local, domain) = match at {
@@ -81,7 +83,7 @@ fn address(tokens: &[Token], own: &Domain) -> Result<Option<Address>, String> {
         None => own.clone(),
     };
     let mailbox = Mailbox::new(&local, domain).map_err(|e| e.to_string())?;
-    Ok(Some(Address { mailbox, bare_at: at.is_none().then_some(last.end) }))
+    Ok(Some(HeaderAddress { mailbox, bare_at: at.is_none().then_some(last.end) }))
 }
 
 /// The words of a local-part or a domain, dots between.
@@ -90,10 +92,14 @@ fn words(tokens: &[Token]) -> Result<String, String> {
     let mut wants_word = true;
     for token in tokens {
         match &token.kind {
-            Kind::Word(word) if wants_word => text.push_str(word),
-            Kind::Special(b'.') if !wants_word => text.push('.'),
-            Kind::Word(word) => return Err(format!("a , or quotes are missing before {word:?}")),
-            Kind::Special(octet) => return Err(format!("a {} in a strange place", *octet as char)),
+            TokenKind::Word(word) if wants_word => text.push_str(word),
+            TokenKind::Special(b'.') if !wants_word => text.push('.'),
+            TokenKind::Word(word) => {
+                return Err(format!("a , or quotes are missing before {word:?}"));
+            }
+            TokenKind::Special(octet) => {
+                return Err(format!("a {} in a strange place", *octet as char));
+            }
         }
         wants_word = !wants_word;
     }
@@ -116,12 +122,12 @@ fn without_route(tokens: &[Token]) -> Result<&[Token], String> {
 /// What an address is made of, and where it ends in the text.
 #[derive(Debug)]
 struct Token {
-    kind: Kind,
+    kind: TokenKind,
     end: usize,
 }
 
 #[derive(Debug)]
-enum Kind {
+enum TokenKind {
     /// An atom, a domain literal with its brackets, or a quoted string without its quotes.
     Word(String),
     /// One of `( ) < > [ ] : ; @ , .`
@@ -130,7 +136,7 @@ enum Kind {
 
 impl Token {
     fn is_any(&self, specials: &[u8]) -> bool {
-        matches!(self.kind, Kind::Special(octet) if specials.contains(&octet))
+        matches!(self.kind, TokenKind::Special(octet) if specials.contains(&octet))
     }
 }
 
@@ -153,14 +159,14 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 }
                 continue;
             }
-            '"' => Kind::Word(quoted(&mut chars, '"').ok_or("a \" without another")?),
+            '"' => TokenKind::Word(quoted(&mut chars, '"').ok_or("a \" without another")?),
             '[' => {
                 let inside = quoted(&mut chars, ']').ok_or("a [ without a ]")?;
-                Kind::Word(format!("[{inside}]"))
+                TokenKind::Word(format!("[{inside}]"))
             }
             ')' | ']' => return Err(format!("a {c} that ends nothing")),
             '<' | '>' | ':' | ';' | '@' | ',' | '.' => {
-                Kind::Special(u8::try_from(c).unwrap_or_default())
+                TokenKind::Special(u8::try_from(c).unwrap_or_default())
             }
             c if c.is_control() => return Err("a control character".to_owned()),
             _ => {
@@ -168,7 +174,7 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                     |c: char| !c.is_whitespace() && !c.is_control() && !"()<>[]:;@,.\"".contains(c);
                 while chars.next_if(|(_, c)| is_atom(*c)).is_some() {}
                 let end = chars.peek().map_or(text.len(), |(end, _)| *end);
-                Kind::Word(text.get(at..end).unwrap_or_default().to_owned())
+                TokenKind::Word(text.get(at..end).unwrap_or_default().to_owned())
             }
         };
         let end = chars.peek().map_or(text.len(), |(end, _)| *end);
@@ -318,7 +324,7 @@ mod tests {
             assert_ne!(completed, text);
             let again = parse(&completed, &own).unwrap();
             assert!(again.iter().all(|address| address.bare_at.is_none()), "{completed}");
-            let mailboxes = |list: &[Address]| {
+            let mailboxes = |list: &[HeaderAddress]| {
                 list.iter().map(|address| address.mailbox.clone()).collect::<Vec<_>>()
             };
             assert_eq!(mailboxes(&again), mailboxes(&found), "{completed}");

@@ -21,13 +21,13 @@ use jiff::Zoned;
 use tempfile::{SpooledData, SpooledTempFile};
 
 use super::addresses;
+use crate::message::trace;
 use crate::message::{MEMORY_MAX, field_name};
 use crate::smtp::{Domain, Mailbox};
-use crate::trace;
 
 /// How a message is to be read.
 #[derive(Debug)]
-pub struct How<'a> {
+pub struct ComposeOptions<'a> {
     /// Whether a line of one dot is text.
     pub dot_is_text: bool,
     /// Whether the header names recipients.
@@ -46,10 +46,10 @@ pub struct How<'a> {
 
 /// A message that was read.
 #[derive(Debug)]
-pub struct Letter {
+pub struct ComposedMessage {
     /// The header with the empty line behind it.
     header: Vec<u8>,
-    body: Body,
+    body: ComposedBody,
     /// The recipients that the header names, if it was asked.
     pub recipients: Vec<Mailbox>,
     /// How long it is, each line end counted as two octets.
@@ -59,14 +59,14 @@ pub struct Letter {
 }
 
 #[derive(Debug)]
-enum Body {
+enum ComposedBody {
     Memory(Vec<u8>),
     File(File),
 }
 
 /// Why there is no message.
 #[derive(Debug)]
-pub enum Fault {
+pub enum ComposeError {
     /// The header is larger than [`HEADER_MAX`].
     Header,
     /// The field is no address list, and why.
@@ -75,19 +75,21 @@ pub enum Fault {
     Io(io::Error),
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for ComposeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Header => write!(f, "the header is larger than {HEADER_MAX} octets"),
-            Fault::Field(name, why) => write!(f, "the field {name} is no address list: {why}"),
-            Fault::Io(e) => write!(f, "the message cannot be read: {e}"),
+            ComposeError::Header => write!(f, "the header is larger than {HEADER_MAX} octets"),
+            ComposeError::Field(name, why) => {
+                write!(f, "the field {name} is no address list: {why}")
+            }
+            ComposeError::Io(e) => write!(f, "the message cannot be read: {e}"),
         }
     }
 }
 
-impl From<io::Error> for Fault {
-    fn from(e: io::Error) -> Fault {
-        Fault::Io(e)
+impl From<io::Error> for ComposeError {
+    fn from(e: io::Error) -> ComposeError {
+        ComposeError::Io(e)
     }
 }
 
@@ -95,7 +97,10 @@ impl From<io::Error> for Fault {
 ///
 /// # Errors
 /// It is no message that can be sent.
-pub fn read(input: &mut dyn BufRead, how: &How<'_>) -> Result<Letter, Fault> {
+pub fn read(
+    input: &mut dyn BufRead,
+    how: &ComposeOptions<'_>,
+) -> Result<ComposedMessage, ComposeError> {
     let mut lines = Lines { input, ends_at_dot: !how.dot_is_text, at_start: true, ended: false };
     let (mut fields, first) = read_header(&mut lines)?;
     let prefix = match fields.iter().any(|field| is_prefix(field, "Resent-")) {
@@ -112,7 +117,7 @@ pub fn read(input: &mut dyn BufRead, how: &How<'_>) -> Result<Letter, Fault> {
     header.extend_from_slice(missing(&fields, prefix, how).as_bytes());
     header.push(b'\n');
 
-    let mut counted = Counted { octets: 0, eight_bit: false };
+    let mut counted = ContentStatistics { octets: 0, eight_bit: false };
     counted.count(&header);
     let mut body = SpooledTempFile::new(MEMORY_MAX);
     let mut piece = first;
@@ -125,31 +130,31 @@ pub fn read(input: &mut dyn BufRead, how: &How<'_>) -> Result<Letter, Fault> {
         }
     }
     let body = match body.into_inner() {
-        SpooledData::InMemory(octets) => Body::Memory(octets.into_inner()),
-        SpooledData::OnDisk(file) => Body::File(file),
+        SpooledData::InMemory(octets) => ComposedBody::Memory(octets.into_inner()),
+        SpooledData::OnDisk(file) => ComposedBody::File(file),
     };
-    let Counted { octets, eight_bit } = counted;
-    Ok(Letter { header, body, recipients, octets, eight_bit })
+    let ContentStatistics { octets, eight_bit } = counted;
+    Ok(ComposedMessage { header, body, recipients, octets, eight_bit })
 }
 
-impl Letter {
+impl ComposedMessage {
     /// All of it, from the beginning.
     pub fn reader(&self) -> Box<dyn Read + '_> {
         let header = self.header.as_slice();
         match &self.body {
-            Body::Memory(octets) => Box::new(header.chain(octets.as_slice())),
-            Body::File(file) => Box::new(header.chain(At { file, at: 0 })),
+            ComposedBody::Memory(octets) => Box::new(header.chain(octets.as_slice())),
+            ComposedBody::File(file) => Box::new(header.chain(PositionedReader { file, at: 0 })),
         }
     }
 }
 
 /// A file, read by position.
-struct At<'a> {
+struct PositionedReader<'a> {
     file: &'a File,
     at: u64,
 }
 
-impl Read for At<'_> {
+impl Read for PositionedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read_at(buffer, self.at)?;
         self.at += n as u64;
@@ -188,7 +193,7 @@ impl Lines<'_> {
 
 /// The fields, each with its continuation lines and all LF; and the line that ended them, unless it
 /// was empty.
-fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), Fault> {
+fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), ComposeError> {
     let mut fields: Vec<Vec<u8>> = Vec::new();
     let mut octets = 0;
     let mut is_first = true;
@@ -196,7 +201,7 @@ fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), Fault> 
         let mut line = Vec::new();
         while !line.ends_with(b"\n") && lines.next(&mut line)? {
             if octets + line.len() > HEADER_MAX {
-                return Err(Fault::Header);
+                return Err(ComposeError::Header);
             }
         }
         octets += line.len();
@@ -218,13 +223,17 @@ fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), Fault> 
 }
 
 /// The recipients in To, Cc and Bcc, or their Resent- fields; none twice.
-fn recipients(fields: &[Vec<u8>], prefix: &str, own: &Domain) -> Result<Vec<Mailbox>, Fault> {
+fn recipients(
+    fields: &[Vec<u8>],
+    prefix: &str,
+    own: &Domain,
+) -> Result<Vec<Mailbox>, ComposeError> {
     let mut found: Vec<Mailbox> = Vec::new();
     for field in fields.iter().filter(|field| is_named(field, prefix, &["To", "Cc", "Bcc"])) {
         let (name, value) = split(field);
         let value = String::from_utf8_lossy(value);
         let list = addresses::parse(&value, own)
-            .map_err(|why| Fault::Field(String::from_utf8_lossy(name).into_owned(), why))?;
+            .map_err(|why| ComposeError::Field(String::from_utf8_lossy(name).into_owned(), why))?;
         for address in list {
             if !found.contains(&address.mailbox) {
                 found.push(address.mailbox);
@@ -251,11 +260,11 @@ fn complete(field: &mut Vec<u8>, own: &Domain) {
 }
 
 /// The fields that every message has (RFC 5322 3.6), as far as this one has not.
-fn missing(fields: &[Vec<u8>], prefix: &str, how: &How<'_>) -> String {
+fn missing(fields: &[Vec<u8>], prefix: &str, how: &ComposeOptions<'_>) -> String {
     let lacks = |name: &str| !fields.iter().any(|field| is_named(field, prefix, &[name]));
     let mut text = String::new();
     if lacks("Date") {
-        text += &format!("{prefix}Date: {}\n", trace::date(how.now));
+        text += &format!("{prefix}Date: {}\n", trace::format_date(how.now));
     }
     if lacks("From") {
         let name = phrase(how.full_name);
@@ -321,12 +330,12 @@ fn split(field: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// What is known of octets that went by.
-struct Counted {
+struct ContentStatistics {
     octets: u64,
     eight_bit: bool,
 }
 
-impl Counted {
+impl ContentStatistics {
     fn count(&mut self, octets: &[u8]) {
         self.octets += (octets.len() + memchr::memchr_iter(b'\n', octets).count()) as u64;
         self.eight_bit |= !octets.is_ascii();
@@ -352,7 +361,7 @@ mod tests {
         let domain = Domain::parse("here.example").unwrap();
         let author = Mailbox::parse("me@here.example").unwrap();
         let now = "2026-11-22T10:00:00+01:00[+01:00]".parse().unwrap();
-        let how = How {
+        let how = ComposeOptions {
             dot_is_text,
             recipients_in_header: true,
             domain: &domain,

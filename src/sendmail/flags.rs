@@ -5,7 +5,7 @@
 //! and ignored (`-o*`, `-B`, `-h`, `-X`, ...), so that no caller fails for it; an option that
 //! nobody has is not.
 
-use crate::smtp::dsn::{Notify, Return};
+use crate::smtp::dsn::{DsnNotify, DsnReturn};
 
 /// What the caller wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,9 +44,9 @@ pub struct Flags {
     /// `-C`: the configuration file.
     pub config: Option<String>,
     /// `-N`
-    pub notify: Option<Notify>,
+    pub notify: Option<DsnNotify>,
     /// `-R`
-    pub ret: Option<Return>,
+    pub ret: Option<DsnReturn>,
     /// `-V`
     pub envid: Option<String>,
     /// `-v`: say what became of each recipient.
@@ -160,10 +160,10 @@ impl Flags {
             'F' => self.full_name = Some(value.to_owned()),
             'f' | 'r' => self.from = Some(value.to_owned()),
             'N' => {
-                let notify = Notify::parse(value);
+                let notify = DsnNotify::parse(value);
                 self.notify = Some(notify.ok_or_else(|| wrong(NOTIFY_FORM))?);
             }
-            'R' => self.ret = Some(Return::parse(value).ok_or_else(|| wrong("full or hdrs"))?),
+            'R' => self.ret = Some(DsnReturn::parse(value).ok_or_else(|| wrong("full or hdrs"))?),
             'V' => {
                 let fits = value.len() <= ENVID_MAX && value.bytes().all(|b| b.is_ascii_graphic());
                 self.envid = fits.then(|| value.to_owned());
@@ -249,8 +249,8 @@ mod tests {
                 "-oem -oi -f a@b -N success,failure -R hdrs -- c@d -e",
                 Flags {
                     from: some("a@b"),
-                    notify: Notify::parse("SUCCESS,FAILURE"),
-                    ret: Some(Return::Headers),
+                    notify: DsnNotify::parse("SUCCESS,FAILURE"),
+                    ret: Some(DsnReturn::Headers),
                     operands: to(&["c@d", "-e"]),
                     ..i.clone()
                 },

@@ -3,32 +3,33 @@
 
 use std::fmt;
 
+use crate::net::stream::Disconnect;
 use crate::smtp::{Reply, reply};
-use crate::stream::Cut;
+use crate::sysexits::{EX_IOERR, EX_OK, EX_PROTOCOL, EX_SOFTWARE, EX_TEMPFAIL};
 
 /// How a session ended.
 #[derive(Debug)]
-pub enum End {
+pub enum SessionEnd {
     /// With QUIT.
     Quit,
     /// By the receiver, with this reply: too many errors, or no SMTP at all.
     GivenUp(Reply),
     /// By the client, the network, the clock, or from outside.
-    Cut(Cut),
+    Disconnect(Disconnect),
     /// By a panic, which was caught.
     Panicked,
 }
 
-impl End {
+impl SessionEnd {
     /// The exit status of a process that served this session alone, as in sysexits.h.
     pub fn exit_status(&self) -> u8 {
         match self {
-            End::Quit | End::Cut(Cut::Closed) => 0,
-            End::Panicked => 70,            // EX_SOFTWARE
-            End::Cut(Cut::Broken(_)) => 74, // EX_IOERR
-            // EX_PROTOCOL
-            End::GivenUp(_) | End::Cut(Cut::ClearText | Cut::Tls(_)) => 76,
-            End::Cut(_) => 75, // EX_TEMPFAIL
+            SessionEnd::Quit | SessionEnd::Disconnect(Disconnect::Closed) => EX_OK,
+            SessionEnd::Panicked => EX_SOFTWARE,
+            SessionEnd::Disconnect(Disconnect::Broken(_)) => EX_IOERR,
+            SessionEnd::GivenUp(_)
+            | SessionEnd::Disconnect(Disconnect::ClearText | Disconnect::Tls(_)) => EX_PROTOCOL,
+            SessionEnd::Disconnect(_) => EX_TEMPFAIL,
         }
     }
 
@@ -36,44 +37,59 @@ impl End {
     /// not be malice: a very slow network looks like it.
     pub(super) fn is_abuse(&self) -> bool {
         match self {
-            End::GivenUp(_) => true,
-            End::Cut(Cut::ClearText | Cut::MakeRoom | Cut::NotReading | Cut::TooSlow) => true,
-            End::Cut(_) | End::Quit | End::Panicked => false,
+            SessionEnd::GivenUp(_) => true,
+            SessionEnd::Disconnect(
+                Disconnect::ClearText
+                | Disconnect::Evict
+                | Disconnect::NotReading
+                | Disconnect::TooSlow,
+            ) => true,
+            SessionEnd::Disconnect(_) | SessionEnd::Quit | SessionEnd::Panicked => false,
         }
     }
 
     /// Whether the client may still be sending, and should be heard out for a moment, so that it
-    /// can read our last reply (see [`close`](crate::stream::Stream::close)).
+    /// can read our last reply (see [`close`](crate::net::stream::Stream::close)).
     pub fn lingers(&self) -> bool {
-        !matches!(self, End::Quit | End::Cut(Cut::Closed | Cut::NotReading | Cut::Broken(_)))
+        !matches!(
+            self,
+            SessionEnd::Quit
+                | SessionEnd::Disconnect(
+                    Disconnect::Closed | Disconnect::NotReading | Disconnect::Broken(_)
+                )
+        )
     }
 
     /// What a client hears of the end of its session; None if it knows, or will not listen.
     pub(super) fn last_reply(&self, hostname: &str) -> Option<Reply> {
         let cut = match self {
-            End::Quit | End::GivenUp(_) => return None,
-            End::Panicked => return Some(reply::broken(hostname)),
-            End::Cut(cut) => cut,
+            SessionEnd::Quit | SessionEnd::GivenUp(_) => return None,
+            SessionEnd::Panicked => return Some(reply::internal_error(hostname)),
+            SessionEnd::Disconnect(cut) => cut,
         };
         let slow = |why| Some(reply::timed_out(hostname, why));
         match cut {
-            Cut::Closed | Cut::Broken(_) | Cut::NotReading | Cut::ClearText | Cut::Tls(_) => None,
-            Cut::TimedOut => slow("nothing came for too long"),
-            Cut::TooSlow => slow("mail data comes too slowly"),
-            Cut::Deadline => slow("the session takes too long"),
-            Cut::MakeRoom => slow("idle or slow, and others are waiting"),
-            Cut::Stopping => Some(reply::closing(hostname, "the service is stopping")),
+            Disconnect::Closed
+            | Disconnect::Broken(_)
+            | Disconnect::NotReading
+            | Disconnect::ClearText
+            | Disconnect::Tls(_) => None,
+            Disconnect::TimedOut => slow("nothing came for too long"),
+            Disconnect::TooSlow => slow("mail data comes too slowly"),
+            Disconnect::Deadline => slow("the session takes too long"),
+            Disconnect::Evict => slow("idle or slow, and others are waiting"),
+            Disconnect::Stopping => Some(reply::closing(hostname, "the service is stopping")),
         }
     }
 }
 
-impl fmt::Display for End {
+impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            End::Quit => "quit",
-            End::GivenUp(_) => "errors",
-            End::Panicked => "panic",
-            End::Cut(cut) => return cut.fmt(f),
+            SessionEnd::Quit => "quit",
+            SessionEnd::GivenUp(_) => "errors",
+            SessionEnd::Panicked => "panic",
+            SessionEnd::Disconnect(cut) => return cut.fmt(f),
         })
     }
 }

@@ -1,62 +1,66 @@
-//! Mail data in chunks, as BDAT brings it (RFC 3030): octets are counted, and no end is looked for.
+//! Mail data sent in chunks by BDAT (RFC 3030). Each chunk has a given number of octets, so there
+//! is no end to look for.
 //!
-//! What is in the chunks is a message in lines as with DATA, only without stuffed dots: a line may
-//! be cut over chunks, and the last may lack its CR LF. A bare CR or LF is refused here too
-//! ([`End::BareLineEnd`]): a mailbox keeps text, and the message may travel on by DATA one day. The
-//! size is the receiver's to judge, before a chunk is read; so `TooLarge` does not come from here.
+//! The chunks of a message are lines of text as with DATA, but without stuffed dots. A line may
+//! continue in the next chunk, and the last line may lack its CR LF. A bare CR or LF is an error
+//! ([`DataEnd::BareLineEnd`]) as with DATA, because a mailbox stores lines of text and the message
+//! may be relayed by DATA later. The receiver checks the size before it accepts a chunk, so
+//! [`DataEnd::TooLarge`] does not occur here.
 //!
-//! The pieces that come out are those of [`Decoder`], so whoever takes them cannot tell DATA from
-//! BDAT.
+//! The output is that of [`Decoder`], so later steps do not distinguish DATA from BDAT.
 
-use super::data::{Decoder, End, Piece};
+use super::data::{DataEnd, Decoder, LinePiece};
 
 /// The mail data of one transaction.
 #[derive(Debug)]
 pub struct Chunks {
     decoder: Decoder,
-    /// Octets of the chunk in hand that have not come yet.
-    left: u64,
+    /// Octets of the current chunk that were not received yet.
+    remaining: u64,
     octets: u64,
 }
 
 impl Chunks {
-    /// No chunk has come yet.
+    /// Returns the state before the first chunk.
     pub fn new() -> Chunks {
-        Chunks { decoder: Decoder::of_lines(), left: 0, octets: 0 }
+        Chunks { decoder: Decoder::without_dots(), remaining: 0, octets: 0 }
     }
 
-    /// A chunk of `octets` begins.
-    pub fn begin(&mut self, octets: u64) {
-        self.left = octets;
+    /// Begins a chunk of `octets`.
+    pub fn begin_chunk(&mut self, octets: u64) {
+        self.remaining = octets;
     }
 
-    /// Octets of the chunk that are still to come: 0 when it is whole.
-    pub fn left(&self) -> u64 {
-        self.left
+    /// Returns how many octets of the chunk were not received yet: 0 at its end.
+    pub fn remaining(&self) -> u64 {
+        self.remaining
     }
 
-    /// Takes what of `input` belongs to the chunk, gives its lines to `sink`, and returns how many
-    /// octets that were. After a fault it goes on counting, but gives no more to `sink`.
-    pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(Piece<'_>)) -> usize {
-        let used = usize::try_from(self.left).unwrap_or(usize::MAX).min(input.len());
+    /// Consumes the part of `input` that belongs to the chunk, passes its lines to `sink`, and
+    /// returns the number of octets consumed. After an error it still counts, but passes nothing
+    /// more to `sink`.
+    pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> usize {
+        let used = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
         let (chunk, _) = input.split_at(used);
         self.decoder.feed(chunk, sink);
-        self.left -= used as u64;
+        self.remaining -= used as u64;
         self.octets += used as u64;
         used
     }
 
-    /// How the mail data would end now. A fault that is known is told at the end of its chunk.
-    pub fn end_so_far(&self) -> End {
+    /// Returns the first error so far, or [`DataEnd::Whole`]. Lets an error be reported at the end
+    /// of its chunk instead of the end of the message.
+    pub fn end_so_far(&self) -> DataEnd {
         self.decoder.end_so_far()
     }
 
-    /// The last chunk is whole: gives a last line without CR LF to `sink`, and says how it ended.
-    pub fn finish(self, sink: &mut dyn FnMut(Piece<'_>)) -> End {
+    /// Ends the mail data after its last chunk: passes a last line that lacks CR LF to `sink`, and
+    /// returns the first error or [`DataEnd::Whole`].
+    pub fn finish(self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         self.decoder.finish(sink)
     }
 
-    /// Octets that came so far, in all chunks.
+    /// Returns the number of octets received so far, in all chunks.
     pub fn octets(&self) -> u64 {
         self.octets
     }
@@ -74,44 +78,46 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A piece that owns its octets.
+    /// A piece that owns its bytes: (bytes, first, last).
     type Owned = (Vec<u8>, bool, bool);
 
-    fn owned(piece: Piece<'_>) -> Owned {
+    fn owned(piece: LinePiece<'_>) -> Owned {
         (piece.bytes.to_vec(), piece.first, piece.last)
     }
 
-    /// The pieces of `data`, in chunks that end at `ends`, each fed in slices of `cut`.
-    fn chunked(data: &[u8], ends: &[usize], cut: usize) -> (Vec<Owned>, End) {
+    /// Returns the pieces of `data`, sent in chunks that end at `ends`, each fed in slices of
+    /// `cut` bytes.
+    fn chunked(data: &[u8], ends: &[usize], cut: usize) -> (Vec<Owned>, DataEnd) {
         let mut chunks = Chunks::new();
         let mut pieces = Vec::new();
-        let mut begin = 0;
+        let mut begin_chunk = 0;
         for end in ends.iter().copied().chain([data.len()]) {
-            let end = end.clamp(begin, data.len());
-            chunks.begin((end - begin) as u64);
-            // What stands behind the chunk is not its own.
-            let mut input = &data[begin..];
-            while chunks.left() > 0 {
+            let end = end.clamp(begin_chunk, data.len());
+            chunks.begin_chunk((end - begin_chunk) as u64);
+            // The input continues after the chunk, as it does on a connection.
+            let mut input = &data[begin_chunk..];
+            while chunks.remaining() > 0 {
                 let slice = &input[..cut.clamp(1, input.len())];
                 let used = chunks.feed(slice, &mut |piece| pieces.push(owned(piece)));
                 input = &input[used..];
             }
-            begin = end;
+            begin_chunk = end;
         }
         assert_eq!(chunks.octets(), data.len() as u64);
         let end = chunks.finish(&mut |piece| pieces.push(owned(piece)));
         (pieces, end)
     }
 
-    /// The same message by DATA: dots stuffed, the last CR LF put where it lacks.
-    fn by_data(message: &[u8]) -> (Vec<Owned>, End) {
+    /// Returns the pieces of the same message sent by DATA, with dots stuffed and the last CR LF
+    /// added if it is missing.
+    fn by_data(message: &[u8]) -> (Vec<Owned>, DataEnd) {
         let mut data = Vec::new();
         let mut at_start = true;
-        for octet in message {
-            if at_start && *octet == b'.' {
+        for byte in message {
+            if at_start && *byte == b'.' {
                 data.push(b'.');
             }
-            data.push(*octet);
+            data.push(*byte);
             at_start = data.ends_with(b"\r\n");
         }
         if !at_start {
@@ -126,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn every_chunking_gives_what_data_gives() {
+    fn every_division_into_chunks_gives_the_lines_of_data() {
         let long = [vec![b'x'; PIECE_MAX + 1], b"\r\n.y".to_vec()].concat();
         for message in [
             &b""[..],
@@ -140,7 +146,7 @@ mod tests {
             &long,
         ] {
             let expected = by_data(message);
-            assert_eq!(expected.1, End::Whole);
+            assert_eq!(expected.1, DataEnd::Whole);
             for first in 0..=message.len().min(40) {
                 for second in first..=message.len().min(40) {
                     let ends = [first, second, second];
@@ -152,17 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn bare_line_ends_are_refused_wherever_chunks_end() {
+    fn bare_line_ends_are_rejected_wherever_chunks_end() {
         for message in [&b"a\nb"[..], b"a\rb", b"\n", b"\r", b"a\r\r\n", b"a\r\n\r", b"\r\n\n"] {
             for end in 0..=message.len() {
-                assert_eq!(chunked(message, &[end], 1).1, End::BareLineEnd, "{message:?} {end}");
+                assert_eq!(
+                    chunked(message, &[end], 1).1,
+                    DataEnd::BareLineEnd,
+                    "{message:?} {end}"
+                );
             }
         }
     }
 
     proptest! {
         #[test]
-        fn random_chunks_give_what_data_gives(
+        fn random_chunks_give_the_lines_of_data(
             words in prop::collection::vec(
                 prop::sample::select(&[".", "\r\n", "a", "From ", "\u{e9}", "\0", "\r\n.\r\n"]),
                 0..40,

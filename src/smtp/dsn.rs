@@ -1,58 +1,58 @@
-//! What a sender asks of delivery reports: RET and ENVID of MAIL, NOTIFY and ORCPT of RCPT
-//! (RFC 3461 4).
+//! The parameters by which a client asks for delivery status notifications: RET and ENVID of MAIL,
+//! NOTIFY and ORCPT of RCPT (RFC 3461 4).
 //!
-//! Here they are read and checked, and written for the next server; [`report`](crate::report)
-//! writes what was asked for. Values that travel as xtext come out decoded, and go out encoded.
+//! This file parses them, and writes them for the next server. `relay/dsn_message.rs` writes the
+//! notifications. Values in xtext are decoded when parsed and encoded when written.
 
 use std::fmt::{self, Write};
 
 use super::path;
 
-/// RET: how much of the message a report of failure returns.
+/// The value of RET: the part of the message that a failure report returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Return {
-    /// `RET=FULL`: all of it.
+pub enum DsnReturn {
+    /// `RET=FULL`, the whole message.
     Full,
-    /// `RET=HDRS`: the header.
+    /// `RET=HDRS`, its header.
     Headers,
 }
 
-/// NOTIFY: what shall be reported of one recipient. All false is `NOTIFY=NEVER`.
+/// The value of NOTIFY: the events of one recipient to report. All false is `NOTIFY=NEVER`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Notify {
-    /// SUCCESS
+pub struct DsnNotify {
+    /// Delivery (`SUCCESS`).
     pub success: bool,
-    /// FAILURE
+    /// Failure of delivery (`FAILURE`).
     pub failure: bool,
-    /// DELAY
+    /// Delay of delivery (`DELAY`).
     pub delay: bool,
 }
 
-/// ORCPT: whom the sender wrote to, `rfc822;jones@example.org`.
+/// The value of ORCPT: the recipient that the sender named, `rfc822;jones@example.org`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginalRecipient {
-    /// `rfc822`, or another type of address.
-    pub kind: String,
-    /// The address: printable ASCII and blanks; of the type `utf-8` UTF-8 too, or ASCII that stands
-    /// for it, `j\x{FC}rgen@b` (RFC 6533 3).
+    /// The type of the address, such as `rfc822`.
+    pub addr_type: String,
+    /// The address, in printable ASCII and blanks. An address of the type `utf-8` may contain
+    /// UTF-8, or the ASCII form of it, `j\x{FC}rgen@b` (RFC 6533 3).
     pub address: String,
 }
 
-impl Return {
-    /// `FULL` or `HDRS`
-    pub(crate) fn parse(value: &str) -> Option<Return> {
+impl DsnReturn {
+    /// Parses `FULL` or `HDRS`, in any case.
+    pub(crate) fn parse(value: &str) -> Option<DsnReturn> {
         match value.to_ascii_uppercase().as_str() {
-            "FULL" => Some(Return::Full),
-            "HDRS" => Some(Return::Headers),
+            "FULL" => Some(DsnReturn::Full),
+            "HDRS" => Some(DsnReturn::Headers),
             _ => None,
         }
     }
 }
 
-impl Notify {
-    /// `NEVER`, or a list of `SUCCESS`, `FAILURE` and `DELAY`.
-    pub(crate) fn parse(value: &str) -> Option<Notify> {
-        let mut notify = Notify::default();
+impl DsnNotify {
+    /// Parses `NEVER`, or a list of `SUCCESS`, `FAILURE` and `DELAY`, in any case.
+    pub(crate) fn parse(value: &str) -> Option<DsnNotify> {
+        let mut notify = DsnNotify::default();
         if value.eq_ignore_ascii_case("NEVER") {
             return Some(notify);
         }
@@ -69,58 +69,65 @@ impl Notify {
 }
 
 impl OriginalRecipient {
-    /// `addr-type ";" xtext`
+    /// Parses `addr-type ";" xtext`. Returns None if it is invalid or longer than [`ORCPT_MAX`].
     pub(super) fn parse(value: &str) -> Option<OriginalRecipient> {
-        let (kind, address) = value.split_once(';').filter(|_| value.len() <= ORCPT_MAX)?;
-        let is_atom = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
-        if kind.is_empty() || !kind.bytes().all(is_atom) {
+        if value.len() > ORCPT_MAX {
             return None;
         }
-        let (kind, address) = if kind.eq_ignore_ascii_case("utf-8") && !address.is_ascii() {
-            (kind, path::utf8(address.as_bytes()).ok()?.to_owned())
+        let (addr_type, address) = value.split_once(';')?;
+        let is_atom = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if addr_type.is_empty() || !addr_type.bytes().all(is_atom) {
+            return None;
+        }
+        let (addr_type, address) = if addr_type.eq_ignore_ascii_case("utf-8") && !address.is_ascii()
+        {
+            (addr_type, path::check_utf8(address.as_bytes()).ok()?.to_owned())
         } else {
-            let octets = decode_octets(address)?;
-            match printable(&octets) {
-                Some(text) => (kind, text),
-                // Postfix says `rfc822;j+C3+BCrgen@b`, where `utf-8;j\x{FC}rgen@b` is meant.
-                None if kind.eq_ignore_ascii_case("rfc822") && !octets.is_ascii() => {
-                    ("utf-8", in_ascii(path::utf8(&octets).ok()?))
+            let bytes = decode_bytes(address)?;
+            match printable_text(&bytes) {
+                Some(text) => (addr_type, text),
+                // Postfix sends `rfc822;j+C3+BCrgen@b` instead of `utf-8;j\x{FC}rgen@b`.
+                None if addr_type.eq_ignore_ascii_case("rfc822") && !bytes.is_ascii() => {
+                    ("utf-8", escape_non_ascii(path::check_utf8(&bytes).ok()?))
                 }
                 None => return None,
             }
         };
-        (!address.is_empty()).then(|| OriginalRecipient { kind: kind.to_owned(), address })
+        (!address.is_empty())
+            .then(|| OriginalRecipient { addr_type: addr_type.to_owned(), address })
     }
 
-    /// Whether it can be told to everybody (RFC 6531).
+    /// True if it can be sent without SMTPUTF8 (RFC 6531).
     pub fn is_ascii(&self) -> bool {
         self.address.is_ascii()
     }
 
-    /// As ORCPT has it; in ASCII, `utf-8;j\x{FC}rgen@b`, unless the server takes UTF-8 (RFC 6533
-    /// 3).
+    /// Returns the value of ORCPT. Unless `utf8` is true, it is in ASCII: `utf-8;j\x{FC}rgen@b`
+    /// (RFC 6533 3).
     pub(super) fn encode(&self, utf8: bool) -> String {
-        let address = match () {
-            () if self.is_ascii() => encode_xtext(&self.address),
-            () if utf8 => self.address.clone(),
-            () => encode_xtext(&in_ascii(&self.address)),
+        let address = if self.is_ascii() {
+            encode_xtext(&self.address)
+        } else if utf8 {
+            self.address.clone()
+        } else {
+            encode_xtext(&escape_non_ascii(&self.address))
         };
-        format!("{};{address}", self.kind)
+        format!("{};{address}", self.addr_type)
     }
 }
 
 /// Writes `FULL` or `HDRS`.
-impl fmt::Display for Return {
+impl fmt::Display for DsnReturn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Return::Full => "FULL",
-            Return::Headers => "HDRS",
+            DsnReturn::Full => "FULL",
+            DsnReturn::Headers => "HDRS",
         })
     }
 }
 
-/// Writes `NEVER`, or the list.
-impl fmt::Display for Notify {
+/// Writes `NEVER`, or `SUCCESS,FAILURE,DELAY` or a part of it.
+impl fmt::Display for DsnNotify {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [(self.success, "SUCCESS"), (self.failure, "FAILURE"), (self.delay, "DELAY")];
         let given: Vec<&str> =
@@ -130,38 +137,37 @@ impl fmt::Display for Notify {
     }
 }
 
-/// ENVID, decoded.
+/// Decodes the value of ENVID. Returns None if it is invalid or longer than [`ENVID_MAX`].
 pub(super) fn parse_envid(value: &str) -> Option<String> {
-    decode_xtext(value).filter(|_| value.len() <= ENVID_MAX)
+    if value.len() <= ENVID_MAX { decode_xtext(value) } else { None }
 }
 
-/// What is told to a person: printable ASCII and blanks (RFC 3461 4.2, 4.4).
+/// Decodes xtext that must be printable ASCII and blanks (RFC 3461 4.2, 4.4).
 fn decode_xtext(xtext: &str) -> Option<String> {
-    printable(&decode_octets(xtext)?)
+    printable_text(&decode_bytes(xtext)?)
 }
 
-/// `+2B` is a plus, likewise any octet (RFC 3461 4, xtext).
-fn decode_octets(xtext: &str) -> Option<Vec<u8>> {
-    let mut octets = Vec::new();
+/// Decodes xtext (RFC 3461 4), in which `+2B` is the byte 0x2B.
+fn decode_bytes(xtext: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
     let mut rest = xtext.bytes();
-    while let Some(octet) = rest.next() {
-        octets.push(match octet {
-            b'+' => hex(rest.next()?)? << 4 | hex(rest.next()?)?,
-            b'!'..=b'~' if octet != b'=' => octet,
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => hex_digit(rest.next()?)? << 4 | hex_digit(rest.next()?)?,
+            b'!'..=b'~' if byte != b'=' => byte,
             _ => return None,
         });
     }
-    Some(octets)
+    Some(bytes)
 }
 
-fn printable(octets: &[u8]) -> Option<String> {
-    let is_printable = |octet: &u8| matches!(octet, b' '..=b'~' | b'\t');
-    octets.iter().all(is_printable).then(|| octets.iter().copied().map(char::from).collect())
+fn printable_text(bytes: &[u8]) -> Option<String> {
+    let is_printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\t');
+    bytes.iter().all(is_printable).then(|| bytes.iter().copied().map(char::from).collect())
 }
 
-/// An address of the type `utf-8` as all can read it: `j\x{FC}rgen@b` (RFC 6533 3,
-/// utf-8-addr-xtext).
-fn in_ascii(address: &str) -> String {
+/// Returns the ASCII form of a `utf-8` address: `j\x{FC}rgen@b` (RFC 6533 3, utf-8-addr-xtext).
+fn escape_non_ascii(address: &str) -> String {
     let mut ascii = String::new();
     for c in address.chars() {
         match c {
@@ -172,21 +178,21 @@ fn in_ascii(address: &str) -> String {
     ascii
 }
 
-/// `text`, printable ASCII and blanks, as xtext.
+/// Encodes `text`, which is printable ASCII and blanks, as xtext.
 pub(super) fn encode_xtext(text: &str) -> String {
     let mut xtext = String::new();
-    for octet in text.bytes() {
-        match octet {
-            b'!'..=b'~' if octet != b'+' && octet != b'=' => xtext.push(char::from(octet)),
-            // Writing to a String does not fail.
-            _ => drop(write!(xtext, "+{octet:02X}")),
+    for byte in text.bytes() {
+        match byte {
+            b'!'..=b'~' if byte != b'+' && byte != b'=' => xtext.push(char::from(byte)),
+            // Writing to a String cannot fail.
+            _ => drop(write!(xtext, "+{byte:02X}")),
         }
     }
     xtext
 }
 
-/// A digit of xtext: capitals only.
-fn hex(digit: u8) -> Option<u8> {
+/// Returns the value of a hexadecimal digit of xtext, which is in capitals only.
+fn hex_digit(digit: u8) -> Option<u8> {
     match digit {
         b'0'..=b'9' => Some(digit - b'0'),
         b'A'..=b'F' => Some(digit - b'A' + 10),
@@ -194,9 +200,9 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// RFC 3461 4.4, as sent.
+/// The longest ENVID, in octets as sent (RFC 3461 4.4).
 const ENVID_MAX: usize = 100;
-/// RFC 3461 4.2, as sent.
+/// The longest ORCPT, in octets as sent (RFC 3461 4.2).
 const ORCPT_MAX: usize = 500;
 
 #[cfg(test)]
@@ -231,29 +237,31 @@ mod tests {
     #[test]
     fn notify_is_never_or_a_list() {
         let (success, failure, delay) = (true, true, true);
-        let none = Notify::default();
+        let none = DsnNotify::default();
         for (value, notify) in [
             ("NEVER", Some(none)),
             ("never", Some(none)),
-            ("SUCCESS", Some(Notify { success, ..none })),
-            ("Failure,delay", Some(Notify { failure, delay, ..none })),
-            ("SUCCESS,FAILURE,DELAY", Some(Notify { success, failure, delay })),
-            ("SUCCESS,SUCCESS", Some(Notify { success, ..none })),
+            ("SUCCESS", Some(DsnNotify { success, ..none })),
+            ("Failure,delay", Some(DsnNotify { failure, delay, ..none })),
+            ("SUCCESS,FAILURE,DELAY", Some(DsnNotify { success, failure, delay })),
+            ("SUCCESS,SUCCESS", Some(DsnNotify { success, ..none })),
             ("NEVER,SUCCESS", None),
             ("SUCCESS,NEVER", None),
             ("SUCCESS,", None),
             (",", None),
             ("ALWAYS", None),
         ] {
-            assert_eq!(Notify::parse(value), notify, "{value}");
+            assert_eq!(DsnNotify::parse(value), notify, "{value}");
         }
     }
 
     #[test]
     fn original_recipients_have_a_type() {
-        let is =
-            |value: &str| OriginalRecipient::parse(value).map(|orcpt| (orcpt.kind, orcpt.address));
-        let some = |kind: &str, address: &str| Some((kind.to_owned(), address.to_owned()));
+        let is = |value: &str| {
+            OriginalRecipient::parse(value).map(|orcpt| (orcpt.addr_type, orcpt.address))
+        };
+        let some =
+            |addr_type: &str, address: &str| Some((addr_type.to_owned(), address.to_owned()));
         assert_eq!(is("rfc822;Bob@Big-Bucks.COM"), some("rfc822", "Bob@Big-Bucks.COM"));
         assert_eq!(is("rfc822;a+2Bb@c"), some("rfc822", "a+b@c"));
         assert_eq!(is("x400;/c=us/"), None, "= is to be encoded");
@@ -280,15 +288,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back() {
+    fn written_values_parse_to_the_same() {
         for text in ["", "abc", "a+b=c", "a b\tc", "++", "=", "!~"] {
             assert_eq!(decode_xtext(&encode_xtext(text)).as_deref(), Some(text), "{text}");
         }
         for value in ["NEVER", "SUCCESS", "SUCCESS,FAILURE,DELAY", "FAILURE,DELAY"] {
-            assert_eq!(Notify::parse(value).unwrap().to_string(), value);
+            assert_eq!(DsnNotify::parse(value).unwrap().to_string(), value);
         }
         for value in ["FULL", "HDRS"] {
-            assert_eq!(Return::parse(value).unwrap().to_string(), value);
+            assert_eq!(DsnReturn::parse(value).unwrap().to_string(), value);
         }
         let rewritten = |value, utf8| OriginalRecipient::parse(value).unwrap().encode(utf8);
         for value in ["rfc822;a+2Bb@c", "x400;/c+3Dus/;x", "utf-8;j\u{fc}rgen@b"] {

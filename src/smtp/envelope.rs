@@ -1,34 +1,34 @@
-//! The transaction: who from, who to, and what was declared of the mail data.
+//! The envelope of a transaction: the sender, the recipients, and the parameters of both.
 
-use super::dsn::{Notify, OriginalRecipient, Return};
+use super::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use super::path::{ForwardPath, ReversePath};
 
-/// What MAIL's BODY parameter said (RFC 6152). The content is kept in all 8 bits either way.
+/// The value of MAIL's BODY parameter (RFC 6152). All 8 bits of the content are kept either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Body {
-    /// `BODY=7BIT`, or none given.
+pub enum BodyType {
+    /// `BODY=7BIT`, or no BODY.
     #[default]
     SevenBit,
-    /// `BODY=8BITMIME`
+    /// `BODY=8BITMIME`.
     EightBitMime,
 }
 
-/// Where mail data is wanted: by which command its transaction began (RFC 821 3.4).
+/// The command that began a transaction, and so the place of delivery (RFC 821 3.4).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
-    /// MAIL: in the mailbox.
+    /// MAIL, to the mailbox.
     #[default]
     Mail,
-    /// SEND: on a terminal of the user.
+    /// SEND, to a terminal of the user.
     Send,
-    /// SOML: on a terminal if the user is at one, otherwise in the mailbox.
+    /// SOML, to a terminal if the user is active on one, otherwise to the mailbox.
     SendOrMail,
-    /// SAML: in the mailbox, and on a terminal too if the user is at one.
+    /// SAML, to the mailbox, and to a terminal as well if the user is active on one.
     SendAndMail,
 }
 
 impl Delivery {
-    /// Its command.
+    /// Returns the name of the command.
     pub fn verb(self) -> &'static str {
         match self {
             Delivery::Mail => "MAIL",
@@ -39,48 +39,50 @@ impl Delivery {
     }
 }
 
-/// One accepted recipient and what the [`Host`](super::Host) said of it.
+/// An accepted recipient and its destination.
 #[derive(Clone, Debug)]
 pub struct Recipient<D> {
-    /// As the client gave it.
+    /// The forward-path that the client sent.
     pub path: ForwardPath,
-    /// Where it leads.
+    /// The destination that [`Host::resolve_recipient`](super::Host::resolve_recipient) returned.
     pub destination: D,
-    /// NOTIFY, if given (RFC 3461 4.1).
-    pub notify: Option<Notify>,
-    /// ORCPT, if given (RFC 3461 4.2).
+    /// The NOTIFY parameter (RFC 3461 4.1).
+    pub notify: Option<DsnNotify>,
+    /// The ORCPT parameter (RFC 3461 4.2).
     pub original: Option<OriginalRecipient>,
 }
 
-/// One mail transaction from MAIL, or SEND, SOML or SAML, to the end of data.
+/// The envelope of one mail transaction.
 #[derive(Clone, Debug)]
 pub struct Envelope<D> {
-    /// Where the mail data is wanted.
+    /// The place of delivery.
     pub delivery: Delivery,
     /// The reverse-path.
     pub from: ReversePath,
-    /// SIZE as declared, in octets (RFC 1870). A hint, never used to find the end of data.
+    /// The SIZE parameter, in octets (RFC 1870). It is an estimate by the client, and not used to
+    /// find the end of the mail data.
     pub size: Option<u64>,
-    /// BODY as declared.
-    pub body: Body,
-    /// Whether SMTPUTF8 was given: addresses and header may be UTF-8 (RFC 6531).
+    /// The BODY parameter.
+    pub body: BodyType,
+    /// Whether SMTPUTF8 was given, so that addresses and header may be UTF-8 (RFC 6531).
     pub utf8: bool,
-    /// RET, if given (RFC 3461 4.3).
-    pub ret: Option<Return>,
-    /// ENVID, if given (RFC 3461 4.4).
+    /// The RET parameter (RFC 3461 4.3).
+    pub ret: Option<DsnReturn>,
+    /// The ENVID parameter (RFC 3461 4.4), decoded.
     pub envid: Option<String>,
-    /// In the order of their RCPT commands; never empty once DATA was accepted.
+    /// The recipients in the order of their RCPT commands. There is at least one once DATA or BDAT
+    /// was accepted.
     pub to: Vec<Recipient<D>>,
 }
 
 impl<D> Envelope<D> {
-    /// From the null reverse-path, and so far to nobody; nothing is declared.
+    /// Returns an envelope with the null reverse-path, no recipients and no parameters.
     pub fn blank() -> Envelope<D> {
         Envelope {
             delivery: Delivery::Mail,
             from: ReversePath::Null,
             size: None,
-            body: Body::default(),
+            body: BodyType::default(),
             utf8: false,
             ret: None,
             envid: None,

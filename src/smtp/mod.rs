@@ -1,36 +1,40 @@
-//! The protocol's words and its state machine (RFC 821, RFC 5321). Pure: no socket, no file, no
-//! clock, no thread. Bytes and lines come in, [`Reply`]s and an [`Envelope`] go out; and the other
-//! way round in the [`Sender`].
+//! The protocol, without I/O (RFC 821, RFC 5321): no socket, file, clock or thread is used here.
 //!
-//! | file | owns |
+//! The [`Receiver`] is the state machine of a server. Command lines and mail data go in, a
+//! [`Reply`] and an [`Envelope`] come out. The [`Sender`] is the state machine of a client.
+//!
+//! | file | contains |
 //! | --- | --- |
+//! | `config.rs` | the configuration of a receiver |
 //! | `path.rs` | mailboxes, domains, address literals, reverse-path and forward-path |
-//! | `param.rs` | the `KEY=value` parameters of MAIL and RCPT |
-//! | `command.rs` | one command line to one [`Command`](command::Command) |
-//! | `reply.rs` | the server's whole voice |
-//! | `data.rs` | mail data: end of data, dots, line ends, sizes |
-//! | `chunk.rs` | mail data in chunks |
-//! | `dsn.rs` | what a sender asks of delivery reports |
-//! | `envelope.rs` | the transaction: who from, who to |
-//! | `receiver.rs` | the state machine of one connection |
-//! | `sender.rs` | the other end: the state machine of a client |
-//! | `fuzz.rs` | what fuzzers and the tests of dialogues call |
+//! | `parameter.rs` | the `KEYWORD=value` parameters of MAIL and RCPT |
+//! | `command.rs` | the parser of command lines |
+//! | `reply.rs` | all replies of the server |
+//! | `data.rs` | mail data sent by DATA: its end, dots, line ends, size |
+//! | `chunk.rs` | mail data sent by BDAT |
+//! | `dsn.rs` | the parameters that ask for delivery status notifications |
+//! | `envelope.rs` | reverse-path, recipients and parameters of a transaction |
+//! | `receiver.rs` | the state machine of one connection to a server |
+//! | `sender/` | the state machine of one connection to another server |
+//! | `testing.rs` | entry points for fuzzers and for tests of dialogues; not in a release |
 
 pub mod chunk;
 pub mod command;
+pub mod config;
 pub mod data;
 pub mod dsn;
 pub mod envelope;
-#[doc(hidden)]
-pub mod fuzz;
-pub mod param;
+pub mod parameter;
 pub mod path;
 pub mod receiver;
 pub mod reply;
 pub mod sender;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
-pub use envelope::{Body, Delivery, Envelope, Recipient};
-pub use path::{Domain, ForwardPath, Literal, Mailbox, ReversePath};
-pub use receiver::{Answers, Hello, Host, Protocol, Receiver, Settings, Step, Tls};
+pub use config::{ReceiverConfig, StartTlsMode};
+pub use envelope::{BodyType, Delivery, Envelope, Recipient};
+pub use path::{AddressLiteral, Domain, EtrnNode, ForwardPath, Mailbox, ReversePath};
+pub use receiver::{Hello, Host, Protocol, Receiver, ReplyMode, Step};
 pub use reply::Reply;
 pub use sender::Sender;

@@ -18,7 +18,8 @@ impl log::Log for Logger {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = record.args().to_string();
-        if let Some(rest) = line.strip_prefix("not-delivered message=") {
+        let failed = line.strip_prefix("delivery-failed message=");
+        if let Some(rest) = failed.or_else(|| line.strip_prefix("mailbox-busy message=")) {
             let id = rest.split(' ').next().unwrap_or_default().to_owned();
             LINES.get_or_init(Mutex::default).lock().unwrap().entry(id).or_default().push(line);
         }

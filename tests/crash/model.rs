@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mailslot::deliver::disk::FileLock;
-use mailslot::deliver::{Outcome, Why};
+use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
 use crate::harness::ledger::{Ledger, Rewrite};
@@ -265,7 +265,7 @@ impl Run {
         let before = BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default());
         self.messages += 1;
         let all = TestMessage::new(format!("locked{}-{step}", self.messages), &BOXES, 300);
-        assert_eq!(self.ledger.send(&server, all), Some(Outcome::Later(Why::Busy)));
+        assert_eq!(self.ledger.send(&server, all), Some(Outcome::Later(DeferReason::Busy)));
         assert_eq!(before, BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default()));
         let others: Vec<&'static str> = BOXES.into_iter().filter(|other| *other != name).collect();
         let other = TestMessage::new(format!("free{}-{step}", self.messages), &others, 300);

@@ -5,17 +5,17 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, Settings, Tls};
+use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, StartTlsMode};
 
 /// Returns the configuration of a receiver that a dialogue's options ask for.
-pub fn settings(options: &[(String, String)]) -> Settings {
-    let mut settings = Settings {
+pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
+    let mut settings = ReceiverConfig {
         size_max: 10_000,
         vrfy: true,
         expn: true,
         prdr: true,
         dsn: true,
-        ..Settings::new("beta.arpa")
+        ..ReceiverConfig::new("beta.arpa")
     };
     for (option, value) in options {
         match (option.as_str(), value.as_str()) {
@@ -25,8 +25,8 @@ pub fn settings(options: &[(String, String)]) -> Settings {
             ("expn", value) => settings.expn = value == "on",
             ("terminals", value) => settings.terminals = value == "on",
             ("lmtp", "on") => (settings.lmtp, settings.dsn) = (true, false),
-            ("tls", "offered") => settings.tls = Tls::Offered,
-            ("tls", "required") => settings.tls = Tls::Required,
+            ("tls", "offered") => settings.tls = StartTlsMode::Offered,
+            ("tls", "required") => settings.tls = StartTlsMode::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),
         }
     }
@@ -77,11 +77,11 @@ pub struct BetaHost;
 impl Host for BetaHost {
     type Destination = String;
 
-    fn room(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 
-    fn recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
+    fn resolve_recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<String, Reply> {
         let ForwardPath::Mailbox(mailbox) = to else { return Ok("root".to_owned()) };
         let local = mailbox.local().to_lowercase();
         match (local.as_str(), mailbox.domain().to_ascii().as_str()) {
@@ -103,27 +103,28 @@ impl Host for BetaHost {
 
     fn vrfy(&self, name: &str) -> Reply {
         match name.to_ascii_lowercase().as_str() {
-            "smith" => reply::members(vec!["<smith@beta.arpa>".to_owned()]),
-            "j\u{fc}rgen" => reply::members(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
+            "smith" => reply::mailboxes(vec!["<smith@beta.arpa>".to_owned()]),
+            "j\u{fc}rgen" => reply::mailboxes(vec!["<j\u{fc}rgen@beta.arpa>".to_owned()]),
             "moved" => reply::please_try(&moved_to_utf8()),
             "miller" => {
                 let one = |name: &str| Mailbox::parse(&format!("{name}@beta.arpa")).unwrap();
                 reply::ambiguous(&[one("a.miller"), one("b.miller")])
             }
-            _ => reply::nobody("VRFY"),
+            _ => reply::no_such_name("VRFY"),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
         match list {
-            "team" => {
-                reply::members(vec!["<jones@beta.arpa>".to_owned(), "<brown@beta.arpa>".to_owned()])
-            }
-            "gruppe" => reply::members(vec![
+            "team" => reply::mailboxes(vec![
+                "<jones@beta.arpa>".to_owned(),
+                "<brown@beta.arpa>".to_owned(),
+            ]),
+            "gruppe" => reply::mailboxes(vec![
                 "<jones@beta.arpa>".to_owned(),
                 "<j\u{fc}rgen@beta.arpa>".to_owned(),
             ]),
-            _ => reply::nobody("EXPN"),
+            _ => reply::no_such_name("EXPN"),
         }
     }
 

@@ -11,16 +11,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::counters::Counters;
-use mailslot::deliver::terminal::Terminals;
-use mailslot::deliver::{self, Locks, Outcome, Post, Writer};
-use mailslot::listen::{self, Accept, Address};
-use mailslot::message::{BoxName, Destination, Message};
+use mailslot::deliver::{self, Locks, Outcome, WriterHandle, WriterThread};
+use mailslot::message::{Destination, MailboxName, Message};
+use mailslot::net::listen::{self, Accept, ListenAddress};
+use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::observe::counters::Counters;
 use mailslot::route::{Member, Refusal, Route};
-use mailslot::server::{self, Handle};
-use mailslot::session::{self, End, Office, Switch};
+use mailslot::server::{self, ServerHandle};
+use mailslot::session::{self, Audience, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::terminal::Terminals;
 
 use super::TIMEOUT;
 use super::client::Client;
@@ -42,7 +42,7 @@ impl Route for TestRoute {
             "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
             "panic" => panic!("as the test asked"),
             _ => {
-                let mailbox = BoxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
                 Ok(vec![Destination { mailbox, owner: None, delivered_to }])
             }
         }
@@ -62,8 +62,8 @@ impl Route for TestRoute {
 pub struct MailStore {
     pub counters: Arc<Counters>,
     /// Handle of the writer.
-    pub handle: Post,
-    writer: Option<Writer>,
+    pub handle: WriterHandle,
+    writer: Option<WriterThread>,
     directory: TestDirectory,
 }
 
@@ -73,16 +73,16 @@ impl MailStore {
     }
 
     /// Creates one with a changed configuration of the writer.
-    pub fn with(change: impl FnOnce(&mut deliver::Settings)) -> MailStore {
+    pub fn with(change: impl FnOnce(&mut deliver::DeliveryConfig)) -> MailStore {
         let directory = TestDirectory::with_mail_and_spool();
-        let mut settings = deliver::Settings {
+        let mut settings = deliver::DeliveryConfig {
             mail_dir: directory.join("mail"),
             spool: directory.join("spool"),
             locks: Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: TIMEOUT,
             mailbox_limit: None,
             queue: 32,
-            journal_half: deliver::JOURNAL_HALF_SMALL,
+            journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
         };
         change(&mut settings);
         let counters = Arc::new(Counters::default());
@@ -107,30 +107,30 @@ impl MailStore {
     }
 
     /// Returns the configuration of sessions, with generous limits.
-    pub fn session_settings(&self) -> session::Settings {
-        session::Settings {
+    pub fn session_settings(&self) -> session::SessionConfig {
+        session::SessionConfig {
             hostname: "here.example".to_owned(),
             size_max: 1024 * 1024,
             recipients_max: 100,
             errors_max: 20,
-            vrfy: Switch::Local,
-            expn: Switch::Local,
-            forward_replies: Switch::Local,
-            send: Switch::Off,
+            vrfy: Audience::Local,
+            expn: Audience::Local,
+            forward_replies: Audience::Local,
+            send: Audience::Off,
             terminals: Terminals::default(),
             spool: self.join("spool"),
             mail_dir: self.join("mail"),
             timeout: Duration::from_secs(300),
             session_timeout: Duration::from_secs(1200),
-            patience: TIMEOUT,
+            outcome_timeout: TIMEOUT,
             tls: None,
             relay: None,
         }
     }
 
     /// Returns the configuration of a server with `threads` threads.
-    pub fn server_settings(&self, threads: usize) -> server::Settings {
-        server::Settings {
+    pub fn server_settings(&self, threads: usize) -> server::ServerConfig {
+        server::ServerConfig {
             session: self.session_settings(),
             threads,
             per_client: threads,
@@ -139,20 +139,20 @@ impl MailStore {
     }
 
     /// Creates a server that delivers here.
-    pub fn server(&self, settings: server::Settings) -> server::Server {
+    pub fn server(&self, settings: server::ServerConfig) -> server::Server {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
         server::Server::new(settings, Arc::new(TestRoute), handle, counters).unwrap()
     }
 
     /// Creates what sessions that deliver here share.
-    pub fn sessions(&self, settings: session::Settings) -> Office {
+    pub fn sessions(&self, settings: session::SessionConfig) -> SessionContext {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
-        Office::new(settings, Arc::new(TestRoute), handle, counters)
+        SessionContext::new(settings, Arc::new(TestRoute), handle, counters)
     }
 
     /// Runs a server on a free port of 127.0.0.1.
-    pub fn run(&self, settings: server::Settings) -> LibraryServer {
-        let any_port = Address::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false };
+    pub fn run(&self, settings: server::ServerConfig) -> LibraryServer {
+        let any_port = ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false };
         let listeners = listen::open(&[any_port]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         self.run_on(settings, listeners, address)
@@ -161,7 +161,7 @@ impl MailStore {
     /// Runs a server on these listeners, of which the test connects to `address`.
     pub fn run_on<L: Accept + Send + 'static>(
         &self,
-        settings: server::Settings,
+        settings: server::ServerConfig,
         listeners: Vec<L>,
         address: SocketAddr,
     ) -> LibraryServer {
@@ -191,7 +191,7 @@ impl Drop for MailStore {
 /// A server in a thread, stopped when this is dropped.
 pub struct LibraryServer {
     pub address: SocketAddr,
-    pub handle: Handle,
+    pub handle: ServerHandle,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -261,7 +261,7 @@ pub fn remote_peer(last: u8) -> Peer {
 
 /// Runs one session with a client that sends all of `input` and closes its side. Returns how the
 /// session ended and what the client read. Input and replies must fit into the socket's buffers.
-pub fn run_session(sessions: &Office, peer: Peer, input: &[u8]) -> (End, String) {
+pub fn run_session(sessions: &SessionContext, peer: Peer, input: &[u8]) -> (SessionEnd, String) {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.write_all(input).unwrap();
     client.shutdown(Shutdown::Write).unwrap();

@@ -38,7 +38,7 @@ pub fn typical_log() -> Vec<String> {
     server.signal(Signal::SIGHUP);
     let mut log = Vec::new();
     // The two lines come in any order.
-    let mut expected = vec!["abandoned ", "reload "];
+    let mut expected = vec!["abandoned ", "reloaded"];
     while !expected.is_empty() {
         let line = server.wait_for_log("");
         expected.retain(|word| !line.contains(word));

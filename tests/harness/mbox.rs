@@ -15,7 +15,7 @@ pub fn read(mailbox: &Path) -> Vec<Mail> {
     let mails: Vec<Mail> =
         mboxls::Reader::new(BufReader::new(file)).map(|mail| mail.expect("a mailbox")).collect();
     for (mail, number) in mails.iter().zip(1..) {
-        assert_eq!(mail.faults, [""; 0], "message {number} of {}", mailbox.display());
+        assert_eq!(mail.errors, [""; 0], "message {number} of {}", mailbox.display());
     }
     mails
 }

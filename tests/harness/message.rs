@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use mailslot::deliver::mbox::is_from_line;
-use mailslot::message::{BoxName, Content, Destination, Message};
+use mailslot::message::{Content, Destination, MailboxName, Message};
 
 /// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
 /// does not go into the journal, and is written in two pieces.
@@ -79,7 +79,7 @@ impl TestMessage {
 /// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.
 pub fn destination(name: &str) -> Destination {
     Destination {
-        mailbox: BoxName::parse(name).unwrap(),
+        mailbox: MailboxName::parse(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@example.org"),
     }

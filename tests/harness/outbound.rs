@@ -2,14 +2,14 @@
 
 use std::io::{self, Read};
 
-use mailslot::client::{Mail, Settings, Timeouts};
-use mailslot::smtp::sender::Outcome;
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::relay::client::{ClientConfig, OutgoingMessage, Timeouts};
+use mailslot::smtp::sender::RecipientOutcome;
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 use super::TIMEOUT;
 
 /// Returns the configuration of a client that connects in clear text.
-pub fn client_settings() -> Settings {
+pub fn client_settings() -> ClientConfig {
     let timeouts = Timeouts {
         connect: TIMEOUT,
         greeting: TIMEOUT,
@@ -19,7 +19,7 @@ pub fn client_settings() -> Settings {
         dot: TIMEOUT,
         quit: TIMEOUT,
     };
-    Settings { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
 }
 
 /// Returns an envelope from me@here.example.
@@ -34,7 +34,7 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(Mailbox::parse("me@here.example").unwrap()),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -46,19 +46,19 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
 pub fn with_mail<R>(
     envelope: &Envelope<()>,
     content: &[u8],
-    send: impl FnOnce(&Mail<'_, ()>) -> R,
+    send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
 ) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|byte| **byte == b'\n').count();
-    send(&Mail { envelope, octets: (content.len() + lines) as u64, content: &open })
+    send(&OutgoingMessage { envelope, octets: (content.len() + lines) as u64, content: &open })
 }
 
 /// Returns each outcome as text: `done`, `later` or `never`, and the reason.
-pub fn show_outcomes(outcomes: &[Outcome]) -> Vec<String> {
-    let word = |outcome: &Outcome| match outcome {
-        Outcome::Done(_) => "done",
-        Outcome::Later(_) => "later",
-        Outcome::Never(_) => "never",
+pub fn show_outcomes(outcomes: &[RecipientOutcome]) -> Vec<String> {
+    let word = |outcome: &RecipientOutcome| match outcome {
+        RecipientOutcome::Accepted(_) => "done",
+        RecipientOutcome::Deferred(_) => "later",
+        RecipientOutcome::Failed(_) => "never",
     };
     outcomes.iter().map(|outcome| format!("{} {}", word(outcome), outcome.reason())).collect()
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::client::Target;
+use mailslot::relay::client::ServerAddress;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::TIMEOUT;
@@ -89,7 +89,7 @@ impl ScriptedServer {
     }
 
     /// Returns the address as a client takes it.
-    pub fn target(&self) -> Target {
+    pub fn target(&self) -> ServerAddress {
         self.address.to_string().parse().unwrap()
     }
 

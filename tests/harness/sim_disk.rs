@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mailslot::deliver::disk::{Disk, DiskFile, FileLock, Kind, Open, Stat};
+use mailslot::deliver::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use nix::errno::Errno;
 
 use super::random::Random;
@@ -485,7 +485,7 @@ impl State {
         Stat {
             dev: 1,
             ino,
-            kind: Kind::Regular,
+            kind: FileKind::Regular,
             links: self.names.values().filter(|i| **i == ino).count() as u64,
             uid: nix::unistd::geteuid().as_raw(),
             gid: nix::unistd::getegid().as_raw(),
@@ -590,7 +590,7 @@ impl Disk for SimDisk {
         self.call(Op::Look, path, |state| {
             if state.directories.contains(path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
-                let (kind, modified) = (Kind::Folder, SystemTime::UNIX_EPOCH);
+                let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
                 return Ok(Stat {
                     dev: 1,
                     ino: 1,
@@ -607,12 +607,12 @@ impl Disk for SimDisk {
         })
     }
 
-    fn open(&self, path: &Path, how: Open) -> io::Result<SimFile> {
-        let op = if matches!(how, Open::Create { .. }) { Op::Create } else { Op::Open };
+    fn open(&self, path: &Path, how: OpenMode) -> io::Result<SimFile> {
+        let op = if matches!(how, OpenMode::Create { .. }) { Op::Create } else { Op::Open };
         let (ino, description, failed_syncs) = self.call(op, path, |state| {
             let ino = match (how, state.find(path)) {
-                (Open::Create { .. }, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
-                (Open::Create { mode, .. }, Err(_)) => state.create(path, mode),
+                (OpenMode::Create { .. }, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
+                (OpenMode::Create { mode, .. }, Err(_)) => state.create(path, mode),
                 (_, found) => found?,
             };
             state.next += 1;

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mailslot::counters::Counters;
-use mailslot::deliver::{Locks, Outcome, Post, Settings, Writer, start_on};
+use mailslot::deliver::{DeliveryConfig, Locks, Outcome, WriterHandle, WriterThread, start_on};
+use mailslot::observe::counters::Counters;
 
 use super::message::TestMessage;
 use super::sim_disk::{SimDisk, SimMachine};
@@ -35,15 +35,15 @@ pub fn path(name: &str) -> String {
 }
 
 /// Returns the configuration that [`SimWriter::start`] uses.
-pub fn settings() -> Settings {
-    Settings {
+pub fn settings() -> DeliveryConfig {
+    DeliveryConfig {
         mail_dir: MAIL.into(),
         spool: PathBuf::from(SPOOL),
         locks: Locks { dotlock: true, fcntl: true, flock: true },
         lock_timeout: Duration::from_secs(5),
         mailbox_limit: None,
         queue: 32,
-        journal_half: HALF,
+        journal_segment: HALF,
     }
 }
 
@@ -65,8 +65,8 @@ pub fn check_directories(machine: &SimMachine) -> Result<(), String> {
 pub struct SimWriter {
     pub disk: SimDisk,
     pub counters: Arc<Counters>,
-    handle: Post,
-    writer: Arc<Mutex<Option<Writer>>>,
+    handle: WriterHandle,
+    writer: Arc<Mutex<Option<WriterThread>>>,
 }
 
 impl SimWriter {
@@ -74,7 +74,7 @@ impl SimWriter {
         SimWriter::start_with(disk, settings())
     }
 
-    pub fn start_with(disk: &SimDisk, settings: Settings) -> std::io::Result<SimWriter> {
+    pub fn start_with(disk: &SimDisk, settings: DeliveryConfig) -> std::io::Result<SimWriter> {
         let counters = Arc::new(Counters::default());
         let (handle, writer) = start_on(Arc::new(disk.clone()), settings, counters.clone())?;
         let writer = Arc::new(Mutex::new(Some(writer)));

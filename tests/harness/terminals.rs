@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use mailslot::deliver::terminal::Terminals;
+use mailslot::terminal::Terminals;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc::{USER_PROCESS, utmpx};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mailslot::session::Tls;
-use mailslot::tls::Keys;
+use mailslot::net::tls::ServerCertificate;
+use mailslot::session::TlsPolicy;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
@@ -64,13 +64,13 @@ impl TestCertificate {
         ["--tls-cert", self.cert.to_str().unwrap(), "--tls-key", self.key.to_str().unwrap()]
     }
 
-    pub fn load(&self) -> Result<Keys, String> {
-        Keys::load(&self.cert, &self.key)
+    pub fn load(&self) -> Result<ServerCertificate, String> {
+        ServerCertificate::load(&self.cert, &self.key)
     }
 
     /// Returns the configuration of sessions that offer STARTTLS.
-    pub fn offered(&self) -> Option<Tls> {
-        Some(Tls { keys: Arc::new(self.load().unwrap()), required: false })
+    pub fn offered(&self) -> Option<TlsPolicy> {
+        Some(TlsPolicy { keys: Arc::new(self.load().unwrap()), required: false })
     }
 
     /// Returns the TLS state of a client that trusts only this certificate.

@@ -2,8 +2,8 @@
 //! which shares no code with the library.
 
 use mailslot::deliver::mbox;
-use mailslot::message::{Content, Intake};
-use mailslot::smtp::data::Piece;
+use mailslot::message::{Content, ContentBuilder};
+use mailslot::smtp::data::LinePiece;
 use mailslot::smtp::{Mailbox, ReversePath};
 use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ fn simple_reader_finds_torn_messages() {
         (format!("{FROM}A: x\n\n\0\0\0\0"), &[1]),
     ] {
         let mails = read(stored.as_bytes());
-        let got: Vec<usize> = mails.iter().map(|mail| mail.faults.len()).collect();
+        let got: Vec<usize> = mails.iter().map(|mail| mail.errors.len()).collect();
         assert_eq!(got, faults, "{stored:?}: {mails:?}");
     }
 }
@@ -137,10 +137,10 @@ proptest! {
         let from = sender("smith@example.org");
         let mut stored = Vec::new();
         for lines in &messages {
-            let mut intake = Intake::new(spool.path(), b"Received: x\n");
+            let mut intake = ContentBuilder::new(spool.path(), b"Received: x\n");
             let header: [&[u8]; 2] = [b"Subject: x", b""];
             for bytes in header.into_iter().chain(lines.iter().map(|l| &l[..])) {
-                intake.piece(Piece { bytes, first: true, last: true });
+                intake.push(LinePiece { bytes, first: true, last: true });
             }
             stored.extend(mbox::head(&from, time));
             match intake.finish() {
@@ -152,7 +152,7 @@ proptest! {
         let mails = read(&stored);
         prop_assert_eq!(mails.len(), messages.len());
         for (mail, lines) in mails.iter().zip(&messages) {
-            prop_assert!(mail.faults.is_empty(), "{:?}", mail);
+            prop_assert!(mail.errors.is_empty(), "{:?}", mail);
             prop_assert!(mbox::is_from_line(mail.from_line.as_bytes()));
             prop_assert_eq!(mail.sender(), "smith@example.org");
             let header = b"Return-Path: <smith@example.org>\nReceived: x\nSubject: x\n\n";

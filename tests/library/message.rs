@@ -4,8 +4,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use mailslot::message::{Content, Fault, HOPS_MAX, Intake, LINE_MAX, MEMORY_MAX, STEERING};
-use mailslot::smtp::data::{Decoder, End, PIECE_MAX, Piece};
+use mailslot::message::{
+    Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
+};
+use mailslot::smtp::data::{DataEnd, Decoder, LinePiece, PIECE_MAX};
 use proptest::prelude::*;
 
 const RECEIVED: &[u8] = b"Received: from a ([192.0.2.1])\n\tby b with SMTP id 1;\n\tnow\n";
@@ -63,7 +65,7 @@ fn header_and_body() {
 
 #[test]
 fn stripped_fields_are_left_out() {
-    for name in STEERING {
+    for name in STRIPPED_FIELDS {
         for field in [format!("{name}: 1"), name.to_lowercase() + ":", name.to_uppercase() + " : x"]
         {
             let lines = [b"A: x".to_vec(), field.clone().into_bytes(), b" more".to_vec()];
@@ -83,7 +85,7 @@ fn too_many_hops() {
         match store(&lines, PIECE_MAX) {
             Ok(_) => assert!(fits, "{too_many_hops}"),
             Err(fault) => {
-                assert!(!fits && matches!(fault, Fault::Loop), "{too_many_hops}: {fault}")
+                assert!(!fits && matches!(fault, ContentError::Loop), "{too_many_hops}: {fault}")
             }
         }
     }
@@ -92,9 +94,19 @@ fn too_many_hops() {
 #[test]
 fn hidden_from_line_is_refused() {
     // Columns at which `From ` begins in a line. It is refused beyond the limit.
-    let columns = [0, 1, LINE_MAX - 5, LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 1022, 4095, 70_000]
-        .into_iter()
-        .chain(PIECE_MAX - 6..PIECE_MAX + 6);
+    let columns = [
+        0,
+        1,
+        TEXT_LINE_MAX - 5,
+        TEXT_LINE_MAX - 1,
+        TEXT_LINE_MAX,
+        TEXT_LINE_MAX + 1,
+        1022,
+        4095,
+        70_000,
+    ]
+    .into_iter()
+    .chain(PIECE_MAX - 6..PIECE_MAX + 6);
     for column in columns {
         for place in ["body", "header"] {
             let mut line = vec![b'a'; column];
@@ -103,15 +115,17 @@ fn hidden_from_line_is_refused() {
             for size in [1, 2, 3, 4, 5, 1000, 100_000] {
                 let got = store(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
                 match got {
-                    Ok(_) => assert!(column < LINE_MAX, "{place} {column} {size}"),
-                    Err(Fault::HiddenFrom) => assert!(column >= LINE_MAX, "{place} {column}"),
+                    Ok(_) => assert!(column < TEXT_LINE_MAX, "{place} {column} {size}"),
+                    Err(ContentError::HiddenFrom) => {
+                        assert!(column >= TEXT_LINE_MAX, "{place} {column}")
+                    }
                     Err(other) => panic!("{other}"),
                 }
             }
         }
     }
     // Similar text, none at all, a stripped line, and the first column of the next line.
-    let far = |text: &str| [&[b'a'; LINE_MAX], text.as_bytes()].concat();
+    let far = |text: &str| [&[b'a'; TEXT_LINE_MAX], text.as_bytes()].concat();
     for lines in [
         vec![far("From"), b" x".to_vec()],
         vec![far("from x"), far("From\tx"), far("Fro"), b"m x".to_vec()],
@@ -126,7 +140,9 @@ fn hidden_from_line_is_refused() {
 
 #[test]
 fn long_lines_are_kept() {
-    for length in [LINE_MAX - 1, LINE_MAX, LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000] {
+    for length in
+        [TEXT_LINE_MAX - 1, TEXT_LINE_MAX, TEXT_LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000]
+    {
         for size in [1, 7, PIECE_MAX, 100_000] {
             let lines = [b"A: x".to_vec(), b"".to_vec(), vec![b'>'; length], b"last".to_vec()];
             let got = store(&lines, size).expect("no fault");
@@ -144,7 +160,7 @@ fn large_messages_wait_in_a_file() {
         (MEMORY_MAX + 1, false),
         (MEMORY_MAX * 5 + 3, false),
     ] {
-        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut text = b"A: x\n\n".to_vec();
         text.extend(b"0123456\n".iter().cycle().take(octets - RECEIVED.len() - text.len()));
         text.pop(); // The last line may be cut anywhere, but must end.
@@ -154,7 +170,7 @@ fn large_messages_wait_in_a_file() {
         }
         let content = intake.finish().expect("no fault");
         assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
-        assert_eq!(content.octets(), octets as u64);
+        assert_eq!(content.size(), octets as u64);
         assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
         let left = std::fs::read_dir(spool.path()).unwrap().count();
         assert_eq!(left, 0, "the file has a name");
@@ -163,16 +179,16 @@ fn large_messages_wait_in_a_file() {
 
 #[test]
 fn disk_failure_is_reported() {
-    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
     for _ in 0..MEMORY_MAX / 1000 {
         add_line(&mut intake, &[b'x'; 2000], PIECE_MAX);
     }
     match intake.finish() {
-        Err(Fault::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
+        Err(ContentError::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
         other => panic!("{other:?}"),
     }
     // A small message needs no disk.
-    let mut intake = Intake::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
     add_line(&mut intake, b"A: x", PIECE_MAX);
     intake.finish().expect("no disk needed");
 }
@@ -186,13 +202,13 @@ fn decoded_data_is_the_same_at_every_split() {
     let stored = format!("Subject: y\n\n.\n>From z\n.From z\n{long}\n");
     for cut in [1, 2, 3, 5, 8, 13, 512, 4096, sent.len()] {
         let spool = tempfile::tempdir().unwrap();
-        let mut intake = Intake::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut decoder = Decoder::new(1 << 20);
         let mut end = None;
         for part in sent.as_bytes().chunks(cut) {
-            end = decoder.feed(part, &mut |piece| intake.piece(piece)).1;
+            end = decoder.feed(part, &mut |piece| intake.push(piece)).1;
         }
-        assert_eq!(end, Some(End::Whole));
+        assert_eq!(end, Some(DataEnd::Whole));
         let got = read(intake.finish().expect("no fault"));
         assert_eq!(show(&got[RECEIVED.len()..]), stored, "cut {cut}");
     }
@@ -221,7 +237,7 @@ fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
             }
         } else if in_header {
             let name = name(line);
-            dropping = STEERING.iter().any(|s| Some(s.to_lowercase()) == name);
+            dropping = STRIPPED_FIELDS.iter().any(|s| Some(s.to_lowercase()) == name);
             if dropping {
                 continue;
             }
@@ -234,7 +250,7 @@ fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
                 return Err("loop");
             }
         }
-        if (LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
+        if (TEXT_LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
             return Err("hidden");
         }
         let quoted = line.iter().skip_while(|b| **b == b'>').take(5).eq(b"From ");
@@ -267,8 +283,11 @@ fn line() -> impl Strategy<Value = Vec<u8>> {
     ]);
     let short = prop::collection::vec(word, 0..4).prop_map(|words| words.concat().into_bytes());
     let fill = prop_oneof![Just(b'a'), Just(b'>'), Just(b' ')];
-    let around =
-        prop_oneof![LINE_MAX - 8..LINE_MAX + 8, PIECE_MAX - 8..PIECE_MAX + 8, 1..9000usize];
+    let around = prop_oneof![
+        TEXT_LINE_MAX - 8..TEXT_LINE_MAX + 8,
+        PIECE_MAX - 8..PIECE_MAX + 8,
+        1..9000usize
+    ];
     let long = (short.clone(), fill, around, short.clone(), 0..20usize, short.clone()).prop_map(
         |(head, fill, length, mid, gap, tail)| {
             [head, vec![fill; length], mid, vec![b'b'; gap], tail].concat()
@@ -299,7 +318,7 @@ proptest! {
     ) {
         match (reference_model(&lines), store(&lines, size)) {
             (Ok(expected), Ok(got)) => prop_assert_eq!(show(&got), show(&expected)),
-            (Err("loop"), Err(Fault::Loop)) | (Err("hidden"), Err(Fault::HiddenFrom)) => {}
+            (Err("loop"), Err(ContentError::Loop)) | (Err("hidden"), Err(ContentError::HiddenFrom)) => {}
             (expected, got) => prop_assert!(false, "reference {:?}, got {:?}", expected, got),
         }
     }
@@ -307,9 +326,9 @@ proptest! {
 
 /// Returns what is stored of `lines` below our own field. Long lines are given in pieces of `size`
 /// bytes.
-fn store(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, Fault> {
+fn store(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
     let spool = tempfile::tempdir().unwrap();
-    let mut intake = Intake::new(spool.path(), RECEIVED);
+    let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
     for line in lines {
         add_line(&mut intake, line, size);
     }
@@ -317,16 +336,16 @@ fn store(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, Fault> {
     Ok(stored.strip_prefix(RECEIVED).expect("our own field first").to_vec())
 }
 
-fn add_line(intake: &mut Intake, line: &[u8], size: usize) {
+fn add_line(intake: &mut ContentBuilder, line: &[u8], size: usize) {
     if line.len() <= PIECE_MAX {
-        return intake.piece(Piece { bytes: line, first: true, last: true });
+        return intake.push(LinePiece { bytes: line, first: true, last: true });
     }
     let (first, rest) = line.split_at(PIECE_MAX);
-    intake.piece(Piece { bytes: first, first: true, last: false });
+    intake.push(LinePiece { bytes: first, first: true, last: false });
     let pieces = rest.chunks(size);
     let last = pieces.len() - 1;
     for (i, bytes) in pieces.enumerate() {
-        intake.piece(Piece { bytes, first: false, last: i == last });
+        intake.push(LinePiece { bytes, first: false, last: i == last });
     }
 }
 

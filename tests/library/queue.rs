@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mailslot::deliver::{Outcome, mbox};
-use mailslot::message::{BoxName, Content, Destination, Message};
-use mailslot::queue::{self, Handle, Queue, Settings, Smarthost, list};
-use mailslot::route::{Member, Refusal, Route, Way};
-use mailslot::smtp::command::{Command, Node};
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
-use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
+use mailslot::route::{Member, Refusal, Resolution, Route};
+use mailslot::smtp::command::Command;
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
+use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
 
 use crate::harness::library::MailStore;
 use crate::harness::outbound::{self, client_settings};
@@ -31,7 +31,7 @@ impl Route for TestQueueRoute {
         Err(Refusal::Unknown)
     }
 
-    fn way(&self, to: &ForwardPath) -> Result<Way, Refusal> {
+    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -39,14 +39,14 @@ impl Route for TestQueueRoute {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Way { elsewhere: vec![to], is_relay: true, ..Way::default() });
+            return Ok(Resolution { elsewhere: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
-        let mailbox = BoxName::new(to.local()).unwrap();
+        let mailbox = MailboxName::new(to.local()).unwrap();
         let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
-        Ok(Way { here, ..Way::default() })
+        Ok(Resolution { here, ..Resolution::default() })
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -61,7 +61,7 @@ impl Route for TestQueueRoute {
 /// A host whose queue runs when a test asks for it.
 struct Host {
     store: MailStore,
-    settings: Settings,
+    settings: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 
@@ -72,13 +72,13 @@ impl Host {
             target: server.target(),
             settings: client_settings(),
         };
-        let settings = Settings {
+        let settings = QueueConfig {
             spool: store.path().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            patience: TIMEOUT,
+            timeout: TIMEOUT,
         };
         queue::make_folder(&settings.spool).unwrap();
         Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
@@ -100,7 +100,7 @@ impl Host {
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
-    fn start(&self) -> (Handle, Queue) {
+    fn start(&self) -> (QueueHandle, QueueThread) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
@@ -172,7 +172,7 @@ fn asked(server: &ScriptedServer) -> Vec<String> {
     server.commands_after("RCPT TO:")
 }
 
-fn node(name: &str) -> Node {
+fn node(name: &str) -> EtrnNode {
     match Command::parse(format!("ETRN {name}\r\n").as_bytes()) {
         Ok(Command::Etrn(node)) => node,
         other => panic!("{other:?}"),
@@ -187,7 +187,7 @@ fn each_recipient_has_its_own_outcome() {
         envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
     mail.envid = Some("QQ314159".to_owned());
     let address = "jones+40x.example".to_owned();
-    mail.to[2].original = Some(OriginalRecipient { kind: "rfc822".to_owned(), address });
+    mail.to[2].original = Some(OriginalRecipient { addr_type: "rfc822".to_owned(), address });
     host.put("m", &mail);
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&server), ["<a@x.example>", "<r450@x.example>", "<r550@x.example>"]);
@@ -235,27 +235,34 @@ fn accepted_messages_leave_no_files() {
 
 #[test]
 fn reports_follow_notify_and_ret() {
-    let never = Some(Notify::default());
-    let success = Some(Notify { success: true, ..Notify::default() });
-    let failure = Some(Notify { failure: true, ..Notify::default() });
+    let never = Some(DsnNotify::default());
+    let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
+    let failure = Some(DsnNotify { failure: true, ..DsnNotify::default() });
     for (to, notify, ret, dsn, action, in_it) in [
         ("r550@x.example", None, None, false, "failed", "text/rfc822-headers"),
-        ("r550@x.example", failure, Some(Return::Headers), true, "failed", "text/rfc822-headers"),
         (
             "r550@x.example",
             failure,
-            Some(Return::Full),
+            Some(DsnReturn::Headers),
+            true,
+            "failed",
+            "text/rfc822-headers",
+        ),
+        (
+            "r550@x.example",
+            failure,
+            Some(DsnReturn::Full),
             true,
             "failed",
             "message/rfc822\n\nSubject",
         ),
         ("r550@x.example", success, None, false, "", ""),
-        ("r550@x.example", never, Some(Return::Full), false, "", ""),
+        ("r550@x.example", never, Some(DsnReturn::Full), false, "", ""),
         ("a@x.example", None, None, false, "", ""),
         ("a@x.example", failure, None, false, "", ""),
         ("a@x.example", never, None, false, "", ""),
-        ("a@x.example", success, Some(Return::Full), false, "relayed", "text/rfc822-headers"),
-        ("a@x.example", success, Some(Return::Headers), true, "", ""),
+        ("a@x.example", success, Some(DsnReturn::Full), false, "relayed", "text/rfc822-headers"),
+        ("a@x.example", success, Some(DsnReturn::Headers), true, "", ""),
     ] {
         let server = ScriptedServer::start(move |_, command| match command {
             command if command.starts_with("EHLO") && dsn => reply("250-mx.example\r\n250 DSN"),

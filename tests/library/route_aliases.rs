@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use mailslot::route::aliases::{Aliases, Item, Target, parse_include};
+use mailslot::route::aliases::{AliasItem, AliasTarget, Aliases, parse_include};
 
 fn parse(text: impl AsRef<[u8]>) -> Aliases {
     Aliases::parse(Path::new("/etc/aliases"), text.as_ref())
@@ -10,20 +10,20 @@ fn parse(text: impl AsRef<[u8]>) -> Aliases {
 
 /// Returns each alias as `name = kind:target kind:target`.
 fn summary(aliases: &Aliases) -> Vec<String> {
-    let entry = |e: &mailslot::route::aliases::Entry| {
+    let entry = |e: &mailslot::route::aliases::AliasEntry| {
         let items: Vec<String> = e.items.iter().map(item).collect();
         format!("{} = {}", e.name, items.join(" "))
     };
     aliases.entries.iter().map(entry).collect()
 }
 
-fn item(item: &Item) -> String {
+fn item(item: &AliasItem) -> String {
     match &item.target {
-        Target::Name(name) => format!("name:{name}"),
-        Target::Mailbox(mailbox) => format!("mailbox:{mailbox}"),
-        Target::User(name) => format!("user:{name}"),
-        Target::Include(path) => format!("include:{}", path.display()),
-        Target::Wrong { why, .. } => {
+        AliasTarget::Name(name) => format!("name:{name}"),
+        AliasTarget::Mailbox(mailbox) => format!("mailbox:{mailbox}"),
+        AliasTarget::User(name) => format!("user:{name}"),
+        AliasTarget::Include(path) => format!("include:{}", path.display()),
+        AliasTarget::Invalid { why, .. } => {
             format!("wrong:{}", why.split(' ').take(4).collect::<String>())
         }
     }

@@ -6,30 +6,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::route::users::{Named, User, Users};
-use mailslot::route::{Local, Refusal, Route, Settings};
+use mailslot::route::users::{FixedUsers, User, Users};
+use mailslot::route::{LocalRoute, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Creates a host with these users and aliases. Also returns the number of lookups in its user
 /// database.
-fn host(users: &[String], aliases: &str) -> (Local, Arc<AtomicUsize>) {
+fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), aliases).unwrap();
-    let settings = Settings {
+    let settings = RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
         delimiter: Some('+'),
         relays: false,
-        ..Settings::default()
+        ..RouteConfig::default()
     };
     let lookups = Arc::new(AtomicUsize::new(0));
-    let users = CountingUsers { users: Named::new(users), lookups: Arc::clone(&lookups) };
-    (Local::with_users(settings, Box::new(users)), lookups)
+    let users = CountingUsers { users: FixedUsers::new(users), lookups: Arc::clone(&lookups) };
+    (LocalRoute::with_users(settings, Box::new(users)), lookups)
 }
 
 struct CountingUsers {
-    users: Named,
+    users: FixedUsers,
     lookups: Arc<AtomicUsize>,
 }
 
@@ -44,7 +44,7 @@ fn to(name: &str) -> ForwardPath {
     ForwardPath::Mailbox(Mailbox::parse(&format!("{name}@example.org")).unwrap())
 }
 
-fn boxes(local: &Local, name: &str) -> Result<BTreeSet<String>, Refusal> {
+fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
     let boxes: BTreeSet<String> = to.iter().map(|d| d.mailbox.to_string()).collect();
     assert_eq!(boxes.len(), to.len(), "{name}: a mailbox twice");
@@ -58,7 +58,7 @@ enum Expansion {
     Forward(String),
     NotLocal,
     Unknown,
-    Wrong,
+    ConfigError,
 }
 
 fn expansion(result: Result<BTreeSet<String>, Refusal>) -> Expansion {
@@ -67,7 +67,7 @@ fn expansion(result: Result<BTreeSet<String>, Refusal>) -> Expansion {
         Err(Refusal::Forward(mailbox)) => Expansion::Forward(mailbox.to_string()),
         Err(Refusal::NotLocal) => Expansion::NotLocal,
         Err(Refusal::Unknown) => Expansion::Unknown,
-        Err(Refusal::Misconfigured(_)) => Expansion::Wrong,
+        Err(Refusal::Misconfigured(_)) => Expansion::ConfigError,
         Err(other) => panic!("{other:?}"),
     }
 }
@@ -85,7 +85,7 @@ impl ReferenceModel {
         }
         let mut ends = BTreeSet::new();
         if self.walk(name, &[], &mut ends).is_none() {
-            return Expansion::Wrong;
+            return Expansion::ConfigError;
         }
         let (remote, boxes): (BTreeSet<String>, _) =
             ends.into_iter().partition(|e| e.contains('@'));
@@ -165,7 +165,7 @@ fn agrees_with_the_reference_model_on_random_graphs() {
                 Expansion::Forward(_) => 1,
                 Expansion::NotLocal => 2,
                 Expansion::Unknown => 3,
-                Expansion::Wrong => 4,
+                Expansion::ConfigError => 4,
             }] += 1;
         }
     }

@@ -9,7 +9,7 @@ use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::forward;
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{ForwardFiles, Local, Route, Settings};
+use mailslot::route::{ForwardFiles, LocalRoute, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Users with owners, like those of the system.
@@ -35,9 +35,9 @@ impl ForwardFiles for TestForwardFiles {
 /// Returns where mail for `to` goes: mailboxes here, and addresses of other hosts.
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
-    let settings = Settings { domains, relays, ..Settings::default() };
+    let settings = RouteConfig { domains, relays, ..RouteConfig::default() };
     let local =
-        Local::with_users(settings, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
+        LocalRoute::with_users(settings, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
     let files = files.iter().map(|(user, text)| match text.strip_prefix("error: ") {
         Some(_) => (*user, Err("cannot be read")),
         None => (*user, Ok(text.to_string())),

@@ -2,21 +2,21 @@
 
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{Local, Member, Refusal, Route, Settings};
+use mailslot::route::{LocalRoute, Member, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use tempfile::TempDir;
 
 /// A host for example.org and example.net, with users and aliases.
 struct Host {
-    local: Local,
+    local: LocalRoute,
     _dir: TempDir,
 }
 
-fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
+fn settings(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     std::fs::write(&file, aliases).unwrap();
-    let settings = Settings {
+    let settings = RouteConfig {
         domains: vec!["Example.org".to_owned(), "example.net".to_owned()],
         hostname: "mx.example.org".to_owned(),
         users: users.iter().map(|user| user.to_string()).collect(),
@@ -30,14 +30,14 @@ fn settings(users: &[&str], aliases: &str) -> (Settings, TempDir) {
 
 fn host(users: &[&str], aliases: &str) -> Host {
     let (settings, dir) = settings(users, aliases);
-    Host { local: Local::new(settings), _dir: dir }
+    Host { local: LocalRoute::new(settings), _dir: dir }
 }
 
 /// Creates a sandbox host for these domains, or for every domain.
 fn sandbox(users: &[&str], domains: &[&str]) -> Host {
     let (settings, dir) = settings(users, "");
     let domains = domains.iter().map(|domain| domain.to_string()).collect();
-    Host { local: Local::new(Settings { sandbox: true, domains, ..settings }), _dir: dir }
+    Host { local: LocalRoute::new(RouteConfig { sandbox: true, domains, ..settings }), _dir: dir }
 }
 
 impl Host {
@@ -148,7 +148,7 @@ fn tags_and_letter_case() {
         assert_eq!(host.delivered_to(to), want);
     }
     let (settings, _dir) = settings(&["bob"], "");
-    let local = Local::new(Settings { delimiter: None, ..settings });
+    let local = LocalRoute::new(RouteConfig { delimiter: None, ..settings });
     assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -381,7 +381,7 @@ impl Users for NamedUsers {
 fn host_of_named_users(works: bool, aliases: &str) -> Host {
     let (settings, dir) = settings(&[], aliases);
     let users = Box::new(NamedUsers { works });
-    Host { local: Local::with_users(settings, users), _dir: dir }
+    Host { local: LocalRoute::with_users(settings, users), _dir: dir }
 }
 
 /// A user that cannot be looked up now is never reported as unknown.
@@ -406,7 +406,7 @@ fn failing_user_database_defers() {
 fn unreadable_aliases_defer() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
-    let local = Local::new(Settings { aliases: missing, ..settings });
+    let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
     assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
     assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
@@ -495,8 +495,9 @@ fn expn() {
 /// The users of the system, on a host like most.
 #[test]
 fn users_of_the_system() {
-    let settings = Settings { domains: vec!["example.org".to_owned()], ..Settings::default() };
-    let local = Local::new(settings);
+    let settings =
+        RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
+    let local = LocalRoute::new(settings);
     let root = local.resolve(&path("root@example.org")).unwrap();
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(root[0].delivered_to, "root@example.org");
@@ -510,7 +511,7 @@ fn relaying_host_forwards_aliases() {
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
     let (settings, _dir) = settings(&["alice"], aliases);
-    let relaying = Local::new(Settings { relays: true, ..settings });
+    let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
     let ways = |to: &str| {
         let way = relaying.way(&path(to)).unwrap();
         let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();

@@ -5,8 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use mailslot::route::source::{INCLUDE_MAX, Trust, read};
-use mailslot::route::{Local, Problem, Refusal, Route, Settings};
+use mailslot::route::alias_file::{FileTrust, INCLUDE_MAX, read};
+use mailslot::route::{LocalRoute, Problem, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -18,22 +18,22 @@ fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) {
 }
 
 /// Creates a host whose aliases are in `DIR/aliases`. `@DIR@` in them stands for the directory.
-fn host(aliases: &str) -> (Local, TempDir) {
+fn host(aliases: &str) -> (LocalRoute, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     write(&file, aliases.replace("@DIR@", dir.path().to_str().unwrap()), 0o644);
-    let settings = Settings {
+    let settings = RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
         aliases: Some(file),
         delimiter: Some('+'),
         relays: false,
-        ..Settings::default()
+        ..RouteConfig::default()
     };
-    (Local::new(settings), dir)
+    (LocalRoute::new(settings), dir)
 }
 
-fn rcpt(local: &Local, name: &str) -> Result<String, Refusal> {
+fn rcpt(local: &LocalRoute, name: &str) -> Result<String, Refusal> {
     let mailbox = Mailbox::parse(&format!("{name}@example.org")).unwrap();
     let to = local.resolve(&ForwardPath::Mailbox(mailbox))?;
     Ok(to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "))
@@ -100,8 +100,8 @@ fn untrusted_files_are_refused() {
     let refused = |what: &str| {
         let why = why(rcpt(&local, "list"));
         assert!(why.contains(what), "{what}: {why}");
-        let why = read(&list, Trust::Included).unwrap_err();
-        assert!(why.what.contains(what) && !why.cure.is_empty(), "{what}: {why:?}");
+        let why = read(&list, FileTrust::Included).unwrap_err();
+        assert!(why.what.contains(what) && !why.fix.is_empty(), "{what}: {why:?}");
         fs::remove_file(&list).or_else(|_| fs::remove_dir(&list)).ok();
     };
     refused("cannot be opened");
@@ -121,7 +121,7 @@ fn untrusted_files_are_refused() {
     refused("not a regular file");
     symlink("/dev/zero", &list).unwrap();
     refused("symbolic link");
-    assert!(read(Path::new("/dev/zero"), Trust::Included).is_err());
+    assert!(read(Path::new("/dev/zero"), FileTrust::Included).is_err());
     if nix::unistd::geteuid().is_root() {
         write(&list, "alice\n", 0o600);
         std::os::unix::fs::chown(&list, Some(12345), None).unwrap();
@@ -262,18 +262,18 @@ fn each_problem_is_reported_once_with_a_fix() {
         let found: Vec<&Problem> = problems.iter().filter(|p| p.what.contains(what)).collect();
         assert_eq!(found.len(), 1, "{what}: {problems:#?}");
         assert_eq!(found[0].stops_mail, stops_mail, "{what}");
-        assert!(!found[0].cure.is_empty());
+        assert!(!found[0].fix.is_empty());
     }
     assert_eq!(problems.len(), 11, "{problems:#?}");
 }
 
 #[test]
 fn problems_of_postmaster_and_users() {
-    let settings = |users: &[&str], aliases: Option<PathBuf>| Settings {
+    let settings = |users: &[&str], aliases: Option<PathBuf>| RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: users.iter().map(|u| u.to_string()).collect(),
         aliases,
-        ..Settings::default()
+        ..RouteConfig::default()
     };
     let file = tempfile::NamedTempFile::new().unwrap();
     write(file.path(), "postmaster: me@example.com\n", 0o644);
@@ -288,9 +288,9 @@ fn problems_of_postmaster_and_users() {
             false,
         ),
         (settings(&["bob"], Some("/nonexistent".into())), Some("/nonexistent cannot be"), true),
-        (Settings { sandbox: true, ..settings(&[], None) }, None, false),
+        (RouteConfig { sandbox: true, ..settings(&[], None) }, None, false),
     ] {
-        let problems = Local::new(settings).problems();
+        let problems = LocalRoute::new(settings).problems();
         match words {
             None => assert_eq!(problems, []),
             Some(words) => assert!(

@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Accept;
-use mailslot::stream::{Peer, Socket};
+use mailslot::net::listen::Accept;
+use mailslot::net::stream::{Peer, Socket};
 use nix::errno::Errno;
 
 use crate::harness::TIMEOUT;
@@ -29,7 +29,7 @@ fn full_server_replies_421_at_once() {
         refused.expect_end();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
-    assert_eq!(store.counters.sessions_refused.value(), 20);
+    assert_eq!(store.counters.sessions_rejected.value(), 20);
     // A client that has read a 221 finds the slot free, each time.
     for _ in 0..200 {
         busy[0].command("QUIT", 221);

@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Service;
-use mailslot::session::{End, Office};
-use mailslot::stream::{Cut, Peer, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{Disconnect, Peer, Socket, Stream};
+use mailslot::session::{SessionContext, SessionEnd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::harness::TIMEOUT;
@@ -46,8 +46,8 @@ fn connection_lost_at_each_byte_delivers_only_after_the_dot() {
         let arrived = store.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= dot), "after {length}");
         match length == DIALOGUE.len() {
-            true => assert!(matches!(end, End::Quit), "{end}"),
-            false => assert!(matches!(end, End::Cut(Cut::Closed)), "{end}"),
+            true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
+            false => assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Closed)), "{end}"),
         }
     }
     assert!(store.mailbox("smith").contains("\n.dot\n>From here\n"));
@@ -164,11 +164,11 @@ fn half_closed_connection_is_answered() {
 /// Serves a client that runs in its own thread. Returns how the session ended, and after which
 /// time.
 fn serve_while(
-    sessions: &Office,
+    sessions: &SessionContext,
     timeout: Duration,
     session_timeout: Duration,
     client_thread: impl FnOnce(UnixStream) + Send,
-) -> (End, Duration) {
+) -> (SessionEnd, Duration) {
     let (client, server) = UnixStream::pair().unwrap();
     let began = Instant::now();
     let mut stream =
@@ -196,7 +196,7 @@ fn command_timeout_counts_from_its_first_byte() {
     let timeout = Duration::from_millis(300);
     let (end, took) =
         serve_while(&sessions, timeout, TIMEOUT, |mut client| send_slowly(&mut client, b"N"));
-    assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     assert!(took >= timeout && took < TIMEOUT, "{took:?}");
     // The same for silence, before and within mail data.
     for (said, limit) in [(&b""[..], timeout), (into_data(), timeout * 3 / 5)] {
@@ -206,7 +206,7 @@ fn command_timeout_counts_from_its_first_byte() {
             client.read_to_string(&mut replies).unwrap();
             assert!(replies.ends_with("nothing came for too long\r\n"), "{replies}");
         });
-        assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+        assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
         assert!(took >= limit && took < TIMEOUT, "{took:?}");
     }
 }
@@ -221,7 +221,7 @@ fn slow_mail_data_ends_the_session() {
             std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
-    assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
     assert!(took >= Duration::from_millis(400) && took < TIMEOUT, "{took:?}");
     assert_eq!(store.count("smith"), 0);
 }
@@ -238,7 +238,7 @@ fn burst_of_mail_data_earns_no_credit() {
             std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
-    assert!(matches!(end, End::Cut(Cut::TooSlow)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
     assert!(took < TIMEOUT, "{took:?}");
 }
 
@@ -247,11 +247,11 @@ fn client_that_speaks_before_the_greeting_is_served() {
     let store = MailStore::new();
     let (mut client, server) = UnixStream::pair().unwrap();
     let mut stream = Stream::new(Socket::Unix(server), remote_peer(1), TIMEOUT, TIMEOUT).unwrap();
-    assert!(!stream.has_come_early());
+    assert!(!stream.spoke_before_banner());
     client.write_all(DIALOGUE).unwrap();
-    assert!(stream.has_come_early());
+    assert!(stream.spoke_before_banner());
     let end = store.sessions(store.session_settings()).serve(&mut stream);
-    assert!(matches!(end, End::Quit), "{end}");
+    assert!(matches!(end, SessionEnd::Quit), "{end}");
     stream.close(false);
     assert_eq!(store.count("smith"), 1);
 }
@@ -266,7 +266,7 @@ fn unexpected_tls_handshake_is_answered_at_once() {
         client.write_all(b"\x16\x03\x01\x02\0\x01").unwrap();
         client.read_to_string(&mut replies).unwrap();
     });
-    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert!(matches!(end, SessionEnd::GivenUp(_)), "{end}");
     assert_eq!(codes(&replies), ["220", "421"]);
     assert!(took < TIMEOUT, "{took:?}");
 }
@@ -281,7 +281,7 @@ fn session_timeout() {
             let _ = client.read(&mut [0; 4096]);
         }
     });
-    assert!(matches!(end, End::Cut(Cut::Deadline)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Deadline)), "{end}");
     assert!(took >= limit && took < TIMEOUT, "{took:?}");
 }
 
@@ -293,7 +293,7 @@ fn client_that_never_reads_is_disconnected() {
     let (end, took) = serve_while(&sessions, timeout, TIMEOUT, |mut client| {
         while client.write_all(b"NOOP\r\n".repeat(1000).as_slice()).is_ok() {}
     });
-    assert!(matches!(end, End::Cut(Cut::NotReading)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::NotReading)), "{end}");
     assert!(took >= timeout && took < TIMEOUT, "{took:?}");
 }
 
@@ -357,7 +357,7 @@ fn silent_pipe_times_out() {
     let mut settings = store.server_settings(1);
     settings.session.timeout = Duration::from_millis(200);
     let end = store.server(settings).serve_one(socket, Peer::Pipe).unwrap().unwrap();
-    assert!(matches!(end, End::Cut(Cut::TimedOut)), "{end}");
+    assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     let mut replies = String::new();
     client_reads.read_to_string(&mut replies).unwrap();
     assert_eq!(codes(&replies), ["220", "421"]);
@@ -423,5 +423,5 @@ fn invalid_mail_data_is_refused_at_its_end() {
         assert!(replies.contains(reply), "{replies}");
         assert_eq!(store.count("smith"), 0);
     }
-    assert_eq!(store.counters.messages_never.value(), 4);
+    assert_eq!(store.counters.messages_rejected.value(), 4);
 }

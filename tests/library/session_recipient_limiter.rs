@@ -6,9 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mailslot::listen::Service;
-use mailslot::session::End;
-use mailslot::stream::{Peer, Pressure, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{OverloadFlag, Peer, Socket, Stream};
+use mailslot::session::SessionEnd;
 
 use crate::harness::TIMEOUT;
 use crate::harness::client::codes;
@@ -28,7 +28,7 @@ fn run_transaction(
     lmtp: bool,
     overloaded: bool,
     input: &str,
-) -> (End, String, Duration) {
+) -> (SessionEnd, String, Duration) {
     let store = MailStore::new();
     let sessions = store.sessions(store.session_settings());
     let (mut client, server) = UnixStream::pair().unwrap();
@@ -36,9 +36,9 @@ fn run_transaction(
     client.write_all(format!("{hello}\r\n{input}").as_bytes()).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let mut stream = Stream::new(Socket::Unix(server), peer, TIMEOUT, TIMEOUT).unwrap();
-    let pressure = Arc::new(Pressure::default());
+    let pressure = Arc::new(OverloadFlag::default());
     pressure.set(overloaded);
-    stream.heed(pressure);
+    stream.watch_overload(pressure);
     let began = Instant::now();
     let end = sessions.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
     let took = began.elapsed();
@@ -55,7 +55,7 @@ fn many_unknown_recipients_slow_and_end_the_session() {
     assert_eq!(codes[..3], ["220", "250", "250"]);
     assert_eq!(codes[3..23], ["550"; 20]);
     assert_eq!(codes[23..], ["421"]);
-    assert!(matches!(end, End::GivenUp(_)), "{end}");
+    assert!(matches!(end, SessionEnd::GivenUp(_)), "{end}");
     assert!(took >= Duration::from_secs(10), "{took:?}");
 }
 
@@ -80,7 +80,7 @@ fn ordinary_mail_is_not_slowed() {
         ("127.0.0.1:4000".parse().map(Peer::ip).unwrap(), false, &many, 50),
     ] {
         let (end, replies, took) = run_transaction(peer, lmtp, false, input);
-        assert!(matches!(end, End::Quit), "{end}");
+        assert!(matches!(end, SessionEnd::Quit), "{end}");
         assert_eq!(codes(&replies).iter().filter(|code| **code == "550").count(), unknown);
         assert!(took < Duration::from_secs(10), "{peer}: {took:?}");
     }

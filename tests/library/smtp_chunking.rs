@@ -1,8 +1,8 @@
 //! BDAT in a session: a message in chunks is stored like one that comes by DATA, an incomplete one
 //! is not stored, and no part of a chunk is taken for a command.
 
-use mailslot::session::End;
-use mailslot::stream::{Cut, Peer};
+use mailslot::net::stream::{Disconnect, Peer};
+use mailslot::session::SessionEnd;
 
 use crate::harness::client::codes;
 use crate::harness::library::{MailStore, remote_peer, run_session};
@@ -52,7 +52,7 @@ fn chunks_are_stored_like_data() {
             let (end, replies) = run_session(&sessions, Peer::Unix, text.as_bytes());
             let expected = ["220", "250", "250", "250", "250", "250", "250", "250", "221"];
             assert_eq!(codes(&replies), expected, "{first}: {replies}");
-            assert!(matches!(end, End::Quit), "{end}");
+            assert!(matches!(end, SessionEnd::Quit), "{end}");
         }
         assert_eq!(stored(&store, &format!("whole-{first}")), expected, "{first}");
         assert_eq!(stored(&store, &format!("cut-{first}")), expected, "{first}");
@@ -71,8 +71,8 @@ fn connection_lost_at_each_byte_delivers_only_a_complete_message() {
         let arrived = store.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= whole), "after {length}");
         match length == text.len() {
-            true => assert!(matches!(end, End::Quit), "{end}"),
-            false => assert!(matches!(end, End::Cut(Cut::Closed)), "{end}"),
+            true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
+            false => assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Closed)), "{end}"),
         }
     }
 }
@@ -106,7 +106,7 @@ fn invalid_chunk_is_refused_at_once() {
         assert_eq!(store.count("smith"), 0);
     }
     // Messages that are too large are counted, too.
-    assert_eq!(store.counters.messages_never.value(), 8);
+    assert_eq!(store.counters.messages_rejected.value(), 8);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The entry points of the fuzzers, on random input and on words of the grammar in random order.
 //! `tests/fuzz` runs the same functions for as long as desired.
 
-use mailslot::smtp::fuzz;
+use mailslot::smtp::testing;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -153,22 +153,22 @@ proptest! {
 
     #[test]
     fn command(line in after(&["", "MAIL FROM:<", "RCPT TO:<", "EHLO ", "VRFY "], "\r\n")) {
-        fuzz::command(&line);
+        testing::command(&line);
     }
 
     #[test]
     fn path(text in after(&["", "<", "<a@", "<\"", "<@a:", "<a@["], "")) {
-        fuzz::path(&text);
+        testing::path(&text);
     }
 
     #[test]
     fn data(input in input(), limit in any::<u8>(), cut in any::<u8>()) {
-        fuzz::data(&[&[limit, cut], input.as_slice()].concat());
+        testing::data(&[&[limit, cut], input.as_slice()].concat());
     }
 
     #[test]
     fn sender(input in replies()) {
-        fuzz::sender(&input);
+        testing::sender(&input);
     }
 
     #[test]
@@ -181,6 +181,6 @@ proptest! {
         ],
         "",
     )) {
-        fuzz::receiver(&input);
+        testing::receiver(&input);
     }
 }

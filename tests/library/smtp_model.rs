@@ -1,8 +1,8 @@
 //! Random commands against a small reference model of the states: a greeting, a transaction, a
 //! number of recipients. In any order, each reply has the code that the model predicts.
 
-use mailslot::smtp::Settings;
-use mailslot::smtp::fuzz::Machine;
+use mailslot::smtp::ReceiverConfig;
+use mailslot::smtp::testing::Conversation;
 use proptest::prelude::*;
 
 use crate::harness::fixtures::{self, BetaHost};
@@ -151,13 +151,13 @@ proptest! {
         picks in prop::collection::vec(prop::sample::select(LINES), 1..60),
         bare in any::<bool>(),
     ) {
-        let settings = Settings {
+        let settings = ReceiverConfig {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
             terminals: true,
             ..fixtures::settings(&[])
         };
-        let mut machine = Machine::new(settings, BetaHost);
+        let mut machine = Conversation::new(settings, BetaHost);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {

@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
-use mailslot::listen::Service;
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::net::listen::Service;
+use mailslot::net::stream::{Peer, Socket, Stream};
 
 use crate::harness::TIMEOUT;
 use crate::harness::client::Client;
@@ -82,7 +82,7 @@ fn one_recipient_fails_others_get_the_message() {
                 assert_eq!(text, "Hello.\n\n");
             }
             assert_eq!(store.counters.messages.value(), 2);
-            assert_eq!(store.counters.messages_later.value(), 1);
+            assert_eq!(store.counters.messages_deferred.value(), 1);
         }
     }
 }

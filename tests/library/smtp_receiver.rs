@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use mailslot::smtp::receiver::LINE_MAX;
+use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
-    Body, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, Reply, Settings, Step, Tls, reply,
+    BodyType, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
+    StartTlsMode, Step, reply,
 };
 
 use crate::harness::fixtures::{self, BetaHost};
@@ -14,28 +15,28 @@ fn after_lines<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     let mut receiver = Receiver::new(fixtures::settings(&[]), host);
     let mut step = Step::Reply(receiver.greeting());
     for line in lines {
-        step = receiver.line(format!("{line}\r\n").as_bytes());
+        step = receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
     (receiver, step)
 }
 
-/// The table of extensions in README lists what EHLO offers with all options on, and nothing else.
+/// The manual lists the in README lists that EHLO offers with all options on, and no others.
 #[test]
 fn readme_lists_every_extension() {
     let mut settings = fixtures::settings(&[]);
-    (settings.terminals, settings.etrn, settings.tls) = (true, true, Tls::Offered);
-    let step = Receiver::new(settings, BetaHost).line(b"EHLO alpha.arpa\r\n");
+    (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
+    let step = Receiver::new(settings, BetaHost).handle_line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
     let offered: BTreeSet<String> =
         reply.lines.iter().skip(1).map(|l| keyword(&l.to_string())).collect();
 
-    let readme = include_str!("../../README.md");
-    let (_, table) = readme.split_once("\n| keyword | standard |").unwrap();
-    let (table, _) = table.split_once("\n\n").unwrap();
-    let rows = table.lines().skip(2).map(|row| row.split('|').nth(1).unwrap());
+    let manual = include_str!("../../contrib/man/mailslot.8");
+    let (_, section) = manual.split_once("\n.Sh EXTENSIONS\n").unwrap();
+    let (section, _) = section.split_once("\n.Sh ").unwrap();
+    let items = section.lines().filter_map(|line| line.strip_prefix(".It "));
     let listed: BTreeSet<String> =
-        rows.flat_map(|cell| cell.split(',')).map(|k| k.trim().to_owned()).collect();
+        items.flat_map(|item| item.split(',')).map(|k| k.trim().to_owned()).collect();
     assert_eq!(listed, offered);
 }
 
@@ -55,7 +56,7 @@ fn envelope_of_a_transaction() {
     assert_eq!(step, Step::Data(reply::start_mail_input()));
     let envelope = receiver.envelope().unwrap();
     assert_eq!(envelope.from.to_string(), "<Smith@Alpha.ARPA>", "case is kept");
-    assert_eq!((envelope.size, envelope.body), (Some(12), Body::EightBitMime));
+    assert_eq!((envelope.size, envelope.body), (Some(12), BodyType::EightBitMime));
     let to: Vec<(String, &str)> =
         envelope.to.iter().map(|r| (r.path.to_string(), r.destination.as_str())).collect();
     let expected = [("<Jones@Beta.ARPA>", "jones"), ("<Postmaster>", "root")];
@@ -74,11 +75,11 @@ fn envelope_ends_with_data_rset_and_hello() {
         ("MAIL FROM:<>", true),
     ] {
         let (mut receiver, _) = after_lines(BetaHost, &open);
-        receiver.line(format!("{line}\r\n").as_bytes());
+        receiver.handle_line(format!("{line}\r\n").as_bytes());
         assert_eq!(receiver.envelope().is_some(), there, "{line}");
     }
     let (mut receiver, _) = after_lines(BetaHost, &open);
-    assert_eq!(receiver.end_of_data(reply::data_error()), Step::Reply(reply::data_error()));
+    assert_eq!(receiver.finish_data(reply::data_error()), Step::Reply(reply::data_error()));
     assert!(receiver.envelope().is_none());
 }
 
@@ -132,18 +133,21 @@ fn protocol_names_in_received() {
 /// What was said before the handshake is forgotten, and counts if it is repeated (RFC 3207 4.2).
 #[test]
 fn starttls_resets_the_session() {
-    let settings = Settings { tls: Tls::Offered, ..fixtures::settings(&[]) };
+    let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };
     let mut receiver = Receiver::new(settings, BetaHost);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
-        receiver.line(format!("{line}\r\n").as_bytes());
+        receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
-    assert_eq!(receiver.line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
-    receiver.tls_started();
+    assert_eq!(receiver.handle_line(b"starttls\r\n"), Step::StartTls(reply::start_tls()));
+    receiver.begin_tls();
     assert!(receiver.client().is_none() && receiver.envelope().is_none());
-    assert_eq!(receiver.line(b"MAIL FROM:<>\r\n"), Step::Reply(reply::mail_before_hello(false)));
-    receiver.line(b"EHLO good\r\n");
+    assert_eq!(
+        receiver.handle_line(b"MAIL FROM:<>\r\n"),
+        Step::Reply(reply::mail_before_hello(false))
+    );
+    receiver.handle_line(b"EHLO good\r\n");
     assert_eq!(client_of(&receiver), Some(owned(("good", "ESMTPS"))));
-    receiver.line(b"HELO good\r\n");
+    receiver.handle_line(b"HELO good\r\n");
     assert_eq!(client_of(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
 }
 
@@ -152,13 +156,13 @@ fn limit_of_errors_without_refused_recipients() {
     let errors_max = fixtures::settings(&[]).errors_max as usize;
     let (mut receiver, step) = after_lines(BetaHost, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
-    assert_eq!(receiver.line(b"NOOP\r\n"), Step::Reply(reply::noop()));
-    let step = receiver.line_too_long();
-    assert_eq!(step, Step::Close(reply::giving_up("beta.arpa", "too many errors")));
+    assert_eq!(receiver.handle_line(b"NOOP\r\n"), Step::Reply(reply::noop()));
+    let step = receiver.handle_long_line();
+    assert_eq!(step, Step::Close(reply::client_error("beta.arpa", "too many errors")));
 
     let (mut receiver, _) = after_lines(BetaHost, &["EHLO a", "MAIL FROM:<>"]);
     for _ in 0..=errors_max {
-        let step = receiver.line(b"RCPT TO:<green@beta.arpa>\r\n");
+        let step = receiver.handle_line(b"RCPT TO:<green@beta.arpa>\r\n");
         assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
     }
 }
@@ -166,9 +170,9 @@ fn limit_of_errors_without_refused_recipients() {
 #[test]
 fn limit_of_line_length() {
     let (mut receiver, _) = after_lines(BetaHost, &[]);
-    for (length, code) in [(512, 250), (LINE_MAX, 250), (LINE_MAX + 1, 500)] {
+    for (length, code) in [(512, 250), (COMMAND_LINE_MAX, 250), (COMMAND_LINE_MAX + 1, 500)] {
         let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
-        let Step::Reply(reply) = receiver.line(line.as_bytes()) else { panic!("{length}") };
+        let Step::Reply(reply) = receiver.handle_line(line.as_bytes()) else { panic!("{length}") };
         assert_eq!(reply.code, code, "{length}");
     }
 }
@@ -179,10 +183,10 @@ struct ClosingHost;
 impl Host for ClosingHost {
     type Destination = ();
 
-    fn room(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
-    fn recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
+    fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {
         Err(reply::closing("mx.example", "shutdown"))
     }
     fn vrfy(&self, _name: &str) -> Reply {
@@ -204,7 +208,7 @@ fn any_421_closes_the_session() {
     }
     let (mut receiver, step) = after_lines(ClosingHost, &["HELP"]);
     assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver has its own help");
-    assert_eq!(receiver.end_of_data(receiver.closing("shutdown")), {
+    assert_eq!(receiver.finish_data(reply::closing("beta.arpa", "shutdown")), {
         Step::Close(reply::closing("beta.arpa", "shutdown"))
     });
 }

@@ -2,9 +2,11 @@
 //! dialogue is repeated with the server's output split at several lengths, and must come out the
 //! same.
 
-use mailslot::smtp::dsn::{Notify, OriginalRecipient, Return};
-use mailslot::smtp::sender::{Encoder, Login, Outcome, Sender, Settings, StartTls, Step};
-use mailslot::smtp::{Body, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
+use mailslot::smtp::sender::{
+    Credentials, Encoder, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy,
+};
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// Replies by the beginning of the command. The first row that fits counts, then [`USUAL`].
 type Replies<'a> = &'a [(&'a str, &'a str)];
@@ -35,7 +37,7 @@ struct Dialogue<'a> {
 }
 
 impl<'a> Dialogue<'a> {
-    fn new(settings: Settings, replies: Replies<'a>, cut: usize) -> Dialogue<'a> {
+    fn new(settings: SenderConfig, replies: Replies<'a>, cut: usize) -> Dialogue<'a> {
         let mut dialogue =
             Dialogue { sender: Sender::new(settings), replies, cut, said: Vec::new() };
         dialogue.reply_to("greeting");
@@ -47,23 +49,23 @@ impl<'a> Dialogue<'a> {
         let fits = |row: &&(&str, &'a str)| command.starts_with(row.0);
         let row = self.replies.iter().chain(USUAL).find(fits).unwrap();
         if row.1 == "(end)" {
-            return self.sender.lost("the end", (4, 4, 2));
+            return self.sender.fail("the end", (4, 4, 2));
         }
-        format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.heard(c));
+        format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.feed(c));
     }
 
     /// Answers commands until the sender wants something else. Returns that.
-    fn run(&mut self) -> Step {
+    fn run(&mut self) -> SenderStep {
         loop {
             match self.sender.step() {
-                Step::Read(_) => {
-                    let output = self.sender.output();
+                SenderStep::Read(_) => {
+                    let output = self.sender.take_output();
                     assert!(!output.is_empty(), "waits for nothing, after {:?}", self.said);
                     self.serve(&output);
                 }
-                Step::StartTls => {
+                SenderStep::StartTls => {
                     self.said.push("[TLS]".to_owned());
-                    self.sender.tls_started();
+                    self.sender.begin_tls();
                 }
                 step => return step,
             }
@@ -95,40 +97,45 @@ impl<'a> Dialogue<'a> {
     fn send_rest(
         &mut self,
         envelope: &Envelope<()>,
-        outcomes: Vec<Option<Outcome>>,
+        outcomes: Vec<Option<RecipientOutcome>>,
         chunk: Option<&str>,
     ) -> Vec<String> {
-        self.sender.begin(envelope, outcomes, 100, chunk.map(|c| c.as_bytes().to_vec()));
-        if self.run() == Step::Data {
+        self.sender.begin_transaction(
+            envelope,
+            outcomes,
+            100,
+            chunk.map(|c| c.as_bytes().to_vec()),
+        );
+        if self.run() == SenderStep::Data {
             let mut data = Vec::new();
             let mut encoder = Encoder::for_data();
             encoder.encode(b"Subject: x\n\n.\n", &mut data);
             encoder.finish(&mut data);
             assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
-            self.sender.data_sent();
+            self.sender.finish_data();
             self.said.push("[mail data]".to_owned());
             self.reply_to(".");
             self.run();
         }
-        self.sender.outcomes().iter().map(show_outcome).collect()
+        self.sender.take_outcomes().iter().map(show_outcome).collect()
     }
 }
 
-fn show_outcome(outcome: &Option<Outcome>) -> String {
+fn show_outcome(outcome: &Option<RecipientOutcome>) -> String {
     match outcome {
         None => "untried".to_owned(),
-        Some(Outcome::Done(reason)) => format!("done {reason}"),
-        Some(Outcome::Later(reason)) => format!("later {reason}"),
-        Some(Outcome::Never(reason)) => format!("never {reason}"),
+        Some(RecipientOutcome::Accepted(reason)) => format!("done {reason}"),
+        Some(RecipientOutcome::Deferred(reason)) => format!("later {reason}"),
+        Some(RecipientOutcome::Failed(reason)) => format!("never {reason}"),
     }
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> SenderConfig {
+    SenderConfig {
         hostname: "here.example".to_owned(),
         secure: false,
-        start_tls: StartTls::Off,
-        login: None,
+        start_tls: StartTlsPolicy::Off,
+        credentials: None,
     }
 }
 
@@ -147,7 +154,7 @@ fn envelope(to: &[&str]) -> Envelope<()> {
         delivery: Delivery::Mail,
         from: ReversePath::Mailbox(mailbox("me@here.example")),
         size: None,
-        body: Body::SevenBit,
+        body: BodyType::SevenBit,
         utf8: false,
         ret: None,
         envid: None,
@@ -157,12 +164,12 @@ fn envelope(to: &[&str]) -> Envelope<()> {
 
 /// Runs a row: replies that differ from the usual ones. Returns the outcomes for a, b and c, the
 /// commands and the last step.
-fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, Step) {
+fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, SenderStep) {
     let all = envelope(&["a@x.example", "b@x.example", "c@x.example"]);
     let at = |cut| {
         let mut dialogue = Dialogue::new(settings(), replies, cut);
         let outcomes = match dialogue.sender.step() {
-            Step::Ready => dialogue.send(&all, None),
+            SenderStep::Ready => dialogue.send(&all, None),
             _ => vec![format!("failure {}", dialogue.sender.failure().unwrap())],
         };
         (outcomes, std::mem::take(&mut dialogue.said), dialogue.sender.step())
@@ -185,7 +192,11 @@ fn outcome_of_each_reply() {
         (&[("greeting", "554 no")], &["failure 554 no"], false),
         (&[("greeting", "421 busy")], &["failure 421 busy"], false),
         (&[("greeting", "354 x")], &["failure 354 x"], false),
-        (&[("greeting", "hello")], &["failure no reply code came in place of a greeting"], false),
+        (
+            &[("greeting", "hello")],
+            &["failure received a line without a reply code while waiting for the greeting"],
+            false,
+        ),
         (&[("EHLO", "502 what")], &[taken, taken, taken], true),
         (&[("EHLO", "450 later")], &["failure 450 later"], false),
         (&[("EHLO", "500 what"), ("HELO", "550 5.7.1 no")], &["failure 550 5.7.1 no"], false),
@@ -195,11 +206,11 @@ fn outcome_of_each_reply() {
         (&[("MAIL", "552 5.3.4 x")], &["never 552 5.3.4 x"; 3], true),
         (
             &[("MAIL", "354 x")],
-            &["later a reply without sense came (354 x) in place of a reply to MAIL"; 3],
+            &["later received an unexpected reply (354 x) while waiting for the reply to MAIL"; 3],
             false,
         ),
         (&[("MAIL", "421 x")], &["later 421 x"; 3], false),
-        (&[("MAIL", "(end)")], &["later the end in place of a reply to MAIL"; 3], false),
+        (&[("MAIL", "(end)")], &["later the end while waiting for the reply to MAIL"; 3], false),
         // Recipients have outcomes of their own.
         (
             &[("RCPT TO:<a", "450 4.2.1 x"), ("RCPT TO:<b", "550 5.1.1 y")],
@@ -222,17 +233,22 @@ fn outcome_of_each_reply() {
         (&[("DATA", "554 x")], &["never 554 x"; 3], true),
         (
             &[("DATA", "250 x")],
-            &["later a reply without sense came (250 x) in place of a reply to DATA"; 3],
+            &["later received an unexpected reply (250 x) while waiting for the reply to DATA"; 3],
             false,
         ),
         (&[("DATA", "354 x\r\n552 y")], &["never 552 y"; 3], false),
-        (&[("DATA", "354 x\r\n250 y")], &["later a reply came while mail data was sent"; 3], false),
+        (
+            &[("DATA", "354 x\r\n250 y")],
+            &["later received a reply while sending mail data"; 3],
+            false,
+        ),
         (&[(".", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
         (&[(".", "554 5.6.0 x")], &["never 554 5.6.0 x"; 3], true),
         (&[(".", "421 x")], &["later 421 x"; 3], false),
         (
             &[(".", "(end)")],
-            &["later the end in place of a reply to the end of mail data; it may arrive twice"; 3],
+            &["later the end while waiting for the reply to the end of mail data; \
+               the message may arrive twice"; 3],
             false,
         ),
         // A reply without a command ends the connection, but does not change outcomes.
@@ -260,7 +276,7 @@ fn outcome_of_each_reply() {
     for (replies, expected, ready) in rows {
         let (found, said, step) = outcomes(replies);
         assert_eq!(found, *expected, "{replies:?} {said:?}");
-        assert_eq!(step == Step::Ready, *ready, "{replies:?} {said:?}");
+        assert_eq!(step == SenderStep::Ready, *ready, "{replies:?} {said:?}");
     }
 }
 
@@ -326,16 +342,16 @@ fn large_groups_are_split_and_rcptmax_is_kept() {
     // The limit RCPTMAX.
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
     let mut dialogue = Dialogue::new(settings(), &limits, usize::MAX);
-    dialogue.sender.begin(&many, vec![], 100, None);
-    assert_eq!(dialogue.run(), Step::Data);
-    dialogue.sender.data_sent();
+    dialogue.sender.begin_transaction(&many, vec![], 100, None);
+    assert_eq!(dialogue.run(), SenderStep::Data);
+    dialogue.sender.finish_data();
     dialogue.reply_to(".");
-    let first = dialogue.sender.outcomes();
+    let first = dialogue.sender.take_outcomes();
     assert_eq!(first.iter().filter(|outcome| outcome.is_none()).count(), 20);
-    assert!(!dialogue.sender.is_used_up());
+    assert!(!dialogue.sender.has_reached_limit());
     let found = dialogue.send_rest(&many, first, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
-    assert!(dialogue.sender.is_used_up());
+    assert!(dialogue.sender.has_reached_limit());
 }
 
 #[test]
@@ -353,8 +369,8 @@ fn small_message_is_one_chunk() {
             let replies = [ehlo, reply];
             let mut dialogue = Dialogue::new(settings(), &replies, cut);
             assert!(
-                dialogue.sender.takes_chunk(32 * 1024)
-                    && !dialogue.sender.takes_chunk(32 * 1024 + 1)
+                dialogue.sender.accepts_chunk(32 * 1024)
+                    && !dialogue.sender.accepts_chunk(32 * 1024 + 1)
             );
             assert_eq!(dialogue.send(&two, chunk), expected);
             assert!(dialogue.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
@@ -363,21 +379,21 @@ fn small_message_is_one_chunk() {
         }
     }
     let dialogue = Dialogue::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
-    assert!(!dialogue.sender.takes_chunk(1), "without PIPELINING it saves nothing");
+    assert!(!dialogue.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
 }
 
 #[test]
 fn parameters_need_an_offered_extension() {
     let mut envelope = envelope(&["a@x.example"]);
-    envelope.ret = Some(Return::Headers);
+    envelope.ret = Some(DsnReturn::Headers);
     envelope.envid = Some("a+b c".to_owned());
-    let original = OriginalRecipient { kind: "rfc822".into(), address: "A=1@x".into() };
-    envelope.to[0].notify = Some(Notify { success: true, failure: false, delay: true });
+    let original = OriginalRecipient { addr_type: "rfc822".into(), address: "A=1@x".into() };
+    envelope.to[0].notify = Some(DsnNotify { success: true, failure: false, delay: true });
     envelope.to[0].original = Some(original);
     let mut dialogue = Dialogue::new(settings(), &[("EHLO", "250 x")], 1);
     assert_eq!(dialogue.send(&envelope, None), ["done 250 2.0.0 taken"]);
     assert_eq!(dialogue.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
-    envelope.body = Body::EightBitMime;
+    envelope.body = BodyType::EightBitMime;
     envelope.from = ReversePath::Null;
     let mut dialogue = Dialogue::new(settings(), &[("EHLO", ALL)], 1);
     dialogue.send(&envelope, None);
@@ -389,11 +405,11 @@ fn parameters_need_an_offered_extension() {
 /// A message that needs an extension which is not offered fails at once, and nothing is sent.
 #[test]
 fn message_is_never_converted() {
-    let size = "never the message is larger than the next server takes";
-    let eight = "never the next server does not take 8BITMIME";
-    let utf8 = "never the next server does not take SMTPUTF8";
+    let size = "never the message exceeds the size limit of the next server";
+    let eight = "never the next server does not support 8BITMIME";
+    let utf8 = "never the next server does not support SMTPUTF8";
     let taken = "done 250 2.0.0 taken";
-    let declared = Envelope { body: Body::EightBitMime, ..envelope(&["a@x"]) };
+    let declared = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x"]) };
     let with_utf8 = Envelope { utf8: true, ..envelope(&["a@x"]) };
     let one = envelope(&["a@x"]);
     let mixed = envelope(&["j\u{fc}rgen@x", "a@m\u{fc}nchen.example"]);
@@ -412,7 +428,7 @@ fn message_is_never_converted() {
         let mut dialogue = Dialogue::new(settings(), &replies, 1);
         assert_eq!(dialogue.send(envelope, None), expected, "{ehlo}");
         assert_eq!(dialogue.said.len(), said, "{:?}", dialogue.said);
-        assert_eq!(dialogue.sender.step(), Step::Ready);
+        assert_eq!(dialogue.sender.step(), SenderStep::Ready);
         if envelope.to.len() == 2 {
             let to = if said == 5 { "xn--mnchen-3ya.example" } else { "m\u{fc}nchen.example" };
             assert_eq!(dialogue.said[said - 3], format!("RCPT TO:<a@{to}>"));
@@ -423,20 +439,20 @@ fn message_is_never_converted() {
 #[test]
 fn starttls_and_auth() {
     let tls = "250-x\r\n250-STARTTLS\r\n250 AUTH PLAIN";
-    let login = || Some(Login { user: "jones".to_owned(), password: "secret".to_owned() });
+    let login = || Some(Credentials { user: "jones".to_owned(), password: "secret".to_owned() });
     let plain = "AUTH PLAIN AGpvbmVzAHNlY3JldA==";
     let ehlo = "EHLO here.example";
     let inside: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo];
     let inside_auth: &[&str] = &[ehlo, "STARTTLS", "[TLS]", ehlo, plain];
-    type Row<'a> = (StartTls, bool, bool, Replies<'a>, &'a [&'a str], &'a str);
+    type Row<'a> = (StartTlsPolicy, bool, bool, Replies<'a>, &'a [&'a str], &'a str);
     let rows: &[Row<'_>] = &[
-        (StartTls::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
-        (StartTls::Offered, false, false, &[("EHLO", tls)], inside, ""),
-        (StartTls::Offered, false, false, &[], &[ehlo], ""),
-        (StartTls::Offered, true, false, &[("EHLO", tls)], inside, ""),
-        (StartTls::Offered, true, false, &[], &[ehlo], ""),
+        (StartTlsPolicy::Off, false, false, &[("EHLO", tls)], &[ehlo], ""),
+        (StartTlsPolicy::Offered, false, false, &[("EHLO", tls)], inside, ""),
+        (StartTlsPolicy::Offered, false, false, &[], &[ehlo], ""),
+        (StartTlsPolicy::Offered, true, false, &[("EHLO", tls)], inside, ""),
+        (StartTlsPolicy::Offered, true, false, &[], &[ehlo], ""),
         (
-            StartTls::Offered,
+            StartTlsPolicy::Offered,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
@@ -444,7 +460,7 @@ fn starttls_and_auth() {
             "",
         ),
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "454 4.7.0 not now")],
@@ -452,51 +468,51 @@ fn starttls_and_auth() {
             "454 4.7.0 not now",
         ),
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[],
             &[ehlo, "QUIT"],
-            "STARTTLS is not offered, and required here",
+            "TLS is required, but the server does not offer STARTTLS",
         ),
         // A reply injected after the 220, whole or in part.
         (
-            StartTls::Required,
+            StartTlsPolicy::Required,
             false,
             false,
             &[("EHLO", tls), ("STARTTLS", "220 go\r\n250 injected")],
             &[ehlo, "STARTTLS"],
-            "something came in clear text where TLS was to begin",
+            "received clear text before the TLS handshake",
         ),
-        (StartTls::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
-        (StartTls::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
+        (StartTlsPolicy::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
+        (StartTlsPolicy::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
         // No password in clear text.
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             false,
             true,
             &[("EHLO", tls)],
             &[ehlo, "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
-            StartTls::Offered,
+            StartTlsPolicy::Offered,
             false,
             true,
             &[("EHLO", tls), ("STARTTLS", "454 x")],
             &[ehlo, "STARTTLS", "QUIT"],
-            "no password is sent without TLS",
+            "the password is not sent without TLS",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[],
             &[ehlo, "QUIT"],
-            "neither AUTH PLAIN nor LOGIN is offered",
+            "the server offers neither AUTH PLAIN nor AUTH LOGIN",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[("EHLO", tls), ("AUTH", "535 5.7.8 no")],
@@ -504,15 +520,15 @@ fn starttls_and_auth() {
             "535 5.7.8 no",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[("EHLO", tls), ("AUTH", "334 ")],
             &[ehlo, plain],
-            "AUTH asks for more than there is",
+            "the server sent too many challenges for AUTH",
         ),
         (
-            StartTls::Off,
+            StartTlsPolicy::Off,
             true,
             true,
             &[
@@ -526,10 +542,10 @@ fn starttls_and_auth() {
         ),
     ];
     for (start_tls, secure, auth, replies, said, failure) in rows {
-        let settings = Settings {
+        let settings = SenderConfig {
             start_tls: *start_tls,
             secure: *secure,
-            login: if *auth { login() } else { None },
+            credentials: if *auth { login() } else { None },
             ..settings()
         };
         // A reply that is injected later comes within TLS and makes the handshake fail.
@@ -537,30 +553,30 @@ fn starttls_and_auth() {
         assert_eq!(dialogue.said, *said, "{replies:?}");
         let found = dialogue.sender.failure().map(ToString::to_string).unwrap_or_default();
         assert_eq!(found, *failure, "{replies:?}");
-        assert_eq!(dialogue.sender.step() == Step::Ready, failure.is_empty());
+        assert_eq!(dialogue.sender.step() == SenderStep::Ready, failure.is_empty());
     }
 }
 
 /// Extensions offered before the handshake are forgotten (RFC 3207 4.2).
 #[test]
 fn extensions_before_tls_are_forgotten() {
-    let mut sender = Sender::new(Settings { start_tls: StartTls::Offered, ..settings() });
+    let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
     let mut exchange = |reply: &str, said: &str| {
-        sender.heard(format!("{reply}\r\n").as_bytes());
-        let dsn = sender.offers().dsn;
-        assert_eq!(String::from_utf8(sender.output()).unwrap(), said);
-        if sender.step() == Step::StartTls {
-            sender.tls_started();
-            assert_eq!(sender.output(), b"EHLO here.example\r\n");
+        sender.feed(format!("{reply}\r\n").as_bytes());
+        let dsn = sender.extensions().dsn;
+        assert_eq!(String::from_utf8(sender.take_output()).unwrap(), said);
+        if sender.step() == SenderStep::StartTls {
+            sender.begin_tls();
+            assert_eq!(sender.take_output(), b"EHLO here.example\r\n");
         }
-        (dsn, sender.offers().dsn)
+        (dsn, sender.extensions().dsn)
     };
     assert_eq!(exchange("220 x", "EHLO here.example\r\n"), (false, false));
     assert_eq!(exchange("250-x\r\n250-DSN\r\n250 STARTTLS", "STARTTLS\r\n"), (true, true));
     assert_eq!(exchange("220 x", ""), (true, false));
     assert_eq!(exchange("502 x", "HELO here.example\r\n"), (false, false));
     assert_eq!(exchange("250 x", ""), (false, false));
-    assert_eq!(sender.step(), Step::Ready);
+    assert_eq!(sender.step(), SenderStep::Ready);
 }
 
 /// A reply that came before its command does not answer it.
@@ -568,8 +584,8 @@ fn extensions_before_tls_are_forgotten() {
 fn early_replies_are_errors() {
     for ahead in ["220 x\r\n250 y\r\n", "220 x\r\n250-y\r\n250 z\r\n"] {
         let mut sender = Sender::new(settings());
-        sender.heard(ahead.as_bytes());
-        assert_eq!(sender.step(), Step::Close);
-        assert_eq!(sender.output(), b"");
+        sender.feed(ahead.as_bytes());
+        assert_eq!(sender.step(), SenderStep::Close);
+        assert_eq!(sender.take_output(), b"");
     }
 }

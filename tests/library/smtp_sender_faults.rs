@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use mailslot::client::{Settings, connect};
+use mailslot::relay::client::{ClientConfig, connect};
 use mailslot::smtp::Envelope;
 
 use crate::harness::TIMEOUT;
@@ -16,7 +16,7 @@ const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
 const SHORT: Duration = Duration::from_millis(200);
 
 /// Returns a configuration with a short timeout at one stage.
-fn with_short_timeout(stage: &str) -> Settings {
+fn with_short_timeout(stage: &str) -> ClientConfig {
     let mut settings = client_settings();
     let timeouts = &mut settings.timeouts;
     *match stage {
@@ -29,7 +29,7 @@ fn with_short_timeout(stage: &str) -> Settings {
 }
 
 /// Connects and sends one message. Returns the outcomes, or why there was no connection.
-fn send(server: &ScriptedServer, settings: &Settings, to: &Envelope<()>) -> Vec<String> {
+fn send(server: &ScriptedServer, settings: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
     match connect(&server.target(), settings) {
         Err(reason) => vec![format!("later {reason}")],
         Ok(mut connection) => {
@@ -46,14 +46,17 @@ fn every_fault_at_every_stage() {
         (reply("450 4.2.1 not now"), "later 450 4.2.1 not now"),
         (reply("421 4.3.2 closing"), "later 421 4.3.2 closing"),
         (Action::ReplyAndClose("421 4.3.2 closing".into()), "later 421 4.3.2 closing"),
-        (reply("150 strange"), "later no reply code came"),
-        (reply("350 strange"), "later a reply without sense came (350 strange)"),
-        (reply("hello"), "later no reply code came"),
-        (reply("250-a\r\n550 b"), "later a reply with two codes came"),
-        (Action::Send(b"250 a\n".to_vec()), "later a bare LF came"),
-        (Action::Send(vec![0; 4096]), "later a reply line without end came"),
-        (Action::SendEndlessly(b"250-more\r\n".to_vec()), "later a reply without end came"),
-        (Action::SendEndlessly(b"2".to_vec()), "later a reply line without end came"),
+        (reply("150 strange"), "later received a line without a reply code"),
+        (reply("350 strange"), "later received an unexpected reply (350 strange)"),
+        (reply("hello"), "later received a line without a reply code"),
+        (reply("250-a\r\n550 b"), "later received a reply with two codes"),
+        (Action::Send(b"250 a\n".to_vec()), "later received a bare LF"),
+        (Action::Send(vec![0; 4096]), "later received a reply line that is too long"),
+        (
+            Action::SendEndlessly(b"250-more\r\n".to_vec()),
+            "later received a reply that is too long",
+        ),
+        (Action::SendEndlessly(b"2".to_vec()), "later received a reply line that is too long"),
         (Action::SendEndlessly(b"250 ok\r\n".to_vec()), "later "),
         (Action::Close, "later the end of the connection"),
         (Action::Reset, "later Connection reset by peer (os error 104)"),
@@ -139,7 +142,7 @@ fn server_that_always_closes_defers() {
         ["done 250 taken"]
     );
     let found = show_outcomes(&with_mail(&to, b"x\n", |mail| connection.send(mail)));
-    assert_eq!(found, ["later the end of the connection in place of a reply to MAIL"]);
+    assert_eq!(found, ["later the end of the connection while waiting for the reply to MAIL"]);
     assert!(!connection.is_open());
 }
 
@@ -190,7 +193,7 @@ fn server_that_does_not_read_mail_data_times_out() {
         (
             Action::SendAndStopReading(b"354 go\r\n".to_vec()),
             SHORT,
-            "later a timeout while mail data was sent",
+            "later a timeout while sending mail data",
         ),
         (reply("354 go"), TIMEOUT, "done 250 2.0.0 taken"),
     ] {
@@ -209,7 +212,7 @@ fn server_that_does_not_read_mail_data_times_out() {
 /// A message whose content cannot be read is not sent as if it ended there.
 #[test]
 fn unreadable_content_is_not_sent() {
-    use mailslot::client::Mail;
+    use mailslot::relay::client::OutgoingMessage;
     use std::io::{self, Read};
     struct Breaks(usize);
     impl Read for Breaks {
@@ -231,7 +234,7 @@ fn unreadable_content_is_not_sent() {
         let mut connection = connect(&server.target(), &client_settings()).unwrap();
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(octets))) };
         let to = envelope(&["a@x.example"]);
-        let mail = Mail { envelope: &to, octets: 10, content: &open };
+        let mail = OutgoingMessage { envelope: &to, octets: 10, content: &open };
         let found = show_outcomes(&connection.send(&mail));
         assert!(found[0].starts_with("later the message cannot be read: the disk is gone"));
         drop(connection);

@@ -2,11 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use mailslot::client::{Settings, Target, Tls, connect};
-use mailslot::listen;
-use mailslot::smtp::sender::Login;
-use mailslot::smtp::{Body, Envelope};
-use mailslot::tls::Trust;
+use mailslot::net::listen;
+use mailslot::net::tls::Trust;
+use mailslot::relay::client::{ClientConfig, ClientTls, ServerAddress, connect};
+use mailslot::smtp::sender::Credentials;
+use mailslot::smtp::{BodyType, Envelope};
 
 use crate::harness::library::{LibraryServer, MailStore};
 use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
@@ -17,12 +17,12 @@ use crate::harness::tls::TestCertificate;
 const BODY: &str = ".\n..\n.a\n\nFrom here\n>From there\nj\u{fc}rgen\n\n.";
 const STORED: &str = "\n\n.\n..\n.a\n\n>From here\n>>From there\nj\u{fc}rgen\n\n.\n\n";
 
-fn target(running: &LibraryServer) -> Target {
+fn target(running: &LibraryServer) -> ServerAddress {
     running.address.to_string().parse().unwrap()
 }
 
 /// Sends `content` twice. All recipients must succeed.
-fn deliver(target: &Target, settings: &Settings, to: &Envelope<()>, content: &str) {
+fn deliver(target: &ServerAddress, settings: &ClientConfig, to: &Envelope<()>, content: &str) {
     let mut connection = connect(target, settings).unwrap();
     for _ in 0..2 {
         let outcomes = with_mail(to, content.as_bytes(), |mail| connection.send(mail));
@@ -41,7 +41,7 @@ fn messages_arrive_unchanged() {
     deliver(&target(&running), &client_settings(), &to, &format!("Subject: small\n\n{BODY}"));
     // Too large for a chunk, so it is sent by DATA.
     let filling = format!("{}\n", "x".repeat(79)).repeat(500);
-    let large = Envelope { body: Body::EightBitMime, ..envelope(&["large@here.example"]) };
+    let large = Envelope { body: BodyType::EightBitMime, ..envelope(&["large@here.example"]) };
     deliver(
         &target(&running),
         &client_settings(),
@@ -75,7 +75,7 @@ fn each_recipient_has_its_own_outcome() {
     // The size is declared, so the server refuses at once.
     let large = b"0123456789abcde\n".repeat(1 << 16);
     let outcomes = show_outcomes(&with_mail(&to, &large, |mail| connection.send(mail)));
-    assert_eq!(outcomes, ["never the message is larger than the next server takes"; 3]);
+    assert_eq!(outcomes, ["never the message exceeds the size limit of the next server"; 3]);
     assert!(connection.is_open());
 }
 
@@ -87,14 +87,14 @@ fn delivery_over_a_unix_socket() {
     let address = listeners[0].local_addr().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let _running = store.run_on(store.server_settings(2), listeners, address);
     let to = envelope(&["smith@here.example"]);
-    deliver(&Target::Unix(path), &client_settings(), &to, "Subject: x\n\nx\n");
+    deliver(&ServerAddress::Unix(path), &client_settings(), &to, "Subject: x\n\nx\n");
     assert_eq!(store.count("smith"), 2);
 }
 
 /// Returns a client configuration with TLS that trusts `certificate`.
-fn with_tls(certificate: &TestCertificate) -> Settings {
+fn with_tls(certificate: &TestCertificate) -> ClientConfig {
     let trust = Trust::file(&certificate.cert).unwrap();
-    Settings { tls: Some(Tls { trust, required: true }), ..client_settings() }
+    ClientConfig { tls: Some(ClientTls { trust, required: true }), ..client_settings() }
 }
 
 fn for_loopback(store: &MailStore) -> TestCertificate {
@@ -146,12 +146,12 @@ fn certificates_are_checked_unless_configured_otherwise() {
         let mut lax = with_tls(trusted);
         lax.tls.as_mut().unwrap().required = false;
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
-        lax.login = Some(Login { user: "u".to_owned(), password: "p".to_owned() });
+        lax.login = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
         let reason = connect(&target(&running), &lax).unwrap_err();
-        assert_eq!(reason.text, "no password is sent without TLS");
+        assert_eq!(reason.text, "the password is not sent without TLS");
     }
-    let anybody = Tls { trust: Trust::anybody().unwrap(), required: true };
-    let settings = Settings { tls: Some(anybody), ..client_settings() };
+    let any_certificate = ClientTls { trust: Trust::any_certificate().unwrap(), required: true };
+    let settings = ClientConfig { tls: Some(any_certificate), ..client_settings() };
     for certificate in [&named, &stranger] {
         assert!(connect(&target(&running(certificate)), &settings).unwrap().tls().is_some());
     }
@@ -167,7 +167,7 @@ fn required_tls_is_never_skipped() {
     let certificate = for_loopback(&store);
     let without = store.run(store.server_settings(2));
     let reason = connect(&target(&without), &with_tls(&certificate)).unwrap_err();
-    assert_eq!(reason.text, "STARTTLS is not offered, and required here");
+    assert_eq!(reason.text, "TLS is required, but the server does not offer STARTTLS");
     // A server that replies 220 and has no TLS, or sends something after its reply.
     for injected in ["", "\r\n250 injected"] {
         let reply = format!("220 go{injected}");
@@ -177,7 +177,7 @@ fn required_tls_is_never_skipped() {
             _ => usual(command),
         });
         let reason = connect(&server.target(), &with_tls(&certificate)).unwrap_err();
-        let early = "something came in clear text where TLS was to begin";
+        let early = "received clear text before the TLS handshake";
         assert_eq!(reason.text == early, !injected.is_empty(), "{reason}");
         assert_eq!(server.commands(), ["EHLO here.example", "STARTTLS"]);
     }

@@ -5,9 +5,9 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use mailslot::deliver::screen::{Screen, TEXT_MAX};
-use mailslot::deliver::terminal::{PATIENCE, Terminals};
-use mailslot::message::{BoxName, Content, Destination, Owner};
+use mailslot::message::{Content, Destination, MailboxName, Owner};
+use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
+use mailslot::terminal::{Terminals, WRITE_TIMEOUT};
 use nix::sys::termios::{InputFlags, OutputFlags};
 
 use crate::harness::terminals::{Pty, write_utmp};
@@ -31,8 +31,8 @@ fn message_is_shown_to_users_who_accept_messages() {
         (SHOWN.into(), SHOWN.into(), "".into())
     );
     for (name, accepts) in [("ann", true), ("bo", true), ("cy", false), ("an", false)] {
-        assert_eq!(terminals.accept(&[user(name)]), accepts, "{name}");
-        assert_eq!(terminals.accept(&[user("ann"), user(name)]), accepts, "{name} and ann");
+        assert_eq!(terminals.are_active(&[user(name)]), accepts, "{name}");
+        assert_eq!(terminals.are_active(&[user("ann"), user(name)]), accepts, "{name} and ann");
     }
 }
 
@@ -42,12 +42,12 @@ fn terminal_that_refuses_messages_is_left_alone() {
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     pty.mesg(false);
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     assert_eq!(pty.screen(), "");
     // Also changed in between.
     pty.mesg(true);
-    assert!(terminals.accept(&[user("ann")]));
+    assert!(terminals.are_active(&[user("ann")]));
 }
 
 /// A terminal has one owner, whatever utmp says.
@@ -59,7 +59,7 @@ fn terminal_of_another_owner_is_left_alone() {
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
         let ann = Destination { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
-        assert_eq!(terminals.accept(std::slice::from_ref(&ann)), shown);
+        assert_eq!(terminals.are_active(std::slice::from_ref(&ann)), shown);
         assert_eq!(terminals.show(&[ann], &lunch()), [shown]);
     }
     assert_eq!(pty.screen(), SHOWN);
@@ -100,12 +100,12 @@ fn blocked_terminal_delays_no_other() {
     let users = ["ann", "bo", "cy", "dan"].map(user);
     assert_eq!(terminals.show(&users, &screen(&text)), [false, false, true, true]);
     // All of them are waited for at the same time.
-    assert!(begun.elapsed() >= PATIENCE && begun.elapsed() < PATIENCE * 5 / 2);
+    assert!(begun.elapsed() >= WRITE_TIMEOUT && begun.elapsed() < WRITE_TIMEOUT * 5 / 2);
     assert_eq!([reading.screen(), also.screen()], [shown.as_str(), &shown]);
     // Without blocked terminals there is no wait.
     let begun = Instant::now();
     assert_eq!(terminals.show(&users[2..3], &lunch()), [true]);
-    assert!(begun.elapsed() < PATIENCE);
+    assert!(begun.elapsed() < WRITE_TIMEOUT);
 }
 
 #[test]
@@ -127,13 +127,13 @@ fn closed_terminal_is_ignored() {
     let folder = tempfile::tempdir().unwrap();
     let pty = Pty::open();
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
-    assert!(terminals.accept(&[user("ann")]));
+    assert!(terminals.are_active(&[user("ann")]));
     drop(pty);
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     // Without a utmp file no user is logged in.
     fs::remove_file(&terminals.utmp).unwrap();
-    assert!(!terminals.accept(&[user("ann")]));
+    assert!(!terminals.are_active(&[user("ann")]));
 }
 
 #[test]
@@ -174,17 +174,17 @@ fn control_characters_depend_on_the_terminal() {
 
 fn user(name: &str) -> Destination {
     Destination {
-        mailbox: BoxName::new(name).unwrap(),
+        mailbox: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@beta.arpa"),
     }
 }
 
-fn lunch() -> Screen {
+fn lunch() -> RenderedMessage {
     screen("lunch?")
 }
 
-fn screen(text: &str) -> Screen {
+fn screen(text: &str) -> RenderedMessage {
     let content = Content::Memory(format!("\n{text}\n").into_bytes().into());
-    Screen::new("<smith@alpha.arpa>", "14:05", &content).unwrap()
+    RenderedMessage::new("<smith@alpha.arpa>", "14:05", &content).unwrap()
 }

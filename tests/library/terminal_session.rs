@@ -5,10 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::screen::TEXT_MAX;
+use mailslot::net::stream::{Peer, Socket, Stream};
 use mailslot::server;
-use mailslot::session::{Settings, Switch};
-use mailslot::stream::{Peer, Socket, Stream};
+use mailslot::session::{Audience, SessionConfig};
+use mailslot::terminal::render::TEXT_MAX;
 
 use crate::harness::TIMEOUT;
 use crate::harness::client::{Client, codes};
@@ -23,7 +23,7 @@ struct TestTerminals {
     store: MailStore,
     ann: Pty,
     bo: Pty,
-    settings: Settings,
+    settings: SessionConfig,
 }
 
 impl TestTerminals {
@@ -31,7 +31,8 @@ impl TestTerminals {
         let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
         let terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = Settings { send: Switch::Local, terminals, ..store.session_settings() };
+        let settings =
+            SessionConfig { send: Audience::Local, terminals, ..store.session_settings() };
         TestTerminals { store, ann, bo, settings }
     }
 
@@ -191,7 +192,8 @@ fn terminal_lost_before_the_final_dot() {
 fn stopped_terminal_delays_only_its_sender() {
     let setup = TestTerminals::new();
     let settings = setup.store.server_settings(4);
-    let running = setup.store.run(server::Settings { session: setup.settings.clone(), ..settings });
+    let running =
+        setup.store.run(server::ServerConfig { session: setup.settings.clone(), ..settings });
     let (mut sender, mut other) = (running.connect(), running.connect());
     for client in [&mut sender, &mut other] {
         client.expect(220);
@@ -221,10 +223,10 @@ fn stopped_terminal_delays_only_its_sender() {
 fn clients_that_may_not_send_get_502() {
     let mut setup = TestTerminals::new();
     for (send, peer, may) in [
-        (Switch::On, remote_peer(1), true),
-        (Switch::Local, remote_peer(1), false),
-        (Switch::Local, Peer::Unix, true),
-        (Switch::Off, Peer::Unix, false),
+        (Audience::On, remote_peer(1), true),
+        (Audience::Local, remote_peer(1), false),
+        (Audience::Local, Peer::Unix, true),
+        (Audience::Off, Peer::Unix, false),
     ] {
         setup.settings.send = send;
         let sessions = setup.store.sessions(setup.settings.clone());

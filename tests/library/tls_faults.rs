@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use mailslot::tls::{Keys, examine};
+use mailslot::net::tls::{ServerCertificate, examine};
 use rustls::StreamOwned;
 
 use crate::harness::TIMEOUT;
@@ -258,7 +258,7 @@ fn unusable_keys_are_refused_with_a_reason() {
         ("turned", "a-key.pem", Some("the server's own comes first")),
     ] {
         let (cert, key) = (path(cert), path(key));
-        let loaded = Keys::load(&cert, &key).err();
+        let loaded = ServerCertificate::load(&cert, &key).err();
         match why {
             None => assert_eq!(loaded, None, "{cert:?} {key:?}"),
             Some(why) => assert!(

@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use mailslot::listen::{self, Accept, Address};
-use mailslot::server::Settings;
+use mailslot::net::listen::{self, Accept, ListenAddress};
+use mailslot::server::ServerConfig;
 
 use crate::harness::client::{connect, rest};
 use crate::harness::library::{LibraryServer, MailStore};
@@ -35,7 +35,7 @@ fn delivery_by_starttls_in_both_versions() {
         assert!(!mailbox.contains("TLS13_"), "{mailbox}");
         assert!(mailbox.ends_with("\nIt works.\n\n"), "{mailbox}");
     }
-    assert_eq!((store.counters.tls.value(), store.counters.tls_failed.value()), (2, 0));
+    assert_eq!((store.counters.tls_sessions.value(), store.counters.tls_failed.value()), (2, 0));
 }
 
 #[test]
@@ -136,8 +136,8 @@ fn implicit_tls() {
 }
 
 /// Runs a server on an address that begins with `tls:`.
-fn run_implicit(store: &MailStore, settings: Settings) -> (LibraryServer, Address) {
-    let address = "tls:127.0.0.1:0".parse::<Address>().unwrap();
+fn run_implicit(store: &MailStore, settings: ServerConfig) -> (LibraryServer, ListenAddress) {
+    let address = "tls:127.0.0.1:0".parse::<ListenAddress>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
     assert!(listeners[0].service().tls);
     let at = listeners[0].local_addr().unwrap();

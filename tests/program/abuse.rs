@@ -153,7 +153,7 @@ fn hostile_text_forges_no_log_line_or_field() {
         }
     }
     // The dialogue gets as far as a delivery.
-    for event in ["connected", "recipient refused", "delivered", "disconnected"] {
+    for event in ["connected", "recipient-rejected", "delivered", "disconnected"] {
         assert!(events.contains(event), "{event} in {events:?}");
     }
     assert!(!events.contains("fake"), "{events:?}");
@@ -183,17 +183,17 @@ fn logcheck_rules_expect_a_typical_log() {
     events.sort();
     events.dedup();
     // Logged on old kernels only.
-    events.retain(|event| event != "confined in part");
+    events.retain(|event| event != "confinement-partial");
     let expected = [
         "abandoned",
         "counters",
         "delivered",
-        "no-report",
-        "recipient refused",
-        "refused",
-        "reload",
-        "report",
-        "settled",
+        "dsn-created",
+        "dsn-suppressed",
+        "recipient-rejected",
+        "rejected",
+        "reloaded",
+        "running-as",
         "stopping",
     ];
     assert_eq!(events, expected);
@@ -202,7 +202,8 @@ fn logcheck_rules_expect_a_typical_log() {
         assert_eq!(reported_by_logcheck(&lines), "");
     }
     // The rules must not match everything.
-    let odd = "Nov  2 04:50:00 mx mailslot[4711]: lock-broken path=/var/mail/jo.lock pid=1 age=99";
+    let odd =
+        "Nov  2 04:50:00 mx mailslot[4711]: lock-broken lock=/var/mail/jo.lock pid=1 seconds=9";
     let forged = as_in_syslog(&log[0], true) + " and more";
     assert_eq!(
         reported_by_logcheck(&[odd.to_owned(), forged.clone()]),

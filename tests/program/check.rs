@@ -52,11 +52,11 @@ fn advice_exits_0_problems_exit_78() {
     let directory = TestDirectory::new();
     let (code, text) = check(directory.path(), &["--metrics-file", "/none/x.prom"]);
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("cannot write to /none\n   cure: install -d "), "{text}");
+    assert!(text.contains("cannot write to /none\n   fix: install -d "), "{text}");
     let (code, text) = check(directory.path(), &["--max-recipients", "3"]);
     assert_eq!(code, Some(0), "{text}");
     assert!(
-        text.contains("\nadvice: max-recipients 3 is below RFC 5321's 100\n   cure: "),
+        text.contains("\nadvice: max-recipients 3 is below RFC 5321's 100\n   fix: "),
         "{text}"
     );
 
@@ -87,7 +87,7 @@ fn check_finds_errors_in_aliases() {
     fs::write(&aliases, "a: b\nb: a\npipe: \"|/bin/cat\"\n").unwrap();
     let (code, text) = check(directory.path(), &["-a", aliases.to_str().unwrap()]);
     assert_eq!(code, Some(78), "{text}");
-    assert!(text.matches("\n   cure: ").count() >= 2, "{text}");
+    assert!(text.matches("\n   fix: ").count() >= 2, "{text}");
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! `/etc` and network of their own.
 //!
 //! A row is a line of shell that breaks a host that was in order, what `check` must say of it, and
-//! how it is mended: mostly by the cure just as it was printed, pasted into the shell. The shell
+//! how it is mended: mostly by the fix just as it was printed, pasted into the shell. The shell
 //! has `$D`, the folder of the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`]
 //! run as whoever runs the tests and, as root, once more as nobody; those of [`AS_ROOT`] have a
 //! host of their own: name, `/etc` and network.
@@ -76,12 +76,12 @@ const AS_ANY_USER: &[Row] = &[
     ),
     advice(
         "echo lock flock >>$C",
-        "look for a dotlock or an fcntl lock",
+        "use only dotlocks or fcntl locks",
         By("set lock to dotlock,fcntl,flock", "sed -i s/flock/dotlock,fcntl,flock/ $C"),
     ),
     advice(
         "sed -i 's/^domain.*/domain mail.example/' $C",
-        "mail for user@host.example is refused",
+        "mail for user@host.example is rejected",
         By("add domain host.example", "echo domain host.example >>$C"),
     ),
     advice(
@@ -92,37 +92,41 @@ const AS_ANY_USER: &[Row] = &[
     advice("chmod 666 $C", "/conf (mode 666) is writable by others", Printed),
     advice("echo metrics-file $D/metrics/x.prom >>$C", "metrics-file: ", Printed),
     // Mail directory and spool.
-    stops("rmdir $D/mail", "/mail is not there", Printed),
-    stops("rmdir $D/spool", "/spool is not there", Printed),
-    stops("chmod 500 $D/mail", "mode 500) cannot be written to by", Printed),
-    stops("chmod 500 $D/spool", "mode 500) cannot be written to by", Printed),
+    stops("rmdir $D/mail", "/mail does not exist", Printed),
+    stops("rmdir $D/spool", "/spool does not exist", Printed),
+    stops("chmod 500 $D/mail", "mode 500) is not writable by", Printed),
+    stops("chmod 500 $D/spool", "mode 500) is not writable by", Printed),
     stops(
         "rmdir $D/mail; touch $D/mail",
-        "/mail is no folder",
+        "/mail is not a directory",
         By("correct mail-dir", "mkdir -m 700 $D/box; sed -i s,/mail$,/box, $C"),
     ),
-    advice("chmod 777 $D/mail", "lets everybody remove everybody's mailbox", Printed),
-    advice("chmod 770 $D/spool", "/spool can be written to by others", Printed),
+    advice("chmod 777 $D/mail", "lets any user remove any mailbox", Printed),
+    advice("chmod 770 $D/spool", "/spool is writable by others", Printed),
     // Mailboxes.
     stops("ln -s other $D/mail/alice", "mail/alice is a symbolic link", Printed),
     stops("mkfifo $D/mail/alice", "mail/alice is a FIFO", Printed),
-    stops("mkdir $D/mail/alice", "mail/alice is a folder", Printed),
-    stops("touch $D/mail/alice; chmod 400 $D/mail/alice", "is closed to its owner", Printed),
-    advice("touch $D/mail/alice; chmod 644 $D/mail/alice", "is open to everybody", Printed),
+    stops("mkdir $D/mail/alice", "mail/alice is a directory", Printed),
+    stops(
+        "touch $D/mail/alice; chmod 400 $D/mail/alice",
+        "is not readable and writable by its owner",
+        Printed,
+    ),
+    advice("touch $D/mail/alice; chmod 644 $D/mail/alice", "is accessible to all users", Printed),
     stops(
         "echo mailbox-limit 1 >>$C; echo x >$D/mail/alice; chmod 600 $D/mail/alice",
-        "(2 octets) has reached mailbox-limit",
+        "(2 bytes) has reached mailbox-limit",
         By("raise mailbox-limit", "sed -i 's/limit.*/limit 1M/' $C"),
     ),
     advice(
         "printf 'From a\\n\\nb' >$D/mail/alice; chmod 600 $D/mail/alice",
-        "does not end with a line end",
-        By("none needed: the next delivery", DELIVER),
+        "does not end with a newline",
+        By("none needed, because the next delivery", DELIVER),
     ),
     advice(
         "echo 77 >$D/mail/alice.lock; touch -d '1 hour ago' $D/mail/alice.lock",
         "/alice.lock (pid 77, 36",
-        By("none needed: the next delivery breaks it", DELIVER),
+        By("none needed, because the next delivery removes it", DELIVER),
     ),
     advice(
         "touch -d '1 hour ago' $D/mail/alice.lock",
@@ -197,17 +201,17 @@ const TLS: &[Row] = &[
     ),
     stops(
         "echo tls-cert $D/late.pem >>$C",
-        "/late.pem has expired, at 2001-",
+        "/late.pem expired at 2001-",
         By("renew it", "sed -i s/late/good/ $C"),
     ),
     advice(
         "echo tls-cert $D/other.pem >>$C",
-        "/other.pem is not for host.example",
-        By("get one with this host's name", "sed -i s/other/good/ $C"),
+        "/other.pem is not valid for host.example",
+        By("get one with the hostname", "sed -i s/other/good/ $C"),
     ),
     advice(
         "echo tls-cert $D/good.pem >>$C; chmod 644 $D/good.pem",
-        "/good.pem (mode 644) is open to everybody",
+        "/good.pem (mode 644) is accessible to all users",
         Printed,
     ),
 ];
@@ -219,8 +223,8 @@ const TLS: &[Row] = &[];
 const AS_ROOT: &[Row] = &[
     // Before the first start.
     stops("userdel mailslot", "there is no user mailslot", Printed),
-    stops("rmdir $D/spool", "/spool is not there", Printed),
-    stops("rmdir $D/mail", "/mail is not there", Printed),
+    stops("rmdir $D/spool", "/spool does not exist", Printed),
+    stops("rmdir $D/mail", "/mail does not exist", Printed),
     // Privileges.
     stops(
         "AS='setpriv --reuid mailslot --regid mail --clear-groups --'",
@@ -249,26 +253,26 @@ const AS_ROOT: &[Row] = &[
     ),
     stops(
         "sed -i /root/d $D/aliases",
-        "mail for root is put off",
-        By("give root an alias", "echo root: alice >>$D/aliases"),
+        "mail for root is deferred",
+        By("add an alias for root", "echo root: alice >>$D/aliases"),
     ),
     // Directories.
-    stops("chown root $D/spool", "cannot be written to by mailslot:mail", Printed),
-    stops("chown root:root $D/mail", "cannot be written to by mailslot:mail", Printed),
+    stops("chown root $D/spool", "is not writable by mailslot:mail", Printed),
+    stops("chown root:root $D/mail", "is not writable by mailslot:mail", Printed),
     advice(
         "chown mailslot $D/mail; chmod 755 $D/mail",
-        "users who have no mailbox yet cannot get one",
+        "users without a mailbox cannot create one",
         Printed,
     ),
     stops(
         "mkdir -m 700 $D/shut; mv $D/mail $D/shut; sed -i s,/mail$,/shut/mail, $C",
-        "/shut is closed to it",
+        "/shut is not searchable by mailslot:mail",
         Printed,
     ),
     stops(
         "mount -t tmpfs -o size=16k,mode=700,uid=$(id -u mailslot) none $D/spool",
         "/spool: 0 MiB are free",
-        By("make room", "umount $D/spool"),
+        By("free space", "umount $D/spool"),
     ),
     stops(
         "mount -t tmpfs -o ro,mode=700,uid=$(id -u mailslot) none $D/spool",
@@ -285,19 +289,19 @@ const AS_ROOT: &[Row] = &[
     // Names.
     advice(
         "echo mail.example >/etc/mailname",
-        "mail for user@mail.example is refused",
+        "mail for user@mail.example is rejected",
         By("correct /etc/mailname", "echo host.example >/etc/mailname"),
     ),
     advice(
         "echo mail.example >/etc/mailname; sed -i /^domain/d $C",
-        "mail for user@host.example is refused",
+        "mail for user@host.example is rejected",
         By("add domain host.example", "printf 'domain %s\\n' host.example mail.example >>$C"),
     ),
     advice(
         "hostname other; sed -i '/^hostname/d; s/^domain.*/domain other/' $C",
         "hostname other has no dot",
         By(
-            "name the host in full in /etc/hosts",
+            "add the full name to /etc/hosts",
             "echo 127.0.1.1 other.example other >/etc/hosts; echo domain other.example >>$C",
         ),
     ),
@@ -396,7 +400,7 @@ impl Host {
         });
         let hit = hit.unwrap_or_else(|| panic!("{fault}\nno {weight} {says:?} in\n{text}"));
         assert_eq!(status, if *stops { 78 } else { 0 }, "{fault}\n{text}");
-        let (_, printed) = hit.split_once("\n   cure: ").expect("a fix");
+        let (_, printed) = hit.split_once("\n   fix: ").expect("a fix");
         let printed = printed.lines().next().unwrap();
         assert!(!printed.is_empty(), "{fault}\n{text}");
         match fix {
@@ -507,7 +511,7 @@ fn check_prepares_the_first_start() {
     host.shell.must("userdel mailslot; rmdir $D/mail $D/spool");
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
-    let fixes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   cure: ")).collect();
+    let fixes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   fix: ")).collect();
     assert_eq!(fixes.len(), 3, "{text}");
     for fix in fixes {
         host.shell.must(fix);
@@ -526,8 +530,8 @@ fn port_in_use_by_another_server() {
     host.shell.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
-    assert!(text.contains("is in use by a program that does not greet"), "{text}");
-    assert!(text.contains("cure: stop it, or choose another address"), "{text}");
+    assert!(text.contains("is in use by a program that sends no greeting"), "{text}");
+    assert!(text.contains("fix: stop it, or choose another address"), "{text}");
     drop(other);
     host.assert_no_problems("after it is stopped");
 }

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use mailslot::smtp::fuzz::Machine;
+use mailslot::smtp::testing::Conversation;
 
 use crate::harness::dialogue::{self, Dialogue, Pattern, Received, Turn};
 use crate::harness::directory::TestDirectory;
@@ -31,7 +31,7 @@ fn receiver_holds_every_dialogue() {
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Machine::new(fixtures::settings(&dialogue.options), BetaHost);
+            let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -41,7 +41,7 @@ fn receiver_holds_every_dialogue() {
                 dialogue.name
             );
             assert_eq!(machine.messages, turn_by_turn.messages, "{} cut at {cut}", dialogue.name);
-            assert_eq!(machine.replies, machine.asked, "{} cut at {cut}", dialogue.name);
+            assert_eq!(machine.replies, machine.replies_due, "{} cut at {cut}", dialogue.name);
         }
     }
 }
@@ -62,8 +62,8 @@ fn every_reply_code_is_in_a_dialogue() {
 }
 
 /// Holds a dialogue turn by turn. Each reply is compared before anything more is sent.
-fn run(dialogue: &Dialogue) -> Machine<BetaHost> {
-    let mut machine = Machine::new(fixtures::settings(&dialogue.options), BetaHost);
+fn run(dialogue: &Dialogue) -> Conversation<BetaHost> {
+    let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
     let mut received = Received::default();
     let mut read = 0;
     let mut mail_line = 0;
@@ -92,7 +92,7 @@ fn run(dialogue: &Dialogue) -> Machine<BetaHost> {
 }
 
 /// Adds the reply lines that are new.
-fn receive(machine: &Machine<BetaHost>, read: &mut usize, received: &mut Received) {
+fn receive(machine: &Conversation<BetaHost>, read: &mut usize, received: &mut Received) {
     let text = String::from_utf8(machine.out[*read..].to_vec()).unwrap();
     received.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
     received.closed = machine.closed;

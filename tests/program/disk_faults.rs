@@ -46,14 +46,14 @@ fn unusable_mailbox_is_refused_and_logged() {
         make(&path);
         early.send(b"Subject: early\r\n\r\nearly\r\n");
         early.command(".", 451);
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(
             line.contains("alice") && (line.contains(words) || line.contains("open")),
             "{line}"
         );
         let late = TestMessage::new(format!("late-{i}"), &["alice"], 300);
         assert_eq!(ledger.send(&server.address, late), Some(450), "{what}");
-        let line = server.wait_for_log("refused mailbox=");
+        let line = server.wait_for_log("mailbox-unavailable");
         assert!(line.contains("alice") && line.contains(words), "{what}: {line}");
         ledger.deliver(server.address, TestMessage::new(format!("bob-{i}"), &["bob"], 300));
         match path.is_dir() && !path.is_symlink() {
@@ -79,7 +79,7 @@ fn missing_mail_directory_is_451() {
     fs::rename(directory.join("mail"), directory.join("away")).unwrap();
     let fate = ledger.send(&server.address, TestMessage::new("lost", &["alice"], 300));
     assert_eq!(fate, Some(451));
-    let line = server.wait_for_log("not-delivered");
+    let line = server.wait_for_log("delivery-failed");
     assert!(line.contains("alice") && line.contains("No such file"), "{line}");
     fs::rename(directory.join("away"), directory.join("mail")).unwrap();
     ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], 300));

@@ -1,7 +1,7 @@
 //! Delivery reports: a local sender who asks for one gets it, no other sender does, and clients of
 //! other hosts are not offered DSN.
 
-use mailslot::stream::Peer;
+use mailslot::net::stream::Peer;
 
 use crate::harness::client::{Client, codes};
 use crate::harness::library::{MailStore, remote_peer, run_session};
@@ -183,7 +183,7 @@ fn other_senders_get_no_report() {
     send(&mut client, "MAIL FROM:<none@beta.arpa>", &[&rcpt("NEVER"), &rcpt("FAILURE,DELAY")]);
     send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
     send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
-    server.wait_for_log("no-report");
+    server.wait_for_log("dsn-suppressed");
     // A message that is refused is not reported. The reply says so.
     client.command("MAIL FROM:<none@beta.arpa>", 250);
     client.command(&rcpt("SUCCESS"), 250);

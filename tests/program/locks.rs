@@ -140,7 +140,7 @@ fn long_lock_is_451() {
         let took = began.elapsed();
         assert!(reply.starts_with("451 4.2.0 "), "{lock:?}: {reply}");
         assert!((1..8).contains(&took.as_secs()), "{lock:?}: {took:?}");
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("mailbox-busy");
         let holder_named = line.contains(&format!("{lock:?}").to_lowercase());
         assert!(line.contains("/alice ") && holder_named, "{lock:?}: {line}");
         ledger.record(message, Some(451));
@@ -251,7 +251,7 @@ fn stale_dotlock_is_broken_by_owner_or_age() {
         if broken {
             assert_eq!(fate, Some(250), "{what}");
             let logged = server.wait_for_log("lock-broken");
-            let age_in_log: u64 = logged.split("age=").nth(1).unwrap().trim().parse().unwrap();
+            let age_in_log: u64 = logged.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
             assert!(
                 (age..age + 20).contains(&age_in_log) && logged.contains("alice.lock"),
                 "{logged}"
@@ -259,7 +259,7 @@ fn stale_dotlock_is_broken_by_owner_or_age() {
             assert!(!path.exists(), "{what}");
         } else {
             assert_eq!(fate, Some(451), "{what}");
-            let logged = server.wait_for_log("not-delivered");
+            let logged = server.wait_for_log("mailbox-busy");
             assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
             match path.is_dir() {
                 true => fs::remove_dir(&path).unwrap(),

@@ -17,6 +17,7 @@ mod kill;
 mod lmtp;
 #[cfg(target_os = "linux")]
 mod locks;
+mod log;
 mod metrics;
 mod options;
 mod prdr;

@@ -31,7 +31,7 @@ fn unwritable_file_is_logged_once() {
     let path = directory.join("none").join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let line = server.wait_for_log("metrics");
-    assert!(line.contains("WARN  metrics not-written file="), "{line}");
+    assert!(line.contains("WARN  metrics-failed file="), "{line}");
     let mut client = server.after_ehlo();
     client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
     drop(client);

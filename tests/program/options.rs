@@ -18,7 +18,7 @@ fn help_lists_every_option() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);
         assert_eq!((code, errors.as_str()), (Some(0), ""));
-        for row in mailslot::options::TABLE {
+        for row in mailslot::config::options::TABLE {
             assert!(
                 help.contains(format!("--{} {}", row.long, row.arg).trim_end()),
                 "{}",
@@ -41,7 +41,7 @@ fn version_of_the_package() {
 
 #[test]
 fn command_line_error_exits_64() {
-    for (args, complaint) in [
+    for (args, error) in [
         // Commands.
         (
             &["serve"][..],
@@ -61,22 +61,28 @@ fn command_line_error_exits_64() {
         (&["-q", "-v"], "--quiet and --verbose exclude each other"),
         // Values.
         (&["-t", "0"], "--threads \"0\": expected a number from 2 to 4096"),
-        (&["-s", "25X"], "--max-size \"25X\": expected octets, or a number with K, M or G"),
+        (
+            &["-s", "25X"],
+            "--max-size \"25X\": expected a number of bytes, or a number with K, M or G",
+        ),
         (&["-l", "25"], "--listen \"25\": expected HOST:PORT, [IPV6]:PORT, tls:HOST:PORT"),
         (&["-d", "a b"], "--domain \"a b\": expected a domain name, such as mail.example.org"),
-        (&["-u", "../etc"], "--user \"../etc\": expected a user's name, without a domain"),
-        (&["-u", "a\x1b[2J"], "--user \"a\\u{1b}[2J\": expected a user's name"),
-        (&["--lock", "lockf"], "expected one or more of dotlock, fcntl and flock, with commas"),
+        (&["-u", "../etc"], "--user \"../etc\": expected a user name without a domain"),
+        (&["-u", "a\x1b[2J"], "--user \"a\\u{1b}[2J\": expected a user name"),
+        (
+            &["--lock", "lockf"],
+            "expected one or more of dotlock, fcntl and flock, separated by commas",
+        ),
         (&["--vrfy", "yes"], "--vrfy \"yes\": expected on, off or local"),
         (&["--delimiter", "ab"], "expected one of ! # $"),
-        (&["--timeout", "5 minutes"], "expected seconds, or a number with s, m, h or d"),
+        (
+            &["--timeout", "5 minutes"],
+            "expected a number of seconds, or a number with s, m, h or d",
+        ),
     ] {
         let (code, printed, errors) = run(args);
         assert_eq!((code, printed.as_str()), (Some(64), ""), "{args:?}: {errors}");
-        assert!(
-            errors.starts_with("mailslot: ") && errors.contains(complaint),
-            "{args:?}: {errors}"
-        );
+        assert!(errors.starts_with("mailslot: ") && errors.contains(error), "{args:?}: {errors}");
         assert!(errors.ends_with("\nmailslot: try mailslot --help\n"), "{args:?}: {errors}");
     }
 }
@@ -86,17 +92,20 @@ fn configuration_error_exits_78_with_its_line() {
     let directory = TestDirectory::new();
     let path = directory.join("conf");
     let file = path.to_str().unwrap();
-    for (text, complaint) in [
+    for (text, error) in [
         ("threads 4\nthread 5\n", ":2: unknown key \"thread\"; did you mean \"threads\"?"),
         ("threads\n", ":1: threads has no value; expected \"threads N\""),
         ("threads 4\nthreads 4\n", ":2: threads is given twice, first at "),
-        ("# more\nmax-size lots\n", ":2: max-size \"lots\": expected octets, or a number with"),
+        (
+            "# more\nmax-size lots\n",
+            ":2: max-size \"lots\": expected a number of bytes, or a number with",
+        ),
         ("inetd on\n", ":1: inetd can be given on the command line only"),
     ] {
         fs::write(&path, text).unwrap();
         let (code, printed, errors) = run(&["check", "-c", file]);
         assert_eq!((code, printed.as_str()), (Some(78), ""), "{text:?}: {errors}");
-        assert!(errors.starts_with(&format!("mailslot: {file}{complaint}")), "{text:?}: {errors}");
+        assert!(errors.starts_with(&format!("mailslot: {file}{error}")), "{text:?}: {errors}");
     }
     fs::write(&path, b"threads \xff\n").unwrap();
     assert_eq!(run(&["check", "-c", file]).0, Some(78));
@@ -124,7 +133,7 @@ fn start_failure_names_its_cause() {
         let args = ["-m", mail, "-S", spool, "-l", listen];
         let (code, printed, errors) = run(&[&rest[..], &args].concat());
         assert_eq!((code, printed.as_str()), (Some(status), ""), "{errors}");
-        let complaint = errors.lines().find(|line| line.starts_with("mailslot: "));
-        assert!(complaint.is_some_and(|line| line.contains(named)), "{named} in {errors}");
+        let error = errors.lines().find(|line| line.starts_with("mailslot: "));
+        assert!(error.is_some_and(|line| line.contains(named)), "{named} in {errors}");
     }
 }

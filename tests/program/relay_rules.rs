@@ -202,7 +202,7 @@ fn etrn_is_for_local_clients() {
     client.command("ETRN", 501);
     client.command("ETRN other.example", 250);
     client.command("ETRN @example", 250);
-    server.wait_for_log("sent entry=");
+    server.wait_for_log("relay-sent");
     wait_until("the queue is empty", || host.directory.queue().is_empty());
     assert!(there.mailbox("postel").contains("\n\nx\n"));
 }

@@ -116,7 +116,7 @@ fn exit_statuses() {
         (&["nobody"], b"x\n", 67, "nobody@here.example: 550 5.1.1 "),
         (&["smith", "nobody"], b"x\n", 67, "nobody@here.example: 550 5.1.1 "),
         (&["a@elsewhere.example"], b"x\n", 69, "a@elsewhere.example: 550 5.7.1 "),
-        (&["smith"], &large, 65, "smith@here.example: the message is larger"),
+        (&["smith"], &large, 65, "smith@here.example: the message exceeds"),
         (&[], b"x\n", 64, "to whom?"),
         (&["-t"], b"Subject: x\n\n", 65, "the header names no recipient"),
         (&["-t"], b"To: a b c\n\n", 65, "the field To is no address list"),

@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use mailslot::listen;
+use mailslot::net::listen;
 use nix::sys::signal::Signal;
 
 use crate::harness::client::{Client, connect};
@@ -35,7 +35,7 @@ fn hup_reloads_the_certificate() {
     fs::copy(&b.cert, &a.cert).unwrap();
     fs::copy(&b.key, &a.key).unwrap();
     server.signal(Signal::SIGHUP);
-    server.wait_for_log("reload ");
+    server.wait_for_log("reloaded");
     old.command("Subject: still here\r\n\r\n.", 250);
     // A client that trusts only b would not accept a.
     let mut new = b.handshake(starttls(server.address), &VERSIONS);
@@ -43,7 +43,7 @@ fn hup_reloads_the_certificate() {
 
     fs::write(&a.key, "no key").unwrap();
     server.signal(Signal::SIGHUP);
-    let line = server.wait_for_log("certificate and key stay as they were");
+    let line = server.wait_for_log("tls-reload-failed");
     assert!(line.contains("no private key is in it"), "{line}");
     b.handshake(starttls(server.address), &VERSIONS).quit();
     old.quit();
@@ -111,9 +111,9 @@ fn start_fails_without_usable_keys() {
         (&["--tls-cert", cert][..], 78, format!("mailslot: tls-key {cert}: no private key is in")),
         (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: it does not belong")),
         (&["--tls-cert", "/none"], 78, "mailslot: tls-cert /none: No such file".to_owned()),
-        (&["--tls-key", key], 64, format!("--tls-key \"{key}\": expected tls-cert besides")),
-        (&["--tls-required", "on"], 64, "--tls-required \"on\": expected tls-cert".to_owned()),
-        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\": expected tls-cert".to_owned()),
+        (&["--tls-key", key], 64, format!("--tls-key \"{key}\" requires --tls-cert")),
+        (&["--tls-required", "on"], 64, "--tls-required \"on\" requires --tls-cert".to_owned()),
+        (&["-l", "tls:h:465"], 64, "--listen \"tls:h:465\" requires --tls-cert".to_owned()),
     ] {
         let (exit, text) = run_mailslot(&[&common[..], options].concat());
         assert_eq!(exit, Some(code), "{options:?}: {text}");
@@ -177,7 +177,7 @@ fn passed_socket_named_tls_needs_a_certificate() {
     let status = passed(sockets, "a.socket:lmtp:tls", directory.path(), &[]).status().unwrap();
     assert_eq!(status.code(), Some(78));
     let log = fs::read_to_string(directory.join("log")).unwrap();
-    assert!(log.contains("systemd passed a socket by the name of tls; give --tls-cert"), "{log}");
+    assert!(log.contains("systemd passed a socket with the name tls; give --tls-cert"), "{log}");
 }
 
 #[test]
@@ -201,10 +201,10 @@ fn check_examines_certificates_and_keys() {
     let directory = directory.to_str().unwrap();
     for (certificate, hostname, code, found) in [
         (&good, "here.example", 0, None),
-        (&good, "there.example", 0, Some("good-cert.pem is not for there.example")),
-        (&expired, "here.example", 78, Some("has expired, at 2020-01-02T00:00:00Z")),
-        (&future, "here.example", 78, Some("does not hold before 4000-01-01T00:00:00Z")),
-        (&open, "here.example", 0, Some("open-key.pem (mode 644) is open to everybody")),
+        (&good, "there.example", 0, Some("good-cert.pem is not valid for there.example")),
+        (&expired, "here.example", 78, Some("expired at 2020-01-02T00:00:00Z")),
+        (&future, "here.example", 78, Some("is not valid before 4000-01-01T00:00:00Z")),
+        (&open, "here.example", 0, Some("open-key.pem (mode 644) is accessible to all users")),
         (&mismatch, "here.example", 78, Some("does not belong to the first certificate")),
     ] {
         let common =
@@ -213,7 +213,7 @@ fn check_examines_certificates_and_keys() {
         assert_eq!(exit, Some(code), "{text}");
         match found {
             None => assert!(text.ends_with("\nno problems\n"), "{text}"),
-            Some(found) => assert!(text.contains(found) && text.contains("   cure: "), "{text}"),
+            Some(found) => assert!(text.contains(found) && text.contains("   fix: "), "{text}"),
         }
     }
 }
@@ -225,7 +225,7 @@ fn sendmail_where_tls_is_required() {
     let certificate = TestCertificate::new(store.path(), "certificate");
     let mut server = store.server_settings(2);
     server.session.tls =
-        certificate.offered().map(|tls| mailslot::session::Tls { required: true, ..tls });
+        certificate.offered().map(|tls| mailslot::session::TlsPolicy { required: true, ..tls });
     let path = store.join("smtp").display().to_string();
     let listeners = ["127.0.0.1:0".to_owned(), format!("unix:{path}")].map(|a| a.parse().unwrap());
     let listeners = listen::open(&listeners).unwrap();

@@ -104,7 +104,7 @@ fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
                         "{inject}: {code_of_reply}"
                     );
                     // For a lock, EAGAIN means that another process holds it.
-                    server.wait_for_any_log(&[words, "locked-by"]);
+                    server.wait_for_any_log(&[words, "mailbox-busy"]);
                 }
                 let next = TestMessage::new(format!("next-{number}"), to, 300);
                 let answer = ledger.send(&server.address, next);
@@ -201,7 +201,7 @@ fn failed_truncation_is_repeated_before_the_next_message() {
         let calls = strace.detach();
         assert!(calls.matches("(INJECTED)").count() >= 2, "{call}: {}", tail(&calls));
         let line = server.wait_for_log("/mail/a error=");
-        assert!(line.contains("cut-back-failed") && line.contains("Input/output"), "{line}");
+        assert!(line.contains("truncate-failed") && line.contains("Input/output"), "{line}");
         ledger.deliver(server.address, TestMessage::new("next", &["b", "a"], 500));
         ledger.assert_matches(&directory);
         server.stop();
@@ -252,7 +252,7 @@ fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
         let inject = "inject=fdatasync:error=EIO:when=1";
         let strace = failing(&directory, &server, threads, &[inject]);
         let line = server.wait_for_log("sync-failed");
-        assert!(line.contains("mailbox=a ") && line.contains("Input/output error"), "{line}");
+        assert!(line.contains("/mail/a ") && line.contains("Input/output error"), "{line}");
         if suspended {
             let line = server.wait_for_log("mailbox-suspended");
             assert!(line.contains("/a ") && line.contains("Input/output error"), "{line}");
@@ -282,7 +282,7 @@ fn mailbox_of_another_user_is_450() {
     std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(65_534), None).unwrap();
     let answer = ledger.send(&server.address, TestMessage::new("theirs", &["alice"], 300));
     assert_eq!(answer, Some(450));
-    let line = server.wait_for_log("refused mailbox=");
+    let line = server.wait_for_log("mailbox-unavailable");
     assert!(line.contains("alice") && line.contains("belongs to uid 65534"), "{line}");
     ledger.deliver(server.address, TestMessage::new("bob", &["bob"], 300));
     std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(0), None).unwrap();
@@ -313,7 +313,7 @@ fn mailbox_without_permission_is_451() {
         allow(mode);
         let message = TestMessage::new(format!("mode-{mode:o}"), &["bob", "alice"], 300);
         assert_eq!(ledger.send(&server.address, message), Some(451));
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Permission denied"), "{line}");
         ledger.deliver(server.address, TestMessage::new(format!("bob-{mode:o}"), &["bob"], 300));
         allow(0o600);
@@ -377,8 +377,8 @@ fn full_mail_directory_is_452() {
         check_inside(&directory, &server, &ledger);
     }
     assert!(refused > 10 && ledger.accepted() > 5, "{refused} of 60 refused");
-    let line = server.wait_for_log("not-delivered");
-    let named = line.contains("alice: ") || line.contains("bob: ");
+    let line = server.wait_for_log("delivery-failed");
+    let named = line.contains("/alice ") || line.contains("/bob ");
     assert!(line.contains("No space left") && named, "{line}");
     remount(&directory, &server, "mail", "size=8m");
     ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], LARGE));
@@ -413,7 +413,7 @@ fn read_only_mail_directory_is_451() {
     for length in [300, LARGE] {
         let message = TestMessage::new(format!("lost-{length}"), &["alice", "bob"], length);
         assert_eq!(ledger.send(&server.address, message), Some(451));
-        let line = server.wait_for_log("not-delivered");
+        let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Read-only file system"), "{line}");
     }
     remount(&directory, &server, "mail", "rw");

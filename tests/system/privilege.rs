@@ -306,7 +306,11 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
 fn unusable_user_is_reported() {
     let host = TestHost::new();
     for (mode, options, expected) in [
-        (StartMode::Root, ["--run-as", "nobody-here"], "there is no user nobody-here; `useradd"),
+        (
+            StartMode::Root,
+            ["--run-as", "nobody-here"],
+            "there is no user nobody-here; create it with `useradd",
+        ),
         (StartMode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
         (
             StartMode::Plain,
@@ -362,16 +366,19 @@ fn check_prints_the_run_identity() {
         String::from_utf8(output.stdout).unwrap()
     };
     for (mode, identity) in [
-        (StartMode::Root, "root, becomes mailslot:mail; writes to each mailbox as its owner"),
+        (StartMode::Root, "root, becomes mailslot:mail; writes each mailbox as its owner"),
         (
             StartMode::Capable,
-            "uid 64900 with CAP_SETUID and CAP_SETGID; writes to each mailbox as its",
+            "uid 64900 with CAP_SETUID and CAP_SETGID; writes each mailbox as its",
         ),
-        (StartMode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes to what its user"),
+        (
+            StartMode::Plain,
+            "uid 64900 without CAP_SETUID and CAP_SETGID; writes mailboxes as itself",
+        ),
     ] {
         let text = check(mode, &[]);
         assert!(text.contains(&format!("\nprivileges       {identity}")), "{text}");
-        assert!(text.contains("mail for root is put off") != (mode == StartMode::Plain), "{text}");
+        assert!(text.contains("mail for root is deferred") != (mode == StartMode::Plain), "{text}");
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
     let text = check(StartMode::Root, &[]);
@@ -380,11 +387,11 @@ fn check_prints_the_run_identity() {
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
     host.set_mail_directory(0o755, 0, 0);
     for (options, expected) in [
-        (&[][..], "cannot be written to by mailslot:mail\n   cure: chown mailslot:mail "),
-        (&[], "mail (owner 0:0, mode 755) cannot be written to by mailslot:mail\n   cure: chown"),
-        (&[], "users who have no mailbox yet cannot get one"),
-        (&["--run-as", "nobody"], "there is no user nobody\n   cure: useradd --system "),
-        (&["--run-as", "root"], "run-as root: a hole in mailslot would be a hole in the host"),
+        (&[][..], "is not writable by mailslot:mail\n   fix: chown mailslot:mail "),
+        (&[], "mail (owner 0:0, mode 755) is not writable by mailslot:mail\n   fix: chown"),
+        (&[], "users without a mailbox cannot create one"),
+        (&["--run-as", "nobody"], "there is no user nobody\n   fix: useradd --system "),
+        (&["--run-as", "root"], "run-as root: a vulnerability would give root access"),
     ] {
         let text = check(StartMode::Root, options);
         assert!(text.contains(expected), "{expected:?} in {text}");
@@ -424,7 +431,7 @@ fn forward_files_are_read_as_their_users() {
             let (log, status) = server.stop();
             assert!(status.success(), "{log:#?}");
             let expected =
-                log.iter().any(|line| line.contains("forward-file user=alice not-used="));
+                log.iter().any(|line| line.contains("forward-file-ignored user=alice error="));
             assert_eq!(expected, switch == "on" && !mode.impersonates(), "{mode:?}: {log:#?}");
         }
     }

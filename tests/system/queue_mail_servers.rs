@@ -75,7 +75,7 @@ fn postfix_requires_authentication() {
         client.command("DATA", 354);
         client.send("Subject: caf\u{e9}\r\n\r\nFrom here\r\n..\r\n".as_bytes());
         client.command(".", 250);
-        let log = server.wait_for_any_log(&["sent entry=", "smarthost-unreachable"]);
+        let log = server.wait_for_any_log(&["relay-sent", "smarthost-unreachable"]);
         if password == "wonderland" {
             assert!(log.contains("queued as"), "{log}");
             wait_until("the queue is empty", || server.queue().is_empty());
@@ -114,18 +114,18 @@ fn smtp_sink_with_every_failure() {
         (&["-w", "1"], "sent ", 0),
         (&["-r", "CONNECT"], "smarthost-unreachable ", 1),
         (&["-q", "CONNECT"], "smarthost-unreachable ", 1),
-        (&["-f", "MAIL"], "returned ", 0),
-        (&["-r", "MAIL"], "put-off ", 2),
-        (&["-q", "MAIL"], "put-off ", 2),
-        (&["-f", "RCPT"], "returned ", 0),
-        (&["-r", "RCPT"], "put-off ", 2),
-        (&["-Q", "RCPT"], "put-off ", 2),
-        (&["-f", "DATA"], "returned ", 0),
-        (&["-Q", "DATA"], "put-off ", 2),
-        (&["-f", "."], "returned ", 0),
-        (&["-r", "."], "put-off ", 2),
-        (&["-q", "."], "put-off ", 2),
-        (&["-Q", "."], "put-off ", 2),
+        (&["-f", "MAIL"], "relay-bounced ", 0),
+        (&["-r", "MAIL"], "relay-deferred ", 2),
+        (&["-q", "MAIL"], "relay-deferred ", 2),
+        (&["-f", "RCPT"], "relay-bounced ", 0),
+        (&["-r", "RCPT"], "relay-deferred ", 2),
+        (&["-Q", "RCPT"], "relay-deferred ", 2),
+        (&["-f", "DATA"], "relay-bounced ", 0),
+        (&["-Q", "DATA"], "relay-deferred ", 2),
+        (&["-f", "."], "relay-bounced ", 0),
+        (&["-r", "."], "relay-deferred ", 2),
+        (&["-q", "."], "relay-deferred ", 2),
+        (&["-Q", "."], "relay-deferred ", 2),
     ] {
         let directory = TestDirectory::new();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
@@ -143,11 +143,11 @@ fn smtp_sink_with_every_failure() {
         let mut client = server.after_ehlo();
         let to = ["jones@there.example"];
         client.deliver("smith@here.example", &to, "Subject: x\r\n\r\nx\r\n", 250);
-        let events = ["sent ", "smarthost-unreachable ", "returned ", "put-off "];
+        let events = ["relay-sent ", "smarthost-unreachable ", "relay-bounced ", "relay-deferred "];
         let log = server.wait_for_any_log(&events);
         assert!(log.contains(event), "{mode:?}: {log}");
         wait_until("the attempt is finished", || server.queue().len() == left);
         let reported = server.mailbox("smith").contains("\nAction: failed\n");
-        assert_eq!(reported, event == "returned ", "{mode:?}");
+        assert_eq!(reported, event == "relay-bounced ", "{mode:?}");
     }
 }

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use mailslot::client::{Target, connect};
-use mailslot::smtp::{Body, Envelope};
+use mailslot::relay::client::{ServerAddress, connect};
+use mailslot::smtp::{BodyType, Envelope};
 
 use crate::harness::directory::TestDirectory;
 use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
@@ -42,8 +42,8 @@ impl Sink {
         Sink { _process: process, directory }
     }
 
-    fn target(&self) -> Target {
-        Target::Unix(self.directory.join("smtp"))
+    fn target(&self) -> ServerAddress {
+        ServerAddress::Unix(self.directory.join("smtp"))
     }
 
     /// Returns what it recorded of each message.
@@ -143,9 +143,9 @@ fn mail_data_refused_half_way() {
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
 fn declared_8bitmime_is_not_converted() {
-    let to = Envelope { body: Body::EightBitMime, ..envelope(&["a@x.example"]) };
+    let to = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) };
     let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
-    assert_eq!(outcomes, ["never the next server does not take 8BITMIME"]);
+    assert_eq!(outcomes, ["never the next server does not support 8BITMIME"]);
     let outcomes = send(&Sink::start(&[]), &to, CONTENT);
     assert!(outcomes[0].starts_with("done 250 "));
 }

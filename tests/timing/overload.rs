@@ -200,7 +200,8 @@ fn a_thread_is_reserved_for_local_clients() {
     let _machine = super::shared();
     let store = MailStore::new();
     // One of 8 threads is reserved.
-    let peers: Vec<_> = (1..=20).map(remote_peer).chain([mailslot::stream::Peer::Unix]).collect();
+    let peers: Vec<_> =
+        (1..=20).map(remote_peer).chain([mailslot::net::stream::Peer::Unix]).collect();
     let (peers, address) = FakePeers::new(peers);
     let running = store.run_on(store.server_settings(8), vec![peers], address);
     let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();
@@ -230,14 +231,14 @@ fn limits_during_overload() {
     first.command("NOOP", 250);
     let mut crowd: Vec<_> = (1..9).map(|_| running.connect()).collect();
     crowd.iter_mut().for_each(|client| drop(client.expect(220)));
-    let began = |n| store.counters.stresses.value() == n;
+    let began = |n| store.counters.overloads.value() == n;
     wait_until("overload is detected", || began(1));
     // After a thirtieth of the timeout the slow clients are disconnected.
     for client in &mut crowd {
         client.expect("421 4.4.2 here.example closing transmission channel: idle or slow");
         client.expect_end();
     }
-    assert!(store.counters.sessions_given_up.value() >= 8);
+    assert!(store.counters.sessions_evicted.value() >= 8);
     let replies_to = |command: &str| {
         let mut client = running.greeted();
         (0..4)
@@ -264,14 +265,11 @@ fn overload_is_logged() {
     let server = Server::start(&["--threads", "2", "--timeout", "3"]);
     let mut only = Client::new(connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address, None));
     only.expect(220);
-    let line = server.wait_for_log("stress begins");
-    assert!(
-        line.ends_with("WARN  stress begins sessions=1 threads=2 timeout=0.1 errors=1"),
-        "{line}"
-    );
+    let line = server.wait_for_log("overload-started");
+    assert!(line.ends_with("WARN  overload-started sessions=1 threads=2 timeout=0.1"), "{line}");
     drop(only);
-    let line = server.wait_for_log("stress ");
-    assert!(line.contains("INFO  stress ends seconds="), "{line}");
+    let line = server.wait_for_log("overload-");
+    assert!(line.contains("INFO  overload-ended seconds="), "{line}");
 }
 
 /// Returns the threads, descriptors and KiB of memory of a process.

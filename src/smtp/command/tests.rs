@@ -1,13 +1,13 @@
-//! Command lines against tables of boundaries.
+//! Tests of the parser with tables of boundary cases.
 
 use super::*;
 
-/// The code of the reply to a line that is no command, or the command.
+/// Returns the command, or the code of the reply that rejects the line.
 fn parse(line: &str) -> Result<Command, u16> {
-    parse_octets(&[line.as_bytes(), b"\r\n"].concat())
+    parse_bytes(&[line.as_bytes(), b"\r\n"].concat())
 }
 
-fn parse_octets(line: &[u8]) -> Result<Command, u16> {
+fn parse_bytes(line: &[u8]) -> Result<Command, u16> {
     Command::parse(line).map_err(|reply| reply.code)
 }
 
@@ -39,7 +39,7 @@ fn commands_without_arguments() {
 }
 
 #[test]
-fn what_is_no_command_is_500_and_what_is_not_carried_out_502() {
+fn unknown_commands_get_500_and_unimplemented_ones_502() {
     for line in ["", " ", "X", "DAT", "DATAA", "MAILFROM:<a@b>", " NOOP", "XCLIENT", "\u{e9}"] {
         assert_eq!(parse(line), Err(500), "{line:?}");
     }
@@ -71,15 +71,15 @@ fn only_cr_lf_ends_a_line() {
 }
 
 #[test]
-fn a_line_has_its_limit() {
+fn a_line_longer_than_the_limit_is_rejected() {
     let noop = |length: usize| format!("NOOP {}\r\n", "x".repeat(length - 7)).into_bytes();
-    assert_eq!(parse_octets(&noop(512)), Ok(Command::Noop));
-    assert_eq!(parse_octets(&noop(LINE_MAX)), Ok(Command::Noop));
-    assert_eq!(Command::parse(&noop(LINE_MAX + 1)), Err(reply::line_too_long()));
+    assert_eq!(parse_bytes(&noop(512)), Ok(Command::Noop));
+    assert_eq!(parse_bytes(&noop(COMMAND_LINE_MAX)), Ok(Command::Noop));
+    assert_eq!(Command::parse(&noop(COMMAND_LINE_MAX + 1)), Err(reply::line_too_long()));
 }
 
 #[test]
-fn hello_has_a_domain_or_a_literal() {
+fn ehlo_and_helo_take_a_domain_or_an_address_literal() {
     let rows = [
         ("EHLO alpha.arpa", Ok(Command::Ehlo(domain("alpha.arpa")))),
         ("ehlo  alpha.arpa  ", Ok(Command::Ehlo(domain("alpha.arpa")))),
@@ -106,7 +106,7 @@ fn hello_has_a_domain_or_a_literal() {
 }
 
 #[test]
-fn mail_has_a_reverse_path_and_parameters() {
+fn mail_takes_a_reverse_path_and_parameters() {
     let from = |text: &str| ReversePath::read(text.as_bytes()).unwrap().0;
     let none = MailParameters::default;
     let sized = || MailParameters { size: Some(5), ..none() };
@@ -152,7 +152,7 @@ fn mail_has_a_reverse_path_and_parameters() {
 }
 
 #[test]
-fn rcpt_has_a_forward_path() {
+fn rcpt_takes_a_forward_path() {
     let to = |text: &str| ForwardPath::read(text.as_bytes()).unwrap().0;
     let plain = RcptParameters::default;
     let rows = [
@@ -176,7 +176,7 @@ fn rcpt_has_a_forward_path() {
 }
 
 #[test]
-fn a_501_tells_the_form_and_where_the_address_is_wrong() {
+fn a_501_shows_the_syntax_and_what_is_wrong_in_the_address() {
     let rows = [
         ("EHLO", "501 5.5.4 Syntax: EHLO host.example or EHLO [192.0.2.1]\r\n"),
         (
@@ -186,7 +186,7 @@ fn a_501_tells_the_form_and_where_the_address_is_wrong() {
         ),
         (
             "MAIL FROM:a@b",
-            "501 5.1.7 MAIL FROM: an address stands in angle brackets: <user@host>\r\n",
+            "501 5.1.7 MAIL FROM: expected an address in angle brackets: <user@host>\r\n",
         ),
         ("RCPT TO:<a>", "501 5.1.3 RCPT TO: the domain is missing: <user@host>\r\n"),
     ];
@@ -198,7 +198,7 @@ fn a_501_tells_the_form_and_where_the_address_is_wrong() {
 }
 
 #[test]
-fn names_come_without_brackets_and_quotes() {
+fn names_are_returned_without_brackets_and_quotes() {
     let rows = [
         ("smith", Some("smith")),
         ("<smith@b>", Some("smith@b")),
@@ -217,7 +217,8 @@ fn names_come_without_brackets_and_quotes() {
         ("\"\"", None),
     ];
     for (argument, expected) in rows {
-        let asked = |utf8| expected.map(|name| Asked { name: name.to_owned(), utf8 }).ok_or(501);
+        let asked =
+            |utf8| expected.map(|name| NameArgument { name: name.to_owned(), utf8 }).ok_or(501);
         assert_eq!(parse(&format!("VRFY {argument}")), asked(false).map(Command::Vrfy));
         assert_eq!(parse(&format!("EXPN {argument}")), asked(false).map(Command::Expn));
         if !argument.is_empty() {
@@ -231,19 +232,19 @@ fn names_come_without_brackets_and_quotes() {
 
 /// RFC 2920 3.2 (2), (5) and (6)
 #[test]
-fn replies_to_a_group_may_wait_and_others_may_not() {
+fn only_replies_to_pipelined_commands_may_be_delayed() {
     for line in ["RSET", "mail from:<a@b>", "SEND FROM:<>", "SOML", "SAML x", "RCPT TO:<a@b>"] {
-        assert!(may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+        assert!(may_delay_reply(format!("{line}\r\n").as_bytes()), "{line}");
     }
-    assert!(may_wait(b"BDAT 5 LAST\r\n"));
+    assert!(may_delay_reply(b"BDAT 5 LAST\r\n"));
     for line in ["EHLO a", "DATA", "VRFY a", "EXPN a", "TURN", "QUIT", "NOOP", "WIZ", "", "RSETS"] {
-        assert!(!may_wait(format!("{line}\r\n").as_bytes()), "{line}");
+        assert!(!may_delay_reply(format!("{line}\r\n").as_bytes()), "{line}");
     }
 }
 
 /// RFC 1985 5.3
 #[test]
-fn a_node_is_a_domain_or_with_an_at_sign_those_below_it_too() {
+fn a_node_is_a_domain_and_with_an_at_sign_its_subdomains_too() {
     let node = |text: &str| match Command::parse(format!("ETRN {text}\r\n").as_bytes()) {
         Ok(Command::Etrn(node)) => Ok(node),
         Ok(other) => panic!("{other:?}"),
@@ -261,7 +262,7 @@ fn a_node_is_a_domain_or_with_an_at_sign_those_below_it_too() {
         ("@b.example", "j\u{fc}b.example", false),
         ("[192.0.2.1]", "[192.0.2.1]", true),
     ] {
-        assert_eq!(node(text).unwrap().holds(domain), holds, "{text} {domain}");
+        assert_eq!(node(text).unwrap().matches(domain), holds, "{text} {domain}");
     }
     for text in ["", "@", "#queue", "a b", "<a@b>", "a..b", "j\u{fc}.example"] {
         assert_eq!(node(text), Err(501), "{text}");
@@ -269,7 +270,7 @@ fn a_node_is_a_domain_or_with_an_at_sign_those_below_it_too() {
 }
 
 #[test]
-fn other_protocols_are_recognised() {
+fn other_protocols_are_recognized() {
     let foreign: &[&[u8]] = &[
         b"GET / HTTP/1.1\r\n",
         b"POST /x HTTP/1.0\r\n",
@@ -278,10 +279,10 @@ fn other_protocols_are_recognised() {
         b"\0\r\n",
     ];
     for line in foreign {
-        assert!(is_foreign(line), "{}", line.escape_ascii());
+        assert!(is_other_protocol(line), "{}", line.escape_ascii());
     }
     let own: &[&[u8]] = &[b"\r\n", b"\n", b"GET\r\n", b"get / HTTP/1.1\r\n", b"EHLO \0\r\n", b""];
     for line in own {
-        assert!(!is_foreign(line), "{}", line.escape_ascii());
+        assert!(!is_other_protocol(line), "{}", line.escape_ascii());
     }
 }

@@ -1,23 +1,23 @@
-//! The decoder against tables of boundaries, at every cut, and against a naive twin that sees all
-//! of the data at once.
+//! Tests of the decoder with tables of boundary cases, with the input divided everywhere, and
+//! against a simple reference decoder that sees all of the data at once.
 
 use super::*;
 use proptest::prelude::*;
 
-/// A piece that owns its octets: (octets, first, last).
+/// A piece that owns its bytes: (bytes, first, last).
 type Owned = (Vec<u8>, bool, bool);
 
-/// Everything there is to see of a decoder.
+/// All output of a decoder.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct Output {
     pieces: Vec<Owned>,
     used: usize,
-    end: Option<End>,
+    end: Option<DataEnd>,
     octets: u64,
 }
 
-/// Decodes `data`, fed in slices of the lengths that `cut` gives.
-fn decode(data: &[u8], size_max: u64, mut cut: impl FnMut() -> usize) -> Seen {
+/// Decodes `data`, fed in slices of the lengths that `cut` returns.
+fn decode(data: &[u8], size_max: u64, mut cut: impl FnMut() -> usize) -> Output {
     let mut decoder = Decoder::new(size_max);
     let (mut pieces, mut used, mut end) = (Vec::new(), 0, None);
     while used < data.len() && end.is_none() {
@@ -25,29 +25,30 @@ fn decode(data: &[u8], size_max: u64, mut cut: impl FnMut() -> usize) -> Seen {
         let (n, ended) = decoder.feed(&data[used..upto], &mut |piece| {
             pieces.push((piece.bytes.to_vec(), piece.first, piece.last));
         });
-        assert!(ended.is_some() || n == upto - used, "unless it ended, all is used");
+        assert!(ended.is_some() || n == upto - used, "all is consumed unless the data ended");
         (used, end) = (used + n, ended);
     }
-    Seen { pieces, used, end, octets: decoder.octets() }
+    Output { pieces, used, end, octets: decoder.octets() }
 }
 
-fn whole(data: &[u8], size_max: u64) -> Seen {
+fn whole(data: &[u8], size_max: u64) -> Output {
     decode(data, size_max, || usize::MAX / 2)
 }
 
-/// The obvious twin: looks for the end first, splits into lines, judges each line as a whole.
-fn naive(data: &[u8], size_max: u64) -> Seen {
-    let behind_crlf = [b"\r\n", data].concat();
-    let end_at = behind_crlf.windows(5).position(|w| w == b"\r\n.\r\n");
+/// Decodes by simple means: finds the end first, splits the data into lines, and checks each line
+/// as a whole.
+fn reference(data: &[u8], size_max: u64) -> Output {
+    let after_crlf = [b"\r\n", data].concat();
+    let end_at = after_crlf.windows(5).position(|w| w == b"\r\n.\r\n");
     let used = end_at.map_or(data.len(), |at| at + 3);
-    let mut seen = Seen { pieces: Vec::new(), used, end: None, octets: 0 };
-    let mut fault = None;
+    let mut output = Output { pieces: Vec::new(), used, end: None, octets: 0 };
+    let mut error = None;
     let mut left = &data[..end_at.unwrap_or(data.len())];
-    while fault.is_none() && !left.is_empty() {
+    while error.is_none() && !left.is_empty() {
         let line_end = left.windows(2).position(|w| w == b"\r\n");
         let (line, complete) = (&left[..line_end.unwrap_or(left.len())], line_end.is_some());
         left = &left[line_end.map_or(left.len(), |at| at + 2)..];
-        // A dot, or dot and CR, that nothing followed yet may still be the end of data.
+        // A dot, or dot and CR, at the end of the input may still become the end of the data.
         if !complete && (line == b"." || line == b".\r") {
             break;
         }
@@ -57,84 +58,84 @@ fn naive(data: &[u8], size_max: u64) -> Seen {
             bare = None; // not known yet
         }
         let text = &line[..bare.unwrap_or(line.len() - usize::from(line.ends_with(b"\r")))];
-        let room = usize::try_from(size_max - seen.octets).unwrap_or(usize::MAX);
+        let room = usize::try_from(size_max - output.octets).unwrap_or(usize::MAX);
         let text = if text.len() > room {
-            fault = Some(End::TooLarge);
+            error = Some(DataEnd::TooLarge);
             &text[..room]
         } else if bare.is_some() {
-            fault = Some(End::BareLineEnd);
+            error = Some(DataEnd::BareLineEnd);
             text
         } else {
             text
         };
-        seen.octets += text.len() as u64;
-        if fault.is_none() && complete && room - text.len() < 2 {
-            fault = Some(End::TooLarge);
+        output.octets += text.len() as u64;
+        if error.is_none() && complete && room - text.len() < 2 {
+            error = Some(DataEnd::TooLarge);
         }
-        let line_is_whole = fault.is_none() && complete;
-        seen.octets += if line_is_whole { 2 } else { 0 };
+        let line_is_whole = error.is_none() && complete;
+        output.octets += if line_is_whole { 2 } else { 0 };
         let chunks: Vec<&[u8]> =
             if text.is_empty() { vec![&[]] } else { text.chunks(PIECE_MAX).collect() };
         for (i, chunk) in chunks.iter().enumerate() {
             let last = i + 1 == chunks.len();
             if !last || line_is_whole {
-                seen.pieces.push((chunk.to_vec(), i == 0, last));
+                output.pieces.push((chunk.to_vec(), i == 0, last));
             }
         }
     }
-    seen.end = end_at.map(|_| fault.unwrap_or(End::Whole));
-    seen
+    output.end = end_at.map(|_| error.unwrap_or(DataEnd::Whole));
+    output
 }
 
-/// Data (up to and with its end), the lines that come out, how it ended.
-type Row = (&'static [u8], &'static [&'static [u8]], End);
+/// Data with its end, the lines that come out, and the result.
+type Row = (&'static [u8], &'static [&'static [u8]], DataEnd);
 
 const ROWS: &[Row] = &[
     // Empty and nearly empty.
-    (b".\r\n", &[], End::Whole),
-    (b"\r\n.\r\n", &[b""], End::Whole),
-    (b"\r\n\r\n.\r\n", &[b"", b""], End::Whole),
-    (b"a\r\n.\r\n", &[b"a"], End::Whole),
+    (b".\r\n", &[], DataEnd::Whole),
+    (b"\r\n.\r\n", &[b""], DataEnd::Whole),
+    (b"\r\n\r\n.\r\n", &[b"", b""], DataEnd::Whole),
+    (b"a\r\n.\r\n", &[b"a"], DataEnd::Whole),
     // Dots.
-    (b"..\r\n.\r\n", &[b"."], End::Whole),
-    (b"...\r\n.\r\n", &[b".."], End::Whole),
-    (b".a\r\n.\r\n", &[b"a"], End::Whole),
-    (b"a.\r\n.\r\n", &[b"a."], End::Whole),
-    (b"a\r\n..\r\n. \r\n.\r\n", &[b"a", b".", b" "], End::Whole),
-    // Octets that are no line ends.
-    (b"\0\x0b\x0c\x85\xff\r\n.\r\n", &[b"\0\x0b\x0c\x85\xff"], End::Whole),
-    // Bare LF, and every way to smuggle with it.
-    (b"a\nb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n.\nb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n.\r\nMAIL FROM:<b@b>\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\nMAIL FROM:<b@b>\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"\n.\r\n.\r\n", &[], End::BareLineEnd),
-    (b".\n.\r\n.\r\n", &[], End::BareLineEnd),
+    (b"..\r\n.\r\n", &[b"."], DataEnd::Whole),
+    (b"...\r\n.\r\n", &[b".."], DataEnd::Whole),
+    (b".a\r\n.\r\n", &[b"a"], DataEnd::Whole),
+    (b"a.\r\n.\r\n", &[b"a."], DataEnd::Whole),
+    (b"a\r\n..\r\n. \r\n.\r\n", &[b"a", b".", b" "], DataEnd::Whole),
+    // Bytes that are not line ends.
+    (b"\0\x0b\x0c\x85\xff\r\n.\r\n", &[b"\0\x0b\x0c\x85\xff"], DataEnd::Whole),
+    // Bare LF, and all known ways to smuggle with it.
+    (b"a\nb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n.\nb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n.\r\nMAIL FROM:<b@b>\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\nMAIL FROM:<b@b>\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"\n.\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b".\n.\r\n.\r\n", &[], DataEnd::BareLineEnd),
     // Bare CR, likewise.
-    (b"a\rb\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r.\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\rb\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\n.\r\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\n\r.\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\r\r\n.\r\n", &[], End::BareLineEnd),
-    (b"\r\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\r\n.\r\0\n.\r\n.\r\n", &[b"a"], End::BareLineEnd),
-    (b"a\n\r\n.\r\n", &[], End::BareLineEnd),
-    (b"a\n\r.\n\r.\r\n.\r\n", &[], End::BareLineEnd),
+    (b"a\rb\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r.\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\rb\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\n.\r\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\n\r.\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\r\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"\r\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\r\n.\r\0\n.\r\n.\r\n", &[b"a"], DataEnd::BareLineEnd),
+    (b"a\n\r\n.\r\n", &[], DataEnd::BareLineEnd),
+    (b"a\n\r.\n\r.\r\n.\r\n", &[], DataEnd::BareLineEnd),
 ];
 
 #[test]
-fn lines_come_out_and_the_true_end_is_found() {
+fn lines_are_passed_on_and_the_end_is_found() {
     for &(data, lines, end) in ROWS {
         let pieces: Vec<Owned> = lines.iter().map(|l| (l.to_vec(), true, true)).collect();
-        let seen = whole(&[data, b"QUIT\r\n"].concat(), u64::MAX);
-        assert_eq!(seen.pieces, pieces, "{}", data.escape_ascii());
-        assert_eq!((seen.used, seen.end), (data.len(), Some(end)), "{}", data.escape_ascii());
+        let output = whole(&[data, b"QUIT\r\n"].concat(), u64::MAX);
+        assert_eq!(output.pieces, pieces, "{}", data.escape_ascii());
+        assert_eq!((output.used, output.end), (data.len(), Some(end)), "{}", data.escape_ascii());
     }
 }
 
 #[test]
-fn what_is_not_the_end_leaves_the_data_open() {
+fn other_sequences_do_not_end_the_data() {
     let rows: &[&[u8]] =
         &[b"", b".", b".\r", b"a\r\n.\r", b"a\n.\n", b"a\n.\r\n", b"a\r.\r", b"a\r\n.\r\r\n"];
     for &data in rows {
@@ -143,18 +144,18 @@ fn what_is_not_the_end_leaves_the_data_open() {
 }
 
 #[test]
-fn the_same_at_every_cut() {
+fn output_does_not_depend_on_the_division_of_input() {
     for &(data, ..) in ROWS {
         for size_max in [0, 1, 2, 3, 4, 5, u64::MAX] {
             let data = [data, b"x.\r\n"].concat();
             let expected = whole(&data, size_max);
             for cut in 0..data.len() {
                 let mut cuts = [cut, data.len()].into_iter();
-                let seen = decode(&data, size_max, || cuts.next().unwrap_or(1));
-                assert_eq!(seen, expected, "{} cut at {cut}", data.escape_ascii());
+                let output = decode(&data, size_max, || cuts.next().unwrap_or(1));
+                assert_eq!(output, expected, "{} cut at {cut}", data.escape_ascii());
             }
-            let seen = decode(&data, size_max, || 1);
-            assert_eq!(seen, expected, "{} octet by octet", data.escape_ascii());
+            let output = decode(&data, size_max, || 1);
+            assert_eq!(output, expected, "{} byte by byte", data.escape_ascii());
         }
     }
 }
@@ -170,21 +171,26 @@ fn size_counts_as_sent_without_stuffed_dots() {
     ];
     for &(data, octets) in rows {
         let fits = whole(data, octets);
-        assert_eq!((fits.end, fits.octets), (Some(End::Whole), octets), "{}", data.escape_ascii());
+        assert_eq!(
+            (fits.end, fits.octets),
+            (Some(DataEnd::Whole), octets),
+            "{}",
+            data.escape_ascii()
+        );
         if let Some(less) = octets.checked_sub(1) {
-            let seen = whole(data, less);
-            assert_eq!(seen.end, Some(End::TooLarge), "{}", data.escape_ascii());
-            assert_eq!(seen.used, data.len(), "{}", data.escape_ascii());
+            let output = whole(data, less);
+            assert_eq!(output.end, Some(DataEnd::TooLarge), "{}", data.escape_ascii());
+            assert_eq!(output.used, data.len(), "{}", data.escape_ascii());
         }
     }
 }
 
 #[test]
-fn the_first_fault_is_told_and_ends_what_is_passed_on() {
-    let seen = whole(b"ab\r\nc\nd\r\ne\r\n.\r\n", 5);
-    assert_eq!(seen.end, Some(End::BareLineEnd));
-    assert_eq!(seen.pieces, [(b"ab".to_vec(), true, true)]);
-    assert_eq!(whole(b"abcdef\ng\r\n.\r\n", 5).end, Some(End::TooLarge));
+fn the_first_error_is_returned_and_nothing_is_passed_on_after_it() {
+    let output = whole(b"ab\r\nc\nd\r\ne\r\n.\r\n", 5);
+    assert_eq!(output.end, Some(DataEnd::BareLineEnd));
+    assert_eq!(output.pieces, [(b"ab".to_vec(), true, true)]);
+    assert_eq!(whole(b"abcdef\ng\r\n.\r\n", 5).end, Some(DataEnd::TooLarge));
 }
 
 #[test]
@@ -201,8 +207,8 @@ fn long_lines_come_in_full_pieces() {
             let text = if stuffed.is_empty() { "x" } else { "." }.repeat(length);
             let data = format!("{stuffed}{text}\r\nnext\r\n.\r\n").into_bytes();
             for cut in [1, 7, PIECE_MAX - 1, PIECE_MAX, PIECE_MAX + 1, data.len()] {
-                let seen = decode(&data, u64::MAX, || cut);
-                let (next, long) = seen.pieces.split_last().unwrap();
+                let output = decode(&data, u64::MAX, || cut);
+                let (next, long) = output.pieces.split_last().unwrap();
                 assert_eq!(long.iter().map(|p| p.0.len()).collect::<Vec<_>>(), pieces);
                 for (i, piece) in long.iter().enumerate() {
                     assert_eq!((piece.1, piece.2), (i == 0, i + 1 == pieces.len()));
@@ -214,14 +220,14 @@ fn long_lines_come_in_full_pieces() {
 }
 
 #[test]
-fn after_the_end_nothing_is_used() {
+fn after_the_end_nothing_is_consumed() {
     let mut decoder = Decoder::new(10);
-    let sink = &mut |_: Piece<'_>| panic!("there is no line");
-    assert_eq!(decoder.feed(b".\r\nQUIT\r\n", sink), (3, Some(End::Whole)));
-    assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(End::Whole)));
+    let sink = &mut |_: LinePiece<'_>| panic!("a line was passed on");
+    assert_eq!(decoder.feed(b".\r\nQUIT\r\n", sink), (3, Some(DataEnd::Whole)));
+    assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(DataEnd::Whole)));
 }
 
-/// Data of the octets and runs that matter, with some lines around [`PIECE_MAX`].
+/// Returns data of bytes and sequences that matter to the decoder, with some lines of about [`PIECE_MAX`].
 fn shaped() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         8 => prop::sample::select(vec!["\r\n", ".", "\r", "\n", "a", "\r\n.", "\r\n.\r\n", "bc"])
@@ -240,15 +246,15 @@ proptest! {
     })]
 
     #[test]
-    fn agrees_with_the_naive_twin_at_any_cut(
+    fn agrees_with_the_reference_decoder(
         data in shaped(),
         cuts in prop::collection::vec(1usize..40, 1..8),
         size_max in prop_oneof![0u64..40, 2000u64..6000, Just(u64::MAX)],
     ) {
-        let expected = naive(&data, size_max);
+        let expected = reference(&data, size_max);
         prop_assert_eq!(&whole(&data, size_max), &expected);
         let mut lengths = cuts.iter().cycle();
-        let seen = decode(&data, size_max, || *lengths.next().unwrap_or(&1));
-        prop_assert_eq!(&seen, &expected);
+        let output = decode(&data, size_max, || *lengths.next().unwrap_or(&1));
+        prop_assert_eq!(&output, &expected);
     }
 }

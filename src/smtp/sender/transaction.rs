@@ -4,251 +4,275 @@
 //! RSET?  MAIL  RCPT RCPT ...  DATA    ->  354  mail data .   ->  one reply for all
 //! RSET?  MAIL  RCPT RCPT ...  BDAT n LAST, mail data         ->  one reply for all
 //! ```
-//! Where the server offers PIPELINING, a line of these is one group (RFC 2920 3.1); a recipient
-//! that is refused then does not hold up the others, and mail data that nobody is left to get is a
-//! dot alone.
+//! If the server offers PIPELINING, each line above is one group of commands (RFC 2920 3.1). A
+//! rejected recipient then costs no round trip. If all recipients are rejected and DATA is accepted
+//! all the same, the mail data is a dot alone.
 
 use std::collections::VecDeque;
 
 use super::super::dsn;
-use super::super::envelope::{Body, Envelope, Recipient};
+use super::super::envelope::{BodyType, Envelope, Recipient};
 use super::super::path::{Domain, ForwardPath, Mailbox, ReversePath};
-use super::{Awaited, GROUP, Offers, Outcome, PROTOCOL, Phase, Reason, Sender};
+use super::{
+    AwaitedReply, Extensions, OutcomeReason, PIPELINE_MAX, PROTOCOL, RecipientOutcome, Sender,
+    SenderPhase,
+};
 
-/// From MAIL to the end of mail data.
+/// The state from MAIL to the end of mail data.
 #[derive(Debug)]
-pub(super) struct Transaction {
-    /// Of each recipient of the envelope; None: not decided, or not tried.
-    pub(super) outcomes: Vec<Option<Outcome>>,
-    /// MAIL, until it is said.
+pub(super) struct SenderTransaction {
+    /// The outcome of each recipient of the envelope, or None if undecided or not tried.
+    pub(super) outcomes: Vec<Option<RecipientOutcome>>,
+    /// The MAIL command, if it was not sent yet.
     mail: Option<String>,
-    /// RCPT commands that were not said yet, and whose they are.
+    /// The RCPT commands that were not sent yet, with the index of the recipient.
     rcpts: VecDeque<(usize, String)>,
-    /// Recipients that were said, or will be.
+    /// The recipients that this transaction includes.
     tried: Vec<usize>,
-    /// Recipients that the server took.
+    /// The recipients that the server accepted.
     accepted: Vec<usize>,
-    /// All mail data, to go by BDAT.
+    /// All mail data, to be sent by BDAT.
     chunk: Option<Vec<u8>>,
-    /// Whether DATA or BDAT was said.
-    ended: bool,
-    /// Whether MAIL was refused.
-    refused: bool,
+    /// Whether DATA or BDAT was sent.
+    data_begun: bool,
+    /// Whether MAIL was rejected, or nothing is to be sent.
+    rejected: bool,
 }
 
 impl Sender {
-    /// Says what is due, once all that was said is answered.
-    pub(super) fn go_on(&mut self) {
+    /// Sends the next group of commands, after all replies to the last one were received.
+    pub(super) fn continue_transaction(&mut self) {
         let Some(transaction) = &mut self.transaction else { return };
-        if transaction.is_over() {
-            self.phase = Phase::Ready;
+        if transaction.is_finished() {
+            self.phase = SenderPhase::Ready;
             return;
         }
-        let pipelining = self.offers.pipelining;
+        let pipelining = self.extensions.pipelining;
         let mut group = 0;
-        if self.is_open && transaction.mail.is_some() {
-            self.is_open = false;
-            self.say("RSET".to_owned(), Awaited::Rset);
+        if self.transaction_open && transaction.mail.is_some() {
+            self.transaction_open = false;
+            self.send_command("RSET".to_owned(), AwaitedReply::Rset);
             if !pipelining {
                 return;
             }
         }
-        while let Some((line, awaited)) = self.transaction.as_mut().and_then(Transaction::next) {
-            self.is_open = true;
-            let last = matches!(awaited, Awaited::Data | Awaited::Chunk);
-            self.say(line, awaited);
+        while let Some((line, awaited)) =
+            self.transaction.as_mut().and_then(SenderTransaction::next_command)
+        {
+            self.transaction_open = true;
+            let last = matches!(awaited, AwaitedReply::Data | AwaitedReply::Chunk);
+            self.send_command(line, awaited);
             group += 1;
             if last {
                 let chunk = self.transaction.as_mut().and_then(|t| t.chunk.take());
                 self.output.extend_from_slice(&chunk.unwrap_or_default());
             }
-            if last || !pipelining || group >= GROUP {
+            if last || !pipelining || group >= PIPELINE_MAX {
                 break;
             }
         }
     }
 
-    /// A reply to a command of a transaction.
-    pub(super) fn in_transaction(&mut self, awaited: Awaited, class: u16, reason: Reason) {
+    /// Handles a reply to a command of the transaction.
+    pub(super) fn handle_transaction_reply(
+        &mut self,
+        awaited: AwaitedReply,
+        class: u16,
+        reason: OutcomeReason,
+    ) {
         let Some(transaction) = &mut self.transaction else { return };
         match (awaited, class) {
-            (Awaited::Mail, 2) => {}
-            (Awaited::Mail, 4 | 5) => {
-                transaction.refused = true;
-                transaction.for_tried(class, &reason);
+            (AwaitedReply::Mail, 2) => {}
+            (AwaitedReply::Mail, 4 | 5) => {
+                transaction.rejected = true;
+                transaction.decide_tried(class, &reason);
             }
-            (Awaited::Rcpt(_), 2 | 4 | 5) if transaction.refused => {}
-            (Awaited::Rcpt(recipient), 2 | 4 | 5) => transaction.rcpt(recipient, class, reason),
-            (Awaited::Data, 3) if transaction.accepted.is_empty() => {
-                // To nobody: the shortest mail data there is (RFC 2920 3.1).
+            (AwaitedReply::Rcpt(_), 2 | 4 | 5) if transaction.rejected => {}
+            (AwaitedReply::Rcpt(recipient), 2 | 4 | 5) => {
+                transaction.rcpt_replied(recipient, class, reason)
+            }
+            (AwaitedReply::Data, 3) if transaction.accepted.is_empty() => {
+                // No recipient was accepted, so the mail data is empty (RFC 2920 3.1).
                 self.output.extend_from_slice(b".\r\n");
-                self.awaited.push_back(Awaited::Dot);
+                self.awaited.push_back(AwaitedReply::Dot);
             }
-            (Awaited::Data, 3) => {
-                self.phase = Phase::Data;
+            (AwaitedReply::Data, 3) => {
+                self.phase = SenderPhase::Data;
             }
-            (Awaited::Dot, 2 | 4 | 5) => {
-                self.is_open = false;
-                transaction.data_answered(class, &reason);
+            (AwaitedReply::Dot, 2 | 4 | 5) => {
+                self.transaction_open = false;
+                transaction.decide_accepted(class, &reason);
             }
-            (Awaited::Chunk, 2) => {
-                self.is_open = false;
-                transaction.data_answered(class, &reason);
+            (AwaitedReply::Chunk, 2) => {
+                self.transaction_open = false;
+                transaction.decide_accepted(class, &reason);
             }
-            (Awaited::Data | Awaited::Chunk, 4 | 5) => transaction.data_answered(class, &reason),
+            (AwaitedReply::Data | AwaitedReply::Chunk, 4 | 5) => {
+                transaction.decide_accepted(class, &reason)
+            }
             (awaited, _) => {
                 self.awaited.push_front(awaited);
-                self.lost(&format!("a reply without sense came ({reason})"), PROTOCOL);
+                self.fail(&format!("received an unexpected reply ({reason})"), PROTOCOL);
             }
         }
     }
 }
 
-impl Transaction {
+impl SenderTransaction {
     pub(super) fn new<D>(
-        offers: &Offers,
+        extensions: &Extensions,
         envelope: &Envelope<D>,
-        mut outcomes: Vec<Option<Outcome>>,
+        mut outcomes: Vec<Option<RecipientOutcome>>,
         octets: u64,
         chunk: Option<Vec<u8>>,
-    ) -> Transaction {
+    ) -> SenderTransaction {
         outcomes.resize(envelope.to.len(), None);
-        let mut transaction = Transaction {
+        let mut transaction = SenderTransaction {
             outcomes,
             mail: None,
             rcpts: VecDeque::new(),
             tried: Vec::new(),
             accepted: Vec::new(),
             chunk,
-            ended: false,
-            refused: false,
+            data_begun: false,
+            rejected: false,
         };
-        let utf8 = wants_utf8(envelope) && offers.utf8;
-        let at_once = offers.recipients_max.unwrap_or(usize::MAX);
-        for (number, recipient) in envelope.to.iter().enumerate() {
-            if transaction.outcomes.get(number) == Some(&None) && transaction.tried.len() < at_once
+        let utf8 = needs_utf8(envelope) && extensions.utf8;
+        let recipients_max = extensions.recipients_max.unwrap_or(usize::MAX);
+        for (index, recipient) in envelope.to.iter().enumerate() {
+            if transaction.outcomes.get(index) == Some(&None)
+                && transaction.tried.len() < recipients_max
             {
-                transaction.tried.push(number);
-                match rcpt_command(offers, recipient, utf8) {
-                    Ok(line) => transaction.rcpts.push_back((number, line)),
-                    Err(reason) => transaction.decide(number, 5, reason),
+                transaction.tried.push(index);
+                match rcpt_command(extensions, recipient, utf8) {
+                    Ok(line) => transaction.rcpts.push_back((index, line)),
+                    Err(reason) => transaction.decide(index, 5, reason),
                 }
             }
         }
-        match mail_command(offers, envelope, octets, utf8) {
+        match mail_command(extensions, envelope, octets, utf8) {
             Ok(line) => transaction.mail = Some(line),
             Err(reason) => {
-                transaction.refused = true;
-                transaction.for_tried(5, &reason);
+                transaction.rejected = true;
+                transaction.decide_tried(5, &reason);
             }
         }
         if transaction.rcpts.is_empty() {
-            transaction.refused = true;
+            transaction.rejected = true;
         }
         transaction
     }
 
-    /// Whether nothing is left to be said, all replies being there.
-    fn is_over(&self) -> bool {
-        let nobody = self.mail.is_none() && self.rcpts.is_empty() && self.accepted.is_empty();
-        self.refused || self.ended || nobody
+    /// True if no command is left to send. All replies to earlier ones were received.
+    fn is_finished(&self) -> bool {
+        let no_recipients =
+            self.mail.is_none() && self.rcpts.is_empty() && self.accepted.is_empty();
+        self.rejected || self.data_begun || no_recipients
     }
 
-    /// The next command, as far as replies are not needed to know it.
-    fn next(&mut self) -> Option<(String, Awaited)> {
+    /// Returns the next command, or None if it depends on replies.
+    fn next_command(&mut self) -> Option<(String, AwaitedReply)> {
         if let Some(mail) = self.mail.take() {
-            return Some((mail, Awaited::Mail));
+            return Some((mail, AwaitedReply::Mail));
         }
-        if let Some((number, line)) = self.rcpts.pop_front() {
-            return Some((line, Awaited::Rcpt(number)));
+        if let Some((index, line)) = self.rcpts.pop_front() {
+            return Some((line, AwaitedReply::Rcpt(index)));
         }
-        if std::mem::replace(&mut self.ended, true) {
+        if std::mem::replace(&mut self.data_begun, true) {
             return None;
         }
         Some(match &self.chunk {
-            Some(chunk) => (format!("BDAT {} LAST", chunk.len()), Awaited::Chunk),
-            None => ("DATA".to_owned(), Awaited::Data),
+            Some(chunk) => (format!("BDAT {} LAST", chunk.len()), AwaitedReply::Chunk),
+            None => ("DATA".to_owned(), AwaitedReply::Data),
         })
     }
 
-    /// A reply to RCPT.
-    fn rcpt(&mut self, number: usize, class: u16, reason: Reason) {
+    /// Handles the reply to RCPT.
+    fn rcpt_replied(&mut self, index: usize, class: u16, reason: OutcomeReason) {
         if class == 2 {
-            self.accepted.push(number);
+            self.accepted.push(index);
         } else if matches!(reason.code, Some(452 | 552))
             && matches!(reason.status, (_, 0, 0) | (_, 5, 3))
             && !self.accepted.is_empty()
         {
-            // Too many at a time, and not this one: it is tried in another transaction.
+            // Too many recipients in this transaction. The recipient is tried in another one.
         } else if reason.code == Some(552) {
-            // 552 is an old word for 452 (RFC 5321 4.5.3.1.10).
-            self.decide(number, 4, reason);
+            // Old servers send 552 instead of 452 (RFC 5321 4.5.3.1.10).
+            self.decide(index, 4, reason);
         } else {
-            self.decide(number, class, reason);
+            self.decide(index, class, reason);
         }
     }
 
-    /// The reply that decides over those that were accepted.
-    pub(super) fn data_answered(&mut self, class: u16, reason: &Reason) {
-        for number in std::mem::take(&mut self.accepted) {
-            self.decide(number, class, reason.clone());
+    /// Decides all accepted recipients.
+    pub(super) fn decide_accepted(&mut self, class: u16, reason: &OutcomeReason) {
+        for index in std::mem::take(&mut self.accepted) {
+            self.decide(index, class, reason.clone());
         }
     }
 
-    /// No more replies come: what was not decided is for later.
-    pub(super) fn lost(&mut self, reason: &Reason) {
+    /// Defers all undecided recipients.
+    pub(super) fn defer_undecided(&mut self, reason: &OutcomeReason) {
         let undecided = 0..self.outcomes.len();
-        undecided.for_each(|number| self.decide(number, 4, reason.clone()));
+        undecided.for_each(|index| self.decide(index, 4, reason.clone()));
     }
 
-    /// One reply for all that this transaction was to try.
-    fn for_tried(&mut self, class: u16, reason: &Reason) {
-        for number in std::mem::take(&mut self.tried) {
-            self.decide(number, class, reason.clone());
+    /// Decides all recipients of this transaction.
+    fn decide_tried(&mut self, class: u16, reason: &OutcomeReason) {
+        for index in std::mem::take(&mut self.tried) {
+            self.decide(index, class, reason.clone());
         }
     }
 
-    /// The first outcome stays.
-    fn decide(&mut self, number: usize, class: u16, reason: Reason) {
-        if let Some(outcome @ None) = self.outcomes.get_mut(number) {
+    /// Decides one recipient, unless it is decided already.
+    fn decide(&mut self, index: usize, class: u16, reason: OutcomeReason) {
+        if let Some(outcome @ None) = self.outcomes.get_mut(index) {
             *outcome = Some(match class {
-                2 => Outcome::Done(reason),
-                5 => Outcome::Never(reason),
-                _ => Outcome::Later(reason),
+                2 => RecipientOutcome::Accepted(reason),
+                5 => RecipientOutcome::Failed(reason),
+                _ => RecipientOutcome::Deferred(reason),
             });
         }
     }
 }
 
-/// `MAIL FROM:<...>` with what the server offers and the envelope needs; or why it cannot be.
+/// Returns the MAIL command with the parameters that the envelope needs and the server supports.
+///
+/// # Errors
+/// The reason why the server cannot accept the message.
 fn mail_command<D>(
-    offers: &Offers,
+    extensions: &Extensions,
     envelope: &Envelope<D>,
     octets: u64,
     utf8: bool,
-) -> Result<String, Reason> {
-    if offers.size_max.is_some_and(|most| octets > most) {
-        return Err(Reason::own((5, 3, 4), "the message is larger than the next server takes"));
+) -> Result<String, OutcomeReason> {
+    if extensions.size_max.is_some_and(|max| octets > max) {
+        return Err(OutcomeReason::local(
+            (5, 3, 4),
+            "the message exceeds the size limit of the next server",
+        ));
     }
-    if envelope.body == Body::EightBitMime && !offers.eight_bit {
-        return Err(Reason::own((5, 6, 3), "the next server does not take 8BITMIME"));
+    if envelope.body == BodyType::EightBitMime && !extensions.eight_bit_mime {
+        return Err(OutcomeReason::local((5, 6, 3), "the next server does not support 8BITMIME"));
+    }
+    if envelope.utf8 && !utf8 {
+        return Err(smtputf8_missing());
     }
     let path = match &envelope.from {
-        ReversePath::Null => Some("<>".to_owned()),
-        ReversePath::Mailbox(mailbox) => path(mailbox, utf8),
+        ReversePath::Null => "<>".to_owned(),
+        ReversePath::Mailbox(mailbox) => path(mailbox, utf8).ok_or_else(smtputf8_missing)?,
     };
-    let path = path.filter(|_| utf8 || !envelope.utf8).ok_or_else(no_utf8)?;
     let mut line = format!("MAIL FROM:{path}");
-    if offers.size {
+    if extensions.size {
         line += &format!(" SIZE={octets}");
     }
-    if envelope.body == Body::EightBitMime {
+    if envelope.body == BodyType::EightBitMime {
         line += " BODY=8BITMIME";
     }
     if utf8 {
         line += " SMTPUTF8";
     }
-    if offers.dsn {
+    if extensions.dsn {
         if let Some(ret) = envelope.ret {
             line += &format!(" RET={ret}");
         }
@@ -259,18 +283,21 @@ fn mail_command<D>(
     Ok(line)
 }
 
-/// `RCPT TO:<...>`; or why it cannot be.
+/// Returns the RCPT command with the parameters that the server supports.
+///
+/// # Errors
+/// The reason why the server cannot accept the recipient.
 fn rcpt_command<D>(
-    offers: &Offers,
+    extensions: &Extensions,
     recipient: &Recipient<D>,
     utf8: bool,
-) -> Result<String, Reason> {
+) -> Result<String, OutcomeReason> {
     let path = match &recipient.path {
-        ForwardPath::Postmaster => Some("<postmaster>".to_owned()),
-        ForwardPath::Mailbox(mailbox) => path(mailbox, utf8),
+        ForwardPath::Postmaster => "<postmaster>".to_owned(),
+        ForwardPath::Mailbox(mailbox) => path(mailbox, utf8).ok_or_else(smtputf8_missing)?,
     };
-    let mut line = format!("RCPT TO:{}", path.ok_or_else(no_utf8)?);
-    if offers.dsn {
+    let mut line = format!("RCPT TO:{path}");
+    if extensions.dsn {
         if let Some(notify) = recipient.notify {
             line += &format!(" NOTIFY={notify}");
         }
@@ -281,9 +308,9 @@ fn rcpt_command<D>(
     Ok(line)
 }
 
-/// Whether it needs SMTPUTF8: it was declared, or a local-part is not ASCII. A domain alone has an
-/// ASCII form.
-fn wants_utf8<D>(envelope: &Envelope<D>) -> bool {
+/// True if the message needs SMTPUTF8, because it was declared or a local-part is not ASCII. A
+/// domain always has an ASCII form.
+fn needs_utf8<D>(envelope: &Envelope<D>) -> bool {
     let from = match &envelope.from {
         ReversePath::Null => None,
         ReversePath::Mailbox(mailbox) => Some(mailbox),
@@ -295,7 +322,7 @@ fn wants_utf8<D>(envelope: &Envelope<D>) -> bool {
     envelope.utf8 || to.chain(from).any(|mailbox| !mailbox.local().is_ascii())
 }
 
-/// `<user@host>`, in ASCII unless `utf8`; None if it has no such form.
+/// Returns `<user@host>`, in ASCII unless `utf8` is true, or None if it has no ASCII form.
 fn path(mailbox: &Mailbox, utf8: bool) -> Option<String> {
     if utf8 || mailbox.is_ascii() {
         return Some(format!("<{mailbox}>"));
@@ -305,6 +332,6 @@ fn path(mailbox: &Mailbox, utf8: bool) -> Option<String> {
     mailbox.is_ascii().then(|| format!("<{mailbox}>"))
 }
 
-fn no_utf8() -> Reason {
-    Reason::own((5, 6, 7), "the next server does not take SMTPUTF8")
+fn smtputf8_missing() -> OutcomeReason {
+    OutcomeReason::local((5, 6, 7), "the next server does not support SMTPUTF8")
 }

@@ -1,4 +1,4 @@
-//! One command line.
+//! Parses one command line.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::fuzz::command(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::testing::command(input));

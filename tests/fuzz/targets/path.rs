@@ -1,4 +1,4 @@
-//! One path, or one mailbox.
+//! Parses one path or mailbox.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::fuzz::path(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::testing::path(input));

@@ -1,4 +1,4 @@
-//! A whole connection.
+//! Runs a whole connection to the receiver.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::fuzz::receiver(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::testing::receiver(input));

@@ -1,4 +1,4 @@
-//! What a server says to a client.
+//! Feeds the replies of a server to the sender.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::fuzz::sender(input));
+libfuzzer_sys::fuzz_target!(|input: &[u8]| mailslot::smtp::testing::sender(input));

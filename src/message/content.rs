@@ -1,0 +1,358 @@
+//! The content of a message: a [`ContentBuilder`] takes the lines of mail data and builds the
+//! [`Content`], which the writer copies to mailboxes unchanged.
+//!
+//! It guarantees:
+//! - **Bounded memory.** At most [`MEMORY_MAX`] bytes of a message are in memory. A larger message
+//!   is in a file without a name.
+//! - **The client cannot control the mail reader.** Header fields in which mail readers store their
+//!   own data ([`STRIPPED_FIELDS`]) are removed, and no line of the message can continue or change
+//!   the fields that mailslot writes above it.
+//! - **No line begins with `From `.** Lines are quoted as the mailbox format requires
+//!   (`deliver/mbox.rs`). This is done here because sessions run in parallel and the writer does
+//!   not.
+//! - **All other bytes are unchanged.** Headers are not checked, no fields are added, long lines
+//!   are not folded, and MIME is not decoded.
+//!
+//! After the first [`ContentError`] the rest of the message is dropped and its storage is released.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use memchr::memmem;
+
+use crate::smtp::data::LinePiece;
+
+/// The largest content that is held in memory, in bytes.
+pub const MEMORY_MAX: usize = 256 * 1024;
+
+/// The most Received fields of a message. One more is a mail loop (RFC 5321 6.3).
+pub const HOPS_MAX: u32 = 100;
+
+/// The longest line of text without its line end, in octets (RFC 5321 4.5.3.1.6). A mail reader may
+/// split a longer line, and take a part that begins with `From ` for the start of a message.
+pub const TEXT_LINE_MAX: usize = 998;
+
+/// The header fields that are removed because mail readers trust them: lengths, flags, and the
+/// Return-Path, which only final delivery may write (RFC 5321 4.4).
+pub const STRIPPED_FIELDS: [&str; 11] = [
+    "Content-Length",
+    "Return-Path",
+    "Status",
+    "X-IMAP",
+    "X-IMAPbase",
+    "X-Keywords",
+    "X-Mozilla-Keys",
+    "X-Mozilla-Status",
+    "X-Mozilla-Status2",
+    "X-Status",
+    "X-UID",
+];
+
+/// Content ready for a mailbox, with the Received field on top: lines end with LF, `From ` is
+/// quoted as mboxrd. The From_ line, Return-Path, Delivered-To and the final blank line are not
+/// part of it. It is cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Content of up to [`MEMORY_MAX`] bytes.
+    Memory(Arc<Vec<u8>>),
+    /// Larger content, in a file without a name, and its size. The file is read by position.
+    File(Arc<File>, u64),
+}
+
+impl Content {
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        match self {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::File(_, length) => *length,
+        }
+    }
+}
+
+/// The reason why mail data is rejected.
+#[derive(Debug)]
+pub enum ContentError {
+    /// A mail loop, which gets 554 5.4.6: more than [`HOPS_MAX`] Received fields, or a Delivered-To
+    /// field with the address of an alias that relays it again.
+    Loop,
+    /// `From ` beyond column [`TEXT_LINE_MAX`], where a mail reader with a fixed buffer
+    /// would find a new message. It gets 554 5.6.0.
+    HiddenFrom,
+    /// An error of the spool's file system.
+    Disk(io::Error),
+}
+
+impl From<io::Error> for ContentError {
+    fn from(error: io::Error) -> ContentError {
+        ContentError::Disk(error)
+    }
+}
+
+impl fmt::Display for ContentError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ContentError::Loop => write!(f, "mail loop"),
+            ContentError::HiddenFrom => {
+                write!(f, "a line contains \"From \" beyond column {TEXT_LINE_MAX}")
+            }
+            ContentError::Disk(error) => write!(f, "spool: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ContentError {}
+
+/// A builder of content, which is fed the lines of mail data.
+#[derive(Debug)]
+pub struct ContentBuilder(Result<HeaderFilter, ContentError>);
+
+impl ContentBuilder {
+    /// Returns a builder for one message. `received` is written above it: whole header fields, each
+    /// with its LF (see [`trace`](super::trace)). Large content is written to a file in the
+    /// directory `spool`.
+    pub fn new(spool: &Path, received: &[u8]) -> ContentBuilder {
+        let mut out = ContentWriter::new(spool);
+        ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
+            out,
+            part: MessagePart::Top,
+            keep: true,
+            hops: 0,
+            delivered_to: Vec::new(),
+            overlong_tail: Vec::new(),
+        }))
+    }
+
+    /// Appends the next piece. After an error it is dropped.
+    pub fn push(&mut self, piece: LinePiece<'_>) {
+        if let Ok(filter) = &mut self.0
+            && let Err(error) = filter.push(piece)
+        {
+            self.0 = Err(error);
+        }
+    }
+
+    /// True after an error. The rest of the mail data need not be passed on.
+    pub fn has_failed(&self) -> bool {
+        self.0.is_err()
+    }
+
+    /// True if the message has a Delivered-To field with `address`, because an alias that relays
+    /// mail adds one. Only the first [`HOPS_MAX`] such fields are compared.
+    pub fn has_delivered_to(&self, address: &str) -> bool {
+        let fields = self.0.as_ref().map_or(&[][..], |filter| &filter.delivered_to);
+        fields.iter().any(|field| field.eq_ignore_ascii_case(address))
+    }
+
+    /// Returns the content, after all mail data was appended.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn finish(self) -> Result<Content, ContentError> {
+        Ok(self.0?.out.finish()?)
+    }
+}
+
+/// True if `line` begins with `>*From `. The mboxrd format adds a `>` to such a line when it is
+/// written, and removes one when it is read.
+pub fn needs_from_quoting(mut line: &[u8]) -> bool {
+    while let [b'>', rest @ ..] = line {
+        line = rest;
+    }
+    line.starts_with(b"From ")
+}
+
+/// The part of the message that the current line belongs to.
+#[derive(Debug, PartialEq, Eq)]
+enum MessagePart {
+    /// The start. No line was kept yet, so the line would follow the fields of mailslot.
+    Top,
+    /// The header, after a field that was kept.
+    Header,
+    /// The text after the first empty line.
+    Body,
+}
+
+/// The state of a builder without an error.
+#[derive(Debug)]
+struct HeaderFilter {
+    out: ContentWriter,
+    part: MessagePart,
+    /// Whether the current line is kept, or in the header the current field with its continuation
+    /// lines.
+    keep: bool,
+    /// The number of Received fields so far.
+    hops: u32,
+    /// The addresses in the Delivered-To fields so far.
+    delivered_to: Vec<String>,
+    /// The last bytes of the current line beyond column [`TEXT_LINE_MAX`], because `From ` may be
+    /// divided between two pieces.
+    overlong_tail: Vec<u8>,
+}
+
+impl HeaderFilter {
+    fn push(&mut self, piece: LinePiece<'_>) -> Result<(), ContentError> {
+        if piece.first {
+            self.begin_line(piece.bytes)?;
+        }
+        if !self.keep {
+            return Ok(());
+        }
+        if self.hides_from(piece) {
+            return Err(ContentError::HiddenFrom);
+        }
+        self.out.write(piece.bytes)?;
+        if piece.last {
+            self.out.write(b"\n")?;
+        }
+        Ok(())
+    }
+
+    /// Decides about a line that begins with `line`, which is all of it or its first 2048 bytes.
+    /// That is enough to quote it, because `From ` after more than 2043 `>` is beyond column 998
+    /// and is rejected.
+    fn begin_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        if self.part != MessagePart::Body {
+            self.filter_header_line(line)?;
+        }
+        if self.keep && needs_from_quoting(line) {
+            self.out.write(b">")?;
+        }
+        Ok(())
+    }
+
+    /// Handles a line of the header. The header ends at the first empty line, not at a line that is
+    /// not a field: some mail readers continue after it and would find a field to be removed.
+    fn filter_header_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        let after_a_field = self.part == MessagePart::Header || !self.keep;
+        if after_a_field && matches!(line, [b' ' | b'\t', ..]) {
+            return Ok(()); // a continuation line is kept or removed with its field
+        }
+        self.keep = true;
+        match field_name(line) {
+            _ if line.is_empty() => self.part = MessagePart::Body,
+            Some(name) if is_one_of(name, &STRIPPED_FIELDS) => self.keep = false,
+            Some(name) => {
+                self.part = MessagePart::Header;
+                self.hops += u32::from(is_one_of(name, &["Received"]));
+                if self.hops > HOPS_MAX {
+                    return Err(ContentError::Loop);
+                }
+                if is_one_of(name, &["Delivered-To"]) && self.delivered_to.len() < HOPS_MAX as usize
+                {
+                    let address = line.splitn(2, |b| *b == b':').nth(1).unwrap_or_default();
+                    let address = String::from_utf8_lossy(address.trim_ascii());
+                    self.delivered_to.push(address.chars().take(ADDRESS_MAX).collect());
+                }
+            }
+            // The message has no header. Without an empty line it would continue the last field of
+            // mailslot, if it begins with white space, or end the header in the wrong place.
+            None if self.part == MessagePart::Top => {
+                self.out.write(b"\n")?;
+                self.part = MessagePart::Body;
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// True if the line contains `From ` beyond column [`TEXT_LINE_MAX`].
+    fn hides_from(&mut self, piece: LinePiece<'_>) -> bool {
+        let overlong = if piece.first {
+            self.overlong_tail.clear();
+            piece.bytes.get(TEXT_LINE_MAX..).unwrap_or_default()
+        } else {
+            piece.bytes
+        };
+        if overlong.is_empty() {
+            return false;
+        }
+        self.overlong_tail.extend_from_slice(overlong);
+        let found = memmem::find(&self.overlong_tail, b"From ").is_some();
+        self.overlong_tail.drain(..self.overlong_tail.len().saturating_sub("From".len()));
+        found
+    }
+}
+
+/// Returns the name of the header field that `line` begins (RFC 5322 3.6.8), with blanks allowed
+/// before the colon (4.5.8): `Status` of `Status : RO`.
+pub fn field_name(line: &[u8]) -> Option<&[u8]> {
+    let end = line.iter().position(|b| !b.is_ascii_graphic() || *b == b':')?;
+    let (name, mut rest) = line.split_at(end);
+    while let [b' ' | b'\t', more @ ..] = rest {
+        rest = more;
+    }
+    (!name.is_empty() && rest.first() == Some(&b':')).then_some(name)
+}
+
+/// The longest address in Delivered-To that is stored, in characters. RFC 5321 4.5.3.1 allows
+/// fewer.
+const ADDRESS_MAX: usize = 400;
+
+fn is_one_of(name: &[u8], names: &[&str]) -> bool {
+    names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
+}
+
+/// A buffer in memory that becomes a file without a name when it is full.
+#[derive(Debug)]
+struct ContentWriter {
+    spool: PathBuf,
+    /// All content, or the part that was not written to the file yet.
+    memory: Vec<u8>,
+    /// The file and the number of bytes written to it.
+    file: Option<(File, u64)>,
+}
+
+impl ContentWriter {
+    fn new(spool: &Path) -> ContentWriter {
+        ContentWriter {
+            spool: spool.to_owned(),
+            memory: Vec::with_capacity(MEMORY_INITIAL),
+            file: None,
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let capacity = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
+        if self.memory.len() + bytes.len() > capacity {
+            self.spill()?;
+        }
+        self.memory.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Writes the content in memory to the file.
+    fn spill(&mut self) -> io::Result<()> {
+        if self.file.is_none() {
+            self.file = Some((tempfile::tempfile_in(&self.spool)?, 0));
+        }
+        if let Some((file, length)) = &mut self.file {
+            file.write_all(&self.memory)?;
+            *length += self.memory.len() as u64;
+            self.memory.clear();
+            self.memory.shrink_to(FILE_CHUNK);
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<Content> {
+        if self.file.is_some() {
+            self.spill()?;
+        }
+        Ok(match self.file {
+            None => Content::Memory(Arc::new(self.memory)),
+            Some((mut file, length)) => {
+                file.rewind()?;
+                Content::File(Arc::new(file), length)
+            }
+        })
+    }
+}
+
+/// The initial capacity of the buffer, in bytes, enough for most messages.
+const MEMORY_INITIAL: usize = 8 * 1024;
+
+/// The size of writes to the file, in bytes.
+const FILE_CHUNK: usize = 64 * 1024;

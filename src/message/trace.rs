@@ -1,0 +1,310 @@
+//! The trace fields that a receiver adds above a message (RFC 5321 4.4), the dates in them, and
+//! message ids.
+//!
+//! ```text
+//! Return-Path: <smith@example.org>
+//! Received: from relay.example.org ([192.0.2.7])
+//!         by mx.example.com with ESMTP id 5k0hj2m8q1v7c3xd-7-1
+//!         for <jones@example.com>; Tue, 1 Jul 2025 10:52:37 +0200
+//! ```
+//! Text from the client is sanitized before it is written, and no line is longer than the 998
+//! octets of RFC 5322 2.1.1. The fields of other hosts are read in [`content`](super::content).
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+use crate::smtp::{ForwardPath, Protocol, ReversePath};
+
+/// The origin of a client for the Received field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientOrigin {
+    /// An IP address.
+    Address(IpAddr),
+    /// A Unix socket.
+    Local,
+    /// A pipe, whose other end is not known.
+    Unknown,
+}
+
+/// The values of the Received field of a message (RFC 5321 4.4).
+#[derive(Clone, Copy, Debug)]
+pub struct ReceivedField<'a> {
+    /// The name that the client gave in EHLO.
+    pub client: &'a str,
+    /// The origin of the connection.
+    pub origin: ClientOrigin,
+    /// The name of this server.
+    pub hostname: &'a str,
+    /// The protocol of the transaction.
+    pub protocol: Protocol,
+    /// Version and cipher of TLS, `using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384`.
+    pub tls: Option<&'a str>,
+    /// The message id.
+    pub id: &'a str,
+    /// The recipient, if there is only one. Otherwise each would learn of the others (RFC 5321
+    /// 7.2).
+    pub recipient: Option<&'a ForwardPath>,
+    /// The time when the mail data began.
+    pub at: &'a Zoned,
+}
+
+impl ReceivedField<'_> {
+    /// Returns the field, folded with tabs, with its last LF.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let client = sanitize_host(self.client);
+        let from = match self.origin {
+            ClientOrigin::Address(ip) => match ip.to_canonical() {
+                IpAddr::V4(ip) => format!("{client} ([{ip}])"),
+                IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
+            },
+            ClientOrigin::Local => format!("{client} (local)"),
+            ClientOrigin::Unknown => format!("{client} (unknown)"),
+        };
+        let by = sanitize_host(self.hostname);
+        let (with, id) = (self.protocol, self.id);
+        let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
+        let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
+        let date = format_date(self.at);
+        // The date is on the third line, after `for` or alone.
+        let gap = if to.is_empty() { "\n\t" } else { " " };
+        format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
+            .into_bytes()
+    }
+}
+
+/// Returns the Return-Path field of final delivery with its LF, `Return-Path: <smith@example.org>`.
+pub fn return_path_line(sender: &ReversePath) -> Vec<u8> {
+    format!("Return-Path: {sender}\n").into_bytes()
+}
+
+/// Formats a date for a header field (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
+pub fn format_date(at: &Zoned) -> String {
+    at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
+}
+
+/// Returns the current time in the time zone of the host, or 1970 if the clock is out of range.
+pub fn now() -> Zoned {
+    Timestamp::try_from(SystemTime::now())
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+        .to_zoned(TimeZone::system())
+}
+
+/// A generator of message ids that are unique among all processes, hosts and restarts, because
+/// recovery searches mailboxes for them.
+///
+/// ```text
+/// 5k0hj2m8q1v7c3xd-7-1     the process, its 7th session, the 1st message of that session
+/// ```
+/// The part of the process is 48 bits of its start time in microseconds and 32 random bits. An id
+/// consists of lower-case letters, digits and hyphens. One id can be the beginning of another
+/// (`…-1`, `…-12`), so a search must check the byte after it.
+#[derive(Debug)]
+pub struct IdGenerator {
+    process: String,
+    sessions: AtomicU64,
+}
+
+impl IdGenerator {
+    /// Returns the generator of a process. A process needs only one.
+    pub fn new() -> IdGenerator {
+        let since_1970 =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        // std seeds its hashers from the random source of the system.
+        let random = RandomState::new().build_hasher().finish() as u32;
+        let bits = since_1970.as_micros() << 32 | u128::from(random);
+        IdGenerator { process: base32(bits, 16), sessions: AtomicU64::new(0) }
+    }
+
+    /// Returns the id of the next session.
+    pub fn next_session_id(&self) -> String {
+        let n = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        format!("{}-{n}", self.process)
+    }
+}
+
+impl Default for IdGenerator {
+    fn default() -> IdGenerator {
+        IdGenerator::new()
+    }
+}
+
+/// Returns the id of the `n`th message of a session.
+pub fn message_id(session: &str, n: u64) -> String {
+    format!("{session}-{n}")
+}
+
+/// Returns a host name for a header field: at most 255 bytes of letters, digits and `.-_:[]`. Any
+/// other byte becomes `?`.
+fn sanitize_host(name: &str) -> String {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b);
+    let name: String =
+        name.bytes().take(255).map(|b| if fits(b) { char::from(b) } else { '?' }).collect();
+    if name.is_empty() { "unknown".to_owned() } else { name }
+}
+
+/// Returns the lowest `5 * digits` bits of `n` in base 32. The digits exclude i, l, o and u, which
+/// are easily misread.
+fn base32(n: u128, digits: u32) -> String {
+    (0..digits)
+        .rev()
+        .filter_map(|place| ALPHABET.chars().nth((n >> (5 * place)) as usize % 32))
+        .collect()
+}
+
+const ALPHABET: &str = "0123456789abcdefghjkmnpqrstvwxyz";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::{Hello, Mailbox};
+    use std::collections::HashSet;
+
+    const ESMTP: Protocol = Protocol { hello: Hello::Ehlo, tls: false, utf8: false };
+
+    fn zoned(rfc2822: &str) -> Zoned {
+        jiff::fmt::rfc2822::parse(rfc2822).unwrap()
+    }
+
+    fn text(received: ReceivedField<'_>) -> String {
+        String::from_utf8(received.to_bytes()).unwrap()
+    }
+
+    #[test]
+    fn received_lines() {
+        let jones = ForwardPath::Mailbox(Mailbox::parse("\"j o\"@example.com").unwrap());
+        let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
+        let received = ReceivedField {
+            client: "relay.example.org",
+            origin: ClientOrigin::Address([192, 0, 2, 7].into()),
+            hostname: "mx.example.com",
+            protocol: ESMTP,
+            tls: None,
+            id: "id-1-1",
+            recipient: Some(&jones),
+            at: &at,
+        };
+        assert_eq!(
+            text(received),
+            "Received: from relay.example.org ([192.0.2.7])\n\
+             \tby mx.example.com with ESMTP id id-1-1\n\
+             \tfor <\"j o\"@example.com>; Tue, 1 Jul 2025 10:52:37 +0200\n"
+        );
+        let smtp = Protocol { hello: Hello::Helo, ..ESMTP };
+        assert_eq!(
+            text(ReceivedField { recipient: None, protocol: smtp, ..received }),
+            "Received: from relay.example.org ([192.0.2.7])\n\
+             \tby mx.example.com with SMTP id id-1-1;\n\
+             \tTue, 1 Jul 2025 10:52:37 +0200\n"
+        );
+        let tls = ReceivedField {
+            protocol: Protocol { tls: true, ..ESMTP },
+            tls: Some("using TLSv1.3 with cipher TLS_AES_256_GCM_SHA384"),
+            ..received
+        };
+        assert!(
+            text(tls).contains(
+                "\n\tby mx.example.com with ESMTPS (using TLSv1.3 with cipher \
+                 TLS_AES_256_GCM_SHA384) id id-1-1\n"
+            ),
+            "{}",
+            text(tls)
+        );
+
+        let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
+        for (origin, shown) in [
+            (ClientOrigin::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
+            (ClientOrigin::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
+            (ClientOrigin::Local, "(local)"),
+            (ClientOrigin::Unknown, "(unknown)"),
+        ] {
+            assert_eq!(
+                first(ReceivedField { origin, ..received }),
+                format!("Received: from relay.example.org {shown}")
+            );
+        }
+        for (client, shown) in [
+            ("[IPv6:2001:db8::1]", "[IPv6:2001:db8::1]"),
+            ("my_host", "my_host"),
+            ("", "unknown"),
+            ("a b\r\nX-UID: 1", "a?b??X-UID:?1"),
+            ("a(b)\"\\;\u{e9}", "a?b??????"),
+        ] {
+            assert_eq!(
+                first(ReceivedField { client, ..received }),
+                format!("Received: from {shown} ([192.0.2.7])")
+            );
+        }
+        for (date, shown) in [
+            ("Thu, 1 Jan 1970 00:00:00 +0000", "Thu, 1 Jan 1970 00:00:00 +0000"),
+            ("Wed, 29 Dec 9999 00:00:00 -0330", "Wed, 29 Dec 9999 00:00:00 -0330"),
+        ] {
+            let line = text(ReceivedField { at: &zoned(date), ..received });
+            assert!(line.ends_with(&format!("; {shown}\n")), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_line_grows_beyond_998_octets() {
+        let path = format!("{}@{}", "l".repeat(64), "d.".repeat(90) + "org");
+        let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
+        let line = text(ReceivedField {
+            client: &"c".repeat(5000),
+            origin: ClientOrigin::Unknown,
+            hostname: &"h".repeat(5000),
+            protocol: ESMTP,
+            tls: None,
+            id: &message_id(&format!("{}-{}", IdGenerator::new().process, u64::MAX), u64::MAX),
+            recipient: Some(&path),
+            at: &now(),
+        });
+        assert!(line.lines().all(|line| line.len() <= 998), "{line}");
+        assert_eq!(line.lines().count(), 3);
+    }
+
+    #[test]
+    fn return_paths() {
+        let smith = ReversePath::Mailbox(Mailbox::parse("smith@example.org").unwrap());
+        assert_eq!(return_path_line(&smith), b"Return-Path: <smith@example.org>\n");
+        assert_eq!(return_path_line(&ReversePath::Null), b"Return-Path: <>\n");
+    }
+
+    #[test]
+    fn ids_differ() {
+        let sessions: HashSet<String> = std::thread::scope(|scope| {
+            let many = |_| {
+                scope.spawn(|| {
+                    let ids = IdGenerator::new();
+                    (0..100).map(|_| ids.next_session_id()).collect::<Vec<_>>()
+                })
+            };
+            let threads: Vec<_> = (0..20).map(many).collect();
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(sessions.len(), 2000);
+        for id in sessions.iter().map(|session| message_id(session, 1)) {
+            assert!(id.len() <= 22 && id.ends_with("-1"), "{id}");
+            let fits = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            assert!(id.bytes().all(fits), "{id}");
+        }
+    }
+
+    #[test]
+    fn base32_digits() {
+        for (n, digits, shown) in [
+            (0, 1, "0"),
+            (31, 1, "z"),
+            (32, 2, "10"),
+            (32, 1, "0"),
+            (u128::MAX, 3, "zzz"),
+            (0b00001_00000_11111, 4, "010z"),
+        ] {
+            assert_eq!(base32(n, digits), shown);
+        }
+    }
+}

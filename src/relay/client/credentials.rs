@@ -1,0 +1,114 @@
+//! The file that holds the passwords for relays: of mode 0600, or it is not read.
+//!
+//! ```text
+//! # HOST             USER    PASSWORD (the rest of the line)
+//! smtp.example.org   jones   correct horse battery staple
+//! *                  backup  secret
+//! ```
+//! The first line for the host counts; `*` is for any. A line that begins with `#` is a comment.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::unistd::geteuid;
+
+use crate::smtp::sender::Credentials;
+
+/// Who we are to `host`; None: the file does not say.
+///
+/// # Errors
+/// The file cannot be read, others than its owner can read it, its owner is neither root nor who
+/// runs this, or a line has no sense. The text names the file and the cure, and no password.
+pub fn load(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
+    let wrong = |why: &str| format!("{}: {why}", path.display());
+    let text = read(path).map_err(|e| wrong(&e.to_string()))?;
+    for (number, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let word = |text: &'_ str| {
+            let (word, rest) = text.split_once(char::is_whitespace)?;
+            Some((word.to_owned(), rest.trim_start().to_owned()))
+        };
+        let entry = word(line).and_then(|(host, rest)| Some((host, word(&rest)?)));
+        let Some((name, (user, password))) = entry.filter(|_| !line.contains('\0')) else {
+            return Err(wrong(&format!("line {}: expected HOST USER PASSWORD", number + 1)));
+        };
+        if name == "*" || name.eq_ignore_ascii_case(host) {
+            return Ok(Some(Credentials { user, password }));
+        }
+    }
+    Ok(None)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    if about.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others can read or write it; chmod 600 it"));
+    }
+    if about.uid() != 0 && about.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("it belongs to another user; chown it to root"));
+    }
+    let mut text = String::new();
+    file.take(FILE_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Room for thousands of hosts, in octets.
+const FILE_MAX: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
+        let ask = |text: &str, host: &str| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+            let login = load(&path, host);
+            login.map(|login| login.map(|login| format!("{}:{}", login.user, login.password)))
+        };
+        let is = |text: &str| Ok(Some(text.to_owned()));
+        let file = "# comment\n\n a.example\tal  x y # z \nB.example bo secret\r\n* any one\n";
+        assert_eq!(ask(file, "a.example"), is("al:x y # z"));
+        assert_eq!(ask(file, "b.EXAMPLE"), is("bo:secret"));
+        assert_eq!(ask(file, "c.example"), is("any:one"));
+        assert_eq!(ask("a.example al x\n", "b.example"), Ok(None));
+        assert_eq!(ask("", "b.example"), Ok(None));
+        for wrong in ["a.example\n", "a.example al\n", "a.example al x\0y\n"] {
+            let said = ask(&format!("\n{wrong}"), "a.example").unwrap_err();
+            assert!(said.ends_with("line 2: expected HOST USER PASSWORD"), "{said}");
+        }
+    }
+
+    #[test]
+    fn only_a_file_of_our_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("passwords");
+        fs::write(&path, "* al x\n").unwrap();
+        for mode in [0o640, 0o604, 0o620, 0o644, 0o666] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            assert!(load(&path, "h").unwrap_err().ends_with("chmod 600 it"), "{mode:o}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o400)).unwrap();
+        assert!(load(&path, "h").unwrap().is_some());
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
+            assert!(load(&path, "h").unwrap_err().contains("another user"));
+        }
+        assert!(load(directory.path(), "h").unwrap_err().ends_with("it is no file"));
+        assert!(load(&directory.path().join("none"), "h").is_err());
+    }
+}
