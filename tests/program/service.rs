@@ -58,7 +58,7 @@ fn term_finishes_messages_and_notifies() {
     let (log, status) = service.server.ended_within(Duration::from_secs(10));
     assert_eq!(status.code(), Some(0));
     assert!(directory.mailbox("smith").contains("\nhalf of it\n"));
-    let is_it = |line: &String| line.contains("delivered ") && line.contains(" to=smith ");
+    let is_it = |line: &String| line.contains("delivered ") && line.contains(" to=<smith@");
     assert!(log.iter().any(is_it), "{log:#?}");
 }
 
