@@ -102,7 +102,7 @@ fn include_outside_of_the_confinement_is_logged() {
         client.command("RCPT TO:<shadow@x.example>", 451);
     }
     if confines && File::open("/etc/shadow").is_ok() {
-        server.wait_for_log("/etc/shadow is outside of the sandbox");
+        server.wait_for_log("/etc/shadow is outside of the confinement");
     }
     // A file that is named later.
     fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
@@ -112,7 +112,7 @@ fn include_outside_of_the_confinement_is_logged() {
         return println!("skipped: this kernel has no Landlock");
     }
     client.command("RCPT TO:<new@x.example>", 451);
-    server.wait_for_log("new is outside of the sandbox");
+    server.wait_for_log("new is outside of the confinement");
 }
 
 /// Files in `/etc` of the host. As an ordinary user the program can read what its permissions
@@ -125,7 +125,7 @@ fn files_in_etc() {
     for (mode, options, secret, user_later) in [
         (StartMode::Root, &[][..], "cannot be opened: Permission denied", 250),
         (StartMode::Capable, &[], "cannot be opened: Permission denied", 250),
-        (StartMode::Root, &["--run-as", "root"], "is outside of the sandbox", 451),
+        (StartMode::Root, &["--run-as", "root"], "is outside of the confinement", 451),
     ] {
         if options.contains(&"root") && !root_is_confined {
             println!("skipped: this kernel has no Landlock");
@@ -151,7 +151,7 @@ fn files_in_etc() {
         fs::rename(host.path("etc/passwd+"), host.path("etc/passwd")).unwrap();
         client.command("RCPT TO:<carol@host.example>", user_later);
         if user_later == 451 {
-            server.wait_for_log("outside of the sandbox; restart mailslot");
+            server.wait_for_log("outside of the confinement; restart mailslot");
         }
     }
 }

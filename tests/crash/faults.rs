@@ -111,11 +111,11 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
         }
         let quota = matches!(errno, Errno::EDQUOT | Errno::EFBIG);
         match &outcome {
-            Some(Outcome::Never(DeferReason::OverQuota)) if quota => {}
-            Some(Outcome::Later(DeferReason::NoSpace)) if quota || errno == Errno::ENOSPC => {}
-            Some(Outcome::Later(DeferReason::Unusable)) if errno == Errno::EACCES => {}
+            Some(Outcome::OverQuota) if quota => {}
+            Some(Outcome::Deferred(DeferReason::NoSpace)) if quota || errno == Errno::ENOSPC => {}
+            Some(Outcome::Deferred(DeferReason::Unusable)) if errno == Errno::EACCES => {}
             // The mailbox is suspended, or the error is of another kind.
-            Some(Outcome::Later(DeferReason::Io)) => {}
+            Some(Outcome::Deferred(DeferReason::Io)) => {}
             other => return Err(format!("{id}: {other:?}")),
         }
         // A disk that fails every write cannot truncate either.
@@ -303,7 +303,7 @@ fn spool_quota_is_no_space_and_not_over_quota() {
     let at = 1 + machine.log().iter().position(is_record).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EDQUOT) }));
     let outcome = ledger.send(&server, TestMessage::new("three", &["alice"], 300));
-    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Later(DeferReason::NoSpace))));
+    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Deferred(DeferReason::NoSpace))));
     server.stop();
 }
 
@@ -320,7 +320,7 @@ fn small_message_after_a_refused_large_one_is_recovered() {
     let at = 1 + machine.log().iter().position(is_sync).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
     let outcome = ledger.send(&server, TestMessage::new("large-2", &["alice"], LARGE));
-    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Later(DeferReason::Io))));
+    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Deferred(DeferReason::Io))));
     // The small message has the same sender and second. It begins like the large one, at the same
     // place.
     ledger.send(&server, TestMessage::new("small", &["alice"], 300));

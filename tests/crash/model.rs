@@ -265,7 +265,7 @@ impl Run {
         let before = BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default());
         self.messages += 1;
         let all = TestMessage::new(format!("locked{}-{step}", self.messages), &BOXES, 300);
-        assert_eq!(self.ledger.send(&server, all), Some(Outcome::Later(DeferReason::Busy)));
+        assert_eq!(self.ledger.send(&server, all), Some(Outcome::Deferred(DeferReason::Locked)));
         assert_eq!(before, BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default()));
         let others: Vec<&'static str> = BOXES.into_iter().filter(|other| *other != name).collect();
         let other = TestMessage::new(format!("free{}-{step}", self.messages), &others, 300);

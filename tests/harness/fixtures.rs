@@ -5,7 +5,9 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use mailslot::smtp::reply::{self, Reply};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, StartTlsMode};
+use mailslot::smtp::{
+    Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, ReversePath, StartTlsMode,
+};
 
 /// Returns the configuration of a receiver that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
@@ -77,7 +79,7 @@ pub struct BetaHost;
 impl Host for BetaHost {
     type Destination = String;
 
-    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > DISK) { Err(reply::no_room()) } else { Ok(()) }
     }
 

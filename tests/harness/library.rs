@@ -11,28 +11,28 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::deliver::{self, Locks, Outcome, WriterHandle, WriterThread};
-use mailslot::message::{Destination, MailboxName, Message};
+use mailslot::deliver::{self, Outcome, WriterHandle, WriterThread};
+use mailslot::message::peer::Peer;
+use mailslot::message::{MailboxName, Message, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
-use mailslot::route::{Member, Refusal, Route};
+use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::server::{self, ServerHandle};
-use mailslot::session::{self, Audience, SessionContext, SessionEnd};
+use mailslot::session::{self, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
-use mailslot::terminal::Terminals;
 
 use super::TIMEOUT;
 use super::client::Client;
 use super::directory::TestDirectory;
-use super::message::destination;
+use super::message::mailbox;
 
 /// Routes every local part at any domain to a mailbox of that name, except `nobody`, `moved`, and
 /// `panic`, which panics.
 struct TestRoute;
 
 impl Route for TestRoute {
-    fn resolve(&self, to: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
             ForwardPath::Mailbox(mailbox) => (mailbox.local(), mailbox.to_string()),
@@ -42,8 +42,8 @@ impl Route for TestRoute {
             "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
             "panic" => panic!("as the test asked"),
             _ => {
-                let mailbox = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
-                Ok(vec![Destination { mailbox, owner: None, delivered_to }])
+                let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
             }
         }
     }
@@ -78,11 +78,9 @@ impl MailStore {
         let mut settings = deliver::DeliveryConfig {
             mail_dir: directory.join("mail"),
             spool: directory.join("spool"),
-            locks: Locks { dotlock: true, fcntl: true, flock: true },
             lock_timeout: TIMEOUT,
-            mailbox_limit: None,
-            queue: 32,
             journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
+            ..Default::default()
         };
         change(&mut settings);
         let counters = Arc::new(Counters::default());
@@ -97,7 +95,7 @@ impl MailStore {
 
     /// Asks the writer whether it would refuse mail for the mailbox `name`.
     pub fn precheck(&self, name: &str) -> Result<(), Outcome> {
-        self.handle.look(&destination(name))
+        self.handle.precheck(&mailbox(name)).map_err(|error| error.outcome())
     }
 
     /// Stops the writer.
@@ -111,20 +109,10 @@ impl MailStore {
         session::SessionConfig {
             hostname: "here.example".to_owned(),
             size_max: 1024 * 1024,
-            recipients_max: 100,
-            errors_max: 20,
-            vrfy: Audience::Local,
-            expn: Audience::Local,
-            forward_replies: Audience::Local,
-            send: Audience::Off,
-            terminals: Terminals::default(),
             spool: self.join("spool"),
             mail_dir: self.join("mail"),
-            timeout: Duration::from_secs(300),
-            session_timeout: Duration::from_secs(1200),
             outcome_timeout: TIMEOUT,
-            tls: None,
-            relay: None,
+            ..Default::default()
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use mailslot::deliver::mbox::is_from_line;
-use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
 
 /// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
 /// does not go into the journal, and is written in two pieces.
@@ -78,8 +78,17 @@ impl TestMessage {
 
 /// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.
 pub fn destination(name: &str) -> Destination {
-    Destination {
-        mailbox: MailboxName::parse(name).unwrap(),
+    let address = format!("{name}@example.org");
+    match name.strip_prefix("queue/") {
+        Some(id) => Destination::Queue { id: QueueId::new(id).unwrap(), envelope: address },
+        None => Destination::Mailbox(mailbox(name)),
+    }
+}
+
+/// Returns the mailbox `name`, without an owner.
+pub fn mailbox(name: &str) -> UserMailbox {
+    UserMailbox {
+        name: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@example.org"),
     }

@@ -19,7 +19,7 @@ pub fn client_settings() -> ClientConfig {
         dot: TIMEOUT,
         quit: TIMEOUT,
     };
-    ClientConfig { hostname: "here.example".to_owned(), tls: None, login: None, timeouts }
+    ClientConfig { hostname: "here.example".to_owned(), timeouts, ..ClientConfig::default() }
 }
 
 /// Returns an envelope from me@here.example.
@@ -50,7 +50,7 @@ pub fn with_mail<R>(
 ) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|byte| **byte == b'\n').count();
-    send(&OutgoingMessage { envelope, octets: (content.len() + lines) as u64, content: &open })
+    send(&OutgoingMessage { envelope, size: (content.len() + lines) as u64, content: &open })
 }
 
 /// Returns each outcome as text: `done`, `later` or `never`, and the reason.

@@ -584,9 +584,7 @@ impl Keep {
 }
 
 impl Disk for SimDisk {
-    type File = SimFile;
-
-    fn look(&self, path: &Path) -> io::Result<Stat> {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
         self.call(Op::Look, path, |state| {
             if state.directories.contains(path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
@@ -607,7 +605,7 @@ impl Disk for SimDisk {
         })
     }
 
-    fn open(&self, path: &Path, how: OpenMode) -> io::Result<SimFile> {
+    fn open(&self, path: &Path, how: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let op = if matches!(how, OpenMode::Create { .. }) { Op::Create } else { Op::Open };
         let (ino, description, failed_syncs) = self.call(op, path, |state| {
             let ino = match (how, state.find(path)) {
@@ -620,7 +618,7 @@ impl Disk for SimDisk {
         })?;
         let (machine, path) = (self.machine.clone(), path.to_owned());
         let failed_syncs = failed_syncs.into();
-        Ok(SimFile { machine, pid: self.pid, ino, description, path, failed_syncs })
+        Ok(Arc::new(SimFile { machine, pid: self.pid, ino, description, path, failed_syncs }))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -642,11 +640,11 @@ impl Disk for SimDisk {
         })
     }
 
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
         self.call(Op::List, directory, |state| Ok(state.list(directory)))
     }
 
-    fn sync_folder(&self, directory: &Path) -> io::Result<()> {
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.call(Op::SyncDirectory, directory, |state| {
             state.sync_directory(directory);
             Ok(())
@@ -657,11 +655,11 @@ impl Disk for SimDisk {
         self.pid
     }
 
-    fn place(&self) -> String {
+    fn pid_scope(&self) -> String {
         format!("boot{}/sim", self.machine.state().boot)
     }
 
-    fn is_gone(&self, pid: u32) -> bool {
+    fn is_dead(&self, pid: u32) -> bool {
         self.machine.state().processes.get(&pid).is_none_or(|p| p.dead)
     }
 }

@@ -70,7 +70,7 @@ impl TestCertificate {
 
     /// Returns the configuration of sessions that offer STARTTLS.
     pub fn offered(&self) -> Option<TlsPolicy> {
-        Some(TlsPolicy { keys: Arc::new(self.load().unwrap()), required: false })
+        Some(TlsPolicy { certificate: Arc::new(self.load().unwrap()), required: false })
     }
 
     /// Returns the TLS state of a client that trusts only this certificate.

@@ -121,8 +121,8 @@ fn unusable_mailbox_defers_the_message() {
     for name in ["symlink", "dangling", "second", "folder", "fifo"] {
         // Together with a mailbox that works, because a message goes to all or to none.
         let outcome = store.deliver(message("m1", &["alice", name]));
-        assert_eq!(outcome, Outcome::Later(DeferReason::Unusable), "{name}");
-        assert_eq!(store.precheck(name), Err(Outcome::Later(DeferReason::Unusable)), "{name}");
+        assert_eq!(outcome, Outcome::Deferred(DeferReason::Unusable), "{name}");
+        assert_eq!(store.precheck(name), Err(Outcome::Deferred(DeferReason::Unusable)), "{name}");
     }
     assert_eq!(fs::read_to_string(&secret).unwrap(), "");
     assert!(!store.mailbox_path("alice").exists() || store.mailbox("alice").is_empty());
@@ -160,7 +160,7 @@ fn mailbox_replaced_between_two_messages() {
     assert_eq!(store.messages("alice").len(), 1);
     // A second hard link.
     fs::hard_link(&alice, store.mailbox_path("second")).unwrap();
-    assert_eq!(deliver(), Outcome::Later(DeferReason::Unusable));
+    assert_eq!(deliver(), Outcome::Deferred(DeferReason::Unusable));
     fs::remove_file(store.mailbox_path("second")).unwrap();
     // Not writable for its owner, which matters to every user but root.
     fs::set_permissions(&alice, Permissions::from_mode(0o400)).unwrap();
@@ -191,11 +191,11 @@ fn mailbox_limit() {
     let store = MailStore::with(|settings| settings.mailbox_limit = Some(1000));
     fs::write(store.mailbox_path("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = store.deliver(message("m1", &["alice", "bob"]));
-    assert_eq!(outcome, Outcome::Never(DeferReason::OverQuota));
+    assert_eq!(outcome, Outcome::OverQuota);
     assert_eq!(fs::metadata(store.mailbox_path("alice")).unwrap().len(), 992);
     assert_eq!(store.deliver(message("m2", &["bob"])), Outcome::Delivered);
     fs::write(store.mailbox_path("carol"), "x".repeat(1000)).unwrap();
-    assert_eq!(store.precheck("carol"), Err(Outcome::Never(DeferReason::OverQuota)));
+    assert_eq!(store.precheck("carol"), Err(Outcome::OverQuota));
     assert_eq!(store.precheck("bob"), Ok(()));
 }
 
@@ -212,7 +212,7 @@ fn locked_mailbox_does_not_delay_others() {
         let m = message(&format!("b{n}"), &["bob"]);
         assert_eq!(store.deliver(m), Outcome::Delivered);
     }
-    assert_eq!(waiting.join().unwrap(), Outcome::Later(DeferReason::Busy));
+    assert_eq!(waiting.join().unwrap(), Outcome::Deferred(DeferReason::Locked));
     assert_eq!(store.messages("bob").len(), 10);
     fs::remove_file(store.mailbox_path("alice.lock")).unwrap();
     assert_eq!(store.deliver(message("c", &["alice"])), Outcome::Delivered);
@@ -270,7 +270,7 @@ fn message_of_a_session_that_gave_up_is_not_delivered() {
     let m = message("m1", &["alice"]);
     assert_eq!(
         store.handle.deliver(m, Duration::from_millis(100)),
-        Outcome::Later(DeferReason::GivenUp)
+        Outcome::Deferred(DeferReason::TimedOut)
     );
     fs::remove_file(store.mailbox_path("alice.lock")).unwrap();
     assert_eq!(store.deliver(message("m2", &["alice"])), Outcome::Delivered);

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mailslot::deliver::{Outcome, mbox};
-use mailslot::message::{Content, Destination, MailboxName, Message};
+use mailslot::message::{Content, MailboxName, Message, UserMailbox};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::smtp::command::Command;
@@ -27,11 +27,7 @@ struct TestQueueRoute {
 }
 
 impl Route for TestQueueRoute {
-    fn resolve(&self, _: &ForwardPath) -> Result<Vec<Destination>, Refusal> {
-        Err(Refusal::Unknown)
-    }
-
-    fn way(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
             (ForwardPath::Postmaster, elsewhere) => {
@@ -39,14 +35,14 @@ impl Route for TestQueueRoute {
             }
         };
         if to.domain().to_string() != "here.example" {
-            return Ok(Resolution { elsewhere: vec![to], is_relay: true, ..Resolution::default() });
+            return Ok(Resolution { remote: vec![to], is_relay: true, ..Resolution::default() });
         }
         if to.local() == "nobody" {
             return Err(Refusal::Unknown);
         }
-        let mailbox = MailboxName::new(to.local()).unwrap();
-        let here = vec![Destination { mailbox, owner: None, delivered_to: to.to_string() }];
-        Ok(Resolution { here, ..Resolution::default() })
+        let name = MailboxName::new(to.local()).unwrap();
+        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
+        Ok(Resolution::local(local))
     }
 
     fn vrfy(&self, _: &str) -> Result<Member, Refusal> {
@@ -69,7 +65,7 @@ impl Host {
     fn new(smarthosts: &[&ScriptedServer]) -> Host {
         let store = MailStore::new();
         let smarthost = |server: &&ScriptedServer| Smarthost {
-            target: server.target(),
+            address: server.target(),
             settings: client_settings(),
         };
         let settings = QueueConfig {
@@ -80,7 +76,7 @@ impl Host {
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: TIMEOUT,
         };
-        queue::make_folder(&settings.spool).unwrap();
+        queue::create_directory(&settings.spool).unwrap();
         Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
     }
 
@@ -403,7 +399,7 @@ fn unreachable_smarthost_is_probed_by_one_entry() {
     for n in 20..30 {
         let id = format!("m-{n}");
         host.put(&id, &envelope("smith@here.example", &["a@x.example"]));
-        handle.note(&id);
+        handle.entry_created(&id);
     }
     assert!(handle.flush(&node("@example")));
     wait_until("the second attempt", || made() == 2);
@@ -421,7 +417,7 @@ fn next_smarthost_if_the_first_is_unreachable() {
     let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), code_by_name());
     let mut host = Host::new(&[&rude, &good]);
     let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.target = closed.to_string().parse().unwrap();
+    nobody.address = closed.to_string().parse().unwrap();
     host.settings.smarthosts.insert(0, nobody);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
@@ -481,9 +477,9 @@ fn entry_deferred_by_another_process_is_not_retried_early() {
     let (_first, one) = host.start();
     wait_until("the first attempt", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
-    handle.note("m");
+    handle.entry_created("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
-    handle.note("n");
+    handle.entry_created("n");
     wait_until("the later entry is sent", || !host.files().contains(&"n".to_owned()));
     one.stop(TIMEOUT);
     two.stop(TIMEOUT);

@@ -23,7 +23,7 @@ fn item(item: &AliasItem) -> String {
         AliasTarget::Mailbox(mailbox) => format!("mailbox:{mailbox}"),
         AliasTarget::User(name) => format!("user:{name}"),
         AliasTarget::Include(path) => format!("include:{}", path.display()),
-        AliasTarget::Invalid { why, .. } => {
+        AliasTarget::Invalid { error: why, .. } => {
             format!("wrong:{}", why.split(' ').take(4).collect::<String>())
         }
     }

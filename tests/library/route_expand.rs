@@ -46,8 +46,8 @@ fn to(name: &str) -> ForwardPath {
 
 fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
-    let boxes: BTreeSet<String> = to.iter().map(|d| d.mailbox.to_string()).collect();
-    assert_eq!(boxes.len(), to.len(), "{name}: a mailbox twice");
+    let boxes: BTreeSet<String> = to.local.iter().map(|d| d.name.to_string()).collect();
+    assert_eq!(boxes.len(), to.local.len(), "{name}: a mailbox twice");
     Ok(boxes)
 }
 

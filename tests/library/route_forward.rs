@@ -44,12 +44,12 @@ fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, Strin
     });
     local.follow_forward_files(TestForwardFiles(files.collect()));
     let to = ForwardPath::Mailbox(Mailbox::parse(to).unwrap());
-    let way = local.way(&to).unwrap();
-    let mut here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
-    let mut elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
-    here.sort();
+    let way = local.resolve(&to).unwrap();
+    let mut local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();
+    let mut elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
+    local.sort();
     elsewhere.sort();
-    (here.join(" "), elsewhere.join(" "))
+    (local.join(" "), elsewhere.join(" "))
 }
 
 #[test]
@@ -135,9 +135,9 @@ fn file_writable_by_others_is_not_read() {
     for (home_mode, mode, text, why) in [
         (0o755, 0o664, "x@y", "it can be written to by others"),
         (0o755, 0o646, "x@y", "it can be written to by others"),
-        (0o775, 0o644, "x@y", "its folder can be written to by others"),
-        (0o757, 0o644, "x@y", "its folder can be written to by others"),
-        (0o755, 0o644, &"x".repeat(4097)[..], "it is larger than 4096 octets"),
+        (0o775, 0o644, "x@y", "its directory can be written to by others"),
+        (0o757, 0o644, "x@y", "its directory can be written to by others"),
+        (0o755, 0o644, &"x".repeat(4097)[..], "it is larger than 4096 bytes"),
     ] {
         make(home_mode, mode, text);
         assert_eq!(read(&home), Err(why.to_owned()), "{home_mode:o} {mode:o}");

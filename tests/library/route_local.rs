@@ -44,14 +44,14 @@ impl Host {
     /// Returns the mailboxes, or the code and text of the refusal.
     fn rcpt(&self, to: &str) -> String {
         match self.local.resolve(&path(to)) {
-            Ok(to) => to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "),
+            Ok(to) => to.local.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "),
             Err(refusal) => refusal.to_string(),
         }
     }
 
     fn delivered_to(&self, to: &str) -> String {
         let to = self.local.resolve(&path(to)).unwrap();
-        to.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
+        to.local.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
     }
 
     fn vrfy(&self, name: &str) -> String {
@@ -391,12 +391,12 @@ fn failing_user_database_defers() {
         host_of_named_users(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
     for to in ["fred@example.org", "nobody@example.org", "list@example.org", "postmaster"] {
         match host.local.resolve(&path(to)) {
-            Err(Refusal::Later(why)) => assert_eq!(why, "the directory is down"),
+            Err(Refusal::LookupFailed(why)) => assert_eq!(why, "the directory is down"),
             other => panic!("{to}: {other:?}"),
         }
     }
-    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::Later(_))));
-    assert!(matches!(host.local.expn("list"), Err(Refusal::Later(_))));
+    assert!(matches!(host.local.vrfy("fred"), Err(Refusal::LookupFailed(_))));
+    assert!(matches!(host.local.expn("list"), Err(Refusal::LookupFailed(_))));
     // Addresses that need no lookup are resolved.
     check(&host, &[("far@example.org", "551"), ("x@example.com", "550 5.7.1")]);
     assert_eq!(host_of_named_users(true, "").rcpt("fred@example.org"), "fred");
@@ -407,9 +407,9 @@ fn unreadable_aliases_defer() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
     let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
-    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::Later(_))));
+    assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::LookupFailed(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
-    assert!(matches!(local.vrfy("bob"), Err(Refusal::Later(_))));
+    assert!(matches!(local.vrfy("bob"), Err(Refusal::LookupFailed(_))));
     assert!(local.problems().iter().any(|p| p.stops_mail && p.what.contains("missing")));
 }
 
@@ -498,10 +498,10 @@ fn users_of_the_system() {
     let settings =
         RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
     let local = LocalRoute::new(settings);
-    let root = local.resolve(&path("root@example.org")).unwrap();
+    let root = local.resolve(&path("root@example.org")).unwrap().local;
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
     assert_eq!(root[0].delivered_to, "root@example.org");
-    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap()[0].mailbox.as_str(), "root");
+    assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap().local[0].name.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -513,10 +513,10 @@ fn relaying_host_forwards_aliases() {
     let (settings, _dir) = settings(&["alice"], aliases);
     let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
     let ways = |to: &str| {
-        let way = relaying.way(&path(to)).unwrap();
-        let here: Vec<String> = way.here.iter().map(|to| to.mailbox.to_string()).collect();
-        let elsewhere: Vec<String> = way.elsewhere.iter().map(Mailbox::to_string).collect();
-        (here.join(","), elsewhere.join(","), way.is_relay)
+        let way = relaying.resolve(&path(to)).unwrap();
+        let local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();
+        let elsewhere: Vec<String> = way.remote.iter().map(Mailbox::to_string).collect();
+        (local.join(","), elsewhere.join(","), way.is_relay)
     };
     let fred = "fred@elsewhere.example".to_owned();
     assert_eq!(ways("off@example.org"), (String::new(), fred.clone(), false));
@@ -527,17 +527,18 @@ fn relaying_host_forwards_aliases() {
     for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
         assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
     }
-    let owner = |to: &str| relaying.way(&path(to)).unwrap().owner.map(|owner| owner.to_string());
+    let owner =
+        |to: &str| relaying.resolve(&path(to)).unwrap().owner.map(|owner| owner.to_string());
     assert_eq!(owner("mixed@example.org"), None);
     assert_eq!(owner("list@example.net"), Some("owner-list@example.net".to_owned()));
     assert_eq!(owner("inside@example.net"), None, "all members are local");
-    assert_eq!(relaying.way(&path("nobody@example.org")), Err(Refusal::Unknown));
+    assert_eq!(relaying.resolve(&path("nobody@example.org")), Err(Refusal::Unknown));
     let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
     assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
     for (address, told) in [
-        ("off", "sent on to <fred@elsewhere.example>"),
-        ("mixed", "delivered to alice, and sent on to <fred@elsewhere.example>"),
-        ("x@elsewhere.example", "sent on, for clients that may relay"),
+        ("off", "relayed to <fred@elsewhere.example>"),
+        ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
+        ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
         let text = relaying.explain(address);
         assert!(text.ends_with(&format!("= {told}\n")), "{text}");

@@ -36,7 +36,7 @@ fn host(aliases: &str) -> (LocalRoute, TempDir) {
 fn rcpt(local: &LocalRoute, name: &str) -> Result<String, Refusal> {
     let mailbox = Mailbox::parse(&format!("{name}@example.org")).unwrap();
     let to = local.resolve(&ForwardPath::Mailbox(mailbox))?;
-    Ok(to.iter().map(|d| d.mailbox.as_str()).collect::<Vec<_>>().join(" "))
+    Ok(to.local.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "))
 }
 
 fn why(result: Result<String, Refusal>) -> String {
@@ -253,10 +253,10 @@ fn each_problem_is_reported_once_with_a_fix() {
         ("aliases:7: alias `prog` leads to `|/bin/true`, which is a program", true),
         ("aliases:8: alias `file` leads to `/dev/null`, which is a file", true),
         ("aliases:9: alias `inc` includes a file that is not read", true),
-        ("aliases:10: alias `alice` stands before the user", false),
-        ("aliases:14: alias `mixed` leads to more than one address", true),
+        ("aliases:10: alias `alice` hides the user", false),
+        ("aliases:14: alias `mixed` leads to several addresses", true),
         ("aliases:15: alias `x@example.com` is never used", false),
-        ("aliases:16: a second alias `far`; the one in line 13 counts", true),
+        ("aliases:16: a second alias `far`; the one in line 13 is used", true),
         ("aliases:17: no colon in `nonsense`", true),
     ] {
         let found: Vec<&Problem> = problems.iter().filter(|p| p.what.contains(what)).collect();
@@ -280,8 +280,8 @@ fn problems_of_postmaster_and_users() {
     let aliases = Some(file.path().to_owned());
     for (settings, words, stops_mail) in [
         (settings(&["bob"], None), None, false),
-        (settings(&["a b"], None), Some("`a b` has a name no mailbox can have"), true),
-        (settings(&["a b"], None), Some("nobody gets the mail for postmaster"), true),
+        (settings(&["a b"], None), Some("`a b` has no valid mailbox name"), true),
+        (settings(&["a b"], None), Some("mail for postmaster cannot be delivered"), true),
         (
             settings(&["bob"], aliases.clone()),
             Some("is delivered to bob, not by the alias: 551"),

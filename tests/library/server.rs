@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use mailslot::message::peer::Peer;
 use mailslot::net::listen::Accept;
-use mailslot::net::stream::{Peer, Socket};
+use mailslot::net::stream::Socket;
 use nix::errno::Errno;
 
 use crate::harness::TIMEOUT;

@@ -1,7 +1,8 @@
 //! BDAT in a session: a message in chunks is stored like one that comes by DATA, an incomplete one
 //! is not stored, and no part of a chunk is taken for a command.
 
-use mailslot::net::stream::{Disconnect, Peer};
+use mailslot::message::peer::Peer;
+use mailslot::net::stream::Disconnect;
 use mailslot::session::SessionEnd;
 
 use crate::harness::client::codes;

@@ -5,8 +5,9 @@ use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::thread;
 
+use mailslot::message::peer::Peer;
 use mailslot::net::listen::Service;
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::net::stream::{Socket, Stream};
 
 use crate::harness::TIMEOUT;
 use crate::harness::client::Client;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
     BodyType, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
-    StartTlsMode, Step, reply,
+    ReversePath, StartTlsMode, Step, reply,
 };
 
 use crate::harness::fixtures::{self, BetaHost};
@@ -183,7 +183,7 @@ struct ClosingHost;
 impl Host for ClosingHost {
     type Destination = ();
 
-    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
     fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

@@ -120,7 +120,7 @@ fn delivery_by_starttls_and_implicit_tls() {
     assert_eq!(mailbox.matches(" with ESMTPS (using TLSv1.3 with cipher TLS_").count(), 4);
     let connection = connect(&target(&running), &with_tls(&certificate)).unwrap();
     assert_eq!(connection.tls().unwrap().version, "TLSv1.3");
-    assert!(connection.takes_dsn());
+    assert!(connection.supports_dsn());
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn certificates_are_checked_unless_configured_otherwise() {
         let mut lax = with_tls(trusted);
         lax.tls.as_mut().unwrap().required = false;
         assert!(connect(&target(&running), &lax).unwrap().tls().is_none());
-        lax.login = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
+        lax.credentials = Some(Credentials { user: "u".to_owned(), password: "p".to_owned() });
         let reason = connect(&target(&running), &lax).unwrap_err();
         assert_eq!(reason.text, "the password is not sent without TLS");
     }

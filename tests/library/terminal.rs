@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use mailslot::message::{Content, Destination, MailboxName, Owner};
+use mailslot::message::{Content, MailboxName, Owner, UserMailbox};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
 use mailslot::terminal::{Terminals, WRITE_TIMEOUT};
 use nix::sys::termios::{InputFlags, OutputFlags};
@@ -58,7 +58,7 @@ fn terminal_of_another_owner_is_left_alone() {
     let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
-        let ann = Destination { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
+        let ann = UserMailbox { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
         assert_eq!(terminals.are_active(std::slice::from_ref(&ann)), shown);
         assert_eq!(terminals.show(&[ann], &lunch()), [shown]);
     }
@@ -172,9 +172,9 @@ fn control_characters_depend_on_the_terminal() {
     assert_eq!(cooked.screen().replace("\r\r\n", "\r\n").trim_end(), utf8.trim_end());
 }
 
-fn user(name: &str) -> Destination {
-    Destination {
-        mailbox: MailboxName::new(name).unwrap(),
+fn user(name: &str) -> UserMailbox {
+    UserMailbox {
+        name: MailboxName::new(name).unwrap(),
         owner: None,
         delivered_to: format!("{name}@beta.arpa"),
     }

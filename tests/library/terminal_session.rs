@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use mailslot::net::stream::{Peer, Socket, Stream};
+use mailslot::message::peer::Peer;
+use mailslot::net::stream::{Socket, Stream};
 use mailslot::server;
 use mailslot::session::{Audience, SessionConfig};
 use mailslot::terminal::render::TEXT_MAX;
@@ -31,8 +32,11 @@ impl TestTerminals {
         let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
         let terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings =
-            SessionConfig { send: Audience::Local, terminals, ..store.session_settings() };
+        let settings = SessionConfig {
+            terminals: Audience::Local,
+            host_terminals: terminals,
+            ..store.session_settings()
+        };
         TestTerminals { store, ann, bo, settings }
     }
 
@@ -223,12 +227,12 @@ fn stopped_terminal_delays_only_its_sender() {
 fn clients_that_may_not_send_get_502() {
     let mut setup = TestTerminals::new();
     for (send, peer, may) in [
-        (Audience::On, remote_peer(1), true),
+        (Audience::Everyone, remote_peer(1), true),
         (Audience::Local, remote_peer(1), false),
         (Audience::Local, Peer::Unix, true),
-        (Audience::Off, Peer::Unix, false),
+        (Audience::Nobody, Peer::Unix, false),
     ] {
-        setup.settings.send = send;
+        setup.settings.terminals = send;
         let sessions = setup.store.sessions(setup.settings.clone());
         let input = b"EHLO a\r\nSEND FROM:<a@b>\r\nRSET\r\nSOML FROM:<a@b>\r\nRSET\r\n\
             SAML FROM:<a@b>\r\nHELP SEND\r\nQUIT\r\n";

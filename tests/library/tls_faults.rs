@@ -246,16 +246,16 @@ fn unusable_keys_are_refused_with_a_reason() {
         ("none", "a-key.pem", Some("/none: No such file")),
         ("a-cert.pem", "none", Some("/none: No such file")),
         (".", "a-key.pem", Some("Is a directory")),
-        ("empty", "a-key.pem", Some("no certificate is in it")),
-        ("a-key.pem", "a-key.pem", Some("no certificate is in it")),
-        ("der", "a-key.pem", Some("no certificate is in it")),
+        ("empty", "a-key.pem", Some("contains no certificate")),
+        ("a-key.pem", "a-key.pem", Some("contains no certificate")),
+        ("der", "a-key.pem", Some("contains no certificate")),
         ("cut", "a-key.pem", Some("not in PEM form")),
-        ("strange", "a-key.pem", Some("the first certificate is not good")),
-        ("a-cert.pem", "empty", Some("no private key is in it")),
-        ("a-cert.pem", "a-cert.pem", Some("no private key is in it")),
+        ("strange", "a-key.pem", Some("the first certificate is invalid")),
+        ("a-cert.pem", "empty", Some("contains no private key")),
+        ("a-cert.pem", "a-cert.pem", Some("contains no private key")),
         ("a-cert.pem", "encrypted", Some("the key is encrypted; openssl pkey")),
         ("a-cert.pem", "b-key.pem", Some("does not belong to the first certificate in ")),
-        ("turned", "a-key.pem", Some("the server's own comes first")),
+        ("turned", "a-key.pem", Some("which must be the server's own")),
     ] {
         let (cert, key) = (path(cert), path(key));
         let loaded = ServerCertificate::load(&cert, &key).err();
@@ -282,7 +282,7 @@ fn certificate_dates_and_names() {
     };
     let (old, new) = (dated(1990, 2040), dated(2001, 2060));
     let found = examine(&old.cert, &old.key, "HERE.example").unwrap();
-    assert_eq!((found.begins, found.ends), (631_152_000, 2_208_988_800));
+    assert_eq!((found.not_before, found.not_after), (631_152_000, 2_208_988_800));
     assert!(found.names_host);
     for host in ["there.example", "x.here.example", "localhost", "192.0.2.1", ""] {
         assert!(!examine(&old.cert, &old.key, host).unwrap().names_host, "{host}");
@@ -292,13 +292,13 @@ fn certificate_dates_and_names() {
     let both = [fs::read(&old.cert).unwrap(), fs::read(&new.cert).unwrap()].concat();
     fs::write(&old.cert, both).unwrap();
     let found = examine(&old.cert, &old.key, "here.example").unwrap();
-    assert_eq!((found.begins, found.ends), (978_307_200, 2_208_988_800));
+    assert_eq!((found.not_before, found.not_after), (978_307_200, 2_208_988_800));
     let authority = TestCertificate::with(folder.path(), "ca", |params| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.not_before = year(1970, 1, 1);
     });
     let found = examine(&authority.cert, &authority.key, "here.example").unwrap();
-    assert_eq!((found.begins, found.names_host), (0, true));
+    assert_eq!((found.not_before, found.names_host), (0, true));
 }
 
 #[test]

@@ -172,18 +172,18 @@ const AS_ANY_USER: &[Row] = &[
     ),
     advice(
         "echo 'sales@other.example: alice' >>$D/aliases",
-        "is never used: its domain is not one of ours",
-        By("take the alias out", "sed -i /sales/d $D/aliases"),
+        "is never used, because its domain is not local",
+        By("remove the alias", "sed -i /sales/d $D/aliases"),
     ),
     advice(
         "echo 'bob: alice' >>$D/aliases",
-        "alias `bob` stands before the user of that name",
+        "alias `bob` hides the user of that name",
         By("add the name to its own targets", "sed -i 's/^bob.*/bob: bob, alice/' $D/aliases"),
     ),
     stops(
         "echo 'far: a@there.example, b@there.example' >>$D/aliases",
-        "leads to more than one address, not all of them here",
-        By("make it one address elsewhere", "sed -i 's/, b@.*//' $D/aliases"),
+        "leads to several addresses, not all of them local",
+        By("use one remote address", "sed -i 's/, b@.*//' $D/aliases"),
     ),
 ];
 
@@ -308,8 +308,8 @@ const AS_ROOT: &[Row] = &[
     // Aliases.
     advice(
         "echo 'alice: bob' >>$D/aliases",
-        "alias `alice` stands before the user of that name",
-        By("if that is not meant", "sed -i /^alice:/d $D/aliases"),
+        "alias `alice` hides the user of that name",
+        By("unless that is intended", "sed -i /^alice:/d $D/aliases"),
     ),
     stops(
         "echo \"list: :include:$D/list\" >>$D/aliases; echo bob >$D/list; chown bob $D/list",

@@ -1,7 +1,7 @@
 //! Delivery reports: a local sender who asks for one gets it, no other sender does, and clients of
 //! other hosts are not offered DSN.
 
-use mailslot::net::stream::Peer;
+use mailslot::message::peer::Peer;
 
 use crate::harness::client::{Client, codes};
 use crate::harness::library::{MailStore, remote_peer, run_session};
@@ -76,13 +76,13 @@ Content-Type: multipart/report; report-type=delivery-status;
 --=_ID-r
 Content-Type: text/plain; charset=utf-8
 
-Your message has been put into the mailboxes of
+Your message has been delivered to the mailboxes of
 
     <jones@beta.arpa>
     <green@beta.arpa>
 
-by the mail system at beta.arpa. You have asked to be told so. It is
-not known whether anybody has read it.
+The mail system at beta.arpa sends this notice because it was requested.
+It does not show whether the message has been read.
 
 --=_ID-r
 Content-Type: message/delivery-status

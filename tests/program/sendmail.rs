@@ -117,11 +117,11 @@ fn exit_statuses() {
         (&["smith", "nobody"], b"x\n", 67, "nobody@here.example: 550 5.1.1 "),
         (&["a@elsewhere.example"], b"x\n", 69, "a@elsewhere.example: 550 5.7.1 "),
         (&["smith"], &large, 65, "smith@here.example: the message exceeds"),
-        (&[], b"x\n", 64, "to whom?"),
+        (&[], b"x\n", 64, "no recipient: "),
         (&["-t"], b"Subject: x\n\n", 65, "the header names no recipient"),
-        (&["-t"], b"To: a b c\n\n", 65, "the field To is no address list"),
-        (&["a b"], b"x\n", 64, "\"a b\" is no address"),
-        (&["-f", "a, b", "smith"], b"x\n", 64, "\"a, b\" is no address: it is not one"),
+        (&["-t"], b"To: a b c\n\n", 65, "the field To is not an address list"),
+        (&["a b"], b"x\n", 64, "\"a b\" is not an address"),
+        (&["-f", "a, b", "smith"], b"x\n", 64, "\"a, b\" is not an address: expected one"),
         (&["--what", "smith"], b"x\n", 64, "no such option: --what"),
         (&["-C", "/nonexistent", "smith"], b"x\n", 78, "/nonexistent: "),
         (&["-bv", "smith"], b"", 0, "smith"),
@@ -151,6 +151,24 @@ fn exit_statuses() {
         assert_eq!(found, status, "{args:?}: {text}");
         let text = text.strip_prefix("mailslot-sendmail: ").unwrap_or(&text);
         assert!(text.starts_with(says), "{args:?}: {text}");
+    }
+}
+
+/// The exit status agrees with the text: an address that will be relayed is good.
+#[test]
+fn verify_accepts_an_address_that_is_relayed() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("conf");
+    for (relay, status, text) in [
+        ("", 69, "= 550 5.7.1 "),
+        ("smarthost 127.0.0.1:1\n", 0, "= relayed, for clients that may relay"),
+    ] {
+        let options = format!("hostname h\ndomain here.example\naliases none\n{relay}");
+        fs::write(&config, options).unwrap();
+        let args = ["-C", config.to_str().unwrap(), "-bv", "a@elsewhere.example"];
+        let (found, printed) = said(start(SENDMAIL, &args).wait_with_output().unwrap());
+        assert_eq!(found, status, "{printed}");
+        assert!(printed.contains(text), "{printed}");
     }
 }
 

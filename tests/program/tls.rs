@@ -44,7 +44,7 @@ fn hup_reloads_the_certificate() {
     fs::write(&a.key, "no key").unwrap();
     server.signal(Signal::SIGHUP);
     let line = server.wait_for_log("tls-reload-failed");
-    assert!(line.contains("no private key is in it"), "{line}");
+    assert!(line.contains("contains no private key"), "{line}");
     b.handshake(starttls(server.address), &VERSIONS).quit();
     old.quit();
     new.quit();
@@ -108,8 +108,8 @@ fn start_fails_without_usable_keys() {
     let common = ["--sandbox", directory.to_str().unwrap(), "-l", "127.0.0.1:0"];
     let (cert, key) = (a.cert.to_str().unwrap(), b.key.to_str().unwrap());
     for (options, code, said) in [
-        (&["--tls-cert", cert][..], 78, format!("mailslot: tls-key {cert}: no private key is in")),
-        (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: it does not belong")),
+        (&["--tls-cert", cert][..], 78, format!("tls-key {cert}: contains no private key")),
+        (&["--tls-cert", cert, "--tls-key", key], 78, format!("tls-key {key}: does not belong")),
         (&["--tls-cert", "/none"], 78, "mailslot: tls-cert /none: No such file".to_owned()),
         (&["--tls-key", key], 64, format!("--tls-key \"{key}\" requires --tls-cert")),
         (&["--tls-required", "on"], 64, "--tls-required \"on\" requires --tls-cert".to_owned()),

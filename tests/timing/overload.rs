@@ -201,7 +201,7 @@ fn a_thread_is_reserved_for_local_clients() {
     let store = MailStore::new();
     // One of 8 threads is reserved.
     let peers: Vec<_> =
-        (1..=20).map(remote_peer).chain([mailslot::net::stream::Peer::Unix]).collect();
+        (1..=20).map(remote_peer).chain([mailslot::message::peer::Peer::Unix]).collect();
     let (peers, address) = FakePeers::new(peers);
     let running = store.run_on(store.server_settings(8), vec![peers], address);
     let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();
