@@ -25,7 +25,7 @@ use mailslot::smtp::{ForwardPath, Mailbox};
 use super::TIMEOUT;
 use super::client::Client;
 use super::directory::TestDirectory;
-use super::message::mailbox;
+use super::message::user_mailbox;
 
 /// Routes every local part at any domain to a mailbox of that name, except `nobody`, `moved`, and
 /// `panic`, which panics.
@@ -95,7 +95,7 @@ impl MailStore {
 
     /// Asks the writer whether it would refuse mail for the mailbox `name`.
     pub fn precheck(&self, name: &str) -> Result<(), Outcome> {
-        self.handle.precheck(&mailbox(name)).map_err(|error| error.outcome())
+        self.handle.precheck(&user_mailbox(name)).map_err(|error| error.outcome())
     }
 
     /// Stops the writer.

@@ -78,15 +78,17 @@ impl TestMessage {
 
 /// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.
 pub fn destination(name: &str) -> Destination {
-    let address = format!("{name}@example.org");
     match name.strip_prefix("queue/") {
-        Some(id) => Destination::Queue { id: QueueId::new(id).unwrap(), envelope: address },
-        None => Destination::Mailbox(mailbox(name)),
+        Some(id) => Destination::Queue {
+            id: QueueId::new(id).unwrap(),
+            envelope: format!("{name}@example.org"),
+        },
+        None => Destination::Mailbox(user_mailbox(name)),
     }
 }
 
-/// Returns the mailbox `name`, without an owner.
-pub fn mailbox(name: &str) -> UserMailbox {
+/// Returns the mailbox `name`.
+pub fn user_mailbox(name: &str) -> UserMailbox {
     UserMailbox {
         name: MailboxName::new(name).unwrap(),
         owner: None,

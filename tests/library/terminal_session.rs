@@ -31,12 +31,9 @@ impl TestTerminals {
     fn new() -> TestTerminals {
         let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
-        let terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = SessionConfig {
-            terminals: Audience::Local,
-            host_terminals: terminals,
-            ..store.session_settings()
-        };
+        let host_terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
+        let terminals = Audience::Local;
+        let settings = SessionConfig { terminals, host_terminals, ..store.session_settings() };
         TestTerminals { store, ann, bo, settings }
     }
 
