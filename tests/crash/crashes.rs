@@ -1,8 +1,5 @@
 //! The writer is killed, or power is lost, at every call. What was acknowledged is whole in its
-//! mailboxes, no message is torn or in some of its mailboxes only, and the next start repairs all
-//! by itself.
-//!
-//! Each test prints how many crash points it tried.
+//! mailboxes, no message is torn or in some of its mailboxes only, and the next start repairs all.
 //!
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 

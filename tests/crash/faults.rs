@@ -2,8 +2,6 @@
 //! log names the cause, other mail goes on, and mail is delivered when the fault is over. No
 //! outcome comes before the sync that covers it.
 //!
-//! Each test prints how many faults there were.
-//!
 //! Each test prints how many faults there were. `MAILSLOT_FAULTS=N` tries N times as many.
 
 use std::sync::Arc;
@@ -215,9 +213,9 @@ fn no_outcome_before_its_sync() {
                 for n in 0..6 {
                     let to = [BOXES[s % 4], BOXES[(s + n + 1) % 4]];
                     let to = if to[0] == to[1] { &to[..1] } else { &to[..] };
-                    let octets = if n == 3 { LARGE } else { 500 };
+                    let length = if n == 3 { LARGE } else { 500 };
                     let mut ledger = Ledger::default();
-                    let message = TestMessage::new(format!("m{s}-{n}"), to, octets);
+                    let message = TestMessage::new(format!("m{s}-{n}"), to, length);
                     assert_eq!(ledger.send(&server, message), Some(Outcome::Delivered));
                     // As if power had been lost at the time of the outcome.
                     let then = machine.fork();
@@ -342,13 +340,13 @@ fn factor() -> u64 {
 fn large_message_has_its_own_descriptor() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();
-    for (id, octets) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {
+    for (id, length) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {
         let opened = || {
             let log = machine.log();
             log.iter().filter(|c| c.op == Op::Open && c.path.ends_with("bob")).count()
         };
         let before = opened();
-        let outcome = ledger.send(&server, TestMessage::new(id, &["bob"], octets));
+        let outcome = ledger.send(&server, TestMessage::new(id, &["bob"], length));
         assert_eq!(outcome, Some(Outcome::Delivered));
         let expected = usize::from(id != "two");
         assert_eq!(opened() - before, expected, "{id}");

@@ -3,9 +3,6 @@
 //!
 //! A run that fails prints its seed. `MAILSLOT_SEED=S` repeats that run alone, `MAILSLOT_FAULTS=N`
 //! makes N times as many runs.
-//!
-//! Prints the seed of a run that fails. `MAILSLOT_FAULTS=N` makes N times as many runs, and
-//! `MAILSLOT_SEED=S` runs that one alone.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -187,8 +184,8 @@ impl Run {
         let count = 1 + self.random.below(3) as usize;
         let to: Vec<&'static str> = (0..count).map(|n| BOXES[(first + n) % 3]).collect();
         let sizes = [200, 200, 1000, 3000, 9000, LARGE];
-        let octets = sizes[self.random.below(6) as usize];
-        TestMessage::new(format!("m{}-{step}", self.messages), &to, octets)
+        let length = sizes[self.random.below(6) as usize];
+        TestMessage::new(format!("m{}-{step}", self.messages), &to, length)
     }
 
     /// Returns a running server, started if necessary.

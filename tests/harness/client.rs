@@ -1,4 +1,4 @@
-//! An SMTP client that sends what a test tells it to, over any stream, and reads whole replies.
+//! An SMTP client over any stream, which sends what a test wants, and reads whole replies.
 
 use std::fmt::{self, Debug, Display};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::TIMEOUT;
 use super::message::TestMessage;
 
-/// A stream on which a client can be told not to wait for ever.
+/// A stream with a limit for the time that a client waits.
 pub trait Transport: Read + Write {
     fn set_timeout(&self, time: Duration);
 }

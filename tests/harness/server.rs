@@ -190,12 +190,12 @@ impl Server {
         self.ended();
     }
 
-    /// Waits until it exits by itself. Returns the rest of the log, and how it exited.
+    /// Waits until it exits. Returns the rest of the log, and how it exited.
     pub fn ended(self) -> (Vec<String>, ExitStatus) {
         self.ended_within(TIMEOUT)
     }
 
-    /// Waits until it exits by itself, for at most `time`.
+    /// Waits until it exits, for at most `time`.
     pub fn ended_within(self, time: Duration) -> (Vec<String>, ExitStatus) {
         let status = self.end.recv_timeout(time).expect("it exits");
         (self.log.iter().collect(), status)

@@ -12,7 +12,7 @@
 //!   length and changes of names since then, nothing, all, a prefix or any subset is there, as the
 //!   seed decides. A length without its pages reads as zeros, a name without a file is gone.
 //! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
-//!   them all the same. A file that was open at that time reports the error once, at its own next
+//!   them nevertheless. A file that was open at that time reports the error once, at its own next
 //!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
 //!   a directory remain to be synced, because they are metadata: a file system that cannot write
 //!   its journal does not later report success.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mailslot::deliver::{DeliveryConfig, Locks, Outcome, WriterHandle, WriterThread, start_on};
+use mailslot::deliver::{DeliveryConfig, Outcome, WriterHandle, WriterThread, start_on};
 use mailslot::observe::counters::Counters;
 
 use super::message::TestMessage;
@@ -39,11 +39,9 @@ pub fn settings() -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: MAIL.into(),
         spool: PathBuf::from(SPOOL),
-        locks: Locks { dotlock: true, fcntl: true, flock: true },
         lock_timeout: Duration::from_secs(5),
-        mailbox_limit: None,
-        queue: 32,
         journal_segment: HALF,
+        ..DeliveryConfig::default()
     }
 }
 

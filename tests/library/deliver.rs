@@ -116,9 +116,9 @@ fn unusable_mailbox_defers_the_message() {
     symlink(&secret, store.mailbox_path("symlink")).unwrap();
     symlink(store.path().join("nothing"), store.mailbox_path("dangling")).unwrap();
     fs::hard_link(&secret, store.mailbox_path("second")).unwrap();
-    fs::create_dir(store.mailbox_path("folder")).unwrap();
+    fs::create_dir(store.mailbox_path("directory")).unwrap();
     nix::unistd::mkfifo(&store.mailbox_path("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-    for name in ["symlink", "dangling", "second", "folder", "fifo"] {
+    for name in ["symlink", "dangling", "second", "directory", "fifo"] {
         // Together with a mailbox that works, because a message goes to all or to none.
         let outcome = store.deliver(message("m1", &["alice", name]));
         assert_eq!(outcome, Outcome::Deferred(DeferReason::Unusable), "{name}");

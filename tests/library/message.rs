@@ -154,7 +154,7 @@ fn long_lines_are_kept() {
 #[test]
 fn large_messages_wait_in_a_file() {
     let spool = tempfile::tempdir().unwrap();
-    for (octets, in_memory) in [
+    for (length, in_memory) in [
         (MEMORY_MAX - 1, true),
         (MEMORY_MAX, true),
         (MEMORY_MAX + 1, false),
@@ -162,16 +162,16 @@ fn large_messages_wait_in_a_file() {
     ] {
         let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut text = b"A: x\n\n".to_vec();
-        text.extend(b"0123456\n".iter().cycle().take(octets - RECEIVED.len() - text.len()));
+        text.extend(b"0123456\n".iter().cycle().take(length - RECEIVED.len() - text.len()));
         text.pop(); // The last line may be cut anywhere, but must end.
         text.push(b'\n');
         for line in lines_of(&text) {
             add_line(&mut intake, &line, PIECE_MAX);
         }
         let content = intake.finish().expect("no fault");
-        assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
-        assert_eq!(content.size(), octets as u64);
-        assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
+        assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{length}");
+        assert_eq!(content.size(), length as u64);
+        assert!(read(content) == [RECEIVED, &text].concat(), "{length}");
         let left = std::fs::read_dir(spool.path()).unwrap().count();
         assert_eq!(left, 0, "the file has a name");
     }

@@ -338,11 +338,11 @@ fn reports_go_to_the_sender_never_about_a_report() {
         host.put("m", &envelope(sender, &["r550@x.example"]));
         assert_eq!(host.flush(), 1, "the report waits");
         assert_eq!(host.flush(), 0);
-        let heard: Vec<String> =
+        let commands: Vec<String> =
             server.commands().into_iter().filter(|c| c.contains(":<")).collect();
         let mail = format!("MAIL FROM:<{sender}>");
         let to = format!("RCPT TO:<{sender}>");
-        assert_eq!(heard, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
+        assert_eq!(commands, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
         assert_eq!(host.reports("postmaster"), reports);
     }
 }
@@ -416,9 +416,9 @@ fn next_smarthost_if_the_first_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), code_by_name());
     let mut host = Host::new(&[&rude, &good]);
-    let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.address = closed.to_string().parse().unwrap();
-    host.settings.smarthosts.insert(0, nobody);
+    let mut closed_host = host.settings.smarthosts[0].clone();
+    closed_host.address = closed.to_string().parse().unwrap();
+    host.settings.smarthosts.insert(0, closed_host);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&good).len(), 2);
@@ -524,14 +524,14 @@ fn invalid_entries_are_kept_and_block_nothing() {
     for name in ["good.bak", "copy of good", ".good"] {
         fs::write(host.file(name), &whole).unwrap();
     }
-    fs::create_dir(host.file("folder")).unwrap();
+    fs::create_dir(host.file("directory")).unwrap();
     for (name, text) in [("good", "mailslot queue state 9\n"), ("gone", "x"), ("a", "\0\0\0")] {
         fs::write(host.file(&format!("{name}.state")), text).unwrap();
     }
     fs::write(host.file("gone.state.new"), "").unwrap();
     assert_eq!(host.flush(), 4);
     assert_eq!(asked(&server), ["<a@x.example>"]);
-    let left = [".good", "a", "a.state", "b", "c", "copy of good", "folder", "good.bak"];
+    let left = [".good", "a", "a.state", "b", "c", "copy of good", "directory", "good.bak"];
     assert_eq!(host.files(), left);
     assert_eq!(fs::read(host.file("a")).unwrap(), whole[..whole.len() - 5]);
     // Restored, the entry is sent.

@@ -192,8 +192,8 @@ fn random_input_does_not_panic() {
         }
         parse_include(&text);
     }
-    for octet in alphabet {
-        let run = vec![*octet; 1 << 20];
+    for byte in alphabet {
+        let run = vec![*byte; 1 << 20];
         parse(&run);
         parse([b"a:", run.as_slice()].concat());
     }

@@ -110,9 +110,9 @@ fn file_writable_by_others_is_not_read() {
     let root = nix::unistd::geteuid().is_root();
     let us = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
     let owner = if root { Owner { uid: 12_345, gid: 12_345 } } else { us };
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let home = folder.path().join("home");
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let home = directory.path().join("home");
     let file = home.join(".forward");
     let make = |home_mode: u32, mode: u32, text: &str| {
         let _ = fs::remove_dir_all(&home);
@@ -153,8 +153,8 @@ fn file_writable_by_others_is_not_read() {
     assert_eq!(read(&home), Err("it is not a regular file".to_owned()));
     // A symbolic link to a home directory was made by the administrator.
     make(0o755, 0o644, "x@y");
-    symlink(&home, folder.path().join("link")).unwrap();
-    assert_eq!(read(&folder.path().join("link")), Ok(Some(b"x@y".to_vec())));
+    symlink(&home, directory.path().join("link")).unwrap();
+    assert_eq!(read(&directory.path().join("link")), Ok(Some(b"x@y".to_vec())));
     // Mail of root is not forwarded by a file whose directory another user may own.
     assert_eq!(forward::read(&disk, &home, Owner { uid: 0, gid: 0 }).unwrap(), None);
     if root {

@@ -535,12 +535,12 @@ fn relaying_host_forwards_aliases() {
     assert_eq!(relaying.resolve(&path("nobody@example.org")), Err(Refusal::Unknown));
     let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
     assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
-    for (address, told) in [
+    for (address, expected) in [
         ("off", "relayed to <fred@elsewhere.example>"),
         ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
         ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
         let text = relaying.explain(address);
-        assert!(text.ends_with(&format!("= {told}\n")), "{text}");
+        assert!(text.ends_with(&format!("= {expected}\n")), "{text}");
     }
 }

@@ -68,13 +68,13 @@ fn packets_of_one_byte() {
             stream.close(false);
         });
         let mut waited = None;
-        for octet in DIALOGUE {
+        for byte in DIALOGUE {
             // When the session waits again, it has read the byte before.
             while handle.waiting_since() <= waited {
                 std::thread::yield_now();
             }
             waited = handle.waiting_since();
-            client.send([*octet]);
+            client.send([*byte]);
         }
         for code in ["220", "250", "250", "250", "354", "250", "221"] {
             client.expect(code);
@@ -184,8 +184,8 @@ fn serve_while(
 }
 
 /// Sends bytes every few milliseconds until the other side closes.
-fn send_slowly(client: &mut UnixStream, octet: &[u8]) {
-    while client.write_all(octet).is_ok() {
+fn send_slowly(client: &mut UnixStream, byte: &[u8]) {
+    while client.write_all(byte).is_ok() {
         std::thread::sleep(Duration::from_millis(5)); // the client is slow
     }
 }

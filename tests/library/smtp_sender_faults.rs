@@ -69,8 +69,7 @@ fn every_fault_at_every_stage() {
     for stage in STAGES {
         for (act, expected) in &acts {
             // At the last stage the first of endless replies is the answer.
-            if matches!(act, Action::SendEndlessly(octets) if octets == b"250 ok\r\n")
-                && stage == "."
+            if matches!(act, Action::SendEndlessly(bytes) if bytes == b"250 ok\r\n") && stage == "."
             {
                 continue;
             }
@@ -226,13 +225,13 @@ fn unreadable_content_is_not_sent() {
             Ok(n)
         }
     }
-    for (ehlo, octets) in [("250 x", 10), ("250 x", 100_000), (CHUNKS, 10), (CHUNKS, 100_000)] {
+    for (ehlo, length) in [("250 x", 10), ("250 x", 100_000), (CHUNKS, 10), (CHUNKS, 100_000)] {
         let server = ScriptedServer::start(move |_, command| match command.starts_with("EHLO") {
             true => reply(ehlo),
             false => usual(command),
         });
         let mut connection = connect(&server.target(), &client_settings()).unwrap();
-        let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(octets))) };
+        let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(length))) };
         let to = envelope(&["a@x.example"]);
         let mail = OutgoingMessage { envelope: &to, size: 10, content: &open };
         let found = show_outcomes(&connection.send(&mail));

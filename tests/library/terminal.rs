@@ -16,10 +16,10 @@ const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlun
 
 #[test]
 fn message_is_shown_to_users_who_accept_messages() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (ann, bo, other) = (Pty::open(), Pty::open(), Pty::open());
     let terminals = write_utmp(
-        folder.path(),
+        directory.path(),
         &[("ann", ann.line()), ("bo", bo.line()), ("anna", other.line())],
     );
     assert_eq!(
@@ -38,9 +38,9 @@ fn message_is_shown_to_users_who_accept_messages() {
 
 #[test]
 fn terminal_that_refuses_messages_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     pty.mesg(false);
     assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
@@ -53,9 +53,9 @@ fn terminal_that_refuses_messages_is_left_alone() {
 /// A terminal has one owner, whatever utmp says.
 #[test]
 fn terminal_of_another_owner_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
         let ann = UserMailbox { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
@@ -67,19 +67,19 @@ fn terminal_of_another_owner_is_left_alone() {
 
 #[test]
 fn each_terminal_of_a_user_shows_it_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (one, two, closed) = (Pty::open(), Pty::open(), Pty::open());
     closed.mesg(false);
     // A login that ended abnormally has left its record.
     let lines = [one.line(), closed.line(), two.line(), one.line(), "pts/4294967295"];
-    let terminals = write_utmp(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(directory.path(), &lines.map(|line| ("ann", line)));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [true]);
     assert_eq!([one.screen(), two.screen(), closed.screen()], [SHOWN, SHOWN, ""]);
 }
 
 #[test]
 fn blocked_terminal_delays_no_other() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (stopped, full, reading, also) = (Pty::open(), Pty::open(), Pty::open(), Pty::open());
     stopped.stop();
     full.fill();
@@ -87,7 +87,7 @@ fn blocked_terminal_delays_no_other() {
     let text = "x".repeat(TEXT_MAX - 1);
     let shown = SHOWN.replace("lunch?", &text);
     let terminals = write_utmp(
-        folder.path(),
+        directory.path(),
         &[
             ("ann", stopped.line()),
             ("bo", full.line()),
@@ -110,9 +110,9 @@ fn blocked_terminal_delays_no_other() {
 
 #[test]
 fn slow_terminal_gets_the_whole_message() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     let text = format!("{}<end>", "x".repeat(TEXT_MAX - 10));
     pty.fill();
     thread::scope(|scope| {
@@ -124,9 +124,9 @@ fn slow_terminal_gets_the_whole_message() {
 
 #[test]
 fn closed_terminal_is_ignored() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = write_utmp(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     assert!(terminals.are_active(&[user("ann")]));
     drop(pty);
     assert!(!terminals.are_active(&[user("ann")]));
@@ -138,16 +138,16 @@ fn closed_terminal_is_ignored() {
 
 #[test]
 fn symbolic_links_to_terminals_are_not_followed() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    symlink(format!("/dev/{}", pty.line()), folder.path().join("link")).unwrap();
-    symlink("/dev", folder.path().join("dev")).unwrap();
+    symlink(format!("/dev/{}", pty.line()), directory.path().join("link")).unwrap();
+    symlink("/dev", directory.path().join("dev")).unwrap();
     let inside = format!("dev/{}", pty.line());
     let outside = format!("../../../../../../dev/{}", pty.line());
     let absolute = format!("/dev/{}", pty.line());
     for line in ["link", &inside, &outside, &absolute] {
-        let utmp = write_utmp(folder.path(), &[("ann", line)]).utmp;
-        let terminals = Terminals { utmp, dev: folder.path().to_owned() };
+        let utmp = write_utmp(directory.path(), &[("ann", line)]).utmp;
+        let terminals = Terminals { utmp, dev: directory.path().to_owned() };
         assert_eq!(terminals.show(&[user("ann")], &lunch()), [false], "{line}");
     }
     assert_eq!(pty.screen(), "");
@@ -156,12 +156,12 @@ fn symbolic_links_to_terminals_are_not_followed() {
 /// To a terminal without UTF-8, its bytes are control characters.
 #[test]
 fn control_characters_depend_on_the_terminal() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (modern, old, cooked) = (Pty::open(), Pty::open(), Pty::open());
     old.set(|settings| settings.input_flags.remove(InputFlags::IUTF8));
     cooked.set(|settings| settings.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR));
     let lines = [modern.line(), old.line(), cooked.line()];
-    let terminals = write_utmp(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(directory.path(), &lines.map(|line| ("ann", line)));
     let text = "caf\u{e9} \u{db}2J \u{9b}2J \x1b[2J \x07 \x08";
     assert_eq!(terminals.show(&[user("ann")], &screen(text)), [true]);
     let head = SHOWN.split_once("lunch?").unwrap().0;

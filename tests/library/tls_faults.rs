@@ -38,16 +38,16 @@ fn handshake_byte_by_byte() {
         let mut socket = starttls(running.address);
         let mut client = certificate.connection(&[version]);
         while client.is_handshaking() {
-            for octet in outgoing_records(&mut client) {
-                socket.write_all(&[octet]).unwrap();
+            for byte in outgoing_records(&mut client) {
+                socket.write_all(&[byte]).unwrap();
             }
             if client.is_handshaking() {
                 client.read_tls(&mut socket).unwrap();
                 client.process_new_packets().unwrap();
             }
         }
-        for octet in outgoing_records(&mut client) {
-            socket.write_all(&[octet]).unwrap();
+        for byte in outgoing_records(&mut client) {
+            socket.write_all(&[byte]).unwrap();
         }
         let mut stream = StreamOwned::new(client, socket);
         stream.write_all(b"NOOP\r\nQUIT\r\n").unwrap();
@@ -142,13 +142,13 @@ fn stalled_handshake_times_out() {
     // Sending byte by byte does not extend the time.
     let mut socket = starttls(running.address);
     socket.set_read_timeout(Some(timeout / 10)).unwrap();
-    let end = first.iter().position(|octet| {
-        let sent = socket.write_all(&[*octet]).is_ok();
+    let end = first.iter().position(|byte| {
+        let sent = socket.write_all(&[*byte]).is_ok();
         let waited =
             matches!(socket.read(&mut [0; 16]), Err(e) if e.kind() == ErrorKind::WouldBlock);
         !(sent && waited)
     });
-    assert!(end.is_some_and(|octets| octets < 40), "{end:?}");
+    assert!(end.is_some_and(|length| length < 40), "{end:?}");
 }
 
 /// A stop, and a full pool, end a handshake like any wait. No clear text follows it.
@@ -222,10 +222,10 @@ fn forged_record_ends_the_session() {
 
 #[test]
 fn unusable_keys_are_refused_with_a_reason() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
     let (a, b) =
-        (TestCertificate::new(folder.path(), "a"), TestCertificate::new(folder.path(), "b"));
+        (TestCertificate::new(directory.path(), "a"), TestCertificate::new(directory.path(), "b"));
     let (cert_a, key_a) = (fs::read(&a.cert).unwrap(), fs::read(&a.key).unwrap());
     let cert_b = fs::read(&b.cert).unwrap();
     fs::write(path("both"), [&key_a[..], &cert_a].concat()).unwrap();
@@ -272,10 +272,10 @@ fn unusable_keys_are_refused_with_a_reason() {
 
 #[test]
 fn certificate_dates_and_names() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let year = rcgen::date_time_ymd;
     let dated = |from: i32, to: i32| {
-        TestCertificate::with(folder.path(), &format!("{from}"), |params| {
+        TestCertificate::with(directory.path(), &format!("{from}"), |params| {
             params.not_before = year(from, 1, 1);
             params.not_after = year(to, 1, 1);
         })
@@ -293,7 +293,7 @@ fn certificate_dates_and_names() {
     fs::write(&old.cert, both).unwrap();
     let found = examine(&old.cert, &old.key, "here.example").unwrap();
     assert_eq!((found.not_before, found.not_after), (978_307_200, 2_208_988_800));
-    let authority = TestCertificate::with(folder.path(), "ca", |params| {
+    let authority = TestCertificate::with(directory.path(), "ca", |params| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.not_before = year(1970, 1, 1);
     });
@@ -303,9 +303,9 @@ fn certificate_dates_and_names() {
 
 #[test]
 fn failed_reload_keeps_the_old_keys() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let (a, b) =
-        (TestCertificate::new(folder.path(), "a"), TestCertificate::new(folder.path(), "b"));
+        (TestCertificate::new(directory.path(), "a"), TestCertificate::new(directory.path(), "b"));
     let keys = a.load().unwrap();
     fs::copy(&b.cert, &a.cert).unwrap();
     assert!(keys.reload().is_err_and(|why| why.contains("does not belong")));

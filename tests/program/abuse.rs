@@ -164,7 +164,7 @@ fn hostile_text_forges_no_log_line_or_field() {
     };
     // The fields that mailslot wrote, up to the first one of the client.
     let mut on_top = false;
-    for line in mailbox.split(|octet| *octet == b'\n') {
+    for line in mailbox.split(|byte| *byte == b'\n') {
         on_top = (on_top || line.starts_with(b"From ")) && !line.starts_with(b"Subject: ");
         if on_top {
             let shown = String::from_utf8_lossy(line);

@@ -6,12 +6,6 @@
 //! the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`] run as the user who runs
 //! the tests and, if that is root, once more as nobody. Those of [`AS_ROOT`] have a host name,
 //! `/etc` and network of their own.
-//!
-//! A row is a line of shell that breaks a host that was in order, what `check` must say of it, and
-//! how it is mended: mostly by the fix just as it was printed, pasted into the shell. The shell
-//! has `$D`, the folder of the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`]
-//! run as whoever runs the tests and, as root, once more as nobody; those of [`AS_ROOT`] have a
-//! host of their own: name, `/etc` and network.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;

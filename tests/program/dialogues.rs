@@ -109,7 +109,7 @@ fn program_holds_dialogues_over_tcp() {
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let server = Server::start_in(directory, &options);
         let address = server.lmtp().unwrap_or(server.address);
-        for pace in [Pace::Turn, Pace::Octet] {
+        for pace in [Pace::Turn, Pace::Byte] {
             let stream = TcpStream::connect_timeout(&address, TIMEOUT).unwrap();
             stream.set_nodelay(true).unwrap();
             let input = stream.try_clone().unwrap();
@@ -183,7 +183,7 @@ enum Pace {
     /// All bytes of a turn at once.
     Turn,
     /// Byte by byte.
-    Octet,
+    Byte,
 }
 
 /// Holds a dialogue with a program that keeps its mailboxes in `directory`. Returns the exit status
@@ -205,7 +205,7 @@ fn hold(
             check_mail(&mut message, &delivered, directory, name);
         }
         match turn {
-            Turn::Send(bytes) if pace == Pace::Octet => {
+            Turn::Send(bytes) if pace == Pace::Byte => {
                 // The program may close in between, and the rest of what is sent is lost then.
                 let _ = bytes.chunks(1).try_for_each(|byte| output.write_all(byte));
             }

@@ -79,8 +79,8 @@ fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger<u16>>, address: SocketAdd
             return;
         }
         let to = [&["a"][..], &["a", "b", "c"], &["b"], &["c", "b"]][n % 4];
-        let octets = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
-        let message = TestMessage::new(format!("{name}-{n}"), to, octets);
+        let length = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
+        let message = TestMessage::new(format!("{name}-{n}"), to, length);
         let code = sender.submit_for_code(&message);
         if ledger.lock().unwrap().record(message, code).is_none() {
             return;

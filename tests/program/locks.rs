@@ -1,7 +1,5 @@
 //! Other programs at the mailbox: they lock it for a while or for too long, replace it while mail
 //! waits, or leave stale locks. Here the other program is the process of this test.
-//!
-//! The locks are those of the kernel, whoever holds them; here it is this test's own process.
 
 use std::fs::{self, File};
 use std::io;

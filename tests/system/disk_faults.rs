@@ -4,10 +4,6 @@
 //! Each time the reply must be right, mailboxes must be unchanged unless it was 250, one log line
 //! must name mailbox and cause, other mail must go on, and when the fault is over mail must be
 //! delivered without a restart.
-//!
-//! What must hold each time: the reply is honest and of the design's table, the mailboxes have
-//! their old octets unless it was a 250, one line of the log names mailbox and cause, others go
-//! on, and when the fault is over mail flows again, without a restart.
 
 use std::collections::BTreeMap;
 use std::fs;

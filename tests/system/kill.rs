@@ -9,16 +9,6 @@
 //! By default recoveries are killed at every third call, beginning at one that differs between
 //! names. `MAILSLOT_STRIDE=1` takes every call, and a larger number fewer, also for the other
 //! tests.
-//!
-//! strace kills it at the n-th call of each name, for n = 1, 2, 3 and on until a run passes
-//! untouched. A killed call is not made, so the state is that between it and the call before.
-//! strace counts for each thread by itself; it is attached to one thread at a time.
-//!
-//! After each: start again, deliver one more message to each mailbox, within 10 s; then hold the
-//! mailboxes against the ledger ([`Ledger::check`]), stop, and look for what was left lying.
-//!
-//! `MAILSLOT_STRIDE=1` tries every n for recoveries too, of which a plain run takes every third,
-//! from one that differs between the names; a larger number fewer for all.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -7,13 +7,6 @@
 //! each at least once, and no other file may be left.
 //!
 //! `MAILSLOT_STRIDE=N` takes every N-th call.
-//!
-//! strace kills it at the n-th call of each name. After each: start again, and wait until the
-//! queue is empty. Then the message, which the queue cannot know of before it is synced, must be
-//! whole in the mailbox at the next server, and its failure reported, each once at least; and
-//! nothing may be left lying.
-//!
-//! A plain run takes every call; with `MAILSLOT_STRIDE` greater than 1 fewer.
 
 use nix::sys::signal::{Signal, kill};
 

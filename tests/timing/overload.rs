@@ -4,10 +4,6 @@
 //! On Linux all of 127/8 are addresses of this host, so each client here can have its own.
 //! 127.0.0.1 stands for local programs. The server treats the other addresses like any remote
 //! client.
-//!
-//! On Linux all of 127/8 is this host's, so that each client here can come from an address of its
-//! own. 127.0.0.1 is where the host's own programs come from; to the server the others are clients
-//! like any other.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
