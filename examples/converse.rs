@@ -15,7 +15,9 @@ use std::io::{self, Write};
 
 use mailslot::smtp::chunk::Chunks;
 use mailslot::smtp::data::{DataEnd, Decoder};
-use mailslot::smtp::{Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, Step, reply};
+use mailslot::smtp::{
+    Delivery, ForwardPath, Host, Receiver, ReceiverConfig, Reply, ReversePath, Step, reply,
+};
 
 /// A host that accepts every recipient, and does not answer VRFY and EXPN.
 struct AcceptAll;
@@ -23,7 +25,7 @@ struct AcceptAll;
 impl Host for AcceptAll {
     type Destination = ();
 
-    fn check_space(&self, _size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
         Ok(())
     }
     fn resolve_recipient(&self, _to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

@@ -25,7 +25,6 @@ use mailslot::config::{
 };
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::message::Owner;
 use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
@@ -36,14 +35,14 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::{self, QueueHandle, list};
-use mailslot::route::{ForwardFiles, LocalRoute};
+use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server};
 use mailslot::session::Audience;
 use mailslot::sysexits::{
     EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
 };
-use nix::unistd::{Group, User, getegid, geteuid};
+use nix::unistd::{Group, getegid, geteuid};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -74,7 +73,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             Ok(EX_OK)
         }
         ProgramCommand::Queue(QueueCommand::Remove(id)) => {
-            list::drop(&config.spool, id).map_err(queue_error)?;
+            list::remove(&config.spool, id).map_err(queue_error)?;
             print(&format!("{id} is removed\n"))
         }
         ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),
@@ -85,7 +84,9 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     let route = LocalRoute::new(config.route_config());
     if config.forward_files {
-        route.follow_forward_files(ForwardFileReader(None));
+        route.follow_forward_files(HomeForwardFiles::new(|home, owner| {
+            forward::read(&HostDisk::new(), home, owner)
+        }));
     }
     let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
     print(&explained.join("\n"))
@@ -128,7 +129,8 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
     if queue_config.is_some() {
-        queue::make_folder(&config.spool).map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
+        queue::create_directory(&config.spool)
+            .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
@@ -147,7 +149,10 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         file.map(|file| Metrics::start(file, counters.clone())).transpose()
     });
     if config.forward_files {
-        route.follow_forward_files(ForwardFileReader(Some(writer.clone())));
+        let writer = writer.clone();
+        route.follow_forward_files(HomeForwardFiles::new(move |home, owner| {
+            writer.forward_file(home, owner, FORWARD_TIMEOUT)
+        }));
     }
     let services = Services { listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
@@ -170,7 +175,7 @@ fn drop_privileges(config: &Config) -> Result<(), StartError> {
     let account = account_to_become(config, start)?;
     let acts = config.users == NameSet::System;
     let mut groups = Vec::new();
-    if config.terminals != Audience::Off {
+    if config.terminals != Audience::Nobody {
         groups.extend(Group::from_name("tty").ok().flatten().map(|group| group.gid));
     }
     privilege::drop_privileges(account.as_ref(), &groups, acts)
@@ -232,23 +237,6 @@ fn load_certificate(tls: &TlsOptions) -> Result<Arc<ServerCertificate>, StartErr
     certificate.map(Arc::new).map_err(|text| StartError::new(EX_CONFIG, &text))
 }
 
-/// A reader of `~/.forward`: through the writer, which reads as the user, or without a writer as
-/// the user that runs this program.
-struct ForwardFileReader(Option<WriterHandle>);
-
-impl ForwardFiles for ForwardFileReader {
-    fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
-        let account = User::from_name(user).map_err(|e| e.to_string())?;
-        let Some(User { uid, gid, dir, .. }) = account else { return Ok(None) };
-        let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
-        let read = match &self.0 {
-            Some(writer) => writer.forward_file(&dir, owner, FORWARD_TIMEOUT),
-            None => forward::read(&HostDisk::new(), &dir, owner),
-        };
-        read.map_err(|e| e.to_string())
-    }
-}
-
 /// The parts of a running server.
 struct Services {
     listeners: Vec<Listener>,
@@ -268,7 +256,7 @@ fn serve_with_queue(
         return serve_connections(config, services, None);
     };
     if config.inetd {
-        return serve_connections(config, services, Some(QueueHandle::of_others()));
+        return serve_connections(config, services, Some(QueueHandle::detached()));
     }
     let Services { route, writer, counters, .. } = &services;
     let started = queue::start(queue_config, route.clone(), writer.clone(), counters.clone());

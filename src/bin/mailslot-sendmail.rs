@@ -1,5 +1,5 @@
-//! The program `mailslot-sendmail`, also called sendmail, mailq and newaliases: the only exit of
-//! [`mailslot::sendmail`].
+//! The program `mailslot-sendmail`, also installed as sendmail, mailq and newaliases. It runs
+//! [`mailslot::sendmail`] and exits with its status.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -10,7 +10,7 @@ use nix::unistd::{AccessFlags, access};
 use super::{advice, privilege, problem};
 use crate::config::Config;
 use crate::deliver::disk::HostDisk;
-use crate::deliver::journal::Journal;
+use crate::deliver::journal::{self, OrphanSummary};
 use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
 use crate::route::Problem;
@@ -19,7 +19,7 @@ use crate::route::Problem;
 pub fn check(config: &Config) -> Vec<Problem> {
     let disk = HostDisk::default();
     // A folder that is not there, or not to be read, is complained of as such.
-    let Ok(journals) = Journal::list(&disk, &config.spool) else { return Vec::new() };
+    let Ok(journals) = journal::list(&disk, &config.spool) else { return Vec::new() };
     let account = privilege::run_account(config);
     let mut found = Vec::new();
     for path in journals {
@@ -35,9 +35,9 @@ pub fn check(config: &Config) -> Vec<Problem> {
             ));
             continue;
         }
-        match Journal::left(&disk, &path) {
-            Ok(None | Some((_, 0))) => {}
-            Ok(Some((pid, messages))) => {
+        match journal::inspect(&disk, &path) {
+            Ok(None | Some(OrphanSummary { messages: 0, .. })) => {}
+            Ok(Some(OrphanSummary { pid, messages })) => {
                 let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 let plural = if messages == 1 { "" } else { "s" };
                 found.push(advice(

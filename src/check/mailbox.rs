@@ -140,7 +140,7 @@ fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let pid = if digits.is_empty() { "pid unknown".into() } else { format!("pid {digits:.10}") };
     let age = meta.modified().ok().and_then(|m| SystemTime::now().duration_since(m).ok());
     let age = age.unwrap_or_default().as_secs();
-    let dead = holder.is_some_and(|holder| holder.is_gone(&HostDisk::default()));
+    let dead = holder.is_some_and(|holder| holder.is_dead(&HostDisk::default()));
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is dead" } else { "no delivery takes that long" };
         advice(

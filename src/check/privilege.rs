@@ -183,8 +183,8 @@ fn check_mail_for_root(config: &Config, route: &LocalRoute) -> Option<Problem> {
     let NameSet::Listed(domains) = &config.domains else { return None };
     let root = Mailbox::parse(&format!("root@{}", domains.first()?)).ok()?;
     let to = route.resolve(&ForwardPath::Mailbox(root)).ok()?;
-    let roots = to.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;
-    let path = config.mail_dir.join(roots.mailbox.as_str());
+    let roots = to.local.iter().find(|to| to.owner.is_some_and(|owner| owner.uid == 0))?;
+    let path = config.mail_dir.join(roots.name.as_str());
     let writes = match (run_account(config), fs::metadata(&path)) {
         (Some(account), Ok(meta)) => has_permission(&meta, &account, 0o2),
         (Some(account), Err(_)) => account.uid.is_root(),

@@ -35,7 +35,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
 /// Checks that the chain is valid at `now`, and for some time after.
 fn check_dates(tls: &TlsOptions, certificate: &Certificate, now: u64) -> Option<Problem> {
     let shown = tls.cert.display();
-    let Certificate { begins, ends, .. } = *certificate;
+    let Certificate { not_before: begins, not_after: ends, .. } = *certificate;
     if now > ends {
         return Some(problem(
             format!("tls-cert {shown} expired at {}", date(ends)),
@@ -131,6 +131,6 @@ mod tests {
     }
 
     fn certificate(begins: u64, ends: u64) -> Certificate {
-        Certificate { begins, ends, names_host: true }
+        Certificate { not_before: begins, not_after: ends, names_host: true }
     }
 }

@@ -47,7 +47,7 @@ impl Config {
         if self.forward_files {
             rules.allow_read_homes();
         }
-        if self.terminals != Audience::Off {
+        if self.terminals != Audience::Nobody {
             rules.allow_terminals(&Terminals::default().utmp);
         }
         rules

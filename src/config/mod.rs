@@ -275,15 +275,15 @@ impl Config {
             vrfy: self.vrfy,
             expn: self.expn,
             forward_replies: self.forward_replies,
-            send: self.terminals,
-            terminals: Terminals::default(),
+            terminals: self.terminals,
+            host_terminals: Terminals::default(),
             spool: self.spool.clone(),
             mail_dir: self.mail_dir.clone(),
             timeout: self.timeout,
             session_timeout: self.session_timeout,
             outcome_timeout: self.lock_timeout + WRITE_TIMEOUT,
-            tls: keys.map(|keys| session::TlsPolicy { keys, required }),
-            relay: queue.map(|queue| session::RelayPolicy { from, queue }),
+            tls: keys.map(|certificate| session::TlsPolicy { certificate, required }),
+            relay: queue.map(|queue| session::RelayPolicy { networks: from, queue }),
         }
     }
 

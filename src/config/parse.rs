@@ -77,7 +77,7 @@ pub fn run_as(text: &str) -> Result<RunAs, String> {
 
 /// Parses `dotlock,fcntl,flock`, or some of these.
 pub fn locks(text: &str) -> Result<Locks, String> {
-    let mut locks = Locks { dotlock: false, fcntl: false, flock: false };
+    let mut locks = Locks::NONE;
     for word in text.split(',') {
         let lock = match word.trim() {
             "dotlock" => &mut locks.dotlock,
@@ -133,9 +133,9 @@ pub fn delimiter(text: &str) -> Result<char, String> {
 /// Parses `on`, `off` or `local`.
 pub fn audience(text: &str) -> Result<Audience, String> {
     match text {
-        "on" => Ok(Audience::On),
+        "on" => Ok(Audience::Everyone),
         "local" => Ok(Audience::Local),
-        "off" => Ok(Audience::Off),
+        "off" => Ok(Audience::Nobody),
         _ => Err("on, off or local".to_owned()),
     }
 }

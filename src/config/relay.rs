@@ -67,16 +67,16 @@ impl Config {
                 ServerAddress::Tcp { host, .. } => host.as_str(),
                 ServerAddress::Unix(_) => "localhost",
             };
-            let login = match &relay.login {
+            let credentials = match &relay.login {
                 Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
                 None => None,
             };
             smarthosts.push(Smarthost {
-                target: target.clone(),
+                address: target.clone(),
                 settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
                     tls: tls.clone(),
-                    login,
+                    credentials,
                     timeouts: Timeouts::default(),
                 },
             });

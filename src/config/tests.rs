@@ -310,3 +310,14 @@ fn keys_used_are_those_of_the_table() {
     let rows: std::collections::BTreeSet<&str> = options::TABLE.iter().map(|r| r.long).collect();
     assert_eq!(used, rows);
 }
+
+#[test]
+fn defaults_of_the_library_are_those_of_the_options() {
+    let config = config("", "", &host()).unwrap();
+    let mut server = config.server_config(None, None);
+    // The host's name is looked up by the program alone.
+    server.session.hostname = "localhost".to_owned();
+    assert_eq!(format!("{server:?}"), format!("{:?}", server::ServerConfig::default()));
+    let delivery = config.delivery_config();
+    assert_eq!(format!("{delivery:?}"), format!("{:?}", deliver::DeliveryConfig::default()));
+}

@@ -1,20 +1,21 @@
-//! What the writer does with one batch: record it in the journal, append it to the mailboxes, take
-//! back what failed; and later, beside it, write the mailboxes back and forget the record.
+//! What the writer does with one batch: it records the batch in the journal, appends it to the
+//! mailboxes and undoes what failed. Later the mailboxes are synced (`checkpoint.rs`), and the
+//! journal does not need the record any more.
 //!
 //! The order of writes and syncs, and what each state leaves to the next start (`recover.rs`):
 //!
 //! | after | on disk for sure | killed here (memory survives) | power lost here |
 //! | --- | --- | --- | --- |
 //! | locks | - | locks of a dead process: broken when its journal is recovered | the same |
-//! | a new mailbox made | - | an empty mailbox stays | the same, or none |
+//! | a new mailbox is created | - | an empty mailbox stays | the same, or none |
 //! | record written | - | whole, or cut short: redone or not; never acknowledged | the same |
 //! | record synced | the record | redone: completed or appended | redone |
-//! | appended | the record | found whole: nothing | lost or cut short: redone |
-//! | a failed append cut back | record, length before | redone: refused, yet delivered | the same |
-//! | marked void | record, length before | nothing | redone, if the mark was lost |
-//! | marked done, answered | the record | nothing: a reader may have taken it out | redone |
-//! | mailboxes and folder synced | record, mailboxes | nothing | found whole: nothing |
-//! | record forgotten | mailboxes | nothing | nothing |
+//! | appended | the record | found whole: nothing to do | lost or cut short: redone |
+//! | a failed append truncated | record, old length | redone: refused, yet delivered | the same |
+//! | marked aborted | record, old length | nothing to do | redone, if the mark was lost |
+//! | marked done, acknowledged | the record | nothing; a reader may have removed it | redone |
+//! | mailboxes and directory synced | record, mailboxes | nothing to do | found whole |
+//! | checkpoint advanced | mailboxes | nothing to do | nothing to do |
 //!
 //! A message in place (a large one):
 //!
@@ -29,14 +30,15 @@
 //!
 //! | after | killed or power lost here |
 //! | --- | --- |
-//! | a half is full | the mailboxes of both halves' records are looked at |
-//! | the other half is begun, its mailboxes synced | the same, but for records written over |
-//! | the journal failed, a new one is made | the old one is redone |
-//! | the old one is removed | nothing: the mailboxes were synced before |
-//! | or kept, settled for all but suspended mailboxes | these are redone |
+//! | a segment is full | the mailboxes of both segments' records are examined |
+//! | the other segment is begun, its mailboxes synced | the same, without overwritten records |
+//! | the journal failed, a new one is created | the old one is replayed |
+//! | the old one is removed | nothing to do: the mailboxes were synced before |
+//! | or kept, resolved for all but suspended mailboxes | these are replayed |
 //!
-//! An error of any sync is believed once: what it covered is written again (a mailbox, from the
-//! journal), or refused and cut back (a message in place), or abandoned (a journal).
+//! A failed sync is never simply repeated, because the kernel reports an error once and then counts
+//! the lost data as written. What the sync covered is written again from the journal (a mailbox),
+//! refused and truncated (a message in place), or abandoned (a journal).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -44,144 +46,146 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-
-use super::disk::{Disk, DiskFile, Stat};
+use super::checkpoint::{Checkpointer, DirtyMailboxes};
 use super::journal::{Draft, Journal, Placement, Sums, Trailer};
 use super::locks::{Identity, TryLock};
-use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox, sync_folders};
-use super::{DeferReason, DeliveryError, Outcome};
-use crate::message::{Content, Destination, MailboxName, Message};
+use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox};
+use super::mbox::MailboxCopy;
+use super::outcome::{DeferReason, DeliveryError, Outcome};
+use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
-use crate::process::privilege;
 
-/// The mailboxes that a batch holds, by name.
-pub type LockedMailboxes<D> = HashMap<MailboxName, LockedMailbox<D>>;
+/// Mailboxes that a batch has locked.
+pub type LockedMailboxes = HashMap<DestinationFile, LockedMailbox>;
 
-/// Mailboxes that wait to be synced.
-type MailboxFiles<D> = Vec<(MailboxName, OpenMailbox<D>)>;
+/// Ends of mailboxes as a batch plans them: length and missing newlines.
+type PlannedEnds = HashMap<DestinationFile, (u64, usize)>;
 
-/// What became of one message of a batch.
+/// Result for one message of a batch.
 #[derive(Debug)]
 pub enum CommitResult {
-    /// In all its mailboxes and durable; how to take it back as long as the locks are held.
+    /// The message is in all its mailboxes and durable. The copies can be undone while the locks
+    /// are held.
     Delivered(Vec<WrittenCopy>),
-    /// In none.
+    /// The message is in none of its mailboxes.
     Failed(Outcome),
-    /// In none, through no fault of its own: it comes again with the next batch.
+    /// The message is in none of its mailboxes, because of another one. It belongs in the next
+    /// batch.
     Retry,
 }
 
-/// One copy, as it was written.
+/// Copy as it was appended.
 #[derive(Clone, Debug)]
 pub struct WrittenCopy {
-    mailbox: MailboxName,
-    /// Its number in the record.
+    mailbox: DestinationFile,
+    /// Number in the record.
     number: usize,
+    /// Length and missing newlines of the mailbox before the copy.
     before: (u64, usize),
+    /// Length of the mailbox after the copy.
     after: u64,
 }
 
-/// The writer's tools, all of them.
+/// Commits batches to the journal and the mailboxes.
 #[derive(Debug)]
-pub struct Committer<D: Disk> {
-    /// The mail folder.
-    pub directory: MailboxStore<D>,
+pub struct Committer {
+    /// Mailboxes and entries of the queue.
+    pub store: MailboxStore,
     pub(super) spool: PathBuf,
     pub(super) identity: Identity,
     pub(super) counters: Arc<Counters>,
-    pub(super) journal: Journal<D>,
-    /// The journal itself failed; it is made anew before the next record.
-    pub(super) broken: bool,
-    /// The record of the batch whose locks are held.
-    last: Option<Trailer>,
-    /// The mailboxes written to since the last checkpoint began.
-    dirty: HashMap<MailboxName, OpenMailbox<D>>,
-    /// Files that were mailboxes then, before another program put others in their place.
-    replaced: MailboxFiles<D>,
-    checkpointer: Checkpointer<D>,
-    /// The newest record whose mailboxes were all written back, but for those that failed.
-    written_back: u64,
-    /// Mailboxes whose sync failed, or that could not be cut back, and that are not mended yet.
-    failed: HashSet<MailboxName>,
-    /// The journal is full, and cannot be used again as long as any are.
-    pressed: bool,
-    /// Mailboxes whose disk failed twice, or that a recovery could not finish: no mail until one
-    /// has. What they need is in journals without an owner.
-    pub(super) suspended: HashSet<MailboxName>,
-    /// When that was last tried.
-    tried: Instant,
-    /// Journals that could not be removed or handed on. Kept locked: they are in our name, and
-    /// whoever took one for a dead process's would break our locks.
-    abandoned: Vec<Journal<D>>,
-    /// Marks of records that could not be written.
+    pub(super) journal: Journal,
+    /// True if the journal failed and must be replaced before the next record.
+    pub(super) journal_failed: bool,
+    /// True if the journal is full and no segment can be used again while a mailbox is failed.
+    journal_full: bool,
+    /// Trailer of the batch whose locks are held.
+    last_trailer: Option<Trailer>,
+    /// Mailboxes written to since the last checkpoint began.
+    dirty: HashMap<DestinationFile, OpenMailbox>,
+    /// Files that were dirty mailboxes before another program put other files under their names.
+    replaced: DirtyMailboxes,
+    checkpointer: Checkpointer,
+    /// Newest record that a finished checkpoint covers.
+    checkpointed: u64,
+    /// Mailboxes whose sync failed, or that could not be truncated, and that are not repaired yet.
+    failed: HashSet<DestinationFile>,
+    /// Mailboxes whose repair failed, or that recovery could not finish. They get no mail until
+    /// recovery succeeds. Journals without an owner have their records.
+    pub(super) suspended: HashSet<DestinationFile>,
+    /// Time of the last attempt to recover suspended mailboxes.
+    last_retry: Instant,
+    /// Journals that could be neither removed nor left to recovery. They stay locked, because they
+    /// have our identity: a process that took one over would break our dotlocks.
+    abandoned: Vec<Journal>,
+    /// Marks that could not be written.
     pending_marks: Vec<Trailer>,
 }
 
-impl<D: Disk> Committer<D> {
-    /// An engine that writes through `journal`, which is empty and ours.
+impl Committer {
+    /// Makes a committer that writes through `journal`, which is empty.
     pub fn new(
-        directory: MailboxStore<D>,
+        store: MailboxStore,
         spool: PathBuf,
         identity: Identity,
         counters: Arc<Counters>,
-        journal: Journal<D>,
-    ) -> io::Result<Committer<D>> {
-        let (mail, queue) = (directory.path.clone(), directory.spool.clone());
-        let checkpointer = Checkpointer::start(directory.disk.clone(), [mail, queue], &counters)?;
+        journal: Journal,
+    ) -> io::Result<Committer> {
+        let checkpointer =
+            Checkpointer::start(store.disk.clone(), store.directories.clone(), counters.clone())?;
         Ok(Committer {
-            directory,
+            store,
             spool,
             identity,
             counters,
             journal,
-            broken: false,
-            last: None,
+            journal_failed: false,
+            journal_full: false,
+            last_trailer: None,
             dirty: HashMap::new(),
             replaced: Vec::new(),
             checkpointer,
-            written_back: 0,
+            checkpointed: 0,
             failed: HashSet::new(),
-            pressed: false,
             suspended: HashSet::new(),
-            tried: Instant::now(),
+            last_retry: Instant::now(),
             abandoned: Vec::new(),
             pending_marks: Vec::new(),
         })
     }
 
-    /// Octets in each half of the journal.
+    /// Returns the number of bytes in each segment of the journal.
     pub fn journal_segment(&self) -> u64 {
         self.journal.segment()
     }
 
-    /// Whether mail may be appended to a mailbox; false as long as it waits to be mended.
+    /// True if mail may be appended to a mailbox. False while it waits to be repaired.
     ///
     /// # Errors
     /// The mailbox is suspended.
-    pub fn admits(&self, name: &MailboxName) -> Result<bool, DeliveryError> {
+    pub fn admits(&self, name: &DestinationFile) -> Result<bool, DeliveryError> {
         if self.suspended.contains(name) {
             let text = "suspended until its records are recovered; see the log".into();
-            return Err(DeliveryError::new(Outcome::Later(DeferReason::Io), text));
+            return Err(DeliveryError::deferred(DeferReason::Io, text));
         }
         Ok(!self.failed.contains(name))
     }
 
-    /// Delivers `messages`, whose mailboxes are all in `locked`, and makes them durable. The answers
-    /// are in the order of the messages. At most one message in place for each mailbox.
+    /// Delivers `messages`, whose mailboxes are all in `locked`, and makes them durable. The
+    /// results are in the order of the messages. At most one message in place for each mailbox.
     pub fn commit(
         &mut self,
-        locked: &mut LockedMailboxes<D>,
+        locked: &mut LockedMailboxes,
         messages: &[&Message],
     ) -> Vec<CommitResult> {
-        self.last = None;
-        let mut done: Vec<CommitResult> = messages.iter().map(|_| CommitResult::Retry).collect();
+        self.last_trailer = None;
+        let mut results: Vec<CommitResult> = messages.iter().map(|_| CommitResult::Retry).collect();
         // Small ones first: what is redone must not stand behind what may be undone.
         let mut order: Vec<usize> = (0..messages.len()).collect();
         order.sort_by_key(|&i| matches!(messages[i].content, Content::File(..)));
-        let mut ends: HashMap<MailboxName, (u64, usize)> =
-            locked.iter().map(|(name, h)| (name.clone(), (h.len, h.repair))).collect();
+        let mut ends: PlannedEnds =
+            locked.iter().map(|(name, h)| (name.clone(), (h.len, h.missing_newlines))).collect();
         let mut draft = Draft::default();
         let mut drafted = Vec::new();
         for i in order {
@@ -192,106 +196,109 @@ impl<D: Disk> Committer<D> {
                 }
                 Err(fault) => {
                     fault.log(&messages[i].id);
-                    done[i] = CommitResult::Failed(fault.outcome);
+                    results[i] = CommitResult::Failed(fault.outcome());
                 }
             }
         }
         if drafted.is_empty() {
-            return done;
+            return results;
         }
+        // Nothing is appended before the record is durable, so a crash can only leave copies that
+        // the journal knows.
         let mut trailer = match self.record(&draft) {
             Ok(Some(trailer)) => trailer,
-            Ok(None) => return done,
+            Ok(None) => return results,
             Err(e) => {
-                self.broken = true;
+                self.journal_failed = true;
                 events::journal_failed(Some(self.journal.path.display()), &e);
-                // A spool that is full, or over its own quota, is no user's mailbox over quota.
-                let outcome = match DeliveryError::outcome_of(&e) {
-                    Outcome::Never(_) => Outcome::Later(DeferReason::NoSpace),
-                    outcome => outcome,
-                };
                 for (&i, (message, copies)) in drafted.iter().zip(&draft.messages) {
-                    let text = format!("not recorded: {e}");
-                    let fault = DeliveryError::new(outcome.clone(), text);
-                    let fault = fault.on(self.directory.path_of(&copies[0].to.mailbox));
+                    let fault = DeliveryError::spool("not recorded", &e)
+                        .on(self.store.path_of(&copies[0].file));
                     fault.log(&message.id);
-                    done[i] = CommitResult::Failed(fault.outcome);
+                    results[i] = CommitResult::Failed(fault.outcome());
                 }
-                return done;
+                return results;
             }
         };
         let mut number = 0;
-        let mut shifted: HashSet<MailboxName> = HashSet::new();
+        let mut shifted: HashSet<DestinationFile> = HashSet::new();
         for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
             let numbers = number..number + copies.len();
             number = numbers.end;
-            // Behind a message that failed nothing stands where the record says.
-            if copies.iter().any(|c| shifted.contains(&c.to.mailbox)) {
-                shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                numbers.for_each(|n| trailer.aborted(n));
+            // A failed message before this one was truncated, so the offsets in the record are
+            // wrong for what follows it. Recovery would overwrite other mail at these offsets.
+            if copies.iter().any(|copy| shifted.contains(&copy.file)) {
+                shifted.extend(copies.iter().map(|copy| copy.file.clone()));
+                numbers.for_each(|n| trailer.abort(n));
                 continue;
             }
             match self.append(locked, message, copies, numbers.start) {
-                Ok(written) => done[i] = CommitResult::Delivered(written),
+                Ok(written) => results[i] = CommitResult::Delivered(written),
                 Err(fault) => {
                     fault.log(&message.id);
-                    done[i] = CommitResult::Failed(fault.outcome);
-                    shifted.extend(copies.iter().map(|c| c.to.mailbox.clone()));
-                    numbers.for_each(|n| trailer.aborted(n));
+                    results[i] = CommitResult::Failed(fault.outcome());
+                    shifted.extend(copies.iter().map(|copy| copy.file.clone()));
+                    numbers.for_each(|n| trailer.abort(n));
                 }
             }
         }
+        // The mark is not synced: without it recovery only looks at mailboxes that are in order.
         self.journal.mark_done(&mut trailer);
         self.write_marks(&trailer);
         for h in locked.values() {
-            self.touch(h);
+            self.mark_dirty(h);
         }
-        let copies = done.iter().map(|d| match d {
-            CommitResult::Delivered(written) => written.len() as u64,
-            CommitResult::Failed(_) | CommitResult::Retry => 0,
-        });
-        self.counters.copies.add(copies.sum());
-        let delivered =
-            done.iter().filter(|d| matches!(d, CommitResult::Delivered(_))).count() as u64;
-        self.counters.batches.one();
-        self.counters.batch_max.at_least(delivered);
-        self.last = Some(trailer);
-        done
+        self.count(&results);
+        self.last_trailer = Some(trailer);
+        results
     }
 
-    /// Keeps a mailbox's file open until it is synced; and for the next message, if that is sooner.
-    fn touch(&mut self, h: &LockedMailbox<D>) {
-        let of = |stat: &Stat| (stat.dev, stat.ino);
-        if self.dirty.get(&h.name).is_some_and(|known| of(&known.stat) == of(&h.stat)) {
+    fn count(&self, results: &[CommitResult]) {
+        let (mut messages, mut copies) = (0, 0);
+        for result in results {
+            if let CommitResult::Delivered(written) = result {
+                messages += 1;
+                copies += written.len() as u64;
+            }
+        }
+        self.counters.copies.add(copies);
+        self.counters.batches.one();
+        self.counters.batch_max.at_least(messages);
+    }
+
+    /// Keeps the file of a mailbox open until it is synced, and for the next message.
+    fn mark_dirty(&mut self, mailbox: &LockedMailbox) {
+        let is_same = |open: &OpenMailbox| open.stat.id() == mailbox.stat.id();
+        if self.dirty.get(&mailbox.name).is_some_and(is_same) {
             return;
         }
-        let known = OpenMailbox { file: h.file().clone(), stat: h.stat };
-        if let Some(old) = self.dirty.insert(h.name.clone(), known) {
-            self.replaced.push((h.name.clone(), old));
+        let open = OpenMailbox { file: mailbox.file().clone(), stat: mailbox.stat };
+        if let Some(old) = self.dirty.insert(mailbox.name.clone(), open) {
+            self.replaced.push((mailbox.name.clone(), old));
         }
     }
 
-    /// The file of a mailbox, if it is open.
-    pub fn known(&self, name: &MailboxName) -> Option<&OpenMailbox<D>> {
+    /// Returns the file of a mailbox, if it is open.
+    pub fn open_mailbox(&self, name: &DestinationFile) -> Option<&OpenMailbox> {
         self.dirty.get(name)
     }
 
-    /// Takes back a message of the last [`Committer::commit`], whose locks are still held, unless
-    /// something stands behind one of its copies: then all of them stay. Whether it is gone.
-    pub fn take_back(&mut self, locked: &mut LockedMailboxes<D>, written: &[WrittenCopy]) -> bool {
+    /// Undoes a message of the last [`Committer::commit`], whose locks are still held, unless other
+    /// mail follows one of its copies: then all of them stay. Returns true if it is undone.
+    pub fn undo(&mut self, locked: &mut LockedMailboxes, written: &[WrittenCopy]) -> bool {
         if !written.iter().all(|w| locked.get(&w.mailbox).is_some_and(|h| h.len == w.after)) {
             return false;
         }
-        let gone = self.cut_back(locked, written);
-        if let Some(mut trailer) = self.last.take() {
-            written.iter().for_each(|w| trailer.aborted(w.number));
+        let undone = self.truncate(locked, written);
+        if let Some(mut trailer) = self.last_trailer.take() {
+            written.iter().for_each(|w| trailer.abort(w.number));
             self.write_marks(&trailer);
-            self.last = Some(trailer);
+            self.last_trailer = Some(trailer);
         }
-        gone
+        undone
     }
 
-    /// Writes marks; now, or when the journal takes them again.
+    /// Writes marks now, or at the next [`Committer::maintain`] if that fails.
     fn write_marks(&mut self, trailer: &Trailer) {
         if let Err(e) = self.journal.write_marks(trailer) {
             events::journal_mark_failed(e);
@@ -299,14 +306,14 @@ impl<D: Disk> Committer<D> {
         }
     }
 
-    /// Cuts copies back, the last one first. Whether all are gone.
-    fn cut_back(&mut self, locked: &mut LockedMailboxes<D>, written: &[WrittenCopy]) -> bool {
+    /// Truncates mailboxes to remove `written`, the last copy first. Returns true if all are gone.
+    fn truncate(&mut self, locked: &mut LockedMailboxes, written: &[WrittenCopy]) -> bool {
         let mut gone = true;
         for copy in written.iter().rev() {
             let Some(h) = locked.get_mut(&copy.mailbox) else { continue };
-            if let Err(e) = h.cut_back(copy.before.0, copy.before.1) {
-                events::truncate_failed(self.directory.path_of(&copy.mailbox).display(), e);
-                // If it was the sync, what else of this mailbox was not on disk yet may be lost.
+            if let Err(e) = h.truncate(copy.before.0, copy.before.1) {
+                events::truncate_failed(self.store.path_of(&copy.mailbox).display(), e);
+                // If the sync failed, other mail that was not yet on disk may be lost as well.
                 self.failed.insert(copy.mailbox.clone());
                 gone = false;
             }
@@ -314,76 +321,68 @@ impl<D: Disk> Committer<D> {
         gone
     }
 
-    /// Where each copy of `message` will stand.
+    /// Plans the position of each copy of `message`, after `ends`, which are updated.
     fn place(
         &self,
-        locked: &LockedMailboxes<D>,
-        ends: &mut HashMap<MailboxName, (u64, usize)>,
+        locked: &LockedMailboxes,
+        ends: &mut PlannedEnds,
         message: &Message,
     ) -> Result<Vec<Placement>, DeliveryError> {
-        let path_of = |to: &Destination| self.directory.path_of(&to.mailbox);
         let mut copies = Vec::with_capacity(message.to.len());
+        let mut new_ends = Vec::with_capacity(message.to.len());
         for to in &message.to {
-            let (Some(h), Some(&(offset, repair))) =
-                (locked.get(&to.mailbox), ends.get(&to.mailbox))
+            let file = to.file();
+            let (Some(h), Some(&(offset, missing_newlines))) = (locked.get(&file), ends.get(&file))
             else {
-                return Err(
-                    DeliveryError::io("lock", io::ErrorKind::NotFound.into()).on(path_of(to))
-                );
+                return Err(DeliveryError::io("lock", io::ErrorKind::NotFound.into())
+                    .on(self.store.path_of(&file)));
             };
-            let len = copy_len(message, to, repair);
-            let limit = self.directory.limit.filter(|_| to.mailbox.queue_id().is_none());
-            if limit.is_some_and(|limit| offset + len > limit) {
-                let outcome = Outcome::Never(DeferReason::OverQuota);
+            let copy = MailboxCopy::new(message, to, missing_newlines);
+            let end = offset + copy.size();
+            if self.store.limit_of(&file).is_some_and(|limit| end > limit) {
                 let text = format!("would be larger than its limit, {offset} octets now");
-                return Err(DeliveryError::new(outcome, text).on(path_of(to)));
+                return Err(DeliveryError::over_quota(text).on(self.store.path_of(&file)));
             }
             let sums = match &message.content {
                 Content::Memory(_) => None,
-                Content::File(file, octets) => {
-                    let head =
-                        [&b"\n\n"[..repair], &message.head, &to.delivered_to_line()].concat();
+                Content::File(content, octets) => {
                     let chunk = Sums::chunk(*octets, message.to.len(), self.journal.segment());
-                    let sums = Sums::of_message(offset, chunk, &head, file, *octets);
-                    Some(
-                        sums.map_err(|e| DeliveryError::io("read content for", e).on(path_of(to)))?,
-                    )
+                    let head = copy.before_content().concat();
+                    let sums = Sums::of_message(offset, chunk, &head, content, *octets);
+                    Some(sums.map_err(|e| {
+                        DeliveryError::io("read content for", e).on(self.store.path_of(&file))
+                    })?)
                 }
             };
-            copies.push(Placement {
-                to: to.clone(),
-                file: (h.stat.dev, h.stat.ino),
-                offset,
-                repair,
-                sums,
-            });
+            new_ends.push((file.clone(), end));
+            let (to, file_id) = (to.clone(), h.stat.id());
+            copies.push(Placement { to, file, file_id, offset, missing_newlines, sums });
         }
-        for (to, copy) in message.to.iter().zip(&copies) {
-            let end = copy.offset + copy_len(message, to, copy.repair);
-            ends.insert(to.mailbox.clone(), (end, 0));
-        }
+        // Only now, because a message that fails takes no room in any of its mailboxes.
+        ends.extend(new_ends.into_iter().map(|(file, end)| (file, (end, 0))));
         Ok(copies)
     }
 
-    /// Writes the record and makes it durable. None: a mailbox must be mended first, which cannot
-    /// be done while its lock is held for this batch.
+    /// Writes the record and makes it durable. Returns None if a failed mailbox must be repaired
+    /// first, which is not possible while its lock is held for this batch.
     fn record(&mut self, draft: &Draft<'_>) -> io::Result<Option<Trailer>> {
-        if self.broken {
-            self.renew_journal()?;
+        if self.journal_failed {
+            self.replace_journal()?;
         }
         self.collect_checkpoints(false);
         if !self.journal.has_room(draft) {
             self.begin_checkpoint();
+            // The other segment has the records from which failed mailboxes are repaired.
             if !self.failed.is_empty() {
-                self.pressed = true;
+                self.journal_full = true;
                 return Ok(None);
             }
             self.journal.switch_segment();
             if !self.journal.has_room(draft) {
-                return Err(io::Error::other("a batch larger than half of the journal"));
+                return Err(io::Error::other("a batch larger than a segment of the journal"));
             }
-        } else if self.dirty.len() + self.replaced.len() >= TOUCHED_MAX {
-            // Bounds the descriptors that are kept open.
+        } else if self.dirty.len() + self.replaced.len() >= DIRTY_MAX {
+            // Bounds the number of open descriptors.
             self.begin_checkpoint();
         }
         let seq = self.journal.seq() + 1;
@@ -392,13 +391,13 @@ impl<D: Disk> Committer<D> {
             self.journal.sync()?;
             Ok(Some(trailer))
         });
-        written.inspect_err(|_| self.journal.refuse(seq))
+        written.inspect_err(|_| self.journal.mark_failed(seq))
     }
 
-    /// Appends `message` to all of its mailboxes, or to none.
+    /// Appends `message` to all of its mailboxes or to none. Its copies are numbered from `first`.
     fn append(
         &mut self,
-        locked: &mut LockedMailboxes<D>,
+        locked: &mut LockedMailboxes,
         message: &Message,
         copies: &[Placement],
         first: usize,
@@ -406,15 +405,13 @@ impl<D: Disk> Committer<D> {
         let mut written: Vec<WrittenCopy> = Vec::with_capacity(copies.len());
         let mut failed = None;
         for (n, copy) in copies.iter().enumerate() {
-            let name = &copy.to.mailbox;
-            let Some(h) = locked.get_mut(name) else { continue };
-            let before = (h.len, h.repair);
-            let line = copy.to.delivered_to_line();
-            let result = h.append([&message.head, &line], &message.content);
-            let (mailbox, number, after) = (name.clone(), first + n, h.len);
+            let Some(h) = locked.get_mut(&copy.file) else { continue };
+            let before = (h.len, h.missing_newlines);
+            let result = h.append(&MailboxCopy::new(message, &copy.to, h.missing_newlines));
+            let (mailbox, number, after) = (copy.file.clone(), first + n, h.len);
             written.push(WrittenCopy { mailbox, number, before, after });
             if let Err(e) = result {
-                failed = Some(DeliveryError::io("append", e).on(self.directory.path_of(name)));
+                failed = Some(DeliveryError::io("append", e).on(self.store.path_of(&copy.file)));
                 break;
             }
         }
@@ -424,7 +421,7 @@ impl<D: Disk> Committer<D> {
         match failed {
             None => Ok(written),
             Some(fault) => {
-                self.cut_back(locked, &written);
+                self.truncate(locked, &written);
                 Err(fault)
             }
         }
@@ -435,70 +432,68 @@ impl<D: Disk> Committer<D> {
     /// under it.
     fn sync_in_place(
         &mut self,
-        locked: &LockedMailboxes<D>,
+        locked: &LockedMailboxes,
         copies: &[Placement],
     ) -> Result<(), DeliveryError> {
         for copy in copies {
-            let Some(h) = locked.get(&copy.to.mailbox) else { continue };
+            let Some(h) = locked.get(&copy.file) else { continue };
             self.counters.syncs.one();
             if let Err(e) = h.file().sync() {
                 // What else of this mailbox was not on disk yet may be lost as well.
-                self.failed.insert(copy.to.mailbox.clone());
-                let path = self.directory.path_of(&copy.to.mailbox);
-                return Err(DeliveryError::io("sync", e).on(path));
+                self.failed.insert(copy.file.clone());
+                return Err(DeliveryError::io("sync", e).on(self.store.path_of(&copy.file)));
             }
         }
         self.counters.syncs.one();
-        let synced = self.directory.sync_names(copies.iter().map(|copy| &copy.to.mailbox));
+        let synced = self.store.sync_names(copies.iter().map(|copy| &copy.file));
         synced.map_err(|e| {
-            let path = self.directory.path_of(&copies[0].to.mailbox);
-            DeliveryError::io("sync the directory of", e).on(path)
+            DeliveryError::io("sync the directory of", e).on(self.store.path_of(&copies[0].file))
         })
     }
 
-    /// Between batches, with no lock held: takes in what was written back beside, mends the
-    /// mailboxes whose sync failed, and tries suspended ones again.
+    /// Does what is due between two batches, when no lock is held: collects a finished checkpoint,
+    /// repairs mailboxes whose sync failed, and retries suspended ones.
     pub fn maintain(&mut self) {
         self.collect_checkpoints(false);
         let journal = &self.journal;
         self.pending_marks.retain(|trailer| journal.write_marks(trailer).is_err());
         for name in std::mem::take(&mut self.failed) {
-            let error = match self.mend(&name) {
-                Ok(TryLock::Taken(())) => continue,
-                Ok(TryLock::Busy(_)) if !self.pressed => {
+            let error = match self.repair(&name) {
+                Ok(TryLock::Acquired(())) => continue,
+                Ok(TryLock::Contended(_)) if !self.journal_full => {
                     self.failed.insert(name);
                     continue;
                 }
-                Ok(TryLock::Busy(who)) => io::Error::other(format!("locked: {who}")),
-                Ok(TryLock::Orphaned) => io::Error::other("locked by a dead process"),
+                Ok(TryLock::Contended(holder)) => io::Error::other(format!("locked: {holder}")),
+                Ok(TryLock::OwnerDied) => io::Error::other("locked by a dead process"),
                 Err(e) => e,
             };
-            events::mailbox_suspended(self.directory.path_of(&name).display(), error);
+            events::mailbox_suspended(self.store.path_of(&name).display(), error);
             self.suspended.insert(name);
-            self.broken = true;
+            // The records of the mailbox must outlive this journal.
+            self.journal_failed = true;
         }
-        self.pressed = false;
+        self.journal_full = false;
         self.collect_checkpoints(false);
-        if !self.suspended.is_empty() && self.tried.elapsed() >= TRY_AGAIN {
-            if let Err(e) = self.try_again() {
+        if !self.suspended.is_empty() && self.last_retry.elapsed() >= RETRY_INTERVAL {
+            if let Err(e) = self.retry_suspended() {
                 events::recovery_failed(None::<&str>, None::<&str>, e);
             }
-            self.tried = Instant::now();
+            self.last_retry = Instant::now();
         }
     }
 
-    /// Recovers what suspended mailboxes wait for.
-    fn try_again(&mut self) -> io::Result<()> {
-        if self.broken {
-            // Their records are in it still.
-            self.renew_journal()?;
+    /// Recovers the journals that suspended mailboxes wait for.
+    fn retry_suspended(&mut self) -> io::Result<()> {
+        if self.journal_failed {
+            // It still has their records.
+            self.replace_journal()?;
         }
         self.suspended.clear();
         self.recover_orphans()
     }
 
-    /// Starts writing back the mailboxes of all records so far, on the other thread, once it has
-    /// finished the checkpoint before.
+    /// Begins a checkpoint of all records, after the one before has ended.
     pub fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
         if !self.journal.is_clean() {
@@ -508,178 +503,95 @@ impl<D: Disk> Committer<D> {
         }
     }
 
-    /// Everything recorded is synced in its mailboxes, and the journal's header says so.
+    /// Makes a checkpoint of all records, waits for it, and persists it.
     ///
     /// # Errors
-    /// A mailbox or the journal could not be synced; the records are kept.
+    /// A mailbox or the journal could not be synced. The records are kept.
     pub fn checkpoint_all(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
         self.maintain();
-        if self.broken {
-            self.renew_journal()?;
+        if self.journal_failed {
+            self.replace_journal()?;
         }
         if !self.journal.is_clean() {
             return Err(io::Error::other("mailboxes could not be synced; their records are kept"));
         }
-        self.journal.checkpoint_now(&self.identity)
+        self.journal.persist_checkpoint(&self.identity)
     }
 
-    /// A step towards it that waits for no mailbox, for a writer without mail: starts what
-    /// [`checkpoint_all`](Committer::checkpoint_all) does, and ends it when called again later.
+    /// Makes a step towards [`checkpoint_all`](Committer::checkpoint_all) without waiting for a
+    /// mailbox: begins the checkpoint, and persists it when called again later.
     ///
     /// # Errors
     /// As for `checkpoint_all`.
     pub fn checkpoint_in_background(&mut self) -> io::Result<()> {
         self.collect_checkpoints(false);
-        if self.checkpointer.running {
+        if self.checkpointer.is_running() {
             return Ok(());
         }
-        if self.broken || !self.failed.is_empty() {
+        if self.journal_failed || !self.failed.is_empty() {
             return self.checkpoint_all();
         }
         if self.journal.is_clean() {
-            return self.journal.checkpoint_now(&self.identity);
+            return self.journal.persist_checkpoint(&self.identity);
         }
         self.begin_checkpoint();
         Ok(())
     }
 
-    /// Whether nothing waits to be written back, and the journal's header says so.
+    /// True if no mailbox waits to be synced, and the journal's header says so.
     pub fn is_clean(&self) -> bool {
         self.journal.is_checkpoint_persisted() && self.failed.is_empty()
     }
 
     fn collect_checkpoints(&mut self, wait: bool) {
-        if let Some((seq, failed)) = self.checkpointer.finish(wait) {
-            self.failed.extend(failed);
-            self.written_back = self.written_back.max(seq);
+        if let Some(result) = self.checkpointer.collect(wait) {
+            self.failed.extend(result.failed);
+            self.checkpointed = self.checkpointed.max(result.seq);
         }
-        if self.failed.is_empty() && !self.broken {
-            self.journal.advance_checkpoint(self.written_back);
+        // While a mailbox is failed its records are needed, so the checkpoint stays.
+        if self.failed.is_empty() && !self.journal_failed {
+            self.journal.advance_checkpoint(self.checkpointed);
         }
     }
 
-    /// The journal's own disk failed, or it holds what a suspended mailbox needs: all else is made
-    /// durable in the mailboxes, and a new journal takes its place.
-    fn renew_journal(&mut self) -> io::Result<()> {
+    /// Replaces a journal whose disk failed, or that has the records of a suspended mailbox: makes
+    /// everything else durable in the mailboxes and creates a new journal.
+    fn replace_journal(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
         self.suspended.extend(self.failed.drain());
-        let disk = self.directory.disk.clone();
+        let disk = self.store.disk.clone();
         let fresh = Journal::create(&*disk, &self.spool, self.journal.segment(), &self.identity)?;
         let mut old = std::mem::replace(&mut self.journal, fresh);
         self.pending_marks.drain(..).for_each(|trailer| drop(old.write_marks(&trailer)));
         self.journal.skip_to(old.seq());
-        self.broken = false;
-        self.written_back = 0;
-        let given_up = match self.suspended.is_empty() {
+        self.journal_failed = false;
+        self.checkpointed = 0;
+        let left = match self.suspended.is_empty() {
             true => disk.unlink(&old.path),
             false => old.retain_for(&self.suspended, true),
         };
         events::journal_renewed(self.journal.path.display());
-        if let Err(e) = given_up {
+        if let Err(e) = left {
             events::journal_not_removed(old.path.display(), e);
             self.abandoned.push(old);
         }
         Ok(())
     }
 
-    /// Ends the checkpoint thread and removes what only a living process needs.
+    /// Syncs all mailboxes, ends the checkpoint thread, and removes what only a living process
+    /// needs.
     pub fn close(mut self) {
         if let Err(e) = self.checkpoint_all() {
             events::journal_failed(Some(self.journal.path.display()), e);
         }
-        self.directory.dotlocks.close();
+        self.store.dotlocks.close();
     }
 }
 
-/// Octets of one copy in its mailbox.
-pub fn copy_len(message: &Message, to: &Destination, repair: usize) -> u64 {
-    let lines = repair + message.head.len() + to.delivered_to_line().len() + 1;
-    lines as u64 + message.content.size()
-}
-
-/// The thread beside the writer that syncs mailboxes, so that a slow disk delays nobody.
-#[derive(Debug)]
-struct Checkpointer<D: Disk> {
-    work: Sender<(u64, MailboxFiles<D>)>,
-    results: Receiver<(u64, Vec<MailboxName>)>,
-    running: bool,
-}
-
-impl<D: Disk> Checkpointer<D> {
-    fn start(disk: Arc<D>, folders: [PathBuf; 2], counters: &Arc<Counters>) -> io::Result<Self> {
-        let (work, tasks) = bounded::<(u64, MailboxFiles<D>)>(1);
-        let (done, results) = bounded(1);
-        let counters = counters.clone();
-        std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
-            move || {
-                // Syncing takes no powers; the writer alone keeps them.
-                if let Err(e) = privilege::drop_capabilities() {
-                    events::checkpoint_failed(e);
-                    return;
-                }
-                for (seq, mailboxes) in tasks {
-                    let failed = sync_boxes(&*disk, &folders, &counters, mailboxes);
-                    if done.send((seq, failed)).is_err() {
-                        return;
-                    }
-                }
-            },
-        )?;
-        Ok(Checkpointer { work, results, running: false })
-    }
-
-    /// Hands `mailboxes` to the thread. Returns those that nobody will sync, should it have died.
-    fn begin(&mut self, seq: u64, mailboxes: MailboxFiles<D>) -> Vec<MailboxName> {
-        match self.work.send((seq, mailboxes)) {
-            Ok(()) => self.running = true,
-            Err(unsent) => return unsent.0.1.into_iter().map(|(name, _)| name).collect(),
-        }
-        Vec::new()
-    }
-
-    /// What it has finished: the record's number, and the mailboxes that failed.
-    fn finish(&mut self, wait: bool) -> Option<(u64, Vec<MailboxName>)> {
-        if !self.running {
-            return None;
-        }
-        let result = if wait { self.results.recv().ok() } else { self.results.try_recv().ok() };
-        self.running = result.is_none() && !wait;
-        result
-    }
-}
-
-/// Syncs each mailbox once, and their folder. The names of those that failed.
-fn sync_boxes<D: Disk>(
-    disk: &D,
-    [mail, spool]: &[PathBuf; 2],
-    counters: &Counters,
-    mailboxes: MailboxFiles<D>,
-) -> Vec<MailboxName> {
-    let mut failed = Vec::new();
-    for (name, known) in &mailboxes {
-        counters.syncs.one();
-        if let Err(e) = known.file.sync() {
-            let directory = if name.queue_id().is_some() { spool } else { mail };
-            let mailbox = directory.join(name.as_str());
-            events::sync_failed(Some(mailbox.display()), None::<&str>, e);
-            failed.push(name.clone());
-        }
-    }
-    // Always: a mailbox may be new, or a reader may have put another file under its name.
-    if !mailboxes.is_empty() {
-        counters.syncs.one();
-        if let Err(e) = sync_folders(disk, mail, spool, mailboxes.iter().map(|(name, _)| name)) {
-            events::sync_failed(None::<&str>, Some(mail.display()), e);
-            failed.extend(mailboxes.into_iter().map(|(name, _)| name));
-        }
-    }
-    failed
-}
-
-/// Mailboxes that are kept open until they are synced.
-const TOUCHED_MAX: usize = 256;
-/// How soon a suspended mailbox is tried again, when there is mail for anybody.
-const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// Number of dirty mailboxes above which a checkpoint begins.
+const DIRTY_MAX: usize = 256;
+/// Interval at which suspended mailboxes are retried, if there is any mail.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);

@@ -1,16 +1,18 @@
-//! The few calls on files that delivery is made of, as a trait: the real ones below, and in the
-//! tests a disk that fails, stops or loses power at its n-th call. With them the three questions
-//! about processes by which a lock that was left behind is judged: a simulated disk has simulated
-//! processes, which die and reboot without this one.
+//! The calls on files that delivery consists of, as two traits: [`HostDisk`] makes the system
+//! calls, and the tests bring a simulated disk that fails, is killed or loses power at its n-th
+//! call. The traits include what is asked about processes, because a simulated disk has simulated
+//! processes that die and reboot without the test itself.
 //!
-//! Nothing here decides anything. Names are never followed through symlinks, descriptors are
-//! close-on-exec, opening never blocks (a FIFO planted as a mailbox must not hang the writer).
+//! This file decides nothing. Names are never followed through symbolic links, descriptors are
+//! close-on-exec, and opening never blocks, because a FIFO planted as a mailbox must not stop the
+//! writer.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fs2::FileExt as _;
@@ -24,16 +26,19 @@ use nix::unistd::Pid;
 use crate::message::Owner;
 use crate::process::privilege::{ImpersonationGuard, Impersonator};
 
-/// What lstat and fstat tell.
+/// Bytes in a block: the unit in which memory is paged and in which the journal is laid out.
+pub const BLOCK: u64 = 4096;
+
+/// File metadata, as lstat and fstat return it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// Device, and inode on it: together they say which file a name leads to.
+    /// Device. Together with the inode it identifies the file.
     pub dev: u64,
     /// Inode.
     pub ino: u64,
-    /// What it is.
+    /// File type.
     pub kind: FileKind,
-    /// Hard links.
+    /// Number of hard links.
     pub links: u64,
     /// Owner.
     pub uid: u32,
@@ -41,165 +46,215 @@ pub struct Stat {
     pub gid: u32,
     /// Permission bits.
     pub mode: u32,
-    /// Length in octets.
+    /// Length in bytes.
     pub len: u64,
-    /// Last change of the content, by the file system's clock.
+    /// Time of the last change of the content, by the file system's clock.
     pub modified: SystemTime,
 }
 
 impl Stat {
-    /// Whether it is the same file, and no other may write to it than before.
-    pub fn is_like(&self, other: &Stat) -> bool {
-        let rights = |s: &Stat| (s.dev, s.ino, s.kind, s.links, s.uid, s.gid, s.mode);
-        rights(self) == rights(other)
+    /// Returns device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// True if `other` is the same file with the same type, links, owner and permissions.
+    pub fn has_same_access(&self, other: &Stat) -> bool {
+        let access = |s: &Stat| (s.id(), s.kind, s.links, s.uid, s.gid, s.mode);
+        access(self) == access(other)
     }
 }
 
-/// What a name can lead to.
+/// File type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
-    /// A regular file.
+    /// Regular file.
     Regular,
-    /// A directory.
+    /// Directory.
     Directory,
-    /// A symbolic link.
+    /// Symbolic link.
     Symlink,
-    /// A FIFO, a socket, a device.
+    /// FIFO, socket or device.
     Other,
 }
 
-/// How a file is opened.
+/// Access for which a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// For reading.
+    /// Reading.
     Read,
-    /// For reading and writing at given offsets.
+    /// Reading, and writing at given offsets.
     Write,
-    /// For reading and appending.
+    /// Reading and appending.
     Append,
-    /// A new one, for reading and appending; fails if the name exists.
+    /// Reading and appending to a new file. Fails if the name exists.
     Create {
-        /// Its permission bits, whatever the umask.
+        /// Permission bits, whatever the umask.
         mode: u32,
-        /// Its owner; None: whoever runs mailslot.
+        /// Owner of the file, or None for the user that mailslot runs as.
         owner: Option<Owner>,
     },
 }
 
-/// The two locks that a descriptor carries.
+/// Kernel lock that an open file carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileLock {
-    /// An open-file-description lock over the whole file: unlike a plain fcntl lock it is not lost
-    /// when some other descriptor of the file is closed.
+    /// Open-file-description lock over the whole file. Unlike a plain fcntl lock it is not lost
+    /// when another descriptor of the file is closed.
     Fcntl,
-    /// flock(2)
+    /// flock(2).
     Flock,
 }
 
-/// The calls on names, and what is known of processes.
+/// System calls on names, and questions about processes.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
-    /// An open file.
-    type File: DiskFile;
-
-    /// Takes the file-system identity of `owner` for the calls of this thread, until the result is
-    /// dropped: the kernel then checks each of them against what `owner` may. Nothing changes where
-    /// there is no owner, or no power to do so.
+    /// Takes the file-system identity of `owner` for the calls of this thread until the result is
+    /// dropped, so that the kernel checks each of them against the permissions of `owner`. Does
+    /// nothing without an owner, or without the capability.
     fn impersonate(&self, _owner: Option<Owner>) -> io::Result<ImpersonationGuard> {
         Ok(ImpersonationGuard::default())
     }
 
-    /// lstat: what the name itself is.
-    fn look(&self, path: &Path) -> io::Result<Stat>;
-    /// Opens or creates.
-    fn open(&self, path: &Path, how: OpenMode) -> io::Result<Self::File>;
-    /// A second name for a file; fails if `to` exists.
+    /// Returns the metadata of the name itself (lstat).
+    fn lstat(&self, path: &Path) -> io::Result<Stat>;
+    /// Opens or creates a file.
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>>;
+    /// Adds the name `to` to a file. Fails if `to` exists.
     fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a name.
     fn unlink(&self, path: &Path) -> io::Result<()>;
-    /// The names in a folder.
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
-    /// Makes the names in a folder durable.
-    fn sync_folder(&self, directory: &Path) -> io::Result<()>;
+    /// Returns the names in a directory.
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>>;
+    /// Makes the names in a directory durable.
+    fn sync_directory(&self, directory: &Path) -> io::Result<()>;
 
-    /// The id of this process.
+    /// Returns the id of this process.
     fn pid(&self) -> u32;
-    /// Boot and pid namespace, `boot/namespace`, without blanks: within one such place a pid means
-    /// one process.
-    fn place(&self) -> String;
-    /// Whether it is known that no process of this place has `pid`.
-    fn is_gone(&self, pid: u32) -> bool;
+    /// Returns `boot/namespace` without blanks: the boot id and the pid namespace within which a
+    /// pid identifies one process.
+    fn pid_scope(&self) -> String;
+    /// True if this pid scope certainly has no process `pid`.
+    fn is_dead(&self, pid: u32) -> bool;
 }
 
-/// The calls on an open file.
+/// System calls on an open file.
 pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
-    /// fstat
+    /// Returns the metadata (fstat).
     fn stat(&self) -> io::Result<Stat>;
-    /// Reads at `offset`; 0 at the end.
+    /// Reads at `offset`. Returns 0 at the end of the file.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Writes at `offset`, perhaps less than all. Not on a file opened for appending.
+    /// Writes at `offset`, perhaps less than all. Not for a file opened for appending.
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize>;
     /// Writes at the end, perhaps less than all.
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Cuts or extends to `len`.
+    /// Truncates or extends the file to `len` bytes.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// fdatasync
+    /// Makes content and length durable (fdatasync).
     fn sync(&self) -> io::Result<()>;
-    /// Takes the lock if it is free.
+    /// Takes `lock` if it is free. Returns false if another process or descriptor has it.
     fn try_lock(&self, lock: FileLock) -> io::Result<bool>;
-    /// Gives the lock back.
+    /// Releases `lock`.
     fn unlock(&self, lock: FileLock) -> io::Result<()>;
-    /// Sets the time of the last change to now.
+    /// Sets the modification time to now.
     fn touch(&self) -> io::Result<()>;
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the file is shorter.
+    fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
+        while !buf.is_empty() {
+            match self.read_at(buf, offset) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => {
+                    buf = buf.get_mut(n..).unwrap_or_default();
+                    offset += n as u64;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `parts` from `offset`, in as few calls as the system allows.
+    fn write_all_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
+        write_all(parts, |rest| {
+            let n = self.write_at(rest, offset)?;
+            offset += n as u64;
+            Ok(n)
+        })
+    }
 }
 
-/// The host's own disk.
+/// Calls `write` until all of `parts` is written or a call fails.
+pub(super) fn write_all(
+    parts: &[&[u8]],
+    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+    let mut rest = &mut slices[..];
+    while rest.iter().any(|s| !s.is_empty()) {
+        // IOV_MAX is 1024 on every current system.
+        let some = rest.len().min(1024);
+        match write(rest.get(..some).unwrap_or_default()) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut rest, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The host's file system and processes.
 #[derive(Debug, Default)]
 pub struct HostDisk {
-    /// How this process acts as a mailbox's owner; None: it cannot.
-    actor: Option<Impersonator>,
+    /// The ability to act as a mailbox's owner, if this process has it.
+    impersonator: Option<Impersonator>,
 }
 
 impl HostDisk {
-    /// With the power to act as others, if the thread that asks has it.
+    /// Creates a disk that can act as other users if the calling thread can.
     pub fn new() -> HostDisk {
-        HostDisk { actor: Impersonator::of_this_thread() }
+        HostDisk { impersonator: Impersonator::of_this_thread() }
     }
 }
 
 impl Disk for HostDisk {
-    type File = File;
-
     fn impersonate(&self, owner: Option<Owner>) -> io::Result<ImpersonationGuard> {
-        match (self.actor, owner) {
-            (Some(actor), Some(Owner { uid, gid })) => actor.impersonate(uid.into(), gid.into()),
+        match (self.impersonator, owner) {
+            (Some(impersonator), Some(Owner { uid, gid })) => {
+                impersonator.impersonate(uid.into(), gid.into())
+            }
             _ => Ok(ImpersonationGuard::default()),
         }
     }
 
-    fn look(&self, path: &Path) -> io::Result<Stat> {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
         fs::symlink_metadata(path).map(|m| stat_of(&m))
     }
 
-    fn open(&self, path: &Path, how: OpenMode) -> io::Result<File> {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
         options.read(true).custom_flags(flags.bits());
-        match how {
-            OpenMode::Read => options.open(path),
-            OpenMode::Write => options.write(true).open(path),
-            OpenMode::Append => options.append(true).open(path),
+        let file = match mode {
+            OpenMode::Read => options.open(path)?,
+            OpenMode::Write => options.write(true).open(path)?,
+            OpenMode::Append => options.append(true).open(path)?,
             OpenMode::Create { mode, owner } => {
-                // Created closed to everyone else; opened to the group only once it has its owner.
+                // Created with 0600, because the group may only have access once the file has its
+                // owner.
                 let file = options.append(true).create_new(true).mode(0o600).open(path)?;
-                match give(&file, mode, owner) {
-                    Ok(()) => Ok(file),
-                    Err(e) => {
-                        let _ = fs::remove_file(path);
-                        Err(e)
-                    }
+                if let Err(e) = set_access(&file, mode, owner) {
+                    let _ = fs::remove_file(path);
+                    return Err(e);
                 }
+                file
             }
-        }
+        };
+        Ok(Arc::new(file))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -210,16 +265,16 @@ impl Disk for HostDisk {
         fs::remove_file(path)
     }
 
-    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(directory)? {
-            // A name that is not UTF-8 is none of ours.
+            // mailslot makes no name that is not UTF-8.
             names.extend(entry?.file_name().into_string());
         }
         Ok(names)
     }
 
-    fn sync_folder(&self, directory: &Path) -> io::Result<()> {
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         File::open(directory)?.sync_all()
     }
 
@@ -227,19 +282,19 @@ impl Disk for HostDisk {
         std::process::id()
     }
 
-    fn place(&self) -> String {
+    fn pid_scope(&self) -> String {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+        let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let digits = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-        let space = digits(&space.to_string_lossy());
-        // Without /proc nothing is known of other processes, and only age can tell.
+        let namespace = digits(&namespace.to_string_lossy());
+        // Without /proc nothing is known of other processes, so that only the age of a lock counts.
         match digits(&boot) {
-            boot if boot.is_empty() => format!("unknown{}/{space}", self.pid()),
-            boot => format!("{boot}/{space}"),
+            boot if boot.is_empty() => format!("unknown{}/{namespace}", self.pid()),
+            boot => format!("{boot}/{namespace}"),
         }
     }
 
-    fn is_gone(&self, pid: u32) -> bool {
+    fn is_dead(&self, pid: u32) -> bool {
         let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0);
         pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
     }
@@ -255,8 +310,14 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        Ok(pwritev(self, parts, offset)?)
+        // Where off_t has 32 bits, pwritev(2) ends at 2 GiB. std writes beyond with pwrite64(2).
+        match libc::off_t::try_from(offset) {
+            Ok(offset) => Ok(pwritev(self, parts, offset)?),
+            Err(_) => {
+                let part = parts.iter().find(|part| !part.is_empty());
+                part.map_or(Ok(0), |part| FileExt::write_at(self, part, offset))
+            }
+        }
     }
 
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -280,8 +341,8 @@ impl DiskFile for File {
         match taken {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
-            // POSIX allows either for a lock that somebody else holds.
-            Err(e) if e.raw_os_error() == Some(libc::EACCES) => Ok(false),
+            // POSIX allows EACCES as well as EAGAIN for a lock that is held.
+            Err(e) if e.raw_os_error() == Some(Errno::EACCES as i32) => Ok(false),
             Err(e) => Err(e),
         }
     }
@@ -298,7 +359,8 @@ impl DiskFile for File {
     }
 }
 
-fn give(file: &File, mode: u32, owner: Option<Owner>) -> io::Result<()> {
+/// Gives a new file its owner, then its permissions.
+fn set_access(file: &File, mode: u32, owner: Option<Owner>) -> io::Result<()> {
     if let Some(owner) = owner {
         let now = file.metadata()?;
         if (now.uid(), now.gid()) != (owner.uid, owner.gid) {
@@ -313,7 +375,7 @@ fn give(file: &File, mode: u32, owner: Option<Owner>) -> io::Result<()> {
 
 fn set_fcntl_lock(file: &File, locked: bool) -> io::Result<()> {
     let kind = if locked { libc::F_WRLCK } else { libc::F_UNLCK };
-    let whole = libc::flock {
+    let whole_file = libc::flock {
         #[cfg(target_os = "freebsd")]
         l_sysid: 0,
         l_type: kind as libc::c_short,
@@ -323,9 +385,9 @@ fn set_fcntl_lock(file: &File, locked: bool) -> io::Result<()> {
         l_pid: 0,
     };
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    let call = FcntlArg::F_OFD_SETLK(&whole);
+    let call = FcntlArg::F_OFD_SETLK(&whole_file);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let call = FcntlArg::F_SETLK(&whole);
+    let call = FcntlArg::F_SETLK(&whole_file);
     fcntl(file, call).map(drop).map_err(io::Error::from)
 }
 

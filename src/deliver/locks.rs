@@ -1,27 +1,28 @@
-//! Dotlocks: `USER.lock` beside a mailbox, the lock that every mail program honours.
+//! The locks of a mailbox: the dotlock `USER.lock` beside it, which every mail program respects,
+//! and the two kernel locks of its open file.
 //!
-//! A dotlock is taken with one link(2) from a file that this process keeps in the mail folder,
-//! `.mailslot-PID-PROCESS`, synced once. So it appears at once and complete: there is no moment at
-//! which a killed mailslot, or a power loss, leaves an empty lock that nobody can judge. Its one
-//! line says who took it:
+//! None of them is waited for: an attempt takes the lock, or says who has it.
+//!
+//! A dotlock is taken with one link(2) from a file that this process keeps in the mail directory,
+//! `.mailslot-PID-PROCESS`, which was synced once. So the lock appears complete: neither a killed
+//! mailslot nor a power loss leaves an empty lock of unknown owner. Its line is the identity of the
+//! process:
 //!
 //! ```text
 //! 4711 6e1f…-boot-id/4026531836 k3f2a1c9 mailslot
-//! pid  boot and pid namespace   process  end: without it the line is cut short, and not believed
+//! pid  boot and pid namespace   process  end mark: without it the line is cut short and ignored
 //! ```
 //!
-//! A dotlock that is in the way is broken when
-//! - it is our own, and could not be removed when it was let go; or
-//! - its line is that of a mailslot that is dead and *buried*: its journal was found without an
-//!   owner and is ours to recover, or there is none; or
-//! - it is older than [`STALE_SECS`] by the file system's own clock.
+//! A dotlock that is in the way is stale, and is broken, if
+//! - it is this process's own, because it could not be removed when it was released;
+//! - its owner is a mailslot marked as dead, because its journal has been taken over or is empty;
+//! - it is older than [`STALE_SECS`] by the file system's clock.
 //!
-//! A lock whose line is of this boot and pid namespace, with no such process, but not yet buried,
-//! stays: it keeps everybody off a mailbox that may end in half a message, until `recover.rs` has
-//! set that right.
+//! A dotlock whose process is dead but not marked as dead stays: it keeps every program away from a
+//! mailbox that may end in half a message, until recovery has repaired that.
 //!
-//! Breaking is serialised by flock on the lock file itself, so that two mailslots that judge the
-//! same stale lock cannot remove each other's fresh one.
+//! Breaking is serialized by flock on the lock file itself, so that two mailslots that find the
+//! same stale lock cannot remove each other's new one.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -36,54 +37,122 @@ use super::disk::{Disk, DiskFile, FileLock, OpenMode, Stat};
 use crate::message::Owner;
 use crate::observe::events;
 
-/// Age in seconds at which a dotlock that tells nothing of its owner is stale: the 5 minutes of
-/// lockfile(1) and Debian's policy.
+/// Age in seconds at which a dotlock of unknown owner is stale: the 5 minutes of lockfile(1) and
+/// Debian's policy.
 pub const STALE_SECS: u64 = 300;
 
-/// Who holds a lock: one process, for its life. See the file's header for the form.
+/// Set of locks to take on a mailbox, always in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Locks {
+    /// `USER.lock` beside the mailbox.
+    pub dotlock: bool,
+    /// fcntl, as an open-file-description lock where the system has it.
+    pub fcntl: bool,
+    /// flock(2).
+    pub flock: bool,
+}
+
+impl Locks {
+    /// All three locks.
+    pub const ALL: Locks = Locks { dotlock: true, fcntl: true, flock: true };
+    /// No lock.
+    pub const NONE: Locks = Locks { dotlock: false, fcntl: false, flock: false };
+    /// flock alone: for the entries of the queue, which only mailslot reads.
+    pub const FLOCK: Locks = Locks { flock: true, ..Locks::NONE };
+}
+
+/// Result of an attempt to take a lock.
+#[derive(Debug)]
+pub enum TryLock<T, B = String> {
+    /// The lock is taken.
+    Acquired(T),
+    /// Another process has the lock; the log names it.
+    Contended(B),
+    /// A mailslot that died has left the lock. What else it left must be recovered first.
+    OwnerDied,
+}
+
+/// Kernel locks of an open file, held until this is dropped. The file may stay open for longer, so
+/// the locks are released explicitly.
+#[derive(Debug)]
+pub(super) struct FileLockGuard {
+    file: Arc<dyn DiskFile>,
+    acquired: Vec<FileLock>,
+}
+
+impl FileLockGuard {
+    /// Takes the kernel locks that `locks` asks for, or none of them.
+    pub fn try_lock(file: Arc<dyn DiskFile>, locks: Locks) -> io::Result<TryLock<FileLockGuard>> {
+        let mut guard = FileLockGuard { file, acquired: Vec::with_capacity(2) };
+        let wanted = [(locks.fcntl, FileLock::Fcntl), (locks.flock, FileLock::Flock)];
+        for (_, lock) in wanted.into_iter().filter(|(wanted, _)| *wanted) {
+            if !guard.file.try_lock(lock)? {
+                return Ok(TryLock::Contended(format!("{lock:?} lock").to_lowercase()));
+            }
+            guard.acquired.push(lock);
+        }
+        Ok(TryLock::Acquired(guard))
+    }
+
+    /// Returns the locked file.
+    pub fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.file
+    }
+}
+
+impl Drop for FileLockGuard {
+    fn drop(&mut self) {
+        for lock in self.acquired.drain(..).rev() {
+            let _ = self.file.unlock(lock);
+        }
+    }
+}
+
+/// Identity of a process for its lifetime, as dotlocks and journals have it. The head of the file
+/// shows its form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity(String);
 
 impl Identity {
-    /// A new one, of the process that `disk` says we are.
-    pub fn new<D: Disk>(disk: &D) -> Identity {
+    /// Returns a new identity for the process that `disk` belongs to.
+    pub fn new(disk: &dyn Disk) -> Identity {
         let random = RandomState::new().hash_one(SystemTime::now()) as u32;
-        Identity(format!("{} {} {random:08x} mailslot\n", disk.pid(), disk.place()))
+        Identity(format!("{} {} {random:08x} mailslot\n", disk.pid(), disk.pid_scope()))
     }
 
-    /// Of no process: for what is left to the next start on purpose.
+    /// Returns the identity of no process, for a journal that is left to the next start.
     pub fn none() -> Identity {
         Identity("0 nowhere 00000000 mailslot\n".into())
     }
 
-    /// As it was read from a lock or a journal, if it is complete.
+    /// Parses the line of a dotlock or a journal. Returns None if it is incomplete.
     pub fn parse(line: &[u8]) -> Option<Identity> {
         let text = std::str::from_utf8(line).ok()?;
         let fields = text.strip_suffix(" mailslot\n")?.split(' ').count();
         (fields == 3 && line.len() <= IDENTITY_MAX).then(|| Identity(text.to_owned()))
     }
 
-    /// The line, with its end.
+    /// Returns the line with its LF.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// Its process id.
+    /// Returns the process id.
     pub fn pid(&self) -> Option<u32> {
         self.field(0).parse().ok()
     }
 
-    /// A number that differs between boots, for marks that a reboot must void.
+    /// Returns a number that differs between boots, for marks that a reboot must invalidate.
     pub fn boot_mark(&self) -> u64 {
         let boot = self.field(1).split('/').next().unwrap_or_default();
-        // FNV-1a: the same for every process of a boot, which a hasher with random keys is not.
+        // FNV-1a, because every process of a boot must get the same number.
         boot.bytes()
             .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
 
-    /// Whether the process is known to be gone: same boot, same pid namespace, no such process.
-    pub fn is_gone<D: Disk>(&self, disk: &D) -> bool {
-        self.field(1) == disk.place() && self.pid().is_some_and(|pid| disk.is_gone(pid))
+    /// True if the process is certainly dead: same boot, same pid namespace, no such process.
+    pub fn is_dead(&self, disk: &dyn Disk) -> bool {
+        self.field(1) == disk.pid_scope() && self.pid().is_some_and(|pid| disk.is_dead(pid))
     }
 
     fn field(&self, n: usize) -> &str {
@@ -91,119 +160,111 @@ impl Identity {
     }
 }
 
-/// Longest identity line, in octets.
+/// Longest identity line in bytes.
 pub const IDENTITY_MAX: usize = 200;
 
-/// How an attempt to take a lock ended.
+/// Dotlocks of one mail directory.
 #[derive(Debug)]
-pub enum TryLock<T, B = String> {
-    /// It is ours.
-    Taken(T),
-    /// Somebody else holds it; who, for the log.
-    Busy(B),
-    /// It was left by this mailslot, which died: first recover what else it left, then try again.
-    Orphaned,
-}
-
-/// The dotlocks of one mail folder.
-#[derive(Debug)]
-pub struct DotlockDirectory<D: Disk> {
-    disk: Arc<D>,
+pub struct DotlockDirectory {
+    disk: Arc<dyn Disk>,
     directory: PathBuf,
     identity: Identity,
-    shared: Mutex<DotlockState>,
+    state: Mutex<DotlockState>,
 }
 
 #[derive(Debug, Default)]
 struct DotlockState {
-    /// The file that locks are links of, once it is made; and when its time was last set.
     link_source: Option<LinkSource>,
     /// Dead mailslots whose locks need not be respected.
     dead_owners: HashSet<Identity>,
+    /// Number of stale locks broken.
     broken: u64,
 }
 
+/// File that dotlocks are hard links of.
 #[derive(Clone, Debug)]
 struct LinkSource {
     path: PathBuf,
     ino: u64,
-    dirty: Instant,
+    touched: Instant,
 }
 
-/// A dotlock that is ours, until it is dropped.
+/// Dotlock of this process, held until this is dropped.
 #[derive(Debug)]
-pub struct Dotlock<D: Disk> {
-    disk: Arc<D>,
+pub struct Dotlock {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
     ino: u64,
     since: Instant,
 }
 
-impl<D: Disk> DotlockDirectory<D> {
-    /// For mailboxes in `directory`, taken in the name of `identity`.
-    pub fn new(disk: Arc<D>, directory: &Path, identity: Identity) -> DotlockDirectory<D> {
+impl DotlockDirectory {
+    /// Prepares to lock mailboxes in `directory` in the name of `identity`.
+    pub fn new(disk: Arc<dyn Disk>, directory: &Path, identity: Identity) -> DotlockDirectory {
         DotlockDirectory {
             disk,
             directory: directory.to_owned(),
             identity,
-            shared: Mutex::default(),
+            state: Mutex::default(),
         }
     }
 
-    /// Tries to take `mailbox.lock`; does not wait.
+    /// Tries to take `mailbox.lock`, breaking it once if it is stale.
     ///
     /// # Errors
-    /// The folder cannot be written to.
-    pub fn take(&self, mailbox: &Path) -> io::Result<TryLock<Dotlock<D>>> {
+    /// The directory cannot be written to.
+    pub fn try_lock(&self, mailbox: &Path) -> io::Result<TryLock<Dotlock>> {
         let mut path = mailbox.as_os_str().to_owned();
         path.push(".lock");
         let path = PathBuf::from(path);
-        let mut judged = None;
+        let mut broken = false;
         loop {
             match self.create(&path) {
                 Ok(ino) => {
                     let (disk, since) = (self.disk.clone(), Instant::now());
-                    return Ok(TryLock::Taken(Dotlock { disk, path, ino, since }));
+                    return Ok(TryLock::Acquired(Dotlock { disk, path, ino, since }));
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
                 Err(_) => {}
             }
-            // Once broken it is ours or the next one's.
-            if let Some(who) = judged {
-                return Ok(TryLock::Busy(who));
+            // After one stale lock is broken, the next lock is another process's.
+            if broken {
+                return Ok(TryLock::Contended("dotlock, just taken".into()));
             }
             match self.break_if_stale(&path)? {
-                TryLock::Taken(()) => judged = Some("dotlock, just taken".into()),
-                TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
-                TryLock::Orphaned => return Ok(TryLock::Orphaned),
+                TryLock::Acquired(()) => broken = true,
+                TryLock::Contended(owner) => return Ok(TryLock::Contended(owner)),
+                TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
             }
         }
     }
 
-    /// From now on every lock of `identity`, whose process is known to be dead, is stale.
+    /// Makes every lock of `identity`, whose process is dead, a stale one.
     pub fn mark_dead(&self, identity: Identity) {
-        self.shared().dead_owners.insert(identity);
+        self.state().dead_owners.insert(identity);
     }
 
-    /// Removes what dead mailslots left in the folder: their locks, and the files these were links
-    /// of. Dead are those that are buried, and those that are gone and for which `recovered` says
-    /// that nothing of theirs is left to recover.
-    pub fn sweep(&self, recovered: impl Fn(&Identity) -> bool) -> io::Result<()> {
-        for name in self.disk.list(&self.directory)? {
-            let link_source = name.strip_prefix(MASTER_PREFIX);
+    /// Removes from the directory the locks of dead mailslots and the files these were links of. A
+    /// mailslot counts as dead if it is marked so, or if its process is dead and `is_recovered`
+    /// says that nothing of it is left to recover.
+    pub fn remove_dead(&self, is_recovered: impl Fn(&Identity) -> bool) -> io::Result<()> {
+        for name in self.disk.read_directory(&self.directory)? {
+            let link_source = name.strip_prefix(LINK_SOURCE_PREFIX);
             if link_source.is_none() && !name.ends_with(".lock") {
                 continue;
             }
             let path = self.directory.join(&name);
-            let Ok(stat) = self.disk.look(&path) else { continue };
-            let holder = self.read(&path);
-            let dead = match (&holder, link_source) {
-                (Some(id), _) => self.is_buried(id) || id.is_gone(&*self.disk) && recovered(id),
-                // Killed before its line was written. Should its maker live on another host, it
-                // makes the file again.
+            let Ok(stat) = self.disk.lstat(&path) else { continue };
+            let owner = self.read(&path);
+            let dead = match (&owner, link_source) {
+                (Some(id), _) => {
+                    self.is_marked_dead(id) || id.is_dead(&*self.disk) && is_recovered(id)
+                }
+                // The process was killed before it wrote the line. If it lives on another host
+                // after all, it creates the file again.
                 (None, Some(rest)) => {
                     let pid = rest.split('-').next().and_then(|pid| pid.parse().ok());
-                    pid.is_some_and(|pid| self.disk.is_gone(pid))
+                    pid.is_some_and(|pid| self.disk.is_dead(pid))
                 }
                 (None, None) => false,
             };
@@ -211,81 +272,83 @@ impl<D: Disk> DotlockDirectory<D> {
                 continue;
             }
             if link_source.is_none() {
-                self.log_broken(&path, holder.as_ref(), &stat);
+                self.log_broken(&path, owner.as_ref(), &stat);
             }
             let _ = self.remove_same(&path, &stat);
         }
         Ok(())
     }
 
-    /// How many stale locks were broken so far.
+    /// Returns the number of stale locks broken so far.
     pub fn broken(&self) -> u64 {
-        self.shared().broken
+        self.state().broken
     }
 
-    /// Removes this process's own file; no lock may be held.
+    /// Removes this process's link source. No lock may be held.
     pub fn close(&self) {
-        if let Some(link_source) = self.shared().link_source.take() {
+        if let Some(link_source) = self.state().link_source.take() {
             let _ = self.disk.unlink(&link_source.path);
         }
     }
 
-    /// Makes the lock; its inode.
+    /// Creates the lock and returns its inode.
     fn create(&self, path: &Path) -> io::Result<u64> {
         let link_source = self.link_source()?;
         match self.disk.link(&link_source.path, path) {
             Ok(()) => Ok(link_source.ino),
-            // Our own file was swept away by a stranger: make it anew, once.
+            // Another program has removed our link source; recreate it once.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                self.shared().link_source = None;
+                self.state().link_source = None;
                 let link_source = self.link_source()?;
                 self.disk.link(&link_source.path, path).map(|()| link_source.ino)
             }
-            // A file system without hard links: created and filled, complete or judged by age.
-            Err(e) if no_links(&e) => self.write_new(path, false),
+            // Without hard links the lock is created and then filled. A crash in between leaves a
+            // lock that is stale by age alone.
+            Err(e) if has_no_links(&e) => self.write_new(path, false),
             Err(e) => Err(e),
         }
     }
 
-    /// The file that locks are links of, its time fresh enough that nobody judges them old.
+    /// Returns the link source, with a recent modification time so that no other program considers
+    /// our locks stale.
     fn link_source(&self) -> io::Result<LinkSource> {
-        let mut shared = self.shared();
-        if let Some(link_source) = &mut shared.link_source {
-            if link_source.dirty.elapsed() < TOUCH_EVERY {
+        let mut state = self.state();
+        if let Some(link_source) = &mut state.link_source {
+            if link_source.touched.elapsed() < TOUCH_INTERVAL {
                 return Ok(link_source.clone());
             }
             if let Ok(file) = self.disk.open(&link_source.path, OpenMode::Append)
                 && file.stat()?.ino == link_source.ino
             {
                 file.touch()?;
-                link_source.dirty = Instant::now();
+                link_source.touched = Instant::now();
                 return Ok(link_source.clone());
             }
         }
         let path = self.own_name("");
         match self.disk.unlink(&path) {
-            // Too old, or not what we made.
+            // It could not be touched, or is not the file that we created.
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
-        let link_source =
-            LinkSource { ino: self.write_new(&path, true)?, path, dirty: Instant::now() };
-        shared.link_source = Some(link_source.clone());
+        let ino = self.write_new(&path, true)?;
+        let link_source = LinkSource { path, ino, touched: Instant::now() };
+        state.link_source = Some(link_source.clone());
         Ok(link_source)
     }
 
-    /// The path of a file of our own. A pid alone is not ours alone: containers and hosts that
-    /// share the folder have the same.
-    fn own_name(&self, end: &str) -> PathBuf {
+    /// Returns the path of a file of this process. The pid alone would not do, because containers
+    /// and hosts that share the directory can have the same.
+    fn own_name(&self, suffix: &str) -> PathBuf {
         let (pid, process) = (self.identity.field(0), self.identity.field(2));
-        self.directory.join(format!("{MASTER_PREFIX}{pid}-{process}{end}"))
+        self.directory.join(format!("{LINK_SOURCE_PREFIX}{pid}-{process}{suffix}"))
     }
 
     fn write_new(&self, path: &Path, durable: bool) -> io::Result<u64> {
         let file = self.disk.open(path, OpenMode::Create { mode: 0o644, owner: None })?;
         let line = self.identity.as_bytes();
-        let made = (|| {
+        let written = (|| {
             if file.append(&[IoSlice::new(line)])? < line.len() {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -294,44 +357,44 @@ impl<D: Disk> DotlockDirectory<D> {
             }
             file.stat().map(|stat| stat.ino)
         })();
-        made.inspect_err(|_| drop(self.disk.unlink(path)))
+        written.inspect_err(|_| drop(self.disk.unlink(path)))
     }
 
-    /// The lock exists: is it stale? Taken: it was, and is broken.
+    /// Breaks the lock at `path` if it is stale. `Acquired` means that it is gone.
     fn break_if_stale(&self, path: &Path) -> io::Result<TryLock<()>> {
-        let stat = match self.disk.look(path) {
+        let stat = match self.disk.lstat(path) {
             Ok(stat) => stat,
-            // Gone in the meantime.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TryLock::Taken(())),
+            // Released in the meantime.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(TryLock::Acquired(())),
             Err(e) => return Err(e),
         };
-        let holder = self.read(path);
-        let stale = match &holder {
-            // The one writer never takes a lock that it has.
+        let owner = self.read(path);
+        let stale = match &owner {
+            // The writer never takes a lock that it holds, so this one was not removed on release.
             Some(id) if *id == self.identity => true,
-            Some(id) if self.is_buried(id) => true,
-            Some(id) if id.is_gone(&*self.disk) => return Ok(TryLock::Orphaned),
+            Some(id) if self.is_marked_dead(id) => true,
+            Some(id) if id.is_dead(&*self.disk) => return Ok(TryLock::OwnerDied),
             _ => self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS),
         };
         if stale {
-            self.log_broken(path, holder.as_ref(), &stat);
+            self.log_broken(path, owner.as_ref(), &stat);
             return Ok(match self.remove_same(path, &stat) {
-                Ok(()) => TryLock::Taken(()),
-                Err(e) => TryLock::Busy(format!("stale dotlock that cannot be removed: {e}")),
+                Ok(()) => TryLock::Acquired(()),
+                Err(e) => TryLock::Contended(format!("stale dotlock that cannot be removed: {e}")),
             });
         }
-        let pid = holder.and_then(|id| id.pid());
-        Ok(TryLock::Busy(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
+        let pid = owner.and_then(|id| id.pid());
+        Ok(TryLock::Contended(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
     }
 
-    fn log_broken(&self, path: &Path, holder: Option<&Identity>, stat: &Stat) {
+    fn log_broken(&self, path: &Path, owner: Option<&Identity>, stat: &Stat) {
         let age = SystemTime::now().duration_since(stat.modified).unwrap_or_default().as_secs();
-        events::lock_broken(path.display(), holder.and_then(Identity::pid), age);
-        self.shared().broken += 1;
+        events::lock_broken(path.display(), owner.and_then(Identity::pid), age);
+        self.state().broken += 1;
     }
 
-    fn is_buried(&self, id: &Identity) -> bool {
-        *id != self.identity && self.shared().dead_owners.contains(id)
+    fn is_marked_dead(&self, id: &Identity) -> bool {
+        *id != self.identity && self.state().dead_owners.contains(id)
     }
 
     fn read(&self, path: &Path) -> Option<Identity> {
@@ -341,63 +404,65 @@ impl<D: Disk> DotlockDirectory<D> {
         Identity::parse(line.get(..n)?)
     }
 
-    /// Age by the file system's clock, which on a network mount is not ours: that of a file made
-    /// now in the same folder. None if the file is not old by either clock.
+    /// Returns the age by the file system's clock, which on a network mount is not ours: it is read
+    /// off a file created now in the same directory. Returns None if the file is not old by our
+    /// clock, or the age is unknown.
     fn age(&self, stat: &Stat) -> Option<Duration> {
         SystemTime::now()
             .duration_since(stat.modified)
             .ok()
             .filter(|a| a.as_secs() > STALE_SECS)?;
         let probe = self.own_name("-clock");
-        let made = self.disk.open(&probe, OpenMode::Create { mode: 0o600, owner: None });
-        let now = made.and_then(|file| file.stat()).map(|s| s.modified);
+        let created = self.disk.open(&probe, OpenMode::Create { mode: 0o600, owner: None });
+        let now = created.and_then(|file| file.stat()).map(|s| s.modified);
         let _ = self.disk.unlink(&probe);
         now.ok()?.duration_since(stat.modified).ok()
     }
 
-    /// Removes `path` if it still is the file that was judged.
+    /// Removes `path` if it is still the file that `judged` describes.
     fn remove_same(&self, path: &Path, judged: &Stat) -> io::Result<()> {
         let file = match self.disk.open(path, OpenMode::Read) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // Unreadable (mode 000, another user's): the look below is all there is.
+            // Unreadable, such as another user's with mode 000: only the check below remains.
             Err(_) => None,
         };
         if let Some(file) = &file
             && !file.try_lock(FileLock::Flock)?
         {
-            return Ok(()); // another mailslot is breaking it
+            return Ok(()); // Another mailslot is breaking it.
         }
-        let now = match self.disk.look(path) {
+        let now = match self.disk.lstat(path) {
             Ok(now) => now,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        if (now.dev, now.ino, now.modified) != (judged.dev, judged.ino, judged.modified) {
+        if (now.id(), now.modified) != (judged.id(), judged.modified) {
             return Ok(());
         }
         match self.disk.unlink(path) {
-            // In a sticky folder only its owner may: who may lock a mailbox may do as much.
+            // In a sticky directory only the owner of the lock may remove it. A user who may lock a
+            // mailbox may as well remove the lock.
             Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
                 let owner = Owner { uid: now.uid, gid: now.gid };
-                let _acting = self.disk.impersonate(Some(owner))?;
+                let _guard = self.disk.impersonate(Some(owner))?;
                 self.disk.unlink(path)
             }
             result => result,
         }
     }
 
-    fn shared(&self) -> MutexGuard<'_, DotlockState> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, DotlockState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<D: Disk> Drop for Dotlock<D> {
+impl Drop for Dotlock {
     fn drop(&mut self) {
-        // Stopped for minutes (SIGSTOP, a suspended laptop) our lock may have been broken, and the
-        // name may now be somebody else's.
-        if self.since.elapsed() > TOUCH_EVERY
-            && !self.disk.look(&self.path).is_ok_and(|now| now.ino == self.ino)
+        // If this process was stopped for minutes (SIGSTOP, a suspended laptop), the lock may have
+        // been broken, and the name may now be another program's lock.
+        if self.since.elapsed() > TOUCH_INTERVAL
+            && !self.disk.lstat(&self.path).is_ok_and(|now| now.ino == self.ino)
         {
             events::lock_lost(self.path.display());
             return;
@@ -410,14 +475,14 @@ impl<D: Disk> Drop for Dotlock<D> {
     }
 }
 
-fn no_links(e: &io::Error) -> bool {
+fn has_no_links(e: &io::Error) -> bool {
     matches!(
         Errno::from_raw(e.raw_os_error().unwrap_or_default()),
         Errno::EPERM | Errno::ENOTSUP | Errno::EMLINK | Errno::ENOSYS | Errno::EXDEV
     )
 }
 
-/// Names of our own files in the mail folder; no mailbox begins with a dot.
-const MASTER_PREFIX: &str = ".mailslot-";
-/// Others judge our locks by the time of the file they are links of.
-const TOUCH_EVERY: Duration = Duration::from_secs(60);
+/// Prefix of the names of mailslot's own files in the mail directory. No mailbox begins with a dot.
+const LINK_SOURCE_PREFIX: &str = ".mailslot-";
+/// Interval after which the modification time of the link source is renewed.
+const TOUCH_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,282 +1,315 @@
-//! One mailbox while it is ours: locked, looked at, appended to, cut back, let go.
+//! A locked mailbox, or a locked new entry of the queue: checked, appended to, truncated, released.
 //!
-//! The order is that of every careful mailer: dotlock, open, fcntl, flock; then look, with all
-//! locks held, whether the name still leads to the file that was opened. None of the locks is
-//! waited for while another is held: if one is busy all are let go, and the writer tries again
-//! later.
+//! The order is that of every careful mailer: dotlock, open, fcntl, flock. After that, with all
+//! locks held, the name must still lead to the file that was opened. None of the locks is waited
+//! for. If one is contended, all are released, and the writer tries again later.
 //!
-//! The mailbox itself is opened, created and removed as its owner (`privilege.rs`), the dotlock is
-//! mailslot's own: fs.protected_hardlinks forbids to link somebody else's file, and a sticky folder
-//! to remove one. What is open can be read, written and synced by whoever has the descriptor, and
-//! counts against the quota of the file's owner.
+//! The mailbox itself is opened, created and removed as its owner (`process/privilege/`). The
+//! dotlock is mailslot's own, because fs.protected_hardlinks forbids a link to another user's file,
+//! and a sticky directory forbids removing one. A file that is open can be read, written and synced
+//! whatever the identity, and counts against the quota of its owner.
 
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
-use super::journal::BLOCK;
-use super::locks::{Dotlock, DotlockDirectory, TryLock};
-use super::{DeferReason, DeliveryError, Locks, Outcome};
-use crate::message::{Content, MailboxName, Owner, QUEUE_FOLDER};
+use super::disk::{BLOCK, Disk, DiskFile, FileKind, OpenMode, Stat, write_all};
+use super::locks::{Dotlock, DotlockDirectory, FileLockGuard, Locks, TryLock};
+use super::mbox::{MESSAGE_END, MailboxCopy};
+use super::outcome::{DeferReason, DeliveryError};
+use crate::message::{Content, DestinationFile, Owner, QUEUE_DIRECTORY};
 
-/// The mail folder: where mailboxes are and how they are locked and made.
+/// Policy for mailboxes and entries of the queue: their directories, locks, limit and ownership.
 #[derive(Debug)]
-pub struct MailboxStore<D: Disk> {
-    /// The disk it is on.
-    pub disk: Arc<D>,
-    /// Its path.
-    pub path: PathBuf,
-    /// The spool, which has the queue.
-    pub spool: PathBuf,
-    /// Its dotlocks.
-    pub dotlocks: DotlockDirectory<D>,
-    /// Which locks are taken.
+pub struct MailboxStore {
+    /// Disk of both directories.
+    pub disk: Arc<dyn Disk>,
+    /// Directories of the destinations.
+    pub directories: DestinationDirectories,
+    /// Dotlocks of the mail directory.
+    pub dotlocks: DotlockDirectory,
+    /// Locks to take on a mailbox.
     pub locks: Locks,
-    /// The largest mailbox, in octets.
+    /// Largest size of a mailbox in bytes.
     pub limit: Option<u64>,
-    /// The uid that mailboxes without an owner of their own must have: whoever runs mailslot.
+    /// Owner of mailboxes that have no owner of their own: the user that mailslot runs as.
     pub uid: u32,
-    /// The folder's group, if it is group `mail`: new mailboxes are then 0660 USER:mail, by Debian
-    /// Policy 11.6; else they are 0600.
+    /// Group `mail` if the mail directory has it. New mailboxes are then 0660 USER:mail, as in
+    /// Debian Policy 11.6, and 0600 otherwise.
     pub group: Option<u32>,
 }
 
-/// A mailbox's file, which may be kept open when the mailbox is let go.
-type SharedFile<D> = Arc<<D as Disk>::File>;
-
-/// A mailbox's file that is open, and as it was then.
-#[derive(Debug)]
-pub struct OpenMailbox<D: Disk> {
-    /// The file.
-    pub file: SharedFile<D>,
-    /// Of when it was opened.
-    pub stat: Stat,
+/// Directories that destinations are in.
+#[derive(Clone, Debug)]
+pub struct DestinationDirectories {
+    /// Directory of the mailboxes.
+    pub mail: PathBuf,
+    /// Directory of the queue's entries.
+    pub queue: PathBuf,
 }
 
-/// A mailbox's file, locked and looked at.
-struct LockedFile<D: Disk> {
-    locked: FileLockGuard<D>,
-    stat: Stat,
-    made: bool,
-}
+impl DestinationDirectories {
+    /// Returns the directories for a mail directory and a spool.
+    pub fn new(mail: PathBuf, spool: &Path) -> DestinationDirectories {
+        DestinationDirectories { mail, queue: spool.join(QUEUE_DIRECTORY) }
+    }
 
-/// The locks that an open file carries, until this is dropped. The file may stay open, to be
-/// synced or for the next message, so its locks are given back in so many words.
-#[derive(Debug)]
-struct FileLockGuard<D: Disk> {
-    file: SharedFile<D>,
-    taken: Vec<FileLock>,
-}
-
-impl<D: Disk> Drop for FileLockGuard<D> {
-    fn drop(&mut self) {
-        for lock in self.taken.drain(..).rev() {
-            let _ = self.file.unlock(lock);
+    /// Returns the path of a destination.
+    pub fn path_of(&self, file: &DestinationFile) -> PathBuf {
+        match file {
+            DestinationFile::Mailbox(name) => self.mail.join(name.as_str()),
+            DestinationFile::QueueEntry(id) => self.queue.join(id.as_str()),
         }
     }
-}
 
-/// A mailbox that nobody else may touch, until this is dropped.
-#[derive(Debug)]
-pub struct LockedMailbox<D: Disk> {
-    /// Its name.
-    pub name: MailboxName,
-    /// As it was found.
-    pub stat: Stat,
-    /// Its length now, in octets.
-    pub len: u64,
-    /// Line ends that are missing at its end before a From_ line may follow: 0 to 2.
-    pub repair: usize,
-    /// It did not exist.
-    pub made: bool,
-    disk: Arc<D>,
-    path: PathBuf,
-    /// Given back in this order.
-    locked: FileLockGuard<D>,
-    _dotlock: Option<Dotlock<D>>,
-    /// As whom it is opened.
-    owner: Option<Owner>,
-}
-
-impl<D: Disk> MailboxStore<D> {
-    /// The path of a mailbox, or of an entry of the queue.
-    pub fn path_of(&self, name: &MailboxName) -> PathBuf {
-        let directory = if name.queue_id().is_some() { &self.spool } else { &self.path };
-        directory.join(name.as_str())
-    }
-
-    /// Makes it durable that these names are there: the folders that have them.
+    /// Makes the names of `files` durable: syncs the directories that contain them.
     pub fn sync_names<'a>(
         &self,
-        names: impl IntoIterator<Item = &'a MailboxName>,
+        disk: &dyn Disk,
+        files: impl IntoIterator<Item = &'a DestinationFile>,
     ) -> io::Result<()> {
-        sync_folders(&*self.disk, &self.path, &self.spool, names)
+        let (mut mail, mut queue) = (false, false);
+        for file in files {
+            match file {
+                DestinationFile::Mailbox(_) => mail = true,
+                DestinationFile::QueueEntry(_) => queue = true,
+            }
+        }
+        if mail {
+            disk.sync_directory(&self.mail)?;
+        }
+        if queue {
+            disk.sync_directory(&self.queue)?;
+        }
+        Ok(())
+    }
+}
+
+/// Open file of a mailbox, kept after the locks are released.
+#[derive(Clone, Debug)]
+pub struct OpenMailbox {
+    /// The file.
+    pub file: Arc<dyn DiskFile>,
+    /// Its metadata when it was opened.
+    pub stat: Stat,
+}
+
+/// Open and locked file, checked to be the mailbox.
+struct LockedFile {
+    guard: FileLockGuard,
+    stat: Stat,
+    created: bool,
+}
+
+/// Mailbox, locked until this is dropped.
+#[derive(Debug)]
+pub struct LockedMailbox {
+    /// Destination that the file belongs to.
+    pub name: DestinationFile,
+    /// Metadata of the file when it was locked.
+    pub stat: Stat,
+    /// Current length in bytes.
+    pub len: u64,
+    /// Number of LFs, 0 to 2, that are missing at the end before a From_ line may follow.
+    pub missing_newlines: usize,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    /// Owner to impersonate when the file is opened or removed.
+    owner: Option<Owner>,
+    created: bool,
+    // Fields are dropped in order, so the kernel locks are released before the dotlock.
+    guard: FileLockGuard,
+    _dotlock: Option<Dotlock>,
+}
+
+impl MailboxStore {
+    /// Returns the path of a destination.
+    pub fn path_of(&self, file: &DestinationFile) -> PathBuf {
+        self.directories.path_of(file)
     }
 
-    /// Locks `name` and looks at it; creates it if it is missing. Does not wait.
+    /// Makes the names of `files` durable.
+    pub fn sync_names<'a>(
+        &self,
+        files: impl IntoIterator<Item = &'a DestinationFile>,
+    ) -> io::Result<()> {
+        self.directories.sync_names(&*self.disk, files)
+    }
+
+    /// Returns the largest size that a destination may have.
+    pub fn limit_of(&self, file: &DestinationFile) -> Option<u64> {
+        match file {
+            DestinationFile::Mailbox(_) => self.limit,
+            DestinationFile::QueueEntry(_) => None,
+        }
+    }
+
+    /// Returns the locks for a destination.
+    fn locks_of(&self, file: &DestinationFile) -> Locks {
+        match file {
+            DestinationFile::Mailbox(_) => self.locks,
+            // Only the queue's own thread reads an entry, and flock keeps it away.
+            DestinationFile::QueueEntry(_) => Locks::FLOCK,
+        }
+    }
+
+    /// Locks `name` and checks it. Creates it if it is missing. Does not wait.
     ///
-    /// `known` is the file as it was opened for an earlier message: it is taken if the name still
-    /// leads to it and nobody has changed since who may write to it.
+    /// `open` is the file as it was opened for an earlier message. It is used again if the name
+    /// still leads to it with the same owner and permissions.
     ///
     /// # Errors
-    /// The mailbox is not one that may be written to, or a call failed.
-    pub fn take(
+    /// The mailbox must not be written to, or a call failed.
+    pub fn try_lock(
         &self,
-        name: &MailboxName,
+        name: &DestinationFile,
         owner: Option<Owner>,
-        known: Option<&OpenMailbox<D>>,
-    ) -> Result<TryLock<LockedMailbox<D>>, DeliveryError> {
+        open: Option<&OpenMailbox>,
+    ) -> Result<TryLock<LockedMailbox>, DeliveryError> {
         let path = self.path_of(name);
-        // Only the queue's own thread reads an entry of the queue, and flock keeps it off.
-        let queued = name.queue_id().is_some();
-        let locks = if queued { QUEUE_LOCKS } else { self.locks };
+        let locks = self.locks_of(name);
         let dotlock = if locks.dotlock {
-            match self.dotlocks.take(&path).map_err(|e| DeliveryError::io("dotlock", e))? {
-                TryLock::Taken(lock) => Some(lock),
-                TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
-                TryLock::Orphaned => return Ok(TryLock::Orphaned),
+            match self.dotlocks.try_lock(&path).map_err(|e| DeliveryError::io("dotlock", e))? {
+                TryLock::Acquired(lock) => Some(lock),
+                TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
+                TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
             }
         } else {
             None
         };
         let owner = owner.map(|o| Owner { gid: self.group.unwrap_or(o.gid), ..o });
-        // On a network file system it is the fcntl lock that makes an open file's length true.
-        let known = known.filter(|_| locks.fcntl);
-        // Of a user who is another by now it is not the mailbox.
         let uid = owner.map_or(self.uid, |o| o.uid);
-        let known = known.filter(|known| known.stat.uid == uid);
-        let found = match known.map(|known| self.lock_known(&path, known, locks)).transpose()? {
-            Some(TryLock::Taken(Some(found))) => found,
-            Some(TryLock::Busy(who)) => return Ok(TryLock::Busy(who)),
-            Some(TryLock::Taken(None) | TryLock::Orphaned) | None => {
+        // Only under the fcntl lock is the length of an open file correct on a network file system.
+        // And the user's uid may have changed since the file was opened.
+        let open = open.filter(|open| locks.fcntl && open.stat.uid == uid);
+        let locked = match open.map(|open| self.lock_open(&path, open, locks)).transpose()? {
+            Some(TryLock::Acquired(Some(locked))) => locked,
+            Some(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
+            Some(TryLock::Acquired(None) | TryLock::OwnerDied) | None => {
                 match self.lock_named(&path, owner, locks)? {
-                    TryLock::Taken(found) => found,
-                    TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
-                    TryLock::Orphaned => return Ok(TryLock::Orphaned),
+                    TryLock::Acquired(locked) => locked,
+                    TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
+                    TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
                 }
             }
         };
-        let LockedFile { locked, stat, made } = found;
-        let repair =
-            missing_line_ends(&*locked.file, stat.len).map_err(|e| DeliveryError::io("read", e))?;
-        Ok(TryLock::Taken(LockedMailbox {
+        let LockedFile { guard, stat, created } = locked;
+        let missing_newlines = count_missing_newlines(&**guard.file(), stat.len)
+            .map_err(|e| DeliveryError::io("read", e))?;
+        Ok(TryLock::Acquired(LockedMailbox {
             name: name.clone(),
             stat,
             len: stat.len,
-            repair,
-            made,
+            missing_newlines,
             disk: self.disk.clone(),
             path,
-            locked,
-            _dotlock: dotlock,
             owner,
+            created,
+            guard,
+            _dotlock: dotlock,
         }))
     }
 
-    /// Locks a file that is open already. None: it is no longer the mailbox, or not as it was.
-    fn lock_known(
+    /// Locks a file that is open already. Returns None if it is no longer the mailbox, or its owner
+    /// or permissions have changed.
+    fn lock_open(
         &self,
         path: &Path,
-        known: &OpenMailbox<D>,
+        open: &OpenMailbox,
         locks: Locks,
-    ) -> Result<TryLock<Option<LockedFile<D>>>, DeliveryError> {
-        let locked = match lock::<D>(&known.file, locks)? {
-            TryLock::Taken(locked) => locked,
-            TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
-            TryLock::Orphaned => return Ok(TryLock::Orphaned),
+    ) -> Result<TryLock<Option<LockedFile>>, DeliveryError> {
+        let guard = match lock_file(open.file.clone(), locks)? {
+            TryLock::Acquired(guard) => guard,
+            TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
+            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
         };
-        // The name, since it is the name that others change; and it tells the length as well.
-        let same = self.disk.look(path).ok().filter(|now| now.is_like(&known.stat));
-        Ok(TryLock::Taken(same.map(|stat| LockedFile { locked, stat, made: false })))
+        // The metadata is that of the name, because other programs replace the file under it.
+        let stat = self.disk.lstat(path).ok().filter(|now| now.has_same_access(&open.stat));
+        Ok(TryLock::Acquired(stat.map(|stat| LockedFile { guard, stat, created: false })))
     }
 
-    /// Opens what the name leads to, or makes it, and locks it.
+    /// Opens the file that the name leads to, or creates it, and locks it.
     fn lock_named(
         &self,
         path: &Path,
         owner: Option<Owner>,
         locks: Locks,
-    ) -> Result<TryLock<LockedFile<D>>, DeliveryError> {
-        let Some((file, made)) = self.open(path, owner)? else {
-            return Ok(TryLock::Busy("just made".into()));
+    ) -> Result<TryLock<LockedFile>, DeliveryError> {
+        let Some((file, created)) = self.open(path, owner)? else {
+            return Ok(TryLock::Contended("just created".into()));
         };
-        let locked = match lock::<D>(&file, locks)? {
-            TryLock::Taken(locked) => locked,
-            TryLock::Busy(who) => return Ok(TryLock::Busy(who)),
-            TryLock::Orphaned => return Ok(TryLock::Orphaned),
+        let guard = match lock_file(file, locks)? {
+            TryLock::Acquired(guard) => guard,
+            TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
+            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
         };
         let uid = owner.map_or(self.uid, |o| o.uid);
-        let stat = file.stat().map_err(|e| DeliveryError::io("stat", e))?;
-        match self.disk.look(path) {
-            Ok(named) if (named.dev, named.ino) == (stat.dev, stat.ino) => {}
-            // Replaced or removed while we opened and locked: the new one is another attempt's.
+        let stat = guard.file().stat().map_err(|e| DeliveryError::io("stat", e))?;
+        match self.disk.lstat(path) {
+            Ok(named) if named.id() == stat.id() => {}
+            // Another program replaced or removed the file between open and lock. The next attempt
+            // opens the new one.
             Ok(named) => {
-                check(&named, uid)?;
-                return Ok(TryLock::Busy("replaced".into()));
+                check_access(&named, uid)?;
+                return Ok(TryLock::Contended("replaced".into()));
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Ok(TryLock::Busy("removed".into()));
+                return Ok(TryLock::Contended("removed".into()));
             }
             Err(e) => return Err(DeliveryError::io("stat", e)),
         }
-        check(&stat, uid)?;
-        Ok(TryLock::Taken(LockedFile { locked, stat, made }))
+        check_access(&stat, uid)?;
+        Ok(TryLock::Acquired(LockedFile { guard, stat, created }))
     }
 
-    /// The open file, and whether it was made just now. None: somebody else made it meanwhile.
+    /// Returns the open file, and whether this call created it. Returns None if another program
+    /// created it between the two attempts.
+    #[allow(clippy::type_complexity)]
     fn open(
         &self,
         path: &Path,
         owner: Option<Owner>,
-    ) -> Result<Option<(SharedFile<D>, bool)>, DeliveryError> {
-        let _acting =
+    ) -> Result<Option<(Arc<dyn DiskFile>, bool)>, DeliveryError> {
+        let _guard =
             self.disk.impersonate(owner).map_err(|e| DeliveryError::io("act as its owner", e))?;
         match self.disk.open(path, OpenMode::Append) {
-            Ok(file) => return Ok(Some((Arc::new(file), false))),
+            Ok(file) => return Ok(Some((file, false))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(DeliveryError::io("open", e)),
         }
         let mode = if self.group.is_some() && owner.is_some() { 0o660 } else { 0o600 };
         match self.disk.open(path, OpenMode::Create { mode, owner }) {
-            Ok(file) => Ok(Some((Arc::new(file), true))),
+            Ok(file) => Ok(Some((file, true))),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(None),
             Err(e) => Err(DeliveryError::io("create", e)),
         }
     }
 }
 
-impl<D: Disk> LockedMailbox<D> {
-    /// Returns its path.
-    pub fn path(&self) -> &Path {
-        &self.path
+impl LockedMailbox {
+    /// Returns the open file, which may outlive the locks.
+    pub fn file(&self) -> &Arc<dyn DiskFile> {
+        self.guard.file()
     }
 
-    /// The open file. It may outlive the locks.
-    pub fn file(&self) -> &SharedFile<D> {
-        &self.locked.file
-    }
-
-    /// Appends the line ends that are missing, then `parts`, `content` and a blank line. Returns
-    /// how many octets that were.
+    /// Appends `copy`, which must have been made for the current `missing_newlines`.
     ///
     /// # Errors
-    /// Part of it may have been written: the caller cuts back.
-    pub fn append(&mut self, parts: [&[u8]; 2], content: &Content) -> io::Result<u64> {
-        let before = self.len;
-        let ends = &b"\n\n"[..self.repair.min(2)];
-        match content {
-            Content::Memory(bytes) => {
-                self.write(&[ends, parts[0], parts[1], bytes, b"\n"])?;
+    /// A part of it may have been written. The caller truncates the mailbox.
+    pub fn append(&mut self, copy: &MailboxCopy<'_>) -> io::Result<()> {
+        let [separator, head, own_field] = copy.before_content();
+        match copy.content() {
+            Content::Memory(content) => {
+                self.write(&[separator, head, own_field, content, MESSAGE_END])?;
             }
             Content::File(file, octets) => {
-                self.append_large([ends, parts[0], parts[1]].concat(), file, *octets)?;
+                self.append_large([separator, head, own_field].concat(), file, *octets)?;
             }
         }
-        self.repair = 0;
-        Ok(self.len - before)
+        self.missing_newlines = 0;
+        Ok(())
     }
 
     /// Appends `head`, the content in `file` and a blank line, in writes that end where blocks of
@@ -289,7 +322,7 @@ impl<D: Disk> LockedMailbox<D> {
             let n = ((from + PIECE) / BLOCK * BLOCK - from).min(octets - at);
             let filled = buf.len();
             buf.resize(filled + n as usize, 0);
-            file.read_exact_at(buf.get_mut(filled..).unwrap_or_default(), at)?;
+            FileExt::read_exact_at(file, buf.get_mut(filled..).unwrap_or_default(), at)?;
             at += n;
             if at == octets {
                 buf.push(b'\n');
@@ -300,9 +333,9 @@ impl<D: Disk> LockedMailbox<D> {
         }
     }
 
-    /// Appends all of `parts`, in as few calls as the system takes.
-    pub fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
-        let (file, len) = (&self.locked.file, &mut self.len);
+    /// Appends all of `parts`, in as few calls as the system allows.
+    fn write(&mut self, parts: &[&[u8]]) -> io::Result<()> {
+        let (file, len) = (self.guard.file(), &mut self.len);
         write_all(parts, |rest| {
             let n = file.append(rest)?;
             *len += n as u64;
@@ -310,106 +343,78 @@ impl<D: Disk> LockedMailbox<D> {
         })
     }
 
-    /// The same file once more, for writing at given offsets.
+    /// Returns the path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens the same file again, for writing at given offsets.
     ///
     /// # Errors
     /// It cannot be opened.
-    pub fn rewritable(&self) -> io::Result<D::File> {
-        let _acting = self.disk.impersonate(self.owner)?;
+    pub fn reopen_for_writing(&self) -> io::Result<Arc<dyn DiskFile>> {
+        let _guard = self.disk.impersonate(self.owner)?;
         self.disk.open(&self.path, OpenMode::Write)
     }
 
-    /// Finds anew what is missing at the end.
-    pub fn look_at_end(&mut self) -> io::Result<()> {
-        self.repair = missing_line_ends(&**self.file(), self.len)?;
+    /// Counts again what is missing at the end.
+    pub fn update_missing_newlines(&mut self) -> io::Result<()> {
+        self.missing_newlines = count_missing_newlines(&**self.file(), self.len)?;
         Ok(())
     }
 
-    /// Cuts the mailbox back to `len`; `repair` is what was missing at that end.
+    /// Truncates the mailbox to `len`, where `missing_newlines` were missing.
     ///
-    /// Durably: a power loss that undid the cut alone would leave the tail of what was cut off
-    /// behind what is appended next.
-    pub fn cut_back(&mut self, len: u64, repair: usize) -> io::Result<()> {
+    /// The new length is synced. Otherwise a power loss could undo the truncation alone and leave
+    /// the removed data before what is appended next.
+    pub fn truncate(&mut self, len: u64, missing_newlines: usize) -> io::Result<()> {
         self.file().set_len(len)?;
-        (self.len, self.repair) = (len, repair);
+        (self.len, self.missing_newlines) = (len, missing_newlines);
         self.file().sync()
     }
 }
 
-impl<D: Disk> Drop for LockedMailbox<D> {
-    /// A mailbox that would not exist without us, and is still empty, goes. Then the locks.
+impl Drop for LockedMailbox {
+    /// Removes a mailbox that this attempt created if nothing was written to it.
     fn drop(&mut self) {
-        if self.made && self.file().stat().is_ok_and(|stat| stat.len == 0) {
-            let _ = self.disk.impersonate(self.owner).map(|_acting| self.disk.unlink(&self.path));
+        if self.created && self.file().stat().is_ok_and(|stat| stat.len == 0) {
+            let _ = self.disk.impersonate(self.owner).map(|_guard| self.disk.unlink(&self.path));
         }
     }
 }
 
-/// Takes both locks of an open file, or neither.
-fn lock<D: Disk>(
-    file: &SharedFile<D>,
+fn lock_file(
+    file: Arc<dyn DiskFile>,
     locks: Locks,
-) -> Result<TryLock<FileLockGuard<D>>, DeliveryError> {
-    let mut locked = FileLockGuard { file: file.clone(), taken: Vec::with_capacity(2) };
-    for (wanted, lock) in [(locks.fcntl, FileLock::Fcntl), (locks.flock, FileLock::Flock)] {
-        if !wanted {
-            continue;
-        }
-        if !file.try_lock(lock).map_err(|e| DeliveryError::io("lock", e))? {
-            return Ok(TryLock::Busy(format!("{lock:?} lock").to_lowercase()));
-        }
-        locked.taken.push(lock);
-    }
-    Ok(TryLock::Taken(locked))
+) -> Result<TryLock<FileLockGuard>, DeliveryError> {
+    FileLockGuard::try_lock(file, locks).map_err(|e| DeliveryError::io("lock", e))
 }
 
-/// Makes it durable that `names` are there: in the mail folder, or in the queue.
-pub fn sync_folders<'a, D: Disk>(
-    disk: &D,
-    mail: &Path,
-    spool: &Path,
-    names: impl IntoIterator<Item = &'a MailboxName>,
-) -> io::Result<()> {
-    let (mut mailboxes, mut entries) = (false, false);
-    for name in names {
-        match name.queue_id() {
-            None => mailboxes = true,
-            Some(_) => entries = true,
-        }
-    }
-    if mailboxes {
-        disk.sync_folder(mail)?;
-    }
-    if entries {
-        disk.sync_folder(&spool.join(QUEUE_FOLDER))?;
-    }
-    Ok(())
-}
-
-/// Whether mail may be appended to what `stat` tells of: a regular file, one link, `uid`'s.
+/// Checks that mail may be appended to the file: it is regular, has one link, and belongs to `uid`.
 ///
-/// A link or somebody else's file would let its maker choose what we write to, or read what we
-/// wrote.
-pub fn check(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
-    let wrong = match stat.kind {
+/// The maker of a link or of another user's file could choose the file that mailslot writes to, or
+/// read the mail.
+pub fn check_access(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
+    let text = match stat.kind {
         FileKind::Regular if stat.links > 1 => format!("has {} hard links", stat.links),
         FileKind::Regular if stat.uid != uid => format!("belongs to uid {}, not {uid}", stat.uid),
         FileKind::Regular => return Ok(()),
-        FileKind::Directory => "is a folder".into(),
+        FileKind::Directory => "is a directory".into(),
         FileKind::Symlink => "is a symbolic link".into(),
         FileKind::Other => "is not a regular file".into(),
     };
-    Err(DeliveryError::new(Outcome::Later(DeferReason::Unusable), wrong))
+    Err(DeliveryError::deferred(DeferReason::Unusable, text))
 }
 
-/// How many line ends are missing before the next From_ line: a mailbox ends in an empty line.
-fn missing_line_ends<F: DiskFile>(file: &F, len: u64) -> io::Result<usize> {
+/// Counts the LFs that are missing before the next From_ line, because a mailbox ends with an empty
+/// line.
+fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
     if len == 0 {
         return Ok(0);
     }
     let mut end = [0; 2];
     let want = if len == 1 { 1 } else { 2 };
-    read_exact_at(file, &mut end[..want], len - want as u64)?;
+    file.read_exact_at(&mut end[..want], len - want as u64)?;
     Ok(match (&end[..want], want) {
         ([b'\n', b'\n'], _) => 0,
         ([.., b'\n'], _) => 1,
@@ -417,52 +422,5 @@ fn missing_line_ends<F: DiskFile>(file: &F, len: u64) -> io::Result<usize> {
     })
 }
 
-/// Fills `buf` from `offset`.
-pub fn read_exact_at<F: DiskFile>(file: &F, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !buf.is_empty() {
-        match file.read_at(buf, offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) => {
-                buf = buf.get_mut(n..).unwrap_or_default();
-                offset += n as u64;
-            }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// Writes all of `parts` from `offset`, in as few calls as the system takes.
-pub fn write_all_at<F: DiskFile>(file: &F, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
-    write_all(parts, |rest| {
-        let n = file.write_at(rest, offset)?;
-        offset += n as u64;
-        Ok(n)
-    })
-}
-
-/// Calls `write` until all of `parts` is written or it fails.
-fn write_all(
-    parts: &[&[u8]],
-    mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-) -> io::Result<()> {
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
-    let mut rest = &mut slices[..];
-    while rest.iter().any(|s| !s.is_empty()) {
-        // IOV_MAX is 1024 on every system of today.
-        let some = rest.len().min(1024);
-        match write(rest.get(..some).unwrap_or_default()) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
-}
-
-/// The locks of an entry of the queue.
-const QUEUE_LOCKS: Locks = Locks { dotlock: false, fcntl: false, flock: true };
 /// How much of a large message is written at once, in octets, up to the next block's end.
 const PIECE: u64 = 64 * 1024;

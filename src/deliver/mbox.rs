@@ -15,20 +15,20 @@
 //! From ...
 //! ```
 //!
-//! - A mailbox is empty, or messages one after the other. Each begins with its From_ line, at the
-//!   start of the file or behind an empty line, and ends with an empty line of its own.
-//! - Lines end in LF. They have any length and hold any octets but LF.
+//! - A mailbox is empty, or consists of messages. Each begins with its From_ line, at the start of
+//!   the file or after an empty line, and ends with an empty line.
+//! - Lines end in LF. They have any length and contain any byte but LF.
 //! - A From_ line is `From `, the reverse-path without brackets, a blank, and the time of arrival
-//!   in UTC in exactly 24 characters (asctime's form, the day padded by a blank). In the sender
-//!   each blank, control and non-ASCII character is a hyphen; the null reverse-path is
-//!   MAILER-DAEMON.
-//! - No other line begins with `From `: one that reads `>*From ` got one more `>` when it was
+//!   in UTC in exactly 24 characters (the form of asctime, with the day padded by a blank). Each
+//!   blank, control and non-ASCII character of the sender is replaced by a hyphen. The null
+//!   reverse-path is written as MAILER-DAEMON.
+//! - No other line begins with `From `: a line that reads `>*From ` gets one more `>` when it is
 //!   stored, in the header (`From : joe`, an old form of the field) as in the body. So the quoting
-//!   can be undone, and [`unquote`] does. It is put on by
-//!   [`ContentBuilder`](crate::message::ContentBuilder) as the lines come in.
-//! - No length is written down and none is believed: Content-Length does not get in.
+//!   can be undone by [`unquote`]. [`ContentBuilder`](crate::message::ContentBuilder) adds it while
+//!   the lines arrive.
+//! - No length is written, and none is trusted: Content-Length is removed.
 //!
-//! This file knows the words, not the disk.
+//! This file contains no call on a file.
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -36,18 +36,71 @@ use jiff::tz::TimeZone;
 
 use crate::message::needs_from_quoting;
 use crate::message::trace;
+use crate::message::{Content, Destination, Message};
 use crate::smtp::ReversePath;
 
-/// What a message begins with in every mailbox: the From_ line and the Return-Path line.
+/// One copy of a message, as it is appended to a mailbox or written as an entry of the queue.
+///
+/// ```text
+///                                   LFs that the message before lacks: 0 to 2
+/// From smith@example.org Tue ...    Message::head, from `head` below
+/// Return-Path: <smith@example.org>
+/// Delivered-To: jones@example.com   Destination::own_field; an entry of the queue has its envelope
+/// Received: from ...                Message::content, from ContentBuilder, which adds Received,
+/// Subject: lunch                    removes some fields and quotes `From `
+/// ...
+///                                   the empty line that ends the message
+/// ```
+#[derive(Debug)]
+pub struct MailboxCopy<'a> {
+    separator: &'static [u8],
+    head: &'a [u8],
+    own_field: Vec<u8>,
+    content: &'a Content,
+}
+
+/// Empty line that ends a message.
+pub const MESSAGE_END: &[u8] = b"\n";
+
+impl<'a> MailboxCopy<'a> {
+    /// Puts together the copy of `message` for `to`, to follow a message that lacks
+    /// `missing_newlines` of the two LFs at its end.
+    pub fn new(message: &'a Message, to: &Destination, missing_newlines: usize) -> MailboxCopy<'a> {
+        MailboxCopy {
+            separator: &b"\n\n"[..missing_newlines.min(2)],
+            head: &message.head,
+            own_field: to.own_field(),
+            content: &message.content,
+        }
+    }
+
+    /// Returns what comes before the content.
+    pub fn before_content(&self) -> [&[u8]; 3] {
+        [self.separator, self.head, &self.own_field]
+    }
+
+    /// Returns the content, which [`MESSAGE_END`] follows.
+    pub fn content(&self) -> &'a Content {
+        self.content
+    }
+
+    /// Returns the length in bytes.
+    pub fn size(&self) -> u64 {
+        let before: usize = self.before_content().iter().map(|part| part.len()).sum();
+        (before + MESSAGE_END.len()) as u64 + self.content.size()
+    }
+}
+
+/// Returns the From_ line and the Return-Path field, with which every copy of a message begins.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let mut head = from_line(sender, unix_seconds);
     head.extend(trace::return_path_line(sender));
     head
 }
 
-/// The From_ line, with its LF: `From smith@example.org Tue Jul  1 08:52:37 2025`.
+/// Returns the From_ line with its LF: `From smith@example.org Tue Jul  1 08:52:37 2025`.
 ///
-/// A clock before 1970 or beyond the year 9999 is taken for the nearest time in between, so that
+/// A time before 1970 or after the year 9999 is replaced by the nearest time in between, so that
 /// the date keeps its 24 characters.
 pub fn from_line(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let sender = match sender {
@@ -62,7 +115,7 @@ pub fn from_line(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     line
 }
 
-/// Whether `line`, without its LF, is a From_ line of the form above, and not just a line that
+/// True if `line`, without its LF, is a From_ line of the form above, and not only a line that
 /// begins with `From `.
 pub fn is_from_line(line: &[u8]) -> bool {
     let Some(rest) = line.strip_prefix(b"From ") else { return false };
@@ -71,7 +124,7 @@ pub fn is_from_line(line: &[u8]) -> bool {
     !sender.is_empty() && sender.iter().all(u8::is_ascii_graphic) && is_date(date)
 }
 
-/// A line as it was before it was stored.
+/// Returns a stored line as it was received.
 pub fn unquote(line: &[u8]) -> &[u8] {
     match line {
         [b'>', rest @ ..] if needs_from_quoting(rest) => rest,
@@ -79,7 +132,7 @@ pub fn unquote(line: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether `date` is written exactly as we write it, weekday included.
+/// True if `date` is written exactly as [`from_line`] writes it, weekday included.
 fn is_date(date: &[u8]) -> bool {
     let Ok(date) = std::str::from_utf8(date) else { return false };
     DateTime::strptime(DATE, date).is_ok_and(|time| time.strftime(DATE).to_string() == date)

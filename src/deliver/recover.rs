@@ -1,119 +1,189 @@
-//! What a crash left, set right: journals without an owner are read, and each record in them that
-//! is not forgotten is held against the mailboxes, under their locks.
+//! The start of the writer, and recovery after a crash. Journals without a living owner are read,
+//! and each record in them that is still needed is compared with the mailboxes, under their locks.
 //!
 //! For each copy of a message that is in the journal:
 //!
-//! | the mailbox | what is done |
+//! | the mailbox | action |
 //! | --- | --- |
-//! | the record is done, and the host has not rebooted | nothing: what lacks, a reader took |
-//! | our octets are there, whole | nothing |
-//! | it ends within our stretch, or zeros stand in it, all else is ours | completed in place |
-//! | it ends at or before our stretch | appended |
-//! | something else stands there, but the message is found whole | nothing |
-//! | something else stands there | appended; not an octet of the other is touched |
+//! | the record is done, no reboot since | nothing; a mail reader removed what is missing |
+//! | it has the whole copy where the record says | nothing |
+//! | it ends within the copy or has zeros in it, and the rest matches | completed in place |
+//! | it ends at or before the copy | appended |
+//! | it has other data there, but the whole message elsewhere | nothing |
+//! | it has other data there | appended; the other data is left alone |
 //!
-//! Newer records are looked at first: where a reader emptied the mailbox, an older one tells of a
-//! stretch that is somebody else's by now. What is appended goes through the journal of the living
-//! process like new mail: its record is durable before the first octet. So recovery may be killed
-//! at any point and start again, and then finds a message in two journals: it is one message.
+//! Newer records are examined first, because an older record may describe a range of the file that
+//! was used again after a mail reader had emptied the mailbox. What is appended goes through this
+//! process's own journal like new mail, so its record is durable before the first byte. So recovery
+//! may be killed at any point and start again. It then finds a message in two journals and appends
+//! it once.
 //!
 //! A message in place is not in the journal. Copies that were begun are cut off, where all behind
 //! the cut is known to be ours. If one is whole where it was written, the others are made from it;
 //! if none is, it was never acknowledged.
 //!
-//! A mailbox that cannot be finished (somebody keeps it locked, its disk fails) is suspended: its
-//! records stay, settled for all others, and are tried again when mail comes. What is finished is
-//! synced, and only then its journal emptied and removed: an old record must not outlive new mail.
+//! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
+//! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail
+//! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
+//! record must not outlive new mail.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memchr::memmem;
-
-use super::commit::{CommitResult, Committer, LockedMailboxes, copy_len};
-use super::disk::{Disk, DiskFile};
-use super::journal::{Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
-use super::locks::{Identity, TryLock};
-use super::mailbox::{LockedMailbox, MailboxStore, read_exact_at, write_all_at};
-use crate::message::{Content, Destination, MailboxName, Message, Owner};
+use super::DeliveryConfig;
+use super::commit::{CommitResult, Committer, LockedMailboxes};
+use super::disk::{Disk, DiskFile, FileKind};
+use super::journal::{self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
+use super::locks::{DotlockDirectory, Identity, TryLock};
+use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
+use super::mbox::{MESSAGE_END, MailboxCopy};
+use super::search::{KnownContent, Pieces, contains_message};
+use crate::message::{Content, DestinationFile, Message, Owner};
+use crate::observe::counters::Counters;
 use crate::observe::events;
 
-/// A journal whose process is gone, ours now, and what is in it.
+/// Takes over what dead processes left, recovers it, and returns a committer with an empty journal.
+///
+/// # Errors
+/// The mail directory or the spool cannot be used. The text names the path and the fix.
+pub fn open_committer(
+    disk: &Arc<dyn Disk>,
+    config: &DeliveryConfig,
+    counters: &Arc<Counters>,
+) -> io::Result<Committer> {
+    let named = |path: &Path, fix: &str, e: io::Error| {
+        io::Error::new(e.kind(), format!("{}: {e}; {fix}", path.display()))
+    };
+    let identity = Identity::new(&**disk);
+    let mail = disk.lstat(&config.mail_dir).and_then(|stat| match stat.kind {
+        FileKind::Directory | FileKind::Symlink => Ok(stat),
+        _ => Err(io::ErrorKind::NotADirectory.into()),
+    });
+    let mail = mail.map_err(|e| named(&config.mail_dir, "choose another with --mail-dir", e))?;
+    let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
+    let spool = &config.spool;
+    let store = MailboxStore {
+        disk: disk.clone(),
+        directories: DestinationDirectories::new(config.mail_dir.clone(), spool),
+        dotlocks: DotlockDirectory::new(disk.clone(), &config.mail_dir, identity.clone()),
+        locks: config.locks,
+        limit: config.mailbox_limit,
+        uid: nix::unistd::geteuid().as_raw(),
+        group: mail_group.map(|g| g.gid.as_raw()).filter(|gid| *gid == mail.gid),
+    };
+    let fix = "choose another with --spool";
+    let found = take_over_journals(&store, spool, &identity).map_err(|e| named(spool, fix, e))?;
+    // The dotlocks of dead processes must be gone for certain before their journals are reset,
+    // because then nothing says any more that their owners are dead, and a power loss would bring
+    // back what was not removed durably.
+    let removed = store.dotlocks.remove_dead(|_| false);
+    let removed = removed.and_then(|()| disk.sync_directory(&config.mail_dir));
+    removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
+    let mut journal = None;
+    for empty in found.empty {
+        if journal.is_none() && empty.segment() == config.journal_segment {
+            journal = Some(empty);
+        } else if empty.segment() == config.journal_segment || empty.segment() == 0 {
+            // One journal is enough, and one whose process was killed before it was filled is of
+            // no use. One of another size belongs to the next process of its kind.
+            disk.unlink(&empty.path).map_err(|e| named(&empty.path, "remove it", e))?;
+        }
+    }
+    let mut journal = match journal {
+        Some(journal) => journal,
+        None => Journal::create(&**disk, spool, config.journal_segment, &identity)
+            .map_err(|e| named(spool, fix, e))?,
+    };
+    // The process that created it may have been killed before its name was durable.
+    let reset = journal.reset(&identity).and_then(|()| disk.sync_directory(spool));
+    reset.map_err(|e| named(&journal.path, fix, e))?;
+    let mut committer = Committer::new(store, spool.clone(), identity, counters.clone(), journal)?;
+    committer.recover(found.orphans, Instant::now() + config.lock_timeout);
+    if let Err(e) = committer.checkpoint_all() {
+        events::journal_failed(None::<&str>, e);
+    }
+    let removed = committer.remove_dead_locks();
+    removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
+    Ok(committer)
+}
+
+/// Journal of a dead process, locked by this one, with the records that are still needed.
 #[derive(Debug)]
-pub struct OrphanedJournal<D: Disk> {
-    journal: Journal<D>,
+pub struct OrphanedJournal {
+    journal: Journal,
     records: Vec<Record>,
     owner: Option<Identity>,
 }
 
-/// The journals that no living process has.
+/// Journals that no living process has.
 #[derive(Debug)]
-pub struct ClaimedJournals<D: Disk> {
-    /// Those with nothing in them. Locks in the name of their owners are stale from now on.
-    pub empty: Vec<Journal<D>>,
-    /// Those with something to recover. Locks in the name of their owners keep everybody off
-    /// mailboxes until [`Committer::recover`] begins.
-    pub orphans: Vec<OrphanedJournal<D>>,
+struct OrphanedJournals {
+    /// Journals without records. The locks of their owners are stale.
+    empty: Vec<Journal>,
+    /// Journals with records. The locks of their owners keep every program away from the mailboxes
+    /// until [`Committer::recover`] begins.
+    orphans: Vec<OrphanedJournal>,
 }
 
 /// Takes over, in the name of `us`, every journal in `spool` that no living process has.
-pub fn claim<D: Disk>(
-    directory: &MailboxStore<D>,
+fn take_over_journals(
+    store: &MailboxStore,
     spool: &Path,
     us: &Identity,
-) -> io::Result<ClaimedJournals<D>> {
+) -> io::Result<OrphanedJournals> {
     let (mut empty, mut orphans) = (Vec::new(), Vec::new());
-    for path in Journal::list(&*directory.disk, spool)? {
-        let claimed = Journal::claim(&*directory.disk, &path, us)?;
-        let Some((mut journal, owner)) = claimed else { continue };
+    for path in journal::list(&*store.disk, spool)? {
+        let taken = Journal::take_over(&*store.disk, &path, us)?;
+        let Some((mut journal, owner)) = taken else { continue };
         let records = journal.read()?;
         if !records.is_empty() {
             orphans.push(OrphanedJournal { journal, records, owner });
             continue;
         }
-        owner.into_iter().for_each(|owner| directory.dotlocks.mark_dead(owner));
+        owner.into_iter().for_each(|owner| store.dotlocks.mark_dead(owner));
         empty.push(journal);
     }
-    Ok(ClaimedJournals { empty, orphans })
+    Ok(OrphanedJournals { empty, orphans })
 }
 
-impl<D: Disk> Committer<D> {
+impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that somebody
     /// keeps locked. What could not be finished is suspended.
-    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal<D>>, until: Instant) {
+    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal>, until: Instant) {
         if orphans.is_empty() {
             return;
         }
         for OrphanedJournal { journal, records, owner } in &orphans {
             events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
-            owner.iter().for_each(|owner| self.directory.dotlocks.mark_dead(owner.clone()));
+            owner.iter().for_each(|owner| self.store.dotlocks.mark_dead(owner.clone()));
         }
-        let mut mailboxes: BTreeMap<MailboxName, Option<Owner>> = BTreeMap::new();
-        for copy in orphans.iter().flat_map(|o| &o.records).flat_map(copies_of) {
-            mailboxes.insert(copy.to.mailbox.clone(), copy.to.owner);
+        let mut mailboxes: BTreeMap<DestinationFile, Option<Owner>> = BTreeMap::new();
+        for copy in orphans.iter().flat_map(|o| &o.records).flat_map(Record::placements) {
+            mailboxes.insert(copy.file.clone(), copy.to.owner());
         }
-        // What was read may be in memory only, and a power loss now would leave a message in those
-        // mailboxes that were done by then.
+        // The records may be in memory only. Without this sync a power loss during recovery would
+        // leave a message in only those mailboxes that were finished by then.
         let mut unfinished = HashSet::new();
         for OrphanedJournal { journal, records, .. } in &orphans {
             if let Err(e) = journal.sync() {
                 events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
-                let copies = records.iter().flat_map(copies_of);
-                unfinished.extend(copies.map(|c| c.to.mailbox.clone()));
+                let copies = records.iter().flat_map(Record::placements);
+                unfinished.extend(copies.map(|c| c.file.clone()));
             }
         }
-        // Halves of messages go first: nothing may be appended behind one.
+        // Torn messages are removed first, because nothing may be appended after one.
         for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
             for (_, copy) in &entry.copies {
-                if unfinished.contains(&copy.to.mailbox) {
+                if unfinished.contains(&copy.file) {
                     continue;
                 }
-                let cut = self.cut_torn(entry, copy, until);
-                self.note(&copy.to.mailbox, cut, &mut unfinished);
+                let cut = self.truncate_torn(entry, copy, until);
+                self.note(&copy.file, cut, &mut unfinished);
             }
         }
         for (name, owner) in &mailboxes {
@@ -123,28 +193,29 @@ impl<D: Disk> Committer<D> {
             }
         }
         for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
-            if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.to.mailbox)) {
-                unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.to.mailbox.clone()));
+            if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.file)) {
+                unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.file.clone()));
             } else if let Err(e) = self.complete(entry, until) {
                 for (_, copy) in &entry.copies {
                     let error = io::Error::new(e.kind(), e.to_string());
-                    self.note(&copy.to.mailbox, Err(error), &mut unfinished);
+                    self.note(&copy.file, Err(error), &mut unfinished);
                 }
             }
         }
-        // Once its journal is gone, nothing tells that the owner of a lock is dead.
-        let swept = self.sweep();
-        if let Err(e) = swept.and_then(|()| self.directory.sync_names(mailboxes.keys())) {
+        // Before the journals go, because without them nothing says that the owner of a lock is
+        // dead.
+        let swept = self.remove_dead_locks();
+        if let Err(e) = swept.and_then(|()| self.store.sync_names(mailboxes.keys())) {
             events::recovery_failed(None::<&str>, None::<&str>, e);
             unfinished.extend(mailboxes.into_keys());
         }
         for OrphanedJournal { mut journal, records, .. } in orphans {
             let finished =
-                !records.iter().flat_map(copies_of).any(|c| unfinished.contains(&c.to.mailbox));
+                !records.iter().flat_map(Record::placements).any(|c| unfinished.contains(&c.file));
             let ended = match finished {
                 true => journal
-                    .empty(&Identity::none())
-                    .and_then(|()| self.directory.disk.unlink(&journal.path)),
+                    .reset(&Identity::none())
+                    .and_then(|()| self.store.disk.unlink(&journal.path)),
                 false => journal.retain_for(&unfinished, false),
             };
             match ended {
@@ -155,59 +226,61 @@ impl<D: Disk> Committer<D> {
         self.suspended.extend(unfinished);
     }
 
-    /// Recovers what other processes left that died while this one runs, and removes their locks.
+    /// Recovers what processes left that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
-        let claimed = claim(&self.directory, &self.spool, &self.identity)?;
-        self.recover(claimed.orphans, Instant::now() + ORPHAN_PATIENCE);
-        self.sweep()
+        let found = take_over_journals(&self.store, &self.spool, &self.identity)?;
+        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT);
+        self.remove_dead_locks()
     }
 
     /// Removes the locks that dead processes left.
-    pub fn sweep(&self) -> io::Result<()> {
-        let (disk, spool) = (&*self.directory.disk, &self.spool);
-        let owners = Journal::list(disk, spool)?.into_iter();
-        let owners: Vec<Identity> = owners.filter_map(|path| Journal::owner(disk, &path)).collect();
-        // A journal of theirs that is still there is being recovered by some other process.
-        self.directory.dotlocks.sweep(|id| !owners.contains(id))
+    pub fn remove_dead_locks(&self) -> io::Result<()> {
+        let (disk, spool) = (&*self.store.disk, &self.spool);
+        let owners = journal::list(disk, spool)?.into_iter();
+        let owners: Vec<Identity> = owners.filter_map(|path| journal::owner(disk, &path)).collect();
+        // A journal that is still there is being recovered by another process.
+        self.store.dotlocks.remove_dead(|id| !owners.contains(id))
     }
 
+    /// Adds `name` to the unfinished mailboxes and logs the error, if there is one.
     fn note(
         &self,
-        name: &MailboxName,
+        name: &DestinationFile,
         result: io::Result<()>,
-        unfinished: &mut HashSet<MailboxName>,
+        unfinished: &mut HashSet<DestinationFile>,
     ) {
         if let Err(e) = result
             && unfinished.insert(name.clone())
         {
-            let path = self.directory.path_of(name);
+            let path = self.store.path_of(name);
             events::recovery_failed(None::<&str>, Some(path.display()), e);
         }
     }
 
-    /// Redoes the copies in `name` whose octets are in the journals.
+    /// Writes again what is missing in the mailbox `name` and is in the journals.
     fn redo(
         &mut self,
-        orphans: &mut [OrphanedJournal<D>],
-        name: &MailboxName,
+        orphans: &mut [OrphanedJournal],
+        name: &DestinationFile,
         owner: Option<Owner>,
         until: Instant,
     ) -> io::Result<()> {
-        let mut locked = self.take_patiently(name, owner, until)?;
-        let rewritable = locked.rewritable()?;
+        let mut locked = self.lock_with_deadline(name, owner, until)?;
+        let rewritable = locked.reopen_for_writing()?;
         let mut records = Vec::new();
         for (o, OrphanedJournal { journal, records: all, .. }) in orphans.iter().enumerate() {
             records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
         }
         records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
-        let (mut there, doubtful) = put_right(&mut locked, &rewritable, &records, |r| !r.done)?;
+        let (mut there, doubtful) =
+            rewrite_copies(&mut locked, &rewritable, &records, |r| !r.done)?;
         rewritable.sync()?;
-        locked.look_at_end()?;
+        locked.update_missing_newlines()?;
         let mut missing = Vec::new();
         for ((o, r), number, message) in doubtful.into_iter().rev() {
             let Content::Memory(content) = &message.content else { continue };
             if !there.contains(&message.id)
-                && !find_whole(&**locked.file(), &message.id, Known::Content(content))?
+                && !contains_message(&**locked.file(), &message.id, KnownContent::Content(content))?
             {
                 there.insert(message.id.clone());
                 missing.push((o, r, number, message));
@@ -217,7 +290,7 @@ impl<D: Disk> Committer<D> {
         while !missing.is_empty() {
             let mut octets = 0;
             let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
-                octets += Draft::octets_for(message, self.journal.segment());
+                octets += Draft::octets_max(message, self.journal.segment());
                 octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
@@ -229,24 +302,24 @@ impl<D: Disk> Committer<D> {
                 }
             }
             for (o, r, number, message) in batch {
-                events::recovered(message.id, self.directory.path_of(name).display());
+                events::recovered(message.id, self.store.path_of(name).display());
                 let OrphanedJournal { journal, records, .. } = &mut orphans[o];
-                journal.settle(&mut records[r], &[number])?;
+                journal.resolve(&mut records[r], &[number])?;
             }
         }
         Ok(())
     }
 
     /// Cuts off a message in place that was begun in one of its mailboxes.
-    fn cut_torn(
+    fn truncate_torn(
         &mut self,
         entry: &RecordedMessage,
         copy: &Placement,
         until: Instant,
     ) -> io::Result<()> {
-        let mut locked = self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?;
+        let mut locked = self.lock_with_deadline(&copy.file, copy.to.owner(), until)?;
         if in_place_state(&locked, copy, entry)? == InPlace::Torn {
-            locked.cut_back(copy.offset, copy.repair)?;
+            locked.truncate(copy.offset, copy.missing_newlines)?;
             events::truncated(&entry.id, locked.path().display());
         }
         Ok(())
@@ -255,18 +328,18 @@ impl<D: Disk> Committer<D> {
     /// Makes the copies of a message in place that are missing from one that is whole.
     fn complete(&mut self, entry: &RecordedMessage, until: Instant) -> io::Result<()> {
         let mut copies: Vec<&Placement> = entry.copies.iter().map(|(_, copy)| copy).collect();
-        copies.sort_by(|a, b| a.to.mailbox.cmp(&b.to.mailbox));
+        copies.sort_by(|a, b| a.file.cmp(&b.file));
         let mut locked = Vec::with_capacity(copies.len());
         let (mut whole, mut others) = (None, Vec::new());
         for (n, copy) in copies.iter().enumerate() {
-            locked.push(self.take_patiently(&copy.to.mailbox, copy.to.owner, until)?);
-            let len = in_place_len(entry, copy);
+            locked.push(self.lock_with_deadline(&copy.file, copy.to.owner(), until)?);
+            let len = in_place_octets(entry, copy);
             match in_place_state(&locked[n], copy, entry)? {
                 InPlace::Whole => {
                     // In memory; on the disk perhaps not, and a sync that failed is not repeated.
-                    let file = locked[n].rewritable()?;
+                    let file = locked[n].reopen_for_writing()?;
                     for (at, bytes) in Pieces::of(&**locked[n].file(), copy.offset, len) {
-                        write_all_at(&file, &[&bytes?], at)?;
+                        file.write_all_at(&[&bytes?], at)?;
                     }
                     file.sync()?;
                     whole = Some(n);
@@ -276,12 +349,12 @@ impl<D: Disk> Committer<D> {
         }
         let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
         let lines =
-            copies[whole].repair + entry.head.len() + copies[whole].to.delivered_to_line().len();
+            copies[whole].missing_newlines + entry.head.len() + copies[whole].to.own_field().len();
         let (source, at) = (locked[whole].file().clone(), copies[whole].offset + lines as u64);
         let mut to = Vec::new();
         for n in others {
-            let known = Known::Stretch(&*source, at, entry.len);
-            if !find_whole(&**locked[n].file(), &entry.id, known)? {
+            let known = KnownContent::Stretch(&*source, at, entry.octets);
+            if !contains_message(&**locked[n].file(), &entry.id, known)? {
                 to.push(copies[n].to.clone());
             }
         }
@@ -289,12 +362,12 @@ impl<D: Disk> Committer<D> {
             return Ok(());
         }
         let mut file = tempfile::tempfile_in(&self.spool)?;
-        for (_, bytes) in Pieces::of(&*source, at, entry.len) {
+        for (_, bytes) in Pieces::of(&*source, at, entry.octets) {
             file.write_all(&bytes?)?;
         }
-        let content = Content::File(file.into(), entry.len);
+        let content = Content::File(file.into(), entry.octets);
         let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
-        let mut mailboxes: LockedMailboxes<D> =
+        let mut mailboxes: LockedMailboxes =
             locked.into_iter().map(|h| (h.name.clone(), h)).collect();
         match self.commit(&mut mailboxes, &[&message]).pop() {
             Some(CommitResult::Delivered(_)) => Ok(()),
@@ -302,89 +375,88 @@ impl<D: Disk> Committer<D> {
         }
     }
 
-    fn take_patiently(
+    /// Locks a mailbox, waiting until `until` if another program has it locked.
+    fn lock_with_deadline(
         &mut self,
-        name: &MailboxName,
+        name: &DestinationFile,
         owner: Option<Owner>,
         until: Instant,
-    ) -> io::Result<LockedMailbox<D>> {
+    ) -> io::Result<LockedMailbox> {
         loop {
-            let who = match self.directory.take(name, owner, None) {
-                Ok(TryLock::Taken(locked)) => return Ok(locked),
-                Ok(TryLock::Orphaned) => {
-                    self.sweep()?;
+            let holder = match self.store.try_lock(name, owner, None) {
+                Ok(TryLock::Acquired(locked)) => return Ok(locked),
+                Ok(TryLock::OwnerDied) => {
+                    self.remove_dead_locks()?;
                     "a dead process".into()
                 }
-                Ok(TryLock::Busy(who)) => who,
-                Err(fault) => return Err(io::Error::other(fault.text)),
+                Ok(TryLock::Contended(holder)) => holder,
+                Err(fault) => return Err(io::Error::other(fault.text())),
             };
             if Instant::now() >= until {
-                return Err(io::Error::other(format!("locked: {who}")));
+                return Err(io::Error::other(format!("locked: {holder}")));
             }
-            thread::sleep(PAUSE);
+            thread::sleep(LOCK_RETRY);
         }
     }
 
-    /// Writes a mailbox whose sync failed again from the journal, and syncs it again. Does not wait
-    /// for its locks.
+    /// Repairs a mailbox whose sync failed: writes it again from the journal and syncs it. Does not
+    /// wait for its locks.
     ///
     /// # Errors
-    /// It failed again.
-    pub(super) fn mend(&mut self, name: &MailboxName) -> io::Result<TryLock<()>> {
+    /// The sync failed again.
+    pub(super) fn repair(&mut self, name: &DestinationFile) -> io::Result<TryLock<()>> {
         let records = self.journal.read()?;
-        let owner = records.iter().flat_map(copies_of).find(|c| c.to.mailbox == *name);
-        let owner = owner.and_then(|copy| copy.to.owner);
-        let mut locked = match self.directory.take(name, owner, None) {
-            Ok(TryLock::Taken(locked)) => locked,
-            Ok(TryLock::Busy(who)) => return Ok(TryLock::Busy(who)),
-            Ok(TryLock::Orphaned) => return Ok(TryLock::Orphaned),
-            Err(fault) => return Err(io::Error::other(fault.text)),
+        let owner = records.iter().flat_map(Record::placements).find(|c| c.file == *name);
+        let owner = owner.and_then(|copy| copy.to.owner());
+        let mut locked = match self.store.try_lock(name, owner, None) {
+            Ok(TryLock::Acquired(locked)) => locked,
+            Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
+            Ok(TryLock::OwnerDied) => return Ok(TryLock::OwnerDied),
+            Err(fault) => return Err(io::Error::other(fault.text())),
         };
-        let rewritable = locked.rewritable()?;
-        let records = records.iter().rev().filter(|record| !self.journal.is_refused(record));
+        let rewritable = locked.reopen_for_writing()?;
+        let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
         let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
-        // What a reader took out or moved meanwhile is its own to keep.
-        put_right(&mut locked, &rewritable, &records, |_| false)?;
+        // What a mail reader removed or moved since then stays as the reader left it.
+        rewrite_copies(&mut locked, &rewritable, &records, |_| false)?;
         rewritable.sync()?;
-        self.directory.sync_names([name])?;
-        Ok(TryLock::Taken(()))
+        self.store.sync_names([name])?;
+        Ok(TryLock::Acquired(()))
     }
 }
 
-impl<D: Disk> OrphanedJournal<D> {
+impl OrphanedJournal {
     /// The messages in place that a crash may have interrupted. Only the last record can hold any:
     /// those before it were durable before it was written.
     fn in_place(&self) -> impl Iterator<Item = &RecordedMessage> {
         let last = self.records.last().filter(|r| !r.done);
-        last.into_iter().flat_map(|r| &r.entries).filter(|e| e.at.is_none())
+        last.into_iter().flat_map(|r| &r.messages).filter(|e| e.content_at.is_none())
     }
 }
 
-fn copies_of(record: &Record) -> impl Iterator<Item = &Placement> {
-    record.entries.iter().flat_map(|e| e.copies.iter().map(|(_, copy)| copy).chain(&e.aborted))
-}
-
-/// Which ids were found in a mailbox, and what was not: where from, its number there, and itself.
+/// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
+/// number in the record.
 type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 
-/// Writes again, from `records`, the newest first, whatever stands where it was written to a
-/// mailbox, in whole or, if `completed` says so, in part; and cuts off what is void.
+/// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
+/// are there in whole or, where `completed` returns true, in part. Truncates the mailbox to remove
+/// an aborted copy at its end.
 ///
-/// Written again even if it reads well, and even if done: a sync that failed once leaves in memory
-/// what is not on the disk.
-fn put_right<D: Disk, From: std::marker::Copy>(
-    locked: &mut LockedMailbox<D>,
-    file: &D::File,
-    records: &[(From, &Journal<D>, &Record)],
+/// A copy is written again even if it reads well and is done, because a sync that failed once
+/// leaves data in memory that is not on the disk.
+fn rewrite_copies<From: std::marker::Copy>(
+    locked: &mut LockedMailbox,
+    file: &Arc<dyn DiskFile>,
+    records: &[(From, &Journal, &Record)],
     completed: impl Fn(&Record) -> bool,
 ) -> io::Result<MailboxRepair<From>> {
     let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
     for (from, journal, record) in records {
-        for entry in record.entries.iter().rev() {
+        for entry in record.messages.iter().rev() {
             if there.contains(&entry.id) {
                 continue;
             }
-            let copy = entry.copies.iter().find(|(_, c)| c.to.mailbox == locked.name);
+            let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
             let Some((number, copy)) = copy else { continue };
             let Some(message) = message_of(journal, entry, copy)? else { continue };
             if rewrite(locked, file, copy, &message, completed(record))? {
@@ -398,18 +470,18 @@ fn put_right<D: Disk, From: std::marker::Copy>(
         }
     }
     for (_, journal, record) in records {
-        for entry in record.entries.iter().rev().filter(|e| !there.contains(&e.id)) {
-            let aborted = entry.aborted.iter().find(|c| c.to.mailbox == locked.name);
+        for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
+            let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
             let Some(copy) = aborted else { continue };
             let (ours, len) = match message_of(journal, entry, copy)? {
-                Some(message) => stands(locked, copy, &message)?,
+                Some(message) => matches_placement(locked, copy, &message)?,
                 None => {
                     let state = in_place_state(locked, copy, entry)?;
-                    (matches!(state, InPlace::Whole | InPlace::Torn), in_place_len(entry, copy))
+                    (matches!(state, InPlace::Whole | InPlace::Torn), in_place_octets(entry, copy))
                 }
             };
             if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
-                locked.cut_back(copy.offset, copy.repair)?;
+                locked.truncate(copy.offset, copy.missing_newlines)?;
                 events::truncated(&entry.id, locked.path().display());
             }
         }
@@ -417,9 +489,9 @@ fn put_right<D: Disk, From: std::marker::Copy>(
     Ok((there, doubtful))
 }
 
-/// A copy as it was recorded; None for a message in place.
-fn message_of<D: Disk>(
-    journal: &Journal<D>,
+/// Returns a message as it was recorded, for one destination. Returns None for a message in place.
+fn message_of(
+    journal: &Journal,
     entry: &RecordedMessage,
     copy: &Placement,
 ) -> io::Result<Option<Message>> {
@@ -431,39 +503,39 @@ fn message_of<D: Disk>(
     }))
 }
 
-/// Whether what stands where `copy` says is ours, in whole or in part, zeros among it or none of
-/// it at all; and how long it would be.
-fn stands<D: Disk>(
-    locked: &LockedMailbox<D>,
+/// Returns whether the mailbox, as far as it goes, has the copy or zeros at its offset, and the
+/// length of the copy.
+fn matches_placement(
+    locked: &LockedMailbox,
     copy: &Placement,
     message: &Message,
 ) -> io::Result<(bool, u64)> {
-    let ours = octets_of(message, copy.repair);
+    let ours = bytes_of(message, copy.missing_newlines);
     let len = ours.len() as u64;
-    if (locked.stat.dev, locked.stat.ino) != copy.file {
+    if locked.stat.id() != copy.file_id {
         return Ok((false, len));
     }
     let mut theirs = vec![0; locked.len.saturating_sub(copy.offset).min(len) as usize];
-    read_exact_at(&**locked.file(), &mut theirs, copy.offset)?;
+    locked.file().read_exact_at(&mut theirs, copy.offset)?;
     Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
 }
 
-/// Writes `message` where `copy` says, if what stands there is ours as far as it goes. Unless it is
-/// to be `completed` it must go all the way: where a reader took it out, the empty line that ends
-/// the message before may be what ours began with.
-fn rewrite<D: Disk>(
-    locked: &LockedMailbox<D>,
-    file: &D::File,
+/// Writes the copy at its offset, if the mailbox matches it as far as it goes. Unless it is to be
+/// `completed`, the whole copy must be there. If a mail reader removed the copy, what matches its
+/// first byte may be the empty line that ends the message before. Returns true if it was written.
+fn rewrite(
+    locked: &LockedMailbox,
+    file: &Arc<dyn DiskFile>,
     copy: &Placement,
     message: &Message,
     completed: bool,
 ) -> io::Result<bool> {
-    let (ours, len) = stands(locked, copy, message)?;
+    let (ours, len) = matches_placement(locked, copy, message)?;
     let whole = locked.len >= copy.offset + len;
     if !ours || locked.len <= copy.offset || !(whole || completed) {
         return Ok(false);
     }
-    write_all_at(file, &[&octets_of(message, copy.repair)], copy.offset)?;
+    file.write_all_at(&[&bytes_of(message, copy.missing_newlines)], copy.offset)?;
     Ok(true)
 }
 
@@ -482,19 +554,18 @@ enum InPlace {
 
 /// A chunk that the file's end cuts short tells nothing, and is not taken for ours: it may be the
 /// whole of a short message that came since. Ours end where chunks do.
-fn in_place_state<D: Disk>(
-    locked: &LockedMailbox<D>,
+fn in_place_state(
+    locked: &LockedMailbox,
     copy: &Placement,
     entry: &RecordedMessage,
 ) -> io::Result<InPlace> {
-    let Some(sums) = copy.sums.as_ref().filter(|_| (locked.stat.dev, locked.stat.ino) == copy.file)
-    else {
+    let Some(sums) = copy.sums.as_ref().filter(|_| locked.stat.id() == copy.file_id) else {
         return Ok(InPlace::Other);
     };
     if locked.len <= copy.offset {
         return Ok(InPlace::Missing);
     }
-    let len = in_place_len(entry, copy);
+    let len = in_place_octets(entry, copy);
     let (mut whole, mut ours) = (locked.len >= copy.offset + len, locked.len <= copy.offset + len);
     let mut buf = Vec::new();
     for (at, octets, crc) in sums.chunks(copy.offset, len) {
@@ -503,7 +574,7 @@ fn in_place_state<D: Disk>(
         }
         let stands = octets.min(locked.len - at);
         buf.resize(usize::try_from(stands).unwrap_or_default(), 0);
-        read_exact_at(&**locked.file(), &mut buf, at)?;
+        locked.file().read_exact_at(&mut buf, at)?;
         let right = stands == octets && crc32fast::hash(&buf) == crc;
         whole &= right;
         ours &= right || buf.iter().all(|b| *b == 0);
@@ -515,142 +586,22 @@ fn in_place_state<D: Disk>(
     })
 }
 
-fn in_place_len(entry: &RecordedMessage, copy: &Placement) -> u64 {
-    let lines = copy.repair + entry.head.len() + copy.to.delivered_to_line().len() + 1;
-    lines as u64 + entry.len
+fn in_place_octets(entry: &RecordedMessage, copy: &Placement) -> u64 {
+    let lines = copy.missing_newlines + entry.head.len() + copy.to.own_field().len() + 1;
+    lines as u64 + entry.octets
 }
 
-/// A copy of a message in memory, octet for octet.
-fn octets_of(message: &Message, repair: usize) -> Vec<u8> {
-    let Content::Memory(content) = &message.content else { return Vec::new() };
-    let line = message.to.first().map(Destination::delivered_to_line).unwrap_or_default();
-    let ends = b"\n\n".get(..repair).unwrap_or_default();
-    let octets = [ends, &message.head, &line, content, b"\n"].concat();
-    debug_assert!(message.to.iter().all(|to| octets.len() as u64 == copy_len(message, to, repair)));
-    octets
-}
-
-/// The content of a message that is looked for.
-enum Known<'a, F> {
-    Content(&'a [u8]),
-    /// A stretch of a file: where it begins, and its length.
-    Stretch(&'a F, u64, u64),
-}
-
-/// Whether the message stands anywhere in the file: its id, and behind it the whole body. A reader
-/// that rewrites a mailbox may add to the header, never to the body.
-fn find_whole<F: DiskFile>(file: &F, id: &str, known: Known<'_, F>) -> io::Result<bool> {
-    let empty_line = memmem::Finder::new(b"\n\n");
-    // Where the body begins in what is known.
-    let body = match &known {
-        Known::Content(content) => empty_line.find(content).map_or(content.len(), |n| n + 2) as u64,
-        Known::Stretch(source, at, len) => {
-            let end = find_at(*source, &empty_line, *at)?.map_or(at + len, |n| n + 2);
-            end.min(at + len) - at
-        }
+/// Returns the bytes of the copy of a message in memory.
+fn bytes_of(message: &Message, missing_newlines: usize) -> Vec<u8> {
+    let (Content::Memory(content), Some(to)) = (&message.content, message.to.first()) else {
+        return Vec::new();
     };
-    let needle = format!(" id {id}");
-    let finder = memmem::Finder::new(&needle);
-    let mut from = 0;
-    while let Some(at) = find_at(file, &finder, from)? {
-        from = at + 1;
-        // One id can be the beginning of another.
-        let mut next = [0];
-        let ends = read_exact_at(file, &mut next, at + needle.len() as u64).is_ok();
-        if !ends || !matches!(next, [b'\n' | b';' | b' ']) {
-            continue;
-        }
-        let Some(header_end) = find_at(file, &empty_line, at)? else { continue };
-        let same = match &known {
-            Known::Content(content) => {
-                same(file, header_end + 2, content.get(body as usize..).unwrap_or_default())?
-            }
-            Known::Stretch(source, start, len) => {
-                let mut same_so_far = true;
-                for (n, bytes) in Pieces::of(*source, start + body, len - body) {
-                    same_so_far = same(file, header_end + 2 + (n - start - body), &bytes?)?;
-                    if !same_so_far {
-                        break;
-                    }
-                }
-                same_so_far
-            }
-        };
-        if same {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let copy = MailboxCopy::new(message, to, missing_newlines);
+    let [separator, head, own_field] = copy.before_content();
+    [separator, head, own_field, content, MESSAGE_END].concat()
 }
 
-/// Whether `bytes` stand in the file at `offset`.
-fn same<F: DiskFile>(file: &F, offset: u64, bytes: &[u8]) -> io::Result<bool> {
-    let mut theirs = vec![0; bytes.len()];
-    match read_exact_at(file, &mut theirs, offset) {
-        Ok(()) => Ok(theirs == bytes),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// A stretch of a file in pieces of 64 KiB, each with where it stands.
-struct Pieces<'a, F> {
-    file: &'a F,
-    at: u64,
-    end: u64,
-}
-
-impl<'a, F: DiskFile> Pieces<'a, F> {
-    fn of(file: &'a F, at: u64, len: u64) -> Self {
-        Pieces { file, at, end: at + len }
-    }
-}
-
-impl<F: DiskFile> Iterator for Pieces<'_, F> {
-    type Item = (u64, io::Result<Vec<u8>>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (at, n) = (self.at, (self.end - self.at).min(64 * 1024));
-        if n == 0 {
-            return None;
-        }
-        self.at += n;
-        let mut bytes = vec![0; n as usize];
-        let read = read_exact_at(self.file, &mut bytes, at);
-        Some((at, read.map(|()| bytes)))
-    }
-}
-
-/// Where the finder's needle stands next, at or behind `from`.
-fn find_at<F: DiskFile>(
-    file: &F,
-    finder: &memmem::Finder<'_>,
-    mut from: u64,
-) -> io::Result<Option<u64>> {
-    let overlap = finder.needle().len() - 1;
-    let mut buf = vec![0; 256 * 1024];
-    let mut filled = 0;
-    loop {
-        let n = match file.read_at(&mut buf[filled..], from + filled as u64) {
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        if let Some(at) = finder.find(&buf[..filled + n]) {
-            return Ok(Some(from + at as u64));
-        }
-        if n == 0 {
-            return Ok(None);
-        }
-        filled += n;
-        let keep = filled.min(overlap);
-        buf.copy_within(filled - keep..filled, 0);
-        from += (filled - keep) as u64;
-        filled = keep;
-    }
-}
-
-/// How long locked mailboxes are waited for while mail for others stands still.
-const ORPHAN_PATIENCE: Duration = Duration::from_millis(200);
-/// Between two attempts at a lock.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Time to wait for locked mailboxes while the mail for all others waits too.
+const ORPHAN_TIMEOUT: Duration = Duration::from_millis(200);
+/// Interval between two attempts at a lock.
+const LOCK_RETRY: Duration = Duration::from_millis(10);

@@ -1,49 +1,33 @@
 //! A message on its way from a session to the writer: its id, its content and its destinations.
 
 pub mod content;
+pub mod peer;
 pub mod trace;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use content::{
     Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
     field_name, needs_from_quoting,
 };
 
-/// The name of a mailbox's file in the mail folder. Never a path: no `/`, no NUL, no control
-/// character, no leading dot, no `.lock` at the end; 1 to 200 octets.
+/// Name of a mailbox's file in the mail directory. Never a path: it has 1 to 200 bytes without `/`,
+/// blanks and control characters, no leading dot, and no `.lock` at the end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MailboxName(String);
+pub struct MailboxName(Arc<str>);
 
 impl MailboxName {
-    /// The name, if it may be one.
+    /// Returns the name, or None if it is not allowed.
     pub fn new(name: &str) -> Option<MailboxName> {
         let fits = (1..=200).contains(&name.len())
             && !name.starts_with('.')
             && !name.ends_with(".lock")
             && name.chars().all(|c| c > ' ' && c != '/' && !c.is_control());
-        fits.then(|| MailboxName(name.to_owned()))
+        fits.then(|| MailboxName(name.into()))
     }
 
-    /// An entry of the queue, `queue/ID`: not in the mail folder but in the spool, and no mailbox
-    /// can have such a name. None unless `id` is letters, digits and hyphens, at most 100.
-    pub fn in_queue(id: &str) -> Option<MailboxName> {
-        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        (plain && (1..=100).contains(&id.len())).then(|| MailboxName(format!("{QUEUE_PREFIX}{id}")))
-    }
-
-    /// What [`as_str`](MailboxName::as_str) gave.
-    pub fn parse(name: &str) -> Option<MailboxName> {
-        name.strip_prefix(QUEUE_PREFIX)
-            .map_or_else(|| MailboxName::new(name), MailboxName::in_queue)
-    }
-
-    /// The id of an entry of the queue.
-    pub fn queue_id(&self) -> Option<&str> {
-        self.0.strip_prefix(QUEUE_PREFIX)
-    }
-
-    /// The name.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,41 +39,130 @@ impl fmt::Display for MailboxName {
     }
 }
 
-/// The folder of the queue, in the spool.
-pub const QUEUE_FOLDER: &str = "queue";
-/// What the names of its entries begin with.
-const QUEUE_PREFIX: &str = "queue/";
+/// Id of an entry of the queue, which is the name of its file in the queue's directory: 1 to 100
+/// letters, digits and hyphens.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QueueId(Arc<str>);
 
-/// The user who owns a mailbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
-    /// The user id.
-    pub uid: u32,
-    /// The primary group id of the user.
-    pub gid: u32,
-}
+impl QueueId {
+    /// Returns the id, or None if it is not allowed.
+    pub fn new(id: &str) -> Option<QueueId> {
+        let plain = id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        (plain && (1..=100).contains(&id.len())).then(|| QueueId(id.into()))
+    }
 
-/// One mailbox that a message goes to, and for which address; or an entry of the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// The file in the mail folder, or in the queue.
-    pub mailbox: MailboxName,
-    /// Whose it must be; None: whoever runs mailslot.
-    pub owner: Option<Owner>,
-    /// The address for the Delivered-To line, `user@host`, without control characters. Of an entry
-    /// of the queue what its Mailslot-Queue line says (`queue/entry.rs`).
-    pub delivered_to: String,
-}
-
-impl Destination {
-    /// The line that stands below Return-Path in this copy alone, with its LF.
-    pub fn delivered_to_line(&self) -> Vec<u8> {
-        let field = if self.mailbox.queue_id().is_some() { QUEUE_FIELD } else { "Delivered-To" };
-        format!("{field}: {}\n", self.delivered_to).into_bytes()
+    /// Returns the id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
-/// The name of the line that an entry of the queue has for Delivered-To.
+impl fmt::Display for QueueId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Name of the queue's directory in the spool.
+pub const QUEUE_DIRECTORY: &str = "queue";
+
+/// Owner of a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// User id.
+    pub uid: u32,
+    /// Primary group id of the user.
+    pub gid: u32,
+}
+
+/// Mailbox of a user, and the address for which a message is delivered to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserMailbox {
+    /// Name of its file.
+    pub name: MailboxName,
+    /// Owner of its file, or None for the user that mailslot runs as.
+    pub owner: Option<Owner>,
+    /// Address for the Delivered-To field, `user@host` without control characters.
+    pub delivered_to: String,
+}
+
+/// Place that a copy of a message is delivered to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A mailbox in the mail directory.
+    Mailbox(UserMailbox),
+    /// A new entry of the queue.
+    Queue {
+        /// Id of the entry.
+        id: QueueId,
+        /// Envelope as the entry's [`QUEUE_FIELD`] has it (`queue/entry.rs`).
+        envelope: String,
+    },
+}
+
+impl Destination {
+    /// Returns the file that the copy is written to.
+    pub fn file(&self) -> DestinationFile {
+        match self {
+            Destination::Mailbox(mailbox) => DestinationFile::Mailbox(mailbox.name.clone()),
+            Destination::Queue { id, .. } => DestinationFile::QueueEntry(id.clone()),
+        }
+    }
+
+    /// Returns the owner of the file, or None for the user that mailslot runs as.
+    pub fn owner(&self) -> Option<Owner> {
+        match self {
+            Destination::Mailbox(mailbox) => mailbox.owner,
+            Destination::Queue { .. } => None,
+        }
+    }
+
+    /// Returns the mailbox, or None for an entry of the queue.
+    pub fn mailbox(&self) -> Option<&UserMailbox> {
+        match self {
+            Destination::Mailbox(mailbox) => Some(mailbox),
+            Destination::Queue { .. } => None,
+        }
+    }
+
+    /// Returns the id of the entry of the queue, or None for a mailbox.
+    pub fn queue_id(&self) -> Option<&str> {
+        match self {
+            Destination::Mailbox(_) => None,
+            Destination::Queue { id, .. } => Some(id.as_str()),
+        }
+    }
+
+    /// Returns the header field that only this copy has, with its LF: it follows Return-Path.
+    pub fn own_field(&self) -> Vec<u8> {
+        match self {
+            Destination::Mailbox(mailbox) => format!("Delivered-To: {}\n", mailbox.delivered_to),
+            Destination::Queue { envelope, .. } => format!("{QUEUE_FIELD}: {envelope}\n"),
+        }
+        .into_bytes()
+    }
+}
+
+/// File of a [`Destination`]. The writer locks, appends to and syncs files by these names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum DestinationFile {
+    /// In the mail directory.
+    Mailbox(MailboxName),
+    /// In the queue's directory in the spool.
+    QueueEntry(QueueId),
+}
+
+impl fmt::Display for DestinationFile {
+    /// Writes `user`, or `queue/ID`, for the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DestinationFile::Mailbox(name) => name.fmt(f),
+            DestinationFile::QueueEntry(id) => write!(f, "{QUEUE_DIRECTORY}/{id}"),
+        }
+    }
+}
+
+/// Name of the field that an entry of the queue has in place of Delivered-To.
 pub const QUEUE_FIELD: &str = "Mailslot-Queue";
 
 /// A message that was received and is to be delivered.

@@ -19,26 +19,16 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
+use super::peer::Peer;
 use crate::smtp::{ForwardPath, Protocol, ReversePath};
-
-/// The origin of a client for the Received field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientOrigin {
-    /// An IP address.
-    Address(IpAddr),
-    /// A Unix socket.
-    Local,
-    /// A pipe, whose other end is not known.
-    Unknown,
-}
 
 /// The values of the Received field of a message (RFC 5321 4.4).
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedField<'a> {
     /// The name that the client gave in EHLO.
     pub client: &'a str,
-    /// The origin of the connection.
-    pub origin: ClientOrigin,
+    /// The other end of the connection.
+    pub peer: Peer,
     /// The name of this server.
     pub hostname: &'a str,
     /// The protocol of the transaction.
@@ -58,13 +48,13 @@ impl ReceivedField<'_> {
     /// Returns the field, folded with tabs, with its last LF.
     pub fn to_bytes(&self) -> Vec<u8> {
         let client = sanitize_host(self.client);
-        let from = match self.origin {
-            ClientOrigin::Address(ip) => match ip.to_canonical() {
+        let from = match self.peer {
+            Peer::Ip(address) => match address.ip() {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
                 IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
             },
-            ClientOrigin::Local => format!("{client} (local)"),
-            ClientOrigin::Unknown => format!("{client} (unknown)"),
+            Peer::Unix => format!("{client} (local)"),
+            Peer::Pipe => format!("{client} (unknown)"),
         };
         let by = sanitize_host(self.hostname);
         let (with, id) = (self.protocol, self.id);
@@ -181,7 +171,7 @@ mod tests {
         let at = zoned("Tue, 1 Jul 2025 10:52:37 +0200");
         let received = ReceivedField {
             client: "relay.example.org",
-            origin: ClientOrigin::Address([192, 0, 2, 7].into()),
+            peer: Peer::ip(([192, 0, 2, 7], 4711).into()),
             hostname: "mx.example.com",
             protocol: ESMTP,
             tls: None,
@@ -217,14 +207,14 @@ mod tests {
         );
 
         let first = |received| text(received).lines().next().map(str::to_owned).unwrap();
-        for (origin, shown) in [
-            (ClientOrigin::Address("2001:db8::7".parse().unwrap()), "([IPv6:2001:db8::7])"),
-            (ClientOrigin::Address("::ffff:192.0.2.7".parse().unwrap()), "([192.0.2.7])"),
-            (ClientOrigin::Local, "(local)"),
-            (ClientOrigin::Unknown, "(unknown)"),
+        for (peer, shown) in [
+            (Peer::ip("[2001:db8::7]:4711".parse().unwrap()), "([IPv6:2001:db8::7])"),
+            (Peer::ip("[::ffff:192.0.2.7]:4711".parse().unwrap()), "([192.0.2.7])"),
+            (Peer::Unix, "(local)"),
+            (Peer::Pipe, "(unknown)"),
         ] {
             assert_eq!(
-                first(ReceivedField { origin, ..received }),
+                first(ReceivedField { peer, ..received }),
                 format!("Received: from relay.example.org {shown}")
             );
         }
@@ -255,7 +245,7 @@ mod tests {
         let path = ForwardPath::Mailbox(Mailbox::parse(&path).unwrap());
         let line = text(ReceivedField {
             client: &"c".repeat(5000),
-            origin: ClientOrigin::Unknown,
+            peer: Peer::Pipe,
             hostname: &"h".repeat(5000),
             protocol: ESMTP,
             tls: None,

@@ -1,12 +1,12 @@
-//! Where connections come from: addresses to listen on, and sockets that systemd passes.
+//! Listening sockets: opened at configured addresses, or passed by systemd.
 //!
 //! ```text
 //! 127.0.0.1:25   [::1]:25   mx.example.org:25   unix:/run/mailslot/smtp,mode=660
 //! tls:mx.example.org:465
 //! ```
-//! A name is looked up once, and every address it has is listened on. `[::]:25` takes IPv4 too,
-//! where the system is set up so (Linux is). A Unix socket that nobody listens on any more is
-//! replaced; anything else that bears its name is left alone, and an error.
+//! A name is resolved once, and all of its addresses are used. `[::]:25` takes IPv4 connections too
+//! where the system is configured so, as Linux is. A Unix socket that no process listens on is
+//! replaced. Any other file of that name is left alone, and is an error.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -21,60 +21,62 @@ use std::str::FromStr;
 use listenfd::ListenFd;
 use nix::sys::socket::Backlog;
 
-use crate::net::stream::{Peer, Socket};
+use crate::message::peer::Peer;
+use crate::net::stream::Socket;
 use crate::observe::events;
 
-/// Where to listen, as the options `--listen` and `--lmtp` give it.
+/// An address to listen on, in the form of the options `--listen` and `--lmtp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
-    /// `host:port`, `192.0.2.1:25` or `[2001:db8::1]:25`; port 0 takes a free one.
+    /// `host:port`, `192.0.2.1:25` or `[2001:db8::1]:25`.
     Tcp {
-        /// A name or an address, without brackets.
+        /// Name or address, without brackets.
         host: String,
-        /// The port.
+        /// Port; 0 is replaced by a free one.
         port: u16,
-        /// `tls:` in front: TLS from the first octet on (RFC 8314 3.3).
+        /// Whether TLS begins with the first byte (RFC 8314 3.3), `tls:` before the host.
         tls: bool,
     },
     /// `unix:PATH`, or `unix:PATH,mode=660`; the mode is 666 if not given.
     Unix {
-        /// Where the socket is made.
+        /// Path of the socket.
         path: PathBuf,
-        /// Its permission bits.
+        /// Permission bits.
         mode: u32,
     },
 }
 
-/// What is spoken with whoever connects.
+/// The protocol of a listener's connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Service {
-    /// LMTP (RFC 2033), or else SMTP.
+    /// Whether it is LMTP (RFC 2033), and not SMTP.
     pub lmtp: bool,
-    /// Inside TLS from the first octet on (RFC 8314 3).
+    /// Whether TLS begins with the first byte (RFC 8314 3).
     pub tls: bool,
 }
 
-/// A source of connections: what the server needs of a [`Listener`], so that a test can fail it.
+/// A source of connections. The server needs no more of a [`Listener`], so that tests can replace
+/// it by one that fails.
 pub trait Accept: AsFd {
-    /// The next connection. Does not block: without one the error is `WouldBlock`.
+    /// Returns the next connection, without blocking.
     ///
     /// # Errors
-    /// As accept(2).
+    /// Those of accept(2). `WouldBlock` if there is none.
     fn accept(&self) -> io::Result<(Socket, Peer)>;
 
-    /// What is spoken over its connections.
+    /// Returns the protocol of its connections.
     fn service(&self) -> Service {
         Service::default()
     }
 }
 
-/// An open listening socket.
+/// A listening socket.
 #[derive(Debug)]
 pub struct Listener {
     socket: Listening,
     service: Service,
-    /// The Unix socket that was made here, by device and inode; removed when it is closed.
-    made: Option<(PathBuf, u64, u64)>,
+    /// Path, device and inode of a Unix socket that was created here. It is removed at the end.
+    created: Option<(PathBuf, u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -83,14 +85,14 @@ enum Listening {
     Unix(UnixListener),
 }
 
-/// Listens on all of `addresses`. A loopback address that this host does not have is passed over
-/// with a warning if another could be had: many a container has no `::1`.
+/// Opens sockets that listen on all of `addresses`. A loopback address that this host does not have
+/// is skipped with a warning if there is another, because many containers have no `::1`.
 ///
 /// # Errors
-/// The first address that cannot be had, with the cure where it is known.
+/// One of the addresses cannot be used. The text names it, and how to fix it if that is known.
 pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
-    let mut passed_over = None;
+    let mut skipped = None;
     for address in addresses {
         match address {
             ListenAddress::Unix { path, mode } => {
@@ -106,7 +108,7 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
                             listeners.push(listener);
                         }
                         Err(e) if missing(&e) && socket_address.ip().is_loopback() => {
-                            passed_over = Some(address.explain(e));
+                            skipped = Some(address.explain(e));
                         }
                         Err(e) => return Err(address.explain(e)),
                     }
@@ -114,7 +116,7 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
             }
         }
     }
-    match passed_over {
+    match skipped {
         Some(e) if listeners.is_empty() => return Err(e),
         Some(e) => events::listen_failed(e),
         None => {}
@@ -122,12 +124,12 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// The listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)): TCP or Unix. What is
-/// spoken on each is told by its name (`LISTEN_FDNAMES`): `tls` or `lmtp`; any other is SMTP, first
-/// of all its unit's own name, which systemd gives it when it is told none.
+/// Returns the listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)), TCP or Unix.
+/// The name of each (`LISTEN_FDNAMES`) selects its protocol: `tls` or `lmtp`. Any other name is
+/// SMTP, because the default is the name of the socket unit.
 ///
 /// # Errors
-/// One of them is something else, or LMTP on the port of SMTP.
+/// One of them is no such socket, or is LMTP on port 25.
 pub fn passed() -> io::Result<Vec<Listener>> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':');
@@ -143,7 +145,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
         listener.service = Service { lmtp: name == "lmtp", tls: name == "tls" };
         if listener.service.lmtp && listener.local_addr().is_some_and(|a| a.port() == 25) {
             // RFC 2033 5
-            let why = format!("systemd passed {listener} by the name of lmtp: port 25 is SMTP's");
+            let why = format!("systemd passed {listener} as lmtp, but port 25 is for SMTP");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
         listeners.push(listener);
@@ -151,8 +153,9 @@ pub fn passed() -> io::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// Tells the service manager, if there is one (`NOTIFY_SOCKET`, sd_notify(3)): `READY=1` once
-/// connections are accepted, `STOPPING=1` when it ends. A failure is logged: mail matters more.
+/// Notifies the service manager, if there is one (`NOTIFY_SOCKET`, sd_notify(3)): `READY=1` when
+/// connections are accepted, `STOPPING=1` at the end. An error is only logged, because mail is more
+/// important.
 pub fn notify(state: &str) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
@@ -174,21 +177,21 @@ fn send_datagram(to: &Path, bytes: &[u8]) -> io::Result<()> {
 
 impl Listener {
     fn new(socket: Listening) -> io::Result<Listener> {
-        // The server waits in poll; a connection that is gone again must not make accept wait.
+        // The server waits in poll(2). If the connection has gone since, accept must not block.
         match &socket {
             Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Listening::Unix(unix) => unix.set_nonblocking(true)?,
         }
-        Ok(Listener { socket, service: Service::default(), made: None })
+        Ok(Listener { socket, service: Service::default(), created: None })
     }
 
-    /// The same for LMTP.
+    /// Makes it a listener for LMTP.
     pub fn lmtp(mut self) -> Listener {
         self.service.lmtp = true;
         self
     }
 
-    /// The address it really has, with the port that port 0 became; None for a Unix socket.
+    /// Returns its address, with the real port if 0 was asked for, or None for a Unix socket.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.socket {
             Listening::Tcp(tcp) => tcp.local_addr().ok(),
@@ -219,7 +222,7 @@ impl Accept for Listener {
         match &self.socket {
             Listening::Tcp(tcp) => {
                 let (tcp, address) = tcp.accept()?;
-                // The BSDs let it inherit O_NONBLOCK.
+                // On BSD it inherits O_NONBLOCK.
                 #[cfg(not(target_os = "linux"))]
                 tcp.set_nonblocking(false)?;
                 Ok((Socket::Tcp(tcp), Peer::ip(address)))
@@ -249,7 +252,7 @@ impl AsFd for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if let Some((path, device, inode)) = &self.made
+        if let Some((path, device, inode)) = &self.created
             && fs::symlink_metadata(path).is_ok_and(|m| (m.dev(), m.ino()) == (*device, *inode))
         {
             let _ = fs::remove_file(path);
@@ -261,13 +264,13 @@ impl ListenAddress {
     fn explain(&self, e: io::Error) -> io::Error {
         let fix = match (e.kind(), self) {
             (io::ErrorKind::PermissionDenied, ListenAddress::Tcp { .. }) => {
-                "; ports below 1024 take root or CAP_NET_BIND_SERVICE, or a socket unit"
+                "; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit"
             }
             (io::ErrorKind::PermissionDenied, ListenAddress::Unix { .. }) => {
-                "; its folder must be ours to write to"
+                "; its directory must be writable by mailslot"
             }
             (io::ErrorKind::AddrInUse, _) => {
-                "; somebody else listens there, choose another with --listen"
+                "; another program listens there, choose another address with --listen"
             }
             _ => "",
         };
@@ -277,13 +280,13 @@ impl ListenAddress {
 
 fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
     let tcp = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {
-        // A kernel without IPv6 says this, one with it switched off says EADDRNOTAVAIL.
+        // A kernel without IPv6 returns this, one with IPv6 switched off returns EADDRNOTAVAIL.
         Some(code) if code == nix::Error::EAFNOSUPPORT as i32 => {
             io::Error::new(io::ErrorKind::AddrNotAvailable, e)
         }
         _ => e,
     })?;
-    // std lets 128 connections wait, and a burst of more costs each client a second.
+    // std's backlog is 128, and each connection of a burst beyond it waits a second.
     let _ = nix::sys::socket::listen(&tcp, Backlog::MAXCONN);
     Listener::new(Listening::Tcp(tcp))
 }
@@ -299,15 +302,15 @@ fn listen_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     fs::set_permissions(path, Permissions::from_mode(mode))?;
     let found = fs::symlink_metadata(path)?;
     let mut listener = Listener::new(Listening::Unix(unix))?;
-    listener.made = Some((path.to_owned(), found.dev(), found.ino()));
+    listener.created = Some((path.to_owned(), found.dev(), found.ino()));
     Ok(listener)
 }
 
-/// Whether `path` is a socket that nobody listens on.
+/// Returns true if `path` is a socket that no process listens on.
 fn is_stale(path: &Path) -> bool {
     let refused = || {
-        let tried = UnixStream::connect(path);
-        tried.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+        let result = UnixStream::connect(path);
+        result.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
     };
     fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) && refused()
 }
@@ -316,7 +319,7 @@ impl FromStr for ListenAddress {
     type Err = String;
 
     fn from_str(text: &str) -> Result<ListenAddress, String> {
-        let wrong = |why: &str| {
+        let error = |why: &str| {
             format!("{text:?}: {why} (expected host:port, [v6]:port, tls:host:port, unix:PATH)")
         };
         if let Some(rest) = text.strip_prefix("unix:") {
@@ -324,35 +327,35 @@ impl FromStr for ListenAddress {
                 None => (rest, 0o666),
                 Some((path, octal)) => match u32::from_str_radix(octal, 8) {
                     Ok(mode) if mode <= 0o777 => (path, mode),
-                    _ => return Err(wrong("the mode is not octal, 0 to 777")),
+                    _ => return Err(error("the mode is not octal, from 0 to 777")),
                 },
             };
-            // sun_path has 108 octets on Linux and 104 on the BSDs, a NUL at the end included.
+            // sun_path has 108 bytes on Linux and 104 on BSD, with the NUL at the end.
             return match path.len() {
-                0 => Err(wrong("no path")),
+                0 => Err(error("no path")),
                 1..=103 if !path.contains('\0') => {
                     Ok(ListenAddress::Unix { path: path.into(), mode })
                 }
-                _ => Err(wrong("the path is longer than 103 octets, or holds a NUL")),
+                _ => Err(error("the path is longer than 103 bytes, or contains a NUL")),
             };
         }
-        let (tls, place) = match text.strip_prefix("tls:") {
-            // The host may be called tls.
+        let (tls, address) = match text.strip_prefix("tls:") {
+            // A host may be named tls.
             Some(rest) if rest.contains(':') => (true, rest),
             _ => (false, text),
         };
-        let (host, port) = place.rsplit_once(':').ok_or_else(|| wrong("no port"))?;
+        let (host, port) = address.rsplit_once(':').ok_or_else(|| error("no port"))?;
         // u16::from_str would take a sign.
         let digits = port.bytes().all(|b| b.is_ascii_digit());
         let port = port.parse::<u16>().ok().filter(|_| digits);
-        let port = port.ok_or_else(|| wrong("the port is not a number from 0 to 65535"))?;
+        let port = port.ok_or_else(|| error("the port is not a number from 0 to 65535"))?;
         let host = match host.strip_prefix('[').map(|h| h.strip_suffix(']')) {
             Some(Some(v6)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => v6,
-            Some(_) => return Err(wrong("no IPv6 address in the brackets")),
-            None if host.contains(':') => return Err(wrong("an IPv6 address needs brackets")),
-            None if host.is_empty() => return Err(wrong("no host")),
+            Some(_) => return Err(error("no IPv6 address in the brackets")),
+            None if host.contains(':') => return Err(error("an IPv6 address needs brackets")),
+            None if host.is_empty() => return Err(error("no host")),
             None if host.bytes().any(|b| !b.is_ascii_alphanumeric() && !b"-._".contains(&b)) => {
-                return Err(wrong("not a host name"));
+                return Err(error("not a host name"));
             }
             None => host,
         };
@@ -365,9 +368,10 @@ impl fmt::Display for ListenAddress {
         match self {
             ListenAddress::Tcp { host, port, tls } => {
                 let tls = if *tls { "tls:" } else { "" };
-                match host.contains(':') {
-                    true => write!(f, "{tls}[{host}]:{port}"),
-                    false => write!(f, "{tls}{host}:{port}"),
+                if host.contains(':') {
+                    write!(f, "{tls}[{host}]:{port}")
+                } else {
+                    write!(f, "{tls}{host}:{port}")
                 }
             }
             ListenAddress::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
@@ -383,7 +387,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_read_back() {
+    fn addresses_can_be_parsed_and_written() {
         for text in [
             "127.0.0.1:25",
             "[::1]:25",
@@ -401,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_why() {
+    fn invalid_addresses_are_explained() {
         for (text, why) in [
             ("", "no port"),
             ("localhost", "no port"),
@@ -437,9 +441,9 @@ mod tests {
         drop(UnixListener::bind(&path).unwrap());
         let first = open(std::slice::from_ref(&address)).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
-        // Somebody listens: refused, and the socket stays.
+        // Another process listens, so this fails and the socket stays.
         let second = open(std::slice::from_ref(&address)).unwrap_err();
-        assert!(second.to_string().contains("somebody else listens"), "{second}");
+        assert!(second.to_string().contains("another program listens"), "{second}");
         UnixStream::connect(&path).unwrap();
         drop(first);
         assert!(!path.exists());
@@ -449,14 +453,14 @@ mod tests {
     }
 
     #[test]
-    fn the_service_manager_is_told() {
+    fn the_service_manager_is_notified() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
         send_datagram(&path, b"READY=1").unwrap();
-        let mut told = [0; 16];
-        let n = manager.recv(&mut told).unwrap();
-        assert_eq!(&told[..n], b"READY=1");
+        let mut received = [0; 16];
+        let n = manager.recv(&mut received).unwrap();
+        assert_eq!(&received[..n], b"READY=1");
         assert!(send_datagram(&directory.path().join("nobody"), b"READY=1").is_err());
     }
 }

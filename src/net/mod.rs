@@ -1,9 +1,20 @@
 //! Sockets: opened, read and written with deadlines, in clear text or through TLS.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `listen.rs` | addresses to listen on, and listening sockets |
+//! | `socket.rs` | a connection: TCP, a Unix socket, or standard input and output |
+//! | `server_socket.rs` | a connection with deadlines |
+//! | `stream.rs` | a session's connection: buffers, command lines, mail data, replies |
+//! | `session_handle.rs` | what other threads may see of a session and do to it |
+//! | `disconnect.rs` | why a connection ends |
+//! | `tls/` | TLS for servers and clients |
 
+mod disconnect;
 pub mod listen;
 mod server_socket;
-pub mod session_handle;
-pub mod socket;
+mod session_handle;
+mod socket;
 pub mod stream;
 #[cfg_attr(not(feature = "tls"), path = "tls/absent.rs")]
 pub mod tls;

@@ -1,8 +1,9 @@
-//! The socket with its deadlines: the lower end of a [`Stream`](super::Stream), which speaks clear
-//! text here or has TLS speak.
+//! A server's connection with deadlines. A [`Stream`](super::stream::Stream) uses it directly for
+//! clear text, and below TLS.
 //!
-//! No call takes longer than it is told, and none outlasts the session's deadline, but by an eighth
-//! of the time-out at most: exact times would cost a system call for each read.
+//! No call blocks longer than the caller allows, and none past the session's deadline. Reads may
+//! exceed either by an eighth of the timeout, because exact times would cost a system call for each
+//! read.
 
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -10,45 +11,45 @@ use std::time::{Duration, Instant};
 
 use nix::poll::PollFlags;
 
+use super::disconnect::Disconnect;
 use super::session_handle::{StreamShared, WaitPhase};
-use super::socket::{Socket, is_timeout, ready};
-use super::stream::Disconnect;
+use super::socket::{Socket, is_timeout, wait_ready};
 
-/// A socket that is waited for no longer than allowed.
+/// A connection with deadlines.
 #[derive(Debug)]
 pub(super) struct ServerSocket {
     pub(super) shared: Arc<StreamShared>,
     pub(super) timeout: Duration,
-    /// How long mail data may pause.
-    pub(super) pause: Duration,
-    /// The session's.
+    /// The longest pause in mail data.
+    pub(super) data_pause: Duration,
+    /// The session's deadline.
     pub(super) deadline: Instant,
-    /// What SO_RCVTIMEO is now.
-    armed: Duration,
+    /// The socket's SO_RCVTIMEO.
+    receive_timeout: Duration,
 }
 
 impl ServerSocket {
-    /// The wire of a session that may last until `deadline`. `shared`'s socket waits `pause` for
-    /// something to read, and `timeout` to write.
+    /// Returns a connection for a session that must end by `deadline`. The socket in `shared` has
+    /// SO_RCVTIMEO `data_pause` and SO_SNDTIMEO `timeout`.
     pub(super) fn new(
         shared: Arc<StreamShared>,
         timeout: Duration,
-        pause: Duration,
+        data_pause: Duration,
         deadline: Instant,
     ) -> ServerSocket {
-        ServerSocket { shared, timeout, pause, deadline, armed: pause }
+        ServerSocket { shared, timeout, data_pause, deadline, receive_timeout: data_pause }
     }
 
-    /// One read(2) that returns by `until` or the session's deadline. 0 is the end, as the client
-    /// made it or a [`SessionHandle`](super::SessionHandle).
+    /// Makes one read(2) that returns by `until` or the session's deadline. Returns 0 at the end,
+    /// whether the client or a [`SessionHandle`](super::stream::SessionHandle) caused it.
     pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> Result<usize, Disconnect> {
         loop {
-            let left = self.left(Instant::now(), until)?;
+            let left = self.time_left(Instant::now(), until)?;
             let result = match &self.shared.socket {
                 Socket::Pipe { input, .. } => {
-                    // Nobody can wake us here but time.
+                    // A pipe cannot be shut down from another thread, so notices are polled for.
                     let wait = left.min(Duration::from_secs(1));
-                    if !ready(input, PollFlags::POLLIN, wait).map_err(Disconnect::Broken)? {
+                    if !wait_ready(input, PollFlags::POLLIN, wait).map_err(Disconnect::Broken)? {
                         if self.shared.notice().is_some() {
                             return Ok(0);
                         }
@@ -57,10 +58,10 @@ impl ServerSocket {
                     (&mut &*input).read(buffer)
                 }
                 Socket::Tcp(_) | Socket::Unix(_) => {
-                    // Too late by an eighth is allowed, and too early is seen below; so most reads
-                    // need no second call.
-                    if left + self.timeout / 8 < self.armed {
-                        self.arm(left)?;
+                    // A socket timeout that is an eighth too long is good enough, and one that is
+                    // too short is made up for below. So most reads need no second system call.
+                    if left + self.timeout / 8 < self.receive_timeout {
+                        self.set_receive_timeout(left)?;
                     }
                     self.shared.socket.read(buffer)
                 }
@@ -70,30 +71,31 @@ impl ServerSocket {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if is_timeout(&e) => {
                     let eighth = self.timeout / 8;
-                    let left = self.left(Instant::now() + eighth, until)?;
-                    self.arm(left + eighth)?;
+                    let left = self.time_left(Instant::now() + eighth, until)?;
+                    self.set_receive_timeout(left + eighth)?;
                 }
                 Err(e) => return Err(Disconnect::Broken(e)),
             }
         }
     }
 
-    fn arm(&mut self, wait: Duration) -> Result<(), Disconnect> {
-        self.armed = wait.max(Duration::from_millis(1));
-        self.shared.socket.set_read_timeout(self.armed).map_err(Disconnect::Broken)
+    fn set_receive_timeout(&mut self, timeout: Duration) -> Result<(), Disconnect> {
+        // Zero would mean no timeout.
+        self.receive_timeout = timeout.max(Duration::from_millis(1));
+        self.shared.socket.set_read_timeout(self.receive_timeout).map_err(Disconnect::Broken)
     }
 
-    /// Writes all of `bytes` by `until`. Nearly always they fit into the socket's buffer; only when
-    /// they do not is the client to blame for a wait.
+    /// Writes all of `bytes` by `until`. They nearly always fit into the socket's buffer. Only when
+    /// they do not does the session count as waiting for its client.
     pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {
         let sent = self.shared.socket.write_what_fits(bytes).map_err(Disconnect::Broken)?;
         let rest = bytes.get(sent..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
         }
-        let before = self.shared.wait(WaitPhase::Reply, Instant::now())?;
+        let before = self.shared.begin_wait(WaitPhase::Reply, Instant::now())?;
         let result = self.write_rest(rest, until);
-        match self.shared.resume(before) {
+        match self.shared.end_wait(before) {
             Some(notice) if result.is_err() => Err(notice.into()),
             _ => result,
         }
@@ -109,6 +111,7 @@ impl ServerSocket {
                 Err(e) if is_timeout(&e) => return Err(Disconnect::NotReading),
                 Err(e) => return Err(Disconnect::Broken(e)),
             }
+            // A client that reads a few bytes at a time makes no single write time out.
             if !rest.is_empty() && Instant::now() >= until.min(self.deadline) {
                 return Err(Disconnect::NotReading);
             }
@@ -116,13 +119,13 @@ impl ServerSocket {
         Ok(())
     }
 
-    /// The wire as TLS sees it, up to `until`.
+    /// Returns the connection for TLS, with a deadline for all it reads and writes.
     pub(super) fn until(&mut self, until: Instant) -> DeadlineSocket<'_> {
-        DeadlineSocket { wire: self, until }
+        DeadlineSocket { socket: self, until }
     }
 
-    /// How long there is at `now` before `until` and the session's deadline.
-    fn left(&self, now: Instant, until: Instant) -> Result<Duration, Disconnect> {
+    /// Returns the time from `now` until `until` or the session's deadline, whichever is first.
+    fn time_left(&self, now: Instant, until: Instant) -> Result<Duration, Disconnect> {
         if now >= self.deadline {
             Err(Disconnect::Deadline)
         } else if now >= until {
@@ -133,22 +136,22 @@ impl ServerSocket {
     }
 }
 
-/// The wire for whoever reads and writes by std's traits. A [`Disconnect`] is inside the error.
+/// A [`ServerSocket`] for readers and writers of std's traits. Its errors contain a [`Disconnect`].
 pub(super) struct DeadlineSocket<'a> {
-    wire: &'a mut ServerSocket,
+    socket: &'a mut ServerSocket,
     until: Instant,
 }
 
 impl Read for DeadlineSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.wire.read(buffer, self.until).map_err(io::Error::other)
+        self.socket.read(buffer, self.until).map_err(io::Error::other)
     }
 }
 
 impl Write for DeadlineSocket<'_> {
-    /// Writes all of it.
+    /// Writes all of `bytes`.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.wire.write_all(bytes, self.until).map_err(io::Error::other)?;
+        self.socket.write_all(bytes, self.until).map_err(io::Error::other)?;
         Ok(bytes.len())
     }
 

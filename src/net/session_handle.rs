@@ -1,35 +1,36 @@
-//! What other threads may know of a stream, and do to it: how long its client has owed what the
-//! session waits for, and the means to end it.
+//! Handles to a session for other threads: for how long has its client kept it waiting, and end it.
 //!
-//! The stream says when it is about to block ([`StreamShared::wait`]) and when it no longer does; what a
-//! handle does comes either before, and is seen by the stream, or after, and finds the socket to
-//! wake. Nothing here costs a session more than one lock for each time it blocks.
+//! The stream says when it is about to block ([`StreamShared::begin_wait`]) and when it no longer
+//! does. A handle acts either before that, and the stream sees its notice instead of blocking, or
+//! after it, and wakes the stream by a shutdown of the socket. A session takes one lock for each
+//! time that it blocks.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use super::disconnect::Disconnect;
 use super::socket::Socket;
-use super::stream::Disconnect;
 
-/// Whether the server is under stress: one switch for all streams that heed it.
+/// Whether the server is overloaded, shared by all streams that watch it.
 #[derive(Debug, Default)]
 pub struct OverloadFlag(AtomicBool);
 
 impl OverloadFlag {
-    /// Whether it is on.
+    /// Returns true during overload.
     pub fn is_on(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Turns it on or off.
+    /// Begins or ends overload.
     pub fn set(&self, on: bool) {
         self.0.store(on, Ordering::Relaxed);
     }
 }
 
-/// Ends a session from another thread. Outlives its stream, and then does nothing.
+/// A handle that ends a session from another thread. It may outlive its stream, and has no effect
+/// then.
 #[derive(Clone, Debug)]
 pub struct SessionHandle(Weak<StreamShared>);
 
@@ -38,7 +39,7 @@ impl SessionHandle {
         SessionHandle(Arc::downgrade(shared))
     }
 
-    /// The session is to end at its next command; if it waits for one, now.
+    /// Ends the session at its next command, or now if it waits for one.
     pub fn stop(&self) {
         if let Some(shared) = self.0.upgrade() {
             let mut state = shared.lock();
@@ -49,38 +50,40 @@ impl SessionHandle {
         }
     }
 
-    /// Since when the session has been blocked by its client; None while it is at work.
+    /// Returns the time since which the session has been blocked by its client, or None while it
+    /// works.
     pub fn waiting_since(&self) -> Option<Instant> {
         let shared = self.0.upgrade()?;
         let waiting = shared.lock().waiting;
         waiting.map(|waiting| waiting.since)
     }
 
-    /// How long the client has owed what the session is blocked for: a whole command line, mail
-    /// data that keeps its pace, or to read its replies. Octets that dribble in change nothing.
-    /// None while the session is at work, and once it is being ended.
+    /// Returns for how long the client has not done its part: sent a whole command line, kept the
+    /// pace of mail data, or read its replies. Single bytes of a command line do not count. Returns
+    /// None while the session works, and when it is being ended.
     pub fn idle_for(&self) -> Option<Duration> {
         let shared = self.0.upgrade()?;
         let state = *shared.lock();
         state.idle_for()
     }
 
-    /// Ends the session if its client lags by `least` or more; whether it did.
+    /// Ends the session if its client has been idle for `least` or longer. Returns true if so.
     pub fn evict_if_idle(&self, least: Duration) -> bool {
         let Some(shared) = self.0.upgrade() else { return false };
         let mut state = shared.lock();
-        let lags = state.idle_for().is_some_and(|idle_for| idle_for >= least);
-        if lags {
+        let is_idle = state.idle_for().is_some_and(|idle_for| idle_for >= least);
+        if is_idle {
             state.notice = Some(Notice::Evict);
-            // Who does not read need not be written to.
-            let deaf = matches!(state.waiting, Some(ClientWait { phase: WaitPhase::Reply, .. }));
-            shared.socket.shutdown(if deaf { Shutdown::Both } else { Shutdown::Read });
+            // A client that does not read its replies would not read the last one either.
+            let is_reading =
+                !matches!(state.waiting, Some(ClientWait { phase: WaitPhase::Reply, .. }));
+            shared.socket.shutdown(if is_reading { Shutdown::Read } else { Shutdown::Both });
         }
-        lags
+        is_idle
     }
 
-    /// Cuts the connection, whatever the session is doing.
-    pub fn cut(&self) {
+    /// Closes the connection, whatever the session does.
+    pub fn disconnect(&self) {
         if let Some(shared) = self.0.upgrade() {
             shared.lock().notice = Some(Notice::Stop);
             shared.socket.shutdown(Shutdown::Both);
@@ -88,7 +91,7 @@ impl SessionHandle {
     }
 }
 
-/// What a stream and its handles have in common.
+/// State that a stream and its handles share.
 #[derive(Debug)]
 pub(super) struct StreamShared {
     pub(super) socket: Socket,
@@ -103,30 +106,32 @@ struct WaitState {
 
 impl WaitState {
     fn idle_for(&self) -> Option<Duration> {
-        let waiting = self.waiting.filter(|_| self.notice.is_none())?;
-        Some(waiting.idle_since.elapsed())
+        match (self.waiting, self.notice) {
+            (Some(waiting), None) => Some(waiting.idle_since.elapsed()),
+            _ => None,
+        }
     }
 }
 
-/// The stream is blocked by its client.
+/// A stream that is blocked by its client.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ClientWait {
     phase: WaitPhase,
     since: Instant,
-    /// Since when the client has owed what is waited for.
+    /// The time since which the client should have done what the stream waits for.
     idle_since: Instant,
 }
 
-/// What the client owes.
+/// The event that a stream waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitPhase {
     Command,
     Data,
-    /// That it reads what it was answered.
+    /// The client reading its replies.
     Reply,
 }
 
-/// What a handle has told the stream.
+/// A request from a handle to its stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Notice {
     Stop,
@@ -137,7 +142,7 @@ impl From<Notice> for Disconnect {
     fn from(notice: Notice) -> Disconnect {
         match notice {
             Notice::Stop => Disconnect::Stopping,
-            Notice::Evict => Disconnect::Evict,
+            Notice::Evict => Disconnect::Evicted,
         }
     }
 }
@@ -155,10 +160,14 @@ impl StreamShared {
         self.lock().notice
     }
 
-    /// The stream is about to block for what the client has owed since `idle_since`; what it waited for
-    /// before, which [`resume`](StreamShared::resume) takes. A notice that came before is an error, but
-    /// mail data and replies that have begun are finished when the server stops.
-    pub(super) fn wait(
+    /// Records that the stream is about to block for its client, which has been idle since
+    /// `idle_since`. Returns the wait that this one interrupts, for
+    /// [`end_wait`](StreamShared::end_wait).
+    ///
+    /// # Errors
+    /// A notice came before. Mail data and replies that have begun are finished all the same when
+    /// the server stops.
+    pub(super) fn begin_wait(
         &self,
         phase: WaitPhase,
         idle_since: Instant,
@@ -174,8 +183,9 @@ impl StreamShared {
         Ok(before)
     }
 
-    /// The stream has stopped blocking, for this at least; what it was told meanwhile.
-    pub(super) fn resume(&self, before: Option<ClientWait>) -> Option<Notice> {
+    /// Records that the stream no longer blocks, and restores the wait `before` it. Returns the
+    /// notice that came meanwhile.
+    pub(super) fn end_wait(&self, before: Option<ClientWait>) -> Option<Notice> {
         let mut state = self.lock();
         state.waiting = before;
         state.notice

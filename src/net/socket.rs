@@ -1,10 +1,8 @@
-//! What a connection is made of, and who is at its other end.
+//! A connection: three kinds of socket with one way to read, write and shut down.
 //!
-//! Three kinds of socket with one way to read, write and shut down. Deadlines are the
-//! [`Stream`](super::Stream)'s; but a pipe has no time-out of its own, so that here its writes are
-//! waited for.
+//! Deadlines are those of [`ServerSocket`](super::server_socket::ServerSocket), except for writes
+//! to a pipe, which has no timeout of its own.
 
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
@@ -17,66 +15,27 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
 
-/// Who is at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// A client over TCP; IPv4-mapped IPv6 addresses are turned into IPv4.
-    Ip(SocketAddr),
-    /// A process on this host, over a Unix socket.
-    Unix,
-    /// Whoever holds the other end of standard input.
-    Pipe,
-}
+use crate::message::peer::Peer;
 
-impl Peer {
-    /// A client at `addr`.
-    pub fn ip(addr: SocketAddr) -> Peer {
-        Peer::Ip(SocketAddr::new(addr.ip().to_canonical(), addr.port()))
-    }
-
-    /// The client's address, if it has one.
-    pub fn address(&self) -> Option<IpAddr> {
-        match self {
-            Peer::Ip(addr) => Some(addr.ip()),
-            Peer::Unix | Peer::Pipe => None,
-        }
-    }
-
-    /// Whether the client is on this host, as far as can be told.
-    pub fn is_local(&self) -> bool {
-        self.address().is_none_or(|ip| ip.is_loopback())
-    }
-}
-
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Peer::Ip(addr) => addr.fmt(f),
-            Peer::Unix => f.write_str("unix"),
-            Peer::Pipe => f.write_str("pipe"),
-        }
-    }
-}
-
-/// What a connection is made of.
+/// A connection.
 #[derive(Debug)]
 pub enum Socket {
     /// TCP.
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
-    /// Two descriptors that are no sockets, as standard input and output may be.
+    /// Two descriptors that are not sockets, as standard input and output may be.
     Pipe {
-        /// Where the client's octets come from.
+        /// Bytes from the client.
         input: File,
-        /// Where ours go to.
+        /// Bytes to the client.
         output: File,
     },
 }
 
-/// The connection that a super-server (inetd, systemd, tcpserver) or a shell left on standard
-/// input: a socket, whose own address is asked for, or a pipe, where `TCPREMOTEIP` (tcpserver),
-/// `REMOTE_ADDR` (systemd) or `REMOTE_HOST` (xinetd) may hold the client's address.
+/// Returns the connection that a super-server (inetd, systemd, tcpserver) or a shell passed on
+/// standard input. A socket is asked for its peer. For a pipe the peer is read from the
+/// environment: `TCPREMOTEIP` (tcpserver), `REMOTE_ADDR` (systemd) or `REMOTE_HOST` (xinetd).
 ///
 /// # Errors
 /// Standard input is closed, or is a socket without a peer.
@@ -94,9 +53,9 @@ pub fn standard_input() -> io::Result<(Socket, Peer)> {
         return Ok((Socket::Pipe { input, output }, peer.unwrap_or(Peer::Pipe)));
     }
     let tcp = TcpStream::from(OwnedFd::from(input));
-    // Whoever made it may have left it non-blocking; our time-outs need it to block.
+    // The super-server may have left it non-blocking, and then socket timeouts have no effect.
     tcp.set_nonblocking(false)?;
-    // The address family decides: std refuses to show an address that is not IP.
+    // std returns an error for an address that is not of an IP family.
     if tcp.local_addr().is_ok() {
         let peer = Peer::ip(tcp.peer_addr()?);
         return Ok((Socket::Tcp(tcp), peer));
@@ -121,16 +80,17 @@ impl Socket {
             Socket::Unix(s) => (&mut &*s).write(bytes),
             Socket::Pipe { output, .. } => {
                 let left = until.saturating_duration_since(Instant::now());
-                if !ready(output, PollFlags::POLLOUT, left)? {
+                if !wait_ready(output, PollFlags::POLLOUT, left)? {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
-                // A pipe that poll calls writable takes this much without blocking.
+                // A pipe that is ready takes this much without blocking.
                 (&mut &*output).write(&bytes[..bytes.len().min(PIPE_PIECE)])
             }
         }
     }
 
-    /// Whether there is something to read, at once. Of a pipe nobody can tell without reading.
+    /// Returns true if there is input, without blocking. Always false for a pipe, because that
+    /// cannot be peeked into.
     pub(super) fn has_input(&self) -> bool {
         let fd = match self {
             Socket::Tcp(s) => s.as_raw_fd(),
@@ -140,23 +100,27 @@ impl Socket {
         recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|n| n > 0)
     }
 
-    /// Writes as many of `bytes` as can be without waiting, which may be none.
+    /// Writes as many of `bytes` as fit without blocking. Returns their number, which may be 0.
     pub(super) fn write_what_fits(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = match self {
             Socket::Tcp(s) => s.as_raw_fd(),
             Socket::Unix(s) => s.as_raw_fd(),
             Socket::Pipe { .. } => return Ok(0),
         };
-        match send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        // Without the flag, std protects a program, because it ignores SIGPIPE from the start.
+        #[cfg(not(target_vendor = "apple"))]
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        match send(fd, bytes, flags) {
             Ok(sent) => Ok(sent),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
             Err(e) => Err(e.into()),
         }
     }
 
-    /// Writes `bytes` and ends our side, without ever blocking, for a client that gets no session.
-    /// What it sent already is read: left unread, it would turn the close into a reset, which may
-    /// take our line with it.
+    /// Writes `bytes` and closes this side, without blocking, for a client that gets no session.
+    /// Input that came already is read, because unread input turns the close into a reset, which
+    /// may destroy the reply on its way.
     pub fn send_at_once(&self, bytes: &[u8]) {
         let unblocked = match self {
             Socket::Tcp(s) => s.set_nonblocking(true),
@@ -178,7 +142,7 @@ impl Socket {
         }
     }
 
-    /// A failure means that the client was faster.
+    /// Shuts the connection down. An error means that the client has closed it before.
     pub(super) fn shutdown(&self, how: Shutdown) {
         let _ = match self {
             Socket::Tcp(s) => s.shutdown(how),
@@ -192,9 +156,9 @@ pub(super) fn is_timeout(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Waits until `file` can be read or written, or has ended; false when `wait` is over.
-pub(super) fn ready(file: &File, what: PollFlags, wait: Duration) -> io::Result<bool> {
-    // Rounded up, or the last fraction of a millisecond would be spent in a busy loop.
+/// Waits until `file` can be read or written, or is at its end. Returns false after `wait`.
+pub(super) fn wait_ready(file: &File, what: PollFlags, wait: Duration) -> io::Result<bool> {
+    // Rounded up, because the last fraction of a millisecond would be a busy loop.
     let millis = wait.as_millis().saturating_add(1);
     let wait = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);
     match nix::poll::poll(&mut [PollFd::new(file.as_fd(), what)], wait) {
@@ -204,5 +168,5 @@ pub(super) fn ready(file: &File, what: PollFlags, wait: Duration) -> io::Result<
     }
 }
 
-/// PIPE_BUF on Linux; POSIX allows less on others, where a write may then block.
+/// POSIX's least PIPE_BUF. A write of so many bytes to a pipe that is ready does not block.
 const PIPE_PIECE: usize = 512;

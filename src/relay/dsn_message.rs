@@ -1,20 +1,21 @@
-//! Delivery reports: the message that tells a sender what became of a message (RFC 3461 6;
-//! RFC 3464; RFC 6533 where UTF-8 is in it).
+//! The message that reports a delivery status to a sender: a DSN (RFC 3461 6, RFC 3464; RFC 6533 if
+//! it contains UTF-8).
 //!
 //! ```text
 //! Content-Type: multipart/report; report-type=delivery-status; boundary="..."
 //!
 //! 1  text/plain                 for people
 //! 2  message/delivery-status    for programs: Final-Recipient, Action, Status
-//! 3  text/rfc822-headers        the header of the message, or message/rfc822, all of it
+//! 3  text/rfc822-headers        the header of the message; or message/rfc822, all of it
 //! ```
-//! What cannot be delivered on this host is refused within the session, so that whoever has the
-//! message still has it, and reports it (RFC 5321 4.2.5). So of mailboxes here only success is
-//! reported, where `NOTIFY=SUCCESS` asked for it; failure and delay only of what waited in the
-//! queue.
+//! A message that cannot be delivered on this host is refused within the session, so that the
+//! client keeps it and reports the failure (RFC 5321 4.2.5). For local mailboxes only success is
+//! therefore reported, if `NOTIFY=SUCCESS` asks for it. Delays and failures are reported for
+//! messages in the queue only.
 //!
-//! Of a recipient that is an alias the address in the envelope is reported, not the mailboxes
-//! behind it (RFC 3461 5.2.7.3 b, 5.2.7.4). Nothing is reported to the null reverse-path.
+//! The report names the address in the envelope, even if it is an alias. It does not name the
+//! mailboxes that the alias leads to (RFC 3461 5.2.7.3 b, 5.2.7.4). Nothing is reported to the null
+//! reverse-path.
 
 use std::fmt::Write;
 use std::io;
@@ -28,132 +29,132 @@ use crate::message::trace;
 use crate::smtp::dsn::OriginalRecipient;
 use crate::smtp::{Envelope, ForwardPath, Recipient};
 
-/// One report, for the sender of one message.
+/// A report about one message, for its sender.
 #[derive(Debug)]
 pub struct DsnMessage<'a> {
-    /// Who reports.
+    /// The name of the reporting host.
     pub hostname: &'a str,
-    /// The report's own id.
+    /// The id of the report.
     pub id: &'a str,
-    /// When it is written.
-    pub at: &'a Zoned,
-    /// When the message came.
-    pub came: &'a Zoned,
-    /// Who it is for, as its To field shows it.
+    /// The date of the report.
+    pub date: &'a Zoned,
+    /// The time at which the message arrived.
+    pub arrived: &'a Zoned,
+    /// The address in the To field, in angle brackets.
     pub to: &'a str,
-    /// What became of the message.
+    /// The status of all recipients in the report.
     pub action: DsnAction,
     /// ENVID of the message.
     pub envid: Option<&'a str>,
-    /// For whom it became so; at least one.
+    /// Recipients of the message, at least one.
     pub recipients: &'a [RecipientStatus<'a>],
-    /// What of the message is in it.
+    /// The part of the message that the report contains.
     pub returned: &'a ReturnedContent,
 }
 
-/// What became of a message.
+/// The status that a report is about (RFC 3464 2.3.3).
 #[derive(Clone, Debug)]
 pub enum DsnAction {
-    /// It is in mailboxes here.
+    /// The message is in local mailboxes.
     Delivered,
-    /// It was handed to a server that reports nothing.
+    /// A server that does not support DSN has accepted the message.
     Relayed,
-    /// It waits, and is tried until then.
+    /// The message is retried until this time.
     Delayed(Zoned),
-    /// It will not be delivered.
+    /// The message will not be delivered.
     Failed,
 }
 
-/// One recipient of a report.
+/// One recipient in a report.
 #[derive(Clone, Debug)]
 pub struct RecipientStatus<'a> {
-    /// As in the envelope.
+    /// The address in the envelope.
     pub path: &'a ForwardPath,
     /// ORCPT.
     pub original: Option<&'a OriginalRecipient>,
-    /// RFC 3463.
+    /// The status code (RFC 3463).
     pub status: (u8, u16, u16),
-    /// What the other server said, or what happened instead; one line.
-    pub why: Option<String>,
-    /// Whether `why` is a reply.
+    /// The reply of the other server, or the local reason, in one line.
+    pub diagnostic: Option<String>,
+    /// True if `diagnostic` is a reply.
     pub is_reply: bool,
 }
 
 impl<'a> RecipientStatus<'a> {
-    /// A recipient whose mailbox has the message.
+    /// Returns the status of a recipient whose mailbox has the message.
     pub fn delivered<D>(recipient: &'a Recipient<D>) -> RecipientStatus<'a> {
         let (path, original) = (&recipient.path, recipient.original.as_ref());
-        RecipientStatus { path, original, status: (2, 0, 0), why: None, is_reply: false }
+        RecipientStatus { path, original, status: (2, 0, 0), diagnostic: None, is_reply: false }
     }
 }
 
-/// What of a message is in the report on it.
+/// The part of a message that the report about it contains.
 #[derive(Clone, Debug)]
 pub enum ReturnedContent {
-    /// Its header.
+    /// The header.
     Header(Vec<u8>),
-    /// All of it.
+    /// Header and body.
     Whole(Vec<u8>),
 }
 
-/// Whether the sender of this envelope asks for a report of this recipient's success.
-pub fn asks<D>(envelope: &Envelope<D>, recipient: &Recipient<D>) -> bool {
+/// True if the sender of `envelope` wants a report when the message is delivered to `recipient`.
+pub fn wants_success_report<D>(envelope: &Envelope<D>, recipient: &Recipient<D>) -> bool {
     let success = recipient.notify.is_some_and(|notify| notify.success);
     success && envelope.from != crate::smtp::ReversePath::Null
 }
 
-/// The header of a message, as it is in mailboxes, for a report on it: its first
-/// [`HEADER_MAX`] octets, whole lines.
+/// Returns the header of a message for a report about it: whole lines, at most [`HEADER_MAX`]
+/// bytes.
 ///
 /// # Errors
-/// The file it waits in cannot be read.
-pub fn header(content: &Content) -> io::Result<Vec<u8>> {
-    let mut begin = match content {
-        Content::Memory(octets) => octets.get(..HEADER_MAX).unwrap_or(octets).to_vec(),
+/// The temporary file of the content cannot be read.
+pub fn read_header(content: &Content) -> io::Result<Vec<u8>> {
+    let mut start = match content {
+        Content::Memory(bytes) => bytes.get(..HEADER_MAX).unwrap_or(bytes).to_vec(),
         Content::File(file, _) => {
-            let mut octets = vec![0; HEADER_MAX];
-            let read = file.read_at(&mut octets, 0)?;
-            octets.truncate(read);
-            octets
+            let mut bytes = vec![0; HEADER_MAX];
+            let read = file.read_at(&mut bytes, 0)?;
+            bytes.truncate(read);
+            bytes
         }
     };
-    let empty_line = memchr::memmem::find(&begin, b"\n\n").map(|at| at + 1);
-    let whole_lines = || memchr::memrchr(b'\n', &begin).map_or(0, |at| at + 1);
-    begin.truncate(empty_line.unwrap_or_else(whole_lines));
-    Ok(begin)
+    let empty_line = memchr::memmem::find(&start, b"\n\n").map(|at| at + 1);
+    let whole_lines = || memchr::memrchr(b'\n', &start).map_or(0, |at| at + 1);
+    start.truncate(empty_line.unwrap_or_else(whole_lines));
+    Ok(start)
 }
 
 impl DsnMessage<'_> {
-    /// The report as it stands in a mailbox below Return-Path and Delivered-To.
+    /// Returns the report in the form of a mailbox, without Return-Path and Delivered-To.
     pub fn content(&self) -> Content {
         let mut text = String::new();
         // Writing to a String does not fail.
         let _ = self.write(&mut text);
-        let mut octets = text.into_bytes();
+        let mut bytes = text.into_bytes();
         match self.returned {
-            ReturnedContent::Header(header) | ReturnedContent::Whole(header) => {
-                octets.extend_from_slice(header)
+            ReturnedContent::Header(returned) | ReturnedContent::Whole(returned) => {
+                bytes.extend_from_slice(returned)
             }
         }
-        octets.extend_from_slice(format!("\n--{}--\n", self.boundary()).as_bytes());
-        Content::Memory(Arc::new(octets))
+        bytes.extend_from_slice(format!("\n--{}--\n", self.boundary()).as_bytes());
+        Content::Memory(Arc::new(bytes))
     }
 
-    /// All of it but what is returned of the message, and what stands behind.
+    /// Writes the report up to the returned content.
     fn write(&self, out: &mut String) -> std::fmt::Result {
         let DsnMessage { hostname, id, to, .. } = self;
-        let (at, came) = (trace::format_date(self.at), trace::format_date(self.came));
+        let (date, arrived) = (trace::format_date(self.date), trace::format_date(self.arrived));
         let boundary = self.boundary();
         let global = self.has_utf8();
-        let (subject, begin, end) = self.words();
+        let (subject, begin, end) = self.texts();
         write!(
             out,
             "Received: by {hostname} id {id};\n\
-             \t{at}\n\
+             \t{date}\n\
              From: Mail Delivery System <MAILER-DAEMON@{hostname}>\n\
              To: {to}\n\
              Subject: {subject}\n\
-             Date: {at}\n\
+             Date: {date}\n\
              Message-ID: <{id}@{hostname}>\n\
              Auto-Submitted: auto-replied\n\
              MIME-Version: 1.0\n\
@@ -164,12 +165,12 @@ impl DsnMessage<'_> {
              {text}\
              \n\
              {begin}\n\n",
-            text = part("text/plain; charset=utf-8", global),
+            text = part_header("text/plain; charset=utf-8", global),
         )?;
         for recipient in self.recipients {
             writeln!(out, "    {}", recipient.path)?;
-            if let Some(why) = &recipient.why {
-                writeln!(out, "        {}", quoted(why))?;
+            if let Some(diagnostic) = &recipient.diagnostic {
+                writeln!(out, "        {}", one_line(diagnostic))?;
             }
         }
         let kind =
@@ -183,48 +184,48 @@ impl DsnMessage<'_> {
              {kind}\
              \n\
              Reporting-MTA: {mta};{hostname}\n",
-            kind = part(kind, global),
+            kind = part_header(kind, global),
             mta = if hostname.contains('.') { "dns" } else { "x-local-hostname" },
         )?;
         if let Some(envid) = self.envid {
             writeln!(out, "Original-Envelope-Id: {envid}")?;
         }
-        writeln!(out, "Arrival-Date: {came}")?;
+        writeln!(out, "Arrival-Date: {arrived}")?;
         for recipient in self.recipients {
             self.write_recipient(out, recipient)?;
         }
         let (kind, is_ascii) = match self.returned {
             ReturnedContent::Header(header) if header.is_ascii() => ("text/rfc822-headers", true),
             ReturnedContent::Header(_) => ("message/global-headers", false),
-            // Its own header says what its body is; 8 bits in that are no global message.
+            // A message with 8-bit content in its body is not a global message. Its own header
+            // declares the content.
             ReturnedContent::Whole(whole) => ("message/rfc822", whole.is_ascii()),
         };
-        write!(out, "\n--{boundary}\n{}\n", part(kind, !is_ascii))
+        write!(out, "\n--{boundary}\n{}\n", part_header(kind, !is_ascii))
     }
 
-    /// For people: the subject, what stands above the recipients, and what below.
-    fn words(&self) -> (&'static str, &'static str, String) {
+    /// Returns the texts for people: the subject, and the lines above and below the recipients.
+    fn texts(&self) -> (&'static str, &'static str, String) {
         let hostname = self.hostname;
+        let requested =
+            format!("The mail system at {hostname} sends this notice because it was requested.\n");
         match &self.action {
             DsnAction::Delivered => (
                 "Delivered: your message",
-                "Your message has been put into the mailboxes of",
-                format!(
-                    "by the mail system at {hostname}. You have asked to be told so. It is\n\
-                     not known whether anybody has read it.\n"
-                ),
+                "Your message has been delivered to the mailboxes of",
+                format!("{requested}It does not show whether the message has been read.\n"),
             ),
             DsnAction::Relayed => (
-                "Sent on: your message",
-                "Your message has been sent on, to a mail system that reports nothing back, for",
-                format!("by the mail system at {hostname}. You have asked to be told so.\n"),
+                "Relayed: your message",
+                "Your message has been relayed to a mail system that sends no such notices, for",
+                requested,
             ),
             DsnAction::Delayed(until) => (
-                "Waiting: your message",
-                "Your message could not be sent on yet for",
+                "Delayed: your message",
+                "Your message has not been delivered yet to",
                 format!(
-                    "The mail system at {hostname} tries again until\n    {}\n\
-                     There is nothing you need to do.\n",
+                    "The mail system at {hostname} will try again until\n    {}\n\
+                     You do not need to send the message again.\n",
                     trace::format_date(until)
                 ),
             ),
@@ -232,14 +233,14 @@ impl DsnMessage<'_> {
                 "Not delivered: your message",
                 "Your message could not be delivered to",
                 format!(
-                    "The mail system at {hostname} will not try again. The reply above, if there\n\
-                     is one, is that of the server that did not take it.\n"
+                    "The mail system at {hostname} will not try again. The line below an address\n\
+                     is the reply of the server that rejected the message, or another reason.\n"
                 ),
             ),
         }
     }
 
-    /// The fields of one recipient, below an empty line.
+    /// Writes the fields of one recipient, after an empty line.
     fn write_recipient(
         &self,
         out: &mut String,
@@ -263,9 +264,9 @@ impl DsnMessage<'_> {
             "Final-Recipient: {kind};{address}\nAction: {action}\n\
              Status: {class}.{subject}.{detail}\n"
         )?;
-        if let Some(why) = &recipient.why {
+        if let Some(diagnostic) = &recipient.diagnostic {
             let kind = if recipient.is_reply { "smtp" } else { "x-mailslot" };
-            writeln!(out, "Diagnostic-Code: {kind}; {}", quoted(why))?;
+            writeln!(out, "Diagnostic-Code: {kind}; {}", one_line(diagnostic))?;
         }
         match &self.action {
             DsnAction::Delayed(until) => {
@@ -276,30 +277,31 @@ impl DsnMessage<'_> {
     }
 
     fn has_utf8(&self) -> bool {
-        let is_ascii = |told: &RecipientStatus<'_>| {
-            told.path.is_ascii()
-                && told.original.is_none_or(OriginalRecipient::is_ascii)
-                && told.why.as_ref().is_none_or(|why| why.is_ascii())
+        let is_ascii = |status: &RecipientStatus<'_>| {
+            status.path.is_ascii()
+                && status.original.is_none_or(OriginalRecipient::is_ascii)
+                && status.diagnostic.as_ref().is_none_or(|text| text.is_ascii())
         };
         !self.recipients.iter().all(is_ascii)
     }
 
-    /// Nothing that was sent before the report can hold its id.
+    /// Returns the MIME boundary. The returned content cannot hold it, because it is older than the
+    /// id of the report.
     fn boundary(&self) -> String {
         format!("=_{}", self.id)
     }
 }
 
-/// What somebody else said, on a line of its own: one line, whatever it is.
-fn quoted(text: &str) -> String {
+/// Returns `text`, which another server sent, without control characters.
+fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// The header of one part.
-fn part(kind: &str, eight_bit: bool) -> String {
+/// Returns the MIME header of a part.
+fn part_header(kind: &str, eight_bit: bool) -> String {
     let encoding = if eight_bit { "Content-Transfer-Encoding: 8bit\n" } else { "" };
     format!("Content-Type: {kind}\n{encoding}")
 }
 
-/// Of a message's header so much is returned (RFC 3464 2: some portion of it).
+/// Maximum size in bytes of a returned header. A portion of it will do (RFC 3464 2).
 pub const HEADER_MAX: usize = 16 * 1024;

@@ -1,4 +1,4 @@
-//! Outbound mail: the queue, the client that sends it, and the reports about it.
+//! Outbound mail: the queue, the client that sends its entries, and the reports about them.
 
 pub mod client;
 pub mod dsn_message;

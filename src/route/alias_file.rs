@@ -1,13 +1,13 @@
-//! The files behind the aliases: read whole, never waited for, believed only when they are ours.
+//! Alias files: read whole, without blocking, and only if other users cannot change them.
 //!
-//! - [`read`] opens without blocking and takes regular files only, so a FIFO or a terminal in the
-//!   place of a file cannot hang anyone.
-//! - An `:include:` file must also be owned by root or by whoever runs mailslot, writable by its
-//!   owner only, no symbolic link and no second link of a file: others could put their addresses
-//!   into the list, or have a file shown that they may not read.
-//! - [`AliasFile`] holds the aliases in force. It looks at the file at most once a second while mail
-//!   comes in, so edits count without a signal; a file that cannot be read leaves the old ones in
-//!   force.
+//! - [`read`] opens without blocking and accepts regular files only, so that a FIFO or a terminal
+//!   in the place of a file cannot block a session.
+//! - An `:include:` file must also be owned by root or by the user that runs mailslot, be writable
+//!   by its owner only, and be neither a symbolic link nor a file with a second link. Other users
+//!   could otherwise add addresses to the list, or have a file shown that they may not read.
+//! - [`AliasFile`] holds the current aliases. It checks the file at most once a second while mail
+//!   arrives, so that edits take effect without a signal. If the file cannot be read, the old
+//!   aliases stay in use.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -22,31 +22,31 @@ use super::aliases::Aliases;
 use crate::observe::events;
 use crate::process::confinement;
 
-/// A file that was not read: what is wrong, and what an administrator can do.
+/// A reason why a file was not read, and the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadError {
-    /// With the path.
+    /// The error, beginning with the path.
     pub what: String,
-    /// In a few words.
+    /// Advice to the administrator, in a few words.
     pub fix: String,
 }
 
-/// Who wrote a file's name into a list, and so how much it takes to be believed.
+/// The source of a file's name, which decides how strictly the file is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileTrust {
-    /// Named by the administrator on the command line: may be a link; at most [`ALIASES_MAX`].
-    Named,
-    /// An `:include:` file: the rules above; at most [`INCLUDE_MAX`].
+    /// The configuration. The file may be a link, and may have [`ALIASES_MAX`] bytes.
+    Configured,
+    /// An `:include:` target. The rules above apply, and the file may have [`INCLUDE_MAX`] bytes.
     Included,
 }
 
-/// The content of `path`, and what it was when read.
+/// Returns the content of `path`, and its metadata at that time.
 ///
 /// # Errors
-/// It cannot be opened or read, is no regular file, is too large, or may not be believed.
+/// The file cannot be opened or read, is no regular file, is too large, or is not trusted.
 pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadError> {
     let name = path.display();
-    let unread = |what: &str, fix: &str| {
+    let error = |what: &str, fix: &str| {
         Err(ReadError { what: format!("{name} {what}"), fix: fix.to_owned() })
     };
     let mut flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
@@ -57,45 +57,46 @@ pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadEr
     let (file, meta) = match opened.and_then(|file| file.metadata().map(|meta| (file, meta))) {
         Ok(both) => both,
         Err(e) if e.raw_os_error() == Some(nix::libc::ELOOP) => {
-            return unread("is a symbolic link", "name the file itself");
+            return error("is a symbolic link", "name the file itself");
         }
         Err(_) if confinement::blocks_reading(path) => {
-            let what = "is outside of the sandbox that mailslot has locked itself into";
-            return unread(what, "restart mailslot, which makes it anew");
+            let what = "is outside of the confinement that mailslot started with";
+            return error(what, "restart mailslot");
         }
         Err(e) => {
             let what = format!("cannot be opened: {e}");
-            return unread(&what, "create the file, or let whom mailslot runs as read it");
+            return error(&what, "create the file, or let the user that mailslot runs as read it");
         }
     };
     if !meta.is_file() {
-        return unread("is not a regular file", "put a file there");
+        return error("is not a regular file", "put a file there");
     }
     let size_max = match trust {
-        FileTrust::Named => ALIASES_MAX,
+        FileTrust::Configured => ALIASES_MAX,
         FileTrust::Included => {
             if let Some((what, fix)) = distrust_reason(path, &meta) {
-                return unread(&what, &fix);
+                return error(&what, &fix);
             }
             INCLUDE_MAX
         }
     };
     match content(file, size_max) {
         Ok(Some(text)) => Ok((text, meta)),
-        Ok(None) => unread(
+        Ok(None) => error(
             &format!("is larger than {} MiB", size_max >> 20),
-            "split it, or make it smaller",
+            "split the file, or shorten it",
         ),
-        Err(e) => unread(&format!("cannot be read: {e}"), "look at the disk"),
+        Err(e) => error(&format!("cannot be read: {e}"), "check the disk"),
     }
 }
 
-/// Why a file of this kind is not believed as a list, and the cure.
+/// Returns why an include file is not trusted, and the fix.
 fn distrust_reason(path: &Path, meta: &Metadata) -> Option<(String, String)> {
     let shown = path.display();
     let (owner, us) = (meta.uid(), nix::unistd::geteuid().as_raw());
     if owner != 0 && owner != us {
-        let what = format!("belongs to user id {owner}, not to root or to who runs mailslot");
+        let what =
+            format!("belongs to user id {owner}, not to root or the user that runs mailslot");
         return Some((what, format!("chown root {shown}")));
     }
     if writable_by_others(meta) {
@@ -105,45 +106,46 @@ fn distrust_reason(path: &Path, meta: &Metadata) -> Option<(String, String)> {
         ));
     }
     if meta.nlink() != 1 {
-        return Some(("has a second link".to_owned(), "make it a file of its own".to_owned()));
+        return Some(("has a second link".to_owned(), "replace it by a copy".to_owned()));
     }
     None
 }
 
-/// Whether group or world may write to it.
+/// True if group or others may write to the file.
 pub(super) fn writable_by_others(meta: &Metadata) -> bool {
     meta.mode() & 0o022 != 0
 }
 
-/// All of `file`, or None if it is larger than `size_max`, whatever its length says.
+/// Reads all of `file`. Returns None if it is larger than `size_max`. Its length is not asked,
+/// because the file may grow meanwhile.
 fn content(file: File, size_max: u64) -> std::io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     file.take(size_max + 1).read_to_end(&mut text)?;
     Ok((text.len() as u64 <= size_max).then_some(text))
 }
 
-/// The aliases in force.
+/// An aliases file, read again when it has changed.
 #[derive(Debug)]
 pub struct AliasFile {
-    /// None: there are no aliases.
+    /// None if no aliases are configured.
     path: Option<PathBuf>,
     state: RwLock<AliasFileState>,
-    /// When the file was last looked at.
-    looked: Mutex<Instant>,
+    /// Time of the last check.
+    checked: Mutex<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct AliasFileState {
-    /// None: the file was never read.
+    /// None until the file was read for the first time.
     aliases: Option<Arc<Aliases>>,
-    /// What `aliases` was read from. None: the last look ended in an error; try again.
+    /// The version of the file in `aliases`. None after an error, so that it is read again.
     stamp: Option<Stamp>,
-    /// The last look's error, so that it is logged once and not every second.
-    unread: Option<ReadError>,
+    /// The error of the last check, kept so that it is logged once and not every second.
+    error: Option<ReadError>,
 }
 
-/// Differs after every change: inode for a file replaced by rename, the inode's change time (which
-/// nobody can set) and size for one written in place.
+/// A version of a file, different after every change. The inode shows a file replaced by rename;
+/// its size and change time, which no call can set, show one written in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamp {
     device: u64,
@@ -162,96 +164,97 @@ impl Stamp {
         }
     }
 
-    /// Whether nothing has happened to the file for [`SETTLE`]; one from the future, once the clock
-    /// was set, is taken for settled too.
-    fn is_settled(&self, now: SystemTime) -> bool {
+    /// True if the file has not changed for [`STABLE_AFTER`]. A change in the future, which is seen
+    /// after the clock was set back, is taken for an old one.
+    fn is_stable(&self, now: SystemTime) -> bool {
         let changed = Duration::from_secs(self.changed.0.try_into().unwrap_or(0));
         let age = now.duration_since(SystemTime::UNIX_EPOCH + changed);
-        !matches!(age, Ok(age) if age < SETTLE)
+        !matches!(age, Ok(age) if age < STABLE_AFTER)
     }
 }
 
 impl AliasFile {
-    /// Reads `path`; a file that cannot be read is tried again when it is asked for.
+    /// Reads `path`. A file that cannot be read is tried again at the next check.
     pub fn new(path: Option<PathBuf>) -> AliasFile {
         let none = path.is_none().then(Arc::default);
-        let live = AliasFile {
+        let file = AliasFile {
             path,
             state: RwLock::new(AliasFileState { aliases: none, ..AliasFileState::default() }),
-            looked: Mutex::new(Instant::now()),
+            checked: Mutex::new(Instant::now()),
         };
-        live.reload();
-        live
+        file.reload();
+        file
     }
 
-    /// The aliases in force.
+    /// Returns the current aliases.
     ///
     /// # Errors
-    /// They were never read. Then nobody can say who is unknown, and mail must wait.
+    /// They were never read. No name is then certainly unknown, so that mail must be deferred.
     pub fn current(&self) -> Result<Arc<Aliases>, ReadError> {
-        self.look_if_due(Instant::now(), SystemTime::now());
+        self.reload_if_changed(Instant::now(), SystemTime::now());
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        match (&state.aliases, &state.unread) {
+        match (&state.aliases, &state.error) {
             (Some(aliases), _) => Ok(Arc::clone(aliases)),
-            (None, Some(unread)) => Err(unread.clone()),
+            (None, Some(error)) => Err(error.clone()),
             (None, None) => Err(ReadError {
-                what: "the aliases are not read yet".to_owned(),
+                what: "the aliases have not been read yet".to_owned(),
                 fix: "wait".to_owned(),
             }),
         }
     }
 
-    /// Reads the file now, whatever it looks like. The new aliases come into force at once and
-    /// whole; an error is logged, and the old ones stay.
+    /// Reads the file now, even if it has not changed. The new aliases replace the old ones as a
+    /// whole. An error is logged, and the old ones stay.
     pub fn reload(&self) {
         let Some(path) = &self.path else { return };
-        let result = read(path, FileTrust::Named)
+        let result = read(path, FileTrust::Configured)
             .map(|(text, meta)| (Arc::new(Aliases::parse(path, &text)), Stamp::of(&meta)));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok((aliases, stamp)) => {
-                report(&aliases);
-                *state =
-                    AliasFileState { aliases: Some(aliases), stamp: Some(stamp), unread: None };
+                log_complaints(&aliases);
+                *state = AliasFileState { aliases: Some(aliases), stamp: Some(stamp), error: None };
             }
-            Err(unread) => {
-                if state.unread.as_ref() != Some(&unread) {
+            Err(error) => {
+                if state.error.as_ref() != Some(&error) {
                     let in_use = if state.aliases.is_some() { "old" } else { "none" };
-                    events::aliases_unreadable(&unread.what, in_use);
+                    events::aliases_unreadable(&error.what, in_use);
                 }
                 state.stamp = None;
-                state.unread = Some(unread);
+                state.error = Some(error);
             }
         }
     }
 
-    /// The file's error at the last look, if there was one.
-    pub fn unread(&self) -> Option<ReadError> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner).unread.clone()
+    /// Returns the error of the last check, if there was one.
+    pub fn error(&self) -> Option<ReadError> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).error.clone()
     }
 
-    /// Reloads a file that has changed, at most once in [`LOOK_EVERY`], and not while somebody may
-    /// still be writing it: half a file would have known names refused.
-    fn look_if_due(&self, now: Instant, clock: SystemTime) {
+    /// Reads the file again if it has changed, at most once in [`CHECK_INTERVAL`]. Waits until it
+    /// is stable, because half a file would make known names unknown.
+    fn reload_if_changed(&self, now: Instant, clock: SystemTime) {
         let Some(path) = &self.path else { return };
-        match self.looked.try_lock() {
-            Ok(mut looked) if now.saturating_duration_since(*looked) >= LOOK_EVERY => *looked = now,
-            // Not due, or another thread is at it.
+        match self.checked.try_lock() {
+            Ok(mut checked) if now.saturating_duration_since(*checked) >= CHECK_INTERVAL => {
+                *checked = now
+            }
+            // Not due, or another thread is checking.
             _ => return,
         }
-        let known = self.state.read().unwrap_or_else(PoisonError::into_inner).stamp;
+        let loaded = self.state.read().unwrap_or_else(PoisonError::into_inner).stamp;
         let stamp = std::fs::metadata(path).ok().map(|meta| Stamp::of(&meta));
-        if known.is_some() && known == stamp {
+        if loaded.is_some() && loaded == stamp {
             return;
         }
-        if stamp.is_none_or(|stamp| stamp.is_settled(clock)) {
+        if stamp.is_none_or(|stamp| stamp.is_stable(clock)) {
             self.reload();
         }
     }
 }
 
-/// Logs what is wrong in the file, but not a whole file of the wrong kind.
-fn report(aliases: &Aliases) {
+/// Logs the first errors in the file. A file of another kind may have one in every line.
+fn log_complaints(aliases: &Aliases) {
     for (line, why) in aliases.complaints.iter().take(COMPLAINTS_MAX) {
         events::aliases_invalid(aliases.path.display(), line, why);
     }
@@ -261,77 +264,76 @@ fn report(aliases: &Aliases) {
     }
 }
 
-/// The largest aliases file, in octets; 100,000 aliases have about 4 MiB.
+/// Maximum size of an aliases file in bytes. 100,000 aliases have about 4 MiB.
 pub const ALIASES_MAX: u64 = 64 << 20;
 
-/// The largest `:include:` file, in octets.
+/// Maximum size of an `:include:` file in bytes.
 pub const INCLUDE_MAX: u64 = 1 << 20;
 
-/// How often the aliases file is looked at while mail comes in.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Minimum time between two checks of the aliases file.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a changed file must have been left alone; an editor writes in less.
-const SETTLE: Duration = Duration::from_secs(2);
+/// Time without a change after which a file is stable. An editor writes a file in less.
+const STABLE_AFTER: Duration = Duration::from_secs(2);
 
-/// Complaints about one file that are logged; `mailslot check` prints all.
+/// Maximum number of complaints about a file that are logged. `mailslot check` prints all.
 const COMPLAINTS_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A file being edited is left alone until it has been still for a while; then it counts
-    /// without a signal. The clocks are the test's.
+    /// The test brings its own clocks.
     #[test]
-    fn changes_count_once_they_have_settled() {
+    fn changed_file_is_read_once_it_is_stable() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("aliases");
         std::fs::write(&path, "a: b\n").unwrap();
-        let live = AliasFile::new(Some(path.clone()));
-        let count = || live.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
+        let file = AliasFile::new(Some(path.clone()));
+        let count = || file.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
         let (start, clock) = (Instant::now(), SystemTime::now());
-        let later = clock + SETTLE + LOOK_EVERY;
+        let later = clock + STABLE_AFTER + CHECK_INTERVAL;
         assert_eq!(count(), 1);
 
         std::fs::write(&path, "a: b\nc: d\n").unwrap();
-        live.look_if_due(start + LOOK_EVERY, clock);
-        assert_eq!(count(), 1, "somebody may still be writing");
-        live.look_if_due(start + LOOK_EVERY + LOOK_EVERY / 2, later);
-        assert_eq!(count(), 1, "too early for another look");
-        live.look_if_due(start + 2 * LOOK_EVERY, later);
+        file.reload_if_changed(start + CHECK_INTERVAL, clock);
+        assert_eq!(count(), 1, "an editor may still be writing");
+        file.reload_if_changed(start + CHECK_INTERVAL + CHECK_INTERVAL / 2, later);
+        assert_eq!(count(), 1, "too early for another check");
+        file.reload_if_changed(start + 2 * CHECK_INTERVAL, later);
         assert_eq!(count(), 2);
 
         // Replaced by rename, same length.
         let new = dir.path().join("new");
         std::fs::write(&new, "e: f\n# 567\n").unwrap();
         std::fs::rename(&new, &path).unwrap();
-        live.look_if_due(start + 3 * LOOK_EVERY, later);
+        file.reload_if_changed(start + 3 * CHECK_INTERVAL, later);
         assert_eq!(count(), 1);
 
-        // Gone: the old stay, the error is known; back again: read again.
+        // Removed: the old aliases stay, and the error is known. Created again: read again.
         std::fs::remove_file(&path).unwrap();
-        live.look_if_due(start + 4 * LOOK_EVERY, later);
+        file.reload_if_changed(start + 4 * CHECK_INTERVAL, later);
         assert_eq!(count(), 1);
-        assert!(live.unread().is_some());
+        assert!(file.error().is_some());
         std::fs::write(&path, "").unwrap();
-        live.look_if_due(start + 5 * LOOK_EVERY, later);
-        assert_eq!((count(), live.unread()), (0, None));
+        file.reload_if_changed(start + 5 * CHECK_INTERVAL, later);
+        assert_eq!((count(), file.error()), (0, None));
     }
 
     #[test]
-    fn a_clock_that_was_set_back_does_not_hold_up_changes() {
+    fn clock_set_back_does_not_delay_changes() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let stamp = Stamp::of(&file.as_file().metadata().unwrap());
         let now = SystemTime::now();
-        assert!(!stamp.is_settled(now));
-        assert!(stamp.is_settled(now + SETTLE + LOOK_EVERY));
-        assert!(stamp.is_settled(now - Duration::from_secs(3600)));
+        assert!(!stamp.is_stable(now));
+        assert!(stamp.is_stable(now + STABLE_AFTER + CHECK_INTERVAL));
+        assert!(stamp.is_stable(now - Duration::from_secs(3600)));
     }
 
     #[test]
-    fn no_file_no_aliases() {
-        let live = AliasFile::new(None);
-        live.reload();
-        assert!(live.current().unwrap().entries.is_empty());
+    fn without_a_file_there_are_no_aliases() {
+        let file = AliasFile::new(None);
+        file.reload();
+        assert!(file.current().unwrap().entries.is_empty());
     }
 }

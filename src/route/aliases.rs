@@ -1,25 +1,27 @@
-//! aliases(5): the format, and a table of it.
+//! The format of aliases(5), and the table of a file's aliases.
 //!
 //! ```text
-//! # A comment has a line of its own; blank lines mean nothing.
+//! # A comment is a line of its own. Blank lines have no meaning.
 //! postmaster:    root
 //! root:          alice, bob            several targets
-//!     carol                            a line that begins with a blank continues the one before
+//!     carol                            a line that begins with a blank continues the line before
 //! "Fred Smith":  fred                  quoted names, on both sides
-//! sales@example.org: dave              one domain's only; goes before `sales:`
+//! sales@example.org: dave              for one domain; takes precedence over `sales:`
 //! staff:         :include:/etc/mail/staff, "mary ann"@example.com
-//! alice:         alice, \bob           alice's own mailbox, and the user bob whatever his alias is
+//! alice:         alice, \bob           alice's own mailbox, and bob's even if bob is an alias
 //! ```
 //!
-//! - A name is matched without regard to case. The first of two equal names counts.
-//! - A target is a name, `user@host`, `Full Name <user@host>`, `\user` (the user, no alias), or
+//! - Names are compared without regard to case. Of two equal names the first is used.
+//! - A target is a name, `user@host`, `Full Name <user@host>`, `\user` (the user, not an alias), or
 //!   `:include:/file`, a file that holds targets in the same form without `name:`. `(Comments)`
-//!   may stand between.
-//! - `|program`, `/file` and `:fail:` targets are not supported: mail goes into mailboxes.
+//!   are allowed between them.
+//! - `|program`, `/file` and `:fail:` targets are not supported, because mail is delivered to
+//!   mailboxes only.
 //!
-//! Nothing a client sends is ever read by this parser (hazard: programs as addresses from
-//! strangers). What is wrong in one line costs that line only: a target that cannot be used is kept
-//! as [`AliasTarget::Invalid`], so that mail for its alias is put off and not refused or misdelivered.
+//! This parser never reads what a client sends, so that a client cannot name a program. An error in
+//! one line affects that line only. A target that cannot be used is kept as
+//! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
+//! to the wrong mailbox.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,45 +30,45 @@ use std::path::{Path, PathBuf};
 use super::users::is_hidden;
 use crate::smtp::Mailbox;
 
-/// One thing an alias leads to.
+/// One target of an alias.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AliasTarget {
     /// `bob`: an alias or a user of this host.
     Name(String),
-    /// `bob@example.org`, here or elsewhere.
+    /// `bob@example.org`, on this host or another.
     Mailbox(Mailbox),
     /// `\bob`: the user, even if there is an alias of that name.
     User(String),
     /// `:include:/file`
     Include(PathBuf),
-    /// Cannot be used.
+    /// A target that cannot be used.
     Invalid {
-        /// As it stands in the file, escaped and cut short.
+        /// The text in the file, escaped and truncated.
         text: String,
-        /// What is wrong with it.
-        why: String,
+        /// The error, to follow the text: "is a program, and mailslot runs none".
+        error: String,
     },
 }
 
-/// A target and the line it stands in, counted from 1.
+/// A target and its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliasItem {
-    /// The line.
+    /// Counted from 1.
     pub line: usize,
-    /// What stands there.
+    /// The target on that line.
     pub target: AliasTarget,
 }
 
-/// One alias.
+/// An alias and its targets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AliasEntry {
-    /// The name as written, unquoted if it is a name alone.
+    /// The name as written; without quotes if it has no domain.
     pub name: String,
-    /// For `user@host`: both, parsed.
+    /// The parsed name if it has a domain.
     pub mailbox: Option<Mailbox>,
-    /// The line it begins in, counted from 1.
+    /// First line of the entry, counted from 1.
     pub line: usize,
-    /// What it leads to; may be empty.
+    /// Targets, at least one.
     pub items: Vec<AliasItem>,
 }
 
@@ -75,39 +77,41 @@ pub struct AliasEntry {
 pub struct Aliases {
     /// The file, for messages.
     pub path: PathBuf,
-    /// In the order of the file.
+    /// Aliases in the order of the file.
     pub entries: Vec<AliasEntry>,
-    /// Lines that are no alias, and second aliases of a name, with their line numbers.
+    /// Line numbers and errors of lines that are no alias, or a second alias of a name.
     pub complaints: Vec<(usize, String)>,
     by_name: HashMap<String, usize>,
-    /// `user@host`. Apart from the names, so that the name `"user@host"` (a quoted local-part, as a
-    /// client may send it) never matches the mailbox user@host.
+    /// Aliases for `user@host`. They are separate from the names, so that the name `"user@host"`,
+    /// a quoted local-part that a client may send, never matches the mailbox user@host.
     by_mailbox: HashMap<String, usize>,
 }
 
 impl Aliases {
-    /// The aliases in `text`, which was read from `path`. Any octets will do: what is not an alias
-    /// becomes a complaint.
+    /// Parses `text`, which was read from `path`. It may hold any bytes: a line that is not an
+    /// alias becomes a complaint.
     pub fn parse(path: &Path, text: &[u8]) -> Aliases {
         let mut aliases = Aliases { path: path.to_owned(), ..Aliases::default() };
         let text = String::from_utf8_lossy(text);
         for (line, text) in logical_lines(&text) {
-            match entry(line, &text) {
+            match parse_entry(line, &text) {
                 Ok(entry) => aliases.add(entry),
-                Err(why) => aliases.complaints.push((line, why)),
+                Err(error) => aliases.complaints.push((line, error)),
             }
         }
         aliases
     }
 
-    /// The index of the alias for `name` at `host`: that of `name@host` first.
+    /// Returns the index of the alias for `name` at `host`. An alias for `name@host` takes
+    /// precedence.
     pub fn find(&self, name: &str, host: &str) -> Option<usize> {
-        // Most files have no such entry; then no key need be made.
-        let exact = || self.by_mailbox.get(&mailbox_key(name, host)).copied();
-        (!self.by_mailbox.is_empty())
-            .then(exact)
-            .flatten()
-            .or_else(|| self.by_name.get(&name.to_lowercase()).copied())
+        // Most files have no alias with a domain, and then a lookup allocates no key for one.
+        if !self.by_mailbox.is_empty()
+            && let Some(index) = self.by_mailbox.get(&mailbox_key(name, host))
+        {
+            return Some(*index);
+        }
+        self.by_name.get(&name.to_lowercase()).copied()
     }
 
     fn add(&mut self, entry: AliasEntry) {
@@ -118,7 +122,7 @@ impl Aliases {
         match map.get(&key).and_then(|first| self.entries.get(*first)) {
             Some(first) => self.complaints.push((
                 entry.line,
-                format!("a second alias `{}`; the one in line {} counts", entry.name, first.line),
+                format!("a second alias `{}`; the one in line {} is used", entry.name, first.line),
             )),
             None => {
                 map.insert(key, self.entries.len());
@@ -128,13 +132,13 @@ impl Aliases {
     }
 }
 
-/// The targets in `text`, the content of an `:include:` file.
+/// Parses the content of an `:include:` file.
 pub fn parse_include(text: &[u8]) -> Vec<AliasItem> {
     let text = String::from_utf8_lossy(text);
-    logical_lines(&text).into_iter().flat_map(|(line, text)| items(line, &text)).collect()
+    logical_lines(&text).into_iter().flat_map(|(line, text)| parse_targets(line, &text)).collect()
 }
 
-/// As it would stand in the file.
+/// Writes the target in the form of the file.
 impl fmt::Display for AliasTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -147,8 +151,9 @@ impl fmt::Display for AliasTarget {
     }
 }
 
-/// Lines joined with those that continue them, each with the number of its first. The line ends
-/// within stay, so that a part's own line can be told; comments within are left empty.
+/// Joins each line with the lines that continue it, and returns it with the number of its first.
+/// Line ends within are kept, so that the line of each target can be counted. Comments within
+/// become empty lines.
 fn logical_lines(text: &str) -> Vec<(usize, String)> {
     let mut lines: Vec<(usize, String)> = Vec::new();
     for (number, line) in (1..).zip(text.split('\n')) {
@@ -168,86 +173,88 @@ fn logical_lines(text: &str) -> Vec<(usize, String)> {
     lines
 }
 
-/// `name: targets`
-fn entry(line: usize, text: &str) -> Result<AliasEntry, String> {
+/// Parses `name: targets`.
+fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
     let colon =
-        outside_quotes(text, ':').ok_or_else(|| format!("no colon in `{}`", shown(text)))?;
+        find_unquoted(text, ':').ok_or_else(|| format!("no colon in `{}`", printable(text)))?;
     let (name, rest) = text.split_at(colon);
-    // Line ends before the colon count for the line numbers behind it.
+    // Line ends before the colon count for the line numbers after it.
     let first = line + name.matches('\n').count();
     let (name, rest) = (name.trim(), rest.strip_prefix(':').unwrap_or(rest));
-    let (name, mailbox) = match target(name) {
+    let (name, mailbox) = match parse_target(name) {
         AliasTarget::Name(name) => (name, None),
         AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
-        AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
+        AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
         AliasTarget::User(_) | AliasTarget::Include(_) => {
-            return Err(format!("`{}` cannot be the name of an alias", shown(name)));
+            return Err(format!("`{}` cannot be the name of an alias", printable(name)));
         }
     };
-    let mut items = items(first, rest);
+    let mut items = parse_targets(first, rest);
     if items.is_empty() {
-        let (text, why) = (String::new(), "leads nowhere".to_owned());
-        items.push(AliasItem { line, target: AliasTarget::Invalid { text, why } });
+        let (text, error) = (String::new(), "leads nowhere".to_owned());
+        items.push(AliasItem { line, target: AliasTarget::Invalid { text, error } });
     }
     Ok(AliasEntry { name, mailbox, line, items })
 }
 
-/// The targets of a list with commas between, comments taken out.
-fn items(mut line: usize, text: &str) -> Vec<AliasItem> {
+/// Parses a list of targets separated by commas, without its comments.
+fn parse_targets(mut line: usize, text: &str) -> Vec<AliasItem> {
     let mut items = Vec::new();
     let mut raw = String::new();
     let mut raw_line = line;
-    let (mut begun, mut quoted, mut depth) = (false, false, 0_usize);
-    let mut octets = text.chars();
-    let mut end = |raw: &mut String, line: usize| {
+    let (mut in_target, mut quoted, mut comment_depth) = (false, false, 0_usize);
+    let mut chars = text.chars();
+    let mut add = |raw: &mut String, line: usize| {
         if !raw.trim().is_empty() {
-            items.push(AliasItem { line, target: target(raw.trim()) });
+            items.push(AliasItem { line, target: parse_target(raw.trim()) });
         }
         raw.clear();
     };
-    while let Some(c) = octets.next() {
-        if !begun {
+    while let Some(c) = chars.next() {
+        if !in_target {
             raw_line = line;
         }
-        begun |= depth == 0 && !c.is_whitespace() && c != '(' && c != ',';
+        in_target |= comment_depth == 0 && !c.is_whitespace() && c != '(' && c != ',';
         match c {
             '\n' => line += 1,
-            '\\' if depth > 0 => {
-                octets.next();
+            '\\' if comment_depth > 0 => {
+                chars.next();
                 continue;
             }
             '\\' => {
                 raw.push(c);
-                raw.extend(octets.next());
+                raw.extend(chars.next());
                 continue;
             }
-            '"' if depth == 0 => quoted = !quoted,
-            '(' if !quoted => depth += 1,
-            ')' if depth > 0 => {
-                depth -= 1;
+            '"' if comment_depth == 0 => quoted = !quoted,
+            '(' if !quoted => comment_depth += 1,
+            ')' if comment_depth > 0 => {
+                comment_depth -= 1;
                 continue;
             }
-            ',' if !quoted && depth == 0 => {
-                end(&mut raw, raw_line);
-                begun = false;
+            ',' if !quoted && comment_depth == 0 => {
+                add(&mut raw, raw_line);
+                in_target = false;
                 continue;
             }
             _ => {}
         }
-        if depth == 0 {
+        if comment_depth == 0 {
             raw.push(if c == '\n' { ' ' } else { c });
         }
     }
-    if depth > 0 {
+    if comment_depth > 0 {
+        // The comment has no end: let the target be invalid.
         raw.push('(');
     }
-    end(&mut raw, raw_line);
+    add(&mut raw, raw_line);
     items
 }
 
-/// One target, without the blanks around it.
-fn target(text: &str) -> AliasTarget {
-    let wrong = |why: &str| AliasTarget::Invalid { text: shown(text), why: why.to_owned() };
+/// Parses one target, without the blanks around it.
+fn parse_target(text: &str) -> AliasTarget {
+    let invalid =
+        |error: &str| AliasTarget::Invalid { text: printable(text), error: error.to_owned() };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),
@@ -256,58 +263,58 @@ fn target(text: &str) -> AliasTarget {
     let unquoted = unquote(text);
     let plain = unquoted.as_deref().unwrap_or(text);
     if plain.is_empty() {
-        return wrong("is empty");
+        return invalid("is empty");
     }
     if plain.chars().any(|c| c != ' ' && is_hidden(c)) {
-        return wrong("is not printable ASCII or UTF-8");
+        return invalid("is not printable ASCII or UTF-8");
     }
     if plain.starts_with('|') {
-        return wrong("is a program, and mailslot runs none");
+        return invalid("is a program, and mailslot runs none");
     }
     if plain.starts_with('/') {
-        return wrong("is a file, and mailslot delivers to mailboxes only");
+        return invalid("is a file, and mailslot delivers to mailboxes only");
     }
-    if let Some(path) = strip_include(plain) {
+    if let Some(path) = strip_include_prefix(plain) {
         return match Path::new(path) {
             path if path.is_absolute() => AliasTarget::Include(path.to_owned()),
-            _ => wrong("is not the full path of a file"),
+            _ => invalid("is not the full path of a file"),
         };
     }
     if plain.starts_with(':') || strip_prefix_ignore_case(plain, "error:").is_some() {
-        return wrong("is a directive that mailslot does not have");
+        return invalid("is a directive that mailslot does not support");
     }
     if unquoted.is_some() {
         return match plain.len() {
             0..=NAME_MAX => AliasTarget::Name(plain.to_owned()),
-            _ => wrong("is too long for a name"),
+            _ => invalid("is too long for a name"),
         };
     }
     if let Some(user) = text.strip_prefix('\\') {
-        return match is_bare_name(user) {
-            true => AliasTarget::User(user.to_owned()),
-            false => wrong("is not `\\` and a user name"),
-        };
+        if is_bare_name(user) {
+            return AliasTarget::User(user.to_owned());
+        }
+        return invalid("is not `\\` and a user name");
     }
-    if outside_quotes(text, '@').is_some() {
+    if find_unquoted(text, '@').is_some() {
         return match Mailbox::parse(text) {
             Ok(mailbox) => AliasTarget::Mailbox(mailbox),
-            Err(e) => wrong(&format!("is not an address: {}", e.0)),
+            Err(e) => invalid(&format!("is not an address: {}", e.0)),
         };
     }
-    match is_bare_name(text) {
-        true => AliasTarget::Name(text.to_owned()),
-        false => wrong("is not a name (quotes around it? a comma or a line of its own?)"),
+    if is_bare_name(text) {
+        return AliasTarget::Name(text.to_owned());
     }
+    invalid("is not a name (are quotes or a comma missing?)")
 }
 
-/// A name that needs no quotes.
+/// True if `text` is a name that needs no quotes.
 fn is_bare_name(text: &str) -> bool {
     let special = |c: char| c.is_control() || c.is_whitespace() || "\"\\(),:;<>@".contains(c);
     (1..=NAME_MAX).contains(&text.len()) && !text.contains(special)
 }
 
-/// `:include:/file`, in any case, with or without a blank before the file.
-fn strip_include(text: &str) -> Option<&str> {
+/// Returns the path in `:include:/file`, which may be in any case and have a blank before the path.
+fn strip_include_prefix(text: &str) -> Option<&str> {
     strip_prefix_ignore_case(text, ":include:").map(str::trim)
 }
 
@@ -316,7 +323,8 @@ fn strip_prefix_ignore_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> 
     head.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// What is between the quotes, if `text` is one quoted string and nothing else; `\x` becomes `x`.
+/// Returns the text between the quotes if `text` is one quoted string and nothing else. `\x`
+/// becomes `x`.
 fn unquote(text: &str) -> Option<String> {
     let mut inside = text.strip_prefix('"')?.chars();
     let mut plain = String::new();
@@ -329,8 +337,8 @@ fn unquote(text: &str) -> Option<String> {
     }
 }
 
-/// Where `wanted` first stands outside of quotes.
-fn outside_quotes(text: &str, wanted: char) -> Option<usize> {
+/// Returns the position of the first `wanted` outside of quotes.
+fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
     let mut quoted = false;
     let mut chars = text.char_indices();
     while let Some((at, c)) = chars.next() {
@@ -346,17 +354,19 @@ fn outside_quotes(text: &str, wanted: char) -> Option<usize> {
     None
 }
 
-/// Unique: a domain, here in ASCII, holds no `@`, so the last one parts the two.
+/// Returns the key of a mailbox. It is unique because a domain in ASCII holds no `@`, so that the
+/// last one separates the parts.
 fn mailbox_key(local: &str, host: &str) -> String {
     format!("{local}@{host}").to_lowercase()
 }
 
-/// `text` for a message: on one line, what is not printable ASCII escaped, not too much of it.
-fn shown(text: &str) -> String {
+/// Returns `text` for a message: on one line, truncated, and escaped where it is not printable
+/// ASCII.
+fn printable(text: &str) -> String {
     let mut shown = String::new();
     for (n, c) in text.trim().chars().enumerate() {
         match c {
-            _ if n == SHOWN_MAX => {
+            _ if n == PRINTED_MAX => {
                 shown.push_str("...");
                 break;
             }
@@ -367,8 +377,8 @@ fn shown(text: &str) -> String {
     shown
 }
 
-/// The longest name, in octets (a local-part: RFC 5321 4.5.3.1.1).
+/// Maximum length of a name in bytes, which is that of a local-part (RFC 5321 4.5.3.1.1).
 const NAME_MAX: usize = 64;
 
-/// The most characters of a faulty line that a message repeats.
-const SHOWN_MAX: usize = 60;
+/// Maximum number of characters of a line that a message repeats.
+const PRINTED_MAX: usize = 60;

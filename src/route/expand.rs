@@ -1,20 +1,21 @@
-//! From a name to mailboxes: one step ([`LocalRoute::look_up`]), and the walk through the aliases.
+//! From a name to destinations: one lookup ([`LocalRoute::look_up`]), and the expansion of aliases.
 //!
-//! A walk goes down the tree of targets, depth first, in the order of the file:
+//! The targets of an alias form a tree. [`Expansion`] walks it depth first, in the order of the
+//! file:
 //!
 //! ```text
 //! staff ─┬─ alice            user: a mailbox
 //!        ├─ bob ─── robert   alias, then user
-//!        ├─ :include:/list ─┬─ staff   the list in itself: the *user* staff
-//!        │                  └─ alice   already there: once is enough
+//!        ├─ :include:/list ─┬─ staff   the list within itself: the *user* staff
+//!        │                  └─ alice   already found: added once
 //!        └─ fred@example.com           another host
 //! ```
 //!
-//! - An alias among its own targets means the user of that name; a longer way back to an alias is a
-//!   loop, and a fault.
-//! - A fault anywhere spoils the whole (all or nothing): a list that has lost a member without
-//!   anybody being told is worse than one that waits.
-//! - A walk ends: at most [`LEVELS_MAX`] levels, [`ADDRESSES_MAX`] addresses and
+//! - An alias among its own targets is the user of that name. An alias that is reached again by
+//!   way of another one is a loop, and an error.
+//! - One error makes the whole expansion fail, because a list that silently loses a member is worse
+//!   than a list that waits.
+//! - An expansion is bounded: at most [`LEVELS_MAX`] levels, [`ADDRESSES_MAX`] addresses and
 //!   [`INCLUDES_MAX`] files.
 
 use std::collections::HashSet;
@@ -23,42 +24,32 @@ use std::path::{Path, PathBuf};
 use super::alias_file::{self, FileTrust};
 use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
 use super::users::User;
-use super::{LocalRoute, Member, Refusal};
-use crate::message::{Destination, MailboxName};
+use super::{LocalRoute, Member, Refusal, Resolution};
+use crate::message::{MailboxName, UserMailbox};
 use crate::smtp::{Domain, Mailbox};
 
-/// Where a name leads, one step on.
+/// The result of looking up one name.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    /// To this entry of the aliases.
+    /// The index of an entry of the aliases.
     Alias(usize),
-    /// To a user's mailbox.
-    User(ExpansionTarget),
-    /// Nowhere.
-    Nobody,
+    /// A user's mailbox.
+    User(UserMailbox, Member),
+    Unknown,
 }
 
-/// An end of a walk, on this host.
-#[derive(Clone, Debug)]
-pub(super) enum ExpansionTarget {
-    /// A mailbox, and its user.
-    Mailbox(Destination, Member),
-    /// An alias that was not followed any further (EXPN).
-    List(Mailbox),
-}
-
-/// Something that spoils a walk.
+/// An error that makes an expansion fail.
 #[derive(Clone, Debug)]
 pub(super) struct AliasError {
     pub refusal: Refusal,
-    /// What an administrator can do about it.
+    /// Advice to the administrator.
     pub fix: String,
 }
 
 impl LocalRoute {
-    /// Whether mail for `domain` is ours. Of address literals only the loopback's are: a host of
-    /// many addresses does not know them all.
-    pub(super) fn is_ours(&self, domain: &Domain) -> bool {
+    /// True if mail for `domain` is delivered here. Of address literals only those of the loopback
+    /// are local, because a host with many addresses does not know them all.
+    pub(super) fn is_local(&self, domain: &Domain) -> bool {
         use crate::smtp::AddressLiteral::{General, V4, V6};
         let every = self.settings.sandbox && self.domains.is_empty();
         every
@@ -70,23 +61,23 @@ impl LocalRoute {
             }
     }
 
-    /// The domain as lookups and Delivered-To name it: in ASCII. In the sandbox, where any may do,
-    /// the one that was given; elsewhere a literal stands for the primary one.
-    pub(super) fn host(&self, domain: &Domain) -> String {
+    /// Returns the domain as lookups and Delivered-To use it, in ASCII: the primary one for a
+    /// literal. In the sandbox, where every domain may be local, a literal stays.
+    pub(super) fn lookup_host(&self, domain: &Domain) -> String {
         match domain {
             Domain::Literal(_) if !self.settings.sandbox => self.primary.clone(),
             Domain::Name(_) | Domain::Literal(_) => domain.to_ascii(),
         }
     }
 
-    /// One step from `name` at `host`, without aliases if there are none to be asked. In this
-    /// order: the alias `name@host`, the alias `name`, the user `name`, the user in lower case;
-    /// then all of these again for what stands before the delimiter; and for postmaster, who always
-    /// has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
+    /// Looks up `name` at `host`, among `aliases` if given, and the users. Tries in this order: the
+    /// alias `name@host`, the alias `name`, the user `name`, the user in lower case; then the same
+    /// for the part before the delimiter; and for postmaster, which always has a mailbox (RFC 5321
+    /// 4.5.1), root and the first `--user`.
     ///
     /// # Errors
-    /// `Later` if users cannot be looked up now, `NameNotAllowed` if the user has a name that
-    /// cannot be a file's.
+    /// `LookupFailed` if the user database does not answer, `NameNotAllowed` if the user's name
+    /// cannot be a file name.
     pub(super) fn look_up(
         &self,
         aliases: Option<&Aliases>,
@@ -95,28 +86,29 @@ impl LocalRoute {
     ) -> Result<Lookup, Refusal> {
         let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
-        let spellings = [(name, "")].into_iter().chain(parted).chain(self.fallbacks(name));
+        let spellings = [(name, "")].into_iter().chain(parted).chain(self.postmaster_users(name));
         for (spelling, tag) in spellings {
             if let Some(index) = aliases.and_then(|a| a.find(spelling, host)) {
                 return Ok(Lookup::Alias(index));
             }
-            if let Some(user) = self.user(spelling)? {
-                return self.mailbox(user, tag, host).map(Lookup::User);
+            if let Some(user) = self.find_user(spelling)? {
+                let (destination, member) = self.user_mailbox(user, tag, host)?;
+                return Ok(Lookup::User(destination, member));
             }
         }
-        Ok(Lookup::Nobody)
+        Ok(Lookup::Unknown)
     }
 
-    /// Who else gets the mail for postmaster.
-    fn fallbacks(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+    /// Returns the users that get postmaster's mail if `name` is postmaster, with empty tags.
+    fn postmaster_users(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
         let is_postmaster = name.eq_ignore_ascii_case(POSTMASTER);
         let names = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
         names.filter(move |_| is_postmaster).map(|name| (name, ""))
     }
 
-    /// The user `name`, or that in lower case.
-    fn user(&self, name: &str) -> Result<Option<User>, Refusal> {
-        let find = |name: &str| self.users.find(name).map_err(Refusal::Later);
+    /// Finds the user `name`, or the user of that name in lower case.
+    fn find_user(&self, name: &str) -> Result<Option<User>, Refusal> {
+        let find = |name: &str| self.users.find(name).map_err(Refusal::LookupFailed);
         let folded = name.to_lowercase();
         match find(name)? {
             None if folded != name => find(&folded),
@@ -124,67 +116,72 @@ impl LocalRoute {
         }
     }
 
-    /// A user's mailbox. Delivered-To names the user, and keeps the tag.
-    fn mailbox(&self, user: User, tag: &str, host: &str) -> Result<ExpansionTarget, Refusal> {
+    /// Returns the mailbox of `user`. Its Delivered-To address keeps the tag.
+    fn user_mailbox(
+        &self,
+        user: User,
+        tag: &str,
+        host: &str,
+    ) -> Result<(UserMailbox, Member), Refusal> {
         let host = if self.settings.sandbox { host } else { &self.primary };
         let local = format!("{}{tag}", user.name);
         let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
-        let (Some(mailbox), Ok(address)) = (MailboxName::new(&user.name), address) else {
+        let (Some(name), Ok(address)) = (MailboxName::new(&user.name), address) else {
             return Err(Refusal::NameNotAllowed);
         };
         let delivered_to = address.to_string();
-        let destination = Destination { mailbox, owner: user.owner, delivered_to };
-        Ok(ExpansionTarget::Mailbox(
-            destination,
-            Member { full_name: user.full_name, mailbox: address },
-        ))
+        let destination = UserMailbox { name, owner: user.owner, delivered_to };
+        Ok((destination, Member { full_name: user.full_name, mailbox: address }))
     }
 }
 
-/// A walk and what it has found so far.
+/// An expansion under way, and its results so far.
 pub(super) struct Expansion<'a> {
-    pub(super) local: &'a LocalRoute,
+    pub(super) route: &'a LocalRoute,
     pub(super) aliases: &'a Aliases,
-    pub(super) kind: ExpansionMode,
-    /// The ends on this host, none twice.
-    pub found: Vec<ExpansionTarget>,
-    /// The ends on other hosts, none twice.
+    pub(super) mode: ExpansionMode,
+    /// Local destinations, each once.
+    pub destinations: Vec<UserMailbox>,
+    /// A member for each of `destinations`; with [`ExpansionMode::Members`] also one for each
+    /// target that is an alias.
+    pub members: Vec<Member>,
+    /// Mailboxes on other hosts, each once.
     pub remote: Vec<Mailbox>,
-    /// What was wrong on the way. The first spoils the walk; an explaining one goes on.
-    pub faults: Vec<AliasError>,
-    /// The way, for people; only of an explaining walk.
+    /// Errors found. With [`ExpansionMode::Explain`] the expansion goes on after the first.
+    pub errors: Vec<AliasError>,
+    /// The steps taken, for people. Only with [`ExpansionMode::Explain`].
     pub lines: Vec<String>,
-    boxes: HashSet<MailboxName>,
-    /// From the start to where the walk is now.
+    mailboxes: HashSet<MailboxName>,
+    /// Aliases and files between the start and the current target.
     path: Vec<ExpansionStep>,
-    done: HashSet<ExpansionStep>,
-    pub(super) addresses: usize,
-    includes: usize,
-    /// The users whose forward files the walk is in.
-    pub(super) forwarding: Vec<String>,
-    /// Those whose forward files were followed.
-    pub(super) forwarded: HashSet<String>,
+    expanded: HashSet<ExpansionStep>,
+    pub(super) address_count: usize,
+    include_count: usize,
+    /// Users whose forward files lie between the start and the current target.
+    pub(super) forward_path: Vec<String>,
+    /// Users whose forward files have been followed.
+    pub(super) forwarded_users: HashSet<String>,
 }
 
-/// How a walk goes.
+/// The extent of an expansion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExpansionMode {
-    /// To all ends, stopping at the first fault: RCPT and VRFY.
+    /// All destinations, up to the first error: RCPT and VRFY.
     Resolve,
-    /// Only to an alias's own targets: EXPN.
+    /// The targets of one alias: EXPN.
     Members,
-    /// To all ends and all faults, writing down the way: `explain` and `check`.
+    /// All destinations and all errors, with a line for each step: `explain` and `check`.
     Explain,
 }
 
-/// A place where a walk can come by twice.
+/// An alias or file that an expansion may reach more than once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ExpansionStep {
     Alias(usize),
     Include(PathBuf),
 }
 
-/// The file and line a target stands in.
+/// The place of a target in a file.
 #[derive(Clone, Copy)]
 struct SourceLine<'a> {
     file: &'a Path,
@@ -192,230 +189,263 @@ struct SourceLine<'a> {
 }
 
 impl<'a> Expansion<'a> {
-    /// A walk that has not begun.
-    pub fn new(local: &'a LocalRoute, aliases: &'a Aliases, kind: ExpansionMode) -> Expansion<'a> {
+    pub fn new(route: &'a LocalRoute, aliases: &'a Aliases, mode: ExpansionMode) -> Expansion<'a> {
         Expansion {
-            local,
+            route,
             aliases,
-            kind,
-            found: Vec::new(),
+            mode,
+            destinations: Vec::new(),
+            members: Vec::new(),
             remote: Vec::new(),
-            faults: Vec::new(),
+            errors: Vec::new(),
             lines: Vec::new(),
-            boxes: HashSet::new(),
+            mailboxes: HashSet::new(),
             path: Vec::new(),
-            done: HashSet::new(),
-            addresses: 0,
-            includes: 0,
-            forwarding: Vec::new(),
-            forwarded: HashSet::new(),
+            expanded: HashSet::new(),
+            address_count: 0,
+            include_count: 0,
+            forward_path: Vec::new(),
+            forwarded_users: HashSet::new(),
         }
     }
 
-    /// Goes from a name that a client or a person gave.
-    pub fn start_at_name(&mut self, name: &str, host: &str) {
-        self.name(name, host, None);
+    /// Expands a name that a client or a person gave.
+    pub fn expand_name(&mut self, name: &str, host: &str) {
+        self.add_name(name, host, None);
     }
 
-    /// Goes from an alias.
-    pub fn start_at_alias(&mut self, index: usize) {
-        self.alias(index);
+    /// Returns the resolution that the expansion has found, and the members that VRFY shows.
+    ///
+    /// # Errors
+    /// The first error of the expansion. `Forward` or `NotLocal` if there are destinations on other
+    /// hosts and nothing is relayed.
+    pub fn finish(self) -> Result<(Resolution, Vec<Member>), Refusal> {
+        if let Some(AliasError { refusal, .. }) = self.errors.into_iter().next() {
+            return Err(refusal);
+        }
+        let (local, remote) = (self.destinations, self.remote);
+        match (local.is_empty(), remote.as_slice()) {
+            (true, []) => {
+                return Err(Refusal::Misconfigured("a list without members".to_owned()));
+            }
+            (_, []) => {}
+            _ if self.route.settings.relays => {}
+            (true, [only]) => return Err(Refusal::Forward(only.clone())),
+            _ => return Err(Refusal::NotLocal),
+        }
+        Ok((Resolution { local, remote, ..Resolution::default() }, self.members))
     }
 
-    fn name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
-        let (local, aliases) = (self.local, self.aliases);
-        let mut lead = local.look_up(Some(aliases), name, host);
-        // `alice: alice, bob` is the user alice; also by way of a list in a file of its own.
-        let holder = self.path.iter().rev().find_map(|node| match node {
+    /// Adds what `name` leads to. `from` is its place if it is the target of an alias.
+    fn add_name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
+        let (route, aliases) = (self.route, self.aliases);
+        let mut lookup = route.look_up(Some(aliases), name, host);
+        // In `alice: alice, bob` the target alice is the user, not the alias again. The same holds
+        // if the target is in an include file of that alias.
+        let current = self.path.iter().rev().find_map(|step| match step {
             ExpansionStep::Alias(index) => Some(*index),
             ExpansionStep::Include(_) => None,
         });
-        if let (Ok(Lookup::Alias(index)), Some(holder)) = (&lead, holder)
-            && *index == holder
+        if let (Ok(Lookup::Alias(index)), Some(current)) = (&lookup, current)
+            && *index == current
         {
-            lead = local.look_up(None, name, host);
+            lookup = route.look_up(None, name, host);
         }
-        match lead {
-            Ok(Lookup::Alias(index)) => self.alias(index),
-            lead => self.end(name, lead, from),
+        match lookup {
+            Ok(Lookup::Alias(index)) => self.expand_alias(index),
+            Ok(Lookup::User(destination, member)) => self.add_user(destination, member),
+            Ok(Lookup::Unknown) => self.add_unknown(name, route.users.refusal(), from),
+            Err(refusal) => self.add_unknown(name, refusal, from),
         }
     }
 
-    /// Takes a user's mailbox, or the fault that there is none.
-    fn end(&mut self, name: &str, lead: Result<Lookup, Refusal>, from: Option<SourceLine<'_>>) {
-        match (lead, from) {
-            (Ok(Lookup::User(found)), _) => self.take(found),
-            (Err(refusal @ Refusal::Later(_)), _) => {
-                self.fault(refusal, "look at the system's user database (getent passwd)");
+    /// Adds the error that `name` is no user or alias, or that its lookup failed.
+    fn add_unknown(&mut self, name: &str, refusal: Refusal, from: Option<SourceLine<'_>>) {
+        match (refusal, from) {
+            (refusal @ Refusal::LookupFailed(_), _) => {
+                self.add_error(refusal, "check the system's user database (getent passwd)");
             }
-            (_, Some(from)) => self.wrong(
+            (_, Some(from)) => self.target_error(
                 from,
                 &format!("leads to `{}`, no user or alias here", name.escape_debug()),
-                "correct the name, add the user, or take the name out",
+                "correct the name, add the user, or remove the name",
             ),
-            (Err(refusal), None) => self.fault(refusal, "choose another name"),
-            (Ok(_), None) => {
-                self.fault(self.local.users.refusal(), "add the user, or an alias of that name");
+            (refusal @ Refusal::NameNotAllowed, None) => {
+                self.add_error(refusal, "choose another name");
             }
+            (refusal, None) => self.add_error(refusal, "add the user, or an alias of that name"),
         }
     }
 
-    /// A user's mail goes where the user wants it, or into the mailbox.
-    fn take(&mut self, found: ExpansionTarget) {
-        match &found {
-            ExpansionTarget::Mailbox(to, _)
-                if self.kind != ExpansionMode::Members && self.forward(to) => {}
-            _ => self.keep(found),
+    /// Adds the destinations in the user's forward file, or the mailbox if there is none.
+    fn add_user(&mut self, destination: UserMailbox, member: Member) {
+        if self.mode == ExpansionMode::Members || !self.follow_forward_file(&destination) {
+            self.add_mailbox(destination, member);
         }
     }
 
-    /// The mailbox itself, whatever its user's forward file says.
-    pub(super) fn keep(&mut self, found: ExpansionTarget) {
-        let ExpansionTarget::Mailbox(to, _) = &found else { return };
-        let new = self.boxes.insert(to.mailbox.clone());
+    /// Adds the mailbox itself, whatever the user's forward file says.
+    pub(super) fn add_mailbox(&mut self, destination: UserMailbox, member: Member) {
+        let new = self.mailboxes.insert(destination.name.clone());
         let again = if new { "" } else { " (again)" };
-        self.note(|| format!("{}: mailbox {}{again}", to.delivered_to, to.mailbox));
+        let UserMailbox { name, delivered_to, .. } = &destination;
+        self.explain_line(|| format!("{delivered_to}: mailbox {name}{again}"));
         if new {
-            self.found.push(found);
+            self.destinations.push(destination);
+            self.members.push(member);
         }
     }
 
-    fn alias(&mut self, index: usize) {
+    /// Adds a mailbox on another host.
+    pub(super) fn add_remote(&mut self, mailbox: &Mailbox) {
+        if !self.remote.contains(mailbox) {
+            self.remote.push(mailbox.clone());
+        }
+    }
+
+    pub fn expand_alias(&mut self, index: usize) {
         let aliases = self.aliases;
         let Some(entry) = aliases.entries.get(index) else { return };
-        if self.kind == ExpansionMode::Members && !self.path.is_empty() {
+        if self.mode == ExpansionMode::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
                 Some(mailbox) => Ok(mailbox.clone()),
-                None => self.local.at_primary_domain(&entry.name),
+                None => self.route.at_primary_domain(&entry.name),
             };
-            self.found.extend(list.ok().map(ExpansionTarget::List));
+            if let Ok(mailbox) = list {
+                self.members.push(Member { full_name: String::new(), mailbox });
+            }
             return;
         }
-        self.note(|| {
-            let file = aliases.path.display();
-            format!("alias {} ({file}:{}) -> {}", entry.name, entry.line, listed(&entry.items))
+        self.explain_line(|| {
+            let (name, file, line) = (&entry.name, aliases.path.display(), entry.line);
+            format!("alias {name} ({file}:{line}) -> {}", list_targets(&entry.items))
         });
-        self.descend(ExpansionStep::Alias(index), &entry.items, &aliases.path);
+        self.expand_list(ExpansionStep::Alias(index), &entry.items, &aliases.path);
     }
 
-    fn include(&mut self, path: &Path, from: SourceLine<'_>) {
-        self.note(|| format!(":include:{}", path.display()));
-        let node = ExpansionStep::Include(path.to_owned());
-        if self.path.contains(&node) || self.done.contains(&node) {
-            return self.descend(node, &[], path);
+    fn expand_include(&mut self, path: &Path, from: SourceLine<'_>) {
+        self.explain_line(|| format!(":include:{}", path.display()));
+        let step = ExpansionStep::Include(path.to_owned());
+        // A file that would not be expanded again need not be read again.
+        if self.path.contains(&step) || self.expanded.contains(&step) {
+            return self.expand_list(step, &[], path);
         }
-        self.includes += 1;
-        if self.includes > INCLUDES_MAX {
+        self.include_count += 1;
+        if self.include_count > INCLUDES_MAX {
             let what = format!("leads to more than {INCLUDES_MAX} :include: files");
-            return self.too_much(&what, "use fewer files");
+            return self.limit_error(&what, "use fewer files");
         }
         match alias_file::read(path, FileTrust::Included) {
-            Ok((text, _)) => self.descend(node, &parse_include(&text), path),
-            Err(unread) => {
-                let what = format!("includes a file that is not read: {}", unread.what);
-                self.wrong(from, &what, &unread.fix);
+            Ok((text, _)) => self.expand_list(step, &parse_include(&text), path),
+            Err(error) => {
+                let what = format!("includes a file that is not read: {}", error.what);
+                self.target_error(from, &what, &error.fix);
             }
         }
     }
 
-    /// Follows the targets at `node`, unless the walk is there or was there.
-    fn descend(&mut self, node: ExpansionStep, items: &[AliasItem], file: &Path) {
-        if let Some(start) = self.path.iter().position(|on_path| *on_path == node) {
-            let what = format!("a loop: {}", self.loop_from(start));
-            return self.wrong_at(self.loop_place(start), &what, "take one of its names out");
+    /// Expands the targets at `step`, unless that has been done or is being done.
+    fn expand_list(&mut self, step: ExpansionStep, items: &[AliasItem], file: &Path) {
+        if let Some(start) = self.path.iter().position(|on_path| *on_path == step) {
+            let what = format!("a loop: {}", self.describe_loop(start));
+            return self.error_at(self.loop_source_line(start), &what, "remove one of its names");
         }
         if self.path.len() >= LEVELS_MAX {
             let what = format!("leads on for more than {LEVELS_MAX} levels");
-            return self.too_much(&what, "name the users themselves");
+            return self.limit_error(&what, "name the users themselves");
         }
-        if !self.done.insert(node.clone()) {
-            return self.note(|| "  (as above)".to_owned());
+        if !self.expanded.insert(step.clone()) {
+            return self.explain_line(|| "  (as above)".to_owned());
         }
-        self.path.push(node);
+        self.path.push(step);
         for item in items {
-            if self.is_over() {
+            if self.should_stop() {
                 break;
             }
-            self.item(item, file);
+            self.add_target(item, file);
         }
         self.path.pop();
     }
 
-    pub(super) fn item(&mut self, item: &AliasItem, file: &Path) {
+    pub(super) fn add_target(&mut self, item: &AliasItem, file: &Path) {
         let from = SourceLine { file, line: item.line };
-        self.addresses += 1;
-        if self.addresses > ADDRESSES_MAX {
+        self.address_count += 1;
+        if self.address_count > ADDRESSES_MAX {
             let what = format!("leads to more than {ADDRESSES_MAX} addresses");
-            return self.too_much(&what, "use a program made for lists of that size");
+            return self.limit_error(&what, "use a program made for lists of that size");
         }
-        let local = self.local;
+        let route = self.route;
         match &item.target {
-            AliasTarget::Name(name) => self.name(name, &local.primary, Some(from)),
-            AliasTarget::User(name) => match local.look_up(None, name, &local.primary) {
-                Ok(Lookup::User(found)) => self.keep(found),
-                lead => self.end(name, lead, Some(from)),
+            AliasTarget::Name(name) => self.add_name(name, &route.primary, Some(from)),
+            AliasTarget::User(name) => match route.look_up(None, name, &route.primary) {
+                Ok(Lookup::User(destination, member)) => self.add_mailbox(destination, member),
+                Ok(_) => self.add_unknown(name, Refusal::Unknown, Some(from)),
+                Err(refusal) => self.add_unknown(name, refusal, Some(from)),
             },
-            AliasTarget::Mailbox(mailbox) if local.is_ours(mailbox.domain()) => {
-                self.name(mailbox.local(), &local.host(mailbox.domain()), Some(from));
+            AliasTarget::Mailbox(mailbox) if route.is_local(mailbox.domain()) => {
+                self.add_name(mailbox.local(), &route.lookup_host(mailbox.domain()), Some(from));
             }
             AliasTarget::Mailbox(mailbox) => {
-                self.note(|| format!("{mailbox}: on another host"));
-                if !self.remote.contains(mailbox) {
-                    self.remote.push(mailbox.clone());
-                }
+                self.explain_line(|| format!("{mailbox}: on another host"));
+                self.add_remote(mailbox);
             }
-            AliasTarget::Include(path) => self.include(path, from),
-            AliasTarget::Invalid { text, why } if text.is_empty() => {
-                self.wrong(from, why, "name somebody, or take the alias out");
+            AliasTarget::Include(path) => self.expand_include(path, from),
+            AliasTarget::Invalid { text, error } if text.is_empty() => {
+                self.target_error(from, error, "add a target, or remove the alias");
             }
-            AliasTarget::Invalid { text, why } => {
-                self.wrong(from, &format!("leads to `{text}`, which {why}"), "correct the line");
+            AliasTarget::Invalid { text, error } => {
+                let what = format!("leads to `{text}`, which {error}");
+                self.target_error(from, &what, "correct the line");
             }
         }
     }
 
-    /// Whether going on is no use.
-    fn is_over(&self) -> bool {
-        self.addresses > ADDRESSES_MAX
-            || (self.kind != ExpansionMode::Explain && !self.faults.is_empty())
-            // A database that does not answer would be waited for at every name.
-            || matches!(self.faults.last(), Some(AliasError { refusal: Refusal::Later(_), .. }))
+    /// True if looking at further targets is of no use.
+    fn should_stop(&self) -> bool {
+        self.address_count > ADDRESSES_MAX
+            || (self.mode != ExpansionMode::Explain && !self.errors.is_empty())
+            // Each further name would wait for the database again.
+            || matches!(
+                self.errors.last(),
+                Some(AliasError { refusal: Refusal::LookupFailed(_), .. })
+            )
     }
 
-    /// A fault in a target of the alias that the walk is in.
-    fn wrong(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
-        let holder = self.path.iter().rev().find_map(|node| self.entry(node));
-        let name = holder.map_or("", |entry| entry.name.as_str());
-        self.wrong_at(from, &format!("alias `{name}` {what}"), fix);
+    /// Adds an error in a target of the current alias.
+    fn target_error(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
+        let current = self.path.iter().rev().find_map(|step| self.entry_of(step));
+        let name = current.map_or("", |entry| entry.name.as_str());
+        self.error_at(from, &format!("alias `{name}` {what}"), fix);
     }
 
-    /// A limit was passed: by the alias that the walk began with, not by the last straw.
-    fn too_much(&mut self, what: &str, fix: &str) {
-        let Some(entry) = self.path.first().and_then(|node| self.entry(node)) else { return };
+    /// Adds the error that a limit was exceeded. It names the alias that the expansion started
+    /// from, because the target that happened to exceed the limit is not to blame.
+    fn limit_error(&mut self, what: &str, fix: &str) {
+        let Some(entry) = self.path.first().and_then(|step| self.entry_of(step)) else { return };
         let place = SourceLine { file: &self.aliases.path, line: entry.line };
-        self.wrong_at(place, &format!("alias `{}` {what}", entry.name), fix);
+        self.error_at(place, &format!("alias `{}` {what}", entry.name), fix);
     }
 
-    fn wrong_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
+    fn error_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
         let what = format!("{}:{}: {what}", place.file.display(), place.line);
-        self.note(|| format!("! {what}"));
-        self.fault(Refusal::Misconfigured(what), fix);
+        self.explain_line(|| format!("! {what}"));
+        self.add_error(Refusal::Misconfigured(what), fix);
     }
 
-    fn fault(&mut self, refusal: Refusal, fix: &str) {
-        self.faults.push(AliasError { refusal, fix: fix.to_owned() });
+    fn add_error(&mut self, refusal: Refusal, fix: &str) {
+        self.errors.push(AliasError { refusal, fix: fix.to_owned() });
     }
 
-    /// `a -> b -> a`, beginning with the first in the file, wherever the walk came in: so that the
-    /// same loop is always told in the same words.
-    fn loop_from(&self, start: usize) -> String {
-        let nodes = self.path.get(start..).unwrap_or_default();
-        let first = self.first_of(nodes);
-        let ring = nodes.iter().cycle().skip(first).take(nodes.len() + 1);
+    /// Returns the loop at `path[start..]` as `a -> b -> a`. It begins with the alias that comes
+    /// first in the file, so that the text of a loop does not depend on the name that led into it.
+    fn describe_loop(&self, start: usize) -> String {
+        let steps = self.path.get(start..).unwrap_or_default();
+        let first = self.loop_start(steps);
+        let ring = steps.iter().cycle().skip(first).take(steps.len() + 1);
         let names: Vec<String> = ring
-            .map(|node| match node {
+            .map(|step| match step {
                 ExpansionStep::Alias(_) => {
-                    self.entry(node).map(|e| e.name.clone()).unwrap_or_default()
+                    self.entry_of(step).map(|e| e.name.clone()).unwrap_or_default()
                 }
                 ExpansionStep::Include(path) => format!(":include:{}", path.display()),
             })
@@ -423,39 +453,40 @@ impl<'a> Expansion<'a> {
         names.join(" -> ")
     }
 
-    /// Where that loop begins.
-    fn loop_place(&self, start: usize) -> SourceLine<'a> {
-        let nodes = self.path.get(start..).unwrap_or_default();
-        let first = nodes.get(self.first_of(nodes)).or(self.path.first());
-        let line = first.and_then(|node| self.entry(node)).map_or(1, |entry| entry.line);
+    /// Returns the line of the alias that the loop's text begins with.
+    fn loop_source_line(&self, start: usize) -> SourceLine<'a> {
+        let steps = self.path.get(start..).unwrap_or_default();
+        let first = steps.get(self.loop_start(steps)).or(self.path.first());
+        let line = first.and_then(|step| self.entry_of(step)).map_or(1, |entry| entry.line);
         SourceLine { file: &self.aliases.path, line }
     }
 
-    /// Of a loop's nodes the one to begin with: the alias that comes first in the file.
-    fn first_of(&self, nodes: &[ExpansionStep]) -> usize {
-        let order = |node: &ExpansionStep| match node {
+    /// Returns the index of the step whose alias comes first in the file.
+    fn loop_start(&self, steps: &[ExpansionStep]) -> usize {
+        let order = |step: &ExpansionStep| match step {
             ExpansionStep::Alias(index) => *index,
             ExpansionStep::Include(_) => usize::MAX,
         };
-        (0..nodes.len()).min_by_key(|i| nodes.get(*i).map(order)).unwrap_or(0)
+        (0..steps.len()).min_by_key(|i| steps.get(*i).map(order)).unwrap_or(0)
     }
 
-    fn entry(&self, node: &ExpansionStep) -> Option<&'a AliasEntry> {
-        match node {
+    fn entry_of(&self, step: &ExpansionStep) -> Option<&'a AliasEntry> {
+        match step {
             ExpansionStep::Alias(index) => self.aliases.entries.get(*index),
             ExpansionStep::Include(_) => None,
         }
     }
 
-    pub(super) fn note(&mut self, text: impl FnOnce() -> String) {
-        if self.kind == ExpansionMode::Explain {
+    /// Adds a line, indented by the depth, if the steps are to be shown.
+    pub(super) fn explain_line(&mut self, text: impl FnOnce() -> String) {
+        if self.mode == ExpansionMode::Explain {
             self.lines.push(format!("{:1$}{2}", "", 2 * (self.path.len() + 1), text()));
         }
     }
 }
 
-/// Targets for people, the first few of them.
-fn listed(items: &[AliasItem]) -> String {
+/// Returns the first few targets, for people.
+fn list_targets(items: &[AliasItem]) -> String {
     let mut names: Vec<String> =
         items.iter().take(LISTED_MAX).map(|item| item.target.to_string()).collect();
     if items.len() > LISTED_MAX {
@@ -464,17 +495,17 @@ fn listed(items: &[AliasItem]) -> String {
     names.join(", ")
 }
 
-/// Has a mailbox on every host (RFC 5321 4.5.1).
+/// The name that has a mailbox on every host (RFC 5321 4.5.1).
 pub(super) const POSTMASTER: &str = "postmaster";
 
-/// Aliases within aliases, and files within files.
+/// Maximum depth of aliases within aliases, and of files within files.
 pub(super) const LEVELS_MAX: usize = 20;
 
-/// Targets looked at for one recipient.
+/// Maximum number of targets for one recipient.
 const ADDRESSES_MAX: usize = 1000;
 
-/// Files read for one recipient.
+/// Maximum number of files read for one recipient.
 const INCLUDES_MAX: usize = 16;
 
-/// Targets that `explain` shows on an alias's line.
+/// Number of targets that `explain` shows on an alias's line.
 const LISTED_MAX: usize = 10;

@@ -1,50 +1,54 @@
-//! What people are told: how an address is delivered (`mailslot explain`), and what is wrong with
-//! aliases and users (`mailslot check`). Found by the same walk that mail takes, so that neither
-//! can say anything else than what happens.
+//! Routing for people: how an address is delivered (`mailslot explain`), and the errors in aliases
+//! and users (`mailslot check`). Both use the expansion that mail uses, so that what they print is
+//! what happens.
 
 use std::collections::{BTreeMap, HashSet};
 
 use super::aliases::{AliasItem, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
-use super::{ExpansionResult, LocalRoute, Refusal, alias_file, verdict};
+use super::{LocalRoute, Refusal, Resolution, alias_file};
 use crate::message::MailboxName;
 
-/// Something an administrator should know before mail is lost in it.
+/// A problem that an administrator should fix, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What is wrong, and where.
+    /// The problem and its place.
     pub what: String,
-    /// What to do about it.
+    /// A command or advice that fixes it.
     pub fix: String,
-    /// Whether mail to some address is refused or put off because of it.
+    /// True if mail to some address is refused or deferred because of it.
     pub stops_mail: bool,
 }
 
 impl LocalRoute {
-    /// How `address` is delivered, for people: the way through the aliases, and the mailboxes or
-    /// the reply a sender would see. Several lines, each with its line end.
+    /// Describes how `address` is delivered: the expansion of its aliases, then the mailboxes, or
+    /// the reply that a sender would get. Several lines, each with its line end.
     pub fn explain(&self, address: &str) -> String {
         let mut text = format!("{}\n", address.escape_debug());
-        let outcome = match (self.mailbox_of(address), self.current()) {
-            (Err(why), _) => format!("not an address: {why}"),
-            (Ok(mailbox), _) if !self.is_ours(mailbox.domain()) => match self.settings.relays {
-                true => "sent on, for clients that may relay".to_owned(),
-                false => Refusal::NotLocal.to_string(),
-            },
+        let outcome = match (self.parse_mailbox(address), self.current_aliases()) {
+            (Err(error), _) => format!("not an address: {error}"),
+            (Ok(mailbox), _) if !self.is_local(mailbox.domain()) => {
+                if self.settings.relays {
+                    "relayed, for clients that may relay".to_owned()
+                } else {
+                    Refusal::NotLocal.to_string()
+                }
+            }
             (_, Err(refusal)) => refusal.to_string(),
             (Ok(mailbox), Ok(aliases)) => {
-                let mut walk = Expansion::new(self, &aliases, ExpansionMode::Explain);
-                walk.start_at_name(mailbox.local(), &self.host(mailbox.domain()));
-                for line in &walk.lines {
+                let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Explain);
+                expansion.expand_name(mailbox.local(), &self.lookup_host(mailbox.domain()));
+                for line in &expansion.lines {
                     text.push_str(line);
                     text.push('\n');
                 }
-                let relays = self.settings.relays;
-                match (self.ends(&mailbox, relays), verdict(walk, relays)) {
-                    (Ok(ends), Ok(_)) => told(&ends),
-                    // Only postmaster has another way.
-                    (Ok(ends), Err(why)) => format!("{}, because: {why}", told(&ends)),
+                match (self.expand(&mailbox), expansion.finish()) {
+                    (Ok((resolution, _)), Ok(_)) => describe(&resolution),
+                    // The mail is for postmaster, and does not follow the aliases.
+                    (Ok((resolution, _)), Err(refusal)) => {
+                        format!("{}, because: {refusal}", describe(&resolution))
+                    }
                     (Err(refusal), _) => refusal.to_string(),
                 }
             }
@@ -52,23 +56,23 @@ impl LocalRoute {
         text + "  = " + &outcome + "\n"
     }
 
-    /// Everything that is wrong with aliases and users, for `mailslot check`. Walks through every
-    /// alias: seconds, if there are very many.
+    /// Returns the problems of aliases and users, for `mailslot check`. Expands every alias, which
+    /// takes seconds if there are very many.
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
-        if let Some(unread) = self.aliases.unread() {
-            problems.push(Problem { what: unread.what, fix: unread.fix, stops_mail: true });
+        if let Some(error) = self.aliases.error() {
+            problems.push(Problem { what: error.what, fix: error.fix, stops_mail: true });
         }
         for name in &self.settings.users {
             if MailboxName::new(name).is_none() {
                 problems.push(Problem {
-                    what: format!("user `{}` has a name no mailbox can have", name.escape_debug()),
-                    fix: "choose a name without `/`, blanks and a leading dot".to_owned(),
+                    what: format!("user `{}` has no valid mailbox name", name.escape_debug()),
+                    fix: "choose a name without `/`, spaces and a leading dot".to_owned(),
                     stops_mail: true,
                 });
             }
         }
-        if let Ok(aliases) = self.current() {
+        if let Ok(aliases) = self.current_aliases() {
             self.alias_problems(&aliases, &mut problems);
         }
         problems
@@ -84,56 +88,55 @@ impl LocalRoute {
                 stops_mail: false,
             });
         }
-        // By line, and the same fault once, however many aliases lead to it.
+        // Sorted by line. An error is shown once, however many aliases lead to it.
         let mut found: BTreeMap<(usize, String), (String, bool)> = BTreeMap::new();
-        for (line, why) in &aliases.complaints {
-            let fix = "correct the line, or take it out".to_owned();
-            found.insert((*line, format!("{file}:{line}: {why}")), (fix, true));
+        for (line, error) in &aliases.complaints {
+            let fix = "correct the line, or remove it".to_owned();
+            found.insert((*line, format!("{file}:{line}: {error}")), (fix, true));
         }
         for (index, entry) in aliases.entries.iter().enumerate() {
             let mut add = |what: String, fix: &str, stops_mail: bool| {
                 found.entry((entry.line, what)).or_insert((fix.to_owned(), stops_mail));
             };
             let here = format!("{file}:{}: alias `{}`", entry.line, entry.name);
-            if entry.mailbox.as_ref().is_some_and(|mailbox| !self.is_ours(mailbox.domain())) {
-                let what = format!("{here} is never used: its domain is not one of ours");
-                add(what, "add the domain with --domain, or take the alias out", false);
+            if entry.mailbox.as_ref().is_some_and(|mailbox| !self.is_local(mailbox.domain())) {
+                let what = format!("{here} is never used, because its domain is not local");
+                add(what, "add the domain with --domain, or remove the alias", false);
             } else if self.shadows_user(aliases, index) {
-                let what =
-                    format!("{here} stands before the user of that name, who gets none of it");
-                add(what, "if that is not meant, add the name to its own targets", false);
+                let what = format!("{here} hides the user of that name, so the user gets no mail");
+                add(what, "unless that is intended, add the name to its own targets", false);
             }
-            let mut walk = Expansion::new(self, aliases, ExpansionMode::Explain);
-            walk.start_at_alias(index);
-            for fault in &walk.faults {
-                let what = match &fault.refusal {
-                    Refusal::Misconfigured(what) | Refusal::Later(what) => what.clone(),
+            let mut expansion = Expansion::new(self, aliases, ExpansionMode::Explain);
+            expansion.expand_alias(index);
+            for error in &expansion.errors {
+                let what = match &error.refusal {
+                    Refusal::Misconfigured(text) | Refusal::LookupFailed(text) => text.clone(),
                     refusal => format!("{here}: {refusal}"),
                 };
-                add(what, &fault.fix, true);
+                add(what, &error.fix, true);
             }
-            if walk.faults.is_empty()
-                && let Err(Refusal::NotLocal) = verdict(walk, self.settings.relays)
+            if expansion.errors.is_empty()
+                && let Err(Refusal::NotLocal) = expansion.finish()
             {
-                let what = format!("{here} leads to more than one address, not all of them here");
+                let what = format!("{here} leads to several addresses, not all of them local");
                 add(
                     what,
-                    "make it one address elsewhere, or only ours; or relay with --smarthost",
+                    "use one remote address, or only local ones; or relay with --smarthost",
                     true,
                 );
             }
         }
-        let mut said = HashSet::new();
+        let mut shown = HashSet::new();
         for ((_, what), (fix, stops_mail)) in found {
-            if said.insert(what.clone()) {
+            if shown.insert(what.clone()) {
                 problems.push(Problem { what, fix, stops_mail });
             }
         }
         self.postmaster_problem(aliases, problems);
     }
 
-    /// Whether a person's user name is an alias that leaves the person out. (Aliases for system
-    /// accounts are what everybody has.)
+    /// True if the alias at `index` has the name of a person's account and leaves that user out.
+    /// Aliases for system accounts are normal.
     fn shadows_user(&self, aliases: &Aliases, index: usize) -> bool {
         let Some(entry) = aliases.entries.get(index).filter(|e| e.mailbox.is_none()) else {
             return false;
@@ -144,7 +147,7 @@ impl LocalRoute {
                 name.eq_ignore_ascii_case(&entry.name)
             }
             AliasTarget::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
-            // Who is in a file is not looked for.
+            // Include files are not searched for the user.
             AliasTarget::Include(_) => true,
             AliasTarget::Invalid { .. } => false,
         };
@@ -153,35 +156,32 @@ impl LocalRoute {
     }
 
     fn postmaster_problem(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
-        let mut walk = Expansion::new(self, aliases, ExpansionMode::Resolve);
-        walk.start_at_name(POSTMASTER, &self.primary);
-        let Err(refusal) = verdict(walk, self.settings.relays) else { return };
-        let (what, fix, stops_mail) =
-            match self.ends_of(POSTMASTER, &self.primary, self.settings.relays) {
-                Ok(ends) => {
-                    let told = told(&ends);
-                    let what =
-                        format!("mail for postmaster is {told}, not by the alias: {refusal}");
-                    (what, "let the alias lead to a user of this host", false)
-                }
-                Err(_) => {
-                    let what = "nobody gets the mail for postmaster (RFC 5321 4.5.1)".to_owned();
-                    (what, "add an alias `postmaster:` that leads to a user", true)
-                }
-            };
+        let mut expansion = Expansion::new(self, aliases, ExpansionMode::Resolve);
+        expansion.expand_name(POSTMASTER, &self.primary);
+        let Err(refusal) = expansion.finish() else { return };
+        let (what, fix, stops_mail) = match self.expand_name(POSTMASTER, &self.primary) {
+            Ok((resolution, _)) => {
+                let outcome = describe(&resolution);
+                let what = format!("mail for postmaster is {outcome}, not by the alias: {refusal}");
+                (what, "let the alias lead to a user of this host", false)
+            }
+            Err(_) => {
+                let what = "mail for postmaster cannot be delivered (RFC 5321 4.5.1)".to_owned();
+                (what, "add an alias `postmaster:` that leads to a user", true)
+            }
+        };
         problems.push(Problem { what, fix: fix.to_owned(), stops_mail });
     }
 }
 
-/// Where mail goes, for people.
-fn told(ends: &ExpansionResult) -> String {
-    let here: Vec<&str> = ends.here.iter().map(|(to, _)| to.mailbox.as_str()).collect();
-    let elsewhere: Vec<String> = ends.elsewhere.iter().map(|to| format!("<{to}>")).collect();
-    match (here.is_empty(), elsewhere.is_empty()) {
-        (_, true) => format!("delivered to {}", here.join(", ")),
-        (true, false) => format!("sent on to {}", elsewhere.join(", ")),
-        (false, false) => {
-            format!("delivered to {}, and sent on to {}", here.join(", "), elsewhere.join(", "))
-        }
+/// Describes where mail goes, for people.
+fn describe(resolution: &Resolution) -> String {
+    let local: Vec<&str> = resolution.local.iter().map(|to| to.name.as_str()).collect();
+    let remote: Vec<String> = resolution.remote.iter().map(|to| format!("<{to}>")).collect();
+    let (local_list, remote_list) = (local.join(", "), remote.join(", "));
+    match (local.is_empty(), remote.is_empty()) {
+        (_, true) => format!("delivered to {local_list}"),
+        (true, false) => format!("relayed to {remote_list}"),
+        (false, false) => format!("delivered to {local_list}, and relayed to {remote_list}"),
     }
 }

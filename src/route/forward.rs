@@ -1,56 +1,88 @@
-//! `~/.forward`: where a user wants their mail to go (off unless it is asked for).
+//! `~/.forward`: the addresses to which a user wants mail to go. Off by default.
 //!
-//! It holds addresses, one or more in a line; `\user`, or the user's own name, keeps a copy in the
-//! mailbox. At most [`FORWARD_MAX`] of them; no programs, no files, no `:include:`. A user whose
-//! mail is being forwarded already gets it in the mailbox, so that two who forward to each other
-//! make no loop.
+//! The file holds one or more addresses in a line, at most [`FORWARD_MAX`] in all. `\user`, or the
+//! user's own name, keeps a copy in the mailbox. Programs, files and `:include:` are not supported.
+//! The file of a user is followed once on a path, so that two users who forward to each other make
+//! no loop: the second gets the mail in the mailbox.
 //!
-//! A file that is of no use - unreadable, written by others, wrong, or leading where no mail can
-//! go - changes nothing: the mail stays in the mailbox, and the log says why.
+//! A file that cannot be used changes nothing, whether it is unreadable, writable by others, wrong,
+//! or leads to an address that is refused: the mail stays in the mailbox, and the reason is logged.
 
+use std::io;
 use std::path::Path;
+
+use nix::unistd::User as Account;
 
 use super::aliases::{AliasTarget, parse_include};
 use super::expand::{Expansion, LEVELS_MAX};
-use crate::message::Destination;
+use crate::message::{Owner, UserMailbox};
 use crate::observe::events;
 
-/// Who reads forward files.
+/// A reader of users' forward files.
 pub trait ForwardFiles: Send + Sync {
-    /// What the forward file of `user` says; None: there is none.
+    /// Returns the content of the forward file of `user`, or None if there is none.
     ///
     /// # Errors
-    /// It is not to be used; the text, for the log, says why.
+    /// A text for the log, if the file is not to be used.
     fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String>;
 }
 
+/// Forward files in the home directories of the system's users. Its function reads the file in a
+/// home directory as the user whose directory it is.
+pub struct HomeForwardFiles<F>(F);
+
+impl<F> HomeForwardFiles<F>
+where
+    F: Fn(&Path, Owner) -> io::Result<Option<Vec<u8>>> + Send + Sync,
+{
+    /// Creates a reader that calls `read` with a user's home directory and ids.
+    pub fn new(read: F) -> HomeForwardFiles<F> {
+        HomeForwardFiles(read)
+    }
+}
+
+impl<F> ForwardFiles for HomeForwardFiles<F>
+where
+    F: Fn(&Path, Owner) -> io::Result<Option<Vec<u8>>> + Send + Sync,
+{
+    fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
+        let account = Account::from_name(user).map_err(|e| e.to_string())?;
+        let Some(Account { uid, gid, dir, .. }) = account else { return Ok(None) };
+        let owner = Owner { uid: uid.as_raw(), gid: gid.as_raw() };
+        (self.0)(&dir, owner).map_err(|e| e.to_string())
+    }
+}
+
 impl Expansion<'_> {
-    /// Follows the forward file of a user whose mailbox is `to`. Whether there was one.
-    pub(super) fn forward(&mut self, to: &Destination) -> bool {
-        let user = to.mailbox.as_str();
-        let Some(files) = self.local.forwards.get().filter(|_| to.owner.is_some()) else {
+    /// Adds what the forward file of the user at `to` leads to. Returns false if there is no file
+    /// that can be used, so that the mail belongs into the mailbox.
+    pub(super) fn follow_forward_file(&mut self, to: &UserMailbox) -> bool {
+        let user = to.name.as_str();
+        // Users that are not the system's have no home directory.
+        let (Some(files), true) = (self.route.forward_files.get(), to.owner.is_some()) else {
             return false;
         };
-        if self.forwarded.contains(user) {
+        if self.forwarded_users.contains(user) {
             return true;
         }
-        if self.forwarding.len() >= LEVELS_MAX || self.forwarding.iter().any(|u| u == user) {
+        if self.forward_path.len() >= LEVELS_MAX || self.forward_path.iter().any(|u| u == user) {
             return false;
         }
         let followed = match files.read(user) {
             Ok(None) => return false,
-            Ok(Some(text)) => self.follow(user, &text),
-            Err(why) => Err(why),
+            Ok(Some(text)) => self.expand_forward_file(user, &text),
+            Err(error) => Err(error),
         };
         if let Err(why) = &followed {
             events::forward_file_ignored(user, why);
-            self.note(|| format!("! ~{user}/.forward is not used: {why}"));
+            self.explain_line(|| format!("! ~{user}/.forward is not used: {why}"));
         }
-        followed.is_ok_and(|any| any)
+        followed.is_ok_and(|has_addresses| has_addresses)
     }
 
-    /// Goes where `text` leads, or nowhere if any of it is wrong.
-    fn follow(&mut self, user: &str, text: &[u8]) -> Result<bool, String> {
+    /// Adds the destinations that `text` leads to, or none of them if any is wrong. Returns whether
+    /// it holds an address.
+    fn expand_forward_file(&mut self, user: &str, text: &[u8]) -> Result<bool, String> {
         let items = parse_include(text);
         if items.len() > FORWARD_MAX {
             return Err(format!("more than {FORWARD_MAX} addresses"));
@@ -59,39 +91,39 @@ impl Expansion<'_> {
             match &item.target {
                 AliasTarget::Name(_) | AliasTarget::Mailbox(_) | AliasTarget::User(_) => {}
                 AliasTarget::Include(path) => return Err(format!(":include:{}", path.display())),
-                AliasTarget::Invalid { text, why } => return Err(format!("`{text}` {why}")),
+                AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
             }
         }
-        let mut inner = Expansion::new(self.local, self.aliases, self.kind);
-        inner.forwarding = self.forwarding.clone();
-        inner.forwarding.push(user.to_owned());
-        inner.forwarded = std::mem::take(&mut self.forwarded);
-        inner.addresses = self.addresses;
+        // An expansion of its own, because an error in the user's file must not make that of the
+        // alias fail.
+        let mut nested = Expansion::new(self.route, self.aliases, self.mode);
+        nested.forward_path = self.forward_path.clone();
+        nested.forward_path.push(user.to_owned());
+        nested.forwarded_users = std::mem::take(&mut self.forwarded_users);
+        nested.address_count = self.address_count;
         for item in &items {
-            inner.item(item, Path::new(".forward"));
+            nested.add_target(item, Path::new(".forward"));
         }
-        self.forwarded = std::mem::take(&mut inner.forwarded);
-        self.addresses = inner.addresses;
-        if let Some(fault) = inner.faults.first() {
-            return Err(fault.refusal.to_string());
+        self.forwarded_users = std::mem::take(&mut nested.forwarded_users);
+        self.address_count = nested.address_count;
+        if let Some(error) = nested.errors.first() {
+            return Err(error.refusal.to_string());
         }
-        if !inner.remote.is_empty() && !self.local.settings.relays {
+        if !nested.remote.is_empty() && !self.route.settings.relays {
             return Err("it leads to another host, and nothing is relayed".to_owned());
         }
-        self.note(|| format!("~{user}/.forward"));
-        self.lines.append(&mut inner.lines);
-        for found in inner.found {
-            self.keep(found);
+        self.explain_line(|| format!("~{user}/.forward"));
+        self.lines.append(&mut nested.lines);
+        for (destination, member) in nested.destinations.into_iter().zip(nested.members) {
+            self.add_mailbox(destination, member);
         }
-        for mailbox in inner.remote {
-            if !self.remote.contains(&mailbox) {
-                self.remote.push(mailbox);
-            }
+        for mailbox in &nested.remote {
+            self.add_remote(mailbox);
         }
-        self.forwarded.insert(user.to_owned());
+        self.forwarded_users.insert(user.to_owned());
         Ok(!items.is_empty())
     }
 }
 
-/// The most addresses in one file.
+/// Maximum number of addresses in one file.
 const FORWARD_MAX: usize = 100;

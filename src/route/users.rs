@@ -1,11 +1,12 @@
-//! Who has a mailbox: the users of the system, those named by `--user`, or, in a sandbox, anyone.
+//! The users that have a mailbox: those of the system, those named by `--user`, or, in a sandbox,
+//! every plain name.
 //!
-//! A lookup has three answers: the user, nobody, and "not now". The last is never turned into
-//! nobody: a directory server that is down must cost a retry, not a bounce.
+//! A lookup has three results: the user, none, and an error. An error is never taken for none,
+//! because a directory server that is down must cost a retry, not a bounce.
 //!
-//! A user who was found is believed for one second ([`CachedUsers`]); that somebody is nobody, never: a
-//! new user gets mail at once. (A passwd file of 10,000 lines takes 0.9 ms to search, one of 30
-//! lines 6 us, and under load the same few users are asked for again and again.)
+//! A positive result is cached for one second ([`CachedUsers`]). A negative one is not, so that a
+//! new user gets mail at once. The cache pays because under load the same few users are looked up
+//! again and again: a passwd file of 10,000 lines takes 0.9 ms to search, one of 30 lines 6 us.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -21,62 +22,66 @@ use super::Refusal;
 use crate::message::Owner;
 use crate::process::confinement;
 
-/// One person or account with a mailbox.
+/// An account that has a mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user name, in its one true spelling: it names the mailbox.
+    /// The user name as the directory spells it. It names the mailbox.
     pub name: String,
-    /// Whose the mailbox must be; None: whoever runs mailslot.
+    /// The required owner of the mailbox. None for the user that runs mailslot.
     pub owner: Option<Owner>,
-    /// For VRFY and EXPN; printable ASCII, may be empty.
+    /// The name that VRFY and EXPN show: printable ASCII, may be empty.
     pub full_name: String,
 }
 
 /// A directory of users.
 pub trait Users: Send + Sync {
-    /// The user of exactly this name (no folding of case, no tags).
+    /// Returns the user of exactly this name. Case is not folded, and a tag is not removed.
     ///
     /// # Errors
-    /// It cannot be known now; the text, for the log, says why.
+    /// The directory cannot answer now. The text is for the log.
     fn find(&self, name: &str) -> Result<Option<User>, String>;
 
-    /// All users, as far as they can be listed cheaply, for VRFY of a full name.
+    /// Returns the users that can be listed cheaply, for VRFY of a full name.
     fn list(&self) -> Vec<User> {
         Vec::new()
     }
 
-    /// What the sender of mail to a name that is nobody's is told.
+    /// Returns the refusal for a name that is not found.
     fn refusal(&self) -> Refusal {
         Refusal::Unknown
     }
 }
 
-/// The users of the system, through NSS. System accounts too: mail to root or www-data is ordinary.
+/// The users of the system, through NSS. System accounts are users too, because mail to root or
+/// www-data is common.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Passwd;
 
 impl Users for Passwd {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
-        // Some NSS modules build queries and paths from the name; they never see an odd one.
+        // Some NSS modules build queries and paths from the name, so they get plain ones only.
         if !is_plain(name) || !name.is_ascii() {
             return Ok(None);
         }
         match Account::from_name(name) {
             Ok(account) => Ok(account.map(User::from)),
             Err(_) if confinement::blocks_reading(Path::new("/etc/passwd")) => {
-                Err("passwd: the file is new and outside of the sandbox; restart mailslot".into())
+                let error = "passwd: the file is new and outside of the confinement; \
+                             restart mailslot";
+                Err(error.to_owned())
             }
-            // getpwnam(3): some modules say "nobody" this way. But a passwd file that is missing
-            // or out of reach looks the same, and then root is not found either.
+            // Some modules report an unknown user with these errors (getpwnam(3)). A passwd file
+            // that is missing or cannot be read gives the same ones, but then root is not found
+            // either.
             Err(Errno::ENOENT | Errno::ESRCH) => match Account::from_name("root") {
                 Ok(Some(_)) => Ok(None),
-                _ => Err("passwd: not even root is found".to_owned()),
+                _ => Err("passwd: even root is not found".to_owned()),
             },
             Err(e) => Err(format!("passwd: {name}: {}", e.desc())),
         }
     }
 
-    /// Those of `/etc/passwd`. Other directories can be asked, but are not walked through.
+    /// Returns the users in `/etc/passwd`. To list another directory may take too long.
     fn list(&self) -> Vec<User> {
         let mut text = Vec::new();
         let read =
@@ -84,36 +89,36 @@ impl Users for Passwd {
         if read.is_err() {
             return Vec::new();
         }
-        String::from_utf8_lossy(&text).lines().filter_map(listed).collect()
+        String::from_utf8_lossy(&text).lines().filter_map(parse_passwd_line).collect()
     }
 }
 
-/// A directory whose users are believed for a second once they were found.
+/// A directory of users with a cache of the users found in the last second.
 #[derive(Debug, Default)]
 pub struct CachedUsers<U> {
     users: U,
-    found: Mutex<HashMap<String, (Instant, User)>>,
+    cache: Mutex<HashMap<String, (Instant, User)>>,
 }
 
 impl<U: Users> CachedUsers<U> {
-    /// Nothing of `users` is known yet.
+    /// Creates an empty cache for `users`.
     pub fn new(users: U) -> CachedUsers<U> {
-        CachedUsers { users, found: Mutex::default() }
+        CachedUsers { users, cache: Mutex::default() }
     }
 
     fn find_at(&self, name: &str, now: Instant) -> Result<Option<User>, String> {
-        let lock = || self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((when, user)) = lock().get(name)
-            && now.saturating_duration_since(*when) < BELIEVED
+            && now.saturating_duration_since(*when) < CACHE_TIME
         {
             return Ok(Some(user.clone()));
         }
-        // Looked up without the lock: a slow answer holds up nobody else.
+        // The lock is not held during the lookup, so that a slow one does not delay other sessions.
         let user = self.users.find(name)?;
         let mut found = lock();
         match &user {
             Some(user) => {
-                if found.len() >= RECENT_MAX {
+                if found.len() >= CACHE_MAX {
                     found.clear();
                 }
                 found.insert(name.to_owned(), (now, user.clone()));
@@ -138,16 +143,16 @@ impl<U: Users> Users for CachedUsers<U> {
     }
 }
 
-/// The users named by `--user`: these and no others, owned by whoever runs mailslot.
+/// The users named by `--user`. Their mailboxes belong to the user that runs mailslot.
 #[derive(Clone, Debug, Default)]
 pub struct FixedUsers {
     names: Vec<String>,
-    /// By exact name, and by folded name where that is nobody's exact one.
+    /// Indexes by exact name, and by lower-case name if no user has exactly that name.
     index: HashMap<String, usize>,
 }
 
 impl FixedUsers {
-    /// A directory of just `names`.
+    /// Creates a directory of just `names`.
     pub fn new(names: &[String]) -> FixedUsers {
         let names = names.to_vec();
         let mut index: HashMap<String, usize> = HashMap::with_capacity(2 * names.len());
@@ -164,41 +169,43 @@ impl FixedUsers {
 impl Users for FixedUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let found = self.index.get(name).and_then(|i| self.names.get(*i));
-        Ok(found.map(|name| unowned(name)))
+        Ok(found.map(|name| user_without_owner(name)))
     }
 
     fn list(&self) -> Vec<User> {
-        self.names.iter().map(|name| unowned(name)).collect()
+        self.names.iter().map(|name| user_without_owner(name)).collect()
     }
 }
 
-/// The sandbox's: every plain name in lower case is a user. (The resolver folds case when the exact
-/// name is unknown, so `Bob` and `bob` share a mailbox.)
+/// The users of a sandbox: every plain name in lower case. The resolver folds case if the exact
+/// name is unknown, so that `Bob` and `bob` share a mailbox.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AnyUser;
 
 impl Users for AnyUser {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let folded = name == name.to_lowercase();
-        Ok((folded && is_plain(name)).then(|| unowned(name)))
+        Ok((folded && is_plain(name)).then(|| user_without_owner(name)))
     }
 
-    /// Only a name that cannot be a mailbox is not found here: 553.
+    /// Returns `NameNotAllowed`, because only a name that is not plain is not found.
     fn refusal(&self) -> Refusal {
         Refusal::NameNotAllowed
     }
 }
 
-/// Whether `name` makes a file name without surprises: letters, digits and `. _ - + = ~ '`, of
-/// which a letter, a digit or `_` comes first, and what is not ASCII and can be seen; no dot at the
-/// end and no two together, which an address must quote; at most 64 octets (RFC 5321 4.5.3.1.1); no
-/// `.lock` at the end, which is how dotlocks are named.
+/// True if `name` is safe as the name of a mailbox:
 ///
-/// Characters are taken as they came: a name in another of Unicode's normal forms is another name.
+/// - it consists of letters, digits, `. _ - + = ~ '`, and visible characters that are not ASCII;
+/// - it begins with a letter, a digit, `_`, or a character that is not ASCII;
+/// - it does not end with a dot or hold two in a row, which an address would have to quote;
+/// - it does not end with `.lock`, which dotlocks do;
+/// - it has at most 64 bytes (RFC 5321 4.5.3.1.1).
+///
+/// Characters are not normalized, so that two Unicode forms of a name are two names.
 pub fn is_plain(name: &str) -> bool {
-    let first = |c: char| match c.is_ascii() {
-        true => c == '_' || c.is_ascii_alphanumeric(),
-        false => !is_hidden(c),
+    let first = |c: char| {
+        if c.is_ascii() { c == '_' || c.is_ascii_alphanumeric() } else { !is_hidden(c) }
     };
     name.len() <= 64
         && name.starts_with(first)
@@ -208,8 +215,8 @@ pub fn is_plain(name: &str) -> bool {
         && !name.ends_with(".lock")
 }
 
-/// Whether `c` cannot be seen, or changes how others are seen: control characters, blanks, joiners,
-/// signs of direction, tags, and what is no character.
+/// True if `c` is invisible or changes how others look: control characters, white space, joiners,
+/// direction marks, tags, and code points that are no characters.
 pub(super) fn is_hidden(c: char) -> bool {
     c.is_control()
         || c.is_whitespace()
@@ -219,8 +226,8 @@ pub(super) fn is_hidden(c: char) -> bool {
             | '\u{fff0}'..='\u{ffff}' | '\u{e0000}'..)
 }
 
-/// Whether `text`, as given to VRFY, is the user's full name or a word of it, or a part of the user
-/// name (`smith` of `j.smith`), in any case.
+/// True if `text`, from a VRFY command, is the user's full name or a word of it, or a part of the
+/// user name (`smith` of `j.smith`). Case is ignored.
 pub(super) fn matches_vrfy(user: &User, text: &str) -> bool {
     let word = |w: &str| !text.is_empty() && w.eq_ignore_ascii_case(text);
     word(&user.full_name)
@@ -236,13 +243,13 @@ impl From<Account> for User {
     }
 }
 
-/// A user who is not one of the system's.
-fn unowned(name: &str) -> User {
+/// Returns a user that is not one of the system's.
+fn user_without_owner(name: &str) -> User {
     User { name: name.to_owned(), owner: None, full_name: String::new() }
 }
 
-/// `smith:x:1000:1000:Fred Smith,Room 2:/home/smith:/bin/sh`
-fn listed(line: &str) -> Option<User> {
+/// Parses a line such as `smith:x:1000:1000:Fred Smith,Room 2:/home/smith:/bin/sh`.
+fn parse_passwd_line(line: &str) -> Option<User> {
     let mut fields = line.split(':');
     let name = fields.next()?;
     let uid = fields.nth(1)?.parse().ok()?;
@@ -252,9 +259,9 @@ fn listed(line: &str) -> Option<User> {
     is_plain(name).then(|| User { name: name.to_owned(), owner, full_name })
 }
 
-/// The full name in a GECOS field: up to the first comma, `&` standing for the login name in
-/// capitals (finger(1)). What is not printable ASCII becomes `?`; what could be taken for an
-/// address or a quote is left out.
+/// Returns the full name in a GECOS field: up to the first comma, with `&` for the capitalized
+/// login name (finger(1)). A character that is not printable ASCII becomes `?`. Characters that
+/// have a meaning in an address are left out.
 fn full_name(gecos: &str, login: &str) -> String {
     let name = gecos.split(',').next().unwrap_or_default();
     let mut text = String::new();
@@ -273,16 +280,16 @@ fn full_name(gecos: &str, login: &str) -> String {
     text.trim().chars().take(FULL_NAME_MAX).collect()
 }
 
-/// How long a user who was found is taken to be there still.
-const BELIEVED: Duration = Duration::from_secs(1);
+/// Time for which a user that was found stays in the cache.
+const CACHE_TIME: Duration = Duration::from_secs(1);
 
-/// The most users remembered.
-const RECENT_MAX: usize = 1024;
+/// Maximum number of users in the cache.
+const CACHE_MAX: usize = 1024;
 
-/// The most octets read of `/etc/passwd` for VRFY: 10,000 users and more.
+/// Maximum number of bytes of `/etc/passwd` read for VRFY, enough for more than 10,000 users.
 const PASSWD_MAX: u64 = 4 << 20;
 
-/// The longest full name in a reply, in octets; a reply line has 512 (RFC 5321 4.5.3.1.5).
+/// Maximum length of a full name in a reply in octets. A reply line has 512 (RFC 5321 4.5.3.1.5).
 const FULL_NAME_MAX: usize = 100;
 
 #[cfg(test)]
@@ -369,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn passwd_finds_root_and_nobody_else() {
+    fn passwd_finds_root_and_no_odd_names() {
         let root = Passwd.find("root").unwrap().unwrap();
         assert_eq!((root.name.as_str(), root.owner.map(|o| o.uid)), ("root", Some(0)));
         for name in ["no-such-user-here", "", "../etc", "root:x", "root\0", "+", "root\n"] {
@@ -378,7 +385,7 @@ mod tests {
         assert!(Passwd.list().iter().any(|u| u.name == "root"));
     }
 
-    /// Says yes to `a...`, not now to `later`, and counts the questions.
+    /// Finds every name `a...`, fails for `later`, and counts the lookups.
     #[derive(Default)]
     struct Counting(AtomicUsize);
 
@@ -387,43 +394,44 @@ mod tests {
             self.0.fetch_add(1, Ordering::Relaxed);
             match name {
                 "later" => Err("down".to_owned()),
-                name => Ok(name.starts_with('a').then(|| unowned(name))),
+                name => Ok(name.starts_with('a').then(|| user_without_owner(name))),
             }
         }
     }
 
     #[test]
-    fn only_who_was_found_is_remembered_and_not_for_long() {
+    fn only_positive_results_are_cached_and_not_for_long() {
         let users = CachedUsers::new(Counting::default());
         let start = Instant::now();
         for (name, after, questions) in [
             ("ann", Duration::ZERO, 1),
             ("ann", Duration::ZERO, 1),
-            ("ann", BELIEVED - Duration::from_nanos(1), 1),
-            ("ann", BELIEVED, 2),
-            ("nobody", BELIEVED, 3),
-            ("nobody", BELIEVED, 4),
-            ("later", BELIEVED, 5),
-            ("later", BELIEVED, 6),
+            ("ann", CACHE_TIME - Duration::from_nanos(1), 1),
+            ("ann", CACHE_TIME, 2),
+            ("nobody", CACHE_TIME, 3),
+            ("nobody", CACHE_TIME, 4),
+            ("later", CACHE_TIME, 5),
+            ("later", CACHE_TIME, 6),
         ] {
             let found = users.find_at(name, start + after);
             assert_eq!(found.clone().is_ok_and(|u| u.is_some()), name == "ann", "{name}");
             assert_eq!(found.is_err(), name == "later");
             assert_eq!(users.users.0.load(Ordering::Relaxed), questions, "{name} {after:?}");
         }
-        for i in 0..3 * RECENT_MAX {
+        for i in 0..3 * CACHE_MAX {
             users.find_at(&format!("a{i}"), start).unwrap();
         }
-        assert!(users.found.lock().unwrap().len() <= RECENT_MAX);
+        assert!(users.cache.lock().unwrap().len() <= CACHE_MAX);
     }
 
     #[test]
     fn passwd_lines() {
-        let user = listed("smith:x:1000:1001:Fred Smith,,,:/home/smith:/bin/sh").unwrap();
+        let user =
+            parse_passwd_line("smith:x:1000:1001:Fred Smith,,,:/home/smith:/bin/sh").unwrap();
         assert_eq!(user.full_name, "Fred Smith");
         assert_eq!(user.owner, Some(Owner { uid: 1000, gid: 1001 }));
         for line in ["", "smith", "smith:x", "smith:x:a:b:c", "+::::::", "# x", "a/b:x:1:1:n:/:/"] {
-            assert_eq!(listed(line), None, "{line:?}");
+            assert_eq!(parse_passwd_line(line), None, "{line:?}");
         }
     }
 
@@ -439,7 +447,7 @@ mod tests {
     }
 
     #[test]
-    fn anyone_is_a_plain_name_in_lower_case() {
+    fn any_plain_name_in_lower_case_is_a_user() {
         assert!(AnyUser.find("bob").unwrap().is_some());
         assert_eq!(AnyUser.find("Bob"), Ok(None));
         assert_eq!(AnyUser.find("a/b"), Ok(None));
@@ -448,13 +456,13 @@ mod tests {
 
     #[test]
     fn words_of_a_name() {
-        let smith = User { full_name: "Fred Q. Smith".into(), ..unowned("fq.smith-2") };
+        let smith = User { full_name: "Fred Q. Smith".into(), ..user_without_owner("fq.smith-2") };
         for text in ["smith", "SMITH", "Fred", "fred q. smith", "fq", "2"] {
             assert!(matches_vrfy(&smith, text), "{text:?}");
         }
         for text in ["smi", "fred smith", "fq.smit", "x"] {
             assert!(!matches_vrfy(&smith, text), "{text:?}");
         }
-        assert!(!matches_vrfy(&unowned("a-"), ""), "an empty word is in many names");
+        assert!(!matches_vrfy(&user_without_owner("a-"), ""), "an empty word is in many names");
     }
 }

@@ -1,93 +1,93 @@
-//! Address lists as people and programs write them in headers and on command lines (RFC 5322 3.4,
-//! with what 4.4 calls obsolete).
+//! Address lists in headers and on command lines (RFC 5322 3.4, with the obsolete syntax of 4.4).
 //!
 //! ```text
 //! "Smith, J." <js@example.org> (home), undisclosed: a@b, "c d"@[192.0.2.1];, root
 //! ```
-//! Display names, comments, groups' names and source routes are read and dropped. A bare name,
-//! `root`, is one of the host's own domain. Encoded words (RFC 2047) stand in names and comments
-//! alone, so that nobody has to look into them.
+//! Display names, comments, group names and source routes are parsed and dropped. A bare name such
+//! as `root` belongs to the host's own domain. Encoded words (RFC 2047) are not decoded, because
+//! they occur in names and comments only.
 
 use crate::smtp::{Domain, Mailbox};
 
 /// One address of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderAddress {
-    /// Whose it is, with the host's domain if it had none.
+    /// The mailbox, with the host's domain if the text has none.
     pub mailbox: Mailbox,
-    /// Where in the text the domain is missing, if it is.
-    pub bare_at: Option<usize>,
+    /// The position in the text at which the domain is missing, if it is.
+    pub domain_missing_at: Option<usize>,
 }
 
-/// All addresses of the list `text`; `domain` is that of bare names. Empty elements are passed
-/// over.
+/// Parses the address list `text`. Bare names get `domain`. Empty elements are ignored.
 ///
 /// # Errors
-/// What is wrong, in words for a person.
+/// A text for the author of the list, if it is invalid.
 pub fn parse(text: &str, domain: &Domain) -> Result<Vec<HeaderAddress>, String> {
-    let tokens = tokens(text)?;
+    let tokens = tokenize(text)?;
     let mut found = Vec::new();
     let mut in_group = false;
     let mut rest = tokens.as_slice();
     loop {
         let end = rest.iter().position(|token| token.is_any(b",;:<")).unwrap_or(rest.len());
-        let (words, behind) = rest.split_at(end);
-        let Some((delimiter, mut behind)) = behind.split_first() else {
-            found.extend(address(words, domain)?);
+        let (words, after) = rest.split_at(end);
+        let Some((delimiter, mut after)) = after.split_first() else {
+            found.extend(parse_address(words, domain)?);
             break;
         };
         match delimiter.kind {
-            // What stands before is the name of a group.
+            // The words before it are the name of a group.
             TokenKind::Special(b':') if in_group => return Err("a group within a group".to_owned()),
             TokenKind::Special(b':') => in_group = true,
             TokenKind::Special(b';') if !in_group => {
                 return Err("a ; that ends no group".to_owned());
             }
-            // What stands before is a display name.
+            // The words before it are a display name.
             TokenKind::Special(b'<') => {
-                let close = behind.iter().position(|token| token.is_any(b">"));
+                let close = after.iter().position(|token| token.is_any(b">"));
                 let close = close.ok_or("a < without a >")?;
-                let (inside, after) = behind.split_at(close);
-                found.extend(address(without_route(inside)?, domain)?);
-                behind = after.get(1..).unwrap_or_default();
-                match behind.first() {
+                let (inside, rest) = after.split_at(close);
+                found.extend(parse_address(without_route(inside)?, domain)?);
+                after = rest.get(1..).unwrap_or_default();
+                match after.first() {
                     None => break,
                     Some(token) if token.is_any(b",;") => {
                         in_group &= token.is_any(b",");
-                        behind = behind.get(1..).unwrap_or_default();
+                        after = after.get(1..).unwrap_or_default();
                     }
-                    Some(_) => return Err("something behind a >".to_owned()),
+                    Some(_) => return Err("text after a >".to_owned()),
                 }
             }
             _ => {
-                found.extend(address(words, domain)?);
+                found.extend(parse_address(words, domain)?);
                 in_group &= delimiter.is_any(b",");
             }
         }
-        rest = behind;
+        rest = after;
     }
     Ok(found)
 }
 
-/// `local-part [ "@" domain ]`, all of `tokens`; None if there are none.
-fn address(tokens: &[Token], own: &Domain) -> Result<Option<HeaderAddress>, String> {
+/// Parses `local-part [ "@" domain ]`, which must be all of `tokens`. Returns None if there are
+/// none.
+fn parse_address(tokens: &[Token], own: &Domain) -> Result<Option<HeaderAddress>, String> {
     let Some(last) = tokens.last() else { return Ok(None) };
     let at = tokens.iter().position(|token| token.is_any(b"@"));
     let (local, domain) = match at {
         Some(at) => (tokens.get(..at), tokens.get(at + 1..)),
         None => (Some(tokens), None),
     };
-    let local = words(local.unwrap_or_default())?;
+    let local = join_words(local.unwrap_or_default())?;
     let domain = match domain {
-        Some(domain) => Domain::parse(&words(domain)?).map_err(|e| e.to_string())?,
+        Some(domain) => Domain::parse(&join_words(domain)?).map_err(|e| e.to_string())?,
         None => own.clone(),
     };
     let mailbox = Mailbox::new(&local, domain).map_err(|e| e.to_string())?;
-    Ok(Some(HeaderAddress { mailbox, bare_at: at.is_none().then_some(last.end) }))
+    let domain_missing_at = if at.is_none() { Some(last.end) } else { None };
+    Ok(Some(HeaderAddress { mailbox, domain_missing_at }))
 }
 
-/// The words of a local-part or a domain, dots between.
-fn words(tokens: &[Token]) -> Result<String, String> {
+/// Joins the words of a local-part or a domain, which must have dots between them.
+fn join_words(tokens: &[Token]) -> Result<String, String> {
     let mut text = String::new();
     let mut wants_word = true;
     for token in tokens {
@@ -97,29 +97,29 @@ fn words(tokens: &[Token]) -> Result<String, String> {
             TokenKind::Word(word) => {
                 return Err(format!("a , or quotes are missing before {word:?}"));
             }
-            TokenKind::Special(octet) => {
-                return Err(format!("a {} in a strange place", *octet as char));
+            TokenKind::Special(c) => {
+                return Err(format!("a {} in the wrong place", *c as char));
             }
         }
         wants_word = !wants_word;
     }
-    match wants_word {
-        true => Err("a part of the address is missing".to_owned()),
-        false => Ok(text),
+    if wants_word {
+        return Err("a part of the address is missing".to_owned());
     }
+    Ok(text)
 }
 
-/// `@one,@two:user@host` without what leads there.
+/// Returns the address after the source route in `@one,@two:user@host`.
 fn without_route(tokens: &[Token]) -> Result<&[Token], String> {
     if !tokens.first().is_some_and(|token| token.is_any(b"@")) {
         return Ok(tokens);
     }
     let colon = tokens.iter().position(|token| token.is_any(b":"));
-    let behind = colon.and_then(|colon| tokens.get(colon + 1..));
-    behind.ok_or_else(|| "a route without a :".to_owned())
+    let address = colon.and_then(|colon| tokens.get(colon + 1..));
+    address.ok_or_else(|| "a route without a :".to_owned())
 }
 
-/// What an address is made of, and where it ends in the text.
+/// A token of the list, and the position of its end in the text.
 #[derive(Debug)]
 struct Token {
     kind: TokenKind,
@@ -136,12 +136,12 @@ enum TokenKind {
 
 impl Token {
     fn is_any(&self, specials: &[u8]) -> bool {
-        matches!(self.kind, TokenKind::Special(octet) if specials.contains(&octet))
+        matches!(self.kind, TokenKind::Special(c) if specials.contains(&c))
     }
 }
 
-/// The tokens of `text`, white space and comments left out.
-fn tokens(text: &str) -> Result<Vec<Token>, String> {
+/// Splits `text` into tokens, without white space and comments.
+fn tokenize(text: &str) -> Result<Vec<Token>, String> {
     let mut tokens = Vec::new();
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -159,9 +159,9 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
                 }
                 continue;
             }
-            '"' => TokenKind::Word(quoted(&mut chars, '"').ok_or("a \" without another")?),
+            '"' => TokenKind::Word(read_quoted(&mut chars, '"').ok_or("a \" without another")?),
             '[' => {
-                let inside = quoted(&mut chars, ']').ok_or("a [ without a ]")?;
+                let inside = read_quoted(&mut chars, ']').ok_or("a [ without a ]")?;
                 TokenKind::Word(format!("[{inside}]"))
             }
             ')' | ']' => return Err(format!("a {c} that ends nothing")),
@@ -183,8 +183,8 @@ fn tokens(text: &str) -> Result<Vec<Token>, String> {
     Ok(tokens)
 }
 
-/// What stands before `close`, backslashes and folds taken off.
-fn quoted(chars: &mut impl Iterator<Item = (usize, char)>, close: char) -> Option<String> {
+/// Reads the text up to `close`, without backslashes and line ends.
+fn read_quoted(chars: &mut impl Iterator<Item = (usize, char)>, close: char) -> Option<String> {
     let mut text = String::new();
     loop {
         match chars.next()?.1 {
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_says_why() {
+    fn errors() {
         for (text, why) in [
             ("a b", "missing before \"b\""),
             ("a@b c@d", "missing before \"c\""),
@@ -271,7 +271,7 @@ mod tests {
             ("a.@c", "missing"),
             ("<a@b", "without a >"),
             ("a@b>", "a > in"),
-            ("<a@b> c", "behind a >"),
+            ("<a@b> c", "after a >"),
             ("<@a>", "without a :"),
             ("<a b>", "missing before \"b\""),
             ("\"a@b", "without another"),
@@ -293,7 +293,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_found_reads_back(
+        fn addresses_read_back(
             words in prop::collection::vec(prop::sample::select(&[
                 "a", "b.c", "@", "@d", ".", ",", ";", ":", "<", ">", "<a@b>", "\"", "\\", "(", ")",
                 "[", "]", "[1.2.3.4]", " ", "\n ", "\u{fc}", "g:", "\"x y\"", "(x)", "\0",
@@ -304,26 +304,27 @@ mod tests {
             for address in parse(&text, &own).unwrap_or_default() {
                 let again = parse(&address.mailbox.to_string(), &own).unwrap();
                 prop_assert_eq!(&again[0].mailbox, &address.mailbox);
-                prop_assert_eq!((again.len(), again[0].bare_at), (1, None));
-                prop_assert!(address.bare_at.is_none_or(|at| text.is_char_boundary(at)));
+                prop_assert_eq!((again.len(), again[0].domain_missing_at), (1, None));
+                let at = address.domain_missing_at;
+                prop_assert!(at.is_none_or(|at| text.is_char_boundary(at)));
             }
         }
     }
 
     #[test]
-    fn where_a_domain_is_missing() {
+    fn missing_domains_are_found() {
         let own = Domain::parse("here.example").unwrap();
         for text in
             ["root", " root ", "Root <root>", "\"a b\" (x)", "a@b, root (Cron), c@d", "g:a;"]
         {
             let mut completed = text.to_owned();
             let found = parse(text, &own).unwrap();
-            for at in found.iter().rev().filter_map(|address| address.bare_at) {
+            for at in found.iter().rev().filter_map(|address| address.domain_missing_at) {
                 completed.insert_str(at, "@here.example");
             }
             assert_ne!(completed, text);
             let again = parse(&completed, &own).unwrap();
-            assert!(again.iter().all(|address| address.bare_at.is_none()), "{completed}");
+            assert!(again.iter().all(|a| a.domain_missing_at.is_none()), "{completed}");
             let mailboxes = |list: &[HeaderAddress]| {
                 list.iter().map(|address| address.mailbox.clone()).collect::<Vec<_>>()
             };

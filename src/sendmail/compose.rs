@@ -1,16 +1,17 @@
-//! The message on standard input: read to its end, its header completed, its recipients found.
+//! The message on standard input: read to its end, with a completed header, and its recipients.
 //!
 //! ```text
-//! From root Mon ...            (a mailbox's separator on top: left out)
+//! From root Mon ...            (removed: the separator line of a mailbox)
 //! To: root                     To: root@host.example
-//! Bcc: boss@example.org        (left out, always)
-//!                              Date, From and Message-ID, where they are missing
+//! Bcc: boss@example.org        (removed)
+//!                              Date, From and Message-ID, if they are missing
 //! ```
-//! The header is held in memory, at most [`HEADER_MAX`] octets; the body is not, where it is large.
-//! Lines may end with LF or with CR LF. A line that is no field ends the header, and is text.
+//! The header is held in memory and has at most [`HEADER_MAX`] bytes. A large body is held in a
+//! temporary file. Lines may end with LF or with CR LF. A line that is not a field ends the header
+//! and is part of the body.
 //!
-//! Where a field begins with `Resent-`, the fields that are completed, and looked into for
-//! recipients, are the Resent- ones (RFC 5322 3.6.6), as Postfix does.
+//! If there is a field whose name begins with `Resent-`, the Resent- fields are completed and hold
+//! the recipients (RFC 5322 3.6.6). Postfix does the same.
 
 use std::fmt;
 use std::fs::File;
@@ -25,36 +26,36 @@ use crate::message::trace;
 use crate::message::{MEMORY_MAX, field_name};
 use crate::smtp::{Domain, Mailbox};
 
-/// How a message is to be read.
+/// Options for reading and completing a message.
 #[derive(Debug)]
 pub struct ComposeOptions<'a> {
-    /// Whether a line of one dot is text.
+    /// True if a line of one dot does not end the message.
     pub dot_is_text: bool,
-    /// Whether the header names recipients.
+    /// True if the header holds recipients.
     pub recipients_in_header: bool,
-    /// The domain of bare names.
+    /// The domain for bare names.
     pub domain: &'a Domain,
-    /// Who From names if nobody does.
+    /// The address in a missing From field.
     pub author: &'a Mailbox,
-    /// The author's full name, or nothing.
+    /// The name in a missing From field. May be empty.
     pub full_name: &'a str,
-    /// The date, if it has none.
+    /// The time in a missing Date field.
     pub now: &'a Zoned,
-    /// The Message-ID, if it has none: `id@host`.
+    /// The id in a missing Message-ID field: `id@host`.
     pub id: &'a str,
 }
 
-/// A message that was read.
+/// A message ready to be sent.
 #[derive(Debug)]
 pub struct ComposedMessage {
-    /// The header with the empty line behind it.
+    /// The header and the empty line after it.
     header: Vec<u8>,
     body: ComposedBody,
-    /// The recipients that the header names, if it was asked.
+    /// The recipients in the header, if the options ask for them.
     pub recipients: Vec<Mailbox>,
-    /// How long it is, each line end counted as two octets.
-    pub octets: u64,
-    /// Whether an octet is not ASCII.
+    /// Size in octets on the wire, where a line end is two.
+    pub wire_size: u64,
+    /// True if a byte is not ASCII.
     pub eight_bit: bool,
 }
 
@@ -64,23 +65,25 @@ enum ComposedBody {
     File(File),
 }
 
-/// Why there is no message.
+/// A reason why a message cannot be composed.
 #[derive(Debug)]
 pub enum ComposeError {
-    /// The header is larger than [`HEADER_MAX`].
-    Header,
-    /// The field is no address list, and why.
-    Field(String, String),
-    /// Standard input, or the temporary file.
+    /// The header has more than [`HEADER_MAX`] bytes.
+    HeaderTooLarge,
+    /// The field of this name is not a valid address list, because of this error.
+    InvalidField(String, String),
+    /// Standard input or the temporary file failed.
     Io(io::Error),
 }
 
 impl fmt::Display for ComposeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ComposeError::Header => write!(f, "the header is larger than {HEADER_MAX} octets"),
-            ComposeError::Field(name, why) => {
-                write!(f, "the field {name} is no address list: {why}")
+            ComposeError::HeaderTooLarge => {
+                write!(f, "the header is larger than {HEADER_MAX} bytes")
+            }
+            ComposeError::InvalidField(name, error) => {
+                write!(f, "the field {name} is not an address list: {error}")
             }
             ComposeError::Io(e) => write!(f, "the message cannot be read: {e}"),
         }
@@ -93,62 +96,61 @@ impl From<io::Error> for ComposeError {
     }
 }
 
-/// Reads all of `input`, or to the line of one dot.
+/// Reads `input` to its end, or to a line of one dot, and completes the header.
 ///
 /// # Errors
-/// It is no message that can be sent.
+/// The header is too large or invalid, or an input or output error.
 pub fn read(
     input: &mut dyn BufRead,
-    how: &ComposeOptions<'_>,
+    options: &ComposeOptions<'_>,
 ) -> Result<ComposedMessage, ComposeError> {
-    let mut lines = Lines { input, ends_at_dot: !how.dot_is_text, at_start: true, ended: false };
-    let (mut fields, first) = read_header(&mut lines)?;
-    let prefix = match fields.iter().any(|field| is_prefix(field, "Resent-")) {
-        true => "Resent-",
-        false => "",
-    };
-    let recipients = match how.recipients_in_header {
-        true => recipients(&fields, prefix, how.domain)?,
-        false => Vec::new(),
-    };
+    let ends_at_dot = !options.dot_is_text;
+    let mut lines = LineReader { input, ends_at_dot, at_line_start: true, ended: false };
+    let (mut fields, first_body_line) = read_header(&mut lines)?;
+    let is_resent = fields.iter().any(|field| has_prefix(field, "Resent-"));
+    let prefix = if is_resent { "Resent-" } else { "" };
+    let mut recipients = Vec::new();
+    if options.recipients_in_header {
+        recipients = header_recipients(&fields, prefix, options.domain)?;
+    }
     fields.retain(|field| !is_named(field, "", &["Bcc", "Resent-Bcc"]));
-    fields.iter_mut().for_each(|field| complete(field, how.domain));
+    fields.iter_mut().for_each(|field| complete_addresses(field, options.domain));
     let mut header = fields.concat();
-    header.extend_from_slice(missing(&fields, prefix, how).as_bytes());
+    header.extend_from_slice(missing_fields(&fields, prefix, options).as_bytes());
     header.push(b'\n');
 
-    let mut counted = ContentStatistics { octets: 0, eight_bit: false };
-    counted.count(&header);
+    let mut statistics = ContentStatistics { wire_size: 0, eight_bit: false };
+    statistics.count(&header);
     let mut body = SpooledTempFile::new(MEMORY_MAX);
-    let mut piece = first;
+    let mut line = first_body_line;
     loop {
-        counted.count(&piece);
-        body.write_all(&piece)?;
-        piece.clear();
-        if !lines.next(&mut piece)? {
+        statistics.count(&line);
+        body.write_all(&line)?;
+        line.clear();
+        if !lines.next(&mut line)? {
             break;
         }
     }
     let body = match body.into_inner() {
-        SpooledData::InMemory(octets) => ComposedBody::Memory(octets.into_inner()),
+        SpooledData::InMemory(bytes) => ComposedBody::Memory(bytes.into_inner()),
         SpooledData::OnDisk(file) => ComposedBody::File(file),
     };
-    let ContentStatistics { octets, eight_bit } = counted;
-    Ok(ComposedMessage { header, body, recipients, octets, eight_bit })
+    let ContentStatistics { wire_size, eight_bit } = statistics;
+    Ok(ComposedMessage { header, body, recipients, wire_size, eight_bit })
 }
 
 impl ComposedMessage {
-    /// All of it, from the beginning.
+    /// Returns a reader of the whole message. Each reader begins at the start.
     pub fn reader(&self) -> Box<dyn Read + '_> {
         let header = self.header.as_slice();
         match &self.body {
-            ComposedBody::Memory(octets) => Box::new(header.chain(octets.as_slice())),
+            ComposedBody::Memory(bytes) => Box::new(header.chain(bytes.as_slice())),
             ComposedBody::File(file) => Box::new(header.chain(PositionedReader { file, at: 0 })),
         }
     }
 }
 
-/// A file, read by position.
+/// A reader of a file with a position of its own.
 struct PositionedReader<'a> {
     file: &'a File,
     at: u64,
@@ -162,49 +164,49 @@ impl Read for PositionedReader<'_> {
     }
 }
 
-/// Input in lines, or pieces of long ones.
-struct Lines<'a> {
+/// A reader of lines. A long line is returned in parts.
+struct LineReader<'a> {
     input: &'a mut dyn BufRead,
     ends_at_dot: bool,
-    at_start: bool,
+    at_line_start: bool,
     ended: bool,
 }
 
-impl Lines<'_> {
-    /// Puts the next line, with its LF, or [`PIECE`] octets of it, behind what is in `out`; false
-    /// at the end.
+impl LineReader<'_> {
+    /// Appends the next line with its LF, or at most [`PART_MAX`] bytes of it, to `out`. Returns
+    /// false at the end.
     fn next(&mut self, out: &mut Vec<u8>) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
         }
         let from = out.len();
-        self.input.take(PIECE).read_until(b'\n', out)?;
+        self.input.take(PART_MAX).read_until(b'\n', out)?;
         let line = out.get(from..).unwrap_or_default();
-        let dot = self.at_start && matches!(line, b".\n" | b".\r\n" | b".");
-        if dot && self.ends_at_dot || line.is_empty() {
+        let is_dot = self.at_line_start && matches!(line, b".\n" | b".\r\n" | b".");
+        if is_dot && self.ends_at_dot || line.is_empty() {
             out.truncate(from);
             self.ended = true;
             return Ok(false);
         }
-        self.at_start = line.ends_with(b"\n");
+        self.at_line_start = line.ends_with(b"\n");
         Ok(true)
     }
 }
 
-/// The fields, each with its continuation lines and all LF; and the line that ended them, unless it
-/// was empty.
-fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), ComposeError> {
+/// Reads the fields, each with its continuation lines and with LF as line end. Returns them, and
+/// the line that ended the header if it was not empty.
+fn read_header(lines: &mut LineReader<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), ComposeError> {
     let mut fields: Vec<Vec<u8>> = Vec::new();
-    let mut octets = 0;
+    let mut size = 0;
     let mut is_first = true;
     loop {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") && lines.next(&mut line)? {
-            if octets + line.len() > HEADER_MAX {
-                return Err(ComposeError::Header);
+            if size + line.len() > HEADER_MAX {
+                return Err(ComposeError::HeaderTooLarge);
             }
         }
-        octets += line.len();
+        size += line.len();
         let text = line.strip_suffix(b"\n").unwrap_or(&line);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
         let separator = is_first && (text.starts_with(b"From ") || text.starts_with(b">From "));
@@ -222,18 +224,18 @@ fn read_header(lines: &mut Lines<'_>) -> Result<(Vec<Vec<u8>>, Vec<u8>), Compose
     }
 }
 
-/// The recipients in To, Cc and Bcc, or their Resent- fields; none twice.
-fn recipients(
+/// Returns the recipients in To, Cc and Bcc, or in their Resent- fields, each once.
+fn header_recipients(
     fields: &[Vec<u8>],
     prefix: &str,
-    own: &Domain,
+    domain: &Domain,
 ) -> Result<Vec<Mailbox>, ComposeError> {
     let mut found: Vec<Mailbox> = Vec::new();
     for field in fields.iter().filter(|field| is_named(field, prefix, &["To", "Cc", "Bcc"])) {
-        let (name, value) = split(field);
-        let value = String::from_utf8_lossy(value);
-        let list = addresses::parse(&value, own)
-            .map_err(|why| ComposeError::Field(String::from_utf8_lossy(name).into_owned(), why))?;
+        let (name, value) = split_field(field);
+        let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        let list = addresses::parse(&value, domain)
+            .map_err(|error| ComposeError::InvalidField(name.into_owned(), error))?;
         for address in list {
             if !found.contains(&address.mailbox) {
                 found.push(address.mailbox);
@@ -243,46 +245,47 @@ fn recipients(
     Ok(found)
 }
 
-/// Puts the host's domain behind bare names, where the field is a good list of addresses.
-fn complete(field: &mut Vec<u8>, own: &Domain) {
-    if !ADDRESS_FIELDS.iter().any(|prefix| is_named(field, prefix, &ADDRESSES)) {
+/// Appends `domain` to the bare names of an address field. A field that is not a valid list stays
+/// as it is.
+fn complete_addresses(field: &mut Vec<u8>, domain: &Domain) {
+    if !["", "Resent-"].iter().any(|prefix| is_named(field, prefix, &ADDRESS_FIELDS)) {
         return;
     }
-    let begin = field.len() - split(field).1.len();
-    let Ok(value) = std::str::from_utf8(field.get(begin..).unwrap_or_default()) else { return };
-    let Ok(list) = addresses::parse(value, own) else { return };
-    let domain = format!("@{own}");
-    // From the last to the first, so that places stay right.
-    for at in list.iter().rev().filter_map(|address| address.bare_at) {
-        let at = begin + at;
-        field.splice(at..at, domain.bytes());
+    let start = field.len() - split_field(field).1.len();
+    let Ok(value) = std::str::from_utf8(field.get(start..).unwrap_or_default()) else { return };
+    let Ok(list) = addresses::parse(value, domain) else { return };
+    let suffix = format!("@{domain}");
+    // From the last to the first, so that an insertion does not move the positions still to come.
+    for at in list.iter().rev().filter_map(|address| address.domain_missing_at) {
+        let at = start + at;
+        field.splice(at..at, suffix.bytes());
     }
 }
 
-/// The fields that every message has (RFC 5322 3.6), as far as this one has not.
-fn missing(fields: &[Vec<u8>], prefix: &str, how: &ComposeOptions<'_>) -> String {
+/// Returns the fields that every message must have (RFC 5322 3.6) and this one has not.
+fn missing_fields(fields: &[Vec<u8>], prefix: &str, options: &ComposeOptions<'_>) -> String {
     let lacks = |name: &str| !fields.iter().any(|field| is_named(field, prefix, &[name]));
     let mut text = String::new();
     if lacks("Date") {
-        text += &format!("{prefix}Date: {}\n", trace::format_date(how.now));
+        text += &format!("{prefix}Date: {}\n", trace::format_date(options.now));
     }
     if lacks("From") {
-        let name = phrase(how.full_name);
-        let from = if name.is_empty() {
-            how.author.to_string()
-        } else {
-            format!("{name} <{}>", how.author)
+        let author = options.author;
+        let from = match display_name(options.full_name) {
+            name if name.is_empty() => author.to_string(),
+            name => format!("{name} <{author}>"),
         };
         text += &format!("{prefix}From: {from}\n");
     }
     if lacks("Message-ID") {
-        text += &format!("{prefix}Message-ID: <{}>\n", how.id);
+        text += &format!("{prefix}Message-ID: <{}>\n", options.id);
     }
     text
 }
 
-/// A full name as a display name: as it is, in quotes, or in encoded words (RFC 2047 5).
-fn phrase(name: &str) -> String {
+/// Returns a full name in the form of a display name: plain, quoted, or as encoded words (RFC 2047
+/// 5).
+fn display_name(name: &str) -> String {
     let name: String = name.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
     let name = name.trim();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || " !#$%&'*+-/=?^_`{|}~".contains(c);
@@ -294,11 +297,11 @@ fn phrase(name: &str) -> String {
     }
     let mut words = vec![String::new()];
     for c in name.chars() {
-        let mut octets = [0; 4];
+        let mut buffer = [0; 4];
         let encoded: String = match c {
             ' ' => "_".to_owned(),
             c if c.is_ascii_alphanumeric() => c.to_string(),
-            c => c.encode_utf8(&mut octets).bytes().map(|octet| format!("={octet:02X}")).collect(),
+            c => c.encode_utf8(&mut buffer).bytes().map(|byte| format!("={byte:02X}")).collect(),
         };
         match words.last_mut() {
             Some(word) if word.len() + encoded.len() <= WORD_MAX => word.push_str(&encoded),
@@ -309,49 +312,49 @@ fn phrase(name: &str) -> String {
     words.join("\n ")
 }
 
-/// Whether the field's name is `prefix` and one of `names`.
+/// True if the field's name is `prefix` followed by one of `names`.
 fn is_named(field: &[u8], prefix: &str, names: &[&str]) -> bool {
-    let (name, _) = split(field);
-    let Some((begin, rest)) = name.split_at_checked(prefix.len()) else { return false };
-    begin.eq_ignore_ascii_case(prefix.as_bytes())
+    let (name, _) = split_field(field);
+    let Some((start, rest)) = name.split_at_checked(prefix.len()) else { return false };
+    start.eq_ignore_ascii_case(prefix.as_bytes())
         && names.iter().any(|n| rest.eq_ignore_ascii_case(n.as_bytes()))
 }
 
-fn is_prefix(field: &[u8], prefix: &str) -> bool {
-    let begin = field.get(..prefix.len()).unwrap_or_default();
-    begin.eq_ignore_ascii_case(prefix.as_bytes())
+fn has_prefix(field: &[u8], prefix: &str) -> bool {
+    let start = field.get(..prefix.len()).unwrap_or_default();
+    start.eq_ignore_ascii_case(prefix.as_bytes())
 }
 
-/// The name of a field, and what is behind its colon.
-fn split(field: &[u8]) -> (&[u8], &[u8]) {
+/// Returns the name of a field, and the value after its colon.
+fn split_field(field: &[u8]) -> (&[u8], &[u8]) {
     let name = field_name(field).unwrap_or_default();
     let colon = memchr::memchr(b':', field).map_or(field.len(), |at| at + 1);
     (name, field.get(colon..).unwrap_or_default())
 }
 
-/// What is known of octets that went by.
+/// Statistics of the content for the envelope.
 struct ContentStatistics {
-    octets: u64,
+    wire_size: u64,
     eight_bit: bool,
 }
 
 impl ContentStatistics {
-    fn count(&mut self, octets: &[u8]) {
-        self.octets += (octets.len() + memchr::memchr_iter(b'\n', octets).count()) as u64;
-        self.eight_bit |= !octets.is_ascii();
+    fn count(&mut self, bytes: &[u8]) {
+        self.wire_size += (bytes.len() + memchr::memchr_iter(b'\n', bytes).count()) as u64;
+        self.eight_bit |= !bytes.is_ascii();
     }
 }
 
-/// The largest header, in octets.
+/// Maximum size of a header in bytes.
 pub const HEADER_MAX: usize = 1024 * 1024;
-/// What is read at once, in octets.
-const PIECE: u64 = 64 * 1024;
-/// Characters of a full name.
+/// Maximum number of bytes of a line that are read at once.
+const PART_MAX: u64 = 64 * 1024;
+/// Maximum number of characters of a full name.
 const NAME_MAX: usize = 200;
-/// What fits into the 75 characters of an encoded word (RFC 2047 2).
+/// Number of characters that an encoded word of 75 can hold (RFC 2047 2).
 const WORD_MAX: usize = 75 - "=?utf-8?Q??=".len();
-const ADDRESS_FIELDS: [&str; 2] = ["", "Resent-"];
-const ADDRESSES: [&str; 6] = ["From", "Sender", "Reply-To", "To", "Cc", "Bcc"];
+/// Fields that hold addresses.
+const ADDRESS_FIELDS: [&str; 6] = ["From", "Sender", "Reply-To", "To", "Cc", "Bcc"];
 
 #[cfg(test)]
 mod tests {
@@ -361,7 +364,7 @@ mod tests {
         let domain = Domain::parse("here.example").unwrap();
         let author = Mailbox::parse("me@here.example").unwrap();
         let now = "2026-11-22T10:00:00+01:00[+01:00]".parse().unwrap();
-        let how = ComposeOptions {
+        let options = ComposeOptions {
             dot_is_text,
             recipients_in_header: true,
             domain: &domain,
@@ -370,16 +373,16 @@ mod tests {
             now: &now,
             id: "id@here.example",
         };
-        let letter = read(&mut &input[..], &how).map_err(|fault| fault.to_string())?;
+        let message = read(&mut &input[..], &options).map_err(|error| error.to_string())?;
         let mut text = Vec::new();
         for _ in 0..2 {
             text.clear();
-            letter.reader().read_to_end(&mut text).unwrap();
+            message.reader().read_to_end(&mut text).unwrap();
         }
-        let lines = text.iter().filter(|octet| **octet == b'\n').count();
-        assert_eq!(letter.octets, (text.len() + lines) as u64);
-        assert_eq!(letter.eight_bit, !text.is_ascii());
-        let recipients = letter.recipients.iter().map(Mailbox::to_string).collect();
+        let lines = text.iter().filter(|byte| **byte == b'\n').count();
+        assert_eq!(message.wire_size, (text.len() + lines) as u64);
+        assert_eq!(message.eight_bit, !text.is_ascii());
+        let recipients = message.recipients.iter().map(Mailbox::to_string).collect();
         Ok((String::from_utf8(text).unwrap(), recipients))
     }
 
@@ -439,11 +442,11 @@ mod tests {
             assert_eq!(composed(input.as_bytes(), false).unwrap().1, expected, "{input:?}");
         }
         let wrong = composed(b"To: a b c\n\n", false).unwrap_err();
-        assert!(wrong.starts_with("the field To is no address list: "), "{wrong}");
+        assert!(wrong.starts_with("the field To is not an address list: "), "{wrong}");
     }
 
     #[test]
-    fn a_dot_ends_it_unless_it_is_text() {
+    fn a_dot_ends_the_message_unless_it_is_text() {
         for (input, body) in [
             ("\na\n.\nb\n", "a\n"),
             ("\na\r\n.\r\nb\n", "a\r\n"),
@@ -456,7 +459,7 @@ mod tests {
         }
         let found = composed(b"\na\n.\nb\n", true).unwrap().0;
         assert!(found.ends_with("\n\na\n.\nb\n"), "{found}");
-        // A piece of a long line is no line.
+        // A part of a long line is not a line.
         let long = format!("\n{}.\nb\n", "x".repeat(64 * 1024));
         assert!(composed(long.as_bytes(), false).unwrap().0.ends_with("x.\nb\n"));
     }
@@ -483,9 +486,9 @@ mod tests {
             ("=?x?=", "\"=?x?=\""),
             ("J\u{fc}rgen X.", "=?utf-8?Q?J=C3=BCrgen_X=2E?="),
         ] {
-            assert_eq!(phrase(name), expected, "{name}");
+            assert_eq!(display_name(name), expected, "{name}");
         }
-        let long = phrase(&"\u{4e00}".repeat(30));
+        let long = display_name(&"\u{4e00}".repeat(30));
         assert!(long.lines().all(|line| line.trim().len() <= 75), "{long}");
         assert_eq!(long.matches("=E4=B8=80").count(), 30);
     }

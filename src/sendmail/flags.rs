@@ -1,26 +1,26 @@
-//! The command line of sendmail(1), as forty years of callers write it.
+//! The command line of sendmail(1), in the forms that programs use.
 //!
-//! Options stand in one word or in several, `-ti`, `-t -i`; their values in the same word or in the
-//! next, `-fjones`, `-f jones`. What changed the ways of a mail server that is not here is taken
-//! and ignored (`-o*`, `-B`, `-h`, `-X`, ...), so that no caller fails for it; an option that
-//! nobody has is not.
+//! Options may be in one word or in several (`-ti`, `-t -i`), and their values in the same word or
+//! in the next (`-fjones`, `-f jones`). Options of other sendmails that have no meaning here
+//! (`-o*`, `-B`, `-h`, `-X`, ...) are accepted and ignored, so that their callers work. An option
+//! that no sendmail has is an error.
 
 use crate::smtp::dsn::{DsnNotify, DsnReturn};
 
-/// What the caller wants.
+/// The action that the command line selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// `-bm`: a message on standard input.
+    /// `-bm`: send a message from standard input.
     Send,
-    /// `-bs`: SMTP on standard input and output.
+    /// `-bs`: speak SMTP on standard input and output.
     Smtp,
-    /// `-bp`, mailq: what is in the queue.
+    /// `-bp`, mailq: list the queue.
     Queue,
-    /// `-q`: the queue is to be tried now.
+    /// `-q`: try the queue now.
     Flush,
-    /// `-bv`: where these addresses lead.
+    /// `-bv`: show where addresses lead.
     Verify,
-    /// `-bi`, `-I`, newaliases: aliases are to be read again.
+    /// `-bi`, `-I`, newaliases: read aliases again.
     Aliases,
     /// `--help`
     Help,
@@ -28,12 +28,12 @@ pub enum Mode {
     Version,
 }
 
-/// The command line, taken apart.
+/// A parsed command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flags {
-    /// What to do.
+    /// The action.
     pub mode: Mode,
-    /// `-t`: the recipients are in the header, too.
+    /// `-t`: the header holds recipients too.
     pub recipients_in_header: bool,
     /// `-i`, `-oi`: a line of one dot does not end the message.
     pub dot_is_text: bool,
@@ -49,18 +49,18 @@ pub struct Flags {
     pub ret: Option<DsnReturn>,
     /// `-V`
     pub envid: Option<String>,
-    /// `-v`: say what became of each recipient.
+    /// `-v`: print the outcome of each recipient.
     pub verbose: bool,
-    /// `--deliver-direct`: without the server, if it does not run.
+    /// `--deliver-direct`: deliver without the server if it does not run.
     pub direct: bool,
-    /// The rest: addresses.
+    /// Addresses.
     pub operands: Vec<String>,
 }
 
-/// Takes `args` apart, of a program called by `name`.
+/// Parses the arguments of a program that was called by `name`.
 ///
 /// # Errors
-/// What is wrong: EX_USAGE.
+/// A text for the caller, if an argument is invalid.
 pub fn parse(name: &str, args: &[String]) -> Result<Flags, String> {
     let mut flags = Flags {
         mode: match name {
@@ -92,7 +92,7 @@ pub fn parse(name: &str, args: &[String]) -> Result<Flags, String> {
             "--version" => flags.mode = Mode::Version,
             _ => match word.strip_prefix('-') {
                 Some(letters) if !letters.is_empty() && !letters.starts_with('-') => {
-                    flags.word(letters, &mut rest)?;
+                    flags.parse_word(letters, &mut rest)?;
                 }
                 Some(_) => return Err(format!("no such option: {word}")),
                 None => flags.operands.push(word.clone()),
@@ -103,15 +103,15 @@ pub fn parse(name: &str, args: &[String]) -> Result<Flags, String> {
 }
 
 impl Flags {
-    /// The options of one word; the value of the last may be the next word of `rest`.
-    fn word<'a>(
+    /// Parses the options of one word. The value of the last may be the next word of `rest`.
+    fn parse_word<'a>(
         &mut self,
         letters: &'a str,
         rest: &mut impl Iterator<Item = &'a String>,
     ) -> Result<(), String> {
         let mut chars = letters.chars();
         while let Some(letter) = chars.next() {
-            let here = chars.as_str();
+            let attached = chars.as_str();
             match letter {
                 't' => self.recipients_in_header = true,
                 'i' => self.dot_is_text = true,
@@ -120,8 +120,8 @@ impl Flags {
                 'G' | 'U' | 'm' | 'n' | 'c' | 's' | 'T' | 'x' => {}
                 // With a value in the same word, or none.
                 'q' => {
-                    // `-q30m` would start a daemon, which runs already.
-                    if here.is_empty() && self.mode == Mode::Send {
+                    // `-q30m` starts a daemon in other sendmails, which here runs already.
+                    if attached.is_empty() && self.mode == Mode::Send {
                         self.mode = Mode::Flush;
                     }
                     return Ok(());
@@ -129,9 +129,9 @@ impl Flags {
                 'd' => return Ok(()),
                 'A' | 'B' | 'C' | 'D' | 'F' | 'L' | 'N' | 'O' | 'Q' | 'R' | 'V' | 'X' | 'b'
                 | 'e' | 'f' | 'h' | 'o' | 'p' | 'r' => {
-                    let next = || format!("-{letter} needs a value");
-                    let value = match here {
-                        "" => rest.next().map(String::as_str).ok_or_else(next)?,
+                    let missing = || format!("-{letter} needs a value");
+                    let value = match attached {
+                        "" => rest.next().map(String::as_str).ok_or_else(missing)?,
                         value => value,
                     };
                     return self.set(letter, value);
@@ -143,7 +143,7 @@ impl Flags {
     }
 
     fn set(&mut self, letter: char, value: &str) -> Result<(), String> {
-        let wrong = |form: &str| format!("-{letter} {value:?}: expected {form}");
+        let expected = |form: &str| format!("-{letter} {value:?}: expected {form}");
         match letter {
             'b' => {
                 self.mode = match value {
@@ -153,7 +153,7 @@ impl Flags {
                     "v" => Mode::Verify,
                     "i" => Mode::Aliases,
                     "d" | "D" => return Err("-bd: the server is mailslot(8)".to_owned()),
-                    _ => return Err(wrong("m, s, p, v or i")),
+                    _ => return Err(expected("m, s, p, v or i")),
                 }
             }
             'C' => self.config = Some(value.to_owned()),
@@ -161,15 +161,16 @@ impl Flags {
             'f' | 'r' => self.from = Some(value.to_owned()),
             'N' => {
                 let notify = DsnNotify::parse(value);
-                self.notify = Some(notify.ok_or_else(|| wrong(NOTIFY_FORM))?);
+                self.notify = Some(notify.ok_or_else(|| expected(NOTIFY_FORM))?);
             }
-            'R' => self.ret = Some(DsnReturn::parse(value).ok_or_else(|| wrong("full or hdrs"))?),
+            'R' => {
+                self.ret = Some(DsnReturn::parse(value).ok_or_else(|| expected("full or hdrs"))?)
+            }
             'V' => {
-                let fits = value.len() <= ENVID_MAX && value.bytes().all(|b| b.is_ascii_graphic());
-                self.envid = fits.then(|| value.to_owned());
-                if !fits {
-                    return Err(wrong("up to 33 printable characters without blanks"));
+                if value.len() > ENVID_MAX || !value.bytes().all(|b| b.is_ascii_graphic()) {
+                    return Err(expected("up to 33 printable characters without blanks"));
                 }
+                self.envid = Some(value.to_owned());
             }
             'o' if value == "i" => self.dot_is_text = true,
             'o' if value == "t" => self.recipients_in_header = true,
@@ -180,34 +181,34 @@ impl Flags {
     }
 }
 
-/// What `--help` prints.
+/// The text of `--help`.
 pub const HELP: &str = "\
 Usage: sendmail [OPTIONS] [ADDRESS ...] < message
        sendmail -bs | mailq | newaliases
 
-Hands a message to the mail server of this host, mailslot(8).
+Submits a message to the mail server of this host, mailslot(8).
 
-  -t           recipients are in the header too: To, Cc and Bcc
+  -t           the header holds recipients too: To, Cc and Bcc
   -i, -oi      a line of one dot does not end the message
-  -f ADDRESS   the sender; \"\" or <> for nobody (-r is the same)
+  -f ADDRESS   the sender; \"\" or <> for none (-r is the same)
   -F NAME      the sender's full name
   -N LIST      report success, failure, delay; or never
-  -R PART      of a message that failed report full, or hdrs
-  -V ID        the envelope's id in reports
-  -v           say what became of each recipient
+  -R PART      the part of the message in a failure report: full or hdrs
+  -V ID        the envelope id in reports
+  -v           print the outcome of each recipient
   -bs          speak SMTP on standard input and output
-  -bv          say where each ADDRESS leads
-  -bp          show the queue of mail for other hosts, as mailq does
-  -q           have all of it tried now
-  -bi          for newaliases: aliases are read by themselves
+  -bv          print where each ADDRESS leads
+  -bp          list the queue of mail for other hosts, as mailq does
+  -q           try to send the queue now
+  -bi          newaliases: does nothing, because changed aliases are read anyway
   -C FILE      the configuration file, /etc/mailslot.conf
-  --deliver-direct  (root) deliver without the server, if it does not run
+  --deliver-direct  (root) deliver without the server if it does not run
 
-Other options of other sendmails are taken and ignored.
+Options of other sendmails are accepted and ignored.
 ";
 
 const NOTIFY_FORM: &str = "never, or some of success,failure,delay";
-/// As long as it may be however it is encoded (RFC 3461 4.4).
+/// Maximum length in characters. Encoded, each has up to three of 100 octets (RFC 3461 4.4).
 const ENVID_MAX: usize = 33;
 
 #[cfg(test)]
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_callers_say() {
+    fn command_lines_of_known_callers() {
         let none = || read("sendmail", "").unwrap();
         let to = |operands: &[&str]| operands.iter().map(|o| o.to_string()).collect::<Vec<_>>();
         let i = Flags { dot_is_text: true, ..none() };
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong() {
+    fn errors() {
         for (line, why) in [
             ("-k", "no such option: -k"),
             ("-ik", "no such option: -k"),

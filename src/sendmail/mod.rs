@@ -1,19 +1,21 @@
-//! sendmail(1), mailq(1) and newaliases(1): how the programs of this host hand over a message.
+//! The program behind sendmail(1), mailq(1) and newaliases(1), by which local programs submit
+//! messages.
 //!
 //! ```text
-//! standard input --compose--> Letter --client--> the server: a Unix socket, or loopback
-//! command line --flags--> envelope       outcomes --> exit status of sysexits.h
+//! standard input --compose--> ComposedMessage --client--> the server: Unix socket, or loopback
+//! command line --flags--> envelope                outcomes --> exit status of sysexits.h
 //! ```
-//! It runs with the rights of its caller and needs none: whatever it says is judged by the server
-//! as anybody's word is. There is no queue but the server's, for mail that leaves the host, and
-//! that is shown to whoever may read it. What the server does not take is the caller's still, with
-//! status 75 or one that is final, and a line that says why.
+//! The program runs with the rights of its caller and needs no others, because the server trusts it
+//! no more than any other client. It has no queue of its own. If the server does not accept a
+//! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
+//! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
+//! `mailq` shows it to users who may read it.
 //!
-//! | file | owns |
+//! | file | contains |
 //! | --- | --- |
 //! | `flags.rs` | the command line |
-//! | `addresses.rs` | address lists |
-//! | `compose.rs` | the message as it is read |
+//! | `addresses.rs` | the address lists of headers and operands |
+//! | `compose.rs` | the message on standard input |
 
 pub mod addresses;
 pub mod compose;
@@ -35,7 +37,7 @@ use crate::message::trace;
 use crate::net::listen::ListenAddress;
 use crate::net::tls::Trust;
 use crate::relay::client::{
-    self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress, Timeouts,
+    self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress,
 };
 use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
@@ -47,41 +49,42 @@ use crate::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
 };
-use compose::{ComposeError, ComposeOptions, ComposedMessage};
+use compose::{ComposeError, ComposeOptions};
 use flags::{Flags, Mode};
 
-/// Why it ends without success: a status of sysexits.h, and a line for standard error.
+/// The exit status of a failure (sysexits.h), and a line for standard error.
 type SendmailError = (u8, String);
 
-/// Runs the program; `args` begins with the name that it was called by. Returns its exit status.
+/// Runs the program and returns its exit status. `args` begins with the name of the program, which
+/// selects the mode.
 pub fn run(args: &[OsString]) -> u8 {
     let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let name = args.first().map_or("sendmail", |name| name.rsplit('/').next().unwrap_or(name));
     let flags = flags::parse(name, args.get(1..).unwrap_or_default());
-    let done = flags.map_err(|why| (EX_USAGE, why)).and_then(|flags| match flags.mode {
+    let result = flags.map_err(|error| (EX_USAGE, error)).and_then(|flags| match flags.mode {
         Mode::Send => send(&flags),
-        Mode::Smtp => speak(&flags),
+        Mode::Smtp => proxy_smtp(&flags),
         Mode::Verify => verify(&flags),
         Mode::Queue => show_queue(&flags),
         Mode::Flush => flush(&flags),
-        // The server reads them when they change.
+        // Nothing to do, because the server reads aliases again when they change.
         Mode::Aliases => Ok(EX_OK),
         Mode::Help => print(flags::HELP),
         Mode::Version => print(concat!("mailslot-sendmail ", env!("CARGO_PKG_VERSION"), "\n")),
     });
-    done.unwrap_or_else(|(status, why)| {
-        complain(&why);
+    result.unwrap_or_else(|(status, error)| {
+        print_error(&error);
         status
     })
 }
 
-/// Reads a message, and hands it over.
+/// Reads a message and sends it to the server.
 fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
     let caller = Caller::find();
     let own = Mailbox::new(&caller.name, domain.clone())
-        .map_err(|e| (EX_OSERR, format!("who calls, {:?}, has no address: {e}", caller.name)))?;
+        .map_err(|e| (EX_OSERR, format!("user {:?} has no valid address: {e}", caller.name)))?;
     let from = match flags.from.as_deref().map(str::trim) {
         None => ReversePath::Mailbox(own.clone()),
         Some("" | "<>") => ReversePath::Null,
@@ -94,13 +97,13 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let mut to = Vec::new();
     for operand in &flags.operands {
         let list = addresses::parse(operand, &domain);
-        let list = list.map_err(|why| (EX_USAGE, format!("{operand:?} is no address: {why}")))?;
-        add(&mut to, list.into_iter().map(|address| address.mailbox));
+        let list = list.map_err(|e| (EX_USAGE, format!("{operand:?} is not an address: {e}")))?;
+        add_new(&mut to, list.into_iter().map(|address| address.mailbox));
     }
     if to.is_empty() && !flags.recipients_in_header {
-        return Err((EX_USAGE, "to whom? Give addresses, or -t if the header has them".to_owned()));
+        return Err((EX_USAGE, "no recipient: give addresses, or -t to use the header".to_owned()));
     }
-    let how = ComposeOptions {
+    let options = ComposeOptions {
         dot_is_text: flags.dot_is_text,
         recipients_in_header: flags.recipients_in_header,
         domain: &domain,
@@ -109,24 +112,29 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
         now: &trace::now(),
         id: &format!("{}@{}", trace::IdGenerator::new().next_session_id(), config.hostname),
     };
-    let letter = compose::read(&mut BufReader::new(io::stdin().lock()), &how);
-    let letter = letter.map_err(|fault| match fault {
-        ComposeError::Header | ComposeError::Field(..) => (EX_DATAERR, fault.to_string()),
-        ComposeError::Io(_) => (EX_TEMPFAIL, fault.to_string()),
+    let message = compose::read(&mut BufReader::new(io::stdin().lock()), &options);
+    let message = message.map_err(|error| match error {
+        ComposeError::HeaderTooLarge | ComposeError::InvalidField(..) => {
+            (EX_DATAERR, error.to_string())
+        }
+        ComposeError::Io(_) => (EX_TEMPFAIL, error.to_string()),
     })?;
-    add(&mut to, letter.recipients.iter().cloned());
+    add_new(&mut to, message.recipients.iter().cloned());
     if to.is_empty() {
         return Err((EX_DATAERR, "the header names no recipient".to_owned()));
     }
-    let envelope = envelope(flags, from, &to, letter.eight_bit);
+    let envelope = envelope(flags, from, &to, message.eight_bit);
+    let content = || -> io::Result<Box<dyn Read + '_>> { Ok(message.reader()) };
+    let outgoing =
+        OutgoingMessage { envelope: &envelope, size: message.wire_size, content: &content };
     let mut connection = connect(flags, &config)?;
-    let outcomes = hand_over(&mut connection, &envelope, &letter);
+    let outcomes = connection.send(&outgoing);
     connection.quit();
-    Ok(tell(flags, &to, &outcomes))
+    Ok(report_outcomes(flags, &to, &outcomes))
 }
 
-/// Adds those that are not there yet.
-fn add(to: &mut Vec<Mailbox>, more: impl Iterator<Item = Mailbox>) {
+/// Appends the mailboxes that `to` does not hold yet.
+fn add_new(to: &mut Vec<Mailbox>, more: impl Iterator<Item = Mailbox>) {
     for mailbox in more {
         if !to.contains(&mailbox) {
             to.push(mailbox);
@@ -153,98 +161,93 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
     }
 }
 
-fn hand_over(
-    connection: &mut Connection,
-    envelope: &Envelope<()>,
-    letter: &ComposedMessage,
-) -> Vec<RecipientOutcome> {
-    let open = || -> io::Result<Box<dyn Read + '_>> { Ok(letter.reader()) };
-    connection.send(&OutgoingMessage { envelope, octets: letter.octets, content: &open })
-}
-
-/// Says what did not go well, and returns the status for it: one that is final only where trying
-/// again would help nobody.
-fn tell(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome]) -> u8 {
+/// Prints a line for each recipient that was not accepted, or with -v for all. Returns the exit
+/// status, which is final only if trying again would help no recipient.
+fn report_outcomes(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome]) -> u8 {
     let mut status = EX_OK;
     for (mailbox, outcome) in to.iter().zip(outcomes) {
         let reason = outcome.reason();
-        let this = match (outcome, reason.status) {
+        let recipient_status = match (outcome, reason.status) {
             (RecipientOutcome::Accepted(_), _) => EX_OK,
             (RecipientOutcome::Deferred(_), _) => EX_TEMPFAIL,
             (RecipientOutcome::Failed(_), (_, 1, _)) => EX_NOUSER,
             (RecipientOutcome::Failed(_), (_, 6, _) | (_, 3, 4)) => EX_DATAERR,
             (RecipientOutcome::Failed(_), _) => EX_UNAVAILABLE,
         };
-        if this != EX_OK || flags.verbose {
-            complain(&format!("{mailbox}: {reason}"));
+        if recipient_status != EX_OK || flags.verbose {
+            print_error(&format!("{mailbox}: {reason}"));
         }
-        if status != EX_TEMPFAIL && this != EX_OK {
-            status = this;
+        if status != EX_TEMPFAIL && recipient_status != EX_OK {
+            status = recipient_status;
         }
     }
     status
 }
 
-/// Connects to the server, by the first way that there is.
+/// Connects to the server at the first address that works.
 fn connect(flags: &Flags, config: &Config) -> Result<Connection, SendmailError> {
-    let timeouts = Timeouts::default();
-    // The server is this host's own, whatever its certificate says; it may insist on TLS.
-    let insists = config.tls.as_ref().is_some_and(|tls| tls.required);
-    let trust = insists.then(Trust::any_certificate).transpose().map_err(|why| (EX_CONFIG, why))?;
-    let tls = trust.map(|trust| ClientTls { trust, required: true });
-    let settings = ClientConfig { hostname: config.hostname.clone(), tls, login: None, timeouts };
-    let mut why = String::new();
-    for target in ways(config) {
-        match client::connect(&target, &settings) {
+    let mut settings =
+        ClientConfig { hostname: config.hostname.clone(), ..ClientConfig::default() };
+    if config.tls.as_ref().is_some_and(|tls| tls.required) {
+        // Any certificate will do, because the server is on this host and its certificate is for
+        // other names.
+        let trust = Trust::any_certificate().map_err(|error| (EX_CONFIG, error))?;
+        settings.tls = Some(ClientTls { trust, required: true });
+    }
+    let mut last_error = String::new();
+    for address in server_addresses(config) {
+        match client::connect(&address, &settings) {
             Ok(connection) => return Ok(connection),
-            Err(reason) => why = reason.to_string(),
+            Err(reason) => last_error = reason.to_string(),
         }
     }
     if is_direct(flags)? {
-        let socket = direct(flags).map_err(cannot_start)?;
-        return client::over(socket, &settings).map_err(|reason| (EX_TEMPFAIL, reason.to_string()));
+        let socket = spawn_inetd(flags).map_err(cannot_start)?;
+        return client::connect_over(socket, &settings)
+            .map_err(|reason| (EX_TEMPFAIL, reason.to_string()));
     }
-    Err(no_server(&why))
+    Err(no_server(&last_error))
 }
 
-/// SMTP between standard input and output, and the server. Where the first line ends with LF, a CR
-/// is put before each.
-fn speak(flags: &Flags) -> Result<u8, SendmailError> {
+/// Passes SMTP between standard input and output and the server. If the first line of the input
+/// ends with LF alone, adds CR to all lines.
+fn proxy_smtp(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
-    let mut why = String::new();
+    let mut last_error = String::new();
     let mut server = None;
-    for target in ways(&config) {
-        match dial(&target) {
-            Ok(found) => {
-                server = Some(found);
+    for address in server_addresses(&config) {
+        match connect_socket(&address) {
+            Ok(socket) => {
+                server = Some(socket);
                 break;
             }
-            Err(e) => why = format!("cannot connect to {target}: {e}"),
+            Err(e) => last_error = format!("cannot connect to {address}: {e}"),
         }
     }
     if server.is_none() && is_direct(flags)? {
-        server = Some(File::from(OwnedFd::from(direct(flags).map_err(cannot_start)?)));
+        server = Some(File::from(OwnedFd::from(spawn_inetd(flags).map_err(cannot_start)?)));
     }
     let Some(mut server) = server else {
-        // Who speaks SMTP reads no standard error.
+        // A reply too, because a caller that speaks SMTP may ignore standard error.
         let _ = io::stdout().write_all(b"421 4.3.2 localhost the mail server does not answer\r\n");
-        return Err(no_server(&why));
+        return Err(no_server(&last_error));
     };
     let mut to_server = server.try_clone().map_err(|e| (EX_OSERR, e.to_string()))?;
-    // It is left to itself: a caller that has said QUIT may wait for our end, and say nothing more.
+    // This thread is not joined, because a caller that has sent QUIT may keep standard input open
+    // until this program ends.
     std::thread::spawn(move || {
-        let _ = pass_lines(&mut io::stdin().lock(), &mut to_server);
+        let _ = copy_lines(&mut io::stdin().lock(), &mut to_server);
         let _ =
             nix::sys::socket::shutdown(to_server.as_raw_fd(), nix::sys::socket::Shutdown::Write);
     });
-    pass(&mut server, &mut io::stdout().lock())
+    copy(&mut server, &mut io::stdout().lock())
         .map(|()| EX_OK)
         .map_err(|e| (EX_IOERR, e.to_string()))
 }
 
-/// Passes on what comes, at once. Not by io::copy: splice(2), which that may use, keeps the pipe to
-/// itself while it waits, and nobody could read from it.
-fn pass(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
+/// Copies input to output without delay. `io::copy` may use splice(2), which locks the pipe while
+/// it waits for input, so that the caller could not read what is in the pipe.
+fn copy(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         match input.read(&mut buffer) {
@@ -257,8 +260,9 @@ fn pass(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
     }
 }
 
-/// Passes on what comes, at once; a client of LF from its first line on gets CR LF.
-fn pass_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
+/// Copies input to output without delay. If the first line ends with LF alone, adds CR to all lines
+/// that have none.
+fn copy_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     let mut is_lf = None;
     let mut last = 0;
@@ -270,21 +274,21 @@ fn pass_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
             Err(e) => return Err(e),
         };
         let mut out = Vec::with_capacity(n + n / 16);
-        for octet in buffer.get(..n).unwrap_or_default() {
-            if *octet == b'\n' {
+        for byte in buffer.get(..n).unwrap_or_default() {
+            if *byte == b'\n' {
                 let bare = last != b'\r';
                 if *is_lf.get_or_insert(bare) && bare {
                     out.push(b'\r');
                 }
             }
-            out.push(*octet);
-            last = *octet;
+            out.push(*byte);
+            last = *byte;
         }
         output.write_all(&out)?;
     }
 }
 
-/// Says where each address leads, as `mailslot explain`.
+/// Prints where each address leads, as `mailslot explain` does.
 fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let domain = own_domain(&config);
@@ -293,27 +297,27 @@ fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
         print(&route.explain(&mailbox.to_string()))?;
-        let this = match route.resolve(&ForwardPath::Mailbox(mailbox)) {
+        let address_status = match route.resolve(&ForwardPath::Mailbox(mailbox)) {
             Ok(_) => EX_OK,
-            Err(Refusal::Later(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
+            Err(Refusal::LookupFailed(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
             Err(Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_)) => EX_NOUSER,
             Err(_) => EX_UNAVAILABLE,
         };
-        status = status.max(this);
+        status = status.max(address_status);
     }
     Ok(status)
 }
 
-/// The queue, as `mailslot queue` shows it.
+/// Prints the queue, as `mailslot queue` does.
 fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
     let text = queue::list::list(&config(flags)?.spool);
     print(&text.map_err(|e| match e.kind() {
-        io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("the queue is not yours: {e}")),
+        io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("you may not read the queue: {e}")),
         _ => (EX_IOERR, format!("the queue cannot be read: {e}")),
     })?)
 }
 
-/// Has all of the queue tried now, by `mailslot queue flush`, where there can be one.
+/// Runs `mailslot queue flush` if mail is relayed, so that there can be a queue.
 fn flush(flags: &Flags) -> Result<u8, SendmailError> {
     if config(flags)?.relay.is_none() {
         return Ok(EX_OK);
@@ -323,52 +327,53 @@ fn flush(flags: &Flags) -> Result<u8, SendmailError> {
     Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(EX_TEMPFAIL))
 }
 
-/// Who calls.
+/// The user that runs the program.
 struct Caller {
     name: String,
     full_name: String,
 }
 
 impl Caller {
-    /// passwd(5) says.
+    /// Looks up the caller in passwd(5).
     fn find() -> Caller {
         let uid = Uid::current();
         match User::from_uid(uid) {
             Ok(Some(user)) => {
                 let gecos = user.gecos.to_string_lossy().into_owned();
                 let full_name = gecos.split(',').next().unwrap_or_default();
-                Caller { full_name: full_name.replace('&', &capital(&user.name)), name: user.name }
+                let full_name = full_name.replace('&', &capitalize(&user.name));
+                Caller { full_name, name: user.name }
             }
             _ => Caller { name: format!("uid{uid}"), full_name: String::new() },
         }
     }
 }
 
-/// `jones` for `&` in its gecos field: `Jones`.
-fn capital(name: &str) -> String {
+/// Capitalizes `name`, as `&` in a GECOS field does (finger(1)).
+fn capitalize(name: &str) -> String {
     let mut chars = name.chars();
     chars.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }
 
 fn one_address(text: &str, domain: &Domain) -> Result<Mailbox, SendmailError> {
-    let wrong = |why: &str| (EX_USAGE, format!("{text:?} is no address: {why}"));
-    let mut list = addresses::parse(text, domain).map_err(|why| wrong(&why))?;
+    let wrong = |error: &str| (EX_USAGE, format!("{text:?} is not an address: {error}"));
+    let mut list = addresses::parse(text, domain).map_err(|error| wrong(&error))?;
     match (list.pop(), list.is_empty()) {
         (Some(address), true) => Ok(address.mailbox),
-        _ => Err(wrong("it is not one")),
+        _ => Err(wrong("expected one")),
     }
 }
 
-/// The settings that the server has too, as far as they are in the file.
+/// Reads the configuration file of the server. Options of its command line are not known here.
 fn config(flags: &Flags) -> Result<Config, SendmailError> {
     let file = flags.config.iter().flat_map(|file| ["--config", file]);
     let args: Vec<OsString> = file.map(OsString::from).collect();
-    Config::load(&args).map_err(|wrong| match wrong {
-        ConfigError::Usage(why) | ConfigError::Config(why) => (EX_CONFIG, why),
+    Config::load(&args).map_err(|error| match error {
+        ConfigError::Usage(error) | ConfigError::Config(error) => (EX_CONFIG, error),
     })
 }
 
-/// The domain of bare names: the first that is local.
+/// Returns the domain for bare names, which is the first local one.
 fn own_domain(config: &Config) -> Domain {
     let first = match &config.domains {
         NameSet::Listed(names) => names.first(),
@@ -377,8 +382,9 @@ fn own_domain(config: &Config) -> Domain {
     Domain::Name(first.unwrap_or(&config.hostname).clone())
 }
 
-/// The ways to the server: Unix sockets first, for then it knows who calls.
-fn ways(config: &Config) -> Vec<ServerAddress> {
+/// Returns the addresses at which the server may listen. Unix sockets come first, because over them
+/// the server knows the user.
+fn server_addresses(config: &Config) -> Vec<ServerAddress> {
     let mut unix = Vec::new();
     let mut tcp = Vec::new();
     if Path::new(SOCKET).exists() {
@@ -387,7 +393,7 @@ fn ways(config: &Config) -> Vec<ServerAddress> {
     for address in &config.listen {
         match address {
             ListenAddress::Unix { path, .. } => unix.push(ServerAddress::Unix(path.clone())),
-            // Its certificate is for others.
+            // A certificate for other names would be refused.
             ListenAddress::Tcp { tls: true, .. } => {}
             ListenAddress::Tcp { host, port, .. } => {
                 let host = match host.as_str() {
@@ -400,15 +406,15 @@ fn ways(config: &Config) -> Vec<ServerAddress> {
         }
     }
     if config.listen.is_empty() {
-        // On the sockets that systemd has.
+        // systemd passes the sockets, most likely for the standard port.
         tcp.push(ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: 25, tls: false });
     }
     unix.extend(tcp);
     unix
 }
 
-fn dial(target: &ServerAddress) -> io::Result<File> {
-    let socket = match target {
+fn connect_socket(address: &ServerAddress) -> io::Result<File> {
+    let socket = match address {
         ServerAddress::Unix(path) => OwnedFd::from(UnixStream::connect(path)?),
         ServerAddress::Tcp { host, port, .. } => {
             OwnedFd::from(TcpStream::connect((host.as_str(), *port))?)
@@ -417,23 +423,27 @@ fn dial(target: &ServerAddress) -> io::Result<File> {
     Ok(File::from(socket))
 }
 
-/// Whether the message is to be delivered without the server.
+/// True if the message may be delivered without the server.
+///
+/// # Errors
+/// Only root may do that.
 fn is_direct(flags: &Flags) -> Result<bool, SendmailError> {
-    match flags.direct && !Uid::effective().is_root() {
-        true => Err((EX_NOPERM, "--deliver-direct is for root".to_owned())),
-        false => Ok(flags.direct),
+    if flags.direct && !Uid::effective().is_root() {
+        return Err((EX_NOPERM, "--deliver-direct is for root".to_owned()));
     }
+    Ok(flags.direct)
 }
 
-/// The program mailslot, which is where this one is, with the same configuration.
+/// Returns a command for the program mailslot in the directory of this one, with the same
+/// configuration file.
 fn mailslot(flags: &Flags, args: &[&str]) -> io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?.with_file_name("mailslot"));
     command.args(args).args(flags.config.iter().flat_map(|file| ["--config", file]));
     Ok(command)
 }
 
-/// A session with `mailslot --inetd`.
-fn direct(flags: &Flags) -> io::Result<UnixStream> {
+/// Starts `mailslot --inetd`, and returns a socket that is connected to it.
+fn spawn_inetd(flags: &Flags) -> io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     let theirs = OwnedFd::from(theirs);
     let mut command = mailslot(flags, &["--inetd"])?;
@@ -446,8 +456,8 @@ fn cannot_start(e: io::Error) -> SendmailError {
     (EX_OSERR, format!("mailslot cannot be started: {e}"))
 }
 
-fn no_server(why: &str) -> SendmailError {
-    (EX_TEMPFAIL, format!("the mail server does not answer, nothing was sent: {why}"))
+fn no_server(error: &str) -> SendmailError {
+    (EX_TEMPFAIL, format!("nothing was sent, because the mail server does not answer: {error}"))
 }
 
 fn print(text: &str) -> Result<u8, SendmailError> {
@@ -457,12 +467,12 @@ fn print(text: &str) -> Result<u8, SendmailError> {
     }
 }
 
-/// One line on standard error, if anybody is left to read it.
-fn complain(why: &str) {
-    let _ = io::stderr().write_all(format!("mailslot-sendmail: {why}\n").as_bytes());
+/// Prints a line on standard error, which may be closed.
+fn print_error(error: &str) {
+    let _ = io::stderr().write_all(format!("mailslot-sendmail: {error}\n").as_bytes());
 }
 
-/// Where the server listens for programs of this host, if it does.
+/// The socket at which a server listens for local programs.
 const SOCKET: &str = "/run/mailslot/smtp";
 
 #[cfg(test)]
@@ -470,7 +480,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_lf_become_lines_of_cr_lf() {
+    fn lf_becomes_cr_lf() {
         for (input, output) in [
             (&b"EHLO a\nQUIT\n"[..], &b"EHLO a\r\nQUIT\r\n"[..]),
             (b"EHLO a\r\nx\ny\r\n", b"EHLO a\r\nx\ny\r\n"),
@@ -479,14 +489,14 @@ mod tests {
             (b"\n\n", b"\r\n\r\n"),
         ] {
             let mut found = Vec::new();
-            pass_lines(&mut &input[..], &mut found).unwrap();
+            copy_lines(&mut &input[..], &mut found).unwrap();
             assert_eq!(found, output);
         }
     }
 
     #[test]
-    fn gecos_may_name_its_user() {
-        assert_eq!("Mrs. &".replace('&', &capital("jones")), "Mrs. Jones");
-        assert_eq!(capital(""), "");
+    fn ampersand_in_gecos_is_the_capitalized_name() {
+        assert_eq!("Mrs. &".replace('&', &capitalize("jones")), "Mrs. Jones");
+        assert_eq!(capitalize(""), "");
     }
 }

@@ -1,70 +1,74 @@
-//! Who is in: the sessions there are, who has too many, and who has to leave for others.
+//! Admission control: limits on sessions for each client, and eviction of idle sessions when the
+//! server is full.
 //!
-//! A client is an IPv4 address or an IPv6 /64; programs of this host, from 127.0.0.1, ::1 and Unix
-//! sockets, are nobody's client. (The other loopback addresses are: a program that takes one is
-//! somebody in particular, and no system's cron does.)
+//! A client is an IPv4 address or an IPv6 /64 network. Connections from programs of this host, that
+//! is from 127.0.0.1, ::1 and Unix sockets, belong to no client. (Other loopback addresses do. No
+//! system's own program uses one, so a program that does so chose it.)
 //!
 //! ```text
-//! places    |<------------- clients ------------->|<- kept for this host, an eighth ->|
+//! slots     |<------------- clients ------------->|<- kept for this host, an eighth ->|
 //! ```
-//! - **Share.** A client has so many sessions at once, and never more than half of the pool.
-//! - **Full.** A newcomer gets the place of the session whose client lags most: that has owed a
-//!   command, its mail data or the reading of its replies for a sixtieth of the time-out (5 s of
-//!   300), or a three-hundredth (1 s) if that client has two sessions more than the newcomer's.
-//! - **Stress**, as Postfix has it (STRESS_README): from nine tenths of the places on, and until it
-//!   was calmer for a fifth of the time-out (a minute), a client may lag by a thirtieth (10 s) and
-//!   no more, mail data must come faster, and the second error ends a session. That lets nearly all
-//!   honest clients in; the others come again, as they do after any 421. This host's own programs
-//!   are spared.
+//! - **Share.** A client has at most so many sessions at a time, and never more than half of the
+//!   pool.
+//! - **Full.** A new connection gets the slot of the client that has been idle longest. It must
+//!   have been idle for a sixtieth of the timeout (5 s of 300), or for a three-hundredth (1 s) if
+//!   it has at least two sessions more than the new one's client.
+//! - **Overload.** As Postfix does under stress (STRESS_README), the server is less patient from
+//!   nine tenths of the slots on, until fewer have been taken for a fifth of the timeout (a
+//!   minute). A client may be idle for a thirtieth of the timeout (10 s) and no longer, mail data
+//!   must come faster, and the second error ends a session. Nearly all honest clients are served
+//!   all the same, and the others come again, as they do after any 421. Programs of this host are
+//!   exempt.
 //!
-//! What lag is, [`stream::SessionHandle::idle_for`] says. Nothing here is done for each command.
+//! [`stream::SessionHandle::idle_for`] says what idle means. Nothing here is done for each command.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::net::stream::{self, OverloadFlag, Peer};
+use crate::message::peer::Peer;
+use crate::net::stream::{self, OverloadFlag};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 
-/// The sessions there are.
+/// The registry of sessions.
 pub(super) struct Admission {
     threads: usize,
-    /// Places that clients may take.
+    /// Slots that clients may take.
     clients_max: usize,
     per_client: usize,
     timeout: Duration,
     counters: Arc<Counters>,
     overload: Arc<OverloadFlag>,
-    count: Mutex<SessionCounts>,
-    /// For each thread, the session it serves.
-    places: Vec<Mutex<Option<SessionSlot>>>,
+    counts: Mutex<SessionCounts>,
+    /// For each thread, the session that it serves.
+    slots: Vec<Mutex<Option<SessionSlot>>>,
 }
 
-/// Sessions admitted that have not ended.
+/// Numbers of sessions that were admitted and have not ended.
 #[derive(Default)]
 struct SessionCounts {
-    all: usize,
+    total: usize,
     of_clients: usize,
-    /// How many each client has; none has 0.
-    each: HashMap<ClientKey, usize>,
+    /// Sessions of each client that has any.
+    by_client: HashMap<ClientKey, usize>,
 }
 
 struct SessionSlot {
-    stream: stream::SessionHandle,
+    session: stream::SessionHandle,
     client: Option<ClientKey>,
 }
 
-/// Whom the sessions of one address count for.
+/// The unit that limits apply to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum ClientKey {
     V4([u8; 4]),
-    /// The /64: what one customer has.
+    /// The /64 network, because that is what one customer has.
     V6([u8; 8]),
 }
 
-/// Counts a session while it lives.
+/// The right to one session, which is counted until this is dropped.
 pub(super) struct SessionPermit {
     admission: Arc<Admission>,
     client: Option<ClientKey>,
@@ -85,124 +89,132 @@ impl Admission {
             timeout,
             counters,
             overload: Arc::default(),
-            count: Mutex::default(),
-            places: (0..threads).map(|_| Mutex::new(None)).collect(),
+            counts: Mutex::default(),
+            slots: (0..threads).map(|_| Mutex::new(None)).collect(),
         }
     }
 
-    /// Lets `peer` in, perhaps for somebody who has to leave, or says why not.
+    /// Admits a session from `peer`, after evicting an idle one if that is necessary.
+    ///
+    /// # Errors
+    /// The reason for the refusal, for the log.
     pub fn admit(self: &Arc<Admission>, peer: Peer) -> Result<SessionPermit, &'static str> {
         let client = ClientKey::of(peer);
-        let mut count = lock(&self.count);
-        if client.is_some_and(|client| count.of(client) >= self.per_client) {
+        let mut counts = lock(&self.counts);
+        if client.is_some_and(|client| counts.of(client) >= self.per_client) {
             return Err("client's share");
         }
-        let clients_full = client.is_some() && count.of_clients >= self.clients_max;
-        if (clients_full || count.all >= self.threads)
-            && !self.evict_if_idle(&count, client, clients_full)
+        let clients_full = client.is_some() && counts.of_clients >= self.clients_max;
+        if (clients_full || counts.total >= self.threads)
+            && !self.evict_longest_idle(&counts, client, clients_full)
         {
             return Err("full");
         }
-        count.add(client);
+        counts.add(client);
         Ok(SessionPermit { admission: Arc::clone(self), client })
     }
 
-    /// Ends the session whose client lags most, if one lags enough; it leaves at once, as no thread
-    /// of a lagging client is at work.
-    fn evict_if_idle(
+    /// Ends the session that has been idle longest, if one has been so for long enough. Returns
+    /// true if so. The slot is free at once, because the thread of an idle session is not at work.
+    fn evict_longest_idle(
         &self,
-        count: &SessionCounts,
-        newcomer: Option<ClientKey>,
+        counts: &SessionCounts,
+        new_client: Option<ClientKey>,
         clients_only: bool,
     ) -> bool {
-        let has = newcomer.map_or(0, |client| count.of(client));
-        let lagging = self.places.iter().filter_map(|place| {
-            let place = lock(place);
-            let SessionSlot { stream, client } = place.as_ref()?;
+        let sessions = new_client.map_or(0, |client| counts.of(client));
+        let idle = self.slots.iter().filter_map(|slot| {
+            let slot = lock(slot);
+            let SessionSlot { session, client } = slot.as_ref()?;
             if clients_only && client.is_none() {
                 return None;
             }
-            let crowds = client.is_some_and(|client| count.of(client) > has + 1);
-            let least = self.timeout / if crowds { 300 } else { 60 };
-            let idle_for = stream.idle_for().filter(|idle_for| *idle_for >= least)?;
-            Some(((crowds, idle_for), stream.clone(), least))
+            // With a difference of one, two clients would evict each other for ever.
+            let has_more = client.is_some_and(|client| counts.of(client) > sessions + 1);
+            let least = self.timeout / if has_more { 300 } else { 60 };
+            let idle_for = session.idle_for()?;
+            (idle_for >= least).then(|| ((has_more, idle_for), session.clone(), least))
         });
-        let slowest = lagging.max_by_key(|(order, ..)| *order);
-        let left = slowest.is_some_and(|(_, stream, least)| stream.evict_if_idle(least));
-        if left {
+        let longest = idle.max_by_key(|(order, ..)| *order);
+        // It may have become active since.
+        let is_evicted = longest.is_some_and(|(_, session, least)| session.evict_if_idle(least));
+        if is_evicted {
             self.counters.sessions_evicted.one();
         }
-        left
+        is_evicted
     }
 
-    /// Under stress: ends the sessions of all clients that lag by more than stress allows.
-    fn sweep(&self) {
-        for place in &self.places {
-            if let Some(SessionSlot { stream, client: Some(_) }) = &*lock(place)
-                && stream.evict_if_idle(self.timeout_under_stress())
+    /// Ends the sessions of all clients that have been idle for longer than overload allows.
+    fn evict_slow(&self) {
+        for slot in &self.slots {
+            if let Some(SessionSlot { session, client: Some(_) }) = &*lock(slot)
+                && session.evict_if_idle(self.overload_timeout())
             {
                 self.counters.sessions_evicted.one();
             }
         }
     }
 
-    fn timeout_under_stress(&self) -> Duration {
+    fn overload_timeout(&self) -> Duration {
         self.timeout / 30
     }
 
-    /// Whether nine tenths of the places are taken.
-    fn is_crowded(&self) -> bool {
-        let count = lock(&self.count);
+    fn is_nearly_full(&self) -> bool {
+        let counts = lock(&self.counts);
         let nearly = |taken: usize, of: usize| taken * 10 >= of * 9;
-        nearly(count.all, self.threads) || nearly(count.of_clients, self.clients_max)
+        nearly(counts.total, self.threads) || nearly(counts.of_clients, self.clients_max)
     }
 
-    /// The session of thread `number` begins; a client's heeds stress.
-    pub fn enter(&self, number: usize, stream: &mut stream::Stream, ticket: &SessionPermit) {
-        let client = ticket.client;
+    /// Registers the session of thread `number`.
+    pub fn begin_session(
+        &self,
+        number: usize,
+        stream: &mut stream::Stream,
+        permit: &SessionPermit,
+    ) {
+        let client = permit.client;
         if client.is_some() {
             stream.watch_overload(Arc::clone(&self.overload));
         }
-        if let Some(place) = self.places.get(number) {
-            *lock(place) = Some(SessionSlot { stream: stream.handle(), client });
+        if let Some(slot) = self.slots.get(number) {
+            *lock(slot) = Some(SessionSlot { session: stream.handle(), client });
         }
     }
 
-    /// The session of thread `number` is over.
-    pub fn leave(&self, number: usize) {
-        if let Some(place) = self.places.get(number) {
-            *lock(place) = None;
+    /// Removes the session of thread `number`.
+    pub fn end_session(&self, number: usize) {
+        if let Some(slot) = self.slots.get(number) {
+            *lock(slot) = None;
         }
     }
 
-    /// The sessions that are served.
-    pub fn streams(&self) -> impl Iterator<Item = stream::SessionHandle> {
-        let handle = |place: &SessionSlot| place.stream.clone();
-        self.places.iter().filter_map(move |place| lock(place).as_ref().map(handle))
+    /// Returns handles to the sessions that threads serve now.
+    pub fn sessions(&self) -> impl Iterator<Item = stream::SessionHandle> {
+        self.slots.iter().filter_map(|slot| lock(slot).as_ref().map(|slot| slot.session.clone()))
     }
 }
 
 impl SessionCounts {
     fn of(&self, client: ClientKey) -> usize {
-        self.each.get(&client).copied().unwrap_or(0)
+        self.by_client.get(&client).copied().unwrap_or(0)
     }
 
     fn add(&mut self, client: Option<ClientKey>) {
-        self.all += 1;
+        self.total += 1;
         if let Some(client) = client {
             self.of_clients += 1;
-            *self.each.entry(client).or_default() += 1;
+            *self.by_client.entry(client).or_default() += 1;
         }
     }
 
     fn remove(&mut self, client: Option<ClientKey>) {
-        self.all -= 1;
+        self.total -= 1;
         if let Some(client) = client {
             self.of_clients -= 1;
-            if let Some(sessions) = self.each.get_mut(&client) {
+            if let Some(sessions) = self.by_client.get_mut(&client) {
                 *sessions -= 1;
                 if *sessions == 0 {
-                    self.each.remove(&client);
+                    self.by_client.remove(&client);
                 }
             }
         }
@@ -210,7 +222,7 @@ impl SessionCounts {
 }
 
 impl SessionPermit {
-    /// Whether somebody else than this host has it.
+    /// Returns true for a client's session, false for one of a program of this host.
     pub fn is_of_a_client(&self) -> bool {
         self.client.is_some()
     }
@@ -218,12 +230,12 @@ impl SessionPermit {
 
 impl Drop for SessionPermit {
     fn drop(&mut self) {
-        lock(&self.admission.count).remove(self.client);
+        lock(&self.admission.counts).remove(self.client);
     }
 }
 
 impl ClientKey {
-    /// None for programs of this host.
+    /// Returns None for programs of this host.
     fn of(peer: Peer) -> Option<ClientKey> {
         match peer.address()? {
             IpAddr::V4(Ipv4Addr::LOCALHOST) | IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
@@ -233,58 +245,59 @@ impl ClientKey {
     }
 }
 
-/// Stress as it comes and goes: looked after by the acceptor, which wakes for it once a
-/// [`tick`](OverloadMonitor::tick) while there is any.
+/// The detector of overload. The acceptor updates it after each connection, and during overload
+/// once in each [`poll_interval`](OverloadMonitor::poll_interval).
 #[derive(Default)]
 pub(super) struct OverloadMonitor {
-    /// While there is stress: since when, and how many had been given up before.
-    begun: Option<(Instant, u64)>,
-    /// While there is stress: since when it has been calmer.
-    calm: Option<Instant>,
-    swept: Option<Instant>,
+    /// During overload: its begin, and the evictions counted before.
+    overload: Option<(Instant, u64)>,
+    /// During overload: the time since which the server has no longer been nearly full.
+    calm_since: Option<Instant>,
+    last_eviction: Option<Instant>,
 }
 
 impl OverloadMonitor {
-    /// How long the acceptor may sleep; None: until somebody comes.
-    pub fn tick(&self, admission: &Admission) -> Option<Duration> {
-        self.begun.map(|_| (admission.timeout / 300).max(Duration::from_millis(1)))
+    /// Returns how long the acceptor may wait for a connection, or None for any time.
+    pub fn poll_interval(&self, admission: &Admission) -> Option<Duration> {
+        self.overload.map(|_| (admission.timeout / 300).max(Duration::from_millis(1)))
     }
 
-    /// Begins or ends stress, with a log line each, and gives up who may not lag so long under it.
-    pub fn look(&mut self, admission: &Admission) {
-        let crowded = admission.is_crowded();
-        let given_up = admission.counters.sessions_evicted.value();
-        match self.begun {
-            None if crowded => self.begin(admission, given_up),
+    /// Begins or ends overload, and evicts clients that have been idle too long for it.
+    pub fn update(&mut self, admission: &Admission) {
+        let is_nearly_full = admission.is_nearly_full();
+        let evictions = admission.counters.sessions_evicted.value();
+        match self.overload {
+            None if is_nearly_full => self.begin(admission, evictions),
             None => {}
-            Some(_) if crowded => self.calm = None,
-            Some((since, before)) => {
-                let calm = self.calm.get_or_insert_with(Instant::now).elapsed();
-                if calm >= admission.timeout / 5 {
+            Some(_) if is_nearly_full => self.calm_since = None,
+            Some((since, evictions_before)) => {
+                let calm_for = self.calm_since.get_or_insert_with(Instant::now).elapsed();
+                if calm_for >= admission.timeout / 5 {
                     *self = OverloadMonitor::default();
                     admission.overload.set(false);
-                    events::overload_ended(since.elapsed().as_secs(), given_up - before);
+                    events::overload_ended(since.elapsed().as_secs(), evictions - evictions_before);
                 }
             }
         }
-        let tick = self.tick(admission);
-        if tick.is_some_and(|tick| self.swept.is_none_or(|at| at.elapsed() >= tick)) {
-            self.swept = Some(Instant::now());
-            admission.sweep();
+        let interval = self.poll_interval(admission);
+        let is_due = |interval| self.last_eviction.is_none_or(|at| at.elapsed() >= interval);
+        if interval.is_some_and(is_due) {
+            self.last_eviction = Some(Instant::now());
+            admission.evict_slow();
         }
     }
 
-    fn begin(&mut self, admission: &Admission, given_up: u64) {
-        self.begun = Some((Instant::now(), given_up));
+    fn begin(&mut self, admission: &Admission, evictions: u64) {
+        self.overload = Some((Instant::now(), evictions));
         admission.overload.set(true);
         admission.counters.overloads.one();
-        let (taken, of) = (lock(&admission.count).all, admission.threads);
-        let timeout = admission.timeout_under_stress().as_secs_f32();
+        let (taken, of) = (lock(&admission.counts).total, admission.threads);
+        let timeout = admission.overload_timeout().as_secs_f32();
         events::overload_started(taken, of, timeout);
     }
 }
 
-/// Nothing here panics while it holds a lock; if it did, a count would be off by one.
+/// Nothing here panics while it holds a lock. If it did, a count would be off by one.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,20 +1,22 @@
-//! Accepts connections, keeps the pool of session threads, and stops.
+//! The server: accepts connections, runs the pool of session threads, and stops.
 //!
 //! ```text
-//! Accept --connection--> acceptor --bounded channel--> session thread 1..N --> Office::serve
+//! Accept --connection--> acceptor --bounded channel--> session thread 1..N --> SessionContext
 //!                           |
 //!                           +-- full: 421 at once, from here
 //! ```
-//! One thread, the caller of [`Server::run`], waits for all listeners. It never blocks on a client:
-//! a connection gets a session thread, or `421 4.3.2` and is closed. Who is let in, and who has to
-//! leave when the pool is full or nearly so, is in `server/admission.rs`.
+//! One thread, the caller of [`Server::run`], waits for all listeners. It never blocks on a client.
+//! A connection gets a session thread, or it gets `421 4.3.2` and is closed; `admission.rs` decides
+//! which, and which idle session is evicted when the pool is full or nearly so.
 //!
-//! An accept that fails (no descriptors left, mostly) pauses and goes on, and is logged once.
-//! A descriptor is kept in reserve, so that such a client hears 421 as well.
+//! After an accept that fails, mostly for lack of descriptors, the server pauses and tries again.
+//! The failure is logged once. One descriptor is kept in reserve, so that a client that arrives
+//! then gets a 421 too.
 //!
-//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`on_signals`]): nothing more is
-//! accepted, sessions that wait for a command hear 421 now and the others at their next one,
-//! messages in hand are finished and answered. What is not over within the grace is cut.
+//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`on_signals`]): no more connections
+//! are accepted. Sessions that wait for a command get 421 now and the others at their next command,
+//! after messages in progress are finished and answered. Connections that are still open after the
+//! grace period are closed.
 
 mod admission;
 
@@ -33,70 +35,81 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::deliver::WriterHandle;
+use crate::message::peer::Peer;
 use crate::net::listen::{self, Accept, Service};
-use crate::net::stream::{Peer, Socket, Stream};
+use crate::net::stream::{Socket, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::route::Route;
-use crate::session::{self, SessionContext, SessionEnd};
+use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
 use crate::sysexits::EX_TEMPFAIL;
 use admission::{Admission, OverloadMonitor, SessionPermit};
 
-/// What the server is told.
+/// Server configuration. The defaults are those of the options of mailslot.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// What each session is told.
-    pub session: session::SessionConfig,
-    /// Threads in the pool, and so sessions at once; at least 1.
+    /// Configuration of each session.
+    pub session: SessionConfig,
+    /// Threads in the pool, and so sessions at a time; at least 1. Default: 32.
     pub threads: usize,
-    /// Sessions at once from one address or one IPv6 /64, and never more than half of the pool.
-    /// Programs of this host (127.0.0.1, ::1, Unix sockets) are exempt, and an eighth of the pool,
-    /// but at least one thread, is kept for them.
+    /// Sessions at a time from one address or one IPv6 /64 network, and never more than half of the
+    /// pool. Programs of this host (127.0.0.1, ::1, Unix sockets) are exempt, and an eighth of the
+    /// pool, but at least one thread, is kept for them. Default: 8.
     pub per_client: usize,
-    /// How long a stop waits for messages in hand before it cuts the connections: 10 s.
+    /// Grace period: the time for messages in progress when the server stops. Default: 10 s.
     pub grace: Duration,
 }
 
-/// A server that is ready to run.
+impl Default for ServerConfig {
+    fn default() -> ServerConfig {
+        ServerConfig {
+            session: SessionConfig::default(),
+            threads: 32,
+            per_client: 8,
+            grace: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A server, ready to run.
 pub struct Server {
     shared: Arc<ServerShared>,
-    /// Readable once the acceptor has something to see besides connections.
+    /// Readable when the acceptor must look at something else than connections.
     wake: UnixStream,
 }
 
-/// Stops a server from anywhere. Cheap to clone.
+/// A handle that stops a server from any thread. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerHandle(Arc<ServerShared>);
 
 impl Server {
-    /// A server of these parts; nothing runs yet.
+    /// Returns a server that is not running yet.
     ///
     /// # Errors
-    /// No descriptors are left.
+    /// There are no free descriptors.
     pub fn new(
-        settings: ServerConfig,
+        config: ServerConfig,
         route: Arc<dyn Route>,
         writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> io::Result<Server> {
         let (wake, waker) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
-        let threads = settings.threads.max(1);
-        let hostname = &settings.session.hostname;
+        let threads = config.threads.max(1);
+        let hostname = &config.session.hostname;
         let mut busy = Vec::new();
         reply::closing(hostname, "too busy, try again later").write_to(&mut busy);
-        let timeout = settings.session.timeout;
-        let admission =
-            Admission::new(threads, settings.per_client, timeout, Arc::clone(&counters));
+        let timeout = config.session.timeout;
+        let admission = Admission::new(threads, config.per_client, timeout, Arc::clone(&counters));
         let shared = ServerShared {
             threads,
             admission: Arc::new(admission),
-            grace: settings.grace,
+            grace: config.grace,
             timeout,
-            session_timeout: settings.session.session_timeout,
+            session_timeout: config.session.session_timeout,
             busy_reply: busy,
-            context: SessionContext::new(settings.session, route, writer, Arc::clone(&counters)),
+            context: SessionContext::new(config.session, route, writer, Arc::clone(&counters)),
             counters,
             stopping: AtomicBool::new(false),
             waker,
@@ -104,70 +117,83 @@ impl Server {
         Ok(Server { shared: Arc::new(shared), wake })
     }
 
-    /// The means to stop it.
+    /// Returns a handle that stops the server.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle(Arc::clone(&self.shared))
     }
 
-    /// Serves the connections of `listeners` until it is stopped; then closes them, and returns
-    /// when every session has ended, or the grace is over.
+    /// Serves the connections of `listeners` until the server is stopped. Then closes the
+    /// listeners, and returns when every session has ended or the grace period is over.
     ///
     /// # Errors
-    /// The session threads cannot be started. Nothing that happens later is an error.
+    /// The session threads cannot be started. Later failures are not errors.
     pub fn run<L: Accept>(self, listeners: Vec<L>) -> io::Result<()> {
         let (pool, queue) = Pool::start(&self.shared, self.shared.threads)?;
         listen::notify("READY=1");
         let shared = &self.shared;
-        let (wake, stress) = (&self.wake, OverloadMonitor::default());
-        Acceptor { shared, queue, wake, stress, spare: spare(), pause: None, told: None }
-            .run(&listeners);
+        let acceptor = Acceptor {
+            shared,
+            queue,
+            wake: &self.wake,
+            overload: OverloadMonitor::default(),
+            reserve: reserve(),
+            pause: None,
+            last_refusal_logged: None,
+        };
+        acceptor.run(&listeners);
         drop(listeners);
         pool.finish(&self.shared);
         Ok(())
     }
 
-    /// Serves this one connection, as inetd and its kind start a process for, until it has ended;
-    /// or, after a stop, the grace is over. How it ended is None in that case.
+    /// Serves one connection, for which inetd or another super-server started the process. Returns
+    /// the end of the session, or None if it had not ended when the grace period after a stop was
+    /// over.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn serve_one(mut self, socket: Socket, peer: Peer) -> io::Result<Option<SessionEnd>> {
         let (pool, queue) = Pool::start(&self.shared, 1)?;
-        if let Ok(ticket) = self.shared.admission.admit(peer) {
+        if let Ok(permit) = self.shared.admission.admit(peer) {
             let service = Service::default();
-            let _ = queue.try_send(Admitted { socket, peer, service, ticket });
+            let _ = queue.try_send(Admitted { socket, peer, service, permit });
         }
         drop(queue);
-        // The session's end wakes us too.
+        // The end of the session wakes this thread, too.
         let _ = self.wake.read_exact(&mut [0]);
         Ok(pool.finish(&self.shared))
     }
 }
 
 impl ServerHandle {
-    /// Stops the server, from any thread; see the top of this file.
+    /// Stops the server. The head of this file says how.
     pub fn stop(&self) {
         self.0.stopping.store(true, Ordering::SeqCst);
         self.0.wake();
-        self.0.admission.streams().for_each(|stream| stream.stop());
+        self.0.admission.sessions().for_each(|session| session.stop());
     }
 }
 
-/// Lets signals govern the server: TERM and INT stop it (a second one ends the process at once,
-/// with status 75), HUP has `route` and TLS read their files again, USR1 writes `counters` to the
-/// log. XFSZ is ignored, so that a file-size limit is an error of one write and not the end.
+/// Installs handlers of signals: TERM and INT stop the server (a second one ends the process at
+/// once, with status 75), HUP makes `route` and TLS read their files again, and USR1 writes
+/// `counters` to the log. XFSZ is ignored, so that a file-size limit makes one write fail and does
+/// not end the process.
 ///
 /// # Errors
-/// A handler cannot be installed, or the thread not started.
+/// A handler cannot be installed, or the thread cannot be started.
 pub fn on_signals(
     handle: ServerHandle,
     route: Arc<dyn Route>,
     counters: Arc<Counters>,
 ) -> io::Result<()> {
-    let impatient = Arc::new(AtomicBool::new(false));
+    let stop_requested = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         let status = i32::from(EX_TEMPFAIL);
-        signal_hook::flag::register_conditional_shutdown(signal, status, Arc::clone(&impatient))?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            status,
+            Arc::clone(&stop_requested),
+        )?;
     }
     signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
@@ -176,12 +202,12 @@ pub fn on_signals(
             match signal {
                 SIGHUP => {
                     route.reload();
-                    handle.0.context.reload_keys();
+                    handle.0.context.reload_certificate();
                     events::reloaded();
                 }
                 SIGUSR1 => events::counters(&counters),
                 _ => {
-                    impatient.store(true, Ordering::SeqCst);
+                    stop_requested.store(true, Ordering::SeqCst);
                     events::stopping(signal);
                     listen::notify("STOPPING=1");
                     handle.stop();
@@ -192,7 +218,7 @@ pub fn on_signals(
     Ok(())
 }
 
-/// What acceptor, session threads and handles have in common.
+/// State shared by the acceptor, the session threads and the handles.
 struct ServerShared {
     context: SessionContext,
     counters: Arc<Counters>,
@@ -201,7 +227,7 @@ struct ServerShared {
     grace: Duration,
     timeout: Duration,
     session_timeout: Duration,
-    /// 421, ready to be written.
+    /// The 421 for connections that are refused, as sent.
     busy_reply: Vec<u8>,
     stopping: AtomicBool,
     waker: UnixStream,
@@ -209,23 +235,23 @@ struct ServerShared {
 
 impl ServerShared {
     fn wake(&self) {
-        // Full means that it was woken before and has not looked yet.
+        // An error means that the pipe is full, and so that the acceptor wakes anyway.
         let _ = (&self.waker).write(&[0]);
     }
 }
 
-/// A connection on its way to a session thread.
+/// An admitted connection, on its way to a session thread.
 struct Admitted {
     socket: Socket,
     peer: Peer,
     service: Service,
-    ticket: SessionPermit,
+    permit: SessionPermit,
 }
 
 /// The session threads.
 struct Pool {
     threads: Vec<thread::JoinHandle<Option<SessionEnd>>>,
-    /// Disconnected when the last thread has ended.
+    /// A channel that is disconnected when the last thread has ended.
     ended: Receiver<()>,
 }
 
@@ -257,28 +283,30 @@ impl Pool {
         Ok((Pool { threads, ended }, sender))
     }
 
-    /// Waits for the threads to end, once nothing more can reach them; cuts what is not over when
-    /// the grace is. How the last session ended, if all did.
+    /// Waits for the threads to end, after the last connection was sent to them. Closes the
+    /// connections that are open when most of the grace period is over. Returns the end of the last
+    /// session, if all have ended.
     fn finish(self, shared: &Arc<ServerShared>) -> Option<SessionEnd> {
         let last_tenth = shared.grace / 10;
         let timeout = shared.grace - last_tenth;
         if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
             let admission = &shared.admission;
-            events::sessions_cut(admission.streams().count());
-            admission.streams().for_each(|stream| stream.cut());
-            // The threads see it at once, unless the writer holds them.
+            events::sessions_cut(admission.sessions().count());
+            admission.sessions().for_each(|session| session.disconnect());
+            // The threads notice at once, unless they wait for the writer.
             if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
                 return None;
             }
         }
-        // A thread cannot have panicked: a session's panic is caught where it is served.
+        // No thread has panicked, because the session catches its panics.
         self.threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).last()
     }
 }
 
-/// One session, in thread `number`; None if its client was gone before it began.
+/// Runs a session in thread `number`. Returns its end, or None if the client had gone before it
+/// began.
 fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Option<SessionEnd> {
-    let Admitted { socket, peer, service, ticket } = admitted;
+    let Admitted { socket, peer, service, permit } = admitted;
     let stream = Stream::new(socket, peer, shared.timeout, shared.session_timeout);
     let mut stream = match stream {
         Ok(stream) => stream,
@@ -287,35 +315,35 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
             return None;
         }
     };
-    shared.admission.enter(number, &mut stream, &ticket);
-    // Behind the line above: a stop sees the place, or we see the stop.
+    shared.admission.begin_session(number, &mut stream, &permit);
+    // Must follow begin_session: either stop() finds this session or this thread sees the flag.
     if shared.stopping.load(Ordering::SeqCst) {
         stream.handle().stop();
     }
     let end = shared.context.serve_as(service, &mut stream);
-    // A client that has its 221 may come again at once, and finds its place free. Only where the
-    // thread is not free yet is a client still counted, or lingering ones would take the places
-    // that are kept for this host.
+    // A client that got 221 may connect again at once, so it must not be counted any more. A client
+    // whose input is still drained is counted until then, because it has the thread, and clients
+    // must not take the threads that are kept for this host.
     let lingers = end.lingers() || stream.has_unread();
-    let counted = Some(ticket).filter(|ticket| lingers && ticket.is_of_a_client());
+    let counted = (lingers && permit.is_of_a_client()).then_some(permit);
     stream.close(end.lingers());
     drop(counted);
-    shared.admission.leave(number);
+    shared.admission.end_session(number);
     Some(end)
 }
 
-/// The loop that accepts.
+/// The loop that accepts connections.
 struct Acceptor<'a> {
     shared: &'a Arc<ServerShared>,
     queue: Sender<Admitted>,
     wake: &'a UnixStream,
-    stress: OverloadMonitor,
-    /// A descriptor to let go of when there are no others.
-    spare: Option<File>,
-    /// While accept fails: how long to wait before the next.
+    overload: OverloadMonitor,
+    /// A descriptor to give up when there are no others.
+    reserve: Option<File>,
+    /// While accept fails: the pause before the next one.
     pause: Option<Duration>,
-    /// When a refusal was last logged.
-    told: Option<Instant>,
+    /// The time of the last log line about a refusal.
+    last_refusal_logged: Option<Instant>,
 }
 
 impl Acceptor<'_> {
@@ -325,9 +353,9 @@ impl Acceptor<'_> {
                 let Some(listener) = listeners.get(number) else { continue };
                 let accepted = match listener.accept() {
                     Ok(connection) => Some(connection),
-                    Err(e) if is_nothing(&e) => None,
+                    Err(e) if is_transient(&e) => None,
                     Err(e) => {
-                        self.failed(listener, &e);
+                        self.handle_error(listener, &e);
                         break;
                     }
                 };
@@ -335,20 +363,22 @@ impl Acceptor<'_> {
                     events::accept_resumed();
                 }
                 if let Some((socket, peer)) = accepted {
-                    self.take(socket, peer, listener.service());
+                    self.dispatch(socket, peer, listener.service());
                 }
             }
-            self.stress.look(&self.shared.admission);
+            self.overload.update(&self.shared.admission);
         }
     }
 
-    /// The listeners that have a connection; while accept fails, all of them after the pause.
+    /// Waits for connections. Returns the indexes of the listeners that have one, or of all
+    /// listeners after a pause.
     fn wait<L: Accept>(&self, listeners: &[L]) -> Vec<usize> {
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         if self.pause.is_none() {
             fds.extend(listeners.iter().map(|l| PollFd::new(l.as_fd(), PollFlags::POLLIN)));
         }
-        let wait = match self.pause.or_else(|| self.stress.tick(&self.shared.admission)) {
+        let wait = match self.pause.or_else(|| self.overload.poll_interval(&self.shared.admission))
+        {
             Some(wait) => PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX),
             None => PollTimeout::NONE,
         };
@@ -358,53 +388,54 @@ impl Acceptor<'_> {
                 let ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
                 fds.iter().skip(1).enumerate().filter(|(_, fd)| ready(fd)).map(|(i, _)| i).collect()
             }
-            // EINTR; nothing else can be.
+            // Only EINTR is possible here.
             Err(_) => Vec::new(),
         }
     }
 
-    /// A session for the connection, or 421.
-    fn take(&mut self, socket: Socket, peer: Peer, service: Service) {
-        let ticket = match self.shared.admission.admit(peer) {
-            Ok(ticket) => ticket,
+    /// Sends the connection to a session thread, or refuses it.
+    fn dispatch(&mut self, socket: Socket, peer: Peer, service: Service) {
+        let permit = match self.shared.admission.admit(peer) {
+            Ok(permit) => permit,
             Err(why) => return self.refuse(&socket, peer, service.tls, why),
         };
-        // The channel is full when sessions are over whose clients do not let go.
-        if let Err(back) = self.queue.try_send(Admitted { socket, peer, service, ticket }) {
+        // The channel is full while threads drain the input of sessions that are not counted.
+        if let Err(back) = self.queue.try_send(Admitted { socket, peer, service, permit }) {
             self.refuse(&back.into_inner().socket, peer, service.tls, "full");
         }
     }
 
-    /// 421, without ever blocking; nothing to a client that awaits TLS, for there is no time to
-    /// speak it. It is counted, and logged at most once a minute: refusing must stay cheaper than
+    /// Sends 421 without blocking, or nothing to a client that expects TLS, because a handshake
+    /// would take too long. Logs at most once a minute, because refusing must stay cheaper than
     /// connecting.
     fn refuse(&mut self, socket: &Socket, peer: Peer, tls: bool, why: &str) {
         let refused = &self.shared.counters.sessions_rejected;
         refused.one();
-        if self.told.is_none_or(|at| at.elapsed() > TOLD_AGAIN) {
-            self.told = Some(Instant::now());
+        if self.last_refusal_logged.is_none_or(|at| at.elapsed() > REFUSAL_LOG_INTERVAL) {
+            self.last_refusal_logged = Some(Instant::now());
             events::connection_rejected(peer, why, refused.value());
         }
         socket.send_at_once(if tls { b"" } else { &self.shared.busy_reply });
     }
 
-    /// Pauses; with the spare descriptor, the client at the head of the line is told.
-    fn failed<L: Accept>(&mut self, listener: &L, error: &io::Error) {
+    /// Pauses after an error of accept. Refuses the next client by means of the reserve, if there
+    /// are no descriptors.
+    fn handle_error<L: Accept>(&mut self, listener: &L, error: &io::Error) {
         if self.pause.is_none() {
             events::accept_paused(error);
         }
-        if is_out_of_descriptors(error) && self.spare.take().is_some() {
+        if is_out_of_descriptors(error) && self.reserve.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {
                 self.refuse(&socket, peer, listener.service().tls, "descriptors");
             }
-            self.spare = spare();
+            self.reserve = reserve();
         }
         self.pause = Some(self.pause.map_or(PAUSE_MIN, |pause| (pause * 2).min(PAUSE_MAX)));
     }
 }
 
-/// No connection after all, or a signal.
-fn is_nothing(e: &io::Error) -> bool {
+/// Returns true if there is no connection after all, or a signal interrupted the call.
+fn is_transient(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
@@ -413,15 +444,15 @@ fn is_out_of_descriptors(e: &io::Error) -> bool {
     e.raw_os_error().is_some_and(|code| full.contains(&code))
 }
 
-fn spare() -> Option<File> {
+fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-/// For a session thread: its buffers are on the heap, but look-ups run modules of the C library,
-/// and a time zone is read, which take some. What is never touched costs nothing.
+/// Stack of a session thread. Its buffers are on the heap, but user lookups run modules of the C
+/// library, which need some. Pages that are never touched cost nothing.
 const STACK_SIZE: usize = 1024 * 1024;
-/// How long accept rests after an error, at first and at most.
+/// Pause after an error of accept, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// How often refusals are logged.
-const TOLD_AGAIN: Duration = Duration::from_secs(60);
+/// Time between two log lines about refusals.
+const REFUSAL_LOG_INTERVAL: Duration = Duration::from_secs(60);

@@ -1,20 +1,21 @@
-//! A message that came whole: handed to the writer, and what is said of it, counted, logged and
-//! reported.
+//! Delivery of a message that was received whole: the writer's outcome becomes replies, counters, a
+//! log line and, where the sender asked for one, a delivery report.
 //!
-//! One reply for all recipients is all or nothing. By LMTP, and where PRDR asks, each recipient has
-//! a reply and its own truth.
+//! A single reply for all recipients means all or nothing. Over LMTP, and with PRDR, each recipient
+//! has a reply of its own, which is true for that recipient alone.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use jiff::Zoned;
 
-use super::{SessionContext, first_line, say, terminal_delivery};
+use super::delivery_log::{DeliveryAttempt, QueuedMail, QueuedRecipient};
+use super::{SessionContext, replies, terminal_delivery, write_reply};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
-use crate::message::{Destination, MailboxName, Message};
+use crate::message::{Destination, DestinationFile, Message};
 use crate::net::stream::{Disconnect, Stream};
-use crate::observe::events::{self, LINES_MAX, MessageFields};
+use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue;
 use crate::route::Resolution;
@@ -22,110 +23,138 @@ use crate::smtp::{
     Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
 };
 
-/// What is known of a message besides what the writer is given.
+/// A message to be delivered, apart from what the writer gets of it.
 pub(super) struct MessageDelivery<'a> {
     pub context: &'a SessionContext,
     /// The session's id.
     pub session: &'a str,
     pub envelope: &'a Envelope<Resolution>,
-    /// When it began to come.
-    pub at: &'a Zoned,
+    /// The time at which its mail data began.
+    pub time: &'a Zoned,
     /// Its size as sent.
     pub octets: u64,
-    /// When its end was read.
-    pub dot: Instant,
+    /// The time at which the end of its mail data was read.
+    pub received_at: Instant,
 }
 
-/// What became of a message.
+/// The replies to a message.
 struct DeliveryReplies<'a> {
-    /// Who got it.
+    /// The recipients that the message was delivered to or queued for.
     delivered: Vec<&'a AcceptedRecipient>,
-    /// Whether somebody may get it later.
-    later: bool,
-    /// The last reply, which was not said yet.
+    /// Whether the client may try again for another recipient.
+    any_deferred: bool,
+    /// The last reply, which has not been written yet.
     last: Option<Reply>,
-    /// Whether the client could be told. When it could not, everybody else got theirs all the same.
-    heard: Result<(), Disconnect>,
+    /// Whether the replies before it could be written. An error here stops no delivery, because
+    /// the other recipients do not depend on the client's connection.
+    write_result: Result<(), Disconnect>,
 }
 
-/// A recipient and where it leads.
+/// A recipient and its destinations.
 type AcceptedRecipient = Recipient<Resolution>;
 
 impl<'a> MessageDelivery<'a> {
-    /// Delivers `message` to the recipients of the envelope, and says what became of it as
-    /// `answers` asks: all but the last reply, which is returned.
+    /// Delivers `message` to the recipients of the envelope. Writes the replies that `mode` asks
+    /// for but for the last one, which it returns.
+    ///
+    /// # Errors
+    /// A reply could not be written. The message was delivered all the same.
     pub fn deliver(
         &self,
         stream: &mut Stream,
-        answers: ReplyMode,
+        mode: ReplyMode,
         message: Message,
     ) -> Result<Reply, Disconnect> {
         let id = message.id.clone();
-        // For a report, and before the content is gone.
-        let asks = self.envelope.to.iter().any(|to| dsn_message::asks(self.envelope, to));
-        let header = asks.then(|| dsn_message::header(&message.content).unwrap_or_default());
-        let told = match answers {
+        // The report quotes the header, and delivery takes the content.
+        let wants_report =
+            self.envelope.to.iter().any(|to| dsn_message::wants_success_report(self.envelope, to));
+        let header =
+            wants_report.then(|| dsn_message::read_header(&message.content).unwrap_or_default());
+        let replies = match mode {
             ReplyMode::Single => self.deliver_all(message),
-            ReplyMode::PerRecipient => self.each(stream, message),
+            ReplyMode::PerRecipient => self.deliver_each(stream, message),
             ReplyMode::Prdr => self.deliver_prdr(stream, message),
         };
         if let Some(header) = header {
-            self.report(&id, header, &told.delivered);
+            self.send_success_report(&id, header, &replies.delivered);
         }
-        told.heard?;
-        Ok(told.last.unwrap_or_else(reply::data_error))
+        replies.write_result?;
+        Ok(replies.last.unwrap_or_else(replies::processing_error))
     }
 
     /// Delivers `message` to all recipients or to none.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
-        let mut told = DeliveryReplies::nothing();
+        let mut replies = DeliveryReplies::none();
         let octets = message.content.size();
-        let Some(queued) = self.queued(&self.envelope.to, &message.id, octets) else {
-            told.last = Some(reply::data_error());
-            return told;
+        let Some(queued) = self.queue_entries(&self.envelope.to, &message.id, octets) else {
+            replies.last = Some(replies::processing_error());
+            return replies;
         };
         message.to.extend(queued.entries.iter().cloned());
         let id = message.id.clone();
-        let reply = terminal_delivery::deliver(self.context, self.envelope, self.at, message);
+        let reply = self.deliver_as_commanded(message);
         if reply.is_positive() {
-            told.delivered.extend(&self.envelope.to);
-            self.note_queued(&queued.entries);
+            replies.delivered.extend(&self.envelope.to);
+            self.notify_queue(&queued.entries);
         }
-        self.attempt(&id).ended(&self.envelope.to, &queued.recipients, &reply);
-        told.last = Some(reply);
-        told
+        self.attempt(&id).record(&self.envelope.to, &queued.recipients, &reply);
+        replies.last = Some(reply);
+        replies
     }
 
-    /// The entries of the queue for the recipients on other hosts that these lead to: one for those
-    /// whom the sender named, and one for each address here that leads there, so that none is told
-    /// of another. None if that cannot be written down.
-    fn queued(&self, of: &[AcceptedRecipient], id: &str, octets: u64) -> Option<QueuedMail> {
+    /// Delivers `message` to mailboxes, terminals or both, by the command that began its
+    /// transaction.
+    fn deliver_as_commanded(&self, message: Message) -> Reply {
+        let deliver = match self.envelope.delivery {
+            Delivery::Mail => return self.context.deliver_to_mailboxes(message),
+            Delivery::Send => terminal_delivery::send,
+            Delivery::SendOrMail => terminal_delivery::send_or_mail,
+            Delivery::SendAndMail => terminal_delivery::send_and_mail,
+        };
+        match terminal_delivery::render(self.envelope, self.time, &message) {
+            Ok(rendered) => deliver(self.context, &rendered, message),
+            Err(reply) => reply,
+        }
+    }
+
+    /// Returns the queue entries for the recipients on other hosts that `recipients` lead to, or
+    /// None if one cannot be encoded. There is one entry for all that the client named itself, and
+    /// one for each address of this host that leads to others, so that recipients do not learn of
+    /// each other.
+    fn queue_entries(
+        &self,
+        recipients: &[AcceptedRecipient],
+        id: &str,
+        octets: u64,
+    ) -> Option<QueuedMail> {
         let mut seen = HashSet::new();
-        let mut copy = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
-            let new = seen.insert(mailbox.to_string());
-            new.then(|| Recipient {
+        // None for a mailbox that has its copy already, through another recipient.
+        let mut queued_recipient = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
+            seen.insert(mailbox.to_string()).then(|| Recipient {
                 path: recipient.path.clone(),
                 destination: mailbox.clone(),
                 notify: recipient.notify,
                 original: recipient.original.clone(),
             })
         };
-        let (named, led): (Vec<&AcceptedRecipient>, Vec<&AcceptedRecipient>) =
-            of.iter().partition(|recipient| recipient.destination.is_relay);
+        let (named, local): (Vec<&AcceptedRecipient>, Vec<&AcceptedRecipient>) =
+            recipients.iter().partition(|recipient| recipient.destination.is_relay);
         let named: Vec<_> = named
             .iter()
-            .flat_map(|recipient| recipient.destination.elsewhere.iter().map(|to| (*recipient, to)))
-            .filter_map(|(recipient, to)| copy(recipient, to))
+            .flat_map(|recipient| recipient.destination.remote.iter().map(|to| (*recipient, to)))
+            .filter_map(|(recipient, to)| queued_recipient(recipient, to))
             .collect();
         let mut queued = QueuedMail::default();
         queued.add(&named, queue::destinations(self.envelope, &named, None, id, octets)?);
-        for (n, recipient) in led.into_iter().enumerate() {
-            let Resolution { elsewhere, owner, .. } = &recipient.destination;
-            let mut to: Vec<_> = elsewhere.iter().filter_map(|to| copy(recipient, to)).collect();
+        for (n, recipient) in local.into_iter().enumerate() {
+            let Resolution { remote, owner, .. } = &recipient.destination;
+            let mut to: Vec<_> =
+                remote.iter().filter_map(|to| queued_recipient(recipient, to)).collect();
             let mut envelope = self.envelope.clone();
-            // What nobody sent nobody needs to hear of.
+            // A bounce has the null reverse-path and keeps it, or it could bounce again.
             if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
-                // A list's members are told of to its owner alone (RFC 3461 5.2.7.3).
+                // The members of a list are reported to its owner alone (RFC 3461 5.2.7.3).
                 to.iter_mut().for_each(|to| (to.notify, to.original) = (None, None));
                 (envelope.ret, envelope.envid) = (None, None);
                 envelope.from = ReversePath::Mailbox(owner.clone());
@@ -137,112 +166,105 @@ impl<'a> MessageDelivery<'a> {
         Some(queued)
     }
 
-    /// Tells the queue of its new entries.
-    fn note_queued(&self, to: &[Destination]) {
-        let Some(relay) = &self.context.settings.relay else { return };
-        to.iter().filter_map(|to| to.mailbox.queue_id()).for_each(|id| relay.queue.note(id));
+    /// Notifies the queue of the entries among `to`.
+    fn notify_queue(&self, to: &[Destination]) {
+        let Some(relay) = &self.context.config.relay else { return };
+        to.iter().filter_map(Destination::queue_id).for_each(|id| relay.queue.entry_created(id));
     }
 
-    /// As [`each`](MessageDelivery::each), between 353 and a reply for all.
+    /// Delivers `message` like [`deliver_each`](MessageDelivery::deliver_each), between 353 and a
+    /// reply that sums up the others (PRDR).
     fn deliver_prdr(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
-        let all_delivered = reply::delivered(&message.id);
-        let chunked = say(stream, &reply::each_recipient());
-        let mut told = self.each(stream, message);
-        let all = match told.delivered.len() {
-            n if n == self.envelope.to.len() => all_delivered,
-            1.. => reply::data_some_accepted(),
-            // Who hears 5yz gives up, for those too who may get it later.
-            0 if told.later => reply::data_all_deferred(),
-            0 => reply::data_all_rejected(),
-        };
-        let last = told.last.replace(all);
-        told.heard = chunked.and(told.heard);
-        told.heard = told.heard.and_then(|()| last.map_or(Ok(()), |last| say(stream, &last)));
-        told
+        let id = message.id.clone();
+        let first = write_reply(stream, &reply::each_recipient());
+        let mut replies = self.deliver_each(stream, message);
+        replies.write_result = first.and(replies.write_result);
+        let (recipients, delivered) = (self.envelope.to.len(), replies.delivered.len());
+        let summary = replies::for_prdr(&id, recipients, delivered, replies.any_deferred);
+        if let Some(last) = replies.last.replace(summary) {
+            replies.attempt(|| write_reply(stream, &last));
+        }
+        replies
     }
 
-    /// Delivers `message` to each recipient by itself, and says what became of it as soon as it is
-    /// known, all but the last reply.
-    ///
-    /// All are handed to the writer at once, which may make many durable with one sync. A mailbox
-    /// that several recipients lead to gets one copy, and what becomes of it is true for them all.
-    fn each(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
-        let SessionContext { writer, settings, .. } = self.context;
+    /// Delivers `message` to each recipient on its own. Writes each reply as soon as it is known,
+    /// but for the last one.
+    fn deliver_each(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
+        let id = message.id.clone();
+        let (destinations, mut pending) = self.send_each(message);
+        let mut replies = DeliveryReplies::none();
+        for (recipient, to) in self.envelope.to.iter().zip(destinations) {
+            // The previous recipient's reply turns out not to be the last.
+            if let Some(reply) = replies.last.take() {
+                replies.attempt(|| write_reply(stream, &reply));
+            }
+            // Replies that are known are sent before the session blocks, because the client may
+            // act on each of them.
+            let outcome = pending.outcome(&to.all, || replies.attempt(|| stream.flush()));
+            if outcome == Outcome::Delivered {
+                replies.delivered.push(recipient);
+                self.notify_queue(&to.all);
+            }
+            replies.any_deferred |= matches!(outcome, Outcome::Deferred(_));
+            let reply = replies::for_outcome(outcome, &id);
+            let recipients = std::slice::from_ref(recipient);
+            self.attempt(&id).record(recipients, &to.queued, &reply);
+            replies.last = Some(reply);
+        }
+        replies
+    }
+
+    /// Sends the writer a message for each recipient, all before the first outcome, so that the
+    /// writer can make many durable with one sync. Returns the destinations of each recipient, none
+    /// if a queue entry could not be encoded, and the messages that the writer has.
+    fn send_each(&self, message: Message) -> (Vec<RecipientDestinations>, PendingDeliveries) {
         let Message { id, head, content, .. } = message;
-        let mut pending: Vec<PendingOutcome> = Vec::new();
-        let mut pending_by_mailbox: HashMap<MailboxName, usize> = HashMap::new();
-        let mut ways: Vec<(Vec<Destination>, Vec<QueuedRecipient>)> = Vec::new();
+        let mut pending = Vec::new();
+        let mut by_mailbox: HashMap<DestinationFile, usize> = HashMap::new();
+        let mut all = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
-            let way = self.queued(one, &format!("{id}-to{n}"), content.size()).map(|queued| {
-                let here = recipient.destination.here.iter().cloned();
-                (here.chain(queued.entries).collect::<Vec<_>>(), queued.recipients)
+            let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.size());
+            let destinations = queued.map_or_else(RecipientDestinations::default, |queued| {
+                let here = recipient.destination.local.iter().cloned().map(Destination::Mailbox);
+                RecipientDestinations {
+                    all: here.chain(queued.entries).collect(),
+                    queued: queued.recipients,
+                }
             });
-            let way = way.unwrap_or_default();
-            let mut fresh = way.0.clone();
-            ways.push(way);
-            fresh.retain(|to| !pending_by_mailbox.contains_key(&to.mailbox));
-            if fresh.is_empty() {
+            // A mailbox that several recipients lead to gets one copy, and its outcome is theirs
+            // all.
+            let mut unsent = destinations.all.clone();
+            unsent.retain(|to| !by_mailbox.contains_key(&to.file()));
+            all.push(destinations);
+            if unsent.is_empty() {
                 continue;
             }
-            for to in &fresh {
-                pending_by_mailbox.insert(to.mailbox.clone(), pending.len());
-            }
+            by_mailbox.extend(unsent.iter().map(|to| (to.file(), pending.len())));
             let (id, head, content) = (id.clone(), head.clone(), content.clone());
-            pending.push(
-                writer.send(Message { id, head, content, to: fresh }, settings.outcome_timeout),
-            );
+            let message = Message { id, head, content, to: unsent };
+            pending.push(self.context.writer.send(message, self.context.config.outcome_timeout));
         }
-
-        let mut pending = pending.into_iter();
-        let mut outcomes: Vec<Outcome> = Vec::new();
-        let mut told = DeliveryReplies::nothing();
-        for (recipient, (to, queued)) in self.envelope.to.iter().zip(ways) {
-            if let Some(reply) = told.last.take() {
-                told.heard = told.heard.and_then(|()| say(stream, &reply));
-            }
-            let needed: Vec<usize> =
-                to.iter().filter_map(|to| pending_by_mailbox.get(&to.mailbox)).copied().collect();
-            while needed.iter().any(|n| *n >= outcomes.len())
-                && let Some(parcel) = pending.next()
-            {
-                if !parcel.is_decided() {
-                    told.heard = told.heard.and_then(|()| stream.flush());
-                }
-                outcomes.push(parcel.outcome());
-            }
-            let worse = |one, other| if one == Outcome::Delivered { other } else { one };
-            let known =
-                |n: &usize| outcomes.get(*n).cloned().unwrap_or(Outcome::Later(DeferReason::Io));
-            let outcome = needed.iter().map(known).reduce(worse);
-            let outcome = outcome.unwrap_or(Outcome::Later(DeferReason::Io));
-            if outcome == Outcome::Delivered {
-                told.delivered.push(recipient);
-                self.note_queued(&to);
-            }
-            told.later |= matches!(outcome, Outcome::Later(_));
-            let reply = outcome_reply(outcome, &id);
-            self.attempt(&id).ended(std::slice::from_ref(recipient), &queued, &reply);
-            told.last = Some(reply);
-        }
-        told
+        (all, PendingDeliveries { by_mailbox, pending: pending.into_iter(), outcomes: Vec::new() })
     }
 
-    /// Reports the delivery of the message `about` to its sender, if that is one of ours. Nobody
-    /// waits for it: what becomes of a report is told to nobody (RFC 3461 6.1).
-    fn report(&self, about: &str, header: Vec<u8>, delivered: &[&AcceptedRecipient]) {
-        let SessionContext { settings, writer, counters, route, .. } = self.context;
-        let (envelope, came) = (self.envelope, self.at);
+    /// Sends a delivery report to the sender of message `about`, if it asked for one and
+    /// something was delivered. The session does not wait for its outcome, because a report that
+    /// fails is not reported (RFC 3461 6.1).
+    fn send_success_report(&self, about: &str, header: Vec<u8>, delivered: &[&AcceptedRecipient]) {
+        let SessionContext { config, writer, counters, route, .. } = self.context;
+        let (envelope, received) = (self.envelope, self.time);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
-        // Of what is in the queue nobody knows yet whether it will arrive.
-        let is_here = |to: &&AcceptedRecipient| to.destination.elsewhere.is_empty();
-        let asks = |to: &&AcceptedRecipient| dsn_message::asks(envelope, to);
+        // Whether a queued message arrives is not known yet; the queue reports on it.
+        let is_here = |to: &&AcceptedRecipient| to.destination.remote.is_empty();
+        let wants_report =
+            |to: &&AcceptedRecipient| dsn_message::wants_success_report(envelope, to);
         let delivered: Vec<&AcceptedRecipient> =
-            delivered.iter().copied().filter(is_here).filter(asks).collect();
+            delivered.iter().copied().filter(is_here).filter(wants_report).collect();
         if delivered.is_empty() {
             return;
         }
-        let to = match route.way(&ForwardPath::Mailbox(sender.clone())) {
+        let to = match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
             Ok(to) => to,
             Err(refusal) => {
                 events::dsn_suppressed(about, &envelope.from, refusal);
@@ -251,168 +273,93 @@ impl<'a> MessageDelivery<'a> {
         };
         let id = format!("{about}-r");
         let at = trace::now();
-        let told: Vec<RecipientStatus> =
+        let recipients: Vec<RecipientStatus> =
             delivered.into_iter().map(RecipientStatus::delivered).collect();
         let report = DsnMessage {
-            hostname: &settings.hostname,
+            hostname: &config.hostname,
             id: &id,
-            at: &at,
-            came,
+            date: &at,
+            arrived: received,
             to: &envelope.from.to_string(),
             action: DsnAction::Delivered,
             envid: envelope.envid.as_deref(),
-            recipients: &told,
+            recipients: &recipients,
             returned: &ReturnedContent::Header(header),
         };
         let content = report.content();
         let head = mbox::head(&ReversePath::Null, at.timestamp().as_second());
         events::dsn_created(Some(about), None::<&str>, &id, &envelope.from);
         counters.dsns.one();
-        let Some(to) = queue::with_queued(to, None, &id, &content) else { return };
-        writer.send(Message { id, head, content, to: to.clone() }, settings.outcome_timeout);
-        self.note_queued(&to);
+        let Some(to) = queue::report_destinations(to, None, &id, &content) else { return };
+        writer.send(Message { id, head, content, to: to.clone() }, config.outcome_timeout);
+        self.notify_queue(&to);
     }
 
-    /// Returns the attempt to deliver the message `id`, for the counters and the log.
     fn attempt<'m>(&'m self, message: &'m str) -> DeliveryAttempt<'m> {
-        let MessageDelivery { context, session, envelope, octets, dot, .. } = *self;
-        DeliveryAttempt { context, session, message, envelope, octets, dot }
+        let MessageDelivery { context, session, envelope, octets, received_at, .. } = *self;
+        DeliveryAttempt { context, session, message, envelope, octets, received_at }
     }
 }
 
 impl DeliveryReplies<'_> {
-    fn nothing() -> Self {
-        DeliveryReplies { delivered: Vec::new(), later: false, last: None, heard: Ok(()) }
+    fn none() -> Self {
+        let write_result = Ok(());
+        DeliveryReplies { delivered: Vec::new(), any_deferred: false, last: None, write_result }
+    }
+
+    /// Writes to the client, unless that has failed before.
+    fn attempt(&mut self, write: impl FnOnce() -> Result<(), Disconnect>) {
+        if self.write_result.is_ok() {
+            self.write_result = write();
+        }
     }
 }
 
-/// The copies of a message for other hosts: entries of the queue, and the recipients in them.
+/// The destinations of one recipient.
 #[derive(Default)]
-struct QueuedMail {
-    entries: Vec<Destination>,
-    recipients: Vec<QueuedRecipient>,
+struct RecipientDestinations {
+    all: Vec<Destination>,
+    /// The recipients in those that are queue entries.
+    queued: Vec<QueuedRecipient>,
 }
 
-/// A recipient on another host in an entry of the queue.
-struct QueuedRecipient {
-    /// As the client named it.
-    path: ForwardPath,
-    to: Mailbox,
-    queue_id: String,
+/// Messages that the writer has, one after the other.
+struct PendingDeliveries {
+    /// For each mailbox the index of the message that goes there.
+    by_mailbox: HashMap<DestinationFile, usize>,
+    pending: std::vec::IntoIter<PendingOutcome>,
+    /// The outcomes so far, of the first messages.
+    outcomes: Vec<Outcome>,
 }
 
-impl QueuedMail {
-    /// Adds the entries that [`queue::destinations`] made for `recipients`.
-    fn add(&mut self, recipients: &[Recipient<Mailbox>], entries: Vec<Destination>) {
-        for (recipients, entry) in recipients.chunks(queue::RECIPIENTS_MAX).zip(&entries) {
-            let queue_id = entry.mailbox.queue_id().unwrap_or_default();
-            self.recipients.extend(recipients.iter().map(|recipient| QueuedRecipient {
-                path: recipient.path.clone(),
-                to: recipient.destination.clone(),
-                queue_id: queue_id.to_owned(),
-            }));
-        }
-        self.entries.extend(entries);
-    }
-}
-
-/// An attempt to deliver a message, which ends in counters and in lines of the log.
-pub(super) struct DeliveryAttempt<'a> {
-    pub context: &'a SessionContext,
-    /// Id of the session.
-    pub session: &'a str,
-    /// Id of the message.
-    pub message: &'a str,
-    pub envelope: &'a Envelope<Resolution>,
-    /// Size of the message as sent.
-    pub octets: u64,
-    /// Time at which its end was read.
-    pub dot: Instant,
-}
-
-impl DeliveryAttempt<'_> {
-    /// Counts and logs the outcome for `recipients`, of which `queued` are on other hosts.
-    fn ended(&self, recipients: &[AcceptedRecipient], queued: &[QueuedRecipient], reply: &Reply) {
-        if !reply.is_positive() {
-            return self.failed(recipients, reply);
-        }
-        let SessionContext { counters, settings, .. } = self.context;
-        counters.messages.one();
-        counters.octets.add(self.octets);
-        let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
-        let here =
-            recipients.iter().flat_map(|of| of.destination.here.iter().map(move |to| (of, to)));
-        let lines = here.clone().count() + queued.len();
-        for (recipient, to) in here.clone().take(LINES_MAX) {
-            let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);
-            let mailbox = settings.mail_dir.join(to.mailbox.as_str());
-            let mailbox = match self.envelope.delivery {
-                Delivery::Mail | Delivery::SendAndMail => Some(mailbox.display()),
-                Delivery::Send | Delivery::SendOrMail => None,
-            };
-            let to = format_args!("<{}>", to.delivered_to);
-            events::delivered(message, to, orig_to, mailbox, self.command(), size, ms);
-        }
-        for QueuedRecipient { path, to, queue_id } in
-            queued.iter().take(LINES_MAX.saturating_sub(here.count()))
+impl PendingDeliveries {
+    /// Waits for the messages to these destinations. Returns the first outcome that is not
+    /// `Delivered`, if there is one. Calls `before_blocking` before it blocks.
+    fn outcome(&mut self, to: &[Destination], mut before_blocking: impl FnMut()) -> Outcome {
+        let indexes: Vec<usize> =
+            to.iter().filter_map(|to| self.by_mailbox.get(&to.file())).copied().collect();
+        while indexes.iter().any(|index| *index >= self.outcomes.len())
+            && let Some(next) = self.pending.next()
         {
-            let to = format!("<{to}>");
-            let orig_to = Some(path.to_string()).filter(|path| *path != to);
-            events::queued(message, to, orig_to, queue_id, size, ms);
-        }
-        if lines > LINES_MAX {
-            events::recipients_omitted(message, lines - LINES_MAX);
-        }
-    }
-
-    /// Counts and logs that `recipients` do not get the message.
-    pub(super) fn failed(&self, recipients: &[AcceptedRecipient], reply: &Reply) {
-        let counters = &self.context.counters;
-        let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
-        let (command, text) = (self.command(), first_line(reply));
-        let is_deferred = reply.code < 500;
-        match is_deferred {
-            true => counters.messages_deferred.one(),
-            false => counters.messages_rejected.one(),
-        }
-        for Recipient { path, .. } in recipients.iter().take(LINES_MAX) {
-            match is_deferred {
-                true => events::deferred(message, path, command, size, ms, &text),
-                false => events::rejected(message, path, command, size, ms, &text),
+            if !next.is_ready() {
+                before_blocking();
             }
+            self.outcomes.push(next.wait());
         }
-        if recipients.len() > LINES_MAX {
-            events::recipients_omitted(message, recipients.len() - LINES_MAX);
-        }
-    }
-
-    fn fields(&self) -> MessageFields<'_> {
-        MessageFields { session: self.session, message: self.message, from: &self.envelope.from }
-    }
-
-    /// Returns the command of the transaction, unless it is MAIL.
-    fn command(&self) -> Option<&'static str> {
-        Some(self.envelope.delivery).filter(|d| *d != Delivery::Mail).map(Delivery::verb)
-    }
-
-    /// Returns the time since the end of the message was read, and keeps the longest.
-    fn milliseconds(&self) -> u64 {
-        let ms = u64::try_from(self.dot.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.context.counters.slowest_ms.at_least(ms);
-        ms
+        let failed = Outcome::Deferred(DeferReason::Io);
+        indexes
+            .iter()
+            .map(|index| self.outcomes.get(*index).copied().unwrap_or(failed))
+            .reduce(|one, other| if one == Outcome::Delivered { other } else { one })
+            .unwrap_or(failed)
     }
 }
 
-/// What the sender hears after the dot.
-pub(super) fn outcome_reply(outcome: Outcome, id: &str) -> Reply {
-    match outcome {
-        Outcome::Delivered => reply::delivered(id),
-        Outcome::Later(DeferReason::Busy | DeferReason::Unusable) => reply::data_mailbox_busy(),
-        Outcome::Later(DeferReason::NoSpace) => reply::data_no_room(),
-        Outcome::Later(DeferReason::OverQuota) => reply::data_mailbox_filled(),
-        Outcome::Later(DeferReason::Stopping) => reply::data_stopping(),
-        Outcome::Later(DeferReason::Io | DeferReason::GivenUp) => reply::data_error(),
-        Outcome::Never(DeferReason::OverQuota) => reply::data_mailbox_full(),
-        Outcome::Never(_) => reply::data_undeliverable(),
+impl SessionContext {
+    /// Delivers to all mailboxes and queue entries or to none. Returns the reply.
+    pub(super) fn deliver_to_mailboxes(&self, message: Message) -> Reply {
+        let id = message.id.clone();
+        let outcome = self.writer.deliver(message, self.config.outcome_timeout);
+        replies::for_outcome(outcome, &id)
     }
 }

@@ -1,46 +1,46 @@
-//! How a session can end: what its client hears of it, what becomes of the process that served it
-//! alone, and whether it is worth a line for those who keep abusers out.
+//! The end of a session: the exit status under `--inetd`, and whether the client is reported as
+//! abusive.
 
 use std::fmt;
 
 use crate::net::stream::Disconnect;
-use crate::smtp::{Reply, reply};
+use crate::smtp::Reply;
 use crate::sysexits::{EX_IOERR, EX_OK, EX_PROTOCOL, EX_SOFTWARE, EX_TEMPFAIL};
 
-/// How a session ended.
+/// The end of a session.
 #[derive(Debug)]
 pub enum SessionEnd {
-    /// With QUIT.
+    /// QUIT.
     Quit,
-    /// By the receiver, with this reply: too many errors, or no SMTP at all.
-    GivenUp(Reply),
-    /// By the client, the network, the clock, or from outside.
+    /// Too many errors, or input that is not SMTP. The receiver's last reply, 421.
+    Errors(Reply),
+    /// The client, the network, a timeout, or another thread of the server.
     Disconnect(Disconnect),
-    /// By a panic, which was caught.
+    /// A panic, which was caught.
     Panicked,
 }
 
 impl SessionEnd {
-    /// The exit status of a process that served this session alone, as in sysexits.h.
+    /// Returns the exit status for a process that served only this session (sysexits.h).
     pub fn exit_status(&self) -> u8 {
         match self {
             SessionEnd::Quit | SessionEnd::Disconnect(Disconnect::Closed) => EX_OK,
             SessionEnd::Panicked => EX_SOFTWARE,
             SessionEnd::Disconnect(Disconnect::Broken(_)) => EX_IOERR,
-            SessionEnd::GivenUp(_)
+            SessionEnd::Errors(_)
             | SessionEnd::Disconnect(Disconnect::ClearText | Disconnect::Tls(_)) => EX_PROTOCOL,
             SessionEnd::Disconnect(_) => EX_TEMPFAIL,
         }
     }
 
-    /// Whether the client's doing ended it, and one who does so often is better kept out. It need
-    /// not be malice: a very slow network looks like it.
+    /// Returns true if the client caused the end, so that a client that does it often is better
+    /// blocked. It need not be malice, because a very slow network looks the same.
     pub(super) fn is_abuse(&self) -> bool {
         match self {
-            SessionEnd::GivenUp(_) => true,
+            SessionEnd::Errors(_) => true,
             SessionEnd::Disconnect(
                 Disconnect::ClearText
-                | Disconnect::Evict
+                | Disconnect::Evicted
                 | Disconnect::NotReading
                 | Disconnect::TooSlow,
             ) => true,
@@ -48,8 +48,9 @@ impl SessionEnd {
         }
     }
 
-    /// Whether the client may still be sending, and should be heard out for a moment, so that it
-    /// can read our last reply (see [`close`](crate::net::stream::Stream::close)).
+    /// Returns true if the client may still be sending, so that
+    /// [`Stream::close`](crate::net::stream::Stream::close) must drain its input for the client to
+    /// get the last reply.
     pub fn lingers(&self) -> bool {
         !matches!(
             self,
@@ -59,37 +60,16 @@ impl SessionEnd {
                 )
         )
     }
-
-    /// What a client hears of the end of its session; None if it knows, or will not listen.
-    pub(super) fn last_reply(&self, hostname: &str) -> Option<Reply> {
-        let cut = match self {
-            SessionEnd::Quit | SessionEnd::GivenUp(_) => return None,
-            SessionEnd::Panicked => return Some(reply::internal_error(hostname)),
-            SessionEnd::Disconnect(cut) => cut,
-        };
-        let slow = |why| Some(reply::timed_out(hostname, why));
-        match cut {
-            Disconnect::Closed
-            | Disconnect::Broken(_)
-            | Disconnect::NotReading
-            | Disconnect::ClearText
-            | Disconnect::Tls(_) => None,
-            Disconnect::TimedOut => slow("nothing came for too long"),
-            Disconnect::TooSlow => slow("mail data comes too slowly"),
-            Disconnect::Deadline => slow("the session takes too long"),
-            Disconnect::Evict => slow("idle or slow, and others are waiting"),
-            Disconnect::Stopping => Some(reply::closing(hostname, "the service is stopping")),
-        }
-    }
 }
 
+/// Writes one word for the log.
 impl fmt::Display for SessionEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             SessionEnd::Quit => "quit",
-            SessionEnd::GivenUp(_) => "errors",
+            SessionEnd::Errors(_) => "errors",
             SessionEnd::Panicked => "panic",
-            SessionEnd::Disconnect(cut) => return cut.fmt(f),
+            SessionEnd::Disconnect(disconnect) => return disconnect.fmt(f),
         })
     }
 }

@@ -1,213 +1,149 @@
-//! What the receiver asks while a session goes on, and who answers: the route, the disk, the
-//! counters. A refusal becomes a reply here, and nowhere else.
+//! The session as the host of its receiver: answers what the receiver asks about senders,
+//! recipients and users, from the route, the disk and the counters.
 
-use std::fmt;
 use std::path::Path;
 
+use super::access::Access;
 use super::recipient_limiter::RecipientLimiter;
-use super::{SessionConfig, SessionContext, first_line};
-use crate::deliver::{DeferReason, Outcome};
-use crate::net::stream::Peer;
+use super::replies::{self, RefusedCommand};
+use super::{SessionConfig, SessionContext};
 use crate::observe::events;
-use crate::route::{Member, Refusal, Resolution};
+use crate::route::{Refusal, Resolution};
 use crate::smtp::EtrnNode;
 use crate::smtp::receiver::Host;
-use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, reply};
+use crate::smtp::{Delivery, ForwardPath, Mailbox, Reply, ReversePath, reply};
 
-/// What the receiver asks, and who answers: the route, the disk, the counters.
+/// The host of one session's receiver.
 pub(super) struct SessionHost<'a> {
     pub context: &'a SessionContext,
     pub session: &'a str,
-    pub peer: Peer,
+    pub access: Access,
     pub recipient_limiter: RecipientLimiter,
-    /// Whether the client may send mail to other hosts through this one.
-    pub may_relay: bool,
 }
 
 impl SessionHost<'_> {
-    /// Where mail for `to` goes that comes from this client.
-    fn way(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
-        let way =
-            self.context.route.way(to).and_then(|way| match way.is_relay && !self.may_relay {
-                true => Err(Refusal::NotLocal),
-                false => Ok(way),
-            });
-        way.map_err(|no| self.refuse(&no, &RefusedCommand::Rcpt(to)))
+    /// Returns where mail for `to` from this client goes, or the reply.
+    fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
+        let resolution = match self.context.route.resolve(to) {
+            Ok(resolution) if resolution.is_relay && !self.access.relay => Err(Refusal::NotLocal),
+            result => result,
+        };
+        resolution.map_err(|refusal| self.refuse(&refusal, &RefusedCommand::Rcpt(to)))
     }
 
-    fn refuse(&self, refusal: &Refusal, asked: &RefusedCommand<'_>) -> Reply {
-        if let Refusal::Later(why) | Refusal::Misconfigured(why) = refusal {
-            events::lookup_failed(self.session, asked, why);
+    fn refuse(&self, refusal: &Refusal, command: &RefusedCommand<'_>) -> Reply {
+        if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
+            events::lookup_failed(self.session, command, why);
         }
-        let SessionConfig { forward_replies, relay, hostname, .. } = &self.context.settings;
-        let told = forward_replies.allows(self.peer);
-        let reply = match (refusal, asked) {
-            (Refusal::Forward(to), RefusedCommand::Vrfy(_)) if told && relay.is_some() => {
-                reply::will_forward(to)
-            }
-            (Refusal::NotLocal, RefusedCommand::Rcpt(to))
-                if self.peer.is_local() && relay.is_none() =>
-            {
-                reply::no_smarthost(to)
-            }
-            _ => refusal_reply(refusal, asked, told),
-        };
-        match reply.code {
-            550 | 553 => self.recipient_limiter.refuse(hostname, reply),
-            _ => reply,
+        let SessionConfig { relay, hostname, .. } = &self.context.config;
+        let reply = replies::for_refusal(refusal, command, &self.access, relay.is_some());
+        // Only these two say that a name does not exist; the others are this host's fault or ask
+        // the client to choose.
+        if matches!(reply.code, 550 | 553) && self.recipient_limiter.count_rejected() {
+            return replies::too_many_unknown(hostname);
         }
+        reply
+    }
+
+    /// Returns an error, the reply, if a mailbox of `resolution` cannot take mail now. The client
+    /// then need not send the message in vain.
+    fn precheck(&self, resolution: &Resolution, to: &ForwardPath) -> Result<(), Reply> {
+        for destination in &resolution.local {
+            self.context
+                .writer
+                .precheck(destination)
+                .map_err(|error| replies::for_precheck(error.outcome(), to))?;
+        }
+        Ok(())
     }
 }
 
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
-        let SessionConfig { spool, mail_dir, .. } = &self.context.settings;
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+        let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
-        match has_room(spool, needed) && has_room(mail_dir, needed) {
-            true => Ok(()),
-            false => Err(reply::no_room()),
+        if has_room(spool, needed) && has_room(mail_dir, needed) {
+            Ok(())
+        } else {
+            Err(reply::no_room())
         }
     }
 
     fn resolve_recipient(&self, to: &ForwardPath, delivery: Delivery) -> Result<Resolution, Reply> {
-        let SessionContext { writer, counters, .. } = self.context;
-        let accepted = self.way(to).and_then(|way| {
-            let on_terminal = match delivery {
-                Delivery::Send => true,
-                Delivery::SendOrMail => self.is_active(&way),
-                Delivery::Mail | Delivery::SendAndMail => false,
+        let counters = &self.context.counters;
+        let accepted = self.resolve(to).and_then(|resolution| {
+            let needs_mailbox = match delivery {
+                Delivery::Send => false,
+                Delivery::SendOrMail => !self.is_active(&resolution),
+                Delivery::Mail | Delivery::SendAndMail => true,
             };
-            // A mailbox that cannot take mail is better refused before its mail data than after.
-            let mut mailboxes = way.here.iter().filter(|_| !on_terminal);
-            let looked = mailboxes.try_for_each(|destination| writer.look(destination));
-            looked.map(|()| way).map_err(|outcome| look_reply(&outcome, to))
+            if needs_mailbox {
+                self.precheck(&resolution, to)?;
+            }
+            Ok(resolution)
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
                 counters.recipients_rejected.one();
-                events::recipient_rejected(self.session, self.peer, to, first_line(reply));
+                let text = replies::first_line(reply);
+                events::recipient_rejected(self.session, self.access.peer, to, text);
             }
         }
         accepted
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.elsewhere.is_empty() && self.context.settings.terminals.are_active(&to.here)
+        to.remote.is_empty() && self.context.config.host_terminals.are_active(&to.local)
     }
 
     fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {
-        let told = self.context.settings.forward_replies.allows(self.peer);
-        match (to.here.as_slice(), to.elsewhere.as_slice()) {
-            // Who wrote to another host need not be told that it is one.
-            ([], [only]) if told && !to.is_relay => Some(only),
+        match (to.local.as_slice(), to.remote.as_slice()) {
+            // A client that itself named another host knows the address already.
+            ([], [only]) if self.access.forward_replies && !to.is_relay => Some(only),
             _ => None,
         }
     }
 
     fn vrfy(&self, name: &str) -> Reply {
         match self.context.route.vrfy(name) {
-            Ok(member) => members_reply(vec![member]),
+            Ok(member) => replies::for_members(vec![member]),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Vrfy(name)),
         }
     }
 
     fn expn(&self, list: &str) -> Reply {
         match self.context.route.expn(list) {
-            Ok(members) => members_reply(members),
+            Ok(members) => replies::for_members(members),
             Err(refusal) => self.refuse(&refusal, &RefusedCommand::Expn(list)),
         }
     }
 
     fn etrn(&self, node: &EtrnNode) -> Reply {
-        let relay = self.context.settings.relay.as_ref();
-        match relay.is_some_and(|relay| relay.queue.flush(node)) {
-            true => reply::queuing_started(node),
-            false => reply::cannot_queue(node),
+        let relay = self.context.config.relay.as_ref();
+        if relay.is_some_and(|relay| relay.queue.flush(node)) {
+            reply::queuing_started(node)
+        } else {
+            reply::cannot_queue(node)
         }
     }
 
     fn help(&self) -> Option<Reply> {
-        let counters = self.peer.is_local().then(|| self.context.counters.list())?;
-        let mut lines =
-            vec![concat!("mailslot ", env!("CARGO_PKG_VERSION"), " since its start:").into()];
-        lines.extend(counters.iter().map(|(name, _, n)| format!("{name} {n}")));
-        lines.push("Send HELP followed by a command for its syntax".into());
-        Some(reply::status(lines))
+        self.access.counters.then(|| replies::for_counters(&self.context.counters))
     }
 }
 
-/// What a refusal answers.
-enum RefusedCommand<'a> {
-    Rcpt(&'a ForwardPath),
-    Vrfy(&'a str),
-    Expn(&'a str),
-}
-
-impl RefusedCommand<'_> {
-    fn verb(&self) -> &'static str {
-        match self {
-            RefusedCommand::Rcpt(_) => "RCPT",
-            RefusedCommand::Vrfy(_) => "VRFY",
-            RefusedCommand::Expn(_) => "EXPN",
-        }
-    }
-}
-
-impl fmt::Display for RefusedCommand<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RefusedCommand::Rcpt(to) => to.fmt(f),
-            RefusedCommand::Vrfy(name) | RefusedCommand::Expn(name) => name.fmt(f),
-        }
-    }
-}
-
-/// Whether the disk that holds `directory` has `octets` free. A disk that cannot be asked, or knows no
-/// size, has: the writer will see.
-fn has_room(directory: &Path, octets: u64) -> bool {
+/// Returns true if the disk of `directory` has `bytes` free. A disk that gives no answer, or that
+/// has no size, passes: the writer's own errors decide then.
+fn has_room(directory: &Path, bytes: u64) -> bool {
     #[allow(clippy::useless_conversion)] // 32 bits where the system's are
     nix::sys::statvfs::statvfs(directory).map_or(true, |disk| {
         let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
-        disk.blocks() == 0 || free >= octets
+        disk.blocks() == 0 || free >= bytes
     })
 }
 
-/// What a recipient, or the name in VRFY and EXPN, hears; `told` whether a new address is told.
-fn refusal_reply(refusal: &Refusal, asked: &RefusedCommand<'_>, told: bool) -> Reply {
-    let verb = asked.verb();
-    match (refusal, asked) {
-        (Refusal::Forward(to), _) if told => reply::please_try(to),
-        (Refusal::Ambiguous(users), _) => reply::ambiguous(users),
-        (Refusal::Later(_), _) => reply::lookup_failed(verb),
-        (Refusal::Misconfigured(_), _) => reply::misconfigured(verb),
-        (Refusal::Unknown | Refusal::Forward(_), RefusedCommand::Rcpt(to)) => {
-            reply::no_such_user(to)
-        }
-        (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
-        (Refusal::NotLocal, RefusedCommand::Rcpt(to)) => reply::relaying_denied(to),
-        (_, RefusedCommand::Vrfy(_) | RefusedCommand::Expn(_)) => reply::no_such_name(verb),
-    }
-}
-
-/// What a recipient hears whose mailbox cannot take mail.
-fn look_reply(outcome: &Outcome, to: &ForwardPath) -> Reply {
-    match outcome {
-        Outcome::Never(DeferReason::OverQuota) => reply::mailbox_full(to),
-        _ => reply::mailbox_unavailable(to),
-    }
-}
-
-/// VRFY's and EXPN's 250: `Full Name <user@host>` (RFC 5321 3.5.2).
-fn members_reply(members: Vec<Member>) -> Reply {
-    let line = |Member { full_name, mailbox }| match full_name.as_str() {
-        "" => format!("<{mailbox}>"),
-        name => format!("{name} <{mailbox}>"),
-    };
-    reply::mailboxes(members.into_iter().map(line).collect())
-}
-
-/// Free octets below which no message is taken.
+/// Free bytes that a disk must have besides the size of the message.
 const ROOM_MIN: u64 = 64 * 1024;

@@ -1,12 +1,15 @@
-//! Slows down a client that tries out names: who finds out in a second which of a thousand there
-//! are has a list to sell.
+//! The limiter of unknown recipients: it slows down a client that probes for users, as address
+//! harvesters do.
 //!
-//! As Postfix has it (`smtpd_soft_error_limit`, `smtpd_error_sleep_time`,
-//! `smtpd_hard_error_limit`): the first ten refused names of a session are answered at once, as a
-//! list with old members brings them; each further one after a second, which holds the session's
-//! own thread and nothing else; and after twenty, or under stress instead of any delay, the session
-//! ends with 421. A message that is delivered begins the count anew. Clients on this host are never
-//! slowed, nor is LMTP: the server in front forwards what others asked it.
+//! | rejected names since the last delivered message | the next one is |
+//! | --- | --- |
+//! | up to 10 | answered at once; a mailing list with former users has as many |
+//! | up to 20 | answered after a second, in which the client holds only its own thread |
+//! | more, or more than 10 during overload | answered with 421, which ends the session |
+//!
+//! Postfix does the same with `smtpd_soft_error_limit`, `smtpd_error_sleep_time` and
+//! `smtpd_hard_error_limit`. Clients that [`Access`](super::access::Access) exempts are never
+//! slowed down.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -14,47 +17,47 @@ use std::thread;
 use std::time::Duration;
 
 use crate::net::stream::OverloadFlag;
-use crate::smtp::{Reply, reply};
 
-/// Names refused in one session since its last message.
+/// The count of rejected names in one session.
 pub(super) struct RecipientLimiter {
-    watched: bool,
+    is_exempt: bool,
     overload: Arc<OverloadFlag>,
-    refused: Cell<u32>,
+    rejected: Cell<u32>,
 }
 
 impl RecipientLimiter {
-    /// For a session; `watched` whether its client is one that could harvest.
-    pub fn new(watched: bool, overload: Arc<OverloadFlag>) -> RecipientLimiter {
-        RecipientLimiter { watched, overload, refused: Cell::new(0) }
+    pub fn new(is_exempt: bool, overload: Arc<OverloadFlag>) -> RecipientLimiter {
+        RecipientLimiter { is_exempt, overload, rejected: Cell::new(0) }
     }
 
-    /// Another name is refused, by `reply`; waits perhaps, and returns what is to be said.
-    pub fn refuse(&self, hostname: &str, reply: Reply) -> Reply {
-        if !self.watched {
-            return reply;
+    /// Counts a rejected name, and blocks for a second if there were many. Returns true if there
+    /// were too many, and the session must end.
+    pub fn count_rejected(&self) -> bool {
+        if self.is_exempt {
+            return false;
         }
-        let refused = self.refused.get().saturating_add(1);
-        self.refused.set(refused);
-        if refused <= FREE {
-            return reply;
+        let rejected = self.rejected.get().saturating_add(1);
+        self.rejected.set(rejected);
+        if rejected <= SOFT_LIMIT {
+            return false;
         }
-        if refused > MAX || self.overload.is_on() {
-            return reply::client_error(hostname, "too many names refused");
+        // An overloaded server has no threads to let sleep.
+        if rejected > HARD_LIMIT || self.overload.is_on() {
+            return true;
         }
         thread::sleep(DELAY);
-        reply
+        false
     }
 
-    /// A message was delivered.
+    /// Starts the count again, after a message was delivered.
     pub fn reset(&self) {
-        self.refused.set(0);
+        self.rejected.set(0);
     }
 }
 
-/// Refusals that cost nothing.
-const FREE: u32 = 10;
-/// Refusals in all.
-const MAX: u32 = 20;
-/// What each between them costs.
+/// Names that are rejected without delay.
+const SOFT_LIMIT: u32 = 10;
+/// Names that are rejected before the session ends.
+const HARD_LIMIT: u32 = 20;
+/// Delay of each rejection between the two.
 const DELAY: Duration = Duration::from_secs(1);

@@ -1,69 +1,91 @@
-//! SEND, SOML and SAML (RFC 821 3.4): a message to terminals, mailboxes or both.
+//! SEND, SOML and SAML (RFC 821 3.4): a message to terminals, mailboxes or both. Ordinary mail does
+//! not come here.
 //!
 //! | | on a terminal | in the mailbox | 250 after the final dot means |
 //! | --- | --- | --- | --- |
 //! | SEND | of each user | never | every user has it on a terminal |
-//! | SOML | of those who are active | of the others | every user has it here or there |
-//! | SAML | of those who are active | of all | every user has it in the mailbox |
+//! | SOML | of the active users | of the others | every user has it in one of the two |
+//! | SAML | of the active users | of all users | every user has it in the mailbox |
 //!
-//! A message that does not fit on a terminal is not on one: SEND refuses it (552), and SOML is SAML
-//! for it. What a terminal shows cannot be taken back, so mailboxes come first where both get it;
-//! and a user of several who saw a message that was answered 451 will see it again, as RFC 1047
-//! allows for mailboxes.
+//! A message that does not fit on a terminal is not shown on any. SEND rejects it (552), and SOML
+//! handles it as SAML. Where a user gets both, the mailbox comes first, because a terminal cannot
+//! be made to forget. A user who saw a message that was then answered 451 sees it again when the
+//! client retries, as RFC 1047 allows for mailboxes.
 //!
-//! Terminals are written to in the session's thread: one that is stopped keeps its own sender
-//! waiting, a second at most, and no other mail.
+//! The session's thread writes to the terminals. A stopped terminal delays its own sender, for at
+//! most a second, and no other mail.
 
 use jiff::Zoned;
 
-use super::delivery::outcome_reply;
-use super::{SessionContext, fault_reply};
-use crate::message::{ContentError, Destination, Message};
+use super::{SessionContext, replies};
+use crate::message::{ContentError, Destination, Message, UserMailbox};
 use crate::route::Resolution;
-use crate::smtp::envelope::{Delivery, Envelope};
-use crate::smtp::reply::{self, Reply};
+use crate::smtp::envelope::Envelope;
+use crate::smtp::reply::Reply;
 use crate::terminal::render::RenderedMessage;
 
-/// Delivers a message as the command wants that began its transaction; what became of it.
-pub(super) fn deliver(
-    context: &SessionContext,
+/// Returns the message as a terminal shows it, or the reply if its content cannot be read. `time`
+/// is when its transaction began.
+pub(super) fn render(
     envelope: &Envelope<Resolution>,
-    at: &Zoned,
+    time: &Zoned,
+    message: &Message,
+) -> Result<RenderedMessage, Reply> {
+    let (sender, time) = (envelope.from.to_string(), time.strftime("%H:%M").to_string());
+    RenderedMessage::new(&sender, &time, &message.content)
+        .map_err(|e| replies::for_content_error(&ContentError::Disk(e)))
+}
+
+/// Delivers to terminals. Returns the reply.
+pub(super) fn send(
+    context: &SessionContext,
+    rendered: &RenderedMessage,
+    message: Message,
+) -> Reply {
+    if !rendered.is_whole() {
+        return replies::too_large_for_terminals();
+    }
+    replies::for_terminals(&show(context, &message.to, rendered), &message.id)
+}
+
+/// Delivers to the terminals of the active users, and to the mailboxes of the others. Returns the
+/// reply.
+pub(super) fn send_or_mail(
+    context: &SessionContext,
+    rendered: &RenderedMessage,
     mut message: Message,
 ) -> Reply {
-    let id = message.id.clone();
-    let mail = |message| {
-        let outcome = context.writer.deliver(message, context.settings.outcome_timeout);
-        outcome_reply(outcome, &id)
-    };
-    if envelope.delivery == Delivery::Mail {
-        return mail(message);
+    if !rendered.is_whole() {
+        return send_and_mail(context, rendered, message);
     }
-    let time = at.strftime("%H:%M").to_string();
-    let screen = match RenderedMessage::new(&envelope.from.to_string(), &time, &message.content) {
-        Ok(screen) => screen,
-        Err(e) => return fault_reply(&ContentError::Disk(e)),
-    };
-    let show = |to: &[Destination]| context.settings.terminals.show(to, &screen);
-    match envelope.delivery {
-        Delivery::Mail => mail(message),
-        Delivery::Send if !screen.is_whole() => reply::too_large_to_show(),
-        Delivery::Send => match show(&message.to).iter().all(|shown| *shown) {
-            true => reply::shown(&id),
-            false => reply::not_shown_to_all(),
-        },
-        Delivery::SendOrMail if screen.is_whole() => {
-            let mut shown = show(&message.to).into_iter();
-            message.to.retain(|_| shown.next() != Some(true));
-            if message.to.is_empty() { reply::shown(&id) } else { mail(message) }
-        }
-        Delivery::SendOrMail | Delivery::SendAndMail => {
-            let to = message.to.clone();
-            let reply = mail(message);
-            if reply.is_positive() {
-                show(&to);
-            }
-            reply
-        }
+    let shown = show(context, &message.to, rendered);
+    let mut was_shown = shown.iter();
+    message.to.retain(|to| to.mailbox().is_none() || was_shown.next() != Some(&true));
+    if message.to.is_empty() {
+        replies::for_terminals(&shown, &message.id)
+    } else {
+        context.deliver_to_mailboxes(message)
     }
+}
+
+/// Delivers to the mailboxes of all users, and then to the terminals of the active ones. Returns
+/// the reply.
+pub(super) fn send_and_mail(
+    context: &SessionContext,
+    rendered: &RenderedMessage,
+    message: Message,
+) -> Reply {
+    let to = message.to.clone();
+    let reply = context.deliver_to_mailboxes(message);
+    if reply.is_positive() {
+        show(context, &to, rendered);
+    }
+    reply
+}
+
+/// Shows the message on the terminals of these users. Returns for each of them whether it is on
+/// one.
+fn show(context: &SessionContext, to: &[Destination], rendered: &RenderedMessage) -> Vec<bool> {
+    let users: Vec<UserMailbox> = to.iter().filter_map(Destination::mailbox).cloned().collect();
+    context.config.host_terminals.show(&users, rendered)
 }

@@ -24,11 +24,12 @@ pub trait Host {
     /// The destination of an accepted recipient, stored in the envelope.
     type Destination;
 
-    /// Checks that a message of `size` octets, or of unknown size, can be stored.
+    /// Checks that mail from this sender is accepted, and that a message of `size` octets, or of
+    /// unknown size, can be stored.
     ///
     /// # Errors
-    /// The reply to MAIL, 452 4.3.1.
-    fn check_space(&self, size: Option<u64>) -> Result<(), Reply>;
+    /// The reply to MAIL, such as 452 4.3.1.
+    fn check_mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply>;
     /// Returns the destination of mail for `to`. `delivery` says whether it needs a mailbox.
     ///
     /// # Errors
@@ -424,7 +425,7 @@ impl<H: Host> Receiver<H> {
         if parameters.size.is_some_and(|size| size > self.config.size_max) {
             return Ok(Step::Reply(reply::declared_too_large()));
         }
-        if let Err(reply) = self.host.check_space(parameters.size) {
+        if let Err(reply) = self.host.check_mail(&from, parameters.size) {
             return Ok(reply_or_close(reply));
         }
         let reply = reply::mail(delivery, &from);

@@ -370,7 +370,7 @@ struct AcceptAllHost;
 impl Host for AcceptAllHost {
     type Destination = ();
 
-    fn check_space(&self, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         if size.is_some_and(|size| size > 900) { Err(reply::no_room()) } else { Ok(()) }
     }
     fn resolve_recipient(&self, to: &ForwardPath, _delivery: Delivery) -> Result<(), Reply> {

@@ -32,7 +32,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat, fstatat};
 
-use crate::message::Destination;
+use crate::message::UserMailbox;
 use crate::observe::events;
 use render::RenderedMessage;
 
@@ -57,14 +57,14 @@ impl Default for Terminals {
 
 impl Terminals {
     /// True if each of these users is active: logged in on a terminal that accepts messages.
-    pub fn are_active(&self, users: &[Destination]) -> bool {
+    pub fn are_active(&self, users: &[UserMailbox]) -> bool {
         let logins = self.logins();
         users.iter().all(|user| !self.open_all(&logins, user).is_empty())
     }
 
     /// Shows `rendered` on all terminals of these users that accept messages. Returns for each user
     /// whether at least one terminal accepted all of it.
-    pub fn show(&self, users: &[Destination], rendered: &RenderedMessage) -> Vec<bool> {
+    pub fn show(&self, users: &[UserMailbox], rendered: &RenderedMessage) -> Vec<bool> {
         let logins = self.logins();
         let mut writes = Vec::new();
         for (user, destination) in users.iter().enumerate() {
@@ -105,8 +105,8 @@ impl Terminals {
     }
 
     /// Opens the terminals on which `user` is logged in and accepts messages.
-    fn open_all(&self, logins: &[UtmpLogin], user: &Destination) -> Vec<File> {
-        let name = user.mailbox.as_str();
+    fn open_all(&self, logins: &[UtmpLogin], user: &UserMailbox) -> Vec<File> {
+        let name = user.name.as_str();
         let uid = user.owner.map_or_else(|| nix::unistd::geteuid().as_raw(), |owner| owner.uid);
         let mut lines: Vec<&Path> = Vec::new();
         let mut terminals = Vec::new();
@@ -139,7 +139,7 @@ impl Terminals {
         }
         let (device, directories) =
             names.split_last().ok_or_else(|| io::Error::other("no name"))?;
-        let directory_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory_flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut directory = nix::fcntl::open(&self.dev, directory_flags, Mode::empty())?;
         for name in directories {
             let flags = directory_flags | OFlag::O_NOFOLLOW;
@@ -203,6 +203,13 @@ fn check_device(stat: &FileStat, uid: u32) -> io::Result<()> {
     };
     Err(io::Error::other(reason))
 }
+
+/// The mode in which a directory is opened to open files in it.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+const SEARCH: OFlag = OFlag::O_PATH;
+/// Reading, because other systems have no `O_PATH`. Users may read the directory of devices.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+const SEARCH: OFlag = OFlag::O_RDONLY;
 
 /// True if the terminal is set to UTF-8 (termios(3), IUTF8).
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]

@@ -7,8 +7,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::container::{Conversation, built};
-use crate::harness::external;
+use crate::harness::container::{Container, built};
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{external, run, run_for_text};
 use tempfile::TempDir;
 
 /// Becomes the root `$1`, and runs the script `$2` in it.
@@ -88,12 +89,11 @@ fn live_in(suite: &str, packages: &str, script: &str) {
     }
     let package = build(&home);
     let glibc = "dpkg-deb -f $1 Depends | sed 's/.*libc6 (>= \\([0-9.]*\\)).*/\\1/'";
-    let needed =
-        external::text(external::peer("sh", home.path()).args(["-c", glibc, "", &package]));
-    let mut has = external::peer("chroot", home.path());
+    let needed = run_for_text(external("sh", home.path()).args(["-c", glibc, "", &package]));
+    let mut has = external("chroot", home.path());
     has.arg(&root).args(["dpkg-query", "-W", "-f", "${Version}", "libc6"]);
-    let has = external::text(&mut has);
-    let mut newer = external::peer("dpkg", home.path());
+    let has = run_for_text(&mut has);
+    let mut newer = external("dpkg", home.path());
     newer.args(["--compare-versions", &has, "ge", needed.trim()]);
     if !newer.status().unwrap().success() {
         eprintln!("SKIPPED: {suite} has libc6 {has}, this host's programs need {needed}");
@@ -102,12 +102,12 @@ fn live_in(suite: &str, packages: &str, script: &str) {
     fs::copy(&package, root.join("tmp/1.deb")).unwrap();
     let revise = "dpkg-deb -R $1 next && sed -i '/^Version:/s/-1$/-2/' next/DEBIAN/control &&
                   dpkg-deb --root-owner-group -Znone -b next $2";
-    let mut revised = external::peer("sh", home.path());
-    external::run(revised.args(["-c", revise, "", &package]).arg(root.join("tmp/2.deb")));
-    let mut inside = external::peer("unshare", home.path());
+    let mut revised = external("sh", home.path());
+    run(revised.args(["-c", revise, "", &package]).arg(root.join("tmp/2.deb")));
+    let mut inside = external("unshare", home.path());
     inside.args(["--mount", "--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child"]);
     inside.args(["--propagation", "private", "sh", "-euc", ENTER, ""]).arg(&root);
-    external::run(inside.arg(format!("{CRON_DELIVERS}\n{script}")));
+    run(inside.arg(format!("{CRON_DELIVERS}\n{script}")));
 }
 
 /// The result of mmdebstrap; nothing if it is not installed.
@@ -125,7 +125,7 @@ fn build(home: &TempDir) -> String {
     let mut build = Command::new("contrib/debian/build");
     build.current_dir(env!("CARGO_MANIFEST_DIR")).args([home.path(), &built()]);
     build.env("DEBFULLNAME", "The maintainer").env("DEBEMAIL", "maintainer@mailslot.org");
-    external::text(&mut build).trim().to_owned()
+    run_for_text(&mut build).trim().to_owned()
 }
 
 /// Certbot keeps `live` and `archive` 0700 of root and the key 0600, so that mailslot without root
@@ -134,16 +134,16 @@ fn build(home: &TempDir) -> String {
 #[cfg(feature = "tls")]
 #[ignore = "needs root, unshare, setpriv and openssl"]
 fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
-    let mut machine = Conversation::start(tempfile::tempdir().unwrap());
-    machine.must("contrib/install --programs $BUILT");
-    machine
+    let mut container = Container::start(TestDirectory::new());
+    container.must("contrib/install --programs $BUILT");
+    container
         .must("mkdir -p /etc/letsencrypt/live/host.example /etc/letsencrypt/archive/host.example");
-    machine.must("chmod 700 /etc/letsencrypt/live /etc/letsencrypt/archive");
+    container.must("chmod 700 /etc/letsencrypt/live /etc/letsencrypt/archive");
     let serve = "setpriv --reuid mailslot --regid mail --clear-groups mailslot -q -l 127.0.0.1:2525 \
                  --tls-cert /etc/DIR/host.example/fullchain.pem \
                  --tls-key /etc/DIR/host.example/privkey.pem";
-    let renewed = |machine: &mut Conversation, number: u32| {
-        machine.must(&format!(
+    let renewed = |container: &mut Container, number: u32| {
+        container.must(&format!(
             "cd /etc/letsencrypt/archive/host.example
              openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=host.example-{number} \
                  -keyout privkey{number}.pem -out fullchain{number}.pem 2>/dev/null
@@ -153,34 +153,34 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
              done; cd $TREE"
         ));
         let hook = "RENEWED_LINEAGE=/etc/letsencrypt/live/host.example contrib/certbot/mailslot";
-        machine.must(hook)
+        container.must(hook)
     };
-    let said = renewed(&mut machine, 1);
+    let said = renewed(&mut container, 1);
     assert!(said.contains("does not use /etc/mailslot/tls/host.example"), "{said}");
-    machine.must("! test -e /etc/mailslot");
-    let (said, status) = machine.run(&serve.replace("DIR", "letsencrypt/live"));
+    container.must("! test -e /etc/mailslot");
+    let (said, status) = container.run(&serve.replace("DIR", "letsencrypt/live"));
     assert!(status != 0 && said.contains("ermission denied"), "the fault is here: {said}");
-    machine.must(
+    container.must(
         "echo 'tls-cert /etc/mailslot/tls/host.example/fullchain.pem' >>/etc/mailslot.conf
          echo 'tls-key /etc/mailslot/tls/host.example/privkey.pem' >>/etc/mailslot.conf",
     );
-    renewed(&mut machine, 1);
+    renewed(&mut container, 1);
     assert_eq!(
-        machine.must("stat -c '%U:%G %a' /etc/mailslot/tls/host.example/*.pem"),
+        container.must("stat -c '%U:%G %a' /etc/mailslot/tls/host.example/*.pem"),
         "mailslot:mail 600\n".repeat(2)
     );
     let serve = serve.replace("DIR", "mailslot/tls");
-    machine.must(&format!("{serve} >/tmp/log 2>&1 & echo $! >/run/mailslot.pid"));
-    let subject = |machine: &mut Conversation, number: u32| {
-        machine.must(&format!(
+    container.must(&format!("{serve} >/tmp/log 2>&1 & echo $! >/run/mailslot.pid"));
+    let subject = |container: &mut Container, number: u32| {
+        container.must(&format!(
             "n=0; until openssl s_client -starttls smtp -connect 127.0.0.1:2525 </dev/null 2>&1 |
                  grep -q 'host.example-{number}'; do
                  n=$((n + 1)); test $n -lt 100 || {{ cat /tmp/log; false; break; }}; sleep 0.1
              done"
         ));
     };
-    subject(&mut machine, 1);
-    renewed(&mut machine, 2);
-    subject(&mut machine, 2);
-    machine.must("kill $(cat /run/mailslot.pid)");
+    subject(&mut container, 1);
+    renewed(&mut container, 2);
+    subject(&mut container, 2);
+    container.must("kill $(cat /run/mailslot.pid)");
 }

@@ -1,7 +1,9 @@
-//! In the place of `tls.rs` where the feature `tls` is off: the same names, and no value of any.
+//! Replacement of `tls/mod.rs` without the feature `tls`: the same names, of types that have no
+//! value.
 //!
-//! [`ServerCertificate::load`] and all that would make a [`Trust`] refuse, so that nobody who asks for TLS goes
-//! without. Everything behind them needs what cannot be; the compiler knows, and leaves it out.
+//! [`ServerCertificate::load`] and the constructors of [`Trust`] return an error, so that a
+//! configuration that asks for TLS is refused. All else needs a value that cannot exist, which the
+//! compiler knows, and it leaves the code out.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -13,7 +15,7 @@ use std::path::Path;
 pub struct ServerCertificate(Infallible);
 
 impl ServerCertificate {
-    /// Refuses.
+    /// Returns an error.
     ///
     /// # Errors
     /// Always.
@@ -21,7 +23,7 @@ impl ServerCertificate {
         Err(ABSENT.to_owned())
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -29,7 +31,7 @@ impl ServerCertificate {
         match self.0 {}
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -38,12 +40,12 @@ impl ServerCertificate {
     }
 }
 
-/// One connection's TLS.
+/// TLS of one connection.
 #[derive(Debug)]
 pub struct TlsSession(Infallible);
 
 impl TlsSession {
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -51,7 +53,7 @@ impl TlsSession {
         match self.0 {}
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -59,7 +61,7 @@ impl TlsSession {
         match self.0 {}
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -67,21 +69,21 @@ impl TlsSession {
         match self.0 {}
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
-    pub fn end(&mut self, _: &mut impl Write) -> io::Result<()> {
+    pub fn close_notify(&mut self, _: &mut impl Write) -> io::Result<()> {
         match self.0 {}
     }
 }
 
-/// Whose certificates are believed.
+/// Trusted roots.
 #[derive(Clone, Debug)]
 pub struct Trust(Infallible);
 
 impl Trust {
-    /// Refuses.
+    /// Returns an error.
     ///
     /// # Errors
     /// Always.
@@ -89,7 +91,7 @@ impl Trust {
         Err(NO_CLIENT.to_owned())
     }
 
-    /// Refuses.
+    /// Returns an error.
     ///
     /// # Errors
     /// Always.
@@ -97,7 +99,7 @@ impl Trust {
         Err(NO_CLIENT.to_owned())
     }
 
-    /// Refuses.
+    /// Returns an error.
     ///
     /// # Errors
     /// Always.
@@ -105,7 +107,7 @@ impl Trust {
         Err(NO_CLIENT.to_owned())
     }
 
-    /// Never called.
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -114,17 +116,17 @@ impl Trust {
     }
 }
 
-/// A client's session is none either.
+/// The client's side of one connection.
 pub type TlsClientSession = TlsSession;
 
-/// What a handshake came to.
+/// The result of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
-    /// The version.
+    /// TLS version.
     pub version: &'static str,
-    /// The cipher.
+    /// Cipher suite.
     pub cipher: String,
-    /// The host that the client asked for.
+    /// Host that the client asked for.
     pub sni: Option<String>,
     never: Infallible,
 }
@@ -135,18 +137,18 @@ impl fmt::Display for TlsInfo {
     }
 }
 
-/// What a certificate says of itself.
+/// A certificate chain with its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// From when it holds.
-    pub begins: u64,
-    /// Until when.
-    pub ends: u64,
+    /// First second at which it is valid.
+    pub not_before: u64,
+    /// Last second at which it is valid.
+    pub not_after: u64,
     /// Whether it is for the host.
     pub names_host: bool,
 }
 
-/// Refuses.
+/// Returns an error.
 ///
 /// # Errors
 /// Always.

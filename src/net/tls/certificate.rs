@@ -1,8 +1,8 @@
-//! What a certificate says of itself, for `mailslot check`: from when to when, and for which host.
+//! Dates and host of a certificate, for `mailslot check`.
 //!
-//! rustls shows no dates, but its verifier names them when it refuses one for its date; so it is
-//! asked for times at which it must. That spares a parser of certificates, and what is told here is
-//! what a client that verifies will find.
+//! rustls shows no dates, but its verifier names them in the error for a certificate that is not
+//! valid yet or has expired. So it is asked for times at which it must refuse. This saves a parser
+//! of certificates, and finds what a client that verifies would find.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,32 +15,33 @@ use rustls::{CertificateError, Error, RootCertStore};
 
 use super::{certified_key, chain};
 
-/// A chain of certificates whose key was found to belong to it.
+/// A certificate chain with its private key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// The second, since 1970, from which all certificates of the chain hold.
-    pub begins: u64,
-    /// The last second at which all hold.
-    pub ends: u64,
-    /// Whether the first certificate is for the host it was examined for.
+    /// The first second, since 1970, at which all certificates of the chain are valid.
+    pub not_before: u64,
+    /// The last second at which all are valid.
+    pub not_after: u64,
+    /// Whether the first certificate is for the host in question.
     pub names_host: bool,
 }
 
-/// Looks at the chain in `cert` and the key in `key`, for a server called `host`.
+/// Examines the chain in the file `cert` and the key in the file `key`, for a server named `host`.
 ///
 /// # Errors
-/// As [`ServerCertificate::load`](super::ServerCertificate::load), and for a certificate that is not understood.
+/// Those of [`ServerCertificate::load`](super::ServerCertificate::load), and a certificate that
+/// cannot be parsed.
 pub fn examine(cert: &Path, key: &Path, host: &str) -> Result<Certificate, String> {
     let chain = chain(cert)?;
     certified_key(&chain, cert, key, &default_provider())?;
-    let mut found = Certificate { begins: 0, ends: u64::MAX, names_host: false };
+    let mut found = Certificate { not_before: 0, not_after: u64::MAX, names_host: false };
     for (number, der) in chain.iter().enumerate() {
-        let strange =
-            || format!("tls-cert {}: certificate {} is not understood", cert.display(), number + 1);
-        let parsed = ParsedCertificate::try_from(der).map_err(|_| strange())?;
-        let (begins, ends) = validity(&parsed).ok_or_else(strange)?;
-        found.begins = found.begins.max(begins);
-        found.ends = found.ends.min(ends);
+        let unparsable =
+            || format!("tls-cert {}: cannot parse certificate {}", cert.display(), number + 1);
+        let parsed = ParsedCertificate::try_from(der).map_err(|_| unparsable())?;
+        let (not_before, not_after) = validity(&parsed).ok_or_else(unparsable)?;
+        found.not_before = found.not_before.max(not_before);
+        found.not_after = found.not_after.min(not_after);
         if number == 0 {
             found.names_host = ServerName::try_from(host)
                 .is_ok_and(|host| verify_server_name(&parsed, &host).is_ok());
@@ -49,27 +50,34 @@ pub fn examine(cert: &Path, key: &Path, host: &str) -> Result<Certificate, Strin
     Ok(found)
 }
 
-/// The seconds since 1970 from and up to which a certificate holds.
+/// Returns the first and the last second, since 1970, at which a certificate is valid.
 fn validity(parsed: &ParsedCertificate<'_>) -> Option<(u64, u64)> {
     let at = |seconds| refusal(parsed, UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
-    let ends = match at(u64::MAX)? {
+    let not_after = match at(u64::MAX)? {
         CertificateError::ExpiredContext { not_after, .. } => not_after.as_secs(),
         _ => return None,
     };
-    let begins = match at(0) {
+    let not_before = match at(0) {
         Some(CertificateError::NotValidYetContext { not_before, .. }) => not_before.as_secs(),
         _ => 0,
     };
-    Some((begins, ends))
+    Some((not_before, not_after))
 }
 
-/// Why a client that trusts nobody would refuse it at `now`: dates come before trust.
+/// Returns the error of a client without trusted roots at the time `now`. The verifier checks dates
+/// before trust.
 fn refusal(parsed: &ParsedCertificate<'_>, now: UnixTime) -> Option<CertificateError> {
-    let nobody = RootCertStore::empty();
-    let alone: &[CertificateDer<'_>] = &[];
+    let no_roots = RootCertStore::empty();
+    let no_intermediates: &[CertificateDer<'_>] = &[];
     let provider = default_provider();
     let algorithms = provider.signature_verification_algorithms.all;
-    match verify_server_cert_signed_by_trust_anchor(parsed, &nobody, alone, now, algorithms) {
+    match verify_server_cert_signed_by_trust_anchor(
+        parsed,
+        &no_roots,
+        no_intermediates,
+        now,
+        algorithms,
+    ) {
         Err(Error::InvalidCertificate(why)) => Some(why),
         _ => None,
     }

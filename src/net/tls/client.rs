@@ -1,11 +1,11 @@
-//! TLS as a client speaks it: whom it trusts, and one connection's session.
+//! TLS for clients: trusted roots, and the TLS of one connection.
 //!
 //! ```text
-//! Trust (made once) --session(host)--> ClientSession (one for a connection)
+//! Trust (made once) --session(host)--> TlsClientSession (one for a connection)
 //! ```
-//! A certificate is checked against authorities and against the host's name or address (RFC 6125),
-//! as the host was configured and not as it calls itself; [`Trust::any_certificate`] checks neither, and
-//! keeps out only those who listen.
+//! A certificate is verified against the roots and against the host's name or address as it was
+//! configured (RFC 6125), not the name by which the server greets. [`Trust::any_certificate`]
+//! verifies neither, and protects against eavesdroppers only.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -21,51 +21,53 @@ use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
 };
 
-use super::{TlsInfo, facts, read, read_from, send, write_all};
+use super::{TlsConnection, TlsInfo, read};
 
-/// Whose certificates are believed.
+/// Trusted roots.
 #[derive(Clone)]
 pub struct Trust(Arc<ClientConfig>);
 
 impl Trust {
-    /// The authorities that this system trusts.
+    /// Returns the roots that this system trusts.
     ///
     /// # Errors
-    /// There are none; the text names the cure.
+    /// The system has none. The text says what to install.
     pub fn system() -> Result<Trust, String> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(found.certs);
-        match roots.is_empty() {
-            true => Err("this system has no certificates of authorities; install the package \
-                ca-certificates, or name a file"
-                .to_owned()),
-            false => Trust::of(roots),
+        if roots.is_empty() {
+            let error = "this system has no root certificates; install the package \
+                ca-certificates, or give a file";
+            return Err(error.to_owned());
         }
+        Trust::with_roots(roots)
     }
 
-    /// The authorities, or servers' own certificates, in a PEM file.
+    /// Returns the roots in a PEM file, which may be servers' own certificates.
     ///
     /// # Errors
-    /// It cannot be read, or holds none; the text names the file.
+    /// The file cannot be read or has no certificate in it. The text names the file.
     pub fn file(path: &Path) -> Result<Trust, String> {
-        let wrong = |why: &dyn fmt::Display| format!("{}: {why}", path.display());
-        let text = read(path).map_err(|e| wrong(&e))?;
+        let error = |why: &dyn fmt::Display| format!("{}: {why}", path.display());
+        let text = read(path).map_err(|e| error(&e))?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(&text) {
-            let certificate = certificate.map_err(|e| wrong(&e))?;
-            roots.add(certificate).map_err(|e| wrong(&e))?;
+            let certificate = certificate.map_err(|e| error(&e))?;
+            roots.add(certificate).map_err(|e| error(&e))?;
         }
-        match roots.is_empty() {
-            true => Err(wrong(&"no certificate is in it; PEM has -----BEGIN CERTIFICATE-----")),
-            false => Trust::of(roots),
+        if roots.is_empty() {
+            return Err(error(
+                &"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----",
+            ));
         }
+        Trust::with_roots(roots)
     }
 
-    /// Everybody: the channel is encrypted, but nobody knows to whom.
+    /// Accepts any certificate, so that the connection is encrypted to an unknown server.
     ///
     /// # Errors
-    /// None that is known.
+    /// The cryptographic provider has no usable protocol version.
     pub fn any_certificate() -> Result<Trust, String> {
         let provider = Arc::new(default_provider());
         let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -77,17 +79,18 @@ impl Trust {
         Ok(Trust(Arc::new(config)))
     }
 
-    /// The client's side of a connection to `host`, a name or an address, that begins.
+    /// Returns the client's side of TLS for a connection to `host`, a name or an address, before
+    /// the handshake.
     ///
     /// # Errors
-    /// A certificate can have no such name.
+    /// No certificate can have that name.
     pub fn session(&self, host: &str) -> io::Result<TlsClientSession> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let session = ClientConnection::new(Arc::clone(&self.0), name);
-        session.map(TlsClientSession).map_err(io::Error::other)
+        session.map(TlsConnection).map_err(io::Error::other)
     }
 
-    fn of(roots: RootCertStore) -> Result<Trust, String> {
+    fn with_roots(roots: RootCertStore) -> Result<Trust, String> {
         let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?
@@ -103,50 +106,21 @@ impl fmt::Debug for Trust {
     }
 }
 
-/// One connection's TLS.
-#[derive(Debug)]
-pub struct TlsClientSession(ClientConnection);
+/// The client's side of one connection.
+pub type TlsClientSession = TlsConnection<ClientConnection>;
 
 impl TlsClientSession {
-    /// Makes the handshake over `wire`.
+    /// Makes the handshake over `socket`.
     ///
     /// # Errors
-    /// The wire's own. `InvalidData` for a server that does not speak TLS, or that is not believed:
-    /// it has been told by an alert.
-    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
-        while self.0.is_handshaking() {
-            self.0.complete_io(wire)?;
-        }
-        Ok(facts(&self.0))
-    }
-
-    /// As [`TlsSession::read`](super::TlsSession::read).
-    ///
-    /// # Errors
-    /// The wire's own. `InvalidData` for what is no TLS.
-    pub fn read(&mut self, wire: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
-        read_from(&mut self.0, wire, buffer)
-    }
-
-    /// Writes all of `bytes` to `wire`.
-    ///
-    /// # Errors
-    /// The wire's own.
-    pub fn write_all(&mut self, wire: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-        write_all(&mut self.0, wire, bytes)
-    }
-
-    /// As [`TlsSession::end`](super::TlsSession::end).
-    ///
-    /// # Errors
-    /// The wire's own.
-    pub fn end(&mut self, wire: &mut impl Write) -> io::Result<()> {
-        self.0.send_close_notify();
-        send(&mut self.0, wire)
+    /// Those of the socket. `InvalidData` if the server does not speak TLS or is not trusted; an
+    /// alert was sent to it.
+    pub fn handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
+        self.complete_handshake(socket)
     }
 }
 
-/// Believes every certificate, and still wants to see that the server has its key.
+/// Accepts any certificate, but verifies the handshake signature, so that the server has the key.
 #[derive(Debug)]
 struct AcceptAnyCertificate(Arc<CryptoProvider>);
 

@@ -1,18 +1,18 @@
-//! TLS as a server speaks it (RFC 3207, RFC 8314): certificate and key, and one connection's
-//! session. Versions 1.2 and 1.3, by rustls. A client's side is in `tls/client.rs`.
+//! TLS for servers (RFC 3207, RFC 8314): certificate and key, and the TLS of one connection.
+//! Versions 1.2 and 1.3, by rustls. The client's side is in `tls/client.rs`.
 //!
 //! ```text
-//! Keys (one for a process) --session()--> Session (one for a connection)
-//!   certificate chain, key                  handshake, read, write, end
-//!   reload() on HUP                         over anything that reads and writes
+//! ServerCertificate (one for a process) --session()--> TlsSession (one for a connection)
+//!   certificate chain, key                               handshake, read, write_all, close_notify
+//!   reload() on HUP                                      over anything that reads and writes
 //! ```
-//! It promises that [`ServerCertificate`] are good when there are any: the chain parses, and the key belongs to
-//! its first certificate; a [reload](ServerCertificate::reload) that finds others keeps what it had, and
-//! sessions that run keep theirs. A [`TlsSession`] holds a bounded number of octets, whatever the
-//! client sends: rustls takes no record above 16 KiB and no handshake message above 64 KiB.
+//! A [`ServerCertificate`] is always usable: its chain parses, and the key belongs to the first
+//! certificate. A [reload](ServerCertificate::reload) of files that are not keeps the old ones, and
+//! sessions that run keep theirs. A [`TlsSession`] holds a bounded number of bytes, whatever the
+//! client sends, because rustls takes no record above 16 KiB and no handshake message above 64 KiB.
 //!
-//! It opens no socket and keeps no time: whoever calls gives it a wire with deadlines. Clients are
-//! not asked for certificates. Built without the feature `tls`, `tls/absent.rs` is in its place.
+//! It opens no socket and measures no time; the caller's socket has deadlines. Clients are not
+//! asked for certificates. Without the feature `tls`, `tls/absent.rs` replaces this directory.
 
 mod certificate;
 mod client;
@@ -47,101 +47,139 @@ pub struct ServerCertificate {
 }
 
 impl ServerCertificate {
-    /// Reads the chain in `cert`, the server's own certificate first, and the private key in `key`.
-    /// Both may be in one file.
+    /// Reads the chain from the file `cert`, the server's own certificate first, and the private
+    /// key from the file `key`, which may be the same.
     ///
     /// # Errors
-    /// A file that cannot be read, holds no such thing, or the key does not belong to the
-    /// certificate. The text names the option, the file and the cure.
+    /// A file cannot be read or has no such thing in it, or the key does not belong to the
+    /// certificate. The text names the option and the file, and how to fix it.
     pub fn load(cert: &Path, key: &Path) -> Result<ServerCertificate, String> {
         let config = Mutex::new(config(cert, key)?);
         Ok(ServerCertificate { cert: cert.to_owned(), key: key.to_owned(), config })
     }
 
-    /// Reads the files again, for the sessions that begin from now on.
+    /// Reads the files again, for connections that begin after it.
     ///
     /// # Errors
-    /// As [`load`](ServerCertificate::load); then what was there stays.
+    /// Those of [`load`](ServerCertificate::load). The old certificate and key are kept then.
     pub fn reload(&self) -> Result<(), String> {
         let config = config(&self.cert, &self.key)?;
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
     }
 
-    /// The server's side of a connection that begins.
+    /// Returns the server's side of TLS for a connection, before the handshake.
     ///
     /// # Errors
-    /// The system has no randomness to give.
+    /// The system has no randomness.
     pub fn session(&self) -> io::Result<TlsSession> {
         let config = Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
-        ServerConnection::new(config).map(TlsSession).map_err(io::Error::other)
+        ServerConnection::new(config).map(TlsConnection).map_err(io::Error::other)
     }
 }
 
 impl fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys").field("cert", &self.cert).field("key", &self.key).finish()
+        f.debug_struct("ServerCertificate")
+            .field("cert", &self.cert)
+            .field("key", &self.key)
+            .finish()
     }
 }
 
-/// One connection's TLS.
+/// TLS of one connection: a [`TlsSession`] or a [`TlsClientSession`].
 #[derive(Debug)]
-pub struct TlsSession(ServerConnection);
+pub struct TlsConnection<C>(C);
+
+/// The server's side of one connection.
+pub type TlsSession = TlsConnection<ServerConnection>;
 
 impl TlsSession {
-    /// Makes the handshake over `wire`.
+    /// Makes the handshake over `socket`.
     ///
     /// # Errors
-    /// The wire's own. `InvalidData` for a client that does not speak TLS, or shares no version or
-    /// cipher with us: it has been told by an alert. `UnexpectedEof` for one that left.
-    pub fn handshake(&mut self, wire: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
+    /// Those of the socket. `InvalidData` if the client does not speak TLS, or has no version or
+    /// cipher in common with this host; an alert was sent to it. `UnexpectedEof` if it closed the
+    /// connection.
+    pub fn handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
+        let info = self.complete_handshake(socket)?;
+        Ok(TlsInfo { sni: self.0.server_name().map(str::to_owned), ..info })
+    }
+}
+
+impl<C, S> TlsConnection<C>
+where
+    C: DerefMut + Deref<Target = ConnectionCommon<S>>,
+    S: SideData,
+{
+    fn complete_handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         while self.0.is_handshaking() {
-            self.0.complete_io(wire)?;
+            self.0.complete_io(socket)?;
         }
-        let sni = self.0.server_name().map(str::to_owned);
-        Ok(TlsInfo { sni, ..facts(&self.0) })
+        Ok(tls_info(&self.0))
     }
 
-    /// Reads from `wire` until there is something for `buffer`; 0 at the end of the connection,
-    /// whether the client said that it ends (close_notify) or not: SMTP has QUIT.
+    /// Reads from `socket` until there is something for `buffer`. Returns 0 at the end of the
+    /// connection, even if the peer has not announced it (close_notify), because QUIT ends a
+    /// session of SMTP and a truncated one is recognized.
     ///
     /// # Errors
-    /// The wire's own. `InvalidData` for what is no TLS; the client has been told.
-    pub fn read(&mut self, wire: &mut (impl Read + Write), buffer: &mut [u8]) -> io::Result<usize> {
-        read_from(&mut self.0, wire, buffer)
+    /// Those of the socket. `InvalidData` if the input is not TLS; an alert was sent.
+    pub fn read(
+        &mut self,
+        socket: &mut (impl Read + Write),
+        buffer: &mut [u8],
+    ) -> io::Result<usize> {
+        match rustls::Stream::new(&mut self.0, socket).read(buffer) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+            result => result,
+        }
     }
 
-    /// Writes all of `bytes` to `wire`.
+    /// Writes all of `bytes` to `socket`.
     ///
     /// # Errors
-    /// The wire's own.
-    pub fn write_all(&mut self, wire: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
-        write_all(&mut self.0, wire, bytes)
+    /// Those of the socket.
+    pub fn write_all(&mut self, socket: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+        // In pieces, because rustls buffers what the socket has not taken yet.
+        for piece in bytes.chunks(PIECE) {
+            self.0.writer().write_all(piece)?;
+            self.write_records(socket)?;
+        }
+        Ok(())
     }
 
-    /// Tells the client that nothing more comes, so that it can tell this end from a cut
+    /// Announces the end of the connection to the peer, which can then tell it from a truncation
     /// (close_notify, RFC 8446 6.1).
     ///
     /// # Errors
-    /// The wire's own.
-    pub fn end(&mut self, wire: &mut impl Write) -> io::Result<()> {
+    /// Those of the socket.
+    pub fn close_notify(&mut self, socket: &mut impl Write) -> io::Result<()> {
         self.0.send_close_notify();
-        send(&mut self.0, wire)
+        self.write_records(socket)
+    }
+
+    fn write_records(&mut self, socket: &mut impl Write) -> io::Result<()> {
+        while self.0.wants_write() {
+            self.0.write_tls(socket)?;
+        }
+        Ok(())
     }
 }
 
-/// What a handshake came to.
+/// The result of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsInfo {
     /// `TLSv1.2` or `TLSv1.3`.
     pub version: &'static str,
-    /// As IANA registered it: `TLS_AES_256_GCM_SHA384`.
+    /// The cipher's name in the IANA registry, `TLS_AES_256_GCM_SHA384`.
     pub cipher: String,
-    /// The host that the client asked for (server_name, RFC 6066 3); a DNS name, or None.
+    /// The DNS name of the host that the client asked for (server_name, RFC 6066 3); always None on
+    /// the client's side.
     pub sni: Option<String>,
 }
 
-/// Writes what Received shows, in Postfix's words: `using TLSv1.3 with cipher
+/// Writes what a Received field shows, in the form of Postfix: `using TLSv1.3 with cipher
 /// TLS_AES_256_GCM_SHA384`.
 impl fmt::Display for TlsInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,8 +187,7 @@ impl fmt::Display for TlsInfo {
     }
 }
 
-/// What the handshake came to, but for what only a server knows.
-fn facts(state: &CommonState) -> TlsInfo {
+fn tls_info(state: &CommonState) -> TlsInfo {
     let version = match state.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
         _ => "TLSv1.2",
@@ -161,104 +198,67 @@ fn facts(state: &CommonState) -> TlsInfo {
     TlsInfo { version, cipher: cipher.replacen("TLS13_", "TLS_", 1), sni: None }
 }
 
-/// Reads as either side does.
-fn read_from<C, S>(
-    session: &mut C,
-    wire: &mut (impl Read + Write),
-    buffer: &mut [u8],
-) -> io::Result<usize>
-where
-    C: DerefMut + Deref<Target = ConnectionCommon<S>>,
-    S: SideData,
-{
-    match rustls::Stream::new(session, wire).read(buffer) {
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-        result => result,
-    }
-}
-
-/// Writes as either side does.
-fn write_all<S: SideData>(
-    session: &mut ConnectionCommon<S>,
-    wire: &mut impl Write,
-    bytes: &[u8],
-) -> io::Result<()> {
-    // In pieces, for the session holds what the wire has not taken.
-    for piece in bytes.chunks(PIECE) {
-        session.writer().write_all(piece)?;
-        send(session, wire)?;
-    }
-    Ok(())
-}
-
-fn send<S: SideData>(session: &mut ConnectionCommon<S>, wire: &mut impl Write) -> io::Result<()> {
-    while session.wants_write() {
-        session.write_tls(wire)?;
-    }
-    Ok(())
-}
-
-/// What all sessions begin with.
 fn config(cert: &Path, key: &Path) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(default_provider());
-    let keys = certified_key(&chain(cert)?, cert, key, &provider)?;
+    let certified_key = certified_key(&chain(cert)?, cert, key, &provider)?;
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| format!("TLS: {e}"))?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(keys)));
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified_key)));
     Ok(Arc::new(config))
 }
 
-/// The certificates in `cert`, at least one.
+/// Reads the certificates in the file `cert`, at least one.
 fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong = |why: &dyn fmt::Display| format!("tls-cert {}: {why}", cert.display());
-    let text = read(cert).map_err(|e| wrong(&e))?;
+    let error = |why: &dyn fmt::Display| format!("tls-cert {}: {why}", cert.display());
+    let text = read(cert).map_err(|e| error(&e))?;
     let chain: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&text).collect();
-    let chain = chain.map_err(|e| wrong(&format!("it is not in PEM form: {e}")))?;
-    match chain.is_empty() {
-        true => Err(wrong(&"no certificate is in it; PEM has -----BEGIN CERTIFICATE-----")),
-        false => Ok(chain),
+    let chain = chain.map_err(|e| error(&format!("not in PEM form: {e}")))?;
+    if chain.is_empty() {
+        return Err(error(&"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----"));
     }
+    Ok(chain)
 }
 
-/// The key in `key`, if it belongs to the first certificate of `chain`, which came from `cert`.
+/// Reads the key in the file `key`, and checks that it belongs to the first certificate of `chain`,
+/// which was read from `cert`.
 fn certified_key(
     chain: &[CertificateDer<'static>],
     cert: &Path,
     key: &Path,
     provider: &CryptoProvider,
 ) -> Result<CertifiedKey, String> {
-    let wrong = |why: &dyn fmt::Display| format!("tls-key {}: {why}", key.display());
-    let text = read(key).map_err(|e| wrong(&e))?;
+    let error = |why: &dyn fmt::Display| format!("tls-key {}: {why}", key.display());
+    let text = read(key).map_err(|e| error(&e))?;
     let der = PrivateKeyDer::from_pem_slice(&text).map_err(|e| match e {
         PemError::NoItemsFound if contains(&text, b"ENCRYPTED") => {
-            wrong(&"the key is encrypted; openssl pkey -in FILE -out FILE.plain decrypts it")
+            error(&"the key is encrypted; openssl pkey -in FILE -out FILE.plain decrypts it")
         }
-        PemError::NoItemsFound => wrong(&"no private key is in it"),
-        e => wrong(&format!("it is not in PEM form: {e}")),
+        PemError::NoItemsFound => error(&"contains no private key"),
+        e => error(&format!("not in PEM form: {e}")),
     })?;
     CertifiedKey::from_der(chain.to_vec(), der, provider).map_err(|e| match e {
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => wrong(&format!(
-            "it does not belong to the first certificate in {}; the server's own comes first",
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => error(&format!(
+            "does not belong to the first certificate in {}, which must be the server's own",
             cert.display()
         )),
         Error::InvalidCertificate(e) => {
-            format!("tls-cert {}: the first certificate is not good: {e:?}", cert.display())
+            format!("tls-cert {}: the first certificate is invalid: {e:?}", cert.display())
         }
-        e => wrong(&e),
+        e => error(&e),
     })
 }
 
-/// The text of a file of keys, which are never long.
+/// Reads a file of certificates or keys.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let opened = File::open(path).map_err(|e| match e.kind() {
-        _ if confinement::blocks_reading(path) => {
-            io::Error::other("it is outside of the sandbox that was made at the start; restart")
-        }
+        _ if confinement::blocks_reading(path) => io::Error::other(
+            "it is outside the confinement that was set up at the start; restart mailslot",
+        ),
         io::ErrorKind::PermissionDenied => io::Error::other(format!(
-            "{e}; it must be readable by the group that mailslot runs as (chgrp, chmod g+r)"
+            "{e}; make it readable by the group that mailslot runs as (chgrp, chmod g+r)"
         )),
         _ => e,
     });
@@ -270,7 +270,7 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     memchr::memmem::find(text, word).is_some()
 }
 
-/// What is given to TLS at once.
+/// Bytes given to rustls at once: one record.
 const PIECE: usize = 16 * 1024;
-/// Octets of a file that are read: room for hundreds of certificates.
+/// Bytes of a file that are read, which is hundreds of certificates.
 const FILE_MAX: u64 = 1024 * 1024;

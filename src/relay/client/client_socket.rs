@@ -1,4 +1,4 @@
-//! The socket of a client, inside TLS or not, where no call takes longer than it is told.
+//! The client's socket, in clear text or TLS. Every call has a deadline.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use crate::net::tls::{TlsClientSession, TlsInfo, Trust};
 
-/// One connection.
+/// A connected socket.
 #[derive(Debug)]
 pub(super) struct ClientSocket {
-    socket: Socket,
+    socket: TcpOrUnix,
     tls: Option<Box<TlsClientSession>>,
 }
 
 #[derive(Debug)]
-enum Socket {
+enum TcpOrUnix {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -24,9 +24,9 @@ enum Socket {
 impl ClientSocket {
     pub(super) fn tcp(address: SocketAddr, timeout: Duration) -> io::Result<ClientSocket> {
         let socket = TcpStream::connect_timeout(&address, timeout)?;
-        // A group of commands is one write.
+        // A group of commands is one write, so that Nagle's algorithm would only delay it.
         socket.set_nodelay(true)?;
-        Ok(ClientSocket { socket: Socket::Tcp(socket), tls: None })
+        Ok(ClientSocket { socket: TcpOrUnix::Tcp(socket), tls: None })
     }
 
     pub(super) fn unix(path: &Path) -> io::Result<ClientSocket> {
@@ -34,57 +34,58 @@ impl ClientSocket {
     }
 
     pub(super) fn connected(socket: UnixStream) -> ClientSocket {
-        ClientSocket { socket: Socket::Unix(socket), tls: None }
+        ClientSocket { socket: TcpOrUnix::Unix(socket), tls: None }
     }
 
-    /// Makes the handshake with `host`, by `until`.
+    /// Makes the TLS handshake with `host`.
     pub(super) fn start_tls(
         &mut self,
         trust: &Trust,
         host: &str,
-        until: Instant,
+        deadline: Instant,
     ) -> io::Result<TlsInfo> {
         let mut tls = Box::new(trust.session(host)?);
-        let facts = tls.handshake(&mut DeadlineIo { socket: &self.socket, until })?;
+        let info = tls.handshake(&mut DeadlineIo { socket: &self.socket, deadline })?;
         self.tls = Some(tls);
-        Ok(facts)
+        Ok(info)
     }
 
-    /// At least one octet, or 0 at the end, by `until`.
-    pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> io::Result<usize> {
-        let mut socket = DeadlineIo { socket: &self.socket, until };
+    /// Reads at least one byte, or returns 0 at the end of the stream.
+    pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+        let mut socket = DeadlineIo { socket: &self.socket, deadline };
         match &mut self.tls {
             Some(tls) => tls.read(&mut socket, buffer),
             None => socket.read(buffer),
         }
     }
 
-    /// Writes all of `octets` by `until`.
-    pub(super) fn write_all(&mut self, octets: &[u8], until: Instant) -> io::Result<()> {
-        let mut socket = DeadlineIo { socket: &self.socket, until };
+    pub(super) fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+        let mut socket = DeadlineIo { socket: &self.socket, deadline };
         match &mut self.tls {
-            Some(tls) => tls.write_all(&mut socket, octets),
-            None => socket.write_all(octets),
+            Some(tls) => tls.write_all(&mut socket, bytes),
+            None => socket.write_all(bytes),
         }
     }
 
-    /// Says that nothing more comes, if there is a way to.
-    pub(super) fn end(&mut self, until: Instant) {
+    /// Sends the end of the TLS session, if there is one.
+    pub(super) fn end(&mut self, deadline: Instant) {
         if let Some(tls) = &mut self.tls {
-            let _ = tls.end(&mut DeadlineIo { socket: &self.socket, until });
+            let _ = tls.close_notify(&mut DeadlineIo { socket: &self.socket, deadline });
         }
     }
 }
 
-/// The socket up to a moment.
+/// A socket whose calls fail with `TimedOut` at a deadline.
 struct DeadlineIo<'a> {
-    socket: &'a Socket,
-    until: Instant,
+    socket: &'a TcpOrUnix,
+    deadline: Instant,
 }
 
 impl DeadlineIo<'_> {
-    fn left(&self) -> io::Result<Option<Duration>> {
-        let left = self.until.saturating_duration_since(Instant::now());
+    /// Returns the time left, in the form of a socket's time-out.
+    fn time_left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // Zero would be an invalid time-out.
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
     }
 }
@@ -92,10 +93,14 @@ impl DeadlineIo<'_> {
 impl Read for DeadlineIo<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let left = self.left()?;
+            let timeout = self.time_left()?;
             let result = match self.socket {
-                Socket::Tcp(s) => s.set_read_timeout(left).and_then(|()| (&mut &*s).read(buffer)),
-                Socket::Unix(s) => s.set_read_timeout(left).and_then(|()| (&mut &*s).read(buffer)),
+                TcpOrUnix::Tcp(s) => {
+                    s.set_read_timeout(timeout).and_then(|()| (&mut &*s).read(buffer))
+                }
+                TcpOrUnix::Unix(s) => {
+                    s.set_read_timeout(timeout).and_then(|()| (&mut &*s).read(buffer))
+                }
             };
             if !result.as_ref().is_err_and(is_early) {
                 return result;
@@ -105,13 +110,15 @@ impl Read for DeadlineIo<'_> {
 }
 
 impl Write for DeadlineIo<'_> {
-    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let left = self.left()?;
+            let timeout = self.time_left()?;
             let result = match self.socket {
-                Socket::Tcp(s) => s.set_write_timeout(left).and_then(|()| (&mut &*s).write(octets)),
-                Socket::Unix(s) => {
-                    s.set_write_timeout(left).and_then(|()| (&mut &*s).write(octets))
+                TcpOrUnix::Tcp(s) => {
+                    s.set_write_timeout(timeout).and_then(|()| (&mut &*s).write(bytes))
+                }
+                TcpOrUnix::Unix(s) => {
+                    s.set_write_timeout(timeout).and_then(|()| (&mut &*s).write(bytes))
                 }
             };
             if !result.as_ref().is_err_and(is_early) {
@@ -125,7 +132,8 @@ impl Write for DeadlineIo<'_> {
     }
 }
 
-/// Whether the call is to be made again, if there is time left.
+/// True if the call must be repeated while there is time left. The socket's own time-out may come
+/// a little before the deadline.
 fn is_early(e: &io::Error) -> bool {
     use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
     matches!(e.kind(), Interrupted | TimedOut | WouldBlock)

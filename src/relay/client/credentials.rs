@@ -1,11 +1,12 @@
-//! The file that holds the passwords for relays: of mode 0600, or it is not read.
+//! The file of users and passwords for smarthosts. It is read only if its mode is 0600 or less.
 //!
 //! ```text
 //! # HOST             USER    PASSWORD (the rest of the line)
 //! smtp.example.org   jones   correct horse battery staple
 //! *                  backup  secret
 //! ```
-//! The first line for the host counts; `*` is for any. A line that begins with `#` is a comment.
+//! The first line for the host is used. `*` stands for any host. A line that begins with `#` is a
+//! comment.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,52 +17,59 @@ use nix::unistd::geteuid;
 
 use crate::smtp::sender::Credentials;
 
-/// Who we are to `host`; None: the file does not say.
+/// Returns the user and password for `host`, or None if the file has no line for it.
 ///
 /// # Errors
-/// The file cannot be read, others than its owner can read it, its owner is neither root nor who
-/// runs this, or a line has no sense. The text names the file and the cure, and no password.
+/// The file cannot be read, other users can read it, its owner is neither root nor the user that
+/// runs the program, or a line is invalid. The text names the file and the fix, and no password.
 pub fn load(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
-    let wrong = |why: &str| format!("{}: {why}", path.display());
+    let wrong = |error: &str| format!("{}: {error}", path.display());
     let text = read(path).map_err(|e| wrong(&e.to_string()))?;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let word = |text: &'_ str| {
-            let (word, rest) = text.split_once(char::is_whitespace)?;
-            Some((word.to_owned(), rest.trim_start().to_owned()))
-        };
-        let entry = word(line).and_then(|(host, rest)| Some((host, word(&rest)?)));
-        let Some((name, (user, password))) = entry.filter(|_| !line.contains('\0')) else {
+        let Some((name, credentials)) = parse_line(line) else {
             return Err(wrong(&format!("line {}: expected HOST USER PASSWORD", number + 1)));
         };
         if name == "*" || name.eq_ignore_ascii_case(host) {
-            return Ok(Some(Credentials { user, password }));
+            return Ok(Some(credentials));
         }
     }
     Ok(None)
 }
 
+/// Parses `HOST USER PASSWORD`. Only the password may hold blanks.
+fn parse_line(line: &str) -> Option<(&str, Credentials)> {
+    // NUL separates the fields of AUTH PLAIN (RFC 4616).
+    if line.contains('\0') {
+        return None;
+    }
+    let (host, rest) = line.split_once(char::is_whitespace)?;
+    let (user, password) = rest.trim_start().split_once(char::is_whitespace)?;
+    let (user, password) = (user.to_owned(), password.trim_start().to_owned());
+    Some((host, Credentials { user, password }))
+}
+
 fn read(path: &Path) -> io::Result<String> {
     let file = File::open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(io::Error::other("it is no file"));
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("not a regular file"));
     }
-    if about.mode() & 0o077 != 0 {
-        return Err(io::Error::other("others can read or write it; chmod 600 it"));
+    if meta.mode() & 0o077 != 0 {
+        return Err(io::Error::other("readable or writable by other users; chmod 600 it"));
     }
-    if about.uid() != 0 && about.uid() != geteuid().as_raw() {
-        return Err(io::Error::other("it belongs to another user; chown it to root"));
+    if meta.uid() != 0 && meta.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("owned by another user; chown it to root"));
     }
     let mut text = String::new();
     file.take(FILE_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 
-/// Room for thousands of hosts, in octets.
+/// Maximum number of bytes read, enough for thousands of hosts.
 const FILE_MAX: u64 = 1 << 20;
 
 #[cfg(test)]
@@ -94,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_of_our_own() {
+    fn file_must_be_private() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("passwords");
         fs::write(&path, "* al x\n").unwrap();
@@ -108,7 +116,7 @@ mod tests {
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();
             assert!(load(&path, "h").unwrap_err().contains("another user"));
         }
-        assert!(load(directory.path(), "h").unwrap_err().ends_with("it is no file"));
+        assert!(load(directory.path(), "h").unwrap_err().ends_with("not a regular file"));
         assert!(load(&directory.path().join("none"), "h").is_err());
     }
 }

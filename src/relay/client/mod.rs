@@ -1,27 +1,27 @@
-//! The I/O of a [`Sender`]: connections to another server, over which messages are sent.
+//! The SMTP client: connections to another server, over which messages are sent. It does the I/O
+//! for a [`Sender`].
 //!
 //! ```text
-//! Target --connect()--> Connection --send()--> one Outcome for each recipient
-//!  mx.example.org:25                --send()--> ...
-//!  tls:mx.example.org:465           --quit()
+//! ServerAddress --connect()--> Connection --send()--> a RecipientOutcome for each recipient
+//!  mx.example.org:25                      --send()--> ...
+//!  tls:mx.example.org:465                 --quit()
 //!  unix:/run/mailslot/smtp
 //! ```
 //! Promises:
-//! - No call blocks for ever: every stage has the time of RFC 5321 4.5.3.2, see [`Timeouts`]. A
-//!   reply must be whole in its time, however slowly it comes.
-//! - A name is looked up for each connection, and each of its addresses is tried in turn. What goes
-//!   wrong before a message is sent is never the message's fault: it is for later.
-//! - [`Connection::send`] takes as many transactions as the server's limits ask for, and a new
-//!   connection where the server has closed one that was idle.
-//! - Memory does not grow with the message: it is read, and sent, in pieces of [`PIECE`].
+//! - **No call blocks for ever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
+//!   within which a reply must be complete.
+//! - **All addresses of a name are tried**, after a lookup for each connection. An error before a
+//!   message is sent defers the message, because the message did not cause it.
+//! - **Limits of the server are kept.** [`Connection::send`] makes as many transactions as they
+//!   require, and a new connection if the server has closed an idle one.
+//! - **Memory does not grow with the message.** It is read and sent in blocks of [`BLOCK_SIZE`].
 //!
-//! It keeps no queue and knows no MX records: it is told to whom to connect.
+//! The client keeps no queue and does not look up MX records.
 
 mod client_socket;
 pub mod credentials;
-mod target;
+mod server_address;
 
-use std::fmt;
 use std::io::{self, Read};
 use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
@@ -35,47 +35,58 @@ use crate::smtp::sender::{
     Stage, StartTlsPolicy,
 };
 use client_socket::ClientSocket;
-pub use target::ServerAddress;
+pub use server_address::ServerAddress;
 
-/// How to connect.
+/// Configuration of a connection. The default uses clear text and no AUTH.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// What we call ourselves.
+    /// The argument of EHLO.
     pub hostname: String,
-    /// TLS; None: all is in clear text.
+    /// None for clear text.
     pub tls: Option<ClientTls>,
-    /// Who we say we are; never in clear text over TCP.
-    pub login: Option<Credentials>,
-    /// How long to wait.
+    /// User and password for AUTH, never sent in clear text over TCP.
+    pub credentials: Option<Credentials>,
+    /// Time-outs of the stages.
     pub timeouts: Timeouts,
 }
 
-/// Of TLS.
+impl Default for ClientConfig {
+    fn default() -> ClientConfig {
+        ClientConfig {
+            hostname: "localhost".to_owned(),
+            tls: None,
+            credentials: None,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Configuration of TLS.
 #[derive(Clone, Debug)]
 pub struct ClientTls {
-    /// Whose certificates are believed.
+    /// The certificates to accept.
     pub trust: Trust,
-    /// Whether nothing is sent without, but over a Unix socket; or else TLS is used where it can be
-    /// had.
+    /// True if mail is sent inside TLS only, except over a Unix socket. Otherwise TLS is used if
+    /// the server offers it.
     pub required: bool,
 }
 
-/// How long to wait (RFC 5321 4.5.3.2).
+/// Maximum times for the stages of a connection (RFC 5321 4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For a TCP connection, each address of a name.
+    /// Time for a TCP connection to one address.
     pub connect: Duration,
-    /// For the greeting.
+    /// Time for the greeting.
     pub greeting: Duration,
-    /// For the reply to MAIL, RCPT and other commands, and for a handshake.
+    /// Time for the reply to MAIL, RCPT and other commands, and for a handshake.
     pub command: Duration,
-    /// For the reply to DATA.
+    /// Time for the reply to DATA.
     pub data: Duration,
-    /// For the server to take a piece of mail data, or a group of commands.
+    /// Time for the server to accept a block of mail data, or a group of commands.
     pub block: Duration,
-    /// For the reply to the end of mail data.
+    /// Time for the reply to the end of mail data.
     pub dot: Duration,
-    /// For the reply to QUIT, of which nothing depends.
+    /// Time for the reply to QUIT. No outcome depends on it.
     pub quit: Duration,
 }
 
@@ -94,97 +105,109 @@ impl Default for Timeouts {
     }
 }
 
-/// One message, as [`Connection::send`] takes it.
+/// A message to be sent.
 pub struct OutgoingMessage<'a, D> {
-    /// From whom, to whom, and what was declared.
+    /// Sender, recipients and parameters.
     pub envelope: &'a Envelope<D>,
-    /// How long it is on the wire, each line end counted as two; as far as known (RFC 1870).
-    pub octets: u64,
-    /// Opens the content at its beginning: lines with LF, header first. It is opened for each
-    /// transaction.
+    /// Size in octets on the wire, where a line end is two (RFC 1870). An estimate will do.
+    pub size: u64,
+    /// Opens the content: lines with LF, header first. Called for each transaction.
     pub content: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
 }
 
-/// A connection whose session is open.
+/// A connection with an open session.
 #[derive(Debug)]
 pub struct Connection {
-    target: ServerAddress,
+    address: ServerAddress,
     settings: ClientConfig,
     sender: Sender,
-    wire: ClientSocket,
+    socket: ClientSocket,
     tls: Option<TlsInfo>,
-    /// Whether a transaction went over it.
+    /// True if a transaction has been made.
     is_used: bool,
 }
 
-/// Connects to `target`, and introduces itself.
+/// A failure to open a session.
+struct OpenError {
+    reason: OutcomeReason,
+    /// True if the session may be opened without TLS.
+    retry_without_tls: bool,
+}
+
+/// Connects to `address`, and opens a session up to AUTH.
 ///
 /// # Errors
-/// Why that cannot be now. Nothing is wrong with any message.
+/// The reason, which is temporary and concerns no message.
 pub fn connect(
-    target: &ServerAddress,
+    address: &ServerAddress,
     settings: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
-    let (host, port) = match target {
+    let (host, port) = match address {
         ServerAddress::Unix(path) => {
-            return attempt(target, settings, &|| ClientSocket::unix(path));
+            return open_with_fallback(address, settings, &|| ClientSocket::unix(path));
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let addresses = (host, port).to_socket_addrs().map_err(|e| {
+    let found = (host, port).to_socket_addrs().map_err(|e| {
         OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
     })?;
-    let mut why = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
-    for address in addresses {
-        match attempt(target, settings, &|| ClientSocket::tcp(address, settings.timeouts.connect)) {
+    let mut last = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
+    for ip in found {
+        let connect = || ClientSocket::tcp(ip, settings.timeouts.connect);
+        match open_with_fallback(address, settings, &connect) {
             Ok(connection) => return Ok(connection),
-            Err(reason) => why = reason,
+            Err(reason) => last = reason,
         }
     }
-    Err(why)
+    Err(last)
 }
 
-/// Opens a session over what `dial` gives. A server whose TLS does not work is tried again in clear
-/// text, where that is enough.
-fn attempt(
-    target: &ServerAddress,
+/// Opens a session over the socket that `connect` returns. If TLS does not work and is not
+/// required, opens another one in clear text.
+fn open_with_fallback(
+    address: &ServerAddress,
     settings: &ClientConfig,
-    dial: &dyn Fn() -> io::Result<ClientSocket>,
+    connect: &dyn Fn() -> io::Result<ClientSocket>,
 ) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
-        let wire = dial().map_err(|e| (failed(target, &e), false))?;
-        Connection::open(target, settings, wire, with_tls)
+        let socket = connect().map_err(|e| OpenError {
+            reason: OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}")),
+            retry_without_tls: false,
+        })?;
+        Connection::open(address, settings, socket, with_tls)
     };
     let opened = match open(true) {
-        Err((_, true)) => open(false),
+        Err(OpenError { retry_without_tls: true, .. }) => open(false),
         opened => opened,
     };
-    opened.map_err(|(reason, _)| reason)
+    opened.map_err(|error| error.reason)
 }
 
-/// Introduces itself over `socket`, which leads to a server on this host.
+/// Opens a session over `socket`, which is connected to a server on this host.
 ///
 /// # Errors
-/// As for [`connect`].
-pub fn over(socket: UnixStream, settings: &ClientConfig) -> Result<Connection, OutcomeReason> {
-    let nowhere = ServerAddress::Unix(PathBuf::new());
-    let opened = Connection::open(&nowhere, settings, ClientSocket::connected(socket), true);
-    opened.map_err(|(reason, _)| reason)
+/// The reason, which is temporary and concerns no message.
+pub fn connect_over(
+    socket: UnixStream,
+    settings: &ClientConfig,
+) -> Result<Connection, OutcomeReason> {
+    let unnamed = ServerAddress::Unix(PathBuf::new());
+    let opened = Connection::open(&unnamed, settings, ClientSocket::connected(socket), true);
+    opened.map_err(|error| error.reason)
 }
 
 impl Connection {
-    /// Opens the session on `wire`. An error says whether it may go better without TLS.
     fn open(
-        target: &ServerAddress,
+        address: &ServerAddress,
         settings: &ClientConfig,
-        wire: ClientSocket,
+        socket: ClientSocket,
         with_tls: bool,
-    ) -> Result<Connection, (OutcomeReason, bool)> {
-        let implicit = matches!(target, ServerAddress::Tcp { tls: true, .. });
-        let is_unix = matches!(target, ServerAddress::Unix(_));
+    ) -> Result<Connection, OpenError> {
+        let implicit = matches!(address, ServerAddress::Tcp { tls: true, .. });
+        let is_unix = matches!(address, ServerAddress::Unix(_));
         let start_tls = match &settings.tls {
             _ if implicit => StartTlsPolicy::Off,
-            // A Unix socket is no worse.
+            // A Unix socket needs no TLS, because no other host can read it.
             Some(tls) if tls.required && !is_unix => StartTlsPolicy::Required,
             Some(_) if with_tls => StartTlsPolicy::Offered,
             _ => StartTlsPolicy::Off,
@@ -193,25 +216,28 @@ impl Connection {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
             start_tls,
-            credentials: settings.login.clone(),
+            credentials: settings.credentials.clone(),
         });
-        let (target, settings) = (target.clone(), settings.clone());
-        let mut connection =
-            Connection { target, settings, sender, wire, tls: None, is_used: false };
-        if implicit {
-            let begun = connection.handshake();
-            begun.map_err(|e| {
-                (OutcomeReason::local(NO_TLS, &format!("TLS cannot begin: {e}")), false)
-            })?;
+        let mut connection = Connection {
+            address: address.clone(),
+            settings: settings.clone(),
+            sender,
+            socket,
+            tls: None,
+            is_used: false,
+        };
+        if implicit && let Err(e) = connection.handshake() {
+            let reason = OutcomeReason::local(TLS_FAILED, &format!("TLS handshake failed: {e}"));
+            return Err(OpenError { reason, retry_without_tls: false });
         }
-        let mut handshake_failed = false;
+        let mut retry_without_tls = false;
         loop {
-            match connection.converse() {
+            match connection.exchange() {
                 SenderStep::StartTls => match connection.handshake() {
                     Ok(()) => connection.sender.begin_tls(),
                     Err(e) => {
-                        connection.sender.fail(&format!("{e} came"), NO_TLS);
-                        handshake_failed = start_tls == StartTlsPolicy::Offered;
+                        connection.sender.fail(&format!("{e} came"), TLS_FAILED);
+                        retry_without_tls = start_tls == StartTlsPolicy::Offered;
                     }
                 },
                 SenderStep::Ready => return Ok(connection),
@@ -219,121 +245,133 @@ impl Connection {
             }
         }
         let reason = connection.sender.failure().cloned();
-        Err((reason.unwrap_or_else(closed), handshake_failed))
+        let reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        Err(OpenError { reason, retry_without_tls })
     }
 
-    /// Sends one message; of each recipient of its envelope, in their order, what became of it.
+    /// Sends one message. Returns an outcome for each recipient of its envelope, in their order.
     ///
-    /// Afterwards the connection may be of no use any more ([`is_open`](Connection::is_open)); the
-    /// next message then makes a new one.
-    pub fn send<D>(&mut self, mail: &OutgoingMessage<'_, D>) -> Vec<RecipientOutcome> {
-        let mut outcomes = vec![None; mail.envelope.to.len()];
+    /// The connection may be closed afterwards ([`is_open`](Connection::is_open)). The next message
+    /// then makes a new one.
+    pub fn send<D>(&mut self, message: &OutgoingMessage<'_, D>) -> Vec<RecipientOutcome> {
+        let mut outcomes = vec![None; message.envelope.to.len()];
         while outcomes.iter().any(Option::is_none) {
             if (!self.is_open() || self.sender.has_reached_limit())
                 && let Err(reason) = self.reconnect()
             {
-                return fill(outcomes, &reason);
+                return defer_rest(outcomes, &reason);
             }
             let replies = self.sender.reply_count();
-            let now = self.transact(mail, outcomes.clone());
-            if self.is_used && self.was_closed_since(replies) {
+            let new_outcomes = self.transact(message, outcomes.clone());
+            if self.is_used && self.was_closed_while_idle(replies) {
                 continue;
             }
-            outcomes = now;
+            outcomes = new_outcomes;
             self.is_used = true;
         }
         outcomes.into_iter().flatten().collect()
     }
 
-    /// Whether another message can be sent over it, as far as is known without asking.
+    /// True if another message can be sent, as far as is known without a command.
     pub fn is_open(&self) -> bool {
         self.sender.step() == SenderStep::Ready
     }
 
-    /// To whom it leads.
-    pub fn target(&self) -> &ServerAddress {
-        &self.target
+    /// Returns the address of the server.
+    pub fn address(&self) -> &ServerAddress {
+        &self.address
     }
 
-    /// What TLS came to, if there is any.
+    /// Returns the parameters of TLS, or None in clear text.
     pub fn tls(&self) -> Option<&TlsInfo> {
         self.tls.as_ref()
     }
 
-    /// Whether delivery reports are left to the server (RFC 3461): it was told what was asked for.
-    pub fn takes_dsn(&self) -> bool {
+    /// True if the server supports DSN, so that it makes the reports that were asked for (RFC
+    /// 3461).
+    pub fn supports_dsn(&self) -> bool {
         self.sender.extensions().dsn
     }
 
-    /// Says QUIT, waits for the answer a moment, and closes.
+    /// Sends QUIT, waits for the reply, and closes the connection.
     pub fn quit(mut self) {
         self.sender.quit();
-        self.converse();
-        self.wire.end(Instant::now() + self.settings.timeouts.quit);
+        self.exchange();
+        self.socket.end(Instant::now() + self.settings.timeouts.quit);
     }
 
     fn reconnect(&mut self) -> Result<(), OutcomeReason> {
-        let new = connect(&self.target, &self.settings)?;
+        let new = connect(&self.address, &self.settings)?;
         std::mem::replace(self, new).quit();
         Ok(())
     }
 
-    /// Whether the server had closed the connection, idle as it was, before it heard of a
-    /// transaction; then there were so many `replies`.
-    fn was_closed_since(&self, replies: u64) -> bool {
+    /// True if the server closed the idle connection before it saw the transaction, which began
+    /// after so many `replies`. The transaction can then be repeated.
+    fn was_closed_while_idle(&self, replies: u64) -> bool {
         match self.sender.failure() {
+            // The 421 may be in answer to MAIL (RFC 5321 3.8).
             Some(OutcomeReason { code: Some(421), .. }) => self.sender.reply_count() <= replies + 1,
             Some(_) => self.sender.reply_count() == replies,
             None => false,
         }
     }
 
-    /// One transaction, for those that have no outcome yet.
+    /// Makes one transaction for the recipients that have no outcome yet. Returns all outcomes.
     fn transact<D>(
         &mut self,
-        mail: &OutgoingMessage<'_, D>,
+        message: &OutgoingMessage<'_, D>,
         outcomes: Vec<Option<RecipientOutcome>>,
     ) -> Vec<Option<RecipientOutcome>> {
-        let mut head = Vec::new();
-        let opened = (mail.content)().and_then(|mut content| {
+        // A message that fits a chunk is sent without waiting for DATA. To find out, read as much
+        // as a chunk can hold, and one byte.
+        let mut start = Vec::new();
+        let opened = (message.content)().and_then(|mut content| {
             if self.sender.accepts_chunk(0) {
-                content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut head)?;
+                content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut start)?;
             }
             Ok(content)
         });
         let rest = match opened {
             Ok(rest) => rest,
-            Err(e) => return fill(outcomes, &unreadable(&e)).into_iter().map(Some).collect(),
+            Err(e) => {
+                let reason = OutcomeReason::local(LOCAL_ERROR, &content_error(&e));
+                return defer_rest(outcomes, &reason).into_iter().map(Some).collect();
+            }
         };
         let mut chunk = None;
-        if self.sender.accepts_chunk(head.len()) {
+        if self.sender.accepts_chunk(start.len()) {
             let mut encoder = Encoder::for_chunks();
             let mut encoded = Vec::new();
-            encoder.encode(&head, &mut encoded);
+            encoder.encode(&start, &mut encoded);
             encoder.finish(&mut encoded);
-            chunk = Some(encoded).filter(|encoded| self.sender.accepts_chunk(encoded.len()));
+            // With CR LF it may be too large after all.
+            if self.sender.accepts_chunk(encoded.len()) {
+                chunk = Some(encoded);
+            }
         }
-        let octets = chunk.as_ref().map_or(mail.octets, |chunk| chunk.len() as u64);
-        self.sender.begin_transaction(mail.envelope, outcomes, octets, chunk);
-        if self.converse() == SenderStep::Data {
-            self.data(&mut head.chain(rest));
-            self.converse();
+        let size = chunk.as_ref().map_or(message.size, |chunk| chunk.len() as u64);
+        self.sender.begin_transaction(message.envelope, outcomes, size, chunk);
+        if self.exchange() == SenderStep::Data {
+            self.send_data(&mut start.chain(rest));
+            self.exchange();
         }
         self.sender.take_outcomes()
     }
 
-    /// Sends mail data by DATA.
-    fn data(&mut self, content: &mut dyn Read) {
+    /// Sends mail data after DATA.
+    fn send_data(&mut self, content: &mut dyn Read) {
         let mut encoder = Encoder::for_data();
-        let mut piece = vec![0; PIECE];
-        let mut encoded = Vec::with_capacity(PIECE + PIECE / 8);
+        let mut block = vec![0; BLOCK_SIZE];
+        let mut encoded = Vec::with_capacity(BLOCK_SIZE + BLOCK_SIZE / 8);
         loop {
-            match content.read(&mut piece) {
+            match content.read(&mut block) {
                 Ok(0) => break,
-                Ok(n) => encoder.encode(piece.get(..n).unwrap_or_default(), &mut encoded),
+                Ok(n) => encoder.encode(block.get(..n).unwrap_or_default(), &mut encoded),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                // Without its last dot it is no message.
-                Err(e) => return self.sender.fail(&unreadable(&e).text, LOCAL),
+                // The connection is closed without the final dot, so that the server does not take
+                // a part for the message.
+                Err(e) => return self.sender.fail(&content_error(&e), LOCAL_ERROR),
             }
             if !self.write(&encoded) {
                 return;
@@ -346,9 +384,9 @@ impl Connection {
         }
     }
 
-    /// Talks until there is something else to do.
-    fn converse(&mut self) -> SenderStep {
-        let mut until = Instant::now();
+    /// Sends commands and reads replies until the sender has another step.
+    fn exchange(&mut self) -> SenderStep {
+        let mut deadline = Instant::now();
         let mut buffer = vec![0; INPUT_SIZE];
         let mut replies = None;
         loop {
@@ -357,30 +395,30 @@ impl Connection {
             if !output.is_empty() && !self.write(&output) {
                 continue;
             }
+            // Each reply has a time of its own. Input that completes none does not extend it.
             if !output.is_empty() || replies != Some(self.sender.reply_count()) {
                 replies = Some(self.sender.reply_count());
-                until = Instant::now() + self.time_for(stage);
+                deadline = Instant::now() + self.timeout_for(stage);
             }
-            match self.wire.read(&mut buffer, until) {
+            match self.socket.read(&mut buffer, deadline) {
                 Ok(0) => self.sender.fail(CLOSED, BAD_CONNECTION),
                 Ok(n) => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                Err(e) => self.sender.fail(&what_came(&e), BAD_CONNECTION),
+                Err(e) => self.sender.fail(&socket_error(&e), BAD_CONNECTION),
             }
         }
     }
 
-    /// Sends `octets`; whether it could. A server that closes has perhaps said why.
-    fn write(&mut self, octets: &[u8]) -> bool {
-        let Err(e) = self.wire.write_all(octets, Instant::now() + self.settings.timeouts.block)
-        else {
-            return true;
-        };
-        let until = Instant::now() + LAST_WORDS;
+    /// Writes `bytes`. Returns false after an error, with the connection closed.
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        let deadline = Instant::now() + self.settings.timeouts.block;
+        let Err(e) = self.socket.write_all(bytes, deadline) else { return true };
+        // The server may have sent a reply that says why, before it closed the connection.
+        let deadline = Instant::now() + FINAL_REPLY_TIMEOUT;
         let mut buffer = vec![0; INPUT_SIZE];
         while self.sender.step() != SenderStep::Close {
-            match self.wire.read(&mut buffer, until) {
+            match self.socket.read(&mut buffer, deadline) {
                 Ok(n) if n > 0 => self.sender.feed(buffer.get(..n).unwrap_or_default()),
-                _ => self.sender.fail(&what_came(&e), BAD_CONNECTION),
+                _ => self.sender.fail(&socket_error(&e), BAD_CONNECTION),
             }
         }
         false
@@ -390,16 +428,16 @@ impl Connection {
         let Some(tls) = &self.settings.tls else {
             return Err(io::Error::other("no TLS is configured"));
         };
-        let host = match &self.target {
+        let host = match &self.address {
             ServerAddress::Tcp { host, .. } => host,
             ServerAddress::Unix(_) => "localhost",
         };
-        let until = Instant::now() + self.settings.timeouts.command;
-        self.tls = Some(self.wire.start_tls(&tls.trust, host, until)?);
+        let deadline = Instant::now() + self.settings.timeouts.command;
+        self.tls = Some(self.socket.start_tls(&tls.trust, host, deadline)?);
         Ok(())
     }
 
-    fn time_for(&self, stage: Stage) -> Duration {
+    fn timeout_for(&self, stage: Stage) -> Duration {
         let timeouts = &self.settings.timeouts;
         match stage {
             Stage::Greeting => timeouts.greeting,
@@ -411,39 +449,35 @@ impl Connection {
     }
 }
 
-/// `reason` for all that have no outcome yet.
-fn fill(outcomes: Vec<Option<RecipientOutcome>>, reason: &OutcomeReason) -> Vec<RecipientOutcome> {
-    let later = || RecipientOutcome::Deferred(reason.clone());
-    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(later)).collect()
+/// Defers the recipients that have no outcome yet.
+fn defer_rest(
+    outcomes: Vec<Option<RecipientOutcome>>,
+    reason: &OutcomeReason,
+) -> Vec<RecipientOutcome> {
+    let deferred = || RecipientOutcome::Deferred(reason.clone());
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(deferred)).collect()
 }
 
-fn failed(place: &dyn fmt::Display, e: &io::Error) -> OutcomeReason {
-    OutcomeReason::local((4, 4, 1), &format!("cannot connect to {place}: {e}"))
+fn content_error(e: &io::Error) -> String {
+    format!("the message cannot be read: {e}")
 }
 
-fn unreadable(e: &io::Error) -> OutcomeReason {
-    OutcomeReason::local(LOCAL, &format!("the message cannot be read: {e}"))
-}
-
-fn closed() -> OutcomeReason {
-    OutcomeReason::local(BAD_CONNECTION, CLOSED)
-}
-
-fn what_came(e: &io::Error) -> String {
+/// Returns the text of `e`, to be completed by [`Sender::fail`].
+fn socket_error(e: &io::Error) -> String {
     match e.kind() {
         io::ErrorKind::TimedOut => "a timeout".to_owned(),
         _ => e.to_string(),
     }
 }
 
-/// How much is read and sent at once, in octets.
-pub const PIECE: usize = 32 * 1024;
-/// Room for the replies to a group of commands, in octets.
+/// Number of bytes of content that are read and sent at once.
+pub const BLOCK_SIZE: usize = 32 * 1024;
+/// Size of the input buffer in bytes, enough for the replies to a group of commands.
 const INPUT_SIZE: usize = 4096;
-/// How long a server that takes nothing more is listened to.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Time for a last reply from a server that accepts no more output.
+const FINAL_REPLY_TIMEOUT: Duration = Duration::from_secs(1);
 const CLOSED: &str = "the end of the connection";
-/// RFC 3463: bad connection, cryptographic failure, other mail system status.
+// RFC 3463: bad connection, cryptographic failure, other mail system status.
 const BAD_CONNECTION: (u8, u16, u16) = (4, 4, 2);
-const NO_TLS: (u8, u16, u16) = (4, 7, 5);
-const LOCAL: (u8, u16, u16) = (4, 3, 0);
+const TLS_FAILED: (u8, u16, u16) = (4, 7, 5);
+const LOCAL_ERROR: (u8, u16, u16) = (4, 3, 0);

@@ -1,34 +1,34 @@
-//! One entry of the queue: a message for recipients on other hosts, a file `queue/ID` in the spool.
+//! An entry of the queue: a message for recipients on other hosts, in a file `queue/ID` in the
+//! spool.
 //!
 //! ```text
 //! From smith@example.org Tue Jul  1 08:52:37 2025
 //! Return-Path: <smith@example.org>
 //! Mailslot-Queue: c10:1751359957,z311:f17:smith@example.org,t17:jones@example.net,n1:F,
-//! Received: ...                  the content, as it stands in a mailbox
+//! Received: ...                  the content, in the form of a mailbox
 //!                                an empty line
 //! ```
-//! The writer appends it as it appends to a mailbox, under the same journal: an entry is there
-//! whole before its `250`, and in all destinations of its message or in none. It never changes
-//! afterwards. What was done with it stands beside it, in `ID.state`; and it is removed when every
-//! recipient is crossed off.
+//! The writer appends an entry as it appends to a mailbox, by way of the journal. So the entry is
+//! complete before the `250`, and a message is in all of its destinations or in none. The file
+//! never changes afterwards. Its progress is kept beside it, in `ID.state`. The entry is removed
+//! once all recipients are finished.
 //!
-//! The third line is all that is believed of the envelope. It is a row of netstrings with a letter
-//! in front, `LETTER LENGTH ":" OCTETS ","`, so that no octet of an address can end a field or
-//! begin another:
+//! The envelope is in the third line alone. It is a sequence of netstrings, each after a letter:
+//! `LETTER LENGTH ":" BYTES ","`. No byte of an address can therefore end a field or begin another.
 //!
-//! | letter | of the message | letter | of the recipient before it |
+//! | letter | field of the message | letter | field of a recipient |
 //! | --- | --- | --- | --- |
-//! | `c` | when it came, in seconds since 1970 | `t` | the address: begins a recipient |
-//! | `z` | octets of content | `n` | NOTIFY: `S`, `F` and `D`, or nothing for NEVER |
+//! | `c` | time of arrival, in seconds since 1970 | `t` | the address, which begins a recipient |
+//! | `z` | number of bytes of content | `n` | NOTIFY: `S`, `F` and `D`, empty for NEVER |
 //! | `f` | reverse-path, empty for the null one | `o` | ORCPT: type, semicolon, address |
-//! | `b` | `8`: BODY=8BITMIME | | |
-//! | `u` | `1`: SMTPUTF8 | | |
+//! | `b` | `8` for BODY=8BITMIME | | |
+//! | `u` | `1` for SMTPUTF8 | | |
 //! | `r` | RET: `F` or `H` | | |
 //! | `e` | ENVID | | |
-//! | `d` | the address here that led elsewhere | | |
+//! | `d` | the local address that led to the recipients | | |
 //!
-//! What an alias or a forward file sent on says so when it leaves, in a Delivered-To line: should
-//! it come back for the same address, it goes round in a loop.
+//! Mail that an alias or a forward file relays leaves with that local address in a Delivered-To
+//! field, so that a mail loop can be recognized when it comes back.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -38,37 +38,38 @@ use crate::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use crate::smtp::envelope::BodyType;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
-/// What an entry says above its content.
+/// The fields of an entry, without its content.
 #[derive(Clone, Debug)]
 pub struct QueueEntry {
-    /// When the message came, in seconds since 1970.
-    pub came: i64,
-    /// Octets of content.
-    pub octets: u64,
-    /// The envelope; its recipients are all on other hosts.
+    /// Time of arrival, in seconds since 1970.
+    pub arrived_at: i64,
+    /// Size of the content in bytes.
+    pub size: u64,
+    /// The envelope. All of its recipients are on other hosts.
     pub envelope: Envelope<()>,
-    /// The address of this host that led there, if it was not the sender who named them.
+    /// The local address whose alias or forward file led to the recipients. None if the client
+    /// named them.
     pub via: Option<String>,
-    /// Where the content begins in the file.
+    /// Position of the content in the file.
     content_at: u64,
 }
 
-/// What its Mailslot-Queue line says. None if a field holds a control character, which no parsed
-/// address does.
+/// Returns the value of the Mailslot-Queue field, or None if it would hold a control character,
+/// which no parsed address does.
 pub fn encode<D>(
     envelope: &Envelope<D>,
     to: &[Recipient<Mailbox>],
     via: Option<&str>,
-    came: i64,
-    octets: u64,
+    arrived_at: i64,
+    size: u64,
 ) -> Option<String> {
     let mut line = String::new();
     let mut put = |letter: char, value: &str| {
         line.push(letter);
         line.push_str(&format!("{}:{value},", value.len()));
     };
-    put('c', &came.to_string());
-    put('z', &octets.to_string());
+    put('c', &arrived_at.to_string());
+    put('z', &size.to_string());
     match &envelope.from {
         ReversePath::Null => put('f', ""),
         ReversePath::Mailbox(mailbox) => put('f', &mailbox.to_string()),
@@ -101,21 +102,21 @@ pub fn encode<D>(
             put('o', &format!("{kind};{address}"));
         }
     }
-    Some(line).filter(|line| !line.chars().any(char::is_control))
+    if line.chars().any(char::is_control) { None } else { Some(line) }
 }
 
-/// Of [`encode`]: the entry, its content beginning at `content_at`. None if it is not what `encode`
-/// writes.
+/// Decodes a line of [`encode`], for an entry whose content begins at `content_at`. Returns None
+/// for any other line.
 fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
-    let (mut came, mut octets, mut from, mut via) = (None, None, None, None);
+    let (mut arrived_at, mut size, mut from, mut via) = (None, None, None, None);
     let mut envelope = Envelope::blank();
     while !line.is_empty() {
-        let (letter, value, rest) = field(line)?;
+        let (letter, value, rest) = split_field(line)?;
         line = rest;
         let last = envelope.to.last_mut();
         match (letter, last) {
-            ('c', None) => came = Some(value.parse().ok()?),
-            ('z', None) => octets = Some(value.parse().ok()?),
+            ('c', None) => arrived_at = Some(value.parse().ok()?),
+            ('z', None) => size = Some(value.parse().ok()?),
             ('f', None) if value.is_empty() => from = Some(ReversePath::Null),
             ('f', None) => from = Some(ReversePath::Mailbox(Mailbox::parse(value).ok()?)),
             ('b', None) if value == "8" => envelope.body = BodyType::EightBitMime,
@@ -143,123 +144,132 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
         }
     }
     envelope.from = from?;
-    (!envelope.to.is_empty()).then_some(())?;
-    Some(QueueEntry { came: came?, octets: octets?, envelope, via, content_at })
+    if envelope.to.is_empty() {
+        return None;
+    }
+    Some(QueueEntry { arrived_at: arrived_at?, size: size?, envelope, via, content_at })
 }
 
-/// The first field of a line: its letter, its value, and what stands behind.
-fn field(line: &str) -> Option<(char, &str, &str)> {
+/// Splits the first field off `line`. Returns its letter, its value, and the rest of the line.
+fn split_field(line: &str) -> Option<(char, &str, &str)> {
     let letter = line.chars().next()?;
     let (length, rest) = line.get(letter.len_utf8()..)?.split_once(':')?;
-    let plain = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
-    let length: usize = length.parse().ok().filter(|_| plain)?;
+    // `parse` alone would accept a sign.
+    if !length.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let length: usize = length.parse().ok()?;
     let (value, rest) = (rest.get(..length)?, rest.get(length..)?);
     Some((letter, value, rest.strip_prefix(',')?))
 }
 
 impl QueueEntry {
-    /// Reads what stands above the content. None: this is no whole entry; one that is being
-    /// written, or one that a crash has cut short and recovery has not mended yet.
+    /// Reads the lines above the content. Returns None if the entry is not complete: it is still
+    /// being written, or was cut short by a crash and is not recovered yet.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn read(file: &File) -> io::Result<Option<QueueEntry>> {
-        let mut input = BufReader::new(file).take(HEAD_MAX);
+        let mut input = BufReader::new(file).take(PROLOGUE_MAX);
         input.get_mut().seek(SeekFrom::Start(0))?;
-        let mut head = Vec::new();
+        let mut prologue = Vec::new();
         for _ in 0..3 {
-            input.read_until(b'\n', &mut head)?;
+            input.read_until(b'\n', &mut prologue)?;
         }
-        let content_at = head.len() as u64;
-        let found = std::str::from_utf8(&head).ok().and_then(|head| {
-            let mut lines = head.split_inclusive('\n');
+        let content_at = prologue.len() as u64;
+        let decoded = std::str::from_utf8(&prologue).ok().and_then(|prologue| {
+            let mut lines = prologue.split_inclusive('\n');
             lines.next()?.strip_prefix("From ")?;
             lines.next()?.strip_prefix("Return-Path: ")?;
             let line = lines.next()?.strip_prefix(QUEUE_FIELD)?.strip_prefix(": ")?;
             decode(line.strip_suffix('\n')?, content_at)
         });
-        let Some(entry) = found else { return Ok(None) };
-        let whole = file.metadata()?.len() == content_at + entry.octets + 1;
-        Ok(Some(entry).filter(|_| whole))
+        let Some(entry) = decoded else { return Ok(None) };
+        // The content and the blank line after it. Saturating, because the size is only a claim of
+        // the file.
+        let end = content_at.saturating_add(entry.size).saturating_add(1);
+        let is_complete = file.metadata()?.len() == end;
+        Ok(if is_complete { Some(entry) } else { None })
     }
 
-    /// The message as it came, with what we wrote above it: lines with LF, the header first.
+    /// Returns a reader of the message as it leaves, with our trace fields above it: lines with LF,
+    /// the header first, without the quoting of a mailbox.
     ///
     /// # Errors
     /// The file cannot be read.
     pub fn content<'a>(&self, file: &'a File) -> io::Result<impl Read + use<'a>> {
         let mut file = file;
         file.seek(SeekFrom::Start(self.content_at))?;
-        let input = BufReader::new(file.take(self.octets));
-        let above = self.via.iter().map(|via| format!("Delivered-To: {via}\n")).collect::<String>();
-        let unquoted = Unquoted { input, line_begins: true, quotes: 0, ahead: &[] };
-        Ok(io::Cursor::new(above).chain(unquoted))
+        let input = BufReader::new(file.take(self.size));
+        let field = self.via.iter().map(|via| format!("Delivered-To: {via}\n")).collect::<String>();
+        let content = UnquotingReader { input, at_line_start: true, quotes: 0, lookahead: &[] };
+        Ok(io::Cursor::new(field).chain(content))
     }
 
-    /// The first octets of the content as they are in the file, at most `most`.
+    /// Returns the first bytes of the content as they are in the file, at most `max`.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn begin(&self, mut file: &File, most: u64) -> io::Result<Vec<u8>> {
+    pub fn read_start(&self, mut file: &File, max: u64) -> io::Result<Vec<u8>> {
         file.seek(SeekFrom::Start(self.content_at))?;
-        let mut octets = Vec::new();
-        file.take(self.octets.min(most)).read_to_end(&mut octets)?;
-        Ok(octets)
+        let mut start = Vec::new();
+        file.take(self.size.min(max)).read_to_end(&mut start)?;
+        Ok(start)
     }
 
-    /// How long the message is on the wire, each line end counted as two octets (RFC 1870).
+    /// Returns the size of the message in octets on the wire, where a line end is two (RFC 1870).
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn octets_on_wire(&self, file: &File) -> io::Result<u64> {
+    pub fn wire_size(&self, file: &File) -> io::Result<u64> {
         let mut content = self.content(file)?;
-        let mut octets = 0;
-        let mut piece = vec![0; 16 * 1024];
+        let mut size = 0;
+        let mut buffer = vec![0; 16 * 1024];
         loop {
-            match content.read(&mut piece)? {
-                0 => return Ok(octets),
+            match content.read(&mut buffer)? {
+                0 => return Ok(size),
                 n => {
-                    let piece = piece.get(..n).unwrap_or_default();
-                    octets += (n + memchr::memchr_iter(b'\n', piece).count()) as u64;
+                    let read = buffer.get(..n).unwrap_or_default();
+                    size += (n + memchr::memchr_iter(b'\n', read).count()) as u64;
                 }
             }
         }
     }
 }
 
-/// Content as it was before it was quoted for a mailbox: what
-/// [`unquote`](crate::deliver::mbox::unquote) makes of each line, however long it is.
+/// A reader that removes the quoting of a mailbox, as [`unquote`](crate::deliver::mbox::unquote)
+/// does for a line. It holds no line in memory, because a line may be as long as the message.
 #[derive(Debug)]
-pub struct Unquoted<R> {
+pub struct UnquotingReader<R> {
     input: R,
-    line_begins: bool,
-    /// `>` that were read, and are still to be given.
+    at_line_start: bool,
+    /// Number of `>` that were read and are still to be returned.
     quotes: u64,
-    /// What was read behind them to see whether it is `From `, and is still to be given.
-    ahead: &'static [u8],
+    /// The part of `From ` that was read after them and is still to be returned.
+    lookahead: &'static [u8],
 }
 
-impl<R: BufRead> Read for Unquoted<R> {
+impl<R: BufRead> Read for UnquotingReader<R> {
     fn read(&mut self, mut out: &mut [u8]) -> io::Result<usize> {
         let wanted = out.len();
         while !out.is_empty() {
-            if self.line_begins {
-                self.begin_line()?;
+            if self.at_line_start {
+                self.read_quoting()?;
             }
             let n = if self.quotes > 0 {
                 let n = usize::try_from(self.quotes).unwrap_or(usize::MAX).min(out.len());
                 out.split_at_mut(n).0.fill(b'>');
                 self.quotes -= n as u64;
                 n
-            } else if !self.ahead.is_empty() {
-                self.ahead.read(out)?
+            } else if !self.lookahead.is_empty() {
+                self.lookahead.read(out)?
             } else {
-                let there = self.input.fill_buf()?;
-                let line = memchr::memchr(b'\n', there).map_or(there.len(), |at| at + 1);
-                let (line, _) = there.split_at(line.min(out.len()));
+                let buffered = self.input.fill_buf()?;
+                let line = memchr::memchr(b'\n', buffered).map_or(buffered.len(), |at| at + 1);
+                let (line, _) = buffered.split_at(line.min(out.len()));
                 let n = line.len();
                 out.split_at_mut(n).0.copy_from_slice(line);
-                self.line_begins = line.last() == Some(&b'\n');
+                self.at_line_start = line.last() == Some(&b'\n');
                 self.input.consume(n);
                 n
             };
@@ -272,10 +282,11 @@ impl<R: BufRead> Read for Unquoted<R> {
     }
 }
 
-impl<R: BufRead> Unquoted<R> {
-    /// Goes past the `>` and the `From ` that a line begins with, and one `>` less is given.
-    fn begin_line(&mut self) -> io::Result<()> {
-        self.line_begins = false;
+impl<R: BufRead> UnquotingReader<R> {
+    /// Reads the `>` at the start of a line, and `From ` after them. If both are there, the line is
+    /// quoted, and one `>` less will be returned.
+    fn read_quoting(&mut self) -> io::Result<()> {
+        self.at_line_start = false;
         while self.input.fill_buf()?.first() == Some(&b'>') {
             self.input.consume(1);
             self.quotes += 1;
@@ -283,24 +294,24 @@ impl<R: BufRead> Unquoted<R> {
         if self.quotes == 0 {
             return Ok(());
         }
-        let mut same = 0;
-        for octet in FROM {
-            if self.input.fill_buf()?.first() != Some(octet) {
+        let mut matched = 0;
+        for byte in FROM {
+            if self.input.fill_buf()?.first() != Some(byte) {
                 break;
             }
             self.input.consume(1);
-            same += 1;
+            matched += 1;
         }
-        self.ahead = FROM.split_at(same).0;
-        self.quotes -= u64::from(same == FROM.len());
+        self.lookahead = FROM.split_at(matched).0;
+        self.quotes -= u64::from(matched == FROM.len());
         Ok(())
     }
 }
 
-/// What no line of content begins with.
+/// The start of a line that must be quoted in a mailbox.
 const FROM: &[u8] = b"From ";
-/// The most octets above the content: two lines of one address each, and the envelope's.
-const HEAD_MAX: u64 = 1024 * 1024;
+/// Maximum number of bytes above the content: two lines with one address each, and the envelope.
+const PROLOGUE_MAX: u64 = 1024 * 1024;
 
 #[cfg(test)]
 mod tests {
@@ -326,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
+    fn encoded_envelope_is_decoded() {
         let hard = [
             r#""a,t5:b"@c.example"#,
             r#""1:x,"@[127.0.0.1]"#,
@@ -351,7 +362,7 @@ mod tests {
             };
             let line = encode(&whole, &to, Some(hard[1]), -7, u64::MAX).unwrap();
             let entry = decode(&line, 3).unwrap();
-            assert_eq!((entry.came, entry.octets, entry.content_at), (-7, u64::MAX, 3));
+            assert_eq!((entry.arrived_at, entry.size, entry.content_at), (-7, u64::MAX, 3));
             assert_eq!(entry.via.as_deref(), Some(hard[1]));
             let entire = format!("{entry:?}");
             let back = entry.envelope;
@@ -363,7 +374,7 @@ mod tests {
                 assert_eq!(back.path, one.path);
                 assert_eq!((back.notify, &back.original), (one.notify, &one.original));
             }
-            // Cut anywhere, or with any octet missing, it is none, or says less of the end.
+            // A line that is cut, or lacks a byte, is invalid or has fewer recipients.
             for at in (0..line.len()).filter(|at| line.is_char_boundary(*at)) {
                 if let Some(QueueEntry { envelope: cut, .. }) = decode(&line[..at], 0) {
                     assert!(cut.to.len() <= to.len(), "{at}");
@@ -378,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_encoded_is_not_decoded() {
+    fn other_lines_are_not_decoded() {
         let good = "c1:1,z1:2,f0:,t3:a@b,";
         assert!(decode(good, 0).is_some());
         for bad in [
@@ -402,13 +413,22 @@ mod tests {
         }
     }
 
-    /// Line by line, as mailbox readers do it.
+    #[test]
+    fn huge_size_in_an_entry_is_not_added_up() {
+        let mut file = tempfile::tempfile().unwrap();
+        let line = encode(&envelope("a@b.c"), &[recipient("x@y")], None, 5, u64::MAX).unwrap();
+        let head = format!("From a\nReturn-Path: <a@b.c>\n{QUEUE_FIELD}: {line}\n");
+        file.write_all(head.as_bytes()).unwrap();
+        assert!(QueueEntry::read(&file).unwrap().is_none());
+    }
+
+    /// The reference: line by line, as mailbox readers do it.
     fn naive(content: &[u8]) -> Vec<u8> {
         content.split_inclusive(|b| *b == b'\n').flat_map(mbox::unquote).copied().collect()
     }
 
     #[test]
-    fn content_comes_out_as_it_came_whatever_is_read_at_once() {
+    fn content_is_unquoted_with_every_buffer_size() {
         let long = [&b">".repeat(70_000)[..], b"From x\n"].concat();
         for content in [
             &b""[..],
@@ -426,11 +446,11 @@ mod tests {
                 encode(&envelope("a@b.c"), &[recipient("x@y")], None, 5, content.len() as u64);
             let line = format!("{QUEUE_FIELD}: {}\n", line.unwrap());
             file.write_all(&[head, line.as_bytes(), content].concat()).unwrap();
-            assert!(QueueEntry::read(&file).unwrap().is_none(), "not whole yet");
+            assert!(QueueEntry::read(&file).unwrap().is_none(), "not complete yet");
             file.seek(SeekFrom::End(0)).unwrap();
             file.write_all(b"\n").unwrap();
             let entry = QueueEntry::read(&file).unwrap().unwrap();
-            assert_eq!((entry.came, entry.octets), (5, content.len() as u64));
+            assert_eq!((entry.arrived_at, entry.size), (5, content.len() as u64));
             for step in [1, 2, 3, 7, 1000, 100_000] {
                 let mut all = Vec::new();
                 let mut reader = entry.content(&file).unwrap();
@@ -448,11 +468,11 @@ mod tests {
                 assert!(expected.starts_with(&all) && (step == 1 || expected == all), "{step}");
             }
             let lines = content.iter().filter(|b| **b == b'\n').count() as u64;
-            let octets = entry.octets_on_wire(&file).unwrap();
-            assert_eq!(octets, naive(content).len() as u64 + lines);
+            let size = entry.wire_size(&file).unwrap();
+            assert_eq!(size, naive(content).len() as u64 + lines);
             file.seek(SeekFrom::End(0)).unwrap();
             file.write_all(b"x").unwrap();
-            assert!(QueueEntry::read(&file).unwrap().is_none(), "not ours any more");
+            assert!(QueueEntry::read(&file).unwrap().is_none(), "longer than it says");
         }
     }
 }

@@ -1,35 +1,36 @@
-//! Mail for other hosts, from its `250` until it is sent, or its sender is told that it cannot be.
+//! The queue: mail for other hosts, from its `250` until it is sent or returned to its sender.
 //!
 //! ```text
-//! session --Message--> Post --> writer --> queue/ID        synced, before the 250
-//!    |                                        |
-//!    +-- Handle::note(ID) --> runner ---------+--> client --> smarthost
-//!                               |
-//!                               +-- a report --> Post --> the sender's mailbox, or queue/ID
+//! session --Message--> WriterHandle --> writer --> queue/ID        synced, before the 250
+//!    |                                                |
+//!    +-- QueueHandle::entry_created(ID) --> runner ---+--> client --> smarthost
+//!                                             |
+//!                                             +-- report --> WriterHandle --> sender's mailbox,
+//!                                                                             or queue/ID
 //! ```
-//! | file | owns |
+//! | file | contains |
 //! | --- | --- |
-//! | `entry.rs` | one message that waits: the format of its file |
-//! | `state.rs` | what was done with it, in a file beside it; when it is tried again |
-//! | `runner.rs` | the one thread that sends, retries and reports |
-//! | `list.rs` | the queue for people: `mailslot queue` |
+//! | `entry.rs` | the file of one message |
+//! | `state.rs` | the file of its progress beside it, and the times of retries |
+//! | `runner/` | the one thread that sends, retries and reports |
+//! | `list.rs` | `mailslot queue` |
 //!
-//! The states that a crash can leave, and what the next start makes of them:
+//! A crash can leave these states, from which the next start recovers:
 //!
-//! | after | killed, or power lost here |
+//! | crash after | what is left, and what happens to it |
 //! | --- | --- |
-//! | the entry is made | an empty file, or one cut short: mended by the writer, or it goes |
-//! | the record of the message is synced | redone by the writer: the entry is whole |
-//! | the other server has answered | not crossed off: sent again (RFC 1047) |
-//! | the new state is written | the old one counts; what is left of the new one goes |
-//! | the state is renamed | crossed off |
-//! | a report is delivered | not crossed off: reported again |
-//! | the entry is removed | its state goes; should the removal be lost, it is sent again |
+//! | the entry is created | an empty or short file: the writer completes or removes it |
+//! | the message's record is synced | an incomplete entry: the writer completes it |
+//! | the other server has replied | a recipient that is not finished gets it again (RFC 1047) |
+//! | the new state is written | the old state is used, and the new file removed |
+//! | the state is renamed | the recipient is finished |
+//! | a report is delivered | a recipient that is not finished is reported again |
+//! | the entry is removed | its state is removed; if the removal is lost, it is sent again |
 //!
-//! So a message may be sent twice; it is never lost, and it always belongs to somebody: the queue,
-//! the other server, or, by a report, its sender.
+//! So a message may be sent twice, but it is never lost: the queue, the other server, or (after a
+//! report) its sender has it.
 //!
-//! Several processes may work on one queue: an entry is locked (flock) by whoever has it in hand.
+//! Several processes may work on one queue. Each locks (flock) an entry while it works on it.
 
 pub mod entry;
 pub mod list;
@@ -43,12 +44,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Sender, bounded};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 
 use crate::deliver::WriterHandle;
-use crate::message::{Content, Destination, MailboxName, QUEUE_FOLDER};
+use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::relay::client;
@@ -58,61 +61,75 @@ use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::QueueRunner;
 
-/// What the queue is told.
+/// Configuration of the queue. The default has no smarthosts, and the times of the options.
 #[derive(Clone, Debug)]
 pub struct QueueConfig {
-    /// The spool, in which the queue's folder is.
+    /// The spool directory, which holds the queue directory.
     pub spool: PathBuf,
-    /// The name of this host, in reports.
+    /// The name of this host in reports.
     pub hostname: String,
-    /// The servers that take the mail, and how; the first that can be reached is taken.
+    /// Servers to relay to. The first that can be reached is used.
     pub smarthosts: Vec<Smarthost>,
-    /// The age at which a sender is told that it takes long.
+    /// Age of a message at which its sender gets a report about the delay.
     pub warn_after: Duration,
-    /// The age at which it is given up; at least 4 to 5 days (RFC 5321 4.5.4.1).
+    /// Age at which a message is returned, at least 4 to 5 days (RFC 5321 4.5.4.1).
     pub give_up_after: Duration,
-    /// How long a report may wait for its mailbox.
+    /// Maximum time for delivering a report to a mailbox.
     pub timeout: Duration,
 }
 
-/// A server that takes mail for other hosts.
+impl Default for QueueConfig {
+    fn default() -> QueueConfig {
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        QueueConfig {
+            spool: "/var/spool/mailslot".into(),
+            hostname: "localhost".to_owned(),
+            smarthosts: Vec::new(),
+            warn_after: hours(4),
+            give_up_after: hours(5 * 24),
+            timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// A server that accepts mail for other hosts.
 #[derive(Clone, Debug)]
 pub struct Smarthost {
-    /// Where it is.
-    pub target: client::ServerAddress,
-    /// How it is spoken with.
+    /// The server.
+    pub address: client::ServerAddress,
+    /// Configuration of connections to it.
     pub settings: client::ClientConfig,
 }
 
-/// The sessions' end of the queue. Cheap to clone.
+/// A handle to the queue's thread, for sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct QueueHandle {
     events: Sender<QueueEvent>,
-    /// The channel was full: the folder has all there is.
-    missed: Arc<AtomicBool>,
+    /// True if the channel was full, so that the directory must be scanned.
+    overflowed: Arc<AtomicBool>,
 }
 
-/// What the queue is told while it runs.
+/// A request to the running queue.
 #[derive(Debug)]
 enum QueueEvent {
-    /// An entry was made.
+    /// An entry with this id was created.
     EntryCreated(String),
-    /// What waits for this node is to be tried now.
+    /// The entries for this node are to be tried now.
     Flush(EtrnNode),
 }
 
-/// The running queue.
+/// The queue's thread.
 #[derive(Debug)]
 pub struct QueueThread {
     stop: Sender<()>,
     thread: JoinHandle<()>,
 }
 
-/// Starts the thread of the queue in the spool, whose folder is made if it is missing. `writer` must
-/// belong to a writer that has recovered.
+/// Starts the queue's thread. Creates the queue directory if it is missing. The writer of `writer`
+/// must have recovered.
 ///
 /// # Errors
-/// The folder cannot be made or read, or no thread can be started.
+/// The directory cannot be created or read, or the thread cannot be started.
 pub fn start(
     settings: QueueConfig,
     route: Arc<dyn Route>,
@@ -121,19 +138,20 @@ pub fn start(
 ) -> io::Result<(QueueHandle, QueueThread)> {
     let (events, received) = bounded(1024);
     let (stop, stopped) = bounded(0);
-    let missed = Arc::new(AtomicBool::new(false));
-    let handle = QueueHandle { events, missed: missed.clone() };
+    let overflowed = Arc::new(AtomicBool::new(false));
+    let handle = QueueHandle { events, overflowed: overflowed.clone() };
     let mut runner = QueueRunner::new(settings, route, writer, counters)?;
     let thread = std::thread::Builder::new()
         .name("queue".into())
-        .spawn(move || runner.run(&received, &stopped, &missed))?;
+        .spawn(move || runner.run(&received, &stopped, &overflowed))?;
     Ok((handle, QueueThread { stop, thread }))
 }
 
-/// Tries each entry of the queue once, now, or just those in `ids`; how many are left.
+/// Tries each entry of the queue once, or just those in `ids` if there are any. Returns the number
+/// of entries left.
 ///
 /// # Errors
-/// As for [`start`].
+/// The directory cannot be created or read.
 pub fn flush(
     settings: QueueConfig,
     route: Arc<dyn Route>,
@@ -143,35 +161,37 @@ pub fn flush(
 ) -> io::Result<usize> {
     let mut runner = QueueRunner::new(settings, route, writer, counters)?;
     runner.flush(ids);
-    Ok(runner.left())
+    Ok(runner.len())
 }
 
 impl QueueHandle {
-    /// Of a queue that another process works on, now or later.
-    pub fn of_others() -> QueueHandle {
-        QueueHandle { events: bounded(0).0, missed: Arc::default() }
+    /// Returns a handle to a queue that another process works on.
+    pub fn detached() -> QueueHandle {
+        QueueHandle { events: bounded(0).0, overflowed: Arc::default() }
     }
 
-    /// An entry was made. (Should this be missed, the folder is looked through now and then.)
-    pub fn note(&self, id: &str) {
+    /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
+    /// scan.
+    pub fn entry_created(&self, id: &str) {
         if self.events.try_send(QueueEvent::EntryCreated(id.to_owned())).is_err() {
-            self.missed.store(true, Ordering::Relaxed);
+            self.overflowed.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Has what waits for a node tried now (ETRN). Whether somebody here does.
+    /// Requests that entries for `node` are tried now (ETRN). Returns false if this process does
+    /// not work on the queue.
     pub fn flush(&self, node: &EtrnNode) -> bool {
         self.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
     }
 }
 
 impl QueueThread {
-    /// Ends the thread. An attempt that is under way has until `grace` is over; what is cut then
-    /// is tried again by the next process.
+    /// Stops the thread. Waits up to `grace` for an attempt under way. The entry of an attempt that
+    /// takes longer is tried again by the next process.
     pub fn stop(self, grace: Duration) {
         drop(self.stop);
-        let until = std::time::Instant::now() + grace;
-        while !self.thread.is_finished() && std::time::Instant::now() < until {
+        let deadline = Instant::now() + grace;
+        while !self.thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         if self.thread.is_finished() && self.thread.join().is_err() {
@@ -180,44 +200,46 @@ impl QueueThread {
     }
 }
 
-/// The entries of the queue that a message becomes: the destinations for its copies. `to` are its
-/// recipients on other hosts, none twice, `via` the address here that led to them, if one did;
-/// `octets` are its content's, `id` is its own. More than [`RECIPIENTS_MAX`] recipients are more
-/// than one entry.
+/// Returns the destinations of a message for other hosts, which are entries of the queue: one for
+/// each [`RECIPIENTS_MAX`] of its recipients. `to` has each recipient once, `via` is the local
+/// address whose alias or forward file led to them, `id` is the message's, and `size` the number of
+/// bytes of its content.
 ///
-/// None if it cannot be written down.
+/// Returns None if a field cannot be encoded.
 pub fn destinations<D>(
     envelope: &Envelope<D>,
     to: &[Recipient<Mailbox>],
     via: Option<&str>,
     id: &str,
-    octets: u64,
+    size: u64,
 ) -> Option<Vec<Destination>> {
-    let came = now();
+    let arrived_at = now();
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
-        let delivered_to = entry::encode(envelope, to, via, came, octets)?;
-        Some(Destination { mailbox: MailboxName::in_queue(&id)?, owner: None, delivered_to })
+        let envelope = entry::encode(envelope, to, via, arrived_at, size)?;
+        Some(Destination::Queue { id: QueueId::new(&id)?, envelope })
     };
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
 
-/// The same for a report, which we write ourselves: the copies for all recipients of a way, of
-/// which is told what `notify` asks for.
-pub fn with_queued(
-    way: Resolution,
+/// Returns the destinations of a report to all of `resolution`, in mailboxes and in the queue.
+/// `notify` says which reports about the report itself are wanted.
+///
+/// Returns None if a field cannot be encoded.
+pub fn report_destinations(
+    resolution: Resolution,
     notify: Option<DsnNotify>,
     id: &str,
     content: &Content,
 ) -> Option<Vec<Destination>> {
-    // Declared where it must be: a server without 8BITMIME takes the others.
-    let is_ascii = matches!(content, Content::Memory(octets) if octets.is_ascii());
+    // 8BITMIME and SMTPUTF8 are declared only if needed, because not every server supports them.
+    let is_ascii = matches!(content, Content::Memory(bytes) if bytes.is_ascii());
     let envelope = Envelope::<()> {
         body: if is_ascii { BodyType::SevenBit } else { BodyType::EightBitMime },
-        utf8: way.elsewhere.iter().any(|to| !to.to_string().is_ascii()),
+        utf8: resolution.remote.iter().any(|to| !to.to_string().is_ascii()),
         ..Envelope::blank()
     };
-    let to = way.elsewhere.into_iter().map(|mailbox| Recipient {
+    let to = resolution.remote.into_iter().map(|mailbox| Recipient {
         path: ForwardPath::Mailbox(mailbox.clone()),
         destination: mailbox,
         notify,
@@ -225,24 +247,33 @@ pub fn with_queued(
     });
     let to: Vec<_> = to.collect();
     let queued = destinations(&envelope, &to, None, id, content.size())?;
-    Some(way.here.into_iter().chain(queued).collect())
+    Some(resolution.local.into_iter().map(Destination::Mailbox).chain(queued).collect())
 }
 
-/// The folder of the queue, made if it is missing.
+/// Creates the queue directory if it is missing, and returns its path.
 ///
 /// # Errors
-/// It cannot be made.
-pub fn make_folder(spool: &Path) -> io::Result<PathBuf> {
-    let directory = spool.join(QUEUE_FOLDER);
+/// The directory cannot be created.
+pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
+    let directory = spool.join(QUEUE_DIRECTORY);
     DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     Ok(directory)
 }
 
-/// Seconds since 1970.
+/// Returns the time in seconds since 1970.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// The most recipients of one entry: what every receiver takes (RFC 5321 4.5.3.1.8).
+/// Returns the time, which is in seconds since 1970, in the system's time zone.
+fn zoned(at: i64) -> Zoned {
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Maximum number of recipients of one entry, which every receiver accepts (RFC 5321 4.5.3.1.8).
 pub const RECIPIENTS_MAX: usize = 100;

@@ -1,16 +1,16 @@
-//! What was done with an entry of the queue so far: `queue/ID.state` beside it.
+//! The progress of an entry, in `queue/ID.state` beside it.
 //!
 //! ```text
 //! mailslot queue state 1
 //! tries 3
-//! next 1751363557                     when it is tried again, in seconds since 1970
-//! warned                              the sender was told that it takes long
-//! gone 0 2                            the recipients that are crossed off, counted from 0
+//! next 1751363557                     time of the next attempt, in seconds since 1970
+//! warned                              the delay was reported to the sender
+//! gone 0 2                            recipients that are finished, counted from 0
 //! last 451 4.7.1 Greylisted           the last reply, for people
 //! ```
-//! It is replaced whole: written under another name, synced, renamed, its folder synced. So a crash
-//! leaves the old or the new one. An entry without a state was not tried yet; a state without an
-//! entry is what a crash left while both were removed, and goes.
+//! The file is replaced as a whole: written under another name, synced, renamed, and its directory
+//! synced. A crash therefore leaves the old or the new one. An entry without a state was not tried
+//! yet. A state without an entry is left by a crash during their removal, and is removed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -22,90 +22,92 @@ use crate::observe::events;
 /// The state of one entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntryState {
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub tries: u32,
-    /// When it is tried again, in seconds since 1970.
-    pub next: i64,
-    /// Whether its sender was told that it takes long.
+    /// Time of the next attempt, in seconds since 1970.
+    pub retry_at: i64,
+    /// True if the delay was reported to the sender.
     pub warned: bool,
-    /// The recipients that are done with: sent, or reported as failed.
-    pub gone: BTreeSet<usize>,
-    /// The last reply, one line; may be empty.
-    pub last: String,
+    /// Indexes of the recipients that are finished: sent, or reported as failed.
+    pub finished: BTreeSet<usize>,
+    /// The last reply, in one line. May be empty.
+    pub last_reply: String,
 }
 
 impl EntryState {
-    /// The state of the entry `id` in the folder `queue`. One that cannot be understood is none:
-    /// rather twice than never.
+    /// Reads the state of the entry `id` in the directory `queue`. If there is none, or its text is
+    /// not valid, returns the default one, because to send a message twice is better than never.
     ///
     /// # Errors
-    /// It is there and cannot be read.
+    /// The file exists and cannot be read.
     pub fn read(queue: &Path, id: &str) -> io::Result<EntryState> {
-        match fs::read_to_string(queue.join(format!("{id}{END}"))) {
-            Ok(text) => Ok(EntryState::parse(&text).unwrap_or_else(|| EntryState::lost(id))),
+        match fs::read_to_string(queue.join(format!("{id}{SUFFIX}"))) {
+            Ok(text) => Ok(EntryState::parse(&text).unwrap_or_else(|| EntryState::unreadable(id))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(EntryState::default()),
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(EntryState::lost(id)),
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => Ok(EntryState::unreadable(id)),
             Err(e) => Err(e),
         }
     }
 
-    /// Makes this the state of the entry `id`, durably.
+    /// Writes the state of the entry `id` and syncs it.
     ///
     /// # Errors
-    /// It could not be written; the old one stays.
+    /// The state could not be written. The old one stays.
     pub fn write(&self, queue: &Path, id: &str) -> io::Result<()> {
-        let new = queue.join(format!("{id}{END}{NEW}"));
+        let new = queue.join(format!("{id}{SUFFIX}{NEW_SUFFIX}"));
         let mut file = File::create(&new)?;
         let written = file.write_all(self.to_string().as_bytes()).and_then(|()| file.sync_all());
         if written.is_err() {
             let _ = fs::remove_file(&new);
         }
         written?;
-        fs::rename(&new, queue.join(format!("{id}{END}")))?;
+        fs::rename(&new, queue.join(format!("{id}{SUFFIX}")))?;
         File::open(queue)?.sync_all()
     }
 
-    /// Removes an entry and its state, durably. The entry goes first: a state alone means nothing.
+    /// Removes the entry `id` and its state, and syncs the directory.
     ///
     /// # Errors
-    /// The entry is there still, or may be after a power loss.
+    /// The entry still exists, or may exist again after a power loss.
     pub fn remove(queue: &Path, id: &str) -> io::Result<()> {
+        // The entry first, because without its state it would be sent again to all recipients.
         fs::remove_file(queue.join(id))?;
-        match fs::remove_file(queue.join(format!("{id}{END}"))) {
+        match fs::remove_file(queue.join(format!("{id}{SUFFIX}"))) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         File::open(queue)?.sync_all()
     }
 
-    /// If `name`, of a file in the queue, is that of a state: its entry's id, and whether it is one
-    /// that was still being written.
-    pub fn name(name: &str) -> Option<(&str, bool)> {
-        let (name, new) = name.strip_suffix(NEW).map_or((name, false), |name| (name, true));
-        name.strip_suffix(END).map(|id| (id, new))
+    /// Returns the entry's id if `name` is the name of a state file, and whether the file was still
+    /// being written.
+    pub fn parse_file_name(name: &str) -> Option<(&str, bool)> {
+        let (name, new) = name.strip_suffix(NEW_SUFFIX).map_or((name, false), |name| (name, true));
+        name.strip_suffix(SUFFIX).map(|id| (id, new))
     }
 
-    /// What is made of one that cannot be understood.
-    fn lost(id: &str) -> EntryState {
+    fn unreadable(id: &str) -> EntryState {
         events::queue_state_unreadable(id);
         EntryState::default()
     }
 
     fn parse(text: &str) -> Option<EntryState> {
         let mut lines = text.lines();
-        (lines.next()? == MAGIC).then_some(())?;
+        if lines.next()? != MAGIC {
+            return None;
+        }
         let mut state = EntryState::default();
         for line in lines {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "tries" => state.tries = value.parse().ok()?,
-                "next" => state.next = value.parse().ok()?,
+                "next" => state.retry_at = value.parse().ok()?,
                 "warned" => state.warned = true,
                 "gone" => {
                     let all: Result<_, _> = value.split_whitespace().map(str::parse).collect();
-                    state.gone = all.ok()?;
+                    state.finished = all.ok()?;
                 }
-                "last" => state.last = value.to_owned(),
+                "last" => state.last_reply = value.to_owned(),
                 _ => return None,
             }
         }
@@ -115,34 +117,32 @@ impl EntryState {
 
 impl std::fmt::Display for EntryState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(f, "{MAGIC}\ntries {}\nnext {}", self.tries, self.next)?;
+        writeln!(f, "{MAGIC}\ntries {}\nnext {}", self.tries, self.retry_at)?;
         if self.warned {
             writeln!(f, "warned")?;
         }
-        let gone: Vec<String> = self.gone.iter().map(usize::to_string).collect();
-        writeln!(f, "gone {}", gone.join(" "))?;
-        let last: String =
-            self.last.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        writeln!(f, "last {last}")
+        let finished: Vec<String> = self.finished.iter().map(usize::to_string).collect();
+        writeln!(f, "gone {}", finished.join(" "))?;
+        let one_line = |c: char| if c.is_control() { ' ' } else { c };
+        writeln!(f, "last {}", self.last_reply.chars().map(one_line).collect::<String>())
     }
 }
 
-/// When an entry that was tried `tries` times, and could not be sent now, is tried again: after 5
-/// minutes, twice as long each time, at most 4 hours; and up to an eighth of it later, by `lot`, so
-/// that what came together does not come back together (RFC 5321 4.5.4.1 asks for at least 30
-/// minutes in the long run).
-pub fn retry_after(tries: u32, lot: u64) -> i64 {
-    let wait = FIRST_RETRY.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(LAST_RETRY);
-    wait + (lot % (wait as u64 / 8)) as i64
+/// Returns the seconds until the next attempt after `tries` attempts: 5 minutes, then twice as long
+/// each time, at most 4 hours (RFC 5321 4.5.4.1 asks for at least 30 minutes after the first ones).
+/// `jitter` adds up to an eighth, so that messages that arrived together are not retried together.
+pub fn retry_delay(tries: u32, jitter: u64) -> i64 {
+    let delay = DELAY_MIN.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(DELAY_MAX);
+    delay + (jitter % (delay as u64 / 8)) as i64
 }
 
 const MAGIC: &str = "mailslot queue state 1";
-const END: &str = ".state";
-const NEW: &str = ".new";
-/// Seconds.
-const FIRST_RETRY: i64 = 5 * 60;
-/// Seconds.
-const LAST_RETRY: i64 = 4 * 60 * 60;
+const SUFFIX: &str = ".state";
+const NEW_SUFFIX: &str = ".new";
+/// First delay, in seconds.
+const DELAY_MIN: i64 = 5 * 60;
+/// Longest delay, in seconds.
+const DELAY_MAX: i64 = 4 * 60 * 60;
 
 #[cfg(test)]
 mod tests {
@@ -155,14 +155,14 @@ mod tests {
         assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState::default());
         let state = EntryState {
             tries: 3,
-            next: 1_751_363_557,
+            retry_at: 1_751_363_557,
             warned: true,
-            gone: [0, 2, 99].into(),
-            last: "451 4.7.1 gone 7\nnext 5".to_owned(),
+            finished: [0, 2, 99].into(),
+            last_reply: "451 4.7.1 gone 7\nnext 5".to_owned(),
         };
         state.write(queue, "a-1").unwrap();
-        let last = state.last.replace('\n', " ");
-        assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState { last, ..state });
+        let last_reply = state.last_reply.replace('\n', " ");
+        assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState { last_reply, ..state });
         EntryState::default().write(queue, "a-1").unwrap();
         assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState::default());
         let names: Vec<_> = fs::read_dir(queue).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -173,26 +173,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_is_tried_again() {
+    fn invalid_state_is_none() {
         for text in ["", "mailslot queue state 2\n", "mailslot queue state 1\ngone x\n", "\u{0}"] {
             assert_eq!(EntryState::parse(text), None, "{text:?}");
         }
     }
 
     #[test]
-    fn names() {
-        assert_eq!(EntryState::name("a-1"), None);
-        assert_eq!(EntryState::name("a-1.state"), Some(("a-1", false)));
-        assert_eq!(EntryState::name("a-1.state.new"), Some(("a-1", true)));
+    fn file_names() {
+        assert_eq!(EntryState::parse_file_name("a-1"), None);
+        assert_eq!(EntryState::parse_file_name("a-1.state"), Some(("a-1", false)));
+        assert_eq!(EntryState::parse_file_name("a-1.state.new"), Some(("a-1", true)));
     }
 
     #[test]
-    fn waits_double_up_to_four_hours() {
-        let waits: Vec<i64> =
-            [0, 1, 2, 3, 6, 7, 8, 1000, u32::MAX].map(|n| retry_after(n, 0)).into();
-        assert_eq!(waits, [300, 300, 600, 1200, 9600, 14400, 14400, 14400, 14400]);
-        for lot in [1, 17, u64::MAX] {
-            assert!((300..338).contains(&retry_after(1, lot)));
+    fn delay_doubles_up_to_four_hours() {
+        let delays: Vec<i64> =
+            [0, 1, 2, 3, 6, 7, 8, 1000, u32::MAX].map(|n| retry_delay(n, 0)).into();
+        assert_eq!(delays, [300, 300, 600, 1200, 9600, 14400, 14400, 14400, 14400]);
+        for jitter in [1, 17, u64::MAX] {
+            assert!((300..338).contains(&retry_delay(1, jitter)));
         }
     }
 }

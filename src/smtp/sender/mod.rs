@@ -45,7 +45,7 @@ pub use extensions::Extensions;
 use reply_parser::{ReplyParser, ServerReply};
 use transaction::SenderTransaction;
 
-/// Configuration of a [`Sender`].
+/// Configuration of a [`Sender`]. The default uses clear text and no AUTH.
 #[derive(Clone, Debug)]
 pub struct SenderConfig {
     /// The client's name in EHLO: a domain or an address literal (RFC 5321 4.1.1.1).
@@ -56,6 +56,17 @@ pub struct SenderConfig {
     pub start_tls: StartTlsPolicy,
     /// The user name and password for AUTH. If the server does not accept them, no message is sent.
     pub credentials: Option<Credentials>,
+}
+
+impl Default for SenderConfig {
+    fn default() -> SenderConfig {
+        SenderConfig {
+            hostname: "localhost".to_owned(),
+            secure: false,
+            start_tls: StartTlsPolicy::Off,
+            credentials: None,
+        }
+    }
 }
 
 /// The use of STARTTLS by a client.

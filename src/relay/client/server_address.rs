@@ -1,23 +1,23 @@
-//! To whom a client connects, as options and files have it.
+//! The address of a server, as options and files have it.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Whom to connect to: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `tls:HOST:PORT` or `unix:PATH`.
+/// The address of a server: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
-    /// A host.
+    /// A host, over TCP.
     Tcp {
-        /// A name or an address, without brackets.
+        /// A name or an IP address, without brackets.
         host: String,
-        /// 25 where none was given, or 465 with `tls:` in front.
+        /// The port. If not given, 25, or 465 after `tls:`.
         port: u16,
-        /// TLS from the first octet on (RFC 8314 3.3).
+        /// True for TLS from the first byte (RFC 8314 3.3).
         tls: bool,
     },
-    /// A server on this host.
+    /// The path of a socket on this host.
     Unix(PathBuf),
 }
 
@@ -25,28 +25,29 @@ impl FromStr for ServerAddress {
     type Err = String;
 
     /// # Errors
-    /// The text has another form; the error tells which is expected.
+    /// The text has another form.
     fn from_str(text: &str) -> Result<ServerAddress, String> {
-        let wrong = |why: &str| format!("{text:?}: {why}");
+        let wrong = |error: &str| format!("{text:?}: {error}");
         if let Some(path) = text.strip_prefix("unix:") {
-            return match path.is_empty() || path.contains('\0') {
-                true => Err(wrong("no path")),
-                false => Ok(ServerAddress::Unix(path.into())),
-            };
+            if path.is_empty() || path.contains('\0') {
+                return Err(wrong("no path"));
+            }
+            return Ok(ServerAddress::Unix(path.into()));
         }
-        let (tls, place) = match text.strip_prefix("tls:") {
+        let (tls, host_and_port) = match text.strip_prefix("tls:") {
             Some(rest) => (true, rest),
             None => (false, text),
         };
-        let (host, port) = match place.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        let bracketed = host_and_port.strip_prefix('[').map(|rest| rest.split_once(']'));
+        let (host, port) = match bracketed {
             Some(Some((host, rest))) if host.parse::<Ipv6Addr>().is_ok() => match rest {
                 "" => (host, None),
                 rest => (host, Some(rest.strip_prefix(':').ok_or_else(|| wrong("no port"))?)),
             },
             Some(_) => return Err(wrong("no IPv6 address in the brackets")),
-            None => match place.split_once(':') {
+            None => match host_and_port.split_once(':') {
                 Some((host, port)) => (host, Some(port)),
-                None => (place, None),
+                None => (host_and_port, None),
             },
         };
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._:".contains(&b);
@@ -54,20 +55,17 @@ impl FromStr for ServerAddress {
             return Err(wrong("not a host name"));
         }
         let port = match port {
-            None => {
-                if tls {
-                    465
-                } else {
-                    25
-                }
-            }
-            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => {
-                port.parse().ok().filter(|port| *port > 0).ok_or_else(|| wrong(NO_PORT))?
-            }
+            None if tls => 465,
+            None => 25,
+            // `parse` alone would accept a sign.
+            Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse() {
+                Ok(port @ 1..) => port,
+                _ => return Err(wrong(NOT_A_PORT)),
+            },
             Some(port) if port.contains(':') => {
                 return Err(wrong("an IPv6 address needs brackets"));
             }
-            Some(_) => return Err(wrong(NO_PORT)),
+            Some(_) => return Err(wrong(NOT_A_PORT)),
         };
         Ok(ServerAddress::Tcp { host: host.to_owned(), port, tls })
     }
@@ -79,23 +77,24 @@ impl fmt::Display for ServerAddress {
             ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             ServerAddress::Tcp { host, port, tls } => {
                 let tls = if *tls { "tls:" } else { "" };
-                match host.contains(':') {
-                    true => write!(f, "{tls}[{host}]:{port}"),
-                    false => write!(f, "{tls}{host}:{port}"),
+                if host.contains(':') {
+                    write!(f, "{tls}[{host}]:{port}")
+                } else {
+                    write!(f, "{tls}{host}:{port}")
                 }
             }
         }
     }
 }
 
-const NO_PORT: &str = "the port is not a number from 1 to 65535";
+const NOT_A_PORT: &str = "the port is not a number from 1 to 65535";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn targets_read_back() {
+    fn addresses_read_back() {
         for (text, shown) in [
             ("mx.example.org", "mx.example.org:25"),
             ("mx.example.org:587", "mx.example.org:587"),
@@ -106,9 +105,9 @@ mod tests {
             ("tls:[::1]:1465", "tls:[::1]:1465"),
             ("unix:/run/mailslot/smtp", "unix:/run/mailslot/smtp"),
         ] {
-            let target = text.parse::<ServerAddress>().unwrap();
-            assert_eq!(target.to_string(), shown);
-            assert_eq!(shown.parse::<ServerAddress>().unwrap(), target);
+            let address = text.parse::<ServerAddress>().unwrap();
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(shown.parse::<ServerAddress>().unwrap(), address);
         }
         for (text, why) in [
             ("", "not a host name"),

@@ -1,0 +1,205 @@
+//! The sessions' end of the channel to the writer, and the outcome that comes back.
+//!
+//! ```text
+//! session:  WriterHandle::send --- DeliveryJob (message, OutcomeSender) ---> writer
+//!           PendingOutcome::wait <-------- OutcomeCell <--------- OutcomeSender::set
+//! ```
+//! An outcome is set once, by the writer or by a session that gives up, whichever comes first. So a
+//! message of which a session has reported a timeout is never delivered afterwards.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{SendTimeoutError, Sender, bounded};
+
+use super::disk::Disk;
+use super::mailbox::{DestinationDirectories, check_access};
+use super::outcome::{DeferReason, DeliveryError, Outcome};
+use crate::message::{Message, Owner, UserMailbox};
+use crate::observe::events;
+
+/// Handle to the writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WriterHandle {
+    pub(super) jobs: Sender<DeliveryJob>,
+    pub(super) forward_requests: Sender<ForwardFileRequest>,
+    pub(super) precheck: Arc<Precheck>,
+}
+
+/// Message for the writer.
+#[derive(Debug)]
+pub(super) struct DeliveryJob {
+    pub message: Message,
+    pub outcome: OutcomeSender,
+}
+
+/// Request to read a user's forward file.
+#[derive(Debug)]
+pub(super) struct ForwardFileRequest {
+    pub home: PathBuf,
+    pub owner: Owner,
+    pub answer: Sender<io::Result<Option<Vec<u8>>>>,
+}
+
+/// Facts by which a mailbox is checked without a lock.
+#[derive(Debug)]
+pub(super) struct Precheck {
+    pub disk: Arc<dyn Disk>,
+    pub directories: DestinationDirectories,
+    pub uid: u32,
+    pub limit: Option<u64>,
+}
+
+impl WriterHandle {
+    /// Delivers `message` and returns its outcome. After `timeout` the outcome is
+    /// `Deferred(TimedOut)`, and the message is not delivered afterwards.
+    pub fn deliver(&self, message: Message, timeout: Duration) -> Outcome {
+        self.send(message, timeout).wait()
+    }
+
+    /// Hands `message` to the writer, which takes `timeout` at most. If the outcome is dropped
+    /// without waiting, the writer delivers the message if it can.
+    pub fn send(&self, message: Message, timeout: Duration) -> PendingOutcome {
+        let deadline = Instant::now() + timeout;
+        let cell = Arc::new(OutcomeCell::default());
+        let job = DeliveryJob { message, outcome: OutcomeSender(cell.clone()) };
+        match self.jobs.send_timeout(job, timeout) {
+            Ok(()) => {}
+            Err(SendTimeoutError::Timeout(job)) => {
+                job.outcome.send(Outcome::Deferred(DeferReason::TimedOut));
+            }
+            Err(SendTimeoutError::Disconnected(job)) => {
+                job.outcome.send(Outcome::Deferred(DeferReason::Stopping));
+            }
+        }
+        PendingOutcome { cell, deadline }
+    }
+
+    /// Returns the content of `.forward` in the home directory of `owner`; see
+    /// [`forward::read`](super::forward::read). Waits `timeout` at most.
+    ///
+    /// # Errors
+    /// The file must not be used, or the writer is busy.
+    pub fn forward_file(
+        &self,
+        home: &Path,
+        owner: Owner,
+        timeout: Duration,
+    ) -> io::Result<Option<Vec<u8>>> {
+        let (answer, result) = bounded(1);
+        let request = ForwardFileRequest { home: home.to_owned(), owner, answer };
+        let busy = || io::Error::new(io::ErrorKind::TimedOut, "the writer is busy");
+        self.forward_requests.send_timeout(request, timeout).map_err(|_| busy())?;
+        result.recv_timeout(timeout).map_err(|_| busy())?
+    }
+
+    /// Checks, without a lock, whether delivery to `to` would fail for certain, so that a client is
+    /// refused before it sends the mail data.
+    ///
+    /// # Errors
+    /// The mailbox is not a regular file, belongs to another user, or is full.
+    pub fn precheck(&self, to: &UserMailbox) -> Result<(), DeliveryError> {
+        let Precheck { disk, directories, uid, limit } = &*self.precheck;
+        let path = directories.mail.join(to.name.as_str());
+        let checked = match disk.lstat(&path) {
+            Ok(stat) => {
+                check_access(&stat, to.owner.map_or(*uid, |o| o.uid)).and_then(|()| match limit {
+                    Some(limit) if stat.len >= *limit => Err(DeliveryError::over_quota(format!(
+                        "is at its limit, {} octets now",
+                        stat.len
+                    ))),
+                    _ => Ok(()),
+                })
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(DeliveryError::io("stat", e)),
+        };
+        checked.inspect_err(|error| {
+            events::mailbox_unavailable(path.display(), error.text());
+        })
+    }
+}
+
+/// Outcome of a message that was handed to the writer.
+#[derive(Debug)]
+pub struct PendingOutcome {
+    cell: Arc<OutcomeCell>,
+    deadline: Instant,
+}
+
+impl PendingOutcome {
+    /// True if [`wait`](PendingOutcome::wait) returns at once.
+    pub fn is_ready(&self) -> bool {
+        self.cell.lock().is_some()
+    }
+
+    /// Waits for the outcome. At the deadline it becomes `Deferred(TimedOut)`, and the message is
+    /// not delivered afterwards.
+    pub fn wait(self) -> Outcome {
+        self.cell.wait(self.deadline)
+    }
+}
+
+/// Outcome shared by session and writer.
+#[derive(Debug, Default)]
+struct OutcomeCell {
+    outcome: Mutex<Option<Outcome>>,
+    is_set: Condvar,
+}
+
+impl OutcomeCell {
+    /// Waits until the outcome is set, and sets it at the deadline.
+    fn wait(&self, deadline: Instant) -> Outcome {
+        let mut outcome = self.lock();
+        loop {
+            if let Some(outcome) = *outcome {
+                return outcome;
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return *outcome.insert(Outcome::Deferred(DeferReason::TimedOut));
+            };
+            outcome =
+                self.is_set.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writer's end of an [`OutcomeCell`]. If it is dropped unset, the outcome is `Deferred(Io)`.
+#[derive(Debug)]
+pub(super) struct OutcomeSender(Arc<OutcomeCell>);
+
+impl OutcomeSender {
+    /// Sets the outcome. Returns false if the session has given up. The session is woken when this
+    /// sender is dropped, so that a whole batch can be decided before any session runs.
+    pub fn set(&self, outcome: Outcome) -> bool {
+        let mut cell = self.0.lock();
+        if cell.is_some() {
+            return false;
+        }
+        *cell = Some(outcome);
+        true
+    }
+
+    /// Sets the outcome and wakes the session.
+    pub fn send(self, outcome: Outcome) {
+        self.set(outcome);
+    }
+
+    /// True if the session has given up.
+    pub fn is_given_up(&self) -> bool {
+        self.0.lock().is_some()
+    }
+}
+
+impl Drop for OutcomeSender {
+    fn drop(&mut self) {
+        self.set(Outcome::Deferred(DeferReason::Io));
+        self.0.is_set.notify_one();
+    }
+}

@@ -1,0 +1,257 @@
+//! One attempt at one entry: sent, its outcomes reported, its state recorded.
+
+use std::hash::BuildHasher;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::locked_entry::{LockedEntry, Unavailable};
+use super::schedule::{ScheduledEntry, latest_due};
+use super::{Outage, QueueRunner};
+use crate::observe::events;
+use crate::relay::client::{self, Connection, OutgoingMessage};
+use crate::relay::dsn_message::DsnAction;
+use crate::relay::queue::state::{EntryState, retry_delay};
+use crate::relay::queue::{Smarthost, now, seconds, zoned};
+use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+
+/// The state of an entry after an attempt.
+enum AttemptResult {
+    /// The entry is finished and removed.
+    Removed,
+    /// The entry stays in the queue.
+    Waiting(ScheduledEntry),
+    /// The entry was not tried, because no smarthost can be reached.
+    Unreachable(OutcomeReason),
+}
+
+/// Whether outcomes come from an attempt.
+#[derive(Clone, Copy)]
+enum AttemptMade {
+    No,
+    /// Made, over a server that reports successes itself if it supports DSN.
+    Yes {
+        supports_dsn: bool,
+    },
+}
+
+impl QueueRunner {
+    /// Tries to send the entry `id`, and schedules or removes it.
+    pub(super) fn attempt(&mut self, id: &Arc<str>) {
+        let result = self.send(id);
+        self.reschedule(id, result);
+    }
+
+    fn reschedule(&mut self, id: &Arc<str>, result: io::Result<AttemptResult>) {
+        match result {
+            Ok(AttemptResult::Removed) => {
+                self.unsaved.remove(id);
+                self.schedule.remove(id);
+            }
+            Ok(AttemptResult::Waiting(entry)) => self.schedule.insert(id, entry),
+            Ok(AttemptResult::Unreachable(reason)) => self.back_off(&reason),
+            Err(e) => {
+                events::queue_failed(Some(id), e);
+                let due = now() + retry_delay(1, 0);
+                let entry = ScheduledEntry { due, report_due: due, forced: true };
+                self.schedule.insert(id, entry);
+            }
+        }
+    }
+
+    fn send(&mut self, id: &Arc<str>) -> io::Result<AttemptResult> {
+        let mut locked = match self.open(id)? {
+            Ok(locked) => locked,
+            Err(result) => return Ok(result),
+        };
+        let retry_at = locked.state.retry_at;
+        if !self.schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
+            // Another process has tried the entry since it was scheduled.
+            let entry = ScheduledEntry { due: retry_at, ..ScheduledEntry::NEW };
+            return Ok(AttemptResult::Waiting(entry));
+        }
+        let pending = locked.pending();
+        if pending.is_empty() {
+            // A crash came between the last state and the removal of the entry.
+            return self.record(&mut locked, Vec::new(), AttemptMade::No);
+        }
+        let mut connection = match self.connect() {
+            Ok(connection) => connection,
+            Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
+        };
+        let outcomes = connection.send(&OutgoingMessage {
+            envelope: &locked.envelope_for(&pending),
+            size: locked.entry.wire_size(&locked.file)?,
+            content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
+        });
+        let relay = connection.address().to_string();
+        let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
+        self.connection = if connection.is_open() { Some(connection) } else { None };
+        for (n, outcome) in pending.iter().zip(&outcomes) {
+            let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
+            let (from, to) = (&locked.entry.envelope.from, &recipient.path);
+            match outcome {
+                RecipientOutcome::Accepted(reason) => {
+                    self.counters.relay_sent.one();
+                    events::relay_sent(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Deferred(reason) => {
+                    self.counters.relay_deferred.one();
+                    events::relay_deferred(id, from, to, &relay, &reason.text);
+                }
+                RecipientOutcome::Failed(reason) => {
+                    self.counters.relay_bounced.one();
+                    events::relay_bounced(id, from, to, &relay, &reason.text);
+                }
+            }
+        }
+        self.record(&mut locked, pending.into_iter().zip(outcomes).collect(), attempt)
+    }
+
+    /// Opens and locks the entry `id`, or returns when to try again.
+    fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
+        let retry_in = |seconds| {
+            let forced = self.schedule.is_forced(id);
+            // The sender's report waits too, because it needs the entry.
+            let entry = ScheduledEntry { due: now() + seconds, report_due: i64::MAX, forced };
+            Err(AttemptResult::Waiting(entry))
+        };
+        let opened = LockedEntry::open(&self.directory, id, self.unsaved.get(id))?;
+        Ok(opened.or_else(|unavailable| match unavailable {
+            Unavailable::Removed => Err(AttemptResult::Removed),
+            Unavailable::Busy => retry_in(1),
+            Unavailable::Incomplete => retry_in(retry_delay(1, 0)),
+        }))
+    }
+
+    /// Returns the open connection, or a new one to the first smarthost that can be reached.
+    fn connect(&mut self) -> Result<Connection, OutcomeReason> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let mut last = OutcomeReason::local((4, 3, 5), "no smarthost is configured");
+        for Smarthost { address, settings } in &self.settings.smarthosts {
+            match client::connect(address, settings) {
+                Ok(connection) => {
+                    if self.outage.take().is_some() {
+                        events::smarthost_restored(address);
+                    }
+                    return Ok(connection);
+                }
+                Err(reason) => {
+                    events::smarthost_unreachable(address, &reason.text);
+                    last = reason;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    /// Begins or extends the outage, in which no entry is tried. Senders still get reports about
+    /// the age of their mail.
+    fn back_off(&mut self, reason: &OutcomeReason) {
+        let failures = self.outage.map_or(0, |outage| outage.failures.saturating_add(1));
+        let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
+        self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
+        for id in self.schedule.ids_to_report(now()) {
+            let result = self.open(&id).and_then(|opened| match opened {
+                Ok(mut locked) => {
+                    let deferred = |n| (n, RecipientOutcome::Deferred(reason.clone()));
+                    let outcomes = locked.pending().into_iter().map(deferred).collect();
+                    self.record(&mut locked, outcomes, AttemptMade::No)
+                }
+                Err(result) => Ok(result),
+            });
+            self.reschedule(&id, result);
+        }
+    }
+
+    /// Records the outcomes of recipients, by index, and reports them to the sender. Recipients
+    /// that got the message, or whose failure is reported, are finished. The entry is removed once
+    /// all are.
+    fn record(
+        &mut self,
+        locked: &mut LockedEntry,
+        outcomes: Vec<(usize, RecipientOutcome)>,
+        attempt: AttemptMade,
+    ) -> io::Result<AttemptResult> {
+        let age = now().saturating_sub(locked.entry.arrived_at);
+        let warn_after = seconds(self.settings.warn_after);
+        let give_up_after = seconds(self.settings.give_up_after);
+        let before = locked.state.clone();
+        let (mut sent, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
+        for (n, outcome) in outcomes {
+            match outcome {
+                RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
+                // RFC 3463: delivery time expired.
+                RecipientOutcome::Deferred(reason) if age >= give_up_after => {
+                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
+                }
+                RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
+                RecipientOutcome::Failed(reason) => failed.push((n, reason)),
+            }
+        }
+        if let Some((_, reason)) = deferred.last().or(failed.last()) {
+            locked.state.last_reply.clone_from(&reason.text);
+        }
+        locked.state.finished.extend(sent.iter().map(|(n, _)| *n));
+        if !sent.is_empty() && !locked.pending().is_empty() {
+            // Saved before any report, because these recipients must not get the message again if
+            // the process dies meanwhile.
+            self.save(locked)?;
+        }
+        if matches!(attempt, AttemptMade::Yes { supports_dsn: false }) {
+            self.report(locked, DsnAction::Relayed, &sent);
+        }
+        // A failure that cannot be reported leaves the recipient pending, so that the report is
+        // tried again.
+        if self.report(locked, DsnAction::Failed, &failed) {
+            locked.state.finished.extend(failed.iter().map(|(n, _)| *n));
+        }
+        if !locked.state.warned && age >= warn_after && !deferred.is_empty() {
+            let until = zoned(locked.entry.arrived_at.saturating_add(give_up_after));
+            locked.state.warned = self.report(locked, DsnAction::Delayed(until), &deferred);
+        }
+        if locked.pending().is_empty() {
+            EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
+                self.unsaved.insert(locked.id.clone(), locked.state.clone());
+            })?;
+            return Ok(AttemptResult::Removed);
+        }
+        let attempted = matches!(attempt, AttemptMade::Yes { .. });
+        if attempted {
+            locked.state.tries = locked.state.tries.saturating_add(1);
+            self.jitter_count = self.jitter_count.wrapping_add(1);
+            let jitter = self.random.hash_one(self.jitter_count);
+            locked.state.retry_at = now().saturating_add(retry_delay(locked.state.tries, jitter));
+        }
+        // In an outage only the last reply may have changed. That is not worth two syncs for each
+        // entry of the queue.
+        let changed =
+            (&locked.state.finished, locked.state.warned) != (&before.finished, before.warned);
+        if attempted || changed {
+            self.save(locked)?;
+        }
+        let report_age = if locked.state.warned { give_up_after } else { warn_after };
+        // At least a minute from now, because a report that could not be delivered is overdue.
+        let report_due = locked.entry.arrived_at.saturating_add(report_age).max(now() + 60);
+        let due = locked.state.retry_at;
+        Ok(AttemptResult::Waiting(ScheduledEntry { due, report_due, forced: false }))
+    }
+
+    /// Writes the entry's state. If that fails, as on a full disk, the state is kept in memory, so
+    /// that a message that was sent is not sent again every few minutes.
+    fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
+        let written = locked.state.write(&self.directory, &locked.id);
+        match &written {
+            Ok(()) => self.unsaved.remove(&locked.id),
+            Err(_) => self.unsaved.insert(locked.id.clone(), locked.state.clone()),
+        };
+        written
+    }
+}
+
+/// First pause of an outage. Each further one is twice as long.
+const BACK_OFF_MIN: Duration = Duration::from_secs(60);
+/// Longest pause of an outage.
+const BACK_OFF_MAX: Duration = Duration::from_secs(900);

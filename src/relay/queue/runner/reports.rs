@@ -1,0 +1,166 @@
+//! Reports about an entry, delivered to its sender or to postmaster.
+
+use std::io;
+use std::sync::Arc;
+
+use jiff::Zoned;
+
+use super::QueueRunner;
+use super::locked_entry::LockedEntry;
+use super::schedule::ScheduledEntry;
+use crate::deliver::{Outcome, mbox};
+use crate::message::trace;
+use crate::message::{Content, Message};
+use crate::observe::events;
+use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
+use crate::relay::queue::{report_destinations, zoned};
+use crate::route::{Refusal, Resolution};
+use crate::smtp::dsn::{DsnNotify, DsnReturn};
+use crate::smtp::sender::OutcomeReason;
+use crate::smtp::{ForwardPath, Recipient, ReversePath};
+
+/// The recipient of a report.
+struct ReportRecipient {
+    /// The address in the To field, in angle brackets.
+    address: String,
+    resolution: Resolution,
+    /// Which reports about the report itself are wanted.
+    notify: Option<DsnNotify>,
+}
+
+impl QueueRunner {
+    /// Reports `action` for the recipients at these indexes, as far as NOTIFY asks for it. Returns
+    /// false if a report is due and could not be delivered.
+    pub(super) fn report(
+        &mut self,
+        locked: &LockedEntry,
+        action: DsnAction,
+        recipients: &[(usize, OutcomeReason)],
+    ) -> bool {
+        let envelope = &locked.entry.envelope;
+        let statuses: Vec<RecipientStatus<'_>> = recipients
+            .iter()
+            .filter_map(|(n, reason)| Some((envelope.to.get(*n)?, reason)))
+            .filter(|(recipient, _)| is_wanted(&action, recipient))
+            .map(|(recipient, reason)| RecipientStatus {
+                path: &recipient.path,
+                original: recipient.original.as_ref(),
+                status: reason.status,
+                diagnostic: Some(reason.text.clone()),
+                is_reply: reason.code.is_some(),
+            })
+            .collect();
+        let is_null = envelope.from == ReversePath::Null;
+        if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
+            return true;
+        }
+        let to = match self.report_recipient(&envelope.from) {
+            Ok(to) => to,
+            Err(error) => {
+                events::dsn_deferred(&locked.id, &envelope.from, error);
+                return false;
+            }
+        };
+        let returned = match self.returned_content(locked, &action) {
+            Ok(returned) => returned,
+            Err(e) => {
+                events::queue_failed(Some(&locked.id), e);
+                return false;
+            }
+        };
+        let (id, date) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
+        let report = DsnMessage {
+            hostname: &self.settings.hostname,
+            id: &id,
+            date: &date,
+            arrived: &zoned(locked.entry.arrived_at),
+            to: &to.address,
+            action,
+            envid: envelope.envid.as_deref(),
+            recipients: &statuses,
+            returned: &returned,
+        };
+        events::dsn_created(None::<&str>, Some(&locked.id), &id, &to.address);
+        self.counters.dsns.one();
+        self.deliver_report(&id, &date, report.content(), to)
+    }
+
+    /// Returns the sender, or postmaster if there is none, or if mail for the sender is refused.
+    ///
+    /// # Errors
+    /// The lookup failed now, or mail for postmaster is refused.
+    fn report_recipient(&self, from: &ReversePath) -> Result<ReportRecipient, String> {
+        if let ReversePath::Mailbox(sender) = from {
+            match self.route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+                Ok(resolution) => {
+                    let address = format!("<{sender}>");
+                    return Ok(ReportRecipient { address, resolution, notify: None });
+                }
+                Err(Refusal::LookupFailed(error)) => return Err(error),
+                Err(refusal) => {
+                    events::dsn_to_postmaster(format_args!("<{sender}>"), refusal);
+                }
+            }
+        }
+        let resolution =
+            self.route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+        let address = format!("<postmaster@{}>", self.settings.hostname);
+        // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
+        // otherwise report to each other for ever.
+        Ok(ReportRecipient { address, resolution, notify: Some(DsnNotify::default()) })
+    }
+
+    /// Returns the part of the message that goes into a report about it (RFC 3461 4.3, 6.2).
+    fn returned_content(
+        &self,
+        locked: &LockedEntry,
+        action: &DsnAction,
+    ) -> io::Result<ReturnedContent> {
+        let entry = &locked.entry;
+        let whole = entry.envelope.ret == Some(DsnReturn::Full)
+            && matches!(action, DsnAction::Failed)
+            && entry.size <= RETURNED_MAX;
+        if whole {
+            return Ok(ReturnedContent::Whole(entry.read_start(&locked.file, RETURNED_MAX)?));
+        }
+        let start = entry.read_start(&locked.file, dsn_message::HEADER_MAX as u64)?;
+        let header = dsn_message::read_header(&Content::Memory(Arc::new(start)))?;
+        Ok(ReturnedContent::Header(header))
+    }
+
+    /// Delivers a report to mailboxes and into the queue. Returns whether that succeeded.
+    fn deliver_report(
+        &mut self,
+        id: &str,
+        date: &Zoned,
+        content: Content,
+        to: ReportRecipient,
+    ) -> bool {
+        let Some(to) = report_destinations(to.resolution, to.notify, id, &content) else {
+            return false;
+        };
+        let queued: Vec<String> =
+            to.iter().filter_map(|to| to.queue_id()).map(str::to_owned).collect();
+        let head = mbox::head(&ReversePath::Null, date.timestamp().as_second());
+        let message = Message { id: id.to_owned(), head, content, to };
+        if self.writer.deliver(message, self.settings.timeout) != Outcome::Delivered {
+            return false;
+        }
+        queued.iter().for_each(|id| self.schedule.insert(id, ScheduledEntry::NEW));
+        true
+    }
+}
+
+/// True if the NOTIFY parameter of `recipient` asks for a report of `action`. Without one, failure
+/// and delay are reported (RFC 3461 4.1).
+fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
+    let notify = recipient.notify;
+    match action {
+        DsnAction::Relayed | DsnAction::Delivered => notify.is_some_and(|n| n.success),
+        DsnAction::Failed => notify.is_none_or(|n| n.failure),
+        DsnAction::Delayed(_) => notify.is_none_or(|n| n.delay),
+    }
+}
+
+/// Maximum size in bytes of a message that is returned whole.
+const RETURNED_MAX: u64 = 256 * 1024;
