@@ -1,7 +1,8 @@
-//! The Debian package in fresh roots of Debian 12 and 13: judged by lintian, installed, used by cron
-//! for a user of the system, upgraded and purged; and the hook that certbot runs after a renewal.
-//! Each root has processes and a loopback network of its own. A root that cannot be made, because
-//! mmdebstrap or the archive is missing, is skipped with the reason.
+//! The Debian package in fresh roots of Debian 12 and 13, and the deploy hook of certbot.
+//!
+//! The package is judged by lintian, installed, used by cron for a user of the system, upgraded and
+//! purged. Each root has processes and a loopback network of its own. A root that cannot be made,
+//! because mmdebstrap or the archive is missing, is skipped with the reason.
 
 use std::fs;
 use std::path::Path;
@@ -139,7 +140,8 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
     container
         .must("mkdir -p /etc/letsencrypt/live/host.example /etc/letsencrypt/archive/host.example");
     container.must("chmod 700 /etc/letsencrypt/live /etc/letsencrypt/archive");
-    let serve = "setpriv --reuid mailslot --regid mail --clear-groups mailslot -q -l 127.0.0.1:2525 \
+    let serve = "setpriv --reuid mailslot --regid mail --clear-groups mailslot -q \
+                 -l 127.0.0.1:2525 \
                  --tls-cert /etc/DIR/host.example/fullchain.pem \
                  --tls-key /etc/DIR/host.example/privkey.pem";
     let renewed = |container: &mut Container, number: u32| {
@@ -149,7 +151,8 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
                  -keyout privkey{number}.pem -out fullchain{number}.pem 2>/dev/null
              chmod 600 privkey{number}.pem
              for name in privkey fullchain; do
-                 ln -sf ../../archive/host.example/${{name}}{number}.pem ../../live/host.example/$name.pem
+                 ln -sf ../../archive/host.example/${{name}}{number}.pem \
+                     ../../live/host.example/$name.pem
              done; cd $TREE"
         ));
         let hook = "RENEWED_LINEAGE=/etc/letsencrypt/live/host.example contrib/certbot/mailslot";
