@@ -28,7 +28,7 @@ const UNUSABLE: &[Unusable] = &[
         "2 hard links",
     ),
     ("a FIFO", |path| mkfifo(path, Mode::from_bits_truncate(0o600)).unwrap(), "not a regular file"),
-    ("a folder", |path| fs::create_dir(path).unwrap(), "is a folder"),
+    ("a directory", |path| fs::create_dir(path).unwrap(), "is a directory"),
 ];
 
 #[test]
