@@ -222,6 +222,10 @@ fn words_are_plain() {
         for (number, line) in text.lines().enumerate() {
             for word in line.split(|c: char| !c.is_alphabetic()) {
                 let word = word.to_lowercase();
+                // `set folder=` is mutt's own.
+                if line.contains("set folder=") {
+                    continue;
+                }
                 if let Some((banned, plain)) = BANNED.iter().find(|(banned, _)| *banned == word) {
                     let at = format!("{}:{}", file.display(), number + 1);
                     wrong.push(format!("{at}: {banned}; better: {plain}"));

@@ -54,7 +54,7 @@ impl Display for Reply {
     }
 }
 
-/// What a client expects of a reply: its code, or the beginning of its text.
+/// Condition that a reply must meet: its code, or the beginning of its text.
 pub trait Expected: Copy + Debug {
     fn fits(self, reply: &Reply) -> bool;
 }

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use super::directory::TestDirectory;
 use super::server::mailslot;
 
-/// What came of a session.
+/// Result of a session.
 pub struct InetdSession {
     /// All that the client received.
     pub replies: String,

@@ -442,7 +442,7 @@ impl Ledger<Outcome> {
     }
 }
 
-/// How a reader writes a mailbox.
+/// Way in which a reader writes a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewrite {
     InPlace,

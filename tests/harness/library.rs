@@ -50,7 +50,7 @@ impl Route for TestRoute {
 
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let mailbox = Mailbox::parse(&format!("{name}@here.example")).unwrap();
-        Ok(Member { full_name: "Somebody".to_owned(), mailbox })
+        Ok(Member { full_name: "Test User".to_owned(), mailbox })
     }
 
     fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {

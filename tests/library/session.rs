@@ -374,8 +374,8 @@ fn vrfy_expn_and_forward_replies_are_for_local_clients() {
     let expected = ["220", "250", "250", "250", "211", "250", "551", "550", "221"];
     assert_eq!(codes(&local), expected, "{local}");
     for line in [
-        "250 2.1.5 Somebody <smith@here.example>\r\n",
-        "250-2.1.5 Somebody <list@here.example>\r\n250 2.1.5 Somebody <second@here.example>\r\n",
+        "250 2.1.5 Test User <smith@here.example>\r\n",
+        "250-2.1.5 Test User <list@here.example>\r\n250 2.1.5 Test User <second@here.example>\r\n",
         "211-2.0.0 sessions 1\r\n",
         "551 5.1.6 User not local; please try <new@elsewhere.example>\r\n",
     ] {

@@ -20,9 +20,9 @@ fn after_lines<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     (receiver, step)
 }
 
-/// The manual lists the in README lists that EHLO offers with all options on, and no others.
+/// The manual lists the extensions that EHLO offers with all options on, and no others.
 #[test]
-fn readme_lists_every_extension() {
+fn manual_lists_every_extension() {
     let mut settings = fixtures::settings(&[]);
     (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
     let step = Receiver::new(settings, BetaHost).handle_line(b"EHLO alpha.arpa\r\n");
@@ -130,7 +130,7 @@ fn protocol_names_in_received() {
     assert_eq!(client_of(&receiver), Some(owned(("a", "UTF8SMTP"))));
 }
 
-/// What was said before the handshake is forgotten, and counts if it is repeated (RFC 3207 4.2).
+/// The handshake discards all that the client said before (RFC 3207 4.2). It may say it again.
 #[test]
 fn starttls_resets_the_session() {
     let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };

@@ -153,7 +153,7 @@ fn symbolic_links_to_terminals_are_not_followed() {
     assert_eq!(pty.screen(), "");
 }
 
-/// To a terminal without UTF-8, its bytes are control characters.
+/// A terminal without UTF-8 takes bytes of UTF-8 for control characters.
 #[test]
 fn control_characters_depend_on_the_terminal() {
     let directory = tempfile::tempdir().unwrap();

@@ -82,7 +82,7 @@ fn session_on_a_tcp_socket_knows_its_peer() {
     assert!(directory.mailbox("jones").contains("[127.0.0.1]"));
 }
 
-/// As inetd starts it, the socket is standard input, output and error. The client receives replies
+/// inetd passes the socket as standard input, output and error. The client receives replies
 /// and nothing else, even if the log is asked for everything.
 #[test]
 fn session_started_by_inetd() {
@@ -115,7 +115,7 @@ fn session_started_by_inetd() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-/// As tcpserver starts it, there are two pipes, and the client's address is in the environment.
+/// tcpserver passes two pipes, and the address of the client in the environment.
 #[test]
 fn session_started_by_tcpserver() {
     let directory = TestDirectory::new();

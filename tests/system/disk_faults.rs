@@ -290,8 +290,8 @@ fn mailbox_of_another_user_is_450() {
 #[ignore = "needs root"]
 fn mailbox_without_permission_is_451() {
     let directory = TestDirectory::new();
-    // As a user to whom permissions apply. A copy, because that user may not read the directory of
-    // cargo.
+    // The program runs as a user that permissions apply to. It is a copy, because that user may not
+    // read cargo's directory.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = directory.join("mailslot");
     fs::copy(PROGRAM, &copy).unwrap();

@@ -88,8 +88,8 @@ fn send(directory: &Path, subject: &str) {
 #[ignore = "needs root, iproute2"]
 fn mail_waits_while_the_link_is_down() {
     let hosts = Hosts::new();
-    let folders = [TestDirectory::new(), TestDirectory::new()];
-    let [near, far] = folders.each_ref().map(|directory| directory.path());
+    let directories = [TestDirectory::new(), TestDirectory::new()];
+    let [near, far] = directories.each_ref().map(|directory| directory.path());
     let _far = hosts.serve(1, far, &["--listen", "10.99.99.2:2525"]);
     let relay = ["--smarthost", "10.99.99.2:2525", "--smarthost-tls", "may"];
     let _near = hosts.serve(0, near, &[&["--domain", "here.example"][..], &relay].concat());
