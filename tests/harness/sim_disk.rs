@@ -584,12 +584,12 @@ impl Keep {
 impl Disk for SimDisk {
     fn lstat(&self, path: &Path) -> io::Result<Stat> {
         self.call(Op::Look, path, |state| {
-            if state.folders.contains(path) {
+            if let Some(n) = state.folders.iter().position(|folder| folder == path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
                 let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
                 return Ok(Stat {
                     dev: 1,
-                    ino: 1,
+                    ino: 1 + n as u64,
                     kind,
                     links: 1,
                     uid,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::delivery::{House, large_message, message};
-use mailslot::deliver::{DeferReason, Outcome};
+use crate::harness::delivery::{Folder, House, large_message, message};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start};
 
 #[test]
 fn one_message_to_three_mailboxes() {
@@ -255,4 +255,36 @@ fn a_session_that_gives_up_gets_nothing_delivered() {
     let found = house.messages("alice");
     assert_eq!(found.len(), 1);
     assert!(found[0].contains(" id m2;"));
+}
+
+#[test]
+fn a_spool_that_others_may_write_to_is_refused() {
+    for mode in [0o770, 0o707, 0o1777] {
+        let folder = Folder::new();
+        let spool = folder.root().join("spool");
+        fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
+        let error = start(folder.settings(), Arc::default()).map(drop).unwrap_err().to_string();
+        assert!(error.ends_with(&format!("chmod go-w {}", spool.display())), "{error}");
+    }
+}
+
+#[test]
+fn a_spool_that_is_the_mail_directory_is_refused() {
+    let folder = Folder::new();
+    let spool = folder.root().join("link");
+    symlink(folder.root().join("mail"), &spool).unwrap();
+    let settings = DeliveryConfig { spool, ..folder.settings() };
+    let error = start(settings, Arc::default()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("it is the mail directory"), "{error}");
+}
+
+#[test]
+fn a_journal_that_others_may_write_to_is_refused() {
+    let folder = Folder::new();
+    let journal = folder.root().join("spool/journal-0");
+    fs::write(&journal, "").unwrap();
+    fs::set_permissions(&journal, Permissions::from_mode(0o666)).unwrap();
+    let error = start(folder.settings(), Arc::default()).map(drop).unwrap_err().to_string();
+    assert!(error.contains("others may have written to it (mode 666)"), "{error}");
+    assert!(journal.exists());
 }
