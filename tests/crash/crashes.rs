@@ -3,7 +3,7 @@
 //!
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 
-use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, Server, world};
+use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, SPOOL, Server, world};
 use crate::harness::sim_disk::{Fault, Plan, Random, World};
 use crate::logger;
 
@@ -226,6 +226,26 @@ fn recovery_syncs_what_was_done_too() {
     server.stop();
     // Its journal is gone by now, and nothing but the mailboxes stands in for the message.
     world.lose_all();
+    go_on(&world, &mut ledger).unwrap();
+}
+
+#[test]
+fn marks_of_another_boot_do_not_count_without_a_boot_id() {
+    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
+    world.hide_boot_id();
+    let disk = world.process();
+    let server = Server::start(&disk).unwrap();
+    ledger.send(&server, Letter::new("one", &["alice", "dave"], 300));
+    for name in world.names(SPOOL) {
+        world.sync(&format!("{SPOOL}/{name}"));
+    }
+    disk.kill();
+    server.stop();
+    world.lose_all();
+    ledger.power_lost();
+    // As after the boot of a small host, the server has the pid that it had before.
+    let server = Server::start(&world.process_with_pid_of(&disk)).unwrap();
+    server.stop();
     go_on(&world, &mut ledger).unwrap();
 }
 

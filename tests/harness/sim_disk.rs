@@ -118,6 +118,8 @@ pub struct SimFile {
 #[derive(Clone, Debug, Default)]
 struct State {
     boot: u64,
+    /// True if the machine has no boot id to show, as without /proc.
+    hides_boot_id: bool,
     next: u64,
     folders: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, u64>,
@@ -174,6 +176,17 @@ impl World {
         let pid = state.next as u32;
         state.processes.insert(pid, Process::default());
         SimDisk { world: self.clone(), pid }
+    }
+
+    /// Makes a new process with the pid of `dead`.
+    pub fn process_with_pid_of(&self, dead: &SimDisk) -> SimDisk {
+        self.state().processes.insert(dead.pid, Process::default());
+        SimDisk { world: self.clone(), pid: dead.pid }
+    }
+
+    /// Shows no boot id from now on.
+    pub fn hide_boot_id(&self) {
+        self.state().hides_boot_id = true;
     }
 
     /// The content of a file, as any program sees it.
@@ -653,8 +666,9 @@ impl Disk for SimDisk {
         self.pid
     }
 
-    fn pid_scope(&self) -> String {
-        format!("boot{}/sim", self.world.state().boot)
+    fn pid_scope(&self) -> Option<String> {
+        let state = self.world.state();
+        (!state.hides_boot_id).then(|| format!("boot{}/sim", state.boot))
     }
 
     fn is_dead(&self, pid: u32) -> bool {
