@@ -102,7 +102,8 @@ pub fn open_committer(
     // The process that created it may have been killed before its name was durable.
     let reset = journal.reset(&identity).and_then(|()| disk.sync_directory(spool));
     reset.map_err(|e| named(&journal.path, fix, e))?;
-    let mut committer = Committer::new(store, spool.clone(), identity, counters.clone(), journal)?;
+    let (spool, age) = (spool.clone(), config.checkpoint_age);
+    let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
     committer.recover(found.orphans, Instant::now() + config.lock_timeout);
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);

@@ -284,6 +284,28 @@ fn twenty_sessions_share_their_syncs() {
 }
 
 #[test]
+fn mailboxes_are_synced_although_more_mail_arrives() {
+    let (world, mut ledger) = (world(&[]), Ledger::default());
+    let mut settings = settings();
+    // One segment has room for all records, so that none of them forces a checkpoint.
+    settings.journal_segment = 8 << 20;
+    settings.checkpoint_age = Duration::from_millis(20);
+    let server = Server::start_with(&world.process(), settings).unwrap();
+    let is_synced = |world: &World| {
+        world.log().iter().any(|c| c.op == Op::Sync && c.path.ends_with("mail/alice"))
+    };
+    for n in 0..300 {
+        ledger.send(&server, Letter::new(&format!("m{n}"), &["alice"], 300));
+        if is_synced(&world) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(is_synced(&world), "never synced");
+    server.stop();
+}
+
+#[test]
 fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
     let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
     let disk = world.process();

@@ -45,6 +45,7 @@ impl Folder {
             mailbox_limit: None,
             queue: 32,
             journal_segment: JOURNAL_SEGMENT_SMALL,
+            ..DeliveryConfig::default()
         }
     }
 

@@ -49,6 +49,7 @@ pub fn settings() -> DeliveryConfig {
         mailbox_limit: None,
         queue: 32,
         journal_segment: HALF,
+        ..DeliveryConfig::default()
     }
 }
 
