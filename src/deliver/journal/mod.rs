@@ -48,11 +48,12 @@
 //! trailer says that it was done. A damaged journal is kept as `journal-N.damaged-INODE`, and its
 //! intact records are used.
 //!
-//! A message above `message::MEMORY_MAX` octets is not copied into the journal: it is written and
-//! synced *in place*. Its record, made before, tells where, and holds a checksum of each aligned
+//! A message above `message::MEMORY_MAX` bytes is not copied into the journal. It is written and
+//! synced *in place*. Its record, made before, has the position, and a checksum of each aligned
 //! chunk of the mailbox that it will fill. A crash leaves such a chunk whole, zero or missing, so
-//! recovery can tell our bytes from a stranger's. (Where a chunk is more than a block, since a very
-//! large message has very many copies, one that was begun cannot be told, and is left alone.)
+//! recovery can distinguish our bytes from those of another program. A very large message with very
+//! many copies has chunks larger than a block. Such a chunk that was begun is not recognized, and
+//! is left alone.
 
 mod record;
 
