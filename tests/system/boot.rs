@@ -40,8 +40,8 @@ fn with_packages(names: &[&str]) -> TestDirectory {
     directory
 }
 
-/// Delivers, kills the server, whose pid `pid` prints, delivers again, and stops the server by
-/// `stop`.
+/// Delivers, kills the server by the pid that the command `pid` prints, delivers again, and stops
+/// the server by `stop`.
 fn deliver_kill_and_stop(container: &mut Container, pid: &str, stop: &str) {
     container.must(SEND);
     assert_eq!(container.must(COUNT).trim(), "1");
