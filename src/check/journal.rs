@@ -27,7 +27,10 @@ pub fn check(config: &Config) -> Vec<Problem> {
         if !may_use(&path, account.as_ref()) {
             let name = privilege::account_name(account.as_ref());
             found.push(problem(
-                format!("journal {shown} cannot be opened by {name}: the server ran as another user before"),
+                format!(
+                    "journal {shown} cannot be opened by {name}: the server ran as another user \
+                     before"
+                ),
                 &format!(
                     "chown {} {shown} && chmod 0600 {shown}",
                     privilege::expected_owner(config)
