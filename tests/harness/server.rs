@@ -25,8 +25,9 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mailslot");
 /// Path of the program that callers of sendmail run.
 pub const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
 
-/// Copies the program to `path`. A child writes the copy, because a process that another thread
-/// forks meanwhile would inherit the open file, and a file open for writing cannot be run (ETXTBSY).
+/// Copies the program to `path`. A child writes the copy, because another thread may fork at that
+/// time. Its child would inherit the open file, and a file that is open for writing cannot be run
+/// (ETXTBSY).
 pub fn copy_program(path: &Path) {
     assert!(Command::new("cp").arg("-p").arg(PROGRAM).arg(path).status().unwrap().success());
 }
