@@ -4,7 +4,7 @@
 //! Logins are read from utmp(5). On a host without that file (some systems have dropped it because
 //! its times have 32 bits) no user is active.
 //!
-//! A user accepts messages on a terminal whose device is writable by its group (`mesg y`), as for
+//! A user accepts messages on a terminal if its device is writable by its group (`mesg y`), as for
 //! write(1). The contents of utmp are not trusted, because other programs than login(1) write to
 //! it. A terminal is written to only if it is
 //! - in the directory of devices, reached without `..` and without a symbolic link;

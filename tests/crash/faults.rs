@@ -182,7 +182,7 @@ fn short_writes() {
             let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
             let disk = machine.process();
             disk.plan(Some(Plan { at, fault: Fault::Short(part) }));
-            // A dotlock whose line was not written whole is not a lock.
+            // A dotlock with an incomplete line is not a lock.
             let server = SimWriter::start(&disk).unwrap();
             for message in messages("short") {
                 let first = message.id == "short-one";
@@ -286,6 +286,28 @@ fn twenty_sessions_share_their_syncs() {
     ledgers.iter().for_each(|ledger| ledger.check(&machine).unwrap());
     println!("twenty_sessions_share_their_syncs: {syncs} syncs for 500 messages");
     assert!(syncs < 100, "{syncs} syncs for 500 messages");
+    server.stop();
+}
+
+#[test]
+fn mailboxes_are_synced_although_more_mail_arrives() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let mut settings = settings();
+    // One segment has room for all records, so that none of them forces a checkpoint.
+    settings.journal_segment = 8 << 20;
+    settings.checkpoint_age = Duration::from_millis(20);
+    let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+    let is_synced = |machine: &SimMachine| {
+        machine.log().iter().any(|c| c.op == Op::Sync && c.path.ends_with("mail/alice"))
+    };
+    for n in 0..300 {
+        ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 300));
+        if is_synced(&machine) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(is_synced(&machine), "never synced");
     server.stop();
 }
 
