@@ -7,6 +7,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
@@ -23,6 +24,13 @@ use super::directory::TestDirectory;
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mailslot");
 /// Path of the program that callers of sendmail run.
 pub const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
+
+/// Copies the program to `path`. A child writes the copy, because another thread may fork at that
+/// time. Its child would inherit the open file, and a file that is open for writing cannot be run
+/// (ETXTBSY).
+pub fn copy_program(path: &Path) {
+    assert!(Command::new("cp").arg("-p").arg(PROGRAM).arg(path).status().unwrap().success());
+}
 
 /// Returns the command `mailslot`, cut off from the settings of the host and of the test's own run.
 pub fn mailslot(args: &[&str]) -> Command {

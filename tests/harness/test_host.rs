@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use super::directory::TestDirectory;
 use super::namespace::Namespace;
-use super::server::{PROGRAM, Server};
+use super::server::{Server, copy_program};
 
 /// Group of the mail directory.
 pub const MAIL: u32 = 8;
@@ -58,7 +58,7 @@ impl TestHost {
         fs::write(etc.join("shadow"), "bob\n").unwrap();
         fs::set_permissions(etc.join("shadow"), Permissions::from_mode(0o600)).unwrap();
         fs::write(directory.join("conf"), "").unwrap();
-        fs::copy(PROGRAM, directory.join("mailslot")).unwrap();
+        copy_program(&directory.join("mailslot"));
         fs::set_permissions(directory.join("spool"), Permissions::from_mode(0o700)).unwrap();
         chown(directory.join("spool"), Some(MAILSLOT), Some(MAIL)).unwrap();
         let host = TestHost { directory };

@@ -20,7 +20,7 @@ use nix::unistd::geteuid;
 
 use crate::harness::directory::TestDirectory;
 use crate::harness::namespace::Namespace;
-use crate::harness::server::{PROGRAM, Server, mailslot};
+use crate::harness::server::{PROGRAM, Server, copy_program, mailslot};
 use crate::harness::shell::Shell;
 
 /// A fault.
@@ -438,7 +438,7 @@ impl PublicProgram {
     fn new() -> PublicProgram {
         let directory = TestDirectory::new();
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
-        fs::copy(PROGRAM, directory.join("mailslot")).unwrap();
+        copy_program(&directory.join("mailslot"));
         PublicProgram(directory)
     }
 

@@ -19,7 +19,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::ledger::Ledger;
 use crate::harness::message::TestMessage;
 use crate::harness::namespace::Namespace;
-use crate::harness::server::{PROGRAM, Server};
+use crate::harness::server::{PROGRAM, Server, copy_program};
 use crate::harness::strace::{Strace, call_names, thread_of};
 use crate::harness::wait_until;
 
@@ -294,7 +294,7 @@ fn mailbox_without_permission_is_451() {
     // read cargo's directory.
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let copy = directory.join("mailslot");
-    fs::copy(PROGRAM, &copy).unwrap();
+    copy_program(&copy);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let copy_instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
     let server = directory.start_by(&[&nobody[..], &copy_instead].concat(), &[]);
