@@ -38,8 +38,8 @@ pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Checks that the spool exists, is writable, and is not writable by others, because its files
-/// contain mail.
+/// Checks that the spool exists, is writable, is not writable by others, because its files are
+/// believed, and is not the mail directory.
 pub fn check_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
@@ -52,12 +52,20 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
     ));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
-        && meta.mode() & 0o022 != 0
     {
-        found.push(advice(
-            format!("spool {shown} is writable by others"),
-            &format!("chmod go-w {shown}"),
-        ));
+        if meta.mode() & 0o022 != 0 {
+            found.push(problem(
+                format!("spool {shown} is writable by others"),
+                &format!("chmod go-w {shown}"),
+            ));
+        }
+        let id = |meta: &Metadata| (meta.dev(), meta.ino());
+        if fs::metadata(&config.mail_dir).is_ok_and(|mail| id(&mail) == id(&meta)) {
+            found.push(problem(
+                format!("spool {shown} is the mail directory too"),
+                "correct spool or mail-dir",
+            ));
+        }
     }
     found.extend(check_space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
@@ -159,7 +167,9 @@ mod tests {
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(check_mail_dir(&at("dir")).len(), in_mail, "{mode:o}");
-            assert_eq!(check_spool(&at("dir")).len(), in_spool, "{mode:o}");
+            let found = check_spool(&at("dir"));
+            assert_found(&found, "is the mail directory too", true);
+            assert_eq!(found.len(), 1 + in_spool, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
         assert_found(&check_mail_dir(&at("dir")), "is not writable by", true);

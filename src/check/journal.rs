@@ -1,4 +1,5 @@
-//! Checks the spool: journals of processes that are gone, and files of other users.
+//! Checks of the journals in the spool: those that dead processes left, damaged ones, and those
+//! that the server may not open.
 //!
 //! No journal is locked, because a server that starts at the same moment must not find it taken.
 
@@ -39,8 +40,19 @@ pub fn check(config: &Config) -> Vec<Problem> {
             continue;
         }
         match journal::inspect(&disk, &path) {
+            Ok(Some(OrphanSummary { damage: Some(damage), messages, .. })) => {
+                let plural = if messages == 1 { "" } else { "s" };
+                found.push(problem(
+                    format!(
+                        "journal {shown} is damaged: {damage}; {messages} message{plural} can be \
+                         read"
+                    ),
+                    "look for the cause in the kernel log; the next start recovers what can be \
+                     read and keeps the file under another name",
+                ));
+            }
             Ok(None | Some(OrphanSummary { messages: 0, .. })) => {}
-            Ok(Some(OrphanSummary { pid, messages })) => {
+            Ok(Some(OrphanSummary { pid, messages, damage: None })) => {
                 let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
                 let plural = if messages == 1 { "" } else { "s" };
                 found.push(advice(
@@ -57,6 +69,15 @@ pub fn check(config: &Config) -> Vec<Problem> {
             )),
         }
     }
+    for path in journal::list_damaged(&disk, &config.spool).unwrap_or_default() {
+        let shown = path.display();
+        found.push(advice(
+            format!("{shown} is a damaged journal, and mail that was in it may be lost"),
+            &format!(
+                "look for the cause in the kernel log and for mail in the file, then rm {shown}"
+            ),
+        ));
+    }
     found
 }
 
@@ -67,5 +88,26 @@ fn may_use(path: &Path, account: Option<&Account>) -> bool {
             fs::metadata(path).map_or(true, |meta| privilege::has_permission(&meta, account, 0o6))
         }
         None => access(path, AccessFlags::R_OK | AccessFlags::W_OK).is_ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::tests::{assert_found, config, host_named};
+
+    #[test]
+    fn damaged_journals_are_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().to_str().unwrap();
+        let config = config(&["-u", "al", "-n", "a.b", "-S", spool], &host_named("a"));
+        let journal = dir.path().join("journal-0");
+        // It was never filled.
+        fs::write(&journal, [0; 8192]).unwrap();
+        assert_eq!(check(&config), []);
+        fs::write(&journal, [1; 8192]).unwrap();
+        assert_found(&check(&config), "its header does not match its checksum", true);
+        fs::rename(&journal, dir.path().join("journal-0.damaged-12")).unwrap();
+        assert_found(&check(&config), "journal-0.damaged-12 is a damaged journal", false);
     }
 }

@@ -238,6 +238,7 @@ impl Config {
             mailbox_limit: self.mailbox_limit,
             queue: self.threads,
             journal_segment: if self.inetd { JOURNAL_SEGMENT_SMALL } else { JOURNAL_SEGMENT },
+            ..deliver::DeliveryConfig::default()
         }
     }
 

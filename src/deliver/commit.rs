@@ -107,6 +107,10 @@ pub struct Committer {
     /// Files that were dirty mailboxes before another program put other files under their names.
     replaced: DirtyMailboxes,
     checkpointer: Checkpointer,
+    /// Age of a record at which a checkpoint begins.
+    checkpoint_age: Duration,
+    /// Time of the oldest record that no checkpoint covers, finished or running.
+    uncovered_since: Option<Instant>,
     /// Newest record that a finished checkpoint covers.
     checkpointed: u64,
     /// Mailboxes whose sync failed, or that could not be truncated, and that are not repaired yet.
@@ -131,6 +135,7 @@ impl Committer {
         identity: Identity,
         counters: Arc<Counters>,
         journal: Journal,
+        checkpoint_age: Duration,
     ) -> io::Result<Committer> {
         let checkpointer =
             Checkpointer::start(store.disk.clone(), store.directories.clone(), counters.clone())?;
@@ -146,6 +151,8 @@ impl Committer {
             dirty: HashMap::new(),
             replaced: Vec::new(),
             checkpointer,
+            checkpoint_age,
+            uncovered_since: None,
             checkpointed: 0,
             failed: HashSet::new(),
             suspended: HashSet::new(),
@@ -391,6 +398,7 @@ impl Committer {
             self.journal.sync()?;
             Ok(Some(trailer))
         });
+        self.uncovered_since.get_or_insert_with(Instant::now);
         written.inspect_err(|_| self.journal.mark_failed(seq))
     }
 
@@ -493,9 +501,21 @@ impl Committer {
         self.recover_orphans()
     }
 
+    /// Begins a checkpoint if a record is old, unless one is running.
+    pub fn checkpoint_by_age(&mut self) {
+        let is_old = self.uncovered_since.is_some_and(|at| at.elapsed() >= self.checkpoint_age);
+        if is_old {
+            self.collect_checkpoints(false);
+            if !self.checkpointer.is_running() {
+                self.begin_checkpoint();
+            }
+        }
+    }
+
     /// Begins a checkpoint of all records, after the one before has ended.
     pub fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
+        self.uncovered_since = None;
         if !self.journal.is_clean() {
             let mailboxes = self.dirty.drain().chain(self.replaced.drain(..)).collect();
             let unsynced = self.checkpointer.begin(self.journal.seq(), mailboxes);

@@ -131,8 +131,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Returns the id of this process.
     fn pid(&self) -> u32;
     /// Returns `boot/namespace` without blanks: the boot id and the pid namespace within which a
-    /// pid identifies one process.
-    fn pid_scope(&self) -> String;
+    /// pid identifies one process. Returns None if the boot id is not known, as without /proc.
+    fn pid_scope(&self) -> Option<String>;
     /// True if this pid scope certainly has no process `pid`.
     fn is_dead(&self, pid: u32) -> bool;
 }
@@ -282,16 +282,12 @@ impl Disk for HostDisk {
         std::process::id()
     }
 
-    fn pid_scope(&self) -> String {
+    fn pid_scope(&self) -> Option<String> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
         let digits = |s: &str| s.chars().filter(char::is_ascii_alphanumeric).collect::<String>();
-        let namespace = digits(&namespace.to_string_lossy());
-        // Without /proc nothing is known of other processes, so that only the age of a lock counts.
-        match digits(&boot) {
-            boot if boot.is_empty() => format!("unknown{}/{namespace}", self.pid()),
-            boot => format!("{boot}/{namespace}"),
-        }
+        let (boot, namespace) = (digits(&boot), digits(&namespace.to_string_lossy()));
+        (!boot.is_empty()).then(|| format!("{boot}/{namespace}"))
     }
 
     fn is_dead(&self, pid: u32) -> bool {
@@ -310,8 +306,14 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        Ok(pwritev(self, parts, offset)?)
+        // Where off_t has 32 bits, pwritev(2) ends at 2 GiB. std writes beyond with pwrite64(2).
+        match libc::off_t::try_from(offset) {
+            Ok(offset) => Ok(pwritev(self, parts, offset)?),
+            Err(_) => {
+                let part = parts.iter().find(|part| !part.is_empty());
+                part.map_or(Ok(0), |part| FileExt::write_at(self, part, offset))
+            }
+        }
     }
 
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -116,8 +116,11 @@ pub struct Identity(String);
 impl Identity {
     /// Returns a new identity for the process that `disk` belongs to.
     pub fn new(disk: &dyn Disk) -> Identity {
-        let random = RandomState::new().hash_one(SystemTime::now()) as u32;
-        Identity(format!("{} {} {random:08x} mailslot\n", disk.pid(), disk.pid_scope()))
+        let random = RandomState::new().hash_one(SystemTime::now());
+        // Without a boot id nothing is known of other processes, so only the age of a lock counts,
+        // and nothing is known of the boot of a mark. A pid would be used again after a reboot.
+        let scope = disk.pid_scope().unwrap_or_else(|| format!("unknown{random:016x}/"));
+        Identity(format!("{} {scope} {:08x} mailslot\n", disk.pid(), random as u32))
     }
 
     /// Returns the identity of no process, for a journal that is left to the next start.
@@ -142,7 +145,8 @@ impl Identity {
         self.field(0).parse().ok()
     }
 
-    /// Returns a number that differs between boots, for marks that a reboot must invalidate.
+    /// Returns a number that differs between boots, for marks that a reboot must invalidate. If the
+    /// boot is not known, it differs between processes.
     pub fn boot_mark(&self) -> u64 {
         let boot = self.field(1).split('/').next().unwrap_or_default();
         // FNV-1a, because every process of a boot must get the same number.
@@ -152,7 +156,8 @@ impl Identity {
 
     /// True if the process is certainly dead: same boot, same pid namespace, no such process.
     pub fn is_dead(&self, disk: &dyn Disk) -> bool {
-        self.field(1) == disk.pid_scope() && self.pid().is_some_and(|pid| disk.is_dead(pid))
+        disk.pid_scope().is_some_and(|scope| scope == self.field(1))
+            && self.pid().is_some_and(|pid| disk.is_dead(pid))
     }
 
     fn field(&self, n: usize) -> &str {

@@ -64,6 +64,8 @@ pub struct DeliveryConfig {
     pub queue: usize,
     /// Bytes in each of the journal's two segments: [`JOURNAL_SEGMENT`] for a server.
     pub journal_segment: u64,
+    /// Age of a record at which its mailboxes are synced although more mail arrives.
+    pub checkpoint_age: Duration,
 }
 
 impl Default for DeliveryConfig {
@@ -77,10 +79,14 @@ impl Default for DeliveryConfig {
             mailbox_limit: None,
             queue: 32,
             journal_segment: JOURNAL_SEGMENT,
+            checkpoint_age: CHECKPOINT_AGE,
         }
     }
 }
 
+/// Age at which a record's mailboxes are synced. After a power loss, mail that users deleted comes
+/// back, and relayed mail is relayed again, if its record is still needed.
+pub const CHECKPOINT_AGE: Duration = Duration::from_secs(10);
 /// Bytes in a segment of a server's journal: two thousand messages of 4 KiB between two
 /// checkpoints.
 pub const JOURNAL_SEGMENT: u64 = 8 << 20;

@@ -64,6 +64,7 @@ pub fn open_committer(
         _ => Err(io::ErrorKind::NotADirectory.into()),
     });
     let mail = mail.map_err(|e| named(&config.mail_dir, "choose another with --mail-dir", e))?;
+    check_spool(&**disk, config)?;
     let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
     let spool = &config.spool;
     let store = MailboxStore {
@@ -101,7 +102,8 @@ pub fn open_committer(
     // The process that created it may have been killed before its name was durable.
     let reset = journal.reset(&identity).and_then(|()| disk.sync_directory(spool));
     reset.map_err(|e| named(&journal.path, fix, e))?;
-    let mut committer = Committer::new(store, spool.clone(), identity, counters.clone(), journal)?;
+    let (spool, age) = (spool.clone(), config.checkpoint_age);
+    let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
     committer.recover(found.orphans, Instant::now() + config.lock_timeout);
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
@@ -109,6 +111,26 @@ pub fn open_committer(
     let removed = committer.remove_dead_locks();
     removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
     Ok(committer)
+}
+
+/// Checks that only this user can write to the spool, because its files are believed, and that it
+/// is not the mail directory.
+fn check_spool(disk: &dyn Disk, config: &DeliveryConfig) -> io::Result<()> {
+    let shown = config.spool.display();
+    // With a dot at its end the path is followed through a symbolic link.
+    let spool = disk.lstat(&config.spool.join(".")).map_err(|e| {
+        io::Error::new(e.kind(), format!("{shown}: {e}; choose another with --spool"))
+    })?;
+    let mail = disk.lstat(&config.mail_dir.join("."))?;
+    if spool.id() == mail.id() {
+        let text = format!("{shown}: it is the mail directory; choose another with --spool");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    if spool.mode & 0o022 != 0 {
+        let text = format!("{shown}: it is writable by others; chmod go-w {shown}");
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(())
 }
 
 /// Journal of a dead process, locked by this one, with the records that are still needed.
@@ -140,6 +162,20 @@ fn take_over_journals(
         let taken = Journal::take_over(&*store.disk, &path, us)?;
         let Some((mut journal, owner)) = taken else { continue };
         let records = journal.read()?;
+        if let Some(damage) = journal.damage() {
+            let (kept, new) = journal.keep_damaged(&*store.disk)?;
+            if new {
+                let fix = "what can be read is recovered; look for the rest in the kept file, and \
+                           for the cause in the kernel log";
+                let (path, kept) = (path.display(), kept.display());
+                events::journal_damaged(path, kept, format!("{damage}; {fix}"));
+            }
+            if records.is_empty() {
+                owner.into_iter().for_each(|owner| store.dotlocks.mark_dead(owner));
+                store.disk.unlink(&path)?;
+                continue;
+            }
+        }
         if !records.is_empty() {
             orphans.push(OrphanedJournal { journal, records, owner });
             continue;
@@ -213,9 +249,7 @@ impl Committer {
             let finished =
                 !records.iter().flat_map(Record::placements).any(|c| unfinished.contains(&c.file));
             let ended = match finished {
-                true => journal
-                    .reset(&Identity::none())
-                    .and_then(|()| self.store.disk.unlink(&journal.path)),
+                true => self.remove_recovered(&mut journal),
                 false => journal.retain_for(&unfinished, false),
             };
             match ended {
@@ -224,6 +258,18 @@ impl Committer {
             }
         }
         self.suspended.extend(unfinished);
+    }
+
+    /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
+    /// because it stays under its second name as it was found.
+    fn remove_recovered(&self, journal: &mut Journal) -> io::Result<()> {
+        let disk = &self.store.disk;
+        if journal.is_kept()? {
+            disk.unlink(&journal.path)?;
+            return disk.sync_directory(&self.spool);
+        }
+        journal.reset(&Identity::none())?;
+        disk.unlink(&journal.path)
     }
 
     /// Recovers what processes left that died while this one runs, and removes their locks.

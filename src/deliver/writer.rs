@@ -183,6 +183,8 @@ impl BatchQueue {
             if !batch.is_empty() {
                 self.deliver(committer, batch);
             }
+            // Steady traffic never lets the quiet time pass that empties the journal.
+            committer.checkpoint_by_age();
         }
         let deadline = Instant::now() + STOP_GRACE;
         loop {

@@ -349,6 +349,10 @@ events! {
     Warn journal_mark_failed(error);
     /// The server began a new journal after a failure.
     Warn journal_renewed(journal);
+    /// A journal was damaged, or is of another version; it may contain acknowledged mail.
+    /// The field kept is its new name.
+    /// What can be read is recovered.
+    Error journal_damaged(journal, kept, error);
     /// A journal that is not needed any more could not be removed or rewritten.
     Error journal_not_removed(journal, error);
     /// The thread that syncs mailboxes in the background could not start.

@@ -9,7 +9,7 @@ use crate::harness::ledger::{Ledger, Rewrite};
 use crate::harness::message::{LARGE, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
-use crate::harness::sim_writer::{SimWriter, check_directories, machine};
+use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine};
 use crate::logger;
 
 /// Mailboxes at the start. The second one does not end as a mailbox should.
@@ -241,6 +241,26 @@ fn recovery_syncs_applied_messages() {
     server.stop();
     // The journal is removed by now, so only the mailboxes contain the message.
     machine.lose_all();
+    restart_and_check(&machine, &mut ledger).unwrap();
+}
+
+#[test]
+fn marks_of_another_boot_do_not_count_without_a_boot_id() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    machine.hide_boot_id();
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice", "dave"], 300));
+    for name in machine.names(SPOOL) {
+        machine.sync(&format!("{SPOOL}/{name}"));
+    }
+    disk.kill();
+    server.stop();
+    machine.lose_all();
+    ledger.power_lost();
+    // As after the boot of a small host, the server has the pid that it had before.
+    let server = SimWriter::start(&machine.process_with_pid_of(&disk)).unwrap();
+    server.stop();
     restart_and_check(&machine, &mut ledger).unwrap();
 }
 

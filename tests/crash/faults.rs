@@ -290,6 +290,28 @@ fn twenty_sessions_share_their_syncs() {
 }
 
 #[test]
+fn mailboxes_are_synced_although_more_mail_arrives() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let mut settings = settings();
+    // One segment has room for all records, so that none of them forces a checkpoint.
+    settings.journal_segment = 8 << 20;
+    settings.checkpoint_age = Duration::from_millis(20);
+    let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+    let is_synced = |machine: &SimMachine| {
+        machine.log().iter().any(|c| c.op == Op::Sync && c.path.ends_with("mail/alice"))
+    };
+    for n in 0..300 {
+        ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 300));
+        if is_synced(&machine) {
+            break;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    assert!(is_synced(&machine), "never synced");
+    server.stop();
+}
+
+#[test]
 fn spool_quota_is_no_space_and_not_over_quota() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let disk = machine.process();

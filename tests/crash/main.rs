@@ -6,6 +6,7 @@
 mod harness;
 
 mod crashes;
+mod damage;
 mod faults;
 mod logger;
 mod model;

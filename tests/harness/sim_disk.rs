@@ -123,6 +123,8 @@ pub struct SimFile {
 #[derive(Clone, Debug, Default)]
 struct State {
     boot: u64,
+    /// True if the machine has no boot id to show, as without /proc.
+    hides_boot_id: bool,
     next: u64,
     directories: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, u64>,
@@ -180,6 +182,17 @@ impl SimMachine {
         let pid = state.next as u32;
         state.processes.insert(pid, Process::default());
         SimDisk { machine: self.clone(), pid }
+    }
+
+    /// Makes a new process with the pid of `dead`.
+    pub fn process_with_pid_of(&self, dead: &SimDisk) -> SimDisk {
+        self.state().processes.insert(dead.pid, Process::default());
+        SimDisk { machine: self.clone(), pid: dead.pid }
+    }
+
+    /// Shows no boot id from now on.
+    pub fn hide_boot_id(&self) {
+        self.state().hides_boot_id = true;
     }
 
     /// Returns the content of a file as every process sees it, synced or not.
@@ -586,12 +599,12 @@ impl Keep {
 impl Disk for SimDisk {
     fn lstat(&self, path: &Path) -> io::Result<Stat> {
         self.call(Op::Look, path, |state| {
-            if state.directories.contains(path) {
+            if let Some(n) = state.directories.iter().position(|d| d == path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
                 let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
                 return Ok(Stat {
                     dev: 1,
-                    ino: 1,
+                    ino: 1 + n as u64,
                     kind,
                     links: 1,
                     uid,
@@ -655,8 +668,9 @@ impl Disk for SimDisk {
         self.pid
     }
 
-    fn pid_scope(&self) -> String {
-        format!("boot{}/sim", self.machine.state().boot)
+    fn pid_scope(&self) -> Option<String> {
+        let state = self.machine.state();
+        (!state.hides_boot_id).then(|| format!("boot{}/sim", state.boot))
     }
 
     fn is_dead(&self, pid: u32) -> bool {

@@ -14,7 +14,7 @@ const MAIL: &str = "/mail";
 const QUEUE: &str = "/spool/queue";
 /// A real directory too, because large contents that recovery copies wait there, in files without a
 /// name.
-const SPOOL: &str = "/tmp";
+pub const SPOOL: &str = "/tmp";
 /// Length of half of the journal. Two or four records fill it.
 pub const HALF: u64 = 32 * 1024;
 

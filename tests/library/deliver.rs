@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::{DeferReason, Outcome};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start};
 use mailslot::message::Message;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::library::MailStore;
 use crate::harness::mbox::Mail;
 use crate::harness::message::TestMessage;
@@ -277,4 +278,49 @@ fn message_of_a_session_that_gave_up_is_not_delivered() {
     let found = store.messages("alice");
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].field("Subject").unwrap(), "m2");
+}
+
+/// Returns the configuration of a writer in `directory`.
+fn settings(directory: &TestDirectory) -> DeliveryConfig {
+    DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    }
+}
+
+/// Returns the error of a writer that does not start.
+fn start_error(settings: DeliveryConfig) -> String {
+    start(settings, Arc::default()).map(drop).unwrap_err().to_string()
+}
+
+#[test]
+fn spool_writable_by_others_is_refused() {
+    for mode in [0o770, 0o707, 0o1777] {
+        let directory = TestDirectory::with_mail_and_spool();
+        let spool = directory.join("spool");
+        fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
+        let error = start_error(settings(&directory));
+        assert!(error.ends_with(&format!("chmod go-w {}", spool.display())), "{error}");
+    }
+}
+
+#[test]
+fn spool_that_is_the_mail_directory_is_refused() {
+    let directory = TestDirectory::with_mail_and_spool();
+    let spool = directory.join("link");
+    symlink(directory.join("mail"), &spool).unwrap();
+    let error = start_error(DeliveryConfig { spool, ..settings(&directory) });
+    assert!(error.contains("it is the mail directory"), "{error}");
+}
+
+#[test]
+fn journal_writable_by_others_is_refused() {
+    let directory = TestDirectory::with_mail_and_spool();
+    let journal = directory.join("spool/journal-0");
+    fs::write(&journal, "").unwrap();
+    fs::set_permissions(&journal, Permissions::from_mode(0o666)).unwrap();
+    let error = start_error(settings(&directory));
+    assert!(error.contains("others may have written to it (mode 666)"), "{error}");
+    assert!(journal.exists());
 }

@@ -96,7 +96,7 @@ const AS_ANY_USER: &[Row] = &[
         By("correct mail-dir", "mkdir -m 700 $D/box; sed -i s,/mail$,/box, $C"),
     ),
     advice("chmod 777 $D/mail", "lets any user remove any mailbox", Printed),
-    advice("chmod 770 $D/spool", "/spool is writable by others", Printed),
+    stops("chmod 770 $D/spool", "/spool is writable by others", Printed),
     // Mailboxes.
     stops("ln -s other $D/mail/alice", "mail/alice is a symbolic link", Printed),
     stops("mkfifo $D/mail/alice", "mail/alice is a FIFO", Printed),

@@ -43,6 +43,11 @@
 //! as a record. Sequence numbers continue those of the journals that were recovered, because a
 //! message that recovery records again must have the greater number in the later record.
 //!
+//! Only a journal whose header is all zeros was never filled. Any other header that does not match
+//! its checksum is damage, and so is a bad record that was durable: newer records follow it, or its
+//! trailer says that it was done. A damaged journal is kept as `journal-N.damaged-INODE`, and its
+//! intact records are used.
+//!
 //! A message above `message::MEMORY_MAX` bytes is not copied into the journal. It is written and
 //! synced *in place*. Its record, made before, has the position, and a checksum of each aligned
 //! chunk of the mailbox that it will fill. A crash leaves such a chunk whole, zero or missing, so
@@ -61,8 +66,10 @@ use std::sync::Arc;
 pub use self::record::{
     COPIES_MAX, Draft, MESSAGES_MAX, Placement, Record, RecordedMessage, Sums, Trailer,
 };
-use self::record::{FieldReader, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table};
-use super::disk::{BLOCK, Disk, DiskFile, FileLock, OpenMode};
+use self::record::{
+    FieldReader, Magic, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table,
+};
+use super::disk::{BLOCK, Disk, DiskFile, FileKind, FileLock, OpenMode};
 use super::locks::{IDENTITY_MAX, Identity};
 use crate::message::DestinationFile;
 
@@ -88,6 +95,8 @@ pub struct Journal {
     /// Sequence number of the first record that could not be synced. Its messages were not
     /// delivered.
     failed: Option<u64>,
+    /// Damage that was found in the file, as a clause for the log.
+    damage: Option<&'static str>,
 }
 
 /// Journal whose process is dead, as [`inspect`] finds it.
@@ -97,6 +106,8 @@ pub struct OrphanSummary {
     pub pid: Option<u32>,
     /// Messages that are perhaps not in their mailboxes.
     pub messages: usize,
+    /// Damage in the file.
+    pub damage: Option<&'static str>,
 }
 
 /// Returns the paths of all journals in `spool`.
@@ -107,27 +118,39 @@ pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(names.iter().map(|n| spool.join(n)).collect())
 }
 
+/// Returns the paths of the damaged journals that were kept in `spool`.
+pub fn list_damaged(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut names = disk.read_directory(spool)?;
+    names.retain(|n| n.starts_with(PREFIX) && n.contains(DAMAGED));
+    names.sort();
+    Ok(names.iter().map(|n| spool.join(n)).collect())
+}
+
 /// Returns the identity of the last owner of the journal `path`, if it can be read.
 pub fn owner(disk: &dyn Disk, path: &Path) -> Option<Identity> {
     let file = disk.open(path, OpenMode::Read).ok()?;
-    read_header(&*file).ok()??.owner
+    read_header(&*file).ok()?.0.owner
 }
 
 /// Reads the journal `path` without a lock. Returns None if its process lives, or if the journal
-/// was never used. The result may be outdated if a process takes the journal over meanwhile.
+/// was never filled. The result may be outdated if a process takes the journal over meanwhile.
 pub fn inspect(disk: &dyn Disk, path: &Path) -> io::Result<Option<OrphanSummary>> {
     let file = disk.open(path, OpenMode::Read)?;
-    let Some(header) = read_header(&*file)? else { return Ok(None) };
-    let Some(owner) = header.owner.clone() else { return Ok(None) };
+    let (header, damage) = read_header(&*file)?;
     let boot_mark = Identity::new(disk).boot_mark();
-    if owner.boot_mark() == boot_mark && !owner.is_dead(disk) {
-        return Ok(None);
+    match &header.owner {
+        Some(owner) if owner.boot_mark() == boot_mark && !owner.is_dead(disk) => return Ok(None),
+        None if damage.is_none() => return Ok(None),
+        _ => {}
     }
+    let owner = header.owner.clone();
     let mut journal = Journal::with_header(path.to_owned(), file, boot_mark, &header);
+    journal.damage = damage;
     let records = journal.read()?;
     let messages = records.iter().flat_map(|record| &record.messages);
     let messages = messages.filter(|message| !message.copies.is_empty()).count();
-    Ok(Some(OrphanSummary { pid: owner.pid().filter(|pid| *pid != 0), messages }))
+    let pid = owner.and_then(|owner| owner.pid()).filter(|pid| *pid != 0);
+    Ok(Some(OrphanSummary { pid, messages, damage: journal.damage }))
 }
 
 impl Journal {
@@ -166,8 +189,10 @@ impl Journal {
         us: &Identity,
     ) -> io::Result<Option<(Journal, Option<Identity>)>> {
         let Some(file) = open_and_lock(disk, path)? else { return Ok(None) };
-        let header = read_header(&*file)?.unwrap_or_default();
-        let journal = Journal::with_header(path.to_owned(), file, us.boot_mark(), &header);
+        check_access(disk, path, &*file)?;
+        let (header, damage) = read_header(&*file)?;
+        let mut journal = Journal::with_header(path.to_owned(), file, us.boot_mark(), &header);
+        journal.damage = damage;
         Ok(Some((journal, header.owner)))
     }
 
@@ -189,7 +214,33 @@ impl Journal {
             key: header.key,
             boot_mark,
             failed: None,
+            damage: None,
         }
+    }
+
+    /// Returns the damage that [`Journal::take_over`] or [`Journal::read`] found.
+    pub fn damage(&self) -> Option<&'static str> {
+        self.damage
+    }
+
+    /// True if [`Journal::keep_damaged`] has given the file its second name.
+    pub fn is_kept(&self) -> io::Result<bool> {
+        Ok(self.file.stat()?.links > 1)
+    }
+
+    /// Keeps the file under a second name, which is durable and says that it is damaged. Returns
+    /// that name, and whether it is new.
+    pub fn keep_damaged(&self, disk: &dyn Disk) -> io::Result<(PathBuf, bool)> {
+        let mut name = self.path.file_name().unwrap_or_default().to_owned();
+        name.push(format!("{DAMAGED}{}", self.file.stat()?.ino));
+        let kept = self.path.with_file_name(name);
+        let new = match disk.link(&self.path, &kept) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(e),
+        };
+        disk.sync_directory(kept.parent().unwrap_or(Path::new(".")))?;
+        Ok((kept, new))
     }
 
     /// Returns the number of bytes in each segment, which is 0 if the journal was never filled.
@@ -335,26 +386,88 @@ impl Journal {
         self.write_marks(&record.trailer)
     }
 
-    /// Reads the records that are still needed, oldest first, and continues their numbers.
+    /// Reads the records that are still needed, oldest first, and continues their numbers. Notes
+    /// whether records that were durable cannot be read.
     pub fn read(&mut self) -> io::Result<Vec<Record>> {
-        let mut records = Vec::new();
+        let mut records: Vec<Record> = Vec::new();
+        // Numbers of bad records, and of records that were durable although a bad one hides them.
+        let (mut bad, mut durable) = (Vec::new(), Vec::new());
+        let octets = self.file.stat()?.len;
+        if self.segment > 0 && octets < BLOCK + 2 * self.segment {
+            self.damage = self.damage.or(Some("it is cut short"));
+        }
         for segment in 0..2 {
             let mut at = BLOCK + segment * self.segment;
-            let end = at + self.segment;
-            let mut last = 0;
-            while let Some(record) = self.read_record(at, end)? {
-                if record.seq <= last {
-                    break;
+            let end = (at + self.segment).min(octets);
+            let (mut last, mut passed) = (0, false);
+            loop {
+                match self.read_record(at, end)? {
+                    // It is from an earlier use of the segment.
+                    Some(record) if record.seq <= last => break,
+                    Some(record) => {
+                        (last, at) = (record.seq, record.end);
+                        if std::mem::take(&mut passed) {
+                            durable.push(record.seq);
+                        }
+                        self.checkpoint = self.checkpoint.max(record.checkpoint);
+                        records.push(record);
+                        continue;
+                    }
+                    None => {}
                 }
-                (last, at) = (record.seq, record.end);
-                self.seq = self.seq.max(record.seq);
-                self.checkpoint = self.checkpoint.max(record.checkpoint);
-                records.push(record);
+                // What follows a record that cannot be read may be intact.
+                match self.next_magic(at, end)? {
+                    Some(Magic::Record { at: found, seq }) if found == at => {
+                        bad.extend((seq > last).then_some(seq));
+                        passed |= seq <= last;
+                        at += BLOCK;
+                    }
+                    Some(Magic::Record { at: found, .. }) => {
+                        passed = true;
+                        at = found;
+                    }
+                    Some(Magic::Trailer { at: found, seq, done }) => {
+                        durable.extend((done && seq > last).then_some(seq));
+                        at = found + BLOCK;
+                    }
+                    None => break,
+                }
             }
         }
+        let newest = records.iter().map(|r| r.seq).max().unwrap_or_default();
+        self.seq = self.seq.max(newest).max(self.checkpoint);
+        let needed = |seq: &&u64| **seq > self.checkpoint;
+        let overtaken = bad.iter().filter(needed).any(|seq| *seq < newest);
+        if overtaken || durable.iter().any(|seq| needed(&seq)) {
+            self.damage = self.damage.or(Some("a record in it cannot be read"));
+        }
+        // The number of a record that was cut short is not used again, so that it is not taken for
+        // one that was durable. A number that is far away is damage.
+        let next = bad.into_iter().filter(|seq| seq.wrapping_sub(self.seq) < 1 << 32);
+        self.seq = next.max().unwrap_or_default().max(self.seq);
         records.retain(|r| r.seq > self.checkpoint);
         records.sort_by_key(|r| r.seq);
         Ok(records)
+    }
+
+    /// Finds the next block from `at` on that begins as a record or a trailer does.
+    fn next_magic(&self, mut at: u64, end: u64) -> io::Result<Option<Magic>> {
+        let mut buf = vec![0; 64 * 1024];
+        while at < end {
+            let n = buf.len().min((end - at) as usize);
+            let Some(piece) = buf.get_mut(..n) else { break };
+            if !read_whole(&*self.file, piece, at)? {
+                break;
+            }
+            for (block, at) in piece.chunks(BLOCK as usize).zip((at..).step_by(BLOCK as usize)) {
+                let magic = record::magic_of(block, at);
+                if magic.is_some() {
+                    return Ok(magic);
+                }
+            }
+            at += n as u64;
+        }
+        Ok(None)
     }
 
     /// Reads the content of a message. Returns None for a message in place.
@@ -456,6 +569,28 @@ fn open_and_lock(disk: &dyn Disk, path: &Path) -> io::Result<Option<Arc<dyn Disk
     Ok(named.is_ok_and(|named| named.id() == opened.id()).then_some(file))
 }
 
+/// Checks that no other user can have written the journal.
+///
+/// # Errors
+/// `PermissionDenied`, with the fix.
+fn check_access(disk: &dyn Disk, path: &Path, file: &dyn DiskFile) -> io::Result<()> {
+    let stat = file.stat()?;
+    let directory = disk.lstat(&path.parent().unwrap_or(path).join("."))?;
+    let trusted = [0, nix::unistd::geteuid().as_raw(), directory.uid];
+    let is_safe = stat.mode & 0o022 == 0 && trusted.contains(&stat.uid);
+    if stat.kind == FileKind::Regular && is_safe {
+        return Ok(());
+    }
+    let text = format!(
+        "{}: uid {} or others may have written to it (mode {:o}); look at it, then chown and chmod \
+         0600 it, or remove it",
+        path.display(),
+        stat.uid,
+        stat.mode
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
 /// Header of a journal. The default is that of a journal that was never filled.
 #[derive(Debug, Default)]
 struct JournalHeader {
@@ -465,29 +600,42 @@ struct JournalHeader {
     owner: Option<Identity>,
 }
 
-/// Reads the header. Returns None if the file was never filled, because its process was killed
-/// before anything was recorded.
-///
-/// # Errors
-/// `InvalidData` for a journal of another version, which may contain mail.
-fn read_header(file: &dyn DiskFile) -> io::Result<Option<JournalHeader>> {
-    let mut block = [0; BLOCK as usize];
-    if !read_whole(file, &mut block, 0)? {
-        return Ok(None);
+/// Reads the header and returns it with its damage. The header of a journal that was never filled
+/// is the default. Of a damaged one, the key and the owner are taken as they are, because the
+/// checksums of the records prove the key, and a wrong owner has no locks.
+fn read_header(file: &dyn DiskFile) -> io::Result<(JournalHeader, Option<&'static str>)> {
+    let octets = file.stat()?.len;
+    let mut block = vec![0; octets.min(BLOCK) as usize];
+    file.read_exact_at(&mut block, 0)?;
+    if block.iter().all(|b| *b == 0) {
+        return Ok((JournalHeader::default(), None));
     }
-    let magic = &block[..HEADER_MAGIC.len()];
-    if magic != HEADER_MAGIC && magic.starts_with(ANY_HEADER_MAGIC) {
-        let text = "a journal of another version of mailslot; start that version once to empty it";
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    if let Some(header) = parse_header(&block) {
+        return Ok((header, None));
     }
-    Ok(parse_header(&block))
+    let magic = block.get(..HEADER_MAGIC.len()).unwrap_or_default();
+    let other_version = magic.split_last().is_some_and(|(version, rest)| {
+        rest == ANY_HEADER_MAGIC && version.is_ascii_digit() && magic != HEADER_MAGIC
+    });
+    if other_version && parse_fields(&block).is_some() {
+        return Ok((JournalHeader::default(), Some("it is of another version of mailslot")));
+    }
+    let segment = octets.saturating_sub(BLOCK) / 2;
+    let mut header = JournalHeader { segment, ..JournalHeader::default() };
+    let mut fields = FieldReader(block.get(24..).unwrap_or_default());
+    header.key = fields.u64().unwrap_or_default();
+    let line = fields.u32().and_then(|n| fields.take((n as usize).min(IDENTITY_MAX)));
+    header.owner = line.and_then(Identity::parse);
+    Ok((header, Some("its header does not match its checksum")))
 }
 
 fn parse_header(block: &[u8]) -> Option<JournalHeader> {
-    let mut fields = FieldReader(block);
-    if fields.take(8)? != HEADER_MAGIC {
-        return None;
-    }
+    block.starts_with(HEADER_MAGIC).then(|| parse_fields(block))?
+}
+
+/// Parses a header of any version, if its checksum is right.
+fn parse_fields(block: &[u8]) -> Option<JournalHeader> {
+    let mut fields = FieldReader(block.get(HEADER_MAGIC.len()..)?);
     let (segment, checkpoint, key) = (fields.u64()?, fields.u64()?, fields.u64()?);
     let line = fields.u32()? as usize;
     let line = fields.take(line.min(IDENTITY_MAX))?;
@@ -512,6 +660,8 @@ fn read_whole(file: &dyn DiskFile, buf: &mut [u8], offset: u64) -> io::Result<bo
 }
 
 const PREFIX: &str = "journal-";
+/// Part of the name of a damaged journal between that of the journal and its inode.
+const DAMAGED: &str = ".damaged-";
 const HEADER_MAGIC: &[u8] = b"mslotjn2";
-/// Prefix of the magic of all versions.
+/// Magic of all versions without the digit at its end.
 const ANY_HEADER_MAGIC: &[u8] = b"mslotjn";

@@ -277,6 +277,23 @@ impl RecordHead {
     }
 }
 
+/// Block that begins as a record or a trailer does, whatever follows.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Magic {
+    Record { at: u64, seq: u64 },
+    Trailer { at: u64, seq: u64, done: bool },
+}
+
+/// Returns what the block at offset `at` begins as.
+pub(super) fn magic_of(block: &[u8], at: u64) -> Option<Magic> {
+    let mut fields = FieldReader(block);
+    match fields.take(8)? {
+        RECORD_MAGIC => Some(Magic::Record { at, seq: fields.u64()? }),
+        TRAILER_MAGIC => Some(Magic::Trailer { at, seq: fields.u64()?, done: fields.u64()? != 0 }),
+        _ => None,
+    }
+}
+
 /// Parses a table of `count` messages, whose contents begin at `contents_at` in the journal.
 /// Returns the messages and the number of their copies.
 pub(super) fn parse_table(
