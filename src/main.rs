@@ -33,6 +33,7 @@ use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
+use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
@@ -115,6 +116,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
+    descriptors::raise_limit();
     for problem in check::check_limits(config) {
         events::setting_doubtful(problem.what, problem.fix);
     }

@@ -31,6 +31,7 @@ use super::{DeliveryConfig, forward};
 use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::process::descriptors;
 
 /// Running writer.
 #[derive(Debug)]
@@ -146,6 +147,9 @@ struct BatchQueue {
     blocked_max: usize,
     /// Bytes of content after which a batch is full.
     batch_octets: u64,
+    /// Number of mailboxes that a batch and the files cached from earlier ones may keep open. A
+    /// single message may exceed it.
+    files_max: usize,
     /// Time that the last batch took to become durable, and its number of messages.
     last_batch: (Duration, usize),
     random: RandomState,
@@ -170,6 +174,8 @@ impl BatchQueue {
             // Each of them keeps a session, so one mailbox may have a quarter of the sessions.
             blocked_max: (config.queue / 4).max(1),
             batch_octets: config.journal_segment / 4,
+            // The other half is for sessions.
+            files_max: descriptors::limit() / 2,
             last_batch: (Duration::ZERO, 0),
             random: RandomState::new(),
             jitter: 0,
@@ -300,6 +306,14 @@ impl BatchQueue {
                 self.postpone(queued, None);
                 continue;
             }
+            let files = locked.len() + queued.files.len();
+            if files > self.files_max && !ready.is_empty() {
+                self.postpone(queued, None);
+                continue;
+            }
+            if files + committer.cached_files() > self.files_max {
+                committer.close_cached_files();
+            }
             match lock_all(committer, &mut locked, &queued, reuse) {
                 Ok(TryLock::Acquired(())) => {
                     if queued.is_large() {
@@ -317,6 +331,13 @@ impl BatchQueue {
                         self.wait_for_lock(committer, queued, file, "a dead process");
                     }
                     owner_died = true;
+                }
+                Err(fault) if fault.is_out_of_descriptors() && committer.close_cached_files() => {
+                    batch.push_front(queued);
+                }
+                // The next batch has the descriptors of this one.
+                Err(fault) if fault.is_out_of_descriptors() && !ready.is_empty() => {
+                    self.postpone(queued, None);
                 }
                 Err(fault) => {
                     fault.log(&queued.message.id);

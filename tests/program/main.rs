@@ -7,8 +7,9 @@ mod harness;
 mod abuse;
 mod check;
 mod check_fixes;
-mod dialogues;
 #[cfg(target_os = "linux")]
+mod descriptors;
+mod dialogues;
 mod disk_faults;
 mod dsn;
 mod inetd;
