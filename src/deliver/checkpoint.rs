@@ -12,6 +12,7 @@ use crate::message::DestinationFile;
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::process::privilege;
+use crate::process::vital_thread::VitalThread;
 
 /// Mailboxes to sync, open as they were when they were written to.
 pub type DirtyMailboxes = Vec<(DestinationFile, OpenMailbox)>;
@@ -51,6 +52,7 @@ impl Checkpointer {
         let (done, results) = bounded(1);
         std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
             move || {
+                let _vital = VitalThread::new("checkpoint");
                 // Syncing needs no capability. The writer alone keeps them.
                 if let Err(e) = privilege::drop_capabilities() {
                     events::checkpoint_failed(e);

@@ -32,6 +32,7 @@ use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::process::descriptors;
+use crate::process::vital_thread::VitalThread;
 
 /// Running writer.
 #[derive(Debug)]
@@ -44,9 +45,8 @@ impl WriterThread {
     /// Ends the thread after every message in hand has its outcome and all mailboxes are synced.
     pub fn stop(self) {
         drop(self.stop);
-        if self.thread.join().is_err() {
-            events::writer_panicked();
-        }
+        // A writer that panics has ended the process.
+        let _ = self.thread.join();
     }
 }
 
@@ -70,6 +70,7 @@ pub fn start_on(
     let (forward_requests, forward_queue) = bounded(config.queue.max(1));
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
+        let _vital = VitalThread::new("writer");
         let mut queue = BatchQueue::new(incoming, forward_queue, stopped, &config);
         loop {
             match catch_unwind(AssertUnwindSafe(|| queue.run(&mut committer))) {
@@ -496,5 +497,6 @@ const SLOW_SYNC: Duration = Duration::from_millis(4);
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Time that the writer sleeps if there is nothing to do at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Time that messages which wait for a lock delay the stop of a server.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Time that messages which wait for a lock delay the stop of a server. The graces of a stop are
+/// 10 s together.
+const STOP_GRACE: Duration = Duration::from_secs(2);

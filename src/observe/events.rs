@@ -364,6 +364,9 @@ events! {
     /// Recovery from a journal ended.
     /// With complete=false the journal stays until the next try.
     Warn recovery_ended(journal, complete);
+    /// A defect of the program ended this thread.
+    /// The process ends with status 70, so that its supervisor starts it again.
+    Error thread_died(thread);
     /// A defect of the program ended the writer; it recovers and starts again.
     Error writer_panicked();
     /// The writer could not start again; until it does, messages are deferred.
@@ -400,8 +403,6 @@ events! {
     Warn queue_file_ignored(file);
     /// The queue, or one entry, could not be read or written; it is tried again.
     Error queue_failed(queue_id: Option, error);
-    /// A defect of the program ended the thread of the queue.
-    Error queue_panicked();
 
     /// The file of metrics cannot be written.
     Warn metrics_failed(file, error);

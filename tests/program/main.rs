@@ -28,6 +28,7 @@ mod replies;
 mod sandbox;
 mod sendmail;
 mod service;
+mod signals;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]
