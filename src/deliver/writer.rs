@@ -262,14 +262,12 @@ impl BatchQueue {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let (sync_time, last_size) = self.last_batch;
-        let waits = sync_time >= SLOW_SYNC && last_size > 1;
-        let deadline = Instant::now() + sync_time / 2;
+        let wait = gather_time(sync_time, last_size);
+        let deadline = Instant::now() + wait;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX / 4 {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
-                Err(_) if waits && Instant::now() < deadline => {
-                    self.incoming.recv_timeout(sync_time / 8).ok()
-                }
+                Err(_) if Instant::now() < deadline => self.incoming.recv_timeout(wait / 4).ok(),
                 Err(_) => None,
             };
             let Some(job) = job else { return };
@@ -451,6 +449,13 @@ impl BatchQueue {
     }
 }
 
+/// Returns the time to wait for more messages, after a batch of `last_size` messages that took
+/// `sync_time` to become durable.
+fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
+    let waits = sync_time >= SLOW_SYNC && last_size > 1;
+    if waits { (sync_time / 2).min(GATHER_MAX) } else { Duration::ZERO }
+}
+
 /// Locks all mailboxes of a message that the batch has not locked yet, or none of them. Files that
 /// are open already are taken only for `reuse`: not for a message in place, whose own sync must
 /// tell of its own writes. An error is told once to each descriptor, and the checkpoint, which has
@@ -493,6 +498,8 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const BLOCKED_GRACE: Duration = Duration::from_secs(2);
 /// Time of a sync above which it is worthwhile to wait for more messages.
 const SLOW_SYNC: Duration = Duration::from_millis(4);
+/// Longest time that a batch waits for more messages. One sync may have been slow by chance.
+const GATHER_MAX: Duration = Duration::from_millis(20);
 /// Time without mail after which mailboxes are synced and the journal is emptied.
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Time that the writer sleeps if there is nothing to do at all.
@@ -500,3 +507,17 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Time that messages which wait for a lock delay the stop of a server. The graces of a stop are
 /// 10 s together.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_more_messages_after_a_slow_sync_is_bounded() {
+        let ms = Duration::from_millis;
+        assert_eq!(gather_time(ms(10), 2), ms(5));
+        assert_eq!(gather_time(ms(10), 1), ms(0), "a message alone waits for no other");
+        assert_eq!(gather_time(ms(1), 2), ms(0));
+        assert_eq!(gather_time(ms(30_000), 64), ms(20));
+    }
+}

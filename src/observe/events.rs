@@ -243,6 +243,9 @@ events! {
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
+    /// MAIL was deferred, because the spool or the mail directory has no room for the message.
+    /// The field size is that which the client declared, or 0.
+    Warn no_room(session, client, from, size);
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
     /// An address could not be resolved, or the aliases for it are wrong; the client got a 451
