@@ -39,6 +39,11 @@
 //! | [`sysexits`] | the exit statuses of both programs |
 //! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
 //!
+//! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
+//! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
+//! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `process`, `sendmail`) are
+//! public for these programs, and are no interface for others.
+//!
 //! # How a message travels
 //!
 //! The server accepts a connection and passes it to one of a fixed number of session threads. If
@@ -100,15 +105,19 @@
 //! | writer | the one thread that appends to mailboxes |
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+#[doc(hidden)]
 pub mod check;
+#[doc(hidden)]
 pub mod config;
 pub mod deliver;
 pub mod message;
 pub mod net;
 pub mod observe;
+#[doc(hidden)]
 pub mod process;
 pub mod relay;
 pub mod route;
+#[doc(hidden)]
 pub mod sendmail;
 pub mod server;
 pub mod session;

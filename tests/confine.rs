@@ -1,11 +1,11 @@
-//! The sandbox that the program locks itself into: what a thread in it can open, and what becomes
-//! of files that are named or put in place once it is closed.
+//! The confinement that the program applies to itself: what a confined thread can open, and files
+//! that are named or replaced later. This is a program of its own because one test runs the program
+//! again and confines it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "harness/mod.rs"]
 mod harness;
 
-use crate::harness::test_host;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{TcpListener, TcpStream};
@@ -13,14 +13,16 @@ use std::os::unix::fs::{chown, symlink};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::harness::server::Server;
-use crate::harness::test_host::{Host, MAIL, Mode, passwd_line};
 use nix::sys::signal::Signal;
 
-/// In the environment of [`confined`], the folder that is in reach.
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::Server;
+use crate::harness::test_host::{self, MAIL, StartMode, TestHost, passwd_line};
+
+/// Environment variable of [`confined`] with the directory that it may use.
 const CONFINED: &str = "MAILSLOT_TEST_CONFINED";
 
-/// What is tried in the sandbox, by another thread; run by the test below, in a process of its own.
+/// Tries what must fail in a confined thread. Run by the test below, in a process of its own.
 #[test]
 fn confined() {
     let Some(inside) = std::env::var_os(CONFINED).map(PathBuf::from) else { return };
@@ -46,7 +48,7 @@ fn confined() {
         assert!(File::open(&outside).is_err_and(denied), "read");
         assert!(mailslot::process::confinement::blocks_reading(&outside));
         assert!(fs::read_dir("/etc").is_err_and(denied), "list");
-        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a folder");
+        assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a directory");
         assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
         assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
         assert!(Command::new("/bin/true").status().is_err_and(denied), "run a program");
@@ -60,22 +62,22 @@ fn confined() {
     std::thread::spawn(tries).join().unwrap();
 }
 
-/// As whoever runs the test, root too.
+/// Runs as the user who runs the test, including root.
 #[test]
-fn a_thread_in_the_sandbox_cannot_leave_it() {
+fn confined_thread_is_denied_everything_else() {
     let text = run_confined();
     assert!(text.contains("all denied") || text.contains("skipped"), "{text}");
     print!("{text}");
 }
 
-/// Runs [`confined`]; what it printed.
+/// Runs [`confined`]. Returns what it printed.
 fn run_confined() -> String {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("inside")).unwrap();
-    fs::write(folder.path().join("outside"), "x").unwrap();
+    let directory = TestDirectory::new();
+    fs::create_dir(directory.join("inside")).unwrap();
+    fs::write(directory.join("outside"), "x").unwrap();
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "confined", "--nocapture"])
-        .env(CONFINED, folder.path().join("inside"))
+        .env(CONFINED, directory.join("inside"))
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
@@ -84,51 +86,52 @@ fn run_confined() -> String {
     text.into_owned()
 }
 
-/// An `:include:` that leads out of the sandbox: mail waits, and the log names what keeps it.
+/// An `:include:` outside of the confinement defers mail, and the log names the file.
 #[test]
-fn an_include_outside_of_the_sandbox_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let other = tempfile::tempdir().unwrap();
-    let (lists, new) = (folder.path().join("lists"), other.path().join("new"));
+fn include_outside_of_the_confinement_is_logged() {
+    let directory = TestDirectory::new();
+    let other = TestDirectory::new();
+    let (lists, new) = (directory.join("lists"), other.path().join("new"));
     fs::write(&new, "bob\n").unwrap();
     fs::write(&lists, "shadow: :include:/etc/shadow\n").unwrap();
-    let server = Server::start_in(folder, &["-a", lists.to_str().unwrap()]);
+    let server = Server::start_in(directory, &["-a", lists.to_str().unwrap()]);
     let confines = kernel_confines();
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<>", 250);
+    client.command("MAIL FROM:<>", 250);
     if confines || !nix::unistd::geteuid().is_root() {
-        client.say("RCPT TO:<shadow@x.example>", 451);
+        client.command("RCPT TO:<shadow@x.example>", 451);
     }
     if confines && File::open("/etc/shadow").is_ok() {
         server.wait_for_log("/etc/shadow is outside of the confinement");
     }
-    // One that is named later.
+    // A file that is named later.
     fs::write(&lists, format!("new: :include:{}\n", new.display())).unwrap();
     server.signal(Signal::SIGHUP);
     server.wait_for_log("reload");
     if !confines {
         return println!("skipped: this kernel has no Landlock");
     }
-    client.say("RCPT TO:<new@x.example>", 451);
+    client.command("RCPT TO:<new@x.example>", 451);
     server.wait_for_log("new is outside of the confinement");
 }
 
-/// What a host's own `/etc` brings: as an ordinary user, all that its permissions allow, and what
-/// is put in its place; as root, what was there, and what everybody may read.
+/// Files in `/etc` of the host. As an ordinary user the program can read what its permissions
+/// allow, and files that replace others. As root it can read what was there at the start, and what
+/// all users may read.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn files_in_etc_are_read_by_their_permissions() {
+fn files_in_etc() {
     let root_is_confined = kernel_confines();
     for (mode, options, secret, user_later) in [
-        (Mode::Root, &[][..], "cannot be opened: Permission denied", 250),
-        (Mode::Capable, &[], "cannot be opened: Permission denied", 250),
-        (Mode::Root, &["--run-as", "root"], "is outside of the confinement", 451),
+        (StartMode::Root, &[][..], "cannot be opened: Permission denied", 250),
+        (StartMode::Capable, &[], "cannot be opened: Permission denied", 250),
+        (StartMode::Root, &["--run-as", "root"], "is outside of the confinement", 451),
     ] {
         if options.contains(&"root") && !root_is_confined {
             println!("skipped: this kernel has no Landlock");
             continue;
         }
-        let host = Host::new();
+        let host = TestHost::new();
         let lists = "secret: :include:/etc/shadow\npublic: :include:/etc/list\n";
         fs::write(host.path("etc/aliases"), lists).unwrap();
         fs::write(host.path("etc/list"), "alice\n").unwrap();
@@ -136,32 +139,32 @@ fn files_in_etc_are_read_by_their_permissions() {
         chown(host.path("spool"), Some(owner), Some(MAIL)).unwrap();
         let server = host.start(mode, options);
         let mut client = server.after_ehlo();
-        client.say("MAIL FROM:<>", 250);
-        client.say("RCPT TO:<public@host.example>", 250);
-        client.say("RCPT TO:<secret@host.example>", 451);
+        client.command("MAIL FROM:<>", 250);
+        client.command("RCPT TO:<public@host.example>", 250);
+        client.command("RCPT TO:<secret@host.example>", 451);
         server.wait_for_log(&format!("/etc/shadow {secret}"));
-        client.say("RCPT TO:<carol@host.example>", 550);
-        // As useradd(8) does it.
+        client.command("RCPT TO:<carol@host.example>", 550);
+        // As useradd(8) changes the file.
         let mut users = fs::read_to_string(host.path("etc/passwd")).unwrap();
         users.push_str(&passwd_line("carol", 64910));
         fs::write(host.path("etc/passwd+"), users).unwrap();
         fs::rename(host.path("etc/passwd+"), host.path("etc/passwd")).unwrap();
-        client.say("RCPT TO:<carol@host.example>", user_later);
+        client.command("RCPT TO:<carol@host.example>", user_later);
         if user_later == 451 {
             server.wait_for_log("outside of the confinement; restart mailslot");
         }
     }
 }
 
-/// A key that the group of `--run-as` may read is read again; one that root alone may read is not,
-/// and the log says so at the start. New files that replace the old ones are in reach.
+/// A key that the group of `--run-as` may read is reloaded. One that only root may read is not, and
+/// the log says so at the start. Files that replace the old ones can be read.
 #[cfg(feature = "tls")]
 #[test]
 #[ignore = "needs root, unshare"]
-fn a_key_is_read_again_if_it_is_the_group_s() {
+fn key_of_the_group_is_reloaded() {
     use std::os::unix::fs::PermissionsExt;
     for (permissions, again) in [(0o640, true), (0o600, false)] {
-        let host = Host::new();
+        let host = TestHost::new();
         let make = || {
             let made = rcgen::generate_simple_self_signed(["host.example".to_owned()]).unwrap();
             let pem = made.cert.pem() + &made.signing_key.serialize_pem();
@@ -173,23 +176,23 @@ fn a_key_is_read_again_if_it_is_the_group_s() {
         };
         make();
         let pem = host.path("certs/both.pem");
-        let server = host.start(Mode::Root, &["--tls-cert", pem.to_str().unwrap()]);
+        let server = host.start(StartMode::Root, &["--tls-cert", pem.to_str().unwrap()]);
         if !again {
-            let told = server.wait_for_log("tls-reload-unavailable");
-            assert!(told.contains("chgrp"), "{told}");
+            let line = server.wait_for_log("tls-reload-unavailable");
+            assert!(line.contains("chgrp"), "{line}");
         }
         make();
         server.signal(Signal::SIGHUP);
-        let told = server.wait_for_any_log(&["tls-reload-failed", "reloaded"]);
-        assert_eq!(told.contains("reloaded"), again, "{told}");
-        assert_eq!(server.after_ehlo().say("STARTTLS", 220).code, 220);
+        let line = server.wait_for_any_log(&["tls-reload-failed", "reloaded"]);
+        assert_eq!(line.contains("reloaded"), again, "{line}");
+        assert_eq!(server.after_ehlo().command("STARTTLS", 220).code, 220);
     }
 }
 
-/// systemd's unit: its exposure, and that its filter lets through every call that is made.
+/// The units of systemd: their exposure, and that the filter allows every call that is made.
 #[test]
 #[ignore = "needs root, unshare, setpriv, strace, systemd-analyze"]
-fn the_unit_of_systemd_is_tight_and_wide_enough() {
+fn systemd_unit_allows_the_calls_that_are_made() {
     let run = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).env_remove("LESS").output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -222,26 +225,18 @@ fn the_unit_of_systemd_is_tight_and_wide_enough() {
             }
         }
     }
-    let host = Host::new();
-    let inner = host.command(Mode::Capable, &["-l", "127.0.0.1:0"]);
-    // Between setpriv and the program, so that its own calls alone are told; beside it, so that
-    // the pid is its own.
-    let mut command = Command::new(inner.get_program());
-    for arg in inner.get_args() {
-        if arg == host.path("mailslot") {
-            command.args(["strace", "-D", "-f", "-qq"]);
-        }
-        command.arg(arg);
-    }
-    command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    let server =
-        Server::start_command(command, host.folder(), 1).unwrap_or_else(|(log, status)| {
-            panic!("not ready, {status}:\n{}", log.join("\n"));
-        });
+    let host = TestHost::new();
+    // Between setpriv and the program, so that only the calls of the program are traced. -D keeps
+    // the pid that of the program.
+    let strace = ["strace", "-D", "-f", "-qq"];
+    let options = ["-l", "127.0.0.1:0"];
+    let mut command = host.command_in(&host.namespace(), &strace, StartMode::Capable, &options);
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let server = host.start_command(command);
     let mut client = server.after_ehlo();
     let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(500));
     client.deliver("a@a.example", &["alice@host.example"], &text, 250);
-    client.say("QUIT", 221);
+    client.command("QUIT", 221);
     let large = text.repeat(1000);
     server.after_ehlo().deliver("a@a.example", &["bob@host.example"], &large, 250);
     server.signal(Signal::SIGHUP);
@@ -249,11 +244,11 @@ fn the_unit_of_systemd_is_tight_and_wide_enough() {
     let made: BTreeSet<String> = log.iter().filter_map(|line| call_of(line)).collect();
     assert!(made.contains("setfsuid") && made.contains("fdatasync"), "{made:?}");
     let refused: Vec<&String> = made.difference(&allowed).collect();
-    // Made by strace's own start, as the program's first.
+    // Called by strace to start the program.
     assert!(refused.iter().all(|call| *call == "execve"), "{refused:?}");
 }
 
-/// The system calls that a word of SystemCallFilter= stands for.
+/// Returns the system calls that a word of SystemCallFilter= stands for.
 fn members(word: &str, group: &dyn Fn(&str) -> String) -> Vec<String> {
     if !word.starts_with('@') {
         return vec![word.to_owned()];
@@ -263,7 +258,7 @@ fn members(word: &str, group: &dyn Fn(&str) -> String) -> Vec<String> {
     names.filter(|name| *name != word).flat_map(|name| members(name, group)).collect()
 }
 
-/// `[pid  4711] setfsuid(64901) = 64900`
+/// Returns the call in a line of strace, `[pid 4711] setfsuid(64901) = 64900`.
 fn call_of(line: &str) -> Option<String> {
     let call = line.strip_prefix("[pid").and_then(|rest| rest.split_once(']'));
     let call = call.map_or(line, |(_, call)| call);
@@ -272,9 +267,9 @@ fn call_of(line: &str) -> Option<String> {
     (plain && !name.is_empty()).then(|| name.to_owned())
 }
 
-/// Whether the kernel confines at all.
+/// True if the kernel supports the confinement.
 fn kernel_confines() -> bool {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
-    // Where that file system is not mounted the kernel's own answer is asked for.
+    // If that file system is not mounted, the kernel is tried.
     modules.contains("landlock") || run_confined().contains("all denied")
 }

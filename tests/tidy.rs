@@ -84,6 +84,21 @@ fn type_name(line: &str) -> Option<String> {
     ["struct", "enum", "trait", "type"].contains(&kind).then(|| words.next().map(str::to_owned))?
 }
 
+/// Every line of the log is an event of `observe/events.rs`, so that mailslot(8) can list them all.
+#[test]
+fn only_events_write_to_the_log() {
+    let mut wrong = Vec::new();
+    let macros =
+        ["log::error!", "log::warn!", "log::info!", "log::debug!", "log::trace!", "log::log!"];
+    for (file, text) in sources("src") {
+        if file != Path::new("src/observe/events.rs") {
+            let found = macros.iter().filter(|name| code(&text).any(|line| line.contains(*name)));
+            wrong.extend(found.map(|name| format!("{}: {name}", file.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// The files and directories of one directory import each other one way, too.
 #[test]
 fn siblings_do_not_import_in_circles() {
@@ -176,6 +191,61 @@ fn nothing_unfinished_or_unsafe_stays() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Words that the project replaced by plainer ones. They stay out of code, comments and documents.
+const BANNED: &[(&str, &str)] = &[
+    ("folder", "directory"),
+    ("folders", "directories"),
+    ("somebody", "a client, a program, another user"),
+    ("everybody", "all clients, all users"),
+    ("whoever", "the client that"),
+    ("whom", "that"),
+    ("told", "reported, returned, logged"),
+    ("tells", "reports, returns, says"),
+    ("hears", "receives, gets"),
+    ("cure", "fix"),
+    ("cures", "fixes"),
+    ("mend", "repair, fix"),
+    ("mended", "repaired, fixed"),
+];
+
+#[test]
+fn words_are_plain() {
+    let mut wrong = Vec::new();
+    let mut texts: Vec<_> =
+        ["src", "tests", "examples"].iter().flat_map(|dir| sources(dir)).collect();
+    texts.retain(|(file, _)| file != Path::new("tests/tidy.rs"));
+    for file in DOCUMENTS {
+        texts.push((file.into(), fs::read_to_string(root().join(file)).unwrap()));
+    }
+    for (file, text) in texts {
+        for (number, line) in text.lines().enumerate() {
+            for word in line.split(|c: char| !c.is_alphabetic()) {
+                let word = word.to_lowercase();
+                // `set folder=` is mutt's own.
+                if line.contains("set folder=") {
+                    continue;
+                }
+                if let Some((banned, plain)) = BANNED.iter().find(|(banned, _)| *banned == word) {
+                    let at = format!("{}:{}", file.display(), number + 1);
+                    wrong.push(format!("{at}: {banned}; better: {plain}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Documents that people read.
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CHANGELOG.md",
+    "tests/README.md",
+    "contrib/man/mailslot.8",
+    "contrib/man/mailslot.conf.5",
+    "contrib/man/mailslot-sendmail.8",
+    "contrib/man/mailslot-mbox.5",
+];
 
 #[test]
 fn documents_show_the_table_of_options() {

@@ -1,6 +1,6 @@
-//! What lies in the spool: journals of processes that are gone, and files of somebody else.
+//! Checks the spool: journals of processes that are gone, and files of other users.
 //!
-//! No journal is locked: a server that starts at the same moment must not find it taken.
+//! No journal is locked, because a server that starts at the same moment must not find it taken.
 
 use std::fs;
 use std::path::Path;
@@ -15,10 +15,10 @@ use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
 use crate::route::Problem;
 
-/// Everything that is wrong.
+/// Returns the problems of the journals.
 pub fn check(config: &Config) -> Vec<Problem> {
     let disk = HostDisk::default();
-    // A folder that is not there, or not to be read, is complained of as such.
+    // Another check reports a directory that is missing or unreadable.
     let Ok(journals) = journal::list(&disk, &config.spool) else { return Vec::new() };
     let account = privilege::run_account(config);
     let mut found = Vec::new();
@@ -27,7 +27,10 @@ pub fn check(config: &Config) -> Vec<Problem> {
         if !may_use(&path, account.as_ref()) {
             let name = privilege::account_name(account.as_ref());
             found.push(problem(
-                format!("journal {shown} cannot be opened by {name}: it ran as another before"),
+                format!(
+                    "journal {shown} cannot be opened by {name}: the server ran as another user \
+                     before"
+                ),
                 &format!(
                     "chown {} {shown} && chmod 0600 {shown}",
                     privilege::expected_owner(config)
@@ -50,7 +53,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
             }
             Err(e) => found.push(problem(
                 format!("journal {shown} cannot be read: {}", quoted(e)),
-                "look at the disk; a journal that is moved away loses what is only in it",
+                "check the disk; mail that is only in this journal is lost if you delete it",
             )),
         }
     }
@@ -59,7 +62,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
 
 fn may_use(path: &Path, account: Option<&Account>) -> bool {
     match account {
-        // One that is removed by now is no problem.
+        // A journal that was removed meanwhile is no problem.
         Some(account) => {
             fs::metadata(path).map_or(true, |meta| privilege::has_permission(&meta, account, 0o6))
         }

@@ -11,8 +11,8 @@ use super::mailbox::{DestinationDirectories, OpenMailbox};
 use crate::message::DestinationFile;
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::observe::vital_thread::VitalThread;
 use crate::process::privilege;
-use crate::process::vital_thread::VitalThread;
 
 /// Mailboxes to sync, open as they were when they were written to.
 pub type DirtyMailboxes = Vec<(DestinationFile, OpenMailbox)>;

@@ -24,7 +24,7 @@
 //! | record synced | the record | nothing to undo | the same |
 //! | appended to some | the record | whole in one: completed in all; else cut off | the same |
 //! | some mailboxes synced | record, these mailboxes | completed in all | the same |
-//! | all and the folder synced | record, mailboxes | nothing | nothing |
+//! | all and the directory synced | record, mailboxes | nothing | nothing |
 //!
 //! And the journal itself:
 //!

@@ -151,8 +151,8 @@ fn take_over_journals(
 }
 
 impl Committer {
-    /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that somebody
-    /// keeps locked. What could not be finished is suspended.
+    /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
+    /// program keeps locked. What could not be finished is suspended.
     pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal>, until: Instant) {
         if orphans.is_empty() {
             return;
@@ -539,21 +539,22 @@ fn rewrite(
     Ok(true)
 }
 
-/// What stands where a message in place was to be.
+/// State of the range that a message in place was to fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum InPlace {
-    /// All of it.
+    /// The message is there whole.
     Whole,
-    /// A part of it, and nothing that could be somebody else's.
+    /// A part of the message is there, and nothing that could be from another program.
     Torn,
-    /// The file ends before.
+    /// The file ends before the range.
     Missing,
-    /// Somebody else's octets, or a part of it with somebody else's behind.
+    /// Bytes of another program are there, or a part of the message with such bytes after it.
     Other,
 }
 
-/// A chunk that the file's end cuts short tells nothing, and is not taken for ours: it may be the
-/// whole of a short message that came since. Ours end where chunks do.
+/// Compares the range with the recorded checksums. A chunk that the end of the file cuts short is
+/// not taken for ours, because it may be the whole of a short message that came since. Our writes
+/// end where chunks do.
 fn in_place_state(
     locked: &LockedMailbox,
     copy: &Placement,

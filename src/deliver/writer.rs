@@ -31,8 +31,8 @@ use super::{DeliveryConfig, forward};
 use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::observe::vital_thread::VitalThread;
 use crate::process::descriptors;
-use crate::process::vital_thread::VitalThread;
 
 /// Running writer.
 #[derive(Debug)]
@@ -457,9 +457,9 @@ fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
 }
 
 /// Locks all mailboxes of a message that the batch has not locked yet, or none of them. Files that
-/// are open already are taken only for `reuse`: not for a message in place, whose own sync must
-/// tell of its own writes. An error is told once to each descriptor, and the checkpoint, which has
-/// those files, may be told of this one.
+/// are open already are used only with `reuse`. A message in place needs a descriptor of its own,
+/// because the kernel reports a write error once to each descriptor, and the checkpoint, which has
+/// the open files, may get the report.
 fn lock_all(
     committer: &Committer,
     locked: &mut LockedMailboxes,

@@ -13,8 +13,8 @@
 //! The failure is logged once. One descriptor is kept in reserve, so that a client that arrives
 //! then gets a 421 too.
 //!
-//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more connections
-//! are accepted. Sessions that wait for a command get 421 now and the others at their next command,
+//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more
+//! connections are accepted. Sessions that wait for a command get 421 now and the others at their next command,
 //! after messages in progress are finished and answered. Connections that are still open after the
 //! grace period are closed.
 

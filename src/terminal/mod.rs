@@ -139,7 +139,7 @@ impl Terminals {
         }
         let (device, directories) =
             names.split_last().ok_or_else(|| io::Error::other("no name"))?;
-        let directory_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory_flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut directory = nix::fcntl::open(&self.dev, directory_flags, Mode::empty())?;
         for name in directories {
             let flags = directory_flags | OFlag::O_NOFOLLOW;
@@ -203,6 +203,13 @@ fn check_device(stat: &FileStat, uid: u32) -> io::Result<()> {
     };
     Err(io::Error::other(reason))
 }
+
+/// The mode in which a directory is opened to open files in it.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+const SEARCH: OFlag = OFlag::O_PATH;
+/// Reading, because other systems have no `O_PATH`. Users may read the directory of devices.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+const SEARCH: OFlag = OFlag::O_RDONLY;
 
 /// True if the terminal is set to UTF-8 (termios(3), IUTF8).
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]

@@ -1,20 +1,22 @@
-//! Every call fails, once and from then on: the answer is honest, the mailboxes are as they were,
-//! the log says why, others go on, and when the fault is over so is the trouble. No answer comes
-//! before the sync that covers it.
+//! Every call fails, once and from then on. The outcome is right, the mailboxes are unchanged, the
+//! log names the cause, other mail goes on, and mail is delivered when the fault is over. No
+//! outcome comes before the sync that covers it.
 //!
 //! Each test prints how many faults there were. `MAILSLOT_FAULTS=N` tries N times as many.
 
-use crate::harness::sim_disk;
-use crate::logger;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::ledger::{HALF, LARGE, Ledger, Letter, Server, path, settings, world};
-use crate::harness::sim_disk::{Fault, Op, Part, Plan, World};
 use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
+
+use crate::harness::ledger::Ledger;
+use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::sim_disk::{Call, Fault, Op, Part, Plan, SimMachine};
+use crate::harness::sim_writer::{HALF, SimWriter, check_directories, machine, path, settings};
+use crate::logger;
 
 const BEFORE: &[(&str, &str)] = &[
     ("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail of alice\n\n"),
@@ -32,18 +34,18 @@ const ERRORS: [Errno; 8] = [
     Errno::EACCES,
 ];
 
-fn letters(run: &str) -> Vec<Letter> {
-    let letter =
-        |id: &str, to: &[&'static str], octets| Letter::new(&format!("{run}-{id}"), to, octets);
-    // Each has an entry of its own in the queue.
-    let queued = |id: &str| &*Box::leak(format!("queue/{run}-{id}").into_boxed_str());
+fn messages(run: &str) -> Vec<TestMessage> {
+    let message =
+        |id: &str, to: &[&str], length| TestMessage::new(format!("{run}-{id}"), to, length);
+    // Each message has its own entry in the queue.
+    let [more, last] = ["more", "last"].map(|id| format!("queue/{run}-{id}"));
     vec![
-        letter("one", &["alice"], 300),
-        letter("three", &["alice", "bob", "carol"], 6000),
-        letter("large", &["bob", "alice"], LARGE),
-        letter("new", &["dave", "alice"], 400),
-        letter("more", &["alice", "bob", queued("more")], 6000),
-        letter("last", &[queued("last")], 6000),
+        message("one", &["alice"], 300),
+        message("three", &["alice", "bob", "carol"], 6000),
+        message("large", &["bob", "alice"], LARGE),
+        message("new", &["dave", "alice"], 400),
+        message("more", &["alice", "bob", &more], 6000),
+        message("last", &[&last], 6000),
     ]
 }
 
@@ -57,8 +59,8 @@ fn each_call_fails_from_then_on() {
     each_call_fails("lasting", 3, Fault::FromThenOn);
 }
 
-/// Runs each error at each call, or at one in `step`, on a few threads: some wait for a suspended
-/// mailbox to be tried again.
+/// Runs each error at each call, or at one in `step`. Some runs wait for the retry of a suspended
+/// mailbox, so several run at the same time.
 fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
     logger::start();
     let step = (step / factor()).max(1);
@@ -68,7 +70,7 @@ fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
             let (next, tried) = (next.clone(), tried.clone());
             thread::spawn(move || {
                 loop {
-                    // One worker tries one error at one of four strides of calls.
+                    // One thread tries one error at one of four strides of calls.
                     let job = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&errno) = ERRORS.get(job / 4) else { return };
                     let first = 1 + (job as u64 % 4) * step;
@@ -90,38 +92,39 @@ fn each_call_fails(name: &'static str, step: u64, fault: fn(Errno) -> Fault) {
     assert!(tried > 100, "{tried}");
 }
 
-/// One run. 0: the fault was beyond its end; 1: the call cannot fail so; 2: it failed.
+/// Runs one fault. Returns 0 if the run ended before it, 1 if the call cannot fail so, and 2 if it
+/// failed.
 fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
-    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-    let disk = world.process();
-    let server = Server::start(&disk).unwrap();
-    ledger.send(&server, Letter::new(&format!("{run}-before"), &["alice"], 300));
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new(format!("{run}-before"), &["alice"], 300));
     disk.plan(Some(plan));
-    for letter in letters(run) {
-        let before = contents(&world);
-        let (id, to) = (letter.id.clone(), letter.to.clone());
-        let outcome = ledger.send(&server, letter);
-        if outcome == Outcome::Delivered {
+    for message in messages(run) {
+        let before = contents(&machine);
+        let (id, to) = (message.id.clone(), message.to.clone());
+        let outcome = ledger.send(&server, message);
+        if outcome == Some(Outcome::Delivered) {
             continue;
         }
         let quota = matches!(errno, Errno::EDQUOT | Errno::EFBIG);
         match &outcome {
-            Outcome::OverQuota if quota => {}
-            Outcome::Deferred(DeferReason::NoSpace) if quota || errno == Errno::ENOSPC => {}
-            Outcome::Deferred(DeferReason::Unusable) if errno == Errno::EACCES => {}
-            // Suspended, or broken in a way of its own.
-            Outcome::Deferred(DeferReason::Io) => {}
+            Some(Outcome::OverQuota) if quota => {}
+            Some(Outcome::Deferred(DeferReason::NoSpace)) if quota || errno == Errno::ENOSPC => {}
+            Some(Outcome::Deferred(DeferReason::Unusable)) if errno == Errno::EACCES => {}
+            // The mailbox is suspended, or the error is of another kind.
+            Some(Outcome::Deferred(DeferReason::Io)) => {}
             other => return Err(format!("{id}: {other:?}")),
         }
-        // A disk that takes nothing takes no cut either.
+        // A disk that fails every write cannot truncate either.
         let takes_cuts = matches!(plan.fault, Fault::Once(_))
             || !matches!(errno, Errno::EIO | Errno::EAGAIN | Errno::EINTR);
-        if takes_cuts && contents(&world) != before {
+        if takes_cuts && contents(&machine) != before {
             return Err(format!("{id}: {outcome:?}, and the mailboxes have changed"));
         }
         let lines = logger::logged(&id);
-        let told = lines.iter().filter(|line| to.iter().any(|name| line.contains(name))).count();
-        if told != 1 {
+        let named = lines.iter().filter(|line| to.iter().any(|name| line.contains(name))).count();
+        if named != 1 {
             return Err(format!("{id}: {outcome:?}, in the log: {lines:?}"));
         }
     }
@@ -130,9 +133,9 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
     for name in BOXES {
         let began = Instant::now();
         for n in 0.. {
-            let letter = Letter::new(&format!("{run}-{name}{n}"), &[name], 300);
-            match ledger.send(&server, letter) {
-                Outcome::Delivered => break,
+            let message = TestMessage::new(format!("{run}-{name}{n}"), &[name], 300);
+            match ledger.send(&server, message) {
+                Some(Outcome::Delivered) => break,
                 other if began.elapsed() > Duration::from_secs(60) => {
                     return Err(format!("the fault is over, and mail for {name}: {other:?}"));
                 }
@@ -140,86 +143,86 @@ fn fail(run: &str, errno: Errno, plan: Plan) -> Result<u64, String> {
             }
         }
     }
-    ledger.check(&world)?;
-    ledger.check_refused(&world)?;
-    // What was said to be safe, is.
+    ledger.check(&machine)?;
+    ledger.check_refused(&machine)?;
+    // What was acknowledged survives a power loss.
     ledger.power_lost();
     for seed in 0..3 {
-        let (world, ledger) = (world.fork(), ledger.clone());
+        let (machine, ledger) = (machine.fork(), ledger.clone());
         match seed {
-            0 => world.lose_all(),
-            seed => world.lose_power(seed),
+            0 => machine.lose_all(),
+            seed => machine.lose_power(seed),
         }
-        let again = Server::start(&world.process()).map_err(|e| e.to_string())?;
-        ledger.check(&world).map_err(|e| {
-            let calls = world.log();
+        let again = SimWriter::start(&machine.process()).map_err(|e| e.to_string())?;
+        ledger.check(&machine).map_err(|e| {
+            let calls = machine.log();
             let calls: Vec<_> = calls.iter().map(|c| format!("{c:?}")).collect();
             format!("after power loss {seed}: {e}\n{}", calls.join("\n"))
         })?;
         again.stop();
     }
     server.stop();
-    ledger.check(&world)?;
-    let server = Server::start(&world.process()).unwrap();
+    ledger.check(&machine)?;
+    let server = SimWriter::start(&machine.process()).unwrap();
     server.stop();
-    ledger.check(&world)?;
-    ledger.check_folders(&world)?;
+    ledger.check(&machine)?;
+    check_directories(&machine)?;
     Ok(if calls < plan.at { 0 } else { 1 + u64::from(fired) })
 }
 
-fn contents(world: &World) -> Vec<Vec<u8>> {
-    BOXES.iter().map(|name| world.read(&path(name)).unwrap_or_default()).collect()
+fn contents(machine: &SimMachine) -> Vec<Vec<u8>> {
+    BOXES.iter().map(|name| machine.read(&path(name)).unwrap_or_default()).collect()
 }
 
 #[test]
-fn each_write_is_short() {
+fn short_writes() {
     let mut tried = 0;
     for part in [Part::One, Part::Half, Part::ButOne] {
         for at in 1.. {
-            let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-            let disk = world.process();
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            let disk = machine.process();
             disk.plan(Some(Plan { at, fault: Fault::Short(part) }));
-            // The line of a lock that is not written whole is not a lock.
-            let server = Server::start(&disk).unwrap();
-            for letter in letters("short") {
-                let first = letter.id == "short-one";
-                let outcome = ledger.send(&server, letter);
-                assert!(outcome == Outcome::Delivered || first, "{part:?} at write {at}");
+            // A dotlock whose line was not written whole is not a lock.
+            let server = SimWriter::start(&disk).unwrap();
+            for message in messages("short") {
+                let first = message.id == "short-one";
+                let outcome = ledger.send(&server, message);
+                assert!(outcome == Some(Outcome::Delivered) || first, "{part:?} at write {at}");
             }
             server.stop();
-            ledger.check(&world).unwrap();
+            ledger.check(&machine).unwrap();
             if !disk.fired() {
                 break;
             }
             tried += 1;
         }
     }
-    println!("each_write_is_short: {tried} short writes");
+    println!("short_writes: {tried} short writes");
     assert!(tried > 50, "{tried}");
 }
 
 #[test]
-fn no_answer_before_the_sync_that_covers_it() {
-    let world = world(BEFORE);
-    world.slow_sync(Duration::from_millis(1));
-    let server = Server::start(&world.process()).unwrap();
+fn no_outcome_before_its_sync() {
+    let machine = machine(BEFORE);
+    machine.slow_sync(Duration::from_millis(1));
+    let server = SimWriter::start(&machine.process()).unwrap();
     let sessions: Vec<_> = (0..8)
         .map(|s| {
-            let (world, server) = (world.clone(), server.clone());
+            let (machine, server) = (machine.clone(), server.clone());
             thread::spawn(move || {
                 for n in 0..6 {
                     let to = [BOXES[s % 4], BOXES[(s + n + 1) % 4]];
                     let to = if to[0] == to[1] { &to[..1] } else { &to[..] };
-                    let octets = if n == 3 { LARGE } else { 500 };
+                    let length = if n == 3 { LARGE } else { 500 };
                     let mut ledger = Ledger::default();
-                    let letter = Letter::new(&format!("m{s}-{n}"), to, octets);
-                    assert_eq!(ledger.send(&server, letter), Outcome::Delivered);
-                    // Had the power gone when the answer came:
-                    let then = world.fork();
+                    let message = TestMessage::new(format!("m{s}-{n}"), to, length);
+                    assert_eq!(ledger.send(&server, message), Some(Outcome::Delivered));
+                    // As if power had been lost at the time of the outcome.
+                    let then = machine.fork();
                     then.slow_sync(Duration::ZERO);
                     then.lose_all();
-                    Server::start(&then.process()).unwrap().stop();
-                    ledger.check_contains(&then).unwrap();
+                    SimWriter::start(&then.process()).unwrap().stop();
+                    ledger.check_accepted(&then).unwrap();
                 }
             })
         })
@@ -229,20 +232,23 @@ fn no_answer_before_the_sync_that_covers_it() {
 }
 
 #[test]
-fn the_record_is_synced_before_the_mailbox_is_written() {
-    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-    let server = Server::start(&world.process()).unwrap();
-    ledger.send(&server, Letter::new("one", &["alice"], 300));
-    world.forget_log();
-    assert_eq!(ledger.send(&server, Letter::new("two", &["alice"], 300)), Outcome::Delivered);
-    let log = world.log();
-    let is = |call: &&sim_disk::Call| matches!(call.op, Op::Write | Op::Sync);
+fn record_is_synced_before_the_mailbox_is_written() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let server = SimWriter::start(&machine.process()).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    machine.forget_log();
+    assert_eq!(
+        ledger.send(&server, TestMessage::new("two", &["alice"], 300)),
+        Some(Outcome::Delivered)
+    );
+    let log = machine.log();
+    let is = |call: &&Call| matches!(call.op, Op::Write | Op::Sync);
     let order: Vec<String> = log
         .iter()
         .filter(is)
         .map(|call| format!("{:?} {}", call.op, call.path.file_name().unwrap().to_string_lossy()))
         .collect();
-    // The last write is the mark that it is done.
+    // The last write is the commit marker.
     assert_eq!(
         order,
         ["Write journal-0", "Sync journal-0", "Write alice", "Write journal-0"],
@@ -253,96 +259,98 @@ fn the_record_is_synced_before_the_mailbox_is_written() {
 
 #[test]
 fn twenty_sessions_share_their_syncs() {
-    let world = world(&[]);
-    // Slow enough that on a busy machine, too, the others have sent theirs by the next sync.
-    world.slow_sync(Duration::from_millis(10));
+    let machine = machine(&[]);
+    // Slow enough that even on a busy machine the others have sent theirs by the next sync.
+    machine.slow_sync(Duration::from_millis(10));
     let mut settings = settings();
     settings.journal_segment = 32 * HALF;
-    let server = Server::start_with(&world.process(), settings).unwrap();
+    let server = SimWriter::start_with(&machine.process(), settings).unwrap();
     let before = server.counters.syncs.value();
     let sessions: Vec<_> = (0..20)
         .map(|s| {
             let server = server.clone();
             thread::spawn(move || {
-                let name: &'static str = Box::leak(format!("user{s}").into_boxed_str());
+                let name = format!("user{s}");
                 let mut ledger = Ledger::default();
                 for n in 0..25 {
-                    let letter = Letter::new(&format!("m{s}-{n}"), &[name], 4000);
-                    assert_eq!(ledger.send(&server, letter), Outcome::Delivered);
+                    let message = TestMessage::new(format!("m{s}-{n}"), &[&name], 4000);
+                    assert_eq!(ledger.send(&server, message), Some(Outcome::Delivered));
                 }
                 ledger
             })
         })
         .collect();
-    let ledgers: Vec<Ledger> =
+    let ledgers: Vec<Ledger<Outcome>> =
         sessions.into_iter().map(|session| session.join().unwrap()).collect();
     let syncs = server.counters.syncs.value() - before;
-    ledgers.iter().for_each(|ledger| ledger.check(&world).unwrap());
+    ledgers.iter().for_each(|ledger| ledger.check(&machine).unwrap());
     println!("twenty_sessions_share_their_syncs: {syncs} syncs for 500 messages");
     assert!(syncs < 100, "{syncs} syncs for 500 messages");
     server.stop();
 }
 
 #[test]
-fn a_spool_over_its_quota_is_no_mailbox_over_quota() {
-    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-    let disk = world.process();
-    let server = Server::start(&disk).unwrap();
-    ledger.send(&server, Letter::new("one", &["alice"], 300));
-    world.forget_log();
-    ledger.send(&server, Letter::new("two", &["alice"], 300));
-    let is_record = |c: &sim_disk::Call| c.op == Op::Write && c.path.ends_with("journal-0");
-    let at = 1 + world.log().iter().position(is_record).unwrap() as u64;
+fn spool_quota_is_no_space_and_not_over_quota() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    machine.forget_log();
+    ledger.send(&server, TestMessage::new("two", &["alice"], 300));
+    let is_record = |c: &Call| c.op == Op::Write && c.path.ends_with("journal-0");
+    let at = 1 + machine.log().iter().position(is_record).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EDQUOT) }));
-    let outcome = ledger.send(&server, Letter::new("three", &["alice"], 300));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Deferred(DeferReason::NoSpace)));
+    let outcome = ledger.send(&server, TestMessage::new("three", &["alice"], 300));
+    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Deferred(DeferReason::NoSpace))));
     server.stop();
 }
 
 #[test]
-fn a_small_message_after_a_refused_large_one_is_not_taken_for_its_beginning() {
-    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-    let disk = world.process();
-    let server = Server::start(&disk).unwrap();
-    ledger.send(&server, Letter::new("one", &["alice"], 300));
-    // The sync of the mailbox fails, so the large one is cut off again.
-    world.forget_log();
-    ledger.send(&server, Letter::new("large", &["alice"], LARGE));
-    let is_sync = |c: &sim_disk::Call| c.op == Op::Sync && c.path.ends_with("alice");
-    let at = 1 + world.log().iter().position(is_sync).unwrap() as u64;
+fn small_message_after_a_refused_large_one_is_recovered() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    // The sync of the mailbox fails, so the large message is truncated.
+    machine.forget_log();
+    ledger.send(&server, TestMessage::new("large", &["alice"], LARGE));
+    let is_sync = |c: &Call| c.op == Op::Sync && c.path.ends_with("alice");
+    let at = 1 + machine.log().iter().position(is_sync).unwrap() as u64;
     disk.plan(Some(Plan { at, fault: Fault::Once(Errno::EIO) }));
-    let outcome = ledger.send(&server, Letter::new("large-2", &["alice"], LARGE));
-    assert_eq!((disk.fired(), outcome), (true, Outcome::Deferred(DeferReason::Io)));
-    // By the same sender in the same second: it begins alike, and is where the large one was.
-    ledger.send(&server, Letter::new("small", &["alice"], 300));
+    let outcome = ledger.send(&server, TestMessage::new("large-2", &["alice"], LARGE));
+    assert_eq!((disk.fired(), outcome), (true, Some(Outcome::Deferred(DeferReason::Io))));
+    // The small message has the same sender and second. It begins like the large one, at the same
+    // place.
+    ledger.send(&server, TestMessage::new("small", &["alice"], 300));
     disk.kill();
-    let server = Server::start(&world.process()).unwrap();
-    ledger.check(&world).unwrap();
+    let server = SimWriter::start(&machine.process()).unwrap();
+    ledger.check(&machine).unwrap();
     server.stop();
 }
 
-/// `MAILSLOT_FAULTS`: how many times as many faults are tried.
+/// Returns how many times as many faults are tried.
 fn factor() -> u64 {
     std::env::var("MAILSLOT_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }
 
-/// The checkpoint has the files that are open. Its failed sync was told what a large message's own
-/// sync was to be told, and the message was acknowledged without its octets on the disk.
+/// A checkpoint shares the descriptors of open files. Its failed sync once took the error that the
+/// sync of a large message should have reported, and the message was acknowledged without being on
+/// disk.
 #[test]
-fn a_large_message_has_a_descriptor_of_its_own() {
-    let (world, mut ledger) = (world(BEFORE), Ledger::new(BEFORE));
-    let server = Server::start(&world.process()).unwrap();
-    for (id, octets) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {
+fn large_message_has_its_own_descriptor() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let server = SimWriter::start(&machine.process()).unwrap();
+    for (id, length) in [("one", 300), ("two", 300), ("large", LARGE), ("large-2", LARGE)] {
         let opened = || {
-            let log = world.log();
+            let log = machine.log();
             log.iter().filter(|c| c.op == Op::Open && c.path.ends_with("bob")).count()
         };
         let before = opened();
-        let outcome = ledger.send(&server, Letter::new(id, &["bob"], octets));
-        assert_eq!(outcome, Outcome::Delivered);
+        let outcome = ledger.send(&server, TestMessage::new(id, &["bob"], length));
+        assert_eq!(outcome, Some(Outcome::Delivered));
         let expected = usize::from(id != "two");
         assert_eq!(opened() - before, expected, "{id}");
     }
     server.stop();
-    ledger.check(&world).unwrap();
+    ledger.check(&machine).unwrap();
 }

@@ -1,10 +1,10 @@
-//! The one logger of this program: it keeps what is said of messages that were not delivered, for
-//! the tests to ask about, and prints what `RUST_LOG` asks for.
+//! The logger of this program. It keeps the lines about messages that were not delivered for the
+//! tests, and prints what `RUST_LOG` selects: `RUST_LOG=warn` shows what recovery did.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, Once, OnceLock};
 
-/// Lines by the id of their message. Each run has ids of its own.
+/// Lines by the id of their message. The ids of each run are unique.
 static LINES: OnceLock<Mutex<HashMap<String, Vec<String>>>> = OnceLock::new();
 
 struct Logger {
@@ -29,7 +29,7 @@ impl log::Log for Logger {
     fn flush(&self) {}
 }
 
-/// Starts it, if no other test has.
+/// Starts the logger, unless another test has.
 pub fn start() {
     static STARTED: Once = Once::new();
     STARTED.call_once(|| {
@@ -40,7 +40,7 @@ pub fn start() {
     });
 }
 
-/// What the log says of a message, taken out.
+/// Removes and returns the log lines about a message.
 pub fn logged(id: &str) -> Vec<String> {
     LINES.get_or_init(Mutex::default).lock().unwrap().remove(id).unwrap_or_default()
 }

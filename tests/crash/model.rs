@@ -1,19 +1,23 @@
-//! Anything in any order: deliveries, readers, locks, faults, kills, power losses, restarts, one
-//! server or two; and after each step every mailbox holds what a simple model says.
+//! Random steps: deliveries, readers, locks, faults, kills, power losses and restarts, of one
+//! server or two. After each step every mailbox contains what a simple model predicts.
 //!
-//! Prints the seed of a run that fails. `MAILSLOT_FAULTS=N` makes N times as many runs, and
-//! `MAILSLOT_SEED=S` runs that one alone.
+//! A run that fails prints its seed. `MAILSLOT_SEED=S` repeats that run alone, `MAILSLOT_FAULTS=N`
+//! makes N times as many runs.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::ledger::{LARGE, Ledger, Letter, Rewrite, Server, path, settings, world};
-use crate::harness::sim_disk::{Fault, Part, Plan, Random, World};
 use mailslot::deliver::disk::FileLock;
 use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
+
+use crate::harness::ledger::{Ledger, Rewrite};
+use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::random::Random;
+use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
+use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
 const BEFORE: &[(&str, &str)] = &[("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail\n\n")];
@@ -21,7 +25,7 @@ const STEPS: u64 = 100;
 const RUNS: u64 = 24;
 
 #[test]
-fn every_mailbox_holds_what_the_model_says() {
+fn random_steps_agree_with_the_model() {
     let number = |name| std::env::var(name).ok().and_then(|n: String| n.parse::<u64>().ok());
     let seeds = match number("MAILSLOT_SEED") {
         Some(seed) => seed..seed + 1,
@@ -44,7 +48,7 @@ fn every_mailbox_holds_what_the_model_says() {
 }
 
 fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
-    let _seed = Told(seed);
+    let _seed = PrintSeed(seed);
     let mut run = Run::new(seed);
     for step in 0..STEPS {
         let kind = run.step(step);
@@ -56,14 +60,14 @@ fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
     run.stop_all();
     run.server(0);
     run.stop_all();
-    let whole = run.ledger.check(&run.world).and_then(|()| run.ledger.check_folders(&run.world));
+    let whole = run.ledger.check(&run.machine).and_then(|()| check_directories(&run.machine));
     assert_eq!(whole, Ok(()), "{}", run.ledger.summary());
 }
 
-/// Tells the seed of a run that fails, wherever it does.
-struct Told(u64);
+/// Prints the seed of a run that fails.
+struct PrintSeed(u64);
 
-impl Drop for Told {
+impl Drop for PrintSeed {
     fn drop(&mut self) {
         if thread::panicking() {
             println!("MAILSLOT_SEED={}", self.0);
@@ -72,32 +76,39 @@ impl Drop for Told {
 }
 
 struct Run {
-    world: World,
-    ledger: Ledger,
-    servers: [Option<Server>; 2],
+    machine: SimMachine,
+    ledger: Ledger<Outcome>,
+    servers: [Option<SimWriter>; 2],
     random: Random,
-    letters: u64,
-    /// Power was lost, and no server has recovered since.
-    dark: bool,
+    messages: u64,
+    /// Whether power was lost and no server has recovered since.
+    unrecovered: bool,
 }
 
 impl Run {
     fn new(seed: u64) -> Run {
-        let (world, ledger) = (world(BEFORE), Ledger::new(BEFORE));
-        Run { world, ledger, servers: [None, None], random: Random(seed), letters: 0, dark: false }
+        let (machine, ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+        Run {
+            machine,
+            ledger,
+            servers: [None, None],
+            random: Random(seed),
+            messages: 0,
+            unrecovered: false,
+        }
     }
 
-    /// One step; what kind it was.
+    /// Makes one step. Returns its kind.
     fn step(&mut self, step: u64) -> &'static str {
         match self.random.below(40) {
             0..=11 => {
-                let letters = vec![self.letter(step)];
-                self.deliver(letters);
+                let messages = vec![self.message(step)];
+                self.deliver(messages);
                 "one"
             }
             12..=15 => {
-                let letters = (0..2 + self.random.below(4)).map(|_| self.letter(step)).collect();
-                self.deliver(letters);
+                let messages = (0..2 + self.random.below(4)).map(|_| self.message(step)).collect();
+                self.deliver(messages);
                 "together"
             }
             16..=18 => {
@@ -109,10 +120,10 @@ impl Run {
                 "rewrite"
             }
             20 | 21 => {
-                if let Some(name) = self.free_box() {
+                if let Some(name) = self.unlocked_mailbox() {
                     let text = format!("From other Thu Jan  1 00:00:00 1970\n\nmail {step}\n\n");
-                    self.ledger.foreign_append(&self.world, name, &text);
-                    self.world.sync(&path(name));
+                    self.ledger.foreign_append(&self.machine, name, &text);
+                    self.machine.sync(&path(name));
                 }
                 "append"
             }
@@ -136,23 +147,23 @@ impl Run {
             27..=31 => {
                 let faults = [Fault::KillBefore, Fault::KillWithin, Fault::KillAfter];
                 let fault = faults[self.random.below(3) as usize];
-                self.die(step, fault);
+                self.crash(step, fault);
                 "kill"
             }
             32..=34 => {
                 let seed = self.random.next();
-                self.die(step, Fault::PowerBefore(seed));
-                self.dark = true;
+                self.crash(step, Fault::PowerBefore(seed));
+                self.unrecovered = true;
                 "power lost"
             }
             35 => {
-                self.world.lose_power(self.random.next());
-                self.bury();
-                self.dark = true;
+                self.machine.lose_power(self.random.next());
+                self.drop_dead();
+                self.unrecovered = true;
                 "power lost between"
             }
             36 => {
-                self.die_at_start();
+                self.crash_at_start();
                 "killed at start"
             }
             37 | 38 => {
@@ -167,160 +178,162 @@ impl Run {
         }
     }
 
-    fn letter(&mut self, step: u64) -> Letter {
-        self.letters += 1;
+    fn message(&mut self, step: u64) -> TestMessage {
+        self.messages += 1;
         let first = self.random.below(3) as usize;
         let count = 1 + self.random.below(3) as usize;
         let to: Vec<&'static str> = (0..count).map(|n| BOXES[(first + n) % 3]).collect();
         let sizes = [200, 200, 1000, 3000, 9000, LARGE];
-        let octets = sizes[self.random.below(6) as usize];
-        Letter::new(&format!("m{}-{step}", self.letters), &to, octets)
+        let length = sizes[self.random.below(6) as usize];
+        TestMessage::new(format!("m{}-{step}", self.messages), &to, length)
     }
 
-    /// A server that runs; started if need be.
-    fn server(&mut self, n: usize) -> Server {
-        self.lighten();
-        let world = &self.world;
+    /// Returns a running server, started if necessary.
+    fn server(&mut self, n: usize) -> SimWriter {
+        self.note_power_loss();
+        let machine = &self.machine;
         let server = self.servers[n].get_or_insert_with(|| {
             let mut settings = settings();
             settings.lock_timeout = Duration::from_secs(3);
-            Server::start_with(&world.process(), settings).unwrap()
+            SimWriter::start_with(&machine.process(), settings).unwrap()
         });
         server.clone()
     }
 
-    fn lighten(&mut self) {
-        if std::mem::take(&mut self.dark) {
+    fn note_power_loss(&mut self) {
+        if std::mem::take(&mut self.unrecovered) {
             self.ledger.power_lost();
         }
     }
 
-    fn some_server(&mut self) -> (usize, Server) {
+    fn some_server(&mut self) -> (usize, SimWriter) {
         let n = usize::from(self.servers[1].is_some() && self.random.below(2) == 0);
         (n, self.server(n))
     }
 
-    /// With nothing in the way, everything is delivered at once.
-    fn deliver(&mut self, letters: Vec<Letter>) {
+    /// Delivers messages. Without a fault, all are delivered.
+    fn deliver(&mut self, messages: Vec<TestMessage>) {
         let (_, server) = self.some_server();
-        for outcome in self.ledger.send_together(&server, letters) {
-            assert_eq!(outcome, Outcome::Delivered, "{}", self.ledger.summary());
+        for outcome in self.ledger.send_together(&server, messages) {
+            assert_eq!(outcome, Some(Outcome::Delivered), "{}", self.ledger.summary());
         }
     }
 
-    /// A mailbox that nobody has locked, as a careful program sees it.
-    fn free_box(&mut self) -> Option<&'static str> {
+    /// Returns a mailbox that is not locked, as a careful program sees it.
+    fn unlocked_mailbox(&mut self) -> Option<&'static str> {
         let name = BOXES[self.random.below(3) as usize];
-        let locked = self.world.read(&format!("{}.lock", path(name))).is_some();
-        let there = self.world.read(&path(name)).is_some();
+        let locked = self.machine.read(&format!("{}.lock", path(name))).is_some();
+        let there = self.machine.read(&path(name)).is_some();
         (there && !locked).then_some(name)
     }
 
     fn read(&mut self) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         let mut random = Random(self.random.next());
         let some = 1 + random.below(3);
-        self.ledger.foreign_expunge(&self.world, name, || random.below(some) == 0);
-        self.world.sync(&path(name));
+        self.ledger.foreign_expunge(&self.machine, name, || random.below(some) == 0);
+        self.machine.sync(&path(name));
     }
 
     fn rewrite(&mut self) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         let ways = [Rewrite::InPlace, Rewrite::Rename, Rewrite::Remove];
         let way = ways[self.random.below(3) as usize];
         let text = "From reader Thu Jan  1 00:00:00 1970\n\nkept\n\n";
         let text = (self.random.below(2) == 0).then_some(text);
-        self.ledger.foreign_rewrite(&self.world, name, text, way);
-        self.world.sync(&path(name));
+        self.ledger.foreign_rewrite(&self.machine, name, text, way);
+        self.machine.sync(&path(name));
     }
 
-    /// Some other program holds a lock for longer than anybody waits.
+    /// Has another program hold a lock for longer than the lock timeout.
     fn lock(&mut self, step: u64) {
-        let Some(name) = self.free_box() else { return };
+        let Some(name) = self.unlocked_mailbox() else { return };
         self.stop_all();
-        self.lighten();
+        self.note_power_loss();
         let mut settings = settings();
         settings.lock_timeout = Duration::from_millis(60);
-        let server = Server::start_with(&self.world.process(), settings).unwrap();
+        let server = SimWriter::start_with(&self.machine.process(), settings).unwrap();
         let dotlock = format!("{}.lock", path(name));
         match self.random.below(3) {
-            0 => assert!(self.world.lock(&path(name), FileLock::Fcntl)),
-            1 => assert!(self.world.lock(&path(name), FileLock::Flock)),
-            _ => self.world.rewrite(&dotlock, b"77\n"),
+            0 => assert!(self.machine.lock(&path(name), FileLock::Fcntl)),
+            1 => assert!(self.machine.lock(&path(name), FileLock::Flock)),
+            _ => self.machine.rewrite(&dotlock, b"77\n"),
         }
-        let before = BOXES.map(|name| self.world.read(&path(name)).unwrap_or_default());
-        self.letters += 1;
-        let all = Letter::new(&format!("locked{}-{step}", self.letters), &BOXES, 300);
-        assert_eq!(self.ledger.send(&server, all), Outcome::Deferred(DeferReason::Locked));
-        assert_eq!(before, BOXES.map(|name| self.world.read(&path(name)).unwrap_or_default()));
+        let before = BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default());
+        self.messages += 1;
+        let all = TestMessage::new(format!("locked{}-{step}", self.messages), &BOXES, 300);
+        assert_eq!(self.ledger.send(&server, all), Some(Outcome::Deferred(DeferReason::Locked)));
+        assert_eq!(before, BOXES.map(|name| self.machine.read(&path(name)).unwrap_or_default()));
         let others: Vec<&'static str> = BOXES.into_iter().filter(|other| *other != name).collect();
-        let other = Letter::new(&format!("free{}-{step}", self.letters), &others, 300);
-        assert_eq!(self.ledger.send(&server, other), Outcome::Delivered);
-        self.world.unlock_all();
-        self.world.remove(&dotlock);
-        self.world.sync(&dotlock);
+        let other = TestMessage::new(format!("free{}-{step}", self.messages), &others, 300);
+        assert_eq!(self.ledger.send(&server, other), Some(Outcome::Delivered));
+        self.machine.unlock_all();
+        self.machine.remove(&dotlock);
+        self.machine.sync(&dotlock);
         server.stop();
     }
 
-    /// Calls of one server fail for a while.
+    /// Has calls of one server fail for a while.
     fn fail(&mut self, step: u64, fault: Fault) {
         let (_, server) = self.some_server();
         let at = 1 + self.random.below(if matches!(fault, Fault::Short(_)) { 10 } else { 90 });
         server.disk.plan(Some(Plan { at, fault }));
-        let letters = 1 + self.random.below(3);
-        for _ in 0..letters {
-            let letter = self.letter(step);
-            self.ledger.send(&server, letter);
+        let messages = 1 + self.random.below(3);
+        for _ in 0..messages {
+            let message = self.message(step);
+            self.ledger.send(&server, message);
         }
         server.disk.plan(None);
-        // Over: each mailbox takes mail again, in its time.
+        // The fault is over. Each mailbox takes mail again after a while.
         for name in BOXES {
             let began = Instant::now();
             loop {
-                self.letters += 1;
-                let letter = Letter::new(&format!("over{}-{step}", self.letters), &[name], 200);
-                match self.ledger.send(&server, letter) {
-                    Outcome::Delivered => break,
+                self.messages += 1;
+                let message =
+                    TestMessage::new(format!("over{}-{step}", self.messages), &[name], 200);
+                match self.ledger.send(&server, message) {
+                    Some(Outcome::Delivered) => break,
                     other => assert!(began.elapsed() < Duration::from_secs(5), "{other:?}"),
                 }
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // What a mailbox needs whose disk failed is redone as after a power loss.
+        // A mailbox whose disk failed is recovered as after a power loss.
         self.ledger.power_lost();
     }
 
-    /// One server dies, or all do, over some letters. The other one, if it lives, goes on.
-    fn die(&mut self, step: u64, fault: Fault) {
+    /// Kills one server, or all of them, while messages are delivered. A server that survives goes
+    /// on.
+    fn crash(&mut self, step: u64, fault: Fault) {
         let (n, server) = self.some_server();
         let at = 1 + self.random.below(if fault == Fault::KillWithin { 20 } else { 120 });
         server.disk.plan(Some(Plan { at, fault }));
         for _ in 0..3 {
-            let letters = (0..1 + self.random.below(2)).map(|_| self.letter(step)).collect();
-            self.ledger.send_together(&server, letters);
+            let messages = (0..1 + self.random.below(2)).map(|_| self.message(step)).collect();
+            self.ledger.send_together(&server, messages);
         }
         server.disk.kill();
         server.stop();
         self.servers[n] = None;
-        self.bury();
+        self.drop_dead();
     }
 
-    fn die_at_start(&mut self) {
+    fn crash_at_start(&mut self) {
         self.stop_all();
-        let disk = self.world.process();
+        let disk = self.machine.process();
         disk.plan(Some(Plan { at: 1 + self.random.below(60), fault: Fault::KillBefore }));
-        if self.dark {
+        if self.unrecovered {
             self.ledger.power_lost();
         }
-        if let Ok(server) = Server::start(&disk) {
+        if let Ok(server) = SimWriter::start(&disk) {
             disk.kill();
             server.stop();
         }
         disk.kill();
     }
 
-    /// Lets go of servers that died with the power.
-    fn bury(&mut self) {
+    /// Drops servers that died with the power.
+    fn drop_dead(&mut self) {
         for server in &mut self.servers {
             if let Some(dead) = server.take_if(|server| server.disk.is_dead()) {
                 dead.stop();
@@ -329,14 +342,14 @@ impl Run {
     }
 
     fn stop_all(&mut self) {
-        self.servers.iter_mut().filter_map(Option::take).for_each(Server::stop);
+        self.servers.iter_mut().filter_map(Option::take).for_each(SimWriter::stop);
     }
 
-    /// What lies torn is no one's fault until somebody has recovered it: a server that starts.
+    /// Checks the mailboxes. They may be torn until a server has started and recovered them.
     fn check(&mut self) -> Result<(), String> {
         if self.servers.iter().all(Option::is_none) {
             if self.random.below(3) == 0 {
-                // Not yet: let the next step come first, whatever it is.
+                // Not yet, so that any step can come first.
                 return Ok(());
             }
             self.server(0);
@@ -344,19 +357,19 @@ impl Run {
         let (_, server) = self.some_server();
         if self.random.below(4) == 0 {
             for name in BOXES {
-                self.letters += 1;
-                let letter = Letter::new(&format!("check{}", self.letters), &[name], 200);
-                if self.ledger.send(&server, letter) != Outcome::Delivered {
+                self.messages += 1;
+                let message = TestMessage::new(format!("check{}", self.messages), &[name], 200);
+                if self.ledger.send(&server, message) != Some(Outcome::Delivered) {
                     return Err(format!("mail for {name} is not delivered"));
                 }
             }
-            return self.ledger.check(&self.world);
+            return self.ledger.check(&self.machine);
         }
-        // A box that a dead server has locked may still be torn: nobody needed it since.
-        let locked = |name: &&str| self.world.read(&format!("{}.lock", path(name))).is_some();
+        // A mailbox that is still locked by a dead server may be torn.
+        let locked = |name: &&str| self.machine.read(&format!("{}.lock", path(name))).is_some();
         match BOXES.iter().any(locked) {
             true => Ok(()),
-            false => self.ledger.check(&self.world),
+            false => self.ledger.check(&self.machine),
         }
     }
 }

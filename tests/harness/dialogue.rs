@@ -1,4 +1,4 @@
-//! Dialogue files: what a client says, what it must hear, and what must have been received.
+//! Dialogue files: what a client sends, the replies it must get, and what must have been received.
 //!
 //! ```text
 //! # A comment. Empty lines mean nothing.
@@ -12,31 +12,33 @@
 //! M: Blah blah blah...          the next line of the mail data of the last message received
 //! ```
 //!
-//! The greeting is the first thing the client hears, and stands in the file. A runner sends all
-//! `C:` up to the next `S:` at once.
+//! The greeting is the first reply, and is in the file. A runner sends all `C:` up to the next `S:`
+//! at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// One file.
+/// A dialogue file.
 #[derive(Debug)]
 pub struct Dialogue {
     pub name: String,
-    /// Option and value, in the words of the command line.
+    /// Options and values, named as on the command line.
     pub options: Vec<(String, String)>,
     pub turns: Vec<Turn>,
 }
 
+/// A step of a dialogue.
 #[derive(Debug)]
 pub enum Turn {
-    /// Send these octets.
+    /// Sends these bytes.
     Send(Vec<u8>),
-    /// Hear one reply line, or a whole reply, or the end. With its place in the file.
-    Hear(Pattern, String),
-    /// One line of the last message.
+    /// Expects a reply line, a whole reply, or the end. With its place in the file.
+    Expect(Pattern, String),
+    /// Expects this as the next line of the last message.
     Mail(String),
 }
 
+/// An expected reply.
 #[derive(Debug)]
 pub enum Pattern {
     Line(String),
@@ -45,10 +47,11 @@ pub enum Pattern {
     Closed,
 }
 
-/// Every dialogue in `tests/dialogues`, by name.
+/// Returns all dialogues in `tests/dialogues`, sorted by name.
 pub fn all() -> Vec<Dialogue> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");
-    let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogues");
+    let entries =
+        fs::read_dir(&directory).unwrap_or_else(|e| panic!("{}: {e}", directory.display()));
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "smtp"));
     paths.sort();
@@ -64,8 +67,8 @@ fn read(path: &Path) -> Dialogue {
         let text = text.strip_prefix(' ').unwrap_or(text);
         match mark {
             "" => {}
-            "C:" => send(&mut turns, octets(text, &place)),
-            "S:" => turns.push(Turn::Hear(pattern(text), format!("{place}: {text}"))),
+            "C:" => send(&mut turns, bytes(text, &place)),
+            "S:" => turns.push(Turn::Expect(pattern(text), format!("{place}: {text}"))),
             "M:" => turns.push(Turn::Mail(text.to_owned())),
             "! " => {
                 let (option, value) = text.split_once(' ').unwrap_or((text, ""));
@@ -78,11 +81,11 @@ fn read(path: &Path) -> Dialogue {
     Dialogue { name, options, turns }
 }
 
-/// Adds to what is sent already.
-fn send(turns: &mut Vec<Turn>, octets: Vec<u8>) {
+/// Adds bytes to be sent to the last step if it sends, too.
+fn send(turns: &mut Vec<Turn>, bytes: Vec<u8>) {
     match turns.last_mut() {
-        Some(Turn::Send(sent)) => sent.extend(octets),
-        _ => turns.push(Turn::Send(octets)),
+        Some(Turn::Send(sent)) => sent.extend(bytes),
+        _ => turns.push(Turn::Send(bytes)),
     }
 }
 
@@ -95,17 +98,17 @@ fn pattern(text: &str) -> Pattern {
     }
 }
 
-/// The octets of a `C:` line, with CR LF unless a backslash ends it.
-fn octets(text: &str, place: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
+/// Returns the bytes of a `C:` line, with CR LF unless a backslash ends it.
+fn bytes(text: &str, place: &str) -> Vec<u8> {
+    let mut all = Vec::new();
     let mut rest = text.bytes();
-    while let Some(octet) = rest.next() {
-        if octet != b'\\' {
-            octets.push(octet);
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            all.push(byte);
             continue;
         }
-        octets.push(match rest.next() {
-            None => return octets,
+        all.push(match rest.next() {
+            None => return all,
             Some(b'r') => b'\r',
             Some(b'n') => b'\n',
             Some(b't') => b'\t',
@@ -118,19 +121,19 @@ fn octets(text: &str, place: &str) -> Vec<u8> {
             Some(other) => panic!("{place}: \\{}", char::from(other)),
         });
     }
-    octets.extend(b"\r\n");
-    octets
+    all.extend(b"\r\n");
+    all
 }
 
-/// What was heard and is not yet expected; lines without CR LF.
+/// Reply lines that were received and not yet expected, without CR LF.
 #[derive(Debug, Default)]
-pub struct Heard {
+pub struct Received {
     pub lines: std::collections::VecDeque<String>,
     pub closed: bool,
 }
 
-impl Heard {
-    /// Takes what `pattern` stands for, or says what came instead.
+impl Received {
+    /// Removes what `pattern` stands for, or returns what came instead.
     pub fn take(&mut self, pattern: &Pattern) -> Result<(), String> {
         let Some(line) = self.lines.pop_front() else {
             let fits = matches!(pattern, Pattern::Closed) && self.closed;

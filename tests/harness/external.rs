@@ -1,4 +1,5 @@
-//! Programs that others wrote, run with a limit of time; and messages that are hard to keep.
+//! Programs of other projects, run with a limit of time, and messages that are difficult to keep
+//! unchanged.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -6,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::harness::mbox::assert_same;
-use crate::harness::server::Server;
+use super::mbox::assert_same;
+use super::server::Server;
 
-/// A command that is killed after `SECONDS_MAX`, with a home of its own, and without the language
-/// and the mail of whoever runs the test. Debian's programs are found in sbin too.
-pub fn peer(program: &str, home: &Path) -> Command {
+/// Returns a command that is killed after `SECONDS_MAX`, with a home directory of its own, and
+/// without the language and the mail of the user who runs the test. Debian's programs are found in
+/// sbin too.
+pub fn external(program: &str, home: &Path) -> Command {
     let mut command = Command::new("timeout");
     command.args(["-k", "5", SECONDS_MAX, program]).current_dir(home).stdin(Stdio::null());
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
@@ -22,15 +24,15 @@ pub fn peer(program: &str, home: &Path) -> Command {
     command
 }
 
-/// A program of `tests/peers`, in Python.
+/// Returns the command of a program in `tests/peers`, in Python.
 pub fn python(script: &str, home: &Path) -> Command {
-    let mut command = peer("python3", home);
+    let mut command = external("python3", home);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1");
     command
 }
 
-/// Runs a command, which must succeed, and returns what it printed.
+/// Runs a command that must succeed. Returns what it printed.
 pub fn run(command: &mut Command) -> Vec<u8> {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -39,12 +41,12 @@ pub fn run(command: &mut Command) -> Vec<u8> {
     output.stdout
 }
 
-/// The same, as text.
-pub fn text(command: &mut Command) -> String {
+/// Runs a command that must succeed. Returns what it printed, as text.
+pub fn run_for_text(command: &mut Command) -> String {
     String::from_utf8_lossy(&run(command)).into_owned()
 }
 
-/// Writes each message to a file `0000`, `0001`, ... in the folder `into`, which is made.
+/// Writes each message to a file `0000`, `0001`, ... in the directory `into`, which is created.
 pub fn write_all(messages: &[Vec<u8>], into: &Path) -> Vec<PathBuf> {
     fs::create_dir_all(into).unwrap();
     let write = |(number, message): (usize, &Vec<u8>)| {
@@ -55,11 +57,11 @@ pub fn write_all(messages: &[Vec<u8>], into: &Path) -> Vec<PathBuf> {
     messages.iter().enumerate().map(write).collect()
 }
 
-/// `file` with CR LF for LF, beside it.
+/// Writes a copy of `file` with CR LF for LF beside it. Returns its path.
 pub fn with_crlf(file: &Path) -> PathBuf {
     let path = file.with_extension("crlf");
     let text = fs::read(file).unwrap();
-    let lines = text.split_inclusive(|octet| *octet == b'\n');
+    let lines = text.split_inclusive(|byte| *byte == b'\n');
     let crlf = lines.map(|line| match line.strip_suffix(b"\n") {
         Some(line) => [line, b"\r\n"].concat(),
         None => line.to_vec(),
@@ -68,9 +70,9 @@ pub fn with_crlf(file: &Path) -> PathBuf {
     path
 }
 
-/// Messages with something in them that is easily lost, each with a subject of its own, lines
-/// ended by LF.
-pub fn hard_messages() -> Vec<Vec<u8>> {
+/// Returns messages with something in them that is easily lost, each with a subject of its own.
+/// Lines end with LF.
+pub fn difficult_messages() -> Vec<Vec<u8>> {
     let bodies: Vec<Vec<u8>> = vec![
         b"Plain text.\n".to_vec(),
         b"".to_vec(),
@@ -89,25 +91,28 @@ pub fn hard_messages() -> Vec<Vec<u8>> {
     (0..).zip(bodies).map(|(number, body)| [head(number).into_bytes(), body].concat()).collect()
 }
 
-/// Sends files as messages in one session of Python's smtplib; the replies, a line for each.
-pub fn send(server: &Server, recipient: &str, files: &[PathBuf]) -> String {
-    let mut send = python("send.py", server.folder());
-    text(send.args([&server.address.to_string(), "smith@example.org", recipient]).args(files))
+/// Sends files as messages in one session of Python's smtplib. Returns the replies, a line for
+/// each.
+pub fn send_files(server: &Server, recipient: &str, files: &[PathBuf]) -> String {
+    let mut send = python("send.py", server.path());
+    run_for_text(
+        send.args([&server.address.to_string(), "smith@example.org", recipient]).args(files),
+    )
 }
 
-/// Postfix's load maker, while it runs.
+/// Postfix's load generator, while it runs.
 pub struct SmtpSource(Child);
 
-/// Starts an smtp-source that sends to `user`.
+/// Starts an smtp-source(1) that sends to `user`.
 pub fn smtp_source(address: SocketAddr, home: &Path, user: &str, options: &str) -> SmtpSource {
-    let mut source = peer("smtp-source", home);
+    let mut source = external("smtp-source", home);
     source.args(options.split(' ')).args(["-f", "smith@example.org"]);
     source.args(["-t", &format!("{user}@localhost"), &address.to_string()]);
     SmtpSource(source.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
 }
 
 impl SmtpSource {
-    /// Waits for its end. Every message must have been taken.
+    /// Waits for its end. Every message must have been accepted.
     pub fn ended(self) {
         let output = self.0.wait_with_output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
@@ -116,10 +121,10 @@ impl SmtpSource {
 }
 
 /// Asserts that these are `count` messages of smtp-source, each once, with the text that it sends:
-/// `octets` octets in lines of 80, each a digit and then the same letter.
-pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize) {
-    let lines = (1..=octets / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
-    let body = lines.collect::<String>() + &"X".repeat(octets % 80) + "\n";
+/// `length` bytes in lines of 80, each a digit and then the same letter.
+pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, length: usize) {
+    let lines = (1..=length / 80).map(|number| format!("{}{}\n", number % 10, "X".repeat(77)));
+    let body = lines.collect::<String>() + &"X".repeat(length % 80) + "\n";
     let mut ids = BTreeSet::new();
     for message in messages {
         let end = message.windows(2).position(|two| two == b"\n\n").expect("a header") + 2;
@@ -132,41 +137,41 @@ pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, octets: usize
     assert_eq!(ids.len(), count);
 }
 
-/// Downloads the Debian packages whose names match these patterns, of each pattern the last, and
-/// unpacks them below `into`.
+/// Downloads Debian packages, for each pattern the last one whose name matches, and unpacks them
+/// below `into`.
 pub fn unpack(patterns: &[&str], into: &Path) {
     if patterns.iter().any(|pattern| package(pattern, into).is_none()) {
-        // A new machine has no list of packages yet; to fetch it takes root.
-        run(peer("apt-get", into).args(["-qq", "update"]));
+        // A new machine has no list of packages yet. Only root can fetch it.
+        run(external("apt-get", into).args(["-qq", "update"]));
     }
     for pattern in patterns {
         let name = package(pattern, into).unwrap_or_else(|| panic!("no package {pattern}"));
-        // As root it would fetch as a user who cannot write here, and complain.
+        // Otherwise root fetches as a user who cannot write here, and apt-get complains.
         let options = ["-q", "-o", "APT::Sandbox::User=root", "download"];
-        run(peer("apt-get", into).args(options).arg(name));
+        run(external("apt-get", into).args(options).arg(name));
     }
     for package in files(into, |path| path.extension().is_some_and(|e| e == "deb")) {
-        run(peer("dpkg-deb", into).arg("--extract").arg(package).arg(into));
+        run(external("dpkg-deb", into).arg("--extract").arg(package).arg(into));
     }
 }
 
-/// The last of the packages whose names match.
+/// Returns the last of the packages whose names match.
 fn package(pattern: &str, home: &Path) -> Option<String> {
-    let mut search = peer("apt-cache", home);
-    let found = text(search.args(["--names-only", "search", &format!("^{pattern}$")]));
-    // A line each: `name - what it is`.
+    let mut search = external("apt-cache", home);
+    let found = run_for_text(search.args(["--names-only", "search", &format!("^{pattern}$")]));
+    // Each line is `name - description`.
     found.lines().filter_map(|line| line.split(' ').next()).max().map(str::to_owned)
 }
 
-/// The files below `folder`, sorted, of which `wanted` is true.
-pub fn files(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-    let (mut folders, mut found) = (vec![folder.to_owned()], Vec::new());
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).unwrap() {
+/// Returns the sorted files below `directory` for which `wanted` is true.
+pub fn files(directory: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let (mut directories, mut found) = (vec![directory.to_owned()], Vec::new());
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
             let entry = entry.unwrap();
             let path = entry.path();
             if entry.file_type().unwrap().is_dir() {
-                folders.push(path);
+                directories.push(path);
             } else if wanted(&path) {
                 found.push(path);
             }
@@ -176,10 +181,10 @@ pub fn files(folder: &Path, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     found
 }
 
-/// A file to read from.
+/// Opens a file as standard input.
 pub fn open(path: &Path) -> Stdio {
     Stdio::from(File::open(path).unwrap())
 }
 
-/// How long any of them may take.
+/// Seconds that any of these programs may take.
 const SECONDS_MAX: &str = "120";

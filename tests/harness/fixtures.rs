@@ -1,5 +1,5 @@
-//! The people of the dialogues: a host `beta.arpa` on which every reply has its cause; once as
-//! [`Beta`], for a receiver without a network, and once as [`furnish`]ed for the real program.
+//! The host `beta.arpa` of the dialogues, on which every reply has its cause: as [`BetaHost`] for a
+//! receiver without a network, and as [`set_up`] prepares it for the real program.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -9,7 +9,7 @@ use mailslot::smtp::{
     Delivery, ForwardPath, Host, Mailbox, ReceiverConfig, ReversePath, StartTlsMode,
 };
 
-/// The settings that a dialogue's options ask for.
+/// Returns the configuration of a receiver that a dialogue's options ask for.
 pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
     let mut settings = ReceiverConfig {
         size_max: 10_000,
@@ -35,23 +35,22 @@ pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
     settings
 }
 
-/// The same host for the real program: prepares the folder of its sandbox, and returns the options
-/// that it is to be started with. Every story has its cause.
-pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
-    let mail = folder.join("mail");
+/// Prepares the sandbox directory of the real program. Returns the options to start it with.
+pub fn set_up(directory: &Path, options: &[(String, String)]) -> Vec<String> {
+    let mail = directory.join("mail");
     fs::create_dir(&mail).unwrap();
-    // Busy's mailbox is a folder, and Full's is larger than any may be.
+    // The mailbox of busy is a directory, and that of full is larger than the limit.
     fs::create_dir(mail.join("busy")).unwrap();
     File::create(mail.join("full")).unwrap().set_len(MAILBOX_MAX).unwrap();
-    // An alias that leads nowhere waits for whoever mends it.
+    // The alias `later` leads to no user, so that its mail is deferred.
     let aliases = "paul@usc-isib.arpa: Mockapetris@USC-ISIF.ARPA\n\
         team: jones, brown\n\
         gruppe: jones, j\u{fc}rgen\n\
         moved: s\u{f8}ren@alph\u{e4}.arpa\n\
         later: someone-who-left\n";
-    fs::write(folder.join("aliases"), aliases).unwrap();
+    fs::write(directory.join("aliases"), aliases).unwrap();
 
-    let aliases = folder.join("aliases").to_str().unwrap().to_owned();
+    let aliases = directory.join("aliases").to_str().unwrap().to_owned();
     let limit = MAILBOX_MAX.to_string();
     let mut all = vec![
         ("hostname", "beta.arpa"),
@@ -61,8 +60,8 @@ pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
         ("mailbox-limit", &limit),
         ("aliases", &aliases),
     ];
-    let stories = ["a.miller", "b.miller", "busy", "full"];
-    all.extend(MAILBOXES.iter().chain(&stories).map(|user| ("user", *user)));
+    let cases = ["a.miller", "b.miller", "busy", "full"];
+    all.extend(MAILBOXES.iter().chain(&cases).map(|user| ("user", *user)));
     all.extend(options.iter().map(|(option, value)| match option.as_str() {
         "lmtp" => ("lmtp", "127.0.0.1:0"),
         option => (option, value.as_str()),
@@ -73,11 +72,11 @@ pub fn furnish(folder: &Path, options: &[(String, String)]) -> Vec<String> {
     all.into_iter().flat_map(|(option, value)| [format!("--{option}"), value.to_owned()]).collect()
 }
 
-/// The host. Jones, Brown and Smith have mailboxes; everybody else has a story.
+/// The host without a network. jones, brown and smith have mailboxes; each other name is a case.
 #[derive(Clone, Copy, Debug)]
-pub struct Beta;
+pub struct BetaHost;
 
-impl Host for Beta {
+impl Host for BetaHost {
     type Destination = String;
 
     fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
@@ -140,9 +139,10 @@ fn moved_to_utf8() -> Mailbox {
     Mailbox::parse("s\u{f8}ren@alph\u{e4}.arpa").unwrap()
 }
 
-/// Those who get mail; postmaster's goes to the first.
+/// Users who get mail. Postmaster's goes to the first.
 pub const MAILBOXES: [&str; 4] = ["jones", "brown", "smith", "j\u{fc}rgen"];
-/// The room there is without a network; a dialogue for both asks for more than any disk has.
+/// Bytes that [`BetaHost`] has free. A dialogue for the real program asks for more than any disk
+/// has.
 const DISK: u64 = 5_000;
-/// More than the dialogues fill.
+/// Mailbox limit in bytes, larger than what the dialogues deliver.
 const MAILBOX_MAX: u64 = 1 << 20;

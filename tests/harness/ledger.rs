@@ -1,399 +1,448 @@
-//! Who sent what, what was answered, and whether the mailboxes of a simulated disk agree.
+//! The ledger: which messages were sent, what was answered, and whether the mailboxes agree.
+//!
+//! The rule that [`Ledger::check`] checks: a message that was accepted is whole in each of its
+//! mailboxes, once; one whose answer was lost is in all of them or in none; nothing else is there,
+//! and nothing is torn. Until the next crash a message that was refused is in none
+//! ([`Ledger::check_refused`]). Mail readers may meanwhile take messages out; the ledger records
+//! what they do.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::Write;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Debug;
+use std::net::SocketAddr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mailslot::deliver::{
-    DeferReason, DeliveryConfig, Locks, Outcome, WriterHandle, WriterThread, start_on,
-};
-use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
-use mailslot::observe::counters::Counters;
+use mailslot::deliver::Outcome;
 
-use crate::harness::sim_disk::{SimDisk, World};
+use super::client::Client;
+use super::directory::TestDirectory;
+use super::message::{LARGE, TestMessage};
+use super::sim_disk::SimMachine;
+use super::sim_writer::{SimWriter, path};
 
-pub const MAIL: &str = "/mail";
-const QUEUE: &str = "/spool/queue";
-/// A real folder too: large contents that recovery copies wait there, in files without a name.
-pub const SPOOL: &str = "/tmp";
-/// A content that does not go into the journal, in these tests, and is written in two pieces.
-pub const LARGE: usize = 70_000;
-/// Two or four records fill it.
-pub const HALF: u64 = 32 * 1024;
-
-/// Two folders, and the mail that is there already.
-pub fn world(boxes: &[(&str, &str)]) -> World {
-    let world = World::new(&[MAIL, SPOOL, QUEUE]);
-    for (name, text) in boxes {
-        world.rewrite(&path(name), text.as_bytes());
-    }
-    world.sync_all();
-    world
+/// An answer to a message: a reply code, or the writer's outcome.
+pub trait Answer: Clone + Debug + PartialEq {
+    fn is_accepted(&self) -> bool;
 }
 
-/// The path of a mailbox, or of an entry of the queue.
-pub fn path(name: &str) -> String {
-    let folder = if name.starts_with("queue/") { SPOOL } else { MAIL };
-    format!("{folder}/{name}")
-}
-
-pub fn settings() -> DeliveryConfig {
-    DeliveryConfig {
-        mail_dir: MAIL.into(),
-        spool: PathBuf::from(SPOOL),
-        locks: Locks::ALL,
-        lock_timeout: Duration::from_secs(5),
-        mailbox_limit: None,
-        queue: 32,
-        journal_segment: HALF,
+impl Answer for u16 {
+    fn is_accepted(&self) -> bool {
+        *self == 250
     }
 }
 
-/// A server on a simulated disk. Clones are the same one.
-#[derive(Clone)]
-pub struct Server {
-    pub disk: SimDisk,
-    pub post: WriterHandle,
-    pub counters: Arc<Counters>,
-    writer: Arc<Mutex<Option<WriterThread>>>,
-}
-
-impl Server {
-    pub fn start(disk: &SimDisk) -> std::io::Result<Server> {
-        Server::start_with(disk, settings())
-    }
-
-    pub fn start_with(disk: &SimDisk, settings: DeliveryConfig) -> std::io::Result<Server> {
-        let counters = Arc::new(Counters::default());
-        let (post, writer) = start_on(Arc::new(disk.clone()), settings, counters.clone())?;
-        let writer = Arc::new(Mutex::new(Some(writer)));
-        Ok(Server { disk: disk.clone(), post, counters, writer })
-    }
-
-    /// None: the process was dead by the time of the answer, and nobody has heard it.
-    pub fn deliver(&self, letter: &Letter) -> Option<Outcome> {
-        let outcome = self.post.deliver(letter.message(), PATIENCE);
-        Some(outcome).filter(|_| !self.disk.is_dead())
-    }
-
-    pub fn stop(self) {
-        self.writer.lock().unwrap().take().unwrap().stop();
+impl Answer for Outcome {
+    fn is_accepted(&self) -> bool {
+        *self == Outcome::Delivered
     }
 }
 
-/// A message to be sent.
+/// Something that takes messages and answers.
+pub trait Submit {
+    type Answer: Answer;
+
+    /// Returns the answer, or None if the server was gone before it gave one.
+    fn submit(&self, message: &TestMessage) -> Option<Self::Answer>;
+}
+
+/// Over a connection of its own.
+impl Submit for SocketAddr {
+    type Answer = u16;
+
+    fn submit(&self, message: &TestMessage) -> Option<u16> {
+        Client::open(*self).ok()?.submit_for_code(message)
+    }
+}
+
+impl Submit for SimWriter {
+    type Answer = Outcome;
+
+    fn submit(&self, message: &TestMessage) -> Option<Outcome> {
+        self.deliver(message)
+    }
+}
+
+/// Mailboxes that can be read.
+pub trait Mailboxes {
+    /// Returns the bytes of a mailbox, none if it does not exist.
+    fn bytes(&self, name: &str) -> Vec<u8>;
+}
+
+impl Mailboxes for TestDirectory {
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.mailbox_bytes(name)
+    }
+}
+
+impl Mailboxes for SimMachine {
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.read(&path(name)).unwrap_or_default()
+    }
+}
+
+impl Mailboxes for BTreeMap<String, Vec<u8>> {
+    fn bytes(&self, name: &str) -> Vec<u8> {
+        self.get(name).cloned().unwrap_or_default()
+    }
+}
+
+/// Messages and answers.
 #[derive(Clone, Debug)]
-pub struct Letter {
-    pub id: String,
-    pub to: Vec<&'static str>,
-    content: String,
-    large: bool,
-}
-
-impl Letter {
-    pub fn new(id: &str, to: &[&'static str], octets: usize) -> Letter {
-        let mut content = format!("Received: by here id {id}; then\nSubject: {id}\n\n");
-        while content.len() < octets {
-            content += &format!("line of {id} at {}\n", content.len());
-        }
-        let large = octets >= LARGE;
-        Letter { id: id.into(), to: to.to_vec(), content, large }
-    }
-
-    fn message(&self) -> Message {
-        let content = if self.large {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(self.content.as_bytes()).unwrap();
-            Content::File(file.into(), self.content.len() as u64)
-        } else {
-            Content::Memory(self.content.clone().into_bytes().into())
-        };
-        let to = self.to.iter().map(|name| match name.strip_prefix("queue/") {
-            Some(id) => Destination::Queue {
-                id: QueueId::new(id).unwrap(),
-                envelope: format!("{name}@example.org"),
-            },
-            None => Destination::Mailbox(UserMailbox {
-                name: MailboxName::new(name).unwrap(),
-                owner: None,
-                delivered_to: format!("{name}@example.org"),
-            }),
-        });
-        Message { id: self.id.clone(), head: HEAD.into(), content, to: to.collect() }
-    }
-
-    /// The copy in `name`, without the line ends at its end.
-    fn copy(&self, name: &str) -> String {
-        let field = if name.starts_with("queue/") { "Mailslot-Queue" } else { "Delivered-To" };
-        let copy = format!("{HEAD}{field}: {name}@example.org\n{}", self.content);
-        copy.trim_end_matches('\n').to_owned()
-    }
-}
-
-const HEAD: &str = "From s@example.org Thu Jan  1 00:00:00 1970\nReturn-Path: <s@example.org>\n";
-
-/// What was sent, and what the mailboxes held before.
-#[derive(Clone, Debug, Default)]
-pub struct Ledger {
-    letters: Vec<(Letter, Option<Outcome>)>,
-    /// Other mail, by mailbox: each text must stand there once.
+pub struct Ledger<A> {
+    entries: Vec<(TestMessage, Option<A>)>,
+    /// Mail of other programs, by mailbox. Each text must be there once.
     others: Vec<(String, String)>,
-    /// What stood in a mailbox torn when some other program wrote behind it.
+    /// Text that was torn in a mailbox when another program wrote after it.
     sealed: HashSet<String>,
-    /// Copies that may be gone: a reader emptied or removed the mailbox.
+    /// Copies that may be gone, because a reader emptied or removed the mailbox.
     taken: HashSet<(String, String)>,
-    /// Large copies that a reader may have moved. Where no other is whole, recovery does not look
-    /// for one that moved, and cuts the others off.
+    /// Large copies that a reader may have moved. If no other copy is whole, recovery does not look
+    /// for one that was moved, and truncates the others.
     moved: HashSet<(String, String)>,
-    /// Copies that a reader took out before power was lost: they may be there again.
+    /// Copies that a reader took out before power was lost. They may be there again.
     again: HashSet<(String, String)>,
 }
 
-impl Ledger {
-    pub fn new(boxes: &[(&str, &str)]) -> Ledger {
+impl<A> Default for Ledger<A> {
+    fn default() -> Ledger<A> {
+        Ledger {
+            entries: Vec::new(),
+            others: Vec::new(),
+            sealed: HashSet::new(),
+            taken: HashSet::new(),
+            moved: HashSet::new(),
+            again: HashSet::new(),
+        }
+    }
+}
+
+impl<A: Answer> Ledger<A> {
+    /// Creates a ledger of mailboxes that contain these texts already.
+    pub fn new(boxes: &[(&str, &str)]) -> Ledger<A> {
         let mut ledger = Ledger::default();
         for (name, text) in boxes {
-            for part in split(text) {
-                ledger.others.push((name.to_string(), part));
-            }
+            ledger.add_others(name, text);
         }
         ledger
     }
 
-    /// Sends one letter and notes its outcome.
-    pub fn send(&mut self, server: &Server, letter: Letter) -> Outcome {
-        let outcome = server.deliver(&letter);
-        self.letters.push((letter, outcome));
-        outcome.unwrap_or(Outcome::Deferred(DeferReason::Io))
+    /// Sends a message and records the answer.
+    pub fn send(&mut self, server: &impl Submit<Answer = A>, message: TestMessage) -> Option<A> {
+        let answer = server.submit(&message);
+        self.record(message, answer)
     }
 
-    /// Sends letters all at once.
-    pub fn send_together(&mut self, server: &Server, letters: Vec<Letter>) -> Vec<Outcome> {
-        let threads: Vec<_> = letters
-            .into_iter()
-            .map(|letter| {
-                let server = server.clone();
-                thread::spawn(move || {
-                    let outcome = server.deliver(&letter);
-                    (letter, outcome)
-                })
-            })
-            .collect();
-        let mut outcomes = Vec::new();
-        for thread in threads {
-            let (letter, outcome) = thread.join().unwrap();
-            outcomes.push(outcome.unwrap_or(Outcome::Deferred(DeferReason::Io)));
-            self.letters.push((letter, outcome));
-        }
-        outcomes
+    /// Records the answer to a message.
+    pub fn record(&mut self, message: TestMessage, answer: Option<A>) -> Option<A> {
+        self.entries.push((message, answer.clone()));
+        answer
     }
 
-    /// What was answered to whom, for a failing test.
+    /// Returns how many messages were sent.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns how many messages were accepted.
+    pub fn accepted(&self) -> usize {
+        self.entries.iter().filter(|(_, answer)| is_accepted(answer)).count()
+    }
+
+    /// Returns how many messages have no answer.
+    pub fn unanswered(&self) -> usize {
+        self.entries.iter().filter(|(_, answer)| answer.is_none()).count()
+    }
+
+    /// Forgets the messages that were for the mailbox `name` alone.
+    pub fn forget(&mut self, name: &str) {
+        self.entries.retain(|(message, _)| message.to != [name]);
+    }
+
+    /// Returns the names of all mailboxes.
+    pub fn mailboxes(&self) -> BTreeSet<String> {
+        self.entries.iter().flat_map(|(message, _)| message.to.iter().cloned()).collect()
+    }
+
+    /// Returns each message with its answer, for a test that fails.
     pub fn summary(&self) -> String {
-        let line = |(letter, outcome): &(Letter, Option<Outcome>)| {
-            format!("  {} to {:?}: {outcome:?}\n", letter.id, letter.to)
+        let line = |(message, answer): &(TestMessage, Option<A>)| {
+            format!("  {} to {:?}: {answer:?}\n", message.id, message.to)
         };
-        self.letters.iter().map(line).collect()
+        self.entries.iter().map(line).collect()
     }
 
-    /// How many letters were answered with `Delivered`.
-    pub fn delivered(&self) -> usize {
-        self.letters.iter().filter(|(_, o)| *o == Some(Outcome::Delivered)).count()
-    }
-
-    /// Power was lost, or may be from now on.
+    /// Records that power was lost, or may be from now on.
     pub fn power_lost(&mut self) {
         self.again.extend(self.taken.iter().cloned());
     }
 
-    /// Some other program, careful enough to begin on a line of its own, appends.
-    pub fn foreign_append(&mut self, world: &World, name: &str, text: &str) {
-        let before = world.read(&path(name)).unwrap_or_default();
+    /// Fails the test unless the mailboxes contain what they must, and nothing of what was refused.
+    pub fn assert_matches(&self, mailboxes: &impl Mailboxes) {
+        if let Err(e) = self.check(mailboxes).and_then(|()| self.check_refused(mailboxes)) {
+            panic!("{e}\n{}", self.summary());
+        }
+    }
+
+    /// Checks that every mailbox contains what it must and nothing else.
+    pub fn check(&self, mailboxes: &impl Mailboxes) -> Result<(), String> {
+        let messages: HashMap<&str, &TestMessage> =
+            self.entries.iter().map(|(message, _)| (message.id.as_str(), message)).collect();
+        assert_eq!(messages.len(), self.entries.len(), "ids differ");
+        let mut names = self.mailboxes();
+        names.extend(self.others.iter().map(|(name, _)| name.clone()));
+        let mut found = HashMap::new();
+        for name in &names {
+            self.check_mailbox(name, &mailboxes.bytes(name), &messages, &mut found)?;
+        }
+        self.entries.iter().try_for_each(|(message, answer)| {
+            self.check_message(message, is_accepted(answer), &found)
+        })
+    }
+
+    /// Checks that one mailbox contains nothing but whole messages, and counts these in `found`.
+    fn check_mailbox(
+        &self,
+        name: &str,
+        bytes: &[u8],
+        messages: &HashMap<&str, &TestMessage>,
+        found: &mut HashMap<(String, String), usize>,
+    ) -> Result<(), String> {
+        let mut others: Vec<&String> =
+            self.others.iter().filter(|(n, _)| n == name).map(|(_, text)| text).collect();
+        let text = String::from_utf8_lossy(bytes);
+        let parts = split(&text);
+        for part in &parts {
+            // A whole message may be followed by a torn one without a From_ line between them, and
+            // the torn one may have been completed since.
+            let is_sealed = |rest: &str| {
+                let rest = rest.strip_prefix("\n\n");
+                rest.is_some_and(|rest| self.sealed.iter().any(|torn| torn.ends_with(rest)))
+            };
+            let is_whole = |length: usize| length == part.len() || is_sealed(&part[length..]);
+            let message = id_of(part).and_then(|id| messages.get(id));
+            let length = message.and_then(|message| message.copy_length(part, name));
+            let other = |text: &&String| part.starts_with(text.as_str()) && is_whole(text.len());
+            if let Some(message) = message.filter(|_| length.is_some_and(is_whole)) {
+                *found.entry((message.id.clone(), name.to_owned())).or_default() += 1;
+            } else if let Some(at) = others.iter().position(other) {
+                others.remove(at);
+            } else if !self.sealed.contains(*part) {
+                return Err(format!("{name}: torn, {} bytes: {}", part.len(), shorten(part)));
+            }
+        }
+        if let Some(lost) = others.first() {
+            return Err(format!("{name}: mail of another program is gone: {}", shorten(lost)));
+        }
+        let last = parts.last().and_then(|part| id_of(part));
+        if !text.ends_with("\n\n") && last.is_some_and(|id| messages.contains_key(id)) {
+            return Err(format!("{name}: no empty line at its end"));
+        }
+        Ok(())
+    }
+
+    /// Checks that the copies that were found of a message are those that it must have.
+    fn check_message(
+        &self,
+        message: &TestMessage,
+        accepted: bool,
+        found: &HashMap<(String, String), usize>,
+    ) -> Result<(), String> {
+        let id = &message.id;
+        let mut counts = Vec::new();
+        for name in &message.to {
+            let key = (id.clone(), name.clone());
+            let count = found.get(&key).copied().unwrap_or_default();
+            let taken = self.taken.contains(&key);
+            match count {
+                0 if accepted && !taken => {
+                    return Err(format!("{id}: accepted, and not in {name}"));
+                }
+                0 | 1 => {}
+                n => return Err(format!("{id}: {n} times in {name}")),
+            }
+            if accepted && taken && count > 0 && !self.again.contains(&key) {
+                return Err(format!("{id}: a reader took it out of {name}, and it is back"));
+            }
+            if !taken && (accepted || !self.moved.contains(&key)) {
+                counts.push(count);
+            }
+        }
+        match counts.iter().any(|n| *n != counts[0]) {
+            true => Err(format!("{id}: in some of its mailboxes only: {counts:?}")),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that messages that were refused are in no mailbox. True only until the next crash.
+    pub fn check_refused(&self, mailboxes: &impl Mailboxes) -> Result<(), String> {
+        let refused = |answer: &Option<A>| answer.is_some() && !is_accepted(answer);
+        self.check_presence(mailboxes, refused, false)
+    }
+
+    /// Checks that messages that were accepted are in their mailboxes, whatever else may be there.
+    pub fn check_accepted(&self, mailboxes: &impl Mailboxes) -> Result<(), String> {
+        self.check_presence(mailboxes, is_accepted, true)
+    }
+
+    fn check_presence(
+        &self,
+        mailboxes: &impl Mailboxes,
+        which: impl Fn(&Option<A>) -> bool,
+        expected: bool,
+    ) -> Result<(), String> {
+        for (message, answer) in self.entries.iter().filter(|(_, answer)| which(answer)) {
+            for name in &message.to {
+                let bytes = mailboxes.bytes(name);
+                let text = String::from_utf8_lossy(&bytes);
+                let is_copy = |part: &&str| message.copy_length(part, name) == Some(part.len());
+                if split(&text).iter().any(is_copy) != expected {
+                    let not = if expected { " not" } else { "" };
+                    return Err(format!("{} is{not} in {name}: {answer:?}", message.id));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn add_others(&mut self, name: &str, text: &str) {
+        self.others.extend(split(text).into_iter().map(|part| (name.to_owned(), part.to_owned())));
+    }
+
+    /// Records that what is torn now stays torn, because another program writes after it.
+    fn seal(&mut self, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        self.sealed.extend(split(&text).into_iter().map(str::to_owned));
+    }
+}
+
+impl Ledger<u16> {
+    /// Sends a message that must be accepted, within 10 s.
+    pub fn deliver(&mut self, address: SocketAddr, message: TestMessage) {
+        let (began, id) = (Instant::now(), message.id.clone());
+        assert_eq!(self.send(&address, message), Some(250), "{id}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(10), "{id} took {took:?}");
+    }
+
+    /// After a crash: starts a server in `directory`, delivers one more message to each mailbox,
+    /// checks the mailboxes, stops the server, and looks for files that were left.
+    pub fn assert_recovers(mut self, directory: &TestDirectory, context: &str) {
+        let _context = ShowOnFailure(context);
+        let server = directory.start(&["--threads", "2"]);
+        for name in self.mailboxes() {
+            let message = TestMessage::new(format!("after-{name}"), &[&name], 500);
+            self.deliver(server.address, message);
+        }
+        self.assert_matches(directory);
+        let (log, status) = server.stop();
+        assert_eq!(status.code(), Some(0), "{log:#?}");
+        self.assert_matches(directory);
+        directory.assert_clean(&self.mailboxes());
+        directory.clear();
+    }
+}
+
+/// Prints what was being tried when a test fails.
+struct ShowOnFailure<'a>(&'a str);
+
+impl Drop for ShowOnFailure<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", self.0);
+        }
+    }
+}
+
+impl Ledger<Outcome> {
+    /// Sends messages, each by a thread of its own.
+    pub fn send_together(
+        &mut self,
+        writer: &SimWriter,
+        messages: Vec<TestMessage>,
+    ) -> Vec<Option<Outcome>> {
+        let threads: Vec<_> = messages
+            .into_iter()
+            .map(|message| {
+                let writer = writer.clone();
+                thread::spawn(move || {
+                    let outcome = writer.deliver(&message);
+                    (message, outcome)
+                })
+            })
+            .collect();
+        let results = threads.into_iter().map(|thread| thread.join().unwrap());
+        results.map(|(message, outcome)| self.record(message, outcome)).collect()
+    }
+
+    /// Has another program append `text`, which begins on a line of its own.
+    pub fn foreign_append(&mut self, machine: &SimMachine, name: &str, text: &str) {
+        let before = machine.bytes(name);
         self.seal(&before);
         let ends = match before.as_slice() {
             [] | [.., b'\n', b'\n'] => "",
             [.., b'\n'] => "\n",
             _ => "\n\n",
         };
-        world.append(&path(name), format!("{ends}{text}").as_bytes());
-        self.others.extend(split(text).into_iter().map(|part| (name.to_owned(), part)));
+        machine.append(&path(name), format!("{ends}{text}").as_bytes());
+        self.add_others(name, text);
     }
 
-    /// A reader takes out everything, and writes `text` instead.
-    pub fn foreign_rewrite(&mut self, world: &World, name: &str, text: Option<&str>, how: Rewrite) {
+    /// Has a reader take out all messages and write `text` instead.
+    pub fn foreign_rewrite(
+        &mut self,
+        machine: &SimMachine,
+        name: &str,
+        text: Option<&str>,
+        how: Rewrite,
+    ) {
         self.others.retain(|(n, _)| n != name);
-        for (letter, _) in &self.letters {
-            self.taken.insert((letter.id.clone(), name.to_owned()));
+        for (message, _) in &self.entries {
+            self.taken.insert((message.id.clone(), name.to_owned()));
         }
         let text = text.unwrap_or_default();
         match how {
-            Rewrite::InPlace => world.rewrite(&path(name), text.as_bytes()),
-            Rewrite::Rename => world.replace(&path(name), text.as_bytes()),
-            Rewrite::Remove => world.remove(&path(name)),
+            Rewrite::InPlace => machine.rewrite(&path(name), text.as_bytes()),
+            Rewrite::Rename => machine.replace(&path(name), text.as_bytes()),
+            Rewrite::Remove => machine.remove(&path(name)),
         }
         if how != Rewrite::Remove {
-            self.others.extend(split(text).into_iter().map(|part| (name.to_owned(), part)));
+            self.add_others(name, text);
         }
     }
 
-    /// A reader takes out the messages for which `out` says so, and moves the others up.
-    pub fn foreign_expunge(&mut self, world: &World, name: &str, mut out: impl FnMut() -> bool) {
-        let Some(bytes) = world.read(&path(name)) else { return };
+    /// Has a reader take out the messages for which `out` returns true, and move the others up.
+    pub fn foreign_expunge(
+        &mut self,
+        machine: &SimMachine,
+        name: &str,
+        mut out: impl FnMut() -> bool,
+    ) {
+        let Some(bytes) = machine.read(&path(name)) else { return };
         self.seal(&bytes);
-        let large = self.letters.iter().filter(|(letter, _)| letter.large);
-        self.moved.extend(large.map(|(letter, _)| (letter.id.clone(), name.to_owned())));
+        let large = self.entries.iter().filter(|(message, _)| message.stored().len() >= LARGE);
+        self.moved.extend(large.map(|(message, _)| (message.id.clone(), name.to_owned())));
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let mut kept = String::new();
         for part in split(&text) {
-            let whole = self.others.iter().any(|(n, p)| (n.as_str(), p) == (name, &part))
-                || self.letters.iter().any(|(letter, _)| letter.copy(name) == part);
-            if whole && out() {
-                self.others.retain(|(n, p)| (n.as_str(), p) != (name, &part));
-                for (letter, _) in &self.letters {
-                    if letter.copy(name) == part {
-                        self.taken.insert((letter.id.clone(), name.to_owned()));
-                    }
+            let is_copy = |message: &TestMessage| {
+                message.copy_length(part, name).is_some_and(|length| length == part.len())
+            };
+            let other = (name.to_owned(), part.to_owned());
+            let message = self.entries.iter().map(|(message, _)| message).find(|m| is_copy(m));
+            if (message.is_some() || self.others.contains(&other)) && out() {
+                if let Some(message) = message {
+                    self.taken.insert((message.id.clone(), name.to_owned()));
                 }
+                self.others.retain(|known| *known != other);
             } else {
                 kept += &format!("{part}\n\n");
             }
         }
-        world.rewrite(&path(name), kept.as_bytes());
-    }
-
-    /// What is torn now is not ours to mend once somebody else has written behind it.
-    fn seal(&mut self, bytes: &[u8]) {
-        let text = String::from_utf8_lossy(bytes);
-        self.sealed.extend(split(&text));
-    }
-
-    /// Whether every mailbox holds what it must and nothing else.
-    pub fn check(&self, world: &World) -> Result<(), String> {
-        let mut names: Vec<String> =
-            self.letters.iter().flat_map(|(l, _)| &l.to).map(|n| n.to_string()).collect();
-        names.extend(self.others.iter().map(|(n, _)| n.clone()));
-        names.sort();
-        names.dedup();
-        let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
-        let letters: HashMap<&str, &Letter> =
-            self.letters.iter().map(|(letter, _)| (letter.id.as_str(), letter)).collect();
-        for name in &names {
-            let mut others: Vec<&String> =
-                self.others.iter().filter(|(n, _)| n == name).map(|(_, text)| text).collect();
-            let bytes = world.read(&path(name)).unwrap_or_default();
-            let text = String::from_utf8_lossy(&bytes);
-            for part in split(&text) {
-                let sealed = self.sealed.contains(&part);
-                // A whole one may stand before what is torn, with no From_ line between, and may
-                // have been completed since.
-                let begins = |copy: &String| {
-                    let rest = part.strip_prefix(&format!("{copy}\n\n"));
-                    rest.is_some_and(|rest| self.sealed.iter().any(|s| s.ends_with(rest)))
-                };
-                let letter = id_of(&part).and_then(|id| letters.get(id));
-                let copy = letter.map(|letter| letter.copy(name));
-                let whole = copy.is_some_and(|copy| copy == part || begins(&copy));
-                let whole = letter.filter(|_| whole).map(|letter| &letter.id);
-                if let Some(id) = whole {
-                    *found.entry((id.to_string(), name.clone())).or_default() += 1;
-                } else if let Some(at) = others.iter().position(|o| **o == part || begins(o)) {
-                    others.remove(at);
-                } else if !sealed {
-                    let copy = letter.map(|letter| letter.copy(name)).unwrap_or_default();
-                    let same = part.bytes().zip(copy.bytes()).take_while(|(a, b)| a == b).count();
-                    return Err(format!(
-                        "{name}: torn, {} octets, the first {same} as they must be of {}: {}\n{}",
-                        part.len(),
-                        copy.len(),
-                        short(&part),
-                        self.summary()
-                    ));
-                }
-            }
-            if let Some(lost) = others.first() {
-                return Err(format!("{name}: other mail is gone: {}", short(lost)));
-            }
-            let ours = |part: String| id_of(&part).is_some_and(|id| letters.contains_key(id));
-            if !text.is_empty() && !text.ends_with("\n\n") && ours(last(&text)) {
-                return Err(format!("{name}: no empty line at its end"));
-            }
-        }
-        for (letter, outcome) in &self.letters {
-            let acknowledged = *outcome == Some(Outcome::Delivered);
-            let mut counts = Vec::new();
-            for name in &letter.to {
-                let key = (letter.id.clone(), name.to_string());
-                let count = found.get(&key).copied().unwrap_or_default();
-                let (taken, id) = (self.taken.contains(&key), &letter.id);
-                match count {
-                    0 if acknowledged && !taken => {
-                        return Err(format!("{id}: acknowledged, and not in {name}"));
-                    }
-                    0 | 1 => {}
-                    n => return Err(format!("{id}: {n} times in {name}")),
-                }
-                if acknowledged && taken && count > 0 && !self.again.contains(&key) {
-                    return Err(format!("{id}: a reader took it out of {name}, and it is back"));
-                }
-                if !taken && (acknowledged || !self.moved.contains(&key)) {
-                    counts.push(count);
-                }
-            }
-            if counts.iter().any(|n| *n != counts[0]) {
-                return Err(format!("{}: in some mailboxes only: {counts:?}", letter.id));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether what was refused is in no mailbox. True only until the next crash.
-    pub fn check_refused(&self, world: &World) -> Result<(), String> {
-        self.check_each(world, |outcome| *outcome != Some(Outcome::Delivered), false)
-    }
-
-    /// Whether what was delivered is in its mailboxes, whatever else may be there.
-    pub fn check_contains(&self, world: &World) -> Result<(), String> {
-        self.check_each(world, |outcome| *outcome == Some(Outcome::Delivered), true)
-    }
-
-    fn check_each(
-        &self,
-        world: &World,
-        which: impl Fn(&Option<Outcome>) -> bool,
-        there: bool,
-    ) -> Result<(), String> {
-        for (letter, outcome) in self.letters.iter().filter(|(_, outcome)| which(outcome)) {
-            for name in &letter.to {
-                let bytes = world.read(&path(name)).unwrap_or_default();
-                if split(&String::from_utf8_lossy(&bytes)).contains(&letter.copy(name)) != there {
-                    return Err(format!(
-                        "{} is{} in {name}: {outcome:?}",
-                        letter.id,
-                        if there { " not" } else { "" }
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether nothing lies about but mailboxes and one journal.
-    pub fn check_folders(&self, world: &World) -> Result<(), String> {
-        let spool = world.names(SPOOL);
-        if spool.len() != 1 || !spool[0].starts_with("journal-") {
-            return Err(format!("in the spool: {spool:?}"));
-        }
-        let mail = world.names(MAIL);
-        match mail.iter().find(|n| n.starts_with('.') || n.ends_with(".lock")) {
-            Some(left) => Err(format!("left in the mail folder: {left}")),
-            None => Ok(()),
-        }
+        machine.rewrite(&path(name), kept.as_bytes());
     }
 }
 
+/// Way in which a reader writes a mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rewrite {
     InPlace,
@@ -401,31 +450,28 @@ pub enum Rewrite {
     Remove,
 }
 
-/// The messages of a mailbox, each without the line ends behind it.
-fn split(text: &str) -> Vec<String> {
+fn is_accepted<A: Answer>(answer: &Option<A>) -> bool {
+    answer.as_ref().is_some_and(Answer::is_accepted)
+}
+
+/// Splits a mailbox, torn or not, into messages without the line ends at their end.
+fn split(text: &str) -> Vec<&str> {
     let text = text.trim_end_matches('\n');
-    let parts = text.split("\n\nFrom ").enumerate();
-    let parts = parts.map(|(i, part)| match i {
-        0 => part.to_owned(),
-        _ => format!("From {part}"),
-    });
-    parts.map(|p| p.trim_end_matches('\n').to_owned()).filter(|p| !p.is_empty()).collect()
+    let starts = text.match_indices("\n\nFrom ").map(|(at, _)| at + 2);
+    let starts: Vec<usize> = [0].into_iter().chain(starts).collect();
+    let ends = starts.iter().skip(1).copied().chain([text.len()]);
+    let parts = starts.iter().zip(ends).map(|(&from, to)| text[from..to].trim_end_matches('\n'));
+    parts.filter(|part| !part.is_empty()).collect()
 }
 
-/// The id in the Received line of a message.
+/// Returns the id of a message, which is its Subject.
 fn id_of(part: &str) -> Option<&str> {
-    part.split_once("Received: by here id ")?.1.split_once(';').map(|(id, _)| id)
+    part.split_once("\nSubject: ")?.1.split_once('\n').map(|(id, _)| id)
 }
 
-fn last(text: &str) -> String {
-    split(text).pop().unwrap_or_default()
-}
-
-fn short(text: &str) -> String {
+/// Returns the beginning and the end of a text.
+fn shorten(text: &str) -> String {
     let head: String = text.chars().take(300).collect();
     let tail: String = text.chars().rev().take(80).collect::<Vec<_>>().into_iter().rev().collect();
     format!("{head:?} ... {tail:?}")
 }
-
-/// Longer than anything may take.
-const PATIENCE: Duration = Duration::from_secs(20);

@@ -1,34 +1,37 @@
-//! What the tests of the network side have in common: a server with its own recipients, real
-//! mailboxes in a temporary folder, and a client that types.
+//! The library without the program: a writer with real mailboxes, sessions and a server in threads
+//! of the test, and listeners that say where a client comes from.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mailslot::deliver::{self, WriterHandle, WriterThread};
+use mailslot::deliver::{self, Outcome, WriterHandle, WriterThread};
 use mailslot::message::peer::Peer;
-use mailslot::message::{MailboxName, UserMailbox};
+use mailslot::message::{MailboxName, Message, UserMailbox};
 use mailslot::net::listen::{self, Accept, ListenAddress};
 use mailslot::net::stream::{Socket, Stream};
 use mailslot::observe::counters::Counters;
 use mailslot::route::{Member, Refusal, Resolution, Route};
-use mailslot::server::{self, Server, ServerHandle};
+use mailslot::server::{self, ServerHandle};
 use mailslot::session::{self, SessionContext, SessionEnd};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
-/// Longer than anything here takes, and shorter than a person waits.
-pub const LONG: Duration = Duration::from_secs(30);
+use super::TIMEOUT;
+use super::client::Client;
+use super::directory::TestDirectory;
+use super::message::user_mailbox;
 
-/// Every local part at any domain is a mailbox, but `nobody`, and `panic`, which panics.
-pub struct Anybody;
+/// Routes every local part at any domain to a mailbox of that name, except `nobody`, `moved`, and
+/// `panic`, which panics.
+struct TestRoute;
 
-impl Route for Anybody {
+impl Route for TestRoute {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let (name, delivered_to) = match to {
             ForwardPath::Postmaster => ("postmaster", "postmaster@here".to_owned()),
@@ -37,7 +40,7 @@ impl Route for Anybody {
         match name {
             "nobody" => Err(Refusal::Unknown),
             "moved" => Err(Refusal::Forward(Mailbox::parse("new@elsewhere.example").unwrap())),
-            "panic" => panic!("as asked"),
+            "panic" => panic!("as the test asked"),
             _ => {
                 let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
                 Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
@@ -47,7 +50,7 @@ impl Route for Anybody {
 
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let mailbox = Mailbox::parse(&format!("{name}@here.example")).unwrap();
-        Ok(Member { full_name: "Somebody".to_owned(), mailbox })
+        Ok(Member { full_name: "Test User".to_owned(), mailbox })
     }
 
     fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
@@ -55,102 +58,117 @@ impl Route for Anybody {
     }
 }
 
-/// A folder for mail, and the writer into it.
-pub struct House {
+/// A directory with mail and spool, and a writer, stopped when this is dropped.
+pub struct MailStore {
     pub counters: Arc<Counters>,
-    pub post: WriterHandle,
+    /// Handle of the writer.
+    pub handle: WriterHandle,
     writer: Option<WriterThread>,
-    folder: tempfile::TempDir,
+    directory: TestDirectory,
 }
 
-impl House {
-    pub fn new() -> House {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::create_dir(folder.path().join("mail")).unwrap();
-        std::fs::create_dir(folder.path().join("spool")).unwrap();
-        let counters = Arc::new(Counters::default());
-        let settings = deliver::DeliveryConfig {
-            mail_dir: folder.path().join("mail"),
-            spool: folder.path().join("spool"),
-            lock_timeout: Duration::from_secs(5),
+impl MailStore {
+    pub fn new() -> MailStore {
+        MailStore::with(|_| {})
+    }
+
+    /// Creates one with a changed configuration of the writer.
+    pub fn with(change: impl FnOnce(&mut deliver::DeliveryConfig)) -> MailStore {
+        let directory = TestDirectory::with_mail_and_spool();
+        let mut settings = deliver::DeliveryConfig {
+            mail_dir: directory.join("mail"),
+            spool: directory.join("spool"),
+            lock_timeout: TIMEOUT,
             journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
             ..Default::default()
         };
-        let (post, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
-        House { counters, post, writer: Some(writer), folder }
+        change(&mut settings);
+        let counters = Arc::new(Counters::default());
+        let (handle, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
+        MailStore { counters, handle, writer: Some(writer), directory }
     }
 
-    /// The settings of a session: generous.
-    pub fn session(&self) -> session::SessionConfig {
+    /// Has the writer deliver a message.
+    pub fn deliver(&self, message: Message) -> Outcome {
+        self.handle.deliver(message, 4 * TIMEOUT)
+    }
+
+    /// Asks the writer whether it would refuse mail for the mailbox `name`.
+    pub fn precheck(&self, name: &str) -> Result<(), Outcome> {
+        self.handle.precheck(&user_mailbox(name)).map_err(|error| error.outcome())
+    }
+
+    /// Stops the writer.
+    pub fn stop(mut self) -> TestDirectory {
+        self.writer.take().unwrap().stop();
+        self.directory.clone()
+    }
+
+    /// Returns the configuration of sessions, with generous limits.
+    pub fn session_settings(&self) -> session::SessionConfig {
         session::SessionConfig {
             hostname: "here.example".to_owned(),
             size_max: 1024 * 1024,
-            spool: self.folder.path().join("spool"),
-            mail_dir: self.folder.path().join("mail"),
-            outcome_timeout: LONG,
+            spool: self.join("spool"),
+            mail_dir: self.join("mail"),
+            outcome_timeout: TIMEOUT,
             ..Default::default()
         }
     }
 
-    /// The settings of a server with `threads` threads.
-    pub fn settings(&self, threads: usize) -> server::ServerConfig {
+    /// Returns the configuration of a server with `threads` threads.
+    pub fn server_settings(&self, threads: usize) -> server::ServerConfig {
         server::ServerConfig {
-            session: self.session(),
+            session: self.session_settings(),
             threads,
             per_client: threads,
             grace: Duration::from_secs(10),
         }
     }
 
-    pub fn server(&self, settings: server::ServerConfig) -> Server {
-        Server::new(settings, Arc::new(Anybody), self.post.clone(), Arc::clone(&self.counters))
-            .unwrap()
+    /// Creates a server that delivers here.
+    pub fn server(&self, settings: server::ServerConfig) -> server::Server {
+        let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
+        server::Server::new(settings, Arc::new(TestRoute), handle, counters).unwrap()
     }
 
-    pub fn office(&self, settings: session::SessionConfig) -> SessionContext {
-        SessionContext::new(
-            settings,
-            Arc::new(Anybody),
-            self.post.clone(),
-            Arc::clone(&self.counters),
-        )
+    /// Creates what sessions that deliver here share.
+    pub fn sessions(&self, settings: session::SessionConfig) -> SessionContext {
+        let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
+        SessionContext::new(settings, Arc::new(TestRoute), handle, counters)
     }
 
     /// Runs a server on a free port of 127.0.0.1.
-    pub fn run(&self, settings: server::ServerConfig) -> Running {
-        let listeners = listen::open(&[localhost()]).unwrap();
+    pub fn run(&self, settings: server::ServerConfig) -> LibraryServer {
+        let any_port = ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false };
+        let listeners = listen::open(&[any_port]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         self.run_on(settings, listeners, address)
     }
 
+    /// Runs a server on these listeners, of which the test connects to `address`.
     pub fn run_on<L: Accept + Send + 'static>(
         &self,
         settings: server::ServerConfig,
         listeners: Vec<L>,
         address: SocketAddr,
-    ) -> Running {
+    ) -> LibraryServer {
         let server = self.server(settings);
         let handle = server.handle();
         let thread = std::thread::spawn(move || server.run(listeners).unwrap());
-        Running { address, handle, thread: Some(thread) }
-    }
-
-    /// What is in the mailbox of `user`.
-    pub fn mailbox(&self, user: &str) -> String {
-        std::fs::read_to_string(self.folder.path().join("mail").join(user)).unwrap_or_default()
-    }
-
-    /// How many messages are there.
-    pub fn count(&self, user: &str) -> usize {
-        self.mailbox(user).lines().filter(|line| line.starts_with("From ")).count()
-    }
-
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+        LibraryServer { address, handle, thread: Some(thread) }
     }
 }
 
-impl Drop for House {
+impl Deref for MailStore {
+    type Target = TestDirectory;
+
+    fn deref(&self) -> &TestDirectory {
+        &self.directory
+    }
+}
+
+impl Drop for MailStore {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
             writer.stop();
@@ -158,51 +176,24 @@ impl Drop for House {
     }
 }
 
-/// A listener whose connections come from where the test says, one after the other, and then from
-/// the first again.
-pub struct Guests {
-    listener: TcpListener,
-    peers: Vec<Peer>,
-    next: AtomicUsize,
-}
-
-impl Guests {
-    pub fn new(peers: Vec<Peer>) -> (Guests, SocketAddr) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
-        (Guests { listener, peers, next: AtomicUsize::new(0) }, address)
-    }
-}
-
-impl AsFd for Guests {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
-    }
-}
-
-impl Accept for Guests {
-    fn accept(&self) -> io::Result<(Socket, Peer)> {
-        let (socket, _) = self.listener.accept()?;
-        let next = self.next.fetch_add(1, Ordering::SeqCst);
-        Ok((Socket::Tcp(socket), self.peers[next % self.peers.len()]))
-    }
-}
-
-pub fn localhost() -> ListenAddress {
-    ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false }
-}
-
-/// A server that runs; dropped, it stops.
-pub struct Running {
+/// A server in a thread, stopped when this is dropped.
+pub struct LibraryServer {
     pub address: SocketAddr,
     pub handle: ServerHandle,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Running {
-    pub fn connect(&self) -> Client<TcpStream> {
-        Client::new(TcpStream::connect_timeout(&self.address, LONG).unwrap())
+impl LibraryServer {
+    /// Returns a client that has not read the greeting yet.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Returns a client that has been greeted.
+    pub fn greeted(&self) -> Client {
+        let mut client = self.connect();
+        client.expect(220);
+        client
     }
 
     /// Waits for the end, after a stop.
@@ -211,7 +202,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for LibraryServer {
     fn drop(&mut self) {
         self.handle.stop();
         if let Some(thread) = self.thread.take() {
@@ -221,118 +212,52 @@ impl Drop for Running {
     }
 }
 
-/// What a client's socket can do besides reading and writing.
-pub trait Wire: Read + Write + Sized {
-    fn clone_of(&self) -> Self;
-    fn limit(&self);
-    fn close_write(&self);
+/// A listener that reports these peers, one after the other, instead of the true ones.
+pub struct FakePeers {
+    listener: TcpListener,
+    peers: Vec<Peer>,
+    next: AtomicUsize,
 }
 
-impl Wire for TcpStream {
-    fn clone_of(&self) -> TcpStream {
-        self.try_clone().unwrap()
-    }
-    fn limit(&self) {
-        self.set_nodelay(true).unwrap();
-        self.set_read_timeout(Some(LONG)).unwrap();
-        self.set_write_timeout(Some(LONG)).unwrap();
-    }
-    fn close_write(&self) {
-        self.shutdown(std::net::Shutdown::Write).unwrap();
+impl FakePeers {
+    pub fn new(peers: Vec<Peer>) -> (FakePeers, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (FakePeers { listener, peers, next: AtomicUsize::new(0) }, address)
     }
 }
 
-impl Wire for UnixStream {
-    fn clone_of(&self) -> UnixStream {
-        self.try_clone().unwrap()
-    }
-    fn limit(&self) {
-        self.set_read_timeout(Some(LONG)).unwrap();
-        self.set_write_timeout(Some(LONG)).unwrap();
-    }
-    fn close_write(&self) {
-        self.shutdown(std::net::Shutdown::Write).unwrap();
+impl AsFd for FakePeers {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 }
 
-/// A client that types, and reads whole replies.
-pub struct Client<W: Wire> {
-    pub socket: W,
-    lines: BufReader<W>,
-}
-
-impl<W: Wire> Client<W> {
-    pub fn new(socket: W) -> Client<W> {
-        socket.limit();
-        let lines = BufReader::new(socket.clone_of());
-        Client { socket, lines }
-    }
-
-    pub fn send(&mut self, text: &str) {
-        self.socket.write_all(text.as_bytes()).unwrap();
-    }
-
-    /// The next reply, all lines of it; empty at the end of the connection.
-    pub fn reply(&mut self) -> String {
-        let mut reply = String::new();
-        loop {
-            let begin = reply.len();
-            self.lines.read_line(&mut reply).unwrap();
-            if reply.as_bytes()[begin..].get(3) != Some(&b'-') {
-                return reply;
-            }
-        }
-    }
-
-    /// Expects a reply that begins with `code`.
-    pub fn expect(&mut self, code: &str) -> String {
-        let reply = self.reply();
-        assert!(reply.starts_with(code), "expected {code}, not {reply:?}");
-        reply
-    }
-
-    /// Sends a command and expects its reply.
-    pub fn ask(&mut self, command: &str, code: &str) -> String {
-        self.send(&format!("{command}\r\n"));
-        self.expect(code)
-    }
-
-    /// Nothing more comes.
-    pub fn expect_end(&mut self) {
-        assert_eq!(self.reply(), "");
-    }
-
-    /// From the greeting to where mail data is awaited.
-    pub fn up_to_data(&mut self, to: &str) {
-        self.expect("220");
-        self.ask("EHLO client.example", "250");
-        self.ask("MAIL FROM:<jones@client.example>", "250");
-        self.ask(&format!("RCPT TO:<{to}@here.example>"), "250");
-        self.ask("DATA", "354");
+impl Accept for FakePeers {
+    fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let (socket, _) = self.listener.accept()?;
+        let next = self.next.fetch_add(1, Ordering::SeqCst);
+        Ok((Socket::Tcp(socket), self.peers[next % self.peers.len()]))
     }
 }
 
-/// Has `office` serve a client that sends all of `input` and closes its side; returns how that
-/// ended and what the client read. `input` and the replies must fit into the socket's buffers.
-pub fn converse(office: &SessionContext, peer: Peer, input: &[u8]) -> (SessionEnd, String) {
+/// Returns the peer 192.0.2.`last`, a client of another host.
+pub fn remote_peer(last: u8) -> Peer {
+    Peer::ip(SocketAddr::from(([192, 0, 2, last], 4000)))
+}
+
+/// Runs one session with a client that sends all of `input` and closes its side. Returns how the
+/// session ended and what the client read. Input and replies must fit into the socket's buffers.
+pub fn run_session(sessions: &SessionContext, peer: Peer, input: &[u8]) -> (SessionEnd, String) {
     let (mut client, server) = UnixStream::pair().unwrap();
     client.write_all(input).unwrap();
-    client.close_write();
+    client.shutdown(Shutdown::Write).unwrap();
     let mut stream =
-        Stream::new(Socket::Unix(server), peer, Duration::from_secs(300), LONG).unwrap();
-    let end = office.serve(&mut stream);
+        Stream::new(Socket::Unix(server), peer, Duration::from_secs(300), TIMEOUT).unwrap();
+    let end = sessions.serve(&mut stream);
     stream.close(end.lingers());
     let mut replies = String::new();
     client.read_to_string(&mut replies).unwrap();
     (end, replies)
-}
-
-/// The codes of all replies, one each.
-pub fn codes(replies: &str) -> Vec<&str> {
-    replies.lines().filter(|line| line.as_bytes().get(3) != Some(&b'-')).map(|l| &l[..3]).collect()
-}
-
-/// A client elsewhere.
-pub fn stranger(last: u8) -> Peer {
-    Peer::ip(SocketAddr::from(([192, 0, 2, last], 4000)))
 }

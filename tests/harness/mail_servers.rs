@@ -1,37 +1,36 @@
-//! Mail servers of others, each in a folder of its own, that hand mail on to mailslot: Postfix, a
-//! whole instance beside whatever the host has, and Exim, unpacked from Debian's packages (those of
-//! the two cannot both be installed).
+//! Mail servers of other projects, each in a directory of its own, that relay mail to mailslot:
+//! Postfix, a whole instance beside the one that the host may have, and Exim, unpacked from
+//! Debian's package (Postfix and Exim cannot both be installed).
 //!
-//! Both run in a mount namespace of their own, in which `/etc` is a folder of the test: there are
-//! their settings, where they look for them, and the users of the test are users of the system. So
-//! they need root. What `contrib/lmtp` tells people to write is what they are given.
+//! Both run in a mount namespace of their own, in which `/etc` is a directory of the test. It has
+//! their settings, and the users of the test are users of the system there. So they need root. They
+//! get the settings that `contrib/lmtp` recommends.
 
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, Uid, User};
-use tempfile::TempDir;
 
-use crate::harness::external;
-use crate::harness::server::{Client, PATIENCE};
+use super::client::Client;
+use super::directory::TestDirectory;
+use super::external::{external, open, unpack};
+use super::namespace::Namespace;
+use super::{TIMEOUT, is_true_within, wait_until};
 
-/// Users that exist for these servers alone.
+/// Users that exist for these servers only.
 pub const USERS: [&str; 7] = ["smith", "jones", "brown", "full", "small", "ghost", "Debian-exim"];
 
-/// The settings in a file of `contrib/lmtp`: its lines without the comments.
+/// Returns the settings in a file of `contrib/lmtp`: its lines without the comments.
 pub fn contributed(name: &str) -> String {
     let text = contribution(name);
     text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect()
 }
 
-/// What such a file says of mailslot's own option.
+/// Returns the value of mailslot's own option that such a file recommends.
 pub fn contributed_option(name: &str) -> String {
     let text = contribution(name);
     let line = text.lines().find_map(|line| line.strip_prefix("# mailslot:   lmtp "));
@@ -43,32 +42,32 @@ fn contribution(name: &str) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// A folder that the servers' own users may look into.
-pub fn open_folder() -> Arc<TempDir> {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    Arc::new(folder)
+/// Creates a directory that the servers' own users may read.
+pub fn open_directory() -> TestDirectory {
+    let directory = TestDirectory::new();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    directory
 }
 
-/// Postfix: takes mail by SMTP at [`entrance`](Postfix::entrance), and hands it on as it is told.
+/// Postfix. It takes mail by SMTP and relays it.
 pub struct Postfix {
     home: PathBuf,
-    _folder: Arc<TempDir>,
-    /// Where its smtpd(8) listens.
-    pub entrance: SocketAddr,
+    _directory: TestDirectory,
+    /// Address where its smtpd(8) listens.
+    pub address: SocketAddr,
     master: Option<Pid>,
 }
 
 impl Postfix {
-    /// Makes its folders; mailslot may put a socket into one of them.
-    pub fn lay(folder: &Arc<TempDir>) -> Postfix {
-        let home = folder.path().join("postfix");
+    /// Creates its directories. mailslot may put a socket into one of them.
+    pub fn prepare(directory: &TestDirectory) -> Postfix {
+        let home = directory.join("postfix");
         let postfix = User::from_name("postfix").unwrap().expect("postfix is installed");
         let postdrop = Group::from_name("postdrop").unwrap().expect("postfix is installed").gid;
         make(&home, 0o755, None, None);
         make_etc(&home, "postfix");
         make(&home.join("data"), 0o700, Some(postfix.uid), None);
-        // What `postfix start` makes of an empty queue.
+        // As `postfix start` creates an empty queue.
         let spool = home.join("spool");
         make(&spool, 0o755, None, None);
         make(&spool.join("pid"), 0o755, None, None);
@@ -80,12 +79,12 @@ impl Postfix {
         }
         make(&spool.join("maildrop"), 0o730, Some(postfix.uid), Some(postdrop));
         make(&spool.join("public"), 0o710, Some(postfix.uid), Some(postdrop));
-        // It does not tell which port it took.
-        let entrance = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Postfix { home, _folder: folder.clone(), entrance, master: None }
+        // Postfix does not report which port it took.
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Postfix { home, _directory: directory.clone(), address, master: None }
     }
 
-    /// Its queue: `/var/spool/postfix`, where it is installed.
+    /// Returns the directory that is `/var/spool/postfix` where Postfix is installed.
     pub fn spool(&self) -> PathBuf {
         self.home.join("spool")
     }
@@ -102,9 +101,9 @@ impl Postfix {
              smtpd_peername_lookup = no\ndisable_dns_lookups = yes\n\
              smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\n{settings}"
         );
-        // As Debian has them, chroot and all, but its smtpd; and the clients tell all they say.
+        // As Debian has them, chroot and all, except smtpd. The clients log the whole dialogue.
         let services = fs::read_to_string("/usr/share/postfix/master.cf.dist").unwrap();
-        let mut master = format!("{} inet n - y - - smtpd\n", self.entrance);
+        let mut master = format!("{} inet n - y - - smtpd\n", self.address);
         for line in services.lines().filter(|line| !line.starts_with("smtp      inet")) {
             master += line;
             if line.starts_with("smtp ") || line.starts_with("lmtp ") {
@@ -117,39 +116,39 @@ impl Postfix {
         write(&etc.join("master.cf"), master.as_bytes());
         let mut start = within_namespace(&self.home);
         let output = start.args(["/usr/lib/postfix/sbin/master", "-w"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "master: {} {said}\n{}", output.status, self.log());
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "master: {} {errors}\n{}", output.status, self.log());
         let pid = fs::read_to_string(spool.join("pid/master.pid")).unwrap();
         self.master = Some(Pid::from_raw(pid.trim().parse().unwrap()));
-        wait_until("Postfix listens", || TcpStream::connect(self.entrance).is_ok());
+        wait_until("Postfix listens", || TcpStream::connect(self.address).is_ok());
     }
 
-    /// A client of its own that has greeted it.
-    pub fn client(&self) -> Client {
-        let mut client = Client::connect(self.entrance);
+    /// Returns a client that has said EHLO.
+    pub fn after_ehlo(&self) -> Client {
+        let mut client = Client::connect(self.address);
         client.expect(220);
-        client.say("EHLO client.example", 250);
+        client.command("EHLO client.example", 250);
         client
     }
 
-    /// Its log so far, with all that its clients said (`>`) and heard (`<`).
+    /// Returns its log so far, with all that its clients sent (`>`) and received (`<`).
     pub fn log(&self) -> String {
-        let octets = fs::read(self.home.join("log")).unwrap_or_default();
-        String::from_utf8_lossy(&octets).into_owned()
+        let bytes = fs::read(self.home.join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// What it says of the delivery to `recipient`, once it does: a line of its log.
-    pub fn fate(&self, recipient: &str) -> String {
+    /// Waits for the line of its log about the delivery to `recipient`, and returns it.
+    pub fn delivery_status(&self, recipient: &str) -> String {
         let to = format!(": to=<{recipient}>, ");
         let mut found = String::new();
-        let told = || {
+        let is_logged = || {
             let log = self.log();
             let line = log.lines().find(|line| line.contains(&to));
             found = line.unwrap_or_default().to_owned();
             line.is_some()
         };
-        if !within(PATIENCE, told) {
-            panic!("nothing of {recipient} in\n{}", self.log());
+        if !is_true_within(TIMEOUT, is_logged) {
+            panic!("nothing about {recipient} in\n{}", self.log());
         }
         found
     }
@@ -158,56 +157,56 @@ impl Postfix {
 impl Drop for Postfix {
     fn drop(&mut self) {
         let Some(master) = self.master else { return };
-        // Those that it started end with it. It is init's child, who may take time to bury it.
+        // Its own children end with it. It is a child of init, which may take time to wait for it.
         let _ = kill(master, Signal::SIGTERM);
         let program = format!("/proc/{master}/exe");
-        if !within(PATIENCE, || fs::read_link(&program).is_err()) {
+        if !is_true_within(TIMEOUT, || fs::read_link(&program).is_err()) {
             let _ = kill(master, Signal::SIGKILL);
         }
     }
 }
 
-/// Exim, which runs when it is given a message, until it has tried to hand it on.
+/// Exim. It runs when it is given a message, until it has tried to relay it.
 pub struct Exim {
     home: PathBuf,
-    _folder: Arc<TempDir>,
+    _directory: TestDirectory,
 }
 
 impl Exim {
     /// Fetches and unpacks it.
-    pub fn unpack(folder: &Arc<TempDir>) -> Exim {
-        let home = folder.path().join("exim");
+    pub fn fetch(directory: &TestDirectory) -> Exim {
+        let home = directory.join("exim");
         make(&home, 0o755, None, None);
-        external::unpack(&["exim4-daemon-light"], &home);
+        unpack(&["exim4-daemon-light"], &home);
         make_etc(&home, "exim4");
         for name in ["spool", "log"] {
             make(&home.join(name), 0o750, Some(Exim::user()), None);
         }
-        Exim { home, _folder: folder.clone() }
+        Exim { home, _directory: directory.clone() }
     }
 
-    /// Its spool: `/var/spool/exim4`, where it is installed.
+    /// Returns the directory that is `/var/spool/exim4` where Exim is installed.
     pub fn spool(&self) -> PathBuf {
         self.home.join("spool")
     }
 
-    /// Forgets what it has not got rid of, and its log.
-    pub fn forget(&self) {
+    /// Removes its queue and its log.
+    pub fn clear(&self) {
         fs::remove_dir_all(self.spool().join("input")).unwrap();
         fs::remove_dir_all(self.spool().join("db")).unwrap();
         fs::write(self.home.join("log/mainlog"), "").unwrap();
     }
 
-    /// The user that it runs as.
+    /// Returns the user that it runs as.
     fn user() -> Uid {
         let number = USERS.iter().position(|user| *user == "Debian-exim").unwrap();
         Uid::from_raw(FIRST_ID + u32::try_from(number).unwrap())
     }
 
-    /// Gives it a message by SMTP on standard input, `said` being all that the client says.
-    /// `routers` and `transports` are those of its configuration. What it said itself to the client
-    /// and, behind `SMTP>>`, to the next server.
-    pub fn hand_on(&self, routers: &str, transports: &str, said: &str) -> String {
+    /// Gives it a message by SMTP on standard input, where `dialogue` is all that the client sends.
+    /// `routers` and `transports` are those of its configuration. Returns what it sent to the
+    /// client and, after `SMTP>>`, to the next server.
+    pub fn relay(&self, routers: &str, transports: &str, dialogue: &str) -> String {
         let home = self.home.display();
         let text = format!(
             "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\n\
@@ -221,33 +220,33 @@ impl Exim {
         write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
         let mut exim = within_namespace(&self.home);
         exim.arg(self.home.join("usr/sbin/exim4")).args(["-v", "-odf", "-bs"]);
-        let input = self.home.join("said");
-        fs::write(&input, said).unwrap();
-        let output = exim.stdin(external::open(&input)).output().unwrap();
+        let input = self.home.join("dialogue");
+        fs::write(&input, dialogue).unwrap();
+        let output = exim.stdin(open(&input)).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// What it says of a recipient, in its log; `sign` is `=>` or `->` where it is delivered, `**`
-    /// where it is not and `==` where it will be tried again.
-    pub fn fate(&self, sign: &str, recipient: &str) -> String {
-        let octets = fs::read(self.home.join("log/mainlog")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&octets);
+    /// Returns the line of its log about a recipient. `sign` is `=>` or `->` for a delivery, `**`
+    /// for a failure and `==` for a delivery that will be retried.
+    pub fn delivery_status(&self, sign: &str, recipient: &str) -> String {
+        let bytes = fs::read(self.home.join("log/mainlog")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&bytes);
         let wanted = format!(" {sign} {recipient}");
         let line = log.lines().find(|line| line.contains(&wanted));
         line.unwrap_or_else(|| panic!("no {wanted:?} in\n{log}")).to_owned()
     }
 }
 
-/// Makes an `/etc` in the folder `home`, in which [`USERS`] are users of the system too, and where
-/// a server's settings have the folder `settings`.
+/// Creates an `etc` in the directory `home`, in which [`USERS`] are users of the system too, with a
+/// directory `settings` for the settings of a server.
 fn make_etc(home: &Path, settings: &str) {
     let etc = home.join("etc");
     make(&etc, 0o755, None, None);
     make(&etc.join(settings), 0o755, None, None);
     for name in ["hosts", "ld.so.cache", "localtime", "nsswitch.conf", "protocols", "services"] {
-        if let Ok(octets) = fs::read(Path::new("/etc").join(name)) {
-            write(&etc.join(name), &octets);
+        if let Ok(bytes) = fs::read(Path::new("/etc").join(name)) {
+            write(&etc.join(name), &bytes);
         }
     }
     for name in ["passwd", "group"] {
@@ -262,42 +261,27 @@ fn make_etc(home: &Path, settings: &str) {
     }
 }
 
-/// A command that runs the one given to it where the `/etc` in `home` is that of the system.
+/// Returns a command that runs the one added to it in a namespace in which `etc` of `home` is
+/// `/etc`.
 fn within_namespace(home: &Path) -> Command {
-    let mut command = external::peer("unshare", home);
-    command.args(["--mount", "--propagation", "private", "sh", "-ec"]);
-    command.args(["mount --bind \"$1\" /etc; shift; exec \"$@\"", "sh"]).arg(home.join("etc"));
+    let words = Namespace::new().bind(&home.join("etc"), "/etc").words();
+    let mut command = external(&words[0], home);
+    command.args(&words[1..]);
     command
 }
 
-/// Writes a file that all may read.
-fn write(path: &Path, octets: &[u8]) {
-    fs::write(path, octets).unwrap();
+/// Writes a file that all users may read.
+fn write(path: &Path, bytes: &[u8]) {
+    fs::write(path, bytes).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
 }
 
-/// A folder with this mode and owner.
+/// Creates a directory with this mode and owner.
 fn make(path: &Path, mode: u32, user: Option<Uid>, group: Option<Gid>) {
     fs::create_dir_all(path).unwrap();
     chown(path, user.map(Uid::as_raw), group.map(Gid::as_raw)).unwrap();
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Waits for something that others do.
-pub fn wait_until(what: &str, true_at_last: impl FnMut() -> bool) {
-    assert!(within(PATIENCE, true_at_last), "not yet: {what}");
-}
-
-/// The user and group of the first of [`USERS`].
+/// Id of the first of [`USERS`], and of its group.
 const FIRST_ID: u32 = 64000;
-
-fn within(time: Duration, mut true_at_last: impl FnMut() -> bool) -> bool {
-    let begun = Instant::now();
-    while !true_at_last() {
-        if begun.elapsed() > time {
-            return false;
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-    true
-}

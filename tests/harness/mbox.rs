@@ -1,16 +1,15 @@
-//! What a message must look like in a mailbox: the obvious twin of what mailslot does to it, and a
-//! naive reader to find it with. Nothing here is shared with the program.
+//! Mailboxes: the simple reader of `examples/mboxls.rs`, and a reference model of what mailslot
+//! does to a message that it stores. No code here is shared with the program.
 
 use std::fs::File;
 use std::io::BufReader;
 use std::path::Path;
 
-#[allow(dead_code)] // its `main`
 #[path = "../../examples/mboxls.rs"]
 pub mod mboxls;
 pub use mboxls::Mail;
 
-/// The messages of a mailbox, which must be whole; none if there is no file.
+/// Returns the messages of a mailbox, none if there is no file. Fails the test if one is torn.
 pub fn read(mailbox: &Path) -> Vec<Mail> {
     let Ok(file) = File::open(mailbox) else { return Vec::new() };
     let mails: Vec<Mail> =
@@ -21,18 +20,18 @@ pub fn read(mailbox: &Path) -> Vec<Mail> {
     mails
 }
 
-/// The message with its quoting undone and without mailslot's own fields on top, which must be
-/// there, in their order.
+/// Returns a message with its quoting undone and without mailslot's own fields above it. These must
+/// be there, in their order.
 pub fn without_trace(mail: &Mail) -> Vec<u8> {
     below_trace(&mail.unquoted())
 }
 
-/// The text of a message below mailslot's own fields.
+/// Returns the text of a message below mailslot's own fields.
 pub fn below_trace(text: &[u8]) -> Vec<u8> {
     let mut rest = text;
     for name in ["Return-Path: <", "Delivered-To: ", "Received: from "] {
         let line = take_line(&mut rest);
-        assert!(line.starts_with(name.as_bytes()), "{:?} is no {name}", show(line));
+        assert!(line.starts_with(name.as_bytes()), "{:?} is not {name}", show(line));
     }
     while rest.starts_with(b"\t") {
         take_line(&mut rest);
@@ -41,18 +40,19 @@ pub fn below_trace(text: &[u8]) -> Vec<u8> {
 }
 
 fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
-    let end = rest.iter().position(|octet| *octet == b'\n').map_or(rest.len(), |at| at + 1);
-    let (line, behind) = rest.split_at(end);
-    *rest = behind;
+    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+    let (line, after) = rest.split_at(end);
+    *rest = after;
     line
 }
 
-/// What [`without_trace`] finds of a message that was sent as `sent`, its lines ended by LF: all
-/// but the fields that no stranger may set, and with a blank line above a text without a header.
+/// Returns what [`without_trace`] must find of a message that was sent as `sent`, with LF at the
+/// end of its lines: all but the fields that a sender must not set, and an empty line above a text
+/// that has no header.
 pub fn kept(sent: &[u8]) -> Vec<u8> {
     let mut kept: Vec<u8> = Vec::new();
     let (mut header, mut within, mut dropped) = (true, false, false);
-    for line in sent.split_inclusive(|octet| *octet == b'\n') {
+    for line in sent.split_inclusive(|byte| *byte == b'\n') {
         if header && within && (line.starts_with(b" ") || line.starts_with(b"\t")) {
             if !dropped {
                 kept.extend(line);
@@ -60,7 +60,7 @@ pub fn kept(sent: &[u8]) -> Vec<u8> {
             continue;
         }
         let name = field_name(line).filter(|_| header);
-        dropped = name.as_ref().is_some_and(|name| STEERING.contains(&name.as_str()));
+        dropped = name.as_ref().is_some_and(|name| STRIPPED_FIELDS.contains(&name.as_str()));
         if dropped {
             within = true;
             continue;
@@ -77,18 +77,18 @@ pub fn kept(sent: &[u8]) -> Vec<u8> {
     kept
 }
 
-/// `status` of `Status : RO`.
+/// Returns the name of a field in lower case: `status` of `Status : RO`.
 fn field_name(line: &[u8]) -> Option<String> {
-    let colon = line.iter().position(|octet| *octet == b':')?;
+    let colon = line.iter().position(|byte| *byte == b':')?;
     let name = line[..colon].trim_ascii_end();
     let graphic = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
-    // A blank other than these before the colon is no field's.
-    let blanks = line[name.len()..colon].iter().all(|octet| matches!(octet, b' ' | b'\t'));
+    // No other white space may come before the colon.
+    let blanks = line[name.len()..colon].iter().all(|byte| matches!(byte, b' ' | b'\t'));
     (graphic && blanks).then(|| String::from_utf8_lossy(name).to_lowercase())
 }
 
-/// The fields that are left out.
-const STEERING: [&str; 11] = [
+/// Fields that are left out.
+const STRIPPED_FIELDS: [&str; 11] = [
     "content-length",
     "return-path",
     "status",
@@ -102,13 +102,13 @@ const STEERING: [&str; 11] = [
     "x-uid",
 ];
 
-/// Asserts that two messages are the same; shows where they part, and not all of them.
+/// Asserts that two messages are the same. Shows only where they begin to differ.
 pub fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     let at = found.iter().zip(expected).take_while(|(a, b)| a == b).count();
     if at < found.len().max(expected.len()) {
         let near = |text: &[u8]| show(&text[at.saturating_sub(60)..(at + 60).min(text.len())]);
         panic!(
-            "{what}: {} octets, expected {}; at {at}\n found    {:?}\n expected {:?}",
+            "{what}: {} bytes, expected {}; at {at}\n found    {:?}\n expected {:?}",
             found.len(),
             expected.len(),
             near(found),
@@ -117,6 +117,6 @@ pub fn assert_same(found: &[u8], expected: &[u8], what: &str) {
     }
 }
 
-fn show(octets: &[u8]) -> String {
-    String::from_utf8_lossy(octets).into_owned()
+fn show(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }

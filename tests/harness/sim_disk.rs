@@ -1,19 +1,21 @@
 //! A disk in memory that fails, stops and loses power where a test wants it to.
 //!
-//! [`World`] is the machine: files, names, locks, processes. [`SimDisk`] is one process's view of
-//! it, the `Disk` that a writer is started on. Every call of a process is numbered and logged, and
-//! a [`Plan`] says what happens at its n-th.
+//! [`SimMachine`] holds files, names, locks and processes. [`SimDisk`] is the view that one process
+//! has of it, the `Disk` that a writer is started on. Every call of a process is numbered and
+//! logged, and a [`Plan`] says what happens at the n-th.
 //!
 //! What survives what:
-//! - A *kill* ends one process: from then on its calls fail and its locks are gone, but all it
-//!   wrote, and every name it made, stays. In the middle of a write it leaves whole pages.
+//! - A *kill* ends one process. From then on its calls fail and its locks are released, but all
+//!   that it wrote, and every name that it created, stays. In the middle of a write it leaves whole
+//!   pages.
 //! - A *power loss* ends all processes. What was synced is there. Of the page writes, changes of
-//!   length and changes of names since, nothing, all, a prefix or any subset is there, as the seed
-//!   has it: a length without its pages reads as zeros, a name without a file is gone.
-//! - A *sync that fails* marks pages clean, as Linux does: they read well, and a power loss loses
-//!   them all the same. Whoever had the file open then is told once, by its own next sync; the one
-//!   after that, or of one that is opened later, succeeds. A folder's names stay to be synced: they
-//!   are metadata, and a journal that cannot write those does not say later that it could.
+//!   length and changes of names since then, nothing, all, a prefix or any subset is there, as the
+//!   seed decides. A length without its pages reads as zeros, a name without a file is gone.
+//! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
+//!   them nevertheless. A file that was open at that time reports the error once, at its own next
+//!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
+//!   a directory remain to be synced, because they are metadata: a file system that cannot write
+//!   its journal does not later report success.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
@@ -25,30 +27,33 @@ use std::time::{Duration, SystemTime};
 use mailslot::deliver::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use nix::errno::Errno;
 
-/// Pages are written whole or not at all.
+use super::random::Random;
+
+/// Length of a page, which is written whole or not at all.
 pub const PAGE: usize = 4096;
 
-/// What happens at one call of one process.
+/// An event at one call of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// This call fails.
+    /// The call fails.
     Once(Errno),
-    /// This call fails, and all later ones that can fail so.
+    /// The call fails, and all later ones that can fail with this error.
     FromThenOn(Errno),
-    /// A write takes this part of what it was given: one octet, half, or all but one octet.
+    /// A write takes a part of what it was given.
     Short(Part),
     /// The process ends before the call.
     KillBefore,
-    /// A write ends at a page boundary in the middle, and the process with it.
+    /// A write ends at a page boundary in the middle, and the process ends with it.
     KillWithin,
     /// The process ends after the call.
     KillAfter,
-    /// The power goes before the call; the seed decides what is kept.
+    /// Power is lost before the call. The seed decides what is kept.
     PowerBefore(u64),
-    /// The same, after the call.
+    /// Power is lost after the call. The seed decides what is kept.
     PowerAfter(u64),
 }
 
+/// The part of a write that succeeds: one byte, half, or all but one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     One,
@@ -56,15 +61,15 @@ pub enum Part {
     ButOne,
 }
 
-/// A fault, and the number of the call at which it happens: among all calls, or among the writes
-/// for a fault that only a write can have.
+/// A fault, and the number of the call at which it happens. Calls are counted from 1: all of them,
+/// or only the writes for a fault that only a write can have.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
     pub at: u64,
     pub fault: Fault,
 }
 
-/// What a call is, for the log and for which errors can come of it.
+/// Kinds of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     Look,
@@ -73,7 +78,7 @@ pub enum Op {
     Link,
     Unlink,
     List,
-    SyncFolder,
+    SyncDirectory,
     Stat,
     Read,
     Write,
@@ -83,7 +88,7 @@ pub enum Op {
     Touch,
 }
 
-/// One call, as it is logged when it returns.
+/// A call, logged when it returns.
 #[derive(Clone, Debug)]
 pub struct Call {
     pub pid: u32,
@@ -92,26 +97,26 @@ pub struct Call {
     pub ok: bool,
 }
 
-/// The machine. Clones are the same one.
+/// A simulated machine. Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct World(Arc<Mutex<State>>);
+pub struct SimMachine(Arc<Mutex<State>>);
 
-/// One process's view.
+/// The disk as one process sees it.
 #[derive(Clone, Debug)]
 pub struct SimDisk {
-    world: World,
+    machine: SimMachine,
     pid: u32,
 }
 
 /// An open file description.
 #[derive(Debug)]
 pub struct SimFile {
-    world: World,
+    machine: SimMachine,
     pid: u32,
     ino: u64,
     description: u64,
     path: PathBuf,
-    /// How many failed syncs of the file it knows of.
+    /// Number of failed syncs of the file that it has reported, or that came before it was opened.
     failed_syncs: AtomicU64,
 }
 
@@ -119,7 +124,7 @@ pub struct SimFile {
 struct State {
     boot: u64,
     next: u64,
-    folders: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
     names: BTreeMap<PathBuf, u64>,
     synced_names: BTreeMap<PathBuf, u64>,
     name_changes: Vec<(PathBuf, Option<u64>)>,
@@ -156,39 +161,40 @@ enum Change {
     Len(usize),
 }
 
-impl World {
-    pub fn new(folders: &[&str]) -> World {
-        let folders = folders.iter().map(PathBuf::from).collect();
-        World(Arc::new(Mutex::new(State { folders, next: 100, ..State::default() })))
+impl SimMachine {
+    /// Creates a machine with these directories.
+    pub fn new(directories: &[&str]) -> SimMachine {
+        let directories = directories.iter().map(PathBuf::from).collect();
+        SimMachine(Arc::new(Mutex::new(State { directories, next: 100, ..State::default() })))
     }
 
-    /// A second machine, just like this one is now, that goes its own way.
-    pub fn fork(&self) -> World {
-        World(Arc::new(Mutex::new(self.state().clone())))
+    /// Copies the machine.
+    pub fn fork(&self) -> SimMachine {
+        SimMachine(Arc::new(Mutex::new(self.state().clone())))
     }
 
-    /// A new process.
+    /// Starts a process.
     pub fn process(&self) -> SimDisk {
         let mut state = self.state();
         state.next += 1;
         let pid = state.next as u32;
         state.processes.insert(pid, Process::default());
-        SimDisk { world: self.clone(), pid }
+        SimDisk { machine: self.clone(), pid }
     }
 
-    /// The content of a file, as any program sees it.
+    /// Returns the content of a file as every process sees it, synced or not.
     pub fn read(&self, path: &str) -> Option<Vec<u8>> {
         let state = self.state();
         let ino = state.names.get(Path::new(path))?;
         Some(state.inodes[ino].data.clone())
     }
 
-    /// The names in a folder.
-    pub fn names(&self, folder: &str) -> Vec<String> {
-        self.state().list(Path::new(folder))
+    /// Returns the sorted names in a directory.
+    pub fn names(&self, directory: &str) -> Vec<String> {
+        self.state().list(Path::new(directory))
     }
 
-    /// Another program puts `data` where the file's content was, without a new inode.
+    /// Has another program replace the content of a file, without a new inode.
     pub fn rewrite(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
         let ino = match state.names.get(Path::new(path)) {
@@ -200,7 +206,7 @@ impl World {
         inode.write(0, data);
     }
 
-    /// Another program appends.
+    /// Has another program append to a file.
     pub fn append(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
         let ino = match state.names.get(Path::new(path)) {
@@ -211,29 +217,29 @@ impl World {
         inode.write(inode.data.len(), data);
     }
 
-    /// Another program writes a new file and renames it over the old one.
+    /// Has another program write a new file and rename it over the old one.
     pub fn replace(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
         let ino = state.create(Path::new(path), 0o600);
         state.inodes.get_mut(&ino).unwrap().write(0, data);
     }
 
-    /// Another program removes a name.
+    /// Has another program remove a name.
     pub fn remove(&self, path: &str) {
         self.state().rename(Path::new(path), None);
     }
 
-    /// Another program syncs what it wrote, and its name.
+    /// Has another program sync a file and its directory.
     pub fn sync(&self, path: &str) {
         let mut state = self.state();
         let path = Path::new(path);
         if let Some(ino) = state.names.get(path).copied() {
             state.inodes.get_mut(&ino).unwrap().sync();
         }
-        state.sync_folder(path.parent().unwrap());
+        state.sync_directory(path.parent().unwrap());
     }
 
-    /// Everything is synced.
+    /// Syncs all files and names.
     pub fn sync_all(&self) {
         let mut state = self.state();
         state.synced_names = state.names.clone();
@@ -241,12 +247,12 @@ impl World {
         state.inodes.values_mut().for_each(Inode::sync);
     }
 
-    /// From now on a sync takes so long, as on a real disk.
+    /// Makes every later sync take `time`, as on a real disk.
     pub fn slow_sync(&self, time: Duration) {
         self.state().sync_time = time;
     }
 
-    /// The power goes now, and nothing is kept that was not synced.
+    /// Loses power, and all that was not synced.
     pub fn lose_all(&self) {
         let mut state = self.state();
         state.name_changes.clear();
@@ -254,12 +260,12 @@ impl World {
         state.lose_power(0);
     }
 
-    /// The power goes now.
+    /// Loses power. The seed decides what is kept of what was not synced.
     pub fn lose_power(&self, seed: u64) {
         self.state().lose_power(seed);
     }
 
-    /// Some other program's lock of a mailbox; false if it is taken.
+    /// Has another program lock a mailbox. False if it is locked already.
     pub fn lock(&self, path: &str, lock: FileLock) -> bool {
         let mut state = self.state();
         let Some(&ino) = state.names.get(Path::new(path)) else { return false };
@@ -271,17 +277,17 @@ impl World {
         true
     }
 
-    /// Gives it back.
+    /// Releases all locks of other programs.
     pub fn unlock_all(&self) {
         self.state().locks.retain(|_, (_, pid)| *pid != 0);
     }
 
-    /// The log so far.
+    /// Returns the log so far.
     pub fn log(&self) -> Vec<Call> {
         self.state().log.clone()
     }
 
-    /// Octets of all files and of what is not synced: what a test itself must not let grow.
+    /// Empties the log.
     pub fn forget_log(&self) {
         self.state().log.clear();
     }
@@ -292,35 +298,31 @@ impl World {
 }
 
 impl SimDisk {
-    /// Sets what is to happen; call numbers go on from those made so far.
+    /// Sets what is to happen. Calls are counted from now on.
     pub fn plan(&self, plan: Option<Plan>) {
-        let mut state = self.world.state();
+        let mut state = self.machine.state();
         let process = state.processes.get_mut(&self.pid).unwrap();
         (process.plan, process.fired) = (plan, false);
         (process.calls, process.writes) = (0, 0);
     }
 
-    /// Whether it has happened.
+    /// True if the plan has been carried out.
     pub fn fired(&self) -> bool {
-        self.world.state().processes[&self.pid].fired
+        self.machine.state().processes[&self.pid].fired
     }
 
-    /// How many calls were made since the plan was set.
+    /// Returns how many calls were made since the plan was set.
     pub fn calls(&self) -> u64 {
-        self.world.state().processes[&self.pid].calls
+        self.machine.state().processes[&self.pid].calls
     }
 
-    /// Ends the process here and now.
+    /// Ends the process.
     pub fn kill(&self) {
-        self.world.state().kill(self.pid);
+        self.machine.state().kill(self.pid);
     }
 
     pub fn is_dead(&self) -> bool {
-        self.world.state().processes[&self.pid].dead
-    }
-
-    pub fn id(&self) -> u32 {
-        self.pid
+        self.machine.state().processes[&self.pid].dead
     }
 
     fn call<T>(
@@ -329,12 +331,12 @@ impl SimDisk {
         path: &Path,
         run: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
-        self.world.state().call(self.pid, op, path, run)
+        self.machine.state().call(self.pid, op, path, run)
     }
 }
 
 impl State {
-    /// One numbered call, with what is planned for it.
+    /// Makes one numbered call, with what is planned for it.
     fn call<T>(
         &mut self,
         pid: u32,
@@ -353,7 +355,7 @@ impl State {
         Err(killed())
     }
 
-    /// What comes before the call itself; what is left for afterwards or within.
+    /// Does what is planned before a call. Returns what is planned within or after it.
     fn before(&mut self, pid: u32, op: Op) -> io::Result<Option<Fault>> {
         let process = self.processes.get_mut(&pid).unwrap();
         if process.dead {
@@ -370,7 +372,7 @@ impl State {
             }
             Fault::FromThenOn(errno) if (now || later) && can_fail(op, errno) => {
                 process.fired = true;
-                // Nothing is interrupted for ever.
+                // No call is interrupted for ever.
                 match errno == Errno::EINTR && (process.calls - plan.at) % 2 == 1 {
                     true => Ok(None),
                     false => Err(errno.into()),
@@ -455,10 +457,10 @@ impl State {
         self.name_changes.push((path.to_owned(), ino));
     }
 
-    fn sync_folder(&mut self, folder: &Path) {
+    fn sync_directory(&mut self, directory: &Path) {
         let changes = std::mem::take(&mut self.name_changes);
         for (path, ino) in changes {
-            if path.parent() != Some(folder) {
+            if path.parent() != Some(directory) {
                 self.name_changes.push((path, ino));
                 continue;
             }
@@ -469,8 +471,8 @@ impl State {
         }
     }
 
-    fn list(&self, folder: &Path) -> Vec<String> {
-        let inside = self.names.keys().filter(|p| p.parent() == Some(folder));
+    fn list(&self, directory: &Path) -> Vec<String> {
+        let inside = self.names.keys().filter(|p| p.parent() == Some(directory));
         inside.map(|p| p.file_name().unwrap().to_string_lossy().into_owned()).collect()
     }
 
@@ -527,7 +529,7 @@ impl Inode {
         }
     }
 
-    /// The sync fails: pages are clean now, and lost. Lengths are metadata and stay to be written.
+    /// Fails a sync: pages are clean now, and lost. Lengths are metadata and remain to be synced.
     fn fail_sync(&mut self) {
         self.changes.retain(|c| matches!(c, Change::Len(_)));
         self.failed_syncs += 1;
@@ -552,7 +554,7 @@ impl Inode {
     }
 }
 
-/// What a power loss keeps of what was not synced.
+/// The part of what was not synced that a power loss keeps.
 enum Keep {
     Nothing,
     All,
@@ -584,7 +586,7 @@ impl Keep {
 impl Disk for SimDisk {
     fn lstat(&self, path: &Path) -> io::Result<Stat> {
         self.call(Op::Look, path, |state| {
-            if state.folders.contains(path) {
+            if state.directories.contains(path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
                 let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
                 return Ok(Stat {
@@ -614,9 +616,9 @@ impl Disk for SimDisk {
             state.next += 1;
             Ok((ino, state.next, state.inodes[&ino].failed_syncs))
         })?;
-        let (world, path) = (self.world.clone(), path.to_owned());
+        let (machine, path) = (self.machine.clone(), path.to_owned());
         let failed_syncs = failed_syncs.into();
-        Ok(Arc::new(SimFile { world, pid: self.pid, ino, description, path, failed_syncs }))
+        Ok(Arc::new(SimFile { machine, pid: self.pid, ino, description, path, failed_syncs }))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -638,13 +640,13 @@ impl Disk for SimDisk {
         })
     }
 
-    fn read_directory(&self, folder: &Path) -> io::Result<Vec<String>> {
-        self.call(Op::List, folder, |state| Ok(state.list(folder)))
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.call(Op::List, directory, |state| Ok(state.list(directory)))
     }
 
-    fn sync_directory(&self, folder: &Path) -> io::Result<()> {
-        self.call(Op::SyncFolder, folder, |state| {
-            state.sync_folder(folder);
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.call(Op::SyncDirectory, directory, |state| {
+            state.sync_directory(directory);
             Ok(())
         })
     }
@@ -654,22 +656,22 @@ impl Disk for SimDisk {
     }
 
     fn pid_scope(&self) -> String {
-        format!("boot{}/sim", self.world.state().boot)
+        format!("boot{}/sim", self.machine.state().boot)
     }
 
     fn is_dead(&self, pid: u32) -> bool {
-        self.world.state().processes.get(&pid).is_none_or(|p| p.dead)
+        self.machine.state().processes.get(&pid).is_none_or(|p| p.dead)
     }
 }
 
 impl SimFile {
     fn call<T>(&self, op: Op, run: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        self.world.state().call(self.pid, op, &self.path, run)
+        self.machine.state().call(self.pid, op, &self.path, run)
     }
 
-    /// One write; None: at the end.
+    /// Writes once, at an offset or at the end.
     fn write(&self, bytes: &[u8], at: Option<u64>) -> io::Result<usize> {
-        let mut state = self.world.state();
+        let mut state = self.machine.state();
         let planned = state.before(self.pid, Op::Write)?;
         let at = at.map_or(state.inodes[&self.ino].data.len(), |at| at as usize);
         let n = match planned {
@@ -677,7 +679,7 @@ impl SimFile {
             Some(Fault::Short(Part::Half)) => bytes.len().div_ceil(2),
             Some(Fault::Short(Part::ButOne)) => bytes.len().saturating_sub(1).max(1),
             Some(Fault::KillWithin) => {
-                // The boundary in the middle of those within.
+                // The middle one of the page boundaries within.
                 let (first, last) = (at / PAGE + 1, (at + bytes.len()).saturating_sub(1) / PAGE);
                 if first <= last { (first + last) / 2 * PAGE - at } else { 0 }
             }
@@ -726,11 +728,11 @@ impl DiskFile for SimFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let time = self.world.state().sync_time;
+        let time = self.machine.state().sync_time;
         if !time.is_zero() {
             std::thread::sleep(time);
         }
-        let mut state = self.world.state();
+        let mut state = self.machine.state();
         let dead = state.processes[&self.pid].dead;
         let mut planned = true;
         let result = state.call(self.pid, Op::Sync, &self.path, |state| {
@@ -745,7 +747,7 @@ impl DiskFile for SimFile {
         if let Err(e) = &result
             && planned
             && !dead
-            // Interrupted, nothing was tried.
+            // A sync that was interrupted has tried nothing.
             && e.raw_os_error().is_some_and(|e| e != Errno::EINTR as i32)
             && let Some(inode) = state.inodes.get_mut(&self.ino)
         {
@@ -784,40 +786,22 @@ impl DiskFile for SimFile {
 }
 
 impl Drop for SimFile {
-    /// Closing gives the locks back.
+    /// Releases the locks, as closing a file does.
     fn drop(&mut self) {
-        self.world.state().locks.retain(|_, (description, _)| *description != self.description);
+        self.machine.state().locks.retain(|_, (description, _)| *description != self.description);
     }
 }
 
-/// A small random number generator (splitmix64): the same numbers for the same seed, everywhere.
-#[derive(Clone, Debug)]
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-}
-
-/// Whether `errno` can come of `op` at all.
+/// True if a call of this kind can fail with `errno`.
 fn can_fail(op: Op, errno: Errno) -> bool {
     match errno {
         Errno::ENOSPC | Errno::EDQUOT => {
-            matches!(op, Op::Create | Op::Link | Op::Write | Op::Sync | Op::SyncFolder)
+            matches!(op, Op::Create | Op::Link | Op::Write | Op::Sync | Op::SyncDirectory)
         }
         Errno::EFBIG => op == Op::Write,
-        Errno::EMFILE => matches!(op, Op::Open | Op::Create | Op::List | Op::SyncFolder),
+        Errno::EMFILE => matches!(op, Op::Open | Op::Create | Op::List | Op::SyncDirectory),
         Errno::EACCES => matches!(op, Op::Look | Op::Open | Op::Create | Op::Link | Op::Unlink),
-        // Busy, not broken: to a lock it would only mean that somebody has it.
+        // For a lock it would only mean that another process holds it.
         Errno::EAGAIN => op != Op::Lock,
         _ => true,
     }

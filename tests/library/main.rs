@@ -1,4 +1,6 @@
-//! Quick tests of the library: a module for each subject.
+//! Quick tests of the library, without the program: one module for each subject. No test here
+//! starts a process. A child has copies of all descriptors until it runs its program, and with them
+//! locks and ends of sockets of tests that run at the same time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "../harness/mod.rs"]

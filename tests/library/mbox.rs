@@ -1,20 +1,20 @@
-//! `deliver::mbox`, `trace` and `message` together: what is written is a mailbox, by the naive
-//! reader of `examples/mboxls.rs`, which shares no code with them.
+//! The mailbox format: what is written can be read by the simple reader of `examples/mboxls.rs`,
+//! which shares no code with the library.
 
-#[allow(dead_code)] // its `main`
-use crate::harness::mbox::mboxls;
 use mailslot::deliver::mbox;
 use mailslot::message::{Content, ContentBuilder};
 use mailslot::smtp::data::LinePiece;
 use mailslot::smtp::{Mailbox, ReversePath};
 use proptest::prelude::*;
 
+use crate::harness::mbox::mboxls;
+
 fn sender(text: &str) -> ReversePath {
     ReversePath::Mailbox(Mailbox::parse(text).expect("a mailbox"))
 }
 
 #[test]
-fn from_lines() {
+fn from_line_of_sender_and_time() {
     let line = |sender: &ReversePath, time| {
         String::from_utf8(mbox::from_line(sender, time)).expect("ASCII")
     };
@@ -48,7 +48,7 @@ fn from_lines() {
 }
 
 #[test]
-fn what_is_a_from_line() {
+fn from_line_recognition() {
     for (line, is) in [
         ("From a@b Tue Jul  1 08:52:37 2025", true),
         ("From MAILER-DAEMON Thu Jan  1 00:00:00 1970", true),
@@ -74,7 +74,7 @@ fn what_is_a_from_line() {
 }
 
 #[test]
-fn unquoted_lines() {
+fn from_quoting_is_undone() {
     for (stored, was) in [
         (">From x", "From x"),
         (">>From x", ">From x"),
@@ -89,7 +89,7 @@ fn unquoted_lines() {
 }
 
 #[test]
-fn heads() {
+fn from_line_and_return_path() {
     let head = |sender: &ReversePath| String::from_utf8(mbox::head(sender, 0)).expect("ASCII");
     let date = "Thu Jan  1 00:00:00 1970";
     assert_eq!(head(&ReversePath::Null), format!("From MAILER-DAEMON {date}\nReturn-Path: <>\n"));
@@ -99,9 +99,9 @@ fn heads() {
     );
 }
 
-/// The reader must be able to fail.
+/// Without this test a reader that finds no fault would prove nothing.
 #[test]
-fn the_naive_reader_sees_what_is_torn() {
+fn simple_reader_finds_torn_messages() {
     const FROM: &str = "From a@b Thu Jan  1 00:00:00 1970\n";
     for (stored, faults) in [
         (String::new(), &[][..]),
@@ -127,13 +127,13 @@ fn the_naive_reader_sees_what_is_torn() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..Default::default() })]
 
-    /// Whatever comes in, each message is found again, whole, and as it was.
+    /// Any message is found again, whole and unchanged.
     #[test]
-    fn a_mailbox_gives_back_what_went_in(
+    fn mailbox_round_trip(
         messages in prop::collection::vec(prop::collection::vec(line(), 0..12), 0..6),
         time in 0..4_000_000_000i64,
     ) {
-        let spool = tempfile::tempdir().expect("a folder");
+        let spool = tempfile::tempdir().unwrap();
         let from = sender("smith@example.org");
         let mut stored = Vec::new();
         for lines in &messages {

@@ -1,5 +1,5 @@
-//! `message::ContentBuilder`: tables of boundaries, and a naive twin that has the whole message before it
-//! and must agree on random input, however long lines are cut.
+//! What is stored of mail data: tables of boundary cases, and a simple reference model that sees
+//! the whole message at once. Both must agree on random input, at whatever length lines are split.
 
 use std::io::Read;
 use std::path::Path;
@@ -14,16 +14,16 @@ const RECEIVED: &[u8] = b"Received: from a ([192.0.2.1])\n\tby b with SMTP id 1;
 
 #[test]
 fn header_and_body() {
-    // What comes in, and what is stored below our own fields.
+    // Mail data, and what is stored of it below our own fields.
     let table: &[(&str, &str)] = &[
-        // Nothing, almost nothing.
+        // Empty, and almost empty.
         ("", ""),
         ("\n", "\n"),
         ("\n\n", "\n\n"),
         ("Subject: x\n", "Subject: x\n"),
         ("Subject: x\n\nbody\n", "Subject: x\n\nbody\n"),
         ("Subject: x\n y\n\n z\n", "Subject: x\n y\n\n z\n"),
-        // No header: the blank line keeps it out of ours.
+        // Without a header, an empty line separates the text from our fields.
         ("body\n", "\nbody\n"),
         ("body\nStatus: RO\n", "\nbody\nStatus: RO\n"),
         (" x\n", "\n x\n"),
@@ -33,65 +33,67 @@ fn header_and_body() {
         ("caf\u{e9}: x\n", "\ncaf\u{e9}: x\n"),
         ("From x Tue Jul  1 08:52:37 2025\n", "\n>From x Tue Jul  1 08:52:37 2025\n"),
         (">From x\nSubject: y\n", "\n>>From x\nSubject: y\n"),
-        // A field is one in the old syntax too.
+        // The obsolete syntax of fields.
         ("From : x\n", ">From : x\n"),
         ("Subject\t : x\n", "Subject\t : x\n"),
-        // Steering fields, each with its continuation, in any case.
+        // Stripped fields, each with its continuation, in any case.
         ("Status: RO\nSubject: x\n", "Subject: x\n"),
         ("Subject: x\nSTATUS:\n RO\n\tO\nTo: y\n", "Subject: x\nTo: y\n"),
         ("Subject: x\nx-uid \t:1\n", "Subject: x\n"),
         ("Return-Path: <x>\nX-Status: A\n\nStatus: RO\n", "\nStatus: RO\n"),
         ("Statuses: x\nX-Stat: y\n", "Statuses: x\nX-Stat: y\n"),
         ("Subject: x\n Status: RO\n", "Subject: x\n Status: RO\n"),
-        // Left out on top, what follows is as if first.
+        // After stripped fields the next line counts as the first.
         ("Status: RO\n x\nbody\n", "\nbody\n"),
         ("Status: RO\n\nbody\n", "\nbody\n"),
-        // A line that is no field does not end the header for the filter.
+        // A line that is not a field does not end the header for the filter.
         ("Subject: x\nbody\nStatus: RO\n", "Subject: x\nbody\n"),
-        // Quoting, in the header too.
+        // From quoting, also in the header.
         ("A: x\nFrom y\n", "A: x\n>From y\n"),
         ("A: x\n\nFrom y\n", "A: x\n\n>From y\n"),
         ("A: x\n\n>From y\n>>From z\n", "A: x\n\n>>From y\n>>>From z\n"),
         ("A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n", "A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n"),
         ("A: x\n\n>From\n> From y\n>\n", "A: x\n\n>From\n> From y\n>\n"),
-        // Octets are octets.
+        // Any byte.
         ("A: \0\u{1}\u{7f}\u{e9}\n\n\0\n", "A: \0\u{1}\u{7f}\u{e9}\n\n\0\n"),
     ];
     for (sent, stored) in table {
-        let got = through(&lines_of(sent.as_bytes()), PIECE_MAX).expect("no fault");
+        let got = store(&lines_of(sent.as_bytes()), PIECE_MAX).expect("no fault");
         assert_eq!(show(&got), *stored, "sent {sent:?}");
     }
 }
 
 #[test]
-fn every_steering_field_is_left_out() {
+fn stripped_fields_are_left_out() {
     for name in STRIPPED_FIELDS {
         for field in [format!("{name}: 1"), name.to_lowercase() + ":", name.to_uppercase() + " : x"]
         {
             let lines = [b"A: x".to_vec(), field.clone().into_bytes(), b" more".to_vec()];
-            let got = through(&lines, PIECE_MAX).expect("no fault");
+            let got = store(&lines, PIECE_MAX).expect("no fault");
             assert_eq!(show(&got), "A: x\n", "{field}");
         }
     }
 }
 
 #[test]
-fn hops() {
+fn too_many_hops() {
     let table = [(HOPS_MAX - 1, true), (HOPS_MAX, true), (HOPS_MAX + 1, false)];
-    for (hops, fits) in table {
+    for (too_many_hops, fits) in table {
         let field = |n| if n % 2 == 0 { b"Received: x".to_vec() } else { b"RECEIVED : y".to_vec() };
-        let mut lines: Vec<_> = (0..hops).map(field).collect();
+        let mut lines: Vec<_> = (0..too_many_hops).map(field).collect();
         lines.extend([b"".to_vec(), b"Received: in the body".to_vec()]);
-        match through(&lines, PIECE_MAX) {
-            Ok(_) => assert!(fits, "{hops}"),
-            Err(fault) => assert!(!fits && matches!(fault, ContentError::Loop), "{hops}: {fault}"),
+        match store(&lines, PIECE_MAX) {
+            Ok(_) => assert!(fits, "{too_many_hops}"),
+            Err(fault) => {
+                assert!(!fits && matches!(fault, ContentError::Loop), "{too_many_hops}: {fault}")
+            }
         }
     }
 }
 
 #[test]
-fn hidden_from() {
-    // The column at which `From ` stands in a line, and whether that is refused.
+fn hidden_from_line_is_refused() {
+    // Columns at which `From ` begins in a line. It is refused beyond the limit.
     let columns = [
         0,
         1,
@@ -111,7 +113,7 @@ fn hidden_from() {
             line.extend_from_slice(b"From x");
             let header = if place == "body" { b"".to_vec() } else { b"A: x".to_vec() };
             for size in [1, 2, 3, 4, 5, 1000, 100_000] {
-                let got = through(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
+                let got = store(&[b"A: x".to_vec(), header.clone(), line.clone()], size);
                 match got {
                     Ok(_) => assert!(column < TEXT_LINE_MAX, "{place} {column} {size}"),
                     Err(ContentError::HiddenFrom) => {
@@ -122,7 +124,7 @@ fn hidden_from() {
             }
         }
     }
-    // Almost, or not at all, or in a line that is not stored, or in the next line's first column.
+    // Similar text, none at all, a stripped line, and the first column of the next line.
     let far = |text: &str| [&[b'a'; TEXT_LINE_MAX], text.as_bytes()].concat();
     for lines in [
         vec![far("From"), b" x".to_vec()],
@@ -132,27 +134,27 @@ fn hidden_from() {
         vec![vec![b'a'; PIECE_MAX], b"From x".to_vec()],
         vec![[vec![b'a'; PIECE_MAX], b"Fro".to_vec()].concat(), b"m x".to_vec()],
     ] {
-        through(&lines, 1).expect("nothing hidden");
+        store(&lines, 1).expect("nothing hidden");
     }
 }
 
 #[test]
-fn long_lines_stay_as_they_came() {
+fn long_lines_are_kept() {
     for length in
         [TEXT_LINE_MAX - 1, TEXT_LINE_MAX, TEXT_LINE_MAX + 1, 2047, 2048, 2049, 4096, 4097, 300_000]
     {
         for size in [1, 7, PIECE_MAX, 100_000] {
             let lines = [b"A: x".to_vec(), b"".to_vec(), vec![b'>'; length], b"last".to_vec()];
-            let got = through(&lines, size).expect("no fault");
+            let got = store(&lines, size).expect("no fault");
             assert!(got == [&b"A: x\n\n"[..], &lines[2], b"\nlast\n"].concat(), "{length} {size}");
         }
     }
 }
 
 #[test]
-fn memory_until_it_is_full() {
-    let spool = tempfile::tempdir().expect("a folder");
-    for (octets, in_memory) in [
+fn large_messages_wait_in_a_file() {
+    let spool = tempfile::tempdir().unwrap();
+    for (length, in_memory) in [
         (MEMORY_MAX - 1, true),
         (MEMORY_MAX, true),
         (MEMORY_MAX + 1, false),
@@ -160,46 +162,46 @@ fn memory_until_it_is_full() {
     ] {
         let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut text = b"A: x\n\n".to_vec();
-        text.extend(b"0123456\n".iter().cycle().take(octets - RECEIVED.len() - text.len()));
-        text.pop(); // The last line may be cut anywhere, but ends.
+        text.extend(b"0123456\n".iter().cycle().take(length - RECEIVED.len() - text.len()));
+        text.pop(); // The last line may be cut anywhere, but must end.
         text.push(b'\n');
         for line in lines_of(&text) {
-            give(&mut intake, &line, PIECE_MAX);
+            add_line(&mut intake, &line, PIECE_MAX);
         }
         let content = intake.finish().expect("no fault");
-        assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{octets}");
-        assert_eq!(content.size(), octets as u64);
-        assert!(read(content) == [RECEIVED, &text].concat(), "{octets}");
-        let left = std::fs::read_dir(spool.path()).expect("the folder").count();
-        assert_eq!(left, 0, "the file has no name");
+        assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{length}");
+        assert_eq!(content.size(), length as u64);
+        assert!(read(content) == [RECEIVED, &text].concat(), "{length}");
+        let left = std::fs::read_dir(spool.path()).unwrap().count();
+        assert_eq!(left, 0, "the file has a name");
     }
 }
 
 #[test]
-fn the_disk_fails() {
+fn disk_failure_is_reported() {
     let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
     for _ in 0..MEMORY_MAX / 1000 {
-        give(&mut intake, &[b'x'; 2000], PIECE_MAX);
+        add_line(&mut intake, &[b'x'; 2000], PIECE_MAX);
     }
     match intake.finish() {
         Err(ContentError::Disk(error)) => assert_eq!(error.raw_os_error(), Some(2), "{error}"),
         other => panic!("{other:?}"),
     }
-    // Memory is enough for a small one.
+    // A small message needs no disk.
     let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
-    give(&mut intake, b"A: x", PIECE_MAX);
+    add_line(&mut intake, b"A: x", PIECE_MAX);
     intake.finish().expect("no disk needed");
 }
 
 #[test]
-fn same_behind_the_decoder_at_every_cut() {
+fn decoded_data_is_the_same_at_every_split() {
     let long = "x".repeat(2 * PIECE_MAX + 5);
     let sent = format!(
         "Status: RO\r\n x\r\nSubject: y\r\n\r\n..\r\nFrom z\r\n..From z\r\n{long}\r\n.\r\n"
     );
     let stored = format!("Subject: y\n\n.\n>From z\n.From z\n{long}\n");
     for cut in [1, 2, 3, 5, 8, 13, 512, 4096, sent.len()] {
-        let spool = tempfile::tempdir().expect("a folder");
+        let spool = tempfile::tempdir().unwrap();
         let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
         let mut decoder = Decoder::new(1 << 20);
         let mut end = None;
@@ -212,11 +214,11 @@ fn same_behind_the_decoder_at_every_cut() {
     }
 }
 
-/// The twin: the rules as one would say them, over the whole message.
-fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
+/// The reference model: the rules, applied to the whole message.
+fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
     let text = |line: &[u8]| String::from_utf8_lossy(line).into_owned();
     let name = |line: &[u8]| -> Option<String> {
-        // A name is over within the first piece of its line, or it is none.
+        // A field name must end within the first piece of its line.
         let line = &line[..line.len().min(PIECE_MAX)];
         let (name, _) = text(line).split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned()))?;
         let name = name.trim_end_matches([' ', '\t']);
@@ -224,7 +226,7 @@ fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
         ok.then(|| name.to_lowercase())
     };
     let mut stored: Vec<Vec<u8>> = Vec::new();
-    let (mut in_header, mut dropping, mut hops) = (true, false, 0);
+    let (mut in_header, mut dropping, mut too_many_hops) = (true, false, 0);
     for line in lines {
         let blank = line.first().is_some_and(|b| b" \t".contains(b));
         if in_header && line.is_empty() {
@@ -243,8 +245,8 @@ fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
                 stored.push(Vec::new());
                 in_header = false;
             }
-            hops += u32::from(name.as_deref() == Some("received"));
-            if hops > HOPS_MAX {
+            too_many_hops += u32::from(name.as_deref() == Some("received"));
+            if too_many_hops > HOPS_MAX {
                 return Err("loop");
             }
         }
@@ -257,7 +259,8 @@ fn naive(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
     Ok(stored.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect())
 }
 
-/// Lines of the kinds that matter: fields, continuations, separators, steering, around the limits.
+/// Returns lines that are likely to matter: fields, continuations, separators, stripped fields, and
+/// lengths around the limits.
 fn line() -> impl Strategy<Value = Vec<u8>> {
     let word = prop::sample::select(vec![
         "From ",
@@ -306,33 +309,35 @@ proptest! {
     })]
 
     #[test]
-    fn agrees_with_the_twin(
+    fn agrees_with_the_reference_model(
         lines in prop_oneof![
             8 => prop::collection::vec(line(), 0..20),
             1 => prop::collection::vec(line(), 300..500),
         ],
         size in prop::sample::select(vec![1usize, 2, 3, 4, 5, 100, 2048, 100_000]),
     ) {
-        match (naive(&lines), through(&lines, size)) {
+        match (reference_model(&lines), store(&lines, size)) {
             (Ok(expected), Ok(got)) => prop_assert_eq!(show(&got), show(&expected)),
-            (Err("loop"), Err(ContentError::Loop)) | (Err("hidden"), Err(ContentError::HiddenFrom)) => {}
-            (expected, got) => prop_assert!(false, "twin {:?}, got {:?}", expected, got),
+            (Err("loop"), Err(ContentError::Loop)) => {}
+            (Err("hidden"), Err(ContentError::HiddenFrom)) => {}
+            (expected, got) => prop_assert!(false, "reference {:?}, got {:?}", expected, got),
         }
     }
 }
 
-/// What is stored of `lines` below our own field, a long line coming in pieces of `size` octets.
-fn through(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
-    let spool = tempfile::tempdir().expect("a folder");
+/// Returns what is stored of `lines` below our own field. Long lines are given in pieces of `size`
+/// bytes.
+fn store(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
+    let spool = tempfile::tempdir().unwrap();
     let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
     for line in lines {
-        give(&mut intake, line, size);
+        add_line(&mut intake, line, size);
     }
     let stored = read(intake.finish()?);
-    Ok(stored.strip_prefix(RECEIVED).expect("our own field on top").to_vec())
+    Ok(stored.strip_prefix(RECEIVED).expect("our own field first").to_vec())
 }
 
-fn give(intake: &mut ContentBuilder, line: &[u8], size: usize) {
+fn add_line(intake: &mut ContentBuilder, line: &[u8], size: usize) {
     if line.len() <= PIECE_MAX {
         return intake.push(LinePiece { bytes: line, first: true, last: true });
     }

@@ -1,16 +1,12 @@
-//! The queue at work: entries in a spool of their own, and a smarthost that does to each command
-//! what a test says.
+//! The queue: entries in a spool, and a smarthost that follows a script.
 
-use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::harness::library::{House, LONG};
-use crate::harness::scripted_server::{Act, Server, say, usual};
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
 use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
@@ -19,13 +15,18 @@ use mailslot::smtp::command::Command;
 use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
 
-/// Everybody at here.example has a mailbox but `nobody`; who is elsewhere is reached by the queue.
-struct Here {
-    /// Where postmaster is, if not here.
+use crate::harness::library::MailStore;
+use crate::harness::outbound::{self, client_settings};
+use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
+use crate::harness::{TIMEOUT, wait_until};
+
+/// Routes here.example to mailboxes, except `nobody`, and all other domains to the queue.
+struct TestQueueRoute {
+    /// Address of postmaster, if it is on another host.
     postmaster: Option<&'static str>,
 }
 
-impl Route for Here {
+impl Route for TestQueueRoute {
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal> {
         let to = match (to, self.postmaster) {
             (ForwardPath::Mailbox(to), _) => to.clone(),
@@ -53,30 +54,30 @@ impl Route for Here {
     }
 }
 
-/// A host whose queue is worked on when a test says so.
+/// A host whose queue runs when a test asks for it.
 struct Host {
-    house: House,
+    store: MailStore,
     settings: QueueConfig,
-    route: Arc<Here>,
+    route: Arc<TestQueueRoute>,
 }
 
 impl Host {
-    fn new(smarthosts: &[&Server]) -> Host {
-        let house = House::new();
-        let smarthost = |server: &&Server| Smarthost {
+    fn new(smarthosts: &[&ScriptedServer]) -> Host {
+        let store = MailStore::new();
+        let smarthost = |server: &&ScriptedServer| Smarthost {
             address: server.target(),
-            settings: scripted_server::settings(),
+            settings: client_settings(),
         };
         let settings = QueueConfig {
-            spool: house.folder().join("spool"),
+            spool: store.path().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
-            timeout: LONG,
+            timeout: TIMEOUT,
         };
         queue::create_directory(&settings.spool).unwrap();
-        Host { house, settings, route: Arc::new(Here { postmaster: None }) }
+        Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
@@ -87,16 +88,16 @@ impl Host {
         let head = mbox::head(&envelope.from, 0);
         let content = Content::Memory(content.into());
         let message = Message { id: id.to_owned(), head, content, to };
-        assert_eq!(self.house.post.deliver(message, LONG), Outcome::Delivered);
+        assert_eq!(self.store.handle.deliver(message, TIMEOUT), Outcome::Delivered);
     }
 
     fn flush(&self) -> usize {
-        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
     fn start(&self) -> (QueueHandle, QueueThread) {
-        let (post, counters) = (self.house.post.clone(), self.house.counters.clone());
+        let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
 
@@ -116,7 +117,7 @@ impl Host {
         fs::read_to_string(self.file(&format!("{id}.state"))).unwrap_or_default()
     }
 
-    /// Makes an entry so many seconds older.
+    /// Makes an entry older by so many seconds.
     fn age(&self, id: &str, seconds: i64) {
         let text = fs::read_to_string(self.file(id)).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
@@ -125,60 +126,46 @@ impl Host {
         fs::write(self.file(id), format!("{before}Mailslot-Queue: c10:{came}{rest}")).unwrap();
     }
 
-    /// The reports in a mailbox.
+    /// Returns the number of reports in a mailbox.
     fn reports(&self, user: &str) -> usize {
         assert!(
-            self.house.mailbox(user).is_empty() || self.house.mailbox(user).contains("/report;")
+            self.store.mailbox(user).is_empty() || self.store.mailbox(user).contains("/report;")
         );
-        self.house.count(user)
+        self.store.count(user)
     }
 }
 
 fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
     let Recipient { path, notify, original, .. } = to;
-    let ForwardPath::Mailbox(destination) = path.clone() else { panic!("postmaster is here") };
+    let ForwardPath::Mailbox(destination) = path.clone() else { panic!("postmaster is local") };
     Recipient { path, destination, notify, original }
 }
 
-/// An envelope from `from`, or from nobody.
+/// Returns an envelope from `from`, empty for the null sender.
 fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     let from = match from {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
     };
-    Envelope { from, ..scripted_server::envelope(to) }
+    Envelope { from, ..outbound::envelope(to) }
 }
 
-/// A server that answers each RCPT by what its local part says: a code, or else 250.
-fn by_name() -> Server {
-    Server::start(|_, command| answer_by_name(command))
+/// Starts a server that answers RCPT with the code in its local part, as `r450`, or with 250.
+fn code_by_name() -> ScriptedServer {
+    ScriptedServer::start(|_, command| answer_by_name(command))
 }
 
-fn answer_by_name(command: &str) -> Act {
+fn answer_by_name(command: &str) -> Action {
     let code = command.strip_prefix("RCPT TO:<r").and_then(|rest| rest.get(..3));
     match code.filter(|code| code.bytes().all(|b| b.is_ascii_digit())) {
-        Some(code) => say(&format!("{code} {}.1.1 so it is", &code[..1])),
+        Some(code) => reply(&format!("{code} {}.1.1 so it is", &code[..1])),
         None => usual(command),
     }
 }
 
-/// The RCPT commands that a server heard.
-fn asked(server: &Server) -> Vec<String> {
-    said(server, "RCPT TO:")
-}
-
-fn said(server: &Server, begin: &str) -> Vec<String> {
-    let all = server.said().into_iter();
-    all.filter_map(|command| command.strip_prefix(begin).map(str::to_owned)).collect()
-}
-
-/// Waits for what another thread does.
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + LONG;
-    while !is_so() {
-        assert!(Instant::now() < until, "not yet: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+/// Returns the RCPT commands that a server has received.
+fn asked(server: &ScriptedServer) -> Vec<String> {
+    server.commands_after("RCPT TO:")
 }
 
 fn node(name: &str) -> EtrnNode {
@@ -189,8 +176,8 @@ fn node(name: &str) -> EtrnNode {
 }
 
 #[test]
-fn each_recipient_has_an_outcome_of_its_own() {
-    let server = by_name();
+fn each_recipient_has_its_own_outcome() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     let mut mail =
         envelope("smith@here.example", &["a@x.example", "r450@x.example", "r550@x.example"]);
@@ -203,8 +190,8 @@ fn each_recipient_has_an_outcome_of_its_own() {
     let state = host.state("m");
     assert!(state.contains("\ntries 1\n") && state.contains("\ngone 0 2\n"), "{state}");
     assert!(state.contains("\nlast 450 4.1.1 so it is\n"), "{state}");
-    // What was refused for good is told, once; and the rest alone is tried again.
-    let report = host.house.mailbox("smith");
+    // Permanent failures are reported once. Only the rest is retried.
+    let report = host.store.mailbox("smith");
     for line in [
         "Return-Path: <>",
         "To: <smith@here.example>",
@@ -225,25 +212,25 @@ fn each_recipient_has_an_outcome_of_its_own() {
     assert_eq!(asked(&server)[3..], ["<r450@x.example>"]);
     assert!(host.state("m").contains("\ntries 2\n"));
     assert_eq!(host.reports("smith"), 1);
-    assert_eq!(said(&server, "QUIT").len(), 2);
+    assert_eq!(server.commands_after("QUIT").len(), 2);
 }
 
 #[test]
-fn what_is_taken_leaves_nothing_behind() {
-    let server = by_name();
+fn accepted_messages_leave_no_files() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
     assert_eq!(host.flush(), 0);
     assert_eq!(host.files(), [""; 0]);
-    assert_eq!(said(&server, "EHLO").len(), 1, "one connection for them all");
-    assert_eq!(said(&server, ".").len(), 20);
+    assert_eq!(server.commands_after("EHLO").len(), 1, "one connection for them all");
+    assert_eq!(server.commands_after(".").len(), 20);
     assert_eq!(host.reports("smith"), 0);
 }
 
 #[test]
-fn reports_are_those_that_were_asked_for() {
+fn reports_follow_notify_and_ret() {
     let never = Some(DsnNotify::default());
     let success = Some(DsnNotify { success: true, ..DsnNotify::default() });
     let failure = Some(DsnNotify { failure: true, ..DsnNotify::default() });
@@ -273,8 +260,8 @@ fn reports_are_those_that_were_asked_for() {
         ("a@x.example", success, Some(DsnReturn::Full), false, "relayed", "text/rfc822-headers"),
         ("a@x.example", success, Some(DsnReturn::Headers), true, "", ""),
     ] {
-        let server = Server::start(move |_, command| match command {
-            command if command.starts_with("EHLO") && dsn => say("250-mx.example\r\n250 DSN"),
+        let server = ScriptedServer::start(move |_, command| match command {
+            command if command.starts_with("EHLO") && dsn => reply("250-mx.example\r\n250 DSN"),
             command => answer_by_name(command),
         });
         let host = Host::new(&[&server]);
@@ -284,38 +271,38 @@ fn reports_are_those_that_were_asked_for() {
         host.put("m", &mail);
         let case = format!("{to} {notify:?} {ret:?} {dsn}");
         assert_eq!(host.flush(), 0, "{case}");
-        let report = host.house.mailbox("smith");
+        let report = host.store.mailbox("smith");
         assert_eq!(host.reports("smith"), usize::from(!action.is_empty()), "{case}: {report}");
         assert!(report.is_empty() || report.contains(&format!("\nAction: {action}\n")), "{case}");
         assert!(report.contains(in_it), "{case}: {report}");
-        let asks = (said(&server, "MAIL ").concat(), asked(&server).concat());
+        let asks = (server.commands_after("MAIL ").concat(), asked(&server).concat());
         assert_eq!(asks.0.contains("ENVID=E1"), dsn, "{asks:?}");
         assert_eq!(asks.1.contains("NOTIFY="), dsn && notify.is_some(), "{asks:?}");
     }
 }
 
 #[test]
-fn delay_is_told_once_and_then_that_it_was_given_up() {
-    let server = by_name();
+fn delay_is_reported_once_then_failure() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
     assert_eq!((host.flush(), host.reports("smith")), (1, 0));
     host.age("m", 4 * 3600);
     assert_eq!((host.flush(), host.reports("smith")), (1, 1));
-    let report = host.house.mailbox("smith");
+    let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: delayed\nStatus: 4.1.1\n"), "{report}");
     assert!(report.contains("\nWill-Retry-Until: "), "{report}");
-    assert_eq!((host.flush(), host.reports("smith")), (1, 1), "not twice");
+    assert_eq!((host.flush(), host.reports("smith")), (1, 1), "reported twice");
     host.age("m", 5 * 24 * 3600);
     assert_eq!((host.flush(), host.reports("smith")), (0, 2));
-    let report = host.house.mailbox("smith");
+    let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: failed\nStatus: 5.4.7\n"), "{report}");
     assert_eq!(host.files(), [""; 0]);
 }
 
 #[test]
-fn age_is_told_while_no_smarthost_can_be_reached() {
-    let server = Server::start(|_, _| Act::Close);
+fn delay_is_reported_while_no_smarthost_is_reachable() {
+    let server = ScriptedServer::start(|_, _| Action::Close);
     let host = Host::new(&[&server]);
     for (id, age) in [("new", 0), ("old", 5 * 3600), ("older", 6 * 24 * 3600)] {
         host.put(id, &envelope(&format!("{id}@here.example"), &["a@x.example"]));
@@ -323,47 +310,49 @@ fn age_is_told_while_no_smarthost_can_be_reached() {
     }
     assert_eq!(host.flush(), 2);
     let actions = ["new", "old", "older"].map(|user| {
-        let text = host.house.mailbox(user);
+        let text = host.store.mailbox(user);
         text.lines().find_map(|line| line.strip_prefix("Action: ")).unwrap_or("").to_owned()
     });
     assert_eq!(actions, ["", "delayed", "failed"]);
-    assert!(host.house.mailbox("older").contains("\nStatus: 5.4.7\n"));
+    assert!(host.store.mailbox("older").contains("\nStatus: 5.4.7\n"));
 }
 
 #[test]
-fn reports_go_back_the_way_the_mail_came_and_never_on_a_report() {
+fn reports_go_to_the_sender_never_about_a_report() {
     for (from, user) in [("", "postmaster"), ("nobody@here.example", "postmaster")] {
-        let server = by_name();
+        let server = code_by_name();
         let host = Host::new(&[&server]);
         host.put("m", &envelope(from, &["r550@x.example"]));
         assert_eq!((host.flush(), host.reports(user)), (0, 1), "{from:?}");
-        // It was late, too: of that a message from nobody says nothing.
+        // The entry is old, too, but a delay is not reported to the null sender.
         host.put("n", &envelope(from, &["r450@x.example"]));
         host.age("n", 5 * 3600);
         let more = usize::from(!from.is_empty());
         assert_eq!((host.flush(), host.reports(user)), (1, 1 + more), "{from:?}");
     }
-    // To another host by the queue, from nobody; what is refused there comes to postmaster.
+    // The report goes to another host by the queue, with the null sender. If it is refused there,
+    // postmaster gets it.
     for (sender, reports) in [("s@y.example", 0), ("r550@y.example", 1)] {
-        let server = by_name();
+        let server = code_by_name();
         let host = Host::new(&[&server]);
         host.put("m", &envelope(sender, &["r550@x.example"]));
         assert_eq!(host.flush(), 1, "the report waits");
         assert_eq!(host.flush(), 0);
-        let heard: Vec<String> = server.said().into_iter().filter(|c| c.contains(":<")).collect();
+        let commands: Vec<String> =
+            server.commands().into_iter().filter(|c| c.contains(":<")).collect();
         let mail = format!("MAIL FROM:<{sender}>");
         let to = format!("RCPT TO:<{sender}>");
-        assert_eq!(heard, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
+        assert_eq!(commands, [&mail, "RCPT TO:<r550@x.example>", "MAIL FROM:<>", &to], "{sender}");
         assert_eq!(host.reports("postmaster"), reports);
     }
 }
 
-/// Each report on a report to postmaster would be another one, for ever.
+/// Otherwise each report about a report to postmaster would cause another one, without end.
 #[test]
-fn a_postmaster_elsewhere_who_is_refused_ends_it() {
-    let server = by_name();
+fn refused_report_to_a_remote_postmaster_is_dropped() {
+    let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.route = Arc::new(Here { postmaster: Some("r550@y.example") });
+    host.route = Arc::new(TestQueueRoute { postmaster: Some("r550@y.example") });
     host.put("m", &envelope("", &["r550@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(host.flush(), 0);
@@ -372,11 +361,11 @@ fn a_postmaster_elsewhere_who_is_refused_ends_it() {
 }
 
 #[test]
-fn a_report_that_cannot_be_delivered_keeps_the_entry() {
-    let server = by_name();
+fn undeliverable_report_keeps_the_entry() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r550@x.example"]));
-    let mailbox = host.house.folder().join("mail/smith");
+    let mailbox = host.store.path().join("mail/smith");
     fs::create_dir(&mailbox).unwrap();
     assert_eq!(host.flush(), 1);
     fs::remove_dir(&mailbox).unwrap();
@@ -384,13 +373,17 @@ fn a_report_that_cannot_be_delivered_keeps_the_entry() {
 }
 
 #[test]
-fn a_smarthost_that_is_down_is_probed_by_one_entry() {
+fn unreachable_smarthost_is_probed_by_one_entry() {
     let (connections, is_up) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
-    let server = Server::start(move |_, command| match command {
+    let server = ScriptedServer::start(move |_, command| match command {
         "greeting" => {
             count.fetch_add(1, Ordering::SeqCst);
-            if up.load(Ordering::SeqCst) { usual(command) } else { Act::Leave("421 no".to_owned()) }
+            if up.load(Ordering::SeqCst) {
+                usual(command)
+            } else {
+                Action::ReplyAndClose("421 no".to_owned())
+            }
         }
         command => usual(command),
     });
@@ -400,8 +393,8 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
     }
     let (handle, queue) = host.start();
     let made = || connections.load(Ordering::SeqCst);
-    wait_until("the first probe", || made() == 1);
-    // Nothing but what it is told brings the next one within this test.
+    wait_until("the first attempt", || made() == 1);
+    // Within this test only ETRN causes the next attempt.
     assert!(handle.flush(&node("y.example")));
     for n in 20..30 {
         let id = format!("m-{n}");
@@ -409,33 +402,33 @@ fn a_smarthost_that_is_down_is_probed_by_one_entry() {
         handle.entry_created(&id);
     }
     assert!(handle.flush(&node("@example")));
-    wait_until("the second", || made() == 2);
-    assert!(!host.files().iter().any(|name| name.contains("state")), "nothing has changed");
+    wait_until("the second attempt", || made() == 2);
+    assert!(!host.files().iter().any(|name| name.contains("state")), "a state was written");
     is_up.store(true, Ordering::SeqCst);
     assert!(handle.flush(&node("X.EXAMPLE")));
     wait_until("all are sent", || host.files().is_empty());
-    queue.stop(LONG);
-    assert_eq!((made(), said(&server, ".").len()), (3, 30));
+    queue.stop(TIMEOUT);
+    assert_eq!((made(), server.commands_after(".").len()), (3, 30));
 }
 
 #[test]
-fn the_next_smarthost_is_taken_if_the_first_cannot_be_reached() {
+fn next_smarthost_if_the_first_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (rude, good) = (Server::start(|_, _| say("554 not you")), by_name());
+    let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), code_by_name());
     let mut host = Host::new(&[&rude, &good]);
-    let mut nobody = host.settings.smarthosts[0].clone();
-    nobody.address = closed.to_string().parse().unwrap();
-    host.settings.smarthosts.insert(0, nobody);
+    let mut closed_host = host.settings.smarthosts[0].clone();
+    closed_host.address = closed.to_string().parse().unwrap();
+    host.settings.smarthosts.insert(0, closed_host);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&good).len(), 2);
-    // One that answers is not gone round.
+    // A smarthost that answers is not bypassed.
     assert!(host.state("m").contains("\ngone 0\n"));
 }
 
 #[test]
-fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
-    let server = by_name();
+fn schedule_survives_a_restart_but_not_a_wrong_clock() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for id in ["waits", "astray"] {
         host.put(id, &envelope("smith@here.example", &[&format!("{id}@x.example")]));
@@ -447,19 +440,19 @@ fn a_restart_keeps_the_times_and_a_clock_set_back_does_not() {
         fs::write(host.file(&format!("{id}.state")), state).unwrap();
     }
     let (handle, queue) = host.start();
-    wait_until("what waits for a clock that was wrong", || {
+    wait_until("the entry scheduled by a wrong clock is sent", || {
         host.files() == ["waits", "waits.state"]
     });
     assert_eq!(asked(&server), ["<astray@x.example>"]);
-    // Until somebody asks for it.
+    // Until ETRN asks for it.
     assert!(handle.flush(&node("x.example")));
-    wait_until("the other", || host.files().is_empty());
-    queue.stop(LONG);
+    wait_until("the other entry is sent", || host.files().is_empty());
+    queue.stop(TIMEOUT);
 }
 
 #[test]
-fn several_processes_send_nothing_twice() {
-    let server = by_name();
+fn processes_do_not_send_twice() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     for n in 0..40 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &[&format!("a{n}@x.example")]));
@@ -467,56 +460,57 @@ fn several_processes_send_nothing_twice() {
     let running: Vec<_> = (0..2).map(|_| host.start()).collect();
     host.flush();
     wait_until("all are sent", || host.files().is_empty());
-    running.into_iter().for_each(|(_, queue)| queue.stop(LONG));
+    running.into_iter().for_each(|(_, queue)| queue.stop(TIMEOUT));
     let mut all = asked(&server);
     assert_eq!(all.len(), 40);
     all.sort();
     all.dedup();
-    assert_eq!((all.len(), said(&server, ".").len()), (40, 40));
+    assert_eq!((all.len(), server.commands_after(".").len()), (40, 40));
 }
 
-/// One of them had tried it; the other would have tried it again a second later.
+/// One process had tried the entry. The other one would have retried it a second later.
 #[test]
-fn what_another_process_put_off_waits_for_both() {
-    let server = by_name();
+fn entry_deferred_by_another_process_is_not_retried_early() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
     let (_first, one) = host.start();
-    wait_until("the first try", || host.state("m").contains("\ntries 1\n"));
+    wait_until("the first attempt", || host.state("m").contains("\ntries 1\n"));
     let (handle, two) = host.start();
     handle.entry_created("m");
     host.put("n", &envelope("smith@here.example", &["a@x.example"]));
     handle.entry_created("n");
-    wait_until("what came behind it", || !host.files().contains(&"n".to_owned()));
-    one.stop(LONG);
-    two.stop(LONG);
+    wait_until("the later entry is sent", || !host.files().contains(&"n".to_owned()));
+    one.stop(TIMEOUT);
+    two.stop(TIMEOUT);
     assert_eq!(asked(&server), ["<r450@x.example>", "<a@x.example>"]);
 }
 
-/// On a full disk whoever has it already would get it every few minutes.
+/// Otherwise, on a full disk, a recipient that was served would get the message again every few
+/// minutes.
 #[test]
-fn who_was_served_is_remembered_though_it_cannot_be_written_down() {
-    let server = by_name();
+fn finished_recipients_are_remembered_without_a_state_file() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     let in_the_way = host.file("m.state.new");
     fs::create_dir(&in_the_way).unwrap();
     let (handle, queue) = host.start();
-    wait_until("a try", || asked(&server).len() == 2);
+    wait_until("an attempt", || asked(&server).len() == 2);
     assert!(handle.flush(&node("x.example")));
-    wait_until("another", || asked(&server).len() == 3);
+    wait_until("another attempt", || asked(&server).len() == 3);
     fs::remove_dir(&in_the_way).unwrap();
     assert!(handle.flush(&node("x.example")));
-    wait_until("a third", || host.state("m").contains("\ngone 0\n"));
-    queue.stop(LONG);
+    wait_until("a third attempt", || host.state("m").contains("\ngone 0\n"));
+    queue.stop(TIMEOUT);
     let tried = asked(&server);
     assert_eq!(tried[..3], ["<a@x.example>", "<r450@x.example>", "<r450@x.example>"]);
     assert_eq!(tried.iter().filter(|to| *to == "<a@x.example>").count(), 1);
 }
 
 #[test]
-fn what_is_no_entry_stays_and_holds_nothing_up() {
-    let server = by_name();
+fn invalid_entries_are_kept_and_block_nothing() {
+    let server = code_by_name();
     let host = Host::new(&[&server]);
     let mail = envelope("smith@here.example", &["a@x.example"]);
     for id in ["a", "b", "c", "good"] {
@@ -526,21 +520,21 @@ fn what_is_no_entry_stays_and_holds_nothing_up() {
     fs::write(host.file("a"), &whole[..whole.len() - 5]).unwrap();
     fs::write(host.file("b"), "").unwrap();
     fs::write(host.file("c"), "garbage\n").unwrap();
-    // A copy that somebody made is not sent.
+    // A copy made by a user is not sent.
     for name in ["good.bak", "copy of good", ".good"] {
         fs::write(host.file(name), &whole).unwrap();
     }
-    fs::create_dir(host.file("folder")).unwrap();
+    fs::create_dir(host.file("directory")).unwrap();
     for (name, text) in [("good", "mailslot queue state 9\n"), ("gone", "x"), ("a", "\0\0\0")] {
         fs::write(host.file(&format!("{name}.state")), text).unwrap();
     }
     fs::write(host.file("gone.state.new"), "").unwrap();
     assert_eq!(host.flush(), 4);
     assert_eq!(asked(&server), ["<a@x.example>"]);
-    let left = [".good", "a", "a.state", "b", "c", "copy of good", "folder", "good.bak"];
+    let left = [".good", "a", "a.state", "b", "c", "copy of good", "directory", "good.bak"];
     assert_eq!(host.files(), left);
     assert_eq!(fs::read(host.file("a")).unwrap(), whole[..whole.len() - 5]);
-    // Mended, it goes its way.
+    // Restored, the entry is sent.
     fs::write(host.file("a"), &whole).unwrap();
     host.flush();
     assert_eq!(asked(&server).len(), 2);

@@ -1,5 +1,4 @@
-//! aliases(5), line by line: what a file says, as the parser understands it.
-// In helpers, which the exemption for tests does not reach.
+//! The parser of alias files, line by line.
 
 use std::path::Path;
 
@@ -9,7 +8,7 @@ fn parse(text: impl AsRef<[u8]>) -> Aliases {
     Aliases::parse(Path::new("/etc/aliases"), text.as_ref())
 }
 
-/// Each alias as `name = kind:target kind:target`.
+/// Returns each alias as `name = kind:target kind:target`.
 fn summary(aliases: &Aliases) -> Vec<String> {
     let entry = |e: &mailslot::route::aliases::AliasEntry| {
         let items: Vec<String> = e.items.iter().map(item).collect();
@@ -31,18 +30,18 @@ fn item(item: &AliasItem) -> String {
 }
 
 #[test]
-fn lines() {
+fn alias_lines() {
     for (text, want) in [
-        // Nothing.
+        // Empty.
         ("", &[] as &[&str]),
         ("\n\n  \n\t\n# a: b\n   # a: b\n", &[]),
-        // Blanks and line ends.
+        // White space and line ends.
         ("a:b", &["a = name:b"]),
         ("a : b\n", &["a = name:b"]),
         ("a:\tb\r\n\r\nc: d\r\n", &["a = name:b", "c = name:d"]),
         ("a: b,c ,d,\n", &["a = name:b name:c name:d"]),
         ("a: ,,b\n", &["a = name:b"]),
-        // Continuation, also past comments and blank lines.
+        // Continuation lines, also after comments and empty lines.
         ("a: b,\n  c,\n\td\ne: f", &["a = name:b name:c name:d", "e = name:f"]),
         ("a:\n b\n", &["a = name:b"]),
         ("a: b,\n# comment\n\n  # another\n  c\n", &["a = name:b name:c"]),
@@ -52,7 +51,7 @@ fn lines() {
         ("a: \"b c\", \"d,e\"\n", &["a = name:b c name:d,e"]),
         ("a: \"b\\\"c\"\n", &["a = name:b\"c"]),
         ("a: \"b c\"@example.org\n", &["a = mailbox:\"b c\"@example.org"]),
-        // A quoted @ is a letter of a name.
+        // A quoted @ is part of a name.
         ("a: \"b@example.org\"\n", &["a = name:b@example.org"]),
         // Mailboxes, on both sides.
         ("a@example.org: b@example.com\n", &["a@example.org = mailbox:b@example.com"]),
@@ -65,7 +64,7 @@ fn lines() {
         ("a: :include:/etc/list\n", &["a = include:/etc/list"]),
         ("a: \":include:/etc/a list\", :INCLUDE: /x\n", &["a = include:/etc/a list include:/x"]),
         ("a: :include:list\n", &["a = wrong:isnotthefull"]),
-        // What is not supported stays, so that mail for it waits.
+        // Targets that are not supported are kept, so that mail for the alias is deferred.
         ("a: |/bin/prog\n", &["a = wrong:isaprogram,and"]),
         ("a: \"|/bin/prog -x, y\", b\n", &["a = wrong:isaprogram,and name:b"]),
         ("a: /dev/null\n", &["a = wrong:isafile,and"]),
@@ -73,7 +72,7 @@ fn lines() {
         ("a: :fail: gone away\n", &["a = wrong:isadirectivethat"]),
         ("a: :blackhole:\n", &["a = wrong:isadirectivethat"]),
         ("a: error:550 gone\n", &["a = wrong:isadirectivethat"]),
-        // What is wrong.
+        // Errors.
         ("a:\n", &["a = wrong:leadsnowhere"]),
         ("a: b c\n", &["a = wrong:isnotaname"]),
         ("a: b # comment\n", &["a = wrong:isnotaname"]),
@@ -122,7 +121,7 @@ fn complaints_name_the_line() {
 }
 
 #[test]
-fn octets_that_are_no_text_cost_their_line_only() {
+fn non_utf8_bytes_invalidate_only_their_line() {
     let aliases = parse(b"a: b\nc: \xff\xfe\n# \xff\nd\xff: e\nf: g\n");
     assert_eq!(summary(&aliases), ["a = name:b", "c = wrong:isnotprintableASCII", "f = name:g"]);
     assert_eq!(aliases.complaints.len(), 1);
@@ -148,7 +147,7 @@ fn find_prefers_the_mailbox_and_ignores_case() {
         ("sales", "other.org", Some(0)),
         ("sales ", "other.org", None),
         ("", "", None),
-        // `"x@y.org"@z.org`: a name with an @ in it is never the mailbox x@y.org.
+        // In `"x@y.org"@z.org` the name contains an @. It is never the mailbox x@y.org.
         ("x@y.org", "z.org", Some(2)),
         ("x", "y.org", Some(3)),
         ("x", "z.org", None),
@@ -171,9 +170,9 @@ fn included_lines_are_lists() {
     assert_eq!(got, want.map(|(line, text)| (line, text.to_owned())));
 }
 
-/// Never a panic, and a line of 1 MiB is read in one go: quadratic work would show as minutes.
+/// No input panics. A line of 1 MiB is parsed in one pass; quadratic work would take minutes.
 #[test]
-fn any_octets_will_do() {
+fn random_input_does_not_panic() {
     let seed = 0x9e37_79b9_7f4a_7c15_u64;
     let mut state = seed;
     let mut random = |n: u64| {
@@ -193,8 +192,8 @@ fn any_octets_will_do() {
         }
         parse_include(&text);
     }
-    for octet in alphabet {
-        let run = vec![*octet; 1 << 20];
+    for byte in alphabet {
+        let run = vec![*byte; 1 << 20];
         parse(&run);
         parse([b"a:", run.as_slice()].concat());
     }

@@ -1,6 +1,5 @@
-//! The walk through the aliases: against a naive twin on random graphs, at its bounds, and with
-//! very many aliases.
-// In helpers, which the exemption for tests does not reach.
+//! Alias expansion: against a simple reference model on random graphs, at its limits, and with very
+//! many aliases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +10,8 @@ use mailslot::route::users::{FixedUsers, User, Users};
 use mailslot::route::{LocalRoute, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
-/// A host with these users and aliases that counts the questions to its directory.
+/// Creates a host with these users and aliases. Also returns the number of lookups in its user
+/// database.
 fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), aliases).unwrap();
@@ -23,19 +23,19 @@ fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
         relays: false,
         ..RouteConfig::default()
     };
-    let questions = Arc::new(AtomicUsize::new(0));
-    let users = Counting { users: FixedUsers::new(users), questions: Arc::clone(&questions) };
-    (LocalRoute::with_users(settings, Box::new(users)), questions)
+    let lookups = Arc::new(AtomicUsize::new(0));
+    let users = CountingUsers { users: FixedUsers::new(users), lookups: Arc::clone(&lookups) };
+    (LocalRoute::with_users(settings, Box::new(users)), lookups)
 }
 
-struct Counting {
+struct CountingUsers {
     users: FixedUsers,
-    questions: Arc<AtomicUsize>,
+    lookups: Arc<AtomicUsize>,
 }
 
-impl Users for Counting {
+impl Users for CountingUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
-        self.questions.fetch_add(1, Ordering::Relaxed);
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         self.users.find(name)
     }
 }
@@ -47,13 +47,13 @@ fn to(name: &str) -> ForwardPath {
 fn boxes(local: &LocalRoute, name: &str) -> Result<BTreeSet<String>, Refusal> {
     let to = local.resolve(&to(name))?;
     let boxes: BTreeSet<String> = to.local.iter().map(|d| d.name.to_string()).collect();
-    assert_eq!(boxes.len(), to.local.len(), "{name}: none twice");
+    assert_eq!(boxes.len(), to.local.len(), "{name}: a mailbox twice");
     Ok(boxes)
 }
 
-/// What a walk comes to, without the words.
+/// Result of an expansion.
 #[derive(Debug, PartialEq)]
-enum Verdict {
+enum Expansion {
     Boxes(BTreeSet<String>),
     Forward(String),
     NotLocal,
@@ -61,38 +61,38 @@ enum Verdict {
     ConfigError,
 }
 
-fn verdict(result: Result<BTreeSet<String>, Refusal>) -> Verdict {
+fn expansion(result: Result<BTreeSet<String>, Refusal>) -> Expansion {
     match result {
-        Ok(boxes) => Verdict::Boxes(boxes),
-        Err(Refusal::Forward(mailbox)) => Verdict::Forward(mailbox.to_string()),
-        Err(Refusal::NotLocal) => Verdict::NotLocal,
-        Err(Refusal::Unknown) => Verdict::Unknown,
-        Err(Refusal::Misconfigured(_)) => Verdict::ConfigError,
+        Ok(boxes) => Expansion::Boxes(boxes),
+        Err(Refusal::Forward(mailbox)) => Expansion::Forward(mailbox.to_string()),
+        Err(Refusal::NotLocal) => Expansion::NotLocal,
+        Err(Refusal::Unknown) => Expansion::Unknown,
+        Err(Refusal::Misconfigured(_)) => Expansion::ConfigError,
         Err(other) => panic!("{other:?}"),
     }
 }
 
-/// The twin: follows every path to its end, remembers nothing.
-struct Twin {
+/// The reference model: it follows every path to its end and remembers nothing.
+struct ReferenceModel {
     users: BTreeSet<String>,
     aliases: BTreeMap<String, Vec<String>>,
 }
 
-impl Twin {
-    fn verdict(&self, name: &str) -> Verdict {
+impl ReferenceModel {
+    fn expansion(&self, name: &str) -> Expansion {
         if !self.aliases.contains_key(name) && !self.users.contains(name) {
-            return Verdict::Unknown;
+            return Expansion::Unknown;
         }
         let mut ends = BTreeSet::new();
         if self.walk(name, &[], &mut ends).is_none() {
-            return Verdict::ConfigError;
+            return Expansion::ConfigError;
         }
         let (remote, boxes): (BTreeSet<String>, _) =
             ends.into_iter().partition(|e| e.contains('@'));
         match (boxes.is_empty(), remote.len()) {
-            (_, 0) => Verdict::Boxes(boxes),
-            (true, 1) => Verdict::Forward(remote.into_iter().collect()),
-            _ => Verdict::NotLocal,
+            (_, 0) => Expansion::Boxes(boxes),
+            (true, 1) => Expansion::Forward(remote.into_iter().collect()),
+            _ => Expansion::NotLocal,
         }
     }
 
@@ -119,7 +119,7 @@ impl Twin {
 }
 
 #[test]
-fn random_graphs_against_the_twin() {
+fn agrees_with_the_reference_model_on_random_graphs() {
     let seed = 821_u64;
     let mut state = seed;
     let mut random = |n: usize| {
@@ -129,8 +129,8 @@ fn random_graphs_against_the_twin() {
     };
     let mut seen = [0; 5];
     for round in 0..2000 {
-        // Names n0 to n8 may be aliases, users, both or neither; low ones lead to higher ones more
-        // often than back, so that not every graph is a loop.
+        // Each of n0 to n8 may be an alias, a user, both or neither. Low ones mostly lead to higher
+        // ones, so that not every graph has a loop.
         let names: Vec<String> = (0..9).map(|i| format!("n{i}")).collect();
         let users = names.iter().enumerate().filter(|(i, _)| *i > 4 || random(3) == 0);
         let users: Vec<String> = users.map(|(_, name)| name.clone()).collect();
@@ -156,26 +156,26 @@ fn random_graphs_against_the_twin() {
             .map(|(name, targets)| format!("{name}: {}\n", targets.join(", ")))
             .collect();
         let (local, _) = host(&users, &file);
-        let twin = Twin { users: users.into_iter().collect(), aliases };
+        let model = ReferenceModel { users: users.into_iter().collect(), aliases };
         for name in &names {
-            let (got, want) = (verdict(boxes(&local, name)), twin.verdict(name));
-            assert_eq!(got, want, "seed {seed} round {round} {name}\n{file}{:?}", twin.users);
+            let (got, want) = (expansion(boxes(&local, name)), model.expansion(name));
+            assert_eq!(got, want, "seed {seed} round {round} {name}\n{file}{:?}", model.users);
             seen[match want {
-                Verdict::Boxes(_) => 0,
-                Verdict::Forward(_) => 1,
-                Verdict::NotLocal => 2,
-                Verdict::Unknown => 3,
-                Verdict::ConfigError => 4,
+                Expansion::Boxes(_) => 0,
+                Expansion::Forward(_) => 1,
+                Expansion::NotLocal => 2,
+                Expansion::Unknown => 3,
+                Expansion::ConfigError => 4,
             }] += 1;
         }
     }
-    assert!(seen.iter().all(|n| *n > 50), "every kind of answer was met: {seen:?}");
+    assert!(seen.iter().all(|n| *n > 50), "not every kind of result came up: {seen:?}");
 }
 
 #[test]
-fn levels() {
+fn limit_of_levels() {
     let chain = |n: usize| -> String { (1..=n).map(|i| format!("a{i}: a{}\n", i + 1)).collect() };
-    // a1 to an are aliases, one level each; a(n+1) is the user.
+    // a1 to an are aliases, one level each, and a(n+1) is a user.
     for (n, fine) in [(1, true), (19, true), (20, true), (21, false), (100, false), (5000, false)] {
         let (local, _) = host(&[format!("a{}", n + 1)], &chain(n));
         match boxes(&local, "a1") {
@@ -190,32 +190,32 @@ fn levels() {
 }
 
 #[test]
-fn addresses() {
+fn limit_of_addresses() {
     for (n, fine) in [(1, true), (999, true), (1000, true), (1001, false), (50_000, false)] {
         let users: Vec<String> = (0..n).map(|i| format!("u{i}")).collect();
-        let (local, questions) = host(&users, &format!("all: {}\n", users.join(",\n  ")));
+        let (local, lookups) = host(&users, &format!("all: {}\n", users.join(",\n  ")));
         match boxes(&local, "all") {
             Ok(boxes) => assert!(fine && boxes.len() == n),
             Err(Refusal::Misconfigured(why)) => assert!(!fine && why.contains("1000"), "{why}"),
             other => panic!("{other:?}"),
         }
-        assert!(questions.load(Ordering::Relaxed) <= 1000, "work is bounded too");
+        assert!(lookups.load(Ordering::Relaxed) <= 1000, "the work has no limit");
     }
 }
 
-/// Every alias leads to the next twice: 2^18 paths, but nobody walks them all.
+/// Every alias leads to the next one twice. That makes 2^18 paths, which must not all be walked.
 #[test]
-fn many_ways_to_one_mailbox() {
+fn many_paths_to_one_mailbox() {
     let aliases: String = (0..18).map(|i| format!("a{i}: a{0}, a{0}\n", i + 1)).collect();
-    let (local, questions) = host(&["a18".to_owned()], &aliases);
+    let (local, lookups) = host(&["a18".to_owned()], &aliases);
     assert_eq!(boxes(&local, "a0").unwrap().len(), 1);
-    assert!(questions.load(Ordering::Relaxed) <= 2);
+    assert!(lookups.load(Ordering::Relaxed) <= 2);
     assert!(local.explain("a0").lines().count() < 100);
 }
 
-/// 100,000 aliases and 10,000 users cost a lookup what ten do.
+/// A lookup among 100,000 aliases and 10,000 users costs what it costs among ten.
 #[test]
-fn size_does_not_slow_lookups() {
+fn lookup_time_does_not_grow_with_size() {
     let hosts: Vec<_> = [10, 100_000]
         .iter()
         .map(|n| {
@@ -227,7 +227,7 @@ fn size_does_not_slow_lookups() {
         .collect();
     let times: Vec<Duration> = hosts
         .iter()
-        .map(|(n, (local, questions))| {
+        .map(|(n, (local, lookups))| {
             let run = || {
                 let start = Instant::now();
                 for i in 0..1000 {
@@ -237,13 +237,13 @@ fn size_does_not_slow_lookups() {
                 }
                 start.elapsed()
             };
-            questions.store(0, Ordering::Relaxed);
+            lookups.store(0, Ordering::Relaxed);
             let time = (0..3).map(|_| run()).min().unwrap();
-            // Nobody+x, nobody+x, Nobody, nobody; and the alias's user.
-            assert_eq!(questions.load(Ordering::Relaxed), 3 * 1000 * 5, "{n}");
+            // Nobody+x, nobody+x, Nobody, nobody, and the user of the alias.
+            assert_eq!(lookups.load(Ordering::Relaxed), 3 * 1000 * 5, "{n}");
             time
         })
         .collect();
-    // Looking through a list would take thousands of times as long.
+    // A linear search would take thousands of times as long.
     assert!(times[1] < times[0] * 50, "{times:?}");
 }

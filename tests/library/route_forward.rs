@@ -1,4 +1,4 @@
-//! `~/.forward`: where it leads, and all that keeps it from being followed.
+//! `~/.forward`: where mail goes, and what keeps the file from being followed.
 
 use std::collections::HashMap;
 use std::fs::{self, Permissions};
@@ -12,10 +12,10 @@ use mailslot::route::users::{User, Users};
 use mailslot::route::{ForwardFiles, LocalRoute, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
-/// Users with owners, as those of the system are.
-struct People(&'static [&'static str]);
+/// Users with owners, like those of the system.
+struct OwnedUsers(&'static [&'static str]);
 
-impl Users for People {
+impl Users for OwnedUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         let owner = Some(Owner { uid: 1000, gid: 1000 });
         let user = |name: &str| User { name: name.to_owned(), owner, full_name: String::new() };
@@ -23,26 +23,26 @@ impl Users for People {
     }
 }
 
-struct Files(HashMap<&'static str, Result<String, &'static str>>);
+struct TestForwardFiles(HashMap<&'static str, Result<String, &'static str>>);
 
-impl ForwardFiles for Files {
+impl ForwardFiles for TestForwardFiles {
     fn read(&self, user: &str) -> Result<Option<Vec<u8>>, String> {
         let file = self.0.get(user).cloned().transpose();
         file.map(|text| text.map(String::into_bytes)).map_err(str::to_owned)
     }
 }
 
-/// Where mail for `to` goes: here, and elsewhere.
+/// Returns where mail for `to` goes: mailboxes here, and addresses of other hosts.
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
     let settings = RouteConfig { domains, relays, ..RouteConfig::default() };
     let local =
-        LocalRoute::with_users(settings, Box::new(People(&["alice", "bob", "carol", "dave"])));
+        LocalRoute::with_users(settings, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
     let files = files.iter().map(|(user, text)| match text.strip_prefix("error: ") {
         Some(_) => (*user, Err("cannot be read")),
         None => (*user, Ok(text.to_string())),
     });
-    local.follow_forward_files(Files(files.collect()));
+    local.follow_forward_files(TestForwardFiles(files.collect()));
     let to = ForwardPath::Mailbox(Mailbox::parse(to).unwrap());
     let way = local.resolve(&to).unwrap();
     let mut local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();
@@ -53,7 +53,7 @@ fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, Strin
 }
 
 #[test]
-fn where_it_leads() {
+fn forward_targets() {
     for (files, here, elsewhere) in [
         (&[][..], "alice", ""),
         (&[("alice", "")], "alice", ""),
@@ -66,18 +66,18 @@ fn where_it_leads() {
         (&[("alice", "alice@here.example\n")], "alice", ""),
         (&[("alice", "\\bob"), ("bob", "carol")], "bob", ""),
         (&[("alice", "bob"), ("bob", "carol"), ("carol", "y@far.example")], "", "y@far.example"),
-        // Each to the other, and in a ring.
+        // Two that lead to each other, and a ring.
         (&[("alice", "bob"), ("bob", "alice")], "alice", ""),
         (&[("alice", "bob"), ("bob", "carol"), ("carol", "alice")], "alice", ""),
         (&[("alice", "bob, carol"), ("bob", "dave"), ("carol", "dave, bob")], "dave", ""),
     ] {
-        let told = (here.to_owned(), elsewhere.to_owned());
-        assert_eq!(way(files, true, "alice@here.example"), told, "{files:?}");
+        let expected = (here.to_owned(), elsewhere.to_owned());
+        assert_eq!(way(files, true, "alice@here.example"), expected, "{files:?}");
     }
 }
 
 #[test]
-fn a_file_of_no_use_changes_nothing() {
+fn unusable_file_is_ignored() {
     let many = "bob\n".repeat(101);
     for text in [
         "error: not read",
@@ -93,26 +93,26 @@ fn a_file_of_no_use_changes_nothing() {
         &many,
     ] {
         for relays in [false, true] {
-            let told = ("alice".to_owned(), String::new());
-            assert_eq!(way(&[("alice", text)], relays, "alice@here.example"), told, "{text:?}");
+            let expected = ("alice".to_owned(), String::new());
+            assert_eq!(way(&[("alice", text)], relays, "alice@here.example"), expected, "{text:?}");
         }
     }
-    // Nothing leaves the host that does not let it.
-    let told = ("alice".to_owned(), String::new());
-    assert_eq!(way(&[("alice", "bob, x@far.example")], false, "alice@here.example"), told);
-    // What is wrong with one user's file is no matter of another's.
+    // Without relaying no mail leaves the host.
+    let expected = ("alice".to_owned(), String::new());
+    assert_eq!(way(&[("alice", "bob, x@far.example")], false, "alice@here.example"), expected);
+    // An error in one user's file does not affect another's.
     let files = [("alice", "bob, carol"), ("bob", "|sh")];
     assert_eq!(way(&files, true, "alice@here.example").0, "bob carol");
 }
 
 #[test]
-fn the_file_is_read_if_nobody_else_could_have_written_it() {
+fn file_writable_by_others_is_not_read() {
     let root = nix::unistd::geteuid().is_root();
     let us = Owner { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
     let owner = if root { Owner { uid: 12_345, gid: 12_345 } } else { us };
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-    let home = folder.path().join("home");
+    let directory = tempfile::tempdir().unwrap();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+    let home = directory.path().join("home");
     let file = home.join(".forward");
     let make = |home_mode: u32, mode: u32, text: &str| {
         let _ = fs::remove_dir_all(&home);
@@ -151,11 +151,11 @@ fn the_file_is_read_if_nobody_else_could_have_written_it() {
     fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).unwrap();
     assert_eq!(read(&home), Err("it is not a regular file".to_owned()));
-    // A link to a home is the administrator's, who made it.
+    // A symbolic link to a home directory was made by the administrator.
     make(0o755, 0o644, "x@y");
-    symlink(&home, folder.path().join("link")).unwrap();
-    assert_eq!(read(&folder.path().join("link")), Ok(Some(b"x@y".to_vec())));
-    // Root's mail is not sent on by whoever root's home may belong to.
+    symlink(&home, directory.path().join("link")).unwrap();
+    assert_eq!(read(&directory.path().join("link")), Ok(Some(b"x@y".to_vec())));
+    // Mail of root is not forwarded by a file whose directory another user may own.
     assert_eq!(forward::read(&disk, &home, Owner { uid: 0, gid: 0 }).unwrap(), None);
     if root {
         make(0o755, 0o644, "x@y");

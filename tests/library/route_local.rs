@@ -1,5 +1,4 @@
-//! `route::LocalRoute` as a session sees it: RCPT, VRFY and EXPN over users, domains and aliases.
-// In helpers, which the exemption for tests does not reach.
+//! Routing as a session uses it: RCPT, VRFY and EXPN with users, domains and aliases.
 
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
@@ -7,7 +6,7 @@ use mailslot::route::{LocalRoute, Member, Refusal, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use tempfile::TempDir;
 
-/// A host with these users and aliases: example.org, and example.net beside it.
+/// A host for example.org and example.net, with users and aliases.
 struct Host {
     local: LocalRoute,
     _dir: TempDir,
@@ -34,7 +33,7 @@ fn host(users: &[&str], aliases: &str) -> Host {
     Host { local: LocalRoute::new(settings), _dir: dir }
 }
 
-/// A sandbox for every domain, or for just these.
+/// Creates a sandbox host for these domains, or for every domain.
 fn sandbox(users: &[&str], domains: &[&str]) -> Host {
     let (settings, dir) = settings(users, "");
     let domains = domains.iter().map(|domain| domain.to_string()).collect();
@@ -42,7 +41,7 @@ fn sandbox(users: &[&str], domains: &[&str]) -> Host {
 }
 
 impl Host {
-    /// `mailbox` of each destination, or the reply's code and text.
+    /// Returns the mailboxes, or the code and text of the refusal.
     fn rcpt(&self, to: &str) -> String {
         match self.local.resolve(&path(to)) {
             Ok(to) => to.local.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(" "),
@@ -82,7 +81,7 @@ fn answer(result: Result<Vec<Member>, Refusal>) -> String {
     }
 }
 
-/// Each row: the address, and the mailboxes or the beginning of the refusal.
+/// Checks rows of an address, and its mailboxes or the beginning of its refusal.
 fn check(host: &Host, rows: &[(&str, &str)]) {
     for (to, want) in rows {
         let got = host.rcpt(to);
@@ -104,7 +103,7 @@ fn users_and_domains() {
             ("bob@example.org", "Bob"),
             ("BOB@example.org", "Bob"),
             ("carol@example.org", "550 5.1.1"),
-            // Not ours: not even the host's own name, nor a part of ours.
+            // Other domains: the own host name is not local unless it is listed.
             ("alice@mx.example.org", "550 5.7.1"),
             ("alice@org", "550 5.7.1"),
             ("alice@example.org.example.com", "550 5.7.1"),
@@ -113,7 +112,7 @@ fn users_and_domains() {
             ("alice@[IPv6:::1]", "alice"),
             ("alice@[192.0.2.1]", "550 5.7.1"),
             ("alice@[IPv6:2001:db8::1]", "550 5.7.1"),
-            // Names that are no files.
+            // Names that cannot be file names.
             ("bob.lock@example.org", "553 5.1.3"),
             ("\"a/b\"@example.org", "553 5.1.3"),
         ],
@@ -121,7 +120,7 @@ fn users_and_domains() {
 }
 
 #[test]
-fn tags_and_case() {
+fn tags_and_letter_case() {
     let host = host(&["bob", "bob+vip", "ann"], "sales: ann\nsales+eu: bob\n");
     check(
         &host,
@@ -153,10 +152,10 @@ fn tags_and_case() {
     assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
 }
 
-/// Old ways to have a host relay, or run something: just letters of a name (RFC 5321 never lets
-/// them mean more).
+/// Addresses that made old servers relay, or run a program. They are ordinary characters of a name,
+/// because RFC 5321 gives them no meaning.
 #[test]
-fn no_second_meaning() {
+fn percent_bang_and_quotes_have_no_meaning() {
     let rows = [
         "bob%example.com@example.org",
         "example.com!bob@example.org",
@@ -203,7 +202,8 @@ fn aliases() {
             ("Sales@example.org", "bob carol alice"),
             ("sales@example.net", "carol"),
             ("a@example.org", "carol"),
-            // In its own list: the user; so alice, and bob by his own alias.
+            // An alias that lists itself is the user. So this is alice, and bob by the alias of
+            // bob.
             ("alice@example.org", "alice bob carol"),
             ("bob@example.org", "bob carol"),
             ("both@example.org", "alice bob carol"),
@@ -222,7 +222,7 @@ fn aliases() {
 }
 
 #[test]
-fn aliases_that_lead_off_the_host() {
+fn aliases_that_lead_to_other_hosts() {
     let aliases = "\
         gone: fred@example.com\n\
         twice: fred@example.com, fred@EXAMPLE.COM\n\
@@ -235,14 +235,14 @@ fn aliases_that_lead_off_the_host() {
     for to in ["gone@example.org", "GONE+x@example.net", "twice@example.org", "chain@example.org"] {
         assert_eq!(host.local.resolve(&path(to)), Err(forward.clone()), "{to}");
     }
-    // A sender who followed a 551 would leave somebody out.
+    // A sender that followed a 551 would leave recipients out.
     for to in ["mixed@example.org", "two@example.org", "nested@example.org"] {
         assert_eq!(host.local.resolve(&path(to)), Err(Refusal::NotLocal), "{to}");
     }
 }
 
 #[test]
-fn faults_in_aliases_put_mail_off() {
+fn errors_in_aliases_defer_mail() {
     let aliases = "\
         a: b\nb: c\nc: a\n\
         typo: alcie\n\
@@ -286,7 +286,7 @@ fn postmaster() {
         (&["ann", "root"], "root: ann\n", "ann"),
         (&["ann", "bob"], "postmaster: bob\n", "bob"),
         (&["ann", "bob"], "PostMaster: root\nroot: bob, ann\n", "bob ann"),
-        // Not even aliases that lead elsewhere, in circles or nowhere take it away.
+        // Aliases that lead to other hosts, in circles or to no user do not take postmaster away.
         (&["ann", "bob"], "postmaster: root\nroot: me@example.com\n", "ann"),
         (&["ann", "root"], "postmaster: root\nroot: postmaster\n", "root"),
         (&["ann", "root"], "postmaster: nobody\n", "root"),
@@ -299,7 +299,7 @@ fn postmaster() {
         }
         assert_eq!(host.rcpt("postmaster@example.com"), Refusal::NotLocal.to_string());
     }
-    // As a target it is there too.
+    // As a target, postmaster exists too.
     let host = host(&["ann"], "abuse: postmaster\n");
     assert_eq!(host.rcpt("abuse@example.org"), "ann");
     assert_eq!(sandbox(&[], &[]).rcpt("postmaster"), "postmaster");
@@ -308,7 +308,7 @@ fn postmaster() {
 }
 
 #[test]
-fn sandbox_takes_every_plain_name_everywhere() {
+fn sandbox_accepts_every_plain_name() {
     check(
         &sandbox(&[], &[]),
         &[
@@ -344,12 +344,12 @@ fn sandbox_takes_every_plain_name_everywhere() {
     assert_eq!(sandbox(&[], &[]).delivered_to("bob@[192.0.2.1]"), "bob@[192.0.2.1]");
 }
 
-/// Full names as in RFC 5321 3.5.1, and a directory that can be out of order.
-struct People {
+/// Users with the full names of RFC 5321 3.5.1, in a user database that can fail.
+struct NamedUsers {
     works: bool,
 }
 
-impl People {
+impl NamedUsers {
     fn all() -> Vec<User> {
         let person = |name: &str, full_name: &str, uid| User {
             name: name.to_owned(),
@@ -365,29 +365,30 @@ impl People {
     }
 }
 
-impl Users for People {
+impl Users for NamedUsers {
     fn find(&self, name: &str) -> Result<Option<User>, String> {
         match self.works {
-            true => Ok(People::all().into_iter().find(|user| user.name == name)),
+            true => Ok(NamedUsers::all().into_iter().find(|user| user.name == name)),
             false => Err("the directory is down".to_owned()),
         }
     }
 
     fn list(&self) -> Vec<User> {
-        People::all()
+        NamedUsers::all()
     }
 }
 
-fn people(works: bool, aliases: &str) -> Host {
+fn host_of_named_users(works: bool, aliases: &str) -> Host {
     let (settings, dir) = settings(&[], aliases);
-    let users = Box::new(People { works });
+    let users = Box::new(NamedUsers { works });
     Host { local: LocalRoute::with_users(settings, users), _dir: dir }
 }
 
-/// Who cannot be looked up now is never unknown.
+/// A user that cannot be looked up now is never reported as unknown.
 #[test]
-fn a_failing_directory_is_later() {
-    let host = people(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
+fn failing_user_database_defers() {
+    let host =
+        host_of_named_users(false, "list: fred, jsmith\nfar: x@example.com\npostmaster: fred\n");
     for to in ["fred@example.org", "nobody@example.org", "list@example.org", "postmaster"] {
         match host.local.resolve(&path(to)) {
             Err(Refusal::LookupFailed(why)) => assert_eq!(why, "the directory is down"),
@@ -396,13 +397,13 @@ fn a_failing_directory_is_later() {
     }
     assert!(matches!(host.local.vrfy("fred"), Err(Refusal::LookupFailed(_))));
     assert!(matches!(host.local.expn("list"), Err(Refusal::LookupFailed(_))));
-    // What needs no directory goes on.
+    // Addresses that need no lookup are resolved.
     check(&host, &[("far@example.org", "551"), ("x@example.com", "550 5.7.1")]);
-    assert_eq!(people(true, "").rcpt("fred@example.org"), "fred");
+    assert_eq!(host_of_named_users(true, "").rcpt("fred@example.org"), "fred");
 }
 
 #[test]
-fn aliases_never_read_are_later() {
+fn unreadable_aliases_defer() {
     let (settings, dir) = settings(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
     let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
@@ -414,7 +415,7 @@ fn aliases_never_read_are_later() {
 
 #[test]
 fn vrfy() {
-    let host = people(
+    let host = host_of_named_users(
         true,
         "\
         one: fred\nmany: fred, jsmith\ngone: x@example.com\nbad: nobody\n\"Team Red\": dweep\n",
@@ -462,7 +463,7 @@ fn vrfy() {
 
 #[test]
 fn expn() {
-    let host = people(
+    let host = host_of_named_users(
         true,
         "\
         list: fred, jsmith, inner, x@example.com, fred\n\
@@ -491,9 +492,9 @@ fn expn() {
     }
 }
 
-/// The system's own users, if this host is like most.
+/// The users of the system, on a host like most.
 #[test]
-fn passwd() {
+fn users_of_the_system() {
     let settings =
         RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
     let local = LocalRoute::new(settings);
@@ -505,7 +506,7 @@ fn passwd() {
 }
 
 #[test]
-fn where_mail_has_a_way_out_it_takes_it() {
+fn relaying_host_forwards_aliases() {
     let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n\
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
@@ -522,7 +523,7 @@ fn where_mail_has_a_way_out_it_takes_it() {
     assert_eq!(ways("mixed@example.org"), ("alice".to_owned(), fred.clone(), false));
     assert_eq!(ways("alice@example.org"), ("alice".to_owned(), String::new(), false));
     assert_eq!(ways("fred@elsewhere.example"), (String::new(), fred.clone(), true));
-    // Not followed where the address is not ours, whatever it looks like.
+    // Not taken for a local address because it contains one.
     for trick in ["alice%example.org@elsewhere.example", "example.org!alice@elsewhere.example"] {
         assert_eq!(ways(trick), (String::new(), trick.to_owned(), true));
     }
@@ -530,16 +531,16 @@ fn where_mail_has_a_way_out_it_takes_it() {
         |to: &str| relaying.resolve(&path(to)).unwrap().owner.map(|owner| owner.to_string());
     assert_eq!(owner("mixed@example.org"), None);
     assert_eq!(owner("list@example.net"), Some("owner-list@example.net".to_owned()));
-    assert_eq!(owner("inside@example.net"), None, "nobody else needs to hear of it");
+    assert_eq!(owner("inside@example.net"), None, "all members are local");
     assert_eq!(relaying.resolve(&path("nobody@example.org")), Err(Refusal::Unknown));
     let forward = Refusal::Forward(Mailbox::parse(&fred).unwrap());
     assert_eq!(relaying.vrfy("off").unwrap_err(), forward);
-    for (address, told) in [
+    for (address, expected) in [
         ("off", "relayed to <fred@elsewhere.example>"),
         ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
         ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
         let text = relaying.explain(address);
-        assert!(text.ends_with(&format!("= {told}\n")), "{text}");
+        assert!(text.ends_with(&format!("= {expected}\n")), "{text}");
     }
 }

@@ -1,6 +1,5 @@
-//! The files behind the aliases: which `:include:` files are believed, that none can hang a
-//! session, and when changes count; and what `explain` and `check` say.
-// In helpers, which the exemption for tests does not reach.
+//! Alias files and `:include:` files: which ones are trusted, that none blocks a session, and when
+//! changes take effect; and what `explain` and `check` print.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -18,7 +17,7 @@ fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// A host whose aliases stand in `DIR/aliases`; `@DIR@` in them is the folder.
+/// Creates a host whose aliases are in `DIR/aliases`. `@DIR@` in them stands for the directory.
 fn host(aliases: &str) -> (LocalRoute, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
@@ -48,7 +47,7 @@ fn why(result: Result<String, Refusal>) -> String {
 }
 
 #[test]
-fn included_members() {
+fn included_files_add_members() {
     let (local, dir) = host(":x: y\nlist: :include:@DIR@/list, carol\n");
     let list = dir.path().join("list");
     for (text, want) in [
@@ -74,7 +73,7 @@ fn included_members() {
 }
 
 #[test]
-fn a_list_may_hold_lists_but_not_itself() {
+fn nested_includes_and_loops() {
     let (local, dir) = host("list: :include:@DIR@/a\nstaff: :include:@DIR@/b\ncarol: staff\n");
     let at = |name: &str| dir.path().join(name);
     let include = |name: &str| format!("alice\n:include:{}\n", at(name).display());
@@ -85,7 +84,7 @@ fn a_list_may_hold_lists_but_not_itself() {
     assert!(why(rcpt(&local, "list")).contains("a loop: :include:"));
     write(&at("a"), include("a"), 0o644);
     assert!(why(rcpt(&local, "list")).contains("a loop: :include:"));
-    // An alias's own name in its file is the user, as in the alias itself; a longer way is a loop.
+    // In an included file, too, an alias's own name is the user. A longer way back is a loop.
     write(&at("b"), "staff\nbob\n", 0o644);
     assert!(why(rcpt(&local, "staff")).contains("`staff`, no user"));
     write(&at("b"), "carol\n", 0o644);
@@ -95,7 +94,7 @@ fn a_list_may_hold_lists_but_not_itself() {
 }
 
 #[test]
-fn files_that_are_not_believed() {
+fn untrusted_files_are_refused() {
     let (local, dir) = host("list: :include:@DIR@/list\n");
     let (list, other) = (dir.path().join("list"), dir.path().join("other"));
     let refused = |what: &str| {
@@ -117,7 +116,7 @@ fn files_that_are_not_believed() {
     refused("second link");
     fs::create_dir(&list).unwrap();
     refused("not a regular file");
-    // With nobody at the other end, an open that waits would wait for ever.
+    // Opening a FIFO without a writer would block for ever.
     mkfifo(&list, Mode::from_bits_truncate(0o600)).unwrap();
     refused("not a regular file");
     symlink("/dev/zero", &list).unwrap();
@@ -136,7 +135,7 @@ fn files_that_are_not_believed() {
 }
 
 #[test]
-fn sizes() {
+fn limit_of_file_size() {
     let (local, dir) = host("list: :include:@DIR@/list\n");
     let list = dir.path().join("list");
     let padded = |size: u64| format!("alice\n#{}", "x".repeat(size as usize - 7));
@@ -152,7 +151,7 @@ fn sizes() {
 }
 
 #[test]
-fn number_of_files() {
+fn limit_of_included_files() {
     for (n, fine) in [(16, true), (17, false), (500, false)] {
         let lists: Vec<String> = (0..n).map(|i| format!(":include:@DIR@/{i}")).collect();
         let (local, dir) = host(&format!("list: {}\n", lists.join(", ")));
@@ -164,7 +163,7 @@ fn number_of_files() {
 }
 
 #[test]
-fn reload_takes_the_new_or_keeps_the_old() {
+fn reload_keeps_the_old_aliases_on_failure() {
     let (local, dir) = host("x: alice\n");
     let file = dir.path().join("aliases");
     assert_eq!(rcpt(&local, "x").unwrap(), "alice");
@@ -179,7 +178,7 @@ fn reload_takes_the_new_or_keeps_the_old() {
     assert_eq!(rcpt(&local, "x").unwrap(), "bob");
     assert!(local.problems().iter().any(|p| p.what.contains("not a regular file")));
     fs::remove_file(&file).unwrap();
-    // The administrator's own file may be a link.
+    // The alias file itself may be a symbolic link.
     write(&dir.path().join("real"), "x: carol\n", 0o644);
     symlink(dir.path().join("real"), &file).unwrap();
     local.reload();
@@ -188,7 +187,7 @@ fn reload_takes_the_new_or_keeps_the_old() {
 }
 
 #[test]
-fn explain_shows_the_way() {
+fn explain_prints_the_expansion() {
     let (local, dir) = host(
         "bob: robert, list\nrobert: \\bob\nlist: :include:@DIR@/list, alice+x\n\
          far: me@example.com\nmixed: far, bob\npostmaster: mixed\ntypo: alcie\n",
@@ -234,7 +233,7 @@ bob@example.org
 }
 
 #[test]
-fn problems_are_found_once_and_have_a_cure() {
+fn each_problem_is_reported_once_with_a_fix() {
     let (local, dir) = host(
         "a: b\nb: c\nc: a\nd: c\n\
          typo: alcie\nvia: typo\n\

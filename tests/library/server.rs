@@ -1,4 +1,4 @@
-//! The server around the sessions: full, shared, failing, stopping.
+//! The acceptor and the pool of threads: full, shared among clients, failing, stopping.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,19 +9,20 @@ use std::time::{Duration, Instant};
 use mailslot::message::peer::Peer;
 use mailslot::net::listen::Accept;
 use mailslot::net::stream::Socket;
-
 use nix::errno::Errno;
 
-use crate::harness::library::{Client, Guests, House, LONG, stranger};
+use crate::harness::TIMEOUT;
+use crate::harness::client::Client;
+use crate::harness::library::{FakePeers, MailStore, remote_peer};
 
 #[test]
-fn a_full_server_says_421_at_once_and_serves_again() {
-    let house = House::new();
-    let mut settings = house.settings(2);
-    settings.session.timeout = Duration::from_secs(3000); // nobody idles, on a slow machine either
-    let running = house.run(settings);
+fn full_server_replies_421_at_once() {
+    let store = MailStore::new();
+    let mut settings = store.server_settings(2);
+    settings.session.timeout = Duration::from_secs(3000); // no session is idle
+    let running = store.run(settings);
     let mut busy: Vec<_> = (0..2).map(|_| running.connect()).collect();
-    busy.iter_mut().for_each(|client| drop(client.expect("220")));
+    busy.iter_mut().for_each(|client| drop(client.expect(220)));
     for _ in 0..20 {
         let began = Instant::now();
         let mut refused = running.connect();
@@ -29,46 +30,44 @@ fn a_full_server_says_421_at_once_and_serves_again() {
         refused.expect_end();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
-    assert_eq!(house.counters.sessions_rejected.value(), 20);
-    // Whoever has read a 221 finds the place free, each time.
+    assert_eq!(store.counters.sessions_rejected.value(), 20);
+    // A client that has read a 221 finds the slot free, each time.
     for _ in 0..200 {
-        busy[0].ask("QUIT", "221");
+        busy[0].command("QUIT", 221);
         busy[0] = running.connect();
-        busy[0].expect("220");
+        busy[0].expect(220);
     }
     // The others were not disturbed.
-    busy[1].ask("NOOP", "250");
+    busy[1].command("NOOP", 250);
 }
 
 #[test]
-fn a_full_server_gives_up_who_idles() {
-    let house = House::new();
-    let mut settings = house.settings(2);
-    settings.session.timeout = Duration::from_secs(3); // idle: after a tenth of a second
-    let running = house.run(settings);
-    let mut first = running.connect();
-    first.expect("220");
-    let mut second = running.connect();
-    second.expect("220");
-    let deadline = Instant::now() + LONG;
+fn full_server_evicts_an_idle_session() {
+    let store = MailStore::new();
+    let mut settings = store.server_settings(2);
+    settings.session.timeout = Duration::from_secs(3); // idle after a tenth of a second
+    let running = store.run(settings);
+    let mut first = running.greeted();
+    let _second = running.greeted();
+    let deadline = Instant::now() + TIMEOUT;
     let mut third = running.connect();
     while third.reply().starts_with("421 4.3.2") {
         assert!(Instant::now() < deadline);
         third = running.connect();
     }
-    third.ask("NOOP", "250");
+    third.command("NOOP", 250);
     first.expect("421 4.4.2 here.example ");
     first.expect_end();
 }
 
 #[test]
-fn one_client_gets_its_share_and_no_more() {
+fn limit_of_sessions_for_a_client() {
     let v6 = |text: &str| Peer::ip(SocketAddr::new(text.parse().unwrap(), 4000));
     let table = [
-        (stranger(1), "220"),
-        (stranger(1), "220"),
-        (stranger(1), "421 4.3.2"),
-        (stranger(2), "220"),
+        (remote_peer(1), "220"),
+        (remote_peer(1), "220"),
+        (remote_peer(1), "421 4.3.2"),
+        (remote_peer(2), "220"),
         (v6("::ffff:192.0.2.2"), "220"),
         (v6("::ffff:192.0.2.2"), "421 4.3.2"), // it is 192.0.2.2
         (v6("2001:db8::1"), "220"),
@@ -78,22 +77,22 @@ fn one_client_gets_its_share_and_no_more() {
         (v6("::1"), "220"),
         (v6("127.0.0.1"), "220"),
         (v6("127.0.0.1"), "220"),
-        (v6("::ffff:127.0.0.1"), "220"), // the third, if it counted
+        (v6("::ffff:127.0.0.1"), "220"), // would be the third if it counted
         (v6("127.0.0.2"), "220"),
         (v6("::ffff:127.0.0.2"), "220"),
-        (v6("127.0.0.2"), "421 4.3.2"), // the host's, but somebody in particular
+        (v6("127.0.0.2"), "421 4.3.2"), // an address of this host, but a particular client
         (Peer::Unix, "220"),
-        (stranger(1), "220"), // one of his has gone by then
+        (remote_peer(1), "220"), // one of its sessions has ended by then
     ];
-    let house = House::new();
-    let mut settings = house.settings(32);
+    let store = MailStore::new();
+    let mut settings = store.server_settings(32);
     settings.per_client = 2;
-    let (guests, address) = Guests::new(table.iter().map(|(peer, _)| *peer).collect());
-    let running = house.run_on(settings, vec![guests], address);
+    let (peers, address) = FakePeers::new(table.iter().map(|(peer, _)| *peer).collect());
+    let running = store.run_on(settings, vec![peers], address);
     let mut clients: Vec<Client<TcpStream>> = Vec::new();
     for (i, (peer, code)) in table.iter().enumerate() {
         if i + 1 == table.len() {
-            clients[0].ask("QUIT", "221");
+            clients[0].command("QUIT", 221);
         }
         let mut client = running.connect();
         let reply = client.reply();
@@ -103,37 +102,32 @@ fn one_client_gets_its_share_and_no_more() {
 }
 
 #[test]
-fn a_small_pool_is_never_one_clients_alone() {
-    let house = House::new();
-    let mut peers = vec![stranger(1); 64];
-    peers.push(stranger(2));
-    let (guests, address) = Guests::new(peers);
-    let running = house.run_on(house.settings(8), vec![guests], address);
+fn one_client_cannot_fill_a_small_pool() {
+    let store = MailStore::new();
+    let mut peers = vec![remote_peer(1); 64];
+    peers.push(remote_peer(2));
+    let (peers, address) = FakePeers::new(peers);
+    let running = store.run_on(store.server_settings(8), vec![peers], address);
     let mut clients: Vec<_> = (0..64).map(|_| running.connect()).collect();
-    let served = clients.iter_mut().filter(|client| {
-        // 220 or 421, told apart without waiting for either.
-        let mut first = [0; 3];
-        client.socket.peek(&mut first).unwrap();
-        &first == b"220"
-    });
-    assert_eq!(served.count(), 4);
-    running.connect().expect("220");
+    let codes = clients.iter_mut().map(|client| client.reply().code);
+    assert_eq!(codes.filter(|code| *code == 220).count(), 4);
+    running.connect().expect(220);
 }
 
-/// Fails as often as it is told before it works.
-struct Failing {
+/// A listener that fails with these errors before it works.
+struct FailingListener {
     listener: TcpListener,
     errors: Vec<Errno>,
     calls: AtomicUsize,
 }
 
-impl AsFd for Failing {
+impl AsFd for FailingListener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
     }
 }
 
-impl Accept for Failing {
+impl Accept for FailingListener {
     fn accept(&self) -> io::Result<(Socket, Peer)> {
         if let Some(error) = self.errors.get(self.calls.fetch_add(1, Ordering::SeqCst)) {
             return Err((*error).into());
@@ -143,105 +137,104 @@ impl Accept for Failing {
     }
 }
 
-fn failing(errors: &[Errno]) -> (Failing, SocketAddr) {
+fn failing_listener(errors: &[Errno]) -> (FailingListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let address = listener.local_addr().unwrap();
-    (Failing { listener, errors: errors.to_vec(), calls: AtomicUsize::new(0) }, address)
+    (FailingListener { listener, errors: errors.to_vec(), calls: AtomicUsize::new(0) }, address)
 }
 
 #[test]
-fn a_failing_accept_pauses_and_goes_on() {
+fn failing_accept_is_retried() {
     use Errno::{ECONNABORTED, EINTR, ENOBUFS, ENOMEM, EPROTO};
-    let house = House::new();
-    let (listener, address) = failing(&[ECONNABORTED, EPROTO, ENOBUFS, ENOMEM, EINTR, ENOBUFS]);
-    let running = house.run_on(house.settings(4), vec![listener], address);
+    let store = MailStore::new();
+    let (listener, address) =
+        failing_listener(&[ECONNABORTED, EPROTO, ENOBUFS, ENOMEM, EINTR, ENOBUFS]);
+    let running = store.run_on(store.server_settings(4), vec![listener], address);
     let mut clients: Vec<_> = (0..3).map(|_| running.connect()).collect();
-    clients.iter_mut().for_each(|client| drop(client.expect("220")));
+    clients.iter_mut().for_each(|client| drop(client.expect(220)));
 }
 
 #[test]
-fn without_descriptors_a_client_hears_421() {
-    let house = House::new();
-    // The first client meets EMFILE, and then the descriptor in reserve; the second no error.
-    let (listener, address) = failing(&[Errno::EMFILE]);
-    let running = house.run_on(house.settings(4), vec![listener], address);
+fn no_descriptors_is_421() {
+    let store = MailStore::new();
+    // Accepting the first client fails with EMFILE, and then uses the reserve descriptor. Accepting
+    // the second one succeeds.
+    let (listener, address) = failing_listener(&[Errno::EMFILE]);
+    let running = store.run_on(store.server_settings(4), vec![listener], address);
     let mut refused = running.connect();
     refused.expect("421 4.3.2 ");
     refused.expect_end();
-    running.connect().expect("220");
+    running.connect().expect(220);
 }
 
 #[test]
-fn a_panic_ends_its_session_and_no_other() {
-    let house = House::new();
-    let running = house.run(house.settings(2));
-    let mut other = running.connect();
-    other.expect("220");
+fn panic_ends_only_its_session() {
+    let store = MailStore::new();
+    let running = store.run(store.server_settings(2));
+    let mut other = running.greeted();
     // More panics than threads.
     for _ in 0..6 {
-        let mut client = running.connect();
-        client.expect("220");
-        client.ask("EHLO c", "250");
-        client.ask("MAIL FROM:<>", "250");
-        client.ask("RCPT TO:<panic@here.example>", "421 4.3.0 here.example ");
+        let mut client = running.greeted();
+        client.command("EHLO c", 250);
+        client.command("MAIL FROM:<>", 250);
+        client.command("RCPT TO:<panic@here.example>", "421 4.3.0 here.example ");
         client.expect_end();
     }
-    assert_eq!(house.counters.sessions_panicked.value(), 6);
-    other.ask("NOOP", "250");
-    let mut client = running.connect();
-    client.up_to_data("smith");
-    client.ask("hello\r\n.", "250");
+    assert_eq!(store.counters.sessions_panicked.value(), 6);
+    other.command("NOOP", 250);
+    let mut client = running.greeted();
+    client.begin_data("smith");
+    client.command("hello\r\n.", 250);
 }
 
 #[test]
-fn a_stop_ends_idle_sessions_and_finishes_messages() {
-    let house = House::new();
-    let running = house.run(house.settings(4));
-    let mut idle = running.connect();
-    idle.expect("220");
-    let mut in_data = running.connect();
-    in_data.up_to_data("smith");
+fn stop_ends_idle_sessions_and_finishes_messages() {
+    let store = MailStore::new();
+    let running = store.run(store.server_settings(4));
+    let mut idle = running.greeted();
+    let mut in_data = running.greeted();
+    in_data.begin_data("smith");
     in_data.send("half of");
     let began = Instant::now();
     running.handle.stop();
     idle.expect("421 4.3.2 here.example ");
     idle.expect_end();
-    in_data.ask(" it\r\n.", "250");
-    in_data.ask("NOOP", "421 4.3.2 here.example ");
+    in_data.command(" it\r\n.", 250);
+    in_data.command("NOOP", "421 4.3.2 here.example ");
     in_data.expect_end();
     let address = running.address;
     running.join();
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
-    assert!(house.mailbox("smith").contains("\nhalf of it\n"));
+    assert!(store.mailbox("smith").contains("\nhalf of it\n"));
     assert!(TcpStream::connect(address).is_err());
 }
 
 #[test]
-fn a_stop_does_not_wait_for_ever() {
-    let house = House::new();
-    let mut settings = house.settings(4);
+fn stop_has_a_time_limit() {
+    let store = MailStore::new();
+    let mut settings = store.server_settings(4);
     settings.grace = Duration::from_millis(200);
-    let running = house.run(settings);
-    let mut in_data = running.connect();
-    in_data.up_to_data("smith");
+    let running = store.run(settings);
+    let mut in_data = running.greeted();
+    in_data.begin_data("smith");
     in_data.send("never to end");
     running.handle.stop();
     running.join();
     assert!(!in_data.reply().starts_with("250"));
-    assert_eq!(house.count("smith"), 0);
+    assert_eq!(store.count("smith"), 0);
 }
 
 #[test]
-fn a_stop_reaches_who_is_served_alone() {
-    let house = House::new();
+fn stop_ends_a_single_session() {
+    let store = MailStore::new();
     let (client, server) = std::os::unix::net::UnixStream::pair().unwrap();
-    let alone = house.server(house.settings(1));
+    let alone = store.server(store.server_settings(1));
     let handle = alone.handle();
     let mut client = Client::new(client);
     std::thread::scope(|scope| {
         let served = scope.spawn(|| alone.serve_one(Socket::Unix(server), Peer::Unix).unwrap());
-        client.expect("220");
+        client.expect(220);
         handle.stop();
         client.expect("421 4.3.2");
         assert_eq!(served.join().unwrap().unwrap().exit_status(), 75);

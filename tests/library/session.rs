@@ -1,9 +1,9 @@
-//! One session over every kind of wire: cut at each octet, in packets of one octet, pipelined,
-//! slow, deaf, half-closed, over pipes.
+//! One session over every kind of stream: cut at each byte, in packets of one byte, pipelined,
+//! slow, not reading, half-closed, over pipes.
 
-use crate::harness::library;
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use mailslot::net::stream::{Disconnect, Socket, Stream};
 use mailslot::session::{SessionContext, SessionEnd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
+use crate::harness::TIMEOUT;
+use crate::harness::client::{Client, codes};
+use crate::harness::library::{MailStore, remote_peer, run_session};
 
 const DIALOGUE: &[u8] = b"EHLO client.example\r\n\
     MAIL FROM:<jones@client.example>\r\n\
@@ -23,76 +25,77 @@ const DIALOGUE: &[u8] = b"EHLO client.example\r\n\
     Subject: hello\r\n\r\n..dot\r\nFrom here\r\n.\r\n\
     QUIT\r\n";
 
-/// The dialogue up to the middle of its mail data.
+/// Returns the dialogue up to the middle of its mail data.
 fn into_data() -> &'static [u8] {
     let colon = DIALOGUE.windows(2).position(|w| w == b": ").unwrap();
     &DIALOGUE[..colon]
 }
 
 #[test]
-fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_dot_came() {
-    let house = House::new();
-    let office = house.office(house.session());
-    let (_, whole) = converse(&office, Peer::Unix, DIALOGUE);
+fn connection_lost_at_each_byte_delivers_only_after_the_dot() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
+    let (_, whole) = run_session(&sessions, Peer::Unix, DIALOGUE);
     let whole = codes(&whole);
     assert_eq!(whole, ["220", "250", "250", "250", "354", "250", "221"]);
     let dot = DIALOGUE.windows(5).position(|w| w == b"\r\n.\r\n").unwrap() + 5;
     for length in 0..=DIALOGUE.len() {
-        let before = house.count("smith");
-        let (end, replies) = converse(&office, Peer::Unix, &DIALOGUE[..length]);
+        let before = store.count("smith");
+        let (end, replies) = run_session(&sessions, Peer::Unix, &DIALOGUE[..length]);
         let replies = codes(&replies);
         assert_eq!(replies, whole[..replies.len()], "after {length}");
-        let arrived = house.count("smith") - before;
+        let arrived = store.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= dot), "after {length}");
         match length == DIALOGUE.len() {
             true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
             false => assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Closed)), "{end}"),
         }
     }
-    assert!(house.mailbox("smith").contains("\n.dot\n>From here\n"));
+    assert!(store.mailbox("smith").contains("\n.dot\n>From here\n"));
 }
 
 #[test]
-fn packets_of_one_octet_give_the_same() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn packets_of_one_byte() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let (client, server) = UnixStream::pair().unwrap();
-    let mut stream = Stream::new(Socket::Unix(server), Peer::Unix, LONG, LONG).unwrap();
+    let mut stream = Stream::new(Socket::Unix(server), Peer::Unix, TIMEOUT, TIMEOUT).unwrap();
     let handle = stream.handle();
     let mut client = Client::new(client);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            office.serve(&mut stream);
+            sessions.serve(&mut stream);
             stream.close(false);
         });
         let mut waited = None;
-        for octet in DIALOGUE {
-            // Once it waits anew, the octet before is read.
+        for byte in DIALOGUE {
+            // When the session waits again, it has read the byte before.
             while handle.waiting_since() <= waited {
                 std::thread::yield_now();
             }
             waited = handle.waiting_since();
-            client.socket.write_all(&[*octet]).unwrap();
+            client.send([*byte]);
         }
         for code in ["220", "250", "250", "250", "354", "250", "221"] {
             client.expect(code);
         }
         client.expect_end();
     });
-    assert!(house.mailbox("smith").contains("\n.dot\n>From here\n"));
+    assert!(store.mailbox("smith").contains("\n.dot\n>From here\n"));
 }
 
-/// The codes of the replies to `sent`, write by write: over a socket that keeps their bounds.
+/// Returns the codes of the replies to `sent`, one list for each write. The socket keeps the bounds
+/// of writes.
 fn writes(sent: &[u8], lmtp: bool) -> Vec<Vec<String>> {
-    let house = House::new();
-    let office = house.office(house.session());
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let (client, server) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::empty()).unwrap();
     let mut client = File::from(client);
     client.write_all(sent).unwrap();
     let server = Socket::Unix(UnixStream::from(server));
-    let mut stream = Stream::new(server, Peer::Unix, LONG, LONG).unwrap();
-    let end = office.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
+    let mut stream = Stream::new(server, Peer::Unix, TIMEOUT, TIMEOUT).unwrap();
+    let end = sessions.serve_as(Service { lmtp, ..Service::default() }, &mut stream);
     stream.close(end.lingers());
     let mut records = Vec::new();
     let mut buffer = [0; 4096];
@@ -103,12 +106,12 @@ fn writes(sent: &[u8], lmtp: bool) -> Vec<Vec<String>> {
     records
 }
 
-/// A group of commands is answered by one segment; what must not wait (RFC 2920 3.2) does not.
+/// A group of commands is answered by one write. Replies that must not wait (RFC 2920 3.2) do not.
 #[test]
-fn a_pipelined_group_is_answered_in_one_write() {
+fn pipelined_group_is_answered_in_one_write() {
     let expected = [&["220"][..], &["250"], &["250", "250", "354"], &["250", "221"]];
     assert_eq!(writes(DIALOGUE, false), expected);
-    // With CHUNKING, a whole transaction in one segment, and another behind a refused recipient.
+    // With CHUNKING, a whole transaction in one group, and another one after a refused recipient.
     let chunks = "BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n";
     let transactions = format!(
         "RSET\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\n{chunks}\
@@ -119,7 +122,7 @@ fn a_pipelined_group_is_answered_in_one_write() {
     let ends = [&[&group[..], &["250"]].concat()[..], &["500"], &["250"], &["221"]];
     let expected = [&[&["220"][..], &["250"]], &ends[..]].concat();
     assert_eq!(writes(sent.as_bytes(), false), expected);
-    // By LMTP too; only that a reply does not wait for one that is not known yet.
+    // The same by LMTP, but a reply does not wait for one that is not known yet.
     let sent = "LHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<a@x>\r\nRCPT TO:<b@x>\r\nDATA\r\n.\r\nQUIT\r\n";
     let records = writes(sent.as_bytes(), true);
     assert_eq!(records[..3], [&["220"][..], &["250"], &["250", "250", "250", "354"]]);
@@ -127,173 +130,175 @@ fn a_pipelined_group_is_answered_in_one_write() {
 }
 
 #[test]
-fn an_over_long_line_is_one_error_and_nothing_of_it_is_a_command() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn overlong_line_is_one_error() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     for length in [2045, 2046, 2047, 2048, 16383, 16384, 16385, 100_000] {
-        // The line must not be taken apart where a buffer ends.
+        // The line must not be split where a buffer ends.
         let mut line = b"NOOP ".to_vec();
         line.extend(b"QUIT ".iter().cycle().take(length - line.len()));
         line.extend_from_slice(b"\r\nNOOP\r\n\rNOOP\r\nQUIT\r\n");
-        let (_, replies) = converse(&office, Peer::Unix, &line);
+        let (_, replies) = run_session(&sessions, Peer::Unix, &line);
         let first = if length + 2 <= 2048 { "250" } else { "500" };
         assert_eq!(codes(&replies), ["220", first, "250", "500", "221"], "{length}");
     }
 }
 
 #[test]
-fn half_closed_after_the_dot_or_quit_is_answered() {
-    let house = House::new();
-    let running = house.run(house.settings(2));
+fn half_closed_connection_is_answered() {
+    let store = MailStore::new();
+    let running = store.run(store.server_settings(2));
     for (rest, codes) in [("\r\n.\r\n", &["250"][..]), ("\r\n.\r\nQUIT\r\n", &["250", "221"])] {
-        let mut client = running.connect();
-        client.up_to_data("smith");
+        let mut client = running.greeted();
+        client.begin_data("smith");
         client.send("hello");
         client.send(rest);
-        library::Wire::close_write(&client.socket);
+        client.stream().shutdown(Shutdown::Write).unwrap();
         for code in codes {
-            client.expect(code);
+            client.expect(*code);
         }
         client.expect_end();
     }
-    assert_eq!(house.count("smith"), 2);
+    assert_eq!(store.count("smith"), 2);
 }
 
-/// Serves a client that `types` in its own thread; how the session ended, and after how long.
+/// Serves a client that runs in its own thread. Returns how the session ended, and after which
+/// time.
 fn serve_while(
-    office: &SessionContext,
+    sessions: &SessionContext,
     timeout: Duration,
     session_timeout: Duration,
-    types: impl FnOnce(UnixStream) + Send,
+    client_thread: impl FnOnce(UnixStream) + Send,
 ) -> (SessionEnd, Duration) {
     let (client, server) = UnixStream::pair().unwrap();
     let began = Instant::now();
     let mut stream =
-        Stream::new(Socket::Unix(server), stranger(1), timeout, session_timeout).unwrap();
+        Stream::new(Socket::Unix(server), remote_peer(1), timeout, session_timeout).unwrap();
     std::thread::scope(|scope| {
-        scope.spawn(|| types(client));
-        let end = office.serve(&mut stream);
+        scope.spawn(|| client_thread(client));
+        let end = sessions.serve(&mut stream);
         let took = began.elapsed();
         stream.close(false);
         (end, took)
     })
 }
 
-/// Sends `octet` every few milliseconds until the other side has enough.
-fn dribble(client: &mut UnixStream, octet: &[u8]) {
-    while client.write_all(octet).is_ok() {
-        std::thread::sleep(Duration::from_millis(5)); // the slowness itself
+/// Sends bytes every few milliseconds until the other side closes.
+fn send_slowly(client: &mut UnixStream, byte: &[u8]) {
+    while client.write_all(byte).is_ok() {
+        std::thread::sleep(Duration::from_millis(5)); // the client is slow
     }
 }
 
 #[test]
-fn a_command_must_be_complete_in_time_however_it_dribbles() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn command_timeout_counts_from_its_first_byte() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let timeout = Duration::from_millis(300);
-    let (end, took) = serve_while(&office, timeout, LONG, |mut client| dribble(&mut client, b"N"));
+    let (end, took) =
+        serve_while(&sessions, timeout, TIMEOUT, |mut client| send_slowly(&mut client, b"N"));
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
-    assert!(took >= timeout && took < LONG, "{took:?}");
-    // And silence, before and within mail data.
+    assert!(took >= timeout && took < TIMEOUT, "{took:?}");
+    // The same for silence, before and within mail data.
     for (said, limit) in [(&b""[..], timeout), (into_data(), timeout * 3 / 5)] {
-        let (end, took) = serve_while(&office, timeout, LONG, |mut client| {
+        let (end, took) = serve_while(&sessions, timeout, TIMEOUT, |mut client| {
             client.write_all(said).unwrap();
             let mut replies = String::new();
             client.read_to_string(&mut replies).unwrap();
             assert!(replies.ends_with("no input for too long\r\n"), "{replies}");
         });
         assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
-        assert!(took >= limit && took < LONG, "{took:?}");
+        assert!(took >= limit && took < TIMEOUT, "{took:?}");
     }
 }
 
 #[test]
-fn mail_data_must_keep_its_pace() {
-    let house = House::new();
-    let office = house.office(house.session());
-    let (end, took) = serve_while(&office, Duration::from_secs(2), LONG, |mut client| {
+fn slow_mail_data_ends_the_session() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
+    let (end, took) = serve_while(&sessions, Duration::from_secs(2), TIMEOUT, |mut client| {
         client.write_all(into_data()).unwrap();
         while client.write_all(b"x").is_ok() {
-            std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
+            std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
-    assert!(took >= Duration::from_millis(400) && took < LONG, "{took:?}");
-    assert_eq!(house.count("smith"), 0);
+    assert!(took >= Duration::from_millis(400) && took < TIMEOUT, "{took:?}");
+    assert_eq!(store.count("smith"), 0);
 }
 
-/// Half an hour's worth of octets in one burst is worth no more than a pause.
+/// A burst of bytes that is worth half an hour at the minimum rate earns no more than a pause.
 #[test]
-fn a_burst_of_mail_data_buys_no_time() {
-    let house = House::new();
-    let office = house.office(house.session());
-    let (end, took) = serve_while(&office, Duration::from_secs(1), LONG, |mut client| {
+fn burst_of_mail_data_earns_no_credit() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
+    let (end, took) = serve_while(&sessions, Duration::from_secs(1), TIMEOUT, |mut client| {
         client.write_all(into_data()).unwrap();
         client.write_all(&b"0123456789abcdef\r\n".repeat(10_000)).unwrap();
         while client.write_all(b"x").is_ok() {
-            std::thread::sleep(Duration::from_millis(50)); // 20 octets a second
+            std::thread::sleep(Duration::from_millis(50)); // 20 bytes a second
         }
     });
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TooSlow)), "{end}");
-    assert!(took < LONG, "{took:?}");
+    assert!(took < TIMEOUT, "{took:?}");
 }
 
 #[test]
-fn who_talks_first_is_seen_and_served_all_the_same() {
-    let house = House::new();
+fn client_that_speaks_before_the_greeting_is_served() {
+    let store = MailStore::new();
     let (mut client, server) = UnixStream::pair().unwrap();
-    let mut stream = Stream::new(Socket::Unix(server), stranger(1), LONG, LONG).unwrap();
+    let mut stream = Stream::new(Socket::Unix(server), remote_peer(1), TIMEOUT, TIMEOUT).unwrap();
     assert!(!stream.spoke_before_banner());
     client.write_all(DIALOGUE).unwrap();
     assert!(stream.spoke_before_banner());
-    let end = house.office(house.session()).serve(&mut stream);
+    let end = store.sessions(store.session_settings()).serve(&mut stream);
     assert!(matches!(end, SessionEnd::Quit), "{end}");
     stream.close(false);
-    assert_eq!(house.count("smith"), 1);
+    assert_eq!(store.count("smith"), 1);
 }
 
-/// What is no SMTP has no line's end to wait for.
+/// A TLS record has no line end that the server could wait for.
 #[test]
-fn a_handshake_of_tls_in_clear_text_is_answered_at_once() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn unexpected_tls_handshake_is_answered_at_once() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let mut replies = String::new();
-    let (end, took) = serve_while(&office, LONG, LONG, |mut client| {
+    let (end, took) = serve_while(&sessions, TIMEOUT, TIMEOUT, |mut client| {
         client.write_all(b"\x16\x03\x01\x02\0\x01").unwrap();
         client.read_to_string(&mut replies).unwrap();
     });
     assert!(matches!(end, SessionEnd::Errors(_)), "{end}");
     assert_eq!(codes(&replies), ["220", "421"]);
-    assert!(took < LONG, "{took:?}");
+    assert!(took < TIMEOUT, "{took:?}");
 }
 
 #[test]
-fn a_session_has_an_end() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn session_timeout() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let limit = Duration::from_millis(300);
-    let (end, took) = serve_while(&office, LONG, limit, |mut client| {
+    let (end, took) = serve_while(&sessions, TIMEOUT, limit, |mut client| {
         while client.write_all(b"NOOP\r\n").is_ok() {
             let _ = client.read(&mut [0; 4096]);
         }
     });
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::Deadline)), "{end}");
-    assert!(took >= limit && took < LONG, "{took:?}");
+    assert!(took >= limit && took < TIMEOUT, "{took:?}");
 }
 
 #[test]
-fn a_client_that_never_reads_is_given_up() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn client_that_never_reads_is_disconnected() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let timeout = Duration::from_millis(300);
-    let (end, took) = serve_while(&office, timeout, LONG, |mut client| {
+    let (end, took) = serve_while(&sessions, timeout, TIMEOUT, |mut client| {
         while client.write_all(b"NOOP\r\n".repeat(1000).as_slice()).is_ok() {}
     });
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::NotReading)), "{end}");
-    assert!(took >= timeout && took < LONG, "{took:?}");
+    assert!(took >= timeout && took < TIMEOUT, "{took:?}");
 }
 
-/// A socket's two ends as two pipes.
+/// Creates a socket that consists of two pipes. Returns it, and the client's ends.
 fn pipes() -> (Socket, std::io::PipeWriter, std::io::PipeReader) {
     let (input, client_writes) = std::io::pipe().unwrap();
     let (client_reads, output) = std::io::pipe().unwrap();
@@ -303,54 +308,56 @@ fn pipes() -> (Socket, std::io::PipeWriter, std::io::PipeReader) {
 }
 
 #[test]
-fn a_pipe_is_served_as_well() {
-    let house = House::new();
+fn session_over_pipes() {
+    let store = MailStore::new();
     let (socket, mut client_writes, mut client_reads) = pipes();
     client_writes.write_all(DIALOGUE).unwrap();
-    let end = house.server(house.settings(1)).serve_one(socket, Peer::Pipe).unwrap().unwrap();
+    let end =
+        store.server(store.server_settings(1)).serve_one(socket, Peer::Pipe).unwrap().unwrap();
     assert_eq!(end.exit_status(), 0, "{end}");
     let mut replies = String::new();
     client_reads.read_to_string(&mut replies).unwrap();
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "354", "250", "221"]);
-    assert_eq!(house.count("smith"), 1);
-    assert!(house.mailbox("smith").contains("(unknown)"), "{}", house.mailbox("smith"));
+    assert_eq!(store.count("smith"), 1);
+    assert!(store.mailbox("smith").contains("(unknown)"), "{}", store.mailbox("smith"));
 }
 
-/// The client goes away before it reads the answer to its dot (RFC 1047): the message is there.
+/// The client leaves before it reads the reply to its final dot (RFC 1047). The message is
+/// delivered.
 #[test]
-fn a_pipe_that_nobody_reads_any_more_keeps_what_was_ended_by_its_dot() {
-    let house = House::new();
+fn closed_output_pipe_keeps_the_message() {
+    let store = MailStore::new();
     for (stored, greeted, text, status) in [
         (0, false, DIALOGUE, 74),
         (1, true, DIALOGUE, 0),
         (2, true, DIALOGUE.strip_suffix(b"QUIT\r\n").unwrap(), 74),
     ] {
         let (socket, mut client_writes, client_reads) = pipes();
-        // Who is not greeted is gone before the server begins.
+        // A client that is not greeted has left before the server begins.
         let client_reads = greeted.then_some(client_reads);
-        let server = house.server(house.settings(1));
+        let server = store.server(store.server_settings(1));
         let end = std::thread::scope(|scope| {
             let served = scope.spawn(|| server.serve_one(socket, Peer::Pipe).unwrap().unwrap());
             if let Some(mut client_reads) = client_reads {
                 client_reads.read_exact(&mut [0; 20]).unwrap();
             }
-            // Without a greeting nobody may be there to write to, either.
+            // Without a greeting the server may have ended.
             let _ = client_writes.write_all(text);
             drop(client_writes);
             served.join().unwrap()
         });
         assert_eq!(end.exit_status(), status, "{end}");
-        assert_eq!(house.count("smith"), stored);
+        assert_eq!(store.count("smith"), stored);
     }
 }
 
 #[test]
-fn a_silent_pipe_has_its_time_out() {
-    let house = House::new();
+fn silent_pipe_times_out() {
+    let store = MailStore::new();
     let (socket, _client_writes, mut client_reads) = pipes();
-    let mut settings = house.settings(1);
+    let mut settings = store.server_settings(1);
     settings.session.timeout = Duration::from_millis(200);
-    let end = house.server(settings).serve_one(socket, Peer::Pipe).unwrap().unwrap();
+    let end = store.server(settings).serve_one(socket, Peer::Pipe).unwrap().unwrap();
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     let mut replies = String::new();
     client_reads.read_to_string(&mut replies).unwrap();
@@ -358,49 +365,49 @@ fn a_silent_pipe_has_its_time_out() {
 }
 
 #[test]
-fn what_is_told_depends_on_who_asks() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn vrfy_expn_and_forward_replies_are_for_local_clients() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let asks = b"HELO c\r\nVRFY smith\r\nEXPN list\r\nHELP\r\nMAIL FROM:<>\r\n\
         RCPT TO:<moved@here.example>\r\nRCPT TO:<nobody@here.example>\r\nQUIT\r\n";
-    let (_, local) = converse(&office, Peer::Unix, asks);
+    let (_, local) = run_session(&sessions, Peer::Unix, asks);
     let expected = ["220", "250", "250", "250", "211", "250", "551", "550", "221"];
     assert_eq!(codes(&local), expected, "{local}");
     for line in [
-        "250 2.1.5 Somebody <smith@here.example>\r\n",
-        "250-2.1.5 Somebody <list@here.example>\r\n250 2.1.5 Somebody <second@here.example>\r\n",
+        "250 2.1.5 Test User <smith@here.example>\r\n",
+        "250-2.1.5 Test User <list@here.example>\r\n250 2.1.5 Test User <second@here.example>\r\n",
         "211-2.0.0 sessions 1\r\n",
         "551 5.1.6 User not local; please try <new@elsewhere.example>\r\n",
     ] {
         assert!(local.contains(line), "{line} in {local}");
     }
-    let (_, remote) = converse(&office, stranger(1), asks);
+    let (_, remote) = run_session(&sessions, remote_peer(1), asks);
     let expected = ["220", "250", "252", "252", "214", "250", "550", "550", "221"];
     assert_eq!(codes(&remote), expected, "{remote}");
 }
 
 #[test]
-fn a_mailbox_named_twice_gets_one_copy() {
-    let house = House::new();
-    let office = house.office(house.session());
-    let (_, replies) = converse(
-        &office,
+fn duplicate_recipient_gets_one_copy() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
+    let (_, replies) = run_session(
+        &sessions,
         Peer::Unix,
         b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<smith@a.example>\r\nRCPT TO:<smith@b.example>\r\n\
           DATA\r\n\r\nhello\r\n.\r\nQUIT\r\n",
     );
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "250", "354", "250", "221"]);
-    assert_eq!(house.count("smith"), 1);
-    // Two recipients: neither is named to the other.
-    assert!(!house.mailbox("smith").contains("\n\tfor "));
+    assert_eq!(store.count("smith"), 1);
+    // With two recipients, neither is named to the other.
+    assert!(!store.mailbox("smith").contains("\n\tfor "));
 }
 
 #[test]
-fn what_cannot_be_delivered_is_refused_after_its_true_end() {
-    let house = House::new();
-    let mut settings = house.session();
+fn invalid_mail_data_is_refused_at_its_end() {
+    let store = MailStore::new();
+    let mut settings = store.session_settings();
     settings.size_max = 2000;
-    let office = house.office(settings);
+    let sessions = store.sessions(settings);
     let hops = "Received: x\r\n".repeat(101);
     for (data, reply) in [
         ("a\nb\r\n", "554 5.6.0"),
@@ -411,11 +418,11 @@ fn what_cannot_be_delivered_is_refused_after_its_true_end() {
         let input = format!(
             "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<smith@x>\r\nDATA\r\n{data}.\r\nNOOP\r\nQUIT\r\n"
         );
-        let (_, replies) = converse(&office, Peer::Unix, input.as_bytes());
+        let (_, replies) = run_session(&sessions, Peer::Unix, input.as_bytes());
         let expected = ["220", "250", "250", "250", "354", &reply[..3], "250", "221"];
         assert_eq!(codes(&replies), expected, "{replies}");
         assert!(replies.contains(reply), "{replies}");
-        assert_eq!(house.count("smith"), 0);
+        assert_eq!(store.count("smith"), 0);
     }
-    assert_eq!(house.counters.messages_rejected.value(), 4);
+    assert_eq!(store.counters.messages_rejected.value(), 4);
 }

@@ -1,15 +1,16 @@
-//! BDAT through a session: what comes in chunks is stored as what comes by DATA, a message that is
-//! not whole is not stored at all, and nothing of a chunk is ever taken for a command.
+//! BDAT in a session: a message in chunks is stored like one that comes by DATA, an incomplete one
+//! is not stored, and no part of a chunk is taken for a command.
 
 use mailslot::message::peer::Peer;
 use mailslot::net::stream::Disconnect;
 use mailslot::session::SessionEnd;
 
-use crate::harness::library::{House, codes, converse, stranger};
+use crate::harness::client::codes;
+use crate::harness::library::{MailStore, remote_peer, run_session};
 
 const MESSAGE: &str = "Status: RO\r\nSubject: dots\r\n\r\n.\r\n..\r\nFrom here\r\nQUIT\r\nend.\r\n";
 
-/// A session that sends one message, in chunks that end where `ends` says.
+/// Returns the input of a session that sends one message, in chunks that end at `ends`.
 fn in_chunks(to: &str, message: &str, ends: &[usize]) -> String {
     let mut text = greeted(to);
     let mut begin = 0;
@@ -24,23 +25,23 @@ fn greeted(to: &str) -> String {
     format!("EHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<{to}@here.example>\r\n")
 }
 
-/// What a mailbox holds of its one message, without what differs from message to message.
-fn stored(house: &House, user: &str) -> String {
-    assert_eq!(house.count(user), 1, "{user}");
-    let mailbox = house.mailbox(user);
-    let (_, behind) = mailbox.split_once("\n\tfor ").unwrap();
-    behind.split_once('\n').unwrap().1.to_owned()
+/// Returns the one message of a mailbox, without the parts that differ between messages.
+fn stored(store: &MailStore, user: &str) -> String {
+    assert_eq!(store.count(user), 1, "{user}");
+    let mailbox = store.mailbox(user);
+    let (_, after) = mailbox.split_once("\n\tfor ").unwrap();
+    after.split_once('\n').unwrap().1.to_owned()
 }
 
 #[test]
-fn every_chunking_is_stored_as_data_is() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn chunks_are_stored_like_data() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let stuffed = MESSAGE.replace("\r\n.", "\r\n..");
     let data = format!("{}DATA\r\n{stuffed}.\r\nQUIT\r\n", greeted("data"));
-    let (_, replies) = converse(&office, Peer::Unix, data.as_bytes());
+    let (_, replies) = run_session(&sessions, Peer::Unix, data.as_bytes());
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "354", "250", "221"]);
-    let expected = stored(&house, "data");
+    let expected = stored(&store, "data");
     assert_eq!(expected, "Subject: dots\n\n.\n..\n>From here\nQUIT\nend.\n\n");
 
     for first in 0..=MESSAGE.len() {
@@ -49,26 +50,26 @@ fn every_chunking_is_stored_as_data_is() {
             let user = format!("{name}-{first}");
             let ends = ends.map(|end| end.min(message.len()));
             let text = in_chunks(&user, message, &ends);
-            let (end, replies) = converse(&office, Peer::Unix, text.as_bytes());
+            let (end, replies) = run_session(&sessions, Peer::Unix, text.as_bytes());
             let expected = ["220", "250", "250", "250", "250", "250", "250", "250", "221"];
             assert_eq!(codes(&replies), expected, "{first}: {replies}");
             assert!(matches!(end, SessionEnd::Quit), "{end}");
         }
-        assert_eq!(stored(&house, &format!("whole-{first}")), expected, "{first}");
-        assert_eq!(stored(&house, &format!("cut-{first}")), expected, "{first}");
+        assert_eq!(stored(&store, &format!("whole-{first}")), expected, "{first}");
+        assert_eq!(stored(&store, &format!("cut-{first}")), expected, "{first}");
     }
 }
 
 #[test]
-fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn connection_lost_at_each_byte_delivers_only_a_complete_message() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let text = in_chunks("smith", MESSAGE, &[10, 10, 30]);
     let whole = text.len() - "QUIT\r\n".len();
     for length in 0..=text.len() {
-        let before = house.count("smith");
-        let (end, _) = converse(&office, Peer::Unix, &text.as_bytes()[..length]);
-        let arrived = house.count("smith") - before;
+        let before = store.count("smith");
+        let (end, _) = run_session(&sessions, Peer::Unix, &text.as_bytes()[..length]);
+        let arrived = store.count("smith") - before;
         assert_eq!(arrived, usize::from(length >= whole), "after {length}");
         match length == text.len() {
             true => assert!(matches!(end, SessionEnd::Quit), "{end}"),
@@ -78,11 +79,11 @@ fn lost_at_any_octet_a_message_is_there_if_and_only_if_its_last_octet_came() {
 }
 
 #[test]
-fn what_cannot_become_a_message_is_refused_with_its_chunk() {
-    let house = House::new();
-    let mut settings = house.session();
+fn invalid_chunk_is_refused_at_once() {
+    let store = MailStore::new();
+    let mut settings = store.session_settings();
     settings.size_max = 3000;
-    let office = house.office(settings);
+    let sessions = store.sessions(settings);
     let hidden = format!("{}From here\r\n", "x".repeat(1000));
     let hops = "Received: x\r\n".repeat(101);
     for (chunk, reply) in [
@@ -98,26 +99,26 @@ fn what_cannot_become_a_message_is_refused_with_its_chunk() {
              MAIL FROM:<a@b>\r\nRCPT TO:<smith@x>\r\nBDAT {n} LAST\r\n{chunk}QUIT\r\n",
             greeted("smith")
         );
-        let (_, replies) = converse(&office, Peer::Unix, text.as_bytes());
+        let (_, replies) = run_session(&sessions, Peer::Unix, text.as_bytes());
         let code = &reply[..3];
         let expected = ["220", "250", "250", "250", code, "503", "503", "250", "250", code, "221"];
         assert_eq!(codes(&replies), expected, "{replies}");
         assert_eq!(replies.matches(reply).count(), 2, "{replies}");
-        assert_eq!(house.count("smith"), 0);
+        assert_eq!(store.count("smith"), 0);
     }
-    // What was refused by its size was never begun.
-    assert_eq!(house.counters.messages_rejected.value(), 8);
+    // Messages that are too large are counted, too.
+    assert_eq!(store.counters.messages_rejected.value(), 8);
 }
 
 #[test]
-fn a_monstrous_chunk_is_neither_believed_nor_stored() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn huge_chunk_size_is_not_stored() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let rows = [
-        // As long as it comes it is dropped, and the client goes away first.
+        // The chunk is discarded while it comes, and the client closes first.
         ("9223372036854775807 LAST", &["220", "250", "250", "250"][..], "closed"),
         ("18446744073709551615", &["220", "250", "250", "250"], "closed"),
-        // Beyond 64 bits nobody can count.
+        // A size of more than 64 bits is an error.
         ("18446744073709551616 LAST", &["220", "250", "250", "250", "421"], "errors"),
         ("99999999999999999999999999999999", &["220", "250", "250", "250", "421"], "errors"),
         ("-1 LAST", &["220", "250", "250", "250", "421"], "errors"),
@@ -125,9 +126,9 @@ fn a_monstrous_chunk_is_neither_believed_nor_stored() {
     ];
     for (size, expected, how) in rows {
         let text = format!("{}BDAT {size}\r\nhello\r\nNOOP\r\nQUIT\r\n", greeted("smith"));
-        let (end, replies) = converse(&office, stranger(1), text.as_bytes());
+        let (end, replies) = run_session(&sessions, remote_peer(1), text.as_bytes());
         assert_eq!(codes(&replies), expected, "{size}: {replies}");
         assert_eq!(end.to_string(), how, "{size}");
-        assert_eq!(house.count("smith"), 0);
+        assert_eq!(store.count("smith"), 0);
     }
 }

@@ -1,11 +1,11 @@
-//! The fuzzers' entry points on random and on shaped input: octets that are likely to matter to
-//! the grammar, in any order. `tests/fuzz` runs the same functions for as long as one likes.
+//! The entry points of the fuzzers, on random input and on words of the grammar in random order.
+//! `tests/fuzz` runs the same functions for as long as desired.
 
 use mailslot::smtp::testing;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// What command lines, paths and dialogues are made of.
+/// Words of command lines, paths and dialogues.
 const WORDS: &[&str] = &[
     "EHLO ",
     "HELO ",
@@ -88,7 +88,7 @@ const WORDS: &[&str] = &[
     "ehlo a\r\n",
 ];
 
-/// What a server's replies are made of.
+/// Words of a server's replies.
 const REPLIES: &[&str] = &[
     "220 x\r\n",
     "250 2.0.0 x\r\n",
@@ -116,7 +116,7 @@ const REPLIES: &[&str] = &[
     "\u{e9}",
 ];
 
-/// A row of replies, most of them whole, behind a greeting.
+/// Returns replies, most of them whole, after a greeting.
 fn replies() -> impl Strategy<Value = Vec<u8>> {
     let words = prop::collection::vec(select(REPLIES), 0..30);
     let any = prop::collection::vec(any::<u8>(), 0..50);
@@ -124,7 +124,7 @@ fn replies() -> impl Strategy<Value = Vec<u8>> {
         .prop_map(|(words, any)| [b"220 x\r\n", words.concat().as_bytes(), any.as_slice()].concat())
 }
 
-/// Octets of any kind, or words and now and then a long run.
+/// Returns any bytes, or words and now and then a long run of one letter.
 fn input() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         20 => select(WORDS).prop_map(|word| word.as_bytes().to_vec()),
@@ -138,8 +138,8 @@ fn input() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// As [`input`], with what lets a grammar's first part pass.
-fn behind(begins: &'static [&'static str], end: &'static str) -> impl Strategy<Value = Vec<u8>> {
+/// Returns [`input`] after a beginning that the grammar accepts.
+fn after(begins: &'static [&'static str], end: &'static str) -> impl Strategy<Value = Vec<u8>> {
     (select(begins), input())
         .prop_map(move |(begin, rest)| [begin.as_bytes(), &rest, end.as_bytes()].concat())
 }
@@ -152,12 +152,12 @@ proptest! {
     })]
 
     #[test]
-    fn command(line in behind(&["", "MAIL FROM:<", "RCPT TO:<", "EHLO ", "VRFY "], "\r\n")) {
+    fn command(line in after(&["", "MAIL FROM:<", "RCPT TO:<", "EHLO ", "VRFY "], "\r\n")) {
         testing::command(&line);
     }
 
     #[test]
-    fn path(text in behind(&["", "<", "<a@", "<\"", "<@a:", "<a@["], "")) {
+    fn path(text in after(&["", "<", "<a@", "<\"", "<@a:", "<a@["], "")) {
         testing::path(&text);
     }
 
@@ -172,7 +172,7 @@ proptest! {
     }
 
     #[test]
-    fn receiver(input in behind(
+    fn receiver(input in after(
         &[
             "",
             "EHLO a\r\n",

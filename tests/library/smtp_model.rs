@@ -1,31 +1,31 @@
 //! Random commands against a small reference model of the states: a greeting, a transaction, a
-//! number of recipients. Whatever the order, each reply has the code that the model says.
+//! number of recipients. In any order, each reply has the code that the model predicts.
 
-use crate::harness::fixtures;
-use crate::harness::fixtures::Beta;
 use mailslot::smtp::ReceiverConfig;
 use mailslot::smtp::testing::Conversation;
 use proptest::prelude::*;
 
+use crate::harness::fixtures::{self, BetaHost};
+
 const RECIPIENTS_MAX: usize = 3;
 const ERRORS_MAX: u32 = 6;
 
-/// The states of a connection, written down the plain way.
+/// State of a connection.
 #[derive(Debug, Default)]
 struct Model {
     greeted: bool,
     transaction: bool,
     accepted: usize,
     refused: bool,
-    /// Whether SEND began it.
+    /// Whether SEND began the transaction.
     send: bool,
-    /// Of BDAT: none yet, one was taken, one was refused.
+    /// Whether the last chunk was accepted; None before the first.
     chunks: Option<bool>,
     errors: u32,
     closed: bool,
 }
 
-/// A line, and the code it gets when the state does not matter; 0 when it does.
+/// Lines, and the code of the reply if it does not depend on the state; otherwise 0.
 const LINES: &[(&str, u16)] = &[
     ("EHLO alpha.arpa", 250),
     ("HELO alpha.arpa", 250),
@@ -60,24 +60,24 @@ const LINES: &[(&str, u16)] = &[
 ];
 
 impl Model {
-    /// The code of the reply to `line`.
+    /// Returns the code of the reply to `line`.
     fn reply(&mut self, line: &str, fixed: u16) -> u16 {
-        let code = if fixed == 0 { self.depends(line) } else { fixed };
+        let code = if fixed == 0 { self.code_by_state(line) } else { fixed };
         match line {
             "QUIT" => self.closed = true,
-            "RSET" => self.forget(),
+            "RSET" => self.end_transaction(),
             "EHLO alpha.arpa" | "HELO alpha.arpa" => {
                 self.greeted = true;
-                self.forget();
+                self.end_transaction();
             }
             _ => {}
         }
-        // A chunk that was pipelined behind a refusal is no error of its own.
-        let behind = line.starts_with("BDAT") && self.transaction;
+        // A chunk that was pipelined after a refusal does not count as another error.
+        let follows = line.starts_with("BDAT") && self.transaction;
         if line == "BDAT 0 LAST" {
-            self.forget();
+            self.end_transaction();
         }
-        if matches!(code, 500..=504 | 555) && !behind {
+        if matches!(code, 500..=504 | 555) && !follows {
             self.errors += 1;
             if self.errors > ERRORS_MAX {
                 self.closed = true;
@@ -87,7 +87,7 @@ impl Model {
         code
     }
 
-    fn depends(&mut self, line: &str) -> u16 {
+    fn code_by_state(&mut self, line: &str) -> u16 {
         let verb = match line.split(' ').next().unwrap() {
             "SEND" | "SOML" | "SAML" => "MAIL",
             verb => verb,
@@ -108,7 +108,7 @@ impl Model {
                 self.refused = true;
                 550
             }
-            // Nobody of this cast is at a terminal.
+            // No user of the fixtures is at a terminal.
             ("RCPT", ..) if self.send => {
                 self.refused = true;
                 450
@@ -133,7 +133,7 @@ impl Model {
         }
     }
 
-    fn forget(&mut self) {
+    fn end_transaction(&mut self) {
         (self.transaction, self.accepted, self.refused) = (false, 0, false);
         self.chunks = None;
     }
@@ -147,7 +147,7 @@ proptest! {
     })]
 
     #[test]
-    fn each_reply_is_the_models(
+    fn agrees_with_the_reference_model(
         picks in prop::collection::vec(prop::sample::select(LINES), 1..60),
         bare in any::<bool>(),
     ) {
@@ -157,7 +157,7 @@ proptest! {
             terminals: true,
             ..fixtures::settings(&[])
         };
-        let mut machine = Conversation::new(settings, Beta);
+        let mut machine = Conversation::new(settings, BetaHost);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {
@@ -170,7 +170,7 @@ proptest! {
             if code == 354 {
                 machine.feed(if bare { b"a\nb\r\n.\r\n" } else { b"RSET\r\n.\r\n" });
                 expected.push(if bare { 554 } else { 250 });
-                model.forget();
+                model.end_transaction();
             }
         }
         prop_assert_eq!(codes(&machine.out), expected);
@@ -178,7 +178,7 @@ proptest! {
     }
 }
 
-/// The code of each reply: of its last line.
+/// Returns the code of each reply.
 fn codes(out: &[u8]) -> Vec<u16> {
     let text = std::str::from_utf8(out).unwrap();
     let last_lines = text.lines().filter(|line| line.as_bytes()[3] == b' ');

@@ -1,19 +1,19 @@
-//! What a session sees of the receiver besides replies: the envelope, the client, when to close.
+//! The receiver apart from its replies: the envelope, the client, when to close.
 
-use crate::harness::fixtures;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use crate::harness::fixtures::Beta;
 use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
     BodyType, Delivery, Envelope, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig,
     Recipient, Reply, ReversePath, StartTlsMode, Step, reply,
 };
 
-/// A receiver to which `lines` were said, and its last step.
-fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
+use crate::harness::fixtures::{self, BetaHost};
+
+/// Returns a receiver that was given `lines`, and its last step.
+fn after_lines<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     let mut receiver = Receiver::new(fixtures::settings(&[]), host);
     let mut step = Step::Reply(receiver.greeting());
     for line in lines {
@@ -22,15 +22,15 @@ fn said<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
     (receiver, step)
 }
 
-/// The manual lists the extensions that EHLO names where everything is on, and no others.
+/// The manual lists the extensions that EHLO offers with all options on, and no others.
 #[test]
-fn the_manual_lists_every_extension() {
+fn manual_lists_every_extension() {
     let mut settings = fixtures::settings(&[]);
     (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
-    let step = Receiver::new(settings, Beta).handle_line(b"EHLO alpha.arpa\r\n");
+    let step = Receiver::new(settings, BetaHost).handle_line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
-    let named: BTreeSet<String> =
+    let offered: BTreeSet<String> =
         reply.lines.iter().skip(1).map(|l| keyword(&l.to_string())).collect();
 
     let manual = include_str!("../../contrib/man/mailslot.8");
@@ -39,13 +39,13 @@ fn the_manual_lists_every_extension() {
     let items = section.lines().filter_map(|line| line.strip_prefix(".It "));
     let listed: BTreeSet<String> =
         items.flat_map(|item| item.split(',')).map(|k| k.trim().to_owned()).collect();
-    assert_eq!(listed, named);
+    assert_eq!(listed, offered);
 }
 
 #[test]
-fn the_envelope_is_what_was_said() {
-    let (receiver, step) = said(
-        Beta,
+fn envelope_of_a_transaction() {
+    let (receiver, step) = after_lines(
+        BetaHost,
         &[
             "EHLO alpha.arpa",
             "MAIL FROM:<Smith@Alpha.ARPA> SIZE=12 BODY=8BITMIME",
@@ -66,7 +66,7 @@ fn the_envelope_is_what_was_said() {
 }
 
 #[test]
-fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
+fn envelope_ends_with_data_rset_and_hello() {
     let open = ["EHLO alpha.arpa", "MAIL FROM:<>", "RCPT TO:<jones@beta.arpa>"];
     for (line, there) in [
         ("RSET", false),
@@ -76,17 +76,17 @@ fn the_envelope_is_gone_after_the_end_of_data_rset_and_hello() {
         ("EHLO", true),
         ("MAIL FROM:<>", true),
     ] {
-        let (mut receiver, _) = said(Beta, &open);
+        let (mut receiver, _) = after_lines(BetaHost, &open);
         receiver.handle_line(format!("{line}\r\n").as_bytes());
         assert_eq!(receiver.envelope().is_some(), there, "{line}");
     }
-    let (mut receiver, _) = said(Beta, &open);
+    let (mut receiver, _) = after_lines(BetaHost, &open);
     assert_eq!(receiver.finish_data(reply::data_error()), Step::Reply(reply::data_error()));
     assert!(receiver.envelope().is_none());
 }
 
 #[test]
-fn the_client_is_who_it_said_last() {
+fn client_name_of_the_last_hello() {
     type Row<'a> = (&'a [&'a str], Option<(&'a str, &'a str)>);
     let rows: &[Row<'_>] = &[
         (&[], None),
@@ -97,12 +97,12 @@ fn the_client_is_who_it_said_last() {
         (&["EHLO a", "HELO b c"], Some(("a", "ESMTP"))),
     ];
     for (lines, client) in rows {
-        assert_eq!(who(&said(Beta, lines).0), client.map(owned), "{lines:?}");
+        assert_eq!(client_of(&after_lines(BetaHost, lines).0), client.map(owned), "{lines:?}");
     }
 }
 
-/// The client's name, and what Received says behind `with`.
-fn who<H: Host>(receiver: &Receiver<H>) -> Option<(String, String)> {
+/// Returns the client's name, and the protocol in Received.
+fn client_of<H: Host>(receiver: &Receiver<H>) -> Option<(String, String)> {
     receiver.client().map(|(name, protocol)| (name.to_owned(), protocol.to_string()))
 }
 
@@ -110,9 +110,9 @@ fn owned((a, b): (&str, &str)) -> (String, String) {
     (a.to_owned(), b.to_owned())
 }
 
-/// The registered names (RFC 3848, RFC 6531 4.3).
+/// The registered names of protocols (RFC 3848, RFC 6531 4.3).
 #[test]
-fn with_says_how_the_mail_came() {
+fn protocol_names_in_received() {
     for (hello, tls, utf8, name) in [
         (Hello::Helo, false, false, "SMTP"),
         (Hello::Helo, true, false, "SMTP"),
@@ -128,15 +128,15 @@ fn with_says_how_the_mail_came() {
     ] {
         assert_eq!(Protocol { hello, tls, utf8 }.to_string(), name);
     }
-    let (receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
-    assert_eq!(who(&receiver), Some(owned(("a", "UTF8SMTP"))));
+    let (receiver, _) = after_lines(BetaHost, &["EHLO a", "MAIL FROM:<> SMTPUTF8"]);
+    assert_eq!(client_of(&receiver), Some(owned(("a", "UTF8SMTP"))));
 }
 
-/// RFC 3207 4.2: what was said in clear text is forgotten, and said again it counts.
+/// The handshake discards all that the client said before (RFC 3207 4.2). It may say it again.
 #[test]
-fn inside_tls_all_begins_anew() {
+fn starttls_resets_the_session() {
     let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };
-    let mut receiver = Receiver::new(settings, Beta);
+    let mut receiver = Receiver::new(settings, BetaHost);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
         receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
@@ -148,21 +148,21 @@ fn inside_tls_all_begins_anew() {
         Step::Reply(reply::mail_before_hello(false))
     );
     receiver.handle_line(b"EHLO good\r\n");
-    assert_eq!(who(&receiver), Some(owned(("good", "ESMTPS"))));
+    assert_eq!(client_of(&receiver), Some(owned(("good", "ESMTPS"))));
     receiver.handle_line(b"HELO good\r\n");
-    assert_eq!(who(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
+    assert_eq!(client_of(&receiver), Some(owned(("good", "SMTP"))), "HELO has no name for TLS");
 }
 
 #[test]
-fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
+fn limit_of_errors_without_refused_recipients() {
     let errors_max = fixtures::settings(&[]).errors_max as usize;
-    let (mut receiver, step) = said(Beta, &vec!["WIZ"; errors_max]);
+    let (mut receiver, step) = after_lines(BetaHost, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
     assert_eq!(receiver.handle_line(b"NOOP\r\n"), Step::Reply(reply::noop()));
     let step = receiver.handle_long_line();
     assert_eq!(step, Step::Close(reply::client_error("beta.arpa", "too many errors")));
 
-    let (mut receiver, _) = said(Beta, &["EHLO a", "MAIL FROM:<>"]);
+    let (mut receiver, _) = after_lines(BetaHost, &["EHLO a", "MAIL FROM:<>"]);
     for _ in 0..=errors_max {
         let step = receiver.handle_line(b"RCPT TO:<green@beta.arpa>\r\n");
         assert!(matches!(step, Step::Reply(Reply { code: 550, .. })));
@@ -170,8 +170,8 @@ fn errors_are_answered_up_to_their_limit_and_refused_recipients_are_none() {
 }
 
 #[test]
-fn a_line_has_its_limit() {
-    let (mut receiver, _) = said(Beta, &[]);
+fn limit_of_line_length() {
+    let (mut receiver, _) = after_lines(BetaHost, &[]);
     for (length, code) in [(512, 250), (COMMAND_LINE_MAX, 250), (COMMAND_LINE_MAX + 1, 500)] {
         let line = format!("NOOP {}\r\n", "x".repeat(length - 7));
         let Step::Reply(reply) = receiver.handle_line(line.as_bytes()) else { panic!("{length}") };
@@ -179,10 +179,10 @@ fn a_line_has_its_limit() {
     }
 }
 
-/// A host that is going down.
-struct Closing;
+/// A host that is shutting down.
+struct ClosingHost;
 
-impl Host for Closing {
+impl Host for ClosingHost {
     type Destination = ();
 
     fn check_mail(&self, _from: &ReversePath, _size: Option<u64>) -> Result<(), Reply> {
@@ -203,13 +203,13 @@ impl Host for Closing {
 }
 
 #[test]
-fn after_421_it_is_closed_whoever_said_it() {
+fn any_421_closes_the_session() {
     let closed = Step::Close(reply::closing("mx.example", "shutdown"));
     for lines in [&["EHLO a", "MAIL FROM:<>", "RCPT TO:<a@b>"][..], &["VRFY a"], &["EXPN a"]] {
-        assert_eq!(said(Closing, lines).1, closed, "{lines:?}");
+        assert_eq!(after_lines(ClosingHost, lines).1, closed, "{lines:?}");
     }
-    let (mut receiver, step) = said(Closing, &["HELP"]);
-    assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver's own");
+    let (mut receiver, step) = after_lines(ClosingHost, &["HELP"]);
+    assert!(matches!(step, Step::Reply(Reply { code: 214, .. })), "the receiver has its own help");
     assert_eq!(receiver.finish_data(reply::closing("beta.arpa", "shutdown")), {
         Step::Close(reply::closing("beta.arpa", "shutdown"))
     });

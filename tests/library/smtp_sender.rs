@@ -1,5 +1,6 @@
-//! The sender's state machine against a server that is a table: which command hears which reply.
-//! Each dialogue is held at several cuts of what the server says, and must come out the same.
+//! The state machine of the sender against a server that is a table of commands and replies. Each
+//! dialogue is repeated with the server's output split at several lengths, and must come out the
+//! same.
 
 use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::sender::{
@@ -7,7 +8,7 @@ use mailslot::smtp::sender::{
 };
 use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
-/// Replies by the beginning of the command; the first that fits counts, then [`USUAL`].
+/// Replies by the beginning of the command. The first row that fits counts, then [`USUAL`].
 type Replies<'a> = &'a [(&'a str, &'a str)];
 
 const USUAL: Replies<'static> = &[
@@ -25,25 +26,26 @@ const USUAL: Replies<'static> = &[
 const ALL: &str = "250-mx.example\r\n250-PIPELINING\r\n250-SIZE 1000\r\n250-8BITMIME\r\n\
     250-SMTPUTF8\r\n250-DSN\r\n250 ENHANCEDSTATUSCODES";
 
-/// One connection to a server that is a table.
-struct Talk<'a> {
+/// A connection to a server that is a table.
+struct Dialogue<'a> {
     sender: Sender,
     replies: Replies<'a>,
     cut: usize,
-    /// Everything that was said, a group of commands in one line; `[TLS]` for a handshake,
-    /// `[mail data]` for what it says, and `.` for mail data to nobody.
+    /// All that was sent, a group of commands in one line: `[TLS]` for a handshake, `[mail data]`
+    /// for content, and `.` for mail data without recipients.
     said: Vec<String>,
 }
 
-impl<'a> Talk<'a> {
-    fn new(settings: SenderConfig, replies: Replies<'a>, cut: usize) -> Talk<'a> {
-        let mut talk = Talk { sender: Sender::new(settings), replies, cut, said: Vec::new() };
-        talk.hear("greeting");
-        talk.go_on();
-        talk
+impl<'a> Dialogue<'a> {
+    fn new(settings: SenderConfig, replies: Replies<'a>, cut: usize) -> Dialogue<'a> {
+        let mut dialogue =
+            Dialogue { sender: Sender::new(settings), replies, cut, said: Vec::new() };
+        dialogue.reply_to("greeting");
+        dialogue.run();
+        dialogue
     }
 
-    fn hear(&mut self, command: &str) {
+    fn reply_to(&mut self, command: &str) {
         let fits = |row: &&(&str, &'a str)| command.starts_with(row.0);
         let row = self.replies.iter().chain(USUAL).find(fits).unwrap();
         if row.1 == "(end)" {
@@ -52,8 +54,8 @@ impl<'a> Talk<'a> {
         format!("{}\r\n", row.1).as_bytes().chunks(self.cut).for_each(|c| self.sender.feed(c));
     }
 
-    /// Answers what the sender says until it wants something else; returns what.
-    fn go_on(&mut self) -> SenderStep {
+    /// Answers commands until the sender wants something else. Returns that.
+    fn run(&mut self) -> SenderStep {
         loop {
             match self.sender.step() {
                 SenderStep::Read(_) => {
@@ -70,13 +72,13 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// One reply for each command of a group, after the whole of it.
+    /// Sends one reply for each command of a group, after the whole group.
     fn serve(&mut self, group: &[u8]) {
         let text = String::from_utf8(group.to_vec()).unwrap();
         let mut rest = text.as_str();
         let mut commands = Vec::new();
-        while let Some((line, behind)) = rest.split_once("\r\n") {
-            rest = behind;
+        while let Some((line, after)) = rest.split_once("\r\n") {
+            rest = after;
             if let Some(size) = line.strip_prefix("BDAT ").and_then(|l| l.strip_suffix(" LAST")) {
                 rest = &rest[size.parse::<usize>().unwrap()..];
             }
@@ -84,10 +86,10 @@ impl<'a> Talk<'a> {
         }
         assert_eq!(rest, "", "whole lines");
         self.said.push(commands.join(" | "));
-        commands.iter().for_each(|command| self.hear(command));
+        commands.iter().for_each(|command| self.reply_to(command));
     }
 
-    /// One transaction; its outcomes.
+    /// Runs one transaction. Returns its outcomes.
     fn send(&mut self, envelope: &Envelope<()>, chunk: Option<&str>) -> Vec<String> {
         self.send_rest(envelope, vec![], chunk)
     }
@@ -104,7 +106,7 @@ impl<'a> Talk<'a> {
             100,
             chunk.map(|c| c.as_bytes().to_vec()),
         );
-        if self.go_on() == SenderStep::Data {
+        if self.run() == SenderStep::Data {
             let mut data = Vec::new();
             let mut encoder = Encoder::for_data();
             encoder.encode(b"Subject: x\n\n.\n", &mut data);
@@ -112,14 +114,14 @@ impl<'a> Talk<'a> {
             assert_eq!(data, b"Subject: x\r\n\r\n..\r\n.\r\n");
             self.sender.finish_data();
             self.said.push("[mail data]".to_owned());
-            self.hear(".");
-            self.go_on();
+            self.reply_to(".");
+            self.run();
         }
-        self.sender.take_outcomes().iter().map(shown).collect()
+        self.sender.take_outcomes().iter().map(show_outcome).collect()
     }
 }
 
-fn shown(outcome: &Option<RecipientOutcome>) -> String {
+fn show_outcome(outcome: &Option<RecipientOutcome>) -> String {
     match outcome {
         None => "untried".to_owned(),
         Some(RecipientOutcome::Accepted(reason)) => format!("done {reason}"),
@@ -160,16 +162,17 @@ fn envelope(to: &[&str]) -> Envelope<()> {
     }
 }
 
-/// A row: replies that are not the usual ones, and the outcomes for a, b and c.
+/// Runs a row: replies that differ from the usual ones. Returns the outcomes for a, b and c, the
+/// commands and the last step.
 fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, SenderStep) {
     let all = envelope(&["a@x.example", "b@x.example", "c@x.example"]);
     let at = |cut| {
-        let mut talk = Talk::new(settings(), replies, cut);
-        let outcomes = match talk.sender.step() {
-            SenderStep::Ready => talk.send(&all, None),
-            _ => vec![format!("failure {}", talk.sender.failure().unwrap())],
+        let mut dialogue = Dialogue::new(settings(), replies, cut);
+        let outcomes = match dialogue.sender.step() {
+            SenderStep::Ready => dialogue.send(&all, None),
+            _ => vec![format!("failure {}", dialogue.sender.failure().unwrap())],
         };
-        (outcomes, std::mem::take(&mut talk.said), talk.sender.step())
+        (outcomes, std::mem::take(&mut dialogue.said), dialogue.sender.step())
     };
     let whole = at(usize::MAX);
     for cut in [1, 2, 3, 7] {
@@ -179,7 +182,7 @@ fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, SenderStep) {
 }
 
 #[test]
-fn what_each_reply_comes_to() {
+fn outcome_of_each_reply() {
     let taken = "done 250 2.0.0 taken";
     let piped = ("EHLO", ALL);
     let rows: &[(Replies<'_>, &[&str], bool)] = &[
@@ -208,7 +211,7 @@ fn what_each_reply_comes_to() {
         ),
         (&[("MAIL", "421 x")], &["later 421 x"; 3], false),
         (&[("MAIL", "(end)")], &["later the end while waiting for the reply to MAIL"; 3], false),
-        // Recipients have their own fates.
+        // Recipients have outcomes of their own.
         (
             &[("RCPT TO:<a", "450 4.2.1 x"), ("RCPT TO:<b", "550 5.1.1 y")],
             &["later 450 4.2.1 x", "never 550 5.1.1 y", taken],
@@ -248,10 +251,10 @@ fn what_each_reply_comes_to() {
                the message may arrive twice"; 3],
             false,
         ),
-        // What comes unasked ends the connection, and changes nothing that was decided.
+        // A reply without a command ends the connection, but does not change outcomes.
         (&[(".", "250 2.0.0 taken\r\n250 x")], &[taken, taken, taken], false),
         (&[(".", "250 2.0.0 taken\r\n421 x")], &[taken, taken, taken], false),
-        // The same in one group.
+        // The same with PIPELINING.
         (&[piped], &[taken, taken, taken], true),
         (
             &[piped, ("MAIL", "451 x"), ("RCPT", "503 y"), ("DATA", "503 z")],
@@ -278,7 +281,7 @@ fn what_each_reply_comes_to() {
 }
 
 #[test]
-fn what_is_said() {
+fn commands_of_a_transaction() {
     let (_, said, _) = outcomes(&[("EHLO", "502 what"), ("RCPT TO:<b", "550 x")]);
     let alone = [
         "EHLO here.example",
@@ -295,7 +298,7 @@ fn what_is_said() {
     let group = "MAIL FROM:<me@here.example> SIZE=100 | RCPT TO:<a@x.example> | \
         RCPT TO:<b@x.example> | RCPT TO:<c@x.example> | DATA";
     assert_eq!(said, ["EHLO here.example", group, "[mail data]"]);
-    // Nobody is left to get it: a dot alone.
+    // With no recipient left, only a dot is sent.
     for refused in ["RCPT", "MAIL"] {
         let (_, said, _) = outcomes(&[("EHLO", ALL), (refused, "550 x")]);
         assert_eq!(said, ["EHLO here.example", group, "."]);
@@ -303,7 +306,7 @@ fn what_is_said() {
 }
 
 #[test]
-fn the_next_transaction_begins_with_rset_where_one_is_open() {
+fn open_transaction_is_reset() {
     let one = envelope(&["a@x.example"]);
     for (first, second, rset) in [
         (&[][..], "MAIL FROM:<me@here.example>", false),
@@ -314,43 +317,45 @@ fn the_next_transaction_begins_with_rset_where_one_is_open() {
     ] {
         for ehlo in ["250 x", "250-x\r\n250 PIPELINING"] {
             let replies = [first, &[("EHLO", ehlo)]].concat();
-            let mut talk = Talk::new(settings(), &replies, 1);
-            talk.send(&one, None);
-            let before = talk.said.len();
-            talk.replies = &[];
-            assert_eq!(talk.send(&one, None), ["done 250 2.0.0 taken"]);
-            assert!(talk.said[before].starts_with(second), "{:?}", talk.said);
-            assert_eq!(talk.said[before..].concat().matches("RSET").count(), usize::from(rset));
+            let mut dialogue = Dialogue::new(settings(), &replies, 1);
+            dialogue.send(&one, None);
+            let before = dialogue.said.len();
+            dialogue.replies = &[];
+            assert_eq!(dialogue.send(&one, None), ["done 250 2.0.0 taken"]);
+            assert!(dialogue.said[before].starts_with(second), "{:?}", dialogue.said);
+            assert_eq!(dialogue.said[before..].concat().matches("RSET").count(), usize::from(rset));
         }
     }
 }
 
 #[test]
-fn large_groups_are_cut_and_those_too_many_come_again() {
+fn large_groups_are_split_and_rcptmax_is_kept() {
     let many: Vec<String> = (0..120).map(|i| format!("u{i}@x.example")).collect();
     let many = envelope(&many.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 PIPELINING")], usize::MAX);
-    let found = talk.send(&many, None);
+    let mut dialogue =
+        Dialogue::new(settings(), &[("EHLO", "250-x\r\n250 PIPELINING")], usize::MAX);
+    let found = dialogue.send(&many, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
-    let counts: Vec<usize> = talk.said.iter().map(|group| group.matches(" | ").count()).collect();
+    let counts: Vec<usize> =
+        dialogue.said.iter().map(|group| group.matches(" | ").count()).collect();
     assert_eq!(counts, [0, 49, 49, 21, 0]);
-    // RCPTMAX
+    // The limit RCPTMAX.
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
-    let mut talk = Talk::new(settings(), &limits, usize::MAX);
-    talk.sender.begin_transaction(&many, vec![], 100, None);
-    assert_eq!(talk.go_on(), SenderStep::Data);
-    talk.sender.finish_data();
-    talk.hear(".");
-    let first = talk.sender.take_outcomes();
+    let mut dialogue = Dialogue::new(settings(), &limits, usize::MAX);
+    dialogue.sender.begin_transaction(&many, vec![], 100, None);
+    assert_eq!(dialogue.run(), SenderStep::Data);
+    dialogue.sender.finish_data();
+    dialogue.reply_to(".");
+    let first = dialogue.sender.take_outcomes();
     assert_eq!(first.iter().filter(|outcome| outcome.is_none()).count(), 20);
-    assert!(!talk.sender.has_reached_limit());
-    let found = talk.send_rest(&many, first, None);
+    assert!(!dialogue.sender.has_reached_limit());
+    let found = dialogue.send_rest(&many, first, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
-    assert!(talk.sender.has_reached_limit());
+    assert!(dialogue.sender.has_reached_limit());
 }
 
 #[test]
-fn a_small_message_goes_as_one_chunk() {
+fn small_message_is_one_chunk() {
     let ehlo = ("EHLO", "250-x\r\n250-PIPELINING\r\n250 CHUNKING");
     let two = envelope(&["a@x.example", "b@x.example"]);
     let chunk = Some("Subject: x\r\n\r\n.\r\n");
@@ -362,43 +367,44 @@ fn a_small_message_goes_as_one_chunk() {
     ] {
         for cut in [1, 100] {
             let replies = [ehlo, reply];
-            let mut talk = Talk::new(settings(), &replies, cut);
+            let mut dialogue = Dialogue::new(settings(), &replies, cut);
             assert!(
-                talk.sender.accepts_chunk(32 * 1024) && !talk.sender.accepts_chunk(32 * 1024 + 1)
+                dialogue.sender.accepts_chunk(32 * 1024)
+                    && !dialogue.sender.accepts_chunk(32 * 1024 + 1)
             );
-            assert_eq!(talk.send(&two, chunk), expected);
-            assert!(talk.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
-            talk.send(&two, chunk);
-            assert_eq!(talk.said[2].starts_with("RSET"), open);
+            assert_eq!(dialogue.send(&two, chunk), expected);
+            assert!(dialogue.said[1].ends_with("RCPT TO:<b@x.example> | BDAT 17 LAST"));
+            dialogue.send(&two, chunk);
+            assert_eq!(dialogue.said[2].starts_with("RSET"), open);
         }
     }
-    let talk = Talk::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
-    assert!(!talk.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
+    let dialogue = Dialogue::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
+    assert!(!dialogue.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
 }
 
 #[test]
-fn parameters_are_those_that_are_offered() {
+fn parameters_need_an_offered_extension() {
     let mut envelope = envelope(&["a@x.example"]);
     envelope.ret = Some(DsnReturn::Headers);
     envelope.envid = Some("a+b c".to_owned());
     let original = OriginalRecipient { addr_type: "rfc822".into(), address: "A=1@x".into() };
     envelope.to[0].notify = Some(DsnNotify { success: true, failure: false, delay: true });
     envelope.to[0].original = Some(original);
-    let mut talk = Talk::new(settings(), &[("EHLO", "250 x")], 1);
-    assert_eq!(talk.send(&envelope, None), ["done 250 2.0.0 taken"]);
-    assert_eq!(talk.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
+    let mut dialogue = Dialogue::new(settings(), &[("EHLO", "250 x")], 1);
+    assert_eq!(dialogue.send(&envelope, None), ["done 250 2.0.0 taken"]);
+    assert_eq!(dialogue.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
     envelope.body = BodyType::EightBitMime;
     envelope.from = ReversePath::Null;
-    let mut talk = Talk::new(settings(), &[("EHLO", ALL)], 1);
-    talk.send(&envelope, None);
+    let mut dialogue = Dialogue::new(settings(), &[("EHLO", ALL)], 1);
+    dialogue.send(&envelope, None);
     let group = "MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=HDRS ENVID=a+2Bb+20c | \
         RCPT TO:<a@x.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;A+3D1@x | DATA";
-    assert_eq!(talk.said[1], group);
+    assert_eq!(dialogue.said[1], group);
 }
 
-/// What is not offered and cannot be left out fails at once, and nothing is said.
+/// A message that needs an extension which is not offered fails at once, and nothing is sent.
 #[test]
-fn nothing_is_converted() {
+fn message_is_never_converted() {
     let size = "never the message exceeds the size limit of the next server";
     let eight = "never the next server does not support 8BITMIME";
     let utf8 = "never the next server does not support SMTPUTF8";
@@ -419,13 +425,13 @@ fn nothing_is_converted() {
         (&mixed, "250-x\r\n250 SMTPUTF8", vec![taken, taken], 6),
     ] {
         let replies = [("EHLO", ehlo)];
-        let mut talk = Talk::new(settings(), &replies, 1);
-        assert_eq!(talk.send(envelope, None), expected, "{ehlo}");
-        assert_eq!(talk.said.len(), said, "{:?}", talk.said);
-        assert_eq!(talk.sender.step(), SenderStep::Ready);
+        let mut dialogue = Dialogue::new(settings(), &replies, 1);
+        assert_eq!(dialogue.send(envelope, None), expected, "{ehlo}");
+        assert_eq!(dialogue.said.len(), said, "{:?}", dialogue.said);
+        assert_eq!(dialogue.sender.step(), SenderStep::Ready);
         if envelope.to.len() == 2 {
             let to = if said == 5 { "xn--mnchen-3ya.example" } else { "m\u{fc}nchen.example" };
-            assert_eq!(talk.said[said - 3], format!("RCPT TO:<a@{to}>"));
+            assert_eq!(dialogue.said[said - 3], format!("RCPT TO:<a@{to}>"));
         }
     }
 }
@@ -469,7 +475,7 @@ fn starttls_and_auth() {
             &[ehlo, "QUIT"],
             "TLS is required, but the server does not offer STARTTLS",
         ),
-        // A reply injected behind the 220, whole or in part.
+        // A reply injected after the 220, whole or in part.
         (
             StartTlsPolicy::Required,
             false,
@@ -480,7 +486,7 @@ fn starttls_and_auth() {
         ),
         (StartTlsPolicy::Required, false, true, &[("EHLO", tls)], inside_auth, ""),
         (StartTlsPolicy::Off, true, true, &[("EHLO", tls)], &[ehlo, plain], ""),
-        // Never in clear text.
+        // No password in clear text.
         (
             StartTlsPolicy::Off,
             false,
@@ -542,18 +548,18 @@ fn starttls_and_auth() {
             credentials: if *auth { login() } else { None },
             ..settings()
         };
-        // An injected reply that comes later is part of no TLS, which ends the handshake.
-        let talk = Talk::new(settings, replies, usize::MAX);
-        assert_eq!(talk.said, *said, "{replies:?}");
-        let found = talk.sender.failure().map(ToString::to_string).unwrap_or_default();
+        // A reply that is injected later comes within TLS and makes the handshake fail.
+        let dialogue = Dialogue::new(settings, replies, usize::MAX);
+        assert_eq!(dialogue.said, *said, "{replies:?}");
+        let found = dialogue.sender.failure().map(ToString::to_string).unwrap_or_default();
         assert_eq!(found, *failure, "{replies:?}");
-        assert_eq!(talk.sender.step() == SenderStep::Ready, failure.is_empty());
+        assert_eq!(dialogue.sender.step() == SenderStep::Ready, failure.is_empty());
     }
 }
 
-/// What came before TLS is forgotten (RFC 3207 4.2).
+/// Extensions offered before the handshake are forgotten (RFC 3207 4.2).
 #[test]
-fn offers_in_clear_text_are_forgotten() {
+fn extensions_before_tls_are_forgotten() {
     let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
     let mut exchange = |reply: &str, said: &str| {
         sender.feed(format!("{reply}\r\n").as_bytes());
@@ -573,9 +579,9 @@ fn offers_in_clear_text_are_forgotten() {
     assert_eq!(sender.step(), SenderStep::Ready);
 }
 
-/// A reply that came before its command was sent is to another question.
+/// A reply that came before its command does not answer it.
 #[test]
-fn replies_in_advance_are_not_believed() {
+fn early_replies_are_errors() {
     for ahead in ["220 x\r\n250 y\r\n", "220 x\r\n250-y\r\n250 z\r\n"] {
         let mut sender = Sender::new(settings());
         sender.feed(ahead.as_bytes());

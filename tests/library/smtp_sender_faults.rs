@@ -1,25 +1,26 @@
-//! Messages sent to servers that misbehave at every stage in every way: the client comes back in
-//! time, with the right outcome for each recipient, and the next message is not harmed.
+//! Messages sent to servers that misbehave at every stage: the client returns in time, with the
+//! right outcome for each recipient, and the next message is not affected.
 
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::harness::scripted_server::{
-    Act, LONG, Server, envelope, say, settings, shown, usual, with_mail,
-};
 use mailslot::relay::client::{ClientConfig, ServerAddress, connect};
 use mailslot::smtp::Envelope;
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use crate::harness::TIMEOUT;
+use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
+
 const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
 
-/// Time for the stage under test, where nothing comes in any time.
+/// Timeout of the stage under test, if the server sends nothing.
 const SHORT: Duration = Duration::from_millis(200);
 
-/// Short at one stage, long at all others.
-fn impatient(stage: &str) -> ClientConfig {
-    let mut settings = settings();
+/// Returns a configuration with a short timeout at one stage.
+fn with_short_timeout(stage: &str) -> ClientConfig {
+    let mut settings = client_settings();
     let timeouts = &mut settings.timeouts;
     *match stage {
         "greeting" => &mut timeouts.greeting,
@@ -30,173 +31,189 @@ fn impatient(stage: &str) -> ClientConfig {
     settings
 }
 
-/// Connects and sends one message; the outcomes, or why there was no connection.
-fn send(server: &Server, settings: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
+/// Connects and sends one message. Returns the outcomes, or why there was no connection.
+fn send(server: &ScriptedServer, settings: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
     match connect(&server.target(), settings) {
         Err(reason) => vec![format!("later {reason}")],
         Ok(mut connection) => {
             let outcomes = with_mail(to, b"Subject: x\n\n.\n", |mail| connection.send(mail));
             connection.quit();
-            shown(&outcomes)
+            show_outcomes(&outcomes)
         }
     }
 }
 
 #[test]
-fn every_stage_in_every_way() {
+fn every_fault_at_every_stage() {
     let acts = [
-        (say("450 4.2.1 not now"), "later 450 4.2.1 not now"),
-        (say("421 4.3.2 closing"), "later 421 4.3.2 closing"),
-        (Act::Leave("421 4.3.2 closing".into()), "later 421 4.3.2 closing"),
-        (say("150 strange"), "later received a line without a reply code"),
-        (say("350 strange"), "later received an unexpected reply (350 strange)"),
-        (say("hello"), "later received a line without a reply code"),
-        (say("250-a\r\n550 b"), "later received a reply with two codes"),
-        (Act::Octets(b"250 a\n".to_vec()), "later received a bare LF"),
-        (Act::Octets(vec![0; 4096]), "later received a reply line that is too long"),
-        (Act::Endless(b"250-more\r\n".to_vec()), "later received a reply that is too long"),
-        (Act::Endless(b"2".to_vec()), "later received a reply line that is too long"),
-        (Act::Endless(b"250 ok\r\n".to_vec()), "later "),
-        (Act::Close, "later the end of the connection"),
-        (Act::Reset, "later Connection reset by peer (os error 104)"),
-        (Act::Octets(b"250-half".to_vec()), "later a timeout"),
-        (Act::Octets(b"250".to_vec()), "later a timeout"),
-        (Act::Drip, "later a timeout"),
-        (Act::Stall, "later a timeout"),
+        (reply("450 4.2.1 not now"), "later 450 4.2.1 not now"),
+        (reply("421 4.3.2 closing"), "later 421 4.3.2 closing"),
+        (Action::ReplyAndClose("421 4.3.2 closing".into()), "later 421 4.3.2 closing"),
+        (reply("150 strange"), "later received a line without a reply code"),
+        (reply("350 strange"), "later received an unexpected reply (350 strange)"),
+        (reply("hello"), "later received a line without a reply code"),
+        (reply("250-a\r\n550 b"), "later received a reply with two codes"),
+        (Action::Send(b"250 a\n".to_vec()), "later received a bare LF"),
+        (Action::Send(vec![0; 4096]), "later received a reply line that is too long"),
+        (
+            Action::SendEndlessly(b"250-more\r\n".to_vec()),
+            "later received a reply that is too long",
+        ),
+        (Action::SendEndlessly(b"2".to_vec()), "later received a reply line that is too long"),
+        (Action::SendEndlessly(b"250 ok\r\n".to_vec()), "later "),
+        (Action::Close, "later the end of the connection"),
+        (Action::Reset, "later Connection reset by peer (os error 104)"),
+        (Action::Send(b"250-half".to_vec()), "later a timeout"),
+        (Action::Send(b"250".to_vec()), "later a timeout"),
+        (Action::Drip, "later a timeout"),
+        (Action::Stall, "later a timeout"),
     ];
     let to = envelope(&["a@x.example", "b@x.example"]);
     for stage in STAGES {
         for (act, expected) in &acts {
-            // At the very end the first of an endless row of replies is the one that counts.
-            if matches!(act, Act::Endless(octets) if octets == b"250 ok\r\n") && stage == "." {
+            // At the last stage the first of endless replies is the answer.
+            if matches!(act, Action::SendEndlessly(bytes) if bytes == b"250 ok\r\n") && stage == "."
+            {
                 continue;
             }
-            // 354 is no strange word there.
-            if matches!(act, Act::Say(reply) if reply == "350 strange") && stage == "DATA" {
+            // 354 is not strange there.
+            if matches!(act, Action::Reply(reply) if reply == "350 strange") && stage == "DATA" {
                 continue;
             }
             let (bad, at) = (act.clone(), stage);
-            let server = Server::start(move |_, command| match command.starts_with(at) {
+            let server = ScriptedServer::start(move |_, command| match command.starts_with(at) {
                 true => bad.clone(),
                 false => usual(command),
             });
             let waits = expected.contains("timeout");
-            let settings = if waits { impatient(stage) } else { settings() };
+            let settings = if waits { with_short_timeout(stage) } else { client_settings() };
             let began = Instant::now();
             let found = send(&server, &settings, &to);
             let opening = matches!(stage, "greeting" | "EHLO");
-            // Of replies in advance, those that come just in time pass for answers, up to DATA.
+            // Of early replies, one that comes at the right moment passes for an answer, up to
+            // DATA.
             let count = if opening { 1 } else { 2 };
             assert!(found.len() == count || *expected == "later ", "{stage} {act:?}: {found:?}");
             let expected = if opening && expected.contains("350") { "later 350" } else { expected };
             for outcome in &found {
                 assert!(outcome.starts_with(expected), "{stage} {act:?}: {outcome}");
             }
-            assert!(began.elapsed() < LONG, "{stage} {act:?}");
+            assert!(began.elapsed() < TIMEOUT, "{stage} {act:?}");
         }
     }
 }
 
-/// A connection that was closed while it was idle is made again, and the message is sent once.
+/// A connection that was closed while idle is opened again, and the message is sent once.
 #[test]
-fn an_idle_connection_that_was_closed_is_made_again() {
+fn closed_idle_connection_is_reopened() {
     let to = envelope(&["a@x.example"]);
-    for last in [Act::Leave("250 taken".into()), Act::Leave("250 taken\r\n421 idle".into())] {
-        let server = Server::start(move |number, command| match (number, command) {
+    for last in [
+        Action::ReplyAndClose("250 taken".into()),
+        Action::ReplyAndClose("250 taken\r\n421 idle".into()),
+    ] {
+        let server = ScriptedServer::start(move |number, command| match (number, command) {
             (0, ".") => last.clone(),
             _ => usual(command),
         });
-        let mut connection = connect(&server.target(), &settings()).unwrap();
+        let mut connection = connect(&server.target(), &client_settings()).unwrap();
         for _ in 0..3 {
             let found = with_mail(&to, b"x\n", |mail| connection.send(mail));
-            assert!(shown(&found)[0].starts_with("done 250 "), "{found:?}");
+            assert!(show_outcomes(&found)[0].starts_with("done 250 "), "{found:?}");
         }
         connection.quit();
-        let said = server.said();
+        let said = server.commands();
         assert_eq!(said.iter().filter(|command| command.starts_with("EHLO")).count(), 2);
         assert_eq!(said.iter().filter(|command| *command == ".").count(), 3, "{said:?}");
     }
 }
 
-/// One that is closed at each MAIL is tried twice, and not for ever.
+/// A connection that is closed at each MAIL is tried twice.
 #[test]
-fn a_server_that_always_closes_is_for_later() {
+fn server_that_always_closes_defers() {
     let to = envelope(&["a@x.example"]);
-    let server = Server::start(|number, command| match command.starts_with("MAIL") && number > 0 {
-        true => Act::Close,
-        false if command.starts_with("MAIL") => usual(command),
-        false if command == "." => Act::Leave("250 taken".into()),
-        false => usual(command),
-    });
-    let mut connection = connect(&server.target(), &settings()).unwrap();
-    assert_eq!(shown(&with_mail(&to, b"x\n", |mail| connection.send(mail))), ["done 250 taken"]);
-    let found = shown(&with_mail(&to, b"x\n", |mail| connection.send(mail)));
+    let server =
+        ScriptedServer::start(|number, command| match command.starts_with("MAIL") && number > 0 {
+            true => Action::Close,
+            false if command.starts_with("MAIL") => usual(command),
+            false if command == "." => Action::ReplyAndClose("250 taken".into()),
+            false => usual(command),
+        });
+    let mut connection = connect(&server.target(), &client_settings()).unwrap();
+    assert_eq!(
+        show_outcomes(&with_mail(&to, b"x\n", |mail| connection.send(mail))),
+        ["done 250 taken"]
+    );
+    let found = show_outcomes(&with_mail(&to, b"x\n", |mail| connection.send(mail)));
     assert_eq!(found, ["later the end of the connection while waiting for the reply to MAIL"]);
     assert!(!connection.is_open());
 }
 
 #[test]
-fn those_too_many_are_sent_in_another_transaction() {
+fn excess_recipients_go_in_another_transaction() {
     let to: Vec<String> = (0..25).map(|i| format!("u{i}@x.example")).collect();
     let to = envelope(&to.iter().map(String::as_str).collect::<Vec<_>>());
     for ehlo in ["250 x", "250-x\r\n250 PIPELINING", "250-x\r\n250-PIPELINING\r\n250 CHUNKING"] {
         let count = std::sync::atomic::AtomicUsize::new(0);
-        let server = Server::start(move |_, command| {
+        let server = ScriptedServer::start(move |_, command| {
             use std::sync::atomic::Ordering::Relaxed;
             match command {
                 _ if command.starts_with("MAIL") => count.store(0, Relaxed),
-                _ if command.starts_with("EHLO") => return say(ehlo),
+                _ if command.starts_with("EHLO") => return reply(ehlo),
                 _ if command.starts_with("RCPT") && count.fetch_add(1, Relaxed) >= 10 => {
-                    return say("452 4.5.3 too many");
+                    return reply("452 4.5.3 too many");
                 }
                 _ => {}
             }
             usual(command)
         });
-        assert_eq!(send(&server, &settings(), &to), ["done 250 2.0.0 taken"; 25]);
-        let mails = server.said().iter().filter(|command| command.starts_with("MAIL")).count();
+        assert_eq!(send(&server, &client_settings(), &to), ["done 250 2.0.0 taken"; 25]);
+        let mails = server.commands().iter().filter(|command| command.starts_with("MAIL")).count();
         assert_eq!(mails, 3);
     }
 }
 
-/// Its refusal comes while mail data is still sent, and counts.
+/// The refusal comes while mail data is still being sent.
 #[test]
-fn a_refusal_before_the_end_of_mail_data_counts() {
+fn refusal_during_mail_data() {
     let to = envelope(&["a@x.example"]);
-    let server = Server::start(|_, command| match command {
-        "DATA" => Act::Octets(b"354 go\r\n552 5.3.4 too much\r\n".to_vec()),
+    let server = ScriptedServer::start(|_, command| match command {
+        "DATA" => Action::Send(b"354 go\r\n552 5.3.4 too much\r\n".to_vec()),
         _ => usual(command),
     });
-    let mut connection = connect(&server.target(), &settings()).unwrap();
+    let mut connection = connect(&server.target(), &client_settings()).unwrap();
     let content = b"0123456789abcdef\n".repeat(100_000);
-    let found = shown(&with_mail(&to, &content, |mail| connection.send(mail)));
+    let found = show_outcomes(&with_mail(&to, &content, |mail| connection.send(mail)));
     assert_eq!(found, ["never 552 5.3.4 too much"]);
 }
 
-/// A server that does not read is given up; one that reads gets all of it.
+/// A server that does not read is given up, one that reads gets all mail data.
 #[test]
-fn a_server_that_takes_no_mail_data_is_given_up() {
+fn server_that_does_not_read_mail_data_times_out() {
     let to = envelope(&["a@x.example"]);
     let content = b"0123456789abcdef\n".repeat(1_000_000);
     for (act, block, expected) in [
-        (Act::Deaf(b"354 go\r\n".to_vec()), SHORT, "later a timeout while sending mail data"),
-        (say("354 go"), LONG, "done 250 2.0.0 taken"),
+        (
+            Action::SendAndStopReading(b"354 go\r\n".to_vec()),
+            SHORT,
+            "later a timeout while sending mail data",
+        ),
+        (reply("354 go"), TIMEOUT, "done 250 2.0.0 taken"),
     ] {
-        let server = Server::start(move |_, command| match command {
+        let server = ScriptedServer::start(move |_, command| match command {
             "DATA" => act.clone(),
             _ => usual(command),
         });
-        let mut settings = settings();
+        let mut settings = client_settings();
         settings.timeouts.block = block;
         let mut connection = connect(&server.target(), &settings).unwrap();
-        let found = shown(&with_mail(&to, &content, |mail| connection.send(mail)));
+        let found = show_outcomes(&with_mail(&to, &content, |mail| connection.send(mail)));
         assert_eq!(found, [expected]);
     }
 }
 
-/// Content that cannot be read is not sent as if it had ended there.
+/// A message whose content cannot be read is not sent as if it ended there.
 #[test]
-fn content_that_breaks_off_is_no_message() {
+fn unreadable_content_is_not_sent() {
     use mailslot::relay::client::OutgoingMessage;
     use std::io::{self, Read};
     struct Breaks(usize);
@@ -211,19 +228,19 @@ fn content_that_breaks_off_is_no_message() {
             Ok(n)
         }
     }
-    for (ehlo, octets) in [("250 x", 10), ("250 x", 100_000), (CHUNKS, 10), (CHUNKS, 100_000)] {
-        let server = Server::start(move |_, command| match command.starts_with("EHLO") {
-            true => say(ehlo),
+    for (ehlo, length) in [("250 x", 10), ("250 x", 100_000), (CHUNKS, 10), (CHUNKS, 100_000)] {
+        let server = ScriptedServer::start(move |_, command| match command.starts_with("EHLO") {
+            true => reply(ehlo),
             false => usual(command),
         });
-        let mut connection = connect(&server.target(), &settings()).unwrap();
-        let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(octets))) };
+        let mut connection = connect(&server.target(), &client_settings()).unwrap();
+        let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(length))) };
         let to = envelope(&["a@x.example"]);
         let mail = OutgoingMessage { envelope: &to, size: 10, content: &open };
-        let found = shown(&connection.send(&mail));
+        let found = show_outcomes(&connection.send(&mail));
         assert!(found[0].starts_with("later the message cannot be read: the disk is gone"));
         drop(connection);
-        let said = server.said();
+        let said = server.commands();
         assert!(!said.iter().any(|line| line == "." || line.starts_with("BDAT")), "{said:?}");
     }
 }
@@ -231,9 +248,9 @@ fn content_that_breaks_off_is_no_message() {
 const CHUNKS: &str = "250-x\r\n250-PIPELINING\r\n250 CHUNKING";
 
 #[test]
-fn nobody_there_is_for_later() {
-    let settings = settings();
-    // Bound, and nobody listens.
+fn unreachable_server_defers() {
+    let settings = client_settings();
+    // A port on which no server listens.
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     drop(socket);
@@ -243,7 +260,7 @@ fn nobody_there_is_for_later() {
     let target = "unix:/nonexistent/smtp".parse().unwrap();
     let reason = connect(&target, &settings).unwrap_err();
     assert_eq!(reason.status, (4, 4, 1));
-    // A label of 64 octets: no name server need be asked.
+    // A label of 64 bytes fails without asking a name server.
     let target = format!("{}.invalid", "x".repeat(64)).parse().unwrap();
     let reason = connect(&target, &settings).unwrap_err();
     assert_eq!(reason.status, (4, 4, 3), "{reason}");
@@ -267,13 +284,13 @@ fn a_connect_to_a_unix_socket_that_accepts_nothing_has_a_deadline() {
         }
         waiting.push(socket);
     }
-    let mut settings = settings();
+    let mut settings = client_settings();
     settings.timeouts.connect = Duration::from_millis(50);
     let (done, result) = mpsc::channel();
     thread::spawn(move || {
         let error = connect(&ServerAddress::Unix(path), &settings).err();
         done.send(error.map(|reason| reason.text))
     });
-    let text = result.recv_timeout(LONG).expect("a deadline").expect("an error");
+    let text = result.recv_timeout(TIMEOUT).expect("a deadline").expect("an error");
     assert!(text.contains("timed out"), "{text}");
 }

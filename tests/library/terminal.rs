@@ -1,24 +1,27 @@
-//! Messages on real terminals: who is shown what, and that none of them can hold anything up.
+//! Messages on real terminals: which users see them, and that no terminal blocks the server.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::thread;
 use std::time::Instant;
 
-use crate::harness::terminals::{Pty, log_in};
 use mailslot::message::{Content, MailboxName, Owner, UserMailbox};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
 use mailslot::terminal::{Terminals, WRITE_TIMEOUT};
 use nix::sys::termios::{InputFlags, OutputFlags};
 
+use crate::harness::terminals::{Pty, write_utmp};
+
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
 
 #[test]
-fn who_accepts_messages_sees_them() {
-    let folder = tempfile::tempdir().unwrap();
+fn message_is_shown_to_users_who_accept_messages() {
+    let directory = tempfile::tempdir().unwrap();
     let (ann, bo, other) = (Pty::open(), Pty::open(), Pty::open());
-    let terminals =
-        log_in(folder.path(), &[("ann", ann.line()), ("bo", bo.line()), ("anna", other.line())]);
+    let terminals = write_utmp(
+        directory.path(),
+        &[("ann", ann.line()), ("bo", bo.line()), ("anna", other.line())],
+    );
     assert_eq!(
         terminals.show(&[user("ann"), user("cy"), user("bo")], &lunch()),
         [true, false, true]
@@ -34,25 +37,25 @@ fn who_accepts_messages_sees_them() {
 }
 
 #[test]
-fn who_accepts_none_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+fn terminal_that_refuses_messages_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     pty.mesg(false);
     assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
     assert_eq!(pty.screen(), "");
-    // At any time, also in between.
+    // Also changed in between.
     pty.mesg(true);
     assert!(terminals.are_active(&[user("ann")]));
 }
 
-/// Whatever utmp says: a terminal has one owner.
+/// A terminal has one owner, whatever utmp says.
 #[test]
-fn the_terminal_of_somebody_else_is_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+fn terminal_of_another_owner_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     let uid = nix::unistd::geteuid().as_raw();
     for (uid, shown) in [(uid.wrapping_add(1), false), (uid, true)] {
         let ann = UserMailbox { owner: Some(Owner { uid, gid: 0 }), ..user("ann") };
@@ -63,28 +66,28 @@ fn the_terminal_of_somebody_else_is_left_alone() {
 }
 
 #[test]
-fn all_terminals_of_a_user_show_it_and_each_once() {
-    let folder = tempfile::tempdir().unwrap();
+fn each_terminal_of_a_user_shows_it_once() {
+    let directory = tempfile::tempdir().unwrap();
     let (one, two, closed) = (Pty::open(), Pty::open(), Pty::open());
     closed.mesg(false);
-    // A login that ended badly has left its record.
+    // A login that ended abnormally has left its record.
     let lines = [one.line(), closed.line(), two.line(), one.line(), "pts/4294967295"];
-    let terminals = log_in(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(directory.path(), &lines.map(|line| ("ann", line)));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [true]);
     assert_eq!([one.screen(), two.screen(), closed.screen()], [SHOWN, SHOWN, ""]);
 }
 
 #[test]
-fn a_terminal_that_does_not_read_holds_up_nobody() {
-    let folder = tempfile::tempdir().unwrap();
+fn blocked_terminal_delays_no_other() {
+    let directory = tempfile::tempdir().unwrap();
     let (stopped, full, reading, also) = (Pty::open(), Pty::open(), Pty::open(), Pty::open());
     stopped.stop();
     full.fill();
-    // More than the kernel can find room for.
+    // More than the kernel can buffer.
     let text = "x".repeat(TEXT_MAX - 1);
     let shown = SHOWN.replace("lunch?", &text);
-    let terminals = log_in(
-        folder.path(),
+    let terminals = write_utmp(
+        directory.path(),
         &[
             ("ann", stopped.line()),
             ("bo", full.line()),
@@ -96,20 +99,20 @@ fn a_terminal_that_does_not_read_holds_up_nobody() {
     let begun = Instant::now();
     let users = ["ann", "bo", "cy", "dan"].map(user);
     assert_eq!(terminals.show(&users, &screen(&text)), [false, false, true, true]);
-    // One wait for all of them together.
+    // All of them are waited for at the same time.
     assert!(begun.elapsed() >= WRITE_TIMEOUT && begun.elapsed() < WRITE_TIMEOUT * 5 / 2);
     assert_eq!([reading.screen(), also.screen()], [shown.as_str(), &shown]);
-    // Without those that are stuck there is no wait.
+    // Without blocked terminals there is no wait.
     let begun = Instant::now();
     assert_eq!(terminals.show(&users[2..3], &lunch()), [true]);
     assert!(begun.elapsed() < WRITE_TIMEOUT);
 }
 
 #[test]
-fn a_terminal_that_reads_slowly_gets_it_all() {
-    let folder = tempfile::tempdir().unwrap();
+fn slow_terminal_gets_the_whole_message() {
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     let text = format!("{}<end>", "x".repeat(TEXT_MAX - 10));
     pty.fill();
     thread::scope(|scope| {
@@ -120,52 +123,52 @@ fn a_terminal_that_reads_slowly_gets_it_all() {
 }
 
 #[test]
-fn a_terminal_that_is_gone_is_none() {
-    let folder = tempfile::tempdir().unwrap();
+fn closed_terminal_is_ignored() {
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    let terminals = log_in(folder.path(), &[("ann", pty.line())]);
+    let terminals = write_utmp(directory.path(), &[("ann", pty.line())]);
     assert!(terminals.are_active(&[user("ann")]));
     drop(pty);
     assert!(!terminals.are_active(&[user("ann")]));
     assert_eq!(terminals.show(&[user("ann")], &lunch()), [false]);
-    // Nobody is logged in where nobody says so.
+    // Without a utmp file no user is logged in.
     fs::remove_file(&terminals.utmp).unwrap();
     assert!(!terminals.are_active(&[user("ann")]));
 }
 
 #[test]
-fn no_symbolic_link_leads_to_a_terminal() {
-    let folder = tempfile::tempdir().unwrap();
+fn symbolic_links_to_terminals_are_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
     let pty = Pty::open();
-    symlink(format!("/dev/{}", pty.line()), folder.path().join("link")).unwrap();
-    symlink("/dev", folder.path().join("dev")).unwrap();
+    symlink(format!("/dev/{}", pty.line()), directory.path().join("link")).unwrap();
+    symlink("/dev", directory.path().join("dev")).unwrap();
     let inside = format!("dev/{}", pty.line());
     let outside = format!("../../../../../../dev/{}", pty.line());
     let absolute = format!("/dev/{}", pty.line());
     for line in ["link", &inside, &outside, &absolute] {
-        let utmp = log_in(folder.path(), &[("ann", line)]).utmp;
-        let terminals = Terminals { utmp, dev: folder.path().to_owned() };
+        let utmp = write_utmp(directory.path(), &[("ann", line)]).utmp;
+        let terminals = Terminals { utmp, dev: directory.path().to_owned() };
         assert_eq!(terminals.show(&[user("ann")], &lunch()), [false], "{line}");
     }
     assert_eq!(pty.screen(), "");
 }
 
-/// Octets of UTF-8 are controls to a terminal that knows none.
+/// A terminal without UTF-8 takes bytes of UTF-8 for control characters.
 #[test]
-fn a_terminal_gets_what_it_takes() {
-    let folder = tempfile::tempdir().unwrap();
+fn control_characters_depend_on_the_terminal() {
+    let directory = tempfile::tempdir().unwrap();
     let (modern, old, cooked) = (Pty::open(), Pty::open(), Pty::open());
     old.set(|settings| settings.input_flags.remove(InputFlags::IUTF8));
     cooked.set(|settings| settings.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR));
     let lines = [modern.line(), old.line(), cooked.line()];
-    let terminals = log_in(folder.path(), &lines.map(|line| ("ann", line)));
+    let terminals = write_utmp(directory.path(), &lines.map(|line| ("ann", line)));
     let text = "caf\u{e9} \u{db}2J \u{9b}2J \x1b[2J \x07 \x08";
     assert_eq!(terminals.show(&[user("ann")], &screen(text)), [true]);
     let head = SHOWN.split_once("lunch?").unwrap().0;
     let utf8 = format!("{head}caf\u{e9} \u{db}2J M-^[2J ^[[2J ^G ^H\r\nEOF\r\n");
     assert_eq!(modern.screen(), utf8);
     assert_eq!(old.screen(), format!("{head}caf? ?2J M-^[2J ^[[2J ^G ^H\r\nEOF\r\n"));
-    // A second CR does nothing.
+    // A second CR has no effect.
     assert_eq!(cooked.screen().replace("\r\r\n", "\r\n").trim_end(), utf8.trim_end());
 }
 

@@ -1,92 +1,92 @@
-//! SEND, SOML and SAML over a connection: what is on the terminal, what in the mailbox, and what
-//! the sender is told.
+//! SEND, SOML and SAML in a session: what is shown, what is delivered, and the replies.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::library::{Client, House, LONG, codes, converse, stranger};
-use crate::harness::terminals::{Pty, log_in};
 use mailslot::message::peer::Peer;
 use mailslot::net::stream::{Socket, Stream};
 use mailslot::server;
 use mailslot::session::{Audience, SessionConfig};
 use mailslot::terminal::render::TEXT_MAX;
 
+use crate::harness::TIMEOUT;
+use crate::harness::client::{Client, codes};
+use crate::harness::library::{MailStore, remote_peer, run_session};
+use crate::harness::terminals::{Pty, write_utmp};
+
 const SHOWN: &str = "Subject: lunch\r\n\r\nat noon?\r\nEOF\r\n";
 const MESSAGE: &str = "Subject: lunch\r\n\r\nat noon?\r\n.\r\n";
 
-/// Ann and Bo at their terminals, of which Bo's accepts no messages; Cy is away.
-struct Scene {
-    house: House,
+/// ann and bo at their terminals, of which that of bo refuses messages. cy is not logged in.
+struct TestTerminals {
+    store: MailStore,
     ann: Pty,
     bo: Pty,
     settings: SessionConfig,
 }
 
-impl Scene {
-    fn new() -> Scene {
-        let (house, ann, bo) = (House::new(), Pty::open(), Pty::open());
+impl TestTerminals {
+    fn new() -> TestTerminals {
+        let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
-        let terminals = log_in(house.folder(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let settings = SessionConfig {
-            terminals: Audience::Local,
-            host_terminals: terminals,
-            ..house.session()
-        };
-        Scene { house, ann, bo, settings }
+        let host_terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
+        let terminals = Audience::Local;
+        let settings = SessionConfig { terminals, host_terminals, ..store.session_settings() };
+        TestTerminals { store, ann, bo, settings }
     }
 
-    /// The codes of the replies to a message, `verb`'s, RCPTs', DATA's and the dot's.
+    /// Returns the codes of the replies to the verb, to each RCPT, to DATA and to the final dot.
     fn codes(&self, verb: &str, to: &[&str], message: &str) -> Vec<String> {
         let rcpts: String =
             to.iter().map(|to| format!("RCPT TO:<{to}@here.example>\r\n")).collect();
         let input = format!("HELO a\r\n{verb} FROM:<me@a>\r\n{rcpts}DATA\r\n{message}QUIT\r\n");
-        let office = self.house.office(self.settings.clone());
-        let (_, replies) = converse(&office, Peer::Pipe, input.as_bytes());
+        let sessions = self.store.sessions(self.settings.clone());
+        let (_, replies) = run_session(&sessions, Peer::Pipe, input.as_bytes());
         let all = codes(&replies);
         all[2..all.len() - 1].iter().map(|code| code.to_string()).collect()
     }
 
-    /// How often the message is on Ann's terminal, and how often in the mailboxes of all three.
+    /// Returns how often the message is on the terminal of ann, and in the mailboxes of all three.
     fn found(&self) -> (usize, [usize; 3]) {
         assert_eq!(self.bo.screen(), "");
-        let counts = ["ann", "bo", "cy"].map(|user| self.house.count(user));
+        let counts = ["ann", "bo", "cy"].map(|user| self.store.count(user));
         (self.ann.screen().matches(SHOWN).count(), counts)
     }
 }
 
-/// RFC 821, appendix F, scenario 4, word for word but for names.
+/// Scenario 4 of RFC 821, appendix F, except for names.
 #[test]
-fn the_scenario_of_the_standard() {
-    let scene = Scene::new();
-    let office = scene.house.office(scene.settings.clone());
+fn scenario_of_rfc_821() {
+    let setup = TestTerminals::new();
+    let sessions = setup.store.sessions(setup.settings.clone());
     let input = b"HELO MIT-MC.ARPA\r\nVRFY ann\r\nSEND FROM:<EAK@MIT-MC.ARPA>\r\n\
         RCPT TO:<ann@here.example>\r\nDATA\r\n\
         Blah blah blah...\r\n...etc. etc. etc.\r\n.\r\nQUIT\r\n";
-    let (_, replies) = converse(&office, Peer::Pipe, input);
+    let (_, replies) = run_session(&sessions, Peer::Pipe, input);
     assert_eq!(codes(&replies), ["220", "250", "250", "250", "250", "354", "250", "221"]);
-    let screen = scene.ann.screen();
+    let screen = setup.ann.screen();
     let (first, text) = screen.split_once(" ...\r\n").unwrap();
     assert!(first.starts_with("\r\n\x07Message from <EAK@MIT-MC.ARPA> at "), "{first:?}");
     assert_eq!(text, "Blah blah blah...\r\n..etc. etc. etc.\r\nEOF\r\n");
-    assert_eq!(scene.house.count("ann"), 0);
+    assert_eq!(setup.store.count("ann"), 0);
 }
 
 #[test]
-fn each_command_goes_where_it_should() {
+fn destinations_of_each_command() {
     for (verb, to, codes, found) in [
         ("MAIL", &["ann"][..], &["250", "250", "354", "250"][..], (0, [1, 0, 0])),
         ("SEND", &["ann"], &["250", "250", "354", "250"], (1, [0, 0, 0])),
         ("SOML", &["ann"], &["250", "250", "354", "250"], (1, [0, 0, 0])),
         ("SAML", &["ann"], &["250", "250", "354", "250"], (1, [1, 0, 0])),
-        // mesg n, and away. The recipient that is refused leaves none for DATA.
+        // A terminal that refuses messages, and no terminal. The refused recipient leaves none for
+        // DATA.
         ("SOML", &["bo"], &["250", "250", "354", "250"], (0, [0, 1, 0])),
         ("SAML", &["bo"], &["250", "250", "354", "250"], (0, [0, 1, 0])),
         ("SOML", &["cy"], &["250", "250", "354", "250"], (0, [0, 0, 1])),
         ("SAML", &["cy"], &["250", "250", "354", "250"], (0, [0, 0, 1])),
-        // To several: each where they are, and nobody twice.
+        // Several recipients, each where it is, and none twice.
         ("SEND", &["cy", "ann", "bo"], &["250", "450", "250", "450", "354", "250"], (1, [0; 3])),
         (
             "SOML",
@@ -97,24 +97,24 @@ fn each_command_goes_where_it_should() {
         ("SAML", &["ann", "cy"], &["250", "250", "250", "354", "250"], (1, [1, 0, 1])),
         ("SAML", &["nobody", "ann"], &["250", "550", "250", "354", "250"], (1, [1, 0, 0])),
     ] {
-        let scene = Scene::new();
-        assert_eq!(scene.codes(verb, to, MESSAGE), codes, "{verb} {to:?}");
-        assert_eq!(scene.found(), found, "{verb} {to:?}");
+        let setup = TestTerminals::new();
+        assert_eq!(setup.codes(verb, to, MESSAGE), codes, "{verb} {to:?}");
+        assert_eq!(setup.found(), found, "{verb} {to:?}");
     }
 }
 
 #[test]
-fn send_to_somebody_away_ends_before_the_mail_data() {
-    let scene = Scene::new();
+fn send_without_a_terminal_is_450() {
+    let setup = TestTerminals::new();
     for away in ["bo", "cy"] {
-        assert_eq!(scene.codes("SEND", &[away], ""), ["250", "450", "554"]);
+        assert_eq!(setup.codes("SEND", &[away], ""), ["250", "450", "554"]);
     }
-    assert_eq!(scene.found(), (0, [0; 3]));
+    assert_eq!(setup.found(), (0, [0; 3]));
 }
 
-/// What goes to a terminal needs no mailbox.
+/// A message for a terminal needs no mailbox.
 #[test]
-fn a_mailbox_that_cannot_take_mail_keeps_nothing_from_a_terminal() {
+fn unusable_mailbox_does_not_affect_the_terminal() {
     for (verb, to, codes) in [
         ("MAIL", "ann", &["250", "450", "554"][..]),
         ("SEND", "ann", &["250", "250", "354", "250"]),
@@ -122,118 +122,118 @@ fn a_mailbox_that_cannot_take_mail_keeps_nothing_from_a_terminal() {
         ("SAML", "ann", &["250", "450", "554"]),
         ("SOML", "bo", &["250", "450", "554"]),
     ] {
-        let scene = Scene::new();
+        let setup = TestTerminals::new();
         for user in ["ann", "bo"] {
-            fs::create_dir(scene.house.folder().join("mail").join(user)).unwrap();
+            fs::create_dir(setup.store.path().join("mail").join(user)).unwrap();
         }
         let taken = codes.contains(&"354");
         assert_eq!(
-            scene.codes(verb, &[to], if taken { MESSAGE } else { "" }),
+            setup.codes(verb, &[to], if taken { MESSAGE } else { "" }),
             codes,
             "{verb} {to}"
         );
-        assert_eq!(scene.ann.screen().matches(SHOWN).count(), usize::from(taken), "{verb} {to}");
+        assert_eq!(setup.ann.screen().matches(SHOWN).count(), usize::from(taken), "{verb} {to}");
     }
 }
 
-/// Too long for a screen: SEND says so, the others have a mailbox for it.
+/// A message that is too long for a screen is refused by SEND and delivered by the others.
 #[test]
-fn what_does_not_fit_is_never_lost() {
+fn message_too_long_for_a_screen() {
     let message = format!("{}\r\n.\r\n", ["x".repeat(70).as_str(); TEXT_MAX / 70 + 1].join("\r\n"));
     for (verb, code, shown, mailed) in
         [("SEND", "552", false, 0), ("SOML", "250", true, 1), ("SAML", "250", true, 1)]
     {
-        let scene = Scene::new();
-        assert_eq!(scene.codes(verb, &["ann"], &message).last().unwrap(), code, "{verb}");
-        assert_eq!(scene.house.count("ann"), mailed, "{verb}");
-        let screen = scene.ann.screen();
+        let setup = TestTerminals::new();
+        assert_eq!(setup.codes(verb, &["ann"], &message).last().unwrap(), code, "{verb}");
+        assert_eq!(setup.store.count("ann"), mailed, "{verb}");
+        let screen = setup.ann.screen();
         assert_eq!(screen.ends_with("... the rest is in your mailbox\r\nEOF\r\n"), shown, "{verb}");
         assert_eq!(screen.is_empty(), !shown, "{verb}");
     }
 }
 
-/// The user says `mesg n`, or stops the terminal, between RCPT and the dot.
+/// The user says `mesg n`, or stops the terminal, between RCPT and the final dot.
 #[test]
-fn a_terminal_lost_on_the_way_is_told() {
+fn terminal_lost_before_the_final_dot() {
     for (verb, code, mailed) in [("SEND", "451", 0), ("SOML", "250", 1), ("SAML", "250", 1)] {
         for stop in [false, true] {
-            let scene = Scene::new();
-            let office = scene.house.office(scene.settings.clone());
+            let setup = TestTerminals::new();
+            let sessions = setup.store.sessions(setup.settings.clone());
             let (client, server) = UnixStream::pair().unwrap();
             thread::scope(|scope| {
                 scope.spawn(|| {
                     let (peer, socket) = (Peer::Unix, Socket::Unix(server));
                     let mut stream =
-                        Stream::new(socket, peer, Duration::from_secs(300), LONG).unwrap();
-                    let end = office.serve(&mut stream);
+                        Stream::new(socket, peer, Duration::from_secs(300), TIMEOUT).unwrap();
+                    let end = sessions.serve(&mut stream);
                     stream.close(end.lingers());
                 });
                 let mut client = Client::new(client);
-                client.expect("220");
-                client.ask("EHLO a", "250");
-                client.ask(&format!("{verb} FROM:<me@a>"), "250");
-                client.ask("RCPT TO:<ann@here.example>", "250");
-                client.ask("DATA", "354");
+                client.expect(220);
+                client.command("EHLO a", 250);
+                client.command(&format!("{verb} FROM:<me@a>"), 250);
+                client.command("RCPT TO:<ann@here.example>", 250);
+                client.command("DATA", 354);
                 if stop {
-                    scene.ann.stop()
+                    setup.ann.stop()
                 } else {
-                    scene.ann.mesg(false)
+                    setup.ann.mesg(false)
                 }
                 client.send(MESSAGE);
                 client.expect(code);
-                client.ask("QUIT", "221");
+                client.command("QUIT", 221);
             });
-            assert_eq!(scene.house.count("ann"), mailed, "{verb}");
+            assert_eq!(setup.store.count("ann"), mailed, "{verb}");
         }
     }
 }
 
-/// Mail for others is delivered while a stopped terminal is waited for.
+/// Other mail is delivered while the server waits for a stopped terminal.
 #[test]
-fn a_stopped_terminal_keeps_only_its_own_sender() {
-    let scene = Scene::new();
-    let settings = scene.house.settings(4);
+fn stopped_terminal_delays_only_its_sender() {
+    let setup = TestTerminals::new();
+    let settings = setup.store.server_settings(4);
     let running =
-        scene.house.run(server::ServerConfig { session: scene.settings.clone(), ..settings });
+        setup.store.run(server::ServerConfig { session: setup.settings.clone(), ..settings });
     let (mut sender, mut other) = (running.connect(), running.connect());
     for client in [&mut sender, &mut other] {
-        client.expect("220");
-        client.ask("EHLO a", "250");
+        client.expect(220);
+        client.command("EHLO a", 250);
     }
-    scene.ann.stop();
+    setup.ann.stop();
     let mut other_is_first = || {
         for (client, verb, to) in [(&mut sender, "SEND", "ann"), (&mut other, "MAIL", "cy")] {
-            client.ask(&format!("{verb} FROM:<me@a>"), "250");
-            client.ask(&format!("RCPT TO:<{to}@here.example>"), "250");
-            client.ask("DATA", "354");
+            client.command(&format!("{verb} FROM:<me@a>"), 250);
+            client.command(&format!("RCPT TO:<{to}@here.example>"), 250);
+            client.command("DATA", 354);
         }
         sender.send(MESSAGE);
         other.send(MESSAGE);
-        other.expect("250");
-        sender.socket.set_nonblocking(true).unwrap();
-        let waits = sender.socket.peek(&mut [0]).is_err();
-        sender.socket.set_nonblocking(false).unwrap();
+        other.expect(250);
+        sender.stream().set_nonblocking(true).unwrap();
+        let waits = sender.stream().peek(&mut [0]).is_err();
+        sender.stream().set_nonblocking(false).unwrap();
         sender.expect("451 4.2.1");
         waits
     };
-    // On a machine with much else to do one delivery may take longer than the wait.
+    // On a busy machine one delivery may take longer than the wait.
     assert!((0..5).any(|_| other_is_first()));
 }
 
 #[test]
-fn who_may_not_send_hears_502_and_sees_nothing_in_ehlo() {
-    let mut scene = Scene::new();
+fn clients_that_may_not_send_get_502() {
+    let mut setup = TestTerminals::new();
     for (send, peer, may) in [
-        (Audience::Everyone, stranger(1), true),
-        (Audience::Local, stranger(1), false),
+        (Audience::Everyone, remote_peer(1), true),
+        (Audience::Local, remote_peer(1), false),
         (Audience::Local, Peer::Unix, true),
         (Audience::Nobody, Peer::Unix, false),
     ] {
-        scene.settings.terminals = send;
-        let office = scene.house.office(scene.settings.clone());
+        setup.settings.terminals = send;
+        let sessions = setup.store.sessions(setup.settings.clone());
         let input = b"EHLO a\r\nSEND FROM:<a@b>\r\nRSET\r\nSOML FROM:<a@b>\r\nRSET\r\n\
             SAML FROM:<a@b>\r\nHELP SEND\r\nQUIT\r\n";
-        let (_, replies) = converse(&office, peer, input);
+        let (_, replies) = run_session(&sessions, peer, input);
         let (yes, help) = if may { ("250", "214") } else { ("502", "504") };
         let expected = ["220", "250", yes, "250", yes, "250", yes, help, "221"];
         assert_eq!(codes(&replies), expected, "{send:?} {peer}");

@@ -1,102 +1,103 @@
-//! TLS when something is wrong: handshakes cut, stalled, or made of garbage; ends without notice;
-//! keys that are none.
+//! TLS faults: handshakes that are split, stalled or garbage, connections that end without notice,
+//! and unusable keys.
 
-use crate::harness::library;
-use crate::harness::tls;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
-use crate::harness::library::{House, LONG, Running};
-use crate::harness::tls::{Pair, VERSIONS, at_starttls, certify, certify_as, hello, reply, rest};
 use mailslot::net::tls::{ServerCertificate, examine};
 use rustls::StreamOwned;
 
-/// A server that offers STARTTLS, with this time-out.
-fn offering(house: &House, timeout: Duration) -> (Running, Pair) {
-    let pair = certify(house.folder(), "a");
-    let mut settings = house.settings(4);
+use crate::harness::TIMEOUT;
+use crate::harness::client::{codes, rest};
+use crate::harness::library::{LibraryServer, MailStore};
+use crate::harness::tls::{TestCertificate, VERSIONS, outgoing_records, starttls};
+
+/// Runs a server that offers STARTTLS, with this timeout.
+fn offering(store: &MailStore, timeout: Duration) -> (LibraryServer, TestCertificate) {
+    let certificate = TestCertificate::new(store.path(), "a");
+    let mut settings = store.server_settings(4);
     settings.session.timeout = timeout;
-    settings.session.tls = pair.offered();
-    (house.run(settings), pair)
+    settings.session.tls = certificate.offered();
+    (store.run(settings), certificate)
 }
 
-/// Whatever happened before, the next client is served.
-fn assert_serves(running: &Running, pair: &Pair) {
-    let mut client = pair.secure(at_starttls(running.address), &VERSIONS);
-    client.ask("EHLO client.example", "250");
+/// Asserts that the next client is served.
+fn assert_serves(running: &LibraryServer, certificate: &TestCertificate) {
+    let mut client = certificate.handshake(starttls(running.address), &VERSIONS);
+    client.command("EHLO client.example", 250);
     client.quit();
 }
 
 #[test]
-fn a_handshake_may_come_octet_by_octet() {
-    let house = House::new();
-    let (running, pair) = offering(&house, LONG);
+fn handshake_byte_by_byte() {
+    let store = MailStore::new();
+    let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
-        let mut socket = at_starttls(running.address);
-        let mut client = pair.client(&[version]);
+        let mut socket = starttls(running.address);
+        let mut client = certificate.connection(&[version]);
         while client.is_handshaking() {
-            for octet in hello(&mut client) {
-                socket.write_all(&[octet]).unwrap();
+            for byte in outgoing_records(&mut client) {
+                socket.write_all(&[byte]).unwrap();
             }
             if client.is_handshaking() {
                 client.read_tls(&mut socket).unwrap();
                 client.process_new_packets().unwrap();
             }
         }
-        for octet in hello(&mut client) {
-            socket.write_all(&[octet]).unwrap();
+        for byte in outgoing_records(&mut client) {
+            socket.write_all(&[byte]).unwrap();
         }
         let mut stream = StreamOwned::new(client, socket);
         stream.write_all(b"NOOP\r\nQUIT\r\n").unwrap();
         let mut replies = String::new();
         stream.read_to_string(&mut replies).unwrap();
-        assert_eq!(library::codes(&replies), ["250", "221"]);
+        assert_eq!(codes(&replies), ["250", "221"]);
     }
 }
 
 #[test]
-fn a_client_may_leave_at_any_octet_of_the_handshake() {
-    let house = House::new();
-    let (running, pair) = offering(&house, LONG);
+fn client_leaves_during_the_handshake() {
+    let store = MailStore::new();
+    let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
-        let first = hello(&mut pair.client(&[version]));
+        let first = outgoing_records(&mut certificate.connection(&[version]));
         let cuts = (0..8).chain((8..first.len()).step_by(29)).chain([first.len()]);
         let mut left = 0;
         for cut in cuts {
-            let mut socket = at_starttls(running.address);
+            let mut socket = starttls(running.address);
             socket.write_all(&first[..cut]).unwrap();
             socket.shutdown(Shutdown::Write).unwrap();
-            // Records of TLS if the hello was whole, else nothing; never clear text.
+            // If the hello was whole, TLS records; otherwise nothing; never clear text.
             let rest = rest(&mut socket);
             assert_eq!(rest.is_empty(), cut < first.len(), "{cut}: {rest:?}");
             assert!(rest.is_empty() || rest[0] == 22, "{cut}: {rest:?}");
             left += 1;
         }
-        // The second flight, cut too.
-        let mut socket = at_starttls(running.address);
-        let mut client = pair.client(&[version]);
-        socket.write_all(&hello(&mut client)).unwrap();
+        // The same in the second flight.
+        let mut socket = starttls(running.address);
+        let mut client = certificate.connection(&[version]);
+        socket.write_all(&outgoing_records(&mut client)).unwrap();
         let mut second = Vec::new();
         while second.is_empty() {
             client.read_tls(&mut socket).unwrap();
             client.process_new_packets().unwrap();
-            second = hello(&mut client);
+            second = outgoing_records(&mut client);
         }
         socket.write_all(&second[..second.len() / 2]).unwrap();
         drop(socket);
         assert!(left > 10);
     }
-    assert_serves(&running, &pair);
+    assert_serves(&running, &certificate);
 }
 
 #[test]
-fn garbage_is_no_handshake() {
-    let house = House::new();
-    let (running, pair) = offering(&house, LONG);
+fn garbage_instead_of_a_handshake() {
+    let store = MailStore::new();
+    let (running, certificate) = offering(&store, TIMEOUT);
     let old_version = {
-        // A hello whose only versions are below 1.2.
+        // A hello that offers only versions below 1.2.
         let mut record = b"\x16\x03\x01\x00\x2d\x01\x00\x00\x29\x03\x02".to_vec();
         record.extend([7; 32]);
         record.extend(b"\x00\x00\x02\xc0\x13\x01\x00");
@@ -114,58 +115,57 @@ fn garbage_is_no_handshake() {
         ("TLS 1.1", &old_version),
     ];
     for (number, (name, garbage)) in table.iter().enumerate() {
-        let mut socket = at_starttls(running.address);
-        // The server may be gone before all is sent.
+        let mut socket = starttls(running.address);
+        // The server may close before all is sent.
         let _ = socket.write_all(garbage);
         let said = rest(&mut socket);
         assert!(said.is_empty() || (said[0] == 21 && said.len() == 7), "{name}: {said:?}");
-        assert_eq!(house.counters.tls_failed.value(), number as u64 + 1, "{name}");
+        assert_eq!(store.counters.tls_failed.value(), number as u64 + 1, "{name}");
     }
-    assert_eq!(house.counters.sessions_panicked.value(), 0);
-    assert_serves(&running, &pair);
+    assert_eq!(store.counters.sessions_panicked.value(), 0);
+    assert_serves(&running, &certificate);
 }
 
 #[test]
-fn who_stalls_in_the_handshake_is_let_go() {
-    let house = House::new();
+fn stalled_handshake_times_out() {
+    let store = MailStore::new();
     let timeout = Duration::from_millis(400);
-    let (running, pair) = offering(&house, timeout);
-    let first = hello(&mut pair.client(&VERSIONS));
+    let (running, certificate) = offering(&store, timeout);
+    let first = outgoing_records(&mut certificate.connection(&VERSIONS));
     for sent in [0, 3, first.len() / 2] {
         let began = Instant::now();
-        let mut socket = at_starttls(running.address);
+        let mut socket = starttls(running.address);
         socket.write_all(&first[..sent]).unwrap();
         assert_eq!(rest(&mut socket), b"");
-        assert!(began.elapsed() >= timeout * 7 / 8 && began.elapsed() < LONG / 2, "{sent}");
+        assert!(began.elapsed() >= timeout * 7 / 8 && began.elapsed() < TIMEOUT / 2, "{sent}");
     }
-    // Octet by octet is no way to stay.
-    let mut socket = at_starttls(running.address);
+    // Sending byte by byte does not extend the time.
+    let mut socket = starttls(running.address);
     socket.set_read_timeout(Some(timeout / 10)).unwrap();
-    let end = first.iter().position(|octet| {
-        let sent = socket.write_all(&[*octet]).is_ok();
+    let end = first.iter().position(|byte| {
+        let sent = socket.write_all(&[*byte]).is_ok();
         let waited =
             matches!(socket.read(&mut [0; 16]), Err(e) if e.kind() == ErrorKind::WouldBlock);
         !(sent && waited)
     });
-    assert!(end.is_some_and(|octets| octets < 40), "{end:?}");
+    assert!(end.is_some_and(|length| length < 40), "{end:?}");
 }
 
-/// A stop, and a pool that needs room, find a handshake like any wait; and nothing in clear text
-/// follows it.
+/// A stop, and a full pool, end a handshake like any wait. No clear text follows it.
 #[test]
-fn a_handshake_gives_way() {
-    let house = House::new();
-    let pair = certify(house.folder(), "a");
-    let mut settings = house.settings(2);
+fn handshake_is_evicted_and_stopped() {
+    let store = MailStore::new();
+    let certificate = TestCertificate::new(store.path(), "a");
+    let mut settings = store.server_settings(2);
     settings.session.timeout = Duration::from_millis(600); // idle after 20 ms
-    settings.session.session_timeout = LONG;
-    settings.session.tls = pair.offered();
-    let running = house.run(settings);
-    let mut first = at_starttls(running.address);
-    let mut second = at_starttls(running.address);
+    settings.session.session_timeout = TIMEOUT;
+    settings.session.tls = certificate.offered();
+    let running = store.run(settings);
+    let mut first = starttls(running.address);
+    let mut second = starttls(running.address);
     let third = loop {
-        let mut client = tls::connect(running.address);
-        if reply(&mut client).starts_with("220") {
+        let mut client = running.connect();
+        if client.reply().code == 220 {
             break client;
         }
     };
@@ -177,16 +177,16 @@ fn a_handshake_gives_way() {
 }
 
 #[test]
-fn an_end_within_mail_data_delivers_nothing() {
-    let house = House::new();
-    let (running, pair) = offering(&house, LONG);
+fn connection_lost_within_mail_data_delivers_nothing() {
+    let store = MailStore::new();
+    let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
-        for says_so in [true, false] {
-            let mut client = pair.secure(at_starttls(running.address), &[version]);
-            client.up_to_data("smith");
+        for with_notice in [true, false] {
+            let mut client = certificate.handshake(starttls(running.address), &[version]);
+            client.begin_data("smith");
             client.send(b"half of\r\n");
             let stream = client.stream();
-            if says_so {
+            if with_notice {
                 stream.conn.send_close_notify();
                 stream.conn.complete_io(&mut stream.sock).unwrap();
             }
@@ -196,35 +196,36 @@ fn an_end_within_mail_data_delivers_nothing() {
             assert_eq!(rest, b"");
         }
     }
-    assert_serves(&running, &pair);
-    assert_eq!(house.mailbox("smith"), "");
+    assert_serves(&running, &certificate);
+    assert_eq!(store.mailbox("smith"), "");
 }
 
-/// A record that was tampered with ends the session: it is not a line, and not answered.
+/// A record that was changed on the way ends the session. It is not a command and gets no reply.
 #[test]
-fn a_forged_record_ends_the_session() {
-    let house = House::new();
-    let (running, pair) = offering(&house, LONG);
+fn forged_record_ends_the_session() {
+    let store = MailStore::new();
+    let (running, certificate) = offering(&store, TIMEOUT);
     for version in VERSIONS {
-        let mut client = pair.secure(at_starttls(running.address), &[version]);
-        client.ask("EHLO client.example", "250");
+        let mut client = certificate.handshake(starttls(running.address), &[version]);
+        client.command("EHLO client.example", 250);
         let stream = client.stream();
         stream.conn.writer().write_all(b"NOOP\r\n").unwrap();
-        let mut record = hello(&mut stream.conn);
+        let mut record = outgoing_records(&mut stream.conn);
         *record.last_mut().unwrap() ^= 1;
         stream.sock.write_all(&record).unwrap();
         let mut rest = Vec::new();
         assert!(stream.read_to_end(&mut rest).is_err(), "an alert");
         assert_eq!(rest, b"");
     }
-    assert_serves(&running, &pair);
+    assert_serves(&running, &certificate);
 }
 
 #[test]
-fn keys_that_are_none_say_why() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name);
-    let (a, b) = (certify(folder.path(), "a"), certify(folder.path(), "b"));
+fn unusable_keys_are_refused_with_a_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let (a, b) =
+        (TestCertificate::new(directory.path(), "a"), TestCertificate::new(directory.path(), "b"));
     let (cert_a, key_a) = (fs::read(&a.cert).unwrap(), fs::read(&a.key).unwrap());
     let cert_b = fs::read(&b.cert).unwrap();
     fs::write(path("both"), [&key_a[..], &cert_a].concat()).unwrap();
@@ -270,11 +271,11 @@ fn keys_that_are_none_say_why() {
 }
 
 #[test]
-fn what_a_certificate_says_of_itself() {
-    let folder = tempfile::tempdir().unwrap();
+fn certificate_dates_and_names() {
+    let directory = tempfile::tempdir().unwrap();
     let year = rcgen::date_time_ymd;
     let dated = |from: i32, to: i32| {
-        certify_as(folder.path(), &format!("{from}"), |params| {
+        TestCertificate::with(directory.path(), &format!("{from}"), |params| {
             params.not_before = year(from, 1, 1);
             params.not_after = year(to, 1, 1);
         })
@@ -286,12 +287,13 @@ fn what_a_certificate_says_of_itself() {
     for host in ["there.example", "x.here.example", "localhost", "192.0.2.1", ""] {
         assert!(!examine(&old.cert, &old.key, host).unwrap().names_host, "{host}");
     }
-    // A chain holds while all of it does. An authority's own certificate is read as well.
+    // A chain is valid while all of its certificates are. The certificate of an authority is read
+    // as well.
     let both = [fs::read(&old.cert).unwrap(), fs::read(&new.cert).unwrap()].concat();
     fs::write(&old.cert, both).unwrap();
     let found = examine(&old.cert, &old.key, "here.example").unwrap();
     assert_eq!((found.not_before, found.not_after), (978_307_200, 2_208_988_800));
-    let authority = certify_as(folder.path(), "ca", |params| {
+    let authority = TestCertificate::with(directory.path(), "ca", |params| {
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         params.not_before = year(1970, 1, 1);
     });
@@ -300,9 +302,10 @@ fn what_a_certificate_says_of_itself() {
 }
 
 #[test]
-fn keys_that_go_bad_leave_the_old_ones() {
-    let folder = tempfile::tempdir().unwrap();
-    let (a, b) = (certify(folder.path(), "a"), certify(folder.path(), "b"));
+fn failed_reload_keeps_the_old_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let (a, b) =
+        (TestCertificate::new(directory.path(), "a"), TestCertificate::new(directory.path(), "b"));
     let keys = a.load().unwrap();
     fs::copy(&b.cert, &a.cert).unwrap();
     assert!(keys.reload().is_err_and(|why| why.contains("does not belong")));

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::delivery::{Folder, user_mailbox};
-use mailslot::deliver;
+use crate::harness::directory::TestDirectory;
+use crate::harness::message::user_mailbox;
 use mailslot::deliver::disk::{Disk, DiskFile, HostDisk, OpenMode, Stat};
+use mailslot::deliver::{self, DeliveryConfig};
 use mailslot::message::{Content, Destination, Message};
 
 /// The host's disk with a defect: the thread of the checkpoint panics.
@@ -59,10 +60,14 @@ fn a_checkpoint_thread_that_dies_ends_the_process_with_status_70() {
         assert_eq!(output.status.code(), Some(70), "{output:?}");
         return;
     }
-    let folder = Folder::new();
+    let directory = TestDirectory::with_mail_and_spool();
+    let config = DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    };
     let disk = Arc::new(PanickingDisk::default());
-    let (handle, writer) =
-        deliver::start_on(disk, folder.settings(), Arc::default()).expect("it starts");
+    let (handle, writer) = deliver::start_on(disk, config, Arc::default()).expect("it starts");
     let message = Message {
         id: "id".into(),
         head: b"From a@b Tue Jul  1 08:52:37 2025\n".to_vec(),

@@ -1,20 +1,20 @@
 """Reads, or takes messages out of, a mailbox with Python's mailbox.
 
-mbox.py export MAILBOX FOLDER     each message to FOLDER/0, FOLDER/1, ... as Python sees it
-mbox.py take MAILBOX FOLDER N     under Python's locks moves what is there to FOLDER, until it has N
+mbox.py export MAILBOX DIRECTORY     each message to DIRECTORY/0, DIRECTORY/1, ... as Python sees it
+mbox.py take MAILBOX DIRECTORY N     under Python's locks moves what is there to DIRECTORY, until it has N
 """
 
 import mailbox, pathlib, sys, time
 
-verb, path, folder, *rest = sys.argv[1:]
-folder = pathlib.Path(folder)
-folder.mkdir()
+verb, path, directory, *rest = sys.argv[1:]
+directory = pathlib.Path(directory)
+directory.mkdir()
 taken = 0
 
 
 def write(message):
     global taken
-    (folder / str(taken)).write_bytes(message)
+    (directory / str(taken)).write_bytes(message)
     taken += 1
 
 

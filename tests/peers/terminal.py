@@ -1,4 +1,4 @@
-"""Runs a command at a terminal of its own, at which nobody types.
+"""Runs a command at a terminal of its own, without input.
 
 terminal.py COMMAND ARGUMENT...     exits as the command does; what it shows goes to standard output
 """

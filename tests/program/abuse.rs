@@ -1,14 +1,17 @@
-//! The real program against what is tried on every host: relaying, harvesting, HTTP and TLS where
-//! SMTP should be, and text that would forge its log or its headers.
+//! The real program against common abuse: relaying, harvesting of addresses, HTTP and TLS instead
+//! of SMTP, and text that would forge log lines or header fields.
 
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::harness::abuse::{RELAY_TRICKS, by_syslog, ordinary_day, parse, says, without_date};
+use crate::harness::directory::TestDirectory;
+use crate::harness::inetd::inetd_session;
+use crate::harness::log_lines::{as_in_syslog, parse, split_date, typical_log};
+use crate::harness::relay_addresses::RELAY_ADDRESSES;
 use crate::harness::server::Server;
 
 #[test]
-fn nothing_is_relayed_however_it_is_written() {
+fn no_form_of_address_is_relayed() {
     let server = Server::start(&["--domain", "here.example", "--user", "smith"]);
     for from in [
         "<spam@evil.example>",
@@ -18,22 +21,22 @@ fn nothing_is_relayed_however_it_is_written() {
         "<postmaster@localhost>",
         "<@here.example:spam@evil.example>",
     ] {
-        for some in RELAY_TRICKS.chunks(8) {
-            // So that the limit of errors is not what refuses.
+        for some in RELAY_ADDRESSES.chunks(8) {
+            // A new session for each few, so that the limit of errors is not what refuses.
             let mut client = server.after_ehlo();
             for to in some {
-                client.say(&format!("MAIL FROM:{from}"), 250);
+                client.command(&format!("MAIL FROM:{from}"), 250);
                 client.send(format!("RCPT TO:{to}\r\n").as_bytes());
                 let reply = client.reply();
                 let refused = [501, 550, 553, 555].contains(&reply.code);
                 assert!(refused, "from {from} to {to}: {} {:?}", reply.code, reply.lines);
                 client.send(b"DATA\r\n");
                 assert!(matches!(client.reply().code, 503 | 554), "{to}");
-                client.say("RSET", 250);
+                client.command("RSET", 250);
             }
         }
     }
-    // What leads here is taken, and goes no farther.
+    // Addresses that lead here are accepted, and their mail goes no further.
     let mut client = server.after_ehlo();
     let local = ["smith@here.example", "@else.example:smith@here.example", "smith+x@HERE.example"];
     for to in local {
@@ -41,16 +44,12 @@ fn nothing_is_relayed_however_it_is_written() {
     }
     drop(client);
     assert_eq!(server.mailbox("smith").matches("\nhello\n").count(), local.len());
-    let mail = fs::read_dir(server.folder().join("mail")).unwrap();
-    let names = mail.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    // Its own files begin with a dot.
-    let mailboxes: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
-    assert_eq!(mailboxes, ["smith"]);
+    assert_eq!(server.mailboxes(), ["smith"]);
 }
 
 #[test]
-fn what_is_no_smtp_is_answered_421_and_closed() {
-    let sandbox = tempfile::tempdir().unwrap();
+fn other_protocols_are_421() {
+    let directory = TestDirectory::new();
     for opening in [
         &b"GET / HTTP/1.1\r\nHost: mx.example\r\n\r\nMAIL FROM:<a@b>\r\n"[..],
         b"POST / HTTP/1.1\r\n\r\nEHLO c\r\nMAIL FROM:<a@b>\r\nRCPT TO:<x@y>\r\nDATA\r\n\r\n.\r\n",
@@ -61,22 +60,23 @@ fn what_is_no_smtp_is_answered_421_and_closed() {
         b"\x80\x80\r\n",
         b"\xff\xf4\xff\xfd\x06",
     ] {
-        let heard = says(sandbox.path(), "192.0.2.7", opening, &[]);
-        let codes: Vec<&str> = heard.replies.lines().map(|line| &line[..3]).collect();
-        assert_eq!(codes, ["220", "421"], "{opening:?}: {}", heard.replies);
-        let [line] = heard.log.as_slice() else { panic!("{opening:?}: {:?}", heard.log) };
-        let (_, text) = without_date(line);
+        let session = inetd_session(&directory, Some("192.0.2.7"), opening, &[]);
+        let codes: Vec<&str> = session.replies.lines().map(|line| &line[..3]).collect();
+        assert_eq!(codes, ["220", "421"], "{opening:?}: {}", session.replies);
+        let [line] = session.log.as_slice() else { panic!("{opening:?}: {:?}", session.log) };
+        let (_, text) = split_date(line);
         assert!(text.starts_with("abuse session="), "{text}");
         assert!(text.contains(" client=192.0.2.7:4000 end=errors reply=\"421 4.7.0 "), "{text}");
-        assert_eq!(unexpected(&[by_syslog(line, true)]), "", "it is the Internet's weather");
+        assert_eq!(reported_by_logcheck(&[as_in_syslog(line, true)]), "", "too common to report");
     }
-    // NULs behind a verb are an error like others.
-    let heard = says(sandbox.path(), "192.0.2.7", b"EHLO c\r\nNOOP \0\r\nQUIT\r\n", &[]);
-    assert!(heard.replies.contains("\n500 5.5.2 "), "{}", heard.replies);
-    assert!(heard.replies.contains("\n221 "), "{}", heard.replies);
+    // A NUL after a verb is an ordinary error.
+    let session =
+        inetd_session(&directory, Some("192.0.2.7"), b"EHLO c\r\nNOOP \0\r\nQUIT\r\n", &[]);
+    assert!(session.replies.contains("\n500 5.5.2 "), "{}", session.replies);
+    assert!(session.replies.contains("\n221 "), "{}", session.replies);
 }
 
-/// Text that would end a line, begin another, move a cursor or close a quote.
+/// Text that would end a line, begin another one, move a cursor or close a quote.
 const HOSTILE: &[&[u8]] = &[
     b"\r\nfake session=fake",
     b"\nfake session=fake",
@@ -98,10 +98,10 @@ const HOSTILE: &[&[u8]] = &[
     b"\tReceived: forged",
 ];
 
-/// A dialogue with `text` wherever a client may put some; at most 19 errors.
-fn dialogue(text: &[u8]) -> Vec<u8> {
+/// Returns a dialogue with `text` wherever a client can send some. It causes at most 19 errors.
+fn dialogue_with(text: &[u8]) -> Vec<u8> {
     let mut input = b"EHLO c.example\r\n".to_vec();
-    for (before, behind) in [
+    for (before, after) in [
         ("", ""),
         ("HELO ", ""),
         ("EHLO ", ""),
@@ -123,7 +123,7 @@ fn dialogue(text: &[u8]) -> Vec<u8> {
     ] {
         input.extend_from_slice(before.as_bytes());
         input.extend_from_slice(text);
-        input.extend_from_slice(behind.as_bytes());
+        input.extend_from_slice(after.as_bytes());
         input.extend_from_slice(b"\r\n");
     }
     input.extend_from_slice(b"QUIT\r\n");
@@ -131,13 +131,14 @@ fn dialogue(text: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
-    let sandbox = tempfile::tempdir().unwrap();
+fn hostile_text_forges_no_log_line_or_field() {
+    let directory = TestDirectory::new();
     let options = ["-vv", "--domain", "here.example"];
     let mut events = std::collections::BTreeSet::new();
     for text in HOSTILE {
         for address in ["192.0.2.7", "2001:db8::7", "127.0.0.1"] {
-            for line in says(sandbox.path(), address, &dialogue(text), &options).log {
+            for line in inetd_session(&directory, Some(address), &dialogue_with(text), &options).log
+            {
                 let (event, pairs) = parse(&line);
                 let client = match address.contains(':') {
                     true => format!("[{address}]:4000"),
@@ -151,19 +152,19 @@ fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
             }
         }
     }
-    // The dialogue gets somewhere.
+    // The dialogue gets as far as a delivery.
     for event in ["connected", "recipient-rejected", "delivered", "disconnected"] {
         assert!(events.contains(event), "{event} in {events:?}");
     }
     assert!(!events.contains("fake"), "{events:?}");
-    let mailbox = fs::read(sandbox.path().join("mail/smith")).unwrap();
+    let mailbox = fs::read(directory.join("mail/smith")).unwrap();
     let head = |line: &[u8]| {
         let names = [&b"From "[..], b"Return-Path: ", b"Delivered-To: ", b"Received: ", b"\t"];
         names.iter().any(|name| line.starts_with(name))
     };
-    // What mailslot put on top, up to the client's own field.
+    // The fields that mailslot wrote, up to the first one of the client.
     let mut on_top = false;
-    for line in mailbox.split(|octet| *octet == b'\n') {
+    for line in mailbox.split(|byte| *byte == b'\n') {
         on_top = (on_top || line.starts_with(b"From ")) && !line.starts_with(b"Subject: ");
         if on_top {
             let shown = String::from_utf8_lossy(line);
@@ -174,14 +175,14 @@ fn whatever_a_client_says_a_log_line_and_a_header_stay_one() {
     }
 }
 
-/// Every line of such a day is one that the rules for logcheck expect, however its date is written.
+/// The rules for logcheck expect every line of a typical log, with either form of date.
 #[test]
-fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
-    let log = ordinary_day();
+fn logcheck_rules_expect_a_typical_log() {
+    let log = typical_log();
     let mut events: Vec<String> = log.iter().map(|line| parse(line).0).collect();
     events.sort();
     events.dedup();
-    // Where the kernel cannot do better.
+    // Logged on old kernels only.
     events.retain(|event| event != "confinement-partial");
     let expected = [
         "abandoned",
@@ -197,24 +198,27 @@ fn an_ordinary_day_gives_logcheck_nothing_to_tell() {
     ];
     assert_eq!(events, expected);
     for traditional in [true, false] {
-        let lines: Vec<String> = log.iter().map(|line| by_syslog(line, traditional)).collect();
-        assert_eq!(unexpected(&lines), "");
+        let lines: Vec<String> = log.iter().map(|line| as_in_syslog(line, traditional)).collect();
+        assert_eq!(reported_by_logcheck(&lines), "");
     }
-    // A rule that matched anything would be none.
+    // The rules must not match everything.
     let odd =
         "Nov  2 04:50:00 mx mailslot[4711]: lock-broken lock=/var/mail/jo.lock pid=1 seconds=9";
-    let forged = by_syslog(&log[0], true) + " and more";
-    assert_eq!(unexpected(&[odd.to_owned(), forged.clone()]), format!("{odd}\n{forged}\n"));
+    let forged = as_in_syslog(&log[0], true) + " and more";
+    assert_eq!(
+        reported_by_logcheck(&[odd.to_owned(), forged.clone()]),
+        format!("{odd}\n{forged}\n")
+    );
 }
 
-/// What logcheck would mail of these lines.
-fn unexpected(lines: &[String]) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
+/// Returns the lines that logcheck would report.
+fn reported_by_logcheck(lines: &[String]) -> String {
+    let directory = TestDirectory::new();
+    let log = directory.join("log");
     fs::write(&log, lines.join("\n") + "\n").unwrap();
     let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/logcheck/mailslot");
     let mut grep = Command::new("grep");
-    // As logcheck runs it.
+    // With the options of logcheck.
     grep.args(["--text", "-E", "-v", "-f", rules]).arg(log).stderr(Stdio::inherit());
     let output = grep.output().unwrap();
     assert!(output.status.code().is_some_and(|code| code < 2), "{output:?}");

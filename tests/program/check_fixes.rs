@@ -1,43 +1,45 @@
-//! Every fault that `mailslot check` knows: it is made, `check` names it with its fix, the fix is
-//! applied, and `check` finds nothing more.
+//! Every fault that `mailslot check` knows: the test makes it, `check` reports it with a fix, the
+//! test applies the fix, and `check` reports nothing more.
 //!
-//! A row is a line of shell that breaks a host that was in order, what `check` must say of it, and
-//! how it is mended: mostly by the fix just as it was printed, pasted into the shell. The shell
-//! has `$D`, the folder of the host, and `$C`, its configuration file. The rows of [`AS_ANYBODY`]
-//! run as whoever runs the tests and, as root, once more as nobody; those of [`AS_ROOT`] have a
-//! host of their own: name, `/etc` and network.
+//! A row is a line of shell that makes the fault on a host without any, what `check` must report,
+//! and the fix: mostly the line just as `check` printed it. The shell has `$D`, the directory of
+//! the host, and `$C`, its configuration file. The rows of [`AS_ANY_USER`] run as the user who runs
+//! the tests and, if that is root, once more as nobody. Those of [`AS_ROOT`] have a host name,
+//! `/etc` and network of their own.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 
-use crate::harness::server::{PROGRAM, Server, mailslot};
 use Fix::{By, Printed};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
-use tempfile::TempDir;
 
-/// One fault.
+use crate::harness::directory::TestDirectory;
+use crate::harness::namespace::Namespace;
+use crate::harness::server::{PROGRAM, Server, mailslot};
+use crate::harness::shell::Shell;
+
+/// A fault.
 struct Row {
-    /// How it is made.
+    /// Shell that makes it.
     fault: &'static str,
-    /// What `check` says of it.
+    /// Text that `check` must print.
     says: &'static str,
-    /// Whether it stops mail.
+    /// Whether it is a problem, which stops mail, and not advice.
     stops: bool,
     fix: Fix,
 }
 
-/// How a fault is mended.
+/// Fix of a fault.
 enum Fix {
-    /// By the line that `check` printed.
+    /// The line that `check` printed.
     Printed,
-    /// The fix has the words of the first; the second does what it says.
+    /// `check` prints the first text as part of its fix. The second is the shell that does what it
+    /// says.
     By(&'static str, &'static str),
 }
 
@@ -49,7 +51,7 @@ const fn advice(fault: &'static str, says: &'static str, fix: Fix) -> Row {
     Row { fault, says, stops: false, fix }
 }
 
-const AS_ANYBODY: &[Row] = &[
+const AS_ANY_USER: &[Row] = &[
     // Settings.
     advice(
         "echo max-size 63K >>$C",
@@ -83,7 +85,7 @@ const AS_ANYBODY: &[Row] = &[
     ),
     advice("chmod 666 $C", "/conf (mode 666) is writable by others", Printed),
     advice("echo metrics-file $D/metrics/x.prom >>$C", "metrics-file: ", Printed),
-    // The two folders.
+    // Mail directory and spool.
     stops("rmdir $D/mail", "/mail does not exist", Printed),
     stops("rmdir $D/spool", "/spool does not exist", Printed),
     stops("chmod 500 $D/mail", "mode 500) is not writable by", Printed),
@@ -180,7 +182,7 @@ const AS_ANYBODY: &[Row] = &[
 ];
 
 #[cfg(feature = "tls")]
-const OF_TLS: &[Row] = &[
+const TLS: &[Row] = &[
     stops(
         "echo tls-cert $D/none.pem >>$C",
         "/none.pem",
@@ -208,9 +210,10 @@ const OF_TLS: &[Row] = &[
     ),
 ];
 #[cfg(not(feature = "tls"))]
-const OF_TLS: &[Row] = &[];
+const TLS: &[Row] = &[];
 
-/// Here users are those of the system, and mailslot becomes mailslot:mail. `$AS` is who asks.
+/// Users are those of the system, and mailslot becomes mailslot:mail. `$AS` runs `check` as another
+/// user.
 const AS_ROOT: &[Row] = &[
     // Before the first start.
     stops("userdel mailslot", "there is no user mailslot", Printed),
@@ -247,7 +250,7 @@ const AS_ROOT: &[Row] = &[
         "mail for root is deferred",
         By("add an alias for root", "echo root: alice >>$D/aliases"),
     ),
-    // Folders.
+    // Directories.
     stops("chown root $D/spool", "is not writable by mailslot:mail", Printed),
     stops("chown root:root $D/mail", "is not writable by mailslot:mail", Printed),
     advice(
@@ -309,57 +312,51 @@ const AS_ROOT: &[Row] = &[
     ),
 ];
 
-/// A message for alice.
+/// Shell that delivers a message to alice.
 const DELIVER: &str = "printf 'HELO h\\r\\nMAIL FROM:<>\\r\\nRCPT TO:<alice@host.example>\\r\\n\
                        DATA\\r\\nSubject: x\\r\\n\\r\\nx\\r\\n.\\r\\nQUIT\\r\\n' | \
                        $P --inetd -c $C --log stderr 2>$D/log | grep '^250 2.0.0' || cat $D/log";
 
-/// A host in a folder, and a shell that stays, so that a row may change what is the shell's own.
+/// A host in a directory, and a shell in which a row may change what belongs to the shell.
 struct Host {
-    folder: TempDir,
-    shell: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    directory: TestDirectory,
+    shell: Shell,
 }
 
 impl Host {
-    /// One where all is in order; its shell is run by `starter`.
-    fn new(program: &Path, starter: &[&str], conf: &str) -> Host {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path();
-        fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-        let dir = path.to_str().unwrap();
+    /// Creates a host without any fault. Its shell is run by `command`.
+    fn new(program: &Path, mut command: Command, conf: &str) -> Host {
+        let directory = TestDirectory::with_mail_and_spool();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        let dir = directory.as_str();
         let conf = format!(
             "listen 127.0.0.1:0\nhostname host.example\ndomain host.example\n\
              aliases {dir}/aliases\nmail-dir {dir}/mail\nspool {dir}/spool\n{conf}"
         );
-        fs::write(path.join("conf"), conf).unwrap();
-        fs::write(path.join("aliases"), "postmaster: alice\n").unwrap();
-        for name in ["conf", "aliases"] {
-            fs::set_permissions(path.join(name), Permissions::from_mode(0o644)).unwrap();
+        fs::write(directory.join("conf"), conf).unwrap();
+        fs::write(directory.join("aliases"), "postmaster: alice\n").unwrap();
+        for (name, mode) in [("conf", 0o644), ("aliases", 0o644), ("mail", 0o700), ("spool", 0o700)]
+        {
+            fs::set_permissions(directory.join(name), Permissions::from_mode(mode)).unwrap();
         }
-        for name in ["mail", "spool"] {
-            fs::create_dir(path.join(name)).unwrap();
-            fs::set_permissions(path.join(name), Permissions::from_mode(0o700)).unwrap();
-        }
-        let words = [starter, &["sh"]].concat();
-        let mut shell = Command::new(words[0]);
-        shell.args(&words[1..]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        shell.env("D", path).env("C", path.join("conf")).env("P", program);
-        let mut shell = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let input = shell.stdin.take().unwrap();
-        let output = BufReader::new(shell.stdout.take().unwrap());
-        let mut host = Host { folder, shell, input, output };
-        host.must("umask 022");
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("D", directory.path()).env("C", directory.join("conf")).env("P", program);
+        let mut host = Host { directory, shell: Shell::start(command) };
+        host.shell.must("umask 022");
         host
     }
 
-    /// The same, for users of the system, whom it brings with it. Needs root.
+    /// Creates a host whose program and users are those of the test.
+    fn here() -> Host {
+        Host::new(Path::new(PROGRAM), Command::new("sh"), USERS)
+    }
+
+    /// Creates a host with its own users of the system, name and network. Needs root.
     fn of_users(program: &Path) -> Host {
-        const UNSHARE: &[&str] =
-            &["unshare", "--mount", "--uts", "--net", "--propagation", "private"];
-        let mut host = Host::new(program, UNSHARE, "");
-        host.must(
+        let mut command = Namespace::new().unshare(&["--uts", "--net"]).command();
+        command.arg("sh");
+        let mut host = Host::new(program, command, "");
+        host.shell.must(
             "mkdir $D/etc; cp -L /etc/nsswitch.conf /etc/login.defs /etc/ld.so.cache $D/etc
              echo root:x:0:0::/root:/bin/sh >$D/etc/passwd
              printf 'root:x:0:\\nmail:x:8:\\n' >$D/etc/group
@@ -373,43 +370,23 @@ impl Host {
         host
     }
 
-    /// What a line of shell prints on both its outputs, and how it ends.
-    fn run(&mut self, line: &str) -> (String, i32) {
-        write!(self.input, "{{ {line}\n}} 2>&1; echo \"=status $?\"\n").unwrap();
-        let mut text = String::new();
-        loop {
-            let mut line = String::new();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "the shell is gone: {text}");
-            if let Some(status) = line.strip_prefix("=status ") {
-                return (text, status.trim().parse().unwrap());
-            }
-            text += &line;
-        }
-    }
-
-    /// The same; it must end well.
-    fn must(&mut self, line: &str) {
-        let (text, status) = self.run(line);
-        assert_eq!(status, 0, "{line}: {text}");
-    }
-
-    /// What `check` prints, and its exit status.
+    /// Returns what `check` prints, and its exit status.
     fn check(&mut self) -> (String, i32) {
-        self.run("$AS $P check -c $C")
+        self.shell.run("$AS $P check -c $C")
     }
 
-    /// Asserts that all is in order.
-    fn assert_silent(&mut self, after: &str) {
+    /// Asserts that `check` finds nothing.
+    fn assert_no_problems(&mut self, after: &str) {
         let (text, status) = self.check();
         assert!(text.ends_with("\nno problems\n"), "{after}\n{text}");
         assert_eq!(status, 0, "{after}");
     }
 
-    /// Breaks the host as `row` tells, and mends it.
-    fn suffer(&mut self, row: &Row) {
+    /// Makes the fault of a row, checks what `check` prints, and applies the fix.
+    fn make_and_fix(&mut self, row: &Row) {
         let Row { fault, says, stops, fix } = row;
-        self.assert_silent("before");
-        self.must(fault);
+        self.assert_no_problems("before");
+        self.shell.must(fault);
         let (text, status) = self.check();
         let weight = if *stops { "problem" } else { "advice" };
         let hit = text.split("\n\n").find(|part| {
@@ -421,26 +398,18 @@ impl Host {
         let printed = printed.lines().next().unwrap();
         assert!(!printed.is_empty(), "{fault}\n{text}");
         match fix {
-            Printed => self.must(printed),
+            Printed => drop(self.shell.must(printed)),
             By(words, line) => {
                 assert!(printed.contains(words), "{fault}: {words:?} in {printed:?}");
-                self.must(line);
+                self.shell.must(line);
             }
         }
-        self.assert_silent(fault);
+        self.assert_no_problems(fault);
     }
 }
 
-impl Drop for Host {
-    fn drop(&mut self) {
-        // It is a child that was not waited for: its pid is nobody else's.
-        let _ = self.shell.kill();
-        let _ = self.shell.wait();
-    }
-}
-
-/// Certificates in `$D`, each in one file with its key: one for the host, one for another, and one
-/// that has expired.
+/// Writes certificates to `$D`, each in one file with its key: for the host, for another host, and
+/// an expired one.
 #[cfg(feature = "tls")]
 fn certify(host: &Host) {
     for (file, name, ends) in [
@@ -453,7 +422,7 @@ fn certify(host: &Host) {
         params.not_before = rcgen::date_time_ymd(2000, 1, 1);
         params.not_after = rcgen::date_time_ymd(ends, 1, 1);
         let cert = params.self_signed(&key).unwrap();
-        let path = host.folder.path().join(format!("{file}.pem"));
+        let path = host.directory.join(format!("{file}.pem"));
         fs::write(&path, cert.pem() + &key.serialize_pem()).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     }
@@ -461,15 +430,16 @@ fn certify(host: &Host) {
 #[cfg(not(feature = "tls"))]
 fn certify(_: &Host) {}
 
-/// The program where everybody may run it, as cargo's folders may not let them.
-struct Everybodys(TempDir);
+/// A copy of the program that every user may run, because the directories of cargo may not let
+/// them.
+struct PublicProgram(TestDirectory);
 
-impl Everybodys {
-    fn new() -> Everybodys {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        fs::copy(PROGRAM, folder.path().join("mailslot")).unwrap();
-        Everybodys(folder)
+impl PublicProgram {
+    fn new() -> PublicProgram {
+        let directory = TestDirectory::new();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
+        fs::copy(PROGRAM, directory.join("mailslot")).unwrap();
+        PublicProgram(directory)
     }
 
     fn path(&self) -> PathBuf {
@@ -477,7 +447,7 @@ impl Everybodys {
     }
 }
 
-/// Tests every row, whatever becomes of the others.
+/// Tests every row, even if others fail.
 fn for_each(rows: impl Iterator<Item = &'static Row>, test: impl Fn(&Row)) {
     let tested = rows.filter(|row| catch_unwind(AssertUnwindSafe(|| test(row))).is_err());
     let failed: Vec<_> = tested.map(|row| row.fault).collect();
@@ -487,91 +457,93 @@ fn for_each(rows: impl Iterator<Item = &'static Row>, test: impl Fn(&Row)) {
 const USERS: &str = "user alice\nuser bob\n";
 
 #[test]
-fn each_fix_repairs_its_fault() {
-    for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
-        let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
+fn each_fault_is_reported_with_a_fix_that_works() {
+    for_each(AS_ANY_USER.iter().chain(TLS), |row| {
+        let mut host = Host::here();
         certify(&host);
-        host.suffer(row);
+        host.make_and_fix(row);
     });
 }
 
-/// Root checks by the permission bits what others may; others ask the kernel.
+/// root evaluates the permission bits, other users ask the kernel.
 #[test]
 #[ignore = "needs root, and setpriv"]
-fn it_is_the_same_for_nobody() {
+fn each_fault_for_an_ordinary_user() {
     assert!(geteuid().is_root());
     let (uid, gid) = (65534, 65534);
-    let starter = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--"];
-    let program = Everybodys::new();
-    for_each(AS_ANYBODY.iter().chain(OF_TLS), |row| {
-        // It may be owned by root until the shell changes its user: that comes first.
-        let mut host = Host::new(&program.path(), &starter, USERS);
+    let program = PublicProgram::new();
+    for_each(AS_ANY_USER.iter().chain(TLS), |row| {
+        // The shell changes its user before the files are given to that user.
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--", "sh"]);
+        let mut host = Host::new(&program.path(), command, USERS);
         certify(&host);
-        let path = host.folder.path().to_owned();
+        let path = host.directory.path().to_owned();
         chown(&path, Some(uid), Some(gid)).unwrap();
         for entry in fs::read_dir(&path).unwrap() {
             chown(entry.unwrap().path(), Some(uid), Some(gid)).unwrap();
         }
-        host.suffer(row);
+        host.make_and_fix(row);
     });
 }
 
 #[test]
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
-fn each_fix_repairs_its_fault_on_a_host_of_its_own() {
+fn each_fault_of_a_host_is_reported_with_a_fix_that_works() {
     assert!(geteuid().is_root());
-    let program = Everybodys::new();
-    for_each(AS_ROOT.iter(), |row| Host::of_users(&program.path()).suffer(row));
+    let program = PublicProgram::new();
+    for_each(AS_ROOT.iter(), |row| Host::of_users(&program.path()).make_and_fix(row));
 }
 
-/// A new host has neither the user, nor the folders. The fixes, pasted in their order, make them.
+/// A new host has neither the user nor the directories. The fixes, applied in their order, create
+/// them.
 #[test]
 #[ignore = "needs root, unshare, setpriv, ip, and useradd"]
 fn check_prepares_the_first_start() {
-    let program = Everybodys::new();
+    let program = PublicProgram::new();
     let mut host = Host::of_users(&program.path());
-    host.must("userdel mailslot; rmdir $D/mail $D/spool");
+    host.shell.must("userdel mailslot; rmdir $D/mail $D/spool");
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
     let fixes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("   fix: ")).collect();
     assert_eq!(fixes.len(), 3, "{text}");
     for fix in fixes {
-        host.must(fix);
+        host.shell.must(fix);
     }
-    host.assert_silent("first start");
-    host.must(
+    host.assert_no_problems("first start");
+    host.shell.must(
         "echo test $(stat -c '%U:%G %a' $D/mail $D/spool) | grep -Fx \
                'test root:mail 2775 mailslot:mail 700'",
     );
 }
 
 #[test]
-fn a_port_that_another_server_has() {
+fn port_in_use_by_another_server() {
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut host = Host::new(Path::new(PROGRAM), &[], USERS);
-    host.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
+    let mut host = Host::here();
+    host.shell.must(&format!("sed -i 's/^listen.*/listen {}/' $C", other.local_addr().unwrap()));
     let (text, status) = host.check();
     assert_eq!(status, 78, "{text}");
     assert!(text.contains("is in use by a program that sends no greeting"), "{text}");
     assert!(text.contains("fix: stop it, or choose another address"), "{text}");
     drop(other);
-    host.assert_silent("after it is stopped");
+    host.assert_no_problems("after it is stopped");
 }
 
-/// What was acknowledged, and what a killed server had not written back.
+/// Mail that was acknowledged, and that a killed server had not yet written to the mailbox.
 #[test]
-fn a_journal_that_a_dead_server_left() {
-    let folder = Arc::new(tempfile::tempdir().unwrap());
-    let path = folder.path().to_str().unwrap().to_owned();
+fn journal_of_a_dead_server() {
+    let directory = TestDirectory::new();
+    let path = directory.as_str().to_owned();
     let check = || {
         let output =
             mailslot(&["check", "--sandbox", &path, "-l", "127.0.0.1:0"]).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.code())
     };
-    let server = Server::start_in(folder.clone(), &[]);
+    let server = Server::start_in(directory.clone(), &[]);
     let pid = server.pid();
     server.after_ehlo().deliver("", &["a@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
-    // A living server's journal is its own affair.
+    // The journal of a running server is not reported.
     assert!(check().0.ends_with("\nno problems\n"), "{}", check().0);
     server.signal(Signal::SIGKILL);
     server.ended();
@@ -583,7 +555,7 @@ fn a_journal_that_a_dead_server_left() {
         "{text}"
     );
     assert_eq!(status, Some(0), "{text}");
-    let (_, status) = Server::start_in(folder, &[]).stop();
+    let (_, status) = Server::start_in(directory, &[]).stop();
     assert_eq!(status.code(), Some(0));
     assert!(check().0.ends_with("\nno problems\n"), "{}", check().0);
 }

@@ -3,20 +3,21 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::Server;
 
 /// Starts a server whose soft and hard limits of descriptors are these, with a list of `members`
 /// mailboxes.
 fn start(soft: usize, hard: usize, members: usize) -> Server {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::in_memory();
     let names: Vec<String> = (0..members).map(|n| format!("u{n}")).collect();
-    let aliases = folder.path().join("list-aliases");
+    let aliases = directory.join("list-aliases");
     fs::write(&aliases, format!("list: {}\n", names.join(", "))).unwrap();
     let limits = format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$@\"");
     let options = ["--aliases", aliases.to_str().unwrap()];
-    Server::start_by(&["sh", "-c", &limits, "sh"], Arc::new(folder), &options)
+    directory
+        .start_by(&["sh", "-c", &limits, "sh"], &options)
         .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")))
 }
 
@@ -47,7 +48,7 @@ fn a_large_message_for_a_list_of_990_members_is_delivered_after_another_message(
         let content = format!("Subject: to all\r\n\r\n{}", line.repeat(size / line.len() + 1));
         client.deliver("smith@example.org", &["list@localhost"], &content, 250);
     }
-    assert_eq!(message_counts(&server.folder().join("mail")), (990, vec![2]));
+    assert_eq!(message_counts(&server.join("mail")), (990, vec![2]));
 }
 
 #[cfg(target_os = "linux")]

@@ -1,10 +1,7 @@
-//! Runs the files of `tests/dialogues`: against the receiver without a network, turn by turn and at
-//! every cut; and against the real program over TCP, a pipe and a socket that inetd passes. The
-//! format is in `tests/harness/dialogue.rs`.
+//! The dialogues of `tests/dialogues`: with the receiver without a network, turn by turn and split
+//! at every byte; and with the real program over TCP, a pipe, and a socket that inetd passes. The
+//! format is described in `tests/harness/dialogue.rs`.
 
-use crate::harness::dialogue;
-use crate::harness::fixtures;
-use crate::harness::mbox;
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -15,24 +12,26 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::harness::dialogue::{Dialogue, Heard, Pattern, Turn};
-use crate::harness::fixtures::Beta;
-use crate::harness::server::{PATIENCE, Server, mailslot};
 use mailslot::smtp::testing::Conversation;
-use tempfile::TempDir;
+
+use crate::harness::dialogue::{self, Dialogue, Pattern, Received, Turn};
+use crate::harness::directory::TestDirectory;
+use crate::harness::fixtures::{self, BetaHost};
+use crate::harness::server::{Server, mailslot};
+use crate::harness::{TIMEOUT, mbox};
 
 #[test]
-fn every_dialogue_goes_as_it_is_written() {
+fn receiver_holds_every_dialogue() {
     for dialogue in dialogue::all() {
         let turn_by_turn = run(&dialogue);
         let sent = dialogue.turns.iter().filter_map(|turn| match turn {
-            Turn::Send(octets) => Some(octets.as_slice()),
+            Turn::Send(bytes) => Some(bytes.as_slice()),
             _ => None,
         });
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Conversation::new(fixtures::settings(&dialogue.options), Beta);
+            let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -47,9 +46,9 @@ fn every_dialogue_goes_as_it_is_written() {
     }
 }
 
-/// Each code that this receiver gives is provoked by its cause somewhere in the dialogues.
+/// Each reply code of the receiver comes up in some dialogue.
 #[test]
-fn every_reply_code_has_its_dialogue() {
+fn every_reply_code_is_in_a_dialogue() {
     let mut seen = BTreeSet::new();
     for dialogue in dialogue::all() {
         let out = String::from_utf8(run(&dialogue).out).unwrap();
@@ -62,23 +61,23 @@ fn every_reply_code_has_its_dialogue() {
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), codes);
 }
 
-/// Turn by turn: what is heard is compared before anything more is sent.
-fn run(dialogue: &Dialogue) -> Conversation<Beta> {
-    let mut machine = Conversation::new(fixtures::settings(&dialogue.options), Beta);
-    let mut heard = Heard::default();
+/// Holds a dialogue turn by turn. Each reply is compared before anything more is sent.
+fn run(dialogue: &Dialogue) -> Conversation<BetaHost> {
+    let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
+    let mut received = Received::default();
     let mut read = 0;
     let mut mail_line = 0;
-    listen(&machine, &mut read, &mut heard);
+    receive(&machine, &mut read, &mut received);
     for turn in &dialogue.turns {
         match turn {
-            Turn::Send(octets) => {
-                assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
-                machine.feed(octets);
-                listen(&machine, &mut read, &mut heard);
+            Turn::Send(bytes) => {
+                assert!(received.lines.is_empty(), "{}: unexpected {received:?}", dialogue.name);
+                machine.feed(bytes);
+                receive(&machine, &mut read, &mut received);
                 mail_line = 0;
             }
-            Turn::Hear(pattern, place) => {
-                heard.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
+            Turn::Expect(pattern, place) => {
+                received.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
             }
             Turn::Mail(text) => {
                 let lines = machine.messages.last().map(|message| &message.lines);
@@ -88,59 +87,60 @@ fn run(dialogue: &Dialogue) -> Conversation<Beta> {
             }
         }
     }
-    assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
+    assert!(received.lines.is_empty(), "{}: unexpected {received:?}", dialogue.name);
     machine
 }
 
-/// Takes the reply lines that are new.
-fn listen(machine: &Conversation<Beta>, read: &mut usize, heard: &mut Heard) {
+/// Adds the reply lines that are new.
+fn receive(machine: &Conversation<BetaHost>, read: &mut usize, received: &mut Received) {
     let text = String::from_utf8(machine.out[*read..].to_vec()).unwrap();
-    heard.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
-    heard.closed = machine.closed;
+    received.lines.extend(text.split_terminator("\r\n").map(str::to_owned));
+    received.closed = machine.closed;
     *read = machine.out.len();
 }
 
-/// The same files with the real program: every reply the same, and the messages in mailboxes.
+/// The same dialogues with the real program. The replies are the same, and messages are in
+/// mailboxes.
 #[test]
-fn the_program_answers_over_tcp() {
-    for dialogue in for_the_program().chain(by_lmtp()) {
-        let folder = tempfile::tempdir().unwrap();
-        let options = fixtures::furnish(folder.path(), &dialogue.options);
+fn program_holds_dialogues_over_tcp() {
+    for dialogue in by_smtp().chain(by_lmtp()) {
+        let directory = TestDirectory::new();
+        let options = fixtures::set_up(directory.path(), &dialogue.options);
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let server = Server::start_in(folder, &options);
+        let server = Server::start_in(directory, &options);
         let address = server.lmtp().unwrap_or(server.address);
-        for pace in [Pace::Turn, Pace::Octet] {
-            let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
+        for pace in [Pace::Turn, Pace::Byte] {
+            let stream = TcpStream::connect_timeout(&address, TIMEOUT).unwrap();
             stream.set_nodelay(true).unwrap();
             let input = stream.try_clone().unwrap();
-            converse(&dialogue, stream, input, pace, server.folder());
+            hold(&dialogue, stream, input, pace, server.path());
         }
     }
 }
 
 #[test]
-fn the_program_answers_on_a_pipe() {
-    for dialogue in for_the_program() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = inetd(&dialogue, &folder)
+fn program_holds_dialogues_on_a_pipe() {
+    for dialogue in by_smtp() {
+        let directory = TestDirectory::new();
+        let mut child = inetd(&dialogue, &directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let (output, input) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let end = converse(&dialogue, output, input, Pace::Turn, folder.path());
+        let end = hold(&dialogue, output, input, Pace::Turn, directory.path());
         assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
     }
 }
 
 #[test]
-fn the_program_answers_on_a_socket_that_inetd_passes() {
-    for dialogue in for_the_program() {
-        let folder = tempfile::tempdir().unwrap();
+fn program_holds_dialogues_on_a_passed_socket() {
+    for dialogue in by_smtp() {
+        let directory = TestDirectory::new();
         let (ours, theirs) = UnixStream::pair().unwrap();
         let copy = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
-        let mut child = inetd(&dialogue, &folder)
+        let mut child = inetd(&dialogue, &directory)
             .stdin(copy())
             .stdout(copy())
             .stderr(Stdio::null())
@@ -148,18 +148,18 @@ fn the_program_answers_on_a_socket_that_inetd_passes() {
             .unwrap();
         drop(theirs);
         let input = ours.try_clone().unwrap();
-        let end = converse(&dialogue, ours, input, Pace::Turn, folder.path());
+        let end = hold(&dialogue, ours, input, Pace::Turn, directory.path());
         assert_eq!(child.wait().unwrap().code(), Some(end), "{}", dialogue.name);
     }
 }
 
-/// The dialogues that a client without TLS can hold by SMTP.
-fn for_the_program() -> impl Iterator<Item = Dialogue> {
+/// Returns the dialogues that a client without TLS can hold by SMTP.
+fn by_smtp() -> impl Iterator<Item = Dialogue> {
     let plain = |dialogue: &Dialogue| !has(dialogue, "tls") && !has(dialogue, "lmtp");
     dialogue::all().into_iter().filter(plain)
 }
 
-/// Those by LMTP.
+/// Returns the dialogues by LMTP.
 fn by_lmtp() -> impl Iterator<Item = Dialogue> {
     dialogue::all().into_iter().filter(|dialogue| has(dialogue, "lmtp"))
 }
@@ -168,96 +168,99 @@ fn has(dialogue: &Dialogue, option: &str) -> bool {
     dialogue.options.iter().any(|(given, _)| given == option)
 }
 
-/// The program, to serve one session for the people of `dialogue`.
-fn inetd(dialogue: &Dialogue, folder: &TempDir) -> Command {
-    // Its log would go to the syslog of the host that runs this test.
-    let options = ["--inetd", "--log", "stderr", "--sandbox", folder.path().to_str().unwrap()];
+/// Returns the program, to serve one session of a dialogue.
+fn inetd(dialogue: &Dialogue, directory: &TestDirectory) -> Command {
+    // Otherwise its log goes to the syslog of the host that runs this test.
+    let options = ["--inetd", "--log", "stderr", "--sandbox", directory.as_str()];
     let mut command = mailslot(&options);
-    command.args(fixtures::furnish(folder.path(), &dialogue.options));
+    command.args(fixtures::set_up(directory.path(), &dialogue.options));
     command
 }
 
-/// How fast the client speaks.
+/// Speed of the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pace {
-    /// All that it has to say before it listens, at once.
+    /// All bytes of a turn at once.
     Turn,
-    /// Octet by octet.
-    Octet,
+    /// Byte by byte.
+    Byte,
 }
 
-/// Goes through `dialogue` with a program that keeps its mailboxes in `folder`, and returns what
-/// its exit status must be if this was its only session.
-fn converse(
+/// Holds a dialogue with a program that keeps its mailboxes in `directory`. Returns the exit status
+/// that it must have if this was its only session.
+fn hold(
     dialogue: &Dialogue,
     mut output: impl Write,
     input: impl Read + Send + 'static,
     pace: Pace,
-    folder: &Path,
+    directory: &Path,
 ) -> i32 {
     let name = &dialogue.name;
-    let mut hearing = Hearing { lines: lines(input), last: String::new() };
+    let mut replies = ReplyLines { lines: lines(input), last: String::new() };
     let mut message: Vec<String> = Vec::new();
     let mut delivered = None;
     let mut closed = false;
     for turn in &dialogue.turns {
         if !matches!(turn, Turn::Mail(_)) {
-            check_mail(&mut message, &delivered, folder, name);
+            check_mail(&mut message, &delivered, directory, name);
         }
         match turn {
-            Turn::Send(octets) if pace == Pace::Octet => {
-                // It may close in between, and the rest of what we say is lost then.
-                let _ = octets.chunks(1).try_for_each(|octet| output.write_all(octet));
+            Turn::Send(bytes) if pace == Pace::Byte => {
+                // The program may close in between, and the rest of what is sent is lost then.
+                let _ = bytes.chunks(1).try_for_each(|byte| output.write_all(byte));
             }
-            Turn::Send(octets) => output.write_all(octets).unwrap(),
-            Turn::Hear(pattern, place) => {
-                let mut heard = Heard::default();
+            Turn::Send(bytes) => output.write_all(bytes).unwrap(),
+            Turn::Expect(pattern, place) => {
+                let mut received = Received::default();
                 loop {
-                    match hearing.line() {
-                        Some(line) => heard.lines.push_back(line),
-                        None => heard.closed = true,
+                    match replies.line() {
+                        Some(line) => received.lines.push_back(line),
+                        None => received.closed = true,
                     }
-                    // Only a code stands for more than one line.
+                    // Only a code can match more than one line.
                     let more = matches!(pattern, Pattern::Code(_))
-                        && heard.lines.back().is_some_and(|l| l.as_bytes().get(3) == Some(&b'-'));
+                        && received
+                            .lines
+                            .back()
+                            .is_some_and(|l| l.as_bytes().get(3) == Some(&b'-'));
                     if !more {
                         break;
                     }
                 }
-                closed = heard.closed;
-                heard.take(pattern).unwrap_or_else(|came| {
+                closed = received.closed;
+                received.take(pattern).unwrap_or_else(|came| {
                     panic!("{place}\nbut at pace {pace:?} came: {came}");
                 });
-                if let Some((_, id)) = hearing.last.split_once("delivered as ") {
+                if let Some((_, id)) = replies.last.split_once("delivered as ") {
                     delivered = Some(id.to_owned());
                 }
             }
             Turn::Mail(text) => message.push(text.clone()),
         }
     }
-    check_mail(&mut message, &delivered, folder, name);
+    check_mail(&mut message, &delivered, directory, name);
     if !closed {
-        // Nothing else was said meanwhile. It may have been told to quit already.
+        // No other reply must have come. The dialogue may have ended with QUIT.
         let _ = output.write_all(b"QUIT\r\n");
-        let line = hearing.line();
+        let line = replies.line();
         let quit = line.as_ref().is_none_or(|line| line.starts_with("221 "));
         assert!(quit, "{name}: at the end came {line:?}");
-        assert!(line.is_none() || hearing.line().is_none(), "{name}: more behind QUIT");
+        assert!(line.is_none() || replies.line().is_none(), "{name}: more after QUIT");
     }
-    if hearing.last.starts_with("221") { 0 } else { EX_PROTOCOL }
+    if replies.last.starts_with("221") { 0 } else { EX_PROTOCOL }
 }
 
-/// What is heard.
-struct Hearing {
+/// Lines that the client receives.
+struct ReplyLines {
     lines: Receiver<Option<String>>,
-    /// The last line that came.
+    /// The last line.
     last: String,
 }
 
-impl Hearing {
-    /// The next reply line; None at the end.
+impl ReplyLines {
+    /// Returns the next reply line, or None at the end.
     fn line(&mut self) -> Option<String> {
-        let line = self.lines.recv_timeout(PATIENCE).expect("a line or an end in time");
+        let line = self.lines.recv_timeout(TIMEOUT).expect("a line or an end in time");
         if let Some(line) = &line {
             self.last.clone_from(line);
         }
@@ -265,13 +268,13 @@ impl Hearing {
     }
 }
 
-/// Looks for the message that was delivered last, if lines of it were named, and compares them.
-fn check_mail(lines: &mut Vec<String>, id: &Option<String>, folder: &Path, name: &str) {
+/// Compares the last message that was delivered with these lines, if there are any.
+fn check_mail(lines: &mut Vec<String>, id: &Option<String>, directory: &Path, name: &str) {
     if lines.is_empty() {
         return;
     }
     let id = id.as_ref().unwrap_or_else(|| panic!("{name}: M: without a message"));
-    let boxes = fixtures::MAILBOXES.iter().map(|name| folder.join("mail").join(name));
+    let boxes = fixtures::MAILBOXES.iter().map(|name| directory.join("mail").join(name));
     let mut mails = boxes.flat_map(|mailbox| mbox::read(&mailbox));
     let found = mails.find(|mail| String::from_utf8_lossy(&mail.text).contains(&**id));
     let found = mbox::without_trace(&found.unwrap_or_else(|| panic!("{name}: no message {id}")));
@@ -280,14 +283,14 @@ fn check_mail(lines: &mut Vec<String>, id: &Option<String>, folder: &Path, name:
     lines.clear();
 }
 
-/// The reply lines of a stream as they come, without CR LF, and None at its end.
+/// Returns the reply lines of a stream as they come, without CR LF, and None at its end.
 fn lines(stream: impl Read + Send + 'static) -> Receiver<Option<String>> {
     let (line, lines) = channel();
     thread::spawn(move || {
         let mut stream = BufReader::new(stream);
         loop {
             let mut text = Vec::new();
-            // A connection that breaks is at its end too.
+            // A broken connection is an end, too.
             let _ = stream.read_until(b'\n', &mut text);
             let text = String::from_utf8_lossy(&text).into_owned();
             let whole = text.strip_suffix("\r\n").map(str::to_owned);
@@ -300,5 +303,5 @@ fn lines(stream: impl Read + Send + 'static) -> Receiver<Option<String>> {
     lines
 }
 
-/// The exit status after 421 for what the client did.
+/// Exit status after a 421 that the client caused.
 const EX_PROTOCOL: i32 = 76;

@@ -1,5 +1,6 @@
-//! The real program where a mailbox is not what a mailbox is, and where its folder is gone: the
-//! reply is honest, others go on, and when the fault is over mail flows again, without a restart.
+//! The real program with unusable mailboxes, and without its mail directory. Replies must be right,
+//! other mail must go on, and when the fault is over mail must be delivered again without a
+//! restart.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -8,12 +9,14 @@ use std::path::Path;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter};
+use crate::harness::directory::TestDirectory;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
 
-/// Ways in which a mailbox is none, how each is made, and what the log says of it.
-type ConfigError = (&'static str, fn(&Path), &'static str);
+/// Unusable mailboxes: a description, how to make one, and what the log says.
+type Unusable = (&'static str, fn(&Path), &'static str);
 
-const WRONG: &[ConfigError] = &[
+const UNUSABLE: &[Unusable] = &[
     ("a symbolic link", |path| symlink(path.with_file_name("bob"), path).unwrap(), "symbolic link"),
     ("a dangling link", |path| symlink("/nonexistent", path).unwrap(), "symbolic link"),
     (
@@ -25,60 +28,60 @@ const WRONG: &[ConfigError] = &[
         "2 hard links",
     ),
     ("a FIFO", |path| mkfifo(path, Mode::from_bits_truncate(0o600)).unwrap(), "not a regular file"),
-    ("a folder", |path| fs::create_dir(path).unwrap(), "is a folder"),
+    ("a directory", |path| fs::create_dir(path).unwrap(), "is a directory"),
 ];
 
 #[test]
-fn a_mailbox_that_is_none_is_refused_and_told_and_others_go_on() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+fn unusable_mailbox_is_refused_and_logged() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    // One session has its recipient accepted before the mailbox goes wrong, the other asks after.
-    for (i, (what, make, words)) in WRONG.iter().enumerate() {
-        let path = home.mailbox("alice");
+    // One session has named its recipient before the fault, the other one names it after.
+    for (i, (what, make, words)) in UNUSABLE.iter().enumerate() {
+        let path = directory.mailbox_path("alice");
         let mut early = server.after_ehlo();
-        early.say("MAIL FROM:<smith@example.org>", 250);
-        early.say("RCPT TO:<alice@localhost>", 250);
-        early.say("DATA", 354);
+        early.command("MAIL FROM:<smith@example.org>", 250);
+        early.command("RCPT TO:<alice@localhost>", 250);
+        early.command("DATA", 354);
         make(&path);
         early.send(b"Subject: early\r\n\r\nearly\r\n");
-        early.say(".", 451);
+        early.command(".", 451);
         let line = server.wait_for_log("delivery-failed");
         assert!(
             line.contains("alice") && (line.contains(words) || line.contains("open")),
             "{line}"
         );
-        let late = Letter::new(format!("late-{i}"), &["alice"], 300);
-        assert_eq!(ledger.send(server.address, late), Fate::Code(450), "{what}");
+        let late = TestMessage::new(format!("late-{i}"), &["alice"], 300);
+        assert_eq!(ledger.send(&server.address, late), Some(450), "{what}");
         let line = server.wait_for_log("mailbox-unavailable");
         assert!(line.contains("alice") && line.contains(words), "{what}: {line}");
-        ledger.deliver(server.address, Letter::new(format!("bob-{i}"), &["bob"], 300));
+        ledger.deliver(server.address, TestMessage::new(format!("bob-{i}"), &["bob"], 300));
         match path.is_dir() && !path.is_symlink() {
             true => fs::remove_dir(&path).unwrap(),
             false => fs::remove_file(&path).unwrap(),
         }
-        ledger.deliver(server.address, Letter::new(format!("again-{i}"), &["alice"], 300));
-        ledger.check(&home);
+        ledger.deliver(server.address, TestMessage::new(format!("again-{i}"), &["alice"], 300));
+        ledger.assert_matches(&directory);
         fs::remove_file(&path).unwrap();
-        ledger.0.retain(|(letter, _)| letter.to != ["alice"]);
-        let _ = fs::remove_file(home.mailbox("dave"));
+        ledger.forget("alice");
+        let _ = fs::remove_file(directory.mailbox_path("dave"));
     }
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 #[test]
-fn a_missing_mail_folder_is_a_451_until_it_is_back() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+fn missing_mail_directory_is_451() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
-    fs::rename(home.path().join("mail"), home.path().join("away")).unwrap();
-    let fate = ledger.send(server.address, Letter::new("lost", &["alice"], 300));
-    assert_eq!(fate, Fate::Code(451));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
+    fs::rename(directory.join("mail"), directory.join("away")).unwrap();
+    let fate = ledger.send(&server.address, TestMessage::new("lost", &["alice"], 300));
+    assert_eq!(fate, Some(451));
     let line = server.wait_for_log("delivery-failed");
     assert!(line.contains("alice") && line.contains("No such file"), "{line}");
-    fs::rename(home.path().join("away"), home.path().join("mail")).unwrap();
-    ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], 300));
-    ledger.check(&home);
+    fs::rename(directory.join("away"), directory.join("mail")).unwrap();
+    ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], 300));
+    ledger.assert_matches(&directory);
 }

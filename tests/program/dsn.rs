@@ -1,39 +1,38 @@
-//! Delivery reports: a sender on this host who asks for one finds it in the mailbox, nobody else
-//! gets any, and a client elsewhere is not offered what could not be kept.
-
-use std::fs;
+//! Delivery reports: a local sender who asks for one gets it, no other sender does, and clients of
+//! other hosts are not offered DSN.
 
 use mailslot::message::peer::Peer;
 
-use crate::harness::library::{House, codes, converse, stranger};
-use crate::harness::server::{Client, Server};
+use crate::harness::client::{Client, codes};
+use crate::harness::library::{MailStore, remote_peer, run_session};
+use crate::harness::server::Server;
 
 const MESSAGE: &str = "Subject: hello\r\n\tagain\r\nX-Mozilla-Status: 1\r\n\r\nHello.\r\n";
 
-/// Sends [`MESSAGE`]; `mail` and `rcpts` are whole commands.
+/// Sends [`MESSAGE`]. `mail` and `rcpts` are whole commands.
 fn send(client: &mut Client, mail: &str, rcpts: &[&str]) {
-    client.say(mail, 250);
+    client.command(mail, 250);
     for rcpt in rcpts {
-        client.say(rcpt, 250);
+        client.command(rcpt, 250);
     }
-    client.say("DATA", 354);
+    client.command("DATA", 354);
     client.send(MESSAGE.as_bytes());
-    client.say(".", 250);
+    client.command(".", 250);
 }
 
-/// The report in the mailbox of `user`. It was handed to the writer before its message was
-/// answered, so it is there once a later message is.
+/// Returns the report in the mailbox of `user`. The writer got it before the message was answered,
+/// so it is delivered before a later message.
 fn report(server: &Server, client: &mut Client, user: &str) -> String {
     send(client, "MAIL FROM:<>", &["RCPT TO:<probe@beta.arpa>"]);
-    fs::read_to_string(server.folder().join("mail").join(user)).unwrap()
+    server.mailbox(user)
 }
 
-/// The text with the message's id and the times made the same.
-fn without_chance(text: &str, id: &str) -> String {
+/// Returns a report with its id and times replaced.
+fn with_fixed_id_and_times(text: &str, id: &str) -> String {
     let mut text = text.replace(id, "ID");
     for field in ["\nDate: ", "\nArrival-Date: "] {
-        let (_, behind) = text.split_once(field).unwrap();
-        let date = behind.lines().next().unwrap().to_owned();
+        let (_, after) = text.split_once(field).unwrap();
+        let date = after.lines().next().unwrap().to_owned();
         text = text.replace(&date, "DATE");
     }
     let (from, rest) = text.split_once('\n').unwrap();
@@ -42,7 +41,7 @@ fn without_chance(text: &str, id: &str) -> String {
 }
 
 #[test]
-fn a_delivered_message_is_reported_to_a_sender_on_this_host() {
+fn success_report_to_a_local_sender() {
     let server = Server::start(&["--hostname", "beta.arpa"]);
     let mut client = server.after_ehlo();
     let rcpts = [
@@ -51,11 +50,11 @@ fn a_delivered_message_is_reported_to_a_sender_on_this_host() {
         "RCPT TO:<\"green\"@beta.arpa> NOTIFY=SUCCESS",
         "RCPT TO:<smith@beta.arpa>",
     ];
-    client.say("MAIL FROM:<alan@beta.arpa> ENVID=QQ+2B1 RET=FULL", 250);
-    rcpts.iter().for_each(|rcpt| drop(client.say(rcpt, 250)));
-    client.say("DATA", 354);
+    client.command("MAIL FROM:<alan@beta.arpa> ENVID=QQ+2B1 RET=FULL", 250);
+    rcpts.iter().for_each(|rcpt| drop(client.command(rcpt, 250)));
+    client.command("DATA", 354);
     client.send(MESSAGE.as_bytes());
-    let reply = client.say(".", 250);
+    let reply = client.command(".", 250);
     let id = reply.lines[0].rsplit(' ').next().unwrap().to_owned();
 
     let report = report(&server, &mut client, "alan");
@@ -113,19 +112,19 @@ Subject: hello
 --=_ID-r--
 
 ";
-    assert_eq!(without_chance(&report, &id), expected);
+    assert_eq!(with_fixed_id_and_times(&report, &id), expected);
 }
 
 #[test]
-fn a_report_about_utf8_is_global() {
+fn report_with_utf8_is_global() {
     let server = Server::start(&["--hostname", "beta"]);
     let mut client = server.after_ehlo();
     let rcpt = "RCPT TO:<j\u{fc}rgen@beta> NOTIFY=SUCCESS ORCPT=utf-8;J\u{fc}rgen@beta";
-    client.say("MAIL FROM:<s\u{f8}ren@beta> SMTPUTF8", 250);
-    client.say(rcpt, 250);
-    client.say("DATA", 354);
+    client.command("MAIL FROM:<s\u{f8}ren@beta> SMTPUTF8", 250);
+    client.command(rcpt, 250);
+    client.command("DATA", 354);
     client.send("Subject: Gr\u{fc}\u{df}e\r\n\r\nHallo.\r\n".as_bytes());
-    client.say(".", 250);
+    client.command(".", 250);
     let report = report(&server, &mut client, "s\u{f8}ren");
     for text in [
         "To: <s\u{f8}ren@beta>\n",
@@ -140,16 +139,16 @@ fn a_report_about_utf8_is_global() {
     }
 }
 
-/// Postfix 3.7 puts the octets of UTF-8 into the xtext of rfc822. The report names the type that it
-/// is (RFC 6533 3), in ASCII.
+/// Postfix 3.7 puts UTF-8 into the xtext of the type rfc822. The report names the true type (RFC
+/// 6533 3), in ASCII.
 #[test]
-fn the_original_recipient_of_postfix_may_be_utf8() {
+fn utf8_in_orcpt_of_postfix() {
     let server = Server::start(&["--hostname", "beta"]);
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<alan@beta>", 250);
-    client.say("RCPT TO:<jones@beta> NOTIFY=SUCCESS ORCPT=rfc822;j+C3+BCrgen@beta", 250);
-    client.say("DATA", 354);
-    client.say("Hello.\r\n.", 250);
+    client.command("MAIL FROM:<alan@beta>", 250);
+    client.command("RCPT TO:<jones@beta> NOTIFY=SUCCESS ORCPT=rfc822;j+C3+BCrgen@beta", 250);
+    client.command("DATA", 354);
+    client.command("Hello.\r\n.", 250);
     let report = report(&server, &mut client, "alan");
     let fields =
         "Original-Recipient: utf-8;j\\x{FC}rgen@beta\nFinal-Recipient: rfc822;jones@beta\n";
@@ -157,17 +156,17 @@ fn the_original_recipient_of_postfix_may_be_utf8() {
     assert!(report.contains("Content-Type: message/delivery-status\n"), "{report}");
 }
 
-/// The header of a message that waits in a file, and is longer than what is returned of it.
+/// The message waits in a file, and its header is longer than what a report returns.
 #[test]
-fn a_long_header_is_cut_at_a_line() {
+fn long_header_is_cut_at_a_line() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<alan@b>", 250);
-    client.say("RCPT TO:<jones@b> NOTIFY=SUCCESS", 250);
-    client.say("DATA", 354);
+    client.command("MAIL FROM:<alan@b>", 250);
+    client.command("RCPT TO:<jones@b> NOTIFY=SUCCESS", 250);
+    client.command("DATA", 354);
     let field = format!("X-Long: {}\r\n", "x".repeat(500));
     client.send(field.repeat(1000).as_bytes());
-    client.say(".", 250);
+    client.command(".", 250);
     let report = report(&server, &mut client, "alan");
     assert!(report.len() < 20_000);
     assert_eq!(report.matches("\nX-Long: ").count(), 31);
@@ -175,7 +174,7 @@ fn a_long_header_is_cut_at_a_line() {
 }
 
 #[test]
-fn nobody_else_gets_a_report() {
+fn other_senders_get_no_report() {
     let server = Server::start(&["--domain", "beta.arpa"]);
     let mut client = server.after_ehlo();
     let to = "RCPT TO:<jones@beta.arpa>";
@@ -185,34 +184,28 @@ fn nobody_else_gets_a_report() {
     send(&mut client, "MAIL FROM:<>", &[&rcpt("SUCCESS")]);
     send(&mut client, "MAIL FROM:<alan@elsewhere.example>", &[&rcpt("SUCCESS")]);
     server.wait_for_log("dsn-suppressed");
-    // Not delivered, not reported: the session says so.
-    client.say("MAIL FROM:<none@beta.arpa>", 250);
-    client.say(&rcpt("SUCCESS"), 250);
-    client.say("DATA", 354);
+    // A message that is refused is not reported. The reply says so.
+    client.command("MAIL FROM:<none@beta.arpa>", 250);
+    client.command(&rcpt("SUCCESS"), 250);
+    client.command("DATA", 354);
     client.send(b"a\nb\r\n");
-    client.say(".", 554);
+    client.command(".", 554);
     send(&mut client, "MAIL FROM:<last@beta.arpa>", &[&rcpt("SUCCESS")]);
     report(&server, &mut client, "last");
-    let mut names: Vec<String> = fs::read_dir(server.folder().join("mail"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    assert_eq!(names, ["jones", "last", "probe"]);
+    assert_eq!(server.mailboxes(), ["jones", "last", "probe"]);
 }
 
 #[test]
-fn a_client_elsewhere_is_not_offered_reports() {
-    let house = House::new();
-    let office = house.office(house.session());
+fn dsn_is_not_offered_to_remote_clients() {
+    let store = MailStore::new();
+    let sessions = store.sessions(store.session_settings());
     let text =
         b"EHLO c\r\nMAIL FROM:<a@b> RET=FULL\r\nMAIL FROM:<a@b> ENVID=x\r\nMAIL FROM:<a@b>\r\n\
         RCPT TO:<smith@b> NOTIFY=SUCCESS\r\nRCPT TO:<smith@b> ORCPT=rfc822;a\r\nQUIT\r\n";
-    let (_, replies) = converse(&office, stranger(1), text);
+    let (_, replies) = run_session(&sessions, remote_peer(1), text);
     assert_eq!(codes(&replies), ["220", "250", "555", "555", "250", "555", "555", "221"]);
     assert!(!replies.contains("DSN"), "{replies}");
-    let (_, replies) = converse(&office, Peer::Unix, text);
+    let (_, replies) = run_session(&sessions, Peer::Unix, text);
     assert_eq!(codes(&replies), ["220", "250", "250", "503", "503", "250", "250", "221"]);
     assert!(replies.contains("250-DSN\r\n"), "{replies}");
 }

@@ -7,78 +7,82 @@ use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender, examine, setting};
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::env_number;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
 
 const LARGE: usize = 300 * 1024;
 
 #[test]
-fn one_of_two_servers_killed_under_load_harms_no_mailbox() {
-    let home = Home::new();
-    let rounds = setting("OUTSIDE_ROUNDS", 5);
+fn one_of_two_servers_is_killed_under_load() {
+    let directory = TestDirectory::new();
+    let rounds = env_number("MAILSLOT_ROUNDS", 5);
     let ledger = Mutex::new(Ledger::default());
     let over = AtomicBool::new(false);
-    let steady = home.start(&[]);
+    let steady = directory.start(&[]);
     let kills = thread::scope(|scope| {
-        // Also when an assertion fails below: the senders would go on for ever.
-        let _end = Raise(&over);
+        // Also when an assertion fails, so that the senders end.
+        let _end = SetOnDrop(&over);
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-1"));
         scope.spawn(|| send_until(&over, &ledger, steady.address, "steady-2"));
         let mut kills = 0;
         for round in 0..rounds {
-            let victim = home.start(&[]);
-            let before = ledger.lock().unwrap().0.len();
+            let killed = directory.start(&[]);
+            let before = ledger.lock().unwrap().len();
             thread::scope(|scope| {
-                let (over, ledger, address) = (&over, &ledger, victim.address);
+                let (over, ledger, address) = (&over, &ledger, killed.address);
                 for n in 0..2 {
                     scope.spawn(move || {
                         send_until(over, ledger, address, &format!("victim-{round}-{n}"));
                     });
                 }
-                // In the middle of the work, at no particular point of it.
-                while ledger.lock().unwrap().0.len() < before + 20 + 7 * round {
+                // In the middle of the work.
+                while ledger.lock().unwrap().len() < before + 20 + 7 * round as usize {
                     thread::yield_now();
                 }
-                victim.signal(Signal::SIGKILL);
+                killed.signal(Signal::SIGKILL);
             });
-            victim.ended();
+            killed.ended();
             kills += 1;
         }
         kills
     });
     let ledger = ledger.into_inner().unwrap();
-    let unknown = ledger.0.iter().filter(|(_, fate)| *fate == Fate::Unknown).count();
-    println!("{kills} kills under load, {} letters, {unknown} without a reply", ledger.0.len());
-    assert!(kills > 0 && unknown > 0 && ledger.count(250) > 20 * kills);
-    let refused = ledger.0.len() - unknown - ledger.count(250);
-    assert_eq!(refused, 0, "mail for which the wait was over");
+    let unknown = ledger.unanswered();
+    println!("{kills} kills under load, {} messages, {unknown} without a reply", ledger.len());
+    assert!(kills > 0 && unknown > 0 && ledger.accepted() > 20 * kills);
+    let refused = ledger.len() - unknown - ledger.accepted();
+    assert_eq!(refused, 0, "messages were refused");
     let (log, status) = steady.stop();
     assert_eq!(status.code(), Some(0), "{log:#?}");
-    // What the last one left is nobody's until the next start.
-    examine(&home, ledger, "two servers");
+    // What the last killed server left is recovered by the next start.
+    ledger.assert_recovers(&directory, "two servers");
 }
 
-/// Raises a flag when it is dropped.
-struct Raise<'a>(&'a AtomicBool);
+/// Sets a flag when it is dropped.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Raise<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Sends letters, to one mailbox and to several, small ones and some large, until it is over or
-/// the server is gone.
-fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger>, address: SocketAddr, name: &str) {
-    let mut sender = Sender::open(address).unwrap();
+/// Sends small and large messages, to one mailbox and to several, until `over` is set or the server
+/// is gone.
+fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger<u16>>, address: SocketAddr, name: &str) {
+    let mut sender = Client::open(address).unwrap();
     for n in 0.. {
         if over.load(Ordering::Relaxed) {
             return;
         }
         let to = [&["a"][..], &["a", "b", "c"], &["b"], &["c", "b"]][n % 4];
-        let octets = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
-        let letter = Letter::new(format!("{name}-{n}"), to, octets);
-        let code = sender.send(&letter);
-        if ledger.lock().unwrap().note(letter, code) == Fate::Unknown {
+        let length = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
+        let message = TestMessage::new(format!("{name}-{n}"), to, length);
+        let code = sender.submit_for_code(&message);
+        if ledger.lock().unwrap().record(message, code).is_none() {
             return;
         }
     }

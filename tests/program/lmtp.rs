@@ -1,59 +1,60 @@
-//! LMTP in the real program: its addresses, its own options, and that it is not SMTP.
+//! LMTP in the real program: its addresses and options, and how it differs from SMTP.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 
-use crate::harness::library::Client as Typist;
-use crate::harness::server::{Client, PROGRAM, Server, mailslot};
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::{PROGRAM, Server, mailslot};
 
 #[test]
-fn a_unix_socket_with_its_mode_takes_lmtp() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lmtp");
+fn lmtp_on_a_unix_socket_with_a_mode() {
+    let directory = TestDirectory::new();
+    let path = directory.join("lmtp");
     let address = format!("unix:{},mode=660", path.display());
-    let server = Server::start_in(folder, &["--lmtp", &address]);
+    let server = Server::start_in(directory, &["--lmtp", &address]);
     assert!(server.banner[0].contains(&format!("lmtp:{address}")), "{:?}", server.banner);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
 
-    let mut client = Typist::new(UnixStream::connect(&path).unwrap());
+    let mut client = Client::new(UnixStream::connect(&path).unwrap());
     client.expect("220 localhost LMTP");
-    client.ask("EHLO client.example", "500");
-    client.ask("LHLO client.example", "250");
-    client.ask("MAIL FROM:<a@b>", "250");
-    client.ask("RCPT TO:<smith@b>", "250");
-    client.ask("RCPT TO:<jones@b>", "250");
-    client.ask("DATA", "354");
+    client.command("EHLO client.example", 500);
+    client.command("LHLO client.example", 250);
+    client.command("MAIL FROM:<a@b>", 250);
+    client.command("RCPT TO:<smith@b>", 250);
+    client.command("RCPT TO:<jones@b>", 250);
+    client.command("DATA", 354);
     client.send("Subject: hello\r\n\r\nHello.\r\n.\r\n");
     client.expect("250 2.6.0");
     client.expect("250 2.6.0");
-    client.ask("QUIT", "221");
+    client.command("QUIT", 221);
     client.expect_end();
     for user in ["smith", "jones"] {
         let text = server.mailbox(user);
         assert!(
             text.contains("Received: from client.example (local)\n\tby localhost with LMTP id")
         );
-        assert!(!text.contains("\n\tfor "), "nobody learns who else got it: {text}");
+        assert!(!text.contains("\n\tfor "), "names another recipient: {text}");
     }
-    // SMTP is there too, and is SMTP.
+    // SMTP is served beside it.
     let mut client = server.greeted();
-    client.say("LHLO client.example", 502);
-    client.say("EHLO client.example", 250);
+    client.command("LHLO client.example", 502);
+    client.command("EHLO client.example", 250);
 }
 
 #[test]
-fn a_tcp_port_takes_lmtp() {
+fn lmtp_on_a_tcp_port() {
     let server = Server::start(&["--lmtp", "127.0.0.1:0"]);
     let mut client = Client::connect(server.lmtp().unwrap());
     client.expect(220);
-    let lhlo = client.say("LHLO client.example", 250);
+    let lhlo = client.command("LHLO client.example", 250);
     assert!(!lhlo.lines.iter().any(|line| line == "DSN" || line == "PRDR"), "{lhlo:?}");
-    client.say("MAIL FROM:<a@b> RET=HDRS", 555);
+    client.command("MAIL FROM:<a@b> RET=HDRS", 555);
 }
 
 #[test]
-fn port_25_is_refused() {
+fn lmtp_on_port_25_is_refused() {
     let said = mailslot(&["--lmtp", "127.0.0.1:25"]).output().unwrap();
     assert_eq!(said.status.code(), Some(64), "{PROGRAM}");
     let text = String::from_utf8(said.stderr).unwrap();

@@ -1,7 +1,5 @@
-//! Others at the mailbox: programs that lock it for a while or for too long, that replace it while
-//! we wait, whose locks are stale.
-//!
-//! The locks are those of the kernel, whoever holds them; here it is this test's own process.
+//! Other programs at the mailbox: they lock it for a while or for too long, replace it while mail
+//! waits, or leave stale locks. Here the other program is the process of this test.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,13 +9,18 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender};
-use crate::harness::server::{PATIENCE, Server};
 use fs2::FileExt;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-/// How somebody locks a mailbox.
+use crate::harness::TIMEOUT;
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
+use crate::harness::server::Server;
+
+/// A way to lock a mailbox.
 #[derive(Clone, Copy, Debug)]
 enum Lock {
     Dotlock,
@@ -29,34 +32,34 @@ const LOCKS: [Lock; 3] = [Lock::Dotlock, Lock::Fcntl, Lock::Flock];
 
 /// A lock held by this process until it is dropped.
 #[derive(Debug)]
-enum Holder {
+enum HeldLock {
     Dotlock(PathBuf),
     File { _open: File },
 }
 
-impl Holder {
-    /// Takes the lock; nobody else wants it at this moment, or he lets it go soon.
-    fn take(lock: Lock, mailbox: &Path) -> Holder {
-        let until = Instant::now() + PATIENCE;
+impl HeldLock {
+    /// Takes the lock. If the server holds it, waits.
+    fn take(lock: Lock, mailbox: &Path) -> HeldLock {
+        let until = Instant::now() + TIMEOUT;
         loop {
-            match Holder::try_take(lock, mailbox) {
+            match HeldLock::try_take(lock, mailbox) {
                 Ok(holder) => return holder,
                 Err(e) => assert!(Instant::now() < until, "{lock:?}: {e}"),
             }
         }
     }
 
-    fn try_take(lock: Lock, mailbox: &Path) -> io::Result<Holder> {
+    fn try_take(lock: Lock, mailbox: &Path) -> io::Result<HeldLock> {
         if let Lock::Dotlock = lock {
             let path = mailbox.with_extension("lock");
             File::create_new(&path)?;
-            return Ok(Holder::Dotlock(path));
+            return Ok(HeldLock::Dotlock(path));
         }
         let open = File::options().read(true).write(true).open(mailbox)?;
         match lock {
             Lock::Flock => open.try_lock_exclusive()?,
             _ => {
-                // A plain one, as of lockf(3): not one that belongs to the open file.
+                // A lock of the process, like that of lockf(3), and not of the open file.
                 let whole = libc::flock {
                     l_type: libc::F_WRLCK as libc::c_short,
                     l_whence: libc::SEEK_SET as libc::c_short,
@@ -67,83 +70,87 @@ impl Holder {
                 fcntl(&open, FcntlArg::F_SETLK(&whole))?;
             }
         }
-        Ok(Holder::File { _open: open })
+        Ok(HeldLock::File { _open: open })
     }
 }
 
-impl Drop for Holder {
+impl Drop for HeldLock {
     fn drop(&mut self) {
-        if let Holder::Dotlock(path) = self {
+        if let HeldLock::Dotlock(path) = self {
             fs::remove_file(path).unwrap();
         }
     }
 }
 
 #[test]
-fn a_mailbox_locked_for_a_second_gets_its_mail_then_and_others_at_once() {
-    let home = Home::new();
-    let server = home.start(&[]);
+fn short_lock_delays_only_its_mailbox() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&[]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
-        // To read it later would be to lose the fcntl lock when it is closed.
-        let before = home.read("alice");
-        let holder = Holder::take(lock, &home.mailbox("alice"));
-        let letter = Letter::new(format!("{lock:?}"), &["alice", "carol"], 500);
+        // Read before, because the process loses its fcntl lock when it closes any descriptor of
+        // the file.
+        let before = directory.mailbox_bytes("alice");
+        let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
+        let message = TestMessage::new(format!("{lock:?}"), &["alice", "carol"], 500);
         let began = Instant::now();
         let (code, took) = thread::scope(|scope| {
             let sending = scope.spawn(|| {
-                let code = Sender::open(server.address).unwrap().send(&letter);
+                let code = Client::open(server.address).unwrap().submit_for_code(&message);
                 (code, began.elapsed())
             });
             let mut n = 0;
             while began.elapsed() < Duration::from_secs(1) {
-                ledger.deliver(server.address, Letter::new(format!("{lock:?}-{n}"), &["bob"], 99));
+                ledger.deliver(
+                    server.address,
+                    TestMessage::new(format!("{lock:?}-{n}"), &["bob"], 99),
+                );
                 n += 1;
             }
             assert!(n > 5, "{lock:?}: {n} for bob in a second");
-            let len = fs::metadata(home.mailbox("alice")).unwrap().len();
+            let len = fs::metadata(directory.mailbox_path("alice")).unwrap().len();
             assert_eq!(len, before.len() as u64, "{lock:?}: written to while it was locked");
             drop(holder);
             sending.join().unwrap()
         });
         assert!(took >= Duration::from_secs(1), "{lock:?}: {took:?}");
-        assert_eq!(ledger.note(letter, code), Fate::Code(250), "{lock:?}");
-        ledger.check(&home);
+        assert_eq!(ledger.record(message, code), Some(250), "{lock:?}");
+        ledger.assert_matches(&directory);
     }
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 #[test]
-fn a_mailbox_locked_for_too_long_is_a_451_and_nothing_is_written() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+fn long_lock_is_451() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
         // To read it later would be to lose the fcntl lock when it is closed.
-        let before = home.read("alice");
-        let holder = Holder::take(lock, &home.mailbox("alice"));
-        let letter = Letter::new(format!("{lock:?}"), &["carol", "alice"], 500);
+        let before = directory.mailbox_bytes("alice");
+        let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
+        let message = TestMessage::new(format!("{lock:?}"), &["carol", "alice"], 500);
         let began = Instant::now();
-        let reply = Sender::open(server.address).unwrap().reply_to(&letter).unwrap();
+        let reply = Client::open(server.address).unwrap().submit(&message).unwrap();
         let took = began.elapsed();
         assert!(reply.starts_with("451 4.2.0 "), "{lock:?}: {reply}");
         assert!((1..8).contains(&took.as_secs()), "{lock:?}: {took:?}");
         let line = server.wait_for_log("mailbox-busy");
         let holder_named = line.contains(&format!("{lock:?}").to_lowercase());
         assert!(line.contains("/alice ") && holder_named, "{lock:?}: {line}");
-        ledger.note(letter, Ok(451));
+        ledger.record(message, Some(451));
         drop(holder);
-        assert!(before == home.read("alice"), "{lock:?}");
-        ledger.deliver(server.address, Letter::new(format!("{lock:?}-2"), &["alice"], 500));
-        ledger.check(&home);
+        assert!(before == directory.mailbox_bytes("alice"), "{lock:?}");
+        ledger.deliver(server.address, TestMessage::new(format!("{lock:?}-2"), &["alice"], 500));
+        ledger.assert_matches(&directory);
     }
 }
 
 #[test]
-fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
+fn mailbox_replaced_while_mail_waits() {
     type Change = fn(&Path);
     let changes: [(&str, Change, u16); 4] = [
         ("truncated", |path| File::create(path).map(drop).unwrap(), 250),
@@ -167,43 +174,44 @@ fn mail_follows_the_name_of_a_mailbox_that_is_replaced_while_it_waits() {
     ];
     for lock in LOCKS {
         for (what, change, expected) in changes {
-            let home = Home::in_memory();
-            let server = home.start(&[]);
+            let directory = TestDirectory::in_memory();
+            let server = directory.start(&[]);
             let mut ledger = Ledger::default();
-            Ledger::default().deliver(server.address, Letter::new("gone", &["alice"], 500));
-            let holder = Holder::take(lock, &home.mailbox("alice"));
-            let letter = Letter::new("late", &["alice", "carol"], 500);
+            Ledger::default().deliver(server.address, TestMessage::new("gone", &["alice"], 500));
+            let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
+            let message = TestMessage::new("late", &["alice", "carol"], 500);
             let code = thread::scope(|scope| {
-                let sending = scope.spawn(|| Sender::open(server.address).unwrap().send(&letter));
-                // It waits: the writer has met the lock.
+                let sending =
+                    scope.spawn(|| Client::open(server.address).unwrap().submit_for_code(&message));
+                // Until the writer has found the lock.
                 while !counters(&server).contains(" lock_waits=1 ") {}
-                change(&home.mailbox("alice"));
+                change(&directory.mailbox_path("alice"));
                 drop(holder);
                 sending.join().unwrap()
             });
-            assert_eq!(ledger.note(letter, code), Fate::Code(expected), "{lock:?}, {what}");
+            assert_eq!(ledger.record(message, code), Some(expected), "{lock:?}, {what}");
             if expected != 250 {
-                assert_eq!(home.read("bob"), b"", "{lock:?}, {what}");
-                fs::remove_file(home.mailbox("alice")).unwrap();
+                assert_eq!(directory.mailbox_bytes("bob"), b"", "{lock:?}, {what}");
+                fs::remove_file(directory.mailbox_path("alice")).unwrap();
             }
-            ledger.deliver(server.address, Letter::new("next", &["alice"], 500));
-            ledger.check(&home);
+            ledger.deliver(server.address, TestMessage::new("next", &["alice"], 500));
+            ledger.assert_matches(&directory);
         }
     }
 }
 
-/// The counters, with blanks around each.
+/// Returns the counters in the log, with a space around each.
 fn counters(server: &Server) -> String {
     server.signal(nix::sys::signal::Signal::SIGUSR1);
     format!(" {} ", server.wait_for_log("counters"))
 }
 
-/// A dotlock that somebody left: its name, how it is made, its age in seconds, whether it is
-/// broken.
-type Left = (&'static str, fn(&str) -> Option<String>, u64, bool);
+/// Dotlocks that were left: a description, the content made from that of the running server, the
+/// age in seconds, and whether the lock is broken.
+type StaleDotlock = (&'static str, fn(&str) -> Option<String>, u64, bool);
 
-/// The lines are made from that of the living server: `PID BOOT/NAMESPACE RANDOM mailslot`.
-const LEFT: &[Left] = &[
+/// The content is `PID BOOT/NAMESPACE RANDOM mailslot`. None stands for a directory.
+const STALE_DOTLOCKS: &[StaleDotlock] = &[
     ("of a dead mailslot", |own| Some(with_pid(own, dead_pid())), 0, true),
     ("of a living process", |own| Some(with_pid(own, std::process::id())), 0, false),
     ("of a living process, old", |own| Some(with_pid(own, std::process::id())), 301, true),
@@ -219,33 +227,36 @@ const LEFT: &[Left] = &[
 ];
 
 #[test]
-fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
-    let home = Home::new();
-    let server = home.start(&["--lock-timeout", "1"]);
+fn stale_dotlock_is_broken_by_owner_or_age() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     let own = format!(".mailslot-{}-", server.pid());
-    let mut names = fs::read_dir(home.path().join("mail")).unwrap().map(|e| e.unwrap());
+    let mut names = fs::read_dir(directory.join("mail")).unwrap().map(|e| e.unwrap());
     let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
     let own = fs::read_to_string(own.path()).unwrap();
-    let path = home.mailbox("alice.lock");
-    for &(what, line, age, broken) in LEFT {
+    let path = directory.mailbox_path("alice.lock");
+    for &(what, line, age, broken) in STALE_DOTLOCKS {
         match line(&own) {
             Some(line) => fs::write(&path, line).unwrap(),
-            // A folder cannot be unlinked.
+            // A directory cannot be unlinked.
             None => fs::create_dir(&path).unwrap(),
         }
         let then = SystemTime::now() - Duration::from_secs(age);
         File::open(&path).unwrap().set_modified(then).unwrap();
-        let fate = ledger.send(server.address, Letter::new(what, &["alice"], 500));
+        let fate = ledger.send(&server.address, TestMessage::new(what, &["alice"], 500));
         if broken {
-            assert_eq!(fate, Fate::Code(250), "{what}");
+            assert_eq!(fate, Some(250), "{what}");
             let logged = server.wait_for_log("lock-broken");
-            let told: u64 = logged.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
-            assert!((age..age + 20).contains(&told) && logged.contains("alice.lock"), "{logged}");
+            let age_in_log: u64 = logged.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
+            assert!(
+                (age..age + 20).contains(&age_in_log) && logged.contains("alice.lock"),
+                "{logged}"
+            );
             assert!(!path.exists(), "{what}");
         } else {
-            assert_eq!(fate, Fate::Code(451), "{what}");
+            assert_eq!(fate, Some(451), "{what}");
             let logged = server.wait_for_log("mailbox-busy");
             assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
             match path.is_dir() {
@@ -253,18 +264,18 @@ fn a_dotlock_that_was_left_is_judged_by_its_owner_or_its_age() {
                 false => fs::remove_file(&path).unwrap(),
             }
         }
-        ledger.deliver(server.address, Letter::new(format!("{what} 2"), &["alice"], 500));
+        ledger.deliver(server.address, TestMessage::new(format!("{what} 2"), &["alice"], 500));
     }
-    ledger.check(&home);
+    ledger.assert_matches(&directory);
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 fn with_pid(own: &str, pid: u32) -> String {
     format!("{pid} {}", own.split_once(' ').unwrap().1)
 }
 
-/// The pid of a process that has ended.
+/// Returns the pid of a process that has ended.
 fn dead_pid() -> u32 {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();

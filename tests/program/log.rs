@@ -2,20 +2,20 @@
 //! or each recipient that was deferred or rejected.
 
 use std::fs;
-use std::sync::Arc;
 
-use crate::harness::abuse::parse;
+use crate::harness::directory::TestDirectory;
+use crate::harness::log_lines::parse;
 use crate::harness::server::Server;
 
 const OPTIONS: [&str; 2] = ["--domain", "here.example"];
 
 /// Starts a server with these aliases.
 fn start(aliases: &str, options: &[&str]) -> Server {
-    let directory = Arc::new(tempfile::tempdir().unwrap());
-    let path = directory.path().join("aliases");
+    let directory = TestDirectory::new();
+    let path = directory.join("aliases");
     fs::write(&path, aliases).unwrap();
     let aliases = ["--aliases", path.to_str().unwrap()];
-    Server::start_in(directory.clone(), &[&OPTIONS[..], &aliases, options].concat())
+    Server::start_in(directory, &[&OPTIONS[..], &aliases, options].concat())
 }
 
 /// Returns the next lines of these events, each with the values of these fields.
@@ -38,7 +38,7 @@ fn a_delivery_names_the_address_the_alias_and_the_mailbox_of_each_recipient() {
     let to = ["sales@here.example", "Smith@HERE.example", "jo+tag@here.example"];
     server.after_ehlo().deliver("a@b.example", &to, "\r\nx\r\n", 250);
     let found = lines(&server, &["delivered"; 4], ["from", "to", "orig_to", "mailbox"]);
-    let mailbox = |name: &str| server.folder().join("mail").join(name).display().to_string();
+    let mailbox = |name: &str| server.mailbox_path(name).display().to_string();
     let line = |to: &str, orig_to: &str, name: &str| {
         ["<a@b.example>".to_owned(), to.to_owned(), orig_to.to_owned(), mailbox(name)]
     };
@@ -59,7 +59,7 @@ fn mail_for_another_host_is_queued_and_not_delivered() {
     server.after_ehlo().deliver("a@b.example", &to, "\r\nx\r\n", 250);
     let events = ["delivered", "queued", "queued"];
     let found = lines(&server, &events, ["to", "orig_to", "queue_id"]);
-    let mut entries: Vec<_> = fs::read_dir(server.folder().join("spool/queue"))
+    let mut entries: Vec<_> = fs::read_dir(server.join("spool/queue"))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| !name.contains('.'))
@@ -85,9 +85,9 @@ fn a_rejected_message_names_each_recipient() {
         assert_eq!(to, expected);
         assert!(reply.starts_with("\"554 5.6.0 "), "{reply}");
     }
-    client.say("MAIL FROM:<a@b.example>", 250);
-    client.say("RCPT TO:<smith@here.example>", 250);
-    client.say("DATA", 354);
+    client.command("MAIL FROM:<a@b.example>", 250);
+    client.command("RCPT TO:<smith@here.example>", 250);
+    client.command("DATA", 354);
     drop(client);
     let [[recipients, error]] = &lines(&server, &["abandoned"], ["recipients", "error"])[..] else {
         panic!("one line")
@@ -112,7 +112,7 @@ fn a_large_list_has_a_bounded_number_of_lines() {
 fn mail_that_is_deferred_for_lack_of_room_is_logged() {
     let server = start("", &["--max-size", "1000000G"]);
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<a@b.example> SIZE=1000000000000000", 452);
+    client.command("MAIL FROM:<a@b.example> SIZE=1000000000000000", 452);
     let found = lines(&server, &["no-room"], ["from", "size"]);
     assert_eq!(found, [["<a@b.example>", "1000000000000000"]]);
 }

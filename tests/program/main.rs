@@ -1,4 +1,4 @@
-//! Quick tests of the real program, as cargo built it: a module for each subject.
+//! Quick tests of the real program, as cargo built it: one module for each subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "../harness/mod.rs"]

@@ -1,13 +1,14 @@
-//! The file of metrics as the real program keeps it. Its format is tested where it is written.
+//! The metrics file of the real program. Its format is tested in the library.
 
 use std::fs;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
 #[test]
-fn the_last_word_is_written_at_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("mailslot.prom");
+fn metrics_are_written_at_the_end() {
+    let directory = TestDirectory::new();
+    let path = directory.join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let mut client = server.after_ehlo();
     client.deliver("a@b.example", &["smith@here.example"], "\r\nhello\r\n", 250);
@@ -21,13 +22,13 @@ fn the_last_word_is_written_at_the_end() {
     {
         assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
     }
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "a temporary file is left");
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_told_once_and_stops_no_mail() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("none").join("mailslot.prom");
+fn unwritable_file_is_logged_once() {
+    let directory = TestDirectory::new();
+    let path = directory.join("none").join("mailslot.prom");
     let server = Server::start(&["--metrics-file", path.to_str().unwrap()]);
     let line = server.wait_for_log("metrics");
     assert!(line.contains("WARN  metrics-failed file="), "{line}");
@@ -40,7 +41,7 @@ fn a_file_that_cannot_be_written_is_told_once_and_stops_no_mail() {
 }
 
 #[test]
-fn a_process_for_each_session_keeps_none() {
+fn inetd_refuses_a_metrics_file() {
     let output = mailslot(&["--inetd", "--metrics-file", "x.prom"]).output().unwrap();
     assert_eq!(output.status.code(), Some(64));
 }

@@ -1,19 +1,20 @@
-//! The command line of the real program: help, version, and the error that each wrong option
-//! or configuration must give.
+//! The command line of the real program: help, version, and the error message for each wrong option
+//! or configuration.
 
 use std::fs;
 use std::process::Output;
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::mailslot;
 
 fn run(args: &[&str]) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = mailslot(args).output().unwrap();
-    let text = |octets| String::from_utf8(octets).unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code(), text(stdout), text(stderr))
 }
 
 #[test]
-fn help_shows_every_option_and_fits_a_terminal() {
+fn help_lists_every_option() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);
         assert_eq!((code, errors.as_str()), (Some(0), ""));
@@ -31,7 +32,7 @@ fn help_shows_every_option_and_fits_a_terminal() {
 }
 
 #[test]
-fn version_is_that_of_the_package() {
+fn version_of_the_package() {
     for flag in ["--version", "-V"] {
         let version = concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n");
         assert_eq!(run(&[flag]), (Some(0), version.to_owned(), String::new()));
@@ -39,20 +40,20 @@ fn version_is_that_of_the_package() {
 }
 
 #[test]
-fn wrong_command_line_exits_64() {
+fn command_line_error_exits_64() {
     for (args, error) in [
-        // Words.
+        // Commands.
         (
             &["serve"][..],
             "unknown command \"serve\"; expected none, \"check\", \"explain\" or \"queue\"",
         ),
         (&["check", "all"], "check takes no \"all\""),
         (&["explain"], "explain needs an address; expected \"explain USER@DOMAIN...\""),
-        // Names.
+        // Unknown options.
         (&["--lisen", "x"], "unknown option --lisen; did you mean \"listen\"?"),
         (&["--frobnicate"], "unknown option --frobnicate"),
         (&["-x"], "unknown option -x"),
-        // How often, and with what.
+        // Repetition, and missing values.
         (&["--threads"], "--threads needs a value; expected \"--threads N\""),
         (&["-t"], "-t needs a value; expected \"-t N\""),
         (&["-t", "4", "--threads", "5"], "is given twice"),
@@ -87,9 +88,9 @@ fn wrong_command_line_exits_64() {
 }
 
 #[test]
-fn wrong_file_exits_78_and_names_the_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("conf");
+fn configuration_error_exits_78_with_its_line() {
+    let directory = TestDirectory::new();
+    let path = directory.join("conf");
     let file = path.to_str().unwrap();
     for (text, error) in [
         ("threads 4\nthread 5\n", ":2: unknown key \"thread\"; did you mean \"threads\"?"),
@@ -115,9 +116,9 @@ fn wrong_file_exits_78_and_names_the_line() {
 }
 
 #[test]
-fn start_errors_name_the_file_or_address() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+fn start_failure_names_its_cause() {
+    let directory = TestDirectory::new();
+    let path = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let (mail, spool, none) = (path("mail"), path("spool"), path("none"));
     fs::create_dir(&mail).unwrap();
     fs::create_dir(&spool).unwrap();

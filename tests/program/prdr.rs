@@ -1,4 +1,4 @@
-//! PRDR in the real program: the reply for all recipients, and whom a report names.
+//! PRDR in the real program: the reply for all recipients, and the recipients in a report.
 
 use std::fs;
 
@@ -6,22 +6,22 @@ use crate::harness::server::Server;
 
 const TEXT: &str = "Subject: hello\r\n\r\nHello.\r\n";
 
-/// The reply for all must not make a client give up those who may get it later.
+/// The reply for all must not make a client give up recipients that may get the message later.
 #[test]
-fn the_reply_for_all_is_the_best_that_is_true() {
+fn reply_for_all_recipients() {
     let server = Server::start(&["--mailbox-limit", "700"]);
     let mut client = server.after_ehlo();
     let large = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(200));
     client.deliver("a@b", &["full@b"], &large, 250);
     client.deliver("a@b", &["full2@b"], &large, 250);
-    let mail = server.folder().join("mail");
+    let mail = server.join("mail");
     let mut deliver = |to: &[&str], broken: &str, codes: &[u16]| {
-        client.say("MAIL FROM:<a@b> PRDR", 250);
-        to.iter().for_each(|to| drop(client.say(&format!("RCPT TO:<{to}@b>"), 250)));
+        client.command("MAIL FROM:<a@b> PRDR", 250);
+        to.iter().for_each(|to| drop(client.command(&format!("RCPT TO:<{to}@b>"), 250)));
         let _ = fs::create_dir(mail.join(broken));
-        client.say("DATA", 354);
+        client.command("DATA", 354);
         client.send(large.as_bytes());
-        client.say(".", 353);
+        client.command(".", 353);
         codes.iter().for_each(|code| drop(client.expect(*code)));
     };
     deliver(&["one", "two"], "unused", &[250, 250, 250]);
@@ -31,20 +31,20 @@ fn the_reply_for_all_is_the_best_that_is_true() {
 }
 
 #[test]
-fn only_who_got_it_is_reported() {
+fn report_names_delivered_recipients_only() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<alan@b> PRDR", 250);
+    client.command("MAIL FROM:<alan@b> PRDR", 250);
     for name in ["broken", "smith", "brown"] {
-        client.say(&format!("RCPT TO:<{name}@b> NOTIFY=SUCCESS"), 250);
+        client.command(&format!("RCPT TO:<{name}@b> NOTIFY=SUCCESS"), 250);
     }
-    fs::create_dir(server.folder().join("mail/broken")).unwrap();
-    client.say("DATA", 354);
+    fs::create_dir(server.join("mail/broken")).unwrap();
+    client.command("DATA", 354);
     client.send(TEXT.as_bytes());
-    client.say(".", 353);
+    client.command(".", 353);
     [451, 250, 250, 250].iter().for_each(|code| drop(client.expect(*code)));
     client.deliver("", &["probe@b"], TEXT, 250);
-    let report = fs::read_to_string(server.folder().join("mail/alan")).unwrap();
+    let report = server.mailbox("alan");
     assert_eq!(report.matches("Final-Recipient: ").count(), 2, "{report}");
     assert!(!report.contains("broken"), "{report}");
 }

@@ -1,30 +1,29 @@
-//! Who may send mail to other hosts through this one, and what becomes of it: the real program, one
-//! beside another.
+//! Relaying: which clients may send mail to other hosts, and how it gets there.
 
-use crate::harness::external;
-use crate::harness::mbox;
-use crate::harness::scripted_server;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use crate::harness::abuse::{RELAY_TRICKS, says};
-use crate::harness::scripted_server::usual;
-use crate::harness::server::{Client, PATIENCE, Server, mailslot};
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::difficult_messages;
+use crate::harness::inetd::inetd_session;
+use crate::harness::relay_addresses::RELAY_ADDRESSES;
+use crate::harness::scripted_server::{ScriptedServer, usual};
+use crate::harness::server::{Server, mailslot};
+use crate::harness::{mbox, wait_until};
 
-/// Options of a host whose users are smith and jones, with aliases that lead off it.
-struct Host {
-    folder: Arc<tempfile::TempDir>,
+/// A host with the users smith and jones, and with aliases that lead to other hosts.
+struct RelayHost {
+    directory: TestDirectory,
     options: Vec<String>,
 }
 
-impl Host {
-    fn new(smarthost: &str) -> Host {
-        let folder = Arc::new(tempfile::tempdir().unwrap());
-        let aliases = folder.path().join("aliases");
+impl RelayHost {
+    fn new(smarthost: &str) -> RelayHost {
+        let directory = TestDirectory::new();
+        let aliases = directory.join("aliases");
         let text = "postel: postel@there.example\nboth: smith, postel@there.example\n";
         fs::write(&aliases, text).unwrap();
         let words = ["--domain", "here.example", "--user", "smith", "--user", "jones", "--aliases"];
@@ -33,7 +32,7 @@ impl Host {
         if !smarthost.is_empty() {
             options.extend(["--smarthost", smarthost, "--smarthost-tls", "may"].map(str::to_owned));
         }
-        Host { folder, options }
+        RelayHost { directory, options }
     }
 
     fn with<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
@@ -41,87 +40,59 @@ impl Host {
     }
 
     fn start(&self, more: &[&str]) -> Server {
-        Server::start_in(self.folder.clone(), &self.with(more))
+        self.directory.start(&self.with(more))
     }
 
-    /// What a client that is served on its standard input hears, at `address` or nowhere.
-    fn says(&self, address: Option<&str>, input: &str, more: &[&str]) -> String {
-        if let Some(address) = address {
-            return says(self.folder.path(), address, input.as_bytes(), &self.with(more)).replies;
-        }
-        let file = self.folder.path().join("input");
-        fs::write(&file, input).unwrap();
-        let folder = self.folder.path().to_str().unwrap();
-        let mut command = mailslot(&["--sandbox", folder, "--inetd", "--log", "stderr"]);
-        let output = command.args(self.with(more)).stdin(external::open(&file)).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
+    /// Runs a session of a client on standard input, with this address or an unknown one. Returns
+    /// the replies.
+    fn session(&self, address: Option<&str>, input: &str, more: &[&str]) -> String {
+        inetd_session(&self.directory, address, input.as_bytes(), &self.with(more)).replies
     }
 
-    /// `mailslot queue` with these words; what it printed, and whether it succeeded.
+    /// Runs `mailslot queue`. Returns what it printed, and whether it succeeded.
     fn queue(&self, words: &[&str]) -> (String, bool) {
-        let folder = self.folder.path().to_str().unwrap();
-        let words = [&["queue"], words, &["--sandbox", folder, "-q"]].concat();
+        let directory = self.directory.as_str();
+        let words = [&["queue"], words, &["--sandbox", directory, "-q"]].concat();
         let mut command = mailslot(&words);
         let output = command.args(self.with(&[])).stderr(Stdio::null()).output().unwrap();
         (String::from_utf8(output.stdout).unwrap(), output.status.success())
     }
-
-    /// The entries of the queue.
-    fn entries(&self) -> Vec<String> {
-        names(&self.folder.path().join("spool/queue"))
-    }
 }
 
-fn names(folder: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
-}
-
-/// A place where nobody listens.
-fn nowhere() -> String {
+/// Returns an address on which no server listens.
+fn unused_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < until, "not yet: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// What RCPT hears.
+/// Returns the reply to RCPT.
 fn rcpt(client: &mut Client, to: &str) -> (u16, String) {
-    client.say("MAIL FROM:<smith@here.example>", 250);
+    client.command("MAIL FROM:<smith@here.example>", 250);
     client.send(format!("RCPT TO:<{to}>\r\n").as_bytes());
     let reply = client.reply();
-    client.say("RSET", 250);
+    client.command("RSET", 250);
     (reply.code, reply.lines.join("\n"))
 }
 
 #[test]
-fn nothing_leaves_the_host_and_its_own_are_told_what_would_allow_it() {
-    let host = Host::new("");
+fn without_a_smarthost_nothing_is_relayed() {
+    let host = RelayHost::new("");
     let server = host.start(&[]);
     let mut client = server.after_ehlo();
     let (code, text) = rcpt(&mut client, "postel@there.example");
     assert!(code == 550 && text.contains("5.7.1") && text.contains("--smarthost"), "{text}");
     let (code, text) = rcpt(&mut client, "postel@here.example");
     assert_eq!((code, text.contains("<postel@there.example>")), (551, true), "{text}");
-    client.say("ETRN there.example", 502);
+    client.command("ETRN there.example", 502);
     let input = "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<x@there.example>\r\nQUIT\r\n";
-    let heard = host.says(Some("192.0.2.9"), input, &[]);
-    assert!(heard.contains("\r\n550 5.7.1 ") && !heard.contains("smarthost"), "{heard}");
-    assert_eq!(host.entries(), [""; 0]);
+    let replies = host.session(Some("192.0.2.9"), input, &[]);
+    assert!(replies.contains("\r\n550 5.7.1 ") && !replies.contains("smarthost"), "{replies}");
+    assert_eq!(host.directory.queue(), [""; 0]);
 }
 
 #[test]
-fn with_a_smarthost_who_may_relay_is_who_should() {
-    let smarthost = nowhere();
-    let host = Host::new(&smarthost);
+fn clients_that_may_relay() {
+    let smarthost = unused_address();
+    let host = RelayHost::new(&smarthost);
     let input = "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<x@there.example>\r\nQUIT\r\n";
     let stranger = Some("192.0.2.9");
     for (client, more, code) in [
@@ -136,43 +107,43 @@ fn with_a_smarthost_who_may_relay_is_who_should() {
         (Some("2001:db9::9"), &["--relay-from", "2001:db8::/32"], 550),
         (None, &["--relay-from", "0.0.0.0/0", "--relay-from", "::/0"], 550),
     ] {
-        let heard = host.says(client, input, more);
-        let reply = heard.lines().rev().nth(1).unwrap();
-        assert!(reply.starts_with(&code.to_string()), "{client:?} {more:?}: {heard}");
+        let replies = host.session(client, input, more);
+        let reply = replies.lines().rev().nth(1).unwrap();
+        assert!(reply.starts_with(&code.to_string()), "{client:?} {more:?}: {replies}");
     }
 }
 
 #[test]
-fn a_stranger_cannot_relay_however_it_is_written() {
-    let smarthost = nowhere();
-    let host = Host::new(&smarthost);
+fn remote_client_cannot_relay_any_form_of_address() {
+    let smarthost = unused_address();
+    let host = RelayHost::new(&smarthost);
     for from in ["<spam@evil.example>", "<>", "<smith@here.example>"] {
-        for some in RELAY_TRICKS.chunks(4) {
+        for some in RELAY_ADDRESSES.chunks(4) {
             let mut input = "EHLO c\r\n".to_owned();
             for to in some {
                 input += &format!("MAIL FROM:{from}\r\nRCPT TO:{to}\r\nDATA\r\nRSET\r\n");
             }
-            let heard = host.says(Some("192.0.2.9"), &(input + "QUIT\r\n"), &[]);
-            let codes: Vec<&str> = heard
+            let replies = host.session(Some("192.0.2.9"), &(input + "QUIT\r\n"), &[]);
+            let codes: Vec<&str> = replies
                 .lines()
                 .filter(|line| line.as_bytes().get(3) == Some(&b' '))
                 .map(|line| &line[..3])
                 .skip(2)
                 .collect();
             for (to, codes) in some.iter().zip(codes.chunks(4)) {
-                assert!(["501", "550", "553", "555"].contains(&codes[1]), "{from} {to}: {heard}");
-                assert!(["503", "554"].contains(&codes[2]), "{from} {to}: {heard}");
+                assert!(["501", "550", "553", "555"].contains(&codes[1]), "{from} {to}: {replies}");
+                assert!(["503", "554"].contains(&codes[2]), "{from} {to}: {replies}");
             }
         }
     }
-    assert_eq!(host.entries(), [""; 0]);
+    assert_eq!(host.directory.queue(), [""; 0]);
 }
 
-/// RFC 821 3.2, example 2: forwarded, or told where to; and VRFY.
+/// Forwarding, with or without the new address (RFC 821 3.2, example 2), and VRFY.
 #[test]
-fn an_alias_off_the_host_is_for_everybody_and_told_or_not() {
-    let smarthost = nowhere();
-    let host = Host::new(&smarthost);
+fn alias_to_another_host_is_forwarded() {
+    let smarthost = unused_address();
+    let host = RelayHost::new(&smarthost);
     let server = host.start(&["--lmtp", "127.0.0.1:0"]);
     let mut client = server.after_ehlo();
     let (code, text) = rcpt(&mut client, "Postel@here.example");
@@ -180,9 +151,9 @@ fn an_alias_off_the_host_is_for_everybody_and_told_or_not() {
         (code, &*text),
         (251, "2.1.5 User not local; will forward to <postel@there.example>")
     );
-    assert_eq!(rcpt(&mut client, "both@here.example").0, 250, "one mailbox is here");
-    assert_eq!(rcpt(&mut client, "postel@there.example").0, 250, "is told nothing new");
-    client.say("VRFY postel", 251);
+    assert_eq!(rcpt(&mut client, "both@here.example").0, 250, "one of its mailboxes is local");
+    assert_eq!(rcpt(&mut client, "postel@there.example").0, 250, "the sender knows the address");
+    client.command("VRFY postel", 251);
     let input = "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<postel@here.example>\r\nQUIT\r\n";
     for (address, more, code) in [
         ("127.0.0.1", &["--forward-replies", "off"][..], "250 2.1.5 RCPT"),
@@ -191,69 +162,72 @@ fn an_alias_off_the_host_is_for_everybody_and_told_or_not() {
         ("192.0.2.9", &[], "250 2.1.5 RCPT"),
         ("192.0.2.9", &["--forward-replies", "off"], "250 2.1.5 RCPT"),
     ] {
-        let heard = host.says(Some(address), input, more);
-        assert!(heard.contains(&format!("\r\n{code}")), "{address} {more:?}: {heard}");
+        let replies = host.session(Some(address), input, more);
+        assert!(replies.contains(&format!("\r\n{code}")), "{address} {more:?}: {replies}");
     }
     // A mail server that delivers by LMTP sends its other mail itself.
     let mut lmtp = Client::connect(server.lmtp().unwrap());
     lmtp.expect(220);
-    let hello = lmtp.say("LHLO c", 250);
+    let hello = lmtp.command("LHLO c", 250);
     assert!(!hello.lines.contains(&"ETRN".to_owned()));
     assert_eq!(rcpt(&mut lmtp, "postel@here.example").0, 251);
     assert_eq!(rcpt(&mut lmtp, "x@there.example").0, 550);
 }
 
 #[test]
-fn etrn_is_for_the_hosts_own_clients() {
+fn etrn_is_for_local_clients() {
     let there = Server::start(&["--domain", "there.example"]);
     let address = there.address.to_string();
-    let host = Host::new(&address);
-    // From one who leaves it to others.
+    let host = RelayHost::new(&address);
+    // From a client that leaves delivery to the queue.
     let input = "EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<postel@there.example>\r\nDATA\r\n\r\nx\r\n.\r\n\
         ETRN there.example\r\nQUIT\r\n";
-    let heard = host.says(Some("127.0.0.1"), input, &[]);
-    assert!(heard.contains("\r\n250-ETRN\r\n") && heard.contains("\r\n458 4.3.0 "), "{heard}");
-    let heard = host.says(Some("192.0.2.9"), "EHLO c\r\nETRN there.example\r\n", &[]);
-    assert!(!heard.contains("250-ETRN") && heard.contains("\r\n502 5.5.1 "), "{heard}");
-    let [id] = &host.entries()[..] else { panic!("one entry") };
-    // It waits, for an hour.
-    let next = fs::metadata(host.folder.path().join("spool")).unwrap().modified().unwrap();
+    let replies = host.session(Some("127.0.0.1"), input, &[]);
+    assert!(
+        replies.contains("\r\n250-ETRN\r\n") && replies.contains("\r\n458 4.3.0 "),
+        "{replies}"
+    );
+    let replies = host.session(Some("192.0.2.9"), "EHLO c\r\nETRN there.example\r\n", &[]);
+    assert!(!replies.contains("250-ETRN") && replies.contains("\r\n502 5.5.1 "), "{replies}");
+    let [id] = &host.directory.queue()[..] else { panic!("one entry") };
+    // The entry is scheduled in an hour.
+    let next = fs::metadata(host.directory.join("spool")).unwrap().modified().unwrap();
     let next = next.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 3600;
     let state = format!("mailslot queue state 1\ntries 3\nnext {next}\ngone \nlast 450 busy\n");
-    fs::write(host.folder.path().join(format!("spool/queue/{id}.state")), state).unwrap();
+    fs::write(host.directory.join(format!("spool/queue/{id}.state")), state).unwrap();
     let server = host.start(&[]);
     let mut client = server.after_ehlo();
-    assert!(client.say("HELP ETRN", 214).lines[0].contains("ETRN @host.example"));
-    client.say("TURN", 502);
-    client.say("ETRN", 501);
-    client.say("ETRN other.example", 250);
-    client.say("ETRN @example", 250);
+    assert!(client.command("HELP ETRN", 214).lines[0].contains("ETRN @host.example"));
+    client.command("TURN", 502);
+    client.command("ETRN", 501);
+    client.command("ETRN other.example", 250);
+    client.command("ETRN @example", 250);
     server.wait_for_log("relay-sent");
-    wait_until("the queue is empty", || host.entries().is_empty());
+    wait_until("the queue is empty", || host.directory.queue().is_empty());
     assert!(there.mailbox("postel").contains("\n\nx\n"));
 }
 
-/// A message with both kinds of recipients, from one mailslot by a second one to a mailbox.
+/// Messages with both kinds of recipients, relayed by one mailslot to another.
 #[test]
-fn what_is_sent_on_is_what_came() {
+fn relayed_messages_are_unchanged() {
     let there = Server::start(&["--domain", "there.example"]);
     let address = there.address.to_string();
-    let host = Host::new(&address);
+    let host = RelayHost::new(&address);
     let server = host.start(&[]);
-    let messages = external::hard_messages();
+    let messages = difficult_messages();
     let mut client = server.after_ehlo();
     for message in &messages {
-        client.say("MAIL FROM:<jones@here.example>", 250);
-        client.say("RCPT TO:<both@here.example>", 250);
-        client.say("RCPT TO:<mockapetris@there.example>", 250);
-        client.say("DATA", 354);
+        client.command("MAIL FROM:<jones@here.example>", 250);
+        client.command("RCPT TO:<both@here.example>", 250);
+        client.command("RCPT TO:<mockapetris@there.example>", 250);
+        client.command("DATA", 354);
         for line in message.split_inclusive(|octet| *octet == b'\n') {
             let dot: &[u8] = if line[0] == b'.' { b"." } else { b"" };
-            client.send(&[dot, line.strip_suffix(b"\n").unwrap(), b"\r\n"].concat());
+            client.send([dot, line.strip_suffix(b"\n").unwrap(), b"\r\n"].concat());
         }
-        client.say(".", 250);
+        client.command(".", 250);
     }
-    wait_until("the queue is empty", || host.entries().is_empty());
+    wait_until("the queue is empty", || host.directory.queue().is_empty());
     let texts = |mailbox: &Path| {
         let mails = mbox::read(mailbox);
         let begin = b"From: Smith <smith@example.org>\nSubject: hard ";
@@ -279,9 +253,9 @@ fn what_is_sent_on_is_what_came() {
 }
 
 #[test]
-fn the_queue_is_shown_flushed_and_dropped() {
-    let smarthost = nowhere();
-    let host = Host::new(&smarthost);
+fn queue_is_listed_flushed_and_dropped() {
+    let smarthost = unused_address();
+    let host = RelayHost::new(&smarthost);
     assert_eq!(host.queue(&[]), ("the queue is empty\n".to_owned(), true));
     let server = host.start(&[]);
     let mut client = server.after_ehlo();
@@ -295,7 +269,7 @@ fn the_queue_is_shown_flushed_and_dropped() {
         "{list}"
     );
     assert!(list.contains(" from=<>\n") && list.contains("\n2 in the queue, "), "{list}");
-    let [one, two] = &host.entries()[..] else { panic!("{list}") };
+    let [one, two] = &host.directory.queue()[..] else { panic!("{list}") };
     let (shown, done) = host.queue(&["show", one]);
     assert!(
         done && shown.starts_with(one) && shown.ends_with("Subject: one\n\nFrom here\n"),
@@ -306,14 +280,15 @@ fn the_queue_is_shown_flushed_and_dropped() {
         assert_eq!(host.queue(words), (String::new(), false), "{words:?}");
     }
     assert_eq!(host.queue(&["flush"]), ("1 left in the queue\n".to_owned(), false));
-    // Beside the server, by another way than its own, which rests.
-    let there = scripted_server::Server::start(|_, command| usual(command));
+    // Beside the running server, which does not retry yet, through another smarthost.
+    let there = ScriptedServer::start(|_, command| usual(command));
     let address = there.address.to_string();
-    let reached = Host { folder: host.folder.clone(), options: Host::new(&address).options };
+    let reached =
+        RelayHost { directory: host.directory.clone(), options: RelayHost::new(&address).options };
     assert_eq!(reached.queue(&["flush", one]), ("0 left in the queue\n".to_owned(), true));
-    assert_eq!(there.said().iter().filter(|said| *said == ".").count(), 1);
+    assert_eq!(there.commands_after(".").len(), 1);
     drop(client);
     let (log, status) = server.stop();
     assert_eq!(status.code(), Some(0), "{log:?}");
-    assert_eq!(host.entries(), [""; 0]);
+    assert_eq!(host.directory.queue(), [""; 0]);
 }

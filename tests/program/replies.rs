@@ -1,23 +1,26 @@
-//! Each reply of the program, provoked over TCP by what really causes it: [`TABLE`], and for the
-//! 421s of a clock, a crowd and a stop the tests below it.
+//! Each reply of the program, caused over TCP by what really causes it: in [`TABLE`], and in the
+//! tests below it the 421s of a timeout, of a full server and of a stop.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use crate::harness::server::{Client, Server};
 use nix::sys::signal::Signal;
 
-/// One cause and what comes of it.
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::Server;
+
+/// A cause and its reply.
 struct Row {
-    /// How the last reply line begins.
+    /// Beginning of the last reply line.
     reply: &'static str,
-    /// `DIR` stands for the sandbox's folder, in which there is a file `aliases`.
+    /// `DIR` stands for the sandbox directory, in which there is a file `aliases`.
     options: &'static [&'static str],
-    /// Done in the folder of the mailboxes before the program starts.
+    /// Prepares the mail directory before the program starts.
     cause: fn(&Path),
-    /// What the client says, CR LF added to each. All but the last gets a reply below 400.
+    /// Lines that the client sends. All but the last get a reply below 400.
     said: &'static [&'static str],
 }
 
@@ -48,7 +51,7 @@ const TABLE: &[Row] = &[
     Row { options: &["--vrfy", "off"], ..row("252 2.5.0", &["VRFY jones"]) },
     Row { options: &["--expn", "off"], ..row("252 2.5.0", &["EXPN jones"]) },
     row("421 4.7.0 here.example", &["GET / HTTP/1.1"]),
-    // The mailbox is none, or not only the user's.
+    // The mailbox is not a file, or has another name.
     Row {
         cause: |mail| fs::create_dir(mail.join("jones")).unwrap(),
         ..row("450 4.2.0", &[HELLO, MAIL, RCPT])
@@ -64,19 +67,19 @@ const TABLE: &[Row] = &[
         },
         ..row("450 4.2.0", &[HELLO, MAIL, RCPT])
     },
-    // Somebody keeps it locked; the file is new, so it is believed.
+    // Locked by another program. The lock is new, so it is respected.
     Row {
         options: &["--lock-timeout", "1"],
         cause: |mail| drop(File::create(mail.join("jones.lock")).unwrap()),
         ..row("451 4.2.0", &[HELLO, MAIL, RCPT, "DATA", TEXT])
     },
-    // The aliases cannot be read; they are wrong.
+    // Aliases that cannot be read, and that have an error.
     Row { options: &["--aliases", "/nowhere/aliases"], ..row("451 4.3.0", &[HELLO, MAIL, RCPT]) },
     Row {
         options: &["--aliases", "DIR/aliases"],
         ..row("451 4.3.5", &[HELLO, MAIL, "RCPT TO:<loop@x>"])
     },
-    // No disk has so much room.
+    // More than any disk has free.
     Row {
         options: &["--max-size", "1000000G"],
         ..row("452 4.3.1", &[HELLO, "MAIL FROM:<> SIZE=1000000000000000"])
@@ -108,7 +111,7 @@ const TABLE: &[Row] = &[
         options: &["--max-size", "20"],
         ..row("552 5.3.4", &[HELLO, MAIL, RCPT, "DATA", "Subject: 0123456789\r\n."])
     },
-    // The mailbox is as large as any may be; or only this message would make it too large.
+    // The mailbox has reached its limit, or would exceed it with this message.
     Row {
         options: &["--mailbox-limit", "100"],
         cause: |mail| File::create(mail.join("jones")).unwrap().set_len(100).unwrap(),
@@ -128,19 +131,19 @@ const TABLE: &[Row] = &[
 const ALIASES: &str = "paul: mockapetris@elsewhere.example\nloop: pool\npool: loop\n";
 
 #[test]
-fn every_reply_has_its_cause() {
+fn every_reply_by_its_cause() {
     let mut codes = BTreeSet::new();
     for row in TABLE {
         let what = format!("{} {:?} {:?}", row.reply, row.options, row.said);
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("mail")).unwrap();
-        fs::write(folder.path().join("aliases"), ALIASES).unwrap();
-        (row.cause)(&folder.path().join("mail"));
-        let root = folder.path().to_str().unwrap().to_owned();
+        let directory = TestDirectory::new();
+        fs::create_dir(directory.join("mail")).unwrap();
+        fs::write(directory.join("aliases"), ALIASES).unwrap();
+        (row.cause)(&directory.join("mail"));
+        let root = directory.as_str().to_owned();
         let options: Vec<String> = row.options.iter().map(|o| o.replace("DIR", &root)).collect();
         let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
         options.extend(["--hostname", "here.example"]);
-        let server = Server::start_in(folder, &options);
+        let server = Server::start_in(directory, &options);
 
         let mut client = Client::connect(server.address);
         let mut reply = client.reply();
@@ -165,17 +168,17 @@ fn every_reply_has_its_cause() {
 }
 
 #[test]
-fn data_without_a_recipient_that_is_left_is_554() {
+fn data_without_recipients_is_554() {
     let server = Server::start(&["-u", "jones"]);
     let mut client = server.after_ehlo();
-    client.say(MAIL, 250);
-    client.say("RCPT TO:<green@x>", 550);
-    assert!(client.say("DATA", 554).lines[0].starts_with("5.5.1"));
+    client.command(MAIL, 250);
+    client.command("RCPT TO:<green@x>", 550);
+    assert!(client.command("DATA", 554).lines[0].starts_with("5.5.1"));
 }
 
-/// What is wrong with mail data is told at its end, and the next message is taken.
+/// An error in mail data is reported at its end, and the next message is accepted.
 #[test]
-fn mail_data_that_cannot_be_stored_is_554_at_its_end() {
+fn invalid_mail_data_is_554_at_its_end() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     let long = |length| "x".repeat(length);
@@ -190,7 +193,7 @@ fn mail_data_that_cannot_be_stored_is_554_at_its_end() {
         ("a\nb\r\n".to_owned(), 554, "5.6.0"),
         ("a\0b\r\n".to_owned(), 250, "2.6.0"),
     ] {
-        let what = format!("{:.40}, {} octets", text, text.len());
+        let what = format!("{:.40}, {} bytes", text, text.len());
         let reply = client.deliver("smith@example.org", &["jones@here.example"], &text, code);
         assert!(reply.lines[0].starts_with(why), "{what}: {reply:?}");
     }
@@ -198,13 +201,13 @@ fn mail_data_that_cannot_be_stored_is_554_at_its_end() {
 }
 
 #[test]
-fn a_command_line_may_be_as_long_as_it_may_be() {
+fn limit_of_command_line_length() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
-    // RFC 5321 4.5.3.1.4: 512 octets with CR LF, and more where an extension needs them.
-    client.say(&format!("NOOP {}", "x".repeat(512 - 7)), 250);
-    assert!(client.say(&"x".repeat(100_000), 500).lines[0].starts_with("5.5.2"));
-    client.say("NOOP", 250);
+    // The minimum of RFC 5321 4.5.3.1.4 is 512 octets with CR LF, and more with extensions.
+    client.command(&format!("NOOP {}", "x".repeat(512 - 7)), 250);
+    assert!(client.command(&"x".repeat(100_000), 500).lines[0].starts_with("5.5.2"));
+    client.command("NOOP", 250);
 }
 
 #[test]
@@ -223,22 +226,22 @@ fn too_many_errors_are_421() {
 }
 
 #[test]
-fn a_silent_client_is_421() {
+fn silent_client_is_421() {
     let server = Server::start(&["--timeout", "1"]);
     let mut client = server.after_ehlo();
     assert!(client.expect(421).lines[0].starts_with("4.4.2"));
     assert!(client.is_closed());
     let mut client = server.after_ehlo();
-    client.say(MAIL, 250);
-    client.say(RCPT, 250);
-    client.say("DATA", 354);
+    client.command(MAIL, 250);
+    client.command(RCPT, 250);
+    client.command("DATA", 354);
     client.send(b"Subject: x\r\n");
     assert!(client.expect(421).lines[0].starts_with("4.4.2"));
     assert_eq!(server.mailbox("jones"), "");
 }
 
 #[test]
-fn a_server_that_stops_is_421() {
+fn stopping_server_is_421() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     server.signal(Signal::SIGTERM);
@@ -247,20 +250,20 @@ fn a_server_that_stops_is_421() {
 }
 
 #[test]
-fn a_full_server_is_421() {
+fn full_server_is_421() {
     let server = Server::start(&["--threads", "2"]);
     let mut busy = [server.after_ehlo(), server.after_ehlo()];
     for client in &mut busy {
-        client.say(MAIL, 250);
-        client.say(RCPT, 250);
-        client.say("DATA", 354);
+        client.command(MAIL, 250);
+        client.command(RCPT, 250);
+        client.command("DATA", 354);
     }
     let mut late = Client::connect(server.address);
     let reply = late.expect(421);
     assert!(reply.lines[0].starts_with("4.3.2"), "{reply:?}");
     assert!(late.is_closed());
     for client in &mut busy {
-        client.say(TEXT, 250);
-        client.say("QUIT", 221);
+        client.command(TEXT, 250);
+        client.command("QUIT", 221);
     }
 }

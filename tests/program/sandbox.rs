@@ -1,14 +1,17 @@
-//! The program as a person meets it first: one command, one message, and how it stops.
+//! The program as a new user meets it: one command, one message, and how it stops.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::harness::server::{Client, Server, mailslot};
 use lettre::{Message, SmtpTransport, Transport};
 use nix::sys::signal::Signal;
 
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::{Server, mailslot};
+
 #[test]
-fn a_message_sent_by_a_real_client_is_in_the_mailbox() {
+fn message_of_a_real_client_is_delivered() {
     let server = Server::start(&[]);
     let message = Message::builder()
         .from("Smith <smith@example.org>".parse().unwrap())
@@ -33,24 +36,24 @@ fn a_message_sent_by_a_real_client_is_in_the_mailbox() {
     }
     assert!(text.ends_with("\n\n"), "{text:?}");
     let modes = ["mail", "spool", "mail/jones"]
-        .map(|name| fs::metadata(server.folder().join(name)).unwrap().permissions().mode() & 0o777);
+        .map(|name| fs::metadata(server.join(name)).unwrap().permissions().mode() & 0o777);
     assert_eq!(modes, [0o700, 0o700, 0o600], "{modes:?}");
 }
 
 #[test]
-fn the_first_lines_say_where_for_whom_and_how() {
+fn banner_names_address_users_and_a_first_message() {
     let server = Server::start(&["-u", "jones"]);
-    let folder = server.folder().join("mail");
+    let directory = server.join("mail");
     assert_eq!(
         server.banner[0],
         format!(
             "mailslot listens on {} for jones at every domain, into {}",
             server.address,
-            folder.display()
+            directory.display()
         )
     );
     assert!(server.banner[1].starts_with("printf 'From: "), "{}", server.banner[1]);
-    // The one named user is the recipient; any other would be refused.
+    // The first message is for the named user, because others would be refused.
     assert!(server.banner[1].contains(" --mail-rcpt jones@localhost "), "{}", server.banner[1]);
     server.after_ehlo().deliver(
         "me@localhost",
@@ -59,41 +62,41 @@ fn the_first_lines_say_where_for_whom_and_how() {
         250,
     );
     let mut client = server.after_ehlo();
-    client.say("MAIL FROM:<>", 250);
-    client.say("RCPT TO:<green@localhost>", 550);
+    client.command("MAIL FROM:<>", 250);
+    client.command("RCPT TO:<green@localhost>", 550);
 }
 
 #[test]
-fn a_second_server_on_the_same_port_says_so_and_leaves() {
+fn second_server_on_the_same_port_exits() {
     let server = Server::start(&[]);
     let address = server.address.to_string();
-    let folder = tempfile::tempdir().unwrap();
-    let second = mailslot(&["--sandbox", folder.path().to_str().unwrap(), "-l", &address]);
+    let directory = TestDirectory::new();
+    let second = mailslot(&["--sandbox", directory.as_str(), "-l", &address]);
     let output = { second }.output().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{errors}");
     assert!(errors.contains(&address) && errors.contains("in use"), "{errors}");
     assert!(errors.contains("--listen"), "names the fix: {errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    // The first one does not mind.
-    server.after_ehlo().say("NOOP", 250);
+    // The first server is not affected.
+    server.after_ehlo().command("NOOP", 250);
 }
 
 #[test]
-fn term_answers_the_message_in_hand_and_exits_0() {
+fn term_finishes_messages_and_exits_0() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let server = Server::start(&[]);
         let mut idle = server.after_ehlo();
         let mut busy = server.after_ehlo();
-        busy.say("MAIL FROM:<smith@example.org>", 250);
-        busy.say("RCPT TO:<jones@localhost>", 250);
-        busy.say("DATA", 354);
+        busy.command("MAIL FROM:<smith@example.org>", 250);
+        busy.command("RCPT TO:<jones@localhost>", 250);
+        busy.command("DATA", 354);
         server.signal(signal);
         idle.expect(421);
         assert!(idle.is_closed());
-        // What was begun may be finished.
+        // A message that was begun may be finished.
         busy.send(b"Subject: last\r\n\r\nlast\r\n");
-        busy.say(".", 250);
+        busy.command(".", 250);
         assert!(server.mailbox("jones").contains("Subject: last\n"));
         let (log, status) = server.ended();
         assert_eq!(status.code(), Some(0), "{log:#?}");
@@ -101,12 +104,12 @@ fn term_answers_the_message_in_hand_and_exits_0() {
 }
 
 #[test]
-fn hup_reads_aliases_again_and_drops_nobody() {
-    let folder = tempfile::tempdir().unwrap();
-    let aliases = folder.path().join("aliases");
+fn hup_reloads_aliases_without_ending_sessions() {
+    let directory = TestDirectory::new();
+    let aliases = directory.join("aliases");
     fs::write(&aliases, "sales: smith\n").unwrap();
     let path = aliases.to_str().unwrap().to_owned();
-    let server = Server::start_in(folder, &["-a", &path]);
+    let server = Server::start_in(directory, &["-a", &path]);
     let mut client = server.after_ehlo();
     client.deliver("", &["sales@localhost"], "Subject: one\r\n\r\n1\r\n", 250);
     fs::write(&aliases, "sales: jones\n").unwrap();
@@ -119,7 +122,7 @@ fn hup_reads_aliases_again_and_drops_nobody() {
 }
 
 #[test]
-fn usr1_writes_the_counters_to_the_log() {
+fn usr1_logs_the_counters() {
     let server = Server::start(&[]);
     let mut client = server.after_ehlo();
     client.deliver("", &["a@localhost", "b@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
@@ -128,11 +131,11 @@ fn usr1_writes_the_counters_to_the_log() {
     for counted in ["sessions=1", "recipients=2"] {
         assert!(line.split(' ').any(|word| word == counted), "{counted} in {line}");
     }
-    client.say("QUIT", 221);
+    client.command("QUIT", 221);
 }
 
 #[test]
-fn every_event_is_one_line_of_the_log() {
+fn each_event_is_one_log_line() {
     let server = Server::start(&[]);
     server.after_ehlo().deliver(
         "smith@example.org",
@@ -146,8 +149,8 @@ fn every_event_is_one_line_of_the_log() {
     }
     let mut client = Client::connect(server.address);
     client.expect(220);
-    client.say("EHLO [127.0.0.1]", 250);
-    client.say("QUIT", 221);
+    client.command("EHLO [127.0.0.1]", 250);
+    client.command("QUIT", 221);
     let (log, _) = server.stop();
     assert!(!log.iter().any(|line| line.contains("panic")), "{log:#?}");
 }

@@ -1,5 +1,4 @@
-//! The program `mailslot-sendmail` as its callers call it: flags, standard input, exit statuses,
-//! and what is in the mailbox afterwards.
+//! The program `mailslot-sendmail`: options, standard input, exit statuses, and what is delivered.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,48 +6,47 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::harness::server::Server;
-
-const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::{SENDMAIL, Server};
 
 /// A server, and the configuration file by which sendmail finds it.
-struct House {
+struct SendmailHost {
     server: Server,
     config: PathBuf,
 }
 
-impl House {
-    fn new(options: &[&str]) -> House {
+impl SendmailHost {
+    fn new(options: &[&str]) -> SendmailHost {
         let domain = ["--domain", "here.example"];
         let server = Server::start(&[&domain, options].concat());
-        let config = server.folder().join("conf");
+        let config = server.join("conf");
         let text = format!(
             "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nspool {}\n",
             server.address,
-            server.folder().join("spool").display(),
+            server.join("spool").display(),
         );
         fs::write(&config, text).unwrap();
-        House { server, config }
+        SendmailHost { server, config }
     }
 
     fn start(&self, args: &[&str]) -> Child {
         start(SENDMAIL, &[&["-C", self.config.to_str().unwrap()], args].concat())
     }
 
-    /// Runs it with `input`; its exit status and what it said.
+    /// Runs it with `input`. Returns its exit status and what it printed.
     fn run(&self, args: &[&str], input: &[u8]) -> (i32, String) {
         let mut child = self.start(args);
-        // One that has read enough may be gone.
+        // It may end without reading all.
         let _ = child.stdin.take().unwrap().write_all(input);
         said(child.wait_with_output().unwrap())
     }
 
     fn mailbox(&self, user: &str) -> String {
-        fs::read_to_string(self.server.mailbox_path(user)).unwrap_or_default()
+        self.server.mailbox(user)
     }
 }
 
-/// A child that is killed should it take too long.
+/// Starts a program that is killed if it takes too long.
 fn start(program: &str, args: &[&str]) -> Child {
     let mut command = Command::new("timeout");
     command
@@ -66,18 +64,18 @@ fn said(output: Output) -> (i32, String) {
 }
 
 #[test]
-fn a_message_reaches_those_it_is_for() {
-    let house = House::new(&[]);
+fn message_reaches_its_recipients() {
+    let host = SendmailHost::new(&[]);
     let input = b"Subject: x\nTo: smith, jones@here.example\nBcc: brown\n\n.a\nb\n.\nc\n";
-    assert_eq!(house.run(&["-i", "white"], input), (0, String::new()));
-    assert_eq!(house.run(&["-t"], input), (0, String::new()));
-    assert_eq!(house.run(&["-ti", "-f", "green", "-F", "Mr. Green"], input), (0, String::new()));
-    let white = house.mailbox("white");
+    assert_eq!(host.run(&["-i", "white"], input), (0, String::new()));
+    assert_eq!(host.run(&["-t"], input), (0, String::new()));
+    assert_eq!(host.run(&["-ti", "-f", "green", "-F", "Mr. Green"], input), (0, String::new()));
+    let white = host.mailbox("white");
     assert!(white.ends_with("\n\n.a\nb\n.\nc\n\n"), "{white}");
     assert!(!white.contains("brown"), "{white}");
     assert!(white.contains("\nTo: smith@here.example, jones@here.example\n"), "{white}");
     for name in ["smith", "jones", "brown"] {
-        let mailbox = house.mailbox(name);
+        let mailbox = host.mailbox(name);
         assert_eq!(mailbox.matches("\nSubject: x\n").count(), 2, "{name}: {mailbox}");
         assert!(mailbox.contains("\n\n.a\nb\n\n"), "{mailbox}");
         assert!(mailbox.ends_with("\n\n.a\nb\n.\nc\n\n"), "{mailbox}");
@@ -90,8 +88,8 @@ fn a_message_reaches_those_it_is_for() {
 }
 
 #[test]
-fn the_sender_is_who_calls_or_who_is_named() {
-    let house = House::new(&[]);
+fn sender_is_the_caller_or_the_option() {
+    let host = SendmailHost::new(&[]);
     let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
     for (args, path) in [
         (&["a"][..], format!("<{me}@here.example>")),
@@ -101,16 +99,16 @@ fn the_sender_is_who_calls_or_who_is_named() {
         (&["-f", "", "a"], "<>".to_owned()),
         (&["-f", "<>", "a"], "<>".to_owned()),
     ] {
-        let before = house.mailbox("a").len();
-        assert_eq!(house.run(args, b"\nx\n"), (0, String::new()), "{args:?}");
-        let mailbox = &house.mailbox("a")[before..];
+        let before = host.mailbox("a").len();
+        assert_eq!(host.run(args, b"\nx\n"), (0, String::new()), "{args:?}");
+        let mailbox = &host.mailbox("a")[before..];
         assert!(mailbox.contains(&format!("\nReturn-Path: {path}\n")), "{args:?} {mailbox}");
     }
 }
 
 #[test]
-fn statuses_are_those_of_sysexits() {
-    let house = House::new(&["--user", "smith", "--max-size", "100K"]);
+fn exit_statuses() {
+    let host = SendmailHost::new(&["--user", "smith", "--max-size", "100K"]);
     let large = vec![b'x'; 200_000];
     for (args, input, status, says) in [
         (&["smith"][..], &b"x\n"[..], 0, ""),
@@ -135,20 +133,21 @@ fn statuses_are_those_of_sysexits() {
         (&["--version"], b"", 0, "mailslot-sendmail "),
     ] {
         if args.contains(&"-bv") {
-            // That is asked of the host's own files, where the sandbox's users are none.
+            // This is answered from the host's own files, which do not have the users of the
+            // sandbox.
             fs::write(
-                house.server.folder().join("v"),
+                host.server.join("v"),
                 "hostname h\ndomain here.example\naliases none\nuser smith\n",
             )
             .unwrap();
-            let config = house.server.folder().join("v");
+            let config = host.server.join("v");
             let all = [&["-C", config.to_str().unwrap()], args].concat();
             let found = said(start(SENDMAIL, &all).wait_with_output().unwrap());
             assert_eq!(found.0, status, "{args:?}: {}", found.1);
             assert!(found.1.contains(says), "{}", found.1);
             continue;
         }
-        let (found, text) = house.run(args, input);
+        let (found, text) = host.run(args, input);
         assert_eq!(found, status, "{args:?}: {text}");
         let text = text.strip_prefix("mailslot-sendmail: ").unwrap_or(&text);
         assert!(text.starts_with(says), "{args:?}: {text}");
@@ -174,23 +173,23 @@ fn verify_accepts_an_address_that_is_relayed() {
 }
 
 #[test]
-fn it_goes_by_other_names() {
-    let house = House::new(&[]);
+fn mailq_and_newaliases() {
+    let host = SendmailHost::new(&[]);
     for (name, printed) in [("mailq", "the queue is empty\n"), ("newaliases", "")] {
-        let path = house.server.folder().join(name);
+        let path = host.server.join(name);
         symlink(SENDMAIL, &path).unwrap();
-        let config = ["-C", house.config.to_str().unwrap()];
+        let config = ["-C", host.config.to_str().unwrap()];
         let output = start(path.to_str().unwrap(), &config).wait_with_output().unwrap();
         assert_eq!(said(output), (0, printed.to_owned()), "{name}");
     }
 }
 
 #[test]
-fn without_a_server_it_is_for_later() {
-    let house = House::new(&[]);
-    let House { server, config } = house;
-    let folder = tempfile::tempdir().unwrap();
-    let copy = folder.path().join("conf");
+fn without_a_server_it_exits_75() {
+    let host = SendmailHost::new(&[]);
+    let SendmailHost { server, config } = host;
+    let directory = TestDirectory::new();
+    let copy = directory.join("conf");
     fs::copy(config, &copy).unwrap();
     let (_, status) = server.stop();
     assert!(status.success());
@@ -205,24 +204,24 @@ fn without_a_server_it_is_for_later() {
     }
 }
 
-/// Through a Unix socket, which is tried before other addresses.
+/// Unix sockets are tried before other addresses.
 #[test]
-fn a_unix_socket_is_as_good() {
-    let folder = tempfile::tempdir().unwrap();
-    let socket = format!("unix:{}", folder.path().join("smtp").display());
-    let house = House::new(&["--listen", &socket]);
-    let text = fs::read_to_string(&house.config).unwrap();
-    fs::write(&house.config, format!("{text}listen {socket}\n")).unwrap();
-    assert_eq!(house.run(&["smith"], b"x\n"), (0, String::new()));
-    let mailbox = house.mailbox("smith");
+fn delivery_over_a_unix_socket() {
+    let directory = TestDirectory::new();
+    let socket = format!("unix:{}", directory.join("smtp").display());
+    let host = SendmailHost::new(&["--listen", &socket]);
+    let text = fs::read_to_string(&host.config).unwrap();
+    fs::write(&host.config, format!("{text}listen {socket}\n")).unwrap();
+    assert_eq!(host.run(&["smith"], b"x\n"), (0, String::new()));
+    let mailbox = host.mailbox("smith");
     assert!(mailbox.contains("Received: from mx.here.example (local)"), "{mailbox}");
 }
 
 #[test]
 fn smtp_on_standard_input_and_output() {
-    let house = House::new(&[]);
+    let host = SendmailHost::new(&[]);
     for end in ["\n", "\r\n"] {
-        let mut child = house.start(&["-bs"]);
+        let mut child = host.start(&["-bs"]);
         let mut input = child.stdin.take().unwrap();
         let mut replies = BufReader::new(child.stdout.take().unwrap());
         let mut reply = |expected: &str| loop {
@@ -251,63 +250,63 @@ fn smtp_on_standard_input_and_output() {
                 reply(expected);
             }
         }
-        // It ends by itself, with standard input still open.
+        // It ends while standard input is still open.
         assert!(child.wait().unwrap().success());
         let mut rest = String::new();
         replies.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "");
         drop(input);
     }
-    assert_eq!(house.mailbox("smith").matches("\nSubject: x\n\nSTARTTLS\n.\n\n").count(), 2);
+    assert_eq!(host.mailbox("smith").matches("\nSubject: x\n\nSTARTTLS\n.\n\n").count(), 2);
 }
 
-/// What is larger than memory should hold goes through a file, and arrives whole.
+/// A message that is too large for memory waits in a file.
 #[test]
-fn a_large_message_arrives_whole() {
-    let house = House::new(&[]);
+fn large_message_is_delivered() {
+    let host = SendmailHost::new(&[]);
     let body = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcde\n".repeat(1 << 16);
     let input = format!("Subject: large\n\n{body}");
-    assert_eq!(house.run(&["smith"], input.as_bytes()), (0, String::new()));
-    assert!(house.mailbox("smith").ends_with(&format!("\n\n{body}\n")));
+    assert_eq!(host.run(&["smith"], input.as_bytes()), (0, String::new()));
+    assert!(host.mailbox("smith").ends_with(&format!("\n\n{body}\n")));
 }
 
-/// Mail for another host is taken into the queue, shown there, and tried.
+/// Mail for another host is put into the queue, listed and tried.
 #[test]
-fn mail_for_other_hosts_waits_in_the_queue() {
-    // As a build without TLS has it too.
-    let house = House::new(&["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"]);
-    assert_eq!(house.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
-    let (status, listed) = house.run(&["-bp"], b"");
+fn mail_for_other_hosts_is_queued() {
+    // With this a build without TLS can do it, too.
+    let host = SendmailHost::new(&["--smarthost", "127.0.0.1:1", "--smarthost-tls", "may"]);
+    assert_eq!(host.run(&["a@elsewhere.example"], b"Subject: x\n\n"), (0, String::new()));
+    let (status, listed) = host.run(&["-bp"], b"");
     assert_eq!(status, 0, "{listed}");
     assert!(listed.contains("to <a@elsewhere.example>\n"), "{listed}");
     assert!(listed.contains("\n1 in the queue, "), "{listed}");
-    let text = fs::read_to_string(&house.config).unwrap();
-    let mail_dir = house.server.folder().join("mail");
+    let text = fs::read_to_string(&host.config).unwrap();
+    let mail_dir = host.server.join("mail");
     let relay = "smarthost 127.0.0.1:1\nsmarthost-tls may\n";
     let more = format!("{relay}user smith\nmail-dir {}\n", mail_dir.display());
-    fs::write(&house.config, text + &more).unwrap();
-    let (status, said) = house.run(&["-q"], b"");
+    fs::write(&host.config, text + &more).unwrap();
+    let (status, said) = host.run(&["-q"], b"");
     assert_eq!(status, 75, "{said}");
     assert!(said.contains("1 left in the queue\n"), "{said}");
 }
 
 /// More recipients than one transaction takes.
 #[test]
-fn many_recipients_are_more_than_one_transaction() {
-    let house = House::new(&["--max-recipients", "10"]);
+fn many_recipients_take_several_transactions() {
+    let host = SendmailHost::new(&["--max-recipients", "10"]);
     let to: Vec<String> = (0..25).map(|n| format!("u{n}")).collect();
     let to: Vec<&str> = to.iter().map(String::as_str).collect();
-    assert_eq!(house.run(&to, b"Subject: x\n\n"), (0, String::new()));
+    assert_eq!(host.run(&to, b"Subject: x\n\n"), (0, String::new()));
     for user in to {
-        assert_eq!(house.mailbox(user).matches("\nSubject: x\n").count(), 1, "{user}");
+        assert_eq!(host.mailbox(user).matches("\nSubject: x\n").count(), 1, "{user}");
     }
 }
 
-/// Root may do without the server; others may not.
+/// Only root may deliver without a server.
 #[test]
-fn delivery_without_the_server() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name).display().to_string();
+fn direct_delivery_is_for_root() {
+    let directory = TestDirectory::new();
+    let at = |name: &str| directory.join(name).display().to_string();
     fs::create_dir(at("mail")).unwrap();
     fs::create_dir(at("spool")).unwrap();
     let text = format!(
@@ -325,6 +324,6 @@ fn delivery_without_the_server() {
         return;
     }
     assert_eq!((status, said), (0, String::new()));
-    let mailbox = fs::read_to_string(folder.path().join("mail/smith")).unwrap();
+    let mailbox = directory.mailbox("smith");
     assert!(mailbox.ends_with("\n\nx\n\n"), "{mailbox}");
 }

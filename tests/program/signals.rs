@@ -8,16 +8,16 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
-use crate::harness::server::Server;
+use crate::harness::directory::TestDirectory;
 
 /// The aliases file is a FIFO, so the test learns when the server opens it, which is before
 /// recovery. It is not used, because it is no regular file.
 #[test]
 fn hup_during_the_start_does_not_end_the_process() {
-    let folder = tempfile::tempdir().unwrap();
-    let aliases = folder.path().join("slow-aliases");
+    let directory = TestDirectory::new();
+    let aliases = directory.join("slow-aliases");
     mkfifo(&aliases, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-    let pid_file = folder.path().join("pid");
+    let pid_file = directory.join("pid");
     let writer = thread::spawn({
         let (aliases, pid_file) = (aliases.clone(), pid_file.clone());
         move || {
@@ -33,21 +33,20 @@ fn hup_during_the_start_does_not_end_the_process() {
     });
     let script = format!("echo $$ >{}; exec \"$@\"", pid_file.display());
     let options = ["--aliases", aliases.to_str().unwrap()];
-    let server = Server::start_by(&["sh", "-c", &script, "sh"], folder, &options);
+    let server = directory.start_by(&["sh", "-c", &script, "sh"], &options);
     let server = server.unwrap_or_else(|(log, status)| panic!("{status}: {log:?}"));
     writer.join().unwrap();
     server.wait_for_log(" reloaded");
     server.after_ehlo().deliver("a@b.example", &["list@localhost"], "\r\nx\r\n", 250);
-    assert!(server.mailbox("bob").contains("\nx\n"));
+    assert!(directory.mailbox("bob").contains("\nx\n"));
 }
 
 #[test]
 fn a_file_size_limit_at_the_start_is_reported_and_does_not_kill_the_process() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = TestDirectory::new();
     let script = "ulimit -f 8 && exec \"$@\"";
-    let path = folder.path().to_str().unwrap().to_owned();
-    let started = Server::start_by(&["sh", "-c", script, "sh"], folder, &[]);
+    let started = directory.start_by(&["sh", "-c", script, "sh"], &[]);
     let Err((log, status)) = started else { panic!("there is no room for a journal") };
     assert_eq!((status.signal(), status.code()), (None, Some(73)), "{log:?}");
-    assert!(log.iter().any(|line| line.contains(&path)), "{log:?}");
+    assert!(log.iter().any(|line| line.contains(directory.as_str())), "{log:?}");
 }

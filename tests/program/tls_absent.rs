@@ -1,11 +1,12 @@
-//! Built without the feature `tls`: who asks for TLS is told, and nothing else is different.
+//! A build without the feature `tls`: options for TLS are refused, and STARTTLS is not offered.
 
+use crate::harness::directory::TestDirectory;
 use crate::harness::server::{Server, mailslot};
 
 #[test]
-fn who_asks_for_tls_is_told() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().to_str().unwrap();
+fn tls_options_are_refused() {
+    let directory = TestDirectory::new();
+    let path = directory.as_str();
     let common = ["--sandbox", path, "-l", "127.0.0.1:0", "--tls-cert", "cert.pem"];
     let output = mailslot(&common).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
@@ -21,6 +22,6 @@ fn who_asks_for_tls_is_told() {
 fn starttls_is_not_offered() {
     let server = Server::start(&[]);
     let mut client = server.greeted();
-    assert!(!client.say("EHLO client.example", 250).lines.contains(&"STARTTLS".to_owned()));
-    client.say("STARTTLS", 502);
+    assert!(!client.command("EHLO client.example", 250).lines.contains(&"STARTTLS".to_owned()));
+    client.command("STARTTLS", 502);
 }

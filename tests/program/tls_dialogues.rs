@@ -1,91 +1,87 @@
-//! The dialogues of `tests/dialogues` that are about STARTTLS, with the real program: behind its
-//! 220 they go on inside TLS.
+//! The dialogues of `tests/dialogues` about STARTTLS, held with the real program. After the reply
+//! 220 to it they continue inside TLS.
 
-use crate::harness::dialogue;
-use crate::harness::fixtures;
-use std::io::Write;
 use std::net::TcpStream;
 
-use crate::harness::dialogue::{Dialogue, Heard, Turn};
+use crate::harness::client::{Client, Reply};
+use crate::harness::dialogue::{self, Dialogue, Received, Turn};
+use crate::harness::directory::TestDirectory;
+use crate::harness::fixtures;
 use crate::harness::server::Server;
-use crate::harness::tls::{Pair, Secure, VERSIONS, certify, connect, reply};
+use crate::harness::tls::{TestCertificate, TlsStream, VERSIONS};
 
 /// A client before STARTTLS, and after.
-enum Wire {
-    Clear(TcpStream),
-    Secure(Box<Secure>),
+enum Connection {
+    Clear(Client<TcpStream>),
+    Secure(Box<Client<TlsStream>>),
 }
 
-impl Wire {
-    fn send(&mut self, octets: &[u8]) {
+impl Connection {
+    fn send(&mut self, bytes: &[u8]) {
         match self {
-            Wire::Clear(socket) => socket.write_all(octets).unwrap(),
-            Wire::Secure(client) => client.send(octets),
+            Connection::Clear(client) => client.send(bytes),
+            Connection::Secure(client) => client.send(bytes),
         }
     }
 
-    /// One reply; empty at the end.
-    fn reply(&mut self) -> String {
+    fn reply(&mut self) -> Reply {
         match self {
-            Wire::Clear(socket) => reply(socket),
-            Wire::Secure(client) => client.expect(""),
+            Connection::Clear(client) => client.reply(),
+            Connection::Secure(client) => client.reply(),
         }
     }
 
     /// Makes the handshake.
-    fn secured(self, pair: &Pair) -> Wire {
-        match self {
-            Wire::Clear(socket) => Wire::Secure(Box::new(pair.secure(socket, &VERSIONS))),
-            Wire::Secure(_) => panic!("a second handshake"),
-        }
+    fn start_tls(self, certificate: &TestCertificate) -> Connection {
+        let Connection::Clear(client) = self else { panic!("a second handshake") };
+        let client = certificate.handshake(client.into_stream(), &VERSIONS);
+        Connection::Secure(Box::new(client))
     }
 }
 
 #[test]
-fn the_program_goes_on_inside_tls() {
+fn program_holds_dialogues_with_starttls() {
     let with_tls = |(option, value): &(String, String)| (option == "tls").then(|| value.clone());
     let mut count = 0;
     for mut dialogue in dialogue::all() {
         let Some(tls) = dialogue.options.iter().find_map(with_tls) else { continue };
         dialogue.options.retain(|(option, _)| option != "tls");
-        let folder = tempfile::tempdir().unwrap();
-        let pair = certify(folder.path(), "a");
+        let directory = TestDirectory::new();
+        let certificate = TestCertificate::new(directory.path(), "a");
         let required = if tls == "required" { "on" } else { "off" };
-        let mut options = fixtures::furnish(folder.path(), &dialogue.options);
-        for (option, value) in [("--tls-cert", &pair.cert), ("--tls-key", &pair.key)] {
-            options.extend([option.to_owned(), value.to_str().unwrap().to_owned()]);
-        }
-        options.extend(["--tls-required".to_owned(), required.to_owned()]);
-        let options: Vec<&str> = options.iter().map(String::as_str).collect();
-        let server = Server::start_in(folder, &options);
-        converse(&dialogue, Wire::Clear(connect(server.address)), &pair);
+        let options = fixtures::set_up(directory.path(), &dialogue.options);
+        let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
+        options.extend(certificate.options());
+        options.extend(["--tls-required", required]);
+        let server = Server::start_in(directory, &options);
+        hold(&dialogue, Connection::Clear(Client::connect(server.address)), &certificate);
         count += 1;
     }
     assert!(count >= 2, "only {count}");
 }
 
-/// Goes through `dialogue`, turn by turn.
-fn converse(dialogue: &Dialogue, mut wire: Wire, pair: &Pair) {
-    let mut heard = Heard::default();
+/// Holds a dialogue, turn by turn.
+fn hold(dialogue: &Dialogue, mut connection: Connection, certificate: &TestCertificate) {
+    let mut received = Received::default();
     for turn in &dialogue.turns {
         match turn {
-            Turn::Send(octets) => {
-                assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
-                wire.send(octets);
+            Turn::Send(bytes) => {
+                assert!(received.lines.is_empty(), "{}: unexpected {received:?}", dialogue.name);
+                connection.send(bytes);
             }
-            Turn::Hear(pattern, place) => {
-                if heard.lines.is_empty() {
-                    let reply = wire.reply();
-                    heard.closed = reply.is_empty();
-                    heard.lines.extend(reply.split_terminator("\r\n").map(str::to_owned));
+            Turn::Expect(pattern, place) => {
+                if received.lines.is_empty() {
+                    let reply = connection.reply();
+                    received.closed = reply.is_empty();
+                    received.lines.extend(reply.split_terminator("\r\n").map(str::to_owned));
                     if reply.starts_with("220 2.0.0 STARTTLS: ") {
-                        wire = wire.secured(pair);
+                        connection = connection.start_tls(certificate);
                     }
                 }
-                heard.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
+                received.take(pattern).unwrap_or_else(|came| panic!("{place}\nbut came: {came}"));
             }
-            Turn::Mail(text) => panic!("{}: M: {text}: not looked at here", dialogue.name),
+            Turn::Mail(text) => panic!("{}: M: {text}: not supported here", dialogue.name),
         }
     }
-    assert!(heard.lines.is_empty(), "{}: unexpected {heard:?}", dialogue.name);
+    assert!(received.lines.is_empty(), "{}: unexpected {received:?}", dialogue.name);
 }

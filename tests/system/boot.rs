@@ -1,151 +1,200 @@
-//! What starts mailslot at boot, as far as Debian can run it: each on a machine of its own, where
-//! it is installed from `contrib` as the documents say, on port 25, for the users of the system. A
-//! message is delivered, the daemon is killed and comes back, and stops well when it is told to.
-//! And the Debian package: installed, used as cron uses it, and purged.
+//! Init systems and the Debian package, each in a container. mailslot is installed from `contrib`
+//! as the documents say, on port 25, for the users of the system. A message is delivered, the
+//! server is killed and restarted, and stopped. The Debian package is installed, used as cron uses
+//! it, and purged.
 
-use crate::harness::external;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use crate::harness::container::{Conversation, built};
-use tempfile::TempDir;
+use crate::harness::container::{Container, built};
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{run_for_text, unpack};
 
-/// Sends a message to alice by SMTP on port 25, once somebody listens there.
+/// Shell that sends a message to alice by SMTP on port 25, as soon as a server listens there.
 const SEND: &str = "printf 'Subject: hello\\r\\n\\r\\nIt works.\\r\\n' | curl -sS --retry 30 \
     --retry-connrefused --retry-delay 1 smtp://127.0.0.1:25 --mail-from root@host.example \
     --mail-rcpt alice@host.example -T -";
 
-/// How many messages alice has, in a mailbox of her own.
+/// Shell that prints how many messages alice has, in a mailbox with the right owner and mode.
 const COUNT: &str = "test \"$(stat -c '%U:%G %a' /var/mail/alice)\" = 'alice:mail 660' && \
                      grep -c '^Subject: hello$' /var/mail/alice";
 
-/// Puts what was unpacked where it belongs, without asking for what it conflicts with.
+/// Shell that installs what was unpacked, despite conflicts of packages.
 const INSTALL: &str = "for dir in bin lib sbin usr; do
                            test ! -d $D/$dir || cp -a $D/$dir/. /$dir/ || exit 1
                        done; ldconfig";
 
-/// Until a line of shell ends well, or 30 s have passed.
+/// Returns shell that repeats a line until it succeeds, for at most 30 s.
 fn until(line: &str) -> String {
     format!("n=0; until {line}; do n=$((n + 1)); test $n -lt 300 || break; sleep 0.1; done; {line}")
 }
 
-/// A folder into which these packages are unpacked.
-fn with_packages(names: &[&str]) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+/// Returns a directory into which these packages were unpacked.
+fn with_packages(names: &[&str]) -> TestDirectory {
+    let directory = TestDirectory::new();
+    fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
     if !names.is_empty() {
-        external::unpack(names, folder.path());
+        unpack(names, directory.path());
     }
-    folder
+    directory
 }
 
-/// Delivers; kills the daemon, whose pid `pid` prints, and delivers again; stops it by `stop`.
-fn live_through(machine: &mut Conversation, pid: &str, stop: &str) {
-    machine.must(SEND);
-    assert_eq!(machine.must(COUNT).trim(), "1");
-    let first = machine.must(pid);
-    machine.must(&format!("kill -KILL {first}"));
-    machine.must(SEND);
-    assert_eq!(machine.must(COUNT).trim(), "2");
-    let second = machine.must(pid);
+/// Delivers, kills the server, whose pid `pid` prints, delivers again, and stops the server by
+/// `stop`.
+fn deliver_kill_and_stop(container: &mut Container, pid: &str, stop: &str) {
+    container.must(SEND);
+    assert_eq!(container.must(COUNT).trim(), "1");
+    let first = container.must(pid);
+    container.must(&format!("kill -KILL {first}"));
+    container.must(SEND);
+    assert_eq!(container.must(COUNT).trim(), "2");
+    let second = container.must(pid);
     assert_ne!(first, second);
-    machine.must(stop);
-    machine.must(&until(&format!("! kill -0 {} 2>/dev/null", second.trim())));
-    let (_, status) = machine.run("curl -sS smtp://127.0.0.1:25");
-    assert_eq!(status, 7, "nobody listens any more");
+    container.must(stop);
+    container.must(&until(&format!("! kill -0 {} 2>/dev/null", second.trim())));
+    let (_, status) = container.run("curl -sS smtp://127.0.0.1:25");
+    assert_eq!(status, 7, "it still listens");
 }
 
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
-fn runit_keeps_it() {
-    let mut machine = Conversation::start(with_packages(&["runit"]));
-    machine.must(INSTALL);
-    machine.must("contrib/install --runit --programs $BUILT");
-    machine.must("mkdir -p /etc/service && ln -s /etc/sv/mailslot /etc/service/");
-    machine.must("runsvdir /etc/service >/tmp/runsvdir 2>&1 &");
+fn runit() {
+    let mut container = Container::start(with_packages(&["runit"]));
+    container.must(INSTALL);
+    container.must("contrib/install --runit --programs $BUILT");
+    container.must("mkdir -p /etc/service && ln -s /etc/sv/mailslot /etc/service/");
+    container.must("runsvdir /etc/service >/tmp/runsvdir 2>&1 &");
     let pid = "cat /etc/sv/mailslot/supervise/pid";
-    live_through(&mut machine, pid, "sv down /etc/sv/mailslot");
-    machine.must(&until("grep -q delivered /var/log/mailslot/current"));
-    // It stays down where starting it again is no use.
-    machine.must("echo wrong >>/etc/mailslot.conf; sv up /etc/sv/mailslot; true");
-    machine.must(&until("grep -q 'unknown key' /var/log/mailslot/current"));
-    machine
+    deliver_kill_and_stop(&mut container, pid, "sv down /etc/sv/mailslot");
+    container.must(&until("grep -q delivered /var/log/mailslot/current"));
+    // With a configuration error it must not be restarted.
+    container.must("echo wrong >>/etc/mailslot.conf; sv up /etc/sv/mailslot; true");
+    container.must(&until("grep -q 'unknown key' /var/log/mailslot/current"));
+    container
         .must(&until("sv status /etc/sv/mailslot | grep -q '^down: [^ ]* [2-9]s, normally up;'"));
-    machine.must("sv exit /etc/sv/mailslot; contrib/install --runit --uninstall");
-    machine.must("! test -e /etc/sv/mailslot && ! test -e /usr/local/sbin/mailslot");
+    container.must("sv exit /etc/sv/mailslot; contrib/install --uninstall");
+    container.must("! test -e /etc/sv/mailslot && ! test -e /usr/local/sbin/mailslot");
 }
 
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
-fn s6_keeps_it() {
+fn s6() {
     let packages = ["s6", "libs6-[0-9.]*", "libskarnet[0-9.]*", "libexecline[0-9.]*", "execline"];
-    let mut machine = Conversation::start(with_packages(&packages));
-    machine.must(INSTALL);
-    machine.must("contrib/install --s6 --programs $BUILT");
-    machine.must("mkdir /run/service && ln -s /etc/s6/sv/mailslot /run/service/");
-    machine.must("s6-svscan /run/service >/tmp/s6-svscan 2>&1 &");
+    let mut container = Container::start(with_packages(&packages));
+    container.must(INSTALL);
+    container.must("contrib/install --s6 --programs $BUILT");
+    container.must("mkdir /run/service && ln -s /etc/s6/sv/mailslot /run/service/");
+    container.must("s6-svscan /run/service >/tmp/s6-svscan 2>&1 &");
     let pid = "s6-svstat -o pid /run/service/mailslot";
-    live_through(&mut machine, pid, "s6-svc -d /run/service/mailslot");
-    machine.must(&until("grep -q delivered /var/log/mailslot/current"));
-    machine.must("echo wrong >>/etc/mailslot.conf; s6-svc -u /run/service/mailslot");
+    deliver_kill_and_stop(&mut container, pid, "s6-svc -d /run/service/mailslot");
+    container.must(&until("grep -q delivered /var/log/mailslot/current"));
+    container.must("echo wrong >>/etc/mailslot.conf; s6-svc -u /run/service/mailslot");
     let status = "s6-svstat /run/service/mailslot | grep '^down (exitcode 78)'";
-    machine.must(&until(&format!("{status} | grep -qv 'want up'")));
-    machine.must("rm /run/service/mailslot; contrib/install --s6 --uninstall");
-    machine.must("! test -e /etc/s6/sv/mailslot");
+    container.must(&until(&format!("{status} | grep -qv 'want up'")));
+    container.must("rm /run/service/mailslot; contrib/install --uninstall");
+    container.must("! test -e /etc/s6/sv/mailslot");
 }
 
 #[test]
 #[ignore = "needs root, unshare, curl, and packages to unpack"]
-fn xinetd_serves() {
-    let mut machine = Conversation::start(with_packages(&["xinetd", "libtirpc3"]));
-    machine.must(INSTALL);
-    machine.must("contrib/install --xinetd --programs $BUILT");
-    machine.must(
+fn xinetd() {
+    let mut container = Container::start(with_packages(&["xinetd", "libtirpc3"]));
+    container.must(INSTALL);
+    container.must("contrib/install --xinetd --programs $BUILT");
+    container.must(
         "sed 's,^includedir.*,includedir /etc/xinetd.d,' $D/etc/xinetd.conf >/etc/xinetd.conf",
     );
-    // Nothing but what was installed just now.
-    machine.must("find /etc/xinetd.d -type f ! -name mailslot -delete");
-    machine.must("xinetd -dontfork -f /etc/xinetd.conf >/tmp/xinetd 2>&1 & xinetd=$!");
+    // No other services.
+    container.must("find /etc/xinetd.d -type f ! -name mailslot -delete");
+    container.must("xinetd -dontfork -f /etc/xinetd.conf >/tmp/xinetd 2>&1 & xinetd=$!");
     for number in 1..=3 {
-        machine.must(SEND);
-        assert_eq!(machine.must(COUNT).trim(), number.to_string());
+        container.must(SEND);
+        assert_eq!(container.must(COUNT).trim(), number.to_string());
     }
-    machine.must("kill $xinetd; wait $xinetd; contrib/install --xinetd --uninstall");
-    machine.must("! test -e /etc/xinetd.d/mailslot");
+    container.must("kill $xinetd; wait $xinetd; contrib/install --uninstall");
+    container.must("! test -e /etc/xinetd.d/mailslot");
 }
 
-/// What `contrib/install` makes, it removes; of other people's things it removes nothing.
+/// `contrib/install --uninstall` removes what `contrib/install` created, and nothing else.
 #[test]
 #[ignore = "needs root and unshare"]
-fn what_is_installed_is_uninstalled() {
+fn uninstall_removes_what_install_created() {
     let all = "--systemd --openrc --rc.d --runit --s6 --xinetd --sendmail";
-    let mut machine = Conversation::start(with_packages(&[]));
-    let before = machine.changed();
-    machine.must(&format!("contrib/install {all} --programs $BUILT"));
-    let made = machine.changed();
+    let mut container = Container::start(with_packages(&[]));
+    let before = container.changed();
+    container.must(&format!("contrib/install {all} --programs $BUILT"));
+    let made = container.changed();
     for path in ["etc/init.d/mailslot", "usr/local/etc/rc.d/mailslot", "etc/sv/mailslot/log/run"] {
         assert!(made.contains(path), "{path} in {made:#?}");
     }
-    machine
+    container
         .must("! grep -rlF /usr/sbin/mailslot /etc/init.d/mailslot /etc/sv /etc/s6 /usr/local/lib");
-    // Once more, and nothing changes.
-    machine.must(&format!("contrib/install {all} --programs $BUILT"));
-    assert_eq!(machine.changed(), made);
-    machine.must(&format!("contrib/install {all} --uninstall"));
-    machine.must("userdel mailslot; rmdir /var/spool/mailslot /var/log/mailslot");
-    let left = machine.changed();
+    // A second installation changes nothing.
+    container.must(&format!("contrib/install {all} --programs $BUILT"));
+    assert_eq!(container.changed(), made);
+    // While it runs, nothing is stopped in silence and nothing is removed.
+    container
+        .must("/usr/local/sbin/mailslot --sandbox /tmp/box -q >/dev/null 2>&1 & echo $! >/tmp/pid");
+    container.must(&until("test -d /tmp/box/mail"));
+    let (refused, status) = container.run("contrib/install --uninstall");
+    assert!(refused.contains("mailslot runs as process"), "{refused}");
+    assert_eq!((container.changed(), status), (made.clone(), 1));
+    container.must("kill $(cat /tmp/pid)");
+    container.must(&until("! kill -0 $(cat /tmp/pid) 2>/dev/null"));
+    // The flags of the installation are in its list.
+    container.must("contrib/install --uninstall");
+    container.must("userdel mailslot; rmdir /var/spool/mailslot /var/log/mailslot");
+    let left = container.changed();
     let left: Vec<_> = left.difference(&before).filter(|path| !is_of_users(path)).collect();
-    // Folders that others may use too are left.
-    let files: Vec<_> = left.iter().filter(|path| !is_folder(&mut machine, path)).collect();
+    // Directories that other programs may use are left.
+    let files: Vec<_> = left.iter().filter(|path| !is_directory(&mut container, path)).collect();
     assert!(files.is_empty(), "{files:#?}");
 }
 
-fn is_folder(machine: &mut Conversation, path: &str) -> bool {
-    machine.run(&format!("test -d '/{path}'")).1 == 0
+/// cron and PHP call `/usr/sbin/sendmail` or `/usr/lib/sendmail`, whatever the prefix is.
+#[test]
+#[ignore = "needs root and unshare"]
+fn the_default_prefix_has_a_sendmail_for_cron() {
+    let mut container = Container::start(with_packages(&[]));
+    container.must("rm -f /usr/sbin/sendmail /usr/lib/sendmail");
+    for root in ["", "/tmp/package"] {
+        let install = format!("DESTDIR={root} contrib/install");
+        container.must(&format!("{install} --sendmail --programs $BUILT"));
+        for link in ["/usr/sbin/sendmail", "/usr/lib/sendmail"] {
+            let to = container.must(&format!("readlink {root}{link}"));
+            assert_eq!(to, "/usr/local/sbin/mailslot-sendmail\n", "{root}{link}");
+        }
+        container.must(&format!("{install} --uninstall"));
+        container.must(&format!("! find {root}/usr/sbin {root}/usr/lib/sendmail | grep sendmail"));
+    }
+    // The sendmail of another program stays, and the administrator reads of it.
+    container.must("echo other >/usr/sbin/sendmail");
+    let said = container.must("contrib/install --sendmail --programs $BUILT");
+    assert!(said.contains("WARNING: /usr/sbin/sendmail is not of mailslot"), "{said}");
+    container.must("contrib/install --uninstall");
+    assert_eq!(container.must("cat /usr/sbin/sendmail"), "other\n");
 }
 
-/// Whether useradd(8) and userdel(8) write it.
+/// A super-server that is installed from `contrib` does not listen to the network.
+#[test]
+fn super_servers_listen_on_loopback_only() {
+    let tree = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let xinetd = fs::read_to_string(tree.join("xinetd.conf")).unwrap();
+    let binds: Vec<_> = xinetd.lines().filter(|line| line.trim().starts_with("bind")).collect();
+    assert_eq!(binds.len(), xinetd.matches("\nservice ").count(), "{binds:?}");
+    assert!(binds.iter().all(|line| line.ends_with(" 127.0.0.1") || line.ends_with(" ::1")));
+    let inetd = fs::read_to_string(tree.join("inetd.conf")).unwrap();
+    for line in inetd.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("127.0.0.1:") || line.starts_with("[::1]:"), "{line}");
+    }
+}
+
+fn is_directory(container: &mut Container, path: &str) -> bool {
+    container.run(&format!("test -d '/{path}'")).1 == 0
+}
+
+/// True if useradd(8) and userdel(8) write this file.
 fn is_of_users(path: &str) -> bool {
     let names = ["passwd", "group", "shadow", "gshadow", "subuid", "subgid"];
     let name = path.trim_start_matches("etc/").trim_end_matches('-');
@@ -154,64 +203,65 @@ fn is_of_users(path: &str) -> bool {
 
 #[test]
 #[ignore = "needs root, unshare, curl, and dpkg-deb"]
-fn the_debian_package_delivers_and_leaves_nothing() {
-    let folder = with_packages(&[]);
+fn debian_package() {
+    let directory = with_packages(&[]);
     let tree = env!("CARGO_MANIFEST_DIR");
     let mut build = Command::new("contrib/debian/build");
-    build.current_dir(tree).args([folder.path(), &built()]);
-    let package = external::text(&mut build);
+    build.current_dir(tree).args([directory.path(), &built()]);
+    let package = run_for_text(&mut build);
     let package = package.trim().to_owned();
 
-    let mut machine = Conversation::start(folder);
-    // There may be one mail transport agent only.
-    machine.must(
+    let mut container = Container::start(directory);
+    // Only one mail transport agent can be installed.
+    container.must(
         "for name in $(dpkg-query -W -f '${Package} ${Provides}\\n' |
                        sed -n 's/ .*mail-transport-agent.*//p'); do
              dpkg --purge --force-all $name || exit 1
          done; rm -f /usr/sbin/policy-rc.d /etc/mailname /var/mail/root; ls /etc/aliases || true",
     );
-    machine.must("echo 'postmaster: root' >/etc/aliases");
-    let before = machine.changed();
-    let users = machine.must("cat /etc/passwd");
+    container.must("echo 'postmaster: root' >/etc/aliases");
+    let before = container.changed();
+    let users = container.must("cat /etc/passwd");
 
-    machine.must(&format!("dpkg -i {package}"));
+    container.must(&format!("dpkg -i {package}"));
     assert_eq!(
-        machine.must("stat -c '%U:%G %a' /var/spool/mailslot /var/mail/root; id -gn mailslot"),
+        container.must("stat -c '%U:%G %a' /var/spool/mailslot /var/mail/root; id -gn mailslot"),
         "mailslot:mail 700\nroot:mail 660\nmail\n"
     );
-    assert_eq!(machine.must("dpkg --verify mailslot"), "");
-    machine.must("dpkg-query -W -f '${Provides}' mailslot | grep mail-transport-agent");
-    // Systemd does not run here, and nothing was started.
-    assert_eq!(machine.run("curl -sS smtp://127.0.0.1:25").1, 7);
-    machine.must("/usr/sbin/mailslot check");
-    assert_eq!(started(&mut machine, 101), "", "policy-rc.d says no");
-    assert!(started(&mut machine, 0).contains("start mailslot.service"));
+    assert_eq!(container.must("dpkg --verify mailslot"), "");
+    container.must("dpkg-query -W -f '${Provides}' mailslot | grep mail-transport-agent");
+    // systemd does not run here, so the service was not started.
+    assert_eq!(container.run("curl -sS smtp://127.0.0.1:25").1, 7);
+    container.must("/usr/sbin/mailslot check");
+    assert_eq!(started(&mut container, 101), "", "policy-rc.d forbids it");
+    assert!(started(&mut container, 0).contains("start mailslot.socket mailslot.service"));
 
-    machine.must("/usr/sbin/mailslot >/tmp/log 2>&1 & mailslot=$!");
-    machine.must(SEND);
-    assert_eq!(machine.must(COUNT).trim(), "1");
-    // As cron calls it.
+    container.must("/usr/sbin/mailslot >/tmp/log 2>&1 & mailslot=$!");
+    container.must(SEND);
+    assert_eq!(container.must(COUNT).trim(), "1");
+    // With the options of cron.
     for user in ["alice", "root"] {
-        machine.must(&format!(
+        container.must(&format!(
             "printf 'From: root (Cron Daemon)\\nTo: {user}\\nSubject: Cron <{user}@host> date\\n\\n\
              Tue Jul  1 08:52:37 UTC 2025\\n' | /usr/sbin/sendmail -i -FCronDaemon -B8BITMIME -oem \
              {user}"
         ));
-        let from = machine.must(&format!("grep '^Subject: Cron' /var/mail/{user}"));
+        let from = container.must(&format!("grep '^Subject: Cron' /var/mail/{user}"));
         assert_eq!(from, format!("Subject: Cron <{user}@host> date\n"));
     }
-    assert_eq!(machine.must("stat -c '%U:%G %a' /var/mail/root"), "root:mail 660\n");
-    machine.must("mailq; newaliases");
-    machine.must("kill $mailslot; wait $mailslot");
+    assert_eq!(container.must("stat -c '%U:%G %a' /var/mail/root"), "root:mail 660\n");
+    container.must("mailq; newaliases");
+    container.must("kill $mailslot; wait $mailslot");
 
-    // Again, over itself; removed, it leaves the settings, and comes back to them.
-    machine.must(&format!("echo 'threads 16' >>/etc/mailslot.conf; dpkg -i {package}"));
-    machine.must(&format!(
+    // Installed again over itself. When it is removed, the settings are kept and used by the next
+    // installation.
+    container.must(&format!("echo 'threads 16' >>/etc/mailslot.conf; dpkg -i {package}"));
+    container.must(&format!(
         "dpkg -r --force-depends mailslot && test -e /etc/mailslot.conf && dpkg -i {package}"
     ));
-    machine.must("grep -q 'threads 16' /etc/mailslot.conf");
-    machine.must("dpkg --purge --force-depends mailslot");
-    let left = machine.changed();
+    container.must("grep -q 'threads 16' /etc/mailslot.conf");
+    container.must("dpkg --purge --force-depends mailslot");
+    let left = container.changed();
     let documented = ["var/mail/alice", "var/mail/root"];
     let others = ["var/lib/dpkg/", "var/log/dpkg.log", "var/cache/", "etc/ld.so.cache"];
     let left: Vec<_> = left
@@ -220,17 +270,17 @@ fn the_debian_package_delivers_and_leaves_nothing() {
         .filter(|path| !others.iter().any(|other| path.starts_with(other)))
         .collect();
     assert!(left.is_empty(), "{left:#?}");
-    // And the user.
-    let after = machine.must("cat /etc/passwd");
+    // The user is kept.
+    let after = container.must("cat /etc/passwd");
     let added: Vec<_> = after.lines().filter(|line| !users.contains(line)).collect();
     assert_eq!(added.len(), 1, "{added:?}");
     assert!(added[0].starts_with("mailslot:x:"), "{added:?}");
 }
 
-/// How postinst asks systemctl, here one that does nothing, to start the service, under this answer
-/// of policy-rc.d.
-fn started(machine: &mut Conversation, policy: i32) -> String {
-    machine.must(&format!(
+/// Returns how postinst asks systemctl to start the service, under this answer of policy-rc.d.
+/// systemctl is replaced by a script.
+fn started(container: &mut Container, policy: i32) -> String {
+    container.must(&format!(
         "printf '#!/bin/sh\\nexit {policy}\\n' >/usr/sbin/policy-rc.d
          printf '#!/bin/sh\\necho enabled; echo \"$*\" >>/tmp/said\\n' >/usr/local/sbin/systemctl
          chmod 755 /usr/sbin/policy-rc.d /usr/local/sbin/systemctl
@@ -238,6 +288,6 @@ fn started(machine: &mut Conversation, policy: i32) -> String {
          /var/lib/dpkg/info/mailslot.postinst configure ''
          rm -r /run/systemd /usr/sbin/policy-rc.d /usr/local/sbin/systemctl"
     ));
-    let (said, _) = machine.run("grep ' mailslot.service' /tmp/said | grep start");
+    let (said, _) = container.run("grep ' mailslot.service' /tmp/said | grep start");
     said
 }

@@ -1,21 +1,20 @@
-//! Messages that nobody here wrote: the samples that come with Debian packages, fetched by name
-//! when the test runs. Each is sent, and found unchanged but for what the mailbox's format names;
-//! or it is refused, for a reason that is looked for in the message.
+//! Messages from samples in Debian packages, fetched when the test runs. Each one arrives unchanged
+//! except as the mailbox format requires, or is refused for a reason that the test finds in the
+//! message.
 
-use crate::harness::mbox;
 use std::fs;
 use std::path::Path;
 
-use crate::harness::external::{files, send, unpack};
-use crate::harness::mbox::assert_same;
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::{files, send_files, unpack};
+use crate::harness::mbox::{self, assert_same};
 use crate::harness::server::Server;
 
-/// Where there are messages: the tests of Python's email package, bounces from all over the world,
-/// and spam.
+/// Packages with messages: tests of Python's email package, bounces of many servers, and spam.
 const PACKAGES: &[&str] =
     &["libpython3[.][0-9]*-testsuite", "python3-flufl[.]bounce", "spamassassin"];
 
-/// Whether a file of these packages is a message.
+/// True if a file of these packages is a message.
 fn is_message(path: &Path) -> bool {
     let path = path.to_string_lossy();
     let places = ["/test/test_email/data/msg_", "/flufl/bounce/tests/data/", "/examples/sample-"];
@@ -24,14 +23,14 @@ fn is_message(path: &Path) -> bool {
 
 #[test]
 #[ignore = "needs Python, apt-get and the network"]
-fn real_messages_arrive_unchanged() {
-    let packages = tempfile::tempdir().unwrap();
+fn sample_messages_arrive_unchanged() {
+    let packages = TestDirectory::new();
     unpack(PACKAGES, packages.path());
     let files = files(packages.path(), is_message);
     assert!(files.len() >= 150, "only {} messages", files.len());
 
     let server = Server::start(&["--max-size", "1G"]);
-    let replies = send(&server, "jones@localhost", &files);
+    let replies = send_files(&server, "jones@localhost", &files);
     let mut found = mbox::read(&server.mailbox_path("jones")).into_iter();
     let (mut delivered, mut refused, mut changed) = (0, 0, 0);
     for (file, reply) in files.iter().zip(replies.lines()) {
@@ -42,7 +41,7 @@ fn real_messages_arrive_unchanged() {
         let sent = lines(&fs::read(file).unwrap());
         match (code, reason(&sent)) {
             ("250", None) => {
-                let mail = found.next().expect("as many as were taken");
+                let mail = found.next().expect("as many as were accepted");
                 let kept = mbox::kept(&sent);
                 assert_same(&mbox::without_trace(&mail), &kept, path);
                 delivered += 1;
@@ -54,10 +53,10 @@ fn real_messages_arrive_unchanged() {
     }
     assert_eq!(found.count(), 0);
     assert_eq!(delivered + refused, files.len());
-    println!("{delivered} arrived, {changed} of them without fields that steer; {refused} refused");
+    println!("{delivered} arrived, {changed} of them without stripped fields; {refused} refused");
 }
 
-/// The message with its lines ended by LF, the last one too.
+/// Returns the message with LF at the end of all lines.
 fn lines(text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::with_capacity(text.len() + 1);
     for (at, octet) in text.iter().enumerate() {
@@ -71,16 +70,16 @@ fn lines(text: &[u8]) -> Vec<u8> {
     lines
 }
 
-/// Why a message must be refused, if it must.
+/// Returns why a message must be refused, if it must.
 fn reason(sent: &[u8]) -> Option<&'static str> {
-    let far = |line: &[u8]| line.windows(5).skip(998).any(|five| five == b"From ");
+    let has_late_from = |line: &[u8]| line.windows(5).skip(998).any(|five| five == b"From ");
     let header = sent.split(|octet| *octet == b'\n').take_while(|line| !line.is_empty());
     let hops = header.filter(|l| l.to_ascii_lowercase().starts_with(b"received:")).count();
     if sent.contains(&b'\r') {
         Some("554 5.6.0 DATA: a bare CR")
     } else if hops > 100 {
         Some("554 5.4.6")
-    } else if sent.split(|octet| *octet == b'\n').any(far) {
+    } else if sent.split(|octet| *octet == b'\n').any(has_late_from) {
         Some("554 5.6.0 DATA: a long line")
     } else {
         None

@@ -1,25 +1,32 @@
-//! The real program while its disk fails: single calls that strace fails, and file systems and
-//! mailboxes that are really full, read-only, or not what a mailbox is.
+//! The real program while its disk fails: single calls that strace fails, and file systems that are
+//! full or read-only.
 //!
-//! What must hold each time: the reply is honest and of the design's table, the mailboxes have
-//! their old octets unless it was a 250, one line of the log names mailbox and cause, others go
-//! on, and when the fault is over mail flows again, without a restart.
+//! Each time the reply must be right, mailboxes must be unchanged unless it was 250, one log line
+//! must name mailbox and cause, other mail must go on, and when the fault is over mail must be
+//! delivered without a restart.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter, Strace, call_names, thread as tid_of};
-use crate::harness::server::{PATIENCE, PROGRAM, Server};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+use crate::harness::directory::TestDirectory;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
+use crate::harness::namespace::Namespace;
+use crate::harness::server::{PROGRAM, Server};
+use crate::harness::strace::{Strace, call_names, thread_of};
+use crate::harness::wait_until;
+
 const LARGE: usize = 300 * 1024;
 
-/// An error, the codes that it may be answered with besides 451, its words in the log, and whether
-/// it may last: one that says "again" is not failed for ever by any disk.
+/// Errors, the codes besides 451 that they may cause, their text in the log, and whether they may
+/// last. No disk returns EINTR for ever.
 const ERRORS: &[(&str, u16, &str, bool)] = &[
     ("ENOSPC", 452, "No space left on device", true),
     ("EDQUOT", 552, "quota exceeded", true),
@@ -32,36 +39,37 @@ const ERRORS: &[(&str, u16, &str, bool)] = &[
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_writer_fails_for_a_small_message() {
+fn each_call_of_the_writer_fails_small_message() {
     fail_each_call(&["writer"], &["a", "b", "c"], 5000, 4);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_writer_fails_for_a_large_message() {
+fn each_call_of_the_writer_fails_large_message() {
     fail_each_call(&["writer"], &["a", "b"], LARGE, 3);
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn each_call_of_the_session_fails_for_a_large_message() {
+fn each_call_of_the_session_fails_large_message() {
     fail_each_call(&["session-0", "session-1"], &["a"], LARGE, 2);
 }
 
-/// Fails the calls that `group` makes on files during one delivery: each name, each error, the
-/// first `most` of its calls once, and from the first and second on.
-fn fail_each_call(group: &[&str], to: &[&str], octets: usize, most: usize) {
-    let home = Home::in_memory();
-    let server = home.start(&["--threads", "2", "--lock-timeout", "1"]);
+/// Fails the calls on files that the threads `group` make during one delivery: each call, with each
+/// error, the first `most` times once, and from the first and second time on.
+fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
+    let directory = TestDirectory::in_memory();
+    let server = directory.start(&["--threads", "2", "--lock-timeout", "1"]);
     let mut ledger = Ledger::default();
-    let mut tries = Tries { home: &home, server: &server, group, fired: 0 };
-    ledger.deliver(server.address, Letter::new("first", &to[..1], 500));
-    let (_, calls) = tries.run(&mut ledger, Letter::new("plain", to, octets), None);
+    let mut runs = FaultRun { directory: &directory, server: &server, group, fired: 0 };
+    ledger.deliver(server.address, TestMessage::new("first", &to[..1], 500));
+    let (_, calls) = runs.run(&mut ledger, TestMessage::new("plain", to, length), None);
     let mut names = call_names(&calls);
     names.retain(|name| ON_FILES.contains(&name.as_str()));
     assert!(names.len() > 3, "{names:?}");
     let mut number = 0;
-    let contents = || -> Vec<Vec<u8>> { to.iter().map(|name| home.read(name)).collect() };
+    let contents =
+        || -> Vec<Vec<u8>> { to.iter().map(|name| directory.mailbox_bytes(name)).collect() };
     for name in &names {
         for &(error, code, words, lasts) in ERRORS {
             let once = (1..=most).map(|n| n.to_string());
@@ -69,47 +77,57 @@ fn fail_each_call(group: &[&str], to: &[&str], octets: usize, most: usize) {
             for when in once.chain(lasting) {
                 number += 1;
                 let before = contents();
-                let letter = Letter::new(format!("try-{number}"), to, octets);
+                let message = TestMessage::new(format!("try-{number}"), to, length);
                 let inject = format!("inject={name}:error={error}:when={when}");
-                let (fate, calls) = tries.run(&mut ledger, letter, Some(&inject));
-                let Fate::Code(said) = fate else { panic!("{inject}: no reply") };
+                let (answer, calls) = runs.run(&mut ledger, message, Some(&inject));
+                let Some(code_of_reply) = answer else { panic!("{inject}: no reply") };
                 let unsynced = name.ends_with("sync") && error != "EINTR";
-                assert!(said != 250 || !unsynced || !calls.contains("(INJECTED)"), "{inject}");
-                if said != 250 {
-                    assert!(before == contents(), "{inject}: {said}, but a mailbox changed");
-                    // Journal and temporary file are no user's: no quota of theirs makes a 552.
+                assert!(
+                    code_of_reply != 250 || !unsynced || !calls.contains("(INJECTED)"),
+                    "{inject}"
+                );
+                if code_of_reply != 250 {
+                    assert!(
+                        before == contents(),
+                        "{inject}: {code_of_reply}, but a mailbox changed"
+                    );
+                    // The quota of a user does not apply to the journal and temporary files, so
+                    // their errors are no 552.
                     let codes =
                         if group == ["writer"] { [451, 452, code] } else { [452, 450, code] };
-                    assert!(said == 451 || codes.contains(&said), "{inject}: {said}");
-                    // A lock that says "again" is one that somebody holds.
+                    assert!(
+                        code_of_reply == 451 || codes.contains(&code_of_reply),
+                        "{inject}: {code_of_reply}"
+                    );
+                    // For a lock, EAGAIN means that another process holds it.
                     server.wait_for_any_log(&[words, "mailbox-busy"]);
                 }
-                let next = Letter::new(format!("next-{number}"), to, 300);
-                let fate = ledger.send(server.address, next);
-                assert_eq!(fate, Fate::Code(250), "after {inject}\n{}", tail(&calls));
+                let next = TestMessage::new(format!("next-{number}"), to, 300);
+                let answer = ledger.send(&server.address, next);
+                assert_eq!(answer, Some(250), "after {inject}\n{}", tail(&calls));
                 if !calls.contains("(INJECTED)") {
-                    break; // it makes no more calls of this name
+                    break; // there are no more calls of this name
                 }
             }
         }
-        ledger.check(&home);
-        if octets > 10_000 {
-            // Else they grow beyond bounds. Nobody has them open or locked.
+        ledger.assert_matches(&directory);
+        if length > 10_000 {
+            // Otherwise the mailboxes grow without limit. They are not open or locked.
             for name in to {
-                fs::write(home.mailbox(name), b"").unwrap();
+                fs::write(directory.mailbox_path(name), b"").unwrap();
             }
             ledger = Ledger::default();
         }
     }
-    println!("{} faults fired in {group:?}, {number} tries, {octets} octets", tries.fired);
-    assert!(tries.fired > 20);
+    println!("{} faults in {group:?}, {number} tries, {length} octets", runs.fired);
+    assert!(runs.fired > 20);
     let (_, status) = server.stop();
     assert_eq!(status.code(), Some(0));
-    ledger.check(&home);
-    home.assert_tidy(&to.iter().map(|name| (*name).to_owned()).collect());
+    ledger.assert_matches(&directory);
+    directory.assert_clean(&to.iter().map(|name| (*name).to_owned()).collect());
 }
 
-/// Calls on files, as opposed to sockets and threads.
+/// Calls on files, not on sockets and threads.
 const ON_FILES: &[&str] = &[
     "openat",
     "write",
@@ -132,99 +150,103 @@ const ON_FILES: &[&str] = &[
     "getdents64",
 ];
 
-struct Tries<'a> {
-    home: &'a Home,
+struct FaultRun<'a> {
+    directory: &'a TestDirectory,
     server: &'a Server,
     group: &'a [&'a str],
     fired: usize,
 }
 
-impl Tries<'_> {
-    /// Sends a letter while these calls fail; what it was answered, and the calls.
-    fn run(&mut self, ledger: &mut Ledger, letter: Letter, inject: Option<&str>) -> (Fate, String) {
+impl FaultRun<'_> {
+    /// Sends a message while a call fails. Returns the reply code, and the calls.
+    fn run(
+        &mut self,
+        ledger: &mut Ledger<u16>,
+        message: TestMessage,
+        inject: Option<&str>,
+    ) -> (Option<u16>, String) {
         let pid = self.server.pid();
-        let tids: Vec<Pid> = self.group.iter().map(|name| tid_of(pid, name)).collect();
-        let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", *inject]).collect();
-        let strace = Strace::attach(self.home, &tids, &options);
-        let fate = ledger.send(self.server.address, letter);
+        let tids: Vec<Pid> = self.group.iter().map(|name| thread_of(pid, name)).collect();
+        let strace = Strace::attach(self.directory, &tids, inject);
+        let answer = ledger.send(&self.server.address, message);
         let calls = strace.detach();
         self.fired += calls.matches("(INJECTED)").count();
-        (fate, calls)
+        (answer, calls)
     }
 }
 
-/// strace on threads of the server, with these calls failing.
-fn failing(home: &Home, server: &Server, names: &[&str], injects: &[&str]) -> Strace {
-    let tids: Vec<Pid> = names.iter().map(|name| tid_of(server.pid(), name)).collect();
-    let options: Vec<&str> = injects.iter().flat_map(|inject| ["-e", *inject]).collect();
-    Strace::attach(home, &tids, &options)
+/// Attaches strace to threads of the server, with these calls failing.
+fn failing(directory: &TestDirectory, server: &Server, names: &[&str], injects: &[&str]) -> Strace {
+    let tids: Vec<Pid> = names.iter().map(|name| thread_of(server.pid(), name)).collect();
+    Strace::attach(directory, &tids, injects)
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_mailbox_that_could_not_be_cut_back_is_before_the_next_message() {
-    for (call, octets) in [("writev:error=EIO:when=2", 5000), ("writev:error=EIO:when=3", LARGE)] {
-        let home = Home::in_memory();
-        let server = home.start(&[]);
+fn failed_truncation_is_repeated_before_the_next_message() {
+    for (call, length) in [("writev:error=EIO:when=2", 5000), ("writev:error=EIO:when=3", LARGE)] {
+        let directory = TestDirectory::in_memory();
+        let server = directory.start(&[]);
         let mut ledger = Ledger::default();
-        ledger.deliver(server.address, Letter::new("first", &["a", "b"], 500));
+        ledger.deliver(server.address, TestMessage::new("first", &["a", "b"], 500));
         let call = format!("inject={call}");
-        let strace = failing(&home, &server, &["writer"], &[&call, "inject=ftruncate:error=EIO"]);
-        let fate = ledger.send(server.address, Letter::new("torn", &["a", "b"], octets));
-        assert_eq!(fate, Fate::Code(451));
+        let strace =
+            failing(&directory, &server, &["writer"], &[&call, "inject=ftruncate:error=EIO"]);
+        let answer = ledger.send(&server.address, TestMessage::new("torn", &["a", "b"], length));
+        assert_eq!(answer, Some(451));
         let calls = strace.detach();
         assert!(calls.matches("(INJECTED)").count() >= 2, "{call}: {}", tail(&calls));
         let line = server.wait_for_log("/mail/a error=");
         assert!(line.contains("truncate-failed") && line.contains("Input/output"), "{line}");
-        ledger.deliver(server.address, Letter::new("next", &["b", "a"], 500));
-        ledger.check(&home);
+        ledger.deliver(server.address, TestMessage::new("next", &["b", "a"], 500));
+        ledger.assert_matches(&directory);
         server.stop();
-        ledger.check(&home);
+        ledger.assert_matches(&directory);
     }
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_journal_whose_sync_failed_is_not_synced_again_but_made_anew() {
-    let home = Home::in_memory();
-    let server = home.start(&[]);
+fn journal_is_replaced_after_a_failed_sync() {
+    let directory = TestDirectory::in_memory();
+    let server = directory.start(&[]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["a", "b"], 500));
+    ledger.deliver(server.address, TestMessage::new("first", &["a", "b"], 500));
     let inode = || {
-        let names = home.names("spool");
+        let names = directory.names("spool");
         assert_eq!(names.len(), 1, "{names:?}");
-        fs::metadata(home.path().join("spool").join(&names[0])).unwrap().ino()
+        fs::metadata(directory.join("spool").join(&names[0])).unwrap().ino()
     };
     let before = inode();
     let inject = "inject=fdatasync:error=EIO:when=1";
-    let strace = failing(&home, &server, &["writer"], &[inject]);
-    let fate = ledger.send(server.address, Letter::new("unsynced", &["a", "b"], 500));
-    assert_eq!(fate, Fate::Code(451));
+    let strace = failing(&directory, &server, &["writer"], &[inject]);
+    let answer = ledger.send(&server.address, TestMessage::new("unsynced", &["a", "b"], 500));
+    assert_eq!(answer, Some(451));
     assert!(strace.detach().contains("(INJECTED)"));
     let line = server.wait_for_log("journal-failed");
     assert!(line.contains("journal-0") && line.contains("Input/output error"), "{line}");
-    ledger.deliver(server.address, Letter::new("next", &["a", "b"], 500));
+    ledger.deliver(server.address, TestMessage::new("next", &["a", "b"], 500));
     assert_ne!(inode(), before);
-    // The record that was written, perhaps, must not come to life.
+    // The record may have been written, but must not be recovered.
     server.signal(Signal::SIGKILL);
     server.ended();
-    let server = home.start(&[]);
-    ledger.check(&home);
+    let server = directory.start(&[]);
+    ledger.assert_matches(&directory);
     server.stop();
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
+fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
     for (threads, suspended) in [(&["checkpoint"][..], false), (&["checkpoint", "writer"], true)] {
-        let home = Home::in_memory();
-        let server = home.start(&[]);
+        let directory = TestDirectory::in_memory();
+        let server = directory.start(&[]);
         let mut ledger = Ledger::default();
-        ledger.deliver(server.address, Letter::new("first", &["a"], 500));
-        // The journal's record is synced; what comes next is the mailbox, and its second try.
+        ledger.deliver(server.address, TestMessage::new("first", &["a"], 500));
+        // After the sync of the record comes that of the mailbox, and then its retry.
         let inject = "inject=fdatasync:error=EIO:when=1";
-        let strace = failing(&home, &server, threads, &[inject]);
+        let strace = failing(&directory, &server, threads, &[inject]);
         let line = server.wait_for_log("sync-failed");
         assert!(line.contains("/mail/a ") && line.contains("Input/output error"), "{line}");
         if suspended {
@@ -232,167 +254,167 @@ fn a_mailbox_whose_sync_fails_is_written_again_and_suspended_if_that_fails() {
             assert!(line.contains("/a ") && line.contains("Input/output error"), "{line}");
         }
         assert!(strace.detach().contains("(INJECTED)"));
-        // The fault is over: what was suspended is recovered when mail comes for it.
-        ledger.deliver(server.address, Letter::new("bob", &["b"], 500));
-        ledger.deliver(server.address, Letter::new("next", &["a"], 500));
-        ledger.check(&home);
+        // The fault is over, so the suspended mailbox is recovered when mail comes for it.
+        ledger.deliver(server.address, TestMessage::new("bob", &["b"], 500));
+        ledger.deliver(server.address, TestMessage::new("next", &["a"], 500));
+        ledger.assert_matches(&directory);
         server.signal(Signal::SIGKILL);
         server.ended();
-        let server = home.start(&[]);
-        ledger.deliver(server.address, Letter::new("after", &["a", "b"], 500));
-        ledger.check(&home);
+        let server = directory.start(&[]);
+        ledger.deliver(server.address, TestMessage::new("after", &["a", "b"], 500));
+        ledger.assert_matches(&directory);
         server.stop();
-        home.assert_tidy(&ledger.mailboxes());
+        directory.assert_clean(&ledger.mailboxes());
     }
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_mailbox_of_somebody_else_is_refused() {
-    let home = Home::new();
-    let server = home.start(&[]);
+fn mailbox_of_another_user_is_450() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&[]);
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
-    std::os::unix::fs::chown(home.mailbox("alice"), Some(65_534), None).unwrap();
-    let fate = ledger.send(server.address, Letter::new("theirs", &["alice"], 300));
-    assert_eq!(fate, Fate::Code(450));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
+    std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(65_534), None).unwrap();
+    let answer = ledger.send(&server.address, TestMessage::new("theirs", &["alice"], 300));
+    assert_eq!(answer, Some(450));
     let line = server.wait_for_log("mailbox-unavailable");
     assert!(line.contains("alice") && line.contains("belongs to uid 65534"), "{line}");
-    ledger.deliver(server.address, Letter::new("bob", &["bob"], 300));
-    std::os::unix::fs::chown(home.mailbox("alice"), Some(0), None).unwrap();
-    ledger.deliver(server.address, Letter::new("again", &["alice"], 300));
-    ledger.check(&home);
+    ledger.deliver(server.address, TestMessage::new("bob", &["bob"], 300));
+    std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(0), None).unwrap();
+    ledger.deliver(server.address, TestMessage::new("again", &["alice"], 300));
+    ledger.assert_matches(&directory);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_mailbox_that_may_not_be_opened_is_a_451() {
-    let home = Home::new();
-    // The program as somebody to whom permissions mean something; a copy, since the one that cargo
-    // built may be in a folder that is closed to others.
-    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-    let copy = home.path().join("mailslot");
+fn mailbox_without_permission_is_451() {
+    let directory = TestDirectory::new();
+    // The program runs as a user that permissions apply to. It is a copy, because that user may not
+    // read cargo's directory.
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let copy = directory.join("mailslot");
     fs::copy(PROGRAM, &copy).unwrap();
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
-    let instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
-    let server = home.start_by(&[&nobody[..], &instead].concat(), &[]);
+    let copy_instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
+    let server = directory.start_by(&[&nobody[..], &copy_instead].concat(), &[]);
     let server = server.unwrap_or_else(|(log, _)| panic!("{log:#?}"));
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
     let allow = |mode| {
-        fs::set_permissions(home.mailbox("alice"), fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(directory.mailbox_path("alice"), fs::Permissions::from_mode(mode))
+            .unwrap();
     };
     for mode in [0o000, 0o400] {
         allow(mode);
-        let letter = Letter::new(format!("mode-{mode:o}"), &["bob", "alice"], 300);
-        assert_eq!(ledger.send(server.address, letter), Fate::Code(451));
+        let message = TestMessage::new(format!("mode-{mode:o}"), &["bob", "alice"], 300);
+        assert_eq!(ledger.send(&server.address, message), Some(451));
         let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Permission denied"), "{line}");
-        ledger.deliver(server.address, Letter::new(format!("bob-{mode:o}"), &["bob"], 300));
+        ledger.deliver(server.address, TestMessage::new(format!("bob-{mode:o}"), &["bob"], 300));
         allow(0o600);
-        ledger.deliver(server.address, Letter::new(format!("again-{mode:o}"), &["alice"], 300));
+        ledger
+            .deliver(server.address, TestMessage::new(format!("again-{mode:o}"), &["alice"], 300));
     }
-    ledger.check(&home);
+    ledger.assert_matches(&directory);
 }
 
-/// A server in a mount namespace of its own, which ends with it, `folder` being a tmpfs.
-fn start_on_tmpfs(home: &Home, folder: &str, size: &str) -> Server {
+/// Starts a server in a mount namespace of its own, in which the directory `name` is a tmpfs.
+fn start_on_tmpfs(directory: &TestDirectory, name: &str, size: &str) -> Server {
     for name in ["mail", "spool"] {
-        fs::create_dir(home.path().join(name)).unwrap();
+        fs::create_dir(directory.join(name)).unwrap();
     }
-    let mount = format!("mount -t tmpfs -o size={size} tmpfs \"$0/{folder}\" && exec \"$@\"");
-    let starter = ["unshare", "-m", "sh", "-c", &mount, home.path().to_str().unwrap()];
-    let started = home.start_by(&starter, &["--lock-timeout", "1"]);
+    let path = directory.join(name);
+    let mount = format!("mount -t tmpfs -o size={size} tmpfs '{}'", path.display());
+    let starter = Namespace::new().run(&mount).words();
+    let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
+    let started = directory.start_by(&starter, &["--lock-timeout", "1"]);
     started.unwrap_or_else(|(log, _)| panic!("{log:#?}"))
 }
 
-/// The mailboxes as the server sees them.
-fn check_inside(home: &Home, server: &Server, ledger: &Ledger) {
-    let folder = format!("/proc/{}/root{}/mail", server.pid(), home.path().display());
+/// Checks the mailboxes as the server sees them.
+fn check_inside(directory: &TestDirectory, server: &Server, ledger: &Ledger<u16>) {
+    let mail = format!("/proc/{}/root{}/mail", server.pid(), directory.as_str());
     let read = |name: String| {
-        let octets = fs::read(Path::new(&folder).join(&name)).unwrap_or_default();
-        (name, octets)
+        let bytes = fs::read(Path::new(&mail).join(&name)).unwrap_or_default();
+        (name, bytes)
     };
-    ledger.check_boxes(&ledger.mailboxes().into_iter().map(read).collect());
+    ledger.assert_matches(&ledger.mailboxes().into_iter().map(read).collect::<BTreeMap<_, _>>());
 }
 
-/// Mounts the folder anew with these options; again while files on it are open for writing.
-fn remount(home: &Home, server: &Server, folder: &str, options: &str) {
-    let (pid, path) = (server.pid().to_string(), home.path().join(folder));
-    let until = Instant::now() + PATIENCE;
-    loop {
+/// Mounts the directory `name` again with these options, as soon as no file in it is open for
+/// writing.
+fn remount(directory: &TestDirectory, server: &Server, name: &str, options: &str) {
+    let (pid, path) = (server.pid().to_string(), directory.join(name));
+    wait_until(&format!("mounted with {options}"), || {
         let mut command = Command::new("nsenter");
         command.args(["-t", &pid, "-m", "mount", "-o", &format!("remount,{options}")]);
-        let output = command.arg(&path).output().unwrap();
-        if output.status.success() {
-            return;
-        }
-        assert!(Instant::now() < until, "{}", String::from_utf8_lossy(&output.stderr));
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        command.arg(&path).stderr(Stdio::null()).status().unwrap().success()
+    });
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_file_system_is_a_452_until_there_is_room() {
-    let home = Home::new();
-    let server = start_on_tmpfs(&home, "mail", "1m");
+fn full_mail_directory_is_452() {
+    let directory = TestDirectory::new();
+    let server = start_on_tmpfs(&directory, "mail", "1m");
     let mut ledger = Ledger::default();
     let mut refused = 0;
     for n in 0..60 {
-        // Small ones and large ones, to one mailbox and to two: some end in the middle of one.
-        let octets = [30_000, LARGE, 4000, 90_000][n % 4];
+        // Small and large messages, to one mailbox and to two, so that the disk also fills within
+        // one.
+        let length = [30_000, LARGE, 4000, 90_000][n % 4];
         let to = [&["alice"][..], &["alice", "bob"]][n / 2 % 2];
-        match ledger.send(server.address, Letter::new(format!("letter-{n}"), to, octets)) {
-            Fate::Code(250) => {}
-            Fate::Code(452) => refused += 1,
-            other => panic!("letter {n}: {other:?}"),
+        match ledger.send(&server.address, TestMessage::new(format!("message-{n}"), to, length)) {
+            Some(250) => {}
+            Some(452) => refused += 1,
+            other => panic!("message {n}: {other:?}"),
         }
-        check_inside(&home, &server, &ledger);
+        check_inside(&directory, &server, &ledger);
     }
-    assert!(refused > 10 && ledger.count(250) > 5, "{refused} of 60 refused");
+    assert!(refused > 10 && ledger.accepted() > 5, "{refused} of 60 refused");
     let line = server.wait_for_log("delivery-failed");
     let named = line.contains("/alice ") || line.contains("/bob ");
     assert!(line.contains("No space left") && named, "{line}");
-    remount(&home, &server, "mail", "size=8m");
-    ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], LARGE));
-    check_inside(&home, &server, &ledger);
-    println!("a full tmpfs: {refused} refused, {} taken", ledger.count(250));
+    remount(&directory, &server, "mail", "size=8m");
+    ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], LARGE));
+    check_inside(&directory, &server, &ledger);
+    println!("a full tmpfs: {refused} refused, {} accepted", ledger.accepted());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_full_spool_is_a_452_for_a_large_message_and_nothing_for_a_small_one() {
-    let home = Home::new();
-    let server = start_on_tmpfs(&home, "spool", "20m");
+fn full_spool_is_452_for_large_messages_only() {
+    let directory = TestDirectory::new();
+    let server = start_on_tmpfs(&directory, "spool", "20m");
     let mut ledger = Ledger::default();
     for n in 0..5 {
-        let letter = Letter::new(format!("huge-{n}"), &["alice"], 5 << 20);
-        assert_eq!(ledger.send(server.address, letter), Fate::Code(452));
-        ledger.deliver(server.address, Letter::new(format!("small-{n}"), &["alice"], 3000));
-        // What the first left, the second finds.
-        ledger.deliver(server.address, Letter::new(format!("large-{n}"), &["alice"], 2 << 20));
+        let message = TestMessage::new(format!("huge-{n}"), &["alice"], 5 << 20);
+        assert_eq!(ledger.send(&server.address, message), Some(452));
+        ledger.deliver(server.address, TestMessage::new(format!("small-{n}"), &["alice"], 3000));
+        // A smaller message still fits.
+        ledger.deliver(server.address, TestMessage::new(format!("large-{n}"), &["alice"], 2 << 20));
     }
-    ledger.check(&home);
+    ledger.assert_matches(&directory);
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_file_system_that_goes_read_only_is_a_451_until_it_is_writable() {
-    let home = Home::new();
-    let server = start_on_tmpfs(&home, "mail", "8m");
+fn read_only_mail_directory_is_451() {
+    let directory = TestDirectory::new();
+    let server = start_on_tmpfs(&directory, "mail", "8m");
     let mut ledger = Ledger::default();
-    ledger.deliver(server.address, Letter::new("first", &["alice"], 300));
-    remount(&home, &server, "mail", "ro");
-    for octets in [300, LARGE] {
-        let letter = Letter::new(format!("lost-{octets}"), &["alice", "bob"], octets);
-        assert_eq!(ledger.send(server.address, letter), Fate::Code(451));
+    ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
+    remount(&directory, &server, "mail", "ro");
+    for length in [300, LARGE] {
+        let message = TestMessage::new(format!("lost-{length}"), &["alice", "bob"], length);
+        assert_eq!(ledger.send(&server.address, message), Some(451));
         let line = server.wait_for_log("delivery-failed");
         assert!(line.contains("alice") && line.contains("Read-only file system"), "{line}");
     }
-    remount(&home, &server, "mail", "rw");
-    ledger.deliver(server.address, Letter::new("again", &["alice", "bob"], LARGE));
-    check_inside(&home, &server, &ledger);
+    remount(&directory, &server, "mail", "rw");
+    ledger.deliver(server.address, TestMessage::new("again", &["alice", "bob"], LARGE));
+    check_inside(&directory, &server, &ledger);
 }
 
 const HELLO: &str = "EHLO client.example";
@@ -400,12 +422,12 @@ const MAIL: &str = "MAIL FROM:<smith@example.org>";
 const RCPT: &str = "RCPT TO:<jones@here.example>";
 const TEXT: &str = "Subject: x\r\n\r\nhello\r\n.";
 
-/// The mailboxes on a disk of 100 KiB, in a mount namespace that goes with the program.
+/// The mail directory is a disk of 100 KiB.
 #[test]
 #[ignore = "needs root, to mount a disk that is soon full"]
-fn a_full_disk_is_452_and_the_mailbox_stays_whole() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::create_dir(folder.path().join("mail")).unwrap();
+fn full_disk_is_452_with_inetd() {
+    let directory = TestDirectory::new();
+    fs::create_dir(directory.join("mail")).unwrap();
     let message = |size: &str, text: &str| format!("{MAIL}{size}\r\n{RCPT}\r\nDATA\r\n{text}\r\n");
     let big = format!("Subject: big\r\n\r\n{}.", "0123456789\r\n".repeat(9_000));
     let dialogue = [
@@ -416,11 +438,14 @@ fn a_full_disk_is_452_and_the_mailbox_stays_whole() {
         message(" SIZE=20", TEXT),
         "QUIT\r\n".to_owned(),
     ];
-    fs::write(folder.path().join("dialogue"), dialogue.concat()).unwrap();
-    let script = "set -e; mount -t tmpfs -o size=100k none \"$1/mail\"; \
-        \"$2\" --inetd --log stderr --sandbox \"$1\" <\"$1/dialogue\"; cat \"$1/mail/jones\"";
-    let output = Command::new("unshare")
-        .args(["--mount", "sh", "-c", script, "sh", folder.path().to_str().unwrap(), PROGRAM])
+    fs::write(directory.join("dialogue"), dialogue.concat()).unwrap();
+    let script = "\"$2\" --inetd --log stderr --sandbox \"$1\" <\"$1/dialogue\"; \
+        cat \"$1/mail/jones\"";
+    let mail = directory.join("mail");
+    let output = Namespace::new()
+        .run(&format!("mount -t tmpfs -o size=100k none '{}'", mail.display()))
+        .command()
+        .args(["sh", "-ec", script, "sh", directory.as_str(), PROGRAM])
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);

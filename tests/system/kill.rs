@@ -1,81 +1,86 @@
-//! The real program, killed at every system call that a delivery, a stop or a recovery makes.
+//! The real program, killed at every system call of a delivery, a stop or a recovery.
 //!
-//! strace kills it at the n-th call of each name, for n = 1, 2, 3 and on until a run passes
-//! untouched. A killed call is not made, so the state is that between it and the call before.
-//! strace counts for each thread by itself; it is attached to one thread at a time.
+//! strace kills it at the n-th call of each name, for n = 1, 2, 3 and so on, until a run ends
+//! without a kill. The killed call is not made. strace counts the calls of each thread, so it is
+//! attached to one thread at a time.
 //!
-//! After each: start again, deliver one more message to each mailbox, within 10 s; then hold the
-//! mailboxes against the ledger ([`Ledger::check`]), stop, and look for what was left lying.
+//! After each kill the server must recover ([`Ledger::assert_recovers`]).
 //!
-//! `OUTSIDE_STRIDE=1` tries every n for recoveries too, of which a plain run takes every third,
-//! from one that differs between the names; a larger number fewer for all.
+//! By default recoveries are killed at every third call, beginning at one that differs between
+//! names. `MAILSLOT_STRIDE=1` takes every call, and a larger number fewer, also for the other
+//! tests.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use crate::harness::outside::{
-    Fate, Home, Ledger, Letter, Strace, call_names, examine, setting, thread as tid_of,
-};
-use crate::harness::server::mailslot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// One case: what is in the mailboxes before, and what is sent while the killer waits.
+use crate::harness::directory::TestDirectory;
+use crate::harness::env_number;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
+use crate::harness::server::mailslot;
+use crate::harness::strace::{Strace, call_names, kill_at, thread_of};
+
+/// A case: messages that are delivered before, and the message that is sent while the program is
+/// killed.
 struct Scenario {
     before: &'static [&'static [&'static str]],
     to: &'static [&'static str],
-    octets: usize,
+    length: usize,
 }
 
 const LARGE: usize = 300 * 1024;
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_while_one_message_goes_to_one_mailbox() {
-    kill_deliveries(&Scenario { before: &[&["a"], &["a"]], to: &["a"], octets: 1000 });
+fn killed_while_delivering_to_one_mailbox() {
+    kill_deliveries(&Scenario { before: &[&["a"], &["a"]], to: &["a"], length: 1000 });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_while_one_message_goes_to_three_mailboxes() {
-    kill_deliveries(&Scenario { before: &[&["a", "c"]], to: &["a", "b", "c"], octets: 5000 });
+fn killed_while_delivering_to_three_mailboxes() {
+    kill_deliveries(&Scenario { before: &[&["a", "c"]], to: &["a", "b", "c"], length: 5000 });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_while_a_large_message_goes_to_two_mailboxes() {
-    kill_deliveries(&Scenario { before: &[&["a"]], to: &["a", "b"], octets: LARGE });
+fn killed_while_delivering_a_large_message() {
+    kill_deliveries(&Scenario { before: &[&["a"]], to: &["a", "b"], length: LARGE });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_while_a_mailbox_is_made() {
-    kill_deliveries(&Scenario { before: &[], to: &["a"], octets: 10 });
+fn killed_while_creating_a_mailbox() {
+    kill_deliveries(&Scenario { before: &[], to: &["a"], length: 10 });
 }
 
-/// Kills the writer and the session's thread at each call of the delivery.
+/// Kills the writer, and the thread of the session, at each call of the delivery.
 fn kill_deliveries(scenario: &Scenario) {
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
     for threads in [&["writer"][..], &["session-0", "session-1"]] {
-        let names = call_names(&delivery(&home, scenario, threads, None).1);
-        assert!(!names.is_empty(), "strace saw nothing of {threads:?}");
-        tried +=
-            each_call(&names, 1, |call, n| delivery(&home, scenario, threads, Some((call, n))).0);
+        let names = call_names(&delivery(&directory, scenario, threads, None).1);
+        assert!(!names.is_empty(), "strace saw no call of {threads:?}");
+        tried += each_call(&names, 1, |call, n| {
+            delivery(&directory, scenario, threads, Some((call, n))).0
+        });
     }
-    println!("killed at {tried} calls: {:?}, {} octets", scenario.to, scenario.octets);
+    println!("killed at {tried} calls: {:?}, {} octets", scenario.to, scenario.length);
 }
 
-/// Calls `crash` for each name and n = 1, 2, 3... until it says that nothing was killed. How many
-/// were.
+/// Calls `crash` for each name and n = 1, 2, 3 and so on until it returns false. Returns the number
+/// of kills.
 fn each_call(
     names: &BTreeSet<String>,
-    stride: usize,
+    stride: u64,
     mut crash: impl FnMut(&str, usize) -> bool,
 ) -> usize {
-    let stride = setting("OUTSIDE_STRIDE", stride).max(1);
+    let stride = env_number("MAILSLOT_STRIDE", stride).max(1) as usize;
     let mut tried = 0;
     for (i, name) in names.iter().enumerate() {
         let from = 1 + i % stride;
@@ -85,99 +90,101 @@ fn each_call(
     tried
 }
 
-/// One run, killed at the n-th `call` of one of `threads`. Whether it was killed, and the calls
-/// seen.
+/// Runs one delivery, killed at the n-th `call` of one of `threads`. Returns whether it was killed,
+/// and the calls.
 fn delivery(
-    home: &Home,
+    directory: &TestDirectory,
     scenario: &Scenario,
     threads: &[&str],
     at: Option<(&str, usize)>,
 ) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
+    let server = directory.start(&["--threads", "2"]);
     for (i, to) in scenario.before.iter().enumerate() {
-        ledger.deliver(server.address, Letter::new(format!("before-{i}"), to, 500));
+        ledger.deliver(server.address, TestMessage::new(format!("before-{i}"), to, 500));
     }
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
-    let tids: Vec<_> = threads.iter().map(|name| tid_of(server.pid(), name)).collect();
-    let strace = Strace::attach(home, &tids, &options);
-    let letter = Letter::new("while", scenario.to, scenario.octets);
-    let fate = ledger.send(server.address, letter);
-    let killed = fate == Fate::Unknown;
-    assert!(killed || fate == Fate::Code(250), "{at:?}: {fate:?}");
+    let inject = at.map(|(call, n)| kill_at(call, n));
+    let tids: Vec<_> = threads.iter().map(|name| thread_of(server.pid(), name)).collect();
+    let strace = Strace::attach(directory, &tids, inject);
+    let message = TestMessage::new("while", scenario.to, scenario.length);
+    let answer = ledger.send(&server.address, message);
+    let killed = answer.is_none();
+    assert!(killed || answer == Some(250), "{at:?}: {answer:?}");
     let calls = strace.detach();
-    // Untouched, or killed behind the reply: it dies now at the latest.
+    // Killed now if it was not before, or killed after the reply.
     let _ = kill(server.pid(), Signal::SIGKILL);
     server.ended();
     let killed = killed || calls.contains("+++ killed by SIGKILL");
-    examine(home, ledger, &format!("{threads:?} killed at {at:?}"));
+    ledger.assert_recovers(directory, &format!("{threads:?} killed at {at:?}"));
     (killed, calls)
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn killed_at_each_call_of_a_stop() {
-    let home = Home::in_memory();
+fn killed_while_stopping() {
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
     for thread in ["writer", "checkpoint"] {
-        let names = call_names(&stop(&home, thread, None).1);
-        assert!(!names.is_empty(), "strace saw nothing of {thread}");
-        tried += each_call(&names, 1, |call, n| stop(&home, thread, Some((call, n))).0);
+        let names = call_names(&stop(&directory, thread, None).1);
+        assert!(!names.is_empty(), "strace saw no call of {thread}");
+        tried += each_call(&names, 1, |call, n| stop(&directory, thread, Some((call, n))).0);
     }
     println!("killed at {tried} calls of a stop");
 }
 
-fn stop(home: &Home, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+fn stop(directory: &TestDirectory, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
-    ledger.deliver(server.address, Letter::new("small", &["a", "b"], 500));
-    ledger.deliver(server.address, Letter::new("large", &["b", "c"], LARGE));
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
-    let strace = Strace::attach(home, &[tid_of(server.pid(), thread)], &options);
+    let server = directory.start(&["--threads", "2"]);
+    ledger.deliver(server.address, TestMessage::new("small", &["a", "b"], 500));
+    ledger.deliver(server.address, TestMessage::new("large", &["b", "c"], LARGE));
+    let inject = at.map(|(call, n)| kill_at(call, n));
+    let strace = Strace::attach(directory, &[thread_of(server.pid(), thread)], inject);
     let (_, status) = server.stop();
     let calls = strace.detach();
-    examine(home, ledger, &format!("{thread} killed at {at:?} of the stop"));
+    ledger.assert_recovers(directory, &format!("{thread} killed at {at:?} of the stop"));
     (!status.success(), calls)
 }
 
-/// What a crash leaves: the call of the writer before which it was killed, and what happened to
-/// the mailboxes afterwards.
-struct Wreck {
-    octets: usize,
+/// State after a crash: the size of the message, the call of the writer at which it was killed, and
+/// a change of the mailboxes after that.
+struct CrashState {
+    length: usize,
     killed_at: (&'static str, usize),
-    then: fn(&Home),
+    then: fn(&TestDirectory),
 }
 
-/// Makes the wreck, anew for each run since records name inodes, and kills recovery at each call.
-fn kill_recoveries(wreck: &Wreck) {
-    let home = Home::in_memory();
-    let names = call_names(&recovery(&home, wreck, None).1);
-    let tried = each_call(&names, 3, |call, n| recovery(&home, wreck, Some((call, n))).0);
-    println!("killed at {tried} calls of a start that recovers from {:?}", wreck.killed_at);
+/// Kills recovery at each call. The state is made anew for each run, because records name inodes.
+fn kill_recoveries(state: &CrashState) {
+    let directory = TestDirectory::in_memory();
+    let names = call_names(&recovery(&directory, state, None).1);
+    let tried = each_call(&names, 3, |call, n| recovery(&directory, state, Some((call, n))).0);
+    println!("killed at {tried} calls of a start that recovers from {:?}", state.killed_at);
 }
 
-fn recovery(home: &Home, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, String) {
+fn recovery(
+    directory: &TestDirectory,
+    state: &CrashState,
+    at: Option<(&str, usize)>,
+) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let server = home.start(&["--threads", "2"]);
-    ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
-    let (call, n) = wreck.killed_at;
-    let inject = format!("inject={call}:signal=KILL:when={n}");
-    let writer = tid_of(server.pid(), "writer");
-    let strace = Strace::attach(home, &[writer], &["-e", &inject]);
-    let letter = Letter::new("while", &["a", "b", "c"], wreck.octets);
-    assert_eq!(ledger.send(server.address, letter), Fate::Unknown, "{call} {n} did not kill");
+    let server = directory.start(&["--threads", "2"]);
+    ledger.deliver(server.address, TestMessage::new("before", &["a", "b"], 500));
+    let (call, n) = state.killed_at;
+    let inject = kill_at(call, n);
+    let writer = thread_of(server.pid(), "writer");
+    let strace = Strace::attach(directory, &[writer], [inject]);
+    let message = TestMessage::new("while", &["a", "b", "c"], state.length);
+    assert_eq!(ledger.send(&server.address, message), None, "{call} {n} did not kill");
     server.ended();
     strace.detach();
-    (wreck.then)(home);
+    (state.then)(directory);
 
-    // Without -f strace sees the first thread only, which is the one that recovers.
-    let log = home.path().join("recovery.log");
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
+    // Without -f strace traces only the first thread, which is the one that recovers.
+    let log = directory.join("recovery.log");
+    let inject = at.map(|(call, n)| kill_at(call, n));
     let mut starter = vec!["strace", "-D", "-o", log.to_str().unwrap()];
     starter.extend(inject.iter().flat_map(|inject| ["-e", inject]));
-    let killed = match home.start_by(&starter, &["--threads", "2"]) {
+    let killed = match directory.start_by(&starter, &["--threads", "2"]) {
         Ok(server) => {
             let _ = kill(server.pid(), Signal::SIGKILL);
             server.ended();
@@ -189,97 +196,107 @@ fn recovery(home: &Home, wreck: &Wreck, at: Option<(&str, usize)>) -> (bool, Str
         }
     };
     let calls = fs::read_to_string(&log).unwrap();
-    examine(home, ledger, &format!("recovery from {call} {n} killed at {at:?}"));
+    ledger.assert_recovers(directory, &format!("recovery from {call} {n} killed at {at:?}"));
     (killed, calls)
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn recovery_killed_at_each_call_where_nothing_was_appended() {
-    kill_recoveries(&Wreck { octets: 5000, killed_at: ("writev", 1), then: |_| {} });
+fn recovery_killed_before_any_append() {
+    kill_recoveries(&CrashState { length: 5000, killed_at: ("writev", 1), then: |_| {} });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn recovery_killed_at_each_call_where_one_mailbox_of_three_was_cut_short() {
-    // The second append is half done: less than that a kill at a call cannot leave.
-    let cut = |home: &Home| {
-        let path = home.mailbox("b");
+fn recovery_killed_with_a_truncated_mailbox() {
+    // As if the second append was half done, which a kill at a call cannot cause.
+    let cut = |directory: &TestDirectory| {
+        let path = directory.mailbox_path("b");
         let len = fs::metadata(&path).unwrap().len();
         fs::File::options().write(true).open(path).unwrap().set_len(len - 2000).unwrap();
     };
-    kill_recoveries(&Wreck { octets: 5000, killed_at: ("writev", 3), then: cut });
+    kill_recoveries(&CrashState { length: 5000, killed_at: ("writev", 3), then: cut });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn recovery_killed_at_each_call_where_a_large_message_is_torn_in_the_first_mailbox() {
-    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 3), then: |_| {} });
+fn recovery_killed_with_a_torn_large_message() {
+    kill_recoveries(&CrashState { length: LARGE, killed_at: ("writev", 3), then: |_| {} });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn recovery_killed_at_each_call_where_a_large_message_is_whole_in_one_mailbox_only() {
-    kill_recoveries(&Wreck { octets: LARGE, killed_at: ("writev", 7), then: |_| {} });
+fn recovery_killed_with_a_large_message_in_one_of_two_mailboxes() {
+    kill_recoveries(&CrashState { length: LARGE, killed_at: ("writev", 7), then: |_| {} });
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn recovery_leaves_the_octets_of_others_alone() {
-    // Written behind our death: behind what we appended, and in place of it.
+fn recovery_keeps_mail_of_other_programs() {
+    // Mail of another program, written after the crash: after what was appended, and in place of
+    // it.
     let foreign = "From other@example.net Tue Jul  1 08:52:37 2025\nSubject: theirs\n\nhi\n\n";
-    let home = Home::in_memory();
+    let directory = TestDirectory::in_memory();
     for (killed_at, n) in [("writev", 1), ("writev", 2), ("writev", 3), ("pwritev", 2)] {
         let mut ledger = Ledger::default();
-        let server = home.start(&["--threads", "2"]);
-        ledger.deliver(server.address, Letter::new("before", &["a", "b"], 500));
-        let inject = format!("inject={killed_at}:signal=KILL:when={n}");
-        let writer = tid_of(server.pid(), "writer");
-        let strace = Strace::attach(&home, &[writer], &["-e", &inject]);
-        let letter = Letter::new("while", &["a", "b", "c"], 5000);
-        assert_eq!(ledger.send(server.address, letter), Fate::Unknown);
+        let server = directory.start(&["--threads", "2"]);
+        ledger.deliver(server.address, TestMessage::new("before", &["a", "b"], 500));
+        let inject = kill_at(killed_at, n);
+        let writer = thread_of(server.pid(), "writer");
+        let strace = Strace::attach(&directory, &[writer], [inject]);
+        let message = TestMessage::new("while", &["a", "b", "c"], 5000);
+        assert_eq!(ledger.send(&server.address, message), None);
         server.ended();
         strace.detach();
         let mut before = Vec::new();
         for name in ["a", "b", "c"] {
-            let octets = [home.read(name), foreign.into()].concat();
-            fs::write(home.mailbox(name), &octets).unwrap();
-            before.push((name, octets));
+            let length = [directory.mailbox_bytes(name), foreign.into()].concat();
+            fs::write(directory.mailbox_path(name), &length).unwrap();
+            before.push((name, length));
         }
-        let server = home.start(&[]);
-        for (name, octets) in before {
-            assert!(home.read(name).starts_with(&octets), "{killed_at} {n}: {name} was changed");
-            // Theirs is a stranger to the ledger.
-            let ours = home.read(name);
+        let server = directory.start(&[]);
+        for (name, length) in before {
+            assert!(
+                directory.mailbox_bytes(name).starts_with(&length),
+                "{killed_at} {n}: {name} was changed"
+            );
+            // The ledger does not know that mail.
+            let ours = directory.mailbox_bytes(name);
             let ours = String::from_utf8(ours).unwrap().replace(foreign, "");
-            fs::write(home.mailbox(name), ours).unwrap();
+            fs::write(directory.mailbox_path(name), ours).unwrap();
         }
-        ledger.check(&home);
+        ledger.assert_matches(&directory);
         server.stop();
-        home.clear();
+        directory.clear();
     }
 }
 
 #[test]
 #[ignore = "needs strace"]
-fn a_session_on_a_pipe_killed_at_each_call() {
-    let home = Home::in_memory();
+fn session_on_a_pipe_killed() {
+    let directory = TestDirectory::in_memory();
     let mut tried = 0;
-    for octets in [1000, LARGE] {
+    for length in [1000, LARGE] {
         for thread in ["writer", "mailslot"] {
-            let names = call_names(&inetd(&home, octets, thread, None).1);
-            assert!(!names.is_empty(), "strace saw nothing of {thread}");
-            tried +=
-                each_call(&names, 2, |call, n| inetd(&home, octets, thread, Some((call, n))).0);
+            let names = call_names(&inetd(&directory, length, thread, None).1);
+            assert!(!names.is_empty(), "strace saw no call of {thread}");
+            tried += each_call(&names, 2, |call, n| {
+                inetd(&directory, length, thread, Some((call, n))).0
+            });
         }
     }
     println!("killed at {tried} calls of a session on a pipe");
 }
 
-/// One session on standard input. Its first thread serves it, another writes.
-fn inetd(home: &Home, octets: usize, thread: &str, at: Option<(&str, usize)>) -> (bool, String) {
+/// Runs one session on standard input. Its first thread serves it, another one writes.
+fn inetd(
+    directory: &TestDirectory,
+    length: usize,
+    thread: &str,
+    at: Option<(&str, usize)>,
+) -> (bool, String) {
     let mut ledger = Ledger::default();
-    let path = home.path().to_str().unwrap();
+    let path = directory.as_str();
     let mut child = mailslot(&["--inetd", "--log", "stderr", "--sandbox", path])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -290,19 +307,19 @@ fn inetd(home: &Home, octets: usize, thread: &str, at: Option<(&str, usize)>) ->
     let mut greeting = String::new();
     output.read_line(&mut greeting).unwrap();
     assert!(greeting.starts_with("220"), "{greeting}");
-    let inject = at.map(|(call, n)| format!("inject={call}:signal=KILL:when={n}"));
-    let options: Vec<&str> = inject.iter().flat_map(|inject| ["-e", inject]).collect();
+    let inject = at.map(|(call, n)| kill_at(call, n));
     let pid = Pid::from_raw(child.id().try_into().unwrap());
-    let strace = Strace::attach(home, &[tid_of(pid, thread)], &options);
-    let letter = Letter::new("while", &["a", "b"], octets);
-    // Killed in the middle it reads no further.
-    let _ = child.stdin.take().unwrap().write_all(letter.dialogue().as_bytes());
+    let strace = Strace::attach(directory, &[thread_of(pid, thread)], inject);
+    let message = TestMessage::new("while", &["a", "b"], length);
+    // A killed program does not read all.
+    let _ = child.stdin.take().unwrap().write_all(message.dialogue().as_bytes());
     let codes = output.lines().map_while(Result::ok).filter(|l| l.as_bytes().get(3) == Some(&b' '));
-    // EHLO, MAIL, two RCPT and DATA come before the one that counts.
+    // The reply that counts follows those to EHLO, MAIL, two RCPT and DATA.
     let code = codes.skip(5).map(|line| line[..3].parse().unwrap()).next();
     let status = child.wait().unwrap();
-    ledger.note(letter, code.ok_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+    ledger.record(message, code);
     let calls = strace.detach();
-    examine(home, ledger, &format!("inetd's {thread} killed at {at:?}, {octets} octets"));
+    ledger
+        .assert_recovers(directory, &format!("inetd's {thread} killed at {at:?}, {length} octets"));
     (!status.success(), calls)
 }

@@ -1,29 +1,28 @@
-//! Mail servers that others wrote, handing mail on to the real program: Postfix and Exim, by SMTP
-//! and by LMTP, inside TLS, with the extensions that they know. What they really said is read in
-//! their logs; what became of it, in the mailboxes.
+//! Mail servers of other projects that relay to the real program: Postfix and Exim, by SMTP and by
+//! LMTP, inside TLS, with the extensions that they support. Their logs show the dialogue.
 
-use crate::harness::mbox;
 use std::fs;
-use std::sync::Arc;
 
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::harness::directory::TestDirectory;
 use crate::harness::mail_servers::{
-    Exim, Postfix, contributed, contributed_option, open_folder, wait_until,
+    Exim, Postfix, contributed, contributed_option, open_directory,
 };
 use crate::harness::server::Server;
-use crate::harness::tls::certify;
-use nix::fcntl::{Flock, FlockArg};
-use tempfile::TempDir;
+use crate::harness::tls::TestCertificate;
+use crate::harness::{mbox, wait_until};
 
-/// mailslot with a certificate, in `folder`, for some users. full's mailbox is as large as any may
-/// be, and small's almost.
-fn serve(folder: &Arc<TempDir>, options: &[&str]) -> Server {
-    let pair = certify(folder.path(), "a");
-    let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
-    let mail = folder.path().join("mail");
+/// Starts mailslot with a certificate, for some users. The mailbox of full has reached the limit,
+/// and that of small almost.
+fn serve(directory: &TestDirectory, options: &[&str]) -> Server {
+    let certificate = TestCertificate::new(directory.path(), "a");
+    let (cert, key) = (certificate.cert.to_str().unwrap(), certificate.key.to_str().unwrap());
+    let mail = directory.join("mail");
     fs::create_dir(&mail).unwrap();
-    for (name, octets) in [("full", LIMIT), ("small", LIMIT - 400)] {
+    for (name, length) in [("full", LIMIT), ("small", LIMIT - 400)] {
         let from = "From a@b Tue Nov  3 08:52:37 2026\n\n";
-        let text = format!("{from}{}\n\n", "x".repeat(octets - from.len() - 2));
+        let text = format!("{from}{}\n\n", "x".repeat(length - from.len() - 2));
         fs::write(mail.join(name), text).unwrap();
     }
     fs::write(mail.join("brown"), "").unwrap();
@@ -33,17 +32,17 @@ fn serve(folder: &Arc<TempDir>, options: &[&str]) -> Server {
         all.extend(["-u", user]);
     }
     all.extend(options);
-    Server::start_in(folder.clone(), &all)
+    Server::start_in(directory.clone(), &all)
 }
 
-/// The text of the last message in a mailbox.
+/// Returns the text of the last message in a mailbox.
 fn last(server: &Server, user: &str) -> String {
     let mails = mbox::read(&server.mailbox_path(user));
     mails.last().map_or(String::new(), |mail| String::from_utf8_lossy(&mail.text).into_owned())
 }
 
-/// The message in a mailbox that holds `words`, once it is there, its line ends within a paragraph
-/// made blanks.
+/// Waits for a message with these words, and returns it with line ends within paragraphs replaced
+/// by spaces.
 fn with_words(server: &Server, user: &str, words: &str) -> String {
     let mut found = String::new();
     wait_until(words, || {
@@ -56,7 +55,7 @@ fn with_words(server: &Server, user: &str, words: &str) -> String {
     found
 }
 
-/// Asserts that all of `wanted` stand in `text`, in this order.
+/// Asserts that all of `wanted` are in `text`, in this order.
 fn assert_in_order(text: &str, wanted: &[&str]) {
     let mut rest = text;
     for wanted in wanted {
@@ -65,33 +64,34 @@ fn assert_in_order(text: &str, wanted: &[&str]) {
     }
 }
 
-/// A message that Postfix takes from smith: MAIL's parameters; recipients, with theirs; the text.
-fn give(postfix: &Postfix, parameters: &str, to: &[&str], text: &str) {
-    let mut client = postfix.client();
-    client.say(&format!("MAIL FROM:<smith@mail.example>{parameters}"), 250);
+/// Sends a message of smith to Postfix: with parameters of MAIL, recipients with parameters of
+/// their own, and text.
+fn submit(postfix: &Postfix, parameters: &str, to: &[&str], text: &str) {
+    let mut client = postfix.after_ehlo();
+    client.command(&format!("MAIL FROM:<smith@mail.example>{parameters}"), 250);
     for to in to {
-        client.say(&format!("RCPT TO:{to}"), 250);
+        client.command(&format!("RCPT TO:{to}"), 250);
     }
-    client.say("DATA", 354);
+    client.command("DATA", 354);
     client.send(text.replace("\r\n.", "\r\n..").as_bytes());
-    client.say(".", 250);
-    client.say("QUIT", 221);
+    client.command(".", 250);
+    client.command("QUIT", 221);
 }
 
-/// lmtp(8) with the settings that we tell people to use, over a Unix socket and over TCP.
+/// lmtp(8) with the recommended settings, over a Unix socket and over TCP.
 #[test]
 #[ignore = "needs root and postfix"]
 fn postfix_delivers_by_lmtp() {
     for tcp in [false, true] {
-        let folder = open_folder();
-        let mut postfix = Postfix::lay(&folder);
+        let directory = open_directory();
+        let mut postfix = Postfix::prepare(&directory);
         let spool = postfix.spool();
         let spool = spool.to_str().unwrap();
         let option = replace(&contributed_option("postfix-main.cf"), "/var/spool/postfix", spool);
         let place = if tcp { "127.0.0.1:0" } else { &option };
-        let server = serve(&folder, &["--lmtp", place, "--lock-timeout", "1"]);
+        let server = serve(&directory, &["--lmtp", place, "--lock-timeout", "1"]);
         let mut settings = contributed("postfix-main.cf");
-        let cert = folder.path().join("a-cert.pem");
+        let cert = directory.join("a-cert.pem");
         settings += &format!("lmtp_tls_CAfile = {}\nlmtp_tls_loglevel = 1\n", cert.display());
         settings += "lmtp_tls_secure_cert_match = here.example\nlmtp_tls_security_level = secure\n";
         if let Some(address) = server.lmtp() {
@@ -100,28 +100,31 @@ fn postfix_delivers_by_lmtp() {
         }
         postfix.start(&settings);
 
-        // Whom the host does not know Postfix refuses itself.
-        let mut client = postfix.client();
-        client.say("MAIL FROM:<smith@mail.example>", 250);
-        client.say("RCPT TO:<nobody-knows@mail.example>", 550);
-        client.say("QUIT", 221);
+        // Postfix itself refuses unknown users.
+        let mut client = postfix.after_ehlo();
+        client.command("MAIL FROM:<smith@mail.example>", 250);
+        client.command("RCPT TO:<nobody-knows@mail.example>", 550);
+        client.command("QUIT", 221);
 
-        // A reader has brown's mailbox.
+        // A mail reader has locked the mailbox of brown.
         let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
         let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
         let users = ["jones", "brown", "full", "small", "ghost"];
         let mut to = users.map(|user| format!("<{user}@mail.example>"));
         to[0] += " NOTIFY=SUCCESS";
         let text = format!("Subject: for five\r\n\r\n{}\r\n.dot\r\n", "x".repeat(500));
-        give(&postfix, "", &to.each_ref().map(String::as_str), &text);
-        for (user, fate, why) in [
+        submit(&postfix, "", &to.each_ref().map(String::as_str), &text);
+        for (user, status, why) in [
             ("jones", "dsn=2.6.0, status=sent", "250 2.6.0 Message: OK, delivered as "),
             ("brown", "dsn=4.2.0, status=deferred", "(in reply to end of DATA command)"),
             ("full", "dsn=5.2.2, status=bounced", "(in reply to RCPT TO command)"),
             ("small", "dsn=5.2.2, status=bounced", "(in reply to end of DATA command)"),
             ("ghost", "dsn=5.1.1, status=bounced", "(in reply to RCPT TO command)"),
         ] {
-            assert_in_order(&postfix.fate(&format!("{user}@mail.example")), &[fate, why]);
+            assert_in_order(
+                &postfix.delivery_status(&format!("{user}@mail.example")),
+                &[status, why],
+            );
         }
         drop(reading);
         let bounce = with_words(&server, "smith", "Undelivered Mail Returned to Sender");
@@ -130,13 +133,13 @@ fn postfix_delivers_by_lmtp() {
             assert_in_order(&bounce, &[&recipient, &format!("Status: {status}\n")]);
         }
         assert!(!bounce.contains("jones") && !bounce.contains("brown"), "{bounce}");
-        // DSN is not offered by LMTP: Postfix tells itself of the delivery.
+        // LMTP does not offer DSN, so Postfix reports the delivery.
         with_words(&server, "smith", "Successful Mail Delivery Report");
         assert!(last(&server, "jones").ends_with(&format!("\n\n{}\n.dot\n", "x".repeat(500))));
 
-        // A name as people write it, in the header.
+        // UTF-8 in the header.
         let utf8 = "From: Smith <smith@mail.example>\r\nSubject: Gr\u{fc}\u{df}e\r\n\r\nhello\r\n";
-        give(&postfix, " SMTPUTF8 BODY=8BITMIME", &["<jones@mail.example>"], utf8);
+        submit(&postfix, " SMTPUTF8 BODY=8BITMIME", &["<jones@mail.example>"], utf8);
         let received = with_words(&server, "jones", "Gr\u{fc}\u{df}e");
         assert!(received.contains(" with UTF8LMTPS (using TLSv1.3 with cipher "), "{received}");
 
@@ -148,14 +151,14 @@ fn postfix_delivers_by_lmtp() {
     }
 }
 
-/// smtp(8) as the relay of a host: by STARTTLS, and with TLS from the first octet.
+/// smtp(8) as the relay of a host: by STARTTLS, and with implicit TLS.
 #[test]
 #[ignore = "needs root and postfix"]
 fn postfix_relays_by_smtp() {
     for wrapped in [false, true] {
-        let folder = open_folder();
-        let mut postfix = Postfix::lay(&folder);
-        let server = serve(&folder, &["--listen", "tls:127.0.0.1:0"]);
+        let directory = open_directory();
+        let mut postfix = Postfix::prepare(&directory);
+        let server = serve(&directory, &["--listen", "tls:127.0.0.1:0"]);
         let (port, wrap) = match wrapped {
             false => (server.address.port(), "no"),
             true => (server.implicit_tls().unwrap().port(), "yes"),
@@ -164,19 +167,19 @@ fn postfix_relays_by_smtp() {
             "mydestination =\nrelayhost = [127.0.0.1]:{port}\nsmtp_tls_wrappermode = {wrap}\n\
              smtp_tls_CAfile = {}\nsmtp_tls_security_level = secure\nsmtp_tls_loglevel = 1\n\
              smtp_tls_secure_cert_match = here.example\n",
-            folder.path().join("a-cert.pem").display()
+            directory.join("a-cert.pem").display()
         ));
 
         // 8BITMIME and DSN.
         let eight = "Subject: eight bits\r\n\r\nGr\u{fc}\u{df}e\r\n.\r\n..\r\n";
-        give(
+        submit(
             &postfix,
             " BODY=8BITMIME ENVID=QQ+2B314159 RET=HDRS",
             &["<jones@here.example> NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;first@here.example"],
             eight,
         );
-        let fate = postfix.fate("jones@here.example");
-        assert!(fate.contains("dsn=2.6.0, status=sent (250 2.6.0 "), "{fate}");
+        let status = postfix.delivery_status("jones@here.example");
+        assert!(status.contains("dsn=2.6.0, status=sent (250 2.6.0 "), "{status}");
         let arrived = last(&server, "jones");
         assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
         assert!(arrived.ends_with("\n\nGr\u{fc}\u{df}e\n.\n..\n"), "{arrived}");
@@ -184,32 +187,35 @@ fn postfix_relays_by_smtp() {
         let wanted = ["Original-Recipient: rfc822;first@here.example\n", "Action: delivered\n"];
         assert_in_order(&report, &wanted);
 
-        // SMTPUTF8, with a mailbox that only UTF-8 can name.
-        give(
+        // SMTPUTF8, for a mailbox with a name in UTF-8.
+        submit(
             &postfix,
             " SMTPUTF8",
             &["<j\u{fc}rgen@here.example> NOTIFY=SUCCESS"],
             "Subject: utf-8\r\n\r\nhello\r\n",
         );
-        let fate = postfix.fate("j\u{fc}rgen@here.example");
-        assert!(fate.contains("status=sent"), "{fate}\n{}", postfix.log());
+        let status = postfix.delivery_status("j\u{fc}rgen@here.example");
+        assert!(status.contains("status=sent"), "{status}\n{}", postfix.log());
         let arrived = last(&server, "j\u{fc}rgen");
         assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
         with_words(&server, "smith", r"Original-Recipient: utf-8;j\x{FC}rgen@here.example");
 
-        // Refused at RCPT, refused at the end, and large; and one who gets all of it.
+        // A large message that is refused at RCPT, refused at its end, and accepted.
         let line = "a line of text that is repeated, again and again\r\n.\r\n";
         let large = format!("Subject: large\r\n\r\n{}", line.repeat(30_000));
         let users = ["brown", "full", "ghost"].map(|user| format!("<{user}@here.example>"));
-        give(&postfix, "", &users.each_ref().map(String::as_str), &large);
-        give(&postfix, "", &["<small@here.example>"], &large);
-        for (user, fate, why) in [
+        submit(&postfix, "", &users.each_ref().map(String::as_str), &large);
+        submit(&postfix, "", &["<small@here.example>"], &large);
+        for (user, status, why) in [
             ("brown", "dsn=2.6.0, status=sent", "250 2.6.0 Message: OK, delivered as "),
             ("full", "dsn=5.2.2, status=bounced", "(in reply to RCPT TO command)"),
             ("ghost", "dsn=5.1.1, status=bounced", "(in reply to RCPT TO command)"),
             ("small", "dsn=5.2.2, status=bounced", "(in reply to end of DATA command)"),
         ] {
-            assert_in_order(&postfix.fate(&format!("{user}@here.example")), &[fate, why]);
+            assert_in_order(
+                &postfix.delivery_status(&format!("{user}@here.example")),
+                &[status, why],
+            );
         }
         let arrived = last(&server, "brown");
         let (_, text) = arrived.split_once("\n\n").unwrap();
@@ -218,28 +224,27 @@ fn postfix_relays_by_smtp() {
         with_words(&server, "smith", "Final-Recipient: rfc822; small@here.example");
 
         let log = postfix.log();
-        let said: String = log.lines().filter(|line| line.contains(": > ")).collect();
+        let dialogue: String = log.lines().filter(|line| line.contains(": > ")).collect();
         for word in [
             " BODY=8BITMIME ENVID=QQ+2B314159 RET=HDRS",
             " ORCPT=rfc822;first@here.example NOTIFY=SUCCESS,FAILURE",
             " SMTPUTF8",
         ] {
-            assert!(said.contains(word), "{word}: {log}");
+            assert!(dialogue.contains(word), "{word}: {log}");
         }
-        assert_eq!(said.contains(": STARTTLS"), !wrapped, "{said}");
+        assert_eq!(dialogue.contains(": STARTTLS"), !wrapped, "{dialogue}");
         assert!(log.contains("Verified TLS connection established to 127.0.0.1"), "{log}");
         assert!(log.contains("Using ESMTP PIPELINING"), "{log}");
     }
 }
 
-/// Exim's smtp transport: PRDR and CHUNKING, SMTPUTF8 and DSN, by STARTTLS and with TLS from the
-/// first octet.
+/// The smtp transport of Exim: PRDR, CHUNKING, SMTPUTF8 and DSN, by STARTTLS and with implicit TLS.
 #[test]
 #[ignore = "needs root, apt-get and the network"]
 fn exim_relays_by_smtp() {
-    let folder = open_folder();
-    let exim = Exim::unpack(&folder);
-    let server = serve(&folder, &["--listen", "tls:127.0.0.1:0", "--lock-timeout", "1"]);
+    let directory = open_directory();
+    let exim = Exim::fetch(&directory);
+    let server = serve(&directory, &["--listen", "tls:127.0.0.1:0", "--lock-timeout", "1"]);
     for wrapped in [false, true] {
         let (port, protocol) = match wrapped {
             false => (server.address.port(), "smtp"),
@@ -252,11 +257,11 @@ fn exim_relays_by_smtp() {
              \x20 port = {port}\n  hosts_override\n  allow_localhost\n  multi_domain\n\
              \x20 hosts_require_tls = *\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
              \x20 tls_verify_certificates = {}\n  hosts_require_dane =\n  hosts_try_dane =\n",
-            folder.path().join("a-cert.pem").display()
+            directory.join("a-cert.pem").display()
         );
         let line = "a line of text that is repeated, again and again\r\n..\r\n";
         let text = format!("Subject: large\r\n\r\n{}", line.repeat(10_000));
-        let said = format!(
+        let dialogue = format!(
             "EHLO client.example\r\nMAIL FROM:<smith@mail.example> RET=HDRS ENVID={envid}\r\n\
              RCPT TO:<jones@here.example> NOTIFY=SUCCESS ORCPT=rfc822;first@here.example\r\n\
              RCPT TO:<small@here.example>\r\nRCPT TO:<brown@here.example>\r\n\
@@ -265,7 +270,7 @@ fn exim_relays_by_smtp() {
         );
         let brown = fs::File::open(server.mailbox_path("brown")).unwrap();
         let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
-        let wire = exim.hand_on(router, &transport, &said);
+        let wire = exim.relay(router, &transport, &dialogue);
         drop(reading);
         let pipelined = [
             "\n  SMTP|> MAIL FROM:<smith@mail.example> SIZE=",
@@ -285,17 +290,17 @@ fn exim_relays_by_smtp() {
         ];
         assert_in_order(&wire, &pipelined);
         assert_eq!(wire.contains("SMTP>> STARTTLS"), !wrapped, "{wire}");
-        // L for PIPELINING, K for CHUNKING.
+        // L is PIPELINING, K is CHUNKING.
         let delivered = [" X=TLS1.3:", " CV=yes ", " L PRDR K C=\"250 2.6.0 "];
-        assert_in_order(&exim.fate("=>", "jones@here.example"), &delivered);
+        assert_in_order(&exim.delivery_status("=>", "jones@here.example"), &delivered);
         let why = "PRDR error after BDAT 530000 LAST: 552 5.2.2 ";
-        assert!(exim.fate("**", "small@here.example").contains(why));
+        assert!(exim.delivery_status("**", "small@here.example").contains(why));
         let why = "PRDR error after BDAT 530000 LAST: 451 4.2.0 ";
-        assert!(exim.fate("==", "brown@here.example").contains(why));
+        assert!(exim.delivery_status("==", "brown@here.example").contains(why));
         for user in ["full", "ghost"] {
             let recipient = format!("{user}@here.example");
             let why = format!("after RCPT TO:<{recipient}>: 55");
-            assert!(exim.fate("**", &recipient).contains(&why));
+            assert!(exim.delivery_status("**", &recipient).contains(&why));
         }
         let arrived = last(&server, "jones");
         assert!(arrived.contains(" with ESMTPS (using TLSv1.3 with cipher TLS_"), "{arrived}");
@@ -307,32 +312,35 @@ fn exim_relays_by_smtp() {
         assert_in_order(&report, &wanted);
         with_words(&server, "smith", "Mail delivery failed: returning message to sender");
 
-        let said = "EHLO client.example\r\nMAIL FROM:<smith@mail.example> SMTPUTF8\r\n\
+        let dialogue = "EHLO client.example\r\nMAIL FROM:<smith@mail.example> SMTPUTF8\r\n\
                     RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS\r\nDATA\r\n\
                     Subject: utf-8\r\n\r\nhello\r\n.\r\nQUIT\r\n";
-        let wire = exim.hand_on(router, &transport, said);
+        let wire = exim.relay(router, &transport, dialogue);
         let wanted =
             [" SMTPUTF8\n", " RCPT TO:<j\u{fc}rgen@here.example> NOTIFY=SUCCESS", " LAST\n"];
         assert_in_order(&wire, &wanted);
-        assert_in_order(&exim.fate("=>", "j\u{fc}rgen@here.example"), &[" K C=\"250 2.6.0 "]);
+        assert_in_order(
+            &exim.delivery_status("=>", "j\u{fc}rgen@here.example"),
+            &[" K C=\"250 2.6.0 "],
+        );
         let arrived = last(&server, "j\u{fc}rgen");
         assert!(arrived.contains(" with UTF8SMTPS (using TLSv1.3 with"), "{arrived}");
-        exim.forget();
+        exim.clear();
     }
 }
 
-/// Exim with the settings that we tell people to use: its lmtp transport over a Unix socket, and
-/// its smtp transport with `protocol = lmtp`, inside TLS.
+/// Exim with the recommended settings: its lmtp transport over a Unix socket, and its smtp
+/// transport with `protocol = lmtp`, inside TLS.
 #[test]
 #[ignore = "needs root, apt-get and the network"]
 fn exim_delivers_by_lmtp() {
-    let folder = open_folder();
-    let exim = Exim::unpack(&folder);
+    let directory = open_directory();
+    let exim = Exim::fetch(&directory);
     let spool = exim.spool();
     let spool = spool.to_str().unwrap();
     let option = replace(&contributed_option("exim.conf"), "/var/spool/exim4", spool);
     let server =
-        serve(&folder, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
+        serve(&directory, &["--lmtp", &option, "--lmtp", "127.0.0.1:0", "--lock-timeout", "1"]);
     let settings = contributed("exim.conf");
     let [router, by_socket, by_tcp]: [&str; 3] =
         settings.trim().split("\n\n").collect::<Vec<_>>().try_into().unwrap();
@@ -343,7 +351,7 @@ fn exim_delivers_by_lmtp() {
     let by_tcp = format!(
         "{by_tcp}\n  allow_localhost\n  tls_verify_hosts = *\n  tls_verify_cert_hostnames =\n\
          \x20 tls_verify_certificates = {}\n",
-        folder.path().join("a-cert.pem").display()
+        directory.join("a-cert.pem").display()
     );
     for tcp in [false, true] {
         let (router, transport) = match tcp {
@@ -356,14 +364,14 @@ fn exim_delivers_by_lmtp() {
         let reading = Flock::lock(brown, FlockArg::LockExclusive).unwrap();
         let users = ["jones", "brown", "full", "small", "ghost"];
         let to = users.map(|user| format!("RCPT TO:<{user}@mail.example>\r\n")).concat();
-        let said = format!(
+        let dialogue = format!(
             "EHLO client.example\r\nMAIL FROM:<smith@mail.example>\r\n{to}DATA\r\n\
              Subject: for five\r\n\r\n{}\r\n.\r\nQUIT\r\n",
             "x".repeat(500)
         );
-        let wire = exim.hand_on(&router, transport, &said);
+        let wire = exim.relay(&router, transport, &dialogue);
         drop(reading);
-        // All in one transaction, and a reply for each.
+        // One transaction with a reply for each recipient.
         let replies = ["<< 250 2.6.0 ", "<< 451 4.2.0 ", "<< 552 5.2.2 ", "<< 221 "];
         match tcp {
             false => assert_in_order(&wire, &["  LMTP>> LHLO ", "  LMTP>> DATA"]),
@@ -377,21 +385,21 @@ fn exim_delivers_by_lmtp() {
             ("**", "small", "LMTP error after "),
             ("**", "ghost", "after RCPT TO:<ghost@mail.example>: 550 5.1.1 "),
         ] {
-            assert_in_order(&exim.fate(sign, user), &[why]);
+            assert_in_order(&exim.delivery_status(sign, user), &[why]);
         }
         let arrived = last(&server, "jones");
         let with = if tcp { " with LMTPS (using TLSv1.3 with cipher " } else { " with LMTP id " };
         assert!(arrived.contains(with), "{arrived}");
         with_words(&server, "smith", "Mail delivery failed: returning message to sender");
-        exim.forget();
+        exim.clear();
     }
 }
 
-/// `text` with its one `from` replaced.
+/// Replaces the only `from` in `text`.
 fn replace(text: &str, from: &str, to: &str) -> String {
     assert_eq!(text.matches(from).count(), 1, "{from:?} in\n{text}");
     text.replace(from, to)
 }
 
-/// The largest mailbox, in octets.
+/// Mailbox limit in bytes.
 const LIMIT: usize = 4_000_000;

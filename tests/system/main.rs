@@ -1,5 +1,5 @@
-//! Tests that need more than cargo does: root, strace, or programs of others. They are ignored
-//! unless `--ignored` asks for them.
+//! Tests that need more than cargo: root, strace, namespaces, or programs of other projects. They
+//! run with `--ignored`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "../harness/mod.rs"]
@@ -9,6 +9,7 @@ mod abuse;
 mod boot;
 mod clients;
 mod corpus;
+mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
 #[cfg(target_os = "linux")]

@@ -1,22 +1,21 @@
-//! Least privilege, with real users: the program in a private mount namespace, where `/etc` is this
-//! test's, started in each of the three ways: as root, with CAP_SETUID and CAP_SETGID, with
-//! neither.
+//! Least privilege: the program with real users, started as root, with CAP_SETUID and CAP_SETGID,
+//! and with neither.
 
 use std::fs::{self, File, Permissions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::harness::server::{PATIENCE, Server};
-use crate::harness::terminals::{Pty, log_in};
-use crate::harness::test_host::{ALICE, BOB, Host, MAIL, MAILSLOT, MODES, Mode, acts, passwd_line};
-use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-/// What the mail folder and the mailbox of alice are before a message comes for her.
+use crate::harness::terminals::{Pty, write_utmp};
+use crate::harness::test_host::{ALICE, BOB, MAIL, MAILSLOT, StartMode, TestHost, passwd_line};
+use crate::harness::{TIMEOUT, wait_until};
+
+/// State of the mailbox of alice before a message comes for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Missing,
@@ -27,36 +26,36 @@ enum Kind {
     HardLink,
 }
 
-/// Every kind of folder with every kind of mailbox, in every mode: who may, delivers, with the
-/// right owner and mode; nothing planted is written to.
+/// Every kind of mail directory with every kind of mailbox, in every mode. Mail is delivered with
+/// the right owner and mode where that is possible, and links planted by users are not followed.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn mailboxes_are_written_to_as_their_owners() {
+fn mailboxes_are_written_as_their_owners() {
     use Kind::*;
-    for (folder, uid, gid, lock) in [
+    for (directory_mode, uid, gid, lock) in [
         (0o2775, 0, MAIL, "dotlock,fcntl,flock"),
         (0o1777, 0, 0, "dotlock,fcntl,flock"),
-        // Nobody but root makes a dotlock or a mailbox here.
+        // Only root can create a dotlock or a mailbox here.
         (0o755, 0, 0, "fcntl,flock"),
     ] {
-        for mode in MODES {
-            let host = Host::new();
-            host.mail_folder(folder, uid, gid);
+        for mode in StartMode::ALL {
+            let host = TestHost::new();
+            host.set_mail_directory(directory_mode, uid, gid);
             let server = host.start(mode, &["--lock", lock]);
             for kind in [Missing, Private, Group, Foreign, Symlink, HardLink] {
-                let what = format!("{folder:o} {mode:?} {kind:?}");
+                let what = format!("{directory_mode:o} {mode:?} {kind:?}");
                 let delivers = match kind {
-                    Missing => acts(mode) && folder != 0o755,
-                    Private => acts(mode),
+                    Missing => mode.impersonates() && directory_mode != 0o755,
+                    Private => mode.impersonates(),
                     Group => true,
                     Foreign | Symlink | HardLink => false,
                 };
                 let _ = fs::remove_file(host.mailbox("alice"));
                 host.make_mailbox("bob", BOB, MAIL, 0o660);
                 let mut client = server.after_ehlo();
-                client.say("MAIL FROM:<a@a.example>", 250);
-                client.say("RCPT TO:<alice@host.example>", 250);
-                // Behind the look at RCPT, so that the writer has to find out.
+                client.command("MAIL FROM:<a@a.example>", 250);
+                client.command("RCPT TO:<alice@host.example>", 250);
+                // After the check at RCPT, so that the writer has to find it.
                 match kind {
                     Missing => {}
                     Private => host.make_mailbox("alice", ALICE, ALICE, 0o600),
@@ -67,7 +66,7 @@ fn mailboxes_are_written_to_as_their_owners() {
                         fs::hard_link(host.mailbox("bob"), host.mailbox("alice")).unwrap();
                     }
                 }
-                client.say("DATA", 354);
+                client.command("DATA", 354);
                 client.send(b"Subject: hello\r\n\r\nIt works.\r\n");
                 let reply = {
                     client.send(b".\r\n");
@@ -90,7 +89,7 @@ fn mailboxes_are_written_to_as_their_owners() {
                     Symlink => Some((0, gid, 0o777)),
                     HardLink => Some((BOB, MAIL, 0o660)),
                 };
-                // A link made in a set-group-ID folder has its group.
+                // A link created in a set-group-ID directory has its group.
                 assert_eq!(owner, expected, "{what}");
                 assert!(!host.mailbox("alice.lock").exists(), "{what}");
             }
@@ -100,12 +99,12 @@ fn mailboxes_are_written_to_as_their_owners() {
     }
 }
 
-/// Root's mailbox is never written to with root's rights.
+/// The mailbox of root is never written to with privileges of root.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn nobody_acts_as_root() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
+fn mailbox_of_root_is_not_written_as_root() {
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
         let server = host.start(mode, &[]);
         for (permissions, code) in [(None, 451), (Some(0o600), 451), (Some(0o660), 250)] {
             let _ = fs::remove_file(host.mailbox("root"));
@@ -118,14 +117,14 @@ fn nobody_acts_as_root() {
     }
 }
 
-/// A stale dotlock that the user left in a sticky folder is removed in the user's name; an empty
-/// mailbox that was made for a message that did not fit is removed too.
+/// A stale dotlock of the user in a sticky directory is removed with the identity of the user. So
+/// is an empty mailbox that was created for a message that did not fit.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn what_is_in_the_way_in_a_sticky_folder_goes() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
-        host.mail_folder(0o1777, 0, 0);
+fn stale_dotlock_in_a_sticky_directory_is_removed() {
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
+        host.set_mail_directory(0o1777, 0, 0);
         let lock = host.mailbox("alice.lock");
         fs::write(&lock, "1\n").unwrap();
         chown(&lock, Some(ALICE), Some(ALICE)).unwrap();
@@ -141,7 +140,7 @@ fn what_is_in_the_way_in_a_sticky_folder_goes() {
     }
 }
 
-/// The fields of `/proc/PID/task/*/status`, for each thread: its name, then those asked for.
+/// Returns fields of `/proc/PID/task/*/status`: for each thread its name and these fields.
 fn threads(pid: Pid, fields: &[&str]) -> Vec<(String, Vec<String>)> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let status = |task: fs::DirEntry| {
@@ -155,14 +154,15 @@ fn threads(pid: Pid, fields: &[&str]) -> Vec<(String, Vec<String>)> {
     tasks.map(|task| status(task.unwrap())).collect()
 }
 
-/// Every thread but the writer has no capability, and no way to gain any. A thread that has not run
-/// yet has the name of the first, and perhaps more than it will keep: it is waited for.
+/// Asserts that no thread but the writer has a capability, or can gain one. A thread that has not
+/// run yet has the name of the first thread, and perhaps more capabilities, so the threads are
+/// waited for.
 fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
     let four = |id: u32| [id; 4].map(|id| id.to_string()).join(" ");
     let (uid, gid) = (four(uid), four(gid));
     let names = ["Uid", "Gid", "Groups", "NoNewPrivs", "CapInh", "CapAmb", "CapPrm", "CapEff"];
     let none = "0000000000000000";
-    let until = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let threads = threads(pid, &names);
         let is_there = |name: &&str| threads.iter().any(|(thread, _)| thread == name);
@@ -175,36 +175,36 @@ fn assert_least_privileged(pid: Pid, uid: u32, gid: u32, what: &str) {
         if begun && wrong.is_none() {
             return;
         }
-        assert!(Instant::now() < until, "{what}: {names:?}: {wrong:?}, begun: {begun}");
+        assert!(Instant::now() < deadline, "{what}: {names:?}: {wrong:?}, begun: {begun}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn the_writer_alone_keeps_two_capabilities() {
-    for mode in [Mode::Root, Mode::Capable] {
-        let host = Host::new();
+fn only_the_writer_has_capabilities() {
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
         let server = host.start(mode, &[]);
-        // It is as it will be once it is accepting.
+        // The final state is reached once clients are accepted.
         drop(server.greeted());
         assert_least_privileged(server.pid(), MAILSLOT, MAIL, &format!("{mode:?}"));
-        if mode == Mode::Root {
+        if mode == StartMode::Root {
             for (name, bounding) in threads(server.pid(), &["CapBnd"]) {
                 assert_eq!(bounding, ["0000000000000000"], "{name}");
             }
         }
     }
-    let host = Host::new();
-    let server = host.start(Mode::Plain, &[]);
+    let host = TestHost::new();
+    let server = host.start(StartMode::Plain, &[]);
     drop(server.greeted());
     for (name, left) in threads(server.pid(), &["CapPrm", "NoNewPrivs"]) {
         assert_eq!(left, ["0000000000000000", "1"], "{name}");
     }
-    // Root that stays root has no more than others.
-    let host = Host::new();
+    // A server that stays root has no more capabilities.
+    let host = TestHost::new();
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
-    let server = host.start(Mode::Root, &["--run-as", "root"]);
+    let server = host.start(StartMode::Root, &["--run-as", "root"]);
     drop(server.greeted());
     assert_least_privileged(server.pid(), 0, 0, "--run-as root");
     let mut client = server.after_ehlo();
@@ -212,17 +212,17 @@ fn the_writer_alone_keeps_two_capabilities() {
     assert_eq!(fs::metadata(host.mailbox("alice")).unwrap().uid(), ALICE);
 }
 
-/// Under `--inetd` all of it has happened before the client is greeted.
+/// With `--inetd` privileges are dropped before the greeting.
 #[test]
 #[ignore = "needs root, unshare"]
-fn a_session_of_inetd_has_no_privileges() {
-    let host = Host::new();
+fn inetd_session_has_no_privileges() {
+    let host = TestHost::new();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.set_read_timeout(Some(TIMEOUT)).unwrap();
     let (served, _) = listener.accept().unwrap();
     let socket = OwnedFd::from(served);
-    let mut command = host.command(Mode::Root, &["--inetd", "--log", "stderr"]);
+    let mut command = host.command(StartMode::Root, &["--inetd", "--log", "stderr"]);
     command.stdin(socket.try_clone().unwrap()).stdout(socket).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     drop(command);
@@ -239,21 +239,20 @@ fn a_session_of_inetd_has_no_privileges() {
     assert_eq!((left.uid(), left.gid()), (BOB, MAIL), "{replies}");
 }
 
-/// Killed at any moment under load, and started again, it completes what it was writing as the
-/// users it was writing for.
+/// A server that was killed under load recovers, after its restart, with the identity of the users.
 #[test]
 #[ignore = "needs root, unshare"]
-fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
-    let host = Host::new();
+fn recovery_keeps_owners() {
+    let host = TestHost::new();
     let mut acknowledged = 0;
     for round in 0..3 {
-        let server = host.start(Mode::Root, &["--threads", "8"]);
+        let server = host.start(StartMode::Root, &["--threads", "8"]);
         let address = server.address;
         let clients: Vec<_> = (0..4)
             .map(|n| {
                 std::thread::spawn(move || {
                     let mut sent = 0;
-                    // Until the server is gone.
+                    // Until the server is killed.
                     while send(address, &format!("id-{round}-{n}-{sent}.")).is_ok() {
                         sent += 1;
                     }
@@ -261,15 +260,12 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
                 })
             })
             .collect();
-        let until = Instant::now() + PATIENCE;
-        while fs::metadata(host.mailbox("alice")).map_or(0, |meta| meta.len()) < 20_000 {
-            assert!(Instant::now() < until, "no mail");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server.signal(Signal::SIGKILL);
-        let _ = server.ended();
+        wait_until("mail has arrived", || {
+            fs::metadata(host.mailbox("alice")).map_or(0, |meta| meta.len()) >= 20_000
+        });
+        server.kill();
         let sent: Vec<String> = clients.into_iter().flat_map(|c| c.join().unwrap()).collect();
-        drop(host.start(Mode::Root, &[]));
+        drop(host.start(StartMode::Root, &[]));
         for (name, uid) in [("alice", ALICE), ("bob", BOB)] {
             let left = fs::metadata(host.mailbox(name)).unwrap();
             assert_eq!((left.uid(), left.gid(), left.mode() & 0o777), (uid, MAIL, 0o660));
@@ -284,10 +280,10 @@ fn what_a_kill_leaves_is_recovered_with_the_right_owners() {
     assert!(acknowledged > 0);
 }
 
-/// One message for alice and bob, acknowledged.
+/// Sends one message to alice and bob, which must be accepted.
 fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let text = format!(
         "HELO c.example\r\nMAIL FROM:<>\r\nRCPT TO:<alice@host.example>\r\n\
          RCPT TO:<bob@host.example>\r\nDATA\r\n\
@@ -303,50 +299,55 @@ fn send(address: std::net::SocketAddr, id: &str) -> std::io::Result<()> {
     }
 }
 
-/// It does not stay root because a user is missing, and does not pretend to be able to change.
+/// The server does not stay root if the user is missing, and does not start if it cannot change its
+/// user.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn a_user_that_cannot_be_had_is_told() {
-    let host = Host::new();
-    for (mode, options, told) in [
+fn unusable_user_is_reported() {
+    let host = TestHost::new();
+    for (mode, options, expected) in [
         (
-            Mode::Root,
+            StartMode::Root,
             ["--run-as", "nobody-here"],
             "there is no user nobody-here; create it with `useradd",
         ),
-        (Mode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
-        (Mode::Plain, ["--run-as", "alice"], "only root with CAP_SETUID can become another user"),
+        (StartMode::Root, ["--run-as", "mailslot:none"], "there is no group none"),
+        (
+            StartMode::Plain,
+            ["--run-as", "alice"],
+            "only root with CAP_SETUID can become another user",
+        ),
     ] {
         let options = [&["-l", "127.0.0.1:0"][..], &options].concat();
         let output = host.command(mode, &options).output().unwrap();
         let text = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(78) && text.contains(told), "{text}");
+        assert!(output.status.code() == Some(78) && text.contains(expected), "{text}");
     }
 }
 
-/// The terminal of a user, to which group tty may write, is all that a session may write to.
+/// Terminals belong to the group tty, which is the only group of the session.
 #[test]
 #[ignore = "needs root, unshare"]
 fn terminals_are_written_to_as_group_tty() {
-    let host = Host::new();
+    let host = TestHost::new();
     let pty = Pty::open();
     let path = std::path::Path::new("/dev").join(pty.line());
     chown(&path, Some(ALICE), Some(5)).unwrap();
     pty.mesg(true);
-    log_in(host.folder().path(), &[("alice", pty.line())]);
-    let inner = host.command(Mode::Root, &["-l", "127.0.0.1:0", "--terminals", "local"]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "sh", "-c"]);
-    command.arg("mount -t tmpfs none /run && cp \"$0\" /run/utmp && exec \"$@\"");
-    command.arg(host.path("utmp")).arg(inner.get_program()).args(inner.get_args());
-    let server = Server::start_command(command, host.folder(), 1)
-        .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")));
+    write_utmp(host.directory().path(), &[("alice", pty.line())]);
+    let utmp = host.path("utmp");
+    let namespace = host
+        .namespace()
+        .run("mount -t tmpfs none /run")
+        .run(&format!("cp '{}' /run/utmp", utmp.display()));
+    let options = ["-l", "127.0.0.1:0", "--terminals", "local"];
+    let server = host.start_command(host.command_in(&namespace, &[], StartMode::Root, &options));
     let mut client = server.after_ehlo();
-    client.say("SEND FROM:<bob@host.example>", 250);
-    client.say("RCPT TO:<alice@host.example>", 250);
-    client.say("DATA", 354);
+    client.command("SEND FROM:<bob@host.example>", 250);
+    client.command("RCPT TO:<alice@host.example>", 250);
+    client.command("DATA", 354);
     client.send(b"Subject: lunch\r\n\r\nat noon?\r\n");
-    client.say(".", 250);
+    client.command(".", 250);
     assert!(pty.screen().contains("at noon?"));
     for (name, groups) in threads(server.pid(), &["Groups"]) {
         assert_eq!(groups, ["5"], "{name}");
@@ -354,53 +355,59 @@ fn terminals_are_written_to_as_group_tty() {
     assert!(!host.mailbox("alice").exists());
 }
 
-/// `check` tells as whom it would run, and what is in the way of that.
+/// `check` prints the identity that the server would have, and what prevents it.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
-fn check_tells_who_it_would_be() {
-    let host = Host::new();
-    let check = |mode: Mode, options: &[&str]| {
+fn check_prints_the_run_identity() {
+    let host = TestHost::new();
+    let check = |mode: StartMode, options: &[&str]| {
         let options = [&["check", "-l", "127.0.0.1:0"], options].concat();
         let output = host.command(mode, &options).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    for (mode, standing) in [
-        (Mode::Root, "root, becomes mailslot:mail; writes each mailbox as its owner"),
-        (Mode::Capable, "uid 64900 with CAP_SETUID and CAP_SETGID; writes each mailbox as its"),
-        (Mode::Plain, "uid 64900 without CAP_SETUID and CAP_SETGID; writes mailboxes as itself"),
+    for (mode, identity) in [
+        (StartMode::Root, "root, becomes mailslot:mail; writes each mailbox as its owner"),
+        (
+            StartMode::Capable,
+            "uid 64900 with CAP_SETUID and CAP_SETGID; writes each mailbox as its",
+        ),
+        (
+            StartMode::Plain,
+            "uid 64900 without CAP_SETUID and CAP_SETGID; writes mailboxes as itself",
+        ),
     ] {
         let text = check(mode, &[]);
-        assert!(text.contains(&format!("\nprivileges       {standing}")), "{text}");
-        assert!(text.contains("mail for root is deferred") != (mode == Mode::Plain), "{text}");
+        assert!(text.contains(&format!("\nprivileges       {identity}")), "{text}");
+        assert!(text.contains("mail for root is deferred") != (mode == StartMode::Plain), "{text}");
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
-    let text = check(Mode::Root, &[]);
+    let text = check(StartMode::Root, &[]);
     assert!(text.ends_with("\nno problems\n"), "{text}");
 
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
-    host.mail_folder(0o755, 0, 0);
-    for (options, told) in [
+    host.set_mail_directory(0o755, 0, 0);
+    for (options, expected) in [
         (&[][..], "is not writable by mailslot:mail\n   fix: chown mailslot:mail "),
         (&[], "mail (owner 0:0, mode 755) is not writable by mailslot:mail\n   fix: chown"),
         (&[], "users without a mailbox cannot create one"),
         (&["--run-as", "nobody"], "there is no user nobody\n   fix: useradd --system "),
         (&["--run-as", "root"], "run-as root: a vulnerability would give root access"),
     ] {
-        let text = check(Mode::Root, options);
-        assert!(text.contains(told), "{told:?} in {text}");
+        let text = check(StartMode::Root, options);
+        assert!(text.contains(expected), "{expected:?} in {text}");
     }
-    let text = check(Mode::Plain, &["--run-as", "alice"]);
+    let text = check(StartMode::Plain, &["--run-as", "alice"]);
     assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
     assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
 }
 
-/// A forward file that only its user may read leads on, from behind the sandbox, if the writer can
-/// act as the user; without that, mail stays in the mailbox.
+/// A forward file that only its user may read is followed if the writer can act as the user.
+/// Otherwise mail is delivered to the mailbox.
 #[test]
 #[ignore = "needs root, unshare, setpriv"]
 fn forward_files_are_read_as_their_users() {
-    for mode in MODES {
-        let host = Host::new();
+    for mode in StartMode::ALL {
+        let host = TestHost::new();
         let home = host.path("home");
         fs::create_dir(&home).unwrap();
         fs::write(home.join(".forward"), "bob\n").unwrap();
@@ -414,7 +421,7 @@ fn forward_files_are_read_as_their_users() {
         fs::write(host.path("etc/passwd"), passwd.replace(&line, &moved)).unwrap();
         host.make_mailbox("alice", ALICE, MAIL, 0o660);
         host.make_mailbox("bob", BOB, MAIL, 0o660);
-        for (switch, to_bob) in [("off", false), ("on", acts(mode))] {
+        for (switch, to_bob) in [("off", false), ("on", mode.impersonates())] {
             let server = host.start(mode, &["--forward-files", switch]);
             let before = fs::read_to_string(host.mailbox("bob")).unwrap().len();
             let content = "Subject: x\r\n\r\nIt works.\r\n";
@@ -423,9 +430,9 @@ fn forward_files_are_read_as_their_users() {
             assert_eq!(after > before, to_bob, "{mode:?} {switch}");
             let (log, status) = server.stop();
             assert!(status.success(), "{log:#?}");
-            let told =
+            let expected =
                 log.iter().any(|line| line.contains("forward-file-ignored user=alice error="));
-            assert_eq!(told, switch == "on" && !acts(mode), "{mode:?}: {log:#?}");
+            assert_eq!(expected, switch == "on" && !mode.impersonates(), "{mode:?}: {log:#?}");
         }
     }
 }

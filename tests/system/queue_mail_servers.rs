@@ -1,38 +1,23 @@
-//! Mail servers of others as the smarthost of the real program: Postfix with all that an ordinary
-//! one asks for, and its `smtp-sink` in modes in which nothing goes well.
+//! Mail servers of other projects as the smarthost of the real program: Postfix with
+//! authentication, and its `smtp-sink` with every kind of failure.
 
-use crate::harness::mbox;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
-use crate::harness::mail_servers::{Postfix, open_folder, wait_until};
+use crate::harness::directory::TestDirectory;
+use crate::harness::mail_servers::{Postfix, open_directory};
+use crate::harness::process::Daemon;
 use crate::harness::server::Server;
+use crate::harness::wait_until;
 
-/// A program that runs until it is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Not killed: Dovecot ends those that it started.
-        let pid = nix::unistd::Pid::from_raw(self.0.id().try_into().unwrap());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-        let _ = self.0.wait();
-    }
-}
-
-fn entries(server: &Server) -> Vec<String> {
-    let entries = fs::read_dir(server.folder().join("spool/queue")).unwrap();
-    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
-}
-
-/// Dovecot as the one who knows passwords: any user, `wonderland`.
-fn dovecot(home: &Path, socket: &Path) -> Running {
-    let folder = home.join("dovecot");
-    fs::create_dir(&folder).unwrap();
-    let (shown, at) = (folder.display(), socket.display());
+/// Starts Dovecot as the authentication server: any user, with the password `wonderland`.
+fn dovecot(home: &Path, socket: &Path) -> Daemon {
+    let directory = home.join("dovecot");
+    fs::create_dir(&directory).unwrap();
+    let (shown, at) = (directory.display(), socket.display());
     let settings = format!(
         "protocols =\nbase_dir = {shown}/run\nstate_dir = {shown}/state\n\
          log_path = {shown}/log\nssl = no\nauth_mechanisms = plain login\n\
@@ -41,28 +26,28 @@ fn dovecot(home: &Path, socket: &Path) -> Running {
          userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n\
          service auth {{\n  unix_listener {at} {{\n    mode = 0666\n  }}\n}}\n"
     );
-    let file = folder.join("dovecot.conf");
+    let file = directory.join("dovecot.conf");
     fs::write(&file, settings).unwrap();
     let mut command = Command::new("/usr/sbin/dovecot");
     command.args(["-F", "-c"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
-    let running = Running(command.spawn().unwrap());
+    let daemon = Daemon::spawn(&mut command);
     wait_until("Dovecot listens", || UnixStream::connect(socket).is_ok());
-    running
+    daemon
 }
 
-/// By STARTTLS, with a password, with PIPELINING and DSN, to a second mailslot behind it.
+/// By STARTTLS, with a password, PIPELINING and DSN, to a second mailslot after it.
 #[test]
 #[ignore = "needs root, postfix, dovecot"]
-fn postfix_takes_it_from_who_has_a_password() {
+fn postfix_requires_authentication() {
     let there = Server::start(&[]);
-    let folder = open_folder();
-    let home = folder.path();
+    let directory = open_directory();
+    let home = directory.path();
     let certified = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
     let (cert, key) = (home.join("cert.pem"), home.join("key.pem"));
     fs::write(&cert, certified.cert.pem()).unwrap();
     fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
-    let mut postfix = Postfix::lay(&folder);
-    // Its smtpd sees nothing but its queue.
+    let mut postfix = Postfix::prepare(&directory);
+    // The chroot of smtpd is the queue directory.
     let _dovecot = dovecot(home, &postfix.spool().join("private/auth"));
     postfix.start(&format!(
         "mydestination =\nrelayhost = [127.0.0.1]:{port}\n\
@@ -76,7 +61,7 @@ fn postfix_takes_it_from_who_has_a_password() {
         key = key.display(),
     ));
     let login = home.join("login");
-    let smarthost = postfix.entrance.to_string();
+    let smarthost = postfix.address.to_string();
     for (password, tls) in [("wonderland", "encrypt"), ("looking-glass", "may")] {
         fs::write(&login, format!("* alice {password}\n")).unwrap();
         fs::set_permissions(&login, Permissions::from_mode(0o600)).unwrap();
@@ -84,33 +69,33 @@ fn postfix_takes_it_from_who_has_a_password() {
         let login = ["--smarthost-tls", tls, "--smarthost-login", login.to_str().unwrap()];
         let server = Server::start(&[&options[..], &login].concat());
         let mut client = server.after_ehlo();
-        client.say("MAIL FROM:<smith@here.example> RET=HDRS ENVID=QQ314159", 250);
-        client.say("RCPT TO:<jones@there.example> NOTIFY=SUCCESS", 250);
-        client.say("RCPT TO:<brown@there.example> NOTIFY=NEVER", 250);
-        client.say("DATA", 354);
+        client.command("MAIL FROM:<smith@here.example> RET=HDRS ENVID=QQ314159", 250);
+        client.command("RCPT TO:<jones@there.example> NOTIFY=SUCCESS", 250);
+        client.command("RCPT TO:<brown@there.example> NOTIFY=NEVER", 250);
+        client.command("DATA", 354);
         client.send("Subject: caf\u{e9}\r\n\r\nFrom here\r\n..\r\n".as_bytes());
-        client.say(".", 250);
+        client.command(".", 250);
         let log = server.wait_for_any_log(&["relay-sent", "smarthost-unreachable"]);
         if password == "wonderland" {
             assert!(log.contains("queued as"), "{log}");
-            wait_until("the queue is empty", || entries(&server).is_empty());
-            wait_until("all arrives", || {
+            wait_until("the queue is empty", || server.queue().is_empty());
+            wait_until("all messages arrive", || {
                 ["jones", "brown", "smith"].iter().all(|user| !there.mailbox(user).is_empty())
             });
         } else {
             assert!(log.contains("535 5.7.8"), "{log}");
-            assert_eq!(entries(&server).len(), 1);
+            assert_eq!(server.queue().len(), 1);
         }
     }
     assert!(postfix.log().contains("sasl_method=PLAIN, sasl_username=alice"), "{}", postfix.log());
     for user in ["jones", "brown"] {
-        let [message] = &mbox::read(&there.mailbox_path(user))[..] else { panic!("one") };
+        let [message] = &there.messages(user)[..] else { panic!("one message") };
         let text = String::from_utf8(message.unquoted()).unwrap();
         let head = text.strip_suffix("\n\nFrom here\n.\n").unwrap_or_else(|| panic!("{text}"));
         assert!(head.contains("\nSubject: caf\u{e9}\n"), "{text}");
         assert!(text.contains("\n\tby mail.example (Postfix) with ESMTPSA id "), "{text}");
     }
-    // Whoever is last reports, since all between passed on what was asked for.
+    // The last server reports, because all others passed the request on.
     let report = there.mailbox("smith");
     for line in ["Original-Envelope-Id: QQ314159", "Final-Recipient: rfc822;jones@there.example"] {
         assert!(report.contains(&format!("\n{line}\n")), "{report}");
@@ -120,7 +105,7 @@ fn postfix_takes_it_from_who_has_a_password() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn a_sink_in_which_nothing_goes_well() {
+fn smtp_sink_with_every_failure() {
     for (mode, event, left) in [
         (&["-e"][..], "sent ", 0),
         (&["-p"], "sent ", 0),
@@ -142,16 +127,16 @@ fn a_sink_in_which_nothing_goes_well() {
         (&["-q", "."], "relay-deferred ", 2),
         (&["-Q", "."], "relay-deferred ", 2),
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-        let socket = folder.path().join("smtp");
+        let directory = TestDirectory::new();
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
+        let socket = directory.join("smtp");
         let smarthost = format!("unix:{}", socket.display());
         let mut sink = Command::new("/usr/sbin/smtp-sink");
         if nix::unistd::geteuid().is_root() {
             sink.args(["-u", "postfix"]);
         }
-        sink.args(mode).args([&smarthost, "8"]).current_dir(folder.path());
-        let _sink = Running(sink.stderr(Stdio::null()).spawn().unwrap());
+        sink.args(mode).args([&smarthost, "8"]).current_dir(directory.path());
+        let _sink = Daemon::spawn(sink.stderr(Stdio::null()));
         wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
         let options = ["--domain", "here.example", "--smarthost", &smarthost];
         let server = Server::start(&[&options[..], &["--smarthost-tls", "may"]].concat());
@@ -161,7 +146,7 @@ fn a_sink_in_which_nothing_goes_well() {
         let events = ["relay-sent ", "smarthost-unreachable ", "relay-bounced ", "relay-deferred "];
         let log = server.wait_for_any_log(&events);
         assert!(log.contains(event), "{mode:?}: {log}");
-        wait_until("it is settled", || entries(&server).len() == left);
+        wait_until("the attempt is finished", || server.queue().len() == left);
         let reported = server.mailbox("smith").contains("\nAction: failed\n");
         assert_eq!(reported, event == "relay-bounced ", "{mode:?}");
     }

@@ -1,5 +1,5 @@
-//! Readers that take mail out over and over while it comes in: no message is lost, and none is
-//! there twice.
+//! Mail readers that take messages out again and again while others arrive. No message may be lost
+//! or duplicated.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -8,10 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::outside::{Fate, Home, Ledger, Letter, Sender, setting};
+use crate::harness::client::Client;
+use crate::harness::directory::TestDirectory;
+use crate::harness::env_number;
+use crate::harness::ledger::Ledger;
+use crate::harness::message::TestMessage;
 
-/// Takes mail out by Python's own mailbox, which holds dotlock and fcntl lock, and renames a new
-/// file over the old one. Every second message stays until the next round.
+/// Script that takes messages out with the module mailbox of Python, which locks by dotlock and
+/// fcntl, and renames a new file over the old one. Every second message stays until the next round.
 const PYTHON_MBOX: &str = "\
 import mailbox, os, sys, time
 path, taken, stop = sys.argv[1:]
@@ -37,7 +41,7 @@ while not os.path.exists(stop):
 print(rounds)
 ";
 
-/// Takes mail out under one lock of the kernel, and writes the rest back in place.
+/// Script that takes messages out under one kernel lock, and writes the rest in place.
 const PYTHON_IN_PLACE: &str = "\
 import fcntl, os, re, sys, time
 path, taken, stop, kind = sys.argv[1:]
@@ -67,52 +71,52 @@ print(rounds)
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_pythons_mailbox_rewrites_is_lost_never_and_twice_never() {
+fn python_mailbox_takes_messages_for_a_while() {
     soak(PYTHON_MBOX, &[]);
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_a_reader_locks_by_fcntl_only_is_lost_never_and_twice_never() {
+fn reader_with_fcntl_lock_takes_messages_for_a_while() {
     soak(PYTHON_IN_PLACE, &["fcntl"]);
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn mail_that_streams_in_while_a_reader_locks_by_flock_only_is_lost_never_and_twice_never() {
+fn reader_with_flock_takes_messages_for_a_while() {
     soak(PYTHON_IN_PLACE, &["flock"]);
 }
 
-/// Streams mail in for `OUTSIDE_SOAK` seconds while the script takes it out.
+/// Delivers mail for `MAILSLOT_SOAK` seconds (8 by default) while the script takes it out.
 fn soak(script: &str, args: &[&str]) {
-    let home = Home::new();
-    let server = home.start(&[]);
-    let (taken, stop) = (home.path().join("taken"), home.path().join("stop"));
+    let directory = TestDirectory::new();
+    let server = directory.start(&[]);
+    let (taken, stop) = (directory.join("taken"), directory.join("stop"));
     let reader = Command::new("python3")
         .args(["-c", script])
-        .args([&home.mailbox("alice"), &taken, &stop])
+        .args([&directory.mailbox_path("alice"), &taken, &stop])
         .args(args)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let ledger = Mutex::new(Ledger::default());
     let over = AtomicBool::new(false);
-    let time = Duration::from_secs(setting("OUTSIDE_SOAK", 8) as u64);
+    let time = Duration::from_secs(env_number("MAILSLOT_SOAK", 8));
     thread::scope(|scope| {
         for session in 0..3 {
             let (ledger, over, address) = (&ledger, &over, server.address);
             scope.spawn(move || {
-                let mut sender = Sender::open(address).unwrap();
+                let mut sender = Client::open(address).unwrap();
                 for n in 0.. {
                     if over.load(Ordering::Relaxed) {
                         return;
                     }
-                    let octets = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
+                    let length = if n % 50 == 49 { 300 * 1024 } else { 200 + 977 * (n % 13) };
                     let to = [&["alice"][..], &["alice", "bob"]][n % 2];
-                    let letter = Letter::new(format!("{session}-{n}"), to, octets);
-                    let code = sender.send(&letter);
-                    let fate = ledger.lock().unwrap().note(letter, code);
-                    assert_eq!(fate, Fate::Code(250), "{session}-{n}");
+                    let message = TestMessage::new(format!("{session}-{n}"), to, length);
+                    let code = sender.submit_for_code(&message);
+                    let answer = ledger.lock().unwrap().record(message, code);
+                    assert_eq!(answer, Some(250), "{session}-{n}");
                 }
             });
         }
@@ -125,13 +129,16 @@ fn soak(script: &str, args: &[&str]) {
     let rounds: usize = String::from_utf8(output.stdout).unwrap().trim().parse().unwrap();
     let ledger = ledger.into_inner().unwrap();
     let mut boxes = std::collections::BTreeMap::new();
-    boxes.insert("alice".to_owned(), [fs::read(&taken).unwrap(), home.read("alice")].concat());
-    boxes.insert("bob".to_owned(), home.read("bob"));
-    let sent = ledger.0.len();
-    println!("{sent} letters in {time:?}, rewritten {rounds} times by {args:?}");
-    assert!(rounds > 20 && sent > 20, "{rounds} rounds, {sent} letters");
-    ledger.check_boxes(&boxes);
+    boxes.insert(
+        "alice".to_owned(),
+        [fs::read(&taken).unwrap(), directory.mailbox_bytes("alice")].concat(),
+    );
+    boxes.insert("bob".to_owned(), directory.mailbox_bytes("bob"));
+    let sent = ledger.len();
+    println!("{sent} messages in {time:?}, rewritten {rounds} times by {args:?}");
+    assert!(rounds > 20 && sent > 20, "{rounds} rounds, {sent} messages");
+    ledger.assert_matches(&boxes);
     let (_, status) = server.stop();
     assert_eq!(status.code(), Some(0));
-    home.assert_tidy(&ledger.mailboxes());
+    directory.assert_clean(&ledger.mailboxes());
 }

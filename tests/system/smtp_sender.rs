@@ -1,82 +1,72 @@
-//! Messages sent to Postfix's `smtp-sink` in its modes of failure: others judge what we say, and
-//! misbehave as others thought of.
+//! Messages sent to smtp-sink of Postfix, with every kind of failure that it offers.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
-use crate::harness::scripted_server::{LONG, envelope, settings, shown, with_mail};
 use mailslot::relay::client::{ServerAddress, connect};
 use mailslot::smtp::{BodyType, Envelope};
 
-/// A sink that runs until it is dropped.
+use crate::harness::directory::TestDirectory;
+use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::process::Daemon;
+use crate::harness::wait_until;
+
+/// An smtp-sink, stopped when it is dropped.
 struct Sink {
-    process: Child,
-    folder: tempfile::TempDir,
+    _process: Daemon,
+    directory: TestDirectory,
 }
 
 impl Sink {
     fn start(options: &[&str]) -> Sink {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("smtp");
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
+        let directory = TestDirectory::new();
+        let socket = directory.join("smtp");
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
         let mut command = Command::new("smtp-sink");
         if nix::unistd::geteuid().is_root() {
             command.args(["-u", "postfix"]);
         }
-        let process = command
+        command
             .env("PATH", "/usr/sbin:/usr/bin:/bin:/usr/local/sbin")
-            .current_dir(folder.path())
+            .current_dir(directory.path())
             .args(["-d", "dump."])
             .args(options)
             .arg(format!("unix:{}", socket.display()))
             .arg("8")
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let until = Instant::now() + LONG;
-        while UnixStream::connect(&socket).is_err() {
-            assert!(Instant::now() < until, "smtp-sink {options:?} does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Sink { process, folder }
+            .stderr(Stdio::null());
+        let process = Daemon::spawn(&mut command);
+        wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
+        Sink { _process: process, directory }
     }
 
     fn target(&self) -> ServerAddress {
-        ServerAddress::Unix(self.folder.path().join("smtp"))
+        ServerAddress::Unix(self.directory.join("smtp"))
     }
 
-    /// What it wrote of each message.
+    /// Returns what it recorded of each message.
     fn dumps(&self) -> Vec<String> {
         let is_dump = |path: &PathBuf| path.to_string_lossy().contains("dump.");
-        let paths = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let paths = fs::read_dir(self.directory.path()).unwrap().map(|entry| entry.unwrap().path());
         let text = |path: &Path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
         paths.filter(is_dump).map(|path| text(&path)).collect()
-    }
-}
-
-impl Drop for Sink {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 
 const CONTENT: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.";
 const ARRIVED: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.\n";
 
-/// Sends `content` twice over what may be one connection; the outcomes of the first and the last.
+/// Sends `content` twice, over one connection if possible. Returns the last outcomes.
 fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
-    let mut connection = match connect(&sink.target(), &settings()) {
+    let mut connection = match connect(&sink.target(), &client_settings()) {
         Ok(connection) => connection,
         Err(reason) => return vec![format!("later {reason}")],
     };
     let mut outcomes = Vec::new();
     for _ in 0..2 {
-        outcomes = shown(&with_mail(to, content.as_bytes(), |mail| connection.send(mail)));
+        outcomes = show_outcomes(&with_mail(to, content.as_bytes(), |mail| connection.send(mail)));
     }
     connection.quit();
     outcomes
@@ -84,7 +74,7 @@ fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn what_is_sent_arrives() {
+fn messages_arrive_unchanged() {
     let large = "0123456789abcdef\n".repeat(100_000);
     for (options, content, arrived) in [
         (&[][..], CONTENT, ARRIVED),
@@ -111,7 +101,7 @@ fn what_is_sent_arrives() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn each_command_fails_in_each_way() {
+fn each_command_fails_in_each_mode() {
     let to = envelope(&["a@x.example", "b@x.example"]);
     for (command, opening, temporary) in [
         ("CONNECT", true, true),
@@ -134,7 +124,7 @@ fn each_command_fails_in_each_way() {
             }
         }
     }
-    // EHLO alone is not known: HELO is.
+    // EHLO alone fails, and HELO succeeds.
     for mode in ["-f", "-r"] {
         let outcomes = send(&Sink::start(&[mode, "EHLO"]), &to, CONTENT);
         assert_eq!(outcomes[0].starts_with("done 250 "), mode == "-f", "{outcomes:?}");
@@ -143,7 +133,7 @@ fn each_command_fails_in_each_way() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn mail_data_that_is_refused_half_way() {
+fn mail_data_refused_half_way() {
     let sink = Sink::start(&["-A", "0"]);
     let large = "0123456789abcdef\n".repeat(100_000);
     let outcomes = send(&sink, &envelope(&["a@x.example"]), &large);
@@ -152,7 +142,7 @@ fn mail_data_that_is_refused_half_way() {
 
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
-fn eight_bits_that_were_declared_are_not_cut_off() {
+fn declared_8bitmime_is_not_converted() {
     let to = Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) };
     let outcomes = send(&Sink::start(&["-8"]), &to, CONTENT);
     assert_eq!(outcomes, ["never the next server does not support 8BITMIME"]);

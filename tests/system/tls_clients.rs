@@ -1,48 +1,55 @@
-//! TLS as others speak it: OpenSSL, swaks, curl, Python's smtplib and aiosmtplib; against the real
-//! program. And the other extensions, as those libraries use them.
+//! TLS clients of other projects with the real program: OpenSSL, swaks, curl, smtplib and
+//! aiosmtplib of Python. And the other extensions, as those libraries use them.
 
-use crate::harness::server;
 use std::fs;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use crate::harness::server::{PATIENCE, Server};
-use crate::harness::tls::{Pair, certify};
+use crate::harness::directory::TestDirectory;
+use crate::harness::server::{self, Server};
+use crate::harness::tls::TestCertificate;
+use crate::harness::wait_until;
 
-/// A program that serves with its own certificate, and where it takes TLS from the first octet.
-struct Served {
+/// A server with its own certificate, and its address of implicit TLS.
+struct TlsServer {
     server: Server,
-    pair: Pair,
+    certificate: TestCertificate,
     implicit: SocketAddr,
 }
 
-fn serve(certify: impl FnOnce(&std::path::Path) -> Pair) -> Served {
-    let folder = tempfile::tempdir().unwrap();
-    let pair = certify(folder.path());
-    let (cert, key) = (pair.cert.to_str().unwrap(), pair.key.to_str().unwrap());
-    let tls = ["--tls-cert", cert, "--tls-key", key, "-l", "tls:127.0.0.1:0"];
-    let server = Server::start_in(folder, &[&tls[..], &["--lmtp", "127.0.0.1:0"]].concat());
+fn serve(certify: impl FnOnce(&std::path::Path) -> TestCertificate) -> TlsServer {
+    let directory = TestDirectory::new();
+    let certificate = certify(directory.path());
+    let listen = ["-l", "tls:127.0.0.1:0", "--lmtp", "127.0.0.1:0"];
+    let server = Server::start_in(directory, &[&certificate.options()[..], &listen].concat());
     let implicit = server.implicit_tls().unwrap();
-    Served { server, pair, implicit }
+    TlsServer { server, certificate, implicit }
 }
 
-impl Served {
-    fn new() -> Served {
-        serve(|folder| certify(folder, "a"))
+impl Deref for TlsServer {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl TlsServer {
+    fn new() -> TlsServer {
+        serve(|directory| TestCertificate::new(directory, "a"))
     }
 
-    /// Runs a shell command, in which `$PORT`, `$TLS_PORT`, `$LMTP_PORT` and `$CERT` are what
-    /// they say.
+    /// Runs a shell command with the environment variables `PORT`, `TLS_PORT`, `LMTP_PORT` and
+    /// `CERT`.
     fn run(&self, script: &str) -> String {
         let output = Command::new("sh")
             .args(["-ec", script])
             .env("PORT", self.server.address.port().to_string())
             .env("TLS_PORT", self.implicit.port().to_string())
             .env("LMTP_PORT", self.server.lmtp().unwrap().port().to_string())
-            .env("CERT", &self.pair.cert)
-            .current_dir(self.server.folder())
+            .env("CERT", &self.certificate.cert)
+            .current_dir(self.server.path())
             .stdin(Stdio::null())
             .output()
             .unwrap();
@@ -52,7 +59,7 @@ impl Served {
         text
     }
 
-    /// The message in `user`'s mailbox came inside TLS.
+    /// Asserts that the message in the mailbox of `user` came inside TLS.
     fn assert_came(&self, user: &str, version: &str) {
         let mailbox = self.server.mailbox(user);
         let with = format!(" with ESMTPS (using {version} with cipher TLS_");
@@ -62,8 +69,8 @@ impl Served {
 
 #[test]
 #[ignore = "needs openssl"]
-fn openssl_speaks_both_versions_and_no_older() {
-    let served = Served::new();
+fn openssl_with_each_version() {
+    let server = TlsServer::new();
     let client = "openssl s_client -quiet -no_ign_eof -crlf -CAfile $CERT -verify_return_error \
                   -verify_hostname here.example -servername here.example";
     for (version, shown) in [("-tls1_2", "TLSv1.2"), ("-tls1_3", "TLSv1.3")] {
@@ -72,27 +79,27 @@ fn openssl_speaks_both_versions_and_no_older() {
             ("-connect 127.0.0.1:$TLS_PORT", "implicit"),
         ] {
             let user = format!("{user}{version}");
-            // RCPT in lower case: s_client renegotiates at a line that begins with R.
+            // RCPT in lower case, because s_client renegotiates at a line that begins with R.
             let script = format!(
                 "{{ printf 'EHLO c.example\\nMAIL FROM:<a@b>\\nrcpt TO:<{user}@here.example>\\n\
                  DATA\\nSubject: by openssl\\n\\nhello\\n.\\nquit\\n'; sleep 2; }} | \
                  {client} {version} {how}"
             );
-            let said = served.run(&script);
-            assert!(said.contains("\r\n221 ") || said.contains("\n221 "), "{said}");
-            served.assert_came(&user, shown);
+            let printed = server.run(&script);
+            assert!(printed.contains("\r\n221 ") || printed.contains("\n221 "), "{printed}");
+            server.assert_came(&user, shown);
         }
     }
     let old = "! openssl s_client -tls1_1 -cipher DEFAULT@SECLEVEL=0 -starttls smtp \
                -connect 127.0.0.1:$PORT </dev/null 2>&1";
-    let said = served.run(old);
-    assert!(said.contains("SSL alert number"), "{said}");
+    let printed = server.run(old);
+    assert!(printed.contains("SSL alert number"), "{printed}");
 }
 
-/// Keys of the kinds that people have, made by OpenSSL, in the forms in which it writes them.
+/// Keys of common kinds, created by OpenSSL in the formats that it writes.
 #[test]
 #[ignore = "needs openssl"]
-fn keys_that_openssl_makes_are_read() {
+fn keys_created_by_openssl() {
     for make in [
         "openssl genrsa -traditional 2048",
         "openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:3072",
@@ -100,22 +107,23 @@ fn keys_that_openssl_makes_are_read() {
         "openssl ecparam -genkey -name prime256v1",
         "openssl genpkey -algorithm ED25519",
     ] {
-        let served = serve(|folder| {
+        let server = serve(|directory| {
             let script = format!(
                 "{make} >key.pem 2>/dev/null; openssl req -x509 -key key.pem -out cert.pem -days 9 \
                  -subj /CN=here.example -addext subjectAltName=DNS:here.example 2>/dev/null"
             );
-            let made = Command::new("sh").args(["-ec", &script]).current_dir(folder).status();
+            let made = Command::new("sh").args(["-ec", &script]).current_dir(directory).status();
             assert!(made.unwrap().success(), "{make}");
-            let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
-            Pair { cert, key, der: Vec::new().into() }
+            let (cert, key) = (directory.join("cert.pem"), directory.join("key.pem"));
+            TestCertificate { cert, key, der: Vec::new().into() }
         });
-        let said = served.run(
+        let printed = server.run(
             "openssl s_client -starttls smtp -connect 127.0.0.1:$PORT -CAfile $CERT \
              -verify_return_error </dev/null",
         );
-        assert!(said.contains("Verify return code: 0 (ok)"), "{make}: {said}");
-        let (cert, key) = (served.pair.cert.to_str().unwrap(), served.pair.key.to_str().unwrap());
+        assert!(printed.contains("Verify return code: 0 (ok)"), "{make}: {printed}");
+        let (cert, key) =
+            (server.certificate.cert.to_str().unwrap(), server.certificate.key.to_str().unwrap());
         let check = server::mailslot(&["check", "--sandbox", "/nonexistent", "-l", "127.0.0.1:0"])
             .args(["-n", "here.example", "-d", "here.example"])
             .args(["--tls-cert", cert, "--tls-key", key])
@@ -128,23 +136,22 @@ fn keys_that_openssl_makes_are_read() {
 
 #[test]
 #[ignore = "needs swaks"]
-fn swaks_sends() {
-    let served = Served::new();
+fn swaks() {
+    let server = TlsServer::new();
     let common = "swaks --server 127.0.0.1 --from a@b.example --helo c.example \
                   --tls-verify --tls-ca-path $CERT --tls-sni here.example \
                   --header 'Subject: by swaks' --to";
-    served.run(&format!("{common} one@here.example --port $PORT --tls"));
-    served.run(&format!("{common} two@here.example --port $TLS_PORT --tls-on-connect"));
-    served.assert_came("one", "TLSv1.3");
-    served.assert_came("two", "TLSv1.3");
+    server.run(&format!("{common} one@here.example --port $PORT --tls"));
+    server.run(&format!("{common} two@here.example --port $TLS_PORT --tls-on-connect"));
+    server.assert_came("one", "TLSv1.3");
+    server.assert_came("two", "TLSv1.3");
 }
 
 #[test]
 #[ignore = "needs curl"]
-fn curl_sends() {
-    let served = Served::new();
-    fs::write(served.server.folder().join("mail.txt"), "Subject: by curl\r\n\r\nhello\r\n")
-        .unwrap();
+fn curl() {
+    let server = TlsServer::new();
+    fs::write(server.join("mail.txt"), "Subject: by curl\r\n\r\nhello\r\n").unwrap();
     let common = "curl -sS --cacert $CERT --mail-from a@b.example -T mail.txt \
                   --connect-to here.example::127.0.0.1:";
     for (options, user, shown) in [
@@ -152,15 +159,15 @@ fn curl_sends() {
         ("--ssl-reqd smtp://here.example:$PORT", "two", "TLSv1.3"),
         ("smtps://here.example:$TLS_PORT", "three", "TLSv1.3"),
     ] {
-        served.run(&format!("{common} --mail-rcpt {user}@here.example {options}"));
-        served.assert_came(user, shown);
+        server.run(&format!("{common} --mail-rcpt {user}@here.example {options}"));
+        server.assert_came(user, shown);
     }
 }
 
 #[test]
 #[ignore = "needs python3"]
-fn pythons_smtplib_sends() {
-    let served = Served::new();
+fn smtplib() {
+    let server = TlsServer::new();
     let script = r#"python3 - <<'END'
 import os, smtplib, ssl
 trust = ssl.create_default_context(cafile=os.environ["CERT"])
@@ -181,34 +188,34 @@ with smtplib.SMTP_SSL("127.0.0.1", int(os.environ["TLS_PORT"]), "c.example",
                       context=trust) as client:
     client.sendmail("a@b.example", ["two@here.example"], "Subject: by python\r\n\r\nhello\r\n")
 END"#;
-    served.run(script);
-    served.assert_came("one", "TLSv1.3");
-    served.assert_came("two", "TLSv1.3");
+    server.run(script);
+    server.assert_came("one", "TLSv1.3");
+    server.assert_came("two", "TLSv1.3");
 }
 
-/// LHLO before STARTTLS and after it, and a reply for each recipient.
+/// LMTP with STARTTLS, and a reply for each recipient.
 #[test]
 #[ignore = "needs openssl"]
-fn openssl_speaks_lmtp() {
-    let served = Served::new();
-    let said = served.run(
+fn openssl_by_lmtp() {
+    let server = TlsServer::new();
+    let printed = server.run(
         "{ printf 'LHLO c.example\\nMAIL FROM:<a@b>\\nrcpt TO:<one@here.example>\\n\
          rcpt TO:<two@here.example>\\nDATA\\nSubject: by openssl\\n\\nhello\\n.\\nquit\\n'; \
          sleep 2; } | openssl s_client -quiet -no_ign_eof -crlf -CAfile $CERT \
          -verify_return_error -starttls lmtp -connect 127.0.0.1:$LMTP_PORT",
     );
-    assert_eq!(said.matches("250 2.6.0 Message: OK, delivered as ").count(), 2, "{said}");
+    assert_eq!(printed.matches("250 2.6.0 Message: OK, delivered as ").count(), 2, "{printed}");
     for user in ["one", "two"] {
-        let mailbox = served.server.mailbox(user);
+        let mailbox = server.mailbox(user);
         assert!(mailbox.contains(" with LMTPS (using TLSv1.3 with cipher "), "{mailbox}");
     }
 }
 
-/// Debian's, by Debian's Python.
+/// The package of Debian, with the Python of Debian.
 #[test]
 #[ignore = "needs python3-aiosmtplib"]
-fn pythons_aiosmtplib_sends() {
-    let served = Served::new();
+fn aiosmtplib() {
+    let server = TlsServer::new();
     let script = r#"/usr/bin/python3 - <<'END'
 import asyncio, os, ssl
 from email.message import EmailMessage
@@ -238,21 +245,20 @@ async def main():
 
 asyncio.run(main())
 END"#;
-    served.run(script);
+    server.run(script);
     for user in ["one", "two", "j\u{fc}rgen"] {
-        let mailbox = served.server.mailbox(user);
+        let mailbox = server.mailbox(user);
         let with = if user.is_ascii() { " with ESMTPS (" } else { " with UTF8SMTPS (" };
         assert!(mailbox.contains(&format!("{with}using TLSv1.3 with cipher ")), "{mailbox}");
         assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n.\n..\n\n"), "{mailbox}");
     }
 }
 
-/// The parameters of all extensions that have some, and the commands for which smtplib has no
-/// words.
+/// Parameters of all extensions, and commands that smtplib has no function for.
 #[test]
 #[ignore = "needs python3"]
-fn pythons_smtplib_uses_every_extension() {
-    let served = Served::new();
+fn smtplib_with_every_extension() {
+    let server = TlsServer::new();
     let script = r#"python3 - <<'END'
 import os, smtplib
 with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
@@ -284,31 +290,29 @@ with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
     assert client.verify("one@here.example")[0] == 250
     assert client.help().startswith(b"2.0.0 mailslot ")
 END"#;
-    served.run(script);
+    server.run(script);
     for user in ["one", "two", "three", "four", "j\u{fc}rgen"] {
-        let mailbox = served.server.mailbox(user);
+        let mailbox = server.mailbox(user);
         assert!(mailbox.ends_with("\n\nGr\u{fc}\u{df}e\n\n"), "{user}: {mailbox}");
     }
-    // The report is on its way after the sender was answered.
-    let begun = Instant::now();
-    while !served.server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n") {
-        assert!(begun.elapsed() < PATIENCE, "{}", served.server.mailbox("a"));
-        thread::sleep(Duration::from_millis(20));
-    }
+    // The report is delivered after the sender got its reply.
+    wait_until("the report arrives", || {
+        server.mailbox("a").contains("\nOriginal-Envelope-Id: QQ314159\n")
+    });
 }
 
-/// A session resumed, as Postfix and browsers of mail do: the second handshake is a short one.
+/// Session resumption, as Postfix and mail clients use it.
 #[test]
 #[ignore = "needs openssl"]
-fn sessions_are_resumed() {
-    let served = Served::new();
+fn openssl_resumes_sessions() {
+    let server = TlsServer::new();
     for version in ["-tls1_2", "-tls1_3"] {
         let client = format!(
             "(printf 'NOOP\\n'; sleep 1; printf 'quit\\n'; sleep 1) | openssl s_client -crlf \
              {version} -starttls smtp -connect 127.0.0.1:$PORT"
         );
-        served.run(&format!("{client} -sess_out session.pem"));
-        let said = served.run(&format!("{client} -sess_in session.pem"));
-        assert!(said.contains("\nReused, "), "{said}");
+        server.run(&format!("{client} -sess_out session.pem"));
+        let printed = server.run(&format!("{client} -sess_in session.pem"));
+        assert!(printed.contains("\nReused, "), "{printed}");
     }
 }

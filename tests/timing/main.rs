@@ -1,5 +1,5 @@
-//! Tests that measure time, memory or descriptors of the program, and want the machine for
-//! themselves.
+//! Tests that measure time, memory or descriptors of the program, so other work on the machine
+//! could make them fail.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // so a test fails
 
 #[path = "../harness/mod.rs"]
@@ -12,15 +12,15 @@ mod load;
 #[cfg(target_os = "linux")]
 mod overload;
 
-/// Those that may run beside each other hold it to read, the others to write.
+/// Lock for the machine. Tests that may run at the same time hold it to read, others to write.
 static MACHINE: RwLock<()> = RwLock::new(());
 
-/// Has the machine for itself until it is dropped.
+/// Waits until no other test of this program runs.
 fn alone() -> RwLockWriteGuard<'static, ()> {
     MACHINE.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Shares the machine, until it is dropped, with others that share it.
+/// Waits until no test that must run alone is running.
 fn shared() -> RwLockReadGuard<'static, ()> {
     MACHINE.read().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,9 +1,9 @@
-//! The server under attack: clients that hold their places and do nothing for them must not keep
-//! out those that bring mail.
+//! The server under attack: clients that occupy sessions without sending mail must not keep out
+//! those that do.
 //!
-//! On Linux all of 127/8 is this host's, so that each client here can come from an address of its
-//! own. 127.0.0.1 is where the host's own programs come from; to the server the others are clients
-//! like any other.
+//! On Linux all of 127/8 are addresses of this host, so each client here can have its own.
+//! 127.0.0.1 stands for local programs. The server treats the other addresses like any remote
+//! client.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -14,34 +14,36 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::library::{Client, Guests, House, LONG, stranger};
+use crate::harness::client::Client;
+use crate::harness::library::{FakePeers, MailStore, remote_peer};
 use crate::harness::server::Server;
+use crate::harness::{TIMEOUT, wait_until};
 
-/// How an attacker holds its place.
+/// Behaviour of an attacker.
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    /// By saying nothing.
+    /// Sends nothing.
     Silent,
-    /// By an octet every half second, so that it is never silent for one.
-    Dribbling,
-    /// By asking, and never reading an answer.
-    Deaf,
+    /// Sends a byte every half second, so that it is never silent for a second.
+    Slow,
+    /// Sends commands and never reads a reply.
+    NotReading,
 }
 
-const ALL: [Kind; 3] = [Kind::Silent, Kind::Dribbling, Kind::Deaf];
+const ALL: [Kind; 3] = [Kind::Silent, Kind::Slow, Kind::NotReading];
 
-/// Connects from `source`.
+/// Connects from the address `source`.
 fn connect_from(source: Ipv4Addr, to: SocketAddr, receives: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     if let Some(octets) = receives {
         socket.set_recv_buffer_size(octets).unwrap();
     }
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
-    socket.connect_timeout(&to.into(), LONG).unwrap();
+    socket.connect_timeout(&to.into(), TIMEOUT).unwrap();
     socket.into()
 }
 
-/// One attacker, who comes again as soon as it is thrown out.
+/// An attacker, which connects again as soon as it is disconnected.
 struct Attacker {
     kind: Kind,
     source: Ipv4Addr,
@@ -52,34 +54,34 @@ struct Attacker {
 
 impl Attacker {
     fn new(kind: Kind, source: Ipv4Addr, to: SocketAddr) -> Attacker {
-        // So that the server's replies fill what there is to hold them.
-        let receives = matches!(kind, Kind::Deaf).then_some(2048);
+        // Small, so that the replies soon fill the buffers.
+        let receives = matches!(kind, Kind::NotReading).then_some(2048);
         let stream = connect_from(source, to, receives);
         stream.set_nonblocking(true).unwrap();
         Attacker { kind, source, stream, said: Instant::now(), sent: 0 }
     }
 
-    /// Does what it does; false once the server has had enough of it.
+    /// Acts once. False if the server has closed the connection.
     fn act(&mut self) -> bool {
         let waits = |e: &std::io::Error| e.kind() == ErrorKind::WouldBlock;
         match self.kind {
-            Kind::Deaf => {
+            Kind::NotReading => {
                 let asks = b"HELP\r\n".repeat(1000);
                 self.stream.write(&asks).map_or_else(|e| waits(&e), |_| true)
             }
-            Kind::Dribbling if self.said.elapsed() >= Duration::from_millis(500) => {
+            Kind::Slow if self.said.elapsed() >= Duration::from_millis(500) => {
                 self.said = Instant::now();
                 self.sent += 1;
-                // Commands, now and then.
+                // A command now and then.
                 let line = b"EHLO attacker.example\r\n";
                 let octet = &line[self.sent % line.len()..][..1];
-                self.stream.write(octet).is_ok() && self.hears()
+                self.stream.write(octet).is_ok() && self.read_some()
             }
-            Kind::Dribbling | Kind::Silent => self.hears(),
+            Kind::Slow | Kind::Silent => self.read_some(),
         }
     }
 
-    fn hears(&mut self) -> bool {
+    fn read_some(&mut self) -> bool {
         match self.stream.read(&mut [0; 4096]) {
             Ok(n) => n > 0,
             Err(e) => e.kind() == ErrorKind::WouldBlock,
@@ -87,10 +89,10 @@ impl Attacker {
     }
 }
 
-/// 200 attackers of these kinds from `sources`, for as long as `meanwhile` takes.
+/// Runs 200 attackers of these kinds from `sources` while `meanwhile` runs.
 fn under_attack(to: SocketAddr, kinds: &[Kind], sources: &[Ipv4Addr], meanwhile: impl FnOnce()) {
     let over = AtomicBool::new(false);
-    // Also when `meanwhile` fails.
+    // Ends the attack even if `meanwhile` fails.
     struct Over<'a>(&'a AtomicBool);
     impl Drop for Over<'_> {
         fn drop(&mut self) {
@@ -108,39 +110,39 @@ fn under_attack(to: SocketAddr, kinds: &[Kind], sources: &[Ipv4Addr], meanwhile:
                         *attacker = Attacker::new(attacker.kind, attacker.source, to);
                     }
                 }
-                std::thread::sleep(Duration::from_millis(100)); // their pace
+                std::thread::sleep(Duration::from_millis(100)); // the pace of the attackers
             }
         });
         meanwhile();
     });
 }
 
-/// Delivers a message from `source`, coming again after 421 as a real client does, only sooner;
-/// how long it took.
+/// Delivers a message from `source`, retrying after 421 as a real client does, only sooner. Returns
+/// the time it took.
 fn delivers(source: Ipv4Addr, to: SocketAddr, limit: Duration) -> Duration {
     let began = Instant::now();
     loop {
         let mut client = Client::new(connect_from(source, to, None));
         let greeting = client.reply();
         if greeting.starts_with("220") {
-            client.ask("EHLO client.example", "250");
-            client.ask("MAIL FROM:<jones@client.example>", "250");
-            client.ask("RCPT TO:<smith@here.example>", "250");
-            client.ask("DATA", "354");
-            client.ask("Subject: from here\r\n\r\nwell behaved\r\n.", "250");
-            client.ask("QUIT", "221");
+            client.command("EHLO client.example", 250);
+            client.command("MAIL FROM:<jones@client.example>", 250);
+            client.command("RCPT TO:<smith@here.example>", 250);
+            client.command("DATA", 354);
+            client.command("Subject: from here\r\n\r\nwell behaved\r\n.", 250);
+            client.command("QUIT", 221);
             let took = began.elapsed();
             assert!(took < limit, "{source} took {took:?}");
             return took;
         }
         assert!(greeting.starts_with("421"), "{greeting}");
-        assert!(began.elapsed() < limit, "{source} is kept out");
-        std::thread::sleep(Duration::from_millis(100)); // its patience
+        assert!(began.elapsed() < limit, "{source} was refused for too long");
+        std::thread::sleep(Duration::from_millis(100)); // the retry interval
     }
 }
 
-/// The good clients beside 200 attackers, against the program as it is by default.
-fn good_clients_get_in(kinds: &[Kind], attackers: &[Ipv4Addr]) {
+/// Delivers mail during the attack, to the program with its default options.
+fn deliver_during_attack(kinds: &[Kind], attackers: &[Ipv4Addr]) {
     let server = Server::start(&[]);
     let to = server.address;
     under_attack(to, kinds, attackers, || {
@@ -154,50 +156,50 @@ fn good_clients_get_in(kinds: &[Kind], attackers: &[Ipv4Addr]) {
 }
 
 #[test]
-fn two_hundred_from_one_address_keep_nobody_out() {
+fn attack_from_one_address() {
     let _machine = super::shared();
-    good_clients_get_in(&ALL, &[Ipv4Addr::new(127, 0, 0, 2)]);
+    deliver_during_attack(&ALL, &[Ipv4Addr::new(127, 0, 0, 2)]);
 }
 
-/// Enough of them to take all places that others than this host may have.
-fn from_many(kinds: &[Kind]) {
+/// Attacks from enough addresses to take all threads that remote clients may have.
+fn attack_from_many(kinds: &[Kind]) {
     let addresses: Vec<_> = (1..=25).map(|n| Ipv4Addr::new(127, 1, 0, n)).collect();
-    good_clients_get_in(kinds, &addresses);
+    deliver_during_attack(kinds, &addresses);
 }
 
 #[test]
-fn two_hundred_from_many_addresses_keep_nobody_out() {
+fn attack_from_many_addresses() {
     let _machine = super::shared();
-    from_many(&ALL);
+    attack_from_many(&ALL);
 }
 
 #[test]
-fn two_hundred_who_say_nothing_keep_nobody_out() {
+fn attack_by_silent_clients() {
     let _machine = super::shared();
-    from_many(&[Kind::Silent]);
+    attack_from_many(&[Kind::Silent]);
 }
 
 #[test]
-fn two_hundred_who_dribble_keep_nobody_out() {
+fn attack_by_slow_clients() {
     let _machine = super::shared();
-    from_many(&[Kind::Dribbling]);
+    attack_from_many(&[Kind::Slow]);
 }
 
 #[test]
-fn two_hundred_who_never_read_keep_nobody_out() {
+fn attack_by_clients_that_never_read() {
     let _machine = super::shared();
-    from_many(&[Kind::Deaf]);
+    attack_from_many(&[Kind::NotReading]);
 }
 
 #[test]
-fn a_place_is_kept_for_this_host() {
+fn a_thread_is_reserved_for_local_clients() {
     let _machine = super::shared();
-    let house = House::new();
-    // Of 8 threads.
+    let store = MailStore::new();
+    // One of 8 threads is reserved.
     let peers: Vec<_> =
-        (1..=20).map(stranger).chain([mailslot::message::peer::Peer::Unix]).collect();
-    let (guests, address) = Guests::new(peers);
-    let running = house.run_on(house.settings(8), vec![guests], address);
+        (1..=20).map(remote_peer).chain([mailslot::message::peer::Peer::Unix]).collect();
+    let (peers, address) = FakePeers::new(peers);
+    let running = store.run_on(store.server_settings(8), vec![peers], address);
     let mut clients: Vec<_> = (0..20).map(|_| running.connect()).collect();
     let served = clients.iter_mut().filter_map(|client| {
         let reply = client.reply();
@@ -205,61 +207,60 @@ fn a_place_is_kept_for_this_host() {
     });
     let mut served: Vec<_> = served.collect();
     assert_eq!(served.len(), 7);
-    served[0].ask("NOOP", "250");
-    running.connect().expect("220");
+    served[0].command("NOOP", 250);
+    running.connect().expect(220);
 }
 
-/// What is allowed under stress, and again when it is over.
+/// Limits during overload, and after it.
 #[test]
-fn stress_begins_and_ends() {
+fn limits_during_overload() {
     let _machine = super::shared();
-    let house = House::new();
-    let mut settings = house.settings(10);
+    let store = MailStore::new();
+    let mut settings = store.server_settings(10);
     settings.session.timeout = Duration::from_secs(30);
-    // One of ten is kept for this host; of the other nine, nine are nine tenths and more.
-    let (guests, address) = Guests::new((1..=200).map(stranger).collect());
-    let running = house.run_on(settings, vec![guests], address);
-    let mut first = running.connect();
-    first.expect("220");
-    (0..3).for_each(|_| drop(first.ask("WIZ", "500")));
-    first.ask("NOOP", "250");
+    // One of ten threads is reserved for local clients. Nine sessions of remote ones are nine
+    // tenths.
+    let (peers, address) = FakePeers::new((1..=200).map(remote_peer).collect());
+    let running = store.run_on(settings, vec![peers], address);
+    let mut first = running.greeted();
+    (0..3).for_each(|_| drop(first.command("WIZ", 500)));
+    first.command("NOOP", 250);
     let mut crowd: Vec<_> = (1..9).map(|_| running.connect()).collect();
-    crowd.iter_mut().for_each(|client| drop(client.expect("220")));
-    let began = |n| house.counters.overloads.value() == n;
-    until(|| began(1));
-    // A thirtieth of the time-out, and the slow ones are out.
+    crowd.iter_mut().for_each(|client| drop(client.expect(220)));
+    let began = |n| store.counters.overloads.value() == n;
+    wait_until("overload is detected", || began(1));
+    // After a thirtieth of the timeout the slow clients are disconnected.
     for client in &mut crowd {
         client.expect("421 4.4.2 here.example closing transmission channel: idle or slow");
         client.expect_end();
     }
-    assert!(house.counters.sessions_evicted.value() >= 8);
-    let says = |command: &str| {
-        let mut client = running.connect();
-        client.expect("220");
+    assert!(store.counters.sessions_evicted.value() >= 8);
+    let replies_to = |command: &str| {
+        let mut client = running.greeted();
         (0..4)
             .map(|_| {
-                // It may be closed already.
-                let _ = client.socket.write_all(format!("{command}\r\n").as_bytes());
+                // The server may have closed the connection.
+                let _ = client.stream().write_all(format!("{command}\r\n").as_bytes());
                 client.reply().get(..3).unwrap_or_default().to_owned()
             })
             .collect::<Vec<_>>()
     };
-    // One error is answered, and one command that is for nothing is no error.
-    assert_eq!(says("WIZ"), ["500", "421", "", ""]);
-    assert_eq!(says("NOOP"), ["250", "250", "421", ""]);
-    // After a fifth of the time-out all is as it was.
-    until(|| says("WIZ") == ["500"; 4]);
-    assert_eq!(says("NOOP"), ["250"; 4]);
+    // One error is allowed, and one command without effect.
+    assert_eq!(replies_to("WIZ"), ["500", "421", "", ""]);
+    assert_eq!(replies_to("NOOP"), ["250", "250", "421", ""]);
+    // After a fifth of the timeout the limits are normal again.
+    wait_until("overload ends", || replies_to("WIZ") == ["500"; 4]);
+    assert_eq!(replies_to("NOOP"), ["250"; 4]);
     assert!(began(1));
 }
 
 #[test]
-fn the_log_tells_when_stress_begins_and_ends() {
+fn overload_is_logged() {
     let _machine = super::shared();
-    // Of two threads one is kept for this host.
+    // One of two threads is reserved.
     let server = Server::start(&["--threads", "2", "--timeout", "3"]);
     let mut only = Client::new(connect_from(Ipv4Addr::new(127, 0, 0, 2), server.address, None));
-    only.expect("220");
+    only.expect(220);
     let line = server.wait_for_log("overload-started");
     assert!(line.ends_with("WARN  overload-started sessions=1 threads=2 timeout=0.1"), "{line}");
     drop(only);
@@ -267,17 +268,8 @@ fn the_log_tells_when_stress_begins_and_ends() {
     assert!(line.contains("INFO  overload-ended seconds="), "{line}");
 }
 
-/// Waits until `it` is so.
-fn until(mut it: impl FnMut() -> bool) {
-    let deadline = Instant::now() + LONG;
-    while !it() {
-        assert!(Instant::now() < deadline, "it does not come");
-        std::thread::sleep(Duration::from_millis(20)); // not to be a load itself
-    }
-}
-
-/// What a process has: threads, descriptors, and KiB of memory.
-fn holds(pid: Pid) -> (usize, usize, usize) {
+/// Returns the threads, descriptors and KiB of memory of a process.
+fn resources_of(pid: Pid) -> (usize, usize, usize) {
     let proc = format!("/proc/{pid}");
     let count = |what: &str| fs::read_dir(format!("{proc}/{what}")).unwrap().count();
     let status = fs::read_to_string(format!("{proc}/status")).unwrap();
@@ -286,7 +278,7 @@ fn holds(pid: Pid) -> (usize, usize, usize) {
     (count("task"), count("fd"), memory)
 }
 
-/// Connections as fast as they can be made, from eight addresses, 250 at a time.
+/// Makes connections as fast as possible, from eight addresses, 250 at a time.
 fn burst(to: SocketAddr, count: usize) {
     std::thread::scope(|scope| {
         for client in 0..8 {
@@ -296,7 +288,7 @@ fn burst(to: SocketAddr, count: usize) {
                     let open: Vec<_> = (0..250).map(|_| connect_from(source, to, None)).collect();
                     for (n, mut stream) in open.into_iter().enumerate() {
                         match n % 3 {
-                            // It is thrown out perhaps, and then it cannot be written to.
+                            // The server may have closed the connection.
                             0 => drop(stream.write_all(b"EHLO c\r\nMAIL FROM:<>\r\n")),
                             1 => drop(stream.read(&mut [0; 512])),
                             _ => {}
@@ -309,23 +301,23 @@ fn burst(to: SocketAddr, count: usize) {
 }
 
 #[test]
-fn twenty_thousand_connections_leave_nothing_behind() {
+fn twenty_thousand_connections_leave_no_resources() {
     let _machine = super::shared();
     let server = Server::start(&[]);
     let mut first = server.greeted();
-    first.say("QUIT", 221);
+    first.command("QUIT", 221);
     assert!(first.is_closed());
-    let (threads, descriptors, _) = holds(server.pid());
-    let over = || until(|| holds(server.pid()).1 == descriptors);
-    // What the first ones need stays: stacks, buffers of the log.
+    let (threads, descriptors, _) = resources_of(server.pid());
+    let over = || wait_until("it is over", || resources_of(server.pid()).1 == descriptors);
+    // Stacks and log buffers that the first connections need are kept.
     burst(server.address, 2_000);
     over();
-    let (.., memory) = holds(server.pid());
+    let (.., memory) = resources_of(server.pid());
     let began = Instant::now();
     burst(server.address, 20_000);
     let took = began.elapsed();
     over();
-    let (threads_after, _, memory_after) = holds(server.pid());
+    let (threads_after, _, memory_after) = resources_of(server.pid());
     println!(
         "{took:?}; {threads} threads, {descriptors} descriptors, {memory} KiB; {memory_after}"
     );

@@ -43,11 +43,12 @@
 //! as a record. Sequence numbers continue those of the journals that were recovered, because a
 //! message that recovery records again must have the greater number in the later record.
 //!
-//! A message above `message::MEMORY_MAX` octets is not copied into the journal: it is written and
-//! synced *in place*. Its record, made before, tells where, and holds a checksum of each aligned
+//! A message above `message::MEMORY_MAX` bytes is not copied into the journal. It is written and
+//! synced *in place*. Its record, made before, has the position, and a checksum of each aligned
 //! chunk of the mailbox that it will fill. A crash leaves such a chunk whole, zero or missing, so
-//! recovery can tell our bytes from a stranger's. (Where a chunk is more than a block, since a very
-//! large message has very many copies, one that was begun cannot be told, and is left alone.)
+//! recovery can distinguish our bytes from those of another program. A very large message with very
+//! many copies has chunks larger than a block. Such a chunk that was begun is not recognized, and
+//! is left alone.
 
 mod record;
 

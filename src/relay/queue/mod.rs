@@ -53,7 +53,7 @@ use jiff::{Timestamp, Zoned};
 use crate::deliver::WriterHandle;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
-use crate::process::vital_thread::VitalThread;
+use crate::observe::vital_thread::VitalThread;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;

@@ -227,7 +227,8 @@ fn after_the_end_nothing_is_consumed() {
     assert_eq!(decoder.feed(b"QUIT\r\n", sink), (0, Some(DataEnd::Whole)));
 }
 
-/// Returns data of bytes and sequences that matter to the decoder, with some lines of about [`PIECE_MAX`].
+/// Returns data of bytes and sequences that matter to the decoder, with some lines of about
+/// [`PIECE_MAX`].
 fn shaped() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         8 => prop::sample::select(vec!["\r\n", ".", "\r", "\n", "a", "\r\n.", "\r\n.\r\n", "bc"])

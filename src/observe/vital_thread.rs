@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::observe::events;
+use super::events;
 use crate::sysexits::EX_SOFTWARE;
 
 /// A guard that a vital thread holds while it runs. If the thread panics, the process ends with

@@ -1,0 +1,115 @@
+//! The message that tests send: known by its id, and different from every other.
+
+use std::io::Write;
+
+use mailslot::deliver::mbox::is_from_line;
+use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
+
+/// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
+/// does not go into the journal, and is written in two pieces.
+pub const LARGE: usize = 70_000;
+
+/// Header that the session writes above the content, without Delivered-To.
+const HEAD: &str = "From s@example.org Thu Jan  1 00:00:00 1970\nReturn-Path: <s@example.org>\n";
+
+/// A message with an id.
+#[derive(Clone, Debug)]
+pub struct TestMessage {
+    /// Also its Subject.
+    pub id: String,
+    /// Names of its mailboxes, or of entries of the queue: `queue/NAME`.
+    pub to: Vec<String>,
+    /// Header and body as a mailbox has them, without the empty line that ends the message.
+    content: String,
+}
+
+impl TestMessage {
+    /// Creates a message of about `length` bytes.
+    pub fn new(id: impl Into<String>, to: &[&str], length: usize) -> TestMessage {
+        let id = id.into();
+        let to = to.iter().map(|name| (*name).to_owned()).collect();
+        let mut content = format!("Subject: {id}\n\n>From {id} on\n");
+        while content.len() < length {
+            let at = content.len();
+            content += &format!("{at} of {id}, and so on to the end of the line\n");
+        }
+        TestMessage { id, to, content }
+    }
+
+    /// Returns what the message ends with in a mailbox: its content and an empty line.
+    pub fn stored(&self) -> String {
+        format!("{}\n", self.content)
+    }
+
+    /// Returns the mail data of SMTP, up to the final dot.
+    pub fn smtp_content(&self) -> String {
+        self.content.replace("\n>From ", "\nFrom ").replace('\n', "\r\n")
+    }
+
+    /// Returns all that a client sends that does not wait for replies.
+    pub fn dialogue(&self) -> String {
+        let to: String = self.to.iter().map(|to| format!("RCPT TO:<{to}@localhost>\r\n")).collect();
+        let (ehlo, mail) = ("EHLO client.example\r\n", "MAIL FROM:<smith@example.org>\r\n");
+        format!("{ehlo}{mail}{to}DATA\r\n{}.\r\nQUIT\r\n", self.smtp_content())
+    }
+
+    /// Returns the message as a session hands it to the writer.
+    pub fn message(&self) -> Message {
+        let content = format!("Received: by here id {}; then\n{}", self.id, self.content);
+        let content = if content.len() >= LARGE {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            Content::File(file.into(), content.len() as u64)
+        } else {
+            Content::Memory(content.into_bytes().into())
+        };
+        let to = self.to.iter().map(|name| destination(name)).collect();
+        Message { id: self.id.clone(), head: HEAD.into(), content, to }
+    }
+
+    /// Returns the length of the copy of this message that `text` begins with, without the line
+    /// ends at its end. None if `text` does not begin with a whole one as `mailbox` must have it.
+    pub fn copy_length(&self, text: &str, mailbox: &str) -> Option<usize> {
+        let above = trace_length(text, mailbox)?;
+        let content = self.content.trim_end_matches('\n');
+        text[above..].starts_with(content).then_some(above + content.len())
+    }
+}
+
+/// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.
+pub fn destination(name: &str) -> Destination {
+    match name.strip_prefix("queue/") {
+        Some(id) => Destination::Queue {
+            id: QueueId::new(id).unwrap(),
+            envelope: format!("{name}@example.org"),
+        },
+        None => Destination::Mailbox(user_mailbox(name)),
+    }
+}
+
+/// Returns the mailbox `name`.
+pub fn user_mailbox(name: &str) -> UserMailbox {
+    UserMailbox {
+        name: MailboxName::new(name).unwrap(),
+        owner: None,
+        delivered_to: format!("{name}@example.org"),
+    }
+}
+
+/// Returns the length of what the server writes above a message: From_ line, Return-Path,
+/// Delivered-To or the line of the queue, and Received.
+fn trace_length(text: &str, mailbox: &str) -> Option<usize> {
+    let field = if mailbox.starts_with("queue/") { "Mailslot-Queue" } else { "Delivered-To" };
+    let delivered_to = format!("{field}: {mailbox}@");
+    let mut lines = text.split_inclusive('\n');
+    let from = lines.next()?;
+    let mut length = from.len();
+    if !is_from_line(from.trim_end_matches('\n').as_bytes()) {
+        return None;
+    }
+    for begin in ["Return-Path: <", &delivered_to, "Received: "] {
+        let line = lines.next().filter(|line| line.starts_with(begin) && line.ends_with('\n'))?;
+        length += line.len();
+    }
+    Some(length + lines.take_while(|line| line.starts_with('\t')).map(str::len).sum::<usize>())
+}

@@ -1,0 +1,64 @@
+//! Messages for the client side of the library, which sends mail to other servers.
+
+use std::io::{self, Read};
+
+use mailslot::relay::client::{ClientConfig, OutgoingMessage, Timeouts};
+use mailslot::smtp::sender::RecipientOutcome;
+use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+
+use super::TIMEOUT;
+
+/// Returns the configuration of a client that connects in clear text.
+pub fn client_settings() -> ClientConfig {
+    let timeouts = Timeouts {
+        connect: TIMEOUT,
+        greeting: TIMEOUT,
+        command: TIMEOUT,
+        data: TIMEOUT,
+        block: TIMEOUT,
+        dot: TIMEOUT,
+        quit: TIMEOUT,
+    };
+    ClientConfig { hostname: "here.example".to_owned(), timeouts, ..ClientConfig::default() }
+}
+
+/// Returns an envelope from me@here.example.
+pub fn envelope(to: &[&str]) -> Envelope<()> {
+    let recipient = |to: &&str| Recipient {
+        path: ForwardPath::Mailbox(Mailbox::parse(to).unwrap()),
+        destination: (),
+        notify: None,
+        original: None,
+    };
+    Envelope {
+        delivery: Delivery::Mail,
+        from: ReversePath::Mailbox(Mailbox::parse("me@here.example").unwrap()),
+        size: None,
+        body: BodyType::SevenBit,
+        utf8: false,
+        ret: None,
+        envid: None,
+        to: to.iter().map(recipient).collect(),
+    }
+}
+
+/// Calls `send` with a message of this envelope and content.
+pub fn with_mail<R>(
+    envelope: &Envelope<()>,
+    content: &[u8],
+    send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
+) -> R {
+    let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
+    let lines = content.iter().filter(|byte| **byte == b'\n').count();
+    send(&OutgoingMessage { envelope, size: (content.len() + lines) as u64, content: &open })
+}
+
+/// Returns each outcome as text: `done`, `later` or `never`, and the reason.
+pub fn show_outcomes(outcomes: &[RecipientOutcome]) -> Vec<String> {
+    let word = |outcome: &RecipientOutcome| match outcome {
+        RecipientOutcome::Accepted(_) => "done",
+        RecipientOutcome::Deferred(_) => "later",
+        RecipientOutcome::Failed(_) => "never",
+    };
+    outcomes.iter().map(|outcome| format!("{} {}", word(outcome), outcome.reason())).collect()
+}
