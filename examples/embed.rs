@@ -1,4 +1,4 @@
-//! A server with its own recipients: a club whose members have mailboxes, and no other user.
+//! A server with its own recipients: a club that has mailboxes for its members, and no other user.
 //!
 //! ```text
 //! cargo run --example embed -- ./club

@@ -61,7 +61,7 @@
 //! file in the spool. Then the session passes the message to the writer and waits for its outcome.
 //!
 //! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and
-//! locks each mailbox. A message whose mailbox is locked by another program is set aside and tried
+//! locks each mailbox. A message for a mailbox that another program locks is set aside and tried
 //! again, while the others go on. With the lock held, the writer checks that the mailbox is a
 //! regular file of the right owner. It records the batch in the journal with one write and one
 //! sync; from then on the messages are durable. It appends them to the mailboxes, and each session

@@ -331,7 +331,7 @@ fn layer(room: &str) -> Option<usize> {
 }
 
 /// The rooms that `text` names: `crate::smtp::Reply`, `crate::{message, route}`, and in the program
-/// `mailslot::config`. The counters and the log are everybody's.
+/// `mailslot::config`. All rooms may use the counters and the log.
 fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let text: String = code(text).collect();

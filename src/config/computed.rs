@@ -1,5 +1,5 @@
-//! Options whose default is not a constant of the table but depends on the host, on `--sandbox`, on
-//! `--inetd` or on other options.
+//! Options with a default that is not a constant of the table but depends on the host, on
+//! `--sandbox`, on `--inetd` or on other options.
 //!
 //! Each function returns the value in effect, and records it for `mailslot check`.
 

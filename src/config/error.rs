@@ -1,5 +1,5 @@
-//! The one error of reading the configuration, whose text names the option, where it was given, and
-//! the expected form.
+//! The one error of reading the configuration. Its text names the option, the place where it was
+//! given, and the expected form.
 
 use std::fmt;
 

@@ -11,7 +11,7 @@
 //! | `command.rs` | the command: serve, check, explain, queue |
 //! | `lookup.rs` | the values given for an option, by precedence |
 //! | `parse.rs` | the text of a value to its type, and the expected forms |
-//! | `computed.rs` | options whose default depends on the host or on other options |
+//! | `computed.rs` | options with a default that depends on the host or on other options |
 //! | `relay.rs` | options for mail to other hosts, and the configuration of the queue |
 //! | `confinement.rs` | the files and ports that this configuration needs |
 //! | `host_info.rs` | the names and files of the host that defaults depend on |

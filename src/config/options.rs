@@ -613,7 +613,7 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Computed("this host only"),
         "RFC 5321 3.6.2",
-        "Network whose clients may also relay to other hosts, such as 192.0.2.0/24 or \
+        "Network of clients that may also relay to other hosts, such as 192.0.2.0/24 or \
          2001:db8::/32.",
     ),
     option(

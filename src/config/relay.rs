@@ -19,7 +19,7 @@ pub struct RelayOptions {
     pub security: SmarthostSecurity,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
-    /// The networks whose clients may relay, in addition to this host.
+    /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
     /// The age at which the sender gets a delay notice.
     pub warn_after: Duration,

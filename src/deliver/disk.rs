@@ -306,8 +306,14 @@ impl DiskFile for File {
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
-        let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        Ok(pwritev(self, parts, offset)?)
+        // Where off_t has 32 bits, pwritev(2) ends at 2 GiB. std writes beyond with pwrite64(2).
+        match libc::off_t::try_from(offset) {
+            Ok(offset) => Ok(pwritev(self, parts, offset)?),
+            Err(_) => {
+                let part = parts.iter().find(|part| !part.is_empty());
+                part.map_or(Ok(0), |part| FileExt::write_at(self, part, offset))
+            }
+        }
     }
 
     fn append(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {

@@ -211,7 +211,7 @@ impl HeaderFilter {
     }
 
     /// Decides about a line that begins with `line`, which is all of it or its first 2048 bytes.
-    /// That is enough to quote it, because `From ` after more than 2043 `>` is beyond column 998
+    /// This is enough to quote it, because `From ` after more than 2043 `>` is beyond column 998
     /// and is rejected.
     fn begin_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
         if self.part != MessagePart::Body {

@@ -82,7 +82,7 @@ impl SessionHandle {
         is_idle
     }
 
-    /// Closes the connection, whatever the session does.
+    /// Closes the connection, even if the session is using it.
     pub fn disconnect(&self) {
         if let Some(shared) = self.0.upgrade() {
             shared.lock().notice = Some(Notice::Stop);

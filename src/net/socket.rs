@@ -107,7 +107,11 @@ impl Socket {
             Socket::Unix(s) => s.as_raw_fd(),
             Socket::Pipe { .. } => return Ok(0),
         };
-        match send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
+        let flags = MsgFlags::MSG_DONTWAIT;
+        // Without the flag, std protects a program, because it ignores SIGPIPE from the start.
+        #[cfg(not(target_vendor = "apple"))]
+        let flags = flags | MsgFlags::MSG_NOSIGNAL;
+        match send(fd, bytes, flags) {
             Ok(sent) => Ok(sent),
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(0),
             Err(e) => Err(e.into()),

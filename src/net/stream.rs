@@ -6,11 +6,11 @@
 //! answered in one write (RFC 2920 3.2) and a single command at once.
 //! [`flush_now`](Stream::flush_now) sends earlier.
 //!
-//! - No call blocks for ever. A command line must be complete within the timeout, however slowly
+//! - No call blocks forever. A command line must be complete within the timeout, however slowly
 //!   its bytes come. A client that does not read its replies is given up after it, and nothing
 //!   outlasts the session's deadline. Each limit is kept to within an eighth of the timeout,
 //!   because exact times would cost a system call for each read.
-//! - Mail data must come at [`DATA_RATE_MIN`] bytes per second or more. A client may fall behind
+//! - Mail data must come at [`DATA_RATE_MIN`] bytes per second or more. A client may lag
 //!   that rate, or pause, by three fifths of the timeout, and no burst buys it more. That is 3
 //!   minutes of 5, as long as a sender waits for a block of its own to be taken (RFC 5321
 //!   4.5.3.2.5). So a network that fails for a while does not make one side give up long before the
@@ -61,8 +61,8 @@ pub struct Stream {
     line_since: Option<Instant>,
     /// The time at which mail data was last received, or was asked for.
     last_data: Instant,
-    /// The time until which the mail data so far would have lasted at the minimum rate. It falls
-    /// behind the clock as far as the client falls behind that rate.
+    /// The time until which the mail data so far would have lasted at the minimum rate. It lags the
+    /// clock as far as the client lags that rate.
     data_paced_until: Instant,
     /// Whether the server is overloaded.
     overload: Arc<OverloadFlag>,
@@ -270,8 +270,8 @@ impl Stream {
     /// # Errors
     /// [`Disconnect::ClearText`] if there is unread input, because an attacker between the client
     /// and this host may have inserted it, to have it taken for something that the client said
-    /// inside TLS. After any error nothing more is sent, because the client could not tell what it
-    /// is.
+    /// inside TLS. After any error nothing more is sent, because the client could not know what
+    /// it is.
     pub fn start_tls(&mut self, certificate: &ServerCertificate) -> Result<TlsInfo, Disconnect> {
         let result = self.handshake(certificate);
         if result.is_err() {

@@ -70,7 +70,7 @@ counters! {
     messages_rejected,
     /// Delivery status notifications created.
     dsns,
-    /// Recipients on other hosts whose mail a smarthost took.
+    /// Recipients on other hosts for which a smarthost accepted the message.
     relay_sent,
     /// Attempts for such a recipient that are to be repeated.
     relay_deferred,
@@ -78,7 +78,7 @@ counters! {
     relay_bounced,
     /// Copies appended to mailboxes and to the queue.
     copies,
-    /// Octets of the messages accepted.
+    /// Bytes of the messages accepted.
     octets,
     /// Batches that the writer synced.
     batches,

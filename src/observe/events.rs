@@ -47,16 +47,16 @@ pub struct Event {
     pub meaning: &'static str,
 }
 
-/// How a field of an event is written.
+/// Format of a field of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
     /// Always, with one value.
     Value,
     /// Only if there is a value.
     Option,
-    /// As the three fields of [`MessageFields`].
+    /// The three fields of [`MessageFields`].
     Message,
-    /// As one field for each counter.
+    /// One field for each counter.
     Counters,
 }
 

@@ -75,7 +75,7 @@ pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
     Ok(PendingLog(Some((queue, style))))
 }
 
-/// A log whose lines wait until [`PendingLog::write`] is called or this is dropped. Its thread
+/// A log that holds its lines until [`PendingLog::write`] is called or it is dropped. Its thread
 /// starts only then, because a thread that exists when the process drops privileges keeps its own.
 #[derive(Debug)]
 pub struct PendingLog(Option<(Receiver<LogItem>, LogStyle)>);
@@ -239,7 +239,7 @@ mod tests {
         assert_eq!(one_line("a\nb\u{7f}\u{9b}".into()), "a\\x0ab\\x7f\\x9b");
     }
 
-    /// A writer that blocks for ever does not delay the caller, and the lost lines are counted.
+    /// A writer that blocks forever does not delay the caller, and the lost lines are counted.
     #[test]
     fn a_blocked_log_does_not_block() {
         let (lines, queue) = bounded(2);

@@ -81,7 +81,7 @@ pub struct RecipientStatus<'a> {
 }
 
 impl<'a> RecipientStatus<'a> {
-    /// Returns the status of a recipient whose mailbox has the message.
+    /// Returns the status of a recipient that has the message in the mailbox.
     pub fn delivered<D>(recipient: &'a Recipient<D>) -> RecipientStatus<'a> {
         let (path, original) = (&recipient.path, recipient.original.as_ref());
         RecipientStatus { path, original, status: (2, 0, 0), diagnostic: None, is_reply: false }

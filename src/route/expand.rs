@@ -157,9 +157,9 @@ pub(super) struct Expansion<'a> {
     expanded: HashSet<ExpansionStep>,
     pub(super) address_count: usize,
     include_count: usize,
-    /// Users whose forward files lie between the start and the current target.
+    /// Users with forward files that lie between the start and the current target.
     pub(super) forward_path: Vec<String>,
-    /// Users whose forward files have been followed.
+    /// Users that have had their forward files followed.
     pub(super) forwarded_users: HashSet<String>,
 }
 
@@ -284,7 +284,7 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    /// Adds the mailbox itself, whatever the user's forward file says.
+    /// Adds the mailbox itself, and ignores the user's forward file.
     pub(super) fn add_mailbox(&mut self, destination: UserMailbox, member: Member) {
         let new = self.mailboxes.insert(destination.name.clone());
         let again = if new { "" } else { " (again)" };
@@ -461,7 +461,7 @@ impl<'a> Expansion<'a> {
         SourceLine { file: &self.aliases.path, line }
     }
 
-    /// Returns the index of the step whose alias comes first in the file.
+    /// Returns the index of the step with the alias that comes first in the file.
     fn loop_start(&self, steps: &[ExpansionStep]) -> usize {
         let order = |step: &ExpansionStep| match step {
             ExpansionStep::Alias(index) => *index,

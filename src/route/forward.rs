@@ -28,7 +28,7 @@ pub trait ForwardFiles: Send + Sync {
 }
 
 /// Forward files in the home directories of the system's users. Its function reads the file in a
-/// home directory as the user whose directory it is.
+/// home directory with the identity of its user.
 pub struct HomeForwardFiles<F>(F);
 
 impl<F> HomeForwardFiles<F>

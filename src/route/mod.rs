@@ -29,7 +29,7 @@
 //! - **No bounce by accident.** A name is answered 550 only if it is certainly unknown. A lookup
 //!   that fails, or an error in the aliases, is answered 451, so that mail waits at the client
 //!   until the administrator has fixed it.
-//! - **Mail for postmaster is accepted**, whatever the aliases say (RFC 5321 4.5.1).
+//! - **Mail for postmaster is accepted**, regardless of the aliases (RFC 5321 4.5.1).
 
 pub mod alias_file;
 pub mod aliases;

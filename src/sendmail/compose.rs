@@ -10,8 +10,8 @@
 //! temporary file. Lines may end with LF or with CR LF. A line that is not a field ends the header
 //! and is part of the body.
 //!
-//! If there is a field whose name begins with `Resent-`, the Resent- fields are completed and hold
-//! the recipients (RFC 5322 3.6.6). Postfix does the same.
+//! If there is a field with a name that begins with `Resent-`, the Resent- fields are completed and
+//! hold the recipients (RFC 5322 3.6.6). Postfix does the same.
 
 use std::fmt;
 use std::fs::File;

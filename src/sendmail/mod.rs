@@ -1,4 +1,4 @@
-//! The program behind sendmail(1), mailq(1) and newaliases(1), by which local programs submit
+//! The program of sendmail(1), mailq(1) and newaliases(1), by which local programs submit
 //! messages.
 //!
 //! ```text

@@ -129,7 +129,7 @@ impl Admission {
             if clients_only && client.is_none() {
                 return None;
             }
-            // With a difference of one, two clients would evict each other for ever.
+            // With a difference of one, two clients would evict each other forever.
             let has_more = client.is_some_and(|client| counts.of(client) > sessions + 1);
             let least = self.timeout / if has_more { 300 } else { 60 };
             let idle_for = session.idle_for()?;

@@ -322,7 +322,7 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
     }
     let end = shared.context.serve_as(service, &mut stream);
     // A client that got 221 may connect again at once, so it must not be counted any more. A client
-    // whose input is still drained is counted until then, because it has the thread, and clients
+    // with input to be drained is counted until then, because it has the thread, and clients
     // must not take the threads that are kept for this host.
     let lingers = end.lingers() || stream.has_unread();
     let counted = (lingers && permit.is_of_a_client()).then_some(permit);

@@ -77,7 +77,7 @@ pub struct SessionConfig {
 /// Relaying to other hosts.
 #[derive(Clone, Debug)]
 pub struct RelayPolicy {
-    /// Networks whose clients may relay, besides this host.
+    /// Networks of clients that may relay, besides this host.
     pub networks: Vec<IpNet>,
     /// The queue, which is notified of each new entry.
     pub queue: QueueHandle,

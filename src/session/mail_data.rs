@@ -24,7 +24,7 @@ use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::receiver::Step;
 use crate::smtp::{Envelope, Reply};
 
-/// A message whose mail data is being read.
+/// A message with mail data that is being read.
 pub(super) struct Incoming {
     id: String,
     time: Zoned,
@@ -187,7 +187,7 @@ impl Session<'_> {
             received_at,
         };
         let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
-        // A client whose mail is accepted is not harvesting addresses.
+        // A client that has mail accepted is not harvesting addresses.
         if reply.is_positive() {
             self.receiver.host().recipient_limiter.reset();
         }

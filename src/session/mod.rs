@@ -27,7 +27,7 @@
 //! | `end.rs` | the end of a session |
 //!
 //! A message leaves a line in the log for each destination or recipient, a rejected recipient one,
-//! and `abuse` is logged for a client on another host whose session the server had to end.
+//! and `abuse` is logged if the server had to end the session of a client on another host.
 //! Connections are logged as details.
 
 mod access;

@@ -1,4 +1,4 @@
-//! Mail data sent in chunks by BDAT (RFC 3030). Each chunk has a given number of octets, so there
+//! Mail data sent in chunks by BDAT (RFC 3030). Each chunk has a given number of bytes, so there
 //! is no end to look for.
 //!
 //! The chunks of a message are lines of text as with DATA, but without stuffed dots. A line may
@@ -15,7 +15,7 @@ use super::data::{DataEnd, Decoder, LinePiece};
 #[derive(Debug)]
 pub struct Chunks {
     decoder: Decoder,
-    /// Octets of the current chunk that were not received yet.
+    /// Bytes of the current chunk that were not received yet.
     remaining: u64,
     octets: u64,
 }
@@ -31,13 +31,13 @@ impl Chunks {
         self.remaining = octets;
     }
 
-    /// Returns how many octets of the chunk were not received yet: 0 at its end.
+    /// Returns how many bytes of the chunk were not received yet: 0 at its end.
     pub fn remaining(&self) -> u64 {
         self.remaining
     }
 
     /// Consumes the part of `input` that belongs to the chunk, passes its lines to `sink`, and
-    /// returns the number of octets consumed. After an error it still counts, but passes nothing
+    /// returns the number of bytes consumed. After an error it still counts, but passes nothing
     /// more to `sink`.
     pub fn feed(&mut self, input: &[u8], sink: &mut dyn FnMut(LinePiece<'_>)) -> usize {
         let used = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
@@ -60,7 +60,7 @@ impl Chunks {
         self.decoder.finish(sink)
     }
 
-    /// Returns the number of octets received so far, in all chunks.
+    /// Returns the number of bytes received so far, in all chunks.
     pub fn octets(&self) -> u64 {
         self.octets
     }

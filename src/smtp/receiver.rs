@@ -19,7 +19,7 @@ use super::parameter::{MailParameters, RcptParameters};
 use super::path::{Domain, EtrnNode, ForwardPath, Mailbox, ReversePath};
 use super::reply::{self, Reply};
 
-/// The host behind a receiver: its users, its disk, and its policy.
+/// The host of a receiver: its users, its disk, and its policy.
 pub trait Host {
     /// The destination of an accepted recipient, stored in the envelope.
     type Destination;
@@ -78,7 +78,7 @@ pub enum Step {
         /// Whether the message ends with this chunk.
         last: bool,
     },
-    /// Read and drop that many octets, then send the replies. LMTP may have several, or none.
+    /// Read and drop that many bytes, then send the replies. LMTP may have several, or none.
     Skip(u64, Vec<Reply>),
     /// Close the connection if any clear text follows STARTTLS, because an attacker in the network
     /// may have inserted it to be read inside TLS. Otherwise send the reply, 220, flush, make the
@@ -169,7 +169,7 @@ struct Transaction<D> {
 enum Chunking {
     /// No BDAT was received.
     None,
-    /// Chunks of this many octets in all were accepted.
+    /// Chunks of this many bytes in all were accepted.
     Announced(u64),
     /// A chunk was rejected, so that all commands but RSET are rejected too (RFC 3030 2).
     Failed,
@@ -586,7 +586,7 @@ impl<H: Host> Receiver<H> {
     }
 }
 
-/// Returns `reply`, whose text may contain a mailbox in UTF-8. If the client does not accept UTF-8,
+/// Returns `reply`, which may contain a mailbox in UTF-8. If the client does not accept UTF-8,
 /// returns the reply of `otherwise` instead (RFC 6531 3.7.4).
 fn utf8_or(reply: Reply, allowed: bool, otherwise: fn() -> Reply) -> Reply {
     match (reply.is_ascii(), allowed) {

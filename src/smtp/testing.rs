@@ -147,7 +147,7 @@ impl<H: Host> Conversation<H> {
         input.split_at(used).1
     }
 
-    /// Ends a chunk or a skipped chunk if all its octets were received. It may have none.
+    /// Ends a chunk or a skipped chunk if all its bytes were received. It may have none.
     fn end_if_counted(&mut self) {
         match (&self.input_state, &self.chunks) {
             (InputState::Chunk { octets, last }, Some(chunks)) if chunks.remaining() == 0 => {
@@ -364,7 +364,7 @@ fn check_conversation(input: &[u8], lmtp: bool) {
     assert_eq!(whole.replies + incomplete, whole.replies_due, "one reply to each command");
 }
 
-/// A host that accepts all recipients whose name does not begin with x.
+/// A host that accepts all recipients except those with names that begin with x.
 struct AcceptAllHost;
 
 impl Host for AcceptAllHost {

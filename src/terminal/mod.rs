@@ -4,7 +4,7 @@
 //! Logins are read from utmp(5). On a host without that file (some systems have dropped it because
 //! its times have 32 bits) no user is active.
 //!
-//! A user accepts messages on a terminal whose device is writable by its group (`mesg y`), as for
+//! A user accepts messages on a terminal if its device is writable by its group (`mesg y`), as for
 //! write(1). The contents of utmp are not trusted, because other programs than login(1) write to
 //! it. A terminal is written to only if it is
 //! - in the directory of devices, reached without `..` and without a symbolic link;
@@ -139,7 +139,7 @@ impl Terminals {
         }
         let (device, directories) =
             names.split_last().ok_or_else(|| io::Error::other("no name"))?;
-        let directory_flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let directory_flags = SEARCH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut directory = nix::fcntl::open(&self.dev, directory_flags, Mode::empty())?;
         for name in directories {
             let flags = directory_flags | OFlag::O_NOFOLLOW;
@@ -203,6 +203,13 @@ fn check_device(stat: &FileStat, uid: u32) -> io::Result<()> {
     };
     Err(io::Error::other(reason))
 }
+
+/// The mode in which a directory is opened to open files in it.
+#[cfg(any(target_os = "linux", target_os = "freebsd"))]
+const SEARCH: OFlag = OFlag::O_PATH;
+/// Reading, because other systems have no `O_PATH`. Users may read the directory of devices.
+#[cfg(not(any(target_os = "linux", target_os = "freebsd")))]
+const SEARCH: OFlag = OFlag::O_RDONLY;
 
 /// True if the terminal is set to UTF-8 (termios(3), IUTF8).
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]

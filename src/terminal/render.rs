@@ -290,7 +290,7 @@ mod tests {
             (b"\xe2\x82", "M-bM-^B", "M-bM-^B"),
             (b"\xc0\x9b", "M-@M-^[", "M-@M-^["),
             (b"\xff", "M-^?", "M-^?"),
-            // Visible UTF-8, whose bytes could be CSI on a terminal without UTF-8.
+            // Visible UTF-8, with bytes that could be CSI on a terminal without UTF-8.
             ("caf\u{e9} \u{db}".as_bytes(), "caf\u{e9} \u{db}", "caf? ?"),
             ("\u{65e5}\u{672c} e\u{301}".as_bytes(), "\u{65e5}\u{672c} e\u{301}", "?? e?"),
             // All blanks become a blank, and so do line and paragraph separators.

@@ -182,7 +182,7 @@ fn short_writes() {
             let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
             let disk = machine.process();
             disk.plan(Some(Plan { at, fault: Fault::Short(part) }));
-            // A dotlock whose line was not written whole is not a lock.
+            // A dotlock with an incomplete line is not a lock.
             let server = SimWriter::start(&disk).unwrap();
             for message in messages("short") {
                 let first = message.id == "short-one";

@@ -298,7 +298,7 @@ impl Run {
                 thread::sleep(Duration::from_millis(50));
             }
         }
-        // A mailbox whose disk failed is recovered as after a power loss.
+        // A mailbox on a disk that failed is recovered as after a power loss.
         self.ledger.power_lost();
     }
 

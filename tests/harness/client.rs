@@ -76,7 +76,7 @@ pub struct Client<S: Transport = TcpStream> {
     stream: BufReader<S>,
 }
 
-/// Connects a socket that does not wait for ever.
+/// Connects a socket that does not wait forever.
 pub fn connect(address: SocketAddr) -> TcpStream {
     let socket = TcpStream::connect_timeout(&address, TIMEOUT).expect("it listens");
     socket.set_nodelay(true).unwrap();

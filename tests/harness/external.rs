@@ -137,7 +137,7 @@ pub fn assert_from_smtp_source(messages: &[Vec<u8>], count: usize, length: usize
     assert_eq!(ids.len(), count);
 }
 
-/// Downloads Debian packages, for each pattern the last one whose name matches, and unpacks them
+/// Downloads Debian packages, for each pattern the last one with a matching name, and unpacks them
 /// below `into`.
 pub fn unpack(patterns: &[&str], into: &Path) {
     if patterns.iter().any(|pattern| package(pattern, into).is_none()) {
@@ -155,7 +155,7 @@ pub fn unpack(patterns: &[&str], into: &Path) {
     }
 }
 
-/// Returns the last of the packages whose names match.
+/// Returns the last of the packages with a matching name.
 fn package(pattern: &str, home: &Path) -> Option<String> {
     let mut search = external("apt-cache", home);
     let found = run_for_text(search.args(["--names-only", "search", &format!("^{pattern}$")]));

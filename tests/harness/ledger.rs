@@ -1,8 +1,8 @@
 //! The ledger: which messages were sent, what was answered, and whether the mailboxes agree.
 //!
 //! The rule that [`Ledger::check`] checks: a message that was accepted is whole in each of its
-//! mailboxes, once; one whose answer was lost is in all of them or in none; nothing else is there,
-//! and nothing is torn. Until the next crash a message that was refused is in none
+//! mailboxes, once; one that has lost its answer is in all of them or in none; nothing else is
+//! there, and nothing is torn. Until the next crash a message that was refused is in none
 //! ([`Ledger::check_refused`]). Mail readers may meanwhile take messages out; the ledger records
 //! what they do.
 
@@ -279,7 +279,7 @@ impl<A: Answer> Ledger<A> {
         self.check_presence(mailboxes, refused, false)
     }
 
-    /// Checks that messages that were accepted are in their mailboxes, whatever else may be there.
+    /// Checks that messages that were accepted are in their mailboxes. Others may be there too.
     pub fn check_accepted(&self, mailboxes: &impl Mailboxes) -> Result<(), String> {
         self.check_presence(mailboxes, is_accepted, true)
     }

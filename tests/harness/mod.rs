@@ -1,5 +1,5 @@
-//! What the test programs share: servers and clients, messages and the ledger of their fate, disks,
-//! hosts, and programs of other projects.
+//! Modules that the test programs share: servers and clients, messages and the ledger of their
+//! fate, disks, hosts, and programs of other projects.
 #![allow(dead_code)] // each test program uses a part
 
 pub mod client;

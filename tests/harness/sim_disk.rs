@@ -4,7 +4,7 @@
 //! has of it, the `Disk` that a writer is started on. Every call of a process is numbered and
 //! logged, and a [`Plan`] says what happens at the n-th.
 //!
-//! What survives what:
+//! A fault leaves this:
 //! - A *kill* ends one process. From then on its calls fail and its locks are released, but all
 //!   that it wrote, and every name that it created, stays. In the middle of a write it leaves whole
 //!   pages.
@@ -385,7 +385,7 @@ impl State {
             }
             Fault::FromThenOn(errno) if (now || later) && can_fail(op, errno) => {
                 process.fired = true;
-                // No call is interrupted for ever.
+                // No call is interrupted forever.
                 match errno == Errno::EINTR && (process.calls - plan.at) % 2 == 1 {
                     true => Ok(None),
                     false => Err(errno.into()),

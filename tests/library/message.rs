@@ -1,5 +1,5 @@
-//! What is stored of mail data: tables of boundary cases, and a simple reference model that sees
-//! the whole message at once. Both must agree on random input, at whatever length lines are split.
+//! The content stored of mail data: tables of boundary cases, and a simple reference model that
+//! sees the whole message at once. Both must agree on random input, with lines split at any length.
 
 use std::io::Read;
 use std::path::Path;

@@ -54,7 +54,7 @@ impl Route for TestQueueRoute {
     }
 }
 
-/// A host whose queue runs when a test asks for it.
+/// A host that runs its queue when a test asks for it.
 struct Host {
     store: MailStore,
     settings: QueueConfig,

@@ -155,7 +155,7 @@ fn file_writable_by_others_is_not_read() {
     make(0o755, 0o644, "x@y");
     symlink(&home, directory.path().join("link")).unwrap();
     assert_eq!(read(&directory.path().join("link")), Ok(Some(b"x@y".to_vec())));
-    // Mail of root is not forwarded by a file whose directory another user may own.
+    // Mail of root is not forwarded by a file in a directory that another user may own.
     assert_eq!(forward::read(&disk, &home, Owner { uid: 0, gid: 0 }).unwrap(), None);
     if root {
         make(0o755, 0o644, "x@y");

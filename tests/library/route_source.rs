@@ -17,7 +17,7 @@ fn write(path: &Path, text: impl AsRef<[u8]>, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Creates a host whose aliases are in `DIR/aliases`. `@DIR@` in them stands for the directory.
+/// Creates a host with its aliases in `DIR/aliases`. `@DIR@` in them stands for the directory.
 fn host(aliases: &str) -> (LocalRoute, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
@@ -116,7 +116,7 @@ fn untrusted_files_are_refused() {
     refused("second link");
     fs::create_dir(&list).unwrap();
     refused("not a regular file");
-    // Opening a FIFO without a writer would block for ever.
+    // Opening a FIFO without a writer would block forever.
     mkfifo(&list, Mode::from_bits_truncate(0o600)).unwrap();
     refused("not a regular file");
     symlink("/dev/zero", &list).unwrap();

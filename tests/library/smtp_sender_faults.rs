@@ -208,7 +208,7 @@ fn server_that_does_not_read_mail_data_times_out() {
     }
 }
 
-/// A message whose content cannot be read is not sent as if it ended there.
+/// A message that fails to be read in the middle is not sent as if it ended there.
 #[test]
 fn unreadable_content_is_not_sent() {
     use mailslot::relay::client::OutgoingMessage;

@@ -155,7 +155,7 @@ fn certificates_are_checked_unless_configured_otherwise() {
     for certificate in [&named, &stranger] {
         assert!(connect(&target(&running(certificate)), &settings).unwrap().tls().is_some());
     }
-    // The configured name counts, whatever address it has.
+    // The configured name counts, and not its address.
     let running = running(&named);
     let by_name = format!("localhost:{}", running.address.port()).parse().unwrap();
     assert!(connect(&by_name, &with_tls(&named)).is_err());

@@ -50,7 +50,7 @@ fn terminal_that_refuses_messages_is_left_alone() {
     assert!(terminals.are_active(&[user("ann")]));
 }
 
-/// A terminal has one owner, whatever utmp says.
+/// A terminal has one owner, even if utmp names another user.
 #[test]
 fn terminal_of_another_owner_is_left_alone() {
     let directory = tempfile::tempdir().unwrap();

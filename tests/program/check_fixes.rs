@@ -346,7 +346,7 @@ impl Host {
         host
     }
 
-    /// Creates a host whose program and users are those of the test.
+    /// Creates a host with the program and the users of the test.
     fn here() -> Host {
         Host::new(Path::new(PROGRAM), Command::new("sh"), USERS)
     }

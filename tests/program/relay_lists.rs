@@ -52,7 +52,7 @@ fn list_owner_replaces_the_sender_for_remote_members() {
     assert!(far.mailbox("bob").lines().any(|line| line == "Return-Path: <>"));
 }
 
-/// Two hosts whose aliases lead to each other.
+/// Two hosts with aliases that lead to each other.
 #[test]
 fn mail_loop_is_refused() {
     let directory = TestDirectory::new();

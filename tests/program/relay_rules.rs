@@ -221,7 +221,7 @@ fn relayed_messages_are_unchanged() {
         client.command("RCPT TO:<both@here.example>", 250);
         client.command("RCPT TO:<mockapetris@there.example>", 250);
         client.command("DATA", 354);
-        for line in message.split_inclusive(|octet| *octet == b'\n') {
+        for line in message.split_inclusive(|byte| *byte == b'\n') {
             let dot: &[u8] = if line[0] == b'.' { b"." } else { b"" };
             client.send([dot, line.strip_suffix(b"\n").unwrap(), b"\r\n"].concat());
         }
@@ -232,9 +232,9 @@ fn relayed_messages_are_unchanged() {
         let mails = mbox::read(mailbox);
         let begin = b"From: Smith <smith@example.org>\nSubject: hard ";
         let text = |mail: &mbox::Mail| {
-            let octets = mail.unquoted();
-            let at = memchr::memmem::find(&octets, begin).unwrap();
-            octets[at..].to_vec()
+            let bytes = mail.unquoted();
+            let at = memchr::memmem::find(&bytes, begin).unwrap();
+            bytes[at..].to_vec()
         };
         let mut texts: Vec<_> = mails.iter().map(text).collect();
         texts.sort();

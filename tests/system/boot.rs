@@ -40,8 +40,8 @@ fn with_packages(names: &[&str]) -> TestDirectory {
     directory
 }
 
-/// Delivers, kills the server, whose pid `pid` prints, delivers again, and stops the server by
-/// `stop`.
+/// Delivers, kills the server by the pid that the command `pid` prints, delivers again, and stops
+/// the server by `stop`.
 fn deliver_kill_and_stop(container: &mut Container, pid: &str, stop: &str) {
     container.must(SEND);
     assert_eq!(container.must(COUNT).trim(), "1");
@@ -73,7 +73,7 @@ fn runit() {
     container.must(&until("grep -q 'unknown key' /var/log/mailslot/current"));
     container
         .must(&until("sv status /etc/sv/mailslot | grep -q '^down: [^ ]* [2-9]s, normally up;'"));
-    container.must("sv exit /etc/sv/mailslot; contrib/install --runit --uninstall");
+    container.must("sv exit /etc/sv/mailslot; contrib/install --uninstall");
     container.must("! test -e /etc/sv/mailslot && ! test -e /usr/local/sbin/mailslot");
 }
 
@@ -92,7 +92,7 @@ fn s6() {
     container.must("echo wrong >>/etc/mailslot.conf; s6-svc -u /run/service/mailslot");
     let status = "s6-svstat /run/service/mailslot | grep '^down (exitcode 78)'";
     container.must(&until(&format!("{status} | grep -qv 'want up'")));
-    container.must("rm /run/service/mailslot; contrib/install --s6 --uninstall");
+    container.must("rm /run/service/mailslot; contrib/install --uninstall");
     container.must("! test -e /etc/s6/sv/mailslot");
 }
 
@@ -112,7 +112,7 @@ fn xinetd() {
         container.must(SEND);
         assert_eq!(container.must(COUNT).trim(), number.to_string());
     }
-    container.must("kill $xinetd; wait $xinetd; contrib/install --xinetd --uninstall");
+    container.must("kill $xinetd; wait $xinetd; contrib/install --uninstall");
     container.must("! test -e /etc/xinetd.d/mailslot");
 }
 
@@ -133,13 +133,61 @@ fn uninstall_removes_what_install_created() {
     // A second installation changes nothing.
     container.must(&format!("contrib/install {all} --programs $BUILT"));
     assert_eq!(container.changed(), made);
-    container.must(&format!("contrib/install {all} --uninstall"));
+    // While it runs, nothing is stopped in silence and nothing is removed.
+    container
+        .must("/usr/local/sbin/mailslot --sandbox /tmp/box -q >/dev/null 2>&1 & echo $! >/tmp/pid");
+    container.must(&until("test -d /tmp/box/mail"));
+    let (refused, status) = container.run("contrib/install --uninstall");
+    assert!(refused.contains("mailslot runs as process"), "{refused}");
+    assert_eq!((container.changed(), status), (made.clone(), 1));
+    container.must("kill $(cat /tmp/pid)");
+    container.must(&until("! kill -0 $(cat /tmp/pid) 2>/dev/null"));
+    // The flags of the installation are in its list.
+    container.must("contrib/install --uninstall");
     container.must("userdel mailslot; rmdir /var/spool/mailslot /var/log/mailslot");
     let left = container.changed();
     let left: Vec<_> = left.difference(&before).filter(|path| !is_of_users(path)).collect();
     // Directories that other programs may use are left.
     let files: Vec<_> = left.iter().filter(|path| !is_directory(&mut container, path)).collect();
     assert!(files.is_empty(), "{files:#?}");
+}
+
+/// cron and PHP call `/usr/sbin/sendmail` or `/usr/lib/sendmail`, whatever the prefix is.
+#[test]
+#[ignore = "needs root and unshare"]
+fn the_default_prefix_has_a_sendmail_for_cron() {
+    let mut container = Container::start(with_packages(&[]));
+    container.must("rm -f /usr/sbin/sendmail /usr/lib/sendmail");
+    for root in ["", "/tmp/package"] {
+        let install = format!("DESTDIR={root} contrib/install");
+        container.must(&format!("{install} --sendmail --programs $BUILT"));
+        for link in ["/usr/sbin/sendmail", "/usr/lib/sendmail"] {
+            let to = container.must(&format!("readlink {root}{link}"));
+            assert_eq!(to, "/usr/local/sbin/mailslot-sendmail\n", "{root}{link}");
+        }
+        container.must(&format!("{install} --uninstall"));
+        container.must(&format!("! find {root}/usr/sbin {root}/usr/lib/sendmail | grep sendmail"));
+    }
+    // The sendmail of another program stays, and the administrator reads of it.
+    container.must("echo other >/usr/sbin/sendmail");
+    let said = container.must("contrib/install --sendmail --programs $BUILT");
+    assert!(said.contains("WARNING: /usr/sbin/sendmail is not of mailslot"), "{said}");
+    container.must("contrib/install --uninstall");
+    assert_eq!(container.must("cat /usr/sbin/sendmail"), "other\n");
+}
+
+/// A super-server that is installed from `contrib` does not listen to the network.
+#[test]
+fn super_servers_listen_on_loopback_only() {
+    let tree = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib");
+    let xinetd = fs::read_to_string(tree.join("xinetd.conf")).unwrap();
+    let binds: Vec<_> = xinetd.lines().filter(|line| line.trim().starts_with("bind")).collect();
+    assert_eq!(binds.len(), xinetd.matches("\nservice ").count(), "{binds:?}");
+    assert!(binds.iter().all(|line| line.ends_with(" 127.0.0.1") || line.ends_with(" ::1")));
+    let inetd = fs::read_to_string(tree.join("inetd.conf")).unwrap();
+    for line in inetd.lines().filter(|line| !line.starts_with('#')) {
+        assert!(line.starts_with("127.0.0.1:") || line.starts_with("[::1]:"), "{line}");
+    }
 }
 
 fn is_directory(container: &mut Container, path: &str) -> bool {

@@ -59,9 +59,9 @@ fn sample_messages_arrive_unchanged() {
 /// Returns the message with LF at the end of all lines.
 fn lines(text: &[u8]) -> Vec<u8> {
     let mut lines = Vec::with_capacity(text.len() + 1);
-    for (at, octet) in text.iter().enumerate() {
-        if *octet != b'\r' || text.get(at + 1) != Some(&b'\n') {
-            lines.push(*octet);
+    for (at, byte) in text.iter().enumerate() {
+        if *byte != b'\r' || text.get(at + 1) != Some(&b'\n') {
+            lines.push(*byte);
         }
     }
     if !lines.is_empty() && !lines.ends_with(b"\n") {
@@ -73,13 +73,13 @@ fn lines(text: &[u8]) -> Vec<u8> {
 /// Returns why a message must be refused, if it must.
 fn reason(sent: &[u8]) -> Option<&'static str> {
     let has_late_from = |line: &[u8]| line.windows(5).skip(998).any(|five| five == b"From ");
-    let header = sent.split(|octet| *octet == b'\n').take_while(|line| !line.is_empty());
+    let header = sent.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty());
     let hops = header.filter(|l| l.to_ascii_lowercase().starts_with(b"received:")).count();
     if sent.contains(&b'\r') {
         Some("554 5.6.0 DATA: a bare CR")
     } else if hops > 100 {
         Some("554 5.4.6")
-    } else if sent.split(|octet| *octet == b'\n').any(has_late_from) {
+    } else if sent.split(|byte| *byte == b'\n').any(has_late_from) {
         Some("554 5.6.0 DATA: a long line")
     } else {
         None

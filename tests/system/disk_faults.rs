@@ -26,7 +26,7 @@ use crate::harness::wait_until;
 const LARGE: usize = 300 * 1024;
 
 /// Errors, the codes besides 451 that they may cause, their text in the log, and whether they may
-/// last. No disk returns EINTR for ever.
+/// last. No disk returns EINTR forever.
 const ERRORS: &[(&str, u16, &str, bool)] = &[
     ("ENOSPC", 452, "No space left on device", true),
     ("EDQUOT", 552, "quota exceeded", true),
@@ -119,7 +119,7 @@ fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
             ledger = Ledger::default();
         }
     }
-    println!("{} faults in {group:?}, {number} tries, {length} octets", runs.fired);
+    println!("{} faults in {group:?}, {number} tries, {length} bytes", runs.fired);
     assert!(runs.fired > 20);
     let (_, status) = server.stop();
     assert_eq!(status.code(), Some(0));

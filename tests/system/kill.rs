@@ -70,7 +70,7 @@ fn kill_deliveries(scenario: &Scenario) {
             delivery(&directory, scenario, threads, Some((call, n))).0
         });
     }
-    println!("killed at {tried} calls: {:?}, {} octets", scenario.to, scenario.length);
+    println!("killed at {tried} calls: {:?}, {} bytes", scenario.to, scenario.length);
 }
 
 /// Calls `crash` for each name and n = 1, 2, 3 and so on until it returns false. Returns the number
@@ -320,6 +320,6 @@ fn inetd(
     ledger.record(message, code);
     let calls = strace.detach();
     ledger
-        .assert_recovers(directory, &format!("inetd's {thread} killed at {at:?}, {length} octets"));
+        .assert_recovers(directory, &format!("inetd's {thread} killed at {at:?}, {length} bytes"));
     (!status.success(), calls)
 }

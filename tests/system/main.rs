@@ -9,6 +9,7 @@ mod abuse;
 mod boot;
 mod clients;
 mod corpus;
+mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
 #[cfg(target_os = "linux")]

@@ -114,7 +114,7 @@ fn mail_waits_while_the_link_is_down() {
     wait_until("sent when the link is up again", all);
     let queue = near.join("spool/queue");
     wait_until("the queue is empty", || std::fs::read_dir(&queue).unwrap().count() == 0);
-    // A message whose reply was lost may have been sent twice.
+    // A message that has lost its reply may have been sent twice.
     assert_eq!([there("one"), there("three"), there("four")], [1, 1, 1]);
     assert!(there("two") <= 2);
 }

@@ -39,7 +39,7 @@ fn exported(directory: &Path) -> Vec<Vec<u8>> {
 /// Returns a message without its From_ line.
 fn without_from(message: Vec<u8>) -> Vec<u8> {
     assert!(message.starts_with(b"From smith@example.org "));
-    let end = message.iter().position(|octet| *octet == b'\n').unwrap() + 1;
+    let end = message.iter().position(|byte| *byte == b'\n').unwrap() + 1;
     message[end..].to_vec()
 }
 

@@ -55,9 +55,9 @@ while not os.path.exists(stop):
         time.sleep(0.005)
         continue
     lock(box, fcntl.LOCK_EX)
-    octets = box.read()
-    starts = [m.start() for m in re.finditer(rb'^From ', octets, re.M)] + [len(octets)]
-    each = [octets[a:b] for a, b in zip(starts, starts[1:])]
+    content = box.read()
+    starts = [m.start() for m in re.finditer(rb'^From ', content, re.M)] + [len(content)]
+    each = [content[a:b] for a, b in zip(starts, starts[1:])]
     ledger.write(b''.join(each[::2]))
     ledger.flush()
     box.seek(0)

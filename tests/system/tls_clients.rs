@@ -274,7 +274,7 @@ with smtplib.SMTP("127.0.0.1", int(os.environ["PORT"]), "c.example") as client:
                     ["NOTIFY=SUCCESS", "ORCPT=rfc822;first@here.example"])
     client.sendmail("a@here.example", ["j\u00fcrgen@here.example"], text,
                     ["SMTPUTF8", "BODY=8BITMIME"])
-    # PRDR: behind 353 a reply for each, and one for all.
+    # PRDR: after 353 a reply for each, and one for all.
     client.mail("a@here.example", ["PRDR"])
     for user in ("two", "three"):
         assert client.rcpt(user + "@here.example")[0] == 250

@@ -170,8 +170,8 @@ fn no_250_before_the_sync_of_its_record() {
                 let mut sender = Client::open(address).unwrap();
                 // Fewer than ten, so that no id is the beginning of another.
                 for n in 0..env_number("MAILSLOT_PAIRS", 9) {
-                    let octets = if n == 7 { 300 * 1024 } else { 100 };
-                    let message = TestMessage::new(format!("{session}-{n}"), &["a", "b"], octets);
+                    let bytes = if n == 7 { 300 * 1024 } else { 100 };
+                    let message = TestMessage::new(format!("{session}-{n}"), &["a", "b"], bytes);
                     assert_eq!(sender.submit_for_code(&message).unwrap(), 250);
                 }
             });
@@ -204,7 +204,7 @@ fn large_messages_take_little_memory() {
     server.after_ehlo().deliver("", &["box-0@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
     let idle = peak_kib(server.pid());
     let sent = Barrier::new(32);
-    let chunk = "seventy-eight octets of a line that is sent over and over and stored as it is\r\n"
+    let chunk = "seventy-seven bytes of a line that is sent over and over and stored just as it\r\n"
         .repeat(512);
     thread::scope(|scope| {
         for session in 0..32 {
@@ -232,7 +232,7 @@ fn large_messages_take_little_memory() {
     let all: u64 = (0..8)
         .map(|n| fs::metadata(directory.mailbox_path(&format!("box-{n}"))).unwrap().len())
         .sum();
-    assert!(all > 32 * (24 << 20), "{all} octets");
+    assert!(all > 32 * (24 << 20), "{all} bytes");
 }
 
 /// Returns the peak memory of a process, in KiB.
@@ -298,7 +298,7 @@ fn reset_connections_leave_no_resources() {
 }
 
 /// Connects, sends these bytes, reads a little or nothing, and resets the connection.
-fn reset_after(address: SocketAddr, octets: &[u8], read: usize) {
+fn reset_after(address: SocketAddr, bytes: &[u8], read: usize) {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, TIMEOUT) else { return };
     let at_once = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     setsockopt(&stream, sockopt::Linger, &at_once).unwrap();
@@ -307,7 +307,7 @@ fn reset_after(address: SocketAddr, octets: &[u8], read: usize) {
         let _ = stream.read(&mut vec![0; read * 20]);
     }
     // The server may have closed the connection, after a 421 for too many.
-    let _ = stream.write_all(octets);
+    let _ = stream.write_all(bytes);
 }
 
 #[test]
@@ -337,5 +337,5 @@ fn calls_do_not_depend_on_mailbox_size() {
         calls.push(names.join(" "));
         fs::remove_file(directory.mailbox_path(name)).unwrap();
     }
-    assert_eq!(calls[0], calls[1], "the same calls, whatever the length");
+    assert_eq!(calls[0], calls[1], "the same calls for any length");
 }

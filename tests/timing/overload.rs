@@ -35,8 +35,8 @@ const ALL: [Kind; 3] = [Kind::Silent, Kind::Slow, Kind::NotReading];
 /// Connects from the address `source`.
 fn connect_from(source: Ipv4Addr, to: SocketAddr, receives: Option<usize>) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    if let Some(octets) = receives {
-        socket.set_recv_buffer_size(octets).unwrap();
+    if let Some(bytes) = receives {
+        socket.set_recv_buffer_size(bytes).unwrap();
     }
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
     socket.connect_timeout(&to.into(), TIMEOUT).unwrap();
@@ -74,8 +74,8 @@ impl Attacker {
                 self.sent += 1;
                 // A command now and then.
                 let line = b"EHLO attacker.example\r\n";
-                let octet = &line[self.sent % line.len()..][..1];
-                self.stream.write(octet).is_ok() && self.read_some()
+                let byte = &line[self.sent % line.len()..][..1];
+                self.stream.write(byte).is_ok() && self.read_some()
             }
             Kind::Slow | Kind::Silent => self.read_some(),
         }

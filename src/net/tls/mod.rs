@@ -8,8 +8,8 @@
 //! ```
 //! A [`ServerCertificate`] is always usable: its chain parses, and the key belongs to the first
 //! certificate. A [reload](ServerCertificate::reload) of files that are not keeps the old ones, and
-//! sessions that run keep theirs. A [`TlsSession`] holds a bounded number of bytes, whatever the
-//! client sends, because rustls takes no record above 16 KiB and no handshake message above 64 KiB.
+//! sessions that run keep theirs. A [`TlsSession`] holds a bounded number of bytes for any input of
+//! the client, because rustls takes no record above 16 KiB and no handshake message above 64 KiB.
 //!
 //! It opens no socket and measures no time; the caller's socket has deadlines. Clients are not
 //! asked for certificates. Without the feature `tls`, `tls/absent.rs` replaces this directory.
@@ -149,7 +149,7 @@ where
         Ok(())
     }
 
-    /// Announces the end of the connection to the peer, which can then tell it from a truncation
+    /// Announces the end of the connection to the peer, which distinguishes it from a truncation
     /// (close_notify, RFC 8446 6.1).
     ///
     /// # Errors

@@ -67,8 +67,7 @@ impl ConfinementRules {
         self.allow_read_in_place(file, true);
     }
 
-    /// Allows reading `file`, whose name came from another file. For root it must be
-    /// world-readable.
+    /// Allows reading `file`, which another file names. For root it must be world-readable.
     pub fn allow_read_public(&mut self, file: &Path) {
         self.allow_read_in_place(file, false);
     }

@@ -4,7 +4,7 @@
 //! `--run-as` user irrevocably. One thread, the writer, keeps two capabilities: CAP_SETUID and
 //! CAP_SETGID. With them it impersonates the recipient: it sets the recipient's *file-system
 //! identity* (setfsuid, setfsgid) for the few calls that open, create or remove a mailbox. The
-//! kernel then checks the recipient's permissions, whatever an attacker has put into the mail
+//! kernel then checks the recipient's permissions, even if an attacker has put files into the mail
 //! directory, and counts the mailbox against the recipient's quota.
 //!
 //! ```text

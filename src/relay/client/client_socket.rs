@@ -75,7 +75,7 @@ impl ClientSocket {
     }
 }
 
-/// A socket whose calls fail with `TimedOut` at a deadline.
+/// A socket with calls that fail with `TimedOut` at a deadline.
 struct DeadlineIo<'a> {
     socket: &'a TcpOrUnix,
     deadline: Instant,

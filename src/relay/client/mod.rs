@@ -8,7 +8,7 @@
 //!  unix:/run/mailslot/smtp
 //! ```
 //! Promises:
-//! - **No call blocks for ever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
+//! - **No call blocks forever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
 //!   within which a reply must be complete.
 //! - **All addresses of a name are tried**, after a lookup for each connection. An error before a
 //!   message is sent defers the message, because the message did not cause it.

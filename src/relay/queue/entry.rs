@@ -47,8 +47,8 @@ pub struct QueueEntry {
     pub size: u64,
     /// The envelope. All of its recipients are on other hosts.
     pub envelope: Envelope<()>,
-    /// The local address whose alias or forward file led to the recipients. None if the client
-    /// named them.
+    /// The local address with the alias or forward file that led to the recipients. None if the
+    /// client named them.
     pub via: Option<String>,
     /// Position of the content in the file.
     content_at: u64,
@@ -105,7 +105,7 @@ pub fn encode<D>(
     if line.chars().any(char::is_control) { None } else { Some(line) }
 }
 
-/// Decodes a line of [`encode`], for an entry whose content begins at `content_at`. Returns None
+/// Decodes a line of [`encode`], for an entry with its content at `content_at`. Returns None
 /// for any other line.
 fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
     let (mut arrived_at, mut size, mut from, mut via) = (None, None, None, None);

@@ -202,8 +202,8 @@ impl QueueThread {
 
 /// Returns the destinations of a message for other hosts, which are entries of the queue: one for
 /// each [`RECIPIENTS_MAX`] of its recipients. `to` has each recipient once, `via` is the local
-/// address whose alias or forward file led to them, `id` is the message's, and `size` the number of
-/// bytes of its content.
+/// address with the alias or forward file that led to them, `id` is the message's, and `size` the
+/// number of bytes of its content.
 ///
 /// Returns None if a field cannot be encoded.
 pub fn destinations<D>(

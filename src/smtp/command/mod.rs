@@ -42,7 +42,7 @@ pub enum Command {
     Expn(NameArgument),
     /// HELP with an optional topic.
     Help(Option<String>),
-    /// ETRN (RFC 1985) with the domains whose mail is to be sent.
+    /// ETRN (RFC 1985) with the domains for which mail is to be sent.
     Etrn(EtrnNode),
     /// NOOP. Its argument is ignored (RFC 5321 4.1.1.9).
     Noop,

@@ -8,7 +8,8 @@
 //! grammar allows.
 //!
 //! UTF-8 is accepted where RFC 6531 3.3 allows it: in local-parts, quoted or not, and in domains
-//! whose labels have an A-label. The receiver checks whether the client declared it (`is_ascii`).
+//! with labels that have an A-label. The receiver checks whether the client declared it
+//! (`is_ascii`).
 //!
 //! Source routes, `<@relay,@relay:user@host>`, are parsed and dropped (RFC 5321 4.1.1.3, C).
 

@@ -1,4 +1,4 @@
-//! The encoder of mail data: turns stored content, whose lines end with LF, into what is sent.
+//! The encoder of mail data: converts stored content, with LF at line ends, to what is sent.
 //!
 //! ```text
 //! stored       sent by DATA, . CR LF at the end (RFC 5321 4.5.2)   sent by BDAT (RFC 3030)

@@ -170,7 +170,7 @@ enum SenderPhase {
     Closed,
 }
 
-/// A command that was sent, or the connection itself, whose reply is awaited.
+/// A command that was sent, or the connection itself, that awaits its reply.
 #[derive(Debug, PartialEq, Eq)]
 enum AwaitedReply {
     Greeting,
@@ -355,7 +355,7 @@ impl Sender {
             return self.handle_unsolicited_reply(&reply);
         };
         let reason = OutcomeReason::of(&reply);
-        // After 421 the server closes the connection, whatever the command was (RFC 5321 3.8).
+        // After 421 to any command the server closes the connection (RFC 5321 3.8).
         if reply.code == 421 && awaited != AwaitedReply::Quit {
             self.awaited.push_front(awaited);
             return self.close(reason);

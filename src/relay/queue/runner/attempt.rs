@@ -167,8 +167,8 @@ impl QueueRunner {
     }
 
     /// Records the outcomes of recipients, by index, and reports them to the sender. Recipients
-    /// that got the message, or whose failure is reported, are finished. The entry is removed once
-    /// all are.
+    /// that got the message, or that have their failure reported, are finished. The entry is
+    /// removed once all are.
     fn record(
         &mut self,
         locked: &mut LockedEntry,

@@ -26,8 +26,8 @@ pub(super) struct LockedEntry {
 pub(super) enum Unavailable {
     /// The entry does not exist.
     Removed,
-    /// The entry is locked: by the writer, whose batch is not committed yet, or by another process
-    /// that works on the queue.
+    /// The entry is locked: by the writer, which has not committed the batch yet, or by another
+    /// process that works on the queue.
     Busy,
     /// The entry is cut short, and recovery has not repaired it yet.
     Incomplete,

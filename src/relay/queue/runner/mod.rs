@@ -16,7 +16,7 @@
 //! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
 //! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
 //! which is mostly a report, is reported to postmaster, because reports about reports would go back
-//! and forth for ever.
+//! and forth forever.
 
 mod attempt;
 mod locked_entry;

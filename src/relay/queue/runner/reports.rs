@@ -106,7 +106,7 @@ impl QueueRunner {
             self.route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
         let address = format!("<postmaster@{}>", self.settings.hostname);
         // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
-        // otherwise report to each other for ever.
+        // otherwise report to each other forever.
         Ok(ReportRecipient { address, resolution, notify: Some(DsnNotify::default()) })
     }
 

@@ -74,7 +74,7 @@ impl Schedule {
         self.by_due.iter().map(|(_, id)| id.clone()).collect()
     }
 
-    /// Returns the ids of the entries whose age must be reported at `now`.
+    /// Returns the ids of the entries that must have their age reported at `now`.
     pub fn ids_to_report(&self, now: i64) -> Vec<Arc<str>> {
         let due = self.entries.iter().filter(|(_, entry)| entry.report_due <= now);
         due.map(|(id, _)| id.clone()).collect()
