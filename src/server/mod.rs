@@ -14,9 +14,9 @@
 //! then gets a 421 too.
 //!
 //! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more
-//! connections are accepted. Sessions that wait for a command get 421 now and the others at their next command,
-//! after messages in progress are finished and answered. Connections that are still open after the
-//! grace period are closed.
+//! connections are accepted. Sessions that wait for a command get 421 now and the others at their
+//! next command, after messages in progress are finished and answered. Connections that are still
+//! open after the grace period are closed.
 
 mod admission;
 
