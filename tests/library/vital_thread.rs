@@ -40,7 +40,7 @@ impl Disk for PanickingDisk {
     fn pid(&self) -> u32 {
         self.0.pid()
     }
-    fn pid_scope(&self) -> String {
+    fn pid_scope(&self) -> Option<String> {
         self.0.pid_scope()
     }
     fn is_dead(&self, pid: u32) -> bool {
