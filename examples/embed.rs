@@ -32,6 +32,7 @@ impl Route for Club {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let signals = server::SignalHandlers::install()?;
     let directory = std::env::args_os().nth(1).ok_or("usage: embed DIRECTORY")?;
     let (mail_dir, spool) =
         (Path::new(&directory).join("mail"), Path::new(&directory).join("spool"));
@@ -59,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let route = Arc::new(Club(&["ann", "bob"]));
     let server = Server::new(config, route.clone(), writer, counters.clone())?;
-    server::on_signals(server.handle(), route, counters)?;
+    signals.serve(server.handle(), route, counters)?;
     server.run(listen::open(&["127.0.0.1:2525".parse()?])?)?;
     writer_thread.stop(); // every message that was answered 250 is on disk before this, too
     Ok(())

@@ -33,10 +33,11 @@ use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
+use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
-use mailslot::server::{self, Server};
+use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::session::Audience;
 use mailslot::sysexits::{
     EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
@@ -112,9 +113,15 @@ fn queue_error(e: io::Error) -> StartError {
 /// Starts all services. Then serves until it is stopped, or one session under `--inetd`, or flushes
 /// the queue.
 fn serve(config: &Config) -> Result<u8, StartError> {
+    let signals = match config.command {
+        ProgramCommand::Serve => SignalHandlers::install().map(Some),
+        _ => server::ignore_file_size_signal().map(|()| None),
+    };
+    let signals = signals.map_err(|e| StartError::io(EX_OSERR, "signals", &e))?;
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
     std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
+    descriptors::raise_limit();
     for problem in check::check_limits(config) {
         events::setting_doubtful(problem.what, problem.fix);
     }
@@ -154,7 +161,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
             writer.forward_file(home, owner, FORWARD_TIMEOUT)
         }));
     }
-    let services = Services { listeners, keys, route, writer, counters };
+    let services = Services { signals, listeners, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
         (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
@@ -239,6 +246,8 @@ fn load_certificate(tls: &TlsOptions) -> Result<Arc<ServerCertificate>, StartErr
 
 /// The parts of a running server.
 struct Services {
+    /// Handlers of signals, unless the queue is flushed.
+    signals: Option<SignalHandlers>,
     listeners: Vec<Listener>,
     keys: Option<Arc<ServerCertificate>>,
     route: Arc<LocalRoute>,
@@ -287,13 +296,15 @@ fn serve_connections(
     services: Services,
     queue: Option<QueueHandle>,
 ) -> Result<u8, StartError> {
-    let Services { listeners, keys, route, writer, counters } = services;
+    let Services { signals, listeners, keys, route, writer, counters } = services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
     let server_config = config.server_config(keys, queue);
     let server =
         Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
-    // Until the handlers are installed, a signal just ends the process.
-    let handle_signals = || server::on_signals(server.handle(), route, counters).map_err(system);
+    let handle_signals = || match signals {
+        Some(signals) => signals.serve(server.handle(), route, counters).map_err(system),
+        None => Ok(()),
+    };
     if config.inetd {
         let (socket, peer) = stream::standard_input().map_err(system)?;
         handle_signals()?;

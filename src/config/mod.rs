@@ -339,8 +339,9 @@ pub const CONFIG: &str = "/etc/mailslot.conf";
 const ERRORS_MAX: u32 = 20;
 /// The time the writer may take for one message on a slow disk, in addition to waiting for locks.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The time that shutdown waits for messages being received.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// The time that shutdown waits for messages being received. With the graces of the queue and the
+/// writer, 2 s each, it is 10 s.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(6);
 
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ use super::mailbox::{DestinationDirectories, OpenMailbox};
 use crate::message::DestinationFile;
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::observe::vital_thread::VitalThread;
 use crate::process::privilege;
 
 /// Mailboxes to sync, open as they were when they were written to.
@@ -51,6 +52,7 @@ impl Checkpointer {
         let (done, results) = bounded(1);
         std::thread::Builder::new().name("checkpoint".into()).stack_size(256 * 1024).spawn(
             move || {
+                let _vital = VitalThread::new("checkpoint");
                 // Syncing needs no capability. The writer alone keeps them.
                 if let Err(e) = privilege::drop_capabilities() {
                     events::checkpoint_failed(e);

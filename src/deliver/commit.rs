@@ -290,6 +290,20 @@ impl Committer {
         self.dirty.get(name)
     }
 
+    /// Returns the number of files that are kept open after their locks were released.
+    pub fn cached_files(&self) -> usize {
+        self.dirty.len() + self.replaced.len()
+    }
+
+    /// Syncs and closes the files that are kept open after their locks were released. Returns true
+    /// if descriptors became free.
+    pub fn close_cached_files(&mut self) -> bool {
+        let any = self.cached_files() > 0 || self.checkpointer.is_running();
+        self.begin_checkpoint();
+        self.collect_checkpoints(true);
+        any && self.cached_files() == 0
+    }
+
     /// Undoes a message of the last [`Committer::commit`], whose locks are still held, unless other
     /// mail follows one of its copies: then all of them stay. Returns true if it is undone.
     pub fn undo(&mut self, locked: &mut LockedMailboxes, written: &[WrittenCopy]) -> bool {
@@ -388,7 +402,7 @@ impl Committer {
             if !self.journal.has_room(draft) {
                 return Err(io::Error::other("a batch larger than a segment of the journal"));
             }
-        } else if self.dirty.len() + self.replaced.len() >= DIRTY_MAX {
+        } else if self.cached_files() >= DIRTY_MAX {
             // Bounds the number of open descriptors.
             self.begin_checkpoint();
         }

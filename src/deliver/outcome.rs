@@ -45,17 +45,23 @@ pub struct DeliveryError {
     text: String,
     /// Path of the destination, if it is known.
     path: Option<PathBuf>,
+    /// Whether the process or the host has no free descriptor.
+    is_out_of_descriptors: bool,
 }
 
 impl DeliveryError {
+    fn new(outcome: Outcome, text: String) -> DeliveryError {
+        DeliveryError { outcome, text, path: None, is_out_of_descriptors: false }
+    }
+
     /// Makes an error whose message is deferred for `reason`.
     pub(super) fn deferred(reason: DeferReason, text: String) -> DeliveryError {
-        DeliveryError { outcome: Outcome::Deferred(reason), text, path: None }
+        DeliveryError::new(Outcome::Deferred(reason), text)
     }
 
     /// Makes an error whose message is rejected because a mailbox is full.
     pub(super) fn over_quota(text: String) -> DeliveryError {
-        DeliveryError { outcome: Outcome::OverQuota, text, path: None }
+        DeliveryError::new(Outcome::OverQuota, text)
     }
 
     /// Makes an error of a failed system call; `action` says what was tried.
@@ -75,6 +81,10 @@ impl DeliveryError {
                 | Errno::ENODEV
                 | Errno::ETXTBSY,
             ) => DeliveryError::deferred(DeferReason::Unusable, text),
+            Some(Errno::EMFILE | Errno::ENFILE) => DeliveryError {
+                is_out_of_descriptors: true,
+                ..DeliveryError::deferred(DeferReason::Io, text)
+            },
             _ => DeliveryError::deferred(DeferReason::Io, text),
         }
     }
@@ -88,12 +98,17 @@ impl DeliveryError {
             Outcome::Deferred(reason) => Outcome::Deferred(reason),
             Outcome::OverQuota | Outcome::Delivered => Outcome::Deferred(DeferReason::NoSpace),
         };
-        DeliveryError { outcome, text: format!("{action}: {error}"), path: None }
+        DeliveryError::new(outcome, format!("{action}: {error}"))
     }
 
     /// Adds the path of the destination.
     pub(super) fn on(self, path: PathBuf) -> DeliveryError {
         DeliveryError { path: Some(path), ..self }
+    }
+
+    /// True if the call failed because no descriptor is free.
+    pub(super) fn is_out_of_descriptors(&self) -> bool {
+        self.is_out_of_descriptors
     }
 
     /// Returns what failed.

@@ -31,6 +31,8 @@ use super::{DeliveryConfig, forward};
 use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::observe::vital_thread::VitalThread;
+use crate::process::descriptors;
 
 /// Running writer.
 #[derive(Debug)]
@@ -43,9 +45,8 @@ impl WriterThread {
     /// Ends the thread after every message in hand has its outcome and all mailboxes are synced.
     pub fn stop(self) {
         drop(self.stop);
-        if self.thread.join().is_err() {
-            events::writer_panicked();
-        }
+        // A writer that panics has ended the process.
+        let _ = self.thread.join();
     }
 }
 
@@ -69,6 +70,7 @@ pub fn start_on(
     let (forward_requests, forward_queue) = bounded(config.queue.max(1));
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
+        let _vital = VitalThread::new("writer");
         let mut queue = BatchQueue::new(incoming, forward_queue, stopped, &config);
         loop {
             match catch_unwind(AssertUnwindSafe(|| queue.run(&mut committer))) {
@@ -146,6 +148,9 @@ struct BatchQueue {
     blocked_max: usize,
     /// Bytes of content after which a batch is full.
     batch_octets: u64,
+    /// Number of mailboxes that a batch and the files cached from earlier ones may keep open. A
+    /// single message may exceed it.
+    files_max: usize,
     /// Time that the last batch took to become durable, and its number of messages.
     last_batch: (Duration, usize),
     random: RandomState,
@@ -170,6 +175,8 @@ impl BatchQueue {
             // Each of them keeps a session, so one mailbox may have a quarter of the sessions.
             blocked_max: (config.queue / 4).max(1),
             batch_octets: config.journal_segment / 4,
+            // The other half is for sessions.
+            files_max: descriptors::limit() / 2,
             last_batch: (Duration::ZERO, 0),
             random: RandomState::new(),
             jitter: 0,
@@ -257,14 +264,12 @@ impl BatchQueue {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let (sync_time, last_size) = self.last_batch;
-        let waits = sync_time >= SLOW_SYNC && last_size > 1;
-        let deadline = Instant::now() + sync_time / 2;
+        let wait = gather_time(sync_time, last_size);
+        let deadline = Instant::now() + wait;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX / 4 {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
-                Err(_) if waits && Instant::now() < deadline => {
-                    self.incoming.recv_timeout(sync_time / 8).ok()
-                }
+                Err(_) if Instant::now() < deadline => self.incoming.recv_timeout(wait / 4).ok(),
                 Err(_) => None,
             };
             let Some(job) = job else { return };
@@ -302,6 +307,14 @@ impl BatchQueue {
                 self.postpone(queued, None);
                 continue;
             }
+            let files = locked.len() + queued.files.len();
+            if files > self.files_max && !ready.is_empty() {
+                self.postpone(queued, None);
+                continue;
+            }
+            if files + committer.cached_files() > self.files_max {
+                committer.close_cached_files();
+            }
             match lock_all(committer, &mut locked, &queued, reuse) {
                 Ok(TryLock::Acquired(())) => {
                     if queued.is_large() {
@@ -319,6 +332,13 @@ impl BatchQueue {
                         self.wait_for_lock(committer, queued, file, "a dead process");
                     }
                     owner_died = true;
+                }
+                Err(fault) if fault.is_out_of_descriptors() && committer.close_cached_files() => {
+                    batch.push_front(queued);
+                }
+                // The next batch has the descriptors of this one.
+                Err(fault) if fault.is_out_of_descriptors() && !ready.is_empty() => {
+                    self.postpone(queued, None);
                 }
                 Err(fault) => {
                     fault.log(&queued.message.id);
@@ -431,6 +451,13 @@ impl BatchQueue {
     }
 }
 
+/// Returns the time to wait for more messages, after a batch of `last_size` messages that took
+/// `sync_time` to become durable.
+fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
+    let waits = sync_time >= SLOW_SYNC && last_size > 1;
+    if waits { (sync_time / 2).min(GATHER_MAX) } else { Duration::ZERO }
+}
+
 /// Locks all mailboxes of a message that the batch has not locked yet, or none of them. Files that
 /// are open already are used only with `reuse`. A message in place needs a descriptor of its own,
 /// because the kernel reports a write error once to each descriptor, and the checkpoint, which has
@@ -473,9 +500,26 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 const BLOCKED_GRACE: Duration = Duration::from_secs(2);
 /// Time of a sync above which it is worthwhile to wait for more messages.
 const SLOW_SYNC: Duration = Duration::from_millis(4);
+/// Longest time that a batch waits for more messages. One sync may have been slow by chance.
+const GATHER_MAX: Duration = Duration::from_millis(20);
 /// Time without mail after which mailboxes are synced and the journal is emptied.
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Time that the writer sleeps if there is nothing to do at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Time that messages which wait for a lock delay the stop of a server.
-const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Time that messages which wait for a lock delay the stop of a server. The graces of a stop are
+/// 10 s together.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_for_more_messages_after_a_slow_sync_is_bounded() {
+        let ms = Duration::from_millis;
+        assert_eq!(gather_time(ms(10), 2), ms(5));
+        assert_eq!(gather_time(ms(10), 1), ms(0), "a message alone waits for no other");
+        assert_eq!(gather_time(ms(1), 2), ms(0));
+        assert_eq!(gather_time(ms(30_000), 64), ms(20));
+    }
+}

@@ -243,6 +243,9 @@ events! {
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
+    /// MAIL was deferred, because the spool or the mail directory has no room for the message.
+    /// The field size is that which the client declared, or 0.
+    Warn no_room(session, client, from, size);
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
     /// An address could not be resolved, or the aliases for it are wrong; the client got a 451
@@ -368,6 +371,9 @@ events! {
     /// Recovery from a journal ended.
     /// With complete=false the journal stays until the next try.
     Warn recovery_ended(journal, complete);
+    /// A defect of the program ended this thread.
+    /// The process ends with status 70, so that its supervisor starts it again.
+    Error thread_died(thread);
     /// A defect of the program ended the writer; it recovers and starts again.
     Error writer_panicked();
     /// The writer could not start again; until it does, messages are deferred.
@@ -404,8 +410,6 @@ events! {
     Warn queue_file_ignored(file);
     /// The queue, or one entry, could not be read or written; it is tried again.
     Error queue_failed(queue_id: Option, error);
-    /// A defect of the program ended the thread of the queue.
-    Error queue_panicked();
 
     /// The file of metrics cannot be written.
     Warn metrics_failed(file, error);

@@ -1,7 +1,9 @@
-//! The interfaces for the administrator: the log and its events, the counters, the metrics.
+//! The interfaces for the administrator: the log and its events, the counters, the metrics,
+//! and the end of the process if a thread dies.
 
 pub mod counters;
 pub mod events;
 pub mod logging;
 pub mod metrics;
 pub mod quote;
+pub mod vital_thread;

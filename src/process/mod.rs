@@ -1,4 +1,6 @@
-//! The process itself: its privileges, and the confinement that it applies to itself.
+//! The process itself: its privileges, its limit of descriptors, and the confinement that it
+//! applies to itself.
 
 pub mod confinement;
+pub mod descriptors;
 pub mod privilege;

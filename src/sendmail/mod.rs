@@ -29,6 +29,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 
@@ -415,7 +416,7 @@ fn server_addresses(config: &Config) -> Vec<ServerAddress> {
 
 fn connect_socket(address: &ServerAddress) -> io::Result<File> {
     let socket = match address {
-        ServerAddress::Unix(path) => OwnedFd::from(UnixStream::connect(path)?),
+        ServerAddress::Unix(path) => OwnedFd::from(client::connect_unix(path, CONNECT_TIMEOUT)?),
         ServerAddress::Tcp { host, port, .. } => {
             OwnedFd::from(TcpStream::connect((host.as_str(), *port))?)
         }
@@ -474,6 +475,8 @@ fn print_error(error: &str) {
 
 /// The socket at which a server listens for local programs.
 const SOCKET: &str = "/run/mailslot/smtp";
+/// Time for a connection to a Unix socket.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

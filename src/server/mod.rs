@@ -13,8 +13,8 @@
 //! The failure is logged once. One descriptor is kept in reserve, so that a client that arrives
 //! then gets a 421 too.
 //!
-//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`on_signals`]): no more connections
-//! are accepted. Sessions that wait for a command get 421 now and the others at their next command,
+//! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more
+//! connections are accepted. Sessions that wait for a command get 421 now and the others at their next command,
 //! after messages in progress are finished and answered. Connections that are still open after the
 //! grace period are closed.
 
@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 
 use crate::deliver::WriterHandle;
@@ -57,7 +58,7 @@ pub struct ServerConfig {
     /// pool. Programs of this host (127.0.0.1, ::1, Unix sockets) are exempt, and an eighth of the
     /// pool, but at least one thread, is kept for them. Default: 8.
     pub per_client: usize,
-    /// Grace period: the time for messages in progress when the server stops. Default: 10 s.
+    /// Grace period: the time for messages in progress when the server stops. Default: 6 s.
     pub grace: Duration,
 }
 
@@ -67,7 +68,7 @@ impl Default for ServerConfig {
             session: SessionConfig::default(),
             threads: 32,
             per_client: 8,
-            grace: Duration::from_secs(10),
+            grace: Duration::from_secs(6),
         }
     }
 }
@@ -174,48 +175,78 @@ impl ServerHandle {
     }
 }
 
-/// Installs handlers of signals: TERM and INT stop the server (a second one ends the process at
-/// once, with status 75), HUP makes `route` and TLS read their files again, and USR1 writes
-/// `counters` to the log. XFSZ is ignored, so that a file-size limit makes one write fail and does
-/// not end the process.
+/// Handlers of signals, installed before anything that takes time, such as recovery.
 ///
-/// # Errors
-/// A handler cannot be installed, or the thread cannot be started.
-pub fn on_signals(
-    handle: ServerHandle,
-    route: Arc<dyn Route>,
-    counters: Arc<Counters>,
-) -> io::Result<()> {
-    let stop_requested = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        let status = i32::from(EX_TEMPFAIL);
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            status,
-            Arc::clone(&stop_requested),
-        )?;
+/// XFSZ is ignored, so that a file-size limit makes one write fail and does not end the process.
+/// Until [`SignalHandlers::serve`], TERM and INT end the process as if there were no handlers, and
+/// HUP and USR1 wait.
+#[derive(Debug)]
+pub struct SignalHandlers {
+    signals: Signals,
+    starting: Arc<AtomicBool>,
+    stop_requested: Arc<AtomicBool>,
+}
+
+impl SignalHandlers {
+    /// Installs the handlers. Starts no thread.
+    ///
+    /// # Errors
+    /// A handler cannot be installed.
+    pub fn install() -> io::Result<SignalHandlers> {
+        ignore_file_size_signal()?;
+        let starting = Arc::new(AtomicBool::new(true));
+        let stop_requested = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT] {
+            flag::register_conditional_default(signal, Arc::clone(&starting))?;
+            let status = i32::from(EX_TEMPFAIL);
+            flag::register_conditional_shutdown(signal, status, Arc::clone(&stop_requested))?;
+        }
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        Ok(SignalHandlers { signals, starting, stop_requested })
     }
-    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
-            match signal {
-                SIGHUP => {
-                    route.reload();
-                    handle.0.context.reload_certificate();
-                    events::reloaded();
-                }
-                SIGUSR1 => events::counters(&counters),
-                _ => {
-                    stop_requested.store(true, Ordering::SeqCst);
-                    events::stopping(signal);
-                    listen::notify("STOPPING=1");
-                    handle.stop();
+
+    /// Starts the thread that acts on the signals: TERM and INT stop the server (a second one ends
+    /// the process at once, with status 75), HUP makes `route` and TLS read their files again, and
+    /// USR1 writes `counters` to the log.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn serve(
+        mut self,
+        handle: ServerHandle,
+        route: Arc<dyn Route>,
+        counters: Arc<Counters>,
+    ) -> io::Result<()> {
+        self.starting.store(false, Ordering::SeqCst);
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            for signal in self.signals.forever() {
+                match signal {
+                    SIGHUP => {
+                        route.reload();
+                        handle.0.context.reload_certificate();
+                        events::reloaded();
+                    }
+                    SIGUSR1 => events::counters(&counters),
+                    _ => {
+                        self.stop_requested.store(true, Ordering::SeqCst);
+                        events::stopping(signal);
+                        listen::notify("STOPPING=1");
+                        handle.stop();
+                    }
                 }
             }
-        }
-    })?;
-    Ok(())
+        })?;
+        Ok(())
+    }
+}
+
+/// Makes a write above the file-size limit fail with an error. Otherwise it ends the process
+/// without a log line.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn ignore_file_size_signal() -> io::Result<()> {
+    flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 /// State shared by the acceptor, the session threads and the handles.

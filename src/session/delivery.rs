@@ -151,7 +151,7 @@ impl<'a> MessageDelivery<'a> {
             let Resolution { remote, owner, .. } = &recipient.destination;
             let mut to: Vec<_> =
                 remote.iter().filter_map(|to| queued_recipient(recipient, to)).collect();
-            let mut envelope = self.envelope.clone();
+            let mut envelope = self.envelope.with_recipients::<Mailbox>(Vec::new());
             // A bounce has the null reverse-path and keeps it, or it could bounce again.
             if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
                 // The members of a list are reported to its owner alone (RFC 3461 5.2.7.3).

@@ -61,12 +61,13 @@ impl SessionHost<'_> {
 impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
-    fn check_mail(&self, _from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
+    fn check_mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         if has_room(spool, needed) && has_room(mail_dir, needed) {
             Ok(())
         } else {
+            events::no_room(self.session, self.access.peer, from, size.unwrap_or(0));
             Err(reply::no_room())
         }
     }

@@ -52,8 +52,9 @@ pub struct Recipient<D> {
     pub original: Option<OriginalRecipient>,
 }
 
-/// The envelope of one mail transaction.
-#[derive(Clone, Debug)]
+/// The envelope of one mail transaction. It cannot be cloned, because a copy for each recipient
+/// would make the cost of a message quadratic.
+#[derive(Debug)]
 pub struct Envelope<D> {
     /// The place of delivery.
     pub delivery: Delivery,
@@ -87,6 +88,21 @@ impl<D> Envelope<D> {
             ret: None,
             envid: None,
             to: Vec::new(),
+        }
+    }
+
+    /// Returns an envelope with the same reverse-path and parameters, for the recipients `to`.
+    /// The cost does not depend on the recipients of this one.
+    pub fn with_recipients<E>(&self, to: Vec<Recipient<E>>) -> Envelope<E> {
+        Envelope {
+            delivery: self.delivery,
+            from: self.from.clone(),
+            size: self.size,
+            body: self.body,
+            utf8: self.utf8,
+            ret: self.ret,
+            envid: self.envid.clone(),
+            to,
         }
     }
 }

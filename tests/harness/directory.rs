@@ -1,7 +1,8 @@
 //! A temporary directory in which servers keep mailboxes (`mail`) and journals (`spool`).
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ impl TestDirectory {
     pub fn with_mail_and_spool() -> TestDirectory {
         let directory = TestDirectory::new();
         for name in ["mail", "spool"] {
-            fs::create_dir(directory.join(name)).unwrap();
+            // Not writable by others, whatever the umask.
+            DirBuilder::new().mode(0o700).create(directory.join(name)).unwrap();
         }
         directory
     }

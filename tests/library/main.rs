@@ -34,3 +34,4 @@ mod terminal_session;
 mod tls_faults;
 #[cfg(feature = "tls")]
 mod tls_session;
+mod vital_thread;

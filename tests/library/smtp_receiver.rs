@@ -1,11 +1,13 @@
 //! The receiver apart from its replies: the envelope, the client, when to close.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use mailslot::smtp::command::COMMAND_LINE_MAX;
 use mailslot::smtp::{
-    BodyType, Delivery, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig, Reply,
-    ReversePath, StartTlsMode, Step, reply,
+    BodyType, Delivery, Envelope, ForwardPath, Hello, Host, Protocol, Receiver, ReceiverConfig,
+    Recipient, Reply, ReversePath, StartTlsMode, Step, reply,
 };
 
 use crate::harness::fixtures::{self, BetaHost};
@@ -211,4 +213,35 @@ fn any_421_closes_the_session() {
     assert_eq!(receiver.finish_data(reply::closing("beta.arpa", "shutdown")), {
         Step::Close(reply::closing("beta.arpa", "shutdown"))
     });
+}
+
+/// A destination that counts its copies.
+#[derive(Default)]
+struct Counted(Rc<Cell<usize>>);
+
+impl Clone for Counted {
+    fn clone(&self) -> Counted {
+        self.0.set(self.0.get() + 1);
+        Counted(self.0.clone())
+    }
+}
+
+/// A copy of all recipients for each of them took 81 s at 15,000 recipients.
+#[test]
+fn an_envelope_for_each_of_many_recipients_copies_each_recipient_once() {
+    const RECIPIENTS: usize = 1000;
+    let count = Rc::new(Cell::new(0));
+    let recipient = || Recipient {
+        path: ForwardPath::Postmaster,
+        destination: Counted(count.clone()),
+        notify: None,
+        original: None,
+    };
+    let to = (0..RECIPIENTS).map(|_| recipient()).collect();
+    let all = Envelope::<()> { envid: Some("id".into()), ..Envelope::blank() }.with_recipients(to);
+    for recipient in &all.to {
+        let one = all.with_recipients(vec![recipient.clone()]);
+        assert_eq!((one.to.len(), one.envid.as_deref()), (1, Some("id")));
+    }
+    assert_eq!(count.get(), RECIPIENTS);
 }

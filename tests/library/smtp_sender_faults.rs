@@ -1,10 +1,13 @@
 //! Messages sent to servers that misbehave at every stage: the client returns in time, with the
 //! right outcome for each recipient, and the next message is not affected.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use mailslot::relay::client::{ClientConfig, connect};
+use mailslot::relay::client::{ClientConfig, ServerAddress, connect};
 use mailslot::smtp::Envelope;
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::harness::TIMEOUT;
 use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
@@ -261,4 +264,33 @@ fn unreachable_server_defers() {
     let target = format!("{}.invalid", "x".repeat(64)).parse().unwrap();
     let reason = connect(&target, &settings).unwrap_err();
     assert_eq!(reason.status, (4, 4, 3), "{reason}");
+}
+
+/// Linux lets a connection wait while the backlog of the Unix socket is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_connect_to_a_unix_socket_that_accepts_nothing_has_a_deadline() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("smtp");
+    let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+    listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+    listener.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        if socket.connect(&SockAddr::unix(&path).unwrap()).is_err() {
+            break;
+        }
+        waiting.push(socket);
+    }
+    let mut settings = client_settings();
+    settings.timeouts.connect = Duration::from_millis(50);
+    let (done, result) = mpsc::channel();
+    thread::spawn(move || {
+        let error = connect(&ServerAddress::Unix(path), &settings).err();
+        done.send(error.map(|reason| reason.text))
+    });
+    let text = result.recv_timeout(TIMEOUT).expect("a deadline").expect("an error");
+    assert!(text.contains("timed out"), "{text}");
 }

@@ -107,3 +107,12 @@ fn a_large_list_has_a_bounded_number_of_lines() {
     let (log, _) = server.stop();
     assert!(!log.iter().any(|line| line.contains(" queued ")), "{log:?}");
 }
+
+#[test]
+fn mail_that_is_deferred_for_lack_of_room_is_logged() {
+    let server = start("", &["--max-size", "1000000G"]);
+    let mut client = server.after_ehlo();
+    client.command("MAIL FROM:<a@b.example> SIZE=1000000000000000", 452);
+    let found = lines(&server, &["no-room"], ["from", "size"]);
+    assert_eq!(found, [["<a@b.example>", "1000000000000000"]]);
+}

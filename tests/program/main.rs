@@ -7,8 +7,9 @@ mod harness;
 mod abuse;
 mod check;
 mod check_fixes;
-mod dialogues;
 #[cfg(target_os = "linux")]
+mod descriptors;
+mod dialogues;
 mod disk_faults;
 mod dsn;
 mod inetd;
@@ -27,6 +28,7 @@ mod replies;
 mod sandbox;
 mod sendmail;
 mod service;
+mod signals;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]

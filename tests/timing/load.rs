@@ -204,9 +204,8 @@ fn large_messages_take_little_memory() {
     server.after_ehlo().deliver("", &["box-0@localhost"], "Subject: x\r\n\r\nx\r\n", 250);
     let idle = peak_kib(server.pid());
     let sent = Barrier::new(32);
-    let chunk =
-        "seventy-seven bytes of a line that is sent over and over and stored just as it\r\n"
-            .repeat(512);
+    let chunk = "seventy-eight bytes of a line that is sent over and over and stored as it is\r\n"
+        .repeat(512);
     thread::scope(|scope| {
         for session in 0..32 {
             let (sent, chunk, mut client) = (&sent, &chunk, server.after_ehlo());

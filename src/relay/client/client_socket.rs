@@ -2,9 +2,15 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, UnixAddr, connect, socket,
+};
 
 use crate::net::tls::{TlsClientSession, TlsInfo, Trust};
 
@@ -29,8 +35,8 @@ impl ClientSocket {
         Ok(ClientSocket { socket: TcpOrUnix::Tcp(socket), tls: None })
     }
 
-    pub(super) fn unix(path: &Path) -> io::Result<ClientSocket> {
-        Ok(ClientSocket::connected(UnixStream::connect(path)?))
+    pub(super) fn unix(path: &Path, timeout: Duration) -> io::Result<ClientSocket> {
+        Ok(ClientSocket::connected(connect_unix(path, timeout)?))
     }
 
     pub(super) fn connected(socket: UnixStream) -> ClientSocket {
@@ -75,7 +81,30 @@ impl ClientSocket {
     }
 }
 
-/// A socket with calls that fail with `TimedOut` at a deadline.
+/// Connects to a Unix socket. Linux would otherwise wait as long as the server's backlog is full.
+///
+/// # Errors
+/// `TimedOut` if the server does not accept the connection within `timeout`.
+pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let address = UnixAddr::new(path)?;
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Stream,
+        SockFlag::SOCK_CLOEXEC,
+        None::<SockProtocol>,
+    )?;
+    let stream = UnixStream::from(socket);
+    stream.set_write_timeout(Some(timeout))?;
+    match connect(stream.as_raw_fd(), &address) {
+        Ok(()) => {}
+        Err(Errno::EAGAIN) => return Err(io::ErrorKind::TimedOut.into()),
+        Err(e) => return Err(e.into()),
+    }
+    stream.set_write_timeout(None)?;
+    Ok(stream)
+}
+
+/// A socket whose calls fail with `TimedOut` at a deadline.
 struct DeadlineIo<'a> {
     socket: &'a TcpOrUnix,
     deadline: Instant,

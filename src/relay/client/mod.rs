@@ -35,6 +35,7 @@ use crate::smtp::sender::{
     Stage, StartTlsPolicy,
 };
 use client_socket::ClientSocket;
+pub use client_socket::connect_unix;
 pub use server_address::ServerAddress;
 
 /// Configuration of a connection. The default uses clear text and no AUTH.
@@ -74,7 +75,7 @@ pub struct ClientTls {
 /// Maximum times for the stages of a connection (RFC 5321 4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Time for a TCP connection to one address.
+    /// Time for a connection to one address or to a Unix socket.
     pub connect: Duration,
     /// Time for the greeting.
     pub greeting: Duration,
@@ -144,7 +145,9 @@ pub fn connect(
 ) -> Result<Connection, OutcomeReason> {
     let (host, port) = match address {
         ServerAddress::Unix(path) => {
-            return open_with_fallback(address, settings, &|| ClientSocket::unix(path));
+            return open_with_fallback(address, settings, &|| {
+                ClientSocket::unix(path, settings.timeouts.connect)
+            });
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };

@@ -39,7 +39,7 @@ use crate::smtp::envelope::BodyType;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// The fields of an entry, without its content.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct QueueEntry {
     /// Time of arrival, in seconds since 1970.
     pub arrived_at: i64,

@@ -53,7 +53,7 @@ use jiff::{Timestamp, Zoned};
 use crate::deliver::WriterHandle;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
-use crate::observe::events;
+use crate::observe::vital_thread::VitalThread;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;
@@ -141,9 +141,10 @@ pub fn start(
     let overflowed = Arc::new(AtomicBool::new(false));
     let handle = QueueHandle { events, overflowed: overflowed.clone() };
     let mut runner = QueueRunner::new(settings, route, writer, counters)?;
-    let thread = std::thread::Builder::new()
-        .name("queue".into())
-        .spawn(move || runner.run(&received, &stopped, &overflowed))?;
+    let thread = std::thread::Builder::new().name("queue".into()).spawn(move || {
+        let _vital = VitalThread::new("queue");
+        runner.run(&received, &stopped, &overflowed);
+    })?;
     Ok((handle, QueueThread { stop, thread }))
 }
 
@@ -193,9 +194,6 @@ impl QueueThread {
         let deadline = Instant::now() + grace;
         while !self.thread.is_finished() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
-        }
-        if self.thread.is_finished() && self.thread.join().is_err() {
-            events::queue_panicked();
         }
     }
 }

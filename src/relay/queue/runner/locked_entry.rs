@@ -85,7 +85,7 @@ impl LockedEntry {
     pub fn envelope_for(&self, indexes: &[usize]) -> Envelope<()> {
         let all = &self.entry.envelope;
         let to = indexes.iter().filter_map(|n| all.to.get(*n)).cloned().collect();
-        Envelope { to, ..all.clone() }
+        all.with_recipients(to)
     }
 }
 
