@@ -8,9 +8,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::harness::container::{Container, built};
-use crate::harness::directory::TestDirectory;
+use crate::harness::container::built;
 use crate::harness::external::{external, run, run_for_text};
+#[cfg(feature = "tls")]
+use crate::harness::{container::Container, directory::TestDirectory};
 use tempfile::TempDir;
 
 /// Becomes the root `$1`, and runs the script `$2` in it.
