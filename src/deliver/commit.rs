@@ -1,4 +1,4 @@
-//! What the writer does with one batch: it records the batch in the journal, appends it to the
+//! Commit of one batch: the writer records the batch in the journal, appends it to the
 //! mailboxes and undoes what failed. Later the mailboxes are synced (`checkpoint.rs`), and the
 //! journal does not need the record any more.
 //!
@@ -188,7 +188,7 @@ impl Committer {
     ) -> Vec<CommitResult> {
         self.last_trailer = None;
         let mut results: Vec<CommitResult> = messages.iter().map(|_| CommitResult::Retry).collect();
-        // Small ones first: what is redone must not stand behind what may be undone.
+        // Journaled messages first, because replay must not depend on data that may be truncated.
         let mut order: Vec<usize> = (0..messages.len()).collect();
         order.sort_by_key(|&i| matches!(messages[i].content, Content::File(..)));
         let mut ends: PlannedEnds =
@@ -449,9 +449,8 @@ impl Committer {
         }
     }
 
-    /// Makes a large message durable where it stands, and the mailboxes' names: one may be new,
-    /// with a record or nothing standing in for its name, or a reader may have put another file
-    /// under it.
+    /// Syncs the mailboxes of a large message, and the directory, because a mailbox may be new, or a
+    /// mail reader may have put another file under its name.
     fn sync_in_place(
         &mut self,
         locked: &LockedMailboxes,
@@ -558,7 +557,7 @@ impl Committer {
     /// mailbox: begins the checkpoint, and persists it when called again later.
     ///
     /// # Errors
-    /// As for `checkpoint_all`.
+    /// Those of [`Committer::checkpoint_all`].
     pub fn checkpoint_in_background(&mut self) -> io::Result<()> {
         self.collect_checkpoints(false);
         if self.checkpointer.is_running() {

@@ -422,5 +422,5 @@ fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
     })
 }
 
-/// How much of a large message is written at once, in octets, up to the next block's end.
+/// Bytes of a large message in one write, which ends where a block of the mailbox ends.
 const PIECE: u64 = 64 * 1024;

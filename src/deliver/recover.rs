@@ -18,9 +18,9 @@
 //! may be killed at any point and start again. It then finds a message in two journals and appends
 //! it once.
 //!
-//! A message in place is not in the journal. Copies that were begun are cut off, where all behind
-//! the cut is known to be ours. If one is whole where it was written, the others are made from it;
-//! if none is, it was never acknowledged.
+//! A message in place is not in the journal. Copies that were begun are truncated, if all bytes
+//! after that point are known to be ours. If one copy is whole where it was written, the others are
+//! made from it. If none is, the message was never acknowledged.
 //!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail

@@ -324,14 +324,14 @@ pub(super) fn apply_marks(messages: &mut [RecordedMessage], trailer: &Trailer) {
 }
 
 impl Sums {
-    /// The size of a chunk: one block, or as many as keep the checksums of one message, all copies
-    /// together, within an eighth of a half of `segment` octets.
+    /// Returns the size of a chunk in bytes: one block, or as many as keep the checksums of all
+    /// copies of a message within an eighth of a segment.
     pub fn chunk(octets: u64, copies: usize, segment: u64) -> u64 {
         let room = (segment / 8 / 4 / copies.max(1) as u64).max(1);
         octets.div_ceil(room).next_multiple_of(BLOCK).next_power_of_two()
     }
 
-    /// Of a copy that is to stand at `offset`: `head`, the content in `file`, an empty line.
+    /// Returns the checksums of a copy at `offset`: `head`, the content in `file`, an empty line.
     pub fn of_message(
         offset: u64,
         chunk: u64,
@@ -359,7 +359,7 @@ impl Sums {
         Ok(sums.finish())
     }
 
-    /// Where each chunk begins, how long it is, and its checksum, for a stretch of `len` octets.
+    /// Returns begin, length and checksum of each chunk of a range of `len` bytes.
     pub fn chunks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64, u32)> {
         let mut at = offset;
         self.crcs.iter().map_while(move |&crc| {
@@ -402,7 +402,7 @@ impl ChecksumBuilder {
     }
 }
 
-/// What of a message goes into the journal: all of its content, or nothing.
+/// Returns the content that goes into the journal: all of it, or nothing for a message in place.
 pub(super) fn journaled(message: &Message) -> &[u8] {
     match &message.content {
         Content::Memory(bytes) => bytes,
