@@ -398,6 +398,10 @@ impl Committer {
                 self.journal_full = true;
                 return Ok(None);
             }
+            // On disk before the segment is reused, because records of its earlier use follow the
+            // first new one, and would make a torn one look like damage.
+            self.counters.syncs.one();
+            self.journal.persist_checkpoint(&self.identity)?;
             self.journal.switch_segment();
             if !self.journal.has_room(draft) {
                 return Err(io::Error::other("a batch larger than a segment of the journal"));
@@ -449,8 +453,8 @@ impl Committer {
         }
     }
 
-    /// Syncs the mailboxes of a large message, and the directory, because a mailbox may be new, or a
-    /// mail reader may have put another file under its name.
+    /// Syncs the mailboxes of a large message, and the directory, because a mailbox may be new, or
+    /// a mail reader may have put another file under its name.
     fn sync_in_place(
         &mut self,
         locked: &LockedMailboxes,
