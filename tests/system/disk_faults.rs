@@ -325,7 +325,7 @@ fn start_on_tmpfs(directory: &TestDirectory, name: &str, size: &str) -> Server {
         fs::create_dir(directory.join(name)).unwrap();
     }
     let path = directory.join(name);
-    let mount = format!("mount -t tmpfs -o size={size} tmpfs '{}'", path.display());
+    let mount = format!("mount -t tmpfs -o size={size},mode=700 tmpfs '{}'", path.display());
     let starter = Namespace::new().run(&mount).words();
     let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
     let started = directory.start_by(&starter, &["--lock-timeout", "1"]);
