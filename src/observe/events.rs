@@ -243,6 +243,8 @@ events! {
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
+    /// A client ended a command line with LF alone. The reply, 500, says that CR LF ends a line.
+    Info bare_lf(session, client);
     /// MAIL was deferred, because the spool or the mail directory has no room for the message.
     /// The field size is that which the client declared, or 0.
     Warn no_room(session, client, from, size);
