@@ -340,6 +340,11 @@ pub fn no_such_user(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 1, 1), format!("RCPT TO:{to}: No such user here"))
 }
 
+/// Returns `550` to RCPT for an alias that leads to a program or a file, which get no mail.
+pub fn alias_unsupported(to: &ForwardPath) -> Reply {
+    Reply::new(550, (5, 3, 5), format!("RCPT TO:{to}: the alias has an unsupported target"))
+}
+
 /// Returns `550` to RCPT for a domain that is not local.
 pub fn relaying_denied(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: not a local mailbox, relaying denied"))
@@ -478,6 +483,7 @@ mod tests {
             delivered("id"),
             shown("id"),
             no_such_user(&to),
+            alias_unsupported(&to),
             relaying_denied(&to),
             no_smarthost(&to),
             will_forward(&mailbox),
