@@ -11,8 +11,8 @@
 //!   (`deliver/mbox.rs`). This is done here because sessions run in parallel and the writer does
 //!   not.
 //! - **The header ends with an empty line**, also in a message without a body, because a mail
-//!   reader would take the next message of the mailbox for its body. A message that was resent from a
-//!   mailbox begins with the `From ` line of that mailbox, which becomes the field
+//!   reader would take the next message of the mailbox for its body. A message that was resent from
+//!   a mailbox begins with the `From ` line of that mailbox, which becomes the field
 //!   [`MAILBOX_LINE`], as in Postfix, because otherwise it would end the header.
 //! - **All other bytes are unchanged.** Headers are not checked, no other fields are added, long
 //!   lines are not folded, and MIME is not decoded.
