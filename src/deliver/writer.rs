@@ -286,7 +286,7 @@ impl BatchQueue {
         let mut locked = LockedMailboxes::new();
         let mut large = HashSet::new();
         let mut ready: Vec<QueuedMessage> = Vec::with_capacity(batch.len());
-        let mut owner_died = false;
+        let mut looks_for_dead = false;
         let reuse = !batch.iter().any(QueuedMessage::is_large);
         let (segment, mut octets) = (committer.journal_segment(), 0);
         let mut batch = VecDeque::from(batch);
@@ -327,11 +327,9 @@ impl BatchQueue {
                 Ok(TryLock::Contended((file, holder))) => {
                     self.wait_for_lock(committer, queued, file, &holder);
                 }
-                Ok(TryLock::OwnerDied) => {
-                    if let Some((file, _)) = queued.files.first().cloned() {
-                        self.wait_for_lock(committer, queued, file, "a dead process");
-                    }
-                    owner_died = true;
+                Ok(TryLock::HeldByMailslot((file, holder))) => {
+                    self.wait_for_lock(committer, queued, file, &holder);
+                    looks_for_dead = true;
                 }
                 Err(fault) if fault.is_out_of_descriptors() && committer.close_cached_files() => {
                     batch.push_front(queued);
@@ -346,8 +344,27 @@ impl BatchQueue {
                 }
             }
         }
-        self.commit(committer, locked, ready);
-        if owner_died && let Err(e) = committer.recover_orphans() {
+        let found = if ready.is_empty() { Ok(false) } else { find_orphans(committer) };
+        match found {
+            Ok(false) => self.commit(committer, locked, ready),
+            found => {
+                // Recovery locks the mailboxes itself.
+                drop(locked);
+                looks_for_dead = false;
+                match found.and_then(|_| committer.recover_orphans()) {
+                    Ok(()) => ready.into_iter().for_each(|queued| self.postpone(queued, None)),
+                    Err(e) => ready.into_iter().for_each(|queued| {
+                        let files = queued.files.first();
+                        let path = files.map(|(file, _)| committer.store.path_of(file));
+                        let fault = DeliveryError::spool("recover the mail of dead processes", &e)
+                            .on(path.unwrap_or_default());
+                        fault.log(&queued.message.id);
+                        queued.outcome.send(fault.outcome());
+                    }),
+                }
+            }
+        }
+        if looks_for_dead && let Err(e) = committer.recover_orphans() {
             events::recovery_failed(None::<&str>, None::<&str>, e);
         }
     }
@@ -484,11 +501,23 @@ fn lock_all(
                 acquired.insert(file.clone(), mailbox);
             }
             TryLock::Contended(holder) => return Ok(TryLock::Contended((file.clone(), holder))),
-            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+            TryLock::HeldByMailslot(holder) => {
+                return Ok(TryLock::HeldByMailslot((file.clone(), holder)));
+            }
         }
     }
     locked.extend(acquired);
     Ok(TryLock::Acquired(()))
+}
+
+/// Returns true if a process has died and its journal must be recovered before anything is appended.
+fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
+    match committer.finds_orphans() {
+        Err(e) if descriptors::are_exhausted(&e) && committer.close_cached_files() => {
+            committer.finds_orphans()
+        }
+        found => found,
+    }
 }
 
 /// Delay before the second attempt at a locked mailbox. It doubles with each attempt.
