@@ -93,7 +93,8 @@ pub fn start_on(
             }
         }
     })?;
-    Ok((WriterHandle { jobs, forward_requests, precheck }, WriterThread { stop, thread }))
+    let gives_up = Arc::default();
+    Ok((WriterHandle { jobs, forward_requests, precheck, gives_up }, WriterThread { stop, thread }))
 }
 
 /// Message on its way through the writer.
@@ -198,6 +199,7 @@ impl BatchQueue {
             let mut batch: Vec<QueuedMessage> =
                 self.incoming.try_iter().take(MESSAGES_MAX).map(QueuedMessage::from).collect();
             self.take_due(&mut batch);
+            self.postponed.retain(|queued| !queued.outcome.is_given_up());
             if batch.is_empty() && self.postponed.is_empty() {
                 return;
             }
