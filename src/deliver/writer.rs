@@ -8,11 +8,13 @@
 //! message are released and the message is postponed, so that no mailbox delays the mail of
 //! another. It is tried again after 50 ms, then after twice the time, up to 1 s, plus a random
 //! part. At its deadline it is deferred with `Locked`.
+//!
+//! A panic in a batch ends the process with status 70. What the batch left half done is the same as
+//! after a kill, and the next start recovers it in the same way.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -71,27 +73,8 @@ pub fn start_on(
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
         let _vital = VitalThread::new("writer");
-        let mut queue = BatchQueue::new(incoming, forward_queue, stopped, &config);
-        loop {
-            match catch_unwind(AssertUnwindSafe(|| queue.run(&mut committer))) {
-                Ok(()) => return committer.close(),
-                // The unwinding has answered 451 to the sessions of the batch. What the batch left
-                // half done is the same as after a kill, and is recovered in the same way.
-                Err(_) => {
-                    events::writer_panicked();
-                    drop(committer);
-                    loop {
-                        match open_committer(&disk, &config, &counters) {
-                            Ok(fresh) => break committer = fresh,
-                            Err(e) => events::writer_restart_failed(e),
-                        }
-                        if !queue.defer_all(Duration::from_secs(1)) {
-                            return;
-                        }
-                    }
-                }
-            }
-        }
+        BatchQueue::new(incoming, forward_queue, stopped, &config).run(&mut committer);
+        committer.close();
     })?;
     let gives_up = Arc::default();
     Ok((WriterHandle { jobs, forward_requests, precheck, gives_up }, WriterThread { stop, thread }))
@@ -456,17 +439,6 @@ impl BatchQueue {
         }
         queued.blocked_on = blocked_on;
         self.postponed.push(queued);
-    }
-
-    /// Defers all messages that wait, and one that arrives within `time`, with `Io`. Returns false
-    /// if the writer is to stop.
-    fn defer_all(&mut self, time: Duration) -> bool {
-        self.postponed.clear();
-        crossbeam_channel::select! {
-            recv(self.incoming) -> job => job.is_ok(),
-            recv(self.stopped) -> _ => false,
-            default(time) => true,
-        }
     }
 }
 
