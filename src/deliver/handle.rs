@@ -70,7 +70,7 @@ impl WriterHandle {
         let cell = Arc::new(OutcomeCell::default());
         if message.to.is_empty() {
             *cell.lock() = Some(Outcome::Delivered);
-            return PendingOutcome { cell, deadline };
+            return PendingOutcome { cell, deadline, gives_up: self.gives_up.clone() };
         }
         let job = DeliveryJob { message, outcome: OutcomeSender(cell.clone()) };
         match self.jobs.send_timeout(job, timeout) {
@@ -85,8 +85,8 @@ impl WriterHandle {
         PendingOutcome { cell, deadline, gives_up: self.gives_up.clone() }
     }
 
-    /// Ends every wait for an outcome, soon, now and from now on. A message without an outcome is
-    /// `Deferred(Stopping)`, and is not delivered afterwards.
+    /// Ends all waits for outcomes within a quarter of a second, those that begin later too. A
+    /// message without an outcome is `Deferred(Stopping)`, and is not delivered afterwards.
     pub fn give_up(&self) {
         self.gives_up.store(true, Ordering::SeqCst);
     }
