@@ -586,8 +586,8 @@ fn has_no_links(e: &io::Error) -> bool {
     )
 }
 
-/// True if a lock of this age by the file system's clock, which was seen unchanged for `seen_for`, is
-/// stale. The monotonic clock alone counts if the age is unknown.
+/// True if a lock of this age by the file system's clock, seen unchanged for `seen_for`, is stale.
+/// The monotonic clock alone counts if the age is unknown.
 fn is_old(age: Option<Duration>, seen_for: Duration) -> bool {
     age.unwrap_or_default().max(seen_for).as_secs() > STALE_SECS
 }

@@ -484,7 +484,7 @@ fn lock_all(
     Ok(TryLock::Acquired(()))
 }
 
-/// Returns true if a process has died and its journal must be recovered before anything is appended.
+/// Returns true if a process has died whose journal must be recovered before mail is appended.
 fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
     match committer.finds_orphans() {
         Err(e) if descriptors::are_exhausted(&e) && committer.close_cached_files() => {

@@ -135,7 +135,8 @@ pub fn owner(disk: &dyn Disk, path: &Path) -> Option<Identity> {
     read_header(&*file).ok()?.0.owner
 }
 
-/// Returns the id of the file and the last owner of the journal `path`, or None if a process has it.
+/// Returns the id of the file and the last owner of the journal `path`. Returns None if a process
+/// has it.
 pub fn find_unowned(disk: &dyn Disk, path: &Path) -> io::Result<Option<UnownedJournal>> {
     let Some(file) = open_and_lock(disk, path)? else { return Ok(None) };
     Ok(Some((file.stat()?.id(), read_header(&*file)?.0.owner)))
