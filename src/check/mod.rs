@@ -48,7 +48,7 @@ pub fn render(config: &Config, problems: &[Problem]) -> String {
     let _ = writeln!(text, "{:<16} {}", "privileges", privilege::run_identity(config));
     for problem in problems {
         let kind = if problem.stops_mail { "problem" } else { "advice" };
-        let _ = write!(text, "\n{kind}: {}\n   fix: {}\n", problem.what, problem.fix);
+        let _ = write!(text, "\n{kind}: {problem}\n");
     }
     let _ = match problems.len() {
         0 => writeln!(text, "\nno problems"),

@@ -650,6 +650,14 @@ pub const TABLE: &[OptionRow] = &[
         "Serve one SMTP session on standard input and output, a socket or a pipe.",
     ),
     option(
+        ("json", ""),
+        "",
+        Arity::CommandLine,
+        Computed("off"),
+        "RFC 8259",
+        "With the command queue: print one JSON object a line.",
+    ),
+    option(
         ("log", ""),
         "WHERE",
         Once,

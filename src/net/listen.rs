@@ -22,6 +22,7 @@ use listenfd::ListenFd;
 use nix::sys::socket::Backlog;
 
 use crate::message::peer::Peer;
+use crate::net::socket::unix_peer;
 use crate::net::stream::Socket;
 use crate::observe::events;
 
@@ -231,7 +232,8 @@ impl Accept for Listener {
                 let (unix, _) = unix.accept()?;
                 #[cfg(not(target_os = "linux"))]
                 unix.set_nonblocking(false)?;
-                Ok((Socket::Unix(unix), Peer::Unix))
+                let peer = unix_peer(&unix);
+                Ok((Socket::Unix(unix), peer))
             }
         }
     }
