@@ -303,7 +303,7 @@ Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems
        mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
-       mailslot queue [OPTIONS]            list mail that waits for other hosts
+       mailslot queue [--json] [OPTIONS]   list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message
        mailslot queue drop ID [OPTIONS]    remove one entry without a report
        mailslot queue flush [ID...] [OPTIONS]   try to send it now

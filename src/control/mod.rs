@@ -9,7 +9,7 @@
 //!
 //! | request | answer | allowed for |
 //! | --- | --- | --- |
-//! | `list text`, `list json` | the queue | everybody; without privileges the user's own entries |
+//! | `list text`, `list json` | the queue | all users; most of them get their own entries alone |
 //! | `flush [ID...]` | the number of entries left, after an attempt | likewise |
 //! | `aliases` | the errors in the aliases file, which was read again | root, the server's user |
 //!

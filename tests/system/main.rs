@@ -8,6 +8,7 @@ mod harness;
 mod abuse;
 mod boot;
 mod clients;
+mod control;
 mod corpus;
 mod debian_roots;
 #[cfg(target_os = "linux")]

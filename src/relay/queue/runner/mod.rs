@@ -155,7 +155,7 @@ impl QueueRunner {
         if let Some(uid) = submitter {
             entries.retain(|id| submitter_of(&self.directory, id) == Some(*uid));
         }
-        if let Some(outage) = &mut self.outage {
+        if let (Some(outage), false) = (&mut self.outage, entries.is_empty()) {
             outage.retry_at = Instant::now();
         }
         for id in &entries {
