@@ -27,7 +27,8 @@ use mailslot::control::server::{ControlContext, ControlThread};
 use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
+use mailslot::net::kept;
+use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
@@ -377,17 +378,9 @@ fn serve_connections(
     served.map(|()| EX_OK)
 }
 
-/// Opens the sockets to listen on, or takes those that systemd passed.
+/// Opens the sockets to listen on, unless systemd passed them.
 fn open_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let opened = match config.listen.as_slice() {
-        [] => listen::passed(),
-        addresses => listen::open(addresses),
-    };
-    let opened = opened.and_then(|mut listeners| {
-        listeners.extend(listen::open(&config.lmtp)?.into_iter().map(Listener::lmtp));
-        Ok(listeners)
-    });
-    let listeners = opened.map_err(|e| {
+    let listeners = kept::open(&config.listen, &config.lmtp).map_err(|e| {
         let status = match e.kind() {
             ErrorKind::AddrInUse => EX_UNAVAILABLE,
             ErrorKind::PermissionDenied => EX_NOPERM,

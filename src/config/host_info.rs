@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::config::options::Origin;
+use crate::net::kept;
 
 /// The properties of the host that defaults depend on.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +23,7 @@ pub struct HostInfo {
     pub aliases: bool,
     /// True if the process is root.
     pub root: bool,
-    /// True if systemd passed sockets (`LISTEN_FDS`).
+    /// True if systemd passed sockets of a socket unit (`LISTEN_FDS`).
     pub sockets: bool,
 }
 
@@ -37,7 +38,8 @@ impl HostInfo {
             mailname: mailname.split_whitespace().next().map(str::to_owned),
             aliases: Path::new(ALIASES).exists(),
             root: nix::unistd::geteuid().is_root(),
-            sockets: std::env::var_os("LISTEN_FDS").is_some(),
+            sockets: std::env::var_os("LISTEN_FDS").is_some()
+                && !kept::are_all_kept(&std::env::var("LISTEN_FDNAMES").unwrap_or_default()),
         }
     }
 

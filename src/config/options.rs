@@ -349,9 +349,9 @@ pub const TABLE: &[OptionRow] = &[
         "",
         "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. With the \
          prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
-         PATH, the socket has these permissions instead of 666. If this is not given, mailslot \
-         uses the sockets that systemd passes; if there are none and --lmtp is given, it does not \
-         listen for SMTP.",
+         PATH, the socket has these permissions instead of 666. Sockets that a systemd socket \
+         unit passes are used, too, and instead if this is not given; if there are none and --lmtp \
+         is given, mailslot does not listen for SMTP.",
     ),
     option(
         ("lmtp", ""),
