@@ -147,6 +147,13 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let signals = signals.map_err(|e| StartError::io(EX_OSERR, "signals", &e))?;
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
+    // Under --inetd standard error may be the client's socket.
+    if let (LogTarget::Syslog, false, Some(socket)) =
+        (config.log, config.inetd, logging::missing_syslog_socket())
+    {
+        let text = format!("{socket} does not exist, so that nothing is logged");
+        let _ = writeln!(io::stderr(), "mailslot: log syslog: {text}");
+    }
     std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
     descriptors::raise_limit();
     for problem in check::check_limits(config) {
@@ -360,7 +367,11 @@ fn serve_connections(
     let server =
         Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
     let handle_signals = || match signals {
-        Some(signals) => signals.serve(server.handle(), route, counters).map_err(system),
+        Some(signals) => {
+            let config = config.clone();
+            let reloaded = move || report_changed_options(&config);
+            signals.serve(server.handle(), route, counters, reloaded).map_err(system)
+        }
         None => Ok(()),
     };
     if config.inetd {
@@ -376,6 +387,15 @@ fn serve_connections(
         control.stop();
     }
     served.map(|()| EX_OK)
+}
+
+/// Logs the options that have other values in the configuration file now.
+fn report_changed_options(config: &Config) {
+    match config.changed_options() {
+        Ok(changed) if changed.is_empty() => {}
+        Ok(changed) => events::options_changed(changed.join(",")),
+        Err(e) => events::configuration_invalid(e),
+    }
 }
 
 /// Opens the sockets to listen on, unless systemd passed them.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{advice, privilege};
 use crate::config::options::Origin;
 use crate::config::{Config, HostInfo, NameSet};
+use crate::observe::logging::{self, LogTarget};
 use crate::route::Problem;
 use crate::session::Audience;
 use crate::smtp::Domain;
@@ -20,8 +21,20 @@ pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
     found.extend(check_names(config, host));
     found.extend(check_configuration_file(config));
     found.extend(check_terminals(config));
+    found.extend(check_syslog(config));
     found.extend(check_metrics_file(config));
     found
+}
+
+/// Checks that there is a syslog daemon if the log goes to it.
+fn check_syslog(config: &Config) -> Option<Problem> {
+    let socket = logging::missing_syslog_socket()?;
+    (config.log == LogTarget::Syslog).then(|| {
+        advice(
+            format!("log syslog: {socket} does not exist, so that nothing is logged"),
+            "start a syslog daemon, or set log to stderr",
+        )
+    })
 }
 
 /// Checks for limits below those that the standards require of every receiver, and for timeouts

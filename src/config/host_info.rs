@@ -46,7 +46,8 @@ impl HostInfo {
     /// Returns the fully qualified name, and its origin: the host name if it has a dot, else the
     /// name that extends it on its line of `/etc/hosts`, else the host name.
     pub fn full_name(&self) -> (&str, Origin) {
-        let short = self.name.as_str();
+        // A complete name may have a closing dot (RFC 1034 3.1).
+        let short = self.name.strip_suffix('.').unwrap_or(&self.name);
         let own = (short, Origin::Host("gethostname"));
         if short.contains('.') {
             return own;

@@ -111,7 +111,7 @@ pub struct OptionValue {
 }
 
 /// A parsed command line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// The options, in the order of the table.
     pub given: Vec<OptionValue>,
@@ -374,7 +374,7 @@ pub const TABLE: &[OptionRow] = &[
         ("domain", "d"),
         "NAME",
         Many,
-        Computed("the name in /etc/mailname, or else the hostname; and localhost"),
+        Computed("the name in /etc/mailname, the hostname, and localhost"),
         "",
         "Mail for NAME is local. If this is given, no other domains are local.",
     ),

@@ -66,7 +66,9 @@ pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Li
     opened.iter().for_each(keep);
     passed.extend(opened);
     // systemd passes them in any order.
-    passed.sort_by_key(|l| wanted.iter().position(|wanted| wanted.is_address_of(l)));
+    passed.sort_by_key(|l| {
+        wanted.iter().position(|wanted| wanted.is_address_of(l)).unwrap_or(usize::MAX)
+    });
     Ok(passed)
 }
 

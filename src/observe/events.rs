@@ -281,6 +281,12 @@ events! {
     Info counters(counters: Counters);
     /// Aliases, users, certificate and key were read again, after SIGHUP.
     Info reloaded();
+    /// The configuration file was changed, as SIGHUP shows. These options have other values in it
+    /// than in effect; restart the server.
+    Warn options_changed(options);
+    /// The configuration file cannot be read again after SIGHUP, or is wrong, so that the server
+    /// would not start again.
+    Warn configuration_invalid(error);
     /// The aliases file was read again for newaliases of the user `uid`. It has `errors` lines in
     /// error, or cannot be read.
     Info aliases_reloaded(uid, errors);
