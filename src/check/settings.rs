@@ -96,7 +96,8 @@ fn check_names(config: &Config, host: &HostInfo) -> Vec<Problem> {
             &format!("add domain {}, unless another host takes its mail", config.hostname),
         ));
     }
-    if let Some(mailname) = host.mailname.as_deref().filter(|name| !local(name)) {
+    let mailname = host.mailname.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
+    if let Some(mailname) = mailname.filter(|name| !local(name)) {
         found.push(advice(
             format!(
                 "mail for user@{} is rejected, but programs send with this domain (/etc/mailname)",
@@ -193,7 +194,11 @@ mod tests {
         let mut host = host_named("a.b");
         assert_eq!(check_names(&config(&[], &host), &host), []);
         host.mailname = Some("m.b".to_owned());
-        assert_found(&check_names(&config(&[], &host), &host), "user@a.b", false);
+        assert_eq!(check_names(&config(&[], &host), &host), []);
+        host.mailname = Some("m.b.".to_owned());
+        assert_eq!(check_names(&config(&[], &host), &host), []);
+        host.mailname = Some("m.b".to_owned());
+        assert_found(&check_names(&config(&["-d", "m.b"], &host), &host), "user@a.b", false);
         let found = check_names(&config(&["-d", "A.B"], &host), &host);
         assert_found(&found, "user@m.b", false);
         assert_eq!(found.len(), 1);
