@@ -149,7 +149,7 @@ enum QueueEvent {
     EntryCreated(String),
     /// The entries for this node are to be tried now.
     Flush(EtrnNode),
-    /// These entries are to be tried now. The number of them that are left is sent back.
+    /// These entries are to be tried now. The number of entries left is sent back.
     FlushSelected(FlushSelection, Sender<usize>),
 }
 
@@ -185,7 +185,7 @@ pub fn start(
 }
 
 /// Tries each entry of the queue once, or just those in `ids` if there are any. Returns the number
-/// of them that are left.
+/// of entries left.
 ///
 /// # Errors
 /// The directory cannot be created or read.
@@ -223,7 +223,7 @@ impl QueueHandle {
     }
 
     /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
-    /// them that are left, or None if the queue stops or is too busy.
+    /// entries left, of the submitter or of the whole queue, or None if the queue stops or is too busy.
     pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
         let (left, answer) = bounded(1);
         self.events.try_send(QueueEvent::FlushSelected(selection, left)).ok()?;

@@ -147,7 +147,7 @@ impl QueueRunner {
     }
 
     /// Tries each entry of `selection` once. Ends at an outage, or when `is_stopped` returns true.
-    /// Returns the number of these entries that are left.
+    /// Returns the number of entries left: those of the submitter, or else of the whole queue.
     pub fn flush(&mut self, selection: &FlushSelection, is_stopped: impl Fn() -> bool) -> usize {
         let FlushSelection { ids, submitter } = selection;
         let mut entries = self.schedule.ids();
@@ -167,7 +167,11 @@ impl QueueRunner {
             }
         }
         self.close_connection();
-        entries.iter().filter(|id| self.schedule.contains(id)).count()
+        // Reports that the attempts created are entries, too.
+        match submitter {
+            Some(_) => entries.iter().filter(|id| self.schedule.contains(id)).count(),
+            None => self.schedule.ids().len(),
+        }
     }
 
     fn handle_event(&mut self, event: QueueEvent, stopped: &Receiver<()>) {
