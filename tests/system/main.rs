@@ -28,5 +28,7 @@ mod readers_soak;
 mod sendmail_callers;
 mod smtp_sender;
 mod super_servers;
+#[cfg(target_os = "linux")]
+mod systemd;
 #[cfg(feature = "tls")]
 mod tls_clients;
