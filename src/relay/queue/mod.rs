@@ -223,7 +223,8 @@ impl QueueHandle {
     }
 
     /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
-    /// entries left, of the submitter or of the whole queue, or None if the queue stops or is too busy.
+    /// entries left, of the submitter or of the whole queue. Returns None if the queue stops or is
+    /// too busy.
     pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
         let (left, answer) = bounded(1);
         self.events.try_send(QueueEvent::FlushSelected(selection, left)).ok()?;
