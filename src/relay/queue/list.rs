@@ -51,7 +51,7 @@ pub fn list(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<Str
             if let (true, Some(outage)) = (state.last_reply.is_empty(), &view.outage) {
                 state.last_reply.clone_from(&outage.reason);
             }
-            all.push((entry.arrived_at, id, entry, state));
+            all.push((state.arrived_at.unwrap_or(entry.arrived_at), id, entry, state));
         }
     }
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -150,7 +150,7 @@ fn write_entry(
     writeln!(
         out,
         "{id} age={} size={} tries={} next={next:?} from={}",
-        rounded(now.saturating_sub(entry.arrived_at)),
+        rounded(now.saturating_sub(state.arrived_at.unwrap_or(entry.arrived_at))),
         entry.size,
         state.tries,
         entry.envelope.from
@@ -186,7 +186,7 @@ fn write_json(
         "{{\"id\":{},\"arrived\":{},\"size\":{},\"tries\":{},\"next\":{},\"from\":{},\"to\":[{}],\
          \"last\":{},\"uid\":{uid}}}",
         json(id),
-        entry.arrived_at,
+        state.arrived_at.unwrap_or(entry.arrived_at),
         entry.size,
         state.tries,
         state.retry_at,
