@@ -54,7 +54,7 @@ impl ReceivedField<'_> {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
                 IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
             },
-            Peer::Unix => format!("{client} (local)"),
+            Peer::Unix | Peer::LocalUser(_) => format!("{client} (local)"),
             Peer::Pipe => format!("{client} (unknown)"),
         };
         let by = clean_host_name(self.hostname);
@@ -207,6 +207,7 @@ mod tests {
             (Peer::ip("[2001:db8::7]:4711".parse().unwrap()), "([IPv6:2001:db8::7])"),
             (Peer::ip("[::ffff:192.0.2.7]:4711".parse().unwrap()), "([192.0.2.7])"),
             (Peer::Unix, "(local)"),
+            (Peer::LocalUser(1000), "(local)"),
             (Peer::Pipe, "(unknown)"),
         ] {
             assert_eq!(

@@ -583,5 +583,7 @@ fn invalid_entries_are_kept_and_block_nothing() {
     fs::write(host.file("a"), &whole).unwrap();
     host.flush();
     assert_eq!(asked(&server).len(), 2);
-    assert!(list::list(&host.settings.spool).unwrap().contains("the queue is empty"));
+    let view = list::ListView::default();
+    let listed = list::list(&host.settings.spool, list::ListFormat::Text, &view).unwrap();
+    assert!(listed.contains("Mail queue is empty"));
 }

@@ -12,7 +12,7 @@ use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
-use crate::relay::queue::{Smarthost, now, seconds, zoned};
+use crate::relay::queue::{OutageReport, Smarthost, now, seconds, zoned};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
 /// The state of an entry after an attempt.
@@ -130,20 +130,29 @@ impl QueueRunner {
             return Ok(connection);
         }
         let mut last = OutcomeReason::local((4, 3, 5), "no smarthost is configured");
+        let mut last_address = None;
         for Smarthost { address, settings } in &self.settings.smarthosts {
             match client::connect(address, settings) {
                 Ok(connection) => {
                     if self.outage.take().is_some() {
                         events::smarthost_restored(address);
+                        self.outage_cell.set(None);
                     }
                     return Ok(connection);
                 }
                 Err(reason) => {
                     events::smarthost_unreachable(address, &reason.text);
                     last = reason;
+                    last_address = Some(address);
                 }
             }
         }
+        let reason = match last_address {
+            Some(address) => format!("{address}: {}", last.text),
+            None => last.text.clone(),
+        };
+        // The time follows when the pause is known.
+        self.outage_cell.set(Some(OutageReport { reason, retry_at: now() }));
         Err(last)
     }
 
@@ -153,6 +162,8 @@ impl QueueRunner {
         let failures = self.outage.map_or(0, |outage| outage.failures.saturating_add(1));
         let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
         self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
+        let retry_at = now().saturating_add(seconds(pause));
+        self.outage_cell.set(self.outage_cell.get().map(|r| OutageReport { retry_at, ..r }));
         for id in self.schedule.ids_to_report(now()) {
             let result = self.open(&id).and_then(|opened| match opened {
                 Ok(mut locked) => {
