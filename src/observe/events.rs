@@ -217,8 +217,10 @@ events! {
     Info delivered(
         message: Message, to, orig_to: Option, mailbox: Option, command: Option, size, ms
     );
-    /// The message is in the queue for this recipient on another host, and safe on disk.
-    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms);
+    /// The message is in the queue for this recipient, and safe on disk.
+    /// With an error the recipient is on this host, and the message waits, because it cannot be
+    /// delivered now.
+    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms, error: Option);
     /// The message was answered with a 4yz reply; the client tries again.
     Warn deferred(message: Message, to, command: Option, size, ms, reply);
     /// The message was answered with a 5yz reply.
@@ -249,7 +251,7 @@ events! {
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
     /// An address could not be resolved, or the aliases for it are wrong; the client got a 451
-    /// reply.
+    /// reply, or mail for the address is queued.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);
@@ -385,6 +387,12 @@ events! {
     Info relay_deferred(queue_id, from, to, relay, error);
     /// The smarthost rejected this recipient; the sender gets a report.
     Info relay_bounced(queue_id, from, to, relay, error);
+    /// The queue delivered held mail to this recipient of this host.
+    Info held_delivered(queue_id, from, to);
+    /// Held mail cannot be delivered to this recipient now; it is tried again.
+    Info held_deferred(queue_id, from, to, error);
+    /// Held mail is refused for this recipient now; the sender gets a report.
+    Info held_bounced(queue_id, from, to, error);
     /// A smarthost cannot be used.
     Warn smarthost_unreachable(relay, error);
     /// A smarthost can be used again.

@@ -318,9 +318,10 @@ fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
     })?)
 }
 
-/// Runs `mailslot queue flush` if mail is relayed, so that there can be a queue.
+/// Runs `mailslot queue flush` if mail is relayed or held, so that there can be a queue.
 fn flush(flags: &Flags) -> Result<u8, SendmailError> {
-    if config(flags)?.relay.is_none() {
+    let config = config(flags)?;
+    if config.relay.is_none() && !config.hold {
         return Ok(EX_OK);
     }
     let status = mailslot(flags, &["queue", "flush"]).and_then(|mut command| command.status());

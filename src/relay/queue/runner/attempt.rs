@@ -12,7 +12,7 @@ use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, retry_delay};
-use crate::relay::queue::{Smarthost, now, seconds, zoned};
+use crate::relay::queue::{EntryKind, Smarthost, held, now, seconds, zoned};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
 /// The state of an entry after an attempt.
@@ -26,9 +26,12 @@ enum AttemptResult {
 }
 
 /// Whether outcomes come from an attempt.
-#[derive(Clone, Copy)]
-enum AttemptMade {
+pub(super) enum AttemptMade {
     No,
+    /// Made on this host. The recipients at these indexes have the message in their mailboxes.
+    Here {
+        delivered: Vec<(usize, OutcomeReason)>,
+    },
     /// Made, over a server that reports successes itself if it supports DSN.
     Yes {
         supports_dsn: bool,
@@ -75,6 +78,10 @@ impl QueueRunner {
             // A crash came between the last state and the removal of the entry.
             return self.record(&mut locked, Vec::new(), AttemptMade::No);
         }
+        if self.kind == EntryKind::Held {
+            let (outcomes, delivered) = self.deliver_here(&mut locked, &pending)?;
+            return self.record(&mut locked, outcomes, AttemptMade::Here { delivered });
+        }
         let mut connection = match self.connect() {
             Ok(connection) => connection,
             Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
@@ -116,8 +123,7 @@ impl QueueRunner {
             let entry = ScheduledEntry { due: now() + seconds, report_due: i64::MAX, forced };
             Err(AttemptResult::Waiting(entry))
         };
-        let opened = LockedEntry::open(&self.directory, id, self.unsaved.get(id))?;
-        Ok(opened.or_else(|unavailable| match unavailable {
+        Ok(self.open_entry(id)?.or_else(|unavailable| match unavailable {
             Unavailable::Removed => Err(AttemptResult::Removed),
             Unavailable::Busy => retry_in(1),
             Unavailable::Incomplete => retry_in(retry_delay(1, 0)),
@@ -200,8 +206,14 @@ impl QueueRunner {
             // the process dies meanwhile.
             self.save(locked)?;
         }
-        if matches!(attempt, AttemptMade::Yes { supports_dsn: false }) {
-            self.report(locked, DsnAction::Relayed, &sent);
+        match &attempt {
+            AttemptMade::Yes { supports_dsn: false } => {
+                self.report(locked, DsnAction::Relayed, &sent);
+            }
+            AttemptMade::Here { delivered } => {
+                self.report(locked, DsnAction::Delivered, delivered);
+            }
+            AttemptMade::Yes { supports_dsn: true } | AttemptMade::No => {}
         }
         // A failure that cannot be reported leaves the recipient pending, so that the report is
         // tried again.
@@ -216,9 +228,10 @@ impl QueueRunner {
             EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
                 self.unsaved.insert(locked.id.clone(), locked.state.clone());
             })?;
+            self.remove_receipts(locked);
             return Ok(AttemptResult::Removed);
         }
-        let attempted = matches!(attempt, AttemptMade::Yes { .. });
+        let attempted = !matches!(attempt, AttemptMade::No);
         if attempted {
             locked.state.tries = locked.state.tries.saturating_add(1);
             self.jitter_count = self.jitter_count.wrapping_add(1);
@@ -244,10 +257,21 @@ impl QueueRunner {
     fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
         let written = locked.state.write(&self.directory, &locked.id);
         match &written {
-            Ok(()) => self.unsaved.remove(&locked.id),
-            Err(_) => self.unsaved.insert(locked.id.clone(), locked.state.clone()),
-        };
+            Ok(()) => {
+                self.unsaved.remove(&locked.id);
+                self.remove_receipts(locked);
+            }
+            Err(_) => drop(self.unsaved.insert(locked.id.clone(), locked.state.clone())),
+        }
         written
+    }
+
+    /// Removes the receipts that the state on disk, or the removal of the entry, has made needless.
+    fn remove_receipts(&self, locked: &LockedEntry) {
+        if self.kind == EntryKind::Held {
+            let finished = locked.state.finished.iter().copied();
+            held::remove_receipts(&self.directory, &locked.id, finished);
+        }
     }
 }
 
