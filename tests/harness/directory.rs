@@ -111,14 +111,16 @@ impl TestDirectory {
         Server::start_by(starter, self, options)
     }
 
-    /// Asserts, with no server running, that only these mailboxes and journals are there.
+    /// Asserts, with no server running, that only these mailboxes, journals and an empty queue are
+    /// there.
     pub fn assert_clean(&self, mailboxes: &BTreeSet<String>) {
         let mut mail = self.names("mail");
         mail.retain(|name| !mailboxes.contains(name));
         assert!(mail.is_empty(), "left in the mail directory: {mail:?}");
         let mut spool = self.names("spool");
-        spool.retain(|name| !name.starts_with("journal-"));
+        spool.retain(|name| !name.starts_with("journal-") && name != "queue");
         assert!(spool.is_empty(), "left in the spool: {spool:?}");
+        assert!(self.queue().is_empty(), "left in the queue: {:?}", self.queue());
     }
 
     /// Removes all mailboxes.

@@ -325,14 +325,20 @@ pub fn report_destinations(
     Some(resolution.local.into_iter().map(Destination::Mailbox).chain(queued).collect())
 }
 
-/// Creates the queue directory if it is missing, and returns its path.
+/// Creates the queue directory in the existing directory `spool` if it is missing, and returns its
+/// path.
 ///
 /// # Errors
-/// The directory cannot be created.
+/// The directory cannot be created. The text names it.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(QUEUE_DIRECTORY);
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    Ok(directory)
+    match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            let text = format!("cannot create directory {}: {e}", directory.display());
+            Err(io::Error::new(e.kind(), text))
+        }
+        _ => Ok(directory),
+    }
 }
 
 /// Returns the time in seconds since 1970.
