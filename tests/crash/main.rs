@@ -8,5 +8,6 @@ mod harness;
 mod crashes;
 mod damage;
 mod faults;
+mod held;
 mod logger;
 mod model;
