@@ -9,7 +9,7 @@
 //! no more than any other client. It has no queue of its own. If the server does not accept a
 //! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
 //! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
-//! `mailq` shows it to users who may read it.
+//! for mail that cannot be delivered now. `mailq` shows it to users who may read it.
 //!
 //! | file | contains |
 //! | --- | --- |
