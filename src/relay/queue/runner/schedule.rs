@@ -185,7 +185,7 @@ mod tests {
         assert!(file("c-1-held-done0").exists() && !file("gone-held-done3").exists());
         schedule.scan(queue).unwrap();
         assert_eq!(schedule.ids(), ["a-1".into(), "b-1".into()]);
-        ["c-1-held", "c-1-held-done0"].map(|name| fs::remove_file(file(name)).unwrap());
+        ["c-1-held", "c-1-held-done0"].iter().for_each(|name| fs::remove_file(file(name)).unwrap());
 
         // A time set by a clock that was wrong.
         schedule.insert("b-1", ScheduledEntry { due: i64::MAX, ..ScheduledEntry::NEW });
