@@ -84,6 +84,8 @@ counters! {
     held_deferred,
     /// Recipients for which such mail was returned to its sender.
     held_bounced,
+    /// Recipients whose alias leads to /dev/null alone.
+    discarded,
     /// Copies appended to mailboxes and to the queue.
     copies,
     /// Bytes of the messages accepted.

@@ -104,7 +104,14 @@ impl DeliveryAttempt<'_> {
         let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
         let here =
             recipients.iter().flat_map(|of| of.destination.local.iter().map(move |to| (of, to)));
-        let lines = here.clone().count() + queued.len();
+        let discarded: Vec<_> = recipients
+            .iter()
+            .map(|recipient| (recipient, &recipient.destination))
+            .filter(|(_, to)| to.local.is_empty() && to.remote.is_empty() && to.held.is_none())
+            .map(|(recipient, _)| recipient)
+            .collect();
+        counters.discarded.add(discarded.len() as u64);
+        let lines = here.clone().count() + queued.len() + discarded.len();
         for (recipient, to) in here.clone().take(LINES_MAX) {
             let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);
             let mailbox = config.mail_dir.join(to.name.as_str());
@@ -116,8 +123,12 @@ impl DeliveryAttempt<'_> {
             events::delivered(message, to, orig_to, mailbox, self.command(), size, ms);
         }
         counters.held.add(queued.iter().filter(|to| to.reason.is_some()).count() as u64);
+        let rest = LINES_MAX.saturating_sub(here.count());
+        for recipient in discarded.iter().take(rest) {
+            events::discarded(message, &recipient.path, size, ms);
+        }
         for QueuedRecipient { path, to, queue_id, reason } in
-            queued.iter().take(LINES_MAX.saturating_sub(here.count()))
+            queued.iter().take(rest.saturating_sub(discarded.len()))
         {
             let orig_to = Some(path.to_string()).filter(|path| path != to);
             events::queued(message, to, orig_to, queue_id, size, ms, reason.as_ref());

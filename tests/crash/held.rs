@@ -1,5 +1,5 @@
-//! Held mail on the simulated disk: a message waits in the queue, is delivered to two mailboxes with
-//! a receipt for each, and its entry is removed. Killed, or without power, at every call, each
+//! Held mail on the simulated disk: a message waits in the queue, is delivered to two mailboxes
+//! with a receipt for each, and its entry is removed. Killed, or without power, at every call, each
 //! mailbox has the message once, or no mailbox has it and it was not acknowledged.
 //!
 //! The queue itself works on real files. Here its steps are repeated in their order: copy and

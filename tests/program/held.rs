@@ -1,5 +1,5 @@
-//! Mail of this host's programs that cannot be delivered now, with the real programs: it is accepted,
-//! waits in the queue without a smarthost, and arrives once.
+//! Mail of this host's programs that cannot be delivered now, with the real program: it is
+//! accepted, waits in the queue without a smarthost, and arrives once.
 
 use std::fs::{self, File};
 use std::path::Path;
