@@ -11,3 +11,4 @@ mod faults;
 mod held;
 mod logger;
 mod model;
+mod shared_spool;

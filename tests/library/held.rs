@@ -141,6 +141,19 @@ impl Host {
         fs::write(self.entry(), format!("{before}Mailslot-Queue: c10:{came}{rest}")).unwrap();
     }
 
+    /// Makes the next attempt at the only entry one after which the message may be returned.
+    fn set_enough_tries(&self) {
+        let state = PathBuf::from(format!("{}.state", self.entry().display()));
+        let text = fs::read_to_string(&state).unwrap_or_default();
+        let text = match text.split_once("\ntries ") {
+            Some((before, rest)) => {
+                format!("{before}\ntries 20\n{}", rest.split_once('\n').unwrap().1)
+            }
+            None => "mailslot queue state 1\ntries 20\nnext 0\ngone \nlast \n".to_owned(),
+        };
+        fs::write(state, text).unwrap();
+    }
+
     fn lock(&self, user: &str) -> ForeignLock {
         let path = self.store.join("mail").join(format!("{user}.lock"));
         File::create_new(&path).unwrap();
@@ -329,6 +342,7 @@ fn delay_and_failure_are_reported_to_the_sender() {
     assert_eq!(host.flush(), 1);
     assert_eq!(host.store.count("smith"), 1, "one warning");
     host.age(5 * 24 * 3600);
+    host.set_enough_tries();
     assert_eq!(host.flush(), 0);
     assert_eq!(host.store.count("smith"), 2);
     let reports = host.store.mailbox("smith");
@@ -350,6 +364,7 @@ fn report_to_the_mailbox_that_is_locked_does_not_multiply() {
     let lock = host.lock("smith");
     host.submit(&["smith@here.example"]);
     host.age(6 * 24 * 3600);
+    host.set_enough_tries();
     for _ in 0..3 {
         assert_eq!(host.flush(), 1);
         assert_eq!(host.files().iter().filter(|name| name.ends_with("-held")).count(), 1);
@@ -368,6 +383,7 @@ fn failure_of_mail_without_a_sender_is_reported_to_postmaster() {
     host.route.failing.lock().unwrap().insert("jones".to_owned());
     host.send_from(Peer::Unix, "<>", &["jones@here.example"], true);
     host.age(6 * 24 * 3600);
+    host.set_enough_tries();
     assert_eq!(host.flush(), 0);
     assert_eq!(host.store.count("postmaster"), 1);
 }
