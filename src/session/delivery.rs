@@ -115,8 +115,9 @@ impl<'a> MessageDelivery<'a> {
         let attempt = self.attempt(&id);
         if reply.is_positive() {
             replies.delivered.extend(&self.envelope.to);
-            self.notify_queue(&queued.entries);
+            // Before the queue works on the entries, so that the log has the lines in their order.
             attempt.record(&self.envelope.to, &queued.recipients, &reply);
+            self.notify_queue(&queued.entries);
             replies.last = Some(if queued.is_held() { reply::held(&id) } else { reply });
             return replies;
         }
@@ -125,6 +126,7 @@ impl<'a> MessageDelivery<'a> {
             if let Some(queued) = self.hold_all(message, outcome) {
                 let reply = reply::held(&id);
                 attempt.record(&[], &queued.recipients, &reply);
+                self.notify_queue(&queued.entries);
                 replies.last = Some(reply);
                 return replies;
             }
@@ -157,7 +159,6 @@ impl<'a> MessageDelivery<'a> {
         if writer.deliver(message, config.outcome_timeout) != Outcome::Delivered {
             return None;
         }
-        self.notify_queue(&queued.entries);
         Some(queued)
     }
 
