@@ -102,10 +102,12 @@
 //! | held mail | mail of this host's programs that waits in the queue for a mailbox of this host |
 //! | journal | the file in the spool that makes a batch durable before the mailboxes are |
 //! | mailbox | an mbox file, and in an address the part that names it |
+//! | next hop | the servers of a recipient on another host: of its route, or the smarthosts |
 //! | outcome | the writer's answer about one message: delivered, deferred, or over quota |
 //! | overload | the state of a nearly full server, in which clients get less time |
 //! | receipt | a file that says which recipients of held mail have it |
 //! | resolution | the destinations of one address |
+//! | route | the server that takes mail for some domains of other hosts |
 //! | session | one connection, from the greeting to its end |
 //! | smarthost | the server that takes mail for other hosts |
 //! | spool | the directory of mailslot's own files: journals, large messages, the queue |

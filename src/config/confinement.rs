@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, NameSet};
+use super::{Config, NameSet, TargetOption};
 use crate::net::listen::ListenAddress;
 use crate::process::confinement::ConfinementRules;
 use crate::relay::client::ServerAddress;
@@ -46,6 +46,16 @@ impl Config {
         for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
             if let ServerAddress::Tcp { port, .. } = target {
                 rules.allow_connect(*port);
+            }
+        }
+        for route in self.relay.iter().flat_map(|relay| &relay.routes) {
+            match &route.target {
+                TargetOption::Server { address: ServerAddress::Tcp { port, .. }, .. } => {
+                    rules.allow_connect(*port);
+                }
+                TargetOption::Server { address: ServerAddress::Unix(_), .. } => {}
+                // With the port of DNS, and resolv.conf(5).
+                TargetOption::Mx => rules.allow_connect(25),
             }
         }
         if self.forward_files {

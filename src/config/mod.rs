@@ -13,6 +13,7 @@
 //! | `parse.rs` | the text of a value to its type, and the expected forms |
 //! | `computed.rs` | options with a default that depends on the host or on other options |
 //! | `relay.rs` | options for mail to other hosts, and the configuration of the queue |
+//! | `routes.rs` | the routes of single domains |
 //! | `confinement.rs` | the files and ports that this configuration needs |
 //! | `host_info.rs` | the names and files of the host that defaults depend on |
 //! | `startup_message.rs` | the lines on standard output when the server starts |
@@ -30,6 +31,7 @@ mod lookup;
 pub mod options;
 mod parse;
 mod relay;
+mod routes;
 mod startup_message;
 
 use std::ffi::OsString;
@@ -54,7 +56,8 @@ pub use host_info::HostInfo;
 use host_info::read_text;
 use lookup::OptionValues;
 use options::{CommandLine, OptionValue, Origin};
-pub use relay::{RelayOptions, SmarthostSecurity};
+pub use relay::RelayOptions;
+pub use routes::{RouteOption, SmarthostSecurity, TargetOption};
 
 /// A set of local domains, or of local users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -288,7 +291,7 @@ impl Config {
             sandbox: self.sandbox.is_some(),
             aliases: self.aliases.clone(),
             delimiter: self.delimiter,
-            relays: self.relay.is_some(),
+            relays: self.relay.as_ref().map(RelayOptions::domains).unwrap_or_default(),
         }
     }
 

@@ -590,6 +590,28 @@ pub const TABLE: &[OptionRow] = &[
          mail is refused.",
     ),
     option(
+        ("route", ""),
+        "DOMAIN TARGET",
+        Many,
+        Fixed(&["none"]),
+        "RFC 5321 5.1",
+        "Relay mail for DOMAIN to TARGET, such as \"a.example mx.example.org:587\", which is one \
+         argument on the command line. DOMAIN may also be .a.example, for the domains below it, \
+         or *. The most specific one is used, and for all others the smarthost. TARGET is a \
+         server as for --smarthost, lmtp:unix:PATH, or mx for the hosts in the MX records of the \
+         domain. A third word, verify, encrypt or may, replaces --smarthost-tls; with mx the \
+         default is may.",
+    ),
+    option(
+        ("connections", ""),
+        "N",
+        Once,
+        Fixed(&["4"]),
+        "",
+        "Maximum number of connections to one smarthost, to the server of one route, or with mx \
+         to the hosts of one domain.",
+    ),
+    option(
         ("smarthost-tls", ""),
         "WORD",
         Once,

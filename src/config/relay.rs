@@ -4,17 +4,22 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use super::routes::{RouteOption, SmarthostSecurity, client_tls, relay_routes};
 use super::{Config, ConfigError, OptionValues, parse};
-use crate::net::tls::Trust;
 use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
 use crate::relay::queue::{self, Smarthost};
+use crate::route::DomainPattern;
 
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
     /// The servers to relay to. The first that can be reached gets the mail.
     pub smarthosts: Vec<ServerAddress>,
-    /// The TLS they must offer.
+    /// The routes of single domains.
+    pub routes: Vec<RouteOption>,
+    /// Maximum number of connections to one server, or to the mail hosts of one domain.
+    pub connections: usize,
+    /// The TLS that servers must offer.
     pub security: SmarthostSecurity,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
@@ -22,27 +27,27 @@ pub struct RelayOptions {
     pub from: Vec<IpNet>,
 }
 
-/// The TLS that a smarthost must offer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SmarthostSecurity {
-    /// TLS with a trusted certificate for its name.
-    Verify,
-    /// TLS with any certificate.
-    Encrypt,
-    /// None. TLS is used if it is offered.
-    May,
-}
-
-/// Returns the options for relaying, or None without a smarthost.
+/// Returns the options for relaying, or None without a smarthost and a route.
 pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions>, ConfigError> {
     let smarthosts = values.list_or("smarthost", "none", smarthost)?;
     let relay = RelayOptions {
-        security: values.single("smarthost-tls", security)?,
+        routes: values.list_or("route", "none", str::parse)?,
+        connections: values.single("connections", |t| parse::number(t, 1, 100))?,
+        security: values.single("smarthost-tls", str::parse)?,
         login: values.optional("smarthost-login", parse::path)?,
         from: values.list_or("relay-from", "this host alone", network)?,
         smarthosts,
     };
-    Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
+    let is_empty = relay.smarthosts.is_empty() && relay.routes.is_empty();
+    Ok(if is_empty { None } else { Some(relay) })
+}
+
+impl RelayOptions {
+    /// Returns the domains that mail can be relayed to.
+    pub fn domains(&self) -> Vec<DomainPattern> {
+        let any = (!self.smarthosts.is_empty()).then_some(DomainPattern::Any);
+        self.routes.iter().map(|route| route.domains.clone()).chain(any).collect()
+    }
 }
 
 impl Config {
@@ -57,10 +62,16 @@ impl Config {
             return Ok(None);
         }
         let smarthosts = self.relay.as_ref().map(|relay| self.smarthosts(relay)).transpose()?;
+        let routes = self.relay.as_ref().map(|relay| {
+            relay_routes(&relay.routes, relay.security, relay.login.as_deref(), &self.hostname)
+        });
+        let routes = routes.transpose().map_err(ConfigError::Config)?;
         Ok(Some(queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
             smarthosts: smarthosts.unwrap_or_default(),
+            routes: routes.unwrap_or_default(),
+            connections_max: self.relay.as_ref().map_or(1, |relay| relay.connections),
             warn_after: self.warn_after,
             give_up_after: self.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
@@ -84,6 +95,7 @@ impl Config {
                 address: target.clone(),
                 settings: client::ClientConfig {
                     hostname: self.hostname.clone(),
+                    lmtp: false,
                     tls: tls.clone(),
                     credentials,
                     timeouts: Timeouts::default(),
@@ -94,31 +106,10 @@ impl Config {
     }
 }
 
-/// Returns the client's TLS for `security`; None for clear text, in a build without TLS.
-fn client_tls(security: SmarthostSecurity) -> Result<Option<client::ClientTls>, String> {
-    let (trust, required) = match security {
-        SmarthostSecurity::Verify => (Trust::system()?, true),
-        SmarthostSecurity::Encrypt => (Trust::any_certificate()?, true),
-        SmarthostSecurity::May if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
-        SmarthostSecurity::May => return Ok(None),
-    };
-    Ok(Some(client::ClientTls { trust, required }))
-}
-
 /// Parses the address of a smarthost.
 fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
-}
-
-/// Parses `verify`, `encrypt` or `may`.
-fn security(text: &str) -> Result<SmarthostSecurity, String> {
-    match text {
-        "verify" => Ok(SmarthostSecurity::Verify),
-        "encrypt" => Ok(SmarthostSecurity::Encrypt),
-        "may" => Ok(SmarthostSecurity::May),
-        _ => Err("verify, encrypt or may".to_owned()),
-    }
 }
 
 /// Parses an address, or a network such as `192.0.2.0/24`.

@@ -183,8 +183,8 @@ impl ControlContext {
         let submitter = (!is_privileged(uid)).then_some(uid);
         match request {
             ControlRequest::List(format) => {
-                let outage = self.queue.as_ref().and_then(QueueHandle::outage);
-                let view = ListView { submitter, outage };
+                let outages = self.queue.as_ref().map(QueueHandle::outages).unwrap_or_default();
+                let view = ListView { submitter, outages };
                 match list::list(&self.spool, *format, &view) {
                     Ok(text) => ControlAnswer::new(EX_OK, text),
                     Err(e) => ControlAnswer::new(EX_TEMPFAIL, format!("queue: {e}\n")),

@@ -9,9 +9,11 @@
 //! | `stream.rs` | a session's connection: buffers, command lines, mail data, replies |
 //! | `session_handle.rs` | what other threads may see of a session and do to it |
 //! | `disconnect.rs` | why a connection ends |
+//! | `dns/` | a resolver: MX and address records |
 //! | `tls/` | TLS for servers and clients |
 
 mod disconnect;
+pub mod dns;
 pub mod kept;
 pub mod listen;
 mod server_socket;

@@ -70,11 +70,11 @@ counters! {
     messages_rejected,
     /// Delivery status notifications created.
     dsns,
-    /// Recipients on other hosts for which a smarthost accepted the message.
+    /// Recipients on other hosts for which the next server accepted the message.
     relay_sent,
     /// Attempts for such a recipient that are to be repeated.
     relay_deferred,
-    /// Such recipients that a smarthost rejected.
+    /// Such recipients that the next server rejected.
     relay_bounced,
     /// Recipients on this host for which mail was queued, because it could not be delivered then.
     held,

@@ -394,11 +394,12 @@ events! {
     /// The process ends with status 70, so that its supervisor starts it again.
     Error thread_died(thread);
 
-    /// The smarthost took the message for this recipient.
+    /// The next server took the message for this recipient.
     Info relay_sent(queue_id, from, to, relay, reply);
-    /// The smarthost did not take the message for this recipient; it is tried again.
+    /// The next server did not take the message for this recipient; it is tried again.
     Info relay_deferred(queue_id, from, to, relay, error);
-    /// The smarthost rejected this recipient; the sender gets a report.
+    /// The next server rejected this recipient, or the domain takes no mail.
+    /// The sender gets a report.
     Info relay_bounced(queue_id, from, to, relay, error);
     /// The queue delivered held mail to this recipient of this host.
     Info held_delivered(queue_id, from, to);
@@ -406,9 +407,9 @@ events! {
     Info held_deferred(queue_id, from, to, error);
     /// Held mail is refused for this recipient now; the sender gets a report.
     Info held_bounced(queue_id, from, to, error);
-    /// A smarthost cannot be used.
+    /// A smarthost, the server of a route or a mail host cannot be used, or looked up.
     Warn smarthost_unreachable(relay, error);
-    /// A smarthost can be used again.
+    /// A smarthost, the server of a route or a mail host can be used again.
     Info smarthost_restored(relay);
     /// A report about a message, or about an entry in the queue, was created.
     Info dsn_created(message: Option, queue_id: Option, dsn, to);

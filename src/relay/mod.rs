@@ -2,4 +2,5 @@
 
 pub mod client;
 pub mod dsn_message;
+pub mod mail_hosts;
 pub mod queue;

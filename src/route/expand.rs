@@ -61,6 +61,16 @@ impl LocalRoute {
             }
     }
 
+    /// True if mail for `mailbox` can be relayed to another host.
+    pub(super) fn is_relayed(&self, mailbox: &Mailbox) -> bool {
+        let patterns = &self.settings.relays;
+        if patterns.is_empty() || self.is_local(mailbox.domain()) {
+            return false;
+        }
+        let domain = mailbox.domain().to_ascii();
+        patterns.iter().any(|pattern| pattern.matches(&domain))
+    }
+
     /// Returns the domain as lookups and Delivered-To use it, in ASCII: the primary one for a
     /// literal. In the sandbox, where every domain may be local, a literal stays.
     pub(super) fn lookup_host(&self, domain: &Domain) -> String {
@@ -238,7 +248,7 @@ impl<'a> Expansion<'a> {
                 return Err(Refusal::Misconfigured("a list without members".to_owned()));
             }
             (_, []) => {}
-            _ if self.route.settings.relays => {}
+            _ if remote.iter().all(|mailbox| self.route.is_relayed(mailbox)) => {}
             (true, [only]) => return Err(Refusal::Forward(only.clone())),
             _ => return Err(Refusal::NotLocal),
         }

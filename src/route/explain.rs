@@ -37,7 +37,7 @@ impl LocalRoute {
         let outcome = match (self.parse_mailbox(address), self.current_aliases()) {
             (Err(error), _) => format!("not an address: {error}"),
             (Ok(mailbox), _) if !self.is_local(mailbox.domain()) => {
-                if self.settings.relays {
+                if self.is_relayed(&mailbox) {
                     "relayed, for clients that may relay".to_owned()
                 } else {
                     Refusal::NotLocal.to_string()

@@ -115,8 +115,8 @@ impl Expansion<'_> {
         if let Some(error) = nested.errors.first() {
             return Err(error.refusal.to_string());
         }
-        if !nested.remote.is_empty() && !self.route.settings.relays {
-            return Err("it leads to another host, and nothing is relayed".to_owned());
+        if !nested.remote.iter().all(|mailbox| self.route.is_relayed(mailbox)) {
+            return Err("it leads to another host, and nothing is relayed there".to_owned());
         }
         self.explain_line(|| format!("~{user}/.forward"));
         self.lines.append(&mut nested.lines);

@@ -6,6 +6,7 @@
 //! | `users.rs` | the users that have a mailbox: passwd, `--user`, any user in a sandbox |
 //! | `aliases.rs` | the format of aliases(5) |
 //! | `alias_file.rs` | alias files: read safely, and read again when they change |
+//! | `domain_pattern.rs` | the domains of other hosts that mail is relayed to |
 //! | `expand.rs` | one lookup, and the expansion of aliases to destinations |
 //! | `forward.rs` | `~/.forward` |
 //! | `explain.rs` | `mailslot explain`, and the aliases' part of `mailslot check` |
@@ -33,6 +34,7 @@
 
 pub mod alias_file;
 pub mod aliases;
+mod domain_pattern;
 mod expand;
 mod explain;
 mod forward;
@@ -48,6 +50,7 @@ use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
 use aliases::{AliasTarget, Aliases};
+pub use domain_pattern::DomainPattern;
 use expand::{Expansion, ExpansionMode, Lookup, POSTMASTER};
 pub use explain::Problem;
 pub use forward::{ForwardFiles, HomeForwardFiles};
@@ -178,8 +181,9 @@ pub struct RouteConfig {
     pub aliases: Option<PathBuf>,
     /// The separator between a user name and a tag, as in `user+tag`.
     pub delimiter: Option<char>,
-    /// True if mail for other hosts can be relayed.
-    pub relays: bool,
+    /// The domains of other hosts that mail can be relayed to. If there are none, nothing is
+    /// relayed.
+    pub relays: Vec<DomainPattern>,
 }
 
 /// The host's own routing: its domains, users and aliases.
@@ -324,7 +328,7 @@ impl Route for LocalRoute {
             }
             ForwardPath::Mailbox(mailbox) => mailbox,
         };
-        if self.settings.relays && !self.is_local(mailbox.domain()) {
+        if self.is_relayed(mailbox) {
             let remote = vec![mailbox.clone()];
             return Ok(Resolution { remote, is_relay: true, ..Resolution::default() });
         }

@@ -15,6 +15,7 @@ pub mod log_lines;
 pub mod mail_servers;
 pub mod mbox;
 pub mod message;
+pub mod name_server;
 pub mod namespace;
 pub mod outbound;
 pub mod process;

@@ -7,11 +7,13 @@
 mod harness;
 
 mod deliver;
+mod dns;
 mod held;
 mod log_events;
 mod mbox;
 mod message;
 mod queue;
+mod queue_routes;
 mod route_aliases;
 mod route_expand;
 mod route_forward;

@@ -55,14 +55,14 @@ impl Route for TestQueueRoute {
 }
 
 /// A host that runs its queue when a test asks for it.
-struct Host {
-    store: MailStore,
-    settings: QueueConfig,
+pub(super) struct Host {
+    pub(super) store: MailStore,
+    pub(super) settings: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 
 impl Host {
-    fn new(smarthosts: &[&ScriptedServer]) -> Host {
+    pub(super) fn new(smarthosts: &[&ScriptedServer]) -> Host {
         let store = MailStore::new();
         let smarthost = |server: &&ScriptedServer| Smarthost {
             address: server.target(),
@@ -75,13 +75,14 @@ impl Host {
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: TIMEOUT,
+            ..QueueConfig::default()
         };
         queue::create_directory(&settings.spool).unwrap();
         Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
-    fn put(&self, id: &str, envelope: &Envelope<()>) {
+    pub(super) fn put(&self, id: &str, envelope: &Envelope<()>) {
         let content = format!("Subject: {id}\n\n>From {id} on\nlast line\n").into_bytes();
         let to: Vec<_> = envelope.to.iter().cloned().map(elsewhere).collect();
         let to = queue::destinations(envelope, &to, None, id, content.len() as u64).unwrap();
@@ -91,12 +92,12 @@ impl Host {
         assert_eq!(self.store.handle.deliver(message, TIMEOUT), Outcome::Delivered);
     }
 
-    fn flush(&self) -> usize {
+    pub(super) fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
 
-    fn start(&self) -> (QueueHandle, QueueThread) {
+    pub(super) fn start(&self) -> (QueueHandle, QueueThread) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
@@ -105,7 +106,7 @@ impl Host {
         self.settings.spool.join("queue").join(name)
     }
 
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.file("")).unwrap();
         let mut names: Vec<_> =
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -113,12 +114,12 @@ impl Host {
         names
     }
 
-    fn state(&self, id: &str) -> String {
+    pub(super) fn state(&self, id: &str) -> String {
         fs::read_to_string(self.file(&format!("{id}.state"))).unwrap_or_default()
     }
 
     /// Makes an entry older by so many seconds.
-    fn age(&self, id: &str, seconds: i64) {
+    pub(super) fn age(&self, id: &str, seconds: i64) {
         let text = fs::read_to_string(self.file(id)).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
         let (came, rest) = rest.split_at(10);
@@ -133,7 +134,7 @@ impl Host {
     }
 
     /// Returns the number of reports in a mailbox.
-    fn reports(&self, user: &str) -> usize {
+    pub(super) fn reports(&self, user: &str) -> usize {
         assert!(
             self.store.mailbox(user).is_empty() || self.store.mailbox(user).contains("/report;")
         );
@@ -148,7 +149,7 @@ fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
 }
 
 /// Returns an envelope from `from`, empty for the null sender.
-fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
+pub(super) fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     let from = match from {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
@@ -157,7 +158,7 @@ fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
 }
 
 /// Starts a server that answers RCPT with the code in its local part, as `r450`, or with 250.
-fn code_by_name() -> ScriptedServer {
+pub(super) fn code_by_name() -> ScriptedServer {
     ScriptedServer::start(|_, command| answer_by_name(command))
 }
 
@@ -170,7 +171,7 @@ fn answer_by_name(command: &str) -> Action {
 }
 
 /// Returns the RCPT commands that a server has received.
-fn asked(server: &ScriptedServer) -> Vec<String> {
+pub(super) fn asked(server: &ScriptedServer) -> Vec<String> {
     server.commands_after("RCPT TO:")
 }
 
@@ -224,7 +225,8 @@ fn each_recipient_has_its_own_outcome() {
 #[test]
 fn accepted_messages_leave_no_files() {
     let server = code_by_name();
-    let host = Host::new(&[&server]);
+    let mut host = Host::new(&[&server]);
+    host.settings.connections_max = 1;
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
@@ -432,7 +434,8 @@ fn unreachable_smarthost_is_probed_by_one_entry() {
         }
         command => usual(command),
     });
-    let host = Host::new(&[&server]);
+    let mut host = Host::new(&[&server]);
+    host.settings.connections_max = 1;
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }

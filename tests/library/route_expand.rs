@@ -20,7 +20,7 @@ fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
         delimiter: Some('+'),
-        relays: false,
+        relays: Vec::new(),
         ..RouteConfig::default()
     };
     let lookups = Arc::new(AtomicUsize::new(0));

@@ -9,7 +9,7 @@ use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::forward;
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{ForwardFiles, LocalRoute, Route, RouteConfig};
+use mailslot::route::{DomainPattern, ForwardFiles, LocalRoute, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 
 /// Users with owners, like those of the system.
@@ -35,6 +35,7 @@ impl ForwardFiles for TestForwardFiles {
 /// Returns where mail for `to` goes: mailboxes here, and addresses of other hosts.
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
+    let relays = if relays { vec![DomainPattern::Any] } else { Vec::new() };
     let settings = RouteConfig { domains, relays, ..RouteConfig::default() };
     let local =
         LocalRoute::with_users(settings, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));

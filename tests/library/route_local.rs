@@ -2,7 +2,7 @@
 
 use mailslot::message::Owner;
 use mailslot::route::users::{User, Users};
-use mailslot::route::{LocalRoute, Member, Refusal, Resolution, Route, RouteConfig};
+use mailslot::route::{DomainPattern, LocalRoute, Member, Refusal, Resolution, Route, RouteConfig};
 use mailslot::smtp::{ForwardPath, Mailbox};
 use tempfile::TempDir;
 
@@ -23,7 +23,7 @@ fn settings(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
         sandbox: false,
         aliases: Some(file),
         delimiter: Some('+'),
-        relays: false,
+        relays: Vec::new(),
     };
     (settings, dir)
 }
@@ -560,7 +560,7 @@ fn relaying_host_forwards_aliases() {
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
     let (settings, _dir) = settings(&["alice"], aliases);
-    let relaying = LocalRoute::new(RouteConfig { relays: true, ..settings });
+    let relaying = LocalRoute::new(RouteConfig { relays: vec![DomainPattern::Any], ..settings });
     let ways = |to: &str| {
         let way = relaying.resolve(&path(to)).unwrap();
         let local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();

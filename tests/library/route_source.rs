@@ -27,7 +27,7 @@ fn host(aliases: &str) -> (LocalRoute, TempDir) {
         users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
         aliases: Some(file),
         delimiter: Some('+'),
-        relays: false,
+        relays: Vec::new(),
         ..RouteConfig::default()
     };
     (LocalRoute::new(settings), dir)

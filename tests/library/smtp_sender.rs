@@ -132,6 +132,7 @@ fn show_outcome(outcome: &Option<RecipientOutcome>) -> String {
 
 fn settings() -> SenderConfig {
     SenderConfig {
+        lmtp: false,
         hostname: "here.example".to_owned(),
         secure: false,
         start_tls: StartTlsPolicy::Off,

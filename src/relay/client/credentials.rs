@@ -23,6 +23,13 @@ use crate::smtp::sender::Credentials;
 /// The file cannot be read, other users can read it, its owner is neither root nor the user that
 /// runs the program, or a line is invalid. The text names the file and the fix, and no password.
 pub fn load(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
+    load_matching(path, |name| name == "*" || name.eq_ignore_ascii_case(host))
+}
+
+fn load_matching(
+    path: &Path,
+    matches: impl Fn(&str) -> bool,
+) -> Result<Option<Credentials>, String> {
     let wrong = |error: &str| format!("{}: {error}", path.display());
     let text = read(path).map_err(|e| wrong(&e.to_string()))?;
     for (number, line) in text.lines().enumerate() {
@@ -33,11 +40,20 @@ pub fn load(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
         let Some((name, credentials)) = parse_line(line) else {
             return Err(wrong(&format!("line {}: expected HOST USER PASSWORD", number + 1)));
         };
-        if name == "*" || name.eq_ignore_ascii_case(host) {
+        if matches(name) {
             return Ok(Some(credentials));
         }
     }
     Ok(None)
+}
+
+/// Returns the user and password for `host` from a line that names it. A line for any host is
+/// passed over.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_named(path: &Path, host: &str) -> Result<Option<Credentials>, String> {
+    load_matching(path, |name| name.eq_ignore_ascii_case(host))
 }
 
 /// Parses `HOST USER PASSWORD`. Only the password may hold blanks.
@@ -93,6 +109,8 @@ mod tests {
         assert_eq!(ask(file, "a.example"), is("al:x y # z"));
         assert_eq!(ask(file, "b.EXAMPLE"), is("bo:secret"));
         assert_eq!(ask(file, "c.example"), is("any:one"));
+        assert!(load_named(&path, "c.example").unwrap().is_none());
+        assert!(load_named(&path, "a.example").unwrap().is_some());
         assert_eq!(ask("a.example al x\n", "b.example"), Ok(None));
         assert_eq!(ask("", "b.example"), Ok(None));
         for wrong in ["a.example\n", "a.example al\n", "a.example al x\0y\n"] {

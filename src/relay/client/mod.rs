@@ -16,14 +16,15 @@
 //!   require, and a new connection if the server has closed an idle one.
 //! - **Memory does not grow with the message.** It is read and sent in blocks of [`BLOCK_SIZE`].
 //!
-//! The client keeps no queue and does not look up MX records.
+//! The client keeps no queue and does not look up MX records. With [`ClientConfig::lmtp`] it uses
+//! LMTP.
 
 mod client_socket;
 pub mod credentials;
 mod server_address;
 
 use std::io::{self, Read};
-use std::net::ToSocketAddrs;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ pub use server_address::ServerAddress;
 pub struct ClientConfig {
     /// The argument of EHLO.
     pub hostname: String,
+    /// True for LMTP (RFC 2033).
+    pub lmtp: bool,
     /// None for clear text.
     pub tls: Option<ClientTls>,
     /// User and password for AUTH, never sent in clear text over TCP.
@@ -55,6 +58,7 @@ impl Default for ClientConfig {
     fn default() -> ClientConfig {
         ClientConfig {
             hostname: "localhost".to_owned(),
+            lmtp: false,
             tls: None,
             credentials: None,
             timeouts: Timeouts::default(),
@@ -120,6 +124,8 @@ pub struct OutgoingMessage<'a, D> {
 #[derive(Debug)]
 pub struct Connection {
     address: ServerAddress,
+    /// The address to connect to again; None to look the server up again.
+    peer: Option<SocketAddr>,
     settings: ClientConfig,
     sender: Sender,
     socket: ClientSocket,
@@ -154,11 +160,25 @@ pub fn connect(
     let found = (host, port).to_socket_addrs().map_err(|e| {
         OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
     })?;
-    let mut last = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
+    // A lost connection is made again after another lookup.
+    connect_to(address, found, settings).map(|connection| Connection { peer: None, ..connection })
+}
+
+/// Connects to the first of the addresses `found` of the server `address` that can be used, and
+/// opens a session up to AUTH.
+///
+/// # Errors
+/// As for [`connect`].
+pub fn connect_to(
+    address: &ServerAddress,
+    found: impl IntoIterator<Item = SocketAddr>,
+    settings: &ClientConfig,
+) -> Result<Connection, OutcomeReason> {
+    let mut last = OutcomeReason::local((4, 4, 3), &format!("{address} has no address"));
     for ip in found {
         let connect = || ClientSocket::tcp(ip, settings.timeouts.connect);
         match open_with_fallback(address, settings, &connect) {
-            Ok(connection) => return Ok(connection),
+            Ok(connection) => return Ok(Connection { peer: Some(ip), ..connection }),
             Err(reason) => last = reason,
         }
     }
@@ -218,11 +238,13 @@ impl Connection {
         let sender = Sender::new(sender::SenderConfig {
             hostname: settings.hostname.clone(),
             secure: implicit || is_unix,
+            lmtp: settings.lmtp,
             start_tls,
             credentials: settings.credentials.clone(),
         });
         let mut connection = Connection {
             address: address.clone(),
+            peer: None,
             settings: settings.clone(),
             sender,
             socket,
@@ -304,7 +326,10 @@ impl Connection {
     }
 
     fn reconnect(&mut self) -> Result<(), OutcomeReason> {
-        let new = connect(&self.address, &self.settings)?;
+        let new = match self.peer {
+            Some(peer) => connect_to(&self.address, [peer], &self.settings)?,
+            None => connect(&self.address, &self.settings)?,
+        };
         std::mem::replace(self, new).quit();
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::state::EntryState;
 use super::{OutageReport, now, zoned};
 use crate::message::{QUEUE_DIRECTORY, QueueId};
 use crate::observe::events;
-use crate::smtp::ReversePath;
+use crate::smtp::{ForwardPath, ReversePath};
 
 /// The form of a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,13 +29,14 @@ pub enum ListFormat {
 pub struct ListView {
     /// The user whose entries are listed; None for those of every user.
     pub submitter: Option<u32>,
-    /// The outage that the queue is in, known to the running server only.
-    pub outage: Option<OutageReport>,
+    /// The outages that the queue is in, known to the running server only.
+    pub outages: Vec<OutageReport>,
 }
 
 /// Returns a listing of the queue in `spool`, the oldest entry first.
 ///
-/// As text it begins with a line about the outage, if there is one and an entry. Each entry has a
+/// As text it begins with a line about each outage, if there is an entry, [`OUTAGES_MAX`] at most.
+/// Each entry has a
 /// line with id, age, size in bytes, number of attempts, next attempt, and sender; a line for each
 /// recipient that is not finished; and the last reply. The last line of all is a summary. As JSON
 /// there is an object for the outage and one for each entry, as mailslot(8) describes.
@@ -49,7 +50,9 @@ pub fn list(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<Str
         if let Ok((_, entry, mut state)) = read(spool, &id)
             && view.submitter.is_none_or(|uid| entry.envelope.submitter == Some(uid))
         {
-            if let (true, Some(outage)) = (state.last_reply.is_empty(), &view.outage) {
+            if state.last_reply.is_empty()
+                && let Some(outage) = view.outages.iter().find(|outage| concerns(outage, &entry))
+            {
                 state.last_reply.clone_from(&outage.reason);
             }
             all.push((state.arrived_at.unwrap_or(entry.arrived_at), id, entry, state));
@@ -57,8 +60,8 @@ pub fn list(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<Str
     }
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let (mut text, mut size) = (String::new(), 0_u64);
-    if let (Some(outage), false) = (&view.outage, all.is_empty()) {
-        let OutageReport { reason, retry_at } = outage;
+    let listed = if all.is_empty() { 0 } else { OUTAGES_MAX };
+    for OutageReport { reason, retry_at, .. } in view.outages.iter().take(listed) {
         let _ = match format {
             ListFormat::Text => {
                 let next = zoned(*retry_at).strftime("%H:%M");
@@ -111,6 +114,14 @@ pub fn remove(spool: &Path, id: &str) -> io::Result<()> {
     EntryState::remove(&spool.join(QUEUE_DIRECTORY), id)?;
     events::queue_entry_dropped(id, &entry.envelope.from);
     Ok(())
+}
+
+/// True if recipients of the entry may wait because of the outage.
+fn concerns(outage: &OutageReport, entry: &QueueEntry) -> bool {
+    entry.envelope.to.iter().any(|recipient| match &recipient.path {
+        ForwardPath::Mailbox(mailbox) => outage.domains.matches(&mailbox.domain().to_ascii()),
+        ForwardPath::Postmaster => false,
+    })
 }
 
 /// Returns the ids of all entries.
@@ -226,6 +237,9 @@ fn rounded(seconds: i64) -> String {
         s => format!("{}d", s / 86_400),
     }
 }
+
+/// Maximum number of outages that are listed.
+const OUTAGES_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {

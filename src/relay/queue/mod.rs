@@ -14,7 +14,8 @@
 //! | `entry.rs` | the file of one message |
 //! | `state.rs` | the file of its progress beside it, and the times of retries |
 //! | `held.rs` | entries for recipients of this host |
-//! | `runner/` | the two threads that send, deliver, retry and report |
+//! | `next_hop.rs` | the routes, and the connection to the next hop of a recipient |
+//! | `runner/` | the threads that send, deliver, retry and report |
 //! | `list.rs` | `mailslot queue` |
 //!
 //! A crash can leave these states, from which the next start recovers:
@@ -37,15 +38,17 @@
 pub mod entry;
 pub mod held;
 pub mod list;
+mod next_hop;
 mod runner;
 pub mod state;
 
+use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -58,10 +61,12 @@ use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
 use crate::relay::client;
-use crate::route::{Resolution, Route};
+use crate::route::{DomainPattern, Resolution, Route};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use next_hop::NextHop;
+pub use next_hop::{MxSettings, RelayRoute, RouteTarget};
 use runner::QueueRunner;
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
@@ -71,8 +76,12 @@ pub struct QueueConfig {
     pub spool: PathBuf,
     /// The name of this host in reports.
     pub hostname: String,
-    /// Servers to relay to. The first that can be reached is used.
+    /// Servers for all domains without a route. The first that can be reached is used.
     pub smarthosts: Vec<Smarthost>,
+    /// The routes of other domains.
+    pub routes: Vec<RelayRoute>,
+    /// Maximum number of connections to one next hop.
+    pub connections_max: usize,
     /// Age of a message at which its sender gets a report about the delay.
     pub warn_after: Duration,
     /// Age at which a message is returned, at least 4 to 5 days (RFC 5321 4.5.4.1).
@@ -88,6 +97,8 @@ impl Default for QueueConfig {
             spool: "/var/spool/mailslot".into(),
             hostname: "localhost".to_owned(),
             smarthosts: Vec::new(),
+            routes: Vec::new(),
+            connections_max: 4,
             warn_after: hours(4),
             give_up_after: hours(5 * 24),
             timeout: Duration::from_secs(60),
@@ -109,7 +120,7 @@ pub struct Smarthost {
 pub struct QueueHandle {
     relayed: EventSender,
     held: EventSender,
-    outage: OutageCell,
+    outages: OutageCell,
 }
 
 /// The sending end of one thread's events.
@@ -120,26 +131,32 @@ struct EventSender {
     overflowed: Arc<AtomicBool>,
 }
 
-/// The outage of the queue, as other threads see it.
+/// The outages of the queue, as other threads see them.
 #[derive(Clone, Debug, Default)]
-struct OutageCell(Arc<Mutex<Option<OutageReport>>>);
+struct OutageCell(Arc<Mutex<BTreeMap<NextHop, OutageReport>>>);
 
-/// A time in which no smarthost can be used.
+/// A time in which no server for some domains can be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutageReport {
-    /// The last smarthost that was tried, and its error, in one line.
+    /// The domains.
+    pub domains: DomainPattern,
+    /// The last server that was tried, and its error, in one line.
     pub reason: String,
     /// Time of the next attempt, in seconds since 1970.
     pub retry_at: i64,
 }
 
 impl OutageCell {
-    fn set(&self, report: Option<OutageReport>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    fn insert(&self, hop: NextHop, report: OutageReport) {
+        self.lock().insert(hop, report);
     }
 
-    fn get(&self) -> Option<OutageReport> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn remove(&self, hop: &NextHop) {
+        self.lock().remove(hop);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NextHop, OutageReport>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,7 +217,7 @@ pub fn start(
     let (stop, stopped) = bounded(0);
     let (relayed, relayed_events) = event_channel();
     let (held, held_events) = event_channel();
-    let handle = QueueHandle { relayed, held, outage: OutageCell::default() };
+    let handle = QueueHandle { relayed, held, outages: OutageCell::default() };
     let mut threads = Vec::new();
     for (kind, name, events, sender) in [
         (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
@@ -209,7 +226,8 @@ pub fn start(
         let (settings, route, stopped) = (settings.clone(), route.clone(), stopped.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), handle.clone());
         let overflowed = sender.overflowed.clone();
-        let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = Arc::new(runner);
         threads.push(std::thread::Builder::new().name(name.into()).spawn(move || {
             let _vital = VitalThread::new(name);
             runner.run(&events, &stopped, &overflowed);
@@ -236,7 +254,8 @@ pub fn flush(
     for kind in [EntryKind::Held, EntryKind::Relayed] {
         let (settings, route) = (settings.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
-        let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = Arc::new(runner);
         left += runner.flush(&all, || false);
     }
     Ok(left)
@@ -252,7 +271,7 @@ impl QueueHandle {
     /// Returns a handle to a queue that another process works on.
     pub fn detached() -> QueueHandle {
         let detached = || EventSender { events: bounded(0).0, overflowed: Arc::default() };
-        QueueHandle { relayed: detached(), held: detached(), outage: OutageCell::default() }
+        QueueHandle { relayed: detached(), held: detached(), outages: OutageCell::default() }
     }
 
     /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
@@ -288,9 +307,9 @@ impl QueueHandle {
         Some(count)
     }
 
-    /// Returns the outage that the queue is in, if any.
-    pub fn outage(&self) -> Option<OutageReport> {
-        self.outage.get()
+    /// Returns the outages that the queue is in.
+    pub fn outages(&self) -> Vec<OutageReport> {
+        self.outages.lock().values().cloned().collect()
     }
 }
 

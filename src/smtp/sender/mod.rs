@@ -25,7 +25,8 @@
 //!   State from before TLS is dropped, and input between the 220 to STARTTLS and the handshake ends
 //!   the connection (RFC 3207 4.2, 5).
 //!
-//! LMTP is not supported.
+//! With [`lmtp`](SenderConfig::lmtp) the sender uses LMTP (RFC 2033): LHLO in place of EHLO, and
+//! after the mail data one reply for each accepted recipient. It then sends mail data with DATA.
 
 mod auth;
 mod encoder;
@@ -52,6 +53,8 @@ pub struct SenderConfig {
     pub hostname: String,
     /// Whether the channel is protected from its start, by TLS or because it is a Unix socket.
     pub secure: bool,
+    /// True for LMTP.
+    pub lmtp: bool,
     /// The use of STARTTLS. It must be Off inside TLS.
     pub start_tls: StartTlsPolicy,
     /// The user name and password for AUTH. If the server does not accept them, no message is sent.
@@ -63,6 +66,7 @@ impl Default for SenderConfig {
         SenderConfig {
             hostname: "localhost".to_owned(),
             secure: false,
+            lmtp: false,
             start_tls: StartTlsPolicy::Off,
             credentials: None,
         }
@@ -248,7 +252,7 @@ impl Sender {
         self.parser.clear();
         self.extensions = Extensions::default();
         self.tls = true;
-        self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
+        self.send_ehlo();
     }
 
     /// Continues after the final dot of the mail data was sent.
@@ -296,7 +300,9 @@ impl Sender {
     /// True if `octets` of mail data can be sent as one chunk after RCPT, without waiting for
     /// replies.
     pub fn accepts_chunk(&self, octets: usize) -> bool {
-        self.extensions.chunking && self.extensions.pipelining && octets <= CHUNK_MAX
+        // With LMTP the number of replies to BDAT would depend on why it fails.
+        let chunking = self.extensions.chunking && !self.config.lmtp;
+        chunking && self.extensions.pipelining && octets <= CHUNK_MAX
     }
 
     /// Begins a transaction when the step is [`Ready`](SenderStep::Ready).
@@ -335,6 +341,11 @@ impl Sender {
         }
     }
 
+    fn send_ehlo(&mut self) {
+        let verb = if self.config.lmtp { "LHLO" } else { "EHLO" };
+        self.send_command(format!("{verb} {}", self.config.hostname), AwaitedReply::Ehlo);
+    }
+
     fn send_command(&mut self, line: String, awaited: AwaitedReply) {
         self.output.extend_from_slice(line.as_bytes());
         self.output.extend_from_slice(b"\r\n");
@@ -362,15 +373,13 @@ impl Sender {
         }
         let class = reply.code / 100;
         match awaited {
-            AwaitedReply::Greeting if class == 2 => {
-                self.send_command(format!("EHLO {}", self.config.hostname), AwaitedReply::Ehlo);
-            }
+            AwaitedReply::Greeting if class == 2 => self.send_ehlo(),
             AwaitedReply::Ehlo if class == 2 => {
                 self.extensions = Extensions::parse(&reply);
                 self.start_tls_or_log_in();
             }
             // An old server may support HELO only (RFC 5321 4.1.1.1).
-            AwaitedReply::Ehlo if class == 5 => {
+            AwaitedReply::Ehlo if class == 5 && !self.config.lmtp => {
                 self.send_command(format!("HELO {}", self.config.hostname), AwaitedReply::Helo);
             }
             AwaitedReply::Helo if class == 2 => self.start_tls_or_log_in(),

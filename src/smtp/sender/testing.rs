@@ -17,6 +17,7 @@ fn trace(input: &[u8], cut: usize) -> String {
     let mut sender = Sender::new(SenderConfig {
         hostname: "here.example".to_owned(),
         secure: input.len().is_multiple_of(2),
+        lmtp: false,
         start_tls: StartTlsPolicy::Offered,
         credentials: input.len().is_multiple_of(3).then(credentials),
     });

@@ -3,6 +3,7 @@
 //! ```text
 //! RSET?  MAIL  RCPT RCPT ...  DATA    ->  354  mail data .   ->  one reply for all
 //! RSET?  MAIL  RCPT RCPT ...  BDAT n LAST, mail data         ->  one reply for all
+//! LMTP:  MAIL  RCPT RCPT ...  DATA    ->  354  mail data .   ->  one reply for each recipient
 //! ```
 //! If the server offers PIPELINING, each line above is one group of commands (RFC 2920 3.1). A
 //! rejected recipient then costs no round trip. If all recipients are rejected and DATA is accepted
@@ -91,13 +92,20 @@ impl Sender {
             (AwaitedReply::Rcpt(recipient), 2 | 4 | 5) => {
                 transaction.rcpt_replied(recipient, class, reason)
             }
-            (AwaitedReply::Data, 3) if transaction.accepted.is_empty() => {
+            // With LMTP there would be no reply to it.
+            (AwaitedReply::Data, 3) if transaction.accepted.is_empty() && !self.config.lmtp => {
                 // No recipient was accepted, so the mail data is empty (RFC 2920 3.1).
                 self.output.extend_from_slice(b".\r\n");
                 self.awaited.push_back(AwaitedReply::Dot);
             }
-            (AwaitedReply::Data, 3) => {
+            (AwaitedReply::Data, 3) if !transaction.accepted.is_empty() => {
                 self.phase = SenderPhase::Data;
+            }
+            (AwaitedReply::Dot, 2 | 4 | 5) if self.config.lmtp => {
+                self.transaction_open = false;
+                if transaction.decide_first_accepted(class, reason) {
+                    self.awaited.push_front(AwaitedReply::Dot);
+                }
             }
             (AwaitedReply::Dot, 2 | 4 | 5) => {
                 self.transaction_open = false;
@@ -209,6 +217,15 @@ impl SenderTransaction {
         for index in std::mem::take(&mut self.accepted) {
             self.decide(index, class, reason.clone());
         }
+    }
+
+    /// Decides the accepted recipient whose RCPT came first. Returns true if there are others.
+    fn decide_first_accepted(&mut self, class: u16, reason: OutcomeReason) -> bool {
+        if !self.accepted.is_empty() {
+            let index = self.accepted.remove(0);
+            self.decide(index, class, reason);
+        }
+        !self.accepted.is_empty()
     }
 
     /// Defers all undecided recipients.

@@ -1,27 +1,41 @@
 //! One attempt at one entry: sent, its outcomes reported, its state recorded.
 
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::locked_entry::{LockedEntry, Unavailable};
-use super::schedule::{ScheduledEntry, latest_due};
-use super::{Outage, QueueRunner};
+use super::schedule::{DueEntry, latest_due};
+use super::{KeptConnection, QueueRunner};
 use crate::observe::events;
-use crate::relay::client::{self, Connection, OutgoingMessage};
+use crate::relay::client::{Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
+use crate::relay::queue::next_hop::{ConnectError, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
-use crate::relay::queue::{EntryKind, OutageReport, Smarthost, held, now, seconds, zoned};
+use crate::relay::queue::{EntryKind, OutageReport, held, now, seconds, zoned};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
-/// The state of an entry after an attempt.
+/// The state of an entry after an attempt at one of its next hops.
 enum AttemptResult {
     /// The entry is finished and removed.
     Removed,
-    /// The entry stays in the queue.
-    Waiting(ScheduledEntry),
-    /// The entry was not tried, because no smarthost can be reached.
+    /// The recipients at the next hop are finished, or it has none.
+    HopFinished,
+    /// The entry waits at the next hop.
+    Waiting {
+        due: i64,
+        tries: u32,
+        /// Time at which the sender must get a report about the entry's age.
+        report_due: i64,
+    },
+    /// The entry was not tried, and waits at all of its next hops.
+    Postponed(i64),
+    /// The entry was read, and has these next hops. So many attempts were made.
+    HopsFound(Vec<NextHop>, u32),
+    /// The entry was not tried, because the next hop cannot be reached.
     Unreachable(OutcomeReason),
 }
 
@@ -39,52 +53,93 @@ pub(super) enum AttemptMade {
 }
 
 impl QueueRunner {
-    /// Tries to send the entry `id`, and schedules or removes it.
-    pub(super) fn attempt(&mut self, id: &Arc<str>) {
-        let result = self.send(id);
-        self.reschedule(id, result);
+    /// Makes an attempt that was taken from the schedule, and schedules the next one.
+    pub(super) fn attempt(self: &Arc<Self>, due: &DueEntry, kept: &mut KeptConnection) {
+        let result = self.send(due, kept);
+        self.reschedule(due, result);
+        self.shared().schedule.end(due, kept.as_ref().map(|(hop, _)| hop));
+        self.attempt_ended.notify_all();
     }
 
-    fn reschedule(&mut self, id: &Arc<str>, result: io::Result<AttemptResult>) {
+    fn reschedule(&self, due: &DueEntry, result: io::Result<AttemptResult>) {
+        let DueEntry { id, hop } = due;
+        let mut shared = self.shared();
+        let schedule = &mut shared.schedule;
         match result {
             Ok(AttemptResult::Removed) => {
-                self.unsaved.remove(id);
-                self.schedule.remove(id);
+                schedule.remove(id);
+                shared.unsaved.remove(id);
             }
-            Ok(AttemptResult::Waiting(entry)) => self.schedule.insert(id, entry),
-            Ok(AttemptResult::Unreachable(reason)) => self.back_off(&reason),
+            Ok(AttemptResult::HopFinished) => schedule.remove_hop(id, hop),
+            Ok(AttemptResult::Waiting { due, tries, report_due }) => {
+                schedule.set_due(id, hop, due, tries, report_due);
+            }
+            Ok(AttemptResult::Postponed(due)) => schedule.postpone(id, due),
+            Ok(AttemptResult::HopsFound(hops, tries)) => {
+                let paused = |hop: &NextHop| Some((hop.clone(), schedule.pause_reason(hop)?));
+                let paused: Vec<_> = hops.iter().filter_map(paused).collect();
+                schedule.set_hops(id, hops, tries);
+                drop(shared);
+                for (hop, reason) in paused {
+                    self.report_age(id, &hop, &reason);
+                }
+            }
+            Ok(AttemptResult::Unreachable(reason)) => {
+                drop(shared);
+                self.back_off(due, &reason);
+            }
             Err(e) => {
                 events::queue_failed(Some(id), e);
-                let due = now() + retry_delay(1, 0);
-                let entry = ScheduledEntry { due, report_due: due, forced: true };
-                self.schedule.insert(id, entry);
+                schedule.insert(id, now() + retry_delay(1, 0), true);
             }
         }
     }
 
-    fn send(&mut self, id: &Arc<str>) -> io::Result<AttemptResult> {
+    fn send(
+        self: &Arc<Self>,
+        due: &DueEntry,
+        kept: &mut KeptConnection,
+    ) -> io::Result<AttemptResult> {
+        let DueEntry { id, hop } = due;
         let mut locked = match self.open(id)? {
             Ok(locked) => locked,
             Err(result) => return Ok(result),
         };
         let retry_at = locked.state.retry_at;
-        if !self.schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
+        if !self.shared().schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
             // Another process has tried the entry since it was scheduled.
-            let entry = ScheduledEntry { due: retry_at, ..ScheduledEntry::NEW };
-            return Ok(AttemptResult::Waiting(entry));
+            return Ok(AttemptResult::Postponed(retry_at));
         }
-        let pending = locked.pending();
+        let mut pending = locked.pending();
         if pending.is_empty() {
             // A crash came between the last state and the removal of the entry.
-            return self.record(&mut locked, Vec::new(), AttemptMade::No);
+            return self.record(&mut locked, hop, Vec::new(), AttemptMade::No);
         }
         if self.kind == EntryKind::Held {
             let (outcomes, delivered) = self.deliver_here(&mut locked, &pending)?;
-            return self.record(&mut locked, outcomes, AttemptMade::Here { delivered });
+            return self.record(&mut locked, hop, outcomes, AttemptMade::Here { delivered });
         }
-        let mut connection = match self.connect() {
+        if *hop == NextHop::Unknown {
+            return Ok(AttemptResult::HopsFound(self.hops_of(&locked), locked.state.tries));
+        }
+        pending.retain(|n| self.is_at(&locked, *n, hop));
+        if pending.is_empty() {
+            return Ok(AttemptResult::HopFinished);
+        }
+        let mut connection = match self.connect(hop, kept) {
             Ok(connection) => connection,
-            Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
+            Err(ConnectError::Unreachable(reason)) => {
+                return Ok(AttemptResult::Unreachable(reason));
+            }
+            Err(ConnectError::Failed(reason)) => {
+                let failed = |_: &usize| RecipientOutcome::Failed(reason.clone());
+                let outcomes: Vec<RecipientOutcome> = pending.iter().map(failed).collect();
+                // No server was asked.
+                self.log_outcomes_at("none", &locked, &pending, &outcomes);
+                let outcomes = pending.into_iter().zip(outcomes).collect();
+                let attempt = AttemptMade::Yes { supports_dsn: false };
+                return self.record(&mut locked, hop, outcomes, attempt);
+            }
         };
         let outcomes = connection.send(&OutgoingMessage {
             envelope: &locked.envelope_for(&pending),
@@ -93,102 +148,127 @@ impl QueueRunner {
         });
         let relay = connection.address().to_string();
         let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
-        self.connection = if connection.is_open() { Some(connection) } else { None };
-        for (n, outcome) in pending.iter().zip(&outcomes) {
+        if connection.is_open() {
+            *kept = Some((hop.clone(), connection));
+        }
+        self.log_outcomes_at(&relay, &locked, &pending, &outcomes);
+        self.record(&mut locked, hop, pending.into_iter().zip(outcomes).collect(), attempt)
+    }
+
+    /// Logs and counts the outcomes of the recipients at the indexes `pending`.
+    fn log_outcomes_at(
+        &self,
+        relay: &str,
+        locked: &LockedEntry,
+        pending: &[usize],
+        outcomes: &[RecipientOutcome],
+    ) {
+        let id = &locked.id;
+        for (n, outcome) in pending.iter().zip(outcomes) {
             let Some(recipient) = locked.entry.envelope.to.get(*n) else { continue };
             let (from, to) = (&locked.entry.envelope.from, &recipient.path);
             match outcome {
                 RecipientOutcome::Accepted(reason) => {
                     self.counters.relay_sent.one();
-                    events::relay_sent(id, from, to, &relay, &reason.text);
+                    events::relay_sent(id, from, to, relay, &reason.text);
                 }
                 RecipientOutcome::Deferred(reason) => {
                     self.counters.relay_deferred.one();
-                    events::relay_deferred(id, from, to, &relay, &reason.text);
+                    events::relay_deferred(id, from, to, relay, &reason.text);
                 }
                 RecipientOutcome::Failed(reason) => {
                     self.counters.relay_bounced.one();
-                    events::relay_bounced(id, from, to, &relay, &reason.text);
+                    events::relay_bounced(id, from, to, relay, &reason.text);
                 }
             }
         }
-        self.record(&mut locked, pending.into_iter().zip(outcomes).collect(), attempt)
+    }
+
+    /// Returns the next hops of the recipients that are not finished.
+    fn hops_of(&self, locked: &LockedEntry) -> Vec<NextHop> {
+        let all = locked.envelope_for(&locked.pending()).to;
+        let hops: BTreeSet<NextHop> = all.iter().map(|to| self.next_hop(&to.path)).collect();
+        hops.into_iter().collect()
+    }
+
+    /// True if `hop` is the next hop of the recipient with the index `n`.
+    fn is_at(&self, locked: &LockedEntry, n: usize, hop: &NextHop) -> bool {
+        locked.entry.envelope.to.get(n).is_some_and(|to| self.next_hop(&to.path) == *hop)
     }
 
     /// Opens and locks the entry `id`, or returns when to try again.
     fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
-        let retry_in = |seconds| {
-            let forced = self.schedule.is_forced(id);
-            // The sender's report waits too, because it needs the entry.
-            let entry = ScheduledEntry { due: now() + seconds, report_due: i64::MAX, forced };
-            Err(AttemptResult::Waiting(entry))
-        };
-        Ok(self.open_entry(id)?.or_else(|unavailable| match unavailable {
-            Unavailable::Removed => Err(AttemptResult::Removed),
-            Unavailable::Busy => retry_in(1),
-            Unavailable::Incomplete => retry_in(retry_delay(1, 0)),
+        Ok(self.open_entry(id)?.map_err(|unavailable| match unavailable {
+            Unavailable::Removed => AttemptResult::Removed,
+            Unavailable::Busy => AttemptResult::Postponed(now() + 1),
+            Unavailable::Incomplete => AttemptResult::Postponed(now() + retry_delay(1, 0)),
         }))
     }
 
-    /// Returns the open connection, or a new one to the first smarthost that can be reached.
-    fn connect(&mut self) -> Result<Connection, OutcomeReason> {
-        if let Some(connection) = self.connection.take() {
+    /// Returns the connection that is kept, or a new one.
+    fn connect(
+        self: &Arc<Self>,
+        hop: &NextHop,
+        kept: &mut KeptConnection,
+    ) -> Result<Connection, ConnectError> {
+        if let Some((_, connection)) = kept.take_if(|(to, _)| to == hop) {
             return Ok(connection);
         }
-        let mut last = OutcomeReason::local((4, 3, 5), "no smarthost is configured");
-        let mut last_address = None;
-        for Smarthost { address, settings } in &self.settings.smarthosts {
-            match client::connect(address, settings) {
-                Ok(connection) => {
-                    if self.outage.take().is_some() {
-                        events::smarthost_restored(address);
-                        self.queue.outage.set(None);
-                    }
-                    return Ok(connection);
-                }
-                Err(reason) => {
-                    events::smarthost_unreachable(address, &reason.text);
-                    last = reason;
-                    last_address = Some(address);
+        self.close(kept);
+        let connected = self.settings.connect(hop, &|server, reason| {
+            events::smarthost_unreachable(server, &reason.text);
+        });
+        if !matches!(connected, Err(ConnectError::Unreachable(_))) {
+            if self.shared().schedule.set_reachable(hop) {
+                self.queue.outages.remove(hop);
+                match &connected {
+                    Ok(connection) => events::smarthost_restored(connection.address()),
+                    // There is an answer that the domain takes no mail.
+                    Err(_) => events::smarthost_restored(self.settings.domains_of(hop)),
                 }
             }
+            // More connections are possible now.
+            self.start_sender();
         }
-        let reason = match last_address {
-            Some(address) => format!("{address}: {}", last.text),
-            None => last.text.clone(),
-        };
-        // The time follows when the pause is known.
-        self.queue.outage.set(Some(OutageReport { reason, retry_at: now() }));
-        Err(last)
+        connected
     }
 
-    /// Begins or extends the outage, in which no entry is tried. Senders still get reports about
-    /// the age of their mail.
-    fn back_off(&mut self, reason: &OutcomeReason) {
-        let failures = self.outage.map_or(0, |outage| outage.failures.saturating_add(1));
-        let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
-        self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
-        let retry_at = now().saturating_add(seconds(pause));
-        self.queue.outage.set(self.queue.outage.get().map(|r| OutageReport { retry_at, ..r }));
-        for id in self.schedule.ids_to_report(now()) {
-            let result = self.open(&id).and_then(|opened| match opened {
-                Ok(mut locked) => {
-                    let deferred = |n| (n, RecipientOutcome::Deferred(reason.clone()));
-                    let outcomes = locked.pending().into_iter().map(deferred).collect();
-                    self.record(&mut locked, outcomes, AttemptMade::No)
-                }
-                Err(result) => Ok(result),
-            });
-            self.reschedule(&id, result);
-        }
+    /// Begins or extends the outage of the next hop, in which no entry is tried there.
+    fn back_off(&self, DueEntry { id, hop }: &DueEntry, reason: &OutcomeReason) {
+        let ids = {
+            let mut shared = self.shared();
+            let Some(pause) = shared.schedule.back_off(hop, reason.clone()) else { return };
+            let retry_at = now().saturating_add(seconds(pause));
+            let (domains, reason) = (self.settings.domains_of(hop), reason.text.clone());
+            self.queue.outages.insert(hop.clone(), OutageReport { domains, reason, retry_at });
+            shared.schedule.ids_to_report(hop, id, now())
+        };
+        ids.iter().for_each(|id| self.report_age(id, hop, reason));
+    }
+
+    /// Reports the age of an entry that is not tried at `hop` because of `reason`, if a report is
+    /// due.
+    fn report_age(&self, id: &Arc<str>, hop: &NextHop, reason: &OutcomeReason) {
+        let result = self.open(id).and_then(|opened| match opened {
+            Ok(mut locked) => {
+                let mut pending = locked.pending();
+                pending.retain(|n| self.is_at(&locked, *n, hop));
+                let deferred = |n| (n, RecipientOutcome::Deferred(reason.clone()));
+                let outcomes = pending.into_iter().map(deferred).collect();
+                self.record(&mut locked, hop, outcomes, AttemptMade::No)
+            }
+            Err(result) => Ok(result),
+        });
+        self.reschedule(&DueEntry { id: id.clone(), hop: hop.clone() }, result);
     }
 
     /// Records the outcomes of recipients, by index, and reports them to the sender. Recipients
     /// that got the message, or that have their failure reported, are finished. The entry is
     /// removed once all are.
     fn record(
-        &mut self,
+        &self,
         locked: &mut LockedEntry,
+        hop: &NextHop,
         outcomes: Vec<(usize, RecipientOutcome)>,
         attempt: AttemptMade,
     ) -> io::Result<AttemptResult> {
@@ -202,13 +282,19 @@ impl QueueRunner {
         let give_up_after = seconds(self.settings.give_up_after);
         let is_overdue = age >= give_up_after;
         let attempted = !matches!(attempt, AttemptMade::No);
-        // In an outage each probe of a smarthost counts, because nothing else is tried.
+        let (mut tries, due_elsewhere, is_settled) = {
+            let mut shared = self.shared();
+            let tries = shared.schedule.tries(&locked.id, hop).filter(|_| *hop != NextHop::Unknown);
+            let due_elsewhere = shared.schedule.due_elsewhere(&locked.id, hop);
+            let is_settled = shared.clock.is_settled(Instant::now(), now());
+            (tries.unwrap_or(locked.state.tries), due_elsewhere, is_settled)
+        };
+        // In an outage each probe of a server counts, because nothing else is tried.
         if attempted || is_overdue && !outcomes.is_empty() {
-            locked.state.tries = locked.state.tries.saturating_add(1);
+            tries = tries.saturating_add(1);
+            locked.state.tries = locked.state.tries.max(tries);
         }
-        let has_expired = self.clock.is_settled(Instant::now(), now())
-            && is_overdue
-            && locked.state.tries >= tries_min(give_up_after);
+        let has_expired = is_settled && is_overdue && tries >= tries_min(give_up_after);
         let (mut sent, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
@@ -251,15 +337,21 @@ impl QueueRunner {
         }
         if locked.pending().is_empty() {
             EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
-                self.unsaved.insert(locked.id.clone(), locked.state.clone());
+                self.shared().unsaved.insert(locked.id.clone(), locked.state.clone());
             })?;
             self.remove_receipts(locked);
             return Ok(AttemptResult::Removed);
         }
+        let waits_here = locked.pending().into_iter().any(|n| self.is_at(locked, n, hop));
+        let mut due = locked.state.retry_at;
         if attempted {
-            self.jitter_count = self.jitter_count.wrapping_add(1);
-            let jitter = self.random.hash_one(self.jitter_count);
-            locked.state.retry_at = now().saturating_add(retry_delay(locked.state.tries, jitter));
+            let count = self.jitter_count.fetch_add(1, Ordering::Relaxed);
+            let jitter = self.random.hash_one(count);
+            due = now().saturating_add(retry_delay(tries, jitter));
+            // The time in the file is that of the first attempt at any next hop.
+            let here = if waits_here { Some(due) } else { None };
+            let first = here.into_iter().chain(due_elsewhere).min();
+            locked.state.retry_at = first.unwrap_or(due);
         }
         // In an outage only the last reply may have changed. That is not worth two syncs for each
         // entry of the queue.
@@ -269,23 +361,25 @@ impl QueueRunner {
         if attempted || changed {
             self.save(locked)?;
         }
+        if !waits_here {
+            return Ok(AttemptResult::HopFinished);
+        }
         let report_age = if locked.state.warned { give_up_after } else { warn_after };
         // At least a minute from now, because a report that could not be delivered is overdue.
         let report_due = arrived_at.saturating_add(report_age).max(now() + 60);
-        let due = locked.state.retry_at;
-        Ok(AttemptResult::Waiting(ScheduledEntry { due, report_due, forced: false }))
+        Ok(AttemptResult::Waiting { due, tries, report_due })
     }
 
     /// Writes the entry's state. If that fails, as on a full disk, the state is kept in memory, so
     /// that a message that was sent is not sent again every few minutes.
-    fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
+    fn save(&self, locked: &LockedEntry) -> io::Result<()> {
         let written = locked.state.write(&self.directory, &locked.id);
         match &written {
             Ok(()) => {
-                self.unsaved.remove(&locked.id);
+                self.shared().unsaved.remove(&locked.id);
                 self.remove_receipts(locked);
             }
-            Err(_) => drop(self.unsaved.insert(locked.id.clone(), locked.state.clone())),
+            Err(_) => drop(self.shared().unsaved.insert(locked.id.clone(), locked.state.clone())),
         }
         written
     }
@@ -298,8 +392,3 @@ impl QueueRunner {
         }
     }
 }
-
-/// First pause of an outage. Each further one is twice as long.
-const BACK_OFF_MIN: Duration = Duration::from_secs(60);
-/// Longest pause of an outage.
-const BACK_OFF_MAX: Duration = Duration::from_secs(900);

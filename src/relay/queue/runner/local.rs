@@ -50,12 +50,12 @@ impl QueueRunner {
     /// # Errors
     /// The entry cannot be read.
     pub(super) fn deliver_here(
-        &mut self,
+        &self,
         locked: &mut LockedEntry,
         pending: &[usize],
     ) -> io::Result<(Outcomes, Vec<(usize, OutcomeReason)>)> {
         let (copies, mut outcomes) = self.resolve_pending(locked, pending);
-        self.locked_mailboxes.retain(|_, since| since.elapsed() < LOCKED_PAUSE);
+        self.shared().locked_mailboxes.retain(|_, since| since.elapsed() < LOCKED_PAUSE);
         let mut delivered = Vec::new();
         let mut sent = Vec::new();
         let mut content: Option<Content> = None;
@@ -141,7 +141,8 @@ impl QueueRunner {
         if copy.names.is_empty() {
             return Some(Outcome::Delivered);
         }
-        if copy.local.iter().any(|mailbox| self.locked_mailboxes.contains_key(&mailbox.name)) {
+        let is_locked = |name: &_| self.shared().locked_mailboxes.contains_key(name);
+        if copy.local.iter().any(|mailbox| is_locked(&mailbox.name)) {
             return Some(Outcome::Deferred(DeferReason::Locked));
         }
         copy.local.iter().find_map(|to| self.writer.precheck(to).err()).map(|e| e.outcome())
@@ -149,7 +150,7 @@ impl QueueRunner {
 
     /// Adds the outcome of a copy to those of its recipients.
     fn settle(
-        &mut self,
+        &self,
         locked: &mut LockedEntry,
         copy: &CommonCopy,
         outcome: Outcome,
@@ -167,7 +168,7 @@ impl QueueRunner {
             }
             Outcome::Deferred(DeferReason::Locked) => {
                 let names = copy.local.iter().map(|mailbox| mailbox.name.clone());
-                self.locked_mailboxes.extend(names.map(|name| (name, Instant::now())));
+                self.shared().locked_mailboxes.extend(names.map(|name| (name, Instant::now())));
                 RecipientOutcome::Deferred(reason)
             }
             Outcome::Deferred(_) | Outcome::OverQuota => RecipientOutcome::Deferred(reason),

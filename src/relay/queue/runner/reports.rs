@@ -31,7 +31,7 @@ impl QueueRunner {
     /// Reports `action` for the recipients at these indexes, as far as NOTIFY asks for it. Returns
     /// false if a report is due and could not be delivered.
     pub(super) fn report(
-        &mut self,
+        &self,
         locked: &LockedEntry,
         action: DsnAction,
         recipients: &[(usize, OutcomeReason)],
@@ -132,7 +132,7 @@ impl QueueRunner {
 
     /// Delivers a report to mailboxes and into the queue. Returns whether that succeeded.
     fn deliver_report(
-        &mut self,
+        &self,
         id: &str,
         date: &Zoned,
         content: Content,

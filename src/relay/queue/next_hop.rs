@@ -1,0 +1,213 @@
+//! The routes of mail for other hosts, the next hop of a recipient, and the connection to it.
+//!
+//! ```text
+//! *             smarthosts               --smarthost
+//! .example.net  [192.0.2.9]:587          --route '.example.net 192.0.2.9:587'
+//! example.org   mx                       --route 'example.org mx'
+//! ```
+//! The most specific route of a domain is used. All recipients with one route have one next hop;
+//! with `mx` those of one domain have.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{QueueConfig, Smarthost};
+use crate::relay::client::{self, ClientConfig, Connection, ServerAddress};
+use crate::relay::mail_hosts::{self, DnsLookup, HostLookup, MailHost};
+use crate::route::DomainPattern;
+use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+use crate::smtp::{AddressLiteral, Domain, ForwardPath};
+
+/// A route: domains, and the servers that take mail for them.
+#[derive(Clone, Debug)]
+pub struct RelayRoute {
+    /// The domains.
+    pub pattern: DomainPattern,
+    /// Their servers.
+    pub target: RouteTarget,
+}
+
+/// The servers of a route.
+#[derive(Clone, Debug)]
+pub enum RouteTarget {
+    /// These. The first that can be reached is used.
+    Servers(Vec<Smarthost>),
+    /// The mail hosts of each domain by its MX records.
+    MailHosts(Box<MxSettings>),
+}
+
+/// Settings of a route by MX records.
+#[derive(Clone, Debug)]
+pub struct MxSettings {
+    /// Configuration of connections to the hosts.
+    pub client: ClientConfig,
+    /// The file that names the name servers.
+    pub resolv_conf: PathBuf,
+    /// The port of the hosts, which is 25 but in tests.
+    pub port: u16,
+    /// True if an own address of this host in the records is a loop. False in tests alone, where
+    /// all hosts are on the loopback.
+    pub detects_own_addresses: bool,
+}
+
+/// Recipients that can share a connection. If one cannot be reached, mail for the others goes on.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum NextHop {
+    /// The entry was not read yet; or it is for this host.
+    Unknown,
+    /// The smarthosts.
+    Smarthosts,
+    /// The servers of the route with this index.
+    Route(usize),
+    /// The mail hosts of this domain, by the route with this index.
+    Domain(usize, Arc<str>),
+}
+
+/// A reason why there is no connection.
+pub(super) enum ConnectError {
+    /// The next hop cannot be reached now.
+    Unreachable(OutcomeReason),
+    /// The recipients have failed for good.
+    Failed(OutcomeReason),
+}
+
+impl QueueConfig {
+    /// Returns the next hop of a recipient.
+    pub(super) fn next_hop(&self, to: &ForwardPath) -> NextHop {
+        let ForwardPath::Mailbox(mailbox) = to else { return NextHop::Smarthosts };
+        let domain = mailbox.domain().to_ascii();
+        let of_domain = self.routes.iter().enumerate().filter(|(_, r)| r.pattern.matches(&domain));
+        // The first of equal ones. The smarthosts are the route of any domain without another.
+        let best = of_domain.rev().max_by_key(|(_, route)| route.pattern.specificity());
+        match best {
+            None => NextHop::Smarthosts,
+            Some((n, RelayRoute { target: RouteTarget::Servers(_), .. })) => NextHop::Route(n),
+            Some((n, RelayRoute { target: RouteTarget::MailHosts(_), .. })) => {
+                NextHop::Domain(n, domain.into())
+            }
+        }
+    }
+
+    /// Returns the domains that `hop` is for.
+    pub(super) fn domains_of(&self, hop: &NextHop) -> DomainPattern {
+        match hop {
+            NextHop::Unknown | NextHop::Smarthosts => DomainPattern::Any,
+            NextHop::Route(n) => {
+                self.routes.get(*n).map_or(DomainPattern::Any, |route| route.pattern.clone())
+            }
+            NextHop::Domain(_, domain) => DomainPattern::Domain(domain.to_string()),
+        }
+    }
+
+    /// Opens a connection to `hop`. Each server that cannot be used is passed to `report`.
+    ///
+    /// # Errors
+    /// The text of the reason names the last server that was tried.
+    pub(super) fn connect(
+        &self,
+        hop: &NextHop,
+        report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
+    ) -> Result<Connection, ConnectError> {
+        let route = match hop {
+            NextHop::Route(n) | NextHop::Domain(n, _) => self.routes.get(*n),
+            NextHop::Unknown | NextHop::Smarthosts => None,
+        };
+        match (route.map(|route| &route.target), hop) {
+            (Some(RouteTarget::MailHosts(settings)), NextHop::Domain(_, domain)) => {
+                self.connect_to_mail_host(domain, settings, report)
+            }
+            (Some(RouteTarget::Servers(servers)), _) => connect_to_first(servers, report),
+            _ => connect_to_first(&self.smarthosts, report),
+        }
+    }
+
+    fn connect_to_mail_host(
+        &self,
+        domain: &str,
+        settings: &MxSettings,
+        report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
+    ) -> Result<Connection, ConnectError> {
+        let hosts = match self.mail_hosts(domain, settings) {
+            Ok(hosts) => hosts,
+            Err(RecipientOutcome::Failed(reason)) => return Err(ConnectError::Failed(reason)),
+            Err(RecipientOutcome::Deferred(reason) | RecipientOutcome::Accepted(reason)) => {
+                report(&domain, &reason);
+                return Err(ConnectError::Unreachable(reason));
+            }
+        };
+        let mut last = OutcomeReason::local((4, 4, 4), "no mail host has an address");
+        let mut left = ADDRESSES_MAX;
+        for MailHost { name, addresses } in hosts {
+            let used = addresses.len().min(left);
+            left -= used;
+            let found = addresses.into_iter().take(used);
+            let found = found.map(|address| SocketAddr::new(address, settings.port));
+            let server = ServerAddress::Tcp { host: name, port: settings.port, tls: false };
+            if used == 0 {
+                break;
+            }
+            match client::connect_to(&server, found, &settings.client) {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => {
+                    report(&server, &reason);
+                    last = with_server(&server, reason);
+                }
+            }
+        }
+        Err(ConnectError::Unreachable(last))
+    }
+
+    fn mail_hosts(
+        &self,
+        domain: &str,
+        settings: &MxSettings,
+    ) -> Result<Vec<MailHost>, RecipientOutcome> {
+        let lookup = DnsLookup::new(&settings.resolv_conf, settings.detects_own_addresses);
+        if !domain.starts_with('[') {
+            return mail_hosts::find(domain, &self.hostname, &lookup);
+        }
+        // An address literal is the address itself (RFC 5321 5.1).
+        let address = match Domain::parse(domain) {
+            Ok(Domain::Literal(AddressLiteral::V4(address))) => address.into(),
+            Ok(Domain::Literal(AddressLiteral::V6(address))) => address.into(),
+            _ => {
+                let text = format!("{domain} is not an address of a known kind");
+                return Err(RecipientOutcome::Failed(OutcomeReason::local((5, 1, 2), &text)));
+            }
+        };
+        if lookup.is_own(address) {
+            let text = format!("mail for {domain} loops back to this host");
+            return Err(RecipientOutcome::Failed(OutcomeReason::local((5, 4, 6), &text)));
+        }
+        Ok(vec![MailHost { name: address.to_string(), addresses: vec![address] }])
+    }
+}
+
+/// Opens a connection to the first of `servers` that can be reached.
+fn connect_to_first(
+    servers: &[Smarthost],
+    report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
+) -> Result<Connection, ConnectError> {
+    let mut last = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
+    for Smarthost { address, settings } in servers {
+        match client::connect(address, settings) {
+            Ok(connection) => return Ok(connection),
+            Err(reason) => {
+                report(address, &reason);
+                last = with_server(address, reason);
+            }
+        }
+    }
+    Err(ConnectError::Unreachable(last))
+}
+
+/// Puts the server in front of the text, because several were tried.
+fn with_server(server: &ServerAddress, reason: OutcomeReason) -> OutcomeReason {
+    OutcomeReason { text: format!("{server}: {}", reason.text), ..reason }
+}
+
+/// Maximum number of addresses that are tried for one domain, so that a domain whose hosts do not
+/// answer costs a few minutes at most.
+const ADDRESSES_MAX: usize = 5;

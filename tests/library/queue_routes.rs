@@ -1,0 +1,234 @@
+//! The routes of the queue: several next hops for one message, mail hosts by MX records, outages of
+//! one next hop, and several connections to one.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use mailslot::relay::client::{self, ServerAddress};
+use mailslot::relay::queue::{MxSettings, RelayRoute, RouteTarget, Smarthost};
+use simple_dns::{RCODE, TYPE};
+
+use super::queue::{Host, asked, code_by_name, envelope};
+use crate::harness::name_server::{self, NameServer, a, mx};
+use crate::harness::outbound::{self, client_settings, show_outcomes, with_mail};
+use crate::harness::scripted_server::{ScriptedServer, reply, usual};
+use crate::harness::{TIMEOUT, wait_until};
+
+fn to_server(domains: &str, address: ServerAddress) -> RelayRoute {
+    let server = Smarthost { address, settings: client_settings() };
+    RelayRoute { pattern: domains.parse().unwrap(), target: RouteTarget::Servers(vec![server]) }
+}
+
+fn by_mx(domains: &str, resolv_conf: PathBuf, port: u16) -> RelayRoute {
+    let client = client_settings();
+    let settings = MxSettings { client, resolv_conf, port, detects_own_addresses: false };
+    RelayRoute {
+        pattern: domains.parse().unwrap(),
+        target: RouteTarget::MailHosts(Box::new(settings)),
+    }
+}
+
+/// Returns an address that refuses connections.
+fn closed() -> ServerAddress {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string().parse().unwrap()
+}
+
+#[test]
+fn each_domain_goes_to_its_server() {
+    let [smarthost, one, below, other] = std::array::from_fn(|_| code_by_name());
+    let mut host = Host::new(&[&smarthost]);
+    host.settings.routes = vec![
+        to_server(".y.example", below.target()),
+        to_server("one.y.example", one.target()),
+        to_server(".example", other.target()),
+    ];
+    let to =
+        ["a@x.org", "b@one.y.example", "r450@two.y.example", "r550@y.example", "c@two.y.EXAMPLE"];
+    host.put("m", &envelope("smith@here.example", &to));
+    assert_eq!(host.flush(), 1);
+    assert_eq!(asked(&smarthost), ["<a@x.org>"]);
+    assert_eq!(asked(&one), ["<b@one.y.example>"]);
+    assert_eq!(asked(&below), ["<r450@two.y.example>", "<c@two.y.EXAMPLE>"]);
+    assert_eq!(asked(&other), ["<r550@y.example>"]);
+    assert!(host.state("m").contains("\ngone 0 1 3 4\n"), "{}", host.state("m"));
+    assert_eq!(host.reports("smith"), 1);
+    // Only the recipient that is left is tried again.
+    assert_eq!(host.flush(), 1);
+    assert_eq!((asked(&below).len(), asked(&one).len()), (3, 1));
+    assert!(host.state("m").contains("\ntries 2\n"), "{}", host.state("m"));
+}
+
+/// One destination that is down delays neither the other recipients of a message nor other mail.
+#[test]
+fn an_outage_delays_one_next_hop_alone() {
+    let server = code_by_name();
+    let mut host = Host::new(&[&server]);
+    host.settings.routes = vec![to_server("down.example", closed())];
+    for n in 0..5 {
+        let to: &[&str] =
+            if n == 4 { &["b@down.example", "b@x.example"] } else { &["b@down.example"] };
+        host.put(&format!("a-{n}"), &envelope("smith@here.example", to));
+    }
+    let (handle, queue) = host.start();
+    wait_until("the second recipient has it", || asked(&server) == ["<b@x.example>"]);
+    host.put("c", &envelope("smith@here.example", &["c@x.example"]));
+    handle.entry_created("c");
+    wait_until("later mail is sent", || asked(&server).len() == 2);
+    wait_until("the outage is known", || handle.outages().len() == 1);
+    let outage = handle.outages().remove(0);
+    assert_eq!(outage.domains.to_string(), "down.example");
+    assert!(outage.reason.contains("cannot connect"), "{}", outage.reason);
+    queue.stop(TIMEOUT);
+    assert!(host.state("a-4").contains("\ngone 1\n"), "{}", host.state("a-4"));
+    assert!(!host.files().contains(&"a-0.state".to_owned()));
+}
+
+#[test]
+fn mail_hosts_are_tried_in_turn() {
+    let server = code_by_name();
+    let port = server.address.port();
+    let names = NameServer::start(|query| {
+        let records = match query.name.as_str() {
+            "d.example" if query.is_for(TYPE::MX) => {
+                vec![("d.example", mx(20, "b.example")), ("d.example", mx(10, "a.example"))]
+            }
+            // No server is at the first two addresses.
+            "a.example" if query.is_for(TYPE::A) => {
+                vec![("a.example", a([127, 0, 0, 2])), ("a.example", a([127, 0, 0, 3]))]
+            }
+            "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
+            "null.example" if query.is_for(TYPE::MX) => vec![("null.example", mx(0, "."))],
+            "self.example" if query.is_for(TYPE::MX) => {
+                vec![("self.example", mx(0, "here.example"))]
+            }
+            "gone.example" => {
+                return vec![query.reply(RCODE::NameError).build_bytes_vec().unwrap()];
+            }
+            "ill.example" => {
+                return vec![query.reply(RCODE::ServerFailure).build_bytes_vec().unwrap()];
+            }
+            _ => vec![],
+        };
+        vec![query.records(&records)]
+    });
+    let mut host = Host::new(&[]);
+    let file = name_server::resolv_conf(host.store.path(), &[names.address]);
+    host.settings.routes = vec![by_mx("*", file, port)];
+    let to = [
+        "x@d.example",
+        "x@null.example",
+        "x@self.example",
+        "x@gone.example",
+        "x@ill.example",
+        "x@none.example",
+        "x@[127.0.0.1]",
+    ];
+    host.put("m", &envelope("smith@here.example", &to));
+    assert_eq!(host.flush(), 1);
+    let mut found = asked(&server);
+    found.sort();
+    assert_eq!(found, ["<x@[127.0.0.1]>", "<x@d.example>"]);
+    assert!(host.state("m").contains("\ngone 0 1 2 3 5 6\n"), "{}", host.state("m"));
+    let reports = host.store.mailbox("smith");
+    for (recipient, status) in [
+        ("x@null.example", "5.1.10"),
+        ("x@self.example", "5.4.6"),
+        ("x@gone.example", "5.1.2"),
+        ("x@none.example", "5.1.2"),
+    ] {
+        let fields =
+            format!("Final-Recipient: rfc822;{recipient}\nAction: failed\nStatus: {status}\n");
+        assert!(reports.contains(&fields), "{recipient}: {reports}");
+    }
+}
+
+/// Mail that waits for one server leaves over several connections, and never over more than that.
+#[test]
+fn several_connections_where_mail_waits() {
+    // The number of connections that are at the end of mail data, and the most so far.
+    let gate: Arc<(Mutex<(usize, usize)>, Condvar)> = Arc::default();
+    let (inside, connections) = (Arc::clone(&gate), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&connections);
+    let server = ScriptedServer::start(move |_, command| {
+        if command == "greeting" {
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+        if command == "." {
+            let (state, changed) = &*inside;
+            let mut state = state.lock().unwrap();
+            state.0 += 1;
+            state.1 = state.1.max(state.0);
+            changed.notify_all();
+            // The server answers once three connections are here.
+            let waited = changed.wait_timeout_while(state, TIMEOUT, |state| state.1 < 3);
+            waited.unwrap().0.0 -= 1;
+        }
+        usual(command)
+    });
+    let mut host = Host::new(&[&server]);
+    host.settings.connections_max = 3;
+    for n in 0..30 {
+        host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
+    }
+    let (_handle, queue) = host.start();
+    wait_until("all are sent", || host.files().is_empty());
+    queue.stop(TIMEOUT);
+    assert_eq!(gate.0.lock().unwrap().1, 3);
+    assert_eq!((connections.load(Ordering::SeqCst), server.commands_after(".").len()), (3, 30));
+}
+
+/// A server that takes one connection at a time is no outage.
+#[test]
+fn fewer_connections_if_the_server_refuses_more() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&open);
+    let server = ScriptedServer::start(move |n, command| match command {
+        "greeting" if n > 0 && count.load(Ordering::SeqCst) < 20 => {
+            reply("421 4.7.0 one connection is enough")
+        }
+        "." => {
+            count.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(5));
+            usual(command)
+        }
+        command => usual(command),
+    });
+    let host = Host::new(&[&server]);
+    for n in 0..20 {
+        host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
+    }
+    let (handle, queue) = host.start();
+    wait_until("all are sent", || host.files().is_empty());
+    assert_eq!(handle.outages(), []);
+    queue.stop(TIMEOUT);
+    assert_eq!(server.commands_after(".").len(), 20);
+}
+
+#[test]
+fn lmtp_gives_each_recipient_its_reply() {
+    let server = ScriptedServer::start(|_, command| match command {
+        "LHLO here.example" => reply("250-mx.example\r\n250-PIPELINING\r\n250 CHUNKING"),
+        "RCPT TO:<b@x.example>" => reply("550 5.1.1 unknown"),
+        "." => reply("250 2.0.0 a\r\n452 4.2.2 c\r\n552 5.2.2 d"),
+        "EHLO here.example" => reply("500 this is LMTP"),
+        command => usual(command),
+    });
+    let settings = client::ClientConfig { lmtp: true, ..client_settings() };
+    let mut connection = client::connect(&server.target(), &settings).unwrap();
+    let to = outbound::envelope(&["a@x.example", "b@x.example", "c@x.example", "d@x.example"]);
+    for _ in 0..2 {
+        let outcomes = with_mail(&to, b"Subject: x\n\ntext\n", |mail| connection.send(mail));
+        let expected = [
+            "done 250 2.0.0 a",
+            "never 550 5.1.1 unknown",
+            "later 452 4.2.2 c",
+            "never 552 5.2.2 d",
+        ];
+        assert_eq!(show_outcomes(&outcomes), expected);
+        assert!(connection.is_open());
+    }
+    connection.quit();
+}
