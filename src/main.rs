@@ -35,6 +35,7 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
+use mailslot::relay::hand_over;
 use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server, SignalHandlers};
@@ -67,7 +68,8 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
         ProgramCommand::Check => check(&config),
         ProgramCommand::Queue(QueueCommand::List) => {
-            print(&list::list(&config.spool).map_err(queue_error)?)
+            let handed_over = hand_over::render_list(&config.spool).map_err(queue_error)?;
+            print(&(list::list(&config.spool).map_err(queue_error)? + &handed_over))
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -138,6 +140,12 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     if queue_config.is_some() {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
+    }
+    if config.hand_over && !config.inetd {
+        // Mail that comes in by SMTP does not depend on it.
+        if let Err(e) = hand_over::create_directory(&config.spool) {
+            events::hand_over_unavailable(e);
+        }
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {

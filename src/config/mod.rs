@@ -137,6 +137,8 @@ pub struct Config {
     pub tls: Option<TlsOptions>,
     /// Relaying to other hosts; None if mail for them is rejected.
     pub relay: Option<RelayOptions>,
+    /// True if programs of this host may leave mail in the spool while the server does not run.
+    pub hand_over: bool,
     /// True if `~/.forward` is followed.
     pub forward_files: bool,
     /// The account to switch to; None to stay.
@@ -211,6 +213,7 @@ impl Config {
             forward_replies: values.single("forward-replies", parse::audience)?,
             terminals: values.single("terminals", parse::audience)?,
             relay: relay::relay(&mut values)?,
+            hand_over: values.single("hand-over", parse::on_off)?,
             forward_files: values.single("forward-files", parse::on_off)?,
             log: computed::log_target(&mut values)?,
             metrics_file: computed::metrics_file(&mut values)?,
@@ -300,6 +303,7 @@ impl Config {
             threads: self.threads,
             per_client: self.per_client,
             grace: SHUTDOWN_GRACE,
+            hand_over: self.hand_over.then(|| self.spool.clone()),
         }
     }
 }

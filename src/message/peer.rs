@@ -13,6 +13,8 @@ pub enum Peer {
     Unix,
     /// An unknown process, over a pipe on standard input.
     Pipe,
+    /// The user with this uid, by a message in the hand-over directory.
+    HandOver(u32),
 }
 
 impl Peer {
@@ -25,7 +27,7 @@ impl Peer {
     pub fn address(&self) -> Option<IpAddr> {
         match self {
             Peer::Ip(address) => Some(address.ip()),
-            Peer::Unix | Peer::Pipe => None,
+            Peer::Unix | Peer::Pipe | Peer::HandOver(_) => None,
         }
     }
 
@@ -36,13 +38,14 @@ impl Peer {
     }
 }
 
-/// Writes `192.0.2.7:4711`, `[2001:db8::7]:4711`, `unix` or `pipe`.
+/// Writes `192.0.2.7:4711`, `[2001:db8::7]:4711`, `unix`, `pipe`, or `uid:1000` for a hand-over.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Ip(address) => address.fmt(f),
             Peer::Unix => f.write_str("unix"),
             Peer::Pipe => f.write_str("pipe"),
+            Peer::HandOver(uid) => write!(f, "uid:{uid}"),
         }
     }
 }

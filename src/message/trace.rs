@@ -55,6 +55,7 @@ impl ReceivedField<'_> {
             },
             Peer::Unix => format!("{client} (local)"),
             Peer::Pipe => format!("{client} (unknown)"),
+            Peer::HandOver(uid) => format!("{client} (handed over by uid {uid})"),
         };
         let by = sanitize_host(self.hostname);
         let (with, id) = (self.protocol, self.id);
@@ -212,6 +213,7 @@ mod tests {
             (Peer::ip("[::ffff:192.0.2.7]:4711".parse().unwrap()), "([192.0.2.7])"),
             (Peer::Unix, "(local)"),
             (Peer::Pipe, "(unknown)"),
+            (Peer::HandOver(1000), "(handed over by uid 1000)"),
         ] {
             assert_eq!(
                 first(ReceivedField { peer, ..received }),

@@ -76,7 +76,9 @@ fn ids(spool: &Path) -> io::Result<Vec<String>> {
         directory => directory?,
     };
     let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| QueueId::new(name).is_some()).collect())
+    let is_entry =
+        |name: &String| QueueId::new(name).is_some() && QueueId::receipt_name(name).is_none();
+    Ok(names.filter(is_entry).collect())
 }
 
 fn read(spool: &Path, id: &str) -> io::Result<(File, QueueEntry, EntryState)> {

@@ -60,6 +60,7 @@ use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient};
 use runner::QueueRunner;
+pub use runner::{RETURNED_MAX, ReportRecipient, is_wanted};
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
 #[derive(Clone, Debug)]
