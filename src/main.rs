@@ -137,7 +137,8 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let listens = config.command == ProgramCommand::Serve && !config.inetd;
     let listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
-    if queue_config.is_some() {
+    // The receipts for messages of the hand-over directory are there, too.
+    if queue_config.is_some() || config.hand_over {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
     }

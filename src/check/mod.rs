@@ -15,7 +15,7 @@
 //! | `check/settings.rs` | limits, names, and single values |
 //! | `check/privilege.rs` | the user to run as, and its permissions |
 //! | `check/port.rs` | the addresses to listen on |
-//! | `check/directory.rs` | mail directory and spool |
+//! | `check/directory.rs` | mail directory, spool and hand-over directory |
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
@@ -79,6 +79,7 @@ pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
     }
     if !created_at_start(&config.spool) {
         found.extend(directory::check_spool(config));
+        found.extend(directory::check_hand_over(config));
         found.extend(journal::check(config));
     }
     found.extend(tls::check(config));

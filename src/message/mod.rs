@@ -51,8 +51,8 @@ impl QueueId {
         (plain && (1..=100).contains(&id.len())).then(|| QueueId(id.into()))
     }
 
-    /// Returns the id of the receipt for the message `name` of the hand-over directory. A receipt is
-    /// a file in the queue's directory that no recipient has. It is one more destination of that
+    /// Returns the id of the receipt for the message `name` of the hand-over directory. A receipt
+    /// is a file in the queue's directory that is never sent. It is one more destination of that
     /// message, so that it is there exactly if the message is in all the others.
     pub fn receipt(name: &str) -> Option<QueueId> {
         QueueId::new(&format!("{RECEIPT}{name}"))

@@ -24,7 +24,7 @@
 //!
 //! | attack | fails because |
 //! | --- | --- |
-//! | symbolic link, FIFO, device, directory | it is opened with O_NOFOLLOW and O_NONBLOCK, and is no regular file |
+//! | symbolic link, FIFO, directory | it is opened with O_NOFOLLOW, and must be a regular file |
 //! | hard link to the file of another user | it has two links |
 //! | file of another user, moved here | it has another group, and no valid content with its name |
 //! | huge file | its size is compared with `--max-size` before it is read |

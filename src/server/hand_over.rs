@@ -1,5 +1,5 @@
-//! The thread that takes messages from the hand-over directory, at the start of the server and while
-//! it runs.
+//! The thread that takes messages from the hand-over directory, at the start of the server and
+//! while it runs.
 //!
 //! Several processes may take from one directory. Each locks (flock) a message while it takes it.
 //! A message that cannot be taken now is tried again, after 5 s at first and then after twice as

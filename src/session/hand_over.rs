@@ -18,8 +18,8 @@
 //!
 //! **All or none.** If a recipient is refused, no recipient gets the message in that transaction.
 //! Recipients that are rejected are reported to the sender first, as for a message in the queue.
-//! Then the message is delivered to the others in a new transaction. If a recipient is deferred, the
-//! message stays where it is.
+//! Then the message is delivered to the others in a new transaction. If a recipient is deferred,
+//! the message stays where it is.
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -12,6 +12,7 @@ mod descriptors;
 mod dialogues;
 mod disk_faults;
 mod dsn;
+mod hand_over;
 mod inetd;
 #[cfg(target_os = "linux")]
 mod kill;
