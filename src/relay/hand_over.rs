@@ -500,3 +500,118 @@ const STALE_AGE: i64 = 24 * 3600;
 const ROOM_MIN: u64 = 8 << 20;
 /// Time between two looks at the directory while nothing waits.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::dsn::{DsnNotify, DsnReturn};
+    use crate::smtp::{BodyType, ForwardPath, ReversePath};
+
+    fn recipient(address: &str) -> Recipient<Mailbox> {
+        let mailbox = Mailbox::parse(address).unwrap();
+        let path = ForwardPath::Mailbox(mailbox.clone());
+        Recipient { path, destination: mailbox, notify: None, original: None }
+    }
+
+    /// Returns a spool with its directory, of which the message's name is returned.
+    fn left(content: &[u8]) -> (tempfile::TempDir, PathBuf, String) {
+        let spool = tempfile::tempdir().unwrap();
+        let directory = create_directory(spool.path()).unwrap();
+        let mut two = recipient("\"a,t5:b\"@c.example");
+        two.notify = Some(DsnNotify { success: true, failure: false, delay: true });
+        let envelope = Envelope::<()> {
+            from: ReversePath::Mailbox(Mailbox::parse("jürgen@here.example").unwrap()),
+            body: BodyType::EightBitMime,
+            ret: Some(DsnReturn::Full),
+            envid: Some("QQ1".to_owned()),
+            ..Envelope::blank()
+        };
+        let to = [recipient("smith@here.example"), two];
+        let name = leave(spool.path(), &envelope, &to, 77, &mut &content[..]).unwrap();
+        (spool, directory, name)
+    }
+
+    #[test]
+    fn message_is_read_as_it_was_left() {
+        for content in [&b""[..], b"\n", b"Subject: x\n\nmailslot-end 00000000\n", &[b'x'; 200_000]]
+        {
+            let (spool, directory, name) = left(content);
+            assert_eq!(list(&directory).unwrap().len(), 1);
+            assert!(render_list(spool.path()).unwrap().contains(&name));
+            let message = open(&directory, &name, 1 << 20).unwrap().unwrap();
+            assert_eq!(message.uid, nix::unistd::getuid().as_raw());
+            assert_eq!((message.wire_size, message.content_size()), (77, content.len() as u64));
+            for _ in 0..2 {
+                let mut read = Vec::new();
+                message.content().read_to_end(&mut read).unwrap();
+                assert_eq!(read, content);
+            }
+            let envelope = &message.envelope;
+            assert_eq!(envelope.from.to_string(), "<jürgen@here.example>");
+            assert_eq!(envelope.body, BodyType::EightBitMime);
+            assert_eq!(
+                (envelope.ret, envelope.envid.as_deref()),
+                (Some(DsnReturn::Full), Some("QQ1"))
+            );
+            assert_eq!(envelope.to[1].path.to_string(), "<\"a,t5:b\"@c.example>");
+            assert!(envelope.to[1].notify.unwrap().success);
+            // The lock lasts as long as the message.
+            assert_eq!(open(&directory, &name, 1 << 20).unwrap().unwrap_err(), NotTaken::Busy);
+            drop(message);
+            remove(&directory, &name).unwrap();
+            assert_eq!(open(&directory, &name, 1 << 20).unwrap().unwrap_err(), NotTaken::Busy);
+            assert_eq!(render_list(spool.path()).unwrap(), "");
+        }
+    }
+
+    #[test]
+    fn every_cut_and_every_changed_byte_is_damage() {
+        let (_spool, directory, name) = left(b"Subject: x\n\ntext\n");
+        let path = directory.join(&name);
+        let whole = fs::read(&path).unwrap();
+        let opened = |bytes: &[u8]| {
+            fs::write(&path, bytes).unwrap();
+            open(&directory, &name, 1000).unwrap()
+        };
+        for at in 0..whole.len() {
+            let damaged = opened(&whole[..at]).unwrap_err();
+            assert!(matches!(damaged, NotTaken::Damaged(_)), "cut at {at}: {damaged:?}");
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            let damaged = opened(&changed).unwrap_err();
+            assert!(matches!(damaged, NotTaken::Damaged(_)), "changed at {at}: {damaged:?}");
+        }
+        assert!(opened(&whole).is_ok());
+        let kept = set_aside(&directory, &name).unwrap();
+        assert_eq!(fs::read(kept).unwrap(), whole);
+        assert_eq!(list(&directory).unwrap(), []);
+    }
+
+    #[test]
+    fn names_are_random_and_no_paths() {
+        let names: Vec<String> = (0..100).map(|_| random_name().unwrap()).collect();
+        assert!(names.iter().all(|name| is_name(name)));
+        let different: std::collections::HashSet<&String> = names.iter().collect();
+        assert_eq!(different.len(), names.len());
+        for name in ["", "../../../../../../etc/shadow", "a", &"U".repeat(26), &"/".repeat(26)] {
+            assert!(!is_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn directory_must_have_its_mode() {
+        let spool = tempfile::tempdir().unwrap();
+        let send = || {
+            let to = [recipient("a@b.c")];
+            leave(spool.path(), &Envelope::<()>::blank(), &to, 1, &mut &b"x\n"[..])
+        };
+        assert_eq!(send().unwrap_err().kind(), io::ErrorKind::NotFound);
+        let directory = create_directory(spool.path()).unwrap();
+        assert!(send().is_ok());
+        for mode in [0o1733, 0o2733, 0o3777, 0o700] {
+            fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+            assert!(send().unwrap_err().to_string().contains("must be 3733"), "{mode:o}");
+            assert!(create_directory(spool.path()).is_err(), "{mode:o}");
+        }
+    }
+}

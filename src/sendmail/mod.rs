@@ -45,6 +45,7 @@ use crate::relay::client::{
 use crate::relay::hand_over;
 use crate::relay::queue;
 use crate::route::{LocalRoute, Refusal, Route};
+use crate::server::ignore_file_size_signal;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{
     BodyType, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath,
@@ -65,6 +66,9 @@ pub fn run(args: &[OsString]) -> u8 {
     let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let name = args.first().map_or("sendmail", |name| name.rsplit('/').next().unwrap_or(name));
     let flags = flags::parse(name, args.get(1..).unwrap_or_default());
+    // An error means that a file above the limit of the caller ends the process, as it would by
+    // default.
+    let _ = ignore_file_size_signal();
     let result = flags.map_err(|error| (EX_USAGE, error)).and_then(|flags| match flags.mode {
         Mode::Send => send(&flags),
         Mode::Smtp => proxy_smtp(&flags),
@@ -140,7 +144,7 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
         }
         Err((EX_TEMPFAIL, error)) if config.hand_over => {
             let left = leave(&config, &envelope, &message);
-            left.map_err(|e| (EX_TEMPFAIL, format!("{error}; {e}")))?;
+            left.map_err(|(status, e)| (status, format!("{error}; {e}")))?;
             if flags.verbose {
                 print_error(&format!("{error}; {LEFT}"));
             }
@@ -194,7 +198,7 @@ fn leave_deferred(
     }
     let reason = match leave(config, &envelope.with_recipients(deferred), message) {
         Ok(()) => LEFT.to_owned(),
-        Err(error) => {
+        Err((_, error)) => {
             print_error(&error);
             return;
         }
@@ -208,15 +212,16 @@ fn leave_deferred(
 /// Leaves a message in the hand-over directory, from which the server takes it.
 ///
 /// # Errors
-/// A text that says why it cannot be left there.
+/// It cannot be left there, or the server would reject it because of its size.
 fn leave(
     config: &Config,
     envelope: &Envelope<()>,
     message: &ComposedMessage,
-) -> Result<(), String> {
+) -> Result<(), SendmailError> {
     let size_max = config.size_max;
     if message.wire_size > size_max {
-        return Err(format!("the message exceeds the size limit, {size_max} octets"));
+        let error = format!("the message exceeds the size limit, {size_max} octets");
+        return Err((EX_DATAERR, error));
     }
     let to = envelope.to.iter().filter_map(|recipient| match &recipient.path {
         ForwardPath::Mailbox(mailbox) => Some(Recipient {
@@ -232,7 +237,7 @@ fn leave(
     let left = hand_over::leave(&config.spool, envelope, &to, size, &mut message.reader());
     left.map(drop).map_err(|e| {
         let directory = config.spool.join(hand_over::HAND_OVER_DIRECTORY);
-        format!("it cannot be left in {}: {e}", directory.display())
+        (EX_TEMPFAIL, format!("it cannot be left in {}: {e}", directory.display()))
     })
 }
 

@@ -127,7 +127,7 @@ fn running_server_takes_what_was_left() {
     let kept = host.directory.join("kept");
     let name = host.waiting().remove(0);
     fs::rename(host.path().join(&name), &kept).unwrap();
-    let server = host.start(&[]);
+    let _server = host.start(&[]);
     fs::rename(&kept, host.path().join(&name)).unwrap();
     host.wait_until_taken();
     assert_eq!(host.directory.count("smith"), 1);
@@ -151,6 +151,26 @@ fn without_the_directory_the_caller_keeps_the_message() {
     assert_eq!(status, 75, "{text}");
     assert!(!text.contains("hand-over"), "{text}");
     assert_eq!(off.waiting(), [""; 0]);
+}
+
+#[test]
+fn message_that_does_not_fit_is_not_left() {
+    let host = Host::new("max-size 100K\n");
+    let input = b"0123456789abcde\n".repeat(10_000);
+    let (status, text) = host.run(&["smith"], &input);
+    assert_eq!(status, 65, "{text}");
+    assert!(text.contains("the message exceeds the size limit, 102400 octets"), "{text}");
+    // A limit of the caller's file size is an error like a full disk.
+    let config = host.config.to_str().unwrap();
+    let script = format!("ulimit -f 8; exec {SENDMAIL} -C {config} smith");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(&input[..50_000]);
+    let (status, text) = printed(child.wait_with_output().unwrap());
+    assert_eq!(status, Some(75), "{text}");
+    assert!(text.contains("it cannot be left in "), "{text}");
+    assert_eq!(host.waiting(), [""; 0]);
 }
 
 #[test]

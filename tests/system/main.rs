@@ -13,6 +13,8 @@ mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
 #[cfg(target_os = "linux")]
+mod hand_over;
+#[cfg(target_os = "linux")]
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
