@@ -142,6 +142,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
     }
+    // Under --inetd this could be a line for each session.
     if config.hand_over && !config.inetd {
         // Mail that comes in by SMTP does not depend on it.
         if let Err(e) = hand_over::create_directory(&config.spool) {

@@ -54,6 +54,18 @@ impl HandOverThread {
     }
 }
 
+/// Takes messages from the directory in `spool` once, after the session of a process that serves
+/// one. Without such a directory, does nothing.
+pub(super) fn take_once(shared: &Arc<ServerShared>, spool: &Path) {
+    if spool.join(HAND_OVER_DIRECTORY).exists() {
+        // Nothing stops it, because it ends after one look at the directory.
+        let (_stop, stopped) = bounded(0);
+        let mut taker = HandOverTaker::new(shared.clone(), spool.to_owned());
+        taker.resolve_receipts();
+        taker.take_all(&stopped);
+    }
+}
+
 /// The state of the thread.
 struct HandOverTaker {
     shared: Arc<ServerShared>,
@@ -82,9 +94,7 @@ impl HandOverTaker {
     }
 
     fn run(&mut self, stopped: &Receiver<()>) {
-        if let Err(e) = self.resolve_receipts() {
-            events::hand_over_unavailable(e);
-        }
+        self.resolve_receipts();
         loop {
             let is_more = self.take_all(stopped);
             let pause = if is_more { Duration::ZERO } else { POLL_INTERVAL };
@@ -96,7 +106,13 @@ impl HandOverTaker {
 
     /// Finishes what a killed process began. All journals are recovered now, so that a receipt that
     /// is not complete never will be, unless a living process is delivering its message.
-    fn resolve_receipts(&self) -> io::Result<()> {
+    fn resolve_receipts(&self) {
+        if let Err(e) = self.try_resolve_receipts() {
+            events::hand_over_unavailable(e);
+        }
+    }
+
+    fn try_resolve_receipts(&self) -> io::Result<()> {
         let names = match fs::read_dir(self.spool.join(QUEUE_DIRECTORY)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             names => names?,

@@ -162,9 +162,9 @@ impl Server {
         Ok(())
     }
 
-    /// Serves one connection, for which inetd or another super-server started the process. Returns
-    /// the end of the session, or None if it had not ended when the grace period after a stop was
-    /// over.
+    /// Serves one connection, for which inetd or another super-server started the process. Then
+    /// takes messages from the hand-over directory. Returns the end of the session, or None if it
+    /// had not ended when the grace period after a stop was over.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -177,7 +177,11 @@ impl Server {
         drop(queue);
         // The end of the session wakes this thread, too.
         let _ = self.wake.read_exact(&mut [0]);
-        Ok(pool.finish(&self.shared))
+        let end = pool.finish(&self.shared);
+        if let Some(spool) = &self.shared.hand_over {
+            hand_over::take_once(&self.shared, spool);
+        }
+        Ok(end)
     }
 }
 

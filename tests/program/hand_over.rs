@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{SENDMAIL, Server, printed, run_mailslot};
+use crate::harness::server::{SENDMAIL, Server, mailslot, printed, run_mailslot};
 use crate::harness::wait_until;
 
 /// A directory for servers that come and go, and the configuration file by which sendmail finds
@@ -241,6 +241,19 @@ fn files_that_are_no_messages_of_their_owner_are_not_taken() {
     for damaged in ["p", "q", "r", "s", "t"].map(name) {
         assert!(host.waiting().contains(&format!("damaged-{damaged}")), "{log:#?}");
     }
+}
+
+#[test]
+fn session_under_inetd_takes_what_was_left() {
+    let host = Host::new("");
+    assert_eq!(host.run(&["smith"], b"\nx\n"), (0, String::new()));
+    let options = ["--inetd", "--sandbox", host.directory.as_str(), "--domain", "here.example"];
+    let mut session = mailslot(&options);
+    let mut session = session.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    session.stdin.take().unwrap().write_all(b"QUIT\r\n").unwrap();
+    assert!(session.wait_with_output().unwrap().status.success());
+    assert_eq!(host.directory.count("smith"), 1);
+    assert_eq!(host.waiting(), [""; 0]);
 }
 
 #[test]
