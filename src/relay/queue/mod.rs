@@ -252,11 +252,15 @@ pub fn report_destinations(
 /// Creates the queue directory if it is missing, and returns its path.
 ///
 /// # Errors
-/// The directory cannot be created.
+/// The directory cannot be created, perhaps because there is no spool. The text names it.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(QUEUE_DIRECTORY);
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    Ok(directory)
+    match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            Err(io::Error::new(e.kind(), format!("{}: {e}", directory.display())))
+        }
+        _ => Ok(directory),
+    }
 }
 
 /// Returns the time in seconds since 1970.
