@@ -122,12 +122,11 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     };
     let message = compose::read(&mut BufReader::new(io::stdin().lock()), &options);
     let message = message.map_err(|error| match error {
-        ComposeError::HeaderTooLarge | ComposeError::InvalidField(..) => {
-            (EX_DATAERR, error.to_string())
-        }
+        ComposeError::HeaderTooLarge => (EX_DATAERR, error.to_string()),
         ComposeError::Io(_) => (EX_TEMPFAIL, error.to_string()),
     })?;
     add_new(&mut to, message.recipients.iter().cloned());
+    message.invalid_recipients.iter().for_each(|clause| print_error(clause));
     if to.is_empty() {
         return Err((EX_DATAERR, "the header names no recipient".to_owned()));
     }
@@ -135,12 +134,12 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let content = || -> io::Result<Box<dyn Read + '_>> { Ok(message.reader()) };
     let outgoing =
         OutgoingMessage { envelope: &envelope, size: message.wire_size, content: &content };
-    match submit(flags, &config, &outgoing) {
+    let status = match submit(flags, &config, &outgoing) {
         Ok(mut outcomes) => {
             if config.hand_over {
                 leave_deferred(&config, &envelope, &message, &mut outcomes);
             }
-            Ok(report_outcomes(flags, &to, &outcomes))
+            report_outcomes(flags, &to, &outcomes)
         }
         Err((EX_TEMPFAIL, error)) if config.hand_over => {
             let left = leave(&config, &envelope, &message);
@@ -148,10 +147,15 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
             if flags.verbose {
                 print_error(&format!("{error}; {LEFT}"));
             }
-            Ok(EX_OK)
+            EX_OK
         }
-        Err(error) => Err(error),
-    }
+        Err(error) => return Err(error),
+    };
+    Ok(match status {
+        // The caller learns of the addresses that got nothing, as from sendmail.
+        EX_OK if !message.invalid_recipients.is_empty() => EX_NOUSER,
+        status => status,
+    })
 }
 
 /// Sends a message to the server. Tries again for [`RESTART_TIME`] if the server does not answer or

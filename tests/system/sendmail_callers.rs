@@ -1,5 +1,5 @@
-//! Programs that call sendmail(1), with `mailslot-sendmail` in its place: while the server runs, and
-//! while it does not, so that they leave their mail in the hand-over directory.
+//! Programs that call sendmail(1), with `mailslot-sendmail` in its place: while the server runs,
+//! and while it does not, so that they leave their mail in the hand-over directory.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -199,8 +199,9 @@ fn php_mail() {
     for mut host in SendmailHost::running_and_stopped() {
         let mut php = external("php", host.directory.path());
         php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.path()));
-        let code = "var_dump(mail('smith@here.example', 'hello', \"Hello.\\n.\\n..dots\\nFrom here\\n\
-            j\u{fc}rgen\\n\", \"Cc: brown@here.example\\r\\nBcc: white@here.example\", '-fgreen'));";
+        let code = "var_dump(mail('smith@here.example', 'hello', \"Hello.\\n.\\n..dots\\n\
+            From here\\nj\u{fc}rgen\\n\", \"Cc: brown@here.example\\r\\n\
+            Bcc: white@here.example\", '-fgreen'));";
         let printed = run_for_text(php.args(["-r", code]));
         assert_eq!(printed, "bool(true)\n");
         let expected = ["\nSubject: hello\n", "\nReturn-Path: <green@here.example>\n", STORED];
