@@ -50,7 +50,7 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
         path,
         config,
         &privilege::expected_owner(config),
-        0o700,
+        if config.hand_over { 0o711 } else { 0o700 },
     ));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
@@ -97,10 +97,15 @@ pub fn check_hand_over(config: &Config) -> Vec<Problem> {
     let account = account.map(|account| (account.uid, account.gid));
     let (uid, gid) = account.unwrap_or_else(|| (geteuid(), getegid()));
     match fs::symlink_metadata(&path) {
-        Err(e) if e.kind() == ErrorKind::NotFound => found.push(advice(
-            format!("{shown} does not exist; the systemd unit cannot create it"),
-            &format!("{} {shown}", owner.install_command(HAND_OVER_MODE)),
-        )),
+        // The first start creates it, if it may; the systemd unit does not allow that.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if has_journal(spool) {
+                found.push(advice(
+                    format!("{shown} does not exist, and the server could not create it"),
+                    &format!("{} {shown}", owner.install_command(HAND_OVER_MODE)),
+                ));
+            }
+        }
         Err(e) => found.push(advice(format!("{shown}: {e}"), "make it accessible")),
         Ok(meta) if !meta.is_dir() => found.push(advice(
             format!("{shown} is not a directory"),
@@ -128,6 +133,12 @@ pub fn check_hand_over(config: &Config) -> Vec<Problem> {
         Ok(_) => {}
     }
     found
+}
+
+/// True if a server has run with this spool.
+fn has_journal(spool: &Path) -> bool {
+    let mut files = fs::read_dir(spool).into_iter().flatten().flatten();
+    files.any(|file| file.file_name().as_encoded_bytes().starts_with(b"journal-"))
 }
 
 /// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
@@ -250,6 +261,8 @@ mod tests {
         fs::create_dir(&spool).unwrap();
         chmod(&spool, 0o700);
         assert_found(&check_hand_over(&config(&[])), "users cannot leave mail in", false);
+        assert_eq!(check_hand_over(&config(&[])).len(), 1);
+        fs::write(spool.join("journal-0"), "").unwrap();
         assert_found(&check_hand_over(&config(&[])), "does not exist", false);
         chmod(&spool, 0o711);
         fs::create_dir(&path).unwrap();
