@@ -38,6 +38,7 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
+use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
@@ -75,7 +76,9 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
                 return Ok(status);
             }
             let text = list::list(&config.spool, *format, &ListView::default());
-            print(&text.map_err(queue_error)?)
+            let handed_over =
+                hand_over::render_list(&config.spool, *format).map_err(queue_error)?;
+            print(&(text.map_err(queue_error)? + &handed_over))
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -170,9 +173,17 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let mut listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
     let control = if listens { open_spool_sockets(config, &mut listeners) } else { None };
-    if queue_config.is_some() {
+    // The receipts for messages of the hand-over directory are there, too.
+    if queue_config.is_some() || config.hand_over {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
+    }
+    // Under --inetd this could be a line for each session.
+    if config.hand_over && !config.inetd {
+        // Mail that comes in by SMTP does not depend on it.
+        if let Err(e) = hand_over::create_directory(&config.spool) {
+            events::hand_over_unavailable(e);
+        }
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {

@@ -412,6 +412,15 @@ pub const TABLE: &[OptionRow] = &[
         "Directory for mailslot's own files: the journal, large messages and the queue.",
     ),
     option(
+        ("hand-over", ""),
+        "SWITCH",
+        Once,
+        Fixed(&["on"]),
+        "",
+        "Let mailslot-sendmail leave messages in the directory hand-over of the spool while the \
+         server does not run. The server takes them when it starts.",
+    ),
+    option(
         ("sandbox", ""),
         "DIR",
         Arity::CommandLine,
