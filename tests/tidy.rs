@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["session"],
     &["server"],
     &["config"],
+    &["startup"],
     &["check", "sendmail"],
     &["main", "bin"],
 ];

@@ -14,17 +14,21 @@ use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
 use crate::route::Problem;
 
-/// Checks that the mail directory exists, is writable, and does not let users remove the mailboxes
-/// of others.
-pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
-    let path = &config.mail_dir;
-    let shown = path.display();
+/// Returns the reason why the mail directory cannot be used.
+pub fn explain_mail_dir(config: &Config) -> Option<Problem> {
     // Mailboxes that belong to the users of the system are created with the users' permissions.
     let (owner, mode) = match config.users {
         NameSet::System => (FileOwner::of_shared_mail_dir(), 0o2775),
         NameSet::Listed(_) | NameSet::Any => (privilege::expected_owner(config), 0o700),
     };
-    let mut found = Vec::from_iter(check_directory("mail-dir", path, config, &owner, mode));
+    check_directory("mail-dir", &config.mail_dir, config, &owner, mode)
+}
+
+/// Checks that the mail directory does not let users remove the mailboxes of others, and has room.
+pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
+    let path = &config.mail_dir;
+    let shown = path.display();
+    let mut found = Vec::new();
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o1002 == 0o002
@@ -38,18 +42,13 @@ pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Checks that the spool exists, is writable, is not writable by others, because its files are
-/// believed, and is not the mail directory.
-pub fn check_spool(config: &Config) -> Vec<Problem> {
+/// Returns the reasons why the spool cannot be used: it must exist, be writable, not be writable by
+/// others, because its files are believed, and not be the mail directory.
+pub fn explain_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
-    let mut found = Vec::from_iter(check_directory(
-        "spool",
-        path,
-        config,
-        &privilege::expected_owner(config),
-        0o700,
-    ));
+    let owner = privilege::expected_owner(config);
+    let mut found = Vec::from_iter(check_directory("spool", path, config, &owner, 0o700));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
     {
@@ -67,8 +66,12 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
             ));
         }
     }
-    found.extend(check_space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
+}
+
+/// Checks that the spool has room.
+pub fn check_spool(config: &Config) -> Option<Problem> {
+    check_space("spool", &config.spool, 2 * JOURNAL_SEGMENT + config.size_max)
 }
 
 /// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
@@ -156,10 +159,10 @@ mod tests {
             let path = path.to_str().unwrap();
             config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &host_named("a"))
         };
-        assert_found(&check_mail_dir(&at("none")), "does not exist", true);
-        assert_found(&check_spool(&at("none")), "does not exist", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("none"))), "does not exist", true);
+        assert_found(&explain_spool(&at("none")), "does not exist", true);
         fs::write(dir.path().join("file"), "").unwrap();
-        assert_found(&check_mail_dir(&at("file")), "is not a directory", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("file"))), "is not a directory", true);
         let path = dir.path().join("dir");
         fs::create_dir(&path).unwrap();
         for (mode, in_mail, in_spool) in
@@ -167,12 +170,12 @@ mod tests {
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(check_mail_dir(&at("dir")).len(), in_mail, "{mode:o}");
-            let found = check_spool(&at("dir"));
+            let found = explain_spool(&at("dir"));
             assert_found(&found, "is the mail directory too", true);
             assert_eq!(found.len(), 1 + in_spool, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
-        assert_found(&check_mail_dir(&at("dir")), "is not writable by", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("dir"))), "is not writable by", true);
     }
 
     #[test]

@@ -81,8 +81,8 @@ fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Proble
         && owner != meta.uid()
     {
         found.push(problem(
-            format!("mailbox {shown} belongs to uid {}, not {owner}", meta.uid()),
-            &format!("chown {owner} {shown}  # check its contents first"),
+            format!("mailbox {shown} belongs to {}, not {}", named(meta.uid()), named(owner)),
+            &format!("chown {} {shown}  # check its contents first", named(owner)),
         ));
     }
     if owner == Some(meta.uid()) && meta.mode() & 0o600 != 0o600 {
@@ -102,11 +102,19 @@ fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Proble
     }
     if let Ok(false) = ends_with_newline(path, meta.len()) {
         found.push(advice(
-            format!("mailbox {shown} does not end with a newline: its last message is incomplete"),
-            "none needed, because the next delivery starts on a new line",
+            format!(
+                "mailbox {shown} does not end with a newline: its last message is incomplete, and \
+                 the next delivery starts on a new line"
+            ),
+            "",
         ));
     }
     found
+}
+
+/// Returns the name of a user, or the number if there is no such user.
+fn named(uid: u32) -> String {
+    User::from_uid(uid.into()).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
 /// Checks that a mailbox is smaller than `max` bytes.
@@ -144,8 +152,11 @@ fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is dead" } else { "no delivery takes that long" };
         advice(
-            format!("lock {} ({pid}, {age} s old) is stale: {why}", path.display()),
-            "none needed, because the next delivery removes it; or remove it now",
+            format!(
+                "lock {} ({pid}, {age} s old) is stale: {why}; the next delivery removes it",
+                path.display()
+            ),
+            "",
         )
     })
 }

@@ -52,4 +52,19 @@ impl Config {
         }
         rules
     }
+
+    /// Returns the files that exist now and must stay readable, because lookups of users, aliases
+    /// and hosts read them.
+    pub fn lookup_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.aliases.iter().cloned().collect();
+        let smarthosts = self.relay.iter().flat_map(|relay| &relay.smarthosts);
+        if smarthosts.into_iter().any(|target| matches!(target, ServerAddress::Tcp { .. })) {
+            files.extend(["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from));
+        }
+        if self.users == NameSet::System {
+            files.extend(["/etc/passwd", "/etc/group"].map(PathBuf::from));
+        }
+        files.retain(|file| file.exists());
+        files
+    }
 }

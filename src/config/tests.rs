@@ -321,3 +321,28 @@ fn defaults_of_the_library_are_those_of_the_options() {
     let delivery = config.delivery_config();
     assert_eq!(format!("{delivery:?}"), format!("{:?}", deliver::DeliveryConfig::default()));
 }
+
+/// Asserts that exactly one of the doubtful settings contains `what`.
+fn assert_doubtful(words: &str, what: &str) {
+    let found = config(words, "", &host()).unwrap().doubtful_settings();
+    let hits: Vec<_> = found.iter().filter(|problem| problem.what.contains(what)).collect();
+    assert_eq!(hits.len(), 1, "{words}: {what:?} in {found:#?}");
+    assert!(!hits[0].stops_mail && !hits[0].fix.is_empty(), "{hits:?}");
+}
+
+#[test]
+fn limits_below_the_standards_are_doubtful() {
+    for (words, what) in [
+        ("--max-recipients 99", "max-recipients 99"),
+        ("--max-size 65535", "max-size 65535"),
+        ("--timeout 299", "timeout 299"),
+        ("--session-timeout 299", "session-timeout"),
+        ("--lock-timeout 541", "lock-timeout 541"),
+        ("--lock flock", "lock flock"),
+    ] {
+        assert_doubtful(words, what);
+    }
+    for words in ["", "--max-recipients 100 -s 64K --timeout 300"] {
+        assert_eq!(config(words, "", &host()).unwrap().doubtful_settings(), []);
+    }
+}
