@@ -30,7 +30,7 @@ use mailslot::relay::queue::{self, QueueHandle, list};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::startup::{
-    self, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
+    self, ConfinementWatch, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
 };
 use mailslot::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE,
@@ -208,7 +208,7 @@ fn serve_connections(
     let server =
         Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
     let handle_signals = || match signals {
-        Some(signals) => signals.serve(server.handle(), route, counters).map_err(system),
+        Some(signals) => signals.serve(server.handle(), route.clone(), counters).map_err(system),
         None => Ok(()),
     };
     if config.inetd {
@@ -218,9 +218,10 @@ fn serve_connections(
         return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
     }
     handle_signals()?;
+    let watch = ConfinementWatch::start(config, route, server.handle()).map_err(system)?;
     print_startup_message(config, &listeners);
     server.run(listeners).map_err(system)?;
-    Ok(EX_OK)
+    Ok(if watch.stop() { EX_TEMPFAIL } else { EX_OK })
 }
 
 /// Prints the startup message, unless `--quiet`. Errors are ignored: standard output may be closed.

@@ -7,8 +7,8 @@
 //! contradicts the start. The other checks are of things that the start does not look at.
 //!
 //! Each check is a small function from a value or a file to [`Problem`]s. Checks change
-//! nothing: they take no lock, and of mail they read the last byte of a mailbox. So `mailslot check`
-//! works before the first start, and while a server is running.
+//! nothing: they take no lock, and of mail they read the last byte of a mailbox. So `mailslot
+//! check` works before the first start, and while a server is running.
 //!
 //! A problem that stops mail (the server would not start, or would reject or defer mail) makes the
 //! exit status 78. The others are advice, some of which need no fix. A fix that begins with a

@@ -1,8 +1,8 @@
 //! Checks of privileges: the user that the server would run as, and its permissions.
 //!
 //! The rehearsal has the server's identity. The rules here evaluate the permission bits, to explain
-//! what it found. They do so for a server that stays root too, because that one drops the capability
-//! to override them.
+//! what it found. They do so for a server that stays root too, because that one drops the
+//! capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -163,7 +163,7 @@ fn explain_run_as(run_as: &RunAs) -> Option<Problem> {
     }
 }
 
-/// Returns advice if `account` cannot read `file` of `option` again when HUP renews the certificate.
+/// Returns advice if `account` cannot read `file` of `option` again on HUP.
 fn explain_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
     let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
     (file.exists() && !readable).then(|| {

@@ -347,8 +347,9 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Fixed(&["127.0.0.1:25", "[::1]:25"]),
         "",
-        "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. [::]:PORT \
-         is for IPv6 only if an IPv4 address with that port is given too. With the prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
+        "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. \
+         [::]:PORT is for IPv6 only if an IPv4 address with that port is given too. With the \
+         prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
          PATH, the socket has these permissions instead of 666. If this is not given, mailslot \
          uses the sockets that systemd passes; if there are none and --lmtp is given, it does not \
          listen for SMTP.",

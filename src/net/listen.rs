@@ -143,10 +143,10 @@ pub fn rehearse(addresses: &[ListenAddress], server_runs: bool) -> io::Result<Ve
 
 /// Resolves `addresses`, and calls `listen` for each socket address. Its last argument is true if
 /// the socket must be for IPv6 alone.
-fn open_by(
-    addresses: &[ListenAddress],
-    mut listen: impl FnMut(&ListenAddress, Option<SocketAddr>, bool) -> io::Result<Option<Listener>>,
-) -> io::Result<Vec<Listener>> {
+fn open_by<F>(addresses: &[ListenAddress], mut listen: F) -> io::Result<Vec<Listener>>
+where
+    F: FnMut(&ListenAddress, Option<SocketAddr>, bool) -> io::Result<Option<Listener>>,
+{
     let mut resolved = Vec::new();
     for address in addresses {
         match address {

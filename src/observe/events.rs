@@ -297,6 +297,10 @@ events! {
     Info confinement_partial(kernel, error);
     /// The kernel supports no confinement.
     Warn confinement_absent(kernel, error);
+    /// A file or directory that the server needs was replaced or created after the start, and the
+    /// server cannot use it.
+    /// The server stops with status 75, so that its supervisor starts it again.
+    Error restart_needed(file, error);
     /// The server does not listen on one of its addresses, but on others.
     Warn listen_failed(error);
     /// The service manager could not be notified.

@@ -8,14 +8,16 @@
 //! The start and its rehearsal are the same functions. [`StartPurpose::Rehearse`] leaves out only
 //! the effects that would disturb a server that runs: an address that it has is not opened, no
 //! journal is taken over, and nothing is recovered. So a fault that stops the start stops the
-//! rehearsal too, with the same text, and there are no other rules for it.
+//! rehearsal too, with the same text. There are no other rules for it.
 //!
 //! | file | contents |
 //! | --- | --- |
+//! | `confinement_watch.rs` | files that the confinement does not cover any more |
 //! | `error.rs` | the reason why a step failed, and its fix |
 //! | `rehearsal.rs` | the rehearsal, in a process of its own because steps cannot be undone |
-//! | `service_unit.rs` | the user and the capabilities that systemd gives to the installed service |
+//! | `service_unit.rs` | user and capabilities of the installed service of systemd |
 
+mod confinement_watch;
 mod error;
 mod rehearsal;
 mod service_unit;
@@ -42,6 +44,7 @@ use crate::relay::queue::{self, QueueConfig};
 use crate::route::{LocalRoute, Problem};
 use crate::session::Audience;
 use crate::sysexits::{EX_CANTCREAT, EX_CONFIG, EX_NOPERM, EX_OSERR, EX_TEMPFAIL, EX_UNAVAILABLE};
+pub use confinement_watch::ConfinementWatch;
 pub use error::StartError;
 pub use rehearsal::{Rehearsal, RehearsalRequest};
 pub use service_unit::ServiceUnit;

@@ -2,8 +2,8 @@
 //! confinement back.
 //!
 //! `mailslot check` runs its own program again with its own arguments, and after them the word
-//! `rehearse` and the service whose identity the new process takes. The new process reports on
-//! standard output, one record for each problem and one for the result.
+//! `rehearse-start` and the service whose identity the new process takes. The new process reports
+//! on standard output, one record for each problem and one for the result.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -107,7 +107,7 @@ impl RehearsalRequest {
     /// Returns the request at the end of `args`, if there is one.
     pub fn find(args: &[OsString]) -> Option<RehearsalRequest> {
         let [args @ .., request, service] = args else { return None };
-        let asked = request == OsStr::new(REQUEST);
+        let asked = request == OsStr::new(REQUEST) && args.iter().any(|word| word == "check");
         asked.then(|| RehearsalRequest {
             args: args.to_vec(),
             service: service.to_str().and_then(ServiceUnit::parse),
@@ -176,7 +176,7 @@ fn parse(text: &str) -> (Option<StartError>, Vec<Problem>) {
 }
 
 /// The word that requests a rehearsal.
-const REQUEST: &str = "rehearse";
+const REQUEST: &str = "rehearse-start";
 /// The records of the result.
 const PASSES: &str = "the-start-passes";
 const FAILS: &str = "the-start-fails";

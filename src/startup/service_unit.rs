@@ -1,7 +1,8 @@
 //! The installed service of systemd, `mailslot.service` with its drop-ins: the user, the groups and
 //! the capabilities with which it would start the server.
 //!
-//! systemd itself is not asked, because `mailslot check` must work before `systemctl daemon-reload`.
+//! systemd itself is not asked, because `mailslot check` must work before
+//! `systemctl daemon-reload`.
 
 use std::collections::BTreeMap;
 use std::fs;

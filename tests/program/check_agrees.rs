@@ -1,9 +1,10 @@
-//! `mailslot check` and the start agree: the test makes a fault, runs `check`, and starts the server.
-//! `check` must report that the start fails, with the very text of the start, or that it passes.
+//! `mailslot check` and the start agree: the test makes a fault, runs `check`, and starts the
+//! server. `check` must report that the start fails, with the very text of the start, or that it
+//! passes.
 //!
 //! A row is a line of shell that makes the fault on a host without any. The shell has `$D`, the
-//! directory of the host, `$C`, its configuration file, `$USED`, a port that another program listens
-//! on, and `$FREE`, one that is free.
+//! directory of the host, `$C`, its configuration file, `$USED`, a port that another program
+//! listens on, and `$FREE`, one that is free.
 
 use std::net::TcpListener;
 use std::path::Path;

@@ -50,8 +50,8 @@ pub fn drop_privileges(
 }
 
 /// Becomes `account` with `groups` and the capabilities `kept`, as systemd starts a service with
-/// `User=` and `AmbientCapabilities=`. Names of capabilities that are not known are ignored. Must be
-/// called before the first thread is started.
+/// `User=` and `AmbientCapabilities=`. Names of capabilities that are not known are ignored. Must
+/// be called before the first thread is started.
 ///
 /// # Errors
 /// The process is not root.
