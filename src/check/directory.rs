@@ -7,8 +7,8 @@ use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use super::privilege::{self, FileOwner};
-use super::{advice, problem};
+use super::privilege::{self, FileOwner, group_name};
+use super::{advice, evidence, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
@@ -21,7 +21,9 @@ pub fn explain_mail_dir(config: &Config) -> Option<Problem> {
         NameSet::System => (FileOwner::of_shared_mail_dir(), 0o2775),
         NameSet::Listed(_) | NameSet::Any => (privilege::expected_owner(config), 0o700),
     };
-    check_directory("mail-dir", &config.mail_dir, config, &owner, mode)
+    let path = &config.mail_dir;
+    let fix = may_change("mail-dir", path, evidence::is_mail_directory(config, path));
+    check_directory("mail-dir", path, config, &fix, &owner, mode)
 }
 
 /// Checks that the mail directory does not let users remove the mailboxes of others, and has room.
@@ -35,7 +37,10 @@ pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     {
         found.push(advice(
             format!("mail-dir {shown} lets any user remove any mailbox"),
-            &format!("chmod +t {shown}"),
+            &or_question(
+                &may_change("mail-dir", path, evidence::is_mail_directory(config, path)),
+                format!("chmod +t {shown}"),
+            ),
         ));
     }
     found.extend(check_space("mail-dir", path, config.size_max));
@@ -48,14 +53,15 @@ pub fn explain_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
     let owner = privilege::expected_owner(config);
-    let mut found = Vec::from_iter(check_directory("spool", path, config, &owner, 0o700));
+    let fix = may_change("spool", path, evidence::is_spool(config, path));
+    let mut found = Vec::from_iter(check_directory("spool", path, config, &fix, &owner, 0o700));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
     {
         if meta.mode() & 0o022 != 0 {
             found.push(problem(
                 format!("spool {shown} is writable by others"),
-                &format!("chmod go-w {shown}"),
+                &or_question(&fix, format!("chmod go-w {shown}")),
             ));
         }
         let id = |meta: &Metadata| (meta.dev(), meta.ino());
@@ -74,11 +80,30 @@ pub fn check_spool(config: &Config) -> Option<Problem> {
     check_space("spool", &config.spool, 2 * JOURNAL_SEGMENT + config.size_max)
 }
 
-/// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
+/// Returns a question instead of a fix if it is not evident that `path` is the directory meant.
+fn may_change(option: &str, path: &Path, is_evident: bool) -> Option<String> {
+    let shown = path.display();
+    let question = || {
+        format!(
+            "is {shown} the directory meant? It has another purpose, as it seems; then correct \
+             {option}"
+        )
+    };
+    (!is_evident).then(question)
+}
+
+/// Returns the question if there is one, or else `fix`.
+fn or_question(question: &Option<String>, fix: String) -> String {
+    question.clone().unwrap_or(fix)
+}
+
+/// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`, unless
+/// there is a `question`.
 fn check_directory(
     option: &str,
     path: &Path,
     config: &Config,
+    question: &Option<String>,
     owner: &FileOwner,
     mode: u32,
 ) -> Option<Problem> {
@@ -90,7 +115,7 @@ fn check_directory(
         let ancestor = ancestor.display();
         return Some(problem(
             format!("{option} {shown} cannot be reached: {ancestor} is not searchable by {user}"),
-            &format!("chmod o+x {ancestor}"),
+            &format!("let {user} search {ancestor}, or choose another {option}"),
         ));
     }
     match fs::metadata(path) {
@@ -107,11 +132,11 @@ fn check_directory(
         Ok(meta) => Some(problem(
             format!(
                 "{option} {shown} (owner {}:{}, mode {:o}) is not writable by {user}",
-                meta.uid(),
-                meta.gid(),
+                user_name(meta.uid().into()),
+                group_name(meta.gid().into()),
                 meta.mode() & 0o7777,
             ),
-            &format!("chown {owner} {shown} && chmod {mode:04o} {shown}"),
+            &or_question(question, format!("chown {owner} {shown} && chmod {mode:04o} {shown}")),
         )),
     }
 }

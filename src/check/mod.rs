@@ -20,12 +20,14 @@
 //! | `check/privilege.rs` | the user to run as, and its permissions |
 //! | `check/port.rs` | the addresses to listen on |
 //! | `check/directory.rs` | mail directory and spool |
+//! | `check/evidence.rs` | none: evidence that a fix may change a directory |
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
+mod evidence;
 mod journal;
 mod mailbox;
 mod port;

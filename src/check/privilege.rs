@@ -11,7 +11,7 @@ use std::path::Path;
 
 use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
 
-use super::{advice, problem, user_name};
+use super::{advice, evidence, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
 use crate::route::{LocalRoute, Problem, Route};
@@ -19,13 +19,13 @@ use crate::smtp::{ForwardPath, Mailbox};
 
 /// Describes the identity that the server would run with.
 pub fn run_identity(config: &Config) -> String {
-    let uid = geteuid();
+    let name = user_name(geteuid());
     let identity = match (StartPrivileges::of_this_process(), &config.run_as) {
         (StartPrivileges::Root, Some(run_as)) => format!("root, becomes {run_as}"),
         (StartPrivileges::Root, None) => "root, stays root".to_owned(),
-        (StartPrivileges::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
+        (StartPrivileges::Capable, _) => format!("{name} with CAP_SETUID and CAP_SETGID"),
         (StartPrivileges::Unprivileged, _) => {
-            format!("uid {uid} without CAP_SETUID and CAP_SETGID")
+            format!("{name} without CAP_SETUID and CAP_SETGID")
         }
     };
     let mailboxes = match (&config.users, StartPrivileges::of_this_process()) {
@@ -135,7 +135,7 @@ pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
                  systemd), or list the users with the option user",
             )),
             StartPrivileges::Root | StartPrivileges::Capable => {
-                found.extend(check_user_access(&config.mail_dir));
+                found.extend(check_user_access(config));
                 found.extend(check_mail_for_root(config, route));
             }
         }
@@ -171,13 +171,17 @@ fn explain_reload(option: &str, file: &Path, account: &Account) -> Option<Proble
         let group = group_name(account.gid);
         advice(
             format!("{option} {file} is read at the start, but not again on HUP, by {name}"),
-            &format!("chgrp {group} {file} && chmod g+r {file}  # or restart after a renewal"),
+            &format!(
+                "let group {group} read it, or have a copy made for mailslot \
+                 (contrib/certbot/mailslot), or restart after a renewal"
+            ),
         )
     })
 }
 
 /// Checks that users can create their own mailboxes in the mail directory.
-fn check_user_access(path: &Path) -> Option<Problem> {
+fn check_user_access(config: &Config) -> Option<Problem> {
+    let path = &config.mail_dir;
     let meta = fs::metadata(path).ok()?;
     if !meta.is_dir() {
         return None;
@@ -186,10 +190,12 @@ fn check_user_access(path: &Path) -> Option<Problem> {
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
     let shown = path.display();
     (!by_group && bits(&meta, 0) & 3 != 3).then(|| {
-        advice(
-            format!("mail-dir {shown}: users without a mailbox cannot create one"),
-            &format!("chown root:mail {shown} && chmod 2775 {shown}"),
-        )
+        let fix = if evidence::is_mail_directory(config, path) {
+            format!("chown root:mail {shown} && chmod 2775 {shown}")
+        } else {
+            format!("correct mail-dir, unless {shown} is the directory meant")
+        };
+        advice(format!("mail-dir {shown}: users without a mailbox cannot create one"), &fix)
     })
 }
 

@@ -97,11 +97,12 @@ fn check_metrics_file(config: &Config) -> Option<Problem> {
                 privilege::account_name(account),
                 directory.display()
             ),
-            &format!(
-                "{} {}",
-                privilege::expected_owner(config).install_command(0o755),
-                directory.display()
-            ),
+            &if directory.exists() {
+                "let it, or name a file in a directory of mailslot's own".to_owned()
+            } else {
+                let owner = privilege::expected_owner(config);
+                format!("{} {}", owner.install_command(0o755), directory.display())
+            },
         )
     })
 }

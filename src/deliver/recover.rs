@@ -161,7 +161,7 @@ fn check_spool(disk: &dyn Disk, config: &DeliveryConfig) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     if spool.mode & 0o022 != 0 {
-        let text = format!("{shown}: it is writable by others; chmod go-w {shown}");
+        let text = format!("{shown}: it is writable by others; choose one of mailslot's own");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     Ok(())

@@ -151,6 +151,8 @@ const AS_ROOT: &[Fault] = &[
     fails("mount -t tmpfs -o size=16k,mode=700,uid=$(id -u mailslot) none $D/spool"),
     fails("mount -t tmpfs -o ro,mode=700,uid=$(id -u mailslot) none $D/spool"),
     fails("touch $D/spool/journal-0; chmod 600 $D/spool/journal-0"),
+    fails("sed -i '/^spool/d' $C; echo spool /var/spool >>$C"),
+    starts("sed -i '/^mail-dir/d' $C; echo mail-dir /etc >>$C"),
     starts("sed -i s/:0$/:25/ $C"),
     starts("mv $D/mail $D/real; ln -s real $D/mail"),
     starts("chmod 600 $C"),
