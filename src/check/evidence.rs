@@ -1,5 +1,6 @@
 //! Evidence that a directory is mailslot's, or a mail directory. Without it no fix changes the
-//! directory or anything in it, because a wrong path in the configuration would then wreck the host.
+//! directory or anything in it, because a wrong path in the configuration would then wreck the
+//! host.
 
 use std::fs::{self, DirEntry, File};
 use std::io::Read;
@@ -9,8 +10,8 @@ use nix::unistd::User;
 
 use crate::config::{Config, NameSet};
 
-/// True if `path` is evidently a directory of mailboxes: a usual one, or one in which most files are
-/// mailboxes, or an empty one.
+/// True if `path` is evidently a directory of mailboxes: a usual one, or one in which most files
+/// are mailboxes, or an empty one.
 pub fn is_mail_directory(config: &Config, path: &Path) -> bool {
     let real = real_path(path);
     if config.sandbox.is_some() || USUAL.iter().any(|usual| real == Path::new(usual)) {

@@ -331,6 +331,33 @@ fn assert_doubtful(words: &str, what: &str) {
 }
 
 #[test]
+fn dangerous_settings_are_doubtful() {
+    for (words, what) in [
+        ("-l 0.0.0.0:25 --smarthost a.test --relay-from 0.0.0.0/0", "open relay"),
+        ("-l [::]:25 --smarthost a.test --relay-from ::/0", "open relay"),
+        ("-l [::]:25 --smarthost a.test --relay-from 10.0.0.0/8 --relay-from 2000::/3", "2000::/3"),
+        ("-l 0.0.0.0:25 --smarthost localhost", "smarthost localhost:25 is this server"),
+        ("--smarthost [::1]:25", "smarthost [::1]:25 is this server"),
+        ("--smarthost BOX.example.org", "is this server"),
+        ("-l 127.0.0.1:26 -l unix:/run/s --smarthost unix:/run/s", "unix:/run/s is this server"),
+        ("--smarthost a.test --warn-after 5d", "warn-after 432000 is not below give-up-after"),
+        ("--smarthost a.test --give-up-after 1h", "warn-after 14400"),
+    ] {
+        assert_doubtful(words, what);
+    }
+    for words in [
+        "--smarthost a.test --relay-from 0.0.0.0/0",
+        "-l 0.0.0.0:25 --smarthost a.test --relay-from 10.0.0.0/8 --relay-from fc00::/7",
+        "-l 0.0.0.0:25 --relay-from 0.0.0.0/0",
+        "-l 127.0.0.1:25 --smarthost 127.0.0.1:10025",
+        "--smarthost 192.0.2.77",
+        "--warn-after 7d",
+    ] {
+        assert_eq!(config(words, "", &host()).unwrap().doubtful_settings(), [], "{words}");
+    }
+}
+
+#[test]
 fn limits_below_the_standards_are_doubtful() {
     for (words, what) in [
         ("--max-recipients 99", "max-recipients 99"),

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! 127.0.0.1:25   [::1]:25   mx.example.org:25   unix:/run/mailslot/smtp,mode=660
-//! tls:mx.example.org:465
+//! tls:mx.example.org:465   plain:mx.example.org:465
 //! ```
+//! On port 465 TLS begins with the first byte (RFC 8314 3.3) unless `plain:` is given.
+//!
 //! A name is resolved once, and all of its addresses are used. `[::]:25` takes IPv4 connections too
 //! where the system is configured so, as Linux is. Beside an IPv4 address with the same port it is
 //! for IPv6 alone (IPV6_V6ONLY, RFC 3493 5.3), so that both can be given. A Unix socket that no
@@ -37,7 +39,8 @@ pub enum ListenAddress {
         host: String,
         /// Port; 0 is replaced by a free one.
         port: u16,
-        /// Whether TLS begins with the first byte (RFC 8314 3.3), `tls:` before the host.
+        /// Whether TLS begins with the first byte (RFC 8314 3.3): with `tls:` before the host, and
+        /// on [`TLS_PORT`] without `plain:`.
         tls: bool,
     },
     /// `unix:PATH`, or `unix:PATH,mode=660`; the mode is 666 if not given.
@@ -427,6 +430,8 @@ fn check_free(path: &Path) -> io::Result<bool> {
     }
 }
 
+/// The port of mail submission by TLS (RFC 8314 7.3).
+pub const TLS_PORT: u16 = 465;
 /// The longest queue of connections that wait for accept(2). The kernel limits it further.
 const BACKLOG: i32 = 4096;
 /// Longer than a server takes to start that systemd starts for this connection.
@@ -456,10 +461,12 @@ impl FromStr for ListenAddress {
                 _ => Err(error("the path is longer than 103 bytes, or contains a NUL")),
             };
         }
-        let (tls, address) = match text.strip_prefix("tls:") {
-            // A host may be named tls.
-            Some(rest) if rest.contains(':') => (true, rest),
-            _ => (false, text),
+        // A host may be named tls or plain.
+        let after = |prefix| text.strip_prefix(prefix).filter(|rest| rest.contains(':'));
+        let (tls, address) = match (after("tls:"), after("plain:")) {
+            (Some(rest), _) => (Some(true), rest),
+            (_, Some(rest)) => (Some(false), rest),
+            (None, None) => (None, text),
         };
         let (host, port) = address.rsplit_once(':').ok_or_else(|| error("no port"))?;
         // u16::from_str would take a sign.
@@ -476,6 +483,7 @@ impl FromStr for ListenAddress {
             }
             None => host,
         };
+        let tls = tls.unwrap_or(port == TLS_PORT);
         Ok(ListenAddress::Tcp { host: host.to_owned(), port, tls })
     }
 }
@@ -484,7 +492,11 @@ impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ListenAddress::Tcp { host, port, tls } => {
-                let tls = if *tls { "tls:" } else { "" };
+                let tls = match (tls, *port) {
+                    (true, _) => "tls:",
+                    (false, TLS_PORT) => "plain:",
+                    (false, _) => "",
+                };
                 if host.contains(':') {
                     write!(f, "{tls}[{host}]:{port}")
                 } else {
@@ -513,11 +525,25 @@ mod tests {
             "tls:mx.example.org:465",
             "tls:[::1]:465",
             "tls:25",
+            "plain:25",
+            "plain:mx.example.org:465",
             "unix:/run/smtp",
             "unix:smtp:25",
             "unix:/run/smtp,mode=600",
         ] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    /// A client that expects TLS waited for a greeting, and the server for a command.
+    #[test]
+    fn port_465_has_tls_from_the_start() {
+        for (text, shown) in [
+            ("mx.example.org:465", "tls:mx.example.org:465"),
+            ("[::1]:465", "tls:[::1]:465"),
+            ("plain:mx.example.org:587", "mx.example.org:587"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), shown);
         }
     }
 

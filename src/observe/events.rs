@@ -291,7 +291,7 @@ events! {
     Info running_as(start, uid, gid, impersonates);
     /// The server stays root, which is not needed.
     Warn running_as_root(fix);
-    /// A setting does not suffice for RFC 5321, or for mail readers.
+    /// A setting does not suffice for RFC 5321 or for mail readers, or is dangerous.
     Warn setting_doubtful(error, fix);
     /// The kernel supports only a part of the confinement.
     Info confinement_partial(kernel, error);

@@ -114,6 +114,9 @@ pub fn prepare(
         events::tls_reload_unavailable(why);
     }
     let route = Arc::new(LocalRoute::new(config.route_config()));
+    for Problem { what, fix, .. } in route.doubtful_aliases() {
+        events::setting_doubtful(what, fix);
+    }
     confine(config, &route)?;
     log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e).at("log"))?;
     Ok(PreparedStart { keys, listeners, queue, route, problems })

@@ -300,6 +300,28 @@ fn check_agrees_with_the_start_of_the_service() {
     assert!(text.contains("\nprivileges       root, becomes mailslot:mail"), "{text}");
 }
 
+/// What `check` says of dangerous settings, the start says in the log.
+#[test]
+fn dangerous_settings_are_reported_by_check_and_at_the_start() {
+    let mut host = Host::here();
+    host.shell.must(
+        "printf 'smarthost a.test\nsmarthost-tls may\nwarn-after 6d\nrelay-from ::/0\n' >>$C
+         echo 'listen 0.0.0.0:0' >>$C; printf '*: alice\ndefault: bob\n' >>$D/aliases",
+    );
+    let (text, status) = host.shell.run("$P check -c $C");
+    assert_eq!(status, 0, "{text}");
+    let (log, _) = host.shell.run(
+        "$P -c $C >$D/out 2>&1 & server=$!
+         until grep -q ' listens on ' $D/out || ! kill -0 $server; do sleep 0.02; done
+         kill $server; wait $server; cat $D/out",
+    );
+    for what in ["open relay", "warn-after 518400", "alias `*` is", "alias `default` is"] {
+        assert!(text.contains(what), "{what}\n{text}");
+        let logged = |line: &str| line.contains("setting-doubtful ") && line.contains(what);
+        assert!(log.lines().any(logged), "{what}\n{log}");
+    }
+}
+
 /// `check -q` prints problems only. An ordinary user is referred to root.
 #[test]
 #[ignore = "needs root, and setpriv"]
