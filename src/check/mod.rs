@@ -145,8 +145,13 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
 /// Returns the problems that the rehearsal found. The first is that which stops the start.
 fn troubles(rehearsal: &Rehearsal) -> Vec<Problem> {
     let failed = rehearsal.failed.as_ref().map(|StartError { text, fix, .. }| {
+        let service = rehearsal.service.as_ref();
         // Many errors name their fix.
         let (what, fix) = match text.split_once("; ") {
+            _ if service.is_some_and(|s| s.view.read_only) && text.contains("Read-only file") => (
+                text.split("; ").next().unwrap_or(text),
+                "add the directory to ReadWritePaths= (systemctl edit mailslot)",
+            ),
             Some((what, fix)) if !fix.is_empty() => (what, fix),
             _ => (text.as_str(), fix.as_str()),
         };

@@ -16,11 +16,13 @@
 //! | `error.rs` | the reason why a step failed, and its fix |
 //! | `rehearsal.rs` | the rehearsal, in a process of its own because steps cannot be undone |
 //! | `service_unit.rs` | user and capabilities of the installed service of systemd |
+//! | `service_view.rs` | the part of the file system that the service sees |
 
 mod confinement_watch;
 mod error;
 mod rehearsal;
 mod service_unit;
+mod service_view;
 
 use std::fs::DirBuilder;
 use std::io;
@@ -48,6 +50,7 @@ pub use confinement_watch::ConfinementWatch;
 pub use error::StartError;
 pub use rehearsal::{Rehearsal, RehearsalRequest};
 pub use service_unit::ServiceUnit;
+pub use service_view::ServiceView;
 
 /// The purpose of a run of the steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! The installed service of systemd, `mailslot.service` with its drop-ins: the user, the groups and
-//! the capabilities with which it would start the server.
+//! the capabilities with which it would start the server, and the part of the file system that it
+//! would see.
 //!
 //! systemd itself is not asked, because `mailslot check` must work before
 //! `systemctl daemon-reload`.
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Group;
 
 use super::StartError;
+use super::service_view::ServiceView;
 use crate::process::privilege::{self, RunAs};
 use crate::sysexits::{EX_CONFIG, EX_OSERR};
 
@@ -25,6 +27,8 @@ pub struct ServiceUnit {
     pub groups: Vec<String>,
     /// `AmbientCapabilities=`
     pub capabilities: Vec<String>,
+    /// The view of the file system.
+    pub view: ServiceView,
 }
 
 impl ServiceUnit {
@@ -65,7 +69,32 @@ impl ServiceUnit {
         for line in text.lines().map(str::trim) {
             let Some((key, value)) = line.split_once('=') else { continue };
             let (key, value) = (key.trim(), value.trim());
+            let is_on = ["yes", "true", "on", "1"].contains(&value);
             let list = match key {
+                "ProtectSystem" => {
+                    self.view.read_only = value == "strict";
+                    continue;
+                }
+                "ProtectHome" => {
+                    self.view.hides_homes = is_on || value == "tmpfs";
+                    continue;
+                }
+                "PrivateTmp" => {
+                    self.view.private_tmp = is_on || value == "disconnected";
+                    continue;
+                }
+                "ReadWritePaths" | "RuntimeDirectory" => {
+                    let path = |word: &str| match key {
+                        // A path that is optional begins with a minus sign.
+                        "ReadWritePaths" => word.trim_start_matches(['-', '+']).to_owned(),
+                        _ => format!("/run/{word}"),
+                    };
+                    if value.is_empty() {
+                        self.view.writable.clear();
+                    }
+                    self.view.writable.extend(value.split_whitespace().map(path));
+                    continue;
+                }
                 "User" => {
                     self.user = value.to_owned();
                     continue;
@@ -101,14 +130,19 @@ impl ServiceUnit {
         })?;
         let group = |name: &String| Group::from_name(name).ok().flatten().map(|g| g.gid);
         let groups: Vec<_> = self.groups.iter().filter_map(group).collect();
+        self.view
+            .apply()
+            .map_err(|e| at(StartError::io(EX_OSERR, "cannot see what the service sees", &e)))?;
         privilege::become_service(&account, &groups, &self.capabilities)
             .map_err(|e| at(StartError::io(EX_OSERR, "cannot become the user of the service", &e)))
     }
 
     /// Returns the service as one word, for [`parse`](ServiceUnit::parse).
     pub(super) fn to_word(&self) -> String {
-        let lists = [self.groups.join(","), self.capabilities.join(",")];
-        format!("{};{};{}", self.run_as(), lists[0], lists[1])
+        let ServiceView { read_only, hides_homes, private_tmp, writable } = &self.view;
+        let lists = [self.groups.join(","), self.capabilities.join(","), writable.join(",")];
+        let lists = lists.join(";");
+        format!("{};{lists};{read_only};{hides_homes};{private_tmp}", self.run_as())
     }
 
     /// Parses the word that [`to_word`](ServiceUnit::to_word) returned.
@@ -122,7 +156,12 @@ impl ServiceUnit {
             text.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
         };
         let (groups, capabilities) = (list(fields.next()?), list(fields.next()?));
-        Some(ServiceUnit { user: user.to_owned(), group: group.to_owned(), groups, capabilities })
+        let writable = list(fields.next()?);
+        let mut is = || fields.next().map(|word| word == "true");
+        let view =
+            ServiceView { writable, read_only: is()?, hides_homes: is()?, private_tmp: is()? };
+        let (user, group) = (user.to_owned(), group.to_owned());
+        Some(ServiceUnit { user, group, groups, capabilities, view })
     }
 }
 
@@ -158,6 +197,9 @@ mod tests {
         let unit = ServiceUnit::find(&directories).unwrap();
         assert_eq!(unit.run_as().to_string(), "mailslot:mail");
         assert!(unit.capabilities.contains(&"CAP_SETUID".to_owned()), "{unit:?}");
+        let view = &unit.view;
+        assert!(view.read_only && view.hides_homes && view.private_tmp, "{view:?}");
+        assert_eq!(view.writable, ["/run/mailslot", "/var/mail", "/var/spool/mailslot"]);
         assert_eq!(ServiceUnit::parse(&unit.to_word()), Some(unit));
 
         write("lib/mailslot.service.d/10.conf", "[Service]\nUser=post\nAmbientCapabilities=\n");
@@ -166,6 +208,9 @@ mod tests {
         let unit = ServiceUnit::find(&directories).unwrap();
         assert_eq!(unit.run_as().to_string(), "post");
         assert_eq!((unit.groups.len(), unit.capabilities.len()), (2, 0));
+        let view = &unit.view;
+        assert!(view.read_only && view.hides_homes && view.private_tmp, "{view:?}");
+        assert_eq!(view.writable, ["/run/mailslot", "/var/mail", "/var/spool/mailslot"]);
         assert_eq!(ServiceUnit::parse(&unit.to_word()), Some(unit));
 
         write("etc/mailslot.service", "[Service]\nUser=root\n");

@@ -285,7 +285,8 @@ fn check_agrees_with_the_start_of_the_service() {
             host.shell.must(&format!(
                 "mount -t tmpfs -o mode=755 none /run; mkdir -p /run/systemd/system
              mkdir -p /etc/systemd/system; U=/etc/systemd/system/mailslot.service
-             cp {} $U; RUN=mailslot; KEPT=-all,+setuid,+setgid,+net_bind_service",
+             sed '/^Protect/d; /^PrivateTmp/d; /^ReadWritePaths/d' {} >$U; RUN=mailslot
+             KEPT=-all,+setuid,+setgid,+net_bind_service",
                 unit.display()
             ));
             host.shell.must(
@@ -298,6 +299,55 @@ fn check_agrees_with_the_start_of_the_service() {
     let mut host = Host::of_users(&program.path());
     let (text, _) = host.shell.run("$P check -c $C");
     assert!(text.contains("\nprivileges       root, becomes mailslot:mail"), "{text}");
+}
+
+/// The shipped unit has a file system that is read-only except for two directories, and sees no
+/// home directory and another /tmp. The directories of the test take the places of real ones in the
+/// namespace.
+#[test]
+#[ignore = "needs root, unshare, setpriv, ip, and useradd"]
+fn check_sees_the_file_system_of_the_service() {
+    let program = PublicProgram::new();
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd/mailslot.service");
+    let read_only = "Read-only file system";
+    for (change, result) in [
+        ("true", "passes"),
+        ("spool /srv/spool", read_only),
+        (
+            "mkdir $U.d; printf '[Service]\nReadWritePaths=/srv/spool\n' >$U.d/paths.conf
+          spool /srv/spool",
+            "passes",
+        ),
+        ("spool /home/spool", "Permission denied"),
+        ("spool /tmp/spool-of-a-test", "No such file"),
+        ("echo listen unix:/run/mailslot/smtp >>$E", "passes"),
+        ("echo listen unix:/srv/smtp >>$E", read_only),
+    ] {
+        let mut host = Host::of_users(&program.path());
+        host.shell.must(&format!(
+            "mount -t tmpfs -o mode=755 none /run; mount -t tmpfs -o mode=777 none /srv
+             mount -t tmpfs none /home
+             mkdir -p /run/systemd/system /run/mailslot; chown mailslot /run/mailslot
+             mkdir -p /etc/systemd/system; U=/etc/systemd/system/mailslot.service; cp {} $U
+             mkdir -p /var/mail /srv/a; mount -t tmpfs none /srv/a; mkdir /srv/a/mail /srv/a/spool
+             chgrp mail /srv/a/mail; chmod 2775 /srv/a/mail
+             chown mailslot /srv/a/spool; chmod 700 /srv/a/spool
+             mount -t tmpfs -o mode=755 none /var/spool; mkdir /var/spool/mailslot
+             mount --bind /srv/a/mail /var/mail; mount --bind /srv/a/spool /var/spool/mailslot
+             E=/etc/mailslot.conf; set_path() {{ sed -i \"s,^$1 .*,$1 $2,\" $E; }}
+             cp $C $E; cp $D/aliases /etc/aliases; set_path aliases /etc/aliases
+             set_path mail-dir /var/mail; set_path spool /var/spool/mailslot
+             spool() {{ mkdir -p $1; chown mailslot $1; chmod 700 $1; set_path spool $1; }}
+             cp $P /srv/a/mailslot",
+            unit.display()
+        ));
+        host.shell.must(change);
+        let (text, _) = host.shell.run("/srv/a/mailslot check");
+        let line = text.lines().find(|line| line.starts_with("start   ")).unwrap_or_default();
+        assert!(line.contains(result), "{change}\n{result}\n{text}");
+        // The view was that of another process.
+        host.shell.must("touch /srv/probe && test -d $D/mail; rm -rf /tmp/spool-of-a-test");
+    }
 }
 
 /// What `check` says of dangerous settings, the start says in the log.
