@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use nix::unistd::Group;
@@ -130,9 +131,13 @@ impl ServiceUnit {
         })?;
         let group = |name: &String| Group::from_name(name).ok().flatten().map(|g| g.gid);
         let groups: Vec<_> = self.groups.iter().filter_map(group).collect();
-        self.view
-            .apply()
-            .map_err(|e| at(StartError::io(EX_OSERR, "cannot see what the service sees", &e)))?;
+        match self.view.apply() {
+            // A container, in which root may not mount.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {}
+            applied => applied.map_err(|e| {
+                at(StartError::io(EX_OSERR, "cannot see what the service sees", &e))
+            })?,
+        }
         privilege::become_service(&account, &groups, &self.capabilities)
             .map_err(|e| at(StartError::io(EX_OSERR, "cannot become the user of the service", &e)))
     }

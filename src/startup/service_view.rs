@@ -18,13 +18,11 @@ pub struct ServiceView {
 
 #[cfg(target_os = "linux")]
 impl ServiceView {
-    /// Gives this process, which must be root, the view. Other processes do not see it. A process
-    /// that may not mount keeps its view.
+    /// Gives this process, which must be root, the view. Other processes do not see it.
     ///
     /// # Errors
-    /// A mount failed.
+    /// `PermissionDenied` if the process may not mount. Any other error of a mount.
     pub(super) fn apply(&self) -> io::Result<()> {
-        use nix::errno::Errno;
         use nix::mount::{MsFlags, mount};
         use nix::sched::{CloneFlags, unshare};
 
@@ -32,10 +30,7 @@ impl ServiceView {
         if *self == ServiceView::default() {
             return Ok(());
         }
-        match unshare(CloneFlags::CLONE_NEWNS) {
-            Err(Errno::EPERM) => return Ok(()),
-            result => result?,
-        }
+        unshare(CloneFlags::CLONE_NEWNS)?;
         mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE)?;
         // A path that does not exist stays missing, as for systemd.
         let exists = |path: &str| std::path::Path::new(path).exists();
