@@ -2,10 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Config, NameSet, TargetOption};
+use super::{Config, NameSet, RelayOptions};
 use crate::net::listen::ListenAddress;
 use crate::process::confinement::ConfinementRules;
-use crate::relay::client::ServerAddress;
 use crate::session::Audience;
 use crate::terminal::Terminals;
 
@@ -43,20 +42,8 @@ impl Config {
                 rules.allow_remove(directory);
             }
         }
-        for target in self.relay.iter().flat_map(|relay| &relay.smarthosts) {
-            if let ServerAddress::Tcp { port, .. } = target {
-                rules.allow_connect(*port);
-            }
-        }
-        for route in self.relay.iter().flat_map(|relay| &relay.routes) {
-            match &route.target {
-                TargetOption::Server { address: ServerAddress::Tcp { port, .. }, .. } => {
-                    rules.allow_connect(*port);
-                }
-                TargetOption::Server { address: ServerAddress::Unix(_), .. } => {}
-                // With the port of DNS, and resolv.conf(5).
-                TargetOption::Mx => rules.allow_connect(25),
-            }
+        for port in self.relay.iter().flat_map(RelayOptions::ports) {
+            rules.allow_connect(port);
         }
         if self.forward_files {
             rules.allow_read_homes();
@@ -65,5 +52,28 @@ impl Config {
             rules.allow_terminals(&Terminals::default().utmp);
         }
         rules
+    }
+
+    /// Returns the files that lookups of users, aliases and hosts read, if they exist.
+    pub fn lookup_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.aliases.iter().cloned().collect();
+        if self.relay.as_ref().is_some_and(|relay| !relay.ports().is_empty()) {
+            files.extend(["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from));
+        }
+        if self.users == NameSet::System {
+            files.extend(["/etc/passwd", "/etc/group"].map(PathBuf::from));
+        }
+        files
+    }
+
+    /// Returns all files and directories without which the server defers mail, whether they exist
+    /// or not.
+    pub fn needed_files(&self) -> Vec<PathBuf> {
+        let mut files = self.lookup_files();
+        files.extend([self.mail_dir.clone(), self.spool.clone()]);
+        files.extend(self.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]));
+        let metrics = self.metrics_file.as_deref().and_then(Path::parent);
+        files.extend(metrics.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
+        files
     }
 }

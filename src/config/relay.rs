@@ -1,10 +1,13 @@
 //! The options for mail to other hosts, and the configuration of the queue.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::routes::{RouteOption, SmarthostSecurity, client_tls, relay_routes};
+use super::routes::{
+    RouteOption, SMTP_PORT, SmarthostSecurity, TargetOption, client_tls, relay_routes,
+};
 use super::{Config, ConfigError, OptionValues, parse};
 use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
 use crate::relay::queue::{self, Smarthost};
@@ -47,6 +50,19 @@ impl RelayOptions {
     pub fn domains(&self) -> Vec<DomainPattern> {
         let any = (!self.smarthosts.is_empty()).then_some(DomainPattern::Any);
         self.routes.iter().map(|route| route.domains.clone()).chain(any).collect()
+    }
+
+    /// Returns the TCP ports of the servers that mail is relayed to.
+    pub fn ports(&self) -> BTreeSet<u16> {
+        let port = |address: &ServerAddress| match address {
+            ServerAddress::Tcp { port, .. } => Some(*port),
+            ServerAddress::Unix(_) => None,
+        };
+        let routes = self.routes.iter().filter_map(|route| match &route.target {
+            TargetOption::Server { address, .. } => port(address),
+            TargetOption::Mx => Some(SMTP_PORT),
+        });
+        self.smarthosts.iter().filter_map(port).chain(routes).collect()
     }
 }
 

@@ -130,7 +130,7 @@ pub(super) fn relay_routes(
                 // for another name, and some have none (RFC 7435).
                 client: client(security.unwrap_or(SmarthostSecurity::May), false, None)?,
                 resolv_conf: RESOLV_CONF.into(),
-                port: 25,
+                port: SMTP_PORT,
                 detects_own_addresses: true,
             })),
         };
@@ -156,6 +156,8 @@ pub(super) fn client_tls(security: SmarthostSecurity) -> Result<Option<ClientTls
 const FORM: &str = "DOMAIN TARGET or DOMAIN TARGET TLS, such as \"a.example b.example:587\"; \
     DOMAIN may be .example.org or *, TARGET HOST:PORT, tls:HOST, unix:PATH, lmtp:unix:PATH or mx, \
     and TLS verify, encrypt or may";
+/// The port of mail hosts.
+pub(super) const SMTP_PORT: u16 = 25;
 /// The file that names the name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 

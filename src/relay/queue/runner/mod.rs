@@ -67,6 +67,7 @@ use crate::route::Route;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::{LockedEntry, Unavailable};
+pub use reports::{RETURNED_MAX, ReportRecipient, is_wanted};
 use schedule::{DueEntry, Schedule};
 
 /// The state of the queue's threads for one kind of entry.
