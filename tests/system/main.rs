@@ -22,6 +22,7 @@ mod held_kill;
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
+mod mx_routes;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;

@@ -11,12 +11,12 @@ use crate::harness::server::PROGRAM;
 use crate::harness::wait_until;
 
 /// Two network namespaces with a link between them, removed when this is dropped.
-struct Hosts([String; 2]);
+pub(super) struct Hosts(pub(super) [String; 2]);
 
 impl Hosts {
-    fn new() -> Hosts {
+    pub(super) fn new(name: &str) -> Hosts {
         let pid = std::process::id();
-        let hosts = Hosts(["near", "far"].map(|name| format!("mailslot-{pid}-{name}")));
+        let hosts = Hosts(["near", "far"].map(|end| format!("mailslot-{pid}-{name}-{end}")));
         let [near, far] = &hosts.0;
         for name in [near, far] {
             ip(&["netns", "add", name]);
@@ -38,7 +38,7 @@ impl Hosts {
     }
 
     /// Starts a mailslot on a host. It also listens on the Unix socket `smtp` in its directory.
-    fn serve(&self, host: usize, directory: &Path, options: &[&str]) -> Daemon {
+    pub(super) fn serve(&self, host: usize, directory: &Path, options: &[&str]) -> Daemon {
         let socket = format!("unix:{}", directory.join("smtp").display());
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.0[host], PROGRAM, "-q", "--sandbox"]).arg(directory);
@@ -72,12 +72,12 @@ fn dialogue(directory: &Path, lines: &[(&str, u16)]) {
     }
 }
 
-fn send(directory: &Path, subject: &str) {
+pub(super) fn send(directory: &Path, to: &str, subject: &str) {
     dialogue(
         directory,
         &[
             ("MAIL FROM:<me@here.example>", 250),
-            ("RCPT TO:<you@far.example>", 250),
+            (&format!("RCPT TO:<{to}>"), 250),
             ("DATA", 354),
             (&format!("Subject: {subject}\r\n\r\ntext\r\n."), 250),
         ],
@@ -87,7 +87,7 @@ fn send(directory: &Path, subject: &str) {
 #[test]
 #[ignore = "needs root, iproute2"]
 fn mail_waits_while_the_link_is_down() {
-    let hosts = Hosts::new();
+    let hosts = Hosts::new("link");
     let directories = [TestDirectory::new(), TestDirectory::new()];
     let [near, far] = directories.each_ref().map(|directory| directory.path());
     let _far = hosts.serve(1, far, &["--listen", "10.99.99.2:2525"]);
@@ -98,12 +98,12 @@ fn mail_waits_while_the_link_is_down() {
         text.matches(&format!("Subject: {subject}\n")).count()
     };
 
-    send(near, "one");
+    send(near, "you@far.example", "one");
     wait_until("sent while the link is up", || there("one") == 1);
     // Message two may go into an open connection. Three and four may find it open, or none.
     hosts.link("down");
     for subject in ["two", "three", "four"] {
-        send(near, subject);
+        send(near, "you@far.example", subject);
     }
     assert_eq!([there("two"), there("three"), there("four")], [0, 0, 0]);
     hosts.link("up");

@@ -1,0 +1,76 @@
+//! Mail by MX records of a real name server, dnsmasq, between two hosts with a network of their own.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::queue_network::{Hosts, send};
+use crate::harness::directory::TestDirectory;
+use crate::harness::external::unpack;
+use crate::harness::namespace::Namespace;
+use crate::harness::process::Daemon;
+use crate::harness::server::PROGRAM;
+use crate::harness::wait_until;
+
+/// Starts dnsmasq, unpacked below `directory`, on the far host.
+fn serve_names(hosts: &Hosts, directory: &Path) -> Daemon {
+    let packages = ["dnsmasq-base", "libnetfilter-conntrack3", "libnftables1", "libnftnl11"];
+    let more = ["libnfnetlink0", "libjansson4", "libxtables12"];
+    unpack(&[&packages[..], &more].concat(), directory);
+    let libraries = directory.join("usr/lib/x86_64-linux-gnu");
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.0[1]]).arg(directory.join("usr/sbin/dnsmasq"));
+    command.env("LD_LIBRARY_PATH", libraries);
+    command.args(["--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--pid-file"]);
+    command.args(["--no-resolv", "--no-hosts", "--local=/example/", "--bind-interfaces"]);
+    command.args(["--listen-address=10.99.99.2", "--host-record=near.example,10.99.99.1"]);
+    // No host has the address of the first. The second takes mail.
+    command.args(["--mx-host=d.example,mx1.d.example,10", "--mx-host=d.example,mx2.d.example,20"]);
+    command.args(["--host-record=mx1.d.example,10.99.99.3"]);
+    command.args(["--host-record=mx2.d.example,10.99.99.2", "--host-record=a.example,10.99.99.2"]);
+    command.args(["--mx-host=loop.example,near.example,10", "--mx-host=loop.example,d.example,20"]);
+    // More than UDP can carry.
+    command.arg("--address=/hosts.big.example/10.99.99.2");
+    for n in 0..40 {
+        command.arg(format!("--mx-host=big.example,a-host-with-a-long-name-{n}.hosts.big.example"));
+    }
+    Daemon::spawn(command.stdin(Stdio::null()))
+}
+
+#[test]
+#[ignore = "needs root, iproute2, apt-get"]
+fn mail_finds_the_hosts_of_its_domain() {
+    let hosts = Hosts::new("mx");
+    let directories = [TestDirectory::new(), TestDirectory::new(), TestDirectory::new()];
+    let [near, far, names] = directories.each_ref().map(|directory| directory.path());
+    let _names = serve_names(&hosts, names);
+    let _far = hosts.serve(1, far, &["--listen", "10.99.99.2:25"]);
+    let resolv_conf = near.join("resolv.conf");
+    fs::write(&resolv_conf, "nameserver 10.99.99.2\noptions timeout:1\n").unwrap();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.0[0]]);
+    command.args(Namespace::new().bind(&resolv_conf, "/etc/resolv.conf").words());
+    command.args([PROGRAM, "-v", "--sandbox"]).arg(near);
+    command.arg("--listen").arg(format!("unix:{}", near.join("smtp").display()));
+    command.args(["--hostname", "here.example", "--domain", "here.example", "--route", "* mx"]);
+    let log = fs::File::create(near.join("log")).unwrap();
+    let _near = Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
+    wait_until("it listens", || near.join("smtp").exists());
+
+    let all = ["d.example", "a.example", "big.example", "loop.example", "gone.example"];
+    for domain in all {
+        send(near, &format!("you@{domain}"), domain);
+    }
+    let text = |file: &Path| fs::read_to_string(file).unwrap_or_default();
+    let log = || text(&near.join("log"));
+    let queue = near.join("spool/queue");
+    let is_empty = || fs::read_dir(&queue).is_ok_and(|mut files| files.next().is_none());
+    wait_until("the queue is empty", is_empty);
+    let there = text(&far.join("mail/you"));
+    let subjects = all.map(|domain| there.matches(&format!("Subject: {domain}\n")).count());
+    assert_eq!(subjects, [1, 1, 1, 0, 0], "{}", log());
+    let reports = text(&near.join("mail/me"));
+    for status in ["5.4.6", "5.1.2"] {
+        assert!(reports.contains(&format!("\nStatus: {status}\n")), "{status}: {}", log());
+    }
+}
