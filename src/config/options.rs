@@ -617,10 +617,11 @@ pub const TABLE: &[OptionRow] = &[
         ("connections", ""),
         "N",
         Once,
-        Fixed(&["4"]),
+        Fixed(&["20"]),
         "",
         "Maximum number of connections to one smarthost, to the server of one route, or with mx \
-         to the hosts of one domain.",
+         to the hosts of one domain. They are opened where mail waits. A server that refuses one \
+         gets fewer.",
     ),
     option(
         ("smarthost-tls", ""),

@@ -1,4 +1,4 @@
-//! Mail by MX records of a real name server, dnsmasq, between two hosts with a network of their own.
+//! Mail by MX records of a real name server, dnsmasq, between two hosts on a network of their own.
 
 use std::fs;
 use std::path::Path;

@@ -99,7 +99,7 @@ impl Default for QueueConfig {
             hostname: "localhost".to_owned(),
             smarthosts: Vec::new(),
             routes: Vec::new(),
-            connections_max: 4,
+            connections_max: 20,
             warn_after: hours(4),
             give_up_after: hours(5 * 24),
             timeout: Duration::from_secs(60),

@@ -442,8 +442,8 @@ fn submitter_of(directory: &Path, id: &str) -> Option<u32> {
     QueueEntry::read(&file).ok()??.envelope.submitter
 }
 
-/// Maximum number of sender threads.
-const SENDERS_MAX: usize = 20;
+/// Maximum number of sender threads. A few next hops that answer slowly do not take all of them.
+const SENDERS_MAX: usize = 100;
 /// The name of the sender threads.
 const SENDER_NAME: &str = "sender";
 /// Time after which an idle connection is closed.
