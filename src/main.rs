@@ -35,6 +35,7 @@ use mailslot::observe::counters::Counters;
 use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
+use mailslot::observe::progress::ProgressLine;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
@@ -349,8 +350,11 @@ fn flush(
     let no_queue =
         || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
     let queue_config = queue_config.ok_or_else(no_queue)?;
-    let left = queue::flush(queue_config, route, writer, counters, ids)
+    let mut progress = ProgressLine::on_terminal();
+    let report = |tried| progress.show(tried);
+    let left = queue::flush(queue_config, route, writer, counters, ids, report)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
+    drop(progress);
     print(&format!("{left} left in the queue\n"))?;
     Ok(if left == 0 { EX_OK } else { EX_TEMPFAIL })
 }
