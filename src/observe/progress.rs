@@ -1,6 +1,6 @@
 //! A line that shows how far long work has come. On a terminal it is written again in its place, so
-//! that it scrolls nothing away. Where standard error is no terminal, a program shows no line, or an
-//! ordinary one now and then.
+//! that it scrolls nothing away. Where standard error is no terminal, a program shows no line, or
+//! an ordinary one now and then.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -18,7 +18,7 @@ pub struct ProgressLine {
 }
 
 impl ProgressLine {
-    /// Returns a line for a terminal, and for nothing else.
+    /// Returns a line that is shown on a terminal alone.
     pub fn on_terminal() -> ProgressLine {
         ProgressLine::new(None)
     }
