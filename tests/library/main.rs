@@ -12,6 +12,7 @@ mod log_events;
 mod mbox;
 mod message;
 mod queue;
+mod reports;
 mod route_aliases;
 mod route_expand;
 mod route_forward;

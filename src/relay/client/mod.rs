@@ -248,7 +248,8 @@ impl Connection {
             }
         }
         let reason = connection.sender.failure().cloned();
-        let reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        let mut reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        reason.server = Some(address.server_name());
         Err(OpenError { reason, retry_without_tls })
     }
 
@@ -269,7 +270,12 @@ impl Connection {
             if self.is_used && self.was_closed_while_idle(replies) {
                 continue;
             }
-            outcomes = new_outcomes;
+            let server = self.address.server_name();
+            let named = |(old, new): (&Option<_>, Option<RecipientOutcome>)| match old {
+                Some(_) => new,
+                None => new.map(|outcome| outcome.from_server(&server)),
+            };
+            outcomes = outcomes.iter().zip(new_outcomes).map(named).collect();
             self.is_used = true;
         }
         outcomes.into_iter().flatten().collect()

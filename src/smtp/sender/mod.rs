@@ -132,6 +132,9 @@ pub struct OutcomeReason {
     /// One line of at most 512 bytes of UTF-8 without control characters. For a reply it is the
     /// code and all texts, `550 5.1.1 No such user`.
     pub text: String,
+    /// The server of the connection, `mx.example.org`, `192.0.2.1` or `unix:PATH`, or None if there
+    /// was no connection. The [`Sender`] does not know it; the client adds it.
+    pub server: Option<String>,
 }
 
 /// The sender-SMTP of one connection (RFC 821 2).
@@ -524,7 +527,7 @@ impl OutcomeReason {
     pub fn local(status: (u8, u16, u16), text: &str) -> OutcomeReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         reply_parser::truncate_text(&mut text);
-        OutcomeReason { code: None, status, text }
+        OutcomeReason { code: None, status, text, server: None }
     }
 
     fn of(reply: &ServerReply) -> OutcomeReason {
@@ -533,11 +536,21 @@ impl OutcomeReason {
             code: Some(reply.code),
             status: reply.enhanced().unwrap_or((class, 0, 0)),
             text: reply.text(),
+            server: None,
         }
     }
 }
 
 impl RecipientOutcome {
+    /// Returns the outcome with the server that it comes from.
+    pub fn from_server(mut self, server: &str) -> RecipientOutcome {
+        let (RecipientOutcome::Accepted(reason)
+        | RecipientOutcome::Deferred(reason)
+        | RecipientOutcome::Failed(reason)) = &mut self;
+        reason.server = Some(server.to_owned());
+        self
+    }
+
     /// Returns the reason of the outcome.
     pub fn reason(&self) -> &OutcomeReason {
         match self {

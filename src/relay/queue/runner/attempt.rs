@@ -213,10 +213,7 @@ impl QueueRunner {
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
-                // RFC 3463: delivery time expired.
-                RecipientOutcome::Deferred(reason) if has_expired => {
-                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
-                }
+                RecipientOutcome::Deferred(reason) if has_expired => failed.push((n, reason)),
                 RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
                 RecipientOutcome::Failed(reason) => failed.push((n, reason)),
             }
