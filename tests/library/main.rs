@@ -22,6 +22,7 @@ mod server;
 mod session;
 mod session_recipient_limiter;
 mod smtp_chunking;
+mod smtp_conversion;
 mod smtp_fuzz;
 mod smtp_model;
 mod smtp_per_recipient;

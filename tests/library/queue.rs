@@ -57,7 +57,7 @@ impl Route for TestQueueRoute {
 /// A host that runs its queue when a test asks for it.
 pub struct Host {
     pub store: MailStore,
-    settings: QueueConfig,
+    pub settings: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 

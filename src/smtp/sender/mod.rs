@@ -20,7 +20,8 @@
 //!   then deferred.
 //! - An extension is used only if the server offers it. DSN parameters are otherwise left out. A
 //!   message that declares 8BITMIME or needs SMTPUTF8 fails without them, with 5.6.3 and 5.6.7
-//!   (RFC 6152, RFC 6531), because nothing is converted. Undeclared 8-bit content is sent as it is.
+//!   (RFC 6152, RFC 6531). The caller can make an 8-bit message 7-bit before, and divide long lines
+//!   (`survey.rs`). Undeclared 8-bit content is sent as it is.
 //! - The password is sent only inside TLS, or if the channel is [`secure`](SenderConfig::secure).
 //!   State from before TLS is dropped, and input between the 220 to STARTTLS and the handshake ends
 //!   the connection (RFC 3207 4.2, 5).
@@ -28,9 +29,11 @@
 //! LMTP is not supported.
 
 mod auth;
+mod converter;
 mod encoder;
 mod extensions;
 mod reply_parser;
+mod survey;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod transaction;
@@ -40,9 +43,11 @@ use std::fmt;
 
 use super::envelope::Envelope;
 pub use auth::Credentials;
+pub use converter::Converter;
 pub use encoder::Encoder;
 pub use extensions::Extensions;
 use reply_parser::{ReplyParser, ServerReply};
+pub use survey::{ContentSurvey, Conversion};
 use transaction::SenderTransaction;
 
 /// Configuration of a [`Sender`]. The default uses clear text and no AUTH.

@@ -86,9 +86,11 @@ impl QueueRunner {
             Ok(connection) => connection,
             Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
         };
+        let survey = locked.entry.survey(&locked.file)?;
         let outcomes = connection.send(&OutgoingMessage {
             envelope: &locked.envelope_for(&pending),
-            size: locked.entry.wire_size(&locked.file)?,
+            size: survey.wire_size(),
+            survey: Some(&survey),
             content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
         });
         let relay = connection.address().to_string();
