@@ -117,8 +117,8 @@ pub struct OutgoingMessage<'a, D> {
     pub size: u64,
     /// Opens the content: lines with LF, header first. Called for each transaction.
     pub content: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
-    /// The survey of the content, by which it is converted if it must be for this server. None if it
-    /// is to be sent as it is.
+    /// The survey of the content, by which it is converted if it must be for this server. None if
+    /// it is to be sent as it is.
     pub survey: Option<&'a ContentSurvey>,
 }
 

@@ -1,5 +1,5 @@
-//! The converter of a message that the next server would not take as it is (`survey.rs`): folds long
-//! lines, and encodes a body in quoted-printable. Lines have LF on both sides; the
+//! The converter of a message that the next server would not take as it is (`survey.rs`): folds
+//! long lines, and encodes a body in quoted-printable. Lines have LF on both sides; the
 //! [`Encoder`](super::Encoder) follows.
 //!
 //! ```text
@@ -9,7 +9,7 @@
 //! ```
 //! It holds one line of [`LINE_MAX`] bytes in memory at most.
 
-use super::survey::Conversion;
+use super::survey::{Conversion, LINE_MAX};
 
 /// The converter of one message.
 #[derive(Debug)]
@@ -172,8 +172,8 @@ fn is_transfer_encoding(line: &[u8]) -> bool {
     name.trim_ascii_end().eq_ignore_ascii_case(b"Content-Transfer-Encoding")
 }
 
-/// An encoder of quoted-printable (RFC 2045 6.7). The content is text, so that LF is a line end. A CR
-/// that is not before LF is encoded, as all octets are that a mail system may change.
+/// An encoder of quoted-printable (RFC 2045 6.7). The content is text, so that LF is a line end. A
+/// CR that is not before LF is encoded, as all octets are that a mail system may change.
 #[derive(Debug, Default)]
 struct QuotedPrintableEncoder {
     /// Length of the current line.
@@ -239,8 +239,6 @@ impl QuotedPrintableEncoder {
     }
 }
 
-/// The longest line, without its line end (RFC 5321 4.5.3.1.6).
-pub(super) const LINE_MAX: usize = 998;
 /// Number of bytes of a line after which it is folded: the first part, the blank after it, and one
 /// byte more, which says whether a word follows.
 const PENDING_MAX: usize = LINE_MAX + 2;

@@ -1,8 +1,8 @@
 //! The survey of a message before it is sent: whether it must be converted, and how.
 //!
 //! A line may have 998 octets (RFC 5321 4.5.3.1.6) and no NUL (RFC 5322 2.2), and a server without
-//! 8BITMIME takes 7-bit content only (RFC 6152). Programs such as cron and logwatch do not know this.
-//! Their mail is converted as follows, and other mail is sent as it was received:
+//! 8BITMIME takes 7-bit content only (RFC 6152). Programs such as cron and logwatch do not know
+//! this. Their mail is converted as follows, and other mail is sent as it was received:
 //!
 //! | message | long line | NUL | 8-bit body, server without 8BITMIME |
 //! | --- | --- | --- | --- |
@@ -57,8 +57,8 @@ pub enum Conversion {
     Unchanged,
     /// Long lines are folded, and a NUL becomes a blank.
     Fold,
-    /// The same in the header. The body becomes quoted-printable, and these header fields are added:
-    /// whole lines with LF.
+    /// The same in the header. The body becomes quoted-printable, and these header fields are
+    /// added: whole lines with LF.
     Encode(String),
 }
 
@@ -214,11 +214,11 @@ impl TextTraits {
         self.has_nul |= memchr(0, text).is_some();
         let mut start = 0;
         for end in memchr_iter(b'\n', text) {
-            self.has_long_line |= *line_length + (end - start) as u64 > LINE_MAX;
+            self.has_long_line |= *line_length + (end - start) as u64 > LINE_MAX as u64;
             (*line_length, start) = (0, end + 1);
         }
         *line_length += (text.len() - start) as u64;
-        self.has_long_line |= *line_length > LINE_MAX;
+        self.has_long_line |= *line_length > LINE_MAX as u64;
     }
 }
 
@@ -256,7 +256,7 @@ impl CharsetObserver {
 }
 
 /// The longest line, without its line end (RFC 5321 4.5.3.1.6).
-const LINE_MAX: u64 = super::converter::LINE_MAX as u64;
+pub(super) const LINE_MAX: usize = 998;
 /// Maximum number of bytes of a field that are evaluated, enough for its name and media type.
 const FIELD_MAX: usize = 1024;
 
