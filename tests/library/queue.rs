@@ -82,7 +82,7 @@ impl Host {
 
     /// Has the writer put an entry into the queue.
     fn put(&self, id: &str, envelope: &Envelope<()>) {
-        self.put_content(id, envelope, &format!("Subject: {id}\n\n>From {id} on\nlast line\n"));
+        self.put_content(id, envelope, format!("Subject: {id}\n\n>From {id} on\nlast line\n"));
     }
 
     /// Has the writer put an entry with this content into the queue.

@@ -12,11 +12,14 @@ use mailslot::smtp::{BodyType, Envelope};
 use super::queue;
 use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_surveyed_mail};
 
+/// The MAIL command and the mail data of one message.
+type Received = (String, Vec<u8>);
+
 /// A server for one connection, which records the MAIL command and the mail data of each message,
 /// without stuffed dots.
 struct RecordingServer {
     address: ServerAddress,
-    received: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    received: Arc<Mutex<Vec<Received>>>,
     session: JoinHandle<()>,
 }
 
@@ -24,7 +27,7 @@ impl RecordingServer {
     fn start(extensions: &'static [&'static str]) -> RecordingServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
-        let received: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+        let received: Arc<Mutex<Vec<Received>>> = Arc::default();
         let log = Arc::clone(&received);
         let session = std::thread::spawn(move || {
             let (socket, _) = listener.accept().unwrap();
@@ -67,7 +70,7 @@ impl RecordingServer {
     }
 
     /// Waits for the end of the connection, and returns what was received.
-    fn received(self) -> Vec<(String, Vec<u8>)> {
+    fn received(self) -> Vec<Received> {
         self.session.join().unwrap();
         std::mem::take(&mut *self.received.lock().unwrap())
     }
@@ -93,7 +96,7 @@ fn send(
     extensions: &'static [&'static str],
     envelope: &Envelope<()>,
     content: &[u8],
-) -> (String, Option<(String, Vec<u8>)>) {
+) -> (String, Option<Received>) {
     let server = RecordingServer::start(extensions);
     let mut connection = connect(&server.address, &client_settings()).unwrap();
     let outcomes = with_surveyed_mail(envelope, content, |mail| connection.send(mail));
