@@ -245,5 +245,6 @@ fn queue_converts_a_long_line() {
     let (mail, data) = server.received().pop().unwrap();
     assert!(mail.ends_with(&format!(" SIZE={}", data.len())), "{mail}");
     let (_, sent) = header_and_body(&data);
+    assert!(sent.split(|byte| *byte == b'\n').all(|line| line.len() <= 76));
     assert!(decoded(&sent) == body.replace(">From", "From").as_bytes());
 }
