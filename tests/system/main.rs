@@ -8,6 +8,7 @@ mod harness;
 mod abuse;
 mod boot;
 mod clients;
+mod completions;
 mod control;
 mod corpus;
 mod debian_roots;
