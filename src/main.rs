@@ -6,10 +6,12 @@
 //! ```
 //! Privileged steps run first, before any thread is started.
 //!
-//! Errors go to standard error. Under `--inetd` that may be the client's socket, so they go to
-//! syslog, and the client gets 421 without the reason.
+//! Errors go to standard error, and with `--log syslog` to syslog too. Under `--inetd` standard
+//! error may be the client's socket, so they go to syslog alone, and the client gets 421 without the
+//! reason.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::DirBuilder;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -38,6 +40,7 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
+use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
@@ -64,7 +67,11 @@ fn main() -> ExitCode {
 
 /// Runs the command that `args` select. Returns the exit status.
 fn run(args: &[OsString]) -> Result<u8, StartError> {
-    let config = Config::load(args)?;
+    let config = Config::load(args).inspect_err(|e| {
+        if asks_for_syslog(args) {
+            log_start_failure(e);
+        }
+    })?;
     match &config.command {
         ProgramCommand::Help => print(&options::help()),
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -75,7 +82,9 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
                 return Ok(status);
             }
             let text = list::list(&config.spool, *format, &ListView::default());
-            print(&text.map_err(queue_error)?)
+            let handed_over =
+                hand_over::render_list(&config.spool, *format).map_err(queue_error)?;
+            print(&(text.map_err(queue_error)? + &handed_over))
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -91,8 +100,26 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
                 None => serve(&config),
             }
         }
-        ProgramCommand::Serve => serve(&config),
+        ProgramCommand::Serve => serve(&config).inspect_err(|e| {
+            if config.log == LogTarget::Syslog && !config.inetd {
+                log_start_failure(&e.text);
+            }
+        }),
     }
+}
+
+/// True if the command line asks for a log in syslog. It is not parsed, because it may have errors.
+fn asks_for_syslog(args: &[OsString]) -> bool {
+    let in_two_words = args.windows(2).any(|pair| pair[0] == "--log" && pair[1] == "syslog");
+    let inetd = args.iter().any(|arg| arg == "--inetd");
+    !inetd && (in_two_words || args.iter().any(|arg| arg == "--log=syslog"))
+}
+
+/// Logs in syslog why the server does not start: without a terminal it is seen nowhere else.
+fn log_start_failure(error: impl fmt::Display) {
+    // Fails if the log is already started, which is just as well.
+    let _ = logging::start(LogTarget::Syslog, 0);
+    events::start_failed(error);
 }
 
 /// Makes the running server do `request`, and prints its answer. Returns the exit status, or None
@@ -170,9 +197,17 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let mut listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
     let control = if listens { open_spool_sockets(config, &mut listeners) } else { None };
-    if queue_config.is_some() {
+    // The receipts for messages of the hand-over directory are there, too.
+    if queue_config.is_some() || config.hand_over {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
+    }
+    // Under --inetd this could be a line for each session.
+    if config.hand_over && !config.inetd {
+        // Mail that comes in by SMTP does not depend on it.
+        if let Err(e) = hand_over::create_directory(&config.spool) {
+            events::hand_over_unavailable(e);
+        }
     }
     // Reading again shows now whether the new user can read the files at HUP.
     if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
@@ -346,8 +381,9 @@ fn flush(
     ids: &[String],
 ) -> Result<u8, StartError> {
     let Services { route, writer, counters, .. } = services;
-    let no_smarthost = || StartError::new(EX_CONFIG, "queue: no --smarthost is given");
-    let queue_config = queue_config.ok_or_else(no_smarthost)?;
+    let no_queue =
+        || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
+    let queue_config = queue_config.ok_or_else(no_queue)?;
     let left = queue::flush(queue_config, route, writer, counters, ids)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
     print(&format!("{left} left in the queue\n"))?;
@@ -477,9 +513,7 @@ impl StartError {
     /// client.
     fn report(&self, inetd: bool) {
         if inetd {
-            // Fails if the log is already started, which is just as well.
-            let _ = logging::start(LogTarget::Syslog, 0);
-            events::start_failed(&self.text);
+            log_start_failure(&self.text);
             let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
             return;
         }

@@ -6,12 +6,14 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use nix::sys::statvfs::{FsFlags, statvfs};
+use nix::unistd::{getegid, geteuid};
 
 use super::privilege::{self, FileOwner};
 use super::{advice, problem};
 use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
+use crate::relay::hand_over::{HAND_OVER_DIRECTORY, HAND_OVER_MODE};
 use crate::route::Problem;
 
 /// Checks that the mail directory exists, is writable, and does not let users remove the mailboxes
@@ -48,8 +50,8 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
         path,
         config,
         &privilege::expected_owner(config),
-        // Users connect to the sockets in it. They cannot list it.
-        if config.users == NameSet::System { 0o711 } else { 0o700 },
+        // Users connect to the sockets in it, and leave messages in it. They cannot list it.
+        if config.users == NameSet::System || config.hand_over { 0o711 } else { 0o700 },
     ));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
@@ -70,6 +72,74 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
     }
     found.extend(check_space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
+}
+
+/// Checks that every user can leave messages in the hand-over directory, and that only the server
+/// can list and read them.
+pub fn check_hand_over(config: &Config) -> Vec<Problem> {
+    let spool = &config.spool;
+    let Ok(spool_meta) = fs::metadata(spool) else { return Vec::new() };
+    // Otherwise the programs of other users have no use for it.
+    if !config.hand_over || config.inetd || config.users != NameSet::System {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    if spool_meta.mode() & 0o001 == 0 {
+        let shown = spool.display();
+        found.push(advice(
+            format!("users cannot leave mail in {shown} while the server does not run"),
+            &format!("chmod 0711 {shown}  # or set hand-over off"),
+        ));
+    }
+    let path = spool.join(HAND_OVER_DIRECTORY);
+    let shown = path.display();
+    let owner = privilege::expected_owner(config);
+    let account = privilege::run_account(config);
+    let account = account.map(|account| (account.uid, account.gid));
+    let (uid, gid) = account.unwrap_or_else(|| (geteuid(), getegid()));
+    match fs::symlink_metadata(&path) {
+        // The first start creates it, if it may; the systemd unit does not allow that.
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            if has_journal(spool) {
+                found.push(advice(
+                    format!("{shown} does not exist, and the server could not create it"),
+                    &format!("{} {shown}", owner.install_command(HAND_OVER_MODE)),
+                ));
+            }
+        }
+        Err(e) => found.push(advice(format!("{shown}: {e}"), "make it accessible")),
+        Ok(meta) if !meta.is_dir() => found.push(advice(
+            format!("{shown} is not a directory"),
+            "remove it, and start the server again",
+        )),
+        Ok(meta)
+            if (meta.uid(), meta.gid()) != (uid.as_raw(), gid.as_raw())
+                || meta.mode() & 0o7777 != HAND_OVER_MODE =>
+        {
+            found.push(advice(
+                format!(
+                    "{shown} (owner {}:{}, mode {:o}) is not used, because it must belong to \
+                     {owner} and have mode {HAND_OVER_MODE:o}",
+                    meta.uid(),
+                    meta.gid(),
+                    meta.mode() & 0o7777,
+                ),
+                &format!("chown {owner} {shown} && chmod {HAND_OVER_MODE:o} {shown}"),
+            ));
+        }
+        Ok(meta) if meta.dev() != spool_meta.dev() => found.push(advice(
+            format!("{shown} is on another file system than {}", spool.display()),
+            "unmount it, because its free space is that of the spool",
+        )),
+        Ok(_) => {}
+    }
+    found
+}
+
+/// True if a server has run with this spool.
+fn has_journal(spool: &Path) -> bool {
+    let mut files = fs::read_dir(spool).into_iter().flatten().flatten();
+    files.any(|file| file.file_name().as_encoded_bytes().starts_with(b"journal-"))
 }
 
 /// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
@@ -174,6 +244,40 @@ mod tests {
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
         assert_found(&check_mail_dir(&at("dir")), "is not writable by", true);
+    }
+
+    #[test]
+    fn hand_over_directory_has_its_owner_and_mode() {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = dir.path().join("spool");
+        let path = spool.join(HAND_OVER_DIRECTORY);
+        let config = |words: &[&str]| {
+            let spool = spool.to_str().unwrap();
+            config(&[&["-n", "a.b", "-S", spool], words].concat(), &host_named("a"))
+        };
+        let chmod = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        assert_eq!(check_hand_over(&config(&[])), []);
+        fs::create_dir(&spool).unwrap();
+        chmod(&spool, 0o700);
+        assert_found(&check_hand_over(&config(&[])), "users cannot leave mail in", false);
+        assert_eq!(check_hand_over(&config(&[])).len(), 1);
+        fs::write(spool.join("journal-0"), "").unwrap();
+        assert_found(&check_hand_over(&config(&[])), "does not exist", false);
+        chmod(&spool, 0o711);
+        fs::create_dir(&path).unwrap();
+        for mode in [0o700, 0o733, 0o1733, 0o3777, 0o3753] {
+            chmod(&path, mode);
+            assert_found(&check_hand_over(&config(&[])), "is not used", false);
+        }
+        for off in [&["--hand-over", "off"][..], &["--inetd"], &["-u", "al"]] {
+            assert_eq!(check_hand_over(&config(off)), []);
+        }
+        chmod(&path, HAND_OVER_MODE);
+        // Root would become another user, which does not own the directory.
+        let owned = if geteuid().is_root() { config(&["--run-as", "root"]) } else { config(&[]) };
+        assert_eq!(check_hand_over(&owned), []);
     }
 
     #[test]

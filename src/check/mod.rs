@@ -16,7 +16,7 @@
 //! | `check/privilege.rs` | the user to run as, and its permissions |
 //! | `check/port.rs` | the addresses to listen on |
 //! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
-//! | `check/directory.rs` | mail directory and spool |
+//! | `check/directory.rs` | mail directory, spool and hand-over directory |
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
@@ -82,6 +82,7 @@ pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
     }
     if !created_at_start(&config.spool) {
         found.extend(directory::check_spool(config));
+        found.extend(directory::check_hand_over(config));
         found.extend(journal::check(config));
     }
     found.extend(tls::check(config));

@@ -412,6 +412,15 @@ pub const TABLE: &[OptionRow] = &[
         "Directory for mailslot's own files: the journal, large messages and the queue.",
     ),
     option(
+        ("hand-over", ""),
+        "SWITCH",
+        Once,
+        Fixed(&["on"]),
+        "",
+        "Let mailslot-sendmail leave messages in the directory hand-over of the spool while the \
+         server does not run. The server takes them when it starts.",
+    ),
+    option(
         ("sandbox", ""),
         "DIR",
         Arity::CommandLine,
@@ -624,6 +633,15 @@ pub const TABLE: &[OptionRow] = &[
         "",
         "With on, mail for a user goes to the addresses in ~/.forward, which is read with the \
          user's permissions. Programs and files are not supported there.",
+    ),
+    option(
+        ("hold", ""),
+        "WORD",
+        Once,
+        Fixed(&["local"]),
+        "",
+        "local: queue mail of clients on this host that cannot be delivered to a mailbox now, \
+         because their programs do not retry. off: defer it, as mail of all other clients.",
     ),
     option(
         ("warn-after", ""),

@@ -1,4 +1,5 @@
 //! The time zone of the process: that of `TZ`, or of the host.
+#![allow(clippy::disallowed_methods)] // all others call this module instead
 
 use std::sync::OnceLock;
 

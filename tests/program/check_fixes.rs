@@ -264,16 +264,22 @@ const AS_ROOT: &[Row] = &[
         Printed,
     ),
     stops(
-        "mount -t tmpfs -o size=16k,mode=700,uid=$(id -u mailslot) none $D/spool",
+        "mount -t tmpfs -o size=16k,mode=711,uid=$(id -u mailslot) none $D/spool",
         "/spool: 0 MiB are free",
         By("free space", "umount $D/spool"),
     ),
     stops(
-        "mount -t tmpfs -o ro,mode=700,uid=$(id -u mailslot) none $D/spool",
+        "mount -t tmpfs -o ro,mode=711,uid=$(id -u mailslot) none $D/spool",
         "mounted read-only",
         By("mount -o remount,rw", "mount -o remount,rw $D/spool"),
     ),
-    stops("touch $D/spool/journal-0", "cannot be opened by mailslot:mail", Printed),
+    advice("chmod 700 $D/spool", "users cannot leave mail in", Printed),
+    advice("mkdir $D/spool/hand-over", "/hand-over (owner 0:0, mode 755) is not used", Printed),
+    stops(
+        "install -d -o mailslot -g mail -m 3733 $D/spool/hand-over; touch $D/spool/journal-0",
+        "cannot be opened by mailslot:mail",
+        Printed,
+    ),
     // Mailboxes.
     stops(
         "touch $D/mail/alice; chown bob $D/mail/alice; chmod 600 $D/mail/alice",
@@ -365,6 +371,7 @@ impl Host {
              useradd --system --gid mail --shell /usr/sbin/nologin mailslot
              useradd -M alice && useradd -M bob
              chown root:mail $D/mail && chmod 2775 $D/mail && chown mailslot:mail $D/spool
+             chmod 711 $D/spool
              echo root: alice >>$D/aliases",
         );
         host
@@ -513,7 +520,7 @@ fn check_prepares_the_first_start() {
     host.assert_no_problems("first start");
     host.shell.must(
         "echo test $(stat -c '%U:%G %a' $D/mail $D/spool) | grep -Fx \
-               'test root:mail 2775 mailslot:mail 700'",
+               'test root:mail 2775 mailslot:mail 711'",
     );
 }
 

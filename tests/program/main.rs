@@ -13,6 +13,8 @@ mod descriptors;
 mod dialogues;
 mod disk_faults;
 mod dsn;
+mod hand_over;
+mod held;
 mod inetd;
 #[cfg(target_os = "linux")]
 mod kill;

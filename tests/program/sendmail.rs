@@ -27,7 +27,8 @@ impl SendmailHost {
         let server = server.unwrap_or_else(|(log, status)| panic!("{status}: {log:#?}"));
         let config = server.join("conf");
         let text = format!(
-            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nspool {}\n",
+            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nhold off\n\
+             spool {}\n",
             server.address,
             server.join("spool").display(),
         );
