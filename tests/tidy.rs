@@ -24,6 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["control"],
     &["config"],
+    &["startup"],
     &["check", "sendmail"],
     &["main", "bin"],
 ];

@@ -8,58 +8,65 @@ use std::path::Path;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getegid, geteuid};
 
-use super::privilege::{self, FileOwner};
-use super::{advice, problem};
+use super::privilege::{self, FileOwner, group_name};
+use super::{advice, evidence, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::deliver::JOURNAL_SEGMENT;
 use crate::process::privilege::Account;
 use crate::relay::hand_over::{HAND_OVER_DIRECTORY, HAND_OVER_MODE};
 use crate::route::Problem;
 
-/// Checks that the mail directory exists, is writable, and does not let users remove the mailboxes
-/// of others.
-pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
-    let path = &config.mail_dir;
-    let shown = path.display();
+/// Returns the reason why the mail directory cannot be used.
+pub fn explain_mail_dir(config: &Config) -> Option<Problem> {
     // Mailboxes that belong to the users of the system are created with the users' permissions.
     let (owner, mode) = match config.users {
         NameSet::System => (FileOwner::of_shared_mail_dir(), 0o2775),
         NameSet::Listed(_) | NameSet::Any => (privilege::expected_owner(config), 0o700),
     };
-    let mut found = Vec::from_iter(check_directory("mail-dir", path, config, &owner, mode));
+    let path = &config.mail_dir;
+    let fix = may_change("mail-dir", path, evidence::is_mail_directory(config, path));
+    check_directory("mail-dir", path, config, &fix, &owner, mode)
+}
+
+/// Checks that the mail directory does not let users remove the mailboxes of others, and has room.
+pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
+    let path = &config.mail_dir;
+    let shown = path.display();
+    let mut found = Vec::new();
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
         && meta.mode() & 0o1002 == 0o002
     {
         found.push(advice(
             format!("mail-dir {shown} lets any user remove any mailbox"),
-            &format!("chmod +t {shown}"),
+            &or_question(
+                &may_change("mail-dir", path, evidence::is_mail_directory(config, path)),
+                format!("chmod +t {shown}"),
+            ),
         ));
     }
     found.extend(check_space("mail-dir", path, config.size_max));
     found
 }
 
-/// Checks that the spool exists, is writable, is not writable by others, because its files are
-/// believed, and is not the mail directory.
-pub fn check_spool(config: &Config) -> Vec<Problem> {
+/// Returns the reasons why the spool cannot be used: it must exist, be writable, not be writable by
+/// others, because its files are believed, and not be the mail directory.
+pub fn explain_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();
-    let mut found = Vec::from_iter(check_directory(
-        "spool",
-        path,
-        config,
-        &privilege::expected_owner(config),
-        // Users connect to the sockets in it, and leave messages in it. They cannot list it.
-        if config.users == NameSet::System || config.hand_over { 0o711 } else { 0o700 },
-    ));
+    let owner = privilege::expected_owner(config);
+    let fix = may_change("spool", path, evidence::is_spool(config, path));
+    // Users connect to the sockets in it, and leave messages in it. They cannot list it.
+    let is_shared = config.users == NameSet::System || config.hand_over;
+    let mode = if is_shared { 0o711 } else { 0o700 };
+    let mut found = Vec::from_iter(check_directory("spool", path, config, &fix, &owner, mode));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()
     {
         if meta.mode() & 0o022 != 0 {
             found.push(problem(
                 format!("spool {shown} is writable by others"),
-                &format!("chmod go-w {shown}"),
+                &or_question(&fix, format!("chmod go-w {shown}")),
             ));
         }
         let id = |meta: &Metadata| (meta.dev(), meta.ino());
@@ -70,7 +77,6 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
             ));
         }
     }
-    found.extend(check_space("spool", path, 2 * JOURNAL_SEGMENT + config.size_max));
     found
 }
 
@@ -142,11 +148,35 @@ fn has_journal(spool: &Path) -> bool {
     files.any(|file| file.file_name().as_encoded_bytes().starts_with(b"journal-"))
 }
 
-/// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`.
+/// Checks that the spool has room.
+pub fn check_spool(config: &Config) -> Option<Problem> {
+    check_space("spool", &config.spool, 2 * JOURNAL_SEGMENT + config.size_max)
+}
+
+/// Returns a question instead of a fix if it is not evident that `path` is the directory meant.
+fn may_change(option: &str, path: &Path, is_evident: bool) -> Option<String> {
+    let shown = path.display();
+    let question = || {
+        format!(
+            "is {shown} the directory meant? It has another purpose, as it seems; then correct \
+             {option}"
+        )
+    };
+    (!is_evident).then(question)
+}
+
+/// Returns the question if there is one, or else `fix`.
+fn or_question(question: &Option<String>, fix: String) -> String {
+    question.clone().unwrap_or(fix)
+}
+
+/// Checks that files can be created in a directory. A fix gives it to `owner`, with `mode`, unless
+/// there is a `question`.
 fn check_directory(
     option: &str,
     path: &Path,
     config: &Config,
+    question: &Option<String>,
     owner: &FileOwner,
     mode: u32,
 ) -> Option<Problem> {
@@ -158,7 +188,7 @@ fn check_directory(
         let ancestor = ancestor.display();
         return Some(problem(
             format!("{option} {shown} cannot be reached: {ancestor} is not searchable by {user}"),
-            &format!("chmod o+x {ancestor}"),
+            &format!("let {user} search {ancestor}, or choose another {option}"),
         ));
     }
     match fs::metadata(path) {
@@ -175,11 +205,11 @@ fn check_directory(
         Ok(meta) => Some(problem(
             format!(
                 "{option} {shown} (owner {}:{}, mode {:o}) is not writable by {user}",
-                meta.uid(),
-                meta.gid(),
+                user_name(meta.uid().into()),
+                group_name(meta.gid().into()),
                 meta.mode() & 0o7777,
             ),
-            &format!("chown {owner} {shown} && chmod {mode:04o} {shown}"),
+            &or_question(question, format!("chown {owner} {shown} && chmod {mode:04o} {shown}")),
         )),
     }
 }
@@ -227,10 +257,10 @@ mod tests {
             let path = path.to_str().unwrap();
             config(&["-u", "al", "-n", "a.b", "-m", path, "-S", path], &host_named("a"))
         };
-        assert_found(&check_mail_dir(&at("none")), "does not exist", true);
-        assert_found(&check_spool(&at("none")), "does not exist", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("none"))), "does not exist", true);
+        assert_found(&explain_spool(&at("none")), "does not exist", true);
         fs::write(dir.path().join("file"), "").unwrap();
-        assert_found(&check_mail_dir(&at("file")), "is not a directory", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("file"))), "is not a directory", true);
         let path = dir.path().join("dir");
         fs::create_dir(&path).unwrap();
         for (mode, in_mail, in_spool) in
@@ -238,12 +268,12 @@ mod tests {
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(check_mail_dir(&at("dir")).len(), in_mail, "{mode:o}");
-            let found = check_spool(&at("dir"));
+            let found = explain_spool(&at("dir"));
             assert_found(&found, "is the mail directory too", true);
             assert_eq!(found.len(), 1 + in_spool, "{mode:o}");
         }
         fs::set_permissions(&path, fs::Permissions::from_mode(0o500)).unwrap();
-        assert_found(&check_mail_dir(&at("dir")), "is not writable by", true);
+        assert_found(&Vec::from_iter(explain_mail_dir(&at("dir"))), "is not writable by", true);
     }
 
     #[test]

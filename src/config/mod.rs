@@ -14,6 +14,7 @@
 //! | `computed.rs` | options with a default that depends on the host or on other options |
 //! | `relay.rs` | options for mail to other hosts, and the configuration of the queue |
 //! | `confinement.rs` | the files and ports that this configuration needs |
+//! | `doubtful_settings.rs` | settings that are accepted, but hardly intended |
 //! | `host_info.rs` | the names and files of the host that defaults depend on |
 //! | `startup_message.rs` | the lines on standard output when the server starts |
 //! | `error.rs` | the error of all of these |
@@ -24,6 +25,7 @@
 mod command;
 mod computed;
 mod confinement;
+mod doubtful_settings;
 mod error;
 mod host_info;
 mod lookup;

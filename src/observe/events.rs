@@ -307,12 +307,16 @@ events! {
     Info running_as(start, uid, gid, impersonates);
     /// The server stays root, which is not needed.
     Warn running_as_root(fix);
-    /// A setting does not suffice for RFC 5321, or for mail readers.
+    /// A setting does not suffice for RFC 5321 or for mail readers, or is dangerous.
     Warn setting_doubtful(error, fix);
     /// The kernel supports only a part of the confinement.
     Info confinement_partial(kernel, error);
     /// The kernel supports no confinement.
     Warn confinement_absent(kernel, error);
+    /// A file or directory that the server needs was replaced or created after the start, and the
+    /// server cannot use it.
+    /// The server stops with status 75, so that its supervisor starts it again.
+    Error restart_needed(file, error);
     /// The server does not listen on one of its addresses, but on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and

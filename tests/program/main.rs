@@ -6,6 +6,7 @@ mod harness;
 
 mod abuse;
 mod check;
+mod check_agrees;
 mod check_fixes;
 mod control;
 #[cfg(target_os = "linux")]
