@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Errors go to standard error, and with `--log syslog` to syslog too. Under `--inetd` standard
-//! error may be the client's socket, so they go to syslog alone, and the client gets 421 without the
-//! reason.
+//! error may be the client's socket, so they go to syslog alone, and the client gets 421 without
+//! the reason.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -273,8 +273,8 @@ fn documents_show_the_table_of_options() {
 
 #[test]
 fn completions_have_the_table_of_options() {
-    for (file, text) in completions::FILES {
-        compare(&format!("contrib/completions/{file}"), &text());
+    for (file, text) in completions::files() {
+        compare(&format!("contrib/completions/{file}"), &text);
     }
 }
 

@@ -207,7 +207,7 @@ fn certbot_hook(option: &str, file: &Path) -> Option<String> {
     let mut below = file.strip_prefix(CERTBOT).ok()?.iter();
     let lineage = below.next()?.to_string_lossy();
     let name = below.next()?.to_string_lossy();
-    let installed = if Path::new(HOOK).exists() { "" } else { " (contrib/certbot/mailslot)" };
+    let installed = if Path::new(HOOK).exists() { "" } else { "  # from contrib/certbot" };
     Some(format!(
         "set {option} to /etc/mailslot/tls/{lineage}/{name}, which the deploy hook of certbot \
          keeps up to date, and run it once: RENEWED_LINEAGE={CERTBOT}/{lineage} {HOOK}{installed}"

@@ -123,7 +123,8 @@ fn openrc() {
     container.must(&until("test -S /dev/log"));
     container.must("contrib/install --openrc --programs $BUILT");
     // As its package and a boot would make them.
-    container.must("cp -a $D/etc/. /etc/; touch /etc/insserv.conf; mkdir -p /etc/runlevels/default /run/openrc");
+    container.must("cp -a $D/etc/. /etc/; touch /etc/insserv.conf");
+    container.must("mkdir -p /etc/runlevels/default /run/openrc");
     container.must(
         "for name in starting started stopping inactive wasinactive failed hotplugged daemons \
                      options exclusive scheduled init.d tmp; do

@@ -2,9 +2,10 @@
 
 use mailslot::config::options::{Arity, OptionRow, TABLE};
 
-/// The files below `contrib/completions`, each with the function that returns its text.
-pub const FILES: &[(&str, fn() -> String)] =
-    &[("mailslot.bash", bash), ("_mailslot", zsh), ("mailslot.fish", fish)];
+/// Returns the files below `contrib/completions`, each with its text.
+pub fn files() -> [(&'static str, String); 3] {
+    [("mailslot.bash", bash()), ("_mailslot", zsh()), ("mailslot.fish", fish())]
+}
 
 const COMMANDS: &[(&str, &str)] = &[
     ("check", "Print settings and problems"),
