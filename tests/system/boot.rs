@@ -167,7 +167,7 @@ fn openrc() {
     container.run("/usr/local/sbin/mailslot");
     container.must(&logged("mailslot.*: start-failed .*/var/spool/mailslot"));
 
-    container.must("rc-update del mailslot; contrib/install --uninstall");
+    container.must("rc-update del mailslot default; contrib/install --uninstall");
     container.must("! test -e /etc/init.d/mailslot");
 }
 
