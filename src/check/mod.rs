@@ -18,6 +18,7 @@
 //! | --- | --- |
 //! | `check/settings.rs` | limits, names, and single values |
 //! | `check/privilege.rs` | the user to run as, and its permissions |
+//! | `check/sendmail_program.rs` | sendmail, as other programs call it |
 //! | `check/service.rs` | what the unit hides from the server |
 //! | `check/port.rs` | the addresses to listen on |
 //! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
@@ -34,6 +35,7 @@ mod journal;
 mod mailbox;
 mod port;
 mod privilege;
+mod sendmail_program;
 mod service;
 mod settings;
 mod socket_unit;
@@ -123,6 +125,7 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
     found.extend(troubles.into_iter().filter(|trouble| !is_explained(trouble, &explanations)));
     found.extend(explanations);
     found.extend(privilege::check(config, &route));
+    found.extend(sendmail_program::check(config));
     found.extend(rehearsal.service.iter().flat_map(|service| service::check(config, service)));
     if !config.inetd {
         found.extend(socket_unit::check(config));

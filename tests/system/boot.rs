@@ -250,6 +250,8 @@ fn the_default_prefix_has_a_sendmail_for_cron() {
     container.must("echo other >/usr/sbin/sendmail");
     let said = container.must("contrib/install --sendmail --programs $BUILT");
     assert!(said.contains("WARNING: /usr/sbin/sendmail is not of mailslot"), "{said}");
+    let said = container.run("/usr/local/sbin/mailslot check").0;
+    assert!(said.contains("advice: /usr/sbin/sendmail is /usr/sbin/sendmail"), "{said}");
     container.must("contrib/install --uninstall");
     assert_eq!(container.must("cat /usr/sbin/sendmail"), "other\n");
 }
