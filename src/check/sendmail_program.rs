@@ -34,7 +34,7 @@ fn advice_on(path: &Path) -> Option<Problem> {
             "{shown} is {}{package}: mail of its callers is not for this server",
             program.display()
         ),
-        "unless that is meant, remove it, and install mailslot-sendmail (contrib/install --sendmail)",
+        "unless that is meant, remove it and install mailslot-sendmail by that name",
     ))
 }
 
