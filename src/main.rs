@@ -4,10 +4,12 @@
 //! config -> startup (sockets, privileges, confinement) -> deliver (recovers) -> server
 //! ```
 //!
-//! Errors go to standard error. Under `--inetd` that may be the client's socket, so they go to
-//! syslog, and the client gets 421 without the reason.
+//! Errors go to standard error, and with `--log syslog` to syslog too. Under `--inetd` standard
+//! error may be the client's socket, so they go to syslog alone, and the client gets 421 without
+//! the reason.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,7 +61,11 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
     if let Some(request) = RehearsalRequest::find(args) {
         return print(&request.serve());
     }
-    let config = Config::load(args)?;
+    let config = Config::load(args).inspect_err(|e| {
+        if asks_for_syslog(args) {
+            log_start_failure(e);
+        }
+    })?;
     match &config.command {
         ProgramCommand::Help => print(&options::help()),
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
@@ -88,8 +94,26 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
                 None => serve(&config),
             }
         }
-        ProgramCommand::Serve => serve(&config),
+        ProgramCommand::Serve => serve(&config).inspect_err(|e| {
+            if config.log == LogTarget::Syslog && !config.inetd {
+                log_start_failure(&e.text);
+            }
+        }),
     }
+}
+
+/// True if the command line asks for a log in syslog. It is not parsed, because it may have errors.
+fn asks_for_syslog(args: &[OsString]) -> bool {
+    let in_two_words = args.windows(2).any(|pair| pair[0] == "--log" && pair[1] == "syslog");
+    let inetd = args.iter().any(|arg| arg == "--inetd");
+    !inetd && (in_two_words || args.iter().any(|arg| arg == "--log=syslog"))
+}
+
+/// Logs in syslog why the server does not start: without a terminal it is seen nowhere else.
+fn log_start_failure(error: impl fmt::Display) {
+    // Fails if the log is already started, which is just as well.
+    let _ = logging::start(LogTarget::Syslog, 0);
+    events::start_failed(error);
 }
 
 /// Makes the running server do `request`, and prints its answer. Returns the exit status, or None
@@ -334,9 +358,7 @@ fn print(text: &str) -> Result<u8, StartError> {
 /// Reports `error` on standard error, or under `--inetd` in syslog and by a 421 to the client.
 fn report(error: &StartError, inetd: bool) {
     if inetd {
-        // Fails if the log is already started, which is just as well.
-        let _ = logging::start(LogTarget::Syslog, 0);
-        events::start_failed(&error.text);
+        log_start_failure(&error.text);
         let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
         return;
     }

@@ -683,7 +683,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Computed("stderr; syslog with --inetd"),
         "",
-        "Destination of the log: stderr or syslog.",
+        "Destination of the log: stderr or syslog. With syslog, the reason why the server does not \
+         start goes to both.",
     ),
     option(
         ("metrics-file", ""),

@@ -314,9 +314,11 @@ impl Disk for HostDisk {
 #[cfg(target_os = "linux")]
 fn is_local(directory: &Path) -> bool {
     use nix::sys::statfs;
+    // nix has no name for it with musl.
+    const XFS_SUPER_MAGIC: statfs::FsType = statfs::FsType(0x5846_5342);
     const LOCAL: [statfs::FsType; 6] = [
         statfs::EXT4_SUPER_MAGIC,
-        statfs::XFS_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
         statfs::BTRFS_SUPER_MAGIC,
         statfs::F2FS_SUPER_MAGIC,
         statfs::TMPFS_MAGIC,

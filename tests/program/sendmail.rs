@@ -17,8 +17,14 @@ struct SendmailHost {
 
 impl SendmailHost {
     fn new(options: &[&str]) -> SendmailHost {
-        let domain = ["--domain", "here.example"];
-        let server = Server::start(&[&domain, options].concat());
+        SendmailHost::started_by(&[], options)
+    }
+
+    /// The server is started by another program, which gets the command after its own options.
+    fn started_by(starter: &[&str], options: &[&str]) -> SendmailHost {
+        let options = [&["--domain", "here.example"], options].concat();
+        let server = Server::start_by(starter, TestDirectory::new(), &options);
+        let server = server.unwrap_or_else(|(log, status)| panic!("{status}: {log:#?}"));
         let config = server.join("conf");
         let text = format!(
             "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nhold off\n\
@@ -343,4 +349,27 @@ fn direct_delivery_is_for_root() {
     assert_eq!((status, said), (0, String::new()));
     let mailbox = directory.mailbox("smith");
     assert!(mailbox.ends_with("\n\nx\n\n"), "{mailbox}");
+}
+
+/// Date is of sendmail, Received of the server, which is confined by then. date(1) has the zones of
+/// the C library.
+#[test]
+fn dates_have_the_offset_of_the_time_zone() {
+    for zone in
+        ["Europe/Berlin", "EST5EDT", ":Asia/Kolkata", "XYZ-3:30", "CET-1CEST,M3.5.0,M10.5.0/3"]
+    {
+        let tz = format!("TZ={zone}");
+        let host = SendmailHost::started_by(&["env", &tz], &[]);
+        let config = host.config.to_str().unwrap();
+        let mut child = start("env", &[&tz, SENDMAIL, "-C", config, "smith"]);
+        child.stdin.take().unwrap().write_all(b"Subject: x\n\nx\n").unwrap();
+        assert_eq!(said(child.wait_with_output().unwrap()), (0, String::new()));
+        let offset = said(Command::new("date").arg("+%z").env("TZ", zone).output().unwrap()).1;
+        let mailbox = host.mailbox("smith");
+        let ends = |line: &&str| line.ends_with(&format!(" {}", offset.trim()));
+        let of_server = mailbox.lines().filter(|line| line.contains("for <smith@here.example>; "));
+        let of_sendmail = mailbox.lines().filter(|line| line.starts_with("Date: "));
+        assert_eq!(of_server.filter(ends).count(), 1, "{zone}: {mailbox}");
+        assert_eq!(of_sendmail.filter(ends).count(), 1, "{zone}: {mailbox}");
+    }
 }

@@ -9,6 +9,7 @@ mod abuse;
 mod bench;
 mod boot;
 mod clients;
+mod completions;
 mod control;
 mod corpus;
 mod debian_roots;

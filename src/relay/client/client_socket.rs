@@ -87,12 +87,7 @@ impl ClientSocket {
 /// `TimedOut` if the server does not accept the connection within `timeout`.
 pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None::<SockProtocol>,
-    )?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, CLOEXEC, None::<SockProtocol>)?;
     let stream = UnixStream::from(socket);
     stream.set_write_timeout(Some(timeout))?;
     match connect(stream.as_raw_fd(), &address) {
@@ -103,6 +98,13 @@ pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     stream.set_write_timeout(None)?;
     Ok(stream)
 }
+
+/// A program that this process starts does not get the socket.
+#[cfg(not(target_vendor = "apple"))]
+const CLOEXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
+/// macOS has no such flag; mailslot starts no programs.
+#[cfg(target_vendor = "apple")]
+const CLOEXEC: SockFlag = SockFlag::empty();
 
 /// A socket whose calls fail with `TimedOut` at a deadline.
 struct DeadlineIo<'a> {

@@ -51,13 +51,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use crate::deliver::WriterHandle;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
+use crate::process::time_zone;
 use crate::relay::client;
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;
@@ -445,7 +445,7 @@ fn now() -> i64 {
 
 /// Returns the time, which is in seconds since 1970, in the system's time zone.
 fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }
 
 fn seconds(time: Duration) -> i64 {
