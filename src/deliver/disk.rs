@@ -28,6 +28,8 @@ use crate::process::privilege::{ImpersonationGuard, Impersonator};
 
 /// Bytes in a block: the unit in which memory is paged and in which the journal is laid out.
 pub const BLOCK: u64 = 4096;
+/// Bytes in a sector: the most that every disk writes whole or not at all when power fails.
+pub const SECTOR: u64 = 512;
 
 /// File metadata, as lstat and fstat return it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +177,11 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
             }
         }
         Ok(())
+    }
+
+    /// Writes all of `parts` at the end, in as few calls as the system allows.
+    fn append_all(&self, parts: &[&[u8]]) -> io::Result<()> {
+        write_all(parts, |rest| self.append(rest))
     }
 
     /// Writes all of `parts` from `offset`, in as few calls as the system allows.

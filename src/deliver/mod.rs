@@ -12,6 +12,7 @@
 //! | `search.rs` | the search for a message in a mailbox that another program has rewritten |
 //! | `commit.rs` | a batch: recorded, appended, undone where it fails |
 //! | `checkpoint.rs` | the thread that syncs mailboxes, after which their records are not needed |
+//! | `contents.rs` | the files of large messages in the spool |
 //! | `journal/` | the file that makes a batch durable with one sync |
 //! | `mailbox.rs` | one locked mailbox: checked, appended to, truncated |
 //! | `locks.rs` | dotlocks and kernel locks |
@@ -24,6 +25,7 @@
 
 mod checkpoint;
 mod commit;
+mod contents;
 pub mod disk;
 pub mod forward;
 mod handle;
@@ -42,6 +44,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::counters::Counters;
+pub use contents::ContentSpool;
 pub use handle::{PendingOutcome, WriterHandle};
 pub use locks::Locks;
 pub use outcome::{DeferReason, DeliveryError, Outcome};

@@ -7,10 +7,13 @@
 //! | --- | --- |
 //! | the record is done, no reboot since | nothing; a mail reader removed what is missing |
 //! | it has the whole copy where the record says | nothing |
-//! | it ends within the copy or has zeros in it, and the rest matches | completed in place |
+//! | it ends within the copy or has zeros in it, and the rest matches | completed in place (*) |
 //! | it ends at or before the copy | appended |
 //! | it has other data there, but the whole message elsewhere | nothing |
 //! | it has other data there | appended; the other data is left alone |
+//!
+//! (*) Only where a message ends before it. A mail reader may have moved zeros, which a power loss
+//! left, to this place.
 //!
 //! Newer records are examined first, because an older record may describe a range of the file that
 //! was used again after a mail reader had emptied the mailbox. What is appended goes through this
@@ -18,9 +21,10 @@
 //! may be killed at any point and start again. It then finds a message in two journals and appends
 //! it once.
 //!
-//! A message in place is not in the journal. Copies that were begun are truncated, if all bytes
-//! after that point are known to be ours. If one copy is whole where it was written, the others are
-//! made from it. If none is, the message was never acknowledged.
+//! A large message is redone from its file (`contents.rs`), in pieces. Without the file, or if its
+//! content is not as it was recorded, the copy is left as it is, and the log says so.
+//!
+//! Bytes are compared one by one, so it does not matter where a disk has torn a write.
 //!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail
@@ -28,7 +32,7 @@
 //! record must not outlive new mail.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -36,12 +40,15 @@ use std::time::{Duration, Instant};
 
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
+use super::contents::ContentSpool;
 use super::disk::{Disk, DiskFile, FileKind};
-use super::journal::{self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
+use super::journal::{
+    self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedContent, RecordedMessage,
+};
 use super::locks::{DotlockDirectory, Identity, TryLock};
-use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
-use super::mbox::{MESSAGE_END, MailboxCopy};
-use super::search::{KnownContent, Pieces, contains_message};
+use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore, count_missing_newlines};
+use super::mbox::MailboxCopy;
+use super::search::contains_message;
 use crate::message::{Content, DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
@@ -51,10 +58,11 @@ use crate::observe::events;
 /// # Errors
 /// The mail directory or the spool cannot be used. The text names the path and the fix.
 pub fn open_committer(
-    disk: &Arc<dyn Disk>,
+    contents: &ContentSpool,
     config: &DeliveryConfig,
     counters: &Arc<Counters>,
 ) -> io::Result<Committer> {
+    let disk = &contents.disk;
     let named = |path: &Path, fix: &str, e: io::Error| {
         io::Error::new(e.kind(), format!("{}: {e}; {fix}", path.display()))
     };
@@ -102,8 +110,10 @@ pub fn open_committer(
     // The process that created it may have been killed before its name was durable.
     let reset = journal.reset(&identity).and_then(|()| disk.sync_directory(spool));
     reset.map_err(|e| named(&journal.path, fix, e))?;
-    let (spool, age) = (spool.clone(), config.checkpoint_age);
-    let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
+    contents.note_orphans();
+    let (contents, counters) = (contents.clone(), counters.clone());
+    let age = config.checkpoint_age;
+    let mut committer = Committer::new(store, contents, identity, counters, journal, age)?;
     committer.recover(found.orphans, Instant::now() + config.lock_timeout);
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
@@ -205,37 +215,17 @@ impl Committer {
         // The records may be in memory only. Without this sync a power loss during recovery would
         // leave a message in only those mailboxes that were finished by then.
         let mut unfinished = HashSet::new();
-        for OrphanedJournal { journal, records, .. } in &orphans {
+        for OrphanedJournal { journal, records, .. } in &mut orphans {
             if let Err(e) = journal.sync() {
                 events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
                 let copies = records.iter().flat_map(Record::placements);
                 unfinished.extend(copies.map(|c| c.file.clone()));
             }
         }
-        // Torn messages are removed first, because nothing may be appended after one.
-        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
-            for (_, copy) in &entry.copies {
-                if unfinished.contains(&copy.file) {
-                    continue;
-                }
-                let cut = self.truncate_torn(entry, copy, until);
-                self.note(&copy.file, cut, &mut unfinished);
-            }
-        }
         for (name, owner) in &mailboxes {
             if !unfinished.contains(name) {
                 let redone = self.redo(&mut orphans, name, *owner, until);
                 self.note(name, redone, &mut unfinished);
-            }
-        }
-        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
-            if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.file)) {
-                unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.file.clone()));
-            } else if let Err(e) = self.complete(entry, until) {
-                for (_, copy) in &entry.copies {
-                    let error = io::Error::new(e.kind(), e.to_string());
-                    self.note(&copy.file, Err(error), &mut unfinished);
-                }
             }
         }
         // Before the journals go, because without them nothing says that the owner of a lock is
@@ -258,6 +248,7 @@ impl Committer {
             }
         }
         self.suspended.extend(unfinished);
+        self.content_spool.note_orphans();
     }
 
     /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
@@ -318,15 +309,15 @@ impl Committer {
             records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
         }
         records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+        let contents = &self.content_spool;
         let (mut there, doubtful) =
-            rewrite_copies(&mut locked, &rewritable, &records, |r| !r.done)?;
+            rewrite_copies(contents, &mut locked, &rewritable, &records, |r| !r.done)?;
         rewritable.sync()?;
         locked.update_missing_newlines()?;
         let mut missing = Vec::new();
         for ((o, r), number, message) in doubtful.into_iter().rev() {
-            let Content::Memory(content) = &message.content else { continue };
             if !there.contains(&message.id)
-                && !contains_message(&**locked.file(), &message.id, KnownContent::Content(content))?
+                && !contains_message(&**locked.file(), &message.id, &message.content)?
             {
                 there.insert(message.id.clone());
                 missing.push((o, r, number, message));
@@ -336,7 +327,7 @@ impl Committer {
         while !missing.is_empty() {
             let mut octets = 0;
             let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
-                octets += Draft::octets_max(message, self.journal.segment());
+                octets += Draft::octets_max(message);
                 octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
@@ -354,71 +345,6 @@ impl Committer {
             }
         }
         Ok(())
-    }
-
-    /// Cuts off a message in place that was begun in one of its mailboxes.
-    fn truncate_torn(
-        &mut self,
-        entry: &RecordedMessage,
-        copy: &Placement,
-        until: Instant,
-    ) -> io::Result<()> {
-        let mut locked = self.lock_with_deadline(&copy.file, copy.to.owner(), until)?;
-        if in_place_state(&locked, copy, entry)? == InPlace::Torn {
-            locked.truncate(copy.offset, copy.missing_newlines)?;
-            events::truncated(&entry.id, locked.path().display());
-        }
-        Ok(())
-    }
-
-    /// Makes the copies of a message in place that are missing from one that is whole.
-    fn complete(&mut self, entry: &RecordedMessage, until: Instant) -> io::Result<()> {
-        let mut copies: Vec<&Placement> = entry.copies.iter().map(|(_, copy)| copy).collect();
-        copies.sort_by(|a, b| a.file.cmp(&b.file));
-        let mut locked = Vec::with_capacity(copies.len());
-        let (mut whole, mut others) = (None, Vec::new());
-        for (n, copy) in copies.iter().enumerate() {
-            locked.push(self.lock_with_deadline(&copy.file, copy.to.owner(), until)?);
-            let len = in_place_octets(entry, copy);
-            match in_place_state(&locked[n], copy, entry)? {
-                InPlace::Whole => {
-                    // In memory; on the disk perhaps not, and a sync that failed is not repeated.
-                    let file = locked[n].reopen_for_writing()?;
-                    for (at, bytes) in Pieces::of(&**locked[n].file(), copy.offset, len) {
-                        file.write_all_at(&[&bytes?], at)?;
-                    }
-                    file.sync()?;
-                    whole = Some(n);
-                }
-                InPlace::Torn | InPlace::Missing | InPlace::Other => others.push(n),
-            }
-        }
-        let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
-        let lines =
-            copies[whole].missing_newlines + entry.head.len() + copies[whole].to.own_field().len();
-        let (source, at) = (locked[whole].file().clone(), copies[whole].offset + lines as u64);
-        let mut to = Vec::new();
-        for n in others {
-            let known = KnownContent::Stretch(&*source, at, entry.octets);
-            if !contains_message(&**locked[n].file(), &entry.id, known)? {
-                to.push(copies[n].to.clone());
-            }
-        }
-        if to.is_empty() {
-            return Ok(());
-        }
-        let mut file = tempfile::tempfile_in(&self.spool)?;
-        for (_, bytes) in Pieces::of(&*source, at, entry.octets) {
-            file.write_all(&bytes?)?;
-        }
-        let content = Content::File(file.into(), entry.octets);
-        let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
-        let mut mailboxes: LockedMailboxes =
-            locked.into_iter().map(|h| (h.name.clone(), h)).collect();
-        match self.commit(&mut mailboxes, &[&message]).pop() {
-            Some(CommitResult::Delivered(_)) => Ok(()),
-            done => Err(io::Error::other(format!("not appended: {done:?}"))),
-        }
     }
 
     /// Locks a mailbox, waiting until `until` if another program has it locked.
@@ -464,25 +390,26 @@ impl Committer {
         let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
         let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
         // What a mail reader removed or moved since then stays as the reader left it.
-        rewrite_copies(&mut locked, &rewritable, &records, |_| false)?;
+        rewrite_copies(&self.content_spool, &mut locked, &rewritable, &records, |_| false)?;
         rewritable.sync()?;
         self.store.sync_names([name])?;
         Ok(TryLock::Acquired(()))
     }
 }
 
-impl OrphanedJournal {
-    /// The messages in place that a crash may have interrupted. Only the last record can hold any:
-    /// those before it were durable before it was written.
-    fn in_place(&self) -> impl Iterator<Item = &RecordedMessage> {
-        let last = self.records.last().filter(|r| !r.done);
-        last.into_iter().flat_map(|r| &r.messages).filter(|e| e.content_at.is_none())
-    }
-}
-
 /// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
 /// number in the record.
 type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+
+/// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
+struct PartialCopy<'a, From> {
+    from: From,
+    number: usize,
+    copy: &'a Placement,
+    message: Message,
+    octets: u64,
+    done: bool,
+}
 
 /// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
 /// are there in whole or, where `completed` returns true, in part. Truncates the mailbox to remove
@@ -491,42 +418,69 @@ type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 /// A copy is written again even if it reads well and is done, because a sync that failed once
 /// leaves data in memory that is not on the disk.
 fn rewrite_copies<From: std::marker::Copy>(
+    contents: &ContentSpool,
     locked: &mut LockedMailbox,
     file: &Arc<dyn DiskFile>,
     records: &[(From, &Journal, &Record)],
     completed: impl Fn(&Record) -> bool,
 ) -> io::Result<MailboxRepair<From>> {
     let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
+    let mut partial: Vec<PartialCopy<'_, From>> = Vec::new();
     for (from, journal, record) in records {
         for entry in record.messages.iter().rev() {
-            if there.contains(&entry.id) {
-                continue;
-            }
             let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
             let Some((number, copy)) = copy else { continue };
-            let Some(message) = message_of(journal, entry, copy)? else { continue };
-            if rewrite(locked, file, copy, &message, completed(record))? {
-                locked.len = locked.file().stat()?.len;
-                there.insert(message.id);
-            } else if record.done {
-                there.insert(message.id);
-            } else {
-                doubtful.push((*from, *number, message));
+            if there.contains(&entry.id) || partial.iter().any(|p| p.message.id == entry.id) {
+                continue;
             }
+            let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
+                continue;
+            };
+            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
+            let (from, number, done) = (*from, *number, record.done);
+            // A newer copy has the range of an older one that a mail reader removed.
+            let is_free = !partial.iter().any(|p| {
+                p.copy.offset < copy.offset + octets && copy.offset < p.copy.offset + p.octets
+            });
+            match find_copy(locked, copy, &message)? {
+                FoundCopy::Whole => {
+                    write_copy(file, copy, &message)?;
+                    there.insert(message.id);
+                }
+                FoundCopy::Partial
+                    if is_free && (completed(record) || locked.len >= copy.offset + octets) =>
+                {
+                    partial.push(PartialCopy { from, number, copy, message, octets, done });
+                }
+                _ if done => drop(there.insert(message.id)),
+                _ => doubtful.push((from, number, message)),
+            }
+        }
+    }
+    // In the order of the file, because what precedes a copy may have been lost with it.
+    partial.sort_by_key(|p| p.copy.offset);
+    for PartialCopy { from, number, copy, message, done, .. } in partial {
+        if follows_message(locked, copy)? {
+            write_copy(file, copy, &message)?;
+            locked.len = locked.file().stat()?.len;
+            there.insert(message.id);
+        } else if done {
+            there.insert(message.id);
+        } else {
+            doubtful.push((from, number, message));
         }
     }
     for (_, journal, record) in records {
         for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
             let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
             let Some(copy) = aborted else { continue };
-            let (ours, len) = match message_of(journal, entry, copy)? {
-                Some(message) => matches_placement(locked, copy, &message)?,
-                None => {
-                    let state = in_place_state(locked, copy, entry)?;
-                    (matches!(state, InPlace::Whole | InPlace::Torn), in_place_octets(entry, copy))
-                }
+            let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
+                continue;
             };
-            if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
+            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
+            if find_copy(locked, copy, &message)? != FoundCopy::None
+                && locked.len <= copy.offset + octets
+            {
                 locked.truncate(copy.offset, copy.missing_newlines)?;
                 events::truncated(&entry.id, locked.path().display());
             }
@@ -535,117 +489,91 @@ fn rewrite_copies<From: std::marker::Copy>(
     Ok((there, doubtful))
 }
 
-/// Returns a message as it was recorded, for one destination. Returns None for a message in place.
+/// Returns a message as it was recorded, for one destination. Returns None if its content is lost,
+/// and logs that if the record is not done.
 fn message_of(
+    contents: &ContentSpool,
+    locked: &LockedMailbox,
     journal: &Journal,
+    record: &Record,
     entry: &RecordedMessage,
     copy: &Placement,
 ) -> io::Result<Option<Message>> {
-    Ok(journal.content(entry)?.map(|content| Message {
-        id: entry.id.clone(),
-        head: entry.head.clone(),
-        content: Content::Memory(content.into()),
-        to: vec![copy.to.clone()],
-    }))
+    let content = match entry.content {
+        RecordedContent::Journal(at) => Content::Memory(journal.content(at, entry.octets)?.into()),
+        RecordedContent::File(file) => match contents.open(file, entry.octets) {
+            Ok(content) => Content::File(content.into()),
+            Err(e) if is_lost(&e) && record.done => return Ok(None),
+            Err(e) if is_lost(&e) => {
+                let path = contents.path_of(file.number);
+                let fix = "see whether the message is in the mailbox, and look for the cause in \
+                           the kernel log";
+                let error = format!("{e}; {fix}");
+                events::content_lost(&entry.id, locked.path().display(), path.display(), error);
+                return Ok(None);
+            }
+            Err(e) => return Err(e),
+        },
+    };
+    let (id, head) = (entry.id.clone(), entry.head.clone());
+    Ok(Some(Message { id, head, content, to: vec![copy.to.clone()] }))
 }
 
-/// Returns whether the mailbox, as far as it goes, has the copy or zeros at its offset, and the
-/// length of the copy.
-fn matches_placement(
-    locked: &LockedMailbox,
-    copy: &Placement,
-    message: &Message,
-) -> io::Result<(bool, u64)> {
-    let ours = bytes_of(message, copy.missing_newlines);
-    let len = ours.len() as u64;
-    if locked.stat.id() != copy.file_id {
-        return Ok((false, len));
-    }
-    let mut theirs = vec![0; locked.len.saturating_sub(copy.offset).min(len) as usize];
-    locked.file().read_exact_at(&mut theirs, copy.offset)?;
-    Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
+/// True if no later attempt can find the content.
+fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
 }
 
-/// Writes the copy at its offset, if the mailbox matches it as far as it goes. Unless it is to be
-/// `completed`, the whole copy must be there. If a mail reader removed the copy, what matches its
-/// first byte may be the empty line that ends the message before. Returns true if it was written.
-fn rewrite(
-    locked: &LockedMailbox,
-    file: &Arc<dyn DiskFile>,
-    copy: &Placement,
-    message: &Message,
-    completed: bool,
-) -> io::Result<bool> {
-    let (ours, len) = matches_placement(locked, copy, message)?;
-    let whole = locked.len >= copy.offset + len;
-    if !ours || locked.len <= copy.offset || !(whole || completed) {
-        return Ok(false);
-    }
-    file.write_all_at(&[&bytes_of(message, copy.missing_newlines)], copy.offset)?;
-    Ok(true)
-}
-
-/// State of the range that a message in place was to fill.
+/// State of a copy in a mailbox, at its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InPlace {
-    /// The message is there whole.
+enum FoundCopy {
     Whole,
-    /// A part of the message is there, and nothing that could be from another program.
-    Torn,
-    /// The file ends before the range.
-    Missing,
-    /// Bytes of another program are there, or a part of the message with such bytes after it.
-    Other,
+    /// The mailbox ends within it or has zeros in it, and the rest matches.
+    Partial,
+    /// The mailbox ends before it or has other data there.
+    None,
 }
 
-/// Compares the range with the recorded checksums. A chunk that the end of the file cuts short is
-/// not taken for ours, because it may be the whole of a short message that came since. Our writes
-/// end where chunks do.
-fn in_place_state(
-    locked: &LockedMailbox,
-    copy: &Placement,
-    entry: &RecordedMessage,
-) -> io::Result<InPlace> {
-    let Some(sums) = copy.sums.as_ref().filter(|_| locked.stat.id() == copy.file_id) else {
-        return Ok(InPlace::Other);
-    };
-    if locked.len <= copy.offset {
-        return Ok(InPlace::Missing);
+/// Compares a mailbox with a copy byte by byte, because a disk may keep any part of what was
+/// written, in units of sectors.
+fn find_copy(locked: &LockedMailbox, copy: &Placement, message: &Message) -> io::Result<FoundCopy> {
+    if locked.stat.id() != copy.file_id || locked.len <= copy.offset {
+        return Ok(FoundCopy::None);
     }
-    let len = in_place_octets(entry, copy);
-    let (mut whole, mut ours) = (locked.len >= copy.offset + len, locked.len <= copy.offset + len);
-    let mut buf = Vec::new();
-    for (at, octets, crc) in sums.chunks(copy.offset, len) {
-        if at >= locked.len {
-            break;
+    let (mut at, mut whole) = (copy.offset, true);
+    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
+        let piece = piece?;
+        let there = locked.len.saturating_sub(at).min(piece.len() as u64);
+        let mut theirs = vec![0; there as usize];
+        locked.file().read_exact_at(&mut theirs, at)?;
+        if *theirs != *piece {
+            whole = false;
+            if !theirs.iter().zip(piece.iter()).all(|(a, b)| a == b || *a == 0) {
+                return Ok(FoundCopy::None);
+            }
         }
-        let stands = octets.min(locked.len - at);
-        buf.resize(usize::try_from(stands).unwrap_or_default(), 0);
-        locked.file().read_exact_at(&mut buf, at)?;
-        let right = stands == octets && crc32fast::hash(&buf) == crc;
-        whole &= right;
-        ours &= right || buf.iter().all(|b| *b == 0);
+        at += piece.len() as u64;
     }
-    Ok(match (whole, ours) {
-        (true, _) => InPlace::Whole,
-        (false, true) => InPlace::Torn,
-        (false, false) => InPlace::Other,
-    })
+    Ok(if whole { FoundCopy::Whole } else { FoundCopy::Partial })
 }
 
-fn in_place_octets(entry: &RecordedMessage, copy: &Placement) -> u64 {
-    let lines = copy.missing_newlines + entry.head.len() + copy.to.own_field().len() + 1;
-    lines as u64 + entry.octets
+/// True if the bytes before a copy are the end of a message, as they were when it was recorded.
+/// They are not if a mail reader moved zeros there, which are not ours to write over.
+fn follows_message(locked: &LockedMailbox, copy: &Placement) -> io::Result<bool> {
+    let missing = count_missing_newlines(&**locked.file(), copy.offset)?;
+    Ok(missing == copy.missing_newlines)
 }
 
-/// Returns the bytes of the copy of a message in memory.
-fn bytes_of(message: &Message, missing_newlines: usize) -> Vec<u8> {
-    let (Content::Memory(content), Some(to)) = (&message.content, message.to.first()) else {
-        return Vec::new();
-    };
-    let copy = MailboxCopy::new(message, to, missing_newlines);
-    let [separator, head, own_field] = copy.before_content();
-    [separator, head, own_field, content, MESSAGE_END].concat()
+/// Writes a copy at its offset.
+fn write_copy(file: &Arc<dyn DiskFile>, copy: &Placement, message: &Message) -> io::Result<()> {
+    let mut at = copy.offset;
+    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
+        let piece = piece?;
+        file.write_all_at(&[&piece], at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
 }
 
 /// Time to wait for locked mailboxes while the mail for all others waits too.

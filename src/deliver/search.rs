@@ -1,39 +1,20 @@
 //! The search for a message in a mailbox that another program has rewritten.
 //!
-//! A message is found by its id in the Received field, followed by its whole body. A mail reader
-//! that rewrites a mailbox may add to the header, but not to the body.
+//! A message is found by its From_ line, its id in the Received field, and its whole body. A mail
+//! reader that rewrites a mailbox may add to the header, but not to the body.
 
+use std::borrow::Cow;
 use std::io;
 
 use memchr::memmem;
 
 use super::disk::DiskFile;
-
-/// Content of the message to search for.
-pub enum KnownContent<'a> {
-    /// In memory.
-    Content(&'a [u8]),
-    /// Range of a file: its offset and its length.
-    Stretch(&'a dyn DiskFile, u64, u64),
-}
+use crate::message::Content;
 
 /// True if the file contains the message: its id, and after it the whole body.
-pub fn contains_message(
-    file: &dyn DiskFile,
-    id: &str,
-    known: KnownContent<'_>,
-) -> io::Result<bool> {
+pub fn contains_message(file: &dyn DiskFile, id: &str, content: &Content) -> io::Result<bool> {
     let empty_line = memmem::Finder::new(b"\n\n");
-    // Offset of the body in the content.
-    let body = match &known {
-        KnownContent::Content(content) => {
-            empty_line.find(content).map_or(content.len(), |n| n + 2) as u64
-        }
-        KnownContent::Stretch(source, at, len) => {
-            let end = find_at(*source, &empty_line, *at)?.map_or(at + len, |n| n + 2);
-            end.min(at + len) - at
-        }
-    };
+    let body = body_offset(content, &empty_line)?;
     let needle = format!(" id {id}");
     let finder = memmem::Finder::new(&needle);
     let mut from = 0;
@@ -45,65 +26,65 @@ pub fn contains_message(
         if !ends || !matches!(next, [b'\n' | b';' | b' ']) {
             continue;
         }
+        if !follows_from_line(file, at)? {
+            continue;
+        }
         let Some(header_end) = find_at(file, &empty_line, at)? else { continue };
-        let is_same = match &known {
-            KnownContent::Content(content) => {
-                has_bytes(file, header_end + 2, content.get(body as usize..).unwrap_or_default())?
-            }
-            KnownContent::Stretch(source, start, len) => {
-                let mut same_so_far = true;
-                for (n, bytes) in Pieces::of(*source, start + body, len - body) {
-                    same_so_far = has_bytes(file, header_end + 2 + (n - start - body), &bytes?)?;
-                    if !same_so_far {
-                        break;
-                    }
-                }
-                same_so_far
-            }
-        };
-        if is_same {
+        if has_bytes(file, header_end + 2, content.pieces(body))? {
             return Ok(true);
         }
     }
     Ok(false)
 }
 
-/// True if the file has `bytes` at `offset`.
-fn has_bytes(file: &dyn DiskFile, offset: u64, bytes: &[u8]) -> io::Result<bool> {
-    let mut theirs = vec![0; bytes.len()];
-    match file.read_exact_at(&mut theirs, offset) {
-        Ok(()) => Ok(theirs == bytes),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(e),
-    }
+/// True if a From_ line begins the header that has the id at offset `at`. It was lost with power if
+/// there are zeros before the id, and then a mail reader does not show the message.
+fn follows_from_line(file: &dyn DiskFile, at: u64) -> io::Result<bool> {
+    let from = at.saturating_sub(HEAD_MAX);
+    let mut head = vec![0; (at - from) as usize];
+    file.read_exact_at(&mut head, from)?;
+    let begin = match memmem::rfind(&head, b"\nFrom ") {
+        Some(found) => found + 1,
+        None if head.starts_with(b"From ") => 0,
+        None => return Ok(false),
+    };
+    let head = head.get(begin..).unwrap_or_default();
+    Ok(!head.contains(&0) && memmem::find(head, b"\n\n").is_none())
 }
 
-/// Iterator over a range of a file in pieces of 64 KiB, each with its offset.
-pub struct Pieces<'a> {
-    file: &'a dyn DiskFile,
-    at: u64,
-    end: u64,
-}
-
-impl<'a> Pieces<'a> {
-    pub fn of(file: &'a dyn DiskFile, at: u64, len: u64) -> Self {
-        Pieces { file, at, end: at + len }
-    }
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = (u64, io::Result<Vec<u8>>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (at, n) = (self.at, (self.end - self.at).min(64 * 1024));
-        if n == 0 {
-            return None;
+/// Returns the offset of the body in the content, which is its end if there is no body.
+fn body_offset(content: &Content, empty_line: &memmem::Finder<'_>) -> io::Result<u64> {
+    let (mut at, mut last) = (0, None);
+    for piece in content.pieces(0) {
+        let piece = piece?;
+        if (last, piece.first()) == (Some(b'\n'), Some(&b'\n')) {
+            return Ok(at + 1);
         }
-        self.at += n;
-        let mut bytes = vec![0; n as usize];
-        let read = self.file.read_exact_at(&mut bytes, at);
-        Some((at, read.map(|()| bytes)))
+        if let Some(found) = empty_line.find(&piece) {
+            return Ok(at + found as u64 + 2);
+        }
+        (at, last) = (at + piece.len() as u64, piece.last().copied());
     }
+    Ok(at)
+}
+
+/// True if the file has `pieces` at `offset`.
+fn has_bytes<'a>(
+    file: &dyn DiskFile,
+    mut offset: u64,
+    pieces: impl Iterator<Item = io::Result<Cow<'a, [u8]>>>,
+) -> io::Result<bool> {
+    for piece in pieces {
+        let piece = piece?;
+        let mut theirs = vec![0; piece.len()];
+        match file.read_exact_at(&mut theirs, offset) {
+            Ok(()) if theirs == *piece => offset += piece.len() as u64,
+            Ok(()) => return Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(true)
 }
 
 /// Returns the offset of the finder's needle at or after `from`.
@@ -134,3 +115,6 @@ fn find_at(
         filled = keep;
     }
 }
+
+/// Most bytes between a From_ line and the id: our own fields, and what mail readers add to them.
+const HEAD_MAX: u64 = 64 * 1024;

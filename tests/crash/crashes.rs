@@ -3,13 +3,17 @@
 //!
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use mailslot::deliver::Outcome;
+use mailslot::deliver::disk::FileLock;
 
 use crate::harness::ledger::{Ledger, Rewrite};
-use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::message::{LARGE, TestMessage, content_file};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
-use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine};
+use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine, path, settings};
 use crate::logger;
 
 /// Mailboxes at the start. The second one does not end as a mailbox should.
@@ -127,6 +131,136 @@ fn killed_again(
         }
     }
     Ok(())
+}
+
+/// Each message has a process of its own, as under `--inetd`, and some of them run together.
+#[test]
+fn one_process_for_each_message_is_killed_at_every_call() {
+    let mut tried = 0;
+    for fault in [Fault::KillBefore, Fault::KillAfter, Fault::PowerBefore(3)] {
+        for at in (1..).step_by((3 / factor()).max(1) as usize) {
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            let other = machine.process();
+            let beside = SimWriter::start(&other).unwrap();
+            let large = TestMessage::new("beside", &["bob", "carol"], LARGE);
+            ledger.send(&beside, large);
+            let mut fired = false;
+            let messages = [("one", &["alice", "bob"][..]), ("two", &["carol", "alice", "dave"])];
+            for (id, to) in messages {
+                let disk = machine.process();
+                let fault = match fault {
+                    Fault::PowerBefore(seed) => Fault::PowerBefore(seed * 10_000 + at),
+                    fault => fault,
+                };
+                disk.plan(Some(Plan { at, fault }).filter(|_| id == "one"));
+                if let Ok(server) = SimWriter::start(&disk) {
+                    ledger.send(&server, TestMessage::new(id, to, LARGE));
+                    server.stop();
+                }
+                fired |= disk.fired();
+                disk.kill();
+            }
+            beside.stop();
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                panic!("{fault:?} at call {at}: {e}\n{}", ledger.summary());
+            }
+            if !fired {
+                break;
+            }
+            tried += 1;
+        }
+    }
+    println!("one_process_for_each_message_is_killed_at_every_call: {tried} crash points");
+    assert!(tried > 60, "{tried}");
+}
+
+/// A large message to many recipients is in all of their mailboxes or in none, and its file is not
+/// left.
+#[test]
+fn large_message_to_many_is_killed_at_every_call() {
+    let names: Vec<String> = (0..10).map(|n| format!("user{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut tried = 0;
+    let faults = [
+        Fault::KillBefore,
+        Fault::KillWithin,
+        Fault::KillAfter,
+        Fault::PowerBefore(1),
+        Fault::PowerBefore(2),
+        Fault::PowerAfter(3),
+    ];
+    for fault in faults {
+        for at in (1..).step_by((5 / factor()).max(1) as usize) {
+            let (machine, mut ledger) = (machine(&[]), Ledger::new(&[]));
+            let disk = machine.process();
+            let fault = match fault {
+                Fault::PowerBefore(seed) => Fault::PowerBefore(seed * 10_000 + at),
+                Fault::PowerAfter(seed) => Fault::PowerAfter(seed * 10_000 + at),
+                fault => fault,
+            };
+            let server = SimWriter::start(&disk).unwrap();
+            disk.plan(Some(Plan { at, fault }));
+            ledger.send(&server, TestMessage::new("many", &names, LARGE));
+            ledger.send(&server, TestMessage::new("again", &names[..2], LARGE));
+            server.stop();
+            let fired = disk.fired();
+            disk.kill();
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                panic!("{fault:?} at call {at}: {e}\n{}", ledger.summary());
+            }
+            if !fired {
+                break;
+            }
+            tried += 1;
+        }
+    }
+    println!("large_message_to_many_is_killed_at_every_call: {tried} crash points");
+    assert!(tried > 100, "{tried}");
+}
+
+/// Content that a session is receiving stays, and so does content of a mailbox that is not
+/// recovered yet. What a killed process left is removed at the next start.
+#[test]
+fn content_is_removed_only_when_nothing_needs_it() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let contents = || {
+        let names = machine.names(SPOOL);
+        names.iter().filter(|name| name.starts_with("content-")).count()
+    };
+    let disk = machine.process();
+    let first = SimWriter::start(&disk).unwrap();
+    let receiving = content_file(&*first.contents(), b"a part of a message").unwrap();
+    SimWriter::start(&machine.process()).unwrap().stop();
+    assert_eq!(contents(), 1, "a session has it");
+
+    // The process is killed after its record was synced, and bob stays locked.
+    ledger.send(&first, TestMessage::new("large", &["alice", "bob"], LARGE));
+    disk.kill();
+    drop(receiving);
+    first.stop();
+    machine.lose_all();
+    ledger.power_lost();
+    assert!(machine.lock(&path("bob"), FileLock::Flock));
+    let mut settings = settings();
+    settings.lock_timeout = Duration::from_millis(20);
+    let second = SimWriter::start_with(&machine.process(), settings.clone()).unwrap();
+    assert_eq!(contents(), 1, "the record for bob needs it");
+    SimWriter::start_with(&machine.process(), settings).unwrap().stop();
+    assert_eq!(contents(), 1, "another process sees that, too");
+    machine.unlock_all();
+    while ledger.send(&second, TestMessage::new(next_id(), &["bob"], 300))
+        != Some(Outcome::Delivered)
+    {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    second.stop();
+    restart_and_check(&machine, &mut ledger).unwrap();
+}
+
+/// Returns an id that no other message of this program has.
+fn next_id() -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    format!("next{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[test]

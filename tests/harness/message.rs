@@ -1,12 +1,14 @@
 //! The message that tests send: known by its id, and different from every other.
 
-use std::io::Write;
+use std::io;
 
 use mailslot::deliver::mbox::is_from_line;
-use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
+use mailslot::message::{
+    Content, ContentDirectory, ContentFile, Destination, MailboxName, Message, QueueId, UserMailbox,
+};
 
-/// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
-/// does not go into the journal, and is written in two pieces.
+/// Length from which [`TestMessage::message_in`] writes the content to a file. It is written in two
+/// pieces.
 pub const LARGE: usize = 70_000;
 
 /// Header that the session writes above the content, without Delivered-To.
@@ -53,18 +55,24 @@ impl TestMessage {
         format!("{ehlo}{mail}{to}DATA\r\n{}.\r\nQUIT\r\n", self.smtp_content())
     }
 
-    /// Returns the message as a session hands it to the writer.
+    /// Returns the message as a session hands it to the writer, with its content in memory.
     pub fn message(&self) -> Message {
         let content = format!("Received: by here id {}; then\n{}", self.id, self.content);
-        let content = if content.len() >= LARGE {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(content.as_bytes()).unwrap();
-            Content::File(file.into(), content.len() as u64)
-        } else {
-            Content::Memory(content.into_bytes().into())
-        };
         let to = self.to.iter().map(|name| destination(name)).collect();
+        let content = Content::Memory(content.into_bytes().into());
         Message { id: self.id.clone(), head: HEAD.into(), content, to }
+    }
+
+    /// Returns the message as a session hands it to the writer. If it is large, its content is in a
+    /// file in `directory`.
+    pub fn message_in(&self, directory: &dyn ContentDirectory) -> io::Result<Message> {
+        let mut message = self.message();
+        if let Content::Memory(bytes) = &message.content
+            && bytes.len() >= LARGE
+        {
+            message.content = Content::File(content_file(directory, bytes)?.into());
+        }
+        Ok(message)
     }
 
     /// Returns the length of the copy of this message that `text` begins with, without the line
@@ -74,6 +82,14 @@ impl TestMessage {
         let content = self.content.trim_end_matches('\n');
         text[above..].starts_with(content).then_some(above + content.len())
     }
+}
+
+/// Returns a content file with these bytes.
+pub fn content_file(directory: &dyn ContentDirectory, bytes: &[u8]) -> io::Result<ContentFile> {
+    let mut file = ContentFile::create(directory)?;
+    bytes.chunks(60_000).try_for_each(|piece| file.append(piece))?;
+    file.sync()?;
+    Ok(file)
 }
 
 /// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.
