@@ -60,7 +60,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let route = Arc::new(Club(&["ann", "bob"]));
     let server = Server::new(config, route.clone(), writer, counters.clone())?;
-    signals.serve(server.handle(), route, counters)?;
+    signals.serve(server.handle(), route, counters, || {})?;
     server.run(listen::open(&["127.0.0.1:2525".parse()?])?)?;
     writer_thread.stop(); // every message that was answered 250 is on disk before this, too
     Ok(())

@@ -35,14 +35,15 @@
 //! | [`relay`] | the queue, the client that empties it, the reports to senders |
 //! | [`session`] | one connection: the place where the modules above meet |
 //! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
+//! | [`control`] | the control socket: requests of local users to the running server |
 //! | [`config`] | the table of options, the configuration file, the values of both |
 //! | [`sysexits`] | the exit statuses of both programs |
 //! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
 //! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
-//! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `process`, `sendmail`) are
-//! public for these programs, and are no interface for others.
+//! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `control`, `process`,
+//! `sendmail`) are public for these programs, and are no interface for others.
 //!
 //! # How a message travels
 //!
@@ -110,6 +111,8 @@
 pub mod check;
 #[doc(hidden)]
 pub mod config;
+#[doc(hidden)]
+pub mod control;
 pub mod deliver;
 pub mod message;
 pub mod net;

@@ -23,9 +23,12 @@ use mailslot::config::options;
 use mailslot::config::{
     Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsOptions,
 };
+use mailslot::control::server::{ControlContext, ControlThread};
+use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
+use mailslot::net::kept;
+use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
@@ -35,7 +38,8 @@ use mailslot::observe::metrics::Metrics;
 use mailslot::process::confinement::{self, ConfinementStrength};
 use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
-use mailslot::relay::queue::{self, QueueHandle, list};
+use mailslot::relay::queue::list::{self, ListView};
+use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::session::Audience;
@@ -66,8 +70,12 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
         ProgramCommand::Check => check(&config),
-        ProgramCommand::Queue(QueueCommand::List) => {
-            print(&list::list(&config.spool).map_err(queue_error)?)
+        ProgramCommand::Queue(QueueCommand::List(format)) => {
+            if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
+                return Ok(status);
+            }
+            let text = list::list(&config.spool, *format, &ListView::default());
+            print(&text.map_err(queue_error)?)
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -77,7 +85,26 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             list::remove(&config.spool, id).map_err(queue_error)?;
             print(&format!("{id} is removed\n"))
         }
-        ProgramCommand::Queue(QueueCommand::Flush(_)) | ProgramCommand::Serve => serve(&config),
+        ProgramCommand::Queue(QueueCommand::Flush(ids)) => {
+            match ask_server(&config, &ControlRequest::Flush(ids.clone()))? {
+                Some(status) => Ok(status),
+                None => serve(&config),
+            }
+        }
+        ProgramCommand::Serve => serve(&config),
+    }
+}
+
+/// Makes the running server do `request`, and prints its answer. Returns the exit status, or None
+/// if there is no server that this user can reach.
+fn ask_server(config: &Config, request: &ControlRequest) -> Result<Option<u8>, StartError> {
+    let asked = control::client::ask_if_reachable(&config.spool, request);
+    let asked = asked.map_err(|e| StartError::io(EX_TEMPFAIL, "", &e))?;
+    let Some(answer) = asked else { return Ok(None) };
+    match answer.status {
+        // Entries that are left in the queue are no error.
+        EX_OK | EX_TEMPFAIL => print(&answer.text).map(|_| Some(answer.status)),
+        status => Err(StartError::new(status, answer.text.trim_end())),
     }
 }
 
@@ -120,6 +147,13 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     let signals = signals.map_err(|e| StartError::io(EX_OSERR, "signals", &e))?;
     let log = logging::start(config.log, config.verbosity)
         .map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
+    // Under --inetd standard error may be the client's socket.
+    if let (LogTarget::Syslog, false, Some(socket)) =
+        (config.log, config.inetd, logging::missing_syslog_socket())
+    {
+        let text = format!("{socket} does not exist, so that nothing is logged");
+        let _ = writeln!(io::stderr(), "mailslot: log syslog: {text}");
+    }
     std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
     descriptors::raise_limit();
     for problem in check::check_limits(config) {
@@ -133,8 +167,9 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     }
     let queue_config = config.queue_config()?;
     let listens = config.command == ProgramCommand::Serve && !config.inetd;
-    let listeners = if listens { open_listeners(config)? } else { Vec::new() };
+    let mut listeners = if listens { open_listeners(config)? } else { Vec::new() };
     drop_privileges(config)?;
+    let control = if listens { open_spool_sockets(config, &mut listeners) } else { None };
     if queue_config.is_some() {
         queue::create_directory(&config.spool)
             .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
@@ -161,7 +196,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
             writer.forward_file(home, owner, FORWARD_TIMEOUT)
         }));
     }
-    let services = Services { signals, listeners, keys, route, writer, counters };
+    let services = Services { signals, listeners, control, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
         (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
@@ -249,6 +284,8 @@ struct Services {
     /// Handlers of signals, unless the queue is flushed.
     signals: Option<SignalHandlers>,
     listeners: Vec<Listener>,
+    /// The control socket.
+    control: Option<Listener>,
     keys: Option<Arc<ServerCertificate>>,
     route: Arc<LocalRoute>,
     writer: WriterHandle,
@@ -275,6 +312,33 @@ fn serve_with_queue(
     status
 }
 
+/// Opens the sockets in the spool: the control socket, which is returned, and unless `--listen` has
+/// a Unix socket one for SMTP, by which the server knows the users of this host. Errors are logged,
+/// because mail does not depend on these sockets.
+fn open_spool_sockets(config: &Config, listeners: &mut Vec<Listener>) -> Option<Listener> {
+    let smtp = |l: &Listener| l.service() == Service::default();
+    let has_unix = listeners.iter().any(|l| smtp(l) && l.local_addr().is_none());
+    if listeners.iter().any(smtp) && !has_unix {
+        match control::server::open_submission(&config.spool) {
+            Ok(listener) => listeners.push(listener),
+            Err(e) => events::control_unavailable(e),
+        }
+    }
+    control::server::open(&config.spool).map_err(events::control_unavailable).ok()
+}
+
+/// Starts the thread of the control socket.
+fn start_control(
+    config: &Config,
+    services: &mut Services,
+    queue: Option<QueueHandle>,
+) -> Option<ControlThread> {
+    let (spool, route) = (config.spool.clone(), services.route.clone());
+    let context = ControlContext { spool, queue, route };
+    let thread = control::server::start(services.control.take()?, context);
+    thread.map_err(events::control_unavailable).ok()
+}
+
 /// Tries once to send the queue's entries with these `ids`, or all if it is empty.
 fn flush(
     services: Services,
@@ -293,16 +357,21 @@ fn flush(
 /// Serves connections until the server is stopped, or one session under `--inetd`.
 fn serve_connections(
     config: &Config,
-    services: Services,
+    mut services: Services,
     queue: Option<QueueHandle>,
 ) -> Result<u8, StartError> {
-    let Services { signals, listeners, keys, route, writer, counters } = services;
+    let control = start_control(config, &mut services, queue.clone());
+    let Services { signals, listeners, keys, route, writer, counters, .. } = services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
     let server_config = config.server_config(keys, queue);
     let server =
         Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
     let handle_signals = || match signals {
-        Some(signals) => signals.serve(server.handle(), route, counters).map_err(system),
+        Some(signals) => {
+            let config = config.clone();
+            let reloaded = move || report_changed_options(&config);
+            signals.serve(server.handle(), route, counters, reloaded).map_err(system)
+        }
         None => Ok(()),
     };
     if config.inetd {
@@ -313,21 +382,25 @@ fn serve_connections(
     }
     handle_signals()?;
     print_startup_message(config, &listeners);
-    server.run(listeners).map_err(system)?;
-    Ok(EX_OK)
+    let served = server.run(listeners).map_err(system);
+    if let Some(control) = control {
+        control.stop();
+    }
+    served.map(|()| EX_OK)
 }
 
-/// Opens the sockets to listen on, or takes those that systemd passed.
+/// Logs the options that have other values in the configuration file now.
+fn report_changed_options(config: &Config) {
+    match config.changed_options() {
+        Ok(changed) if changed.is_empty() => {}
+        Ok(changed) => events::options_changed(changed.join(",")),
+        Err(e) => events::configuration_invalid(e),
+    }
+}
+
+/// Opens the sockets to listen on, unless systemd passed them.
 fn open_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let opened = match config.listen.as_slice() {
-        [] => listen::passed(),
-        addresses => listen::open(addresses),
-    };
-    let opened = opened.and_then(|mut listeners| {
-        listeners.extend(listen::open(&config.lmtp)?.into_iter().map(Listener::lmtp));
-        Ok(listeners)
-    });
-    let listeners = opened.map_err(|e| {
+    let listeners = kept::open(&config.listen, &config.lmtp).map_err(|e| {
         let status = match e.kind() {
             ErrorKind::AddrInUse => EX_UNAVAILABLE,
             ErrorKind::PermissionDenied => EX_NOPERM,

@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["relay"],
     &["session"],
     &["server"],
+    &["control"],
     &["config"],
     &["check", "sendmail"],
     &["main", "bin"],

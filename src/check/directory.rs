@@ -48,7 +48,8 @@ pub fn check_spool(config: &Config) -> Vec<Problem> {
         path,
         config,
         &privilege::expected_owner(config),
-        0o700,
+        // Users connect to the sockets in it. They cannot list it.
+        if config.users == NameSet::System { 0o711 } else { 0o700 },
     ));
     if let Ok(meta) = fs::metadata(path)
         && meta.is_dir()

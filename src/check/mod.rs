@@ -15,6 +15,7 @@
 //! | `check/settings.rs` | limits, names, and single values |
 //! | `check/privilege.rs` | the user to run as, and its permissions |
 //! | `check/port.rs` | the addresses to listen on |
+//! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
 //! | `check/directory.rs` | mail directory and spool |
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
@@ -27,6 +28,7 @@ mod mailbox;
 mod port;
 mod privilege;
 mod settings;
+mod socket_unit;
 mod tls;
 
 use std::fmt::Write as _;
@@ -48,7 +50,7 @@ pub fn render(config: &Config, problems: &[Problem]) -> String {
     let _ = writeln!(text, "{:<16} {}", "privileges", privilege::run_identity(config));
     for problem in problems {
         let kind = if problem.stops_mail { "problem" } else { "advice" };
-        let _ = write!(text, "\n{kind}: {}\n   fix: {}\n", problem.what, problem.fix);
+        let _ = write!(text, "\n{kind}: {problem}\n");
     }
     let _ = match problems.len() {
         0 => writeln!(text, "\nno problems"),
@@ -70,6 +72,7 @@ pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
     found.extend(privilege::check(config, &route));
     if !config.inetd {
         found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::check));
+        found.extend(socket_unit::check(config));
     }
     // A server in the sandbox creates its directories.
     let created_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::{advice, privilege};
 use crate::config::options::Origin;
 use crate::config::{Config, HostInfo, NameSet};
+use crate::observe::logging::{self, LogTarget};
 use crate::route::Problem;
 use crate::session::Audience;
 use crate::smtp::Domain;
@@ -20,8 +21,20 @@ pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
     found.extend(check_names(config, host));
     found.extend(check_configuration_file(config));
     found.extend(check_terminals(config));
+    found.extend(check_syslog(config));
     found.extend(check_metrics_file(config));
     found
+}
+
+/// Checks that there is a syslog daemon if the log goes to it.
+fn check_syslog(config: &Config) -> Option<Problem> {
+    let socket = logging::missing_syslog_socket()?;
+    (config.log == LogTarget::Syslog).then(|| {
+        advice(
+            format!("log syslog: {socket} does not exist, so that nothing is logged"),
+            "start a syslog daemon, or set log to stderr",
+        )
+    })
 }
 
 /// Checks for limits below those that the standards require of every receiver, and for timeouts
@@ -83,7 +96,8 @@ fn check_names(config: &Config, host: &HostInfo) -> Vec<Problem> {
             &format!("add domain {}, unless another host takes its mail", config.hostname),
         ));
     }
-    if let Some(mailname) = host.mailname.as_deref().filter(|name| !local(name)) {
+    let mailname = host.mailname.as_deref().map(|name| name.strip_suffix('.').unwrap_or(name));
+    if let Some(mailname) = mailname.filter(|name| !local(name)) {
         found.push(advice(
             format!(
                 "mail for user@{} is rejected, but programs send with this domain (/etc/mailname)",
@@ -180,7 +194,11 @@ mod tests {
         let mut host = host_named("a.b");
         assert_eq!(check_names(&config(&[], &host), &host), []);
         host.mailname = Some("m.b".to_owned());
-        assert_found(&check_names(&config(&[], &host), &host), "user@a.b", false);
+        assert_eq!(check_names(&config(&[], &host), &host), []);
+        host.mailname = Some("m.b.".to_owned());
+        assert_eq!(check_names(&config(&[], &host), &host), []);
+        host.mailname = Some("m.b".to_owned());
+        assert_found(&check_names(&config(&["-d", "m.b"], &host), &host), "user@a.b", false);
         let found = check_names(&config(&["-d", "A.B"], &host), &host);
         assert_found(&found, "user@m.b", false);
         assert_eq!(found.len(), 1);

@@ -2,6 +2,7 @@
 
 use super::{ConfigError, usage};
 use crate::config::options::CommandLine;
+use crate::relay::queue::list::ListFormat;
 
 /// The command that the program runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub enum ProgramCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum QueueCommand {
     /// `queue`: list the entries.
-    List,
+    List(ListFormat),
     /// `queue show ID`: print the entry with this id, and its message.
     Show(String),
     /// `queue drop ID`: remove the entry with this id.
@@ -42,6 +43,9 @@ pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError>
         return Ok(ProgramCommand::Version);
     }
     let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+    if line.has("json") && words != ["queue"] {
+        return usage("--json is for the command \"queue\" alone");
+    }
     match words.as_slice() {
         [] => Ok(ProgramCommand::Serve),
         ["check"] => Ok(ProgramCommand::Check),
@@ -49,6 +53,9 @@ pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError>
         ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
         ["explain", rest @ ..] => {
             Ok(ProgramCommand::Explain(rest.iter().map(|a| a.to_string()).collect()))
+        }
+        ["queue"] if line.has("json") => {
+            Ok(ProgramCommand::Queue(QueueCommand::List(ListFormat::Json)))
         }
         ["queue", rest @ ..] => queue_command(rest).map(ProgramCommand::Queue),
         [other, ..] => usage(&format!(
@@ -60,7 +67,7 @@ pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError>
 
 fn queue_command(words: &[&str]) -> Result<QueueCommand, ConfigError> {
     match words {
-        [] => Ok(QueueCommand::List),
+        [] => Ok(QueueCommand::List(ListFormat::Text)),
         ["show", id] => Ok(QueueCommand::Show(id.to_string())),
         ["drop", id] => Ok(QueueCommand::Remove(id.to_string())),
         ["flush", ids @ ..] => {

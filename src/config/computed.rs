@@ -72,8 +72,8 @@ pub(super) fn hostname(
     Ok(name)
 }
 
-/// Returns the local domains, by default the name in `/etc/mailname` or the hostname, and
-/// `localhost`. In the sandbox every domain is local.
+/// Returns the local domains, by default the name in `/etc/mailname`, the hostname and `localhost`.
+/// In the sandbox every domain is local.
 pub(super) fn domains(
     values: &mut OptionValues<'_>,
     host: &HostInfo,
@@ -86,7 +86,7 @@ pub(super) fn domains(
         values.show("domain", "any", Origin::Sandbox);
         return Ok(NameSet::Any);
     }
-    let (name, origin) = match &host.mailname {
+    let (first, origin) = match &host.mailname {
         Some(name) => {
             let wrong = |form| format!("{MAILNAME}: expected {form}; or set one with --domain");
             let name = parse::domain(name).map_err(|form| ConfigError::Config(wrong(form)))?;
@@ -94,9 +94,11 @@ pub(super) fn domains(
         }
         None => (hostname.to_owned(), Origin::Host("hostname")),
     };
-    let mut names = vec![name];
-    if !names[0].eq_ignore_ascii_case("localhost") {
-        names.push("localhost".to_owned());
+    let mut names: Vec<String> = Vec::new();
+    for name in [&first, hostname, "localhost"] {
+        if !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            names.push(name.to_owned());
+        }
     }
     values.show("domain", &names.join(", "), origin);
     Ok(NameSet::Listed(names))

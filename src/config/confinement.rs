@@ -19,6 +19,10 @@ impl Config {
         if self.users == NameSet::System {
             rules.allow_user_lookup();
         }
+        // HUP compares it with the values in effect.
+        if let Some(file) = self.file() {
+            rules.allow_read(file);
+        }
         if let Some(file) = &self.aliases {
             rules.allow_read(file);
         }

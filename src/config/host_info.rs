@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::config::options::Origin;
+use crate::net::kept;
 
 /// The properties of the host that defaults depend on.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +23,7 @@ pub struct HostInfo {
     pub aliases: bool,
     /// True if the process is root.
     pub root: bool,
-    /// True if systemd passed sockets (`LISTEN_FDS`).
+    /// True if systemd passed sockets of a socket unit (`LISTEN_FDS`).
     pub sockets: bool,
 }
 
@@ -37,14 +38,16 @@ impl HostInfo {
             mailname: mailname.split_whitespace().next().map(str::to_owned),
             aliases: Path::new(ALIASES).exists(),
             root: nix::unistd::geteuid().is_root(),
-            sockets: std::env::var_os("LISTEN_FDS").is_some(),
+            sockets: std::env::var_os("LISTEN_FDS").is_some()
+                && !kept::are_all_kept(&std::env::var("LISTEN_FDNAMES").unwrap_or_default()),
         }
     }
 
     /// Returns the fully qualified name, and its origin: the host name if it has a dot, else the
     /// name that extends it on its line of `/etc/hosts`, else the host name.
     pub fn full_name(&self) -> (&str, Origin) {
-        let short = self.name.as_str();
+        // A complete name may have a closing dot (RFC 1034 3.1).
+        let short = self.name.strip_suffix('.').unwrap_or(&self.name);
         let own = (short, Origin::Host("gethostname"));
         if short.contains('.') {
             return own;

@@ -149,6 +149,8 @@ pub struct Config {
     pub verbosity: i32,
     /// Every value in effect with its origin, in the order of the table.
     pub shown: Vec<OptionValue>,
+    /// The command line and the host that the values come from, besides the file.
+    source: (CommandLine, HostInfo),
 }
 
 impl Config {
@@ -216,11 +218,33 @@ impl Config {
             metrics_file: computed::metrics_file(&mut values)?,
             verbosity: verbosity(line)?,
             shown: Vec::new(),
+            source: (line.clone(), host.clone()),
         };
         let row_of = |g: &OptionValue| options::TABLE.iter().position(|row| row.long == g.long);
         values.shown.sort_by_key(row_of);
         config.shown = values.shown;
         Ok(config)
+    }
+
+    /// Reads the configuration file again. Returns the options that have other values now, which
+    /// take effect at the next start.
+    ///
+    /// # Errors
+    /// The file is wrong or cannot be read.
+    pub fn changed_options(&self) -> Result<Vec<&'static str>, ConfigError> {
+        let (line, host) = &self.source;
+        let new = Config::new(line, read_configuration_file(line)?, host)?;
+        let values = |config: &Config, long: &str| -> Vec<String> {
+            let all = config.shown.iter().filter(|given| given.long == long);
+            all.map(|given| given.value.clone()).collect()
+        };
+        let all = options::TABLE.iter().map(|row| row.long);
+        Ok(all.filter(|long| values(self, long) != values(&new, long)).collect())
+    }
+
+    /// Returns the configuration file that is read, whether it exists or not.
+    pub fn file(&self) -> Option<&Path> {
+        configuration_file(&self.source.0).map(|(path, _)| path)
     }
 
     /// Returns the origin of the value of `long`.
@@ -306,16 +330,21 @@ impl Config {
 
 /// Reads the file of `--config`, or else the default file if it exists.
 fn read_configuration_file(line: &CommandLine) -> Result<Vec<OptionValue>, ConfigError> {
-    let named = line.value("config");
-    let ignores_default = line.has("sandbox") || line.has("help") || line.has("version");
-    if named.is_none() && ignores_default {
-        return Ok(Vec::new());
-    }
-    let path = Path::new(named.unwrap_or(CONFIG));
+    let Some((path, is_named)) = configuration_file(line) else { return Ok(Vec::new()) };
     match read_text(path) {
         Ok(text) => options::parse_file(path, &text),
-        Err(e) if named.is_none() && e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) if !is_named && e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(e) => Err(ConfigError::Config(format!("{}: {e}", path.display()))),
+    }
+}
+
+/// Returns the configuration file to read, and whether `--config` names it.
+fn configuration_file(line: &CommandLine) -> Option<(&Path, bool)> {
+    let ignores_default = line.has("sandbox") || line.has("help") || line.has("version");
+    match line.value("config") {
+        Some(named) => Some((Path::new(named), true)),
+        None if ignores_default => None,
+        None => Some((Path::new(CONFIG), false)),
     }
 }
 

@@ -111,7 +111,7 @@ pub struct OptionValue {
 }
 
 /// A parsed command line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
     /// The options, in the order of the table.
     pub given: Vec<OptionValue>,
@@ -303,7 +303,7 @@ Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems
        mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
-       mailslot queue [OPTIONS]            list mail that waits for other hosts
+       mailslot queue [--json] [OPTIONS]   list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message
        mailslot queue drop ID [OPTIONS]    remove one entry without a report
        mailslot queue flush [ID...] [OPTIONS]   try to send it now
@@ -349,9 +349,9 @@ pub const TABLE: &[OptionRow] = &[
         "",
         "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. With the \
          prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
-         PATH, the socket has these permissions instead of 666. If this is not given, mailslot \
-         uses the sockets that systemd passes; if there are none and --lmtp is given, it does not \
-         listen for SMTP.",
+         PATH, the socket has these permissions instead of 666. Sockets that a systemd socket \
+         unit passes are used, too, and instead if this is not given; if there are none and --lmtp \
+         is given, mailslot does not listen for SMTP.",
     ),
     option(
         ("lmtp", ""),
@@ -374,7 +374,7 @@ pub const TABLE: &[OptionRow] = &[
         ("domain", "d"),
         "NAME",
         Many,
-        Computed("the name in /etc/mailname, or else the hostname; and localhost"),
+        Computed("the name in /etc/mailname, the hostname, and localhost"),
         "",
         "Mail for NAME is local. If this is given, no other domains are local.",
     ),
@@ -648,6 +648,14 @@ pub const TABLE: &[OptionRow] = &[
         Computed("off"),
         "",
         "Serve one SMTP session on standard input and output, a socket or a pipe.",
+    ),
+    option(
+        ("json", ""),
+        "",
+        Arity::CommandLine,
+        Computed("off"),
+        "RFC 8259",
+        "With the command queue: print one JSON object a line.",
     ),
     option(
         ("log", ""),

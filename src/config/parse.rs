@@ -39,9 +39,10 @@ pub fn lmtp_address(text: &str) -> Result<ListenAddress, String> {
     }
 }
 
-/// Parses a domain name by the grammar of RFC 5321 4.1.2, as the receiver does.
+/// Parses a domain name by the grammar of RFC 5321 4.1.2, as the receiver does. A closing dot,
+/// which marks a complete name in DNS (RFC 1034 3.1), is removed.
 pub fn domain(text: &str) -> Result<String, String> {
-    match Domain::parse(text) {
+    match Domain::parse(text.strip_suffix('.').unwrap_or(text)) {
         Ok(Domain::Name(name)) => Ok(name),
         _ => Err("a domain name, such as mail.example.org".to_owned()),
     }

@@ -78,7 +78,12 @@ fn names_default_to_those_of_the_host() {
         (host("a", "127.0.1.1 a a.example # x", None), "a.example", "a.example, localhost"),
         (host("a", "127.0.1.1 a # a.example", None), "a", "a, localhost"),
         (host("a", "127.0.1.1 ab.example a", None), "a", "a, localhost"),
-        (host("a.b", "", Some("example.org")), "a.b", "example.org, localhost"),
+        (host("a.b", "", Some("example.org")), "a.b", "example.org, a.b, localhost"),
+        (host("a.b", "", Some("A.B")), "a.b", "A.B, localhost"),
+        (host("a.b", "", Some("localhost")), "a.b", "localhost, a.b"),
+        // A closing dot is removed.
+        (host("a.b.", "", Some("c.d.")), "a.b", "c.d, a.b, localhost"),
+        (host("a.", "127.0.1.1 a.example. a", None), "a.example", "a.example, localhost"),
         (host("localhost", "", None), "localhost", "localhost"),
     ] {
         let config = config("", "", &host).unwrap();

@@ -11,6 +11,8 @@ pub enum Peer {
     Ip(SocketAddr),
     /// A process on this host, over a Unix socket.
     Unix,
+    /// A process of the user with this id on this host, over a Unix socket.
+    LocalUser(u32),
     /// An unknown process, over a pipe on standard input.
     Pipe,
 }
@@ -25,7 +27,15 @@ impl Peer {
     pub fn address(&self) -> Option<IpAddr> {
         match self {
             Peer::Ip(address) => Some(address.ip()),
-            Peer::Unix | Peer::Pipe => None,
+            Peer::Unix | Peer::LocalUser(_) | Peer::Pipe => None,
+        }
+    }
+
+    /// Returns the id of the user that the process at the other end runs as, if it is known.
+    pub fn uid(&self) -> Option<u32> {
+        match self {
+            Peer::LocalUser(uid) => Some(*uid),
+            Peer::Ip(_) | Peer::Unix | Peer::Pipe => None,
         }
     }
 
@@ -41,7 +51,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Ip(address) => address.fmt(f),
-            Peer::Unix => f.write_str("unix"),
+            Peer::Unix | Peer::LocalUser(_) => f.write_str("unix"),
             Peer::Pipe => f.write_str("pipe"),
         }
     }

@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -54,7 +54,7 @@ impl ReceivedField<'_> {
                 IpAddr::V4(ip) => format!("{client} ([{ip}])"),
                 IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
             },
-            Peer::Unix => format!("{client} (local)"),
+            Peer::Unix | Peer::LocalUser(_) => format!("{client} (local)"),
             Peer::Pipe => format!("{client} (unknown)"),
         };
         let by = clean_host_name(self.hostname);
@@ -85,6 +85,10 @@ pub fn now() -> Zoned {
         .unwrap_or(Timestamp::UNIX_EPOCH)
         .to_zoned(TimeZone::system())
 }
+
+/// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small
+/// host without a clock of its own boots in 1970.
+pub const EARLIEST_TIME: Duration = Duration::from_secs(1_577_836_800);
 
 /// A generator of message ids that are unique among all processes, hosts and restarts, because
 /// recovery searches mailboxes for them.
@@ -203,6 +207,7 @@ mod tests {
             (Peer::ip("[2001:db8::7]:4711".parse().unwrap()), "([IPv6:2001:db8::7])"),
             (Peer::ip("[::ffff:192.0.2.7]:4711".parse().unwrap()), "([192.0.2.7])"),
             (Peer::Unix, "(local)"),
+            (Peer::LocalUser(1000), "(local)"),
             (Peer::Pipe, "(unknown)"),
         ] {
             assert_eq!(

@@ -10,18 +10,19 @@
 
 use std::fmt;
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use listenfd::ListenFd;
-use nix::sys::socket::Backlog;
+use nix::sys::socket::{Backlog, ControlMessage, MsgFlags, UnixAddr, sendmsg};
 
 use crate::message::peer::Peer;
+use crate::net::socket::unix_peer;
 use crate::net::stream::Socket;
 use crate::observe::events;
 
@@ -77,6 +78,8 @@ pub struct Listener {
     service: Service,
     /// Path, device and inode of a Unix socket that was created here. It is removed at the end.
     created: Option<(PathBuf, u64, u64)>,
+    /// Name of a socket that systemd passed.
+    passed_name: Option<String>,
 }
 
 #[derive(Debug)]
@@ -143,6 +146,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
         };
         let Some(mut listener) = socket.map(Listener::new).transpose()? else { continue };
         listener.service = Service { lmtp: name == "lmtp", tls: name == "tls" };
+        listener.passed_name = Some(name.to_owned());
         if listener.service.lmtp && listener.local_addr().is_some_and(|a| a.port() == 25) {
             // RFC 2033 5
             let why = format!("systemd passed {listener} as lmtp, but port 25 is for SMTP");
@@ -157,22 +161,30 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 /// connections are accepted, `STOPPING=1` at the end. An error is only logged, because mail is more
 /// important.
 pub fn notify(state: &str) {
+    notify_with(state, &[]);
+}
+
+/// Notifies the service manager like [`notify`], and passes it `descriptors`.
+pub(super) fn notify_with(state: &str, descriptors: &[ControlMessage<'_>]) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes()) {
+    if let Err(e) = send_datagram(Path::new(&socket), state.as_bytes(), descriptors) {
         events::notify_failed(state, e);
     }
 }
 
-fn send_datagram(to: &Path, bytes: &[u8]) -> io::Result<()> {
+fn send_datagram(to: &Path, bytes: &[u8], descriptors: &[ControlMessage<'_>]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
-    if let Some(name) = to.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
-        use std::os::linux::net::SocketAddrExt;
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        return socket.send_to_addr(bytes, &address).map(drop);
-    }
-    socket.send_to(bytes, to).map(drop)
+    let address = match to.as_os_str().as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::new_abstract(name)?,
+        None => UnixAddr::new(to)?,
+    };
+    #[cfg(not(target_os = "linux"))]
+    let address = UnixAddr::new(to)?;
+    let (fd, bytes) = (socket.as_raw_fd(), [IoSlice::new(bytes)]);
+    sendmsg(fd, &bytes, descriptors, MsgFlags::empty(), Some(&address))?;
+    Ok(())
 }
 
 impl Listener {
@@ -182,13 +194,23 @@ impl Listener {
             Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Listening::Unix(unix) => unix.set_nonblocking(true)?,
         }
-        Ok(Listener { socket, service: Service::default(), created: None })
+        Ok(Listener { socket, service: Service::default(), created: None, passed_name: None })
     }
 
     /// Makes it a listener for LMTP.
     pub fn lmtp(mut self) -> Listener {
         self.service.lmtp = true;
         self
+    }
+
+    /// Sets the protocol of its connections.
+    pub(super) fn set_service(&mut self, lmtp: bool, tls: bool) {
+        self.service = Service { lmtp, tls };
+    }
+
+    /// Returns the name that systemd gave it, if systemd passed it.
+    pub(super) fn passed_name(&self) -> Option<&str> {
+        self.passed_name.as_deref()
     }
 
     /// Returns its address, with the real port if 0 was asked for, or None for a Unix socket.
@@ -231,7 +253,8 @@ impl Accept for Listener {
                 let (unix, _) = unix.accept()?;
                 #[cfg(not(target_os = "linux"))]
                 unix.set_nonblocking(false)?;
-                Ok((Socket::Unix(unix), Peer::Unix))
+                let peer = unix_peer(&unix);
+                Ok((Socket::Unix(unix), peer))
             }
         }
     }
@@ -261,7 +284,7 @@ impl Drop for Listener {
 }
 
 impl ListenAddress {
-    fn explain(&self, e: io::Error) -> io::Error {
+    pub(super) fn explain(&self, e: io::Error) -> io::Error {
         let fix = match (e.kind(), self) {
             (io::ErrorKind::PermissionDenied, ListenAddress::Tcp { .. }) => {
                 "; ports below 1024 need root, CAP_NET_BIND_SERVICE or a socket unit"
@@ -457,10 +480,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        send_datagram(&path, b"READY=1").unwrap();
+        send_datagram(&path, b"READY=1", &[]).unwrap();
         let mut received = [0; 16];
         let n = manager.recv(&mut received).unwrap();
         assert_eq!(&received[..n], b"READY=1");
-        assert!(send_datagram(&directory.path().join("nobody"), b"READY=1").is_err());
+        assert!(send_datagram(&directory.path().join("nobody"), b"READY=1", &[]).is_err());
     }
 }

@@ -3,6 +3,7 @@
 //! | file | contains |
 //! | --- | --- |
 //! | `listen.rs` | addresses to listen on, and listening sockets |
+//! | `kept.rs` | listening sockets that the service manager passes, and keeps during a restart |
 //! | `socket.rs` | a connection: TCP, a Unix socket, or standard input and output |
 //! | `server_socket.rs` | a connection with deadlines |
 //! | `stream.rs` | a session's connection: buffers, command lines, mail data, replies |
@@ -11,6 +12,7 @@
 //! | `tls/` | TLS for servers and clients |
 
 mod disconnect;
+pub mod kept;
 pub mod listen;
 mod server_socket;
 mod session_handle;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{MsgFlags, recv, send};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use crate::message::peer::Peer;
 
@@ -62,7 +64,18 @@ pub fn standard_input() -> io::Result<(Socket, Peer)> {
     }
     let unix = UnixStream::from(OwnedFd::from(tcp));
     unix.peer_addr()?;
-    Ok((Socket::Unix(unix), Peer::Unix))
+    let peer = unix_peer(&unix);
+    Ok((Socket::Unix(unix), peer))
+}
+
+/// Returns the peer of a connected Unix socket: the user that its process ran as when it
+/// connected, if the system reports that.
+pub(super) fn unix_peer(socket: &UnixStream) -> Peer {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let uid = getsockopt(socket, PeerCredentials).map(|peer| peer.uid());
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let uid = nix::unistd::getpeereid(socket).map(|(uid, _)| uid.as_raw());
+    uid.map_or(Peer::Unix, Peer::LocalUser)
 }
 
 impl Socket {

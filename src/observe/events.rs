@@ -286,6 +286,15 @@ events! {
     Info counters(counters: Counters);
     /// Aliases, users, certificate and key were read again, after SIGHUP.
     Info reloaded();
+    /// The configuration file was changed, as SIGHUP shows. These options have other values in it
+    /// than in effect; restart the server.
+    Warn options_changed(options);
+    /// The configuration file cannot be read again after SIGHUP, or is wrong, so that the server
+    /// would not start again.
+    Warn configuration_invalid(error);
+    /// The aliases file was read again for newaliases of the user `uid`. It has `errors` lines in
+    /// error, or cannot be read.
+    Info aliases_reloaded(uid, errors);
     /// The server stops, after SIGTERM or SIGINT.
     Info stopping(signal);
 
@@ -304,6 +313,9 @@ events! {
     Warn confinement_absent(kernel, error);
     /// The server does not listen on one of its addresses, but on others.
     Warn listen_failed(error);
+    /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
+    /// `mailslot queue flush` do not reach the server.
+    Warn control_unavailable(error);
     /// The service manager could not be notified.
     Warn notify_failed(state, error);
     /// Certificate and key cannot be read again after the start, because root alone may read them.
@@ -386,10 +398,6 @@ events! {
     /// A defect of the program ended this thread.
     /// The process ends with status 70, so that its supervisor starts it again.
     Error thread_died(thread);
-    /// A defect of the program ended the writer; it recovers and starts again.
-    Error writer_panicked();
-    /// The writer could not start again; until it does, messages are deferred.
-    Error writer_restart_failed(error);
 
     /// The smarthost took the message for this recipient.
     Info relay_sent(queue_id, from, to, relay, reply);

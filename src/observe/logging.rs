@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -74,6 +75,22 @@ pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
         .map_err(io::Error::other)?;
     Ok(PendingLog(Some((queue, style))))
 }
+
+/// Returns the socket of the syslog daemon if it does not exist, so that the lines would be lost.
+pub fn missing_syslog_socket() -> Option<&'static str> {
+    missing_socket(SYSLOG_SOCKETS)
+}
+
+/// Returns the first of `sockets` if none of them exists.
+fn missing_socket(sockets: &[&'static str]) -> Option<&'static str> {
+    if sockets.iter().any(|socket| Path::new(socket).exists()) {
+        return None;
+    }
+    sockets.first().copied()
+}
+
+/// The sockets of syslog(3): on Linux and most BSD systems, on FreeBSD and on macOS.
+const SYSLOG_SOCKETS: &[&str] = &["/dev/log", "/var/run/log", "/var/run/syslog"];
 
 /// A log that holds its lines until [`PendingLog::write`] is called or it is dropped. Its thread
 /// starts only then, because a thread that exists when the process drops privileges keeps its own.
@@ -232,6 +249,15 @@ fn severity(level: Level) -> Severity {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_syslog_socket_is_found() {
+        assert_eq!(
+            missing_socket(&["/nonexistent/log", "/nonexistent/x"]),
+            Some("/nonexistent/log")
+        );
+        assert_eq!(missing_socket(&["/nonexistent/log", "/dev/null"]), None);
+    }
 
     #[test]
     fn a_line_is_one_line() {

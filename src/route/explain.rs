@@ -3,6 +3,7 @@
 //! what happens.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 
 use super::aliases::{AliasItem, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
@@ -19,6 +20,13 @@ pub struct Problem {
     pub fix: String,
     /// True if mail to some address is refused or deferred because of it.
     pub stops_mail: bool,
+}
+
+/// Writes the problem, and on a line of its own its fix.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n   fix: {}", self.what, self.fix)
+    }
 }
 
 impl LocalRoute {
@@ -78,6 +86,23 @@ impl LocalRoute {
         problems
     }
 
+    /// Reads the aliases file again, and returns its errors: why it cannot be read, or the lines
+    /// that are ignored. If there are none, the aliases of the file are in use.
+    pub fn reload_aliases(&self) -> Vec<Problem> {
+        self.aliases.reload();
+        if let Some(error) = self.aliases.error() {
+            return vec![Problem { what: error.what, fix: error.fix, stops_mail: true }];
+        }
+        let Ok(aliases) = self.current_aliases() else { return Vec::new() };
+        let file = aliases.path.display();
+        let problem = |(line, error): &(usize, String)| Problem {
+            what: format!("{file}:{line}: {error}"),
+            fix: CORRECT_LINE.to_owned(),
+            stops_mail: true,
+        };
+        aliases.complaints.iter().map(problem).collect()
+    }
+
     fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
         let file = aliases.path.display();
         let exposed = std::fs::metadata(&aliases.path);
@@ -91,7 +116,7 @@ impl LocalRoute {
         // Sorted by line. An error is shown once, however many aliases lead to it.
         let mut found: BTreeMap<(usize, String), (String, bool)> = BTreeMap::new();
         for (line, error) in &aliases.complaints {
-            let fix = "correct the line, or remove it".to_owned();
+            let fix = CORRECT_LINE.to_owned();
             found.insert((*line, format!("{file}:{line}: {error}")), (fix, true));
         }
         for (index, entry) in aliases.entries.iter().enumerate() {
@@ -190,3 +215,6 @@ fn describe(resolution: &Resolution) -> String {
         (false, false) => format!("delivered to {local_list}, and relayed to {remote_list}"),
     }
 }
+
+/// The fix of a line that is no alias.
+const CORRECT_LINE: &str = "correct the line, or remove it";

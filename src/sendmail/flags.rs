@@ -20,7 +20,7 @@ pub enum Mode {
     Flush,
     /// `-bv`: show where addresses lead.
     Verify,
-    /// `-bi`, `-I`, newaliases: read aliases again.
+    /// `-bi`, `-I`, newaliases: have the server read the aliases again.
     Aliases,
     /// `--help`
     Help,
@@ -200,7 +200,7 @@ Submits a message to the mail server of this host, mailslot(8).
   -bv          print where each ADDRESS leads
   -bp          list the queue of mail for other hosts, as mailq does
   -q           try to send the queue now
-  -bi          newaliases: does nothing, because changed aliases are read anyway
+  -bi          newaliases: read the aliases now, and print their errors
   -C FILE      the configuration file, /etc/mailslot.conf
   --deliver-direct  (root) deliver without the server if it does not run
 

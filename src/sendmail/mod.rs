@@ -9,7 +9,7 @@
 //! no more than any other client. It has no queue of its own. If the server does not accept a
 //! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
 //! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
-//! `mailq` shows it to users who may read it.
+//! `mailq` shows all users their own mail in it.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -34,6 +34,7 @@ use std::time::Duration;
 use nix::unistd::{Uid, User};
 
 use crate::config::{Config, ConfigError, NameSet};
+use crate::control::{self, ControlAnswer, ControlRequest};
 use crate::message::trace;
 use crate::net::listen::ListenAddress;
 use crate::net::tls::Trust;
@@ -41,6 +42,7 @@ use crate::relay::client::{
     self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress,
 };
 use crate::relay::queue;
+use crate::relay::queue::list::{ListFormat, ListView};
 use crate::route::{LocalRoute, Refusal, Route};
 use crate::smtp::sender::RecipientOutcome;
 use crate::smtp::{
@@ -68,8 +70,7 @@ pub fn run(args: &[OsString]) -> u8 {
         Mode::Verify => verify(&flags),
         Mode::Queue => show_queue(&flags),
         Mode::Flush => flush(&flags),
-        // Nothing to do, because the server reads aliases again when they change.
-        Mode::Aliases => Ok(EX_OK),
+        Mode::Aliases => reload_aliases(&flags),
         Mode::Help => print(flags::HELP),
         Mode::Version => print(concat!("mailslot-sendmail ", env!("CARGO_PKG_VERSION"), "\n")),
     });
@@ -161,6 +162,7 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
         utf8: false,
         ret: flags.ret,
         envid: flags.envid.clone(),
+        submitter: None,
         to: to.iter().map(recipient).collect(),
     }
 }
@@ -314,17 +316,50 @@ fn verify(flags: &Flags) -> Result<u8, SendmailError> {
 
 /// Prints the queue, as `mailslot queue` does.
 fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
-    let text = queue::list::list(&config(flags)?.spool);
+    let config = config(flags)?;
+    let request = ControlRequest::List(ListFormat::Text);
+    let answer = control::client::ask_if_reachable(&config.spool, &request).map_err(no_answer)?;
+    if let Some(answer) = answer {
+        return print_answer(&answer);
+    }
+    let text = queue::list::list(&config.spool, ListFormat::Text, &ListView::default());
     print(&text.map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("you may not read the queue: {e}")),
         _ => (EX_IOERR, format!("the queue cannot be read: {e}")),
     })?)
 }
 
-/// Runs `mailslot queue flush` if mail is relayed, so that there can be a queue.
+/// Makes the server read the aliases again, and prints their errors. Without a server, checks the
+/// file.
+fn reload_aliases(flags: &Flags) -> Result<u8, SendmailError> {
+    let config = config(flags)?;
+    let request = ControlRequest::ReloadAliases;
+    let answer = control::client::ask(&config.spool, &request).map_err(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => {
+            (EX_NOPERM, format!("you may not make the server read the aliases: {e}"))
+        }
+        _ => no_answer(e),
+    })?;
+    if let Some(answer) = answer {
+        print_lines(&answer.text);
+        return Ok(answer.status);
+    }
+    let errors = LocalRoute::new(config.route_config()).reload_aliases();
+    errors.iter().for_each(|error| print_lines(&error.to_string()));
+    Ok(if errors.is_empty() { EX_OK } else { EX_DATAERR })
+}
+
+/// Makes the server try the queue now. Without a server, runs `mailslot queue flush`. Does nothing
+/// if no mail is relayed, so that there is no queue.
 fn flush(flags: &Flags) -> Result<u8, SendmailError> {
-    if config(flags)?.relay.is_none() {
+    let config = config(flags)?;
+    if config.relay.is_none() {
         return Ok(EX_OK);
+    }
+    let request = ControlRequest::Flush(Vec::new());
+    let answer = control::client::ask_if_reachable(&config.spool, &request).map_err(no_answer)?;
+    if let Some(answer) = answer {
+        return print_answer(&answer);
     }
     let status = mailslot(flags, &["queue", "flush"]).and_then(|mut command| command.status());
     let status = status.map_err(cannot_start)?;
@@ -394,6 +429,10 @@ fn server_addresses(config: &Config) -> Vec<ServerAddress> {
     if Path::new(SOCKET).exists() {
         unix.push(ServerAddress::Unix(SOCKET.into()));
     }
+    let submission = control::submission_socket(&config.spool);
+    if submission.exists() {
+        unix.push(ServerAddress::Unix(submission));
+    }
     for address in &config.listen {
         match address {
             ListenAddress::Unix { path, .. } => unix.push(ServerAddress::Unix(path.clone())),
@@ -460,6 +499,22 @@ fn cannot_start(e: io::Error) -> SendmailError {
     (EX_OSERR, format!("mailslot cannot be started: {e}"))
 }
 
+fn no_answer(e: io::Error) -> SendmailError {
+    (EX_TEMPFAIL, format!("the mail server does not answer: {e}"))
+}
+
+/// Prints the answer of the server, on standard error if it is an error. The number of entries that
+/// are left after a flush is none.
+fn print_answer(answer: &ControlAnswer) -> Result<u8, SendmailError> {
+    match answer.status {
+        EX_OK | EX_TEMPFAIL => print(&answer.text).map(|_| answer.status),
+        status => {
+            print_lines(&answer.text);
+            Ok(status)
+        }
+    }
+}
+
 fn no_server(error: &str) -> SendmailError {
     (EX_TEMPFAIL, format!("nothing was sent, because the mail server does not answer: {error}"))
 }
@@ -469,6 +524,11 @@ fn print(text: &str) -> Result<u8, SendmailError> {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err((EX_IOERR, e.to_string())),
         _ => Ok(EX_OK),
     }
+}
+
+/// Prints lines on standard error.
+fn print_lines(text: &str) {
+    text.lines().for_each(print_error);
 }
 
 /// Prints a line on standard error, which may be closed.

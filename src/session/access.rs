@@ -93,6 +93,7 @@ impl Access {
             dsn: self.dsn,
             prdr: true,
             lmtp: self.lmtp,
+            submitter: self.peer.uid(),
             tls: match &config.tls {
                 None => StartTlsMode::Off,
                 Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
@@ -109,7 +110,7 @@ fn may_relay(peer: Peer, networks: &[IpNet]) -> bool {
         Peer::Ip(client) => {
             peer.is_local() || networks.iter().any(|network| network.contains(&client.ip()))
         }
-        Peer::Unix => true,
+        Peer::Unix | Peer::LocalUser(_) => true,
         Peer::Pipe => false,
     }
 }
@@ -121,6 +122,7 @@ mod tests {
     fn access(peer: &str, lmtp: bool) -> Access {
         let peer = match peer {
             "unix" => Peer::Unix,
+            "user" => Peer::LocalUser(1000),
             "pipe" => Peer::Pipe,
             address => Peer::ip(address.parse().unwrap()),
         };
@@ -138,6 +140,7 @@ mod tests {
             (Peer::ip("127.0.0.1:4711".parse().unwrap()), true),
             (Peer::ip("[::1]:4711".parse().unwrap()), true),
             (Peer::Unix, true),
+            (Peer::LocalUser(1000), true),
             (Peer::Pipe, false),
         ] {
             assert_eq!(may_relay(peer, &networks), expected, "{peer}");
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn local_clients_may_more_than_remote_ones() {
-        for peer in ["127.0.0.1:4711", "[::1]:4711", "unix", "pipe"] {
+        for peer in ["127.0.0.1:4711", "[::1]:4711", "unix", "user", "pipe"] {
             let access = access(peer, false);
             assert!(access.vrfy && access.expn && access.forward_replies, "{peer}");
             assert!(access.dsn && access.counters && access.is_trusted, "{peer}");

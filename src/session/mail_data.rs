@@ -159,7 +159,7 @@ impl Session<'_> {
         let Incoming { id, time, to, content, .. } = incoming;
         // Only now is the header known as a whole, with its Delivered-To fields.
         let content = if is_mail_loop(envelope, &content) {
-            Err(Some(ContentError::Loop))
+            Err(Some(ContentError::DeliveredLoop))
         } else if end == DataEnd::Whole {
             content.finish().map_err(Some)
         } else {

@@ -31,6 +31,8 @@ pub struct ReceiverConfig {
     /// Whether clients may ask for delivery status notifications (DSN, RFC 3461). The host must
     /// then send them.
     pub dsn: bool,
+    /// The id of the user that the client runs as, for the envelope; None if it is not known.
+    pub submitter: Option<u32>,
     /// The availability of STARTTLS (RFC 3207).
     pub tls: StartTlsMode,
 }
@@ -49,6 +51,7 @@ impl Default for ReceiverConfig {
             lmtp: false,
             prdr: false,
             dsn: false,
+            submitter: None,
             tls: StartTlsMode::Off,
         }
     }

@@ -71,6 +71,8 @@ pub struct Envelope<D> {
     pub ret: Option<DsnReturn>,
     /// The ENVID parameter (RFC 3461 4.4), decoded.
     pub envid: Option<String>,
+    /// The id of the user whose process on this host submitted the message, if it is known.
+    pub submitter: Option<u32>,
     /// The recipients in the order of their RCPT commands. There is at least one once DATA or BDAT
     /// was accepted.
     pub to: Vec<Recipient<D>>,
@@ -87,6 +89,7 @@ impl<D> Envelope<D> {
             utf8: false,
             ret: None,
             envid: None,
+            submitter: None,
             to: Vec::new(),
         }
     }
@@ -102,6 +105,7 @@ impl<D> Envelope<D> {
             utf8: self.utf8,
             ret: self.ret,
             envid: self.envid.clone(),
+            submitter: self.submitter,
             to,
         }
     }

@@ -432,7 +432,9 @@ impl<H: Host> Receiver<H> {
         let reply = reply::mail(delivery, &from);
         let body = parameters.body.unwrap_or_default();
         let MailParameters { size, ret, envid, .. } = parameters;
-        let envelope = Envelope { delivery, from, size, body, utf8, ret, envid, to: Vec::new() };
+        let submitter = self.config.submitter;
+        let to = Vec::new();
+        let envelope = Envelope { delivery, from, size, body, utf8, ret, envid, submitter, to };
         self.transaction =
             Some(Transaction { envelope, rejected: false, prdr, chunks: Chunking::None });
         Ok(Step::Reply(reply))

@@ -38,6 +38,7 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
         utf8: false,
         ret: None,
         envid: None,
+        submitter: None,
         to: to.iter().map(recipient).collect(),
     }
 }

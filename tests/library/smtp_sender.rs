@@ -158,6 +158,7 @@ fn envelope(to: &[&str]) -> Envelope<()> {
         utf8: false,
         ret: None,
         envid: None,
+        submitter: None,
         to: to.iter().map(recipient).collect(),
     }
 }

@@ -7,6 +7,7 @@ mod harness;
 mod abuse;
 mod check;
 mod check_fixes;
+mod control;
 #[cfg(target_os = "linux")]
 mod descriptors;
 mod dialogues;

@@ -256,7 +256,7 @@ fn relayed_messages_are_unchanged() {
 fn queue_is_listed_flushed_and_dropped() {
     let smarthost = unused_address();
     let host = RelayHost::new(&smarthost);
-    assert_eq!(host.queue(&[]), ("the queue is empty\n".to_owned(), true));
+    assert_eq!(host.queue(&[]), ("Mail queue is empty\n".to_owned(), true));
     let server = host.start(&[]);
     let mut client = server.after_ehlo();
     let to = ["a@there.example", "b@there.example"];
@@ -280,15 +280,16 @@ fn queue_is_listed_flushed_and_dropped() {
         assert_eq!(host.queue(words), (String::new(), false), "{words:?}");
     }
     assert_eq!(host.queue(&["flush"]), ("1 left in the queue\n".to_owned(), false));
-    // Beside the running server, which does not retry yet, through another smarthost.
+    drop(client);
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:?}");
+    assert_eq!(host.queue(&["flush"]), ("1 left in the queue\n".to_owned(), false));
+    // Without a server, through another smarthost.
     let there = ScriptedServer::start(|_, command| usual(command));
     let address = there.address.to_string();
     let reached =
         RelayHost { directory: host.directory.clone(), options: RelayHost::new(&address).options };
     assert_eq!(reached.queue(&["flush", one]), ("0 left in the queue\n".to_owned(), true));
     assert_eq!(there.commands_after(".").len(), 1);
-    drop(client);
-    let (log, status) = server.stop();
-    assert_eq!(status.code(), Some(0), "{log:?}");
     assert_eq!(host.directory.queue(), [""; 0]);
 }

@@ -128,7 +128,7 @@ fn exit_statuses() {
         (&["-C", "/nonexistent", "smith"], b"x\n", 78, "/nonexistent: "),
         (&["-bv", "smith"], b"", 0, "smith"),
         (&["-bv", "nobody"], b"", 67, "nobody"),
-        (&["-bp"], b"", 0, "the queue is empty\n"),
+        (&["-bp"], b"", 0, "Mail queue is empty\n"),
         (&["-bi"], b"", 0, ""),
         (&["-q"], b"", 0, ""),
         (&["--help"], b"", 0, "Usage: sendmail "),
@@ -191,7 +191,7 @@ fn verify_accepts_an_address_that_is_relayed() {
 #[test]
 fn mailq_and_newaliases() {
     let host = SendmailHost::new(&[]);
-    for (name, printed) in [("mailq", "the queue is empty\n"), ("newaliases", "")] {
+    for (name, printed) in [("mailq", "Mail queue is empty\n"), ("newaliases", "")] {
         let path = host.server.join(name);
         symlink(SENDMAIL, &path).unwrap();
         let config = ["-C", host.config.to_str().unwrap()];

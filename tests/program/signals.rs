@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, gettid, mkfifo};
 
 use crate::harness::directory::TestDirectory;
+use crate::harness::server::run_mailslot;
 
 /// The aliases file is a FIFO, so the test learns when the server opens it, which is before
 /// recovery. It is not used, because it is no regular file.
@@ -57,4 +58,46 @@ fn a_file_size_limit_at_the_start_is_reported_and_does_not_kill_the_process() {
     let Err((log, status)) = started else { panic!("there is no room for a journal") };
     assert_eq!((status.signal(), status.code()), (None, Some(73)), "{log:?}");
     assert!(log.iter().any(|line| line.contains(directory.as_str())), "{log:?}");
+}
+
+/// The configuration file is read at the start only. HUP says which of its options differ.
+#[test]
+fn hup_reports_options_that_need_a_restart() {
+    let directory = TestDirectory::new();
+    let config = directory.join("conf");
+    fs::write(&config, "max-size 10M\ntimeout 5m\n").unwrap();
+    let server = directory.start(&["--config", config.to_str().unwrap(), "--per-client", "4"]);
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log(" reloaded");
+    fs::write(&config, "max-size 20M\ntimeout 5m\nuser smith\nper-client 2\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    let line = server.wait_for_any_log(&["options-changed", "configuration-invalid"]);
+    // per-client is on the command line, which takes precedence.
+    assert!(line.ends_with("options-changed options=user,max-size"), "{line}");
+    fs::write(&config, "max-size much\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    let line = server.wait_for_any_log(&["options-changed", "configuration-invalid"]);
+    assert!(line.contains("configuration-invalid error=") && line.contains(":1: "), "{line}");
+    fs::write(&config, "max-size 10M\ntimeout 300s\n").unwrap();
+    server.signal(Signal::SIGHUP);
+    let line = server.wait_for_log("options-changed");
+    assert!(line.ends_with(" options=timeout"), "{line}");
+    assert!(server.stop().1.success());
+}
+
+/// The log would be lost, and nothing in the log could say so.
+#[test]
+fn a_log_without_a_syslog_daemon_is_reported() {
+    let is_missing = !["/dev/log", "/var/run/log", "/var/run/syslog"]
+        .iter()
+        .any(|p| std::path::Path::new(p).exists());
+    let directory = TestDirectory::new();
+    let options = ["--sandbox", directory.as_str(), "--listen", "127.0.0.1:0", "--log", "syslog"];
+    let (_, checked) = run_mailslot(&[&["check"], &options[..]].concat());
+    let what = "log syslog: /dev/log does not exist, so that nothing is logged";
+    assert_eq!(checked.contains(&format!("advice: {what}\n")), is_missing, "{checked}");
+    let server = directory.start(&options[4..]);
+    let (log, status) = server.stop();
+    assert!(status.success());
+    assert_eq!(log.iter().any(|line| line.contains(what)), is_missing, "{log:?}");
 }

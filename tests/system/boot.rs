@@ -226,7 +226,7 @@ fn debian_package() {
     container.must(&format!("dpkg -i {package}"));
     assert_eq!(
         container.must("stat -c '%U:%G %a' /var/spool/mailslot /var/mail/root; id -gn mailslot"),
-        "mailslot:mail 700\nroot:mail 660\nmail\n"
+        "mailslot:mail 711\nroot:mail 660\nmail\n"
     );
     assert_eq!(container.must("dpkg --verify mailslot"), "");
     container.must("dpkg-query -W -f '${Provides}' mailslot | grep mail-transport-agent");

@@ -8,6 +8,7 @@ mod harness;
 mod abuse;
 mod boot;
 mod clients;
+mod control;
 mod corpus;
 mod debian_roots;
 #[cfg(target_os = "linux")]
@@ -27,5 +28,7 @@ mod readers_soak;
 mod sendmail_callers;
 mod smtp_sender;
 mod super_servers;
+#[cfg(target_os = "linux")]
+mod systemd;
 #[cfg(feature = "tls")]
 mod tls_clients;

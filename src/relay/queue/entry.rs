@@ -26,6 +26,7 @@
 //! | `r` | RET: `F` or `H` | | |
 //! | `e` | ENVID | | |
 //! | `d` | the local address that led to the recipients | | |
+//! | `s` | the id of the user that submitted the message here, if it is known | | |
 //!
 //! Mail that an alias or a forward file relays leaves with that local address in a Delivered-To
 //! field, so that a mail loop can be recognized when it comes back.
@@ -91,6 +92,9 @@ pub fn encode<D>(
     if let Some(via) = via {
         put('d', via);
     }
+    if let Some(uid) = envelope.submitter {
+        put('s', &uid.to_string());
+    }
     for recipient in to {
         put('t', &recipient.destination.to_string());
         if let Some(DsnNotify { success, failure, delay }) = recipient.notify {
@@ -125,6 +129,7 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
             ('r', None) if value == "H" => envelope.ret = Some(DsnReturn::Headers),
             ('e', None) => envelope.envid = Some(value.to_owned()),
             ('d', None) => via = Some(value.to_owned()),
+            ('s', None) => envelope.submitter = Some(value.parse().ok()?),
             ('t', _) => envelope.to.push(Recipient {
                 path: ForwardPath::Mailbox(Mailbox::parse(value).ok()?),
                 destination: (),
@@ -358,6 +363,7 @@ mod tests {
                 utf8: true,
                 ret: Some(DsnReturn::Headers),
                 envid: Some("c1:2,".to_owned()),
+                submitter: Some(u32::MAX),
                 ..envelope(from)
             };
             let line = encode(&whole, &to, Some(hard[1]), -7, u64::MAX).unwrap();
@@ -368,7 +374,7 @@ mod tests {
             let back = entry.envelope;
             assert_eq!(back.from, whole.from);
             assert_eq!((back.body, back.utf8, back.ret), (whole.body, true, whole.ret));
-            assert_eq!(back.envid, whole.envid);
+            assert_eq!((&back.envid, back.submitter), (&whole.envid, Some(u32::MAX)));
             assert_eq!(back.to.len(), to.len());
             for (back, one) in back.to.iter().zip(&to) {
                 assert_eq!(back.path, one.path);

@@ -8,35 +8,78 @@ use std::path::Path;
 use fs2::FileExt;
 
 use super::entry::QueueEntry;
-use super::now;
 use super::state::EntryState;
+use super::{OutageReport, now, zoned};
 use crate::message::{QUEUE_DIRECTORY, QueueId};
 use crate::observe::events;
+use crate::smtp::ReversePath;
 
-/// Returns a listing of the queue in `spool`, the oldest entry first. Each entry has a line with
-/// id, age, size in bytes, number of attempts, next attempt, and sender; a line for each recipient
-/// that is not finished; and the last reply. The last line of all is a summary.
+/// The form of a listing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListFormat {
+    /// Lines to read.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A view of the queue: the entries to list, and what is known besides them.
+#[derive(Clone, Debug, Default)]
+pub struct ListView {
+    /// The user whose entries are listed; None for those of every user.
+    pub submitter: Option<u32>,
+    /// The outage that the queue is in, known to the running server only.
+    pub outage: Option<OutageReport>,
+}
+
+/// Returns a listing of the queue in `spool`, the oldest entry first.
+///
+/// As text it begins with a line about the outage, if there is one and an entry. Each entry has a
+/// line with id, age, size in bytes, number of attempts, next attempt, and sender; a line for each
+/// recipient that is not finished; and the last reply. The last line of all is a summary. As JSON
+/// there is an object for the outage and one for each entry, as mailslot(8) describes.
 ///
 /// # Errors
 /// The queue directory cannot be read.
-pub fn list(spool: &Path) -> io::Result<String> {
+pub fn list(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<String> {
     let mut all = Vec::new();
     for id in ids(spool)? {
         // An entry that has been sent since is not listed.
-        if let Ok((_, entry, state)) = read(spool, &id) {
-            all.push((entry.arrived_at, id, entry, state));
+        if let Ok((_, entry, mut state)) = read(spool, &id)
+            && view.submitter.is_none_or(|uid| entry.envelope.submitter == Some(uid))
+        {
+            if let (true, Some(outage)) = (state.last_reply.is_empty(), &view.outage) {
+                state.last_reply.clone_from(&outage.reason);
+            }
+            all.push((state.arrived_at.unwrap_or(entry.arrived_at), id, entry, state));
         }
     }
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let (mut text, mut size) = (String::new(), 0_u64);
+    if let (Some(outage), false) = (&view.outage, all.is_empty()) {
+        let OutageReport { reason, retry_at } = outage;
+        let _ = match format {
+            ListFormat::Text => {
+                let next = zoned(*retry_at).strftime("%H:%M");
+                writeln!(text, "{}, next try {next}", reason.escape_debug())
+            }
+            ListFormat::Json => {
+                writeln!(text, "{{\"outage\":{},\"next\":{retry_at}}}", json(reason))
+            }
+        };
+    }
     for (_, id, entry, state) in &all {
         size = size.saturating_add(entry.size);
         // Writing to a String does not fail.
-        let _ = write_entry(&mut text, id, entry, state);
+        let _ = match format {
+            ListFormat::Text => write_entry(&mut text, id, entry, state),
+            ListFormat::Json => write_json(&mut text, id, entry, state),
+        };
     }
-    match all.len() {
-        0 => text.push_str("the queue is empty\n"),
-        n => {
+    match (format, all.len()) {
+        (ListFormat::Json, _) => {}
+        (ListFormat::Text, 0) => text.push_str("Mail queue is empty\n"),
+        (ListFormat::Text, n) => {
             let _ = writeln!(text, "{n} in the queue, {size} bytes");
         }
     }
@@ -107,7 +150,7 @@ fn write_entry(
     writeln!(
         out,
         "{id} age={} size={} tries={} next={next:?} from={}",
-        rounded(now.saturating_sub(entry.arrived_at)),
+        rounded(now.saturating_sub(state.arrived_at.unwrap_or(entry.arrived_at))),
         entry.size,
         state.tries,
         entry.envelope.from
@@ -121,6 +164,51 @@ fn write_entry(
         writeln!(out, "    last {}", state.last_reply)?;
     }
     Ok(())
+}
+
+/// Writes the entry as one JSON object and a line end.
+fn write_json(
+    out: &mut String,
+    id: &str,
+    entry: &QueueEntry,
+    state: &EntryState,
+) -> std::fmt::Result {
+    let recipients = entry.envelope.to.iter().enumerate();
+    let pending = recipients.filter(|(n, _)| !state.finished.contains(n));
+    let to: Vec<String> = pending.map(|(_, to)| json(&to.path.address())).collect();
+    let from = match &entry.envelope.from {
+        ReversePath::Null => String::new(),
+        ReversePath::Mailbox(mailbox) => mailbox.to_string(),
+    };
+    let uid = entry.envelope.submitter.map_or_else(|| "null".to_owned(), |uid| uid.to_string());
+    writeln!(
+        out,
+        "{{\"id\":{},\"arrived\":{},\"size\":{},\"tries\":{},\"next\":{},\"from\":{},\"to\":[{}],\
+         \"last\":{},\"uid\":{uid}}}",
+        json(id),
+        state.arrived_at.unwrap_or(entry.arrived_at),
+        entry.size,
+        state.tries,
+        state.retry_at,
+        json(&from),
+        to.join(","),
+        json(&state.last_reply),
+    )
+}
+
+/// Returns `text` as a JSON string (RFC 8259 7).
+fn json(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04x}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
 }
 
 /// Returns a time of `seconds` in a suitable unit: `45s`, `12m`, `3h` or `2d`.
@@ -144,9 +232,16 @@ mod tests {
     }
 
     #[test]
+    fn json_strings_are_escaped() {
+        assert_eq!(json("a\"b\\c\u{e4}\n\u{9b}"), "\"a\\\"b\\\\c\u{e4}\\u000a\\u009b\"");
+    }
+
+    #[test]
     fn missing_queue_is_empty_and_id_is_not_a_path() {
         let spool = tempfile::tempdir().unwrap();
-        assert_eq!(list(spool.path()).unwrap(), "the queue is empty\n");
+        let listed = |format| list(spool.path(), format, &ListView::default()).unwrap();
+        assert_eq!(listed(ListFormat::Text), "Mail queue is empty\n");
+        assert_eq!(listed(ListFormat::Json), "");
         for id in ["", "x", "../x", "a/b", "journal-0", "x.state"] {
             let error = show(spool.path(), id, &mut Vec::new()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{id}");

@@ -41,8 +41,8 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -107,6 +107,39 @@ pub struct QueueHandle {
     events: Sender<QueueEvent>,
     /// True if the channel was full, so that the directory must be scanned.
     overflowed: Arc<AtomicBool>,
+    outage: OutageCell,
+}
+
+/// The outage of the queue, as other threads see it.
+#[derive(Clone, Debug, Default)]
+struct OutageCell(Arc<Mutex<Option<OutageReport>>>);
+
+/// A time in which no smarthost can be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutageReport {
+    /// The last smarthost that was tried, and its error, in one line.
+    pub reason: String,
+    /// Time of the next attempt, in seconds since 1970.
+    pub retry_at: i64,
+}
+
+impl OutageCell {
+    fn set(&self, report: Option<OutageReport>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = report;
+    }
+
+    fn get(&self) -> Option<OutageReport> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The entries that a flush is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlushSelection {
+    /// Their ids; empty for all.
+    pub ids: Vec<String>,
+    /// The user that submitted them; None for every user.
+    pub submitter: Option<u32>,
 }
 
 /// A request to the running queue.
@@ -116,6 +149,8 @@ enum QueueEvent {
     EntryCreated(String),
     /// The entries for this node are to be tried now.
     Flush(EtrnNode),
+    /// These entries are to be tried now. The number of entries left is sent back.
+    FlushSelected(FlushSelection, Sender<usize>),
 }
 
 /// The queue's thread.
@@ -139,8 +174,9 @@ pub fn start(
     let (events, received) = bounded(1024);
     let (stop, stopped) = bounded(0);
     let overflowed = Arc::new(AtomicBool::new(false));
-    let handle = QueueHandle { events, overflowed: overflowed.clone() };
     let mut runner = QueueRunner::new(settings, route, writer, counters)?;
+    let outage = runner.outage_cell();
+    let handle = QueueHandle { events, overflowed: overflowed.clone(), outage };
     let thread = std::thread::Builder::new().name("queue".into()).spawn(move || {
         let _vital = VitalThread::new("queue");
         runner.run(&received, &stopped, &overflowed);
@@ -161,14 +197,15 @@ pub fn flush(
     ids: &[String],
 ) -> io::Result<usize> {
     let mut runner = QueueRunner::new(settings, route, writer, counters)?;
-    runner.flush(ids);
-    Ok(runner.len())
+    let all = FlushSelection { ids: ids.to_vec(), submitter: None };
+    Ok(runner.flush(&all, || false))
 }
 
 impl QueueHandle {
     /// Returns a handle to a queue that another process works on.
     pub fn detached() -> QueueHandle {
-        QueueHandle { events: bounded(0).0, overflowed: Arc::default() }
+        let (overflowed, outage) = (Arc::default(), OutageCell::default());
+        QueueHandle { events: bounded(0).0, overflowed, outage }
     }
 
     /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
@@ -183,6 +220,20 @@ impl QueueHandle {
     /// not work on the queue.
     pub fn flush(&self, node: &EtrnNode) -> bool {
         self.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
+    }
+
+    /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
+    /// entries left, of the submitter or of the whole queue. Returns None if the queue stops or is
+    /// too busy.
+    pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
+        let (left, answer) = bounded(1);
+        self.events.try_send(QueueEvent::FlushSelected(selection, left)).ok()?;
+        answer.recv().ok()
+    }
+
+    /// Returns the outage that the queue is in, if any.
+    pub fn outage(&self) -> Option<OutageReport> {
+        self.outage.get()
     }
 }
 

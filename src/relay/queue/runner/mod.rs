@@ -17,6 +17,9 @@
 //! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
 //! which is mostly a report, is reported to postmaster, because reports about reports would go back
 //! and forth forever.
+//!
+//! A clock can be wrong at arrival, and step later. No message is returned for its age before a
+//! least number of attempts ([`tries_min`](super::state::tries_min)), nor in the hour after a step.
 
 mod attempt;
 mod locked_entry;
@@ -24,17 +27,19 @@ mod reports;
 mod schedule;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::hash::RandomState;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
-use super::state::EntryState;
-use super::{QueueConfig, QueueEvent, create_directory, now};
+use super::entry::QueueEntry;
+use super::state::{ClockObserver, EntryState};
+use super::{FlushSelection, OutageCell, QueueConfig, QueueEvent, create_directory, now};
 use crate::deliver::WriterHandle;
 use crate::message::trace::IdGenerator;
 use crate::observe::counters::Counters;
@@ -60,6 +65,9 @@ pub struct QueueRunner {
     unsaved: HashMap<Arc<str>, EntryState>,
     connection: Option<Connection>,
     outage: Option<Outage>,
+    /// The outage for other threads.
+    outage_cell: OutageCell,
+    clock: ClockObserver,
     random: RandomState,
     jitter_count: u64,
 }
@@ -91,11 +99,17 @@ impl QueueRunner {
             unsaved: HashMap::new(),
             connection: None,
             outage: None,
+            outage_cell: OutageCell::default(),
+            clock: ClockObserver::new(Instant::now(), now()),
             random: RandomState::new(),
             jitter_count: 0,
         };
         runner.scan()?;
         Ok(runner)
+    }
+
+    pub fn outage_cell(&self) -> OutageCell {
+        self.outage_cell.clone()
     }
 
     /// Works on the queue until `stopped` is closed. `overflowed` is set by a sender of `requests`
@@ -112,7 +126,7 @@ impl QueueRunner {
             if scan_due && let Err(e) = self.scan() {
                 events::queue_failed(None::<&str>, e);
             }
-            requests.try_iter().for_each(|event| self.handle_event(event));
+            requests.try_iter().for_each(|event| self.handle_event(event, stopped));
             if let Some(id) = self.next_due() {
                 self.attempt(&id);
                 continue;
@@ -123,7 +137,7 @@ impl QueueRunner {
             };
             crossbeam_channel::select! {
                 recv(requests) -> event => match event {
-                    Ok(event) => self.handle_event(event),
+                    Ok(event) => self.handle_event(event, stopped),
                     // All sessions have ended, and the server with them, so that a stop follows.
                     Err(_) => match stopped.recv_timeout(timeout) {
                         Err(RecvTimeoutError::Timeout) => {}
@@ -137,27 +151,45 @@ impl QueueRunner {
         self.close_connection();
     }
 
-    /// Tries each entry once, or those in `ids` if there are any. Stops at an outage.
-    pub fn flush(&mut self, ids: &[String]) {
+    /// Tries each entry of `selection` once. Ends at an outage, or when `is_stopped` returns true.
+    /// Returns the number of entries left: those of the submitter, or else of the whole queue.
+    pub fn flush(&mut self, selection: &FlushSelection, is_stopped: impl Fn() -> bool) -> usize {
+        let FlushSelection { ids, submitter } = selection;
         let mut entries = self.schedule.ids();
         entries.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
-        for id in entries {
-            self.schedule.insert(&id, ScheduledEntry::FORCED);
-            self.attempt(&id);
-            if self.outage.is_some() {
+        if let Some(uid) = submitter {
+            entries.retain(|id| submitter_of(&self.directory, id) == Some(*uid));
+        }
+        if let (Some(outage), false) = (&mut self.outage, entries.is_empty()) {
+            outage.retry_at = Instant::now();
+        }
+        for id in &entries {
+            self.schedule.insert(id, ScheduledEntry::FORCED);
+            self.attempt(id);
+            let outage = self.outage.is_some_and(|outage| Instant::now() < outage.retry_at);
+            if outage || is_stopped() {
                 break;
             }
         }
         self.close_connection();
+        // Reports that the attempts created are entries, too.
+        match submitter {
+            Some(_) => entries.iter().filter(|id| self.schedule.contains(id)).count(),
+            None => self.schedule.ids().len(),
+        }
     }
 
-    /// Returns the number of entries.
-    pub fn len(&self) -> usize {
-        self.schedule.len()
-    }
-
-    fn handle_event(&mut self, event: QueueEvent) {
+    fn handle_event(&mut self, event: QueueEvent, stopped: &Receiver<()>) {
         match event {
+            QueueEvent::FlushSelected(selection, left) => {
+                // Entries of other processes count, too.
+                if let Err(e) = self.scan() {
+                    events::queue_failed(None::<&str>, e);
+                }
+                let is_stopped = || stopped.try_recv() != Err(TryRecvError::Empty);
+                // The client may have gone.
+                let _ = left.send(self.flush(&selection, is_stopped));
+            }
             QueueEvent::EntryCreated(id) => self.schedule.insert(&id, ScheduledEntry::NEW),
             QueueEvent::Flush(node) => self.flush_node(&node),
         }
@@ -221,6 +253,12 @@ impl QueueRunner {
             connection.quit();
         }
     }
+}
+
+/// Returns the user that submitted the entry `id`, if it is known.
+fn submitter_of(directory: &Path, id: &str) -> Option<u32> {
+    let file = File::open(directory.join(id)).ok()?;
+    QueueEntry::read(&file).ok()??.envelope.submitter
 }
 
 /// Time after which an idle connection is closed.
