@@ -36,6 +36,18 @@ impl TestMessage {
         TestMessage { id, to, content }
     }
 
+    /// Creates a message of exactly `length` bytes, if that is enough for its header.
+    pub fn exact(id: impl Into<String>, to: &[&str], length: usize) -> TestMessage {
+        let mut message = TestMessage::new(id, to, 0);
+        let rest = length.saturating_sub(message.content.len());
+        let line = format!("{} of {rest} bytes, and so on to the end of the line\n", message.id);
+        message.content += &line.repeat(rest / line.len());
+        if let Some(rest) = (rest % line.len()).checked_sub(1) {
+            message.content += &format!("{}\n", "x".repeat(rest));
+        }
+        message
+    }
+
     /// Returns what the message ends with in a mailbox: its content and an empty line.
     pub fn stored(&self) -> String {
         format!("{}\n", self.content)
