@@ -7,7 +7,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 
 use super::directory::TestDirectory;
 use super::namespace::Namespace;
@@ -42,7 +42,7 @@ impl FileSystem {
     fn size(self) -> &'static str {
         match self {
             FileSystem::Ext4 | FileSystem::Ext4NoJournal => "192M",
-            FileSystem::Ext4Fragmented => "128M",
+            FileSystem::Ext4Fragmented => "256M",
             FileSystem::Xfs => "320M",
         }
     }
@@ -61,7 +61,7 @@ impl FileSystem {
 pub struct LoopDisk {
     /// A shell in the namespace. Dropped first, because the file system goes with it.
     shell: Shell,
-    kind: FileSystem,
+    pub kind: FileSystem,
     /// Directory where the file system is mounted, empty outside the namespace.
     directory: TestDirectory,
     /// Directory of the image and the boot id.
@@ -117,8 +117,9 @@ impl LoopDisk {
     /// Shuts the file system down. What was not written is lost, and no later call succeeds.
     pub fn shut_down(&self) {
         // Without -f, which would write the log first.
-        let output = xfs_io(&self.root(), "shutdown");
-        assert!(output.status.success(), "{output:?}");
+        let mut command = Command::new("xfs_io");
+        let output = command.args(["-x", "-c", "shutdown"]).arg(self.root()).output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     }
 
     /// Mounts the file system again, as it was when it was shut down. No process may use it.
@@ -136,6 +137,12 @@ impl LoopDisk {
         }
         let (text, status) = self.mount();
         assert_eq!(status, 0, "{text}");
+    }
+
+    /// Removes all mailboxes. A power loss does not bring them back.
+    pub fn remove_mailboxes(&mut self) {
+        let root = self.directory.as_str();
+        self.shell.must(&format!("rm -f '{root}'/mail/* && sync --file-system '{root}'"));
     }
 
     /// Shows the boot id of another boot from now on.
@@ -172,9 +179,4 @@ impl LoopDisk {
             fs::remove_file(path(n)).unwrap();
         }
     }
-}
-
-/// Runs a command of xfs_io(8) on a file or directory, of whatever file system.
-pub fn xfs_io(path: &Path, command: &str) -> Output {
-    Command::new("xfs_io").args(["-x", "-c", command]).arg(path).output().expect("xfs_io")
 }
