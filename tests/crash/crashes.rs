@@ -294,14 +294,15 @@ fn mailbox_renamed_by_a_reader_is_durable() {
 }
 
 /// Tries `fault` at every call, or at one in `step`, until a run ends without it. After each fault
-/// `then` checks the result. Returns the number of faults.
+/// `then` checks the result. Returns the number of faults. Fails the test when all were tried, so
+/// that it says how many of them are not survived.
 fn every_call(
     step: u64,
     fault: Fault,
     mut then: impl FnMut(&SimMachine, &mut Ledger<Outcome>) -> Result<(), String>,
 ) -> u64 {
     let step = (step / factor()).max(1);
-    let mut tried = 0;
+    let (mut tried, mut failures) = (0, Vec::new());
     for at in (1..).step_by(step as usize) {
         let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
         let fault = match fault {
@@ -316,9 +317,11 @@ fn every_call(
         }
         tried += 1;
         if let Err(e) = then(&machine, &mut ledger) {
-            panic!("{fault:?} at call {at}: {e}\n{}", ledger.summary());
+            failures.push(format!("{fault:?} at call {at}: {e}\n{}", ledger.summary()));
         }
     }
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried} {fault:?}, the first:\n{}", failures[0]);
     tried
 }
 
