@@ -223,8 +223,11 @@ impl<A: Answer> Ledger<A> {
         let parts = split(&text);
         for part in &parts {
             // A whole message may be followed by a torn one without a From_ line between them, and
-            // the torn one may have been completed since.
+            // the torn one may have been completed since. Or it may be followed by zeros.
             let is_sealed = |rest: &str| {
+                if rest.starts_with('\0') {
+                    return self.sealed.contains(*part);
+                }
                 let rest = rest.strip_prefix("\n\n");
                 rest.is_some_and(|rest| self.sealed.iter().any(|torn| torn.ends_with(rest)))
             };
