@@ -6,7 +6,7 @@
 use mailslot::deliver::Outcome;
 
 use crate::harness::ledger::{Ledger, Rewrite};
-use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::message::{LARGE, LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
 use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine};
@@ -38,12 +38,21 @@ fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
 
 /// Runs until the fault. False if the run ended without it.
 fn run(machine: &SimMachine, ledger: &mut Ledger<Outcome>, plan: Plan) -> bool {
+    run_with(machine, ledger, plan, deliver_some)
+}
+
+fn run_with(
+    machine: &SimMachine,
+    ledger: &mut Ledger<Outcome>,
+    plan: Plan,
+    deliver: impl Fn(&SimWriter, &mut Ledger<Outcome>),
+) -> bool {
     // RUST_LOG=warn shows what recovery did.
     logger::start();
     let disk = machine.process();
     disk.plan(Some(plan));
     if let Ok(server) = SimWriter::start(&disk) {
-        deliver_some(&server, ledger);
+        deliver(&server, ledger);
         server.stop();
     }
     let fired = disk.fired();
@@ -85,6 +94,37 @@ fn power_lost_at_every_call() {
     }
     println!("power_lost_at_every_call: {tried} crash points");
     assert!(tried > 500, "{tried}");
+}
+
+#[test]
+fn power_lost_with_messages_of_each_size() {
+    let (mut tried, mut failures) = (0, Vec::new());
+    for (limit, seed) in LIMITS.into_iter().flat_map(|limit| (0..4).map(move |n| (limit, n))) {
+        // Small before and after it, so that it is torn between others.
+        let deliver = |server: &SimWriter, ledger: &mut Ledger<Outcome>| {
+            let mut random = Random(seed);
+            ledger.send(server, TestMessage::new("first", &["alice", "bob"], 300));
+            ledger.send(server, TestMessage::near("sized", &["bob", "dave"], limit, &mut random));
+            ledger.send(server, TestMessage::new("last", &["dave", "bob"], 300));
+        };
+        let step = (7 / factor()).max(1);
+        for at in (1 + seed..).step_by(step as usize) {
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            let fault = Fault::PowerBefore(seed * 10_000 + at);
+            if !run_with(&machine, &mut ledger, Plan { at, fault }, deliver) {
+                assert_eq!(ledger.accepted(), 3, "{}", ledger.summary());
+                break;
+            }
+            tried += 1;
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                failures.push(format!("{limit}, {fault:?} at call {at}: {e}"));
+            }
+        }
+    }
+    println!("power_lost_with_messages_of_each_size: {tried} crash points");
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried}, the first: {}", failures[0]);
+    assert!(tried > 300, "{tried}");
 }
 
 #[test]

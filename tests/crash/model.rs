@@ -14,7 +14,7 @@ use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
 use crate::harness::ledger::{Ledger, Rewrite};
-use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::message::{LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
 use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
@@ -183,9 +183,10 @@ impl Run {
         let first = self.random.below(3) as usize;
         let count = 1 + self.random.below(3) as usize;
         let to: Vec<&'static str> = (0..count).map(|n| BOXES[(first + n) % 3]).collect();
-        let sizes = [200, 200, 1000, 3000, 9000, LARGE];
-        let length = sizes[self.random.below(6) as usize];
-        TestMessage::new(format!("m{}-{step}", self.messages), &to, length)
+        // The largest are rarer, because each step looks at all that was delivered.
+        let most = if self.random.below(4) == 0 { LIMITS.len() } else { 5 };
+        let limit = LIMITS[self.random.below(most as u64) as usize];
+        TestMessage::near(format!("m{}-{step}", self.messages), &to, limit, &mut self.random)
     }
 
     /// Returns a running server, started if necessary.

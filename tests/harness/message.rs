@@ -5,9 +5,19 @@ use std::io::Write;
 use mailslot::deliver::mbox::is_from_line;
 use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
 
-/// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
-/// does not go into the journal, and is written in two pieces.
+use super::random::Random;
+
+/// Length from which the content of [`TestMessage::message`] waits in a file instead of in memory.
+/// A record in the journal of the simulated disk has room for less.
+pub const IN_FILE: usize = 20_000;
+/// Length of a large message, which is read from its file in two pieces.
 pub const LARGE: usize = 70_000;
+
+/// Lengths at which something changes on the simulated disk: a sector, a block, a quarter and half
+/// of a segment of the journal, [`IN_FILE`], a piece of a file, and the most that a server has in
+/// memory.
+pub const LIMITS: [usize; 9] =
+    [512, 4096, 8 << 10, 16 << 10, IN_FILE, 64 << 10, 255 << 10, 256 << 10, 257 << 10];
 
 /// Header that the session writes above the content, without Delivered-To.
 const HEAD: &str = "From s@example.org Thu Jan  1 00:00:00 1970\nReturn-Path: <s@example.org>\n";
@@ -48,6 +58,18 @@ impl TestMessage {
         message
     }
 
+    /// Creates a message whose length is near `limit`: above or below it, with or without the lines
+    /// that are written above the content.
+    pub fn near(
+        id: impl Into<String>,
+        to: &[&str],
+        limit: usize,
+        random: &mut Random,
+    ) -> TestMessage {
+        let length = limit + random.below(320) as usize;
+        TestMessage::exact(id, to, length.saturating_sub(256))
+    }
+
     /// Returns what the message ends with in a mailbox: its content and an empty line.
     pub fn stored(&self) -> String {
         format!("{}\n", self.content)
@@ -68,7 +90,7 @@ impl TestMessage {
     /// Returns the message as a session hands it to the writer.
     pub fn message(&self) -> Message {
         let content = format!("Received: by here id {}; then\n{}", self.id, self.content);
-        let content = if content.len() >= LARGE {
+        let content = if content.len() >= IN_FILE {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(content.as_bytes()).unwrap();
             Content::File(file.into(), content.len() as u64)

@@ -205,8 +205,7 @@ fn send_until(
         // Large ones are rarer, so that most of the time is not spent with them.
         let most = if random.below(4) == 0 { LIMITS.len() } else { 4 };
         let limit = LIMITS[random.below(most as u64) as usize];
-        let length = (limit + random.below(512) as usize).saturating_sub(384);
-        let message = TestMessage::exact(format!("m{session}-{n}"), &to, length);
+        let message = TestMessage::near(format!("m{session}-{n}"), &to, limit, &mut random);
         let code = client.submit_for_code(&message);
         if ledger.lock().unwrap().record(message, code) != Some(250) {
             return;
