@@ -18,6 +18,7 @@ use crate::harness::message::{LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
 use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
+use crate::logger;
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
 const BEFORE: &[(&str, &str)] = &[("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail\n\n")];
@@ -48,6 +49,7 @@ fn random_steps_agree_with_the_model() {
 }
 
 fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
+    logger::start();
     let _seed = PrintSeed(seed);
     let mut run = Run::new(seed);
     for step in 0..STEPS {
