@@ -321,6 +321,26 @@ fn messages_moved_by_a_reader_are_found() {
 }
 
 #[test]
+fn message_that_lost_its_from_line_is_not_taken_for_whole() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::<Outcome>::default());
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    disk.kill();
+    server.stop();
+    // The sector with its beginning was lost with power, and a reader has moved the rest.
+    let mut torn = machine.read("/mail/alice").unwrap();
+    torn[..100].fill(0);
+    machine.rewrite("/mail/alice", &[FOREIGN.as_bytes(), &torn].concat());
+    machine.sync_all();
+    machine.lose_all();
+    SimWriter::start(&machine.process()).unwrap().stop();
+    let mailbox = String::from_utf8(machine.read("/mail/alice").unwrap()).unwrap();
+    assert_eq!(mailbox.matches("Subject: one\n").count(), 2, "{mailbox:?}");
+    assert!(mailbox.contains("\n\nFrom s@example.org "), "{mailbox:?}");
+}
+
+#[test]
 fn mailbox_renamed_by_a_reader_is_durable() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mailslot::deliver::{DeferReason, Outcome};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome};
 use nix::errno::Errno;
 
 use crate::harness::ledger::Ledger;
@@ -358,6 +358,29 @@ fn factor() -> u64 {
 /// A checkpoint shares the descriptors of open files. Its failed sync once took the error that the
 /// sync of a large message should have reported, and the message was acknowledged without being on
 /// disk.
+#[test]
+fn cached_files_are_closed_when_descriptors_run_out() {
+    for limited in [false, true] {
+        let (machine, mut ledger) = (machine(&[]), Ledger::default());
+        let disk = machine.process();
+        // A segment that is full would close them, too.
+        let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
+        let server = SimWriter::start_with(&disk, settings).unwrap();
+        let most = disk.descriptors() + 8;
+        disk.limit_descriptors(Some(most).filter(|_| limited));
+        for n in 0..30 {
+            let name = format!("user{n}");
+            let length = if n == 10 { LARGE } else { 300 };
+            let outcome = ledger.send(&server, TestMessage::new(format!("m{n}"), &[&name], length));
+            assert_eq!(outcome, Some(Outcome::Delivered), "{n}");
+        }
+        assert_eq!(disk.descriptors() > most, !limited, "{}", disk.descriptors());
+        server.stop();
+        assert_eq!(disk.descriptors(), 0);
+        ledger.check(&machine).unwrap();
+    }
+}
+
 #[test]
 fn large_message_has_its_own_descriptor() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));

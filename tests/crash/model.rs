@@ -1,5 +1,6 @@
-//! Random steps: deliveries, readers, locks, faults, kills, power losses and restarts, of one
-//! server or two. After each step every mailbox contains what a simple model predicts.
+//! Random steps: deliveries, readers, locks, faults, kills, power losses, clocks that step, and
+//! restarts, of one server or two. After each step every mailbox contains what a simple model
+//! predicts.
 //!
 //! A run that fails prints its seed. `MAILSLOT_SEED=S` repeats that run alone, `MAILSLOT_FAULTS=N`
 //! makes N times as many runs.
@@ -45,7 +46,7 @@ fn random_steps_agree_with_the_model() {
     });
     let kinds = kinds.into_inner().unwrap();
     println!("steps: {} {kinds:?}", kinds.values().sum::<u64>());
-    assert!(kinds.len() >= 11 || number("MAILSLOT_SEED").is_some(), "{kinds:?}");
+    assert!(kinds.len() >= 12 || number("MAILSLOT_SEED").is_some(), "{kinds:?}");
 }
 
 fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
@@ -102,7 +103,7 @@ impl Run {
 
     /// Makes one step. Returns its kind.
     fn step(&mut self, step: u64) -> &'static str {
-        match self.random.below(40) {
+        match self.random.below(42) {
             0..=11 => {
                 let messages = vec![self.message(step)];
                 self.deliver(messages);
@@ -171,6 +172,12 @@ impl Run {
             37 | 38 => {
                 self.stop_all();
                 "stop"
+            }
+            39 | 40 => {
+                // A clock that a time server sets, or one that was lost with the power.
+                let seconds = self.random.below(4 * 86_400) as i64 - 2 * 86_400;
+                self.machine.step_clock(seconds);
+                "clock"
             }
             _ => {
                 self.server(0);
