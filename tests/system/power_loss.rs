@@ -213,8 +213,8 @@ fn send_until(
     }
 }
 
-/// Writes parts of mailboxes to the disk until `over` is set, as the kernel may at any time. Most of
-/// them are near the end, where they are part of what is being delivered.
+/// Writes parts of mailboxes to the disk until `over` is set, as the kernel may at any time. Most
+/// are near the end of a mailbox, where they are part of what is being delivered.
 fn write_back_until(over: &AtomicBool, root: &Path, mut random: Random) {
     let unrelated = File::create(root.join("unrelated")).unwrap();
     while !over.load(Ordering::Relaxed) {
