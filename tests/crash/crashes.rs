@@ -3,13 +3,13 @@
 //!
 //! Each test prints how many crash points it tried. `MAILSLOT_FAULTS=N` tries N times as many.
 
-use mailslot::deliver::Outcome;
+use mailslot::deliver::{DeliveryConfig, Outcome};
 
 use crate::harness::ledger::{Ledger, Rewrite};
 use crate::harness::message::{LARGE, LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
-use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine};
+use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine, settings};
 use crate::logger;
 
 /// Mailboxes at the start. The second one does not end as a mailbox should.
@@ -338,6 +338,30 @@ fn message_that_lost_its_from_line_is_not_taken_for_whole() {
     let mailbox = String::from_utf8(machine.read("/mail/alice").unwrap()).unwrap();
     assert_eq!(mailbox.matches("Subject: one\n").count(), 2, "{mailbox:?}");
     assert!(mailbox.contains("\n\nFrom s@example.org "), "{mailbox:?}");
+}
+
+#[test]
+fn hole_over_several_messages_is_filled() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let disk = machine.process();
+    let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
+    let server = SimWriter::start_with(&disk, settings.clone()).unwrap();
+    for n in 0..6 {
+        ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 3000));
+    }
+    disk.kill();
+    server.stop();
+    // The disk has written the last sectors, and none of those in the middle.
+    let mut torn = machine.read("/mail/alice").unwrap();
+    let length = torn.len();
+    torn[length / 6 / 512 * 512..length * 4 / 6 / 512 * 512].fill(0);
+    machine.rewrite("/mail/alice", &torn);
+    machine.sync_all();
+    machine.lose_all();
+    ledger.power_lost();
+    SimWriter::start_with(&machine.process(), settings).unwrap().stop();
+    ledger.check(&machine).unwrap();
+    assert_eq!(machine.read("/mail/alice").unwrap().len(), length);
 }
 
 #[test]

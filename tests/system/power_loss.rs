@@ -164,7 +164,11 @@ fn restart(disk: &LoopDisk, ledger: &mut Ledger<u16>) -> Vec<Mismatch> {
         let expected = BOXES.contains(&&*name) || name.starts_with("journal-");
         assert!(expected, "left: {name}, log: {log:#?}");
     }
-    ledger.mismatches(&MailDirectory(disk.root().join("mail")))
+    let mismatches = ledger.mismatches(&MailDirectory(disk.root().join("mail")));
+    if !mismatches.is_empty() {
+        println!("{}", log.join("\n"));
+    }
+    mismatches
 }
 
 /// A directory of mailboxes.
