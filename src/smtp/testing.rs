@@ -428,7 +428,7 @@ fn check_forward_path(path: &ForwardPath) {
 }
 
 fn check_mailbox(mailbox: &Mailbox) {
-    assert!((1..=64).contains(&mailbox.local().len()));
+    assert!((1..=255).contains(&mailbox.local().len()));
     assert!(mailbox.domain().to_string().len() <= 255);
     let written = mailbox.to_string();
     assert!(!written.contains(char::is_control));

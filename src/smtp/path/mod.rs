@@ -338,7 +338,8 @@ fn parse_path(input: &[u8]) -> Result<(PathContent, &[u8]), SyntaxError> {
     if in_brackets && !parser.consume(b'>') {
         return Err(parser.unexpected(NO_CLOSING_BRACKET));
     }
-    if input.len() - parser.rest.len() > PATH_MAX {
+    let brackets = if in_brackets { 0 } else { "<>".len() };
+    if input.len() - parser.rest.len() + brackets > PATH_MAX {
         return Err(TOO_LONG_PATH);
     }
     Ok((inside, parser.rest))

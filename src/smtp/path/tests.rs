@@ -236,6 +236,9 @@ fn limits_count_octets() {
 
     assert!(forward(&path_of(512)).is_ok());
     assert_eq!(forward(&path_of(513)), Err(TOO_LONG_PATH));
+    let bare = |n: usize| path_of(n).trim_matches(['<', '>']).to_owned();
+    assert!(forward(&bare(512)).is_ok(), "counted as if it had brackets");
+    assert_eq!(forward(&bare(513)), Err(TOO_LONG_PATH));
 
     let domain = |n: usize| "d".repeat(n);
     assert!(Domain::parse(&domain(255)).is_ok());
