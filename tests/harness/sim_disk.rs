@@ -735,6 +735,10 @@ impl Disk for SimDisk {
         (!state.hides_boot_id).then(|| format!("boot{}/sim", state.boot))
     }
 
+    fn now(&self) -> SystemTime {
+        self.machine.state().now()
+    }
+
     fn is_dead(&self, pid: u32) -> bool {
         self.machine.state().processes.get(&pid).is_none_or(|p| p.dead)
     }
