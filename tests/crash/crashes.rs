@@ -6,11 +6,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mailslot::deliver::Outcome;
 use mailslot::deliver::disk::FileLock;
+use mailslot::deliver::{DeliveryConfig, Outcome};
 
 use crate::harness::ledger::{Ledger, Rewrite};
-use crate::harness::message::{LARGE, TestMessage, content_file};
+use crate::harness::message::{LARGE, LIMITS, TestMessage, content_file};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
 use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine, path, settings};
@@ -42,12 +42,21 @@ pub fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
 
 /// Runs until the fault. False if the run ended without it.
 fn run(machine: &SimMachine, ledger: &mut Ledger<Outcome>, plan: Plan) -> bool {
+    run_with(machine, ledger, plan, deliver_some)
+}
+
+fn run_with(
+    machine: &SimMachine,
+    ledger: &mut Ledger<Outcome>,
+    plan: Plan,
+    deliver: impl Fn(&SimWriter, &mut Ledger<Outcome>),
+) -> bool {
     // RUST_LOG=warn shows what recovery did.
     logger::start();
     let disk = machine.process();
     disk.plan(Some(plan));
     if let Ok(server) = SimWriter::start(&disk) {
-        deliver_some(&server, ledger);
+        deliver(&server, ledger);
         server.stop();
     }
     let fired = disk.fired();
@@ -89,6 +98,37 @@ fn power_lost_at_every_call() {
     }
     println!("power_lost_at_every_call: {tried} crash points");
     assert!(tried > 500, "{tried}");
+}
+
+#[test]
+fn power_lost_with_messages_of_each_size() {
+    let (mut tried, mut failures) = (0, Vec::new());
+    for (limit, seed) in LIMITS.into_iter().flat_map(|limit| (0..4).map(move |n| (limit, n))) {
+        // Small before and after it, so that it is torn between others.
+        let deliver = |server: &SimWriter, ledger: &mut Ledger<Outcome>| {
+            let mut random = Random(seed);
+            ledger.send(server, TestMessage::new("first", &["alice", "bob"], 300));
+            ledger.send(server, TestMessage::near("sized", &["bob", "dave"], limit, &mut random));
+            ledger.send(server, TestMessage::new("last", &["dave", "bob"], 300));
+        };
+        let step = (7 / factor()).max(1);
+        for at in (1 + seed..).step_by(step as usize) {
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            let fault = Fault::PowerBefore(seed * 10_000 + at);
+            if !run_with(&machine, &mut ledger, Plan { at, fault }, deliver) {
+                assert_eq!(ledger.accepted(), 3, "{}", ledger.summary());
+                break;
+            }
+            tried += 1;
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                failures.push(format!("{limit}, {fault:?} at call {at}: {e}"));
+            }
+        }
+    }
+    println!("power_lost_with_messages_of_each_size: {tried} crash points");
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried}, the first: {}", failures[0]);
+    assert!(tried > 300, "{tried}");
 }
 
 #[test]
@@ -415,6 +455,50 @@ fn messages_moved_by_a_reader_are_found() {
 }
 
 #[test]
+fn message_that_lost_its_from_line_is_not_taken_for_whole() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::<Outcome>::default());
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    disk.kill();
+    server.stop();
+    // The sector with its beginning was lost with power, and a reader has moved the rest.
+    let mut torn = machine.read("/mail/alice").unwrap();
+    torn[..100].fill(0);
+    machine.rewrite("/mail/alice", &[FOREIGN.as_bytes(), &torn].concat());
+    machine.sync_all();
+    machine.lose_all();
+    SimWriter::start(&machine.process()).unwrap().stop();
+    let mailbox = String::from_utf8(machine.read("/mail/alice").unwrap()).unwrap();
+    assert_eq!(mailbox.matches("Subject: one\n").count(), 2, "{mailbox:?}");
+    assert!(mailbox.contains("\n\nFrom s@example.org "), "{mailbox:?}");
+}
+
+#[test]
+fn hole_over_several_messages_is_filled() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let disk = machine.process();
+    let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
+    let server = SimWriter::start_with(&disk, settings.clone()).unwrap();
+    for n in 0..6 {
+        ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 3000));
+    }
+    disk.kill();
+    server.stop();
+    // The disk has written the last sectors, and none of those in the middle.
+    let mut torn = machine.read("/mail/alice").unwrap();
+    let length = torn.len();
+    torn[length / 6 / 512 * 512..length * 4 / 6 / 512 * 512].fill(0);
+    machine.rewrite("/mail/alice", &torn);
+    machine.sync_all();
+    machine.lose_all();
+    ledger.power_lost();
+    SimWriter::start_with(&machine.process(), settings).unwrap().stop();
+    ledger.check(&machine).unwrap();
+    assert_eq!(machine.read("/mail/alice").unwrap().len(), length);
+}
+
+#[test]
 fn mailbox_renamed_by_a_reader_is_durable() {
     let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
     let server = SimWriter::start(&machine.process()).unwrap();
@@ -428,14 +512,15 @@ fn mailbox_renamed_by_a_reader_is_durable() {
 }
 
 /// Tries `fault` at every call, or at one in `step`, until a run ends without it. After each fault
-/// `then` checks the result. Returns the number of faults.
+/// `then` checks the result. Returns the number of faults. Fails the test when all were tried, so
+/// that it says how many of them are not survived.
 fn every_call(
     step: u64,
     fault: Fault,
     mut then: impl FnMut(&SimMachine, &mut Ledger<Outcome>) -> Result<(), String>,
 ) -> u64 {
     let step = (step / factor()).max(1);
-    let mut tried = 0;
+    let (mut tried, mut failures) = (0, Vec::new());
     for at in (1..).step_by(step as usize) {
         let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
         let fault = match fault {
@@ -450,9 +535,11 @@ fn every_call(
         }
         tried += 1;
         if let Err(e) = then(&machine, &mut ledger) {
-            panic!("{fault:?} at call {at}: {e}\n{}", ledger.summary());
+            failures.push(format!("{fault:?} at call {at}: {e}\n{}", ledger.summary()));
         }
     }
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried} {fault:?}, the first:\n{}", failures[0]);
     tried
 }
 

@@ -5,7 +5,7 @@ use mailslot::deliver::Outcome;
 
 use crate::harness::ledger::Ledger;
 use crate::harness::message::{LARGE, TestMessage};
-use crate::harness::sim_disk::SimMachine;
+use crate::harness::sim_disk::{Fault, Plan, SimMachine};
 use crate::harness::sim_writer::{SPOOL, SimWriter, machine};
 use crate::logger;
 
@@ -145,6 +145,30 @@ fn a_journal_that_was_never_filled_is_empty() {
         assert_eq!(kept(&machine), [""; 0], "{octets}");
         assert_eq!(machine.names(SPOOL).len(), 1, "{octets}");
     }
+}
+
+#[test]
+fn power_lost_while_a_journal_is_filled_is_no_damage() {
+    let mut tried = 0;
+    for seed in 0..20 {
+        for at in 1.. {
+            let machine = machine(&[]);
+            let disk = machine.process();
+            let fault = Fault::PowerBefore(100 * seed + at);
+            disk.plan(Some(Plan { at, fault }));
+            if let Ok(server) = SimWriter::start(&disk) {
+                server.stop();
+            }
+            if !disk.fired() {
+                break;
+            }
+            tried += 1;
+            recover(&machine);
+            assert_eq!(kept(&machine), Vec::<String>::new(), "{fault:?} at call {at}");
+        }
+    }
+    println!("power_lost_while_a_journal_is_filled_is_no_damage: {tried} power losses");
+    assert!(tried > 200, "{tried}");
 }
 
 /// Delivers a small message and a large one, and loses power with only their records and content on

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mailslot::deliver::{DeferReason, Outcome};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome};
 use nix::errno::Errno;
 
 use crate::harness::ledger::Ledger;
@@ -351,6 +351,29 @@ fn small_message_after_a_refused_large_one_is_recovered() {
     let server = SimWriter::start(&machine.process()).unwrap();
     ledger.check(&machine).unwrap();
     server.stop();
+}
+
+#[test]
+fn cached_files_are_closed_when_descriptors_run_out() {
+    for limited in [false, true] {
+        let (machine, mut ledger) = (machine(&[]), Ledger::default());
+        let disk = machine.process();
+        // A segment that is full would close them, too.
+        let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
+        let server = SimWriter::start_with(&disk, settings).unwrap();
+        let most = disk.descriptors() + 8;
+        disk.limit_descriptors(Some(most).filter(|_| limited));
+        for n in 0..30 {
+            let name = format!("user{n}");
+            let length = if n == 10 { LARGE } else { 300 };
+            let outcome = ledger.send(&server, TestMessage::new(format!("m{n}"), &[&name], length));
+            assert_eq!(outcome, Some(Outcome::Delivered), "{n}");
+        }
+        assert_eq!(disk.descriptors() > most, !limited, "{}", disk.descriptors());
+        server.stop();
+        assert_eq!(disk.descriptors(), 0);
+        ledger.check(&machine).unwrap();
+    }
 }
 
 /// A large message is no reason to open a mailbox again: no sync of it comes before the outcome.

@@ -7,9 +7,19 @@ use mailslot::message::{
     Content, ContentDirectory, ContentFile, Destination, MailboxName, Message, QueueId, UserMailbox,
 };
 
-/// Length from which [`TestMessage::message_in`] writes the content to a file. It is written in two
-/// pieces.
+use super::random::Random;
+
+/// Length from which [`TestMessage::message_in`] writes the content to a file. A record in the
+/// journal of the simulated disk has room for less.
+pub const IN_FILE: usize = 20_000;
+/// Length of a large message, which is written in two pieces.
 pub const LARGE: usize = 70_000;
+
+/// Lengths at which something changes on the simulated disk: a sector, a block, a quarter and half
+/// of a segment of the journal, [`IN_FILE`], a piece of a file, and the most that a server has in
+/// memory.
+pub const LIMITS: [usize; 9] =
+    [512, 4096, 8 << 10, 16 << 10, IN_FILE, 64 << 10, 255 << 10, 256 << 10, 257 << 10];
 
 /// Header that the session writes above the content, without Delivered-To.
 const HEAD: &str = "From s@example.org Thu Jan  1 00:00:00 1970\nReturn-Path: <s@example.org>\n";
@@ -36,6 +46,30 @@ impl TestMessage {
             content += &format!("{at} of {id}, and so on to the end of the line\n");
         }
         TestMessage { id, to, content }
+    }
+
+    /// Creates a message of exactly `length` bytes, if that is enough for its header.
+    pub fn exact(id: impl Into<String>, to: &[&str], length: usize) -> TestMessage {
+        let mut message = TestMessage::new(id, to, 0);
+        let rest = length.saturating_sub(message.content.len());
+        let line = format!("{} of {rest} bytes, and so on to the end of the line\n", message.id);
+        message.content += &line.repeat(rest / line.len());
+        if let Some(rest) = (rest % line.len()).checked_sub(1) {
+            message.content += &format!("{}\n", "x".repeat(rest));
+        }
+        message
+    }
+
+    /// Creates a message whose length is near `limit`: above or below it, with or without the lines
+    /// that are written above the content.
+    pub fn near(
+        id: impl Into<String>,
+        to: &[&str],
+        limit: usize,
+        random: &mut Random,
+    ) -> TestMessage {
+        let length = limit + random.below(320) as usize;
+        TestMessage::exact(id, to, length.saturating_sub(256))
     }
 
     /// Returns what the message ends with in a mailbox: its content and an empty line.
@@ -68,7 +102,7 @@ impl TestMessage {
     pub fn message_in(&self, directory: &dyn ContentDirectory) -> io::Result<Message> {
         let mut message = self.message();
         if let Content::Memory(bytes) = &message.content
-            && bytes.len() >= LARGE
+            && bytes.len() >= IN_FILE
         {
             message.content = Content::File(content_file(directory, bytes)?.into());
         }

@@ -8,14 +8,19 @@
 //! - A *kill* ends one process. From then on its calls fail and its locks are released, but all
 //!   that it wrote, and every name that it created, stays. In the middle of a write it leaves whole
 //!   pages.
-//! - A *power loss* ends all processes. What was synced is there. Of the page writes, changes of
-//!   length and changes of names since then, nothing, all, a prefix or any subset is there, as the
-//!   seed decides. A length without its pages reads as zeros, a name without a file is gone.
+//! - A *power loss* ends all processes. What was synced is there. Of the sectors, lengths and names
+//!   that changed since then, nothing, all, a prefix or any subset is there, as the seed decides. A
+//!   file that was extended ends at any of the new sectors. A sector that was written twice is the
+//!   old, the first or the second. A length without its sectors reads as zeros, a name without a
+//!   file is gone.
 //! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
 //!   them nevertheless. A file that was open at that time reports the error once, at its own next
 //!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
 //!   a directory remain to be synced, because they are metadata: a file system that cannot write
 //!   its journal does not later report success.
+//!
+//! A process has a limit of descriptors ([`SimDisk::limit_descriptors`]), of which an open file has
+//! one. Files get their times from a clock that can step ([`SimMachine::step_clock`]).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
@@ -29,8 +34,10 @@ use nix::errno::Errno;
 
 use super::random::Random;
 
-/// Length of a page, which is written whole or not at all.
+/// Length of a page, at whose end a write stops if the process is killed.
 pub const PAGE: usize = 4096;
+/// Length of a sector, which a power loss leaves whole or not at all.
+pub const SECTOR: usize = 512;
 
 /// An event at one call of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +142,8 @@ struct State {
     processes: HashMap<u32, Process>,
     log: Vec<Call>,
     sync_time: Duration,
+    /// Seconds that the clock is ahead of the host's.
+    clock_ahead: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -144,6 +153,8 @@ struct Process {
     writes: u64,
     plan: Option<Plan>,
     fired: bool,
+    descriptors: usize,
+    descriptors_max: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -159,7 +170,7 @@ struct Inode {
 
 #[derive(Clone, Debug)]
 enum Change {
-    Page(usize, Vec<u8>),
+    Sector(usize, Vec<u8>),
     Len(usize),
 }
 
@@ -210,31 +221,34 @@ impl SimMachine {
     /// Has another program replace the content of a file, without a new inode.
     pub fn rewrite(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = match state.names.get(Path::new(path)) {
             Some(ino) => *ino,
             None => state.create(Path::new(path), 0o600),
         };
         let inode = state.inodes.get_mut(&ino).unwrap();
-        inode.set_len(0);
-        inode.write(0, data);
+        inode.set_len(0, now);
+        inode.write(0, data, now);
     }
 
     /// Has another program append to a file.
     pub fn append(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = match state.names.get(Path::new(path)) {
             Some(ino) => *ino,
             None => state.create(Path::new(path), 0o600),
         };
         let inode = state.inodes.get_mut(&ino).unwrap();
-        inode.write(inode.data.len(), data);
+        inode.write(inode.data.len(), data, now);
     }
 
     /// Has another program write a new file and rename it over the old one.
     pub fn replace(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = state.create(Path::new(path), 0o600);
-        state.inodes.get_mut(&ino).unwrap().write(0, data);
+        state.inodes.get_mut(&ino).unwrap().write(0, data, now);
     }
 
     /// Has another program remove a name.
@@ -263,6 +277,11 @@ impl SimMachine {
     /// Makes every later sync take `time`, as on a real disk.
     pub fn slow_sync(&self, time: Duration) {
         self.state().sync_time = time;
+    }
+
+    /// Steps the clock by `seconds`.
+    pub fn step_clock(&self, seconds: i64) {
+        self.state().clock_ahead += seconds;
     }
 
     /// Loses power, and all that was not synced.
@@ -327,6 +346,16 @@ impl SimDisk {
     /// Returns how many calls were made since the plan was set.
     pub fn calls(&self) -> u64 {
         self.machine.state().processes[&self.pid].calls
+    }
+
+    /// Sets how many descriptors the process may have, or removes the limit.
+    pub fn limit_descriptors(&self, most: Option<usize>) {
+        self.machine.state().processes.get_mut(&self.pid).unwrap().descriptors_max = most;
+    }
+
+    /// Returns how many descriptors the process has.
+    pub fn descriptors(&self) -> usize {
+        self.machine.state().processes[&self.pid].descriptors
     }
 
     /// Ends the process.
@@ -413,6 +442,21 @@ impl State {
         }
     }
 
+    fn now(&self) -> SystemTime {
+        let step = Duration::from_secs(self.clock_ahead.unsigned_abs());
+        let now = SystemTime::now();
+        if self.clock_ahead < 0 { now - step } else { now + step }
+    }
+
+    /// Fails unless the process may have one more descriptor.
+    fn check_descriptors(&self, pid: u32) -> io::Result<()> {
+        let process = &self.processes[&pid];
+        match process.descriptors_max.is_some_and(|most| process.descriptors >= most) {
+            true => Err(Errno::EMFILE.into()),
+            false => Ok(()),
+        }
+    }
+
     fn kill(&mut self, pid: u32) {
         self.processes.get_mut(&pid).unwrap().dead = true;
         self.locks.retain(|_, (_, holder)| *holder != pid);
@@ -440,7 +484,7 @@ impl State {
             let inode = self.inodes.get_mut(&ino).unwrap();
             let mode = Keep::new(&mut random);
             let changes = std::mem::take(&mut inode.changes);
-            for change in mode.choose(changes, &mut random) {
+            for change in mode.choose_of_file(changes, &mut random) {
                 inode.apply(change);
             }
             inode.disk.resize(inode.disk_len, 0);
@@ -454,7 +498,7 @@ impl State {
         self.next += 1;
         let ino = self.next;
         let (data, disk) = (Vec::new(), Vec::new());
-        let modified = SystemTime::now();
+        let modified = self.now();
         let (changes, failed_syncs) = (Vec::new(), 0);
         let inode = Inode { data, disk, disk_len: 0, changes, failed_syncs, mode, modified };
         self.inodes.insert(ino, inode);
@@ -510,29 +554,27 @@ impl State {
 }
 
 impl Inode {
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        let end = at + bytes.len();
-        let longer = end > self.data.len();
-        if longer {
-            self.data.extend_from_slice(&vec![0; end - self.data.len()]);
+    fn write(&mut self, at: usize, bytes: &[u8], now: SystemTime) {
+        let (end, before) = (at + bytes.len(), self.data.len());
+        if end > before {
+            self.data.resize(end, 0);
         }
         self.data[at..end].copy_from_slice(bytes);
-        self.modified = SystemTime::now();
+        self.modified = now;
         if bytes.is_empty() {
             return;
         }
-        for page in at / PAGE..=(end - 1) / PAGE {
-            let stretch = page * PAGE..self.data.len().min((page + 1) * PAGE);
-            self.changes.push(Change::Page(page, self.data[stretch].to_vec()));
-        }
-        if longer {
-            self.changes.push(Change::Len(end));
+        for sector in at / SECTOR..=(end - 1) / SECTOR {
+            let stretch = sector * SECTOR..self.data.len().min((sector + 1) * SECTOR);
+            let longer = (stretch.end > before).then_some(stretch.end);
+            self.changes.push(Change::Sector(sector, self.data[stretch].to_vec()));
+            self.changes.extend(longer.map(Change::Len));
         }
     }
 
-    fn set_len(&mut self, len: usize) {
+    fn set_len(&mut self, len: usize, now: SystemTime) {
         self.data.resize(len, 0);
-        self.modified = SystemTime::now();
+        self.modified = now;
         self.changes.push(Change::Len(len));
     }
 
@@ -550,10 +592,10 @@ impl Inode {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Page(page, bytes) => {
-                let at = page * PAGE;
-                if let Some(more) = (at + bytes.len()).checked_sub(self.disk.len()) {
-                    self.disk.extend_from_slice(&vec![0; more]);
+            Change::Sector(sector, bytes) => {
+                let at = sector * SECTOR;
+                if at + bytes.len() > self.disk.len() {
+                    self.disk.resize(at + bytes.len(), 0);
                 }
                 self.disk[at..at + bytes.len()].copy_from_slice(&bytes);
             }
@@ -572,7 +614,8 @@ enum Keep {
     Nothing,
     All,
     Prefix,
-    Subset,
+    /// Each change with a probability of n / 8.
+    Subset(u64),
 }
 
 impl Keep {
@@ -581,8 +624,21 @@ impl Keep {
             0 => Keep::Nothing,
             1 => Keep::All,
             2 | 3 => Keep::Prefix,
-            _ => Keep::Subset,
+            _ => Keep::Subset(1 + random.below(7)),
         }
+    }
+
+    /// Returns the changes of a file that are kept. The last length that is kept is one that the
+    /// file had, because a file system writes the lengths of a file in order.
+    fn choose_of_file(&self, changes: Vec<Change>, random: &mut Random) -> Vec<Change> {
+        let Keep::Subset(eighths) = self else { return self.choose(changes, random) };
+        let lens_end = random.below(changes.len() as u64 + 1) as usize;
+        let changes = changes.into_iter().enumerate();
+        let kept = changes.filter(|(n, change)| match change {
+            Change::Len(_) => *n < lens_end,
+            Change::Sector(..) => random.below(8) < *eighths,
+        });
+        kept.map(|(_, change)| change).collect()
     }
 
     fn choose<T>(&self, mut changes: Vec<T>, random: &mut Random) -> Vec<T> {
@@ -590,7 +646,7 @@ impl Keep {
             Keep::Nothing => changes.clear(),
             Keep::All => {}
             Keep::Prefix => changes.truncate(random.below(changes.len() as u64 + 1) as usize),
-            Keep::Subset => changes.retain(|_| random.below(2) == 0),
+            Keep::Subset(eighths) => changes.retain(|_| random.below(8) < *eighths),
         }
         changes
     }
@@ -621,11 +677,13 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, how: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let op = if matches!(how, OpenMode::Create { .. }) { Op::Create } else { Op::Open };
         let (ino, description, failed_syncs) = self.call(op, path, |state| {
+            state.check_descriptors(self.pid)?;
             let ino = match (how, state.find(path)) {
                 (OpenMode::Create { .. }, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
                 (OpenMode::Create { mode, .. }, Err(_)) => state.create(path, mode),
                 (_, found) => found?,
             };
+            state.processes.get_mut(&self.pid).unwrap().descriptors += 1;
             state.next += 1;
             Ok((ino, state.next, state.inodes[&ino].failed_syncs))
         })?;
@@ -654,11 +712,15 @@ impl Disk for SimDisk {
     }
 
     fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.call(Op::List, directory, |state| Ok(state.list(directory)))
+        self.call(Op::List, directory, |state| {
+            state.check_descriptors(self.pid)?;
+            Ok(state.list(directory))
+        })
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.call(Op::SyncDirectory, directory, |state| {
+            state.check_descriptors(self.pid)?;
             state.sync_directory(directory);
             Ok(())
         })
@@ -671,6 +733,10 @@ impl Disk for SimDisk {
     fn pid_scope(&self) -> Option<String> {
         let state = self.machine.state();
         (!state.hides_boot_id).then(|| format!("boot{}/sim", state.boot))
+    }
+
+    fn now(&self) -> SystemTime {
+        self.machine.state().now()
     }
 
     fn is_dead(&self, pid: u32) -> bool {
@@ -700,7 +766,8 @@ impl SimFile {
             _ => bytes.len(),
         };
         let n = n.min(bytes.len());
-        state.inodes.get_mut(&self.ino).unwrap().write(at, &bytes[..n]);
+        let now = state.now();
+        state.inodes.get_mut(&self.ino).unwrap().write(at, &bytes[..n], now);
         state.log.push(Call { pid: self.pid, op: Op::Write, path: self.path.clone(), ok: true });
         match planned {
             Some(Fault::KillAfter | Fault::KillWithin) => state.kill(self.pid),
@@ -736,7 +803,8 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.call(Op::SetLen, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().set_len(len as usize);
+            let now = state.now();
+            state.inodes.get_mut(&self.ino).unwrap().set_len(len as usize, now);
             Ok(())
         })
     }
@@ -793,16 +861,21 @@ impl DiskFile for SimFile {
 
     fn touch(&self) -> io::Result<()> {
         self.call(Op::Touch, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().modified = SystemTime::now();
+            let now = state.now();
+            state.inodes.get_mut(&self.ino).unwrap().modified = now;
             Ok(())
         })
     }
 }
 
 impl Drop for SimFile {
-    /// Releases the locks, as closing a file does.
+    /// Releases the descriptor and the locks, as closing a file does.
     fn drop(&mut self) {
-        self.machine.state().locks.retain(|_, (description, _)| *description != self.description);
+        let mut state = self.machine.state();
+        // A new process with the pid of a dead one has none of its files.
+        let process = state.processes.get_mut(&self.pid).unwrap();
+        process.descriptors = process.descriptors.saturating_sub(1);
+        state.locks.retain(|_, (description, _)| *description != self.description);
     }
 }
 

@@ -17,6 +17,8 @@ mod disk_faults;
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
+#[cfg(target_os = "linux")]
+mod power_loss;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;

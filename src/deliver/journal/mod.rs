@@ -596,6 +596,8 @@ impl Journal {
             self.file.write_all_at(&[zeros.get(..n).unwrap_or_default()], at)?;
             at += n as u64;
         }
+        // A header on the disk of a file that is not all there would be taken for damage.
+        self.file.sync()?;
         self.write_header(owner)
     }
 
