@@ -66,6 +66,8 @@ pub struct DeliveryConfig {
     pub journal_segment: u64,
     /// Age of a record at which its mailboxes are synced although more mail arrives.
     pub checkpoint_age: Duration,
+    /// Called when recovery at the start begins, and every few seconds while it works.
+    pub on_recovery_progress: fn(),
 }
 
 impl Default for DeliveryConfig {
@@ -80,6 +82,7 @@ impl Default for DeliveryConfig {
             queue: 32,
             journal_segment: JOURNAL_SEGMENT,
             checkpoint_age: CHECKPOINT_AGE,
+            on_recovery_progress: || (),
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! | the mailbox | action |
 //! | --- | --- |
-//! | the record is done, no reboot since | nothing; a mail reader removed what is missing |
+//! | done, no reboot, changed by another program since | nothing; what is missing was removed |
 //! | it has the whole copy where the record says | nothing |
 //! | it ends within the copy or has zeros in it, and the rest matches | completed in place |
 //! | it ends at or before the copy | appended |
@@ -18,6 +18,24 @@
 //! may be killed at any point and start again. It then finds a message in two journals and appends
 //! it once.
 //!
+//! A done mark alone does not prove that a mail reader removed what is missing, because a disk may
+//! be lost while the kernel runs on: it was pulled out, unmounted by force, or its server
+//! restarted. So the mark has the time (ctime) of the last change that the writer made to the
+//! mailboxes. One of these is the proof that another program has changed a mailbox since, and in
+//! doubt a message is delivered again:
+//!
+//! - The ctime of the mailbox is later than that of each record that was written to it. A record
+//!   that is not done may have changed the mailbox at any time. A mailbox that is missing has no
+//!   ctime.
+//! - A newer copy is in the mailbox where the older one was, or the newer one was written to
+//!   another file of that name.
+//!
+//! An entry of the queue is never changed, so one that is there without its content was lost. One
+//! that is missing was relayed and removed, if the directory of the queue was changed later than it
+//! was when it had the entry. Without this rule all that was relayed in the last seconds would be
+//! relayed again after each crash. A file system writes a directory and its ctime together, unless
+//! it has no journal.
+//!
 //! A message in place is not in the journal. Copies that were begun are truncated, if all bytes
 //! after that point are known to be ours. If one copy is whole where it was written, the others are
 //! made from it. If none is, the message was never acknowledged.
@@ -27,7 +45,8 @@
 //! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
 //! record must not outlive new mail.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,12 +55,14 @@ use std::time::{Duration, Instant};
 
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
-use super::disk::{Disk, DiskFile, FileKind};
+use super::disk::{ChangeTime, Disk, DiskFile, FileKind};
 use super::journal::{self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
 use super::locks::{DotlockDirectory, Identity, TryLock};
 use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
 use super::mbox::{MESSAGE_END, MailboxCopy};
-use super::search::{KnownContent, Pieces, contains_message};
+use super::search::{
+    KnownContent, Pieces, SoughtMessage, contains_message, find_messages, has_bytes,
+};
 use crate::message::{Content, DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
@@ -104,7 +125,11 @@ pub fn open_committer(
     reset.map_err(|e| named(&journal.path, fix, e))?;
     let (spool, age) = (spool.clone(), config.checkpoint_age);
     let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
-    committer.recover(found.orphans, Instant::now() + config.lock_timeout);
+    committer.recover(
+        found.orphans,
+        Instant::now() + config.lock_timeout,
+        config.on_recovery_progress,
+    );
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
     }
@@ -188,11 +213,19 @@ fn take_over_journals(
 
 impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
-    /// program keeps locked. What could not be finished is suspended.
-    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal>, until: Instant) {
+    /// program keeps locked. What could not be finished is suspended. Calls `on_progress` at once,
+    /// and every few seconds.
+    pub fn recover(
+        &mut self,
+        mut orphans: Vec<OrphanedJournal>,
+        until: Instant,
+        on_progress: fn(),
+    ) {
         if orphans.is_empty() {
             return;
         }
+        on_progress();
+        let mut progress = RecoveryProgress { on_progress, reported: Instant::now() };
         for OrphanedJournal { journal, records, owner } in &orphans {
             events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
@@ -212,6 +245,15 @@ impl Committer {
                 unfinished.extend(copies.map(|c| c.file.clone()));
             }
         }
+        // Before any file is created, which is a change of its directory.
+        let mut missing = match self.judge_missing(&mut orphans, mailboxes.keys()) {
+            Ok(missing) => missing,
+            Err(e) => {
+                events::recovery_failed(None::<&str>, None::<&str>, e);
+                unfinished.extend(mailboxes.keys().cloned());
+                BTreeMap::new()
+            }
+        };
         // Torn messages are removed first, because nothing may be appended after one.
         for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
             for (_, copy) in &entry.copies {
@@ -224,7 +266,8 @@ impl Committer {
         }
         for (name, owner) in &mailboxes {
             if !unfinished.contains(name) {
-                let redone = self.redo(&mut orphans, name, *owner, until);
+                let missing = missing.remove(name);
+                let redone = self.redo(&mut orphans, name, *owner, until, missing, &mut progress);
                 self.note(name, redone, &mut unfinished);
             }
         }
@@ -260,6 +303,12 @@ impl Committer {
         self.suspended.extend(unfinished);
     }
 
+    /// Returns the time of the last change of the queue's directory, if there is one.
+    fn queue_changed(&self) -> Option<ChangeTime> {
+        let stat = self.store.disk.lstat(&self.store.directories.queue).ok();
+        stat.map(|stat| stat.changed)
+    }
+
     /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
     /// because it stays under its second name as it was found.
     fn remove_recovered(&self, journal: &mut Journal) -> io::Result<()> {
@@ -275,7 +324,7 @@ impl Committer {
     /// Recovers what processes left that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
         let found = take_over_journals(&self.store, &self.spool, &self.identity)?;
-        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT);
+        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT, || ());
         self.remove_dead_locks()
     }
 
@@ -303,55 +352,106 @@ impl Committer {
         }
     }
 
-    /// Writes again what is missing in the mailbox `name` and is in the journals.
+    /// Returns the verdicts on those of `files` that do not exist. Removes the done marks of
+    /// records that were lost with them.
+    fn judge_missing<'a>(
+        &self,
+        orphans: &mut [OrphanedJournal],
+        files: impl Iterator<Item = &'a DestinationFile>,
+    ) -> io::Result<BTreeMap<DestinationFile, Verdict<(usize, usize)>>> {
+        let mut verdicts = BTreeMap::new();
+        for file in files {
+            match self.store.disk.lstat(&self.store.path_of(file)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    verdicts.insert(file.clone(), Verdict::default());
+                }
+                // It is met again when the file is locked.
+                Err(_) => {}
+            }
+        }
+        let (queue_changed, mut lost) = (self.queue_changed(), Vec::new());
+        for (from, _, record) in newest_first(orphans) {
+            for (_, copy) in record.messages.iter().flat_map(|m| &m.copies) {
+                if let Some(verdict) = verdicts.get_mut(&copy.file).filter(|_| record.done) {
+                    match is_removed_entry(&copy.file, record, queue_changed) {
+                        true => drop(verdict.removed.insert(from)),
+                        false => lost.push(from),
+                    }
+                }
+            }
+        }
+        forget_done(orphans, lost)?;
+        Ok(verdicts)
+    }
+
+    /// Writes again what is missing in the mailbox `name` and is in the journals. `missing` is the
+    /// verdict on a mailbox that did not exist before recovery.
     fn redo(
         &mut self,
         orphans: &mut [OrphanedJournal],
         name: &DestinationFile,
         owner: Option<Owner>,
         until: Instant,
+        missing: Option<Verdict<(usize, usize)>>,
+        progress: &mut RecoveryProgress,
     ) -> io::Result<()> {
+        let path = self.store.path_of(name);
         let mut locked = self.lock_with_deadline(name, owner, until)?;
+        progress.report(&path, 0, locked.len);
         let rewritable = locked.reopen_for_writing()?;
-        let mut records = Vec::new();
-        for (o, OrphanedJournal { journal, records: all, .. }) in orphans.iter().enumerate() {
-            records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
-        }
-        records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
-        let (mut there, doubtful) =
-            rewrite_copies(&mut locked, &rewritable, &records, |r| !r.done)?;
+        let removed = match missing {
+            Some(verdict) => verdict.removed,
+            None => {
+                let verdict = Verdict::on(&locked, &newest_first(orphans))?;
+                forget_done(orphans, verdict.lost)?;
+                verdict.removed
+            }
+        };
+        let records = newest_first(orphans);
+        let (mut there, mut doubtful) = rewrite_copies(
+            &mut locked,
+            &rewritable,
+            &records,
+            |from| !removed.contains(from),
+            |from| removed.contains(from),
+        )?;
         rewritable.sync()?;
         locked.update_missing_newlines()?;
+        there.extend(find_doubtful(&locked, &there, &doubtful, progress)?);
+        let known = doubtful.extract_if(.., |(_, _, message)| there.contains(&message.id));
+        let known: Vec<_> = known.map(|(from, number, _)| (from, number)).collect();
+        if !known.is_empty() {
+            // The mark may be on the disk before the file that a reader has put under the name.
+            self.store.sync_names([name])?;
+            resolve(orphans, known)?;
+        }
         let mut missing = Vec::new();
-        for ((o, r), number, message) in doubtful.into_iter().rev() {
-            let Content::Memory(content) = &message.content else { continue };
-            if !there.contains(&message.id)
-                && !contains_message(&**locked.file(), &message.id, KnownContent::Content(content))?
-            {
-                there.insert(message.id.clone());
-                missing.push((o, r, number, message));
+        for (from, number, message) in doubtful.into_iter().rev() {
+            if there.insert(message.id.clone()) {
+                missing.push((from, number, message));
             }
         }
         let mut mailboxes = LockedMailboxes::from([(name.clone(), locked)]);
         while !missing.is_empty() {
             let mut octets = 0;
-            let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
+            let fits = |(_, _, message): &&((usize, usize), usize, Message)| {
                 octets += Draft::octets_max(message, self.journal.segment());
                 octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
             let batch: Vec<_> = missing.drain(..n).collect();
-            let messages: Vec<&Message> = batch.iter().map(|(_, _, _, message)| message).collect();
+            let messages: Vec<&Message> = batch.iter().map(|(_, _, message)| message).collect();
             for done in self.commit(&mut mailboxes, &messages) {
                 if !matches!(done, CommitResult::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
-            for (o, r, number, message) in batch {
-                events::recovered(message.id, self.store.path_of(name).display());
-                let OrphanedJournal { journal, records, .. } = &mut orphans[o];
-                journal.resolve(&mut records[r], &[number])?;
+            for (_, _, message) in &batch {
+                events::recovered(&message.id, path.display());
             }
+            resolve(orphans, batch.into_iter().map(|(from, number, _)| (from, number)))?;
+            progress.report(&path, 0, 0);
         }
         Ok(())
     }
@@ -449,11 +549,12 @@ impl Committer {
     /// wait for its locks.
     ///
     /// # Errors
-    /// The sync failed again.
+    /// The sync failed again, or mail is missing that no other program has removed.
     pub(super) fn repair(&mut self, name: &DestinationFile) -> io::Result<TryLock<()>> {
-        let records = self.journal.read()?;
+        let mut records = self.journal.read()?;
         let owner = records.iter().flat_map(Record::placements).find(|c| c.file == *name);
         let owner = owner.and_then(|copy| copy.to.owner());
+        let queue_changed = self.queue_changed();
         let mut locked = match self.store.try_lock(name, owner, None) {
             Ok(TryLock::Acquired(locked)) => locked,
             Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
@@ -461,13 +562,257 @@ impl Committer {
             Err(fault) => return Err(io::Error::other(fault.text())),
         };
         let rewritable = locked.reopen_for_writing()?;
-        let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
-        let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
+        records.retain(|record| !self.journal.has_failed(record));
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
+        let is_relayed = |from: &usize| {
+            let record = records.get(*from);
+            locked.is_created()
+                && record.is_some_and(|record| is_removed_entry(name, record, queue_changed))
+        };
+        if !Verdict::on(&locked, &newest)?.lost.iter().all(is_relayed) {
+            return Err(io::Error::other("mail is missing that was written to it"));
+        }
+        // What is written now makes the mailbox newer than its records.
+        for record in records.iter_mut().filter(|record| has_copy_for(record, name)) {
+            self.journal.forget_done(record)?;
+        }
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
         // What a mail reader removed or moved since then stays as the reader left it.
-        rewrite_copies(&mut locked, &rewritable, &records, |_| false)?;
+        rewrite_copies(
+            &mut locked,
+            &rewritable,
+            &newest,
+            |_| false,
+            |r| records.get(*r).is_some_and(|record| record.done),
+        )?;
         rewritable.sync()?;
         self.store.sync_names([name])?;
         Ok(TryLock::Acquired(()))
+    }
+}
+
+/// Records of all journals, each with the numbers of its journal and of itself in it.
+type NumberedRecords<'a> = Vec<((usize, usize), &'a Journal, &'a Record)>;
+
+/// Returns the records of all journals, the newest first.
+fn newest_first(orphans: &[OrphanedJournal]) -> NumberedRecords<'_> {
+    let mut newest = Vec::new();
+    for (o, OrphanedJournal { journal, records, .. }) in orphans.iter().enumerate() {
+        newest.extend(records.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
+    }
+    newest.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+    newest
+}
+
+/// Marks copies as resolved, with one write for each record. The marks are not synced.
+fn resolve(
+    orphans: &mut [OrphanedJournal],
+    copies: impl IntoIterator<Item = ((usize, usize), usize)>,
+) -> io::Result<()> {
+    let mut numbers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (from, number) in copies {
+        numbers.entry(from).or_default().push(number);
+    }
+    for ((o, r), numbers) in numbers {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[o];
+        journal.resolve(&mut records[r], &numbers)?;
+    }
+    Ok(())
+}
+
+/// Removes the done marks of records whose copies were lost, and syncs that. Otherwise the changes
+/// that recovery makes would be taken for those of another program after the next crash.
+fn forget_done(
+    orphans: &mut [OrphanedJournal],
+    lost: impl IntoIterator<Item = (usize, usize)>,
+) -> io::Result<()> {
+    let lost: BTreeSet<(usize, usize)> = lost.into_iter().collect();
+    for (o, r) in &lost {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[*o];
+        journal.forget_done(&mut records[*r])?;
+    }
+    let journals: BTreeSet<usize> = lost.into_iter().map(|(o, _)| o).collect();
+    journals.into_iter().try_for_each(|o| orphans[o].journal.sync())
+}
+
+/// Records that are done although copies may be missing from a file, by their origin.
+#[derive(Debug)]
+struct Verdict<From> {
+    /// Records whose copies were removed by another program, if they are missing.
+    removed: HashSet<From>,
+    /// Records with copies that are missing, and perhaps were lost by the disk.
+    lost: Vec<From>,
+}
+
+impl<From: Copy + Eq + Hash> Verdict<From> {
+    /// Returns the verdict on a file that is locked.
+    fn on(
+        locked: &LockedMailbox,
+        newest: &[(From, &Journal, &Record)],
+    ) -> io::Result<Verdict<From>> {
+        let (mut removed, mut lost) = (HashSet::new(), Vec::new());
+        if !newest.iter().any(|(_, _, record)| record.done && has_copy_for(record, &locked.name)) {
+            return Ok(Verdict { removed, lost });
+        }
+        let changed_last = is_changed_later(locked, newest);
+        let mut histories: Vec<JournalHistory<'_>> = Vec::new();
+        for (from, journal, record) in newest {
+            let Some(range) = WrittenRange::of(locked, journal, record)? else { continue };
+            let known = histories.iter().position(|h| std::ptr::eq(h.journal, *journal));
+            let known = known.unwrap_or_else(|| {
+                histories.push(JournalHistory { journal, later: None, changed: changed_last });
+                histories.len() - 1
+            });
+            let history = &mut histories[known];
+            history.changed |= history.later.is_some_and(|later| later.replaces(&range));
+            if record.done && history.changed {
+                removed.insert(*from);
+            } else if record.done && !range.is_whole {
+                lost.push(*from);
+            }
+            if range.is_exact {
+                history.later = Some(range);
+            }
+        }
+        Ok(Verdict { removed, lost })
+    }
+}
+
+impl<From> Default for Verdict<From> {
+    fn default() -> Verdict<From> {
+        Verdict { removed: HashSet::new(), lost: Vec::new() }
+    }
+}
+
+/// True if `file` is an entry of the queue that was in the directory after `record` was written.
+/// The entry is missing now, and the directory was changed last at `queue_changed`.
+fn is_removed_entry(
+    file: &DestinationFile,
+    record: &Record,
+    queue_changed: Option<ChangeTime>,
+) -> bool {
+    matches!(file, DestinationFile::QueueEntry(_))
+        && queue_changed.is_some_and(|at| at > record.changed.queue)
+}
+
+/// True if another program has changed a mailbox after all `records` were written to it. An entry
+/// of the queue is changed by no program.
+fn is_changed_later<From>(locked: &LockedMailbox, records: &[(From, &Journal, &Record)]) -> bool {
+    let is_later = |record: &Record, copy: &Placement| match record.done {
+        true => locked.stat.changed > record.changed.mailboxes,
+        // It may have changed the file, and the time is not known.
+        false => copy.file_id != locked.stat.id(),
+    };
+    let mut records = records.iter().map(|(_, _, record)| record);
+    matches!(locked.name, DestinationFile::Mailbox(_))
+        && !locked.is_created()
+        && records.all(|record| {
+            let mut copies = record.placements().filter(|copy| copy.file == locked.name);
+            copies.all(|copy| is_later(record, copy))
+        })
+}
+
+/// Records of one journal for a mailbox, while they are examined from the newest to the oldest.
+struct JournalHistory<'a> {
+    journal: &'a Journal,
+    /// Range of the last record whose copies are there.
+    later: Option<WrittenRange>,
+    /// True if another program has changed the mailbox since the record was written.
+    changed: bool,
+}
+
+/// Range of a file that the copies of a record were written to.
+#[derive(Clone, Copy)]
+struct WrittenRange {
+    file_id: (u64, u64),
+    from: u64,
+    to: u64,
+    /// True if the copies are there, perhaps with zeros in them.
+    is_whole: bool,
+    /// True if the copies are there.
+    is_exact: bool,
+}
+
+impl WrittenRange {
+    /// Returns the range in a mailbox, or None if the record has no copies for it.
+    fn of(
+        locked: &LockedMailbox,
+        journal: &Journal,
+        record: &Record,
+    ) -> io::Result<Option<WrittenRange>> {
+        let mut range: Option<WrittenRange> = None;
+        for entry in &record.messages {
+            for (_, copy) in entry.copies.iter().filter(|(_, copy)| copy.file == locked.name) {
+                let Some(message) = message_of(journal, entry, copy)? else { continue };
+                let (ours, len) = matches_placement(locked, copy, &message)?;
+                let (file_id, from) = (copy.file_id, copy.offset);
+                let range = range.get_or_insert(WrittenRange {
+                    file_id,
+                    from,
+                    to: from,
+                    is_whole: true,
+                    is_exact: true,
+                });
+                range.from = range.from.min(from);
+                range.to = range.to.max(from + len);
+                range.is_whole &= ours && locked.len >= from + len;
+                let bytes = bytes_of(&message, copy.missing_newlines);
+                range.is_exact &= range.is_whole && has_bytes(&**locked.file(), from, &bytes)?;
+            }
+        }
+        Ok(range)
+    }
+
+    /// True if `older` was not there any more when this range was written.
+    fn replaces(&self, older: &WrittenRange) -> bool {
+        self.file_id != older.file_id || self.from < older.to
+    }
+}
+
+/// True if the record has copies for the file `name`.
+fn has_copy_for(record: &Record, name: &DestinationFile) -> bool {
+    record.messages.iter().flat_map(|m| &m.copies).any(|(_, copy)| copy.file == *name)
+}
+
+/// Searches a mailbox for the messages of `doubtful` that are not known to be there. Returns the
+/// ids of those that it contains.
+fn find_doubtful<From>(
+    locked: &LockedMailbox,
+    there: &HashSet<String>,
+    doubtful: &[(From, usize, Message)],
+    progress: &mut RecoveryProgress,
+) -> io::Result<Vec<String>> {
+    let mut ids = HashSet::new();
+    let mut sought = Vec::new();
+    for (_, _, message) in doubtful {
+        let Content::Memory(content) = &message.content else { continue };
+        if !there.contains(&message.id) && ids.insert(&message.id) {
+            let content = KnownContent::Content(content);
+            sought.push(SoughtMessage { id: &message.id, content });
+        }
+    }
+    let file = &**locked.file();
+    let found = find_messages(file, &sought, |at| progress.report(locked.path(), at, locked.len))?;
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// Reporter of a recovery that takes long.
+struct RecoveryProgress {
+    on_progress: fn(),
+    /// Time of the last report.
+    reported: Instant,
+}
+
+impl RecoveryProgress {
+    /// Reports every few seconds that `searched` of the `size` bytes of a mailbox are searched.
+    fn report(&mut self, path: &Path, searched: u64, size: u64) {
+        if self.reported.elapsed() >= PROGRESS_INTERVAL {
+            self.reported = Instant::now();
+            (self.on_progress)();
+            events::recovery_progress(path.display(), searched, size);
+        }
     }
 }
 
@@ -485,8 +830,9 @@ impl OrphanedJournal {
 type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 
 /// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
-/// are there in whole or, where `completed` returns true, in part. Truncates the mailbox to remove
-/// an aborted copy at its end.
+/// are there in whole or, where `completed` returns true, in part. Where `removed` returns true, a
+/// copy that is missing was removed by another program. Truncates the mailbox to remove an aborted
+/// copy at its end.
 ///
 /// A copy is written again even if it reads well and is done, because a sync that failed once
 /// leaves data in memory that is not on the disk.
@@ -494,7 +840,8 @@ fn rewrite_copies<From: std::marker::Copy>(
     locked: &mut LockedMailbox,
     file: &Arc<dyn DiskFile>,
     records: &[(From, &Journal, &Record)],
-    completed: impl Fn(&Record) -> bool,
+    completed: impl Fn(&From) -> bool,
+    removed: impl Fn(&From) -> bool,
 ) -> io::Result<MailboxRepair<From>> {
     let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
     for (from, journal, record) in records {
@@ -505,10 +852,10 @@ fn rewrite_copies<From: std::marker::Copy>(
             let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
             let Some((number, copy)) = copy else { continue };
             let Some(message) = message_of(journal, entry, copy)? else { continue };
-            if rewrite(locked, file, copy, &message, completed(record))? {
+            if rewrite(locked, file, copy, &message, completed(from))? {
                 locked.len = locked.file().stat()?.len;
                 there.insert(message.id);
-            } else if record.done {
+            } else if removed(from) {
                 there.insert(message.id);
             } else {
                 doubtful.push((*from, *number, message));
@@ -650,5 +997,7 @@ fn bytes_of(message: &Message, missing_newlines: usize) -> Vec<u8> {
 
 /// Time to wait for locked mailboxes while the mail for all others waits too.
 const ORPHAN_TIMEOUT: Duration = Duration::from_millis(200);
+/// Interval between two reports of a recovery that takes long.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two attempts at a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);

@@ -11,6 +11,9 @@
 //! - A *power loss* ends all processes. What was synced is there. Of the page writes, changes of
 //!   length and changes of names since then, nothing, all, a prefix or any subset is there, as the
 //!   seed decides. A length without its pages reads as zeros, a name without a file is gone.
+//! - A *lost file system* loses what a power loss loses, in some directories only, and nothing else
+//!   happens. It may have the time of a change and not the change itself, because metadata are
+//!   written on their own.
 //! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
 //!   them nevertheless. A file that was open at that time reports the error once, at its own next
 //!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
@@ -20,11 +23,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mailslot::deliver::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
+use mailslot::deliver::disk::{ChangeTime, Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use nix::errno::Errno;
 
 use super::random::Random;
@@ -127,6 +130,11 @@ struct State {
     hides_boot_id: bool,
     next: u64,
     directories: BTreeSet<PathBuf>,
+    /// Times of the last changes of names, by directory.
+    directory_changed: HashMap<PathBuf, ChangeTime>,
+    synced_directory_changed: HashMap<PathBuf, ChangeTime>,
+    /// Number of bytes that were read, by path.
+    octets_read: HashMap<PathBuf, u64>,
     names: BTreeMap<PathBuf, u64>,
     synced_names: BTreeMap<PathBuf, u64>,
     name_changes: Vec<(PathBuf, Option<u64>)>,
@@ -155,6 +163,8 @@ struct Inode {
     failed_syncs: u64,
     mode: u32,
     modified: SystemTime,
+    changed: ChangeTime,
+    synced_changed: ChangeTime,
 }
 
 #[derive(Clone, Debug)]
@@ -276,6 +286,20 @@ impl SimMachine {
     /// Loses power. The seed decides what is kept of what was not synced.
     pub fn lose_power(&self, seed: u64) {
         self.state().lose_power(seed);
+    }
+
+    /// Has the file system of `directories` lose what was not synced. The seed decides what is
+    /// kept. No process may have files in them open.
+    pub fn lose_file_system(&self, directories: &[&str], seed: u64) {
+        let mut state = self.state();
+        for directory in directories {
+            state.lose_directory(Path::new(directory), seed);
+        }
+    }
+
+    /// Returns how many bytes of a file were read.
+    pub fn octets_read(&self, path: &str) -> u64 {
+        self.state().octets_read.get(Path::new(path)).copied().unwrap_or_default()
     }
 
     /// Has another program lock a mailbox. False if it is locked already.
@@ -450,19 +474,76 @@ impl State {
         self.inodes.retain(|ino, _| named.contains(ino));
     }
 
+    fn lose_directory(&mut self, directory: &Path, seed: u64) {
+        let mut random = Random(seed);
+        let is_inside = |path: &Path| path.parent() == Some(directory);
+        let changes = self.name_changes.extract_if(.., |(path, _)| is_inside(path));
+        let changes: Vec<_> = changes.collect();
+        let files = |names: &BTreeMap<PathBuf, u64>| -> BTreeMap<PathBuf, u64> {
+            let inside = names.iter().filter(|(path, _)| is_inside(path));
+            inside.map(|(path, ino)| (path.clone(), *ino)).collect()
+        };
+        let inos: BTreeSet<u64> = files(&self.names)
+            .into_values()
+            .chain(files(&self.synced_names).into_values())
+            .collect();
+        // The names of a directory and the time of their last change are written together.
+        if random.below(2) == 0 {
+            self.names.retain(|path, _| !is_inside(path));
+            self.names.extend(files(&self.synced_names));
+            let synced = self.synced_directory_changed.get(directory).copied().unwrap_or_default();
+            self.directory_changed.insert(directory.to_owned(), synced);
+        } else {
+            self.name_changes.extend(changes);
+            self.sync_directory(directory);
+        }
+        for ino in inos {
+            let Some(inode) = self.inodes.get_mut(&ino) else { continue };
+            let changes = std::mem::take(&mut inode.changes);
+            for change in Keep::new(&mut random).choose(changes, &mut random) {
+                inode.apply(change);
+            }
+            inode.disk.resize(inode.disk_len, 0);
+            inode.data = inode.disk.clone();
+            if random.below(2) == 0 {
+                inode.changed = inode.synced_changed;
+            }
+        }
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.synced_names.values()).copied().collect();
+        self.inodes.retain(|ino, _| named.contains(ino));
+    }
+
     fn create(&mut self, path: &Path, mode: u32) -> u64 {
         self.next += 1;
         let ino = self.next;
         let (data, disk) = (Vec::new(), Vec::new());
         let modified = SystemTime::now();
         let (changes, failed_syncs) = (Vec::new(), 0);
-        let inode = Inode { data, disk, disk_len: 0, changes, failed_syncs, mode, modified };
+        let (changed, synced_changed) = (next_change(), (0, 0));
+        let inode = Inode {
+            data,
+            disk,
+            disk_len: 0,
+            changes,
+            failed_syncs,
+            mode,
+            modified,
+            changed,
+            synced_changed,
+        };
         self.inodes.insert(ino, inode);
         self.rename(path, Some(ino));
         ino
     }
 
     fn rename(&mut self, path: &Path, ino: Option<u64>) {
+        let renamed = ino.or(self.names.get(path).copied());
+        if let Some(inode) = renamed.and_then(|ino| self.inodes.get_mut(&ino)) {
+            inode.changed = next_change();
+        }
+        let directory = path.parent().unwrap().to_owned();
+        self.directory_changed.insert(directory, next_change());
         match ino {
             Some(ino) => self.names.insert(path.to_owned(), ino),
             None => self.names.remove(path),
@@ -471,6 +552,8 @@ impl State {
     }
 
     fn sync_directory(&mut self, directory: &Path) {
+        let changed = self.directory_changed.get(directory).copied().unwrap_or_default();
+        self.synced_directory_changed.insert(directory.to_owned(), changed);
         let changes = std::mem::take(&mut self.name_changes);
         for (path, ino) in changes {
             if path.parent() != Some(directory) {
@@ -505,6 +588,7 @@ impl State {
             mode: inode.mode,
             len: inode.data.len() as u64,
             modified: inode.modified,
+            changed: inode.changed,
         }
     }
 }
@@ -517,7 +601,7 @@ impl Inode {
             self.data.extend_from_slice(&vec![0; end - self.data.len()]);
         }
         self.data[at..end].copy_from_slice(bytes);
-        self.modified = SystemTime::now();
+        (self.modified, self.changed) = (SystemTime::now(), next_change());
         if bytes.is_empty() {
             return;
         }
@@ -532,11 +616,12 @@ impl Inode {
 
     fn set_len(&mut self, len: usize) {
         self.data.resize(len, 0);
-        self.modified = SystemTime::now();
+        (self.modified, self.changed) = (SystemTime::now(), next_change());
         self.changes.push(Change::Len(len));
     }
 
     fn sync(&mut self) {
+        self.synced_changed = self.changed;
         for change in std::mem::take(&mut self.changes) {
             self.apply(change);
         }
@@ -612,6 +697,7 @@ impl Disk for SimDisk {
                     mode: 0o755,
                     len: 0,
                     modified,
+                    changed: state.directory_changed.get(path).copied().unwrap_or_default(),
                 });
             }
             state.find(path).map(|ino| state.stat(ino))
@@ -722,6 +808,7 @@ impl DiskFile for SimFile {
             let from = data.len().min(offset as usize);
             let n = buf.len().min(data.len() - from);
             buf[..n].copy_from_slice(&data[from..from + n]);
+            *state.octets_read.entry(self.path.clone()).or_default() += n as u64;
             Ok(n)
         })
     }
@@ -793,7 +880,8 @@ impl DiskFile for SimFile {
 
     fn touch(&self) -> io::Result<()> {
         self.call(Op::Touch, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().modified = SystemTime::now();
+            let inode = state.inodes.get_mut(&self.ino).unwrap();
+            (inode.modified, inode.changed) = (SystemTime::now(), next_change());
             Ok(())
         })
     }
@@ -819,6 +907,12 @@ fn can_fail(op: Op, errno: Errno) -> bool {
         Errno::EAGAIN => op != Op::Lock,
         _ => true,
     }
+}
+
+/// Returns a time that is later than all before.
+fn next_change() -> ChangeTime {
+    static LAST: AtomicI64 = AtomicI64::new(0);
+    (LAST.fetch_add(1, Ordering::Relaxed) + 1, 0)
 }
 
 fn killed() -> io::Error {

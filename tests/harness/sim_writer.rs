@@ -11,7 +11,7 @@ use super::message::TestMessage;
 use super::sim_disk::{SimDisk, SimMachine};
 
 const MAIL: &str = "/mail";
-const QUEUE: &str = "/spool/queue";
+const QUEUE: &str = "/tmp/queue";
 /// A real directory too, because large contents that recovery copies wait there, in files without a
 /// name.
 pub const SPOOL: &str = "/tmp";

@@ -32,7 +32,9 @@
 //!   0   8  "mslotend"
 //!   8   8  sequence number of the record
 //!  16   8  done: the mark of the boot in which all copies were written to the mailboxes, or 0
-//!  24      one bit for each copy: resolved, recovery has nothing to do for it
+//!  24  16  the latest ctime of these mailboxes after that: seconds, nanoseconds
+//!  40  16  the ctime of the queue's directory after that, if the record has an entry of the queue
+//!  56      one bit for each copy: resolved, recovery has nothing to do for it
 //!   .      one bit for each copy: aborted, it was not delivered and was removed again. If its
 //!          bytes, or some of them, are at the end of the mailbox, recovery removes them
 //! ```
@@ -64,7 +66,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::record::{
-    COPIES_MAX, Draft, MESSAGES_MAX, Placement, Record, RecordedMessage, Sums, Trailer,
+    COPIES_MAX, ChangeTimes, Draft, MESSAGES_MAX, Placement, Record, RecordedMessage, Sums, Trailer,
 };
 use self::record::{
     FieldReader, Magic, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table,
@@ -370,9 +372,17 @@ impl Journal {
         self.failed.is_some_and(|seq| record.seq >= seq)
     }
 
-    /// Marks the record as done: until the next boot, a missing copy was removed by a mail reader.
-    pub fn mark_done(&self, trailer: &mut Trailer) {
-        trailer.done = self.boot_mark;
+    /// Marks the record as done, with what its write has `changed`: until the next boot, a copy
+    /// that is missing from a mailbox that was changed later was removed by a mail reader.
+    pub fn mark_done(&self, trailer: &mut Trailer, changed: ChangeTimes) {
+        (trailer.done, trailer.changed) = (self.boot_mark, changed);
+    }
+
+    /// Removes the mark of a record that was read back, which keeps it in memory. The removal is
+    /// not synced.
+    pub fn forget_done(&self, record: &mut Record) -> io::Result<()> {
+        record.trailer.done = 0;
+        self.write_marks(&record.trailer)
     }
 
     /// Writes the marks of a record. They are not synced.
@@ -513,6 +523,7 @@ impl Journal {
         Ok(Some(Record {
             seq: head.seq,
             done: trailer.done == self.boot_mark,
+            changed: trailer.changed,
             messages,
             end: trailer.at + BLOCK,
             trailer,

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::deliver::disk::BLOCK;
+use crate::deliver::disk::{BLOCK, ChangeTime};
 use crate::message::{
     Content, Destination, DestinationFile, MailboxName, Message, Owner, QueueId, UserMailbox,
 };
@@ -51,6 +51,8 @@ pub struct Record {
     pub seq: u64,
     /// True if all copies were written to the mailboxes since the last boot.
     pub done: bool,
+    /// Times of the changes of that write.
+    pub changed: ChangeTimes,
     /// Messages in the order in which they were written.
     pub messages: Vec<RecordedMessage>,
     pub(super) trailer: Trailer,
@@ -82,6 +84,21 @@ pub struct RecordedMessage {
     pub aborted: Vec<Placement>,
 }
 
+/// Times (ctime) of what a batch has changed, after it was written. What was changed later was
+/// changed by another program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeTimes {
+    /// The latest time of its mailboxes.
+    pub mailboxes: ChangeTime,
+    /// Time of the queue's directory.
+    pub queue: ChangeTime,
+}
+
+impl ChangeTimes {
+    /// Times that are not known, so that no change is later.
+    pub const UNKNOWN: ChangeTimes = ChangeTimes { mailboxes: (i64::MAX, 0), queue: (i64::MAX, 0) };
+}
+
 /// Marks of a record, which follow it in a block of their own.
 #[derive(Clone, Debug)]
 pub struct Trailer {
@@ -91,6 +108,7 @@ pub struct Trailer {
     pub(super) seq: u64,
     /// Boot mark of the boot in which all copies were written, or 0.
     pub(super) done: u64,
+    pub(super) changed: ChangeTimes,
     resolved: Vec<u8>,
     aborted: Vec<u8>,
 }
@@ -99,7 +117,8 @@ impl Trailer {
     /// Makes a trailer without marks for a record of `copies` copies.
     pub(super) fn new(at: u64, seq: u64, copies: usize) -> Trailer {
         let bits = vec![0; copies.div_ceil(8)];
-        Trailer { at, seq, done: 0, resolved: bits.clone(), aborted: bits }
+        let changed = ChangeTimes::UNKNOWN;
+        Trailer { at, seq, done: 0, changed, resolved: bits.clone(), aborted: bits }
     }
 
     /// Reads the marks from the block of the trailer. A block of another record is ignored, so that
@@ -110,6 +129,9 @@ impl Trailer {
             return;
         }
         self.done = fields.u64().unwrap_or_default();
+        if let (Some(mailboxes), Some(queue)) = (fields.change_time(), fields.change_time()) {
+            self.changed = ChangeTimes { mailboxes, queue };
+        }
         let n = self.resolved.len();
         if let (Some(resolved), Some(aborted)) = (fields.take(n), fields.take(n)) {
             (self.resolved, self.aborted) = (resolved.to_vec(), aborted.to_vec());
@@ -131,6 +153,10 @@ impl Trailer {
         let mut bytes = TRAILER_MAGIC.to_vec();
         bytes.extend_from_slice(&self.seq.to_le_bytes());
         bytes.extend_from_slice(&self.done.to_le_bytes());
+        for (seconds, nanoseconds) in [self.changed.mailboxes, self.changed.queue] {
+            bytes.extend_from_slice(&seconds.to_le_bytes());
+            bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+        }
         bytes.extend_from_slice(&self.resolved);
         bytes.extend_from_slice(&self.aborted);
         bytes
@@ -442,6 +468,14 @@ impl<'a> FieldReader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    fn i64(&mut self) -> Option<i64> {
+        Some(i64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn change_time(&mut self) -> Option<ChangeTime> {
+        Some((self.i64()?, self.i64()?))
+    }
+
     fn field(&mut self) -> Option<&'a [u8]> {
         let n = self.u32()? as usize;
         self.take(n)
@@ -501,6 +535,6 @@ const TRAILER_MAGIC: &[u8] = b"mslotend";
 /// Bytes in the head of a record, its checksum included.
 pub(super) const RECORD_HEAD: usize = 48;
 /// Bytes in a trailer before its bits.
-const TRAILER_HEAD: usize = 24;
+const TRAILER_HEAD: usize = 56;
 /// Most bytes that a copy takes in the table without its address or envelope and its checksums.
 const COPY_MAX: u64 = 300;
