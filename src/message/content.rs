@@ -10,8 +10,12 @@
 //! - **No line begins with `From `.** Lines are quoted as the mailbox format requires
 //!   (`deliver/mbox.rs`). This is done here because sessions run in parallel and the writer does
 //!   not.
-//! - **All other bytes are unchanged.** Headers are not checked, no fields are added, long lines
-//!   are not folded, and MIME is not decoded.
+//! - **The header ends with an empty line**, also in a message without a body, because a mail
+//!   reader would take the next message of the mailbox for its body. A message that was resent from
+//!   a mailbox begins with the `From ` line of that mailbox, which becomes the field
+//!   [`MAILBOX_LINE`], as in Postfix, because otherwise it would end the header.
+//! - **All other bytes are unchanged.** Headers are not checked, no other fields are added, long
+//!   lines are not folded, and MIME is not decoded.
 //!
 //! After the first [`ContentError`] the rest of the message is dropped and its storage is released.
 
@@ -50,6 +54,9 @@ pub const STRIPPED_FIELDS: [&str; 11] = [
     "X-Status",
     "X-UID",
 ];
+
+/// The header field that holds the `From ` line at the start of a message.
+pub const MAILBOX_LINE: &str = "X-Mailbox-Line";
 
 /// Content ready for a mailbox, with the Received field on top: lines end with LF, `From ` is
 /// quoted as mboxrd. The From_ line, Return-Path, Delivered-To and the final blank line are not
@@ -151,7 +158,11 @@ impl ContentBuilder {
     /// # Errors
     /// The first error.
     pub fn finish(self) -> Result<Content, ContentError> {
-        Ok(self.0?.out.finish()?)
+        let mut filter = self.0?;
+        if filter.part != MessagePart::Body {
+            filter.out.write(b"\n")?;
+        }
+        Ok(filter.out.finish()?)
     }
 }
 
@@ -214,6 +225,12 @@ impl HeaderFilter {
     /// This is enough to quote it, because `From ` after more than 2043 `>` is beyond column 998
     /// and is rejected.
     fn begin_line(&mut self, line: &[u8]) -> Result<(), ContentError> {
+        if self.part == MessagePart::Top && needs_from_quoting(line) {
+            (self.part, self.keep) = (MessagePart::Header, true);
+            self.out.write(MAILBOX_LINE.as_bytes())?;
+            self.out.write(b": ")?;
+            return Ok(());
+        }
         if self.part != MessagePart::Body {
             self.filter_header_line(line)?;
         }

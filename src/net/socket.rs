@@ -100,6 +100,16 @@ impl Socket {
         recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|n| n > 0)
     }
 
+    /// Waits until there is input, or the client has closed the connection. Returns false after
+    /// `wait`.
+    pub(super) fn wait_for_input(&self, wait: Duration) -> io::Result<bool> {
+        match self {
+            Socket::Tcp(s) => wait_ready(s, PollFlags::POLLIN, wait),
+            Socket::Unix(s) => wait_ready(s, PollFlags::POLLIN, wait),
+            Socket::Pipe { input, .. } => wait_ready(input, PollFlags::POLLIN, wait),
+        }
+    }
+
     /// Writes as many of `bytes` as fit without blocking. Returns their number, which may be 0.
     pub(super) fn write_what_fits(&self, bytes: &[u8]) -> io::Result<usize> {
         let fd = match self {
@@ -157,7 +167,7 @@ pub(super) fn is_timeout(e: &io::Error) -> bool {
 }
 
 /// Waits until `file` can be read or written, or is at its end. Returns false after `wait`.
-pub(super) fn wait_ready(file: &File, what: PollFlags, wait: Duration) -> io::Result<bool> {
+pub(super) fn wait_ready(file: &impl AsFd, what: PollFlags, wait: Duration) -> io::Result<bool> {
     // Rounded up, because the last fraction of a millisecond would be a busy loop.
     let millis = wait.as_millis().saturating_add(1);
     let wait = PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX);

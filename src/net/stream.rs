@@ -150,8 +150,12 @@ impl Stream {
         Ok(&self.input[self.start..self.end])
     }
 
-    /// Reads the next command line with its CR LF. Nothing else ends a line. Returns None for a
-    /// line of more than `max` bytes, which is dropped as a whole.
+    /// Reads the next command line with its CR LF. Returns None for a line of more than `max`
+    /// bytes, which is dropped as a whole.
+    ///
+    /// Nothing else ends a line. But a client that ends its lines with LF alone waits for a reply
+    /// after the first of them. If input ends with LF and nothing follows for [`BARE_LF_PAUSE`],
+    /// this returns it as it is, because the reply should explain the error.
     pub fn read_line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
         if let Some(notice) = self.socket.shared.notice() {
             return Err(notice.into());
@@ -174,8 +178,22 @@ impl Stream {
                 self.start = self.end - 1;
                 searched = 0;
             }
+            if unread.ends_with(b"\n") && self.pauses()? {
+                let from = self.start;
+                self.line_since = None;
+                self.start = self.end;
+                return Ok((!too_long).then(|| &self.input[from..self.start]));
+            }
             self.fill_line()?;
         }
+    }
+
+    /// Sends the replies in the buffer, and returns true if the client then sends nothing for
+    /// [`BARE_LF_PAUSE`].
+    fn pauses(&mut self) -> Result<bool, Disconnect> {
+        self.flush()?;
+        let waited = self.socket.shared.socket.wait_for_input(BARE_LF_PAUSE);
+        Ok(!waited.map_err(Disconnect::Broken)?)
     }
 
     /// Reads more of a command line, which has one deadline as a whole.
@@ -358,6 +376,8 @@ impl Stream {
 
 /// Bytes read at once; more than any command line.
 const INPUT_SIZE: usize = 16 * 1024;
+/// Pause after which input that ends with a bare LF is a whole line.
+const BARE_LF_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of replies to a pipelining client above which they are sent.
 const OUTPUT_MAX: usize = 8 * 1024;
 /// Time for the TLS handshake, which is four messages.

@@ -76,6 +76,8 @@ counters! {
     relay_deferred,
     /// Such recipients that a smarthost rejected.
     relay_bounced,
+    /// Recipients whose alias leads to /dev/null alone.
+    discarded,
     /// Copies appended to mailboxes and to the queue.
     copies,
     /// Bytes of the messages accepted.

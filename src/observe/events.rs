@@ -219,6 +219,9 @@ events! {
     );
     /// The message is in the queue for this recipient on another host, and safe on disk.
     Info queued(message: Message, to, orig_to: Option, queue_id, size, ms);
+    /// The message was accepted for this recipient and thrown away, because the aliases lead it to
+    /// /dev/null alone.
+    Info discarded(message: Message, to, size, ms);
     /// The message was answered with a 4yz reply; the client tries again.
     Warn deferred(message: Message, to, command: Option, size, ms, reply);
     /// The message was answered with a 5yz reply.
@@ -243,13 +246,15 @@ events! {
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
+    /// A client ended a command line with LF alone. The reply, 500, says that CR LF ends a line.
+    Info bare_lf(session, client);
     /// MAIL was deferred, because the spool or the mail directory has no room for the message.
     /// The field size is that which the client declared, or 0.
     Warn no_room(session, client, from, size);
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
-    /// An address could not be resolved, or the aliases for it are wrong; the client got a 451
-    /// reply.
+    /// An address could not be resolved, or the aliases for it are wrong, and the client got a 451
+    /// reply; or they lead to a program or a file, and it got a 550.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);

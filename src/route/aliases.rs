@@ -15,11 +15,11 @@
 //! - A target is a name, `user@host`, `Full Name <user@host>`, `\user` (the user, not an alias), or
 //!   `:include:/file`, a file that holds targets in the same form without `name:`. `(Comments)`
 //!   are allowed between them.
-//! - `|program`, `/file` and `:fail:` targets are not supported, because mail is delivered to
-//!   mailboxes only.
+//! - `/dev/null` throws mail away. `|program`, other files and `:fail:` are not supported, because
+//!   mail is delivered to mailboxes only. Mail for such an alias is rejected for good.
 //!
 //! This parser never reads what a client sends, so that a client cannot name a program. An error in
-//! one line affects that line only. A target that cannot be used is kept as
+//! one line affects that line only. A target with an error is kept as
 //! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
 //! to the wrong mailbox.
 
@@ -41,13 +41,59 @@ pub enum AliasTarget {
     User(String),
     /// `:include:/file`
     Include(PathBuf),
+    /// `/dev/null`: mail is thrown away.
+    Null,
+    /// A target of a kind that mailslot does not deliver to.
+    Unsupported {
+        /// The text in the file, escaped and truncated.
+        text: String,
+        /// The kind of target.
+        kind: UnsupportedTarget,
+    },
     /// A target that cannot be used.
     Invalid {
         /// The text in the file, escaped and truncated.
         text: String,
-        /// The error, to follow the text: "is a program, and mailslot runs none".
+        /// The error, to follow the text: "is empty".
         error: String,
     },
+}
+
+/// A kind of target that other mail servers deliver to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnsupportedTarget {
+    /// `|program`
+    Program,
+    /// `/file`
+    File,
+    /// `:fail:`, `error:` and the like.
+    Directive,
+}
+
+impl UnsupportedTarget {
+    /// Returns why mail is rejected, to follow the target in a sentence.
+    pub fn reason(self) -> &'static str {
+        match self {
+            UnsupportedTarget::Program => "is a program, and mailslot runs none",
+            UnsupportedTarget::File => "is a file, and mailslot delivers to mailboxes only",
+            UnsupportedTarget::Directive => "is a directive that mailslot does not support",
+        }
+    }
+
+    /// Returns advice to the administrator.
+    pub fn alternative(self) -> &'static str {
+        match self {
+            UnsupportedTarget::Program => {
+                "let the alias lead to a user, and let cron run the program on that user's mailbox"
+            }
+            UnsupportedTarget::File => {
+                "let the alias lead to a user, whose mailbox is a file; /dev/null throws mail away"
+            }
+            UnsupportedTarget::Directive => {
+                "remove the alias, so that mail for the name is rejected; /dev/null throws it away"
+            }
+        }
+    }
 }
 
 /// A target and its line.
@@ -146,7 +192,10 @@ impl fmt::Display for AliasTarget {
             AliasTarget::Mailbox(mailbox) => mailbox.fmt(f),
             AliasTarget::User(name) => write!(f, "\\{name}"),
             AliasTarget::Include(path) => write!(f, ":include:{}", path.display()),
-            AliasTarget::Invalid { text, .. } => f.write_str(text),
+            AliasTarget::Null => f.write_str(NULL_FILE),
+            AliasTarget::Unsupported { text, .. } | AliasTarget::Invalid { text, .. } => {
+                f.write_str(text)
+            }
         }
     }
 }
@@ -185,7 +234,10 @@ fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
         AliasTarget::Name(name) => (name, None),
         AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
         AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
-        AliasTarget::User(_) | AliasTarget::Include(_) => {
+        AliasTarget::Unsupported { text, kind } => {
+            return Err(format!("`{text}` {}", kind.reason()));
+        }
+        AliasTarget::User(_) | AliasTarget::Include(_) | AliasTarget::Null => {
             return Err(format!("`{}` cannot be the name of an alias", printable(name)));
         }
     };
@@ -255,6 +307,7 @@ fn parse_targets(mut line: usize, text: &str) -> Vec<AliasItem> {
 fn parse_target(text: &str) -> AliasTarget {
     let invalid =
         |error: &str| AliasTarget::Invalid { text: printable(text), error: error.to_owned() };
+    let unsupported = |kind| AliasTarget::Unsupported { text: printable(text), kind };
     // `Full Name <user@host>`
     let text = match text.strip_suffix('>').and_then(|t| t.rsplit_once('<')) {
         Some((_, inner)) => inner.trim(),
@@ -269,10 +322,13 @@ fn parse_target(text: &str) -> AliasTarget {
         return invalid("is not printable ASCII or UTF-8");
     }
     if plain.starts_with('|') {
-        return invalid("is a program, and mailslot runs none");
+        return unsupported(UnsupportedTarget::Program);
+    }
+    if plain == NULL_FILE || plain.eq_ignore_ascii_case(":blackhole:") {
+        return AliasTarget::Null;
     }
     if plain.starts_with('/') {
-        return invalid("is a file, and mailslot delivers to mailboxes only");
+        return unsupported(UnsupportedTarget::File);
     }
     if let Some(path) = strip_include_prefix(plain) {
         return match Path::new(path) {
@@ -281,7 +337,7 @@ fn parse_target(text: &str) -> AliasTarget {
         };
     }
     if plain.starts_with(':') || strip_prefix_ignore_case(plain, "error:").is_some() {
-        return invalid("is a directive that mailslot does not support");
+        return unsupported(UnsupportedTarget::Directive);
     }
     if unquoted.is_some() {
         return match plain.len() {
@@ -377,8 +433,11 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// Maximum length of a name in bytes, which is that of a local-part (RFC 5321 4.5.3.1.1).
-const NAME_MAX: usize = 64;
+/// The file that stands for mail that is thrown away.
+const NULL_FILE: &str = "/dev/null";
+
+/// Maximum length of a name in bytes, which is that of a local-part.
+const NAME_MAX: usize = 255;
 
 /// Maximum number of characters of a line that a message repeats.
 const PRINTED_MAX: usize = 60;

@@ -71,9 +71,9 @@ impl LocalRoute {
     }
 
     /// Looks up `name` at `host`, among `aliases` if given, and the users. Tries in this order: the
-    /// alias `name@host`, the alias `name`, the user `name`, the user in lower case; then the same
-    /// for the part before the delimiter; and for postmaster, which always has a mailbox (RFC 5321
-    /// 4.5.1), root and the first `--user`.
+    /// alias `name@host`, the alias `name`, the user `name`, the user in lower case, the only user
+    /// of that name in any case; then the same for the part before the delimiter; and for
+    /// postmaster, which always has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
     ///
     /// # Errors
     /// `LookupFailed` if the user database does not answer, `NameNotAllowed` if the user's name
@@ -106,12 +106,17 @@ impl LocalRoute {
         names.filter(move |_| is_postmaster).map(|name| (name, ""))
     }
 
-    /// Finds the user `name`, or the user of that name in lower case.
+    /// Finds the user `name`, the user of that name in lower case, or the only user that has the
+    /// name in another case.
     fn find_user(&self, name: &str) -> Result<Option<User>, Refusal> {
         let find = |name: &str| self.users.find(name).map_err(Refusal::LookupFailed);
         let folded = name.to_lowercase();
         match find(name)? {
-            None if folded != name => find(&folded),
+            None if folded != name => match find(&folded)? {
+                None => Ok(self.users.find_in_any_case(name)),
+                found => Ok(found),
+            },
+            None => Ok(self.users.find_in_any_case(name)),
             found => Ok(found),
         }
     }
@@ -147,6 +152,8 @@ pub(super) struct Expansion<'a> {
     pub members: Vec<Member>,
     /// Mailboxes on other hosts, each once.
     pub remote: Vec<Mailbox>,
+    /// True if a target throws mail away.
+    pub discards: bool,
     /// Errors found. With [`ExpansionMode::Explain`] the expansion goes on after the first.
     pub errors: Vec<AliasError>,
     /// The steps taken, for people. Only with [`ExpansionMode::Explain`].
@@ -197,6 +204,7 @@ impl<'a> Expansion<'a> {
             destinations: Vec::new(),
             members: Vec::new(),
             remote: Vec::new(),
+            discards: false,
             errors: Vec::new(),
             lines: Vec::new(),
             mailboxes: HashSet::new(),
@@ -225,6 +233,7 @@ impl<'a> Expansion<'a> {
         }
         let (local, remote) = (self.destinations, self.remote);
         match (local.is_empty(), remote.as_slice()) {
+            (true, []) if self.discards => {}
             (true, []) => {
                 return Err(Refusal::Misconfigured("a list without members".to_owned()));
             }
@@ -390,6 +399,16 @@ impl<'a> Expansion<'a> {
                 self.add_remote(mailbox);
             }
             AliasTarget::Include(path) => self.expand_include(path, from),
+            AliasTarget::Null => {
+                self.explain_line(|| "/dev/null: thrown away".to_owned());
+                self.discards = true;
+            }
+            AliasTarget::Unsupported { text, kind } => {
+                let what = format!("leads to `{text}`, which {}", kind.reason());
+                let what = self.in_current_alias(from, &what);
+                self.explain_line(|| format!("! {what}"));
+                self.add_error(Refusal::Unsupported(what), kind.alternative());
+            }
             AliasTarget::Invalid { text, error } if text.is_empty() => {
                 self.target_error(from, error, "add a target, or remove the alias");
             }
@@ -413,9 +432,15 @@ impl<'a> Expansion<'a> {
 
     /// Adds an error in a target of the current alias.
     fn target_error(&mut self, from: SourceLine<'_>, what: &str, fix: &str) {
+        let what = self.in_current_alias(from, what);
+        self.add_misconfigured(what, fix);
+    }
+
+    /// Returns `what`, an error in a target of the current alias, with its place and the alias.
+    fn in_current_alias(&self, from: SourceLine<'_>, what: &str) -> String {
         let current = self.path.iter().rev().find_map(|step| self.entry_of(step));
         let name = current.map_or("", |entry| entry.name.as_str());
-        self.error_at(from, &format!("alias `{name}` {what}"), fix);
+        format!("{}:{}: alias `{name}` {what}", from.file.display(), from.line)
     }
 
     /// Adds the error that a limit was exceeded. It names the alias that the expansion started
@@ -427,7 +452,10 @@ impl<'a> Expansion<'a> {
     }
 
     fn error_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
-        let what = format!("{}:{}: {what}", place.file.display(), place.line);
+        self.add_misconfigured(format!("{}:{}: {what}", place.file.display(), place.line), fix);
+    }
+
+    fn add_misconfigured(&mut self, what: String, fix: &str) {
         self.explain_line(|| format!("! {what}"));
         self.add_error(Refusal::Misconfigured(what), fix);
     }

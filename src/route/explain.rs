@@ -110,7 +110,9 @@ impl LocalRoute {
             expansion.expand_alias(index);
             for error in &expansion.errors {
                 let what = match &error.refusal {
-                    Refusal::Misconfigured(text) | Refusal::LookupFailed(text) => text.clone(),
+                    Refusal::Misconfigured(text)
+                    | Refusal::LookupFailed(text)
+                    | Refusal::Unsupported(text) => text.clone(),
                     refusal => format!("{here}: {refusal}"),
                 };
                 add(what, &error.fix, true);
@@ -149,7 +151,9 @@ impl LocalRoute {
             AliasTarget::Mailbox(mailbox) => mailbox.local().eq_ignore_ascii_case(&entry.name),
             // Include files are not searched for the user.
             AliasTarget::Include(_) => true,
-            AliasTarget::Invalid { .. } => false,
+            AliasTarget::Null | AliasTarget::Unsupported { .. } | AliasTarget::Invalid { .. } => {
+                false
+            }
         };
         !entry.items.iter().any(itself)
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
@@ -180,7 +184,8 @@ fn describe(resolution: &Resolution) -> String {
     let remote: Vec<String> = resolution.remote.iter().map(|to| format!("<{to}>")).collect();
     let (local_list, remote_list) = (local.join(", "), remote.join(", "));
     match (local.is_empty(), remote.is_empty()) {
-        (_, true) => format!("delivered to {local_list}"),
+        (true, true) => "thrown away".to_owned(),
+        (false, true) => format!("delivered to {local_list}"),
         (true, false) => format!("relayed to {remote_list}"),
         (false, false) => format!("delivered to {local_list}, and relayed to {remote_list}"),
     }

@@ -89,7 +89,13 @@ impl Expansion<'_> {
         }
         for item in &items {
             match &item.target {
-                AliasTarget::Name(_) | AliasTarget::Mailbox(_) | AliasTarget::User(_) => {}
+                AliasTarget::Name(_)
+                | AliasTarget::Mailbox(_)
+                | AliasTarget::User(_)
+                | AliasTarget::Null => {}
+                AliasTarget::Unsupported { text, kind } => {
+                    return Err(format!("`{text}` {}", kind.reason()));
+                }
                 AliasTarget::Include(path) => return Err(format!(":include:{}", path.display())),
                 AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
             }
@@ -120,6 +126,7 @@ impl Expansion<'_> {
         for mailbox in &nested.remote {
             self.add_remote(mailbox);
         }
+        self.discards |= nested.discards;
         self.forwarded_users.insert(user.to_owned());
         Ok(!items.is_empty())
     }

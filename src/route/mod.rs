@@ -72,6 +72,9 @@ pub enum Refusal {
     /// 451 4.3.5: the aliases are wrong (a loop, an include file that cannot be read). The text is
     /// for the log, not for the client.
     Misconfigured(String),
+    /// 550 5.3.5: an alias leads to a program or a file, which mailslot does not support. The text
+    /// is for the log, not for the client.
+    Unsupported(String),
 }
 
 /// A mailbox as VRFY and EXPN show it: `Full Name <user@host>`.
@@ -83,7 +86,8 @@ pub struct Member {
     pub mailbox: Mailbox,
 }
 
-/// The destinations of one address, on this host and on others.
+/// The destinations of one address, on this host and on others. There is none if an alias leads to
+/// `/dev/null` alone, and then mail is accepted and thrown away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolution {
     /// Mailboxes on this host, each once.
@@ -371,6 +375,9 @@ impl fmt::Display for Refusal {
             Refusal::Ambiguous(all) => write!(f, "553 5.1.4 ambiguous: {} users", all.len()),
             Refusal::LookupFailed(error) => write!(f, "451 4.3.0 lookup failed ({error})"),
             Refusal::Misconfigured(error) => write!(f, "451 4.3.5 error in the aliases ({error})"),
+            Refusal::Unsupported(error) => {
+                write!(f, "550 5.3.5 not supported in the aliases ({error})")
+            }
         }
     }
 }

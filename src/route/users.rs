@@ -46,6 +46,11 @@ pub trait Users: Send + Sync {
         Vec::new()
     }
 
+    /// Returns the only user among those of [`list`](Users::list) that has this name in any case.
+    fn find_in_any_case(&self, name: &str) -> Option<User> {
+        only_one(self.list().into_iter().filter(|user| user.name.eq_ignore_ascii_case(name)))
+    }
+
     /// Returns the refusal for a name that is not found.
     fn refusal(&self) -> Refusal {
         Refusal::Unknown
@@ -98,12 +103,14 @@ impl Users for Passwd {
 pub struct CachedUsers<U> {
     users: U,
     cache: Mutex<HashMap<String, (Instant, User)>>,
+    /// Users with capital letters in their names, as they were listed then.
+    capital: Mutex<Option<(Instant, Vec<User>)>>,
 }
 
 impl<U: Users> CachedUsers<U> {
     /// Creates an empty cache for `users`.
     pub fn new(users: U) -> CachedUsers<U> {
-        CachedUsers { users, cache: Mutex::default() }
+        CachedUsers { users, cache: Mutex::default(), capital: Mutex::default() }
     }
 
     fn find_at(&self, name: &str, now: Instant) -> Result<Option<User>, String> {
@@ -138,16 +145,41 @@ impl<U: Users> Users for CachedUsers<U> {
         self.users.list()
     }
 
+    /// Lists the users once a second at most, because clients ask for unknown names often. Names in
+    /// lower case were looked for before.
+    fn find_in_any_case(&self, name: &str) -> Option<User> {
+        let mut capital = self.capital.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_new = |(when, _): &&mut (Instant, Vec<User>)| {
+            now.saturating_duration_since(*when) < CACHE_TIME
+        };
+        let users = match capital.as_mut().filter(is_new) {
+            Some((_, users)) => users,
+            None => {
+                let mut users = self.users.list();
+                users.retain(|user| user.name.contains(|c: char| c.is_ascii_uppercase()));
+                &mut capital.insert((now, users)).1
+            }
+        };
+        only_one(users.iter().filter(|user| user.name.eq_ignore_ascii_case(name))).cloned()
+    }
+
     fn refusal(&self) -> Refusal {
         self.users.refusal()
     }
+}
+
+/// Returns the only item, or None if there are none or several.
+fn only_one<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let first = items.next();
+    first.filter(|_| items.next().is_none())
 }
 
 /// The users named by `--user`. Their mailboxes belong to the user that runs mailslot.
 #[derive(Clone, Debug, Default)]
 pub struct FixedUsers {
     names: Vec<String>,
-    /// Indexes by exact name, and by lower-case name if no user has exactly that name.
+    /// Indexes by exact name, and by lower-case name if only one user has that name in any case.
     index: HashMap<String, usize>,
 }
 
@@ -159,8 +191,14 @@ impl FixedUsers {
         for (i, name) in names.iter().enumerate() {
             index.entry(name.clone()).or_insert(i);
         }
+        let mut in_lower_case: HashMap<String, Vec<usize>> = HashMap::with_capacity(names.len());
         for (i, name) in names.iter().enumerate() {
-            index.entry(name.to_lowercase()).or_insert(i);
+            in_lower_case.entry(name.to_lowercase()).or_default().push(i);
+        }
+        for (name, of_name) in in_lower_case {
+            if let [only] = of_name[..] {
+                index.entry(name).or_insert(only);
+            }
         }
         FixedUsers { names, index }
     }
@@ -174,6 +212,11 @@ impl Users for FixedUsers {
 
     fn list(&self) -> Vec<User> {
         self.names.iter().map(|name| user_without_owner(name)).collect()
+    }
+
+    /// Returns None, because [`find`](Users::find) finds such a user by the name in lower case.
+    fn find_in_any_case(&self, _name: &str) -> Option<User> {
+        None
     }
 }
 

@@ -5,7 +5,8 @@
 //! ```
 //! Display names, comments, group names and source routes are parsed and dropped. A bare name such
 //! as `root` belongs to the host's own domain. Encoded words (RFC 2047) are not decoded, because
-//! they occur in names and comments only.
+//! they occur in names and comments only. Beyond the grammar, a semicolon separates addresses as a
+//! comma does, text after a `>` is a comment, and any white space of Unicode is a blank.
 
 use crate::smtp::{Domain, Mailbox};
 
@@ -16,6 +17,59 @@ pub struct HeaderAddress {
     pub mailbox: Mailbox,
     /// The position in the text at which the domain is missing, if it is.
     pub domain_missing_at: Option<usize>,
+}
+
+/// The addresses of a list of which some elements may be invalid.
+#[derive(Debug, Default)]
+pub struct PartialList {
+    /// The addresses in the valid elements.
+    pub addresses: Vec<HeaderAddress>,
+    /// The invalid elements, each with the error.
+    pub invalid: Vec<(String, String)>,
+}
+
+/// Parses each element of the address list `text`, so that one that is invalid does not keep mail
+/// from the others. Bare names get `domain`.
+pub fn parse_each(text: &str, domain: &Domain) -> PartialList {
+    let mut list = PartialList::default();
+    if let Ok(addresses) = parse(text, domain) {
+        list.addresses = addresses;
+        return list;
+    }
+    for element in split_elements(text) {
+        match parse(element, domain) {
+            Ok(addresses) => list.addresses.extend(addresses),
+            Err(error) => list.invalid.push((element.trim().to_owned(), error)),
+        }
+    }
+    list
+}
+
+/// Splits a list at its commas and semicolons that are not in quotes or comments. In text with a
+/// quote or a comment that has no end, every comma and semicolon counts.
+fn split_elements(text: &str) -> Vec<&str> {
+    let mut elements = Vec::new();
+    let (mut start, mut quoted, mut depth) = (0, false, 0_usize);
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '\\' => drop(chars.next()),
+            '"' if depth == 0 => quoted = !quoted,
+            '(' if !quoted => depth += 1,
+            ')' if !quoted => depth = depth.saturating_sub(1),
+            ',' | ';' if !quoted && depth == 0 => {
+                elements.extend(text.get(start..at));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    let rest = text.get(start..).unwrap_or_default();
+    match quoted || depth > 0 {
+        true => elements.extend(rest.split([',', ';'])),
+        false => elements.push(rest),
+    }
+    elements
 }
 
 /// Parses the address list `text`. Bare names get `domain`. Empty elements are ignored.
@@ -38,24 +92,20 @@ pub fn parse(text: &str, domain: &Domain) -> Result<Vec<HeaderAddress>, String> 
             // The words before it are the name of a group.
             TokenKind::Special(b':') if in_group => return Err("a group within a group".to_owned()),
             TokenKind::Special(b':') => in_group = true,
-            TokenKind::Special(b';') if !in_group => {
-                return Err("a ; that ends no group".to_owned());
-            }
             // The words before it are a display name.
             TokenKind::Special(b'<') => {
                 let close = after.iter().position(|token| token.is_any(b">"));
                 let close = close.ok_or("a < without a >")?;
                 let (inside, rest) = after.split_at(close);
                 found.extend(parse_address(without_route(inside)?, domain)?);
-                after = rest.get(1..).unwrap_or_default();
-                match after.first() {
-                    None => break,
-                    Some(token) if token.is_any(b",;") => {
-                        in_group &= token.is_any(b",");
-                        after = after.get(1..).unwrap_or_default();
-                    }
-                    Some(_) => return Err("text after a >".to_owned()),
-                }
+                // What follows is a comment.
+                let end = rest.iter().position(|token| token.is_any(b",;"));
+                let Some((delimiter, rest)) = end.and_then(|end| rest.get(end..)?.split_first())
+                else {
+                    break;
+                };
+                in_group &= delimiter.is_any(b",");
+                after = rest;
             }
             _ => {
                 found.extend(parse_address(words, domain)?);
@@ -146,7 +196,7 @@ fn tokenize(text: &str) -> Result<Vec<Token>, String> {
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
         let kind = match c {
-            ' ' | '\t' | '\r' | '\n' => continue,
+            c if c.is_whitespace() => continue,
             '(' => {
                 let mut depth = 1;
                 while depth > 0 {
@@ -252,6 +302,11 @@ mod tests {
             ("g: a@b; h:; i: c@d;", &["a@b", "c@d"]),
             ("My \"G:;\" (x): a@b", &["a@b"]),
             ("g: <a@b>;", &["a@b"]),
+            // Beyond the grammar
+            ("a@b; c@d", &["a@b", "c@d"]),
+            ("<s@x> # v5.10+", &["s@x"]),
+            ("<s@x> # 5.4+: abc, <t@y> z", &["s@x", "t@y"]),
+            ("a@b,\u{a0}c@d\u{a0}", &["a@b", "c@d"]),
         ] {
             let expected: Vec<String> = expected.iter().map(|text| text.to_string()).collect();
             assert_eq!(read(text), Ok(expected), "{text}");
@@ -271,7 +326,6 @@ mod tests {
             ("a.@c", "missing"),
             ("<a@b", "without a >"),
             ("a@b>", "a > in"),
-            ("<a@b> c", "after a >"),
             ("<@a>", "without a :"),
             ("<a b>", "missing before \"b\""),
             ("\"a@b", "without another"),
@@ -279,7 +333,6 @@ mod tests {
             ("a)@b", "ends nothing"),
             ("a@[1.2.3.4", "without a ]"),
             ("a@[1.2.3]", ""),
-            ("a;b", "ends no group"),
             ("g: h: a@b;;", "within a group"),
             ("a\0b@c", "control character"),
             ("a@b_c d", "missing before \"d\""),
@@ -288,7 +341,31 @@ mod tests {
             let said = read(text).unwrap_err();
             assert!(said.contains(why), "{text:?}: {said}");
         }
-        assert!(read(&format!("{}@b", "x".repeat(65))).is_err());
+        assert!(read(&format!("{}@b", "x".repeat(256))).is_err());
+    }
+
+    #[test]
+    fn one_invalid_element_leaves_the_others() {
+        let own = Domain::parse("here.example").unwrap();
+        for (text, addresses, invalid) in [
+            ("a@b, c@d", &["a@b", "c@d"][..], &[][..]),
+            ("foo..bar@x, a@b", &["a@b"], &["foo..bar@x"]),
+            ("a@b, \"Smith <s@x>, c@d", &["a@b", "c@d"], &["\"Smith <s@x>"]),
+            ("a@b, (c <s@x>, c@d", &["a@b", "c@d"], &["(c <s@x>"]),
+            ("a b c, \"x, y\" <d@e>, f@g@h", &["d@e"], &["a b c", "f@g@h"]),
+            ("g: a@b, c..d@e; f@g", &["a@b", "f@g"], &["c..d@e"]),
+            ("(x, y) a@b, <c@d", &["a@b"], &["<c@d"]),
+            ("a\0b@c", &[], &["a\0b@c"]),
+        ] {
+            let list = parse_each(text, &own);
+            let found: Vec<_> = list.addresses.iter().map(|a| a.mailbox.to_string()).collect();
+            let wrong: Vec<_> = list.invalid.iter().map(|(element, _)| element.as_str()).collect();
+            assert_eq!(
+                (found, wrong),
+                (addresses.iter().map(|a| a.to_string()).collect(), invalid.to_vec()),
+                "{text}"
+            );
+        }
     }
 
     proptest! {

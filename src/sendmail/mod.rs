@@ -115,12 +115,11 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     };
     let message = compose::read(&mut BufReader::new(io::stdin().lock()), &options);
     let message = message.map_err(|error| match error {
-        ComposeError::HeaderTooLarge | ComposeError::InvalidField(..) => {
-            (EX_DATAERR, error.to_string())
-        }
+        ComposeError::HeaderTooLarge => (EX_DATAERR, error.to_string()),
         ComposeError::Io(_) => (EX_TEMPFAIL, error.to_string()),
     })?;
     add_new(&mut to, message.recipients.iter().cloned());
+    message.invalid_recipients.iter().for_each(|clause| print_error(clause));
     if to.is_empty() {
         return Err((EX_DATAERR, "the header names no recipient".to_owned()));
     }
@@ -131,7 +130,11 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let mut connection = connect(flags, &config)?;
     let outcomes = connection.send(&outgoing);
     connection.quit();
-    Ok(report_outcomes(flags, &to, &outcomes))
+    Ok(match report_outcomes(flags, &to, &outcomes) {
+        // The caller learns of the addresses that got nothing, as from sendmail.
+        EX_OK if !message.invalid_recipients.is_empty() => EX_NOUSER,
+        status => status,
+    })
 }
 
 /// Appends the mailboxes that `to` does not hold yet.

@@ -200,7 +200,10 @@ impl<'a> MessageDelivery<'a> {
             }
             // Replies that are known are sent before the session blocks, because the client may
             // act on each of them.
-            let outcome = pending.outcome(&to.all, || replies.attempt(|| stream.flush()));
+            let (outcome, to) = match to {
+                Some(to) => (pending.outcome(&to.all, || replies.attempt(|| stream.flush())), to),
+                None => (Outcome::Deferred(DeferReason::Io), RecipientDestinations::default()),
+            };
             if outcome == Outcome::Delivered {
                 replies.delivered.push(recipient);
                 self.notify_queue(&to.all);
@@ -215,9 +218,12 @@ impl<'a> MessageDelivery<'a> {
     }
 
     /// Sends the writer a message for each recipient, all before the first outcome, so that the
-    /// writer can make many durable with one sync. Returns the destinations of each recipient, none
+    /// writer can make many durable with one sync. Returns the destinations of each recipient, None
     /// if a queue entry could not be encoded, and the messages that the writer has.
-    fn send_each(&self, message: Message) -> (Vec<RecipientDestinations>, PendingDeliveries) {
+    fn send_each(
+        &self,
+        message: Message,
+    ) -> (Vec<Option<RecipientDestinations>>, PendingDeliveries) {
         let Message { id, head, content, .. } = message;
         let mut pending = Vec::new();
         let mut by_mailbox: HashMap<DestinationFile, usize> = HashMap::new();
@@ -225,18 +231,17 @@ impl<'a> MessageDelivery<'a> {
         for (n, recipient) in self.envelope.to.iter().enumerate() {
             let one = std::slice::from_ref(recipient);
             let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.size());
-            let destinations = queued.map_or_else(RecipientDestinations::default, |queued| {
-                let here = recipient.destination.local.iter().cloned().map(Destination::Mailbox);
-                RecipientDestinations {
-                    all: here.chain(queued.entries).collect(),
-                    queued: queued.recipients,
-                }
-            });
+            let Some(queued) = queued else {
+                all.push(None);
+                continue;
+            };
+            let here = recipient.destination.local.iter().cloned().map(Destination::Mailbox);
+            let destinations: Vec<_> = here.chain(queued.entries).collect();
             // A mailbox that several recipients lead to gets one copy, and its outcome is theirs
             // all.
-            let mut unsent = destinations.all.clone();
+            let mut unsent = destinations.clone();
             unsent.retain(|to| !by_mailbox.contains_key(&to.file()));
-            all.push(destinations);
+            all.push(Some(RecipientDestinations { all: destinations, queued: queued.recipients }));
             if unsent.is_empty() {
                 continue;
             }
@@ -315,7 +320,7 @@ impl DeliveryReplies<'_> {
     }
 }
 
-/// The destinations of one recipient.
+/// The destinations of one recipient; none if mail for it is thrown away.
 #[derive(Default)]
 struct RecipientDestinations {
     all: Vec<Destination>,
@@ -334,7 +339,8 @@ struct PendingDeliveries {
 
 impl PendingDeliveries {
     /// Waits for the messages to these destinations. Returns the first outcome that is not
-    /// `Delivered`, if there is one. Calls `before_blocking` before it blocks.
+    /// `Delivered`, if there is one; without destinations `Delivered`. Calls `before_blocking`
+    /// before it blocks.
     fn outcome(&mut self, to: &[Destination], mut before_blocking: impl FnMut()) -> Outcome {
         let indexes: Vec<usize> =
             to.iter().filter_map(|to| self.by_mailbox.get(&to.file())).copied().collect();
@@ -347,6 +353,9 @@ impl PendingDeliveries {
             self.outcomes.push(next.wait());
         }
         let failed = Outcome::Deferred(DeferReason::Io);
+        if to.is_empty() {
+            return Outcome::Delivered;
+        }
         indexes
             .iter()
             .map(|index| self.outcomes.get(*index).copied().unwrap_or(failed))

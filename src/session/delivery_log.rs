@@ -71,7 +71,12 @@ impl DeliveryAttempt<'_> {
         let (message, size, ms) = (self.fields(), self.octets, self.milliseconds());
         let here =
             recipients.iter().flat_map(|of| of.destination.local.iter().map(move |to| (of, to)));
-        let lines = here.clone().count() + queued.len();
+        let discarded: Vec<_> = recipients
+            .iter()
+            .filter(|of| of.destination.local.is_empty() && of.destination.remote.is_empty())
+            .collect();
+        counters.discarded.add(discarded.len() as u64);
+        let lines = here.clone().count() + queued.len() + discarded.len();
         for (recipient, to) in here.clone().take(LINES_MAX) {
             let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);
             let mailbox = config.mail_dir.join(to.name.as_str());
@@ -82,8 +87,12 @@ impl DeliveryAttempt<'_> {
             let to = format_args!("<{}>", to.delivered_to);
             events::delivered(message, to, orig_to, mailbox, self.command(), size, ms);
         }
+        let rest = LINES_MAX.saturating_sub(here.count());
+        for recipient in discarded.iter().take(rest) {
+            events::discarded(message, &recipient.path, size, ms);
+        }
         for QueuedRecipient { path, to, queue_id } in
-            queued.iter().take(LINES_MAX.saturating_sub(here.count()))
+            queued.iter().take(rest.saturating_sub(discarded.len()))
         {
             let to = format!("<{to}>");
             let orig_to = Some(path.to_string()).filter(|path| *path != to);

@@ -32,7 +32,10 @@ impl SessionHost<'_> {
     }
 
     fn refuse(&self, refusal: &Refusal, command: &RefusedCommand<'_>) -> Reply {
-        if let Refusal::LookupFailed(why) | Refusal::Misconfigured(why) = refusal {
+        if let Refusal::LookupFailed(why)
+        | Refusal::Misconfigured(why)
+        | Refusal::Unsupported(why) = refusal
+        {
             events::lookup_failed(self.session, command, why);
         }
         let SessionConfig { relay, hostname, .. } = &self.context.config;
@@ -97,7 +100,9 @@ impl Host for SessionHost<'_> {
     }
 
     fn is_active(&self, to: &Resolution) -> bool {
-        to.remote.is_empty() && self.context.config.host_terminals.are_active(&to.local)
+        to.remote.is_empty()
+            && !to.local.is_empty()
+            && self.context.config.host_terminals.are_active(&to.local)
     }
 
     fn forward_mailbox<'d>(&self, to: &'d Resolution) -> Option<&'d Mailbox> {

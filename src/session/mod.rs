@@ -146,6 +146,8 @@ struct Session<'a> {
     messages: u64,
     /// The message of which some chunks were read (BDAT).
     chunked: Option<(Incoming, Chunks)>,
+    /// True after a command line that ended with LF alone.
+    has_bare_lf: bool,
     /// Version and cipher for Received fields, inside TLS.
     tls_info: Option<String>,
 }
@@ -163,7 +165,16 @@ impl<'a> Session<'a> {
             access.receiver_config(&context.config),
             SessionHost { context, session: id, access, recipient_limiter },
         );
-        Session { context, id, stream, receiver, messages: 0, chunked: None, tls_info: None }
+        Session {
+            context,
+            id,
+            stream,
+            receiver,
+            messages: 0,
+            chunked: None,
+            has_bare_lf: false,
+            tls_info: None,
+        }
     }
 
     fn access(&self) -> &Access {
@@ -210,7 +221,14 @@ impl<'a> Session<'a> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
         // A reply may wait for those of the next commands unless the client waits for it.
         let (step, mut may_wait) = match self.stream.read_line(COMMAND_LINE_MAX)? {
-            Some(line) => (self.receiver.handle_line(line), command::may_delay_reply(line)),
+            Some(line) => {
+                let host = self.receiver.host();
+                if !line.ends_with(b"\r\n") && !self.has_bare_lf {
+                    self.has_bare_lf = true;
+                    events::bare_lf(self.id, host.access.peer);
+                }
+                (self.receiver.handle_line(line), command::may_delay_reply(line))
+            }
             None => (self.receiver.handle_long_line(), false),
         };
         let step = match step {

@@ -74,6 +74,7 @@ pub(super) fn for_refusal(
             reply::no_such_user(to)
         }
         (Refusal::NameNotAllowed, RefusedCommand::Rcpt(to)) => reply::name_not_allowed(to),
+        (Refusal::Unsupported(_), RefusedCommand::Rcpt(to)) => reply::alias_unsupported(to),
         (Refusal::NotLocal, RefusedCommand::Rcpt(to)) if access.suggest_smarthost => {
             reply::no_smarthost(to)
         }

@@ -6,6 +6,7 @@
 //! | file | contains |
 //! | --- | --- |
 //! | `config.rs` | the configuration of a receiver |
+//! | `client_name.rs` | the name in HELO, EHLO and LHLO |
 //! | `path.rs` | mailboxes, domains, address literals, reverse-path and forward-path |
 //! | `parameter.rs` | the `KEYWORD=value` parameters of MAIL and RCPT |
 //! | `command.rs` | the parser of command lines |
@@ -19,6 +20,7 @@
 //! | `testing.rs` | entry points for fuzzers and for tests of dialogues; not in a release |
 
 pub mod chunk;
+pub mod client_name;
 pub mod command;
 pub mod config;
 pub mod data;
@@ -32,6 +34,7 @@ pub mod sender;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+pub use client_name::ClientName;
 pub use config::{ReceiverConfig, StartTlsMode};
 pub use envelope::{BodyType, Delivery, Envelope, Recipient};
 pub use path::{AddressLiteral, Domain, EtrnNode, ForwardPath, Mailbox, ReversePath};

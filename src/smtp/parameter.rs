@@ -7,7 +7,7 @@
 //!
 //! | parameter | reply |
 //! | --- | --- |
-//! | known, but its value is invalid, or it is given twice | 501 |
+//! | known, but its value is invalid, or it is given twice with a value | 501 |
 //! | known, but its value is not implemented | 504 |
 //! | unknown | 555 |
 
@@ -56,9 +56,9 @@ impl MailParameters {
                 "SIZE" => given.set(size, parse_size, SIZE_SYNTAX)?,
                 "BODY" if is(value, "BINARYMIME") => return Err(reply::no_binarymime()),
                 "BODY" => given.set(body, parse_body, BODY_SYNTAX)?,
-                "SMTPUTF8" if value.is_none() && !*utf8 => *utf8 = true,
+                "SMTPUTF8" if value.is_none() => *utf8 = true,
                 "SMTPUTF8" => return Err(reply::bad_parameter("MAIL", UTF8_SYNTAX)),
-                "PRDR" if value.is_none() && !*prdr => *prdr = true,
+                "PRDR" if value.is_none() => *prdr = true,
                 "PRDR" => return Err(reply::bad_parameter("MAIL", PRDR_SYNTAX)),
                 "RET" => given.set(ret, DsnReturn::parse, RET_SYNTAX)?,
                 "ENVID" => given.set(envid, dsn::parse_envid, ENVID_SYNTAX)?,
@@ -175,8 +175,8 @@ fn is(value: Option<&str>, word: &str) -> bool {
 
 const SIZE_SYNTAX: &str = "SIZE=octets, up to 20 digits, once";
 const BODY_SYNTAX: &str = "BODY=7BIT or BODY=8BITMIME, once";
-const UTF8_SYNTAX: &str = "SMTPUTF8, without a value, once";
-const PRDR_SYNTAX: &str = "PRDR, without a value, once";
+const UTF8_SYNTAX: &str = "SMTPUTF8, without a value";
+const PRDR_SYNTAX: &str = "PRDR, without a value";
 const RET_SYNTAX: &str = "RET=FULL or RET=HDRS, once";
 const ENVID_SYNTAX: &str = "ENVID=xtext, up to 100 octets, once";
 const NOTIFY_SYNTAX: &str = "NOTIFY=NEVER or some of SUCCESS,FAILURE,DELAY, once";
@@ -227,11 +227,12 @@ mod tests {
             (" SmtpUtf8", Ok(MailParameters { utf8: true, ..none() })),
             (" SMTPUTF8=1", Err(501)),
             (" SMTPUTF8=", Err(501)),
-            (" SMTPUTF8 SMTPUTF8", Err(501)),
+            // Two times, as Python's smtplib can send it.
+            (" SMTPUTF8 SMTPUTF8", Ok(MailParameters { utf8: true, ..none() })),
             // PRDR
             (" prdr", Ok(MailParameters { prdr: true, ..none() })),
             (" PRDR=1", Err(501)),
-            (" PRDR PRDR", Err(501)),
+            (" PRDR PRDR", Ok(MailParameters { prdr: true, ..none() })),
             // RET and ENVID
             (" RET=full", Ok(MailParameters { ret: Some(DsnReturn::Full), ..none() })),
             (" ENVID=a+2Bb", Ok(MailParameters { envid: Some("a+b".to_owned()), ..none() })),

@@ -12,11 +12,12 @@
 
 use std::fmt;
 
+use super::client_name::ClientName;
 use super::command::{self, Command};
 use super::config::{ReceiverConfig, StartTlsMode};
 use super::envelope::{Delivery, Envelope, Recipient};
 use super::parameter::{MailParameters, RcptParameters};
-use super::path::{Domain, EtrnNode, ForwardPath, Mailbox, ReversePath};
+use super::path::{EtrnNode, ForwardPath, Mailbox, ReversePath};
 use super::reply::{self, Reply};
 
 /// The host of a receiver: its users, its disk, and its policy.
@@ -380,7 +381,7 @@ impl<H: Host> Receiver<H> {
     }
 
     /// Handles HELO, EHLO or LHLO, which reset the transaction (RFC 5321 4.1.4).
-    fn hello(&mut self, client: Domain, hello: Hello, reply: Reply) -> Step {
+    fn hello(&mut self, client: ClientName, hello: Hello, reply: Reply) -> Step {
         self.client = Some((client.to_string(), hello));
         self.transaction = None;
         Step::Reply(reply)

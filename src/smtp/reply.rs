@@ -10,9 +10,10 @@
 
 use std::borrow::Cow;
 
+use super::client_name::ClientName;
 use super::config::{ReceiverConfig, StartTlsMode};
 use super::envelope::Delivery;
-use super::path::{Domain, EtrnNode, ForwardPath, Mailbox, ReversePath, SyntaxError};
+use super::path::{EtrnNode, ForwardPath, Mailbox, ReversePath, SyntaxError};
 
 /// A reply: a code, an enhanced status code where RFC 2034 requires one, and lines of text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,13 +155,13 @@ pub fn greeting(hostname: &str, lmtp: bool) -> Reply {
 }
 
 /// Returns `250 host greets client`, the reply to HELO.
-pub fn helo(hostname: &str, client: &Domain) -> Reply {
+pub fn helo(hostname: &str, client: &ClientName) -> Reply {
     Reply::plain(250, format!("{hostname} greets {client}"))
 }
 
 /// Returns `250-host greets client` and the service extensions, one on each line (RFC 5321
 /// 4.1.1.1). `tls` is true inside TLS.
-pub fn ehlo(config: &ReceiverConfig, tls: bool, client: &Domain) -> Reply {
+pub fn ehlo(config: &ReceiverConfig, tls: bool, client: &ClientName) -> Reply {
     let mut reply = helo(&config.hostname, client);
     reply.lines.extend([
         "PIPELINING".into(),
@@ -339,6 +340,11 @@ pub fn no_such_user(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 1, 1), format!("RCPT TO:{to}: No such user here"))
 }
 
+/// Returns `550` to RCPT for an alias that leads to a program or a file, which get no mail.
+pub fn alias_unsupported(to: &ForwardPath) -> Reply {
+    Reply::new(550, (5, 3, 5), format!("RCPT TO:{to}: the alias has an unsupported target"))
+}
+
 /// Returns `550` to RCPT for a domain that is not local.
 pub fn relaying_denied(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 7, 1), format!("RCPT TO:{to}: not a local mailbox, relaying denied"))
@@ -435,7 +441,7 @@ mod tests {
         let mailbox = Mailbox::parse(&wide).unwrap();
         let (to, from) = (ForwardPath::Mailbox(mailbox.clone()), ReversePath::Null);
         let host = "h".repeat(255);
-        let client = Domain::Name("c".repeat(255));
+        let client = ClientName::read("c".repeat(255).as_bytes()).unwrap();
         let config = ReceiverConfig {
             size_max: u64::MAX,
             vrfy: true,
@@ -477,6 +483,7 @@ mod tests {
             delivered("id"),
             shown("id"),
             no_such_user(&to),
+            alias_unsupported(&to),
             relaying_denied(&to),
             no_smarthost(&to),
             will_forward(&mailbox),
@@ -543,7 +550,7 @@ mod tests {
     fn ehlo_lists_what_is_enabled() {
         let mut config =
             ReceiverConfig { size_max: 1000, expn: true, ..ReceiverConfig::new("mx.example") };
-        let client = Domain::parse("[127.0.0.1]").unwrap();
+        let client = ClientName::read(b"[127.0.0.1]").unwrap();
         let common = "250-mx.example greets [127.0.0.1]\r\n250-PIPELINING\r\n250-SIZE 1000\r\n\
             250-8BITMIME\r\n250-ENHANCEDSTATUSCODES\r\n250-CHUNKING\r\n250-SMTPUTF8\r\n\
             250-LIMITS RCPTMAX=100\r\n";

@@ -17,10 +17,10 @@ fn header_and_body() {
     // Mail data, and what is stored of it below our own fields.
     let table: &[(&str, &str)] = &[
         // Empty, and almost empty.
-        ("", ""),
+        ("", "\n"),
         ("\n", "\n"),
         ("\n\n", "\n\n"),
-        ("Subject: x\n", "Subject: x\n"),
+        ("Subject: x\n", "Subject: x\n\n"),
         ("Subject: x\n\nbody\n", "Subject: x\n\nbody\n"),
         ("Subject: x\n y\n\n z\n", "Subject: x\n y\n\n z\n"),
         // Without a header, an empty line separates the text from our fields.
@@ -31,25 +31,28 @@ fn header_and_body() {
         (": x\n", "\n: x\n"),
         ("a b: x\n", "\na b: x\n"),
         ("caf\u{e9}: x\n", "\ncaf\u{e9}: x\n"),
-        ("From x Tue Jul  1 08:52:37 2025\n", "\n>From x Tue Jul  1 08:52:37 2025\n"),
-        (">From x\nSubject: y\n", "\n>>From x\nSubject: y\n"),
+        // The separator line of a mailbox does not end the header.
+        ("From x Jul  1\nA: x\n\ny\n", "X-Mailbox-Line: From x Jul  1\nA: x\n\ny\n"),
+        (">From x\n\nFrom y\n", "X-Mailbox-Line: >From x\n\n>From y\n"),
+        ("Status: RO\nFrom x\n z\n", "X-Mailbox-Line: From x\n z\n\n"),
+        ("From x\nFrom y\n", "X-Mailbox-Line: From x\n>From y\n\n"),
         // The obsolete syntax of fields.
-        ("From : x\n", ">From : x\n"),
-        ("Subject\t : x\n", "Subject\t : x\n"),
+        ("From : x\n", "X-Mailbox-Line: From : x\n\n"),
+        ("Subject\t : x\n", "Subject\t : x\n\n"),
         // Stripped fields, each with its continuation, in any case.
-        ("Status: RO\nSubject: x\n", "Subject: x\n"),
-        ("Subject: x\nSTATUS:\n RO\n\tO\nTo: y\n", "Subject: x\nTo: y\n"),
-        ("Subject: x\nx-uid \t:1\n", "Subject: x\n"),
+        ("Status: RO\nSubject: x\n", "Subject: x\n\n"),
+        ("Subject: x\nSTATUS:\n RO\n\tO\nTo: y\n", "Subject: x\nTo: y\n\n"),
+        ("Subject: x\nx-uid \t:1\n", "Subject: x\n\n"),
         ("Return-Path: <x>\nX-Status: A\n\nStatus: RO\n", "\nStatus: RO\n"),
-        ("Statuses: x\nX-Stat: y\n", "Statuses: x\nX-Stat: y\n"),
-        ("Subject: x\n Status: RO\n", "Subject: x\n Status: RO\n"),
+        ("Statuses: x\nX-Stat: y\n", "Statuses: x\nX-Stat: y\n\n"),
+        ("Subject: x\n Status: RO\n", "Subject: x\n Status: RO\n\n"),
         // After stripped fields the next line counts as the first.
         ("Status: RO\n x\nbody\n", "\nbody\n"),
         ("Status: RO\n\nbody\n", "\nbody\n"),
         // A line that is not a field does not end the header for the filter.
-        ("Subject: x\nbody\nStatus: RO\n", "Subject: x\nbody\n"),
+        ("Subject: x\nbody\nStatus: RO\n", "Subject: x\nbody\n\n"),
         // From quoting, also in the header.
-        ("A: x\nFrom y\n", "A: x\n>From y\n"),
+        ("A: x\nFrom y\n", "A: x\n>From y\n\n"),
         ("A: x\n\nFrom y\n", "A: x\n\n>From y\n"),
         ("A: x\n\n>From y\n>>From z\n", "A: x\n\n>>From y\n>>>From z\n"),
         ("A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n", "A: x\n\nFrom\nfrom x\n From y\nFrom\tz\n"),
@@ -70,7 +73,7 @@ fn stripped_fields_are_left_out() {
         {
             let lines = [b"A: x".to_vec(), field.clone().into_bytes(), b" more".to_vec()];
             let got = store(&lines, PIECE_MAX).expect("no fault");
-            assert_eq!(show(&got), "A: x\n", "{field}");
+            assert_eq!(show(&got), "A: x\n\n", "{field}");
         }
     }
 }
@@ -225,6 +228,10 @@ fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
         let ok = !name.is_empty() && name.bytes().all(|b| (b'!'..=b'~').contains(&b));
         ok.then(|| name.to_lowercase())
     };
+    let is_separator = |line: &[u8]| line.iter().skip_while(|b| **b == b'>').take(5).eq(b"From ");
+    let hides_from = |line: &[u8]| {
+        (TEXT_LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From "))
+    };
     let mut stored: Vec<Vec<u8>> = Vec::new();
     let (mut in_header, mut dropping, mut too_many_hops) = (true, false, 0);
     for line in lines {
@@ -241,6 +248,13 @@ fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
             if dropping {
                 continue;
             }
+            if is_separator(line) && stored.is_empty() {
+                stored.push([b"X-Mailbox-Line: ", line.as_slice()].concat());
+                if hides_from(line) {
+                    return Err("hidden");
+                }
+                continue;
+            }
             if name.is_none() && stored.is_empty() {
                 stored.push(Vec::new());
                 in_header = false;
@@ -250,11 +264,13 @@ fn reference_model(lines: &[Vec<u8>]) -> Result<Vec<u8>, &'static str> {
                 return Err("loop");
             }
         }
-        if (TEXT_LINE_MAX..line.len()).any(|column| line[column..].starts_with(b"From ")) {
+        if hides_from(line) {
             return Err("hidden");
         }
-        let quoted = line.iter().skip_while(|b| **b == b'>').take(5).eq(b"From ");
-        stored.push([if quoted { b">".as_slice() } else { b"" }, line].concat());
+        stored.push([if is_separator(line) { b">".as_slice() } else { b"" }, line].concat());
+    }
+    if in_header {
+        stored.push(Vec::new());
     }
     Ok(stored.iter().flat_map(|line| [line.as_slice(), b"\n"].concat()).collect())
 }

@@ -33,7 +33,7 @@ const LINES: &[(&str, u16)] = &[
     ("MAIL FROM:<a@b>", 0),
     ("MAIL FROM:<> SIZE=5001", 0),
     ("MAIL FROM:<a@b> SIZE=10001", 0),
-    ("MAIL FROM:a@b", 501),
+    ("MAIL FROM:<a@b", 501),
     ("SEND FROM:<a@b>", 0),
     ("SOML FROM:<a@b>", 0),
     ("SAML FROM:<a@b>", 0),

@@ -94,7 +94,8 @@ fn client_name_of_the_last_hello() {
         (&["EHLO Alpha.ARPA"], Some(("Alpha.ARPA", "ESMTP"))),
         (&["HELO [127.0.0.1]"], Some(("[127.0.0.1]", "SMTP"))),
         (&["EHLO a", "HELO b"], Some(("b", "SMTP"))),
-        (&["EHLO a", "HELO b c"], Some(("a", "ESMTP"))),
+        (&["EHLO a", "HELO b c"], Some(("b?c", "SMTP"))),
+        (&["EHLO a", "HELO"], Some(("a", "ESMTP"))),
     ];
     for (lines, client) in rows {
         assert_eq!(client_of(&after_lines(BetaHost, lines).0), client.map(owned), "{lines:?}");

@@ -3,6 +3,9 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+
+use crate::harness::client::Client;
 use crate::harness::directory::TestDirectory;
 use crate::harness::log_lines::parse;
 use crate::harness::server::Server;
@@ -115,4 +118,38 @@ fn mail_that_is_deferred_for_lack_of_room_is_logged() {
     client.command("MAIL FROM:<a@b.example> SIZE=1000000000000000", 452);
     let found = lines(&server, &["no-room"], ["from", "size"]);
     assert_eq!(found, [["<a@b.example>", "1000000000000000"]]);
+}
+
+/// Over SMTP, where all recipients share an outcome, and over LMTP, where each has its own.
+#[test]
+fn mail_for_dev_null_is_accepted_logged_and_counted() {
+    let options = ["--user", "smith", "--lmtp", "127.0.0.1:0"];
+    let server = start("noreply: /dev/null\n", &options);
+    let to = ["noreply@here.example", "smith@here.example"];
+    let mut client = server.after_ehlo();
+    client.deliver("a@b.example", &to[..1], "\r\nx\r\n", 250);
+    client.deliver("a@b.example", &to, "\r\nx\r\n", 250);
+    let found = lines(&server, &["discarded", "delivered", "discarded"], ["to"]);
+    let expected = ["<noreply@here.example>", "<smith@here.example>", "<noreply@here.example>"];
+    assert_eq!(found, expected.map(|to| [to.to_owned()]));
+
+    let mut lmtp = Client::connect(server.lmtp().unwrap());
+    lmtp.expect(220);
+    lmtp.command("LHLO client.example", 250);
+    lmtp.deliver("a@b.example", &to, "\r\nx\r\n", 250);
+    lmtp.expect(250);
+    assert_eq!(lines(&server, &["discarded", "delivered"], ["to"]).len(), 2);
+    assert_eq!(server.mailbox("smith").matches("\nFrom ").count(), 1);
+    server.signal(Signal::SIGUSR1);
+    assert!(server.wait_for_log(" discarded=").contains(" discarded=3 "));
+}
+
+#[test]
+fn an_alias_for_a_program_rejects_mail_and_is_logged() {
+    let server = start("prog: |/bin/true\n", &[]);
+    let mut client = server.after_ehlo();
+    client.command("MAIL FROM:<a@b.example>", 250);
+    client.command("RCPT TO:<prog@here.example>", "550 5.3.5");
+    let [[error]] = &lines(&server, &["lookup-failed"], ["error"])[..] else { panic!("one line") };
+    assert!(error.contains("is a program"), "{error}");
 }

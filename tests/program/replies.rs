@@ -91,7 +91,7 @@ const TABLE: &[Row] = &[
     row("500 5.5.2", &["WIZ"]),
     row("500 5.5.2", &["NOOP\nNOOP"]),
     row("501 5.5.4", &["HELO"]),
-    row("501 5.1.7", &[HELLO, "MAIL FROM:smith@example.org"]),
+    row("501 5.1.7", &[HELLO, "MAIL FROM:<smith@example.org"]),
     row("501 5.1.3", &[HELLO, MAIL, "RCPT TO:<jones@>"]),
     row("502 5.5.1", &["TURN"]),
     row("503 5.5.1", &[MAIL]),
@@ -266,4 +266,24 @@ fn full_server_is_421() {
         client.command(TEXT, 250);
         client.command("QUIT", 221);
     }
+}
+
+/// A client that ends its lines with LF alone waits for a reply after the first one.
+#[test]
+fn lines_that_end_with_lf_alone_are_explained_and_logged() {
+    let server = Server::start(&[]);
+    let mut client = server.greeted();
+    for line in ["EHLO client.example\n", "HELO client.example\nNOOP\n"] {
+        client.send(line);
+        let reply = client.reply();
+        assert!(reply.to_string().contains("only CR LF ends a line"), "{reply}");
+    }
+    // It is not too late for CR LF, and no line before it counts as a part of this one.
+    client.command("EHLO client.example", 250);
+    client.send("NOOP\nRSET\r\n");
+    client.expect(500);
+    client.quit();
+    server.wait_for_log(" bare-lf ");
+    let (log, _) = server.stop();
+    assert!(!log.iter().any(|line| line.contains(" bare-lf ")), "one line for a session");
 }

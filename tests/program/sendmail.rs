@@ -119,7 +119,9 @@ fn exit_statuses() {
         (&["smith"], &large, 65, "smith@here.example: the message exceeds"),
         (&[], b"x\n", 64, "no recipient: "),
         (&["-t"], b"Subject: x\n\n", 65, "the header names no recipient"),
-        (&["-t"], b"To: a b c\n\n", 65, "the field To is not an address list"),
+        (&["-t"], b"To: a b c\n\n", 65, "To: \"a b c\" is not an address: "),
+        (&["-t"], b"To: smith, foo..bar@x\n\n", 67, "To: \"foo..bar@x\" is not an address: "),
+        (&["-t"], b"Cc: <smith> # v5.10+\n\n", 0, ""),
         (&["a b"], b"x\n", 64, "\"a b\" is not an address"),
         (&["-f", "a, b", "smith"], b"x\n", 64, "\"a, b\" is not an address: expected one"),
         (&["--what", "smith"], b"x\n", 64, "no such option: --what"),
@@ -155,6 +157,20 @@ fn exit_statuses() {
 }
 
 /// The exit status agrees with the text: an address that will be relayed is good.
+#[test]
+fn an_invalid_address_in_the_header_keeps_no_mail_from_the_others() {
+    let host = SendmailHost::new(&["--user", "smith", "--user", "jo"]);
+    let header = "To: \"Smith <smith>, jo; root@\nCc: smith,\u{a0}a..b@c\nSubject: partial\n\nx\n";
+    let (status, text) = host.run(&["-t"], header.as_bytes());
+    assert_eq!(status, 67, "{text}");
+    for element in ["To: \"\\\"Smith <smith>\"", "To: \"root@\"", "Cc: \"a..b@c\""] {
+        assert!(text.contains(&format!("mailslot-sendmail: {element} is not")), "{text}");
+    }
+    for user in ["smith", "jo"] {
+        assert_eq!(host.server.mailbox(user).matches("\nSubject: partial\n").count(), 1, "{user}");
+    }
+}
+
 #[test]
 fn verify_accepts_an_address_that_is_relayed() {
     let directory = tempfile::tempdir().unwrap();

@@ -2,11 +2,12 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::ExitStatusExt;
+use std::sync::mpsc::channel;
 use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::{Pid, mkfifo};
+use nix::unistd::{Pid, gettid, mkfifo};
 
 use crate::harness::directory::TestDirectory;
 
@@ -18,9 +19,11 @@ fn hup_during_the_start_does_not_end_the_process() {
     let aliases = directory.join("slow-aliases");
     mkfifo(&aliases, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
     let pid_file = directory.join("pid");
+    let (ids, id) = channel();
     let writer = thread::spawn({
         let (aliases, pid_file) = (aliases.clone(), pid_file.clone());
         move || {
+            ids.send(gettid()).unwrap();
             // Opening waits until the server opens the FIFO to read it.
             let fifo = OpenOptions::new().write(true).open(&aliases).unwrap();
             let pid = fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
@@ -31,6 +34,11 @@ fn hup_during_the_start_does_not_end_the_process() {
             drop(fifo);
         }
     });
+    // The server opens the FIFO once, for a moment, so the thread must be waiting by then.
+    let stat = format!("/proc/self/task/{}/stat", id.recv().unwrap());
+    while !fs::read_to_string(&stat).unwrap().contains(") S ") {
+        thread::yield_now();
+    }
     let script = format!("echo $$ >{}; exec \"$@\"", pid_file.display());
     let options = ["--aliases", aliases.to_str().unwrap()];
     let server = directory.start_by(&["sh", "-c", &script, "sh"], &options);

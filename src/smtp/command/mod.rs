@@ -3,22 +3,24 @@
 //! A line becomes a [`Command`] with all its arguments parsed, or the reply that rejects it. Verbs
 //! and keywords match in any case (RFC 5321 2.4). White space beyond the grammar is accepted where
 //! it is harmless: after the verb, after `FROM:` and `TO:`, between parameters, and before CR LF.
-//! A line of any command may be as long as [`COMMAND_LINE_MAX`].
+//! So are any name of the client ([`ClientName`]) and addresses without angle brackets. A line of
+//! any command may be as long as [`COMMAND_LINE_MAX`].
 
+use super::client_name::ClientName;
 use super::envelope::Delivery;
 use super::parameter::{MailParameters, RcptParameters};
-use super::path::{self, Domain, EtrnNode, ForwardPath, ReversePath};
+use super::path::{self, EtrnNode, ForwardPath, ReversePath};
 use super::reply::{self, Reply};
 
 /// One command with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     /// HELO with the client's name.
-    Helo(Domain),
+    Helo(ClientName),
     /// EHLO with the client's name.
-    Ehlo(Domain),
+    Ehlo(ClientName),
     /// LHLO (RFC 2033) with the client's name.
-    Lhlo(Domain),
+    Lhlo(ClientName),
     /// STARTTLS (RFC 3207).
     StartTls,
     /// MAIL, SEND, SOML or SAML with the reverse-path.
@@ -88,12 +90,7 @@ impl Command {
         let syntax = || reply::syntax(usage);
         let without_argument =
             |command| if argument.is_empty() { Ok(command) } else { Err(syntax()) };
-        let client = || match Domain::parse_bytes(argument) {
-            // A client does not know whether the server supports SMTPUTF8 before the reply to EHLO,
-            // so the name must be ASCII (RFC 6531 3.7.1).
-            Ok(domain) if domain.is_ascii() => Ok(domain),
-            _ => Err(syntax()),
-        };
+        let client = || ClientName::read(argument).ok_or_else(syntax);
         match verb {
             Verb::Helo => Ok(Command::Helo(client()?)),
             Verb::Ehlo => Ok(Command::Ehlo(client()?)),

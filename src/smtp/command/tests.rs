@@ -11,8 +11,8 @@ fn parse_bytes(line: &[u8]) -> Result<Command, u16> {
     Command::parse(line).map_err(|reply| reply.code)
 }
 
-fn domain(text: &str) -> Domain {
-    Domain::parse(text).unwrap()
+fn name(text: &str) -> ClientName {
+    ClientName::read(text.as_bytes()).unwrap()
 }
 
 #[test]
@@ -79,29 +79,26 @@ fn a_line_longer_than_the_limit_is_rejected() {
 }
 
 #[test]
-fn ehlo_and_helo_take_a_domain_or_an_address_literal() {
+fn ehlo_and_helo_accept_any_name_but_none() {
     let rows = [
-        ("EHLO alpha.arpa", Ok(Command::Ehlo(domain("alpha.arpa")))),
-        ("ehlo  alpha.arpa  ", Ok(Command::Ehlo(domain("alpha.arpa")))),
-        ("HELO localhost", Ok(Command::Helo(domain("localhost")))),
-        ("EHLO my_pc", Ok(Command::Ehlo(domain("my_pc")))),
-        ("EHLO [127.0.0.1]", Ok(Command::Ehlo(domain("[127.0.0.1]")))),
-        ("EHLO [IPv6:::1]", Ok(Command::Ehlo(domain("[IPv6:::1]")))),
+        ("EHLO alpha.arpa", Ok(Command::Ehlo(name("alpha.arpa")))),
+        ("ehlo  alpha.arpa  ", Ok(Command::Ehlo(name("alpha.arpa")))),
+        ("HELO localhost", Ok(Command::Helo(name("localhost")))),
+        ("EHLO my_pc", Ok(Command::Ehlo(name("my_pc")))),
+        ("EHLO [127.0.0.1]", Ok(Command::Ehlo(name("[127.0.0.1]")))),
+        ("EHLO [IPv6:::1]", Ok(Command::Ehlo(name("[IPv6:::1]")))),
         ("EHLO", Err(501)),
         ("HELO ", Err(501)),
-        ("EHLO two names", Err(501)),
-        ("EHLO -", Err(501)),
-        ("EHLO a\u{7f}", Err(501)),
-        ("EHLO \u{e9}", Err(501)),
-        ("EHLO [127.0.0.1", Err(501)),
-        ("EHLO (x)", Err(501)),
+        ("EHLO two names", Ok(Command::Ehlo(name("two names")))),
+        ("LHLO host.example.", Ok(Command::Lhlo(name("host.example")))),
+        ("HELO \u{e9}", Ok(Command::Helo(name("?")))),
     ];
     for (line, expected) in rows {
         assert_eq!(parse(line), expected, "{line:?}");
     }
     for length in [255, 256, 1000] {
         let line = format!("EHLO {}", "d".repeat(length));
-        assert_eq!(parse(&line).is_ok(), length <= 255, "{length}");
+        assert_eq!(parse(&line), Ok(Command::Ehlo(name(&"d".repeat(255)))), "{length}");
     }
 }
 
@@ -124,7 +121,7 @@ fn mail_takes_a_reverse_path_and_parameters() {
         ),
         ("SEND", Err(501)),
         ("SOML TO:<a@b>", Err(501)),
-        ("SAML FROM:a@b", Err(501)),
+        ("SAML FROM:a@b", Ok(Command::Mail(Delivery::SendAndMail, from("<a@b>"), none()))),
         ("MAIL FROM:<> SIZE=5", Ok(Command::Mail(Delivery::Mail, ReversePath::Null, sized()))),
         (
             "MAIL FROM:<\"a> b\"@c>  size=5",
@@ -136,7 +133,13 @@ fn mail_takes_a_reverse_path_and_parameters() {
         ("MAIL FROM :<a@b>", Err(501)),
         ("MAIL TO:<a@b>", Err(501)),
         ("MAIL <a@b>", Err(501)),
-        ("MAIL FROM:a@b", Err(501)),
+        ("MAIL FROM:a@b", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), none()))),
+        ("MAIL FROM: a@b SIZE=5", Ok(Command::Mail(Delivery::Mail, from("<a@b>"), sized()))),
+        ("MAIL FROM:a@b>", Err(501)),
+        ("MAIL FROM:<a@b", Err(501)),
+        ("MAIL FROM:@x:a@b", Err(501)),
+        ("MAIL FROM:postmaster", Err(501)),
+        ("MAIL FROM: SIZE=5", Err(501)),
         ("MAIL FROM:<a>", Err(501)),
         ("MAIL FROM:<postmaster>", Err(501)),
         ("MAIL FROM:<a@b>SIZE=5", Err(501)),
@@ -164,7 +167,11 @@ fn rcpt_takes_a_forward_path() {
         ("RCPT TO:", Err(501)),
         ("RCPT TO:<>", Err(501)),
         ("RCPT FROM:<a@b>", Err(501)),
-        ("RCPT TO:a@b", Err(501)),
+        ("RCPT TO:a@b", Ok(Command::Rcpt(to("<a@b>"), plain()))),
+        ("RCPT TO:postmaster", Ok(Command::Rcpt(ForwardPath::Postmaster, plain()))),
+        ("RCPT TO:postmaster>", Err(501)),
+        ("RCPT TO:a", Err(501)),
+        ("RCPT TO:a@b,c@d", Err(501)),
         ("RCPT TO:<a>", Err(501)),
         ("RCPT TO:<a@b>x", Err(501)),
         ("RCPT TO:<a@b> X=Y", Err(555)),
@@ -185,7 +192,7 @@ fn a_501_shows_the_syntax_and_what_is_wrong_in_the_address() {
              [SMTPUTF8] [RET=FULL|HDRS] [ENVID=xtext] [PRDR]\r\n",
         ),
         (
-            "MAIL FROM:a@b",
+            "MAIL FROM:",
             "501 5.1.7 MAIL FROM: expected an address in angle brackets: <user@host>\r\n",
         ),
         ("RCPT TO:<a>", "501 5.1.3 RCPT TO: the domain is missing: <user@host>\r\n"),

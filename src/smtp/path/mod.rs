@@ -2,10 +2,10 @@
 //! 4.1.3).
 //!
 //! Every address that a client or a server sends is parsed here, and the types need no further
-//! check. The parser is strict: it accepts printable ASCII and UTF-8 only, and enforces every limit
-//! of RFC 5321 4.5.3.1, in octets. It accepts an underscore in a domain, which the grammar does
-//! not, because that is common and harmless. It rejects the empty local-part `""`, which the
-//! grammar allows.
+//! check. The parser is strict: it accepts printable ASCII and UTF-8 only, and enforces limits in
+//! octets, which are not below those of RFC 5321 4.5.3.1. It accepts an underscore in a domain,
+//! which the grammar does not, because that is common and harmless. It rejects the empty local-part
+//! `""`, which the grammar allows.
 //!
 //! UTF-8 is accepted where RFC 6531 3.3 allows it: in local-parts, quoted or not, and in domains
 //! with labels that have an A-label. The receiver checks whether the client declared it
@@ -100,7 +100,7 @@ impl Mailbox {
         Ok(mailbox)
     }
 
-    /// Returns the local-part without quotes: 1 to 64 octets of printable ASCII, blanks and UTF-8.
+    /// Returns the local-part without quotes: 1 to 255 octets of printable ASCII, blanks and UTF-8.
     pub fn local(&self) -> &str {
         &self.local
     }
@@ -310,26 +310,32 @@ enum PathContent {
 }
 
 /// Parses `"<" [ source-route ":" ] mailbox ">"`, `<>` or `<postmaster>` at the start of `input`.
-/// Returns the content and the text after the path.
+/// Returns the content and the text after the path. The brackets may be missing around a mailbox
+/// and around `postmaster`, because many devices leave them out.
 fn parse_path(input: &[u8]) -> Result<(PathContent, &[u8]), SyntaxError> {
     let mut parser = Parser { rest: input };
-    if !parser.consume(b'<') {
-        return Err(NO_BRACKETS);
-    }
-    let inside = if parser.peek() == Some(b'>') {
-        PathContent::Empty
-    } else if parser.peek() == Some(b'@') {
-        parser.source_route()?;
-        PathContent::Mailbox(parser.mailbox()?)
-    } else {
-        let local = parser.local_part()?;
-        if parser.peek() == Some(b'>') && local.eq_ignore_ascii_case("postmaster") {
-            PathContent::Postmaster
-        } else {
-            PathContent::Mailbox(parser.at_domain(local)?)
+    let in_brackets = parser.consume(b'<');
+    let inside = match parser.peek() {
+        Some(b'>') if in_brackets => PathContent::Empty,
+        Some(b'@') if in_brackets => {
+            parser.source_route()?;
+            PathContent::Mailbox(parser.mailbox()?)
+        }
+        None | Some(b'@') if !in_brackets => return Err(NO_BRACKETS),
+        _ => {
+            let local = parser.local_part()?;
+            let is_end = match in_brackets {
+                true => parser.peek() == Some(b'>'),
+                false => parser.peek().is_none_or(|byte| byte.is_ascii_whitespace()),
+            };
+            if is_end && local.eq_ignore_ascii_case("postmaster") {
+                PathContent::Postmaster
+            } else {
+                PathContent::Mailbox(parser.at_domain(local)?)
+            }
         }
     };
-    if !parser.consume(b'>') {
+    if in_brackets && !parser.consume(b'>') {
         return Err(parser.unexpected(NO_CLOSING_BRACKET));
     }
     if input.len() - parser.rest.len() > PATH_MAX {
@@ -552,12 +558,13 @@ pub(super) fn check_utf8(bytes: &[u8]) -> Result<&str, SyntaxError> {
     if text.contains(harmful) { Err(NOT_PRINTABLE) } else { Ok(text) }
 }
 
-/// The longest local-part, in octets (RFC 5321 4.5.3.1.1).
-const LOCAL_MAX: usize = 64;
+/// The longest local-part, in octets. RFC 5321 4.5.3.1.1 requires 64 and allows more, which senders
+/// of VERP and SRS use.
+const LOCAL_MAX: usize = 255;
 /// The longest domain, in octets (RFC 5321 4.5.3.1.2).
 const DOMAIN_MAX: usize = 255;
-/// The longest path, in octets, with brackets and source route (RFC 5321 4.5.3.1.3).
-const PATH_MAX: usize = 256;
+/// The longest path, in octets, with brackets and source route. RFC 5321 4.5.3.1.3 requires 256.
+const PATH_MAX: usize = 512;
 
 const NO_BRACKETS: SyntaxError = SyntaxError("expected an address in angle brackets: <user@host>");
 const NO_CLOSING_BRACKET: SyntaxError = SyntaxError("the closing > is missing");
@@ -576,8 +583,8 @@ const BAD_DOMAIN: SyntaxError =
     SyntaxError("a domain is letters, digits and hyphens, separated by dots");
 const NOT_IDNA: SyntaxError =
     SyntaxError("the domain contains characters that IDNA does not allow");
-const TOO_LONG_PATH: SyntaxError = SyntaxError("a path is at most 256 octets");
-const TOO_LONG_LOCAL: SyntaxError = SyntaxError("a local-part is at most 64 octets");
+const TOO_LONG_PATH: SyntaxError = SyntaxError("a path is at most 512 octets");
+const TOO_LONG_LOCAL: SyntaxError = SyntaxError("a local-part is at most 255 octets");
 const TOO_LONG_DOMAIN: SyntaxError = SyntaxError("a domain is at most 255 octets");
 const NOT_PRINTABLE: SyntaxError = SyntaxError("control characters are not allowed in an address");
 const NOT_UTF8: SyntaxError = SyntaxError("an address must be ASCII or UTF-8");

@@ -19,7 +19,8 @@ fn forward(text: &str) -> Result<String, SyntaxError> {
 
 /// Returns a path of `n` octets, with its brackets.
 fn path_of(n: usize) -> String {
-    format!("<a@{}.b>", "d".repeat(n - 6))
+    let local = 255.min(n - 6);
+    format!("<{}@{}.b>", "l".repeat(local), "d".repeat(n - 5 - local))
 }
 
 #[test]
@@ -72,8 +73,9 @@ fn paths_without_a_mailbox() {
 fn invalid_paths_are_rejected_with_the_reason() {
     let rows = [
         ("", NO_BRACKETS),
-        ("a@b", NO_BRACKETS),
-        ("a@b>", NO_BRACKETS),
+        ("@x:a@b", NO_BRACKETS),
+        ("a", NO_DOMAIN),
+        (">", NO_LOCAL),
         ("<", NO_LOCAL),
         ("<@", EMPTY_DOMAIN),
         ("<a", NO_DOMAIN),
@@ -196,9 +198,9 @@ fn utf8_is_parsed_and_written() {
     for (text, error) in rows {
         assert_eq!(ForwardPath::read(text), Err(*error), "{}", text.escape_ascii());
     }
-    // 64 octets are 32 umlauts. The ASCII form of a domain must fit as well.
-    assert!(forward(&format!("<{}@b>", "\u{fc}".repeat(32))).is_ok());
-    assert!(forward(&format!("<{}@b>", "\u{fc}".repeat(33))).is_err());
+    // 255 octets are 127 umlauts. The ASCII form of a domain must fit as well.
+    assert!(forward(&format!("<{}@b>", "\u{fc}".repeat(127))).is_ok());
+    assert!(forward(&format!("<{}@b>", "\u{fc}".repeat(128))).is_err());
     let labels = |n: usize| vec!["\u{fc}"; n].join(".");
     assert!(Domain::parse(&labels(31)).is_ok(), "xn--tda, 7 octets and a dot");
     assert_eq!(Domain::parse(&labels(33)), Err(TOO_LONG_DOMAIN));
@@ -226,13 +228,14 @@ fn u_labels_equal_their_a_labels() {
 fn limits_count_octets() {
     let local = |n: usize| format!("<{}@b>", "l".repeat(n));
     let quoted = |n: usize| format!("<\"{}\"@b>", "\\ ".repeat(n));
-    assert!(forward(&local(64)).is_ok());
-    assert_eq!(forward(&local(65)), Err(TOO_LONG_LOCAL));
+    assert!(forward(&local(255)).is_ok());
+    assert_eq!(forward(&local(256)), Err(TOO_LONG_LOCAL));
     assert!(forward(&quoted(64)).is_ok(), "quotes and backslashes are not counted");
-    assert_eq!(forward(&quoted(65)), Err(TOO_LONG_LOCAL));
+    assert!(forward(&quoted(253)).is_ok(), "but in the path they are");
+    assert_eq!(forward(&quoted(254)), Err(TOO_LONG_PATH));
 
-    assert!(forward(&path_of(256)).is_ok());
-    assert_eq!(forward(&path_of(257)), Err(TOO_LONG_PATH));
+    assert!(forward(&path_of(512)).is_ok());
+    assert_eq!(forward(&path_of(513)), Err(TOO_LONG_PATH));
 
     let domain = |n: usize| "d".repeat(n);
     assert!(Domain::parse(&domain(255)).is_ok());
