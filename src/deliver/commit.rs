@@ -122,9 +122,11 @@ pub struct Committer {
     last_retry: Instant,
     /// Journals that could be neither removed nor left to recovery. They stay locked, because they
     /// have our identity: a process that took one over would break our dotlocks.
-    abandoned: Vec<Journal>,
+    pub(super) abandoned: Vec<Journal>,
     /// Marks that could not be written.
     pending_marks: Vec<Trailer>,
+    /// Journals without a process in which nothing can be recovered now, with their last owners.
+    pub(super) examined: HashMap<(u64, u64), Option<Identity>>,
 }
 
 impl Committer {
@@ -159,6 +161,7 @@ impl Committer {
             last_retry: Instant::now(),
             abandoned: Vec::new(),
             pending_marks: Vec::new(),
+            examined: HashMap::new(),
         })
     }
 
@@ -508,12 +511,13 @@ impl Committer {
         for name in std::mem::take(&mut self.failed) {
             let error = match self.repair(&name) {
                 Ok(TryLock::Acquired(())) => continue,
-                Ok(TryLock::Contended(_)) if !self.journal_full => {
+                Ok(TryLock::Contended(_) | TryLock::HeldByMailslot(_)) if !self.journal_full => {
                     self.failed.insert(name);
                     continue;
                 }
-                Ok(TryLock::Contended(holder)) => io::Error::other(format!("locked: {holder}")),
-                Ok(TryLock::OwnerDied) => io::Error::other("locked by a dead process"),
+                Ok(TryLock::Contended(holder) | TryLock::HeldByMailslot(holder)) => {
+                    io::Error::other(format!("locked: {holder}"))
+                }
                 Err(e) => e,
             };
             events::mailbox_suspended(self.store.path_of(&name).display(), error);

@@ -140,6 +140,15 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn pid_scope(&self) -> Option<String>;
     /// True if this pid scope certainly has no process `pid`.
     fn is_dead(&self, pid: u32) -> bool;
+    /// True if a pid that a program wrote into a file in `directory` is known to be of this host
+    /// and of this pid namespace.
+    fn has_own_pids(&self, _directory: &Path) -> bool {
+        false
+    }
+    /// Returns the time by this host's clock, which can step.
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
 }
 
 /// System calls on an open file.
@@ -299,7 +308,37 @@ impl Disk for HostDisk {
         let pid = i32::try_from(pid).ok().filter(|&pid| pid > 0);
         pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
     }
+
+    fn has_own_pids(&self, directory: &Path) -> bool {
+        is_local(directory)
+            && self.pid_scope().is_some_and(|scope| scope.ends_with(FIRST_PID_NAMESPACE))
+    }
 }
+
+/// True if the directory is on a file system that other hosts do not mount.
+#[cfg(target_os = "linux")]
+fn is_local(directory: &Path) -> bool {
+    use nix::sys::statfs;
+    const LOCAL: [statfs::FsType; 6] = [
+        statfs::EXT4_SUPER_MAGIC,
+        statfs::XFS_SUPER_MAGIC,
+        statfs::BTRFS_SUPER_MAGIC,
+        statfs::F2FS_SUPER_MAGIC,
+        statfs::TMPFS_MAGIC,
+        statfs::OVERLAYFS_SUPER_MAGIC,
+    ];
+    statfs::statfs(directory).is_ok_and(|found| LOCAL.contains(&found.filesystem_type()))
+}
+
+/// Other systems number their file systems in other ways, so that nothing is known.
+#[cfg(not(target_os = "linux"))]
+fn is_local(_directory: &Path) -> bool {
+    false
+}
+
+/// End of the pid scope in the pid namespace that the kernel makes at boot, and that has all
+/// processes (`PROC_PID_INIT_INO`).
+const FIRST_PID_NAMESPACE: &str = "/pid4026531836";
 
 impl DiskFile for File {
     fn stat(&self) -> io::Result<Stat> {

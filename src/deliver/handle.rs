@@ -9,6 +9,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,8 @@ pub struct WriterHandle {
     pub(super) jobs: Sender<DeliveryJob>,
     pub(super) forward_requests: Sender<ForwardFileRequest>,
     pub(super) precheck: Arc<Precheck>,
+    /// True if sessions no longer wait for outcomes.
+    pub(super) gives_up: Arc<AtomicBool>,
 }
 
 /// Message for the writer.
@@ -67,7 +70,7 @@ impl WriterHandle {
         let cell = Arc::new(OutcomeCell::default());
         if message.to.is_empty() {
             *cell.lock() = Some(Outcome::Delivered);
-            return PendingOutcome { cell, deadline };
+            return PendingOutcome { cell, deadline, gives_up: self.gives_up.clone() };
         }
         let job = DeliveryJob { message, outcome: OutcomeSender(cell.clone()) };
         match self.jobs.send_timeout(job, timeout) {
@@ -79,7 +82,13 @@ impl WriterHandle {
                 job.outcome.send(Outcome::Deferred(DeferReason::Stopping));
             }
         }
-        PendingOutcome { cell, deadline }
+        PendingOutcome { cell, deadline, gives_up: self.gives_up.clone() }
+    }
+
+    /// Ends all waits for outcomes within a quarter of a second, those that begin later too. A
+    /// message without an outcome is `Deferred(Stopping)`, and is not delivered afterwards.
+    pub fn give_up(&self) {
+        self.gives_up.store(true, Ordering::SeqCst);
     }
 
     /// Returns the content of `.forward` in the home directory of `owner`; see
@@ -132,6 +141,7 @@ impl WriterHandle {
 pub struct PendingOutcome {
     cell: Arc<OutcomeCell>,
     deadline: Instant,
+    gives_up: Arc<AtomicBool>,
 }
 
 impl PendingOutcome {
@@ -140,10 +150,23 @@ impl PendingOutcome {
         self.cell.lock().is_some()
     }
 
-    /// Waits for the outcome. At the deadline it becomes `Deferred(TimedOut)`, and the message is
-    /// not delivered afterwards.
+    /// Waits for the outcome. At the deadline it becomes `Deferred(TimedOut)`, after
+    /// [`WriterHandle::give_up`] `Deferred(Stopping)`, and the message is not delivered afterwards.
     pub fn wait(self) -> Outcome {
-        self.cell.wait(self.deadline)
+        let reason = loop {
+            let until = self.deadline.min(Instant::now() + GIVE_UP_INTERVAL);
+            if let Some(outcome) = self.cell.wait(until) {
+                return outcome;
+            }
+            if self.gives_up.load(Ordering::SeqCst) {
+                break DeferReason::Stopping;
+            }
+            if Instant::now() >= self.deadline {
+                break DeferReason::TimedOut;
+            }
+        };
+        // The writer may have set it meanwhile.
+        *self.cell.lock().get_or_insert(Outcome::Deferred(reason))
     }
 }
 
@@ -155,19 +178,15 @@ struct OutcomeCell {
 }
 
 impl OutcomeCell {
-    /// Waits until the outcome is set, and sets it at the deadline.
-    fn wait(&self, deadline: Instant) -> Outcome {
+    /// Waits until the outcome is set, up to `until`.
+    fn wait(&self, until: Instant) -> Option<Outcome> {
         let mut outcome = self.lock();
-        loop {
-            if let Some(outcome) = *outcome {
-                return outcome;
-            }
-            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                return *outcome.insert(Outcome::Deferred(DeferReason::TimedOut));
-            };
+        while outcome.is_none() {
+            let left = until.checked_duration_since(Instant::now())?;
             outcome =
                 self.is_set.wait_timeout(outcome, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        *outcome
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Outcome>> {
@@ -208,3 +227,6 @@ impl Drop for OutcomeSender {
         self.0.is_set.notify_one();
     }
 }
+
+/// Interval at which a session that waits looks whether it is to give up.
+const GIVE_UP_INTERVAL: Duration = Duration::from_millis(250);

@@ -16,15 +16,25 @@
 //! A dotlock that is in the way is stale, and is broken, if
 //! - it is this process's own, because it could not be removed when it was released;
 //! - its owner is a mailslot marked as dead, because its journal has been taken over or is empty;
-//! - it is older than [`STALE_SECS`] by the file system's clock.
+//! - its owner is a mailslot without a journal in this spool, and its process is dead or the lock
+//!   is old;
+//! - it contains the pid of another program, and that process is dead on this host;
+//! - it is of another program, and old: older than [`STALE_SECS`] by the file system's clock, or
+//!   seen unchanged for that time.
 //!
-//! A dotlock whose process is dead but not marked as dead stays: it keeps every program away from a
-//! mailbox that may end in half a message, until recovery has repaired that.
+//! A mailslot with a journal is never judged by its pid or by the age of its lock, because pids are
+//! used again, mean nothing in another pid namespace, and clocks step. Its lock stays as long as
+//! its journal is locked. The lock of a dead one keeps every program away from a mailbox that may
+//! end in half a message, until recovery has repaired that.
+//!
+//! A lock of another program is looked at twice, [`SECOND_LOOK`] apart, before it is broken. So a
+//! lock that a living program has for a moment is not broken when the clock steps. Times that only
+//! a wrong clock shows, in the future or before 2020, are not believed.
 //!
 //! Breaking is serialized by flock on the lock file itself, so that two mailslots that find the
 //! same stale lock cannot remove each other's new one.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -35,6 +45,7 @@ use nix::errno::Errno;
 
 use super::disk::{Disk, DiskFile, FileLock, OpenMode, Stat};
 use crate::message::Owner;
+use crate::message::trace::EARLIEST_TIME;
 use crate::observe::events;
 
 /// Age in seconds at which a dotlock of unknown owner is stale: the 5 minutes of lockfile(1) and
@@ -68,8 +79,9 @@ pub enum TryLock<T, B = String> {
     Acquired(T),
     /// Another process has the lock; the log names it.
     Contended(B),
-    /// A mailslot that died has left the lock. What else it left must be recovered first.
-    OwnerDied,
+    /// A mailslot has the dotlock, or died with it, which its journal shows. What a dead one left
+    /// must be recovered first.
+    HeldByMailslot(B),
 }
 
 /// Kernel locks of an open file, held until this is dropped. The file may stay open for longer, so
@@ -174,6 +186,8 @@ pub struct DotlockDirectory {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     identity: Identity,
+    /// True if the pids that other programs write into their locks are those of this host.
+    has_own_pids: bool,
     state: Mutex<DotlockState>,
 }
 
@@ -182,8 +196,70 @@ struct DotlockState {
     link_source: Option<LinkSource>,
     /// Dead mailslots whose locks need not be respected.
     dead_owners: HashSet<Identity>,
+    /// Locks of others that were in the way, until they are gone.
+    sightings: HashMap<PathBuf, Sighting>,
     /// Number of stale locks broken.
     broken: u64,
+}
+
+/// Lock as it was seen first.
+#[derive(Clone, Copy, Debug)]
+struct Sighting {
+    id: (u64, u64),
+    modified: SystemTime,
+    since: Instant,
+}
+
+/// Owner of a dotlock, as far as its content shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum LockOwner {
+    Mailslot(Identity),
+    /// Another program, which wrote its pid.
+    Program(u32),
+    /// Not known, because the file is empty, cut short, or of another form.
+    Unknown,
+}
+
+impl LockOwner {
+    fn parse(content: &[u8]) -> LockOwner {
+        if let Some(identity) = Identity::parse(content) {
+            return LockOwner::Mailslot(identity);
+        }
+        let text = str::from_utf8(content).unwrap_or_default().trim();
+        let digits = text.bytes().all(|b| b.is_ascii_digit());
+        match text.parse() {
+            Ok(pid) if digits && pid > 0 => LockOwner::Program(pid),
+            _ => LockOwner::Unknown,
+        }
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match self {
+            LockOwner::Mailslot(identity) => identity.pid(),
+            LockOwner::Program(pid) => Some(*pid),
+            LockOwner::Unknown => None,
+        }
+    }
+}
+
+/// Moment by both clocks. The monotonic one does not run while a laptop is suspended, and the other
+/// one steps.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    fn now(disk: &dyn Disk) -> Moment {
+        Moment { monotonic: Instant::now(), wall: disk.now() }
+    }
+
+    /// True if less than [`TOUCH_INTERVAL`] has passed by both clocks.
+    fn is_recent(&self, disk: &dyn Disk) -> bool {
+        self.monotonic.elapsed() < TOUCH_INTERVAL
+            && disk.now().duration_since(self.wall).is_ok_and(|passed| passed < TOUCH_INTERVAL)
+    }
 }
 
 /// File that dotlocks are hard links of.
@@ -191,7 +267,7 @@ struct DotlockState {
 struct LinkSource {
     path: PathBuf,
     ino: u64,
-    touched: Instant,
+    touched: Moment,
 }
 
 /// Dotlock of this process, held until this is dropped.
@@ -200,13 +276,14 @@ pub struct Dotlock {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     ino: u64,
-    since: Instant,
+    since: Moment,
 }
 
 impl DotlockDirectory {
     /// Prepares to lock mailboxes in `directory` in the name of `identity`.
     pub fn new(disk: Arc<dyn Disk>, directory: &Path, identity: Identity) -> DotlockDirectory {
         DotlockDirectory {
+            has_own_pids: disk.has_own_pids(directory),
             disk,
             directory: directory.to_owned(),
             identity,
@@ -226,7 +303,8 @@ impl DotlockDirectory {
         loop {
             match self.create(&path) {
                 Ok(ino) => {
-                    let (disk, since) = (self.disk.clone(), Instant::now());
+                    self.state().sightings.remove(&path);
+                    let (disk, since) = (self.disk.clone(), Moment::now(&*self.disk));
                     return Ok(TryLock::Acquired(Dotlock { disk, path, ino, since }));
                 }
                 Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
@@ -239,7 +317,7 @@ impl DotlockDirectory {
             match self.break_if_stale(&path)? {
                 TryLock::Acquired(()) => broken = true,
                 TryLock::Contended(owner) => return Ok(TryLock::Contended(owner)),
-                TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+                TryLock::HeldByMailslot(owner) => return Ok(TryLock::HeldByMailslot(owner)),
             }
         }
     }
@@ -250,9 +328,9 @@ impl DotlockDirectory {
     }
 
     /// Removes from the directory the locks of dead mailslots and the files these were links of. A
-    /// mailslot counts as dead if it is marked so, or if its process is dead and `is_recovered`
-    /// says that nothing of it is left to recover.
-    pub fn remove_dead(&self, is_recovered: impl Fn(&Identity) -> bool) -> io::Result<()> {
+    /// mailslot counts as dead if it is marked so. If `has_no_journal` returns true, it also counts
+    /// as dead if its process is dead, and its lock is also removed if it is old.
+    pub fn remove_dead(&self, has_no_journal: impl Fn(&Identity) -> bool) -> io::Result<()> {
         for name in self.disk.read_directory(&self.directory)? {
             let link_source = name.strip_prefix(LINK_SOURCE_PREFIX);
             if link_source.is_none() && !name.ends_with(".lock") {
@@ -262,22 +340,25 @@ impl DotlockDirectory {
             let Ok(stat) = self.disk.lstat(&path) else { continue };
             let owner = self.read(&path);
             let dead = match (&owner, link_source) {
-                (Some(id), _) => {
-                    self.is_marked_dead(id) || id.is_dead(&*self.disk) && is_recovered(id)
+                (LockOwner::Mailslot(id), _) if *id == self.identity => false,
+                (LockOwner::Mailslot(id), _) => {
+                    let is_old = || link_source.is_none() && self.is_old(&path, &stat);
+                    self.is_marked_dead(id)
+                        || has_no_journal(id) && (id.is_dead(&*self.disk) || is_old())
                 }
                 // The process was killed before it wrote the line. If it lives on another host
                 // after all, it creates the file again.
-                (None, Some(rest)) => {
+                (_, Some(rest)) => {
                     let pid = rest.split('-').next().and_then(|pid| pid.parse().ok());
                     pid.is_some_and(|pid| self.disk.is_dead(pid))
                 }
-                (None, None) => false,
+                (_, None) => false,
             };
             if !dead {
                 continue;
             }
             if link_source.is_none() {
-                self.log_broken(&path, owner.as_ref(), &stat);
+                self.log_broken(&path, &owner, &stat);
             }
             let _ = self.remove_same(&path, &stat);
         }
@@ -319,14 +400,14 @@ impl DotlockDirectory {
     fn link_source(&self) -> io::Result<LinkSource> {
         let mut state = self.state();
         if let Some(link_source) = &mut state.link_source {
-            if link_source.touched.elapsed() < TOUCH_INTERVAL {
+            if link_source.touched.is_recent(&*self.disk) {
                 return Ok(link_source.clone());
             }
             if let Ok(file) = self.disk.open(&link_source.path, OpenMode::Append)
                 && file.stat()?.ino == link_source.ino
             {
                 file.touch()?;
-                link_source.touched = Instant::now();
+                link_source.touched = Moment::now(&*self.disk);
                 return Ok(link_source.clone());
             }
         }
@@ -338,7 +419,7 @@ impl DotlockDirectory {
             Err(e) => return Err(e),
         }
         let ino = self.write_new(&path, true)?;
-        let link_source = LinkSource { path, ino, touched: Instant::now() };
+        let link_source = LinkSource { path, ino, touched: Moment::now(&*self.disk) };
         state.link_source = Some(link_source.clone());
         Ok(link_source)
     }
@@ -374,49 +455,67 @@ impl DotlockDirectory {
             Err(e) => return Err(e),
         };
         let owner = self.read(path);
+        let holder = owner.pid().map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"));
         let stale = match &owner {
             // The writer never takes a lock that it holds, so this one was not removed on release.
-            Some(id) if *id == self.identity => true,
-            Some(id) if self.is_marked_dead(id) => true,
-            Some(id) if id.is_dead(&*self.disk) => return Ok(TryLock::OwnerDied),
-            _ => self.age(&stat).is_some_and(|age| age.as_secs() > STALE_SECS),
+            LockOwner::Mailslot(id) if *id == self.identity || self.is_marked_dead(id) => true,
+            LockOwner::Mailslot(_) => return Ok(TryLock::HeldByMailslot(holder)),
+            LockOwner::Program(pid) if self.has_own_pids && self.disk.is_dead(*pid) => {
+                self.seen_for(path, &stat) >= SECOND_LOOK
+            }
+            LockOwner::Program(_) | LockOwner::Unknown => self.is_old(path, &stat),
         };
         if stale {
-            self.log_broken(path, owner.as_ref(), &stat);
+            self.log_broken(path, &owner, &stat);
             return Ok(match self.remove_same(path, &stat) {
                 Ok(()) => TryLock::Acquired(()),
                 Err(e) => TryLock::Contended(format!("stale dotlock that cannot be removed: {e}")),
             });
         }
-        let pid = owner.and_then(|id| id.pid());
-        Ok(TryLock::Contended(pid.map_or("dotlock".into(), |pid| format!("dotlock of pid {pid}"))))
+        Ok(TryLock::Contended(holder))
     }
 
-    fn log_broken(&self, path: &Path, owner: Option<&Identity>, stat: &Stat) {
-        let age = SystemTime::now().duration_since(stat.modified).unwrap_or_default().as_secs();
-        events::lock_broken(path.display(), owner.and_then(Identity::pid), age);
+    fn log_broken(&self, path: &Path, owner: &LockOwner, stat: &Stat) {
+        let age = self.disk.now().duration_since(stat.modified).unwrap_or_default().as_secs();
+        events::lock_broken(path.display(), owner.pid(), age);
         self.state().broken += 1;
+    }
+
+    /// Returns the time since the lock at `path` was seen first, unchanged.
+    fn seen_for(&self, path: &Path, stat: &Stat) -> Duration {
+        let (id, modified, since) = (stat.id(), stat.modified, Instant::now());
+        let mut state = self.state();
+        let sighting = Sighting { id, modified, since };
+        let first = state.sightings.entry(path.to_owned()).or_insert(sighting);
+        if (first.id, first.modified) != (id, modified) {
+            *first = sighting;
+        }
+        first.since.elapsed()
+    }
+
+    /// True if the lock is too old to be that of a living program.
+    fn is_old(&self, path: &Path, stat: &Stat) -> bool {
+        let seen_for = self.seen_for(path, stat);
+        seen_for >= SECOND_LOOK && is_old(self.age(stat), seen_for)
     }
 
     fn is_marked_dead(&self, id: &Identity) -> bool {
         *id != self.identity && self.state().dead_owners.contains(id)
     }
 
-    fn read(&self, path: &Path) -> Option<Identity> {
-        let file = self.disk.open(path, OpenMode::Read).ok()?;
+    fn read(&self, path: &Path) -> LockOwner {
         let mut line = [0; IDENTITY_MAX + 1];
-        let n = file.read_at(&mut line, 0).ok()?;
-        Identity::parse(line.get(..n)?)
+        let file = self.disk.open(path, OpenMode::Read);
+        let read = file.and_then(|file| file.read_at(&mut line, 0)).unwrap_or_default();
+        LockOwner::parse(line.get(..read).unwrap_or_default())
     }
 
     /// Returns the age by the file system's clock, which on a network mount is not ours: it is read
     /// off a file created now in the same directory. Returns None if the file is not old by our
-    /// clock, or the age is unknown.
+    /// clock, if its time is that of a wrong clock, or the age is unknown.
     fn age(&self, stat: &Stat) -> Option<Duration> {
-        SystemTime::now()
-            .duration_since(stat.modified)
-            .ok()
-            .filter(|a| a.as_secs() > STALE_SECS)?;
+        stat.modified.duration_since(SystemTime::UNIX_EPOCH + EARLIEST_TIME).ok()?;
+        self.disk.now().duration_since(stat.modified).ok().filter(|a| a.as_secs() > STALE_SECS)?;
         let probe = self.own_name("-clock");
         let created = self.disk.open(&probe, OpenMode::Create { mode: 0o600, owner: None });
         let now = created.and_then(|file| file.stat()).map(|s| s.modified);
@@ -466,7 +565,7 @@ impl Drop for Dotlock {
     fn drop(&mut self) {
         // If this process was stopped for minutes (SIGSTOP, a suspended laptop), the lock may have
         // been broken, and the name may now be another program's lock.
-        if self.since.elapsed() > TOUCH_INTERVAL
+        if !self.since.is_recent(&*self.disk)
             && !self.disk.lstat(&self.path).is_ok_and(|now| now.ino == self.ino)
         {
             events::lock_lost(self.path.display());
@@ -487,7 +586,46 @@ fn has_no_links(e: &io::Error) -> bool {
     )
 }
 
+/// True if a lock of this age by the file system's clock, seen unchanged for `seen_for`, is stale.
+/// The monotonic clock alone counts if the age is unknown.
+fn is_old(age: Option<Duration>, seen_for: Duration) -> bool {
+    age.unwrap_or_default().max(seen_for).as_secs() > STALE_SECS
+}
+
+/// Time between two looks at a lock of another program before it is broken.
+const SECOND_LOOK: Duration = Duration::from_secs(3);
 /// Prefix of the names of mailslot's own files in the mail directory. No mailbox begins with a dot.
 const LINK_SOURCE_PREFIX: &str = ".mailslot-";
 /// Interval after which the modification time of the link source is renewed.
 const TOUCH_INTERVAL: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_of_dotlocks() {
+        let mailslot = Identity::none();
+        for (content, owner) in [
+            (mailslot.as_bytes(), LockOwner::Mailslot(mailslot.clone())),
+            (b"4711\n", LockOwner::Program(4711)),
+            (b"      4711", LockOwner::Program(4711)),
+            (b"", LockOwner::Unknown),
+            (b"0", LockOwner::Unknown),
+            (b"+7\n", LockOwner::Unknown),
+            (b"-7\n", LockOwner::Unknown),
+            (b"4711 host.example\n", LockOwner::Unknown),
+            (b"99999999999\n", LockOwner::Unknown),
+            (b"\xff", LockOwner::Unknown),
+        ] {
+            assert_eq!(LockOwner::parse(content), owner);
+        }
+    }
+
+    #[test]
+    fn a_lock_without_a_credible_age_is_old_when_it_was_seen_for_five_minutes() {
+        let (short, long) = (Duration::from_secs(STALE_SECS), Duration::from_secs(STALE_SECS + 1));
+        assert!(is_old(Some(long), SECOND_LOOK) && is_old(None, long) && is_old(Some(short), long));
+        assert!(!is_old(None, short) && !is_old(Some(short), short));
+    }
+}

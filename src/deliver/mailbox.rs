@@ -174,7 +174,7 @@ impl MailboxStore {
             match self.dotlocks.try_lock(&path).map_err(|e| DeliveryError::io("dotlock", e))? {
                 TryLock::Acquired(lock) => Some(lock),
                 TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
-                TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+                TryLock::HeldByMailslot(holder) => return Ok(TryLock::HeldByMailslot(holder)),
             }
         } else {
             None
@@ -186,14 +186,15 @@ impl MailboxStore {
         let open = open.filter(|open| locks.fcntl && open.stat.uid == uid);
         let locked = match open.map(|open| self.lock_open(&path, open, locks)).transpose()? {
             Some(TryLock::Acquired(Some(locked))) => locked,
-            Some(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
-            Some(TryLock::Acquired(None) | TryLock::OwnerDied) | None => {
-                match self.lock_named(&path, owner, locks)? {
-                    TryLock::Acquired(locked) => locked,
-                    TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
-                    TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
-                }
+            Some(TryLock::Contended(holder) | TryLock::HeldByMailslot(holder)) => {
+                return Ok(TryLock::Contended(holder));
             }
+            Some(TryLock::Acquired(None)) | None => match self.lock_named(&path, owner, locks)? {
+                TryLock::Acquired(locked) => locked,
+                TryLock::Contended(holder) | TryLock::HeldByMailslot(holder) => {
+                    return Ok(TryLock::Contended(holder));
+                }
+            },
         };
         let LockedFile { guard, stat, created } = locked;
         let missing_newlines = count_missing_newlines(&**guard.file(), stat.len)
@@ -222,8 +223,9 @@ impl MailboxStore {
     ) -> Result<TryLock<Option<LockedFile>>, DeliveryError> {
         let guard = match lock_file(open.file.clone(), locks)? {
             TryLock::Acquired(guard) => guard,
-            TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
-            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+            TryLock::Contended(holder) | TryLock::HeldByMailslot(holder) => {
+                return Ok(TryLock::Contended(holder));
+            }
         };
         // The metadata is that of the name, because other programs replace the file under it.
         let stat = self.disk.lstat(path).ok().filter(|now| now.has_same_access(&open.stat));
@@ -242,8 +244,9 @@ impl MailboxStore {
         };
         let guard = match lock_file(file, locks)? {
             TryLock::Acquired(guard) => guard,
-            TryLock::Contended(holder) => return Ok(TryLock::Contended(holder)),
-            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+            TryLock::Contended(holder) | TryLock::HeldByMailslot(holder) => {
+                return Ok(TryLock::Contended(holder));
+            }
         };
         let uid = owner.map_or(self.uid, |o| o.uid);
         let stat = guard.file().stat().map_err(|e| DeliveryError::io("stat", e))?;
@@ -368,21 +371,31 @@ impl LockedMailbox {
         Ok(())
     }
 
-    /// Truncates the mailbox to `len`, where `missing_newlines` were missing.
+    /// Truncates the mailbox to `len`, where `missing_newlines` were missing. Leaves a file that is
+    /// not longer as it is, because another program that respects no lock may have truncated it.
     ///
     /// The new length is synced. Otherwise a power loss could undo the truncation alone and leave
     /// the removed data before what is appended next.
     pub fn truncate(&mut self, len: u64, missing_newlines: usize) -> io::Result<()> {
-        self.file().set_len(len)?;
+        let present = self.file().stat()?.len;
+        if present > len {
+            self.file().set_len(len)?;
+        }
         (self.len, self.missing_newlines) = (len, missing_newlines);
+        if present < len {
+            self.len = present;
+            self.update_missing_newlines()?;
+        }
         self.file().sync()
     }
 }
 
 impl Drop for LockedMailbox {
-    /// Removes a mailbox that this attempt created if nothing was written to it.
+    /// Removes a mailbox that this attempt created if nothing was written to it, and if the name
+    /// still leads to it. The locks are held until then.
     fn drop(&mut self) {
-        if self.created && self.file().stat().is_ok_and(|stat| stat.len == 0) {
+        let is_ours = || self.disk.lstat(&self.path).is_ok_and(|now| now.id() == self.stat.id());
+        if self.created && self.file().stat().is_ok_and(|stat| stat.len == 0) && is_ours() {
             let _ = self.disk.impersonate(self.owner).map(|_guard| self.disk.unlink(&self.path));
         }
     }
@@ -429,3 +442,71 @@ fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
 
 /// Bytes of a large message in one write, which ends where a block of the mailbox ends.
 const PIECE: u64 = 64 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::deliver::disk::HostDisk;
+    use crate::deliver::locks::Identity;
+    use crate::message::MailboxName;
+    use std::fs;
+
+    /// Returns the locked mailbox `alice` in `directory`.
+    fn lock(directory: &Path) -> LockedMailbox {
+        let disk: Arc<dyn Disk> = Arc::new(HostDisk::default());
+        let identity = Identity::new(&*disk);
+        let store = MailboxStore {
+            directories: DestinationDirectories::new(directory.into(), directory),
+            dotlocks: DotlockDirectory::new(disk.clone(), directory, identity),
+            locks: Locks::ALL,
+            limit: None,
+            uid: nix::unistd::geteuid().as_raw(),
+            group: None,
+            disk,
+        };
+        let name = DestinationFile::Mailbox(MailboxName::new("alice").unwrap());
+        match store.try_lock(&name, None, None) {
+            Ok(TryLock::Acquired(locked)) => locked,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn truncation_never_extends_a_mailbox() {
+        let directory = tempfile::tempdir().unwrap();
+        let alice = directory.path().join("alice");
+        fs::write(&alice, "From a\n\nbody\n\n").unwrap();
+        let mut locked = lock(directory.path());
+        let before = locked.len;
+        locked.write(&[b"From b\n\nhalf"]).unwrap();
+        locked.truncate(before, 0).unwrap();
+        assert_eq!(fs::read_to_string(&alice).unwrap(), "From a\n\nbody\n\n");
+
+        locked.write(&[b"From b\n\nhalf"]).unwrap();
+        // A program that respects no lock.
+        fs::write(&alice, "From a\n").unwrap();
+        locked.truncate(before, 0).unwrap();
+        assert_eq!(fs::read_to_string(&alice).unwrap(), "From a\n");
+        assert_eq!((locked.len, locked.missing_newlines), (7, 1));
+    }
+
+    #[test]
+    fn an_empty_mailbox_is_only_removed_while_it_is_the_one_that_was_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let alice = directory.path().join("alice");
+        drop(lock(directory.path()));
+        assert!(!alice.exists(), "nothing was written to it");
+
+        let locked = lock(directory.path());
+        fs::write(directory.path().join("new"), "From a\n\nbody\n\n").unwrap();
+        fs::rename(directory.path().join("new"), &alice).unwrap();
+        drop(locked);
+        assert_eq!(fs::read_to_string(&alice).unwrap(), "From a\n\nbody\n\n");
+
+        fs::remove_file(&alice).unwrap();
+        let locked = lock(directory.path());
+        fs::write(&alice, "x").unwrap();
+        drop(locked);
+        assert!(alice.exists(), "another program has written to it");
+    }
+}

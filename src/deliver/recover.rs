@@ -45,7 +45,7 @@
 //! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
 //! record must not outlive new mail.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::io::{self, Write};
 use std::path::Path;
@@ -105,14 +105,16 @@ pub fn open_committer(
     let removed = store.dotlocks.remove_dead(|_| false);
     let removed = removed.and_then(|()| disk.sync_directory(&config.mail_dir));
     removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
-    let mut journal = None;
-    for empty in found.empty {
+    let (mut journal, mut examined) = (None, HashMap::new());
+    for (empty, owner) in found.empty {
         if journal.is_none() && empty.segment() == config.journal_segment {
             journal = Some(empty);
         } else if empty.segment() == config.journal_segment || empty.segment() == 0 {
             // One journal is enough, and one whose process was killed before it was filled is of
             // no use. One of another size belongs to the next process of its kind.
             disk.unlink(&empty.path).map_err(|e| named(&empty.path, "remove it", e))?;
+        } else if let Ok(id) = empty.file_id() {
+            examined.insert(id, owner);
         }
     }
     let mut journal = match journal {
@@ -125,6 +127,7 @@ pub fn open_committer(
     reset.map_err(|e| named(&journal.path, fix, e))?;
     let (spool, age) = (spool.clone(), config.checkpoint_age);
     let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
+    committer.examined = examined;
     committer.recover(
         found.orphans,
         Instant::now() + config.lock_timeout,
@@ -169,8 +172,8 @@ pub struct OrphanedJournal {
 /// Journals that no living process has.
 #[derive(Debug)]
 struct OrphanedJournals {
-    /// Journals without records. The locks of their owners are stale.
-    empty: Vec<Journal>,
+    /// Journals without records, and their last owners, whose locks are stale.
+    empty: Vec<(Journal, Option<Identity>)>,
     /// Journals with records. The locks of their owners keep every program away from the mailboxes
     /// until [`Committer::recover`] begins.
     orphans: Vec<OrphanedJournal>,
@@ -205,8 +208,8 @@ fn take_over_journals(
             orphans.push(OrphanedJournal { journal, records, owner });
             continue;
         }
-        owner.into_iter().for_each(|owner| store.dotlocks.mark_dead(owner));
-        empty.push(journal);
+        owner.iter().for_each(|owner| store.dotlocks.mark_dead(owner.clone()));
+        empty.push((journal, owner));
     }
     Ok(OrphanedJournals { empty, orphans })
 }
@@ -293,7 +296,10 @@ impl Committer {
                 !records.iter().flat_map(Record::placements).any(|c| unfinished.contains(&c.file));
             let ended = match finished {
                 true => self.remove_recovered(&mut journal),
-                false => journal.retain_for(&unfinished, false),
+                false => journal.retain_for(&unfinished, false).and_then(|()| {
+                    self.examined.insert(journal.file_id()?, Some(Identity::none()));
+                    Ok(())
+                }),
             };
             match ended {
                 Ok(()) => events::recovery_ended(journal.path.display(), finished),
@@ -323,9 +329,31 @@ impl Committer {
 
     /// Recovers what processes left that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
-        let found = take_over_journals(&self.store, &self.spool, &self.identity)?;
+        let found = take_over_journals(&self.store, &self.spool, &self.identity);
+        let found = found.inspect_err(|_| self.examined.clear())?;
         self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT, || ());
         self.remove_dead_locks()
+    }
+
+    /// Returns true if the journal of another process has lost its process since the last call, so
+    /// that [`Committer::recover_orphans`] must follow.
+    ///
+    /// A dead process may have left half a message, with no dotlock that says so: it took none, or
+    /// another program has broken it. So this is asked before each append, after the mailboxes are
+    /// locked, because a living process has no half message in a mailbox that it has not locked.
+    pub fn finds_orphans(&mut self) -> io::Result<bool> {
+        let disk = &*self.store.disk;
+        let mut unowned = HashMap::new();
+        let ours: Vec<&Path> =
+            self.abandoned.iter().chain([&self.journal]).map(|journal| &*journal.path).collect();
+        for path in journal::list(disk, &self.spool)? {
+            if !ours.contains(&&*path) {
+                unowned.extend(journal::find_unowned(disk, &path)?);
+            }
+        }
+        let is_new = unowned.iter().any(|(id, owner)| self.examined.get(id) != Some(owner));
+        self.examined = unowned;
+        Ok(is_new)
     }
 
     /// Removes the locks that dead processes left.
@@ -531,9 +559,9 @@ impl Committer {
         loop {
             let holder = match self.store.try_lock(name, owner, None) {
                 Ok(TryLock::Acquired(locked)) => return Ok(locked),
-                Ok(TryLock::OwnerDied) => {
+                Ok(TryLock::HeldByMailslot(holder)) => {
                     self.remove_dead_locks()?;
-                    "a dead process".into()
+                    holder
                 }
                 Ok(TryLock::Contended(holder)) => holder,
                 Err(fault) => return Err(io::Error::other(fault.text())),
@@ -558,7 +586,7 @@ impl Committer {
         let mut locked = match self.store.try_lock(name, owner, None) {
             Ok(TryLock::Acquired(locked)) => locked,
             Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
-            Ok(TryLock::OwnerDied) => return Ok(TryLock::OwnerDied),
+            Ok(TryLock::HeldByMailslot(holder)) => return Ok(TryLock::HeldByMailslot(holder)),
             Err(fault) => return Err(io::Error::other(fault.text())),
         };
         let rewritable = locked.reopen_for_writing()?;

@@ -8,11 +8,13 @@
 //! message are released and the message is postponed, so that no mailbox delays the mail of
 //! another. It is tried again after 50 ms, then after twice the time, up to 1 s, plus a random
 //! part. At its deadline it is deferred with `Locked`.
+//!
+//! A panic in a batch ends the process with status 70. What the batch left half done is the same as
+//! after a kill, and the next start recovers it in the same way.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -71,29 +73,11 @@ pub fn start_on(
     let (stop, stopped) = bounded(0);
     let thread = thread::Builder::new().name("writer".into()).spawn(move || {
         let _vital = VitalThread::new("writer");
-        let mut queue = BatchQueue::new(incoming, forward_queue, stopped, &config);
-        loop {
-            match catch_unwind(AssertUnwindSafe(|| queue.run(&mut committer))) {
-                Ok(()) => return committer.close(),
-                // The unwinding has answered 451 to the sessions of the batch. What the batch left
-                // half done is the same as after a kill, and is recovered in the same way.
-                Err(_) => {
-                    events::writer_panicked();
-                    drop(committer);
-                    loop {
-                        match open_committer(&disk, &config, &counters) {
-                            Ok(fresh) => break committer = fresh,
-                            Err(e) => events::writer_restart_failed(e),
-                        }
-                        if !queue.defer_all(Duration::from_secs(1)) {
-                            return;
-                        }
-                    }
-                }
-            }
-        }
+        BatchQueue::new(incoming, forward_queue, stopped, &config).run(&mut committer);
+        committer.close();
     })?;
-    Ok((WriterHandle { jobs, forward_requests, precheck }, WriterThread { stop, thread }))
+    let gives_up = Arc::default();
+    Ok((WriterHandle { jobs, forward_requests, precheck, gives_up }, WriterThread { stop, thread }))
 }
 
 /// Message on its way through the writer.
@@ -198,6 +182,7 @@ impl BatchQueue {
             let mut batch: Vec<QueuedMessage> =
                 self.incoming.try_iter().take(MESSAGES_MAX).map(QueuedMessage::from).collect();
             self.take_due(&mut batch);
+            self.postponed.retain(|queued| !queued.outcome.is_given_up());
             if batch.is_empty() && self.postponed.is_empty() {
                 return;
             }
@@ -286,7 +271,7 @@ impl BatchQueue {
         let mut locked = LockedMailboxes::new();
         let mut large = HashSet::new();
         let mut ready: Vec<QueuedMessage> = Vec::with_capacity(batch.len());
-        let mut owner_died = false;
+        let mut looks_for_dead = false;
         let reuse = !batch.iter().any(QueuedMessage::is_large);
         let (segment, mut octets) = (committer.journal_segment(), 0);
         let mut batch = VecDeque::from(batch);
@@ -327,11 +312,9 @@ impl BatchQueue {
                 Ok(TryLock::Contended((file, holder))) => {
                     self.wait_for_lock(committer, queued, file, &holder);
                 }
-                Ok(TryLock::OwnerDied) => {
-                    if let Some((file, _)) = queued.files.first().cloned() {
-                        self.wait_for_lock(committer, queued, file, "a dead process");
-                    }
-                    owner_died = true;
+                Ok(TryLock::HeldByMailslot((file, holder))) => {
+                    self.wait_for_lock(committer, queued, file, &holder);
+                    looks_for_dead = true;
                 }
                 Err(fault) if fault.is_out_of_descriptors() && committer.close_cached_files() => {
                     batch.push_front(queued);
@@ -346,8 +329,27 @@ impl BatchQueue {
                 }
             }
         }
-        self.commit(committer, locked, ready);
-        if owner_died && let Err(e) = committer.recover_orphans() {
+        let found = if ready.is_empty() { Ok(false) } else { find_orphans(committer) };
+        match found {
+            Ok(false) => self.commit(committer, locked, ready),
+            found => {
+                // Recovery locks the mailboxes itself.
+                drop(locked);
+                looks_for_dead = false;
+                match found.and_then(|_| committer.recover_orphans()) {
+                    Ok(()) => ready.into_iter().for_each(|queued| self.postpone(queued, None)),
+                    Err(e) => ready.into_iter().for_each(|queued| {
+                        let files = queued.files.first();
+                        let path = files.map(|(file, _)| committer.store.path_of(file));
+                        let fault = DeliveryError::spool("recover the mail of dead processes", &e)
+                            .on(path.unwrap_or_default());
+                        fault.log(&queued.message.id);
+                        queued.outcome.send(fault.outcome());
+                    }),
+                }
+            }
+        }
+        if looks_for_dead && let Err(e) = committer.recover_orphans() {
             events::recovery_failed(None::<&str>, None::<&str>, e);
         }
     }
@@ -438,17 +440,6 @@ impl BatchQueue {
         queued.blocked_on = blocked_on;
         self.postponed.push(queued);
     }
-
-    /// Defers all messages that wait, and one that arrives within `time`, with `Io`. Returns false
-    /// if the writer is to stop.
-    fn defer_all(&mut self, time: Duration) -> bool {
-        self.postponed.clear();
-        crossbeam_channel::select! {
-            recv(self.incoming) -> job => job.is_ok(),
-            recv(self.stopped) -> _ => false,
-            default(time) => true,
-        }
-    }
 }
 
 /// Returns the time to wait for more messages, after a batch of `last_size` messages that took
@@ -484,11 +475,23 @@ fn lock_all(
                 acquired.insert(file.clone(), mailbox);
             }
             TryLock::Contended(holder) => return Ok(TryLock::Contended((file.clone(), holder))),
-            TryLock::OwnerDied => return Ok(TryLock::OwnerDied),
+            TryLock::HeldByMailslot(holder) => {
+                return Ok(TryLock::HeldByMailslot((file.clone(), holder)));
+            }
         }
     }
     locked.extend(acquired);
     Ok(TryLock::Acquired(()))
+}
+
+/// Returns true if a process has died whose journal must be recovered before mail is appended.
+fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
+    match committer.finds_orphans() {
+        Err(e) if descriptors::are_exhausted(&e) && committer.close_cached_files() => {
+            committer.finds_orphans()
+        }
+        found => found,
+    }
 }
 
 /// Delay before the second attempt at a locked mailbox. It doubles with each attempt.

@@ -82,9 +82,11 @@ impl Content {
 /// The reason why mail data is rejected.
 #[derive(Debug)]
 pub enum ContentError {
-    /// A mail loop, which gets 554 5.4.6: more than [`HOPS_MAX`] Received fields, or a Delivered-To
-    /// field with the address of an alias that relays it again.
+    /// A mail loop, which gets 554 5.4.6: more than [`HOPS_MAX`] Received fields.
     Loop,
+    /// A mail loop, which gets 554 5.4.6: a Delivered-To field with the address of an alias that
+    /// relays the message again.
+    DeliveredLoop,
     /// `From ` beyond column [`TEXT_LINE_MAX`], where a mail reader with a fixed buffer
     /// would find a new message. It gets 554 5.6.0.
     HiddenFrom,
@@ -101,7 +103,8 @@ impl From<io::Error> for ContentError {
 impl fmt::Display for ContentError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ContentError::Loop => write!(f, "mail loop"),
+            ContentError::Loop => write!(f, "mail loop: more than {HOPS_MAX} Received fields"),
+            ContentError::DeliveredLoop => write!(f, "mail loop: Delivered-To is an alias here"),
             ContentError::HiddenFrom => {
                 write!(f, "a line contains \"From \" beyond column {TEXT_LINE_MAX}")
             }

@@ -14,7 +14,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
@@ -85,6 +85,10 @@ pub fn now() -> Zoned {
         .unwrap_or(Timestamp::UNIX_EPOCH)
         .to_zoned(TimeZone::system())
 }
+
+/// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small
+/// host without a clock of its own boots in 1970.
+pub const EARLIEST_TIME: Duration = Duration::from_secs(1_577_836_800);
 
 /// A generator of message ids that are unique among all processes, hosts and restarts, because
 /// recovery searches mailboxes for them.

@@ -50,6 +50,23 @@ impl SessionHandle {
         }
     }
 
+    /// Ends the session, even in mail data, if it has waited for its client for `least` or longer.
+    /// A session that works goes on, because it has a message that is complete. Returns true if the
+    /// session was not being ended in this way before.
+    pub fn stop_if_waiting(&self, least: Duration) -> bool {
+        let Some(shared) = self.0.upgrade() else { return false };
+        let mut state = shared.lock();
+        match (state.waiting, state.notice) {
+            (_, Some(Notice::StopNow)) => false,
+            (Some(waiting), _) if waiting.since.elapsed() >= least => {
+                state.notice = Some(Notice::StopNow);
+                waiting.interrupt(&shared.socket);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Returns the time since which the session has been blocked by its client, or None while it
     /// works.
     pub fn waiting_since(&self) -> Option<Instant> {
@@ -74,10 +91,7 @@ impl SessionHandle {
         let is_idle = state.idle_for().is_some_and(|idle_for| idle_for >= least);
         if is_idle {
             state.notice = Some(Notice::Evict);
-            // A client that does not read its replies would not read the last one either.
-            let is_reading =
-                !matches!(state.waiting, Some(ClientWait { phase: WaitPhase::Reply, .. }));
-            shared.socket.shutdown(if is_reading { Shutdown::Read } else { Shutdown::Both });
+            state.waiting.iter().for_each(|waiting| waiting.interrupt(&shared.socket));
         }
         is_idle
     }
@@ -85,7 +99,7 @@ impl SessionHandle {
     /// Closes the connection, even if the session is using it.
     pub fn disconnect(&self) {
         if let Some(shared) = self.0.upgrade() {
-            shared.lock().notice = Some(Notice::Stop);
+            shared.lock().notice = Some(Notice::StopNow);
             shared.socket.shutdown(Shutdown::Both);
         }
     }
@@ -122,6 +136,15 @@ pub(super) struct ClientWait {
     idle_since: Instant,
 }
 
+impl ClientWait {
+    /// Wakes the stream.
+    fn interrupt(&self, socket: &Socket) {
+        // A client that does not read its replies would not read the last one either.
+        let is_reading = self.phase != WaitPhase::Reply;
+        socket.shutdown(if is_reading { Shutdown::Read } else { Shutdown::Both });
+    }
+}
+
 /// The event that a stream waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WaitPhase {
@@ -134,14 +157,17 @@ pub(super) enum WaitPhase {
 /// A request from a handle to its stream.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Notice {
+    /// Ends the session at its next command.
     Stop,
+    /// Ends the session at its next wait for its client.
+    StopNow,
     Evict,
 }
 
 impl From<Notice> for Disconnect {
     fn from(notice: Notice) -> Disconnect {
         match notice {
-            Notice::Stop => Disconnect::Stopping,
+            Notice::Stop | Notice::StopNow => Disconnect::Stopping,
             Notice::Evict => Disconnect::Evicted,
         }
     }
@@ -165,8 +191,8 @@ impl StreamShared {
     /// [`end_wait`](StreamShared::end_wait).
     ///
     /// # Errors
-    /// A notice came before. Mail data and replies that have begun are finished all the same when
-    /// the server stops.
+    /// A notice came before. Mail data and replies that have begun are finished all the same after
+    /// a [`Notice::Stop`].
     pub(super) fn begin_wait(
         &self,
         phase: WaitPhase,

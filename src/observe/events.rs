@@ -382,10 +382,6 @@ events! {
     /// A defect of the program ended this thread.
     /// The process ends with status 70, so that its supervisor starts it again.
     Error thread_died(thread);
-    /// A defect of the program ended the writer; it recovers and starts again.
-    Error writer_panicked();
-    /// The writer could not start again; until it does, messages are deferred.
-    Error writer_restart_failed(error);
 
     /// The smarthost took the message for this recipient.
     Info relay_sent(queue_id, from, to, relay, reply);

@@ -1,5 +1,8 @@
 //! The limit of open descriptors (RLIMIT_NOFILE) of the process.
 
+use std::io;
+
+use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Raises the soft limit to the hard one. The soft limit is 1024 on most hosts, for the sake of
@@ -16,6 +19,12 @@ pub fn raise_limit() {
 pub fn limit() -> usize {
     let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(SOFT_LIMIT_USUAL, |(soft, _)| soft);
     usize::try_from(soft).unwrap_or(usize::MAX)
+}
+
+/// True if a call failed because the process or the host has no free descriptor.
+pub fn are_exhausted(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE))
 }
 
 /// Soft limit of most hosts.

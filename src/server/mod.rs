@@ -14,9 +14,11 @@
 //! then gets a 421 too.
 //!
 //! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more
-//! connections are accepted. Sessions that wait for a command get 421 now and the others at their
-//! next command, after messages in progress are finished and answered. Connections that are still
-//! open after the grace period are closed.
+//! connections are accepted. Sessions that wait for a command get 421 now, those whose client is
+//! silent for a sixth of the grace period in the middle of mail data get it then, and the others at
+//! their next command, after messages in progress are finished and answered. After half of the
+//! grace period mail data that is not complete is given up, and a message that still waits for the
+//! writer is answered 451. Connections that are open at the end are closed.
 
 mod admission;
 
@@ -58,7 +60,7 @@ pub struct ServerConfig {
     /// pool. Programs of this host (127.0.0.1, ::1, Unix sockets) are exempt, and an eighth of the
     /// pool, but at least one thread, is kept for them. Default: 8.
     pub per_client: usize,
-    /// Grace period: the time for messages in progress when the server stops. Default: 6 s.
+    /// Grace period: the longest time for messages in progress when the server stops. Default: 6 s.
     pub grace: Duration,
 }
 
@@ -314,20 +316,43 @@ impl Pool {
         Ok((Pool { threads, ended }, sender))
     }
 
-    /// Waits for the threads to end, after the last connection was sent to them. Closes the
-    /// connections that are open when most of the grace period is over. Returns the end of the last
-    /// session, if all have ended.
+    /// Waits for the threads to end, after the last connection was sent to them, and ends sessions
+    /// as the head of this file says. Returns the end of the last session, if all have ended by the
+    /// end of the grace period.
     fn finish(self, shared: &Arc<ServerShared>) -> Option<SessionEnd> {
-        let last_tenth = shared.grace / 10;
-        let timeout = shared.grace - last_tenth;
-        if self.ended.recv_timeout(timeout) == Err(RecvTimeoutError::Timeout) {
-            let admission = &shared.admission;
-            events::sessions_cut(admission.sessions().count());
-            admission.sessions().for_each(|session| session.disconnect());
-            // The threads notice at once, unless they wait for the writer.
-            if self.ended.recv_timeout(last_tenth) == Err(RecvTimeoutError::Timeout) {
-                return None;
+        let (began, grace) = (Instant::now(), shared.grace);
+        let mut ended_early = 0;
+        let has_ended = loop {
+            let poll = (grace / 60).max(Duration::from_millis(1));
+            if self.ended.recv_timeout(poll) != Err(RecvTimeoutError::Timeout) {
+                break true;
             }
+            let passed = began.elapsed();
+            if passed >= grace {
+                break false;
+            }
+            let least = if passed < grace / 2 { grace / 6 } else { Duration::ZERO };
+            // Not those that have waited since before the stop.
+            if passed >= grace / 6 {
+                let sessions = shared.admission.sessions();
+                ended_early += sessions.filter(|session| session.stop_if_waiting(least)).count();
+            }
+            if passed >= grace / 2 {
+                shared.context.give_up_deliveries();
+            }
+            if passed >= grace * 9 / 10 {
+                // The threads notice at once, unless the writer does not come back to them.
+                shared.admission.sessions().for_each(|session| session.disconnect());
+            }
+        };
+        if !has_ended {
+            ended_early += shared.admission.sessions().count();
+        }
+        if ended_early > 0 {
+            events::sessions_cut(ended_early);
+        }
+        if !has_ended {
+            return None;
         }
         // No thread has panicked, because the session catches its panics.
         self.threads.into_iter().filter_map(|thread| thread.join().ok().flatten()).last()

@@ -159,7 +159,7 @@ impl Session<'_> {
         let Incoming { id, time, to, content, .. } = incoming;
         // Only now is the header known as a whole, with its Delivered-To fields.
         let content = if is_mail_loop(envelope, &content) {
-            Err(ContentError::Loop)
+            Err(ContentError::DeliveredLoop)
         } else {
             content.finish()
         };

@@ -88,6 +88,11 @@ impl SessionContext {
         self.serve_as(Service::default(), stream)
     }
 
+    /// Has every session that waits for the writer reply 451 soon, when the server stops.
+    pub fn give_up_deliveries(&self) {
+        self.writer.give_up();
+    }
+
     /// Reloads certificate and key, for sessions that begin after it. On an error they keep what
     /// they had.
     pub fn reload_certificate(&self) {

@@ -130,6 +130,7 @@ pub(super) fn for_data(end: DataEnd, error: Option<&ContentError>) -> Reply {
 pub(super) fn for_content_error(error: &ContentError) -> Reply {
     match error {
         ContentError::Loop => reply::data_loop(),
+        ContentError::DeliveredLoop => reply::data_delivered_loop(),
         ContentError::HiddenFrom => reply::data_hidden_from(),
         ContentError::Disk(e) => match e.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => reply::data_no_room(),

@@ -312,6 +312,7 @@ fixed! { HOST_REPLIES:
     data_bare_line_end  554 5 6 0 "Message: bare CR or bare LF; only CR LF ends a line"
     data_too_large      552 5 3 4 "Message: exceeds the SIZE shown by EHLO"
     data_loop           554 5 4 6 "Message: too many Received fields; this is a mail loop"
+    data_delivered_loop 554 5 4 6 "Message: it was here before (Delivered-To); this is a mail loop"
     data_hidden_from    554 5 6 0 "Message: an overlong line contains a mailbox separator"
     data_mailbox_busy   451 4 2 0 "Message: a mailbox is locked or unavailable, try again later"
     data_mailbox_full   552 5 2 2 "Message: exceeded storage allocation of a mailbox"

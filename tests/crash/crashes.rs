@@ -16,18 +16,18 @@ use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine, s
 use crate::logger;
 
 /// Mailboxes at the start. The second one does not end as a mailbox should.
-const BEFORE: &[(&str, &str)] = &[
+pub const BEFORE: &[(&str, &str)] = &[
     ("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail of alice\n\n"),
     ("bob", "From old Thu Jan  1 00:00:00 1970\n\nold mail of bob"),
     ("carol", ""),
 ];
 const FOREIGN: &str = "From other Thu Jan  1 00:00:00 1970\n\nmail by another program\n\n";
-const BOXES: [&str; 4] = ["alice", "bob", "carol", "dave"];
+pub const BOXES: [&str; 4] = ["alice", "bob", "carol", "dave"];
 
 /// Sends one message to one mailbox, one to three, two at a time, a large one, and one to a new
 /// mailbox; some of them to the queue, alone or with mailboxes. They are enough to use both halves
 /// of the journal.
-fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
+pub fn deliver_some(server: &SimWriter, ledger: &mut Ledger<Outcome>) {
     ledger.send(server, TestMessage::new("one", &["alice"], 300));
     ledger.send(server, TestMessage::new("three", &["alice", "bob", "queue/three"], 6000));
     let pair = [("left", &["queue/left"][..]), ("right", &["bob", "alice"])];
@@ -55,7 +55,7 @@ fn run(machine: &SimMachine, ledger: &mut Ledger<Outcome>, plan: Plan) -> bool {
 }
 
 /// Starts again, delivers one more message to each mailbox, and checks all.
-fn restart_and_check(machine: &SimMachine, ledger: &mut Ledger<Outcome>) -> Result<(), String> {
+pub fn restart_and_check(machine: &SimMachine, ledger: &mut Ledger<Outcome>) -> Result<(), String> {
     let server =
         SimWriter::start(&machine.process()).map_err(|e| format!("does not start: {e}"))?;
     for (n, name) in BOXES.into_iter().enumerate() {
@@ -477,6 +477,6 @@ fn every_call(
 }
 
 /// Returns how many times as many crash points are tried.
-fn factor() -> u64 {
+pub fn factor() -> u64 {
     std::env::var("MAILSLOT_FAULTS").ok().and_then(|n| n.parse().ok()).unwrap_or(1)
 }

@@ -10,3 +10,4 @@ mod damage;
 mod faults;
 mod logger;
 mod model;
+mod shared_spool;

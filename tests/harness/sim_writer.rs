@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mailslot::deliver::disk::Disk;
 use mailslot::deliver::{DeliveryConfig, Outcome, WriterHandle, WriterThread, start_on};
 use mailslot::observe::counters::Counters;
 
@@ -73,8 +74,17 @@ impl SimWriter {
     }
 
     pub fn start_with(disk: &SimDisk, settings: DeliveryConfig) -> std::io::Result<SimWriter> {
+        SimWriter::start_on(Arc::new(disk.clone()), disk, settings)
+    }
+
+    /// Starts the writer of the process `disk` on `view`, through which it sees the disk.
+    pub fn start_on(
+        view: Arc<dyn Disk>,
+        disk: &SimDisk,
+        settings: DeliveryConfig,
+    ) -> std::io::Result<SimWriter> {
         let counters = Arc::new(Counters::default());
-        let (handle, writer) = start_on(Arc::new(disk.clone()), settings, counters.clone())?;
+        let (handle, writer) = start_on(view, settings, counters.clone())?;
         let writer = Arc::new(Mutex::new(Some(writer)));
         Ok(SimWriter { disk: disk.clone(), counters, handle, writer })
     }

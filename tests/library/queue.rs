@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
@@ -124,6 +124,12 @@ impl Host {
         let (came, rest) = rest.split_at(10);
         let came = came.parse::<i64>().unwrap() - seconds;
         fs::write(self.file(id), format!("{before}Mailslot-Queue: c10:{came}{rest}")).unwrap();
+    }
+
+    /// Sets the number of attempts at an entry so far.
+    fn set_tries(&self, id: &str, tries: u32) {
+        let text = format!("mailslot queue state 1\ntries {tries}\nnext 0\ngone \nlast \n");
+        fs::write(self.file(&format!("{id}.state")), text).unwrap();
     }
 
     /// Returns the number of reports in a mailbox.
@@ -294,6 +300,8 @@ fn delay_is_reported_once_then_failure() {
     assert!(report.contains("\nWill-Retry-Until: "), "{report}");
     assert_eq!((host.flush(), host.reports("smith")), (1, 1), "reported twice");
     host.age("m", 5 * 24 * 3600);
+    let enough = host.state("m").replace("tries 3\n", "tries 11\n");
+    fs::write(host.file("m.state"), enough).unwrap();
     assert_eq!((host.flush(), host.reports("smith")), (0, 2));
     let report = host.store.mailbox("smith");
     assert!(report.contains("\nAction: failed\nStatus: 5.4.7\n"), "{report}");
@@ -308,6 +316,7 @@ fn delay_is_reported_while_no_smarthost_is_reachable() {
         host.put(id, &envelope(&format!("{id}@here.example"), &["a@x.example"]));
         host.age(id, age);
     }
+    host.set_tries("older", 11);
     assert_eq!(host.flush(), 2);
     let actions = ["new", "old", "older"].map(|user| {
         let text = host.store.mailbox(user);
@@ -315,6 +324,42 @@ fn delay_is_reported_while_no_smarthost_is_reachable() {
     });
     assert_eq!(actions, ["", "delayed", "failed"]);
     assert!(host.store.mailbox("older").contains("\nStatus: 5.4.7\n"));
+}
+
+/// The clock has stepped by weeks, or was in 1970 when the message arrived: its age says nothing.
+#[test]
+fn no_message_is_returned_before_a_least_number_of_attempts() {
+    let unreachable = ScriptedServer::start(|_, _| Action::Close);
+    let server = code_by_name();
+    for (smarthost, to) in [(&server, "r450@x.example"), (&unreachable, "a@x.example")] {
+        let host = Host::new(&[smarthost]);
+        host.put("m", &envelope("smith@here.example", &[to]));
+        host.age("m", 30 * 24 * 3600);
+        for tries in 1..12 {
+            assert_eq!(host.flush(), 1, "{to}, attempt {tries}");
+            let state = host.state("m");
+            assert!(state.contains(&format!("\ntries {tries}\n")), "{to}: {state}");
+        }
+        assert_eq!(host.reports("smith"), 1, "the delay");
+        assert_eq!((host.flush(), host.reports("smith")), (0, 2), "{to}");
+    }
+}
+
+#[test]
+fn arrivals_in_the_future_and_in_1970_are_corrected() {
+    let server = code_by_name();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() as i64;
+    for shift in [-10 * 365 * 24 * 3600, now - 1_000_000_030] {
+        let host = Host::new(&[&server]);
+        host.put("m", &envelope("smith@here.example", &["r450@x.example"]));
+        host.age("m", shift);
+        host.set_tries("m", 20);
+        assert_eq!((host.flush(), host.reports("smith")), (1, 0), "{shift}");
+        let state = host.state("m");
+        let arrived = state.lines().find_map(|line| line.strip_prefix("arrived ")).unwrap();
+        let arrived: i64 = arrived.parse().unwrap();
+        assert!((now..now + 3600).contains(&arrived), "{arrived}, at {now}");
+    }
 }
 
 #[test]

@@ -191,7 +191,10 @@ fn panic_ends_only_its_session() {
 #[test]
 fn stop_ends_idle_sessions_and_finishes_messages() {
     let store = MailStore::new();
-    let running = store.run(store.server_settings(4));
+    let mut settings = store.server_settings(4);
+    // A client that is silent for a sixth of it is not waited for.
+    settings.grace = Duration::from_secs(600);
+    let running = store.run(settings);
     let mut idle = running.greeted();
     let mut in_data = running.greeted();
     in_data.begin_data("smith");
@@ -208,6 +211,53 @@ fn stop_ends_idle_sessions_and_finishes_messages() {
     assert!(began.elapsed() < Duration::from_secs(9), "{:?}", began.elapsed());
     assert!(store.mailbox("smith").contains("\nhalf of it\n"));
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[test]
+fn stop_does_not_wait_for_clients_that_are_silent_in_mail_data() {
+    let store = MailStore::new();
+    let mut settings = store.server_settings(8);
+    settings.grace = Duration::from_secs(12);
+    let running = store.run(settings);
+    let mut silent: Vec<_> = (0..5).map(|_| running.greeted()).collect();
+    for client in &mut silent {
+        client.begin_data("smith");
+        client.send("half of");
+    }
+    let began = Instant::now();
+    running.handle.stop();
+    for client in &mut silent {
+        client.expect("421 4.3.2 here.example ");
+        client.expect_end();
+    }
+    running.join();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(6), "{took:?}");
+    assert_eq!(store.count("smith"), 0);
+}
+
+#[test]
+fn message_that_waits_for_the_writer_at_a_stop_gets_a_reply() {
+    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(600));
+    let mut settings = store.server_settings(4);
+    settings.grace = Duration::from_secs(2);
+    settings.session.outcome_timeout = Duration::from_secs(600);
+    let running = store.run(settings);
+    let lock = store.mailbox_path("smith").with_extension("lock");
+    std::fs::write(&lock, "").unwrap();
+    let mut client = running.greeted();
+    client.begin_data("smith");
+    client.send("hello\r\n.\r\n");
+    while store.counters.lock_waits.value() == 0 {
+        std::thread::yield_now();
+    }
+    running.handle.stop();
+    client.expect("451 4.3.2 ");
+    running.join();
+    std::fs::remove_file(&lock).unwrap();
+    // The client tries again, so it is not delivered after that reply.
+    let directory = store.stop();
+    assert_eq!(directory.mailbox("smith"), "");
 }
 
 #[test]

@@ -13,49 +13,62 @@ use mailslot::deliver::disk::{Disk, DiskFile, HostDisk, OpenMode, Stat};
 use mailslot::deliver::{self, DeliveryConfig};
 use mailslot::message::{Content, Destination, Message};
 
-/// The host's disk with a defect: the thread of the checkpoint panics.
+/// The host's disk with a defect: a thread panics in a call that it makes.
 #[derive(Debug, Default)]
-struct PanickingDisk(HostDisk);
+struct PanickingDisk {
+    disk: HostDisk,
+    /// Name of the thread.
+    thread: &'static str,
+}
 
-impl Disk for PanickingDisk {
-    fn lstat(&self, path: &Path) -> io::Result<Stat> {
-        self.0.lstat(path)
-    }
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
-        self.0.open(path, mode)
-    }
-    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.0.link(from, to)
-    }
-    fn unlink(&self, path: &Path) -> io::Result<()> {
-        self.0.unlink(path)
-    }
-    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.0.read_directory(directory)
-    }
-    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        assert_ne!(thread::current().name(), Some("checkpoint"), "a defect");
-        self.0.sync_directory(directory)
-    }
-    fn pid(&self) -> u32 {
-        self.0.pid()
-    }
-    fn pid_scope(&self) -> Option<String> {
-        self.0.pid_scope()
-    }
-    fn is_dead(&self, pid: u32) -> bool {
-        self.0.is_dead(pid)
+impl PanickingDisk {
+    fn panic_in_thread(&self, name: &str) {
+        let defect = self.thread == name && thread::current().name() == Some(name);
+        assert!(!defect, "a defect");
     }
 }
 
-/// The process is the test itself, started again.
-#[test]
-fn a_checkpoint_thread_that_dies_ends_the_process_with_status_70() {
-    const NAME: &str =
-        "vital_thread::a_checkpoint_thread_that_dies_ends_the_process_with_status_70";
+impl Disk for PanickingDisk {
+    fn lstat(&self, path: &Path) -> io::Result<Stat> {
+        // In the middle of a batch, with its locks.
+        if path.ends_with("alice") {
+            self.panic_in_thread("writer");
+        }
+        self.disk.lstat(path)
+    }
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path, mode)
+    }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.link(from, to)
+    }
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.disk.unlink(path)
+    }
+    fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.disk.read_directory(directory)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.panic_in_thread("checkpoint");
+        self.disk.sync_directory(directory)
+    }
+    fn pid(&self) -> u32 {
+        self.disk.pid()
+    }
+    fn pid_scope(&self) -> Option<String> {
+        self.disk.pid_scope()
+    }
+    fn is_dead(&self, pid: u32) -> bool {
+        self.disk.is_dead(pid)
+    }
+}
+
+/// Delivers a message on a disk with a defect in `thread`, in a process that is the test `name`
+/// itself, started again. The process must end with status 70.
+fn assert_ends_process(thread: &'static str, name: &str) {
     if std::env::var_os("MAILSLOT_TEST_DEFECT").is_none() {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", NAME, "--nocapture"]).env("MAILSLOT_TEST_DEFECT", "1");
+        command.args(["--exact", name, "--nocapture"]).env("MAILSLOT_TEST_DEFECT", "1");
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(70), "{output:?}");
         return;
@@ -66,7 +79,7 @@ fn a_checkpoint_thread_that_dies_ends_the_process_with_status_70() {
         spool: directory.join("spool"),
         ..DeliveryConfig::default()
     };
-    let disk = Arc::new(PanickingDisk::default());
+    let disk = Arc::new(PanickingDisk { thread, ..PanickingDisk::default() });
     let (handle, writer) = deliver::start_on(disk, config, Arc::default()).expect("it starts");
     let message = Message {
         id: "id".into(),
@@ -77,4 +90,20 @@ fn a_checkpoint_thread_that_dies_ends_the_process_with_status_70() {
     handle.deliver(message, Duration::from_secs(30));
     // The last checkpoint.
     writer.stop();
+}
+
+#[test]
+fn a_checkpoint_thread_that_dies_ends_the_process_with_status_70() {
+    assert_ends_process(
+        "checkpoint",
+        "vital_thread::a_checkpoint_thread_that_dies_ends_the_process_with_status_70",
+    );
+}
+
+#[test]
+fn a_writer_that_panics_in_a_batch_ends_the_process_with_status_70() {
+    assert_ends_process(
+        "writer",
+        "vital_thread::a_writer_that_panics_in_a_batch_ends_the_process_with_status_70",
+    );
 }

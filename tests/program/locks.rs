@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use fs2::FileExt;
+use mailslot::deliver::disk::{Disk, HostDisk};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -208,7 +209,10 @@ fn counters(server: &Server) -> String {
 
 /// Dotlocks that were left: a description, the content made from that of the running server, the
 /// age in seconds, and whether the lock is broken.
-type StaleDotlock = (&'static str, fn(&str) -> Option<String>, u64, bool);
+type StaleDotlock = (&'static str, fn(&str) -> Option<String>, i64, bool);
+
+/// Age of a file from 1970.
+const SINCE_1970: i64 = i64::MAX;
 
 /// The content is `PID BOOT/NAMESPACE RANDOM mailslot`. None stands for a directory.
 const STALE_DOTLOCKS: &[StaleDotlock] = &[
@@ -218,57 +222,98 @@ const STALE_DOTLOCKS: &[StaleDotlock] = &[
     ("of a dead mailslot, cut short", |own| Some(with_pid(own, dead_pid())[..20].into()), 0, false),
     ("of another boot", |own| Some(own.replacen(' ', " 0", 1)), 0, false),
     ("of another boot, old", |own| Some(own.replacen(' ', " 0", 1)), 301, true),
-    ("of another program", |_| Some(format!("{}\n", dead_pid())), 0, false),
+    ("of another program", |_| Some(format!("{}\n", std::process::id())), 0, false),
+    ("of another program, old", |_| Some(format!("{}\n", std::process::id())), 301, true),
     ("empty", |_| Some(String::new()), 0, false),
     ("empty, not quite old", |_| Some(String::new()), 280, false),
     ("empty, old", |_| Some(String::new()), 301, true),
+    ("empty, from the future", |_| Some(String::new()), -86_400, false),
+    ("empty, from 1970", |_| Some(String::new()), SINCE_1970, false),
     ("procmail's, old", |_| Some("0".into()), 3600, true),
     ("unremovable", |_| None, 3600, false),
 ];
 
 #[test]
 fn stale_dotlock_is_broken_by_owner_or_age() {
+    // Longer than the time between two looks at a lock.
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "1"]);
+    let server = directory.start(&["--lock-timeout", "6", "--threads", "40"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     let own = format!(".mailslot-{}-", server.pid());
     let mut names = fs::read_dir(directory.join("mail")).unwrap().map(|e| e.unwrap());
     let own = names.find(|e| e.file_name().to_string_lossy().starts_with(&own)).unwrap();
     let own = fs::read_to_string(own.path()).unwrap();
-    let path = directory.mailbox_path("alice.lock");
-    for &(what, line, age, broken) in STALE_DOTLOCKS {
+    let mailbox = |n: usize| format!("user{n}");
+    for (n, &(_, line, age, _)) in STALE_DOTLOCKS.iter().enumerate() {
+        let path = directory.mailbox_path(&format!("{}.lock", mailbox(n)));
         match line(&own) {
             Some(line) => fs::write(&path, line).unwrap(),
             // A directory cannot be unlinked.
             None => fs::create_dir(&path).unwrap(),
         }
-        let then = SystemTime::now() - Duration::from_secs(age);
+        let shift = Duration::from_secs(age.unsigned_abs());
+        let then = match age {
+            SINCE_1970 => SystemTime::UNIX_EPOCH + Duration::from_secs(30),
+            ..0 => SystemTime::now() + shift,
+            _ => SystemTime::now() - shift,
+        };
         File::open(&path).unwrap().set_modified(then).unwrap();
-        let fate = ledger.send(&server.address, TestMessage::new(what, &["alice"], 500));
+    }
+    let replies: Vec<_> = thread::scope(|scope| {
+        let send = |n: usize| {
+            let message = TestMessage::new(STALE_DOTLOCKS[n].0, &[&mailbox(n)], 500);
+            scope.spawn(move || {
+                let code = Client::open(server.address).unwrap().submit_for_code(&message);
+                (message, code)
+            })
+        };
+        let sending: Vec<_> = (0..STALE_DOTLOCKS.len()).map(send).collect();
+        sending.into_iter().map(|sent| sent.join().unwrap()).collect()
+    });
+    for (n, (message, code)) in replies.into_iter().enumerate() {
+        let (what, _, _, broken) = STALE_DOTLOCKS[n];
+        let path = directory.mailbox_path(&format!("{}.lock", mailbox(n)));
+        let code = ledger.record(message, code);
         if broken {
-            assert_eq!(fate, Some(250), "{what}");
-            let logged = server.wait_for_log("lock-broken");
-            let age_in_log: u64 = logged.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
-            assert!(
-                (age..age + 20).contains(&age_in_log) && logged.contains("alice.lock"),
-                "{logged}"
-            );
+            assert_eq!(code, Some(250), "{what}");
             assert!(!path.exists(), "{what}");
         } else {
-            assert_eq!(fate, Some(451), "{what}");
-            let logged = server.wait_for_log("mailbox-busy");
-            assert!(logged.contains("alice") && logged.contains("dotlock"), "{what}: {logged}");
+            assert_eq!(code, Some(451), "{what}");
             match path.is_dir() {
                 true => fs::remove_dir(&path).unwrap(),
                 false => fs::remove_file(&path).unwrap(),
             }
         }
-        ledger.deliver(server.address, TestMessage::new(format!("{what} 2"), &["alice"], 500));
+        ledger.deliver(server.address, TestMessage::new(format!("{what} 2"), &[&mailbox(n)], 500));
     }
     ledger.assert_matches(&directory);
-    server.stop();
+    let (log, _) = server.stop();
     directory.assert_clean(&ledger.mailboxes());
+    for (n, &(what, _, age, broken)) in STALE_DOTLOCKS.iter().enumerate() {
+        let event = if broken { "lock-broken" } else { "mailbox-busy" };
+        let name = format!("/{}{}", mailbox(n), if broken { ".lock" } else { " " });
+        let line = log.iter().find(|line| line.contains(event) && line.contains(&name));
+        let line = line.unwrap_or_else(|| panic!("{what}: {log:#?}"));
+        if broken {
+            let age_in_log: i64 = line.split("seconds=").nth(1).unwrap().trim().parse().unwrap();
+            assert!((age..age + 30).contains(&age_in_log), "{what}: {line}");
+        } else {
+            assert!(line.contains("dotlock"), "{what}: {line}");
+        }
+    }
+}
+
+/// Whether the pid is known to be of this host depends on the host that the test runs on.
+#[test]
+fn dotlock_of_a_dead_program_is_broken_if_its_pid_is_of_this_host() {
+    let directory = TestDirectory::new();
+    let server = directory.start(&["--lock-timeout", "6"]);
+    fs::write(directory.mailbox_path("alice.lock"), format!("{}\n", dead_pid())).unwrap();
+    let is_known = HostDisk::default().has_own_pids(&directory.join("mail"));
+    let message = TestMessage::new("one", &["alice"], 500);
+    let code = Client::open(server.address).unwrap().submit_for_code(&message);
+    assert_eq!(code, Some(if is_known { 250 } else { 451 }));
 }
 
 fn with_pid(own: &str, pid: u32) -> String {

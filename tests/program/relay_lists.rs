@@ -73,7 +73,11 @@ fn mail_loop_is_refused() {
         ("me@far.example", "Delivered-To: me@far.example\r\n", 250),
     ] {
         let reply = server.after_ehlo().deliver("a@b.example", &[to], &text(delivered_to), code);
-        assert_eq!(reply.lines[0].contains("5.4.6"), code == 554, "{to} {delivered_to}: {reply:?}");
+        assert_eq!(
+            reply.lines[0].contains("5.4.6 Message: it was here before"),
+            code == 554,
+            "{to} {delivered_to}: {reply:?}"
+        );
     }
     // The body is not examined.
     let body = "Subject: x\r\n\r\nDelivered-To: me@here.example\r\n";

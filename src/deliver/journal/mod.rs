@@ -112,6 +112,9 @@ pub struct OrphanSummary {
     pub damage: Option<&'static str>,
 }
 
+/// Id of the file and last owner of a journal that no process has.
+pub type UnownedJournal = ((u64, u64), Option<Identity>);
+
 /// Returns the paths of all journals in `spool`.
 pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
     let mut names = disk.read_directory(spool)?;
@@ -132,6 +135,13 @@ pub fn list_damaged(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
 pub fn owner(disk: &dyn Disk, path: &Path) -> Option<Identity> {
     let file = disk.open(path, OpenMode::Read).ok()?;
     read_header(&*file).ok()?.0.owner
+}
+
+/// Returns the id of the file and the last owner of the journal `path`. Returns None if a process
+/// has it.
+pub fn find_unowned(disk: &dyn Disk, path: &Path) -> io::Result<Option<UnownedJournal>> {
+    let Some(file) = open_and_lock(disk, path)? else { return Ok(None) };
+    Ok(Some((file.stat()?.id(), read_header(&*file)?.0.owner)))
 }
 
 /// Reads the journal `path` without a lock. Returns None if its process lives, or if the journal
@@ -218,6 +228,11 @@ impl Journal {
             failed: None,
             damage: None,
         }
+    }
+
+    /// Returns the id of the file.
+    pub fn file_id(&self) -> io::Result<(u64, u64)> {
+        Ok(self.file.stat()?.id())
     }
 
     /// Returns the damage that [`Journal::take_over`] or [`Journal::read`] found.

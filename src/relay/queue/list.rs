@@ -24,7 +24,7 @@ pub fn list(spool: &Path) -> io::Result<String> {
     for id in ids(spool)? {
         // An entry that has been sent since is not listed.
         if let Ok((_, entry, state)) = read(spool, &id) {
-            all.push((entry.arrived_at, id, entry, state));
+            all.push((state.arrived_at.unwrap_or(entry.arrived_at), id, entry, state));
         }
     }
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
@@ -107,7 +107,7 @@ fn write_entry(
     writeln!(
         out,
         "{id} age={} size={} tries={} next={next:?} from={}",
-        rounded(now.saturating_sub(entry.arrived_at)),
+        rounded(now.saturating_sub(state.arrived_at.unwrap_or(entry.arrived_at))),
         entry.size,
         state.tries,
         entry.envelope.from

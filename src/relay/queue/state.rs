@@ -3,6 +3,7 @@
 //! ```text
 //! mailslot queue state 1
 //! tries 3
+//! arrived 1751359957                  time of arrival, if the clock was wrong when it was written
 //! next 1751363557                     time of the next attempt, in seconds since 1970
 //! warned                              the delay was reported to the sender
 //! gone 0 2                            recipients that are finished, counted from 0
@@ -16,7 +17,10 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use super::seconds;
+use crate::message::trace::EARLIEST_TIME;
 use crate::observe::events;
 
 /// The state of one entry.
@@ -24,6 +28,8 @@ use crate::observe::events;
 pub struct EntryState {
     /// Number of attempts so far.
     pub tries: u32,
+    /// Time of arrival, in seconds since 1970, if that in the entry is of a clock that was wrong.
+    pub arrived_at: Option<i64>,
     /// Time of the next attempt, in seconds since 1970.
     pub retry_at: i64,
     /// True if the delay was reported to the sender.
@@ -101,6 +107,7 @@ impl EntryState {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
             match key {
                 "tries" => state.tries = value.parse().ok()?,
+                "arrived" => state.arrived_at = Some(value.parse().ok()?),
                 "next" => state.retry_at = value.parse().ok()?,
                 "warned" => state.warned = true,
                 "gone" => {
@@ -118,6 +125,9 @@ impl EntryState {
 impl std::fmt::Display for EntryState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{MAGIC}\ntries {}\nnext {}", self.tries, self.retry_at)?;
+        if let Some(arrived_at) = self.arrived_at {
+            writeln!(f, "arrived {arrived_at}")?;
+        }
         if self.warned {
             writeln!(f, "warned")?;
         }
@@ -136,6 +146,57 @@ pub fn retry_delay(tries: u32, jitter: u64) -> i64 {
     delay + (jitter % (delay as u64 / 8)) as i64
 }
 
+/// Returns the least number of attempts before a message is returned after `give_up_after` seconds,
+/// whatever the clock says: those that are due in half of that time, at most [`TRIES_MIN`].
+pub fn tries_min(give_up_after: i64) -> u32 {
+    let (mut tries, mut at) = (1, 0);
+    while tries < TRIES_MIN {
+        at += retry_delay(tries, 0);
+        if at > give_up_after / 2 {
+            break;
+        }
+        tries += 1;
+    }
+    tries
+}
+
+/// Returns the time of arrival `arrived_at`, or `now` if only a wrong clock can have shown it.
+pub fn corrected_arrival(arrived_at: i64, now: i64) -> i64 {
+    let earliest = seconds(EARLIEST_TIME);
+    let is_too_early = arrived_at < earliest && now >= earliest;
+    if arrived_at > now || is_too_early { now } else { arrived_at }
+}
+
+/// Observer of the clock, which steps when it is set and when a suspended laptop resumes.
+#[derive(Clone, Copy, Debug)]
+pub struct ClockObserver {
+    last: (Instant, i64),
+    stepped_at: Option<Instant>,
+}
+
+impl ClockObserver {
+    /// Returns an observer that begins at `wall` seconds since 1970.
+    pub fn new(monotonic: Instant, wall: i64) -> ClockObserver {
+        ClockObserver { last: (monotonic, wall), stepped_at: None }
+    }
+
+    /// Returns true if the clock has not stepped in the last [`SETTLE_TIME`].
+    pub fn is_settled(&mut self, monotonic: Instant, wall: i64) -> bool {
+        let passed = seconds(monotonic.saturating_duration_since(self.last.0));
+        if wall.saturating_sub(self.last.1).abs_diff(passed) > STEP_MIN {
+            self.stepped_at = Some(monotonic);
+        }
+        self.last = (monotonic, wall);
+        self.stepped_at.is_none_or(|at| monotonic.saturating_duration_since(at) >= SETTLE_TIME)
+    }
+}
+
+/// Attempts after which a message may be returned. They take a day.
+const TRIES_MIN: u32 = 12;
+/// Time after a step of the clock in which no message is returned for its age.
+const SETTLE_TIME: Duration = Duration::from_secs(3600);
+/// Difference in seconds between two clocks that counts as a step.
+const STEP_MIN: u64 = 60;
 const MAGIC: &str = "mailslot queue state 1";
 const SUFFIX: &str = ".state";
 const NEW_SUFFIX: &str = ".new";
@@ -155,6 +216,7 @@ mod tests {
         assert_eq!(EntryState::read(queue, "a-1").unwrap(), EntryState::default());
         let state = EntryState {
             tries: 3,
+            arrived_at: Some(1_751_359_957),
             retry_at: 1_751_363_557,
             warned: true,
             finished: [0, 2, 99].into(),
@@ -184,6 +246,40 @@ mod tests {
         assert_eq!(EntryState::parse_file_name("a-1"), None);
         assert_eq!(EntryState::parse_file_name("a-1.state"), Some(("a-1", false)));
         assert_eq!(EntryState::parse_file_name("a-1.state.new"), Some(("a-1", true)));
+    }
+
+    #[test]
+    fn few_attempts_are_enough_for_a_short_time() {
+        let days = |n: i64| n * 24 * 3600;
+        let table = [(0, 1), (1, 1), (3600, 3), (4 * 3600, 4), (days(5), 12), (days(100), 12)];
+        for (give_up_after, tries) in table {
+            assert_eq!(tries_min(give_up_after), tries, "{give_up_after}");
+        }
+    }
+
+    #[test]
+    fn arrivals_of_a_wrong_clock_are_corrected() {
+        let now = 1_751_363_557;
+        let table = [(now, now), (now - 5, now - 5), (now + 1, now), (30, now), (i64::MAX, now)];
+        for (arrived_at, corrected) in table {
+            assert_eq!(corrected_arrival(arrived_at, now), corrected, "{arrived_at}");
+        }
+        assert_eq!(corrected_arrival(30, 40), 30, "the clock is not set yet");
+    }
+
+    #[test]
+    fn clock_is_settled_an_hour_after_a_step() {
+        let (began, wall) = (Instant::now(), 1_751_363_557);
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        for step in [-86_400, -61, 61, 86_400] {
+            let mut clock = ClockObserver::new(began, wall);
+            assert!(clock.is_settled(at(7200), wall + 7200), "two hours later");
+            assert!(clock.is_settled(at(7201), wall + 7203), "a slow clock");
+            let wall = wall + step;
+            assert!(!clock.is_settled(at(7300), wall + 7300), "{step}");
+            assert!(!clock.is_settled(at(10_899), wall + 10_899), "{step}");
+            assert!(clock.is_settled(at(10_900), wall + 10_900), "{step}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! 250-mx.example.org greets you        three digits, "-", text: more lines follow
 //! 250 SIZE 1000                        three digits, blank (or nothing at all): the last line
 //! ```
-//! The server is not trusted. Lines and replies have a limit. Anything that is not a reply is a
+//! The server is not trusted. Lines and replies have a limit. The text of a long line is cut,
+//! because the code before it is an answer all the same: a message whose acceptance was not
+//! understood would be sent again. Anything that is not a reply is a
 //! [`MalformedReply`], after which the connection cannot be used. Only CR LF ends a line (RFC 5321
 //! 2.3.8). A bare LF is an error at once, because otherwise the client would wait for a CR LF until
 //! its timeout. The text is converted to UTF-8 without control characters, so that it can be
@@ -30,6 +32,8 @@ pub struct MalformedReply(pub &'static str);
 pub struct ReplyParser {
     /// Input that was not parsed yet: at most what was fed last and a part of a line.
     input: Vec<u8>,
+    /// The bytes of the current line that were cut out of its middle.
+    cut: usize,
     /// The incomplete reply: its code, its text, and its number of lines.
     partial: Option<(u16, String, usize)>,
 }
@@ -80,15 +84,22 @@ impl ReplyParser {
     pub fn next(&mut self) -> Result<Option<ServerReply>, MalformedReply> {
         while let Some(end) = memchr::memchr(b'\n', &self.input) {
             let line: Vec<u8> = self.input.drain(..=end).collect();
-            if line.len() > LINE_MAX {
+            if line.len() + std::mem::take(&mut self.cut) > LONG_LINE_MAX {
                 return Err(TOO_LONG);
             }
             let line = line.strip_suffix(b"\r\n").ok_or(BARE_LF)?;
+            let line = line.get(..LINE_MAX - 2).unwrap_or(line);
             if let Some(answer) = self.parse_line(line)? {
                 return Ok(Some(answer));
             }
         }
-        if self.input.len() >= LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
+        // The last byte may be the CR of a CR LF.
+        if self.input.len() > LINE_MAX + 1 {
+            split_code(&self.input)?;
+            self.cut += self.input.len() - LINE_MAX - 1;
+            self.input.drain(LINE_MAX..self.input.len() - 1);
+        }
+        if self.input.len() + self.cut >= LONG_LINE_MAX { Err(TOO_LONG) } else { Ok(None) }
     }
 
     /// True if there is no input after the last reply.
@@ -103,19 +114,7 @@ impl ReplyParser {
 
     /// Parses one line. Returns the reply if it is the last line of one.
     fn parse_line(&mut self, line: &[u8]) -> Result<Option<ServerReply>, MalformedReply> {
-        let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
-        let code = match code {
-            [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
-                code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
-            }
-            _ => return Err(NO_CODE),
-        };
-        let (more, text) = match rest {
-            [] => (false, rest),
-            [b' ', text @ ..] => (false, text),
-            [b'-', text @ ..] => (true, text),
-            _ => return Err(NO_CODE),
-        };
+        let (code, more, text) = split_code(line)?;
         let (first, mut so_far, lines) = self.partial.take().unwrap_or((code, String::new(), 0));
         if first != code {
             return Err(TWO_CODES);
@@ -132,6 +131,23 @@ impl ReplyParser {
             return Ok(None);
         }
         Ok(Some(ServerReply { code, text: so_far }))
+    }
+}
+
+/// Splits a line into its code, whether more lines follow, and its text.
+fn split_code(line: &[u8]) -> Result<(u16, bool, &[u8]), MalformedReply> {
+    let (code, rest) = line.split_at_checked(3).ok_or(NO_CODE)?;
+    let code = match code {
+        [b'2'..=b'5', b'0'..=b'9', b'0'..=b'9'] => {
+            code.iter().fold(0, |code, digit| code * 10 + u16::from(digit - b'0'))
+        }
+        _ => return Err(NO_CODE),
+    };
+    match rest {
+        [] => Ok((code, false, rest)),
+        [b' ', text @ ..] => Ok((code, false, text)),
+        [b'-', text @ ..] => Ok((code, true, text)),
+        _ => Err(NO_CODE),
     }
 }
 
@@ -172,8 +188,11 @@ fn printable(c: char) -> char {
 
 /// The longest text for a log line or a report, in bytes.
 pub const TEXT_MAX: usize = 512;
-/// The longest reply line with its CR LF, in octets: four times the limit of RFC 5321 4.5.3.1.5.
+/// The octets of a reply line with its CR LF that are read: four times the limit of RFC 5321
+/// 4.5.3.1.5. The rest of the line is dropped.
 const LINE_MAX: usize = 2048;
+/// The longest reply line with its CR LF, in octets.
+const LONG_LINE_MAX: usize = 64 * 1024;
 /// The most lines of a reply.
 const LINES_MAX: usize = 128;
 /// The longest text of a reply, in bytes.
@@ -242,9 +261,14 @@ mod tests {
             ("250 a\rb\r\n", &[250], Ok(true)),
             // Limits.
             (&long(2048), &[250], Ok(true)),
-            (&long(2049), &[], Err(TOO_LONG)),
-            (&"2".repeat(2047), &[], Ok(false)),
-            (&"2".repeat(2048), &[], Err(TOO_LONG)),
+            (&long(2049), &[250], Ok(true)),
+            (&long(2050), &[250], Ok(true)),
+            (&long(LONG_LINE_MAX), &[250], Ok(true)),
+            (&long(LONG_LINE_MAX + 1), &[], Err(TOO_LONG)),
+            (&long(5000).replace("\r\n", "\n"), &[], Err(BARE_LF)),
+            (&"2".repeat(1500), &[], Ok(false)),
+            (&"2".repeat(5000), &[], Err(NO_CODE)),
+            (&"220 ".repeat(LONG_LINE_MAX), &[], Err(TOO_LONG)),
             (&many(128), &[250], Ok(true)),
             (&many(129), &[], endless),
             (&wide(8), &[250], Ok(true)),

@@ -11,7 +11,7 @@ use super::{Outage, QueueRunner};
 use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
-use crate::relay::queue::state::{EntryState, retry_delay};
+use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{Smarthost, now, seconds, zoned};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
@@ -175,16 +175,29 @@ impl QueueRunner {
         outcomes: Vec<(usize, RecipientOutcome)>,
         attempt: AttemptMade,
     ) -> io::Result<AttemptResult> {
-        let age = now().saturating_sub(locked.entry.arrived_at);
+        let before = locked.state.clone();
+        let arrived_at = corrected_arrival(locked.arrived_at(), now());
+        if arrived_at != locked.arrived_at() {
+            locked.state.arrived_at = Some(arrived_at);
+        }
+        let age = now().saturating_sub(arrived_at);
         let warn_after = seconds(self.settings.warn_after);
         let give_up_after = seconds(self.settings.give_up_after);
-        let before = locked.state.clone();
+        let is_overdue = age >= give_up_after;
+        let attempted = matches!(attempt, AttemptMade::Yes { .. });
+        // In an outage each probe of a smarthost counts, because nothing else is tried.
+        if attempted || is_overdue && !outcomes.is_empty() {
+            locked.state.tries = locked.state.tries.saturating_add(1);
+        }
+        let has_expired = self.clock.is_settled(Instant::now(), now())
+            && is_overdue
+            && locked.state.tries >= tries_min(give_up_after);
         let (mut sent, mut deferred, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
                 // RFC 3463: delivery time expired.
-                RecipientOutcome::Deferred(reason) if age >= give_up_after => {
+                RecipientOutcome::Deferred(reason) if has_expired => {
                     failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
                 }
                 RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
@@ -209,7 +222,8 @@ impl QueueRunner {
             locked.state.finished.extend(failed.iter().map(|(n, _)| *n));
         }
         if !locked.state.warned && age >= warn_after && !deferred.is_empty() {
-            let until = zoned(locked.entry.arrived_at.saturating_add(give_up_after));
+            let give_up_at = arrived_at.saturating_add(give_up_after);
+            let until = zoned(if is_overdue { latest_due() } else { give_up_at });
             locked.state.warned = self.report(locked, DsnAction::Delayed(until), &deferred);
         }
         if locked.pending().is_empty() {
@@ -218,23 +232,22 @@ impl QueueRunner {
             })?;
             return Ok(AttemptResult::Removed);
         }
-        let attempted = matches!(attempt, AttemptMade::Yes { .. });
         if attempted {
-            locked.state.tries = locked.state.tries.saturating_add(1);
             self.jitter_count = self.jitter_count.wrapping_add(1);
             let jitter = self.random.hash_one(self.jitter_count);
             locked.state.retry_at = now().saturating_add(retry_delay(locked.state.tries, jitter));
         }
         // In an outage only the last reply may have changed. That is not worth two syncs for each
         // entry of the queue.
-        let changed =
-            (&locked.state.finished, locked.state.warned) != (&before.finished, before.warned);
+        let mut after = locked.state.clone();
+        after.last_reply.clone_from(&before.last_reply);
+        let changed = after != before;
         if attempted || changed {
             self.save(locked)?;
         }
         let report_age = if locked.state.warned { give_up_after } else { warn_after };
         // At least a minute from now, because a report that could not be delivered is overdue.
-        let report_due = locked.entry.arrived_at.saturating_add(report_age).max(now() + 60);
+        let report_due = arrived_at.saturating_add(report_age).max(now() + 60);
         let due = locked.state.retry_at;
         Ok(AttemptResult::Waiting(ScheduledEntry { due, report_due, forced: false }))
     }

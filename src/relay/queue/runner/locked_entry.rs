@@ -75,6 +75,11 @@ impl LockedEntry {
         Ok(Ok(LockedEntry { id: id.clone(), file, entry, state }))
     }
 
+    /// Returns the time of arrival, in seconds since 1970.
+    pub fn arrived_at(&self) -> i64 {
+        self.state.arrived_at.unwrap_or(self.entry.arrived_at)
+    }
+
     /// Returns the indexes of the recipients that are not finished.
     pub fn pending(&self) -> Vec<usize> {
         let all = 0..self.entry.envelope.to.len();

@@ -17,6 +17,9 @@
 //! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
 //! which is mostly a report, is reported to postmaster, because reports about reports would go back
 //! and forth forever.
+//!
+//! A clock can be wrong at arrival, and step later. No message is returned for its age before a
+//! least number of attempts ([`tries_min`](super::state::tries_min)), nor in the hour after a step.
 
 mod attempt;
 mod locked_entry;
@@ -33,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
-use super::state::EntryState;
+use super::state::{ClockObserver, EntryState};
 use super::{QueueConfig, QueueEvent, create_directory, now};
 use crate::deliver::WriterHandle;
 use crate::message::trace::IdGenerator;
@@ -60,6 +63,7 @@ pub struct QueueRunner {
     unsaved: HashMap<Arc<str>, EntryState>,
     connection: Option<Connection>,
     outage: Option<Outage>,
+    clock: ClockObserver,
     random: RandomState,
     jitter_count: u64,
 }
@@ -91,6 +95,7 @@ impl QueueRunner {
             unsaved: HashMap::new(),
             connection: None,
             outage: None,
+            clock: ClockObserver::new(Instant::now(), now()),
             random: RandomState::new(),
             jitter_count: 0,
         };

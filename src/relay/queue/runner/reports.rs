@@ -73,7 +73,7 @@ impl QueueRunner {
             hostname: &self.settings.hostname,
             id: &id,
             date: &date,
-            arrived: &zoned(locked.entry.arrived_at),
+            arrived: &zoned(locked.arrived_at()),
             to: &to.address,
             action,
             envid: envelope.envid.as_deref(),
