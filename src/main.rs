@@ -26,9 +26,9 @@ use mailslot::config::{
 use mailslot::control::server::{ControlContext, ControlThread};
 use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
-use mailslot::deliver::{self, WriterHandle, forward};
+use mailslot::deliver::{self, DeliveryConfig, WriterHandle, forward};
 use mailslot::net::kept;
-use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
+use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
@@ -183,7 +183,9 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
 
     let counters = Arc::new(Counters::default());
-    let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
+    let delivery =
+        DeliveryConfig { on_recovery_progress: extend_start_timeout, ..config.delivery_config() };
+    let (writer, writer_thread) = deliver::start(delivery, counters.clone())
         .map_err(|e| StartError::io(EX_CANTCREAT, "", &e))?;
     // The writer keeps its capabilities. This thread, and those it starts from now on, need none.
     let metrics = privilege::drop_capabilities().and_then(|()| {
@@ -209,6 +211,11 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         metrics.stop();
     }
     status
+}
+
+/// Asks the service manager for more time to start, because recovery works.
+fn extend_start_timeout() {
+    listen::notify("EXTEND_TIMEOUT_USEC=120000000");
 }
 
 /// Switches to the `--run-as` user and drops all capabilities that the writer does not need.

@@ -13,7 +13,7 @@
 //! | appended | the record | found whole: nothing to do | lost or cut short: redone |
 //! | a failed append truncated | record, old length | redone: refused, yet delivered | the same |
 //! | marked aborted | record, old length | nothing to do | redone, if the mark was lost |
-//! | marked done, acknowledged | the record | nothing; a reader may have removed it | redone |
+//! | marked done, acknowledged | the record | nothing, if a reader has changed it since | redone |
 //! | mailboxes and directory synced | record, mailboxes | nothing to do | found whole |
 //! | checkpoint advanced | mailboxes | nothing to do | nothing to do |
 //!
@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpointer, DirtyMailboxes};
 use super::contents::ContentSpool;
-use super::journal::{Draft, Journal, Placement, Trailer};
+use super::journal::{ChangeTimes, Draft, Journal, Placement, Trailer};
 use super::locks::{Identity, TryLock};
 use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox};
 use super::mbox::MailboxCopy;
@@ -261,7 +261,7 @@ impl Committer {
             }
         }
         // The mark is not synced: without it recovery only looks at mailboxes that are in order.
-        self.journal.mark_done(&mut trailer);
+        self.journal.mark_done(&mut trailer, self.change_times(locked));
         self.write_marks(&trailer);
         for h in locked.values() {
             self.mark_dirty(h);
@@ -269,6 +269,28 @@ impl Committer {
         self.count(&results);
         self.last_trailer = Some(trailer);
         results
+    }
+
+    /// Returns the times of the changes that the batch has made. The times before it count too,
+    /// because the clock may have been set back since.
+    fn change_times(&self, locked: &LockedMailboxes) -> ChangeTimes {
+        let (mut times, mut any_entry) = (ChangeTimes::default(), false);
+        for (name, h) in locked {
+            match name {
+                DestinationFile::Mailbox(_) => {
+                    let Ok(stat) = h.file().stat() else { return ChangeTimes::UNKNOWN };
+                    times.mailboxes = times.mailboxes.max(stat.changed).max(h.stat.changed);
+                }
+                DestinationFile::QueueEntry(_) => any_entry = true,
+            }
+        }
+        if any_entry {
+            let Ok(stat) = self.store.disk.lstat(&self.store.directories.queue) else {
+                return ChangeTimes::UNKNOWN;
+            };
+            times.queue = stat.changed;
+        }
+        times
     }
 
     fn count(&self, results: &[CommitResult]) {
@@ -330,6 +352,7 @@ impl Committer {
         let undone = self.truncate(locked, written);
         if let Some(mut trailer) = self.last_trailer.take() {
             written.iter().for_each(|w| trailer.abort(w.number));
+            self.journal.mark_done(&mut trailer, self.change_times(locked));
             self.write_marks(&trailer);
             self.last_trailer = Some(trailer);
         }

@@ -52,7 +52,12 @@ pub struct Stat {
     pub len: u64,
     /// Time of the last change of the content, by the file system's clock.
     pub modified: SystemTime,
+    /// Time of the last change of the content or the metadata (ctime).
+    pub changed: ChangeTime,
 }
+
+/// Time of a change by the file system's clock: seconds since 1970, and nanoseconds.
+pub type ChangeTime = (i64, i64);
 
 impl Stat {
     /// Returns device and inode.
@@ -453,5 +458,6 @@ fn stat_of(m: &fs::Metadata) -> Stat {
         mode: m.mode() & 0o7777,
         len: m.len(),
         modified: m.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        changed: (m.ctime(), m.ctime_nsec()),
     }
 }

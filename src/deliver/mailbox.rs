@@ -322,6 +322,11 @@ impl LockedMailbox {
         })
     }
 
+    /// True if the file was missing and this attempt created it.
+    pub fn is_created(&self) -> bool {
+        self.created
+    }
+
     /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path

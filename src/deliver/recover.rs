@@ -5,7 +5,7 @@
 //!
 //! | the mailbox | action |
 //! | --- | --- |
-//! | the record is done, no reboot since | nothing; a mail reader removed what is missing |
+//! | the record is done, and [`Verdict`] proves it | nothing; what is missing was removed |
 //! | it has the whole copy where the record says | nothing |
 //! | it ends within the copy or has zeros in it, and the rest matches | completed in place (*) |
 //! | it ends at or before the copy | appended |
@@ -24,14 +24,14 @@
 //! A large message is redone from its file (`contents.rs`), in pieces. Without the file, or if its
 //! content is not as it was recorded, the copy is left as it is, and the log says so.
 //!
-//! Bytes are compared one by one, so it does not matter where a disk has torn a write.
+//! Bytes are compared one by one (`copies.rs`), so it does not matter where a disk has torn a write.
 //!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail
 //! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
 //! record must not outlive new mail.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,15 +41,14 @@ use std::time::{Duration, Instant};
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
 use super::contents::ContentSpool;
-use super::disk::{Disk, DiskFile, FileKind};
-use super::journal::{
-    self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedContent, RecordedMessage,
-};
+use super::copies::rewrite_copies;
+use super::disk::{ChangeTime, Disk, FileKind};
+use super::journal::{self, Draft, Journal, MESSAGES_MAX, Record};
 use super::locks::{DotlockDirectory, Identity, TryLock};
-use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore, count_missing_newlines};
-use super::mbox::MailboxCopy;
-use super::search::contains_message;
-use crate::message::{Content, DestinationFile, Message, Owner};
+use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
+use super::search::{SoughtMessage, find_messages};
+use super::verdict::{Verdict, has_copy_for, is_removed_entry};
+use crate::message::{DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 
@@ -117,7 +116,11 @@ pub fn open_committer(
     let age = config.checkpoint_age;
     let mut committer = Committer::new(store, contents, identity, counters, journal, age)?;
     committer.examined = examined;
-    committer.recover(found.orphans, Instant::now() + config.lock_timeout);
+    committer.recover(
+        found.orphans,
+        Instant::now() + config.lock_timeout,
+        config.on_recovery_progress,
+    );
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
     }
@@ -201,11 +204,19 @@ fn take_over_journals(
 
 impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
-    /// program keeps locked. What could not be finished is suspended.
-    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal>, until: Instant) {
+    /// program keeps locked. What could not be finished is suspended. Calls `on_progress` at once,
+    /// and every few seconds.
+    pub fn recover(
+        &mut self,
+        mut orphans: Vec<OrphanedJournal>,
+        until: Instant,
+        on_progress: fn(),
+    ) {
         if orphans.is_empty() {
             return;
         }
+        on_progress();
+        let mut progress = RecoveryProgress { on_progress, reported: Instant::now() };
         for OrphanedJournal { journal, records, owner } in &orphans {
             events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
@@ -225,9 +236,19 @@ impl Committer {
                 unfinished.extend(copies.map(|c| c.file.clone()));
             }
         }
+        // Before any file is created, which is a change of its directory.
+        let mut missing = match self.judge_missing(&mut orphans, mailboxes.keys()) {
+            Ok(missing) => missing,
+            Err(e) => {
+                events::recovery_failed(None::<&str>, None::<&str>, e);
+                unfinished.extend(mailboxes.keys().cloned());
+                BTreeMap::new()
+            }
+        };
         for (name, owner) in &mailboxes {
             if !unfinished.contains(name) {
-                let redone = self.redo(&mut orphans, name, *owner, until);
+                let missing = missing.remove(name);
+                let redone = self.redo(&mut orphans, name, *owner, until, missing, &mut progress);
                 self.note(name, redone, &mut unfinished);
             }
         }
@@ -257,6 +278,12 @@ impl Committer {
         self.content_spool.note_orphans();
     }
 
+    /// Returns the time of the last change of the queue's directory, if there is one.
+    fn queue_changed(&self) -> Option<ChangeTime> {
+        let stat = self.store.disk.lstat(&self.store.directories.queue).ok();
+        stat.map(|stat| stat.changed)
+    }
+
     /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
     /// because it stays under its second name as it was found.
     fn remove_recovered(&self, journal: &mut Journal) -> io::Result<()> {
@@ -273,7 +300,7 @@ impl Committer {
     pub fn recover_orphans(&mut self) -> io::Result<()> {
         let found = take_over_journals(&self.store, &self.spool, &self.identity);
         let found = found.inspect_err(|_| self.examined.clear())?;
-        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT);
+        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT, || ());
         self.remove_dead_locks()
     }
 
@@ -322,55 +349,108 @@ impl Committer {
         }
     }
 
-    /// Writes again what is missing in the mailbox `name` and is in the journals.
+    /// Returns the verdicts on those of `files` that do not exist. Removes the done marks of
+    /// records that were lost with them.
+    fn judge_missing<'a>(
+        &self,
+        orphans: &mut [OrphanedJournal],
+        files: impl Iterator<Item = &'a DestinationFile>,
+    ) -> io::Result<BTreeMap<DestinationFile, Verdict<(usize, usize)>>> {
+        let mut verdicts = BTreeMap::new();
+        for file in files {
+            match self.store.disk.lstat(&self.store.path_of(file)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    verdicts.insert(file.clone(), Verdict::default());
+                }
+                // It is met again when the file is locked.
+                Err(_) => {}
+            }
+        }
+        let (queue_changed, mut lost) = (self.queue_changed(), Vec::new());
+        for (from, _, record) in newest_first(orphans) {
+            for (_, copy) in record.messages.iter().flat_map(|m| &m.copies) {
+                if let Some(verdict) = verdicts.get_mut(&copy.file).filter(|_| record.done) {
+                    match is_removed_entry(&copy.file, record, queue_changed) {
+                        true => drop(verdict.removed.insert(from)),
+                        false => lost.push(from),
+                    }
+                }
+            }
+        }
+        forget_done(orphans, lost)?;
+        Ok(verdicts)
+    }
+
+    /// Writes again what is missing in the mailbox `name` and is in the journals. `missing` is the
+    /// verdict on a mailbox that did not exist before recovery.
     fn redo(
         &mut self,
         orphans: &mut [OrphanedJournal],
         name: &DestinationFile,
         owner: Option<Owner>,
         until: Instant,
+        missing: Option<Verdict<(usize, usize)>>,
+        progress: &mut RecoveryProgress,
     ) -> io::Result<()> {
+        let path = self.store.path_of(name);
         let mut locked = self.lock_with_deadline(name, owner, until)?;
+        progress.report(&path, 0, locked.len);
         let rewritable = locked.reopen_for_writing()?;
-        let mut records = Vec::new();
-        for (o, OrphanedJournal { journal, records: all, .. }) in orphans.iter().enumerate() {
-            records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
-        }
-        records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
-        let contents = &self.content_spool;
-        let (mut there, doubtful) =
-            rewrite_copies(contents, &mut locked, &rewritable, &records, |r| !r.done)?;
+        let removed = match missing {
+            Some(verdict) => verdict.removed,
+            None => {
+                let contents = &self.content_spool;
+                let verdict = Verdict::on(contents, &locked, &newest_first(orphans))?;
+                forget_done(orphans, verdict.lost)?;
+                verdict.removed
+            }
+        };
+        let records = newest_first(orphans);
+        let (mut there, mut doubtful) = rewrite_copies(
+            &self.content_spool,
+            &mut locked,
+            &rewritable,
+            &records,
+            |from| !removed.contains(from),
+            |from| removed.contains(from),
+        )?;
         rewritable.sync()?;
         locked.update_missing_newlines()?;
+        there.extend(find_doubtful(&locked, &there, &doubtful, progress)?);
+        let known = doubtful.extract_if(.., |(_, _, message)| there.contains(&message.id));
+        let known: Vec<_> = known.map(|(from, number, _)| (from, number)).collect();
+        if !known.is_empty() {
+            // The mark may be on the disk before the file that a reader has put under the name.
+            self.store.sync_names([name])?;
+            resolve(orphans, known)?;
+        }
         let mut missing = Vec::new();
-        for ((o, r), number, message) in doubtful.into_iter().rev() {
-            if !there.contains(&message.id)
-                && !contains_message(&**locked.file(), &message.id, &message.content)?
-            {
-                there.insert(message.id.clone());
-                missing.push((o, r, number, message));
+        for (from, number, message) in doubtful.into_iter().rev() {
+            if there.insert(message.id.clone()) {
+                missing.push((from, number, message));
             }
         }
         let mut mailboxes = LockedMailboxes::from([(name.clone(), locked)]);
         while !missing.is_empty() {
             let mut octets = 0;
-            let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
+            let fits = |(_, _, message): &&((usize, usize), usize, Message)| {
                 octets += Draft::octets_max(message);
                 octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
             let batch: Vec<_> = missing.drain(..n).collect();
-            let messages: Vec<&Message> = batch.iter().map(|(_, _, _, message)| message).collect();
+            let messages: Vec<&Message> = batch.iter().map(|(_, _, message)| message).collect();
             for done in self.commit(&mut mailboxes, &messages) {
                 if !matches!(done, CommitResult::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
-            for (o, r, number, message) in batch {
-                events::recovered(message.id, self.store.path_of(name).display());
-                let OrphanedJournal { journal, records, .. } = &mut orphans[o];
-                journal.resolve(&mut records[r], &[number])?;
+            for (_, _, message) in &batch {
+                events::recovered(&message.id, path.display());
             }
+            resolve(orphans, batch.into_iter().map(|(from, number, _)| (from, number)))?;
+            progress.report(&path, 0, 0);
         }
         Ok(())
     }
@@ -403,11 +483,12 @@ impl Committer {
     /// wait for its locks.
     ///
     /// # Errors
-    /// The sync failed again.
+    /// The sync failed again, or mail is missing that no other program has removed.
     pub(super) fn repair(&mut self, name: &DestinationFile) -> io::Result<TryLock<()>> {
-        let records = self.journal.read()?;
+        let mut records = self.journal.read()?;
         let owner = records.iter().flat_map(Record::placements).find(|c| c.file == *name);
         let owner = owner.and_then(|copy| copy.to.owner());
+        let queue_changed = self.queue_changed();
         let mut locked = match self.store.try_lock(name, owner, None) {
             Ok(TryLock::Acquired(locked)) => locked,
             Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
@@ -415,196 +496,123 @@ impl Committer {
             Err(fault) => return Err(io::Error::other(fault.text())),
         };
         let rewritable = locked.reopen_for_writing()?;
-        let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
-        let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
+        records.retain(|record| !self.journal.has_failed(record));
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
+        let is_relayed = |from: &usize| {
+            let record = records.get(*from);
+            locked.is_created()
+                && record.is_some_and(|record| is_removed_entry(name, record, queue_changed))
+        };
+        if !Verdict::on(&self.content_spool, &locked, &newest)?.lost.iter().all(is_relayed) {
+            return Err(io::Error::other("mail is missing that was written to it"));
+        }
+        // What is written now makes the mailbox newer than its records.
+        for record in records.iter_mut().filter(|record| has_copy_for(record, name)) {
+            self.journal.forget_done(record)?;
+        }
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
         // What a mail reader removed or moved since then stays as the reader left it.
-        rewrite_copies(&self.content_spool, &mut locked, &rewritable, &records, |_| false)?;
+        rewrite_copies(
+            &self.content_spool,
+            &mut locked,
+            &rewritable,
+            &newest,
+            |_| false,
+            |r| records.get(*r).is_some_and(|record| record.done),
+        )?;
         rewritable.sync()?;
         self.store.sync_names([name])?;
         Ok(TryLock::Acquired(()))
     }
 }
 
-/// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
-/// number in the record.
-type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+/// Records of all journals, each with the numbers of its journal and of itself in it.
+type NumberedRecords<'a> = Vec<((usize, usize), &'a Journal, &'a Record)>;
 
-/// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
-struct PartialCopy<'a, From> {
-    from: From,
-    number: usize,
-    copy: &'a Placement,
-    message: Message,
-    octets: u64,
-    done: bool,
-}
-
-/// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
-/// are there in whole or, where `completed` returns true, in part. Truncates the mailbox to remove
-/// an aborted copy at its end.
-///
-/// A copy is written again even if it reads well and is done, because a sync that failed once
-/// leaves data in memory that is not on the disk.
-fn rewrite_copies<From: std::marker::Copy>(
-    contents: &ContentSpool,
-    locked: &mut LockedMailbox,
-    file: &Arc<dyn DiskFile>,
-    records: &[(From, &Journal, &Record)],
-    completed: impl Fn(&Record) -> bool,
-) -> io::Result<MailboxRepair<From>> {
-    let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
-    let mut partial: Vec<PartialCopy<'_, From>> = Vec::new();
-    for (from, journal, record) in records {
-        for entry in record.messages.iter().rev() {
-            let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
-            let Some((number, copy)) = copy else { continue };
-            if there.contains(&entry.id) || partial.iter().any(|p| p.message.id == entry.id) {
-                continue;
-            }
-            let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
-                continue;
-            };
-            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
-            let (from, number, done) = (*from, *number, record.done);
-            // A newer copy has the range of an older one that a mail reader removed.
-            let is_free = !partial.iter().any(|p| {
-                p.copy.offset < copy.offset + octets && copy.offset < p.copy.offset + p.octets
-            });
-            match find_copy(locked, copy, &message)? {
-                FoundCopy::Whole => {
-                    write_copy(file, copy, &message)?;
-                    there.insert(message.id);
-                }
-                FoundCopy::Partial
-                    if is_free && (completed(record) || locked.len >= copy.offset + octets) =>
-                {
-                    partial.push(PartialCopy { from, number, copy, message, octets, done });
-                }
-                _ if done => drop(there.insert(message.id)),
-                _ => doubtful.push((from, number, message)),
-            }
-        }
+/// Returns the records of all journals, the newest first.
+fn newest_first(orphans: &[OrphanedJournal]) -> NumberedRecords<'_> {
+    let mut newest = Vec::new();
+    for (o, OrphanedJournal { journal, records, .. }) in orphans.iter().enumerate() {
+        newest.extend(records.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
     }
-    // In the order of the file, because what precedes a copy may have been lost with it.
-    partial.sort_by_key(|p| p.copy.offset);
-    for PartialCopy { from, number, copy, message, done, .. } in partial {
-        if follows_message(locked, copy)? {
-            write_copy(file, copy, &message)?;
-            locked.len = locked.file().stat()?.len;
-            there.insert(message.id);
-        } else if done {
-            there.insert(message.id);
-        } else {
-            doubtful.push((from, number, message));
-        }
+    newest.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+    newest
+}
+
+/// Marks copies as resolved, with one write for each record. The marks are not synced.
+fn resolve(
+    orphans: &mut [OrphanedJournal],
+    copies: impl IntoIterator<Item = ((usize, usize), usize)>,
+) -> io::Result<()> {
+    let mut numbers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (from, number) in copies {
+        numbers.entry(from).or_default().push(number);
     }
-    for (_, journal, record) in records {
-        for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
-            let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
-            let Some(copy) = aborted else { continue };
-            let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
-                continue;
-            };
-            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
-            if find_copy(locked, copy, &message)? != FoundCopy::None
-                && locked.len <= copy.offset + octets
-            {
-                locked.truncate(copy.offset, copy.missing_newlines)?;
-                events::truncated(&entry.id, locked.path().display());
-            }
-        }
-    }
-    Ok((there, doubtful))
-}
-
-/// Returns a message as it was recorded, for one destination. Returns None if its content is lost,
-/// and logs that if the record is not done.
-fn message_of(
-    contents: &ContentSpool,
-    locked: &LockedMailbox,
-    journal: &Journal,
-    record: &Record,
-    entry: &RecordedMessage,
-    copy: &Placement,
-) -> io::Result<Option<Message>> {
-    let content = match entry.content {
-        RecordedContent::Journal(at) => Content::Memory(journal.content(at, entry.octets)?.into()),
-        RecordedContent::File(file) => match contents.open(file, entry.octets) {
-            Ok(content) => Content::File(content.into()),
-            Err(e) if is_lost(&e) && record.done => return Ok(None),
-            Err(e) if is_lost(&e) => {
-                let path = contents.path_of(file.number);
-                let fix = "see whether the message is in the mailbox, and look for the cause in \
-                           the kernel log";
-                let error = format!("{e}; {fix}");
-                events::content_lost(&entry.id, locked.path().display(), path.display(), error);
-                return Ok(None);
-            }
-            Err(e) => return Err(e),
-        },
-    };
-    let (id, head) = (entry.id.clone(), entry.head.clone());
-    Ok(Some(Message { id, head, content, to: vec![copy.to.clone()] }))
-}
-
-/// True if no later attempt can find the content.
-fn is_lost(error: &io::Error) -> bool {
-    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
-    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
-}
-
-/// State of a copy in a mailbox, at its offset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FoundCopy {
-    Whole,
-    /// The mailbox ends within it or has zeros in it, and the rest matches.
-    Partial,
-    /// The mailbox ends before it or has other data there.
-    None,
-}
-
-/// Compares a mailbox with a copy byte by byte, because a disk may keep any part of what was
-/// written, in units of sectors.
-fn find_copy(locked: &LockedMailbox, copy: &Placement, message: &Message) -> io::Result<FoundCopy> {
-    if locked.stat.id() != copy.file_id || locked.len <= copy.offset {
-        return Ok(FoundCopy::None);
-    }
-    let (mut at, mut whole) = (copy.offset, true);
-    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
-        let piece = piece?;
-        let there = locked.len.saturating_sub(at).min(piece.len() as u64);
-        let mut theirs = vec![0; there as usize];
-        locked.file().read_exact_at(&mut theirs, at)?;
-        if *theirs != *piece {
-            whole = false;
-            if !theirs.iter().zip(piece.iter()).all(|(a, b)| a == b || *a == 0) {
-                return Ok(FoundCopy::None);
-            }
-        }
-        at += piece.len() as u64;
-    }
-    Ok(if whole { FoundCopy::Whole } else { FoundCopy::Partial })
-}
-
-/// True if the bytes before a copy are the end of a message, as they were when it was recorded.
-/// They are not if a mail reader moved zeros there, which are not ours to write over.
-fn follows_message(locked: &LockedMailbox, copy: &Placement) -> io::Result<bool> {
-    let missing = count_missing_newlines(&**locked.file(), copy.offset)?;
-    Ok(missing == copy.missing_newlines)
-}
-
-/// Writes a copy at its offset.
-fn write_copy(file: &Arc<dyn DiskFile>, copy: &Placement, message: &Message) -> io::Result<()> {
-    let mut at = copy.offset;
-    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
-        let piece = piece?;
-        file.write_all_at(&[&piece], at)?;
-        at += piece.len() as u64;
+    for ((o, r), numbers) in numbers {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[o];
+        journal.resolve(&mut records[r], &numbers)?;
     }
     Ok(())
 }
 
+/// Removes the done marks of records whose copies were lost, and syncs that. Otherwise the changes
+/// that recovery makes would be taken for those of another program after the next crash.
+fn forget_done(
+    orphans: &mut [OrphanedJournal],
+    lost: impl IntoIterator<Item = (usize, usize)>,
+) -> io::Result<()> {
+    let lost: BTreeSet<(usize, usize)> = lost.into_iter().collect();
+    for (o, r) in &lost {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[*o];
+        journal.forget_done(&mut records[*r])?;
+    }
+    let journals: BTreeSet<usize> = lost.into_iter().map(|(o, _)| o).collect();
+    journals.into_iter().try_for_each(|o| orphans[o].journal.sync())
+}
+
+/// Searches a mailbox for the messages of `doubtful` that are not known to be there. Returns the
+/// ids of those that it contains.
+fn find_doubtful<From>(
+    locked: &LockedMailbox,
+    there: &HashSet<String>,
+    doubtful: &[(From, usize, Message)],
+    progress: &mut RecoveryProgress,
+) -> io::Result<Vec<String>> {
+    let mut ids = HashSet::new();
+    let mut sought = Vec::new();
+    for (_, _, message) in doubtful {
+        if !there.contains(&message.id) && ids.insert(&message.id) {
+            sought.push(SoughtMessage { id: &message.id, content: &message.content });
+        }
+    }
+    let file = &**locked.file();
+    let found = find_messages(file, &sought, |at| progress.report(locked.path(), at, locked.len))?;
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// Reporter of a recovery that takes long.
+struct RecoveryProgress {
+    on_progress: fn(),
+    /// Time of the last report.
+    reported: Instant,
+}
+
+impl RecoveryProgress {
+    /// Reports every few seconds that `searched` of the `size` bytes of a mailbox are searched.
+    fn report(&mut self, path: &Path, searched: u64, size: u64) {
+        if self.reported.elapsed() >= PROGRESS_INTERVAL {
+            self.reported = Instant::now();
+            (self.on_progress)();
+            events::recovery_progress(path.display(), searched, size);
+        }
+    }
+}
+
 /// Time to wait for locked mailboxes while the mail for all others waits too.
 const ORPHAN_TIMEOUT: Duration = Duration::from_millis(200);
+/// Interval between two reports of a recovery that takes long.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two attempts at a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);

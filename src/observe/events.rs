@@ -386,6 +386,9 @@ events! {
     Error checkpoint_failed(error);
     /// The writer found a journal that a crash left.
     Warn recovery_started(journal, records);
+    /// Recovery takes long; this is logged every few seconds.
+    /// The field searched is the number of bytes of the mailbox that were searched for messages.
+    Warn recovery_progress(mailbox, searched, size);
     /// A message was appended to a mailbox, because a crash prevented it.
     Warn recovered(message, mailbox);
     /// An incomplete message was removed from the end of a mailbox.

@@ -438,6 +438,157 @@ fn marks_of_another_boot_do_not_count_without_a_boot_id() {
     restart_and_check(&machine, &mut ledger).unwrap();
 }
 
+/// Directories of file systems that are lost while the host runs: that of the mailboxes alone, and
+/// one of mailboxes and spool.
+const LOST: [&[&str]; 2] = [&["/mail"], &["/mail", SPOOL, "/spool/queue"]];
+
+#[test]
+fn file_system_lost_in_the_same_boot() {
+    let mut tried = 0;
+    for seed in 0..6 * factor() {
+        for directories in LOST {
+            tried += every_call(5, Fault::KillAfter, |machine, ledger| {
+                machine.lose_file_system(directories, seed);
+                restart_and_check(machine, ledger)
+            });
+        }
+    }
+    println!("file_system_lost_in_the_same_boot: {tried} crash points");
+    assert!(tried > 100, "{tried}");
+}
+
+#[test]
+fn recovery_of_a_lost_file_system_killed_at_every_call() {
+    let mut tried = 0;
+    for seed in 0..3 {
+        for directories in LOST {
+            every_call(60, Fault::KillAfter, |machine, ledger| {
+                machine.lose_file_system(directories, seed);
+                killed_again(machine, ledger, 0, &mut tried)
+            });
+        }
+    }
+    println!("recovery_of_a_lost_file_system_killed_at_every_call: {tried} crash points");
+    assert!(tried > 100, "{tried}");
+}
+
+#[test]
+fn mailbox_created_by_a_killed_recovery_is_no_proof_of_a_reader() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    disk.kill();
+    server.stop();
+    machine.remove("/mail/alice");
+    let mut at = 0;
+    let created = loop {
+        at += 1;
+        let disk = machine.process();
+        disk.plan(Some(Plan { at, fault: Fault::KillAfter }));
+        let started = SimWriter::start(&disk);
+        if machine.read("/mail/alice").is_some() {
+            break started.is_err();
+        }
+    };
+    assert!(created);
+    restart_and_check(&machine, &mut ledger).unwrap();
+}
+
+#[test]
+fn entry_that_was_relayed_is_not_queued_again() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["queue/one"], 300));
+    machine.remove("/spool/queue/one");
+    ledger.send(&server, TestMessage::new("two", &["queue/two"], 300));
+    disk.kill();
+    server.stop();
+    SimWriter::start(&machine.process()).unwrap().stop();
+    assert_eq!(machine.names("/spool/queue"), ["two"]);
+}
+
+#[test]
+fn message_removed_by_a_reader_before_the_next_delivery_does_not_come_back() {
+    let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice"], 300));
+    ledger.send(&server, TestMessage::new("two", &["alice"], 300));
+    ledger.foreign_expunge(&machine, "alice", || true);
+    ledger.send(&server, TestMessage::new("three", &["alice"], 300));
+    disk.kill();
+    server.stop();
+    restart_and_check(&machine, &mut ledger).unwrap();
+}
+
+#[test]
+fn thousand_records_are_searched_for_in_one_pass() {
+    let count = 1000;
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let settings = || DeliveryConfig {
+        journal_segment: 16 << 20,
+        checkpoint_age: Duration::from_secs(3600),
+        ..settings()
+    };
+    let disk = machine.process();
+    let server = SimWriter::start_with(&disk, settings()).unwrap();
+    for n in 0..count {
+        ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 300));
+    }
+    disk.kill();
+    server.stop();
+    machine.sync_all();
+    // In another boot, so that nothing proves that what is missing was removed.
+    machine.lose_power(1);
+    let old =
+        TestMessage::new("old", &["alice"], 4 << 20).stored().replace(" id old;", " id old2;");
+    let old = format!("From old Thu Jan  1 00:00:00 1970\n{old}\n");
+    let mailbox = machine.read("/mail/alice").unwrap();
+    machine.rewrite("/mail/alice", &[old.as_bytes(), &mailbox].concat());
+    let octets = (old.len() + mailbox.len()) as u64;
+    let before = machine.octets_read("/mail/alice");
+    let disk = machine.process();
+    let server = SimWriter::start_with(&disk, settings()).unwrap();
+    let read = machine.octets_read("/mail/alice") - before;
+    assert!((octets..2 * octets).contains(&read), "{read} of {octets} bytes");
+    disk.kill();
+    server.stop();
+    let text = String::from_utf8(machine.read("/mail/alice").unwrap()).unwrap();
+    assert_eq!(text.matches("\nSubject: m").count(), count);
+}
+
+#[test]
+fn message_that_was_found_is_not_searched_for_again() {
+    let (machine, mut ledger) = (machine(&[]), Ledger::default());
+    let disk = machine.process();
+    let server = SimWriter::start(&disk).unwrap();
+    ledger.send(&server, TestMessage::new("one", &["alice", "bob"], 300));
+    disk.kill();
+    server.stop();
+    machine.sync_all();
+    machine.lose_power(1);
+    let old = format!("From old Thu Jan  1 00:00:00 1970\n\n{}\n\n", "old\n".repeat(1 << 18));
+    let mailbox = machine.read("/mail/alice").unwrap();
+    machine.rewrite("/mail/alice", &[old.as_bytes(), &mailbox].concat());
+    ledger.add_others("alice", &old);
+    // Recovery cannot finish the second mailbox, so the journal stays.
+    assert!(machine.lock("/mail/bob", FileLock::Flock));
+    let settings = DeliveryConfig { lock_timeout: Duration::ZERO, ..settings() };
+    for searched in [true, false] {
+        let before = machine.octets_read("/mail/alice");
+        let disk = machine.process();
+        let server = SimWriter::start_with(&disk, settings.clone()).unwrap();
+        disk.kill();
+        server.stop();
+        let read = machine.octets_read("/mail/alice") - before;
+        assert_eq!(read >= old.len() as u64, searched, "{read}");
+    }
+    machine.unlock_all();
+    restart_and_check(&machine, &mut ledger).unwrap();
+}
+
 #[test]
 fn messages_moved_by_a_reader_are_found() {
     let (machine, mut ledger) = (machine(&[]), Ledger::default());

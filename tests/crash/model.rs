@@ -201,11 +201,13 @@ impl Run {
     /// Returns a running server, started if necessary.
     fn server(&mut self, n: usize) -> SimWriter {
         self.note_power_loss();
-        let machine = &self.machine;
+        let (machine, ledger) = (&self.machine, &mut self.ledger);
         let server = self.servers[n].get_or_insert_with(|| {
             let mut settings = settings();
             settings.lock_timeout = Duration::from_secs(3);
-            SimWriter::start_with(&machine.process(), settings).unwrap()
+            let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+            ledger.recovered();
+            server
         });
         server.clone()
     }

@@ -99,8 +99,11 @@ pub struct Ledger<A> {
     /// Large copies that a reader may have moved. If no other copy is whole, recovery does not look
     /// for one that was moved, and truncates the others.
     moved: HashSet<(String, String)>,
-    /// Copies that a reader took out before power was lost. They may be there again.
+    /// Copies that a reader took out before power was lost, or together with the mailbox. They may
+    /// be there again.
     again: HashSet<(String, String)>,
+    /// Number of messages that were sent before the last recovery.
+    recovered: usize,
 }
 
 impl<A> Default for Ledger<A> {
@@ -112,6 +115,7 @@ impl<A> Default for Ledger<A> {
             taken: HashSet::new(),
             moved: HashSet::new(),
             again: HashSet::new(),
+            recovered: 0,
         }
     }
 }
@@ -174,6 +178,22 @@ impl<A: Answer> Ledger<A> {
     /// Records that power was lost, or may be from now on.
     pub fn power_lost(&mut self) {
         self.again.extend(self.taken.iter().cloned());
+    }
+
+    /// Records that a server has recovered what another has left.
+    pub fn recovered(&mut self) {
+        let taken = self.taken.iter().filter(|(_, name)| self.is_interrupted(name)).cloned();
+        self.again.extend(taken.collect::<Vec<_>>());
+        self.recovered = self.entries.len();
+    }
+
+    /// True if a message to this mailbox has no answer. The server has perhaps ended in the middle
+    /// of its delivery, when it had changed the mailbox and had not recorded the time. So nothing
+    /// proves that what is missing was taken out by a reader, and it may be there again.
+    fn is_interrupted(&self, name: &str) -> bool {
+        let sent = self.entries.get(self.recovered..).unwrap_or_default().iter();
+        sent.filter(|(_, answer)| answer.is_none())
+            .any(|(message, _)| message.to.iter().any(|to| to == name))
     }
 
     /// Fails the test unless the mailboxes contain what they must, and nothing of what was refused.
@@ -281,7 +301,8 @@ impl<A: Answer> Ledger<A> {
                     return mismatch(MismatchKind::Repeated, text);
                 }
             }
-            if accepted && taken && count > 0 && !self.again.contains(&key) {
+            let again = self.again.contains(&key) || self.is_interrupted(name);
+            if accepted && taken && count > 0 && !again {
                 let text = format!("{id}: a reader took it out of {name}, and it is back");
                 return mismatch(MismatchKind::Repeated, text);
             }
@@ -327,7 +348,7 @@ impl<A: Answer> Ledger<A> {
         Ok(())
     }
 
-    fn add_others(&mut self, name: &str, text: &str) {
+    pub fn add_others(&mut self, name: &str, text: &str) {
         self.others.extend(split(text).into_iter().map(|part| (name.to_owned(), part.to_owned())));
     }
 
@@ -428,8 +449,12 @@ impl Ledger<Outcome> {
             Rewrite::Rename => machine.replace(&path(name), text.as_bytes()),
             Rewrite::Remove => machine.remove(&path(name)),
         }
-        if how != Rewrite::Remove {
-            self.add_others(name, text);
+        match how {
+            // Nothing proves that a mailbox that is missing was not lost by the disk.
+            Rewrite::Remove => {
+                self.again.extend(self.taken.iter().filter(|(_, from)| from == name).cloned());
+            }
+            Rewrite::InPlace | Rewrite::Rename => self.add_others(name, text),
         }
     }
 

@@ -13,6 +13,9 @@
 //!   file that was extended ends at any of the new sectors. A sector that was written twice is the
 //!   old, the first or the second. A length without its sectors reads as zeros, a name without a
 //!   file is gone.
+//! - A *lost file system* loses what a power loss loses, in some directories only, and nothing else
+//!   happens. It may have the time of a change and not the change itself, because metadata are
+//!   written on their own.
 //! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
 //!   them nevertheless. A file that was open at that time reports the error once, at its own next
 //!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
@@ -29,7 +32,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mailslot::deliver::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
+use mailslot::deliver::disk::{ChangeTime, Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use nix::errno::Errno;
 
 use super::random::Random;
@@ -134,6 +137,11 @@ struct State {
     hides_boot_id: bool,
     next: u64,
     directories: BTreeSet<PathBuf>,
+    /// Times of the last changes of names, by directory.
+    directory_changed: HashMap<PathBuf, ChangeTime>,
+    synced_directory_changed: HashMap<PathBuf, ChangeTime>,
+    /// Number of bytes that were read, by path.
+    octets_read: HashMap<PathBuf, u64>,
     names: BTreeMap<PathBuf, u64>,
     synced_names: BTreeMap<PathBuf, u64>,
     name_changes: Vec<(PathBuf, Option<u64>)>,
@@ -166,6 +174,8 @@ struct Inode {
     failed_syncs: u64,
     mode: u32,
     modified: SystemTime,
+    changed: ChangeTime,
+    synced_changed: ChangeTime,
 }
 
 #[derive(Clone, Debug)]
@@ -295,6 +305,20 @@ impl SimMachine {
     /// Loses power. The seed decides what is kept of what was not synced.
     pub fn lose_power(&self, seed: u64) {
         self.state().lose_power(seed);
+    }
+
+    /// Has the file system of `directories` lose what was not synced. The seed decides what is
+    /// kept. No process may have files in them open.
+    pub fn lose_file_system(&self, directories: &[&str], seed: u64) {
+        let mut state = self.state();
+        for directory in directories {
+            state.lose_directory(Path::new(directory), seed);
+        }
+    }
+
+    /// Returns how many bytes of a file were read.
+    pub fn octets_read(&self, path: &str) -> u64 {
+        self.state().octets_read.get(Path::new(path)).copied().unwrap_or_default()
     }
 
     /// Has another program lock a mailbox. False if it is locked already.
@@ -494,19 +518,76 @@ impl State {
         self.inodes.retain(|ino, _| named.contains(ino));
     }
 
+    fn lose_directory(&mut self, directory: &Path, seed: u64) {
+        let mut random = Random(seed);
+        let is_inside = |path: &Path| path.parent() == Some(directory);
+        let changes = self.name_changes.extract_if(.., |(path, _)| is_inside(path));
+        let changes: Vec<_> = changes.collect();
+        let files = |names: &BTreeMap<PathBuf, u64>| -> BTreeMap<PathBuf, u64> {
+            let inside = names.iter().filter(|(path, _)| is_inside(path));
+            inside.map(|(path, ino)| (path.clone(), *ino)).collect()
+        };
+        let inos: BTreeSet<u64> = files(&self.names)
+            .into_values()
+            .chain(files(&self.synced_names).into_values())
+            .collect();
+        // The names of a directory and the time of their last change are written together.
+        if random.below(2) == 0 {
+            self.names.retain(|path, _| !is_inside(path));
+            self.names.extend(files(&self.synced_names));
+            let synced = self.synced_directory_changed.get(directory).copied().unwrap_or_default();
+            self.directory_changed.insert(directory.to_owned(), synced);
+        } else {
+            self.name_changes.extend(changes);
+            self.sync_directory(directory);
+        }
+        for ino in inos {
+            let Some(inode) = self.inodes.get_mut(&ino) else { continue };
+            let changes = std::mem::take(&mut inode.changes);
+            for change in Keep::new(&mut random).choose(changes, &mut random) {
+                inode.apply(change);
+            }
+            inode.disk.resize(inode.disk_len, 0);
+            inode.data = inode.disk.clone();
+            if random.below(2) == 0 {
+                inode.changed = inode.synced_changed;
+            }
+        }
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.synced_names.values()).copied().collect();
+        self.inodes.retain(|ino, _| named.contains(ino));
+    }
+
     fn create(&mut self, path: &Path, mode: u32) -> u64 {
         self.next += 1;
         let ino = self.next;
         let (data, disk) = (Vec::new(), Vec::new());
         let modified = self.now();
         let (changes, failed_syncs) = (Vec::new(), 0);
-        let inode = Inode { data, disk, disk_len: 0, changes, failed_syncs, mode, modified };
+        let (changed, synced_changed) = (change_time(modified), (0, 0));
+        let inode = Inode {
+            data,
+            disk,
+            disk_len: 0,
+            changes,
+            failed_syncs,
+            mode,
+            modified,
+            changed,
+            synced_changed,
+        };
         self.inodes.insert(ino, inode);
         self.rename(path, Some(ino));
         ino
     }
 
     fn rename(&mut self, path: &Path, ino: Option<u64>) {
+        let changed = change_time(self.now());
+        let renamed = ino.or(self.names.get(path).copied());
+        if let Some(inode) = renamed.and_then(|ino| self.inodes.get_mut(&ino)) {
+            inode.changed = changed;
+        }
+        self.directory_changed.insert(path.parent().unwrap().to_owned(), changed);
         match ino {
             Some(ino) => self.names.insert(path.to_owned(), ino),
             None => self.names.remove(path),
@@ -515,6 +596,8 @@ impl State {
     }
 
     fn sync_directory(&mut self, directory: &Path) {
+        let changed = self.directory_changed.get(directory).copied().unwrap_or_default();
+        self.synced_directory_changed.insert(directory.to_owned(), changed);
         let changes = std::mem::take(&mut self.name_changes);
         for (path, ino) in changes {
             if path.parent() != Some(directory) {
@@ -549,6 +632,7 @@ impl State {
             mode: inode.mode,
             len: inode.data.len() as u64,
             modified: inode.modified,
+            changed: inode.changed,
         }
     }
 }
@@ -560,7 +644,7 @@ impl Inode {
             self.data.resize(end, 0);
         }
         self.data[at..end].copy_from_slice(bytes);
-        self.modified = now;
+        (self.modified, self.changed) = (now, change_time(now));
         if bytes.is_empty() {
             return;
         }
@@ -574,11 +658,12 @@ impl Inode {
 
     fn set_len(&mut self, len: usize, now: SystemTime) {
         self.data.resize(len, 0);
-        self.modified = now;
+        (self.modified, self.changed) = (now, change_time(now));
         self.changes.push(Change::Len(len));
     }
 
     fn sync(&mut self) {
+        self.synced_changed = self.changed;
         for change in std::mem::take(&mut self.changes) {
             self.apply(change);
         }
@@ -668,6 +753,7 @@ impl Disk for SimDisk {
                     mode: 0o755,
                     len: 0,
                     modified,
+                    changed: state.directory_changed.get(path).copied().unwrap_or_default(),
                 });
             }
             state.find(path).map(|ino| state.stat(ino))
@@ -789,6 +875,7 @@ impl DiskFile for SimFile {
             let from = data.len().min(offset as usize);
             let n = buf.len().min(data.len() - from);
             buf[..n].copy_from_slice(&data[from..from + n]);
+            *state.octets_read.entry(self.path.clone()).or_default() += n as u64;
             Ok(n)
         })
     }
@@ -862,7 +949,8 @@ impl DiskFile for SimFile {
     fn touch(&self) -> io::Result<()> {
         self.call(Op::Touch, |state| {
             let now = state.now();
-            state.inodes.get_mut(&self.ino).unwrap().modified = now;
+            let inode = state.inodes.get_mut(&self.ino).unwrap();
+            (inode.modified, inode.changed) = (now, change_time(now));
             Ok(())
         })
     }
@@ -892,6 +980,12 @@ fn can_fail(op: Op, errno: Errno) -> bool {
         Errno::EAGAIN => op != Op::Lock,
         _ => true,
     }
+}
+
+/// Returns a time as a file has it.
+fn change_time(time: SystemTime) -> ChangeTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    (since.as_secs() as i64, since.subsec_nanos().into())
 }
 
 fn killed() -> io::Error {

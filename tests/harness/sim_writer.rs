@@ -18,7 +18,7 @@ use super::sim_disk::{SimDisk, SimMachine};
 
 const MAIL: &str = "/mail";
 const QUEUE: &str = "/spool/queue";
-pub const SPOOL: &str = "/tmp";
+pub const SPOOL: &str = "/spool";
 /// Length of half of the journal. Two or four records fill it.
 pub const HALF: u64 = 32 * 1024;
 

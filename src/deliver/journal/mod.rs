@@ -33,7 +33,8 @@
 //!   0   8  "mslotend"
 //!   8   8  sequence number of the record
 //!  16   8  done: the mark of the boot in which all copies were written to the mailboxes, or 0
-//!  24  32  zeros
+//!  24  16  the latest ctime of these mailboxes after that: seconds, nanoseconds
+//!  40  16  the ctime of the queue's directory after that, if the record has an entry of the queue
 //!  56 452  one byte for each copy: 1 if it is resolved, so that recovery has nothing to do for
 //!          it; 2 if it is aborted: it was not delivered and was removed again. If its bytes, or
 //!          some of them, are at the end of the mailbox, recovery removes them
@@ -67,8 +68,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::record::{
-    ContentReference, Draft, MESSAGES_MAX, Placement, Record, RecordedContent, RecordedMessage,
-    Trailer,
+    ChangeTimes, ContentReference, Draft, MESSAGES_MAX, Placement, Record, RecordedContent,
+    RecordedMessage, Trailer,
 };
 use self::record::{
     FieldReader, Magic, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table,
@@ -432,9 +433,17 @@ impl Journal {
         self.failed.is_some_and(|seq| record.seq >= seq)
     }
 
-    /// Marks the record as done: until the next boot, a missing copy was removed by a mail reader.
-    pub fn mark_done(&self, trailer: &mut Trailer) {
-        trailer.done = self.boot_mark;
+    /// Marks the record as done, with what its write has `changed`: until the next boot, a copy
+    /// that is missing from a mailbox that was changed later was removed by a mail reader.
+    pub fn mark_done(&self, trailer: &mut Trailer, changed: ChangeTimes) {
+        (trailer.done, trailer.changed) = (self.boot_mark, changed);
+    }
+
+    /// Removes the mark of a record that was read back, which keeps it in memory. The removal is
+    /// not synced.
+    pub fn forget_done(&self, record: &mut Record) -> io::Result<()> {
+        record.trailer.done = 0;
+        self.write_marks(&record.trailer)
     }
 
     /// Writes the marks of a record. They are not synced.
@@ -574,6 +583,7 @@ impl Journal {
         Ok(Some(Record {
             seq: head.seq,
             done: trailer.done == self.boot_mark,
+            changed: trailer.changed,
             messages,
             end: trailer.end(),
             trailer,

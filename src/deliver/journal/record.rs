@@ -2,7 +2,7 @@
 //!
 //! The head of `mod.rs` shows the layout. This file contains no call on a file.
 
-use crate::deliver::disk::{BLOCK, SECTOR};
+use crate::deliver::disk::{BLOCK, ChangeTime, SECTOR};
 use crate::message::{
     Content, Destination, DestinationFile, MailboxName, Message, Owner, QueueId, UserMailbox,
 };
@@ -32,6 +32,8 @@ pub struct Record {
     pub seq: u64,
     /// True if all copies were written to the mailboxes since the last boot.
     pub done: bool,
+    /// Times of the changes of that write.
+    pub changed: ChangeTimes,
     /// Messages in the order in which they were written.
     pub messages: Vec<RecordedMessage>,
     pub(super) trailer: Trailer,
@@ -88,6 +90,21 @@ impl RecordedMessage {
     }
 }
 
+/// Times (ctime) of what a batch has changed, after it was written. What was changed later was
+/// changed by another program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeTimes {
+    /// The latest time of its mailboxes.
+    pub mailboxes: ChangeTime,
+    /// Time of the queue's directory.
+    pub queue: ChangeTime,
+}
+
+impl ChangeTimes {
+    /// Times that are not known, so that no change is later.
+    pub const UNKNOWN: ChangeTimes = ChangeTimes { mailboxes: (i64::MAX, 0), queue: (i64::MAX, 0) };
+}
+
 /// Marks of a record, which follow it in blocks of their own.
 #[derive(Clone, Debug)]
 pub struct Trailer {
@@ -97,6 +114,7 @@ pub struct Trailer {
     pub(super) seq: u64,
     /// Boot mark of the boot in which all copies were written, or 0.
     pub(super) done: u64,
+    pub(super) changed: ChangeTimes,
     /// Marks of each copy: [`RESOLVED`], [`ABORTED`], both or none.
     marks: Vec<u8>,
 }
@@ -104,7 +122,7 @@ pub struct Trailer {
 impl Trailer {
     /// Makes a trailer without marks for a record of `copies` copies.
     pub(super) fn new(at: u64, seq: u64, copies: usize) -> Trailer {
-        Trailer { at, seq, done: 0, marks: vec![0; copies] }
+        Trailer { at, seq, done: 0, changed: ChangeTimes::UNKNOWN, marks: vec![0; copies] }
     }
 
     /// Reads the marks from the block of the trailer. A sector that is torn, or of another record,
@@ -114,8 +132,9 @@ impl Trailer {
         let done = sectors
             .enumerate()
             .map(|(number, (sector, marks))| read_sector(sector, key, self.seq, number, marks));
-        let all: Vec<Option<u64>> = done.collect();
-        self.done = all.iter().copied().reduce(|a, b| a.filter(|_| a == b)).flatten().unwrap_or(0);
+        let all: Vec<Option<(u64, ChangeTimes)>> = done.collect();
+        let same = all.iter().copied().reduce(|a, b| a.filter(|_| a == b)).flatten();
+        (self.done, self.changed) = same.unwrap_or((0, ChangeTimes::UNKNOWN));
     }
 
     /// Returns the number of bytes of the trailer of a record of `copies` copies: whole blocks.
@@ -154,7 +173,10 @@ impl Trailer {
             bytes.extend_from_slice(TRAILER_MAGIC);
             bytes.extend_from_slice(&self.seq.to_le_bytes());
             bytes.extend_from_slice(&self.done.to_le_bytes());
-            bytes.resize(at + TRAILER_HEAD, 0);
+            for (seconds, nanoseconds) in [self.changed.mailboxes, self.changed.queue] {
+                bytes.extend_from_slice(&seconds.to_le_bytes());
+                bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+            }
             bytes.extend_from_slice(marks);
             bytes.resize(at + SECTOR as usize - 4, 0);
             let crc = sector_crc(bytes.get(at..).unwrap_or_default(), key, number);
@@ -164,9 +186,15 @@ impl Trailer {
     }
 }
 
-/// Reads the marks in one sector of the trailer of record `seq`. Returns its mark `done`, or None
-/// if the sector was not written whole.
-fn read_sector(sector: &[u8], key: u64, seq: u64, number: usize, marks: &mut [u8]) -> Option<u64> {
+/// Reads the marks in one sector of the trailer of record `seq`. Returns its mark `done` and the
+/// times that belong to it, or None if the sector was not written whole.
+fn read_sector(
+    sector: &[u8],
+    key: u64,
+    seq: u64,
+    number: usize,
+    marks: &mut [u8],
+) -> Option<(u64, ChangeTimes)> {
     let (body, crc) = sector.split_last_chunk::<4>()?;
     let mut fields = FieldReader(body);
     let is_ours = fields.take(8)? == TRAILER_MAGIC && fields.u64()? == seq;
@@ -174,7 +202,8 @@ fn read_sector(sector: &[u8], key: u64, seq: u64, number: usize, marks: &mut [u8
         return None;
     }
     marks.copy_from_slice(body.get(TRAILER_HEAD..)?.get(..marks.len())?);
-    fields.u64()
+    let done = fields.u64()?;
+    Some((done, ChangeTimes { mailboxes: fields.change_time()?, queue: fields.change_time()? }))
 }
 
 fn sector_crc(body: &[u8], key: u64, number: usize) -> u32 {
@@ -394,6 +423,14 @@ impl<'a> FieldReader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    fn i64(&mut self) -> Option<i64> {
+        Some(i64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn change_time(&mut self) -> Option<ChangeTime> {
+        Some((self.i64()?, self.i64()?))
+    }
+
     fn field(&mut self) -> Option<&'a [u8]> {
         let n = self.u32()? as usize;
         self.take(n)
@@ -480,6 +517,7 @@ mod tests {
         marked.iter().for_each(|n| trailer.resolve(*n));
         marked.iter().for_each(|n| trailer.abort(*n + 1));
         trailer.done = 99;
+        trailer.changed = ChangeTimes { mailboxes: (-1, 5), queue: (7, 999_999_999) };
         let whole = trailer.to_bytes(key);
         assert_eq!(whole.len(), 4 * SECTOR as usize);
         let octets = |sectors| Trailer::octets(sectors * SECTOR_COPIES);
@@ -491,6 +529,7 @@ mod tests {
         };
         let all = read(&whole);
         assert_eq!((all.done, &all.marks), (99, &trailer.marks));
+        assert_eq!(all.changed, trailer.changed);
         for torn in 0..4 {
             // Zeros, another record's sector, a bit, and the sector of another place.
             for way in 0..4 {
@@ -510,6 +549,7 @@ mod tests {
                 }
                 let found = read(&bytes);
                 assert_eq!(found.done, 0, "sector {torn}, way {way}");
+                assert_eq!(found.changed, ChangeTimes::UNKNOWN);
                 for n in 0..copies {
                     let (there, is_marked) = (n / SECTOR_COPIES != torn, n % 7 == 0);
                     assert_eq!(found.has(n, RESOLVED), there && is_marked, "copy {n}");
