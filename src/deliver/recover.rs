@@ -24,7 +24,8 @@
 //! A large message is redone from its file (`contents.rs`), in pieces. Without the file, or if its
 //! content is not as it was recorded, the copy is left as it is, and the log says so.
 //!
-//! Bytes are compared one by one (`copies.rs`), so it does not matter where a disk has torn a write.
+//! Bytes are compared one by one (`copies.rs`), so it does not matter where a disk has torn a
+//! write.
 //!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail

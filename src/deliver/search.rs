@@ -23,8 +23,8 @@ pub struct SoughtMessage<'a> {
 }
 
 /// Returns the ids of the messages that are in the file: a From_ line, the id after it, and after
-/// that the whole body. All messages of `sought` have different ids. Calls `progress` with the number of bytes that are
-/// searched so far.
+/// that the whole body. All messages of `sought` have different ids. Calls `progress` with the
+/// number of bytes that are searched so far.
 ///
 /// Reads the file once, and again what may be the body of one of the messages.
 pub fn find_messages<'a>(

@@ -163,7 +163,7 @@ impl LoopDisk {
     }
 
     /// Fills the file system, and removes every other file.
-    fn fragment(&self) {
+    fn fragment(&mut self) {
         let directory = self.root().join("filler");
         fs::create_dir(&directory).unwrap();
         let mut random = Random(1);
@@ -178,5 +178,7 @@ impl LoopDisk {
         for n in (0..=count).step_by(2) {
             fs::remove_file(path(n)).unwrap();
         }
+        // Blocks are not free before the file system has recorded that.
+        self.shell.must(&format!("sync --file-system '{}'", self.directory.as_str()));
     }
 }
