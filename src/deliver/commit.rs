@@ -405,8 +405,8 @@ impl Committer {
                 return Err(DeliveryError::over_quota(text).on(self.store.path_of(&file)));
             }
             new_ends.push((file.clone(), end));
-            let (to, file_id) = (to.clone(), h.stat.id());
-            copies.push(Placement { to, file, file_id, offset, missing_newlines });
+            let (to, inode) = (to.clone(), h.stat.ino);
+            copies.push(Placement { to, file, inode, offset, missing_newlines });
         }
         // Only now, because a message that fails takes no room in any of its mailboxes.
         ends.extend(new_ends.into_iter().map(|(file, end)| (file, (end, 0))));

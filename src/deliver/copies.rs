@@ -176,7 +176,7 @@ pub fn find_copy(
     copy: &Placement,
     message: &Message,
 ) -> io::Result<FoundCopy> {
-    if locked.stat.id() != copy.file_id || locked.len <= copy.offset {
+    if locked.stat.ino != copy.inode || locked.len <= copy.offset {
         return Ok(FoundCopy::None);
     }
     let (mut at, mut whole) = (copy.offset, true);

@@ -102,7 +102,7 @@ fn is_changed_later<From>(locked: &LockedMailbox, records: &[(From, &Journal, &R
     let is_later = |record: &Record, copy: &Placement| match record.done {
         true => locked.stat.changed > record.changed.mailboxes,
         // It may have changed the file, and the time is not known.
-        false => copy.file_id != locked.stat.id(),
+        false => copy.inode != locked.stat.ino,
     };
     let mut records = records.iter().map(|(_, _, record)| record);
     matches!(locked.name, DestinationFile::Mailbox(_))
@@ -125,7 +125,7 @@ struct JournalHistory<'a> {
 /// Range of a file that the copies of a record were written to.
 #[derive(Clone, Copy)]
 struct WrittenRange {
-    file_id: (u64, u64),
+    inode: u64,
     from: u64,
     to: u64,
     /// True if the copies are there, perhaps with zeros in them.
@@ -153,9 +153,9 @@ impl WrittenRange {
                 };
                 let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
                 let state = find_copy(locked, copy, &message)?;
-                let (file_id, from) = (copy.file_id, copy.offset);
+                let (inode, from) = (copy.inode, copy.offset);
                 let range = range.get_or_insert(WrittenRange {
-                    file_id,
+                    inode,
                     from,
                     to: from,
                     is_whole: true,
@@ -172,7 +172,7 @@ impl WrittenRange {
 
     /// True if `older` was not there any more when this range was written.
     fn replaces(&self, older: &WrittenRange) -> bool {
-        self.file_id != older.file_id || self.from < older.to
+        self.inode != older.inode || self.from < older.to
     }
 }
 

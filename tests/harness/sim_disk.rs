@@ -23,7 +23,8 @@
 //!   its journal does not later report success.
 //!
 //! A process has a limit of descriptors ([`SimDisk::limit_descriptors`]), of which an open file has
-//! one. Files get their times from a clock that can step ([`SimMachine::step_clock`]).
+//! one. Files get their times from a clock that can step ([`SimMachine::step_clock`]). After a loss
+//! the file systems are other devices with the same inodes, as when a disk gets another name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, IoSlice};
@@ -133,6 +134,8 @@ pub struct SimFile {
 #[derive(Clone, Debug, Default)]
 struct State {
     boot: u64,
+    /// Number of times that the disk was mounted. Each time it is another device.
+    mounts: u64,
     /// True if the machine has no boot id to show, as without /proc.
     hides_boot_id: bool,
     next: u64,
@@ -311,6 +314,7 @@ impl SimMachine {
     /// kept. No process may have files in them open.
     pub fn lose_file_system(&self, directories: &[&str], seed: u64) {
         let mut state = self.state();
+        state.mounts += 1;
         for directory in directories {
             state.lose_directory(Path::new(directory), seed);
         }
@@ -491,7 +495,7 @@ impl State {
         let mode = Keep::new(&mut random);
         self.processes.values_mut().for_each(|p| p.dead = true);
         self.locks.clear();
-        self.boot += 1;
+        (self.boot, self.mounts) = (self.boot + 1, self.mounts + 1);
         let changes = std::mem::take(&mut self.name_changes);
         let mut names = self.synced_names.clone();
         for (path, ino) in mode.choose(changes, &mut random) {
@@ -623,7 +627,7 @@ impl State {
     fn stat(&self, ino: u64) -> Stat {
         let inode = &self.inodes[&ino];
         Stat {
-            dev: 1,
+            dev: self.mounts,
             ino,
             kind: FileKind::Regular,
             links: self.names.values().filter(|i| **i == ino).count() as u64,
@@ -744,7 +748,7 @@ impl Disk for SimDisk {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
                 let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
                 return Ok(Stat {
-                    dev: 1,
+                    dev: state.mounts,
                     ino: 1 + n as u64,
                     kind,
                     links: 1,

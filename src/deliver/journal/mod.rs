@@ -24,7 +24,7 @@
 //!  40   4  number of messages
 //!  44   4  CRC-32 of the key, the 44 bytes before, the table and the contents
 //!  48      the table: for each message its id, head and length, for a large one the number and
-//!          the CRC-32 of its file, and for each of its copies the destination, device, inode,
+//!          the CRC-32 of its file, and for each of its copies the destination, inode,
 //!          offset and missing newlines
 //!          the contents, one after the other, without large ones
 //!          zeros to the end of the block

@@ -17,8 +17,9 @@ pub struct Placement {
     pub to: Destination,
     /// File of the destination.
     pub file: DestinationFile,
-    /// Device and inode of the file.
-    pub file_id: (u64, u64),
+    /// Inode of the file. The device is not recorded, because a disk may be another device when it
+    /// is mounted again.
+    pub inode: u64,
     /// Offset of the copy in bytes: the length of the file before it.
     pub offset: u64,
     /// Number of LFs, 0 to 2, that the copy begins with because the message before lacks them.
@@ -289,7 +290,7 @@ fn put_placement(out: &mut Vec<u8>, copy: &Placement) {
             put_field(out, envelope.as_bytes());
         }
     }
-    for n in [copy.file_id.0, copy.file_id.1, copy.offset] {
+    for n in [copy.inode, copy.offset] {
         out.extend_from_slice(&n.to_le_bytes());
     }
     out.push(copy.missing_newlines as u8);
@@ -462,9 +463,9 @@ impl<'a> FieldReader<'a> {
 
     fn placement(&mut self) -> Option<Placement> {
         let to = self.destination()?;
-        let file_id = (self.u64()?, self.u64()?);
-        let (offset, missing_newlines) = (self.u64()?, usize::from(self.u8()?));
-        Some(Placement { file: to.file(), to, file_id, offset, missing_newlines })
+        let (inode, offset) = (self.u64()?, self.u64()?);
+        let missing_newlines = usize::from(self.u8()?);
+        Some(Placement { file: to.file(), to, inode, offset, missing_newlines })
     }
 
     fn destination(&mut self) -> Option<Destination> {
