@@ -14,6 +14,7 @@
 //! | `computed.rs` | options with a default that depends on the host or on other options |
 //! | `relay.rs` | options for mail to other hosts, and the configuration of the queue |
 //! | `confinement.rs` | the files and ports that this configuration needs |
+//! | `doubtful_settings.rs` | settings that are accepted, but hardly intended |
 //! | `host_info.rs` | the names and files of the host that defaults depend on |
 //! | `startup_message.rs` | the lines on standard output when the server starts |
 //! | `error.rs` | the error of all of these |
@@ -24,6 +25,7 @@
 mod command;
 mod computed;
 mod confinement;
+mod doubtful_settings;
 mod error;
 mod host_info;
 mod lookup;
@@ -137,6 +139,14 @@ pub struct Config {
     pub tls: Option<TlsOptions>,
     /// Relaying to other hosts; None if mail for them is rejected.
     pub relay: Option<RelayOptions>,
+    /// True if mail of clients on this host is queued if it cannot be delivered now.
+    pub hold: bool,
+    /// The age of mail in the queue at which the sender gets a delay notice.
+    pub warn_after: Duration,
+    /// The age at which mail in the queue is returned (RFC 5321 4.5.4.1).
+    pub give_up_after: Duration,
+    /// True if programs of this host may leave mail in the spool while the server does not run.
+    pub hand_over: bool,
     /// True if `~/.forward` is followed.
     pub forward_files: bool,
     /// The account to switch to; None to stay.
@@ -213,6 +223,10 @@ impl Config {
             forward_replies: values.single("forward-replies", parse::audience)?,
             terminals: values.single("terminals", parse::audience)?,
             relay: relay::relay(&mut values)?,
+            hold: values.single("hold", parse::hold)?,
+            warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
+            give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
+            hand_over: values.single("hand-over", parse::on_off)?,
             forward_files: values.single("forward-files", parse::on_off)?,
             log: computed::log_target(&mut values)?,
             metrics_file: computed::metrics_file(&mut values)?,
@@ -284,7 +298,8 @@ impl Config {
     }
 
     /// Returns the configuration of each session. `keys` were loaded from the files of
-    /// [`tls`](Config::tls), and `queue` was started for [`relay`](Config::relay).
+    /// [`tls`](Config::tls), and `queue` was started for
+    /// [`queue_config`](Config::queue_config).
     pub fn session_config(
         &self,
         keys: Option<Arc<ServerCertificate>>,
@@ -308,7 +323,10 @@ impl Config {
             session_timeout: self.session_timeout,
             outcome_timeout: self.lock_timeout + WRITE_TIMEOUT,
             tls: keys.map(|certificate| session::TlsPolicy { certificate, required }),
-            relay: queue.map(|queue| session::RelayPolicy { networks: from, queue }),
+            hold: queue.clone().filter(|_| self.hold),
+            relay: queue
+                .filter(|_| self.relay.is_some())
+                .map(|queue| session::RelayPolicy { networks: from, queue }),
         }
     }
 
@@ -324,6 +342,7 @@ impl Config {
             threads: self.threads,
             per_client: self.per_client,
             grace: SHUTDOWN_GRACE,
+            hand_over: self.hand_over.then(|| self.spool.clone()),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! The options for mail to other hosts, and the configuration of the queue.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -21,10 +20,6 @@ pub struct RelayOptions {
     pub login: Option<PathBuf>,
     /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
-    /// The age at which the sender gets a delay notice.
-    pub warn_after: Duration,
-    /// The age at which a message is returned (RFC 5321 4.5.4.1).
-    pub give_up_after: Duration,
 }
 
 /// The TLS that a smarthost must offer.
@@ -45,21 +40,35 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
         security: values.single("smarthost-tls", security)?,
         login: values.optional("smarthost-login", parse::path)?,
         from: values.list_or("relay-from", "this host alone", network)?,
-        warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
-        give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
     Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
 }
 
 impl Config {
-    /// Returns the configuration of the queue, or None without a smarthost. Reads passwords, and
+    /// Returns the configuration of the queue, or None without a smarthost and with `--hold off`.
+    /// Reads passwords, and
     /// the certificates that this system trusts.
     ///
     /// # Errors
     /// A file is wrong or cannot be read.
     pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
-        let Some(relay) = &self.relay else { return Ok(None) };
+        if self.relay.is_none() && !self.hold {
+            return Ok(None);
+        }
+        let smarthosts = self.relay.as_ref().map(|relay| self.smarthosts(relay)).transpose()?;
+        Ok(Some(queue::QueueConfig {
+            spool: self.spool.clone(),
+            hostname: self.hostname.clone(),
+            smarthosts: smarthosts.unwrap_or_default(),
+            warn_after: self.warn_after,
+            give_up_after: self.give_up_after,
+            timeout: self.lock_timeout + super::WRITE_TIMEOUT,
+        }))
+    }
+
+    /// Returns the smarthosts with the configuration of connections to them.
+    fn smarthosts(&self, relay: &RelayOptions) -> Result<Vec<Smarthost>, ConfigError> {
         let tls = client_tls(relay.security).map_err(ConfigError::Config)?;
         let mut smarthosts = Vec::new();
         for target in &relay.smarthosts {
@@ -81,14 +90,7 @@ impl Config {
                 },
             });
         }
-        Ok(Some(queue::QueueConfig {
-            spool: self.spool.clone(),
-            hostname: self.hostname.clone(),
-            smarthosts,
-            warn_after: relay.warn_after,
-            give_up_after: relay.give_up_after,
-            timeout: self.lock_timeout + super::WRITE_TIMEOUT,
-        }))
+        Ok(smarthosts)
     }
 }
 

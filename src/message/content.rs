@@ -22,7 +22,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -102,6 +102,25 @@ impl Content {
     /// Returns all bytes from `offset` on, in pieces of [`PIECE`] bytes.
     pub fn pieces(&self, offset: u64) -> impl Iterator<Item = io::Result<Cow<'_, [u8]>>> {
         (offset..self.size()).step_by(PIECE).map(|at| self.read(at, PIECE))
+    }
+
+    /// Reads content that is already in its final form. A large one is copied to a file in
+    /// `directory`.
+    ///
+    /// # Errors
+    /// `input` cannot be read, or the file cannot be written.
+    pub fn read_from(
+        mut input: impl Read,
+        directory: Arc<dyn ContentDirectory>,
+    ) -> io::Result<Content> {
+        let mut out = ContentWriter::new(directory);
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match input.read(&mut buffer)? {
+                0 => return out.finish(),
+                n => out.write(buffer.get(..n).unwrap_or_default())?,
+            }
+        }
     }
 }
 

@@ -217,8 +217,10 @@ events! {
     Info delivered(
         message: Message, to, orig_to: Option, mailbox: Option, command: Option, size, ms
     );
-    /// The message is in the queue for this recipient on another host, and safe on disk.
-    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms);
+    /// The message is in the queue for this recipient, and safe on disk.
+    /// With an error the recipient is on this host, and the message waits, because it cannot be
+    /// delivered now.
+    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms, error: Option);
     /// The message was accepted for this recipient and thrown away, because the aliases lead it to
     /// /dev/null alone.
     Info discarded(message: Message, to, size, ms);
@@ -254,7 +256,7 @@ events! {
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
     /// An address could not be resolved, or the aliases for it are wrong, and the client got a 451
-    /// reply; or they lead to a program or a file, and it got a 550.
+    /// reply, or mail for it is queued; or they lead to a program or a file, and it got a 550.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);
@@ -305,12 +307,16 @@ events! {
     Info running_as(start, uid, gid, impersonates);
     /// The server stays root, which is not needed.
     Warn running_as_root(fix);
-    /// A setting does not suffice for RFC 5321, or for mail readers.
+    /// A setting does not suffice for RFC 5321 or for mail readers, or is dangerous.
     Warn setting_doubtful(error, fix);
     /// The kernel supports only a part of the confinement.
     Info confinement_partial(kernel, error);
     /// The kernel supports no confinement.
     Warn confinement_absent(kernel, error);
+    /// A file or directory that the server needs was replaced or created after the start, and the
+    /// server cannot use it.
+    /// The server stops with status 75, so that its supervisor starts it again.
+    Error restart_needed(file, error);
     /// The server does not listen on one of its addresses, but on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
@@ -408,6 +414,12 @@ events! {
     Info relay_deferred(queue_id, from, to, relay, error);
     /// The smarthost rejected this recipient; the sender gets a report.
     Info relay_bounced(queue_id, from, to, relay, error);
+    /// The queue delivered held mail to this recipient of this host.
+    Info held_delivered(queue_id, from, to);
+    /// Held mail cannot be delivered to this recipient now; it is tried again.
+    Info held_deferred(queue_id, from, to, error);
+    /// Held mail is refused for this recipient now; the sender gets a report.
+    Info held_bounced(queue_id, from, to, error);
     /// A smarthost cannot be used.
     Warn smarthost_unreachable(relay, error);
     /// A smarthost can be used again.
@@ -420,6 +432,26 @@ events! {
     Warn dsn_deferred(queue_id, to, error);
     /// A report goes to postmaster, because the sender of the message cannot get it.
     Warn dsn_to_postmaster(from, error);
+    /// A message that the user uid had left in the hand-over directory was taken.
+    /// The field seconds is the time that it waited there.
+    Info hand_over_taken(file, uid, from, seconds);
+    /// A message in the hand-over directory cannot be taken now; it is tried again.
+    Warn hand_over_deferred(file, uid, error);
+    /// A recipient of a message in the hand-over directory was rejected; its sender gets a report.
+    Info hand_over_rejected(file, uid, from, to, error);
+    /// A report about a message in the hand-over directory could not be delivered.
+    Warn hand_over_failed(file, uid, error);
+    /// A file in the hand-over directory is not a message of its owner; it is left alone.
+    Warn hand_over_ignored(file, uid, error);
+    /// A message in the hand-over directory is damaged.
+    /// The field kept is its new name.
+    Error hand_over_damaged(file, uid, kept, error);
+    /// A message in the hand-over directory was not complete after a day, and was removed.
+    /// The program that wrote it was killed, and did not return 0.
+    Warn hand_over_incomplete(file, uid, size);
+    /// The hand-over directory cannot be used.
+    /// Until it can, mailslot-sendmail fails while the server does not run.
+    Warn hand_over_unavailable(error);
     /// ETRN had entries of the queue tried at once.
     /// The field entries is their number.
     Info queue_flushed(node, entries);

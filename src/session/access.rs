@@ -6,6 +6,7 @@
 //! | `vrfy`, `expn`, `forward_replies` | those of the option of that name |
 //! | `terminals` | those of `--terminals`; not over LMTP |
 //! | `dsn` | clients on this host, and clients that may relay; not over LMTP |
+//! | `hold` | clients on this host, with `--hold local`; not over LMTP |
 //! | `etrn` | clients on this host; not over LMTP |
 //! | `suggest_smarthost`, `counters`, `is_trusted` | clients on this host |
 //! | `unlimited_recipients` | clients on this host, and LMTP |
@@ -39,6 +40,9 @@ pub(super) struct Access {
     pub terminals: bool,
     /// Whether it may ask for delivery status notifications (RFC 3461).
     pub dsn: bool,
+    /// Whether its mail is queued if it cannot be delivered now, because programs of this host do
+    /// not retry.
+    pub hold: bool,
     /// Whether it may start a queue run with ETRN (RFC 1985).
     pub etrn: bool,
     /// Whether a reply that refuses to relay names the option `--smarthost`, because the
@@ -71,6 +75,8 @@ impl Access {
             // clients goes. Any other client sees that DSN is not offered, and reports to its
             // sender itself (RFC 3461 5.2.2).
             dsn: (is_local || relay) && !service.lmtp,
+            // A mail server in front of LMTP has a queue.
+            hold: config.hold.is_some() && is_local && !service.lmtp,
             etrn: relay_policy.is_some() && is_local,
             suggest_smarthost: config.relay.is_none() && is_local,
             counters: is_local,
@@ -82,10 +88,13 @@ impl Access {
 
     /// Returns the configuration of the receiver for this client.
     pub fn receiver_config(&self, config: &SessionConfig) -> ReceiverConfig {
+        // Its recipients were accepted as a whole, and the connection is within the process.
+        let is_handed_over = matches!(self.peer, Peer::HandOver(_));
+        let unlimited = |max| if is_handed_over { usize::MAX } else { max };
         ReceiverConfig {
             size_max: config.size_max,
-            recipients_max: config.recipients_max,
-            errors_max: config.errors_max,
+            recipients_max: unlimited(config.recipients_max),
+            errors_max: if is_handed_over { u32::MAX } else { config.errors_max },
             vrfy: self.vrfy,
             expn: self.expn,
             terminals: self.terminals,
@@ -95,6 +104,7 @@ impl Access {
             lmtp: self.lmtp,
             submitter: self.peer.uid(),
             tls: match &config.tls {
+                _ if is_handed_over => StartTlsMode::Off,
                 None => StartTlsMode::Off,
                 Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
                 Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
@@ -110,7 +120,7 @@ fn may_relay(peer: Peer, networks: &[IpNet]) -> bool {
         Peer::Ip(client) => {
             peer.is_local() || networks.iter().any(|network| network.contains(&client.ip()))
         }
-        Peer::Unix | Peer::LocalUser(_) => true,
+        Peer::Unix | Peer::LocalUser(_) | Peer::HandOver(_) => true,
         Peer::Pipe => false,
     }
 }
@@ -118,6 +128,7 @@ fn may_relay(peer: Peer, networks: &[IpNet]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::queue::QueueHandle;
 
     fn access(peer: &str, lmtp: bool) -> Access {
         let peer = match peer {
@@ -154,6 +165,7 @@ mod tests {
             assert!(access.vrfy && access.expn && access.forward_replies, "{peer}");
             assert!(access.dsn && access.counters && access.is_trusted, "{peer}");
             assert!(access.unlimited_recipients && access.suggest_smarthost, "{peer}");
+            assert!(!access.hold, "there is no queue");
             // Without a relay configuration no client has these, wherever it is.
             assert!(!access.relay && !access.etrn && !access.terminals, "{peer}");
         }
@@ -162,6 +174,23 @@ mod tests {
         assert!(!remote.dsn && !remote.counters && !remote.is_trusted);
         assert!(!remote.unlimited_recipients && !remote.suggest_smarthost);
         assert!(!remote.relay && !remote.etrn && !remote.terminals);
+    }
+
+    #[test]
+    fn mail_is_held_for_local_clients_alone() {
+        let config =
+            SessionConfig { hold: Some(QueueHandle::detached()), ..SessionConfig::default() };
+        for (peer, lmtp, expected) in [
+            (Peer::ip("127.0.0.1:4711".parse().unwrap()), false, true),
+            (Peer::ip("[::1]:4711".parse().unwrap()), false, true),
+            (Peer::Unix, false, true),
+            (Peer::Pipe, false, true),
+            (Peer::ip("192.0.2.7:4711".parse().unwrap()), false, false),
+            (Peer::Unix, true, false),
+        ] {
+            let access = Access::new(peer, Service { lmtp, tls: false }, &config);
+            assert_eq!(access.hold, expected, "{peer}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::access::Access;
+use super::hand_over::HandOverTransaction;
 use super::recipient_limiter::RecipientLimiter;
 use super::replies::{self, RefusedCommand};
 use super::{SessionConfig, SessionContext};
@@ -19,6 +20,8 @@ pub(super) struct SessionHost<'a> {
     pub session: &'a str,
     pub access: Access,
     pub recipient_limiter: RecipientLimiter,
+    /// The hand-over that the session is for, if it is.
+    pub hand_over: Option<&'a HandOverTransaction>,
 }
 
 impl SessionHost<'_> {
@@ -67,7 +70,8 @@ impl Host for SessionHost<'_> {
     fn check_mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
-        if has_room(spool, needed) && has_room(mail_dir, needed) {
+        // A message for a full disk of mailboxes can wait in the spool.
+        if has_room(spool, needed) && (self.access.hold || has_room(mail_dir, needed)) {
             Ok(())
         } else {
             events::no_room(self.session, self.access.peer, from, size.unwrap_or(0));
@@ -88,10 +92,20 @@ impl Host for SessionHost<'_> {
             }
             Ok(resolution)
         });
+        let accepted = accepted.or_else(|reply| {
+            if self.access.hold && delivery == Delivery::Mail && can_wait(&reply) {
+                let held = Some(replies::first_line(&reply));
+                return Ok(Resolution { held, ..Resolution::default() });
+            }
+            Err(reply)
+        });
         match &accepted {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
                 counters.recipients_rejected.one();
+                if let Some(hand_over) = self.hand_over {
+                    hand_over.note_refusal(reply);
+                }
                 let text = replies::first_line(reply);
                 events::recipient_rejected(self.session, self.access.peer, to, text);
             }
@@ -139,6 +153,12 @@ impl Host for SessionHost<'_> {
     fn help(&self) -> Option<Reply> {
         self.access.counters.then(|| replies::for_counters(&self.context.counters))
     }
+}
+
+/// Returns true if mail for a recipient that is refused with `reply` can wait in the queue: for the
+/// lookup, for the mailbox, or for room in it.
+fn can_wait(reply: &Reply) -> bool {
+    matches!(reply.code, 450 | 451) || reply.enhanced == Some((5, 2, 2))
 }
 
 /// Returns true if the disk of `directory` has `bytes` free. A disk that gives no answer, or that

@@ -22,7 +22,7 @@ use crate::route::Resolution;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::receiver::Step;
-use crate::smtp::{Envelope, Reply};
+use crate::smtp::{Delivery, Envelope, Reply};
 
 /// A message with mail data that is being read.
 pub(super) struct Incoming {
@@ -179,7 +179,15 @@ impl Session<'_> {
         };
 
         let head = mbox::head(&envelope.from, time.timestamp().as_second());
-        let message = Message { id: id.clone(), head, content, to };
+        let mut message = Message { id: id.clone(), head, content, to };
+        if let Some(hand_over) = self.receiver.host().hand_over {
+            // In all of its destinations or in none, and the receipt is one of them.
+            let receipt = hand_over.receipt(envelope, message.content.size());
+            let Some(receipt) = receipt.filter(|_| !hand_over.has_refusal()) else {
+                return Ok(replies::processing_error());
+            };
+            message.to.push(receipt);
+        }
         let delivery = MessageDelivery {
             context: self.context,
             session: self.id,
@@ -187,6 +195,7 @@ impl Session<'_> {
             time: &time,
             octets,
             received_at,
+            hold: self.access().hold && envelope.delivery == Delivery::Mail,
         };
         let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         // A client that has mail accepted is not harvesting addresses.

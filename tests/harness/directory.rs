@@ -111,7 +111,8 @@ impl TestDirectory {
         Server::start_by(starter, self, options)
     }
 
-    /// Asserts, with no server running, that only these mailboxes and journals are there.
+    /// Asserts, with no server running, that only these mailboxes, journals and an empty queue are
+    /// there.
     pub fn assert_clean(&self, mailboxes: &BTreeSet<String>) {
         let mut mail = self.names("mail");
         mail.retain(|name| !mailboxes.contains(name));
@@ -121,7 +122,11 @@ impl TestDirectory {
         let expected =
             |name: &str| name.starts_with("journal-") || ["control", "smtp"].contains(&name);
         spool.retain(|name| !expected(name));
+        // These are created at the start, and stay.
+        let is_empty = |name: &String| self.names(&format!("spool/{name}")).is_empty();
+        spool.retain(|name| !["hand-over", "queue"].contains(&name.as_str()) || !is_empty(name));
         assert!(spool.is_empty(), "left in the spool: {spool:?}");
+        assert!(self.queue().is_empty(), "left in the queue: {:?}", self.queue());
     }
 
     /// Removes all mailboxes.

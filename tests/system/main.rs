@@ -14,6 +14,11 @@ mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
 #[cfg(target_os = "linux")]
+mod hand_over;
+mod held_callers;
+#[cfg(target_os = "linux")]
+mod held_kill;
+#[cfg(target_os = "linux")]
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
