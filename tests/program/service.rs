@@ -133,10 +133,11 @@ fn recovery_asks_for_more_time() {
         let directory = TestDirectory::from(&*service.server);
         service.server.kill();
         service = Service::start_in(directory);
-        let notification = service.notification();
-        if notification != "READY=1" {
-            assert_eq!(notification, "EXTEND_TIMEOUT_USEC=120000000");
-            assert_eq!(service.notification(), "READY=1");
+        let mut notifications = Vec::new();
+        while notifications.last().is_none_or(|last| last != "READY=1") {
+            notifications.push(service.notification());
+        }
+        if notifications.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=120000000") {
             return;
         }
     }
