@@ -21,8 +21,8 @@ use mailslot::config::{Config, HostInfo, ProgramCommand, QueueCommand};
 use mailslot::control::server::{ControlContext, ControlThread};
 use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
-use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
+use mailslot::deliver::{self, DeliveryConfig, WriterHandle, forward};
+use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
@@ -183,8 +183,10 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         startup::prepare(config, StartPurpose::Serve, log)?;
 
     let counters = Arc::new(Counters::default());
-    let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
-        .map_err(|e| startup::writer_error(&e))?;
+    let delivery =
+        DeliveryConfig { on_recovery_progress: extend_start_timeout, ..config.delivery_config() };
+    let (writer, writer_thread) =
+        deliver::start(delivery, counters.clone()).map_err(|e| startup::writer_error(&e))?;
     // The writer keeps its capabilities. This thread, and those it starts from now on, need none.
     let metrics = privilege::drop_capabilities().and_then(|()| {
         let file = config.metrics_file.clone();
@@ -210,6 +212,11 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         metrics.stop();
     }
     status
+}
+
+/// Asks the service manager for more time to start, because recovery works.
+fn extend_start_timeout() {
+    listen::notify("EXTEND_TIMEOUT_USEC=120000000");
 }
 
 /// The parts of a running server.

@@ -24,6 +24,8 @@ mod held_kill;
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
+#[cfg(target_os = "linux")]
+mod power_loss;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;
