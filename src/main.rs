@@ -1,5 +1,8 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
+//! Called as sendmail, mailq or newaliases it runs [`mailslot::sendmail`], and nothing below. The
+//! rest is about `mailslot` itself.
+//!
 //! ```text
 //! config -> certificate, sockets -> drop privileges -> route -> confine -> log
 //!                                                      -> deliver (recovers) -> server
@@ -41,6 +44,7 @@ use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
+use mailslot::sendmail;
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::session::Audience;
 use mailslot::sysexits::{
@@ -50,8 +54,12 @@ use mailslot::sysexits::{
 use nix::unistd::{Group, getegid, geteuid};
 
 fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let status = run(&args).unwrap_or_else(|e| {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if sendmail::is_called_by(&args) {
+        return ExitCode::from(sendmail::run(&args));
+    }
+    let args = args.get(1..).unwrap_or_default();
+    let status = run(args).unwrap_or_else(|e| {
         // At a terminal there is no client, so the error goes to standard error.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
         e.report(inetd);

@@ -1,4 +1,4 @@
-//! Programs that call sendmail(1), with `mailslot-sendmail` in its place.
+//! Programs that call sendmail(1), with mailslot in its place.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use crate::harness::external::{external, open, run, run_for_text};
 use crate::harness::is_true_within;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
-use crate::harness::server::{SENDMAIL, Server};
+use crate::harness::server::{Server, sendmail_path};
 
 /// A server, and a script named sendmail that leads to it.
 struct SendmailHost {
@@ -30,7 +30,8 @@ impl SendmailHost {
         let settings = "hostname mx.here.example\ndomain here.example";
         fs::write(&config, format!("listen {}\n{settings}\n", server.address)).unwrap();
         let sendmail = directory.join("sendmail");
-        let script = format!("#!/bin/sh\nexec {SENDMAIL} -C {} \"$@\"\n", config.display());
+        let script =
+            format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), config.display());
         fs::write(&sendmail, script).unwrap();
         fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
         fs::write(directory.join("body"), BODY).unwrap();
