@@ -38,12 +38,13 @@
 //! | [`control`] | the control socket: requests of local users to the running server |
 //! | [`config`] | the table of options, the configuration file, the values of both |
 //! | [`sysexits`] | the exit statuses of all commands |
+//! | [`startup`] | the start as a sequence of steps, and its rehearsal |
 //! | [`check`], [`sendmail`] | the commands `mailslot check` and sendmail(1) |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
 //! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
-//! program `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`) are public for it,
-//! and are no interface for others.
+//! program `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are
+//! public for it, and are no interface for others.
 //!
 //! # How a message travels
 //!
@@ -132,5 +133,7 @@ pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;
+#[doc(hidden)]
+pub mod startup;
 pub mod sysexits;
 pub mod terminal;

@@ -15,6 +15,7 @@
 //! - A target is a name, `user@host`, `Full Name <user@host>`, `\user` (the user, not an alias), or
 //!   `:include:/file`, a file that holds targets in the same form without `name:`. `(Comments)`
 //!   are allowed between them.
+//! - There is no catch-all: `*` and `default` are names like others.
 //! - `/dev/null` throws mail away. `|program`, other files and `:fail:` are not supported, because
 //!   mail is delivered to mailboxes only. Mail for such an alias is rejected for good.
 //!
@@ -201,11 +202,16 @@ impl Aliases {
         parse_name(&text).map(|(name, ..)| name).unwrap_or_default()
     }
 
-    /// Returns all aliases in the order of the file.
-    pub fn entries(&self) -> impl Iterator<Item = (AliasPlace, AliasEntry)> {
+    /// Returns the places of all aliases in the order of the file.
+    pub fn places(&self) -> impl Iterator<Item = AliasPlace> {
         let mut places = self.places.clone();
         places.sort_unstable();
-        places.into_iter().filter_map(|place| Some((place, self.entry(place)?)))
+        places.into_iter()
+    }
+
+    /// Returns all aliases in the order of the file.
+    pub fn entries(&self) -> impl Iterator<Item = (AliasPlace, AliasEntry)> {
+        self.places().filter_map(|place| Some((place, self.entry(place)?)))
     }
 
     /// Finds the first alias with this key. Aliases for `user@host` are separate from the names, so
