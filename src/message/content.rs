@@ -141,6 +141,8 @@ impl ContentBuilder {
     /// directory `spool`.
     pub fn new(spool: &Path, received: &[u8]) -> ContentBuilder {
         let mut out = ContentWriter::new(spool);
+        // Only these, because the client may leave it at that for a while.
+        out.memory.reserve_exact(received.len());
         ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
             out,
             part: MessagePart::Top,
@@ -343,17 +345,18 @@ struct ContentWriter {
 
 impl ContentWriter {
     fn new(spool: &Path) -> ContentWriter {
-        ContentWriter {
-            spool: spool.to_owned(),
-            memory: Vec::with_capacity(MEMORY_INITIAL),
-            file: None,
-        }
+        ContentWriter { spool: spool.to_owned(), memory: Vec::new(), file: None }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let capacity = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
         if self.memory.len() + bytes.len() > capacity {
             self.spill()?;
+        }
+        if self.memory.capacity() < MEMORY_INITIAL
+            && self.memory.len() + bytes.len() > self.memory.capacity()
+        {
+            self.memory.reserve(MEMORY_INITIAL);
         }
         self.memory.extend_from_slice(bytes);
         Ok(())
@@ -387,7 +390,8 @@ impl ContentWriter {
     }
 }
 
-/// The initial capacity of the buffer, in bytes, enough for most messages.
+/// The capacity of the buffer when the client has sent the first line, in bytes, enough for most
+/// messages.
 const MEMORY_INITIAL: usize = 8 * 1024;
 
 /// The size of writes to the file, in bytes.
