@@ -162,7 +162,7 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     for problem in config.doubtful_settings() {
         events::setting_doubtful(problem.what, problem.fix);
     }
-    let PreparedStart { keys, listeners, control, queue: queue_config, route, .. } =
+    let PreparedStart { keys, listeners, control, queue: queue_config, is_confined, route, .. } =
         startup::prepare(config, StartPurpose::Serve, log)?;
 
     let counters = Arc::new(Counters::default());
@@ -179,7 +179,8 @@ fn serve(config: &Config) -> Result<u8, StartError> {
             writer.forward_file(home, owner, FORWARD_TIMEOUT)
         }));
     }
-    let services = Services { signals, listeners, control, keys, route, writer, counters };
+    let services =
+        Services { signals, listeners, control, is_confined, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
         (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
@@ -201,6 +202,8 @@ struct Services {
     listeners: Vec<Listener>,
     /// The control socket.
     control: Option<Listener>,
+    /// True if the process is confined.
+    is_confined: bool,
     keys: Option<Arc<ServerCertificate>>,
     route: Arc<LocalRoute>,
     writer: WriterHandle,
@@ -262,7 +265,7 @@ fn serve_connections(
     queue: Option<QueueHandle>,
 ) -> Result<u8, StartError> {
     let control = start_control(config, &mut services, queue.clone());
-    let Services { signals, listeners, keys, route, writer, counters, .. } = services;
+    let Services { signals, listeners, is_confined, keys, route, writer, counters, .. } = services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
     let server_config = config.server_config(keys, queue);
     let server =
@@ -282,7 +285,8 @@ fn serve_connections(
         return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
     }
     handle_signals()?;
-    let watch = ConfinementWatch::start(config, route, server.handle()).map_err(system)?;
+    let watch =
+        ConfinementWatch::start(config, route, server.handle(), is_confined).map_err(system)?;
     print_startup_message(config, &listeners);
     let served = server.run(listeners).map_err(system);
     if let Some(control) = control {

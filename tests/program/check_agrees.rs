@@ -102,10 +102,12 @@ const AS_ANY_USER: &[Fault] = &[
          echo 'a.test bob x' >$D/login; chmod 600 $D/login",
     ),
     fails(
-        "printf 'smarthost a.test\nsmarthost-tls may\n' >>$C; rm -rf $D/spool/queue; touch $D/spool/queue",
+        "printf 'smarthost a.test\nsmarthost-tls may\n' >>$C
+         rm -rf $D/spool/queue; touch $D/spool/queue",
     ),
     fails(
-        "printf 'smarthost a.test\nsmarthost-tls may\n' >>$C; rm -rf $D/spool/queue; ln -s none $D/spool/queue",
+        "printf 'smarthost a.test\nsmarthost-tls may\n' >>$C
+         rm -rf $D/spool/queue; ln -s none $D/spool/queue",
     ),
     // Aliases.
     starts("rm $D/aliases"),
