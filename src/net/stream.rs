@@ -16,8 +16,8 @@
 //!   4.5.3.2.5). So a network that fails for a while does not make one side give up long before the
 //!   other.
 //! - Memory is bounded. An overlong line is read and dropped up to its CR LF within the same
-//!   buffer. The buffer is small, because most sessions wait for a command, and grows once when mail
-//!   data fills it.
+//!   buffer. The buffer is small, because most sessions wait for a command, and grows once when
+//!   mail data fills it.
 //! - TLS begins with an empty buffer, and has the same deadlines, and one more for the handshake.
 //!   After a handshake or a write that failed, nothing more is sent.
 //!

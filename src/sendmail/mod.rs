@@ -8,9 +8,9 @@
 //! They run with the rights of their caller and need no others, because the server trusts them no
 //! more than any other client. They have no queue of their own. If the server does not run, or
 //! defers the message, sendmail leaves it in the hand-over directory (`relay/hand_over.rs`), from
-//! which the server takes it. If that fails too, or the server rejects the message, the caller keeps
-//! it: the exit status is 75 if trying again may help, or a final one, and a line on standard error
-//! has the reason. The server's queue is for mail to other hosts, and for mail that cannot be
+//! which the server takes it. If that fails too, or the server rejects the message, the caller
+//! keeps it: the exit status is 75 if trying again may help, or a final one, and a line on standard
+//! error has the reason. The server's queue is for mail to other hosts, and for mail that cannot be
 //! delivered now. `mailq` shows all users their own mail in it.
 //!
 //! | file | contains |

@@ -1,8 +1,8 @@
 //! The memory of a server that waits: after its start, with large aliases, after a recovery, and
 //! with sessions.
 //!
-//! Only private memory counts (`RssAnon` in `/proc`), because the pages of the program depend on how
-//! it was built.
+//! Only private memory counts (`RssAnon` in `/proc`), because the pages of the program depend on
+//! how it was built.
 
 use std::fs;
 use std::thread;
