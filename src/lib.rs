@@ -37,14 +37,14 @@
 //! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
 //! | [`control`] | the control socket: requests of local users to the running server |
 //! | [`config`] | the table of options, the configuration file, the values of both |
-//! | [`sysexits`] | the exit statuses of both programs |
+//! | [`sysexits`] | the exit statuses of all commands |
 //! | [`startup`] | the start as a sequence of steps, and its rehearsal |
-//! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
+//! | [`check`], [`sendmail`] | the commands `mailslot check` and sendmail(1) |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
 //! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
-//! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `control`, `process`,
-//! `sendmail`, `startup`) are public for these programs, and are no interface for others.
+//! program `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are
+//! public for it, and are no interface for others.
 //!
 //! # How a message travels
 //!

@@ -1,5 +1,8 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
+//! Called as sendmail, mailq or newaliases it runs [`mailslot::sendmail`], and nothing below. The
+//! rest is about `mailslot` itself.
+//!
 //! ```text
 //! config -> startup (sockets, privileges, confinement) -> deliver (recovers) -> server
 //! ```
@@ -35,6 +38,7 @@ use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
+use mailslot::sendmail;
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::startup::{
     self, ConfinementWatch, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
@@ -44,8 +48,12 @@ use mailslot::sysexits::{
 };
 
 fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let status = run(&args).unwrap_or_else(|e| {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if sendmail::is_called_by(&args) {
+        return ExitCode::from(sendmail::run(&args));
+    }
+    let args = args.get(1..).unwrap_or_default();
+    let status = run(args).unwrap_or_else(|e| {
         // At a terminal there is no client, so the error goes to standard error.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
         report(&e, inetd);

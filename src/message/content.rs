@@ -300,6 +300,8 @@ impl ContentBuilder {
     /// `directory`.
     pub fn new(directory: Arc<dyn ContentDirectory>, received: &[u8]) -> ContentBuilder {
         let mut out = ContentWriter::new(directory);
+        // Only these, because the client may leave it at that for a while.
+        out.memory.reserve_exact(received.len());
         ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
             out,
             part: MessagePart::Top,
@@ -506,13 +508,18 @@ struct ContentWriter {
 
 impl ContentWriter {
     fn new(directory: Arc<dyn ContentDirectory>) -> ContentWriter {
-        ContentWriter { directory, memory: Vec::with_capacity(MEMORY_INITIAL), file: None }
+        ContentWriter { directory, memory: Vec::new(), file: None }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let capacity = if self.file.is_some() { PIECE } else { MEMORY_MAX };
         if self.memory.len() + bytes.len() > capacity {
             self.spill()?;
+        }
+        if self.memory.capacity() < MEMORY_INITIAL
+            && self.memory.len() + bytes.len() > self.memory.capacity()
+        {
+            self.memory.reserve(MEMORY_INITIAL);
         }
         self.memory.extend_from_slice(bytes);
         Ok(())
@@ -544,7 +551,8 @@ impl ContentWriter {
     }
 }
 
-/// The initial capacity of the buffer, in bytes, enough for most messages.
+/// The capacity of the buffer when the client has sent the first line, in bytes, enough for most
+/// messages.
 const MEMORY_INITIAL: usize = 8 * 1024;
 
 /// The size of reads and writes of large content, in bytes.

@@ -47,7 +47,7 @@ use crate::message::UserMailbox;
 use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
-use aliases::{AliasTarget, Aliases};
+use aliases::Aliases;
 use expand::{Expansion, ExpansionMode, Lookup, POSTMASTER};
 pub use explain::Problem;
 pub use forward::{ForwardFiles, HomeForwardFiles};
@@ -229,13 +229,7 @@ impl LocalRoute {
 
     /// Returns the files that the current aliases include.
     pub fn included(&self) -> Vec<PathBuf> {
-        let Ok(aliases) = self.aliases.current() else { return Vec::new() };
-        let items = aliases.entries.iter().flat_map(|entry| &entry.items);
-        let files = items.filter_map(|item| match &item.target {
-            AliasTarget::Include(path) => Some(path.clone()),
-            _ => None,
-        });
-        files.collect()
+        self.aliases.current().map(|aliases| aliases.included.clone()).unwrap_or_default()
     }
 
     /// Expands `mailbox`, which may be of another domain, to its destinations, and to the members

@@ -23,6 +23,8 @@ mod lmtp;
 #[cfg(target_os = "linux")]
 mod locks;
 mod log;
+#[cfg(target_os = "linux")]
+mod memory;
 mod metrics;
 mod options;
 mod prdr;

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::harness::client::Client;
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{PROGRAM, SENDMAIL, Server, mailslot};
+use crate::harness::server::{PROGRAM, Server, mailslot, sendmail_path};
 use crate::harness::{TIMEOUT, wait_until};
 
 /// A running program, and the socket on which it notifies its service manager.
@@ -262,7 +262,7 @@ fn call_during_restarts(calls: usize, restarts: usize) {
     let next = AtomicUsize::new(0);
     let again = AtomicUsize::new(0);
     let call = |n: usize| loop {
-        let mut child = Command::new(SENDMAIL)
+        let mut child = Command::new(sendmail_path())
             .arg("-C")
             .arg(&config)
             .arg("smith")

@@ -41,7 +41,7 @@ const LIFE: &str = "
     dpkg -i /tmp/1.deb
     grep -qx 'postmaster: root' /etc/aliases
     test \"$(stat -c '%U:%G %a' /var/mail/root)\" = 'root:mail 660'
-    test \"$(readlink -f /usr/lib/sendmail)\" = /usr/sbin/mailslot-sendmail
+    test \"$(readlink -f /usr/lib/sendmail)\" = /usr/sbin/mailslot
     test -L /etc/systemd/system/multi-user.target.wants/mailslot.service
     mailslot check
     useradd --create-home alice

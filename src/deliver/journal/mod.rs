@@ -568,7 +568,7 @@ impl Journal {
 
     /// Finds the next block from `at` on that begins as a record or a trailer does.
     fn next_magic(&self, mut at: u64, end: u64) -> io::Result<Option<Magic>> {
-        let mut buf = vec![0; 64 * 1024];
+        let mut buf = vec![0; PIECE as usize];
         while at < end {
             let n = buf.len().min((end - at) as usize);
             let Some(piece) = buf.get_mut(..n) else { break };
@@ -603,19 +603,18 @@ impl Journal {
         if head.octets() > end - at {
             return Ok(None);
         }
-        let mut body = vec![0; (head.table + head.contents) as usize];
-        if !read_whole(&*self.file, &mut body, at + RECORD_HEAD as u64)? {
+        let mut table = vec![0; head.table as usize];
+        if !read_whole(&*self.file, &mut table, at + RECORD_HEAD as u64)? {
             return Ok(None);
         }
         let mut crc = self.keyed_crc();
         crc.update(&head_bytes[..RECORD_HEAD - 4]);
-        crc.update(&body);
-        if crc.finalize() != sum {
+        crc.update(&table);
+        let contents_at = at + RECORD_HEAD as u64 + head.table;
+        if !self.update_crc(&mut crc, contents_at, head.contents)? || crc.finalize() != sum {
             return Ok(None);
         }
-        let table = body.get(..head.table as usize).unwrap_or_default();
-        let contents_at = at + RECORD_HEAD as u64 + head.table;
-        let Some((mut messages, copies)) = parse_table(table, head.messages, contents_at) else {
+        let Some((mut messages, copies)) = parse_table(&table, head.messages, contents_at) else {
             return Ok(None);
         };
         let mut trailer =
@@ -636,6 +635,22 @@ impl Journal {
         }))
     }
 
+    /// Adds `octets` bytes at `at` to `crc`, in pieces, because the contents of a record may fill a
+    /// segment. Returns false if the file is shorter.
+    fn update_crc(&self, crc: &mut crc32fast::Hasher, at: u64, octets: u64) -> io::Result<bool> {
+        let mut piece = vec![0; octets.min(PIECE) as usize];
+        let mut left = octets;
+        while left > 0 {
+            piece.truncate(left.min(PIECE) as usize);
+            if !read_whole(&*self.file, &mut piece, at + (octets - left))? {
+                return Ok(false);
+            }
+            crc.update(&piece);
+            left -= piece.len() as u64;
+        }
+        Ok(true)
+    }
+
     fn keyed_crc(&self) -> crc32fast::Hasher {
         let mut crc = crc32fast::Hasher::new();
         crc.update(&self.key.to_le_bytes());
@@ -644,7 +659,7 @@ impl Journal {
 
     /// Fills a new journal with zeros and writes its header.
     fn fill(&mut self, owner: &Identity) -> io::Result<()> {
-        let zeros = vec![0; 64 * 1024];
+        let zeros = vec![0; PIECE as usize];
         let (mut at, end) = (0, BLOCK + 2 * self.segment);
         while at < end {
             let n = zeros.len().min((end - at) as usize);
@@ -780,6 +795,8 @@ fn read_whole(file: &dyn DiskFile, buf: &mut [u8], offset: u64) -> io::Result<bo
 // The header is in one sector.
 const _: () = assert!(HEADER_MAGIC.len() + 32 + IDENTITY_MAX <= SECTOR as usize);
 
+/// Bytes that are read or written at once.
+const PIECE: u64 = 64 * 1024;
 const PREFIX: &str = "journal-";
 /// Part of the name of a damaged journal between that of the journal and its inode.
 const DAMAGED: &str = ".damaged-";
