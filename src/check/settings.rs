@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{advice, privilege};
+use super::{advice, privilege, problem};
 use crate::config::options::Origin;
 use crate::config::{Config, HostInfo, NameSet};
 use crate::observe::logging::{self, LogTarget};
@@ -23,7 +23,15 @@ pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
     found.extend(check_terminals(config));
     found.extend(check_syslog(config));
     found.extend(check_metrics_file(config));
+    found.extend(check_smarthosts(config));
     found
+}
+
+/// Checks the files that the configuration of the queue comes from.
+fn check_smarthosts(config: &Config) -> Option<Problem> {
+    let error = config.queue_config().err()?.to_string();
+    let (what, fix) = error.split_once("; ").unwrap_or((&error, "correct the file"));
+    Some(problem(what.to_owned(), fix))
 }
 
 /// Checks that there is a syslog daemon if the log goes to it.

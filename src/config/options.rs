@@ -599,13 +599,24 @@ pub const TABLE: &[OptionRow] = &[
          require TLS with any certificate. may: use TLS if it is offered.",
     ),
     option(
+        ("smarthost-ca", ""),
+        "FILE",
+        Once,
+        Fixed(&["none"]),
+        "RFC 5280",
+        "Certificates to trust in place of those that this system trusts, in PEM format: of an \
+         authority, or the smarthost's own.",
+    ),
+    option(
         ("smarthost-login", ""),
         "FILE",
         Once,
         Fixed(&["none"]),
         "RFC 4954",
-        "File with lines HOST USER PASSWORD, where HOST may be *, for any host; its mode must be \
-         0600. Over TCP, a password is sent only inside TLS.",
+        "File with lines HOST USER PASSWORD or, as in Postfix, [HOST]:PORT USER:PASSWORD. HOST may \
+         be *, for any host. The file belongs to root (mode 0600, or 0640 with the group that \
+         mailslot runs as) or to the user that mailslot runs as (mode 0600). Over TCP, a password \
+         is sent only inside TLS.",
     ),
     option(
         ("relay-from", ""),

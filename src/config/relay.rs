@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::{Config, ConfigError, OptionValues, parse};
 use crate::net::tls::Trust;
-use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
+use crate::relay::client::credentials::LoginFile;
+use crate::relay::client::{self, ServerAddress, Timeouts};
 use crate::relay::queue::{self, Smarthost};
 
 /// The options for relaying to other hosts.
@@ -17,6 +18,8 @@ pub struct RelayOptions {
     pub smarthosts: Vec<ServerAddress>,
     /// The TLS they must offer.
     pub security: SmarthostSecurity,
+    /// The file of the certificates to trust; None for those that this system trusts.
+    pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
     /// The networks of clients that may relay, in addition to this host.
@@ -43,12 +46,17 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
     let smarthosts = values.list_or("smarthost", "none", smarthost)?;
     let relay = RelayOptions {
         security: values.single("smarthost-tls", security)?,
+        ca: values.optional("smarthost-ca", parse::path)?,
         login: values.optional("smarthost-login", parse::path)?,
         from: values.list_or("relay-from", "this host alone", network)?,
         warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
         give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
+    if relay.ca.is_some() && relay.security != SmarthostSecurity::Verify {
+        let text = "smarthost-ca has a meaning with smarthost-tls verify alone";
+        return Err(ConfigError::Config(text.to_owned()));
+    }
     Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
 }
 
@@ -60,45 +68,61 @@ impl Config {
     /// A file is wrong or cannot be read.
     pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
         let Some(relay) = &self.relay else { return Ok(None) };
-        let tls = client_tls(relay.security).map_err(ConfigError::Config)?;
-        let mut smarthosts = Vec::new();
-        for target in &relay.smarthosts {
-            let host = match target {
-                ServerAddress::Tcp { host, .. } => host.as_str(),
-                ServerAddress::Unix(_) => "localhost",
-            };
-            let credentials = match &relay.login {
-                Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
-                None => None,
-            };
-            smarthosts.push(Smarthost {
-                address: target.clone(),
-                settings: client::ClientConfig {
-                    hostname: self.hostname.clone(),
-                    tls: tls.clone(),
-                    credentials,
-                    timeouts: Timeouts::default(),
-                },
-            });
-        }
+        let tls = client_tls(relay).map_err(ConfigError::Config)?;
+        let login = self.login_file(relay).map_err(ConfigError::Config)?;
+        let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
+            address: address.clone(),
+            settings: client::ClientConfig {
+                hostname: self.hostname.clone(),
+                tls: tls.clone(),
+                credentials: login.as_ref().and_then(|file| file.find(address)).cloned(),
+                timeouts: Timeouts::default(),
+            },
+        });
         Ok(Some(queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
-            smarthosts,
+            smarthosts: smarthosts.collect(),
             warn_after: relay.warn_after,
             give_up_after: relay.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
         }))
     }
+
+    /// Reads the file of users and passwords, if there is one.
+    ///
+    /// # Errors
+    /// The file is wrong, cannot be read, or has a line for none of the smarthosts.
+    fn login_file(&self, relay: &RelayOptions) -> Result<Option<LoginFile>, String> {
+        let Some(path) = &relay.login else { return Ok(None) };
+        // The user that this process will be, or that the server is.
+        let account = self.run_as.as_ref().and_then(|run_as| run_as.look_up().ok());
+        let file = LoginFile::read(path, account.map(|account| account.uid))?;
+        if let [first, ..] = relay.smarthosts.as_slice()
+            && relay.smarthosts.iter().all(|address| file.find(address).is_none())
+        {
+            let host = match first {
+                ServerAddress::Tcp { .. } => first.to_string(),
+                ServerAddress::Unix(_) => "localhost".to_owned(),
+            };
+            let file = path.display();
+            let text = format!("{file}: no line is for {host}; add `{host} USER PASSWORD`");
+            return Err(text);
+        }
+        Ok(Some(file))
+    }
 }
 
-/// Returns the client's TLS for `security`; None for clear text, in a build without TLS.
-fn client_tls(security: SmarthostSecurity) -> Result<Option<client::ClientTls>, String> {
-    let (trust, required) = match security {
-        SmarthostSecurity::Verify => (Trust::system()?, true),
-        SmarthostSecurity::Encrypt => (Trust::any_certificate()?, true),
-        SmarthostSecurity::May if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
-        SmarthostSecurity::May => return Ok(None),
+/// Returns the client's TLS; None for clear text, in a build without TLS.
+fn client_tls(relay: &RelayOptions) -> Result<Option<client::ClientTls>, String> {
+    let (trust, required) = match (relay.security, &relay.ca) {
+        (SmarthostSecurity::Verify, None) => (Trust::system()?, true),
+        (SmarthostSecurity::Verify, Some(file)) => {
+            (Trust::file(file).map_err(|e| format!("smarthost-ca {e}"))?, true)
+        }
+        (SmarthostSecurity::Encrypt, _) => (Trust::any_certificate()?, true),
+        (SmarthostSecurity::May, _) if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
+        (SmarthostSecurity::May, _) => return Ok(None),
     };
     Ok(Some(client::ClientTls { trust, required }))
 }

@@ -38,7 +38,7 @@ impl Trust {
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             let error = "this system has no root certificates; install the package \
-                ca-certificates, or give a file";
+                ca-certificates, or name a file with smarthost-ca";
             return Err(error.to_owned());
         }
         Trust::with_roots(roots)
