@@ -78,6 +78,11 @@
 //! `250`. The queue's own thread sends the entry to the next host, retries, and reports delay and
 //! failure to the sender.
 //!
+//! Mail of a client on this host that cannot be delivered now also becomes an entry of the queue,
+//! because programs such as cron do not retry. Another thread of the queue resolves its recipients
+//! again and passes the message to the writer, with a receipt that is committed together with the
+//! copy.
+//!
 //! # Glossary
 //!
 //! | word | meaning |
@@ -92,12 +97,14 @@
 //! | destination | a mailbox, or an entry in the queue |
 //! | dotlock | the file `USER.lock` beside a mailbox |
 //! | DSN | a delivery status notification (RFC 3464): the report to a sender |
-//! | entry | one message in the queue, for one or more recipients on other hosts |
+//! | entry | one message in the queue, for recipients on other hosts or for held mail |
 //! | envelope | reverse-path, recipients and parameters of one transaction |
+//! | held mail | mail of this host's programs that waits in the queue for a mailbox of this host |
 //! | journal | the file in the spool that makes a batch durable before the mailboxes are |
 //! | mailbox | an mbox file, and in an address the part that names it |
 //! | outcome | the writer's answer about one message: delivered, deferred, or over quota |
 //! | overload | the state of a nearly full server, in which clients get less time |
+//! | receipt | a file that says which recipients of held mail have it |
 //! | resolution | the destinations of one address |
 //! | session | one connection, from the greeting to its end |
 //! | smarthost | the server that takes mail for other hosts |

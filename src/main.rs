@@ -346,8 +346,9 @@ fn flush(
     ids: &[String],
 ) -> Result<u8, StartError> {
     let Services { route, writer, counters, .. } = services;
-    let no_smarthost = || StartError::new(EX_CONFIG, "queue: no --smarthost is given");
-    let queue_config = queue_config.ok_or_else(no_smarthost)?;
+    let no_queue =
+        || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
+    let queue_config = queue_config.ok_or_else(no_queue)?;
     let left = queue::flush(queue_config, route, writer, counters, ids)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
     print(&format!("{left} left in the queue\n"))?;

@@ -94,7 +94,7 @@ fn include_outside_of_the_confinement_is_logged() {
     let (lists, new) = (directory.join("lists"), other.path().join("new"));
     fs::write(&new, "bob\n").unwrap();
     fs::write(&lists, "shadow: :include:/etc/shadow\n").unwrap();
-    let server = Server::start_in(directory, &["-a", lists.to_str().unwrap()]);
+    let server = Server::start_in(directory, &["-a", lists.to_str().unwrap(), "--hold", "off"]);
     let confines = kernel_confines();
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<>", 250);
@@ -137,7 +137,7 @@ fn files_in_etc() {
         fs::write(host.path("etc/list"), "alice\n").unwrap();
         let owner = if options.is_empty() { test_host::MAILSLOT } else { 0 };
         chown(host.path("spool"), Some(owner), Some(MAIL)).unwrap();
-        let server = host.start(mode, options);
+        let server = host.start(mode, &[options, &["--hold", "off"]].concat());
         let mut client = server.after_ehlo();
         client.command("MAIL FROM:<>", 250);
         client.command("RCPT TO:<public@host.example>", 250);

@@ -137,6 +137,12 @@ pub struct Config {
     pub tls: Option<TlsOptions>,
     /// Relaying to other hosts; None if mail for them is rejected.
     pub relay: Option<RelayOptions>,
+    /// True if mail of clients on this host is queued if it cannot be delivered now.
+    pub hold: bool,
+    /// The age of mail in the queue at which the sender gets a delay notice.
+    pub warn_after: Duration,
+    /// The age at which mail in the queue is returned (RFC 5321 4.5.4.1).
+    pub give_up_after: Duration,
     /// True if `~/.forward` is followed.
     pub forward_files: bool,
     /// The account to switch to; None to stay.
@@ -213,6 +219,9 @@ impl Config {
             forward_replies: values.single("forward-replies", parse::audience)?,
             terminals: values.single("terminals", parse::audience)?,
             relay: relay::relay(&mut values)?,
+            hold: values.single("hold", parse::hold)?,
+            warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
+            give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
             forward_files: values.single("forward-files", parse::on_off)?,
             log: computed::log_target(&mut values)?,
             metrics_file: computed::metrics_file(&mut values)?,
@@ -284,7 +293,8 @@ impl Config {
     }
 
     /// Returns the configuration of each session. `keys` were loaded from the files of
-    /// [`tls`](Config::tls), and `queue` was started for [`relay`](Config::relay).
+    /// [`tls`](Config::tls), and `queue` was started for
+    /// [`queue_config`](Config::queue_config).
     pub fn session_config(
         &self,
         keys: Option<Arc<ServerCertificate>>,
@@ -308,7 +318,10 @@ impl Config {
             session_timeout: self.session_timeout,
             outcome_timeout: self.lock_timeout + WRITE_TIMEOUT,
             tls: keys.map(|certificate| session::TlsPolicy { certificate, required }),
-            relay: queue.map(|queue| session::RelayPolicy { networks: from, queue }),
+            hold: queue.clone().filter(|_| self.hold),
+            relay: queue
+                .filter(|_| self.relay.is_some())
+                .map(|queue| session::RelayPolicy { networks: from, queue }),
         }
     }
 

@@ -637,6 +637,15 @@ pub const TABLE: &[OptionRow] = &[
          user's permissions. Programs and files are not supported there.",
     ),
     option(
+        ("hold", ""),
+        "WORD",
+        Once,
+        Fixed(&["local"]),
+        "",
+        "local: queue mail of clients on this host that cannot be delivered to a mailbox now, \
+         because their programs do not retry. off: defer it, as mail of all other clients.",
+    ),
+    option(
         ("warn-after", ""),
         "TIME",
         Once,

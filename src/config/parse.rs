@@ -150,6 +150,15 @@ pub fn on_off(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Parses `local` or `off`. Returns true for `local`.
+pub fn hold(text: &str) -> Result<bool, String> {
+    match text {
+        "local" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("local or off".to_owned()),
+    }
+}
+
 /// Parses `stderr` or `syslog`.
 pub fn log_target(text: &str) -> Result<LogTarget, String> {
     match text {

@@ -1,7 +1,6 @@
 //! The options for mail to other hosts, and the configuration of the queue.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -24,10 +23,6 @@ pub struct RelayOptions {
     pub login: Option<PathBuf>,
     /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
-    /// The age at which the sender gets a delay notice.
-    pub warn_after: Duration,
-    /// The age at which a message is returned (RFC 5321 4.5.4.1).
-    pub give_up_after: Duration,
 }
 
 /// The TLS that a smarthost must offer.
@@ -49,8 +44,6 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
         ca: values.optional("smarthost-ca", parse::path)?,
         login: values.optional("smarthost-login", parse::path)?,
         from: values.list_or("relay-from", "this host alone", network)?,
-        warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
-        give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
         smarthosts,
     };
     if relay.ca.is_some() && relay.security != SmarthostSecurity::Verify {
@@ -61,13 +54,29 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
 }
 
 impl Config {
-    /// Returns the configuration of the queue, or None without a smarthost. Reads passwords, and
+    /// Returns the configuration of the queue, or None without a smarthost and with `--hold off`.
+    /// Reads passwords, and
     /// the certificates that this system trusts.
     ///
     /// # Errors
     /// A file is wrong or cannot be read.
     pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
-        let Some(relay) = &self.relay else { return Ok(None) };
+        if self.relay.is_none() && !self.hold {
+            return Ok(None);
+        }
+        let smarthosts = self.relay.as_ref().map(|relay| self.smarthosts(relay)).transpose()?;
+        Ok(Some(queue::QueueConfig {
+            spool: self.spool.clone(),
+            hostname: self.hostname.clone(),
+            smarthosts: smarthosts.unwrap_or_default(),
+            warn_after: self.warn_after,
+            give_up_after: self.give_up_after,
+            timeout: self.lock_timeout + super::WRITE_TIMEOUT,
+        }))
+    }
+
+    /// Returns the smarthosts with the configuration of connections to them.
+    fn smarthosts(&self, relay: &RelayOptions) -> Result<Vec<Smarthost>, ConfigError> {
         let tls = client_tls(relay).map_err(ConfigError::Config)?;
         let login = self.login_file(relay).map_err(ConfigError::Config)?;
         let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
@@ -79,14 +88,7 @@ impl Config {
                 timeouts: Timeouts::default(),
             },
         });
-        Ok(Some(queue::QueueConfig {
-            spool: self.spool.clone(),
-            hostname: self.hostname.clone(),
-            smarthosts: smarthosts.collect(),
-            warn_after: relay.warn_after,
-            give_up_after: relay.give_up_after,
-            timeout: self.lock_timeout + super::WRITE_TIMEOUT,
-        }))
+        Ok(smarthosts.collect())
     }
 
     /// Reads the file of users and passwords, if there is one.

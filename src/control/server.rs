@@ -192,7 +192,10 @@ impl ControlContext {
             }
             ControlRequest::Flush(ids) => {
                 let Some(queue) = &self.queue else {
-                    return ControlAnswer::new(EX_CONFIG, "queue: no --smarthost is given\n");
+                    return ControlAnswer::new(
+                        EX_CONFIG,
+                        "queue: no --smarthost is given, and --hold is off\n",
+                    );
                 };
                 let selection = FlushSelection { ids: ids.clone(), submitter };
                 match queue.flush_selected(selection) {

@@ -21,7 +21,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -75,6 +75,22 @@ impl Content {
         match self {
             Content::Memory(bytes) => bytes.len() as u64,
             Content::File(_, length) => *length,
+        }
+    }
+
+    /// Reads content that is already in its final form. A large one is copied to a file in the
+    /// directory `spool`.
+    ///
+    /// # Errors
+    /// `input` cannot be read, or the file cannot be written.
+    pub fn read_from(mut input: impl Read, spool: &Path) -> io::Result<Content> {
+        let mut out = ContentWriter::new(spool);
+        let mut buffer = vec![0; FILE_CHUNK];
+        loop {
+            match input.read(&mut buffer)? {
+                0 => return out.finish(),
+                n => out.write(buffer.get(..n).unwrap_or_default())?,
+            }
         }
     }
 }

@@ -76,6 +76,14 @@ counters! {
     relay_deferred,
     /// Such recipients that a smarthost rejected.
     relay_bounced,
+    /// Recipients on this host for which mail was queued, because it could not be delivered then.
+    held,
+    /// Recipients that the queue delivered such mail to.
+    held_delivered,
+    /// Attempts at such mail that are to be repeated, one for each recipient.
+    held_deferred,
+    /// Recipients for which such mail was returned to its sender.
+    held_bounced,
     /// Recipients whose alias leads to /dev/null alone.
     discarded,
     /// Copies appended to mailboxes and to the queue.

@@ -217,8 +217,10 @@ events! {
     Info delivered(
         message: Message, to, orig_to: Option, mailbox: Option, command: Option, size, ms
     );
-    /// The message is in the queue for this recipient on another host, and safe on disk.
-    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms);
+    /// The message is in the queue for this recipient, and safe on disk.
+    /// With an error the recipient is on this host, and the message waits, because it cannot be
+    /// delivered now.
+    Info queued(message: Message, to, orig_to: Option, queue_id, size, ms, error: Option);
     /// The message was accepted for this recipient and thrown away, because the aliases lead it to
     /// /dev/null alone.
     Info discarded(message: Message, to, size, ms);
@@ -254,7 +256,7 @@ events! {
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
     /// An address could not be resolved, or the aliases for it are wrong, and the client got a 451
-    /// reply; or they lead to a program or a file, and it got a 550.
+    /// reply, or mail for it is queued; or they lead to a program or a file, and it got a 550.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);
@@ -398,6 +400,12 @@ events! {
     Info relay_deferred(queue_id, from, to, relay, error);
     /// The smarthost rejected this recipient; the sender gets a report.
     Info relay_bounced(queue_id, from, to, relay, error);
+    /// The queue delivered held mail to this recipient of this host.
+    Info held_delivered(queue_id, from, to);
+    /// Held mail cannot be delivered to this recipient now; it is tried again.
+    Info held_deferred(queue_id, from, to, error);
+    /// Held mail is refused for this recipient now; the sender gets a report.
+    Info held_bounced(queue_id, from, to, error);
     /// A smarthost cannot be used.
     Warn smarthost_unreachable(relay, error);
     /// A smarthost can be used again.

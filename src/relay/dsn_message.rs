@@ -11,7 +11,7 @@
 //! A message that cannot be delivered on this host is refused within the session, so that the
 //! client keeps it and reports the failure (RFC 5321 4.2.5). For local mailboxes only success is
 //! therefore reported, if `NOTIFY=SUCCESS` asks for it. Delays and failures are reported for
-//! messages in the queue only.
+//! messages in the queue only: mail for other hosts, and held mail.
 //!
 //! The report names the address in the envelope, even if it is an alias. It does not name the
 //! mailboxes that the alias leads to (RFC 3461 5.2.7.3 b, 5.2.7.4). Nothing is reported to the null

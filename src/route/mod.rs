@@ -77,6 +77,23 @@ pub enum Refusal {
     Unsupported(String),
 }
 
+impl Refusal {
+    /// Returns the enhanced status code of the reply (RFC 3463). Class 4 means that the address may
+    /// be accepted later.
+    pub fn status(&self) -> (u8, u16, u16) {
+        match self {
+            Refusal::Unknown => (5, 1, 1),
+            Refusal::NameNotAllowed => (5, 1, 3),
+            Refusal::NotLocal => (5, 7, 1),
+            Refusal::Forward(_) => (5, 1, 6),
+            Refusal::Ambiguous(_) => (5, 1, 4),
+            Refusal::LookupFailed(_) => (4, 3, 0),
+            Refusal::Misconfigured(_) => (4, 3, 5),
+            Refusal::Unsupported(_) => (5, 3, 5),
+        }
+    }
+}
+
 /// A mailbox as VRFY and EXPN show it: `Full Name <user@host>`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -100,6 +117,9 @@ pub struct Resolution {
     /// `owner-LIST`, for a list that has one. It gets the reports about [`remote`](Self::remote)
     /// in place of the sender (RFC 5321 3.9.2).
     pub owner: Option<Mailbox>,
+    /// Reply because of which mail for the address waits in the queue, where it is resolved again;
+    /// the other fields are empty then. A [`Route`] returns None.
+    pub held: Option<String>,
 }
 
 impl Resolution {

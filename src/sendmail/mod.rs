@@ -9,7 +9,7 @@
 //! no more than any other client. It has no queue of its own. If the server does not accept a
 //! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
 //! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
-//! `mailq` shows all users their own mail in it.
+//! for mail that cannot be delivered now. `mailq` shows all users their own mail in it.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -350,10 +350,10 @@ fn reload_aliases(flags: &Flags) -> Result<u8, SendmailError> {
 }
 
 /// Makes the server try the queue now. Without a server, runs `mailslot queue flush`. Does nothing
-/// if no mail is relayed, so that there is no queue.
+/// if no mail is relayed or held, so that there is no queue.
 fn flush(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
-    if config.relay.is_none() {
+    if config.relay.is_none() && !config.hold {
         return Ok(EX_OK);
     }
     let request = ControlRequest::Flush(Vec::new());

@@ -6,6 +6,7 @@
 //! | `vrfy`, `expn`, `forward_replies` | those of the option of that name |
 //! | `terminals` | those of `--terminals`; not over LMTP |
 //! | `dsn` | clients on this host, and clients that may relay; not over LMTP |
+//! | `hold` | clients on this host, with `--hold local`; not over LMTP |
 //! | `etrn` | clients on this host; not over LMTP |
 //! | `suggest_smarthost`, `counters`, `is_trusted` | clients on this host |
 //! | `unlimited_recipients` | clients on this host, and LMTP |
@@ -39,6 +40,9 @@ pub(super) struct Access {
     pub terminals: bool,
     /// Whether it may ask for delivery status notifications (RFC 3461).
     pub dsn: bool,
+    /// Whether its mail is queued if it cannot be delivered now, because programs of this host do
+    /// not retry.
+    pub hold: bool,
     /// Whether it may start a queue run with ETRN (RFC 1985).
     pub etrn: bool,
     /// Whether a reply that refuses to relay names the option `--smarthost`, because the
@@ -71,6 +75,8 @@ impl Access {
             // clients goes. Any other client sees that DSN is not offered, and reports to its
             // sender itself (RFC 3461 5.2.2).
             dsn: (is_local || relay) && !service.lmtp,
+            // A mail server in front of LMTP has a queue.
+            hold: config.hold.is_some() && is_local && !service.lmtp,
             etrn: relay_policy.is_some() && is_local,
             suggest_smarthost: config.relay.is_none() && is_local,
             counters: is_local,
@@ -118,6 +124,7 @@ fn may_relay(peer: Peer, networks: &[IpNet]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::queue::QueueHandle;
 
     fn access(peer: &str, lmtp: bool) -> Access {
         let peer = match peer {
@@ -154,6 +161,7 @@ mod tests {
             assert!(access.vrfy && access.expn && access.forward_replies, "{peer}");
             assert!(access.dsn && access.counters && access.is_trusted, "{peer}");
             assert!(access.unlimited_recipients && access.suggest_smarthost, "{peer}");
+            assert!(!access.hold, "there is no queue");
             // Without a relay configuration no client has these, wherever it is.
             assert!(!access.relay && !access.etrn && !access.terminals, "{peer}");
         }
@@ -162,6 +170,23 @@ mod tests {
         assert!(!remote.dsn && !remote.counters && !remote.is_trusted);
         assert!(!remote.unlimited_recipients && !remote.suggest_smarthost);
         assert!(!remote.relay && !remote.etrn && !remote.terminals);
+    }
+
+    #[test]
+    fn mail_is_held_for_local_clients_alone() {
+        let config =
+            SessionConfig { hold: Some(QueueHandle::detached()), ..SessionConfig::default() };
+        for (peer, lmtp, expected) in [
+            (Peer::ip("127.0.0.1:4711".parse().unwrap()), false, true),
+            (Peer::ip("[::1]:4711".parse().unwrap()), false, true),
+            (Peer::Unix, false, true),
+            (Peer::Pipe, false, true),
+            (Peer::ip("192.0.2.7:4711".parse().unwrap()), false, false),
+            (Peer::Unix, true, false),
+        ] {
+            let access = Access::new(peer, Service { lmtp, tls: false }, &config);
+            assert_eq!(access.hold, expected, "{peer}");
+        }
     }
 
     #[test]

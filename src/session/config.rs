@@ -72,6 +72,9 @@ pub struct SessionConfig {
     pub tls: Option<TlsPolicy>,
     /// Relaying to other hosts, or None if mail is delivered to this host only. Default: None.
     pub relay: Option<RelayPolicy>,
+    /// The queue for mail of clients on this host that cannot be delivered now, or None to defer
+    /// it as for all other clients. Default: None.
+    pub hold: Option<QueueHandle>,
 }
 
 /// Relaying to other hosts.
@@ -111,6 +114,7 @@ impl Default for SessionConfig {
             outcome_timeout: Duration::from_secs(90),
             tls: None,
             relay: None,
+            hold: None,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! log line and, where the sender asked for one, a delivery report.
 //!
 //! A single reply for all recipients means all or nothing. Over LMTP, and with PRDR, each recipient
-//! has a reply of its own, which is true for that recipient alone.
+//! has a reply of its own, which is true for that recipient alone. Mail of clients on this host
+//! that cannot be delivered now is queued (`relay/queue/held.rs`), and the reply is positive.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -10,14 +11,14 @@ use std::time::Instant;
 use jiff::Zoned;
 
 use super::delivery_log::{DeliveryAttempt, QueuedMail, QueuedRecipient};
-use super::{SessionContext, replies, terminal_delivery, write_reply};
+use super::{SessionConfig, SessionContext, replies, terminal_delivery, write_reply};
 use crate::deliver::{DeferReason, Outcome, PendingOutcome, mbox};
 use crate::message::trace;
 use crate::message::{Destination, DestinationFile, Message};
 use crate::net::stream::{Disconnect, Stream};
 use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
-use crate::relay::queue;
+use crate::relay::queue::{self, held};
 use crate::route::Resolution;
 use crate::smtp::{
     Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
@@ -35,12 +36,16 @@ pub(super) struct MessageDelivery<'a> {
     pub octets: u64,
     /// The time at which the end of its mail data was read.
     pub received_at: Instant,
+    /// Whether it is queued if it cannot be delivered now.
+    pub hold: bool,
 }
 
 /// The replies to a message.
 struct DeliveryReplies<'a> {
     /// The recipients that the message was delivered to or queued for.
     delivered: Vec<&'a AcceptedRecipient>,
+    /// The number of positive replies, over PRDR.
+    accepted: usize,
     /// Whether the client may try again for another recipient.
     any_deferred: bool,
     /// The last reply, which has not been written yet.
@@ -83,39 +88,115 @@ impl<'a> MessageDelivery<'a> {
         Ok(replies.last.unwrap_or_else(replies::processing_error))
     }
 
-    /// Delivers `message` to all recipients or to none.
+    /// Delivers `message` to all recipients or to none. Recipients that could not be resolved get
+    /// an entry of the queue instead. If the writer defers the message for a mailbox, and it may
+    /// wait, it is queued for all recipients of this host. The queue then delivers it to the other
+    /// ones at once.
     fn deliver_all(&self, mut message: Message) -> DeliveryReplies<'a> {
         let mut replies = DeliveryReplies::none();
         let octets = message.content.size();
-        let Some(queued) = self.queue_entries(&self.envelope.to, &message.id, octets) else {
+        let all: Vec<&AcceptedRecipient> = self.envelope.to.iter().collect();
+        let Some(mut queued) = self.queue_entries(&all, &message.id, octets) else {
             replies.last = Some(replies::processing_error());
             return replies;
         };
+        let local = message.to.clone();
+        let held = all.iter().filter_map(|to| Some((*to, to.destination.held.clone()?)));
+        let mut has = queued.addresses();
+        has.extend(local.iter().filter_map(|to| Some(to.mailbox()?.name.to_string())));
+        if !self.hold_for(held.collect(), &has, &message.id, octets, &mut queued) {
+            replies.last = Some(replies::processing_error());
+            return replies;
+        }
         message.to.extend(queued.entries.iter().cloned());
         let id = message.id.clone();
-        let reply = self.deliver_as_commanded(message);
+        let again = self.hold.then(|| (message.head.clone(), message.content.clone()));
+        let (outcome, reply) = self.deliver_as_commanded(message);
+        let attempt = self.attempt(&id);
         if reply.is_positive() {
             replies.delivered.extend(&self.envelope.to);
+            // Before the queue works on the entries, so that the log has the lines in their order.
+            attempt.record(&self.envelope.to, &queued.recipients, &reply);
             self.notify_queue(&queued.entries);
+            replies.last = Some(if queued.is_held() { reply::held(&id) } else { reply });
+            return replies;
         }
-        self.attempt(&id).record(&self.envelope.to, &queued.recipients, &reply);
+        if let (Some((head, content)), Some(outcome), false) = (again, outcome, local.is_empty()) {
+            let message = Message { id: id.clone(), head, content, to: Vec::new() };
+            if let Some(queued) = self.hold_all(message, outcome) {
+                let reply = reply::held(&id);
+                attempt.record(&[], &queued.recipients, &reply);
+                self.notify_queue(&queued.entries);
+                replies.last = Some(reply);
+                return replies;
+            }
+        }
+        attempt.record(&self.envelope.to, &queued.recipients, &reply);
         replies.last = Some(reply);
         replies
     }
 
+    /// Queues `message` for all recipients of this host, because the writer deferred it with
+    /// `outcome`, and for those on other hosts. Returns None if it is not queued.
+    fn hold_all(&self, mut message: Message, outcome: Outcome) -> Option<QueuedMail> {
+        let octets = message.content.size();
+        let (local, remote): (Vec<_>, Vec<_>) = self
+            .envelope
+            .to
+            .iter()
+            .partition(|to| !to.destination.local.is_empty() || to.destination.held.is_some());
+        let mut queued = self.queue_entries(&remote, &message.id, octets)?;
+        let reason = replies::first_line(&replies::for_outcome(outcome, &message.id));
+        let reason_for =
+            |to: &AcceptedRecipient| to.destination.held.clone().unwrap_or(reason.clone());
+        let local = local.into_iter().map(|to| (to, reason_for(to))).collect();
+        let has = queued.addresses();
+        if !self.hold_for(local, &has, &message.id, octets, &mut queued) {
+            return None;
+        }
+        message.to.clone_from(&queued.entries);
+        let SessionContext { writer, config, .. } = self.context;
+        if writer.deliver(message, config.outcome_timeout) != Outcome::Delivered {
+            return None;
+        }
+        Some(queued)
+    }
+
+    /// Adds the entries for recipients of this host that must wait, each with the reason, to
+    /// `queued`. `has` names the mailboxes and addresses that get the message at the same time.
+    /// Returns false if an entry cannot be encoded.
+    fn hold_for(
+        &self,
+        to: Vec<(&AcceptedRecipient, String)>,
+        has: &[String],
+        id: &str,
+        octets: u64,
+        queued: &mut QueuedMail,
+    ) -> bool {
+        let entries = held::destinations(self.envelope, &to, has, id, octets);
+        entries.map(|entries| queued.add_held(&to, entries)).is_some()
+    }
+
     /// Delivers `message` to mailboxes, terminals or both, by the command that began its
-    /// transaction.
-    fn deliver_as_commanded(&self, message: Message) -> Reply {
+    /// transaction. Returns the writer's outcome after MAIL, and the reply.
+    fn deliver_as_commanded(&self, message: Message) -> (Option<Outcome>, Reply) {
         let deliver = match self.envelope.delivery {
-            Delivery::Mail => return self.context.deliver_to_mailboxes(message),
+            Delivery::Mail => {
+                let id = message.id.clone();
+                let SessionContext { writer, config, .. } = self.context;
+                let outcome = writer.deliver(message, config.outcome_timeout);
+                return (Some(outcome), replies::for_outcome(outcome, &id));
+            }
             Delivery::Send => terminal_delivery::send,
             Delivery::SendOrMail => terminal_delivery::send_or_mail,
             Delivery::SendAndMail => terminal_delivery::send_and_mail,
         };
-        match terminal_delivery::render(self.envelope, self.time, &message) {
+        let rendered = terminal_delivery::render(self.envelope, self.time, &message);
+        let reply = match rendered {
             Ok(rendered) => deliver(self.context, &rendered, message),
             Err(reply) => reply,
-        }
+        };
+        (None, reply)
     }
 
     /// Returns the queue entries for the recipients on other hosts that `recipients` lead to, or
@@ -124,7 +205,7 @@ impl<'a> MessageDelivery<'a> {
     /// each other.
     fn queue_entries(
         &self,
-        recipients: &[AcceptedRecipient],
+        recipients: &[&AcceptedRecipient],
         id: &str,
         octets: u64,
     ) -> Option<QueuedMail> {
@@ -151,25 +232,23 @@ impl<'a> MessageDelivery<'a> {
             let Resolution { remote, owner, .. } = &recipient.destination;
             let mut to: Vec<_> =
                 remote.iter().filter_map(|to| queued_recipient(recipient, to)).collect();
-            let mut envelope = self.envelope.with_recipients::<Mailbox>(Vec::new());
-            // A bounce has the null reverse-path and keeps it, or it could bounce again.
-            if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &self.envelope.from) {
-                // The members of a list are reported to its owner alone (RFC 3461 5.2.7.3).
-                to.iter_mut().for_each(|to| (to.notify, to.original) = (None, None));
-                (envelope.ret, envelope.envid) = (None, None);
-                envelope.from = ReversePath::Mailbox(owner.clone());
-            }
             let via = recipient.path.address();
             let id = format!("{id}-via{n}");
-            queued.add(&to, queue::destinations(&envelope, &to, Some(&via), &id, octets)?);
+            let owner = owner.as_ref();
+            let entries =
+                queue::forwarded_destinations(self.envelope, &mut to, owner, &via, &id, octets)?;
+            queued.add(&to, entries);
         }
         Some(queued)
     }
 
     /// Notifies the queue of the entries among `to`.
     fn notify_queue(&self, to: &[Destination]) {
-        let Some(relay) = &self.context.config.relay else { return };
-        to.iter().filter_map(Destination::queue_id).for_each(|id| relay.queue.entry_created(id));
+        let SessionConfig { relay, hold, .. } = &self.context.config;
+        let Some(queue) = relay.as_ref().map(|relay| &relay.queue).or(hold.as_ref()) else {
+            return;
+        };
+        to.iter().filter_map(Destination::queue_id).for_each(|id| queue.entry_created(id));
     }
 
     /// Delivers `message` like [`deliver_each`](MessageDelivery::deliver_each), between 353 and a
@@ -177,12 +256,36 @@ impl<'a> MessageDelivery<'a> {
     fn deliver_prdr(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
         let id = message.id.clone();
         let first = write_reply(stream, &reply::each_recipient());
-        let mut replies = self.deliver_each(stream, message);
+        let mut replies = if self.hold {
+            self.deliver_held(stream, message)
+        } else {
+            self.deliver_each(stream, message)
+        };
         replies.write_result = first.and(replies.write_result);
-        let (recipients, delivered) = (self.envelope.to.len(), replies.delivered.len());
-        let summary = replies::for_prdr(&id, recipients, delivered, replies.any_deferred);
+        let (recipients, accepted) = (self.envelope.to.len(), replies.accepted);
+        let summary = replies::for_prdr(&id, recipients, accepted, replies.any_deferred);
         if let Some(last) = replies.last.replace(summary) {
             replies.attempt(|| write_reply(stream, &last));
+        }
+        replies
+    }
+
+    /// Delivers `message` like [`deliver_all`](MessageDelivery::deliver_all), and writes the reply
+    /// for each recipient, but for the last one. It is the same for all, because what cannot be
+    /// delivered now is queued.
+    fn deliver_held(&self, stream: &mut Stream, message: Message) -> DeliveryReplies<'a> {
+        let mut replies = self.deliver_all(message);
+        replies.accepted = match &replies.last {
+            Some(reply) if reply.is_positive() => self.envelope.to.len(),
+            reply => {
+                replies.any_deferred = reply.as_ref().is_some_and(|reply| reply.code < 500);
+                0
+            }
+        };
+        if let Some(reply) = replies.last.clone() {
+            for _ in self.envelope.to.iter().skip(1) {
+                replies.attempt(|| write_reply(stream, &reply));
+            }
         }
         replies
     }
@@ -206,6 +309,7 @@ impl<'a> MessageDelivery<'a> {
             };
             if outcome == Outcome::Delivered {
                 replies.delivered.push(recipient);
+                replies.accepted += 1;
                 self.notify_queue(&to.all);
             }
             replies.any_deferred |= matches!(outcome, Outcome::Deferred(_));
@@ -229,8 +333,7 @@ impl<'a> MessageDelivery<'a> {
         let mut by_mailbox: HashMap<DestinationFile, usize> = HashMap::new();
         let mut all = Vec::new();
         for (n, recipient) in self.envelope.to.iter().enumerate() {
-            let one = std::slice::from_ref(recipient);
-            let queued = self.queue_entries(one, &format!("{id}-to{n}"), content.size());
+            let queued = self.queue_entries(&[recipient], &format!("{id}-to{n}"), content.size());
             let Some(queued) = queued else {
                 all.push(None);
                 continue;
@@ -261,7 +364,9 @@ impl<'a> MessageDelivery<'a> {
         let (envelope, received) = (self.envelope, self.time);
         let ReversePath::Mailbox(sender) = &envelope.from else { return };
         // Whether a queued message arrives is not known yet; the queue reports on it.
-        let is_here = |to: &&AcceptedRecipient| to.destination.remote.is_empty();
+        let is_here = |to: &&AcceptedRecipient| {
+            to.destination.remote.is_empty() && to.destination.held.is_none()
+        };
         let wants_report =
             |to: &&AcceptedRecipient| dsn_message::wants_success_report(envelope, to);
         let delivered: Vec<&AcceptedRecipient> =
@@ -309,7 +414,13 @@ impl<'a> MessageDelivery<'a> {
 impl DeliveryReplies<'_> {
     fn none() -> Self {
         let write_result = Ok(());
-        DeliveryReplies { delivered: Vec::new(), any_deferred: false, last: None, write_result }
+        DeliveryReplies {
+            delivered: Vec::new(),
+            accepted: 0,
+            any_deferred: false,
+            last: None,
+            write_result,
+        }
     }
 
     /// Writes to the client, unless that has failed before.

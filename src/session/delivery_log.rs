@@ -17,12 +17,15 @@ pub(super) struct QueuedMail {
     pub recipients: Vec<QueuedRecipient>,
 }
 
-/// A recipient on another host, in a queue entry.
+/// A recipient in a queue entry.
 pub(super) struct QueuedRecipient {
     /// The recipient as the client named it.
     path: ForwardPath,
-    to: Mailbox,
+    /// The address that the entry is for, in angle brackets.
+    to: String,
     queue_id: String,
+    /// The reason why mail for a recipient of this host waits.
+    reason: Option<String>,
 }
 
 impl QueuedMail {
@@ -32,11 +35,41 @@ impl QueuedMail {
             let queue_id = entry.queue_id().unwrap_or_default();
             self.recipients.extend(recipients.iter().map(|recipient| QueuedRecipient {
                 path: recipient.path.clone(),
-                to: recipient.destination.clone(),
+                to: format!("<{}>", recipient.destination),
                 queue_id: queue_id.to_owned(),
+                reason: None,
             }));
         }
         self.entries.extend(entries);
+    }
+
+    /// Adds the entries that [`held::destinations`] made for `recipients`, each with its reason.
+    pub fn add_held<D>(
+        &mut self,
+        recipients: &[(&Recipient<D>, String)],
+        entries: Vec<Destination>,
+    ) {
+        for (recipients, entry) in recipients.chunks(queue::RECIPIENTS_MAX).zip(&entries) {
+            let queue_id = entry.queue_id().unwrap_or_default();
+            self.recipients.extend(recipients.iter().map(|(recipient, reason)| QueuedRecipient {
+                path: recipient.path.clone(),
+                to: recipient.path.to_string(),
+                queue_id: queue_id.to_owned(),
+                reason: Some(reason.clone()),
+            }));
+        }
+        self.entries.extend(entries);
+    }
+
+    /// Returns the addresses on other hosts.
+    pub fn addresses(&self) -> Vec<String> {
+        let bare = |to: &str| to.trim_start_matches('<').trim_end_matches('>').to_owned();
+        self.recipients.iter().filter(|to| to.reason.is_none()).map(|to| bare(&to.to)).collect()
+    }
+
+    /// True if mail for a recipient of this host waits.
+    pub fn is_held(&self) -> bool {
+        self.recipients.iter().any(|recipient| recipient.reason.is_some())
     }
 }
 
@@ -73,7 +106,9 @@ impl DeliveryAttempt<'_> {
             recipients.iter().flat_map(|of| of.destination.local.iter().map(move |to| (of, to)));
         let discarded: Vec<_> = recipients
             .iter()
-            .filter(|of| of.destination.local.is_empty() && of.destination.remote.is_empty())
+            .map(|recipient| (recipient, &recipient.destination))
+            .filter(|(_, to)| to.local.is_empty() && to.remote.is_empty() && to.held.is_none())
+            .map(|(recipient, _)| recipient)
             .collect();
         counters.discarded.add(discarded.len() as u64);
         let lines = here.clone().count() + queued.len() + discarded.len();
@@ -87,16 +122,16 @@ impl DeliveryAttempt<'_> {
             let to = format_args!("<{}>", to.delivered_to);
             events::delivered(message, to, orig_to, mailbox, self.command(), size, ms);
         }
+        counters.held.add(queued.iter().filter(|to| to.reason.is_some()).count() as u64);
         let rest = LINES_MAX.saturating_sub(here.count());
         for recipient in discarded.iter().take(rest) {
             events::discarded(message, &recipient.path, size, ms);
         }
-        for QueuedRecipient { path, to, queue_id } in
+        for QueuedRecipient { path, to, queue_id, reason } in
             queued.iter().take(rest.saturating_sub(discarded.len()))
         {
-            let to = format!("<{to}>");
-            let orig_to = Some(path.to_string()).filter(|path| *path != to);
-            events::queued(message, to, orig_to, queue_id, size, ms);
+            let orig_to = Some(path.to_string()).filter(|path| path != to);
+            events::queued(message, to, orig_to, queue_id, size, ms, reason.as_ref());
         }
         if lines > LINES_MAX {
             events::recipients_omitted(message, lines - LINES_MAX);

@@ -67,7 +67,8 @@ impl Host for SessionHost<'_> {
     fn check_mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
         let SessionConfig { spool, mail_dir, .. } = &self.context.config;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
-        if has_room(spool, needed) && has_room(mail_dir, needed) {
+        // A message for a full disk of mailboxes can wait in the spool.
+        if has_room(spool, needed) && (self.access.hold || has_room(mail_dir, needed)) {
             Ok(())
         } else {
             events::no_room(self.session, self.access.peer, from, size.unwrap_or(0));
@@ -87,6 +88,13 @@ impl Host for SessionHost<'_> {
                 self.precheck(&resolution, to)?;
             }
             Ok(resolution)
+        });
+        let accepted = accepted.or_else(|reply| {
+            if self.access.hold && delivery == Delivery::Mail && can_wait(&reply) {
+                let held = Some(replies::first_line(&reply));
+                return Ok(Resolution { held, ..Resolution::default() });
+            }
+            Err(reply)
         });
         match &accepted {
             Ok(_) => counters.recipients.one(),
@@ -139,6 +147,12 @@ impl Host for SessionHost<'_> {
     fn help(&self) -> Option<Reply> {
         self.access.counters.then(|| replies::for_counters(&self.context.counters))
     }
+}
+
+/// Returns true if mail for a recipient that is refused with `reply` can wait in the queue: for the
+/// lookup, for the mailbox, or for room in it.
+fn can_wait(reply: &Reply) -> bool {
+    matches!(reply.code, 450 | 451) || reply.enhanced == Some((5, 2, 2))
 }
 
 /// Returns true if the disk of `directory` has `bytes` free. A disk that gives no answer, or that

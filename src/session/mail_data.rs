@@ -22,7 +22,7 @@ use crate::route::Resolution;
 use crate::smtp::chunk::Chunks;
 use crate::smtp::data::{DataEnd, Decoder};
 use crate::smtp::receiver::Step;
-use crate::smtp::{Envelope, Reply};
+use crate::smtp::{Delivery, Envelope, Reply};
 
 /// A message with mail data that is being read.
 pub(super) struct Incoming {
@@ -185,6 +185,7 @@ impl Session<'_> {
             time: &time,
             octets,
             received_at,
+            hold: self.access().hold && envelope.delivery == Delivery::Mail,
         };
         let reply = delivery.deliver(self.stream, self.receiver.reply_mode(), message)?;
         // A client that has mail accepted is not harvesting addresses.

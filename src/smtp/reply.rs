@@ -331,6 +331,12 @@ pub fn delivered(id: &str) -> Reply {
     Reply::new(250, (2, 6, 0), format!("Message: OK, delivered as {id}"))
 }
 
+/// Returns `250` to the end of mail data: the message waits in the queue, for some or all of its
+/// recipients.
+pub fn held(id: &str) -> Reply {
+    Reply::new(250, (2, 6, 0), format!("Message: OK, queued as {id}"))
+}
+
 /// Returns `250` to the end of mail data: the message was shown on terminals, and not stored.
 pub fn shown(id: &str) -> Reply {
     Reply::new(250, (2, 6, 0), format!("DATA: OK, shown as {id}"))

@@ -8,6 +8,7 @@ mod harness;
 mod crashes;
 mod damage;
 mod faults;
+mod held;
 mod logger;
 mod model;
 mod shared_spool;

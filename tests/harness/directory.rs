@@ -111,17 +111,20 @@ impl TestDirectory {
         Server::start_by(starter, self, options)
     }
 
-    /// Asserts, with no server running, that only these mailboxes and journals are there.
+    /// Asserts, with no server running, that only these mailboxes, journals and an empty queue are
+    /// there.
     pub fn assert_clean(&self, mailboxes: &BTreeSet<String>) {
         let mut mail = self.names("mail");
         mail.retain(|name| !mailboxes.contains(name));
         assert!(mail.is_empty(), "left in the mail directory: {mail:?}");
         let mut spool = self.names("spool");
         // A killed server leaves its sockets, and the next one replaces them.
-        let expected =
-            |name: &str| name.starts_with("journal-") || ["control", "smtp"].contains(&name);
+        let expected = |name: &str| {
+            name.starts_with("journal-") || ["control", "queue", "smtp"].contains(&name)
+        };
         spool.retain(|name| !expected(name));
         assert!(spool.is_empty(), "left in the spool: {spool:?}");
+        assert!(self.queue().is_empty(), "left in the queue: {:?}", self.queue());
     }
 
     /// Removes all mailboxes.

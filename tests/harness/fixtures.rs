@@ -59,6 +59,7 @@ pub fn set_up(directory: &Path, options: &[(String, String)]) -> Vec<String> {
         ("domain", "b\u{fc}cher.arpa"),
         ("mailbox-limit", &limit),
         ("aliases", &aliases),
+        ("hold", "off"),
     ];
     let cases = ["a.miller", "b.miller", "busy", "full"];
     all.extend(MAILBOXES.iter().chain(&cases).map(|user| ("user", *user)));

@@ -7,6 +7,7 @@
 mod harness;
 
 mod deliver;
+mod held;
 mod log_events;
 mod mbox;
 mod message;

@@ -34,7 +34,7 @@ const UNUSABLE: &[Unusable] = &[
 #[test]
 fn unusable_mailbox_is_refused_and_logged() {
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "1"]);
+    let server = directory.start(&["--lock-timeout", "1", "--hold", "off"]);
     let mut ledger = Ledger::default();
     // One session has named its recipient before the fault, the other one names it after.
     for (i, (what, make, words)) in UNUSABLE.iter().enumerate() {
@@ -73,7 +73,7 @@ fn unusable_mailbox_is_refused_and_logged() {
 #[test]
 fn missing_mail_directory_is_451() {
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "1"]);
+    let server = directory.start(&["--lock-timeout", "1", "--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
     fs::rename(directory.join("mail"), directory.join("away")).unwrap();

@@ -86,7 +86,7 @@ impl Drop for HeldLock {
 #[test]
 fn short_lock_delays_only_its_mailbox() {
     let directory = TestDirectory::new();
-    let server = directory.start(&[]);
+    let server = directory.start(&["--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
@@ -126,7 +126,7 @@ fn short_lock_delays_only_its_mailbox() {
 #[test]
 fn long_lock_is_451() {
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "1"]);
+    let server = directory.start(&["--lock-timeout", "1", "--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     for lock in LOCKS {
@@ -176,7 +176,7 @@ fn mailbox_replaced_while_mail_waits() {
     for lock in LOCKS {
         for (what, change, expected) in changes {
             let directory = TestDirectory::in_memory();
-            let server = directory.start(&[]);
+            let server = directory.start(&["--hold", "off"]);
             let mut ledger = Ledger::default();
             Ledger::default().deliver(server.address, TestMessage::new("gone", &["alice"], 500));
             let holder = HeldLock::take(lock, &directory.mailbox_path("alice"));
@@ -237,7 +237,7 @@ const STALE_DOTLOCKS: &[StaleDotlock] = &[
 fn stale_dotlock_is_broken_by_owner_or_age() {
     // Longer than the time between two looks at a lock.
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "6", "--threads", "40"]);
+    let server = directory.start(&["--lock-timeout", "6", "--threads", "40", "--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 500));
     let own = format!(".mailslot-{}-", server.pid());

@@ -13,6 +13,7 @@ mod descriptors;
 mod dialogues;
 mod disk_faults;
 mod dsn;
+mod held;
 mod inetd;
 #[cfg(target_os = "linux")]
 mod kill;

@@ -9,7 +9,7 @@ const TEXT: &str = "Subject: hello\r\n\r\nHello.\r\n";
 /// The reply for all must not make a client give up recipients that may get the message later.
 #[test]
 fn reply_for_all_recipients() {
-    let server = Server::start(&["--mailbox-limit", "700"]);
+    let server = Server::start(&["--mailbox-limit", "700", "--hold", "off"]);
     let mut client = server.after_ehlo();
     let large = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(200));
     client.deliver("a@b", &["full@b"], &large, 250);
@@ -32,7 +32,7 @@ fn reply_for_all_recipients() {
 
 #[test]
 fn report_names_delivered_recipients_only() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["--hold", "off"]);
     let mut client = server.after_ehlo();
     client.command("MAIL FROM:<alan@b> PRDR", 250);
     for name in ["broken", "smith", "brown"] {

@@ -142,7 +142,7 @@ fn every_reply_by_its_cause() {
         let root = directory.as_str().to_owned();
         let options: Vec<String> = row.options.iter().map(|o| o.replace("DIR", &root)).collect();
         let mut options: Vec<&str> = options.iter().map(String::as_str).collect();
-        options.extend(["--hostname", "here.example"]);
+        options.extend(["--hostname", "here.example", "--hold", "off"]);
         let server = Server::start_in(directory, &options);
 
         let mut client = Client::connect(server.address);

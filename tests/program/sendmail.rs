@@ -21,7 +21,8 @@ impl SendmailHost {
         let server = Server::start(&[&domain, options].concat());
         let config = server.join("conf");
         let text = format!(
-            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nspool {}\n",
+            "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nhold off\n\
+             spool {}\n",
             server.address,
             server.join("spool").display(),
         );

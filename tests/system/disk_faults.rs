@@ -59,7 +59,7 @@ fn each_call_of_the_session_fails_large_message() {
 /// error, the first `most` times once, and from the first and second time on.
 fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
     let directory = TestDirectory::in_memory();
-    let server = directory.start(&["--threads", "2", "--lock-timeout", "1"]);
+    let server = directory.start(&["--threads", "2", "--lock-timeout", "1", "--hold", "off"]);
     let mut ledger = Ledger::default();
     let mut runs = FaultRun { directory: &directory, server: &server, group, fired: 0 };
     ledger.deliver(server.address, TestMessage::new("first", &to[..1], 500));
@@ -186,7 +186,7 @@ fn failing(directory: &TestDirectory, server: &Server, names: &[&str], injects: 
 fn failed_truncation_is_repeated_before_the_next_message() {
     for (call, length) in [("writev:error=EIO:when=2", 5000), ("writev:error=EIO:when=3", LARGE)] {
         let directory = TestDirectory::in_memory();
-        let server = directory.start(&[]);
+        let server = directory.start(&["--hold", "off"]);
         let mut ledger = Ledger::default();
         ledger.deliver(server.address, TestMessage::new("first", &["a", "b"], 500));
         let call = format!("inject={call}");
@@ -209,7 +209,7 @@ fn failed_truncation_is_repeated_before_the_next_message() {
 #[ignore = "needs strace"]
 fn journal_is_replaced_after_a_failed_sync() {
     let directory = TestDirectory::in_memory();
-    let server = directory.start(&[]);
+    let server = directory.start(&["--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["a", "b"], 500));
     let inode = || {
@@ -230,7 +230,7 @@ fn journal_is_replaced_after_a_failed_sync() {
     // The record may have been written, but must not be recovered.
     server.signal(Signal::SIGKILL);
     server.ended();
-    let server = directory.start(&[]);
+    let server = directory.start(&["--hold", "off"]);
     ledger.assert_matches(&directory);
     server.stop();
     directory.assert_clean(&ledger.mailboxes());
@@ -241,7 +241,7 @@ fn journal_is_replaced_after_a_failed_sync() {
 fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
     for (threads, suspended) in [(&["checkpoint"][..], false), (&["checkpoint", "writer"], true)] {
         let directory = TestDirectory::in_memory();
-        let server = directory.start(&[]);
+        let server = directory.start(&["--hold", "off"]);
         let mut ledger = Ledger::default();
         ledger.deliver(server.address, TestMessage::new("first", &["a"], 500));
         // After the sync of the record comes that of the mailbox, and then its retry.
@@ -260,7 +260,7 @@ fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
         ledger.assert_matches(&directory);
         server.signal(Signal::SIGKILL);
         server.ended();
-        let server = directory.start(&[]);
+        let server = directory.start(&["--hold", "off"]);
         ledger.deliver(server.address, TestMessage::new("after", &["a", "b"], 500));
         ledger.assert_matches(&directory);
         server.stop();
@@ -272,7 +272,7 @@ fn mailbox_is_rewritten_after_a_failed_sync_then_suspended() {
 #[ignore = "needs root"]
 fn mailbox_of_another_user_is_450() {
     let directory = TestDirectory::new();
-    let server = directory.start(&[]);
+    let server = directory.start(&["--hold", "off"]);
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
     std::os::unix::fs::chown(directory.mailbox_path("alice"), Some(65_534), None).unwrap();
@@ -297,7 +297,7 @@ fn mailbox_without_permission_is_451() {
     copy_program(&copy);
     let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
     let copy_instead = ["sh", "-c", "shift && exec \"$0\" \"$@\"", copy.to_str().unwrap()];
-    let server = directory.start_by(&[&nobody[..], &copy_instead].concat(), &[]);
+    let server = directory.start_by(&[&nobody[..], &copy_instead].concat(), &["--hold", "off"]);
     let server = server.unwrap_or_else(|(log, _)| panic!("{log:#?}"));
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["alice"], 300));
@@ -328,7 +328,7 @@ fn start_on_tmpfs(directory: &TestDirectory, name: &str, size: &str) -> Server {
     let mount = format!("mount -t tmpfs -o size={size},mode=700 tmpfs '{}'", path.display());
     let starter = Namespace::new().run(&mount).words();
     let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
-    let started = directory.start_by(&starter, &["--lock-timeout", "1"]);
+    let started = directory.start_by(&starter, &["--lock-timeout", "1", "--hold", "off"]);
     started.unwrap_or_else(|(log, _)| panic!("{log:#?}"))
 }
 
@@ -439,7 +439,7 @@ fn full_disk_is_452_with_inetd() {
         "QUIT\r\n".to_owned(),
     ];
     fs::write(directory.join("dialogue"), dialogue.concat()).unwrap();
-    let script = "\"$2\" --inetd --log stderr --sandbox \"$1\" <\"$1/dialogue\"; \
+    let script = "\"$2\" --inetd --hold off --log stderr --sandbox \"$1\" <\"$1/dialogue\"; \
         cat \"$1/mail/jones\"";
     let mail = directory.join("mail");
     let output = Namespace::new()

@@ -28,6 +28,7 @@ fn serve(directory: &TestDirectory, options: &[&str]) -> Server {
     fs::write(mail.join("brown"), "").unwrap();
     let limit = LIMIT.to_string();
     let mut all = vec!["--tls-cert", cert, "--tls-key", key, "--mailbox-limit", &limit];
+    all.extend(["--hold", "off"]);
     for user in ["smith", "jones", "brown", "full", "small", "j\u{fc}rgen"] {
         all.extend(["-u", user]);
     }

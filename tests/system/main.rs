@@ -13,6 +13,9 @@ mod corpus;
 mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
+mod held_callers;
+#[cfg(target_os = "linux")]
+mod held_kill;
 #[cfg(target_os = "linux")]
 mod kill;
 #[cfg(feature = "tls")]

@@ -41,7 +41,7 @@ fn mailboxes_are_written_as_their_owners() {
         for mode in StartMode::ALL {
             let host = TestHost::new();
             host.set_mail_directory(directory_mode, uid, gid);
-            let server = host.start(mode, &["--lock", lock]);
+            let server = host.start(mode, &["--lock", lock, "--hold", "off"]);
             for kind in [Missing, Private, Group, Foreign, Symlink, HardLink] {
                 let what = format!("{directory_mode:o} {mode:?} {kind:?}");
                 let delivers = match kind {
@@ -105,7 +105,7 @@ fn mailboxes_are_written_as_their_owners() {
 fn mailbox_of_root_is_not_written_as_root() {
     for mode in [StartMode::Root, StartMode::Capable] {
         let host = TestHost::new();
-        let server = host.start(mode, &[]);
+        let server = host.start(mode, &["--hold", "off"]);
         for (permissions, code) in [(None, 451), (Some(0o600), 451), (Some(0o660), 250)] {
             let _ = fs::remove_file(host.mailbox("root"));
             if let Some(permissions) = permissions {
@@ -130,7 +130,7 @@ fn stale_dotlock_in_a_sticky_directory_is_removed() {
         chown(&lock, Some(ALICE), Some(ALICE)).unwrap();
         let then = std::time::SystemTime::now() - Duration::from_secs(1000);
         File::options().write(true).open(&lock).unwrap().set_modified(then).unwrap();
-        let server = host.start(mode, &["--mailbox-limit", "1K"]);
+        let server = host.start(mode, &["--mailbox-limit", "1K", "--hold", "off"]);
         let mut client = server.after_ehlo();
         let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(900));
         client.deliver("a@a.example", &["alice@host.example"], &text, 552);

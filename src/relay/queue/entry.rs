@@ -1,5 +1,5 @@
-//! An entry of the queue: a message for recipients on other hosts, in a file `queue/ID` in the
-//! spool.
+//! An entry of the queue: a message for recipients on other hosts, or for recipients of this host
+//! whose mailboxes cannot take it now (`held.rs`), in a file `queue/ID` in the spool.
 //!
 //! ```text
 //! From smith@example.org Tue Jul  1 08:52:37 2025
@@ -27,14 +27,18 @@
 //! | `e` | ENVID | | |
 //! | `d` | the local address that led to the recipients | | |
 //! | `s` | the id of the user that submitted the message here, if it is known | | |
+//! | `w` | reason why mail for this host is held | | |
+//! | `h` | mailbox or address that has its copy already, repeated | | |
+//! | `g` | in a receipt: index of a recipient that has the message, repeated | | |
 //!
 //! Mail that an alias or a forward file relays leaves with that local address in a Delivered-To
 //! field, so that a mail loop can be recognized when it comes back.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::path::Path;
 
-use crate::message::QUEUE_FIELD;
+use crate::message::{Content, QUEUE_FIELD};
 use crate::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use crate::smtp::envelope::BodyType;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
@@ -46,13 +50,26 @@ pub struct QueueEntry {
     pub arrived_at: i64,
     /// Size of the content in bytes.
     pub size: u64,
-    /// The envelope. All of its recipients are on other hosts.
+    /// The envelope. Its recipients are all on other hosts, or all on this host.
     pub envelope: Envelope<()>,
     /// The local address with the alias or forward file that led to the recipients. None if the
     /// client named them.
     pub via: Option<String>,
+    /// Fields of held mail. Empty for recipients on other hosts.
+    pub held: HeldFields,
     /// Position of the content in the file.
     content_at: u64,
+}
+
+/// Fields that only an entry for recipients of this host has, or its receipt.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeldFields {
+    /// Reply that the client would have got, in one line. None in a receipt.
+    pub reason: Option<String>,
+    /// Names of mailboxes, and addresses on other hosts, that have their copy already.
+    pub has: Vec<String>,
+    /// Indexes of the recipients that a receipt is about.
+    pub done: Vec<usize>,
 }
 
 /// Returns the value of the Mailslot-Queue field, or None if it would hold a control character,
@@ -61,6 +78,36 @@ pub fn encode<D>(
     envelope: &Envelope<D>,
     to: &[Recipient<Mailbox>],
     via: Option<&str>,
+    arrived_at: i64,
+    size: u64,
+) -> Option<String> {
+    let held = HeldFields::default();
+    let to: Vec<_> = to.iter().map(|to| (to.destination.to_string(), to)).collect();
+    encode_fields(envelope, &to, via, &held, arrived_at, size)
+}
+
+/// Returns the value of the field for recipients of this host, who are written as the client named
+/// them. None as for [`encode`].
+pub fn encode_held<D, E>(
+    envelope: &Envelope<D>,
+    to: &[&Recipient<E>],
+    held: &HeldFields,
+    arrived_at: i64,
+    size: u64,
+) -> Option<String> {
+    let address = |path: &ForwardPath| match path {
+        ForwardPath::Postmaster => POSTMASTER.to_owned(),
+        ForwardPath::Mailbox(mailbox) => mailbox.to_string(),
+    };
+    let to: Vec<_> = to.iter().map(|to| (address(&to.path), *to)).collect();
+    encode_fields(envelope, &to, None, held, arrived_at, size)
+}
+
+fn encode_fields<D, E>(
+    envelope: &Envelope<D>,
+    to: &[(String, &Recipient<E>)],
+    via: Option<&str>,
+    held: &HeldFields,
     arrived_at: i64,
     size: u64,
 ) -> Option<String> {
@@ -95,8 +142,13 @@ pub fn encode<D>(
     if let Some(uid) = envelope.submitter {
         put('s', &uid.to_string());
     }
-    for recipient in to {
-        put('t', &recipient.destination.to_string());
+    if let Some(reason) = &held.reason {
+        put('w', reason);
+    }
+    held.has.iter().for_each(|name| put('h', name));
+    held.done.iter().for_each(|n| put('g', &n.to_string()));
+    for (address, recipient) in to {
+        put('t', address);
         if let Some(DsnNotify { success, failure, delay }) = recipient.notify {
             let letters = [(success, 'S'), (failure, 'F'), (delay, 'D')];
             let letters = letters.iter().filter(|(on, _)| *on).map(|(_, letter)| *letter);
@@ -113,6 +165,7 @@ pub fn encode<D>(
 /// for any other line.
 fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
     let (mut arrived_at, mut size, mut from, mut via) = (None, None, None, None);
+    let mut held = HeldFields::default();
     let mut envelope = Envelope::blank();
     while !line.is_empty() {
         let (letter, value, rest) = split_field(line)?;
@@ -130,8 +183,14 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
             ('e', None) => envelope.envid = Some(value.to_owned()),
             ('d', None) => via = Some(value.to_owned()),
             ('s', None) => envelope.submitter = Some(value.parse().ok()?),
+            ('w', None) => held.reason = Some(value.to_owned()),
+            ('h', None) => held.has.push(value.to_owned()),
+            ('g', None) => held.done.push(value.parse().ok()?),
             ('t', _) => envelope.to.push(Recipient {
-                path: ForwardPath::Mailbox(Mailbox::parse(value).ok()?),
+                path: match value {
+                    POSTMASTER => ForwardPath::Postmaster,
+                    _ => ForwardPath::Mailbox(Mailbox::parse(value).ok()?),
+                },
                 destination: (),
                 notify: None,
                 original: None,
@@ -149,10 +208,10 @@ fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
         }
     }
     envelope.from = from?;
-    if envelope.to.is_empty() {
+    if envelope.to.is_empty() && held.done.is_empty() {
         return None;
     }
-    Some(QueueEntry { arrived_at: arrived_at?, size: size?, envelope, via, content_at })
+    Some(QueueEntry { arrived_at: arrived_at?, size: size?, envelope, via, held, content_at })
 }
 
 /// Splits the first field off `line`. Returns its letter, its value, and the rest of the line.
@@ -209,6 +268,16 @@ impl QueueEntry {
         let field = self.via.iter().map(|via| format!("Delivered-To: {via}\n")).collect::<String>();
         let content = UnquotingReader { input, at_line_start: true, quotes: 0, lookahead: &[] };
         Ok(io::Cursor::new(field).chain(content))
+    }
+
+    /// Returns the content as it is in the file, ready for a mailbox. A large one is copied to a
+    /// file in the directory `spool`.
+    ///
+    /// # Errors
+    /// The entry cannot be read, or the copy cannot be written.
+    pub fn stored_content(&self, mut file: &File, spool: &Path) -> io::Result<Content> {
+        file.seek(SeekFrom::Start(self.content_at))?;
+        Content::read_from(file.take(self.size), spool)
     }
 
     /// Returns the first bytes of the content as they are in the file, at most `max`.
@@ -313,6 +382,8 @@ impl<R: BufRead> UnquotingReader<R> {
     }
 }
 
+/// The address without a domain (RFC 5321 4.1.1.3).
+const POSTMASTER: &str = "postmaster";
 /// The start of a line that must be quoted in a mailbox.
 const FROM: &[u8] = b"From ";
 /// Maximum number of bytes above the content: two lines with one address each, and the envelope.

@@ -8,6 +8,7 @@ use std::path::Path;
 use fs2::FileExt;
 
 use super::entry::QueueEntry;
+use super::held::entry_of_receipt;
 use super::state::EntryState;
 use super::{OutageReport, now, zoned};
 use crate::message::{QUEUE_DIRECTORY, QueueId};
@@ -119,7 +120,8 @@ fn ids(spool: &Path) -> io::Result<Vec<String>> {
         directory => directory?,
     };
     let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    Ok(names.filter(|name| QueueId::new(name).is_some()).collect())
+    let is_entry = |name: &String| QueueId::new(name).is_some() && entry_of_receipt(name).is_none();
+    Ok(names.filter(is_entry).collect())
 }
 
 fn read(spool: &Path, id: &str) -> io::Result<(File, QueueEntry, EntryState)> {
@@ -160,8 +162,12 @@ fn write_entry(
             writeln!(out, "    to {}", recipient.path)?;
         }
     }
-    if !state.last_reply.is_empty() {
-        writeln!(out, "    last {}", state.last_reply)?;
+    let last_reply = match state.last_reply.as_str() {
+        "" => entry.held.reason.as_deref().unwrap_or_default(),
+        last_reply => last_reply,
+    };
+    if !last_reply.is_empty() {
+        writeln!(out, "    last {last_reply}")?;
     }
     Ok(())
 }

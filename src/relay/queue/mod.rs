@@ -1,4 +1,5 @@
-//! The queue: mail for other hosts, from its `250` until it is sent or returned to its sender.
+//! The queue: mail for other hosts, and mail of this host's programs that waits for a mailbox of
+//! this host, from its `250` until it is sent, delivered or returned to its sender.
 //!
 //! ```text
 //! session --Message--> WriterHandle --> writer --> queue/ID        synced, before the 250
@@ -12,7 +13,8 @@
 //! | --- | --- |
 //! | `entry.rs` | the file of one message |
 //! | `state.rs` | the file of its progress beside it, and the times of retries |
-//! | `runner/` | the one thread that sends, retries and reports |
+//! | `held.rs` | entries for recipients of this host |
+//! | `runner/` | the two threads that send, deliver, retry and report |
 //! | `list.rs` | `mailslot queue` |
 //!
 //! A crash can leave these states, from which the next start recovers:
@@ -27,12 +29,13 @@
 //! | a report is delivered | a recipient that is not finished is reported again |
 //! | the entry is removed | its state is removed; if the removal is lost, it is sent again |
 //!
-//! So a message may be sent twice, but it is never lost: the queue, the other server, or (after a
-//! report) its sender has it.
+//! So a message may be sent twice to another host, but it is never lost: the queue, the other
+//! server, or (after a report) its sender has it.
 //!
 //! Several processes may work on one queue. Each locks (flock) an entry while it works on it.
 
 pub mod entry;
+pub mod held;
 pub mod list;
 mod runner;
 pub mod state;
@@ -46,7 +49,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
@@ -58,7 +61,7 @@ use crate::relay::client;
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
-use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient};
+use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use runner::QueueRunner;
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
@@ -101,13 +104,20 @@ pub struct Smarthost {
     pub settings: client::ClientConfig,
 }
 
-/// A handle to the queue's thread, for sessions. Cheap to clone.
+/// A handle to the queue's threads, for sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct QueueHandle {
+    relayed: EventSender,
+    held: EventSender,
+    outage: OutageCell,
+}
+
+/// The sending end of one thread's events.
+#[derive(Clone, Debug)]
+struct EventSender {
     events: Sender<QueueEvent>,
     /// True if the channel was full, so that the directory must be scanned.
     overflowed: Arc<AtomicBool>,
-    outage: OutageCell,
 }
 
 /// The outage of the queue, as other threads see it.
@@ -153,35 +163,59 @@ enum QueueEvent {
     FlushSelected(FlushSelection, Sender<usize>),
 }
 
-/// The queue's thread.
+/// The queue's threads.
 #[derive(Debug)]
 pub struct QueueThread {
     stop: Sender<()>,
-    thread: JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
-/// Starts the queue's thread. Creates the queue directory if it is missing. The writer of `writer`
+/// Kind of the entries that a thread of the queue works on. A mailbox that is locked for long does
+/// not delay mail for other hosts, and a smarthost that does not answer no mail for mailboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum EntryKind {
+    /// Entries for other hosts.
+    Relayed,
+    /// Entries for this host (`held.rs`).
+    Held,
+}
+
+impl EntryKind {
+    fn of(id: &str) -> EntryKind {
+        if held::is_held(id) { EntryKind::Held } else { EntryKind::Relayed }
+    }
+}
+
+/// Starts the queue's threads. Creates the queue directory if it is missing. The writer of `writer`
 /// must have recovered.
 ///
 /// # Errors
-/// The directory cannot be created or read, or the thread cannot be started.
+/// The directory cannot be created or read, or a thread cannot be started.
 pub fn start(
     settings: QueueConfig,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
 ) -> io::Result<(QueueHandle, QueueThread)> {
-    let (events, received) = bounded(1024);
     let (stop, stopped) = bounded(0);
-    let overflowed = Arc::new(AtomicBool::new(false));
-    let mut runner = QueueRunner::new(settings, route, writer, counters)?;
-    let outage = runner.outage_cell();
-    let handle = QueueHandle { events, overflowed: overflowed.clone(), outage };
-    let thread = std::thread::Builder::new().name("queue".into()).spawn(move || {
-        let _vital = VitalThread::new("queue");
-        runner.run(&received, &stopped, &overflowed);
-    })?;
-    Ok((handle, QueueThread { stop, thread }))
+    let (relayed, relayed_events) = event_channel();
+    let (held, held_events) = event_channel();
+    let handle = QueueHandle { relayed, held, outage: OutageCell::default() };
+    let mut threads = Vec::new();
+    for (kind, name, events, sender) in [
+        (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
+        (EntryKind::Held, "held", held_events, &handle.held),
+    ] {
+        let (settings, route, stopped) = (settings.clone(), route.clone(), stopped.clone());
+        let (writer, counters, queue) = (writer.clone(), counters.clone(), handle.clone());
+        let overflowed = sender.overflowed.clone();
+        let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        threads.push(std::thread::Builder::new().name(name.into()).spawn(move || {
+            let _vital = VitalThread::new(name);
+            runner.run(&events, &stopped, &overflowed);
+        })?);
+    }
+    Ok((handle, QueueThread { stop, threads }))
 }
 
 /// Tries each entry of the queue once, or just those in `ids` if there are any. Returns the number
@@ -196,39 +230,62 @@ pub fn flush(
     counters: Arc<Counters>,
     ids: &[String],
 ) -> io::Result<usize> {
-    let mut runner = QueueRunner::new(settings, route, writer, counters)?;
+    let mut left = 0;
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
-    Ok(runner.flush(&all, || false))
+    // Held mail first, because it may lead to entries for other hosts.
+    for kind in [EntryKind::Held, EntryKind::Relayed] {
+        let (settings, route) = (settings.clone(), route.clone());
+        let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
+        let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        left += runner.flush(&all, || false);
+    }
+    Ok(left)
+}
+
+/// Returns both ends of the channel of one thread's events.
+fn event_channel() -> (EventSender, Receiver<QueueEvent>) {
+    let (events, received) = bounded(1024);
+    (EventSender { events, overflowed: Arc::default() }, received)
 }
 
 impl QueueHandle {
     /// Returns a handle to a queue that another process works on.
     pub fn detached() -> QueueHandle {
-        let (overflowed, outage) = (Arc::default(), OutageCell::default());
-        QueueHandle { events: bounded(0).0, overflowed, outage }
+        let detached = || EventSender { events: bounded(0).0, overflowed: Arc::default() };
+        QueueHandle { relayed: detached(), held: detached(), outage: OutageCell::default() }
     }
 
     /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
     /// scan.
     pub fn entry_created(&self, id: &str) {
-        if self.events.try_send(QueueEvent::EntryCreated(id.to_owned())).is_err() {
-            self.overflowed.store(true, Ordering::Relaxed);
+        let EventSender { events, overflowed } = match EntryKind::of(id) {
+            EntryKind::Relayed => &self.relayed,
+            EntryKind::Held => &self.held,
+        };
+        if events.try_send(QueueEvent::EntryCreated(id.to_owned())).is_err() {
+            overflowed.store(true, Ordering::Relaxed);
         }
     }
 
     /// Requests that entries for `node` are tried now (ETRN). Returns false if this process does
     /// not work on the queue.
     pub fn flush(&self, node: &EtrnNode) -> bool {
-        self.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
+        self.relayed.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
     }
 
     /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
     /// entries left, of the submitter or of the whole queue. Returns None if the queue stops or is
     /// too busy.
     pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
-        let (left, answer) = bounded(1);
-        self.events.try_send(QueueEvent::FlushSelected(selection, left)).ok()?;
-        answer.recv().ok()
+        let mut count = 0;
+        // Held mail first, because it may lead to entries for other hosts.
+        for thread in [&self.held, &self.relayed] {
+            let (left, answer) = bounded(1);
+            let event = QueueEvent::FlushSelected(selection.clone(), left);
+            thread.events.try_send(event).ok()?;
+            count += answer.recv().ok()?;
+        }
+        Some(count)
     }
 
     /// Returns the outage that the queue is in, if any.
@@ -238,12 +295,13 @@ impl QueueHandle {
 }
 
 impl QueueThread {
-    /// Stops the thread. Waits up to `grace` for an attempt under way. The entry of an attempt that
+    /// Stops the threads. Waits up to `grace` for attempts under way. The entry of an attempt that
     /// takes longer is tried again by the next process.
     pub fn stop(self, grace: Duration) {
         drop(self.stop);
         let deadline = Instant::now() + grace;
-        while !self.thread.is_finished() && Instant::now() < deadline {
+        let is_running = |thread: &JoinHandle<()>| !thread.is_finished();
+        while self.threads.iter().any(is_running) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -269,6 +327,29 @@ pub fn destinations<D>(
         Some(Destination::Queue { id: QueueId::new(&id)?, envelope })
     };
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
+}
+
+/// Returns the destinations of a message for `to` on other hosts, to which the alias or the forward
+/// file of the local address `via` leads. If it is a list with an `owner`, reports go to that
+/// address alone (RFC 3461 5.2.7.3), unless the message has the null reverse-path: a bounce keeps
+/// it, or it could bounce again.
+///
+/// Returns None if a field cannot be encoded.
+pub fn forwarded_destinations<D>(
+    envelope: &Envelope<D>,
+    to: &mut [Recipient<Mailbox>],
+    owner: Option<&Mailbox>,
+    via: &str,
+    id: &str,
+    size: u64,
+) -> Option<Vec<Destination>> {
+    let mut envelope = envelope.with_recipients::<Mailbox>(Vec::new());
+    if let (Some(owner), ReversePath::Mailbox(_)) = (owner, &envelope.from) {
+        to.iter_mut().for_each(|to| (to.notify, to.original) = (None, None));
+        (envelope.ret, envelope.envid) = (None, None);
+        envelope.from = ReversePath::Mailbox(owner.clone());
+    }
+    destinations(&envelope, to, Some(via), id, size)
 }
 
 /// Returns the destinations of a report to all of `resolution`, in mailboxes and in the queue.
@@ -299,14 +380,20 @@ pub fn report_destinations(
     Some(resolution.local.into_iter().map(Destination::Mailbox).chain(queued).collect())
 }
 
-/// Creates the queue directory if it is missing, and returns its path.
+/// Creates the queue directory in the existing directory `spool` if it is missing, and returns its
+/// path.
 ///
 /// # Errors
-/// The directory cannot be created.
+/// The directory cannot be created. The text names it.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(QUEUE_DIRECTORY);
-    DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
-    Ok(directory)
+    match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+            let text = format!("cannot create directory {}: {e}", directory.display());
+            Err(io::Error::new(e.kind(), text))
+        }
+        _ => Ok(directory),
+    }
 }
 
 /// Returns the time in seconds since 1970.

@@ -7,6 +7,7 @@
 //! next 1751363557                     time of the next attempt, in seconds since 1970
 //! warned                              the delay was reported to the sender
 //! gone 0 2                            recipients that are finished, counted from 0
+//! has smith                           a mailbox that has its copy (held mail), repeated
 //! last 451 4.7.1 Greylisted           the last reply, for people
 //! ```
 //! The file is replaced as a whole: written under another name, synced, renamed, and its directory
@@ -36,6 +37,9 @@ pub struct EntryState {
     pub warned: bool,
     /// Indexes of the recipients that are finished: sent, or reported as failed.
     pub finished: BTreeSet<usize>,
+    /// Names of mailboxes, and addresses on other hosts, that got a copy of held mail since it is
+    /// in the queue.
+    pub has: BTreeSet<String>,
     /// The last reply, in one line. May be empty.
     pub last_reply: String,
 }
@@ -114,6 +118,7 @@ impl EntryState {
                     let all: Result<_, _> = value.split_whitespace().map(str::parse).collect();
                     state.finished = all.ok()?;
                 }
+                "has" => drop(state.has.insert(value.to_owned())),
                 "last" => state.last_reply = value.to_owned(),
                 _ => return None,
             }
@@ -133,6 +138,7 @@ impl std::fmt::Display for EntryState {
         }
         let finished: Vec<String> = self.finished.iter().map(usize::to_string).collect();
         writeln!(f, "gone {}", finished.join(" "))?;
+        self.has.iter().try_for_each(|name| writeln!(f, "has {name}"))?;
         let one_line = |c: char| if c.is_control() { ' ' } else { c };
         writeln!(f, "last {}", self.last_reply.chars().map(one_line).collect::<String>())
     }
@@ -220,6 +226,7 @@ mod tests {
             retry_at: 1_751_363_557,
             warned: true,
             finished: [0, 2, 99].into(),
+            has: ["jones".to_owned(), "smith@far.example".to_owned()].into(),
             last_reply: "451 4.7.1 gone 7\nnext 5".to_owned(),
         };
         state.write(queue, "a-1").unwrap();

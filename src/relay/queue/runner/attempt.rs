@@ -12,7 +12,7 @@ use crate::observe::events;
 use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
-use crate::relay::queue::{OutageReport, Smarthost, now, seconds, zoned};
+use crate::relay::queue::{EntryKind, OutageReport, Smarthost, held, now, seconds, zoned};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 
 /// The state of an entry after an attempt.
@@ -26,9 +26,12 @@ enum AttemptResult {
 }
 
 /// Whether outcomes come from an attempt.
-#[derive(Clone, Copy)]
-enum AttemptMade {
+pub(super) enum AttemptMade {
     No,
+    /// Made on this host. The recipients at these indexes have the message in their mailboxes.
+    Here {
+        delivered: Vec<(usize, OutcomeReason)>,
+    },
     /// Made, over a server that reports successes itself if it supports DSN.
     Yes {
         supports_dsn: bool,
@@ -75,6 +78,10 @@ impl QueueRunner {
             // A crash came between the last state and the removal of the entry.
             return self.record(&mut locked, Vec::new(), AttemptMade::No);
         }
+        if self.kind == EntryKind::Held {
+            let (outcomes, delivered) = self.deliver_here(&mut locked, &pending)?;
+            return self.record(&mut locked, outcomes, AttemptMade::Here { delivered });
+        }
         let mut connection = match self.connect() {
             Ok(connection) => connection,
             Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
@@ -116,8 +123,7 @@ impl QueueRunner {
             let entry = ScheduledEntry { due: now() + seconds, report_due: i64::MAX, forced };
             Err(AttemptResult::Waiting(entry))
         };
-        let opened = LockedEntry::open(&self.directory, id, self.unsaved.get(id))?;
-        Ok(opened.or_else(|unavailable| match unavailable {
+        Ok(self.open_entry(id)?.or_else(|unavailable| match unavailable {
             Unavailable::Removed => Err(AttemptResult::Removed),
             Unavailable::Busy => retry_in(1),
             Unavailable::Incomplete => retry_in(retry_delay(1, 0)),
@@ -136,7 +142,7 @@ impl QueueRunner {
                 Ok(connection) => {
                     if self.outage.take().is_some() {
                         events::smarthost_restored(address);
-                        self.outage_cell.set(None);
+                        self.queue.outage.set(None);
                     }
                     return Ok(connection);
                 }
@@ -152,7 +158,7 @@ impl QueueRunner {
             None => last.text.clone(),
         };
         // The time follows when the pause is known.
-        self.outage_cell.set(Some(OutageReport { reason, retry_at: now() }));
+        self.queue.outage.set(Some(OutageReport { reason, retry_at: now() }));
         Err(last)
     }
 
@@ -163,7 +169,7 @@ impl QueueRunner {
         let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
         self.outage = Some(Outage { failures, retry_at: Instant::now() + pause });
         let retry_at = now().saturating_add(seconds(pause));
-        self.outage_cell.set(self.outage_cell.get().map(|r| OutageReport { retry_at, ..r }));
+        self.queue.outage.set(self.queue.outage.get().map(|r| OutageReport { retry_at, ..r }));
         for id in self.schedule.ids_to_report(now()) {
             let result = self.open(&id).and_then(|opened| match opened {
                 Ok(mut locked) => {
@@ -195,7 +201,7 @@ impl QueueRunner {
         let warn_after = seconds(self.settings.warn_after);
         let give_up_after = seconds(self.settings.give_up_after);
         let is_overdue = age >= give_up_after;
-        let attempted = matches!(attempt, AttemptMade::Yes { .. });
+        let attempted = !matches!(attempt, AttemptMade::No);
         // In an outage each probe of a smarthost counts, because nothing else is tried.
         if attempted || is_overdue && !outcomes.is_empty() {
             locked.state.tries = locked.state.tries.saturating_add(1);
@@ -224,8 +230,14 @@ impl QueueRunner {
             // the process dies meanwhile.
             self.save(locked)?;
         }
-        if matches!(attempt, AttemptMade::Yes { supports_dsn: false }) {
-            self.report(locked, DsnAction::Relayed, &sent);
+        match &attempt {
+            AttemptMade::Yes { supports_dsn: false } => {
+                self.report(locked, DsnAction::Relayed, &sent);
+            }
+            AttemptMade::Here { delivered } => {
+                self.report(locked, DsnAction::Delivered, delivered);
+            }
+            AttemptMade::Yes { supports_dsn: true } | AttemptMade::No => {}
         }
         // A failure that cannot be reported leaves the recipient pending, so that the report is
         // tried again.
@@ -241,6 +253,7 @@ impl QueueRunner {
             EntryState::remove(&self.directory, &locked.id).inspect_err(|_| {
                 self.unsaved.insert(locked.id.clone(), locked.state.clone());
             })?;
+            self.remove_receipts(locked);
             return Ok(AttemptResult::Removed);
         }
         if attempted {
@@ -268,10 +281,21 @@ impl QueueRunner {
     fn save(&mut self, locked: &LockedEntry) -> io::Result<()> {
         let written = locked.state.write(&self.directory, &locked.id);
         match &written {
-            Ok(()) => self.unsaved.remove(&locked.id),
-            Err(_) => self.unsaved.insert(locked.id.clone(), locked.state.clone()),
-        };
+            Ok(()) => {
+                self.unsaved.remove(&locked.id);
+                self.remove_receipts(locked);
+            }
+            Err(_) => drop(self.unsaved.insert(locked.id.clone(), locked.state.clone())),
+        }
         written
+    }
+
+    /// Removes the receipts that the state on disk, or the removal of the entry, has made needless.
+    fn remove_receipts(&self, locked: &LockedEntry) {
+        if self.kind == EntryKind::Held {
+            let finished = locked.state.finished.iter().copied();
+            held::remove_receipts(&self.directory, &locked.id, finished);
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fs2::FileExt;
 
 use crate::observe::events;
 use crate::relay::queue::entry::QueueEntry;
+use crate::relay::queue::held::{is_held, take_over_receipts};
 use crate::relay::queue::state::EntryState;
 use crate::smtp::Envelope;
 
@@ -29,12 +30,13 @@ pub(super) enum Unavailable {
     /// The entry is locked: by the writer, which has not committed the batch yet, or by another
     /// process that works on the queue.
     Busy,
-    /// The entry is cut short, and recovery has not repaired it yet.
+    /// The entry or a receipt of it is cut short, and recovery has not repaired it yet.
     Incomplete,
 }
 
 impl LockedEntry {
-    /// Opens and locks the entry `id`, and reads it. Its state is `unsaved`, or else read too.
+    /// Opens and locks the entry `id`, and reads it. Its state is `unsaved`, or else read too. Held
+    /// mail takes over its receipts, for which the journals were recovered at `recovered_at`.
     /// Removes an empty entry, which was created for a message of which no record was written.
     ///
     /// # Errors
@@ -43,6 +45,7 @@ impl LockedEntry {
         directory: &Path,
         id: &Arc<str>,
         unsaved: Option<&EntryState>,
+        recovered_at: SystemTime,
     ) -> io::Result<Result<LockedEntry, Unavailable>> {
         let path = directory.join(&**id);
         let file = match File::open(&path) {
@@ -68,10 +71,13 @@ impl LockedEntry {
             events::queue_entry_incomplete(id, meta.len());
             return Ok(Err(Unavailable::Incomplete));
         };
-        let state = match unsaved {
+        let mut state = match unsaved {
             Some(state) => state.clone(),
             None => EntryState::read(directory, id)?,
         };
+        if is_held(id) && !take_over_receipts(directory, id, &entry, &mut state, recovered_at)? {
+            return Ok(Err(Unavailable::Incomplete));
+        }
         Ok(Ok(LockedEntry { id: id.clone(), file, entry, state }))
     }
 

@@ -1,5 +1,5 @@
-//! The thread of the queue. It sends the entries that are due, retries those that are deferred, and
-//! reports to senders.
+//! A thread of the queue. It sends or delivers the entries that are due, retries those that are
+//! deferred, and reports to senders. There is one thread for each kind of entry.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -7,10 +7,12 @@
 //! | `locked_entry.rs` | an entry that is worked on: open, locked, read |
 //! | `reports.rs` | reports to the sender (`impl QueueRunner`) |
 //! | `attempt.rs` | one attempt at one entry (`impl QueueRunner`) |
+//! | `local.rs` | delivery of held mail to mailboxes (`impl QueueRunner`) |
 //!
-//! All mail goes to the first smarthost that can be reached, over one connection that is reused as
-//! long as there is mail. While none can be reached the whole queue waits, except for one entry
-//! that probes: after a minute, then after twice as long each time, at most a quarter of an hour.
+//! All mail for other hosts goes to the first smarthost that can be reached, over one connection
+//! that is reused as long as there is mail. While none can be reached all of this mail waits,
+//! except for one entry that probes: after a minute, then after twice as long each time, at most a
+//! quarter of an hour.
 //!
 //! A deferred entry is retried at a time of its own ([`retry_delay`](super::state::retry_delay)).
 //! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
@@ -22,6 +24,7 @@
 //! least number of attempts ([`tries_min`](super::state::tries_min)), nor in the hour after a step.
 
 mod attempt;
+mod local;
 mod locked_entry;
 mod reports;
 mod schedule;
@@ -33,14 +36,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 
 use super::entry::QueueEntry;
 use super::state::{ClockObserver, EntryState};
-use super::{FlushSelection, OutageCell, QueueConfig, QueueEvent, create_directory, now};
+use super::{
+    EntryKind, FlushSelection, QueueConfig, QueueEvent, QueueHandle, create_directory, now,
+};
 use crate::deliver::WriterHandle;
+use crate::message::MailboxName;
 use crate::message::trace::IdGenerator;
 use crate::observe::counters::Counters;
 use crate::observe::events;
@@ -48,28 +54,32 @@ use crate::relay::client::Connection;
 use crate::route::Route;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
-use locked_entry::LockedEntry;
+use locked_entry::{LockedEntry, Unavailable};
 use schedule::{Schedule, ScheduledEntry};
 
-/// The state of the queue's thread.
+/// The state of a thread of the queue.
 pub struct QueueRunner {
+    kind: EntryKind,
     settings: QueueConfig,
     directory: PathBuf,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
+    queue: QueueHandle,
     ids: IdGenerator,
     schedule: Schedule,
     scanned_at: Instant,
+    /// Time at which the writer of this process had recovered all journals.
+    recovered_at: SystemTime,
     /// States that could not be written.
     unsaved: HashMap<Arc<str>, EntryState>,
     connection: Option<Connection>,
     outage: Option<Outage>,
-    /// The outage for other threads.
-    outage_cell: OutageCell,
     clock: ClockObserver,
     random: RandomState,
     jitter_count: u64,
+    /// Mailboxes that were locked, and when.
+    locked_mailboxes: HashMap<MailboxName, Instant>,
 }
 
 /// A time in which no smarthost can be reached.
@@ -82,34 +92,35 @@ struct Outage {
 
 impl QueueRunner {
     pub fn new(
+        kind: EntryKind,
         settings: QueueConfig,
         route: Arc<dyn Route>,
         writer: WriterHandle,
         counters: Arc<Counters>,
+        queue: QueueHandle,
     ) -> io::Result<QueueRunner> {
         let mut runner = QueueRunner {
+            kind,
             directory: create_directory(&settings.spool)?,
             settings,
             route,
             writer,
             counters,
+            queue,
             ids: IdGenerator::new(),
-            schedule: Schedule::default(),
+            schedule: Schedule::new(kind),
             scanned_at: Instant::now(),
+            recovered_at: SystemTime::now(),
             unsaved: HashMap::new(),
             connection: None,
             outage: None,
-            outage_cell: OutageCell::default(),
             clock: ClockObserver::new(Instant::now(), now()),
             random: RandomState::new(),
             jitter_count: 0,
+            locked_mailboxes: HashMap::new(),
         };
         runner.scan()?;
         Ok(runner)
-    }
-
-    pub fn outage_cell(&self) -> OutageCell {
-        self.outage_cell.clone()
     }
 
     /// Works on the queue until `stopped` is closed. `overflowed` is set by a sender of `requests`
@@ -200,8 +211,7 @@ impl QueueRunner {
         let mut count = 0_usize;
         for id in self.schedule.ids() {
             // An entry that is locked is being tried, or will be by the process that holds it.
-            let opened = LockedEntry::open(&self.directory, &id, self.unsaved.get(&id));
-            let Ok(Ok(locked)) = opened else { continue };
+            let Ok(Ok(locked)) = self.open_entry(&id) else { continue };
             let pending = locked.envelope_for(&locked.pending()).to;
             let matches_node = |to: &Recipient<()>| match &to.path {
                 ForwardPath::Mailbox(mailbox) => node.matches(&mailbox.domain().to_string()),
@@ -218,6 +228,20 @@ impl QueueRunner {
             outage.retry_at = Instant::now();
         }
         events::queue_flushed(node, count);
+    }
+
+    /// Schedules an entry that was created, or passes it to the thread of its kind.
+    fn entry_created(&mut self, id: &str) {
+        if EntryKind::of(id) == self.kind {
+            self.schedule.insert(id, ScheduledEntry::NEW);
+        } else {
+            self.queue.entry_created(id);
+        }
+    }
+
+    /// Opens and locks the entry `id`.
+    fn open_entry(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, Unavailable>> {
+        LockedEntry::open(&self.directory, id, self.unsaved.get(id), self.recovered_at)
     }
 
     /// Brings the schedule up to date with the directory.

@@ -7,7 +7,6 @@ use jiff::Zoned;
 
 use super::QueueRunner;
 use super::locked_entry::LockedEntry;
-use super::schedule::ScheduledEntry;
 use crate::deliver::{Outcome, mbox};
 use crate::message::trace;
 use crate::message::{Content, Message};
@@ -46,7 +45,10 @@ impl QueueRunner {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
                 status: reason.status,
-                diagnostic: Some(reason.text.clone()),
+                diagnostic: match action {
+                    DsnAction::Delivered => None,
+                    _ => Some(reason.text.clone()),
+                },
                 is_reply: reason.code.is_some(),
             })
             .collect();
@@ -146,7 +148,7 @@ impl QueueRunner {
         if self.writer.deliver(message, self.settings.timeout) != Outcome::Delivered {
             return false;
         }
-        queued.iter().for_each(|id| self.schedule.insert(id, ScheduledEntry::NEW));
+        queued.iter().for_each(|id| self.entry_created(id));
         true
     }
 }

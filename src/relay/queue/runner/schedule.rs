@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use crate::message::QueueId;
 use crate::observe::events;
-use crate::relay::queue::now;
+use crate::relay::queue::held::entry_of_receipt;
 use crate::relay::queue::state::{EntryState, retry_delay};
+use crate::relay::queue::{EntryKind, now};
 
-/// The entries of the queue, by id and by the time they are due.
-#[derive(Debug, Default)]
+/// The entries of one kind in the queue, by id and by the time they are due.
+#[derive(Debug)]
 pub(super) struct Schedule {
+    kind: EntryKind,
     entries: HashMap<Arc<str>, ScheduledEntry>,
     by_due: BTreeSet<(i64, Arc<str>)>,
 }
@@ -37,6 +39,11 @@ impl ScheduledEntry {
 }
 
 impl Schedule {
+    /// Returns a schedule without entries, for entries of this kind.
+    pub fn new(kind: EntryKind) -> Schedule {
+        Schedule { kind, entries: HashMap::new(), by_due: BTreeSet::new() }
+    }
+
     /// Adds the entry `id`, or replaces its times.
     pub fn insert(&mut self, id: &str, entry: ScheduledEntry) {
         let id: Arc<str> = id.into();
@@ -77,7 +84,7 @@ impl Schedule {
     }
 
     /// Adds the entries that are in `directory` and removes those that are not. Removes state files
-    /// without an entry, which a crash can leave.
+    /// and receipts without an entry, which a crash can leave.
     ///
     /// # Errors
     /// The directory cannot be read. The schedule is as it was.
@@ -95,6 +102,12 @@ impl Schedule {
                 if !names.contains(id) && !directory.join(id).exists() {
                     let _ = fs::remove_file(directory.join(name));
                 }
+            } else if let Some(id) = entry_of_receipt(name) {
+                if !names.contains(id) && !directory.join(id).exists() {
+                    let _ = fs::remove_file(directory.join(name));
+                }
+            } else if EntryKind::of(name) != self.kind {
+                // The other thread has it.
             } else if QueueId::new(name).is_none() {
                 events::queue_file_ignored(directory.join(name).display());
             } else if let Some(entry) = self.entries.get(name.as_str()) {
@@ -126,7 +139,7 @@ mod tests {
 
     #[test]
     fn an_entry_has_one_time() {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(EntryKind::Relayed);
         let at = |due| ScheduledEntry { due, report_due: due, forced: false };
         for (id, due) in [("a", 5), ("b", 3), ("a", 1), ("c", 3), ("b", 9)] {
             schedule.insert(id, at(due));
@@ -153,11 +166,22 @@ mod tests {
         }
         let state = EntryState { retry_at: now() + 60, ..EntryState::default() };
         state.write(queue, "b-1").unwrap();
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(EntryKind::Relayed);
         schedule.scan(queue).unwrap();
         assert_eq!(schedule.ids(), ["a-1".into(), "b-1".into()]);
         assert!(!file("gone.state").exists() && !file("gone.state.new").exists());
         assert!(file("not.an.entry").exists());
+
+        for name in ["c-1-held", "c-1-held-done0", "gone-held-done3"] {
+            fs::write(file(name), "").unwrap();
+        }
+        let mut held = Schedule::new(EntryKind::Held);
+        held.scan(queue).unwrap();
+        assert_eq!(held.ids(), ["c-1-held".into()]);
+        assert!(file("c-1-held-done0").exists() && !file("gone-held-done3").exists());
+        schedule.scan(queue).unwrap();
+        assert_eq!(schedule.ids(), ["a-1".into(), "b-1".into()]);
+        ["c-1-held", "c-1-held-done0"].iter().for_each(|name| fs::remove_file(file(name)).unwrap());
 
         // A time set by a clock that was wrong.
         schedule.insert("b-1", ScheduledEntry { due: i64::MAX, ..ScheduledEntry::NEW });
