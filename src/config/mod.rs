@@ -54,7 +54,7 @@ pub use host_info::HostInfo;
 use host_info::read_text;
 use lookup::OptionValues;
 use options::{CommandLine, OptionValue, Origin};
-pub use relay::{RelayOptions, SmarthostSecurity};
+pub use relay::{RelayOptions, SmarthostSecurity, SmarthostSender};
 
 /// A set of local domains, or of local users.
 #[derive(Clone, Debug, PartialEq, Eq)]

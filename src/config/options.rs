@@ -619,6 +619,25 @@ pub const TABLE: &[OptionRow] = &[
          is sent only inside TLS.",
     ),
     option(
+        ("smarthost-sender", ""),
+        "SENDER",
+        Once,
+        Fixed(&["none"]),
+        "",
+        "Sender of mail that goes to the smarthost, for a provider that accepts its own addresses \
+         only: an address, or a file with lines USER ADDRESS, where USER may be *. Only local \
+         senders are replaced. They still get mailslot's own reports.",
+    ),
+    option(
+        ("smarthost-from", ""),
+        "SWITCH",
+        Once,
+        Fixed(&["off"]),
+        "",
+        "With on, smarthost-sender also replaces a local address in the From field, which becomes \
+         the Reply-To field if there is none.",
+    ),
+    option(
         ("relay-from", ""),
         "NETWORK",
         Many,

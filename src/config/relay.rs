@@ -6,9 +6,11 @@ use ipnet::IpNet;
 
 use super::{Config, ConfigError, OptionValues, parse};
 use crate::net::tls::Trust;
+use crate::relay::SenderMap;
 use crate::relay::client::credentials::LoginFile;
 use crate::relay::client::{self, ServerAddress, Timeouts};
 use crate::relay::queue::{self, Smarthost};
+use crate::smtp::Mailbox;
 
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +23,21 @@ pub struct RelayOptions {
     pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
+    /// The senders that the smarthosts accept; None to keep the local ones.
+    pub sender: Option<SmarthostSender>,
+    /// True if the From field of messages gets that sender, too.
+    pub maps_from_field: bool,
     /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
+}
+
+/// The senders that smarthosts accept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SmarthostSender {
+    /// One address for all local senders.
+    Address(Mailbox),
+    /// A file with an address for each sender.
+    File(PathBuf),
 }
 
 /// The TLS that a smarthost must offer.
@@ -43,12 +58,17 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
         security: values.single("smarthost-tls", security)?,
         ca: values.optional("smarthost-ca", parse::path)?,
         login: values.optional("smarthost-login", parse::path)?,
+        sender: values.optional("smarthost-sender", sender)?,
+        maps_from_field: values.single("smarthost-from", parse::on_off)?,
         from: values.list_or("relay-from", "this host alone", network)?,
         smarthosts,
     };
     if relay.ca.is_some() && relay.security != SmarthostSecurity::Verify {
         let text = "smarthost-ca has a meaning with smarthost-tls verify alone";
         return Err(ConfigError::Config(text.to_owned()));
+    }
+    if relay.maps_from_field && relay.sender.is_none() {
+        return Err(ConfigError::Config("smarthost-from requires smarthost-sender".to_owned()));
     }
     Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
 }
@@ -69,6 +89,7 @@ impl Config {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
             smarthosts: smarthosts.unwrap_or_default(),
+            senders: self.relay.as_ref().map(senders).transpose()?.flatten(),
             warn_after: self.warn_after,
             give_up_after: self.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
@@ -133,6 +154,29 @@ fn client_tls(relay: &RelayOptions) -> Result<Option<client::ClientTls>, String>
 fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
+}
+
+/// Returns the senders that the smarthosts accept. Reads their file, if there is one.
+fn senders(relay: &RelayOptions) -> Result<Option<SenderMap>, ConfigError> {
+    match &relay.sender {
+        None => Ok(None),
+        Some(SmarthostSender::Address(address)) => {
+            Ok(Some(SenderMap::single(address.clone(), relay.maps_from_field)))
+        }
+        Some(SmarthostSender::File(path)) => {
+            let senders = SenderMap::read(path, relay.maps_from_field);
+            senders.map(Some).map_err(|e| ConfigError::Config(format!("smarthost-sender {e}")))
+        }
+    }
+}
+
+/// Parses an address, or the name of a file, which has no `@` or begins with a slash.
+fn sender(text: &str) -> Result<SmarthostSender, String> {
+    if !text.contains('@') || text.starts_with('/') {
+        return parse::path(text).map(SmarthostSender::File);
+    }
+    let form = "an address, such as me@example.org, or a FILE";
+    Mailbox::parse(text).map(SmarthostSender::Address).map_err(|_| form.to_owned())
 }
 
 /// Parses `verify`, `encrypt` or `may`.

@@ -2,4 +2,8 @@
 
 pub mod client;
 pub mod dsn_message;
+mod from_field;
 pub mod queue;
+mod sender_map;
+
+pub use sender_map::SenderMap;

@@ -138,6 +138,14 @@ pub trait Route: Send + Sync {
     /// A [`Refusal`] if mail for `to` is not accepted, now or at all.
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal>;
 
+    /// True if `address` belongs to this host, whether mail for it is accepted or not.
+    fn is_local_address(&self, address: &Mailbox) -> bool {
+        match self.resolve(&ForwardPath::Mailbox(address.clone())) {
+            Ok(resolution) => !resolution.is_relay,
+            Err(refusal) => refusal != Refusal::NotLocal,
+        }
+    }
+
     /// Returns the user that `name`, a user name or a mailbox, stands for (VRFY).
     ///
     /// # Errors
@@ -333,6 +341,10 @@ impl Route for LocalRoute {
             resolution.owner = self.owner_of(mailbox)?;
         }
         Ok(resolution)
+    }
+
+    fn is_local_address(&self, address: &Mailbox) -> bool {
+        self.is_local(address.domain())
     }
 
     /// Accepts a user name, a mailbox, or else a full name or a word of one. A list of which all

@@ -325,6 +325,25 @@ fn user_names_with_capitals_are_found_in_any_case_if_there_is_only_one() {
     assert_eq!(host.rcpt("BOB@example.org"), Refusal::Unknown.to_string());
 }
 
+/// Reports come from this name, so that people answer it.
+#[test]
+fn mail_for_mailer_daemon_goes_to_postmaster() {
+    for (users, aliases, want) in [
+        (&["ann", "root"] as &[&str], "", "root"),
+        (&["ann", "bob"], "", "ann"),
+        (&["ann", "bob"], "postmaster: bob\n", "bob"),
+        (&["ann", "bob"], "mailer-daemon: ann\npostmaster: bob\n", "ann"),
+        (&["ann", "bob"], "mailer-daemon: postmaster\npostmaster: bob\n", "bob"),
+        (&["ann", "root"], "postmaster: mailer-daemon\n", "root"),
+        (&["ann", "mailer-daemon"], "", "mailer-daemon"),
+    ] {
+        let host = host(users, aliases);
+        for to in ["MAILER-DAEMON@example.org", "mailer-daemon@example.net"] {
+            assert_eq!(host.rcpt(to), want, "{users:?} {aliases:?} {to}");
+        }
+    }
+}
+
 #[test]
 fn postmaster() {
     for (users, aliases, want) in [

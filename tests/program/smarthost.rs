@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::harness::directory::TestDirectory;
 use crate::harness::scripted_server::{ScriptedServer, reply, usual};
 use crate::harness::server::{Server, run_mailslot};
+use crate::harness::wait_until;
 
 /// Writes a file of logins with the mode 0600.
 fn write_login(path: &Path, text: &str) {
@@ -61,6 +62,105 @@ fn mail_waits_when_the_smarthost_requires_a_login() {
     client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
     assert!(server.wait_for_log("relay-").contains("relay-deferred"));
     assert_eq!((server.queue().len() > 0, server.mailbox("smith")), (true, String::new()));
+}
+
+/// Options of a host whose mail goes to the smarthost `there`.
+fn relay_to<'a>(there: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let relay = ["--domain", "here.example", "--smarthost", there, "--smarthost-tls", "may"];
+    [&relay[..], more].concat()
+}
+
+/// The provider gets its own address, in the envelope and on request in the message. Others keep
+/// theirs.
+#[test]
+fn provider_gets_the_sender_that_it_accepts() {
+    let there = Server::start(&[]);
+    let address = there.address.to_string();
+    let directory = TestDirectory::new();
+    let senders = directory.join("senders");
+    fs::write(&senders, "smith  al.smith@isp.test\nroot   alerts@isp.test\n").unwrap();
+    let sender = ["--smarthost-sender", senders.to_str().unwrap(), "--smarthost-from", "on"];
+    let server = Server::start(&relay_to(&address, &sender));
+    let mut client = server.after_ehlo();
+    for (n, (from, field, sent_from, sent_fields)) in [
+        (
+            "smith@here.example",
+            "From: Al <smith@here.example>",
+            "al.smith@isp.test",
+            "From: Al <al.smith@isp.test>\nReply-To: smith@here.example",
+        ),
+        // Each field by its own address.
+        (
+            "smith@here.example",
+            "From: root (Cron)",
+            "al.smith@isp.test",
+            "From: alerts@isp.test (Cron)\nReply-To: root@here.example",
+        ),
+        (
+            "smith@here.example",
+            "From: me@other.test\r\nReply-To: x@y.test",
+            "al.smith@isp.test",
+            "From: me@other.test\nReply-To: x@y.test",
+        ),
+        // The file has no line.
+        ("jones@here.example", "From: jones@here.example", "jones@here.example", ""),
+        // Mail of others, and reports.
+        ("smith@other.test", "From: smith@here.example", "smith@other.test", ""),
+        ("", "From: smith@here.example", "", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let to = format!("user{n}");
+        let content = format!("{field}\r\nSubject: x\r\n\r\nFrom: smith\r\n");
+        client.deliver(from, &[&format!("{to}@there.example")], &content, 250);
+        server.wait_for_log("relay-sent");
+        let mailbox = there.mailbox(&to);
+        let fields = if sent_fields.is_empty() { field } else { sent_fields };
+        assert!(mailbox.contains(&format!("\nReturn-Path: <{sent_from}>\n")), "{mailbox}");
+        let expected = format!("\n{fields}\nSubject: x\n\nFrom: smith\n");
+        assert!(mailbox.contains(&expected), "{expected} in {mailbox}");
+    }
+}
+
+/// A report of this host goes to the local sender, and the From field stays unless it is wanted.
+#[test]
+fn local_sender_gets_the_report_about_replaced_mail() {
+    let there = ScriptedServer::start(|_, command| match command {
+        "RCPT TO:<jones@there.example>" => reply("550 5.1.1 no such user"),
+        _ => usual(command),
+    });
+    let address = there.address.to_string();
+    let sender = ["--smarthost-sender", "me@isp.test"];
+    let server = Server::start(&relay_to(&address, &sender));
+    let mut client = server.after_ehlo();
+    let content = "From: smith@here.example\r\n\r\nx\r\n";
+    client.deliver("smith@here.example", &["jones@there.example"], content, 250);
+    server.wait_for_log("relay-bounced");
+    wait_until("the sender has a report", || !server.mailbox("smith").is_empty());
+    let report = server.mailbox("smith");
+    assert!(report.contains("\nDiagnostic-Code: smtp; 550 5.1.1 no such user\n"), "{report}");
+    assert!(report.contains("\nFrom: smith@here.example\n"), "{report}");
+    assert_eq!(there.commands_after("MAIL FROM:"), ["<me@isp.test>"]);
+}
+
+#[test]
+fn sender_that_cannot_be_used_stops_check_and_start() {
+    let directory = TestDirectory::new();
+    let path = directory.join("senders");
+    let file = path.to_str().unwrap();
+    assert_stops(&relay_to("isp.test", &["--smarthost-sender", file]), file);
+    fs::write(&path, "smith\n").unwrap();
+    let what = ":1: not a sender; write USER ADDRESS";
+    let options = relay_to("isp.test", &["--smarthost-sender", file]);
+    let (status, text) = run_mailslot(&[&["--sandbox", directory.as_str()], &options[..]].concat());
+    assert_eq!(status, Some(78), "{text}");
+    assert!(text.contains(what), "{text}");
+    assert_stops(&options, ":1: not a sender");
+    let from = relay_to("isp.test", &["--smarthost-from", "on"]);
+    assert_stops(&from, "smarthost-from requires smarthost-sender");
+    let wrong = relay_to("isp.test", &["--smarthost-sender", "a@b@c"]);
+    assert_eq!(run_mailslot(&[&["check"], &wrong[..]].concat()).0, Some(64));
 }
 
 #[cfg(feature = "tls")]
