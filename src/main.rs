@@ -40,7 +40,7 @@ use mailslot::process::descriptors;
 use mailslot::process::privilege::{self, Account, StartPrivileges};
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
-use mailslot::route::{HomeForwardFiles, LocalRoute};
+use mailslot::route::{Explanation, HomeForwardFiles, LocalRoute, Refusal};
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::session::Audience;
 use mailslot::sysexits::{
@@ -70,6 +70,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
         ProgramCommand::Check => check(&config),
+        ProgramCommand::CheckSmarthost => check_smarthosts(&config),
         ProgramCommand::Queue(QueueCommand::List(format)) => {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
@@ -108,7 +109,7 @@ fn ask_server(config: &Config, request: &ControlRequest) -> Result<Option<u8>, S
     }
 }
 
-/// Prints the destinations of `addresses`.
+/// Prints the destinations of `addresses`. The exit status is that of the worst refusal.
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     let route = LocalRoute::new(config.route_config());
     if config.forward_files {
@@ -116,8 +117,11 @@ fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
             forward::read(&HostDisk::new(), home, owner)
         }));
     }
-    let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
-    print(&explained.join("\n"))
+    let explained: Vec<Explanation> = addresses.iter().map(|a| route.explain(a)).collect();
+    let texts: Vec<&str> = explained.iter().map(|e| e.text.as_str()).collect();
+    print(&texts.join("\n"))?;
+    let statuses = explained.iter().filter_map(|e| e.refusal.as_ref()).map(Refusal::exit_status);
+    Ok(statuses.max().unwrap_or(EX_OK))
 }
 
 /// Prints the configuration in effect and its problems.
@@ -125,6 +129,17 @@ fn check(config: &Config) -> Result<u8, StartError> {
     let problems = check::find_problems(config, &HostInfo::detect());
     print(&check::render(config, &problems))?;
     Ok(if check::error_count(&problems) == 0 { EX_OK } else { EX_CONFIG })
+}
+
+/// Connects to each smarthost, and prints what it offers and whether it can be used.
+fn check_smarthosts(config: &Config) -> Result<u8, StartError> {
+    let queue_config = config.queue_config()?.unwrap_or_default();
+    if queue_config.smarthosts.is_empty() {
+        return Err(StartError::new(EX_CONFIG, "check: no smarthost is configured"));
+    }
+    let (text, all_usable) = check::probe_smarthosts(&queue_config.smarthosts);
+    print(&text)?;
+    Ok(if all_usable { EX_OK } else { EX_UNAVAILABLE })
 }
 
 /// Converts an error of an operation on the queue.

@@ -20,6 +20,7 @@
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
+//! | `check/smarthost.rs` | `check --smarthost`: a session with each smarthost |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
@@ -28,6 +29,7 @@ mod mailbox;
 mod port;
 mod privilege;
 mod settings;
+mod smarthost;
 mod socket_unit;
 mod tls;
 
@@ -37,6 +39,7 @@ use std::path::Path;
 use crate::config::{Config, HostInfo};
 use crate::route::{LocalRoute, Problem};
 pub use settings::check_limits;
+pub use smarthost::probe_smarthosts;
 
 /// Returns the output of `mailslot check`.
 pub fn render(config: &Config, problems: &[Problem]) -> String {

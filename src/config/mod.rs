@@ -353,7 +353,8 @@ fn read_configuration_file(line: &CommandLine) -> Result<Vec<OptionValue>, Confi
 
 /// Returns the configuration file to read, and whether `--config` names it.
 fn configuration_file(line: &CommandLine) -> Option<(&Path, bool)> {
-    let ignores_default = line.has("sandbox") || line.has("help") || line.has("version");
+    let is_word = line.words == ["help"] || line.words == ["version"];
+    let ignores_default = is_word || line.has("sandbox") || line.has("help") || line.has("version");
     match line.value("config") {
         Some(named) => Some((Path::new(named), true)),
         None if ignores_default => None,

@@ -149,7 +149,9 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError>
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
-    let found = options.parse(args).map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
+    let found = options
+        .parse(with_smarthost_word(args))
+        .map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
     let mut given = Vec::new();
     for row in TABLE {
         let values = match row.arg {
@@ -161,6 +163,23 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError>
         given.extend(values.into_iter().map(one));
     }
     Ok(CommandLine { given, words: found.free })
+}
+
+/// Replaces `check --smarthost` without a value by `check smarthost`, which means the same.
+fn with_smarthost_word(args: &[OsString]) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    let has_value = |next: Option<&OsString>| {
+        next.is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"))
+    };
+    let check = args.iter().position(|arg| arg == "check").unwrap_or(args.len());
+    let is_alone = |at: &usize| {
+        args.get(*at).is_some_and(|arg| arg == "--smarthost") && !has_value(args.get(at + 1))
+    };
+    let option = (check..args.len()).find(is_alone);
+    if let Some(arg) = option.and_then(|at| args.get_mut(at)) {
+        *arg = "smarthost".into();
+    }
+    args
 }
 
 /// Parses the text of a configuration file.
@@ -302,6 +321,7 @@ const HELP_HEADER: &str = "\
 Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems
+       mailslot check --smarthost          log in to the smarthost, send nothing
        mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
        mailslot queue [--json] [OPTIONS]   list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message

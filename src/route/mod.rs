@@ -47,9 +47,10 @@ use crate::message::UserMailbox;
 use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
+use crate::sysexits::{EX_NOUSER, EX_TEMPFAIL, EX_UNAVAILABLE};
 use aliases::{AliasTarget, Aliases};
 use expand::{Expansion, ExpansionMode, Lookup, POSTMASTER};
-pub use explain::Problem;
+pub use explain::{Explanation, Problem};
 pub use forward::{ForwardFiles, HomeForwardFiles};
 use users::{AnyUser, CachedUsers, FixedUsers, Passwd, Users};
 
@@ -391,6 +392,17 @@ impl Route for LocalRoute {
 
     fn reload(&self) {
         self.aliases.reload();
+    }
+}
+
+impl Refusal {
+    /// Returns the exit status of a program that asked about the address.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
+            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
+            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
+        }
     }
 }
 

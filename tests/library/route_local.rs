@@ -303,7 +303,7 @@ fn dev_null_in_aliases_throws_mail_away() {
     let host = host(&["alice"], "noreply: /dev/null\nvia: noreply\nkept: /dev/null, alice\n");
     for to in ["noreply@example.org", "via+x@example.org"] {
         assert_eq!(host.local.resolve(&path(to)), Ok(Resolution::default()), "{to}");
-        assert!(host.local.explain(to).ends_with("  = thrown away\n"), "{to}");
+        assert!(host.local.explain(to).text.ends_with("  = thrown away\n"), "{to}");
     }
     assert_eq!(host.rcpt("kept@example.org"), "alice");
     assert_eq!(host.local.problems(), []);
@@ -608,7 +608,7 @@ fn relaying_host_forwards_aliases() {
         ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
         ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
-        let text = relaying.explain(address);
+        let text = relaying.explain(address).text;
         assert!(text.ends_with(&format!("= {expected}\n")), "{text}");
     }
 }
