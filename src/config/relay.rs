@@ -112,6 +112,16 @@ impl Config {
         Ok(smarthosts.collect())
     }
 
+    /// Returns the smarthosts that have no line in the file of users and passwords, if that can be
+    /// read and is for other smarthosts.
+    pub(super) fn smarthosts_without_login(&self) -> Vec<&ServerAddress> {
+        let Some(relay) = &self.relay else { return Vec::new() };
+        let Ok(Some(login)) = self.login_file(relay) else { return Vec::new() };
+        let is_tcp = |address: &&ServerAddress| matches!(address, ServerAddress::Tcp { .. });
+        let addresses = relay.smarthosts.iter().filter(is_tcp);
+        addresses.filter(|address| login.find(address).is_none()).collect()
+    }
+
     /// Reads the file of users and passwords, if there is one.
     ///
     /// # Errors

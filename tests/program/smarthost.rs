@@ -43,7 +43,9 @@ fn login_file_without_a_usable_line_stops_check_and_start() {
         assert_stops(&options, &format!("{file}{what}"));
     }
     write_login(&path, "[smtp.isp.test]:587 bob:secret\n");
-    drop(Server::start(&options));
+    let two = [&options[..], &["--smarthost", "other.test"]].concat();
+    let line = Server::start(&two).wait_for_log("setting-doubtful");
+    assert!(line.contains("smarthost other.test:25 has no line in the file of "), "{line}");
     fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
     assert_stops(&options, "readable or writable by other users");
 }
