@@ -25,6 +25,7 @@ mod mail_servers;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;
+#[cfg(feature = "tls")]
 mod queue_mail_servers;
 mod queue_network;
 mod readers;
