@@ -109,9 +109,11 @@ impl QueueRunner {
                 _ => Ok(Box::new(content)),
             }
         };
+        let survey = locked.entry.survey(&locked.file)?;
         let outcomes = connection.send(&OutgoingMessage {
             envelope: &envelope,
-            size: locked.entry.wire_size(&locked.file)?,
+            size: survey.wire_size(),
+            survey: Some(&survey),
             content: &content,
         });
         let relay = connection.address().to_string();
@@ -242,10 +244,7 @@ impl QueueRunner {
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
-                // RFC 3463: delivery time expired.
-                RecipientOutcome::Deferred(reason) if has_expired => {
-                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
-                }
+                RecipientOutcome::Deferred(reason) if has_expired => failed.push((n, reason)),
                 RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
                 RecipientOutcome::Failed(reason) => failed.push((n, reason)),
             }
