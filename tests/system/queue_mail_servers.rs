@@ -37,7 +37,8 @@ fn dovecot(home: &Path, socket: &Path, mechanisms: &str) -> Daemon {
     daemon
 }
 
-/// By STARTTLS with a private authority, with a password, PIPELINING and DSN, to a second mailslot after it.
+/// By STARTTLS with a private authority, with a password, PIPELINING and DSN, to a second mailslot
+/// after it.
 #[test]
 #[ignore = "needs root, postfix, dovecot"]
 fn postfix_requires_authentication() {
