@@ -27,6 +27,7 @@ use mailslot::observe::counters::Counters;
 use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
+use mailslot::observe::progress::ProgressLine;
 use mailslot::process::privilege;
 use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
@@ -260,8 +261,11 @@ fn flush(
     let no_queue =
         || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
     let queue_config = queue_config.ok_or_else(no_queue)?;
-    let left = queue::flush(queue_config, route, writer, counters, ids)
+    let mut progress = ProgressLine::on_terminal();
+    let report = |tried| progress.show(tried);
+    let left = queue::flush(queue_config, route, writer, counters, ids, report)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
+    drop(progress);
     print(&format!("{left} left in the queue\n"))?;
     Ok(if left == 0 { EX_OK } else { EX_TEMPFAIL })
 }

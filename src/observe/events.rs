@@ -445,6 +445,9 @@ events! {
     /// ETRN had entries of the queue tried at once.
     /// The field entries is their number.
     Info queue_flushed(node, entries);
+    /// mailslot queue flush is at work for some seconds.
+    /// The field tried is the number of entries that it has tried, and entries their number in all.
+    Info queue_flush_progress(tried, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
     /// An entry is not complete; it is tried again.

@@ -99,7 +99,8 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
+        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[], |_| {})
+            .unwrap()
     }
 
     fn start(&self) -> (QueueHandle, QueueThread) {

@@ -26,6 +26,8 @@ mod log;
 mod metrics;
 mod options;
 mod prdr;
+#[cfg(target_os = "linux")]
+mod progress;
 mod relay_lists;
 mod relay_rules;
 mod replies;

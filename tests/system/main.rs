@@ -6,6 +6,7 @@
 mod harness;
 
 mod abuse;
+mod bench;
 mod boot;
 mod clients;
 mod control;

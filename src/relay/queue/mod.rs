@@ -40,6 +40,7 @@ pub mod list;
 mod runner;
 pub mod state;
 
+use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -163,8 +164,32 @@ enum QueueEvent {
     EntryCreated(String),
     /// The entries for this node are to be tried now.
     Flush(EtrnNode),
-    /// These entries are to be tried now. The number of entries left is sent back.
-    FlushSelected(FlushSelection, Sender<usize>),
+    /// These entries are to be tried now. The progress is sent back, and then the end.
+    FlushSelected(FlushSelection, Sender<FlushReport>),
+}
+
+/// A report of a flush to the program that waits for it.
+#[derive(Debug)]
+enum FlushReport {
+    Progress(FlushProgress),
+    /// The flush has ended. This number of entries is left.
+    Left(usize),
+}
+
+/// The progress of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushProgress {
+    /// Number of entries that were tried.
+    pub tried: usize,
+    /// Number of entries that the flush is for.
+    pub entries: usize,
+}
+
+impl fmt::Display for FlushProgress {
+    /// Writes `3 of 5 tried`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} tried", self.tried, self.entries)
+    }
 }
 
 /// The queue's threads.
@@ -222,8 +247,8 @@ pub fn start(
     Ok((handle, QueueThread { stop, threads }))
 }
 
-/// Tries each entry of the queue once, or just those in `ids` if there are any. Returns the number
-/// of entries left.
+/// Tries each entry of the queue once, or just those in `ids` if there are any. Calls `report`
+/// before each entry. Returns the number of entries left.
 ///
 /// # Errors
 /// The directory cannot be created or read.
@@ -233,6 +258,7 @@ pub fn flush(
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: &[String],
+    mut report: impl FnMut(FlushProgress),
 ) -> io::Result<usize> {
     let mut left = 0;
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
@@ -241,7 +267,7 @@ pub fn flush(
         let (settings, route) = (settings.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
         let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
-        left += runner.flush(&all, || false);
+        left += runner.flush(&all, &mut report, || false);
     }
     Ok(left)
 }
@@ -277,17 +303,28 @@ impl QueueHandle {
         self.relayed.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
     }
 
-    /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
-    /// entries left, of the submitter or of the whole queue. Returns None if the queue stops or is
-    /// too busy.
-    pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
+    /// Tries the entries of `selection` once, and waits until that is done. Calls `report` before
+    /// entries. Returns the number of entries left, of the submitter or of the whole queue. Returns
+    /// None if the queue stops or is too busy.
+    pub fn flush_selected(
+        &self,
+        selection: FlushSelection,
+        mut report: impl FnMut(FlushProgress),
+    ) -> Option<usize> {
         let mut count = 0;
         // Held mail first, because it may lead to entries for other hosts.
         for thread in [&self.held, &self.relayed] {
-            let (left, answer) = bounded(1);
-            let event = QueueEvent::FlushSelected(selection.clone(), left);
+            // Room for a report of progress and the end, so that the queue never waits for the
+            // client.
+            let (sender, reports) = bounded(2);
+            let event = QueueEvent::FlushSelected(selection.clone(), sender);
             thread.events.try_send(event).ok()?;
-            count += answer.recv().ok()?;
+            count += loop {
+                match reports.recv().ok()? {
+                    FlushReport::Progress(progress) => report(progress),
+                    FlushReport::Left(left) => break left,
+                }
+            };
         }
         Some(count)
     }
