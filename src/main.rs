@@ -37,14 +37,15 @@ use mailslot::process::privilege;
 use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
-use mailslot::route::{HomeForwardFiles, LocalRoute};
+use mailslot::route::{Explanation, HomeForwardFiles, LocalRoute, Refusal};
 use mailslot::sendmail;
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::startup::{
     self, ConfinementWatch, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
 };
 use mailslot::sysexits::{
-    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE,
+    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_UNAVAILABLE,
+    EX_USAGE,
 };
 
 fn main() -> ExitCode {
@@ -79,6 +80,7 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
         ProgramCommand::Check => check(&config, args),
+        ProgramCommand::CheckSmarthost => check_smarthosts(&config),
         ProgramCommand::Queue(QueueCommand::List(format)) => {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
@@ -137,7 +139,7 @@ fn ask_server(config: &Config, request: &ControlRequest) -> Result<Option<u8>, S
     }
 }
 
-/// Prints the destinations of `addresses`.
+/// Prints the destinations of `addresses`. The exit status is that of the worst refusal.
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     let route = LocalRoute::new(config.route_config());
     if config.forward_files {
@@ -145,8 +147,11 @@ fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
             forward::read(&HostDisk::new(), home, owner)
         }));
     }
-    let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
-    print(&explained.join("\n"))
+    let explained: Vec<Explanation> = addresses.iter().map(|a| route.explain(a)).collect();
+    let texts: Vec<&str> = explained.iter().map(|e| e.text.as_str()).collect();
+    print(&texts.join("\n"))?;
+    let statuses = explained.iter().filter_map(|e| e.refusal.as_ref()).map(Refusal::exit_status);
+    Ok(statuses.max().unwrap_or(EX_OK))
 }
 
 /// Prints the configuration in effect and its problems, after a rehearsal of the start.
@@ -154,6 +159,17 @@ fn check(config: &Config, args: &[OsString]) -> Result<u8, StartError> {
     let report = check::run(config, &HostInfo::detect(), Rehearsal::run(config, args));
     print(&report.to_string())?;
     Ok(if report.error_count() == 0 { EX_OK } else { EX_CONFIG })
+}
+
+/// Connects to each smarthost, and prints what it offers and whether it can be used.
+fn check_smarthosts(config: &Config) -> Result<u8, StartError> {
+    let queue_config = config.queue_config()?.unwrap_or_default();
+    if queue_config.smarthosts.is_empty() {
+        return Err(StartError::new(EX_CONFIG, "check: no smarthost is configured"));
+    }
+    let (text, all_usable) = check::probe_smarthosts(&queue_config.smarthosts);
+    print(&text)?;
+    Ok(if all_usable { EX_OK } else { EX_UNAVAILABLE })
 }
 
 /// Converts an error of an operation on the queue.

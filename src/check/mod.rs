@@ -27,6 +27,7 @@
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
+//! | `check/smarthost.rs` | `check --smarthost`: a session with each smarthost |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
@@ -38,6 +39,7 @@ mod privilege;
 mod sendmail_program;
 mod service;
 mod settings;
+mod smarthost;
 mod socket_unit;
 mod tls;
 
@@ -49,6 +51,7 @@ use nix::unistd::{Uid, User, geteuid};
 use crate::config::{Config, HostInfo};
 use crate::route::{LocalRoute, Problem};
 use crate::startup::{Rehearsal, StartError};
+pub use smarthost::probe_smarthosts;
 
 /// The output of `mailslot check`.
 #[derive(Debug)]

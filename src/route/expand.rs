@@ -73,7 +73,8 @@ impl LocalRoute {
     /// Looks up `name` at `host`, among `aliases` if given, and the users. Tries in this order: the
     /// alias `name@host`, the alias `name`, the user `name`, the user in lower case, the only user
     /// of that name in any case; then the same for the part before the delimiter; and for
-    /// postmaster, which always has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
+    /// postmaster, which always has a mailbox (RFC 5321 4.5.1), root and the first `--user`. Mail
+    /// for MAILER-DAEMON, the author of reports, goes to postmaster.
     ///
     /// # Errors
     /// `LookupFailed` if the user database does not answer, `NameNotAllowed` if the user's name
@@ -86,7 +87,7 @@ impl LocalRoute {
     ) -> Result<Lookup, Refusal> {
         let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
-        let spellings = [(name, "")].into_iter().chain(parted).chain(self.postmaster_users(name));
+        let spellings = [(name, "")].into_iter().chain(parted).chain(self.substitutes(name));
         for (spelling, tag) in spellings {
             if let Some(place) = aliases.and_then(|a| a.find(spelling, host)) {
                 return Ok(Lookup::Alias(place));
@@ -99,11 +100,14 @@ impl LocalRoute {
         Ok(Lookup::Unknown)
     }
 
-    /// Returns the users that get postmaster's mail if `name` is postmaster, with empty tags.
-    fn postmaster_users(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
-        let is_postmaster = name.eq_ignore_ascii_case(POSTMASTER);
-        let names = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
-        names.filter(move |_| is_postmaster).map(|name| (name, ""))
+    /// Returns the names that get the mail for `name` if it is no alias or user, with empty tags:
+    /// root and the first `--user` for postmaster, and postmaster before them for MAILER-DAEMON.
+    fn substitutes(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let is_daemon = name.eq_ignore_ascii_case(MAILER_DAEMON);
+        let is_postmaster = is_daemon || name.eq_ignore_ascii_case(POSTMASTER);
+        let users = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
+        let postmaster = [POSTMASTER].into_iter().filter(move |_| is_daemon);
+        postmaster.chain(users.filter(move |_| is_postmaster)).map(|name| (name, ""))
     }
 
     /// Finds the user `name`, the user of that name in lower case, or the only user that has the
@@ -520,6 +524,8 @@ fn list_targets(items: &[AliasItem]) -> String {
 
 /// The name that has a mailbox on every host (RFC 5321 4.5.1).
 pub(super) const POSTMASTER: &str = "postmaster";
+/// The name in the From field of reports. Mail servers let it lead to postmaster by an alias.
+const MAILER_DAEMON: &str = "MAILER-DAEMON";
 
 /// Maximum depth of aliases within aliases, and of files within files.
 pub(super) const LEVELS_MAX: usize = 20;

@@ -29,21 +29,39 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The way of an address, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The expansion of its aliases, then the mailboxes, or the reply that a sender would get.
+    /// Several lines, each with its line end.
+    pub text: String,
+    /// The refusal, if mail for the address is not accepted.
+    pub refusal: Option<Refusal>,
+}
+
 impl LocalRoute {
-    /// Describes how `address` is delivered: the expansion of its aliases, then the mailboxes, or
-    /// the reply that a sender would get. Several lines, each with its line end.
-    pub fn explain(&self, address: &str) -> String {
+    /// Describes how `address` is delivered.
+    pub fn explain(&self, address: &str) -> Explanation {
         let mut text = format!("{}\n", address.escape_debug());
+        let mut refused = None;
+        let mut refuse = |refusal: Refusal| {
+            let outcome = refusal.to_string();
+            refused = Some(refusal);
+            outcome
+        };
         let outcome = match (self.parse_mailbox(address), self.current_aliases()) {
-            (Err(error), _) => format!("not an address: {error}"),
+            (Err(error), _) => {
+                refuse(Refusal::NameNotAllowed);
+                format!("not an address: {error}")
+            }
             (Ok(mailbox), _) if !self.is_local(mailbox.domain()) => {
                 if self.settings.relays {
                     "relayed, for clients that may relay".to_owned()
                 } else {
-                    Refusal::NotLocal.to_string()
+                    refuse(Refusal::NotLocal)
                 }
             }
-            (_, Err(refusal)) => refusal.to_string(),
+            (_, Err(refusal)) => refuse(refusal),
             (Ok(mailbox), Ok(aliases)) => {
                 let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Explain);
                 expansion.expand_name(mailbox.local(), &self.lookup_host(mailbox.domain()));
@@ -57,11 +75,12 @@ impl LocalRoute {
                     (Ok((resolution, _)), Err(refusal)) => {
                         format!("{}, because: {refusal}", describe(&resolution))
                     }
-                    (Err(refusal), _) => refusal.to_string(),
+                    (Err(refusal), _) => refuse(refusal),
                 }
             }
         };
-        text + "  = " + &outcome + "\n"
+        text += &format!("  = {outcome}\n");
+        Explanation { text, refusal: refused }
     }
 
     /// Returns the problems of aliases and users, for `mailslot check`. Expands every alias, which

@@ -47,7 +47,7 @@ use crate::relay::client::{
 use crate::relay::hand_over;
 use crate::relay::queue;
 use crate::relay::queue::list::{ListFormat, ListView};
-use crate::route::{LocalRoute, Refusal, Route};
+use crate::route::LocalRoute;
 use crate::server::ignore_file_size_signal;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{
@@ -426,14 +426,9 @@ fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
-        print(&route.explain(&mailbox.to_string()))?;
-        let address_status = match route.resolve(&ForwardPath::Mailbox(mailbox)) {
-            Ok(_) => EX_OK,
-            Err(Refusal::LookupFailed(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
-            Err(Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_)) => EX_NOUSER,
-            Err(_) => EX_UNAVAILABLE,
-        };
-        status = status.max(address_status);
+        let explanation = route.explain(&mailbox.to_string());
+        print(&explanation.text)?;
+        status = status.max(explanation.refusal.map_or(EX_OK, |refusal| refusal.exit_status()));
     }
     Ok(status)
 }

@@ -75,6 +75,7 @@ impl Host {
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: TIMEOUT,
+            ..QueueConfig::default()
         };
         queue::create_directory(&settings.spool).unwrap();
         Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }

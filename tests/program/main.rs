@@ -37,6 +37,7 @@ mod sandbox;
 mod sendmail;
 mod service;
 mod signals;
+mod smarthost;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]

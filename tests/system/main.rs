@@ -29,6 +29,7 @@ mod power_loss;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;
+#[cfg(feature = "tls")]
 mod queue_mail_servers;
 mod queue_network;
 mod readers;

@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, UnixAddr, connect, socket,
 };
 
-use crate::net::tls::{TlsClientSession, TlsInfo, Trust};
+use crate::net::tls::{PeerCertificate, TlsClientSession, TlsInfo, Trust};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -54,6 +54,19 @@ impl ClientSocket {
         let info = tls.handshake(&mut DeadlineIo { socket: &self.socket, deadline })?;
         self.tls = Some(tls);
         Ok(info)
+    }
+
+    /// Returns the server's certificate, inside TLS.
+    pub(super) fn certificate(&self) -> Option<PeerCertificate> {
+        self.tls.as_ref()?.certificate()
+    }
+
+    /// Returns the address of the server, or None for a Unix socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            TcpOrUnix::Tcp(socket) => socket.peer_addr().ok(),
+            TcpOrUnix::Unix(_) => None,
+        }
     }
 
     /// Reads at least one byte, or returns 0 at the end of the stream.

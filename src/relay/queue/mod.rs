@@ -58,7 +58,7 @@ use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
 use crate::process::time_zone;
-use crate::relay::client;
+use crate::relay::{SenderMap, client};
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
@@ -75,6 +75,8 @@ pub struct QueueConfig {
     pub hostname: String,
     /// Servers to relay to. The first that can be reached is used.
     pub smarthosts: Vec<Smarthost>,
+    /// The senders that the smarthosts accept; None to keep the local ones.
+    pub senders: Option<SenderMap>,
     /// Age of a message at which its sender gets a report about the delay.
     pub warn_after: Duration,
     /// Age at which a message is returned, at least 4 to 5 days (RFC 5321 4.5.4.1).
@@ -90,6 +92,7 @@ impl Default for QueueConfig {
             spool: "/var/spool/mailslot".into(),
             hostname: "localhost".to_owned(),
             smarthosts: Vec::new(),
+            senders: None,
             warn_after: hours(4),
             give_up_after: hours(5 * 24),
             timeout: Duration::from_secs(60),
