@@ -6,12 +6,15 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::routes::{
-    RouteOption, SMTP_PORT, SmarthostSecurity, TargetOption, client_tls, relay_routes,
+    RouteDefaults, RouteOption, SMTP_PORT, SmarthostSecurity, TargetOption, client_tls,
 };
 use super::{Config, ConfigError, OptionValues, parse};
-use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
-use crate::relay::queue::{self, Smarthost};
+use crate::relay::SenderMap;
+use crate::relay::client::credentials::LoginFile;
+use crate::relay::client::{self, ServerAddress, Timeouts};
+use crate::relay::queue::{self, RelayRoute, Smarthost};
 use crate::route::DomainPattern;
+use crate::smtp::Mailbox;
 
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,10 +27,25 @@ pub struct RelayOptions {
     pub connections: usize,
     /// The TLS that servers must offer.
     pub security: SmarthostSecurity,
+    /// The file of the certificates to trust; None for those that this system trusts.
+    pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
+    /// The senders that the smarthosts accept; None to keep the local ones.
+    pub sender: Option<SmarthostSender>,
+    /// True if the From field of messages gets that sender, too.
+    pub maps_from_field: bool,
     /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
+}
+
+/// The senders that smarthosts accept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SmarthostSender {
+    /// One address for all local senders.
+    Address(Mailbox),
+    /// A file with an address for each sender.
+    File(PathBuf),
 }
 
 /// Returns the options for relaying, or None without a smarthost and a route.
@@ -37,10 +55,20 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
         routes: values.list_or("route", "none", str::parse)?,
         connections: values.single("connections", |t| parse::number(t, 1, 100))?,
         security: values.single("smarthost-tls", str::parse)?,
+        ca: values.optional("smarthost-ca", parse::path)?,
         login: values.optional("smarthost-login", parse::path)?,
+        sender: values.optional("smarthost-sender", sender)?,
+        maps_from_field: values.single("smarthost-from", parse::on_off)?,
         from: values.list_or("relay-from", "this host alone", network)?,
         smarthosts,
     };
+    if relay.ca.is_some() && relay.security != SmarthostSecurity::Verify {
+        let text = "smarthost-ca has a meaning with smarthost-tls verify alone";
+        return Err(ConfigError::Config(text.to_owned()));
+    }
+    if relay.maps_from_field && relay.sender.is_none() {
+        return Err(ConfigError::Config("smarthost-from requires smarthost-sender".to_owned()));
+    }
     let is_empty = relay.smarthosts.is_empty() && relay.routes.is_empty();
     Ok(if is_empty { None } else { Some(relay) })
 }
@@ -78,16 +106,14 @@ impl Config {
             return Ok(None);
         }
         let smarthosts = self.relay.as_ref().map(|relay| self.smarthosts(relay)).transpose()?;
-        let routes = self.relay.as_ref().map(|relay| {
-            relay_routes(&relay.routes, relay.security, relay.login.as_deref(), &self.hostname)
-        });
-        let routes = routes.transpose().map_err(ConfigError::Config)?;
+        let routes = self.relay.as_ref().map(|relay| self.relay_routes(relay)).transpose()?;
         Ok(Some(queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
             smarthosts: smarthosts.unwrap_or_default(),
             routes: routes.unwrap_or_default(),
             connections_max: self.relay.as_ref().map_or(1, |relay| relay.connections),
+            senders: self.relay.as_ref().map(senders).transpose()?.flatten(),
             warn_after: self.warn_after,
             give_up_after: self.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
@@ -96,29 +122,64 @@ impl Config {
 
     /// Returns the smarthosts with the configuration of connections to them.
     fn smarthosts(&self, relay: &RelayOptions) -> Result<Vec<Smarthost>, ConfigError> {
-        let tls = client_tls(relay.security).map_err(ConfigError::Config)?;
-        let mut smarthosts = Vec::new();
-        for target in &relay.smarthosts {
-            let host = match target {
-                ServerAddress::Tcp { host, .. } => host.as_str(),
-                ServerAddress::Unix(_) => "localhost",
+        let tls = client_tls(relay.security, relay.ca.as_deref()).map_err(ConfigError::Config)?;
+        let login = self.login_file(relay).map_err(ConfigError::Config)?;
+        let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
+            address: address.clone(),
+            settings: client::ClientConfig {
+                hostname: self.hostname.clone(),
+                lmtp: false,
+                tls: tls.clone(),
+                credentials: login.as_ref().and_then(|file| file.find(address)).cloned(),
+                timeouts: Timeouts::default(),
+            },
+        });
+        Ok(smarthosts.collect())
+    }
+
+    /// Returns the routes with the configuration of connections.
+    fn relay_routes(&self, relay: &RelayOptions) -> Result<Vec<RelayRoute>, ConfigError> {
+        let login = self.login_file(relay).map_err(ConfigError::Config)?;
+        let defaults = RouteDefaults {
+            hostname: &self.hostname,
+            security: relay.security,
+            ca: relay.ca.as_deref(),
+            login: login.as_ref(),
+        };
+        defaults.apply_to(&relay.routes).map_err(ConfigError::Config)
+    }
+
+    /// Returns the smarthosts that have no line in the file of users and passwords, if that can be
+    /// read and is for other smarthosts.
+    pub(super) fn smarthosts_without_login(&self) -> Vec<&ServerAddress> {
+        let Some(relay) = &self.relay else { return Vec::new() };
+        let Ok(Some(login)) = self.login_file(relay) else { return Vec::new() };
+        let is_tcp = |address: &&ServerAddress| matches!(address, ServerAddress::Tcp { .. });
+        let addresses = relay.smarthosts.iter().filter(is_tcp);
+        addresses.filter(|address| login.find(address).is_none()).collect()
+    }
+
+    /// Reads the file of users and passwords, if there is one.
+    ///
+    /// # Errors
+    /// The file is wrong, cannot be read, or has a line for none of the smarthosts.
+    fn login_file(&self, relay: &RelayOptions) -> Result<Option<LoginFile>, String> {
+        let Some(path) = &relay.login else { return Ok(None) };
+        // The user that this process will be, or that the server is.
+        let account = self.run_as.as_ref().and_then(|run_as| run_as.look_up().ok());
+        let file = LoginFile::read(path, account.map(|account| account.uid))?;
+        if let [first, ..] = relay.smarthosts.as_slice()
+            && relay.smarthosts.iter().all(|address| file.find(address).is_none())
+        {
+            let host = match first {
+                ServerAddress::Tcp { .. } => first.to_string(),
+                ServerAddress::Unix(_) => "localhost".to_owned(),
             };
-            let credentials = match &relay.login {
-                Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
-                None => None,
-            };
-            smarthosts.push(Smarthost {
-                address: target.clone(),
-                settings: client::ClientConfig {
-                    hostname: self.hostname.clone(),
-                    lmtp: false,
-                    tls: tls.clone(),
-                    credentials,
-                    timeouts: Timeouts::default(),
-                },
-            });
+            let file = path.display();
+            let text = format!("{file}: no line is for {host}; add `{host} USER PASSWORD`");
+            return Err(text);
         }
-        Ok(smarthosts)
+        Ok(Some(file))
     }
 }
 
@@ -126,6 +187,29 @@ impl Config {
 fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
+}
+
+/// Returns the senders that the smarthosts accept. Reads their file, if there is one.
+fn senders(relay: &RelayOptions) -> Result<Option<SenderMap>, ConfigError> {
+    match &relay.sender {
+        None => Ok(None),
+        Some(SmarthostSender::Address(address)) => {
+            Ok(Some(SenderMap::single(address.clone(), relay.maps_from_field)))
+        }
+        Some(SmarthostSender::File(path)) => {
+            let senders = SenderMap::read(path, relay.maps_from_field);
+            senders.map(Some).map_err(|e| ConfigError::Config(format!("smarthost-sender {e}")))
+        }
+    }
+}
+
+/// Parses an address, or the name of a file, which has no `@` or begins with a slash.
+fn sender(text: &str) -> Result<SmarthostSender, String> {
+    if !text.contains('@') || text.starts_with('/') {
+        return parse::path(text).map(SmarthostSender::File);
+    }
+    let form = "an address, such as me@example.org, or a FILE";
+    Mailbox::parse(text).map(SmarthostSender::Address).map_err(|_| form.to_owned())
 }
 
 /// Parses an address, or a network such as `192.0.2.0/24`.

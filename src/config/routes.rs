@@ -11,9 +11,11 @@ use std::path::Path;
 use std::str::FromStr;
 
 use crate::net::tls::Trust;
-use crate::relay::client::{ClientConfig, ClientTls, ServerAddress, Timeouts, credentials};
+use crate::relay::client::credentials::LoginFile;
+use crate::relay::client::{ClientConfig, ClientTls, ServerAddress, Timeouts};
 use crate::relay::queue::{MxSettings, RelayRoute, RouteTarget, Smarthost};
 use crate::route::DomainPattern;
+use crate::smtp::sender::Credentials;
 
 /// A route as an option has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,35 +96,52 @@ impl FromStr for SmarthostSecurity {
     }
 }
 
-/// Returns the routes with the configuration of connections. `default_security` is that for
-/// servers, `login` the file of passwords, and `hostname` the name of this host.
-///
-/// # Errors
-/// The file of passwords is wrong, or this system trusts no certificates.
-pub(super) fn relay_routes(
-    options: &[RouteOption],
-    default_security: SmarthostSecurity,
-    login: Option<&Path>,
-    hostname: &str,
-) -> Result<Vec<RelayRoute>, String> {
-    let mut routes = Vec::new();
-    for RouteOption { domains, target, security } in options {
-        let client = |security, lmtp, credentials| {
-            let tls = client_tls(security)?;
-            let hostname = hostname.to_owned();
-            let timeouts = Timeouts::default();
-            Ok::<_, String>(ClientConfig { hostname, lmtp, tls, credentials, timeouts })
+/// The settings of connections that the routes share.
+pub(super) struct RouteDefaults<'a> {
+    /// The name of this host.
+    pub hostname: &'a str,
+    /// The TLS of servers.
+    pub security: SmarthostSecurity,
+    /// The file of the certificates to trust; None for those that this system trusts.
+    pub ca: Option<&'a Path>,
+    /// Users and passwords.
+    pub login: Option<&'a LoginFile>,
+}
+
+impl RouteDefaults<'_> {
+    /// Returns the routes with the configuration of connections.
+    ///
+    /// # Errors
+    /// There are no certificates to trust.
+    pub fn apply_to(&self, options: &[RouteOption]) -> Result<Vec<RelayRoute>, String> {
+        let route = |option: &RouteOption| {
+            let target = self.target(&option.target, option.security)?;
+            Ok(RelayRoute { pattern: option.domains.clone(), target })
         };
-        let target = match target {
+        options.iter().map(route).collect()
+    }
+
+    fn target(
+        &self,
+        target: &TargetOption,
+        security: Option<SmarthostSecurity>,
+    ) -> Result<RouteTarget, String> {
+        let client = |security, lmtp, credentials: Option<&Credentials>| {
+            Ok::<_, String>(ClientConfig {
+                hostname: self.hostname.to_owned(),
+                lmtp,
+                tls: client_tls(security, self.ca)?,
+                credentials: credentials.cloned(),
+                timeouts: Timeouts::default(),
+            })
+        };
+        Ok(match target {
             TargetOption::Server { address, lmtp } => {
-                let credentials = match (login, address) {
-                    (Some(file), ServerAddress::Tcp { host, .. }) => {
-                        // A line for any host is meant for the smarthosts.
-                        credentials::load_named(file, host)?
-                    }
-                    _ => None,
-                };
-                let settings = client(security.unwrap_or(default_security), *lmtp, credentials)?;
+                // A line for any host is meant for the smarthosts.
+                let is_tcp = matches!(address, ServerAddress::Tcp { .. });
+                let login = self.login.filter(|_| is_tcp);
+                let credentials = login.and_then(|file| file.find_named(address));
+                let settings = client(security.unwrap_or(self.security), *lmtp, credentials)?;
                 RouteTarget::Servers(vec![Smarthost { address: address.clone(), settings }])
             }
             TargetOption::Mx => RouteTarget::MailHosts(Box::new(MxSettings {
@@ -133,22 +152,27 @@ pub(super) fn relay_routes(
                 port: SMTP_PORT,
                 detects_own_addresses: true,
             })),
-        };
-        routes.push(RelayRoute { pattern: domains.clone(), target });
+        })
     }
-    Ok(routes)
 }
 
-/// Returns the client's TLS for `security`; None for clear text, in a build without TLS.
+/// Returns the client's TLS, with the authorities in the file `ca` in place of those that this
+/// system trusts; None for clear text, in a build without TLS.
 ///
 /// # Errors
-/// This system trusts no certificates.
-pub(super) fn client_tls(security: SmarthostSecurity) -> Result<Option<ClientTls>, String> {
-    let (trust, required) = match security {
-        SmarthostSecurity::Verify => (Trust::system()?, true),
-        SmarthostSecurity::Encrypt => (Trust::any_certificate()?, true),
-        SmarthostSecurity::May if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
-        SmarthostSecurity::May => return Ok(None),
+/// There are no certificates to trust.
+pub(super) fn client_tls(
+    security: SmarthostSecurity,
+    ca: Option<&Path>,
+) -> Result<Option<ClientTls>, String> {
+    let (trust, required) = match (security, ca) {
+        (SmarthostSecurity::Verify, None) => (Trust::system()?, true),
+        (SmarthostSecurity::Verify, Some(file)) => {
+            (Trust::file(file).map_err(|e| format!("smarthost-ca {e}"))?, true)
+        }
+        (SmarthostSecurity::Encrypt, _) => (Trust::any_certificate()?, true),
+        (SmarthostSecurity::May, _) if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
+        (SmarthostSecurity::May, _) => return Ok(None),
     };
     Ok(Some(ClientTls { trust, required }))
 }

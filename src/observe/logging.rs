@@ -22,11 +22,12 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::syslog::{Facility, LogFlags, Priority, Severity};
 
 use super::events;
-use crate::process::privilege;
+use crate::process::{privilege, time_zone};
 
 /// Destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,7 +219,8 @@ impl LogStyle {
         let text = match self {
             LogStyle::Journal => format!("<{}>{line}\n", severity as i32),
             _ => {
-                let now = jiff::Zoned::now().strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string();
+                let now = Timestamp::now().to_zoned(time_zone::local());
+                let now = now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z");
                 format!("{now} {level:5} {line}\n")
             }
         };

@@ -29,7 +29,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::SessionContext;
@@ -40,6 +39,7 @@ use crate::message::{Content, Destination, Message, QUEUE_DIRECTORY, QueueId};
 use crate::net::listen::Service;
 use crate::net::stream::{Socket, Stream};
 use crate::observe::events;
+use crate::process::time_zone;
 use crate::relay::client::{self, ClientConfig, OutgoingMessage};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::hand_over::HandedOverMessage;
@@ -214,7 +214,9 @@ impl SessionContext {
             let mut connection =
                 client::connect_over(ours, &settings).map_err(|reason| reason.to_string())?;
             let content = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(message.content())) };
-            let outgoing = OutgoingMessage { envelope, size: message.wire_size, content: &content };
+            // No mailbox is to be changed. The queue converts a message if another server must.
+            let (size, survey) = (message.wire_size, None);
+            let outgoing = OutgoingMessage { envelope, size, content: &content, survey };
             let outcomes = connection.send(&outgoing);
             connection.quit();
             Ok(outcomes)
@@ -234,15 +236,21 @@ impl SessionContext {
         failed: &[(&Recipient<()>, &OutcomeReason)],
     ) -> Result<(), String> {
         let action = DsnAction::Failed;
-        let statuses: Vec<RecipientStatus<'_>> = failed
+        // The replies are of this host, so no other server is named.
+        let local =
+            |reason: &OutcomeReason| OutcomeReason { code: None, server: None, ..reason.clone() };
+        let reported: Vec<(&Recipient<()>, OutcomeReason)> = failed
             .iter()
             .filter(|(recipient, _)| queue::is_wanted(&action, recipient))
+            .map(|(recipient, reason)| (*recipient, local(reason)))
+            .collect();
+        let statuses: Vec<RecipientStatus<'_>> = reported
+            .iter()
             .map(|(recipient, reason)| RecipientStatus {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
                 status: reason.status,
-                diagnostic: Some(reason.text.clone()),
-                is_reply: false,
+                reason: Some(reason),
             })
             .collect();
         for (recipient, reason) in failed {
@@ -305,5 +313,5 @@ fn returned_content(
 
 /// Returns the time, which is in seconds since 1970, in the system's time zone.
 fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }

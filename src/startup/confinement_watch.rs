@@ -35,7 +35,8 @@ pub struct ConfinementWatch {
 
 impl ConfinementWatch {
     /// Starts the watch of the files of `config` and `route`. It stops the server of `handle` when
-    /// a file cannot be reached any more, or when the spool is another directory.
+    /// a file cannot be reached any more, when the spool is another directory, or, if the process
+    /// `is_confined`, the mail directory. The latter could still be read, if its parent may be.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -43,10 +44,14 @@ impl ConfinementWatch {
         config: &Config,
         route: Arc<LocalRoute>,
         handle: ServerHandle,
+        is_confined: bool,
     ) -> io::Result<ConfinementWatch> {
         let files = config.needed_files();
-        let spool = config.spool.clone();
-        let spool_id = id_of(&spool);
+        // The journal that makes mail durable is in the old spool.
+        let mut directories = vec![(config.spool.clone(), "the spool was replaced")];
+        directories.extend(is_confined.then(|| (config.mail_dir.clone(), NOT_COVERED)));
+        let directories = directories.into_iter().map(|(path, why)| (id_of(&path), path, why));
+        let directories: Vec<_> = directories.collect();
         let all = |files: &[PathBuf]| [files, &route.included()].concat();
         let blocked_at_start: HashSet<PathBuf> =
             all(&files).into_iter().filter(|file| confinement::blocks_reading(file)).collect();
@@ -60,15 +65,13 @@ impl ConfinementWatch {
                     !blocked_at_start.contains(file) && confinement::blocks_reading(file)
                 };
                 let blocked = all(&files).into_iter().find(blocks);
-                // The journal that makes mail durable is in the old directory.
-                let replaced = id_of(&spool).is_some_and(|id| Some(id) != spool_id);
+                let replaced = directories
+                    .iter()
+                    .find(|(id, path, _)| id_of(path).is_some_and(|now| Some(now) != *id));
                 match (blocked, replaced) {
-                    (_, true) => events::restart_needed(spool.display(), "the spool was replaced"),
-                    (Some(file), _) => events::restart_needed(
-                        file.display(),
-                        "outside of the confinement, because it is newer than the start",
-                    ),
-                    (None, false) => continue,
+                    (_, Some((_, path, why))) => events::restart_needed(path.display(), why),
+                    (Some(file), _) => events::restart_needed(file.display(), NOT_COVERED),
+                    (None, None) => continue,
                 }
                 is_fired.store(true, Ordering::SeqCst);
                 return handle.stop();
@@ -92,5 +95,6 @@ fn id_of(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
+const NOT_COVERED: &str = "outside of the confinement, because it is newer than the start";
 /// The time between two looks at the files, each of which costs a few system calls.
 const INTERVAL: Duration = Duration::from_secs(5);

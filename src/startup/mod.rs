@@ -75,6 +75,8 @@ pub struct PreparedStart {
     pub control: Option<Listener>,
     /// The configuration of the queue, if there is one.
     pub queue: Option<QueueConfig>,
+    /// True if the process is confined.
+    pub is_confined: bool,
     /// The routing of local addresses.
     pub route: Arc<LocalRoute>,
     /// Problems that do not stop the start, of a rehearsal.
@@ -138,9 +140,9 @@ pub fn prepare(
     for Problem { what, fix, .. } in route.doubtful_aliases() {
         events::setting_doubtful(what, fix);
     }
-    confine(config, &route)?;
+    let is_confined = confine(config, &route)? != ConfinementStrength::None;
     log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e).at("log"))?;
-    Ok(PreparedStart { keys, listeners, control, queue, route, problems })
+    Ok(PreparedStart { keys, listeners, control, queue, is_confined, route, problems })
 }
 
 /// Runs all steps without serving, in the process that [`Rehearsal::run`] started. Returns the
@@ -300,24 +302,24 @@ fn account_to_become(
     Ok(None)
 }
 
-/// Applies the confinement.
-fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
-    match confinement::confine(&config.confinement_rules(&route.included())) {
-        Ok(ConfinementStrength::Full) => {}
+/// Applies the confinement, and returns how strong it is.
+fn confine(config: &Config, route: &LocalRoute) -> Result<ConfinementStrength, StartError> {
+    let rules = config.confinement_rules(&route.included());
+    let strength = confinement::confine(&rules).map_err(|e| {
+        StartError::new(EX_OSERR, &format!("cannot confine: {e}")).at("confinement")
+    })?;
+    match strength {
+        ConfinementStrength::Full => {}
         // Under --inetd this would be a line for each session.
-        Ok(_) if config.inetd => {}
-        Ok(ConfinementStrength::Partial) => {
+        _ if config.inetd => {}
+        ConfinementStrength::Partial => {
             events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
         }
-        Ok(ConfinementStrength::None) => {
+        ConfinementStrength::None => {
             events::confinement_absent(kernel(), "the kernel has no Landlock");
         }
-        Err(e) => {
-            let error = StartError::new(EX_OSERR, &format!("cannot confine: {e}"));
-            return Err(error.at("confinement"));
-        }
     }
-    Ok(())
+    Ok(strength)
 }
 
 /// Returns the kernel's release, such as `6.1.0`.

@@ -55,14 +55,14 @@ impl Route for TestQueueRoute {
 }
 
 /// A host that runs its queue when a test asks for it.
-pub(super) struct Host {
-    pub(super) store: MailStore,
-    pub(super) settings: QueueConfig,
+pub struct Host {
+    pub store: MailStore,
+    pub settings: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 
 impl Host {
-    pub(super) fn new(smarthosts: &[&ScriptedServer]) -> Host {
+    pub fn new(smarthosts: &[&ScriptedServer]) -> Host {
         let store = MailStore::new();
         let smarthost = |server: &&ScriptedServer| Smarthost {
             address: server.target(),
@@ -82,8 +82,13 @@ impl Host {
     }
 
     /// Has the writer put an entry into the queue.
-    pub(super) fn put(&self, id: &str, envelope: &Envelope<()>) {
-        let content = format!("Subject: {id}\n\n>From {id} on\nlast line\n").into_bytes();
+    pub fn put(&self, id: &str, envelope: &Envelope<()>) {
+        self.put_content(id, envelope, format!("Subject: {id}\n\n>From {id} on\nlast line\n"));
+    }
+
+    /// Has the writer put an entry with this content into the queue.
+    pub fn put_content(&self, id: &str, envelope: &Envelope<()>, content: impl AsRef<[u8]>) {
+        let content = content.as_ref().to_vec();
         let to: Vec<_> = envelope.to.iter().cloned().map(elsewhere).collect();
         let to = queue::destinations(envelope, &to, None, id, content.len() as u64).unwrap();
         let head = mbox::head(&envelope.from, 0);
@@ -92,12 +97,13 @@ impl Host {
         assert_eq!(self.store.handle.deliver(message, TIMEOUT), Outcome::Delivered);
     }
 
-    pub(super) fn flush(&self) -> usize {
+    pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
+        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[], |_| {})
+            .unwrap()
     }
 
-    pub(super) fn start(&self) -> (QueueHandle, QueueThread) {
+    pub fn start(&self) -> (QueueHandle, QueueThread) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
     }
@@ -106,7 +112,7 @@ impl Host {
         self.settings.spool.join("queue").join(name)
     }
 
-    pub(super) fn files(&self) -> Vec<String> {
+    pub fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.file("")).unwrap();
         let mut names: Vec<_> =
             entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
@@ -114,12 +120,12 @@ impl Host {
         names
     }
 
-    pub(super) fn state(&self, id: &str) -> String {
+    pub fn state(&self, id: &str) -> String {
         fs::read_to_string(self.file(&format!("{id}.state"))).unwrap_or_default()
     }
 
     /// Makes an entry older by so many seconds.
-    pub(super) fn age(&self, id: &str, seconds: i64) {
+    pub fn age(&self, id: &str, seconds: i64) {
         let text = fs::read_to_string(self.file(id)).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
         let (came, rest) = rest.split_at(10);
@@ -134,7 +140,7 @@ impl Host {
     }
 
     /// Returns the number of reports in a mailbox.
-    pub(super) fn reports(&self, user: &str) -> usize {
+    pub fn reports(&self, user: &str) -> usize {
         assert!(
             self.store.mailbox(user).is_empty() || self.store.mailbox(user).contains("/report;")
         );
@@ -149,7 +155,7 @@ fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
 }
 
 /// Returns an envelope from `from`, empty for the null sender.
-pub(super) fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
+pub fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     let from = match from {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),
@@ -158,7 +164,7 @@ pub(super) fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
 }
 
 /// Starts a server that answers RCPT with the code in its local part, as `r450`, or with 250.
-pub(super) fn code_by_name() -> ScriptedServer {
+pub fn code_by_name() -> ScriptedServer {
     ScriptedServer::start(|_, command| answer_by_name(command))
 }
 
@@ -171,7 +177,7 @@ fn answer_by_name(command: &str) -> Action {
 }
 
 /// Returns the RCPT commands that a server has received.
-pub(super) fn asked(server: &ScriptedServer) -> Vec<String> {
+pub fn asked(server: &ScriptedServer) -> Vec<String> {
     server.commands_after("RCPT TO:")
 }
 

@@ -295,11 +295,6 @@ const AS_ROOT: &[Row] = &[
         By("correct /etc/mailname", "echo host.example >/etc/mailname"),
     ),
     advice(
-        "echo mail.example >/etc/mailname; sed -i /^domain/d $C",
-        "mail for user@host.example is rejected",
-        By("add domain host.example", "printf 'domain %s\\n' host.example mail.example >>$C"),
-    ),
-    advice(
         "hostname other; sed -i '/^hostname/d; s/^domain.*/domain other/' $C",
         "hostname other has no dot",
         By(

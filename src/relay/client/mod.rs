@@ -14,13 +14,17 @@
 //!   message is sent defers the message, because the message did not cause it.
 //! - **Limits of the server are kept.** [`Connection::send`] makes as many transactions as they
 //!   require, and a new connection if the server has closed an idle one.
-//! - **Memory does not grow with the message.** It is read and sent in blocks of [`BLOCK_SIZE`].
+//! - **Memory does not grow with the message.** It is read, converted and sent in blocks of
+//!   [`BLOCK_SIZE`].
+//! - **Mail is converted only if it must be**, by the rules in `smtp/sender/survey.rs`.
 //!
 //! The client keeps no queue and does not look up MX records. With [`ClientConfig::lmtp`] it uses
 //! LMTP.
 
 mod client_socket;
+mod converting_reader;
 pub mod credentials;
+mod probe;
 mod server_address;
 
 use std::io::{self, Read};
@@ -30,13 +34,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::net::tls::{TlsInfo, Trust};
-use crate::smtp::Envelope;
 use crate::smtp::sender::{
-    self, CHUNK_MAX, Credentials, Encoder, OutcomeReason, RecipientOutcome, Sender, SenderStep,
-    Stage, StartTlsPolicy,
+    self, CHUNK_MAX, ContentSurvey, Conversion, Credentials, Encoder, OutcomeReason,
+    RecipientOutcome, Sender, SenderStep, Stage, StartTlsPolicy,
 };
+use crate::smtp::{BodyType, Envelope, Recipient};
 use client_socket::ClientSocket;
 pub use client_socket::connect_unix;
+pub use probe::{ProbeResult, probe};
 pub use server_address::ServerAddress;
 
 /// Configuration of a connection. The default uses clear text and no AUTH.
@@ -118,6 +123,9 @@ pub struct OutgoingMessage<'a, D> {
     pub size: u64,
     /// Opens the content: lines with LF, header first. Called for each transaction.
     pub content: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
+    /// The survey of the content, by which it is converted if it must be for this server. None if
+    /// it is to be sent as it is.
+    pub survey: Option<&'a ContentSurvey>,
 }
 
 /// A connection with an open session.
@@ -226,6 +234,19 @@ impl Connection {
         socket: ClientSocket,
         with_tls: bool,
     ) -> Result<Connection, OpenError> {
+        match Connection::begin(address, settings, socket, with_tls) {
+            (connection, None) => Ok(connection),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Opens a session as far as possible. Returns the error that ended it, if any.
+    fn begin(
+        address: &ServerAddress,
+        settings: &ClientConfig,
+        socket: ClientSocket,
+        with_tls: bool,
+    ) -> (Connection, Option<OpenError>) {
         let implicit = matches!(address, ServerAddress::Tcp { tls: true, .. });
         let is_unix = matches!(address, ServerAddress::Unix(_));
         let start_tls = match &settings.tls {
@@ -251,27 +272,29 @@ impl Connection {
             tls: None,
             is_used: false,
         };
+        let tls_failed = |e: &io::Error| {
+            let text = format!("TLS handshake failed: {e}");
+            let mut reason = OutcomeReason::local(TLS_FAILED, &text);
+            reason.server = Some(address.server_name());
+            OpenError { reason, retry_without_tls: start_tls == StartTlsPolicy::Offered }
+        };
         if implicit && let Err(e) = connection.handshake() {
-            let reason = OutcomeReason::local(TLS_FAILED, &format!("TLS handshake failed: {e}"));
-            return Err(OpenError { reason, retry_without_tls: false });
+            return (connection, Some(tls_failed(&e)));
         }
-        let mut retry_without_tls = false;
         loop {
             match connection.exchange() {
                 SenderStep::StartTls => match connection.handshake() {
                     Ok(()) => connection.sender.begin_tls(),
-                    Err(e) => {
-                        connection.sender.fail(&format!("{e} came"), TLS_FAILED);
-                        retry_without_tls = start_tls == StartTlsPolicy::Offered;
-                    }
+                    Err(e) => return (connection, Some(tls_failed(&e))),
                 },
-                SenderStep::Ready => return Ok(connection),
+                SenderStep::Ready => return (connection, None),
                 _ => break,
             }
         }
         let reason = connection.sender.failure().cloned();
-        let reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
-        Err(OpenError { reason, retry_without_tls })
+        let mut reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        reason.server = Some(address.server_name());
+        (connection, Some(OpenError { reason, retry_without_tls: false }))
     }
 
     /// Sends one message. Returns an outcome for each recipient of its envelope, in their order.
@@ -291,7 +314,12 @@ impl Connection {
             if self.is_used && self.was_closed_while_idle(replies) {
                 continue;
             }
-            outcomes = new_outcomes;
+            let server = self.address.server_name();
+            let named = |(old, new): (&Option<_>, Option<RecipientOutcome>)| match old {
+                Some(_) => new,
+                None => new.map(|outcome| outcome.from_server(&server)),
+            };
+            outcomes = outcomes.iter().zip(new_outcomes).map(named).collect();
             self.is_used = true;
         }
         outcomes.into_iter().flatten().collect()
@@ -351,17 +379,27 @@ impl Connection {
         message: &OutgoingMessage<'_, D>,
         outcomes: Vec<Option<RecipientOutcome>>,
     ) -> Vec<Option<RecipientOutcome>> {
+        let eight_bit_mime = self.sender.extensions().eight_bit_mime;
+        let conversion = message.survey.map(|survey| survey.conversion(eight_bit_mime));
+        let conversion = conversion.unwrap_or(Conversion::Unchanged);
+        let open = || Ok(converting_reader::convert((message.content)()?, &conversion));
+        let size = match conversion {
+            Conversion::Unchanged => Ok(message.size),
+            // Before the content is opened again, because a file has one position.
+            _ => open().and_then(wire_size),
+        };
         // A message that fits a chunk is sent without waiting for DATA. To find out, read as much
         // as a chunk can hold, and one byte.
         let mut start = Vec::new();
-        let opened = (message.content)().and_then(|mut content| {
+        let opened = size.and_then(|size| {
+            let mut content = open()?;
             if self.sender.accepts_chunk(0) {
                 content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut start)?;
             }
-            Ok(content)
+            Ok((size, content))
         });
-        let rest = match opened {
-            Ok(rest) => rest,
+        let (size, rest) = match opened {
+            Ok(opened) => opened,
             Err(e) => {
                 let reason = OutcomeReason::local(LOCAL_ERROR, &content_error(&e));
                 return defer_rest(outcomes, &reason).into_iter().map(Some).collect();
@@ -378,8 +416,17 @@ impl Connection {
                 chunk = Some(encoded);
             }
         }
-        let size = chunk.as_ref().map_or(message.size, |chunk| chunk.len() as u64);
-        self.sender.begin_transaction(message.envelope, outcomes, size, chunk);
+        let size = chunk.as_ref().map_or(size, |chunk| chunk.len() as u64);
+        let declared = message.envelope.body == BodyType::EightBitMime;
+        match message.survey {
+            Some(survey)
+                if declared && !eight_bit_mime && survey.is_seven_bit_after(&conversion) =>
+            {
+                let envelope = seven_bit(message.envelope);
+                self.sender.begin_transaction(&envelope, outcomes, size, chunk);
+            }
+            _ => self.sender.begin_transaction(message.envelope, outcomes, size, chunk),
+        }
         if self.exchange() == SenderStep::Data {
             self.send_data(&mut start.chain(rest));
             self.exchange();
@@ -473,6 +520,32 @@ impl Connection {
             Stage::Data => timeouts.data,
             Stage::Dot => timeouts.dot,
             Stage::Quit => timeouts.quit,
+        }
+    }
+}
+
+/// Returns a copy of `envelope` for content that is 7-bit.
+fn seven_bit<D>(envelope: &Envelope<D>) -> Envelope<()> {
+    let recipient = |to: &Recipient<D>| Recipient {
+        path: to.path.clone(),
+        destination: (),
+        notify: to.notify,
+        original: to.original.clone(),
+    };
+    let copy = envelope.with_recipients(envelope.to.iter().map(recipient).collect());
+    Envelope { body: BodyType::SevenBit, ..copy }
+}
+
+/// Returns the size of `content` in octets on the wire, where a line end is two.
+fn wire_size(mut content: impl Read) -> io::Result<u64> {
+    let (mut size, mut block) = (0, vec![0; BLOCK_SIZE]);
+    loop {
+        match content.read(&mut block)? {
+            0 => return Ok(size),
+            n => {
+                let read = block.get(..n).unwrap_or_default();
+                size += (n + memchr::memchr_iter(b'\n', read).count()) as u64;
+            }
         }
     }
 }

@@ -68,7 +68,11 @@ pub(super) enum NextHop {
 /// A reason why there is no connection.
 pub(super) enum ConnectError {
     /// The next hop cannot be reached now.
-    Unreachable(OutcomeReason),
+    Unreachable {
+        reason: OutcomeReason,
+        /// The last server that was tried, or the domain that was looked up.
+        server: String,
+    },
     /// The recipients have failed for good.
     Failed(OutcomeReason),
 }
@@ -104,7 +108,7 @@ impl QueueConfig {
     /// Opens a connection to `hop`. Each server that cannot be used is passed to `report`.
     ///
     /// # Errors
-    /// The text of the reason names the last server that was tried.
+    /// The reason why the last server cannot be used.
     pub(super) fn connect(
         &self,
         hop: &NextHop,
@@ -134,10 +138,11 @@ impl QueueConfig {
             Err(RecipientOutcome::Failed(reason)) => return Err(ConnectError::Failed(reason)),
             Err(RecipientOutcome::Deferred(reason) | RecipientOutcome::Accepted(reason)) => {
                 report(&domain, &reason);
-                return Err(ConnectError::Unreachable(reason));
+                return Err(ConnectError::Unreachable { reason, server: domain.to_owned() });
             }
         };
-        let mut last = OutcomeReason::local((4, 4, 4), "no mail host has an address");
+        let mut last =
+            (OutcomeReason::local((4, 4, 4), "no mail host has an address"), domain.into());
         let mut left = ADDRESSES_MAX;
         for MailHost { name, addresses } in hosts {
             let used = addresses.len().min(left);
@@ -152,11 +157,12 @@ impl QueueConfig {
                 Ok(connection) => return Ok(connection),
                 Err(reason) => {
                     report(&server, &reason);
-                    last = with_server(&server, reason);
+                    last = (reason, server.to_string());
                 }
             }
         }
-        Err(ConnectError::Unreachable(last))
+        let (reason, server) = last;
+        Err(ConnectError::Unreachable { reason, server })
     }
 
     fn mail_hosts(
@@ -190,22 +196,19 @@ fn connect_to_first(
     servers: &[Smarthost],
     report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
 ) -> Result<Connection, ConnectError> {
-    let mut last = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
+    let no_route = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
+    let mut last = (no_route, "none".to_owned());
     for Smarthost { address, settings } in servers {
         match client::connect(address, settings) {
             Ok(connection) => return Ok(connection),
             Err(reason) => {
                 report(address, &reason);
-                last = with_server(address, reason);
+                last = (reason, address.to_string());
             }
         }
     }
-    Err(ConnectError::Unreachable(last))
-}
-
-/// Puts the server in front of the text, because several were tried.
-fn with_server(server: &ServerAddress, reason: OutcomeReason) -> OutcomeReason {
-    OutcomeReason { text: format!("{server}: {}", reason.text), ..reason }
+    let (reason, server) = last;
+    Err(ConnectError::Unreachable { reason, server })
 }
 
 /// Maximum number of addresses that are tried for one domain, so that a domain whose hosts do not

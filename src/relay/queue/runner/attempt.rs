@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,7 +16,9 @@ use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::next_hop::{ConnectError, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{EntryKind, OutageReport, held, now, seconds, zoned};
+use crate::relay::{SenderMap, from_field};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+use crate::smtp::{Mailbox, ReversePath};
 
 /// The state of an entry after an attempt at one of its next hops.
 enum AttemptResult {
@@ -35,8 +37,8 @@ enum AttemptResult {
     Postponed(i64),
     /// The entry was read, and has these next hops. So many attempts were made.
     HopsFound(Vec<NextHop>, u32),
-    /// The entry was not tried, because the next hop cannot be reached.
-    Unreachable(OutcomeReason),
+    /// The entry was not tried, because this server, the last of the next hop, cannot be reached.
+    Unreachable { reason: OutcomeReason, server: String },
 }
 
 /// Whether outcomes come from an attempt.
@@ -84,9 +86,9 @@ impl QueueRunner {
                     self.report_age(id, &hop, &reason);
                 }
             }
-            Ok(AttemptResult::Unreachable(reason)) => {
+            Ok(AttemptResult::Unreachable { reason, server }) => {
                 drop(shared);
-                self.back_off(due, &reason);
+                self.back_off(due, &reason, &server);
             }
             Err(e) => {
                 events::queue_failed(Some(id), e);
@@ -128,8 +130,8 @@ impl QueueRunner {
         }
         let mut connection = match self.connect(hop, kept) {
             Ok(connection) => connection,
-            Err(ConnectError::Unreachable(reason)) => {
-                return Ok(AttemptResult::Unreachable(reason));
+            Err(ConnectError::Unreachable { reason, server }) => {
+                return Ok(AttemptResult::Unreachable { reason, server });
             }
             Err(ConnectError::Failed(reason)) => {
                 let failed = |_: &usize| RecipientOutcome::Failed(reason.clone());
@@ -141,10 +143,34 @@ impl QueueRunner {
                 return self.record(&mut locked, hop, outcomes, attempt);
             }
         };
+        let mut envelope = locked.envelope_for(&pending);
+        // They are addresses that the smarthosts accept. Another server may require others.
+        let senders = self.settings.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
+        let sender = match (senders, &envelope.from) {
+            (Some(senders), ReversePath::Mailbox(sender)) => self
+                .mapped(senders, sender)
+                .map(|mapped| (senders, sender.domain().clone(), mapped)),
+            _ => None,
+        };
+        if let Some((_, _, mapped)) = &sender {
+            envelope.from = ReversePath::Mailbox(mapped.clone());
+        }
+        let content = || -> io::Result<Box<dyn Read + '_>> {
+            let content = locked.entry.content(&locked.file)?;
+            match &sender {
+                Some((senders, domain, _)) if senders.maps_from_field => {
+                    let mapped = |old: &Mailbox| self.mapped(senders, old);
+                    Ok(Box::new(from_field::replace_address(content, domain, &mapped)?))
+                }
+                _ => Ok(Box::new(content)),
+            }
+        };
+        let survey = locked.entry.survey(&locked.file)?;
         let outcomes = connection.send(&OutgoingMessage {
-            envelope: &locked.envelope_for(&pending),
-            size: locked.entry.wire_size(&locked.file)?,
-            content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
+            envelope: &envelope,
+            size: survey.wire_size(),
+            survey: Some(&survey),
+            content: &content,
         });
         let relay = connection.address().to_string();
         let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
@@ -196,6 +222,12 @@ impl QueueRunner {
         locked.entry.envelope.to.get(n).is_some_and(|to| self.next_hop(&to.path) == *hop)
     }
 
+    /// Returns the address that `senders` has for `sender`, if that is an address of this host.
+    fn mapped(&self, senders: &SenderMap, sender: &Mailbox) -> Option<Mailbox> {
+        let mapped = senders.find(sender).filter(|_| self.route.is_local_address(sender));
+        mapped.cloned()
+    }
+
     /// Opens and locks the entry `id`, or returns when to try again.
     fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
         Ok(self.open_entry(id)?.map_err(|unavailable| match unavailable {
@@ -218,7 +250,7 @@ impl QueueRunner {
         let connected = self.settings.connect(hop, &|server, reason| {
             events::smarthost_unreachable(server, &reason.text);
         });
-        if !matches!(connected, Err(ConnectError::Unreachable(_))) {
+        if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
             if self.shared().schedule.set_reachable(hop) {
                 self.queue.outages.remove(hop);
                 match &connected {
@@ -234,12 +266,13 @@ impl QueueRunner {
     }
 
     /// Begins or extends the outage of the next hop, in which no entry is tried there.
-    fn back_off(&self, DueEntry { id, hop }: &DueEntry, reason: &OutcomeReason) {
+    fn back_off(&self, DueEntry { id, hop }: &DueEntry, reason: &OutcomeReason, server: &str) {
         let ids = {
             let mut shared = self.shared();
             let Some(pause) = shared.schedule.back_off(hop, reason.clone()) else { return };
             let retry_at = now().saturating_add(seconds(pause));
-            let (domains, reason) = (self.settings.domains_of(hop), reason.text.clone());
+            let domains = self.settings.domains_of(hop);
+            let reason = format!("{server}: {}", reason.text);
             self.queue.outages.insert(hop.clone(), OutageReport { domains, reason, retry_at });
             shared.schedule.ids_to_report(hop, id, now())
         };
@@ -299,10 +332,7 @@ impl QueueRunner {
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
-                // RFC 3463: delivery time expired.
-                RecipientOutcome::Deferred(reason) if has_expired => {
-                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
-                }
+                RecipientOutcome::Deferred(reason) if has_expired => failed.push((n, reason)),
                 RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
                 RecipientOutcome::Failed(reason) => failed.push((n, reason)),
             }

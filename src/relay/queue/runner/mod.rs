@@ -54,7 +54,8 @@ use super::entry::QueueEntry;
 use super::next_hop::NextHop;
 use super::state::{ClockObserver, EntryState};
 use super::{
-    EntryKind, FlushSelection, QueueConfig, QueueEvent, QueueHandle, create_directory, now,
+    EntryKind, FlushProgress, FlushReport, FlushSelection, QueueConfig, QueueEvent, QueueHandle,
+    create_directory, now,
 };
 use crate::deliver::WriterHandle;
 use crate::message::MailboxName;
@@ -274,11 +275,13 @@ impl QueueRunner {
         }
     }
 
-    /// Tries each entry of `selection` once. Ends when `is_stopped` returns true. Returns the
-    /// number of entries left: those of the submitter, or else of the whole queue.
+    /// Tries each entry of `selection` once, and calls `report` before. Ends when `is_stopped`
+    /// returns true. Returns the number of entries left: those of the submitter, or else of the
+    /// whole queue.
     pub fn flush(
         self: &Arc<Self>,
         selection: &FlushSelection,
+        mut report: impl FnMut(FlushProgress),
         is_stopped: impl Fn() -> bool,
     ) -> usize {
         let FlushSelection { ids, submitter } = selection;
@@ -289,7 +292,14 @@ impl QueueRunner {
         }
         let mut kept = None;
         let mut unreachable = HashSet::new();
-        for id in &entries {
+        let mut logged_at = Instant::now();
+        for (tried, id) in entries.iter().enumerate() {
+            let progress = FlushProgress { tried, entries: entries.len() };
+            report(progress);
+            if logged_at.elapsed() >= PROGRESS_INTERVAL {
+                logged_at = Instant::now();
+                events::queue_flush_progress(progress.tried, progress.entries);
+            }
             if is_stopped() {
                 break;
             }
@@ -347,14 +357,21 @@ impl QueueRunner {
 
     fn handle_event(self: &Arc<Self>, event: QueueEvent, stopped: &Receiver<()>) {
         match event {
-            QueueEvent::FlushSelected(selection, left) => {
+            QueueEvent::FlushSelected(selection, reports) => {
                 // Entries of other processes count, too.
                 if let Err(e) = self.scan() {
                     events::queue_failed(None::<&str>, e);
                 }
                 let is_stopped = || stopped.try_recv() != Err(TryRecvError::Empty);
+                // Progress is left out while the client has not read the one before.
+                let report = |progress| {
+                    if reports.is_empty() {
+                        let _ = reports.send(FlushReport::Progress(progress));
+                    }
+                };
+                let left = self.flush(&selection, report, is_stopped);
                 // The client may have gone.
-                let _ = left.send(self.flush(&selection, is_stopped));
+                let _ = reports.send(FlushReport::Left(left));
             }
             QueueEvent::EntryCreated(id) => self.shared().schedule.insert(&id, 0, false),
             QueueEvent::Flush(node) => self.flush_node(&node),
@@ -448,5 +465,7 @@ const SENDERS_MAX: usize = 100;
 const SENDER_NAME: &str = "sender";
 /// Time after which an idle connection is closed.
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Time between two lines of the log while a flush lasts.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two scans of the directory, for entries that other processes create.
 const SCAN_INTERVAL: Duration = Duration::from_secs(300);
