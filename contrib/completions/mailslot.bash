@@ -10,7 +10,7 @@ _mailslot() {
         before=${COMP_WORDS[COMP_CWORD - 2]}
     fi
     case $before in
-    --config | -c | --aliases | -a | --tls-cert | --tls-key | --smarthost-login | --metrics-file)
+    --config | -c | --aliases | -a | --tls-cert | --tls-key | --smarthost-ca | --smarthost-login | --metrics-file)
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$word")
         ;;
@@ -18,7 +18,7 @@ _mailslot() {
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -d -- "$word")
         ;;
-    --hand-over | --tls-required | --forward-files)
+    --hand-over | --tls-required | --smarthost-from | --forward-files)
         mapfile -t COMPREPLY < <(compgen -W 'on off' -- "$word")
         ;;
     --vrfy | --expn | --forward-replies | --terminals)
@@ -30,13 +30,13 @@ _mailslot() {
     --smarthost-tls)
         mapfile -t COMPREPLY < <(compgen -W 'verify encrypt may' -- "$word")
         ;;
-    --listen | -l | --lmtp | --hostname | -n | --domain | -d | --user | -u | --lock | --lock-timeout | --threads | -t | --max-size | -s | --max-recipients | --timeout | --session-timeout | --per-client | --mailbox-limit | --delimiter | --run-as | --smarthost | --relay-from | --hold | --warn-after | --give-up-after) ;;
+    --listen | -l | --lmtp | --hostname | -n | --domain | -d | --user | -u | --lock | --lock-timeout | --threads | -t | --max-size | -s | --max-recipients | --timeout | --session-timeout | --per-client | --mailbox-limit | --delimiter | --run-as | --smarthost | --smarthost-sender | --relay-from | --hold | --warn-after | --give-up-after) ;;
     queue)
         mapfile -t COMPREPLY < <(compgen -W 'show drop flush' -- "$word")
         ;;
     *)
         if [[ $word == -* ]]; then
-            mapfile -t COMPREPLY < <(compgen -W '--config -c --listen -l --lmtp --hostname -n --domain -d --user -u --aliases -a --mail-dir -m --spool -S --hand-over --sandbox --lock --lock-timeout --threads -t --max-size -s --max-recipients --timeout --session-timeout --per-client --mailbox-limit --delimiter --vrfy --expn --forward-replies --terminals --tls-cert --tls-key --tls-required --run-as --smarthost --smarthost-tls --smarthost-login --relay-from --forward-files --hold --warn-after --give-up-after --inetd --json --log --metrics-file --verbose -v --quiet -q --help -h --version -V' -- "$word")
+            mapfile -t COMPREPLY < <(compgen -W '--config -c --listen -l --lmtp --hostname -n --domain -d --user -u --aliases -a --mail-dir -m --spool -S --hand-over --sandbox --lock --lock-timeout --threads -t --max-size -s --max-recipients --timeout --session-timeout --per-client --mailbox-limit --delimiter --vrfy --expn --forward-replies --terminals --tls-cert --tls-key --tls-required --run-as --smarthost --smarthost-tls --smarthost-ca --smarthost-login --smarthost-sender --smarthost-from --relay-from --forward-files --hold --warn-after --give-up-after --inetd --json --log --metrics-file --verbose -v --quiet -q --help -h --version -V' -- "$word")
         elif [[ $COMP_CWORD -eq 1 ]]; then
             mapfile -t COMPREPLY < <(compgen -W 'check explain queue' -- "$word")
         fi
