@@ -18,6 +18,7 @@
 //! | `config.rs` | session configuration |
 //! | `access.rs` | what the client may do |
 //! | `host.rs` | what the receiver asks: is the recipient known, is there room |
+//! | `free_space.rs` | the free space of the disks, asked for at each MAIL |
 //! | `recipient_limiter.rs` | delays for a client that probes for users |
 //! | `mail_data.rs` | mail data, read and turned into a message |
 //! | `delivery.rs` | a message that was received whole: delivered, answered, reported |
@@ -35,6 +36,7 @@ mod config;
 mod delivery;
 mod delivery_log;
 mod end;
+mod free_space;
 mod host;
 mod mail_data;
 mod recipient_limiter;
@@ -58,6 +60,7 @@ use crate::smtp::{Receiver, Reply, Step, reply};
 use access::Access;
 pub use config::{Audience, RelayPolicy, SessionConfig, TlsPolicy};
 pub use end::SessionEnd;
+use free_space::FreeSpace;
 use host::SessionHost;
 use mail_data::Incoming;
 use recipient_limiter::RecipientLimiter;
@@ -69,6 +72,10 @@ pub struct SessionContext {
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: IdGenerator,
+    /// Free space for the spool.
+    spool_space: FreeSpace,
+    /// Free space for the mailboxes.
+    mail_space: FreeSpace,
 }
 
 impl SessionContext {
@@ -79,7 +86,10 @@ impl SessionContext {
         writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> SessionContext {
-        SessionContext { config, route, writer, counters, ids: IdGenerator::new() }
+        let spool_space = FreeSpace::new(&config.spool);
+        let mail_space = FreeSpace::new(&config.mail_dir);
+        let ids = IdGenerator::new();
+        SessionContext { config, route, writer, counters, ids, spool_space, mail_space }
     }
 
     /// Runs a session of SMTP over `stream`, from the greeting to its end, and leaves the last
