@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpointer, DirtyMailboxes};
-use super::journal::{Draft, Journal, Placement, Sums, Trailer};
+use super::journal::{Draft, Journal, JournalListing, Placement, Sums, Trailer};
 use super::locks::{Identity, TryLock};
 use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox};
 use super::mbox::MailboxCopy;
@@ -127,6 +127,8 @@ pub struct Committer {
     pending_marks: Vec<Trailer>,
     /// Journals without a process in which nothing can be recovered now, with their last owners.
     pub(super) examined: HashMap<(u64, u64), Option<Identity>>,
+    /// Journals of the spool, those of other processes among them.
+    pub(super) journals: JournalListing,
 }
 
 impl Committer {
@@ -162,6 +164,7 @@ impl Committer {
             abandoned: Vec::new(),
             pending_marks: Vec::new(),
             examined: HashMap::new(),
+            journals: JournalListing::default(),
         })
     }
 

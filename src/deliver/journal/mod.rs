@@ -55,6 +55,7 @@
 //! many copies has chunks larger than a block. Such a chunk that was begun is not recognized, and
 //! is left alone.
 
+mod listing;
 mod record;
 
 use std::collections::HashSet;
@@ -63,6 +64,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::listing::JournalListing;
 pub use self::record::{
     COPIES_MAX, Draft, MESSAGES_MAX, Placement, Record, RecordedMessage, Sums, Trailer,
 };
