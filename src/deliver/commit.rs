@@ -482,10 +482,14 @@ impl Committer {
         })
     }
 
-    /// Does what is due between two batches, when no lock is held: collects a finished checkpoint,
-    /// repairs mailboxes whose sync failed, and retries suspended ones.
-    pub fn maintain(&mut self) {
+    /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes whose
+    /// sync failed, and retries suspended ones. Releases the locks in `locked` before it locks a
+    /// mailbox itself.
+    pub fn maintain(&mut self, locked: &mut LockedMailboxes) {
         self.collect_checkpoints(false);
+        if !self.failed.is_empty() || !self.suspended.is_empty() {
+            locked.clear();
+        }
         let journal = &self.journal;
         self.pending_marks.retain(|trailer| journal.write_marks(trailer).is_err());
         for name in std::mem::take(&mut self.failed) {
@@ -554,7 +558,7 @@ impl Committer {
     pub fn checkpoint_all(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
-        self.maintain();
+        self.maintain(&mut LockedMailboxes::new());
         if self.journal_failed {
             self.replace_journal()?;
         }

@@ -346,6 +346,13 @@ impl LockedMailbox {
         })
     }
 
+    /// True if the name still leads to the file, with the length after the last append and the same
+    /// owner and permissions. A program that respects no lock may have changed it.
+    pub fn is_unchanged(&self) -> bool {
+        let now = self.disk.lstat(&self.path);
+        now.is_ok_and(|now| now.has_same_access(&self.stat) && now.len == self.len)
+    }
+
     /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
