@@ -265,15 +265,19 @@ impl BatchQueue {
     }
 
     /// Adds all messages that wait to `batch`, up to the limits of a batch. Also adds those that
-    /// arrive within `wait`.
+    /// arrive within `wait`, until the clients of the last batch may all have sent their next
+    /// message, or none has arrived for half of that time.
     fn gather(&self, batch: &mut Vec<QueuedMessage>, wait: Duration) {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let deadline = Instant::now() + wait;
+        let expected = batch.len() + self.last_batch.1;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX / 4 {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
-                Err(_) if Instant::now() < deadline => self.incoming.recv_timeout(wait / 4).ok(),
+                Err(_) if batch.len() < expected && Instant::now() < deadline => {
+                    self.incoming.recv_timeout(wait / 2).ok()
+                }
                 Err(_) => None,
             };
             let Some(job) = job else { return };
