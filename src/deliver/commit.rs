@@ -482,9 +482,9 @@ impl Committer {
         })
     }
 
-    /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes whose
-    /// sync failed, and retries suspended ones. Releases the locks in `locked` before it locks a
-    /// mailbox itself.
+    /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes
+    /// whose sync failed, and retries suspended ones. Releases the locks in `locked` before it
+    /// locks a mailbox itself.
     pub fn maintain(&mut self, locked: &mut LockedMailboxes) {
         self.collect_checkpoints(false);
         if !self.failed.is_empty() || !self.suspended.is_empty() {

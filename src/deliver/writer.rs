@@ -490,8 +490,8 @@ impl BatchQueue {
 }
 
 /// Returns the time to wait for more messages, after a batch of `last_size` messages that took
-/// `sync_time` to become durable. If syncs are slow and the last batch had several messages, it is a
-/// fraction of the time of a sync, because the messages would otherwise wait for two syncs.
+/// `sync_time` to become durable. If syncs are slow and the last batch had several messages, it is
+/// a fraction of the time of a sync, because the messages would otherwise wait for two syncs.
 fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
     let waits = sync_time >= SLOW_SYNC && last_size > 1;
     if waits { (sync_time / 2).min(GATHER_MAX) } else { Duration::ZERO }

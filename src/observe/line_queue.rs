@@ -1,8 +1,8 @@
 //! The queue between the threads that log and the one that writes the lines.
 //!
-//! Threads that log never wait for the writing thread. A line after a pause wakes it at once. While
-//! lines follow each other, it sleeps for [`GATHER_TIME`] and takes all of them together, because to
-//! wake it for each line would cost more than to write the line.
+//! Threads that log never wait for the writing thread. A line after a pause wakes it at once.
+//! While lines follow each other, it sleeps for [`GATHER_TIME`] and takes all of them together,
+//! because to wake it for each line would cost more than to write the line.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use log::Level;
 #[derive(Debug)]
 pub struct LineQueue {
     max: usize,
-    state: Mutex<QueueState>,
+    state: Mutex<LineQueueState>,
     added: Condvar,
     written: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct QueueState {
+struct LineQueueState {
     lines: Vec<(Level, String)>,
     /// Number of lines that were taken and are perhaps not written.
     in_hand: usize,
@@ -33,7 +33,7 @@ struct QueueState {
     flushes: usize,
 }
 
-impl QueueState {
+impl LineQueueState {
     /// True if the writing thread is to take the lines now. It is awake then.
     fn wakes(&mut self) -> bool {
         let is_due = |least| self.lines.len() >= least || self.flushes > 0;
@@ -104,12 +104,12 @@ impl LineQueue {
         if state.wakes() {
             self.added.notify_one();
         }
-        let waits = |state: &mut QueueState| state.written < last;
+        let waits = |state: &mut LineQueueState| state.written < last;
         let waited = self.written.wait_timeout_while(state, limit, waits);
         waited.unwrap_or_else(PoisonError::into_inner).0.flushes -= 1;
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, LineQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -148,13 +148,14 @@ mod tests {
 
     #[test]
     fn the_writing_thread_is_woken_by_the_lines_it_waits_for_or_a_flush() {
-        let mut state = QueueState { wakes_at: Some(2), ..QueueState::default() };
+        let mut state = LineQueueState { wakes_at: Some(2), ..LineQueueState::default() };
         let line = || (Level::Info, "line".to_owned());
         state.lines.push(line());
         assert!(!state.wakes());
         state.lines.push(line());
         assert!(state.wakes() && !state.wakes(), "once");
-        let mut state = QueueState { wakes_at: Some(2), flushes: 1, ..QueueState::default() };
+        let mut state =
+            LineQueueState { wakes_at: Some(2), flushes: 1, ..LineQueueState::default() };
         assert!(!state.wakes(), "there is nothing to write");
         state.lines.push(line());
         assert!(state.wakes());

@@ -8,24 +8,24 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Returns the two ends of a queue for `max` items.
 pub(super) fn bounded<T>(max: usize) -> (QueueInput<T>, QueueOutput<T>) {
-    let state = QueueState { items: VecDeque::with_capacity(max), max, is_closed: false };
+    let state = ConnectionQueueState { items: VecDeque::with_capacity(max), max, is_closed: false };
     let queue = Arc::new(ConnectionQueue { state: Mutex::new(state), changed: Condvar::new() });
     (QueueInput(Arc::clone(&queue)), QueueOutput(queue))
 }
 
 struct ConnectionQueue<T> {
-    state: Mutex<QueueState<T>>,
+    state: Mutex<ConnectionQueueState<T>>,
     changed: Condvar,
 }
 
-struct QueueState<T> {
+struct ConnectionQueueState<T> {
     items: VecDeque<T>,
     max: usize,
     is_closed: bool,
 }
 
 impl<T> ConnectionQueue<T> {
-    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionQueueState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct FreeSpace {
     directory: PathBuf,
-    account: Mutex<Option<Account>>,
+    answer: Mutex<Option<SpaceAnswer>>,
 }
 
 /// An answer of the system.
 #[derive(Clone, Copy, Debug)]
-struct Account {
+struct SpaceAnswer {
     asked_at: Instant,
     /// Free bytes, less what was needed since.
     free: u64,
@@ -25,7 +25,7 @@ struct Account {
 impl FreeSpace {
     /// Returns the free space on the disk of `directory`.
     pub fn new(directory: &Path) -> FreeSpace {
-        FreeSpace { directory: directory.to_owned(), account: Mutex::default() }
+        FreeSpace { directory: directory.to_owned(), answer: Mutex::default() }
     }
 
     /// Takes `bytes` off the free space. Returns false if the disk has fewer, and takes nothing
@@ -35,9 +35,10 @@ impl FreeSpace {
     }
 
     fn take_at(&self, now: Instant, bytes: u64, ask: impl FnOnce() -> u64) -> bool {
-        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |known: &Account| now.saturating_duration_since(known.asked_at) < VALIDITY;
-        if let Some(known) = account.as_mut().filter(|known| is_recent(known))
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent =
+            |known: &SpaceAnswer| now.saturating_duration_since(known.asked_at) < VALIDITY;
+        if let Some(known) = answer.as_mut().filter(|known| is_recent(known))
             && known.free >= bytes
         {
             known.free -= bytes;
@@ -45,7 +46,7 @@ impl FreeSpace {
         }
         let free = ask();
         let has_room = free >= bytes;
-        *account = has_room.then(|| Account { asked_at: now, free: free - bytes });
+        *answer = has_room.then(|| SpaceAnswer { asked_at: now, free: free - bytes });
         has_room
     }
 }
@@ -81,7 +82,7 @@ mod tests {
         };
         assert!(take(0, 400) && take(10, 400));
         assert_eq!(asked.get(), 1);
-        // By the account there is too little left, but not by the system.
+        // By the known answer there is too little left, but not by the system.
         assert!(take(20, 400));
         assert_eq!(asked.get(), 2);
         // Another program has filled the disk.
