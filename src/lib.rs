@@ -38,12 +38,13 @@
 //! | [`control`] | the control socket: requests of local users to the running server |
 //! | [`config`] | the table of options, the configuration file, the values of both |
 //! | [`sysexits`] | the exit statuses of both programs |
+//! | [`startup`] | the start as a sequence of steps, and its rehearsal |
 //! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
 //! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
 //! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `control`, `process`,
-//! `sendmail`) are public for these programs, and are no interface for others.
+//! `sendmail`, `startup`) are public for these programs, and are no interface for others.
 //!
 //! # How a message travels
 //!
@@ -132,5 +133,7 @@ pub mod sendmail;
 pub mod server;
 pub mod session;
 pub mod smtp;
+#[doc(hidden)]
+pub mod startup;
 pub mod sysexits;
 pub mod terminal;

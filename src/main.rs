@@ -1,33 +1,25 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
 //! ```text
-//! config -> certificate, sockets -> drop privileges -> route -> confine -> log
-//!                                                      -> deliver (recovers) -> server
+//! config -> startup (sockets, privileges, confinement) -> deliver (recovers) -> server
 //! ```
-//! Privileged steps run first, before any thread is started.
 //!
 //! Errors go to standard error. Under `--inetd` that may be the client's socket, so they go to
 //! syslog, and the client gets 421 without the reason.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
 use std::io::{self, ErrorKind, IsTerminal, Write};
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use mailslot::check;
 use mailslot::config::options;
-use mailslot::config::{
-    Config, ConfigError, HostInfo, NameSet, ProgramCommand, QueueCommand, TlsOptions,
-};
+use mailslot::config::{Config, HostInfo, ProgramCommand, QueueCommand};
 use mailslot::control::server::{ControlContext, ControlThread};
 use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
 use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::net::kept;
 use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
@@ -35,26 +27,25 @@ use mailslot::observe::counters::Counters;
 use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
-use mailslot::process::confinement::{self, ConfinementStrength};
-use mailslot::process::descriptors;
-use mailslot::process::privilege::{self, Account, StartPrivileges};
+use mailslot::process::privilege;
+use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
 use mailslot::route::{HomeForwardFiles, LocalRoute};
 use mailslot::server::{self, Server, SignalHandlers};
-use mailslot::session::Audience;
-use mailslot::sysexits::{
-    EX_CANTCREAT, EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL,
-    EX_UNAVAILABLE, EX_USAGE,
+use mailslot::startup::{
+    self, ConfinementWatch, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
 };
-use nix::unistd::{Group, getegid, geteuid};
+use mailslot::sysexits::{
+    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE,
+};
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     let status = run(&args).unwrap_or_else(|e| {
         // At a terminal there is no client, so the error goes to standard error.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
-        e.report(inetd);
+        report(&e, inetd);
         e.status
     });
     // Another thread writes the log.
@@ -64,18 +55,23 @@ fn main() -> ExitCode {
 
 /// Runs the command that `args` select. Returns the exit status.
 fn run(args: &[OsString]) -> Result<u8, StartError> {
+    if let Some(request) = RehearsalRequest::find(args) {
+        return print(&request.serve());
+    }
     let config = Config::load(args)?;
     match &config.command {
         ProgramCommand::Help => print(&options::help()),
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
-        ProgramCommand::Check => check(&config),
+        ProgramCommand::Check => check(&config, args),
         ProgramCommand::Queue(QueueCommand::List(format)) => {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
             }
             let text = list::list(&config.spool, *format, &ListView::default());
-            print(&text.map_err(queue_error)?)
+            let handed_over =
+                hand_over::render_list(&config.spool, *format).map_err(queue_error)?;
+            print(&(text.map_err(queue_error)? + &handed_over))
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -120,11 +116,11 @@ fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     print(&explained.join("\n"))
 }
 
-/// Prints the configuration in effect and its problems.
-fn check(config: &Config) -> Result<u8, StartError> {
-    let problems = check::find_problems(config, &HostInfo::detect());
-    print(&check::render(config, &problems))?;
-    Ok(if check::error_count(&problems) == 0 { EX_OK } else { EX_CONFIG })
+/// Prints the configuration in effect and its problems, after a rehearsal of the start.
+fn check(config: &Config, args: &[OsString]) -> Result<u8, StartError> {
+    let report = check::run(config, &HostInfo::detect(), Rehearsal::run(config, args));
+    print(&report.to_string())?;
+    Ok(if report.error_count() == 0 { EX_OK } else { EX_CONFIG })
 }
 
 /// Converts an error of an operation on the queue.
@@ -155,36 +151,15 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         let _ = writeln!(io::stderr(), "mailslot: log syslog: {text}");
     }
     std::panic::set_hook(Box::new(|panic| events::panic(None::<&str>, panic)));
-    descriptors::raise_limit();
-    for problem in check::check_limits(config) {
+    for problem in config.doubtful_settings() {
         events::setting_doubtful(problem.what, problem.fix);
     }
-    // Files and ports that may need root.
-    let keys = config.tls.as_ref().map(load_certificate).transpose()?;
-    if config.sandbox.is_some() {
-        create_directory(&config.mail_dir)?;
-        create_directory(&config.spool)?;
-    }
-    let queue_config = config.queue_config()?;
-    let listens = config.command == ProgramCommand::Serve && !config.inetd;
-    let mut listeners = if listens { open_listeners(config)? } else { Vec::new() };
-    drop_privileges(config)?;
-    let control = if listens { open_spool_sockets(config, &mut listeners) } else { None };
-    if queue_config.is_some() {
-        queue::create_directory(&config.spool)
-            .map_err(|e| StartError::io(EX_CANTCREAT, "queue", &e))?;
-    }
-    // Reading again shows now whether the new user can read the files at HUP.
-    if let Some(Err(why)) = keys.as_ref().map(|keys| keys.reload()) {
-        events::tls_reload_unavailable(why);
-    }
-    let route = Arc::new(LocalRoute::new(config.route_config()));
-    confine(config, &route)?;
-    log.write().map_err(|e| StartError::io(EX_OSERR, "log", &e))?;
+    let PreparedStart { keys, listeners, control, queue: queue_config, is_confined, route, .. } =
+        startup::prepare(config, StartPurpose::Serve, log)?;
 
     let counters = Arc::new(Counters::default());
     let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
-        .map_err(|e| StartError::io(EX_CANTCREAT, "", &e))?;
+        .map_err(|e| startup::writer_error(&e))?;
     // The writer keeps its capabilities. This thread, and those it starts from now on, need none.
     let metrics = privilege::drop_capabilities().and_then(|()| {
         let file = config.metrics_file.clone();
@@ -196,7 +171,8 @@ fn serve(config: &Config) -> Result<u8, StartError> {
             writer.forward_file(home, owner, FORWARD_TIMEOUT)
         }));
     }
-    let services = Services { signals, listeners, control, keys, route, writer, counters };
+    let services =
+        Services { signals, listeners, control, is_confined, keys, route, writer, counters };
     let status = match (&metrics, &config.command) {
         (Err(e), _) => Err(StartError::io(EX_OSERR, "", e)),
         (Ok(_), ProgramCommand::Queue(QueueCommand::Flush(ids))) => {
@@ -211,74 +187,6 @@ fn serve(config: &Config) -> Result<u8, StartError> {
     status
 }
 
-/// Switches to the `--run-as` user and drops all capabilities that the writer does not need.
-fn drop_privileges(config: &Config) -> Result<(), StartError> {
-    let start = StartPrivileges::of_this_process();
-    let account = account_to_become(config, start)?;
-    let acts = config.users == NameSet::System;
-    let mut groups = Vec::new();
-    if config.terminals != Audience::Nobody {
-        groups.extend(Group::from_name("tty").ok().flatten().map(|group| group.gid));
-    }
-    privilege::drop_privileges(account.as_ref(), &groups, acts)
-        .map_err(|e| StartError::io(EX_OSERR, "cannot drop privileges", &e))?;
-    if geteuid().is_root() && config.sandbox.is_none() {
-        events::running_as_root("let --run-as name a user that has no other powers");
-    }
-    // Under --inetd this would be a line for each session.
-    if !config.inetd {
-        events::running_as(format_args!("{start:?}"), geteuid(), getegid(), acts);
-    }
-    Ok(())
-}
-
-/// Returns the `--run-as` account if the process is to switch to it, which only root can.
-fn account_to_become(
-    config: &Config,
-    start: StartPrivileges,
-) -> Result<Option<Account>, StartError> {
-    let Some(run_as) = &config.run_as else { return Ok(None) };
-    let account = run_as.look_up().map_err(|e| StartError::new(EX_CONFIG, &e.to_string()))?;
-    if start == StartPrivileges::Root {
-        return Ok(Some(account));
-    }
-    if account.uid != geteuid() {
-        let name = account.name;
-        let text = format!("run-as {name}: only root with CAP_SETUID can become another user");
-        return Err(StartError::new(EX_CONFIG, &text));
-    }
-    Ok(None)
-}
-
-/// Applies the confinement.
-fn confine(config: &Config, route: &LocalRoute) -> Result<(), StartError> {
-    match confinement::confine(&config.confinement_rules(&route.included())) {
-        Ok(ConfinementStrength::Full) => {}
-        // Under --inetd this would be a line for each session.
-        Ok(_) if config.inetd => {}
-        Ok(ConfinementStrength::Partial) => {
-            events::confinement_partial(kernel(), "the kernel has an old version of Landlock");
-        }
-        Ok(ConfinementStrength::None) => {
-            events::confinement_absent(kernel(), "the kernel has no Landlock");
-        }
-        Err(e) => return Err(StartError::new(EX_OSERR, &format!("cannot confine: {e}"))),
-    }
-    Ok(())
-}
-
-/// Returns the kernel's release, such as `6.1.0`.
-fn kernel() -> String {
-    let name = nix::sys::utsname::uname();
-    name.map_or_else(|_| "unknown".into(), |name| name.release().to_string_lossy().into_owned())
-}
-
-/// Loads the certificate and its key.
-fn load_certificate(tls: &TlsOptions) -> Result<Arc<ServerCertificate>, StartError> {
-    let certificate = ServerCertificate::load(&tls.cert, &tls.key);
-    certificate.map(Arc::new).map_err(|text| StartError::new(EX_CONFIG, &text))
-}
-
 /// The parts of a running server.
 struct Services {
     /// Handlers of signals, unless the queue is flushed.
@@ -286,6 +194,8 @@ struct Services {
     listeners: Vec<Listener>,
     /// The control socket.
     control: Option<Listener>,
+    /// True if the process is confined.
+    is_confined: bool,
     keys: Option<Arc<ServerCertificate>>,
     route: Arc<LocalRoute>,
     writer: WriterHandle,
@@ -310,21 +220,6 @@ fn serve_with_queue(
     let status = serve_connections(config, services, Some(handle));
     queue.stop(QUEUE_GRACE);
     status
-}
-
-/// Opens the sockets in the spool: the control socket, which is returned, and unless `--listen` has
-/// a Unix socket one for SMTP, by which the server knows the users of this host. Errors are logged,
-/// because mail does not depend on these sockets.
-fn open_spool_sockets(config: &Config, listeners: &mut Vec<Listener>) -> Option<Listener> {
-    let smtp = |l: &Listener| l.service() == Service::default();
-    let has_unix = listeners.iter().any(|l| smtp(l) && l.local_addr().is_none());
-    if listeners.iter().any(smtp) && !has_unix {
-        match control::server::open_submission(&config.spool) {
-            Ok(listener) => listeners.push(listener),
-            Err(e) => events::control_unavailable(e),
-        }
-    }
-    control::server::open(&config.spool).map_err(events::control_unavailable).ok()
 }
 
 /// Starts the thread of the control socket.
@@ -362,7 +257,7 @@ fn serve_connections(
     queue: Option<QueueHandle>,
 ) -> Result<u8, StartError> {
     let control = start_control(config, &mut services, queue.clone());
-    let Services { signals, listeners, keys, route, writer, counters, .. } = services;
+    let Services { signals, listeners, is_confined, keys, route, writer, counters, .. } = services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
     let server_config = config.server_config(keys, queue);
     let server =
@@ -371,7 +266,7 @@ fn serve_connections(
         Some(signals) => {
             let config = config.clone();
             let reloaded = move || report_changed_options(&config);
-            signals.serve(server.handle(), route, counters, reloaded).map_err(system)
+            signals.serve(server.handle(), route.clone(), counters, reloaded).map_err(system)
         }
         None => Ok(()),
     };
@@ -382,12 +277,15 @@ fn serve_connections(
         return Ok(end.map_or(EX_TEMPFAIL, |end| end.exit_status()));
     }
     handle_signals()?;
+    let watch =
+        ConfinementWatch::start(config, route, server.handle(), is_confined).map_err(system)?;
     print_startup_message(config, &listeners);
     let served = server.run(listeners).map_err(system);
     if let Some(control) = control {
         control.stop();
     }
-    served.map(|()| EX_OK)
+    served?;
+    Ok(if watch.stop() { EX_TEMPFAIL } else { EX_OK })
 }
 
 /// Logs the options that have other values in the configuration file now.
@@ -397,34 +295,6 @@ fn report_changed_options(config: &Config) {
         Ok(changed) => events::options_changed(changed.join(",")),
         Err(e) => events::configuration_invalid(e),
     }
-}
-
-/// Opens the sockets to listen on, unless systemd passed them.
-fn open_listeners(config: &Config) -> Result<Vec<Listener>, StartError> {
-    let listeners = kept::open(&config.listen, &config.lmtp).map_err(|e| {
-        let status = match e.kind() {
-            ErrorKind::AddrInUse => EX_UNAVAILABLE,
-            ErrorKind::PermissionDenied => EX_NOPERM,
-            ErrorKind::InvalidInput => EX_CONFIG,
-            _ => EX_OSERR,
-        };
-        StartError::io(status, "", &e)
-    })?;
-    if listeners.is_empty() {
-        return Err(StartError::new(EX_CONFIG, "systemd passed no sockets; give --listen"));
-    }
-    if config.tls.is_none() && listeners.iter().any(|l| l.service().tls) {
-        let text = "systemd passed a socket with the name tls; give --tls-cert";
-        return Err(StartError::new(EX_CONFIG, text));
-    }
-    Ok(listeners)
-}
-
-/// Creates a directory of the sandbox with mode 0700. An existing one is not changed.
-fn create_directory(path: &Path) -> Result<(), StartError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|e| {
-        StartError::io(EX_CANTCREAT, &format!("cannot create directory {}", path.display()), &e)
-    })
 }
 
 /// Prints the startup message, unless `--quiet`. Errors are ignored: standard output may be closed.
@@ -457,45 +327,23 @@ fn print(text: &str) -> Result<u8, StartError> {
     }
 }
 
-/// The reason why a command failed, and its exit status.
-struct StartError {
-    status: u8,
-    text: String,
-}
-
-impl StartError {
-    fn new(status: u8, text: &str) -> StartError {
-        StartError { status, text: text.to_owned() }
+/// Reports `error` on standard error, or under `--inetd` in syslog and by a 421 to the client.
+fn report(error: &StartError, inetd: bool) {
+    if inetd {
+        // Fails if the log is already started, which is just as well.
+        let _ = logging::start(LogTarget::Syslog, 0);
+        events::start_failed(&error.text);
+        let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
+        return;
     }
-
-    /// Returns the error `e` of `what`, which may be empty if `e` names it.
-    fn io(status: u8, what: &str, e: &io::Error) -> StartError {
-        let text = if what.is_empty() { e.to_string() } else { format!("{what}: {e}") };
-        StartError { status, text }
+    let mut text = format!("mailslot: {}\n", error.text);
+    if !error.fix.is_empty() {
+        text.push_str(&format!("mailslot: fix: {}\n", error.fix));
     }
-
-    /// Reports the error on standard error, or under `--inetd` in syslog and by a 421 to the
-    /// client.
-    fn report(&self, inetd: bool) {
-        if inetd {
-            // Fails if the log is already started, which is just as well.
-            let _ = logging::start(LogTarget::Syslog, 0);
-            events::start_failed(&self.text);
-            let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
-            return;
-        }
-        let mut text = format!("mailslot: {}\n", self.text);
-        if self.status == EX_USAGE {
-            text.push_str("mailslot: try mailslot --help\n");
-        }
-        let _ = io::stderr().write_all(text.as_bytes());
+    if error.status == EX_USAGE {
+        text.push_str("mailslot: try mailslot --help\n");
     }
-}
-
-impl From<ConfigError> for StartError {
-    fn from(e: ConfigError) -> StartError {
-        StartError { status: e.exit_status(), text: e.to_string() }
-    }
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
 /// The time a transfer in progress may take at shutdown. Then it is aborted and retried later.

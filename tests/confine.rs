@@ -115,6 +115,161 @@ fn include_outside_of_the_confinement_is_logged() {
     server.wait_for_log("new is outside of the confinement");
 }
 
+/// Delivers a message to `user`, which must be accepted.
+fn deliver(server: &Server, user: &str) {
+    let to = format!("{user}@host.example");
+    server.after_ehlo().deliver("a@a.example", &[&to], "Subject: x\r\n\r\nx\r\n", 250);
+}
+
+/// Rules are for inodes: mail was deferred until a restart by hand.
+#[test]
+fn a_replaced_mail_directory_ends_the_process_with_75() {
+    if !kernel_confines() {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    let server = Server::start(&[]);
+    deliver(&server, "alice");
+    fs::rename(server.join("mail"), server.join("old")).unwrap();
+    fs::create_dir(server.join("mail")).unwrap();
+    let line = server.wait_for_log("restart-needed");
+    assert!(line.contains(server.join("mail").to_str().unwrap()), "{line}");
+    assert!(line.contains("outside of the confinement"), "{line}");
+    let directory = TestDirectory::clone(&server);
+    let (log, status) = server.ended();
+    assert_eq!(status.code(), Some(75), "{log:#?}");
+    deliver(&Server::start_in(directory, &[]), "alice");
+}
+
+/// The journal in the old directory would be lost in a crash.
+#[test]
+fn a_replaced_spool_ends_the_process_with_75() {
+    let server = Server::start(&[]);
+    fs::rename(server.join("spool"), server.join("old")).unwrap();
+    fs::create_dir(server.join("spool")).unwrap();
+    let line = server.wait_for_log("restart-needed");
+    assert!(line.contains("the spool was replaced"), "{line}");
+    let (log, status) = server.ended();
+    assert_eq!(status.code(), Some(75), "{log:#?}");
+}
+
+/// A link to the alias file that leads into another directory later.
+#[test]
+fn a_link_that_leads_elsewhere_ends_the_process_with_75() {
+    if !kernel_confines() {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    let [first, second, directory] = [(); 3].map(|()| TestDirectory::new());
+    for other in [&first, &second] {
+        fs::write(other.join("aliases"), "sales: alice\n").unwrap();
+    }
+    let link = directory.join("aliases");
+    symlink(first.join("aliases"), &link).unwrap();
+    let server = Server::start_in(directory, &["-a", link.to_str().unwrap()]);
+    deliver(&server, "sales");
+    // In place, without a change of directory, it is followed.
+    fs::write(first.join("new"), "sales: bob\n").unwrap();
+    fs::rename(first.join("new"), first.join("aliases")).unwrap();
+    server.signal(Signal::SIGHUP);
+    server.wait_for_log("reloaded");
+    deliver(&server, "sales");
+    assert!(server.mailbox("bob").contains("Subject: x"));
+    fs::remove_file(&link).unwrap();
+    symlink(second.join("aliases"), &link).unwrap();
+    let line = server.wait_for_log("restart-needed");
+    assert!(line.contains(link.to_str().unwrap()), "{line}");
+    let (log, status) = server.ended();
+    assert_eq!(status.code(), Some(75), "{log:#?}");
+}
+
+/// A file system that is mounted over the mail directory.
+#[test]
+#[ignore = "needs root, unshare, nsenter, setpriv"]
+fn a_mail_directory_mounted_over_ends_the_process_with_75() {
+    if !kernel_confines() {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    let host = TestHost::new();
+    let server = host.start(StartMode::Root, &[]);
+    deliver(&server, "alice");
+    let mail = host.path("mail");
+    let mut mount = Command::new("nsenter");
+    mount.args(["--mount", "--target", &server.pid().to_string(), "mount", "-t", "tmpfs"]);
+    mount.args(["-o", "mode=2775,gid=8", "none", mail.to_str().unwrap()]);
+    assert!(mount.status().unwrap().success());
+    server.wait_for_log("restart-needed");
+    let (log, status) = server.ended();
+    assert_eq!(status.code(), Some(75), "{log:#?}");
+}
+
+/// On Fedora, Arch and SUSE `/var/mail` is a link to `spool/mail`. The group was read from the
+/// link, so that no mailbox could be created.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn a_mailbox_is_created_in_a_mail_directory_behind_a_link() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    for mode in [StartMode::Root, StartMode::Capable] {
+        let host = TestHost::new();
+        fs::create_dir(host.path("var")).unwrap();
+        fs::rename(host.path("mail"), host.path("var/mail")).unwrap();
+        symlink("var/mail", host.path("mail")).unwrap();
+        let output = host.command(mode, &["check", "-l", "127.0.0.1:0"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains("\nstart            passes"), "{text}");
+        let server = host.start(mode, &[]);
+        deliver(&server, "alice");
+        let meta = fs::metadata(host.mailbox("alice")).unwrap();
+        assert_eq!((meta.uid(), meta.gid()), (test_host::ALICE, MAIL), "{mode:?}");
+        assert_eq!(meta.permissions().mode() & 0o777, 0o660, "{mode:?}");
+    }
+}
+
+/// `/etc/resolv.conf` is a link into `/run` on most hosts. The names of smarthosts were never
+/// found, because the confinement covered the link's directory alone.
+#[test]
+#[ignore = "needs root, unshare, setpriv"]
+fn a_resolv_conf_behind_links_can_be_read() {
+    if !kernel_confines() {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    for place in ["/run/NetworkManager", "/run/resolvconf", "/mnt/wsl"] {
+        for mode in [StartMode::Root, StartMode::Capable] {
+            let host = TestHost::new();
+            symlink(format!("{place}/resolv.conf"), host.path("etc/resolv.conf")).unwrap();
+            fs::write(host.path("etc/hosts"), "127.0.0.1 localhost\n").unwrap();
+            let namespace = host.namespace().run(&format!(
+                "mount -t tmpfs none /run; mount -t tmpfs none /mnt; mkdir -p {place}
+                 echo nameserver 127.0.0.53 >{place}/resolv.conf"
+            ));
+            let options = ["check", "-l", "127.0.0.1:0", "--smarthost", "smart.test:25"];
+            let options = [&options[..], &["--smarthost-tls", "may"]].concat();
+            let output = host.command_in(&namespace, &[], mode, &options).output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(text.contains("\nstart            passes"), "{place} {mode:?}\n{text}");
+            assert!(!text.contains("outside of the confinement"), "{place} {mode:?}\n{text}");
+        }
+    }
+}
+
+/// A network that comes up after the start of an ordinary user.
+#[test]
+#[ignore = "needs root, unshare, nsenter, setpriv"]
+fn a_resolv_conf_that_appears_later_can_be_read() {
+    let host = TestHost::new();
+    symlink("/run/NetworkManager/resolv.conf", host.path("etc/resolv.conf")).unwrap();
+    let namespace = host.namespace().run("mount -t tmpfs none /run");
+    let options = ["-l", "127.0.0.1:0", "--smarthost", "smart.test:25", "--smarthost-tls", "may"];
+    let server = host.start_command(host.command_in(&namespace, &[], StartMode::Capable, &options));
+    let mut shell = Command::new("nsenter");
+    shell.args(["--mount", "--target", &server.pid().to_string(), "sh", "-ec"]);
+    shell.arg("mkdir /run/NetworkManager; echo nameserver ::1 >/run/NetworkManager/resolv.conf");
+    assert!(shell.status().unwrap().success());
+    // Longer than the watch for files outside of the confinement waits.
+    std::thread::sleep(std::time::Duration::from_secs(7));
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("restart-needed")), "{log:#?}");
+}
+
 /// Files in `/etc` of the host. As an ordinary user the program can read what its permissions
 /// allow, and files that replace others. As root it can read what was there at the start, and what
 /// all users may read.

@@ -21,6 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["control"],
     &["config"],
+    &["startup"],
     &["check", "sendmail"],
     &["main", "bin"],
 ];

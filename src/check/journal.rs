@@ -4,7 +4,7 @@
 //! No journal is locked, because a server that starts at the same moment must not find it taken.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
@@ -16,7 +16,26 @@ use crate::observe::quote::quoted;
 use crate::process::privilege::Account;
 use crate::route::Problem;
 
-/// Returns the problems of the journals.
+/// Returns the journals that the server may not open.
+pub fn explain(config: &Config) -> Vec<Problem> {
+    let journals = journal::list(&HostDisk::default(), &config.spool).unwrap_or_default();
+    let account = privilege::run_account(config);
+    let closed = journals.iter().filter(|path| !may_use(path, account.as_ref()));
+    let report = |path: &PathBuf| {
+        let shown = path.display();
+        let name = privilege::account_name(account.as_ref());
+        let owner = privilege::expected_owner(config);
+        problem(
+            format!(
+                "journal {shown} cannot be opened by {name}: the server ran as another user before"
+            ),
+            &format!("chown {owner} {shown} && chmod 0600 {shown}"),
+        )
+    };
+    closed.map(report).collect()
+}
+
+/// Returns the problems of the journals that the server may open.
 pub fn check(config: &Config) -> Vec<Problem> {
     let disk = HostDisk::default();
     // Another check reports a directory that is missing or unreadable.
@@ -26,17 +45,6 @@ pub fn check(config: &Config) -> Vec<Problem> {
     for path in journals {
         let shown = path.display();
         if !may_use(&path, account.as_ref()) {
-            let name = privilege::account_name(account.as_ref());
-            found.push(problem(
-                format!(
-                    "journal {shown} cannot be opened by {name}: the server ran as another user \
-                     before"
-                ),
-                &format!(
-                    "chown {} {shown} && chmod 0600 {shown}",
-                    privilege::expected_owner(config)
-                ),
-            ));
             continue;
         }
         match journal::inspect(&disk, &path) {
@@ -58,9 +66,9 @@ pub fn check(config: &Config) -> Vec<Problem> {
                 found.push(advice(
                     format!(
                         "journal {shown} was left by a process that is gone{pid}, with {messages} \
-                         message{plural} in it"
+                         message{plural} in it, which the next start delivers"
                     ),
-                    "none needed: the next start makes sure that they are in their mailboxes",
+                    "",
                 ));
             }
             Err(e) => found.push(problem(

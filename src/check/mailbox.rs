@@ -10,15 +10,22 @@ use std::time::SystemTime;
 use nix::libc;
 use nix::unistd::{User, geteuid};
 
-use super::{advice, privilege, problem};
+use super::{advice, evidence, privilege, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::deliver::disk::HostDisk;
 use crate::deliver::locks::{IDENTITY_MAX, Identity, STALE_SECS};
 use crate::process::privilege::Account;
 use crate::route::Problem;
 
-/// Checks every mailbox and every lock in the mail directory.
+/// Checks every mailbox and every lock in the mail directory, if it evidently is one.
 pub fn check(config: &Config) -> Vec<Problem> {
+    let shown = config.mail_dir.display();
+    if config.mail_dir.is_dir() && !evidence::is_mail_directory(config, &config.mail_dir) {
+        return vec![advice(
+            format!("mail-dir {shown}: most of what is there is no mailbox"),
+            "correct mail-dir, unless that is intended",
+        )];
+    }
     let account = privilege::run_account(config);
     let Ok(entries) = fs::read_dir(&config.mail_dir) else { return Vec::new() };
     let mut found = Vec::new();
@@ -81,8 +88,12 @@ fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Proble
         && owner != meta.uid()
     {
         found.push(problem(
-            format!("mailbox {shown} belongs to uid {}, not {owner}", meta.uid()),
-            &format!("chown {owner} {shown}  # check its contents first"),
+            format!(
+                "mailbox {shown} belongs to {}, not {}",
+                user_name(meta.uid().into()),
+                user_name(owner.into())
+            ),
+            &format!("chown {} {shown}  # check its contents first", user_name(owner.into())),
         ));
     }
     if owner == Some(meta.uid()) && meta.mode() & 0o600 != 0o600 {
@@ -102,8 +113,11 @@ fn check_mailbox(path: &Path, meta: &Metadata, owner: Option<u32>) -> Vec<Proble
     }
     if let Ok(false) = ends_with_newline(path, meta.len()) {
         found.push(advice(
-            format!("mailbox {shown} does not end with a newline: its last message is incomplete"),
-            "none needed, because the next delivery starts on a new line",
+            format!(
+                "mailbox {shown} does not end with a newline: its last message is incomplete, and \
+                 the next delivery starts on a new line"
+            ),
+            "",
         ));
     }
     found
@@ -144,8 +158,11 @@ fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     (dead || age > STALE_SECS).then(|| {
         let why = if dead { "its process is dead" } else { "no delivery takes that long" };
         advice(
-            format!("lock {} ({pid}, {age} s old) is stale: {why}", path.display()),
-            "none needed, because the next delivery removes it; or remove it now",
+            format!(
+                "lock {} ({pid}, {age} s old) is stale: {why}; the next delivery removes it",
+                path.display()
+            ),
+            "",
         )
     })
 }

@@ -1,14 +1,18 @@
 //! `mailslot check`: the values in effect with their origins, then every problem, each with its
 //! fix.
 //!
+//! **The start is rehearsed** ([`startup`](crate::startup)), and only the rehearsal decides whether
+//! the server would start. Rules about users, permissions, addresses and files explain a failure of
+//! the rehearsal and give a fix for it. They are asked after a failure alone, so that none of them
+//! contradicts the start. The other checks are of things that the start does not look at.
+//!
 //! Each check is a small function from a value or a file to [`Problem`]s. Checks change
-//! nothing: they create no directory, take no lock, and of mail they read the last byte of a
-//! mailbox. A port is bound for an instant to see whether that is allowed. So `mailslot check`
-//! works before the first start, and while a server is running.
+//! nothing: they take no lock, and of mail they read the last byte of a mailbox. So `mailslot
+//! check` works before the first start, and while a server is running.
 //!
 //! A problem that stops mail (the server would not start, or would reject or defer mail) makes the
-//! exit status 78. The others are advice. A fix that begins with a command can be pasted into a
-//! shell.
+//! exit status 78. The others are advice, some of which need no fix. A fix that begins with a
+//! command can be pasted into a shell: it changes only what evidently is mailslot's.
 //!
 //! | file | checks |
 //! | --- | --- |
@@ -16,13 +20,15 @@
 //! | `check/privilege.rs` | the user to run as, and its permissions |
 //! | `check/port.rs` | the addresses to listen on |
 //! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
-//! | `check/directory.rs` | mail directory and spool |
+//! | `check/directory.rs` | mail directory, spool and hand-over directory |
+//! | `check/evidence.rs` | none: evidence that a fix may change a directory |
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
+mod evidence;
 mod journal;
 mod mailbox;
 mod port;
@@ -31,47 +37,91 @@ mod settings;
 mod socket_unit;
 mod tls;
 
-use std::fmt::Write as _;
+use std::fmt;
 use std::path::Path;
+
+use nix::unistd::{Uid, User, geteuid};
 
 use crate::config::{Config, HostInfo};
 use crate::route::{LocalRoute, Problem};
-pub use settings::check_limits;
+use crate::startup::{Rehearsal, StartError};
 
-/// Returns the output of `mailslot check`.
-pub fn render(config: &Config, problems: &[Problem]) -> String {
-    let mut text = String::new();
-    let width = config.shown.iter().map(|g| g.value.len().min(40)).max().unwrap_or(0);
-    for given in &config.shown {
-        let shown = given.value.escape_debug().to_string();
-        // Writing to a String does not fail.
-        let _ = writeln!(text, "{:<16} {shown:<width$}  {}", given.long, given.origin);
-    }
-    let _ = writeln!(text, "{:<16} {}", "privileges", privilege::run_identity(config));
-    for problem in problems {
-        let kind = if problem.stops_mail { "problem" } else { "advice" };
-        let _ = write!(text, "\n{kind}: {problem}\n");
-    }
-    let _ = match problems.len() {
-        0 => writeln!(text, "\nno problems"),
-        n => writeln!(text, "\n{n} found, {} stop mail", error_count(problems)),
-    };
-    text
+/// The output of `mailslot check`.
+#[derive(Debug)]
+pub struct CheckReport<'a> {
+    config: &'a Config,
+    identity: String,
+    failed: Option<StartError>,
+    problems: Vec<Problem>,
 }
 
-/// Returns the number of `problems` that stop mail.
-pub fn error_count(problems: &[Problem]) -> usize {
-    problems.iter().filter(|p| p.stops_mail).count()
+/// Checks `config` on this host, after a rehearsal of the start.
+pub fn run<'a>(config: &'a Config, host: &HostInfo, rehearsal: Rehearsal) -> CheckReport<'a> {
+    let mut effective = config.clone();
+    let identity = match &rehearsal.service {
+        Some(service) => {
+            effective.run_as = Some(service.run_as());
+            format!("{} of mailslot.service, {}", service.run_as(), service.capabilities.join(" "))
+        }
+        None => privilege::run_identity(config),
+    };
+    let problems = find_problems(&effective, host, &rehearsal);
+    CheckReport { config, identity, failed: rehearsal.failed, problems }
+}
+
+impl CheckReport<'_> {
+    /// Returns the number of problems that stop mail.
+    pub fn error_count(&self) -> usize {
+        self.problems.iter().filter(|p| p.stops_mail).count()
+    }
+}
+
+impl fmt::Display for CheckReport<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quiet = self.config.verbosity < 0;
+        if !geteuid().is_root() && self.config.sandbox.is_none() && !quiet {
+            let name = user_name(geteuid());
+            writeln!(f, "checked as {name}; root sees more: sudo mailslot check\n")?;
+        }
+        if !quiet {
+            let shown = &self.config.shown;
+            let width = shown.iter().map(|g| g.value.len().min(40)).max().unwrap_or(0);
+            for given in shown {
+                let value = given.value.escape_debug().to_string();
+                writeln!(f, "{:<16} {value:<width$}  {}", given.long, given.origin)?;
+            }
+            writeln!(f, "{:<16} {}", "privileges", self.identity)?;
+            match &self.failed {
+                None => writeln!(f, "{:<16} passes", "start")?,
+                Some(e) => writeln!(f, "{:<16} fails: {}", "start", e.text)?,
+            }
+        }
+        for Problem { what, fix, stops_mail } in &self.problems {
+            let kind = if *stops_mail { "problem" } else { "advice" };
+            writeln!(f, "\n{kind}: {what}")?;
+            if !fix.is_empty() {
+                writeln!(f, "   fix: {fix}")?;
+            }
+        }
+        match self.problems.len() {
+            _ if quiet => Ok(()),
+            0 => writeln!(f, "\nno problems"),
+            n => writeln!(f, "\n{n} found, {} stop mail", self.error_count()),
+        }
+    }
 }
 
 /// Returns every problem of `config` on this host.
-pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
+fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec<Problem> {
     let route = LocalRoute::new(config.route_config());
     let mut found = settings::check(config, host);
-    // Before the directories, because their owner must exist first.
+    let troubles = troubles(rehearsal);
+    let explanations =
+        if troubles.is_empty() { Vec::new() } else { explain_start(config, rehearsal) };
+    found.extend(troubles.into_iter().filter(|trouble| !is_explained(trouble, &explanations)));
+    found.extend(explanations);
     found.extend(privilege::check(config, &route));
     if !config.inetd {
-        found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::check));
         found.extend(socket_unit::check(config));
     }
     // A server in the sandbox creates its directories.
@@ -82,11 +132,74 @@ pub fn find_problems(config: &Config, host: &HostInfo) -> Vec<Problem> {
     }
     if !created_at_start(&config.spool) {
         found.extend(directory::check_spool(config));
+        found.extend(directory::check_hand_over(config));
         found.extend(journal::check(config));
     }
     found.extend(tls::check(config));
-    found.extend(route.problems());
+    if rehearsal.failed.is_some() {
+        found.extend(route.problems());
+    }
+    let mut unique: Vec<Problem> = Vec::new();
+    for problem in found {
+        if !unique.iter().any(|other| other.what == problem.what) {
+            unique.push(problem);
+        }
+    }
+    unique
+}
+
+/// Returns the problems that the rehearsal found. The first is that which stops the start.
+fn troubles(rehearsal: &Rehearsal) -> Vec<Problem> {
+    let failed = rehearsal.failed.as_ref().map(|StartError { text, fix, .. }| {
+        let service = rehearsal.service.as_ref();
+        // Many errors name their fix.
+        let (what, fix) = match text.split_once("; ") {
+            _ if service.is_some_and(|s| s.view.read_only) && text.contains("Read-only file") => (
+                text.split("; ").next().unwrap_or(text),
+                "add the directory to ReadWritePaths= (systemctl edit mailslot)",
+            ),
+            Some((what, fix)) if !fix.is_empty() => (what, fix),
+            _ => (text.as_str(), fix.as_str()),
+        };
+        problem(format!("the server does not start: {what}"), fix)
+    });
+    failed.into_iter().chain(rehearsal.problems.iter().cloned()).collect()
+}
+
+/// Returns the causes, with fixes, of what a rehearsal found.
+fn explain_start(config: &Config, rehearsal: &Rehearsal) -> Vec<Problem> {
+    // Before the directories, because their owner must exist first.
+    let mut found = privilege::explain_start(config);
+    let failed_at = |step: &str| rehearsal.failed.as_ref().is_some_and(|e| e.step == step);
+    if failed_at("addresses") {
+        found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::explain));
+    }
+    let created_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
+    if !created_at_start(&config.mail_dir) {
+        found.extend(directory::explain_mail_dir(config));
+    }
+    if !created_at_start(&config.spool) {
+        found.extend(directory::explain_spool(config));
+        found.extend(journal::explain(config));
+    }
+    found.extend(tls::explain(config));
     found
+}
+
+/// True if one of `explanations` is about a file, an address or the user that `trouble` names.
+fn is_explained(trouble: &Problem, explanations: &[Problem]) -> bool {
+    let is_subject = |word: &&str| word.contains('/') || word.contains(':') || *word == "run-as";
+    let words = trouble.what.split_whitespace().map(|word| word.trim_end_matches([':', ',', ';']));
+    let subjects: Vec<&str> = words.filter(is_subject).collect();
+    explanations
+        .iter()
+        .filter(|other| other.stops_mail || !trouble.stops_mail)
+        .any(|other| subjects.iter().any(|subject| other.what.contains(subject)))
+}
+
+/// Returns the name of the user `uid`, or the number if there is no such user.
+fn user_name(uid: Uid) -> String {
+    User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid {uid}"), |user| user.name)
 }
 
 fn problem(what: String, fix: &str) -> Problem {
@@ -120,20 +233,42 @@ mod tests {
     }
 
     #[test]
-    fn rendered_text_has_values_and_problems() {
+    fn report_has_values_and_problems() {
         let sandbox = config(&["--sandbox", "d", "-t", "4"], &host_named("a"));
-        let text =
-            render(&sandbox, &[problem("x is y".into(), "make it z"), advice("v".into(), "w")]);
+        let report = |config, problems| {
+            let identity = "al".to_owned();
+            CheckReport { config, identity, failed: None, problems }
+        };
+        let problems = vec![problem("x is y".into(), "make it z"), advice("v".into(), "")];
+        let text = report(&sandbox, problems.clone()).to_string();
         for line in [
             "threads          4",
             "command line",
             "--sandbox",
+            "start            passes\n",
             "\nproblem: x is y\n   fix: make it z\n",
-            "\nadvice: v\n",
-            "\n2 found, 1 stop mail\n",
+            "\nadvice: v\n\n2 found, 1 stop mail\n",
         ] {
             assert!(text.contains(line), "{line:?} in\n{text}");
         }
-        assert!(render(&sandbox, &[]).ends_with("\nno problems\n"));
+        assert!(report(&sandbox, vec![]).to_string().ends_with("\nno problems\n"));
+        let mut quiet = sandbox.clone();
+        quiet.verbosity = -1;
+        assert_eq!(report(&quiet, vec![]).to_string(), "");
+        let text = report(&quiet, problems).to_string();
+        assert_eq!(text, "\nproblem: x is y\n   fix: make it z\n\nadvice: v\n");
+    }
+
+    #[test]
+    fn a_failure_is_shown_unless_a_rule_explains_it() {
+        let trouble = problem("the server does not start: /var/mail: Permission denied".into(), "");
+        for (what, stops_mail, explained) in [
+            ("mail-dir /var/mail is not writable by mailslot", true, true),
+            ("mail-dir /var/mail lets any user remove any mailbox", false, false),
+            ("spool /var/spool/mailslot does not exist", true, false),
+        ] {
+            let other = Problem { what: what.into(), fix: String::new(), stops_mail };
+            assert_eq!(is_explained(&trouble, &[other]), explained, "{what}");
+        }
     }
 }

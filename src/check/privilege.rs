@@ -1,16 +1,17 @@
 //! Checks of privileges: the user that the server would run as, and its permissions.
 //!
-//! `mailslot check` does not switch users, so it evaluates the permission bits itself. It does so
-//! for a server that stays root too, because that one drops the capability to override them.
+//! The rehearsal has the server's identity. The rules here evaluate the permission bits, to explain
+//! what it found. They do so for a server that stays root too, because that one drops the
+//! capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::unistd::{AccessFlags, Group, Uid, User, access, getegid, geteuid};
+use nix::unistd::{AccessFlags, Gid, Group, Uid, User, access, getegid, geteuid};
 
-use super::{advice, problem};
+use super::{advice, evidence, problem, user_name};
 use crate::config::{Config, NameSet};
 use crate::process::privilege::{Account, AccountError, RunAs, StartPrivileges};
 use crate::route::{LocalRoute, Problem, Route};
@@ -18,13 +19,13 @@ use crate::smtp::{ForwardPath, Mailbox};
 
 /// Describes the identity that the server would run with.
 pub fn run_identity(config: &Config) -> String {
-    let uid = geteuid();
+    let name = user_name(geteuid());
     let identity = match (StartPrivileges::of_this_process(), &config.run_as) {
         (StartPrivileges::Root, Some(run_as)) => format!("root, becomes {run_as}"),
         (StartPrivileges::Root, None) => "root, stays root".to_owned(),
-        (StartPrivileges::Capable, _) => format!("uid {uid} with CAP_SETUID and CAP_SETGID"),
+        (StartPrivileges::Capable, _) => format!("{name} with CAP_SETUID and CAP_SETGID"),
         (StartPrivileges::Unprivileged, _) => {
-            format!("uid {uid} without CAP_SETUID and CAP_SETGID")
+            format!("{name} without CAP_SETUID and CAP_SETGID")
         }
     };
     let mailboxes = match (&config.users, StartPrivileges::of_this_process()) {
@@ -47,7 +48,12 @@ pub fn run_account(config: &Config) -> Option<Account> {
 
 /// Returns the name of `account`, or the uid of this process.
 pub fn account_name(account: Option<&Account>) -> String {
-    account.map_or_else(|| format!("uid {}", geteuid()), |account| account.name.clone())
+    account.map_or_else(|| user_name(geteuid()), |account| account.name.clone())
+}
+
+/// Returns the name of the group `gid`, or the number if there is no such group.
+pub fn group_name(gid: Gid) -> String {
+    Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
 }
 
 /// The owner that a directory should have, by name, because the user may not exist yet.
@@ -89,11 +95,7 @@ pub fn expected_owner(config: &Config) -> FileOwner {
     }
     let (uid, gid) = (geteuid(), getegid());
     let user = User::from_uid(uid).ok().flatten().map(|user| user.name);
-    let group = Group::from_gid(gid).ok().flatten().map(|group| group.name);
-    FileOwner {
-        user: user.unwrap_or_else(|| uid.to_string()),
-        group: Some(group.unwrap_or_else(|| gid.to_string())),
-    }
+    FileOwner { user: user.unwrap_or_else(|| uid.to_string()), group: Some(group_name(gid)) }
 }
 
 /// True if `account` may create files in the directory at `path`, described by `meta`.
@@ -104,32 +106,45 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
     }
 }
 
-/// Checks the user to run as, and its access to mailboxes, certificate and key.
-pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
-    let mut found = Vec::from_iter(config.run_as.as_ref().and_then(check_run_as));
-    if config.users == NameSet::System {
-        match StartPrivileges::of_this_process() {
-            StartPrivileges::Unprivileged => found.push(problem(
-                format!("uid {} cannot write to the mailboxes of other users", geteuid()),
-                "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
-                 systemd), or list the users with the option user",
-            )),
-            StartPrivileges::Root | StartPrivileges::Capable => {
-                found.extend(check_user_access(&config.mail_dir));
-                found.extend(check_mail_for_root(config, route));
-            }
-        }
-    }
+/// Returns the reasons why the server cannot become its user, or that user cannot read a file.
+pub fn explain_start(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::from_iter(config.run_as.as_ref().and_then(explain_run_as));
     if let (Some(tls), Some(account)) = (&config.tls, run_account(config)) {
-        found.extend(check_reload("tls-cert", &tls.cert, &account));
-        found.extend(check_reload("tls-key", &tls.key, &account));
+        found.extend(explain_reload("tls-cert", &tls.cert, &account));
+        found.extend(explain_reload("tls-key", &tls.key, &account));
     }
     found
 }
 
-/// Checks that the `--run-as` account exists, that the process can switch to it, and that it is not
-/// root.
-fn check_run_as(run_as: &RunAs) -> Option<Problem> {
+/// Checks the user to run as, and its access to mailboxes.
+pub fn check(config: &Config, route: &LocalRoute) -> Vec<Problem> {
+    let mut found = Vec::new();
+    if let Some(Ok(account)) = config.run_as.as_ref().map(RunAs::look_up)
+        && account.uid.is_root()
+    {
+        found.push(advice(
+            "run-as root: a vulnerability would give root access".to_owned(),
+            "set run-as to a user without other privileges",
+        ));
+    }
+    if config.users == NameSet::System {
+        match StartPrivileges::of_this_process() {
+            StartPrivileges::Unprivileged => found.push(problem(
+                format!("{} cannot write to the mailboxes of other users", user_name(geteuid())),
+                "start as root, or with CAP_SETUID and CAP_SETGID (AmbientCapabilities= of \
+                 systemd), or list the users with the option user",
+            )),
+            StartPrivileges::Root | StartPrivileges::Capable => {
+                found.extend(check_user_access(config));
+                found.extend(check_mail_for_root(config, route));
+            }
+        }
+    }
+    found
+}
+
+/// Returns the reason why the process cannot become the `--run-as` account.
+fn explain_run_as(run_as: &RunAs) -> Option<Problem> {
     let (start, uid) = (StartPrivileges::of_this_process(), geteuid());
     match run_as.look_up() {
         Err(AccountError::NoUser(run_as)) => Some(problem(
@@ -138,31 +153,35 @@ fn check_run_as(run_as: &RunAs) -> Option<Problem> {
         )),
         Err(e) => Some(problem(e.to_string(), "correct run-as")),
         Ok(account) if start != StartPrivileges::Root && account.uid != uid => Some(problem(
-            format!("run-as {run_as}: only root can become another user, and this is uid {uid}"),
+            format!(
+                "run-as {run_as}: only root can become another user, and this is {}",
+                user_name(uid)
+            ),
             "start as root, or remove run-as",
-        )),
-        Ok(account) if account.uid.is_root() => Some(advice(
-            "run-as root: a vulnerability would give root access".to_owned(),
-            "set run-as to a user without other privileges",
         )),
         Ok(_) => None,
     }
 }
 
-/// Checks that `account` can read `file` of `option` again when HUP renews the certificate.
-fn check_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
+/// Returns advice if `account` cannot read `file` of `option` again on HUP.
+fn explain_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
     let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
     (file.exists() && !readable).then(|| {
-        let (file, name, gid) = (file.display(), &account.name, account.gid);
+        let (file, name) = (file.display(), &account.name);
+        let group = group_name(account.gid);
         advice(
             format!("{option} {file} is read at the start, but not again on HUP, by {name}"),
-            &format!("chgrp {gid} {file} && chmod g+r {file}  # or restart after a renewal"),
+            &format!(
+                "let group {group} read it, or have a copy made for mailslot \
+                 (contrib/certbot/mailslot), or restart after a renewal"
+            ),
         )
     })
 }
 
 /// Checks that users can create their own mailboxes in the mail directory.
-fn check_user_access(path: &Path) -> Option<Problem> {
+fn check_user_access(config: &Config) -> Option<Problem> {
+    let path = &config.mail_dir;
     let meta = fs::metadata(path).ok()?;
     if !meta.is_dir() {
         return None;
@@ -171,10 +190,12 @@ fn check_user_access(path: &Path) -> Option<Problem> {
     let by_group = mail.is_some_and(|g| g.gid.as_raw() == meta.gid()) && bits(&meta, 3) & 3 == 3;
     let shown = path.display();
     (!by_group && bits(&meta, 0) & 3 != 3).then(|| {
-        advice(
-            format!("mail-dir {shown}: users without a mailbox cannot create one"),
-            &format!("chown root:mail {shown} && chmod 2775 {shown}"),
-        )
+        let fix = if evidence::is_mail_directory(config, path) {
+            format!("chown root:mail {shown} && chmod 2775 {shown}")
+        } else {
+            format!("correct mail-dir, unless {shown} is the directory meant")
+        };
+        advice(format!("mail-dir {shown}: users without a mailbox cannot create one"), &fix)
     })
 }
 

@@ -1,10 +1,9 @@
-//! Checks of single values: limits below those of the standards, names that contradict each other,
-//! files that cannot be used.
+//! Checks of single values that the start does not know to be wrong: names that contradict each
+//! other, files that cannot be used. Those that the start logs are in `config`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
 
 use super::{advice, privilege};
 use crate::config::options::Origin;
@@ -17,7 +16,7 @@ use crate::terminal::Terminals;
 
 /// Runs all checks of this file.
 pub fn check(config: &Config, host: &HostInfo) -> Vec<Problem> {
-    let mut found = check_limits(config);
+    let mut found = config.doubtful_settings();
     found.extend(check_names(config, host));
     found.extend(check_configuration_file(config));
     found.extend(check_terminals(config));
@@ -35,51 +34,6 @@ fn check_syslog(config: &Config) -> Option<Problem> {
             "start a syslog daemon, or set log to stderr",
         )
     })
-}
-
-/// Checks for limits below those that the standards require of every receiver, and for timeouts
-/// that do not work together.
-pub fn check_limits(config: &Config) -> Vec<Problem> {
-    let mut found = Vec::new();
-    let mut advise_if = |wrong: bool, what: String, fix: &str| {
-        if wrong {
-            found.push(advice(what, fix));
-        }
-    };
-    advise_if(
-        config.recipients_max < 100,
-        format!("max-recipients {} is below RFC 5321's 100", config.recipients_max),
-        "set max-recipients to 100 or more",
-    );
-    advise_if(
-        config.size_max < 64 << 10,
-        format!("max-size {} is below RFC 5321's 64K", config.size_max),
-        "set max-size to 64K or more",
-    );
-    advise_if(
-        config.timeout < Duration::from_secs(300),
-        format!("timeout {} is below RFC 5321's 5 minutes", config.timeout.as_secs()),
-        "set timeout to 300 or more",
-    );
-    advise_if(
-        config.session_timeout < config.timeout,
-        "session-timeout is shorter than timeout, so timeout never applies".to_owned(),
-        "set session-timeout to timeout or more",
-    );
-    advise_if(
-        config.lock_timeout > Duration::from_secs(540),
-        format!(
-            "lock-timeout {}: clients time out after 10 minutes, and send the message again",
-            config.lock_timeout.as_secs()
-        ),
-        "set lock-timeout to a minute or less",
-    );
-    advise_if(
-        !config.locks.dotlock && !config.locks.fcntl,
-        "lock flock: most mail readers use only dotlocks or fcntl locks".to_owned(),
-        "set lock to dotlock,fcntl,flock unless you know every reader",
-    );
-    found
 }
 
 /// Checks for host names and domains that contradict each other.
@@ -157,11 +111,12 @@ fn check_metrics_file(config: &Config) -> Option<Problem> {
                 privilege::account_name(account),
                 directory.display()
             ),
-            &format!(
-                "{} {}",
-                privilege::expected_owner(config).install_command(0o755),
-                directory.display()
-            ),
+            &if directory.exists() {
+                "let it, or name a file in a directory of mailslot's own".to_owned()
+            } else {
+                let owner = privilege::expected_owner(config);
+                format!("{} {}", owner.install_command(0o755), directory.display())
+            },
         )
     })
 }
@@ -170,24 +125,6 @@ fn check_metrics_file(config: &Config) -> Option<Problem> {
 mod tests {
     use super::*;
     use crate::check::tests::{assert_found, config, host_named};
-
-    #[test]
-    fn limits_below_the_standards_are_advice() {
-        let host = host_named("a.b");
-        assert_eq!(check_limits(&config(&[], &host)), []);
-        for (words, what) in [
-            (["--max-recipients", "99"], "max-recipients 99"),
-            (["--max-size", "65535"], "max-size 65535"),
-            (["--timeout", "299"], "timeout 299"),
-            (["--session-timeout", "299"], "session-timeout"),
-            (["--lock-timeout", "541"], "lock-timeout 541"),
-            (["--lock", "flock"], "lock flock"),
-        ] {
-            assert_found(&check_limits(&config(&words, &host)), what, false);
-        }
-        let exact = ["--max-recipients", "100", "-s", "64K", "--timeout", "300"];
-        assert_eq!(check_limits(&config(&exact, &host)), []);
-    }
 
     #[test]
     fn hostname_and_mailname_must_be_local() {

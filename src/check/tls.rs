@@ -12,20 +12,21 @@ use crate::net::listen::ListenAddress;
 use crate::net::tls::{Certificate, examine};
 use crate::route::Problem;
 
+/// Returns the reason why certificate and key cannot be used.
+pub fn explain(config: &Config) -> Option<Problem> {
+    let tls = config.tls.as_ref()?;
+    let what = examine(&tls.cert, &tls.key, &config.hostname).err()?;
+    Some(problem(what, "correct tls-cert and tls-key; the server does not start with these"))
+}
+
 /// Checks certificate and key, if TLS is configured.
 pub fn check(config: &Config) -> Vec<Problem> {
     let Some(tls) = &config.tls else { return Vec::new() };
     let mut found = Vec::new();
-    match examine(&tls.cert, &tls.key, &config.hostname) {
-        Err(what) => found.push(problem(
-            what,
-            "correct tls-cert and tls-key; the server does not start with these",
-        )),
-        Ok(certificate) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            found.extend(check_dates(tls, &certificate, now));
-            found.extend(check_name(config, tls, &certificate));
-        }
+    if let Ok(certificate) = examine(&tls.cert, &tls.key, &config.hostname) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        found.extend(check_dates(tls, &certificate, now));
+        found.extend(check_name(config, tls, &certificate));
     }
     found.extend(check_key_mode(tls));
     found.extend(check_required_tls(config, tls));

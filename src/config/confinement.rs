@@ -56,4 +56,28 @@ impl Config {
         }
         rules
     }
+
+    /// Returns the files that lookups of users, aliases and hosts read, if they exist.
+    pub fn lookup_files(&self) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> = self.aliases.iter().cloned().collect();
+        let smarthosts = self.relay.iter().flat_map(|relay| &relay.smarthosts);
+        if smarthosts.into_iter().any(|target| matches!(target, ServerAddress::Tcp { .. })) {
+            files.extend(["/etc/resolv.conf", "/etc/hosts"].map(PathBuf::from));
+        }
+        if self.users == NameSet::System {
+            files.extend(["/etc/passwd", "/etc/group"].map(PathBuf::from));
+        }
+        files
+    }
+
+    /// Returns all files and directories without which the server defers mail, whether they exist
+    /// or not.
+    pub fn needed_files(&self) -> Vec<PathBuf> {
+        let mut files = self.lookup_files();
+        files.extend([self.mail_dir.clone(), self.spool.clone()]);
+        files.extend(self.tls.iter().flat_map(|tls| [tls.cert.clone(), tls.key.clone()]));
+        let metrics = self.metrics_file.as_deref().and_then(Path::parent);
+        files.extend(metrics.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned));
+        files
+    }
 }

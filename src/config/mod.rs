@@ -14,6 +14,7 @@
 //! | `computed.rs` | options with a default that depends on the host or on other options |
 //! | `relay.rs` | options for mail to other hosts, and the configuration of the queue |
 //! | `confinement.rs` | the files and ports that this configuration needs |
+//! | `doubtful_settings.rs` | settings that are accepted, but hardly intended |
 //! | `host_info.rs` | the names and files of the host that defaults depend on |
 //! | `startup_message.rs` | the lines on standard output when the server starts |
 //! | `error.rs` | the error of all of these |
@@ -24,6 +25,7 @@
 mod command;
 mod computed;
 mod confinement;
+mod doubtful_settings;
 mod error;
 mod host_info;
 mod lookup;
@@ -143,6 +145,8 @@ pub struct Config {
     pub warn_after: Duration,
     /// The age at which mail in the queue is returned (RFC 5321 4.5.4.1).
     pub give_up_after: Duration,
+    /// True if programs of this host may leave mail in the spool while the server does not run.
+    pub hand_over: bool,
     /// True if `~/.forward` is followed.
     pub forward_files: bool,
     /// The account to switch to; None to stay.
@@ -222,6 +226,7 @@ impl Config {
             hold: values.single("hold", parse::hold)?,
             warn_after: values.single("warn-after", |t| parse::time(t, 1))?,
             give_up_after: values.single("give-up-after", |t| parse::time(t, 1))?,
+            hand_over: values.single("hand-over", parse::on_off)?,
             forward_files: values.single("forward-files", parse::on_off)?,
             log: computed::log_target(&mut values)?,
             metrics_file: computed::metrics_file(&mut values)?,
@@ -337,6 +342,7 @@ impl Config {
             threads: self.threads,
             per_client: self.per_client,
             grace: SHUTDOWN_GRACE,
+            hand_over: self.hand_over.then(|| self.spool.clone()),
         }
     }
 }

@@ -347,11 +347,12 @@ pub const TABLE: &[OptionRow] = &[
         Many,
         Fixed(&["127.0.0.1:25", "[::1]:25"]),
         "",
-        "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. With the \
-         prefix tls:, as in tls:HOST:465, TLS starts with the connection. With ,mode=660 after \
-         PATH, the socket has these permissions instead of 666. Sockets that a systemd socket \
-         unit passes are used, too, and instead if this is not given; if there are none and --lmtp \
-         is given, mailslot does not listen for SMTP.",
+        "Listen for SMTP on HOST:PORT, [IPV6]:PORT or unix:PATH. Port 0 is any free port. \
+         [::]:PORT is for IPv6 only if an IPv4 address with that port is given too. With the \
+         prefix tls:, and on port 465 without the prefix plain:, TLS starts with the connection. \
+         With ,mode=660 after PATH, the socket has these permissions instead of 666. Sockets that \
+         a systemd socket unit passes are used, too, and instead if this is not given; if there \
+         are none and --lmtp is given, mailslot does not listen for SMTP.",
     ),
     option(
         ("lmtp", ""),
@@ -410,6 +411,15 @@ pub const TABLE: &[OptionRow] = &[
         Fixed(&["/var/spool/mailslot"]),
         "",
         "Directory for mailslot's own files: the journal, large messages and the queue.",
+    ),
+    option(
+        ("hand-over", ""),
+        "SWITCH",
+        Once,
+        Fixed(&["on"]),
+        "",
+        "Let mailslot-sendmail leave messages in the directory hand-over of the spool while the \
+         server does not run. The server takes them when it starts.",
     ),
     option(
         ("sandbox", ""),
@@ -586,6 +596,7 @@ pub const TABLE: &[OptionRow] = &[
         Fixed(&["none"]),
         "RFC 5321 2.1",
         "Relay mail for other hosts through this server: HOST, HOST:PORT, tls:HOST or unix:PATH. \
+         On port 465 TLS starts with the connection, unless the prefix is plain:. \
          If several are given, the first that can be reached is used. Without a smarthost such \
          mail is refused.",
     ),

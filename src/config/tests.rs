@@ -322,7 +322,61 @@ fn defaults_of_the_library_are_those_of_the_options() {
     let mut server = config.server_config(None, None);
     // The host's name is looked up by the program alone.
     server.session.hostname = "localhost".to_owned();
+    // Only the programs of the host leave mail in the spool.
+    server.hand_over = None;
     assert_eq!(format!("{server:?}"), format!("{:?}", server::ServerConfig::default()));
     let delivery = config.delivery_config();
     assert_eq!(format!("{delivery:?}"), format!("{:?}", deliver::DeliveryConfig::default()));
+}
+
+/// Asserts that exactly one of the doubtful settings contains `what`.
+fn assert_doubtful(words: &str, what: &str) {
+    let found = config(words, "", &host()).unwrap().doubtful_settings();
+    let hits: Vec<_> = found.iter().filter(|problem| problem.what.contains(what)).collect();
+    assert_eq!(hits.len(), 1, "{words}: {what:?} in {found:#?}");
+    assert!(!hits[0].stops_mail && !hits[0].fix.is_empty(), "{hits:?}");
+}
+
+#[test]
+fn dangerous_settings_are_doubtful() {
+    for (words, what) in [
+        ("-l 0.0.0.0:25 --smarthost a.test --relay-from 0.0.0.0/0", "open relay"),
+        ("-l [::]:25 --smarthost a.test --relay-from ::/0", "open relay"),
+        ("-l [::]:25 --smarthost a.test --relay-from 10.0.0.0/8 --relay-from 2000::/3", "2000::/3"),
+        ("-l 0.0.0.0:25 --smarthost localhost", "smarthost localhost:25 is this server"),
+        ("--smarthost [::1]:25", "smarthost [::1]:25 is this server"),
+        ("--smarthost BOX.example.org", "is this server"),
+        ("-l 127.0.0.1:26 -l unix:/run/s --smarthost unix:/run/s", "unix:/run/s is this server"),
+        ("--smarthost a.test --warn-after 5d", "warn-after 432000 is not below give-up-after"),
+        ("--smarthost a.test --give-up-after 1h", "warn-after 14400"),
+    ] {
+        assert_doubtful(words, what);
+    }
+    for words in [
+        "--smarthost a.test --relay-from 0.0.0.0/0",
+        "-l 0.0.0.0:25 --smarthost a.test --relay-from 10.0.0.0/8 --relay-from fc00::/7",
+        "-l 0.0.0.0:25 --relay-from 0.0.0.0/0",
+        "-l 127.0.0.1:25 --smarthost 127.0.0.1:10025",
+        "--smarthost 192.0.2.77",
+        "--hold off --warn-after 7d",
+    ] {
+        assert_eq!(config(words, "", &host()).unwrap().doubtful_settings(), [], "{words}");
+    }
+}
+
+#[test]
+fn limits_below_the_standards_are_doubtful() {
+    for (words, what) in [
+        ("--max-recipients 99", "max-recipients 99"),
+        ("--max-size 65535", "max-size 65535"),
+        ("--timeout 299", "timeout 299"),
+        ("--session-timeout 299", "session-timeout"),
+        ("--lock-timeout 541", "lock-timeout 541"),
+        ("--lock flock", "lock flock"),
+    ] {
+        assert_doubtful(words, what);
+    }
+    for words in ["", "--max-recipients 100 -s 64K --timeout 300"] {
+        assert_eq!(config(words, "", &host()).unwrap().doubtful_settings(), []);
+    }
 }

@@ -19,6 +19,7 @@ use crate::message::peer::Peer;
 use crate::net::listen::{self, Accept, ListenAddress, Listener};
 use crate::net::stream::Socket;
 use crate::observe::events;
+use crate::relay::hand_over;
 use crate::relay::queue::list::{self, ListView};
 use crate::relay::queue::{FlushSelection, QueueHandle};
 use crate::route::LocalRoute;
@@ -185,7 +186,12 @@ impl ControlContext {
             ControlRequest::List(format) => {
                 let outage = self.queue.as_ref().and_then(QueueHandle::outage);
                 let view = ListView { submitter, outage };
-                match list::list(&self.spool, *format, &view) {
+                let handed_over = || match submitter {
+                    None => hand_over::render_list(&self.spool, *format),
+                    Some(_) => Ok(String::new()),
+                };
+                let list = list::list(&self.spool, *format, &view);
+                match list.and_then(|text| Ok(text + &handed_over()?)) {
                     Ok(text) => ControlAnswer::new(EX_OK, text),
                     Err(e) => ControlAnswer::new(EX_TEMPFAIL, format!("queue: {e}\n")),
                 }

@@ -370,6 +370,16 @@ impl DotlockDirectory {
         self.state().broken
     }
 
+    /// Checks that dotlocks can be created in the directory. Leaves nothing there.
+    ///
+    /// # Errors
+    /// The directory cannot be written to.
+    pub fn probe(&self) -> io::Result<()> {
+        self.link_source()?;
+        self.close();
+        Ok(())
+    }
+
     /// Removes this process's link source. No lock may be held.
     pub fn close(&self) {
         if let Some(link_source) = self.state().link_source.take() {

@@ -104,3 +104,13 @@ pub fn start(
 ) -> io::Result<(WriterHandle, WriterThread)> {
     start_on(Arc::new(disk::HostDisk::new()), config, counters)
 }
+
+/// Does what [`start`] does to the point where it would change anything. Returns the error of a
+/// mail directory that the start accepts, but to which no mail can be delivered.
+///
+/// # Errors
+/// The same as those of [`start`].
+pub fn rehearse(config: &DeliveryConfig) -> io::Result<Option<io::Error>> {
+    let disk: Arc<dyn disk::Disk> = Arc::new(disk::HostDisk::new());
+    recover::rehearse(&disk, config)
+}

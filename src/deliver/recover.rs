@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
-use super::disk::{Disk, DiskFile, FileKind};
+use super::disk::{Disk, DiskFile};
 use super::journal::{self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
 use super::locks::{DotlockDirectory, Identity, TryLock};
 use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
@@ -45,6 +45,59 @@ use super::search::{KnownContent, Pieces, contains_message};
 use crate::message::{Content, DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
+
+/// Returns `e` with the path and the fix.
+fn named(path: &Path, fix: &str, e: io::Error) -> io::Error {
+    io::Error::new(e.kind(), format!("{}: {e}; {fix}", path.display()))
+}
+
+/// Checks both directories, and returns the mailboxes and the identity of this process.
+fn open_store(
+    disk: &Arc<dyn Disk>,
+    config: &DeliveryConfig,
+) -> io::Result<(MailboxStore, Identity)> {
+    let identity = Identity::new(&**disk);
+    // With a dot at its end the path is followed through a symbolic link, such as /var/mail.
+    let mail = disk.lstat(&config.mail_dir.join("."));
+    let mail = mail.map_err(|e| named(&config.mail_dir, "choose another with --mail-dir", e))?;
+    check_spool(&**disk, config)?;
+    let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
+    let store = MailboxStore {
+        disk: disk.clone(),
+        directories: DestinationDirectories::new(config.mail_dir.clone(), &config.spool),
+        dotlocks: DotlockDirectory::new(disk.clone(), &config.mail_dir, identity.clone()),
+        locks: config.locks,
+        limit: config.mailbox_limit,
+        uid: nix::unistd::geteuid().as_raw(),
+        group: mail_group.map(|g| g.gid.as_raw()).filter(|gid| *gid == mail.gid),
+    };
+    Ok((store, identity))
+}
+
+/// Does what [`open_committer`] does to the point where it would take the journals over. A journal
+/// that the start would create is created under another name and removed. Returns the error of a
+/// mail directory in which no dotlock can be created, because the start does not need one.
+///
+/// # Errors
+/// The same as those of [`open_committer`].
+pub fn rehearse(disk: &Arc<dyn Disk>, config: &DeliveryConfig) -> io::Result<Option<io::Error>> {
+    let (store, identity) = open_store(disk, config)?;
+    let (spool, fix) = (&config.spool, "choose another with --spool");
+    let mut is_needed = true;
+    for path in journal::list(&**disk, spool).map_err(|e| named(spool, fix, e))? {
+        let segment = journal::probe(&**disk, &path).map_err(|e| named(spool, fix, e))?;
+        is_needed &= segment != Some(config.journal_segment);
+    }
+    let names = disk.read_directory(&config.mail_dir).map(drop);
+    let names = names.and_then(|()| disk.sync_directory(&config.mail_dir));
+    names.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
+    // The running server needs the space.
+    if is_needed {
+        let made = Journal::rehearse(&**disk, spool, config.journal_segment, &identity);
+        made.and_then(|()| disk.sync_directory(spool)).map_err(|e| named(spool, fix, e))?;
+    }
+    Ok(if config.locks.dotlock { store.dotlocks.probe().err() } else { None })
+}
 
 /// Takes over what dead processes left, recovers it, and returns a committer with an empty journal.
 ///
@@ -55,27 +108,8 @@ pub fn open_committer(
     config: &DeliveryConfig,
     counters: &Arc<Counters>,
 ) -> io::Result<Committer> {
-    let named = |path: &Path, fix: &str, e: io::Error| {
-        io::Error::new(e.kind(), format!("{}: {e}; {fix}", path.display()))
-    };
-    let identity = Identity::new(&**disk);
-    let mail = disk.lstat(&config.mail_dir).and_then(|stat| match stat.kind {
-        FileKind::Directory | FileKind::Symlink => Ok(stat),
-        _ => Err(io::ErrorKind::NotADirectory.into()),
-    });
-    let mail = mail.map_err(|e| named(&config.mail_dir, "choose another with --mail-dir", e))?;
-    check_spool(&**disk, config)?;
-    let mail_group = nix::unistd::Group::from_name("mail").ok().flatten();
+    let (store, identity) = open_store(disk, config)?;
     let spool = &config.spool;
-    let store = MailboxStore {
-        disk: disk.clone(),
-        directories: DestinationDirectories::new(config.mail_dir.clone(), spool),
-        dotlocks: DotlockDirectory::new(disk.clone(), &config.mail_dir, identity.clone()),
-        locks: config.locks,
-        limit: config.mailbox_limit,
-        uid: nix::unistd::geteuid().as_raw(),
-        group: mail_group.map(|g| g.gid.as_raw()).filter(|gid| *gid == mail.gid),
-    };
     let fix = "choose another with --spool";
     let found = take_over_journals(&store, spool, &identity).map_err(|e| named(spool, fix, e))?;
     // The dotlocks of dead processes must be gone for certain before their journals are reset,
@@ -132,7 +166,7 @@ fn check_spool(disk: &dyn Disk, config: &DeliveryConfig) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     if spool.mode & 0o022 != 0 {
-        let text = format!("{shown}: it is writable by others; chmod go-w {shown}");
+        let text = format!("{shown}: it is writable by others; choose one of mailslot's own");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
     }
     Ok(())

@@ -51,11 +51,27 @@ impl QueueId {
         (plain && (1..=100).contains(&id.len())).then(|| QueueId(id.into()))
     }
 
+    /// Returns the id of the receipt for the message `name` of the hand-over directory. A receipt
+    /// is a file in the queue's directory that is never sent. It is one more destination of that
+    /// message, so that it is there exactly if the message is in all the others.
+    pub fn receipt(name: &str) -> Option<QueueId> {
+        QueueId::new(&format!("{RECEIPT}{name}"))
+    }
+
+    /// Returns the name of the message that `id` is the receipt for, or None for an entry.
+    pub fn receipt_name(id: &str) -> Option<&str> {
+        id.strip_prefix(RECEIPT)
+    }
+
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
+
+/// Beginning of the ids of receipts. No message id begins so, because the first part of one has 16
+/// characters.
+const RECEIPT: &str = "taken-";
 
 impl fmt::Display for QueueId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -15,6 +15,8 @@ pub enum Peer {
     LocalUser(u32),
     /// An unknown process, over a pipe on standard input.
     Pipe,
+    /// The user with this uid, by a message in the hand-over directory.
+    HandOver(u32),
 }
 
 impl Peer {
@@ -27,14 +29,14 @@ impl Peer {
     pub fn address(&self) -> Option<IpAddr> {
         match self {
             Peer::Ip(address) => Some(address.ip()),
-            Peer::Unix | Peer::LocalUser(_) | Peer::Pipe => None,
+            Peer::Unix | Peer::LocalUser(_) | Peer::Pipe | Peer::HandOver(_) => None,
         }
     }
 
     /// Returns the id of the user that the process at the other end runs as, if it is known.
     pub fn uid(&self) -> Option<u32> {
         match self {
-            Peer::LocalUser(uid) => Some(*uid),
+            Peer::LocalUser(uid) | Peer::HandOver(uid) => Some(*uid),
             Peer::Ip(_) | Peer::Unix | Peer::Pipe => None,
         }
     }
@@ -46,13 +48,14 @@ impl Peer {
     }
 }
 
-/// Writes `192.0.2.7:4711`, `[2001:db8::7]:4711`, `unix` or `pipe`.
+/// Writes `192.0.2.7:4711`, `[2001:db8::7]:4711`, `unix`, `pipe`, or `uid:1000` for a hand-over.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Ip(address) => address.fmt(f),
             Peer::Unix | Peer::LocalUser(_) => f.write_str("unix"),
             Peer::Pipe => f.write_str("pipe"),
+            Peer::HandOver(uid) => write!(f, "uid:{uid}"),
         }
     }
 }

@@ -56,6 +56,7 @@ impl ReceivedField<'_> {
             },
             Peer::Unix | Peer::LocalUser(_) => format!("{client} (local)"),
             Peer::Pipe => format!("{client} (unknown)"),
+            Peer::HandOver(uid) => format!("{client} (handed over by uid {uid})"),
         };
         let by = clean_host_name(self.hostname);
         let (with, id) = (self.protocol, self.id);
@@ -209,6 +210,7 @@ mod tests {
             (Peer::Unix, "(local)"),
             (Peer::LocalUser(1000), "(local)"),
             (Peer::Pipe, "(unknown)"),
+            (Peer::HandOver(1000), "(handed over by uid 1000)"),
         ] {
             assert_eq!(
                 first(ReceivedField { peer, ..received }),

@@ -2,29 +2,35 @@
 //!
 //! ```text
 //! 127.0.0.1:25   [::1]:25   mx.example.org:25   unix:/run/mailslot/smtp,mode=660
-//! tls:mx.example.org:465
+//! tls:mx.example.org:465   plain:mx.example.org:465
 //! ```
+//! On port 465 TLS begins with the first byte (RFC 8314 3.3) unless `plain:` is given.
+//!
 //! A name is resolved once, and all of its addresses are used. `[::]:25` takes IPv4 connections too
-//! where the system is configured so, as Linux is. A Unix socket that no process listens on is
-//! replaced. Any other file of that name is left alone, and is an error.
+//! where the system is configured so, as Linux is. Beside an IPv4 address with the same port it is
+//! for IPv6 alone (IPV6_V6ONLY, RFC 3493 5.3), so that both can be given. A Unix socket that no
+//! process listens on is replaced. Any other file of that name is left alone, and is an error.
 
 use std::fmt;
 use std::fs::{self, Permissions};
-use std::io::{self, IoSlice};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::io::{self, BufRead, BufReader, IoSlice, Read};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use listenfd::ListenFd;
-use nix::sys::socket::{Backlog, ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg};
+use socket2::{Domain, Protocol, Type};
 
 use crate::message::peer::Peer;
 use crate::net::socket::unix_peer;
 use crate::net::stream::Socket;
 use crate::observe::events;
+use crate::observe::quote::quoted;
 
 /// An address to listen on, in the form of the options `--listen` and `--lmtp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +41,8 @@ pub enum ListenAddress {
         host: String,
         /// Port; 0 is replaced by a free one.
         port: u16,
-        /// Whether TLS begins with the first byte (RFC 8314 3.3), `tls:` before the host.
+        /// Whether TLS begins with the first byte (RFC 8314 3.3): with `tls:` before the host, and
+        /// on [`TLS_PORT`] without `plain:`.
         tls: bool,
     },
     /// `unix:PATH`, or `unix:PATH,mode=660`; the mode is 666 if not given.
@@ -94,29 +101,90 @@ enum Listening {
 /// # Errors
 /// One of the addresses cannot be used. The text names it, and how to fix it if that is known.
 pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    let mut skipped = None;
+    let listen =
+        |address: &ListenAddress, socket: Option<SocketAddr>, v6_only| match (address, socket) {
+            (ListenAddress::Unix { path, mode }, _) => {
+                remove_stale(path).and_then(|()| listen_unix(path, *mode)).map(Some)
+            }
+            (_, Some(socket)) => listen_tcp(socket, v6_only).map(Some),
+            (_, None) => Ok(None),
+        };
+    open_by(addresses, listen)
+}
+
+/// Opens all of `addresses` as [`open`] does, and closes them again. An address of the server that
+/// runs already, if `server_runs`, is skipped. Returns a line for each of these. A Unix socket gets
+/// another name in its directory, so that the file of the address is not changed.
+///
+/// # Errors
+/// The same as those of [`open`].
+pub fn rehearse(addresses: &[ListenAddress], server_runs: bool) -> io::Result<Vec<String>> {
+    let mut notes = Vec::new();
+    let mut skip_own = |address: &ListenAddress, result: io::Result<Listener>| match result {
+        Err(e) if e.kind() == io::ErrorKind::AddrInUse && server_runs => {
+            let line = greeting(address).unwrap_or_default();
+            let tls = matches!(address, ListenAddress::Tcp { tls: true, .. });
+            if !tls && !line.contains("mailslot") {
+                return Err(e);
+            }
+            let line = if tls { String::new() } else { format!(": {}", quoted(line)) };
+            notes.push(format!("{address} is in use by a running mailslot{line}"));
+            Ok(None)
+        }
+        result => result.map(Some),
+    };
+    let listen = |address: &ListenAddress, socket: Option<SocketAddr>, v6_only| {
+        let listener = match (address, socket) {
+            (ListenAddress::Unix { path, mode }, _) => {
+                let other = format!(".{}", std::process::id());
+                check_free(path).and_then(|_| listen_unix(&path.with_file_name(other), *mode))
+            }
+            (_, Some(socket)) => listen_tcp(socket, v6_only),
+            (_, None) => return Ok(None),
+        };
+        skip_own(address, listener)
+    };
+    open_by(addresses, listen)?;
+    Ok(notes)
+}
+
+/// Resolves `addresses`, and calls `listen` for each socket address. Its last argument is true if
+/// the socket must be for IPv6 alone.
+fn open_by<F>(addresses: &[ListenAddress], mut listen: F) -> io::Result<Vec<Listener>>
+where
+    F: FnMut(&ListenAddress, Option<SocketAddr>, bool) -> io::Result<Option<Listener>>,
+{
+    let mut resolved = Vec::new();
     for address in addresses {
         match address {
-            ListenAddress::Unix { path, mode } => {
-                listeners.push(listen_unix(path, *mode).map_err(|e| address.explain(e))?);
-            }
-            ListenAddress::Tcp { host, port, tls } => {
+            ListenAddress::Unix { .. } => resolved.push((address, None)),
+            ListenAddress::Tcp { host, port, .. } => {
                 let found = (host.as_str(), *port).to_socket_addrs();
-                for socket_address in found.map_err(|e| address.explain(e))? {
-                    let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
-                    match listen_tcp(socket_address) {
-                        Ok(mut listener) => {
-                            listener.service.tls = *tls;
-                            listeners.push(listener);
-                        }
-                        Err(e) if missing(&e) && socket_address.ip().is_loopback() => {
-                            skipped = Some(address.explain(e));
-                        }
-                        Err(e) => return Err(address.explain(e)),
-                    }
-                }
+                let found = found.map_err(|e| address.explain(e))?;
+                resolved.extend(found.map(|socket| (address, Some(socket))));
             }
+        }
+    }
+    let v4_ports: Vec<u16> = resolved
+        .iter()
+        .filter_map(|(_, socket)| socket.filter(|s| s.is_ipv4() && s.port() != 0))
+        .map(|socket| socket.port())
+        .collect();
+    let mut listeners = Vec::new();
+    let mut skipped = None;
+    for (address, socket) in resolved {
+        let v6_only = socket.is_some_and(|s| s.is_ipv6() && v4_ports.contains(&s.port()));
+        let missing = |e: &io::Error| e.kind() == io::ErrorKind::AddrNotAvailable;
+        match listen(address, socket, v6_only) {
+            Ok(Some(mut listener)) => {
+                listener.service.tls = matches!(address, ListenAddress::Tcp { tls: true, .. });
+                listeners.push(listener);
+            }
+            Ok(None) => {}
+            Err(e) if missing(&e) && socket.is_some_and(|s| s.ip().is_loopback()) => {
+                skipped = Some(address.explain(e));
+            }
+            Err(e) => return Err(address.explain(e)),
         }
     }
     match skipped {
@@ -125,6 +193,27 @@ pub fn open(addresses: &[ListenAddress]) -> io::Result<Vec<Listener>> {
         None => {}
     }
     Ok(listeners)
+}
+
+/// Returns the first line that the server at `address` sends within [`GREETING_TIMEOUT`].
+pub fn greeting(address: &ListenAddress) -> Option<String> {
+    let stream: Box<dyn Read> = match address {
+        ListenAddress::Tcp { host, port, .. } => {
+            let stream = TcpStream::connect((host.as_str(), *port)).ok()?;
+            stream.set_read_timeout(Some(GREETING_TIMEOUT)).ok()?;
+            Box::new(stream)
+        }
+        ListenAddress::Unix { path, .. } => {
+            let stream = UnixStream::connect(path).ok()?;
+            stream.set_read_timeout(Some(GREETING_TIMEOUT)).ok()?;
+            Box::new(stream)
+        }
+    };
+    let mut line = Vec::new();
+    // At most 512 octets (RFC 5321 4.5.3.1.5). Text received before an error counts.
+    let _ = BufReader::new(stream.take(512)).read_until(b'\n', &mut line);
+    let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+    (!line.is_empty()).then_some(line)
 }
 
 /// Returns the listening sockets that systemd passed (`LISTEN_FDS`, sd_listen_fds(3)), TCP or Unix.
@@ -292,8 +381,17 @@ impl ListenAddress {
             (io::ErrorKind::PermissionDenied, ListenAddress::Unix { .. }) => {
                 "; its directory must be writable by mailslot"
             }
+            (io::ErrorKind::NotFound, ListenAddress::Unix { .. }) => {
+                "; its directory does not exist, create it or choose another path with --listen"
+            }
             (io::ErrorKind::AddrInUse, _) => {
                 "; another program listens there, choose another address with --listen"
+            }
+            (io::ErrorKind::AlreadyExists, _) => {
+                "; choose another path with --listen, or remove the file"
+            }
+            (io::ErrorKind::AddrNotAvailable, _) => {
+                "; this host has no such address, choose another with --listen"
             }
             _ => "",
         };
@@ -301,42 +399,67 @@ impl ListenAddress {
     }
 }
 
-fn listen_tcp(address: SocketAddr) -> io::Result<Listener> {
-    let tcp = TcpListener::bind(address).map_err(|e| match e.raw_os_error() {
+fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Listener> {
+    let open = || {
+        let kind = Type::STREAM;
+        let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+        // As std does: connections of the last server that are in TIME_WAIT do not matter.
+        socket.set_reuse_address(true)?;
+        if v6_only {
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        // std's backlog is 128, and each connection of a burst beyond it waits a second.
+        socket.listen(BACKLOG)?;
+        Ok(TcpListener::from(socket))
+    };
+    let tcp = open().map_err(|e: io::Error| match e.raw_os_error() {
         // A kernel without IPv6 returns this, one with IPv6 switched off returns EADDRNOTAVAIL.
         Some(code) if code == nix::Error::EAFNOSUPPORT as i32 => {
             io::Error::new(io::ErrorKind::AddrNotAvailable, e)
         }
         _ => e,
     })?;
-    // std's backlog is 128, and each connection of a burst beyond it waits a second.
-    let _ = nix::sys::socket::listen(&tcp, Backlog::MAXCONN);
     Listener::new(Listening::Tcp(tcp))
 }
 
 fn listen_unix(path: &Path, mode: u32) -> io::Result<Listener> {
-    let unix = match UnixListener::bind(path) {
-        Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_stale(path) => {
-            fs::remove_file(path)?;
-            UnixListener::bind(path)?
-        }
-        result => result?,
-    };
-    fs::set_permissions(path, Permissions::from_mode(mode))?;
+    let unix = UnixListener::bind(path)?;
     let found = fs::symlink_metadata(path)?;
     let mut listener = Listener::new(Listening::Unix(unix))?;
     listener.created = Some((path.to_owned(), found.dev(), found.ino()));
+    fs::set_permissions(path, Permissions::from_mode(mode))?;
     Ok(listener)
 }
 
-/// Returns true if `path` is a socket that no process listens on.
-fn is_stale(path: &Path) -> bool {
-    let refused = || {
-        let result = UnixStream::connect(path);
-        result.is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
-    };
-    fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket()) && refused()
+/// Removes the socket at `path` if no process listens on it.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    if check_free(path)? { fs::remove_file(path) } else { Ok(()) }
 }
+
+/// Checks that a Unix socket can be created at `path`. Returns true if a socket is there that no
+/// process listens on.
+fn check_free(path: &Path) -> io::Result<bool> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        found => found?,
+    };
+    if !meta.file_type().is_socket() {
+        let text = "a file is there that is no socket";
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    match UnixStream::connect(path) {
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        _ => Err(io::ErrorKind::AddrInUse.into()),
+    }
+}
+
+/// The port of mail submission by TLS (RFC 8314 7.3).
+pub const TLS_PORT: u16 = 465;
+/// The longest queue of connections that wait for accept(2). The kernel limits it further.
+const BACKLOG: i32 = 4096;
+/// Longer than a server takes to start that systemd starts for this connection.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(3);
 
 impl FromStr for ListenAddress {
     type Err = String;
@@ -362,10 +485,12 @@ impl FromStr for ListenAddress {
                 _ => Err(error("the path is longer than 103 bytes, or contains a NUL")),
             };
         }
-        let (tls, address) = match text.strip_prefix("tls:") {
-            // A host may be named tls.
-            Some(rest) if rest.contains(':') => (true, rest),
-            _ => (false, text),
+        // A host may be named tls or plain.
+        let after = |prefix| text.strip_prefix(prefix).filter(|rest| rest.contains(':'));
+        let (tls, address) = match (after("tls:"), after("plain:")) {
+            (Some(rest), _) => (Some(true), rest),
+            (_, Some(rest)) => (Some(false), rest),
+            (None, None) => (None, text),
         };
         let (host, port) = address.rsplit_once(':').ok_or_else(|| error("no port"))?;
         // u16::from_str would take a sign.
@@ -382,6 +507,7 @@ impl FromStr for ListenAddress {
             }
             None => host,
         };
+        let tls = tls.unwrap_or(port == TLS_PORT);
         Ok(ListenAddress::Tcp { host: host.to_owned(), port, tls })
     }
 }
@@ -390,7 +516,11 @@ impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ListenAddress::Tcp { host, port, tls } => {
-                let tls = if *tls { "tls:" } else { "" };
+                let tls = match (tls, *port) {
+                    (true, _) => "tls:",
+                    (false, TLS_PORT) => "plain:",
+                    (false, _) => "",
+                };
                 if host.contains(':') {
                     write!(f, "{tls}[{host}]:{port}")
                 } else {
@@ -419,11 +549,25 @@ mod tests {
             "tls:mx.example.org:465",
             "tls:[::1]:465",
             "tls:25",
+            "plain:25",
+            "plain:mx.example.org:465",
             "unix:/run/smtp",
             "unix:smtp:25",
             "unix:/run/smtp,mode=600",
         ] {
             assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), text);
+        }
+    }
+
+    /// A client that expects TLS waited for a greeting, and the server for a command.
+    #[test]
+    fn port_465_has_tls_from_the_start() {
+        for (text, shown) in [
+            ("mx.example.org:465", "tls:mx.example.org:465"),
+            ("[::1]:465", "tls:[::1]:465"),
+            ("plain:mx.example.org:587", "mx.example.org:587"),
+        ] {
+            assert_eq!(text.parse::<ListenAddress>().unwrap().to_string(), shown);
         }
     }
 
@@ -471,8 +615,43 @@ mod tests {
         drop(first);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert!(open(&[address]).is_err());
+        let third = open(std::slice::from_ref(&address)).unwrap_err();
+        assert!(third.to_string().contains("a file is there that is no socket"), "{third}");
+        assert_eq!(rehearse(&[address], true).unwrap_err().to_string(), third.to_string());
         assert_eq!(fs::read(&path).unwrap(), b"precious");
+    }
+
+    /// Linux serves IPv4 on `[::]` too, so a second socket for it was refused.
+    #[test]
+    fn any_address_of_both_families_with_one_port() {
+        if TcpListener::bind("[::1]:0").is_err() {
+            return println!("skipped: this host has no IPv6");
+        }
+        // The kernel chooses a port that is free for IPv4.
+        let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+        let both = [format!("0.0.0.0:{port}"), format!("[::]:{port}")];
+        let both = both.map(|address| address.parse::<ListenAddress>().unwrap());
+        assert_eq!(rehearse(&both, false).unwrap(), Vec::<String>::new());
+        let listeners = open(&both).unwrap();
+        for (listener, client) in listeners.iter().zip(["127.0.0.1", "::1"]) {
+            let _client = TcpStream::connect((client, port)).unwrap();
+            listener.accept().unwrap();
+        }
+        // Alone it has both.
+        drop(listeners);
+        let listeners = open(&both[1..]).unwrap();
+        let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        listeners[0].accept().unwrap();
+    }
+
+    #[test]
+    fn a_unix_socket_in_a_missing_directory_is_explained() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("none/s");
+        let address = [ListenAddress::Unix { path, mode: 0o666 }];
+        let error = open(&address).unwrap_err().to_string();
+        assert!(error.contains("its directory does not exist"), "{error}");
+        assert_eq!(rehearse(&address, false).unwrap_err().to_string(), error);
     }
 
     #[test]

@@ -307,12 +307,16 @@ events! {
     Info running_as(start, uid, gid, impersonates);
     /// The server stays root, which is not needed.
     Warn running_as_root(fix);
-    /// A setting does not suffice for RFC 5321, or for mail readers.
+    /// A setting does not suffice for RFC 5321 or for mail readers, or is dangerous.
     Warn setting_doubtful(error, fix);
     /// The kernel supports only a part of the confinement.
     Info confinement_partial(kernel, error);
     /// The kernel supports no confinement.
     Warn confinement_absent(kernel, error);
+    /// A file or directory that the server needs was replaced or created after the start, and the
+    /// server cannot use it.
+    /// The server stops with status 75, so that its supervisor starts it again.
+    Error restart_needed(file, error);
     /// The server does not listen on one of its addresses, but on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
@@ -418,6 +422,26 @@ events! {
     Warn dsn_deferred(queue_id, to, error);
     /// A report goes to postmaster, because the sender of the message cannot get it.
     Warn dsn_to_postmaster(from, error);
+    /// A message that the user uid had left in the hand-over directory was taken.
+    /// The field seconds is the time that it waited there.
+    Info hand_over_taken(file, uid, from, seconds);
+    /// A message in the hand-over directory cannot be taken now; it is tried again.
+    Warn hand_over_deferred(file, uid, error);
+    /// A recipient of a message in the hand-over directory was rejected; its sender gets a report.
+    Info hand_over_rejected(file, uid, from, to, error);
+    /// A report about a message in the hand-over directory could not be delivered.
+    Warn hand_over_failed(file, uid, error);
+    /// A file in the hand-over directory is not a message of its owner; it is left alone.
+    Warn hand_over_ignored(file, uid, error);
+    /// A message in the hand-over directory is damaged.
+    /// The field kept is its new name.
+    Error hand_over_damaged(file, uid, kept, error);
+    /// A message in the hand-over directory was not complete after a day, and was removed.
+    /// The program that wrote it was killed, and did not return 0.
+    Warn hand_over_incomplete(file, uid, size);
+    /// The hand-over directory cannot be used.
+    /// Until it can, mailslot-sendmail fails while the server does not run.
+    Warn hand_over_unavailable(error);
     /// ETRN had entries of the queue tried at once.
     /// The field entries is their number.
     Info queue_flushed(node, entries);

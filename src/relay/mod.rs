@@ -1,5 +1,7 @@
-//! Outbound mail: the queue, the client that sends its entries, and the reports about them.
+//! Outbound mail: the queue, the client that sends its entries, and the reports about them; and the
+//! directory in which programs of this host leave mail while the server does not run.
 
 pub mod client;
 pub mod dsn_message;
+pub mod hand_over;
 pub mod queue;

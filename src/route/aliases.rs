@@ -15,6 +15,7 @@
 //! - A target is a name, `user@host`, `Full Name <user@host>`, `\user` (the user, not an alias), or
 //!   `:include:/file`, a file that holds targets in the same form without `name:`. `(Comments)`
 //!   are allowed between them.
+//! - There is no catch-all: `*` and `default` are names like others.
 //! - `/dev/null` throws mail away. `|program`, other files and `:fail:` are not supported, because
 //!   mail is delivered to mailboxes only. Mail for such an alias is rejected for good.
 //!

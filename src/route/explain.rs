@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::aliases::{AliasItem, AliasTarget, Aliases};
+use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
 use super::{LocalRoute, Refusal, Resolution, alias_file};
@@ -80,6 +80,7 @@ impl LocalRoute {
                 });
             }
         }
+        problems.extend(self.doubtful_aliases());
         if let Ok(aliases) = self.current_aliases() {
             self.alias_problems(&aliases, &mut problems);
         }
@@ -101,6 +102,29 @@ impl LocalRoute {
             stops_mail: true,
         };
         aliases.complaints.iter().map(problem).collect()
+    }
+
+    /// Returns the aliases that look like a catch-all and are none, for `mailslot check` and the
+    /// log of the start.
+    pub fn doubtful_aliases(&self) -> Vec<Problem> {
+        let Ok(aliases) = self.current_aliases() else { return Vec::new() };
+        let looks_so = |name: &str| {
+            let local = name.split('@').next().unwrap_or_default();
+            local == "*" || local.eq_ignore_ascii_case("default")
+        };
+        let entries = aliases.entries.iter().filter(|entry| looks_so(&entry.name));
+        let problem = |entry: &AliasEntry| Problem {
+            what: format!(
+                "{}:{}: alias `{}` is for that address alone, and no catch-all; mail for unknown \
+                 users is rejected",
+                aliases.path.display(),
+                entry.line,
+                entry.name
+            ),
+            fix: "remove the alias, and add one for each name that is to get mail".to_owned(),
+            stops_mail: false,
+        };
+        entries.map(problem).collect()
     }
 
     fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {

@@ -6,10 +6,12 @@
 //! command line --flags--> envelope                outcomes --> exit status of sysexits.h
 //! ```
 //! The program runs with the rights of its caller and needs no others, because the server trusts it
-//! no more than any other client. It has no queue of its own. If the server does not accept a
-//! message, the caller keeps it: the exit status is 75 if trying again may help, or a final one,
-//! and a line on standard error has the reason. The server's queue is for mail to other hosts, and
-//! for mail that cannot be delivered now. `mailq` shows all users their own mail in it.
+//! no more than any other client. It has no queue of its own. If the server does not run, or defers
+//! the message, the program leaves it in the hand-over directory (`relay/hand_over.rs`), from which
+//! the server takes it. If that fails too, or the server rejects the message, the caller keeps it:
+//! the exit status is 75 if trying again may help, or a final one, and a line on standard error has
+//! the reason. The server's queue is for mail to other hosts, and for mail that cannot be delivered
+//! now. `mailq` shows all users their own mail in it.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -29,7 +31,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
 
@@ -41,10 +43,12 @@ use crate::net::tls::Trust;
 use crate::relay::client::{
     self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress,
 };
+use crate::relay::hand_over;
 use crate::relay::queue;
 use crate::relay::queue::list::{ListFormat, ListView};
 use crate::route::{LocalRoute, Refusal, Route};
-use crate::smtp::sender::RecipientOutcome;
+use crate::server::ignore_file_size_signal;
+use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{
     BodyType, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath,
 };
@@ -52,7 +56,7 @@ use crate::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
 };
-use compose::{ComposeError, ComposeOptions};
+use compose::{ComposeError, ComposeOptions, ComposedMessage};
 use flags::{Flags, Mode};
 
 /// The exit status of a failure (sysexits.h), and a line for standard error.
@@ -64,6 +68,9 @@ pub fn run(args: &[OsString]) -> u8 {
     let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
     let name = args.first().map_or("sendmail", |name| name.rsplit('/').next().unwrap_or(name));
     let flags = flags::parse(name, args.get(1..).unwrap_or_default());
+    // An error means that a file above the limit of the caller ends the process, as it would by
+    // default.
+    let _ = ignore_file_size_signal();
     let result = flags.map_err(|error| (EX_USAGE, error)).and_then(|flags| match flags.mode {
         Mode::Send => send(&flags),
         Mode::Smtp => proxy_smtp(&flags),
@@ -128,13 +135,114 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     let content = || -> io::Result<Box<dyn Read + '_>> { Ok(message.reader()) };
     let outgoing =
         OutgoingMessage { envelope: &envelope, size: message.wire_size, content: &content };
-    let mut connection = connect(flags, &config)?;
-    let outcomes = connection.send(&outgoing);
-    connection.quit();
-    Ok(match report_outcomes(flags, &to, &outcomes) {
+    let status = match submit(flags, &config, &outgoing) {
+        Ok(mut outcomes) => {
+            if config.hand_over {
+                leave_deferred(&config, &envelope, &message, &mut outcomes);
+            }
+            report_outcomes(flags, &to, &outcomes)
+        }
+        Err((EX_TEMPFAIL, error)) if config.hand_over => {
+            let left = leave(&config, &envelope, &message);
+            left.map_err(|(status, e)| (status, format!("{error}; {e}")))?;
+            if flags.verbose {
+                print_error(&format!("{error}; {LEFT}"));
+            }
+            EX_OK
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match status {
         // The caller learns of the addresses that got nothing, as from sendmail.
         EX_OK if !message.invalid_recipients.is_empty() => EX_NOUSER,
         status => status,
+    })
+}
+
+/// Sends a message to the server. Tries again for [`RESTART_TIME`] if the server does not answer or
+/// is stopping, as it does during a restart. Returns the outcomes of the recipients.
+fn submit(
+    flags: &Flags,
+    config: &Config,
+    message: &OutgoingMessage<'_, ()>,
+) -> Result<Vec<RecipientOutcome>, SendmailError> {
+    let is_restart = |outcome: &RecipientOutcome| match outcome {
+        RecipientOutcome::Deferred(reason) => matches!(reason.code, None | Some(421)),
+        RecipientOutcome::Accepted(_) | RecipientOutcome::Failed(_) => false,
+    };
+    let deadline = Instant::now() + RESTART_TIME;
+    loop {
+        let result = connect(flags, config).map(|mut connection| {
+            let outcomes = connection.send(message);
+            connection.quit();
+            outcomes
+        });
+        let may_change = match &result {
+            Ok(outcomes) => outcomes.iter().all(is_restart),
+            Err((status, _)) => *status == EX_TEMPFAIL,
+        };
+        if !may_change || Instant::now() >= deadline {
+            return result;
+        }
+        std::thread::sleep(RESTART_PAUSE);
+    }
+}
+
+/// Leaves a message for the recipients that the server deferred, and changes their outcomes.
+fn leave_deferred(
+    config: &Config,
+    envelope: &Envelope<()>,
+    message: &ComposedMessage,
+    outcomes: &mut [RecipientOutcome],
+) {
+    let is_deferred = |outcome: &RecipientOutcome| matches!(outcome, RecipientOutcome::Deferred(_));
+    let deferred = envelope.to.iter().zip(&*outcomes).filter(|(_, outcome)| is_deferred(outcome));
+    let deferred: Vec<Recipient<()>> = deferred.map(|(recipient, _)| recipient.clone()).collect();
+    if deferred.is_empty() {
+        return;
+    }
+    let reason = match leave(config, &envelope.with_recipients(deferred), message) {
+        Ok(()) => LEFT.to_owned(),
+        Err((_, error)) => {
+            print_error(&error);
+            return;
+        }
+    };
+    for outcome in outcomes.iter_mut().filter(|outcome| is_deferred(outcome)) {
+        let text = format!("{reason}, which replied: {}", outcome.reason());
+        *outcome = RecipientOutcome::Accepted(OutcomeReason::local((2, 0, 0), &text));
+    }
+}
+
+/// Leaves a message in the hand-over directory, from which the server takes it.
+///
+/// # Errors
+/// It cannot be left there, or the server would reject it because of its size.
+fn leave(
+    config: &Config,
+    envelope: &Envelope<()>,
+    message: &ComposedMessage,
+) -> Result<(), SendmailError> {
+    let size_max = config.size_max;
+    if message.wire_size > size_max {
+        let error = format!("the message exceeds the size limit, {size_max} octets");
+        return Err((EX_DATAERR, error));
+    }
+    let to = envelope.to.iter().filter_map(|recipient| match &recipient.path {
+        ForwardPath::Mailbox(mailbox) => Some(Recipient {
+            path: recipient.path.clone(),
+            destination: mailbox.clone(),
+            notify: recipient.notify,
+            original: recipient.original.clone(),
+        }),
+        ForwardPath::Postmaster => None,
+    });
+    let to: Vec<_> = to.collect();
+    let size = message.wire_size;
+    let left = hand_over::leave(&config.spool, envelope, &to, size, &mut message.reader());
+    left.map(drop).map_err(|e| {
+        let directory = config.spool.join(hand_over::HAND_OVER_DIRECTORY);
+        (EX_TEMPFAIL, format!("it cannot be left in {}: {e}", directory.display()))
     })
 }
 
@@ -538,6 +646,12 @@ fn print_error(error: &str) {
 
 /// The socket at which a server listens for local programs.
 const SOCKET: &str = "/run/mailslot/smtp";
+/// Time for which a server that does not answer is tried again: a restart takes as long.
+const RESTART_TIME: Duration = Duration::from_secs(3);
+/// Time between two attempts.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+/// Outcome of a message that was left for the server.
+const LEFT: &str = "left for the mail server";
 /// Time for a connection to a Unix socket.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 

@@ -22,11 +22,13 @@
 
 mod admission;
 mod connection_queue;
+mod hand_over;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -50,6 +52,7 @@ use crate::smtp::reply;
 use crate::sysexits::EX_TEMPFAIL;
 use admission::{Admission, OverloadMonitor, SessionPermit};
 use connection_queue::QueueInput;
+use hand_over::HandOverThread;
 
 /// Server configuration. The defaults are those of the options of mailslot.
 #[derive(Clone, Debug)]
@@ -64,6 +67,9 @@ pub struct ServerConfig {
     pub per_client: usize,
     /// Grace period: the longest time for messages in progress when the server stops. Default: 6 s.
     pub grace: Duration,
+    /// The spool with the hand-over directory to take messages from, or None for no hand-over.
+    /// Default: None.
+    pub hand_over: Option<PathBuf>,
 }
 
 impl Default for ServerConfig {
@@ -73,6 +79,7 @@ impl Default for ServerConfig {
             threads: 32,
             per_client: 8,
             grace: Duration::from_secs(6),
+            hand_over: None,
         }
     }
 }
@@ -111,6 +118,8 @@ impl Server {
             threads,
             admission: Arc::new(admission),
             grace: config.grace,
+            hand_over: config.hand_over,
+            size_max: config.session.size_max,
             timeout,
             session_timeout: config.session.session_timeout,
             busy_reply: busy,
@@ -134,6 +143,9 @@ impl Server {
     /// The session threads cannot be started. Later failures are not errors.
     pub fn run<L: Accept>(self, listeners: Vec<L>) -> io::Result<()> {
         let (pool, queue) = Pool::start(&self.shared, self.shared.threads)?;
+        let hand_over = self.shared.hand_over.clone();
+        let hand_over = hand_over.map(|spool| HandOverThread::start(self.shared.clone(), spool));
+        let hand_over = hand_over.transpose()?;
         listen::notify("READY=1");
         let shared = &self.shared;
         let acceptor = Acceptor {
@@ -148,12 +160,15 @@ impl Server {
         acceptor.run(&listeners);
         drop(listeners);
         pool.finish(&self.shared);
+        if let Some(hand_over) = hand_over {
+            hand_over.stop(HAND_OVER_GRACE);
+        }
         Ok(())
     }
 
-    /// Serves one connection, for which inetd or another super-server started the process. Returns
-    /// the end of the session, or None if it had not ended when the grace period after a stop was
-    /// over.
+    /// Serves one connection, for which inetd or another super-server started the process. Then
+    /// takes messages from the hand-over directory. Returns the end of the session, or None if it
+    /// had not ended when the grace period after a stop was over.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -166,7 +181,11 @@ impl Server {
         drop(queue);
         // The end of the session wakes this thread, too.
         let _ = self.wake.read_exact(&mut [0]);
-        Ok(pool.finish(&self.shared))
+        let end = pool.finish(&self.shared);
+        if let Some(spool) = &self.shared.hand_over {
+            hand_over::take_once(&self.shared, spool);
+        }
+        Ok(end)
     }
 }
 
@@ -262,6 +281,8 @@ struct ServerShared {
     threads: usize,
     admission: Arc<Admission>,
     grace: Duration,
+    hand_over: Option<PathBuf>,
+    size_max: u64,
     timeout: Duration,
     session_timeout: Duration,
     /// The 421 for connections that are refused, as sent.
@@ -508,6 +529,8 @@ fn reserve() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
+/// The time that a message of the hand-over directory may take when the server stops.
+const HAND_OVER_GRACE: Duration = Duration::from_secs(1);
 /// Stack of a session thread. Its buffers are on the heap, but user lookups run modules of the C
 /// library, which need some. Pages that are never touched cost nothing.
 const STACK_SIZE: usize = 1024 * 1024;

@@ -88,10 +88,13 @@ impl Access {
 
     /// Returns the configuration of the receiver for this client.
     pub fn receiver_config(&self, config: &SessionConfig) -> ReceiverConfig {
+        // Its recipients were accepted as a whole, and the connection is within the process.
+        let is_handed_over = matches!(self.peer, Peer::HandOver(_));
+        let unlimited = |max| if is_handed_over { usize::MAX } else { max };
         ReceiverConfig {
             size_max: config.size_max,
-            recipients_max: config.recipients_max,
-            errors_max: config.errors_max,
+            recipients_max: unlimited(config.recipients_max),
+            errors_max: if is_handed_over { u32::MAX } else { config.errors_max },
             vrfy: self.vrfy,
             expn: self.expn,
             terminals: self.terminals,
@@ -101,6 +104,7 @@ impl Access {
             lmtp: self.lmtp,
             submitter: self.peer.uid(),
             tls: match &config.tls {
+                _ if is_handed_over => StartTlsMode::Off,
                 None => StartTlsMode::Off,
                 Some(TlsPolicy { required: false, .. }) => StartTlsMode::Offered,
                 Some(TlsPolicy { required: true, .. }) => StartTlsMode::Required,
@@ -116,7 +120,7 @@ fn may_relay(peer: Peer, networks: &[IpNet]) -> bool {
         Peer::Ip(client) => {
             peer.is_local() || networks.iter().any(|network| network.contains(&client.ip()))
         }
-        Peer::Unix | Peer::LocalUser(_) => true,
+        Peer::Unix | Peer::LocalUser(_) | Peer::HandOver(_) => true,
         Peer::Pipe => false,
     }
 }

@@ -122,7 +122,9 @@ impl<'a> MessageDelivery<'a> {
             return replies;
         }
         if let (Some((head, content)), Some(outcome), false) = (again, outcome, local.is_empty()) {
-            let message = Message { id: id.clone(), head, content, to: Vec::new() };
+            // The receipt of a message that was handed over stays one of its destinations.
+            let to = local.into_iter().filter(|to| to.mailbox().is_none()).collect();
+            let message = Message { id: id.clone(), head, content, to };
             if let Some(queued) = self.hold_all(message, outcome) {
                 let reply = reply::held(&id);
                 attempt.record(&[], &queued.recipients, &reply);
@@ -154,7 +156,7 @@ impl<'a> MessageDelivery<'a> {
         if !self.hold_for(local, &has, &message.id, octets, &mut queued) {
             return None;
         }
-        message.to.clone_from(&queued.entries);
+        message.to.extend(queued.entries.iter().cloned());
         let SessionContext { writer, config, .. } = self.context;
         if writer.deliver(message, config.outcome_timeout) != Outcome::Delivered {
             return None;

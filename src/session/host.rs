@@ -2,6 +2,7 @@
 //! recipients and users, from the route, the disk and the counters.
 
 use super::access::Access;
+use super::hand_over::HandOverTransaction;
 use super::recipient_limiter::RecipientLimiter;
 use super::replies::{self, RefusedCommand};
 use super::{SessionConfig, SessionContext};
@@ -17,6 +18,8 @@ pub(super) struct SessionHost<'a> {
     pub session: &'a str,
     pub access: Access,
     pub recipient_limiter: RecipientLimiter,
+    /// The hand-over that the session is for, if it is.
+    pub hand_over: Option<&'a HandOverTransaction>,
 }
 
 impl SessionHost<'_> {
@@ -98,6 +101,9 @@ impl Host for SessionHost<'_> {
             Ok(_) => counters.recipients.one(),
             Err(reply) => {
                 counters.recipients_rejected.one();
+                if let Some(hand_over) = self.hand_over {
+                    hand_over.note_refusal(reply);
+                }
                 let text = replies::first_line(reply);
                 events::recipient_rejected(self.session, self.access.peer, to, text);
             }

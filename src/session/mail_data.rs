@@ -177,7 +177,15 @@ impl Session<'_> {
         };
 
         let head = mbox::head(&envelope.from, time.timestamp().as_second());
-        let message = Message { id: id.clone(), head, content, to };
+        let mut message = Message { id: id.clone(), head, content, to };
+        if let Some(hand_over) = self.receiver.host().hand_over {
+            // In all of its destinations or in none, and the receipt is one of them.
+            let receipt = hand_over.receipt(envelope, message.content.size());
+            let Some(receipt) = receipt.filter(|_| !hand_over.has_refusal()) else {
+                return Ok(replies::processing_error());
+            };
+            message.to.push(receipt);
+        }
         let delivery = MessageDelivery {
             context: self.context,
             session: self.id,

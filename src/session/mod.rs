@@ -24,6 +24,7 @@
 //! | `delivery.rs` | a message that was received whole: delivered, answered, reported |
 //! | `delivery_log.rs` | the counters and log lines of a message |
 //! | `terminal_delivery.rs` | SEND, SOML and SAML |
+//! | `hand_over.rs` | a message in the hand-over directory: a session within the process |
 //! | `replies.rs` | the replies to refusals, outcomes, content errors and the end of a session |
 //! | `end.rs` | the end of a session |
 //!
@@ -37,6 +38,7 @@ mod delivery;
 mod delivery_log;
 mod end;
 mod free_space;
+mod hand_over;
 mod host;
 mod mail_data;
 mod recipient_limiter;
@@ -61,6 +63,8 @@ use access::Access;
 pub use config::{Audience, RelayPolicy, SessionConfig, TlsPolicy};
 pub use end::SessionEnd;
 use free_space::FreeSpace;
+use hand_over::HandOverTransaction;
+pub use hand_over::{HandOverResult, ReceiptState, receipt_state, remove_receipt};
 use host::SessionHost;
 use mail_data::Incoming;
 use recipient_limiter::RecipientLimiter;
@@ -116,13 +120,23 @@ impl SessionContext {
     /// Runs a session like [`serve`](SessionContext::serve), of LMTP or inside TLS from the first
     /// byte (RFC 8314 3) as `service` says.
     pub fn serve_as(&self, service: Service, stream: &mut Stream) -> SessionEnd {
+        self.serve_for(service, stream, None)
+    }
+
+    /// Runs a session like [`serve_as`](SessionContext::serve_as), for `hand_over` if there is one.
+    fn serve_for(
+        &self,
+        service: Service,
+        stream: &mut Stream,
+        hand_over: Option<&HandOverTransaction>,
+    ) -> SessionEnd {
         self.counters.sessions.one();
         let id = self.ids.next_session_id();
         let access = Access::new(stream.peer(), service, &self.config);
         let (peer, is_trusted) = (access.peer, access.is_trusted);
         events::connected(&id, peer);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            Session::new(self, &id, access, stream).run(service)
+            Session::new(self, &id, access, stream, hand_over).run(service)
         }));
         let end = match result {
             Ok(Ok(end)) => end,
@@ -173,12 +187,13 @@ impl<'a> Session<'a> {
         id: &'a str,
         access: Access,
         stream: &'a mut Stream,
+        hand_over: Option<&'a HandOverTransaction>,
     ) -> Session<'a> {
         let overload = Arc::clone(stream.overload());
         let recipient_limiter = RecipientLimiter::new(access.unlimited_recipients, overload);
         let receiver = Receiver::new(
             access.receiver_config(&context.config),
-            SessionHost { context, session: id, access, recipient_limiter },
+            SessionHost { context, session: id, access, recipient_limiter, hand_over },
         );
         Session {
             context,

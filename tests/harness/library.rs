@@ -122,6 +122,7 @@ impl MailStore {
             session: self.session_settings(),
             threads,
             per_client: threads,
+            hand_over: None,
             grace: Duration::from_secs(10),
         }
     }

@@ -6,6 +6,7 @@ mod harness;
 
 mod abuse;
 mod check;
+mod check_agrees;
 mod check_fixes;
 mod control;
 #[cfg(target_os = "linux")]
@@ -13,6 +14,7 @@ mod descriptors;
 mod dialogues;
 mod disk_faults;
 mod dsn;
+mod hand_over;
 mod held;
 mod inetd;
 #[cfg(target_os = "linux")]

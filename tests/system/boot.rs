@@ -144,7 +144,10 @@ fn uninstall_removes_what_install_created() {
     container.must(&until("! kill -0 $(cat /tmp/pid) 2>/dev/null"));
     // The flags of the installation are in its list.
     container.must("contrib/install --uninstall");
-    container.must("userdel mailslot; rmdir /var/spool/mailslot /var/log/mailslot");
+    container.must(
+        "userdel mailslot; rmdir /var/spool/mailslot/hand-over \
+         /var/spool/mailslot /var/log/mailslot",
+    );
     let left = container.changed();
     let left: Vec<_> = left.difference(&before).filter(|path| !is_of_users(path)).collect();
     // Directories that other programs may use are left.
@@ -225,8 +228,11 @@ fn debian_package() {
 
     container.must(&format!("dpkg -i {package}"));
     assert_eq!(
-        container.must("stat -c '%U:%G %a' /var/spool/mailslot /var/mail/root; id -gn mailslot"),
-        "mailslot:mail 711\nroot:mail 660\nmail\n"
+        container.must(
+            "cd /var; stat -c '%U:%G %a' spool/mailslot spool/mailslot/hand-over mail/root; \
+             id -gn mailslot"
+        ),
+        "mailslot:mail 711\nmailslot:mail 3733\nroot:mail 660\nmail\n"
     );
     assert_eq!(container.must("dpkg --verify mailslot"), "");
     container.must("dpkg-query -W -f '${Provides}' mailslot | grep mail-transport-agent");

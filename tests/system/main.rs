@@ -13,6 +13,8 @@ mod corpus;
 mod debian_roots;
 #[cfg(target_os = "linux")]
 mod disk_faults;
+#[cfg(target_os = "linux")]
+mod hand_over;
 mod held_callers;
 #[cfg(target_os = "linux")]
 mod held_kill;

@@ -113,7 +113,7 @@ fn attempt(
     assert_eq!(other.mailbox("smith"), "", "{context}");
     let mut spool = directory.names("spool");
     spool.retain(|name| !name.starts_with("journal-"));
-    assert_eq!(spool, ["queue"], "{context}");
+    assert_eq!(spool, ["hand-over", "queue"], "{context}");
     directory.clear();
     far_directory.clear();
     (killed, calls)

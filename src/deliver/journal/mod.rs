@@ -137,6 +137,33 @@ pub fn owner(disk: &dyn Disk, path: &Path) -> Option<Identity> {
     read_header(&*file).ok()?.0.owner
 }
 
+/// Opens the journal `path` as its next owner would, but takes no lock. Returns the bytes in one of
+/// its segments, or None if it is no journal that can be used again.
+///
+/// # Errors
+/// It cannot be opened, or other users can have written it.
+pub fn probe(disk: &dyn Disk, path: &Path) -> io::Result<Option<u64>> {
+    let file = match disk.open(path, OpenMode::Write) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    check_access(disk, path, &*file)?;
+    let (header, damage) = read_header(&*file)?;
+    Ok(damage.is_none().then_some(header.segment))
+}
+
+/// True if a process that runs on this host owns a journal in `spool`.
+pub fn has_living_owner(disk: &dyn Disk, spool: &Path) -> bool {
+    let journals = list(disk, spool).unwrap_or_default();
+    let boot_mark = Identity::new(disk).boot_mark();
+    journals.iter().filter_map(|path| owner(disk, path)).any(|owner| {
+        owner.boot_mark() == boot_mark
+            && owner.pid().is_some_and(|pid| pid != 0)
+            && !owner.is_dead(disk)
+    })
+}
+
 /// Returns the id of the file and the last owner of the journal `path`. Returns None if a process
 /// has it.
 pub fn find_unowned(disk: &dyn Disk, path: &Path) -> io::Result<Option<UnownedJournal>> {
@@ -191,6 +218,24 @@ impl Journal {
             return Ok(journal);
         }
         Err(io::Error::other("a thousand journals in the spool"))
+    }
+
+    /// Creates a journal under a name that no process takes over, and removes it.
+    ///
+    /// # Errors
+    /// The same as those of [`Journal::create`].
+    pub fn rehearse(
+        disk: &dyn Disk,
+        spool: &Path,
+        segment: u64,
+        owner: &Identity,
+    ) -> io::Result<()> {
+        let path = spool.join(format!("rehearsal-{}", disk.pid()));
+        let file = disk.open(&path, OpenMode::Create { mode: 0o600, owner: None })?;
+        let header = JournalHeader { segment, checkpoint: 0, key: new_key(), owner: None };
+        let mut journal = Journal::with_header(path, file, owner.boot_mark(), &header);
+        let filled = journal.fill(owner);
+        filled.and(disk.unlink(&journal.path))
     }
 
     /// Opens and locks the journal `path` in the name of `us`. Returns None if a living process has

@@ -14,8 +14,14 @@
 //! cover the new one. So a rule for a file covers its directory, and a rule for user lookups covers
 //! all of `/etc`, where permissions protect the secrets from an ordinary user. They do not protect
 //! them from root. For uid 0 a rule in `/etc` therefore covers the file alone, and only if it is
-//! world-readable. A file put in its place later cannot be read until the next start; the log
-//! reports it.
+//! world-readable. A file put in its place later cannot be read until the next start.
+//!
+//! **Links are followed to their end**: the directory of each link on the way has a rule, too. If
+//! the end does not exist yet, as `/run/NetworkManager/resolv.conf` at boot, an ordinary user gets
+//! a rule for the nearest directory above it.
+//!
+//! A directory that is replaced or mounted over has no rule. `startup/confinement_watch.rs` notices
+//! that, and ends the process.
 
 #[cfg_attr(target_os = "linux", path = "landlock.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "absent.rs")]
@@ -75,9 +81,8 @@ impl ConfinementRules {
     /// Allows looking up users, through any NSS module of the C library.
     pub fn allow_user_lookup(&mut self) {
         self.read.extend(NSS_MODULES.iter().map(PathBuf::from));
-        if self.root {
-            USER_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
-        } else {
+        USER_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
+        if !self.root {
             self.read.push("/etc".into());
         }
     }
@@ -86,9 +91,7 @@ impl ConfinementRules {
     pub fn allow_connect(&mut self, port: u16) {
         self.ports.extend([port, DNS_PORT]);
         self.allow_user_lookup();
-        if self.root {
-            HOST_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
-        }
+        HOST_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
         self.read.push("/run/systemd/resolve".into());
     }
 
@@ -123,14 +126,13 @@ impl ConfinementRules {
     }
 
     fn allow_read_in_place(&mut self, file: &Path, named: bool) {
-        let real = fs::canonicalize(file).unwrap_or_else(|_| file.to_owned());
-        // The file may be a symbolic link: its directory and that of its target are both needed.
-        for path in [file, &real] {
+        for path in links_of(file) {
             match path.parent() {
                 Some(directory) if !self.root || !is_shared(directory) => {
-                    self.read.push(or_current_directory(directory));
+                    let directory = or_current_directory(directory);
+                    self.read.push(if self.root { directory } else { nearest(directory) });
                 }
-                _ if named || is_public(path) => self.read.push(path.to_owned()),
+                _ if named || is_public(&path) => self.read.push(path),
                 _ => {}
             }
         }
@@ -166,6 +168,30 @@ fn or_current_directory(directory: &Path) -> PathBuf {
     if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory.to_owned() }
 }
 
+/// Returns `file`, the paths that it leads to through symbolic links, and the path of its end
+/// without any link.
+fn links_of(file: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![file.to_owned()];
+    let mut path = file.to_owned();
+    while let Ok(target) = fs::read_link(&path)
+        && paths.len() < LINKS_MAX
+    {
+        // The target is relative to the directory of the link.
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+        paths.push(path.clone());
+    }
+    paths.extend(fs::canonicalize(file));
+    paths
+}
+
+/// Returns `directory`, or the nearest directory above it that exists. Never returns the root
+/// directory in its place.
+fn nearest(directory: PathBuf) -> PathBuf {
+    let existing = directory.ancestors().find(|path| path.is_dir());
+    let existing = existing.filter(|path| path.parent().is_some()).map(Path::to_owned);
+    existing.unwrap_or(directory)
+}
+
 /// True if a directory has so many unrelated files that root must not get access to all of them
 /// because of one.
 fn is_shared(directory: &Path) -> bool {
@@ -193,6 +219,8 @@ const NSS_MODULES: &[&str] = &[
     "/var/lib/sss",
     "/run/systemd/userdb",
 ];
+/// The number of symbolic links that the kernel follows in one path (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 /// The first uid of regular users; those below are system accounts (Debian Policy 9.2.2).
 const FIRST_REGULAR_UID: u32 = 1000;
 /// Files in `/etc` that a host lookup reads.

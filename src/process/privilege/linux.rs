@@ -49,6 +49,29 @@ pub fn drop_privileges(
     Ok(())
 }
 
+/// Becomes `account` with `groups` and the capabilities `kept`, as systemd starts a service with
+/// `User=` and `AmbientCapabilities=`. Names of capabilities that are not known are ignored. Must
+/// be called before the first thread is started.
+///
+/// # Errors
+/// The process is not root.
+pub fn become_service(account: &Account, groups: &[Gid], kept: &[String]) -> io::Result<()> {
+    let kept: CapsHashSet = kept.iter().filter_map(|name| name.parse().ok()).collect();
+    for capability in caps::runtime::thread_all_supported() {
+        if !kept.contains(&capability) {
+            caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
+        }
+    }
+    setgroups(groups)?;
+    prctl::set_keepcaps(true)?;
+    setresgid(account.gid, account.gid, account.gid)?;
+    setresuid(account.uid, account.uid, account.uid)?;
+    prctl::set_keepcaps(false)?;
+    set_capabilities(&kept)?;
+    prctl::set_no_new_privs()?;
+    Ok(())
+}
+
 /// Drops every capability of this thread, and so of the threads that it starts from now on.
 ///
 /// # Errors

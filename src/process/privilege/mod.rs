@@ -32,7 +32,9 @@ use std::fmt;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
-pub use sys::{ImpersonationGuard, Impersonator, drop_capabilities, drop_privileges};
+pub use sys::{
+    ImpersonationGuard, Impersonator, become_service, drop_capabilities, drop_privileges,
+};
 
 /// The value of `--run-as`, `USER[:GROUP]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,6 +29,14 @@ pub fn drop_privileges(
     Ok(())
 }
 
+/// Becomes `account`. There are no capabilities to keep.
+///
+/// # Errors
+/// The process is not root.
+pub fn become_service(account: &Account, groups: &[Gid], _kept: &[String]) -> io::Result<()> {
+    drop_privileges(Some(account), groups, false)
+}
+
 /// Does nothing.
 ///
 /// # Errors

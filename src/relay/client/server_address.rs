@@ -5,7 +5,10 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::net::listen::TLS_PORT;
+
 /// The address of a server: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `tls:HOST:PORT` or `unix:PATH`.
+/// Port 465 means `tls:` unless `plain:` is given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerAddress {
     /// A host, over TCP.
@@ -34,9 +37,11 @@ impl FromStr for ServerAddress {
             }
             return Ok(ServerAddress::Unix(path.into()));
         }
-        let (tls, host_and_port) = match text.strip_prefix("tls:") {
-            Some(rest) => (true, rest),
-            None => (false, text),
+        let (tls, host_and_port) = match (text.strip_prefix("tls:"), text.strip_prefix("plain:")) {
+            (Some(rest), _) => (Some(true), rest),
+            // A host may be named plain.
+            (None, Some(rest)) if rest.contains(':') => (Some(false), rest),
+            _ => (None, text),
         };
         let bracketed = host_and_port.strip_prefix('[').map(|rest| rest.split_once(']'));
         let (host, port) = match bracketed {
@@ -55,7 +60,7 @@ impl FromStr for ServerAddress {
             return Err(wrong("not a host name"));
         }
         let port = match port {
-            None if tls => 465,
+            None if tls == Some(true) => TLS_PORT,
             None => 25,
             // `parse` alone would accept a sign.
             Some(port) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse() {
@@ -67,6 +72,7 @@ impl FromStr for ServerAddress {
             }
             Some(_) => return Err(wrong(NOT_A_PORT)),
         };
+        let tls = tls.unwrap_or(port == TLS_PORT);
         Ok(ServerAddress::Tcp { host: host.to_owned(), port, tls })
     }
 }
@@ -76,7 +82,11 @@ impl fmt::Display for ServerAddress {
         match self {
             ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
             ServerAddress::Tcp { host, port, tls } => {
-                let tls = if *tls { "tls:" } else { "" };
+                let tls = match (tls, *port) {
+                    (true, _) => "tls:",
+                    (false, TLS_PORT) => "plain:",
+                    (false, _) => "",
+                };
                 if host.contains(':') {
                     write!(f, "{tls}[{host}]:{port}")
                 } else {
@@ -102,6 +112,9 @@ mod tests {
             ("[::1]", "[::1]:25"),
             ("[::1]:2525", "[::1]:2525"),
             ("tls:mx.example.org", "tls:mx.example.org:465"),
+            ("mx.example.org:465", "tls:mx.example.org:465"),
+            ("plain:mx.example.org:465", "plain:mx.example.org:465"),
+            ("plain:587", "plain:587"),
             ("tls:[::1]:1465", "tls:[::1]:1465"),
             ("unix:/run/mailslot/smtp", "unix:/run/mailslot/smtp"),
         ] {

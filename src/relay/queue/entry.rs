@@ -163,7 +163,7 @@ fn encode_fields<D, E>(
 
 /// Decodes a line of [`encode`], for an entry with its content at `content_at`. Returns None
 /// for any other line.
-fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
+pub fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
     let (mut arrived_at, mut size, mut from, mut via) = (None, None, None, None);
     let mut held = HeldFields::default();
     let mut envelope = Envelope::blank();

@@ -120,7 +120,11 @@ fn ids(spool: &Path) -> io::Result<Vec<String>> {
         directory => directory?,
     };
     let names = directory.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let is_entry = |name: &String| QueueId::new(name).is_some() && entry_of_receipt(name).is_none();
+    let is_entry = |name: &String| {
+        QueueId::new(name).is_some()
+            && entry_of_receipt(name).is_none()
+            && QueueId::receipt_name(name).is_none()
+    };
     Ok(names.filter(is_entry).collect())
 }
 

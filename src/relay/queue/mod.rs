@@ -63,6 +63,7 @@ use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use runner::QueueRunner;
+pub use runner::{RETURNED_MAX, ReportRecipient, is_wanted};
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
 #[derive(Clone, Debug)]
@@ -384,16 +385,19 @@ pub fn report_destinations(
 /// path.
 ///
 /// # Errors
-/// The directory cannot be created. The text names it.
+/// The directory cannot be created, perhaps because there is no spool, or its name is that of
+/// another kind of file. The text names it.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(QUEUE_DIRECTORY);
-    match DirBuilder::new().mode(0o700).create(&directory) {
-        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-            let text = format!("cannot create directory {}: {e}", directory.display());
-            Err(io::Error::new(e.kind(), text))
-        }
-        _ => Ok(directory),
-    }
+    let created = match DirBuilder::new().mode(0o700).create(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => Ok(()),
+        created => created,
+    };
+    created.map_err(|e| {
+        let text = format!("cannot create directory {}: {e}", directory.display());
+        io::Error::new(e.kind(), text)
+    })?;
+    Ok(directory)
 }
 
 /// Returns the time in seconds since 1970.

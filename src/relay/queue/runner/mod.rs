@@ -55,6 +55,7 @@ use crate::route::Route;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::{LockedEntry, Unavailable};
+pub use reports::{RETURNED_MAX, ReportRecipient, is_wanted};
 use schedule::{Schedule, ScheduledEntry};
 
 /// The state of a thread of the queue.

@@ -13,18 +13,51 @@ use crate::message::{Content, Message};
 use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::queue::{report_destinations, zoned};
-use crate::route::{Refusal, Resolution};
+use crate::route::{Refusal, Resolution, Route};
 use crate::smtp::dsn::{DsnNotify, DsnReturn};
 use crate::smtp::sender::OutcomeReason;
 use crate::smtp::{ForwardPath, Recipient, ReversePath};
 
 /// The recipient of a report.
-struct ReportRecipient {
+pub struct ReportRecipient {
     /// The address in the To field, in angle brackets.
-    address: String,
-    resolution: Resolution,
+    pub address: String,
+    /// The destinations of that address.
+    pub resolution: Resolution,
     /// Which reports about the report itself are wanted.
-    notify: Option<DsnNotify>,
+    pub notify: Option<DsnNotify>,
+}
+
+impl ReportRecipient {
+    /// Returns the sender `from`, or postmaster if there is none, or if mail for the sender is
+    /// refused. `hostname` is the name of this host.
+    ///
+    /// # Errors
+    /// The lookup failed now, or mail for postmaster is refused.
+    pub fn find(
+        route: &dyn Route,
+        hostname: &str,
+        from: &ReversePath,
+    ) -> Result<ReportRecipient, String> {
+        if let ReversePath::Mailbox(sender) = from {
+            match route.resolve(&ForwardPath::Mailbox(sender.clone())) {
+                Ok(resolution) => {
+                    let address = format!("<{sender}>");
+                    return Ok(ReportRecipient { address, resolution, notify: None });
+                }
+                Err(Refusal::LookupFailed(error)) => return Err(error),
+                Err(refusal) => {
+                    events::dsn_to_postmaster(format_args!("<{sender}>"), refusal);
+                }
+            }
+        }
+        let resolution =
+            route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
+        let address = format!("<postmaster@{hostname}>");
+        // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
+        // otherwise report to each other forever.
+        Ok(ReportRecipient { address, resolution, notify: Some(DsnNotify::default()) })
+    }
 }
 
 impl QueueRunner {
@@ -56,7 +89,8 @@ impl QueueRunner {
         if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
-        let to = match self.report_recipient(&envelope.from) {
+        let to = match ReportRecipient::find(&*self.route, &self.settings.hostname, &envelope.from)
+        {
             Ok(to) => to,
             Err(error) => {
                 events::dsn_deferred(&locked.id, &envelope.from, error);
@@ -85,31 +119,6 @@ impl QueueRunner {
         events::dsn_created(None::<&str>, Some(&locked.id), &id, &to.address);
         self.counters.dsns.one();
         self.deliver_report(&id, &date, report.content(), to)
-    }
-
-    /// Returns the sender, or postmaster if there is none, or if mail for the sender is refused.
-    ///
-    /// # Errors
-    /// The lookup failed now, or mail for postmaster is refused.
-    fn report_recipient(&self, from: &ReversePath) -> Result<ReportRecipient, String> {
-        if let ReversePath::Mailbox(sender) = from {
-            match self.route.resolve(&ForwardPath::Mailbox(sender.clone())) {
-                Ok(resolution) => {
-                    let address = format!("<{sender}>");
-                    return Ok(ReportRecipient { address, resolution, notify: None });
-                }
-                Err(Refusal::LookupFailed(error)) => return Err(error),
-                Err(refusal) => {
-                    events::dsn_to_postmaster(format_args!("<{sender}>"), refusal);
-                }
-            }
-        }
-        let resolution =
-            self.route.resolve(&ForwardPath::Postmaster).map_err(|refusal| refusal.to_string())?;
-        let address = format!("<postmaster@{}>", self.settings.hostname);
-        // NOTIFY=NEVER, because two hosts that refuse each other's reports to postmaster would
-        // otherwise report to each other forever.
-        Ok(ReportRecipient { address, resolution, notify: Some(DsnNotify::default()) })
     }
 
     /// Returns the part of the message that goes into a report about it (RFC 3461 4.3, 6.2).
@@ -155,7 +164,7 @@ impl QueueRunner {
 
 /// True if the NOTIFY parameter of `recipient` asks for a report of `action`. Without one, failure
 /// and delay are reported (RFC 3461 4.1).
-fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
+pub fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
     let notify = recipient.notify;
     match action {
         DsnAction::Relayed | DsnAction::Delivered => notify.is_some_and(|n| n.success),
@@ -165,4 +174,4 @@ fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
 }
 
 /// Maximum size in bytes of a message that is returned whole.
-const RETURNED_MAX: u64 = 256 * 1024;
+pub const RETURNED_MAX: u64 = 256 * 1024;

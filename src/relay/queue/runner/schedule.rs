@@ -106,6 +106,8 @@ impl Schedule {
                 if !names.contains(id) && !directory.join(id).exists() {
                     let _ = fs::remove_file(directory.join(name));
                 }
+            } else if QueueId::receipt_name(name).is_some() {
+                // The thread that takes messages from the hand-over directory removes it.
             } else if EntryKind::of(name) != self.kind {
                 // The other thread has it.
             } else if QueueId::new(name).is_none() {
