@@ -4,8 +4,8 @@
 //! ```text
 //! Content-Type: multipart/report; report-type=delivery-status; boundary="..."
 //!
-//! 1  text/plain                 for people
-//! 2  message/delivery-status    for programs: Final-Recipient, Action, Status
+//! 1  text/plain                 for people: the server, its reply, and advice
+//! 2  message/delivery-status    for programs: Final-Recipient, Action, Status, Remote-MTA
 //! 3  text/rfc822-headers        the header of the message; or message/rfc822, all of it
 //! ```
 //! A message that cannot be delivered on this host is refused within the session, so that the
@@ -19,14 +19,18 @@
 
 use std::fmt::Write;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use jiff::Zoned;
 
+use super::advice::advice;
+use super::report_subject::report_subject;
 use crate::message::Content;
 use crate::message::trace;
 use crate::smtp::dsn::OriginalRecipient;
+use crate::smtp::sender::OutcomeReason;
 use crate::smtp::{Envelope, ForwardPath, Recipient};
 
 /// A report about one message, for its sender.
@@ -74,17 +78,15 @@ pub struct RecipientStatus<'a> {
     pub original: Option<&'a OriginalRecipient>,
     /// The status code (RFC 3463).
     pub status: (u8, u16, u16),
-    /// The reply of the other server, or the local reason, in one line.
-    pub diagnostic: Option<String>,
-    /// True if `diagnostic` is a reply.
-    pub is_reply: bool,
+    /// The reply of the other server, or the local reason. None if the message was delivered.
+    pub reason: Option<&'a OutcomeReason>,
 }
 
 impl<'a> RecipientStatus<'a> {
     /// Returns the status of a recipient that has the message in the mailbox.
     pub fn delivered<D>(recipient: &'a Recipient<D>) -> RecipientStatus<'a> {
         let (path, original) = (&recipient.path, recipient.original.as_ref());
-        RecipientStatus { path, original, status: (2, 0, 0), diagnostic: None, is_reply: false }
+        RecipientStatus { path, original, status: (2, 0, 0), reason: None }
     }
 }
 
@@ -146,7 +148,9 @@ impl DsnMessage<'_> {
         let (date, arrived) = (trace::format_date(self.date), trace::format_date(self.arrived));
         let boundary = self.boundary();
         let global = self.has_utf8();
-        let (subject, begin, end) = self.texts();
+        let (title, begin, end) = self.texts();
+        let (ReturnedContent::Header(returned) | ReturnedContent::Whole(returned)) = self.returned;
+        let subject = report_subject(title, returned);
         write!(
             out,
             "Received: by {hostname} id {id};\n\
@@ -167,10 +171,16 @@ impl DsnMessage<'_> {
              {begin}\n\n",
             text = part_header("text/plain; charset=utf-8", global),
         )?;
-        for recipient in self.recipients {
+        for (n, recipient) in self.recipients.iter().enumerate() {
+            if n > 0 && recipient.reason.is_some() {
+                writeln!(out)?;
+            }
             writeln!(out, "    {}", recipient.path)?;
-            if let Some(diagnostic) = &recipient.diagnostic {
-                writeln!(out, "        {}", one_line(diagnostic))?;
+            if let Some(reason) = recipient.reason {
+                if recipient.status == EXPIRED {
+                    writeln!(out, "\n    All attempts have failed.")?;
+                }
+                self.write_reason(out, reason)?;
             }
         }
         let kind =
@@ -211,17 +221,17 @@ impl DsnMessage<'_> {
             format!("The mail system at {hostname} sends this notice because it was requested.\n");
         match &self.action {
             DsnAction::Delivered => (
-                "Delivered: your message",
+                "Delivered",
                 "Your message has been delivered to the mailboxes of",
                 format!("{requested}It does not show whether the message has been read.\n"),
             ),
             DsnAction::Relayed => (
-                "Relayed: your message",
+                "Relayed",
                 "Your message has been relayed to a mail system that sends no such notices, for",
                 requested,
             ),
             DsnAction::Delayed(until) => (
-                "Delayed: your message",
+                "Delayed",
                 "Your message has not been delivered yet to",
                 format!(
                     "The mail system at {hostname} will try again until\n    {}\n\
@@ -230,14 +240,37 @@ impl DsnMessage<'_> {
                 ),
             ),
             DsnAction::Failed => (
-                "Not delivered: your message",
+                "Not delivered",
                 "Your message could not be delivered to",
                 format!(
-                    "The mail system at {hostname} will not try again. The line below an address\n\
-                     is the reply of the server that rejected the message, or another reason.\n"
+                    "The message arrived at {hostname} on\n    {}\n\
+                     The mail system there will not try again.\n",
+                    trace::format_date(self.arrived)
                 ),
             ),
         }
+    }
+
+    /// Writes which server replied what, and what the sender can do about it.
+    fn write_reason(&self, out: &mut String, reason: &OutcomeReason) -> std::fmt::Result {
+        let OutcomeReason { code, server, text, .. } = reason;
+        match (code, server) {
+            (Some(_), Some(server)) => writeln!(out, "\n    The server {server} replied:")?,
+            (Some(_), None) => writeln!(out, "\n    The server replied:")?,
+            (None, Some(server)) => writeln!(out, "\n    The reason, at the server {server}:")?,
+            (None, None) => writeln!(out, "\n    The reason:")?,
+        }
+        write_wrapped(out, &one_line(text), "        ")?;
+        let advice = match self.action {
+            DsnAction::Delivered | DsnAction::Relayed => None,
+            DsnAction::Delayed(_) => advice(reason, true),
+            DsnAction::Failed => advice(reason, false),
+        };
+        if let Some(advice) = advice {
+            writeln!(out)?;
+            write_wrapped(out, advice, "    ")?;
+        }
+        Ok(())
     }
 
     /// Writes the fields of one recipient, after an empty line.
@@ -264,9 +297,13 @@ impl DsnMessage<'_> {
             "Final-Recipient: {kind};{address}\nAction: {action}\n\
              Status: {class}.{subject}.{detail}\n"
         )?;
-        if let Some(diagnostic) = &recipient.diagnostic {
-            let kind = if recipient.is_reply { "smtp" } else { "x-mailslot" };
-            writeln!(out, "Diagnostic-Code: {kind}; {}", one_line(diagnostic))?;
+        if let Some(reason) = recipient.reason {
+            if let Some(server) = &reason.server {
+                writeln!(out, "Remote-MTA: {}", mta_name(server))?;
+            }
+            let kind = if reason.code.is_some() { "smtp" } else { "x-mailslot" };
+            writeln!(out, "Diagnostic-Code: {kind}; {}", one_line(&reason.text))?;
+            writeln!(out, "Last-Attempt-Date: {}", trace::format_date(self.date))?;
         }
         match &self.action {
             DsnAction::Delayed(until) => {
@@ -277,10 +314,14 @@ impl DsnMessage<'_> {
     }
 
     fn has_utf8(&self) -> bool {
+        let is_ascii_reason = |reason: &OutcomeReason| {
+            let server = reason.server.as_ref();
+            reason.text.is_ascii() && server.is_none_or(|server| server.is_ascii())
+        };
         let is_ascii = |status: &RecipientStatus<'_>| {
             status.path.is_ascii()
                 && status.original.is_none_or(OriginalRecipient::is_ascii)
-                && status.diagnostic.as_ref().is_none_or(|text| text.is_ascii())
+                && status.reason.is_none_or(is_ascii_reason)
         };
         !self.recipients.iter().all(is_ascii)
     }
@@ -297,11 +338,42 @@ fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// Returns `server` as the value of a field, with its type (RFC 3464 2.1.2).
+fn mta_name(server: &str) -> String {
+    match (server.strip_prefix("unix:"), server.parse::<IpAddr>()) {
+        (Some(path), _) => format!("x-unix-socket; {}", one_line(path)),
+        (None, Ok(ip)) => format!("dns; [{ip}]"),
+        (None, Err(_)) => format!("dns; {server}"),
+    }
+}
+
+/// Writes `text` in lines of at most [`TEXT_MAX`] characters, divided at blanks, each after
+/// `indent`.
+fn write_wrapped(out: &mut String, text: &str, indent: &str) -> std::fmt::Result {
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        let length = indent.len() + line.chars().count() + 1 + word.chars().count();
+        if !line.is_empty() && length > TEXT_MAX {
+            writeln!(out, "{indent}{line}")?;
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    writeln!(out, "{indent}{line}")
+}
+
 /// Returns the MIME header of a part.
 fn part_header(kind: &str, eight_bit: bool) -> String {
     let encoding = if eight_bit { "Content-Transfer-Encoding: 8bit\n" } else { "" };
     format!("Content-Type: {kind}\n{encoding}")
 }
 
+/// The status "delivery time expired" (RFC 3463 3.5).
+pub const EXPIRED: (u8, u16, u16) = (5, 4, 7);
+/// Maximum width of the text for people, in characters.
+const TEXT_MAX: usize = 76;
 /// Maximum size in bytes of a returned header. A portion of it will do (RFC 3464 2).
 pub const HEADER_MAX: usize = 16 * 1024;

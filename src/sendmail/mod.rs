@@ -133,8 +133,10 @@ fn send(flags: &Flags) -> Result<u8, SendmailError> {
     }
     let envelope = envelope(flags, from, &to, message.eight_bit);
     let content = || -> io::Result<Box<dyn Read + '_>> { Ok(message.reader()) };
-    let outgoing =
-        OutgoingMessage { envelope: &envelope, size: message.wire_size, content: &content };
+    let size = message.wire_size;
+    // The local server converts a message if another server must, and no mailbox is to be changed.
+    let survey = None;
+    let outgoing = OutgoingMessage { envelope: &envelope, size, content: &content, survey };
     let status = match submit(flags, &config, &outgoing) {
         Ok(mut outcomes) => {
             if config.hand_over {

@@ -214,7 +214,9 @@ impl SessionContext {
             let mut connection =
                 client::connect_over(ours, &settings).map_err(|reason| reason.to_string())?;
             let content = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(message.content())) };
-            let outgoing = OutgoingMessage { envelope, size: message.wire_size, content: &content };
+            // No mailbox is to be changed. The queue converts a message if another server must.
+            let (size, survey) = (message.wire_size, None);
+            let outgoing = OutgoingMessage { envelope, size, content: &content, survey };
             let outcomes = connection.send(&outgoing);
             connection.quit();
             Ok(outcomes)
@@ -234,15 +236,21 @@ impl SessionContext {
         failed: &[(&Recipient<()>, &OutcomeReason)],
     ) -> Result<(), String> {
         let action = DsnAction::Failed;
-        let statuses: Vec<RecipientStatus<'_>> = failed
+        // The replies are of this host, so no other server is named.
+        let local =
+            |reason: &OutcomeReason| OutcomeReason { code: None, server: None, ..reason.clone() };
+        let reported: Vec<(&Recipient<()>, OutcomeReason)> = failed
             .iter()
             .filter(|(recipient, _)| queue::is_wanted(&action, recipient))
+            .map(|(recipient, reason)| (*recipient, local(reason)))
+            .collect();
+        let statuses: Vec<RecipientStatus<'_>> = reported
+            .iter()
             .map(|(recipient, reason)| RecipientStatus {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
                 status: reason.status,
-                diagnostic: Some(reason.text.clone()),
-                is_reply: false,
+                reason: Some(reason),
             })
             .collect();
         for (recipient, reason) in failed {

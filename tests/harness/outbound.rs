@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use mailslot::relay::client::{ClientConfig, OutgoingMessage, Timeouts};
-use mailslot::smtp::sender::RecipientOutcome;
+use mailslot::smtp::sender::{ContentSurvey, RecipientOutcome};
 use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 use super::TIMEOUT;
@@ -43,15 +43,36 @@ pub fn envelope(to: &[&str]) -> Envelope<()> {
     }
 }
 
-/// Calls `send` with a message of this envelope and content.
+/// Calls `send` with a message of this envelope and content, which is sent as it is.
 pub fn with_mail<R>(
     envelope: &Envelope<()>,
     content: &[u8],
     send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
 ) -> R {
+    with_outgoing(envelope, content, None, send)
+}
+
+/// As [`with_mail`], for a message that is converted if the server requires it.
+pub fn with_surveyed_mail<R>(
+    envelope: &Envelope<()>,
+    content: &[u8],
+    send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
+) -> R {
+    let mut survey = ContentSurvey::new();
+    survey.feed(content);
+    with_outgoing(envelope, content, Some(&survey), send)
+}
+
+fn with_outgoing<R>(
+    envelope: &Envelope<()>,
+    content: &[u8],
+    survey: Option<&ContentSurvey>,
+    send: impl FnOnce(&OutgoingMessage<'_, ()>) -> R,
+) -> R {
     let open = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(content)) };
     let lines = content.iter().filter(|byte| **byte == b'\n').count();
-    send(&OutgoingMessage { envelope, size: (content.len() + lines) as u64, content: &open })
+    let size = (content.len() + lines) as u64;
+    send(&OutgoingMessage { envelope, size, content: &open, survey })
 }
 
 /// Returns each outcome as text: `done`, `later` or `never`, and the reason.

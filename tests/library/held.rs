@@ -22,7 +22,7 @@ use crate::harness::{TIMEOUT, wait_until};
 /// Routes each local part to a mailbox of that name, and `a+b` to two. The test says which local
 /// parts cannot be looked up now, have an alias with an error, or do not exist.
 #[derive(Default)]
-struct TroubledRoute {
+pub struct TroubledRoute {
     failing: Mutex<BTreeSet<String>>,
     misconfigured: Mutex<BTreeSet<String>>,
     unknown: Mutex<BTreeSet<String>>,
@@ -57,14 +57,14 @@ impl Route for TroubledRoute {
 }
 
 /// A host whose queue runs when a test asks for it.
-struct Host {
-    store: MailStore,
+pub struct Host {
+    pub store: MailStore,
     route: Arc<TroubledRoute>,
     settings: QueueConfig,
 }
 
 impl Host {
-    fn new() -> Host {
+    pub fn new() -> Host {
         Host::with_limit(None)
     }
 
@@ -105,13 +105,13 @@ impl Host {
     }
 
     /// Sends a message from a program of this host. Asserts that it is accepted for all of `to`.
-    fn submit(&self, to: &[&str]) {
+    pub fn submit(&self, to: &[&str]) {
         let codes = self.send_from(Peer::Unix, "<smith@here.example>", to, true);
         let rcpt = "250 ".repeat(to.len());
         assert_eq!(codes, format!("220 250 250 {rcpt}354 250 221"));
     }
 
-    fn flush(&self) -> usize {
+    pub fn flush(&self) -> usize {
         let (writer, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::flush(self.settings.clone(), self.route.clone(), writer, counters, &[]).unwrap()
     }
@@ -134,7 +134,7 @@ impl Host {
     }
 
     /// Makes the only entry of the queue older by so many seconds.
-    fn age(&self, seconds: i64) {
+    pub fn age(&self, seconds: i64) {
         let text = fs::read_to_string(self.entry()).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
         let (came, rest) = rest.split_at(10);
@@ -143,7 +143,7 @@ impl Host {
     }
 
     /// Makes the next attempt at the only entry one after which the message may be returned.
-    fn set_enough_tries(&self) {
+    pub fn set_enough_tries(&self) {
         let state = PathBuf::from(format!("{}.state", self.entry().display()));
         let text = fs::read_to_string(&state).unwrap_or_default();
         let text = match text.split_once("\ntries ") {
@@ -155,7 +155,7 @@ impl Host {
         fs::write(state, text).unwrap();
     }
 
-    fn lock(&self, user: &str) -> ForeignLock {
+    pub fn lock(&self, user: &str) -> ForeignLock {
         let path = self.store.join("mail").join(format!("{user}.lock"));
         File::create_new(&path).unwrap();
         ForeignLock(path)
@@ -167,7 +167,7 @@ impl Host {
 }
 
 /// The dotlock of another program.
-struct ForeignLock(PathBuf);
+pub struct ForeignLock(PathBuf);
 
 impl Drop for ForeignLock {
     fn drop(&mut self) {

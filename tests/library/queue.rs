@@ -55,14 +55,14 @@ impl Route for TestQueueRoute {
 }
 
 /// A host that runs its queue when a test asks for it.
-struct Host {
-    store: MailStore,
-    settings: QueueConfig,
+pub struct Host {
+    pub store: MailStore,
+    pub settings: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 
 impl Host {
-    fn new(smarthosts: &[&ScriptedServer]) -> Host {
+    pub fn new(smarthosts: &[&ScriptedServer]) -> Host {
         let store = MailStore::new();
         let smarthost = |server: &&ScriptedServer| Smarthost {
             address: server.target(),
@@ -82,7 +82,12 @@ impl Host {
 
     /// Has the writer put an entry into the queue.
     fn put(&self, id: &str, envelope: &Envelope<()>) {
-        let content = format!("Subject: {id}\n\n>From {id} on\nlast line\n").into_bytes();
+        self.put_content(id, envelope, format!("Subject: {id}\n\n>From {id} on\nlast line\n"));
+    }
+
+    /// Has the writer put an entry with this content into the queue.
+    pub fn put_content(&self, id: &str, envelope: &Envelope<()>, content: impl AsRef<[u8]>) {
+        let content = content.as_ref().to_vec();
         let to: Vec<_> = envelope.to.iter().cloned().map(elsewhere).collect();
         let to = queue::destinations(envelope, &to, None, id, content.len() as u64).unwrap();
         let head = mbox::head(&envelope.from, 0);
@@ -91,7 +96,7 @@ impl Host {
         assert_eq!(self.store.handle.deliver(message, TIMEOUT), Outcome::Delivered);
     }
 
-    fn flush(&self) -> usize {
+    pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
     }
@@ -118,7 +123,7 @@ impl Host {
     }
 
     /// Makes an entry older by so many seconds.
-    fn age(&self, id: &str, seconds: i64) {
+    pub fn age(&self, id: &str, seconds: i64) {
         let text = fs::read_to_string(self.file(id)).unwrap();
         let (before, rest) = text.split_once("Mailslot-Queue: c10:").unwrap();
         let (came, rest) = rest.split_at(10);
@@ -148,7 +153,7 @@ fn elsewhere(to: Recipient<()>) -> Recipient<Mailbox> {
 }
 
 /// Returns an envelope from `from`, empty for the null sender.
-fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
+pub fn envelope(from: &str, to: &[&str]) -> Envelope<()> {
     let from = match from {
         "" => ReversePath::Null,
         from => ReversePath::Mailbox(Mailbox::parse(from).unwrap()),

@@ -237,7 +237,7 @@ fn unreadable_content_is_not_sent() {
         let mut connection = connect(&server.target(), &client_settings()).unwrap();
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(length))) };
         let to = envelope(&["a@x.example"]);
-        let mail = OutgoingMessage { envelope: &to, size: 10, content: &open };
+        let mail = OutgoingMessage { envelope: &to, size: 10, content: &open, survey: None };
         let found = show_outcomes(&connection.send(&mail));
         assert!(found[0].starts_with("later the message cannot be read: the disk is gone"));
         drop(connection);

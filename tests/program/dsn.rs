@@ -65,7 +65,7 @@ Received: by beta.arpa id ID-r;
 \tDATE
 From: Mail Delivery System <MAILER-DAEMON@beta.arpa>
 To: <alan@beta.arpa>
-Subject: Delivered: your message
+Subject: Delivered: hello again
 Date: DATE
 Message-ID: <ID-r@beta.arpa>
 Auto-Submitted: auto-replied

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use crate::harness::TIMEOUT;
+use crate::harness::directory::TestDirectory;
 use crate::harness::external::{
     self, difficult_messages, external, python, run, run_for_text, send_files, smtp_source,
     write_all,
@@ -264,4 +265,17 @@ fn movemail_takes_messages_while_others_arrive() {
         });
     });
     external::assert_from_smtp_source(&texts(mails), ARRIVING, LENGTH);
+}
+
+/// The reports in `tests/golden`, which a quick test compares with those that the queue makes.
+#[test]
+#[ignore = "needs python3"]
+fn reports_are_read_by_python() {
+    let home = TestDirectory::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let reports = fs::read_dir(golden).unwrap().map(|entry| entry.unwrap().path());
+    let printed = run_for_text(python("report.py", home.path()).args(reports));
+    let delayed = "Delayed: Monthly figures of the B\u{fc}cher-Abteilung, with a subject that has";
+    assert!(printed.contains(delayed), "{printed}");
+    assert_eq!(printed.lines().count(), 4, "{printed}");
 }

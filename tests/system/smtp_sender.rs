@@ -10,7 +10,9 @@ use mailslot::relay::client::{ServerAddress, connect};
 use mailslot::smtp::{BodyType, Envelope};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::outbound::{
+    client_settings, envelope, show_outcomes, with_mail, with_surveyed_mail,
+};
 use crate::harness::process::Daemon;
 use crate::harness::wait_until;
 
@@ -148,4 +150,26 @@ fn declared_8bitmime_is_not_converted() {
     assert_eq!(outcomes, ["never the next server does not support 8BITMIME"]);
     let outcomes = send(&Sink::start(&[]), &to, CONTENT);
     assert!(outcomes[0].starts_with("done 250 "));
+}
+
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn long_lines_and_8_bit_text_are_encoded() {
+    let body = format!("{}J\u{fc}rgen=\n\n.\n", "x".repeat(5000));
+    for options in [&[][..], &["-8"], &["-p"]] {
+        let sink = Sink::start(options);
+        let mut connection = connect(&sink.target(), &client_settings()).unwrap();
+        let content = format!("Subject: x\n\n{body}");
+        let outcomes = with_surveyed_mail(
+            &Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) },
+            content.as_bytes(),
+            |mail| show_outcomes(&connection.send(mail)),
+        );
+        connection.quit();
+        assert!(outcomes[0].starts_with("done 250 "), "{outcomes:?}");
+        let dump = sink.dumps().concat();
+        assert!(dump.lines().all(|line| line.len() <= 78), "{dump}");
+        let encoded = dump.replace("=\n", "").replace("=3D", "=").replace("=C3=BC", "\u{fc}");
+        assert!(encoded.contains(&format!("quoted-printable\n\n{body}")), "{encoded}");
+    }
 }

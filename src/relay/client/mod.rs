@@ -14,11 +14,14 @@
 //!   message is sent defers the message, because the message did not cause it.
 //! - **Limits of the server are kept.** [`Connection::send`] makes as many transactions as they
 //!   require, and a new connection if the server has closed an idle one.
-//! - **Memory does not grow with the message.** It is read and sent in blocks of [`BLOCK_SIZE`].
+//! - **Memory does not grow with the message.** It is read, converted and sent in blocks of
+//!   [`BLOCK_SIZE`].
+//! - **Mail is converted only if it must be**, by the rules in `smtp/sender/survey.rs`.
 //!
 //! The client keeps no queue and does not look up MX records.
 
 mod client_socket;
+mod converting_reader;
 pub mod credentials;
 mod server_address;
 
@@ -29,11 +32,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::net::tls::{TlsInfo, Trust};
-use crate::smtp::Envelope;
 use crate::smtp::sender::{
-    self, CHUNK_MAX, Credentials, Encoder, OutcomeReason, RecipientOutcome, Sender, SenderStep,
-    Stage, StartTlsPolicy,
+    self, CHUNK_MAX, ContentSurvey, Conversion, Credentials, Encoder, OutcomeReason,
+    RecipientOutcome, Sender, SenderStep, Stage, StartTlsPolicy,
 };
+use crate::smtp::{BodyType, Envelope, Recipient};
 use client_socket::ClientSocket;
 pub use client_socket::connect_unix;
 pub use server_address::ServerAddress;
@@ -114,6 +117,9 @@ pub struct OutgoingMessage<'a, D> {
     pub size: u64,
     /// Opens the content: lines with LF, header first. Called for each transaction.
     pub content: &'a dyn Fn() -> io::Result<Box<dyn Read + 'a>>,
+    /// The survey of the content, by which it is converted if it must be for this server. None if
+    /// it is to be sent as it is.
+    pub survey: Option<&'a ContentSurvey>,
 }
 
 /// A connection with an open session.
@@ -248,7 +254,8 @@ impl Connection {
             }
         }
         let reason = connection.sender.failure().cloned();
-        let reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        let mut reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
+        reason.server = Some(address.server_name());
         Err(OpenError { reason, retry_without_tls })
     }
 
@@ -269,7 +276,12 @@ impl Connection {
             if self.is_used && self.was_closed_while_idle(replies) {
                 continue;
             }
-            outcomes = new_outcomes;
+            let server = self.address.server_name();
+            let named = |(old, new): (&Option<_>, Option<RecipientOutcome>)| match old {
+                Some(_) => new,
+                None => new.map(|outcome| outcome.from_server(&server)),
+            };
+            outcomes = outcomes.iter().zip(new_outcomes).map(named).collect();
             self.is_used = true;
         }
         outcomes.into_iter().flatten().collect()
@@ -326,17 +338,27 @@ impl Connection {
         message: &OutgoingMessage<'_, D>,
         outcomes: Vec<Option<RecipientOutcome>>,
     ) -> Vec<Option<RecipientOutcome>> {
+        let eight_bit_mime = self.sender.extensions().eight_bit_mime;
+        let conversion = message.survey.map(|survey| survey.conversion(eight_bit_mime));
+        let conversion = conversion.unwrap_or(Conversion::Unchanged);
+        let open = || Ok(converting_reader::convert((message.content)()?, &conversion));
+        let size = match conversion {
+            Conversion::Unchanged => Ok(message.size),
+            // Before the content is opened again, because a file has one position.
+            _ => open().and_then(wire_size),
+        };
         // A message that fits a chunk is sent without waiting for DATA. To find out, read as much
         // as a chunk can hold, and one byte.
         let mut start = Vec::new();
-        let opened = (message.content)().and_then(|mut content| {
+        let opened = size.and_then(|size| {
+            let mut content = open()?;
             if self.sender.accepts_chunk(0) {
                 content.by_ref().take(CHUNK_MAX as u64 + 1).read_to_end(&mut start)?;
             }
-            Ok(content)
+            Ok((size, content))
         });
-        let rest = match opened {
-            Ok(rest) => rest,
+        let (size, rest) = match opened {
+            Ok(opened) => opened,
             Err(e) => {
                 let reason = OutcomeReason::local(LOCAL_ERROR, &content_error(&e));
                 return defer_rest(outcomes, &reason).into_iter().map(Some).collect();
@@ -353,8 +375,17 @@ impl Connection {
                 chunk = Some(encoded);
             }
         }
-        let size = chunk.as_ref().map_or(message.size, |chunk| chunk.len() as u64);
-        self.sender.begin_transaction(message.envelope, outcomes, size, chunk);
+        let size = chunk.as_ref().map_or(size, |chunk| chunk.len() as u64);
+        let declared = message.envelope.body == BodyType::EightBitMime;
+        match message.survey {
+            Some(survey)
+                if declared && !eight_bit_mime && survey.is_seven_bit_after(&conversion) =>
+            {
+                let envelope = seven_bit(message.envelope);
+                self.sender.begin_transaction(&envelope, outcomes, size, chunk);
+            }
+            _ => self.sender.begin_transaction(message.envelope, outcomes, size, chunk),
+        }
         if self.exchange() == SenderStep::Data {
             self.send_data(&mut start.chain(rest));
             self.exchange();
@@ -448,6 +479,32 @@ impl Connection {
             Stage::Data => timeouts.data,
             Stage::Dot => timeouts.dot,
             Stage::Quit => timeouts.quit,
+        }
+    }
+}
+
+/// Returns a copy of `envelope` for content that is 7-bit.
+fn seven_bit<D>(envelope: &Envelope<D>) -> Envelope<()> {
+    let recipient = |to: &Recipient<D>| Recipient {
+        path: to.path.clone(),
+        destination: (),
+        notify: to.notify,
+        original: to.original.clone(),
+    };
+    let copy = envelope.with_recipients(envelope.to.iter().map(recipient).collect());
+    Envelope { body: BodyType::SevenBit, ..copy }
+}
+
+/// Returns the size of `content` in octets on the wire, where a line end is two.
+fn wire_size(mut content: impl Read) -> io::Result<u64> {
+    let (mut size, mut block) = (0, vec![0; BLOCK_SIZE]);
+    loop {
+        match content.read(&mut block)? {
+            0 => return Ok(size),
+            n => {
+                let read = block.get(..n).unwrap_or_default();
+                size += (n + memchr::memchr_iter(b'\n', read).count()) as u64;
+            }
         }
     }
 }

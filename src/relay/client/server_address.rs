@@ -77,6 +77,17 @@ impl FromStr for ServerAddress {
     }
 }
 
+impl ServerAddress {
+    /// Returns the server without the port: a host name, an IP address without brackets, or
+    /// `unix:PATH`.
+    pub fn server_name(&self) -> String {
+        match self {
+            ServerAddress::Tcp { host, .. } => host.clone(),
+            ServerAddress::Unix(_) => self.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

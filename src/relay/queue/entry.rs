@@ -41,6 +41,7 @@ use std::path::Path;
 use crate::message::{Content, QUEUE_FIELD};
 use crate::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use crate::smtp::envelope::BodyType;
+use crate::smtp::sender::ContentSurvey;
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 /// The fields of an entry, without its content.
@@ -291,21 +292,18 @@ impl QueueEntry {
         Ok(start)
     }
 
-    /// Returns the size of the message in octets on the wire, where a line end is two (RFC 1870).
+    /// Returns the survey of the message as it leaves.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn wire_size(&self, file: &File) -> io::Result<u64> {
+    pub fn survey(&self, file: &File) -> io::Result<ContentSurvey> {
         let mut content = self.content(file)?;
-        let mut size = 0;
+        let mut survey = ContentSurvey::new();
         let mut buffer = vec![0; 16 * 1024];
         loop {
             match content.read(&mut buffer)? {
-                0 => return Ok(size),
-                n => {
-                    let read = buffer.get(..n).unwrap_or_default();
-                    size += (n + memchr::memchr_iter(b'\n', read).count()) as u64;
-                }
+                0 => return Ok(survey),
+                n => survey.feed(buffer.get(..n).unwrap_or_default()),
             }
         }
     }
@@ -545,7 +543,7 @@ mod tests {
                 assert!(expected.starts_with(&all) && (step == 1 || expected == all), "{step}");
             }
             let lines = content.iter().filter(|b| **b == b'\n').count() as u64;
-            let size = entry.wire_size(&file).unwrap();
+            let size = entry.survey(&file).unwrap().wire_size();
             assert_eq!(size, naive(content).len() as u64 + lines);
             file.seek(SeekFrom::End(0)).unwrap();
             file.write_all(b"x").unwrap();

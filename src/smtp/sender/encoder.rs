@@ -7,7 +7,7 @@
 //! Every line is sent with CR LF, including a last line without LF. A CR before LF belongs to the
 //! line end. Any other CR becomes a blank, because a bare CR must not be sent (RFC 5321 2.3.8) and
 //! a receiver that accepts one as a line end could find an end of data in the text. All other bytes
-//! are unchanged: long lines are not folded and 8-bit text is not converted.
+//! are unchanged: a message with long lines or 8-bit text is converted before (`converter.rs`).
 
 use memchr::memchr2;
 

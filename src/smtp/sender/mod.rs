@@ -20,7 +20,8 @@
 //!   then deferred.
 //! - An extension is used only if the server offers it. DSN parameters are otherwise left out. A
 //!   message that declares 8BITMIME or needs SMTPUTF8 fails without them, with 5.6.3 and 5.6.7
-//!   (RFC 6152, RFC 6531), because nothing is converted. Undeclared 8-bit content is sent as it is.
+//!   (RFC 6152, RFC 6531). The caller can make an 8-bit message 7-bit before, and divide long lines
+//!   (`survey.rs`). Undeclared 8-bit content is sent as it is.
 //! - The password is sent only inside TLS, or if the channel is [`secure`](SenderConfig::secure).
 //!   State from before TLS is dropped, and input between the 220 to STARTTLS and the handshake ends
 //!   the connection (RFC 3207 4.2, 5).
@@ -28,9 +29,11 @@
 //! LMTP is not supported.
 
 mod auth;
+mod converter;
 mod encoder;
 mod extensions;
 mod reply_parser;
+mod survey;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod transaction;
@@ -40,9 +43,11 @@ use std::fmt;
 
 use super::envelope::Envelope;
 pub use auth::Credentials;
+pub use converter::Converter;
 pub use encoder::Encoder;
 pub use extensions::Extensions;
 use reply_parser::{ReplyParser, ServerReply};
+pub use survey::{ContentSurvey, Conversion};
 use transaction::SenderTransaction;
 
 /// Configuration of a [`Sender`]. The default uses clear text and no AUTH.
@@ -132,6 +137,9 @@ pub struct OutcomeReason {
     /// One line of at most 512 bytes of UTF-8 without control characters. For a reply it is the
     /// code and all texts, `550 5.1.1 No such user`.
     pub text: String,
+    /// The server of the connection, `mx.example.org`, `192.0.2.1` or `unix:PATH`, or None if there
+    /// was no connection. The [`Sender`] does not know it; the client adds it.
+    pub server: Option<String>,
 }
 
 /// The sender-SMTP of one connection (RFC 821 2).
@@ -524,7 +532,7 @@ impl OutcomeReason {
     pub fn local(status: (u8, u16, u16), text: &str) -> OutcomeReason {
         let mut text: String = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
         reply_parser::truncate_text(&mut text);
-        OutcomeReason { code: None, status, text }
+        OutcomeReason { code: None, status, text, server: None }
     }
 
     fn of(reply: &ServerReply) -> OutcomeReason {
@@ -533,11 +541,21 @@ impl OutcomeReason {
             code: Some(reply.code),
             status: reply.enhanced().unwrap_or((class, 0, 0)),
             text: reply.text(),
+            server: None,
         }
     }
 }
 
 impl RecipientOutcome {
+    /// Returns the outcome with the server that it comes from.
+    pub fn from_server(mut self, server: &str) -> RecipientOutcome {
+        let (RecipientOutcome::Accepted(reason)
+        | RecipientOutcome::Deferred(reason)
+        | RecipientOutcome::Failed(reason)) = &mut self;
+        reason.server = Some(server.to_owned());
+        self
+    }
+
     /// Returns the reason of the outcome.
     pub fn reason(&self) -> &OutcomeReason {
         match self {

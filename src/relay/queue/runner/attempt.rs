@@ -86,9 +86,11 @@ impl QueueRunner {
             Ok(connection) => connection,
             Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
         };
+        let survey = locked.entry.survey(&locked.file)?;
         let outcomes = connection.send(&OutgoingMessage {
             envelope: &locked.envelope_for(&pending),
-            size: locked.entry.wire_size(&locked.file)?,
+            size: survey.wire_size(),
+            survey: Some(&survey),
             content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
         });
         let relay = connection.address().to_string();
@@ -213,10 +215,7 @@ impl QueueRunner {
         for (n, outcome) in outcomes {
             match outcome {
                 RecipientOutcome::Accepted(reason) => sent.push((n, reason)),
-                // RFC 3463: delivery time expired.
-                RecipientOutcome::Deferred(reason) if has_expired => {
-                    failed.push((n, OutcomeReason { status: (5, 4, 7), ..reason }));
-                }
+                RecipientOutcome::Deferred(reason) if has_expired => failed.push((n, reason)),
                 RecipientOutcome::Deferred(reason) => deferred.push((n, reason)),
                 RecipientOutcome::Failed(reason) => failed.push((n, reason)),
             }

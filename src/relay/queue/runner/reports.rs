@@ -77,12 +77,14 @@ impl QueueRunner {
             .map(|(recipient, reason)| RecipientStatus {
                 path: &recipient.path,
                 original: recipient.original.as_ref(),
-                status: reason.status,
-                diagnostic: match action {
-                    DsnAction::Delivered => None,
-                    _ => Some(reason.text.clone()),
+                status: match (&action, reason.status) {
+                    (DsnAction::Failed, (4, ..)) => dsn_message::EXPIRED,
+                    (_, status) => status,
                 },
-                is_reply: reason.code.is_some(),
+                reason: match action {
+                    DsnAction::Delivered => None,
+                    _ => Some(reason),
+                },
             })
             .collect();
         let is_null = envelope.from == ReversePath::Null;
