@@ -1,5 +1,5 @@
-//! A load generator: sends many messages over many sessions, and shows rates and latencies at the
-//! end. The options are those of Postfix's smtp-source(1).
+//! A load generator: sends many messages over many sessions, shows the progress, and at the end
+//! rates and latencies. The options are those of Postfix's smtp-source(1).
 //!
 //! ```text
 //! mailslot --sandbox ./mail &
@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use mailslot::observe::progress::ProgressLine;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
 
@@ -98,7 +100,7 @@ fn settings() -> Fallible<Option<Settings>> {
     }))
 }
 
-/// Runs all sessions, and shows the progress every second and the result at the end.
+/// Runs all sessions, and shows the progress and at the end the result.
 fn run(settings: Settings) -> ExitCode {
     let work = Work {
         body: body(settings.length),
@@ -116,19 +118,22 @@ fn run(settings: Settings) -> ExitCode {
             scope.spawn(move || sender.send(run_sessions(work)));
         }
         drop(sender);
-        let (mut next, mut before) = (start + SECOND, 0);
+        let mut progress = ProgressLine::on_terminal_or_in_lines();
         loop {
-            match ended.recv_timeout(next.saturating_duration_since(Instant::now())) {
+            match ended.recv_timeout(LOOK_INTERVAL) {
                 Ok(more) => {
                     times.dot.extend(more.dot);
                     times.session.extend(more.session);
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let accepted = work.accepted.load(Relaxed);
-                    let (seconds, failed) = (start.elapsed().as_secs(), work.failed.load(Relaxed));
-                    let rate = accepted - before;
-                    eprintln!("{seconds:5} s  {accepted:9} messages  {rate:7}/s  {failed} failed");
-                    (next, before) = (next + SECOND, accepted);
+                    let (accepted, failed) =
+                        (work.accepted.load(Relaxed), work.failed.load(Relaxed));
+                    let (messages, seconds) = (work.settings.messages, start.elapsed());
+                    let rate = accepted as f64 / seconds.as_secs_f64().max(1e-9);
+                    progress.show(format_args!(
+                        "{} s: {accepted} of {messages} messages, {rate:.0}/s, {failed} failed",
+                        seconds.as_secs()
+                    ));
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -303,7 +308,8 @@ fn body(length: usize) -> Vec<u8> {
     body
 }
 
-const SECOND: Duration = Duration::from_secs(1);
+/// Time between two looks at the progress.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// The timeout of a reply.
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest reply line (RFC 5321 4.5.3.1.5).

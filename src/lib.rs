@@ -37,14 +37,14 @@
 //! | [`server`] | the acceptor, admission, the thread pool, signals and shutdown |
 //! | [`control`] | the control socket: requests of local users to the running server |
 //! | [`config`] | the table of options, the configuration file, the values of both |
-//! | [`sysexits`] | the exit statuses of both programs |
+//! | [`sysexits`] | the exit statuses of all commands |
 //! | [`startup`] | the start as a sequence of steps, and its rehearsal |
-//! | [`check`], [`sendmail`] | `mailslot check`, and the sendmail(1) program |
+//! | [`check`], [`sendmail`] | the commands `mailslot check` and sendmail(1) |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
 //! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
-//! programs `mailslot` and `mailslot-sendmail` use (`check`, `config`, `control`, `process`,
-//! `sendmail`, `startup`) are public for these programs, and are no interface for others.
+//! program `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are
+//! public for it, and are no interface for others.
 //!
 //! # How a message travels
 //!
@@ -60,19 +60,20 @@
 //! After DATA or BDAT the session prepares the content while its lines arrive: stuffed dots are
 //! removed, CR LF becomes LF, `From ` gets a `>`, header fields that control mailbox readers are
 //! left out, a Received field is added. Up to 256 KiB stay in memory; a longer message goes to a
-//! file in the spool. Then the session passes the message to the writer and waits for its outcome.
+//! file in the spool, which the session syncs. Then the session passes the message to the writer
+//! and waits for its outcome.
 //!
 //! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and
 //! locks each mailbox. A message for a mailbox that another program locks is set aside and tried
 //! again, while the others go on. With the lock held, the writer checks that the mailbox is a
-//! regular file of the right owner. It records the batch in the journal with one write and one
-//! sync; from then on the messages are durable. It appends them to the mailboxes, and each session
-//! gets its outcome and replies `250`, `4yz` or `5yz`. A message that cannot be appended to all of
-//! its mailboxes is removed from all of them by truncation.
+//! regular file of the right owner. It records the batch in the journal, large messages by their
+//! files, with one write and one sync; from then on the messages are durable. It appends them to
+//! the mailboxes, and each session gets its outcome and replies `250`, `4yz` or `5yz`. A message
+//! that cannot be appended to all of its mailboxes is removed from all of them by truncation.
 //!
 //! The mailboxes are synced later, many messages at a time, by a checkpoint; their records are
-//! then not needed any more. After a crash the next start completes the mailboxes from the records
-//! left.
+//! then not needed any more, and the files of large messages are removed. After a crash the next
+//! start completes the mailboxes from the records and files left.
 //!
 //! A copy for another host goes the same way, to a file in the queue instead of a mailbox. So a
 //! message for recipients here and elsewhere is in all of these places, or in none, before its one

@@ -1,13 +1,18 @@
 //! The program `mailslot`: wiring, and the only exit.
 //!
+//! Called as sendmail, mailq or newaliases it runs [`mailslot::sendmail`], and nothing below. The
+//! rest is about `mailslot` itself.
+//!
 //! ```text
 //! config -> startup (sockets, privileges, confinement) -> deliver (recovers) -> server
 //! ```
 //!
-//! Errors go to standard error. Under `--inetd` that may be the client's socket, so they go to
-//! syslog, and the client gets 421 without the reason.
+//! Errors go to standard error, and with `--log syslog` to syslog too. Under `--inetd` standard
+//! error may be the client's socket, so they go to syslog alone, and the client gets 421 without
+//! the reason.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -19,30 +24,37 @@ use mailslot::config::{Config, HostInfo, ProgramCommand, QueueCommand};
 use mailslot::control::server::{ControlContext, ControlThread};
 use mailslot::control::{self, ControlRequest};
 use mailslot::deliver::disk::HostDisk;
-use mailslot::deliver::{self, WriterHandle, forward};
-use mailslot::net::listen::{Accept, ListenAddress, Listener, Service};
+use mailslot::deliver::{self, DeliveryConfig, WriterHandle, forward};
+use mailslot::net::listen::{self, Accept, ListenAddress, Listener, Service};
 use mailslot::net::stream;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::observe::counters::Counters;
 use mailslot::observe::events;
 use mailslot::observe::logging::{self, LogTarget};
 use mailslot::observe::metrics::Metrics;
+use mailslot::observe::progress::ProgressLine;
 use mailslot::process::privilege;
 use mailslot::relay::hand_over;
 use mailslot::relay::queue::list::{self, ListView};
 use mailslot::relay::queue::{self, QueueHandle};
-use mailslot::route::{HomeForwardFiles, LocalRoute};
+use mailslot::route::{Explanation, HomeForwardFiles, LocalRoute, Refusal};
+use mailslot::sendmail;
 use mailslot::server::{self, Server, SignalHandlers};
 use mailslot::startup::{
     self, ConfinementWatch, PreparedStart, Rehearsal, RehearsalRequest, StartError, StartPurpose,
 };
 use mailslot::sysexits::{
-    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_USAGE,
+    EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_OK, EX_OSERR, EX_TEMPFAIL, EX_UNAVAILABLE,
+    EX_USAGE,
 };
 
 fn main() -> ExitCode {
-    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
-    let status = run(&args).unwrap_or_else(|e| {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    if sendmail::is_called_by(&args) {
+        return ExitCode::from(sendmail::run(&args));
+    }
+    let args = args.get(1..).unwrap_or_default();
+    let status = run(args).unwrap_or_else(|e| {
         // At a terminal there is no client, so the error goes to standard error.
         let inetd = args.iter().any(|arg| arg == "--inetd") && !io::stdin().is_terminal();
         report(&e, inetd);
@@ -58,12 +70,17 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
     if let Some(request) = RehearsalRequest::find(args) {
         return print(&request.serve());
     }
-    let config = Config::load(args)?;
+    let config = Config::load(args).inspect_err(|e| {
+        if asks_for_syslog(args) {
+            log_start_failure(e);
+        }
+    })?;
     match &config.command {
         ProgramCommand::Help => print(&options::help()),
         ProgramCommand::Version => print(concat!("mailslot ", env!("CARGO_PKG_VERSION"), "\n")),
         ProgramCommand::Explain(addresses) => explain(&config, addresses),
         ProgramCommand::Check => check(&config, args),
+        ProgramCommand::CheckSmarthost => check_smarthosts(&config),
         ProgramCommand::Queue(QueueCommand::List(format)) => {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
@@ -87,8 +104,26 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
                 None => serve(&config),
             }
         }
-        ProgramCommand::Serve => serve(&config),
+        ProgramCommand::Serve => serve(&config).inspect_err(|e| {
+            if config.log == LogTarget::Syslog && !config.inetd {
+                log_start_failure(&e.text);
+            }
+        }),
     }
+}
+
+/// True if the command line asks for a log in syslog. It is not parsed, because it may have errors.
+fn asks_for_syslog(args: &[OsString]) -> bool {
+    let in_two_words = args.windows(2).any(|pair| pair[0] == "--log" && pair[1] == "syslog");
+    let inetd = args.iter().any(|arg| arg == "--inetd");
+    !inetd && (in_two_words || args.iter().any(|arg| arg == "--log=syslog"))
+}
+
+/// Logs in syslog why the server does not start: without a terminal it is seen nowhere else.
+fn log_start_failure(error: impl fmt::Display) {
+    // Fails if the log is already started, which is just as well.
+    let _ = logging::start(LogTarget::Syslog, 0);
+    events::start_failed(error);
 }
 
 /// Makes the running server do `request`, and prints its answer. Returns the exit status, or None
@@ -104,7 +139,7 @@ fn ask_server(config: &Config, request: &ControlRequest) -> Result<Option<u8>, S
     }
 }
 
-/// Prints the destinations of `addresses`.
+/// Prints the destinations of `addresses`. The exit status is that of the worst refusal.
 fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
     let route = LocalRoute::new(config.route_config());
     if config.forward_files {
@@ -112,8 +147,11 @@ fn explain(config: &Config, addresses: &[String]) -> Result<u8, StartError> {
             forward::read(&HostDisk::new(), home, owner)
         }));
     }
-    let explained: Vec<String> = addresses.iter().map(|a| route.explain(a)).collect();
-    print(&explained.join("\n"))
+    let explained: Vec<Explanation> = addresses.iter().map(|a| route.explain(a)).collect();
+    let texts: Vec<&str> = explained.iter().map(|e| e.text.as_str()).collect();
+    print(&texts.join("\n"))?;
+    let statuses = explained.iter().filter_map(|e| e.refusal.as_ref()).map(Refusal::exit_status);
+    Ok(statuses.max().unwrap_or(EX_OK))
 }
 
 /// Prints the configuration in effect and its problems, after a rehearsal of the start.
@@ -121,6 +159,17 @@ fn check(config: &Config, args: &[OsString]) -> Result<u8, StartError> {
     let report = check::run(config, &HostInfo::detect(), Rehearsal::run(config, args));
     print(&report.to_string())?;
     Ok(if report.error_count() == 0 { EX_OK } else { EX_CONFIG })
+}
+
+/// Connects to each smarthost, and prints what it offers and whether it can be used.
+fn check_smarthosts(config: &Config) -> Result<u8, StartError> {
+    let queue_config = config.queue_config()?.unwrap_or_default();
+    if queue_config.smarthosts.is_empty() {
+        return Err(StartError::new(EX_CONFIG, "check: no smarthost is configured"));
+    }
+    let (text, all_usable) = check::probe_smarthosts(&queue_config.smarthosts);
+    print(&text)?;
+    Ok(if all_usable { EX_OK } else { EX_UNAVAILABLE })
 }
 
 /// Converts an error of an operation on the queue.
@@ -158,8 +207,10 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         startup::prepare(config, StartPurpose::Serve, log)?;
 
     let counters = Arc::new(Counters::default());
-    let (writer, writer_thread) = deliver::start(config.delivery_config(), counters.clone())
-        .map_err(|e| startup::writer_error(&e))?;
+    let delivery =
+        DeliveryConfig { on_recovery_progress: extend_start_timeout, ..config.delivery_config() };
+    let (writer, writer_thread) =
+        deliver::start(delivery, counters.clone()).map_err(|e| startup::writer_error(&e))?;
     // The writer keeps its capabilities. This thread, and those it starts from now on, need none.
     let metrics = privilege::drop_capabilities().and_then(|()| {
         let file = config.metrics_file.clone();
@@ -185,6 +236,11 @@ fn serve(config: &Config) -> Result<u8, StartError> {
         metrics.stop();
     }
     status
+}
+
+/// Asks the service manager for more time to start, because recovery works.
+fn extend_start_timeout() {
+    listen::notify("EXTEND_TIMEOUT_USEC=120000000");
 }
 
 /// The parts of a running server.
@@ -244,8 +300,11 @@ fn flush(
     let no_queue =
         || StartError::new(EX_CONFIG, "queue: no --smarthost is given, and --hold is off");
     let queue_config = queue_config.ok_or_else(no_queue)?;
-    let left = queue::flush(queue_config, route, writer, counters, ids)
+    let mut progress = ProgressLine::on_terminal();
+    let report = |tried| progress.show(tried);
+    let left = queue::flush(queue_config, route, writer, counters, ids, report)
         .map_err(|e| StartError::io(EX_OSERR, "queue", &e))?;
+    drop(progress);
     print(&format!("{left} left in the queue\n"))?;
     Ok(if left == 0 { EX_OK } else { EX_TEMPFAIL })
 }
@@ -330,9 +389,7 @@ fn print(text: &str) -> Result<u8, StartError> {
 /// Reports `error` on standard error, or under `--inetd` in syslog and by a 421 to the client.
 fn report(error: &StartError, inetd: bool) {
     if inetd {
-        // Fails if the log is already started, which is just as well.
-        let _ = logging::start(LogTarget::Syslog, 0);
-        events::start_failed(&error.text);
+        log_start_failure(&error.text);
         let _ = io::stdout().write_all(b"421 4.3.5 localhost cannot serve, try later\r\n");
         return;
     }

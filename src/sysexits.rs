@@ -1,4 +1,4 @@
-//! The exit statuses of both programs, as sysexits(3) defines them.
+//! The exit statuses of all commands, as sysexits(3) defines them.
 //!
 //! An MTA that starts `mailslot --inetd` or sendmail(1) reads them: 75 means "try again later", the
 //! others are final.

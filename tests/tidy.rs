@@ -4,6 +4,9 @@
 //! `RENEW=1 cargo test --test tidy` writes the tables into the documents; look at the diff.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
+#[path = "tidy/completions.rs"]
+mod completions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -264,12 +267,24 @@ fn documents_show_the_table_of_options() {
         let text = fs::read_to_string(&path).unwrap();
         let (before, rest) = text.split_once(begin).unwrap_or_else(|| panic!("{file}: no {begin}"));
         let (_, after) = rest.split_once(end).unwrap_or_else(|| panic!("{file}: no {end}"));
-        let expected = format!("{before}{begin}{table}{end}{after}");
-        if std::env::var_os("RENEW").is_some() {
-            fs::write(&path, &expected).unwrap();
-        } else if text != expected {
-            panic!("{file} differs from the table; see: RENEW=1 cargo test --test tidy; git diff");
-        }
+        compare(file, &format!("{before}{begin}{table}{end}{after}"));
+    }
+}
+
+#[test]
+fn completions_have_the_table_of_options() {
+    for (file, text) in completions::files() {
+        compare(&format!("contrib/completions/{file}"), &text);
+    }
+}
+
+/// Compares a file that is made from the table, or writes it if that is wanted.
+fn compare(file: &str, expected: &str) {
+    let path = root().join(file);
+    if std::env::var_os("RENEW").is_some() {
+        fs::write(&path, expected).unwrap();
+    } else if fs::read_to_string(&path).unwrap_or_default() != expected {
+        panic!("{file} differs from the table; see: RENEW=1 cargo test --test tidy; git diff");
     }
 }
 

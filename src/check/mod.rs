@@ -18,6 +18,8 @@
 //! | --- | --- |
 //! | `check/settings.rs` | limits, names, and single values |
 //! | `check/privilege.rs` | the user to run as, and its permissions |
+//! | `check/sendmail_program.rs` | sendmail, as other programs call it |
+//! | `check/service.rs` | what the unit hides from the server |
 //! | `check/port.rs` | the addresses to listen on |
 //! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
 //! | `check/directory.rs` | mail directory, spool and hand-over directory |
@@ -25,6 +27,7 @@
 //! | `check/mailbox.rs` | mailboxes and their locks |
 //! | `check/journal.rs` | journals of dead processes in the spool |
 //! | `check/tls.rs` | certificate and key |
+//! | `check/smarthost.rs` | `check --smarthost`: a session with each smarthost |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
@@ -33,7 +36,10 @@ mod journal;
 mod mailbox;
 mod port;
 mod privilege;
+mod sendmail_program;
+mod service;
 mod settings;
+mod smarthost;
 mod socket_unit;
 mod tls;
 
@@ -45,6 +51,7 @@ use nix::unistd::{Uid, User, geteuid};
 use crate::config::{Config, HostInfo};
 use crate::route::{LocalRoute, Problem};
 use crate::startup::{Rehearsal, StartError};
+pub use smarthost::probe_smarthosts;
 
 /// The output of `mailslot check`.
 #[derive(Debug)]
@@ -121,6 +128,8 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
     found.extend(troubles.into_iter().filter(|trouble| !is_explained(trouble, &explanations)));
     found.extend(explanations);
     found.extend(privilege::check(config, &route));
+    found.extend(sendmail_program::check(config));
+    found.extend(rehearsal.service.iter().flat_map(|service| service::check(config, service)));
     if !config.inetd {
         found.extend(socket_unit::check(config));
     }
@@ -169,7 +178,7 @@ fn troubles(rehearsal: &Rehearsal) -> Vec<Problem> {
 /// Returns the causes, with fixes, of what a rehearsal found.
 fn explain_start(config: &Config, rehearsal: &Rehearsal) -> Vec<Problem> {
     // Before the directories, because their owner must exist first.
-    let mut found = privilege::explain_start(config);
+    let mut found = privilege::explain_start(config, rehearsal.service.is_some());
     let failed_at = |step: &str| rehearsal.failed.as_ref().is_some_and(|e| e.step == step);
     if failed_at("addresses") {
         found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::explain));

@@ -107,11 +107,12 @@ pub fn may_write(path: &Path, meta: &Metadata, account: Option<&Account>) -> boo
 }
 
 /// Returns the reasons why the server cannot become its user, or that user cannot read a file.
-pub fn explain_start(config: &Config) -> Vec<Problem> {
+/// A service, as which the start was rehearsed, never reads a file as root.
+pub fn explain_start(config: &Config, by_service: bool) -> Vec<Problem> {
     let mut found = Vec::from_iter(config.run_as.as_ref().and_then(explain_run_as));
     if let (Some(tls), Some(account)) = (&config.tls, run_account(config)) {
-        found.extend(explain_reload("tls-cert", &tls.cert, &account));
-        found.extend(explain_reload("tls-key", &tls.key, &account));
+        found.extend(explain_file("tls-cert", &tls.cert, &account, by_service));
+        found.extend(explain_file("tls-key", &tls.key, &account, by_service));
     }
     found
 }
@@ -163,21 +164,59 @@ fn explain_run_as(run_as: &RunAs) -> Option<Problem> {
     }
 }
 
-/// Returns advice if `account` cannot read `file` of `option` again on HUP.
-fn explain_reload(option: &str, file: &Path, account: &Account) -> Option<Problem> {
-    let readable = fs::metadata(file).is_ok_and(|meta| has_permission(&meta, account, 0o4));
-    (file.exists() && !readable).then(|| {
-        let (file, name) = (file.display(), &account.name);
+/// Returns the reason why `account` cannot read `file` of `option`: when the service starts, or for
+/// a server that is started by root, when HUP is sent.
+fn explain_file(option: &str, file: &Path, account: &Account, by_service: bool) -> Option<Problem> {
+    let obstacle = obstacle(file, account)?;
+    let (shown, name) = (file.display(), &account.name);
+    let fix = certbot_hook(option, file).unwrap_or_else(|| {
         let group = group_name(account.gid);
-        advice(
-            format!("{option} {file} is read at the start, but not again on HUP, by {name}"),
-            &format!(
-                "let group {group} read it, or have a copy made for mailslot \
-                 (contrib/certbot/mailslot), or restart after a renewal"
-            ),
+        let restart = if by_service { "" } else { ", or restart after a renewal" };
+        format!(
+            "let group {group} read it, or have a copy made for mailslot \
+             (contrib/certbot/mailslot){restart}"
         )
+    });
+    Some(if by_service {
+        problem(format!("{option} {shown} cannot be read by {name}: {obstacle}"), &fix)
+    } else {
+        let when = "is read at the start, but not again on HUP,";
+        advice(format!("{option} {shown} {when} by {name}: {obstacle}"), &fix)
     })
 }
+
+/// Returns what keeps `account` from reading `file`: a directory above the file, or above the file
+/// that a link leads to, or its mode.
+fn obstacle(file: &Path, account: &Account) -> Option<String> {
+    let real = fs::canonicalize(file).ok()?;
+    let directories = [file, &real].map(|path| path.ancestors().skip(1).collect::<Vec<_>>());
+    for directory in directories.iter().flat_map(|above| above.iter().rev()) {
+        let Ok(meta) = fs::metadata(directory) else { continue };
+        if !has_permission(&meta, account, 0o1) {
+            let mode = meta.mode() & 0o7777;
+            return Some(format!("the directory {} has mode {mode:o}", directory.display()));
+        }
+    }
+    let meta = fs::metadata(&real).ok()?;
+    (!has_permission(&meta, account, 0o4))
+        .then(|| format!("it has mode {:o}", meta.mode() & 0o7777))
+}
+
+/// Returns the fix for a file of certbot, which keeps its directories and keys to root.
+fn certbot_hook(option: &str, file: &Path) -> Option<String> {
+    let mut below = file.strip_prefix(CERTBOT).ok()?.iter();
+    let lineage = below.next()?.to_string_lossy();
+    let name = below.next()?.to_string_lossy();
+    let installed = if Path::new(HOOK).exists() { "" } else { "  # from contrib/certbot" };
+    Some(format!(
+        "set {option} to /etc/mailslot/tls/{lineage}/{name}, which the deploy hook of certbot \
+         keeps up to date, and run it once: RENEWED_LINEAGE={CERTBOT}/{lineage} {HOOK}{installed}"
+    ))
+}
+
+/// The directory of the certificates in use, and the deploy hook.
+const CERTBOT: &str = "/etc/letsencrypt/live";
+const HOOK: &str = "/etc/letsencrypt/renewal-hooks/deploy/mailslot";
 
 /// Checks that users can create their own mailboxes in the mail directory.
 fn check_user_access(config: &Config) -> Option<Problem> {

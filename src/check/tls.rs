@@ -96,7 +96,7 @@ fn check_required_tls(config: &Config, tls: &TlsOptions) -> Option<Problem> {
 }
 
 /// Formats a time in seconds since the epoch: `2025-07-01T08:52:37Z`.
-fn date(seconds: u64) -> String {
+pub(super) fn date(seconds: u64) -> String {
     let at = i64::try_from(seconds).ok().and_then(|s| Timestamp::from_second(s).ok());
     at.map_or_else(|| "a time beyond calendars".to_owned(), |at| at.to_string())
 }

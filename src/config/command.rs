@@ -11,6 +11,8 @@ pub enum ProgramCommand {
     Serve,
     /// `check`: print the values in effect, and problems.
     Check,
+    /// `check smarthost`: connect to the smarthosts, and print what they offer.
+    CheckSmarthost,
     /// `explain ADDR...`: print the destinations of these addresses.
     Explain(Vec<String>),
     /// `queue ...`: show or change the queue.
@@ -49,6 +51,9 @@ pub(super) fn command(line: &CommandLine) -> Result<ProgramCommand, ConfigError>
     match words.as_slice() {
         [] => Ok(ProgramCommand::Serve),
         ["check"] => Ok(ProgramCommand::Check),
+        ["check", "smarthost"] => Ok(ProgramCommand::CheckSmarthost),
+        ["help"] => Ok(ProgramCommand::Help),
+        ["version"] => Ok(ProgramCommand::Version),
         ["check", more, ..] => usage(&format!("check takes no \"{}\"", more.escape_debug())),
         ["explain"] => usage("explain needs an address; expected \"explain USER@DOMAIN...\""),
         ["explain", rest @ ..] => {

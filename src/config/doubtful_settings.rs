@@ -18,6 +18,12 @@ impl Config {
         let mut found = check_limits(self);
         found.extend(check_relay_clients(self));
         found.extend(check_smarthosts(self));
+        found.extend(self.smarthosts_without_login().iter().map(|address| {
+            doubt(
+                format!("smarthost {address} has no line in the file of smarthost-login"),
+                "add a line, unless it needs no login",
+            )
+        }));
         found
     }
 }

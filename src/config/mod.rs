@@ -56,7 +56,7 @@ pub use host_info::HostInfo;
 use host_info::read_text;
 use lookup::OptionValues;
 use options::{CommandLine, OptionValue, Origin};
-pub use relay::{RelayOptions, SmarthostSecurity};
+pub use relay::{RelayOptions, SmarthostSecurity, SmarthostSender};
 
 /// A set of local domains, or of local users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -359,7 +359,8 @@ fn read_configuration_file(line: &CommandLine) -> Result<Vec<OptionValue>, Confi
 
 /// Returns the configuration file to read, and whether `--config` names it.
 fn configuration_file(line: &CommandLine) -> Option<(&Path, bool)> {
-    let ignores_default = line.has("sandbox") || line.has("help") || line.has("version");
+    let is_word = line.words == ["help"] || line.words == ["version"];
+    let ignores_default = is_word || line.has("sandbox") || line.has("help") || line.has("version");
     match line.value("config") {
         Some(named) => Some((Path::new(named), true)),
         None if ignores_default => None,

@@ -149,7 +149,9 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError>
         let occur = if often { Occur::Multi } else { Occur::Optional };
         options.opt(row.short, row.long, row.help, row.arg, has_arg, occur);
     }
-    let found = options.parse(args).map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
+    let found = options
+        .parse(with_smarthost_word(args))
+        .map_err(|fail| ConfigError::Usage(parse_error(fail)))?;
     let mut given = Vec::new();
     for row in TABLE {
         let values = match row.arg {
@@ -161,6 +163,23 @@ pub fn parse_command_line(args: &[OsString]) -> Result<CommandLine, ConfigError>
         given.extend(values.into_iter().map(one));
     }
     Ok(CommandLine { given, words: found.free })
+}
+
+/// Replaces `check --smarthost` without a value by `check smarthost`, which means the same.
+fn with_smarthost_word(args: &[OsString]) -> Vec<OsString> {
+    let mut args = args.to_vec();
+    let has_value = |next: Option<&OsString>| {
+        next.is_some_and(|next| !next.as_encoded_bytes().starts_with(b"-"))
+    };
+    let check = args.iter().position(|arg| arg == "check").unwrap_or(args.len());
+    let is_alone = |at: &usize| {
+        args.get(*at).is_some_and(|arg| arg == "--smarthost") && !has_value(args.get(at + 1))
+    };
+    let option = (check..args.len()).find(is_alone);
+    if let Some(arg) = option.and_then(|at| args.get_mut(at)) {
+        *arg = "smarthost".into();
+    }
+    args
 }
 
 /// Parses the text of a configuration file.
@@ -302,6 +321,7 @@ const HELP_HEADER: &str = "\
 Usage: mailslot [OPTIONS]                  serve clients, deliver to mailboxes
        mailslot --inetd [OPTIONS]          serve one session on standard input
        mailslot check [OPTIONS]            print settings and problems
+       mailslot check --smarthost          log in to the smarthost, send nothing
        mailslot explain ADDR... [OPTIONS]  print the destinations of addresses
        mailslot queue [--json] [OPTIONS]   list mail that waits for other hosts
        mailslot queue show ID [OPTIONS]    print one entry, and its message
@@ -610,13 +630,43 @@ pub const TABLE: &[OptionRow] = &[
          require TLS with any certificate. may: use TLS if it is offered.",
     ),
     option(
+        ("smarthost-ca", ""),
+        "FILE",
+        Once,
+        Fixed(&["none"]),
+        "RFC 5280",
+        "Certificates to trust in place of those that this system trusts, in PEM format: of an \
+         authority, or the smarthost's own.",
+    ),
+    option(
         ("smarthost-login", ""),
         "FILE",
         Once,
         Fixed(&["none"]),
         "RFC 4954",
-        "File with lines HOST USER PASSWORD, where HOST may be *, for any host; its mode must be \
-         0600. Over TCP, a password is sent only inside TLS.",
+        "File with lines HOST USER PASSWORD or, as in Postfix, [HOST]:PORT USER:PASSWORD. HOST may \
+         be *, for any host. The file belongs to root (mode 0600, or 0640 with the group that \
+         mailslot runs as) or to the user that mailslot runs as (mode 0600). Over TCP, a password \
+         is sent only inside TLS.",
+    ),
+    option(
+        ("smarthost-sender", ""),
+        "SENDER",
+        Once,
+        Fixed(&["none"]),
+        "",
+        "Sender of mail that goes to the smarthost, for a provider that accepts its own addresses \
+         only: an address, or a file with lines USER ADDRESS, where USER may be *. Only local \
+         senders are replaced. They still get mailslot's own reports.",
+    ),
+    option(
+        ("smarthost-from", ""),
+        "SWITCH",
+        Once,
+        Fixed(&["off"]),
+        "",
+        "With on, smarthost-sender also replaces a local address in the From field, which becomes \
+         the Reply-To field if there is none.",
     ),
     option(
         ("relay-from", ""),
@@ -683,7 +733,8 @@ pub const TABLE: &[OptionRow] = &[
         Once,
         Computed("stderr; syslog with --inetd"),
         "",
-        "Destination of the log: stderr or syslog.",
+        "Destination of the log: stderr or syslog. With syslog, the reason why the server does not \
+         start goes to both.",
     ),
     option(
         ("metrics-file", ""),

@@ -6,8 +6,11 @@ use ipnet::IpNet;
 
 use super::{Config, ConfigError, OptionValues, parse};
 use crate::net::tls::Trust;
-use crate::relay::client::{self, ServerAddress, Timeouts, credentials};
+use crate::relay::SenderMap;
+use crate::relay::client::credentials::LoginFile;
+use crate::relay::client::{self, ServerAddress, Timeouts};
 use crate::relay::queue::{self, Smarthost};
+use crate::smtp::Mailbox;
 
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,10 +19,25 @@ pub struct RelayOptions {
     pub smarthosts: Vec<ServerAddress>,
     /// The TLS they must offer.
     pub security: SmarthostSecurity,
+    /// The file of the certificates to trust; None for those that this system trusts.
+    pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
+    /// The senders that the smarthosts accept; None to keep the local ones.
+    pub sender: Option<SmarthostSender>,
+    /// True if the From field of messages gets that sender, too.
+    pub maps_from_field: bool,
     /// The networks of clients that may relay, in addition to this host.
     pub from: Vec<IpNet>,
+}
+
+/// The senders that smarthosts accept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SmarthostSender {
+    /// One address for all local senders.
+    Address(Mailbox),
+    /// A file with an address for each sender.
+    File(PathBuf),
 }
 
 /// The TLS that a smarthost must offer.
@@ -38,10 +56,20 @@ pub(super) fn relay(values: &mut OptionValues<'_>) -> Result<Option<RelayOptions
     let smarthosts = values.list_or("smarthost", "none", smarthost)?;
     let relay = RelayOptions {
         security: values.single("smarthost-tls", security)?,
+        ca: values.optional("smarthost-ca", parse::path)?,
         login: values.optional("smarthost-login", parse::path)?,
+        sender: values.optional("smarthost-sender", sender)?,
+        maps_from_field: values.single("smarthost-from", parse::on_off)?,
         from: values.list_or("relay-from", "this host alone", network)?,
         smarthosts,
     };
+    if relay.ca.is_some() && relay.security != SmarthostSecurity::Verify {
+        let text = "smarthost-ca has a meaning with smarthost-tls verify alone";
+        return Err(ConfigError::Config(text.to_owned()));
+    }
+    if relay.maps_from_field && relay.sender.is_none() {
+        return Err(ConfigError::Config("smarthost-from requires smarthost-sender".to_owned()));
+    }
     Ok(if relay.smarthosts.is_empty() { None } else { Some(relay) })
 }
 
@@ -61,6 +89,7 @@ impl Config {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
             smarthosts: smarthosts.unwrap_or_default(),
+            senders: self.relay.as_ref().map(senders).transpose()?.flatten(),
             warn_after: self.warn_after,
             give_up_after: self.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
@@ -69,38 +98,64 @@ impl Config {
 
     /// Returns the smarthosts with the configuration of connections to them.
     fn smarthosts(&self, relay: &RelayOptions) -> Result<Vec<Smarthost>, ConfigError> {
-        let tls = client_tls(relay.security).map_err(ConfigError::Config)?;
-        let mut smarthosts = Vec::new();
-        for target in &relay.smarthosts {
-            let host = match target {
-                ServerAddress::Tcp { host, .. } => host.as_str(),
-                ServerAddress::Unix(_) => "localhost",
+        let tls = client_tls(relay).map_err(ConfigError::Config)?;
+        let login = self.login_file(relay).map_err(ConfigError::Config)?;
+        let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
+            address: address.clone(),
+            settings: client::ClientConfig {
+                hostname: self.hostname.clone(),
+                tls: tls.clone(),
+                credentials: login.as_ref().and_then(|file| file.find(address)).cloned(),
+                timeouts: Timeouts::default(),
+            },
+        });
+        Ok(smarthosts.collect())
+    }
+
+    /// Returns the smarthosts that have no line in the file of users and passwords, if that can be
+    /// read and is for other smarthosts.
+    pub(super) fn smarthosts_without_login(&self) -> Vec<&ServerAddress> {
+        let Some(relay) = &self.relay else { return Vec::new() };
+        let Ok(Some(login)) = self.login_file(relay) else { return Vec::new() };
+        let is_tcp = |address: &&ServerAddress| matches!(address, ServerAddress::Tcp { .. });
+        let addresses = relay.smarthosts.iter().filter(is_tcp);
+        addresses.filter(|address| login.find(address).is_none()).collect()
+    }
+
+    /// Reads the file of users and passwords, if there is one.
+    ///
+    /// # Errors
+    /// The file is wrong, cannot be read, or has a line for none of the smarthosts.
+    fn login_file(&self, relay: &RelayOptions) -> Result<Option<LoginFile>, String> {
+        let Some(path) = &relay.login else { return Ok(None) };
+        // The user that this process will be, or that the server is.
+        let account = self.run_as.as_ref().and_then(|run_as| run_as.look_up().ok());
+        let file = LoginFile::read(path, account.map(|account| account.uid))?;
+        if let [first, ..] = relay.smarthosts.as_slice()
+            && relay.smarthosts.iter().all(|address| file.find(address).is_none())
+        {
+            let host = match first {
+                ServerAddress::Tcp { .. } => first.to_string(),
+                ServerAddress::Unix(_) => "localhost".to_owned(),
             };
-            let credentials = match &relay.login {
-                Some(file) => credentials::load(file, host).map_err(ConfigError::Config)?,
-                None => None,
-            };
-            smarthosts.push(Smarthost {
-                address: target.clone(),
-                settings: client::ClientConfig {
-                    hostname: self.hostname.clone(),
-                    tls: tls.clone(),
-                    credentials,
-                    timeouts: Timeouts::default(),
-                },
-            });
+            let file = path.display();
+            let text = format!("{file}: no line is for {host}; add `{host} USER PASSWORD`");
+            return Err(text);
         }
-        Ok(smarthosts)
+        Ok(Some(file))
     }
 }
 
-/// Returns the client's TLS for `security`; None for clear text, in a build without TLS.
-fn client_tls(security: SmarthostSecurity) -> Result<Option<client::ClientTls>, String> {
-    let (trust, required) = match security {
-        SmarthostSecurity::Verify => (Trust::system()?, true),
-        SmarthostSecurity::Encrypt => (Trust::any_certificate()?, true),
-        SmarthostSecurity::May if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
-        SmarthostSecurity::May => return Ok(None),
+/// Returns the client's TLS; None for clear text, in a build without TLS.
+fn client_tls(relay: &RelayOptions) -> Result<Option<client::ClientTls>, String> {
+    let (trust, required) = match (relay.security, &relay.ca) {
+        (SmarthostSecurity::Verify, None) => (Trust::system()?, true),
+        (SmarthostSecurity::Verify, Some(file)) => {
+            (Trust::file(file).map_err(|e| format!("smarthost-ca {e}"))?, true)
+        }
+        (SmarthostSecurity::Encrypt, _) => (Trust::any_certificate()?, true),
+        (SmarthostSecurity::May, _) if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
+        (SmarthostSecurity::May, _) => return Ok(None),
     };
     Ok(Some(client::ClientTls { trust, required }))
 }
@@ -109,6 +164,29 @@ fn client_tls(security: SmarthostSecurity) -> Result<Option<client::ClientTls>, 
 fn smarthost(text: &str) -> Result<ServerAddress, String> {
     let form = "HOST, HOST:PORT, tls:HOST or unix:PATH, such as mail.example.org:587";
     text.parse().map_err(|_| form.to_owned())
+}
+
+/// Returns the senders that the smarthosts accept. Reads their file, if there is one.
+fn senders(relay: &RelayOptions) -> Result<Option<SenderMap>, ConfigError> {
+    match &relay.sender {
+        None => Ok(None),
+        Some(SmarthostSender::Address(address)) => {
+            Ok(Some(SenderMap::single(address.clone(), relay.maps_from_field)))
+        }
+        Some(SmarthostSender::File(path)) => {
+            let senders = SenderMap::read(path, relay.maps_from_field);
+            senders.map(Some).map_err(|e| ConfigError::Config(format!("smarthost-sender {e}")))
+        }
+    }
+}
+
+/// Parses an address, or the name of a file, which has no `@` or begins with a slash.
+fn sender(text: &str) -> Result<SmarthostSender, String> {
+    if !text.contains('@') || text.starts_with('/') {
+        return parse::path(text).map(SmarthostSender::File);
+    }
+    let form = "an address, such as me@example.org, or a FILE";
+    Mailbox::parse(text).map(SmarthostSender::Address).map_err(|_| form.to_owned())
 }
 
 /// Parses `verify`, `encrypt` or `may`.

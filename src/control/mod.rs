@@ -5,7 +5,8 @@
 //!                                             <-- lines, status --
 //! ```
 //! A request is one line. The answer is lines that begin with a space, then `end STATUS`, where
-//! STATUS is an exit status of sysexits.h.
+//! STATUS is an exit status of sysexits.h. While a flush lasts, lines like `progress 3 of 5 tried`
+//! come before.
 //!
 //! | request | answer | allowed for |
 //! | --- | --- | --- |
@@ -125,6 +126,8 @@ pub fn submission_socket(spool: &Path) -> PathBuf {
     spool.join("smtp")
 }
 
+/// Beginning of a line that reports how far the work has come.
+const PROGRESS: &str = "progress ";
 /// Time for a request to come, and for its answer to be read.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum number of bytes of a request.

@@ -6,14 +6,15 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::unistd::geteuid;
 
 use super::{
-    ControlAnswer, ControlRequest, REQUEST_MAX, TIMEOUT, control_socket, submission_socket,
+    ControlAnswer, ControlRequest, PROGRESS, REQUEST_MAX, TIMEOUT, control_socket,
+    submission_socket,
 };
 use crate::message::peer::Peer;
 use crate::net::listen::{self, Accept, ListenAddress, Listener};
@@ -21,7 +22,7 @@ use crate::net::stream::Socket;
 use crate::observe::events;
 use crate::relay::hand_over;
 use crate::relay::queue::list::{self, ListView};
-use crate::relay::queue::{FlushSelection, QueueHandle};
+use crate::relay::queue::{FlushProgress, FlushSelection, QueueHandle};
 use crate::route::LocalRoute;
 use crate::sysexits::{EX_CONFIG, EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE};
 
@@ -172,15 +173,28 @@ impl ControlContext {
     /// Reads one request of `uid`, and writes the answer.
     fn serve(&self, socket: &UnixStream, uid: u32) -> io::Result<()> {
         let line = read_line(socket)?;
+        let mut reported_at: Option<Instant> = None;
+        let mut report = |progress: FlushProgress| {
+            if reported_at.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+                reported_at = Some(Instant::now());
+                // The flush goes on without its client.
+                let _ = write_answer(socket, format!("{PROGRESS}{progress}\n").as_bytes());
+            }
+        };
         let answer = match ControlRequest::parse(&line) {
-            Some(request) => self.answer(&request, uid),
+            Some(request) => self.answer(&request, uid, &mut report),
             None => ControlAnswer::new(EX_USAGE, "unknown request\n"),
         };
         write_answer(socket, answer.lines().as_bytes())
     }
 
-    /// Does what `request` of `uid` asks for.
-    fn answer(&self, request: &ControlRequest, uid: u32) -> ControlAnswer {
+    /// Does what `request` of `uid` asks for. Calls `report` while a flush lasts.
+    fn answer(
+        &self,
+        request: &ControlRequest,
+        uid: u32,
+        report: &mut dyn FnMut(FlushProgress),
+    ) -> ControlAnswer {
         let submitter = (!is_privileged(uid)).then_some(uid);
         match request {
             ControlRequest::List(format) => {
@@ -204,7 +218,7 @@ impl ControlContext {
                     );
                 };
                 let selection = FlushSelection { ids: ids.clone(), submitter };
-                match queue.flush_selected(selection) {
+                match queue.flush_selected(selection, report) {
                     Some(left) => {
                         let status = if left == 0 { EX_OK } else { EX_TEMPFAIL };
                         ControlAnswer::new(status, format!("{left} left in the queue\n"))
@@ -267,7 +281,7 @@ fn write_answer(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Returns the time until `deadline`, which is not zero.
-fn time_left(deadline: Instant) -> io::Result<std::time::Duration> {
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
@@ -278,8 +292,10 @@ const CLIENTS_MAX: usize = 8;
 const UNPRIVILEGED_MAX: usize = CLIENTS_MAX - 2;
 /// Maximum number of clients of one ordinary user.
 const PER_USER_MAX: usize = 2;
+/// Shortest time between two reports of the progress to a client.
+const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 /// Pause after an error of accept(2).
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
@@ -321,7 +337,7 @@ mod tests {
         let context = context(spool.path());
         let uid = ordinary_uid();
         let listed = |uid| {
-            let answer = context.answer(&ControlRequest::List(ListFormat::Text), uid);
+            let answer = context.answer(&ControlRequest::List(ListFormat::Text), uid, &mut |_| {});
             assert_eq!(answer.status, EX_OK);
             answer.text
         };
@@ -338,7 +354,7 @@ mod tests {
         for uid in [0, geteuid().as_raw()] {
             assert!(listed(uid).ends_with("\n3 in the queue, 33 bytes\n"), "{}", listed(uid));
         }
-        let json = context.answer(&ControlRequest::List(ListFormat::Json), uid).text;
+        let json = context.answer(&ControlRequest::List(ListFormat::Json), uid, &mut |_| {}).text;
         assert_eq!(
             json,
             format!(
@@ -354,7 +370,7 @@ mod tests {
         let aliases = spool.path().join("aliases");
         fs::write(&aliases, "a: b\n").unwrap();
         let context = context(spool.path());
-        let ask = |uid| context.answer(&ControlRequest::ReloadAliases, uid);
+        let ask = |uid| context.answer(&ControlRequest::ReloadAliases, uid, &mut |_| {});
         assert_eq!(ask(0), ControlAnswer::new(EX_OK, ""));
         assert_eq!(ask(ordinary_uid()).status, EX_NOPERM);
         fs::write(&aliases, "a: b\nno colon\n").unwrap();

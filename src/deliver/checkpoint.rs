@@ -102,21 +102,23 @@ fn sync_mailboxes(
     counters: &Counters,
     mailboxes: DirtyMailboxes,
 ) -> Vec<DestinationFile> {
-    let mut failed = Vec::new();
-    for (name, open) in &mailboxes {
+    let (mut failed, mut names) = (Vec::new(), Vec::with_capacity(mailboxes.len()));
+    for (name, open) in mailboxes {
         counters.syncs.one();
         if let Err(e) = open.file.sync() {
-            events::sync_failed(Some(directories.path_of(name).display()), None::<&str>, e);
+            events::sync_failed(Some(directories.path_of(&name).display()), None::<&str>, e);
             failed.push(name.clone());
         }
+        // The file is closed here, because the sync of a directory needs a descriptor.
+        names.push(name);
     }
     // The directories always, because a mailbox may be new, or a mail reader may have put another
     // file under its name.
-    if !mailboxes.is_empty() {
+    if !names.is_empty() {
         counters.syncs.one();
-        if let Err(e) = directories.sync_names(disk, mailboxes.iter().map(|(name, _)| name)) {
+        if let Err(e) = directories.sync_names(disk, &names) {
             events::sync_failed(None::<&str>, Some(directories.mail.display()), e);
-            failed.extend(mailboxes.into_iter().map(|(name, _)| name));
+            failed.extend(names);
         }
     }
     failed

@@ -13,18 +13,19 @@
 //! | appended | the record | found whole: nothing to do | lost or cut short: redone |
 //! | a failed append truncated | record, old length | redone: refused, yet delivered | the same |
 //! | marked aborted | record, old length | nothing to do | redone, if the mark was lost |
-//! | marked done, acknowledged | the record | nothing; a reader may have removed it | redone |
+//! | marked done, acknowledged | the record | nothing, if a reader has changed it since | redone |
 //! | mailboxes and directory synced | record, mailboxes | nothing to do | found whole |
 //! | checkpoint advanced | mailboxes | nothing to do | nothing to do |
 //!
-//! A message in place (a large one):
+//! The file of a large message (`contents.rs`) is there and on disk before its record is written:
 //!
-//! | after | on disk for sure | killed here | power lost here |
-//! | --- | --- | --- | --- |
-//! | record synced | the record | nothing to undo | the same |
-//! | appended to some | the record | whole in one: completed in all; else cut off | the same |
-//! | some mailboxes synced | record, these mailboxes | completed in all | the same |
-//! | all and the directory synced | record, mailboxes | nothing | nothing |
+//! | after | on disk for sure | killed or power lost here |
+//! | --- | --- | --- |
+//! | file created, written | - | removed: no journal refers to it |
+//! | file and name synced | file | the same |
+//! | record synced | file, record | redone from the file |
+//! | checkpoint advanced, and on disk | mailboxes | removed: the record is not needed |
+//! | file removed | mailboxes | nothing to do, or removed again |
 //!
 //! And the journal itself:
 //!
@@ -38,7 +39,7 @@
 //!
 //! A failed sync is never simply repeated, because the kernel reports an error once and then counts
 //! the lost data as written. What the sync covered is written again from the journal (a mailbox),
-//! refused and truncated (a message in place), or abandoned (a journal).
+//! refused (the file of a large message), or abandoned (a journal).
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -47,12 +48,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpointer, DirtyMailboxes};
-use super::journal::{Draft, Journal, JournalListing, Placement, Sums, Trailer};
+use super::contents::ContentSpool;
+use super::journal::{ChangeTimes, Draft, Journal, JournalListing, Placement, Trailer};
 use super::locks::{Identity, TryLock};
 use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox};
 use super::mbox::MailboxCopy;
 use super::outcome::{DeferReason, DeliveryError, Outcome};
-use crate::message::{Content, DestinationFile, Message};
+use crate::message::{Content, ContentFile, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 
@@ -96,6 +98,12 @@ pub struct Committer {
     pub(super) identity: Identity,
     pub(super) counters: Arc<Counters>,
     pub(super) journal: Journal,
+    pub(super) content_spool: ContentSpool,
+    /// Content files that the journal refers to, by number, each with the number of the last such
+    /// record.
+    contents: HashMap<u64, (u64, Arc<ContentFile>)>,
+    /// Bytes of content files that no checkpoint covers, finished or running.
+    uncovered_octets: u64,
     /// True if the journal failed and must be replaced before the next record.
     pub(super) journal_failed: bool,
     /// True if the journal is full and no segment can be used again while a mailbox is failed.
@@ -135,7 +143,7 @@ impl Committer {
     /// Makes a committer that writes through `journal`, which is empty.
     pub fn new(
         store: MailboxStore,
-        spool: PathBuf,
+        content_spool: ContentSpool,
         identity: Identity,
         counters: Arc<Counters>,
         journal: Journal,
@@ -145,7 +153,10 @@ impl Committer {
             Checkpointer::start(store.disk.clone(), store.directories.clone(), counters.clone())?;
         Ok(Committer {
             store,
-            spool,
+            spool: content_spool.directory.clone(),
+            content_spool,
+            contents: HashMap::new(),
+            uncovered_octets: 0,
             identity,
             counters,
             journal,
@@ -186,7 +197,7 @@ impl Committer {
     }
 
     /// Delivers `messages`, whose mailboxes are all in `locked`, and makes them durable. The
-    /// results are in the order of the messages. At most one message in place for each mailbox.
+    /// results are in the order of the messages.
     pub fn commit(
         &mut self,
         locked: &mut LockedMailboxes,
@@ -194,21 +205,18 @@ impl Committer {
     ) -> Vec<CommitResult> {
         self.last_trailer = None;
         let mut results: Vec<CommitResult> = messages.iter().map(|_| CommitResult::Retry).collect();
-        // Journaled messages first, because replay must not depend on data that may be truncated.
-        let mut order: Vec<usize> = (0..messages.len()).collect();
-        order.sort_by_key(|&i| matches!(messages[i].content, Content::File(..)));
         let mut ends: PlannedEnds =
             locked.iter().map(|(name, h)| (name.clone(), (h.len, h.missing_newlines))).collect();
         let mut draft = Draft::default();
         let mut drafted = Vec::new();
-        for i in order {
-            match self.place(locked, &mut ends, messages[i]) {
+        for (i, message) in messages.iter().enumerate() {
+            match self.place(locked, &mut ends, message) {
                 Ok(copies) => {
-                    draft.messages.push((messages[i], copies));
+                    draft.messages.push((message, copies));
                     drafted.push(i);
                 }
                 Err(fault) => {
-                    fault.log(&messages[i].id);
+                    fault.log(&message.id);
                     results[i] = CommitResult::Failed(fault.outcome());
                 }
             }
@@ -256,7 +264,7 @@ impl Committer {
             }
         }
         // The mark is not synced: without it recovery only looks at mailboxes that are in order.
-        self.journal.mark_done(&mut trailer);
+        self.journal.mark_done(&mut trailer, self.change_times(locked));
         self.write_marks(&trailer);
         for h in locked.values() {
             self.mark_dirty(h);
@@ -264,6 +272,28 @@ impl Committer {
         self.count(&results);
         self.last_trailer = Some(trailer);
         results
+    }
+
+    /// Returns the times of the changes that the batch has made. The times before it count too,
+    /// because the clock may have been set back since.
+    fn change_times(&self, locked: &LockedMailboxes) -> ChangeTimes {
+        let (mut times, mut any_entry) = (ChangeTimes::default(), false);
+        for (name, h) in locked {
+            match name {
+                DestinationFile::Mailbox(_) => {
+                    let Ok(stat) = h.file().stat() else { return ChangeTimes::UNKNOWN };
+                    times.mailboxes = times.mailboxes.max(stat.changed).max(h.stat.changed);
+                }
+                DestinationFile::QueueEntry(_) => any_entry = true,
+            }
+        }
+        if any_entry {
+            let Ok(stat) = self.store.disk.lstat(&self.store.directories.queue) else {
+                return ChangeTimes::UNKNOWN;
+            };
+            times.queue = stat.changed;
+        }
+        times
     }
 
     fn count(&self, results: &[CommitResult]) {
@@ -296,17 +326,23 @@ impl Committer {
         self.dirty.get(name)
     }
 
-    /// Returns the number of files that are kept open after their locks were released.
+    /// Returns the number of files that are kept open until a checkpoint covers them.
     pub fn cached_files(&self) -> usize {
-        self.dirty.len() + self.replaced.len()
+        self.dirty.len() + self.replaced.len() + self.contents.len()
     }
 
-    /// Syncs and closes the files that are kept open after their locks were released. Returns true
-    /// if descriptors became free.
+    /// Makes a checkpoint to close the files that are kept open until then. Returns true if
+    /// descriptors became free.
     pub fn close_cached_files(&mut self) -> bool {
         let any = self.cached_files() > 0 || self.checkpointer.is_running();
         self.begin_checkpoint();
         self.collect_checkpoints(true);
+        if !self.contents.is_empty()
+            && !self.journal_failed
+            && let Err(e) = self.persist_checkpoint()
+        {
+            events::journal_failed(Some(self.journal.path.display()), e);
+        }
         any && self.cached_files() == 0
     }
 
@@ -319,6 +355,7 @@ impl Committer {
         let undone = self.truncate(locked, written);
         if let Some(mut trailer) = self.last_trailer.take() {
             written.iter().for_each(|w| trailer.abort(w.number));
+            self.journal.mark_done(&mut trailer, self.change_times(locked));
             self.write_marks(&trailer);
             self.last_trailer = Some(trailer);
         }
@@ -370,20 +407,9 @@ impl Committer {
                 let text = format!("would be larger than its limit, {offset} octets now");
                 return Err(DeliveryError::over_quota(text).on(self.store.path_of(&file)));
             }
-            let sums = match &message.content {
-                Content::Memory(_) => None,
-                Content::File(content, octets) => {
-                    let chunk = Sums::chunk(*octets, message.to.len(), self.journal.segment());
-                    let head = copy.before_content().concat();
-                    let sums = Sums::of_message(offset, chunk, &head, content, *octets);
-                    Some(sums.map_err(|e| {
-                        DeliveryError::io("read content for", e).on(self.store.path_of(&file))
-                    })?)
-                }
-            };
             new_ends.push((file.clone(), end));
-            let (to, file_id) = (to.clone(), h.stat.id());
-            copies.push(Placement { to, file, file_id, offset, missing_newlines, sums });
+            let (to, inode) = (to.clone(), h.stat.ino);
+            copies.push(Placement { to, file, inode, offset, missing_newlines });
         }
         // Only now, because a message that fails takes no room in any of its mailboxes.
         ends.extend(new_ends.into_iter().map(|(file, end)| (file, (end, 0))));
@@ -407,16 +433,25 @@ impl Committer {
             // On disk before the segment is reused, because records of its earlier use follow the
             // first new one, and would make a torn one look like damage.
             self.counters.syncs.one();
-            self.journal.persist_checkpoint(&self.identity)?;
+            self.persist_checkpoint()?;
             self.journal.switch_segment();
             if !self.journal.has_room(draft) {
                 return Err(io::Error::other("a batch larger than a segment of the journal"));
             }
-        } else if self.cached_files() >= DIRTY_MAX {
-            // Bounds the number of open descriptors.
+        } else if self.dirty.len() + self.replaced.len() >= DIRTY_MAX
+            || self.uncovered_octets >= CONTENTS_MAX
+        {
+            // Bounds the number of open descriptors, and the room in the spool.
             self.begin_checkpoint();
         }
         let seq = self.journal.seq() + 1;
+        for (message, _) in &draft.messages {
+            if let Content::File(file) = &message.content {
+                file.set_recorded(true);
+                self.uncovered_octets += file.size();
+                self.contents.insert(file.number(), (seq, file.clone()));
+            }
+        }
         self.counters.syncs.one();
         let written = self.journal.write(draft).and_then(|trailer| {
             self.journal.sync()?;
@@ -447,9 +482,6 @@ impl Committer {
                 break;
             }
         }
-        if failed.is_none() && matches!(message.content, Content::File(..)) {
-            failed = self.sync_in_place(locked, copies).err();
-        }
         match failed {
             None => Ok(written),
             Some(fault) => {
@@ -457,29 +489,6 @@ impl Committer {
                 Err(fault)
             }
         }
-    }
-
-    /// Syncs the mailboxes of a large message, and the directory, because a mailbox may be new, or
-    /// a mail reader may have put another file under its name.
-    fn sync_in_place(
-        &mut self,
-        locked: &LockedMailboxes,
-        copies: &[Placement],
-    ) -> Result<(), DeliveryError> {
-        for copy in copies {
-            let Some(h) = locked.get(&copy.file) else { continue };
-            self.counters.syncs.one();
-            if let Err(e) = h.file().sync() {
-                // What else of this mailbox was not on disk yet may be lost as well.
-                self.failed.insert(copy.file.clone());
-                return Err(DeliveryError::io("sync", e).on(self.store.path_of(&copy.file)));
-            }
-        }
-        self.counters.syncs.one();
-        let synced = self.store.sync_names(copies.iter().map(|copy| &copy.file));
-        synced.map_err(|e| {
-            DeliveryError::io("sync the directory of", e).on(self.store.path_of(&copies[0].file))
-        })
     }
 
     /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes
@@ -490,6 +499,7 @@ impl Committer {
         if !self.failed.is_empty() || !self.suspended.is_empty() {
             locked.clear();
         }
+        self.remove_contents();
         let journal = &self.journal;
         self.pending_marks.retain(|trailer| journal.write_marks(trailer).is_err());
         for name in std::mem::take(&mut self.failed) {
@@ -543,7 +553,7 @@ impl Committer {
     /// Begins a checkpoint of all records, after the one before has ended.
     pub fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
-        self.uncovered_since = None;
+        (self.uncovered_since, self.uncovered_octets) = (None, 0);
         if !self.journal.is_clean() {
             let mailboxes = self.dirty.drain().chain(self.replaced.drain(..)).collect();
             let unsynced = self.checkpointer.begin(self.journal.seq(), mailboxes);
@@ -565,7 +575,28 @@ impl Committer {
         if !self.journal.is_clean() {
             return Err(io::Error::other("mailboxes could not be synced; their records are kept"));
         }
-        self.journal.persist_checkpoint(&self.identity)
+        self.persist_checkpoint()
+    }
+
+    /// Writes the checkpoint to the header of the journal, and removes what it covers.
+    fn persist_checkpoint(&mut self) -> io::Result<()> {
+        self.journal.persist_checkpoint(&self.identity)?;
+        self.remove_contents();
+        Ok(())
+    }
+
+    /// Removes the content files of records of which the disk says that they are not needed.
+    fn remove_contents(&mut self) {
+        let covered = self.journal.persisted_checkpoint();
+        for (_, (_, content)) in self.contents.extract_if(|_, (seq, _)| *seq <= covered) {
+            content.set_recorded(false);
+            if content.is_shared() {
+                self.content_spool.note_orphans();
+            }
+        }
+        if let Err(e) = self.content_spool.remove_orphans() {
+            events::contents_not_removed(self.spool.display(), e);
+        }
     }
 
     /// Makes a step towards [`checkpoint_all`](Committer::checkpoint_all) without waiting for a
@@ -582,10 +613,15 @@ impl Committer {
             return self.checkpoint_all();
         }
         if self.journal.is_clean() {
-            return self.journal.persist_checkpoint(&self.identity);
+            return self.persist_checkpoint();
         }
         self.begin_checkpoint();
         Ok(())
+    }
+
+    /// True if files of large messages wait for a checkpoint.
+    pub fn has_contents(&self) -> bool {
+        !self.contents.is_empty()
     }
 
     /// True if no mailbox waits to be synced, and the journal's header says so.
@@ -617,10 +653,15 @@ impl Committer {
         self.journal.skip_to(old.seq());
         self.journal_failed = false;
         self.checkpointed = 0;
+        let contents = std::mem::take(&mut self.contents);
+        contents.values().for_each(|(_, content)| content.share());
         let left = match self.suspended.is_empty() {
-            true => disk.unlink(&old.path),
+            true => disk.unlink(&old.path).and_then(|()| disk.sync_directory(&self.spool)),
             false => old.retain_for(&self.suspended, true),
         };
+        if left.is_ok() && !contents.is_empty() {
+            self.content_spool.note_orphans();
+        }
         events::journal_renewed(self.journal.path.display());
         if let Err(e) = left {
             events::journal_not_removed(old.path.display(), e);
@@ -641,5 +682,7 @@ impl Committer {
 
 /// Number of dirty mailboxes above which a checkpoint begins.
 const DIRTY_MAX: usize = 256;
+/// Bytes of content files above which a checkpoint begins.
+const CONTENTS_MAX: u64 = 32 << 20;
 /// Interval at which suspended mailboxes are retried, if there is any mail.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);

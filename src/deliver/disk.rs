@@ -28,6 +28,8 @@ use crate::process::privilege::{ImpersonationGuard, Impersonator};
 
 /// Bytes in a block: the unit in which memory is paged and in which the journal is laid out.
 pub const BLOCK: u64 = 4096;
+/// Bytes in a sector: the most that every disk writes whole or not at all when power fails.
+pub const SECTOR: u64 = 512;
 
 /// File metadata, as lstat and fstat return it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +52,12 @@ pub struct Stat {
     pub len: u64,
     /// Time of the last change of the content, by the file system's clock.
     pub modified: SystemTime,
+    /// Time of the last change of the content or the metadata (ctime).
+    pub changed: ChangeTime,
 }
+
+/// Time of a change by the file system's clock: seconds since 1970, and nanoseconds.
+pub type ChangeTime = (i64, i64);
 
 impl Stat {
     /// Returns device and inode.
@@ -186,6 +193,11 @@ pub trait DiskFile: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
+    /// Writes all of `parts` at the end, in as few calls as the system allows.
+    fn append_all(&self, parts: &[&[u8]]) -> io::Result<()> {
+        write_all(parts, |rest| self.append(rest))
+    }
+
     /// Writes all of `parts` from `offset`, in as few calls as the system allows.
     fn write_all_at(&self, parts: &[&[u8]], mut offset: u64) -> io::Result<()> {
         write_all(parts, |rest| {
@@ -314,9 +326,11 @@ impl Disk for HostDisk {
 #[cfg(target_os = "linux")]
 fn is_local(directory: &Path) -> bool {
     use nix::sys::statfs;
+    // nix has no name for it with musl.
+    const XFS_SUPER_MAGIC: statfs::FsType = statfs::FsType(0x5846_5342);
     const LOCAL: [statfs::FsType; 6] = [
         statfs::EXT4_SUPER_MAGIC,
-        statfs::XFS_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
         statfs::BTRFS_SUPER_MAGIC,
         statfs::F2FS_SUPER_MAGIC,
         statfs::TMPFS_MAGIC,
@@ -446,5 +460,6 @@ fn stat_of(m: &fs::Metadata) -> Stat {
         mode: m.mode() & 0o7777,
         len: m.len(),
         modified: m.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        changed: (m.ctime(), m.ctime_nsec()),
     }
 }

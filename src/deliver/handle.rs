@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
 
+use super::contents::ContentSpool;
 use super::disk::Disk;
 use super::mailbox::{DestinationDirectories, check_access};
 use super::outcome::{DeferReason, DeliveryError, Outcome};
-use crate::message::{MailboxName, Message, Owner, UserMailbox};
+use crate::message::{ContentDirectory, MailboxName, Message, Owner, UserMailbox};
 use crate::observe::events;
 
 /// Handle to the writer. Cheap to clone.
@@ -28,6 +29,7 @@ pub struct WriterHandle {
     pub(super) jobs: Sender<DeliveryJob>,
     pub(super) forward_requests: Sender<ForwardFileRequest>,
     pub(super) precheck: Arc<Precheck>,
+    pub(super) contents: ContentSpool,
     /// True if sessions no longer wait for outcomes.
     pub(super) gives_up: Arc<AtomicBool>,
 }
@@ -83,6 +85,11 @@ impl UsableMailboxes {
 }
 
 impl WriterHandle {
+    /// Returns the directory for the content of messages that are handed to this writer.
+    pub fn contents(&self) -> Arc<dyn ContentDirectory> {
+        Arc::new(self.contents.clone())
+    }
+
     /// Delivers `message` and returns its outcome. After `timeout` the outcome is
     /// `Deferred(TimedOut)`, and the message is not delivered afterwards.
     pub fn deliver(&self, message: Message, timeout: Duration) -> Outcome {

@@ -9,13 +9,11 @@
 //! and a sticky directory forbids removing one. A file that is open can be read, written and synced
 //! whatever the identity, and counts against the quota of its owner.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::disk::{BLOCK, Disk, DiskFile, FileKind, OpenMode, Stat, write_all};
+use super::disk::{Disk, DiskFile, FileKind, OpenMode, Stat, write_all};
 use super::locks::{Dotlock, DotlockDirectory, FileLockGuard, Locks, TryLock};
 use super::mbox::{MESSAGE_END, MailboxCopy};
 use super::outcome::{DeferReason, DeliveryError};
@@ -302,38 +300,16 @@ impl LockedMailbox {
     /// # Errors
     /// A part of it may have been written. The caller truncates the mailbox.
     pub fn append(&mut self, copy: &MailboxCopy<'_>) -> io::Result<()> {
-        let [separator, head, own_field] = copy.before_content();
         match copy.content() {
             Content::Memory(content) => {
+                let [separator, head, own_field] = copy.before_content();
                 self.write(&[separator, head, own_field, content, MESSAGE_END])?;
             }
-            Content::File(file, octets) => {
-                self.append_large([separator, head, own_field].concat(), file, *octets)?;
-            }
+            // Through a buffer, because the kernel's own copy refuses a file opened for appending.
+            Content::File(_) => copy.pieces().try_for_each(|piece| self.write(&[&piece?]))?,
         }
         self.missing_newlines = 0;
         Ok(())
-    }
-
-    /// Appends `head`, the content in `file` and a blank line, in writes that end where blocks of
-    /// the mailbox end: wherever a crash stops them, each block is whole or missing, and recovery
-    /// can tell. (Through a buffer: the kernel's own copy refuses a file opened for appending.)
-    fn append_large(&mut self, head: Vec<u8>, file: &File, octets: u64) -> io::Result<()> {
-        let (mut buf, mut at) = (head, 0);
-        loop {
-            let from = self.len + buf.len() as u64;
-            let n = ((from + PIECE) / BLOCK * BLOCK - from).min(octets - at);
-            let filled = buf.len();
-            buf.resize(filled + n as usize, 0);
-            FileExt::read_exact_at(file, buf.get_mut(filled..).unwrap_or_default(), at)?;
-            at += n;
-            if at == octets {
-                buf.push(b'\n');
-                return self.write(&[&buf]);
-            }
-            self.write(&[&buf])?;
-            buf.clear();
-        }
     }
 
     /// Appends all of `parts`, in as few calls as the system allows.
@@ -351,6 +327,11 @@ impl LockedMailbox {
     pub fn is_unchanged(&self) -> bool {
         let now = self.disk.lstat(&self.path);
         now.is_ok_and(|now| now.has_same_access(&self.stat) && now.len == self.len)
+    }
+
+    /// True if the file was missing and this attempt created it.
+    pub fn is_created(&self) -> bool {
+        self.created
     }
 
     /// Returns the path of the file.
@@ -428,7 +409,7 @@ pub fn check_access(stat: &Stat, uid: u32) -> Result<(), DeliveryError> {
 
 /// Counts the LFs that are missing before the next From_ line, because a mailbox ends with an empty
 /// line.
-fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
+pub(super) fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
     if len == 0 {
         return Ok(0);
     }
@@ -441,9 +422,6 @@ fn count_missing_newlines(file: &dyn DiskFile, len: u64) -> io::Result<usize> {
         _ => 2,
     })
 }
-
-/// Bytes of a large message in one write, which ends where a block of the mailbox ends.
-const PIECE: u64 = 64 * 1024;
 
 #[cfg(test)]
 mod tests {

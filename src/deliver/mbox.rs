@@ -28,7 +28,11 @@
 //!   the lines arrive.
 //! - No length is written, and none is trusted: Content-Length is removed.
 //!
-//! This file contains no call on a file.
+//! This file contains no call on a file but those that read large content.
+
+use std::borrow::Cow;
+use std::io;
+use std::iter::once;
 
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -82,6 +86,12 @@ impl<'a> MailboxCopy<'a> {
     /// Returns the content, which [`MESSAGE_END`] follows.
     pub fn content(&self) -> &'a Content {
         self.content
+    }
+
+    /// Returns all bytes of the copy in pieces.
+    pub fn pieces(&self) -> impl Iterator<Item = io::Result<Cow<'_, [u8]>>> {
+        let before = once(Ok(Cow::Owned(self.before_content().concat())));
+        before.chain(self.content.pieces(0)).chain(once(Ok(Cow::Borrowed(MESSAGE_END))))
     }
 
     /// Returns the length in bytes.

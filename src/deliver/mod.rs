@@ -9,9 +9,12 @@
 //! | `writer.rs` | the writer's thread: batches, and messages that wait for a lock |
 //! | `handle.rs` | the sessions' end of the channel to the writer; the outcome that comes back |
 //! | `recover.rs` | the start of the writer, and recovery after a crash |
-//! | `search.rs` | the search for a message in a mailbox that another program has rewritten |
+//! | `verdict.rs` | the proof that a mail reader removed what is missing from a mailbox |
+//! | `copies.rs` | the copies of recorded messages, found in a mailbox and written again |
+//! | `search.rs` | the search for messages in a mailbox that another program has rewritten |
 //! | `commit.rs` | a batch: recorded, appended, undone where it fails |
 //! | `checkpoint.rs` | the thread that syncs mailboxes, after which their records are not needed |
+//! | `contents.rs` | the files of large messages in the spool |
 //! | `journal/` | the file that makes a batch durable with one sync |
 //! | `mailbox.rs` | one locked mailbox: checked, appended to, truncated |
 //! | `locks.rs` | dotlocks and kernel locks |
@@ -24,6 +27,8 @@
 
 mod checkpoint;
 mod commit;
+mod contents;
+mod copies;
 pub mod disk;
 pub mod forward;
 mod handle;
@@ -34,6 +39,7 @@ pub mod mbox;
 mod outcome;
 mod recover;
 mod search;
+mod verdict;
 mod writer;
 
 use std::io;
@@ -42,6 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::observe::counters::Counters;
+pub use contents::ContentSpool;
 pub use handle::{PendingOutcome, WriterHandle};
 pub use locks::Locks;
 pub use outcome::{DeferReason, DeliveryError, Outcome};
@@ -66,6 +73,8 @@ pub struct DeliveryConfig {
     pub journal_segment: u64,
     /// Age of a record at which its mailboxes are synced although more mail arrives.
     pub checkpoint_age: Duration,
+    /// Called when recovery at the start begins, and every few seconds while it works.
+    pub on_recovery_progress: fn(),
 }
 
 impl Default for DeliveryConfig {
@@ -80,6 +89,7 @@ impl Default for DeliveryConfig {
             queue: 32,
             journal_segment: JOURNAL_SEGMENT,
             checkpoint_age: CHECKPOINT_AGE,
+            on_recovery_progress: || (),
         }
     }
 }

@@ -5,12 +5,15 @@
 //!
 //! | the mailbox | action |
 //! | --- | --- |
-//! | the record is done, no reboot since | nothing; a mail reader removed what is missing |
+//! | the record is done, and [`Verdict`] proves it | nothing; what is missing was removed |
 //! | it has the whole copy where the record says | nothing |
-//! | it ends within the copy or has zeros in it, and the rest matches | completed in place |
+//! | it ends within the copy or has zeros in it, and the rest matches | completed in place (*) |
 //! | it ends at or before the copy | appended |
 //! | it has other data there, but the whole message elsewhere | nothing |
 //! | it has other data there | appended; the other data is left alone |
+//!
+//! (*) Only where a message ends before it. A mail reader may have moved zeros, which a power loss
+//! left, to this place.
 //!
 //! Newer records are examined first, because an older record may describe a range of the file that
 //! was used again after a mail reader had emptied the mailbox. What is appended goes through this
@@ -18,17 +21,19 @@
 //! may be killed at any point and start again. It then finds a message in two journals and appends
 //! it once.
 //!
-//! A message in place is not in the journal. Copies that were begun are truncated, if all bytes
-//! after that point are known to be ours. If one copy is whole where it was written, the others are
-//! made from it. If none is, the message was never acknowledged.
+//! A large message is redone from its file (`contents.rs`), in pieces. Without the file, or if its
+//! content is not as it was recorded, the copy is left as it is, and the log says so.
+//!
+//! Bytes are compared one by one (`copies.rs`), so it does not matter where a disk has torn a
+//! write.
 //!
 //! A mailbox that cannot be finished, because another program keeps it locked or its disk fails, is
 //! suspended: its records stay, resolved for all other mailboxes, and are tried again when mail
 //! arrives. Finished mailboxes are synced before the journal is reset and removed, because an old
 //! record must not outlive new mail.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io::{self, Write};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -36,13 +41,15 @@ use std::time::{Duration, Instant};
 
 use super::DeliveryConfig;
 use super::commit::{CommitResult, Committer, LockedMailboxes};
-use super::disk::{Disk, DiskFile};
-use super::journal::{self, Draft, Journal, MESSAGES_MAX, Placement, Record, RecordedMessage};
+use super::contents::ContentSpool;
+use super::copies::rewrite_copies;
+use super::disk::{ChangeTime, Disk};
+use super::journal::{self, Draft, Journal, MESSAGES_MAX, Record};
 use super::locks::{DotlockDirectory, Identity, TryLock};
 use super::mailbox::{DestinationDirectories, LockedMailbox, MailboxStore};
-use super::mbox::{MESSAGE_END, MailboxCopy};
-use super::search::{KnownContent, Pieces, contains_message};
-use crate::message::{Content, DestinationFile, Message, Owner};
+use super::search::{SoughtMessage, find_messages};
+use super::verdict::{Verdict, has_copy_for, is_removed_entry};
+use crate::message::{DestinationFile, Message, Owner};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 
@@ -104,10 +111,11 @@ pub fn rehearse(disk: &Arc<dyn Disk>, config: &DeliveryConfig) -> io::Result<Opt
 /// # Errors
 /// The mail directory or the spool cannot be used. The text names the path and the fix.
 pub fn open_committer(
-    disk: &Arc<dyn Disk>,
+    contents: &ContentSpool,
     config: &DeliveryConfig,
     counters: &Arc<Counters>,
 ) -> io::Result<Committer> {
+    let disk = &contents.disk;
     let (store, identity) = open_store(disk, config)?;
     let spool = &config.spool;
     let fix = "choose another with --spool";
@@ -138,10 +146,16 @@ pub fn open_committer(
     // The process that created it may have been killed before its name was durable.
     let reset = journal.reset(&identity).and_then(|()| disk.sync_directory(spool));
     reset.map_err(|e| named(&journal.path, fix, e))?;
-    let (spool, age) = (spool.clone(), config.checkpoint_age);
-    let mut committer = Committer::new(store, spool, identity, counters.clone(), journal, age)?;
+    contents.note_orphans();
+    let (contents, counters) = (contents.clone(), counters.clone());
+    let age = config.checkpoint_age;
+    let mut committer = Committer::new(store, contents, identity, counters, journal, age)?;
     committer.examined = examined;
-    committer.recover(found.orphans, Instant::now() + config.lock_timeout);
+    committer.recover(
+        found.orphans,
+        Instant::now() + config.lock_timeout,
+        config.on_recovery_progress,
+    );
     if let Err(e) = committer.checkpoint_all() {
         events::journal_failed(None::<&str>, e);
     }
@@ -227,11 +241,19 @@ fn take_over_journals(
 
 impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
-    /// program keeps locked. What could not be finished is suspended.
-    pub fn recover(&mut self, mut orphans: Vec<OrphanedJournal>, until: Instant) {
+    /// program keeps locked. What could not be finished is suspended. Calls `on_progress` at once,
+    /// and every few seconds.
+    pub fn recover(
+        &mut self,
+        mut orphans: Vec<OrphanedJournal>,
+        until: Instant,
+        on_progress: fn(),
+    ) {
         if orphans.is_empty() {
             return;
         }
+        on_progress();
+        let mut progress = RecoveryProgress { on_progress, reported: Instant::now() };
         for OrphanedJournal { journal, records, owner } in &orphans {
             events::recovery_started(journal.path.display(), records.len());
             self.journal.skip_to(journal.seq());
@@ -244,37 +266,27 @@ impl Committer {
         // The records may be in memory only. Without this sync a power loss during recovery would
         // leave a message in only those mailboxes that were finished by then.
         let mut unfinished = HashSet::new();
-        for OrphanedJournal { journal, records, .. } in &orphans {
+        for OrphanedJournal { journal, records, .. } in &mut orphans {
             if let Err(e) = journal.sync() {
                 events::recovery_failed(Some(journal.path.display()), None::<&str>, e);
                 let copies = records.iter().flat_map(Record::placements);
                 unfinished.extend(copies.map(|c| c.file.clone()));
             }
         }
-        // Torn messages are removed first, because nothing may be appended after one.
-        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
-            for (_, copy) in &entry.copies {
-                if unfinished.contains(&copy.file) {
-                    continue;
-                }
-                let cut = self.truncate_torn(entry, copy, until);
-                self.note(&copy.file, cut, &mut unfinished);
+        // Before any file is created, which is a change of its directory.
+        let mut missing = match self.judge_missing(&mut orphans, mailboxes.keys()) {
+            Ok(missing) => missing,
+            Err(e) => {
+                events::recovery_failed(None::<&str>, None::<&str>, e);
+                unfinished.extend(mailboxes.keys().cloned());
+                BTreeMap::new()
             }
-        }
+        };
         for (name, owner) in &mailboxes {
             if !unfinished.contains(name) {
-                let redone = self.redo(&mut orphans, name, *owner, until);
+                let missing = missing.remove(name);
+                let redone = self.redo(&mut orphans, name, *owner, until, missing, &mut progress);
                 self.note(name, redone, &mut unfinished);
-            }
-        }
-        for entry in orphans.iter().flat_map(OrphanedJournal::in_place) {
-            if entry.copies.iter().any(|(_, copy)| unfinished.contains(&copy.file)) {
-                unfinished.extend(entry.copies.iter().map(|(_, copy)| copy.file.clone()));
-            } else if let Err(e) = self.complete(entry, until) {
-                for (_, copy) in &entry.copies {
-                    let error = io::Error::new(e.kind(), e.to_string());
-                    self.note(&copy.file, Err(error), &mut unfinished);
-                }
             }
         }
         // Before the journals go, because without them nothing says that the owner of a lock is
@@ -300,6 +312,13 @@ impl Committer {
             }
         }
         self.suspended.extend(unfinished);
+        self.content_spool.note_orphans();
+    }
+
+    /// Returns the time of the last change of the queue's directory, if there is one.
+    fn queue_changed(&self) -> Option<ChangeTime> {
+        let stat = self.store.disk.lstat(&self.store.directories.queue).ok();
+        stat.map(|stat| stat.changed)
     }
 
     /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
@@ -318,7 +337,7 @@ impl Committer {
     pub fn recover_orphans(&mut self) -> io::Result<()> {
         let found = take_over_journals(&self.store, &self.spool, &self.identity);
         let found = found.inspect_err(|_| self.examined.clear())?;
-        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT);
+        self.recover(found.orphans, Instant::now() + ORPHAN_TIMEOUT, || ());
         self.remove_dead_locks()
     }
 
@@ -368,122 +387,110 @@ impl Committer {
         }
     }
 
-    /// Writes again what is missing in the mailbox `name` and is in the journals.
+    /// Returns the verdicts on those of `files` that do not exist. Removes the done marks of
+    /// records that were lost with them.
+    fn judge_missing<'a>(
+        &self,
+        orphans: &mut [OrphanedJournal],
+        files: impl Iterator<Item = &'a DestinationFile>,
+    ) -> io::Result<BTreeMap<DestinationFile, Verdict<(usize, usize)>>> {
+        let mut verdicts = BTreeMap::new();
+        for file in files {
+            match self.store.disk.lstat(&self.store.path_of(file)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    verdicts.insert(file.clone(), Verdict::default());
+                }
+                // It is met again when the file is locked.
+                Err(_) => {}
+            }
+        }
+        let (queue_changed, mut lost) = (self.queue_changed(), Vec::new());
+        for (from, _, record) in newest_first(orphans) {
+            for (_, copy) in record.messages.iter().flat_map(|m| &m.copies) {
+                if let Some(verdict) = verdicts.get_mut(&copy.file).filter(|_| record.done) {
+                    match is_removed_entry(&copy.file, record, queue_changed) {
+                        true => drop(verdict.removed.insert(from)),
+                        false => lost.push(from),
+                    }
+                }
+            }
+        }
+        forget_done(orphans, lost)?;
+        Ok(verdicts)
+    }
+
+    /// Writes again what is missing in the mailbox `name` and is in the journals. `missing` is the
+    /// verdict on a mailbox that did not exist before recovery.
     fn redo(
         &mut self,
         orphans: &mut [OrphanedJournal],
         name: &DestinationFile,
         owner: Option<Owner>,
         until: Instant,
+        missing: Option<Verdict<(usize, usize)>>,
+        progress: &mut RecoveryProgress,
     ) -> io::Result<()> {
+        let path = self.store.path_of(name);
         let mut locked = self.lock_with_deadline(name, owner, until)?;
+        progress.report(&path, 0, locked.len);
         let rewritable = locked.reopen_for_writing()?;
-        let mut records = Vec::new();
-        for (o, OrphanedJournal { journal, records: all, .. }) in orphans.iter().enumerate() {
-            records.extend(all.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
-        }
-        records.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
-        let (mut there, doubtful) =
-            rewrite_copies(&mut locked, &rewritable, &records, |r| !r.done)?;
+        let removed = match missing {
+            Some(verdict) => verdict.removed,
+            None => {
+                let contents = &self.content_spool;
+                let verdict = Verdict::on(contents, &locked, &newest_first(orphans))?;
+                forget_done(orphans, verdict.lost)?;
+                verdict.removed
+            }
+        };
+        let records = newest_first(orphans);
+        let (mut there, mut doubtful) = rewrite_copies(
+            &self.content_spool,
+            &mut locked,
+            &rewritable,
+            &records,
+            |from| !removed.contains(from),
+            |from| removed.contains(from),
+        )?;
         rewritable.sync()?;
         locked.update_missing_newlines()?;
+        there.extend(find_doubtful(&locked, &there, &doubtful, progress)?);
+        let known = doubtful.extract_if(.., |(_, _, message)| there.contains(&message.id));
+        let known: Vec<_> = known.map(|(from, number, _)| (from, number)).collect();
+        if !known.is_empty() {
+            // The mark may be on the disk before the file that a reader has put under the name.
+            self.store.sync_names([name])?;
+            resolve(orphans, known)?;
+        }
         let mut missing = Vec::new();
-        for ((o, r), number, message) in doubtful.into_iter().rev() {
-            let Content::Memory(content) = &message.content else { continue };
-            if !there.contains(&message.id)
-                && !contains_message(&**locked.file(), &message.id, KnownContent::Content(content))?
-            {
-                there.insert(message.id.clone());
-                missing.push((o, r, number, message));
+        for (from, number, message) in doubtful.into_iter().rev() {
+            if there.insert(message.id.clone()) {
+                missing.push((from, number, message));
             }
         }
         let mut mailboxes = LockedMailboxes::from([(name.clone(), locked)]);
         while !missing.is_empty() {
             let mut octets = 0;
-            let fits = |(_, _, _, message): &&(usize, usize, usize, Message)| {
-                octets += Draft::octets_max(message, self.journal.segment());
+            let fits = |(_, _, message): &&((usize, usize), usize, Message)| {
+                octets += Draft::octets_max(message);
                 octets <= self.journal.segment() / 2
             };
             let n = missing.iter().take(MESSAGES_MAX).take_while(fits).count().max(1);
             let batch: Vec<_> = missing.drain(..n).collect();
-            let messages: Vec<&Message> = batch.iter().map(|(_, _, _, message)| message).collect();
+            let messages: Vec<&Message> = batch.iter().map(|(_, _, message)| message).collect();
             for done in self.commit(&mut mailboxes, &messages) {
                 if !matches!(done, CommitResult::Delivered(_)) {
                     return Err(io::Error::other(format!("not appended: {done:?}")));
                 }
             }
-            for (o, r, number, message) in batch {
-                events::recovered(message.id, self.store.path_of(name).display());
-                let OrphanedJournal { journal, records, .. } = &mut orphans[o];
-                journal.resolve(&mut records[r], &[number])?;
+            for (_, _, message) in &batch {
+                events::recovered(&message.id, path.display());
             }
+            resolve(orphans, batch.into_iter().map(|(from, number, _)| (from, number)))?;
+            progress.report(&path, 0, 0);
         }
         Ok(())
-    }
-
-    /// Cuts off a message in place that was begun in one of its mailboxes.
-    fn truncate_torn(
-        &mut self,
-        entry: &RecordedMessage,
-        copy: &Placement,
-        until: Instant,
-    ) -> io::Result<()> {
-        let mut locked = self.lock_with_deadline(&copy.file, copy.to.owner(), until)?;
-        if in_place_state(&locked, copy, entry)? == InPlace::Torn {
-            locked.truncate(copy.offset, copy.missing_newlines)?;
-            events::truncated(&entry.id, locked.path().display());
-        }
-        Ok(())
-    }
-
-    /// Makes the copies of a message in place that are missing from one that is whole.
-    fn complete(&mut self, entry: &RecordedMessage, until: Instant) -> io::Result<()> {
-        let mut copies: Vec<&Placement> = entry.copies.iter().map(|(_, copy)| copy).collect();
-        copies.sort_by(|a, b| a.file.cmp(&b.file));
-        let mut locked = Vec::with_capacity(copies.len());
-        let (mut whole, mut others) = (None, Vec::new());
-        for (n, copy) in copies.iter().enumerate() {
-            locked.push(self.lock_with_deadline(&copy.file, copy.to.owner(), until)?);
-            let len = in_place_octets(entry, copy);
-            match in_place_state(&locked[n], copy, entry)? {
-                InPlace::Whole => {
-                    // In memory; on the disk perhaps not, and a sync that failed is not repeated.
-                    let file = locked[n].reopen_for_writing()?;
-                    for (at, bytes) in Pieces::of(&**locked[n].file(), copy.offset, len) {
-                        file.write_all_at(&[&bytes?], at)?;
-                    }
-                    file.sync()?;
-                    whole = Some(n);
-                }
-                InPlace::Torn | InPlace::Missing | InPlace::Other => others.push(n),
-            }
-        }
-        let Some(whole) = whole.filter(|_| !others.is_empty()) else { return Ok(()) };
-        let lines =
-            copies[whole].missing_newlines + entry.head.len() + copies[whole].to.own_field().len();
-        let (source, at) = (locked[whole].file().clone(), copies[whole].offset + lines as u64);
-        let mut to = Vec::new();
-        for n in others {
-            let known = KnownContent::Stretch(&*source, at, entry.octets);
-            if !contains_message(&**locked[n].file(), &entry.id, known)? {
-                to.push(copies[n].to.clone());
-            }
-        }
-        if to.is_empty() {
-            return Ok(());
-        }
-        let mut file = tempfile::tempfile_in(&self.spool)?;
-        for (_, bytes) in Pieces::of(&*source, at, entry.octets) {
-            file.write_all(&bytes?)?;
-        }
-        let content = Content::File(file.into(), entry.octets);
-        let message = Message { id: entry.id.clone(), head: entry.head.clone(), content, to };
-        let mut mailboxes: LockedMailboxes =
-            locked.into_iter().map(|h| (h.name.clone(), h)).collect();
-        match self.commit(&mut mailboxes, &[&message]).pop() {
-            Some(CommitResult::Delivered(_)) => Ok(()),
-            done => Err(io::Error::other(format!("not appended: {done:?}"))),
-        }
     }
 
     /// Locks a mailbox, waiting until `until` if another program has it locked.
@@ -514,11 +521,12 @@ impl Committer {
     /// wait for its locks.
     ///
     /// # Errors
-    /// The sync failed again.
+    /// The sync failed again, or mail is missing that no other program has removed.
     pub(super) fn repair(&mut self, name: &DestinationFile) -> io::Result<TryLock<()>> {
-        let records = self.journal.read()?;
+        let mut records = self.journal.read()?;
         let owner = records.iter().flat_map(Record::placements).find(|c| c.file == *name);
         let owner = owner.and_then(|copy| copy.to.owner());
+        let queue_changed = self.queue_changed();
         let mut locked = match self.store.try_lock(name, owner, None) {
             Ok(TryLock::Acquired(locked)) => locked,
             Ok(TryLock::Contended(holder)) => return Ok(TryLock::Contended(holder)),
@@ -526,194 +534,123 @@ impl Committer {
             Err(fault) => return Err(io::Error::other(fault.text())),
         };
         let rewritable = locked.reopen_for_writing()?;
-        let records = records.iter().rev().filter(|record| !self.journal.has_failed(record));
-        let records: Vec<_> = records.map(|record| ((), &self.journal, record)).collect();
+        records.retain(|record| !self.journal.has_failed(record));
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
+        let is_relayed = |from: &usize| {
+            let record = records.get(*from);
+            locked.is_created()
+                && record.is_some_and(|record| is_removed_entry(name, record, queue_changed))
+        };
+        if !Verdict::on(&self.content_spool, &locked, &newest)?.lost.iter().all(is_relayed) {
+            return Err(io::Error::other("mail is missing that was written to it"));
+        }
+        // What is written now makes the mailbox newer than its records.
+        for record in records.iter_mut().filter(|record| has_copy_for(record, name)) {
+            self.journal.forget_done(record)?;
+        }
+        let newest = records.iter().enumerate().rev();
+        let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
         // What a mail reader removed or moved since then stays as the reader left it.
-        rewrite_copies(&mut locked, &rewritable, &records, |_| false)?;
+        rewrite_copies(
+            &self.content_spool,
+            &mut locked,
+            &rewritable,
+            &newest,
+            |_| false,
+            |r| records.get(*r).is_some_and(|record| record.done),
+        )?;
         rewritable.sync()?;
         self.store.sync_names([name])?;
         Ok(TryLock::Acquired(()))
     }
 }
 
-impl OrphanedJournal {
-    /// The messages in place that a crash may have interrupted. Only the last record can hold any:
-    /// those before it were durable before it was written.
-    fn in_place(&self) -> impl Iterator<Item = &RecordedMessage> {
-        let last = self.records.last().filter(|r| !r.done);
-        last.into_iter().flat_map(|r| &r.messages).filter(|e| e.content_at.is_none())
+/// Records of all journals, each with the numbers of its journal and of itself in it.
+type NumberedRecords<'a> = Vec<((usize, usize), &'a Journal, &'a Record)>;
+
+/// Returns the records of all journals, the newest first.
+fn newest_first(orphans: &[OrphanedJournal]) -> NumberedRecords<'_> {
+    let mut newest = Vec::new();
+    for (o, OrphanedJournal { journal, records, .. }) in orphans.iter().enumerate() {
+        newest.extend(records.iter().enumerate().map(|(r, record)| ((o, r), journal, record)));
     }
+    newest.sort_by_key(|(_, _, record)| std::cmp::Reverse(record.seq));
+    newest
 }
 
-/// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
-/// number in the record.
-type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+/// Marks copies as resolved, with one write for each record. The marks are not synced.
+fn resolve(
+    orphans: &mut [OrphanedJournal],
+    copies: impl IntoIterator<Item = ((usize, usize), usize)>,
+) -> io::Result<()> {
+    let mut numbers: BTreeMap<(usize, usize), Vec<usize>> = BTreeMap::new();
+    for (from, number) in copies {
+        numbers.entry(from).or_default().push(number);
+    }
+    for ((o, r), numbers) in numbers {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[o];
+        journal.resolve(&mut records[r], &numbers)?;
+    }
+    Ok(())
+}
 
-/// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
-/// are there in whole or, where `completed` returns true, in part. Truncates the mailbox to remove
-/// an aborted copy at its end.
-///
-/// A copy is written again even if it reads well and is done, because a sync that failed once
-/// leaves data in memory that is not on the disk.
-fn rewrite_copies<From: std::marker::Copy>(
-    locked: &mut LockedMailbox,
-    file: &Arc<dyn DiskFile>,
-    records: &[(From, &Journal, &Record)],
-    completed: impl Fn(&Record) -> bool,
-) -> io::Result<MailboxRepair<From>> {
-    let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
-    for (from, journal, record) in records {
-        for entry in record.messages.iter().rev() {
-            if there.contains(&entry.id) {
-                continue;
-            }
-            let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
-            let Some((number, copy)) = copy else { continue };
-            let Some(message) = message_of(journal, entry, copy)? else { continue };
-            if rewrite(locked, file, copy, &message, completed(record))? {
-                locked.len = locked.file().stat()?.len;
-                there.insert(message.id);
-            } else if record.done {
-                there.insert(message.id);
-            } else {
-                doubtful.push((*from, *number, message));
-            }
+/// Removes the done marks of records whose copies were lost, and syncs that. Otherwise the changes
+/// that recovery makes would be taken for those of another program after the next crash.
+fn forget_done(
+    orphans: &mut [OrphanedJournal],
+    lost: impl IntoIterator<Item = (usize, usize)>,
+) -> io::Result<()> {
+    let lost: BTreeSet<(usize, usize)> = lost.into_iter().collect();
+    for (o, r) in &lost {
+        let OrphanedJournal { journal, records, .. } = &mut orphans[*o];
+        journal.forget_done(&mut records[*r])?;
+    }
+    let journals: BTreeSet<usize> = lost.into_iter().map(|(o, _)| o).collect();
+    journals.into_iter().try_for_each(|o| orphans[o].journal.sync())
+}
+
+/// Searches a mailbox for the messages of `doubtful` that are not known to be there. Returns the
+/// ids of those that it contains.
+fn find_doubtful<From>(
+    locked: &LockedMailbox,
+    there: &HashSet<String>,
+    doubtful: &[(From, usize, Message)],
+    progress: &mut RecoveryProgress,
+) -> io::Result<Vec<String>> {
+    let mut ids = HashSet::new();
+    let mut sought = Vec::new();
+    for (_, _, message) in doubtful {
+        if !there.contains(&message.id) && ids.insert(&message.id) {
+            sought.push(SoughtMessage { id: &message.id, content: &message.content });
         }
     }
-    for (_, journal, record) in records {
-        for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
-            let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
-            let Some(copy) = aborted else { continue };
-            let (ours, len) = match message_of(journal, entry, copy)? {
-                Some(message) => matches_placement(locked, copy, &message)?,
-                None => {
-                    let state = in_place_state(locked, copy, entry)?;
-                    (matches!(state, InPlace::Whole | InPlace::Torn), in_place_octets(entry, copy))
-                }
-            };
-            if ours && locked.len > copy.offset && locked.len <= copy.offset + len {
-                locked.truncate(copy.offset, copy.missing_newlines)?;
-                events::truncated(&entry.id, locked.path().display());
-            }
+    let file = &**locked.file();
+    let found = find_messages(file, &sought, |at| progress.report(locked.path(), at, locked.len))?;
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// Reporter of a recovery that takes long.
+struct RecoveryProgress {
+    on_progress: fn(),
+    /// Time of the last report.
+    reported: Instant,
+}
+
+impl RecoveryProgress {
+    /// Reports every few seconds that `searched` of the `size` bytes of a mailbox are searched.
+    fn report(&mut self, path: &Path, searched: u64, size: u64) {
+        if self.reported.elapsed() >= PROGRESS_INTERVAL {
+            self.reported = Instant::now();
+            (self.on_progress)();
+            events::recovery_progress(path.display(), searched, size);
         }
     }
-    Ok((there, doubtful))
-}
-
-/// Returns a message as it was recorded, for one destination. Returns None for a message in place.
-fn message_of(
-    journal: &Journal,
-    entry: &RecordedMessage,
-    copy: &Placement,
-) -> io::Result<Option<Message>> {
-    Ok(journal.content(entry)?.map(|content| Message {
-        id: entry.id.clone(),
-        head: entry.head.clone(),
-        content: Content::Memory(content.into()),
-        to: vec![copy.to.clone()],
-    }))
-}
-
-/// Returns whether the mailbox, as far as it goes, has the copy or zeros at its offset, and the
-/// length of the copy.
-fn matches_placement(
-    locked: &LockedMailbox,
-    copy: &Placement,
-    message: &Message,
-) -> io::Result<(bool, u64)> {
-    let ours = bytes_of(message, copy.missing_newlines);
-    let len = ours.len() as u64;
-    if locked.stat.id() != copy.file_id {
-        return Ok((false, len));
-    }
-    let mut theirs = vec![0; locked.len.saturating_sub(copy.offset).min(len) as usize];
-    locked.file().read_exact_at(&mut theirs, copy.offset)?;
-    Ok((theirs.iter().zip(&ours).all(|(a, b)| a == b || *a == 0), len))
-}
-
-/// Writes the copy at its offset, if the mailbox matches it as far as it goes. Unless it is to be
-/// `completed`, the whole copy must be there. If a mail reader removed the copy, what matches its
-/// first byte may be the empty line that ends the message before. Returns true if it was written.
-fn rewrite(
-    locked: &LockedMailbox,
-    file: &Arc<dyn DiskFile>,
-    copy: &Placement,
-    message: &Message,
-    completed: bool,
-) -> io::Result<bool> {
-    let (ours, len) = matches_placement(locked, copy, message)?;
-    let whole = locked.len >= copy.offset + len;
-    if !ours || locked.len <= copy.offset || !(whole || completed) {
-        return Ok(false);
-    }
-    file.write_all_at(&[&bytes_of(message, copy.missing_newlines)], copy.offset)?;
-    Ok(true)
-}
-
-/// State of the range that a message in place was to fill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum InPlace {
-    /// The message is there whole.
-    Whole,
-    /// A part of the message is there, and nothing that could be from another program.
-    Torn,
-    /// The file ends before the range.
-    Missing,
-    /// Bytes of another program are there, or a part of the message with such bytes after it.
-    Other,
-}
-
-/// Compares the range with the recorded checksums. A chunk that the end of the file cuts short is
-/// not taken for ours, because it may be the whole of a short message that came since. Our writes
-/// end where chunks do.
-fn in_place_state(
-    locked: &LockedMailbox,
-    copy: &Placement,
-    entry: &RecordedMessage,
-) -> io::Result<InPlace> {
-    let Some(sums) = copy.sums.as_ref().filter(|_| locked.stat.id() == copy.file_id) else {
-        return Ok(InPlace::Other);
-    };
-    if locked.len <= copy.offset {
-        return Ok(InPlace::Missing);
-    }
-    let len = in_place_octets(entry, copy);
-    let (mut whole, mut ours) = (locked.len >= copy.offset + len, locked.len <= copy.offset + len);
-    let mut buf = Vec::new();
-    for (at, octets, crc) in sums.chunks(copy.offset, len) {
-        if at >= locked.len {
-            break;
-        }
-        let stands = octets.min(locked.len - at);
-        buf.resize(usize::try_from(stands).unwrap_or_default(), 0);
-        locked.file().read_exact_at(&mut buf, at)?;
-        let right = stands == octets && crc32fast::hash(&buf) == crc;
-        whole &= right;
-        ours &= right || buf.iter().all(|b| *b == 0);
-    }
-    Ok(match (whole, ours) {
-        (true, _) => InPlace::Whole,
-        (false, true) => InPlace::Torn,
-        (false, false) => InPlace::Other,
-    })
-}
-
-fn in_place_octets(entry: &RecordedMessage, copy: &Placement) -> u64 {
-    let lines = copy.missing_newlines + entry.head.len() + copy.to.own_field().len() + 1;
-    lines as u64 + entry.octets
-}
-
-/// Returns the bytes of the copy of a message in memory.
-fn bytes_of(message: &Message, missing_newlines: usize) -> Vec<u8> {
-    let (Content::Memory(content), Some(to)) = (&message.content, message.to.first()) else {
-        return Vec::new();
-    };
-    let copy = MailboxCopy::new(message, to, missing_newlines);
-    let [separator, head, own_field] = copy.before_content();
-    [separator, head, own_field, content, MESSAGE_END].concat()
 }
 
 /// Time to wait for locked mailboxes while the mail for all others waits too.
 const ORPHAN_TIMEOUT: Duration = Duration::from_millis(200);
+/// Interval between two reports of a recovery that takes long.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval between two attempts at a lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);

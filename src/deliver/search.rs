@@ -1,136 +1,252 @@
-//! The search for a message in a mailbox that another program has rewritten.
+//! The search for messages in a mailbox that another program has rewritten.
 //!
-//! A message is found by its id in the Received field, followed by its whole body. A mail reader
-//! that rewrites a mailbox may add to the header, but not to the body.
+//! A message is found by its From_ line, its id in the Received field, and its whole body. A mail
+//! reader that rewrites a mailbox may add to the header, but not to the body.
+//!
+//! One pass over the mailbox searches for all messages, because a mailbox may have gigabytes, and a
+//! journal thousands of messages.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
 
-use memchr::memmem;
+use memchr::{memchr3, memmem};
 
 use super::disk::DiskFile;
+use crate::message::Content;
 
-/// Content of the message to search for.
-pub enum KnownContent<'a> {
-    /// In memory.
-    Content(&'a [u8]),
-    /// Range of a file: its offset and its length.
-    Stretch(&'a dyn DiskFile, u64, u64),
+/// Message to search for.
+pub struct SoughtMessage<'a> {
+    /// Id of the message.
+    pub id: &'a str,
+    /// Its content.
+    pub content: &'a Content,
 }
 
-/// True if the file contains the message: its id, and after it the whole body.
-pub fn contains_message(
+/// Returns the ids of the messages that are in the file: a From_ line, the id after it, and after
+/// that the whole body. All messages of `sought` have different ids. Calls `progress` with the
+/// number of bytes that are searched so far.
+///
+/// Reads the file once, and again what may be the body of one of the messages.
+pub fn find_messages<'a>(
     file: &dyn DiskFile,
-    id: &str,
-    known: KnownContent<'_>,
-) -> io::Result<bool> {
-    let empty_line = memmem::Finder::new(b"\n\n");
-    // Offset of the body in the content.
-    let body = match &known {
-        KnownContent::Content(content) => {
-            empty_line.find(content).map_or(content.len(), |n| n + 2) as u64
-        }
-        KnownContent::Stretch(source, at, len) => {
-            let end = find_at(*source, &empty_line, *at)?.map_or(at + len, |n| n + 2);
-            end.min(at + len) - at
-        }
-    };
-    let needle = format!(" id {id}");
-    let finder = memmem::Finder::new(&needle);
-    let mut from = 0;
-    while let Some(at) = find_at(file, &finder, from)? {
-        from = at + 1;
-        // One id can be the beginning of another.
-        let mut next = [0];
-        let ends = file.read_exact_at(&mut next, at + needle.len() as u64).is_ok();
-        if !ends || !matches!(next, [b'\n' | b';' | b' ']) {
-            continue;
-        }
-        let Some(header_end) = find_at(file, &empty_line, at)? else { continue };
-        let is_same = match &known {
-            KnownContent::Content(content) => {
-                has_bytes(file, header_end + 2, content.get(body as usize..).unwrap_or_default())?
-            }
-            KnownContent::Stretch(source, start, len) => {
-                let mut same_so_far = true;
-                for (n, bytes) in Pieces::of(*source, start + body, len - body) {
-                    same_so_far = has_bytes(file, header_end + 2 + (n - start - body), &bytes?)?;
-                    if !same_so_far {
-                        break;
-                    }
-                }
-                same_so_far
-            }
-        };
-        if is_same {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    sought: &[SoughtMessage<'a>],
+    progress: impl FnMut(u64),
+) -> io::Result<HashSet<&'a str>> {
+    find_in_pieces(file, sought, PIECE, progress)
 }
 
-/// True if the file has `bytes` at `offset`.
-fn has_bytes(file: &dyn DiskFile, offset: u64, bytes: &[u8]) -> io::Result<bool> {
-    let mut theirs = vec![0; bytes.len()];
-    match file.read_exact_at(&mut theirs, offset) {
-        Ok(()) => Ok(theirs == bytes),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(e) => Err(e),
-    }
-}
-
-/// Iterator over a range of a file in pieces of 64 KiB, each with its offset.
-pub struct Pieces<'a> {
-    file: &'a dyn DiskFile,
-    at: u64,
-    end: u64,
-}
-
-impl<'a> Pieces<'a> {
-    pub fn of(file: &'a dyn DiskFile, at: u64, len: u64) -> Self {
-        Pieces { file, at, end: at + len }
-    }
-}
-
-impl Iterator for Pieces<'_> {
-    type Item = (u64, io::Result<Vec<u8>>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let (at, n) = (self.at, (self.end - self.at).min(64 * 1024));
-        if n == 0 {
-            return None;
-        }
-        self.at += n;
-        let mut bytes = vec![0; n as usize];
-        let read = self.file.read_exact_at(&mut bytes, at);
-        Some((at, read.map(|()| bytes)))
-    }
-}
-
-/// Returns the offset of the finder's needle at or after `from`.
-fn find_at(
+/// Does the same as [`find_messages`], reading `piece` bytes at a time.
+fn find_in_pieces<'a>(
     file: &dyn DiskFile,
-    finder: &memmem::Finder<'_>,
-    mut from: u64,
-) -> io::Result<Option<u64>> {
-    let overlap = finder.needle().len() - 1;
-    let mut buf = vec![0; 256 * 1024];
-    let mut filled = 0;
+    sought: &[SoughtMessage<'a>],
+    piece: usize,
+    mut progress: impl FnMut(u64),
+) -> io::Result<HashSet<&'a str>> {
+    let (before_id, empty_line) = (memmem::Finder::new(BEFORE_ID), memmem::Finder::new(EMPTY_LINE));
+    let mut missing = HashMap::with_capacity(sought.len());
+    for message in sought {
+        missing
+            .insert(message.id.as_bytes(), (message, body_offset(message.content, &empty_line)?));
+    }
+    let id_max = missing.keys().map(|id| id.len()).max().unwrap_or_default();
+    // An id, what is before it and the byte after it are in the buffer together.
+    let overlap = BEFORE_ID.len() + id_max + 1;
+    let mut buf = vec![0; piece.max(2 * overlap)];
+    // Offset of the buffer in the file, and the number of bytes in it.
+    let (mut from, mut filled) = (0, 0);
+    let mut found = HashSet::new();
+    // Missing ids before the next empty line.
+    let mut in_header: HashSet<&'a str> = HashSet::new();
     loop {
         let n = match file.read_at(&mut buf[filled..], from + filled as u64) {
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
-        if let Some(at) = finder.find(&buf[..filled + n]) {
-            return Ok(Some(from + at as u64));
-        }
-        if n == 0 {
-            return Ok(None);
-        }
         filled += n;
-        let keep = filled.min(overlap);
-        buf.copy_within(filled - keep..filled, 0);
-        from += (filled - keep) as u64;
-        filled = keep;
+        let bytes = &buf[..filled];
+        // What begins after it is searched when more bytes are there.
+        let end = if n == 0 { filled } else { filled.saturating_sub(overlap) };
+        let mut at = 0;
+        while at < end {
+            if missing.is_empty() {
+                return Ok(found);
+            }
+            let line = match in_header.is_empty() {
+                true => None,
+                false => empty_line.find(&bytes[at..]).map(|n| at + n).filter(|line| *line < end),
+            };
+            let next_id = before_id.find(&bytes[at..]).map(|n| at + n);
+            if let Some(id_at) = next_id.filter(|id_at| *id_at < line.unwrap_or(end)) {
+                let id = read_id(&bytes[id_at + BEFORE_ID.len()..], id_max);
+                if let Some((message, _)) = id.and_then(|id| missing.get(id))
+                    && follows_from_line(file, from + id_at as u64)?
+                {
+                    in_header.insert(message.id);
+                }
+                at = id_at + 1;
+                continue;
+            }
+            let Some(line) = line else { break };
+            let body = from + (line + EMPTY_LINE.len()) as u64;
+            for id in in_header.drain() {
+                let Some((message, body_at)) = missing.get(id.as_bytes()) else { continue };
+                if has_bytes(file, body, message.content, *body_at)? {
+                    missing.remove(id.as_bytes());
+                    found.insert(id);
+                }
+            }
+            at = line + 1;
+        }
+        progress(from + end as u64);
+        if n == 0 {
+            return Ok(found);
+        }
+        buf.copy_within(end..filled, 0);
+        from += end as u64;
+        filled -= end;
+    }
+}
+
+/// Returns the id at the beginning of `bytes`, of at most `max` bytes. One id can be the beginning
+/// of another, so the byte after it is one that is in no id.
+fn read_id(bytes: &[u8], max: usize) -> Option<&[u8]> {
+    let bytes = bytes.get(..bytes.len().min(max + 1))?;
+    bytes.get(..memchr3(b'\n', b';', b' ', bytes)?)
+}
+
+/// True if a From_ line begins the header that has the id at offset `at`. It was lost with power if
+/// there are zeros before the id, and then a mail reader does not show the message.
+fn follows_from_line(file: &dyn DiskFile, at: u64) -> io::Result<bool> {
+    let mut octets = FIRST_OCTETS as u64;
+    loop {
+        let from = at.saturating_sub(octets);
+        let mut head = vec![0; (at - from) as usize];
+        file.read_exact_at(&mut head, from)?;
+        let line = match memmem::rfind(&head, b"\nFrom ") {
+            Some(found) => Some(found + 1),
+            None => (from == 0 && head.starts_with(b"From ")).then_some(0),
+        };
+        let rest = head.get(line.unwrap_or_default()..).unwrap_or_default();
+        let is_broken = rest.contains(&0) || memmem::find(rest, EMPTY_LINE).is_some();
+        if line.is_some() || is_broken || from == 0 || octets >= HEAD_MAX {
+            return Ok(line.is_some() && !is_broken);
+        }
+        octets *= 2;
+    }
+}
+
+/// Returns the offset of the body in the content, which is its end if there is no body.
+fn body_offset(content: &Content, empty_line: &memmem::Finder<'_>) -> io::Result<u64> {
+    let (mut at, mut last) = (0, None);
+    for piece in content.pieces(0) {
+        let piece = piece?;
+        if (last, piece.first()) == (Some(b'\n'), Some(&b'\n')) {
+            return Ok(at + 1);
+        }
+        if let Some(found) = empty_line.find(&piece) {
+            return Ok(at + found as u64 + 2);
+        }
+        (at, last) = (at + piece.len() as u64, piece.last().copied());
+    }
+    Ok(at)
+}
+
+/// True if the file has the content from `body_at` on at `offset`. Reads little if the first bytes
+/// differ.
+fn has_bytes(
+    file: &dyn DiskFile,
+    mut offset: u64,
+    content: &Content,
+    body_at: u64,
+) -> io::Result<bool> {
+    let mut octets = FIRST_OCTETS;
+    for piece in content.pieces(body_at) {
+        for ours in piece?.chunks(octets) {
+            let mut theirs = vec![0; ours.len()];
+            match file.read_exact_at(&mut theirs, offset) {
+                Ok(()) if theirs == ours => offset += ours.len() as u64,
+                Ok(()) => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+                Err(e) => return Err(e),
+            }
+        }
+        octets = PIECE;
+    }
+    Ok(true)
+}
+
+/// Bytes before the id of a message in its Received field.
+const BEFORE_ID: &[u8] = b" id ";
+const EMPTY_LINE: &[u8] = b"\n\n";
+/// Most bytes between a From_ line and the id: our own fields, and what mail readers add to them.
+const HEAD_MAX: u64 = 64 * 1024;
+/// Bytes of a header that are read first, and bytes of a body that are compared first.
+const FIRST_OCTETS: usize = 512;
+/// Bytes that are read from the mailbox at a time.
+const PIECE: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Searches for one message as simply as possible.
+    fn is_in(mailbox: &[u8], id: &str, content: &[u8]) -> bool {
+        let body_at =
+            content.windows(2).position(|w| w == EMPTY_LINE).map_or(content.len(), |n| n + 2);
+        (0..mailbox.len()).any(|at| {
+            let rest = mailbox[at..].strip_prefix(format!(" id {id}").as_bytes());
+            let Some([b'\n' | b';' | b' ', ..]) = rest else { return false };
+            let begins = |n: &usize| *n == 0 || mailbox[n - 1] == b'\n';
+            let is_from_line = |n: &usize| mailbox[*n..at].starts_with(b"From ");
+            let Some(begin) = (0..at).rev().find(|n| begins(n) && is_from_line(n)) else {
+                return false;
+            };
+            let before = &mailbox[begin..at];
+            let header = mailbox[at..].windows(2).position(|w| w == EMPTY_LINE);
+            !before.contains(&0)
+                && !before.windows(2).any(|w| w == EMPTY_LINE)
+                && header.is_some_and(|n| mailbox[at + n + 2..].starts_with(&content[body_at..]))
+        })
+    }
+
+    /// Pieces of mailboxes and contents, in which From_ lines, ids, ends of headers and bodies are
+    /// frequent.
+    fn text(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
+        let part = prop_oneof![
+            4 => ("[ab]{0,3}", "[;\n x]").prop_map(|(id, after)| format!(" id {id}{after}")),
+            4 => Just("\nFrom x".to_owned()),
+            3 => Just("\n\n".to_owned()),
+            1 => Just("\n".to_owned()),
+            2 => "[ab]{1,3}",
+            1 => "[x\0]{1,40}",
+            1 => "x{400,700}",
+        ];
+        prop::collection::vec(part, lengths).prop_map(|parts| parts.concat().into_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn one_pass_finds_what_a_search_for_each_message_finds(
+            mailbox in text(0..60),
+            contents in prop::collection::hash_map("[ab]{0,3}", text(0..6), 0..8),
+            piece in 1usize..40,
+        ) {
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&[&mailbox], 0).unwrap();
+            let naive = contents.iter().filter(|(id, content)| is_in(&mailbox, id, content));
+            let naive: HashSet<&str> = naive.map(|(id, _)| id.as_str()).collect();
+            let known = |content: &Vec<u8>| Content::Memory(content.clone().into());
+            let contents: Vec<_> = contents.iter().map(|(id, c)| (id, known(c))).collect();
+            let sought: Vec<_> =
+                contents.iter().map(|(id, content)| SoughtMessage { id, content }).collect();
+            let mut searched = 0;
+            let found = find_in_pieces(&file, &sought, piece, |n| searched = n).unwrap();
+            prop_assert_eq!(&found, &naive);
+            prop_assert!(searched <= mailbox.len() as u64);
+        }
     }
 }

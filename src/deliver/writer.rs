@@ -26,15 +26,16 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::commit::{CommitResult, Committer, LockedMailboxes};
+use super::contents::ContentSpool;
 use super::disk::Disk;
 use super::handle::{DeliveryJob, ForwardFileRequest, OutcomeSender, Precheck, WriterHandle};
-use super::journal::{COPIES_MAX, Draft, MESSAGES_MAX};
+use super::journal::{Draft, MESSAGES_MAX};
 use super::locks::TryLock;
 use super::mailbox::DestinationDirectories;
 use super::outcome::{DeferReason, DeliveryError, Outcome};
 use super::recover::open_committer;
 use super::{DeliveryConfig, forward};
-use crate::message::{Content, DestinationFile, Message};
+use crate::message::{DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
@@ -72,7 +73,8 @@ pub fn start_on(
         limit: config.mailbox_limit,
         usable: Default::default(),
     });
-    let mut committer = open_committer(&disk, &config, &counters)?;
+    let contents = ContentSpool::new(disk.clone(), &config.spool);
+    let mut committer = open_committer(&contents, &config, &counters)?;
     let (jobs, incoming) = bounded(config.queue.max(1));
     let (forward_requests, forward_queue) = bounded(config.queue.max(1));
     let (stop, stopped) = bounded(0);
@@ -81,8 +83,9 @@ pub fn start_on(
         BatchQueue::new(incoming, forward_queue, stopped, &config).run(&mut committer);
         committer.close();
     })?;
-    let gives_up = Arc::default();
-    Ok((WriterHandle { jobs, forward_requests, precheck, gives_up }, WriterThread { stop, thread }))
+    let handle =
+        WriterHandle { jobs, forward_requests, precheck, contents, gives_up: Arc::default() };
+    Ok((handle, WriterThread { stop, thread }))
 }
 
 /// Message on its way through the writer.
@@ -100,12 +103,6 @@ struct QueuedMessage {
     retry_at: Instant,
     /// Mailbox whose lock the message waits for.
     blocked_on: Option<DestinationFile>,
-}
-
-impl QueuedMessage {
-    fn is_large(&self) -> bool {
-        matches!(self.message.content, Content::File(..))
-    }
 }
 
 impl From<DeliveryJob> for QueuedMessage {
@@ -217,7 +214,8 @@ impl BatchQueue {
     fn next_batch(&mut self, committer: &mut Committer) -> Option<Vec<QueuedMessage>> {
         let now = Instant::now();
         let next_retry = self.postponed.iter().map(|queued| queued.retry_at).min();
-        let quiet = if committer.is_clean() { IDLE_TIMEOUT } else { QUIET_TIME };
+        let quiet_time = if committer.has_contents() { CONTENTS_QUIET_TIME } else { QUIET_TIME };
+        let quiet = if committer.is_clean() { IDLE_TIMEOUT } else { quiet_time };
         let timeout = next_retry.map_or(quiet, |at| at.saturating_duration_since(now).min(quiet));
         let mut batch = std::mem::take(&mut self.taken);
         let timeout = if batch.is_empty() { timeout } else { Duration::ZERO };
@@ -234,7 +232,7 @@ impl BatchQueue {
             },
             default(timeout) => {
                 let is_quiet = batch.is_empty()
-                    && self.last_activity.is_none_or(|at| at.elapsed() >= QUIET_TIME);
+                    && self.last_activity.is_none_or(|at| at.elapsed() >= quiet_time);
                 if is_quiet && !committer.is_clean() {
                     if let Err(e) = committer.checkpoint_in_background() {
                         events::journal_failed(None::<&str>, e);
@@ -272,7 +270,7 @@ impl BatchQueue {
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let deadline = Instant::now() + wait;
         let expected = batch.len() + self.last_batch.1;
-        while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX / 4 {
+        while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
                 Err(_) if batch.len() < expected && Instant::now() < deadline => {
@@ -298,28 +296,16 @@ impl BatchQueue {
         if locked.is_empty() {
             self.locked_since = None;
         }
-        let mut large = HashSet::new();
         let mut ready: Vec<QueuedMessage> = Vec::with_capacity(batch.len());
         let mut looks_for_dead = false;
-        let reuse = !batch.iter().any(QueuedMessage::is_large);
-        if !reuse {
-            locked.clear();
-        }
         let (segment, mut octets) = (committer.journal_segment(), 0);
         let mut batch = VecDeque::from(batch);
         while let Some(queued) = batch.pop_front() {
             if queued.outcome.is_given_up() {
                 continue;
             }
-            // At most one message in place for each mailbox in a batch (recover.rs needs it); and
-            // none where files are used that were open before.
-            let taken = queued.files.iter().any(|(file, _)| large.contains(file));
-            if queued.is_large() && (taken || reuse) {
-                self.postpone(queued, None);
-                continue;
-            }
             // The batch becomes one record, and any number of postponed messages can be due.
-            octets += Draft::octets_max(&queued.message, segment);
+            octets += Draft::octets_max(&queued.message);
             if octets > segment / 2 && !ready.is_empty() {
                 self.postpone(queued, None);
                 continue;
@@ -332,11 +318,8 @@ impl BatchQueue {
             if files + committer.cached_files() > self.files_max {
                 committer.close_cached_files();
             }
-            match lock_all(committer, &mut locked, &queued, reuse) {
+            match lock_all(committer, &mut locked, &queued) {
                 Ok(TryLock::Acquired(())) => {
-                    if queued.is_large() {
-                        large.extend(queued.files.iter().map(|(file, _)| file.clone()));
-                    }
                     // Messages that wait for these mailboxes need not try again on their own.
                     batch.extend(self.take_blocked_on(&queued));
                     ready.push(queued);
@@ -497,15 +480,11 @@ fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
     if waits { (sync_time / 2).min(GATHER_MAX) } else { Duration::ZERO }
 }
 
-/// Locks all mailboxes of a message that the batch has not locked yet, or none of them. Files that
-/// are open already are used only with `reuse`. A message in place needs a descriptor of its own,
-/// because the kernel reports a write error once to each descriptor, and the checkpoint, which has
-/// the open files, may get the report.
+/// Locks all mailboxes of a message that the batch has not locked yet, or none of them.
 fn lock_all(
     committer: &Committer,
     locked: &mut LockedMailboxes,
     queued: &QueuedMessage,
-    reuse: bool,
 ) -> Result<TryLock<(), (DestinationFile, String)>, DeliveryError> {
     let mut acquired = HashMap::new();
     for (file, i) in &queued.files {
@@ -517,7 +496,7 @@ fn lock_all(
             return Ok(TryLock::Contended((file.clone(), "awaiting repair".into())));
         }
         let owner = queued.message.to.get(*i).and_then(|to| to.owner());
-        let open = committer.open_mailbox(file).filter(|_| reuse);
+        let open = committer.open_mailbox(file);
         match committer.store.try_lock(file, owner, open).map_err(on)? {
             TryLock::Acquired(mailbox) => {
                 acquired.insert(file.clone(), mailbox);
@@ -542,6 +521,8 @@ fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
     }
 }
 
+/// Number of copies after which a batch is full.
+const COPIES_MAX: usize = 4096;
 /// Delay before the second attempt at a locked mailbox. It doubles with each attempt.
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 /// Longest delay between two attempts.
@@ -558,6 +539,8 @@ const SLOW_SYNC: Duration = Duration::from_millis(4);
 const GATHER_MAX: Duration = Duration::from_millis(20);
 /// Time without mail after which mailboxes are synced and the journal is emptied.
 const QUIET_TIME: Duration = Duration::from_secs(3);
+/// The same if files of large messages take room in the spool.
+const CONTENTS_QUIET_TIME: Duration = Duration::from_millis(250);
 /// Time that the writer sleeps if there is nothing to do at all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Time that messages which wait for a lock delay the stop of a server. The graces of a stop are

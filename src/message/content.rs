@@ -3,7 +3,8 @@
 //!
 //! It guarantees:
 //! - **Bounded memory.** At most [`MEMORY_MAX`] bytes of a message are in memory. A larger message
-//!   is in a file without a name.
+//!   is in a file of the spool, which is synced before the writer gets the message, because the
+//!   journal refers to the file instead of containing its bytes.
 //! - **The client cannot control the mail reader.** Header fields in which mail readers store their
 //!   own data ([`STRIPPED_FIELDS`]) are removed, and no line of the message can continue or change
 //!   the fields that mailslot writes above it.
@@ -19,11 +20,11 @@
 //!
 //! After the first [`ContentError`] the rest of the message is dropped and its storage is released.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use memchr::memmem;
 
@@ -65,8 +66,8 @@ pub const MAILBOX_LINE: &str = "X-Mailbox-Line";
 pub enum Content {
     /// Content of up to [`MEMORY_MAX`] bytes.
     Memory(Arc<Vec<u8>>),
-    /// Larger content, in a file without a name, and its size. The file is read by position.
-    File(Arc<File>, u64),
+    /// Larger content.
+    File(Arc<ContentFile>),
 }
 
 impl Content {
@@ -74,23 +75,181 @@ impl Content {
     pub fn size(&self) -> u64 {
         match self {
             Content::Memory(bytes) => bytes.len() as u64,
-            Content::File(_, length) => *length,
+            Content::File(file) => file.size,
         }
     }
 
-    /// Reads content that is already in its final form. A large one is copied to a file in the
-    /// directory `spool`.
+    /// Returns at most `len` bytes from `offset`, fewer only at the end.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is shorter than it was.
+    pub fn read(&self, offset: u64, len: usize) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Content::Memory(bytes) => {
+                let rest = usize::try_from(offset).ok().and_then(|at| bytes.get(at..));
+                let rest = rest.unwrap_or_default();
+                Ok(Cow::Borrowed(rest.get(..len).unwrap_or(rest)))
+            }
+            Content::File(file) => {
+                let left = file.size.saturating_sub(offset);
+                let mut bytes = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
+                file.read_exact_at(&mut bytes, offset)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+
+    /// Returns all bytes from `offset` on, in pieces of [`PIECE`] bytes.
+    pub fn pieces(&self, offset: u64) -> impl Iterator<Item = io::Result<Cow<'_, [u8]>>> {
+        (offset..self.size()).step_by(PIECE).map(|at| self.read(at, PIECE))
+    }
+
+    /// Reads content that is already in its final form. A large one is copied to a file in
+    /// `directory`.
     ///
     /// # Errors
     /// `input` cannot be read, or the file cannot be written.
-    pub fn read_from(mut input: impl Read, spool: &Path) -> io::Result<Content> {
-        let mut out = ContentWriter::new(spool);
-        let mut buffer = vec![0; FILE_CHUNK];
+    pub fn read_from(
+        mut input: impl Read,
+        directory: Arc<dyn ContentDirectory>,
+    ) -> io::Result<Content> {
+        let mut out = ContentWriter::new(directory);
+        let mut buffer = vec![0; PIECE];
         loop {
             match input.read(&mut buffer)? {
                 0 => return out.finish(),
                 n => out.write(buffer.get(..n).unwrap_or_default())?,
             }
+        }
+    }
+}
+
+/// Directory for the files of large content.
+pub trait ContentDirectory: fmt::Debug + Send + Sync + 'static {
+    /// Creates an empty file with a new name. No other process removes it while it is open.
+    fn create(&self) -> io::Result<Box<dyn SpoolFile>>;
+}
+
+/// System calls on a file of large content.
+pub trait SpoolFile: fmt::Debug + Send + Sync + 'static {
+    /// Returns the number that is the file's name in its directory.
+    fn number(&self) -> u64;
+    /// Appends all of `bytes`.
+    fn append(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Fills `buf` from `offset`.
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Makes the content and the name durable.
+    fn sync(&self) -> io::Result<()>;
+    /// Removes the name.
+    fn remove(&self);
+}
+
+/// Content in a file, which is removed when this is dropped, unless a journal refers to it.
+#[derive(Debug)]
+pub struct ContentFile {
+    file: Box<dyn SpoolFile>,
+    size: u64,
+    crc: crc32fast::Hasher,
+    /// Whether this process's journal may refer to the file, so that a crash must not lose it.
+    is_recorded: AtomicBool,
+    /// Whether another journal may refer to it, too.
+    is_shared: AtomicBool,
+}
+
+impl ContentFile {
+    /// Creates an empty file in `directory`.
+    ///
+    /// # Errors
+    /// It could not be created.
+    pub fn create(directory: &dyn ContentDirectory) -> io::Result<ContentFile> {
+        Ok(ContentFile::new(directory.create()?, 0, false))
+    }
+
+    fn new(file: Box<dyn SpoolFile>, size: u64, is_shared: bool) -> ContentFile {
+        let (is_recorded, is_shared) = (false.into(), is_shared.into());
+        ContentFile { file, size, crc: crc32fast::Hasher::new(), is_recorded, is_shared }
+    }
+
+    /// Returns the content in `file`, to which an orphaned journal refers.
+    ///
+    /// # Errors
+    /// `InvalidData` if it does not have this size and checksum.
+    pub fn recorded(file: Box<dyn SpoolFile>, size: u64, checksum: u32) -> io::Result<ContentFile> {
+        let mut content = ContentFile::new(file, size, true);
+        let mut buf = vec![0; PIECE];
+        for at in (0..size).step_by(PIECE) {
+            let n = buf.len().min(usize::try_from(size - at).unwrap_or(usize::MAX));
+            let piece = buf.get_mut(..n).unwrap_or_default();
+            content.file.read_exact_at(piece, at)?;
+            content.crc.update(piece);
+        }
+        if content.checksum() != checksum {
+            let text = "the content does not match its checksum";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(content)
+    }
+
+    /// Returns the number that is the file's name.
+    pub fn number(&self) -> u64 {
+        self.file.number()
+    }
+
+    /// Returns the size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Returns the CRC-32 of the content.
+    pub fn checksum(&self) -> u32 {
+        self.crc.clone().finalize()
+    }
+
+    /// Notes whether this process's journal may refer to the file. If no journal does, dropping
+    /// this removes it.
+    pub fn set_recorded(&self, recorded: bool) {
+        self.is_recorded.store(recorded, Ordering::Relaxed);
+    }
+
+    /// Notes that an orphaned journal refers to the file, which dropping this never removes then.
+    pub fn share(&self) {
+        self.is_shared.store(true, Ordering::Relaxed);
+    }
+
+    /// True if an orphaned journal may refer to the file.
+    pub fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed)
+    }
+
+    fn read_exact_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.read_exact_at(buf, offset)
+    }
+
+    /// Appends all of `bytes`.
+    ///
+    /// # Errors
+    /// Some of them may have been written. The file must not be used any more.
+    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.append(bytes)?;
+        self.crc.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Makes content and name durable.
+    ///
+    /// # Errors
+    /// They may not be on the disk, and another attempt proves nothing. The file must not be used
+    /// any more.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
+    }
+}
+
+impl Drop for ContentFile {
+    fn drop(&mut self) {
+        if !self.is_recorded.load(Ordering::Relaxed) && !self.is_shared() {
+            self.file.remove();
         }
     }
 }
@@ -137,10 +296,12 @@ pub struct ContentBuilder(Result<HeaderFilter, ContentError>);
 
 impl ContentBuilder {
     /// Returns a builder for one message. `received` is written above it: whole header fields, each
-    /// with its LF (see [`trace`](super::trace)). Large content is written to a file in the
-    /// directory `spool`.
-    pub fn new(spool: &Path, received: &[u8]) -> ContentBuilder {
-        let mut out = ContentWriter::new(spool);
+    /// with its LF (see [`trace`](super::trace)). Large content is written to a file in
+    /// `directory`.
+    pub fn new(directory: Arc<dyn ContentDirectory>, received: &[u8]) -> ContentBuilder {
+        let mut out = ContentWriter::new(directory);
+        // Only these, because the client may leave it at that for a while.
+        out.memory.reserve_exact(received.len());
         ContentBuilder(out.write(received).map_err(ContentError::from).map(|()| HeaderFilter {
             out,
             part: MessagePart::Top,
@@ -172,7 +333,7 @@ impl ContentBuilder {
         fields.iter().any(|field| field.eq_ignore_ascii_case(address))
     }
 
-    /// Returns the content, after all mail data was appended.
+    /// Returns the content, after all mail data was appended. A file is synced.
     ///
     /// # Errors
     /// The first error.
@@ -182,6 +343,11 @@ impl ContentBuilder {
             filter.out.write(b"\n")?;
         }
         Ok(filter.out.finish()?)
+    }
+
+    /// Drops the content. Returns the first error, if there was one.
+    pub fn discard(self) -> Option<ContentError> {
+        self.0.err()
     }
 }
 
@@ -331,29 +497,29 @@ fn is_one_of(name: &[u8], names: &[&str]) -> bool {
     names.iter().any(|n| name.eq_ignore_ascii_case(n.as_bytes()))
 }
 
-/// A buffer in memory that becomes a file without a name when it is full.
+/// A buffer in memory that becomes a file when it is full.
 #[derive(Debug)]
 struct ContentWriter {
-    spool: PathBuf,
+    directory: Arc<dyn ContentDirectory>,
     /// All content, or the part that was not written to the file yet.
     memory: Vec<u8>,
-    /// The file and the number of bytes written to it.
-    file: Option<(File, u64)>,
+    file: Option<ContentFile>,
 }
 
 impl ContentWriter {
-    fn new(spool: &Path) -> ContentWriter {
-        ContentWriter {
-            spool: spool.to_owned(),
-            memory: Vec::with_capacity(MEMORY_INITIAL),
-            file: None,
-        }
+    fn new(directory: Arc<dyn ContentDirectory>) -> ContentWriter {
+        ContentWriter { directory, memory: Vec::new(), file: None }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let capacity = if self.file.is_some() { FILE_CHUNK } else { MEMORY_MAX };
+        let capacity = if self.file.is_some() { PIECE } else { MEMORY_MAX };
         if self.memory.len() + bytes.len() > capacity {
             self.spill()?;
+        }
+        if self.memory.capacity() < MEMORY_INITIAL
+            && self.memory.len() + bytes.len() > self.memory.capacity()
+        {
+            self.memory.reserve(MEMORY_INITIAL);
         }
         self.memory.extend_from_slice(bytes);
         Ok(())
@@ -361,15 +527,13 @@ impl ContentWriter {
 
     /// Writes the content in memory to the file.
     fn spill(&mut self) -> io::Result<()> {
-        if self.file.is_none() {
-            self.file = Some((tempfile::tempfile_in(&self.spool)?, 0));
-        }
-        if let Some((file, length)) = &mut self.file {
-            file.write_all(&self.memory)?;
-            *length += self.memory.len() as u64;
-            self.memory.clear();
-            self.memory.shrink_to(FILE_CHUNK);
-        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(ContentFile::create(&*self.directory)?),
+        };
+        file.append(&self.memory)?;
+        self.memory.clear();
+        self.memory.shrink_to(PIECE);
         Ok(())
     }
 
@@ -379,16 +543,17 @@ impl ContentWriter {
         }
         Ok(match self.file {
             None => Content::Memory(Arc::new(self.memory)),
-            Some((mut file, length)) => {
-                file.rewind()?;
-                Content::File(Arc::new(file), length)
+            Some(file) => {
+                file.sync()?;
+                Content::File(Arc::new(file))
             }
         })
     }
 }
 
-/// The initial capacity of the buffer, in bytes, enough for most messages.
+/// The capacity of the buffer when the client has sent the first line, in bytes, enough for most
+/// messages.
 const MEMORY_INITIAL: usize = 8 * 1024;
 
-/// The size of writes to the file, in bytes.
-const FILE_CHUNK: usize = 64 * 1024;
+/// The size of reads and writes of large content, in bytes.
+pub const PIECE: usize = 64 * 1024;

@@ -8,8 +8,8 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use content::{
-    Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
-    field_name, needs_from_quoting,
+    Content, ContentBuilder, ContentDirectory, ContentError, ContentFile, HOPS_MAX, MEMORY_MAX,
+    STRIPPED_FIELDS, SpoolFile, TEXT_LINE_MAX, field_name, needs_from_quoting,
 };
 
 /// Name of a mailbox's file in the mail directory. Never a path: it has 1 to 200 bytes without `/`,

@@ -16,10 +16,10 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::peer::Peer;
+use crate::process::time_zone;
 use crate::smtp::client_name::clean_host_name;
 use crate::smtp::{ForwardPath, Protocol, ReversePath};
 
@@ -84,7 +84,7 @@ pub fn format_date(at: &Zoned) -> String {
 pub fn now() -> Zoned {
     Timestamp::try_from(SystemTime::now())
         .unwrap_or(Timestamp::UNIX_EPOCH)
-        .to_zoned(TimeZone::system())
+        .to_zoned(time_zone::local())
 }
 
 /// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small

@@ -16,7 +16,8 @@
 //!   4.5.3.2.5). So a network that fails for a while does not make one side give up long before the
 //!   other.
 //! - Memory is bounded. An overlong line is read and dropped up to its CR LF within the same
-//!   buffer.
+//!   buffer. The buffer is small, because most sessions wait for a command, and grows once when
+//!   mail data fills it.
 //! - TLS begins with an empty buffer, and has the same deadlines, and one more for the handshake.
 //!   After a handshake or a write that failed, nothing more is sent.
 //!
@@ -110,7 +111,7 @@ impl Stream {
             socket: ServerSocket::new(shared, timeout, data_pause, now + session_timeout),
             layer: Layer::Clear,
             peer,
-            input: vec![0; INPUT_SIZE].into_boxed_slice(),
+            input: vec![0; INPUT_SIZE_COMMAND].into_boxed_slice(),
             start: 0,
             end: 0,
             output: Vec::new(),
@@ -173,7 +174,7 @@ impl Stream {
             }
             // The last byte may be the CR of a CR LF.
             searched = unread.len().saturating_sub(1);
-            if unread.len() >= max.min(INPUT_SIZE) {
+            if unread.len() >= max.min(self.input.len()) {
                 too_long = true;
                 self.start = self.end - 1;
                 searched = 0;
@@ -211,6 +212,10 @@ impl Stream {
     /// Returns mail data that has not been consumed, at least one byte. Blocks if there is none.
     pub fn read_data(&mut self) -> Result<&[u8], Disconnect> {
         if self.start == self.end {
+            if self.end == self.input.len() && self.end < INPUT_SIZE_DATA {
+                self.input = vec![0; INPUT_SIZE_DATA].into_boxed_slice();
+                (self.start, self.end) = (0, 0);
+            }
             let paced_until = self.data_paced_until;
             // Some data came, but less than the minimum rate.
             let is_slow = paced_until < self.last_data;
@@ -374,8 +379,10 @@ impl Stream {
     }
 }
 
-/// Bytes read at once; more than any command line.
-const INPUT_SIZE: usize = 16 * 1024;
+/// Bytes of commands read at once, as many as the longest command line has.
+const INPUT_SIZE_COMMAND: usize = 2 * 1024;
+/// Bytes of mail data read at once, after a read that filled the smaller buffer.
+const INPUT_SIZE_DATA: usize = 16 * 1024;
 /// Pause after which input that ends with a bare LF is a whole line.
 const BARE_LF_PAUSE: Duration = Duration::from_secs(1);
 /// Bytes of replies to a pipelining client above which they are sent.

@@ -381,10 +381,20 @@ events! {
     Error journal_damaged(journal, kept, error);
     /// A journal that is not needed any more could not be removed or rewritten.
     Error journal_not_removed(journal, error);
+    /// The content of a large message is missing or damaged, so that recovery could neither search
+    /// for the message in this mailbox nor write it.
+    /// The field content is the file that the journal refers to.
+    Error content_lost(message, mailbox, content, error);
+    /// Files of large messages that are not needed any more could not be removed.
+    /// The next start tries again.
+    Warn contents_not_removed(directory, error);
     /// The thread that syncs mailboxes in the background could not start.
     Error checkpoint_failed(error);
     /// The writer found a journal that a crash left.
     Warn recovery_started(journal, records);
+    /// Recovery takes long; this is logged every few seconds.
+    /// The field searched is the number of bytes of the mailbox that were searched for messages.
+    Warn recovery_progress(mailbox, searched, size);
     /// A message was appended to a mailbox, because a crash prevented it.
     Warn recovered(message, mailbox);
     /// An incomplete message was removed from the end of a mailbox.
@@ -445,6 +455,9 @@ events! {
     /// ETRN had entries of the queue tried at once.
     /// The field entries is their number.
     Info queue_flushed(node, entries);
+    /// mailslot queue flush is at work for some seconds.
+    /// The field tried is the number of entries that it has tried, and entries their number in all.
+    Info queue_flush_progress(tried, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
     /// An entry is not complete; it is tried again.

@@ -25,12 +25,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::syslog::{Facility, LogFlags, Priority, Severity};
 
 use super::events;
 use super::line_queue::LineQueue;
-use crate::process::privilege;
+use crate::process::{privilege, time_zone};
 
 /// Destination of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,7 +258,7 @@ impl LogStyle {
             LogStyle::Syslog => return false,
             LogStyle::Journal => writeln!(text, "<{}>{line}", severity(level) as i32),
             LogStyle::Dated => {
-                let now = jiff::Zoned::now();
+                let now = Timestamp::now().to_zoned(time_zone::local());
                 let date = now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z");
                 writeln!(text, "{date} {level:5} {line}")
             }

@@ -17,8 +17,9 @@ pub fn raise_limit() {
 
 /// Returns the soft limit.
 pub fn limit() -> usize {
-    let soft = getrlimit(Resource::RLIMIT_NOFILE).map_or(SOFT_LIMIT_USUAL, |(soft, _)| soft);
-    usize::try_from(soft).unwrap_or(usize::MAX)
+    // The type of a limit is another one on other systems.
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .map_or(SOFT_LIMIT_USUAL, |(soft, _)| usize::try_from(soft).unwrap_or(usize::MAX))
 }
 
 /// True if a call failed because the process or the host has no free descriptor.
@@ -28,4 +29,4 @@ pub fn are_exhausted(error: &io::Error) -> bool {
 }
 
 /// Soft limit of most hosts.
-const SOFT_LIMIT_USUAL: u64 = 1024;
+const SOFT_LIMIT_USUAL: usize = 1024;

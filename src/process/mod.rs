@@ -1,6 +1,7 @@
-//! The process itself: its privileges, its limit of descriptors, and the confinement that it
-//! applies to itself.
+//! The process itself: its privileges, its limit of descriptors, its time zone, and the confinement
+//! that it applies to itself.
 
 pub mod confinement;
 pub mod descriptors;
 pub mod privilege;
+pub mod time_zone;

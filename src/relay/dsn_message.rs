@@ -20,7 +20,6 @@
 use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use jiff::Zoned;
@@ -109,17 +108,9 @@ pub fn wants_success_report<D>(envelope: &Envelope<D>, recipient: &Recipient<D>)
 /// bytes.
 ///
 /// # Errors
-/// The temporary file of the content cannot be read.
+/// The file of the content cannot be read.
 pub fn read_header(content: &Content) -> io::Result<Vec<u8>> {
-    let mut start = match content {
-        Content::Memory(bytes) => bytes.get(..HEADER_MAX).unwrap_or(bytes).to_vec(),
-        Content::File(file, _) => {
-            let mut bytes = vec![0; HEADER_MAX];
-            let read = file.read_at(&mut bytes, 0)?;
-            bytes.truncate(read);
-            bytes
-        }
-    };
+    let mut start = content.read(0, HEADER_MAX)?.into_owned();
     let empty_line = memchr::memmem::find(&start, b"\n\n").map(|at| at + 1);
     let whole_lines = || memchr::memrchr(b'\n', &start).map_or(0, |at| at + 1);
     start.truncate(empty_line.unwrap_or_else(whole_lines));

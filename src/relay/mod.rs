@@ -4,6 +4,10 @@
 mod advice;
 pub mod client;
 pub mod dsn_message;
+mod from_field;
 pub mod hand_over;
 pub mod queue;
 mod report_subject;
+mod sender_map;
+
+pub use sender_map::SenderMap;

@@ -80,7 +80,7 @@ pub fn read(path: &Path, trust: FileTrust) -> Result<(Vec<u8>, Metadata), ReadEr
             INCLUDE_MAX
         }
     };
-    match content(file, size_max) {
+    match content(file, meta.len(), size_max) {
         Ok(Some(text)) => Ok((text, meta)),
         Ok(None) => error(
             &format!("is larger than {} MiB", size_max >> 20),
@@ -116,10 +116,10 @@ pub(super) fn writable_by_others(meta: &Metadata) -> bool {
     meta.mode() & 0o022 != 0
 }
 
-/// Reads all of `file`. Returns None if it is larger than `size_max`. Its length is not asked,
-/// because the file may grow meanwhile.
-fn content(file: File, size_max: u64) -> std::io::Result<Option<Vec<u8>>> {
-    let mut text = Vec::new();
+/// Reads all of `file`, which had `size` bytes and may grow meanwhile. Returns None if it is larger
+/// than `size_max`.
+fn content(file: File, size: u64, size_max: u64) -> std::io::Result<Option<Vec<u8>>> {
+    let mut text = Vec::with_capacity(size.min(size_max) as usize + 1);
     file.take(size_max + 1).read_to_end(&mut text)?;
     Ok((text.len() as u64 <= size_max).then_some(text))
 }
@@ -208,7 +208,7 @@ impl AliasFile {
     pub fn reload(&self) {
         let Some(path) = &self.path else { return };
         let result = read(path, FileTrust::Configured)
-            .map(|(text, meta)| (Arc::new(Aliases::parse(path, &text)), Stamp::of(&meta)));
+            .map(|(text, meta)| (Arc::new(Aliases::parse(path, text)), Stamp::of(&meta)));
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok((aliases, stamp)) => {
@@ -290,7 +290,8 @@ mod tests {
         let path = dir.path().join("aliases");
         std::fs::write(&path, "a: b\n").unwrap();
         let file = AliasFile::new(Some(path.clone()));
-        let count = || file.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries.len());
+        let count =
+            || file.state.read().unwrap().aliases.as_ref().map_or(0, |a| a.entries().count());
         let (start, clock) = (Instant::now(), SystemTime::now());
         let later = clock + STABLE_AFTER + CHECK_INTERVAL;
         assert_eq!(count(), 1);
@@ -334,6 +335,6 @@ mod tests {
     fn without_a_file_there_are_no_aliases() {
         let file = AliasFile::new(None);
         file.reload();
-        assert!(file.current().unwrap().entries.is_empty());
+        assert_eq!(file.current().unwrap().entries().count(), 0);
     }
 }

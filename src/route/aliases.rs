@@ -23,8 +23,12 @@
 //! one line affects that line only. A target with an error is kept as
 //! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
 //! to the wrong mailbox.
+//!
+//! All lines are parsed once, for their errors. Only the text and the places of the aliases in it
+//! stay in memory, 12 bytes for each, and an alias is parsed again when it is used. Parsed aliases
+//! would take twelve times the memory of the text.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -124,57 +128,141 @@ pub struct AliasEntry {
 pub struct Aliases {
     /// The file, for messages.
     pub path: PathBuf,
-    /// Aliases in the order of the file.
-    pub entries: Vec<AliasEntry>,
     /// Line numbers and errors of lines that are no alias, or a second alias of a name.
     pub complaints: Vec<(usize, String)>,
-    by_name: HashMap<String, usize>,
-    /// Aliases for `user@host`. They are separate from the names, so that the name `"user@host"`,
-    /// a quoted local-part that a client may send, never matches the mailbox user@host.
-    by_mailbox: HashMap<String, usize>,
+    /// The files that the aliases include, in the order of the file.
+    pub included: Vec<PathBuf>,
+    text: String,
+    /// The aliases, sorted by the hashes of their keys.
+    places: Vec<AliasPlace>,
+    /// Whether there is an alias for `user@host`.
+    has_mailbox: bool,
+}
+
+/// The place of an alias in the text. Places are ordered as in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AliasPlace {
+    at: u32,
+    line: u32,
+    hash: u32,
+}
+
+impl AliasPlace {
+    /// Returns the first line of the alias, counted from 1.
+    pub fn line(self) -> usize {
+        self.line as usize
+    }
 }
 
 impl Aliases {
     /// Parses `text`, which was read from `path`. It may hold any bytes: a line that is not an
     /// alias becomes a complaint.
-    pub fn parse(path: &Path, text: &[u8]) -> Aliases {
-        let mut aliases = Aliases { path: path.to_owned(), ..Aliases::default() };
-        let text = String::from_utf8_lossy(text);
-        for (line, text) in logical_lines(&text) {
-            match parse_entry(line, &text) {
-                Ok(entry) => aliases.add(entry),
+    pub fn parse(path: &Path, text: Vec<u8>) -> Aliases {
+        let text = String::from_utf8(text)
+            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        let mut aliases = Aliases { path: path.to_owned(), text, ..Aliases::default() };
+        for (line, at) in logical_lines(&aliases.text) {
+            match parse_entry(line, &join_lines(aliases.text.get(at..).unwrap_or_default())) {
+                Ok(entry) => {
+                    aliases.has_mailbox |= entry.mailbox.is_some();
+                    aliases.included.extend(entry.items.into_iter().filter_map(AliasItem::include));
+                    let hash = crc32fast::hash(entry_key(&entry.name, &entry.mailbox).as_bytes());
+                    aliases.places.push(AliasPlace { at: at as u32, line: line as u32, hash });
+                }
                 Err(error) => aliases.complaints.push((line, error)),
             }
         }
+        aliases.places.sort_unstable_by_key(|place| (place.hash, place.at));
+        aliases.remove_second_aliases();
+        aliases.places.shrink_to_fit();
         aliases
     }
 
-    /// Returns the index of the alias for `name` at `host`. An alias for `name@host` takes
+    /// Returns the place of the alias for `name` at `host`. An alias for `name@host` takes
     /// precedence.
-    pub fn find(&self, name: &str, host: &str) -> Option<usize> {
+    pub fn find(&self, name: &str, host: &str) -> Option<AliasPlace> {
         // Most files have no alias with a domain, and then a lookup allocates no key for one.
-        if !self.by_mailbox.is_empty()
-            && let Some(index) = self.by_mailbox.get(&mailbox_key(name, host))
+        if self.has_mailbox
+            && let Some(place) = self.find_key(&mailbox_key(name, host), true)
         {
-            return Some(*index);
+            return Some(place);
         }
-        self.by_name.get(&name.to_lowercase()).copied()
+        self.find_key(&name.to_lowercase(), false)
     }
 
-    fn add(&mut self, entry: AliasEntry) {
-        let (map, key) = match &entry.mailbox {
-            Some(m) => (&mut self.by_mailbox, mailbox_key(m.local(), &m.domain().to_ascii())),
-            None => (&mut self.by_name, entry.name.to_lowercase()),
-        };
-        match map.get(&key).and_then(|first| self.entries.get(*first)) {
-            Some(first) => self.complaints.push((
-                entry.line,
-                format!("a second alias `{}`; the one in line {} is used", entry.name, first.line),
-            )),
-            None => {
-                map.insert(key, self.entries.len());
-                self.entries.push(entry);
-            }
+    /// Returns the alias at `place`, which [`find`](Aliases::find) returned.
+    pub fn entry(&self, place: AliasPlace) -> Option<AliasEntry> {
+        let text = self.text.get(place.at as usize..)?;
+        parse_entry(place.line(), &join_lines(text)).ok()
+    }
+
+    /// Returns the name of the alias at `place`, as [`AliasEntry`] has it.
+    pub fn name(&self, place: AliasPlace) -> String {
+        let text = join_lines(self.text.get(place.at as usize..).unwrap_or_default());
+        parse_name(&text).map(|(name, ..)| name).unwrap_or_default()
+    }
+
+    /// Returns the places of all aliases in the order of the file.
+    pub fn places(&self) -> impl Iterator<Item = AliasPlace> {
+        let mut places = self.places.clone();
+        places.sort_unstable();
+        places.into_iter()
+    }
+
+    /// Returns all aliases in the order of the file.
+    pub fn entries(&self) -> impl Iterator<Item = (AliasPlace, AliasEntry)> {
+        self.places().filter_map(|place| Some((place, self.entry(place)?)))
+    }
+
+    /// Finds the first alias with this key. Aliases for `user@host` are separate from the names, so
+    /// that the name `"user@host"`, a quoted local-part that a client may send, never matches the
+    /// mailbox user@host.
+    fn find_key(&self, key: &str, is_mailbox: bool) -> Option<AliasPlace> {
+        let hash = crc32fast::hash(key.as_bytes());
+        let first = self.places.partition_point(|place| place.hash < hash);
+        let same = self.places.get(first..)?.iter().take_while(|place| place.hash == hash);
+        same.copied().find(|place| {
+            self.key_of(*place)
+                .is_some_and(|(found, mailbox)| (&*found, mailbox) == (key, is_mailbox))
+        })
+    }
+
+    /// Returns the key of the alias at `place`, and whether it is for `user@host`.
+    fn key_of(&self, place: AliasPlace) -> Option<(String, bool)> {
+        let text = join_lines(self.text.get(place.at as usize..)?);
+        let (name, mailbox, _) = parse_name(&text).ok()?;
+        Some((entry_key(&name, &mailbox), mailbox.is_some()))
+    }
+
+    /// Removes each alias whose key an earlier one has, with a complaint. Equal keys have equal
+    /// hashes, and so are neighbours or nearly so.
+    fn remove_second_aliases(&mut self) {
+        let mut kept: Vec<AliasPlace> = Vec::with_capacity(self.places.len());
+        for place in std::mem::take(&mut self.places) {
+            let same = kept.iter().rev().take_while(|first| first.hash == place.hash);
+            let key = same.clone().next().and_then(|_| self.key_of(place));
+            let first = key.and_then(|key| {
+                same.copied().find(|first| self.key_of(*first).as_ref() == Some(&key))
+            });
+            let Some(first) = first else {
+                kept.push(place);
+                continue;
+            };
+            let (name, first) = (self.name(place), first.line);
+            let text = format!("a second alias `{name}`; the one in line {first} is used");
+            self.complaints.push((place.line(), text));
+        }
+        self.places = kept;
+        self.complaints.sort_by_key(|(line, _)| *line);
+    }
+}
+
+impl AliasItem {
+    /// Returns the file that the target includes.
+    fn include(self) -> Option<PathBuf> {
+        match self.target {
+            AliasTarget::Include(path) => Some(path),
+            _ => None,
         }
     }
 }
@@ -182,7 +270,9 @@ impl Aliases {
 /// Parses the content of an `:include:` file.
 pub fn parse_include(text: &[u8]) -> Vec<AliasItem> {
     let text = String::from_utf8_lossy(text);
-    logical_lines(&text).into_iter().flat_map(|(line, text)| parse_targets(line, &text)).collect()
+    let lines = logical_lines(&text);
+    let targets = |(line, at)| parse_targets(line, &join_lines(text.get(at..).unwrap_or_default()));
+    lines.flat_map(targets).collect()
 }
 
 /// Writes the target in the form of the file.
@@ -201,36 +291,62 @@ impl fmt::Display for AliasTarget {
     }
 }
 
-/// Joins each line with the lines that continue it, and returns it with the number of its first.
-/// Line ends within are kept, so that the line of each target can be counted. Comments within
-/// become empty lines.
-fn logical_lines(text: &str) -> Vec<(usize, String)> {
-    let mut lines: Vec<(usize, String)> = Vec::new();
-    for (number, line) in (1..).zip(text.split('\n')) {
-        let line = line.strip_suffix('\r').unwrap_or(line);
-        let content = line.trim_start_matches([' ', '\t']);
-        let empty = content.is_empty() || content.starts_with('#');
-        match lines.last_mut() {
-            Some((_, before)) if empty => before.push('\n'),
-            Some((_, before)) if content.len() < line.len() => {
-                before.push('\n');
-                before.push_str(line);
-            }
-            _ if empty => {}
-            _ => lines.push((number, line.to_owned())),
-        }
-    }
-    lines
+/// Returns the number and the offset of each line that does not continue the line before.
+fn logical_lines(text: &str) -> impl Iterator<Item = (usize, usize)> {
+    let (mut at, mut is_first) = (0, true);
+    (1..).zip(text.split('\n')).filter_map(move |(number, line)| {
+        let begin = at;
+        at += line.len() + 1;
+        let begins = match kind_of(line) {
+            LineKind::Empty => false,
+            LineKind::Indented => is_first,
+            LineKind::Other => true,
+        };
+        is_first &= !begins;
+        begins.then_some((number, begin))
+    })
 }
 
-/// Parses `name: targets`.
-fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
+/// Returns the first line of `text` joined with the lines that continue it. Line ends within are
+/// kept, so that the line of each target can be counted. Comments within become empty lines.
+fn join_lines(text: &str) -> Cow<'_, str> {
+    let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+    let mut joined = Cow::Borrowed(lines.next().unwrap_or_default());
+    for line in lines {
+        match kind_of(line) {
+            LineKind::Empty => joined.to_mut().push('\n'),
+            LineKind::Indented => joined.to_mut().extend(["\n", line]),
+            LineKind::Other => break,
+        }
+    }
+    joined
+}
+
+/// A kind of line.
+enum LineKind {
+    /// Blank, or a comment.
+    Empty,
+    /// Beginning with a blank.
+    Indented,
+    Other,
+}
+
+fn kind_of(line: &str) -> LineKind {
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let content = line.trim_start_matches([' ', '\t']);
+    match content.len() {
+        _ if content.is_empty() || content.starts_with('#') => LineKind::Empty,
+        length if length < line.len() => LineKind::Indented,
+        _ => LineKind::Other,
+    }
+}
+
+/// Parses the name in `name: targets`. Returns it as [`AliasEntry`] has it, and the offset of the
+/// colon.
+fn parse_name(text: &str) -> Result<(String, Option<Mailbox>, usize), String> {
     let colon =
         find_unquoted(text, ':').ok_or_else(|| format!("no colon in `{}`", printable(text)))?;
-    let (name, rest) = text.split_at(colon);
-    // Line ends before the colon count for the line numbers after it.
-    let first = line + name.matches('\n').count();
-    let (name, rest) = (name.trim(), rest.strip_prefix(':').unwrap_or(rest));
+    let name = text.get(..colon).unwrap_or_default().trim();
     let (name, mailbox) = match parse_target(name) {
         AliasTarget::Name(name) => (name, None),
         AliasTarget::Mailbox(mailbox) => (name.to_owned(), Some(mailbox)),
@@ -242,7 +358,15 @@ fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
             return Err(format!("`{}` cannot be the name of an alias", printable(name)));
         }
     };
-    let mut items = parse_targets(first, rest);
+    Ok((name, mailbox, colon))
+}
+
+/// Parses `name: targets`.
+fn parse_entry(line: usize, text: &str) -> Result<AliasEntry, String> {
+    let (name, mailbox, colon) = parse_name(text)?;
+    // Line ends before the colon count for the line numbers after it.
+    let first = line + text.get(..colon).unwrap_or_default().matches('\n').count();
+    let mut items = parse_targets(first, text.get(colon + 1..).unwrap_or_default());
     if items.is_empty() {
         let (text, error) = (String::new(), "leads nowhere".to_owned());
         items.push(AliasItem { line, target: AliasTarget::Invalid { text, error } });
@@ -409,6 +533,14 @@ fn find_unquoted(text: &str, wanted: char) -> Option<usize> {
         }
     }
     None
+}
+
+/// Returns the key of an alias, which is the same for all spellings of its name.
+fn entry_key(name: &str, mailbox: &Option<Mailbox>) -> String {
+    match mailbox {
+        Some(mailbox) => mailbox_key(mailbox.local(), &mailbox.domain().to_ascii()),
+        None => name.to_lowercase(),
+    }
 }
 
 /// Returns the key of a mailbox. It is unique because a domain in ASCII holds no `@`, so that the

@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use super::alias_file::{self, FileTrust};
-use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
+use super::aliases::{AliasItem, AliasPlace, AliasTarget, Aliases, parse_include};
 use super::users::User;
 use super::{LocalRoute, Member, Refusal, Resolution};
 use crate::message::{MailboxName, UserMailbox};
@@ -31,8 +31,8 @@ use crate::smtp::{Domain, Mailbox};
 /// The result of looking up one name.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    /// The index of an entry of the aliases.
-    Alias(usize),
+    /// The place of an alias.
+    Alias(AliasPlace),
     /// A user's mailbox.
     User(UserMailbox, Member),
     Unknown,
@@ -73,7 +73,8 @@ impl LocalRoute {
     /// Looks up `name` at `host`, among `aliases` if given, and the users. Tries in this order: the
     /// alias `name@host`, the alias `name`, the user `name`, the user in lower case, the only user
     /// of that name in any case; then the same for the part before the delimiter; and for
-    /// postmaster, which always has a mailbox (RFC 5321 4.5.1), root and the first `--user`.
+    /// postmaster, which always has a mailbox (RFC 5321 4.5.1), root and the first `--user`. Mail
+    /// for MAILER-DAEMON, the author of reports, goes to postmaster.
     ///
     /// # Errors
     /// `LookupFailed` if the user database does not answer, `NameNotAllowed` if the user's name
@@ -86,10 +87,10 @@ impl LocalRoute {
     ) -> Result<Lookup, Refusal> {
         let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
-        let spellings = [(name, "")].into_iter().chain(parted).chain(self.postmaster_users(name));
+        let spellings = [(name, "")].into_iter().chain(parted).chain(self.substitutes(name));
         for (spelling, tag) in spellings {
-            if let Some(index) = aliases.and_then(|a| a.find(spelling, host)) {
-                return Ok(Lookup::Alias(index));
+            if let Some(place) = aliases.and_then(|a| a.find(spelling, host)) {
+                return Ok(Lookup::Alias(place));
             }
             if let Some(user) = self.find_user(spelling)? {
                 let (destination, member) = self.user_mailbox(user, tag, host)?;
@@ -99,11 +100,14 @@ impl LocalRoute {
         Ok(Lookup::Unknown)
     }
 
-    /// Returns the users that get postmaster's mail if `name` is postmaster, with empty tags.
-    fn postmaster_users(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
-        let is_postmaster = name.eq_ignore_ascii_case(POSTMASTER);
-        let names = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
-        names.filter(move |_| is_postmaster).map(|name| (name, ""))
+    /// Returns the names that get the mail for `name` if it is no alias or user, with empty tags:
+    /// root and the first `--user` for postmaster, and postmaster before them for MAILER-DAEMON.
+    fn substitutes(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
+        let is_daemon = name.eq_ignore_ascii_case(MAILER_DAEMON);
+        let is_postmaster = is_daemon || name.eq_ignore_ascii_case(POSTMASTER);
+        let users = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
+        let postmaster = [POSTMASTER].into_iter().filter(move |_| is_daemon);
+        postmaster.chain(users.filter(move |_| is_postmaster)).map(|name| (name, ""))
     }
 
     /// Finds the user `name`, the user of that name in lower case, or the only user that has the
@@ -184,7 +188,7 @@ pub(super) enum ExpansionMode {
 /// An alias or file that an expansion may reach more than once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ExpansionStep {
-    Alias(usize),
+    Alias(AliasPlace),
     Include(PathBuf),
 }
 
@@ -193,6 +197,16 @@ enum ExpansionStep {
 struct SourceLine<'a> {
     file: &'a Path,
     line: usize,
+}
+
+impl ExpansionStep {
+    /// Returns the place of the alias, or None for a file.
+    fn alias(&self) -> Option<AliasPlace> {
+        match self {
+            ExpansionStep::Alias(place) => Some(*place),
+            ExpansionStep::Include(_) => None,
+        }
+    }
 }
 
 impl<'a> Expansion<'a> {
@@ -251,17 +265,14 @@ impl<'a> Expansion<'a> {
         let mut lookup = route.look_up(Some(aliases), name, host);
         // In `alice: alice, bob` the target alice is the user, not the alias again. The same holds
         // if the target is in an include file of that alias.
-        let current = self.path.iter().rev().find_map(|step| match step {
-            ExpansionStep::Alias(index) => Some(*index),
-            ExpansionStep::Include(_) => None,
-        });
-        if let (Ok(Lookup::Alias(index)), Some(current)) = (&lookup, current)
-            && *index == current
+        let current = self.path.iter().rev().find_map(ExpansionStep::alias);
+        if let (Ok(Lookup::Alias(place)), Some(current)) = (&lookup, current)
+            && *place == current
         {
             lookup = route.look_up(None, name, host);
         }
         match lookup {
-            Ok(Lookup::Alias(index)) => self.expand_alias(index),
+            Ok(Lookup::Alias(place)) => self.expand_alias(place),
             Ok(Lookup::User(destination, member)) => self.add_user(destination, member),
             Ok(Lookup::Unknown) => self.add_unknown(name, route.users.refusal(), from),
             Err(refusal) => self.add_unknown(name, refusal, from),
@@ -312,9 +323,9 @@ impl<'a> Expansion<'a> {
         }
     }
 
-    pub fn expand_alias(&mut self, index: usize) {
+    pub fn expand_alias(&mut self, place: AliasPlace) {
         let aliases = self.aliases;
-        let Some(entry) = aliases.entries.get(index) else { return };
+        let Some(entry) = aliases.entry(place) else { return };
         if self.mode == ExpansionMode::Members && !self.path.is_empty() {
             let list = match &entry.mailbox {
                 Some(mailbox) => Ok(mailbox.clone()),
@@ -329,7 +340,7 @@ impl<'a> Expansion<'a> {
             let (name, file, line) = (&entry.name, aliases.path.display(), entry.line);
             format!("alias {name} ({file}:{line}) -> {}", list_targets(&entry.items))
         });
-        self.expand_list(ExpansionStep::Alias(index), &entry.items, &aliases.path);
+        self.expand_list(ExpansionStep::Alias(place), &entry.items, &aliases.path);
     }
 
     fn expand_include(&mut self, path: &Path, from: SourceLine<'_>) {
@@ -438,17 +449,17 @@ impl<'a> Expansion<'a> {
 
     /// Returns `what`, an error in a target of the current alias, with its place and the alias.
     fn in_current_alias(&self, from: SourceLine<'_>, what: &str) -> String {
-        let current = self.path.iter().rev().find_map(|step| self.entry_of(step));
-        let name = current.map_or("", |entry| entry.name.as_str());
+        let current = self.path.iter().rev().find_map(ExpansionStep::alias);
+        let name = current.map(|place| self.aliases.name(place)).unwrap_or_default();
         format!("{}:{}: alias `{name}` {what}", from.file.display(), from.line)
     }
 
     /// Adds the error that a limit was exceeded. It names the alias that the expansion started
     /// from, because the target that happened to exceed the limit is not to blame.
     fn limit_error(&mut self, what: &str, fix: &str) {
-        let Some(entry) = self.path.first().and_then(|step| self.entry_of(step)) else { return };
-        let place = SourceLine { file: &self.aliases.path, line: entry.line };
-        self.error_at(place, &format!("alias `{}` {what}", entry.name), fix);
+        let Some(alias) = self.path.first().and_then(ExpansionStep::alias) else { return };
+        let place = SourceLine { file: &self.aliases.path, line: alias.line() };
+        self.error_at(place, &format!("alias `{}` {what}", self.aliases.name(alias)), fix);
     }
 
     fn error_at(&mut self, place: SourceLine<'_>, what: &str, fix: &str) {
@@ -472,9 +483,7 @@ impl<'a> Expansion<'a> {
         let ring = steps.iter().cycle().skip(first).take(steps.len() + 1);
         let names: Vec<String> = ring
             .map(|step| match step {
-                ExpansionStep::Alias(_) => {
-                    self.entry_of(step).map(|e| e.name.clone()).unwrap_or_default()
-                }
+                ExpansionStep::Alias(place) => self.aliases.name(*place),
                 ExpansionStep::Include(path) => format!(":include:{}", path.display()),
             })
             .collect();
@@ -485,24 +494,14 @@ impl<'a> Expansion<'a> {
     fn loop_source_line(&self, start: usize) -> SourceLine<'a> {
         let steps = self.path.get(start..).unwrap_or_default();
         let first = steps.get(self.loop_start(steps)).or(self.path.first());
-        let line = first.and_then(|step| self.entry_of(step)).map_or(1, |entry| entry.line);
+        let line = first.and_then(ExpansionStep::alias).map_or(1, AliasPlace::line);
         SourceLine { file: &self.aliases.path, line }
     }
 
     /// Returns the index of the step with the alias that comes first in the file.
     fn loop_start(&self, steps: &[ExpansionStep]) -> usize {
-        let order = |step: &ExpansionStep| match step {
-            ExpansionStep::Alias(index) => *index,
-            ExpansionStep::Include(_) => usize::MAX,
-        };
+        let order = |step: &ExpansionStep| (step.alias().is_none(), step.alias());
         (0..steps.len()).min_by_key(|i| steps.get(*i).map(order)).unwrap_or(0)
-    }
-
-    fn entry_of(&self, step: &ExpansionStep) -> Option<&'a AliasEntry> {
-        match step {
-            ExpansionStep::Alias(index) => self.aliases.entries.get(*index),
-            ExpansionStep::Include(_) => None,
-        }
     }
 
     /// Adds a line, indented by the depth, if the steps are to be shown.
@@ -525,6 +524,8 @@ fn list_targets(items: &[AliasItem]) -> String {
 
 /// The name that has a mailbox on every host (RFC 5321 4.5.1).
 pub(super) const POSTMASTER: &str = "postmaster";
+/// The name in the From field of reports. Mail servers let it lead to postmaster by an alias.
+const MAILER_DAEMON: &str = "MAILER-DAEMON";
 
 /// Maximum depth of aliases within aliases, and of files within files.
 pub(super) const LEVELS_MAX: usize = 20;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use super::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases};
+use super::aliases::{AliasEntry, AliasItem, AliasPlace, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
 use super::{LocalRoute, Refusal, Resolution, alias_file};
@@ -29,21 +29,39 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The way of an address, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// The expansion of its aliases, then the mailboxes, or the reply that a sender would get.
+    /// Several lines, each with its line end.
+    pub text: String,
+    /// The refusal, if mail for the address is not accepted.
+    pub refusal: Option<Refusal>,
+}
+
 impl LocalRoute {
-    /// Describes how `address` is delivered: the expansion of its aliases, then the mailboxes, or
-    /// the reply that a sender would get. Several lines, each with its line end.
-    pub fn explain(&self, address: &str) -> String {
+    /// Describes how `address` is delivered.
+    pub fn explain(&self, address: &str) -> Explanation {
         let mut text = format!("{}\n", address.escape_debug());
+        let mut refused = None;
+        let mut refuse = |refusal: Refusal| {
+            let outcome = refusal.to_string();
+            refused = Some(refusal);
+            outcome
+        };
         let outcome = match (self.parse_mailbox(address), self.current_aliases()) {
-            (Err(error), _) => format!("not an address: {error}"),
+            (Err(error), _) => {
+                refuse(Refusal::NameNotAllowed);
+                format!("not an address: {error}")
+            }
             (Ok(mailbox), _) if !self.is_local(mailbox.domain()) => {
                 if self.settings.relays {
                     "relayed, for clients that may relay".to_owned()
                 } else {
-                    Refusal::NotLocal.to_string()
+                    refuse(Refusal::NotLocal)
                 }
             }
-            (_, Err(refusal)) => refusal.to_string(),
+            (_, Err(refusal)) => refuse(refusal),
             (Ok(mailbox), Ok(aliases)) => {
                 let mut expansion = Expansion::new(self, &aliases, ExpansionMode::Explain);
                 expansion.expand_name(mailbox.local(), &self.lookup_host(mailbox.domain()));
@@ -57,11 +75,12 @@ impl LocalRoute {
                     (Ok((resolution, _)), Err(refusal)) => {
                         format!("{}, because: {refusal}", describe(&resolution))
                     }
-                    (Err(refusal), _) => refusal.to_string(),
+                    (Err(refusal), _) => refuse(refusal),
                 }
             }
         };
-        text + "  = " + &outcome + "\n"
+        text += &format!("  = {outcome}\n");
+        Explanation { text, refusal: refused }
     }
 
     /// Returns the problems of aliases and users, for `mailslot check`. Expands every alias, which
@@ -112,19 +131,19 @@ impl LocalRoute {
             let local = name.split('@').next().unwrap_or_default();
             local == "*" || local.eq_ignore_ascii_case("default")
         };
-        let entries = aliases.entries.iter().filter(|entry| looks_so(&entry.name));
-        let problem = |entry: &AliasEntry| Problem {
+        let named = aliases.places().map(|place| (place, aliases.name(place)));
+        let problem = |(place, name): (AliasPlace, String)| Problem {
             what: format!(
                 "{}:{}: alias `{}` is for that address alone, and no catch-all; mail for unknown \
                  users is rejected",
                 aliases.path.display(),
-                entry.line,
-                entry.name
+                place.line(),
+                name
             ),
             fix: "remove the alias, and add one for each name that is to get mail".to_owned(),
             stops_mail: false,
         };
-        entries.map(problem).collect()
+        named.filter(|(_, name)| looks_so(name)).map(problem).collect()
     }
 
     fn alias_problems(&self, aliases: &Aliases, problems: &mut Vec<Problem>) {
@@ -143,7 +162,7 @@ impl LocalRoute {
             let fix = CORRECT_LINE.to_owned();
             found.insert((*line, format!("{file}:{line}: {error}")), (fix, true));
         }
-        for (index, entry) in aliases.entries.iter().enumerate() {
+        for (place, entry) in aliases.entries() {
             let mut add = |what: String, fix: &str, stops_mail: bool| {
                 found.entry((entry.line, what)).or_insert((fix.to_owned(), stops_mail));
             };
@@ -151,12 +170,12 @@ impl LocalRoute {
             if entry.mailbox.as_ref().is_some_and(|mailbox| !self.is_local(mailbox.domain())) {
                 let what = format!("{here} is never used, because its domain is not local");
                 add(what, "add the domain with --domain, or remove the alias", false);
-            } else if self.shadows_user(aliases, index) {
+            } else if self.shadows_user(&entry) {
                 let what = format!("{here} hides the user of that name, so the user gets no mail");
                 add(what, "unless that is intended, add the name to its own targets", false);
             }
             let mut expansion = Expansion::new(self, aliases, ExpansionMode::Explain);
-            expansion.expand_alias(index);
+            expansion.expand_alias(place);
             for error in &expansion.errors {
                 let what = match &error.refusal {
                     Refusal::Misconfigured(text)
@@ -186,12 +205,9 @@ impl LocalRoute {
         self.postmaster_problem(aliases, problems);
     }
 
-    /// True if the alias at `index` has the name of a person's account and leaves that user out.
-    /// Aliases for system accounts are normal.
-    fn shadows_user(&self, aliases: &Aliases, index: usize) -> bool {
-        let Some(entry) = aliases.entries.get(index).filter(|e| e.mailbox.is_none()) else {
-            return false;
-        };
+    /// True if the alias has the name of a person's account and leaves that user out. Aliases for
+    /// system accounts are normal.
+    fn shadows_user(&self, entry: &AliasEntry) -> bool {
         let person = |user: &User| user.owner.is_none_or(|o| (1000..65534).contains(&o.uid));
         let itself = |item: &AliasItem| match &item.target {
             AliasTarget::Name(name) | AliasTarget::User(name) => {
@@ -204,7 +220,8 @@ impl LocalRoute {
                 false
             }
         };
-        !entry.items.iter().any(itself)
+        entry.mailbox.is_none()
+            && !entry.items.iter().any(itself)
             && matches!(self.users.find(&entry.name), Ok(Some(user)) if person(&user))
     }
 

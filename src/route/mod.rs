@@ -47,9 +47,10 @@ use crate::message::UserMailbox;
 use crate::observe::events;
 use crate::smtp::path::SyntaxError;
 use crate::smtp::{Domain, ForwardPath, Mailbox};
-use aliases::{AliasTarget, Aliases};
+use crate::sysexits::{EX_NOUSER, EX_TEMPFAIL, EX_UNAVAILABLE};
+use aliases::Aliases;
 use expand::{Expansion, ExpansionMode, Lookup, POSTMASTER};
-pub use explain::Problem;
+pub use explain::{Explanation, Problem};
 pub use forward::{ForwardFiles, HomeForwardFiles};
 use users::{AnyUser, CachedUsers, FixedUsers, Passwd, Users};
 
@@ -137,6 +138,14 @@ pub trait Route: Send + Sync {
     /// # Errors
     /// A [`Refusal`] if mail for `to` is not accepted, now or at all.
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Refusal>;
+
+    /// True if `address` belongs to this host, whether mail for it is accepted or not.
+    fn is_local_address(&self, address: &Mailbox) -> bool {
+        match self.resolve(&ForwardPath::Mailbox(address.clone())) {
+            Ok(resolution) => !resolution.is_relay,
+            Err(refusal) => refusal != Refusal::NotLocal,
+        }
+    }
 
     /// Returns the user that `name`, a user name or a mailbox, stands for (VRFY).
     ///
@@ -229,13 +238,7 @@ impl LocalRoute {
 
     /// Returns the files that the current aliases include.
     pub fn included(&self) -> Vec<PathBuf> {
-        let Ok(aliases) = self.aliases.current() else { return Vec::new() };
-        let items = aliases.entries.iter().flat_map(|entry| &entry.items);
-        let files = items.filter_map(|item| match &item.target {
-            AliasTarget::Include(path) => Some(path.clone()),
-            _ => None,
-        });
-        files.collect()
+        self.aliases.current().map(|aliases| aliases.included.clone()).unwrap_or_default()
     }
 
     /// Expands `mailbox`, which may be of another domain, to its destinations, and to the members
@@ -335,6 +338,10 @@ impl Route for LocalRoute {
         Ok(resolution)
     }
 
+    fn is_local_address(&self, address: &Mailbox) -> bool {
+        self.is_local(address.domain())
+    }
+
     /// Accepts a user name, a mailbox, or else a full name or a word of one. A list of which all
     /// members can be reached is shown under its own name (RFC 5321 3.5.1).
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
@@ -379,6 +386,17 @@ impl Route for LocalRoute {
 
     fn reload(&self) {
         self.aliases.reload();
+    }
+}
+
+impl Refusal {
+    /// Returns the exit status of a program that asked about the address.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
+            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
+            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
+        }
     }
 }
 

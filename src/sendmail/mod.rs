@@ -1,17 +1,17 @@
-//! The program of sendmail(1), mailq(1) and newaliases(1), by which local programs submit
-//! messages.
+//! The commands sendmail(1), mailq(1) and newaliases(1), by which local programs submit messages.
+//! They are links to the program `mailslot`, which finds the command in the name it is called by.
 //!
 //! ```text
 //! standard input --compose--> ComposedMessage --client--> the server: Unix socket, or loopback
 //! command line --flags--> envelope                outcomes --> exit status of sysexits.h
 //! ```
-//! The program runs with the rights of its caller and needs no others, because the server trusts it
-//! no more than any other client. It has no queue of its own. If the server does not run, or defers
-//! the message, the program leaves it in the hand-over directory (`relay/hand_over.rs`), from which
-//! the server takes it. If that fails too, or the server rejects the message, the caller keeps it:
-//! the exit status is 75 if trying again may help, or a final one, and a line on standard error has
-//! the reason. The server's queue is for mail to other hosts, and for mail that cannot be delivered
-//! now. `mailq` shows all users their own mail in it.
+//! They run with the rights of their caller and need no others, because the server trusts them no
+//! more than any other client. They have no queue of their own. If the server does not run, or
+//! defers the message, sendmail leaves it in the hand-over directory (`relay/hand_over.rs`), from
+//! which the server takes it. If that fails too, or the server rejects the message, the caller
+//! keeps it: the exit status is 75 if trying again may help, or a final one, and a line on standard
+//! error has the reason. The server's queue is for mail to other hosts, and for mail that cannot be
+//! delivered now. `mailq` shows all users their own mail in it.
 //!
 //! | file | contains |
 //! | --- | --- |
@@ -23,6 +23,7 @@ pub mod addresses;
 pub mod compose;
 pub mod flags;
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
@@ -46,7 +47,7 @@ use crate::relay::client::{
 use crate::relay::hand_over;
 use crate::relay::queue;
 use crate::relay::queue::list::{ListFormat, ListView};
-use crate::route::{LocalRoute, Refusal, Route};
+use crate::route::LocalRoute;
 use crate::server::ignore_file_size_signal;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{
@@ -62,12 +63,25 @@ use flags::{Flags, Mode};
 /// The exit status of a failure (sysexits.h), and a line for standard error.
 type SendmailError = (u8, String);
 
-/// Runs the program and returns its exit status. `args` begins with the name of the program, which
-/// selects the mode.
+/// Returns true if `args` begins with the name of one of these commands: sendmail,
+/// mailslot-sendmail, send-mail, mailq or newaliases, with or without a directory.
+pub fn is_called_by(args: &[OsString]) -> bool {
+    let name = command_name(args);
+    name.ends_with("sendmail") || ["send-mail", "mailq", "newaliases"].contains(&&*name)
+}
+
+/// Returns the name in the first of `args`, without its directory.
+fn command_name(args: &[OsString]) -> Cow<'_, str> {
+    let path = args.first().map(Path::new);
+    path.and_then(Path::file_name).unwrap_or_default().to_string_lossy()
+}
+
+/// Runs the command and returns its exit status. `args` begins with its name, which selects the
+/// mode.
 pub fn run(args: &[OsString]) -> u8 {
-    let args: Vec<String> = args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect();
-    let name = args.first().map_or("sendmail", |name| name.rsplit('/').next().unwrap_or(name));
-    let flags = flags::parse(name, args.get(1..).unwrap_or_default());
+    let name = command_name(args);
+    let operands = args.iter().skip(1).map(|arg| arg.to_string_lossy().into_owned());
+    let flags = flags::parse(&name, &operands.collect::<Vec<String>>());
     // An error means that a file above the limit of the caller ends the process, as it would by
     // default.
     let _ = ignore_file_size_signal();
@@ -412,14 +426,9 @@ fn verify(flags: &Flags) -> Result<u8, SendmailError> {
     let mut status = EX_OK;
     for operand in &flags.operands {
         let mailbox = one_address(operand, &domain)?;
-        print(&route.explain(&mailbox.to_string()))?;
-        let address_status = match route.resolve(&ForwardPath::Mailbox(mailbox)) {
-            Ok(_) => EX_OK,
-            Err(Refusal::LookupFailed(_) | Refusal::Misconfigured(_)) => EX_TEMPFAIL,
-            Err(Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_)) => EX_NOUSER,
-            Err(_) => EX_UNAVAILABLE,
-        };
-        status = status.max(address_status);
+        let explanation = route.explain(&mailbox.to_string());
+        print(&explanation.text)?;
+        status = status.max(explanation.refusal.map_or(EX_OK, |refusal| refusal.exit_status()));
     }
     Ok(status)
 }
@@ -660,6 +669,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_name_selects_the_command() {
+        for (name, expected) in [
+            ("/usr/sbin/sendmail", true),
+            ("sendmail", true),
+            ("-sendmail", true),
+            ("./mailslot-sendmail", true),
+            ("send-mail", true),
+            ("/usr/bin/mailq", true),
+            ("newaliases", true),
+            ("/usr/sbin/mailslot", false),
+            ("/srv/sendmail/mailslot", false),
+            ("mailslot-0.1", false),
+            ("smtpd", false),
+            ("", false),
+        ] {
+            assert_eq!(is_called_by(&[name.into()]), expected, "{name}");
+        }
+        assert!(!is_called_by(&[]));
+    }
 
     #[test]
     fn lf_becomes_cr_lf() {

@@ -55,8 +55,8 @@ pub struct SessionConfig {
     pub terminals: Audience,
     /// The terminals of this host.
     pub host_terminals: Terminals,
-    /// Directory for mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX). MAIL is deferred
-    /// while its disk is full. Default: `/var/spool/mailslot`.
+    /// Spool of the writer, which takes mail data above [`MEMORY_MAX`](crate::message::MEMORY_MAX).
+    /// MAIL is deferred while its disk is full. Default: `/var/spool/mailslot`.
     pub spool: PathBuf,
     /// Directory of the mailboxes. MAIL is deferred while its disk is full. Default: `/var/mail`.
     pub mail_dir: PathBuf,

@@ -29,7 +29,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use super::SessionContext;
@@ -40,6 +39,7 @@ use crate::message::{Content, Destination, Message, QUEUE_DIRECTORY, QueueId};
 use crate::net::listen::Service;
 use crate::net::stream::{Socket, Stream};
 use crate::observe::events;
+use crate::process::time_zone;
 use crate::relay::client::{self, ClientConfig, OutgoingMessage};
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::hand_over::HandedOverMessage;
@@ -313,5 +313,5 @@ fn returned_content(
 
 /// Returns the time, which is in seconds since 1970, in the system's time zone.
 fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }

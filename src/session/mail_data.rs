@@ -15,7 +15,7 @@ use super::delivery_log::DeliveryAttempt;
 use super::{Session, replies};
 use crate::deliver::mbox;
 use crate::message::trace::{self, ReceivedField};
-use crate::message::{Content, ContentBuilder, ContentError, Destination, Message};
+use crate::message::{ContentBuilder, ContentError, Destination, Message};
 use crate::net::stream::Disconnect;
 use crate::observe::events::{self, MessageFields};
 use crate::route::Resolution;
@@ -87,7 +87,7 @@ impl Session<'_> {
             return Ok(self.receiver.finish_chunk(Ok(octets)));
         }
         // No further chunk can make this a message, so the reply is sent now.
-        let reply = rejection(&incoming.id, chunks.end_so_far(), incoming.content.finish());
+        let reply = rejection(&incoming.id, chunks.end_so_far(), incoming.content.discard());
         self.record_failure(&incoming.id, &reply, sum, Instant::now());
         Ok(self.receiver.finish_chunk(Err(reply)))
     }
@@ -129,7 +129,7 @@ impl Session<'_> {
             },
             at: &time,
         };
-        let content = ContentBuilder::new(&config.spool, &received.to_bytes());
+        let content = ContentBuilder::new(self.context.writer.contents(), &received.to_bytes());
         let (from, recipients) = (envelope.from.to_string(), envelope.to.len());
         Some(Incoming { id, time, to, content, from, recipients })
     }
@@ -159,14 +159,16 @@ impl Session<'_> {
         let Incoming { id, time, to, content, .. } = incoming;
         // Only now is the header known as a whole, with its Delivered-To fields.
         let content = if is_mail_loop(envelope, &content) {
-            Err(ContentError::DeliveredLoop)
+            Err(Some(ContentError::DeliveredLoop))
+        } else if end == DataEnd::Whole {
+            content.finish().map_err(Some)
         } else {
-            content.finish()
+            Err(content.discard())
         };
         let content = match content {
-            Ok(content) if end == DataEnd::Whole => content,
-            content => {
-                let reply = rejection(&id, end, content);
+            Ok(content) => content,
+            Err(error) => {
+                let reply = rejection(&id, end, error);
                 self.record_failure(&id, &reply, octets, received_at);
                 // LMTP has one reply for each recipient even to a message without content.
                 let mut replies = self.receiver.repeat_per_recipient(reply.clone());
@@ -212,10 +214,8 @@ impl Incoming {
     }
 }
 
-/// Returns the reply to mail data that ended in `end` and gave `content`, at least one of which is
-/// bad.
-fn rejection(id: &str, end: DataEnd, content: Result<Content, ContentError>) -> Reply {
-    let error = content.err();
+/// Returns the reply to mail data that ended in `end`, or whose content has an `error`.
+fn rejection(id: &str, end: DataEnd, error: Option<ContentError>) -> Reply {
     // The reply says all there is to say about the other errors.
     if let (DataEnd::Whole, Some(ContentError::Disk(e))) = (end, &error) {
         events::spool_failed(id, e);

@@ -174,9 +174,9 @@ fn parse_utmp(utmp: &[u8]) -> Vec<UtmpLogin> {
     let login = |record: &[u8]| {
         let kind = record.get(offset_of!(libc::utmpx, ut_type)..)?.first_chunk()?;
         let text = |offset, length| text(record.get(offset..)?.get(..length)?);
-        let user = text(offset_of!(libc::utmpx, ut_user), NAME_SIZE)?;
+        let user = text(USER_OFFSET, NAME_SIZE)?;
         let line = text(offset_of!(libc::utmpx, ut_line), LINE_SIZE)?;
-        let is_login = i16::from_ne_bytes(*kind) == libc::USER_PROCESS;
+        let is_login = *kind == libc::USER_PROCESS.to_ne_bytes();
         is_login.then(|| UtmpLogin { user: user.to_owned(), line: line.into() })
     };
     utmp.chunks_exact(size_of::<libc::utmpx>()).filter_map(login).collect()
@@ -274,6 +274,11 @@ const UTMP_MAX: u64 = 1 << 20;
 const USER_MAX: usize = 16;
 /// The most terminals that are open for one message.
 const OPEN_MAX: usize = 256;
+/// The place of the user's name in a record.
+#[cfg(not(target_os = "netbsd"))]
+const USER_OFFSET: usize = offset_of!(libc::utmpx, ut_user);
+#[cfg(target_os = "netbsd")]
+const USER_OFFSET: usize = offset_of!(libc::utmpx, ut_name);
 /// The sizes of names in a record, `UT_NAMESIZE` and `UT_LINESIZE` in utmp(5).
 const NAME_SIZE: usize = 32;
 const LINE_SIZE: usize = 32;

@@ -24,9 +24,7 @@
 //! first line of a message without a header (`Reminder: lunch`) looks like one. MIME is not
 //! decoded.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use crate::message::{Content, field_name, needs_from_quoting};
 
@@ -69,19 +67,13 @@ pub struct RenderedMessage {
 }
 
 impl RenderedMessage {
-    /// Renders `content`, which `sender` sent at `time`. The position in a file is not changed.
+    /// Renders `content`, which `sender` sent at `time`.
     ///
     /// # Errors
     /// The file of the content cannot be read.
     pub fn new(sender: &str, time: &str, content: &Content) -> io::Result<RenderedMessage> {
-        let read;
-        let source = match content {
-            Content::Memory(bytes) => bytes.get(..SOURCE_MAX).unwrap_or(bytes),
-            Content::File(file, _) => {
-                read = read_head(file)?;
-                read.as_slice()
-            }
-        };
+        let source = content.read(0, SOURCE_MAX)?;
+        let source = source.as_ref();
         let is_all = source.len() as u64 == content.size();
         let lines = lines_to_show(source);
         let text = |utf8| {
@@ -205,22 +197,6 @@ fn is_hidden_field(field: &[u8]) -> bool {
             .is_some_and(|begin| begin.eq_ignore_ascii_case(start.as_bytes())),
         None => field.eq_ignore_ascii_case(name.as_bytes()),
     })
-}
-
-/// Returns the first [`SOURCE_MAX`] bytes of a file, without changing its position.
-fn read_head(file: &File) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; SOURCE_MAX];
-    let mut length = 0;
-    while let Some(room) = bytes.get_mut(length..).filter(|room| !room.is_empty()) {
-        match file.read_at(room, length as u64) {
-            Ok(0) => break,
-            Ok(n) => length += n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    bytes.truncate(length);
-    Ok(bytes)
 }
 
 /// The most bytes of content that are read: room for a long hidden header and the text after it.
@@ -347,24 +323,5 @@ mod tests {
             assert_eq!(!text.ends_with("... the rest is in your mailbox\nEOF\n"), whole);
             assert!(text.len() < TEXT_MAX + 64);
         }
-    }
-
-    #[test]
-    fn reading_a_file_does_not_change_its_position() {
-        use std::io::{Read, Seek, Write};
-        let content = format!("\n{}\n", "x".repeat(1000));
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(content.as_bytes()).unwrap();
-        file.rewind().unwrap();
-        let in_file = Content::File(file.into(), content.len() as u64);
-        let rendered = RenderedMessage::new("<s@a>", "14:05", &in_file).unwrap();
-        assert_eq!(
-            rendered,
-            RenderedMessage::new("<s@a>", "14:05", &memory(content.as_bytes())).unwrap()
-        );
-        let Content::File(mut file, _) = in_file else { panic!() };
-        let mut left = String::new();
-        file.read_to_string(&mut left).unwrap();
-        assert_eq!(left, content);
     }
 }

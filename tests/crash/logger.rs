@@ -18,8 +18,9 @@ impl log::Log for Logger {
 
     fn log(&self, record: &log::Record<'_>) {
         let line = record.args().to_string();
-        let failed = line.strip_prefix("delivery-failed message=");
-        if let Some(rest) = failed.or_else(|| line.strip_prefix("mailbox-busy message=")) {
+        let events = ["delivery-failed", "mailbox-busy", "spool-failed", "content-lost"];
+        let of_event = |event: &&str| line.strip_prefix(*event)?.strip_prefix(" message=");
+        if let Some(rest) = events.iter().find_map(of_event) {
             let id = rest.split(' ').next().unwrap_or_default().to_owned();
             LINES.get_or_init(Mutex::default).lock().unwrap().entry(id).or_default().push(line);
         }

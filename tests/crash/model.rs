@@ -1,5 +1,6 @@
-//! Random steps: deliveries, readers, locks, faults, kills, power losses and restarts, of one
-//! server or two. After each step every mailbox contains what a simple model predicts.
+//! Random steps: deliveries, readers, locks, faults, kills, power losses, clocks that step, and
+//! restarts, of one server or two. After each step every mailbox contains what a simple model
+//! predicts.
 //!
 //! A run that fails prints its seed. `MAILSLOT_SEED=S` repeats that run alone, `MAILSLOT_FAULTS=N`
 //! makes N times as many runs.
@@ -14,10 +15,11 @@ use mailslot::deliver::{DeferReason, Outcome};
 use nix::errno::Errno;
 
 use crate::harness::ledger::{Ledger, Rewrite};
-use crate::harness::message::{LARGE, TestMessage};
+use crate::harness::message::{LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
 use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
+use crate::logger;
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
 const BEFORE: &[(&str, &str)] = &[("alice", "From old Thu Jan  1 00:00:00 1970\n\nold mail\n\n")];
@@ -44,10 +46,11 @@ fn random_steps_agree_with_the_model() {
     });
     let kinds = kinds.into_inner().unwrap();
     println!("steps: {} {kinds:?}", kinds.values().sum::<u64>());
-    assert!(kinds.len() >= 11 || number("MAILSLOT_SEED").is_some(), "{kinds:?}");
+    assert!(kinds.len() >= 12 || number("MAILSLOT_SEED").is_some(), "{kinds:?}");
 }
 
 fn run(seed: u64, kinds: &Mutex<BTreeMap<&'static str, u64>>) {
+    logger::start();
     let _seed = PrintSeed(seed);
     let mut run = Run::new(seed);
     for step in 0..STEPS {
@@ -100,7 +103,7 @@ impl Run {
 
     /// Makes one step. Returns its kind.
     fn step(&mut self, step: u64) -> &'static str {
-        match self.random.below(40) {
+        match self.random.below(42) {
             0..=11 => {
                 let messages = vec![self.message(step)];
                 self.deliver(messages);
@@ -170,6 +173,12 @@ impl Run {
                 self.stop_all();
                 "stop"
             }
+            39 | 40 => {
+                // A clock that a time server sets, or one that was lost with the power.
+                let seconds = self.random.below(4 * 86_400) as i64 - 2 * 86_400;
+                self.machine.step_clock(seconds);
+                "clock"
+            }
             _ => {
                 self.server(0);
                 self.server(1);
@@ -183,19 +192,22 @@ impl Run {
         let first = self.random.below(3) as usize;
         let count = 1 + self.random.below(3) as usize;
         let to: Vec<&'static str> = (0..count).map(|n| BOXES[(first + n) % 3]).collect();
-        let sizes = [200, 200, 1000, 3000, 9000, LARGE];
-        let length = sizes[self.random.below(6) as usize];
-        TestMessage::new(format!("m{}-{step}", self.messages), &to, length)
+        // The largest are rarer, because each step looks at all that was delivered.
+        let most = if self.random.below(4) == 0 { LIMITS.len() } else { 5 };
+        let limit = LIMITS[self.random.below(most as u64) as usize];
+        TestMessage::near(format!("m{}-{step}", self.messages), &to, limit, &mut self.random)
     }
 
     /// Returns a running server, started if necessary.
     fn server(&mut self, n: usize) -> SimWriter {
         self.note_power_loss();
-        let machine = &self.machine;
+        let (machine, ledger) = (&self.machine, &mut self.ledger);
         let server = self.servers[n].get_or_insert_with(|| {
             let mut settings = settings();
             settings.lock_timeout = Duration::from_secs(3);
-            SimWriter::start_with(&machine.process(), settings).unwrap()
+            let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+            ledger.recovered();
+            server
         });
         server.clone()
     }

@@ -272,7 +272,7 @@ fn an_empty_journal_that_no_process_has_delays_no_mail() {
         assert_eq!(outcome(&server, &format!("m{n}")), Some(Outcome::Delivered));
         let log = machine.log();
         // Once it is examined, it is only looked for.
-        let listed = log.iter().filter(|c| c.op == Op::List && c.path.ends_with("tmp")).count();
+        let listed = log.iter().filter(|c| c.op == Op::List && c.path.ends_with("spool")).count();
         assert!(n == 0 || listed == 1, "{n}: {listed}");
     }
     server.stop();

@@ -99,8 +99,11 @@ pub struct Ledger<A> {
     /// Large copies that a reader may have moved. If no other copy is whole, recovery does not look
     /// for one that was moved, and truncates the others.
     moved: HashSet<(String, String)>,
-    /// Copies that a reader took out before power was lost. They may be there again.
+    /// Copies that a reader took out before power was lost, or together with the mailbox. They may
+    /// be there again.
     again: HashSet<(String, String)>,
+    /// Number of messages that were sent before the last recovery.
+    recovered: usize,
 }
 
 impl<A> Default for Ledger<A> {
@@ -112,6 +115,7 @@ impl<A> Default for Ledger<A> {
             taken: HashSet::new(),
             moved: HashSet::new(),
             again: HashSet::new(),
+            recovered: 0,
         }
     }
 }
@@ -176,6 +180,22 @@ impl<A: Answer> Ledger<A> {
         self.again.extend(self.taken.iter().cloned());
     }
 
+    /// Records that a server has recovered what another has left.
+    pub fn recovered(&mut self) {
+        let taken = self.taken.iter().filter(|(_, name)| self.is_interrupted(name)).cloned();
+        self.again.extend(taken.collect::<Vec<_>>());
+        self.recovered = self.entries.len();
+    }
+
+    /// True if a message to this mailbox has no answer. The server has perhaps ended in the middle
+    /// of its delivery, when it had changed the mailbox and had not recorded the time. So nothing
+    /// proves that what is missing was taken out by a reader, and it may be there again.
+    fn is_interrupted(&self, name: &str) -> bool {
+        let sent = self.entries.get(self.recovered..).unwrap_or_default().iter();
+        sent.filter(|(_, answer)| answer.is_none())
+            .any(|(message, _)| message.to.iter().any(|to| to == name))
+    }
+
     /// Fails the test unless the mailboxes contain what they must, and nothing of what was refused.
     pub fn assert_matches(&self, mailboxes: &impl Mailboxes) {
         if let Err(e) = self.check(mailboxes).and_then(|()| self.check_refused(mailboxes)) {
@@ -185,18 +205,27 @@ impl<A: Answer> Ledger<A> {
 
     /// Checks that every mailbox contains what it must and nothing else.
     pub fn check(&self, mailboxes: &impl Mailboxes) -> Result<(), String> {
+        let first = self.mismatches(mailboxes).into_iter().next();
+        first.map_or(Ok(()), |mismatch| Err(mismatch.text))
+    }
+
+    /// Returns all differences between the mailboxes and what they must contain.
+    pub fn mismatches(&self, mailboxes: &impl Mailboxes) -> Vec<Mismatch> {
         let messages: HashMap<&str, &TestMessage> =
             self.entries.iter().map(|(message, _)| (message.id.as_str(), message)).collect();
         assert_eq!(messages.len(), self.entries.len(), "ids differ");
         let mut names = self.mailboxes();
         names.extend(self.others.iter().map(|(name, _)| name.clone()));
         let mut found = HashMap::new();
+        let mut mismatches = Vec::new();
         for name in &names {
-            self.check_mailbox(name, &mailboxes.bytes(name), &messages, &mut found)?;
+            let bytes = mailboxes.bytes(name);
+            mismatches.extend(self.check_mailbox(name, &bytes, &messages, &mut found));
         }
-        self.entries.iter().try_for_each(|(message, answer)| {
-            self.check_message(message, is_accepted(answer), &found)
-        })
+        for (message, answer) in &self.entries {
+            mismatches.extend(self.check_message(message, is_accepted(answer), &found).err());
+        }
+        mismatches
     }
 
     /// Checks that one mailbox contains nothing but whole messages, and counts these in `found`.
@@ -206,15 +235,19 @@ impl<A: Answer> Ledger<A> {
         bytes: &[u8],
         messages: &HashMap<&str, &TestMessage>,
         found: &mut HashMap<(String, String), usize>,
-    ) -> Result<(), String> {
+    ) -> Vec<Mismatch> {
+        let mut mismatches = Vec::new();
         let mut others: Vec<&String> =
             self.others.iter().filter(|(n, _)| n == name).map(|(_, text)| text).collect();
         let text = String::from_utf8_lossy(bytes);
         let parts = split(&text);
         for part in &parts {
             // A whole message may be followed by a torn one without a From_ line between them, and
-            // the torn one may have been completed since.
+            // the torn one may have been completed since. Or it may be followed by zeros.
             let is_sealed = |rest: &str| {
+                if rest.starts_with('\0') {
+                    return self.sealed.contains(*part);
+                }
                 let rest = rest.strip_prefix("\n\n");
                 rest.is_some_and(|rest| self.sealed.iter().any(|torn| torn.ends_with(rest)))
             };
@@ -227,17 +260,20 @@ impl<A: Answer> Ledger<A> {
             } else if let Some(at) = others.iter().position(other) {
                 others.remove(at);
             } else if !self.sealed.contains(*part) {
-                return Err(format!("{name}: torn, {} bytes: {}", part.len(), shorten(part)));
+                let text = format!("{name}: torn, {} bytes: {}", part.len(), shorten(part));
+                mismatches.push(Mismatch { kind: MismatchKind::Torn, text });
             }
         }
         if let Some(lost) = others.first() {
-            return Err(format!("{name}: mail of another program is gone: {}", shorten(lost)));
+            let text = format!("{name}: mail of another program is gone: {}", shorten(lost));
+            mismatches.push(Mismatch { kind: MismatchKind::Missing, text });
         }
         let last = parts.last().and_then(|part| id_of(part));
         if !text.ends_with("\n\n") && last.is_some_and(|id| messages.contains_key(id)) {
-            return Err(format!("{name}: no empty line at its end"));
+            let text = format!("{name}: no empty line at its end");
+            mismatches.push(Mismatch { kind: MismatchKind::Torn, text });
         }
-        Ok(())
+        mismatches
     }
 
     /// Checks that the copies that were found of a message are those that it must have.
@@ -246,8 +282,9 @@ impl<A: Answer> Ledger<A> {
         message: &TestMessage,
         accepted: bool,
         found: &HashMap<(String, String), usize>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Mismatch> {
         let id = &message.id;
+        let mismatch = |kind, text| Err(Mismatch { kind, text });
         let mut counts = Vec::new();
         for name in &message.to {
             let key = (id.clone(), name.clone());
@@ -255,22 +292,29 @@ impl<A: Answer> Ledger<A> {
             let taken = self.taken.contains(&key);
             match count {
                 0 if accepted && !taken => {
-                    return Err(format!("{id}: accepted, and not in {name}"));
+                    let text = format!("{id}: accepted, and not in {name}");
+                    return mismatch(MismatchKind::Missing, text);
                 }
                 0 | 1 => {}
-                n => return Err(format!("{id}: {n} times in {name}")),
+                n => {
+                    let text = format!("{id}: {n} times in {name}");
+                    return mismatch(MismatchKind::Repeated, text);
+                }
             }
-            if accepted && taken && count > 0 && !self.again.contains(&key) {
-                return Err(format!("{id}: a reader took it out of {name}, and it is back"));
+            let again = self.again.contains(&key) || self.is_interrupted(name);
+            if accepted && taken && count > 0 && !again {
+                let text = format!("{id}: a reader took it out of {name}, and it is back");
+                return mismatch(MismatchKind::Repeated, text);
             }
             if !taken && (accepted || !self.moved.contains(&key)) {
                 counts.push(count);
             }
         }
-        match counts.iter().any(|n| *n != counts[0]) {
-            true => Err(format!("{id}: in some of its mailboxes only: {counts:?}")),
-            false => Ok(()),
+        if counts.iter().any(|n| *n != counts[0]) {
+            let text = format!("{id}: in some of its mailboxes only: {counts:?}");
+            return mismatch(MismatchKind::Partial, text);
         }
+        Ok(())
     }
 
     /// Checks that messages that were refused are in no mailbox. True only until the next crash.
@@ -304,7 +348,7 @@ impl<A: Answer> Ledger<A> {
         Ok(())
     }
 
-    fn add_others(&mut self, name: &str, text: &str) {
+    pub fn add_others(&mut self, name: &str, text: &str) {
         self.others.extend(split(text).into_iter().map(|part| (name.to_owned(), part.to_owned())));
     }
 
@@ -405,8 +449,12 @@ impl Ledger<Outcome> {
             Rewrite::Rename => machine.replace(&path(name), text.as_bytes()),
             Rewrite::Remove => machine.remove(&path(name)),
         }
-        if how != Rewrite::Remove {
-            self.add_others(name, text);
+        match how {
+            // Nothing proves that a mailbox that is missing was not lost by the disk.
+            Rewrite::Remove => {
+                self.again.extend(self.taken.iter().filter(|(_, from)| from == name).cloned());
+            }
+            Rewrite::InPlace | Rewrite::Rename => self.add_others(name, text),
         }
     }
 
@@ -440,6 +488,26 @@ impl Ledger<Outcome> {
         }
         machine.rewrite(&path(name), kept.as_bytes());
     }
+}
+
+/// Difference between what a mailbox contains and what it must contain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    pub kind: MismatchKind,
+    pub text: String,
+}
+
+/// Kind of a [`Mismatch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum MismatchKind {
+    /// A message was accepted, and is not in the mailbox.
+    Missing,
+    /// The mailbox contains a part of a message, or something unknown.
+    Torn,
+    /// A message is in the mailbox twice, or again.
+    Repeated,
+    /// A message without a reply is in some of its mailboxes, and not in others.
+    Partial,
 }
 
 /// Way in which a reader writes a mailbox.

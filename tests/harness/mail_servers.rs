@@ -19,6 +19,8 @@ use super::client::Client;
 use super::directory::TestDirectory;
 use super::external::{external, open, unpack};
 use super::namespace::Namespace;
+#[cfg(feature = "tls")]
+use super::process::Daemon;
 use super::{TIMEOUT, is_true_within, wait_until};
 
 /// Users that exist for these servers only.
@@ -225,6 +227,53 @@ impl Exim {
         let output = exim.stdin(open(&input)).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Starts it as a server that requires a login inside TLS and throws the messages away: alice,
+    /// with the password `wonder land`, by AUTH LOGIN and, if `plain`, AUTH PLAIN.
+    #[cfg(feature = "tls")]
+    pub fn serve_authenticated(
+        &self,
+        certificate: &super::tls::TestCertificate,
+        plain: bool,
+    ) -> (SocketAddr, Daemon) {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (home, port) = (self.home.display(), address.port());
+        let (cert, key) = (certificate.cert.display(), certificate.key.display());
+        let is = |user: u8, password: u8| {
+            format!(
+                "${{if and{{{{eq{{$auth{user}}}{{alice}}}}\
+                 {{eq{{$auth{password}}}{{wonder land}}}}}}}}"
+            )
+        };
+        let plain_section = format!(
+            "plain:\n  driver = plaintext\n  public_name = PLAIN\n  server_prompts = :\n  \
+             server_condition = {}\n  server_set_id = $auth2\n",
+            is(2, 3)
+        );
+        let login_section = format!(
+            "login:\n  driver = plaintext\n  public_name = LOGIN\n  \
+             server_prompts = Username:: : Password::\n  server_condition = {}\n  \
+             server_set_id = $auth1\n",
+            is(1, 2)
+        );
+        let text = format!(
+            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\n\
+             spool_directory = {home}/spool\nlog_file_path = {home}/log/%slog\n\
+             keep_environment =\nnever_users =\nlocal_interfaces = 127.0.0.1\n\
+             daemon_smtp_ports = {port}\ntls_advertise_hosts = *\ntls_certificate = {cert}\n\
+             tls_privatekey = {key}\nauth_advertise_hosts = ${{if def:tls_in_cipher{{*}}}}\n\
+             host_lookup =\nacl_smtp_rcpt = rcpt\nbegin acl\nrcpt:\n  \
+             accept authenticated = *\n  deny\nbegin routers\ndiscard:\n  \
+             driver = redirect\n  data = :blackhole:\nbegin authenticators\n{}{login_section}",
+            if plain { &plain_section } else { "" }
+        );
+        write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
+        let mut exim = within_namespace(&self.home);
+        exim.arg(self.home.join("usr/sbin/exim4")).args(["-bdf"]);
+        let daemon = Daemon::spawn(&mut exim);
+        wait_until("Exim listens", || TcpStream::connect(address).is_ok());
+        (address, daemon)
     }
 
     /// Returns the line of its log about a recipient. `sign` is `=>` or `->` for a delivery, `**`

@@ -1,13 +1,25 @@
 //! The message that tests send: known by its id, and different from every other.
 
-use std::io::Write;
+use std::io;
 
 use mailslot::deliver::mbox::is_from_line;
-use mailslot::message::{Content, Destination, MailboxName, Message, QueueId, UserMailbox};
+use mailslot::message::{
+    Content, ContentDirectory, ContentFile, Destination, MailboxName, Message, QueueId, UserMailbox,
+};
 
-/// Length from which [`TestMessage::message`] waits in a file instead of in memory. Such content
-/// does not go into the journal, and is written in two pieces.
+use super::random::Random;
+
+/// Length from which [`TestMessage::message_in`] writes the content to a file. A record in the
+/// journal of the simulated disk has room for less.
+pub const IN_FILE: usize = 20_000;
+/// Length of a large message, which is written in two pieces.
 pub const LARGE: usize = 70_000;
+
+/// Lengths at which something changes on the simulated disk: a sector, a block, a quarter and half
+/// of a segment of the journal, [`IN_FILE`], a piece of a file, and the most that a server has in
+/// memory.
+pub const LIMITS: [usize; 9] =
+    [512, 4096, 8 << 10, 16 << 10, IN_FILE, 64 << 10, 255 << 10, 256 << 10, 257 << 10];
 
 /// Header that the session writes above the content, without Delivered-To.
 const HEAD: &str = "From s@example.org Thu Jan  1 00:00:00 1970\nReturn-Path: <s@example.org>\n";
@@ -36,6 +48,30 @@ impl TestMessage {
         TestMessage { id, to, content }
     }
 
+    /// Creates a message of exactly `length` bytes, if that is enough for its header.
+    pub fn exact(id: impl Into<String>, to: &[&str], length: usize) -> TestMessage {
+        let mut message = TestMessage::new(id, to, 0);
+        let rest = length.saturating_sub(message.content.len());
+        let line = format!("{} of {rest} bytes, and so on to the end of the line\n", message.id);
+        message.content += &line.repeat(rest / line.len());
+        if let Some(rest) = (rest % line.len()).checked_sub(1) {
+            message.content += &format!("{}\n", "x".repeat(rest));
+        }
+        message
+    }
+
+    /// Creates a message whose length is near `limit`: above or below it, with or without the lines
+    /// that are written above the content.
+    pub fn near(
+        id: impl Into<String>,
+        to: &[&str],
+        limit: usize,
+        random: &mut Random,
+    ) -> TestMessage {
+        let length = limit + random.below(320) as usize;
+        TestMessage::exact(id, to, length.saturating_sub(256))
+    }
+
     /// Returns what the message ends with in a mailbox: its content and an empty line.
     pub fn stored(&self) -> String {
         format!("{}\n", self.content)
@@ -53,18 +89,24 @@ impl TestMessage {
         format!("{ehlo}{mail}{to}DATA\r\n{}.\r\nQUIT\r\n", self.smtp_content())
     }
 
-    /// Returns the message as a session hands it to the writer.
+    /// Returns the message as a session hands it to the writer, with its content in memory.
     pub fn message(&self) -> Message {
         let content = format!("Received: by here id {}; then\n{}", self.id, self.content);
-        let content = if content.len() >= LARGE {
-            let mut file = tempfile::tempfile().unwrap();
-            file.write_all(content.as_bytes()).unwrap();
-            Content::File(file.into(), content.len() as u64)
-        } else {
-            Content::Memory(content.into_bytes().into())
-        };
         let to = self.to.iter().map(|name| destination(name)).collect();
+        let content = Content::Memory(content.into_bytes().into());
         Message { id: self.id.clone(), head: HEAD.into(), content, to }
+    }
+
+    /// Returns the message as a session hands it to the writer. If it is large, its content is in a
+    /// file in `directory`.
+    pub fn message_in(&self, directory: &dyn ContentDirectory) -> io::Result<Message> {
+        let mut message = self.message();
+        if let Content::Memory(bytes) = &message.content
+            && bytes.len() >= IN_FILE
+        {
+            message.content = Content::File(content_file(directory, bytes)?.into());
+        }
+        Ok(message)
     }
 
     /// Returns the length of the copy of this message that `text` begins with, without the line
@@ -74,6 +116,14 @@ impl TestMessage {
         let content = self.content.trim_end_matches('\n');
         text[above..].starts_with(content).then_some(above + content.len())
     }
+}
+
+/// Returns a content file with these bytes.
+pub fn content_file(directory: &dyn ContentDirectory, bytes: &[u8]) -> io::Result<ContentFile> {
+    let mut file = ContentFile::create(directory)?;
+    bytes.chunks(60_000).try_for_each(|piece| file.append(piece))?;
+    file.sync()?;
+    Ok(file)
 }
 
 /// Returns where mail for the mailbox `name`, or the entry `queue/NAME`, goes.

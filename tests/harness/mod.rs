@@ -12,6 +12,7 @@ pub mod inetd;
 pub mod ledger;
 pub mod library;
 pub mod log_lines;
+pub mod loop_disk;
 pub mod mail_servers;
 pub mod mbox;
 pub mod message;

@@ -62,6 +62,29 @@ pub struct ScriptedServer {
 impl ScriptedServer {
     /// Starts it. `script` returns the action for a connection, numbered from 0, and a command.
     pub fn start(script: impl Fn(usize, &str) -> Action + Send + Sync + 'static) -> ScriptedServer {
+        ScriptedServer::start_inside(script, Ok)
+    }
+
+    /// Starts it inside TLS from the first byte, with this certificate.
+    #[cfg(feature = "tls")]
+    pub fn start_tls(
+        certificate: &super::tls::TestCertificate,
+        script: impl Fn(usize, &str) -> Action + Send + Sync + 'static,
+    ) -> ScriptedServer {
+        let config = certificate.server_config();
+        ScriptedServer::start_inside(script, move |socket| {
+            let session = rustls::ServerConnection::new(Arc::clone(&config));
+            let mut stream = rustls::StreamOwned::new(session.unwrap(), socket);
+            stream.conn.complete_io(&mut stream.sock)?;
+            Ok(stream)
+        })
+    }
+
+    fn start_inside<S: Read + Write>(
+        script: impl Fn(usize, &str) -> Action + Send + Sync + 'static,
+        wrap: impl Fn(TcpStream) -> io::Result<S> + Send + Sync + 'static,
+    ) -> ScriptedServer {
+        let wrap = Arc::new(wrap);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let commands: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -75,12 +98,13 @@ impl ScriptedServer {
                 let socket = socket.unwrap();
                 let (script, log, held) =
                     (Arc::clone(&script), Arc::clone(&log), Arc::clone(&held));
+                let wrap = Arc::clone(&wrap);
                 if log.lock().unwrap().last().is_some_and(|last| last == STOP) {
                     break;
                 }
                 sessions.push(std::thread::spawn(move || {
                     // A client may leave at any time.
-                    let _ = serve(socket, &log, &held, |command| script(number, command));
+                    let _ = serve(socket, &*wrap, &log, &held, |command| script(number, command));
                 }));
             }
             sessions.into_iter().for_each(|session| session.join().unwrap());
@@ -118,20 +142,21 @@ impl Drop for ScriptedServer {
 
 const STOP: &str = "(stop)";
 
-fn serve(
+fn serve<S: Read + Write>(
     socket: TcpStream,
+    wrap: &dyn Fn(TcpStream) -> io::Result<S>,
     log: &Mutex<Vec<String>>,
     held: &Mutex<Vec<TcpStream>>,
     script: impl Fn(&str) -> Action,
 ) -> io::Result<()> {
     socket.set_timeout(TIMEOUT);
     socket.set_nodelay(true)?;
-    let mut lines = BufReader::new(socket.try_clone()?);
+    let mut lines = BufReader::new(wrap(socket.try_clone()?)?);
     let mut command = "greeting".to_owned();
     loop {
         let started = match script(&command) {
             Action::Reply(reply) => {
-                (&socket).write_all(format!("{reply}\r\n").as_bytes())?;
+                lines.get_mut().write_all(format!("{reply}\r\n").as_bytes())?;
                 command == "DATA" && reply.starts_with('3')
             }
             action => return misbehave(&socket, action, held),

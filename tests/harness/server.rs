@@ -4,11 +4,14 @@
 //! it comes, and every wait ends after [`TIMEOUT`], at which the test fails. What a [`Server`]
 //! created is removed when it is dropped.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::ops::Deref;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Output, Stdio};
+use std::sync::Once;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 use std::thread;
 use std::time::Duration;
@@ -22,8 +25,20 @@ use super::directory::TestDirectory;
 
 /// Path of the program that cargo built.
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mailslot");
-/// Path of the program that callers of sendmail run.
-pub const SENDMAIL: &str = env!("CARGO_BIN_EXE_mailslot-sendmail");
+
+/// Returns the path of a link to the program by which it is sendmail(1). Each test program creates
+/// it anew, because the program may be another one since the last run.
+pub fn sendmail_path() -> &'static str {
+    const LINK: &str = concat!(env!("CARGO_TARGET_TMPDIR"), "/sendmail");
+    static CREATED: Once = Once::new();
+    CREATED.call_once(|| {
+        // By rename, because test programs run at the same time.
+        let new = format!("{LINK}.{}", std::process::id());
+        symlink(PROGRAM, &new).unwrap();
+        fs::rename(new, LINK).unwrap();
+    });
+    LINK
+}
 
 /// Copies the program to `path`. A child writes the copy, because another thread may fork at that
 /// time. Its child would inherit the open file, and a file that is open for writing cannot be run

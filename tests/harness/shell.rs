@@ -19,6 +19,10 @@ impl Shell {
         Shell { process, input, output }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs a line of shell. Returns what it prints on both of its outputs, and its exit status.
     pub fn run(&mut self, line: &str) -> (String, i32) {
         writeln!(self.input, "{{ {line}\n}} 2>&1 </dev/null; echo \"=status $?\"").unwrap();

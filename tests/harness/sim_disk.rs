@@ -8,14 +8,23 @@
 //! - A *kill* ends one process. From then on its calls fail and its locks are released, but all
 //!   that it wrote, and every name that it created, stays. In the middle of a write it leaves whole
 //!   pages.
-//! - A *power loss* ends all processes. What was synced is there. Of the page writes, changes of
-//!   length and changes of names since then, nothing, all, a prefix or any subset is there, as the
-//!   seed decides. A length without its pages reads as zeros, a name without a file is gone.
+//! - A *power loss* ends all processes. What was synced is there. Of the sectors, lengths and names
+//!   that changed since then, nothing, all, a prefix or any subset is there, as the seed decides. A
+//!   file that was extended ends at any of the new sectors. A sector that was written twice is the
+//!   old, the first or the second. A length without its sectors reads as zeros, a name without a
+//!   file is gone.
+//! - A *lost file system* loses what a power loss loses, in some directories only, and nothing else
+//!   happens. It may have the time of a change and not the change itself, because metadata are
+//!   written on their own.
 //! - A *sync that fails* marks pages clean, as Linux does: they can be read, but a power loss loses
 //!   them nevertheless. A file that was open at that time reports the error once, at its own next
 //!   sync. The sync after that one succeeds, as does that of a file opened later. Changed names of
 //!   a directory remain to be synced, because they are metadata: a file system that cannot write
 //!   its journal does not later report success.
+//!
+//! A process has a limit of descriptors ([`SimDisk::limit_descriptors`]), of which an open file has
+//! one. Files get their times from a clock that can step ([`SimMachine::step_clock`]). After a loss
+//! the file systems are other devices with the same inodes, as when a disk gets another name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -25,13 +34,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use mailslot::deliver::disk::{Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
+use mailslot::deliver::disk::{ChangeTime, Disk, DiskFile, FileKind, FileLock, OpenMode, Stat};
 use nix::errno::Errno;
 
 use super::random::Random;
 
-/// Length of a page, which is written whole or not at all.
+/// Length of a page, at whose end a write stops if the process is killed.
 pub const PAGE: usize = 4096;
+/// Length of a sector, which a power loss leaves whole or not at all.
+pub const SECTOR: usize = 512;
 
 /// An event at one call of one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,10 +135,17 @@ pub struct SimFile {
 #[derive(Clone, Debug, Default)]
 struct State {
     boot: u64,
+    /// Number of times that the disk was mounted. Each time it is another device.
+    mounts: u64,
     /// True if the machine has no boot id to show, as without /proc.
     hides_boot_id: bool,
     next: u64,
     directories: BTreeSet<PathBuf>,
+    /// Times of the last changes of names, by directory.
+    directory_changed: HashMap<PathBuf, ChangeTime>,
+    synced_directory_changed: HashMap<PathBuf, ChangeTime>,
+    /// Number of bytes that were read, by path.
+    octets_read: HashMap<PathBuf, u64>,
     names: BTreeMap<PathBuf, u64>,
     synced_names: BTreeMap<PathBuf, u64>,
     name_changes: Vec<(PathBuf, Option<u64>)>,
@@ -136,6 +154,8 @@ struct State {
     processes: HashMap<u32, Process>,
     log: Vec<Call>,
     sync_time: Duration,
+    /// Seconds that the clock is ahead of the host's.
+    clock_ahead: i64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -145,6 +165,8 @@ struct Process {
     writes: u64,
     plan: Option<Plan>,
     fired: bool,
+    descriptors: usize,
+    descriptors_max: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -156,11 +178,13 @@ struct Inode {
     failed_syncs: u64,
     mode: u32,
     modified: SystemTime,
+    changed: ChangeTime,
+    synced_changed: ChangeTime,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
-    Page(usize, Vec<u8>),
+    Sector(usize, Vec<u8>),
     Len(usize),
 }
 
@@ -211,31 +235,34 @@ impl SimMachine {
     /// Has another program replace the content of a file, without a new inode.
     pub fn rewrite(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = match state.names.get(Path::new(path)) {
             Some(ino) => *ino,
             None => state.create(Path::new(path), 0o600),
         };
         let inode = state.inodes.get_mut(&ino).unwrap();
-        inode.set_len(0);
-        inode.write(0, data);
+        inode.set_len(0, now);
+        inode.write(0, data, now);
     }
 
     /// Has another program append to a file.
     pub fn append(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = match state.names.get(Path::new(path)) {
             Some(ino) => *ino,
             None => state.create(Path::new(path), 0o600),
         };
         let inode = state.inodes.get_mut(&ino).unwrap();
-        inode.write(inode.data.len(), data);
+        inode.write(inode.data.len(), data, now);
     }
 
     /// Has another program write a new file and rename it over the old one.
     pub fn replace(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
+        let now = state.now();
         let ino = state.create(Path::new(path), 0o600);
-        state.inodes.get_mut(&ino).unwrap().write(0, data);
+        state.inodes.get_mut(&ino).unwrap().write(0, data, now);
     }
 
     /// Has another program remove a name.
@@ -266,6 +293,11 @@ impl SimMachine {
         self.state().sync_time = time;
     }
 
+    /// Steps the clock by `seconds`.
+    pub fn step_clock(&self, seconds: i64) {
+        self.state().clock_ahead += seconds;
+    }
+
     /// Loses power, and all that was not synced.
     pub fn lose_all(&self) {
         let mut state = self.state();
@@ -277,6 +309,21 @@ impl SimMachine {
     /// Loses power. The seed decides what is kept of what was not synced.
     pub fn lose_power(&self, seed: u64) {
         self.state().lose_power(seed);
+    }
+
+    /// Has the file system of `directories` lose what was not synced. The seed decides what is
+    /// kept. No process may have files in them open.
+    pub fn lose_file_system(&self, directories: &[&str], seed: u64) {
+        let mut state = self.state();
+        state.mounts += 1;
+        for directory in directories {
+            state.lose_directory(Path::new(directory), seed);
+        }
+    }
+
+    /// Returns how many bytes of a file were read.
+    pub fn octets_read(&self, path: &str) -> u64 {
+        self.state().octets_read.get(Path::new(path)).copied().unwrap_or_default()
     }
 
     /// Has another program lock a mailbox. False if it is locked already.
@@ -328,6 +375,16 @@ impl SimDisk {
     /// Returns how many calls were made since the plan was set.
     pub fn calls(&self) -> u64 {
         self.machine.state().processes[&self.pid].calls
+    }
+
+    /// Sets how many descriptors the process may have, or removes the limit.
+    pub fn limit_descriptors(&self, most: Option<usize>) {
+        self.machine.state().processes.get_mut(&self.pid).unwrap().descriptors_max = most;
+    }
+
+    /// Returns how many descriptors the process has.
+    pub fn descriptors(&self) -> usize {
+        self.machine.state().processes[&self.pid].descriptors
     }
 
     /// Ends the process.
@@ -414,6 +471,21 @@ impl State {
         }
     }
 
+    fn now(&self) -> SystemTime {
+        let step = Duration::from_secs(self.clock_ahead.unsigned_abs());
+        let now = SystemTime::now();
+        if self.clock_ahead < 0 { now - step } else { now + step }
+    }
+
+    /// Fails unless the process may have one more descriptor.
+    fn check_descriptors(&self, pid: u32) -> io::Result<()> {
+        let process = &self.processes[&pid];
+        match process.descriptors_max.is_some_and(|most| process.descriptors >= most) {
+            true => Err(Errno::EMFILE.into()),
+            false => Ok(()),
+        }
+    }
+
     fn kill(&mut self, pid: u32) {
         self.processes.get_mut(&pid).unwrap().dead = true;
         self.locks.retain(|_, (_, holder)| *holder != pid);
@@ -424,7 +496,7 @@ impl State {
         let mode = Keep::new(&mut random);
         self.processes.values_mut().for_each(|p| p.dead = true);
         self.locks.clear();
-        self.boot += 1;
+        (self.boot, self.mounts) = (self.boot + 1, self.mounts + 1);
         let changes = std::mem::take(&mut self.name_changes);
         let mut names = self.synced_names.clone();
         for (path, ino) in mode.choose(changes, &mut random) {
@@ -441,7 +513,7 @@ impl State {
             let inode = self.inodes.get_mut(&ino).unwrap();
             let mode = Keep::new(&mut random);
             let changes = std::mem::take(&mut inode.changes);
-            for change in mode.choose(changes, &mut random) {
+            for change in mode.choose_of_file(changes, &mut random) {
                 inode.apply(change);
             }
             inode.disk.resize(inode.disk_len, 0);
@@ -451,19 +523,76 @@ impl State {
         self.inodes.retain(|ino, _| named.contains(ino));
     }
 
+    fn lose_directory(&mut self, directory: &Path, seed: u64) {
+        let mut random = Random(seed);
+        let is_inside = |path: &Path| path.parent() == Some(directory);
+        let changes = self.name_changes.extract_if(.., |(path, _)| is_inside(path));
+        let changes: Vec<_> = changes.collect();
+        let files = |names: &BTreeMap<PathBuf, u64>| -> BTreeMap<PathBuf, u64> {
+            let inside = names.iter().filter(|(path, _)| is_inside(path));
+            inside.map(|(path, ino)| (path.clone(), *ino)).collect()
+        };
+        let inos: BTreeSet<u64> = files(&self.names)
+            .into_values()
+            .chain(files(&self.synced_names).into_values())
+            .collect();
+        // The names of a directory and the time of their last change are written together.
+        if random.below(2) == 0 {
+            self.names.retain(|path, _| !is_inside(path));
+            self.names.extend(files(&self.synced_names));
+            let synced = self.synced_directory_changed.get(directory).copied().unwrap_or_default();
+            self.directory_changed.insert(directory.to_owned(), synced);
+        } else {
+            self.name_changes.extend(changes);
+            self.sync_directory(directory);
+        }
+        for ino in inos {
+            let Some(inode) = self.inodes.get_mut(&ino) else { continue };
+            let changes = std::mem::take(&mut inode.changes);
+            for change in Keep::new(&mut random).choose(changes, &mut random) {
+                inode.apply(change);
+            }
+            inode.disk.resize(inode.disk_len, 0);
+            inode.data = inode.disk.clone();
+            if random.below(2) == 0 {
+                inode.changed = inode.synced_changed;
+            }
+        }
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.synced_names.values()).copied().collect();
+        self.inodes.retain(|ino, _| named.contains(ino));
+    }
+
     fn create(&mut self, path: &Path, mode: u32) -> u64 {
         self.next += 1;
         let ino = self.next;
         let (data, disk) = (Vec::new(), Vec::new());
-        let modified = SystemTime::now();
+        let modified = self.now();
         let (changes, failed_syncs) = (Vec::new(), 0);
-        let inode = Inode { data, disk, disk_len: 0, changes, failed_syncs, mode, modified };
+        let (changed, synced_changed) = (change_time(modified), (0, 0));
+        let inode = Inode {
+            data,
+            disk,
+            disk_len: 0,
+            changes,
+            failed_syncs,
+            mode,
+            modified,
+            changed,
+            synced_changed,
+        };
         self.inodes.insert(ino, inode);
         self.rename(path, Some(ino));
         ino
     }
 
     fn rename(&mut self, path: &Path, ino: Option<u64>) {
+        let changed = change_time(self.now());
+        let renamed = ino.or(self.names.get(path).copied());
+        if let Some(inode) = renamed.and_then(|ino| self.inodes.get_mut(&ino)) {
+            inode.changed = changed;
+        }
+        self.directory_changed.insert(path.parent().unwrap().to_owned(), changed);
         match ino {
             Some(ino) => self.names.insert(path.to_owned(), ino),
             None => self.names.remove(path),
@@ -472,6 +601,8 @@ impl State {
     }
 
     fn sync_directory(&mut self, directory: &Path) {
+        let changed = self.directory_changed.get(directory).copied().unwrap_or_default();
+        self.synced_directory_changed.insert(directory.to_owned(), changed);
         let changes = std::mem::take(&mut self.name_changes);
         for (path, ino) in changes {
             if path.parent() != Some(directory) {
@@ -497,7 +628,7 @@ impl State {
     fn stat(&self, ino: u64) -> Stat {
         let inode = &self.inodes[&ino];
         Stat {
-            dev: 1,
+            dev: self.mounts,
             ino,
             kind: FileKind::Regular,
             links: self.names.values().filter(|i| **i == ino).count() as u64,
@@ -506,38 +637,38 @@ impl State {
             mode: inode.mode,
             len: inode.data.len() as u64,
             modified: inode.modified,
+            changed: inode.changed,
         }
     }
 }
 
 impl Inode {
-    fn write(&mut self, at: usize, bytes: &[u8]) {
-        let end = at + bytes.len();
-        let longer = end > self.data.len();
-        if longer {
-            self.data.extend_from_slice(&vec![0; end - self.data.len()]);
+    fn write(&mut self, at: usize, bytes: &[u8], now: SystemTime) {
+        let (end, before) = (at + bytes.len(), self.data.len());
+        if end > before {
+            self.data.resize(end, 0);
         }
         self.data[at..end].copy_from_slice(bytes);
-        self.modified = SystemTime::now();
+        (self.modified, self.changed) = (now, change_time(now));
         if bytes.is_empty() {
             return;
         }
-        for page in at / PAGE..=(end - 1) / PAGE {
-            let stretch = page * PAGE..self.data.len().min((page + 1) * PAGE);
-            self.changes.push(Change::Page(page, self.data[stretch].to_vec()));
-        }
-        if longer {
-            self.changes.push(Change::Len(end));
+        for sector in at / SECTOR..=(end - 1) / SECTOR {
+            let stretch = sector * SECTOR..self.data.len().min((sector + 1) * SECTOR);
+            let longer = (stretch.end > before).then_some(stretch.end);
+            self.changes.push(Change::Sector(sector, self.data[stretch].to_vec()));
+            self.changes.extend(longer.map(Change::Len));
         }
     }
 
-    fn set_len(&mut self, len: usize) {
+    fn set_len(&mut self, len: usize, now: SystemTime) {
         self.data.resize(len, 0);
-        self.modified = SystemTime::now();
+        (self.modified, self.changed) = (now, change_time(now));
         self.changes.push(Change::Len(len));
     }
 
     fn sync(&mut self) {
+        self.synced_changed = self.changed;
         for change in std::mem::take(&mut self.changes) {
             self.apply(change);
         }
@@ -551,10 +682,10 @@ impl Inode {
 
     fn apply(&mut self, change: Change) {
         match change {
-            Change::Page(page, bytes) => {
-                let at = page * PAGE;
-                if let Some(more) = (at + bytes.len()).checked_sub(self.disk.len()) {
-                    self.disk.extend_from_slice(&vec![0; more]);
+            Change::Sector(sector, bytes) => {
+                let at = sector * SECTOR;
+                if at + bytes.len() > self.disk.len() {
+                    self.disk.resize(at + bytes.len(), 0);
                 }
                 self.disk[at..at + bytes.len()].copy_from_slice(&bytes);
             }
@@ -573,7 +704,8 @@ enum Keep {
     Nothing,
     All,
     Prefix,
-    Subset,
+    /// Each change with a probability of n / 8.
+    Subset(u64),
 }
 
 impl Keep {
@@ -582,8 +714,21 @@ impl Keep {
             0 => Keep::Nothing,
             1 => Keep::All,
             2 | 3 => Keep::Prefix,
-            _ => Keep::Subset,
+            _ => Keep::Subset(1 + random.below(7)),
         }
+    }
+
+    /// Returns the changes of a file that are kept. The last length that is kept is one that the
+    /// file had, because a file system writes the lengths of a file in order.
+    fn choose_of_file(&self, changes: Vec<Change>, random: &mut Random) -> Vec<Change> {
+        let Keep::Subset(eighths) = self else { return self.choose(changes, random) };
+        let lens_end = random.below(changes.len() as u64 + 1) as usize;
+        let changes = changes.into_iter().enumerate();
+        let kept = changes.filter(|(n, change)| match change {
+            Change::Len(_) => *n < lens_end,
+            Change::Sector(..) => random.below(8) < *eighths,
+        });
+        kept.map(|(_, change)| change).collect()
     }
 
     fn choose<T>(&self, mut changes: Vec<T>, random: &mut Random) -> Vec<T> {
@@ -591,7 +736,7 @@ impl Keep {
             Keep::Nothing => changes.clear(),
             Keep::All => {}
             Keep::Prefix => changes.truncate(random.below(changes.len() as u64 + 1) as usize),
-            Keep::Subset => changes.retain(|_| random.below(2) == 0),
+            Keep::Subset(eighths) => changes.retain(|_| random.below(8) < *eighths),
         }
         changes
     }
@@ -608,7 +753,7 @@ impl Disk for SimDisk {
                 let names = Duration::from_nanos(names.hash_one(state.list(path)));
                 let modified = SystemTime::UNIX_EPOCH + names;
                 return Ok(Stat {
-                    dev: 1,
+                    dev: state.mounts,
                     ino: 1 + n as u64,
                     kind,
                     links: 1,
@@ -617,6 +762,7 @@ impl Disk for SimDisk {
                     mode: 0o755,
                     len: 0,
                     modified,
+                    changed: state.directory_changed.get(path).copied().unwrap_or_default(),
                 });
             }
             state.find(path).map(|ino| state.stat(ino))
@@ -626,11 +772,13 @@ impl Disk for SimDisk {
     fn open(&self, path: &Path, how: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         let op = if matches!(how, OpenMode::Create { .. }) { Op::Create } else { Op::Open };
         let (ino, description, failed_syncs) = self.call(op, path, |state| {
+            state.check_descriptors(self.pid)?;
             let ino = match (how, state.find(path)) {
                 (OpenMode::Create { .. }, Ok(_)) => return Err(io::ErrorKind::AlreadyExists.into()),
                 (OpenMode::Create { mode, .. }, Err(_)) => state.create(path, mode),
                 (_, found) => found?,
             };
+            state.processes.get_mut(&self.pid).unwrap().descriptors += 1;
             state.next += 1;
             Ok((ino, state.next, state.inodes[&ino].failed_syncs))
         })?;
@@ -659,11 +807,15 @@ impl Disk for SimDisk {
     }
 
     fn read_directory(&self, directory: &Path) -> io::Result<Vec<String>> {
-        self.call(Op::List, directory, |state| Ok(state.list(directory)))
+        self.call(Op::List, directory, |state| {
+            state.check_descriptors(self.pid)?;
+            Ok(state.list(directory))
+        })
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
         self.call(Op::SyncDirectory, directory, |state| {
+            state.check_descriptors(self.pid)?;
             state.sync_directory(directory);
             Ok(())
         })
@@ -676,6 +828,10 @@ impl Disk for SimDisk {
     fn pid_scope(&self) -> Option<String> {
         let state = self.machine.state();
         (!state.hides_boot_id).then(|| format!("boot{}/sim", state.boot))
+    }
+
+    fn now(&self) -> SystemTime {
+        self.machine.state().now()
     }
 
     fn is_dead(&self, pid: u32) -> bool {
@@ -705,7 +861,8 @@ impl SimFile {
             _ => bytes.len(),
         };
         let n = n.min(bytes.len());
-        state.inodes.get_mut(&self.ino).unwrap().write(at, &bytes[..n]);
+        let now = state.now();
+        state.inodes.get_mut(&self.ino).unwrap().write(at, &bytes[..n], now);
         state.log.push(Call { pid: self.pid, op: Op::Write, path: self.path.clone(), ok: true });
         match planned {
             Some(Fault::KillAfter | Fault::KillWithin) => state.kill(self.pid),
@@ -727,6 +884,7 @@ impl DiskFile for SimFile {
             let from = data.len().min(offset as usize);
             let n = buf.len().min(data.len() - from);
             buf[..n].copy_from_slice(&data[from..from + n]);
+            *state.octets_read.entry(self.path.clone()).or_default() += n as u64;
             Ok(n)
         })
     }
@@ -741,7 +899,8 @@ impl DiskFile for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.call(Op::SetLen, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().set_len(len as usize);
+            let now = state.now();
+            state.inodes.get_mut(&self.ino).unwrap().set_len(len as usize, now);
             Ok(())
         })
     }
@@ -798,16 +957,22 @@ impl DiskFile for SimFile {
 
     fn touch(&self) -> io::Result<()> {
         self.call(Op::Touch, |state| {
-            state.inodes.get_mut(&self.ino).unwrap().modified = SystemTime::now();
+            let now = state.now();
+            let inode = state.inodes.get_mut(&self.ino).unwrap();
+            (inode.modified, inode.changed) = (now, change_time(now));
             Ok(())
         })
     }
 }
 
 impl Drop for SimFile {
-    /// Releases the locks, as closing a file does.
+    /// Releases the descriptor and the locks, as closing a file does.
     fn drop(&mut self) {
-        self.machine.state().locks.retain(|_, (description, _)| *description != self.description);
+        let mut state = self.machine.state();
+        // A new process with the pid of a dead one has none of its files.
+        let process = state.processes.get_mut(&self.pid).unwrap();
+        process.descriptors = process.descriptors.saturating_sub(1);
+        state.locks.retain(|_, (description, _)| *description != self.description);
     }
 }
 
@@ -824,6 +989,12 @@ fn can_fail(op: Op, errno: Errno) -> bool {
         Errno::EAGAIN => op != Op::Lock,
         _ => true,
     }
+}
+
+/// Returns a time as a file has it.
+fn change_time(time: SystemTime) -> ChangeTime {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    (since.as_secs() as i64, since.subsec_nanos().into())
 }
 
 fn killed() -> io::Error {

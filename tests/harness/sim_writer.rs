@@ -5,17 +5,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mailslot::deliver::disk::Disk;
-use mailslot::deliver::{DeliveryConfig, Outcome, WriterHandle, WriterThread, start_on};
+use mailslot::deliver::{
+    DeferReason, DeliveryConfig, Outcome, WriterHandle, WriterThread, start_on,
+};
+use mailslot::message::ContentDirectory;
 use mailslot::observe::counters::Counters;
+use mailslot::observe::events;
+use nix::errno::Errno;
 
 use super::message::TestMessage;
 use super::sim_disk::{SimDisk, SimMachine};
 
 const MAIL: &str = "/mail";
 const QUEUE: &str = "/spool/queue";
-/// A real directory too, because large contents that recovery copies wait there, in files without a
-/// name.
-pub const SPOOL: &str = "/tmp";
+pub const SPOOL: &str = "/spool";
 /// Length of half of the journal. Two or four records fill it.
 pub const HALF: u64 = 32 * 1024;
 
@@ -92,8 +95,23 @@ impl SimWriter {
     /// Delivers a message. Returns None if the process was dead by the time of the answer, because
     /// then no client has received it.
     pub fn deliver(&self, message: &TestMessage) -> Option<Outcome> {
-        let outcome = self.handle.deliver(message.message(), Duration::from_secs(20));
+        let outcome = match message.message_in(&*self.contents()) {
+            Ok(message) => self.handle.deliver(message, Duration::from_secs(20)),
+            // As the session, which replies 452 or 451.
+            Err(e) => {
+                events::spool_failed(&message.id, &e);
+                match e.raw_os_error().map(Errno::from_raw) {
+                    Some(Errno::ENOSPC | Errno::EDQUOT) => Outcome::Deferred(DeferReason::NoSpace),
+                    _ => Outcome::Deferred(DeferReason::Io),
+                }
+            }
+        };
         Some(outcome).filter(|_| !self.disk.is_dead())
+    }
+
+    /// Returns the directory for the content of its messages.
+    pub fn contents(&self) -> Arc<dyn ContentDirectory> {
+        self.handle.contents()
     }
 
     pub fn stop(self) {

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use mailslot::terminal::Terminals;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -36,6 +37,11 @@ impl Pty {
             fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         }
         pty
+    }
+
+    /// Returns the terminal as an output of a child.
+    pub fn stdio(&self) -> Stdio {
+        self.slave.try_clone().unwrap().into()
     }
 
     /// Accepts messages or refuses them, as `mesg y` and `mesg n` do.

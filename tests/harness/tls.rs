@@ -9,7 +9,8 @@ use std::time::Duration;
 use mailslot::net::tls::ServerCertificate;
 use mailslot::session::TlsPolicy;
 use rustls::crypto::ring::default_provider;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
@@ -52,6 +53,24 @@ impl TestCertificate {
         let mut params = rcgen::CertificateParams::new(vec!["here.example".to_owned()]).unwrap();
         change(&mut params);
         let cert = params.self_signed(&key).unwrap();
+        TestCertificate::write(directory, name, &cert, &key)
+    }
+
+    /// Creates a certificate for 127.0.0.1 and here.example that `authority` has signed.
+    pub fn signed_by(directory: &Path, name: &str, authority: &TestAuthority) -> TestCertificate {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names = ["127.0.0.1", "here.example"].map(str::to_owned);
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let cert = params.signed_by(&key, &authority.issuer).unwrap();
+        TestCertificate::write(directory, name, &cert, &key)
+    }
+
+    fn write(
+        directory: &Path,
+        name: &str,
+        cert: &rcgen::Certificate,
+        key: &rcgen::KeyPair,
+    ) -> TestCertificate {
         let paths = ["cert", "key"].map(|kind| directory.join(format!("{name}-{kind}.pem")));
         let [cert_path, key_path] = paths;
         fs::write(&cert_path, cert.pem()).unwrap();
@@ -66,6 +85,16 @@ impl TestCertificate {
 
     pub fn load(&self) -> Result<ServerCertificate, String> {
         ServerCertificate::load(&self.cert, &self.key)
+    }
+
+    /// Returns the configuration of a server of another project.
+    pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        let chain =
+            CertificateDer::pem_file_iter(&self.cert).unwrap().map(Result::unwrap).collect();
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
+        Arc::new(config.with_single_cert(chain, key).unwrap())
     }
 
     /// Returns the configuration of sessions that offer STARTTLS.
@@ -95,6 +124,25 @@ impl TestCertificate {
         let mut stream = StreamOwned::new(self.connection(versions), socket);
         stream.conn.complete_io(&mut stream.sock).unwrap();
         Client::new(stream)
+    }
+}
+
+/// A private certificate authority, with its certificate in a file.
+pub struct TestAuthority {
+    pub cert: PathBuf,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl TestAuthority {
+    /// Creates an authority, with its certificate in `NAME-ca.pem`.
+    pub fn new(directory: &Path, name: &str) -> TestAuthority {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, format!("Authority {name}"));
+        let cert = directory.join(format!("{name}-ca.pem"));
+        fs::write(&cert, params.self_signed(&key).unwrap().pem()).unwrap();
+        TestAuthority { cert, issuer: rcgen::Issuer::new(params, key) }
     }
 }
 

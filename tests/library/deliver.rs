@@ -20,8 +20,8 @@ fn message(id: &str, to: &[&str]) -> Message {
 }
 
 /// Returns a message that is too large for the journal.
-fn large_message(id: &str, to: &[&str], length: usize) -> Message {
-    TestMessage::new(id, to, length).message()
+fn large_message(store: &MailStore, id: &str, to: &[&str], length: usize) -> Message {
+    TestMessage::new(id, to, length).message_in(&*store.handle.contents()).unwrap()
 }
 
 #[test]
@@ -50,7 +50,7 @@ fn one_message_to_three_mailboxes() {
 fn no_files_are_left() {
     let store = MailStore::new();
     assert_eq!(store.deliver(message("m1", &["alice"])), Outcome::Delivered);
-    assert_eq!(store.deliver(large_message("m2", &["bob"], 300_000)), Outcome::Delivered);
+    assert_eq!(store.deliver(large_message(&store, "m2", &["bob"], 300_000)), Outcome::Delivered);
     let store = store.stop();
     assert_eq!(store.names("mail"), ["alice", "bob"]);
     assert_eq!(store.names("spool"), ["journal-0"]);
@@ -92,7 +92,7 @@ fn large_and_small_are_not_interleaved() {
             let store = store.clone();
             thread::spawn(move || {
                 for n in 0..4 {
-                    let m = large_message(&format!("big{s}-{n}"), &["alice"], 1 << 20);
+                    let m = large_message(&store, &format!("big{s}-{n}"), &["alice"], 1 << 20);
                     assert_eq!(store.deliver(m), Outcome::Delivered);
                     let m = message(&format!("small{s}-{n}"), &["alice"]);
                     assert_eq!(store.deliver(m), Outcome::Delivered);

@@ -113,7 +113,8 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (writer, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), writer, counters, &[]).unwrap()
+        queue::flush(self.settings.clone(), self.route.clone(), writer, counters, &[], |_| {})
+            .unwrap()
     }
 
     fn list(&self) -> String {

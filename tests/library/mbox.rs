@@ -1,7 +1,10 @@
 //! The mailbox format: what is written can be read by the simple reader of `examples/mboxls.rs`,
 //! which shares no code with the library.
 
-use mailslot::deliver::mbox;
+use std::sync::Arc;
+
+use mailslot::deliver::disk::HostDisk;
+use mailslot::deliver::{ContentSpool, mbox};
 use mailslot::message::{Content, ContentBuilder};
 use mailslot::smtp::data::LinePiece;
 use mailslot::smtp::{Mailbox, ReversePath};
@@ -137,7 +140,8 @@ proptest! {
         let from = sender("smith@example.org");
         let mut stored = Vec::new();
         for lines in &messages {
-            let mut intake = ContentBuilder::new(spool.path(), b"Received: x\n");
+            let contents = ContentSpool::new(Arc::new(HostDisk::new()), spool.path());
+            let mut intake = ContentBuilder::new(Arc::new(contents), b"Received: x\n");
             let header: [&[u8]; 2] = [b"Subject: x", b""];
             for bytes in header.into_iter().chain(lines.iter().map(|l| &l[..])) {
                 intake.push(LinePiece { bytes, first: true, last: true });

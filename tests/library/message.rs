@@ -1,11 +1,15 @@
 //! The content stored of mail data: tables of boundary cases, and a simple reference model that
 //! sees the whole message at once. Both must agree on random input, with lines split at any length.
 
-use std::io::Read;
+use std::borrow::Cow;
 use std::path::Path;
+use std::sync::Arc;
 
+use mailslot::deliver::ContentSpool;
+use mailslot::deliver::disk::HostDisk;
 use mailslot::message::{
-    Content, ContentBuilder, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS, TEXT_LINE_MAX,
+    Content, ContentBuilder, ContentDirectory, ContentError, HOPS_MAX, MEMORY_MAX, STRIPPED_FIELDS,
+    TEXT_LINE_MAX,
 };
 use mailslot::smtp::data::{DataEnd, Decoder, LinePiece, PIECE_MAX};
 use proptest::prelude::*;
@@ -163,7 +167,7 @@ fn large_messages_wait_in_a_file() {
         (MEMORY_MAX + 1, false),
         (MEMORY_MAX * 5 + 3, false),
     ] {
-        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(directory(spool.path()), RECEIVED);
         let mut text = b"A: x\n\n".to_vec();
         text.extend(b"0123456\n".iter().cycle().take(length - RECEIVED.len() - text.len()));
         text.pop(); // The last line may be cut anywhere, but must end.
@@ -174,15 +178,17 @@ fn large_messages_wait_in_a_file() {
         let content = intake.finish().expect("no fault");
         assert_eq!(matches!(content, Content::Memory(_)), in_memory, "{length}");
         assert_eq!(content.size(), length as u64);
-        assert!(read(content) == [RECEIVED, &text].concat(), "{length}");
-        let left = std::fs::read_dir(spool.path()).unwrap().count();
-        assert_eq!(left, 0, "the file has a name");
+        assert!(read(&content) == [RECEIVED, &text].concat(), "{length}");
+        let files = || std::fs::read_dir(spool.path()).unwrap().count();
+        assert_eq!(files(), usize::from(!in_memory));
+        drop(content);
+        assert_eq!(files(), 0, "the file is removed with the content");
     }
 }
 
 #[test]
 fn disk_failure_is_reported() {
-    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(directory(Path::new("/nowhere/at/all")), RECEIVED);
     for _ in 0..MEMORY_MAX / 1000 {
         add_line(&mut intake, &[b'x'; 2000], PIECE_MAX);
     }
@@ -191,7 +197,7 @@ fn disk_failure_is_reported() {
         other => panic!("{other:?}"),
     }
     // A small message needs no disk.
-    let mut intake = ContentBuilder::new(Path::new("/nowhere/at/all"), RECEIVED);
+    let mut intake = ContentBuilder::new(directory(Path::new("/nowhere/at/all")), RECEIVED);
     add_line(&mut intake, b"A: x", PIECE_MAX);
     intake.finish().expect("no disk needed");
 }
@@ -205,14 +211,14 @@ fn decoded_data_is_the_same_at_every_split() {
     let stored = format!("Subject: y\n\n.\n>From z\n.From z\n{long}\n");
     for cut in [1, 2, 3, 5, 8, 13, 512, 4096, sent.len()] {
         let spool = tempfile::tempdir().unwrap();
-        let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
+        let mut intake = ContentBuilder::new(directory(spool.path()), RECEIVED);
         let mut decoder = Decoder::new(1 << 20);
         let mut end = None;
         for part in sent.as_bytes().chunks(cut) {
             end = decoder.feed(part, &mut |piece| intake.push(piece)).1;
         }
         assert_eq!(end, Some(DataEnd::Whole));
-        let got = read(intake.finish().expect("no fault"));
+        let got = read(&intake.finish().expect("no fault"));
         assert_eq!(show(&got[RECEIVED.len()..]), stored, "cut {cut}");
     }
 }
@@ -345,11 +351,11 @@ proptest! {
 /// bytes.
 fn store(lines: &[Vec<u8>], size: usize) -> Result<Vec<u8>, ContentError> {
     let spool = tempfile::tempdir().unwrap();
-    let mut intake = ContentBuilder::new(spool.path(), RECEIVED);
+    let mut intake = ContentBuilder::new(directory(spool.path()), RECEIVED);
     for line in lines {
         add_line(&mut intake, line, size);
     }
-    let stored = read(intake.finish()?);
+    let stored = read(&intake.finish()?);
     Ok(stored.strip_prefix(RECEIVED).expect("our own field first").to_vec())
 }
 
@@ -366,16 +372,15 @@ fn add_line(intake: &mut ContentBuilder, line: &[u8], size: usize) {
     }
 }
 
-fn read(content: Content) -> Vec<u8> {
-    match content {
-        Content::Memory(bytes) => bytes.to_vec(),
-        Content::File(mut file, length) => {
-            let mut bytes = Vec::new();
-            file.read_to_end(&mut bytes).expect("the file can be read");
-            assert_eq!(bytes.len() as u64, length);
-            bytes
-        }
-    }
+fn read(content: &Content) -> Vec<u8> {
+    let pieces = content.pieces(0).map(|piece| piece.expect("the content can be read"));
+    let bytes: Vec<u8> = pieces.flat_map(Cow::into_owned).collect();
+    assert_eq!(bytes.len() as u64, content.size());
+    bytes
+}
+
+fn directory(spool: &Path) -> Arc<dyn ContentDirectory> {
+    Arc::new(ContentSpool::new(Arc::new(HostDisk::new()), spool))
 }
 
 fn lines_of(text: &[u8]) -> Vec<Vec<u8>> {

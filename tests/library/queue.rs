@@ -75,6 +75,7 @@ impl Host {
             warn_after: Duration::from_secs(4 * 3600),
             give_up_after: Duration::from_secs(5 * 24 * 3600),
             timeout: TIMEOUT,
+            ..QueueConfig::default()
         };
         queue::create_directory(&settings.spool).unwrap();
         Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
@@ -98,7 +99,8 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[]).unwrap()
+        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[], |_| {})
+            .unwrap()
     }
 
     fn start(&self) -> (QueueHandle, QueueThread) {

@@ -2,19 +2,19 @@
 
 use std::path::Path;
 
-use mailslot::route::aliases::{AliasItem, AliasTarget, Aliases, parse_include};
+use mailslot::route::aliases::{AliasEntry, AliasItem, AliasTarget, Aliases, parse_include};
 
 fn parse(text: impl AsRef<[u8]>) -> Aliases {
-    Aliases::parse(Path::new("/etc/aliases"), text.as_ref())
+    Aliases::parse(Path::new("/etc/aliases"), text.as_ref().to_vec())
 }
 
 /// Returns each alias as `name = kind:target kind:target`.
 fn summary(aliases: &Aliases) -> Vec<String> {
-    let entry = |e: &mailslot::route::aliases::AliasEntry| {
+    let entry = |(_, e): (_, AliasEntry)| {
         let items: Vec<String> = e.items.iter().map(item).collect();
         format!("{} = {}", e.name, items.join(" "))
     };
-    aliases.entries.iter().map(entry).collect()
+    aliases.entries().map(entry).collect()
 }
 
 fn item(item: &AliasItem) -> String {
@@ -134,28 +134,29 @@ fn non_utf8_bytes_invalidate_only_their_line() {
 #[test]
 fn line_numbers() {
     let aliases = parse("# 1\na: b,\n  c, # no\n\n  (4\n 6) d,\n\te\n\nf:\n\n g\n");
-    let lines = |i: usize| -> Vec<usize> {
-        aliases.entries[i].items.iter().map(|item| item.line).collect()
+    let lines = |(_, entry): (_, AliasEntry)| -> (usize, Vec<usize>) {
+        (entry.line, entry.items.iter().map(|item| item.line).collect())
     };
-    assert_eq!((aliases.entries[0].line, lines(0)), (2, vec![2, 3, 3, 7]));
-    assert_eq!((aliases.entries[1].line, lines(1)), (9, vec![11]));
+    let found: Vec<_> = aliases.entries().map(lines).collect();
+    assert_eq!(found, [(2, vec![2, 3, 3, 7]), (9, vec![11])]);
 }
 
 #[test]
 fn find_prefers_the_mailbox_and_ignores_case() {
     let aliases = parse("Sales: a\nsales@Example.ORG: b\n\"x@y.org\": c\nx@y.org: d\n");
     for (name, host, want) in [
-        ("sales", "example.org", Some(1)),
-        ("SALES", "EXAMPLE.org", Some(1)),
-        ("sales", "other.org", Some(0)),
+        ("sales", "example.org", Some(2)),
+        ("SALES", "EXAMPLE.org", Some(2)),
+        ("sales", "other.org", Some(1)),
         ("sales ", "other.org", None),
         ("", "", None),
         // In `"x@y.org"@z.org` the name contains an @. It is never the mailbox x@y.org.
-        ("x@y.org", "z.org", Some(2)),
-        ("x", "y.org", Some(3)),
+        ("x@y.org", "z.org", Some(3)),
+        ("x", "y.org", Some(4)),
         ("x", "z.org", None),
     ] {
-        assert_eq!(aliases.find(name, host), want, "{name} {host}");
+        let found = aliases.find(name, host).and_then(|place| aliases.entry(place));
+        assert_eq!(found.map(|entry| entry.line), want, "{name} {host}");
     }
 }
 
@@ -189,7 +190,7 @@ fn random_input_does_not_panic() {
             (0..random(60)).map(|_| alphabet[random(alphabet.len() as u64) as usize]).collect();
         let aliases = parse(&text);
         let lines = text.iter().filter(|b| **b == b'\n').count() + 1;
-        for entry in &aliases.entries {
+        for (_, entry) in aliases.entries() {
             assert!((1..=lines).contains(&entry.line), "seed {seed} round {round} {text:?}");
             assert!(!entry.items.is_empty(), "seed {seed} round {round} {text:?}");
         }

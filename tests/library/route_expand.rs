@@ -210,7 +210,7 @@ fn many_paths_to_one_mailbox() {
     let (local, lookups) = host(&["a18".to_owned()], &aliases);
     assert_eq!(boxes(&local, "a0").unwrap().len(), 1);
     assert!(lookups.load(Ordering::Relaxed) <= 2);
-    assert!(local.explain("a0").lines().count() < 100);
+    assert!(local.explain("a0").text.lines().count() < 100);
 }
 
 /// A lookup among 100,000 aliases and 10,000 users costs what it costs among ten.

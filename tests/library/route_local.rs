@@ -303,7 +303,7 @@ fn dev_null_in_aliases_throws_mail_away() {
     let host = host(&["alice"], "noreply: /dev/null\nvia: noreply\nkept: /dev/null, alice\n");
     for to in ["noreply@example.org", "via+x@example.org"] {
         assert_eq!(host.local.resolve(&path(to)), Ok(Resolution::default()), "{to}");
-        assert!(host.local.explain(to).ends_with("  = thrown away\n"), "{to}");
+        assert!(host.local.explain(to).text.ends_with("  = thrown away\n"), "{to}");
     }
     assert_eq!(host.rcpt("kept@example.org"), "alice");
     assert_eq!(host.local.problems(), []);
@@ -323,6 +323,25 @@ fn user_names_with_capitals_are_found_in_any_case_if_there_is_only_one() {
         assert_eq!(host.rcpt(to), want, "{to}");
     }
     assert_eq!(host.rcpt("BOB@example.org"), Refusal::Unknown.to_string());
+}
+
+/// Reports come from this name, so that people answer it.
+#[test]
+fn mail_for_mailer_daemon_goes_to_postmaster() {
+    for (users, aliases, want) in [
+        (&["ann", "root"] as &[&str], "", "root"),
+        (&["ann", "bob"], "", "ann"),
+        (&["ann", "bob"], "postmaster: bob\n", "bob"),
+        (&["ann", "bob"], "mailer-daemon: ann\npostmaster: bob\n", "ann"),
+        (&["ann", "bob"], "mailer-daemon: postmaster\npostmaster: bob\n", "bob"),
+        (&["ann", "root"], "postmaster: mailer-daemon\n", "root"),
+        (&["ann", "mailer-daemon"], "", "mailer-daemon"),
+    ] {
+        let host = host(users, aliases);
+        for to in ["MAILER-DAEMON@example.org", "mailer-daemon@example.net"] {
+            assert_eq!(host.rcpt(to), want, "{users:?} {aliases:?} {to}");
+        }
+    }
 }
 
 #[test]
@@ -589,7 +608,7 @@ fn relaying_host_forwards_aliases() {
         ("mixed", "delivered to alice, and relayed to <fred@elsewhere.example>"),
         ("x@elsewhere.example", "relayed, for clients that may relay"),
     ] {
-        let text = relaying.explain(address);
+        let text = relaying.explain(address).text;
         assert!(text.ends_with(&format!("= {expected}\n")), "{text}");
     }
 }

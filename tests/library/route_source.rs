@@ -213,7 +213,7 @@ fn explain_prints_the_expansion() {
         ("\u{1b}[2J", "\\u{1b}[2J\n  = not an address"),
         ("postmaster", "  = delivered to alice, because: 451 "),
     ] {
-        let text = local.explain(address).replace(&at, "@");
+        let text = local.explain(address).text.replace(&at, "@");
         assert!(text.contains(want), "{address}:\n{text}");
         assert!(text.ends_with('\n') && text.starts_with(&*address.escape_debug().to_string()));
     }
@@ -230,7 +230,7 @@ bob@example.org
       alice+x@example.org: mailbox alice (again)
   = delivered to bob, carol, alice
 ";
-    assert_eq!(local.explain("bob@example.org").replace(&at, "@"), want);
+    assert_eq!(local.explain("bob@example.org").text.replace(&at, "@"), want);
 }
 
 #[test]

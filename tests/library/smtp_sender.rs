@@ -122,6 +122,9 @@ impl<'a> Dialogue<'a> {
 }
 
 fn show_outcome(outcome: &Option<RecipientOutcome>) -> String {
+    if let Some(RecipientOutcome::Deferred(reason)) = outcome {
+        assert_eq!(reason.status.0, 4, "{reason:?}");
+    }
     match outcome {
         None => "untried".to_owned(),
         Some(RecipientOutcome::Accepted(reason)) => format!("done {reason}"),
@@ -205,6 +208,10 @@ fn outcome_of_each_reply() {
         (&[("MAIL", "451 4.3.0 x")], &["later 451 4.3.0 x"; 3], true),
         (&[("MAIL", "550 5.7.1 x")], &["never 550 5.7.1 x"; 3], true),
         (&[("MAIL", "552 5.3.4 x")], &["never 552 5.3.4 x"; 3], true),
+        // A login or TLS is missing, which an administrator can correct.
+        (&[("MAIL", "530 5.7.0 x")], &["later 530 5.7.0 x"; 3], true),
+        (&[("RCPT TO:<b", "530 5.7.0 x")], &[taken, "later 530 5.7.0 x", taken], true),
+        (&[("DATA", "530 5.7.0 x")], &["later 530 5.7.0 x"; 3], true),
         (
             &[("MAIL", "354 x")],
             &["later received an unexpected reply (354 x) while waiting for the reply to MAIL"; 3],

@@ -2,14 +2,18 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+use mailslot::deliver::ContentSpool;
+use mailslot::deliver::disk::HostDisk;
 use mailslot::message::{Content, MailboxName, Owner, UserMailbox};
 use mailslot::terminal::render::{RenderedMessage, TEXT_MAX};
 use mailslot::terminal::{Terminals, WRITE_TIMEOUT};
 use nix::sys::termios::{InputFlags, OutputFlags};
 
+use crate::harness::message::content_file;
 use crate::harness::terminals::{Pty, write_utmp};
 
 const SHOWN: &str = "\r\n\x07Message from <smith@alpha.arpa> at 14:05 ...\r\nlunch?\r\nEOF\r\n";
@@ -178,6 +182,16 @@ fn user(name: &str) -> UserMailbox {
         owner: None,
         delivered_to: format!("{name}@beta.arpa"),
     }
+}
+
+#[test]
+fn content_in_a_file_is_shown_as_content_in_memory_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let contents = ContentSpool::new(Arc::new(HostDisk::new()), directory.path());
+    let bytes = format!("\n{}\n", "x".repeat(1000)).into_bytes();
+    let in_file = Content::File(content_file(&contents, &bytes).unwrap().into());
+    let render = |content| RenderedMessage::new("<s@a>", "14:05", &content).unwrap();
+    assert_eq!(render(in_file), render(Content::Memory(bytes.into())));
 }
 
 fn lunch() -> RenderedMessage {

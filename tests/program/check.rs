@@ -98,16 +98,19 @@ fn explain_prints_the_destination() {
     let aliases = aliases.to_str().unwrap();
     let dir = directory.as_str();
     let options = ["--sandbox", dir, "-a", aliases, "-u", "smith", "-d", "localhost"];
-    for (address, end) in [
-        ("smith@localhost", "delivered to smith"),
-        ("sales@localhost", "delivered to smith"),
-        ("smith+tag@localhost", "delivered to smith"),
-        ("gone@localhost", "551 5.1.6"),
-        ("nobody-at-all@localhost", "550 5.1.1"),
-        ("smith@elsewhere.example", "550 5.7.1"),
+    for (address, end, status) in [
+        ("smith@localhost", "delivered to smith", 0),
+        ("sales@localhost", "delivered to smith", 0),
+        ("smith+tag@localhost", "delivered to smith", 0),
+        ("gone@localhost", "551 5.1.6", 69),
+        ("nobody-at-all@localhost", "550 5.1.1", 67),
+        ("smith@elsewhere.example", "550 5.7.1", 69),
+        ("a..b@localhost", "not an address", 67),
     ] {
         let (code, text) = run(&[&["explain", address], &options[..]].concat());
-        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(code, Some(status), "{text}");
+        let both = run(&[&["explain", address, "smith@localhost"], &options[..]].concat());
+        assert_eq!(both.0, Some(status), "{both:?}");
         assert!(text.starts_with(address) && text.contains(end), "{end:?} in\n{text}");
     }
     let (_, text) =

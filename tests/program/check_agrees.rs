@@ -128,6 +128,9 @@ const TLS: &[Fault] = &[
     fails(CLOSED_DIRECTORY),
     fails("echo tls-key $D/good.pem >>$C"),
     fails("echo tls-required on >>$C"),
+    fails("printf 'smarthost a.test\nsmarthost-ca '$D/none >>$C"),
+    fails("printf 'smarthost a.test\nsmarthost-ca '$D/empty >>$C; touch $D/empty"),
+    starts("printf 'smarthost a.test\nsmarthost-ca '$D/good.pem >>$C"),
     fails("echo listen tls:127.0.0.1:0 >>$C"),
 ];
 #[cfg(not(feature = "tls"))]

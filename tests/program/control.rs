@@ -8,13 +8,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{SENDMAIL, Server, printed, run_mailslot};
+use crate::harness::server::{Server, printed, run_mailslot, sendmail_path};
 use crate::harness::wait_until;
 
-/// Runs `mailslot-sendmail` with this configuration file. Returns its exit status and what it
+/// Runs sendmail(1) with this configuration file. Returns its exit status and what it
 /// printed, standard output first.
 fn sendmail(config: &Path, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(SENDMAIL);
+    let mut command = Command::new(sendmail_path());
     command.arg("-C").arg(config).args(args).stdin(Stdio::null());
     printed(command.output().unwrap())
 }

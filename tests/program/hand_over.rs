@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{SENDMAIL, Server, mailslot, printed, run_mailslot};
+use crate::harness::server::{Server, mailslot, printed, run_mailslot, sendmail_path};
 use crate::harness::wait_until;
 
 /// A directory for servers that come and go, and the configuration file by which sendmail finds
@@ -54,7 +54,7 @@ impl Host {
 
     fn sendmail(&self, args: &[&str], input: &[u8]) -> Child {
         let mut command = Command::new("timeout");
-        command.args(["60", SENDMAIL, "-C", self.config.to_str().unwrap()]).args(args);
+        command.args(["60", sendmail_path(), "-C", self.config.to_str().unwrap()]).args(args);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         // It may end without reading all.
@@ -162,7 +162,7 @@ fn message_that_does_not_fit_is_not_left() {
     assert!(text.contains("the message exceeds the size limit, 102400 octets"), "{text}");
     // A limit of the caller's file size is an error like a full disk.
     let config = host.config.to_str().unwrap();
-    let script = format!("ulimit -f 8; exec {SENDMAIL} -C {config} smith");
+    let script = format!("ulimit -f 8; exec {} -C {config} smith", sendmail_path());
     let mut command = Command::new("bash");
     command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

@@ -23,9 +23,13 @@ mod lmtp;
 #[cfg(target_os = "linux")]
 mod locks;
 mod log;
+#[cfg(target_os = "linux")]
+mod memory;
 mod metrics;
 mod options;
 mod prdr;
+#[cfg(target_os = "linux")]
+mod progress;
 mod relay_lists;
 mod relay_rules;
 mod replies;
@@ -33,6 +37,7 @@ mod sandbox;
 mod sendmail;
 mod service;
 mod signals;
+mod smarthost;
 #[cfg(feature = "tls")]
 mod tls;
 #[cfg(not(feature = "tls"))]

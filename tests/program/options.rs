@@ -14,6 +14,16 @@ fn run(args: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
+fn help_and_version_are_words_too() {
+    for word in ["help", "version"] {
+        let option = format!("--{word}");
+        let printed = run(&[word]);
+        assert_eq!(printed.0, Some(0), "{printed:?}");
+        assert_eq!(printed, run(&[&option]));
+    }
+}
+
+#[test]
 fn help_lists_every_option() {
     for flag in ["--help", "-h"] {
         let (code, help, errors) = run(&[flag]);

@@ -214,7 +214,11 @@ fn relayed_messages_are_unchanged() {
     let address = there.address.to_string();
     let host = RelayHost::new(&address);
     let server = host.start(&[]);
-    let messages = difficult_messages();
+    let mut messages = difficult_messages();
+    // What RFC 5322 does not allow on the wire is converted.
+    let is_valid = |line: &[u8]| line.len() <= 998 && !line.contains(&0);
+    messages.retain(|message| message.split(|byte| *byte == b'\n').all(is_valid));
+    assert!(messages.len() > 5);
     let mut client = server.after_ehlo();
     for message in &messages {
         client.command("MAIL FROM:<jones@here.example>", 250);

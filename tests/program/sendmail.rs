@@ -1,4 +1,5 @@
-//! The program `mailslot-sendmail`: options, standard input, exit statuses, and what is delivered.
+//! sendmail(1), mailq(1) and newaliases(1): options, standard input, exit statuses, and what is
+//! delivered.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{SENDMAIL, Server};
+use crate::harness::server::{Server, sendmail_path};
 
 /// A server, and the configuration file by which sendmail finds it.
 struct SendmailHost {
@@ -17,8 +18,14 @@ struct SendmailHost {
 
 impl SendmailHost {
     fn new(options: &[&str]) -> SendmailHost {
-        let domain = ["--domain", "here.example"];
-        let server = Server::start(&[&domain, options].concat());
+        SendmailHost::started_by(&[], options)
+    }
+
+    /// The server is started by another program, which gets the command after its own options.
+    fn started_by(starter: &[&str], options: &[&str]) -> SendmailHost {
+        let options = [&["--domain", "here.example"], options].concat();
+        let server = Server::start_by(starter, TestDirectory::new(), &options);
+        let server = server.unwrap_or_else(|(log, status)| panic!("{status}: {log:#?}"));
         let config = server.join("conf");
         let text = format!(
             "listen {}\nhostname mx.here.example\ndomain here.example\naliases none\nhold off\n\
@@ -31,7 +38,7 @@ impl SendmailHost {
     }
 
     fn start(&self, args: &[&str]) -> Child {
-        start(SENDMAIL, &[&["-C", self.config.to_str().unwrap()], args].concat())
+        start(sendmail_path(), &[&["-C", self.config.to_str().unwrap()], args].concat())
     }
 
     /// Runs it with `input`. Returns its exit status and what it printed.
@@ -145,7 +152,7 @@ fn exit_statuses() {
             .unwrap();
             let config = host.server.join("v");
             let all = [&["-C", config.to_str().unwrap()], args].concat();
-            let found = said(start(SENDMAIL, &all).wait_with_output().unwrap());
+            let found = said(start(sendmail_path(), &all).wait_with_output().unwrap());
             assert_eq!(found.0, status, "{args:?}: {}", found.1);
             assert!(found.1.contains(says), "{}", found.1);
             continue;
@@ -183,7 +190,7 @@ fn verify_accepts_an_address_that_is_relayed() {
         let options = format!("hostname h\ndomain here.example\naliases none\n{relay}");
         fs::write(&config, options).unwrap();
         let args = ["-C", config.to_str().unwrap(), "-bv", "a@elsewhere.example"];
-        let (found, printed) = said(start(SENDMAIL, &args).wait_with_output().unwrap());
+        let (found, printed) = said(start(sendmail_path(), &args).wait_with_output().unwrap());
         assert_eq!(found, status, "{printed}");
         assert!(printed.contains(text), "{printed}");
     }
@@ -194,7 +201,7 @@ fn mailq_and_newaliases() {
     let host = SendmailHost::new(&[]);
     for (name, printed) in [("mailq", "Mail queue is empty\n"), ("newaliases", "")] {
         let path = host.server.join(name);
-        symlink(SENDMAIL, &path).unwrap();
+        symlink(sendmail_path(), &path).unwrap();
         let config = ["-C", host.config.to_str().unwrap()];
         let output = start(path.to_str().unwrap(), &config).wait_with_output().unwrap();
         assert_eq!(said(output), (0, printed.to_owned()), "{name}");
@@ -212,7 +219,7 @@ fn without_a_server_it_exits_75() {
     assert!(status.success());
     let config = copy.to_str().unwrap();
     for args in [&["-C", config, "smith"][..], &["-C", config, "-bs"]] {
-        let mut child = start(SENDMAIL, args);
+        let mut child = start(sendmail_path(), args);
         let _ = child.stdin.take().unwrap().write_all(b"x\n");
         let (status, text) = said(child.wait_with_output().unwrap());
         assert_eq!(status, 75, "{text}");
@@ -333,7 +340,7 @@ fn direct_delivery_is_for_root() {
         at("spool"),
     );
     fs::write(at("conf"), text).unwrap();
-    let mut child = start(SENDMAIL, &["-C", &at("conf"), "--deliver-direct", "smith"]);
+    let mut child = start(sendmail_path(), &["-C", &at("conf"), "--deliver-direct", "smith"]);
     child.stdin.take().unwrap().write_all(b"Subject: x\n\nx\n").unwrap();
     let (status, said) = said(child.wait_with_output().unwrap());
     if !nix::unistd::geteuid().is_root() {
@@ -343,4 +350,27 @@ fn direct_delivery_is_for_root() {
     assert_eq!((status, said), (0, String::new()));
     let mailbox = directory.mailbox("smith");
     assert!(mailbox.ends_with("\n\nx\n\n"), "{mailbox}");
+}
+
+/// Date is of sendmail, Received of the server, which is confined by then. date(1) has the zones of
+/// the C library.
+#[test]
+fn dates_have_the_offset_of_the_time_zone() {
+    for zone in
+        ["Europe/Berlin", "EST5EDT", ":Asia/Kolkata", "XYZ-3:30", "CET-1CEST,M3.5.0,M10.5.0/3"]
+    {
+        let tz = format!("TZ={zone}");
+        let host = SendmailHost::started_by(&["env", &tz], &[]);
+        let config = host.config.to_str().unwrap();
+        let mut child = start("env", &[&tz, sendmail_path(), "-C", config, "smith"]);
+        child.stdin.take().unwrap().write_all(b"Subject: x\n\nx\n").unwrap();
+        assert_eq!(said(child.wait_with_output().unwrap()), (0, String::new()));
+        let offset = said(Command::new("date").arg("+%z").env("TZ", zone).output().unwrap()).1;
+        let mailbox = host.mailbox("smith");
+        let ends = |line: &&str| line.ends_with(&format!(" {}", offset.trim()));
+        let of_server = mailbox.lines().filter(|line| line.contains("for <smith@here.example>; "));
+        let of_sendmail = mailbox.lines().filter(|line| line.starts_with("Date: "));
+        assert_eq!(of_server.filter(ends).count(), 1, "{zone}: {mailbox}");
+        assert_eq!(of_sendmail.filter(ends).count(), 1, "{zone}: {mailbox}");
+    }
 }

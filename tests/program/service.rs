@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 
 use crate::harness::client::Client;
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{PROGRAM, SENDMAIL, Server, mailslot};
+use crate::harness::server::{PROGRAM, Server, mailslot, sendmail_path};
 use crate::harness::{TIMEOUT, wait_until};
 
 /// A running program, and the socket on which it notifies its service manager.
@@ -27,19 +27,29 @@ struct Service {
 
 impl Service {
     fn start() -> Service {
-        let directory = TestDirectory::new();
+        let service = Service::start_in(TestDirectory::new());
+        service.expect_ready();
+        service
+    }
+
+    fn start_in(directory: TestDirectory) -> Service {
         let notify = directory.join("notify");
+        // Of a service before it.
+        let _ = std::fs::remove_file(&notify);
         let manager = UnixDatagram::bind(&notify).unwrap();
         manager.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut command = mailslot(&["--sandbox", directory.as_str(), "--listen", "127.0.0.1:0"]);
         command.env("NOTIFY_SOCKET", &notify);
         let server = Server::start_command(command, directory, 2);
         let server = server.unwrap_or_else(|(log, status)| panic!("{status}: {log:#?}"));
-        let service = Service { server, manager };
-        let name = kept_name(service.server.address);
-        assert_eq!(service.notification(), format!("FDSTORE=1\nFDNAME={name}"));
-        assert_eq!(service.notification(), "READY=1");
-        service
+        Service { server, manager }
+    }
+
+    /// Fails the test unless the next notifications keep the socket and say that it is ready.
+    fn expect_ready(&self) {
+        let name = kept_name(self.server.address);
+        assert_eq!(self.notification(), format!("FDSTORE=1\nFDNAME={name}"));
+        assert_eq!(self.notification(), "READY=1");
     }
 
     /// Returns the next notification.
@@ -110,6 +120,28 @@ fn second_term_stops_at_once() {
     service.server.signal(Signal::SIGTERM);
     let (_, status) = service.server.ended_within(Duration::from_secs(5));
     assert_eq!(status.code(), Some(75));
+}
+
+#[test]
+fn recovery_asks_for_more_time() {
+    let mut service = Service::start();
+    // A server that was killed some seconds after the delivery has nothing to recover.
+    for _ in 0..10 {
+        let mut client = service.server.greeted();
+        client.begin_data("smith");
+        client.command("hello\r\n.", 250);
+        let directory = TestDirectory::from(&*service.server);
+        service.server.kill();
+        service = Service::start_in(directory);
+        let mut notifications = Vec::new();
+        while notifications.last().is_none_or(|last| last != "READY=1") {
+            notifications.push(service.notification());
+        }
+        if notifications.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=120000000") {
+            return;
+        }
+    }
+    panic!("no recovery");
 }
 
 #[test]
@@ -230,7 +262,7 @@ fn call_during_restarts(calls: usize, restarts: usize) {
     let next = AtomicUsize::new(0);
     let again = AtomicUsize::new(0);
     let call = |n: usize| loop {
-        let mut child = Command::new(SENDMAIL)
+        let mut child = Command::new(sendmail_path())
             .arg("-C")
             .arg(&config)
             .arg("smith")

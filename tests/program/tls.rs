@@ -14,7 +14,7 @@ use nix::sys::signal::Signal;
 use crate::harness::client::{Client, connect};
 use crate::harness::directory::TestDirectory;
 use crate::harness::library::MailStore;
-use crate::harness::server::{PROGRAM, SENDMAIL, Server, mailslot, run_mailslot};
+use crate::harness::server::{PROGRAM, Server, mailslot, run_mailslot, sendmail_path};
 use crate::harness::tls::{TestCertificate, VERSIONS, starttls};
 
 /// Starts a program with the certificate `a` of its own directory.
@@ -237,7 +237,7 @@ fn sendmail_where_tls_is_required() {
             format!("hostname h.example\ntls-cert {cert}\ntls-required on\nlisten {place}\n");
         let config = store.join("conf");
         fs::write(&config, text).unwrap();
-        let mut command = Command::new(SENDMAIL);
+        let mut command = Command::new(sendmail_path());
         command.arg("-C").arg(&config).arg("smith@here.example");
         let output = command.stdin(Stdio::null()).output().unwrap();
         assert!(output.status.success(), "{output:?}");

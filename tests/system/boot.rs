@@ -25,6 +25,22 @@ const INSTALL: &str = "for dir in bin lib sbin usr; do
                            test ! -d $D/$dir || cp -a $D/$dir/. /$dir/ || exit 1
                        done; ldconfig";
 
+/// Shell that replaces /dev, which the container shares with the host, and defines a syslog daemon
+/// that writes to /tmp/syslog.
+const OWN_DEV: &str = "
+    mkdir /tmp/dev
+    cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /tmp/dev/
+    mount --rbind /tmp/dev /dev
+    SYSLOGD='
+import os, socket
+log = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+log.bind(\"/dev/log\")
+os.chmod(\"/dev/log\", 0o666)
+with open(\"/tmp/syslog\", \"ab\", 0) as file:
+    while True:
+        file.write(log.recv(65536).rstrip(b\"\\0\") + b\"\\n\")'
+    export SYSLOGD";
+
 /// Returns shell that repeats a line until it succeeds, for at most 30 s.
 fn until(line: &str) -> String {
     format!("n=0; until {line}; do n=$((n + 1)); test $n -lt 300 || break; sleep 0.1; done; {line}")
@@ -94,6 +110,65 @@ fn s6() {
     container.must(&until(&format!("{status} | grep -qv 'want up'")));
     container.must("rm /run/service/mailslot; contrib/install --uninstall");
     container.must("! test -e /etc/s6/sv/mailslot");
+}
+
+/// A start in the background shows why it fails, and the log is in syslog, deliveries too.
+#[test]
+#[ignore = "needs root, unshare, curl, Python 3, and packages to unpack"]
+fn openrc() {
+    let mut container = Container::start(with_packages(&["openrc", "libeinfo1", "librc1"]));
+    container.must(INSTALL);
+    container.must(OWN_DEV);
+    container.must("python3 -c \"$SYSLOGD\" & true");
+    container.must(&until("test -S /dev/log"));
+    container.must("contrib/install --openrc --programs $BUILT");
+    // As its package and a boot would make them.
+    container.must("cp -a $D/etc/. /etc/; touch /etc/insserv.conf");
+    container.must("mkdir -p /etc/runlevels/default /run/openrc");
+    container.must(
+        "for name in starting started stopping inactive wasinactive failed hotplugged daemons \
+                     options exclusive scheduled init.d tmp; do
+             mkdir -p /run/openrc/$name
+         done; touch /run/openrc/softlevel",
+    );
+    container.must("rc-update add mailslot default");
+    let refused = container.run("contrib/install --uninstall").0;
+    assert!(refused.contains("OpenRC starts it; stop that with: rc-service"), "{refused}");
+
+    // It starts with a problem that does not stop it.
+    container.must("rm -f /var/mail/root");
+    let said = container.must("rc-service --nodeps mailslot start");
+    assert!(said.contains("problem: mail for root is deferred"), "{said}");
+    let logged = |word: &str| until(&format!("grep -q '{word}' /tmp/syslog"));
+    container.must(SEND);
+    assert_eq!(container.must(COUNT).trim(), "1");
+    container.must(&logged("mailslot.*: delivered "));
+    container.must("rc-service --nodeps mailslot reload");
+    container.must(&logged("mailslot.*: reloaded"));
+    container.must("rc-service --nodeps mailslot counters");
+    container.must(&logged("mailslot.*: counters "));
+    container.must("rc-service --nodeps mailslot restart");
+    container.must(SEND);
+    assert_eq!(container.must(COUNT).trim(), "2");
+    container.must("rc-service --nodeps mailslot stop");
+    assert_eq!(container.run("curl -sS smtp://127.0.0.1:25").1, 7, "it still listens");
+
+    // With options of the administrator.
+    container.must("mkdir -p /etc/conf.d; echo 'command_args=--verbose' >/etc/conf.d/mailslot");
+    container.must("rc-service --nodeps mailslot start && rc-service --nodeps mailslot stop");
+    container.must("echo wrong >>/etc/mailslot.conf");
+    let (said, status) = container.run("rc-service --nodeps mailslot start");
+    assert!(status != 0 && said.contains("unknown key \"wrong\""), "{said}");
+    // What check does not see is in syslog, whatever the file says.
+    container.run("/usr/local/sbin/mailslot --log syslog");
+    container.must(&logged("mailslot.*: start-failed .*unknown key"));
+    container.must("sed -i '$d' /etc/mailslot.conf; echo 'log syslog' >>/etc/mailslot.conf");
+    container.must("rm -r /var/spool/mailslot; echo >/var/spool/mailslot");
+    container.run("/usr/local/sbin/mailslot");
+    container.must(&logged("mailslot.*: start-failed .*/var/spool/mailslot"));
+
+    container.must("rc-update del mailslot default; contrib/install --uninstall");
+    container.must("! test -e /etc/init.d/mailslot");
 }
 
 #[test]
@@ -175,6 +250,8 @@ fn the_default_prefix_has_a_sendmail_for_cron() {
     container.must("echo other >/usr/sbin/sendmail");
     let said = container.must("contrib/install --sendmail --programs $BUILT");
     assert!(said.contains("WARNING: /usr/sbin/sendmail is not of mailslot"), "{said}");
+    let said = container.run("/usr/local/sbin/mailslot check").0;
+    assert!(said.contains("advice: /usr/sbin/sendmail is /usr/sbin/sendmail"), "{said}");
     container.must("contrib/install --uninstall");
     assert_eq!(container.must("cat /usr/sbin/sendmail"), "other\n");
 }

@@ -6,13 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::{SENDMAIL, printed};
+use crate::harness::server::{printed, sendmail_path};
 
 /// Users that need not exist.
 const ONE: &str = "61001";
 const TWO: &str = "61002";
 
-/// Runs `mailslot-sendmail` as this user, with `input`. Returns its exit status and what it
+/// Runs sendmail(1) as this user, with `input`. Returns its exit status and what it
 /// printed, standard output first.
 fn sendmail_as(
     uid: &str,
@@ -50,7 +50,7 @@ fn users_see_and_flush_the_entries_of_their_own() {
     for open in [directory.path().to_owned(), directory.join("spool")] {
         fs::set_permissions(open, Permissions::from_mode(0o711)).unwrap();
     }
-    fs::copy(SENDMAIL, directory.join("sendmail")).unwrap();
+    fs::copy(sendmail_path(), directory.join("sendmail")).unwrap();
     let text = format!(
         "listen {}\nhostname h\ndomain here.example\naliases none\nspool {}\n\
          smarthost 127.0.0.1:1\nsmarthost-tls may\n",

@@ -41,7 +41,7 @@ const LIFE: &str = "
     dpkg -i /tmp/1.deb
     grep -qx 'postmaster: root' /etc/aliases
     test \"$(stat -c '%U:%G %a' /var/mail/root)\" = 'root:mail 660'
-    test \"$(readlink -f /usr/lib/sendmail)\" = /usr/sbin/mailslot-sendmail
+    test \"$(readlink -f /usr/lib/sendmail)\" = /usr/sbin/mailslot
     test -L /etc/systemd/system/multi-user.target.wants/mailslot.service
     mailslot check
     useradd --create-home alice
@@ -137,6 +137,10 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
     container
         .must("mkdir -p /etc/letsencrypt/live/host.example /etc/letsencrypt/archive/host.example");
     container.must("chmod 700 /etc/letsencrypt/live /etc/letsencrypt/archive");
+    // As the service of systemd, and as root.
+    container.must("mkdir -p /run/systemd/system; contrib/install --systemd --programs $BUILT");
+    let in_live = "--tls-cert /etc/letsencrypt/live/host.example/fullchain.pem \
+                   --tls-key /etc/letsencrypt/live/host.example/privkey.pem";
     let serve = "setpriv --reuid mailslot --regid mail --clear-groups mailslot -q \
                  -l 127.0.0.1:2525 \
                  --tls-cert /etc/DIR/host.example/fullchain.pem \
@@ -160,6 +164,29 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
     container.must("! test -e /etc/mailslot");
     let (said, status) = container.run(&serve.replace("DIR", "letsencrypt/live"));
     assert!(status != 0 && said.contains("ermission denied"), "the fault is here: {said}");
+    let (said, status) = container.run(&format!("mailslot check -q {in_live}"));
+    assert_eq!(status, 78, "{said}");
+    for expected in [
+        "problem: tls-key /etc/letsencrypt/live/host.example/privkey.pem cannot be read by \
+         mailslot:mail: the directory /etc/letsencrypt/live has mode 700",
+        "fix: set tls-key to /etc/mailslot/tls/host.example/privkey.pem",
+        "RENEWED_LINEAGE=/etc/letsencrypt/live/host.example /etc/letsencrypt/renewal-hooks/deploy/",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    let metrics = "--metrics-file /var/lib/metrics/m.prom";
+    let (said, _) = container.run(&format!("mailslot check -q --forward-files on {metrics}"));
+    for expected in [
+        "forward-files: ProtectHome= of mailslot.service hides every ~/.forward",
+        "fix: install -D -m 644 /usr/local/share/mailslot/systemd/forward-files.conf",
+        "metrics-file: mailslot.service may not write to /var/lib/metrics",
+    ] {
+        assert!(said.contains(expected), "{expected} in {said}");
+    }
+    container.must("rm -r /run/systemd/system");
+    let (said, _) = container.run(&format!("mailslot check -q {in_live}"));
+    let expected = "is read at the start, but not again on HUP, by mailslot:mail: the directory";
+    assert!(said.contains(expected), "{said}");
     container.must(
         "echo 'tls-cert /etc/mailslot/tls/host.example/fullchain.pem' >>/etc/mailslot.conf
          echo 'tls-key /etc/mailslot/tls/host.example/privkey.pem' >>/etc/mailslot.conf",
@@ -169,18 +196,28 @@ fn the_user_mailslot_reads_what_the_hook_of_certbot_copies() {
         container.must("stat -c '%U:%G %a' /etc/mailslot/tls/host.example/*.pem"),
         "mailslot:mail 600\n".repeat(2)
     );
-    let serve = serve.replace("DIR", "mailslot/tls");
-    container.must(&format!("{serve} >/tmp/log 2>&1 & echo $! >/run/mailslot.pid"));
-    let subject = |container: &mut Container, number: u32| {
-        container.must(&format!(
-            "n=0; until openssl s_client -starttls smtp -connect 127.0.0.1:2525 </dev/null 2>&1 |
-                 grep -q 'host.example-{number}'; do
-                 n=$((n + 1)); test $n -lt 100 || {{ cat /tmp/log; false; break; }}; sleep 0.1
-             done"
-        ));
-    };
-    subject(&mut container, 1);
-    renewed(&mut container, 2);
-    subject(&mut container, 2);
-    container.must("kill $(cat /run/mailslot.pid)");
+    container.must("mkdir -p /run/systemd/system; mailslot check -q; rm -r /run/systemd/system");
+    let as_mailslot = serve.replace("DIR", "mailslot/tls");
+    let as_root = as_mailslot.split_once("mailslot -q").unwrap().1;
+    let as_root = format!("mailslot -q{as_root}");
+    let mut number = 1;
+    for serve in [&as_mailslot, &as_root] {
+        container.must(&format!("{serve} >/tmp/log 2>&1 & echo $! >/run/mailslot.pid"));
+        shows_certificate(&mut container, number);
+        number += 1;
+        renewed(&mut container, number);
+        shows_certificate(&mut container, number);
+        container.must("kill $(cat /run/mailslot.pid); wait $(cat /run/mailslot.pid)");
+    }
+}
+
+/// Waits until the server shows this certificate.
+#[cfg(feature = "tls")]
+fn shows_certificate(container: &mut Container, number: u32) {
+    container.must(&format!(
+        "n=0; until openssl s_client -starttls smtp -connect 127.0.0.1:2525 </dev/null 2>&1 |
+             grep -q 'host.example-{number}'; do
+             n=$((n + 1)); test $n -lt 100 || {{ cat /tmp/log; false; break; }}; sleep 0.1
+         done"
+    ));
 }

@@ -392,8 +392,14 @@ fn full_spool_is_452_for_large_messages_only() {
         let message = TestMessage::new(format!("huge-{n}"), &["alice"], 5 << 20);
         assert_eq!(ledger.send(&server.address, message), Some(452));
         ledger.deliver(server.address, TestMessage::new(format!("small-{n}"), &["alice"], 3000));
-        // A smaller message still fits.
-        ledger.deliver(server.address, TestMessage::new(format!("large-{n}"), &["alice"], 2 << 20));
+        // A smaller message still fits, when the one before has been synced and has left the spool.
+        let mut tries = 0;
+        wait_until("a large message fits", || {
+            tries += 1;
+            let id = format!("large-{n}-{tries}");
+            let message = TestMessage::new(id, &["alice"], 2 << 20);
+            ledger.send(&server.address, message) == Some(250)
+        });
     }
     ledger.assert_matches(&directory);
 }

@@ -2,7 +2,7 @@
 //! and of taking a message.
 //!
 //! strace kills the program at the n-th call of each name, or has the call fail. After each, a
-//! server is started. A message that `mailslot-sendmail` returned 0 for must then be in each
+//! server is started. A message that sendmail returned 0 for must then be in each
 //! mailbox once, and any other at most once, whole, and nothing may be left.
 //!
 //! `MAILSLOT_STRIDE=N` takes every N-th call.
@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::harness::directory::TestDirectory;
 use crate::harness::scripted_server::{ScriptedServer, reply, usual};
-use crate::harness::server::{SENDMAIL, Server};
+use crate::harness::server::{Server, sendmail_path};
 use crate::harness::strace::{Strace, call_names, kill_at, thread_of};
 use crate::harness::{env_number, wait_until};
 
@@ -64,7 +64,7 @@ impl Host {
     /// Runs sendmail under `starter`. Returns its exit status, or None if it was killed.
     fn sendmail(&self, starter: &[&str], to: &[&str]) -> Option<i32> {
         let config = self.config.to_str().unwrap();
-        let words = [starter, &[SENDMAIL, "-C", config, "-f", "green"], to].concat();
+        let words = [starter, &[sendmail_path(), "-C", config, "-f", "green"], to].concat();
         let mut command = Command::new(words[0]);
         let command = command.args(&words[1..]).stdin(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().unwrap();
@@ -266,7 +266,7 @@ fn other_users_cannot_list_read_replace_or_forge() {
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let sendmail = directory.join("sendmail");
-    fs::copy(SENDMAIL, &sendmail).unwrap();
+    fs::copy(sendmail_path(), &sendmail).unwrap();
     let (sendmail, config) = (sendmail.display(), host.config.display());
     for user in USERS {
         let line = format!("echo body-of-{user} | {sendmail} -C {config} smith");

@@ -1,4 +1,4 @@
-//! Programs that call sendmail(1) once, with `mailslot-sendmail` in its place, while a mailbox is
+//! Programs that call sendmail(1) once, with mailslot in its place, while a mailbox is
 //! locked and while the disk of the mailboxes is full. Each must end with status 0, and its mail
 //! must arrive once when the trouble is over.
 
@@ -12,7 +12,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::external::{external, open, run};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
-use crate::harness::server::{SENDMAIL, Server, run_mailslot};
+use crate::harness::server::{Server, run_mailslot, sendmail_path};
 use crate::harness::{is_true_within, wait_until};
 
 /// A reason why mail for smith cannot be delivered.
@@ -54,7 +54,8 @@ impl TroubledHost {
         let settings = "hostname mx.here.example\ndomain here.example";
         fs::write(&config, format!("listen {}\n{settings}\n", server.address)).unwrap();
         let sendmail = directory.join("sendmail");
-        let script = format!("#!/bin/sh\nexec {SENDMAIL} -C {} \"$@\"\n", config.display());
+        let script =
+            format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), config.display());
         fs::write(&sendmail, script).unwrap();
         fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
         fs::write(directory.join("body"), "Hello.\n").unwrap();

@@ -6,8 +6,10 @@
 mod harness;
 
 mod abuse;
+mod bench;
 mod boot;
 mod clients;
+mod completions;
 mod control;
 mod corpus;
 mod debian_roots;
@@ -22,9 +24,12 @@ mod held_kill;
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
+#[cfg(target_os = "linux")]
+mod power_loss;
 mod privilege;
 #[cfg(target_os = "linux")]
 mod queue_kill;
+#[cfg(feature = "tls")]
 mod queue_mail_servers;
 mod queue_network;
 mod readers;

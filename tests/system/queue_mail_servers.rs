@@ -8,19 +8,21 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::mail_servers::{Postfix, open_directory};
+use crate::harness::mail_servers::{Exim, Postfix, open_directory};
 use crate::harness::process::Daemon;
-use crate::harness::server::Server;
+use crate::harness::server::{Server, run_mailslot};
+use crate::harness::tls::{TestAuthority, TestCertificate};
 use crate::harness::wait_until;
 
-/// Starts Dovecot as the authentication server: any user, with the password `wonderland`.
-fn dovecot(home: &Path, socket: &Path) -> Daemon {
+/// Starts Dovecot as the authentication server, with these mechanisms: any user, with the password
+/// `wonderland`.
+fn dovecot(home: &Path, socket: &Path, mechanisms: &str) -> Daemon {
     let directory = home.join("dovecot");
     fs::create_dir(&directory).unwrap();
     let (shown, at) = (directory.display(), socket.display());
     let settings = format!(
         "protocols =\nbase_dir = {shown}/run\nstate_dir = {shown}/state\n\
-         log_path = {shown}/log\nssl = no\nauth_mechanisms = plain login\n\
+         log_path = {shown}/log\nssl = no\nauth_mechanisms = {mechanisms}\n\
          disable_plaintext_auth = no\n\
          passdb {{\n  driver = static\n  args = password=wonderland\n}}\n\
          userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n\
@@ -35,20 +37,26 @@ fn dovecot(home: &Path, socket: &Path) -> Daemon {
     daemon
 }
 
-/// By STARTTLS, with a password, PIPELINING and DSN, to a second mailslot after it.
+/// By STARTTLS with a private authority, with a password, PIPELINING and DSN, to a second mailslot
+/// after it.
 #[test]
 #[ignore = "needs root, postfix, dovecot"]
 fn postfix_requires_authentication() {
+    for mechanisms in ["plain login", "login"] {
+        authenticate_with_postfix(mechanisms);
+    }
+}
+
+fn authenticate_with_postfix(mechanisms: &str) {
     let there = Server::start(&[]);
     let directory = open_directory();
     let home = directory.path();
-    let certified = rcgen::generate_simple_self_signed(["mail.example".to_owned()]).unwrap();
-    let (cert, key) = (home.join("cert.pem"), home.join("key.pem"));
-    fs::write(&cert, certified.cert.pem()).unwrap();
-    fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let authority = TestAuthority::new(home, "private");
+    let TestCertificate { cert, key, .. } = TestCertificate::signed_by(home, "mail", &authority);
+    let ca = authority.cert.to_str().unwrap();
     let mut postfix = Postfix::prepare(&directory);
     // The chroot of smtpd is the queue directory.
-    let _dovecot = dovecot(home, &postfix.spool().join("private/auth"));
+    let _dovecot = dovecot(home, &postfix.spool().join("private/auth"), mechanisms);
     postfix.start(&format!(
         "mydestination =\nrelayhost = [127.0.0.1]:{port}\n\
          smtpd_tls_security_level = may\nsmtpd_tls_auth_only = yes\n\
@@ -62,12 +70,16 @@ fn postfix_requires_authentication() {
     ));
     let login = home.join("login");
     let smarthost = postfix.address.to_string();
-    for (password, tls) in [("wonderland", "encrypt"), ("looking-glass", "may")] {
-        fs::write(&login, format!("* alice {password}\n")).unwrap();
+    for (password, tls) in [
+        ("wonderland", &["--smarthost-ca", ca][..]),
+        ("looking-glass", &["--smarthost-tls", "may"]),
+    ] {
+        fs::write(&login, format!("[127.0.0.1]:{} alice:{password}\n", postfix.address.port()))
+            .unwrap();
         fs::set_permissions(&login, Permissions::from_mode(0o600)).unwrap();
         let options = ["--domain", "here.example", "--smarthost", &smarthost];
-        let login = ["--smarthost-tls", tls, "--smarthost-login", login.to_str().unwrap()];
-        let server = Server::start(&[&options[..], &login].concat());
+        let login = ["--smarthost-login", login.to_str().unwrap()];
+        let server = Server::start(&[&options[..], tls, &login].concat());
         let mut client = server.after_ehlo();
         client.command("MAIL FROM:<smith@here.example> RET=HDRS ENVID=QQ314159", 250);
         client.command("RCPT TO:<jones@there.example> NOTIFY=SUCCESS", 250);
@@ -87,7 +99,9 @@ fn postfix_requires_authentication() {
             assert_eq!(server.queue().len(), 1);
         }
     }
-    assert!(postfix.log().contains("sasl_method=PLAIN, sasl_username=alice"), "{}", postfix.log());
+    let method = if mechanisms == "login" { "LOGIN" } else { "PLAIN" };
+    let said = format!("sasl_method={method}, sasl_username=alice");
+    assert!(postfix.log().contains(&said), "{}", postfix.log());
     for user in ["jones", "brown"] {
         let [message] = &there.messages(user)[..] else { panic!("one message") };
         let text = String::from_utf8(message.unquoted()).unwrap();
@@ -101,6 +115,42 @@ fn postfix_requires_authentication() {
         assert!(report.contains(&format!("\n{line}\n")), "{report}");
     }
     assert!(!report.contains("Final-Recipient: rfc822;brown"), "{report}");
+}
+
+/// AUTH PLAIN, and LOGIN where it is the only one, by STARTTLS with a private authority.
+#[test]
+#[ignore = "needs root, and the Debian package exim4-daemon-light from the network"]
+fn exim_requires_authentication() {
+    let directory = open_directory();
+    let home = directory.path();
+    let exim = Exim::fetch(&directory);
+    let authority = TestAuthority::new(home, "private");
+    let certificate = TestCertificate::signed_by(home, "mail", &authority);
+    fs::set_permissions(&certificate.key, Permissions::from_mode(0o644)).unwrap();
+    let login = home.join("login");
+    for plain in [true, false] {
+        let (address, _daemon) = exim.serve_authenticated(&certificate, plain);
+        let smarthost = address.to_string();
+        let options = ["--domain", "here.example", "--smarthost", &smarthost, "--smarthost-ca"];
+        let login_option = ["--smarthost-login", login.to_str().unwrap()];
+        let options = [&options[..], &[authority.cert.to_str().unwrap()], &login_option].concat();
+        for (password, event) in [("wonder land", "relay-sent"), ("x", "smarthost-unreachable")] {
+            fs::write(&login, format!("127.0.0.1 alice {password}\n")).unwrap();
+            fs::set_permissions(&login, Permissions::from_mode(0o600)).unwrap();
+            let server = Server::start(&options);
+            let check = ["check", "smarthost", "--sandbox", server.as_str()];
+            let (status, text) = run_mailslot(&[&check[..], &options].concat());
+            assert_eq!(status == Some(0), event == "relay-sent", "{text}");
+            let offers = if plain { "auth         PLAIN LOGIN" } else { "auth         LOGIN" };
+            assert!(text.contains(offers) && text.contains("signed by Authority priv"), "{text}");
+            let mut client = server.after_ehlo();
+            let to = ["jones@there.example"];
+            client.deliver("smith@here.example", &to, "Subject: x\r\n\r\nx\r\n", 250);
+            let log = server.wait_for_any_log(&["relay-sent", "smarthost-unreachable"]);
+            assert!(log.contains(event), "{log}");
+            assert!(event == "relay-sent" || log.contains("535 "), "{log}");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Programs that call sendmail(1), with `mailslot-sendmail` in its place: while the server runs,
-//! and while it does not, so that they leave their mail in the hand-over directory.
+//! Programs that call sendmail(1), with mailslot in its place: while the server runs, and while it
+//! does not, so that they leave their mail in the hand-over directory.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::external::{external, open, run, run_for_text};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
-use crate::harness::server::{SENDMAIL, Server};
+use crate::harness::server::{Server, sendmail_path};
 use crate::harness::{is_true_within, wait_until};
 
 /// A directory with a server that may run, and a script named sendmail that leads to it.
@@ -48,7 +48,8 @@ impl SendmailHost {
         );
         fs::write(&config, settings).unwrap();
         let sendmail = directory.join("sendmail");
-        let script = format!("#!/bin/sh\nexec {SENDMAIL} -C {} \"$@\"\n", config.display());
+        let script =
+            format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), config.display());
         fs::write(&sendmail, script).unwrap();
         fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
         fs::write(directory.join("body"), BODY).unwrap();

@@ -3,11 +3,11 @@
 //!
 //! Each process has one file, `journal-N` in the spool, which it locks (flock) for its lifetime and
 //! fills with zeros once, so that no later sync has metadata to write. All numbers are
-//! little-endian. Version 2:
+//! little-endian. Version 3:
 //!
 //! ```text
-//! offset 0          the header, one block of 4096 bytes
-//!   0   8  "mslotjn2"
+//! offset 0          the header, in the first sector of 512 bytes of a block of 4096
+//!   0   8  "mslotjn3"
 //!   8   8  bytes in each segment
 //!  16   8  checkpoint: records up to this number are not needed any more
 //!  24   8  key: random, and new each time the journal is reset
@@ -23,37 +23,41 @@
 //!  32   8  bytes in the contents
 //!  40   4  number of messages
 //!  44   4  CRC-32 of the key, the 44 bytes before, the table and the contents
-//!  48      the table: for each message its id, head and length, and for each of its copies the
-//!          destination, device, inode, offset and missing newlines; for a message in place also
-//!          the checksums of what it will be
-//!          the contents, one after the other
+//!  48      the table: for each message its id, head and length, for a large one the number and
+//!          the CRC-32 of its file, and for each of its copies the destination, inode,
+//!          offset and missing newlines
+//!          the contents, one after the other, without large ones
 //!          zeros to the end of the block
-//!          the trailer, a block of its own, so that writing it again cannot damage the record
+//!          the trailer, in blocks of its own, so that writing it again cannot damage the record:
+//!          a sector of 512 bytes for each 452 copies
 //!   0   8  "mslotend"
 //!   8   8  sequence number of the record
 //!  16   8  done: the mark of the boot in which all copies were written to the mailboxes, or 0
-//!  24      one bit for each copy: resolved, recovery has nothing to do for it
-//!   .      one bit for each copy: aborted, it was not delivered and was removed again. If its
-//!          bytes, or some of them, are at the end of the mailbox, recovery removes them
+//!  24  16  the latest ctime of these mailboxes after that: seconds, nanoseconds
+//!  40  16  the ctime of the queue's directory after that, if the record has an entry of the queue
+//!  56 452  one byte for each copy: 1 if it is resolved, so that recovery has nothing to do for
+//!          it; 2 if it is aborted: it was not delivered and was removed again. If its bytes, or
+//!          some of them, are at the end of the mailbox, recovery removes them
+//! 508   4  CRC-32 of the key, the number of the sector in the trailer, and the bytes before it
 //! ```
 //!
-//! A record that is cut short fails its checksum. A record from an earlier use of the segment has a
-//! number that is not greater. The first was never acknowledged, and the second is not needed any
-//! more. The key is secret, so that no client can send mail whose content, left in a segment, reads
-//! as a record. Sequence numbers continue those of the journals that were recovered, because a
-//! message that recovery records again must have the greater number in the later record.
+//! No disk is trusted to write more than a sector as a whole. The header is in one. A record that
+//! is cut short, or has only some of its sectors, fails its checksum. So does a sector of a
+//! trailer, which then counts as not written: its copies are examined, and the record is not done.
+//!
+//! A record that fails its checksum was never acknowledged. A record from an earlier use of the
+//! segment has a number that is not greater, and is not needed any more. The key is secret, so that
+//! no client can send mail whose content, left in a segment, reads as a record. Sequence numbers
+//! continue those of the journals that were recovered, because a message that recovery records
+//! again must have the greater number in the later record.
 //!
 //! Only a journal whose header is all zeros was never filled. Any other header that does not match
 //! its checksum is damage, and so is a bad record that was durable: newer records follow it, or its
 //! trailer says that it was done. A damaged journal is kept as `journal-N.damaged-INODE`, and its
 //! intact records are used.
 //!
-//! A message above `message::MEMORY_MAX` bytes is not copied into the journal. It is written and
-//! synced *in place*. Its record, made before, has the position, and a checksum of each aligned
-//! chunk of the mailbox that it will fill. A crash leaves such a chunk whole, zero or missing, so
-//! recovery can distinguish our bytes from those of another program. A very large message with very
-//! many copies has chunks larger than a block. Such a chunk that was begun is not recognized, and
-//! is left alone.
+//! A message above `message::MEMORY_MAX` bytes is in a file of its own (`contents.rs`), which was
+//! synced before the record was written. The file is needed as long as the record.
 
 mod listing;
 mod record;
@@ -66,12 +70,13 @@ use std::sync::Arc;
 
 pub use self::listing::JournalListing;
 pub use self::record::{
-    COPIES_MAX, Draft, MESSAGES_MAX, Placement, Record, RecordedMessage, Sums, Trailer,
+    ChangeTimes, ContentReference, Draft, MESSAGES_MAX, Placement, Record, RecordedContent,
+    RecordedMessage, Trailer,
 };
 use self::record::{
     FieldReader, Magic, RECORD_HEAD, RecordHead, apply_marks, journaled, parse_table,
 };
-use super::disk::{BLOCK, Disk, DiskFile, FileKind, FileLock, OpenMode};
+use super::disk::{BLOCK, Disk, DiskFile, FileKind, FileLock, OpenMode, SECTOR};
 use super::locks::{IDENTITY_MAX, Identity};
 use crate::message::DestinationFile;
 
@@ -91,7 +96,11 @@ pub struct Journal {
     seq: u64,
     checkpoint: u64,
     /// Checkpoint in the header on disk.
+    header_checkpoint: u64,
+    /// Greatest checkpoint that is on disk for certain, in the header or in a record.
     persisted_checkpoint: u64,
+    /// Checkpoint in the newest record.
+    record_checkpoint: u64,
     key: u64,
     boot_mark: u64,
     /// Sequence number of the first record that could not be synced. Its messages were not
@@ -129,6 +138,35 @@ pub fn list_damaged(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
     names.retain(|n| n.starts_with(PREFIX) && n.contains(DAMAGED));
     names.sort();
     Ok(names.iter().map(|n| spool.join(n)).collect())
+}
+
+/// Returns the numbers of the content files that the journals in `spool` refer to, living and
+/// orphaned ones. Returns None if there is a damaged journal, because it may refer to any.
+pub fn referenced_contents(disk: &dyn Disk, spool: &Path) -> io::Result<Option<Vec<u64>>> {
+    if !list_damaged(disk, spool)?.is_empty() {
+        return Ok(None);
+    }
+    let mut numbers = Vec::new();
+    for path in list(disk, spool)? {
+        let file = match disk.open(&path, OpenMode::Read) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let (header, damage) = read_header(&*file)?;
+        let mut journal = Journal::with_header(path, file, 0, &header);
+        let records = journal.read()?;
+        // Of a journal whose owner lives, a part may have been written while it was read.
+        if damage.or(journal.damage).is_some() {
+            return Ok(None);
+        }
+        let messages = records.iter().flat_map(|record| &record.messages);
+        numbers.extend(messages.filter_map(|message| match message.content {
+            RecordedContent::File(file) if message.is_needed() => Some(file.number),
+            RecordedContent::File(_) | RecordedContent::Journal(_) => None,
+        }));
+    }
+    Ok(Some(numbers))
 }
 
 /// Returns the identity of the last owner of the journal `path`, if it can be read.
@@ -267,7 +305,9 @@ impl Journal {
             position: BLOCK,
             seq: header.checkpoint,
             checkpoint: header.checkpoint,
+            header_checkpoint: header.checkpoint,
             persisted_checkpoint: header.checkpoint,
+            record_checkpoint: header.checkpoint,
             key: header.key,
             boot_mark,
             failed: None,
@@ -368,7 +408,13 @@ impl Journal {
 
     /// True if no record is needed any more, and the header on disk says so.
     pub fn is_checkpoint_persisted(&self) -> bool {
-        self.persisted_checkpoint >= self.seq
+        self.header_checkpoint >= self.seq
+    }
+
+    /// Returns the number of the newest record of which the disk says that it is not needed any
+    /// more.
+    pub fn persisted_checkpoint(&self) -> u64 {
+        self.persisted_checkpoint
     }
 
     /// True if a record of `draft` fits into the active segment.
@@ -405,20 +451,22 @@ impl Journal {
         let padding = vec![0; (used.next_multiple_of(BLOCK) - used) as usize];
         let trailer =
             Trailer::new(self.position + used.next_multiple_of(BLOCK), seq, draft.copies());
-        let mut trailer_block = trailer.to_bytes();
-        trailer_block.resize(BLOCK as usize, 0);
+        let mut trailer_block = trailer.to_bytes(self.key);
+        trailer_block.resize((trailer.end() - trailer.at) as usize, 0);
         let mut parts = vec![&head_bytes[..], &table[..]];
         parts.extend(draft.messages.iter().map(|(message, _)| journaled(message)));
         parts.extend([&padding[..], &trailer_block[..]]);
         self.file.write_all_at(&parts, self.position)?;
-        self.seq = seq;
-        self.position = trailer.at + BLOCK;
+        (self.seq, self.record_checkpoint) = (seq, head.checkpoint);
+        self.position = trailer.end();
         Ok(trailer)
     }
 
     /// Makes the records durable (fdatasync).
-    pub fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()?;
+        self.persisted_checkpoint = self.persisted_checkpoint.max(self.record_checkpoint);
+        Ok(())
     }
 
     /// Notes that record `seq`, the newest or the next one, could not be made durable. Its messages
@@ -432,14 +480,22 @@ impl Journal {
         self.failed.is_some_and(|seq| record.seq >= seq)
     }
 
-    /// Marks the record as done: until the next boot, a missing copy was removed by a mail reader.
-    pub fn mark_done(&self, trailer: &mut Trailer) {
-        trailer.done = self.boot_mark;
+    /// Marks the record as done, with what its write has `changed`: until the next boot, a copy
+    /// that is missing from a mailbox that was changed later was removed by a mail reader.
+    pub fn mark_done(&self, trailer: &mut Trailer, changed: ChangeTimes) {
+        (trailer.done, trailer.changed) = (self.boot_mark, changed);
+    }
+
+    /// Removes the mark of a record that was read back, which keeps it in memory. The removal is
+    /// not synced.
+    pub fn forget_done(&self, record: &mut Record) -> io::Result<()> {
+        record.trailer.done = 0;
+        self.write_marks(&record.trailer)
     }
 
     /// Writes the marks of a record. They are not synced.
     pub fn write_marks(&self, trailer: &Trailer) -> io::Result<()> {
-        self.file.write_all_at(&[&trailer.to_bytes()], trailer.at)
+        self.file.write_all_at(&[&trailer.to_bytes(self.key)], trailer.at)
     }
 
     /// Marks copies of a record that was read back as resolved. The marks are not synced.
@@ -514,7 +570,7 @@ impl Journal {
 
     /// Finds the next block from `at` on that begins as a record or a trailer does.
     fn next_magic(&self, mut at: u64, end: u64) -> io::Result<Option<Magic>> {
-        let mut buf = vec![0; 64 * 1024];
+        let mut buf = vec![0; PIECE as usize];
         while at < end {
             let n = buf.len().min((end - at) as usize);
             let Some(piece) = buf.get_mut(..n) else { break };
@@ -532,12 +588,11 @@ impl Journal {
         Ok(None)
     }
 
-    /// Reads the content of a message. Returns None for a message in place.
-    pub fn content(&self, message: &RecordedMessage) -> io::Result<Option<Vec<u8>>> {
-        let Some(at) = message.content_at else { return Ok(None) };
-        let mut content = vec![0; usize::try_from(message.octets).unwrap_or_default()];
+    /// Reads content of `octets` bytes at offset `at`.
+    pub fn content(&self, at: u64, octets: u64) -> io::Result<Vec<u8>> {
+        let mut content = vec![0; usize::try_from(octets).unwrap_or_default()];
         self.file.read_exact_at(&mut content, at)?;
-        Ok(Some(content))
+        Ok(content)
     }
 
     /// Reads the record at `at`. Returns None if no whole record is there.
@@ -550,36 +605,52 @@ impl Journal {
         if head.octets() > end - at {
             return Ok(None);
         }
-        let mut body = vec![0; (head.table + head.contents) as usize];
-        if !read_whole(&*self.file, &mut body, at + RECORD_HEAD as u64)? {
+        let mut table = vec![0; head.table as usize];
+        if !read_whole(&*self.file, &mut table, at + RECORD_HEAD as u64)? {
             return Ok(None);
         }
         let mut crc = self.keyed_crc();
         crc.update(&head_bytes[..RECORD_HEAD - 4]);
-        crc.update(&body);
-        if crc.finalize() != sum {
+        crc.update(&table);
+        let contents_at = at + RECORD_HEAD as u64 + head.table;
+        if !self.update_crc(&mut crc, contents_at, head.contents)? || crc.finalize() != sum {
             return Ok(None);
         }
-        let table = body.get(..head.table as usize).unwrap_or_default();
-        let contents_at = at + RECORD_HEAD as u64 + head.table;
-        let Some((mut messages, copies)) = parse_table(table, head.messages, contents_at) else {
+        let Some((mut messages, copies)) = parse_table(&table, head.messages, contents_at) else {
             return Ok(None);
         };
         let mut trailer =
             Trailer::new(at + head.octets().next_multiple_of(BLOCK), head.seq, copies);
-        let mut block = [0; BLOCK as usize];
+        let mut block = vec![0; (trailer.end() - trailer.at) as usize];
         if read_whole(&*self.file, &mut block, trailer.at)? {
-            trailer.read_marks(&block);
+            trailer.read_marks(&block, self.key);
         }
         apply_marks(&mut messages, &trailer);
         Ok(Some(Record {
             seq: head.seq,
             done: trailer.done == self.boot_mark,
+            changed: trailer.changed,
             messages,
-            end: trailer.at + BLOCK,
+            end: trailer.end(),
             trailer,
             checkpoint: head.checkpoint,
         }))
+    }
+
+    /// Adds `octets` bytes at `at` to `crc`, in pieces, because the contents of a record may fill a
+    /// segment. Returns false if the file is shorter.
+    fn update_crc(&self, crc: &mut crc32fast::Hasher, at: u64, octets: u64) -> io::Result<bool> {
+        let mut piece = vec![0; octets.min(PIECE) as usize];
+        let mut left = octets;
+        while left > 0 {
+            piece.truncate(left.min(PIECE) as usize);
+            if !read_whole(&*self.file, &mut piece, at + (octets - left))? {
+                return Ok(false);
+            }
+            crc.update(&piece);
+            left -= piece.len() as u64;
+        }
+        Ok(true)
     }
 
     fn keyed_crc(&self) -> crc32fast::Hasher {
@@ -590,13 +661,15 @@ impl Journal {
 
     /// Fills a new journal with zeros and writes its header.
     fn fill(&mut self, owner: &Identity) -> io::Result<()> {
-        let zeros = vec![0; 64 * 1024];
+        let zeros = vec![0; PIECE as usize];
         let (mut at, end) = (0, BLOCK + 2 * self.segment);
         while at < end {
             let n = zeros.len().min((end - at) as usize);
             self.file.write_all_at(&[zeros.get(..n).unwrap_or_default()], at)?;
             at += n as u64;
         }
+        // A header on the disk of a file that is not all there would be taken for damage.
+        self.file.sync()?;
         self.write_header(owner)
     }
 
@@ -609,10 +682,10 @@ impl Journal {
         header.extend_from_slice(owner.as_bytes());
         let crc = crc32fast::hash(&header);
         header.extend_from_slice(&crc.to_le_bytes());
-        header.resize(BLOCK as usize, 0);
+        header.resize(SECTOR as usize, 0);
         self.file.write_all_at(&[&header], 0)?;
         self.file.sync()?;
-        self.persisted_checkpoint = self.checkpoint;
+        (self.header_checkpoint, self.persisted_checkpoint) = (self.checkpoint, self.checkpoint);
         Ok(())
     }
 }
@@ -721,9 +794,14 @@ fn read_whole(file: &dyn DiskFile, buf: &mut [u8], offset: u64) -> io::Result<bo
     }
 }
 
+// The header is in one sector.
+const _: () = assert!(HEADER_MAGIC.len() + 32 + IDENTITY_MAX <= SECTOR as usize);
+
+/// Bytes that are read or written at once.
+const PIECE: u64 = 64 * 1024;
 const PREFIX: &str = "journal-";
 /// Part of the name of a damaged journal between that of the journal and its inode.
 const DAMAGED: &str = ".damaged-";
-const HEADER_MAGIC: &[u8] = b"mslotjn2";
+const HEADER_MAGIC: &[u8] = b"mslotjn3";
 /// Magic of all versions without the digit at its end.
 const ANY_HEADER_MAGIC: &[u8] = b"mslotjn";

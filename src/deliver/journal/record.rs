@@ -1,21 +1,14 @@
 //! The bytes of a record: what a batch becomes in the journal, and what is read back from it.
 //!
-//! The head of `mod.rs` shows the layout. This file contains no call on a file but those that read
-//! the content of a large message.
+//! The head of `mod.rs` shows the layout. This file contains no call on a file.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-
-use crate::deliver::disk::BLOCK;
+use crate::deliver::disk::{BLOCK, ChangeTime, SECTOR};
 use crate::message::{
     Content, Destination, DestinationFile, MailboxName, Message, Owner, QueueId, UserMailbox,
 };
 
 /// Maximum number of messages in a record.
 pub const MESSAGES_MAX: usize = 64;
-/// Maximum number of copies in a record, because each has two bits in the trailer.
-pub const COPIES_MAX: usize = (BLOCK as usize - TRAILER_HEAD) / 2 * 8;
 
 /// Position at which one copy of a message is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,24 +17,13 @@ pub struct Placement {
     pub to: Destination,
     /// File of the destination.
     pub file: DestinationFile,
-    /// Device and inode of the file.
-    pub file_id: (u64, u64),
+    /// Inode of the file. The device is not recorded, because a disk may be another device when it
+    /// is mounted again.
+    pub inode: u64,
     /// Offset of the copy in bytes: the length of the file before it.
     pub offset: u64,
     /// Number of LFs, 0 to 2, that the copy begins with because the message before lacks them.
     pub missing_newlines: usize,
-    /// For a message in place: what each chunk of it must be.
-    pub sums: Option<Sums>,
-}
-
-/// Checksums of a stretch of a file, one for each chunk; chunks are aligned in the file, so the
-/// first and the last may be shorter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sums {
-    /// Octets in a chunk, a multiple of [`BLOCK`].
-    pub chunk: u64,
-    /// CRC-32 of each.
-    pub crcs: Vec<u32>,
 }
 
 /// Record as it is read back.
@@ -51,6 +33,8 @@ pub struct Record {
     pub seq: u64,
     /// True if all copies were written to the mailboxes since the last boot.
     pub done: bool,
+    /// Times of the changes of that write.
+    pub changed: ChangeTimes,
     /// Messages in the order in which they were written.
     pub messages: Vec<RecordedMessage>,
     pub(super) trailer: Trailer,
@@ -65,6 +49,24 @@ impl Record {
     }
 }
 
+/// Reference to a file of large content (`contents.rs`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentReference {
+    /// Number that is the name of the file.
+    pub number: u64,
+    /// CRC-32 of the content.
+    pub checksum: u32,
+}
+
+/// Content of a recorded message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordedContent {
+    /// In the journal, at this offset.
+    Journal(u64),
+    /// In a file of its own.
+    File(ContentReference),
+}
+
 /// Message of a record.
 #[derive(Clone, Debug)]
 pub struct RecordedMessage {
@@ -74,15 +76,37 @@ pub struct RecordedMessage {
     pub head: Vec<u8>,
     /// Bytes of content.
     pub octets: u64,
-    /// Offset of the content in the journal; None for a message in place.
-    pub content_at: Option<u64>,
+    /// Content, which has this size.
+    pub content: RecordedContent,
     /// Copies that are neither resolved nor aborted, each with its number in the record.
     pub copies: Vec<(usize, Placement)>,
     /// Copies that are aborted.
     pub aborted: Vec<Placement>,
 }
 
-/// Marks of a record, which follow it in a block of their own.
+impl RecordedMessage {
+    /// True if recovery may need the content.
+    pub(super) fn is_needed(&self) -> bool {
+        !self.copies.is_empty() || !self.aborted.is_empty()
+    }
+}
+
+/// Times (ctime) of what a batch has changed, after it was written. What was changed later was
+/// changed by another program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeTimes {
+    /// The latest time of its mailboxes.
+    pub mailboxes: ChangeTime,
+    /// Time of the queue's directory.
+    pub queue: ChangeTime,
+}
+
+impl ChangeTimes {
+    /// Times that are not known, so that no change is later.
+    pub const UNKNOWN: ChangeTimes = ChangeTimes { mailboxes: (i64::MAX, 0), queue: (i64::MAX, 0) };
+}
+
+/// Marks of a record, which follow it in blocks of their own.
 #[derive(Clone, Debug)]
 pub struct Trailer {
     /// Offset in the journal.
@@ -91,50 +115,104 @@ pub struct Trailer {
     pub(super) seq: u64,
     /// Boot mark of the boot in which all copies were written, or 0.
     pub(super) done: u64,
-    resolved: Vec<u8>,
-    aborted: Vec<u8>,
+    pub(super) changed: ChangeTimes,
+    /// Marks of each copy: [`RESOLVED`], [`ABORTED`], both or none.
+    marks: Vec<u8>,
 }
 
 impl Trailer {
     /// Makes a trailer without marks for a record of `copies` copies.
     pub(super) fn new(at: u64, seq: u64, copies: usize) -> Trailer {
-        let bits = vec![0; copies.div_ceil(8)];
-        Trailer { at, seq, done: 0, resolved: bits.clone(), aborted: bits }
+        Trailer { at, seq, done: 0, changed: ChangeTimes::UNKNOWN, marks: vec![0; copies] }
     }
 
-    /// Reads the marks from the block of the trailer. A block of another record is ignored, so that
-    /// every copy is examined.
-    pub(super) fn read_marks(&mut self, block: &[u8]) {
-        let mut fields = FieldReader(block);
-        if fields.take(8) != Some(TRAILER_MAGIC) || fields.u64() != Some(self.seq) {
-            return;
-        }
-        self.done = fields.u64().unwrap_or_default();
-        let n = self.resolved.len();
-        if let (Some(resolved), Some(aborted)) = (fields.take(n), fields.take(n)) {
-            (self.resolved, self.aborted) = (resolved.to_vec(), aborted.to_vec());
-        }
+    /// Reads the marks from the block of the trailer. A sector that is torn, or of another record,
+    /// is ignored, so that its copies are examined and the record does not count as done.
+    pub(super) fn read_marks(&mut self, block: &[u8], key: u64) {
+        let sectors = block.chunks(SECTOR as usize).zip(self.marks.chunks_mut(SECTOR_COPIES));
+        let done = sectors
+            .enumerate()
+            .map(|(number, (sector, marks))| read_sector(sector, key, self.seq, number, marks));
+        let all: Vec<Option<(u64, ChangeTimes)>> = done.collect();
+        let same = all.iter().copied().reduce(|a, b| a.filter(|_| a == b)).flatten();
+        (self.done, self.changed) = same.unwrap_or((0, ChangeTimes::UNKNOWN));
+    }
+
+    /// Returns the number of bytes of the trailer of a record of `copies` copies: whole blocks.
+    pub(super) fn octets(copies: usize) -> u64 {
+        (copies.div_ceil(SECTOR_COPIES) as u64 * SECTOR).next_multiple_of(BLOCK)
+    }
+
+    /// Returns the offset of its end in the journal.
+    pub(super) fn end(&self) -> u64 {
+        self.at + Trailer::octets(self.marks.len())
     }
 
     /// Marks a copy as resolved: recovery has nothing to do for it.
     pub(super) fn resolve(&mut self, copy: usize) {
-        set_bit(&mut self.resolved, copy);
+        self.mark(copy, RESOLVED);
     }
 
     /// Marks a copy as aborted: it was not delivered, and was removed again.
     pub fn abort(&mut self, copy: usize) {
-        set_bit(&mut self.aborted, copy);
+        self.mark(copy, ABORTED);
     }
 
-    /// Returns the bytes of the trailer, without the zeros that fill its block.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = TRAILER_MAGIC.to_vec();
-        bytes.extend_from_slice(&self.seq.to_le_bytes());
-        bytes.extend_from_slice(&self.done.to_le_bytes());
-        bytes.extend_from_slice(&self.resolved);
-        bytes.extend_from_slice(&self.aborted);
+    fn mark(&mut self, copy: usize, mark: u8) {
+        self.marks.get_mut(copy).into_iter().for_each(|marks| *marks |= mark);
+    }
+
+    fn has(&self, copy: usize, mark: u8) -> bool {
+        self.marks.get(copy).is_some_and(|marks| marks & mark != 0)
+    }
+
+    /// Returns the sectors of the trailer that have marks.
+    pub(super) fn to_bytes(&self, key: u64) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(BLOCK as usize);
+        for (number, marks) in self.marks.chunks(SECTOR_COPIES).enumerate() {
+            let at = bytes.len();
+            bytes.extend_from_slice(TRAILER_MAGIC);
+            bytes.extend_from_slice(&self.seq.to_le_bytes());
+            bytes.extend_from_slice(&self.done.to_le_bytes());
+            for (seconds, nanoseconds) in [self.changed.mailboxes, self.changed.queue] {
+                bytes.extend_from_slice(&seconds.to_le_bytes());
+                bytes.extend_from_slice(&nanoseconds.to_le_bytes());
+            }
+            bytes.extend_from_slice(marks);
+            bytes.resize(at + SECTOR as usize - 4, 0);
+            let crc = sector_crc(bytes.get(at..).unwrap_or_default(), key, number);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+        }
         bytes
     }
+}
+
+/// Reads the marks in one sector of the trailer of record `seq`. Returns its mark `done` and the
+/// times that belong to it, or None if the sector was not written whole.
+fn read_sector(
+    sector: &[u8],
+    key: u64,
+    seq: u64,
+    number: usize,
+    marks: &mut [u8],
+) -> Option<(u64, ChangeTimes)> {
+    let (body, crc) = sector.split_last_chunk::<4>()?;
+    let mut fields = FieldReader(body);
+    let is_ours = fields.take(8)? == TRAILER_MAGIC && fields.u64()? == seq;
+    if !is_ours || u32::from_le_bytes(*crc) != sector_crc(body, key, number) {
+        return None;
+    }
+    marks.copy_from_slice(body.get(TRAILER_HEAD..)?.get(..marks.len())?);
+    let done = fields.u64()?;
+    Some((done, ChangeTimes { mailboxes: fields.change_time()?, queue: fields.change_time()? }))
+}
+
+fn sector_crc(body: &[u8], key: u64, number: usize) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&key.to_le_bytes());
+    crc.update(&(number as u64).to_le_bytes());
+    crc.update(body);
+    crc.finalize()
 }
 
 /// Messages of a record to be written, with the placement of each copy.
@@ -148,12 +226,11 @@ impl Draft<'_> {
     /// Returns the number of bytes that the record takes in the journal.
     pub fn octets(&self) -> u64 {
         let used = RECORD_HEAD as u64 + self.table().len() as u64 + self.contents();
-        used.next_multiple_of(BLOCK) + BLOCK
+        used.next_multiple_of(BLOCK) + Trailer::octets(self.copies())
     }
 
-    /// Returns the most bytes that `message` alone can take in a journal with segments of `segment`
-    /// bytes.
-    pub fn octets_max(message: &Message, segment: u64) -> u64 {
+    /// Returns the most bytes that `message` alone can take in a journal.
+    pub fn octets_max(message: &Message) -> u64 {
         let copy = |to: &Destination| {
             COPY_MAX
                 + match to {
@@ -162,14 +239,7 @@ impl Draft<'_> {
                 }
         };
         let table = message.to.iter().map(copy).sum::<u64>() + message.head.len() as u64;
-        let contents = match &message.content {
-            Content::Memory(bytes) => bytes.len() as u64,
-            Content::File(_, octets) => {
-                let chunks = (octets / BLOCK + 2) * message.to.len() as u64;
-                (4 * chunks).min(segment / 8)
-            }
-        };
-        table + contents + BLOCK
+        table + journaled(message).len() as u64 + BLOCK + Trailer::octets(message.to.len())
     }
 
     /// Returns the number of bytes of all contents that the record contains.
@@ -189,7 +259,14 @@ impl Draft<'_> {
             put_field(&mut out, message.id.as_bytes());
             put_field(&mut out, &message.head);
             out.extend_from_slice(&message.content.size().to_le_bytes());
-            out.push(u8::from(matches!(message.content, Content::Memory(_))));
+            match &message.content {
+                Content::Memory(_) => out.push(IN_JOURNAL),
+                Content::File(file) => {
+                    out.push(IN_FILE);
+                    out.extend_from_slice(&file.number().to_le_bytes());
+                    out.extend_from_slice(&file.checksum().to_le_bytes());
+                }
+            }
             out.extend_from_slice(&(copies.len() as u32).to_le_bytes());
             copies.iter().for_each(|copy| put_placement(&mut out, copy));
         }
@@ -213,16 +290,10 @@ fn put_placement(out: &mut Vec<u8>, copy: &Placement) {
             put_field(out, envelope.as_bytes());
         }
     }
-    for n in [copy.file_id.0, copy.file_id.1, copy.offset] {
+    for n in [copy.inode, copy.offset] {
         out.extend_from_slice(&n.to_le_bytes());
     }
     out.push(copy.missing_newlines as u8);
-    let sums = copy.sums.as_ref();
-    out.extend_from_slice(&sums.map_or(0, |s| s.chunk).to_le_bytes());
-    out.extend_from_slice(&(sums.map_or(0, |s| s.crcs.len()) as u32).to_le_bytes());
-    for crc in sums.iter().flat_map(|s| &s.crcs) {
-        out.extend_from_slice(&crc.to_le_bytes());
-    }
 }
 
 fn put_field(out: &mut Vec<u8>, field: &[u8]) {
@@ -305,8 +376,8 @@ pub(super) fn parse_table(
     let (mut messages, mut copies) = (Vec::new(), 0);
     for _ in 0..count {
         let mut message = fields.message(&mut copies)?;
-        if message.content_at.is_some() {
-            message.content_at = Some(contents_at);
+        if let RecordedContent::Journal(at) = &mut message.content {
+            *at = contents_at;
             contents_at += message.octets;
         }
         messages.push(message);
@@ -317,107 +388,18 @@ pub(super) fn parse_table(
 /// Sorts the copies of `messages` by the marks in `trailer`.
 pub(super) fn apply_marks(messages: &mut [RecordedMessage], trailer: &Trailer) {
     for message in messages {
-        message.copies.retain(|(n, _)| !has_bit(&trailer.resolved, *n));
-        let aborted = message.copies.extract_if(.., |(n, _)| has_bit(&trailer.aborted, *n));
+        message.copies.retain(|(n, _)| !trailer.has(*n, RESOLVED));
+        let aborted = message.copies.extract_if(.., |(n, _)| trailer.has(*n, ABORTED));
         message.aborted = aborted.map(|(_, copy)| copy).collect();
     }
 }
 
-impl Sums {
-    /// Returns the size of a chunk in bytes: one block, or as many as keep the checksums of all
-    /// copies of a message within an eighth of a segment.
-    pub fn chunk(octets: u64, copies: usize, segment: u64) -> u64 {
-        let room = (segment / 8 / 4 / copies.max(1) as u64).max(1);
-        octets.div_ceil(room).next_multiple_of(BLOCK).next_power_of_two()
-    }
-
-    /// Returns the checksums of a copy at `offset`: `head`, the content in `file`, an empty line.
-    pub fn of_message(
-        offset: u64,
-        chunk: u64,
-        head: &[u8],
-        file: &File,
-        octets: u64,
-    ) -> io::Result<Sums> {
-        let mut sums =
-            ChecksumBuilder { sums: Sums { chunk, crcs: Vec::new() }, at: offset, open: None };
-        sums.update(head);
-        let (mut buf, mut at) = (vec![0; 64 * 1024], 0);
-        while at < octets {
-            let most = buf.len().min(usize::try_from(octets - at).unwrap_or(usize::MAX));
-            match FileExt::read_at(file, &mut buf[..most], at) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => {
-                    sums.update(&buf[..n]);
-                    at += n as u64;
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        sums.update(b"\n");
-        Ok(sums.finish())
-    }
-
-    /// Returns begin, length and checksum of each chunk of a range of `len` bytes.
-    pub fn chunks(&self, offset: u64, len: u64) -> impl Iterator<Item = (u64, u64, u32)> {
-        let mut at = offset;
-        self.crcs.iter().map_while(move |&crc| {
-            let end = (at + 1).next_multiple_of(self.chunk).min(offset + len);
-            let this = (at, end.checked_sub(at).filter(|&n| n > 0)?, crc);
-            at = end;
-            Some(this)
-        })
-    }
-}
-
-struct ChecksumBuilder {
-    sums: Sums,
-    at: u64,
-    open: Option<crc32fast::Hasher>,
-}
-
-impl ChecksumBuilder {
-    fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let room = (self.at + 1).next_multiple_of(self.sums.chunk) - self.at;
-            let n = bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX));
-            let (now, rest) = bytes.split_at(n);
-            self.open.get_or_insert_default().update(now);
-            self.at += n as u64;
-            if n as u64 == room {
-                self.close();
-            }
-            bytes = rest;
-        }
-    }
-
-    fn close(&mut self) {
-        self.sums.crcs.extend(self.open.take().map(crc32fast::Hasher::finalize));
-    }
-
-    fn finish(mut self) -> Sums {
-        self.close();
-        self.sums
-    }
-}
-
-/// Returns the content that goes into the journal: all of it, or nothing for a message in place.
+/// Returns the content that goes into the journal: all of it, or nothing if it is in a file.
 pub(super) fn journaled(message: &Message) -> &[u8] {
     match &message.content {
         Content::Memory(bytes) => bytes,
         Content::File(..) => &[],
     }
-}
-
-fn set_bit(bits: &mut [u8], n: usize) {
-    if let Some(byte) = bits.get_mut(n / 8) {
-        *byte |= 1 << (n % 8);
-    }
-}
-
-fn has_bit(bits: &[u8], n: usize) -> bool {
-    bits.get(n / 8).is_some_and(|byte| byte & (1 << (n % 8)) != 0)
 }
 
 /// Reader of binary fields. Each method returns None at the end of the bytes.
@@ -442,6 +424,14 @@ impl<'a> FieldReader<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    fn i64(&mut self) -> Option<i64> {
+        Some(i64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    fn change_time(&mut self) -> Option<ChangeTime> {
+        Some((self.i64()?, self.i64()?))
+    }
+
     fn field(&mut self) -> Option<&'a [u8]> {
         let n = self.u32()? as usize;
         self.take(n)
@@ -454,25 +444,28 @@ impl<'a> FieldReader<'a> {
     /// Reads a message, whose copies are numbered from `number` on.
     fn message(&mut self, number: &mut usize) -> Option<RecordedMessage> {
         let (id, head) = (self.text()?, self.field()?.to_vec());
-        let (octets, journaled) = (self.u64()?, self.u8()? == 1);
+        let octets = self.u64()?;
+        let content = match self.u8()? {
+            IN_JOURNAL => RecordedContent::Journal(0),
+            IN_FILE => RecordedContent::File(ContentReference {
+                number: self.u64()?,
+                checksum: self.u32()?,
+            }),
+            _ => return None,
+        };
         let mut copies = Vec::new();
         for _ in 0..self.u32()? {
             copies.push((*number, self.placement()?));
             *number += 1;
         }
-        let content_at = journaled.then_some(0);
-        Some(RecordedMessage { id, head, octets, content_at, copies, aborted: Vec::new() })
+        Some(RecordedMessage { id, head, octets, content, copies, aborted: Vec::new() })
     }
 
     fn placement(&mut self) -> Option<Placement> {
         let to = self.destination()?;
-        let file_id = (self.u64()?, self.u64()?);
-        let (offset, missing_newlines) = (self.u64()?, usize::from(self.u8()?));
-        let (chunk, count) = (self.u64()?, self.u32()?);
-        let crcs: Vec<u32> = (0..count).map_while(|_| self.u32()).collect();
-        (crcs.len() == count as usize).then_some(())?;
-        let sums = (chunk > 0).then_some(Sums { chunk, crcs });
-        Some(Placement { file: to.file(), to, file_id, offset, missing_newlines, sums })
+        let (inode, offset) = (self.u64()?, self.u64()?);
+        let missing_newlines = usize::from(self.u8()?);
+        Some(Placement { file: to.file(), to, inode, offset, missing_newlines })
     }
 
     fn destination(&mut self) -> Option<Destination> {
@@ -495,12 +488,74 @@ impl<'a> FieldReader<'a> {
 /// Kinds of destination in the table.
 const MAILBOX: u8 = 0;
 const QUEUE_ENTRY: u8 = 1;
+/// Places of content in the table.
+const IN_FILE: u8 = 0;
+const IN_JOURNAL: u8 = 1;
 
 const RECORD_MAGIC: &[u8] = b"mslotrec";
 const TRAILER_MAGIC: &[u8] = b"mslotend";
 /// Bytes in the head of a record, its checksum included.
 pub(super) const RECORD_HEAD: usize = 48;
-/// Bytes in a trailer before its bits.
-const TRAILER_HEAD: usize = 24;
-/// Most bytes that a copy takes in the table without its address or envelope and its checksums.
+/// Bytes in a sector of a trailer before the marks of its copies.
+const TRAILER_HEAD: usize = 56;
+/// Number of copies whose marks a sector of a trailer has.
+const SECTOR_COPIES: usize = SECTOR as usize - TRAILER_HEAD - 4;
+/// Marks of a copy in a trailer.
+const RESOLVED: u8 = 1;
+const ABORTED: u8 = 2;
+/// Most bytes that a copy takes in the table without its address or envelope.
 const COPY_MAX: u64 = 300;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_torn_sector_of_a_trailer_counts_as_not_written() {
+        let (key, seq, copies) = (77, 5, 3 * SECTOR_COPIES + 10);
+        let mut trailer = Trailer::new(BLOCK, seq, copies);
+        let marked: Vec<usize> = (0..copies).step_by(7).collect();
+        marked.iter().for_each(|n| trailer.resolve(*n));
+        marked.iter().for_each(|n| trailer.abort(*n + 1));
+        trailer.done = 99;
+        trailer.changed = ChangeTimes { mailboxes: (-1, 5), queue: (7, 999_999_999) };
+        let whole = trailer.to_bytes(key);
+        assert_eq!(whole.len(), 4 * SECTOR as usize);
+        let octets = |sectors| Trailer::octets(sectors * SECTOR_COPIES);
+        assert_eq!([octets(4), octets(8), octets(9)], [BLOCK, BLOCK, 2 * BLOCK]);
+        let read = |bytes: &[u8]| {
+            let mut read = Trailer::new(BLOCK, seq, copies);
+            read.read_marks(bytes, key);
+            read
+        };
+        let all = read(&whole);
+        assert_eq!((all.done, &all.marks), (99, &trailer.marks));
+        assert_eq!(all.changed, trailer.changed);
+        for torn in 0..4 {
+            // Zeros, another record's sector, a bit, and the sector of another place.
+            for way in 0..4 {
+                let mut bytes = whole.clone();
+                let sector = &mut bytes[torn * SECTOR as usize..][..SECTOR as usize];
+                match way {
+                    0 => sector.fill(0),
+                    1 => {
+                        let other = Trailer::new(BLOCK, seq - 1, copies).to_bytes(key);
+                        sector.copy_from_slice(&other[torn * SECTOR as usize..][..SECTOR as usize]);
+                    }
+                    2 => sector[60] ^= 1,
+                    _ => {
+                        let other = (torn + 1) % 4 * SECTOR as usize;
+                        sector.copy_from_slice(&whole[other..][..SECTOR as usize]);
+                    }
+                }
+                let found = read(&bytes);
+                assert_eq!(found.done, 0, "sector {torn}, way {way}");
+                assert_eq!(found.changed, ChangeTimes::UNKNOWN);
+                for n in 0..copies {
+                    let (there, is_marked) = (n / SECTOR_COPIES != torn, n % 7 == 0);
+                    assert_eq!(found.has(n, RESOLVED), there && is_marked, "copy {n}");
+                }
+            }
+        }
+    }
+}

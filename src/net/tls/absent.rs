@@ -54,6 +54,11 @@ impl TlsSession {
     }
 
     /// Cannot be called.
+    pub fn certificate(&self) -> Option<PeerCertificate> {
+        match self.0 {}
+    }
+
+    /// Cannot be called.
     ///
     /// # Errors
     /// None.
@@ -135,6 +140,17 @@ impl fmt::Display for TlsInfo {
     fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.never {}
     }
+}
+
+/// The certificate of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// Name of the server.
+    pub subject: String,
+    /// Name of the authority.
+    pub issuer: String,
+    /// Last second at which it is valid.
+    pub not_after: u64,
 }
 
 /// A certificate chain with its private key.

@@ -51,7 +51,7 @@ pub fn examine(cert: &Path, key: &Path, host: &str) -> Result<Certificate, Strin
 }
 
 /// Returns the first and the last second, since 1970, at which a certificate is valid.
-fn validity(parsed: &ParsedCertificate<'_>) -> Option<(u64, u64)> {
+pub(super) fn validity(parsed: &ParsedCertificate<'_>) -> Option<(u64, u64)> {
     let at = |seconds| refusal(parsed, UnixTime::since_unix_epoch(Duration::from_secs(seconds)));
     let not_after = match at(u64::MAX)? {
         CertificateError::ExpiredContext { not_after, .. } => not_after.as_secs(),

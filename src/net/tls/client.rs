@@ -12,15 +12,17 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::ring::default_provider;
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::server::ParsedCertificate;
+use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
+use super::certificate::validity;
+use super::names::names;
+use super::verifier::{AcceptAnyCertificate, RootVerifier};
+use super::words::in_words;
 use super::{TlsConnection, TlsInfo, read};
 
 /// Trusted roots.
@@ -38,10 +40,10 @@ impl Trust {
         roots.add_parsable_certificates(found.certs);
         if roots.is_empty() {
             let error = "this system has no root certificates; install the package \
-                ca-certificates, or give a file";
+                ca-certificates, or name a file with smarthost-ca";
             return Err(error.to_owned());
         }
-        Trust::with_roots(roots)
+        Trust::with_roots(roots, Vec::new())
     }
 
     /// Returns the roots in a PEM file, which may be servers' own certificates.
@@ -52,16 +54,20 @@ impl Trust {
         let error = |why: &dyn fmt::Display| format!("{}: {why}", path.display());
         let text = read(path).map_err(|e| error(&e))?;
         let mut roots = RootCertStore::empty();
+        let mut certificates = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(&text) {
-            let certificate = certificate.map_err(|e| error(&e))?;
-            roots.add(certificate).map_err(|e| error(&e))?;
+            let certificate = certificate.map_err(|_| error(&"not in PEM form"))?;
+            let number = certificates.len() + 1;
+            let unusable = format!("certificate {number} cannot be parsed");
+            roots.add(certificate.clone()).map_err(|_| error(&unusable))?;
+            certificates.push(certificate);
         }
         if roots.is_empty() {
             return Err(error(
                 &"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----",
             ));
         }
-        Trust::with_roots(roots)
+        Trust::with_roots(roots, certificates)
     }
 
     /// Accepts any certificate, so that the connection is encrypted to an unknown server.
@@ -85,16 +91,26 @@ impl Trust {
     /// # Errors
     /// No certificate can have that name.
     pub fn session(&self, host: &str) -> io::Result<TlsClientSession> {
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let session = ClientConnection::new(Arc::clone(&self.0), name);
-        session.map(TlsConnection).map_err(io::Error::other)
+        let no_name = || io::Error::other(format!("no certificate can be for the name {host}"));
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| no_name())?;
+        let state = ClientConnection::new(Arc::clone(&self.0), name).map_err(io::Error::other);
+        let state = state.map_err(|e| in_words(e, host))?;
+        Ok(TlsConnection { state, peer: host.to_owned() })
     }
 
-    fn with_roots(roots: RootCertStore) -> Result<Trust, String> {
-        let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+    /// Trusts `roots`, and the certificates of servers that are `pinned`.
+    fn with_roots(
+        roots: RootCertStore,
+        pinned: Vec<CertificateDer<'static>>,
+    ) -> Result<Trust, String> {
+        let provider = Arc::new(default_provider());
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+        let verifier = verifier.build().map_err(|e| format!("TLS: {e}"))?;
+        let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?
-            .with_root_certificates(roots)
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(RootVerifier::new(verifier, pinned)))
             .with_no_client_auth();
         Ok(Trust(Arc::new(config)))
     }
@@ -118,45 +134,23 @@ impl TlsClientSession {
     pub fn handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         self.complete_handshake(socket)
     }
+
+    /// Returns the server's certificate after the handshake.
+    pub fn certificate(&self) -> Option<PeerCertificate> {
+        let der = self.state.peer_certificates()?.first()?;
+        let names = names(der)?;
+        let (_, not_after) = validity(&ParsedCertificate::try_from(der).ok()?)?;
+        Some(PeerCertificate { subject: names.subject, issuer: names.issuer, not_after })
+    }
 }
 
-/// Accepts any certificate, but verifies the handshake signature, so that the server has the key.
-#[derive(Debug)]
-struct AcceptAnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls12_signature(message, certificate, signed, algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signed, algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+/// The certificate of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    /// The name of the server in it; may be empty.
+    pub subject: String,
+    /// The name of the authority that signed it.
+    pub issuer: String,
+    /// The last second, since 1970, at which it is valid.
+    pub not_after: u64,
 }

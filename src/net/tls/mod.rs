@@ -16,6 +16,9 @@
 
 mod certificate;
 mod client;
+mod names;
+mod verifier;
+mod words;
 
 use std::fmt;
 use std::fs::File;
@@ -35,7 +38,7 @@ use rustls::{
 };
 
 pub use certificate::{Certificate, examine};
-pub use client::{TlsClientSession, Trust};
+pub use client::{PeerCertificate, TlsClientSession, Trust};
 
 use crate::process::confinement;
 
@@ -74,7 +77,9 @@ impl ServerCertificate {
     /// The system has no randomness.
     pub fn session(&self) -> io::Result<TlsSession> {
         let config = Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner));
-        ServerConnection::new(config).map(TlsConnection).map_err(io::Error::other)
+        let state = ServerConnection::new(config).map_err(io::Error::other);
+        let state = state.map_err(|e| words::in_words(e, CLIENT))?;
+        Ok(TlsConnection { state, peer: CLIENT.to_owned() })
     }
 }
 
@@ -89,7 +94,11 @@ impl fmt::Debug for ServerCertificate {
 
 /// TLS of one connection: a [`TlsSession`] or a [`TlsClientSession`].
 #[derive(Debug)]
-pub struct TlsConnection<C>(C);
+pub struct TlsConnection<C> {
+    state: C,
+    /// The other side, for errors: a host, or the client.
+    peer: String,
+}
 
 /// The server's side of one connection.
 pub type TlsSession = TlsConnection<ServerConnection>;
@@ -103,7 +112,7 @@ impl TlsSession {
     /// connection.
     pub fn handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
         let info = self.complete_handshake(socket)?;
-        Ok(TlsInfo { sni: self.0.server_name().map(str::to_owned), ..info })
+        Ok(TlsInfo { sni: self.state.server_name().map(str::to_owned), ..info })
     }
 }
 
@@ -113,10 +122,10 @@ where
     S: SideData,
 {
     fn complete_handshake(&mut self, socket: &mut (impl Read + Write)) -> io::Result<TlsInfo> {
-        while self.0.is_handshaking() {
-            self.0.complete_io(socket)?;
+        while self.state.is_handshaking() {
+            self.state.complete_io(socket).map_err(|e| words::in_words(e, &self.peer))?;
         }
-        Ok(tls_info(&self.0))
+        Ok(tls_info(&self.state))
     }
 
     /// Reads from `socket` until there is something for `buffer`. Returns 0 at the end of the
@@ -130,9 +139,9 @@ where
         socket: &mut (impl Read + Write),
         buffer: &mut [u8],
     ) -> io::Result<usize> {
-        match rustls::Stream::new(&mut self.0, socket).read(buffer) {
+        match rustls::Stream::new(&mut self.state, socket).read(buffer) {
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
-            result => result,
+            result => result.map_err(|e| words::in_words(e, &self.peer)),
         }
     }
 
@@ -143,7 +152,7 @@ where
     pub fn write_all(&mut self, socket: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
         // In pieces, because rustls buffers what the socket has not taken yet.
         for piece in bytes.chunks(PIECE) {
-            self.0.writer().write_all(piece)?;
+            self.state.writer().write_all(piece)?;
             self.write_records(socket)?;
         }
         Ok(())
@@ -155,13 +164,13 @@ where
     /// # Errors
     /// Those of the socket.
     pub fn close_notify(&mut self, socket: &mut impl Write) -> io::Result<()> {
-        self.0.send_close_notify();
+        self.state.send_close_notify();
         self.write_records(socket)
     }
 
     fn write_records(&mut self, socket: &mut impl Write) -> io::Result<()> {
-        while self.0.wants_write() {
-            self.0.write_tls(socket)?;
+        while self.state.wants_write() {
+            self.state.write_tls(socket)?;
         }
         Ok(())
     }
@@ -214,7 +223,7 @@ fn chain(cert: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let error = |why: &dyn fmt::Display| format!("tls-cert {}: {why}", cert.display());
     let text = read(cert).map_err(|e| error(&e))?;
     let chain: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&text).collect();
-    let chain = chain.map_err(|e| error(&format!("not in PEM form: {e}")))?;
+    let chain = chain.map_err(|_| error(&"not in PEM form"))?;
     if chain.is_empty() {
         return Err(error(&"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----"));
     }
@@ -236,17 +245,17 @@ fn certified_key(
             error(&"the key is encrypted; openssl pkey -in FILE -out FILE.plain decrypts it")
         }
         PemError::NoItemsFound => error(&"contains no private key"),
-        e => error(&format!("not in PEM form: {e}")),
+        _ => error(&"not in PEM form"),
     })?;
     CertifiedKey::from_der(chain.to_vec(), der, provider).map_err(|e| match e {
         Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => error(&format!(
             "does not belong to the first certificate in {}, which must be the server's own",
             cert.display()
         )),
-        Error::InvalidCertificate(e) => {
-            format!("tls-cert {}: the first certificate is invalid: {e:?}", cert.display())
+        Error::InvalidCertificate(_) => {
+            format!("tls-cert {}: the first certificate is invalid", cert.display())
         }
-        e => error(&e),
+        _ => error(&"the key is of a kind that is not supported; use RSA, ECDSA or Ed25519"),
     })
 }
 
@@ -270,6 +279,8 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     memchr::memmem::find(text, word).is_some()
 }
 
+/// The other side of a server's connection.
+const CLIENT: &str = "the client";
 /// Bytes given to rustls at once: one record.
 const PIECE: usize = 16 * 1024;
 /// Bytes of a file that are read, which is hundreds of certificates.

@@ -12,7 +12,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, UnixAddr, connect, socket,
 };
 
-use crate::net::tls::{TlsClientSession, TlsInfo, Trust};
+use crate::net::tls::{PeerCertificate, TlsClientSession, TlsInfo, Trust};
 
 /// A connected socket.
 #[derive(Debug)]
@@ -56,6 +56,19 @@ impl ClientSocket {
         Ok(info)
     }
 
+    /// Returns the server's certificate, inside TLS.
+    pub(super) fn certificate(&self) -> Option<PeerCertificate> {
+        self.tls.as_ref()?.certificate()
+    }
+
+    /// Returns the address of the server, or None for a Unix socket.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            TcpOrUnix::Tcp(socket) => socket.peer_addr().ok(),
+            TcpOrUnix::Unix(_) => None,
+        }
+    }
+
     /// Reads at least one byte, or returns 0 at the end of the stream.
     pub(super) fn read(&mut self, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
         let mut socket = DeadlineIo { socket: &self.socket, deadline };
@@ -87,12 +100,7 @@ impl ClientSocket {
 /// `TimedOut` if the server does not accept the connection within `timeout`.
 pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(path)?;
-    let socket = socket(
-        AddressFamily::Unix,
-        SockType::Stream,
-        SockFlag::SOCK_CLOEXEC,
-        None::<SockProtocol>,
-    )?;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, CLOEXEC, None::<SockProtocol>)?;
     let stream = UnixStream::from(socket);
     stream.set_write_timeout(Some(timeout))?;
     match connect(stream.as_raw_fd(), &address) {
@@ -103,6 +111,13 @@ pub fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     stream.set_write_timeout(None)?;
     Ok(stream)
 }
+
+/// A program that this process starts does not get the socket.
+#[cfg(not(target_vendor = "apple"))]
+const CLOEXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
+/// macOS has no such flag; mailslot starts no programs.
+#[cfg(target_vendor = "apple")]
+const CLOEXEC: SockFlag = SockFlag::empty();
 
 /// A socket whose calls fail with `TimedOut` at a deadline.
 struct DeadlineIo<'a> {

@@ -23,6 +23,7 @@
 mod client_socket;
 mod converting_reader;
 pub mod credentials;
+mod probe;
 mod server_address;
 
 use std::io::{self, Read};
@@ -39,6 +40,7 @@ use crate::smtp::sender::{
 use crate::smtp::{BodyType, Envelope, Recipient};
 use client_socket::ClientSocket;
 pub use client_socket::connect_unix;
+pub use probe::{ProbeResult, probe};
 pub use server_address::ServerAddress;
 
 /// Configuration of a connection. The default uses clear text and no AUTH.
@@ -212,6 +214,19 @@ impl Connection {
         socket: ClientSocket,
         with_tls: bool,
     ) -> Result<Connection, OpenError> {
+        match Connection::begin(address, settings, socket, with_tls) {
+            (connection, None) => Ok(connection),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// Opens a session as far as possible. Returns the error that ended it, if any.
+    fn begin(
+        address: &ServerAddress,
+        settings: &ClientConfig,
+        socket: ClientSocket,
+        with_tls: bool,
+    ) -> (Connection, Option<OpenError>) {
         let implicit = matches!(address, ServerAddress::Tcp { tls: true, .. });
         let is_unix = matches!(address, ServerAddress::Unix(_));
         let start_tls = match &settings.tls {
@@ -235,28 +250,29 @@ impl Connection {
             tls: None,
             is_used: false,
         };
+        let tls_failed = |e: &io::Error| {
+            let text = format!("TLS handshake failed: {e}");
+            let mut reason = OutcomeReason::local(TLS_FAILED, &text);
+            reason.server = Some(address.server_name());
+            OpenError { reason, retry_without_tls: start_tls == StartTlsPolicy::Offered }
+        };
         if implicit && let Err(e) = connection.handshake() {
-            let reason = OutcomeReason::local(TLS_FAILED, &format!("TLS handshake failed: {e}"));
-            return Err(OpenError { reason, retry_without_tls: false });
+            return (connection, Some(tls_failed(&e)));
         }
-        let mut retry_without_tls = false;
         loop {
             match connection.exchange() {
                 SenderStep::StartTls => match connection.handshake() {
                     Ok(()) => connection.sender.begin_tls(),
-                    Err(e) => {
-                        connection.sender.fail(&format!("{e} came"), TLS_FAILED);
-                        retry_without_tls = start_tls == StartTlsPolicy::Offered;
-                    }
+                    Err(e) => return (connection, Some(tls_failed(&e))),
                 },
-                SenderStep::Ready => return Ok(connection),
+                SenderStep::Ready => return (connection, None),
                 _ => break,
             }
         }
         let reason = connection.sender.failure().cloned();
         let mut reason = reason.unwrap_or_else(|| OutcomeReason::local(BAD_CONNECTION, CLOSED));
         reason.server = Some(address.server_name());
-        Err(OpenError { reason, retry_without_tls })
+        (connection, Some(OpenError { reason, retry_without_tls: false }))
     }
 
     /// Sends one message. Returns an outcome for each recipient of its envelope, in their order.

@@ -36,9 +36,9 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
-use std::path::Path;
+use std::sync::Arc;
 
-use crate::message::{Content, QUEUE_FIELD};
+use crate::message::{Content, ContentDirectory, QUEUE_FIELD};
 use crate::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use crate::smtp::envelope::BodyType;
 use crate::smtp::sender::ContentSurvey;
@@ -272,13 +272,17 @@ impl QueueEntry {
     }
 
     /// Returns the content as it is in the file, ready for a mailbox. A large one is copied to a
-    /// file in the directory `spool`.
+    /// file in `directory`.
     ///
     /// # Errors
     /// The entry cannot be read, or the copy cannot be written.
-    pub fn stored_content(&self, mut file: &File, spool: &Path) -> io::Result<Content> {
+    pub fn stored_content(
+        &self,
+        mut file: &File,
+        directory: Arc<dyn ContentDirectory>,
+    ) -> io::Result<Content> {
         file.seek(SeekFrom::Start(self.content_at))?;
-        Content::read_from(file.take(self.size), spool)
+        Content::read_from(file.take(self.size), directory)
     }
 
     /// Returns the first bytes of the content as they are in the file, at most `max`.

@@ -40,6 +40,7 @@ pub mod list;
 mod runner;
 pub mod state;
 
+use std::fmt;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -50,14 +51,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 
 use crate::deliver::WriterHandle;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
-use crate::relay::client;
+use crate::process::time_zone;
+use crate::relay::{SenderMap, client};
 use crate::route::{Resolution, Route};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
@@ -74,6 +75,8 @@ pub struct QueueConfig {
     pub hostname: String,
     /// Servers to relay to. The first that can be reached is used.
     pub smarthosts: Vec<Smarthost>,
+    /// The senders that the smarthosts accept; None to keep the local ones.
+    pub senders: Option<SenderMap>,
     /// Age of a message at which its sender gets a report about the delay.
     pub warn_after: Duration,
     /// Age at which a message is returned, at least 4 to 5 days (RFC 5321 4.5.4.1).
@@ -89,6 +92,7 @@ impl Default for QueueConfig {
             spool: "/var/spool/mailslot".into(),
             hostname: "localhost".to_owned(),
             smarthosts: Vec::new(),
+            senders: None,
             warn_after: hours(4),
             give_up_after: hours(5 * 24),
             timeout: Duration::from_secs(60),
@@ -160,8 +164,32 @@ enum QueueEvent {
     EntryCreated(String),
     /// The entries for this node are to be tried now.
     Flush(EtrnNode),
-    /// These entries are to be tried now. The number of entries left is sent back.
-    FlushSelected(FlushSelection, Sender<usize>),
+    /// These entries are to be tried now. The progress is sent back, and then the end.
+    FlushSelected(FlushSelection, Sender<FlushReport>),
+}
+
+/// A report of a flush to the program that waits for it.
+#[derive(Debug)]
+enum FlushReport {
+    Progress(FlushProgress),
+    /// The flush has ended. This number of entries is left.
+    Left(usize),
+}
+
+/// The progress of a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushProgress {
+    /// Number of entries that were tried.
+    pub tried: usize,
+    /// Number of entries that the flush is for.
+    pub entries: usize,
+}
+
+impl fmt::Display for FlushProgress {
+    /// Writes `3 of 5 tried`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} tried", self.tried, self.entries)
+    }
 }
 
 /// The queue's threads.
@@ -219,8 +247,8 @@ pub fn start(
     Ok((handle, QueueThread { stop, threads }))
 }
 
-/// Tries each entry of the queue once, or just those in `ids` if there are any. Returns the number
-/// of entries left.
+/// Tries each entry of the queue once, or just those in `ids` if there are any. Calls `report`
+/// before each entry. Returns the number of entries left.
 ///
 /// # Errors
 /// The directory cannot be created or read.
@@ -230,6 +258,7 @@ pub fn flush(
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: &[String],
+    mut report: impl FnMut(FlushProgress),
 ) -> io::Result<usize> {
     let mut left = 0;
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
@@ -238,7 +267,7 @@ pub fn flush(
         let (settings, route) = (settings.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
         let mut runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
-        left += runner.flush(&all, || false);
+        left += runner.flush(&all, &mut report, || false);
     }
     Ok(left)
 }
@@ -274,17 +303,28 @@ impl QueueHandle {
         self.relayed.events.try_send(QueueEvent::Flush(node.clone())).is_ok()
     }
 
-    /// Tries the entries of `selection` once, and waits until that is done. Returns the number of
-    /// entries left, of the submitter or of the whole queue. Returns None if the queue stops or is
-    /// too busy.
-    pub fn flush_selected(&self, selection: FlushSelection) -> Option<usize> {
+    /// Tries the entries of `selection` once, and waits until that is done. Calls `report` before
+    /// entries. Returns the number of entries left, of the submitter or of the whole queue. Returns
+    /// None if the queue stops or is too busy.
+    pub fn flush_selected(
+        &self,
+        selection: FlushSelection,
+        mut report: impl FnMut(FlushProgress),
+    ) -> Option<usize> {
         let mut count = 0;
         // Held mail first, because it may lead to entries for other hosts.
         for thread in [&self.held, &self.relayed] {
-            let (left, answer) = bounded(1);
-            let event = QueueEvent::FlushSelected(selection.clone(), left);
+            // Room for a report of progress and the end, so that the queue never waits for the
+            // client.
+            let (sender, reports) = bounded(2);
+            let event = QueueEvent::FlushSelected(selection.clone(), sender);
             thread.events.try_send(event).ok()?;
-            count += answer.recv().ok()?;
+            count += loop {
+                match reports.recv().ok()? {
+                    FlushReport::Progress(progress) => report(progress),
+                    FlushReport::Left(left) => break left,
+                }
+            };
         }
         Some(count)
     }
@@ -408,7 +448,7 @@ fn now() -> i64 {
 
 /// Returns the time, which is in seconds since 1970, in the system's time zone.
 fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::system())
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }
 
 fn seconds(time: Duration) -> i64 {

@@ -81,6 +81,9 @@ impl Sender {
         reason: OutcomeReason,
     ) {
         let Some(transaction) = &mut self.transaction else { return };
+        // 530 asks for AUTH or STARTTLS (RFC 4954 6, RFC 3207 4). The message waits, because an
+        // administrator can correct that.
+        let class = if reason.code == Some(530) { 4 } else { class };
         match (awaited, class) {
             (AwaitedReply::Mail, 2) => {}
             (AwaitedReply::Mail, 4 | 5) => {
@@ -230,7 +233,11 @@ impl SenderTransaction {
             *outcome = Some(match class {
                 2 => RecipientOutcome::Accepted(reason),
                 5 => RecipientOutcome::Failed(reason),
-                _ => RecipientOutcome::Deferred(reason),
+                // A report of a delay has a status of this class (RFC 3464 2.3.4).
+                _ => RecipientOutcome::Deferred(OutcomeReason {
+                    status: (4, reason.status.1, reason.status.2),
+                    ..reason
+                }),
             });
         }
     }

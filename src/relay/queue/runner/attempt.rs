@@ -1,7 +1,7 @@
 //! One attempt at one entry: sent, its outcomes reported, its state recorded.
 
 use std::hash::BuildHasher;
-use std::io;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,9 @@ use crate::relay::client::{self, Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{EntryKind, OutageReport, Smarthost, held, now, seconds, zoned};
+use crate::relay::{SenderMap, from_field};
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+use crate::smtp::{Mailbox, ReversePath};
 
 /// The state of an entry after an attempt.
 enum AttemptResult {
@@ -86,12 +88,33 @@ impl QueueRunner {
             Ok(connection) => connection,
             Err(reason) => return Ok(AttemptResult::Unreachable(reason)),
         };
+        let mut envelope = locked.envelope_for(&pending);
+        let senders = self.settings.senders.as_ref();
+        let sender = match (senders, &envelope.from) {
+            (Some(senders), ReversePath::Mailbox(sender)) => self
+                .mapped(senders, sender)
+                .map(|mapped| (senders, sender.domain().clone(), mapped)),
+            _ => None,
+        };
+        if let Some((_, _, mapped)) = &sender {
+            envelope.from = ReversePath::Mailbox(mapped.clone());
+        }
+        let content = || -> io::Result<Box<dyn Read + '_>> {
+            let content = locked.entry.content(&locked.file)?;
+            match &sender {
+                Some((senders, domain, _)) if senders.maps_from_field => {
+                    let mapped = |old: &Mailbox| self.mapped(senders, old);
+                    Ok(Box::new(from_field::replace_address(content, domain, &mapped)?))
+                }
+                _ => Ok(Box::new(content)),
+            }
+        };
         let survey = locked.entry.survey(&locked.file)?;
         let outcomes = connection.send(&OutgoingMessage {
-            envelope: &locked.envelope_for(&pending),
+            envelope: &envelope,
             size: survey.wire_size(),
             survey: Some(&survey),
-            content: &|| Ok(Box::new(locked.entry.content(&locked.file)?)),
+            content: &content,
         });
         let relay = connection.address().to_string();
         let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
@@ -115,6 +138,12 @@ impl QueueRunner {
             }
         }
         self.record(&mut locked, pending.into_iter().zip(outcomes).collect(), attempt)
+    }
+
+    /// Returns the address that `senders` has for `sender`, if that is an address of this host.
+    fn mapped(&self, senders: &SenderMap, sender: &Mailbox) -> Option<Mailbox> {
+        let mapped = senders.find(sender).filter(|_| self.route.is_local_address(sender));
+        mapped.cloned()
     }
 
     /// Opens and locks the entry `id`, or returns when to try again.

@@ -66,8 +66,8 @@ impl QueueRunner {
                     let content = match &content {
                         Some(content) => content.clone(),
                         None => {
-                            let read =
-                                locked.entry.stored_content(&locked.file, &self.settings.spool)?;
+                            let contents = self.writer.contents();
+                            let read = locked.entry.stored_content(&locked.file, contents)?;
                             content.insert(read).clone()
                         }
                     };

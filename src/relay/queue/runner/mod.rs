@@ -43,7 +43,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use super::entry::QueueEntry;
 use super::state::{ClockObserver, EntryState};
 use super::{
-    EntryKind, FlushSelection, QueueConfig, QueueEvent, QueueHandle, create_directory, now,
+    EntryKind, FlushProgress, FlushReport, FlushSelection, QueueConfig, QueueEvent, QueueHandle,
+    create_directory, now,
 };
 use crate::deliver::WriterHandle;
 use crate::message::MailboxName;
@@ -163,9 +164,15 @@ impl QueueRunner {
         self.close_connection();
     }
 
-    /// Tries each entry of `selection` once. Ends at an outage, or when `is_stopped` returns true.
-    /// Returns the number of entries left: those of the submitter, or else of the whole queue.
-    pub fn flush(&mut self, selection: &FlushSelection, is_stopped: impl Fn() -> bool) -> usize {
+    /// Tries each entry of `selection` once, and calls `report` before. Ends at an outage, or when
+    /// `is_stopped` returns true. Returns the number of entries left: those of the submitter, or
+    /// else of the whole queue.
+    pub fn flush(
+        &mut self,
+        selection: &FlushSelection,
+        mut report: impl FnMut(FlushProgress),
+        is_stopped: impl Fn() -> bool,
+    ) -> usize {
         let FlushSelection { ids, submitter } = selection;
         let mut entries = self.schedule.ids();
         entries.retain(|id| ids.is_empty() || ids.iter().any(|wanted| **wanted == **id));
@@ -175,7 +182,14 @@ impl QueueRunner {
         if let (Some(outage), false) = (&mut self.outage, entries.is_empty()) {
             outage.retry_at = Instant::now();
         }
-        for id in &entries {
+        let mut logged_at = Instant::now();
+        for (tried, id) in entries.iter().enumerate() {
+            let progress = FlushProgress { tried, entries: entries.len() };
+            report(progress);
+            if logged_at.elapsed() >= PROGRESS_INTERVAL {
+                logged_at = Instant::now();
+                events::queue_flush_progress(progress.tried, progress.entries);
+            }
             self.schedule.insert(id, ScheduledEntry::FORCED);
             self.attempt(id);
             let outage = self.outage.is_some_and(|outage| Instant::now() < outage.retry_at);
@@ -193,14 +207,21 @@ impl QueueRunner {
 
     fn handle_event(&mut self, event: QueueEvent, stopped: &Receiver<()>) {
         match event {
-            QueueEvent::FlushSelected(selection, left) => {
+            QueueEvent::FlushSelected(selection, reports) => {
                 // Entries of other processes count, too.
                 if let Err(e) = self.scan() {
                     events::queue_failed(None::<&str>, e);
                 }
                 let is_stopped = || stopped.try_recv() != Err(TryRecvError::Empty);
+                // Progress is left out while the client has not read the one before.
+                let report = |progress| {
+                    if reports.is_empty() {
+                        let _ = reports.send(FlushReport::Progress(progress));
+                    }
+                };
+                let left = self.flush(&selection, report, is_stopped);
                 // The client may have gone.
-                let _ = left.send(self.flush(&selection, is_stopped));
+                let _ = reports.send(FlushReport::Left(left));
             }
             QueueEvent::EntryCreated(id) => self.schedule.insert(&id, ScheduledEntry::NEW),
             QueueEvent::Flush(node) => self.flush_node(&node),
@@ -288,5 +309,7 @@ fn submitter_of(directory: &Path, id: &str) -> Option<u32> {
 
 /// Time after which an idle connection is closed.
 const CONNECTION_IDLE_MAX: Duration = Duration::from_secs(2);
+/// Time between two lines of the log while a flush lasts.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two scans of the directory, for entries that other processes create.
 const SCAN_INTERVAL: Duration = Duration::from_secs(300);

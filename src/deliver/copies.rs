@@ -1,0 +1,215 @@
+//! The copies of recorded messages in a mailbox: found at their offsets, and written again there.
+//!
+//! Bytes are compared one by one, because a disk may keep any part of what was written, in units of
+//! sectors.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use super::contents::ContentSpool;
+use super::disk::DiskFile;
+use super::journal::{Journal, Placement, Record, RecordedContent, RecordedMessage};
+use super::mailbox::{LockedMailbox, count_missing_newlines};
+use super::mbox::MailboxCopy;
+use crate::message::{Content, Message};
+use crate::observe::events;
+
+/// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
+/// number in the record.
+pub type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+
+/// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
+struct PartialCopy<'a, From> {
+    from: From,
+    number: usize,
+    copy: &'a Placement,
+    message: Message,
+    octets: u64,
+}
+
+/// Writes the copies in `records`, the newest first, again at their offsets in a mailbox, if they
+/// are there in whole or, where `completed` returns true, in part. Where `removed` returns true, a
+/// copy that is missing was removed by another program. Truncates the mailbox to remove an aborted
+/// copy at its end.
+///
+/// A copy is written again even if it reads well and is done, because a sync that failed once
+/// leaves data in memory that is not on the disk.
+pub fn rewrite_copies<From: std::marker::Copy>(
+    contents: &ContentSpool,
+    locked: &mut LockedMailbox,
+    file: &Arc<dyn DiskFile>,
+    records: &[(From, &Journal, &Record)],
+    completed: impl Fn(&From) -> bool,
+    removed: impl Fn(&From) -> bool,
+) -> io::Result<MailboxRepair<From>> {
+    let (mut there, mut doubtful) = (HashSet::new(), Vec::new());
+    let mut partial: Vec<PartialCopy<'_, From>> = Vec::new();
+    for (from, journal, record) in records {
+        for entry in record.messages.iter().rev() {
+            let copy = entry.copies.iter().find(|(_, c)| c.file == locked.name);
+            let Some((number, copy)) = copy else { continue };
+            if there.contains(&entry.id) || partial.iter().any(|p| p.message.id == entry.id) {
+                continue;
+            }
+            let Some(message) = message_of(contents, locked, journal, record, entry, copy)? else {
+                continue;
+            };
+            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
+            let (from, number) = (*from, *number);
+            // A newer copy has the range of an older one that a mail reader removed.
+            let is_free = !partial.iter().any(|p| {
+                p.copy.offset < copy.offset + octets && copy.offset < p.copy.offset + p.octets
+            });
+            match find_copy(locked, copy, &message)? {
+                FoundCopy::Whole => {
+                    write_copy(file, copy, &message)?;
+                    there.insert(message.id);
+                }
+                FoundCopy::Partial
+                    if is_free && (completed(&from) || locked.len >= copy.offset + octets) =>
+                {
+                    partial.push(PartialCopy { from, number, copy, message, octets });
+                }
+                _ if removed(&from) => drop(there.insert(message.id)),
+                _ => doubtful.push((from, number, message)),
+            }
+        }
+    }
+    // In the order of the file, because what precedes a copy may have been lost with it.
+    partial.sort_by_key(|p| p.copy.offset);
+    for PartialCopy { from, number, copy, message, .. } in partial {
+        if follows_message(locked, copy)? {
+            write_copy(file, copy, &message)?;
+            locked.len = locked.file().stat()?.len;
+            there.insert(message.id);
+        } else if removed(&from) {
+            there.insert(message.id);
+        } else {
+            doubtful.push((from, number, message));
+        }
+    }
+    for (_, journal, record) in records {
+        for entry in record.messages.iter().rev().filter(|e| !there.contains(&e.id)) {
+            let aborted = entry.aborted.iter().find(|c| c.file == locked.name);
+            let Some(copy) = aborted else { continue };
+            let message = match read_message(contents, journal, entry, copy) {
+                Ok(message) => message,
+                Err(e) if is_lost(&e) => continue,
+                Err(e) => return Err(e),
+            };
+            let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
+            if find_copy(locked, copy, &message)? != FoundCopy::None
+                && locked.len <= copy.offset + octets
+            {
+                locked.truncate(copy.offset, copy.missing_newlines)?;
+                events::truncated(&entry.id, locked.path().display());
+            }
+        }
+    }
+    Ok((there, doubtful))
+}
+
+/// Returns a message as it was recorded, for one destination. Returns None if its content is lost,
+/// and logs that if the record is not done.
+fn message_of(
+    contents: &ContentSpool,
+    locked: &LockedMailbox,
+    journal: &Journal,
+    record: &Record,
+    entry: &RecordedMessage,
+    copy: &Placement,
+) -> io::Result<Option<Message>> {
+    match (read_message(contents, journal, entry, copy), entry.content) {
+        (Err(e), RecordedContent::File(file)) if is_lost(&e) => {
+            if !record.done {
+                let path = contents.path_of(file.number);
+                let fix = "see whether the message is in the mailbox, and look for the cause in \
+                           the kernel log";
+                let error = format!("{e}; {fix}");
+                events::content_lost(&entry.id, locked.path().display(), path.display(), error);
+            }
+            Ok(None)
+        }
+        (message, _) => message.map(Some),
+    }
+}
+
+/// Returns a message as it was recorded, for one destination.
+///
+/// # Errors
+/// The content cannot be read, or [`is_lost`].
+pub fn read_message(
+    contents: &ContentSpool,
+    journal: &Journal,
+    entry: &RecordedMessage,
+    copy: &Placement,
+) -> io::Result<Message> {
+    let content = match entry.content {
+        RecordedContent::Journal(at) => Content::Memory(journal.content(at, entry.octets)?.into()),
+        RecordedContent::File(file) => Content::File(contents.open(file, entry.octets)?.into()),
+    };
+    let (id, head) = (entry.id.clone(), entry.head.clone());
+    Ok(Message { id, head, content, to: vec![copy.to.clone()] })
+}
+
+/// True if no later attempt can find the content.
+pub fn is_lost(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
+/// State of a copy in a mailbox, at its offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundCopy {
+    Whole,
+    /// The mailbox ends within it or has zeros in it, and the rest matches.
+    Partial,
+    /// The mailbox ends before it or has other data there.
+    None,
+}
+
+/// Compares a mailbox with a copy byte by byte, because a disk may keep any part of what was
+/// written, in units of sectors.
+pub fn find_copy(
+    locked: &LockedMailbox,
+    copy: &Placement,
+    message: &Message,
+) -> io::Result<FoundCopy> {
+    if locked.stat.ino != copy.inode || locked.len <= copy.offset {
+        return Ok(FoundCopy::None);
+    }
+    let (mut at, mut whole) = (copy.offset, true);
+    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
+        let piece = piece?;
+        let there = locked.len.saturating_sub(at).min(piece.len() as u64);
+        let mut theirs = vec![0; there as usize];
+        locked.file().read_exact_at(&mut theirs, at)?;
+        if *theirs != *piece {
+            whole = false;
+            if !theirs.iter().zip(piece.iter()).all(|(a, b)| a == b || *a == 0) {
+                return Ok(FoundCopy::None);
+            }
+        }
+        at += piece.len() as u64;
+    }
+    Ok(if whole { FoundCopy::Whole } else { FoundCopy::Partial })
+}
+
+/// True if the bytes before a copy are the end of a message, as they were when it was recorded.
+/// They are not if a mail reader moved zeros there, which are not ours to write over.
+fn follows_message(locked: &LockedMailbox, copy: &Placement) -> io::Result<bool> {
+    let missing = count_missing_newlines(&**locked.file(), copy.offset)?;
+    Ok(missing == copy.missing_newlines)
+}
+
+/// Writes a copy at its offset.
+fn write_copy(file: &Arc<dyn DiskFile>, copy: &Placement, message: &Message) -> io::Result<()> {
+    let mut at = copy.offset;
+    for piece in MailboxCopy::new(message, &copy.to, copy.missing_newlines).pieces() {
+        let piece = piece?;
+        file.write_all_at(&[&piece], at)?;
+        at += piece.len() as u64;
+    }
+    Ok(())
+}
