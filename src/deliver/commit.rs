@@ -49,7 +49,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpointer, DirtyMailboxes};
 use super::contents::ContentSpool;
-use super::journal::{ChangeTimes, Draft, Journal, Placement, Trailer};
+use super::journal::{ChangeTimes, Draft, Journal, JournalListing, Placement, Trailer};
 use super::locks::{Identity, TryLock};
 use super::mailbox::{LockedMailbox, MailboxStore, OpenMailbox};
 use super::mbox::MailboxCopy;
@@ -135,6 +135,8 @@ pub struct Committer {
     pending_marks: Vec<Trailer>,
     /// Journals without a process in which nothing can be recovered now, with their last owners.
     pub(super) examined: HashMap<(u64, u64), Option<Identity>>,
+    /// Journals of the spool, those of other processes among them.
+    pub(super) journals: JournalListing,
 }
 
 impl Committer {
@@ -173,6 +175,7 @@ impl Committer {
             abandoned: Vec::new(),
             pending_marks: Vec::new(),
             examined: HashMap::new(),
+            journals: JournalListing::default(),
         })
     }
 
@@ -488,10 +491,14 @@ impl Committer {
         }
     }
 
-    /// Does what is due between two batches, when no lock is held: collects a finished checkpoint,
-    /// repairs mailboxes whose sync failed, and retries suspended ones.
-    pub fn maintain(&mut self) {
+    /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes
+    /// whose sync failed, and retries suspended ones. Releases the locks in `locked` before it
+    /// locks a mailbox itself.
+    pub fn maintain(&mut self, locked: &mut LockedMailboxes) {
         self.collect_checkpoints(false);
+        if !self.failed.is_empty() || !self.suspended.is_empty() {
+            locked.clear();
+        }
         self.remove_contents();
         let journal = &self.journal;
         self.pending_marks.retain(|trailer| journal.write_marks(trailer).is_err());
@@ -561,7 +568,7 @@ impl Committer {
     pub fn checkpoint_all(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
-        self.maintain();
+        self.maintain(&mut LockedMailboxes::new());
         if self.journal_failed {
             self.replace_journal()?;
         }

@@ -7,6 +7,7 @@
 //! An outcome is set once, by the writer or by a session that gives up, whichever comes first. So a
 //! message of which a session has reported a timeout is never delivered afterwards.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use super::contents::ContentSpool;
 use super::disk::Disk;
 use super::mailbox::{DestinationDirectories, check_access};
 use super::outcome::{DeferReason, DeliveryError, Outcome};
-use crate::message::{ContentDirectory, Message, Owner, UserMailbox};
+use crate::message::{ContentDirectory, MailboxName, Message, Owner, UserMailbox};
 use crate::observe::events;
 
 /// Handle to the writer. Cheap to clone.
@@ -55,6 +56,32 @@ pub(super) struct Precheck {
     pub directories: DestinationDirectories,
     pub uid: u32,
     pub limit: Option<u64>,
+    pub usable: UsableMailboxes,
+}
+
+/// Mailboxes that could be delivered to less than a second ago.
+#[derive(Debug, Default)]
+pub(super) struct UsableMailboxes(Mutex<HashMap<MailboxName, (u32, Instant)>>);
+
+impl UsableMailboxes {
+    /// Returns true if `name` was usable as a mailbox of `uid`.
+    fn contains(&self, name: &MailboxName, uid: u32) -> bool {
+        let known = self.lock().get(name).copied();
+        known.is_some_and(|(of, at)| of == uid && at.elapsed() < USABLE_TIME)
+    }
+
+    /// Notes that `name` is usable as a mailbox of `uid`.
+    fn insert(&self, name: &MailboxName, uid: u32) {
+        let mut mailboxes = self.lock();
+        if mailboxes.len() >= USABLE_MAX {
+            mailboxes.clear();
+        }
+        mailboxes.insert(name.clone(), (uid, Instant::now()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<MailboxName, (u32, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl WriterHandle {
@@ -117,23 +144,30 @@ impl WriterHandle {
     }
 
     /// Checks, without a lock, whether delivery to `to` would fail for certain, so that a client is
-    /// refused before it sends the mail data.
+    /// refused before it sends the mail data. If there is no limit of size, a mailbox that was
+    /// usable counts as such for a second.
     ///
     /// # Errors
     /// The mailbox is not a regular file, belongs to another user, or is full.
     pub fn precheck(&self, to: &UserMailbox) -> Result<(), DeliveryError> {
-        let Precheck { disk, directories, uid, limit } = &*self.precheck;
+        let Precheck { disk, directories, uid, limit, usable } = &*self.precheck;
+        let uid = to.owner.map_or(*uid, |o| o.uid);
+        if usable.contains(&to.name, uid) {
+            return Ok(());
+        }
         let path = directories.mail.join(to.name.as_str());
         let checked = match disk.lstat(&path) {
-            Ok(stat) => {
-                check_access(&stat, to.owner.map_or(*uid, |o| o.uid)).and_then(|()| match limit {
-                    Some(limit) if stat.len >= *limit => Err(DeliveryError::over_quota(format!(
-                        "is at its limit, {} octets now",
-                        stat.len
-                    ))),
-                    _ => Ok(()),
-                })
-            }
+            Ok(stat) => check_access(&stat, uid).and_then(|()| match limit {
+                Some(limit) if stat.len >= *limit => Err(DeliveryError::over_quota(format!(
+                    "is at its limit, {} octets now",
+                    stat.len
+                ))),
+                Some(_) => Ok(()),
+                None => {
+                    usable.insert(&to.name, uid);
+                    Ok(())
+                }
+            }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(e) => Err(DeliveryError::io("stat", e)),
         };
@@ -235,5 +269,9 @@ impl Drop for OutcomeSender {
     }
 }
 
+/// Time for which a mailbox that was usable is not looked at again.
+const USABLE_TIME: Duration = Duration::from_secs(1);
+/// Most mailboxes that are remembered as usable.
+const USABLE_MAX: usize = 1024;
 /// Interval at which a session that waits looks whether it is to give up.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(250);

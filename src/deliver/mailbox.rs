@@ -322,6 +322,13 @@ impl LockedMailbox {
         })
     }
 
+    /// True if the name still leads to the file, with the length after the last append and the same
+    /// owner and permissions. A program that respects no lock may have changed it.
+    pub fn is_unchanged(&self) -> bool {
+        let now = self.disk.lstat(&self.path);
+        now.is_ok_and(|now| now.has_same_access(&self.stat) && now.len == self.len)
+    }
+
     /// True if the file was missing and this attempt created it.
     pub fn is_created(&self) -> bool {
         self.created

@@ -161,6 +161,8 @@ pub fn open_committer(
     }
     let removed = committer.remove_dead_locks();
     removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
+    // Now, so that the list counts as settled when the first mail comes.
+    committer.journals.update(&**disk, &config.spool).map_err(|e| named(&config.spool, fix, e))?;
     Ok(committer)
 }
 
@@ -348,11 +350,12 @@ impl Committer {
     pub fn finds_orphans(&mut self) -> io::Result<bool> {
         let disk = &*self.store.disk;
         let mut unowned = HashMap::new();
-        let ours: Vec<&Path> =
-            self.abandoned.iter().chain([&self.journal]).map(|journal| &*journal.path).collect();
-        for path in journal::list(disk, &self.spool)? {
-            if !ours.contains(&&*path) {
-                unowned.extend(journal::find_unowned(disk, &path)?);
+        let is_ours = |path: &Path| {
+            self.abandoned.iter().chain([&self.journal]).any(|journal| journal.path == path)
+        };
+        for path in self.journals.update(disk, &self.spool)? {
+            if !is_ours(path) {
+                unowned.extend(journal::find_unowned(disk, path)?);
             }
         }
         let is_new = unowned.iter().any(|(id, owner)| self.examined.get(id) != Some(owner));

@@ -9,10 +9,14 @@
 //! another. It is tried again after 50 ms, then after twice the time, up to 1 s, plus a random
 //! part. At its deadline it is deferred with `Locked`.
 //!
+//! At the end of a batch the messages that wait by then are taken. A mailbox that one of them needs
+//! stays locked for the next batch, but no longer than [`HANDOVER_MAX`] from its first batch on. So
+//! a busy mailbox costs one set of locks for several batches, and its readers still get their turn.
+//!
 //! A panic in a batch ends the process with status 70. What the batch left half done is the same as
 //! after a kill, and the next start recovers it in the same way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
@@ -67,6 +71,7 @@ pub fn start_on(
         directories: DestinationDirectories::new(config.mail_dir.clone(), &config.spool),
         uid: nix::unistd::geteuid().as_raw(),
         limit: config.mailbox_limit,
+        usable: Default::default(),
     });
     let contents = ContentSpool::new(disk.clone(), &config.spool);
     let mut committer = open_committer(&contents, &config, &counters)?;
@@ -118,9 +123,15 @@ impl From<DeliveryJob> for QueuedMessage {
     }
 }
 
-/// Messages that wait for the writer: in the channel, or postponed.
+/// Messages that wait for the writer: in the channel, taken for the next batch, or postponed.
 struct BatchQueue {
     incoming: Receiver<DeliveryJob>,
+    /// Messages taken from the channel for the next batch.
+    taken: Vec<QueuedMessage>,
+    /// Mailboxes that the last batch left locked for those messages.
+    handed_over: LockedMailboxes,
+    /// The time at which the first of them was locked.
+    locked_since: Option<Instant>,
     forward_requests: Receiver<ForwardFileRequest>,
     stopped: Receiver<()>,
     postponed: Vec<QueuedMessage>,
@@ -149,6 +160,9 @@ impl BatchQueue {
     ) -> BatchQueue {
         BatchQueue {
             incoming,
+            taken: Vec::new(),
+            handed_over: LockedMailboxes::new(),
+            locked_since: None,
             forward_requests,
             stopped,
             postponed: Vec::new(),
@@ -176,8 +190,8 @@ impl BatchQueue {
         }
         let deadline = Instant::now() + STOP_GRACE;
         loop {
-            let mut batch: Vec<QueuedMessage> =
-                self.incoming.try_iter().take(MESSAGES_MAX).map(QueuedMessage::from).collect();
+            let mut batch = std::mem::take(&mut self.taken);
+            batch.extend(self.incoming.try_iter().take(MESSAGES_MAX).map(QueuedMessage::from));
             self.take_due(&mut batch);
             self.postponed.retain(|queued| !queued.outcome.is_given_up());
             if batch.is_empty() && self.postponed.is_empty() {
@@ -203,20 +217,22 @@ impl BatchQueue {
         let quiet_time = if committer.has_contents() { CONTENTS_QUIET_TIME } else { QUIET_TIME };
         let quiet = if committer.is_clean() { IDLE_TIMEOUT } else { quiet_time };
         let timeout = next_retry.map_or(quiet, |at| at.saturating_duration_since(now).min(quiet));
-        let mut batch: Vec<QueuedMessage> = Vec::new();
+        let mut batch = std::mem::take(&mut self.taken);
+        let timeout = if batch.is_empty() { timeout } else { Duration::ZERO };
         crossbeam_channel::select! {
             recv(self.incoming) -> job => match job {
                 Ok(job) => batch.push(job.into()),
-                Err(_) => return None,
+                Err(_) => return self.end_with(batch),
             },
-            recv(self.stopped) -> _ => return None,
+            recv(self.stopped) -> _ => return self.end_with(batch),
             recv(self.forward_requests) -> request => if let Ok(request) = request {
                 let ForwardFileRequest { home, owner, answer } = request;
                 // The requester may have given up, so a failed send is no error.
                 let _ = answer.send(forward::read(&*committer.store.disk, &home, owner));
             },
             default(timeout) => {
-                let is_quiet = self.last_activity.is_none_or(|at| at.elapsed() >= quiet_time);
+                let is_quiet = batch.is_empty()
+                    && self.last_activity.is_none_or(|at| at.elapsed() >= quiet_time);
                 if is_quiet && !committer.is_clean() {
                     if let Err(e) = committer.checkpoint_in_background() {
                         events::journal_failed(None::<&str>, e);
@@ -227,8 +243,17 @@ impl BatchQueue {
             }
         }
         self.take_due(&mut batch);
-        self.gather(&mut batch);
+        if !batch.is_empty() {
+            let (sync_time, last_size) = self.last_batch;
+            self.gather(&mut batch, gather_time(sync_time, last_size));
+        }
         Some(batch)
+    }
+
+    /// Leaves `batch` to the end of [`run`](BatchQueue::run).
+    fn end_with(&mut self, batch: Vec<QueuedMessage>) -> Option<Vec<QueuedMessage>> {
+        self.taken = batch;
+        None
     }
 
     /// Moves the postponed messages whose time has come to `batch`.
@@ -237,22 +262,20 @@ impl BatchQueue {
         batch.extend(self.postponed.extract_if(.., |queued| queued.retry_at <= now));
     }
 
-    /// Adds all messages that wait to a batch that is not empty. If syncs are slow and the last
-    /// batch had several messages, also adds those that arrive within a fraction of the time of a
-    /// sync, because they would otherwise wait for two syncs.
-    fn gather(&self, batch: &mut Vec<QueuedMessage>) {
-        if batch.is_empty() {
-            return;
-        }
+    /// Adds all messages that wait to `batch`, up to the limits of a batch. Also adds those that
+    /// arrive within `wait`, until the clients of the last batch may all have sent their next
+    /// message, or none has arrived for half of that time.
+    fn gather(&self, batch: &mut Vec<QueuedMessage>, wait: Duration) {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
-        let (sync_time, last_size) = self.last_batch;
-        let wait = gather_time(sync_time, last_size);
         let deadline = Instant::now() + wait;
+        let expected = batch.len() + self.last_batch.1;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
-                Err(_) if Instant::now() < deadline => self.incoming.recv_timeout(wait / 4).ok(),
+                Err(_) if batch.len() < expected && Instant::now() < deadline => {
+                    self.incoming.recv_timeout(wait / 2).ok()
+                }
                 Err(_) => None,
             };
             let Some(job) = job else { return };
@@ -265,8 +288,14 @@ impl BatchQueue {
 
     /// Locks the mailboxes of a batch, delivers it, and sends the outcomes.
     fn deliver(&mut self, committer: &mut Committer, batch: Vec<QueuedMessage>) {
-        committer.maintain();
-        let mut locked = LockedMailboxes::new();
+        let mut locked = std::mem::take(&mut self.handed_over);
+        committer.maintain(&mut locked);
+        locked.retain(|file, mailbox| {
+            committer.admits(file).is_ok_and(|admitted| admitted) && mailbox.is_unchanged()
+        });
+        if locked.is_empty() {
+            self.locked_since = None;
+        }
         let mut ready: Vec<QueuedMessage> = Vec::with_capacity(batch.len());
         let mut looks_for_dead = false;
         let (segment, mut octets) = (committer.journal_segment(), 0);
@@ -335,6 +364,10 @@ impl BatchQueue {
                 }
             }
         }
+        if looks_for_dead {
+            // Recovery locks the mailboxes itself.
+            self.handed_over.clear();
+        }
         if looks_for_dead && let Err(e) = committer.recover_orphans() {
             events::recovery_failed(None::<&str>, None::<&str>, e);
         }
@@ -350,10 +383,12 @@ impl BatchQueue {
             return;
         }
         let began = Instant::now();
+        let locked_since = *self.locked_since.get_or_insert(began);
         let messages: Vec<&Message> = batch.iter().map(|queued| &queued.message).collect();
         let mut results = committer.commit(&mut locked, &messages);
         self.last_batch = (began.elapsed(), batch.len());
         self.last_activity = Some(Instant::now());
+        let is_whole = results.iter().all(|r| matches!(r, CommitResult::Delivered(_)));
         // From the last to the first, because only copies at the end of a mailbox can be undone.
         let mut outcomes = Vec::with_capacity(batch.len());
         for queued in batch.into_iter().rev() {
@@ -371,6 +406,15 @@ impl BatchQueue {
                 }
                 Some(CommitResult::Retry) | None => self.postpone(queued, None),
             }
+        }
+        let mut taken = Vec::new();
+        self.gather(&mut taken, Duration::ZERO);
+        self.taken = taken;
+        if is_whole && locked_since.elapsed() < HANDOVER_MAX {
+            let needed: HashSet<&DestinationFile> =
+                self.taken.iter().flat_map(|queued| &queued.files).map(|(file, _)| file).collect();
+            locked.retain(|file, _| needed.contains(file));
+            self.handed_over = std::mem::take(&mut locked);
         }
         // The locks first, so that a session's client can read the mailbox when it gets its 250.
         drop(locked);
@@ -429,7 +473,8 @@ impl BatchQueue {
 }
 
 /// Returns the time to wait for more messages, after a batch of `last_size` messages that took
-/// `sync_time` to become durable.
+/// `sync_time` to become durable. If syncs are slow and the last batch had several messages, it is
+/// a fraction of the time of a sync, because the messages would otherwise wait for two syncs.
 fn gather_time(sync_time: Duration, last_size: usize) -> Duration {
     let waits = sync_time >= SLOW_SYNC && last_size > 1;
     if waits { (sync_time / 2).min(GATHER_MAX) } else { Duration::ZERO }
@@ -485,6 +530,9 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// Time that any number of messages may wait for one mailbox. A mail reader that rewrites it is
 /// done by then, so a short lock delays mail and a long one cannot block every session.
 const BLOCKED_GRACE: Duration = Duration::from_secs(2);
+/// Time for which batches pass a locked mailbox on. A program that waits for the lock gets it then,
+/// at the latest after the batch and the wait for its messages.
+const HANDOVER_MAX: Duration = Duration::from_millis(10);
 /// Time of a sync above which it is worthwhile to wait for more messages.
 const SLOW_SYNC: Duration = Duration::from_millis(4);
 /// Longest time that a batch waits for more messages. One sync may have been slow by chance.

@@ -26,6 +26,8 @@ pub(super) struct ServerSocket {
     pub(super) deadline: Instant,
     /// The socket's SO_RCVTIMEO.
     receive_timeout: Duration,
+    /// The time of the first write that blocked, of those since the client last waited for replies.
+    blocked_since: Option<Instant>,
 }
 
 impl ServerSocket {
@@ -37,12 +39,17 @@ impl ServerSocket {
         data_pause: Duration,
         deadline: Instant,
     ) -> ServerSocket {
-        ServerSocket { shared, timeout, data_pause, deadline, receive_timeout: data_pause }
+        let receive_timeout = data_pause;
+        ServerSocket { shared, timeout, data_pause, deadline, receive_timeout, blocked_since: None }
     }
 
     /// Makes one read(2) that returns by `until` or the session's deadline. Returns 0 at the end,
     /// whether the client or a [`SessionHandle`](super::stream::SessionHandle) caused it.
     pub(super) fn read(&mut self, buffer: &mut [u8], until: Instant) -> Result<usize, Disconnect> {
+        // A client that has sent nothing more waits for the replies, and so it reads them.
+        if self.blocked_since.is_some() && !self.shared.socket.has_input() {
+            self.blocked_since = None;
+        }
         loop {
             let left = self.time_left(Instant::now(), until)?;
             let result = match &self.shared.socket {
@@ -87,13 +94,18 @@ impl ServerSocket {
 
     /// Writes all of `bytes` by `until`. They nearly always fit into the socket's buffer. Only when
     /// they do not does the session count as waiting for its client.
-    pub(super) fn write_all(&self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {
+    ///
+    /// A client that goes on sending commands counts as idle since the first write that blocked,
+    /// although later ones succeed. The kernels at both ends enlarge their buffers now and then,
+    /// and take a part of the replies without the client.
+    pub(super) fn write_all(&mut self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {
         let sent = self.shared.socket.write_what_fits(bytes).map_err(Disconnect::Broken)?;
         let rest = bytes.get(sent..).unwrap_or_default();
         if rest.is_empty() {
             return Ok(());
         }
-        let before = self.shared.begin_wait(WaitPhase::Reply, Instant::now())?;
+        let idle_since = *self.blocked_since.get_or_insert_with(Instant::now);
+        let before = self.shared.begin_wait(WaitPhase::Reply, idle_since)?;
         let result = self.write_rest(rest, until);
         match self.shared.end_wait(before) {
             Some(notice) if result.is_err() => Err(notice.into()),
@@ -157,5 +169,57 @@ impl Write for DeadlineSocket<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::session_handle::SessionHandle;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// Writes more than the buffers take, while the client reads it after `blocked` returned for
+    /// the session's handle.
+    fn write_much<T>(
+        server: &mut ServerSocket,
+        client: &mut UnixStream,
+        blocked: impl FnOnce(&SessionHandle) -> T,
+    ) -> T {
+        let handle = SessionHandle::new(&server.shared);
+        let bytes = vec![b'x'; 4 << 20];
+        thread::scope(|scope| {
+            scope.spawn(|| server.write_all(&bytes, Instant::now() + LONG).unwrap());
+            while handle.waiting_since().is_none() {
+                thread::yield_now();
+            }
+            let result = blocked(&handle);
+            client.read_exact(&mut vec![0; 4 << 20]).unwrap();
+            result
+        })
+    }
+
+    #[test]
+    fn a_client_that_sends_on_is_idle_since_the_first_write_that_blocked() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let shared = Arc::new(StreamShared::new(Socket::Unix(server)));
+        let mut server = ServerSocket::new(shared, LONG, LONG, Instant::now() + LONG);
+        client.write_all(b"two commands").unwrap();
+        let blocked_at = write_much(&mut server, &mut client, |_| Instant::now());
+        // There is unread input, so the client does not wait for the replies.
+        assert_eq!(server.read(&mut [0; 3], Instant::now() + LONG).unwrap(), 3);
+        write_much(&mut server, &mut client, |handle| {
+            assert!(handle.idle_for().unwrap() >= blocked_at.elapsed());
+        });
+        // There is none any more: the client waits, and counts as active.
+        assert_eq!(server.read(&mut [0; 100], Instant::now() + LONG).unwrap(), 9);
+        let empty = server.read(&mut [0; 100], Instant::now() + Duration::from_millis(1));
+        assert!(matches!(empty, Err(Disconnect::TimedOut)), "{empty:?}");
+        let caught_up_at = Instant::now();
+        write_much(&mut server, &mut client, |handle| {
+            assert!(handle.idle_for().unwrap() <= caught_up_at.elapsed());
+        });
     }
 }

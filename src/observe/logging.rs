@@ -1,11 +1,14 @@
 //! The log: lines to standard error or syslog. The lines come from [`events`] alone, which quotes
 //! their values; a control character in a line that a library logs is escaped here.
 //!
-//! Lines go through a bounded channel to a thread that writes them, so that a full pipe or a
+//! Lines go through a bounded queue to a thread that writes them, so that a full pipe or a
 //! stopped syslog daemon never delays mail. While [`QUEUE`] lines wait, further ones are dropped,
 //! and their number is logged when there is room. A process that exits must therefore call
 //! `log::logger().flush()` first, which waits at most a second. The program sets a panic hook that
 //! logs, because the standard one writes to standard error.
+//!
+//! All lines that wait are written with one write(2), up to [`WRITE_MAX`] bytes, so that a busy
+//! server does not wake the reader of the log for each line.
 //!
 //! On standard error a line begins with the date and the level. Under systemd, which
 //! `JOURNAL_STREAM` indicates, it begins with `<priority>`, because the journal dates lines itself.
@@ -17,16 +20,17 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use nix::syslog::{Facility, LogFlags, Priority, Severity};
 
 use super::events;
+use super::line_queue::LineQueue;
 use crate::process::{privilege, time_zone};
 
 /// Destination of the log.
@@ -70,11 +74,12 @@ pub fn start(target: LogTarget, verbosity: i32) -> io::Result<PendingLog> {
         let identity = "mailslot";
         nix::syslog::openlog(Some(identity), LogFlags::LOG_PID, Facility::LOG_MAIL)?;
     }
-    let (lines, queue) = bounded(QUEUE);
-    log::set_max_level(filter.filter());
-    log::set_boxed_logger(Box::new(Queued { filter, lines, dropped: AtomicU64::new(0) }))
-        .map_err(io::Error::other)?;
-    Ok(PendingLog(Some((queue, style))))
+    let lines = Arc::new(LineQueue::new(QUEUE));
+    let level = filter.filter();
+    let queued = Queued { filter, lines: Arc::clone(&lines), dropped: AtomicU64::new(0) };
+    log::set_max_level(level);
+    log::set_boxed_logger(Box::new(queued)).map_err(io::Error::other)?;
+    Ok(PendingLog(Some((lines, style))))
 }
 
 /// Returns the socket of the syslog daemon if it does not exist, so that the lines would be lost.
@@ -96,7 +101,7 @@ const SYSLOG_SOCKETS: &[&str] = &["/dev/log", "/var/run/log", "/var/run/syslog"]
 /// A log that holds its lines until [`PendingLog::write`] is called or it is dropped. Its thread
 /// starts only then, because a thread that exists when the process drops privileges keeps its own.
 #[derive(Debug)]
-pub struct PendingLog(Option<(Receiver<LogItem>, LogStyle)>);
+pub struct PendingLog(Option<(Arc<LineQueue>, LogStyle)>);
 
 impl PendingLog {
     /// Starts the thread that writes the lines.
@@ -110,10 +115,16 @@ impl PendingLog {
     fn start_thread(&mut self) -> io::Result<()> {
         let Some((queue, style)) = self.0.take() else { return Ok(()) };
         let write = move || match privilege::drop_capabilities() {
-            Ok(()) => write_lines(&queue, |level, line| style.write(level, line)),
+            Ok(()) => {
+                let (mut lines, mut buffer) = (Vec::new(), LineBuffer::new(style, write_text));
+                loop {
+                    queue.take(&mut lines);
+                    buffer.write_all(&lines);
+                }
+            }
             Err(e) => {
                 let (level, line) = events::log_failed(e);
-                drop(style.write(level, &line));
+                LineBuffer::new(style, write_text).write_all(&[(level, line)]);
             }
         };
         thread::Builder::new().name("log".into()).spawn(write).map(drop)
@@ -127,18 +138,10 @@ impl Drop for PendingLog {
     }
 }
 
-/// A request to the writing thread.
-#[derive(Debug)]
-enum LogItem {
-    Line(Level, String),
-    /// Is answered when everything before it is written.
-    Flush(Sender<()>),
-}
-
 /// The logger that filters lines and queues them. It never waits.
 struct Queued {
     filter: env_logger::Logger,
-    lines: Sender<LogItem>,
+    lines: Arc<LineQueue>,
     dropped: AtomicU64,
 }
 
@@ -154,35 +157,73 @@ impl Log for Queued {
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
             let (level, line) = events::log_full(dropped);
-            if self.lines.try_send(LogItem::Line(level, line)).is_err() {
+            if !self.lines.add(level, line) {
                 self.dropped.fetch_add(dropped, Ordering::Relaxed);
             }
         }
-        let line = LogItem::Line(record.level(), one_line(record.args().to_string()));
-        if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
+        if !self.lines.add(record.level(), one_line(record.args().to_string())) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn flush(&self) {
-        let (done, wait) = bounded(1);
-        let limit = Duration::from_secs(1);
-        if self.lines.send_timeout(LogItem::Flush(done), limit).is_ok() {
-            let _ = wait.recv_timeout(limit);
+        self.lines.flush(Duration::from_secs(1));
+    }
+}
+
+/// The bytes of lines that are written together.
+struct LineBuffer<W> {
+    style: LogStyle,
+    text: Vec<u8>,
+    /// Writes whole lines.
+    write: W,
+}
+
+impl<W: FnMut(&[u8])> LineBuffer<W> {
+    fn new(style: LogStyle, write: W) -> LineBuffer<W> {
+        LineBuffer { style, text: Vec::new(), write }
+    }
+
+    fn write_all(&mut self, lines: &[(Level, String)]) {
+        lines.iter().for_each(|(level, line)| self.add(*level, line));
+        self.flush();
+    }
+
+    /// Adds a line. For syslog, which takes one line at a time, writes it.
+    fn add(&mut self, level: Level, line: &str) {
+        let before = self.text.len();
+        match self.style.append(level, line, &mut self.text) {
+            // Lines of several processes must not mix.
+            true if before > 0 && self.text.len() > WRITE_MAX => {
+                let (whole, last) = self.text.split_at(before);
+                (self.write)(whole);
+                self.text = last.to_vec();
+            }
+            true => {}
+            // A line that cannot be written is lost, because there is no other place to report
+            // that.
+            false => drop(nix::syslog::syslog(priority(level), line)),
+        }
+    }
+
+    /// Writes the lines in the buffer.
+    fn flush(&mut self) {
+        if !self.text.is_empty() {
+            (self.write)(&self.text);
+            self.text.clear();
         }
     }
 }
 
-/// Writes the queued lines. A line that cannot be written is lost, because there is no other place
+/// Writes to standard error. A line that cannot be written is lost, because there is no other place
 /// to report that.
-fn write_lines(queue: &Receiver<LogItem>, write: impl Fn(Level, &str) -> io::Result<()>) {
-    for item in queue {
-        match item {
-            LogItem::Line(level, line) => drop(write(level, &line)),
-            LogItem::Flush(done) => drop(done.send(())),
-        }
-    }
+fn write_text(text: &[u8]) {
+    drop(io::stderr().write_all(text));
 }
+
+/// Most bytes of several lines that are written together: PIPE_BUF of Linux. A pipe takes so many
+/// at once, so that the lines of several processes do not mix.
+const WRITE_MAX: usize = 4096;
 
 /// Returns `text` with control characters escaped.
 fn one_line(text: String) -> String {
@@ -209,22 +250,20 @@ enum LogStyle {
 }
 
 impl LogStyle {
-    fn write(self, level: Level, line: &str) -> io::Result<()> {
-        let severity = severity(level);
-        if self == LogStyle::Syslog {
-            nix::syslog::syslog(Priority::new(severity, Facility::LOG_MAIL), line)?;
-            return Ok(());
-        }
-        // One write(2) for a line, because lines of several processes must not mix.
-        let text = match self {
-            LogStyle::Journal => format!("<{}>{line}\n", severity as i32),
-            _ => {
+    /// Appends the line with its date or priority to `text`. Returns false if lines of this style
+    /// are not text.
+    fn append(self, level: Level, line: &str, text: &mut Vec<u8>) -> bool {
+        // Writing to a vector does not fail.
+        drop(match self {
+            LogStyle::Syslog => return false,
+            LogStyle::Journal => writeln!(text, "<{}>{line}", severity(level) as i32),
+            LogStyle::Dated => {
                 let now = Timestamp::now().to_zoned(time_zone::local());
-                let now = now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z");
-                format!("{now} {level:5} {line}\n")
+                let date = now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z");
+                writeln!(text, "{date} {level:5} {line}")
             }
-        };
-        io::stderr().write_all(text.as_bytes())
+        });
+        true
     }
 }
 
@@ -237,6 +276,10 @@ fn stderr_is_the_journal() -> bool {
     stderr
         .and_then(|file| file.metadata())
         .is_ok_and(|m| stream == format!("{}:{}", m.dev(), m.ino()))
+}
+
+fn priority(level: Level) -> Priority {
+    Priority::new(severity(level), Facility::LOG_MAIL)
 }
 
 fn severity(level: Level) -> Severity {
@@ -270,19 +313,40 @@ mod tests {
     /// A writer that blocks forever does not delay the caller, and the lost lines are counted.
     #[test]
     fn a_blocked_log_does_not_block() {
-        let (lines, queue) = bounded(2);
+        let lines = Arc::new(LineQueue::new(2));
+        let queue = Arc::clone(&lines);
         let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).build();
         let log = Queued { filter, lines, dropped: AtomicU64::new(0) };
         for _ in 0..5 {
             log.log(&Record::builder().level(Level::Info).args(format_args!("hello")).build());
         }
         assert_eq!(log.dropped.load(Ordering::Relaxed), 3);
-        assert_eq!(queue.try_iter().count(), 2);
+        let mut taken = Vec::new();
+        queue.take(&mut taken);
+        assert_eq!(taken.len(), 2);
         log.log(&Record::builder().level(Level::Info).args(format_args!("again")).build());
-        let texts = queue.try_iter().map(|item| match item {
-            LogItem::Line(_, text) => text,
-            LogItem::Flush(_) => "flush".into(),
-        });
-        assert_eq!(texts.collect::<Vec<_>>(), ["log-full lines=3", "again"]);
+        queue.take(&mut taken);
+        let texts: Vec<_> = taken.into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["log-full lines=3", "again"]);
+    }
+
+    #[test]
+    fn waiting_lines_are_written_together_and_whole() {
+        let line = |n: usize| format!("{n:04} {}", "x".repeat(n % 500));
+        let mut lines: Vec<_> = (0..200).map(|n| (Level::Info, line(n))).collect();
+        lines.push((Level::Warn, "y".repeat(2 * WRITE_MAX)));
+        let mut writes = Vec::new();
+        LineBuffer::new(LogStyle::Journal, |text: &[u8]| {
+            writes.push(String::from_utf8(text.to_vec()).unwrap());
+        })
+        .write_all(&lines);
+        assert!(writes.iter().all(|text| text.ends_with('\n')));
+        let long = writes.pop().unwrap();
+        assert_eq!(long, format!("<4>{}\n", "y".repeat(2 * WRITE_MAX)));
+        assert!(writes.iter().all(|text| text.len() <= WRITE_MAX));
+        let expected: String = (0..200).map(|n| format!("<6>{}\n", line(n))).collect();
+        assert_eq!(writes.concat(), expected);
+        let fewest = expected.len().div_ceil(WRITE_MAX);
+        assert!(writes.len() <= 2 * fewest, "{} writes, {fewest} would do", writes.len());
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod counters;
 pub mod events;
+mod line_queue;
 pub mod logging;
 pub mod metrics;
 pub mod progress;

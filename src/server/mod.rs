@@ -1,7 +1,7 @@
 //! The server: accepts connections, runs the pool of session threads, and stops.
 //!
 //! ```text
-//! Accept --connection--> acceptor --bounded channel--> session thread 1..N --> SessionContext
+//! Accept --connection--> acceptor --bounded queue--> session thread 1..N --> SessionContext
 //!                           |
 //!                           +-- full: 421 at once, from here
 //! ```
@@ -21,6 +21,7 @@
 //! writer is answered 451. Connections that are open at the end are closed.
 
 mod admission;
+mod connection_queue;
 mod hand_over;
 
 use std::fs::File;
@@ -50,6 +51,7 @@ use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
 use crate::sysexits::EX_TEMPFAIL;
 use admission::{Admission, OverloadMonitor, SessionPermit};
+use connection_queue::QueueInput;
 use hand_over::HandOverThread;
 
 /// Server configuration. The defaults are those of the options of mailslot.
@@ -312,8 +314,8 @@ struct Pool {
 }
 
 impl Pool {
-    fn start(shared: &Arc<ServerShared>, count: usize) -> io::Result<(Pool, Sender<Admitted>)> {
-        let (sender, queue) = bounded::<Admitted>(count);
+    fn start(shared: &Arc<ServerShared>, count: usize) -> io::Result<(Pool, QueueInput<Admitted>)> {
+        let (input, queue) = connection_queue::bounded::<Admitted>(count);
         let (alive, ended) = bounded(0);
         let mut threads = Vec::with_capacity(count);
         for number in 0..count {
@@ -336,7 +338,7 @@ impl Pool {
                 io::Error::new(e.kind(), text)
             })?);
         }
-        Ok((Pool { threads, ended }, sender))
+        Ok((Pool { threads, ended }, input))
     }
 
     /// Waits for the threads to end, after the last connection was sent to them, and ends sessions
@@ -414,7 +416,7 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
 /// The loop that accepts connections.
 struct Acceptor<'a> {
     shared: &'a Arc<ServerShared>,
-    queue: Sender<Admitted>,
+    queue: QueueInput<Admitted>,
     wake: &'a UnixStream,
     overload: OverloadMonitor,
     /// A descriptor to give up when there are no others.
@@ -480,7 +482,7 @@ impl Acceptor<'_> {
         };
         // The channel is full while threads drain the input of sessions that are not counted.
         if let Err(back) = self.queue.try_send(Admitted { socket, peer, service, permit }) {
-            self.refuse(&back.into_inner().socket, peer, service.tls, "full");
+            self.refuse(&back.socket, peer, service.tls, "full");
         }
     }
 

@@ -1,8 +1,6 @@
 //! The session as the host of its receiver: answers what the receiver asks about senders,
 //! recipients and users, from the route, the disk and the counters.
 
-use std::path::Path;
-
 use super::access::Access;
 use super::hand_over::HandOverTransaction;
 use super::recipient_limiter::RecipientLimiter;
@@ -68,10 +66,10 @@ impl Host for SessionHost<'_> {
     type Destination = Resolution;
 
     fn check_mail(&self, from: &ReversePath, size: Option<u64>) -> Result<(), Reply> {
-        let SessionConfig { spool, mail_dir, .. } = &self.context.config;
+        let SessionContext { spool_space, mail_space, .. } = self.context;
         let needed = size.unwrap_or(0).saturating_add(ROOM_MIN);
         // A message for a full disk of mailboxes can wait in the spool.
-        if has_room(spool, needed) && (self.access.hold || has_room(mail_dir, needed)) {
+        if spool_space.take(needed) && (self.access.hold || mail_space.take(needed)) {
             Ok(())
         } else {
             events::no_room(self.session, self.access.peer, from, size.unwrap_or(0));
@@ -159,16 +157,6 @@ impl Host for SessionHost<'_> {
 /// lookup, for the mailbox, or for room in it.
 fn can_wait(reply: &Reply) -> bool {
     matches!(reply.code, 450 | 451) || reply.enhanced == Some((5, 2, 2))
-}
-
-/// Returns true if the disk of `directory` has `bytes` free. A disk that gives no answer, or that
-/// has no size, passes: the writer's own errors decide then.
-fn has_room(directory: &Path, bytes: u64) -> bool {
-    #[allow(clippy::useless_conversion)] // 32 bits where the system's are
-    nix::sys::statvfs::statvfs(directory).map_or(true, |disk| {
-        let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
-        disk.blocks() == 0 || free >= bytes
-    })
 }
 
 /// Free bytes that a disk must have besides the size of the message.

@@ -18,6 +18,7 @@
 //! | `config.rs` | session configuration |
 //! | `access.rs` | what the client may do |
 //! | `host.rs` | what the receiver asks: is the recipient known, is there room |
+//! | `free_space.rs` | the free space of the disks, asked for at each MAIL |
 //! | `recipient_limiter.rs` | delays for a client that probes for users |
 //! | `mail_data.rs` | mail data, read and turned into a message |
 //! | `delivery.rs` | a message that was received whole: delivered, answered, reported |
@@ -36,6 +37,7 @@ mod config;
 mod delivery;
 mod delivery_log;
 mod end;
+mod free_space;
 mod hand_over;
 mod host;
 mod mail_data;
@@ -60,6 +62,7 @@ use crate::smtp::{Receiver, Reply, Step, reply};
 use access::Access;
 pub use config::{Audience, RelayPolicy, SessionConfig, TlsPolicy};
 pub use end::SessionEnd;
+use free_space::FreeSpace;
 use hand_over::HandOverTransaction;
 pub use hand_over::{HandOverResult, ReceiptState, receipt_state, remove_receipt};
 use host::SessionHost;
@@ -73,6 +76,10 @@ pub struct SessionContext {
     writer: WriterHandle,
     counters: Arc<Counters>,
     ids: IdGenerator,
+    /// Free space for the spool.
+    spool_space: FreeSpace,
+    /// Free space for the mailboxes.
+    mail_space: FreeSpace,
 }
 
 impl SessionContext {
@@ -83,7 +90,10 @@ impl SessionContext {
         writer: WriterHandle,
         counters: Arc<Counters>,
     ) -> SessionContext {
-        SessionContext { config, route, writer, counters, ids: IdGenerator::new() }
+        let spool_space = FreeSpace::new(&config.spool);
+        let mail_space = FreeSpace::new(&config.mail_dir);
+        let ids = IdGenerator::new();
+        SessionContext { config, route, writer, counters, ids, spool_space, mail_space }
     }
 
     /// Runs a session of SMTP over `stream`, from the greeting to its end, and leaves the last

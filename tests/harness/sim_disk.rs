@@ -27,6 +27,7 @@
 //! the file systems are other devices with the same inodes, as when a disk gets another name.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -746,7 +747,11 @@ impl Disk for SimDisk {
         self.call(Op::Look, path, |state| {
             if let Some(n) = state.directories.iter().position(|d| d == path) {
                 let (uid, gid) = (nix::unistd::geteuid().as_raw(), u32::MAX);
-                let (kind, modified) = (FileKind::Directory, SystemTime::UNIX_EPOCH);
+                let kind = FileKind::Directory;
+                // Each change of a name shows.
+                let names = BuildHasherDefault::<DefaultHasher>::default();
+                let names = Duration::from_nanos(names.hash_one(state.list(path)));
+                let modified = SystemTime::UNIX_EPOCH + names;
                 return Ok(Stat {
                     dev: state.mounts,
                     ino: 1 + n as u64,

@@ -91,6 +91,19 @@ impl Attacker {
 
 /// Runs 200 attackers of these kinds from `sources` while `meanwhile` runs.
 fn under_attack(to: SocketAddr, kinds: &[Kind], sources: &[Ipv4Addr], meanwhile: impl FnOnce()) {
+    let one = |n: usize| Attacker::new(kinds[n % kinds.len()], sources[n % sources.len()], to);
+    attack_by((0..200).map(one).collect(), meanwhile, |attacker| {
+        *attacker = Attacker::new(attacker.kind, attacker.source, to);
+    });
+}
+
+/// Runs `attackers` while `meanwhile` runs. Each that the server disconnects is given to
+/// `disconnected`.
+fn attack_by(
+    mut attackers: Vec<Attacker>,
+    meanwhile: impl FnOnce(),
+    disconnected: impl Fn(&mut Attacker) + Send,
+) {
     let over = AtomicBool::new(false);
     // Ends the attack even if `meanwhile` fails.
     struct Over<'a>(&'a AtomicBool);
@@ -99,15 +112,14 @@ fn under_attack(to: SocketAddr, kinds: &[Kind], sources: &[Ipv4Addr], meanwhile:
             self.0.store(true, Ordering::SeqCst);
         }
     }
-    let one = |n: usize| Attacker::new(kinds[n % kinds.len()], sources[n % sources.len()], to);
-    let mut attackers: Vec<Attacker> = (0..200).map(one).collect();
     std::thread::scope(|scope| {
         let _over = Over(&over);
-        scope.spawn(|| {
+        let over = &over;
+        scope.spawn(move || {
             while !over.load(Ordering::SeqCst) {
                 for attacker in &mut attackers {
                     if !attacker.act() {
-                        *attacker = Attacker::new(attacker.kind, attacker.source, to);
+                        disconnected(attacker);
                     }
                 }
                 std::thread::sleep(Duration::from_millis(100)); // the pace of the attackers
@@ -189,6 +201,22 @@ fn attack_by_slow_clients() {
 fn attack_by_clients_that_never_read() {
     let _machine = super::shared();
     attack_from_many(&[Kind::NotReading]);
+}
+
+/// Programs of this host that never read take every thread of a small pool. The kernels take more
+/// of the replies for many seconds, and that must not count as reading.
+#[test]
+fn a_newcomer_is_served_in_a_small_pool_of_clients_that_never_read() {
+    let _machine = super::shared();
+    let server = Server::start(&["--threads", "8"]);
+    let to = server.address;
+    let attacker = |_| Attacker::new(Kind::NotReading, Ipv4Addr::LOCALHOST, to);
+    let newcomer = || {
+        // An idle client loses its place after a sixtieth of the timeout, 5 s.
+        let took = delivers(Ipv4Addr::LOCALHOST, to, Duration::from_secs(15));
+        println!("a newcomer was served after {took:?}");
+    };
+    attack_by((0..8).map(attacker).collect(), newcomer, |_| {});
 }
 
 #[test]

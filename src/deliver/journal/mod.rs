@@ -59,6 +59,7 @@
 //! A message above `message::MEMORY_MAX` bytes is in a file of its own (`contents.rs`), which was
 //! synced before the record was written. The file is needed as long as the record.
 
+mod listing;
 mod record;
 
 use std::collections::HashSet;
@@ -67,6 +68,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use self::listing::JournalListing;
 pub use self::record::{
     ChangeTimes, ContentReference, Draft, MESSAGES_MAX, Placement, Record, RecordedContent,
     RecordedMessage, Trailer,
