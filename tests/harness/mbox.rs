@@ -47,8 +47,8 @@ fn take_line<'a>(rest: &mut &'a [u8]) -> &'a [u8] {
 }
 
 /// Returns what [`without_trace`] must find of a message that was sent as `sent`, with LF at the
-/// end of its lines: all but the fields that a sender must not set, and an empty line above a text
-/// that has no header.
+/// end of its lines: all but the fields that a sender must not set, an empty line above a text that
+/// has no header and after a header without text, and the separator line of a mailbox as a field.
 pub fn kept(sent: &[u8]) -> Vec<u8> {
     let mut kept: Vec<u8> = Vec::new();
     let (mut header, mut within, mut dropped) = (true, false, false);
@@ -57,6 +57,13 @@ pub fn kept(sent: &[u8]) -> Vec<u8> {
             if !dropped {
                 kept.extend(line);
             }
+            continue;
+        }
+        let after_marks = line.iter().position(|byte| *byte != b'>').unwrap_or(line.len());
+        if header && kept.is_empty() && line[after_marks..].starts_with(b"From ") {
+            kept.extend(b"X-Mailbox-Line: ");
+            kept.extend(line);
+            (within, dropped) = (true, false);
             continue;
         }
         let name = field_name(line).filter(|_| header);
@@ -73,6 +80,9 @@ pub fn kept(sent: &[u8]) -> Vec<u8> {
         }
         within = header && (name.is_some() || !kept.is_empty());
         kept.extend(line);
+    }
+    if header {
+        kept.push(b'\n');
     }
     kept
 }

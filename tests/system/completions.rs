@@ -20,7 +20,7 @@ fn bash_completes() {
                   COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); compopt() { :; }
                   _mailslot; echo \"${COMPREPLY[*]}\"";
     for (line, expected) in [
-        ("mailslot --smarthost-", "--smarthost-tls --smarthost-login"),
+        ("mailslot --smarthost-", SMARTHOST_OPTIONS),
         ("mailslot --smarthost-tls ", "verify encrypt may"),
         ("mailslot --smarthost-tls = e", "encrypt"),
         ("mailslot --tls-cert mailslot.b", "mailslot.bash"),
@@ -32,6 +32,9 @@ fn bash_completes() {
         assert_eq!(of(&["bash", "--norc"], script, line).trim(), expected, "{line}");
     }
 }
+
+const SMARTHOST_OPTIONS: &str =
+    "--smarthost-tls --smarthost-ca --smarthost-login --smarthost-sender --smarthost-from";
 
 #[test]
 #[ignore = "needs fish"]

@@ -124,10 +124,13 @@ fn fail_each_call(group: &[&str], to: &[&str], length: usize, most: usize) {
     let (_, status) = server.stop();
     assert_eq!(status.code(), Some(0));
     ledger.assert_matches(&directory);
+    // The next start removes content that could not be removed.
+    directory.start(&[]).stop();
     directory.assert_clean(&to.iter().map(|name| (*name).to_owned()).collect());
 }
 
-/// Calls on files, not on sockets and threads.
+/// Calls on files, not on sockets and threads. close is not among them, because the kernel releases
+/// the descriptor and its locks whatever it returns, and strace would keep both.
 const ON_FILES: &[&str] = &[
     "openat",
     "write",
@@ -146,7 +149,6 @@ const ON_FILES: &[&str] = &[
     "statx",
     "lseek",
     "fchmod",
-    "close",
     "getdents64",
 ];
 
@@ -213,7 +215,8 @@ fn journal_is_replaced_after_a_failed_sync() {
     let mut ledger = Ledger::default();
     ledger.deliver(server.address, TestMessage::new("first", &["a", "b"], 500));
     let inode = || {
-        let names = directory.names("spool");
+        let mut names = directory.names("spool");
+        names.retain(|name| name.starts_with("journal-"));
         assert_eq!(names.len(), 1, "{names:?}");
         fs::metadata(directory.join("spool").join(&names[0])).unwrap().ino()
     };
