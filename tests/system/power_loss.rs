@@ -161,7 +161,8 @@ fn restart(disk: &LoopDisk, ledger: &mut Ledger<u16>) -> Vec<Mismatch> {
     let directories = ["mail", "spool"].map(|name| fs::read_dir(disk.root().join(name)).unwrap());
     for entry in directories.into_iter().flatten() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let expected = BOXES.contains(&&*name) || name.starts_with("journal-");
+        let is_of_spool = name.starts_with("journal-") || ["hand-over", "queue"].contains(&&*name);
+        let expected = BOXES.contains(&&*name) || is_of_spool;
         assert!(expected, "left: {name}, log: {log:#?}");
     }
     let mismatches = ledger.mismatches(&MailDirectory(disk.root().join("mail")));
