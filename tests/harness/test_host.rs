@@ -88,6 +88,8 @@ impl TestHost {
     /// Creates a mailbox that contains a message.
     pub fn make_mailbox(&self, name: &str, uid: u32, gid: u32, mode: u32) {
         let path = self.mailbox(name);
+        // The kernel may forbid even root to open the file of a user in a sticky directory.
+        let _ = fs::remove_file(&path);
         fs::write(&path, "From a\n\nb\n\n").unwrap();
         chown(&path, Some(uid), Some(gid)).unwrap();
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
@@ -129,7 +131,8 @@ impl TestHost {
 
     /// Starts the program.
     pub fn start(&self, mode: StartMode, options: &[&str]) -> Server {
-        let listen = ["-l", "127.0.0.1:0", "--lock-timeout", "1"];
+        let timeout = if options.contains(&"--lock-timeout") { &[][..] } else { &LOCK_TIMEOUT };
+        let listen = [&["-l", "127.0.0.1:0"], timeout].concat();
         self.start_command(self.command(mode, &[&listen, options].concat()))
     }
 
@@ -139,6 +142,9 @@ impl TestHost {
             .unwrap_or_else(|(log, status)| panic!("not ready, {status}:\n{}", log.join("\n")))
     }
 }
+
+/// Time for which a test waits for a mailbox that stays locked.
+const LOCK_TIMEOUT: [&str; 2] = ["--lock-timeout", "1"];
 
 /// Returns the line of a user in passwd(5).
 pub fn passwd_line(name: &str, id: u32) -> String {

@@ -130,7 +130,9 @@ fn stale_dotlock_in_a_sticky_directory_is_removed() {
         chown(&lock, Some(ALICE), Some(ALICE)).unwrap();
         let then = std::time::SystemTime::now() - Duration::from_secs(1000);
         File::options().write(true).open(&lock).unwrap().set_modified(then).unwrap();
-        let server = host.start(mode, &["--mailbox-limit", "1K", "--hold", "off"]);
+        // The server looks at a dotlock of another program two times, seconds apart.
+        let options = ["--mailbox-limit", "1K", "--hold", "off", "--lock-timeout", "30"];
+        let server = host.start(mode, &options);
         let mut client = server.after_ehlo();
         let text = format!("Subject: x\r\n\r\n{}\r\n", "x".repeat(900));
         client.deliver("a@a.example", &["alice@host.example"], &text, 552);
@@ -367,13 +369,10 @@ fn check_prints_the_run_identity() {
     };
     for (mode, identity) in [
         (StartMode::Root, "root, becomes mailslot:mail; writes each mailbox as its owner"),
-        (
-            StartMode::Capable,
-            "uid 64900 with CAP_SETUID and CAP_SETGID; writes each mailbox as its",
-        ),
+        (StartMode::Capable, "mailslot with CAP_SETUID and CAP_SETGID; writes each mailbox as its"),
         (
             StartMode::Plain,
-            "uid 64900 without CAP_SETUID and CAP_SETGID; writes mailboxes as itself",
+            "mailslot without CAP_SETUID and CAP_SETGID; writes mailboxes as itself",
         ),
     ] {
         let text = check(mode, &[]);
@@ -382,13 +381,13 @@ fn check_prints_the_run_identity() {
     }
     fs::write(host.path("etc/aliases"), "root: alice\n").unwrap();
     let text = check(StartMode::Root, &[]);
-    assert!(text.ends_with("\nno problems\n"), "{text}");
+    assert!(!text.contains("\nproblem: "), "{text}");
 
     chown(host.path("spool"), Some(0), Some(0)).unwrap();
     host.set_mail_directory(0o755, 0, 0);
     for (options, expected) in [
         (&[][..], "is not writable by mailslot:mail\n   fix: chown mailslot:mail "),
-        (&[], "mail (owner 0:0, mode 755) is not writable by mailslot:mail\n   fix: chown"),
+        (&[], "mail (owner root:root, mode 755) is not writable by mailslot:mail\n   fix: chown"),
         (&[], "users without a mailbox cannot create one"),
         (&["--run-as", "nobody"], "there is no user nobody\n   fix: useradd --system "),
         (&["--run-as", "root"], "run-as root: a vulnerability would give root access"),
@@ -397,7 +396,7 @@ fn check_prints_the_run_identity() {
         assert!(text.contains(expected), "{expected:?} in {text}");
     }
     let text = check(StartMode::Plain, &["--run-as", "alice"]);
-    assert!(text.contains("only root can become another user, and this is uid 64900"), "{text}");
+    assert!(text.contains("only root can become another user, and this is mailslot"), "{text}");
     assert!(text.contains("cannot write to the mailboxes of other users"), "{text}");
 }
 
