@@ -58,9 +58,9 @@ fn recovery_reads_large_batches_in_pieces() {
     let server = directory.start(&[]);
     server.wait_for_log("recovery-ended");
     let taken = memory(&server).saturating_sub(before.0);
-    assert!(taken < MIB, "{taken} bytes more than after a first start");
+    assert!(taken < 2 * MIB, "{taken} bytes more than after a first start");
     let peak = status(&server, "VmHWM:").saturating_sub(before.1);
-    assert!(peak < MIB, "at its peak {peak} bytes more than after a first start");
+    assert!(peak < 2 * MIB, "at its peak {peak} bytes more than after a first start");
 }
 
 /// Most sessions wait for a command, or for the first line of mail data.
