@@ -1,6 +1,7 @@
 //! Checks that the programs of this host which call sendmail(8) reach this server.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -25,7 +26,8 @@ fn advice_on(path: &Path) -> Option<Problem> {
             "install mailslot-sendmail under that name (contrib/install --sendmail)",
         ));
     };
-    if program.ends_with("mailslot-sendmail") {
+    // A link to this program, or to another copy of it.
+    if is_this_program(&program) || program.ends_with("mailslot") {
         return None;
     }
     let package = package_of(&program).map(|name| format!(" of {name}")).unwrap_or_default();
@@ -36,6 +38,13 @@ fn advice_on(path: &Path) -> Option<Problem> {
         ),
         "unless that is meant, remove it and install mailslot-sendmail by that name",
     ))
+}
+
+/// True if `file` is the program that runs.
+fn is_this_program(file: &Path) -> bool {
+    let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+    let running = std::env::current_exe().ok();
+    running.and_then(|path| id(&path)).is_some_and(|running| id(file) == Some(running))
 }
 
 /// Returns the Debian package that has the file.
@@ -63,9 +72,13 @@ mod tests {
         fs::write(directory.path().join("exim4"), "").unwrap();
         symlink("exim4", &path).unwrap();
         assert!(what().unwrap().contains("/exim4: mail of its callers is not for this server"));
-        fs::write(directory.path().join("mailslot-sendmail"), "").unwrap();
+        fs::write(directory.path().join("mailslot"), "").unwrap();
+        symlink("mailslot", directory.path().join("mailslot-sendmail")).unwrap();
         fs::remove_file(&path).unwrap();
         symlink("mailslot-sendmail", &path).unwrap();
+        assert_eq!(what(), None);
+        fs::remove_file(&path).unwrap();
+        symlink(std::env::current_exe().unwrap(), &path).unwrap();
         assert_eq!(what(), None);
     }
 }

@@ -386,6 +386,9 @@ impl Host {
              useradd -M alice && useradd -M bob
              chown root:mail $D/mail && chmod 2775 $D/mail && chown mailslot:mail $D/spool
              chmod 711 $D/spool
+             for path in /usr/sbin/sendmail /usr/lib/sendmail; do
+                 [ ! -e $path ] || mount --bind $P $(readlink -f $path)
+             done
              echo root: alice >>$D/aliases",
         );
         host
