@@ -64,7 +64,13 @@ fn attempt(
     let options = [&options[..], &["--smarthost-tls", "may"]].concat();
     let server = directory.start(&options);
     let inject = at.map(|(call, n)| kill_at(call, n));
-    let strace = Strace::attach(directory, &[thread_of(server.pid(), "queue")], inject);
+    // A thread that has sent a message waits for another one for two seconds.
+    let mut client = server.after_ehlo();
+    client.deliver("smith@here.example", &["good@far.example"], "\r\nbefore\r\n", 250);
+    wait_until("the first message is sent", || directory.queue().is_empty());
+    far_directory.clear();
+    let threads = ["queue", "sender"].map(|name| thread_of(server.pid(), name));
+    let strace = Strace::attach(directory, &threads, inject);
     let mut client = Client::connect(server.address);
     client.expect(220);
     client.command("EHLO client.example", 250);
