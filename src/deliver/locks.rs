@@ -27,7 +27,7 @@
 //! its journal is locked. The lock of a dead one keeps every program away from a mailbox that may
 //! end in half a message, until recovery has repaired that.
 //!
-//! A lock of another program is looked at twice, [`SECOND_LOOK`] apart, before it is broken. So a
+//! A lock of another program is looked at twice, `SECOND_LOOK` apart, before it is broken. So a
 //! lock that a living program has for a moment is not broken when the clock steps. Times that only
 //! a wrong clock shows, in the future or before 2020, are not believed.
 //!

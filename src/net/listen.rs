@@ -195,7 +195,7 @@ where
     Ok(listeners)
 }
 
-/// Returns the first line that the server at `address` sends within [`GREETING_TIMEOUT`].
+/// Returns the first line that the server at `address` sends within `GREETING_TIMEOUT`.
 pub fn greeting(address: &ListenAddress) -> Option<String> {
     let stream: Box<dyn Read> = match address {
         ListenAddress::Tcp { host, port, .. } => {

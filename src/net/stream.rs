@@ -155,7 +155,7 @@ impl Stream {
     /// bytes, which is dropped as a whole.
     ///
     /// Nothing else ends a line. But a client that ends its lines with LF alone waits for a reply
-    /// after the first of them. If input ends with LF and nothing follows for [`BARE_LF_PAUSE`],
+    /// after the first of them. If input ends with LF and nothing follows for `BARE_LF_PAUSE`,
     /// this returns it as it is, because the reply should explain the error.
     pub fn read_line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
         if let Some(notice) = self.socket.shared.notice() {

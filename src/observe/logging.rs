@@ -7,7 +7,7 @@
 //! `log::logger().flush()` first, which waits at most a second. The program sets a panic hook that
 //! logs, because the standard one writes to standard error.
 //!
-//! All lines that wait are written with one write(2), up to [`WRITE_MAX`] bytes, so that a busy
+//! All lines that wait are written with one write(2), up to `WRITE_MAX` bytes, so that a busy
 //! server does not wake the reader of the log for each line.
 //!
 //! On standard error a line begins with the date and the level. Under systemd, which

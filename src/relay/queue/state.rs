@@ -153,7 +153,7 @@ pub fn retry_delay(tries: u32, jitter: u64) -> i64 {
 }
 
 /// Returns the least number of attempts before a message is returned after `give_up_after` seconds,
-/// whatever the clock says: those that are due in half of that time, at most [`TRIES_MIN`].
+/// whatever the clock says: those that are due in half of that time, at most `TRIES_MIN`.
 pub fn tries_min(give_up_after: i64) -> u32 {
     let (mut tries, mut at) = (1, 0);
     while tries < TRIES_MIN {
@@ -186,7 +186,7 @@ impl ClockObserver {
         ClockObserver { last: (monotonic, wall), stepped_at: None }
     }
 
-    /// Returns true if the clock has not stepped in the last [`SETTLE_TIME`].
+    /// Returns true if the clock has not stepped in the last `SETTLE_TIME`.
     pub fn is_settled(&mut self, monotonic: Instant, wall: i64) -> bool {
         let passed = seconds(monotonic.saturating_duration_since(self.last.0));
         if wall.saturating_sub(self.last.1).abs_diff(passed) > STEP_MIN {
