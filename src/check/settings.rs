@@ -88,7 +88,7 @@ fn check_configuration_file(config: &Config) -> Option<Problem> {
 /// Checks that logged-in users can be found if messages go to terminals.
 fn check_terminals(config: &Config) -> Option<Problem> {
     let utmp = Terminals::default().utmp;
-    (config.terminals != Audience::Nobody && !utmp.exists()).then(|| {
+    (config.terminals != Audience::NoClient && !utmp.exists()).then(|| {
         advice(
             format!("terminals: logged-in users cannot be found without {}", utmp.display()),
             "set terminals to off, or let login programs maintain that file",

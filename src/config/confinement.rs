@@ -48,7 +48,7 @@ impl Config {
         if self.forward_files {
             rules.allow_read_homes();
         }
-        if self.terminals != Audience::Nobody {
+        if self.terminals != Audience::NoClient {
             rules.allow_terminals(&Terminals::default().utmp);
         }
         rules

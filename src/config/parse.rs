@@ -134,9 +134,9 @@ pub fn delimiter(text: &str) -> Result<char, String> {
 /// Parses `on`, `off` or `local`.
 pub fn audience(text: &str) -> Result<Audience, String> {
     match text {
-        "on" => Ok(Audience::Everyone),
-        "local" => Ok(Audience::Local),
-        "off" => Ok(Audience::Nobody),
+        "on" => Ok(Audience::AnyClient),
+        "local" => Ok(Audience::LocalClient),
+        "off" => Ok(Audience::NoClient),
         _ => Err("on, off or local".to_owned()),
     }
 }

@@ -7,7 +7,7 @@
 //! | state of the file | removed by |
 //! | --- | --- |
 //! | locked (flock), because the process that received it lives | that process |
-//! | referred to by a journal | the process whose checkpoint on disk covers the record |
+//! | referred to by a journal | the process, when a checkpoint on disk covers the record |
 //! | neither: its process was killed | the next start, or the next recovery |
 //!
 //! A file is locked before the journals are searched for it. So a session that has it is seen, and

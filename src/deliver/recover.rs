@@ -197,7 +197,7 @@ pub struct OrphanedJournal {
 /// Journals that no living process has.
 #[derive(Debug)]
 struct OrphanedJournals {
-    /// Journals without records, and their last owners, whose locks are stale.
+    /// Journals without records, and their last owners. Their locks are stale.
     empty: Vec<(Journal, Option<Identity>)>,
     /// Journals with records. The locks of their owners keep every program away from the mailboxes
     /// until [`Committer::recover`] begins.
@@ -321,7 +321,7 @@ impl Committer {
         stat.map(|stat| stat.changed)
     }
 
-    /// Removes a journal whose records are all in their mailboxes. A damaged one is not reset,
+    /// Removes a journal if all its records are in their mailboxes. A damaged one is not reset,
     /// because it stays under its second name as it was found.
     fn remove_recovered(&self, journal: &mut Journal) -> io::Result<()> {
         let disk = &self.store.disk;
@@ -595,7 +595,7 @@ fn resolve(
     Ok(())
 }
 
-/// Removes the done marks of records whose copies were lost, and syncs that. Otherwise the changes
+/// Removes the done marks of records with lost copies, and syncs that. Otherwise the changes
 /// that recovery makes would be taken for those of another program after the next crash.
 fn forget_done(
     orphans: &mut [OrphanedJournal],

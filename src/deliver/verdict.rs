@@ -33,7 +33,7 @@ use crate::message::DestinationFile;
 /// Records that are done although copies may be missing from a file, by their origin.
 #[derive(Debug)]
 pub struct Verdict<From> {
-    /// Records whose copies were removed by another program, if they are missing.
+    /// Records with copies that another program removed, if they are missing.
     pub removed: HashSet<From>,
     /// Records with copies that are missing, and perhaps were lost by the disk.
     pub lost: Vec<From>,
@@ -116,7 +116,7 @@ fn is_changed_later<From>(locked: &LockedMailbox, records: &[(From, &Journal, &R
 /// Records of one journal for a mailbox, while they are examined from the newest to the oldest.
 struct JournalHistory<'a> {
     journal: &'a Journal,
-    /// Range of the last record whose copies are there.
+    /// Range of the last record with copies that are there.
     later: Option<WrittenRange>,
     /// True if another program has changed the mailbox since the record was written.
     changed: bool,

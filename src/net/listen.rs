@@ -513,21 +513,21 @@ impl FromStr for ListenAddress {
     }
 }
 
+/// Writes `HOST:PORT`, with brackets around an IPv6 address, and with the prefix `tls:` or `plain:`
+/// unless it is that of the port.
+pub fn write_tcp(f: &mut fmt::Formatter<'_>, host: &str, port: u16, tls: bool) -> fmt::Result {
+    f.write_str(match (tls, port) {
+        (true, _) => "tls:",
+        (false, TLS_PORT) => "plain:",
+        (false, _) => "",
+    })?;
+    if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ListenAddress::Tcp { host, port, tls } => {
-                let tls = match (tls, *port) {
-                    (true, _) => "tls:",
-                    (false, TLS_PORT) => "plain:",
-                    (false, _) => "",
-                };
-                if host.contains(':') {
-                    write!(f, "{tls}[{host}]:{port}")
-                } else {
-                    write!(f, "{tls}{host}:{port}")
-                }
-            }
+            ListenAddress::Tcp { host, port, tls } => write_tcp(f, host, *port, *tls),
             ListenAddress::Unix { path, mode: 0o666 } => write!(f, "unix:{}", path.display()),
             ListenAddress::Unix { path, mode } => {
                 write!(f, "unix:{},mode={mode:o}", path.display())

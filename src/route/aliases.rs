@@ -92,7 +92,7 @@ impl UnsupportedTarget {
                 "let the alias lead to a user, and let cron run the program on that user's mailbox"
             }
             UnsupportedTarget::File => {
-                "let the alias lead to a user, whose mailbox is a file; /dev/null throws mail away"
+                "let the alias lead to a user with a mailbox file; /dev/null throws mail away"
             }
             UnsupportedTarget::Directive => {
                 "remove the alias, so that mail for the name is rejected; /dev/null throws it away"
@@ -234,8 +234,8 @@ impl Aliases {
         Some((entry_key(&name, &mailbox), mailbox.is_some()))
     }
 
-    /// Removes each alias whose key an earlier one has, with a complaint. Equal keys have equal
-    /// hashes, and so are neighbours or nearly so.
+    /// Removes each alias with the key of an earlier one, and adds a complaint. Equal keys have
+    /// equal hashes, and so are neighbours or nearly so.
     fn remove_second_aliases(&mut self) {
         let mut kept: Vec<AliasPlace> = Vec::with_capacity(self.places.len());
         for place in std::mem::take(&mut self.places) {

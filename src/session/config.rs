@@ -15,20 +15,20 @@ use crate::terminal::Terminals;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
     /// Every client.
-    Everyone,
+    AnyClient,
     /// No client.
-    Nobody,
+    NoClient,
     /// Clients on this host: loopback addresses, Unix sockets and pipes.
-    Local,
+    LocalClient,
 }
 
 impl Audience {
     /// Returns true if a client at `peer` is among them.
     pub(super) fn includes(self, peer: Peer) -> bool {
         match self {
-            Audience::Everyone => true,
-            Audience::Nobody => false,
-            Audience::Local => peer.is_local(),
+            Audience::AnyClient => true,
+            Audience::NoClient => false,
+            Audience::LocalClient => peer.is_local(),
         }
     }
 }
@@ -102,10 +102,10 @@ impl Default for SessionConfig {
             size_max: 25 << 20,
             recipients_max: 100,
             errors_max: 20,
-            vrfy: Audience::Local,
-            expn: Audience::Local,
-            forward_replies: Audience::Local,
-            terminals: Audience::Nobody,
+            vrfy: Audience::LocalClient,
+            expn: Audience::LocalClient,
+            forward_replies: Audience::LocalClient,
+            terminals: Audience::NoClient,
             host_terminals: Terminals::default(),
             spool: "/var/spool/mailslot".into(),
             mail_dir: "/var/mail".into(),

@@ -268,7 +268,7 @@ fn drop_privileges(config: &Config) -> Result<(), StartError> {
     let account = account_to_become(config, start)?;
     let acts = config.users == NameSet::System;
     let mut groups = Vec::new();
-    if config.terminals != Audience::Nobody {
+    if config.terminals != Audience::NoClient {
         groups.extend(Group::from_name("tty").ok().flatten().map(|group| group.gid));
     }
     privilege::drop_privileges(account.as_ref(), &groups, acts)

@@ -24,7 +24,7 @@ pub struct Rehearsal {
     pub failed: Option<StartError>,
     /// Problems that do not stop the start.
     pub problems: Vec<Problem>,
-    /// The service whose identity the rehearsal had; None for that of this process.
+    /// The service that gave the rehearsal its identity; None for that of this process.
     pub service: Option<ServiceUnit>,
 }
 

@@ -32,7 +32,7 @@ impl TestTerminals {
         let (store, ann, bo) = (MailStore::new(), Pty::open(), Pty::open());
         bo.mesg(false);
         let host_terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
-        let terminals = Audience::Local;
+        let terminals = Audience::LocalClient;
         let settings = SessionConfig { terminals, host_terminals, ..store.session_settings() };
         TestTerminals { store, ann, bo, settings }
     }
@@ -224,10 +224,10 @@ fn stopped_terminal_delays_only_its_sender() {
 fn clients_that_may_not_send_get_502() {
     let mut setup = TestTerminals::new();
     for (send, peer, may) in [
-        (Audience::Everyone, remote_peer(1), true),
-        (Audience::Local, remote_peer(1), false),
-        (Audience::Local, Peer::Unix, true),
-        (Audience::Nobody, Peer::Unix, false),
+        (Audience::AnyClient, remote_peer(1), true),
+        (Audience::LocalClient, remote_peer(1), false),
+        (Audience::LocalClient, Peer::Unix, true),
+        (Audience::NoClient, Peer::Unix, false),
     ] {
         setup.settings.terminals = send;
         let sessions = setup.store.sessions(setup.settings.clone());

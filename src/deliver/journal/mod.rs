@@ -51,7 +51,7 @@
 //! continue those of the journals that were recovered, because a message that recovery records
 //! again must have the greater number in the later record.
 //!
-//! Only a journal whose header is all zeros was never filled. Any other header that does not match
+//! Only a journal with a header of zeros was never filled. Any other header that does not match
 //! its checksum is damage, and so is a bad record that was durable: newer records follow it, or its
 //! trailer says that it was done. A damaged journal is kept as `journal-N.damaged-INODE`, and its
 //! intact records are used.
@@ -156,7 +156,7 @@ pub fn referenced_contents(disk: &dyn Disk, spool: &Path) -> io::Result<Option<V
         let (header, damage) = read_header(&*file)?;
         let mut journal = Journal::with_header(path, file, 0, &header);
         let records = journal.read()?;
-        // Of a journal whose owner lives, a part may have been written while it was read.
+        // If the owner of the journal lives, it may write while the journal is read.
         if damage.or(journal.damage).is_some() {
             return Ok(None);
         }

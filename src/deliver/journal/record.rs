@@ -498,7 +498,7 @@ const TRAILER_MAGIC: &[u8] = b"mslotend";
 pub(super) const RECORD_HEAD: usize = 48;
 /// Bytes in a sector of a trailer before the marks of its copies.
 const TRAILER_HEAD: usize = 56;
-/// Number of copies whose marks a sector of a trailer has.
+/// Number of copies with marks in a sector of a trailer.
 const SECTOR_COPIES: usize = SECTOR as usize - TRAILER_HEAD - 4;
 /// Marks of a copy in a trailer.
 const RESOLVED: u8 = 1;

@@ -5,7 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::net::listen::TLS_PORT;
+use crate::net::listen::{TLS_PORT, write_tcp};
 
 /// The address of a server: `HOST`, `HOST:PORT`, `[IPV6]:PORT`, `tls:HOST:PORT` or `unix:PATH`.
 /// Port 465 means `tls:` unless `plain:` is given.
@@ -92,18 +92,7 @@ impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ServerAddress::Unix(path) => write!(f, "unix:{}", path.display()),
-            ServerAddress::Tcp { host, port, tls } => {
-                let tls = match (tls, *port) {
-                    (true, _) => "tls:",
-                    (false, TLS_PORT) => "plain:",
-                    (false, _) => "",
-                };
-                if host.contains(':') {
-                    write!(f, "{tls}[{host}]:{port}")
-                } else {
-                    write!(f, "{tls}{host}:{port}")
-                }
-            }
+            ServerAddress::Tcp { host, port, tls } => write_tcp(f, host, *port, *tls),
         }
     }
 }

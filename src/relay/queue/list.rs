@@ -27,7 +27,7 @@ pub enum ListFormat {
 /// A view of the queue: the entries to list, and what is known besides them.
 #[derive(Clone, Debug, Default)]
 pub struct ListView {
-    /// The user whose entries are listed; None for those of every user.
+    /// The user that submitted the listed entries; None for every user.
     pub submitter: Option<u32>,
     /// The outages that the queue is in, known to the running server only.
     pub outages: Vec<OutageReport>,

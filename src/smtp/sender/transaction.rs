@@ -222,7 +222,7 @@ impl SenderTransaction {
         }
     }
 
-    /// Decides the accepted recipient whose RCPT came first. Returns true if there are others.
+    /// Decides the accepted recipient of the first RCPT. Returns true if there are others.
     fn decide_first_accepted(&mut self, class: u16, reason: OutcomeReason) -> bool {
         if !self.accepted.is_empty() {
             let index = self.accepted.remove(0);
