@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod container;
+pub mod cron;
 pub mod dialogue;
 pub mod directory;
 pub mod external;

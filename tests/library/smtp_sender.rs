@@ -6,7 +6,9 @@ use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::sender::{
     Credentials, Encoder, RecipientOutcome, Sender, SenderConfig, SenderStep, StartTlsPolicy,
 };
-use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{BodyType, Envelope, ReversePath};
+
+use crate::harness::outbound::envelope;
 
 /// Replies by the beginning of the command. The first row that fits counts, then [`USUAL`].
 type Replies<'a> = &'a [(&'a str, &'a str)];
@@ -140,30 +142,6 @@ fn settings() -> SenderConfig {
         secure: false,
         start_tls: StartTlsPolicy::Off,
         credentials: None,
-    }
-}
-
-fn mailbox(text: &str) -> Mailbox {
-    Mailbox::parse(text).unwrap()
-}
-
-fn envelope(to: &[&str]) -> Envelope<()> {
-    let recipient = |to: &&str| Recipient {
-        path: ForwardPath::Mailbox(mailbox(to)),
-        destination: (),
-        notify: None,
-        original: None,
-    };
-    Envelope {
-        delivery: Delivery::Mail,
-        from: ReversePath::Mailbox(mailbox("me@here.example")),
-        size: None,
-        body: BodyType::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
-        submitter: None,
-        to: to.iter().map(recipient).collect(),
     }
 }
 

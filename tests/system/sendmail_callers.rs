@@ -5,13 +5,12 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
+use crate::harness::cron;
 use crate::harness::directory::TestDirectory;
 use crate::harness::external::{external, open, run, run_for_text};
-use crate::harness::namespace::Namespace;
-use crate::harness::process::Daemon;
 use crate::harness::server::{Server, sendmail_path};
 use crate::harness::{is_true_within, wait_until};
 
@@ -218,28 +217,10 @@ fn php_mail() {
 fn cron_job() {
     for mut host in SendmailHost::running_and_stopped() {
         let directory = host.directory.path();
-        for name in ["tabs", "empty", "run"] {
-            fs::create_dir(directory.join(name)).unwrap();
-        }
-        let table = directory.join("tabs/root");
-        fs::write(&table, "MAILTO=smith,jones@here.example\n* * * * * echo Hello.; echo .\n")
-            .unwrap();
-        fs::set_permissions(&table, Permissions::from_mode(0o600)).unwrap();
-        fs::write(directory.join("crontab"), "").unwrap();
-        let mut namespace =
-            Namespace::new().run("test -e /usr/sbin/sendmail || touch /usr/sbin/sendmail");
-        for (ours, theirs) in [
-            ("sendmail", "/usr/sbin/sendmail"),
-            ("tabs", "/var/spool/cron/crontabs"),
-            ("empty", "/etc/cron.d"),
-            ("crontab", "/etc/crontab"),
-            ("run", "/var/run"),
-        ] {
-            namespace = namespace.bind(&directory.join(ours), theirs);
-        }
-        let mut command = namespace.command();
-        command.args(["cron", "-f"]).current_dir("/").stdin(Stdio::null());
-        let mut cron = Daemon::spawn(&mut command);
+        let mut cron = cron::start(
+            directory,
+            "MAILTO=smith,jones@here.example\n* * * * * echo Hello.; echo .\n",
+        );
         // cron looks at its tables at each full minute.
         let arrived = is_true_within(Duration::from_secs(150), || {
             assert!(cron.is_running(), "cron has ended");
