@@ -63,6 +63,8 @@ fn deliver_kill_and_stop(container: &mut Container, pid: &str, stop: &str) {
     assert_eq!(container.must(COUNT).trim(), "1");
     let first = container.must(pid);
     container.must(&format!("kill -KILL {first}"));
+    // The kernel may still accept a connection for the dying process, and then resets it.
+    container.must(&until(&format!("! kill -0 {} 2>/dev/null", first.trim())));
     container.must(SEND);
     assert_eq!(container.must(COUNT).trim(), "2");
     let second = container.must(pid);
