@@ -244,7 +244,7 @@ events! {
     /// broken (by the network), timeout, not-reading, slow, deadline, evicted, stopping, clear-text
     /// (after STARTTLS), or tls.
     Debug disconnected(session, client, end);
-    /// A session with a client on another host ended in one of the ways that an abuser's does.
+    /// A session with a client on another host ended in a way that is typical of abuse.
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
@@ -317,7 +317,7 @@ events! {
     /// server cannot use it.
     /// The server stops with status 75, so that its supervisor starts it again.
     Error restart_needed(file, error);
-    /// The server does not listen on one of its addresses, but on others.
+    /// The server cannot listen on one of its addresses, but listens on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
     /// `mailslot queue flush` do not reach the server.
@@ -399,7 +399,7 @@ events! {
     Warn recovered(message, mailbox);
     /// An incomplete message was removed from the end of a mailbox.
     Warn truncated(message, mailbox);
-    /// A mailbox, or everything in a journal, could not be recovered; it is tried again.
+    /// A mailbox, or everything in a journal, could not be recovered; the server tries again.
     Error recovery_failed(journal: Option, mailbox: Option, error);
     /// Recovery from a journal ended.
     /// With complete=false the journal stays until the next try.
@@ -453,11 +453,11 @@ events! {
     /// The hand-over directory cannot be used.
     /// Until it can, mailslot-sendmail fails while the server does not run.
     Warn hand_over_unavailable(error);
-    /// ETRN had entries of the queue tried at once.
+    /// ETRN started an attempt for entries of the queue.
     /// The field entries is their number.
     Info queue_flushed(node, entries);
-    /// mailslot queue flush is at work for some seconds.
-    /// The field tried is the number of entries that it has tried, and entries their number in all.
+    /// mailslot queue flush has run for some seconds.
+    /// The field tried is the number of entries that it has tried, and entries the number of all.
     Info queue_flush_progress(tried, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
@@ -475,7 +475,7 @@ events! {
     /// The file of metrics is written again.
     Info metrics_restored(file);
     direct
-    /// Lines were lost, because they were not written as fast as they came.
+    /// Lines were dropped, because standard error or syslog took them too slowly.
     /// The field lines is their number.
     Warn log_full(lines);
     /// The thread of the log kept its capabilities; it writes nothing.

@@ -39,7 +39,7 @@ pub(super) fn query(
     Err(DnsError::Temporary(last))
 }
 
-/// Asks one server, over TCP if the reply over UDP was cut short.
+/// Queries one server, over TCP if the reply over UDP was cut short.
 fn ask(
     server: SocketAddr,
     name: &Name<'_>,
@@ -66,8 +66,8 @@ fn ask(
     }
 }
 
-/// Returns the first reply to the query. Other datagrams are ignored, because anybody can forge
-/// them.
+/// Returns the first reply to the query. Other datagrams are ignored, because any host can
+/// forge them.
 fn ask_udp(
     server: SocketAddr,
     query: &[u8],
@@ -172,7 +172,7 @@ fn random_id() -> u16 {
 /// Returns the time until `deadline`.
 ///
 /// # Errors
-/// `TimedOut` if there is none, because zero would be an invalid time-out of a socket.
+/// `TimedOut` if there is none, because zero would be an invalid timeout of a socket.
 fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

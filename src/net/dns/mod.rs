@@ -145,6 +145,9 @@ impl Resolver {
 
 /// Returns the name that `name` is an alias of in `answers`, in whatever order they are; or `name`
 /// itself.
+///
+/// # Errors
+/// The chain of aliases is longer than [`ALIASES_MAX`].
 fn end_of_aliases<'a>(
     name: &Name<'a>,
     answers: &[ResourceRecord<'a>],
