@@ -1,7 +1,7 @@
 //! Checks of the journals in the spool: those that dead processes left, damaged ones, and those
 //! that the server may not open.
 //!
-//! No journal is locked, because a server that starts at the same moment must not find it taken.
+//! No journal is locked, because a server that starts at the same moment would then not take it over.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -129,7 +129,7 @@ pub struct Aliases {
     /// The file, for messages.
     pub path: PathBuf,
     /// Line numbers and errors of lines that are no alias, or a second alias of a name.
-    pub complaints: Vec<(usize, String)>,
+    pub errors: Vec<(usize, String)>,
     /// The files that the aliases include, in the order of the file.
     pub included: Vec<PathBuf>,
     text: String,
@@ -156,7 +156,7 @@ impl AliasPlace {
 
 impl Aliases {
     /// Parses `text`, which was read from `path`. It may hold any bytes: a line that is not an
-    /// alias becomes a complaint.
+    /// alias becomes a error.
     pub fn parse(path: &Path, text: Vec<u8>) -> Aliases {
         let text = String::from_utf8(text)
             .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
@@ -169,7 +169,7 @@ impl Aliases {
                     let hash = crc32fast::hash(entry_key(&entry.name, &entry.mailbox).as_bytes());
                     aliases.places.push(AliasPlace { at: at as u32, line: line as u32, hash });
                 }
-                Err(error) => aliases.complaints.push((line, error)),
+                Err(error) => aliases.errors.push((line, error)),
             }
         }
         aliases.places.sort_unstable_by_key(|place| (place.hash, place.at));
@@ -234,7 +234,7 @@ impl Aliases {
         Some((entry_key(&name, &mailbox), mailbox.is_some()))
     }
 
-    /// Removes each alias with the key of an earlier one, and adds a complaint. Equal keys have
+    /// Removes each alias with the key of an earlier one, and adds a error. Equal keys have
     /// equal hashes, and so are neighbours or nearly so.
     fn remove_second_aliases(&mut self) {
         let mut kept: Vec<AliasPlace> = Vec::with_capacity(self.places.len());
@@ -250,10 +250,10 @@ impl Aliases {
             };
             let (name, first) = (self.name(place), first.line);
             let text = format!("a second alias `{name}`; the one in line {first} is used");
-            self.complaints.push((place.line(), text));
+            self.errors.push((place.line(), text));
         }
         self.places = kept;
-        self.complaints.sort_by_key(|(line, _)| *line);
+        self.errors.sort_by_key(|(line, _)| *line);
     }
 }
 

@@ -100,7 +100,7 @@ impl Expansion<'_> {
                 AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
             }
         }
-        // An expansion of its own, because an error in the user's file must not make that of the
+        // A separate expansion, because an error in the user's file must not make that of the
         // alias fail.
         let mut nested = Expansion::new(self.route, self.aliases, self.mode);
         nested.forward_path = self.forward_path.clone();

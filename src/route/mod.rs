@@ -96,6 +96,15 @@ impl Refusal {
             Refusal::Unsupported(_) => (5, 3, 5),
         }
     }
+
+    /// Returns the exit status of a program that asked about the address.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
+            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
+            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
+        }
+    }
 }
 
 /// A mailbox as VRFY and EXPN show it: `Full Name <user@host>`.
@@ -197,7 +206,7 @@ pub struct RouteConfig {
 
 /// The host's own routing: its domains, users and aliases.
 pub struct LocalRoute {
-    settings: RouteConfig,
+    config: RouteConfig,
     /// In ASCII and lower case, because U-labels and A-labels name the same domain (RFC 5890).
     domains: HashSet<String>,
     primary: String,
@@ -207,29 +216,29 @@ pub struct LocalRoute {
 }
 
 impl LocalRoute {
-    /// Creates the routing that `settings` describe. Aliases that cannot be read are logged and
+    /// Creates the routing that `config` describes. Aliases that cannot be read are logged and
     /// tried again later; until then every local address is refused with
     /// [`Refusal::LookupFailed`].
-    pub fn new(settings: RouteConfig) -> LocalRoute {
-        let users: Box<dyn Users> = match (settings.users.as_slice(), settings.sandbox) {
+    pub fn new(config: RouteConfig) -> LocalRoute {
+        let users: Box<dyn Users> = match (config.users.as_slice(), config.sandbox) {
             ([], true) => Box::new(AnyUser),
             ([], false) => Box::new(CachedUsers::new(Passwd)),
             (names, _) => Box::new(FixedUsers::new(names)),
         };
-        LocalRoute::with_users(settings, users)
+        LocalRoute::with_users(config, users)
     }
 
-    /// Creates the routing that `settings` describe, with another directory of users.
-    pub fn with_users(settings: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
-        let names = settings.domains.iter().chain([&settings.hostname]);
+    /// Creates the routing that `config` describes, with another directory of users.
+    pub fn with_users(config: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
+        let names = config.domains.iter().chain([&config.hostname]);
         let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
         let primary = names.into_iter().find(is_name);
         LocalRoute {
-            domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
+            domains: config.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
-            aliases: alias_file::AliasFile::new(settings.aliases.clone()),
+            aliases: alias_file::AliasFile::new(config.aliases.clone()),
             forward_files: OnceLock::new(),
-            settings,
+            config,
             users,
         }
     }
@@ -393,18 +402,7 @@ impl Route for LocalRoute {
     }
 }
 
-impl Refusal {
-    /// Returns the exit status of a program that asked about the address.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
-            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
-            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
-        }
-    }
-}
-
-/// Writes the codes of the reply, and what an administrator needs to know.
+/// Writes the codes of the reply, and a text for the administrator.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

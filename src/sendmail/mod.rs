@@ -316,24 +316,24 @@ fn report_outcomes(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome])
 
 /// Connects to the server at the first address that works.
 fn connect(flags: &Flags, config: &Config) -> Result<Connection, SendmailError> {
-    let mut settings =
+    let mut client_config =
         ClientConfig { hostname: config.hostname.clone(), ..ClientConfig::default() };
     if config.tls.as_ref().is_some_and(|tls| tls.required) {
         // Any certificate will do, because the server is on this host and its certificate is for
         // other names.
         let trust = Trust::any_certificate().map_err(|error| (EX_CONFIG, error))?;
-        settings.tls = Some(ClientTls { trust, required: true });
+        client_config.tls = Some(ClientTls { trust, required: true });
     }
     let mut last_error = String::new();
     for address in server_addresses(config) {
-        match client::connect(&address, &settings) {
+        match client::connect(&address, &client_config) {
             Ok(connection) => return Ok(connection),
             Err(reason) => last_error = reason.to_string(),
         }
     }
     if is_direct(flags)? {
         let socket = spawn_inetd(flags).map_err(cannot_start)?;
-        return client::connect_over(socket, &settings)
+        return client::connect_over(socket, &client_config)
             .map_err(|reason| (EX_TEMPFAIL, reason.to_string()));
     }
     Err(no_server(&last_error))

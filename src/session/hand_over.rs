@@ -209,10 +209,10 @@ impl SessionContext {
                 let _ = ours.shutdown(Shutdown::Both);
                 return Err(e.to_string());
             }
-            let settings =
+            let config =
                 ClientConfig { hostname: config.hostname.clone(), ..ClientConfig::default() };
             let mut connection =
-                client::connect_over(ours, &settings).map_err(|reason| reason.to_string())?;
+                client::connect_over(ours, &config).map_err(|reason| reason.to_string())?;
             let content = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(message.content())) };
             // No mailbox is to be changed. The queue converts a message if another server must.
             let (size, survey) = (message.wire_size, None);

@@ -134,7 +134,7 @@ pub struct Connection {
     address: ServerAddress,
     /// The address to connect to again; None to look the server up again.
     peer: Option<SocketAddr>,
-    settings: ClientConfig,
+    config: ClientConfig,
     sender: Sender,
     socket: ClientSocket,
     tls: Option<TlsInfo>,
@@ -155,12 +155,12 @@ struct OpenError {
 /// The reason, which is temporary and concerns no message.
 pub fn connect(
     address: &ServerAddress,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
     let (host, port) = match address {
         ServerAddress::Unix(path) => {
-            return open_with_fallback(address, settings, &|| {
-                ClientSocket::unix(path, settings.timeouts.connect)
+            return open_with_fallback(address, config, &|| {
+                ClientSocket::unix(path, config.timeouts.connect)
             });
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
@@ -169,7 +169,7 @@ pub fn connect(
         OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
     })?;
     // A lost connection is made again after another lookup.
-    connect_to(address, found, settings).map(|connection| Connection { peer: None, ..connection })
+    connect_to(address, found, config).map(|connection| Connection { peer: None, ..connection })
 }
 
 /// Connects to the first of the addresses `found` of the server `address` that can be used, and
@@ -180,12 +180,12 @@ pub fn connect(
 pub fn connect_to(
     address: &ServerAddress,
     found: impl IntoIterator<Item = SocketAddr>,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
     let mut last = OutcomeReason::local((4, 4, 3), &format!("{address} has no address"));
     for ip in found {
-        let connect = || ClientSocket::tcp(ip, settings.timeouts.connect);
-        match open_with_fallback(address, settings, &connect) {
+        let connect = || ClientSocket::tcp(ip, config.timeouts.connect);
+        match open_with_fallback(address, config, &connect) {
             Ok(connection) => return Ok(Connection { peer: Some(ip), ..connection }),
             Err(reason) => last = reason,
         }
@@ -197,7 +197,7 @@ pub fn connect_to(
 /// required, opens another one in clear text.
 fn open_with_fallback(
     address: &ServerAddress,
-    settings: &ClientConfig,
+    config: &ClientConfig,
     connect: &dyn Fn() -> io::Result<ClientSocket>,
 ) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
@@ -205,7 +205,7 @@ fn open_with_fallback(
             reason: OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}")),
             retry_without_tls: false,
         })?;
-        Connection::open(address, settings, socket, with_tls)
+        Connection::open(address, config, socket, with_tls)
     };
     let opened = match open(true) {
         Err(OpenError { retry_without_tls: true, .. }) => open(false),
@@ -220,21 +220,21 @@ fn open_with_fallback(
 /// The reason, which is temporary and concerns no message.
 pub fn connect_over(
     socket: UnixStream,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
     let unnamed = ServerAddress::Unix(PathBuf::new());
-    let opened = Connection::open(&unnamed, settings, ClientSocket::connected(socket), true);
+    let opened = Connection::open(&unnamed, config, ClientSocket::connected(socket), true);
     opened.map_err(|error| error.reason)
 }
 
 impl Connection {
     fn open(
         address: &ServerAddress,
-        settings: &ClientConfig,
+        config: &ClientConfig,
         socket: ClientSocket,
         with_tls: bool,
     ) -> Result<Connection, OpenError> {
-        match Connection::begin(address, settings, socket, with_tls) {
+        match Connection::begin(address, config, socket, with_tls) {
             (connection, None) => Ok(connection),
             (_, Some(error)) => Err(error),
         }
@@ -243,13 +243,13 @@ impl Connection {
     /// Opens a session as far as possible. Returns the error that ended it, if any.
     fn begin(
         address: &ServerAddress,
-        settings: &ClientConfig,
+        config: &ClientConfig,
         socket: ClientSocket,
         with_tls: bool,
     ) -> (Connection, Option<OpenError>) {
         let implicit = matches!(address, ServerAddress::Tcp { tls: true, .. });
         let is_unix = matches!(address, ServerAddress::Unix(_));
-        let start_tls = match &settings.tls {
+        let start_tls = match &config.tls {
             _ if implicit => StartTlsPolicy::Off,
             // A Unix socket needs no TLS, because no other host can read it.
             Some(tls) if tls.required && !is_unix => StartTlsPolicy::Required,
@@ -257,16 +257,16 @@ impl Connection {
             _ => StartTlsPolicy::Off,
         };
         let sender = Sender::new(sender::SenderConfig {
-            hostname: settings.hostname.clone(),
+            hostname: config.hostname.clone(),
             secure: implicit || is_unix,
-            lmtp: settings.lmtp,
+            lmtp: config.lmtp,
             start_tls,
-            credentials: settings.credentials.clone(),
+            credentials: config.credentials.clone(),
         });
         let mut connection = Connection {
             address: address.clone(),
             peer: None,
-            settings: settings.clone(),
+            config: config.clone(),
             sender,
             socket,
             tls: None,
@@ -350,13 +350,13 @@ impl Connection {
     pub fn quit(mut self) {
         self.sender.quit();
         self.exchange();
-        self.socket.end(Instant::now() + self.settings.timeouts.quit);
+        self.socket.end(Instant::now() + self.config.timeouts.quit);
     }
 
     fn reconnect(&mut self) -> Result<(), OutcomeReason> {
         let new = match self.peer {
-            Some(peer) => connect_to(&self.address, [peer], &self.settings)?,
-            None => connect(&self.address, &self.settings)?,
+            Some(peer) => connect_to(&self.address, [peer], &self.config)?,
+            None => connect(&self.address, &self.config)?,
         };
         std::mem::replace(self, new).quit();
         Ok(())
@@ -485,7 +485,7 @@ impl Connection {
 
     /// Writes `bytes`. Returns false after an error, with the connection closed.
     fn write(&mut self, bytes: &[u8]) -> bool {
-        let deadline = Instant::now() + self.settings.timeouts.block;
+        let deadline = Instant::now() + self.config.timeouts.block;
         let Err(e) = self.socket.write_all(bytes, deadline) else { return true };
         // The server may have sent a reply that says why, before it closed the connection.
         let deadline = Instant::now() + FINAL_REPLY_TIMEOUT;
@@ -500,20 +500,20 @@ impl Connection {
     }
 
     fn handshake(&mut self) -> io::Result<()> {
-        let Some(tls) = &self.settings.tls else {
+        let Some(tls) = &self.config.tls else {
             return Err(io::Error::other("no TLS is configured"));
         };
         let host = match &self.address {
             ServerAddress::Tcp { host, .. } => host,
             ServerAddress::Unix(_) => "localhost",
         };
-        let deadline = Instant::now() + self.settings.timeouts.command;
+        let deadline = Instant::now() + self.config.timeouts.command;
         self.tls = Some(self.socket.start_tls(&tls.trust, host, deadline)?);
         Ok(())
     }
 
     fn timeout_for(&self, stage: Stage) -> Duration {
-        let timeouts = &self.settings.timeouts;
+        let timeouts = &self.config.timeouts;
         match stage {
             Stage::Greeting => timeouts.greeting,
             Stage::Command => timeouts.command,

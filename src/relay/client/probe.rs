@@ -28,14 +28,11 @@ pub struct ProbeResult {
 ///
 /// # Errors
 /// The reason why there is no connection.
-pub fn probe(
-    address: &ServerAddress,
-    settings: &ClientConfig,
-) -> Result<ProbeResult, OutcomeReason> {
+pub fn probe(address: &ServerAddress, config: &ClientConfig) -> Result<ProbeResult, OutcomeReason> {
     let timeouts =
-        Timeouts { connect: PATIENCE, greeting: PATIENCE, command: PATIENCE, ..settings.timeouts };
-    let settings = ClientConfig { timeouts, ..settings.clone() };
-    let (connection, error) = Connection::begin(address, &settings, open_socket(address)?, true);
+        Timeouts { connect: PATIENCE, greeting: PATIENCE, command: PATIENCE, ..config.timeouts };
+    let config = ClientConfig { timeouts, ..config.clone() };
+    let (connection, error) = Connection::begin(address, &config, open_socket(address)?, true);
     let result = ProbeResult {
         peer: connection.socket.peer(),
         tls: connection.tls.clone(),

@@ -67,7 +67,7 @@ use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use next_hop::NextHop;
-pub use next_hop::{MxSettings, RelayRoute, RouteTarget};
+pub use next_hop::{MxConfig, RelayRoute, RouteTarget};
 use runner::QueueRunner;
 pub use runner::{RETURNED_MAX, ReportRecipient, is_wanted};
 
@@ -117,7 +117,7 @@ pub struct Smarthost {
     /// The server.
     pub address: client::ServerAddress,
     /// Configuration of connections to it.
-    pub settings: client::ClientConfig,
+    pub config: client::ClientConfig,
 }
 
 /// A handle to the queue's threads, for sessions. Cheap to clone.
@@ -238,7 +238,7 @@ impl EntryKind {
 /// # Errors
 /// The directory cannot be created or read, or a thread cannot be started.
 pub fn start(
-    settings: QueueConfig,
+    config: QueueConfig,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
@@ -252,10 +252,10 @@ pub fn start(
         (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
         (EntryKind::Held, "held", held_events, &handle.held),
     ] {
-        let (settings, route, stopped) = (settings.clone(), route.clone(), stopped.clone());
+        let (config, route, stopped) = (config.clone(), route.clone(), stopped.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), handle.clone());
         let overflowed = sender.overflowed.clone();
-        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
         let runner = Arc::new(runner);
         threads.push(std::thread::Builder::new().name(name.into()).spawn(move || {
             let _vital = VitalThread::new(name);
@@ -271,7 +271,7 @@ pub fn start(
 /// # Errors
 /// The directory cannot be created or read.
 pub fn flush(
-    settings: QueueConfig,
+    config: QueueConfig,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
@@ -282,9 +282,9 @@ pub fn flush(
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
     // Held mail first, because it may lead to entries for other hosts.
     for kind in [EntryKind::Held, EntryKind::Relayed] {
-        let (settings, route) = (settings.clone(), route.clone());
+        let (config, route) = (config.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
-        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
         let runner = Arc::new(runner);
         left += runner.flush(&all, &mut report, || false);
     }

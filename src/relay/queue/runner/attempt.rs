@@ -145,7 +145,7 @@ impl QueueRunner {
         };
         let mut envelope = locked.envelope_for(&pending);
         // They are addresses that the smarthosts accept. Another server may require others.
-        let senders = self.settings.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
+        let senders = self.config.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
         let sender = match (senders, &envelope.from) {
             (Some(senders), ReversePath::Mailbox(sender)) => self
                 .mapped(senders, sender)
@@ -247,7 +247,7 @@ impl QueueRunner {
             return Ok(connection);
         }
         self.close(kept);
-        let connected = self.settings.connect(hop, &|server, reason| {
+        let connected = self.config.connect(hop, &|server, reason| {
             events::smarthost_unreachable(server, &reason.text);
         });
         if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
@@ -256,7 +256,7 @@ impl QueueRunner {
                 match &connected {
                     Ok(connection) => events::smarthost_restored(connection.address()),
                     // There is an answer that the domain takes no mail.
-                    Err(_) => events::smarthost_restored(self.settings.domains_of(hop)),
+                    Err(_) => events::smarthost_restored(self.config.domains_of(hop)),
                 }
             }
             // More connections are possible now.
@@ -271,7 +271,7 @@ impl QueueRunner {
             let mut shared = self.shared();
             let Some(pause) = shared.schedule.back_off(hop, reason.clone()) else { return };
             let retry_at = now().saturating_add(seconds(pause));
-            let domains = self.settings.domains_of(hop);
+            let domains = self.config.domains_of(hop);
             let reason = format!("{server}: {}", reason.text);
             self.queue.outages.insert(hop.clone(), OutageReport { domains, reason, retry_at });
             shared.schedule.ids_to_report(hop, id, now())
@@ -311,8 +311,8 @@ impl QueueRunner {
             locked.state.arrived_at = Some(arrived_at);
         }
         let age = now().saturating_sub(arrived_at);
-        let warn_after = seconds(self.settings.warn_after);
-        let give_up_after = seconds(self.settings.give_up_after);
+        let warn_after = seconds(self.config.warn_after);
+        let give_up_after = seconds(self.config.give_up_after);
         let is_overdue = age >= give_up_after;
         let attempted = !matches!(attempt, AttemptMade::No);
         let (mut tries, due_elsewhere, is_settled) = {

@@ -80,7 +80,7 @@ impl QueueRunner {
                                 .filter(|id| held::entry_of_receipt(id).is_none())
                                 .map(str::to_owned)
                                 .collect();
-                            let pending = self.writer.send(message, self.settings.timeout);
+                            let pending = self.writer.send(message, self.config.timeout);
                             sent.push((copy, queued, pending));
                             continue;
                         }

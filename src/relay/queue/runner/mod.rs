@@ -74,7 +74,7 @@ use schedule::{DueEntry, Schedule};
 /// The state of the queue's threads for one kind of entry.
 pub struct QueueRunner {
     kind: EntryKind,
-    settings: QueueConfig,
+    config: QueueConfig,
     directory: PathBuf,
     route: Arc<dyn Route>,
     writer: WriterHandle,
@@ -115,7 +115,7 @@ type KeptConnection = Option<(NextHop, Connection)>;
 impl QueueRunner {
     pub fn new(
         kind: EntryKind,
-        settings: QueueConfig,
+        config: QueueConfig,
         route: Arc<dyn Route>,
         writer: WriterHandle,
         counters: Arc<Counters>,
@@ -123,8 +123,8 @@ impl QueueRunner {
     ) -> io::Result<QueueRunner> {
         let runner = QueueRunner {
             kind,
-            directory: create_directory(&settings.spool)?,
-            settings,
+            directory: create_directory(&config.spool)?,
+            config,
             route,
             writer,
             counters,
@@ -197,7 +197,7 @@ impl QueueRunner {
         let mut shared = self.shared();
         if self.kind == EntryKind::Held
             || !shared.is_running
-            || !shared.schedule.is_due(self.settings.connections_max)
+            || !shared.schedule.is_due(self.config.connections_max)
         {
             return;
         }
@@ -232,7 +232,7 @@ impl QueueRunner {
             if !shared.is_running {
                 break;
             }
-            if shared.schedule.find_due(self.settings.connections_max, hop).is_some() {
+            if shared.schedule.find_due(self.config.connections_max, hop).is_some() {
                 continue;
             }
             shared.idle_senders += 1;
@@ -258,7 +258,7 @@ impl QueueRunner {
             if !shared.is_running {
                 return false;
             }
-            shared.schedule.take(self.settings.connections_max, hop)
+            shared.schedule.take(self.config.connections_max, hop)
         };
         let Some(due) = due else { return false };
         // For the rest of the mail that is due.
@@ -406,7 +406,7 @@ impl QueueRunner {
     /// Returns the next hop of a recipient.
     fn next_hop(&self, to: &ForwardPath) -> NextHop {
         match self.kind {
-            EntryKind::Relayed => self.settings.next_hop(to),
+            EntryKind::Relayed => self.config.next_hop(to),
             EntryKind::Held => NextHop::Unknown,
         }
     }
@@ -443,7 +443,7 @@ impl QueueRunner {
     /// Returns the time until an attempt is due or the directory is scanned.
     fn idle_time(&self) -> Duration {
         let shared = self.shared();
-        let until_due = shared.schedule.time_until_due(self.settings.connections_max);
+        let until_due = shared.schedule.time_until_due(self.config.connections_max);
         let least = match self.kind {
             // The sender threads have all that is due, as far as there are enough of them.
             EntryKind::Relayed => Duration::from_secs(1),

@@ -91,8 +91,7 @@ impl QueueRunner {
         if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
-        let to = match ReportRecipient::find(&*self.route, &self.settings.hostname, &envelope.from)
-        {
+        let to = match ReportRecipient::find(&*self.route, &self.config.hostname, &envelope.from) {
             Ok(to) => to,
             Err(error) => {
                 events::dsn_deferred(&locked.id, &envelope.from, error);
@@ -108,7 +107,7 @@ impl QueueRunner {
         };
         let (id, date) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
         let report = DsnMessage {
-            hostname: &self.settings.hostname,
+            hostname: &self.config.hostname,
             id: &id,
             date: &date,
             arrived: &zoned(locked.arrived_at()),
@@ -156,7 +155,7 @@ impl QueueRunner {
             to.iter().filter_map(|to| to.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, date.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
-        if self.writer.deliver(message, self.settings.timeout) != Outcome::Delivered {
+        if self.writer.deliver(message, self.config.timeout) != Outcome::Delivered {
             return false;
         }
         queued.iter().for_each(|id| self.entry_created(id));
