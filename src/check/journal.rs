@@ -1,7 +1,8 @@
 //! Checks of the journals in the spool: those that dead processes left, damaged ones, and those
 //! that the server may not open.
 //!
-//! No journal is locked, because a server that starts at the same moment would then not take it over.
+//! No journal is locked, because a server that starts at the same moment would not take over a
+//! locked one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -16,18 +16,18 @@
 //!
 //! | file | checks |
 //! | --- | --- |
-//! | `check/settings.rs` | limits, names, and single values |
-//! | `check/privilege.rs` | the user to run as, and its permissions |
-//! | `check/sendmail_program.rs` | sendmail, as other programs call it |
-//! | `check/service.rs` | what the unit hides from the server |
-//! | `check/port.rs` | the addresses to listen on |
-//! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
-//! | `check/directory.rs` | mail directory, spool and hand-over directory |
-//! | `check/evidence.rs` | none: evidence that a fix may change a directory |
-//! | `check/mailbox.rs` | mailboxes and their locks |
-//! | `check/journal.rs` | journals of dead processes in the spool |
-//! | `check/tls.rs` | certificate and key |
-//! | `check/smarthost.rs` | `check --smarthost`: a session with each smarthost |
+//! | `settings.rs` | limits, names, and single values |
+//! | `privilege.rs` | the user to run as, and its permissions |
+//! | `sendmail_program.rs` | sendmail, as other programs call it |
+//! | `service.rs` | what the unit hides from the server |
+//! | `port.rs` | the addresses to listen on |
+//! | `socket_unit.rs` | an enabled socket unit that is in the way of them |
+//! | `directory.rs` | mail directory, spool and hand-over directory |
+//! | `evidence.rs` | none: evidence that a fix may change a directory |
+//! | `mailbox.rs` | mailboxes and their locks |
+//! | `journal.rs` | journals of dead processes in the spool |
+//! | `tls.rs` | certificate and key |
+//! | `smarthost.rs` | `check --smarthost`: a session with each smarthost |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
