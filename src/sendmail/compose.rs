@@ -148,7 +148,7 @@ impl ComposedMessage {
     }
 }
 
-/// A reader of a file with a position of its own.
+/// A reader of a file with its own position.
 struct PositionedReader<'a> {
     file: &'a File,
     at: u64,

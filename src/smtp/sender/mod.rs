@@ -110,7 +110,7 @@ pub enum SenderStep {
 pub enum Stage {
     /// The greeting, 5 minutes.
     Greeting,
-    /// The reply to MAIL, RCPT, and commands without a timeout of their own, 5 minutes.
+    /// The reply to MAIL, RCPT, and all commands not named here, 5 minutes.
     Command,
     /// The reply to DATA, 2 minutes.
     Data,
