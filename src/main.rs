@@ -85,10 +85,8 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
             }
-            let text = list::list(&config.spool, *format, &ListView::default());
-            let handed_over =
-                hand_over::render_list(&config.spool, *format).map_err(queue_error)?;
-            print(&(text.map_err(queue_error)? + &handed_over))
+            let view = ListView::default();
+            print(&hand_over::list_with_queue(&config.spool, *format, &view).map_err(queue_error)?)
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;

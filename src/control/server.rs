@@ -22,7 +22,7 @@ use crate::net::listen::{self, Accept, ListenAddress, Listener};
 use crate::net::stream::Socket;
 use crate::observe::events;
 use crate::relay::hand_over;
-use crate::relay::queue::list::{self, ListView};
+use crate::relay::queue::list::ListView;
 use crate::relay::queue::{FlushProgress, FlushSelection, QueueHandle};
 use crate::route::LocalRoute;
 use crate::sysexits::{EX_CONFIG, EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE};
@@ -201,12 +201,7 @@ impl ControlContext {
             ControlRequest::List(format) => {
                 let outages = self.queue.as_ref().map(QueueHandle::outages).unwrap_or_default();
                 let view = ListView { submitter, outages };
-                let handed_over = || match submitter {
-                    None => hand_over::render_list(&self.spool, *format),
-                    Some(_) => Ok(String::new()),
-                };
-                let list = list::list(&self.spool, *format, &view);
-                match list.and_then(|text| Ok(text + &handed_over()?)) {
+                match hand_over::list_with_queue(&self.spool, *format, &view) {
                     Ok(text) => ControlAnswer::new(EX_OK, text),
                     Err(e) => ControlAnswer::new(EX_TEMPFAIL, format!("queue: {e}\n")),
                 }

@@ -1,6 +1,7 @@
 //! A message on its way from a session to the writer: its id, its content and its destinations.
 
 pub mod content;
+pub mod encoded_word;
 pub mod peer;
 pub mod trace;
 

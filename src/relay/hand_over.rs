@@ -34,13 +34,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt as _, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
 use super::queue::entry;
-use super::queue::list::ListFormat;
+use super::queue::list::{self as queue_list, ListFormat, ListView};
+use crate::message::trace::unix_time;
 use crate::smtp::{Envelope, Mailbox, Recipient};
 
 /// Name of the directory in the spool.
@@ -150,7 +151,7 @@ pub fn leave<D>(
     if !has_room(&directory, wire_size) {
         return Err(io::ErrorKind::StorageFull.into());
     }
-    let line = entry::encode(envelope, to, None, now(), wire_size);
+    let line = entry::encode(envelope, to, None, unix_time(), wire_size);
     let line = line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let name = random_name()?;
     let path = directory.join(&name);
@@ -383,16 +384,28 @@ pub fn remove(directory: &Path, name: &str) -> io::Result<()> {
 
 /// True if a file that is not complete is so old that its writer must have been killed.
 pub fn is_stale(file: &WaitingFile) -> bool {
-    now().saturating_sub(file.changed_at) > STALE_AGE
+    unix_time().saturating_sub(file.changed_at) > STALE_AGE
 }
 
-/// Returns the lines of `mailslot queue` for what waits in the directory of `spool`. Empty if
-/// nothing waits. As JSON there is an object with the members `handed_over`, `age`, `size` and
-/// `uid` for each message.
+/// Returns the listing of the queue in `spool`, and in a view for all users also of the messages in
+/// the directory.
+///
+/// # Errors
+/// One of the directories cannot be read.
+pub fn list_with_queue(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<String> {
+    let queue = queue_list::list(spool, format, view)?;
+    match view.submitter {
+        None => Ok(queue + &render_list(spool, format)?),
+        Some(_) => Ok(queue),
+    }
+}
+
+/// Returns the lines for the messages in the directory of `spool`, which may be none. As JSON there
+/// is an object with the members `handed_over`, `age`, `size` and `uid` for each message.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
+fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
     let files = match list(&directory) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
@@ -400,7 +413,7 @@ pub fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     };
     let mut text = String::new();
     for file in &files {
-        let age = now().saturating_sub(file.changed_at).max(0);
+        let age = unix_time().saturating_sub(file.changed_at).max(0);
         let WaitingFile { name, uid, size, .. } = file;
         // A name is letters and digits, which need no escape in JSON.
         let line = match format {
@@ -438,7 +451,7 @@ impl Write for SummingWriter<'_> {
     }
 }
 
-/// A reader of a part of a file, with a position of its own.
+/// A reader of a part of a file, with its own position.
 struct RangeReader<'a> {
     file: &'a File,
     at: u64,
@@ -476,12 +489,6 @@ fn has_room(directory: &Path, bytes: u64) -> bool {
         let free = u64::from(disk.blocks_available()).saturating_mul(disk.fragment_size().into());
         disk.blocks() == 0 || free / 2 >= bytes.saturating_add(ROOM_MIN)
     })
-}
-
-/// Returns the time in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 const NOT_REGULAR: NotTaken = NotTaken::Foreign("it is not a regular file");

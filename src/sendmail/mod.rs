@@ -45,7 +45,6 @@ use crate::relay::client::{
     self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress,
 };
 use crate::relay::hand_over;
-use crate::relay::queue;
 use crate::relay::queue::list::{ListFormat, ListView};
 use crate::route::LocalRoute;
 use crate::server::ignore_file_size_signal;
@@ -428,7 +427,7 @@ fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
     if let Some(answer) = answer {
         return print_answer(&answer);
     }
-    let text = queue::list::list(&config.spool, ListFormat::Text, &ListView::default());
+    let text = hand_over::list_with_queue(&config.spool, ListFormat::Text, &ListView::default());
     print(&text.map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("you may not read the queue: {e}")),
         _ => (EX_IOERR, format!("the queue cannot be read: {e}")),

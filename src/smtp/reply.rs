@@ -543,7 +543,7 @@ mod tests {
         let host = "mx.example";
         assert_eq!(wire(&greeting(host, false)), "220 mx.example ESMTP mailslot ready\r\n");
         assert!(wire(&quit(host)).starts_with("221 2.0.0 mx.example "));
-        assert!(wire(&closing(host, "time-out")).starts_with("421 4.3.2 mx.example "));
+        assert!(wire(&closing(host, "timeout")).starts_with("421 4.3.2 mx.example "));
         assert!(wire(&client_error(host, "reason")).starts_with("421 4.7.0 mx.example "));
         let moved = please_try(&Mailbox::parse("m@usc-isif.arpa").unwrap());
         assert_eq!(

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
-use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
+use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThreads, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::smtp::command::Command;
 use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
@@ -102,7 +102,7 @@ impl Host {
         queue::flush(self.config.clone(), self.route.clone(), post, counters, &[], |_| {}).unwrap()
     }
 
-    pub fn start(&self) -> (QueueHandle, QueueThread) {
+    pub fn start(&self) -> (QueueHandle, QueueThreads) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
         queue::start(self.config.clone(), self.route.clone(), post, counters).unwrap()
     }

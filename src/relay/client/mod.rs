@@ -8,7 +8,7 @@
 //!  unix:/run/mailslot/smtp
 //! ```
 //! Promises:
-//! - **No call blocks forever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
+//! - **No call blocks forever.** Every stage has a timeout (RFC 5321 4.5.3.2, see [`Timeouts`]),
 //!   within which a reply must be complete.
 //! - **All addresses of a name are tried**, after a lookup for each connection. An error before a
 //!   message is sent defers the message, because the message did not cause it.
@@ -55,7 +55,7 @@ pub struct ClientConfig {
     pub tls: Option<ClientTls>,
     /// User and password for AUTH, never sent in clear text over TCP.
     pub credentials: Option<Credentials>,
-    /// Time-outs of the stages.
+    /// Timeouts of the stages.
     pub timeouts: Timeouts,
 }
 
@@ -165,9 +165,7 @@ pub fn connect(
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let found = (host, port).to_socket_addrs().map_err(|e| {
-        OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
-    })?;
+    let found = look_up(host, port)?;
     // A lost connection is made again after another lookup.
     connect_to(address, found, config).map(|connection| Connection { peer: None, ..connection })
 }
@@ -182,7 +180,7 @@ pub fn connect_to(
     found: impl IntoIterator<Item = SocketAddr>,
     config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
-    let mut last = OutcomeReason::local((4, 4, 3), &format!("{address} has no address"));
+    let mut last = no_address(address);
     for ip in found {
         let connect = || ClientSocket::tcp(ip, config.timeouts.connect);
         match open_with_fallback(address, config, &connect) {
@@ -191,6 +189,23 @@ pub fn connect_to(
         }
     }
     Err(last)
+}
+
+/// Looks up the addresses of a server.
+fn look_up(
+    host: &str,
+    port: u16,
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, OutcomeReason> {
+    let found = (host, port).to_socket_addrs();
+    found.map_err(|e| OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}")))
+}
+
+fn no_address(address: &ServerAddress) -> OutcomeReason {
+    OutcomeReason::local((4, 4, 3), &format!("{address} has no address"))
+}
+
+fn cannot_connect(address: &ServerAddress, e: &io::Error) -> OutcomeReason {
+    OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}"))
 }
 
 /// Opens a session over the socket that `connect` returns. If TLS does not work and is not
@@ -202,7 +217,7 @@ fn open_with_fallback(
 ) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
         let socket = connect().map_err(|e| OpenError {
-            reason: OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}")),
+            reason: cannot_connect(address, &e),
             retry_without_tls: false,
         })?;
         Connection::open(address, config, socket, with_tls)
@@ -470,7 +485,7 @@ impl Connection {
             if !output.is_empty() && !self.write(&output) {
                 continue;
             }
-            // Each reply has a time of its own. Input that completes none does not extend it.
+            // Each reply has its own deadline. Input that completes none does not extend it.
             if !output.is_empty() || replies != Some(self.sender.reply_count()) {
                 replies = Some(self.sender.reply_count());
                 deadline = Instant::now() + self.timeout_for(stage);

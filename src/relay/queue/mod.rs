@@ -51,16 +51,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use jiff::{Timestamp, Zoned};
 
 use crate::deliver::WriterHandle;
+use crate::message::trace::unix_time;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
-use crate::process::time_zone;
 use crate::relay::{SenderMap, client};
 use crate::route::{DomainPattern, Resolution, Route};
 use crate::smtp::EtrnNode;
@@ -69,7 +68,7 @@ use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePa
 use next_hop::NextHop;
 pub use next_hop::{MxConfig, RelayRoute, RouteTarget};
 use runner::QueueRunner;
-pub use runner::{RETURNED_MAX, ReportRecipient, is_wanted};
+pub use runner::{ReportRecipient, is_wanted};
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
 #[derive(Clone, Debug)]
@@ -211,7 +210,7 @@ impl fmt::Display for FlushProgress {
 
 /// The queue's threads.
 #[derive(Debug)]
-pub struct QueueThread {
+pub struct QueueThreads {
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -242,7 +241,7 @@ pub fn start(
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
-) -> io::Result<(QueueHandle, QueueThread)> {
+) -> io::Result<(QueueHandle, QueueThreads)> {
     let (stop, stopped) = bounded(0);
     let (relayed, relayed_events) = event_channel();
     let (held, held_events) = event_channel();
@@ -262,7 +261,7 @@ pub fn start(
             runner.run(&events, &stopped, &overflowed);
         })?);
     }
-    Ok((handle, QueueThread { stop, threads }))
+    Ok((handle, QueueThreads { stop, threads }))
 }
 
 /// Tries each entry of the queue once, or just those in `ids` if there are any. Calls `report`
@@ -354,7 +353,7 @@ impl QueueHandle {
     }
 }
 
-impl QueueThread {
+impl QueueThreads {
     /// Stops the threads. Waits up to `grace` for attempts under way. The entry of an attempt that
     /// takes longer is tried again by the next process.
     pub fn stop(self, grace: Duration) {
@@ -380,7 +379,7 @@ pub fn destinations<D>(
     id: &str,
     size: u64,
 ) -> Option<Vec<Destination>> {
-    let arrived_at = now();
+    let arrived_at = unix_time();
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
         let envelope = entry::encode(envelope, to, via, arrived_at, size)?;
@@ -457,17 +456,6 @@ pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
         io::Error::new(e.kind(), text)
     })?;
     Ok(directory)
-}
-
-/// Returns the time in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Returns the time, which is in seconds since 1970, in the system's time zone.
-fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }
 
 fn seconds(time: Duration) -> i64 {

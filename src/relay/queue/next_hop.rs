@@ -38,7 +38,7 @@ pub enum RouteTarget {
     MailHosts(Box<MxConfig>),
 }
 
-/// Settings of a route by MX records.
+/// Configuration of a route by MX records.
 #[derive(Clone, Debug)]
 pub struct MxConfig {
     /// Configuration of connections to the hosts.
@@ -52,7 +52,8 @@ pub struct MxConfig {
     pub detects_own_addresses: bool,
 }
 
-/// Recipients that can share a connection. If one cannot be reached, mail for the others goes on.
+/// Recipients that can share a connection. While one next hop cannot be reached, mail for the others
+/// is sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum NextHop {
     /// The entry was not read yet; or it is for this host.

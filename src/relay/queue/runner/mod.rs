@@ -24,11 +24,11 @@
 //!
 //! Held mail is delivered by the thread itself.
 //!
-//! A deferred entry is retried at a time of its own ([`retry_delay`](super::state::retry_delay)).
+//! The time of a retry differs from entry to entry ([`retry_delay`](super::state::retry_delay)).
 //! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
 //! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
-//! which is mostly a report, is reported to postmaster, because reports about reports would go back
-//! and forth forever.
+//! which is mostly a report, is reported to postmaster, because two hosts could otherwise report
+//! each other's reports forever.
 //!
 //! A clock can be wrong at arrival, and step later. No message is returned for its age before a
 //! least number of attempts ([`tries_min`](super::state::tries_min)), nor in the hour after a step.
@@ -55,11 +55,11 @@ use super::next_hop::NextHop;
 use super::state::{ClockObserver, EntryState};
 use super::{
     EntryKind, FlushProgress, FlushReport, FlushSelection, QueueConfig, QueueEvent, QueueHandle,
-    create_directory, now,
+    create_directory,
 };
 use crate::deliver::WriterHandle;
 use crate::message::MailboxName;
-use crate::message::trace::IdGenerator;
+use crate::message::trace::{IdGenerator, unix_time};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
@@ -68,7 +68,7 @@ use crate::route::Route;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::{LockedEntry, Unavailable};
-pub use reports::{RETURNED_MAX, ReportRecipient, is_wanted};
+pub use reports::{ReportRecipient, is_wanted};
 use schedule::{DueEntry, Schedule};
 
 /// The state of the queue's threads for one kind of entry.
@@ -134,7 +134,7 @@ impl QueueRunner {
                 schedule: Schedule::new(kind),
                 scanned_at: Instant::now(),
                 unsaved: HashMap::new(),
-                clock: ClockObserver::new(Instant::now(), now()),
+                clock: ClockObserver::new(Instant::now(), unix_time()),
                 locked_mailboxes: HashMap::new(),
                 senders: 0,
                 idle_senders: 0,
@@ -192,7 +192,7 @@ impl QueueRunner {
         }
     }
 
-    /// Has a sender thread look for mail, if some is due: one that waits, or else a new one.
+    /// Wakes the sender threads that wait, or else starts one, if mail is due.
     fn start_sender(self: &Arc<Self>) {
         let mut shared = self.shared();
         if self.kind == EntryKind::Held
