@@ -159,7 +159,7 @@ fn check(config: &Config, args: &[OsString]) -> Result<u8, StartError> {
     Ok(if report.error_count() == 0 { EX_OK } else { EX_CONFIG })
 }
 
-/// Connects to each smarthost, and prints what it offers and whether it can be used.
+/// Connects to each smarthost, and prints its extensions and whether it can be used.
 fn check_smarthosts(config: &Config) -> Result<u8, StartError> {
     let queue_config = config.queue_config()?.unwrap_or_default();
     if queue_config.smarthosts.is_empty() {

@@ -1,4 +1,4 @@
-//! Checks of the journals in the spool: those that dead processes left, damaged ones, and those
+//! Checks of the journals in the spool: journals of dead processes, damaged journals, and journals
 //! that the server may not open.
 //!
 //! No journal is locked, because a server that starts at the same moment would not take over a

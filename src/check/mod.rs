@@ -18,10 +18,10 @@
 //! | --- | --- |
 //! | `settings.rs` | limits, names, and single values |
 //! | `privilege.rs` | the user to run as, and its permissions |
-//! | `sendmail_program.rs` | sendmail, as other programs call it |
-//! | `service.rs` | what the unit hides from the server |
+//! | `sendmail_program.rs` | the paths at which other programs call sendmail |
+//! | `service.rs` | files that the unit hides from the server |
 //! | `port.rs` | the addresses to listen on |
-//! | `socket_unit.rs` | an enabled socket unit that is in the way of them |
+//! | `socket_unit.rs` | an enabled socket unit with conflicting addresses |
 //! | `directory.rs` | mail directory, spool and hand-over directory |
 //! | `evidence.rs` | none: evidence that a fix may change a directory |
 //! | `mailbox.rs` | mailboxes and their locks |

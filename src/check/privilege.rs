@@ -1,8 +1,8 @@
 //! Checks of privileges: the user that the server would run as, and its permissions.
 //!
-//! The rehearsal has the server's identity. The rules here evaluate the permission bits, to explain
-//! what it found. They do so for a server that stays root too, because it drops the capability to
-//! override them.
+//! The rehearsal runs with the server's identity. The rules here evaluate the permission bits, to
+//! explain the errors that it found. They do so for a server that stays root too, because it drops
+//! the capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};

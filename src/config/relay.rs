@@ -27,7 +27,7 @@ pub struct RelayOptions {
     pub connections: usize,
     /// The TLS that servers must offer.
     pub security: SmarthostSecurity,
-    /// The file of the certificates to trust; None for those that this system trusts.
+    /// The file of the certificates to trust. If None, the roots of this system are trusted.
     pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,

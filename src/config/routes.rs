@@ -102,7 +102,7 @@ pub(super) struct RouteDefaults<'a> {
     pub hostname: &'a str,
     /// The TLS of servers.
     pub security: SmarthostSecurity,
-    /// The file of the certificates to trust; None for those that this system trusts.
+    /// The file of the certificates to trust. If None, the roots of this system are trusted.
     pub ca: Option<&'a Path>,
     /// Users and passwords.
     pub login: Option<&'a LoginFile>,
@@ -156,8 +156,8 @@ impl RouteDefaults<'_> {
     }
 }
 
-/// Returns the client's TLS, with the authorities in the file `ca` in place of those that this
-/// system trusts; None for clear text, in a build without TLS.
+/// Returns the client's TLS, which trusts the certificates in the file `ca`, or else the roots of
+/// this system. Returns None for clear text, in a build without TLS.
 ///
 /// # Errors
 /// There are no certificates to trust.

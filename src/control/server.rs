@@ -96,7 +96,7 @@ struct Answerer {
     clients: Arc<Mutex<Vec<u32>>>,
 }
 
-/// A client's place among those that are answered, until this is dropped.
+/// A guard that counts a client among those being answered, until it is dropped.
 struct ClientPlace {
     uid: u32,
     clients: Arc<Mutex<Vec<u32>>>,

@@ -99,7 +99,7 @@ pub fn zoned(at: i64) -> Zoned {
 }
 
 /// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small
-/// host without a clock of its own boots in 1970.
+/// host without a hardware clock boots in 1970.
 pub const EARLIEST_TIME: Duration = Duration::from_secs(1_577_836_800);
 
 /// A generator of message ids that are unique among all processes, hosts and restarts, because

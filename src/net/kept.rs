@@ -1,4 +1,4 @@
-//! Listening sockets across a restart: the service manager keeps those that the server opened
+//! Listening sockets across a restart: the service manager keeps the sockets that the server opened
 //! (`FDSTORE=1`, sd_notify(3)), and passes them to the next start. A connection that comes
 //! meanwhile waits in the socket, and is then served.
 //!
@@ -43,8 +43,8 @@ pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Li
         }
     }
     let opened = match open_rest(&wanted, &passed, retry_time) {
-        // An address that was added, such as 0.0.0.0:25 beside 127.0.0.1:25, may be in the way of
-        // those that were kept. So all are opened again.
+        // An address that was added, such as 0.0.0.0:25 when 127.0.0.1:25 is kept, may conflict
+        // with those that were kept. So all are opened again.
         Err(_) if has_kept => {
             let (kept, units): (Vec<_>, Vec<_>) = passed.into_iter().partition(is_kept);
             release(kept);
@@ -112,7 +112,7 @@ impl Wanted {
     }
 }
 
-/// Returns the addresses that `addresses` stand for, one for each socket.
+/// Resolves `addresses` to one address for each socket.
 fn resolve(addresses: &[ListenAddress], lmtp: bool) -> impl Iterator<Item = io::Result<Wanted>> {
     addresses.iter().flat_map(move |address| {
         let ListenAddress::Tcp { host, port, tls } = address else {

@@ -1,7 +1,7 @@
 //! A connection: three kinds of socket with one way to read, write and shut down.
 //!
 //! Deadlines are those of [`ServerSocket`](super::server_socket::ServerSocket), except for writes
-//! to a pipe, which has no timeout of its own.
+//! to a pipe, which has no timeouts.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

@@ -5,15 +5,14 @@
 //!     mailbox=/var/mail/smith size=4242 ms=3
 //! ```
 //! A line is the name of the event and its fields, `name=value`. Every value is quoted here if it
-//! is not plain, so that a client cannot write a field or a line of its own. The names have one
-//! meaning each:
+//! is not plain, so that a client cannot add a field or a line. Each name has one meaning:
 //!
 //! | field | value |
 //! | --- | --- |
 //! | `error` | the cause |
 //! | `mailbox` | a mailbox, always its path |
 //! | `to` | the address of a recipient |
-//! | `orig_to` | what the client named, if that is another address |
+//! | `orig_to` | the address in the client's RCPT, if it is another one |
 //! | `from` | the reverse-path |
 //! | `session`, `message`, `queue_id` | the ids of a session, a message and an entry in the queue |
 //! | `client` | the client's address and port |

@@ -96,8 +96,8 @@ pub struct WaitingFile {
 /// Creates the directory in `spool` if it is missing, and returns its path.
 ///
 /// # Errors
-/// The directory cannot be created with its mode, or what is there does not have it. The text has
-/// the reason.
+/// The directory cannot be created with its mode, or there is a file with another type or mode. The
+/// text has the reason.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", directory.display()));
@@ -514,7 +514,7 @@ const PROLOGUE_MAX: u64 = 1024 * 1024;
 const BLOCK_SIZE: usize = 64 * 1024;
 /// Age in seconds at which a file that is not complete is removed.
 const STALE_AGE: i64 = 24 * 3600;
-/// Free bytes that the disk must have besides the message, for the server's own files.
+/// Free bytes that must be left on the disk after the message is written, for the server's files.
 const ROOM_MIN: u64 = 8 << 20;
 /// Time between two looks at the directory while nothing waits.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);

@@ -1,7 +1,7 @@
 //! The format of aliases(5), and the table of a file's aliases.
 //!
 //! ```text
-//! # A comment is a line of its own. Blank lines have no meaning.
+//! # A comment takes a whole line. Blank lines have no meaning.
 //! postmaster:    root
 //! root:          alice, bob            several targets
 //!     carol                            a line that begins with a blank continues the line before
@@ -17,12 +17,11 @@
 //!   are allowed between them.
 //! - There is no catch-all: `*` and `default` are names like others.
 //! - `/dev/null` throws mail away. `|program`, other files and `:fail:` are not supported, because
-//!   mail is delivered to mailboxes only. Mail for such an alias is rejected for good.
+//!   mail is delivered to mailboxes only. Mail for such an alias is rejected permanently.
 //!
-//! This parser never reads what a client sends, so that a client cannot name a program. An error in
-//! one line affects that line only. A target with an error is kept as
-//! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
-//! to the wrong mailbox.
+//! This parser never reads input from a client, so that a client cannot name a program. An error in
+//! one line affects that line only. A target with an error is kept as [`AliasTarget::Invalid`], so
+//! that mail for its alias is deferred, and not refused or delivered to the wrong mailbox.
 //!
 //! All lines are parsed once, for their errors. Only the text and the places of the aliases in it
 //! stay in memory, 12 bytes for each, and an alias is parsed again when it is used. Parsed aliases
@@ -566,7 +565,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// The file that stands for mail that is thrown away.
+/// The target of an alias for mail that is thrown away.
 const NULL_FILE: &str = "/dev/null";
 
 /// Maximum length of a name in bytes, which is that of a local-part.

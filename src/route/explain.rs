@@ -23,7 +23,7 @@ pub struct Problem {
     pub stops_mail: bool,
 }
 
-/// Writes the problem, and on a line of its own its fix.
+/// Writes the problem, and its fix on the next line.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n   fix: {}", self.what, self.fix)

@@ -159,10 +159,10 @@ pub trait Route: Send + Sync {
         }
     }
 
-    /// Returns the user that `name`, a user name or a mailbox, stands for (VRFY).
+    /// Returns the user with the `name`, a user name or a mailbox (VRFY).
     ///
     /// # Errors
-    /// A [`Refusal`] if it stands for none, or for several.
+    /// A [`Refusal`] if there is no such user, or more than one.
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let _ = name;
         Err(Refusal::Unknown)
@@ -188,8 +188,8 @@ pub struct RouteConfig {
     /// Local domains. The first is the primary one, which completes names in VRFY and in
     /// Delivered-To.
     pub domains: Vec<String>,
-    /// The primary domain if `domains` is empty. It is not local by itself, because on many hosts
-    /// mail for that name is delivered by another host.
+    /// The primary domain if `domains` is empty. It is local only if it is in `domains` too,
+    /// because on many hosts mail for that name is delivered by another host.
     pub hostname: String,
     /// Local users. If empty, the users of the system.
     pub users: Vec<String>,
@@ -372,8 +372,8 @@ impl Route for LocalRoute {
         }
     }
 
-    /// Returns the targets of an alias, of which those that are aliases are not expanded; of a user
-    /// the user. An alias for one mailbox on another host is no list, and answered 551.
+    /// Returns the targets of an alias, without expanding aliases among them, or the user with that
+    /// name. An alias for one mailbox on another host is no list, and is answered 551.
     fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
         let mailbox = self.parse_mailbox(list).map_err(|_| self.users.refusal())?;
         if !self.is_local(mailbox.domain()) {

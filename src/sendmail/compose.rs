@@ -246,8 +246,8 @@ fn header_recipients(
 }
 
 /// Appends `domain` to the bare names of an address field. A field that is not a valid list stays
-/// as it is, and so does the author's field with several elements, because `Smith, John <j@x>`
-/// lacks quotes, and `Smith` is no address.
+/// as it is, and so does the author's field with several elements, because in `Smith, John <j@x>`
+/// the quotes are missing, and `Smith` is no address.
 fn complete_addresses(field: &mut Vec<u8>, domain: &Domain) {
     if !["", "Resent-"].iter().any(|prefix| is_named(field, prefix, &ADDRESS_FIELDS)) {
         return;

@@ -363,9 +363,8 @@ fn proxy_smtp(flags: &Flags) -> Result<u8, SendmailError> {
         .map_err(|e| (EX_IOERR, e.to_string()))
 }
 
-/// Copies input to output without delay, as `convert` returns it. `io::copy` may use splice(2),
-/// which locks the pipe while it waits for input, so that the caller could not read what is in the
-/// pipe.
+/// Copies input to output without delay, converted by `convert`. `io::copy` may use splice(2),
+/// which locks the pipe while it waits for input, so that the caller could not read from the pipe.
 fn copy(
     input: &mut dyn Read,
     output: &mut dyn Write,
@@ -524,8 +523,8 @@ fn own_domain(config: &Config) -> Domain {
     Domain::Name(first.unwrap_or(&config.hostname).clone())
 }
 
-/// Returns the addresses at which the server may listen. Unix sockets come first, because over them
-/// the server knows the user.
+/// Returns the addresses at which the server may listen: first Unix sockets, because over them the
+/// server knows the user.
 fn server_addresses(config: &Config) -> Vec<ServerAddress> {
     let mut unix = Vec::new();
     let mut tcp = Vec::new();

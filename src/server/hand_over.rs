@@ -44,8 +44,8 @@ impl HandOverThread {
         Ok(HandOverThread { stop, thread })
     }
 
-    /// Stops the thread. Waits up to `grace` for a message under way. One that takes longer is
-    /// finished by the next start.
+    /// Stops the thread. Waits up to `grace` for the message in progress. If it takes longer, the
+    /// next start finishes it.
     pub(super) fn stop(self, grace: Duration) {
         drop(self.stop);
         let deadline = Instant::now() + grace;

@@ -3,7 +3,7 @@
 //! ```text
 //! certificate, directories, smarthost, addresses -> privileges -> queue -> confinement -> writer
 //! ```
-//! Steps that need root come first, before any thread is started.
+//! Steps that need root are taken before any thread is started.
 //!
 //! The start and its rehearsal are the same functions. [`StartPurpose::Rehearse`] leaves out only
 //! the effects that would disturb a running server: an address that it has is not opened, no

@@ -2,8 +2,8 @@
 //! or get its privileges back.
 //!
 //! `mailslot check` runs its own program again with its own arguments, and after them the word
-//! `rehearse-start` and the service whose identity the new process takes. The new process reports
-//! on standard output, one record for each problem and one for the result.
+//! `rehearse-start` and the service that it rehearses, of which it takes the identity. The new
+//! process reports on standard output, one record for each problem and one for the result.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -39,7 +39,7 @@ impl Rehearsal {
         let word = service.as_ref().map_or_else(|| "-".to_owned(), ServiceUnit::to_word);
         let result = run_program(args, &word);
         for directory in missing.iter().rev() {
-            // Those that contain anything are not removed.
+            // This fails for a directory that is not empty, and must.
             let _ = fs::remove_dir(directory);
         }
         let (failed, problems) = match result {

@@ -35,7 +35,7 @@ impl Trust {
     /// Returns the roots that this system trusts.
     ///
     /// # Errors
-    /// The system has none. The text says what to install.
+    /// The system has no roots. The text says what to install.
     pub fn system() -> Result<Trust, String> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();

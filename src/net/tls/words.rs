@@ -17,7 +17,7 @@ pub fn in_words(e: io::Error, peer: &str) -> io::Error {
     io::Error::new(e.kind(), text)
 }
 
-/// Describes an error of the handshake with `peer`, or of what follows it.
+/// Describes an error of the handshake with `peer`, or of the connection after it.
 fn describe(error: &Error, peer: &str) -> String {
     let no_common = format!("{peer} and this host have no TLS version or cipher in common");
     match error {

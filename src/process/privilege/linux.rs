@@ -86,7 +86,7 @@ impl Impersonator {
     /// [`privilege`](crate::process::privilege)). A thread impersonates one user at a time.
     ///
     /// # Errors
-    /// The kernel refused, because this thread lacks the capabilities.
+    /// This thread does not have the capabilities.
     pub fn impersonate(self, uid: Uid, gid: Gid) -> io::Result<ImpersonationGuard> {
         if uid.is_root() || (uid, gid) == (self.uid, self.gid) {
             return Ok(ImpersonationGuard::default());

@@ -120,7 +120,7 @@ const CLOEXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
 #[cfg(target_vendor = "apple")]
 const CLOEXEC: SockFlag = SockFlag::empty();
 
-/// A socket whose calls fail with `TimedOut` at a deadline.
+/// A socket with a deadline, at which its calls fail with `TimedOut`.
 struct DeadlineIo<'a> {
     socket: &'a TcpOrUnix,
     deadline: Instant,

@@ -1,5 +1,5 @@
-//! An entry of the queue: a message for recipients on other hosts, or for recipients of this host
-//! whose mailboxes cannot take it now (`held.rs`), in a file `queue/ID` in the spool.
+//! An entry of the queue: a message in a file `queue/ID` in the spool. It is for recipients on
+//! other hosts, or for recipients of this host that cannot get it now (`held.rs`).
 //!
 //! ```text
 //! From smith@example.org Tue Jul  1 08:52:37 2025
@@ -10,8 +10,8 @@
 //! ```
 //! The writer appends an entry as it appends to a mailbox, by way of the journal. So the entry is
 //! complete before the `250`, and a message is in all of its destinations or in none. The file
-//! never changes afterwards. Its progress is kept beside it, in `ID.state`. The entry is removed
-//! once all recipients are finished.
+//! never changes afterwards. Its progress is kept in `queue/ID.state`. The entry is removed once
+//! all recipients are finished.
 //!
 //! The envelope is in the third line alone. It is a sequence of netstrings, each after a letter:
 //! `LETTER LENGTH ":" BYTES ","`. No byte of an address can therefore end a field or begin another.

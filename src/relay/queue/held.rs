@@ -9,7 +9,7 @@
 //! are two destinations of one message, so the journal makes both durable or neither. An entry
 //! that is opened takes over its receipts: recipient N is finished.
 //!
-//! | crash after | what is left, and what happens to it |
+//! | crash after | result |
 //! | --- | --- |
 //! | the receipt is created | an empty file, which means nothing |
 //! | the record is synced | the writer completes mailbox and receipt; the recipient is finished |
@@ -72,8 +72,9 @@ pub fn destinations<D, E>(
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
 
-/// Returns the receipt for the recipients `done`, by index, of the entry `id`, whose copies are in
-/// the mailboxes `has`. Returns None if there are no recipients, or a field cannot be encoded.
+/// Returns the receipt of the entry `id` for the recipients with the indexes `done`, who have their
+/// copies in the mailboxes `has`. Returns None if there are no recipients, or a field cannot be
+/// encoded.
 pub(super) fn receipt(
     id: &str,
     entry: &QueueEntry,

@@ -25,7 +25,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// A view of the queue: the entries to list, and what is known besides them.
+/// A view of the queue: the entries to list, and the context to show with them.
 #[derive(Clone, Debug, Default)]
 pub struct ListView {
     /// The user that submitted the listed entries; None for every user.

@@ -12,7 +12,7 @@
 //! | file | contains |
 //! | --- | --- |
 //! | `entry.rs` | the file of one message |
-//! | `state.rs` | the file of its progress beside it, and the times of retries |
+//! | `state.rs` | the file with its progress, and the times of retries |
 //! | `held.rs` | entries for recipients of this host |
 //! | `next_hop.rs` | the routes, and the connection to the next hop of a recipient |
 //! | `runner/` | the threads that send, deliver, retry and report |
@@ -20,7 +20,7 @@
 //!
 //! A crash can leave these states, from which the next start recovers:
 //!
-//! | crash after | what is left, and what happens to it |
+//! | crash after | result |
 //! | --- | --- |
 //! | the entry is created | an empty or short file: the writer completes or removes it |
 //! | the message's record is synced | an incomplete entry: the writer completes it |

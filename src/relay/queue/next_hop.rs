@@ -52,8 +52,8 @@ pub struct MxConfig {
     pub detects_own_addresses: bool,
 }
 
-/// Recipients that can share a connection. While one next hop cannot be reached, mail for the others
-/// is sent.
+/// Recipients that can share a connection. While one next hop cannot be reached, mail for the
+/// others is sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum NextHop {
     /// The entry was not read yet; or it is for this host.
@@ -212,6 +212,6 @@ fn connect_to_first(
     Err(ConnectError::Unreachable { reason, server })
 }
 
-/// Maximum number of addresses that are tried for one domain, so that a domain whose hosts do not
-/// answer costs a few minutes at most.
+/// Maximum number of addresses that are tried for one domain. If none of its hosts answers, the
+/// attempt takes a few minutes.
 const ADDRESSES_MAX: usize = 5;

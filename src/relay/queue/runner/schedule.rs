@@ -55,9 +55,9 @@ struct EntryHop {
 #[derive(Debug, Default)]
 struct HopSchedule {
     by_due: BTreeSet<(i64, Arc<str>)>,
-    /// Number of connections: of attempts being made, and of threads that keep one.
+    /// Number of connections: those of attempts being made, and those kept by waiting threads.
     used: usize,
-    /// Number of those that are kept by threads that wait.
+    /// Number of connections kept by waiting threads.
     idle: usize,
     /// True if a connection was opened since there is mail, and no outage came since.
     is_reachable: bool,
@@ -223,8 +223,8 @@ impl Schedule {
     }
 
     /// Returns the attempt to be made now, if any, and marks it as being made: one at the next hop
-    /// `kept`, to which the thread has a connection, or else the one that is due first. There are
-    /// at most `connections` to each next hop.
+    /// `kept`, to which the thread has a connection, or else the attempt that is due first. There
+    /// are at most `connections` to each next hop.
     pub fn take(&mut self, connections: usize, kept: Option<&NextHop>) -> Option<DueEntry> {
         let due = self.find_due(connections, kept)?;
         self.begin(&due, kept);
@@ -394,8 +394,8 @@ impl Schedule {
         entries.outage.as_ref().map(|outage| outage.reason.clone())
     }
 
-    /// Adds the entries that are in `directory` and removes those that are not. Removes state files
-    /// and receipts without an entry, which a crash can leave.
+    /// Updates the schedule to the entries that are in `directory`. Removes state files and
+    /// receipts without an entry, which a crash can leave.
     ///
     /// # Errors
     /// The directory cannot be read. The schedule is as it was.
