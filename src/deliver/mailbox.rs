@@ -302,8 +302,9 @@ impl LockedMailbox {
     pub fn append(&mut self, copy: &MailboxCopy<'_>) -> io::Result<()> {
         match copy.content() {
             Content::Memory(content) => {
-                let [separator, head, own_field] = copy.before_content();
-                self.write(&[separator, head, own_field, content, MESSAGE_END])?;
+                let [separator, head, name, colon, value, end] = copy.before_content();
+                let copy = [separator, head, name, colon, value, end, content, MESSAGE_END];
+                self.write(&copy)?;
             }
             // Through a buffer, because the kernel's own copy refuses a file opened for appending.
             Content::File(_) => copy.pieces().try_for_each(|piece| self.write(&[&piece?]))?,

@@ -218,6 +218,7 @@ impl BatchQueue {
         let quiet = if committer.is_clean() { IDLE_TIMEOUT } else { quiet_time };
         let timeout = next_retry.map_or(quiet, |at| at.saturating_duration_since(now).min(quiet));
         let mut batch = std::mem::take(&mut self.taken);
+        let waiting = batch.len();
         let timeout = if batch.is_empty() { timeout } else { Duration::ZERO };
         crossbeam_channel::select! {
             recv(self.incoming) -> job => match job {
@@ -244,8 +245,9 @@ impl BatchQueue {
         }
         self.take_due(&mut batch);
         if !batch.is_empty() {
+            // Each client of the last batch may send another message.
             let (sync_time, last_size) = self.last_batch;
-            self.gather(&mut batch, gather_time(sync_time, last_size));
+            self.gather(&mut batch, gather_time(sync_time, last_size), waiting + last_size);
         }
         Some(batch)
     }
@@ -263,13 +265,12 @@ impl BatchQueue {
     }
 
     /// Adds all messages that wait to `batch`, up to the limits of a batch. Also adds those that
-    /// arrive within `wait`, until the clients of the last batch may all have sent their next
-    /// message, or none has arrived for half of that time.
-    fn gather(&self, batch: &mut Vec<QueuedMessage>, wait: Duration) {
+    /// arrive within `wait`, until there are `expected` messages, or none has arrived for half of
+    /// that time.
+    fn gather(&self, batch: &mut Vec<QueuedMessage>, wait: Duration, expected: usize) {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let deadline = Instant::now() + wait;
-        let expected = batch.len() + self.last_batch.1;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
@@ -408,7 +409,7 @@ impl BatchQueue {
             }
         }
         let mut taken = Vec::new();
-        self.gather(&mut taken, Duration::ZERO);
+        self.gather(&mut taken, Duration::ZERO, 0);
         self.taken = taken;
         if is_whole && locked_since.elapsed() < HANDOVER_MAX {
             let needed: HashSet<&DestinationFile> =

@@ -31,7 +31,7 @@ use std::fmt::{self, Display};
 use log::Level;
 
 use super::counters::Counters;
-use super::quote::quoted;
+use super::quote::push_quoted;
 
 /// An event that the log can contain.
 #[derive(Clone, Copy, Debug)]
@@ -86,7 +86,9 @@ impl Event {
 
 impl fmt::Debug for MessageFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Field::Message(*self).fmt(f)
+        let mut fields = String::new();
+        Field::Message(*self).append_to(&mut fields);
+        f.write_str(&fields)
     }
 }
 
@@ -98,37 +100,34 @@ enum Field<'a> {
     Counters(&'a Counters),
 }
 
-impl Display for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Field<'_> {
+    /// Appends the field with the blank before it to `line`.
+    fn append_to(&self, line: &mut String) {
+        let mut append = |name: &str, v: &dyn Display| {
+            line.extend([" ", name, "="]);
+            push_quoted(line, v);
+        };
         match self {
-            Field::Value(name, v) | Field::Option(name, Some(v)) => {
-                write!(f, " {name}={}", quoted(v))
-            }
-            Field::Option(_, None) => Ok(()),
+            Field::Value(name, v) | Field::Option(name, Some(v)) => append(name, v),
+            Field::Option(_, None) => {}
             Field::Message(MessageFields { session, message, from }) => {
                 let [session_name, message_name, from_name] = MESSAGE_FIELDS;
-                write!(f, " {session_name}={}", quoted(session))?;
-                write!(f, " {message_name}={}", quoted(message))?;
-                write!(f, " {from_name}={}", quoted(from))
+                append(session_name, session);
+                append(message_name, message);
+                append(from_name, from);
             }
-            Field::Counters(counters) => write!(f, " {counters}"),
+            Field::Counters(counters) => line.push_str(&format!(" {counters}")),
         }
     }
 }
 
-/// A line of the log without its date and level.
-struct Line<'a> {
-    function: &'static str,
-    fields: &'a [Field<'a>],
-}
-
-impl Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, word) in self.function.split('_').enumerate() {
-            write!(f, "{}{word}", if n == 0 { "" } else { "-" })?;
-        }
-        self.fields.iter().try_for_each(|field| field.fmt(f))
-    }
+/// Returns a line of the log without its date and level.
+fn line(function: &str, fields: &[Field<'_>]) -> String {
+    // As long as most lines.
+    let mut line = String::with_capacity(256);
+    line.extend(function.chars().map(|c| if c == '_' { '-' } else { c }));
+    fields.iter().for_each(|field| field.append_to(&mut line));
+    line
 }
 
 /// Expands to the type of the parameter for a field.
@@ -178,7 +177,7 @@ macro_rules! events {
             $(#[doc = $meaning])+
             pub fn $event($($field: parameter!($($kind)?)),*) {
                 let fields = &[$(field!($field $($kind)?)),*];
-                log::log!(Level::$level, "{}", Line { function: stringify!($event), fields });
+                log::log!(Level::$level, "{}", line(stringify!($event), fields));
             }
         )*
         $(
@@ -187,8 +186,7 @@ macro_rules! events {
             $(#[doc = $direct_meaning])+
             pub(super) fn $direct($($direct_field: impl Display),*) -> (Level, String) {
                 let fields = &[$(field!($direct_field)),*];
-                let line = Line { function: stringify!($direct), fields };
-                (Level::$direct_level, line.to_string())
+                (Level::$direct_level, line(stringify!($direct), fields))
             }
         )*
 
@@ -498,7 +496,7 @@ mod tests {
         ];
         let expected =
             r#"session=k-1 message=k-1-1 from="<a@b> session=fake" size=42 orig_to="\x0a""#;
-        let line = Line { function: "relay_sent", fields }.to_string();
+        let line = line("relay_sent", fields);
         assert_eq!(line, format!("relay-sent {expected}"));
     }
 

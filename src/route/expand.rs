@@ -124,15 +124,12 @@ impl LocalRoute {
     /// name in another case.
     fn find_user(&self, name: &str) -> Result<Option<User>, Refusal> {
         let find = |name: &str| self.users.find(name).map_err(Refusal::LookupFailed);
-        let folded = name.to_lowercase();
-        match find(name)? {
-            None if folded != name => match find(&folded)? {
-                None => Ok(self.users.find_in_any_case(name)),
-                found => Ok(found),
-            },
-            None => Ok(self.users.find_in_any_case(name)),
-            found => Ok(found),
+        if let Some(user) = find(name)? {
+            return Ok(Some(user));
         }
+        let folded = name.to_lowercase();
+        let found = if folded == name { None } else { find(&folded)? };
+        Ok(found.or_else(|| self.users.find_in_any_case(name)))
     }
 
     /// Returns the mailbox of `user`. Its Delivered-To address keeps the tag.
@@ -148,7 +145,7 @@ impl LocalRoute {
         let (Some(name), Ok(address)) = (MailboxName::new(&user.name), address) else {
             return Err(Refusal::NameNotAllowed);
         };
-        let delivered_to = address.to_string();
+        let delivered_to = address.to_string().into();
         let destination = UserMailbox { name, owner: user.owner, delivered_to };
         Ok((destination, Member { full_name: user.full_name, mailbox: address }))
     }

@@ -103,11 +103,14 @@ impl<'a> MessageDelivery<'a> {
         };
         let local = message.to.clone();
         let held = all.iter().filter_map(|to| Some((*to, to.destination.held.clone()?)));
-        let mut has = queued.addresses();
-        has.extend(local.iter().filter_map(|to| Some(to.mailbox()?.name.to_string())));
-        if !self.hold_for(held.collect(), &has, &message.id, octets, &mut queued) {
-            replies.last = Some(replies::processing_error());
-            return replies;
+        let held: Vec<_> = held.collect();
+        if !held.is_empty() {
+            let mut has = queued.addresses();
+            has.extend(local.iter().filter_map(|to| Some(to.mailbox()?.name.to_string())));
+            if !self.hold_for(held, &has, &message.id, octets, &mut queued) {
+                replies.last = Some(replies::processing_error());
+                return replies;
+            }
         }
         message.to.extend(queued.entries.iter().cloned());
         let id = message.id.clone();
@@ -212,6 +215,9 @@ impl<'a> MessageDelivery<'a> {
         id: &str,
         octets: u64,
     ) -> Option<QueuedMail> {
+        if recipients.iter().all(|recipient| recipient.destination.remote.is_empty()) {
+            return Some(QueuedMail::default());
+        }
         let mut seen = HashSet::new();
         // None for a mailbox that has its copy already, through another recipient.
         let mut queued_recipient = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {

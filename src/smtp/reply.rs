@@ -9,6 +9,7 @@
 //! for rejected recipients and the outcomes of deliveries.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use super::client_name::ClientName;
 use super::config::{ReceiverConfig, StartTlsMode};
@@ -68,9 +69,11 @@ impl Reply {
     }
 
     fn write_line(&self, out: &mut Vec<u8>, separator: char, text: &str) {
-        let mut line = format!("{}{separator}", self.code);
+        let mut line = String::with_capacity(REPLY_LINE_MAX);
+        // Writing to a string does not fail.
+        let _ = write!(line, "{}{separator}", self.code);
         if let Some((class, subject, detail)) = self.enhanced {
-            line += &format!("{class}.{subject}.{detail} ");
+            let _ = write!(line, "{class}.{subject}.{detail} ");
         }
         let printable = |c: char| match c {
             ' '..='~' => c,
@@ -83,8 +86,8 @@ impl Reply {
             }
             line.push(c);
         }
+        line.push_str("\r\n");
         out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b"\r\n");
     }
 
     /// True if the code is 2yz or 3yz.

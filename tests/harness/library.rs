@@ -43,6 +43,7 @@ impl Route for TestRoute {
             "panic" => panic!("as the test asked"),
             _ => {
                 let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                let delivered_to = delivered_to.into();
                 Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
             }
         }

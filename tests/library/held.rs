@@ -50,7 +50,7 @@ impl Route for TroubledRoute {
         let mailbox = |name| UserMailbox {
             name: MailboxName::new(name).unwrap(),
             owner: None,
-            delivered_to: format!("{name}@here.example"),
+            delivered_to: format!("{name}@here.example").into(),
         };
         Ok(Resolution::local(local.split('+').map(mailbox).collect()))
     }

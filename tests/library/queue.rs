@@ -41,7 +41,7 @@ impl Route for TestQueueRoute {
             return Err(Refusal::Unknown);
         }
         let name = MailboxName::new(to.local()).unwrap();
-        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
+        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string().into() }];
         Ok(Resolution::local(local))
     }
 
@@ -430,12 +430,9 @@ fn unreachable_smarthost_is_probed_by_one_entry() {
     let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
     let server = ScriptedServer::start(move |_, command| match command {
         "greeting" => {
+            let is_up = up.load(Ordering::SeqCst);
             count.fetch_add(1, Ordering::SeqCst);
-            if up.load(Ordering::SeqCst) {
-                usual(command)
-            } else {
-                Action::ReplyAndClose("421 no".to_owned())
-            }
+            if is_up { usual(command) } else { Action::ReplyAndClose("421 no".to_owned()) }
         }
         command => usual(command),
     });

@@ -51,7 +51,7 @@ impl Host {
 
     fn delivered_to(&self, to: &str) -> String {
         let to = self.local.resolve(&path(to)).unwrap();
-        to.local.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
+        to.local.iter().map(|d| &*d.delivered_to).collect::<Vec<_>>().join(" ")
     }
 
     fn vrfy(&self, name: &str) -> String {
@@ -567,7 +567,7 @@ fn users_of_the_system() {
     let local = LocalRoute::new(config);
     let root = local.resolve(&path("root@example.org")).unwrap().local;
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
-    assert_eq!(root[0].delivered_to, "root@example.org");
+    assert_eq!(*root[0].delivered_to, *"root@example.org");
     assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap().local[0].name.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
 }

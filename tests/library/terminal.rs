@@ -180,7 +180,7 @@ fn user(name: &str) -> UserMailbox {
     UserMailbox {
         name: MailboxName::new(name).unwrap(),
         owner: None,
-        delivered_to: format!("{name}@beta.arpa"),
+        delivered_to: format!("{name}@beta.arpa").into(),
     }
 }
 

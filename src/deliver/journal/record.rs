@@ -475,6 +475,7 @@ impl<'a> FieldReader<'a> {
                 let (name, delivered_to) = (MailboxName::new(&self.text()?)?, self.text()?);
                 let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
                 let owner = owned.then_some(Owner { uid, gid });
+                let delivered_to = delivered_to.into();
                 Some(Destination::Mailbox(UserMailbox { name, owner, delivered_to }))
             }
             QUEUE_ENTRY => {

@@ -64,6 +64,9 @@ struct HopSchedule {
     /// Maximum number of connections, if the server accepts fewer than are configured.
     used_max: Option<usize>,
     outage: Option<Outage>,
+    /// True if a flush was requested while an attempt was made, so that the next one follows at
+    /// once.
+    flush_again: bool,
 }
 
 /// A time in which a next hop cannot be reached.
@@ -369,7 +372,10 @@ impl Schedule {
         entries.is_reachable = false;
         let failures =
             entries.outage.as_ref().map_or(0, |outage| outage.failures.saturating_add(1));
-        let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
+        let pause = match std::mem::take(&mut entries.flush_again) {
+            true => Duration::ZERO,
+            false => (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX),
+        };
         entries.outage = Some(Outage { failures, retry_at: Instant::now() + pause, reason });
         Some(pause)
     }
@@ -378,12 +384,15 @@ impl Schedule {
     pub fn set_reachable(&mut self, hop: &NextHop) -> bool {
         let Some(entries) = self.hops.get_mut(hop) else { return false };
         entries.is_reachable = true;
+        entries.flush_again = false;
         entries.outage.take().is_some()
     }
 
-    /// Ends the pause of `hop`, so that it is tried at once.
+    /// Ends the pause of `hop`, so that it is tried at once, or after the attempts under way.
     pub fn end_pause(&mut self, hop: &NextHop) {
-        if let Some(outage) = self.hops.get_mut(hop).and_then(|entries| entries.outage.as_mut()) {
+        let Some(entries) = self.hops.get_mut(hop) else { return };
+        entries.flush_again = entries.busy() > 0;
+        if let Some(outage) = &mut entries.outage {
             outage.retry_at = Instant::now();
         }
     }
@@ -510,6 +519,25 @@ mod tests {
         assert_eq!(schedule.back_off(&x, reason()), Some(BACK_OFF_MIN * 2));
         assert!(schedule.set_reachable(&x) && !schedule.set_reachable(&x));
         assert_eq!(schedule.take(4, None).map(|due| due.hop), Some(x));
+    }
+
+    #[test]
+    fn flush_during_an_attempt_has_another_follow_at_once() {
+        let mut schedule = Schedule::new(EntryKind::Relayed);
+        let x = domain("x");
+        for id in ["a", "b"] {
+            schedule.insert(id, 0, false);
+            schedule.set_hops(&id.into(), vec![x.clone()], 0);
+        }
+        for pause in [Duration::ZERO, BACK_OFF_MIN * 2] {
+            let due = schedule.take(4, None).unwrap();
+            if pause.is_zero() {
+                schedule.end_pause(&x);
+            }
+            assert_eq!(schedule.back_off(&x, reason()), Some(pause));
+            schedule.end(&due, None);
+            assert_eq!(schedule.is_due(4), pause.is_zero());
+        }
     }
 
     #[test]
