@@ -551,7 +551,7 @@ impl Committer {
     }
 
     /// Begins a checkpoint of all records, after the one before has ended.
-    pub fn begin_checkpoint(&mut self) {
+    fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
         (self.uncovered_since, self.uncovered_octets) = (None, 0);
         if !self.journal.is_clean() {

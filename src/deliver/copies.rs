@@ -16,7 +16,7 @@ use crate::observe::events;
 
 /// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
 /// number in the record.
-pub type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 
 /// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
 struct PartialCopy<'a, From> {

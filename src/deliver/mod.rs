@@ -95,7 +95,7 @@ impl Default for DeliveryConfig {
 
 /// Age at which a record's mailboxes are synced. After a power loss, deleted mail may reappear and
 /// relayed mail may be relayed again, if its record is still needed.
-pub const CHECKPOINT_AGE: Duration = Duration::from_secs(10);
+const CHECKPOINT_AGE: Duration = Duration::from_secs(10);
 /// Bytes in a segment of a server's journal: two thousand messages of 4 KiB between two
 /// checkpoints.
 pub const JOURNAL_SEGMENT: u64 = 8 << 20;

@@ -365,7 +365,7 @@ impl Committer {
     }
 
     /// Removes the locks that dead processes left.
-    pub fn remove_dead_locks(&self) -> io::Result<()> {
+    fn remove_dead_locks(&self) -> io::Result<()> {
         let (disk, spool) = (&*self.store.disk, &self.spool);
         let owners = journal::list(disk, spool)?.into_iter();
         let owners: Vec<Identity> = owners.filter_map(|path| journal::owner(disk, &path)).collect();

@@ -262,7 +262,7 @@ impl<H: Host> Conversation<H> {
     }
 
     /// True if all input was answered. False while a chunk is incomplete.
-    pub fn has_answered_all(&self) -> bool {
+    fn has_answered_all(&self) -> bool {
         !matches!(self.input_state, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }

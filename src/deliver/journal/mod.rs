@@ -122,7 +122,7 @@ pub struct OrphanSummary {
 }
 
 /// Id of the file and last owner of a journal that no process has.
-pub type UnownedJournal = ((u64, u64), Option<Identity>);
+type UnownedJournal = ((u64, u64), Option<Identity>);
 
 /// Returns the paths of all journals in `spool`.
 pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
