@@ -104,8 +104,7 @@ pub fn wants_success_report<D>(envelope: &Envelope<D>, recipient: &Recipient<D>)
     success && envelope.from != crate::smtp::ReversePath::Null
 }
 
-/// Returns the header of a message for a report about it: whole lines, at most [`HEADER_MAX`]
-/// bytes.
+/// Returns the header of a message for a report about it: whole lines, at most 16 KiB.
 ///
 /// # Errors
 /// The file of the content cannot be read.
@@ -123,7 +122,7 @@ fn header_of(mut start: Vec<u8>) -> Vec<u8> {
 
 impl ReturnedContent {
     /// Reads the part of a message of `size` bytes that a report contains (RFC 3461 4.3, 6.2). If
-    /// `wants_whole`, that is the message, unless it is larger than [`RETURNED_MAX`].
+    /// `wants_whole`, that is the message, unless it is larger than 256 KiB.
     ///
     /// # Errors
     /// `content` cannot be read.
