@@ -19,6 +19,12 @@
 //! the middle of mail data for a sixth of the grace period, its session sends 421 then. After half
 //! of the grace period incomplete mail data is dropped, and a message that still waits for the
 //! writer is answered 451. Connections that are open at the end are closed.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `admission.rs` | limits on sessions for each client, eviction of idle sessions |
+//! | `connection_queue.rs` | the admitted connections, from the acceptor to the session threads |
+//! | `hand_over.rs` | the thread that takes messages from the hand-over directory |
 
 mod admission;
 mod connection_queue;

@@ -58,6 +58,11 @@
 //!
 //! A message above `message::MEMORY_MAX` bytes is in a separate file (`contents.rs`), which was
 //! synced before the record was written. The file is needed as long as the record.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `record.rs` | the bytes of a record |
+//! | `listing.rs` | the list of the journals in a spool |
 
 mod listing;
 mod record;

@@ -20,6 +20,14 @@
 //!
 //! The client keeps no queue and does not look up MX records. With [`ClientConfig::lmtp`] it uses
 //! LMTP.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `client_socket.rs` | the socket, in clear text or TLS, with deadlines |
+//! | `server_address.rs` | the address of a server, as options have it |
+//! | `credentials.rs` | the file of users and passwords |
+//! | `converting_reader.rs` | a reader that converts a message while it is sent |
+//! | `probe.rs` | a connection that sends no message, for `check --smarthost` |
 
 mod client_socket;
 mod converting_reader;
