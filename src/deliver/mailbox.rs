@@ -6,8 +6,8 @@
 //!
 //! The mailbox itself is opened, created and removed as its owner (`process/privilege/`). The
 //! dotlock is mailslot's own, because fs.protected_hardlinks forbids a link to another user's file,
-//! and a sticky directory forbids removing one. A file that is open can be read, written and synced
-//! whatever the identity, and counts against the quota of its owner.
+//! and a sticky directory forbids removing one. An open file can be read, written and synced with
+//! any identity, and counts against the quota of its owner.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -353,7 +353,7 @@ impl LockedMailbox {
         self.disk.open(&self.path, OpenMode::Write)
     }
 
-    /// Counts again what is missing at the end.
+    /// Counts the missing LFs at the end again.
     pub fn update_missing_newlines(&mut self) -> io::Result<()> {
         self.missing_newlines = count_missing_newlines(&**self.file(), self.len)?;
         Ok(())
@@ -363,7 +363,7 @@ impl LockedMailbox {
     /// not longer as it is, because another program that respects no lock may have truncated it.
     ///
     /// The new length is synced. Otherwise a power loss could undo the truncation alone and leave
-    /// the removed data before what is appended next.
+    /// the removed data before the next message.
     pub fn truncate(&mut self, len: u64, missing_newlines: usize) -> io::Result<()> {
         let present = self.file().stat()?.len;
         if present > len {

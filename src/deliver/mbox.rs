@@ -28,7 +28,7 @@
 //!   the lines arrive.
 //! - No length is written, and none is trusted: Content-Length is removed.
 //!
-//! This file contains no call on a file but those that read large content.
+//! Only large content is read from a file here. Nothing is written.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -46,7 +46,7 @@ use crate::smtp::ReversePath;
 /// One copy of a message, as it is appended to a mailbox or written as an entry of the queue.
 ///
 /// ```text
-///                                   LFs that the message before lacks: 0 to 2
+///                                   0 to 2 LFs that are missing at the end of the file
 /// From smith@example.org Tue ...    Message::head, from `head` below
 /// Return-Path: <smith@example.org>
 /// Delivered-To: jones@example.com   Destination::own_field; an entry of the queue has its envelope
@@ -67,8 +67,8 @@ pub struct MailboxCopy<'a> {
 pub const MESSAGE_END: &[u8] = b"\n";
 
 impl<'a> MailboxCopy<'a> {
-    /// Puts together the copy of `message` for `to`, to follow a message that lacks
-    /// `missing_newlines` of the two LFs at its end.
+    /// Returns the copy of `message` for `to`, after a message without `missing_newlines` of the
+    /// two LFs at its end.
     pub fn new(
         message: &'a Message,
         to: &'a Destination,
@@ -82,7 +82,7 @@ impl<'a> MailboxCopy<'a> {
         }
     }
 
-    /// Returns what comes before the content, in pieces.
+    /// Returns the bytes before the content, in pieces.
     pub fn before_content(&self) -> [&[u8]; 6] {
         let [name, colon, value, end] = self.own_field;
         [self.separator, self.head, name, colon, value, end]

@@ -1,7 +1,7 @@
 //! The thread that writes to mailboxes.
 //!
 //! A batch is the first message that waits and all others that wait by then, up to a limit. On a
-//! disk whose syncs are slow the writer waits a moment for more, if there were several before.
+//! disk with slow syncs the writer waits a moment for more, if the last batch had several.
 //! Messages with a content file have batches of their own, in turn with the others, because copying
 //! them takes long. So a small message waits for one batch of them at most.
 //!
@@ -15,8 +15,8 @@
 //! stays locked for the next batch, but no longer than [`HANDOVER_MAX`] from its first batch on. So
 //! a busy mailbox costs one set of locks for several batches, and its readers still get their turn.
 //!
-//! A panic in a batch ends the process with status 70. What the batch left half done is the same as
-//! after a kill, and the next start recovers it in the same way.
+//! A panic in a batch ends the process with status 70. The next start recovers the batch as after a
+//! kill.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -90,7 +90,7 @@ pub fn start_on(
     Ok((handle, WriterThread { stop, thread }))
 }
 
-/// Message on its way through the writer.
+/// Message in the writer.
 #[derive(Debug)]
 struct QueuedMessage {
     message: Message,
@@ -103,7 +103,7 @@ struct QueuedMessage {
     retry_delay: Duration,
     /// Time of the next attempt.
     retry_at: Instant,
-    /// Mailbox whose lock the message waits for.
+    /// Locked mailbox that the message waits for.
     blocked_on: Option<DestinationFile>,
 }
 
@@ -466,8 +466,8 @@ impl BatchQueue {
         drop(outcomes);
     }
 
-    /// Postpones a message whose mailbox is locked. Defers it if it has waited long enough, or if
-    /// too many messages wait for the same lock and this is not a mail reader's short moment.
+    /// Postpones a message, because a mailbox is locked. Defers it if it has waited long enough, or
+    /// if too many messages have waited for the same lock for longer than a mail reader takes.
     fn wait_for_lock(
         &mut self,
         committer: &Committer,
@@ -556,7 +556,7 @@ fn lock_all(
     Ok(TryLock::Acquired(()))
 }
 
-/// Returns true if a process has died whose journal must be recovered before mail is appended.
+/// Returns true if a process has died and its journal must be recovered before mail is appended.
 fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
     match committer.finds_orphans() {
         Err(e) if descriptors::are_exhausted(&e) && committer.close_cached_files() => {

@@ -1,6 +1,14 @@
 //! A message on its way from a session to the writer: its id, its content and its destinations.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `content.rs` | the content, built from the lines of mail data |
+//! | `trace.rs` | the fields Received and Return-Path, dates, message ids |
+//! | `peer.rs` | the other end of a connection |
+//! | `encoded_word.rs` | UTF-8 in a header field in ASCII |
 
 pub mod content;
+pub mod encoded_word;
 pub mod peer;
 pub mod trace;
 

@@ -104,8 +104,19 @@ pub fn now() -> Zoned {
         .to_zoned(time_zone::local())
 }
 
+/// Returns the current time in seconds since 1970.
+pub fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Returns the time `at`, in seconds since 1970, in the time zone of the host.
+pub fn zoned(at: i64) -> Zoned {
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
+}
+
 /// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small
-/// host without a clock of its own boots in 1970.
+/// host without a hardware clock boots in 1970.
 pub const EARLIEST_TIME: Duration = Duration::from_secs(1_577_836_800);
 
 /// A generator of message ids that are unique among all processes, hosts and restarts, because

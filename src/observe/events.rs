@@ -5,15 +5,14 @@
 //!     mailbox=/var/mail/smith size=4242 ms=3
 //! ```
 //! A line is the name of the event and its fields, `name=value`. Every value is quoted here if it
-//! is not plain, so that a client cannot write a field or a line of its own. The names have one
-//! meaning each:
+//! is not plain, so that a client cannot add a field or a line. Each name has one meaning:
 //!
 //! | field | value |
 //! | --- | --- |
 //! | `error` | the cause |
 //! | `mailbox` | a mailbox, always its path |
 //! | `to` | the address of a recipient |
-//! | `orig_to` | what the client named, if that is another address |
+//! | `orig_to` | the address in the client's RCPT, if it is another one |
 //! | `from` | the reverse-path |
 //! | `session`, `message`, `queue_id` | the ids of a session, a message and an entry in the queue |
 //! | `client` | the client's address and port |
@@ -242,7 +241,7 @@ events! {
     /// broken (by the network), timeout, not-reading, slow, deadline, evicted, stopping, clear-text
     /// (after STARTTLS), or tls.
     Debug disconnected(session, client, end);
-    /// A session with a client on another host ended in one of the ways that an abuser's does.
+    /// A session with a client on another host ended in a way that is typical of abuse.
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
@@ -315,7 +314,7 @@ events! {
     /// server cannot use it.
     /// The server stops with status 75, so that its supervisor starts it again.
     Error restart_needed(file, error);
-    /// The server does not listen on one of its addresses, but on others.
+    /// The server cannot listen on one of its addresses, but listens on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
     /// `mailslot queue flush` do not reach the server.
@@ -397,7 +396,7 @@ events! {
     Warn recovered(message, mailbox);
     /// An incomplete message was removed from the end of a mailbox.
     Warn truncated(message, mailbox);
-    /// A mailbox, or everything in a journal, could not be recovered; it is tried again.
+    /// A mailbox, or everything in a journal, could not be recovered; the server tries again.
     Error recovery_failed(journal: Option, mailbox: Option, error);
     /// Recovery from a journal ended.
     /// With complete=false the journal stays until the next try.
@@ -451,11 +450,11 @@ events! {
     /// The hand-over directory cannot be used.
     /// Until it can, mailslot-sendmail fails while the server does not run.
     Warn hand_over_unavailable(error);
-    /// ETRN had entries of the queue tried at once.
+    /// ETRN started an attempt for entries of the queue.
     /// The field entries is their number.
     Info queue_flushed(node, entries);
-    /// mailslot queue flush is at work for some seconds.
-    /// The field tried is the number of entries that it has tried, and entries their number in all.
+    /// mailslot queue flush has run for some seconds.
+    /// The field tried is the number of entries that it has tried, and entries the number of all.
     Info queue_flush_progress(tried, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
@@ -473,7 +472,7 @@ events! {
     /// The file of metrics is written again.
     Info metrics_restored(file);
     direct
-    /// Lines were lost, because they were not written as fast as they came.
+    /// Lines were dropped, because standard error or syslog took them too slowly.
     /// The field lines is their number.
     Warn log_full(lines);
     /// The thread of the log kept its capabilities; it writes nothing.

@@ -20,9 +20,9 @@ impl ClientName {
     /// Reads the argument of a greeting command. Returns None if it is empty.
     ///
     /// A dot at the end is removed, a bare IPv6 address becomes a literal, and in any other name
-    /// that is not a domain in ASCII, [`clean_host_name`] replaces what no name contains. A client
-    /// does not know before the reply whether it may send UTF-8 (RFC 6531 3.7.1), so UTF-8 is
-    /// replaced too.
+    /// that is not a domain in ASCII, [`clean_host_name`] replaces the characters that no name
+    /// contains. They include UTF-8, because a client does not know before the reply whether it may
+    /// send UTF-8 (RFC 6531 3.7.1).
     pub(super) fn read(argument: &[u8]) -> Option<ClientName> {
         if argument.is_empty() {
             return None;

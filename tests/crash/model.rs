@@ -18,7 +18,7 @@ use crate::harness::ledger::{Ledger, Rewrite};
 use crate::harness::message::{LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
-use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
+use crate::harness::sim_writer::{SimWriter, check_directories, config, machine, path};
 use crate::logger;
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
@@ -203,9 +203,9 @@ impl Run {
         self.note_power_loss();
         let (machine, ledger) = (&self.machine, &mut self.ledger);
         let server = self.servers[n].get_or_insert_with(|| {
-            let mut settings = settings();
-            settings.lock_timeout = Duration::from_secs(3);
-            let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+            let mut config = config();
+            config.lock_timeout = Duration::from_secs(3);
+            let server = SimWriter::start_with(&machine.process(), config).unwrap();
             ledger.recovered();
             server
         });
@@ -262,9 +262,9 @@ impl Run {
         let Some(name) = self.unlocked_mailbox() else { return };
         self.stop_all();
         self.note_power_loss();
-        let mut settings = settings();
-        settings.lock_timeout = Duration::from_millis(60);
-        let server = SimWriter::start_with(&self.machine.process(), settings).unwrap();
+        let mut config = config();
+        config.lock_timeout = Duration::from_millis(60);
+        let server = SimWriter::start_with(&self.machine.process(), config).unwrap();
         let dotlock = format!("{}.lock", path(name));
         match self.random.below(3) {
             0 => assert!(self.machine.lock(&path(name), FileLock::Fcntl)),

@@ -232,7 +232,7 @@ fn missing_newlines_are_added() {
 
 #[test]
 fn mailbox_limit() {
-    let store = MailStore::with(|settings| settings.mailbox_limit = Some(1000));
+    let store = MailStore::with(|config| config.mailbox_limit = Some(1000));
     fs::write(store.mailbox_path("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = store.deliver(message("m1", &["alice", "bob"]));
     assert_eq!(outcome, Outcome::OverQuota);
@@ -245,7 +245,7 @@ fn mailbox_limit() {
 
 #[test]
 fn locked_mailbox_does_not_delay_others() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_millis(400));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_millis(400));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let store = Arc::new(store);
     let waiting = {
@@ -309,7 +309,7 @@ fn long_lock_keeps_a_quarter_of_the_sessions_waiting() {
 
 #[test]
 fn message_of_a_session_that_gave_up_is_not_delivered() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(60));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_secs(60));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let m = message("m1", &["alice"]);
     assert_eq!(
@@ -324,7 +324,7 @@ fn message_of_a_session_that_gave_up_is_not_delivered() {
 }
 
 /// Returns the configuration of a writer in `directory`.
-fn settings(directory: &TestDirectory) -> DeliveryConfig {
+fn config(directory: &TestDirectory) -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: directory.join("mail"),
         spool: directory.join("spool"),
@@ -333,8 +333,8 @@ fn settings(directory: &TestDirectory) -> DeliveryConfig {
 }
 
 /// Returns the error of a writer that does not start.
-fn start_error(settings: DeliveryConfig) -> String {
-    start(settings, Arc::default()).map(drop).unwrap_err().to_string()
+fn start_error(config: DeliveryConfig) -> String {
+    start(config, Arc::default()).map(drop).unwrap_err().to_string()
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn spool_writable_by_others_is_refused() {
         let directory = TestDirectory::with_mail_and_spool();
         let spool = directory.join("spool");
         fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
-        let error = start_error(settings(&directory));
+        let error = start_error(config(&directory));
         assert!(error.ends_with("choose one of mailslot's own"), "{error}");
     }
 }
@@ -353,7 +353,7 @@ fn spool_that_is_the_mail_directory_is_refused() {
     let directory = TestDirectory::with_mail_and_spool();
     let spool = directory.join("link");
     symlink(directory.join("mail"), &spool).unwrap();
-    let error = start_error(DeliveryConfig { spool, ..settings(&directory) });
+    let error = start_error(DeliveryConfig { spool, ..config(&directory) });
     assert!(error.contains("it is the mail directory"), "{error}");
 }
 
@@ -363,7 +363,7 @@ fn journal_writable_by_others_is_refused() {
     let journal = directory.join("spool/journal-0");
     fs::write(&journal, "").unwrap();
     fs::set_permissions(&journal, Permissions::from_mode(0o666)).unwrap();
-    let error = start_error(settings(&directory));
+    let error = start_error(config(&directory));
     assert!(error.contains("others may have written to it (mode 666)"), "{error}");
     assert!(journal.exists());
 }
