@@ -148,7 +148,7 @@ pub fn leave<D>(
     let directory = spool.join(HAND_OVER_DIRECTORY);
     check_directory(&directory)?;
     if !has_room(&directory, wire_size) {
-        return Err(io::ErrorKind::StorageFull.into());
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
     }
     let line = entry::encode(envelope, to, None, now(), wire_size);
     let line = line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
