@@ -28,8 +28,10 @@
 //! | hard link to the file of another user | it has two links |
 //! | file of another user, moved here | it has another group, and no valid content with its name |
 //! | huge file | its size is compared with `--max-size` before it is read |
+//! | millions of files | some of each user are considered at a time; a disk quota counts them all |
 //! | open file that is changed later | it is the message of the same user |
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt as _, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -149,7 +151,7 @@ pub fn leave<D>(
     let directory = spool.join(HAND_OVER_DIRECTORY);
     check_directory(&directory)?;
     if !has_room(&directory, wire_size) {
-        return Err(io::ErrorKind::StorageFull.into());
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
     }
     let line = entry::encode(envelope, to, None, unix_time(), wire_size);
     let line = line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -201,22 +203,40 @@ fn sync_name(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the files in `directory` that have the name of a message, the oldest first.
+/// Files in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFiles {
+    /// The files, the oldest first.
+    pub files: Vec<WaitingFile>,
+    /// True if these are all.
+    pub is_complete: bool,
+}
+
+/// Returns the files in `directory` that have the name of a message, at most `user_max` of each
+/// owner.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn list(directory: &Path) -> io::Result<Vec<WaitingFile>> {
-    let mut files = Vec::new();
+pub fn list(directory: &Path, user_max: usize) -> io::Result<WaitingFiles> {
+    let (mut files, mut is_complete) = (Vec::new(), true);
+    let mut count_of: HashMap<u32, usize> = HashMap::new();
     for found in fs::read_dir(directory)? {
         let Ok(name) = found?.file_name().into_string() else { continue };
-        let Ok(meta) = fs::symlink_metadata(directory.join(&name)) else { continue };
-        if is_name(&name) {
-            let (uid, size) = (meta.uid(), meta.len());
-            files.push(WaitingFile { name, uid, size, changed_at: meta.mtime() });
+        if !is_name(&name) {
+            continue;
         }
+        let Ok(meta) = fs::symlink_metadata(directory.join(&name)) else { continue };
+        let (uid, size) = (meta.uid(), meta.len());
+        let count = count_of.entry(uid).or_default();
+        if *count >= user_max {
+            is_complete = false;
+            continue;
+        }
+        *count += 1;
+        files.push(WaitingFile { name, uid, size, changed_at: meta.mtime() });
     }
     files.sort_by(|a, b| (a.changed_at, &a.name).cmp(&(b.changed_at, &b.name)));
-    Ok(files)
+    Ok(WaitingFiles { files, is_complete })
 }
 
 /// Opens, locks and verifies the message in the file `name` of `directory`. Its content may have
@@ -407,9 +427,9 @@ pub fn list_with_queue(spool: &Path, format: ListFormat, view: &ListView) -> io:
 /// The directory cannot be read.
 fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
-    let files = match list(&directory) {
+    let files = match list(&directory, usize::MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        files => files?,
+        listed => listed?.files,
     };
     let mut text = String::new();
     for file in &files {
@@ -554,7 +574,7 @@ mod tests {
         for content in [&b""[..], b"\n", b"Subject: x\n\nmailslot-end 00000000\n", &[b'x'; 200_000]]
         {
             let (spool, directory, name) = left(content);
-            assert_eq!(list(&directory).unwrap().len(), 1);
+            assert_eq!(list(&directory, 1).unwrap().files.len(), 1);
             assert!(render_list(spool.path(), ListFormat::Text).unwrap().contains(&name));
             let message = open(&directory, &name, 1 << 20).unwrap().unwrap();
             assert_eq!(message.uid, nix::unistd::getuid().as_raw());
@@ -602,7 +622,20 @@ mod tests {
         assert!(opened(&whole).is_ok());
         let kept = set_aside(&directory, &name).unwrap();
         assert_eq!(fs::read(kept).unwrap(), whole);
-        assert_eq!(list(&directory).unwrap(), []);
+        assert_eq!(list(&directory, 1).unwrap().files, []);
+    }
+
+    #[test]
+    fn few_files_of_one_user_are_listed() {
+        let (_spool, directory, first) = left(b"");
+        for n in 0..20 {
+            fs::write(directory.join(format!("{n:026}")), "").unwrap();
+        }
+        let listed = list(&directory, 20).unwrap();
+        assert_eq!((listed.files.len(), listed.is_complete), (20, false));
+        fs::remove_file(directory.join(first)).unwrap();
+        let listed = list(&directory, 20).unwrap();
+        assert_eq!((listed.files.len(), listed.is_complete), (20, true));
     }
 
     #[test]

@@ -100,6 +100,40 @@ fn power_lost_at_every_call() {
     assert!(tried > 500, "{tried}");
 }
 
+/// More messages for two mailboxes than a batch holds, so that the writer passes the locked
+/// mailboxes from one batch to the next.
+#[test]
+fn killed_or_power_lost_while_mailboxes_are_passed_on() {
+    let deliver = |server: &SimWriter, ledger: &mut Ledger<Outcome>| {
+        let to = |n: usize| if n.is_multiple_of(3) { &["alice", "bob"][..] } else { &["alice"] };
+        let all = (0..150).map(|n| TestMessage::new(format!("m{n}"), to(n), 100));
+        ledger.send_together(server, all.collect());
+    };
+    let (mut tried, mut failures) = (0, Vec::new());
+    for n in 0..4 {
+        for at in (1 + n..).step_by((96 / factor()).max(1) as usize) {
+            let fault = match n {
+                0 => Fault::KillBefore,
+                1 => Fault::KillWithin,
+                _ => Fault::PowerBefore(n * 10_000 + at),
+            };
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            if !run_with(&machine, &mut ledger, Plan { at, fault }, deliver) {
+                assert_eq!(ledger.accepted(), 150, "{}", ledger.summary());
+                break;
+            }
+            tried += 1;
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                failures.push(format!("{fault:?} at call {at}: {e}"));
+            }
+        }
+    }
+    println!("killed_or_power_lost_while_mailboxes_are_passed_on: {tried} crash points");
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried}, the first: {}", failures[0]);
+    assert!(tried > 20, "{tried}");
+}
+
 #[test]
 fn power_lost_with_messages_of_each_size() {
     let (mut tried, mut failures) = (0, Vec::new());

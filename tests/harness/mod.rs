@@ -13,6 +13,7 @@ pub mod hooked_disk;
 pub mod inetd;
 pub mod ledger;
 pub mod library;
+pub mod load;
 pub mod log_lines;
 pub mod loop_disk;
 pub mod mail_servers;

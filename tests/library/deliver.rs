@@ -1,20 +1,24 @@
 //! The writer on a real disk: what is handed to it is in the mailboxes.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start, start_on};
 use mailslot::message::Message;
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::harness::TIMEOUT;
 use crate::harness::directory::TestDirectory;
 use crate::harness::hooked_disk::HookedDisk;
 use crate::harness::library::MailStore;
+use crate::harness::load::SetOnDrop;
 use crate::harness::mbox::Mail;
 use crate::harness::message::TestMessage;
+use crate::harness::wait_until;
 
 /// Returns a small message.
 fn message(id: &str, to: &[&str]) -> Message {
@@ -56,6 +60,48 @@ fn no_files_are_left() {
     let store = store.stop();
     assert_eq!(store.names("mail"), ["alice", "bob"]);
     assert_eq!(store.names("spool"), ["journal-0"]);
+}
+
+/// The writer passes a mailbox from one batch to the next as long as mail for it waits. It does so
+/// for a short time only, so that a program that waits for the lock gets it while mail comes in.
+#[test]
+fn busy_mailbox_can_be_locked_by_others() {
+    let store = MailStore::new();
+    assert_eq!(store.deliver(message("first", &["alice"])), Outcome::Delivered);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = SetOnDrop(&over);
+        // More than one batch holds, so that mail for the mailbox waits at the end of each.
+        for sender in 0..200 {
+            let (over, store) = (&over, &store);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let message = message(&format!("{sender}-{n}"), &["alice"]);
+                    assert_eq!(store.deliver(message), Outcome::Delivered);
+                }
+            });
+        }
+        let batches = || store.counters.batches.value();
+        let counts: Vec<u64> = (0..5)
+            .map(|_| {
+                let before = batches();
+                wait_until("mail comes in", || batches() > before + 20);
+                // The kernel grants it when the writer unlocks.
+                let mailbox = File::open(store.mailbox_path("alice")).unwrap();
+                let asked = batches();
+                let _lock = Flock::lock(mailbox, FlockArg::LockExclusive).unwrap();
+                batches() - asked
+            })
+            .collect();
+        println!("batches until the lock was granted: {counts:?}");
+        // The least, because this thread may itself have waited for a processor.
+        assert!(counts.iter().min().is_some_and(|least| *least < 500), "{counts:?}");
+    });
+    let messages = store.counters.copies.value();
+    assert_eq!(store.stop().messages("alice").len() as u64, messages);
 }
 
 #[test]

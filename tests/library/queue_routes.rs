@@ -145,6 +145,41 @@ fn mail_hosts_are_tried_in_turn() {
     }
 }
 
+/// A mail host that always defers keeps no mail from the others of the domain (RFC 5321 5.1).
+#[test]
+fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
+    // The first connection is to a.example, the second to b.example.
+    let server = ScriptedServer::start(|n, command| match command {
+        "RCPT TO:<b@d.example>" if n == 0 => reply("451 4.7.1 not now"),
+        "RCPT TO:<c@d.example>" => reply("450 4.2.0 nowhere now"),
+        "RCPT TO:<d@d.example>" => reply("550 5.1.1 no such user"),
+        command => usual(command),
+    });
+    let names = NameServer::start(|query| {
+        let records = match query.name.as_str() {
+            "d.example" if query.is_for(TYPE::MX) => {
+                vec![("d.example", mx(20, "b.example")), ("d.example", mx(10, "a.example"))]
+            }
+            "a.example" if query.is_for(TYPE::A) => vec![("a.example", a([127, 0, 0, 1]))],
+            "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
+            _ => vec![],
+        };
+        vec![query.records(&records)]
+    });
+    let mut host = Host::new(&[]);
+    let file = name_server::resolv_conf(host.store.path(), &[names.address]);
+    host.config.routes = vec![by_mx("*", file, server.address.port())];
+    let to = ["a@d.example", "b@d.example", "c@d.example", "d@d.example"];
+    host.put("m", &envelope("smith@here.example", &to));
+    assert_eq!(host.flush(), 1);
+    let all = ["<a@d.example>", "<b@d.example>", "<c@d.example>", "<d@d.example>"];
+    assert_eq!(asked(&server), [&all[..], &["<b@d.example>", "<c@d.example>"]].concat());
+    assert_eq!(server.commands_after("QUIT").len(), 2);
+    let state = host.state("m");
+    assert!(state.contains("\ngone 0 1 3\n") && state.contains("\ntries 1\n"), "{state}");
+    assert!(state.contains("450 4.2.0 nowhere now"), "{state}");
+}
+
 /// Mail that waits for one server leaves over several connections, and never over more than that.
 #[test]
 fn several_connections_where_mail_waits() {

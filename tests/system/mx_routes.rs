@@ -12,8 +12,8 @@ use crate::harness::process::Daemon;
 use crate::harness::server::PROGRAM;
 use crate::harness::wait_until;
 
-/// Starts dnsmasq, unpacked below `directory`, on the far host.
-fn serve_names(hosts: &Hosts, directory: &Path) -> Daemon {
+/// Starts dnsmasq with these records, unpacked below `directory`, on the far host.
+pub(super) fn serve_names(hosts: &Hosts, directory: &Path, records: &[String]) -> Daemon {
     let packages = ["dnsmasq-base", "libnetfilter-conntrack3", "libnftables1", "libnftnl11"];
     let more = ["libnfnetlink0", "libjansson4", "libxtables12"];
     unpack(&[&packages[..], &more].concat(), directory);
@@ -24,17 +24,25 @@ fn serve_names(hosts: &Hosts, directory: &Path) -> Daemon {
     command.args(["--keep-in-foreground", "--user=root", "--conf-file=/dev/null", "--pid-file"]);
     command.args(["--no-resolv", "--no-hosts", "--local=/example/", "--bind-interfaces"]);
     command.args(["--listen-address=10.99.99.2", "--host-record=near.example,10.99.99.1"]);
-    // No host has the address of the first. The second takes mail.
-    command.args(["--mx-host=d.example,mx1.d.example,10", "--mx-host=d.example,mx2.d.example,20"]);
-    command.args(["--host-record=mx1.d.example,10.99.99.3"]);
-    command.args(["--host-record=mx2.d.example,10.99.99.2", "--host-record=a.example,10.99.99.2"]);
-    command.args(["--mx-host=loop.example,near.example,10", "--mx-host=loop.example,d.example,20"]);
-    // More than UDP can carry.
-    command.arg("--address=/hosts.big.example/10.99.99.2");
-    for n in 0..40 {
-        command.arg(format!("--mx-host=big.example,a-host-with-a-long-name-{n}.hosts.big.example"));
-    }
+    command.args(records);
     Daemon::spawn(command.stdin(Stdio::null()))
+}
+
+/// Starts a mailslot on the near host that finds all others by MX records. It listens on the Unix
+/// socket `smtp` in its directory, and has its log there.
+pub(super) fn serve_by_mx(hosts: &Hosts, directory: &Path) -> Daemon {
+    let resolv_conf = directory.join("resolv.conf");
+    fs::write(&resolv_conf, "nameserver 10.99.99.2\noptions timeout:1\n").unwrap();
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.0[0]]);
+    command.args(Namespace::new().bind(&resolv_conf, "/etc/resolv.conf").words());
+    command.args([PROGRAM, "-v", "--sandbox"]).arg(directory);
+    command.arg("--listen").arg(format!("unix:{}", directory.join("smtp").display()));
+    command.args(["--hostname", "here.example", "--domain", "here.example", "--route", "* mx"]);
+    let log = fs::File::create(directory.join("log")).unwrap();
+    let daemon = Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
+    wait_until("it listens", || directory.join("smtp").exists());
+    daemon
 }
 
 #[test]
@@ -43,19 +51,28 @@ fn mail_finds_the_hosts_of_its_domain() {
     let hosts = Hosts::new("mx");
     let directories = [TestDirectory::new(), TestDirectory::new(), TestDirectory::new()];
     let [near, far, names] = directories.each_ref().map(|directory| directory.path());
-    let _names = serve_names(&hosts, names);
+    let mut records = [
+        // No host has the address of the first. The second takes mail.
+        "--mx-host=d.example,mx1.d.example,10",
+        "--mx-host=d.example,mx2.d.example,20",
+        "--host-record=mx1.d.example,10.99.99.3",
+        "--host-record=mx2.d.example,10.99.99.2",
+        "--host-record=a.example,10.99.99.2",
+        "--mx-host=loop.example,near.example,10",
+        "--mx-host=loop.example,d.example,20",
+        "--address=/hosts.big.example/10.99.99.2",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    // More than UDP can carry.
+    records.extend(
+        (0..40).map(|n| {
+            format!("--mx-host=big.example,a-host-with-a-long-name-{n}.hosts.big.example")
+        }),
+    );
+    let _names = serve_names(&hosts, names, &records);
     let _far = hosts.serve(1, far, &["--listen", "10.99.99.2:25"]);
-    let resolv_conf = near.join("resolv.conf");
-    fs::write(&resolv_conf, "nameserver 10.99.99.2\noptions timeout:1\n").unwrap();
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", &hosts.0[0]]);
-    command.args(Namespace::new().bind(&resolv_conf, "/etc/resolv.conf").words());
-    command.args([PROGRAM, "-v", "--sandbox"]).arg(near);
-    command.arg("--listen").arg(format!("unix:{}", near.join("smtp").display()));
-    command.args(["--hostname", "here.example", "--domain", "here.example", "--route", "* mx"]);
-    let log = fs::File::create(near.join("log")).unwrap();
-    let _near = Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
-    wait_until("it listens", || near.join("smtp").exists());
+    let _near = serve_by_mx(&hosts, near);
 
     let all = ["d.example", "a.example", "big.example", "loop.example", "gone.example"];
     for domain in all {

@@ -32,6 +32,11 @@ impl Hosts {
         hosts
     }
 
+    /// Adds an address to the far host.
+    pub(super) fn add_far_address(&self, address: &str) {
+        ip(&["-n", &self.0[1], "address", "add", &format!("{address}/24"), "dev", "wire"]);
+    }
+
     /// Sets the link, at its far end, down or up.
     fn link(&self, state: &str) {
         ip(&["-n", &self.0[1], "link", "set", "wire", state]);

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{QueueConfig, Smarthost};
+use crate::observe::events;
 use crate::relay::client::{self, ClientConfig, Connection, ServerAddress};
 use crate::relay::mail_hosts::{self, DnsLookup, HostLookup, MailHost};
 use crate::route::DomainPattern;
@@ -121,17 +122,39 @@ impl QueueConfig {
         };
         match (route.map(|route| &route.target), hop) {
             (Some(RouteTarget::MailHosts(config)), NextHop::Domain(_, domain)) => {
-                self.connect_to_mail_host(domain, config, report)
+                self.connect_to_mail_host(domain, config, &[], report)
             }
             (Some(RouteTarget::Servers(servers)), _) => connect_to_first(servers, report),
             _ => connect_to_first(&self.smarthosts, report),
         }
     }
 
+    /// Opens a connection to a mail host of `hop` that is none of `deferring`, which have deferred
+    /// a message (RFC 5321 5.1). Returns None if there is no other that can be used, or if `hop` is
+    /// not a domain.
+    pub(super) fn connect_to_other_mail_host(
+        &self,
+        hop: &NextHop,
+        deferring: &[ServerAddress],
+    ) -> Option<Connection> {
+        let NextHop::Domain(n, domain) = hop else { return None };
+        let RouteTarget::MailHosts(config) = &self.routes.get(*n)?.target else { return None };
+        if deferring.len() >= ADDRESSES_MAX {
+            return None;
+        }
+        let report = |server: &dyn fmt::Display, reason: &OutcomeReason| {
+            events::smarthost_unreachable(server, &reason.text);
+        };
+        self.connect_to_mail_host(domain, config, deferring, &report).ok()
+    }
+
+    /// Opens a connection to the first mail host of `domain` that can be used, except those in
+    /// `excluded`.
     fn connect_to_mail_host(
         &self,
         domain: &str,
         config: &MxConfig,
+        excluded: &[ServerAddress],
         report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
     ) -> Result<Connection, ConnectError> {
         let hosts = match self.mail_hosts(domain, config) {
@@ -146,11 +169,14 @@ impl QueueConfig {
             (OutcomeReason::local((4, 4, 4), "no mail host has an address"), domain.into());
         let mut left = ADDRESSES_MAX;
         for MailHost { name, addresses } in hosts {
+            let server = ServerAddress::Tcp { host: name, port: config.port, tls: false };
+            if excluded.contains(&server) {
+                continue;
+            }
             let used = addresses.len().min(left);
             left -= used;
             let found = addresses.into_iter().take(used);
             let found = found.map(|address| SocketAddr::new(address, config.port));
-            let server = ServerAddress::Tcp { host: name, port: config.port, tls: false };
             if used == 0 {
                 break;
             }

@@ -18,7 +18,7 @@ use crate::relay::queue::next_hop::{ConnectError, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{EntryKind, OutageReport, held, seconds};
 use crate::relay::{SenderMap, from_field};
-use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+use crate::smtp::sender::{ContentSurvey, OutcomeReason, RecipientOutcome};
 use crate::smtp::{Mailbox, ReversePath};
 
 /// The state of an entry after an attempt at one of its next hops.
@@ -49,9 +49,10 @@ pub(super) enum AttemptMade {
     Here {
         delivered: Vec<(usize, OutcomeReason)>,
     },
-    /// Made, over a server that reports successes itself if it supports DSN.
+    /// Made. The servers of the recipients at these indexes report no success, because they do not
+    /// support DSN.
     Yes {
-        supports_dsn: bool,
+        without_dsn: Vec<usize>,
     },
 }
 
@@ -143,11 +144,48 @@ impl QueueRunner {
                 // No server was asked.
                 self.log_outcomes_at("none", &locked, &pending, &outcomes);
                 let outcomes = pending.into_iter().zip(outcomes).collect();
-                let attempt = AttemptMade::Yes { supports_dsn: false };
+                let attempt = AttemptMade::Yes { without_dsn: Vec::new() };
                 return self.record(&mut locked, hop, outcomes, attempt);
             }
         };
-        let mut envelope = locked.envelope_for(&pending);
+        let survey = locked.entry.survey(&locked.file)?;
+        let (mut all, mut without_dsn, mut deferring) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            let outcomes = self.send_over(&mut connection, &locked, &survey, hop, &pending);
+            let server = connection.address().clone();
+            self.log_outcomes_at(&server.to_string(), &locked, &pending, &outcomes);
+            if !connection.supports_dsn() {
+                without_dsn.extend(&pending);
+            }
+            all.extend(pending.drain(..).zip(outcomes));
+            pending.extend(all.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n));
+            if pending.is_empty() {
+                break;
+            }
+            deferring.push(server);
+            let other = self.config.connect_to_other_mail_host(hop, &deferring);
+            let Some(other) = other else { break };
+            std::mem::replace(&mut connection, other).quit();
+            all.retain(|(n, _)| !pending.contains(n));
+            without_dsn.retain(|n| !pending.contains(n));
+        }
+        if connection.is_open() {
+            *kept = Some((hop.clone(), connection));
+        }
+        self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
+    }
+
+    /// Sends the message to the recipients at the indexes `pending`, whose next hop is `hop`.
+    /// Returns their outcomes.
+    fn send_over(
+        &self,
+        connection: &mut Connection,
+        locked: &LockedEntry,
+        survey: &ContentSurvey,
+        hop: &NextHop,
+        pending: &[usize],
+    ) -> Vec<RecipientOutcome> {
+        let mut envelope = locked.envelope_for(pending);
         // They are addresses that the smarthosts accept. Another server may require others.
         let senders = self.config.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
         let sender = match (senders, &envelope.from) {
@@ -169,20 +207,12 @@ impl QueueRunner {
                 _ => Ok(Box::new(content)),
             }
         };
-        let survey = locked.entry.survey(&locked.file)?;
-        let outcomes = connection.send(&OutgoingMessage {
+        connection.send(&OutgoingMessage {
             envelope: &envelope,
             size: survey.wire_size(),
-            survey: Some(&survey),
+            survey: Some(survey),
             content: &content,
-        });
-        let relay = connection.address().to_string();
-        let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
-        if connection.is_open() {
-            *kept = Some((hop.clone(), connection));
-        }
-        self.log_outcomes_at(&relay, &locked, &pending, &outcomes);
-        self.record(&mut locked, hop, pending.into_iter().zip(outcomes).collect(), attempt)
+        })
     }
 
     /// Logs and counts the outcomes of the recipients at the indexes `pending`.
@@ -351,13 +381,14 @@ impl QueueRunner {
             self.save(locked)?;
         }
         match &attempt {
-            AttemptMade::Yes { supports_dsn: false } => {
+            AttemptMade::Yes { without_dsn } => {
+                sent.retain(|(n, _)| without_dsn.contains(n));
                 self.report(locked, DsnAction::Relayed, &sent);
             }
             AttemptMade::Here { delivered } => {
                 self.report(locked, DsnAction::Delivered, delivered);
             }
-            AttemptMade::Yes { supports_dsn: true } | AttemptMade::No => {}
+            AttemptMade::No => {}
         }
         // A failure that cannot be reported leaves the recipient pending, so that the report is
         // tried again.
@@ -425,4 +456,10 @@ impl QueueRunner {
             held::remove_receipts(&self.directory, &locked.id, finished);
         }
     }
+}
+
+/// True if the server has replied that it does not accept the message now, so that another mail
+/// host of the domain may accept it. After a connection was lost the server may have the message.
+fn is_deferred_by_reply(outcome: &RecipientOutcome) -> bool {
+    matches!(outcome, RecipientOutcome::Deferred(reason) if reason.code.is_some())
 }
