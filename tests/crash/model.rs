@@ -87,7 +87,7 @@ struct Run {
     /// Whether power was lost and no server has recovered since.
     unrecovered: bool,
     /// Whether a call has failed since all servers were stopped. A failed sync is noticed by a
-    /// later batch, perhaps when the fault is over, and its mailbox then takes no mail for a moment.
+    /// later batch, perhaps when the fault is over. Its mailbox then takes no mail for a moment.
     may_defer: bool,
     /// Seconds by which the clock was stepped, in all, and the most so far.
     clock: i64,
