@@ -275,7 +275,8 @@ fn at_job() {
             .run("chmod 1770 /var/spool/cron/*");
         let [at, atd] = ["usr/bin/at", "usr/sbin/atd"].map(|path| packages.join(path));
         // atd finds the job of an at that has ended before.
-        namespace = namespace.run(&format!("echo echo Hello. | '{}' now", at.display()));
+        namespace =
+            namespace.run(&format!("echo echo Hello. | '{}' now 2>/dev/null", at.display()));
         let mut command = namespace.command();
         command.arg(&atd).args(["-f", "-l", "100"]).current_dir("/").stdin(Stdio::null());
         let mut atd = Daemon::spawn(&mut command);
