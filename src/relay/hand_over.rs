@@ -36,13 +36,14 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt as _, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
 use super::queue::entry;
-use super::queue::list::ListFormat;
+use super::queue::list::{self as queue_list, ListFormat, ListView};
+use crate::message::trace::unix_time;
 use crate::smtp::{Envelope, Mailbox, Recipient};
 
 /// Name of the directory in the spool.
@@ -97,8 +98,8 @@ pub struct WaitingFile {
 /// Creates the directory in `spool` if it is missing, and returns its path.
 ///
 /// # Errors
-/// The directory cannot be created with its mode, or what is there does not have it. The text has
-/// the reason.
+/// The directory cannot be created with its mode, or there is a file with another type or mode. The
+/// text has the reason.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", directory.display()));
@@ -152,7 +153,7 @@ pub fn leave<D>(
     if !has_room(&directory, wire_size) {
         return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
     }
-    let line = entry::encode(envelope, to, None, now(), wire_size);
+    let line = entry::encode(envelope, to, None, unix_time(), wire_size);
     let line = line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let name = random_name()?;
     let path = directory.join(&name);
@@ -403,16 +404,28 @@ pub fn remove(directory: &Path, name: &str) -> io::Result<()> {
 
 /// True if a file that is not complete is so old that its writer must have been killed.
 pub fn is_stale(file: &WaitingFile) -> bool {
-    now().saturating_sub(file.changed_at) > STALE_AGE
+    unix_time().saturating_sub(file.changed_at) > STALE_AGE
 }
 
-/// Returns the lines of `mailslot queue` for what waits in the directory of `spool`. Empty if
-/// nothing waits. As JSON there is an object with the members `handed_over`, `age`, `size` and
-/// `uid` for each message.
+/// Returns the listing of the queue in `spool`, and in a view for all users also of the messages in
+/// the directory.
+///
+/// # Errors
+/// One of the directories cannot be read.
+pub fn list_with_queue(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<String> {
+    let queue = queue_list::list(spool, format, view)?;
+    match view.submitter {
+        None => Ok(queue + &render_list(spool, format)?),
+        Some(_) => Ok(queue),
+    }
+}
+
+/// Returns the lines for the messages in the directory of `spool`, which may be none. As JSON there
+/// is an object with the members `handed_over`, `age`, `size` and `uid` for each message.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
+fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
     let files = match list(&directory, usize::MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
@@ -420,7 +433,7 @@ pub fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     };
     let mut text = String::new();
     for file in &files {
-        let age = now().saturating_sub(file.changed_at).max(0);
+        let age = unix_time().saturating_sub(file.changed_at).max(0);
         let WaitingFile { name, uid, size, .. } = file;
         // A name is letters and digits, which need no escape in JSON.
         let line = match format {
@@ -458,7 +471,7 @@ impl Write for SummingWriter<'_> {
     }
 }
 
-/// A reader of a part of a file, with a position of its own.
+/// A reader of a part of a file, with its own position.
 struct RangeReader<'a> {
     file: &'a File,
     at: u64,
@@ -498,12 +511,6 @@ fn has_room(directory: &Path, bytes: u64) -> bool {
     })
 }
 
-/// Returns the time in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 const NOT_REGULAR: NotTaken = NotTaken::Foreign("it is not a regular file");
 const TWO_LINKS: NotTaken = NotTaken::Foreign("it has more than one link");
 /// The beginning of the first line.
@@ -527,7 +534,7 @@ const PROLOGUE_MAX: u64 = 1024 * 1024;
 const BLOCK_SIZE: usize = 64 * 1024;
 /// Age in seconds at which a file that is not complete is removed.
 const STALE_AGE: i64 = 24 * 3600;
-/// Free bytes that the disk must have besides the message, for the server's own files.
+/// Free bytes that must be left on the disk after the message is written, for the server's files.
 const ROOM_MIN: u64 = 8 << 20;
 /// Time between two looks at the directory while nothing waits.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);

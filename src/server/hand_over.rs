@@ -12,11 +12,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::ServerShared;
+use crate::message::trace;
 use crate::message::{QUEUE_DIRECTORY, QueueId};
 use crate::observe::events;
 use crate::relay::hand_over::{
@@ -44,8 +45,8 @@ impl HandOverThread {
         Ok(HandOverThread { stop, thread })
     }
 
-    /// Stops the thread. Waits up to `grace` for a message under way. One that takes longer is
-    /// finished by the next start.
+    /// Stops the thread. Waits up to `grace` for the message in progress. If it takes longer, the
+    /// next start finishes it.
     pub(super) fn stop(self, grace: Duration) {
         drop(self.stop);
         let deadline = Instant::now() + grace;
@@ -235,8 +236,7 @@ fn finish(directory: &Path, spool: &Path, message: &HandedOverMessage) -> io::Re
     let HandedOverMessage { name, uid, left_at, envelope, .. } = message;
     hand_over::remove(directory, name)?;
     session::remove_receipt(spool, name)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(*left_at).max(0);
+    let seconds = trace::unix_time().saturating_sub(*left_at).max(0);
     events::hand_over_taken(name, uid, &envelope.from, seconds);
     Ok(())
 }

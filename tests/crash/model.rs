@@ -18,7 +18,7 @@ use crate::harness::ledger::{Ledger, Rewrite};
 use crate::harness::message::{LIMITS, TestMessage};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Part, Plan, SimMachine};
-use crate::harness::sim_writer::{SimWriter, check_directories, machine, path, settings};
+use crate::harness::sim_writer::{SimWriter, check_directories, config, machine, path};
 use crate::logger;
 
 const BOXES: [&str; 3] = ["alice", "bob", "carol"];
@@ -86,8 +86,8 @@ struct Run {
     messages: u64,
     /// Whether power was lost and no server has recovered since.
     unrecovered: bool,
-    /// Whether a call has failed since all servers were stopped. A failed sync is noticed by a later
-    /// batch, perhaps when the fault is over, and its mailbox then takes no mail for a moment.
+    /// Whether a call has failed since all servers were stopped. A failed sync is noticed by a
+    /// later batch, perhaps when the fault is over. Its mailbox then takes no mail for a moment.
     may_defer: bool,
     /// Seconds by which the clock was stepped, in all, and the most so far.
     clock: i64,
@@ -214,9 +214,9 @@ impl Run {
         self.note_power_loss();
         let (machine, ledger) = (&self.machine, &mut self.ledger);
         let server = self.servers[n].get_or_insert_with(|| {
-            let mut settings = settings();
-            settings.lock_timeout = Duration::from_secs(3);
-            let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+            let mut config = config();
+            config.lock_timeout = Duration::from_secs(3);
+            let server = SimWriter::start_with(&machine.process(), config).unwrap();
             ledger.recovered();
             server
         });
@@ -284,9 +284,9 @@ impl Run {
         let Some(name) = self.unlocked_mailbox() else { return };
         self.stop_all();
         self.note_power_loss();
-        let mut settings = settings();
-        settings.lock_timeout = Duration::from_millis(60);
-        let server = SimWriter::start_with(&self.machine.process(), settings).unwrap();
+        let mut config = config();
+        config.lock_timeout = Duration::from_millis(60);
+        let server = SimWriter::start_with(&self.machine.process(), config).unwrap();
         let dotlock = format!("{}.lock", path(name));
         match self.random.below(3) {
             0 => assert!(self.machine.lock(&path(name), FileLock::Fcntl)),

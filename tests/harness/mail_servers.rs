@@ -1,11 +1,10 @@
-//! Mail servers of other projects, each in a directory of its own, that relay mail to mailslot, or
-//! get it from there:
-//! Postfix, a whole instance beside the one that the host may have, and Exim, unpacked from
-//! Debian's package (Postfix and Exim cannot both be installed). And Dovecot.
+//! Mail servers of other projects, each in a directory of its own, that relay mail to mailslot or
+//! get mail from it: Postfix, a whole instance beside the one that the host may have, Exim,
+//! unpacked from Debian's package (Postfix and Exim cannot both be installed), and Dovecot.
 //!
-//! The first two run in a mount namespace of their own, in which `/etc` is a directory of the test. It has
-//! their settings, and the users of the test are users of the system there. So they need root. They
-//! get the settings that `contrib/lmtp` recommends.
+//! Postfix and Exim run in a mount namespace of their own, in which `/etc` is a directory of the
+//! test. It has their settings, and the users of the test are users of the system there. So they
+//! need root. They get the settings that `contrib/lmtp` recommends.
 
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -265,7 +264,8 @@ impl Exim {
             is(1, 2)
         );
         let text = format!(
-            "daemon_smtp_ports = {port}\nlocal_interfaces = 127.0.0.1\ntls_advertise_hosts = *\ntls_certificate = {cert}\n\
+            "daemon_smtp_ports = {port}\nlocal_interfaces = 127.0.0.1\n\
+             tls_advertise_hosts = *\ntls_certificate = {cert}\n\
              tls_privatekey = {key}\nauth_advertise_hosts = ${{if def:tls_in_cipher{{*}}}}\n\
              host_lookup =\nacl_smtp_rcpt = rcpt\nbegin acl\nrcpt:\n  \
              accept authenticated = *\n  deny\nbegin routers\ndiscard:\n  \

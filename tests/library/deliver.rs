@@ -2,16 +2,18 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start, start_on};
 use mailslot::message::Message;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::harness::TIMEOUT;
 use crate::harness::directory::TestDirectory;
+use crate::harness::hooked_disk::HookedDisk;
 use crate::harness::library::MailStore;
 use crate::harness::load::SetOnDrop;
 use crate::harness::mbox::Mail;
@@ -130,6 +132,47 @@ fn twenty_sessions_deliver_to_one_mailbox() {
     }
 }
 
+/// Copying a large message takes long, so small ones that came after it are delivered before it.
+#[test]
+fn small_messages_do_not_wait_for_large_ones() {
+    let directory = TestDirectory::with_mail_and_spool();
+    let config = DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    };
+    let (reached, is_reached) = mpsc::channel();
+    let (open, is_open) = mpsc::channel::<()>();
+    let (is_open, mailboxes) = (Mutex::new(is_open), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&mailboxes);
+    let disk = HookedDisk::new(move |call, path| {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
+        if call != "lstat" || !["first", "big", "small"].contains(&name) {
+            return;
+        }
+        if !seen.lock().unwrap().contains(&name.to_owned()) {
+            seen.lock().unwrap().push(name.to_owned());
+            if name == "first" {
+                reached.send(()).unwrap();
+                let _ = is_open.lock().unwrap().recv();
+            }
+        }
+    });
+    let (handle, writer) = start_on(disk, config, Arc::default()).unwrap();
+    let mut pending = vec![handle.send(message("m", &["first"]), TIMEOUT)];
+    is_reached.recv().unwrap();
+    for n in 0..4 {
+        let large = TestMessage::new(format!("l{n}"), &["big"], 1 << 20);
+        let large = large.message_in(&*handle.contents()).unwrap();
+        pending.push(handle.send(large, TIMEOUT));
+    }
+    pending.push(handle.send(message("s", &["small"]), TIMEOUT));
+    drop(open);
+    assert!(pending.into_iter().all(|pending| pending.wait() == Outcome::Delivered));
+    assert_eq!(*mailboxes.lock().unwrap(), ["first", "small", "big"]);
+    writer.stop();
+}
+
 #[test]
 fn large_and_small_are_not_interleaved() {
     let store = Arc::new(MailStore::new());
@@ -235,7 +278,7 @@ fn missing_newlines_are_added() {
 
 #[test]
 fn mailbox_limit() {
-    let store = MailStore::with(|settings| settings.mailbox_limit = Some(1000));
+    let store = MailStore::with(|config| config.mailbox_limit = Some(1000));
     fs::write(store.mailbox_path("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = store.deliver(message("m1", &["alice", "bob"]));
     assert_eq!(outcome, Outcome::OverQuota);
@@ -248,7 +291,7 @@ fn mailbox_limit() {
 
 #[test]
 fn locked_mailbox_does_not_delay_others() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_millis(400));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_millis(400));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let store = Arc::new(store);
     let waiting = {
@@ -312,7 +355,7 @@ fn long_lock_keeps_a_quarter_of_the_sessions_waiting() {
 
 #[test]
 fn message_of_a_session_that_gave_up_is_not_delivered() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(60));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_secs(60));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let m = message("m1", &["alice"]);
     assert_eq!(
@@ -327,7 +370,7 @@ fn message_of_a_session_that_gave_up_is_not_delivered() {
 }
 
 /// Returns the configuration of a writer in `directory`.
-fn settings(directory: &TestDirectory) -> DeliveryConfig {
+fn config(directory: &TestDirectory) -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: directory.join("mail"),
         spool: directory.join("spool"),
@@ -336,8 +379,8 @@ fn settings(directory: &TestDirectory) -> DeliveryConfig {
 }
 
 /// Returns the error of a writer that does not start.
-fn start_error(settings: DeliveryConfig) -> String {
-    start(settings, Arc::default()).map(drop).unwrap_err().to_string()
+fn start_error(config: DeliveryConfig) -> String {
+    start(config, Arc::default()).map(drop).unwrap_err().to_string()
 }
 
 #[test]
@@ -346,7 +389,7 @@ fn spool_writable_by_others_is_refused() {
         let directory = TestDirectory::with_mail_and_spool();
         let spool = directory.join("spool");
         fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
-        let error = start_error(settings(&directory));
+        let error = start_error(config(&directory));
         assert!(error.ends_with("choose one of mailslot's own"), "{error}");
     }
 }
@@ -356,7 +399,7 @@ fn spool_that_is_the_mail_directory_is_refused() {
     let directory = TestDirectory::with_mail_and_spool();
     let spool = directory.join("link");
     symlink(directory.join("mail"), &spool).unwrap();
-    let error = start_error(DeliveryConfig { spool, ..settings(&directory) });
+    let error = start_error(DeliveryConfig { spool, ..config(&directory) });
     assert!(error.contains("it is the mail directory"), "{error}");
 }
 
@@ -366,7 +409,7 @@ fn journal_writable_by_others_is_refused() {
     let journal = directory.join("spool/journal-0");
     fs::write(&journal, "").unwrap();
     fs::set_permissions(&journal, Permissions::from_mode(0o666)).unwrap();
-    let error = start_error(settings(&directory));
+    let error = start_error(config(&directory));
     assert!(error.contains("others may have written to it (mode 666)"), "{error}");
     assert!(journal.exists());
 }

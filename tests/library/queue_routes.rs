@@ -8,26 +8,26 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mailslot::relay::client::{self, ServerAddress};
-use mailslot::relay::queue::{MxSettings, RelayRoute, RouteTarget, Smarthost};
+use mailslot::relay::queue::{MxConfig, RelayRoute, RouteTarget, Smarthost};
 use simple_dns::{RCODE, TYPE};
 
 use super::queue::{Host, asked, code_by_name, envelope};
 use crate::harness::name_server::{self, NameServer, a, mx};
-use crate::harness::outbound::{self, client_settings, show_outcomes, with_mail};
+use crate::harness::outbound::{self, client_config, show_outcomes, with_mail};
 use crate::harness::scripted_server::{ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
 fn to_server(domains: &str, address: ServerAddress) -> RelayRoute {
-    let server = Smarthost { address, settings: client_settings() };
+    let server = Smarthost { address, config: client_config() };
     RelayRoute { pattern: domains.parse().unwrap(), target: RouteTarget::Servers(vec![server]) }
 }
 
 fn by_mx(domains: &str, resolv_conf: PathBuf, port: u16) -> RelayRoute {
-    let client = client_settings();
-    let settings = MxSettings { client, resolv_conf, port, detects_own_addresses: false };
+    let client = client_config();
+    let config = MxConfig { client, resolv_conf, port, detects_own_addresses: false };
     RelayRoute {
         pattern: domains.parse().unwrap(),
-        target: RouteTarget::MailHosts(Box::new(settings)),
+        target: RouteTarget::MailHosts(Box::new(config)),
     }
 }
 
@@ -40,7 +40,7 @@ fn closed() -> ServerAddress {
 fn each_domain_goes_to_its_server() {
     let [smarthost, one, below, other] = std::array::from_fn(|_| code_by_name());
     let mut host = Host::new(&[&smarthost]);
-    host.settings.routes = vec![
+    host.config.routes = vec![
         to_server(".y.example", below.target()),
         to_server("one.y.example", one.target()),
         to_server(".example", other.target()),
@@ -66,7 +66,7 @@ fn each_domain_goes_to_its_server() {
 fn an_outage_delays_one_next_hop_alone() {
     let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.settings.routes = vec![to_server("down.example", closed())];
+    host.config.routes = vec![to_server("down.example", closed())];
     for n in 0..5 {
         let to: &[&str] =
             if n == 4 { &["b@down.example", "b@x.example"] } else { &["b@down.example"] };
@@ -116,7 +116,7 @@ fn mail_hosts_are_tried_in_turn() {
     });
     let mut host = Host::new(&[]);
     let file = name_server::resolv_conf(host.store.path(), &[names.address]);
-    host.settings.routes = vec![by_mx("*", file, port)];
+    host.config.routes = vec![by_mx("*", file, port)];
     let to = [
         "x@d.example",
         "x@null.example",
@@ -168,7 +168,7 @@ fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
     });
     let mut host = Host::new(&[]);
     let file = name_server::resolv_conf(host.store.path(), &[names.address]);
-    host.settings.routes = vec![by_mx("*", file, server.address.port())];
+    host.config.routes = vec![by_mx("*", file, server.address.port())];
     let to = ["a@d.example", "b@d.example", "c@d.example", "d@d.example"];
     host.put("m", &envelope("smith@here.example", &to));
     assert_eq!(host.flush(), 1);
@@ -204,7 +204,7 @@ fn several_connections_where_mail_waits() {
         usual(command)
     });
     let mut host = Host::new(&[&server]);
-    host.settings.connections_max = 3;
+    host.config.connections_max = 3;
     for n in 0..30 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
@@ -251,8 +251,8 @@ fn lmtp_gives_each_recipient_its_reply() {
         "EHLO here.example" => reply("500 this is LMTP"),
         command => usual(command),
     });
-    let settings = client::ClientConfig { lmtp: true, ..client_settings() };
-    let mut connection = client::connect(&server.target(), &settings).unwrap();
+    let config = client::ClientConfig { lmtp: true, ..client_config() };
+    let mut connection = client::connect(&server.target(), &config).unwrap();
     let to = outbound::envelope(&["a@x.example", "b@x.example", "c@x.example", "d@x.example"]);
     for _ in 0..2 {
         let outcomes = with_mail(&to, b"Subject: x\n\ntext\n", |mail| connection.send(mail));

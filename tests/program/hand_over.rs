@@ -100,6 +100,9 @@ fn message_left_for_a_stopped_server_arrives_when_it_starts() {
     let (status, listed) = run_mailslot(&["queue", "--config", host.config.to_str().unwrap()]);
     assert_eq!(status, Some(0));
     assert!(listed.contains("\n2 handed over, not taken yet, "), "{listed}");
+    // mailq, which shows the same.
+    let (status, listed) = host.run(&["-bp"], b"");
+    assert!(status == 0 && listed.contains("\n2 handed over, not taken yet, "), "{listed}");
 
     let server = host.start(&[]);
     host.wait_until_taken();

@@ -259,8 +259,8 @@ fn write_back_until(over: &AtomicBool, root: &Path, mut random: Random) {
     }
 }
 
-/// Loses power while programs call sendmail: in every other round the server is stopped, and in the
-/// others it takes their messages. Each message is delivered once if its sendmail has exited with 0.
+/// Loses power while programs call sendmail. In every other round the server is stopped, in the
+/// others it takes their messages. Each message is delivered once if its sendmail exited with 0.
 fn lose_power_during_hand_over(kind: FileSystem) {
     let mut disk = match LoopDisk::create(kind) {
         Ok(disk) => disk,

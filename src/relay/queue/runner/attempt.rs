@@ -10,12 +10,13 @@ use std::time::Instant;
 use super::locked_entry::{LockedEntry, Unavailable};
 use super::schedule::{DueEntry, latest_due};
 use super::{KeptConnection, QueueRunner};
+use crate::message::trace::{unix_time, zoned};
 use crate::observe::events;
 use crate::relay::client::{Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::next_hop::{ConnectError, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
-use crate::relay::queue::{EntryKind, OutageReport, held, now, seconds, zoned};
+use crate::relay::queue::{EntryKind, OutageReport, held, seconds};
 use crate::relay::{SenderMap, from_field};
 use crate::smtp::sender::{ContentSurvey, OutcomeReason, RecipientOutcome};
 use crate::smtp::{Mailbox, ReversePath};
@@ -93,7 +94,7 @@ impl QueueRunner {
             }
             Err(e) => {
                 events::queue_failed(Some(id), e);
-                schedule.insert(id, now() + retry_delay(1, 0), true);
+                schedule.insert(id, unix_time() + retry_delay(1, 0), true);
             }
         }
     }
@@ -109,7 +110,10 @@ impl QueueRunner {
             Err(result) => return Ok(result),
         };
         let retry_at = locked.state.retry_at;
-        if !self.shared().schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
+        if !self.shared().schedule.is_forced(id)
+            && retry_at > unix_time()
+            && retry_at <= latest_due()
+        {
             // Another process has tried the entry since it was scheduled.
             return Ok(AttemptResult::Postponed(retry_at));
         }
@@ -159,7 +163,7 @@ impl QueueRunner {
                 break;
             }
             deferring.push(server);
-            let other = self.settings.connect_to_other_mail_host(hop, &deferring);
+            let other = self.config.connect_to_other_mail_host(hop, &deferring);
             let Some(other) = other else { break };
             std::mem::replace(&mut connection, other).quit();
             all.retain(|(n, _)| !pending.contains(n));
@@ -183,7 +187,7 @@ impl QueueRunner {
     ) -> Vec<RecipientOutcome> {
         let mut envelope = locked.envelope_for(pending);
         // They are addresses that the smarthosts accept. Another server may require others.
-        let senders = self.settings.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
+        let senders = self.config.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
         let sender = match (senders, &envelope.from) {
             (Some(senders), ReversePath::Mailbox(sender)) => self
                 .mapped(senders, sender)
@@ -262,8 +266,8 @@ impl QueueRunner {
     fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
         Ok(self.open_entry(id)?.map_err(|unavailable| match unavailable {
             Unavailable::Removed => AttemptResult::Removed,
-            Unavailable::Busy => AttemptResult::Postponed(now() + 1),
-            Unavailable::Incomplete => AttemptResult::Postponed(now() + retry_delay(1, 0)),
+            Unavailable::Busy => AttemptResult::Postponed(unix_time() + 1),
+            Unavailable::Incomplete => AttemptResult::Postponed(unix_time() + retry_delay(1, 0)),
         }))
     }
 
@@ -277,7 +281,7 @@ impl QueueRunner {
             return Ok(connection);
         }
         self.close(kept);
-        let connected = self.settings.connect(hop, &|server, reason| {
+        let connected = self.config.connect(hop, &|server, reason| {
             events::smarthost_unreachable(server, &reason.text);
         });
         if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
@@ -286,7 +290,7 @@ impl QueueRunner {
                 match &connected {
                     Ok(connection) => events::smarthost_restored(connection.address()),
                     // There is an answer that the domain takes no mail.
-                    Err(_) => events::smarthost_restored(self.settings.domains_of(hop)),
+                    Err(_) => events::smarthost_restored(self.config.domains_of(hop)),
                 }
             }
             // More connections are possible now.
@@ -300,11 +304,11 @@ impl QueueRunner {
         let ids = {
             let mut shared = self.shared();
             let Some(pause) = shared.schedule.back_off(hop, reason.clone()) else { return };
-            let retry_at = now().saturating_add(seconds(pause));
-            let domains = self.settings.domains_of(hop);
+            let retry_at = unix_time().saturating_add(seconds(pause));
+            let domains = self.config.domains_of(hop);
             let reason = format!("{server}: {}", reason.text);
             self.queue.outages.insert(hop.clone(), OutageReport { domains, reason, retry_at });
-            shared.schedule.ids_to_report(hop, id, now())
+            shared.schedule.ids_to_report(hop, id, unix_time())
         };
         ids.iter().for_each(|id| self.report_age(id, hop, reason));
     }
@@ -336,20 +340,20 @@ impl QueueRunner {
         attempt: AttemptMade,
     ) -> io::Result<AttemptResult> {
         let before = locked.state.clone();
-        let arrived_at = corrected_arrival(locked.arrived_at(), now());
+        let arrived_at = corrected_arrival(locked.arrived_at(), unix_time());
         if arrived_at != locked.arrived_at() {
             locked.state.arrived_at = Some(arrived_at);
         }
-        let age = now().saturating_sub(arrived_at);
-        let warn_after = seconds(self.settings.warn_after);
-        let give_up_after = seconds(self.settings.give_up_after);
+        let age = unix_time().saturating_sub(arrived_at);
+        let warn_after = seconds(self.config.warn_after);
+        let give_up_after = seconds(self.config.give_up_after);
         let is_overdue = age >= give_up_after;
         let attempted = !matches!(attempt, AttemptMade::No);
         let (mut tries, due_elsewhere, is_settled) = {
             let mut shared = self.shared();
             let tries = shared.schedule.tries(&locked.id, hop).filter(|_| *hop != NextHop::Unknown);
             let due_elsewhere = shared.schedule.due_elsewhere(&locked.id, hop);
-            let is_settled = shared.clock.is_settled(Instant::now(), now());
+            let is_settled = shared.clock.is_settled(Instant::now(), unix_time());
             (tries.unwrap_or(locked.state.tries), due_elsewhere, is_settled)
         };
         // In an outage each probe of a server counts, because nothing else is tried.
@@ -408,7 +412,7 @@ impl QueueRunner {
         if attempted {
             let count = self.jitter_count.fetch_add(1, Ordering::Relaxed);
             let jitter = self.random.hash_one(count);
-            due = now().saturating_add(retry_delay(tries, jitter));
+            due = unix_time().saturating_add(retry_delay(tries, jitter));
             // The time in the file is that of the first attempt at any next hop.
             let here = if waits_here { Some(due) } else { None };
             let first = here.into_iter().chain(due_elsewhere).min();
@@ -427,7 +431,7 @@ impl QueueRunner {
         }
         let report_age = if locked.state.warned { give_up_after } else { warn_after };
         // At least a minute from now, because a report that could not be delivered is overdue.
-        let report_due = arrived_at.saturating_add(report_age).max(now() + 60);
+        let report_due = arrived_at.saturating_add(report_age).max(unix_time() + 60);
         Ok(AttemptResult::Waiting { due, tries, report_due })
     }
 
