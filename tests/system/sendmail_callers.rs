@@ -247,7 +247,7 @@ fn cron_job() {
     }
 }
 
-/// at of Debian, unpacked, whose daemon always calls /usr/sbin/sendmail, in a namespace that has our
+/// at of Debian, unpacked. Its daemon always calls /usr/sbin/sendmail: in a namespace that has our
 /// program there.
 #[test]
 #[ignore = "needs root, unshare, and the Debian package at from the network"]
