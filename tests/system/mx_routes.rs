@@ -1,15 +1,18 @@
 //! Mail by MX records of a real name server, dnsmasq, between two hosts on a network of their own.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::queue_network::{Hosts, send};
+use super::queue_network::{Hosts, dialogue, send};
 use crate::harness::directory::TestDirectory;
 use crate::harness::external::unpack;
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
 use crate::harness::server::PROGRAM;
+use crate::harness::test_host::{StartMode, TestHost};
 use crate::harness::wait_until;
 
 /// Starts dnsmasq with these records, unpacked below `directory`, on the far host.
@@ -43,6 +46,49 @@ pub(super) fn serve_by_mx(hosts: &Hosts, directory: &Path) -> Daemon {
     let daemon = Daemon::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log));
     wait_until("it listens", || directory.join("smtp").exists());
     daemon
+}
+
+/// A network that comes up after the start, as an ordinary user: `/etc/resolv.conf` is a link to a
+/// file that is not there yet. Mail that waits meanwhile is relayed without a restart.
+#[test]
+#[ignore = "needs root, iproute2, setpriv, apt-get"]
+fn smarthost_is_found_once_resolv_conf_appears() {
+    let hosts = Hosts::new("resolv");
+    let [far, names] = [TestDirectory::new(), TestDirectory::new()];
+    let _names =
+        serve_names(&hosts, names.path(), &["--host-record=smart.test,10.99.99.2".to_owned()]);
+    let _far = hosts.serve(1, far.path(), &["--listen", "10.99.99.2:2525"]);
+    let host = TestHost::new();
+    symlink("/run/NetworkManager/resolv.conf", host.path("etc/resolv.conf")).unwrap();
+    let namespace = host.namespace().run("mount -t tmpfs none /run");
+    let options = ["-l", "127.0.0.1:0", "--smarthost", "smart.test:2525", "--smarthost-tls", "may"];
+    let inner = host.command_in(&namespace, &[], StartMode::Capable, &options);
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{}", hosts.0[0]));
+    command.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null()).env_clear();
+    let server = host.start_command(command);
+    // Its socket for programs of this host is `smtp` in the spool.
+    let spool = host.path("spool");
+    send(&spool, "you@there.test", "one");
+    let line = server.wait_for_log("smarthost-unreachable ");
+    assert!(line.contains("smart.test cannot be looked up"), "{line}");
+
+    let mut shell = Command::new("nsenter");
+    shell.args(["--mount", "--target", &server.pid().to_string(), "sh", "-ec"]);
+    let file = "/run/NetworkManager/resolv.conf";
+    shell.arg(format!("mkdir /run/NetworkManager; echo nameserver 10.99.99.2 >{file}"));
+    assert!(shell.status().unwrap().success());
+    // Longer than the watch for files outside of the confinement waits.
+    let watched_until = Instant::now() + Duration::from_secs(7);
+    let mailbox = far.mailbox_path("you");
+    wait_until("it is relayed", || {
+        dialogue(&spool, &[("ETRN there.test", 250)]);
+        fs::read_to_string(&mailbox).is_ok_and(|text| text.contains("Subject: one\n"))
+    });
+    std::thread::sleep(watched_until.saturating_duration_since(Instant::now()));
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("restart-needed")), "{log:#?}");
 }
 
 #[test]

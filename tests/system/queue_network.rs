@@ -69,7 +69,7 @@ fn ip(arguments: &[&str]) {
 }
 
 /// Sends each line over the socket and expects its reply.
-fn dialogue(directory: &Path, lines: &[(&str, u16)]) {
+pub(super) fn dialogue(directory: &Path, lines: &[(&str, u16)]) {
     let mut client = Client::new(UnixStream::connect(directory.join("smtp")).unwrap());
     client.expect(220);
     client.command("HELO here.example", 250);

@@ -139,9 +139,6 @@ impl QueueConfig {
     ) -> Option<Connection> {
         let NextHop::Domain(n, domain) = hop else { return None };
         let RouteTarget::MailHosts(config) = &self.routes.get(*n)?.target else { return None };
-        if deferring.len() >= ADDRESSES_MAX {
-            return None;
-        }
         let report = |server: &dyn fmt::Display, reason: &OutcomeReason| {
             events::smarthost_unreachable(server, &reason.text);
         };
@@ -167,7 +164,7 @@ impl QueueConfig {
         };
         let mut last =
             (OutcomeReason::local((4, 4, 4), "no mail host has an address"), domain.into());
-        let mut left = ADDRESSES_MAX;
+        let mut left = ADDRESSES_MAX.saturating_sub(excluded.len());
         for MailHost { name, addresses } in hosts {
             let server = ServerAddress::Tcp { host: name, port: config.port, tls: false };
             if excluded.contains(&server) {
