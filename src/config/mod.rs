@@ -5,7 +5,7 @@
 //! and the expected form. The origin of each value is kept for `mailslot check`
 //! ([`Config::shown`]).
 //!
-//! | file | contents |
+//! | file | contains |
 //! | --- | --- |
 //! | `options.rs` | the table of options, and the syntax of command line and file |
 //! | `command.rs` | the command: serve, check, explain, queue |

@@ -10,7 +10,7 @@
 //! journal is taken over, and nothing is recovered. So a fault that stops the start stops the
 //! rehearsal too, with the same text.
 //!
-//! | file | contents |
+//! | file | contains |
 //! | --- | --- |
 //! | `confinement_watch.rs` | files that the confinement does not cover any more |
 //! | `error.rs` | the reason why a step failed, and its fix |

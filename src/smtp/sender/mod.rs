@@ -38,6 +38,7 @@
 //! | `survey.rs` | whether a message must be converted, and how |
 //! | `converter.rs` | the conversion: folded lines, quoted-printable |
 //! | `encoder.rs` | mail data on the wire: CR LF, stuffed dots |
+//! | `testing.rs` | an entry point for fuzzers; not in a release |
 
 mod auth;
 mod converter;
