@@ -307,7 +307,11 @@ impl LockedMailbox {
                 self.write(&copy)?;
             }
             // Through a buffer, because the kernel's own copy refuses a file opened for appending.
-            Content::File(_) => copy.pieces().try_for_each(|piece| self.write(&[&piece?]))?,
+            Content::File(content) => {
+                self.write(&copy.before_content())?;
+                content.copy(|piece| self.write(&[piece]))?;
+                self.write(&[MESSAGE_END])?;
+            }
         }
         self.missing_newlines = 0;
         Ok(())

@@ -9,6 +9,7 @@ pub mod dialogue;
 pub mod directory;
 pub mod external;
 pub mod fixtures;
+pub mod hooked_disk;
 pub mod inetd;
 pub mod ledger;
 pub mod library;

@@ -2,14 +2,16 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start, start_on};
 use mailslot::message::Message;
 
+use crate::harness::TIMEOUT;
 use crate::harness::directory::TestDirectory;
+use crate::harness::hooked_disk::HookedDisk;
 use crate::harness::library::MailStore;
 use crate::harness::mbox::Mail;
 use crate::harness::message::TestMessage;
@@ -82,6 +84,47 @@ fn twenty_sessions_deliver_to_one_mailbox() {
             assert_eq!(found.iter().filter(is_it).count(), 1, "{id}");
         }
     }
+}
+
+/// Copying a large message takes long, so small ones that came after it are delivered before it.
+#[test]
+fn small_messages_do_not_wait_for_large_ones() {
+    let directory = TestDirectory::with_mail_and_spool();
+    let config = DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    };
+    let (reached, is_reached) = mpsc::channel();
+    let (open, is_open) = mpsc::channel::<()>();
+    let (is_open, mailboxes) = (Mutex::new(is_open), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&mailboxes);
+    let disk = HookedDisk::new(move |call, path| {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
+        if call != "lstat" || !["first", "big", "small"].contains(&name) {
+            return;
+        }
+        if !seen.lock().unwrap().contains(&name.to_owned()) {
+            seen.lock().unwrap().push(name.to_owned());
+            if name == "first" {
+                reached.send(()).unwrap();
+                let _ = is_open.lock().unwrap().recv();
+            }
+        }
+    });
+    let (handle, writer) = start_on(disk, config, Arc::default()).unwrap();
+    let mut pending = vec![handle.send(message("m", &["first"]), TIMEOUT)];
+    is_reached.recv().unwrap();
+    for n in 0..4 {
+        let large = TestMessage::new(format!("l{n}"), &["big"], 1 << 20);
+        let large = large.message_in(&*handle.contents()).unwrap();
+        pending.push(handle.send(large, TIMEOUT));
+    }
+    pending.push(handle.send(message("s", &["small"]), TIMEOUT));
+    drop(open);
+    assert!(pending.into_iter().all(|pending| pending.wait() == Outcome::Delivered));
+    assert_eq!(*mailboxes.lock().unwrap(), ["first", "small", "big"]);
+    writer.stop();
 }
 
 #[test]
