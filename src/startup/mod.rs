@@ -122,7 +122,7 @@ pub fn prepare(
     }
     // Under --inetd this could be a line for each session.
     if config.hand_over && !config.inetd && purpose == StartPurpose::Serve {
-        // Mail that comes in by SMTP does not depend on it.
+        // Mail received by SMTP does not depend on it.
         if let Err(e) = hand_over::create_directory(&config.spool) {
             events::hand_over_unavailable(e);
         }

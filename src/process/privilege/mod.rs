@@ -99,7 +99,7 @@ pub struct Account {
     pub gid: Gid,
 }
 
-/// The reason why a [`RunAs`] leads to no [`Account`].
+/// The reason why there is no [`Account`] for a [`RunAs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccountError {
     /// The user does not exist.

@@ -182,7 +182,7 @@ pub fn connect(
 /// opens a session up to AUTH.
 ///
 /// # Errors
-/// As for [`connect`].
+/// The same as those of [`connect`].
 pub fn connect_to(
     address: &ServerAddress,
     found: impl IntoIterator<Item = SocketAddr>,

@@ -32,7 +32,7 @@
 //! | `g` | in a receipt: index of a recipient that has the message, repeated | | |
 //!
 //! Mail that an alias or a forward file relays leaves with that local address in a Delivered-To
-//! field, so that a mail loop can be recognized when it comes back.
+//! field, so that a mail loop can be detected when the message returns.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};

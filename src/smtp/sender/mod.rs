@@ -567,7 +567,7 @@ impl OutcomeReason {
 }
 
 impl RecipientOutcome {
-    /// Returns the outcome with the server that it comes from.
+    /// Returns the outcome with the server that caused it.
     pub fn from_server(mut self, server: &str) -> RecipientOutcome {
         let (RecipientOutcome::Accepted(reason)
         | RecipientOutcome::Deferred(reason)
