@@ -252,8 +252,8 @@ events! {
     Warn no_room(session, client, from, size);
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
-    /// An address could not be resolved, or its aliases have an error. The client got a 451 reply, or
-    /// mail for it is queued. For an alias of a program or a file the client got a 550.
+    /// An address could not be resolved, or its aliases have an error. The client got a 451 reply,
+    /// or mail for it is queued. For an alias of a program or a file the client got a 550.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);

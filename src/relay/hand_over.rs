@@ -527,8 +527,7 @@ mod tests {
 
     fn recipient(address: &str) -> Recipient<Mailbox> {
         let mailbox = Mailbox::parse(address).unwrap();
-        let path = ForwardPath::Mailbox(mailbox.clone());
-        Recipient { path, destination: mailbox, notify: None, original: None }
+        Recipient::new(ForwardPath::Mailbox(mailbox.clone()), mailbox)
     }
 
     /// Returns a spool with its directory, of which the message's name is returned.

@@ -231,15 +231,8 @@ fn new_copy(
     remote.retain(|mailbox| !has(&mailbox.to_string()));
     let mut names: Vec<String> = local.iter().map(|mailbox| mailbox.name.to_string()).collect();
     names.extend(remote.iter().map(Mailbox::to_string));
-    let to: Vec<Recipient<Mailbox>> = remote
-        .into_iter()
-        .map(|mailbox| Recipient {
-            path: recipient.path.clone(),
-            destination: mailbox,
-            notify: recipient.notify,
-            original: recipient.original.clone(),
-        })
-        .collect();
+    let to: Vec<Recipient<Mailbox>> =
+        remote.into_iter().map(|mailbox| recipient.with_destination(mailbox)).collect();
     let forward = ForwardedCopy { n, via: recipient.path.address(), to, owner, is_relay };
     CommonCopy { recipients: vec![n], local, forwards: vec![forward], names, is_here }
 }
