@@ -26,7 +26,7 @@ impl Route for Club {
             ForwardPath::Mailbox(mailbox) => self.0.iter().find(|name| **name == mailbox.local()),
         };
         let name = name.and_then(|name| MailboxName::new(name)).ok_or(Refusal::Unknown)?;
-        let delivered_to = format!("{name}@club.example");
+        let delivered_to = format!("{name}@club.example").into();
         Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
     }
 }

@@ -20,7 +20,7 @@
 //!
 //! # Modules
 //!
-//! Imports go one way, from the rows below to the rows above; `tests/tidy.rs` holds it.
+//! Imports go one way, from the rows below to the rows above; `tests/tidy.rs` checks this.
 //!
 //! | module | contains |
 //! | --- | --- |
@@ -42,9 +42,9 @@
 //! | [`check`], [`sendmail`] | the commands `mailslot check` and sendmail(1) |
 //!
 //! A program that embeds mailslot needs [`server`], [`session`], [`deliver`], [`route`] and the
-//! types that they name; `examples/embed.rs` is the whole of one. The modules that only the
-//! program `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are
-//! public for it, and are no interface for others.
+//! types that they name; `examples/embed.rs` is a complete one. The modules that only the program
+//! `mailslot` uses (`check`, `config`, `control`, `process`, `sendmail`, `startup`) are public for
+//! it, and are not an interface for other programs.
 //!
 //! # How a message travels
 //!
@@ -63,9 +63,9 @@
 //! file in the spool, which the session syncs. Then the session passes the message to the writer
 //! and waits for its outcome.
 //!
-//! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and
-//! locks each mailbox. A message for a mailbox that another program locks is set aside and tried
-//! again, while the others go on. With the lock held, the writer checks that the mailbox is a
+//! One thread, the writer, owns all mailboxes. It takes the waiting messages as one batch and locks
+//! each mailbox. A message for a mailbox that another program locks is postponed and tried again,
+//! while the others are delivered. With the lock held, the writer checks that the mailbox is a
 //! regular file of the right owner. It records the batch in the journal, large messages by their
 //! files, with one write and one sync; from then on the messages are durable. It appends them to
 //! the mailboxes, and each session gets its outcome and replies `250`, `4yz` or `5yz`. A message
@@ -77,8 +77,8 @@
 //!
 //! A copy for another host goes the same way, to a file in the queue instead of a mailbox. So a
 //! message for recipients here and elsewhere is in all of these places, or in none, before its one
-//! `250`. The queue's own thread sends the entry to the next host, retries, and reports delay and
-//! failure to the sender.
+//! `250`. Threads of the queue send the entry to its next hop, retry, and report delay and failure
+//! to the sender.
 //!
 //! Mail of a client on this host that cannot be delivered now also becomes an entry of the queue,
 //! because programs such as cron do not retry. Another thread of the queue resolves its recipients
@@ -89,7 +89,7 @@
 //!
 //! | word | meaning |
 //! | --- | --- |
-//! | admission | the choice whether a connection gets a thread, and which idle one loses its own |
+//! | admission | the decision which connection gets a thread, and which session is evicted for it |
 //! | batch | messages that the writer commits with one sync |
 //! | checkpoint | the sync of all mailboxes written to since the last one; it frees the journal |
 //! | client, server | the ends of an SMTP connection; mailslot is either |
@@ -97,17 +97,18 @@
 //! | content | a message as the mailbox stores it, without the lines that differ between copies |
 //! | deferred, rejected | answered 4yz (the client tries again), answered 5yz |
 //! | destination | a mailbox, or an entry in the queue |
-//! | dotlock | the file `USER.lock` beside a mailbox |
+//! | dotlock | the file `USER.lock` in the directory of a mailbox |
 //! | DSN | a delivery status notification (RFC 3464): the report to a sender |
 //! | entry | one message in the queue, for recipients on other hosts or for held mail |
 //! | envelope | reverse-path, recipients and parameters of one transaction |
+//! | hand-over | the directory of the spool in which sendmail leaves messages without a server |
 //! | held mail | mail of this host's programs that waits in the queue for a mailbox of this host |
 //! | journal | the file in the spool that makes a batch durable before the mailboxes are |
 //! | mailbox | an mbox file, and in an address the part that names it |
 //! | next hop | the servers of a recipient on another host: of its route, or the smarthosts |
-//! | outcome | the writer's answer about one message: delivered, deferred, or over quota |
+//! | outcome | the writer's result for one message: delivered, deferred, or over quota |
 //! | overload | the state of a nearly full server, in which clients get less time |
-//! | receipt | a file that says which recipients of held mail have it |
+//! | receipt | a file with the recipients that have got their held mail |
 //! | resolution | the destinations of one address |
 //! | route | the server that takes mail for some domains of other hosts |
 //! | session | one connection, from the greeting to its end |

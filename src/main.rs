@@ -85,10 +85,8 @@ fn run(args: &[OsString]) -> Result<u8, StartError> {
             if let Some(status) = ask_server(&config, &ControlRequest::List(*format))? {
                 return Ok(status);
             }
-            let text = list::list(&config.spool, *format, &ListView::default());
-            let handed_over =
-                hand_over::render_list(&config.spool, *format).map_err(queue_error)?;
-            print(&(text.map_err(queue_error)? + &handed_over))
+            let view = ListView::default();
+            print(&hand_over::list_with_queue(&config.spool, *format, &view).map_err(queue_error)?)
         }
         ProgramCommand::Queue(QueueCommand::Show(id)) => {
             list::show(&config.spool, id, &mut io::stdout().lock()).map_err(queue_error)?;
@@ -161,7 +159,7 @@ fn check(config: &Config, args: &[OsString]) -> Result<u8, StartError> {
     Ok(if report.error_count() == 0 { EX_OK } else { EX_CONFIG })
 }
 
-/// Connects to each smarthost, and prints what it offers and whether it can be used.
+/// Connects to each smarthost, and prints its extensions and whether it can be used.
 fn check_smarthosts(config: &Config) -> Result<u8, StartError> {
     let queue_config = config.queue_config()?.unwrap_or_default();
     if queue_config.smarthosts.is_empty() {

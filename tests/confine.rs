@@ -250,26 +250,6 @@ fn a_resolv_conf_behind_links_can_be_read() {
     }
 }
 
-/// A network that comes up after the start of an ordinary user.
-#[test]
-#[ignore = "needs root, unshare, nsenter, setpriv"]
-fn a_resolv_conf_that_appears_later_can_be_read() {
-    let host = TestHost::new();
-    symlink("/run/NetworkManager/resolv.conf", host.path("etc/resolv.conf")).unwrap();
-    let namespace = host.namespace().run("mount -t tmpfs none /run");
-    let options = ["-l", "127.0.0.1:0", "--smarthost", "smart.test:25", "--smarthost-tls", "may"];
-    let server = host.start_command(host.command_in(&namespace, &[], StartMode::Capable, &options));
-    let mut shell = Command::new("nsenter");
-    shell.args(["--mount", "--target", &server.pid().to_string(), "sh", "-ec"]);
-    shell.arg("mkdir /run/NetworkManager; echo nameserver ::1 >/run/NetworkManager/resolv.conf");
-    assert!(shell.status().unwrap().success());
-    // Longer than the watch for files outside of the confinement waits.
-    std::thread::sleep(std::time::Duration::from_secs(7));
-    let (log, status) = server.stop();
-    assert_eq!(status.code(), Some(0), "{log:#?}");
-    assert!(!log.iter().any(|line| line.contains("restart-needed")), "{log:#?}");
-}
-
 /// Files in `/etc` of the host. As an ordinary user the program can read what its permissions
 /// allow, and files that replace others. As root it can read what was there at the start, and what
 /// all users may read.

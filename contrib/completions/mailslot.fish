@@ -48,7 +48,7 @@ complete -c mailslot -l hold -x -d 'local: queue mail of clients on this host th
 complete -c mailslot -l warn-after -x -d 'Send the sender one delay notice after mail has been queued for this time'
 complete -c mailslot -l give-up-after -x -d 'Return mail to the sender after it has been queued for this time'
 complete -c mailslot -l inetd -d 'Serve one SMTP session on standard input and output, a socket or a pipe'
-complete -c mailslot -l json -d 'With the command queue: print one JSON object a line'
+complete -c mailslot -l json -d 'With the command queue: print one JSON object on each line'
 complete -c mailslot -l log -x -a 'stderr syslog' -d 'Destination of the log: stderr or syslog'
 complete -c mailslot -l metrics-file -r -F -d 'Write the counters to FILE every 15 seconds, for the textfile collector of Prometheus node_exporter, which reads files named *.prom in its directory'
 complete -c mailslot -s v -l verbose -d 'Log details; given twice, log everything'

@@ -49,8 +49,8 @@ pub fn check_mail_dir(config: &Config) -> Vec<Problem> {
     found
 }
 
-/// Returns the reasons why the spool cannot be used: it must exist, be writable, not be writable by
-/// others, because its files are believed, and not be the mail directory.
+/// Returns the reasons why the spool cannot be used. It must exist and be writable, and must not be
+/// the mail directory. It must not be writable by others, because the server trusts its files.
 pub fn explain_spool(config: &Config) -> Vec<Problem> {
     let path = &config.spool;
     let shown = path.display();

@@ -1,7 +1,8 @@
-//! Checks of the journals in the spool: those that dead processes left, damaged ones, and those
+//! Checks of the journals in the spool: journals of dead processes, damaged journals, and journals
 //! that the server may not open.
 //!
-//! No journal is locked, because a server that starts at the same moment must not find it taken.
+//! No journal is locked, because a server that starts at the same moment would not take over a
+//! locked one.
 
 use std::fs;
 use std::path::{Path, PathBuf};

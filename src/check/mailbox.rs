@@ -142,7 +142,7 @@ fn ends_with_newline(path: &Path, len: u64) -> io::Result<bool> {
     Ok(byte == [b'\n'])
 }
 
-/// Checks for a dotlock of a dead owner, or one that is older than any delivery.
+/// Checks for a dotlock that has a dead owner or is older than any delivery.
 fn check_dotlock(path: &Path, meta: &Metadata) -> Option<Problem> {
     let mut line = Vec::new();
     let longest = IDENTITY_MAX as u64 + 1;

@@ -3,11 +3,11 @@
 //!
 //! **The start is rehearsed** ([`startup`](crate::startup)), and only the rehearsal decides whether
 //! the server would start. Rules about users, permissions, addresses and files explain a failure of
-//! the rehearsal and give a fix for it. They are asked after a failure alone, so that none of them
-//! contradicts the start. The other checks are of things that the start does not look at.
+//! the rehearsal and give a fix for it. They are applied only after a failure, so that none of them
+//! contradicts the start. The other checks are of things that the start does not check.
 //!
 //! Each check is a small function from a value or a file to [`Problem`]s. Checks change
-//! nothing: they take no lock, and of mail they read the last byte of a mailbox. So `mailslot
+//! nothing, take no lock, and read no mail except the last byte of a mailbox. So `mailslot
 //! check` works before the first start, and while a server is running.
 //!
 //! A problem that stops mail (the server would not start, or would reject or defer mail) makes the
@@ -16,18 +16,18 @@
 //!
 //! | file | checks |
 //! | --- | --- |
-//! | `check/settings.rs` | limits, names, and single values |
-//! | `check/privilege.rs` | the user to run as, and its permissions |
-//! | `check/sendmail_program.rs` | sendmail, as other programs call it |
-//! | `check/service.rs` | what the unit hides from the server |
-//! | `check/port.rs` | the addresses to listen on |
-//! | `check/socket_unit.rs` | an enabled socket unit that is in the way of them |
-//! | `check/directory.rs` | mail directory, spool and hand-over directory |
-//! | `check/evidence.rs` | none: evidence that a fix may change a directory |
-//! | `check/mailbox.rs` | mailboxes and their locks |
-//! | `check/journal.rs` | journals of dead processes in the spool |
-//! | `check/tls.rs` | certificate and key |
-//! | `check/smarthost.rs` | `check --smarthost`: a session with each smarthost |
+//! | `settings.rs` | limits, names, and single values |
+//! | `privilege.rs` | the user to run as, and its permissions |
+//! | `sendmail_program.rs` | the paths at which other programs call sendmail |
+//! | `service.rs` | files that the unit hides from the server |
+//! | `port.rs` | the addresses to listen on |
+//! | `socket_unit.rs` | an enabled socket unit with conflicting addresses |
+//! | `directory.rs` | mail directory, spool and hand-over directory |
+//! | `evidence.rs` | none: evidence that a fix may change a directory |
+//! | `mailbox.rs` | mailboxes and their locks |
+//! | `journal.rs` | journals of dead processes in the spool |
+//! | `tls.rs` | certificate and key |
+//! | `smarthost.rs` | `check --smarthost`: a session with each smarthost |
 //! | `route/explain.rs` | aliases and users, resolved as for a message |
 
 mod directory;
@@ -133,13 +133,11 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
     if !config.inetd {
         found.extend(socket_unit::check(config));
     }
-    // A server in the sandbox creates its directories.
-    let created_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
-    if !created_at_start(&config.mail_dir) {
+    if !is_created_at_start(config, &config.mail_dir) {
         found.extend(directory::check_mail_dir(config));
         found.extend(mailbox::check(config));
     }
-    if !created_at_start(&config.spool) {
+    if !is_created_at_start(config, &config.spool) {
         found.extend(directory::check_spool(config));
         found.extend(directory::check_hand_over(config));
         found.extend(journal::check(config));
@@ -155,6 +153,11 @@ fn find_problems(config: &Config, host: &HostInfo, rehearsal: &Rehearsal) -> Vec
         }
     }
     unique
+}
+
+/// True if the start creates the directory `path`, as it does in the sandbox.
+fn is_created_at_start(config: &Config, path: &Path) -> bool {
+    config.sandbox.is_some() && !path.exists()
 }
 
 /// Returns the problems that the rehearsal found. The first is that which stops the start.
@@ -175,7 +178,7 @@ fn troubles(rehearsal: &Rehearsal) -> Vec<Problem> {
     failed.into_iter().chain(rehearsal.problems.iter().cloned()).collect()
 }
 
-/// Returns the causes, with fixes, of what a rehearsal found.
+/// Returns the causes of the problems that a rehearsal found, with fixes.
 fn explain_start(config: &Config, rehearsal: &Rehearsal) -> Vec<Problem> {
     // Before the directories, because their owner must exist first.
     let mut found = privilege::explain_start(config, rehearsal.service.is_some());
@@ -183,11 +186,10 @@ fn explain_start(config: &Config, rehearsal: &Rehearsal) -> Vec<Problem> {
     if failed_at("addresses") {
         found.extend(config.listen.iter().chain(&config.lmtp).filter_map(port::explain));
     }
-    let created_at_start = |path: &Path| config.sandbox.is_some() && !path.exists();
-    if !created_at_start(&config.mail_dir) {
+    if !is_created_at_start(config, &config.mail_dir) {
         found.extend(directory::explain_mail_dir(config));
     }
-    if !created_at_start(&config.spool) {
+    if !is_created_at_start(config, &config.spool) {
         found.extend(directory::explain_spool(config));
         found.extend(journal::explain(config));
     }

@@ -1,8 +1,8 @@
 //! Checks of privileges: the user that the server would run as, and its permissions.
 //!
-//! The rehearsal has the server's identity. The rules here evaluate the permission bits, to explain
-//! what it found. They do so for a server that stays root too, because that one drops the
-//! capability to override them.
+//! The rehearsal runs with the server's identity. The rules here evaluate the permission bits, to
+//! explain the errors that it found. They do so for a server that stays root too, because it drops
+//! the capability to override them.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -185,8 +185,8 @@ fn explain_file(option: &str, file: &Path, account: &Account, by_service: bool) 
     })
 }
 
-/// Returns what keeps `account` from reading `file`: a directory above the file, or above the file
-/// that a link leads to, or its mode.
+/// Returns the reason why `account` cannot read `file`: the mode of a directory above the file, or
+/// above the file that a link leads to, or its own mode.
 fn obstacle(file: &Path, account: &Account) -> Option<String> {
     let real = fs::canonicalize(file).ok()?;
     let directories = [file, &real].map(|path| path.ancestors().skip(1).collect::<Vec<_>>());

@@ -9,8 +9,8 @@ use super::advice;
 use crate::config::{Config, NameSet};
 use crate::route::Problem;
 
-/// Checks where the usual paths of sendmail lead. Behind another mail server, and for a server that
-/// is not for the users of the system, they lead elsewhere with good reason.
+/// Checks that the usual paths of sendmail are mailslot. They rightly are not if another mail
+/// server passes mail on by LMTP, or if the server is not for the users of the system.
 pub fn check(config: &Config) -> Option<Problem> {
     if config.sandbox.is_some() || config.users != NameSet::System || !config.lmtp.is_empty() {
         return None;

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::route::Problem;
 use crate::startup::ServiceUnit;
 
-/// Checks that the service sees the files that `config` needs beside mail and spool.
+/// Checks that the service sees the files that `config` needs apart from mail and spool.
 pub fn check(config: &Config, service: &ServiceUnit) -> Vec<Problem> {
     let homes = (config.forward_files && service.view.hides_homes).then(|| {
         problem(

@@ -1,5 +1,5 @@
-//! Checks of single values that the start does not know to be wrong: names that contradict each
-//! other, files that cannot be used. Those that the start logs are in `config`.
+//! Checks of single values that do not stop the start: names that contradict each other, files that
+//! cannot be used. The checks that the start makes too are in `config/doubtful_settings.rs`.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

@@ -21,10 +21,10 @@ use crate::smtp::sender::OutcomeReason;
 pub fn probe_smarthosts(smarthosts: &[Smarthost]) -> (String, bool) {
     let mut texts = Vec::new();
     let mut all_usable = true;
-    for Smarthost { address, settings } in smarthosts {
+    for Smarthost { address, config } in smarthosts {
         let mut text = format!("{address}\n");
-        let user = settings.credentials.as_ref().map(|login| login.user.as_str());
-        let error = match client::probe(address, settings) {
+        let user = config.credentials.as_ref().map(|login| login.user.as_str());
+        let error = match client::probe(address, config) {
             Err(reason) => Some(reason),
             Ok(result) => {
                 text += &describe(&result, user);

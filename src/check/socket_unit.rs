@@ -10,8 +10,8 @@ use crate::config::options::Origin;
 use crate::net::listen::ListenAddress;
 use crate::route::Problem;
 
-/// Checks that the server can open each of its addresses beside those of `mailslot.socket`, if that
-/// unit is enabled.
+/// Checks that no address of the server conflicts with one of `mailslot.socket`, if that unit is
+/// enabled.
 pub fn check(config: &Config) -> Vec<Problem> {
     match config.origin("listen") {
         // The sockets of the unit are used instead.
@@ -24,7 +24,7 @@ pub fn check(config: &Config) -> Vec<Problem> {
 fn collisions(listen: &[ListenAddress], unit: &Path) -> Vec<Problem> {
     let text = fs::read_to_string(unit).unwrap_or_default();
     let streams = text.lines().filter_map(|line| line.trim().strip_prefix("ListenStream="));
-    // A port alone is for every address, and then nothing is opened beside it.
+    // A port alone covers every address, so the server opens nothing else on it.
     let held: Vec<SocketAddr> = streams.filter_map(|text| text.trim().parse().ok()).collect();
     let mut found = Vec::new();
     for address in listen {

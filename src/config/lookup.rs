@@ -1,4 +1,4 @@
-//! The values given for each option, looked up by the option's name. Each look-up records the value
+//! The values given for each option, looked up by the option's name. Each lookup records the value
 //! in effect for `mailslot check`.
 
 use super::ConfigError;

@@ -162,7 +162,7 @@ pub struct Config {
     pub verbosity: i32,
     /// Every value in effect with its origin, in the order of the table.
     pub shown: Vec<OptionValue>,
-    /// The command line and the host that the values come from, besides the file.
+    /// The command line and the host. The values come from these and the file.
     source: (CommandLine, HostInfo),
 }
 
@@ -303,7 +303,7 @@ impl Config {
     /// Returns the configuration of each session. `keys` were loaded from the files of
     /// [`tls`](Config::tls), and `queue` was started for
     /// [`queue_config`](Config::queue_config).
-    pub fn session_config(
+    fn session_config(
         &self,
         keys: Option<Arc<ServerCertificate>>,
         queue: Option<queue::QueueHandle>,
@@ -386,7 +386,7 @@ fn usage<T>(text: &str) -> Result<T, ConfigError> {
 }
 
 /// The default configuration file.
-pub const CONFIG: &str = "/etc/mailslot.conf";
+const CONFIG: &str = "/etc/mailslot.conf";
 /// Rejected commands before 421: more than typing errors, fewer than a harvester needs.
 const ERRORS_MAX: u32 = 20;
 /// The time the writer may take for one message on a slow disk, in addition to waiting for locks.

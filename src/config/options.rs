@@ -371,8 +371,8 @@ pub const TABLE: &[OptionRow] = &[
          [::]:PORT is for IPv6 only if an IPv4 address with that port is given too. With the \
          prefix tls:, and on port 465 without the prefix plain:, TLS starts with the connection. \
          With ,mode=660 after PATH, the socket has these permissions instead of 666. Sockets that \
-         a systemd socket unit passes are used, too, and instead if this is not given; if there \
-         are none and --lmtp is given, mailslot does not listen for SMTP.",
+         a systemd socket unit passes are used too, and replace the default. If there are none \
+         and only --lmtp is given, mailslot does not listen for SMTP.",
     ),
     option(
         ("lmtp", ""),
@@ -640,7 +640,7 @@ pub const TABLE: &[OptionRow] = &[
         Fixed(&["20"]),
         "",
         "Maximum number of connections to one smarthost, to the server of one route, or with mx \
-         to the hosts of one domain. They are opened where mail waits. A server that refuses one \
+         to the hosts of one domain. They are opened while mail waits. A server that refuses one \
          gets fewer.",
     ),
     option(
@@ -748,7 +748,7 @@ pub const TABLE: &[OptionRow] = &[
         Arity::CommandLine,
         Computed("off"),
         "RFC 8259",
-        "With the command queue: print one JSON object a line.",
+        "With the command queue: print one JSON object on each line.",
     ),
     option(
         ("log", ""),

@@ -122,8 +122,8 @@ pub fn time(text: &str, min: u64) -> Result<Duration, String> {
 
 /// Parses the separator between user and tag.
 pub fn delimiter(text: &str) -> Result<char, String> {
-    // The characters of RFC 5321's atoms besides letters and digits, with which an address needs no
-    // quotes.
+    // The characters of an atom (RFC 5321 4.1.2) except letters and digits. An address with one
+    // needs no quotes.
     let mut chars = text.chars();
     match (chars.next(), chars.next()) {
         (Some(c), None) if "!#$%&'*+-/=?^_`{|}~".contains(c) => Ok(c),

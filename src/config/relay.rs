@@ -27,7 +27,7 @@ pub struct RelayOptions {
     pub connections: usize,
     /// The TLS that servers must offer.
     pub security: SmarthostSecurity,
-    /// The file of the certificates to trust; None for those that this system trusts.
+    /// The file of the certificates to trust. If None, the roots of this system are trusted.
     pub ca: Option<PathBuf>,
     /// The file of user names and passwords for the smarthosts.
     pub login: Option<PathBuf>,
@@ -96,8 +96,7 @@ impl RelayOptions {
 
 impl Config {
     /// Returns the configuration of the queue, or None without a smarthost and with `--hold off`.
-    /// Reads passwords, and
-    /// the certificates that this system trusts.
+    /// Reads passwords, and the certificates that this system trusts.
     ///
     /// # Errors
     /// A file is wrong or cannot be read.
@@ -105,32 +104,41 @@ impl Config {
         if self.relay.is_none() && !self.hold {
             return Ok(None);
         }
-        let smarthosts = self.relay.as_ref().map(|relay| self.smarthosts(relay)).transpose()?;
-        let routes = self.relay.as_ref().map(|relay| self.relay_routes(relay)).transpose()?;
-        Ok(Some(queue::QueueConfig {
+        let mut config = queue::QueueConfig {
             spool: self.spool.clone(),
             hostname: self.hostname.clone(),
-            smarthosts: smarthosts.unwrap_or_default(),
-            routes: routes.unwrap_or_default(),
-            connections_max: self.relay.as_ref().map_or(1, |relay| relay.connections),
-            senders: self.relay.as_ref().map(senders).transpose()?.flatten(),
+            smarthosts: Vec::new(),
+            routes: Vec::new(),
+            connections_max: 1,
+            senders: None,
             warn_after: self.warn_after,
             give_up_after: self.give_up_after,
             timeout: self.lock_timeout + super::WRITE_TIMEOUT,
-        }))
+        };
+        if let Some(relay) = &self.relay {
+            let login = self.login_file(relay).map_err(ConfigError::Config)?;
+            config.smarthosts = self.smarthosts(relay, login.as_ref())?;
+            config.routes = self.relay_routes(relay, login.as_ref())?;
+            config.connections_max = relay.connections;
+            config.senders = senders(relay)?;
+        }
+        Ok(Some(config))
     }
 
     /// Returns the smarthosts with the configuration of connections to them.
-    fn smarthosts(&self, relay: &RelayOptions) -> Result<Vec<Smarthost>, ConfigError> {
+    fn smarthosts(
+        &self,
+        relay: &RelayOptions,
+        login: Option<&LoginFile>,
+    ) -> Result<Vec<Smarthost>, ConfigError> {
         let tls = client_tls(relay.security, relay.ca.as_deref()).map_err(ConfigError::Config)?;
-        let login = self.login_file(relay).map_err(ConfigError::Config)?;
         let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
             address: address.clone(),
-            settings: client::ClientConfig {
+            config: client::ClientConfig {
                 hostname: self.hostname.clone(),
                 lmtp: false,
                 tls: tls.clone(),
-                credentials: login.as_ref().and_then(|file| file.find(address)).cloned(),
+                credentials: login.and_then(|file| file.find(address)).cloned(),
                 timeouts: Timeouts::default(),
             },
         });
@@ -138,13 +146,16 @@ impl Config {
     }
 
     /// Returns the routes with the configuration of connections.
-    fn relay_routes(&self, relay: &RelayOptions) -> Result<Vec<RelayRoute>, ConfigError> {
-        let login = self.login_file(relay).map_err(ConfigError::Config)?;
+    fn relay_routes(
+        &self,
+        relay: &RelayOptions,
+        login: Option<&LoginFile>,
+    ) -> Result<Vec<RelayRoute>, ConfigError> {
         let defaults = RouteDefaults {
             hostname: &self.hostname,
             security: relay.security,
             ca: relay.ca.as_deref(),
-            login: login.as_ref(),
+            login,
         };
         defaults.apply_to(&relay.routes).map_err(ConfigError::Config)
     }

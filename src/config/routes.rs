@@ -13,7 +13,7 @@ use std::str::FromStr;
 use crate::net::tls::Trust;
 use crate::relay::client::credentials::LoginFile;
 use crate::relay::client::{ClientConfig, ClientTls, ServerAddress, Timeouts};
-use crate::relay::queue::{MxSettings, RelayRoute, RouteTarget, Smarthost};
+use crate::relay::queue::{MxConfig, RelayRoute, RouteTarget, Smarthost};
 use crate::route::DomainPattern;
 use crate::smtp::sender::Credentials;
 
@@ -96,13 +96,13 @@ impl FromStr for SmarthostSecurity {
     }
 }
 
-/// The settings of connections that the routes share.
+/// The configuration of connections that the routes share.
 pub(super) struct RouteDefaults<'a> {
     /// The name of this host.
     pub hostname: &'a str,
     /// The TLS of servers.
     pub security: SmarthostSecurity,
-    /// The file of the certificates to trust; None for those that this system trusts.
+    /// The file of the certificates to trust. If None, the roots of this system are trusted.
     pub ca: Option<&'a Path>,
     /// Users and passwords.
     pub login: Option<&'a LoginFile>,
@@ -141,10 +141,10 @@ impl RouteDefaults<'_> {
                 let is_tcp = matches!(address, ServerAddress::Tcp { .. });
                 let login = self.login.filter(|_| is_tcp);
                 let credentials = login.and_then(|file| file.find_named(address));
-                let settings = client(security.unwrap_or(self.security), *lmtp, credentials)?;
-                RouteTarget::Servers(vec![Smarthost { address: address.clone(), settings }])
+                let config = client(security.unwrap_or(self.security), *lmtp, credentials)?;
+                RouteTarget::Servers(vec![Smarthost { address: address.clone(), config }])
             }
-            TargetOption::Mx => RouteTarget::MailHosts(Box::new(MxSettings {
+            TargetOption::Mx => RouteTarget::MailHosts(Box::new(MxConfig {
                 // Most hosts of the Internet have a certificate that no authority has signed, or
                 // for another name, and some have none (RFC 7435).
                 client: client(security.unwrap_or(SmarthostSecurity::May), false, None)?,
@@ -156,8 +156,8 @@ impl RouteDefaults<'_> {
     }
 }
 
-/// Returns the client's TLS, with the authorities in the file `ca` in place of those that this
-/// system trusts; None for clear text, in a build without TLS.
+/// Returns the client's TLS, which trusts the certificates in the file `ca`, or else the roots of
+/// this system. Returns None for clear text, in a build without TLS.
 ///
 /// # Errors
 /// There are no certificates to trust.

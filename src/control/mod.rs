@@ -18,7 +18,7 @@
 //! needs no password. Every local user may connect. The server's work for them is bounded: a few
 //! connections at a time, fewer for one user, each with a deadline.
 //!
-//! Beside it the server listens for SMTP at `SPOOL/smtp`, so that it knows the user who submits a
+//! The server also listens for SMTP at `SPOOL/smtp`, so that it knows the user who submits a
 //! message ([`Peer::LocalUser`](crate::message::peer::Peer)), and can show that user the entry.
 //!
 //! | file | contains |

@@ -17,11 +17,12 @@ use super::{
     submission_socket,
 };
 use crate::message::peer::Peer;
+use crate::net::deadline::time_left;
 use crate::net::listen::{self, Accept, ListenAddress, Listener};
 use crate::net::stream::Socket;
 use crate::observe::events;
 use crate::relay::hand_over;
-use crate::relay::queue::list::{self, ListView};
+use crate::relay::queue::list::ListView;
 use crate::relay::queue::{FlushProgress, FlushSelection, QueueHandle};
 use crate::route::LocalRoute;
 use crate::sysexits::{EX_CONFIG, EX_DATAERR, EX_NOPERM, EX_OK, EX_TEMPFAIL, EX_USAGE};
@@ -88,14 +89,14 @@ impl ControlThread {
     }
 }
 
-/// What the thread needs, and the users of the clients it has now.
+/// The context of the thread, and the users of the clients that it has now.
 #[derive(Clone)]
 struct Answerer {
     context: ControlContext,
     clients: Arc<Mutex<Vec<u32>>>,
 }
 
-/// A client's place among those that are answered. It is given back when this is dropped.
+/// A guard that counts a client among those being answered, until it is dropped.
 struct ClientPlace {
     uid: u32,
     clients: Arc<Mutex<Vec<u32>>>,
@@ -134,7 +135,7 @@ impl Answerer {
         }
     }
 
-    /// Answers the client in a thread of its own, or refuses it.
+    /// Answers the client in a new thread, or refuses it.
     fn admit(&self, socket: UnixStream, peer: Peer) {
         let refuse = |socket: &UnixStream, status, text: &str| {
             let answer = ControlAnswer::new(status, format!("{text}\n"));
@@ -177,7 +178,7 @@ impl ControlContext {
         let mut report = |progress: FlushProgress| {
             if reported_at.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
                 reported_at = Some(Instant::now());
-                // The flush goes on without its client.
+                // The flush continues without its client.
                 let _ = write_answer(socket, format!("{PROGRESS}{progress}\n").as_bytes());
             }
         };
@@ -200,12 +201,7 @@ impl ControlContext {
             ControlRequest::List(format) => {
                 let outages = self.queue.as_ref().map(QueueHandle::outages).unwrap_or_default();
                 let view = ListView { submitter, outages };
-                let handed_over = || match submitter {
-                    None => hand_over::render_list(&self.spool, *format),
-                    Some(_) => Ok(String::new()),
-                };
-                let list = list::list(&self.spool, *format, &view);
-                match list.and_then(|text| Ok(text + &handed_over()?)) {
+                match hand_over::list_with_queue(&self.spool, *format, &view) {
                     Ok(text) => ControlAnswer::new(EX_OK, text),
                     Err(e) => ControlAnswer::new(EX_TEMPFAIL, format!("queue: {e}\n")),
                 }
@@ -280,12 +276,6 @@ fn write_answer(socket: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the time until `deadline`, which is not zero.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
 /// Maximum number of clients at a time. The last two places are for root and the server's user.
 const CLIENTS_MAX: usize = 8;
 /// Maximum number of clients at which one of an ordinary user is admitted.
@@ -305,12 +295,12 @@ mod tests {
     use std::fs;
 
     fn context(spool: &Path) -> ControlContext {
-        let settings = RouteConfig {
+        let config = RouteConfig {
             aliases: Some(spool.join("aliases")),
             sandbox: true,
             ..RouteConfig::default()
         };
-        let route = Arc::new(LocalRoute::new(settings));
+        let route = Arc::new(LocalRoute::new(config));
         ControlContext { spool: spool.to_owned(), queue: None, route }
     }
 

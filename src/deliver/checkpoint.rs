@@ -1,5 +1,5 @@
-//! The thread that syncs mailboxes beside the writer, so that a slow disk delays no delivery. When
-//! the mailboxes of a record are synced, the journal does not need the record any more.
+//! The thread that syncs mailboxes while the writer works, so that a slow disk delays no delivery.
+//! When the mailboxes of a record are synced, the journal does not need the record any more.
 
 use std::io;
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Checkpointer {
     }
 }
 
-/// Syncs each mailbox and the directories that contain them. Returns those that failed.
+/// Syncs each mailbox and the directories that contain them. Returns the mailboxes that failed.
 fn sync_mailboxes(
     disk: &dyn Disk,
     directories: &DestinationDirectories,

@@ -2,7 +2,7 @@
 //! mailboxes and undoes what failed. Later the mailboxes are synced (`checkpoint.rs`), and the
 //! journal does not need the record any more.
 //!
-//! The order of writes and syncs, and what each state leaves to the next start (`recover.rs`):
+//! The order of writes and syncs, and the action of the next start (`recover.rs`) after a crash:
 //!
 //! | after | on disk for sure | killed here (memory survives) | power lost here |
 //! | --- | --- | --- | --- |
@@ -38,8 +38,8 @@
 //! | or kept, resolved for all but suspended mailboxes | these are replayed |
 //!
 //! A failed sync is never simply repeated, because the kernel reports an error once and then counts
-//! the lost data as written. What the sync covered is written again from the journal (a mailbox),
-//! refused (the file of a large message), or abandoned (a journal).
+//! the lost data as written. Instead a mailbox is written again from the journal, a large message
+//! is refused, and a journal is abandoned.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -108,7 +108,7 @@ pub struct Committer {
     pub(super) journal_failed: bool,
     /// True if the journal is full and no segment can be used again while a mailbox is failed.
     journal_full: bool,
-    /// Trailer of the batch whose locks are held.
+    /// Trailer of the last batch, while its locks are held.
     last_trailer: Option<Trailer>,
     /// Mailboxes written to since the last checkpoint began.
     dirty: HashMap<DestinationFile, OpenMailbox>,
@@ -121,10 +121,10 @@ pub struct Committer {
     uncovered_since: Option<Instant>,
     /// Newest record that a finished checkpoint covers.
     checkpointed: u64,
-    /// Mailboxes whose sync failed, or that could not be truncated, and that are not repaired yet.
+    /// Mailboxes that could not be synced or truncated, and are not repaired yet.
     failed: HashSet<DestinationFile>,
-    /// Mailboxes whose repair failed, or that recovery could not finish. They get no mail until
-    /// recovery succeeds. Journals without an owner have their records.
+    /// Mailboxes that could not be repaired or recovered. They get no mail until recovery succeeds.
+    /// Their records are in journals without an owner.
     pub(super) suspended: HashSet<DestinationFile>,
     /// Time of the last attempt to recover suspended mailboxes.
     last_retry: Instant,
@@ -196,8 +196,8 @@ impl Committer {
         Ok(!self.failed.contains(name))
     }
 
-    /// Delivers `messages`, whose mailboxes are all in `locked`, and makes them durable. The
-    /// results are in the order of the messages.
+    /// Delivers `messages` to their mailboxes, which are all in `locked`, and makes them durable.
+    /// The results are in the order of the messages.
     pub fn commit(
         &mut self,
         locked: &mut LockedMailboxes,
@@ -246,8 +246,8 @@ impl Committer {
         for ((message, copies), &i) in draft.messages.iter().zip(&drafted) {
             let numbers = number..number + copies.len();
             number = numbers.end;
-            // A failed message before this one was truncated, so the offsets in the record are
-            // wrong for what follows it. Recovery would overwrite other mail at these offsets.
+            // A failed message before this one was truncated, so the offsets of this one in the
+            // record are wrong. Recovery would overwrite other mail there.
             if copies.iter().any(|copy| shifted.contains(&copy.file)) {
                 shifted.extend(copies.iter().map(|copy| copy.file.clone()));
                 numbers.for_each(|n| trailer.abort(n));
@@ -346,8 +346,8 @@ impl Committer {
         any && self.cached_files() == 0
     }
 
-    /// Undoes a message of the last [`Committer::commit`], whose locks are still held, unless other
-    /// mail follows one of its copies: then all of them stay. Returns true if it is undone.
+    /// Undoes a message of the last [`Committer::commit`], while its locks are still held. Keeps
+    /// all copies if other mail follows one of them. Returns true if the message is undone.
     pub fn undo(&mut self, locked: &mut LockedMailboxes, written: &[WrittenCopy]) -> bool {
         if !written.iter().all(|w| locked.get(&w.mailbox).is_some_and(|h| h.len == w.after)) {
             return false;
@@ -491,9 +491,9 @@ impl Committer {
         }
     }
 
-    /// Does what is due between two batches: collects a finished checkpoint, repairs mailboxes
-    /// whose sync failed, and retries suspended ones. Releases the locks in `locked` before it
-    /// locks a mailbox itself.
+    /// Collects a finished checkpoint, repairs mailboxes after a failed sync, and retries suspended
+    /// ones. Is called between two batches. Releases the locks in `locked` before it locks a
+    /// mailbox itself.
     pub fn maintain(&mut self, locked: &mut LockedMailboxes) {
         self.collect_checkpoints(false);
         if !self.failed.is_empty() || !self.suspended.is_empty() {
@@ -551,7 +551,7 @@ impl Committer {
     }
 
     /// Begins a checkpoint of all records, after the one before has ended.
-    pub fn begin_checkpoint(&mut self) {
+    fn begin_checkpoint(&mut self) {
         self.collect_checkpoints(true);
         (self.uncovered_since, self.uncovered_octets) = (None, 0);
         if !self.journal.is_clean() {
@@ -578,7 +578,8 @@ impl Committer {
         self.persist_checkpoint()
     }
 
-    /// Writes the checkpoint to the header of the journal, and removes what it covers.
+    /// Writes the checkpoint to the header of the journal, and removes the content files that only
+    /// older records need.
     fn persist_checkpoint(&mut self) -> io::Result<()> {
         self.journal.persist_checkpoint(&self.identity)?;
         self.remove_contents();
@@ -640,8 +641,8 @@ impl Committer {
         }
     }
 
-    /// Replaces a journal whose disk failed, or that has the records of a suspended mailbox: makes
-    /// everything else durable in the mailboxes and creates a new journal.
+    /// Replaces a journal that could not be written or has the records of a suspended mailbox.
+    /// Makes everything else durable in the mailboxes and creates a new journal.
     fn replace_journal(&mut self) -> io::Result<()> {
         self.begin_checkpoint();
         self.collect_checkpoints(true);
@@ -670,8 +671,8 @@ impl Committer {
         Ok(())
     }
 
-    /// Syncs all mailboxes, ends the checkpoint thread, and removes what only a living process
-    /// needs.
+    /// Syncs all mailboxes, ends the checkpoint thread, and removes the files that only a living
+    /// process needs.
     pub fn close(mut self) {
         let cleaned = self.checkpoint_all().and_then(|()| self.journal.mark_clean());
         if let Err(e) = cleaned {

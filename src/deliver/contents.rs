@@ -12,9 +12,9 @@
 //!
 //! A file is locked before the journals are searched for it. So a session that has it is seen, and
 //! so is the record that the session's process has synced since. Recovery moves a message from the
-//! journal of a dead process to its own, whose record is synced before the other is reset. The
-//! journals are searched twice, because a single search may read them between these two steps.
-//! While a damaged journal is kept nothing is removed, because what it refers to is not known.
+//! journal of a dead process to its own, and syncs the new record before it resets the old journal.
+//! The journals are searched twice, because a single search may read them between these two steps.
+//! While a damaged journal is kept nothing is removed, because it may refer to any file.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

@@ -1,7 +1,6 @@
 //! The copies of recorded messages in a mailbox: found at their offsets, and written again there.
 //!
-//! Bytes are compared one by one, because a disk may keep any part of what was written, in units of
-//! sectors.
+//! Bytes are compared one by one, because after a power loss any sectors of a write may be missing.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,7 +16,7 @@ use crate::observe::events;
 
 /// Ids that were found in a mailbox, and the messages that were not, each with its origin and its
 /// number in the record.
-pub type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
+type MailboxRepair<From> = (HashSet<String>, Vec<(From, usize, Message)>);
 
 /// Copy that a mailbox has in part at its offset: the mailbox ends within it or has zeros in it.
 struct PartialCopy<'a, From> {
@@ -57,7 +56,7 @@ pub fn rewrite_copies<From: std::marker::Copy>(
             };
             let octets = MailboxCopy::new(&message, &copy.to, copy.missing_newlines).size();
             let (from, number) = (*from, *number);
-            // A newer copy has the range of an older one that a mail reader removed.
+            // A newer copy may overlap an older one that a mail reader removed.
             let is_free = !partial.iter().any(|p| {
                 p.copy.offset < copy.offset + octets && copy.offset < p.copy.offset + p.octets
             });
@@ -76,7 +75,7 @@ pub fn rewrite_copies<From: std::marker::Copy>(
             }
         }
     }
-    // In the order of the file, because what precedes a copy may have been lost with it.
+    // In the order of the file, because the data before a copy may have been lost with it.
     partial.sort_by_key(|p| p.copy.offset);
     for PartialCopy { from, number, copy, message, .. } in partial {
         if follows_message(locked, copy)? {
@@ -169,8 +168,7 @@ pub enum FoundCopy {
     None,
 }
 
-/// Compares a mailbox with a copy byte by byte, because a disk may keep any part of what was
-/// written, in units of sectors.
+/// Compares a mailbox with a copy, byte by byte.
 pub fn find_copy(
     locked: &LockedMailbox,
     copy: &Placement,

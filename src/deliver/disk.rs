@@ -1,7 +1,7 @@
 //! The calls on files that delivery consists of, as two traits: [`HostDisk`] makes the system
 //! calls, and the tests bring a simulated disk that fails, is killed or loses power at its n-th
-//! call. The traits include what is asked about processes, because a simulated disk has simulated
-//! processes that die and reboot without the test itself.
+//! call. The traits include questions about processes, because a simulated disk has simulated
+//! processes, which die and reboot without the test itself.
 //!
 //! This file decides nothing. Names are never followed through symbolic links, descriptors are
 //! close-on-exec, and opening never blocks, because a FIFO planted as a mailbox must not stop the

@@ -11,7 +11,7 @@ use super::disk::{Disk, FileKind, OpenMode, Stat};
 use crate::message::Owner;
 
 /// Largest size of a forward file in bytes.
-pub const OCTETS_MAX: u64 = 4096;
+const OCTETS_MAX: u64 = 4096;
 
 /// Returns the content of `.forward` in `home`, or None if there is none or the user is root.
 ///

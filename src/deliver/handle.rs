@@ -1,11 +1,11 @@
-//! The sessions' end of the channel to the writer, and the outcome that comes back.
+//! The sessions' end of the channel to the writer, and the outcome that the writer returns.
 //!
 //! ```text
 //! session:  WriterHandle::send --- DeliveryJob (message, OutcomeSender) ---> writer
 //!           PendingOutcome::wait <-------- OutcomeCell <--------- OutcomeSender::set
 //! ```
 //! An outcome is set once, by the writer or by a session that gives up, whichever comes first. So a
-//! message of which a session has reported a timeout is never delivered afterwards.
+//! message is never delivered after its session has reported a timeout.
 
 use std::collections::HashMap;
 use std::io;
@@ -119,8 +119,8 @@ impl WriterHandle {
         PendingOutcome { cell, deadline, gives_up: self.gives_up.clone() }
     }
 
-    /// Ends all waits for outcomes within a quarter of a second, those that begin later too. A
-    /// message without an outcome is `Deferred(Stopping)`, and is not delivered afterwards.
+    /// Ends all waits for outcomes within a quarter of a second, and all later waits too. A message
+    /// without an outcome is `Deferred(Stopping)`, and is not delivered afterwards.
     pub fn give_up(&self) {
         self.gives_up.store(true, Ordering::SeqCst);
     }
@@ -177,7 +177,7 @@ impl WriterHandle {
     }
 }
 
-/// Outcome of a message that was handed to the writer.
+/// Outcome of a message that was passed to the writer.
 #[derive(Debug)]
 pub struct PendingOutcome {
     cell: Arc<OutcomeCell>,
@@ -269,9 +269,9 @@ impl Drop for OutcomeSender {
     }
 }
 
-/// Time for which a mailbox that was usable is not looked at again.
+/// Time for which a mailbox that was usable is not checked again.
 const USABLE_TIME: Duration = Duration::from_secs(1);
 /// Most mailboxes that are remembered as usable.
 const USABLE_MAX: usize = 1024;
-/// Interval at which a session that waits looks whether it is to give up.
+/// Interval at which a waiting session checks whether it must give up.
 const GIVE_UP_INTERVAL: Duration = Duration::from_millis(250);

@@ -1,7 +1,7 @@
-//! The locks of a mailbox: the dotlock `USER.lock` beside it, which every mail program respects,
+//! The locks of a mailbox: the dotlock `USER.lock` next to it, which every mail program respects,
 //! and the two kernel locks of its open file.
 //!
-//! None of them is waited for: an attempt takes the lock, or says who has it.
+//! No attempt waits. It takes the lock, or returns the owner of the lock.
 //!
 //! A dotlock is taken with one link(2) from a file that this process keeps in the mail directory,
 //! `.mailslot-PID-PROCESS`, which was synced once. So the lock appears complete: neither a killed
@@ -22,14 +22,14 @@
 //! - it is of another program, and old: older than [`STALE_SECS`] by the file system's clock, or
 //!   seen unchanged for that time.
 //!
-//! A mailslot with a journal is never judged by its pid or by the age of its lock, because pids are
-//! used again, mean nothing in another pid namespace, and clocks step. Its lock stays as long as
-//! its journal is locked. The lock of a dead one keeps every program away from a mailbox that may
-//! end in half a message, until recovery has repaired that.
+//! The pid and the age of a lock do not count if the owner is a mailslot with a journal, because
+//! pids are used again, mean nothing in another pid namespace, and clocks step. Its lock is valid
+//! as long as its journal is locked. The lock of a dead mailslot keeps every program away from a
+//! mailbox that may end in half a message, until recovery has repaired it.
 //!
 //! A lock of another program is looked at twice, `SECOND_LOOK` apart, before it is broken. So a
-//! lock that a living program has for a moment is not broken when the clock steps. Times that only
-//! a wrong clock shows, in the future or before 2020, are not believed.
+//! lock that a living program has for a moment is not broken when the clock steps. Times in the
+//! future or before 2020 are ignored, because they come from a wrong clock.
 //!
 //! Breaking is serialized by flock on the lock file itself, so that two mailslots that find the
 //! same stale lock cannot remove each other's new one.
@@ -55,7 +55,7 @@ pub const STALE_SECS: u64 = 300;
 /// Set of locks to take on a mailbox, always in the order of the fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Locks {
-    /// `USER.lock` beside the mailbox.
+    /// `USER.lock` in the directory of the mailbox.
     pub dotlock: bool,
     /// fcntl, as an open-file-description lock where the system has it.
     pub fcntl: bool,
@@ -79,7 +79,7 @@ pub enum TryLock<T, B = String> {
     Acquired(T),
     /// Another process has the lock; the log names it.
     Contended(B),
-    /// A mailslot has the dotlock, or died with it, which its journal shows. What a dead one left
+    /// A mailslot has the dotlock, or died with it, as its journal shows. The journal of a dead one
     /// must be recovered first.
     HeldByMailslot(B),
 }
@@ -194,7 +194,7 @@ pub struct DotlockDirectory {
 #[derive(Debug, Default)]
 struct DotlockState {
     link_source: Option<LinkSource>,
-    /// Dead mailslots whose locks need not be respected.
+    /// Dead mailslots. Their locks need not be respected.
     dead_owners: HashSet<Identity>,
     /// Locks of others that were in the way, until they are gone.
     sightings: HashMap<PathBuf, Sighting>,
@@ -322,7 +322,7 @@ impl DotlockDirectory {
         }
     }
 
-    /// Makes every lock of `identity`, whose process is dead, a stale one.
+    /// Marks the process with `identity` as dead, so that its locks are stale.
     pub fn mark_dead(&self, identity: Identity) {
         self.state().dead_owners.insert(identity);
     }
@@ -533,8 +533,8 @@ impl DotlockDirectory {
         now.ok()?.duration_since(stat.modified).ok()
     }
 
-    /// Removes `path` if it is still the file that `judged` describes.
-    fn remove_same(&self, path: &Path, judged: &Stat) -> io::Result<()> {
+    /// Removes `path` if it is still the file that `examined` describes.
+    fn remove_same(&self, path: &Path, examined: &Stat) -> io::Result<()> {
         let file = match self.disk.open(path, OpenMode::Read) {
             Ok(file) => Some(file),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -551,7 +551,7 @@ impl DotlockDirectory {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e),
         };
-        if (now.id(), now.modified) != (judged.id(), judged.modified) {
+        if (now.id(), now.modified) != (examined.id(), examined.modified) {
             return Ok(());
         }
         match self.disk.unlink(path) {

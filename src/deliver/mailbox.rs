@@ -6,8 +6,8 @@
 //!
 //! The mailbox itself is opened, created and removed as its owner (`process/privilege/`). The
 //! dotlock is mailslot's own, because fs.protected_hardlinks forbids a link to another user's file,
-//! and a sticky directory forbids removing one. A file that is open can be read, written and synced
-//! whatever the identity, and counts against the quota of its owner.
+//! and a sticky directory forbids removing one. An open file can be read, written and synced with
+//! any identity, and counts against the quota of its owner.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -302,11 +302,16 @@ impl LockedMailbox {
     pub fn append(&mut self, copy: &MailboxCopy<'_>) -> io::Result<()> {
         match copy.content() {
             Content::Memory(content) => {
-                let [separator, head, own_field] = copy.before_content();
-                self.write(&[separator, head, own_field, content, MESSAGE_END])?;
+                let [separator, head, name, colon, value, end] = copy.before_content();
+                let copy = [separator, head, name, colon, value, end, content, MESSAGE_END];
+                self.write(&copy)?;
             }
             // Through a buffer, because the kernel's own copy refuses a file opened for appending.
-            Content::File(_) => copy.pieces().try_for_each(|piece| self.write(&[&piece?]))?,
+            Content::File(content) => {
+                self.write(&copy.before_content())?;
+                content.copy(|piece| self.write(&[piece]))?;
+                self.write(&[MESSAGE_END])?;
+            }
         }
         self.missing_newlines = 0;
         Ok(())
@@ -348,7 +353,7 @@ impl LockedMailbox {
         self.disk.open(&self.path, OpenMode::Write)
     }
 
-    /// Counts again what is missing at the end.
+    /// Counts the missing LFs at the end again.
     pub fn update_missing_newlines(&mut self) -> io::Result<()> {
         self.missing_newlines = count_missing_newlines(&**self.file(), self.len)?;
         Ok(())
@@ -358,7 +363,7 @@ impl LockedMailbox {
     /// not longer as it is, because another program that respects no lock may have truncated it.
     ///
     /// The new length is synced. Otherwise a power loss could undo the truncation alone and leave
-    /// the removed data before what is appended next.
+    /// the removed data before the next message.
     pub fn truncate(&mut self, len: u64, missing_newlines: usize) -> io::Result<()> {
         let present = self.file().stat()?.len;
         if present > len {

@@ -28,10 +28,10 @@
 //!   the lines arrive.
 //! - No length is written, and none is trusted: Content-Length is removed.
 //!
-//! This file contains no call on a file but those that read large content.
+//! Only large content is read from a file here. Nothing is written.
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, Write};
 use std::iter::once;
 
 use jiff::Timestamp;
@@ -46,7 +46,7 @@ use crate::smtp::ReversePath;
 /// One copy of a message, as it is appended to a mailbox or written as an entry of the queue.
 ///
 /// ```text
-///                                   LFs that the message before lacks: 0 to 2
+///                                   0 to 2 LFs that are missing at the end of the file
 /// From smith@example.org Tue ...    Message::head, from `head` below
 /// Return-Path: <smith@example.org>
 /// Delivered-To: jones@example.com   Destination::own_field; an entry of the queue has its envelope
@@ -59,7 +59,7 @@ use crate::smtp::ReversePath;
 pub struct MailboxCopy<'a> {
     separator: &'static [u8],
     head: &'a [u8],
-    own_field: Vec<u8>,
+    own_field: [&'a [u8]; 4],
     content: &'a Content,
 }
 
@@ -67,9 +67,13 @@ pub struct MailboxCopy<'a> {
 pub const MESSAGE_END: &[u8] = b"\n";
 
 impl<'a> MailboxCopy<'a> {
-    /// Puts together the copy of `message` for `to`, to follow a message that lacks
-    /// `missing_newlines` of the two LFs at its end.
-    pub fn new(message: &'a Message, to: &Destination, missing_newlines: usize) -> MailboxCopy<'a> {
+    /// Returns the copy of `message` for `to`, after a message without `missing_newlines` of the
+    /// two LFs at its end.
+    pub fn new(
+        message: &'a Message,
+        to: &'a Destination,
+        missing_newlines: usize,
+    ) -> MailboxCopy<'a> {
         MailboxCopy {
             separator: &b"\n\n"[..missing_newlines.min(2)],
             head: &message.head,
@@ -78,9 +82,10 @@ impl<'a> MailboxCopy<'a> {
         }
     }
 
-    /// Returns what comes before the content.
-    pub fn before_content(&self) -> [&[u8]; 3] {
-        [self.separator, self.head, &self.own_field]
+    /// Returns the bytes before the content, in pieces.
+    pub fn before_content(&self) -> [&[u8]; 6] {
+        let [name, colon, value, end] = self.own_field;
+        [self.separator, self.head, name, colon, value, end]
     }
 
     /// Returns the content, which [`MESSAGE_END`] follows.
@@ -104,7 +109,7 @@ impl<'a> MailboxCopy<'a> {
 /// Returns the From_ line and the Return-Path field, with which every copy of a message begins.
 pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
     let mut head = from_line(sender, unix_seconds);
-    head.extend(trace::return_path_line(sender));
+    trace::write_return_path(sender, &mut head);
     head
 }
 
@@ -113,15 +118,18 @@ pub fn head(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
 /// A time before 1970 or after the year 9999 is replaced by the nearest time in between, so that
 /// the date keeps its 24 characters.
 pub fn from_line(sender: &ReversePath, unix_seconds: i64) -> Vec<u8> {
-    let sender = match sender {
-        ReversePath::Null => "MAILER-DAEMON".to_owned(),
-        ReversePath::Mailbox(mailbox) => mailbox.to_string(),
-    };
-    let mut line = b"From ".to_vec();
-    line.extend(sender.bytes().map(|b| if b.is_ascii_graphic() { b } else { b'-' }));
+    // Room for a Return-Path field as well.
+    let mut line = Vec::with_capacity(160);
+    line.extend_from_slice(b"From ");
+    let start = line.len();
+    // Writing to a vector does not fail, here and below.
+    drop(match sender {
+        ReversePath::Null => write!(line, "MAILER-DAEMON"),
+        ReversePath::Mailbox(mailbox) => write!(line, "{mailbox}"),
+    });
+    line.iter_mut().skip(start).filter(|b| !b.is_ascii_graphic()).for_each(|b| *b = b'-');
     let time = Timestamp::from_second(unix_seconds.max(0)).unwrap_or(Timestamp::MAX);
-    let date = time.to_zoned(TimeZone::UTC).strftime(DATE);
-    line.extend_from_slice(format!(" {date}\n").as_bytes());
+    drop(writeln!(line, " {}", time.to_zoned(TimeZone::UTC).strftime(DATE)));
     line
 }
 

@@ -1,15 +1,14 @@
-//! Delivery to disk: finished messages are appended to mailboxes or become entries of the queue.
-//! This module knows no SMTP verb.
+//! Delivery to disk: complete messages are appended to mailboxes or become entries of the queue.
 //!
-//! Sessions hand a [`Message`](crate::message::Message) to a [`WriterHandle`] and wait for its
+//! Sessions pass a [`Message`](crate::message::Message) to a [`WriterHandle`] and wait for its
 //! [`Outcome`]. One thread, the writer, makes all changes to mailboxes.
 //!
 //! | file | contents |
 //! | --- | --- |
 //! | `writer.rs` | the writer's thread: batches, and messages that wait for a lock |
-//! | `handle.rs` | the sessions' end of the channel to the writer; the outcome that comes back |
+//! | `handle.rs` | the sessions' end of the channel to the writer, and the outcome |
 //! | `recover.rs` | the start of the writer, and recovery after a crash |
-//! | `verdict.rs` | the proof that a mail reader removed what is missing from a mailbox |
+//! | `verdict.rs` | the proof that a mail reader removed the messages missing from a mailbox |
 //! | `copies.rs` | the copies of recorded messages, found in a mailbox and written again |
 //! | `search.rs` | the search for messages in a mailbox that another program has rewritten |
 //! | `commit.rs` | a batch: recorded, appended, undone where it fails |
@@ -94,9 +93,9 @@ impl Default for DeliveryConfig {
     }
 }
 
-/// Age at which a record's mailboxes are synced. After a power loss, mail that users deleted comes
-/// back, and relayed mail is relayed again, if its record is still needed.
-pub const CHECKPOINT_AGE: Duration = Duration::from_secs(10);
+/// Age at which a record's mailboxes are synced. After a power loss, deleted mail may reappear and
+/// relayed mail may be relayed again, if its record is still needed.
+const CHECKPOINT_AGE: Duration = Duration::from_secs(10);
 /// Bytes in a segment of a server's journal: two thousand messages of 4 KiB between two
 /// checkpoints.
 pub const JOURNAL_SEGMENT: u64 = 8 << 20;
@@ -115,7 +114,7 @@ pub fn start(
     start_on(Arc::new(disk::HostDisk::new()), config, counters)
 }
 
-/// Does what [`start`] does to the point where it would change anything. Returns the error of a
+/// Does the steps of [`start`] before the first one that changes a file. Returns the error of a
 /// mail directory that the start accepts, but to which no mail can be delivered.
 ///
 /// # Errors

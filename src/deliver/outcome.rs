@@ -54,17 +54,17 @@ impl DeliveryError {
         DeliveryError { outcome, text, path: None, is_out_of_descriptors: false }
     }
 
-    /// Makes an error whose message is deferred for `reason`.
+    /// Makes an error for which the message is deferred for `reason`.
     pub(super) fn deferred(reason: DeferReason, text: String) -> DeliveryError {
         DeliveryError::new(Outcome::Deferred(reason), text)
     }
 
-    /// Makes an error whose message is rejected because a mailbox is full.
+    /// Makes an error for which the message is rejected, because a mailbox is full.
     pub(super) fn over_quota(text: String) -> DeliveryError {
         DeliveryError::new(Outcome::OverQuota, text)
     }
 
-    /// Makes an error of a failed system call; `action` says what was tried.
+    /// Makes an error of a system call that failed in `action`, such as `open`.
     pub(super) fn io(action: &str, error: io::Error) -> DeliveryError {
         let text = format!("{action}: {error}");
         match error.raw_os_error().map(Errno::from_raw) {
@@ -111,7 +111,7 @@ impl DeliveryError {
         self.is_out_of_descriptors
     }
 
-    /// Returns what failed.
+    /// Returns the cause for the log.
     pub fn text(&self) -> &str {
         &self.text
     }

@@ -12,14 +12,14 @@
 //! | it has other data there, but the whole message elsewhere | nothing |
 //! | it has other data there | appended; the other data is left alone |
 //!
-//! (*) Only where a message ends before it. A mail reader may have moved zeros, which a power loss
-//! left, to this place.
+//! (*) Only if a message ends before it. Otherwise the zeros may be from another place, because a
+//! mail reader can move the zeros of a power loss.
 //!
 //! Newer records are examined first, because an older record may describe a range of the file that
-//! was used again after a mail reader had emptied the mailbox. What is appended goes through this
-//! process's own journal like new mail, so its record is durable before the first byte. So recovery
-//! may be killed at any point and start again. It then finds a message in two journals and appends
-//! it once.
+//! was used again after a mail reader had emptied the mailbox. Appended mail goes through the
+//! journal of this process like new mail, so its record is durable before the first byte. So
+//! recovery may be killed at any point and start again. It then finds a message in two journals and
+//! appends it once.
 //!
 //! A large message is redone from its file (`contents.rs`), in pieces. Without the file, or if its
 //! content is not as it was recorded, the copy is left as it is, and the log says so.
@@ -81,9 +81,9 @@ fn open_store(
     Ok((store, identity))
 }
 
-/// Does what [`open_committer`] does to the point where it would take the journals over. A journal
-/// that the start would create is created under another name and removed. Returns the error of a
-/// mail directory in which no dotlock can be created, because the start does not need one.
+/// Does the steps of [`open_committer`] before it takes journals over. A journal that the start
+/// would create is created under another name and removed. Returns the error of a mail directory in
+/// which no dotlock can be created, because the start does not need one.
 ///
 /// # Errors
 /// The same as those of [`open_committer`].
@@ -106,7 +106,8 @@ pub fn rehearse(disk: &Arc<dyn Disk>, config: &DeliveryConfig) -> io::Result<Opt
     Ok(if config.locks.dotlock { store.dotlocks.probe().err() } else { None })
 }
 
-/// Takes over what dead processes left, recovers it, and returns a committer with an empty journal.
+/// Takes over the journals of dead processes, recovers their mail, and returns a committer with an
+/// empty journal.
 ///
 /// # Errors
 /// The mail directory or the spool cannot be used. The text names the path and the fix.
@@ -120,9 +121,9 @@ pub fn open_committer(
     let spool = &config.spool;
     let fix = "choose another with --spool";
     let found = take_over_journals(&store, spool, &identity).map_err(|e| named(spool, fix, e))?;
-    // The dotlocks of dead processes must be gone for certain before their journals are reset,
-    // because then nothing says any more that their owners are dead, and a power loss would bring
-    // back what was not removed durably.
+    // The dotlocks of dead processes must be removed durably before their journals are reset. A
+    // power loss could bring a dotlock back, and without the journal nothing shows that its owner
+    // is dead.
     let removed = store.dotlocks.remove_dead(|_| false);
     let removed = removed.and_then(|()| disk.sync_directory(&config.mail_dir));
     removed.map_err(|e| named(&config.mail_dir, "see mailslot check", e))?;
@@ -131,8 +132,8 @@ pub fn open_committer(
         if journal.is_none() && empty.segment() == config.journal_segment {
             journal = Some(empty);
         } else if empty.segment() == config.journal_segment || empty.segment() == 0 {
-            // One journal is enough, and one whose process was killed before it was filled is of
-            // no use. One of another size belongs to the next process of its kind.
+            // One journal is enough, and a journal that was never filled is of no use. A journal of
+            // another size is for the next process of its kind.
             disk.unlink(&empty.path).map_err(|e| named(&empty.path, "remove it", e))?;
         } else if let Ok(id) = empty.file_id() {
             examined.insert(id, owner);
@@ -166,8 +167,8 @@ pub fn open_committer(
     Ok(committer)
 }
 
-/// Checks that only this user can write to the spool, because its files are believed, and that it
-/// is not the mail directory.
+/// Checks that only this user can write to the spool, because its files are trusted, and that it is
+/// not the mail directory.
 fn check_spool(disk: &dyn Disk, config: &DeliveryConfig) -> io::Result<()> {
     let shown = config.spool.display();
     // With a dot at its end the path is followed through a symbolic link.
@@ -241,8 +242,8 @@ fn take_over_journals(
 
 impl Committer {
     /// Recovers everything that `orphans` hold, waiting up to `until` for mailboxes that another
-    /// program keeps locked. What could not be finished is suspended. Calls `on_progress` at once,
-    /// and every few seconds.
+    /// program keeps locked. Suspends the mailboxes that could not be finished. Calls `on_progress`
+    /// at once, and every few seconds.
     pub fn recover(
         &mut self,
         mut orphans: Vec<OrphanedJournal>,
@@ -333,7 +334,7 @@ impl Committer {
         disk.unlink(&journal.path)
     }
 
-    /// Recovers what processes left that died while this one runs, and removes their locks.
+    /// Recovers the journals of processes that died while this one runs, and removes their locks.
     pub fn recover_orphans(&mut self) -> io::Result<()> {
         let found = take_over_journals(&self.store, &self.spool, &self.identity);
         let found = found.inspect_err(|_| self.examined.clear())?;
@@ -364,7 +365,7 @@ impl Committer {
     }
 
     /// Removes the locks that dead processes left.
-    pub fn remove_dead_locks(&self) -> io::Result<()> {
+    fn remove_dead_locks(&self) -> io::Result<()> {
         let (disk, spool) = (&*self.store.disk, &self.spool);
         let owners = journal::list(disk, spool)?.into_iter();
         let owners: Vec<Identity> = owners.filter_map(|path| journal::owner(disk, &path)).collect();
@@ -420,8 +421,8 @@ impl Committer {
         Ok(verdicts)
     }
 
-    /// Writes again what is missing in the mailbox `name` and is in the journals. `missing` is the
-    /// verdict on a mailbox that did not exist before recovery.
+    /// Writes the copies again that are in the journals and missing in the mailbox `name`.
+    /// `missing` is the verdict on a mailbox that did not exist before recovery.
     fn redo(
         &mut self,
         orphans: &mut [OrphanedJournal],
@@ -517,8 +518,8 @@ impl Committer {
         }
     }
 
-    /// Repairs a mailbox whose sync failed: writes it again from the journal and syncs it. Does not
-    /// wait for its locks.
+    /// Repairs a mailbox after a failed sync: writes it again from the journal and syncs it. Does
+    /// not wait for its locks.
     ///
     /// # Errors
     /// The sync failed again, or mail is missing that no other program has removed.
@@ -545,13 +546,13 @@ impl Committer {
         if !Verdict::on(&self.content_spool, &locked, &newest)?.lost.iter().all(is_relayed) {
             return Err(io::Error::other("mail is missing that was written to it"));
         }
-        // What is written now makes the mailbox newer than its records.
+        // The writes below make the mailbox newer than its records.
         for record in records.iter_mut().filter(|record| has_copy_for(record, name)) {
             self.journal.forget_done(record)?;
         }
         let newest = records.iter().enumerate().rev();
         let newest: Vec<_> = newest.map(|(r, record)| (r, &self.journal, record)).collect();
-        // What a mail reader removed or moved since then stays as the reader left it.
+        // A message that a mail reader removed or moved since then is left alone.
         rewrite_copies(
             &self.content_spool,
             &mut locked,
@@ -611,7 +612,7 @@ fn forget_done(
 }
 
 /// Searches a mailbox for the messages of `doubtful` that are not known to be there. Returns the
-/// ids of those that it contains.
+/// ids of the messages that it finds.
 fn find_doubtful<From>(
     locked: &LockedMailbox,
     there: &HashSet<String>,

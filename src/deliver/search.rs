@@ -26,7 +26,7 @@ pub struct SoughtMessage<'a> {
 /// that the whole body. All messages of `sought` have different ids. Calls `progress` with the
 /// number of bytes that are searched so far.
 ///
-/// Reads the file once, and again what may be the body of one of the messages.
+/// Reads the file once, and any part again that may be the body of one of the messages.
 pub fn find_messages<'a>(
     file: &dyn DiskFile,
     sought: &[SoughtMessage<'a>],
@@ -49,7 +49,7 @@ fn find_in_pieces<'a>(
             .insert(message.id.as_bytes(), (message, body_offset(message.content, &empty_line)?));
     }
     let id_max = missing.keys().map(|id| id.len()).max().unwrap_or_default();
-    // An id, what is before it and the byte after it are in the buffer together.
+    // The overlap is so large that some buffer has an id together with the bytes around it.
     let overlap = BEFORE_ID.len() + id_max + 1;
     let mut buf = vec![0; piece.max(2 * overlap)];
     // Offset of the buffer in the file, and the number of bytes in it.
@@ -65,7 +65,7 @@ fn find_in_pieces<'a>(
         };
         filled += n;
         let bytes = &buf[..filled];
-        // What begins after it is searched when more bytes are there.
+        // The bytes after `end` are searched when more bytes are there.
         let end = if n == 0 { filled } else { filled.saturating_sub(overlap) };
         let mut at = 0;
         while at < end {
@@ -109,7 +109,7 @@ fn find_in_pieces<'a>(
 }
 
 /// Returns the id at the beginning of `bytes`, of at most `max` bytes. One id can be the beginning
-/// of another, so the byte after it is one that is in no id.
+/// of another, so it must be followed by a byte that is in no id.
 fn read_id(bytes: &[u8], max: usize) -> Option<&[u8]> {
     let bytes = bytes.get(..bytes.len().min(max + 1))?;
     bytes.get(..memchr3(b'\n', b';', b' ', bytes)?)
@@ -179,7 +179,7 @@ fn has_bytes(
 /// Bytes before the id of a message in its Received field.
 const BEFORE_ID: &[u8] = b" id ";
 const EMPTY_LINE: &[u8] = b"\n\n";
-/// Most bytes between a From_ line and the id: our own fields, and what mail readers add to them.
+/// Most bytes between a From_ line and the id: our own fields, and fields added by mail readers.
 const HEAD_MAX: u64 = 64 * 1024;
 /// Bytes of a header that are read first, and bytes of a body that are compared first.
 const FIRST_OCTETS: usize = 512;

@@ -1,10 +1,9 @@
-//! The proof that a mail reader removed what is missing from a mailbox.
+//! The proof that a mail reader removed the messages that are missing from a mailbox.
 //!
-//! A done mark alone does not prove that a mail reader removed what is missing, because a disk may
-//! be lost while the kernel runs on: it was pulled out, unmounted by force, or its server
-//! restarted. So the mark has the time (ctime) of the last change that the writer made to the
-//! mailboxes. One of these is the proof that another program has changed a mailbox since, and in
-//! doubt a message is delivered again:
+//! A done mark alone does not prove this, because a disk may fail while the kernel keeps running:
+//! it was pulled out, unmounted by force, or its server restarted. So the mark has the time (ctime)
+//! of the last change that the writer made to the mailboxes. One of these is the proof that another
+//! program has changed a mailbox since, and in doubt a message is delivered again:
 //!
 //! - The ctime of the mailbox is later than that of each record that was written to it. A record
 //!   that is not done may have changed the mailbox at any time. A mailbox that is missing has no
@@ -12,9 +11,9 @@
 //! - A newer copy is in the mailbox where the older one was, or the newer one was written to
 //!   another file of that name.
 //!
-//! An entry of the queue is never changed, so one that is there without its content was lost. One
-//! that is missing was relayed and removed, if the directory of the queue was changed later than it
-//! was when it had the entry. Without this rule all that was relayed in the last seconds would be
+//! An entry of the queue is never changed, so if its file is without its content, it was lost. If
+//! its file is missing, it was relayed and removed, provided that the directory of the queue was
+//! changed after the entry was in it. Without this rule all messages of the last seconds would be
 //! relayed again after each crash. A file system writes a directory and its ctime together, unless
 //! it has no journal.
 

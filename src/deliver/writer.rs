@@ -1,7 +1,9 @@
 //! The thread that writes to mailboxes.
 //!
 //! A batch is the first message that waits and all others that wait by then, up to a limit. On a
-//! disk whose syncs are slow the writer waits a moment for more, if there were several before.
+//! disk with slow syncs the writer waits a moment for more, if the last batch had several.
+//! Messages with a content file have batches of their own, in turn with the others, because copying
+//! them takes long. So a small message waits for one batch of them at most.
 //!
 //! For each message in turn all of its mailboxes are locked, in sorted order. Mailboxes that the
 //! batch has locked already are shared. If another program has a lock, the locks just taken for the
@@ -13,8 +15,8 @@
 //! stays locked for the next batch, but no longer than [`HANDOVER_MAX`] from its first batch on. So
 //! a busy mailbox costs one set of locks for several batches, and its readers still get their turn.
 //!
-//! A panic in a batch ends the process with status 70. What the batch left half done is the same as
-//! after a kill, and the next start recovers it in the same way.
+//! A panic in a batch ends the process with status 70. The next start recovers the batch as after a
+//! kill.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -35,7 +37,7 @@ use super::mailbox::DestinationDirectories;
 use super::outcome::{DeferReason, DeliveryError, Outcome};
 use super::recover::open_committer;
 use super::{DeliveryConfig, forward};
-use crate::message::{DestinationFile, Message};
+use crate::message::{Content, DestinationFile, Message};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
@@ -88,7 +90,7 @@ pub fn start_on(
     Ok((handle, WriterThread { stop, thread }))
 }
 
-/// Message on its way through the writer.
+/// Message in the writer.
 #[derive(Debug)]
 struct QueuedMessage {
     message: Message,
@@ -101,7 +103,7 @@ struct QueuedMessage {
     retry_delay: Duration,
     /// Time of the next attempt.
     retry_at: Instant,
-    /// Mailbox whose lock the message waits for.
+    /// Locked mailbox that the message waits for.
     blocked_on: Option<DestinationFile>,
 }
 
@@ -123,11 +125,20 @@ impl From<DeliveryJob> for QueuedMessage {
     }
 }
 
+impl QueuedMessage {
+    /// True if the content is in a file.
+    fn is_large(&self) -> bool {
+        matches!(self.message.content, Content::File(_))
+    }
+}
+
 /// Messages that wait for the writer: in the channel, taken for the next batch, or postponed.
 struct BatchQueue {
     incoming: Receiver<DeliveryJob>,
     /// Messages taken from the channel for the next batch.
     taken: Vec<QueuedMessage>,
+    /// Messages with a content file, taken from the channel for batches of their own.
+    large: VecDeque<QueuedMessage>,
     /// Mailboxes that the last batch left locked for those messages.
     handed_over: LockedMailboxes,
     /// The time at which the first of them was locked.
@@ -161,6 +172,7 @@ impl BatchQueue {
         BatchQueue {
             incoming,
             taken: Vec::new(),
+            large: VecDeque::new(),
             handed_over: LockedMailboxes::new(),
             locked_since: None,
             forward_requests,
@@ -182,8 +194,10 @@ impl BatchQueue {
     /// Delivers batches until the writer is stopped and no message waits.
     fn run(&mut self, committer: &mut Committer) {
         while let Some(batch) = self.next_batch(committer) {
-            if !batch.is_empty() {
-                self.deliver(committer, batch);
+            for batch in [batch, self.next_large_batch()] {
+                if !batch.is_empty() {
+                    self.deliver(committer, batch);
+                }
             }
             // Steady traffic never lets the quiet time pass that empties the journal.
             committer.checkpoint_by_age();
@@ -191,6 +205,7 @@ impl BatchQueue {
         let deadline = Instant::now() + STOP_GRACE;
         loop {
             let mut batch = std::mem::take(&mut self.taken);
+            batch.extend(self.large.drain(..));
             batch.extend(self.incoming.try_iter().take(MESSAGES_MAX).map(QueuedMessage::from));
             self.take_due(&mut batch);
             self.postponed.retain(|queued| !queued.outcome.is_given_up());
@@ -218,10 +233,12 @@ impl BatchQueue {
         let quiet = if committer.is_clean() { IDLE_TIMEOUT } else { quiet_time };
         let timeout = next_retry.map_or(quiet, |at| at.saturating_duration_since(now).min(quiet));
         let mut batch = std::mem::take(&mut self.taken);
-        let timeout = if batch.is_empty() { timeout } else { Duration::ZERO };
+        let waiting = batch.len();
+        let is_idle = batch.is_empty() && self.large.is_empty();
+        let timeout = if is_idle { timeout } else { Duration::ZERO };
         crossbeam_channel::select! {
             recv(self.incoming) -> job => match job {
-                Ok(job) => batch.push(job.into()),
+                Ok(job) => self.take(job.into(), &mut batch),
                 Err(_) => return self.end_with(batch),
             },
             recv(self.stopped) -> _ => return self.end_with(batch),
@@ -231,7 +248,7 @@ impl BatchQueue {
                 let _ = answer.send(forward::read(&*committer.store.disk, &home, owner));
             },
             default(timeout) => {
-                let is_quiet = batch.is_empty()
+                let is_quiet = is_idle
                     && self.last_activity.is_none_or(|at| at.elapsed() >= quiet_time);
                 if is_quiet && !committer.is_clean() {
                     if let Err(e) = committer.checkpoint_in_background() {
@@ -244,8 +261,9 @@ impl BatchQueue {
         }
         self.take_due(&mut batch);
         if !batch.is_empty() {
+            // Each client of the last batch may send another message.
             let (sync_time, last_size) = self.last_batch;
-            self.gather(&mut batch, gather_time(sync_time, last_size));
+            self.gather(&mut batch, gather_time(sync_time, last_size), waiting + last_size);
         }
         Some(batch)
     }
@@ -256,20 +274,40 @@ impl BatchQueue {
         None
     }
 
-    /// Moves the postponed messages whose time has come to `batch`.
-    fn take_due(&mut self, batch: &mut Vec<QueuedMessage>) {
-        let now = Instant::now();
-        batch.extend(self.postponed.extract_if(.., |queued| queued.retry_at <= now));
+    /// Takes the messages with a content file for a batch, at least one if any waits.
+    fn next_large_batch(&mut self) -> Vec<QueuedMessage> {
+        let (mut batch, mut octets) = (Vec::new(), 0);
+        while octets < self.batch_octets
+            && let Some(queued) = self.large.pop_front()
+        {
+            octets += queued.message.content.size() * queued.files.len() as u64;
+            batch.push(queued);
+        }
+        batch
     }
 
-    /// Adds all messages that wait to `batch`, up to the limits of a batch. Also adds those that
-    /// arrive within `wait`, until the clients of the last batch may all have sent their next
-    /// message, or none has arrived for half of that time.
-    fn gather(&self, batch: &mut Vec<QueuedMessage>, wait: Duration) {
+    /// Adds `queued` to `batch`, or to the messages that have batches of their own.
+    fn take(&mut self, queued: QueuedMessage, batch: &mut Vec<QueuedMessage>) {
+        match queued.is_large() {
+            false => batch.push(queued),
+            true => self.large.push_back(queued),
+        }
+    }
+
+    /// Takes the postponed messages whose time has come.
+    fn take_due(&mut self, batch: &mut Vec<QueuedMessage>) {
+        let now = Instant::now();
+        let due = self.postponed.extract_if(.., |queued| queued.retry_at <= now);
+        due.collect::<Vec<_>>().into_iter().for_each(|queued| self.take(queued, batch));
+    }
+
+    /// Takes all messages that wait, up to the limits of a batch. Also takes those that arrive
+    /// within `wait`, until there are `expected` messages in `batch`, or none has arrived for half
+    /// of that time.
+    fn gather(&mut self, batch: &mut Vec<QueuedMessage>, wait: Duration, expected: usize) {
         let mut octets: u64 = batch.iter().map(|queued| queued.message.content.size()).sum();
         let mut copies: usize = batch.iter().map(|queued| queued.files.len()).sum();
         let deadline = Instant::now() + wait;
-        let expected = batch.len() + self.last_batch.1;
         while batch.len() < MESSAGES_MAX && octets < self.batch_octets && copies < COPIES_MAX {
             let job = match self.incoming.try_recv() {
                 Ok(job) => Some(job),
@@ -280,9 +318,11 @@ impl BatchQueue {
             };
             let Some(job) = job else { return };
             let queued = QueuedMessage::from(job);
-            octets += queued.message.content.size();
-            copies += queued.files.len();
-            batch.push(queued);
+            if !queued.is_large() {
+                octets += queued.message.content.size();
+                copies += queued.files.len();
+            }
+            self.take(queued, batch);
         }
     }
 
@@ -386,7 +426,10 @@ impl BatchQueue {
         let locked_since = *self.locked_since.get_or_insert(began);
         let messages: Vec<&Message> = batch.iter().map(|queued| &queued.message).collect();
         let mut results = committer.commit(&mut locked, &messages);
-        self.last_batch = (began.elapsed(), batch.len());
+        // The time of a batch of content files is not that of a sync.
+        if !batch.iter().any(QueuedMessage::is_large) {
+            self.last_batch = (began.elapsed(), batch.len());
+        }
         self.last_activity = Some(Instant::now());
         let is_whole = results.iter().all(|r| matches!(r, CommitResult::Delivered(_)));
         // From the last to the first, because only copies at the end of a mailbox can be undone.
@@ -407,12 +450,14 @@ impl BatchQueue {
                 Some(CommitResult::Retry) | None => self.postpone(queued, None),
             }
         }
-        let mut taken = Vec::new();
-        self.gather(&mut taken, Duration::ZERO);
+        // A batch of content files comes between two others, and the next one is taken already.
+        let mut taken = std::mem::take(&mut self.taken);
+        self.gather(&mut taken, Duration::ZERO, 0);
         self.taken = taken;
         if is_whole && locked_since.elapsed() < HANDOVER_MAX {
+            let next = self.taken.iter().chain(&self.large);
             let needed: HashSet<&DestinationFile> =
-                self.taken.iter().flat_map(|queued| &queued.files).map(|(file, _)| file).collect();
+                next.flat_map(|queued| &queued.files).map(|(file, _)| file).collect();
             locked.retain(|file, _| needed.contains(file));
             self.handed_over = std::mem::take(&mut locked);
         }
@@ -421,8 +466,8 @@ impl BatchQueue {
         drop(outcomes);
     }
 
-    /// Postpones a message whose mailbox is locked. Defers it if it has waited long enough, or if
-    /// too many messages wait for the same lock and this is not a mail reader's short moment.
+    /// Postpones a message, because a mailbox is locked. Defers it if it has waited long enough, or
+    /// if too many messages have waited for the same lock for longer than a mail reader takes.
     fn wait_for_lock(
         &mut self,
         committer: &Committer,
@@ -511,7 +556,7 @@ fn lock_all(
     Ok(TryLock::Acquired(()))
 }
 
-/// Returns true if a process has died whose journal must be recovered before mail is appended.
+/// Returns true if a process has died and its journal must be recovered before mail is appended.
 fn find_orphans(committer: &mut Committer) -> io::Result<bool> {
     match committer.finds_orphans() {
         Err(e) if descriptors::are_exhausted(&e) && committer.close_cached_files() => {

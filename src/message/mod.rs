@@ -1,6 +1,14 @@
 //! A message on its way from a session to the writer: its id, its content and its destinations.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `content.rs` | the content, built from the lines of mail data |
+//! | `trace.rs` | the fields Received and Return-Path, dates, message ids |
+//! | `peer.rs` | the other end of a connection |
+//! | `encoded_word.rs` | UTF-8 in a header field in ASCII |
 
 pub mod content;
+pub mod encoded_word;
 pub mod peer;
 pub mod trace;
 
@@ -99,7 +107,7 @@ pub struct UserMailbox {
     /// Owner of its file, or None for the user that mailslot runs as.
     pub owner: Option<Owner>,
     /// Address for the Delivered-To field, `user@host` without control characters.
-    pub delivered_to: String,
+    pub delivered_to: Arc<str>,
 }
 
 /// Place that a copy of a message is delivered to.
@@ -149,13 +157,14 @@ impl Destination {
         }
     }
 
-    /// Returns the header field that only this copy has, with its LF: it follows Return-Path.
-    pub fn own_field(&self) -> Vec<u8> {
-        match self {
-            Destination::Mailbox(mailbox) => format!("Delivered-To: {}\n", mailbox.delivered_to),
-            Destination::Queue { envelope, .. } => format!("{QUEUE_FIELD}: {envelope}\n"),
-        }
-        .into_bytes()
+    /// Returns the header field that only this copy has, with its LF, in pieces. It follows
+    /// Return-Path.
+    pub fn own_field(&self) -> [&[u8]; 4] {
+        let (name, value) = match self {
+            Destination::Mailbox(mailbox) => ("Delivered-To", &*mailbox.delivered_to),
+            Destination::Queue { envelope, .. } => (QUEUE_FIELD, envelope.as_str()),
+        };
+        [name.as_bytes(), b": ", value.as_bytes(), b"\n"]
     }
 }
 

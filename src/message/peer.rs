@@ -1,5 +1,5 @@
-//! The other end of a connection: what log lines and Received fields show, and what decides
-//! whether a client is on this host.
+//! The other end of a connection: its address for log lines and Received fields, and whether it is
+//! on this host.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

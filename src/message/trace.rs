@@ -12,6 +12,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -48,37 +49,53 @@ pub struct ReceivedField<'a> {
 impl ReceivedField<'_> {
     /// Returns the field, folded with tabs, with its last LF.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let client = clean_host_name(self.client);
-        let from = match self.peer {
+        let mut field = Vec::with_capacity(256);
+        // Writing to a vector does not fail.
+        drop(self.write(&mut field));
+        field
+    }
+
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        write!(out, "Received: from {} ", clean_host_name(self.client))?;
+        match self.peer {
             Peer::Ip(address) => match address.ip() {
-                IpAddr::V4(ip) => format!("{client} ([{ip}])"),
-                IpAddr::V6(ip) => format!("{client} ([IPv6:{ip}])"),
+                IpAddr::V4(ip) => write!(out, "([{ip}])"),
+                IpAddr::V6(ip) => write!(out, "([IPv6:{ip}])"),
             },
-            Peer::Unix | Peer::LocalUser(_) => format!("{client} (local)"),
-            Peer::Pipe => format!("{client} (unknown)"),
-            Peer::HandOver(uid) => format!("{client} (handed over by uid {uid})"),
-        };
-        let by = clean_host_name(self.hostname);
-        let (with, id) = (self.protocol, self.id);
-        let tls = self.tls.map(|tls| format!(" ({tls})")).unwrap_or_default();
-        let to = self.recipient.map(|path| format!("\n\tfor {path}")).unwrap_or_default();
-        let date = format_date(self.at);
+            Peer::Unix | Peer::LocalUser(_) => write!(out, "(local)"),
+            Peer::Pipe => write!(out, "(unknown)"),
+            Peer::HandOver(uid) => write!(out, "(handed over by uid {uid})"),
+        }?;
+        write!(out, "\n\tby {} with {}", clean_host_name(self.hostname), self.protocol)?;
+        if let Some(tls) = self.tls {
+            write!(out, " ({tls})")?;
+        }
+        write!(out, " id {}", self.id)?;
         // The date is on the third line, after `for` or alone.
-        let gap = if to.is_empty() { "\n\t" } else { " " };
-        format!("Received: from {from}\n\tby {by} with {with}{tls} id {id}{to};{gap}{date}\n")
-            .into_bytes()
+        let gap = match self.recipient {
+            Some(path) => {
+                write!(out, "\n\tfor {path}")?;
+                " "
+            }
+            None => "\n\t",
+        };
+        writeln!(out, ";{gap}{}", self.at.strftime(HEADER_DATE))
     }
 }
 
-/// Returns the Return-Path field of final delivery with its LF, `Return-Path: <smith@example.org>`.
-pub fn return_path_line(sender: &ReversePath) -> Vec<u8> {
-    format!("Return-Path: {sender}\n").into_bytes()
+/// Appends the Return-Path field of final delivery with its LF, `Return-Path: <smith@example.org>`,
+/// to `out`.
+pub fn write_return_path(sender: &ReversePath, out: &mut Vec<u8>) {
+    // Writing to a vector does not fail.
+    drop(writeln!(out, "Return-Path: {sender}"));
 }
 
 /// Formats a date for a header field (RFC 5322 3.3): `Tue, 1 Jul 2025 10:52:37 +0200`.
 pub fn format_date(at: &Zoned) -> String {
-    at.strftime("%a, %-d %b %Y %H:%M:%S %z").to_string()
+    at.strftime(HEADER_DATE).to_string()
 }
+
+const HEADER_DATE: &str = "%a, %-d %b %Y %H:%M:%S %z";
 
 /// Returns the current time in the time zone of the host, or 1970 if the clock is out of range.
 pub fn now() -> Zoned {
@@ -87,8 +104,19 @@ pub fn now() -> Zoned {
         .to_zoned(time_zone::local())
 }
 
+/// Returns the current time in seconds since 1970.
+pub fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Returns the time `at`, in seconds since 1970, in the time zone of the host.
+pub fn zoned(at: i64) -> Zoned {
+    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
+}
+
 /// Earliest time, since 1970, that a clock which was set can show: the beginning of 2020. A small
-/// host without a clock of its own boots in 1970.
+/// host without a hardware clock boots in 1970.
 pub const EARLIEST_TIME: Duration = Duration::from_secs(1_577_836_800);
 
 /// A generator of message ids that are unique among all processes, hosts and restarts, because
@@ -259,8 +287,10 @@ mod tests {
     #[test]
     fn return_paths() {
         let smith = ReversePath::Mailbox(Mailbox::parse("smith@example.org").unwrap());
-        assert_eq!(return_path_line(&smith), b"Return-Path: <smith@example.org>\n");
-        assert_eq!(return_path_line(&ReversePath::Null), b"Return-Path: <>\n");
+        let mut lines = Vec::new();
+        write_return_path(&smith, &mut lines);
+        write_return_path(&ReversePath::Null, &mut lines);
+        assert_eq!(lines, b"Return-Path: <smith@example.org>\nReturn-Path: <>\n");
     }
 
     #[test]

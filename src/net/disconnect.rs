@@ -1,9 +1,9 @@
-//! Why a connection ends, in one word for the log.
+//! The reasons why a connection ends, each in one word for the log.
 
 use std::fmt;
 use std::io;
 
-/// Why nothing more is read or written.
+/// The reason why nothing more is read or written.
 #[derive(Debug)]
 pub enum Disconnect {
     /// The client closed its side.

@@ -1,4 +1,4 @@
-//! Listening sockets across a restart: the service manager keeps those that the server opened
+//! Listening sockets across a restart: the service manager keeps the sockets that the server opened
 //! (`FDSTORE=1`, sd_notify(3)), and passes them to the next start. A connection that comes
 //! meanwhile waits in the socket, and is then served.
 //!
@@ -31,7 +31,7 @@ pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Li
     let (kept, mut passed): (Vec<_>, Vec<_>) = listen::passed()?.into_iter().partition(is_kept);
     let is_wanted = |l: &Listener| wanted.iter().any(|wanted| wanted.is_address_of(l));
     let (kept, unwanted): (Vec<_>, Vec<_>) = kept.into_iter().partition(is_wanted);
-    let patience = if unwanted.is_empty() { Duration::ZERO } else { RELEASE_TIME };
+    let retry_time = if unwanted.is_empty() { Duration::ZERO } else { RELEASE_TIME };
     release(unwanted);
     let units = passed.iter().map(Listener::to_string).collect::<Vec<_>>().join(", ");
     let has_kept = !kept.is_empty();
@@ -42,9 +42,9 @@ pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Li
             listener.set_service(wanted.lmtp, wanted.tls());
         }
     }
-    let opened = match open_rest(&wanted, &passed, patience) {
-        // An address that was added, such as 0.0.0.0:25 beside 127.0.0.1:25, may be in the way of
-        // those that were kept. So all are opened anew.
+    let opened = match open_rest(&wanted, &passed, retry_time) {
+        // An address that was added, such as 0.0.0.0:25 when 127.0.0.1:25 is kept, may conflict
+        // with those that were kept. So all are opened again.
         Err(_) if has_kept => {
             let (kept, units): (Vec<_>, Vec<_>) = passed.into_iter().partition(is_kept);
             release(kept);
@@ -112,7 +112,7 @@ impl Wanted {
     }
 }
 
-/// Returns the addresses that `addresses` stand for, one for each socket.
+/// Resolves `addresses` to one address for each socket.
 fn resolve(addresses: &[ListenAddress], lmtp: bool) -> impl Iterator<Item = io::Result<Wanted>> {
     addresses.iter().flat_map(move |address| {
         let ListenAddress::Tcp { host, port, tls } = address else {
@@ -132,12 +132,11 @@ fn resolve(addresses: &[ListenAddress], lmtp: bool) -> impl Iterator<Item = io::
     })
 }
 
-/// Opens the addresses that `passed` does not cover. Tries again for `patience` while one is in
-/// use.
+/// Opens the addresses that `passed` does not cover. Retries for `retry_time` while one is in use.
 fn open_rest(
     wanted: &[Wanted],
     passed: &[Listener],
-    patience: Duration,
+    retry_time: Duration,
 ) -> io::Result<Vec<Listener>> {
     let is_covered = |wanted: &&Wanted| passed.iter().any(|l| wanted.is_covered_by(l));
     let of = |lmtp: bool| {
@@ -145,7 +144,7 @@ fn open_rest(
         rest.map(|w| w.address.clone()).collect::<Vec<_>>()
     };
     let (smtp, lmtp) = (of(false), of(true));
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + retry_time;
     loop {
         let opened = listen::open(&smtp).and_then(|mut listeners| {
             listeners.extend(listen::open(&lmtp)?.into_iter().map(Listener::lmtp));
@@ -200,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_kept_sockets_are_known_again() {
+    fn names_of_kept_sockets_are_recognized() {
         for address in ["127.0.0.1:25", "[::1]:25"] {
             let name = name(address.parse().unwrap());
             assert!(are_all_kept(&name) && !name.contains(':'), "{name}");

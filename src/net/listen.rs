@@ -7,9 +7,10 @@
 //! On port 465 TLS begins with the first byte (RFC 8314 3.3) unless `plain:` is given.
 //!
 //! A name is resolved once, and all of its addresses are used. `[::]:25` takes IPv4 connections too
-//! where the system is configured so, as Linux is. Beside an IPv4 address with the same port it is
-//! for IPv6 alone (IPV6_V6ONLY, RFC 3493 5.3), so that both can be given. A Unix socket that no
-//! process listens on is replaced. Any other file of that name is left alone, and is an error.
+//! where the system is configured so, as Linux is. If an IPv4 address with the same port is given
+//! too, it takes IPv6 alone (IPV6_V6ONLY, RFC 3493 5.3), so that both can be given. A Unix socket
+//! that no process listens on is replaced. Any other file of that name is left alone, and is an
+//! error.
 
 use std::fmt;
 use std::fs::{self, Permissions};
@@ -63,8 +64,8 @@ pub struct Service {
     pub tls: bool,
 }
 
-/// A source of connections. The server needs no more of a [`Listener`], so that tests can replace
-/// it by one that fails.
+/// A source of connections. This is all that the server needs of a [`Listener`], so that tests can
+/// replace it by a source that fails.
 pub trait Accept: AsFd {
     /// Returns the next connection, without blocking.
     ///

@@ -8,10 +8,12 @@
 //! | `server_socket.rs` | a connection with deadlines |
 //! | `stream.rs` | a session's connection: buffers, command lines, mail data, replies |
 //! | `session_handle.rs` | what other threads may see of a session and do to it |
+//! | `deadline.rs` | the time left until a deadline |
 //! | `disconnect.rs` | why a connection ends |
 //! | `dns/` | a resolver: MX and address records |
 //! | `tls/` | TLS for servers and clients |
 
+pub mod deadline;
 mod disconnect;
 pub mod dns;
 pub mod kept;

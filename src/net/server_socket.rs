@@ -95,7 +95,7 @@ impl ServerSocket {
     /// Writes all of `bytes` by `until`. They nearly always fit into the socket's buffer. Only when
     /// they do not does the session count as waiting for its client.
     ///
-    /// A client that goes on sending commands counts as idle since the first write that blocked,
+    /// A client that continues to send commands counts as idle since the first write that blocked,
     /// although later ones succeed. The kernels at both ends enlarge their buffers now and then,
     /// and take a part of the replies without the client.
     pub(super) fn write_all(&mut self, bytes: &[u8], until: Instant) -> Result<(), Disconnect> {

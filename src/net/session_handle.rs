@@ -51,8 +51,8 @@ impl SessionHandle {
     }
 
     /// Ends the session, even in mail data, if it has waited for its client for `least` or longer.
-    /// A session that works goes on, because it has a message that is complete. Returns true if the
-    /// session was not being ended in this way before.
+    /// A session that does not wait is left alone, because it has a complete message. Returns true
+    /// if the session was not being ended in this way before.
     pub fn stop_if_waiting(&self, least: Duration) -> bool {
         let Some(shared) = self.0.upgrade() else { return false };
         let mut state = shared.lock();

@@ -1,12 +1,12 @@
 //! A connection: three kinds of socket with one way to read, write and shut down.
 //!
 //! Deadlines are those of [`ServerSocket`](super::server_socket::ServerSocket), except for writes
-//! to a pipe, which has no timeout of its own.
+//! to a pipe, which has no timeouts.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -105,11 +105,7 @@ impl Socket {
     /// Returns true if there is input, without blocking. Always false for a pipe, because that
     /// cannot be peeked into.
     pub(super) fn has_input(&self) -> bool {
-        let fd = match self {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-            Socket::Pipe { .. } => return false,
-        };
+        let Some(fd) = self.socket_fd() else { return false };
         recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).is_ok_and(|n| n > 0)
     }
 
@@ -125,11 +121,7 @@ impl Socket {
 
     /// Writes as many of `bytes` as fit without blocking. Returns their number, which may be 0.
     pub(super) fn write_what_fits(&self, bytes: &[u8]) -> io::Result<usize> {
-        let fd = match self {
-            Socket::Tcp(s) => s.as_raw_fd(),
-            Socket::Unix(s) => s.as_raw_fd(),
-            Socket::Pipe { .. } => return Ok(0),
-        };
+        let Some(fd) = self.socket_fd() else { return Ok(0) };
         let flags = MsgFlags::MSG_DONTWAIT;
         // Without the flag, std protects a program, because it ignores SIGPIPE from the start.
         #[cfg(not(target_vendor = "apple"))]
@@ -154,6 +146,15 @@ impl Socket {
             let _ = self.write(bytes, Instant::now());
             self.shutdown(Shutdown::Write);
             let _ = self.read(&mut [0; 1024]);
+        }
+    }
+
+    /// Returns the descriptor for calls on sockets, or None for a pipe.
+    fn socket_fd(&self) -> Option<RawFd> {
+        match self {
+            Socket::Tcp(s) => Some(s.as_raw_fd()),
+            Socket::Unix(s) => Some(s.as_raw_fd()),
+            Socket::Pipe { .. } => None,
         }
     }
 

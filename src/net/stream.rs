@@ -10,11 +10,10 @@
 //!   its bytes come. A client that does not read its replies is given up after it, and nothing
 //!   outlasts the session's deadline. Each limit is kept to within an eighth of the timeout,
 //!   because exact times would cost a system call for each read.
-//! - Mail data must come at [`DATA_RATE_MIN`] bytes per second or more. A client may lag
-//!   that rate, or pause, by three fifths of the timeout, and no burst buys it more. That is 3
-//!   minutes of 5, as long as a sender waits for a block of its own to be taken (RFC 5321
-//!   4.5.3.2.5). So a network that fails for a while does not make one side give up long before the
-//!   other.
+//! - Mail data must come at [`DATA_RATE_MIN`] bytes per second or more. A client may lag that rate,
+//!   or pause, by three fifths of the timeout, and no burst buys it more. That is 3 minutes of 5,
+//!   as long as a sender waits for the receiver to accept a block (RFC 5321 4.5.3.2.5). So when a
+//!   network fails for a while, neither side gives up long before the other.
 //! - Memory is bounded. An overlong line is read and dropped up to its CR LF within the same
 //!   buffer. The buffer is small, because most sessions wait for a command, and grows once when
 //!   mail data fills it.
@@ -143,7 +142,8 @@ impl Stream {
         SessionHandle::new(&self.socket.shared)
     }
 
-    /// Returns what has come of the next command line, at least one byte, and leaves it unread.
+    /// Waits for the next command line, and returns the part of it that has arrived, at least one
+    /// byte, without consuming it.
     pub fn peek_first_line(&mut self) -> Result<&[u8], Disconnect> {
         if self.start == self.end {
             self.fill_line()?;
@@ -293,10 +293,9 @@ impl Stream {
     /// The client has the timeout or a minute for it, whichever is shorter.
     ///
     /// # Errors
-    /// [`Disconnect::ClearText`] if there is unread input, because an attacker between the client
-    /// and this host may have inserted it, to have it taken for something that the client said
-    /// inside TLS. After any error nothing more is sent, because the client could not know what
-    /// it is.
+    /// [`Disconnect::ClearText`] if there is unread input. An attacker between the client and this
+    /// host may have inserted it, so that it is read as if the client had sent it inside TLS. After
+    /// any error nothing more is sent, because it might be in clear text or not.
     pub fn start_tls(&mut self, certificate: &ServerCertificate) -> Result<TlsInfo, Disconnect> {
         let result = self.handshake(certificate);
         if result.is_err() {

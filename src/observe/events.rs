@@ -5,15 +5,14 @@
 //!     mailbox=/var/mail/smith size=4242 ms=3
 //! ```
 //! A line is the name of the event and its fields, `name=value`. Every value is quoted here if it
-//! is not plain, so that a client cannot write a field or a line of its own. The names have one
-//! meaning each:
+//! is not plain, so that a client cannot add a field or a line. Each name has one meaning:
 //!
 //! | field | value |
 //! | --- | --- |
 //! | `error` | the cause |
 //! | `mailbox` | a mailbox, always its path |
 //! | `to` | the address of a recipient |
-//! | `orig_to` | what the client named, if that is another address |
+//! | `orig_to` | the address in the client's RCPT, if it is another one |
 //! | `from` | the reverse-path |
 //! | `session`, `message`, `queue_id` | the ids of a session, a message and an entry in the queue |
 //! | `client` | the client's address and port |
@@ -32,7 +31,7 @@ use std::fmt::{self, Display};
 use log::Level;
 
 use super::counters::Counters;
-use super::quote::quoted;
+use super::quote::push_quoted;
 
 /// An event that the log can contain.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +86,9 @@ impl Event {
 
 impl fmt::Debug for MessageFields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Field::Message(*self).fmt(f)
+        let mut fields = String::new();
+        Field::Message(*self).append_to(&mut fields);
+        f.write_str(&fields)
     }
 }
 
@@ -99,37 +100,34 @@ enum Field<'a> {
     Counters(&'a Counters),
 }
 
-impl Display for Field<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Field<'_> {
+    /// Appends the field with the blank before it to `line`.
+    fn append_to(&self, line: &mut String) {
+        let mut append = |name: &str, v: &dyn Display| {
+            line.extend([" ", name, "="]);
+            push_quoted(line, v);
+        };
         match self {
-            Field::Value(name, v) | Field::Option(name, Some(v)) => {
-                write!(f, " {name}={}", quoted(v))
-            }
-            Field::Option(_, None) => Ok(()),
+            Field::Value(name, v) | Field::Option(name, Some(v)) => append(name, v),
+            Field::Option(_, None) => {}
             Field::Message(MessageFields { session, message, from }) => {
                 let [session_name, message_name, from_name] = MESSAGE_FIELDS;
-                write!(f, " {session_name}={}", quoted(session))?;
-                write!(f, " {message_name}={}", quoted(message))?;
-                write!(f, " {from_name}={}", quoted(from))
+                append(session_name, session);
+                append(message_name, message);
+                append(from_name, from);
             }
-            Field::Counters(counters) => write!(f, " {counters}"),
+            Field::Counters(counters) => line.push_str(&format!(" {counters}")),
         }
     }
 }
 
-/// A line of the log without its date and level.
-struct Line<'a> {
-    function: &'static str,
-    fields: &'a [Field<'a>],
-}
-
-impl Display for Line<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, word) in self.function.split('_').enumerate() {
-            write!(f, "{}{word}", if n == 0 { "" } else { "-" })?;
-        }
-        self.fields.iter().try_for_each(|field| field.fmt(f))
-    }
+/// Returns a line of the log without its date and level.
+fn line(function: &str, fields: &[Field<'_>]) -> String {
+    // As long as most lines.
+    let mut line = String::with_capacity(256);
+    line.extend(function.chars().map(|c| if c == '_' { '-' } else { c }));
+    fields.iter().for_each(|field| field.append_to(&mut line));
+    line
 }
 
 /// Expands to the type of the parameter for a field.
@@ -179,7 +177,7 @@ macro_rules! events {
             $(#[doc = $meaning])+
             pub fn $event($($field: parameter!($($kind)?)),*) {
                 let fields = &[$(field!($field $($kind)?)),*];
-                log::log!(Level::$level, "{}", Line { function: stringify!($event), fields });
+                log::log!(Level::$level, "{}", line(stringify!($event), fields));
             }
         )*
         $(
@@ -188,8 +186,7 @@ macro_rules! events {
             $(#[doc = $direct_meaning])+
             pub(super) fn $direct($($direct_field: impl Display),*) -> (Level, String) {
                 let fields = &[$(field!($direct_field)),*];
-                let line = Line { function: stringify!($direct), fields };
-                (Level::$direct_level, line.to_string())
+                (Level::$direct_level, line(stringify!($direct), fields))
             }
         )*
 
@@ -244,7 +241,7 @@ events! {
     /// broken (by the network), timeout, not-reading, slow, deadline, evicted, stopping, clear-text
     /// (after STARTTLS), or tls.
     Debug disconnected(session, client, end);
-    /// A session with a client on another host ended in one of the ways that an abuser's does.
+    /// A session with a client on another host ended in a way that is typical of abuse.
     Info abuse(session, client, end, reply: Option);
     /// A client on another host sent a command before it was greeted.
     Info pregreet(session, client);
@@ -317,7 +314,7 @@ events! {
     /// server cannot use it.
     /// The server stops with status 75, so that its supervisor starts it again.
     Error restart_needed(file, error);
-    /// The server does not listen on one of its addresses, but on others.
+    /// The server cannot listen on one of its addresses, but listens on others.
     Warn listen_failed(error);
     /// The control socket, or the SMTP socket in the spool, cannot be opened. mailq, newaliases and
     /// `mailslot queue flush` do not reach the server.
@@ -399,7 +396,7 @@ events! {
     Warn recovered(message, mailbox);
     /// An incomplete message was removed from the end of a mailbox.
     Warn truncated(message, mailbox);
-    /// A mailbox, or everything in a journal, could not be recovered; it is tried again.
+    /// A mailbox, or everything in a journal, could not be recovered; the server tries again.
     Error recovery_failed(journal: Option, mailbox: Option, error);
     /// Recovery from a journal ended.
     /// With complete=false the journal stays until the next try.
@@ -453,11 +450,11 @@ events! {
     /// The hand-over directory cannot be used.
     /// Until it can, mailslot-sendmail fails while the server does not run.
     Warn hand_over_unavailable(error);
-    /// ETRN had entries of the queue tried at once.
+    /// ETRN started an attempt for entries of the queue.
     /// The field entries is their number.
     Info queue_flushed(node, entries);
-    /// mailslot queue flush is at work for some seconds.
-    /// The field tried is the number of entries that it has tried, and entries their number in all.
+    /// mailslot queue flush has run for some seconds.
+    /// The field tried is the number of entries that it has tried, and entries the number of all.
     Info queue_flush_progress(tried, entries);
     /// An entry was removed by mailslot queue drop.
     Warn queue_entry_dropped(queue_id, from);
@@ -475,7 +472,7 @@ events! {
     /// The file of metrics is written again.
     Info metrics_restored(file);
     direct
-    /// Lines were lost, because they were not written as fast as they came.
+    /// Lines were dropped, because standard error or syslog took them too slowly.
     /// The field lines is their number.
     Warn log_full(lines);
     /// The thread of the log kept its capabilities; it writes nothing.
@@ -499,7 +496,7 @@ mod tests {
         ];
         let expected =
             r#"session=k-1 message=k-1-1 from="<a@b> session=fake" size=42 orig_to="\x0a""#;
-        let line = Line { function: "relay_sent", fields }.to_string();
+        let line = line("relay_sent", fields);
         assert_eq!(line, format!("relay-sent {expected}"));
     }
 

@@ -1,4 +1,4 @@
-//! The queue between the threads that log and the one that writes the lines.
+//! The queue between the threads that log and the thread that writes the lines.
 //!
 //! Threads that log never wait for the writing thread. A line after a pause wakes it at once.
 //! While lines follow each other, it sleeps for [`GATHER_TIME`] and takes all of them together,

@@ -185,14 +185,15 @@ impl<W: FnMut(&[u8])> LineBuffer<W> {
     }
 
     fn write_all(&mut self, lines: &[(Level, String)]) {
-        lines.iter().for_each(|(level, line)| self.add(*level, line));
+        let date = self.style.date();
+        lines.iter().for_each(|(level, line)| self.add(&date, *level, line));
         self.flush();
     }
 
     /// Adds a line. For syslog, which takes one line at a time, writes it.
-    fn add(&mut self, level: Level, line: &str) {
+    fn add(&mut self, date: &str, level: Level, line: &str) {
         let before = self.text.len();
-        match self.style.append(level, line, &mut self.text) {
+        match self.style.append(date, level, line, &mut self.text) {
             // Lines of several processes must not mix.
             true if before > 0 && self.text.len() > WRITE_MAX => {
                 let (whole, last) = self.text.split_at(before);
@@ -250,18 +251,25 @@ enum LogStyle {
 }
 
 impl LogStyle {
+    /// Returns the current time as lines of this style begin, or nothing if they have no date.
+    fn date(self) -> String {
+        match self {
+            LogStyle::Journal | LogStyle::Syslog => String::new(),
+            LogStyle::Dated => {
+                let now = Timestamp::now().to_zoned(time_zone::local());
+                now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
+            }
+        }
+    }
+
     /// Appends the line with its date or priority to `text`. Returns false if lines of this style
     /// are not text.
-    fn append(self, level: Level, line: &str, text: &mut Vec<u8>) -> bool {
+    fn append(self, date: &str, level: Level, line: &str, text: &mut Vec<u8>) -> bool {
         // Writing to a vector does not fail.
         drop(match self {
             LogStyle::Syslog => return false,
             LogStyle::Journal => writeln!(text, "<{}>{line}", severity(level) as i32),
-            LogStyle::Dated => {
-                let now = Timestamp::now().to_zoned(time_zone::local());
-                let date = now.strftime("%Y-%m-%dT%H:%M:%S%.3f%:z");
-                writeln!(text, "{date} {level:5} {line}")
-            }
+            LogStyle::Dated => writeln!(text, "{date} {level:5} {line}"),
         });
         true
     }

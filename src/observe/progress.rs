@@ -54,7 +54,7 @@ impl ProgressLine {
     }
 
     /// Erases the line, for other output.
-    pub fn erase(&mut self) {
+    fn erase(&mut self) {
         if self.width > 0 {
             let _ = write!(io::stderr(), "\r{:width$}\r", "", width = self.width);
             self.width = 0;

@@ -2,31 +2,33 @@
 
 use std::fmt::{self, Write};
 
-/// Shows `v` as one value of a log line: unchanged if it is plain, otherwise in double quotes with
-/// `"`, `\` and every byte outside printable ASCII escaped (`\x0a`).
-pub fn quoted<T: fmt::Display>(v: T) -> impl fmt::Display {
-    Quoted(v)
+/// Appends `v` to `line` as one value of a log line: unchanged if it is plain, otherwise in double
+/// quotes with `"`, `\` and every byte outside printable ASCII escaped (`\x0a`).
+pub fn push_quoted(line: &mut String, v: impl fmt::Display) {
+    let start = line.len();
+    // Writing to a string fails only if `v` does, and then its text ends there.
+    let _ = write!(line, "{v}");
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
+    if line.len() > start && line.bytes().skip(start).all(plain) {
+        return;
+    }
+    let value = line.split_off(start);
+    line.push('"');
+    for b in value.bytes() {
+        match b {
+            b'"' | b'\\' => line.extend(['\\', char::from(b)]),
+            b' '..=b'~' => line.push(char::from(b)),
+            _ => line.push_str(&format!("\\x{b:02x}")),
+        }
+    }
+    line.push('"');
 }
 
-struct Quoted<T>(T);
-
-impl<T: fmt::Display> fmt::Display for Quoted<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string();
-        let plain = |b: u8| b.is_ascii_graphic() && b != b'"' && b != b'\\';
-        if !text.is_empty() && text.bytes().all(plain) {
-            return f.write_str(&text);
-        }
-        f.write_char('"')?;
-        for b in text.bytes() {
-            match b {
-                b'"' | b'\\' => write!(f, "\\{}", b as char)?,
-                b' '..=b'~' => f.write_char(b as char)?,
-                _ => write!(f, "\\x{b:02x}")?,
-            }
-        }
-        f.write_char('"')
-    }
+/// Returns `v` as one value of a log line, like [`push_quoted`].
+pub fn quoted(v: impl fmt::Display) -> String {
+    let mut value = String::new();
+    push_quoted(&mut value, v);
+    value
 }
 
 #[cfg(test)]
@@ -45,7 +47,10 @@ mod tests {
             ("\u{1b}[2J", r#""\x1b[2J""#),
             ("é", r#""\xc3\xa9""#),
         ] {
-            assert_eq!(quoted(given).to_string(), shown);
+            assert_eq!(quoted(given), shown);
+            let mut line = "é=".to_owned();
+            push_quoted(&mut line, given);
+            assert_eq!(line, format!("é={shown}"));
         }
     }
 }

@@ -24,8 +24,9 @@ enum FailureCause {
     MailboxLocked,
 }
 
-/// Returns what the sender can do about `reason`, as one paragraph, or None if
-/// the cause is not a common one. `will_retry` is true if the message waits for another attempt.
+/// Returns advice for the sender of a message that was not delivered for `reason`, as one
+/// paragraph. Returns None if the cause is not a common one. `will_retry` is true if the message
+/// waits for another attempt.
 pub fn advice(reason: &OutcomeReason, will_retry: bool) -> Option<&'static str> {
     Some(match (cause(reason)?, will_retry) {
         (FailureCause::UnknownUser, _) => {

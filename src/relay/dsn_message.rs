@@ -18,7 +18,7 @@
 //! reverse-path.
 
 use std::fmt::Write;
-use std::io;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -104,17 +104,39 @@ pub fn wants_success_report<D>(envelope: &Envelope<D>, recipient: &Recipient<D>)
     success && envelope.from != crate::smtp::ReversePath::Null
 }
 
-/// Returns the header of a message for a report about it: whole lines, at most [`HEADER_MAX`]
-/// bytes.
+/// Returns the header of a message for a report about it: whole lines, at most 16 KiB.
 ///
 /// # Errors
 /// The file of the content cannot be read.
 pub fn read_header(content: &Content) -> io::Result<Vec<u8>> {
-    let mut start = content.read(0, HEADER_MAX)?.into_owned();
+    Ok(header_of(content.read(0, HEADER_MAX)?.into_owned()))
+}
+
+/// Returns the header in the first bytes of a message.
+fn header_of(mut start: Vec<u8>) -> Vec<u8> {
     let empty_line = memchr::memmem::find(&start, b"\n\n").map(|at| at + 1);
     let whole_lines = || memchr::memrchr(b'\n', &start).map_or(0, |at| at + 1);
     start.truncate(empty_line.unwrap_or_else(whole_lines));
-    Ok(start)
+    start
+}
+
+impl ReturnedContent {
+    /// Reads the part of a message of `size` bytes that a report contains (RFC 3461 4.3, 6.2). If
+    /// `wants_whole`, that is the message, unless it is larger than 256 KiB.
+    ///
+    /// # Errors
+    /// `content` cannot be read.
+    pub fn read(content: impl Read, size: u64, wants_whole: bool) -> io::Result<ReturnedContent> {
+        let is_whole = wants_whole && size <= RETURNED_MAX;
+        let max = if is_whole { RETURNED_MAX } else { HEADER_MAX as u64 };
+        let mut start = Vec::new();
+        content.take(max).read_to_end(&mut start)?;
+        Ok(if is_whole {
+            ReturnedContent::Whole(start)
+        } else {
+            ReturnedContent::Header(header_of(start))
+        })
+    }
 }
 
 impl DsnMessage<'_> {
@@ -242,7 +264,7 @@ impl DsnMessage<'_> {
         }
     }
 
-    /// Writes which server replied what, and what the sender can do about it.
+    /// Writes the server, its reply, and advice for the sender.
     fn write_reason(&self, out: &mut String, reason: &OutcomeReason) -> std::fmt::Result {
         let OutcomeReason { code, server, text, .. } = reason;
         match (code, server) {
@@ -366,5 +388,7 @@ fn part_header(kind: &str, eight_bit: bool) -> String {
 pub const EXPIRED: (u8, u16, u16) = (5, 4, 7);
 /// Maximum width of the text for people, in characters.
 const TEXT_MAX: usize = 76;
+/// Maximum size in bytes of a message that is returned whole.
+const RETURNED_MAX: u64 = 256 * 1024;
 /// Maximum size in bytes of a returned header. A portion of it will do (RFC 3464 2).
-pub const HEADER_MAX: usize = 16 * 1024;
+const HEADER_MAX: usize = 16 * 1024;

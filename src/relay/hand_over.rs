@@ -28,19 +28,22 @@
 //! | hard link to the file of another user | it has two links |
 //! | file of another user, moved here | it has another group, and no valid content with its name |
 //! | huge file | its size is compared with `--max-size` before it is read |
+//! | millions of files | some of each user are considered at a time; a disk quota counts them all |
 //! | open file that is changed later | it is the message of the same user |
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt as _, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use fs2::FileExt;
 use nix::fcntl::OFlag;
 
 use super::queue::entry;
-use super::queue::list::ListFormat;
+use super::queue::list::{self as queue_list, ListFormat, ListView};
+use crate::message::trace::unix_time;
 use crate::smtp::{Envelope, Mailbox, Recipient};
 
 /// Name of the directory in the spool.
@@ -95,8 +98,8 @@ pub struct WaitingFile {
 /// Creates the directory in `spool` if it is missing, and returns its path.
 ///
 /// # Errors
-/// The directory cannot be created with its mode, or what is there does not have it. The text has
-/// the reason.
+/// The directory cannot be created with its mode, or there is a file with another type or mode. The
+/// text has the reason.
 pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
     let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", directory.display()));
@@ -148,9 +151,9 @@ pub fn leave<D>(
     let directory = spool.join(HAND_OVER_DIRECTORY);
     check_directory(&directory)?;
     if !has_room(&directory, wire_size) {
-        return Err(io::ErrorKind::StorageFull.into());
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "the disk has no room"));
     }
-    let line = entry::encode(envelope, to, None, now(), wire_size);
+    let line = entry::encode(envelope, to, None, unix_time(), wire_size);
     let line = line.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
     let name = random_name()?;
     let path = directory.join(&name);
@@ -200,22 +203,40 @@ fn sync_name(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the files in `directory` that have the name of a message, the oldest first.
+/// Files in the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaitingFiles {
+    /// The files, the oldest first.
+    pub files: Vec<WaitingFile>,
+    /// True if these are all.
+    pub is_complete: bool,
+}
+
+/// Returns the files in `directory` that have the name of a message, at most `user_max` of each
+/// owner.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn list(directory: &Path) -> io::Result<Vec<WaitingFile>> {
-    let mut files = Vec::new();
+pub fn list(directory: &Path, user_max: usize) -> io::Result<WaitingFiles> {
+    let (mut files, mut is_complete) = (Vec::new(), true);
+    let mut count_of: HashMap<u32, usize> = HashMap::new();
     for found in fs::read_dir(directory)? {
         let Ok(name) = found?.file_name().into_string() else { continue };
-        let Ok(meta) = fs::symlink_metadata(directory.join(&name)) else { continue };
-        if is_name(&name) {
-            let (uid, size) = (meta.uid(), meta.len());
-            files.push(WaitingFile { name, uid, size, changed_at: meta.mtime() });
+        if !is_name(&name) {
+            continue;
         }
+        let Ok(meta) = fs::symlink_metadata(directory.join(&name)) else { continue };
+        let (uid, size) = (meta.uid(), meta.len());
+        let count = count_of.entry(uid).or_default();
+        if *count >= user_max {
+            is_complete = false;
+            continue;
+        }
+        *count += 1;
+        files.push(WaitingFile { name, uid, size, changed_at: meta.mtime() });
     }
     files.sort_by(|a, b| (a.changed_at, &a.name).cmp(&(b.changed_at, &b.name)));
-    Ok(files)
+    Ok(WaitingFiles { files, is_complete })
 }
 
 /// Opens, locks and verifies the message in the file `name` of `directory`. Its content may have
@@ -383,24 +404,36 @@ pub fn remove(directory: &Path, name: &str) -> io::Result<()> {
 
 /// True if a file that is not complete is so old that its writer must have been killed.
 pub fn is_stale(file: &WaitingFile) -> bool {
-    now().saturating_sub(file.changed_at) > STALE_AGE
+    unix_time().saturating_sub(file.changed_at) > STALE_AGE
 }
 
-/// Returns the lines of `mailslot queue` for what waits in the directory of `spool`. Empty if
-/// nothing waits. As JSON there is an object with the members `handed_over`, `age`, `size` and
-/// `uid` for each message.
+/// Returns the listing of the queue in `spool`, and in a view for all users also of the messages in
+/// the directory.
+///
+/// # Errors
+/// One of the directories cannot be read.
+pub fn list_with_queue(spool: &Path, format: ListFormat, view: &ListView) -> io::Result<String> {
+    let queue = queue_list::list(spool, format, view)?;
+    match view.submitter {
+        None => Ok(queue + &render_list(spool, format)?),
+        Some(_) => Ok(queue),
+    }
+}
+
+/// Returns the lines for the messages in the directory of `spool`, which may be none. As JSON there
+/// is an object with the members `handed_over`, `age`, `size` and `uid` for each message.
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
+fn render_list(spool: &Path, format: ListFormat) -> io::Result<String> {
     let directory = spool.join(HAND_OVER_DIRECTORY);
-    let files = match list(&directory) {
+    let files = match list(&directory, usize::MAX) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
-        files => files?,
+        listed => listed?.files,
     };
     let mut text = String::new();
     for file in &files {
-        let age = now().saturating_sub(file.changed_at).max(0);
+        let age = unix_time().saturating_sub(file.changed_at).max(0);
         let WaitingFile { name, uid, size, .. } = file;
         // A name is letters and digits, which need no escape in JSON.
         let line = match format {
@@ -438,7 +471,7 @@ impl Write for SummingWriter<'_> {
     }
 }
 
-/// A reader of a part of a file, with a position of its own.
+/// A reader of a part of a file, with its own position.
 struct RangeReader<'a> {
     file: &'a File,
     at: u64,
@@ -478,12 +511,6 @@ fn has_room(directory: &Path, bytes: u64) -> bool {
     })
 }
 
-/// Returns the time in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 const NOT_REGULAR: NotTaken = NotTaken::Foreign("it is not a regular file");
 const TWO_LINKS: NotTaken = NotTaken::Foreign("it has more than one link");
 /// The beginning of the first line.
@@ -507,7 +534,7 @@ const PROLOGUE_MAX: u64 = 1024 * 1024;
 const BLOCK_SIZE: usize = 64 * 1024;
 /// Age in seconds at which a file that is not complete is removed.
 const STALE_AGE: i64 = 24 * 3600;
-/// Free bytes that the disk must have besides the message, for the server's own files.
+/// Free bytes that must be left on the disk after the message is written, for the server's files.
 const ROOM_MIN: u64 = 8 << 20;
 /// Time between two looks at the directory while nothing waits.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
@@ -547,7 +574,7 @@ mod tests {
         for content in [&b""[..], b"\n", b"Subject: x\n\nmailslot-end 00000000\n", &[b'x'; 200_000]]
         {
             let (spool, directory, name) = left(content);
-            assert_eq!(list(&directory).unwrap().len(), 1);
+            assert_eq!(list(&directory, 1).unwrap().files.len(), 1);
             assert!(render_list(spool.path(), ListFormat::Text).unwrap().contains(&name));
             let message = open(&directory, &name, 1 << 20).unwrap().unwrap();
             assert_eq!(message.uid, nix::unistd::getuid().as_raw());
@@ -595,7 +622,20 @@ mod tests {
         assert!(opened(&whole).is_ok());
         let kept = set_aside(&directory, &name).unwrap();
         assert_eq!(fs::read(kept).unwrap(), whole);
-        assert_eq!(list(&directory).unwrap(), []);
+        assert_eq!(list(&directory, 1).unwrap().files, []);
+    }
+
+    #[test]
+    fn few_files_of_one_user_are_listed() {
+        let (_spool, directory, first) = left(b"");
+        for n in 0..20 {
+            fs::write(directory.join(format!("{n:026}")), "").unwrap();
+        }
+        let listed = list(&directory, 20).unwrap();
+        assert_eq!((listed.files.len(), listed.is_complete), (20, false));
+        fs::remove_file(directory.join(first)).unwrap();
+        let listed = list(&directory, 20).unwrap();
+        assert_eq!((listed.files.len(), listed.is_complete), (20, true));
     }
 
     #[test]

@@ -8,9 +8,9 @@
 //! | the domain does not exist | none |
 //! | an alias (CNAME) | those of the name that it is an alias of |
 //!
-//! A host that is this one ends the list, because a host of a worse preference would send the mail
-//! back here. If it is the first, the mail is in a loop. This host is known by its name and by its
-//! addresses.
+//! The list ends before this host, because a host of a worse preference would send the mail back
+//! here. If this host is the first, the mail is in a loop. This host is known by its name and by
+//! its addresses.
 //!
 //! The IPv4 addresses of a host come before its IPv6 addresses, because many servers refuse mail
 //! from an IPv6 address without a reverse name.

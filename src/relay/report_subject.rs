@@ -10,6 +10,8 @@
 //! words that are not ASCII become encoded words, so that a report needs no SMTPUTF8, and control
 //! characters become `?`. The result is bounded, and folded between words.
 
+use crate::message::encoded_word;
+
 /// Returns the value of the Subject field: `title`, a colon, and the subject found in `header`. The
 /// value has no LF at its end. Continuation lines begin with a blank.
 pub fn report_subject(title: &str, header: &[u8]) -> String {
@@ -58,8 +60,8 @@ fn encoded_words(subject: &[u8]) -> Vec<String> {
         // Blanks between two encoded words are not shown (RFC 2047 6.2), so the blank is encoded.
         let new = match clean.is_ascii() {
             true => vec![clean],
-            false if after_encoded => encode_word(&format!(" {clean}")),
-            false => encode_word(&clean),
+            false if after_encoded => encoded_word::encode(&format!(" {clean}")),
+            false => encoded_word::encode(&clean),
         };
         for mut part in new {
             if part.len() > room {
@@ -80,32 +82,7 @@ fn encoded_words(subject: &[u8]) -> Vec<String> {
     words
 }
 
-/// Returns `text` as encoded words of UTF-8 (RFC 2047 4.2), each of whole characters.
-fn encode_word(text: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = ENCODED_BEGIN.to_owned();
-    for c in text.chars() {
-        let mut utf8 = [0; 4];
-        let encoded: String = match c {
-            ' ' => "_".to_owned(),
-            c if c.is_ascii_alphanumeric() => c.to_string(),
-            c => c.encode_utf8(&mut utf8).bytes().map(|byte| format!("={byte:02X}")).collect(),
-        };
-        if word.len() + encoded.len() + ENCODED_END.len() > ENCODED_WORD_MAX {
-            words.push(word + ENCODED_END);
-            word = ENCODED_BEGIN.to_owned();
-        }
-        word += &encoded;
-    }
-    words.push(word + ENCODED_END);
-    words
-}
-
 const FIELD_NAME: &str = "Subject:";
-const ENCODED_BEGIN: &str = "=?utf-8?q?";
-const ENCODED_END: &str = "?=";
-/// Maximum length of an encoded word (RFC 2047 2).
-const ENCODED_WORD_MAX: usize = 75;
 /// Length of a line above which it is folded.
 const LINE_MAX: usize = 76;
 /// Maximum number of bytes of the message's subject.

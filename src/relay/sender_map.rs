@@ -67,7 +67,7 @@ impl SenderMap {
     }
 }
 
-/// The sender that stands for all.
+/// The wildcard that matches every sender.
 const ANY: &str = "*";
 /// Maximum number of bytes read, enough for thousands of users.
 const FILE_MAX: u64 = 1 << 20;

@@ -212,7 +212,7 @@ impl AliasFile {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         match result {
             Ok((aliases, stamp)) => {
-                log_complaints(&aliases);
+                log_errors(&aliases);
                 *state = AliasFileState { aliases: Some(aliases), stamp: Some(stamp), error: None };
             }
             Err(error) => {
@@ -254,11 +254,11 @@ impl AliasFile {
 }
 
 /// Logs the first errors in the file. A file of another kind may have one in every line.
-fn log_complaints(aliases: &Aliases) {
-    for (line, why) in aliases.complaints.iter().take(COMPLAINTS_MAX) {
+fn log_errors(aliases: &Aliases) {
+    for (line, why) in aliases.errors.iter().take(ERRORS_LOGGED_MAX) {
         events::aliases_invalid(aliases.path.display(), line, why);
     }
-    let more = aliases.complaints.len().saturating_sub(COMPLAINTS_MAX);
+    let more = aliases.errors.len().saturating_sub(ERRORS_LOGGED_MAX);
     if more > 0 {
         events::aliases_invalid_omitted(aliases.path.display(), more);
     }
@@ -276,8 +276,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without a change after which a file is stable. An editor writes a file in less.
 const STABLE_AFTER: Duration = Duration::from_secs(2);
 
-/// Maximum number of complaints about a file that are logged. `mailslot check` prints all.
-const COMPLAINTS_MAX: usize = 10;
+/// Maximum number of errors about a file that are logged. `mailslot check` prints all.
+const ERRORS_LOGGED_MAX: usize = 10;
 
 #[cfg(test)]
 mod tests {

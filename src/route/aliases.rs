@@ -1,7 +1,7 @@
 //! The format of aliases(5), and the table of a file's aliases.
 //!
 //! ```text
-//! # A comment is a line of its own. Blank lines have no meaning.
+//! # A comment takes a whole line. Blank lines have no meaning.
 //! postmaster:    root
 //! root:          alice, bob            several targets
 //!     carol                            a line that begins with a blank continues the line before
@@ -17,12 +17,11 @@
 //!   are allowed between them.
 //! - There is no catch-all: `*` and `default` are names like others.
 //! - `/dev/null` throws mail away. `|program`, other files and `:fail:` are not supported, because
-//!   mail is delivered to mailboxes only. Mail for such an alias is rejected for good.
+//!   mail is delivered to mailboxes only. Mail for such an alias is rejected permanently.
 //!
-//! This parser never reads what a client sends, so that a client cannot name a program. An error in
-//! one line affects that line only. A target with an error is kept as
-//! [`AliasTarget::Invalid`], so that mail for its alias is deferred, and not refused or delivered
-//! to the wrong mailbox.
+//! This parser never reads input from a client, so that a client cannot name a program. An error in
+//! one line affects that line only. A target with an error is kept as [`AliasTarget::Invalid`], so
+//! that mail for its alias is deferred, and not refused or delivered to the wrong mailbox.
 //!
 //! All lines are parsed once, for their errors. Only the text and the places of the aliases in it
 //! stay in memory, 12 bytes for each, and an alias is parsed again when it is used. Parsed aliases
@@ -129,7 +128,7 @@ pub struct Aliases {
     /// The file, for messages.
     pub path: PathBuf,
     /// Line numbers and errors of lines that are no alias, or a second alias of a name.
-    pub complaints: Vec<(usize, String)>,
+    pub errors: Vec<(usize, String)>,
     /// The files that the aliases include, in the order of the file.
     pub included: Vec<PathBuf>,
     text: String,
@@ -156,7 +155,7 @@ impl AliasPlace {
 
 impl Aliases {
     /// Parses `text`, which was read from `path`. It may hold any bytes: a line that is not an
-    /// alias becomes a complaint.
+    /// alias becomes a error.
     pub fn parse(path: &Path, text: Vec<u8>) -> Aliases {
         let text = String::from_utf8(text)
             .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
@@ -169,7 +168,7 @@ impl Aliases {
                     let hash = crc32fast::hash(entry_key(&entry.name, &entry.mailbox).as_bytes());
                     aliases.places.push(AliasPlace { at: at as u32, line: line as u32, hash });
                 }
-                Err(error) => aliases.complaints.push((line, error)),
+                Err(error) => aliases.errors.push((line, error)),
             }
         }
         aliases.places.sort_unstable_by_key(|place| (place.hash, place.at));
@@ -234,7 +233,7 @@ impl Aliases {
         Some((entry_key(&name, &mailbox), mailbox.is_some()))
     }
 
-    /// Removes each alias with the key of an earlier one, and adds a complaint. Equal keys have
+    /// Removes each alias with the key of an earlier one, and adds a error. Equal keys have
     /// equal hashes, and so are neighbours or nearly so.
     fn remove_second_aliases(&mut self) {
         let mut kept: Vec<AliasPlace> = Vec::with_capacity(self.places.len());
@@ -250,10 +249,10 @@ impl Aliases {
             };
             let (name, first) = (self.name(place), first.line);
             let text = format!("a second alias `{name}`; the one in line {first} is used");
-            self.complaints.push((place.line(), text));
+            self.errors.push((place.line(), text));
         }
         self.places = kept;
-        self.complaints.sort_by_key(|(line, _)| *line);
+        self.errors.sort_by_key(|(line, _)| *line);
     }
 }
 
@@ -570,7 +569,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// The file that stands for mail that is thrown away.
+/// The target of an alias for mail that is thrown away.
 const NULL_FILE: &str = "/dev/null";
 
 /// Maximum length of a name in bytes, which is that of a local-part.

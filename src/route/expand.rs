@@ -51,7 +51,7 @@ impl LocalRoute {
     /// are local, because a host with many addresses does not know them all.
     pub(super) fn is_local(&self, domain: &Domain) -> bool {
         use crate::smtp::AddressLiteral::{General, V4, V6};
-        let every = self.settings.sandbox && self.domains.is_empty();
+        let every = self.config.sandbox && self.domains.is_empty();
         every
             || match domain {
                 Domain::Name(_) => self.domains.contains(&domain.to_ascii()),
@@ -63,7 +63,7 @@ impl LocalRoute {
 
     /// True if mail for `mailbox` can be relayed to another host.
     pub(super) fn is_relayed(&self, mailbox: &Mailbox) -> bool {
-        let patterns = &self.settings.relays;
+        let patterns = &self.config.relays;
         if patterns.is_empty() || self.is_local(mailbox.domain()) {
             return false;
         }
@@ -75,7 +75,7 @@ impl LocalRoute {
     /// literal. In the sandbox, where every domain may be local, a literal stays.
     pub(super) fn lookup_host(&self, domain: &Domain) -> String {
         match domain {
-            Domain::Literal(_) if !self.settings.sandbox => self.primary.clone(),
+            Domain::Literal(_) if !self.config.sandbox => self.primary.clone(),
             Domain::Name(_) | Domain::Literal(_) => domain.to_ascii(),
         }
     }
@@ -95,7 +95,7 @@ impl LocalRoute {
         name: &str,
         host: &str,
     ) -> Result<Lookup, Refusal> {
-        let parted = self.settings.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
+        let parted = self.config.delimiter.and_then(|d| name.find(d)).map(|at| name.split_at(at));
         let parted = parted.filter(|(base, _)| !base.is_empty());
         let spellings = [(name, "")].into_iter().chain(parted).chain(self.substitutes(name));
         for (spelling, tag) in spellings {
@@ -115,7 +115,7 @@ impl LocalRoute {
     fn substitutes(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
         let is_daemon = name.eq_ignore_ascii_case(MAILER_DAEMON);
         let is_postmaster = is_daemon || name.eq_ignore_ascii_case(POSTMASTER);
-        let users = ["root"].into_iter().chain(self.settings.users.first().map(String::as_str));
+        let users = ["root"].into_iter().chain(self.config.users.first().map(String::as_str));
         let postmaster = [POSTMASTER].into_iter().filter(move |_| is_daemon);
         postmaster.chain(users.filter(move |_| is_postmaster)).map(|name| (name, ""))
     }
@@ -124,15 +124,12 @@ impl LocalRoute {
     /// name in another case.
     fn find_user(&self, name: &str) -> Result<Option<User>, Refusal> {
         let find = |name: &str| self.users.find(name).map_err(Refusal::LookupFailed);
-        let folded = name.to_lowercase();
-        match find(name)? {
-            None if folded != name => match find(&folded)? {
-                None => Ok(self.users.find_in_any_case(name)),
-                found => Ok(found),
-            },
-            None => Ok(self.users.find_in_any_case(name)),
-            found => Ok(found),
+        if let Some(user) = find(name)? {
+            return Ok(Some(user));
         }
+        let folded = name.to_lowercase();
+        let found = if folded == name { None } else { find(&folded)? };
+        Ok(found.or_else(|| self.users.find_in_any_case(name)))
     }
 
     /// Returns the mailbox of `user`. Its Delivered-To address keeps the tag.
@@ -142,13 +139,13 @@ impl LocalRoute {
         tag: &str,
         host: &str,
     ) -> Result<(UserMailbox, Member), Refusal> {
-        let host = if self.settings.sandbox { host } else { &self.primary };
+        let host = if self.config.sandbox { host } else { &self.primary };
         let local = format!("{}{tag}", user.name);
         let address = Domain::parse(host).and_then(|domain| Mailbox::new(&local, domain));
         let (Some(name), Ok(address)) = (MailboxName::new(&user.name), address) else {
             return Err(Refusal::NameNotAllowed);
         };
-        let delivered_to = address.to_string();
+        let delivered_to = address.to_string().into();
         let destination = UserMailbox { name, owner: user.owner, delivered_to };
         Ok((destination, Member { full_name: user.full_name, mailbox: address }))
     }
@@ -168,7 +165,7 @@ pub(super) struct Expansion<'a> {
     pub remote: Vec<Mailbox>,
     /// True if a target throws mail away.
     pub discards: bool,
-    /// Errors found. With [`ExpansionMode::Explain`] the expansion goes on after the first.
+    /// Errors found. With [`ExpansionMode::Explain`] the expansion continues after the first.
     pub errors: Vec<AliasError>,
     /// The steps taken, for people. Only with [`ExpansionMode::Explain`].
     pub lines: Vec<String>,

@@ -1,10 +1,11 @@
 //! Routing for people: how an address is delivered (`mailslot explain`), and the errors in aliases
-//! and users (`mailslot check`). Both use the expansion that mail uses, so that what they print is
-//! what happens.
+//! and users (`mailslot check`). Both use the expansion that mail uses, so that they print what
+//! happens to mail.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
+use super::alias_file::ReadError;
 use super::aliases::{AliasEntry, AliasItem, AliasPlace, AliasTarget, Aliases};
 use super::expand::{Expansion, ExpansionMode, POSTMASTER};
 use super::users::User;
@@ -22,7 +23,7 @@ pub struct Problem {
     pub stops_mail: bool,
 }
 
-/// Writes the problem, and on a line of its own its fix.
+/// Writes the problem, and its fix on the next line.
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n   fix: {}", self.what, self.fix)
@@ -86,11 +87,8 @@ impl LocalRoute {
     /// Returns the problems of aliases and users, for `mailslot check`. Expands every alias, which
     /// takes seconds if there are very many.
     pub fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        if let Some(error) = self.aliases.error() {
-            problems.push(Problem { what: error.what, fix: error.fix, stops_mail: true });
-        }
-        for name in &self.settings.users {
+        let mut problems = Vec::from_iter(self.unreadable_aliases());
+        for name in &self.config.users {
             if MailboxName::new(name).is_none() {
                 problems.push(Problem {
                     what: format!("user `{}` has no valid mailbox name", name.escape_debug()),
@@ -110,8 +108,8 @@ impl LocalRoute {
     /// that are ignored. If there are none, the aliases of the file are in use.
     pub fn reload_aliases(&self) -> Vec<Problem> {
         self.aliases.reload();
-        if let Some(error) = self.aliases.error() {
-            return vec![Problem { what: error.what, fix: error.fix, stops_mail: true }];
+        if let Some(problem) = self.unreadable_aliases() {
+            return vec![problem];
         }
         let Ok(aliases) = self.current_aliases() else { return Vec::new() };
         let file = aliases.path.display();
@@ -120,7 +118,12 @@ impl LocalRoute {
             fix: CORRECT_LINE.to_owned(),
             stops_mail: true,
         };
-        aliases.complaints.iter().map(problem).collect()
+        aliases.errors.iter().map(problem).collect()
+    }
+
+    fn unreadable_aliases(&self) -> Option<Problem> {
+        let ReadError { what, fix } = self.aliases.error()?;
+        Some(Problem { what, fix, stops_mail: true })
     }
 
     /// Returns the aliases that look like a catch-all and are none, for `mailslot check` and the
@@ -158,7 +161,7 @@ impl LocalRoute {
         }
         // Sorted by line. An error is shown once, however many aliases lead to it.
         let mut found: BTreeMap<(usize, String), (String, bool)> = BTreeMap::new();
-        for (line, error) in &aliases.complaints {
+        for (line, error) in &aliases.errors {
             let fix = CORRECT_LINE.to_owned();
             found.insert((*line, format!("{file}:{line}: {error}")), (fix, true));
         }
@@ -244,7 +247,7 @@ impl LocalRoute {
     }
 }
 
-/// Describes where mail goes, for people.
+/// Describes the destinations of an address, for people.
 fn describe(resolution: &Resolution) -> String {
     let local: Vec<&str> = resolution.local.iter().map(|to| to.name.as_str()).collect();
     let remote: Vec<String> = resolution.remote.iter().map(|to| format!("<{to}>")).collect();

@@ -54,8 +54,8 @@ where
 }
 
 impl Expansion<'_> {
-    /// Adds what the forward file of the user at `to` leads to. Returns false if there is no file
-    /// that can be used, so that the mail belongs into the mailbox.
+    /// Adds the targets of the forward file of the user at `to`. Returns false if there is no
+    /// usable file, so that the mail belongs into the mailbox.
     pub(super) fn follow_forward_file(&mut self, to: &UserMailbox) -> bool {
         let user = to.name.as_str();
         // Users that are not the system's have no home directory.
@@ -100,7 +100,7 @@ impl Expansion<'_> {
                 AliasTarget::Invalid { text, error } => return Err(format!("`{text}` {error}")),
             }
         }
-        // An expansion of its own, because an error in the user's file must not make that of the
+        // A separate expansion, because an error in the user's file must not make that of the
         // alias fail.
         let mut nested = Expansion::new(self.route, self.aliases, self.mode);
         nested.forward_path = self.forward_path.clone();

@@ -96,6 +96,15 @@ impl Refusal {
             Refusal::Unsupported(_) => (5, 3, 5),
         }
     }
+
+    /// Returns the exit status of a program that asked about the address.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
+            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
+            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
+        }
+    }
 }
 
 /// A mailbox as VRFY and EXPN show it: `Full Name <user@host>`.
@@ -150,10 +159,10 @@ pub trait Route: Send + Sync {
         }
     }
 
-    /// Returns the user that `name`, a user name or a mailbox, stands for (VRFY).
+    /// Returns the user with the `name`, a user name or a mailbox (VRFY).
     ///
     /// # Errors
-    /// A [`Refusal`] if it stands for none, or for several.
+    /// A [`Refusal`] if there is no such user, or more than one.
     fn vrfy(&self, name: &str) -> Result<Member, Refusal> {
         let _ = name;
         Err(Refusal::Unknown)
@@ -179,8 +188,8 @@ pub struct RouteConfig {
     /// Local domains. The first is the primary one, which completes names in VRFY and in
     /// Delivered-To.
     pub domains: Vec<String>,
-    /// The primary domain if `domains` is empty. It is not local by itself, because on many hosts
-    /// mail for that name is delivered by another host.
+    /// The primary domain if `domains` is empty. It is local only if it is in `domains` too,
+    /// because on many hosts mail for that name is delivered by another host.
     pub hostname: String,
     /// Local users. If empty, the users of the system.
     pub users: Vec<String>,
@@ -197,7 +206,7 @@ pub struct RouteConfig {
 
 /// The host's own routing: its domains, users and aliases.
 pub struct LocalRoute {
-    settings: RouteConfig,
+    config: RouteConfig,
     /// In ASCII and lower case, because U-labels and A-labels name the same domain (RFC 5890).
     domains: HashSet<String>,
     primary: String,
@@ -207,29 +216,29 @@ pub struct LocalRoute {
 }
 
 impl LocalRoute {
-    /// Creates the routing that `settings` describe. Aliases that cannot be read are logged and
+    /// Creates the routing that `config` describes. Aliases that cannot be read are logged and
     /// tried again later; until then every local address is refused with
     /// [`Refusal::LookupFailed`].
-    pub fn new(settings: RouteConfig) -> LocalRoute {
-        let users: Box<dyn Users> = match (settings.users.as_slice(), settings.sandbox) {
+    pub fn new(config: RouteConfig) -> LocalRoute {
+        let users: Box<dyn Users> = match (config.users.as_slice(), config.sandbox) {
             ([], true) => Box::new(AnyUser),
             ([], false) => Box::new(CachedUsers::new(Passwd)),
             (names, _) => Box::new(FixedUsers::new(names)),
         };
-        LocalRoute::with_users(settings, users)
+        LocalRoute::with_users(config, users)
     }
 
-    /// Creates the routing that `settings` describe, with another directory of users.
-    pub fn with_users(settings: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
-        let names = settings.domains.iter().chain([&settings.hostname]);
+    /// Creates the routing that `config` describes, with another directory of users.
+    pub fn with_users(config: RouteConfig, users: Box<dyn Users>) -> LocalRoute {
+        let names = config.domains.iter().chain([&config.hostname]);
         let is_name = |name: &&String| matches!(Domain::parse(name), Ok(Domain::Name(_)));
         let primary = names.into_iter().find(is_name);
         LocalRoute {
-            domains: settings.domains.iter().map(|name| in_ascii(name)).collect(),
+            domains: config.domains.iter().map(|name| in_ascii(name)).collect(),
             primary: primary.map_or_else(|| "localhost".to_owned(), |name| in_ascii(name)),
-            aliases: alias_file::AliasFile::new(settings.aliases.clone()),
+            aliases: alias_file::AliasFile::new(config.aliases.clone()),
             forward_files: OnceLock::new(),
-            settings,
+            config,
             users,
         }
     }
@@ -363,8 +372,8 @@ impl Route for LocalRoute {
         }
     }
 
-    /// Returns the targets of an alias, of which those that are aliases are not expanded; of a user
-    /// the user. An alias for one mailbox on another host is no list, and answered 551.
+    /// Returns the targets of an alias, without expanding aliases among them, or the user with that
+    /// name. An alias for one mailbox on another host is no list, and is answered 551.
     fn expn(&self, list: &str) -> Result<Vec<Member>, Refusal> {
         let mailbox = self.parse_mailbox(list).map_err(|_| self.users.refusal())?;
         if !self.is_local(mailbox.domain()) {
@@ -393,18 +402,7 @@ impl Route for LocalRoute {
     }
 }
 
-impl Refusal {
-    /// Returns the exit status of a program that asked about the address.
-    pub fn exit_status(&self) -> u8 {
-        match self {
-            Refusal::LookupFailed(_) | Refusal::Misconfigured(_) => EX_TEMPFAIL,
-            Refusal::Unknown | Refusal::NameNotAllowed | Refusal::Ambiguous(_) => EX_NOUSER,
-            Refusal::NotLocal | Refusal::Forward(_) | Refusal::Unsupported(_) => EX_UNAVAILABLE,
-        }
-    }
-}
-
-/// Writes the codes of the reply, and what an administrator needs to know.
+/// Writes the codes of the reply, and a text for the administrator.
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -28,8 +28,8 @@ pub struct PartialList {
     pub invalid: Vec<(String, String)>,
 }
 
-/// Parses each element of the address list `text`, so that one that is invalid does not keep mail
-/// from the others. Bare names get `domain`.
+/// Parses each element of the address list `text`, so that an invalid one does not keep mail from
+/// the others. Bare names get `domain`.
 pub fn parse_each(text: &str, domain: &Domain) -> PartialList {
     let mut list = PartialList::default();
     if let Ok(addresses) = parse(text, domain) {

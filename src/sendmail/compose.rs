@@ -22,8 +22,8 @@ use jiff::Zoned;
 use tempfile::{SpooledData, SpooledTempFile};
 
 use super::addresses;
-use crate::message::trace;
 use crate::message::{MEMORY_MAX, field_name};
+use crate::message::{encoded_word, trace};
 use crate::smtp::{Domain, Mailbox};
 
 /// Options for reading and completing a message.
@@ -148,7 +148,7 @@ impl ComposedMessage {
     }
 }
 
-/// A reader of a file with a position of its own.
+/// A reader of a file with its own position.
 struct PositionedReader<'a> {
     file: &'a File,
     at: u64,
@@ -246,8 +246,8 @@ fn header_recipients(
 }
 
 /// Appends `domain` to the bare names of an address field. A field that is not a valid list stays
-/// as it is, and so does the author's field with several elements, because `Smith, John <j@x>`
-/// lacks quotes, and `Smith` is no address.
+/// as it is, and so does the author's field with several elements, because in `Smith, John <j@x>`
+/// the quotes are missing, and `Smith` is no address.
 fn complete_addresses(field: &mut Vec<u8>, domain: &Domain) {
     if !["", "Resent-"].iter().any(|prefix| is_named(field, prefix, &ADDRESS_FIELDS)) {
         return;
@@ -299,21 +299,7 @@ fn display_name(name: &str) -> String {
     if name.is_ascii() {
         return format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""));
     }
-    let mut words = vec![String::new()];
-    for c in name.chars() {
-        let mut buffer = [0; 4];
-        let encoded: String = match c {
-            ' ' => "_".to_owned(),
-            c if c.is_ascii_alphanumeric() => c.to_string(),
-            c => c.encode_utf8(&mut buffer).bytes().map(|byte| format!("={byte:02X}")).collect(),
-        };
-        match words.last_mut() {
-            Some(word) if word.len() + encoded.len() <= WORD_MAX => word.push_str(&encoded),
-            _ => words.push(encoded),
-        }
-    }
-    let words: Vec<String> = words.iter().map(|word| format!("=?utf-8?Q?{word}?=")).collect();
-    words.join("\n ")
+    encoded_word::encode(name).join("\n ")
 }
 
 /// True if the field's name is `prefix` followed by one of `names`.
@@ -355,8 +341,6 @@ pub const HEADER_MAX: usize = 1024 * 1024;
 const PART_MAX: u64 = 64 * 1024;
 /// Maximum number of characters of a full name.
 const NAME_MAX: usize = 200;
-/// Number of characters that an encoded word of 75 can hold (RFC 2047 2).
-const WORD_MAX: usize = 75 - "=?utf-8?Q??=".len();
 /// Fields that hold an address of the author.
 const AUTHOR_FIELDS: [&str; 3] = ["From", "Sender", "Reply-To"];
 /// Fields that hold addresses.
@@ -493,7 +477,7 @@ mod tests {
             ("J. Smith", "\"J. Smith\""),
             (" a\"b\\c\n ", "\"a\\\"b\\\\c\""),
             ("=?x?=", "\"=?x?=\""),
-            ("J\u{fc}rgen X.", "=?utf-8?Q?J=C3=BCrgen_X=2E?="),
+            ("J\u{fc}rgen X.", "=?utf-8?q?J=C3=BCrgen_X=2E?="),
         ] {
             assert_eq!(display_name(name), expected, "{name}");
         }

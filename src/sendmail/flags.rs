@@ -8,9 +8,10 @@
 use crate::smtp::dsn::{DsnNotify, DsnReturn};
 
 /// The action that the command line selects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// `-bm`: send a message from standard input.
+    #[default]
     Send,
     /// `-bs`: speak SMTP on standard input and output.
     Smtp,
@@ -29,7 +30,7 @@ pub enum Mode {
 }
 
 /// A parsed command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The action.
     pub mode: Mode,
@@ -68,17 +69,7 @@ pub fn parse(name: &str, args: &[String]) -> Result<Flags, String> {
             "newaliases" => Mode::Aliases,
             _ => Mode::Send,
         },
-        recipients_in_header: false,
-        dot_is_text: false,
-        from: None,
-        full_name: None,
-        config: None,
-        notify: None,
-        ret: None,
-        envid: None,
-        verbose: false,
-        direct: false,
-        operands: Vec::new(),
+        ..Flags::default()
     };
     let mut rest = args.iter();
     while let Some(word) = rest.next() {

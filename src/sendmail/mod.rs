@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Uid, User};
 
-use crate::config::{Config, ConfigError, NameSet};
+use crate::config::{Config, NameSet};
 use crate::control::{self, ControlAnswer, ControlRequest};
 use crate::message::trace;
 use crate::net::listen::ListenAddress;
@@ -45,14 +45,11 @@ use crate::relay::client::{
     self, ClientConfig, ClientTls, Connection, OutgoingMessage, ServerAddress,
 };
 use crate::relay::hand_over;
-use crate::relay::queue;
 use crate::relay::queue::list::{ListFormat, ListView};
 use crate::route::LocalRoute;
 use crate::server::ignore_file_size_signal;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
-use crate::smtp::{
-    BodyType, Delivery, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath,
-};
+use crate::smtp::{BodyType, Domain, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use crate::sysexits::{
     EX_CONFIG, EX_DATAERR, EX_IOERR, EX_NOPERM, EX_NOUSER, EX_OK, EX_OSERR, EX_TEMPFAIL,
     EX_UNAVAILABLE, EX_USAGE,
@@ -279,15 +276,12 @@ fn envelope(flags: &Flags, from: ReversePath, to: &[Mailbox], eight_bit: bool) -
         original: None,
     };
     Envelope {
-        delivery: Delivery::Mail,
         from,
-        size: None,
         body: if eight_bit { BodyType::EightBitMime } else { BodyType::SevenBit },
-        utf8: false,
         ret: flags.ret,
         envid: flags.envid.clone(),
-        submitter: None,
         to: to.iter().map(recipient).collect(),
+        ..Envelope::blank()
     }
 }
 
@@ -316,24 +310,24 @@ fn report_outcomes(flags: &Flags, to: &[Mailbox], outcomes: &[RecipientOutcome])
 
 /// Connects to the server at the first address that works.
 fn connect(flags: &Flags, config: &Config) -> Result<Connection, SendmailError> {
-    let mut settings =
+    let mut client_config =
         ClientConfig { hostname: config.hostname.clone(), ..ClientConfig::default() };
     if config.tls.as_ref().is_some_and(|tls| tls.required) {
         // Any certificate will do, because the server is on this host and its certificate is for
         // other names.
         let trust = Trust::any_certificate().map_err(|error| (EX_CONFIG, error))?;
-        settings.tls = Some(ClientTls { trust, required: true });
+        client_config.tls = Some(ClientTls { trust, required: true });
     }
     let mut last_error = String::new();
     for address in server_addresses(config) {
-        match client::connect(&address, &settings) {
+        match client::connect(&address, &client_config) {
             Ok(connection) => return Ok(connection),
             Err(reason) => last_error = reason.to_string(),
         }
     }
     if is_direct(flags)? {
         let socket = spawn_inetd(flags).map_err(cannot_start)?;
-        return client::connect_over(socket, &settings)
+        return client::connect_over(socket, &client_config)
             .map_err(|reason| (EX_TEMPFAIL, reason.to_string()));
     }
     Err(no_server(&last_error))
@@ -344,16 +338,10 @@ fn connect(flags: &Flags, config: &Config) -> Result<Connection, SendmailError> 
 fn proxy_smtp(flags: &Flags) -> Result<u8, SendmailError> {
     let config = config(flags)?;
     let mut last_error = String::new();
-    let mut server = None;
-    for address in server_addresses(&config) {
-        match connect_socket(&address) {
-            Ok(socket) => {
-                server = Some(socket);
-                break;
-            }
-            Err(e) => last_error = format!("cannot connect to {address}: {e}"),
-        }
-    }
+    let mut server = server_addresses(&config).iter().find_map(|address| {
+        let socket = connect_socket(address);
+        socket.map_err(|e| last_error = format!("cannot connect to {address}: {e}")).ok()
+    });
     if server.is_none() && is_direct(flags)? {
         server = Some(File::from(OwnedFd::from(spawn_inetd(flags).map_err(cannot_start)?)));
     }
@@ -370,19 +358,23 @@ fn proxy_smtp(flags: &Flags) -> Result<u8, SendmailError> {
         let _ =
             nix::sys::socket::shutdown(to_server.as_raw_fd(), nix::sys::socket::Shutdown::Write);
     });
-    copy(&mut server, &mut io::stdout().lock())
+    copy(&mut server, &mut io::stdout().lock(), |bytes| bytes.to_vec())
         .map(|()| EX_OK)
         .map_err(|e| (EX_IOERR, e.to_string()))
 }
 
-/// Copies input to output without delay. `io::copy` may use splice(2), which locks the pipe while
-/// it waits for input, so that the caller could not read what is in the pipe.
-fn copy(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
+/// Copies input to output without delay, converted by `convert`. `io::copy` may use splice(2),
+/// which locks the pipe while it waits for input, so that the caller could not read from the pipe.
+fn copy(
+    input: &mut dyn Read,
+    output: &mut dyn Write,
+    mut convert: impl FnMut(&[u8]) -> Vec<u8>,
+) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         match input.read(&mut buffer) {
             Ok(0) => return Ok(()),
-            Ok(n) => output.write_all(buffer.get(..n).unwrap_or_default())?,
+            Ok(n) => output.write_all(&convert(buffer.get(..n).unwrap_or_default()))?,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         }
@@ -393,18 +385,11 @@ fn copy(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
 /// Copies input to output without delay. If the first line ends with LF alone, adds CR to all lines
 /// that have none.
 fn copy_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
-    let mut buffer = vec![0; 16 * 1024];
     let mut is_lf = None;
     let mut last = 0;
-    loop {
-        let n = match input.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(n) => n,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e),
-        };
-        let mut out = Vec::with_capacity(n + n / 16);
-        for byte in buffer.get(..n).unwrap_or_default() {
+    copy(input, output, |bytes| {
+        let mut out = Vec::with_capacity(bytes.len() + bytes.len() / 16);
+        for byte in bytes {
             if *byte == b'\n' {
                 let bare = last != b'\r';
                 if *is_lf.get_or_insert(bare) && bare {
@@ -414,8 +399,8 @@ fn copy_lines(input: &mut dyn Read, output: &mut dyn Write) -> io::Result<()> {
             out.push(*byte);
             last = *byte;
         }
-        output.write_all(&out)?;
-    }
+        out
+    })
 }
 
 /// Prints where each address leads, as `mailslot explain` does.
@@ -441,7 +426,7 @@ fn show_queue(flags: &Flags) -> Result<u8, SendmailError> {
     if let Some(answer) = answer {
         return print_answer(&answer);
     }
-    let text = queue::list::list(&config.spool, ListFormat::Text, &ListView::default());
+    let text = hand_over::list_with_queue(&config.spool, ListFormat::Text, &ListView::default());
     print(&text.map_err(|e| match e.kind() {
         io::ErrorKind::PermissionDenied => (EX_NOPERM, format!("you may not read the queue: {e}")),
         _ => (EX_IOERR, format!("the queue cannot be read: {e}")),
@@ -526,9 +511,7 @@ fn one_address(text: &str, domain: &Domain) -> Result<Mailbox, SendmailError> {
 fn config(flags: &Flags) -> Result<Config, SendmailError> {
     let file = flags.config.iter().flat_map(|file| ["--config", file]);
     let args: Vec<OsString> = file.map(OsString::from).collect();
-    Config::load(&args).map_err(|error| match error {
-        ConfigError::Usage(error) | ConfigError::Config(error) => (EX_CONFIG, error),
-    })
+    Config::load(&args).map_err(|error| (EX_CONFIG, error.to_string()))
 }
 
 /// Returns the domain for bare names, which is the first local one.
@@ -540,8 +523,8 @@ fn own_domain(config: &Config) -> Domain {
     Domain::Name(first.unwrap_or(&config.hostname).clone())
 }
 
-/// Returns the addresses at which the server may listen. Unix sockets come first, because over them
-/// the server knows the user.
+/// Returns the addresses at which the server may listen: first Unix sockets, because over them the
+/// server knows the user.
 fn server_addresses(config: &Config) -> Vec<ServerAddress> {
     let mut unix = Vec::new();
     let mut tcp = Vec::new();

@@ -2,8 +2,8 @@
 //! server is full.
 //!
 //! A client is an IPv4 address or an IPv6 /64 network. Connections from programs of this host, that
-//! is from 127.0.0.1, ::1 and Unix sockets, belong to no client. (Other loopback addresses do. No
-//! system's own program uses one, so a program that does so chose it.)
+//! is from 127.0.0.1, ::1 and Unix sockets, belong to no client. (Other loopback addresses do,
+//! because the programs of a system do not use them unless they are configured to.)
 //!
 //! ```text
 //! slots     |<------------- clients ------------->|<- kept for this host, an eighth ->|
@@ -13,12 +13,11 @@
 //! - **Full.** A new connection gets the slot of the client that has been idle longest. It must
 //!   have been idle for a sixtieth of the timeout (5 s of 300), or for a three-hundredth (1 s) if
 //!   it has at least two sessions more than the new one's client.
-//! - **Overload.** As Postfix does under stress (STRESS_README), the server is less patient from
-//!   nine tenths of the slots on, until fewer have been taken for a fifth of the timeout (a
-//!   minute). A client may be idle for a thirtieth of the timeout (10 s) and no longer, mail data
-//!   must come faster, and the second error ends a session. Nearly all honest clients are served
-//!   all the same, and the others come again, as they do after any 421. Programs of this host are
-//!   exempt.
+//! - **Overload.** As Postfix does under stress (STRESS_README), the limits are lower from nine
+//!   tenths of the slots on, until fewer have been taken for a fifth of the timeout (a minute). A
+//!   client may be idle for at most a thirtieth of the timeout (10 s), mail data must come faster,
+//!   and the second error ends a session. Nearly all legitimate clients are still served. The
+//!   others retry, as after any 421. Programs of this host are exempt.
 //!
 //! [`stream::SessionHandle::idle_for`] says what idle means. Nothing here is done for each command.
 

@@ -4,7 +4,7 @@
 //! Several processes may take from one directory. Each locks (flock) a message while it takes it.
 //! A message that cannot be taken now is tried again, after 5 s at first and then after twice as
 //! long each time, at most 15 minutes. No user makes the others wait for more than
-//! [`USER_MAX`] messages.
+//! [`USER_MAX`] messages, and of each user at most [`LISTED_MAX`] files are considered at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -12,15 +12,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 
 use super::ServerShared;
+use crate::message::trace;
 use crate::message::{QUEUE_DIRECTORY, QueueId};
 use crate::observe::events;
 use crate::relay::hand_over::{
     self, HAND_OVER_DIRECTORY, HandedOverMessage, NotTaken, POLL_INTERVAL, WaitingFile,
+    WaitingFiles,
 };
 use crate::session::{self, HandOverResult, ReceiptState};
 
@@ -43,8 +45,8 @@ impl HandOverThread {
         Ok(HandOverThread { stop, thread })
     }
 
-    /// Stops the thread. Waits up to `grace` for a message under way. One that takes longer is
-    /// finished by the next start.
+    /// Stops the thread. Waits up to `grace` for the message in progress. If it takes longer, the
+    /// next start finishes it.
     pub(super) fn stop(self, grace: Duration) {
         drop(self.stop);
         let deadline = Instant::now() + grace;
@@ -136,7 +138,8 @@ impl HandOverTaker {
 
     /// Takes the messages in the directory. Returns true if there may be more.
     fn take_all(&mut self, stopped: &Receiver<()>) -> bool {
-        let files = match hand_over::list(&self.directory) {
+        let WaitingFiles { files, is_complete } = match hand_over::list(&self.directory, LISTED_MAX)
+        {
             Ok(files) => files,
             Err(e) => {
                 if !std::mem::replace(&mut self.is_unavailable, true) {
@@ -164,57 +167,58 @@ impl HandOverTaker {
                 is_more = true;
                 continue;
             }
-            *taken += 1;
-            if let Err(e) = self.take(file) {
+            let is_message = self.take(file).unwrap_or_else(|e| {
                 self.defer(file, &e.to_string());
-            }
+                true
+            });
+            *taken += usize::from(is_message);
         }
-        is_more
+        is_more || !is_complete && taken_of.values().any(|taken| *taken > 0)
     }
 
-    /// Takes one message.
-    fn take(&mut self, file: &WaitingFile) -> io::Result<()> {
+    /// Takes one message. Returns false if the file is none, or not one yet.
+    fn take(&mut self, file: &WaitingFile) -> io::Result<bool> {
         let WaitingFile { name, uid, size, .. } = file;
         // The lock is held until the files are removed.
         let message = match hand_over::open(&self.directory, name, self.size_max)? {
             Ok(message) => message,
-            Err(NotTaken::Busy) => return Ok(()),
+            Err(NotTaken::Busy) => return Ok(false),
             Err(NotTaken::Incomplete) => {
                 if hand_over::is_stale(file) {
                     hand_over::remove(&self.directory, name)?;
                     events::hand_over_incomplete(name, uid, size);
                 }
-                return Ok(());
+                return Ok(false);
             }
             Err(NotTaken::Foreign(why)) => {
                 if self.ignored.insert(name.clone()) {
                     events::hand_over_ignored(name, uid, why);
                 }
-                return Ok(());
+                return Ok(false);
             }
             Err(NotTaken::Damaged(why)) => {
                 let kept = hand_over::set_aside(&self.directory, name)?;
                 events::hand_over_damaged(name, uid, kept.display(), why);
-                return Ok(());
+                return Ok(true);
             }
         };
         match session::receipt_state(&self.spool, name)? {
             ReceiptState::Complete => {}
             // A process that was killed may have it in its journal, and the next start of that
             // process decides. What this process deferred is in no journal.
-            ReceiptState::Incomplete if !self.deferred.contains_key(name) => return Ok(()),
+            ReceiptState::Incomplete if !self.deferred.contains_key(name) => return Ok(false),
             ReceiptState::Incomplete | ReceiptState::Absent => {
                 if let HandOverResult::Deferred(why) = self.shared.context.take_hand_over(&message)
                     && session::receipt_state(&self.spool, name)? != ReceiptState::Complete
                 {
                     self.defer(file, &why);
-                    return Ok(());
+                    return Ok(true);
                 }
             }
         }
         finish(&self.directory, &self.spool, &message)?;
         self.deferred.remove(name);
-        Ok(())
+        Ok(true)
     }
 
     /// Logs that a message waits, and sets the time of the next attempt.
@@ -232,14 +236,16 @@ fn finish(directory: &Path, spool: &Path, message: &HandedOverMessage) -> io::Re
     let HandedOverMessage { name, uid, left_at, envelope, .. } = message;
     hand_over::remove(directory, name)?;
     session::remove_receipt(spool, name)?;
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_sub(*left_at).max(0);
+    let seconds = trace::unix_time().saturating_sub(*left_at).max(0);
     events::hand_over_taken(name, uid, &envelope.from, seconds);
     Ok(())
 }
 
 /// Number of messages of one user that are taken before those of the others.
 const USER_MAX: usize = 20;
+/// Maximum number of files of one user that are considered at a time, so that a user who leaves
+/// millions of files takes no more memory than others, and delays no mail but that user's own.
+const LISTED_MAX: usize = 1000;
 /// Time after which a deferred message is tried again first.
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// The longest time between two attempts.

@@ -14,11 +14,17 @@
 //! then gets a 421 too.
 //!
 //! **Stopping** ([`ServerHandle::stop`], or TERM and INT after [`SignalHandlers::serve`]): no more
-//! connections are accepted. Sessions that wait for a command get 421 now, those whose client is
-//! silent for a sixth of the grace period in the middle of mail data get it then, and the others at
-//! their next command, after messages in progress are finished and answered. After half of the
-//! grace period mail data that is not complete is given up, and a message that still waits for the
+//! connections are accepted. A session that waits for a command sends 421 at once, any other at its
+//! next command, after the message in progress is finished and answered. If a client is silent in
+//! the middle of mail data for a sixth of the grace period, its session sends 421 then. After half
+//! of the grace period incomplete mail data is dropped, and a message that still waits for the
 //! writer is answered 451. Connections that are open at the end are closed.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `admission.rs` | limits on sessions for each client, eviction of idle sessions |
+//! | `connection_queue.rs` | the admitted connections, from the acceptor to the session threads |
+//! | `hand_over.rs` | the thread that takes messages from the hand-over directory |
 
 mod admission;
 mod connection_queue;
@@ -46,6 +52,7 @@ use crate::net::listen::{self, Accept, Service};
 use crate::net::stream::{Socket, Stream};
 use crate::observe::counters::Counters;
 use crate::observe::events;
+use crate::process::descriptors;
 use crate::route::Route;
 use crate::session::{SessionConfig, SessionContext, SessionEnd};
 use crate::smtp::reply;
@@ -357,7 +364,7 @@ impl Pool {
                 break false;
             }
             let least = if passed < grace / 2 { grace / 6 } else { Duration::ZERO };
-            // Not those that have waited since before the stop.
+            // Sessions that waited before the stop get the same time.
             if passed >= grace / 6 {
                 let sessions = shared.admission.sessions();
                 ended_early += sessions.filter(|session| session.stop_if_waiting(least)).count();
@@ -511,7 +518,7 @@ impl Acceptor<'_> {
         if self.pause.is_none() {
             events::accept_paused(error);
         }
-        if is_out_of_descriptors(error) && self.reserve.take().is_some() {
+        if descriptors::are_exhausted(error) && self.reserve.take().is_some() {
             if let Ok((socket, peer)) = listener.accept() {
                 self.refuse(&socket, peer, listener.service().tls, "descriptors");
             }
@@ -524,11 +531,6 @@ impl Acceptor<'_> {
 /// Returns true if there is no connection after all, or a signal interrupted the call.
 fn is_transient(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-fn is_out_of_descriptors(e: &io::Error) -> bool {
-    let full = [nix::Error::EMFILE as i32, nix::Error::ENFILE as i32];
-    e.raw_os_error().is_some_and(|code| full.contains(&code))
 }
 
 fn reserve() -> Option<File> {

@@ -12,8 +12,8 @@
 //! | `unlimited_recipients` | clients on this host, and LMTP |
 //!
 //! No other file asks where a client is in order to permit something. A rule about clients, or
-//! about the reverse-path that [`Host::mail`](crate::smtp::Host::check_mail) is given, becomes
-//! a field here. The value can be made again for another peer while the session goes on.
+//! about the reverse-path that [`Host::check_mail`](crate::smtp::Host::check_mail) is given,
+//! becomes a field here. The value can be made again for another peer during the session.
 
 use ipnet::IpNet;
 
@@ -71,9 +71,9 @@ impl Access {
             expn: config.expn.includes(peer),
             forward_replies: config.forward_replies.includes(peer),
             terminals: config.terminals.includes(peer) && !service.lmtp,
-            // Reports go to mailboxes of this host, or out by the way that the mail of relay
-            // clients goes. Any other client sees that DSN is not offered, and reports to its
-            // sender itself (RFC 3461 5.2.2).
+            // Reports go to mailboxes of this host, or to other hosts like the mail of relay
+            // clients. Any other client sees that DSN is not offered, and reports to its sender
+            // itself (RFC 3461 5.2.2).
             dsn: (is_local || relay) && !service.lmtp,
             // A mail server in front of LMTP has a queue.
             hold: config.hold.is_some() && is_local && !service.lmtp,

@@ -1,9 +1,10 @@
 //! Delivery of a message that was received whole: the writer's outcome becomes replies, counters, a
 //! log line and, where the sender asked for one, a delivery report.
 //!
-//! A single reply for all recipients means all or nothing. Over LMTP, and with PRDR, each recipient
-//! has a reply of its own, which is true for that recipient alone. Mail of clients on this host
-//! that cannot be delivered now is queued (`relay/queue/held.rs`), and the reply is positive.
+//! A single reply for all recipients means all or nothing. Over LMTP, and with PRDR, there is a
+//! separate reply for each recipient, which is true for that recipient alone. Mail of clients on
+//! this host that cannot be delivered now is queued (`relay/queue/held.rs`), and the reply is
+//! positive.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
@@ -24,7 +25,7 @@ use crate::smtp::{
     Delivery, Envelope, ForwardPath, Mailbox, Recipient, Reply, ReplyMode, ReversePath, reply,
 };
 
-/// A message to be delivered, apart from what the writer gets of it.
+/// A message to be delivered, without the content, which the writer gets.
 pub(super) struct MessageDelivery<'a> {
     pub context: &'a SessionContext,
     /// The session's id.
@@ -102,11 +103,14 @@ impl<'a> MessageDelivery<'a> {
         };
         let local = message.to.clone();
         let held = all.iter().filter_map(|to| Some((*to, to.destination.held.clone()?)));
-        let mut has = queued.addresses();
-        has.extend(local.iter().filter_map(|to| Some(to.mailbox()?.name.to_string())));
-        if !self.hold_for(held.collect(), &has, &message.id, octets, &mut queued) {
-            replies.last = Some(replies::processing_error());
-            return replies;
+        let held: Vec<_> = held.collect();
+        if !held.is_empty() {
+            let mut has = queued.addresses();
+            has.extend(local.iter().filter_map(|to| Some(to.mailbox()?.name.to_string())));
+            if !self.hold_for(held, &has, &message.id, octets, &mut queued) {
+                replies.last = Some(replies::processing_error());
+                return replies;
+            }
         }
         message.to.extend(queued.entries.iter().cloned());
         let id = message.id.clone();
@@ -211,6 +215,9 @@ impl<'a> MessageDelivery<'a> {
         id: &str,
         octets: u64,
     ) -> Option<QueuedMail> {
+        if recipients.iter().all(|recipient| recipient.destination.remote.is_empty()) {
+            return Some(QueuedMail::default());
+        }
         let mut seen = HashSet::new();
         // None for a mailbox that has its copy already, through another recipient.
         let mut queued_recipient = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
@@ -437,11 +444,11 @@ impl DeliveryReplies<'_> {
 #[derive(Default)]
 struct RecipientDestinations {
     all: Vec<Destination>,
-    /// The recipients in those that are queue entries.
+    /// The recipients in the queue entries among them.
     queued: Vec<QueuedRecipient>,
 }
 
-/// Messages that the writer has, one after the other.
+/// Messages that were passed to the writer one after the other.
 struct PendingDeliveries {
     /// For each mailbox the index of the message that goes there.
     by_mailbox: HashMap<DestinationFile, usize>,

@@ -113,10 +113,11 @@ impl DeliveryAttempt<'_> {
         counters.discarded.add(discarded.len() as u64);
         let lines = here.clone().count() + queued.len() + discarded.len();
         for (recipient, to) in here.clone().take(LINES_MAX) {
-            let orig_to = Some(&recipient.path).filter(|path| path.address() != to.delivered_to);
-            let mailbox = config.mail_dir.join(to.name.as_str());
+            let orig_to = Some(&recipient.path).filter(|path| path.address() != *to.delivered_to);
             let mailbox = match self.envelope.delivery {
-                Delivery::Mail | Delivery::SendAndMail => Some(mailbox.display()),
+                Delivery::Mail | Delivery::SendAndMail => {
+                    Some(format_args!("{}/{}", config.mail_dir.display(), to.name))
+                }
                 Delivery::Send | Delivery::SendOrMail => None,
             };
             let to = format_args!("<{}>", to.delivered_to);

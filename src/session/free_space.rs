@@ -18,7 +18,7 @@ pub(super) struct FreeSpace {
 #[derive(Clone, Copy, Debug)]
 struct SpaceAnswer {
     asked_at: Instant,
-    /// Free bytes, less what was needed since.
+    /// Free bytes, less the bytes of the messages since.
     free: u64,
 }
 

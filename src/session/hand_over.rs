@@ -26,25 +26,21 @@ use std::io::{self, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use jiff::{Timestamp, Zoned};
 
 use super::SessionContext;
 use crate::deliver::{Outcome, mbox};
 use crate::message::peer::Peer;
 use crate::message::trace;
-use crate::message::{Content, Destination, Message, QUEUE_DIRECTORY, QueueId};
+use crate::message::{Destination, Message, QUEUE_DIRECTORY, QueueId};
 use crate::net::listen::Service;
 use crate::net::stream::{Socket, Stream};
 use crate::observe::events;
-use crate::process::time_zone;
 use crate::relay::client::{self, ClientConfig, OutgoingMessage};
-use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
+use crate::relay::dsn_message::{DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
 use crate::relay::hand_over::HandedOverMessage;
 use crate::relay::queue::entry::{self, QueueEntry};
-use crate::relay::queue::{self, RETURNED_MAX, ReportRecipient};
+use crate::relay::queue::{self, ReportRecipient};
 use crate::smtp::dsn::DsnReturn;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{Envelope, ForwardPath, Mailbox, Recipient, Reply};
@@ -209,10 +205,10 @@ impl SessionContext {
                 let _ = ours.shutdown(Shutdown::Both);
                 return Err(e.to_string());
             }
-            let settings =
+            let config =
                 ClientConfig { hostname: config.hostname.clone(), ..ClientConfig::default() };
             let mut connection =
-                client::connect_over(ours, &settings).map_err(|reason| reason.to_string())?;
+                client::connect_over(ours, &config).map_err(|reason| reason.to_string())?;
             let content = || -> io::Result<Box<dyn Read + '_>> { Ok(Box::new(message.content())) };
             // No mailbox is to be changed. The queue converts a message if another server must.
             let (size, survey) = (message.wire_size, None);
@@ -262,13 +258,18 @@ impl SessionContext {
         }
         let SessionContext { config, writer, counters, route, .. } = self;
         let to = ReportRecipient::find(&**route, &config.hostname, &envelope.from)?;
-        let returned = returned_content(message, envelope.ret).map_err(|e| e.to_string())?;
+        let returned = ReturnedContent::read(
+            message.content(),
+            message.content_size(),
+            envelope.ret == Some(DsnReturn::Full),
+        )
+        .map_err(|e| e.to_string())?;
         let (id, date) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
         let report = DsnMessage {
             hostname: &config.hostname,
             id: &id,
             date: &date,
-            arrived: &zoned(message.left_at),
+            arrived: &trace::zoned(message.left_at),
             to: &to.address,
             action,
             envid: envelope.envid.as_deref(),
@@ -293,25 +294,4 @@ impl SessionContext {
         }
         Ok(())
     }
-}
-
-/// Returns the part of a message that goes into a report about it (RFC 3461 4.3, 6.2).
-fn returned_content(
-    message: &HandedOverMessage,
-    ret: Option<DsnReturn>,
-) -> io::Result<ReturnedContent> {
-    let whole = ret == Some(DsnReturn::Full) && message.content_size() <= RETURNED_MAX;
-    let max = if whole { RETURNED_MAX } else { dsn_message::HEADER_MAX as u64 };
-    let mut start = Vec::new();
-    message.content().take(max).read_to_end(&mut start)?;
-    if whole {
-        return Ok(ReturnedContent::Whole(start));
-    }
-    let header = dsn_message::read_header(&Content::Memory(Arc::new(start)))?;
-    Ok(ReturnedContent::Header(header))
-}
-
-/// Returns the time, which is in seconds since 1970, in the system's time zone.
-fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }

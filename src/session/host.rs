@@ -1,5 +1,5 @@
-//! The session as the host of its receiver: answers what the receiver asks about senders,
-//! recipients and users, from the route, the disk and the counters.
+//! The session as the host of its receiver: answers the receiver's questions about senders,
+//! recipients and users from the route, the disk and the counters.
 
 use super::access::Access;
 use super::hand_over::HandOverTransaction;
@@ -23,7 +23,7 @@ pub(super) struct SessionHost<'a> {
 }
 
 impl SessionHost<'_> {
-    /// Returns where mail for `to` from this client goes, or the reply.
+    /// Returns the destinations of mail for `to` from this client, or the reply that rejects it.
     fn resolve(&self, to: &ForwardPath) -> Result<Resolution, Reply> {
         let resolution = match self.context.route.resolve(to) {
             Ok(resolution) if resolution.is_relay && !self.access.relay => Err(Refusal::NotLocal),
@@ -49,8 +49,11 @@ impl SessionHost<'_> {
         reply
     }
 
-    /// Returns an error, the reply, if a mailbox of `resolution` cannot take mail now. The client
-    /// then need not send the message in vain.
+    /// Checks that the mailboxes of `resolution` can take mail now, so that the client need not
+    /// send a message that would be deferred.
+    ///
+    /// # Errors
+    /// The reply, if one cannot.
     fn precheck(&self, resolution: &Resolution, to: &ForwardPath) -> Result<(), Reply> {
         for destination in &resolution.local {
             self.context

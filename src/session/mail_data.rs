@@ -1,8 +1,8 @@
-//! Mail data in a session: read from the stream, decoded into content, and given to
-//! [`MessageDelivery`] when it is whole.
+//! Mail data in a session: read from the stream, decoded into content, and passed to
+//! [`MessageDelivery`] when it is complete.
 //!
-//! Whatever is wrong with it, mail data is read to its end before it is answered, so that nothing
-//! in it can be mistaken for a command. The part of [`Session`] here knows nothing of commands.
+//! Mail data with an error is read to its end before it is answered, so that nothing in it can be
+//! mistaken for a command.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -211,16 +211,16 @@ impl Session<'_> {
 }
 
 impl Incoming {
-    /// Logs that the message does not come to its end.
+    /// Logs that the rest of the message did not come.
     pub(super) fn log_abandoned(&self, session: &str, error: impl fmt::Display) {
         let message = MessageFields { session, message: &self.id, from: &self.from };
         events::abandoned(message, self.recipients, error);
     }
 }
 
-/// Returns the reply to mail data that ended in `end`, or whose content has an `error`.
+/// Returns the reply to mail data that ended in `end`, or to content with an `error`.
 fn rejection(id: &str, end: DataEnd, error: Option<ContentError>) -> Reply {
-    // The reply says all there is to say about the other errors.
+    // The reply describes the other errors completely.
     if let (DataEnd::Whole, Some(ContentError::Disk(e))) = (end, &error) {
         events::spool_failed(id, e);
     }

@@ -104,7 +104,7 @@ impl SessionContext {
         self.serve_as(Service::default(), stream)
     }
 
-    /// Has every session that waits for the writer reply 451 soon, when the server stops.
+    /// Ends the wait of all sessions for the writer when the server stops. They reply 451.
     pub fn give_up_deliveries(&self) {
         self.writer.give_up();
     }
@@ -278,7 +278,7 @@ impl<'a> Session<'a> {
         }
         let Access { peer, is_trusted, .. } = *self.access();
         if !is_trusted && !service.tls && self.stream.spoke_before_banner() {
-            // A client must wait for the greeting (RFC 5321 4.3.1). The session goes on, because
+            // A client must wait for the greeting (RFC 5321 4.3.1). The session continues, because
             // scripts that pipe a dialogue do not wait either, and because the network decides
             // whether it is noticed.
             events::pregreet(self.id, peer);
@@ -292,7 +292,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads one command and carries it out, with the mail data or the handshake that follows it.
-    /// Returns the end of the session, or None if it goes on.
+    /// Returns the end of the session, or None if it continues.
     #[inline(never)]
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
         let (step, may_wait) = self.next_step()?;
@@ -337,8 +337,8 @@ impl<'a> Session<'a> {
                 replies.iter().try_for_each(|reply| self.reply(reply))?;
                 return Ok(None);
             }
-            // An attacker between the client and this host may have inserted what came in clear
-            // text, to have it taken for something that the client said inside TLS.
+            // An attacker between the client and this host may have inserted unread clear text, so
+            // that it is read as if the client had sent it inside TLS.
             Step::StartTls(_) if self.stream.has_unread() => {
                 return Err(Disconnect::ClearText);
             }
@@ -365,7 +365,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Makes the TLS handshake. The receiver forgets all that the client said before it.
+    /// Makes the TLS handshake. The receiver drops the state from before it (RFC 3207 4.2).
     fn start_tls(&mut self) -> Result<(), Disconnect> {
         let SessionContext { config, counters, .. } = self.context;
         let result = match &config.tls {

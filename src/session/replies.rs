@@ -175,8 +175,8 @@ pub(super) fn for_prdr(id: &str, recipients: usize, delivered: usize, any_deferr
     match delivered {
         n if n == recipients => reply::delivered(id),
         1.. => reply::data_some_accepted(),
-        // A client that gets 5yz here gives up for all recipients, so one that can be retried
-        // makes it 4yz.
+        // A client that gets 5yz here gives up for all recipients, so one recipient that can be
+        // retried makes it 4yz.
         0 if any_deferred => reply::data_all_deferred(),
         0 => reply::data_all_rejected(),
     }

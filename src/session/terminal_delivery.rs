@@ -8,9 +8,9 @@
 //! | SAML | of the active users | of all users | every user has it in the mailbox |
 //!
 //! A message that does not fit on a terminal is not shown on any. SEND rejects it (552), and SOML
-//! handles it as SAML. Where a user gets both, the mailbox comes first, because a terminal cannot
-//! be made to forget. A user who saw a message that was then answered 451 sees it again when the
-//! client retries, as RFC 1047 allows for mailboxes.
+//! handles it as SAML. Where a user gets both, the mailbox is written first, because a message on a
+//! terminal cannot be removed. A user who saw a message that was then answered 451 sees it again
+//! when the client retries, as RFC 1047 allows for mailboxes.
 //!
 //! The session's thread writes to the terminals. A stopped terminal delays its own sender, for at
 //! most a second, and no other mail.

@@ -2,7 +2,7 @@
 //! is no end to look for.
 //!
 //! The chunks of a message are lines of text as with DATA, but without stuffed dots. A line may
-//! continue in the next chunk, and the last line may lack its CR LF. A bare CR or LF is an error
+//! continue in the next chunk, and the last line may have no CR LF. A bare CR or LF is an error
 //! ([`DataEnd::BareLineEnd`]) as with DATA, because a mailbox stores lines of text and the message
 //! may be relayed by DATA later. The receiver checks the size before it accepts a chunk, so
 //! [`DataEnd::TooLarge`] does not occur here.
@@ -54,7 +54,7 @@ impl Chunks {
         self.decoder.end_so_far()
     }
 
-    /// Ends the mail data after its last chunk: passes a last line that lacks CR LF to `sink`, and
+    /// Ends the mail data after its last chunk: passes a last line without CR LF to `sink`, and
     /// returns the first error or [`DataEnd::Whole`].
     pub fn finish(self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         self.decoder.finish(sink)

@@ -4,6 +4,7 @@
 //! because of it (4.1.4). Devices send their computer name in any form: with blanks, umlauts, or a
 //! dot at its end. So any name is accepted, and cleaned.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv6Addr;
 
@@ -19,9 +20,9 @@ impl ClientName {
     /// Reads the argument of a greeting command. Returns None if it is empty.
     ///
     /// A dot at the end is removed, a bare IPv6 address becomes a literal, and in any other name
-    /// that is not a domain in ASCII, [`clean_host_name`] replaces what no name contains. A client
-    /// does not know before the reply whether it may send UTF-8 (RFC 6531 3.7.1), so UTF-8 is
-    /// replaced too.
+    /// that is not a domain in ASCII, [`clean_host_name`] replaces the characters that no name
+    /// contains. They include UTF-8, because a client does not know before the reply whether it may
+    /// send UTF-8 (RFC 6531 3.7.1).
     pub(super) fn read(argument: &[u8]) -> Option<ClientName> {
         if argument.is_empty() {
             return None;
@@ -34,7 +35,7 @@ impl ClientName {
         if let Ok(address) = name.parse::<Ipv6Addr>() {
             return Some(ClientName(format!("[IPv6:{address}]")));
         }
-        Some(ClientName(clean_host_name(&name)))
+        Some(ClientName(clean_host_name(&name).into_owned()))
     }
 
     /// Returns the name as text.
@@ -51,10 +52,15 @@ impl fmt::Display for ClientName {
 
 /// Returns a host name for a reply or a header field: at most 255 letters, digits and `.-_:[]`.
 /// Any other character becomes `?`, and an empty name `unknown`.
-pub fn clean_host_name(name: &str) -> String {
+pub fn clean_host_name(name: &str) -> Cow<'_, str> {
     let fits = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
-    let name: String = name.chars().take(255).map(|c| if fits(c) { c } else { '?' }).collect();
-    if name.is_empty() { "unknown".to_owned() } else { name }
+    if name.is_empty() {
+        Cow::Borrowed("unknown")
+    } else if name.len() <= 255 && name.chars().all(fits) {
+        Cow::Borrowed(name)
+    } else {
+        name.chars().take(255).map(|c| if fits(c) { c } else { '?' }).collect()
+    }
 }
 
 #[cfg(test)]

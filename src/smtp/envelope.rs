@@ -71,7 +71,7 @@ pub struct Envelope<D> {
     pub ret: Option<DsnReturn>,
     /// The ENVID parameter (RFC 3461 4.4), decoded.
     pub envid: Option<String>,
-    /// The id of the user whose process on this host submitted the message, if it is known.
+    /// The id of the user of this host who submitted the message, if it is known.
     pub submitter: Option<u32>,
     /// The recipients in the order of their RCPT commands. There is at least one once DATA or BDAT
     /// was accepted.

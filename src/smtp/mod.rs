@@ -7,11 +7,11 @@
 //! | --- | --- |
 //! | `config.rs` | the configuration of a receiver |
 //! | `client_name.rs` | the name in HELO, EHLO and LHLO |
-//! | `path.rs` | mailboxes, domains, address literals, reverse-path and forward-path |
+//! | `path/` | mailboxes, domains, address literals, reverse-path and forward-path |
 //! | `parameter.rs` | the `KEYWORD=value` parameters of MAIL and RCPT |
-//! | `command.rs` | the parser of command lines |
+//! | `command/` | the parser of command lines |
 //! | `reply.rs` | all replies of the server |
-//! | `data.rs` | mail data sent by DATA: its end, dots, line ends, size |
+//! | `data/` | mail data sent by DATA: its end, dots, line ends, size |
 //! | `chunk.rs` | mail data sent by BDAT |
 //! | `dsn.rs` | the parameters that ask for delivery status notifications |
 //! | `envelope.rs` | reverse-path, recipients and parameters of a transaction |

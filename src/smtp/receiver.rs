@@ -60,7 +60,7 @@ pub trait Host {
     fn etrn(&self, node: &EtrnNode) -> Reply {
         reply::cannot_queue(node)
     }
-    /// Returns the reply to HELP without a topic, 211. None stands for the receiver's own 214.
+    /// Returns the reply to HELP without a topic, 211, or None for the receiver's own, 214.
     fn help(&self) -> Option<Reply>;
 }
 

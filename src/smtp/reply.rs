@@ -5,10 +5,11 @@
 //! error shows the expected syntax. Only text that the parser has accepted is repeated from the
 //! client. Replies are ASCII, except mailboxes for a client that accepts UTF-8.
 //!
-//! The first half are replies of the receiver. The second half are those that a host chooses, for
-//! rejected recipients and the outcomes of deliveries.
+//! The first half are replies of the receiver. The second half are the replies that a host chooses
+//! for rejected recipients and the outcomes of deliveries.
 
 use std::borrow::Cow;
+use std::fmt::Write;
 
 use super::client_name::ClientName;
 use super::config::{ReceiverConfig, StartTlsMode};
@@ -68,9 +69,11 @@ impl Reply {
     }
 
     fn write_line(&self, out: &mut Vec<u8>, separator: char, text: &str) {
-        let mut line = format!("{}{separator}", self.code);
+        let mut line = String::with_capacity(REPLY_LINE_MAX);
+        // Writing to a string does not fail.
+        let _ = write!(line, "{}{separator}", self.code);
         if let Some((class, subject, detail)) = self.enhanced {
-            line += &format!("{class}.{subject}.{detail} ");
+            let _ = write!(line, "{class}.{subject}.{detail} ");
         }
         let printable = |c: char| match c {
             ' '..='~' => c,
@@ -83,8 +86,8 @@ impl Reply {
             }
             line.push(c);
         }
+        line.push_str("\r\n");
         out.extend_from_slice(line.as_bytes());
-        out.extend_from_slice(b"\r\n");
     }
 
     /// True if the code is 2yz or 3yz.
@@ -409,7 +412,7 @@ pub fn no_such_name(verb: &str) -> Reply {
     Reply::new(550, (5, 1, 1), format!("{verb}: no such user or list here"))
 }
 
-/// Returns `553` to VRFY or RCPT for a name that stands for several mailboxes, one on each line.
+/// Returns `553` to VRFY or RCPT for a name of several mailboxes, one on each line.
 pub fn ambiguous(candidates: &[Mailbox]) -> Reply {
     let mut reply = Reply::new(553, (5, 1, 4), "Ambiguous; possibilities are");
     reply.lines.extend(candidates.iter().map(|mailbox| Cow::Owned(format!("<{mailbox}>"))));
@@ -543,7 +546,7 @@ mod tests {
         let host = "mx.example";
         assert_eq!(wire(&greeting(host, false)), "220 mx.example ESMTP mailslot ready\r\n");
         assert!(wire(&quit(host)).starts_with("221 2.0.0 mx.example "));
-        assert!(wire(&closing(host, "time-out")).starts_with("421 4.3.2 mx.example "));
+        assert!(wire(&closing(host, "timeout")).starts_with("421 4.3.2 mx.example "));
         assert!(wire(&client_error(host, "reason")).starts_with("421 4.7.0 mx.example "));
         let moved = please_try(&Mailbox::parse("m@usc-isif.arpa").unwrap());
         assert_eq!(

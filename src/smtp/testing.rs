@@ -181,7 +181,7 @@ impl<H: Host> Conversation<H> {
     }
 
     fn end_of_data(&mut self, end: DataEnd) {
-        // The final dot of DATA gets a reply of its own. The last chunk gets the one to its BDAT.
+        // The final dot of DATA gets a reply. The last chunk is answered by the reply to its BDAT.
         self.replies_due += usize::from(matches!(self.input_state, InputState::Data(_)));
         self.input_state = InputState::Commands;
         let lines = mem::take(&mut self.lines);
@@ -262,7 +262,7 @@ impl<H: Host> Conversation<H> {
     }
 
     /// True if all input was answered. False while a chunk is incomplete.
-    pub fn has_answered_all(&self) -> bool {
+    fn has_answered_all(&self) -> bool {
         !matches!(self.input_state, InputState::Chunk { .. } | InputState::Skip(..))
     }
 }

@@ -1,8 +1,8 @@
 //! The watch for files that the confinement of this process does not cover, although they are
 //! needed: those that were replaced, mounted over or created after the start.
 //!
-//! Rules of the confinement are for inodes, and cannot be extended. So a server whose mail
-//! directory is replaced would defer all mail for ever. The watch logs the file and stops the
+//! Rules of the confinement are for inodes, and cannot be extended. So the server would defer all
+//! mail for ever after its mail directory is replaced. The watch logs the file and stops the
 //! server, which ends with status 75, so that its supervisor starts it again, with rules for the
 //! new files. A file that the confinement did not cover at the start does not count, because a new
 //! start would not change that.

@@ -3,18 +3,18 @@
 //! ```text
 //! certificate, directories, smarthost, addresses -> privileges -> queue -> confinement -> writer
 //! ```
-//! Steps that need root come first, before any thread is started.
+//! Steps that need root are taken before any thread is started.
 //!
 //! The start and its rehearsal are the same functions. [`StartPurpose::Rehearse`] leaves out only
-//! the effects that would disturb a server that runs: an address that it has is not opened, no
+//! the effects that would disturb a running server: an address that it has is not opened, no
 //! journal is taken over, and nothing is recovered. So a fault that stops the start stops the
-//! rehearsal too, with the same text. There are no other rules for it.
+//! rehearsal too, with the same text.
 //!
 //! | file | contents |
 //! | --- | --- |
 //! | `confinement_watch.rs` | files that the confinement does not cover any more |
 //! | `error.rs` | the reason why a step failed, and its fix |
-//! | `rehearsal.rs` | the rehearsal, in a process of its own because steps cannot be undone |
+//! | `rehearsal.rs` | the rehearsal, in a separate process because steps cannot be undone |
 //! | `service_unit.rs` | user and capabilities of the installed service of systemd |
 //! | `service_view.rs` | the part of the file system that the service sees |
 

@@ -1,9 +1,9 @@
-//! The rehearsal of the start, in a process of its own: a process cannot give privileges and
-//! confinement back.
+//! The rehearsal of the start, in a separate process, because a process cannot undo its confinement
+//! or get its privileges back.
 //!
 //! `mailslot check` runs its own program again with its own arguments, and after them the word
-//! `rehearse-start` and the service whose identity the new process takes. The new process reports
-//! on standard output, one record for each problem and one for the result.
+//! `rehearse-start` and the service that it rehearses, of which it takes the identity. The new
+//! process reports on standard output, one record for each problem and one for the result.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -39,7 +39,7 @@ impl Rehearsal {
         let word = service.as_ref().map_or_else(|| "-".to_owned(), ServiceUnit::to_word);
         let result = run_program(args, &word);
         for directory in missing.iter().rev() {
-            // Those that contain anything are not removed.
+            // This fails for a directory that is not empty, and must.
             let _ = fs::remove_dir(directory);
         }
         let (failed, problems) = match result {
@@ -77,15 +77,13 @@ fn run_program(args: &[OsString], service: &str) -> Result<String, StartError> {
 /// Returns the directories that the start would create, and those above them that are missing, from
 /// the highest down.
 fn missing_directories(config: &Config) -> Vec<PathBuf> {
-    let mut created = Vec::new();
-    if config.sandbox.is_some() {
-        created.extend([config.mail_dir.clone(), config.spool.clone()]);
+    // Outside of the sandbox only the queue directory, which the rehearsal removes again.
+    if config.sandbox.is_none() {
+        return Vec::new();
     }
-    if config.relay.is_some() {
-        created.push(config.spool.join("queue"));
-    }
+    let created = [&config.mail_dir, &config.spool];
     let mut missing: Vec<PathBuf> = created
-        .iter()
+        .into_iter()
         .flat_map(|path| path.ancestors())
         .filter(|path| !path.as_os_str().is_empty() && fs::symlink_metadata(path).is_err())
         .map(Path::to_owned)

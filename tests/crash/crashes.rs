@@ -13,7 +13,7 @@ use crate::harness::ledger::{Ledger, Rewrite};
 use crate::harness::message::{LARGE, LIMITS, TestMessage, content_file};
 use crate::harness::random::Random;
 use crate::harness::sim_disk::{Fault, Plan, SimMachine};
-use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, machine, path, settings};
+use crate::harness::sim_writer::{SPOOL, SimWriter, check_directories, config, machine, path};
 use crate::logger;
 
 /// Mailboxes at the start. The second one does not end as a mailbox should.
@@ -129,6 +129,40 @@ fn power_lost_at_every_call() {
     }
     println!("power_lost_at_every_call: {tried} crash points");
     assert!(tried > 500, "{tried}");
+}
+
+/// More messages for two mailboxes than a batch holds, so that the writer passes the locked
+/// mailboxes from one batch to the next.
+#[test]
+fn killed_or_power_lost_while_mailboxes_are_passed_on() {
+    let deliver = |server: &SimWriter, ledger: &mut Ledger<Outcome>| {
+        let to = |n: usize| if n.is_multiple_of(3) { &["alice", "bob"][..] } else { &["alice"] };
+        let all = (0..150).map(|n| TestMessage::new(format!("m{n}"), to(n), 100));
+        ledger.send_together(server, all.collect());
+    };
+    let (mut tried, mut failures) = (0, Vec::new());
+    for n in 0..4 {
+        for at in (1 + n..).step_by((96 / factor()).max(1) as usize) {
+            let fault = match n {
+                0 => Fault::KillBefore,
+                1 => Fault::KillWithin,
+                _ => Fault::PowerBefore(n * 10_000 + at),
+            };
+            let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+            if !run_with(&machine, &mut ledger, Plan { at, fault }, deliver) {
+                assert_eq!(ledger.accepted(), 150, "{}", ledger.summary());
+                break;
+            }
+            tried += 1;
+            if let Err(e) = restart_and_check(&machine, &mut ledger) {
+                failures.push(format!("{fault:?} at call {at}: {e}"));
+            }
+        }
+    }
+    println!("killed_or_power_lost_while_mailboxes_are_passed_on: {tried} crash points");
+    let count = failures.len();
+    assert!(count == 0, "{count} of {tried}, the first: {}", failures[0]);
+    assert!(tried > 20, "{tried}");
 }
 
 #[test]
@@ -312,11 +346,11 @@ fn content_is_removed_only_when_nothing_needs_it() {
     machine.lose_all();
     ledger.power_lost();
     assert!(machine.lock(&path("bob"), FileLock::Flock));
-    let mut settings = settings();
-    settings.lock_timeout = Duration::from_millis(20);
-    let second = SimWriter::start_with(&machine.process(), settings.clone()).unwrap();
+    let mut config = config();
+    config.lock_timeout = Duration::from_millis(20);
+    let second = SimWriter::start_with(&machine.process(), config.clone()).unwrap();
     assert_eq!(contents(), 1, "the record for bob needs it");
-    SimWriter::start_with(&machine.process(), settings).unwrap().stop();
+    SimWriter::start_with(&machine.process(), config).unwrap().stop();
     assert_eq!(contents(), 1, "another process sees that, too");
     machine.unlock_all();
     while ledger.send(&second, TestMessage::new(next_id(), &["bob"], 300))
@@ -558,13 +592,13 @@ fn message_removed_by_a_reader_before_the_next_delivery_does_not_come_back() {
 fn thousand_records_are_searched_for_in_one_pass() {
     let count = 1000;
     let (machine, mut ledger) = (machine(&[]), Ledger::default());
-    let settings = || DeliveryConfig {
+    let config = || DeliveryConfig {
         journal_segment: 16 << 20,
         checkpoint_age: Duration::from_secs(3600),
-        ..settings()
+        ..config()
     };
     let disk = machine.process();
-    let server = SimWriter::start_with(&disk, settings()).unwrap();
+    let server = SimWriter::start_with(&disk, config()).unwrap();
     for n in 0..count {
         ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 300));
     }
@@ -581,7 +615,7 @@ fn thousand_records_are_searched_for_in_one_pass() {
     let octets = (old.len() + mailbox.len()) as u64;
     let before = machine.octets_read("/mail/alice");
     let disk = machine.process();
-    let server = SimWriter::start_with(&disk, settings()).unwrap();
+    let server = SimWriter::start_with(&disk, config()).unwrap();
     let read = machine.octets_read("/mail/alice") - before;
     assert!((octets..2 * octets).contains(&read), "{read} of {octets} bytes");
     disk.kill();
@@ -606,11 +640,11 @@ fn message_that_was_found_is_not_searched_for_again() {
     ledger.add_others("alice", &old);
     // Recovery cannot finish the second mailbox, so the journal stays.
     assert!(machine.lock("/mail/bob", FileLock::Flock));
-    let settings = DeliveryConfig { lock_timeout: Duration::ZERO, ..settings() };
+    let config = DeliveryConfig { lock_timeout: Duration::ZERO, ..config() };
     for searched in [true, false] {
         let before = machine.octets_read("/mail/alice");
         let disk = machine.process();
-        let server = SimWriter::start_with(&disk, settings.clone()).unwrap();
+        let server = SimWriter::start_with(&disk, config.clone()).unwrap();
         disk.kill();
         server.stop();
         let read = machine.octets_read("/mail/alice") - before;
@@ -660,8 +694,8 @@ fn message_that_lost_its_from_line_is_not_taken_for_whole() {
 fn hole_over_several_messages_is_filled() {
     let (machine, mut ledger) = (machine(&[]), Ledger::default());
     let disk = machine.process();
-    let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
-    let server = SimWriter::start_with(&disk, settings.clone()).unwrap();
+    let config = DeliveryConfig { journal_segment: 1 << 20, ..config() };
+    let server = SimWriter::start_with(&disk, config.clone()).unwrap();
     for n in 0..6 {
         ledger.send(&server, TestMessage::new(format!("m{n}"), &["alice"], 3000));
     }
@@ -675,7 +709,7 @@ fn hole_over_several_messages_is_filled() {
     machine.sync_all();
     machine.lose_all();
     ledger.power_lost();
-    SimWriter::start_with(&machine.process(), settings).unwrap().stop();
+    SimWriter::start_with(&machine.process(), config).unwrap().stop();
     ledger.check(&machine).unwrap();
     assert_eq!(machine.read("/mail/alice").unwrap().len(), length);
 }

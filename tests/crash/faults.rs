@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use crate::harness::ledger::Ledger;
 use crate::harness::message::{LARGE, TestMessage};
 use crate::harness::sim_disk::{Call, Fault, Op, Part, Plan, SimMachine};
-use crate::harness::sim_writer::{HALF, SimWriter, check_directories, machine, path, settings};
+use crate::harness::sim_writer::{HALF, SimWriter, check_directories, config, machine, path};
 use crate::logger;
 
 const BEFORE: &[(&str, &str)] = &[
@@ -265,9 +265,9 @@ fn twenty_sessions_share_their_syncs() {
     let machine = machine(&[]);
     // Slow enough that even on a busy machine the others have sent theirs by the next sync.
     machine.slow_sync(Duration::from_millis(10));
-    let mut settings = settings();
-    settings.journal_segment = 32 * HALF;
-    let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+    let mut config = config();
+    config.journal_segment = 32 * HALF;
+    let server = SimWriter::start_with(&machine.process(), config).unwrap();
     let before = server.counters.syncs.value();
     let sessions: Vec<_> = (0..20)
         .map(|s| {
@@ -295,11 +295,11 @@ fn twenty_sessions_share_their_syncs() {
 #[test]
 fn mailboxes_are_synced_although_more_mail_arrives() {
     let (machine, mut ledger) = (machine(&[]), Ledger::default());
-    let mut settings = settings();
+    let mut config = config();
     // One segment has room for all records, so that none of them forces a checkpoint.
-    settings.journal_segment = 8 << 20;
-    settings.checkpoint_age = Duration::from_millis(20);
-    let server = SimWriter::start_with(&machine.process(), settings).unwrap();
+    config.journal_segment = 8 << 20;
+    config.checkpoint_age = Duration::from_millis(20);
+    let server = SimWriter::start_with(&machine.process(), config).unwrap();
     let is_synced = |machine: &SimMachine| {
         machine.log().iter().any(|c| c.op == Op::Sync && c.path.ends_with("mail/alice"))
     };
@@ -359,8 +359,8 @@ fn cached_files_are_closed_when_descriptors_run_out() {
         let (machine, mut ledger) = (machine(&[]), Ledger::default());
         let disk = machine.process();
         // A segment that is full would close them, too.
-        let settings = DeliveryConfig { journal_segment: 1 << 20, ..settings() };
-        let server = SimWriter::start_with(&disk, settings).unwrap();
+        let config = DeliveryConfig { journal_segment: 1 << 20, ..config() };
+        let server = SimWriter::start_with(&disk, config).unwrap();
         let most = disk.descriptors() + 8;
         disk.limit_descriptors(Some(most).filter(|_| limited));
         for n in 0..30 {

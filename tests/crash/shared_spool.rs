@@ -15,7 +15,7 @@ use super::crashes::{BEFORE, BOXES, deliver_some, factor, restart_and_check};
 use crate::harness::ledger::Ledger;
 use crate::harness::message::TestMessage;
 use crate::harness::sim_disk::{Fault, Op, Plan, SimDisk, SimMachine};
-use crate::harness::sim_writer::{SPOOL, SimWriter, machine, settings};
+use crate::harness::sim_writer::{SPOOL, SimWriter, config, machine};
 use crate::logger;
 
 /// The disk as a process of another kind sees it.
@@ -96,7 +96,7 @@ enum Death {
 fn one_of_two_dies(death: Death) {
     logger::start();
     let locks = if death == Death::NoDotlock { WITHOUT_DOTLOCK } else { Locks::ALL };
-    let settings = || DeliveryConfig { locks, ..settings() };
+    let config = || DeliveryConfig { locks, ..config() };
     let mut tried = 0;
     for fault in [Fault::KillWithin, Fault::KillAfter] {
         let step = if fault == Fault::KillWithin { 1 } else { 5 };
@@ -105,11 +105,11 @@ fn one_of_two_dies(death: Death) {
             let living = machine.process();
             let namespace = (death == Death::OtherNamespace).then_some("boot0/other");
             let view = View { namespace, ..View::of(&living) };
-            let server = SimWriter::start_on(Arc::new(view), &living, settings()).unwrap();
+            let server = SimWriter::start_on(Arc::new(view), &living, config()).unwrap();
             ledger.send(&server, TestMessage::new("before", &["alice", "bob"], 300));
             let dying = machine.process();
             dying.plan(Some(Plan { at, fault }));
-            if let Ok(server) = SimWriter::start_with(&dying, settings()) {
+            if let Ok(server) = SimWriter::start_with(&dying, config()) {
                 deliver_some(&server, &mut ledger);
                 server.stop();
             }
@@ -194,8 +194,8 @@ fn the_dotlock_of_a_living_server_stays_whatever_the_clocks_say() {
         let view = View::of(&other);
         view.ahead.store(ahead, Ordering::Relaxed);
         let lock_timeout = Duration::from_secs(4);
-        let settings = DeliveryConfig { lock_timeout, ..settings() };
-        let server = SimWriter::start_on(Arc::new(view), &other, settings).unwrap();
+        let config = DeliveryConfig { lock_timeout, ..config() };
+        let server = SimWriter::start_on(Arc::new(view), &other, config).unwrap();
         let locked = Some(Outcome::Deferred(DeferReason::Locked));
         assert_eq!(outcome(&server, "two"), locked, "{ahead}");
         assert!(machine.names("/mail").contains(&"alice.lock".to_owned()), "{ahead}");
@@ -213,7 +213,7 @@ fn dotlocks_are_touched_when_the_clock_steps() {
     let disk = machine.process();
     let view = View::of(&disk);
     let ahead = view.ahead.clone();
-    let server = SimWriter::start_on(Arc::new(view), &disk, settings()).unwrap();
+    let server = SimWriter::start_on(Arc::new(view), &disk, config()).unwrap();
     let touches = || machine.log().iter().filter(|call| call.op == Op::Touch).count();
     for (n, (now, expected)) in [(0, 0), (0, 0), (400, 1), (400, 1), (-400, 2)].iter().enumerate() {
         ahead.store(*now, Ordering::Relaxed);
@@ -230,8 +230,8 @@ fn server_beside_lock(content: &str, has_own_pids: bool, seconds: u64) -> (SimMa
     machine.rewrite("/mail/alice.lock", content.as_bytes());
     let view = View { has_own_pids, ..View::of(&disk) };
     let lock_timeout = Duration::from_secs(seconds);
-    let settings = DeliveryConfig { lock_timeout, ..settings() };
-    (machine, SimWriter::start_on(Arc::new(view), &disk, settings).unwrap())
+    let config = DeliveryConfig { lock_timeout, ..config() };
+    (machine, SimWriter::start_on(Arc::new(view), &disk, config).unwrap())
 }
 
 #[test]
@@ -263,7 +263,7 @@ fn an_empty_journal_that_no_process_has_delays_no_mail() {
     let machine = machine(BEFORE);
     let server = SimWriter::start(&machine.process()).unwrap();
     // A process with a journal of another size leaves it for the next one of its kind.
-    let small = DeliveryConfig { journal_segment: 16 * 1024, ..settings() };
+    let small = DeliveryConfig { journal_segment: 16 * 1024, ..config() };
     let disk = machine.process();
     SimWriter::start_with(&disk, small).unwrap().stop();
     assert_eq!(machine.names(SPOOL).len(), 2);

@@ -10,8 +10,8 @@ use mailslot::smtp::{
 };
 
 /// Returns the configuration of a receiver that a dialogue's options ask for.
-pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
-    let mut settings = ReceiverConfig {
+pub fn config(options: &[(String, String)]) -> ReceiverConfig {
+    let mut config = ReceiverConfig {
         size_max: 10_000,
         vrfy: true,
         expn: true,
@@ -21,18 +21,18 @@ pub fn settings(options: &[(String, String)]) -> ReceiverConfig {
     };
     for (option, value) in options {
         match (option.as_str(), value.as_str()) {
-            ("max-size", size) => settings.size_max = size.parse().unwrap(),
-            ("max-recipients", number) => settings.recipients_max = number.parse().unwrap(),
-            ("vrfy", value) => settings.vrfy = value == "on",
-            ("expn", value) => settings.expn = value == "on",
-            ("terminals", value) => settings.terminals = value == "on",
-            ("lmtp", "on") => (settings.lmtp, settings.dsn) = (true, false),
-            ("tls", "offered") => settings.tls = StartTlsMode::Offered,
-            ("tls", "required") => settings.tls = StartTlsMode::Required,
+            ("max-size", size) => config.size_max = size.parse().unwrap(),
+            ("max-recipients", number) => config.recipients_max = number.parse().unwrap(),
+            ("vrfy", value) => config.vrfy = value == "on",
+            ("expn", value) => config.expn = value == "on",
+            ("terminals", value) => config.terminals = value == "on",
+            ("lmtp", "on") => (config.lmtp, config.dsn) = (true, false),
+            ("tls", "offered") => config.tls = StartTlsMode::Offered,
+            ("tls", "required") => config.tls = StartTlsMode::Required,
             (option, _) => panic!("! {option}: not an option of dialogues"),
         }
     }
-    settings
+    config
 }
 
 /// Prepares the sandbox directory of the real program. Returns the options to start it with.

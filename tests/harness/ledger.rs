@@ -451,11 +451,15 @@ impl Ledger<Outcome> {
         }
         match how {
             // Nothing proves that a mailbox that is missing was not lost by the disk.
-            Rewrite::Remove => {
-                self.again.extend(self.taken.iter().filter(|(_, from)| from == name).cloned());
-            }
+            Rewrite::Remove => self.unproved(name),
             Rewrite::InPlace | Rewrite::Rename => self.add_others(name, text),
         }
+    }
+
+    /// Records that nothing proves that a reader took copies out of a mailbox, so that they may be
+    /// delivered again.
+    pub fn unproved(&mut self, name: &str) {
+        self.again.extend(self.taken.iter().filter(|(_, from)| from == name).cloned());
     }
 
     /// Has a reader take out the messages for which `out` returns true, and move the others up.

@@ -43,6 +43,7 @@ impl Route for TestRoute {
             "panic" => panic!("as the test asked"),
             _ => {
                 let name = MailboxName::new(name).ok_or(Refusal::NameNotAllowed)?;
+                let delivered_to = delivered_to.into();
                 Ok(Resolution::local(vec![UserMailbox { name, owner: None, delivered_to }]))
             }
         }
@@ -75,16 +76,16 @@ impl MailStore {
     /// Creates one with a changed configuration of the writer.
     pub fn with(change: impl FnOnce(&mut deliver::DeliveryConfig)) -> MailStore {
         let directory = TestDirectory::with_mail_and_spool();
-        let mut settings = deliver::DeliveryConfig {
+        let mut config = deliver::DeliveryConfig {
             mail_dir: directory.join("mail"),
             spool: directory.join("spool"),
             lock_timeout: TIMEOUT,
             journal_segment: deliver::JOURNAL_SEGMENT_SMALL,
             ..Default::default()
         };
-        change(&mut settings);
+        change(&mut config);
         let counters = Arc::new(Counters::default());
-        let (handle, writer) = deliver::start(settings, Arc::clone(&counters)).unwrap();
+        let (handle, writer) = deliver::start(config, Arc::clone(&counters)).unwrap();
         MailStore { counters, handle, writer: Some(writer), directory }
     }
 
@@ -128,33 +129,33 @@ impl MailStore {
     }
 
     /// Creates a server that delivers here.
-    pub fn server(&self, settings: server::ServerConfig) -> server::Server {
+    pub fn server(&self, config: server::ServerConfig) -> server::Server {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
-        server::Server::new(settings, Arc::new(TestRoute), handle, counters).unwrap()
+        server::Server::new(config, Arc::new(TestRoute), handle, counters).unwrap()
     }
 
     /// Creates what sessions that deliver here share.
-    pub fn sessions(&self, settings: session::SessionConfig) -> SessionContext {
+    pub fn sessions(&self, config: session::SessionConfig) -> SessionContext {
         let (handle, counters) = (self.handle.clone(), Arc::clone(&self.counters));
-        SessionContext::new(settings, Arc::new(TestRoute), handle, counters)
+        SessionContext::new(config, Arc::new(TestRoute), handle, counters)
     }
 
     /// Runs a server on a free port of 127.0.0.1.
-    pub fn run(&self, settings: server::ServerConfig) -> LibraryServer {
+    pub fn run(&self, config: server::ServerConfig) -> LibraryServer {
         let any_port = ListenAddress::Tcp { host: "127.0.0.1".to_owned(), port: 0, tls: false };
         let listeners = listen::open(&[any_port]).unwrap();
         let address = listeners[0].local_addr().unwrap();
-        self.run_on(settings, listeners, address)
+        self.run_on(config, listeners, address)
     }
 
     /// Runs a server on these listeners, of which the test connects to `address`.
     pub fn run_on<L: Accept + Send + 'static>(
         &self,
-        settings: server::ServerConfig,
+        config: server::ServerConfig,
         listeners: Vec<L>,
         address: SocketAddr,
     ) -> LibraryServer {
-        let server = self.server(settings);
+        let server = self.server(config);
         let handle = server.handle();
         let thread = std::thread::spawn(move || server.run(listeners).unwrap());
         LibraryServer { address, handle, thread: Some(thread) }

@@ -1,16 +1,17 @@
-//! Mail servers of other projects, each in a directory of its own, that relay mail to mailslot:
-//! Postfix, a whole instance beside the one that the host may have, and Exim, unpacked from
-//! Debian's package (Postfix and Exim cannot both be installed).
+//! Mail servers of other projects, each in a directory of its own, that relay mail to mailslot or
+//! get mail from it: Postfix, a whole instance beside the one that the host may have, Exim,
+//! unpacked from Debian's package (Postfix and Exim cannot both be installed), and Dovecot.
 //!
-//! Both run in a mount namespace of their own, in which `/etc` is a directory of the test. It has
-//! their settings, and the users of the test are users of the system there. So they need root. They
-//! get the settings that `contrib/lmtp` recommends.
+//! Postfix and Exim run in a mount namespace of their own, in which `/etc` is a directory of the
+//! test. It has their settings, and the users of the test are users of the system there. So they
+//! need root. They get the settings that `contrib/lmtp` recommends.
 
 use std::fs::{self, Permissions};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Gid, Group, Pid, Uid, User};
@@ -19,7 +20,6 @@ use super::client::Client;
 use super::directory::TestDirectory;
 use super::external::{external, open, unpack};
 use super::namespace::Namespace;
-#[cfg(feature = "tls")]
 use super::process::Daemon;
 use super::{TIMEOUT, is_true_within, wait_until};
 
@@ -57,6 +57,8 @@ pub struct Postfix {
     _directory: TestDirectory,
     /// Address where its smtpd(8) listens.
     pub address: SocketAddr,
+    /// Name of the network namespace that it runs in; None for that of the test.
+    pub network: Option<String>,
     master: Option<Pid>,
 }
 
@@ -83,7 +85,7 @@ impl Postfix {
         make(&spool.join("public"), 0o710, Some(postfix.uid), Some(postdrop));
         // Postfix does not report which port it took.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        Postfix { home, _directory: directory.clone(), address, master: None }
+        Postfix { home, _directory: directory.clone(), address, network: None, master: None }
     }
 
     /// Returns the directory that is `/var/spool/postfix` where Postfix is installed.
@@ -99,9 +101,10 @@ impl Postfix {
              data_directory = {home}/data\nmaillog_file = {home}/log\n\
              maillog_file_prefixes = {home}\nmyhostname = mail.example\n\
              mydestination = mail.example\nmynetworks = 127.0.0.0/8\n\
-             inet_interfaces = loopback-only\ninet_protocols = ipv4\nalias_maps =\n\
+             inet_interfaces = {ip}\ninet_protocols = ipv4\nalias_maps =\n\
              smtpd_peername_lookup = no\ndisable_dns_lookups = yes\n\
-             smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\n{settings}"
+             smtpd_relay_restrictions = permit_mynetworks, reject_unauth_destination\n{settings}",
+            ip = self.address.ip()
         );
         // As Debian has them, chroot and all, except smtpd. The clients log the whole dialogue.
         let services = fs::read_to_string("/usr/share/postfix/master.cf.dist").unwrap();
@@ -116,13 +119,16 @@ impl Postfix {
         let etc = self.home.join("etc/postfix");
         write(&etc.join("main.cf"), main.as_bytes());
         write(&etc.join("master.cf"), master.as_bytes());
-        let mut start = within_namespace(&self.home);
+        let mut start = within_namespace(&self.home, self.network.as_deref());
         let output = start.args(["/usr/lib/postfix/sbin/master", "-w"]).output().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "master: {} {errors}\n{}", output.status, self.log());
         let pid = fs::read_to_string(spool.join("pid/master.pid")).unwrap();
         self.master = Some(Pid::from_raw(pid.trim().parse().unwrap()));
-        wait_until("Postfix listens", || TcpStream::connect(self.address).is_ok());
+        // It listens by now. Nothing outside its network can connect.
+        if self.network.is_none() {
+            wait_until("Postfix listens", || TcpStream::connect(self.address).is_ok());
+        }
     }
 
     /// Returns a client that has said EHLO.
@@ -220,7 +226,7 @@ impl Exim {
              begin retry\n* * F,1h,1h\n"
         );
         write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
-        let mut exim = within_namespace(&self.home);
+        let mut exim = within_namespace(&self.home, None);
         exim.arg(self.home.join("usr/sbin/exim4")).args(["-v", "-odf", "-bs"]);
         let input = self.home.join("dialogue");
         fs::write(&input, dialogue).unwrap();
@@ -238,7 +244,7 @@ impl Exim {
         plain: bool,
     ) -> (SocketAddr, Daemon) {
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (home, port) = (self.home.display(), address.port());
+        let port = address.port();
         let (cert, key) = (certificate.cert.display(), certificate.key.display());
         let is = |user: u8, password: u8| {
             format!(
@@ -258,33 +264,65 @@ impl Exim {
             is(1, 2)
         );
         let text = format!(
-            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\n\
-             spool_directory = {home}/spool\nlog_file_path = {home}/log/%slog\n\
-             keep_environment =\nnever_users =\nlocal_interfaces = 127.0.0.1\n\
-             daemon_smtp_ports = {port}\ntls_advertise_hosts = *\ntls_certificate = {cert}\n\
+            "daemon_smtp_ports = {port}\nlocal_interfaces = 127.0.0.1\n\
+             tls_advertise_hosts = *\ntls_certificate = {cert}\n\
              tls_privatekey = {key}\nauth_advertise_hosts = ${{if def:tls_in_cipher{{*}}}}\n\
              host_lookup =\nacl_smtp_rcpt = rcpt\nbegin acl\nrcpt:\n  \
              accept authenticated = *\n  deny\nbegin routers\ndiscard:\n  \
              driver = redirect\n  data = :blackhole:\nbegin authenticators\n{}{login_section}",
             if plain { &plain_section } else { "" }
         );
-        write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
-        let mut exim = within_namespace(&self.home);
-        exim.arg(self.home.join("usr/sbin/exim4")).args(["-bdf"]);
-        let daemon = Daemon::spawn(&mut exim);
+        let daemon = self.serve(None, &text);
         wait_until("Exim listens", || TcpStream::connect(address).is_ok());
         (address, daemon)
+    }
+
+    /// Starts it as a server with these settings, in this network namespace or in that of the test.
+    pub fn serve(&self, network: Option<&str>, settings: &str) -> Daemon {
+        let home = self.home.display();
+        let text = format!(
+            "exim_path = {home}/usr/sbin/exim4\nprimary_hostname = mail.example\n\
+             spool_directory = {home}/spool\nlog_file_path = {home}/log/%slog\n\
+             keep_environment =\nnever_users =\n{settings}"
+        );
+        write(&self.home.join("etc/exim4/exim4.conf"), text.as_bytes());
+        let mut exim = within_namespace(&self.home, network);
+        Daemon::spawn(exim.arg(self.home.join("usr/sbin/exim4")).args(["-bdf"]))
+    }
+
+    /// Returns its log so far.
+    pub fn log(&self) -> String {
+        let bytes = fs::read(self.home.join("log/mainlog")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// Returns the line of its log about a recipient. `sign` is `=>` or `->` for a delivery, `**`
     /// for a failure and `==` for a delivery that will be retried.
     pub fn delivery_status(&self, sign: &str, recipient: &str) -> String {
-        let bytes = fs::read(self.home.join("log/mainlog")).unwrap_or_default();
-        let log = String::from_utf8_lossy(&bytes);
+        let log = self.log();
         let wanted = format!(" {sign} {recipient}");
         let line = log.lines().find(|line| line.contains(&wanted));
         line.unwrap_or_else(|| panic!("no {wanted:?} in\n{log}")).to_owned()
     }
+}
+
+/// Starts Dovecot in a directory `dovecot` of `home` with these settings, by which it listens on
+/// `socket`.
+pub fn start_dovecot(home: &Path, settings: &str, socket: &Path) -> Daemon {
+    let directory = home.join("dovecot");
+    fs::create_dir(&directory).unwrap();
+    let shown = directory.display();
+    let settings = format!(
+        "base_dir = {shown}/run\nstate_dir = {shown}/state\nlog_path = {shown}/log\nssl = no\n\
+         {settings}"
+    );
+    let file = directory.join("dovecot.conf");
+    fs::write(&file, settings).unwrap();
+    let mut command = Command::new("/usr/sbin/dovecot");
+    command.args(["-F", "-c"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
+    let daemon = Daemon::spawn(&mut command);
+    wait_until("Dovecot listens", || UnixStream::connect(socket).is_ok());
+    daemon
 }
 
 /// Creates an `etc` in the directory `home`, in which [`USERS`] are users of the system too, with a
@@ -311,12 +349,22 @@ fn make_etc(home: &Path, settings: &str) {
 }
 
 /// Returns a command that runs the one added to it in a namespace in which `etc` of `home` is
-/// `/etc`.
-fn within_namespace(home: &Path) -> Command {
-    let words = Namespace::new().bind(&home.join("etc"), "/etc").words();
+/// `/etc`, and in the network namespace `network` if there is one.
+fn within_namespace(home: &Path, network: Option<&str>) -> Command {
+    let mut words = Namespace::new().bind(&home.join("etc"), "/etc").words();
+    if let Some(name) = network {
+        words.splice(..0, ["nsenter".to_owned(), format!("--net=/run/netns/{name}")]);
+    }
     let mut command = external(&words[0], home);
     command.args(&words[1..]);
     command
+}
+
+/// Creates a directory for mailboxes below `directory`, as `/var/mail` is on many systems.
+pub fn make_mail_directory(directory: &TestDirectory, name: &str) -> PathBuf {
+    let path = directory.join(name);
+    make(&path, 0o1777, None, None);
+    path
 }
 
 /// Writes a file that all users may read.

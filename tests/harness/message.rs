@@ -142,7 +142,7 @@ pub fn user_mailbox(name: &str) -> UserMailbox {
     UserMailbox {
         name: MailboxName::new(name).unwrap(),
         owner: None,
-        delivered_to: format!("{name}@example.org"),
+        delivered_to: format!("{name}@example.org").into(),
     }
 }
 

@@ -9,7 +9,7 @@ use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipie
 use super::TIMEOUT;
 
 /// Returns the configuration of a client that connects in clear text.
-pub fn client_settings() -> ClientConfig {
+pub fn client_config() -> ClientConfig {
     let timeouts = Timeouts {
         connect: TIMEOUT,
         greeting: TIMEOUT,

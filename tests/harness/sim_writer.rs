@@ -39,7 +39,7 @@ pub fn path(name: &str) -> String {
 }
 
 /// Returns the configuration that [`SimWriter::start`] uses.
-pub fn settings() -> DeliveryConfig {
+pub fn config() -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: MAIL.into(),
         spool: PathBuf::from(SPOOL),
@@ -73,21 +73,21 @@ pub struct SimWriter {
 
 impl SimWriter {
     pub fn start(disk: &SimDisk) -> std::io::Result<SimWriter> {
-        SimWriter::start_with(disk, settings())
+        SimWriter::start_with(disk, config())
     }
 
-    pub fn start_with(disk: &SimDisk, settings: DeliveryConfig) -> std::io::Result<SimWriter> {
-        SimWriter::start_on(Arc::new(disk.clone()), disk, settings)
+    pub fn start_with(disk: &SimDisk, config: DeliveryConfig) -> std::io::Result<SimWriter> {
+        SimWriter::start_on(Arc::new(disk.clone()), disk, config)
     }
 
     /// Starts the writer of the process `disk` on `view`, through which it sees the disk.
     pub fn start_on(
         view: Arc<dyn Disk>,
         disk: &SimDisk,
-        settings: DeliveryConfig,
+        config: DeliveryConfig,
     ) -> std::io::Result<SimWriter> {
         let counters = Arc::new(Counters::default());
-        let (handle, writer) = start_on(view, settings, counters.clone())?;
+        let (handle, writer) = start_on(view, config, counters.clone())?;
         let writer = Arc::new(Mutex::new(Some(writer)));
         Ok(SimWriter { disk: disk.clone(), counters, handle, writer })
     }

@@ -1,18 +1,24 @@
 //! The writer on a real disk: what is handed to it is in the mailboxes.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start};
+use mailslot::deliver::{DeferReason, DeliveryConfig, Outcome, start, start_on};
 use mailslot::message::Message;
+use nix::fcntl::{Flock, FlockArg};
 
+use crate::harness::TIMEOUT;
 use crate::harness::directory::TestDirectory;
+use crate::harness::hooked_disk::HookedDisk;
 use crate::harness::library::MailStore;
+use crate::harness::load::SetOnDrop;
 use crate::harness::mbox::Mail;
 use crate::harness::message::TestMessage;
+use crate::harness::wait_until;
 
 /// Returns a small message.
 fn message(id: &str, to: &[&str]) -> Message {
@@ -56,6 +62,48 @@ fn no_files_are_left() {
     assert_eq!(store.names("spool"), ["journal-0"]);
 }
 
+/// The writer passes a mailbox from one batch to the next as long as mail for it waits. It does so
+/// for a short time only, so that a program that waits for the lock gets it while mail comes in.
+#[test]
+fn busy_mailbox_can_be_locked_by_others() {
+    let store = MailStore::new();
+    assert_eq!(store.deliver(message("first", &["alice"])), Outcome::Delivered);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _end = SetOnDrop(&over);
+        // More than one batch holds, so that mail for the mailbox waits at the end of each.
+        for sender in 0..200 {
+            let (over, store) = (&over, &store);
+            scope.spawn(move || {
+                for n in 0.. {
+                    if over.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let message = message(&format!("{sender}-{n}"), &["alice"]);
+                    assert_eq!(store.deliver(message), Outcome::Delivered);
+                }
+            });
+        }
+        let batches = || store.counters.batches.value();
+        let counts: Vec<u64> = (0..5)
+            .map(|_| {
+                let before = batches();
+                wait_until("mail comes in", || batches() > before + 20);
+                // The kernel grants it when the writer unlocks.
+                let mailbox = File::open(store.mailbox_path("alice")).unwrap();
+                let asked = batches();
+                let _lock = Flock::lock(mailbox, FlockArg::LockExclusive).unwrap();
+                batches() - asked
+            })
+            .collect();
+        println!("batches until the lock was granted: {counts:?}");
+        // The least, because this thread may itself have waited for a processor.
+        assert!(counts.iter().min().is_some_and(|least| *least < 500), "{counts:?}");
+    });
+    let messages = store.counters.copies.value();
+    assert_eq!(store.stop().messages("alice").len() as u64, messages);
+}
+
 #[test]
 fn twenty_sessions_deliver_to_one_mailbox() {
     let store = Arc::new(MailStore::new());
@@ -82,6 +130,47 @@ fn twenty_sessions_deliver_to_one_mailbox() {
             assert_eq!(found.iter().filter(is_it).count(), 1, "{id}");
         }
     }
+}
+
+/// Copying a large message takes long, so small ones that came after it are delivered before it.
+#[test]
+fn small_messages_do_not_wait_for_large_ones() {
+    let directory = TestDirectory::with_mail_and_spool();
+    let config = DeliveryConfig {
+        mail_dir: directory.join("mail"),
+        spool: directory.join("spool"),
+        ..DeliveryConfig::default()
+    };
+    let (reached, is_reached) = mpsc::channel();
+    let (open, is_open) = mpsc::channel::<()>();
+    let (is_open, mailboxes) = (Mutex::new(is_open), Arc::new(Mutex::new(Vec::new())));
+    let seen = Arc::clone(&mailboxes);
+    let disk = HookedDisk::new(move |call, path| {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
+        if call != "lstat" || !["first", "big", "small"].contains(&name) {
+            return;
+        }
+        if !seen.lock().unwrap().contains(&name.to_owned()) {
+            seen.lock().unwrap().push(name.to_owned());
+            if name == "first" {
+                reached.send(()).unwrap();
+                let _ = is_open.lock().unwrap().recv();
+            }
+        }
+    });
+    let (handle, writer) = start_on(disk, config, Arc::default()).unwrap();
+    let mut pending = vec![handle.send(message("m", &["first"]), TIMEOUT)];
+    is_reached.recv().unwrap();
+    for n in 0..4 {
+        let large = TestMessage::new(format!("l{n}"), &["big"], 1 << 20);
+        let large = large.message_in(&*handle.contents()).unwrap();
+        pending.push(handle.send(large, TIMEOUT));
+    }
+    pending.push(handle.send(message("s", &["small"]), TIMEOUT));
+    drop(open);
+    assert!(pending.into_iter().all(|pending| pending.wait() == Outcome::Delivered));
+    assert_eq!(*mailboxes.lock().unwrap(), ["first", "small", "big"]);
+    writer.stop();
 }
 
 #[test]
@@ -189,7 +278,7 @@ fn missing_newlines_are_added() {
 
 #[test]
 fn mailbox_limit() {
-    let store = MailStore::with(|settings| settings.mailbox_limit = Some(1000));
+    let store = MailStore::with(|config| config.mailbox_limit = Some(1000));
     fs::write(store.mailbox_path("alice"), "x".repeat(990) + "\n\n").unwrap();
     let outcome = store.deliver(message("m1", &["alice", "bob"]));
     assert_eq!(outcome, Outcome::OverQuota);
@@ -202,7 +291,7 @@ fn mailbox_limit() {
 
 #[test]
 fn locked_mailbox_does_not_delay_others() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_millis(400));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_millis(400));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let store = Arc::new(store);
     let waiting = {
@@ -266,7 +355,7 @@ fn long_lock_keeps_a_quarter_of_the_sessions_waiting() {
 
 #[test]
 fn message_of_a_session_that_gave_up_is_not_delivered() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(60));
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_secs(60));
     fs::write(store.mailbox_path("alice.lock"), "").unwrap();
     let m = message("m1", &["alice"]);
     assert_eq!(
@@ -281,7 +370,7 @@ fn message_of_a_session_that_gave_up_is_not_delivered() {
 }
 
 /// Returns the configuration of a writer in `directory`.
-fn settings(directory: &TestDirectory) -> DeliveryConfig {
+fn config(directory: &TestDirectory) -> DeliveryConfig {
     DeliveryConfig {
         mail_dir: directory.join("mail"),
         spool: directory.join("spool"),
@@ -290,8 +379,8 @@ fn settings(directory: &TestDirectory) -> DeliveryConfig {
 }
 
 /// Returns the error of a writer that does not start.
-fn start_error(settings: DeliveryConfig) -> String {
-    start(settings, Arc::default()).map(drop).unwrap_err().to_string()
+fn start_error(config: DeliveryConfig) -> String {
+    start(config, Arc::default()).map(drop).unwrap_err().to_string()
 }
 
 #[test]
@@ -300,7 +389,7 @@ fn spool_writable_by_others_is_refused() {
         let directory = TestDirectory::with_mail_and_spool();
         let spool = directory.join("spool");
         fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
-        let error = start_error(settings(&directory));
+        let error = start_error(config(&directory));
         assert!(error.ends_with("choose one of mailslot's own"), "{error}");
     }
 }
@@ -310,7 +399,7 @@ fn spool_that_is_the_mail_directory_is_refused() {
     let directory = TestDirectory::with_mail_and_spool();
     let spool = directory.join("link");
     symlink(directory.join("mail"), &spool).unwrap();
-    let error = start_error(DeliveryConfig { spool, ..settings(&directory) });
+    let error = start_error(DeliveryConfig { spool, ..config(&directory) });
     assert!(error.contains("it is the mail directory"), "{error}");
 }
 
@@ -320,7 +409,7 @@ fn journal_writable_by_others_is_refused() {
     let journal = directory.join("spool/journal-0");
     fs::write(&journal, "").unwrap();
     fs::set_permissions(&journal, Permissions::from_mode(0o666)).unwrap();
-    let error = start_error(settings(&directory));
+    let error = start_error(config(&directory));
     assert!(error.contains("others may have written to it (mode 666)"), "{error}");
     assert!(journal.exists());
 }

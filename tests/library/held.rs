@@ -50,7 +50,7 @@ impl Route for TroubledRoute {
         let mailbox = |name| UserMailbox {
             name: MailboxName::new(name).unwrap(),
             owner: None,
-            delivered_to: format!("{name}@here.example"),
+            delivered_to: format!("{name}@here.example").into(),
         };
         Ok(Resolution::local(local.split('+').map(mailbox).collect()))
     }
@@ -60,7 +60,7 @@ impl Route for TroubledRoute {
 pub struct Host {
     pub store: MailStore,
     route: Arc<TroubledRoute>,
-    settings: QueueConfig,
+    config: QueueConfig,
 }
 
 impl Host {
@@ -73,14 +73,14 @@ impl Host {
             config.lock_timeout = Duration::from_millis(300);
             config.mailbox_limit = limit;
         });
-        let settings = QueueConfig {
+        let config = QueueConfig {
             spool: store.path().join("spool"),
             hostname: "here.example".to_owned(),
             timeout: TIMEOUT,
             ..QueueConfig::default()
         };
-        queue::create_directory(&settings.spool).unwrap();
-        Host { store, route: Arc::default(), settings }
+        queue::create_directory(&config.spool).unwrap();
+        Host { store, route: Arc::default(), config }
     }
 
     fn sessions(&self, hold: bool) -> SessionContext {
@@ -113,12 +113,12 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (writer, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), writer, counters, &[], |_| {})
+        queue::flush(self.config.clone(), self.route.clone(), writer, counters, &[], |_| {})
             .unwrap()
     }
 
     fn list(&self) -> String {
-        list::list(&self.settings.spool, ListFormat::Text, &ListView::default()).unwrap()
+        list::list(&self.config.spool, ListFormat::Text, &ListView::default()).unwrap()
     }
 
     /// Returns the names of the files in the queue.
@@ -470,7 +470,7 @@ fn running_queue_delivers_without_a_smarthost() {
     let host = Host::new();
     let (writer, counters) = (host.store.handle.clone(), host.store.counters.clone());
     let (queue, thread) =
-        queue::start(host.settings.clone(), host.route.clone(), writer, counters).unwrap();
+        queue::start(host.config.clone(), host.route.clone(), writer, counters).unwrap();
     let lock = host.lock("smith");
     host.submit(&["smith@here.example", "jones@here.example"]);
     let id = host.entry().file_name().unwrap().to_str().unwrap().to_owned();

@@ -9,14 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use mailslot::deliver::{Outcome, mbox};
 use mailslot::message::{Content, MailboxName, Message, UserMailbox};
-use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThread, Smarthost, list};
+use mailslot::relay::queue::{self, QueueConfig, QueueHandle, QueueThreads, Smarthost, list};
 use mailslot::route::{Member, Refusal, Resolution, Route};
 use mailslot::smtp::command::Command;
 use mailslot::smtp::dsn::{DsnNotify, DsnReturn, OriginalRecipient};
 use mailslot::smtp::{Envelope, EtrnNode, ForwardPath, Mailbox, Recipient, ReversePath};
 
 use crate::harness::library::MailStore;
-use crate::harness::outbound::{self, client_settings};
+use crate::harness::outbound::{self, client_config};
 use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
@@ -41,7 +41,7 @@ impl Route for TestQueueRoute {
             return Err(Refusal::Unknown);
         }
         let name = MailboxName::new(to.local()).unwrap();
-        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string() }];
+        let local = vec![UserMailbox { name, owner: None, delivered_to: to.to_string().into() }];
         Ok(Resolution::local(local))
     }
 
@@ -57,7 +57,7 @@ impl Route for TestQueueRoute {
 /// A host that runs its queue when a test asks for it.
 pub struct Host {
     pub store: MailStore,
-    pub settings: QueueConfig,
+    pub config: QueueConfig,
     route: Arc<TestQueueRoute>,
 }
 
@@ -66,9 +66,9 @@ impl Host {
         let store = MailStore::new();
         let smarthost = |server: &&ScriptedServer| Smarthost {
             address: server.target(),
-            settings: client_settings(),
+            config: client_config(),
         };
-        let settings = QueueConfig {
+        let config = QueueConfig {
             spool: store.path().join("spool"),
             hostname: "here.example".to_owned(),
             smarthosts: smarthosts.iter().map(smarthost).collect(),
@@ -77,8 +77,8 @@ impl Host {
             timeout: TIMEOUT,
             ..QueueConfig::default()
         };
-        queue::create_directory(&settings.spool).unwrap();
-        Host { store, settings, route: Arc::new(TestQueueRoute { postmaster: None }) }
+        queue::create_directory(&config.spool).unwrap();
+        Host { store, config, route: Arc::new(TestQueueRoute { postmaster: None }) }
     }
 
     /// Has the writer put an entry into the queue.
@@ -99,17 +99,16 @@ impl Host {
 
     pub fn flush(&self) -> usize {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::flush(self.settings.clone(), self.route.clone(), post, counters, &[], |_| {})
-            .unwrap()
+        queue::flush(self.config.clone(), self.route.clone(), post, counters, &[], |_| {}).unwrap()
     }
 
-    pub fn start(&self) -> (QueueHandle, QueueThread) {
+    pub fn start(&self) -> (QueueHandle, QueueThreads) {
         let (post, counters) = (self.store.handle.clone(), self.store.counters.clone());
-        queue::start(self.settings.clone(), self.route.clone(), post, counters).unwrap()
+        queue::start(self.config.clone(), self.route.clone(), post, counters).unwrap()
     }
 
     fn file(&self, name: &str) -> PathBuf {
-        self.settings.spool.join("queue").join(name)
+        self.config.spool.join("queue").join(name)
     }
 
     pub fn files(&self) -> Vec<String> {
@@ -232,7 +231,7 @@ fn each_recipient_has_its_own_outcome() {
 fn accepted_messages_leave_no_files() {
     let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.settings.connections_max = 1;
+    host.config.connections_max = 1;
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
@@ -431,17 +430,14 @@ fn unreachable_smarthost_is_probed_by_one_entry() {
     let (count, up) = (Arc::clone(&connections), Arc::clone(&is_up));
     let server = ScriptedServer::start(move |_, command| match command {
         "greeting" => {
+            let is_up = up.load(Ordering::SeqCst);
             count.fetch_add(1, Ordering::SeqCst);
-            if up.load(Ordering::SeqCst) {
-                usual(command)
-            } else {
-                Action::ReplyAndClose("421 no".to_owned())
-            }
+            if is_up { usual(command) } else { Action::ReplyAndClose("421 no".to_owned()) }
         }
         command => usual(command),
     });
     let mut host = Host::new(&[&server]);
-    host.settings.connections_max = 1;
+    host.config.connections_max = 1;
     for n in 0..20 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
@@ -470,9 +466,9 @@ fn next_smarthost_if_the_first_is_unreachable() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (rude, good) = (ScriptedServer::start(|_, _| reply("554 not you")), code_by_name());
     let mut host = Host::new(&[&rude, &good]);
-    let mut closed_host = host.settings.smarthosts[0].clone();
+    let mut closed_host = host.config.smarthosts[0].clone();
     closed_host.address = closed.to_string().parse().unwrap();
-    host.settings.smarthosts.insert(0, closed_host);
+    host.config.smarthosts.insert(0, closed_host);
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&good).len(), 2);
@@ -593,6 +589,6 @@ fn invalid_entries_are_kept_and_block_nothing() {
     host.flush();
     assert_eq!(asked(&server).len(), 2);
     let view = list::ListView::default();
-    let listed = list::list(&host.settings.spool, list::ListFormat::Text, &view).unwrap();
+    let listed = list::list(&host.config.spool, list::ListFormat::Text, &view).unwrap();
     assert!(listed.contains("Mail queue is empty"));
 }

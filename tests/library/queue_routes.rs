@@ -8,26 +8,26 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use mailslot::relay::client::{self, ServerAddress};
-use mailslot::relay::queue::{MxSettings, RelayRoute, RouteTarget, Smarthost};
+use mailslot::relay::queue::{MxConfig, RelayRoute, RouteTarget, Smarthost};
 use simple_dns::{RCODE, TYPE};
 
 use super::queue::{Host, asked, code_by_name, envelope};
 use crate::harness::name_server::{self, NameServer, a, mx};
-use crate::harness::outbound::{self, client_settings, show_outcomes, with_mail};
+use crate::harness::outbound::{self, client_config, show_outcomes, with_mail};
 use crate::harness::scripted_server::{ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
 fn to_server(domains: &str, address: ServerAddress) -> RelayRoute {
-    let server = Smarthost { address, settings: client_settings() };
+    let server = Smarthost { address, config: client_config() };
     RelayRoute { pattern: domains.parse().unwrap(), target: RouteTarget::Servers(vec![server]) }
 }
 
 fn by_mx(domains: &str, resolv_conf: PathBuf, port: u16) -> RelayRoute {
-    let client = client_settings();
-    let settings = MxSettings { client, resolv_conf, port, detects_own_addresses: false };
+    let client = client_config();
+    let config = MxConfig { client, resolv_conf, port, detects_own_addresses: false };
     RelayRoute {
         pattern: domains.parse().unwrap(),
-        target: RouteTarget::MailHosts(Box::new(settings)),
+        target: RouteTarget::MailHosts(Box::new(config)),
     }
 }
 
@@ -40,7 +40,7 @@ fn closed() -> ServerAddress {
 fn each_domain_goes_to_its_server() {
     let [smarthost, one, below, other] = std::array::from_fn(|_| code_by_name());
     let mut host = Host::new(&[&smarthost]);
-    host.settings.routes = vec![
+    host.config.routes = vec![
         to_server(".y.example", below.target()),
         to_server("one.y.example", one.target()),
         to_server(".example", other.target()),
@@ -66,7 +66,7 @@ fn each_domain_goes_to_its_server() {
 fn an_outage_delays_one_next_hop_alone() {
     let server = code_by_name();
     let mut host = Host::new(&[&server]);
-    host.settings.routes = vec![to_server("down.example", closed())];
+    host.config.routes = vec![to_server("down.example", closed())];
     for n in 0..5 {
         let to: &[&str] =
             if n == 4 { &["b@down.example", "b@x.example"] } else { &["b@down.example"] };
@@ -116,7 +116,7 @@ fn mail_hosts_are_tried_in_turn() {
     });
     let mut host = Host::new(&[]);
     let file = name_server::resolv_conf(host.store.path(), &[names.address]);
-    host.settings.routes = vec![by_mx("*", file, port)];
+    host.config.routes = vec![by_mx("*", file, port)];
     let to = [
         "x@d.example",
         "x@null.example",
@@ -145,6 +145,41 @@ fn mail_hosts_are_tried_in_turn() {
     }
 }
 
+/// A mail host that always defers keeps no mail from the others of the domain (RFC 5321 5.1).
+#[test]
+fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
+    // The first connection is to a.example, the second to b.example.
+    let server = ScriptedServer::start(|n, command| match command {
+        "RCPT TO:<b@d.example>" if n == 0 => reply("451 4.7.1 not now"),
+        "RCPT TO:<c@d.example>" => reply("450 4.2.0 nowhere now"),
+        "RCPT TO:<d@d.example>" => reply("550 5.1.1 no such user"),
+        command => usual(command),
+    });
+    let names = NameServer::start(|query| {
+        let records = match query.name.as_str() {
+            "d.example" if query.is_for(TYPE::MX) => {
+                vec![("d.example", mx(20, "b.example")), ("d.example", mx(10, "a.example"))]
+            }
+            "a.example" if query.is_for(TYPE::A) => vec![("a.example", a([127, 0, 0, 1]))],
+            "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
+            _ => vec![],
+        };
+        vec![query.records(&records)]
+    });
+    let mut host = Host::new(&[]);
+    let file = name_server::resolv_conf(host.store.path(), &[names.address]);
+    host.config.routes = vec![by_mx("*", file, server.address.port())];
+    let to = ["a@d.example", "b@d.example", "c@d.example", "d@d.example"];
+    host.put("m", &envelope("smith@here.example", &to));
+    assert_eq!(host.flush(), 1);
+    let all = ["<a@d.example>", "<b@d.example>", "<c@d.example>", "<d@d.example>"];
+    assert_eq!(asked(&server), [&all[..], &["<b@d.example>", "<c@d.example>"]].concat());
+    assert_eq!(server.commands_after("QUIT").len(), 2);
+    let state = host.state("m");
+    assert!(state.contains("\ngone 0 1 3\n") && state.contains("\ntries 1\n"), "{state}");
+    assert!(state.contains("450 4.2.0 nowhere now"), "{state}");
+}
+
 /// Mail that waits for one server leaves over several connections, and never over more than that.
 #[test]
 fn several_connections_where_mail_waits() {
@@ -169,7 +204,7 @@ fn several_connections_where_mail_waits() {
         usual(command)
     });
     let mut host = Host::new(&[&server]);
-    host.settings.connections_max = 3;
+    host.config.connections_max = 3;
     for n in 0..30 {
         host.put(&format!("m-{n}"), &envelope("smith@here.example", &["a@x.example"]));
     }
@@ -216,8 +251,8 @@ fn lmtp_gives_each_recipient_its_reply() {
         "EHLO here.example" => reply("500 this is LMTP"),
         command => usual(command),
     });
-    let settings = client::ClientConfig { lmtp: true, ..client_settings() };
-    let mut connection = client::connect(&server.target(), &settings).unwrap();
+    let config = client::ClientConfig { lmtp: true, ..client_config() };
+    let mut connection = client::connect(&server.target(), &config).unwrap();
     let to = outbound::envelope(&["a@x.example", "b@x.example", "c@x.example", "d@x.example"]);
     for _ in 0..2 {
         let outcomes = with_mail(&to, b"Subject: x\n\ntext\n", |mail| connection.send(mail));

@@ -93,7 +93,7 @@ fn alias_lines() {
     ] {
         let aliases = parse(text);
         assert_eq!(summary(&aliases), want, "{text:?}");
-        assert_eq!(aliases.complaints, [], "{text:?}");
+        assert_eq!(aliases.errors, [], "{text:?}");
     }
 }
 
@@ -115,8 +115,8 @@ fn complaints_name_the_line() {
         ("\"a: b\n", 1, "no colon"),
     ] {
         let aliases = parse(text);
-        let [(number, why)] = aliases.complaints.as_slice() else {
-            panic!("{text:?}: {:?}", aliases.complaints)
+        let [(number, why)] = aliases.errors.as_slice() else {
+            panic!("{text:?}: {:?}", aliases.errors)
         };
         assert!(*number == line && why.contains(word), "{text:?}: {number} {why}");
         assert!(why.bytes().all(|b| matches!(b, b' '..=b'~')), "{why:?}");
@@ -127,8 +127,8 @@ fn complaints_name_the_line() {
 fn non_utf8_bytes_invalidate_only_their_line() {
     let aliases = parse(b"a: b\nc: \xff\xfe\n# \xff\nd\xff: e\nf: g\n");
     assert_eq!(summary(&aliases), ["a = name:b", "c = wrong:isnotprintableASCII", "f = name:g"]);
-    assert_eq!(aliases.complaints.len(), 1);
-    assert_eq!(aliases.complaints[0].0, 4);
+    assert_eq!(aliases.errors.len(), 1);
+    assert_eq!(aliases.errors[0].0, 4);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use mailslot::smtp::{ForwardPath, Mailbox};
 fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), aliases).unwrap();
-    let settings = RouteConfig {
+    let config = RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: users.to_vec(),
         aliases: Some(file.path().to_owned()),
@@ -25,7 +25,7 @@ fn host(users: &[String], aliases: &str) -> (LocalRoute, Arc<AtomicUsize>) {
     };
     let lookups = Arc::new(AtomicUsize::new(0));
     let users = CountingUsers { users: FixedUsers::new(users), lookups: Arc::clone(&lookups) };
-    (LocalRoute::with_users(settings, Box::new(users)), lookups)
+    (LocalRoute::with_users(config, Box::new(users)), lookups)
 }
 
 struct CountingUsers {

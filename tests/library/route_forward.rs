@@ -36,9 +36,9 @@ impl ForwardFiles for TestForwardFiles {
 fn way(files: &[(&'static str, &str)], relays: bool, to: &str) -> (String, String) {
     let domains = vec!["here.example".to_owned()];
     let relays = if relays { vec![DomainPattern::Any] } else { Vec::new() };
-    let settings = RouteConfig { domains, relays, ..RouteConfig::default() };
+    let config = RouteConfig { domains, relays, ..RouteConfig::default() };
     let local =
-        LocalRoute::with_users(settings, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
+        LocalRoute::with_users(config, Box::new(OwnedUsers(&["alice", "bob", "carol", "dave"])));
     let files = files.iter().map(|(user, text)| match text.strip_prefix("error: ") {
         Some(_) => (*user, Err("cannot be read")),
         None => (*user, Ok(text.to_string())),

@@ -12,11 +12,11 @@ struct Host {
     _dir: TempDir,
 }
 
-fn settings(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
+fn config(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     std::fs::write(&file, aliases).unwrap();
-    let settings = RouteConfig {
+    let config = RouteConfig {
         domains: vec!["Example.org".to_owned(), "example.net".to_owned()],
         hostname: "mx.example.org".to_owned(),
         users: users.iter().map(|user| user.to_string()).collect(),
@@ -25,19 +25,19 @@ fn settings(users: &[&str], aliases: &str) -> (RouteConfig, TempDir) {
         delimiter: Some('+'),
         relays: Vec::new(),
     };
-    (settings, dir)
+    (config, dir)
 }
 
 fn host(users: &[&str], aliases: &str) -> Host {
-    let (settings, dir) = settings(users, aliases);
-    Host { local: LocalRoute::new(settings), _dir: dir }
+    let (config, dir) = config(users, aliases);
+    Host { local: LocalRoute::new(config), _dir: dir }
 }
 
 /// Creates a sandbox host for these domains, or for every domain.
 fn sandbox(users: &[&str], domains: &[&str]) -> Host {
-    let (settings, dir) = settings(users, "");
+    let (config, dir) = config(users, "");
     let domains = domains.iter().map(|domain| domain.to_string()).collect();
-    Host { local: LocalRoute::new(RouteConfig { sandbox: true, domains, ..settings }), _dir: dir }
+    Host { local: LocalRoute::new(RouteConfig { sandbox: true, domains, ..config }), _dir: dir }
 }
 
 impl Host {
@@ -51,7 +51,7 @@ impl Host {
 
     fn delivered_to(&self, to: &str) -> String {
         let to = self.local.resolve(&path(to)).unwrap();
-        to.local.iter().map(|d| d.delivered_to.as_str()).collect::<Vec<_>>().join(" ")
+        to.local.iter().map(|d| &*d.delivered_to).collect::<Vec<_>>().join(" ")
     }
 
     fn vrfy(&self, name: &str) -> String {
@@ -147,8 +147,8 @@ fn tags_and_letter_case() {
     ] {
         assert_eq!(host.delivered_to(to), want);
     }
-    let (settings, _dir) = settings(&["bob"], "");
-    let local = LocalRoute::new(RouteConfig { delimiter: None, ..settings });
+    let (config, _dir) = config(&["bob"], "");
+    let local = LocalRoute::new(RouteConfig { delimiter: None, ..config });
     assert_eq!(local.resolve(&path("bob+x@example.org")), Err(Refusal::Unknown));
 }
 
@@ -447,9 +447,9 @@ impl Users for NamedUsers {
 }
 
 fn host_of_named_users(works: bool, aliases: &str) -> Host {
-    let (settings, dir) = settings(&[], aliases);
+    let (config, dir) = config(&[], aliases);
     let users = Box::new(NamedUsers { works });
-    Host { local: LocalRoute::with_users(settings, users), _dir: dir }
+    Host { local: LocalRoute::with_users(config, users), _dir: dir }
 }
 
 /// A user that cannot be looked up now is never reported as unknown.
@@ -472,9 +472,9 @@ fn failing_user_database_defers() {
 
 #[test]
 fn unreadable_aliases_defer() {
-    let (settings, dir) = settings(&["bob"], "");
+    let (config, dir) = config(&["bob"], "");
     let missing = Some(dir.path().join("missing"));
-    let local = LocalRoute::new(RouteConfig { aliases: missing, ..settings });
+    let local = LocalRoute::new(RouteConfig { aliases: missing, ..config });
     assert!(matches!(local.resolve(&path("bob@example.org")), Err(Refusal::LookupFailed(_))));
     assert_eq!(local.resolve(&path("bob@example.com")), Err(Refusal::NotLocal));
     assert!(matches!(local.vrfy("bob"), Err(Refusal::LookupFailed(_))));
@@ -563,12 +563,11 @@ fn expn() {
 /// The users of the system, on a host like most.
 #[test]
 fn users_of_the_system() {
-    let settings =
-        RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
-    let local = LocalRoute::new(settings);
+    let config = RouteConfig { domains: vec!["example.org".to_owned()], ..RouteConfig::default() };
+    let local = LocalRoute::new(config);
     let root = local.resolve(&path("root@example.org")).unwrap().local;
     assert_eq!(root[0].owner.map(|o| o.uid), Some(0));
-    assert_eq!(root[0].delivered_to, "root@example.org");
+    assert_eq!(*root[0].delivered_to, *"root@example.org");
     assert_eq!(local.resolve(&ForwardPath::Postmaster).unwrap().local[0].name.as_str(), "root");
     assert_eq!(local.resolve(&path("no-such-user-x@example.org")), Err(Refusal::Unknown));
 }
@@ -578,8 +577,8 @@ fn relaying_host_forwards_aliases() {
     let aliases = "off: fred@elsewhere.example\nmixed: alice, fred@elsewhere.example\n\
                    list: fred@elsewhere.example, alice\nowner-list: alice\n\
                    inside: alice\nowner-inside: alice\n";
-    let (settings, _dir) = settings(&["alice"], aliases);
-    let relaying = LocalRoute::new(RouteConfig { relays: vec![DomainPattern::Any], ..settings });
+    let (config, _dir) = config(&["alice"], aliases);
+    let relaying = LocalRoute::new(RouteConfig { relays: vec![DomainPattern::Any], ..config });
     let ways = |to: &str| {
         let way = relaying.resolve(&path(to)).unwrap();
         let local: Vec<String> = way.local.iter().map(|to| to.name.to_string()).collect();

@@ -22,7 +22,7 @@ fn host(aliases: &str) -> (LocalRoute, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("aliases");
     write(&file, aliases.replace("@DIR@", dir.path().to_str().unwrap()), 0o644);
-    let settings = RouteConfig {
+    let config = RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: ["alice", "bob", "carol"].map(str::to_owned).to_vec(),
         aliases: Some(file),
@@ -30,7 +30,7 @@ fn host(aliases: &str) -> (LocalRoute, TempDir) {
         relays: Vec::new(),
         ..RouteConfig::default()
     };
-    (LocalRoute::new(settings), dir)
+    (LocalRoute::new(config), dir)
 }
 
 fn rcpt(local: &LocalRoute, name: &str) -> Result<String, Refusal> {
@@ -270,7 +270,7 @@ fn each_problem_is_reported_once_with_a_fix() {
 
 #[test]
 fn problems_of_postmaster_and_users() {
-    let settings = |users: &[&str], aliases: Option<PathBuf>| RouteConfig {
+    let config = |users: &[&str], aliases: Option<PathBuf>| RouteConfig {
         domains: vec!["example.org".to_owned()],
         users: users.iter().map(|u| u.to_string()).collect(),
         aliases,
@@ -279,19 +279,19 @@ fn problems_of_postmaster_and_users() {
     let file = tempfile::NamedTempFile::new().unwrap();
     write(file.path(), "postmaster: me@example.com\n", 0o644);
     let aliases = Some(file.path().to_owned());
-    for (settings, words, stops_mail) in [
-        (settings(&["bob"], None), None, false),
-        (settings(&["a b"], None), Some("`a b` has no valid mailbox name"), true),
-        (settings(&["a b"], None), Some("mail for postmaster cannot be delivered"), true),
+    for (config, words, stops_mail) in [
+        (config(&["bob"], None), None, false),
+        (config(&["a b"], None), Some("`a b` has no valid mailbox name"), true),
+        (config(&["a b"], None), Some("mail for postmaster cannot be delivered"), true),
         (
-            settings(&["bob"], aliases.clone()),
+            config(&["bob"], aliases.clone()),
             Some("is delivered to bob, not by the alias: 551"),
             false,
         ),
-        (settings(&["bob"], Some("/nonexistent".into())), Some("/nonexistent cannot be"), true),
-        (RouteConfig { sandbox: true, ..settings(&[], None) }, None, false),
+        (config(&["bob"], Some("/nonexistent".into())), Some("/nonexistent cannot be"), true),
+        (RouteConfig { sandbox: true, ..config(&[], None) }, None, false),
     ] {
-        let problems = LocalRoute::new(settings).problems();
+        let problems = LocalRoute::new(config).problems();
         match words {
             None => assert_eq!(problems, []),
             Some(words) => assert!(

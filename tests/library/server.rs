@@ -18,9 +18,9 @@ use crate::harness::library::{FakePeers, MailStore, remote_peer};
 #[test]
 fn full_server_replies_421_at_once() {
     let store = MailStore::new();
-    let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_secs(3000); // no session is idle
-    let running = store.run(settings);
+    let mut config = store.server_settings(2);
+    config.session.timeout = Duration::from_secs(3000); // no session is idle
+    let running = store.run(config);
     let mut busy: Vec<_> = (0..2).map(|_| running.connect()).collect();
     busy.iter_mut().for_each(|client| drop(client.expect(220)));
     for _ in 0..20 {
@@ -44,9 +44,9 @@ fn full_server_replies_421_at_once() {
 #[test]
 fn full_server_evicts_an_idle_session() {
     let store = MailStore::new();
-    let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_secs(3); // idle after a tenth of a second
-    let running = store.run(settings);
+    let mut config = store.server_settings(2);
+    config.session.timeout = Duration::from_secs(3); // idle after a tenth of a second
+    let running = store.run(config);
     let mut first = running.greeted();
     let _second = running.greeted();
     let deadline = Instant::now() + TIMEOUT;
@@ -85,10 +85,10 @@ fn limit_of_sessions_for_a_client() {
         (remote_peer(1), "220"), // one of its sessions has ended by then
     ];
     let store = MailStore::new();
-    let mut settings = store.server_settings(32);
-    settings.per_client = 2;
+    let mut config = store.server_settings(32);
+    config.per_client = 2;
     let (peers, address) = FakePeers::new(table.iter().map(|(peer, _)| *peer).collect());
-    let running = store.run_on(settings, vec![peers], address);
+    let running = store.run_on(config, vec![peers], address);
     let mut clients: Vec<Client<TcpStream>> = Vec::new();
     for (i, (peer, code)) in table.iter().enumerate() {
         if i + 1 == table.len() {
@@ -191,10 +191,10 @@ fn panic_ends_only_its_session() {
 #[test]
 fn stop_ends_idle_sessions_and_finishes_messages() {
     let store = MailStore::new();
-    let mut settings = store.server_settings(4);
+    let mut config = store.server_settings(4);
     // A client that is silent for a sixth of it is not waited for.
-    settings.grace = Duration::from_secs(600);
-    let running = store.run(settings);
+    config.grace = Duration::from_secs(600);
+    let running = store.run(config);
     let mut idle = running.greeted();
     let mut in_data = running.greeted();
     in_data.begin_data("smith");
@@ -216,9 +216,9 @@ fn stop_ends_idle_sessions_and_finishes_messages() {
 #[test]
 fn stop_does_not_wait_for_clients_that_are_silent_in_mail_data() {
     let store = MailStore::new();
-    let mut settings = store.server_settings(8);
-    settings.grace = Duration::from_secs(12);
-    let running = store.run(settings);
+    let mut config = store.server_settings(8);
+    config.grace = Duration::from_secs(12);
+    let running = store.run(config);
     let mut silent: Vec<_> = (0..5).map(|_| running.greeted()).collect();
     for client in &mut silent {
         client.begin_data("smith");
@@ -238,11 +238,11 @@ fn stop_does_not_wait_for_clients_that_are_silent_in_mail_data() {
 
 #[test]
 fn message_that_waits_for_the_writer_at_a_stop_gets_a_reply() {
-    let store = MailStore::with(|settings| settings.lock_timeout = Duration::from_secs(600));
-    let mut settings = store.server_settings(4);
-    settings.grace = Duration::from_secs(2);
-    settings.session.outcome_timeout = Duration::from_secs(600);
-    let running = store.run(settings);
+    let store = MailStore::with(|config| config.lock_timeout = Duration::from_secs(600));
+    let mut config = store.server_settings(4);
+    config.grace = Duration::from_secs(2);
+    config.session.outcome_timeout = Duration::from_secs(600);
+    let running = store.run(config);
     let lock = store.mailbox_path("smith").with_extension("lock");
     std::fs::write(&lock, "").unwrap();
     let mut client = running.greeted();
@@ -263,9 +263,9 @@ fn message_that_waits_for_the_writer_at_a_stop_gets_a_reply() {
 #[test]
 fn stop_has_a_time_limit() {
     let store = MailStore::new();
-    let mut settings = store.server_settings(4);
-    settings.grace = Duration::from_millis(200);
-    let running = store.run(settings);
+    let mut config = store.server_settings(4);
+    config.grace = Duration::from_millis(200);
+    let running = store.run(config);
     let mut in_data = running.greeted();
     in_data.begin_data("smith");
     in_data.send("never to end");

@@ -355,9 +355,9 @@ fn closed_output_pipe_keeps_the_message() {
 fn silent_pipe_times_out() {
     let store = MailStore::new();
     let (socket, _client_writes, mut client_reads) = pipes();
-    let mut settings = store.server_settings(1);
-    settings.session.timeout = Duration::from_millis(200);
-    let end = store.server(settings).serve_one(socket, Peer::Pipe).unwrap().unwrap();
+    let mut config = store.server_settings(1);
+    config.session.timeout = Duration::from_millis(200);
+    let end = store.server(config).serve_one(socket, Peer::Pipe).unwrap().unwrap();
     assert!(matches!(end, SessionEnd::Disconnect(Disconnect::TimedOut)), "{end}");
     let mut replies = String::new();
     client_reads.read_to_string(&mut replies).unwrap();
@@ -405,9 +405,9 @@ fn duplicate_recipient_gets_one_copy() {
 #[test]
 fn invalid_mail_data_is_refused_at_its_end() {
     let store = MailStore::new();
-    let mut settings = store.session_settings();
-    settings.size_max = 2000;
-    let sessions = store.sessions(settings);
+    let mut config = store.session_settings();
+    config.size_max = 2000;
+    let sessions = store.sessions(config);
     let hops = "Received: x\r\n".repeat(101);
     for (data, reply) in [
         ("a\nb\r\n", "554 5.6.0"),

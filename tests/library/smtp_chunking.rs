@@ -81,9 +81,9 @@ fn connection_lost_at_each_byte_delivers_only_a_complete_message() {
 #[test]
 fn invalid_chunk_is_refused_at_once() {
     let store = MailStore::new();
-    let mut settings = store.session_settings();
-    settings.size_max = 3000;
-    let sessions = store.sessions(settings);
+    let mut config = store.session_settings();
+    config.size_max = 3000;
+    let sessions = store.sessions(config);
     let hidden = format!("{}From here\r\n", "x".repeat(1000));
     let hops = "Received: x\r\n".repeat(101);
     for (chunk, reply) in [

@@ -10,7 +10,7 @@ use mailslot::relay::queue::Smarthost;
 use mailslot::smtp::{BodyType, Envelope};
 
 use super::queue;
-use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_surveyed_mail};
+use crate::harness::outbound::{client_config, envelope, show_outcomes, with_surveyed_mail};
 
 /// The MAIL command and the mail data of one message.
 type Received = (String, Vec<u8>);
@@ -98,7 +98,7 @@ fn send(
     content: &[u8],
 ) -> (String, Option<Received>) {
     let server = RecordingServer::start(extensions);
-    let mut connection = connect(&server.address, &client_settings()).unwrap();
+    let mut connection = connect(&server.address, &client_config()).unwrap();
     let outcomes = with_surveyed_mail(envelope, content, |mail| connection.send(mail));
     connection.quit();
     let mut received = server.received();
@@ -237,7 +237,7 @@ fn queue_converts_a_long_line() {
     let server = RecordingServer::start(&["SIZE", "8BITMIME"]);
     let mut host = queue::Host::new(&[]);
     let address = server.address.clone();
-    host.settings.smarthosts = vec![Smarthost { address, settings: client_settings() }];
+    host.config.smarthosts = vec![Smarthost { address, config: client_config() }];
     let body = format!("{}\n>From here\n", "x".repeat(300_000));
     let mail = queue::envelope("smith@here.example", &["a@x.example"]);
     host.put_content("m", &mail, format!("Subject: x\n\n{body}"));

@@ -151,13 +151,13 @@ proptest! {
         picks in prop::collection::vec(prop::sample::select(LINES), 1..60),
         bare in any::<bool>(),
     ) {
-        let settings = ReceiverConfig {
+        let config = ReceiverConfig {
             recipients_max: RECIPIENTS_MAX,
             errors_max: ERRORS_MAX,
             terminals: true,
-            ..fixtures::settings(&[])
+            ..fixtures::config(&[])
         };
-        let mut machine = Conversation::new(settings, BetaHost);
+        let mut machine = Conversation::new(config, BetaHost);
         let mut model = Model::default();
         let mut expected = vec![220];
         for (line, fixed) in picks {

@@ -14,7 +14,7 @@ use crate::harness::fixtures::{self, BetaHost};
 
 /// Returns a receiver that was given `lines`, and its last step.
 fn after_lines<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
-    let mut receiver = Receiver::new(fixtures::settings(&[]), host);
+    let mut receiver = Receiver::new(fixtures::config(&[]), host);
     let mut step = Step::Reply(receiver.greeting());
     for line in lines {
         step = receiver.handle_line(format!("{line}\r\n").as_bytes());
@@ -25,9 +25,9 @@ fn after_lines<H: Host>(host: H, lines: &[&str]) -> (Receiver<H>, Step) {
 /// The manual lists the extensions that EHLO offers with all options on, and no others.
 #[test]
 fn manual_lists_every_extension() {
-    let mut settings = fixtures::settings(&[]);
-    (settings.terminals, settings.etrn, settings.tls) = (true, true, StartTlsMode::Offered);
-    let step = Receiver::new(settings, BetaHost).handle_line(b"EHLO alpha.arpa\r\n");
+    let mut config = fixtures::config(&[]);
+    (config.terminals, config.etrn, config.tls) = (true, true, StartTlsMode::Offered);
+    let step = Receiver::new(config, BetaHost).handle_line(b"EHLO alpha.arpa\r\n");
     let Step::Reply(reply) = step else { panic!("{step:?}") };
     let keyword = |line: &String| line.split(' ').next().unwrap().to_owned();
     let offered: BTreeSet<String> =
@@ -136,8 +136,8 @@ fn protocol_names_in_received() {
 /// The handshake discards all that the client said before (RFC 3207 4.2). It may say it again.
 #[test]
 fn starttls_resets_the_session() {
-    let settings = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::settings(&[]) };
-    let mut receiver = Receiver::new(settings, BetaHost);
+    let config = ReceiverConfig { tls: StartTlsMode::Offered, ..fixtures::config(&[]) };
+    let mut receiver = Receiver::new(config, BetaHost);
     for line in ["EHLO evil", "MAIL FROM:<evil@alpha.arpa>", "RCPT TO:<jones@beta.arpa>"] {
         receiver.handle_line(format!("{line}\r\n").as_bytes());
     }
@@ -156,7 +156,7 @@ fn starttls_resets_the_session() {
 
 #[test]
 fn limit_of_errors_without_refused_recipients() {
-    let errors_max = fixtures::settings(&[]).errors_max as usize;
+    let errors_max = fixtures::config(&[]).errors_max as usize;
     let (mut receiver, step) = after_lines(BetaHost, &vec!["WIZ"; errors_max]);
     assert_eq!(step, Step::Reply(reply::unknown_command()));
     assert_eq!(receiver.handle_line(b"NOOP\r\n"), Step::Reply(reply::noop()));

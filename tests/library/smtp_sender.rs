@@ -39,9 +39,8 @@ struct Dialogue<'a> {
 }
 
 impl<'a> Dialogue<'a> {
-    fn new(settings: SenderConfig, replies: Replies<'a>, cut: usize) -> Dialogue<'a> {
-        let mut dialogue =
-            Dialogue { sender: Sender::new(settings), replies, cut, said: Vec::new() };
+    fn new(config: SenderConfig, replies: Replies<'a>, cut: usize) -> Dialogue<'a> {
+        let mut dialogue = Dialogue { sender: Sender::new(config), replies, cut, said: Vec::new() };
         dialogue.reply_to("greeting");
         dialogue.run();
         dialogue
@@ -135,7 +134,7 @@ fn show_outcome(outcome: &Option<RecipientOutcome>) -> String {
     }
 }
 
-fn settings() -> SenderConfig {
+fn config() -> SenderConfig {
     SenderConfig {
         lmtp: false,
         hostname: "here.example".to_owned(),
@@ -150,7 +149,7 @@ fn settings() -> SenderConfig {
 fn outcomes(replies: Replies<'_>) -> (Vec<String>, Vec<String>, SenderStep) {
     let all = envelope(&["a@x.example", "b@x.example", "c@x.example"]);
     let at = |cut| {
-        let mut dialogue = Dialogue::new(settings(), replies, cut);
+        let mut dialogue = Dialogue::new(config(), replies, cut);
         let outcomes = match dialogue.sender.step() {
             SenderStep::Ready => dialogue.send(&all, None),
             _ => vec![format!("failure {}", dialogue.sender.failure().unwrap())],
@@ -304,7 +303,7 @@ fn open_transaction_is_reset() {
     ] {
         for ehlo in ["250 x", "250-x\r\n250 PIPELINING"] {
             let replies = [first, &[("EHLO", ehlo)]].concat();
-            let mut dialogue = Dialogue::new(settings(), &replies, 1);
+            let mut dialogue = Dialogue::new(config(), &replies, 1);
             dialogue.send(&one, None);
             let before = dialogue.said.len();
             dialogue.replies = &[];
@@ -319,8 +318,7 @@ fn open_transaction_is_reset() {
 fn large_groups_are_split_and_rcptmax_is_kept() {
     let many: Vec<String> = (0..120).map(|i| format!("u{i}@x.example")).collect();
     let many = envelope(&many.iter().map(String::as_str).collect::<Vec<_>>());
-    let mut dialogue =
-        Dialogue::new(settings(), &[("EHLO", "250-x\r\n250 PIPELINING")], usize::MAX);
+    let mut dialogue = Dialogue::new(config(), &[("EHLO", "250-x\r\n250 PIPELINING")], usize::MAX);
     let found = dialogue.send(&many, None);
     assert!(found.iter().all(|outcome| outcome == "done 250 2.0.0 taken"));
     let counts: Vec<usize> =
@@ -328,7 +326,7 @@ fn large_groups_are_split_and_rcptmax_is_kept() {
     assert_eq!(counts, [0, 49, 49, 21, 0]);
     // The limit RCPTMAX.
     let limits = [("EHLO", "250-x\r\n250-LIMITS RCPTMAX=100 MAILMAX=2\r\n250 PIPELINING")];
-    let mut dialogue = Dialogue::new(settings(), &limits, usize::MAX);
+    let mut dialogue = Dialogue::new(config(), &limits, usize::MAX);
     dialogue.sender.begin_transaction(&many, vec![], 100, None);
     assert_eq!(dialogue.run(), SenderStep::Data);
     dialogue.sender.finish_data();
@@ -354,7 +352,7 @@ fn small_message_is_one_chunk() {
     ] {
         for cut in [1, 100] {
             let replies = [ehlo, reply];
-            let mut dialogue = Dialogue::new(settings(), &replies, cut);
+            let mut dialogue = Dialogue::new(config(), &replies, cut);
             assert!(
                 dialogue.sender.accepts_chunk(32 * 1024)
                     && !dialogue.sender.accepts_chunk(32 * 1024 + 1)
@@ -365,7 +363,7 @@ fn small_message_is_one_chunk() {
             assert_eq!(dialogue.said[2].starts_with("RSET"), open);
         }
     }
-    let dialogue = Dialogue::new(settings(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
+    let dialogue = Dialogue::new(config(), &[("EHLO", "250-x\r\n250 CHUNKING")], 1);
     assert!(!dialogue.sender.accepts_chunk(1), "without PIPELINING it saves nothing");
 }
 
@@ -377,12 +375,12 @@ fn parameters_need_an_offered_extension() {
     let original = OriginalRecipient { addr_type: "rfc822".into(), address: "A=1@x".into() };
     envelope.to[0].notify = Some(DsnNotify { success: true, failure: false, delay: true });
     envelope.to[0].original = Some(original);
-    let mut dialogue = Dialogue::new(settings(), &[("EHLO", "250 x")], 1);
+    let mut dialogue = Dialogue::new(config(), &[("EHLO", "250 x")], 1);
     assert_eq!(dialogue.send(&envelope, None), ["done 250 2.0.0 taken"]);
     assert_eq!(dialogue.said[1..3], ["MAIL FROM:<me@here.example>", "RCPT TO:<a@x.example>"]);
     envelope.body = BodyType::EightBitMime;
     envelope.from = ReversePath::Null;
-    let mut dialogue = Dialogue::new(settings(), &[("EHLO", ALL)], 1);
+    let mut dialogue = Dialogue::new(config(), &[("EHLO", ALL)], 1);
     dialogue.send(&envelope, None);
     let group = "MAIL FROM:<> SIZE=100 BODY=8BITMIME RET=HDRS ENVID=a+2Bb+20c | \
         RCPT TO:<a@x.example> NOTIFY=SUCCESS,DELAY ORCPT=rfc822;A+3D1@x | DATA";
@@ -412,7 +410,7 @@ fn message_is_never_converted() {
         (&mixed, "250-x\r\n250 SMTPUTF8", vec![taken, taken], 6),
     ] {
         let replies = [("EHLO", ehlo)];
-        let mut dialogue = Dialogue::new(settings(), &replies, 1);
+        let mut dialogue = Dialogue::new(config(), &replies, 1);
         assert_eq!(dialogue.send(envelope, None), expected, "{ehlo}");
         assert_eq!(dialogue.said.len(), said, "{:?}", dialogue.said);
         assert_eq!(dialogue.sender.step(), SenderStep::Ready);
@@ -529,14 +527,14 @@ fn starttls_and_auth() {
         ),
     ];
     for (start_tls, secure, auth, replies, said, failure) in rows {
-        let settings = SenderConfig {
+        let config = SenderConfig {
             start_tls: *start_tls,
             secure: *secure,
             credentials: if *auth { login() } else { None },
-            ..settings()
+            ..config()
         };
         // A reply that is injected later comes within TLS and makes the handshake fail.
-        let dialogue = Dialogue::new(settings, replies, usize::MAX);
+        let dialogue = Dialogue::new(config, replies, usize::MAX);
         assert_eq!(dialogue.said, *said, "{replies:?}");
         let found = dialogue.sender.failure().map(ToString::to_string).unwrap_or_default();
         assert_eq!(found, *failure, "{replies:?}");
@@ -547,7 +545,7 @@ fn starttls_and_auth() {
 /// Extensions offered before the handshake are forgotten (RFC 3207 4.2).
 #[test]
 fn extensions_before_tls_are_forgotten() {
-    let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..settings() });
+    let mut sender = Sender::new(SenderConfig { start_tls: StartTlsPolicy::Offered, ..config() });
     let mut exchange = |reply: &str, said: &str| {
         sender.feed(format!("{reply}\r\n").as_bytes());
         let dsn = sender.extensions().dsn;
@@ -570,7 +568,7 @@ fn extensions_before_tls_are_forgotten() {
 #[test]
 fn early_replies_are_errors() {
     for ahead in ["220 x\r\n250 y\r\n", "220 x\r\n250-y\r\n250 z\r\n"] {
-        let mut sender = Sender::new(settings());
+        let mut sender = Sender::new(config());
         sender.feed(ahead.as_bytes());
         assert_eq!(sender.step(), SenderStep::Close);
         assert_eq!(sender.take_output(), b"");

@@ -10,7 +10,7 @@ use mailslot::smtp::Envelope;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::harness::TIMEOUT;
-use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::outbound::{client_config, envelope, show_outcomes, with_mail};
 use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 
 const STAGES: [&str; 6] = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
@@ -20,20 +20,20 @@ const SHORT: Duration = Duration::from_millis(200);
 
 /// Returns a configuration with a short timeout at one stage.
 fn with_short_timeout(stage: &str) -> ClientConfig {
-    let mut settings = client_settings();
-    let timeouts = &mut settings.timeouts;
+    let mut config = client_config();
+    let timeouts = &mut config.timeouts;
     *match stage {
         "greeting" => &mut timeouts.greeting,
         "DATA" => &mut timeouts.data,
         "." => &mut timeouts.dot,
         _ => &mut timeouts.command,
     } = SHORT;
-    settings
+    config
 }
 
 /// Connects and sends one message. Returns the outcomes, or why there was no connection.
-fn send(server: &ScriptedServer, settings: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
-    match connect(&server.target(), settings) {
+fn send(server: &ScriptedServer, config: &ClientConfig, to: &Envelope<()>) -> Vec<String> {
+    match connect(&server.target(), config) {
         Err(reason) => vec![format!("later {reason}")],
         Ok(mut connection) => {
             let outcomes = with_mail(to, b"Subject: x\n\n.\n", |mail| connection.send(mail));
@@ -87,9 +87,9 @@ fn every_fault_at_every_stage() {
                 false => usual(command),
             });
             let waits = expected.contains("timeout");
-            let settings = if waits { with_short_timeout(stage) } else { client_settings() };
+            let config = if waits { with_short_timeout(stage) } else { client_config() };
             let began = Instant::now();
-            let found = send(&server, &settings, &to);
+            let found = send(&server, &config, &to);
             let opening = matches!(stage, "greeting" | "EHLO");
             // Of early replies, one that comes at the right moment passes for an answer, up to
             // DATA.
@@ -116,7 +116,7 @@ fn closed_idle_connection_is_reopened() {
             (0, ".") => last.clone(),
             _ => usual(command),
         });
-        let mut connection = connect(&server.target(), &client_settings()).unwrap();
+        let mut connection = connect(&server.target(), &client_config()).unwrap();
         for _ in 0..3 {
             let found = with_mail(&to, b"x\n", |mail| connection.send(mail));
             assert!(show_outcomes(&found)[0].starts_with("done 250 "), "{found:?}");
@@ -139,7 +139,7 @@ fn server_that_always_closes_defers() {
             false if command == "." => Action::ReplyAndClose("250 taken".into()),
             false => usual(command),
         });
-    let mut connection = connect(&server.target(), &client_settings()).unwrap();
+    let mut connection = connect(&server.target(), &client_config()).unwrap();
     assert_eq!(
         show_outcomes(&with_mail(&to, b"x\n", |mail| connection.send(mail))),
         ["done 250 taken"]
@@ -167,7 +167,7 @@ fn excess_recipients_go_in_another_transaction() {
             }
             usual(command)
         });
-        assert_eq!(send(&server, &client_settings(), &to), ["done 250 2.0.0 taken"; 25]);
+        assert_eq!(send(&server, &client_config(), &to), ["done 250 2.0.0 taken"; 25]);
         let mails = server.commands().iter().filter(|command| command.starts_with("MAIL")).count();
         assert_eq!(mails, 3);
     }
@@ -181,7 +181,7 @@ fn refusal_during_mail_data() {
         "DATA" => Action::Send(b"354 go\r\n552 5.3.4 too much\r\n".to_vec()),
         _ => usual(command),
     });
-    let mut connection = connect(&server.target(), &client_settings()).unwrap();
+    let mut connection = connect(&server.target(), &client_config()).unwrap();
     let content = b"0123456789abcdef\n".repeat(100_000);
     let found = show_outcomes(&with_mail(&to, &content, |mail| connection.send(mail)));
     assert_eq!(found, ["never 552 5.3.4 too much"]);
@@ -204,9 +204,9 @@ fn server_that_does_not_read_mail_data_times_out() {
             "DATA" => act.clone(),
             _ => usual(command),
         });
-        let mut settings = client_settings();
-        settings.timeouts.block = block;
-        let mut connection = connect(&server.target(), &settings).unwrap();
+        let mut config = client_config();
+        config.timeouts.block = block;
+        let mut connection = connect(&server.target(), &config).unwrap();
         let found = show_outcomes(&with_mail(&to, &content, |mail| connection.send(mail)));
         assert_eq!(found, [expected]);
     }
@@ -234,7 +234,7 @@ fn unreadable_content_is_not_sent() {
             true => reply(ehlo),
             false => usual(command),
         });
-        let mut connection = connect(&server.target(), &client_settings()).unwrap();
+        let mut connection = connect(&server.target(), &client_config()).unwrap();
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Breaks(length))) };
         let to = envelope(&["a@x.example"]);
         let mail = OutgoingMessage { envelope: &to, size: 10, content: &open, survey: None };
@@ -250,20 +250,20 @@ const CHUNKS: &str = "250-x\r\n250-PIPELINING\r\n250 CHUNKING";
 
 #[test]
 fn unreachable_server_defers() {
-    let settings = client_settings();
+    let config = client_config();
     // A port on which no server listens.
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = socket.local_addr().unwrap();
     drop(socket);
     let target = address.to_string().parse().unwrap();
-    let reason = connect(&target, &settings).unwrap_err();
+    let reason = connect(&target, &config).unwrap_err();
     assert_eq!((reason.code, reason.status), (None, (4, 4, 1)), "{reason}");
     let target = "unix:/nonexistent/smtp".parse().unwrap();
-    let reason = connect(&target, &settings).unwrap_err();
+    let reason = connect(&target, &config).unwrap_err();
     assert_eq!(reason.status, (4, 4, 1));
     // A label of 64 bytes fails without asking a name server.
     let target = format!("{}.invalid", "x".repeat(64)).parse().unwrap();
-    let reason = connect(&target, &settings).unwrap_err();
+    let reason = connect(&target, &config).unwrap_err();
     assert_eq!(reason.status, (4, 4, 3), "{reason}");
 }
 
@@ -285,11 +285,11 @@ fn a_connect_to_a_unix_socket_that_accepts_nothing_has_a_deadline() {
         }
         waiting.push(socket);
     }
-    let mut settings = client_settings();
-    settings.timeouts.connect = Duration::from_millis(50);
+    let mut config = client_config();
+    config.timeouts.connect = Duration::from_millis(50);
     let (done, result) = mpsc::channel();
     thread::spawn(move || {
-        let error = connect(&ServerAddress::Unix(path), &settings).err();
+        let error = connect(&ServerAddress::Unix(path), &config).err();
         done.send(error.map(|reason| reason.text))
     });
     let text = result.recv_timeout(TIMEOUT).expect("a deadline").expect("an error");

@@ -9,7 +9,7 @@ use mailslot::smtp::sender::Credentials;
 use mailslot::smtp::{BodyType, Envelope};
 
 use crate::harness::library::{LibraryServer, MailStore};
-use crate::harness::outbound::{client_settings, envelope, show_outcomes, with_mail};
+use crate::harness::outbound::{client_config, envelope, show_outcomes, with_mail};
 use crate::harness::scripted_server::{Action, ScriptedServer, usual};
 use crate::harness::tls::TestCertificate;
 
@@ -22,8 +22,8 @@ fn target(running: &LibraryServer) -> ServerAddress {
 }
 
 /// Sends `content` twice. All recipients must succeed.
-fn deliver(target: &ServerAddress, settings: &ClientConfig, to: &Envelope<()>, content: &str) {
-    let mut connection = connect(target, settings).unwrap();
+fn deliver(target: &ServerAddress, config: &ClientConfig, to: &Envelope<()>, content: &str) {
+    let mut connection = connect(target, config).unwrap();
     for _ in 0..2 {
         let outcomes = with_mail(to, content.as_bytes(), |mail| connection.send(mail));
         for outcome in show_outcomes(&outcomes) {
@@ -38,16 +38,11 @@ fn messages_arrive_unchanged() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let to = envelope(&["smith@here.example", "jones@here.example"]);
-    deliver(&target(&running), &client_settings(), &to, &format!("Subject: small\n\n{BODY}"));
+    deliver(&target(&running), &client_config(), &to, &format!("Subject: small\n\n{BODY}"));
     // Too large for a chunk, so it is sent by DATA.
     let filling = format!("{}\n", "x".repeat(79)).repeat(500);
     let large = Envelope { body: BodyType::EightBitMime, ..envelope(&["large@here.example"]) };
-    deliver(
-        &target(&running),
-        &client_settings(),
-        &large,
-        &format!("Subject: l\n\n{filling}{BODY}"),
-    );
+    deliver(&target(&running), &client_config(), &large, &format!("Subject: l\n\n{filling}{BODY}"));
     for (user, stored) in [
         ("smith", STORED.to_owned()),
         ("jones", STORED.to_owned()),
@@ -65,7 +60,7 @@ fn each_recipient_has_its_own_outcome() {
     let store = MailStore::new();
     let running = store.run(store.server_settings(2));
     let to = envelope(&["nobody@here.example", "smith@here.example", "j\u{fc}rgen@here.example"]);
-    let mut connection = connect(&target(&running), &client_settings()).unwrap();
+    let mut connection = connect(&target(&running), &client_config()).unwrap();
     let outcomes = show_outcomes(&with_mail(&to, b"Subject: x\n\n", |mail| connection.send(mail)));
     assert!(outcomes[0].starts_with("never 550 5.1.1 "), "{outcomes:?}");
     assert!(outcomes[1].starts_with("done 250 2.6.0 "), "{outcomes:?}");
@@ -87,14 +82,14 @@ fn delivery_over_a_unix_socket() {
     let address = listeners[0].local_addr().unwrap_or_else(|| ([127, 0, 0, 1], 0).into());
     let _running = store.run_on(store.server_settings(2), listeners, address);
     let to = envelope(&["smith@here.example"]);
-    deliver(&ServerAddress::Unix(path), &client_settings(), &to, "Subject: x\n\nx\n");
+    deliver(&ServerAddress::Unix(path), &client_config(), &to, "Subject: x\n\nx\n");
     assert_eq!(store.count("smith"), 2);
 }
 
 /// Returns a client configuration with TLS that trusts `certificate`.
 fn with_tls(certificate: &TestCertificate) -> ClientConfig {
     let trust = Trust::file(&certificate.cert).unwrap();
-    ClientConfig { tls: Some(ClientTls { trust, required: true }), ..client_settings() }
+    ClientConfig { tls: Some(ClientTls { trust, required: true }), ..client_config() }
 }
 
 fn for_loopback(store: &MailStore) -> TestCertificate {
@@ -151,9 +146,9 @@ fn certificates_are_checked_unless_configured_otherwise() {
         assert_eq!(reason.text, "the password is not sent without TLS");
     }
     let any_certificate = ClientTls { trust: Trust::any_certificate().unwrap(), required: true };
-    let settings = ClientConfig { tls: Some(any_certificate), ..client_settings() };
+    let config = ClientConfig { tls: Some(any_certificate), ..client_config() };
     for certificate in [&named, &stranger] {
-        assert!(connect(&target(&running(certificate)), &settings).unwrap().tls().is_some());
+        assert!(connect(&target(&running(certificate)), &config).unwrap().tls().is_some());
     }
     // The configured name counts, and not its address.
     let running = running(&named);

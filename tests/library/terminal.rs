@@ -162,8 +162,8 @@ fn symbolic_links_to_terminals_are_not_followed() {
 fn control_characters_depend_on_the_terminal() {
     let directory = tempfile::tempdir().unwrap();
     let (modern, old, cooked) = (Pty::open(), Pty::open(), Pty::open());
-    old.set(|settings| settings.input_flags.remove(InputFlags::IUTF8));
-    cooked.set(|settings| settings.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR));
+    old.set(|config| config.input_flags.remove(InputFlags::IUTF8));
+    cooked.set(|config| config.output_flags.insert(OutputFlags::OPOST | OutputFlags::ONLCR));
     let lines = [modern.line(), old.line(), cooked.line()];
     let terminals = write_utmp(directory.path(), &lines.map(|line| ("ann", line)));
     let text = "caf\u{e9} \u{db}2J \u{9b}2J \x1b[2J \x07 \x08";
@@ -180,7 +180,7 @@ fn user(name: &str) -> UserMailbox {
     UserMailbox {
         name: MailboxName::new(name).unwrap(),
         owner: None,
-        delivered_to: format!("{name}@beta.arpa"),
+        delivered_to: format!("{name}@beta.arpa").into(),
     }
 }
 

@@ -24,7 +24,7 @@ struct TestTerminals {
     store: MailStore,
     ann: Pty,
     bo: Pty,
-    settings: SessionConfig,
+    config: SessionConfig,
 }
 
 impl TestTerminals {
@@ -33,8 +33,8 @@ impl TestTerminals {
         bo.mesg(false);
         let host_terminals = write_utmp(store.path(), &[("ann", ann.line()), ("bo", bo.line())]);
         let terminals = Audience::LocalClient;
-        let settings = SessionConfig { terminals, host_terminals, ..store.session_settings() };
-        TestTerminals { store, ann, bo, settings }
+        let config = SessionConfig { terminals, host_terminals, ..store.session_settings() };
+        TestTerminals { store, ann, bo, config }
     }
 
     /// Returns the codes of the replies to the verb, to each RCPT, to DATA and to the final dot.
@@ -42,7 +42,7 @@ impl TestTerminals {
         let rcpts: String =
             to.iter().map(|to| format!("RCPT TO:<{to}@here.example>\r\n")).collect();
         let input = format!("HELO a\r\n{verb} FROM:<me@a>\r\n{rcpts}DATA\r\n{message}QUIT\r\n");
-        let sessions = self.store.sessions(self.settings.clone());
+        let sessions = self.store.sessions(self.config.clone());
         let (_, replies) = run_session(&sessions, Peer::Pipe, input.as_bytes());
         let all = codes(&replies);
         all[2..all.len() - 1].iter().map(|code| code.to_string()).collect()
@@ -60,7 +60,7 @@ impl TestTerminals {
 #[test]
 fn scenario_of_rfc_821() {
     let setup = TestTerminals::new();
-    let sessions = setup.store.sessions(setup.settings.clone());
+    let sessions = setup.store.sessions(setup.config.clone());
     let input = b"HELO MIT-MC.ARPA\r\nVRFY ann\r\nSEND FROM:<EAK@MIT-MC.ARPA>\r\n\
         RCPT TO:<ann@here.example>\r\nDATA\r\n\
         Blah blah blah...\r\n...etc. etc. etc.\r\n.\r\nQUIT\r\n";
@@ -158,7 +158,7 @@ fn terminal_lost_before_the_final_dot() {
     for (verb, code, mailed) in [("SEND", "451", 0), ("SOML", "250", 1), ("SAML", "250", 1)] {
         for stop in [false, true] {
             let setup = TestTerminals::new();
-            let sessions = setup.store.sessions(setup.settings.clone());
+            let sessions = setup.store.sessions(setup.config.clone());
             let (client, server) = UnixStream::pair().unwrap();
             thread::scope(|scope| {
                 scope.spawn(|| {
@@ -192,9 +192,8 @@ fn terminal_lost_before_the_final_dot() {
 #[test]
 fn stopped_terminal_delays_only_its_sender() {
     let setup = TestTerminals::new();
-    let settings = setup.store.server_settings(4);
-    let running =
-        setup.store.run(server::ServerConfig { session: setup.settings.clone(), ..settings });
+    let config = setup.store.server_settings(4);
+    let running = setup.store.run(server::ServerConfig { session: setup.config.clone(), ..config });
     let (mut sender, mut other) = (running.connect(), running.connect());
     for client in [&mut sender, &mut other] {
         client.expect(220);
@@ -229,8 +228,8 @@ fn clients_that_may_not_send_get_502() {
         (Audience::LocalClient, Peer::Unix, true),
         (Audience::NoClient, Peer::Unix, false),
     ] {
-        setup.settings.terminals = send;
-        let sessions = setup.store.sessions(setup.settings.clone());
+        setup.config.terminals = send;
+        let sessions = setup.store.sessions(setup.config.clone());
         let input = b"EHLO a\r\nSEND FROM:<a@b>\r\nRSET\r\nSOML FROM:<a@b>\r\nRSET\r\n\
             SAML FROM:<a@b>\r\nHELP SEND\r\nQUIT\r\n";
         let (_, replies) = run_session(&sessions, peer, input);

@@ -17,10 +17,10 @@ use crate::harness::tls::{TestCertificate, VERSIONS, outgoing_records, starttls}
 /// Runs a server that offers STARTTLS, with this timeout.
 fn offering(store: &MailStore, timeout: Duration) -> (LibraryServer, TestCertificate) {
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(4);
-    settings.session.timeout = timeout;
-    settings.session.tls = certificate.offered();
-    (store.run(settings), certificate)
+    let mut config = store.server_settings(4);
+    config.session.timeout = timeout;
+    config.session.tls = certificate.offered();
+    (store.run(config), certificate)
 }
 
 /// Asserts that the next client is served.
@@ -156,11 +156,11 @@ fn stalled_handshake_times_out() {
 fn handshake_is_evicted_and_stopped() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(2);
-    settings.session.timeout = Duration::from_millis(600); // idle after 20 ms
-    settings.session.session_timeout = TIMEOUT;
-    settings.session.tls = certificate.offered();
-    let running = store.run(settings);
+    let mut config = store.server_settings(2);
+    config.session.timeout = Duration::from_millis(600); // idle after 20 ms
+    config.session.session_timeout = TIMEOUT;
+    config.session.tls = certificate.offered();
+    let running = store.run(config);
     let mut first = starttls(running.address);
     let mut second = starttls(running.address);
     let third = loop {

@@ -12,9 +12,9 @@ use crate::harness::tls::{TestCertificate, VERSIONS, outgoing_records, starttls}
 /// Runs a server that offers STARTTLS.
 fn offering(store: &MailStore) -> (LibraryServer, TestCertificate) {
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(4);
-    settings.session.tls = certificate.offered();
-    (store.run(settings), certificate)
+    let mut config = store.server_settings(4);
+    config.session.tls = certificate.offered();
+    (store.run(config), certificate)
 }
 
 #[test]
@@ -94,12 +94,12 @@ fn starttls_needs_a_certificate() {
 fn required_tls_is_530_without() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(2);
-    settings.session.tls = certificate.offered().map(|mut tls| {
+    let mut config = store.server_settings(2);
+    config.session.tls = certificate.offered().map(|mut tls| {
         tls.required = true;
         tls
     });
-    let running = store.run(settings);
+    let running = store.run(config);
     let mut client = running.greeted();
     client.command("MAIL FROM:<a@b.example>", "530 5.7.0 ");
     client.command("NOOP", 250);
@@ -116,9 +116,9 @@ fn required_tls_is_530_without() {
 fn implicit_tls() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(2);
-    settings.session.tls = certificate.offered();
-    let (running, _) = run_implicit(&store, settings);
+    let mut config = store.server_settings(2);
+    config.session.tls = certificate.offered();
+    let (running, _) = run_implicit(&store, config);
     for version in VERSIONS {
         let mut client = certificate.handshake(connect(running.address), &[version]);
         client.expect(220);
@@ -136,21 +136,21 @@ fn implicit_tls() {
 }
 
 /// Runs a server on an address that begins with `tls:`.
-fn run_implicit(store: &MailStore, settings: ServerConfig) -> (LibraryServer, ListenAddress) {
+fn run_implicit(store: &MailStore, config: ServerConfig) -> (LibraryServer, ListenAddress) {
     let address = "tls:127.0.0.1:0".parse::<ListenAddress>().unwrap();
     let listeners = listen::open(std::slice::from_ref(&address)).unwrap();
     assert!(listeners[0].service().tls);
     let at = listeners[0].local_addr().unwrap();
-    (store.run_on(settings, listeners, at), address)
+    (store.run_on(config, listeners, at), address)
 }
 
 #[test]
 fn refused_client_of_implicit_tls_gets_no_clear_text() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(1);
-    settings.session.tls = certificate.offered();
-    let (running, _) = run_implicit(&store, settings);
+    let mut config = store.server_settings(1);
+    config.session.tls = certificate.offered();
+    let (running, _) = run_implicit(&store, config);
     let mut first = certificate.handshake(connect(running.address), &VERSIONS);
     first.expect(220);
     assert_eq!(rest(&mut connect(running.address)), b"");
@@ -161,10 +161,10 @@ fn refused_client_of_implicit_tls_gets_no_clear_text() {
 fn large_message_through_tls() {
     let store = MailStore::new();
     let certificate = TestCertificate::new(store.path(), "a");
-    let mut settings = store.server_settings(2);
-    settings.session.tls = certificate.offered();
-    settings.session.size_max = 16 << 20;
-    let running = store.run(settings);
+    let mut config = store.server_settings(2);
+    config.session.tls = certificate.offered();
+    config.session.size_max = 16 << 20;
+    let running = store.run(config);
     let line: String = (0..70).map(|i| char::from(b'0' + i)).collect();
     for version in VERSIONS {
         let mut client = certificate.handshake(starttls(running.address), &[version]);

@@ -31,7 +31,7 @@ fn receiver_holds_every_dialogue() {
         let sent: Vec<u8> = sent.flatten().copied().collect();
         for cut in 0..=sent.len() {
             let (head, tail) = sent.split_at(cut);
-            let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
+            let mut machine = Conversation::new(fixtures::config(&dialogue.options), BetaHost);
             machine.feed(head);
             machine.feed(tail);
             assert_eq!(
@@ -63,7 +63,7 @@ fn every_reply_code_is_in_a_dialogue() {
 
 /// Holds a dialogue turn by turn. Each reply is compared before anything more is sent.
 fn run(dialogue: &Dialogue) -> Conversation<BetaHost> {
-    let mut machine = Conversation::new(fixtures::settings(&dialogue.options), BetaHost);
+    let mut machine = Conversation::new(fixtures::config(&dialogue.options), BetaHost);
     let mut received = Received::default();
     let mut read = 0;
     let mut mail_line = 0;

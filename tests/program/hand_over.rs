@@ -100,6 +100,9 @@ fn message_left_for_a_stopped_server_arrives_when_it_starts() {
     let (status, listed) = run_mailslot(&["queue", "--config", host.config.to_str().unwrap()]);
     assert_eq!(status, Some(0));
     assert!(listed.contains("\n2 handed over, not taken yet, "), "{listed}");
+    // mailq, which shows the same.
+    let (status, listed) = host.run(&["-bp"], b"");
+    assert!(status == 0 && listed.contains("\n2 handed over, not taken yet, "), "{listed}");
 
     let server = host.start(&[]);
     host.wait_until_taken();
@@ -241,6 +244,31 @@ fn files_that_are_no_messages_of_their_owner_are_not_taken() {
     for damaged in ["p", "q", "r", "s", "t"].map(name) {
         assert!(host.waiting().contains(&format!("damaged-{damaged}")), "{log:#?}");
     }
+}
+
+/// Sendmails that were killed, and other files of a user, keep no later message from being taken.
+#[test]
+fn files_that_are_not_taken_delay_no_message() {
+    let host = Host::new("");
+    for n in 0..60 {
+        let path = host.path().join(format!("{n:026}"));
+        fs::write(&path, "mailslot-hand-over 1").unwrap();
+        let mode = [0o600, 0o644][n % 2];
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        let file = fs::File::options().read(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
+    }
+    // All at the same time, because each tries the server first.
+    let callers: Vec<Child> = (0..45).map(|_| host.sendmail(&["smith"], b"\nx\n")).collect();
+    for caller in callers {
+        assert!(caller.wait_with_output().unwrap().status.success());
+    }
+    assert_eq!(host.waiting().len(), 105);
+    let server = host.start(&[]);
+    wait_until("the messages are taken", || host.waiting().len() == 60);
+    assert_eq!(host.directory.count("smith"), 45);
+    let (log, _) = server.stop();
+    assert_eq!(log.iter().filter(|line| line.contains("hand-over-ignored ")).count(), 30);
 }
 
 #[test]

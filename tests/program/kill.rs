@@ -1,19 +1,15 @@
 //! Two servers on the same mailboxes, one of them killed again and again under load.
 
-use std::net::SocketAddr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 
 use nix::sys::signal::Signal;
 
-use crate::harness::client::Client;
 use crate::harness::directory::TestDirectory;
 use crate::harness::env_number;
 use crate::harness::ledger::Ledger;
-use crate::harness::message::TestMessage;
-
-const LARGE: usize = 300 * 1024;
+use crate::harness::load::{SetOnDrop, send_until};
 
 #[test]
 fn one_of_two_servers_is_killed_under_load() {
@@ -68,32 +64,4 @@ fn kill_one_of_two(options: &[&str]) {
     assert_eq!(status.code(), Some(0), "{log:#?}");
     // What the last killed server left is recovered by the next start.
     ledger.assert_recovers(&directory, "two servers");
-}
-
-/// Sets a flag when it is dropped.
-struct SetOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Sends small and large messages, to one mailbox and to several, until `over` is set or the server
-/// is gone.
-fn send_until(over: &AtomicBool, ledger: &Mutex<Ledger<u16>>, address: SocketAddr, name: &str) {
-    // It may be killed before this thread runs.
-    let Ok(mut sender) = Client::open(address) else { return };
-    for n in 0.. {
-        if over.load(Ordering::Relaxed) {
-            return;
-        }
-        let to = [&["a"][..], &["a", "b", "c"], &["b"], &["c", "b"]][n % 4];
-        let length = if n % 10 == 9 { LARGE } else { 300 * (n % 7) };
-        let message = TestMessage::new(format!("{name}-{n}"), to, length);
-        let code = sender.submit_for_code(&message);
-        if ledger.lock().unwrap().record(message, code).is_none() {
-            return;
-        }
-    }
 }

@@ -12,12 +12,14 @@ use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
 use nix::sys::signal::{Signal, kill};
 
 use crate::harness::directory::TestDirectory;
+use crate::harness::loop_disk::{FileSystem, LoopDisk};
 use crate::harness::scripted_server::{ScriptedServer, reply, usual};
 use crate::harness::server::{Server, sendmail_path};
 use crate::harness::strace::{Strace, call_names, kill_at, thread_of};
@@ -32,7 +34,7 @@ fn body() -> String {
 struct Host {
     directory: TestDirectory,
     config: PathBuf,
-    _deferring: ScriptedServer,
+    deferring: ScriptedServer,
 }
 
 impl Host {
@@ -44,15 +46,20 @@ impl Host {
         });
         let config = directory.join("conf");
         let spool = directory.join("spool");
-        let text = format!(
-            "listen {}\nhostname here.example\ndomain here.example\naliases none\nspool {}\n",
-            deferring.address,
-            spool.display()
-        );
-        fs::write(&config, text).unwrap();
-        let host = Host { directory, config, _deferring: deferring };
+        let host = Host { directory, config, deferring };
+        host.set_spool(&spool);
         host.start().stop();
         host
+    }
+
+    /// Has sendmail use this spool.
+    fn set_spool(&self, spool: &Path) {
+        let text = format!(
+            "listen {}\nhostname here.example\ndomain here.example\naliases none\nspool {}\n",
+            self.deferring.address,
+            spool.display()
+        );
+        fs::write(&self.config, text).unwrap();
     }
 
     fn start(&self) -> Server {
@@ -229,6 +236,78 @@ fn take(host: &Host, at: Option<(&str, usize)>) -> (bool, String) {
     assert_eq!(host.waiting(), [""; 0], "{context}");
     host.directory.clear();
     (killed, calls)
+}
+
+/// Several callers at once find room for one message each, and not for all of them. Those that find
+/// none keep theirs, and nothing of it is left. A server that runs meanwhile takes all others when
+/// there is room again.
+#[test]
+#[ignore = "needs root, loop devices and e2fsprogs"]
+fn disk_becomes_full_while_handing_over() {
+    let disk = match LoopDisk::create(FileSystem::Ext4) {
+        Ok(disk) => disk,
+        Err(reason) => return println!("skipped, ext4 cannot be mounted here: {reason}"),
+    };
+    let host = Host::new();
+    host.set_spool(&disk.root().join("spool"));
+    let users = ["--user", "smith", "--domain", "here.example", "--hold", "off"];
+    disk.start(&users).stop();
+    let [filler, waiting] = ["filler", "spool/hand-over"].map(|name| disk.root().join(name));
+    let fill = |left: u64| {
+        let free = nix::sys::statvfs::statvfs(&disk.root()).unwrap();
+        let free = free.blocks_available() * free.fragment_size();
+        let mut run = Command::new("fallocate");
+        run.args(["-l", &(free - left).to_string()]).arg(&filler);
+        assert!(run.status().unwrap().success());
+    };
+    fill(64 << 20);
+    let body = |n: usize| format!("{n:015}\n").repeat(12 << 16);
+    let results: Vec<(Option<i32>, String)> = thread::scope(|scope| {
+        let send = |n| {
+            let config = host.config.to_str().unwrap().to_owned();
+            move || {
+                let mut command = Command::new(sendmail_path());
+                command.args(["-C", &config, "-f", "green", "smith"]).stdin(Stdio::piped());
+                let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+                let text = format!("Subject: large\n\n{}", body(n));
+                let _ = child.stdin.take().unwrap().write_all(text.as_bytes());
+                let output = child.wait_with_output().unwrap();
+                (output.status.code(), String::from_utf8(output.stderr).unwrap())
+            }
+        };
+        let threads: Vec<_> = (0..8).map(|n| scope.spawn(send(n))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let left = results.iter().filter(|(status, _)| *status == Some(0)).count();
+    assert!((1..8).contains(&left), "{results:?}");
+    for (status, text) in results.iter().filter(|(status, _)| *status != Some(0)) {
+        assert_eq!(*status, Some(75), "{results:?}");
+        // The reply of the server, and why the message cannot wait.
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 2 && lines[1].ends_with("451 4.3.0 not now"), "{results:?}");
+        let is_full = ["No space left on device (os error 28)", ": the disk has no room"];
+        assert!(is_full.iter().any(|words| lines[0].ends_with(words)), "{results:?}");
+    }
+    let modes = || {
+        let files = fs::read_dir(&waiting).unwrap().map(|file| file.unwrap().metadata().unwrap());
+        files.map(|meta| meta.mode() & 0o777).collect::<Vec<_>>()
+    };
+    assert_eq!(modes(), vec![0o640; left]);
+
+    fs::remove_file(&filler).unwrap();
+    fill(4 << 20);
+    let server = disk.start(&users);
+    server.wait_for_log("hand-over-deferred");
+    assert_eq!(modes(), vec![0o640; left]);
+    fs::remove_file(&filler).unwrap();
+    wait_until("all are taken", || modes().is_empty());
+    let (log, status) = server.stop();
+    assert_eq!(status.code(), Some(0), "{log:#?}");
+    let mailbox = fs::read_to_string(disk.root().join("mail/smith")).unwrap();
+    for (n, (status, text)) in results.iter().enumerate() {
+        let copies = mailbox.matches(&format!("\n\n{}\n", body(n))).count();
+        assert_eq!(copies, usize::from(*status == Some(0)), "{n}: {text}");
+    }
 }
 
 /// The uid and gid of the server, of two ordinary users.

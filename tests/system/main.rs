@@ -21,10 +21,14 @@ mod held_callers;
 #[cfg(target_os = "linux")]
 mod held_kill;
 #[cfg(target_os = "linux")]
+mod inetd_kill;
+#[cfg(target_os = "linux")]
 mod kill;
 #[cfg(feature = "tls")]
 mod mail_servers;
 mod mx_routes;
+#[cfg(feature = "tls")]
+mod mx_servers;
 #[cfg(target_os = "linux")]
 mod power_loss;
 mod privilege;

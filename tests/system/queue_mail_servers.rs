@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::harness::directory::TestDirectory;
-use crate::harness::mail_servers::{Exim, Postfix, open_directory};
+use crate::harness::mail_servers::{Exim, Postfix, open_directory, start_dovecot};
 use crate::harness::process::Daemon;
 use crate::harness::server::{Server, run_mailslot};
 use crate::harness::tls::{TestAuthority, TestCertificate};
@@ -17,24 +17,14 @@ use crate::harness::wait_until;
 /// Starts Dovecot as the authentication server, with these mechanisms: any user, with the password
 /// `wonderland`.
 fn dovecot(home: &Path, socket: &Path, mechanisms: &str) -> Daemon {
-    let directory = home.join("dovecot");
-    fs::create_dir(&directory).unwrap();
-    let (shown, at) = (directory.display(), socket.display());
     let settings = format!(
-        "protocols =\nbase_dir = {shown}/run\nstate_dir = {shown}/state\n\
-         log_path = {shown}/log\nssl = no\nauth_mechanisms = {mechanisms}\n\
-         disable_plaintext_auth = no\n\
+        "protocols =\nauth_mechanisms = {mechanisms}\ndisable_plaintext_auth = no\n\
          passdb {{\n  driver = static\n  args = password=wonderland\n}}\n\
          userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n\
-         service auth {{\n  unix_listener {at} {{\n    mode = 0666\n  }}\n}}\n"
+         service auth {{\n  unix_listener {} {{\n    mode = 0666\n  }}\n}}\n",
+        socket.display()
     );
-    let file = directory.join("dovecot.conf");
-    fs::write(&file, settings).unwrap();
-    let mut command = Command::new("/usr/sbin/dovecot");
-    command.args(["-F", "-c"]).arg(&file).stdin(Stdio::null()).stderr(Stdio::null());
-    let daemon = Daemon::spawn(&mut command);
-    wait_until("Dovecot listens", || UnixStream::connect(socket).is_ok());
-    daemon
+    start_dovecot(home, &settings, socket)
 }
 
 /// By STARTTLS with a private authority, with a password, PIPELINING and DSN, to a second mailslot

@@ -32,6 +32,12 @@ impl Hosts {
         hosts
     }
 
+    /// Adds an address to the far host.
+    #[cfg(feature = "tls")]
+    pub(super) fn add_far_address(&self, address: &str) {
+        ip(&["-n", &self.0[1], "address", "add", &format!("{address}/24"), "dev", "wire"]);
+    }
+
     /// Sets the link, at its far end, down or up.
     fn link(&self, state: &str) {
         ip(&["-n", &self.0[1], "link", "set", "wire", state]);
@@ -63,7 +69,7 @@ fn ip(arguments: &[&str]) {
 }
 
 /// Sends each line over the socket and expects its reply.
-fn dialogue(directory: &Path, lines: &[(&str, u16)]) {
+pub(super) fn dialogue(directory: &Path, lines: &[(&str, u16)]) {
     let mut client = Client::new(UnixStream::connect(directory.join("smtp")).unwrap());
     client.expect(220);
     client.command("HELO here.example", 250);

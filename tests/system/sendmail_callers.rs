@@ -3,14 +3,18 @@
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use nix::unistd::User;
 
 use crate::harness::cron;
 use crate::harness::directory::TestDirectory;
-use crate::harness::external::{external, open, run, run_for_text};
+use crate::harness::external::{external, open, run, run_for_text, unpack};
+use crate::harness::namespace::Namespace;
+use crate::harness::process::Daemon;
 use crate::harness::server::{Server, sendmail_path};
 use crate::harness::{is_true_within, wait_until};
 
@@ -239,6 +243,53 @@ fn cron_job() {
             "\n\nHello.\n.\n\n",
         ] {
             assert!(mailbox.contains(expected), "{expected:?}: {mailbox}");
+        }
+    }
+}
+
+/// at of Debian, unpacked. Its daemon always calls /usr/sbin/sendmail: in a namespace that has our
+/// program there.
+#[test]
+#[ignore = "needs root, unshare, and the Debian package at from the network"]
+fn at_job() {
+    for mut host in SendmailHost::running_and_stopped() {
+        let packages = host.directory.join("packages");
+        fs::create_dir(&packages).unwrap();
+        unpack(&["at"], &packages);
+        // As the package creates them when it is installed.
+        let daemon = User::from_name("daemon").unwrap().expect("Debian has this user");
+        let cron = host.directory.join("cron");
+        for name in ["", "atjobs", "atspool"] {
+            fs::create_dir(cron.join(name)).unwrap();
+        }
+        fs::write(cron.join("atjobs/.SEQ"), "").unwrap();
+        for name in ["atjobs", "atspool", "atjobs/.SEQ"] {
+            let path = cron.join(name);
+            chown(&path, Some(daemon.uid.as_raw()), Some(daemon.gid.as_raw())).unwrap();
+        }
+        let mut namespace = Namespace::new()
+            .run("mount -t tmpfs none /run")
+            .run("test -e /usr/sbin/sendmail || touch /usr/sbin/sendmail")
+            .bind(&host.sendmail, "/usr/sbin/sendmail")
+            .bind(&cron, "/var/spool/cron")
+            .run("chmod 1770 /var/spool/cron/*");
+        let [at, atd] = ["usr/bin/at", "usr/sbin/atd"].map(|path| packages.join(path));
+        // atd finds the job of an at that has ended before.
+        namespace =
+            namespace.run(&format!("echo echo Hello. | '{}' now 2>/dev/null", at.display()));
+        let mut command = namespace.command();
+        command.arg(&atd).args(["-f", "-l", "100"]).current_dir("/").stdin(Stdio::null());
+        let mut atd = Daemon::spawn(&mut command);
+        let arrived = is_true_within(Duration::from_secs(90), || {
+            assert!(atd.is_running(), "atd has ended");
+            host.directory.mailbox_path("root").exists() || host.left() > 0
+        });
+        assert!(arrived, "atd has sent nothing");
+        drop(atd);
+        host.have_mail_taken();
+        let mailbox = host.directory.mailbox("root");
+        for expected in ["\nSubject: Output from your job ", "\n\nHello.\n\n"] {
+            assert_eq!(mailbox.matches(expected).count(), 1, "{expected:?}: {mailbox}");
         }
     }
 }

@@ -11,7 +11,7 @@ use mailslot::smtp::{BodyType, Envelope};
 
 use crate::harness::directory::TestDirectory;
 use crate::harness::outbound::{
-    client_settings, envelope, show_outcomes, with_mail, with_surveyed_mail,
+    client_config, envelope, show_outcomes, with_mail, with_surveyed_mail,
 };
 use crate::harness::process::Daemon;
 use crate::harness::wait_until;
@@ -62,7 +62,7 @@ const ARRIVED: &str = "Subject: x\n\n.\n..\nFrom x\nj\u{fc}rgen\n\nQUIT\n.\n";
 
 /// Sends `content` twice, over one connection if possible. Returns the last outcomes.
 fn send(sink: &Sink, to: &Envelope<()>, content: &str) -> Vec<String> {
-    let mut connection = match connect(&sink.target(), &client_settings()) {
+    let mut connection = match connect(&sink.target(), &client_config()) {
         Ok(connection) => connection,
         Err(reason) => return vec![format!("later {reason}")],
     };
@@ -158,7 +158,7 @@ fn long_lines_and_8_bit_text_are_encoded() {
     let body = format!("{}J\u{fc}rgen=\n\n.\n", "x".repeat(5000));
     for options in [&[][..], &["-8"], &["-p"]] {
         let sink = Sink::start(options);
-        let mut connection = connect(&sink.target(), &client_settings()).unwrap();
+        let mut connection = connect(&sink.target(), &client_config()).unwrap();
         let content = format!("Subject: x\n\n{body}");
         let outcomes = with_surveyed_mail(
             &Envelope { body: BodyType::EightBitMime, ..envelope(&["a@x.example"]) },

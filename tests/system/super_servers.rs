@@ -104,17 +104,23 @@ fn tcpserver() {
 #[ignore = "needs inetd, of openbsd-inetd, and smtp-source"]
 fn inetd() {
     let directory = TestDirectory::new();
+    let (address, _inetd) = start_inetd(&directory, &[]);
+    deliver_some(address, &directory);
+}
+
+/// Starts an inetd with a mailslot for each connection, which has these options too.
+pub(super) fn start_inetd(directory: &TestDirectory, options: &[&str]) -> (SocketAddr, Daemon) {
     let address = free_port();
     let user = User::from_uid(geteuid()).unwrap().expect("a user with a name").name;
     let conf = directory.join("inetd.conf");
     let line = format!(
         "127.0.0.1:{} stream tcp nowait.1000 {user} {PROGRAM} mailslot {}\n",
         address.port(),
-        session(&directory).join(" ")
+        [&session(directory), options].concat().join(" ")
     );
     fs::write(&conf, line).unwrap();
-    let _inetd = start(Command::new("/usr/sbin/inetd").arg("-i").arg(&conf), address);
-    deliver_some(address, &directory);
+    let inetd = start(Command::new("/usr/sbin/inetd").arg("-i").arg(&conf), address);
+    (address, inetd)
 }
 
 /// A unit with `Accept=yes` and `StandardInput=socket`, with the tool of systemd.

@@ -32,7 +32,7 @@
 //!          offset and missing newlines
 //!          the contents, one after the other, without large ones
 //!          zeros to the end of the block
-//!          the trailer, in blocks of its own, so that writing it again cannot damage the record:
+//!          the trailer, in separate blocks, so that writing it again cannot damage the record:
 //!          a sector of 512 bytes for each 452 copies
 //!   0   8  "mslotend"
 //!   8   8  sequence number of the record
@@ -51,9 +51,9 @@
 //!
 //! A record that fails its checksum was never acknowledged. A record from an earlier use of the
 //! segment has a number that is not greater, and is not needed any more. The key is secret, so that
-//! no client can send mail whose content, left in a segment, reads as a record. Sequence numbers
-//! continue those of the journals that were recovered, because a message that recovery records
-//! again must have the greater number in the later record.
+//! no client can send content that would be read as a valid record in an old segment. Sequence
+//! numbers continue those of the journals that were recovered, because a message that recovery
+//! records again must have the greater number in the later record.
 //!
 //! After a stop with the mark the next start reads no record. The mark needs no sync, because it is
 //! true whenever it reaches the disk: the header with its checkpoint was synced before. It needs no
@@ -64,8 +64,13 @@
 //! trailer says that it was done. A damaged journal is kept as `journal-N.damaged-INODE`, and its
 //! intact records are used.
 //!
-//! A message above `message::MEMORY_MAX` bytes is in a file of its own (`contents.rs`), which was
+//! A message above `message::MEMORY_MAX` bytes is in a separate file (`contents.rs`), which was
 //! synced before the record was written. The file is needed as long as the record.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `record.rs` | the bytes of a record |
+//! | `listing.rs` | the list of the journals in a spool |
 
 mod listing;
 mod record;
@@ -118,7 +123,7 @@ pub struct Journal {
     damage: Option<&'static str>,
 }
 
-/// Journal whose process is dead, as [`inspect`] finds it.
+/// Journal of a dead process, as [`inspect`] finds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrphanSummary {
     /// Process that had the journal.
@@ -130,7 +135,7 @@ pub struct OrphanSummary {
 }
 
 /// Id of the file and last owner of a journal that no process has.
-pub type UnownedJournal = ((u64, u64), Option<Identity>);
+type UnownedJournal = ((u64, u64), Option<Identity>);
 
 /// Returns the paths of all journals in `spool`.
 pub fn list(disk: &dyn Disk, spool: &Path) -> io::Result<Vec<PathBuf>> {
@@ -405,7 +410,7 @@ impl Journal {
 
     /// Leaves the journal to the next recovery: resolves all copies but those in `files`. If their
     /// `disk_failed`, the records do not count as done, because a file system that is checked and
-    /// mounted again forgets what it could not write, as after a reboot.
+    /// mounted again has lost the data that it could not write, as after a reboot.
     pub fn retain_for(
         &mut self,
         files: &HashSet<DestinationFile>,
@@ -516,8 +521,9 @@ impl Journal {
         self.failed.is_some_and(|seq| record.seq >= seq)
     }
 
-    /// Marks the record as done, with what its write has `changed`: until the next boot, a copy
-    /// that is missing from a mailbox that was changed later was removed by a mail reader.
+    /// Marks the record as done, with the times of the files that it `changed`. If a copy is
+    /// missing from a mailbox that was changed later, and there was no reboot, a mail reader
+    /// removed it.
     pub fn mark_done(&self, trailer: &mut Trailer, changed: ChangeTimes) {
         (trailer.done, trailer.changed) = (self.boot_mark, changed);
     }
@@ -573,7 +579,7 @@ impl Journal {
                     }
                     None => {}
                 }
-                // What follows a record that cannot be read may be intact.
+                // The records after an unreadable one may be intact.
                 match self.next_magic(at, end)? {
                     Some(Magic::Record { at: found, seq }) if found == at => {
                         bad.extend((seq > last).then_some(seq));
@@ -599,8 +605,8 @@ impl Journal {
         if overtaken || durable.iter().any(|seq| needed(&seq)) {
             self.damage = self.damage.or(Some("a record in it cannot be read"));
         }
-        // The number of a record that was cut short is not used again, so that it is not taken for
-        // one that was durable. A number that is far away is damage.
+        // The number of a record that was cut short is not used again, so that the record is not
+        // mistaken for a durable one. A number that is far away is damage.
         let next = bad.into_iter().filter(|seq| seq.wrapping_sub(self.seq) < 1 << 32);
         self.seq = next.max().unwrap_or_default().max(self.seq);
         records.retain(|r| r.seq > self.checkpoint);
@@ -628,7 +634,7 @@ impl Journal {
         Ok(None)
     }
 
-    /// Reads content of `octets` bytes at offset `at`.
+    /// Reads the `octets` bytes of content at offset `at`.
     pub fn content(&self, at: u64, octets: u64) -> io::Result<Vec<u8>> {
         let mut content = vec![0; usize::try_from(octets).unwrap_or_default()];
         self.file.read_exact_at(&mut content, at)?;

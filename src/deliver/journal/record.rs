@@ -1,4 +1,4 @@
-//! The bytes of a record: what a batch becomes in the journal, and what is read back from it.
+//! The bytes of a record, which is a batch in the journal: encoded and parsed.
 //!
 //! The head of `mod.rs` shows the layout. This file contains no call on a file.
 
@@ -22,7 +22,8 @@ pub struct Placement {
     pub inode: u64,
     /// Offset of the copy in bytes: the length of the file before it.
     pub offset: u64,
-    /// Number of LFs, 0 to 2, that the copy begins with because the message before lacks them.
+    /// Number of LFs, 0 to 2, that the copy begins with because the message before it has fewer
+    /// than two.
     pub missing_newlines: usize,
 }
 
@@ -63,7 +64,7 @@ pub struct ContentReference {
 pub enum RecordedContent {
     /// In the journal, at this offset.
     Journal(u64),
-    /// In a file of its own.
+    /// In a separate file.
     File(ContentReference),
 }
 
@@ -91,8 +92,8 @@ impl RecordedMessage {
     }
 }
 
-/// Times (ctime) of what a batch has changed, after it was written. What was changed later was
-/// changed by another program.
+/// Times (ctime) of the files that a batch has changed, after it was written. A file with a later
+/// time was changed by another program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChangeTimes {
     /// The latest time of its mailboxes.
@@ -106,7 +107,7 @@ impl ChangeTimes {
     pub const UNKNOWN: ChangeTimes = ChangeTimes { mailboxes: (i64::MAX, 0), queue: (i64::MAX, 0) };
 }
 
-/// Marks of a record, which follow it in blocks of their own.
+/// Marks of a record, which follow it in separate blocks.
 #[derive(Clone, Debug)]
 pub struct Trailer {
     /// Offset in the journal.
@@ -355,7 +356,7 @@ pub(super) enum Magic {
     Trailer { at: u64, seq: u64, done: bool },
 }
 
-/// Returns what the block at offset `at` begins as.
+/// Returns the magic at the beginning of the block at offset `at`, if it has one.
 pub(super) fn magic_of(block: &[u8], at: u64) -> Option<Magic> {
     let mut fields = FieldReader(block);
     match fields.take(8)? {
@@ -365,7 +366,7 @@ pub(super) fn magic_of(block: &[u8], at: u64) -> Option<Magic> {
     }
 }
 
-/// Parses a table of `count` messages, whose contents begin at `contents_at` in the journal.
+/// Parses a table of `count` messages. Their contents begin at `contents_at` in the journal.
 /// Returns the messages and the number of their copies.
 pub(super) fn parse_table(
     table: &[u8],
@@ -441,7 +442,7 @@ impl<'a> FieldReader<'a> {
         String::from_utf8(self.field()?.to_vec()).ok()
     }
 
-    /// Reads a message, whose copies are numbered from `number` on.
+    /// Reads a message. Its copies are numbered from `number` on.
     fn message(&mut self, number: &mut usize) -> Option<RecordedMessage> {
         let (id, head) = (self.text()?, self.field()?.to_vec());
         let octets = self.u64()?;
@@ -474,6 +475,7 @@ impl<'a> FieldReader<'a> {
                 let (name, delivered_to) = (MailboxName::new(&self.text()?)?, self.text()?);
                 let (owned, uid, gid) = (self.u8()? == 1, self.u32()?, self.u32()?);
                 let owner = owned.then_some(Owner { uid, gid });
+                let delivered_to = delivered_to.into();
                 Some(Destination::Mailbox(UserMailbox { name, owner, delivered_to }))
             }
             QUEUE_ENTRY => {

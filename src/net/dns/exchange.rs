@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use simple_dns::{
     CLASS, Name, OPCODE, Packet, PacketFlag, QCLASS, QTYPE, Question, RCODE, TYPE, header_buffer,
@@ -11,6 +11,7 @@ use simple_dns::{
 
 use super::DnsError;
 use super::resolv_conf::NameServers;
+use crate::net::deadline::{is_early, time_left};
 
 /// Returns the first reply that answers the question: with the code for success, or for a name that
 /// does not exist.
@@ -39,7 +40,7 @@ pub(super) fn query(
     Err(DnsError::Temporary(last))
 }
 
-/// Asks one server, over TCP if the reply over UDP was cut short.
+/// Queries one server, over TCP if the reply over UDP was cut short.
 fn ask(
     server: SocketAddr,
     name: &Name<'_>,
@@ -66,8 +67,8 @@ fn ask(
     }
 }
 
-/// Returns the first reply to the query. Other datagrams are ignored, because anybody can forge
-/// them.
+/// Returns the first reply to the query. Other datagrams are ignored, because any host can
+/// forge them.
 fn ask_udp(
     server: SocketAddr,
     query: &[u8],
@@ -167,21 +168,6 @@ fn has_plausible_counts(message: &[u8]) -> bool {
 fn random_id() -> u16 {
     let [.., high, low] = RandomState::new().hash_one(0).to_be_bytes();
     u16::from_be_bytes([high, low])
-}
-
-/// Returns the time until `deadline`.
-///
-/// # Errors
-/// `TimedOut` if there is none, because zero would be an invalid time-out of a socket.
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
-}
-
-/// True if the call must be repeated while there is time left.
-fn is_early(e: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(e.kind(), Interrupted | TimedOut | WouldBlock)
 }
 
 /// Size in bytes of the smallest record: the root's name, and the fields of a fixed size (RFC 1035

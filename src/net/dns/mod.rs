@@ -10,8 +10,8 @@
 //! - **Every lookup ends** at its deadline. The number of servers, attempts and aliases is bounded,
 //!   and so is the size of a reply.
 //! - **A reply is used only if it answers the query**: from the server's address and port, with the
-//!   random id of the query, and its question. The query leaves from a port of its own, which the
-//!   system chooses at random.
+//!   random id of the query, and its question. Each query is sent from a new port, which the system
+//!   chooses at random.
 //! - **No answer is not the answer that there is nothing.** A server that fails, refuses or says
 //!   nothing is a temporary error, after which the next server is asked.
 //!
@@ -145,6 +145,9 @@ impl Resolver {
 
 /// Returns the name that `name` is an alias of in `answers`, in whatever order they are; or `name`
 /// itself.
+///
+/// # Errors
+/// The chain of aliases is longer than [`ALIASES_MAX`].
 fn end_of_aliases<'a>(
     name: &Name<'a>,
     answers: &[ResourceRecord<'a>],

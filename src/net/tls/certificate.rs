@@ -1,8 +1,8 @@
 //! Dates and host of a certificate, for `mailslot check`.
 //!
 //! rustls shows no dates, but its verifier names them in the error for a certificate that is not
-//! valid yet or has expired. So it is asked for times at which it must refuse. This saves a parser
-//! of certificates, and finds what a client that verifies would find.
+//! valid yet or has expired. So the certificate is verified at times at which it cannot be valid.
+//! This needs no parser of certificates, and a client that verifies gets the same result.
 
 use std::path::Path;
 use std::time::Duration;

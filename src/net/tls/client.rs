@@ -13,6 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -33,7 +35,7 @@ impl Trust {
     /// Returns the roots that this system trusts.
     ///
     /// # Errors
-    /// The system has none. The text says what to install.
+    /// The system has no roots. The text says what to install.
     pub fn system() -> Result<Trust, String> {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();
@@ -76,13 +78,7 @@ impl Trust {
     /// The cryptographic provider has no usable protocol version.
     pub fn any_certificate() -> Result<Trust, String> {
         let provider = Arc::new(default_provider());
-        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| format!("TLS: {e}"))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAnyCertificate(provider)))
-            .with_no_client_auth();
-        Ok(Trust(Arc::new(config)))
+        Trust::with_verifier(provider.clone(), Arc::new(AcceptAnyCertificate(provider)))
     }
 
     /// Returns the client's side of TLS for a connection to `host`, a name or an address, before
@@ -106,11 +102,18 @@ impl Trust {
         let provider = Arc::new(default_provider());
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
         let verifier = verifier.build().map_err(|e| format!("TLS: {e}"))?;
+        Trust::with_verifier(provider, Arc::new(RootVerifier { verifier, pinned }))
+    }
+
+    fn with_verifier(
+        provider: Arc<CryptoProvider>,
+        verifier: Arc<dyn ServerCertVerifier>,
+    ) -> Result<Trust, String> {
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(RootVerifier::new(verifier, pinned)))
+            .with_custom_certificate_verifier(verifier)
             .with_no_client_auth();
         Ok(Trust(Arc::new(config)))
     }

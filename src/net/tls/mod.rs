@@ -1,5 +1,5 @@
 //! TLS for servers (RFC 3207, RFC 8314): certificate and key, and the TLS of one connection.
-//! Versions 1.2 and 1.3, by rustls. The client's side is in `tls/client.rs`.
+//! Versions 1.2 and 1.3, by rustls.
 //!
 //! ```text
 //! ServerCertificate (one for a process) --session()--> TlsSession (one for a connection)
@@ -12,7 +12,16 @@
 //! the client, because rustls takes no record above 16 KiB and no handshake message above 64 KiB.
 //!
 //! It opens no socket and measures no time; the caller's socket has deadlines. Clients are not
-//! asked for certificates. Without the feature `tls`, `tls/absent.rs` replaces this directory.
+//! asked for certificates.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `client.rs` | TLS for clients: trusted roots, and the TLS of one connection |
+//! | `verifier.rs` | verifiers of server certificates |
+//! | `words.rs` | errors of TLS in plain words |
+//! | `certificate.rs` | the dates of a certificate and its host |
+//! | `names.rs` | the names in a certificate |
+//! | `absent.rs` | the replacement of this directory without the feature `tls` |
 
 mod certificate;
 mod client;

@@ -1,6 +1,5 @@
 //! Verifiers of server certificates: one that knows why it refuses, and one that accepts any.
 
-use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
@@ -13,45 +12,39 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, Signatu
 
 use super::names::names;
 
-/// The error that a certificate is its own issuer's.
+/// An error of a certificate that rustls does not distinguish.
 #[derive(Debug)]
-pub struct SelfSigned;
+pub enum CertificateFault {
+    /// The certificate is its own issuer's.
+    SelfSigned,
+    /// The certificate says that it is an authority.
+    Authority,
+}
 
-/// The error that a certificate says that it is an authority.
-#[derive(Debug)]
-pub struct OwnAuthority;
-
-impl fmt::Display for SelfSigned {
+impl fmt::Display for CertificateFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("self-signed")
+        f.write_str(match self {
+            CertificateFault::SelfSigned => "self-signed",
+            CertificateFault::Authority => "an authority",
+        })
     }
 }
 
-impl fmt::Display for OwnAuthority {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an authority")
+impl std::error::Error for CertificateFault {}
+
+impl From<CertificateFault> for CertificateError {
+    fn from(fault: CertificateFault) -> CertificateError {
+        CertificateError::Other(OtherError(Arc::new(fault)))
     }
 }
-
-impl StdError for SelfSigned {}
-impl StdError for OwnAuthority {}
 
 /// Verifies certificates against roots.
 #[derive(Debug)]
 pub struct RootVerifier {
-    verifier: Arc<WebPkiServerVerifier>,
+    pub verifier: Arc<WebPkiServerVerifier>,
     /// Certificates that are trusted themselves, even if they say that they are authorities, as
     /// those do that `openssl req -x509` makes.
-    pinned: Vec<CertificateDer<'static>>,
-}
-
-impl RootVerifier {
-    pub fn new(
-        verifier: Arc<WebPkiServerVerifier>,
-        pinned: Vec<CertificateDer<'static>>,
-    ) -> RootVerifier {
-        RootVerifier { verifier, pinned }
-    }
+    pub pinned: Vec<CertificateDer<'static>>,
 }
 
 impl ServerCertVerifier for RootVerifier {
@@ -84,10 +77,8 @@ impl ServerCertVerifier for RootVerifier {
         }
         let is_self_signed = names(certificate).is_some_and(|names| names.are_equal);
         Err(Error::InvalidCertificate(match error {
-            _ if is_self_signed => CertificateError::Other(OtherError(Arc::new(SelfSigned))),
-            CertificateError::Other(_) => {
-                CertificateError::Other(OtherError(Arc::new(OwnAuthority)))
-            }
+            _ if is_self_signed => CertificateFault::SelfSigned.into(),
+            CertificateError::Other(_) => CertificateFault::Authority.into(),
             error => error,
         }))
     }

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use rustls::pki_types::UnixTime;
 use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
-use super::verifier::{OwnAuthority, SelfSigned};
+use super::verifier::CertificateFault;
 
 /// Returns the error `e` of a connection with `peer`, a host or `the client`, in plain words.
 pub fn in_words(e: io::Error, peer: &str) -> io::Error {
@@ -17,8 +17,8 @@ pub fn in_words(e: io::Error, peer: &str) -> io::Error {
     io::Error::new(e.kind(), text)
 }
 
-/// Describes an error of the handshake with `peer`, or of what follows it.
-pub fn describe(error: &Error, peer: &str) -> String {
+/// Describes an error of the handshake with `peer`, or of the connection after it.
+fn describe(error: &Error, peer: &str) -> String {
     let no_common = format!("{peer} and this host have no TLS version or cipher in common");
     match error {
         Error::InvalidCertificate(error) => describe_certificate(error, peer),
@@ -68,6 +68,8 @@ pub fn describe(error: &Error, peer: &str) -> String {
 /// Describes an error of the certificate of `peer`.
 fn describe_certificate(error: &CertificateError, peer: &str) -> String {
     let certificate = format!("the certificate of {peer}");
+    let unknown =
+        format!("{certificate} cannot be parsed, or uses something that is not supported");
     match error {
         CertificateError::Expired => format!("{certificate} has expired"),
         CertificateError::ExpiredContext { not_after, .. } => {
@@ -98,13 +100,14 @@ fn describe_certificate(error: &CertificateError, peer: &str) -> String {
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             format!("{certificate} is not for a server")
         }
-        CertificateError::Other(other) if other.0.is::<SelfSigned>() => {
-            format!("{certificate} is self-signed")
-        }
-        CertificateError::Other(other) if other.0.is::<OwnAuthority>() => {
-            format!("{certificate} is that of an authority, and not of a server")
-        }
-        _ => format!("{certificate} cannot be parsed, or uses something that is not supported"),
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(CertificateFault::SelfSigned) => format!("{certificate} is self-signed"),
+            Some(CertificateFault::Authority) => {
+                format!("{certificate} is that of an authority, and not of a server")
+            }
+            None => unknown,
+        },
+        _ => unknown,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Privileges on Linux: capabilities and file-system identities, which each thread has its own of.
+//! Privileges on Linux: capabilities and file-system identities, which belong to each thread.
 
 use std::io::{self, Write};
 use std::marker::PhantomData;
@@ -34,15 +34,10 @@ pub fn drop_privileges(
     // A program with file capabilities gains them by exec if they are in the bounding set. Emptying
     // that set needs CAP_SETPCAP. Without it no_new_privs, set below, has the same effect.
     if has(CapSet::Effective, Capability::CAP_SETPCAP) {
-        for capability in caps::runtime::thread_all_supported() {
-            caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
-        }
+        limit_bounding_set(&CapsHashSet::new())?;
     }
-    if let Some(Account { uid, gid, .. }) = account {
-        prctl::set_keepcaps(true)?;
-        setresgid(*gid, *gid, *gid)?;
-        setresuid(*uid, *uid, *uid)?;
-        prctl::set_keepcaps(false)?;
+    if let Some(account) = account {
+        switch_user(account)?;
     }
     set_capabilities(&kept)?;
     prctl::set_no_new_privs()?;
@@ -57,16 +52,9 @@ pub fn drop_privileges(
 /// The process is not root.
 pub fn become_service(account: &Account, groups: &[Gid], kept: &[String]) -> io::Result<()> {
     let kept: CapsHashSet = kept.iter().filter_map(|name| name.parse().ok()).collect();
-    for capability in caps::runtime::thread_all_supported() {
-        if !kept.contains(&capability) {
-            caps::drop(None, CapSet::Bounding, capability).map_err(io::Error::other)?;
-        }
-    }
+    limit_bounding_set(&kept)?;
     setgroups(groups)?;
-    prctl::set_keepcaps(true)?;
-    setresgid(account.gid, account.gid, account.gid)?;
-    setresuid(account.uid, account.uid, account.uid)?;
-    prctl::set_keepcaps(false)?;
+    switch_user(account)?;
     set_capabilities(&kept)?;
     prctl::set_no_new_privs()?;
     Ok(())
@@ -98,7 +86,7 @@ impl Impersonator {
     /// [`privilege`](crate::process::privilege)). A thread impersonates one user at a time.
     ///
     /// # Errors
-    /// The kernel refused, because this thread lacks the capabilities.
+    /// This thread does not have the capabilities.
     pub fn impersonate(self, uid: Uid, gid: Gid) -> io::Result<ImpersonationGuard> {
         if uid.is_root() || (uid, gid) == (self.uid, self.gid) {
             return Ok(ImpersonationGuard::default());
@@ -139,6 +127,24 @@ impl Drop for ImpersonationGuard {
 /// True if this thread could impersonate users.
 pub fn can_impersonate() -> bool {
     has_both(CapSet::Permitted)
+}
+
+/// Switches all user and group ids to those of `account`, and keeps the permitted capabilities.
+fn switch_user(account: &Account) -> io::Result<()> {
+    let Account { uid, gid, .. } = *account;
+    prctl::set_keepcaps(true)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    prctl::set_keepcaps(false)?;
+    Ok(())
+}
+
+/// Removes all capabilities but `kept` from the bounding set.
+fn limit_bounding_set(kept: &CapsHashSet) -> io::Result<()> {
+    for capability in caps::runtime::thread_all_supported().difference(kept) {
+        caps::drop(None, CapSet::Bounding, *capability).map_err(io::Error::other)?;
+    }
+    Ok(())
 }
 
 fn set_capabilities(kept: &CapsHashSet) -> io::Result<()> {

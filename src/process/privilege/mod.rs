@@ -1,6 +1,6 @@
 //! The privileges of the process, and the user identity under which it accesses mailboxes.
 //!
-//! A process started as root opens what only root can (sockets, keys), then switches to the
+//! A process started as root opens the sockets and keys that need root, then switches to the
 //! `--run-as` user irrevocably. One thread, the writer, keeps two capabilities: CAP_SETUID and
 //! CAP_SETGID. With them it impersonates the recipient: it sets the recipient's *file-system
 //! identity* (setfsuid, setfsgid) for the few calls that open, create or remove a mailbox. The

@@ -12,6 +12,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, UnixAddr, connect, socket,
 };
 
+use crate::net::deadline::{is_early, time_left};
 use crate::net::tls::{PeerCertificate, TlsClientSession, TlsInfo, Trust};
 
 /// A connected socket.
@@ -119,25 +120,16 @@ const CLOEXEC: SockFlag = SockFlag::SOCK_CLOEXEC;
 #[cfg(target_vendor = "apple")]
 const CLOEXEC: SockFlag = SockFlag::empty();
 
-/// A socket whose calls fail with `TimedOut` at a deadline.
+/// A socket with a deadline, at which its calls fail with `TimedOut`.
 struct DeadlineIo<'a> {
     socket: &'a TcpOrUnix,
     deadline: Instant,
 }
 
-impl DeadlineIo<'_> {
-    /// Returns the time left, in the form of a socket's time-out.
-    fn time_left(&self) -> io::Result<Option<Duration>> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // Zero would be an invalid time-out.
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
-    }
-}
-
 impl Read for DeadlineIo<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            let timeout = self.time_left()?;
+            let timeout = Some(time_left(self.deadline)?);
             let result = match self.socket {
                 TcpOrUnix::Tcp(s) => {
                     s.set_read_timeout(timeout).and_then(|()| (&mut &*s).read(buffer))
@@ -156,7 +148,7 @@ impl Read for DeadlineIo<'_> {
 impl Write for DeadlineIo<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            let timeout = self.time_left()?;
+            let timeout = Some(time_left(self.deadline)?);
             let result = match self.socket {
                 TcpOrUnix::Tcp(s) => {
                     s.set_write_timeout(timeout).and_then(|()| (&mut &*s).write(bytes))
@@ -174,11 +166,4 @@ impl Write for DeadlineIo<'_> {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// True if the call must be repeated while there is time left. The socket's own time-out may come
-/// a little before the deadline.
-fn is_early(e: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
-    matches!(e.kind(), Interrupted | TimedOut | WouldBlock)
 }

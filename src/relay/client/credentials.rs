@@ -6,9 +6,9 @@
 //! [smtp.example.net]:587    smith:secret
 //! *                         backup  secret
 //! ```
-//! The first line for the host is used. `*` stands for any host, and a line without a port for any
-//! port. The second line has the form of Postfix's smtp_sasl_password_maps, in which the user ends
-//! at the first colon. A line that begins with `#` is a comment.
+//! The first line for the host is used. `*` matches any host, and a line without a port any port.
+//! The second line has the form of Postfix's smtp_sasl_password_maps, in which the user ends at the
+//! first colon. A line that begins with `#` is a comment.
 //!
 //! One rule about the owner holds for every process that reads the file. The owner is root, or the
 //! user that the server runs as. Other users have no access. The group may read the file if root
@@ -40,8 +40,8 @@ struct LoginLine {
 }
 
 impl LoginFile {
-    /// Reads the file at `path`. `server` is the user that the server runs as, besides the user of
-    /// this process.
+    /// Reads the file at `path`. `server` is the user that the server runs as, which may be another
+    /// than the user of this process.
     ///
     /// # Errors
     /// The file cannot be read, its owner or its mode is wrong, or a line is invalid. The text

@@ -8,7 +8,7 @@
 //!  unix:/run/mailslot/smtp
 //! ```
 //! Promises:
-//! - **No call blocks forever.** Every stage has a time-out (RFC 5321 4.5.3.2, see [`Timeouts`]),
+//! - **No call blocks forever.** Every stage has a timeout (RFC 5321 4.5.3.2, see [`Timeouts`]),
 //!   within which a reply must be complete.
 //! - **All addresses of a name are tried**, after a lookup for each connection. An error before a
 //!   message is sent defers the message, because the message did not cause it.
@@ -20,6 +20,14 @@
 //!
 //! The client keeps no queue and does not look up MX records. With [`ClientConfig::lmtp`] it uses
 //! LMTP.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `client_socket.rs` | the socket, in clear text or TLS, with deadlines |
+//! | `server_address.rs` | the address of a server, as options have it |
+//! | `credentials.rs` | the file of users and passwords |
+//! | `converting_reader.rs` | a reader that converts a message while it is sent |
+//! | `probe.rs` | a connection that sends no message, for `check --smarthost` |
 
 mod client_socket;
 mod converting_reader;
@@ -55,7 +63,7 @@ pub struct ClientConfig {
     pub tls: Option<ClientTls>,
     /// User and password for AUTH, never sent in clear text over TCP.
     pub credentials: Option<Credentials>,
-    /// Time-outs of the stages.
+    /// Timeouts of the stages.
     pub timeouts: Timeouts,
 }
 
@@ -134,7 +142,7 @@ pub struct Connection {
     address: ServerAddress,
     /// The address to connect to again; None to look the server up again.
     peer: Option<SocketAddr>,
-    settings: ClientConfig,
+    config: ClientConfig,
     sender: Sender,
     socket: ClientSocket,
     tls: Option<TlsInfo>,
@@ -155,21 +163,19 @@ struct OpenError {
 /// The reason, which is temporary and concerns no message.
 pub fn connect(
     address: &ServerAddress,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
     let (host, port) = match address {
         ServerAddress::Unix(path) => {
-            return open_with_fallback(address, settings, &|| {
-                ClientSocket::unix(path, settings.timeouts.connect)
+            return open_with_fallback(address, config, &|| {
+                ClientSocket::unix(path, config.timeouts.connect)
             });
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let found = (host, port).to_socket_addrs().map_err(|e| {
-        OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
-    })?;
+    let found = look_up(host, port)?;
     // A lost connection is made again after another lookup.
-    connect_to(address, found, settings).map(|connection| Connection { peer: None, ..connection })
+    connect_to(address, found, config).map(|connection| Connection { peer: None, ..connection })
 }
 
 /// Connects to the first of the addresses `found` of the server `address` that can be used, and
@@ -180,12 +186,12 @@ pub fn connect(
 pub fn connect_to(
     address: &ServerAddress,
     found: impl IntoIterator<Item = SocketAddr>,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
-    let mut last = OutcomeReason::local((4, 4, 3), &format!("{address} has no address"));
+    let mut last = no_address(address);
     for ip in found {
-        let connect = || ClientSocket::tcp(ip, settings.timeouts.connect);
-        match open_with_fallback(address, settings, &connect) {
+        let connect = || ClientSocket::tcp(ip, config.timeouts.connect);
+        match open_with_fallback(address, config, &connect) {
             Ok(connection) => return Ok(Connection { peer: Some(ip), ..connection }),
             Err(reason) => last = reason,
         }
@@ -193,19 +199,36 @@ pub fn connect_to(
     Err(last)
 }
 
+/// Looks up the addresses of a server.
+fn look_up(
+    host: &str,
+    port: u16,
+) -> Result<impl Iterator<Item = SocketAddr> + use<>, OutcomeReason> {
+    let found = (host, port).to_socket_addrs();
+    found.map_err(|e| OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}")))
+}
+
+fn no_address(address: &ServerAddress) -> OutcomeReason {
+    OutcomeReason::local((4, 4, 3), &format!("{address} has no address"))
+}
+
+fn cannot_connect(address: &ServerAddress, e: &io::Error) -> OutcomeReason {
+    OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}"))
+}
+
 /// Opens a session over the socket that `connect` returns. If TLS does not work and is not
 /// required, opens another one in clear text.
 fn open_with_fallback(
     address: &ServerAddress,
-    settings: &ClientConfig,
+    config: &ClientConfig,
     connect: &dyn Fn() -> io::Result<ClientSocket>,
 ) -> Result<Connection, OutcomeReason> {
     let open = |with_tls| {
         let socket = connect().map_err(|e| OpenError {
-            reason: OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}")),
+            reason: cannot_connect(address, &e),
             retry_without_tls: false,
         })?;
-        Connection::open(address, settings, socket, with_tls)
+        Connection::open(address, config, socket, with_tls)
     };
     let opened = match open(true) {
         Err(OpenError { retry_without_tls: true, .. }) => open(false),
@@ -220,21 +243,21 @@ fn open_with_fallback(
 /// The reason, which is temporary and concerns no message.
 pub fn connect_over(
     socket: UnixStream,
-    settings: &ClientConfig,
+    config: &ClientConfig,
 ) -> Result<Connection, OutcomeReason> {
     let unnamed = ServerAddress::Unix(PathBuf::new());
-    let opened = Connection::open(&unnamed, settings, ClientSocket::connected(socket), true);
+    let opened = Connection::open(&unnamed, config, ClientSocket::connected(socket), true);
     opened.map_err(|error| error.reason)
 }
 
 impl Connection {
     fn open(
         address: &ServerAddress,
-        settings: &ClientConfig,
+        config: &ClientConfig,
         socket: ClientSocket,
         with_tls: bool,
     ) -> Result<Connection, OpenError> {
-        match Connection::begin(address, settings, socket, with_tls) {
+        match Connection::begin(address, config, socket, with_tls) {
             (connection, None) => Ok(connection),
             (_, Some(error)) => Err(error),
         }
@@ -243,13 +266,13 @@ impl Connection {
     /// Opens a session as far as possible. Returns the error that ended it, if any.
     fn begin(
         address: &ServerAddress,
-        settings: &ClientConfig,
+        config: &ClientConfig,
         socket: ClientSocket,
         with_tls: bool,
     ) -> (Connection, Option<OpenError>) {
         let implicit = matches!(address, ServerAddress::Tcp { tls: true, .. });
         let is_unix = matches!(address, ServerAddress::Unix(_));
-        let start_tls = match &settings.tls {
+        let start_tls = match &config.tls {
             _ if implicit => StartTlsPolicy::Off,
             // A Unix socket needs no TLS, because no other host can read it.
             Some(tls) if tls.required && !is_unix => StartTlsPolicy::Required,
@@ -257,16 +280,16 @@ impl Connection {
             _ => StartTlsPolicy::Off,
         };
         let sender = Sender::new(sender::SenderConfig {
-            hostname: settings.hostname.clone(),
+            hostname: config.hostname.clone(),
             secure: implicit || is_unix,
-            lmtp: settings.lmtp,
+            lmtp: config.lmtp,
             start_tls,
-            credentials: settings.credentials.clone(),
+            credentials: config.credentials.clone(),
         });
         let mut connection = Connection {
             address: address.clone(),
             peer: None,
-            settings: settings.clone(),
+            config: config.clone(),
             sender,
             socket,
             tls: None,
@@ -350,13 +373,13 @@ impl Connection {
     pub fn quit(mut self) {
         self.sender.quit();
         self.exchange();
-        self.socket.end(Instant::now() + self.settings.timeouts.quit);
+        self.socket.end(Instant::now() + self.config.timeouts.quit);
     }
 
     fn reconnect(&mut self) -> Result<(), OutcomeReason> {
         let new = match self.peer {
-            Some(peer) => connect_to(&self.address, [peer], &self.settings)?,
-            None => connect(&self.address, &self.settings)?,
+            Some(peer) => connect_to(&self.address, [peer], &self.config)?,
+            None => connect(&self.address, &self.config)?,
         };
         std::mem::replace(self, new).quit();
         Ok(())
@@ -470,7 +493,7 @@ impl Connection {
             if !output.is_empty() && !self.write(&output) {
                 continue;
             }
-            // Each reply has a time of its own. Input that completes none does not extend it.
+            // Each reply has its own deadline. Input that completes none does not extend it.
             if !output.is_empty() || replies != Some(self.sender.reply_count()) {
                 replies = Some(self.sender.reply_count());
                 deadline = Instant::now() + self.timeout_for(stage);
@@ -485,7 +508,7 @@ impl Connection {
 
     /// Writes `bytes`. Returns false after an error, with the connection closed.
     fn write(&mut self, bytes: &[u8]) -> bool {
-        let deadline = Instant::now() + self.settings.timeouts.block;
+        let deadline = Instant::now() + self.config.timeouts.block;
         let Err(e) = self.socket.write_all(bytes, deadline) else { return true };
         // The server may have sent a reply that says why, before it closed the connection.
         let deadline = Instant::now() + FINAL_REPLY_TIMEOUT;
@@ -500,20 +523,20 @@ impl Connection {
     }
 
     fn handshake(&mut self) -> io::Result<()> {
-        let Some(tls) = &self.settings.tls else {
+        let Some(tls) = &self.config.tls else {
             return Err(io::Error::other("no TLS is configured"));
         };
         let host = match &self.address {
             ServerAddress::Tcp { host, .. } => host,
             ServerAddress::Unix(_) => "localhost",
         };
-        let deadline = Instant::now() + self.settings.timeouts.command;
+        let deadline = Instant::now() + self.config.timeouts.command;
         self.tls = Some(self.socket.start_tls(&tls.trust, host, deadline)?);
         Ok(())
     }
 
     fn timeout_for(&self, stage: Stage) -> Duration {
-        let timeouts = &self.settings.timeouts;
+        let timeouts = &self.config.timeouts;
         match stage {
             Stage::Greeting => timeouts.greeting,
             Stage::Command => timeouts.command,

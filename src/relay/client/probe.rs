@@ -1,10 +1,12 @@
 //! A connection that sends no message, to see whether the server can be used.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::client_socket::ClientSocket;
-use super::{ClientConfig, Connection, ServerAddress, Timeouts};
+use super::{
+    ClientConfig, Connection, ServerAddress, Timeouts, cannot_connect, look_up, no_address,
+};
 use crate::net::tls::{PeerCertificate, TlsInfo};
 use crate::smtp::sender::{Extensions, OutcomeReason};
 
@@ -28,14 +30,15 @@ pub struct ProbeResult {
 ///
 /// # Errors
 /// The reason why there is no connection.
-pub fn probe(
-    address: &ServerAddress,
-    settings: &ClientConfig,
-) -> Result<ProbeResult, OutcomeReason> {
-    let timeouts =
-        Timeouts { connect: PATIENCE, greeting: PATIENCE, command: PATIENCE, ..settings.timeouts };
-    let settings = ClientConfig { timeouts, ..settings.clone() };
-    let (connection, error) = Connection::begin(address, &settings, open_socket(address)?, true);
+pub fn probe(address: &ServerAddress, config: &ClientConfig) -> Result<ProbeResult, OutcomeReason> {
+    let timeouts = Timeouts {
+        connect: STAGE_TIMEOUT,
+        greeting: STAGE_TIMEOUT,
+        command: STAGE_TIMEOUT,
+        ..config.timeouts
+    };
+    let config = ClientConfig { timeouts, ..config.clone() };
+    let (connection, error) = Connection::begin(address, &config, open_socket(address)?, true);
     let result = ProbeResult {
         peer: connection.socket.peer(),
         tls: connection.tls.clone(),
@@ -51,26 +54,22 @@ pub fn probe(
 }
 
 fn open_socket(address: &ServerAddress) -> Result<ClientSocket, OutcomeReason> {
-    let no_connection =
-        |e| OutcomeReason::local((4, 4, 1), &format!("cannot connect to {address}: {e}"));
     let (host, port) = match address {
         ServerAddress::Unix(path) => {
-            return ClientSocket::unix(path, PATIENCE).map_err(no_connection);
+            let connected = ClientSocket::unix(path, STAGE_TIMEOUT);
+            return connected.map_err(|e| cannot_connect(address, &e));
         }
         ServerAddress::Tcp { host, port, .. } => (host.as_str(), *port),
     };
-    let found = (host, port).to_socket_addrs().map_err(|e| {
-        OutcomeReason::local((4, 4, 3), &format!("{host} cannot be looked up: {e}"))
-    })?;
-    let mut last = OutcomeReason::local((4, 4, 3), &format!("{host} has no address"));
-    for ip in found {
-        match ClientSocket::tcp(ip, PATIENCE) {
+    let mut last = no_address(address);
+    for ip in look_up(host, port)? {
+        match ClientSocket::tcp(ip, STAGE_TIMEOUT) {
             Ok(socket) => return Ok(socket),
-            Err(e) => last = no_connection(e),
+            Err(e) => last = cannot_connect(address, &e),
         }
     }
     Err(last)
 }
 
 /// The time that each stage may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STAGE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,5 +1,5 @@
-//! An entry of the queue: a message for recipients on other hosts, or for recipients of this host
-//! whose mailboxes cannot take it now (`held.rs`), in a file `queue/ID` in the spool.
+//! An entry of the queue: a message in a file `queue/ID` in the spool. It is for recipients on
+//! other hosts, or for recipients of this host that cannot get it now (`held.rs`).
 //!
 //! ```text
 //! From smith@example.org Tue Jul  1 08:52:37 2025
@@ -10,8 +10,8 @@
 //! ```
 //! The writer appends an entry as it appends to a mailbox, by way of the journal. So the entry is
 //! complete before the `250`, and a message is in all of its destinations or in none. The file
-//! never changes afterwards. Its progress is kept beside it, in `ID.state`. The entry is removed
-//! once all recipients are finished.
+//! never changes afterwards. Its progress is kept in `queue/ID.state`. The entry is removed once
+//! all recipients are finished.
 //!
 //! The envelope is in the third line alone. It is a sequence of netstrings, each after a letter:
 //! `LETTER LENGTH ":" BYTES ","`. No byte of an address can therefore end a field or begin another.
@@ -263,37 +263,31 @@ impl QueueEntry {
     /// # Errors
     /// The file cannot be read.
     pub fn content<'a>(&self, file: &'a File) -> io::Result<impl Read + use<'a>> {
-        let mut file = file;
-        file.seek(SeekFrom::Start(self.content_at))?;
-        let input = BufReader::new(file.take(self.size));
+        let input = BufReader::new(self.stored(file)?);
         let field = self.via.iter().map(|via| format!("Delivered-To: {via}\n")).collect::<String>();
         let content = UnquotingReader { input, at_line_start: true, quotes: 0, lookahead: &[] };
         Ok(io::Cursor::new(field).chain(content))
     }
 
-    /// Returns the content as it is in the file, ready for a mailbox. A large one is copied to a
-    /// file in `directory`.
+    /// Returns a reader of the content as it is in the file, ready for a mailbox.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn stored<'a>(&self, mut file: &'a File) -> io::Result<io::Take<&'a File>> {
+        file.seek(SeekFrom::Start(self.content_at))?;
+        Ok(file.take(self.size))
+    }
+
+    /// Returns the content as it is in the file. A large one is copied to a file in `directory`.
     ///
     /// # Errors
     /// The entry cannot be read, or the copy cannot be written.
     pub fn stored_content(
         &self,
-        mut file: &File,
+        file: &File,
         directory: Arc<dyn ContentDirectory>,
     ) -> io::Result<Content> {
-        file.seek(SeekFrom::Start(self.content_at))?;
-        Content::read_from(file.take(self.size), directory)
-    }
-
-    /// Returns the first bytes of the content as they are in the file, at most `max`.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn read_start(&self, mut file: &File, max: u64) -> io::Result<Vec<u8>> {
-        file.seek(SeekFrom::Start(self.content_at))?;
-        let mut start = Vec::new();
-        file.take(self.size.min(max)).read_to_end(&mut start)?;
-        Ok(start)
+        Content::read_from(self.stored(file)?, directory)
     }
 
     /// Returns the survey of the message as it leaves.

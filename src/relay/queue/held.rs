@@ -3,13 +3,13 @@
 //!
 //! The session puts the recipients of one message that must wait into one entry, `ID-held`, with
 //! the reason. The runner resolves them again at each attempt, because the aliases may have been
-//! corrected meanwhile, and hands the message to the writer.
+//! corrected meanwhile, and passes the message to the writer.
 //!
 //! No mailbox gets a message twice. The copy for a mailbox and a receipt, the file `ID-held-doneN`,
 //! are two destinations of one message, so the journal makes both durable or neither. An entry
 //! that is opened takes over its receipts: recipient N is finished.
 //!
-//! | crash after | what is left, and what happens to it |
+//! | crash after | result |
 //! | --- | --- |
 //! | the receipt is created | an empty file, which means nothing |
 //! | the record is synced | the writer completes mailbox and receipt; the recipient is finished |
@@ -23,10 +23,11 @@ use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::RECIPIENTS_MAX;
 use super::entry::{self, HeldFields, QueueEntry};
 use super::state::EntryState;
-use super::{RECIPIENTS_MAX, now};
 use crate::deliver::{DeferReason, Outcome};
+use crate::message::trace::unix_time;
 use crate::message::{Destination, QueueId};
 use crate::smtp::sender::OutcomeReason;
 use crate::smtp::{Envelope, Recipient};
@@ -55,7 +56,7 @@ pub fn destinations<D, E>(
     id: &str,
     size: u64,
 ) -> Option<Vec<Destination>> {
-    let arrived_at = now();
+    let arrived_at = unix_time();
     let entry = |(n, to): (usize, &[(&Recipient<E>, String)])| {
         let part = if n == 0 { String::new() } else { format!("-{n}") };
         // Only a control character could not be encoded, and replies to commands quote addresses.
@@ -71,8 +72,9 @@ pub fn destinations<D, E>(
     to.chunks(RECIPIENTS_MAX).enumerate().map(entry).collect()
 }
 
-/// Returns the receipt for the recipients `done`, by index, of the entry `id`, whose copies are in
-/// the mailboxes `has`. Returns None if there are no recipients, or a field cannot be encoded.
+/// Returns the receipt of the entry `id` for the recipients with the indexes `done`, who have their
+/// copies in the mailboxes `has`. Returns None if there are no recipients, or a field cannot be
+/// encoded.
 pub(super) fn receipt(
     id: &str,
     entry: &QueueEntry,

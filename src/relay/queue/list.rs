@@ -7,10 +7,11 @@ use std::path::Path;
 
 use fs2::FileExt;
 
+use super::OutageReport;
 use super::entry::QueueEntry;
 use super::held::entry_of_receipt;
 use super::state::EntryState;
-use super::{OutageReport, now, zoned};
+use crate::message::trace::{unix_time, zoned};
 use crate::message::{QUEUE_DIRECTORY, QueueId};
 use crate::observe::events;
 use crate::smtp::{ForwardPath, ReversePath};
@@ -24,7 +25,7 @@ pub enum ListFormat {
     Json,
 }
 
-/// A view of the queue: the entries to list, and what is known besides them.
+/// A view of the queue: the entries to list, and the context to show with them.
 #[derive(Clone, Debug, Default)]
 pub struct ListView {
     /// The user that submitted the listed entries; None for every user.
@@ -36,10 +37,9 @@ pub struct ListView {
 /// Returns a listing of the queue in `spool`, the oldest entry first.
 ///
 /// As text it begins with a line about each outage, if there is an entry, `OUTAGES_MAX` at most.
-/// Each entry has a
-/// line with id, age, size in bytes, number of attempts, next attempt, and sender; a line for each
-/// recipient that is not finished; and the last reply. The last line of all is a summary. As JSON
-/// there is an object for the outage and one for each entry, as mailslot(8) describes.
+/// Each entry has a line with id, age, size in bytes, number of attempts, next attempt, and sender;
+/// a line for each recipient that is not finished; and the last reply. The last line is a summary.
+/// As JSON there is an object for each outage and one for each entry, as mailslot(8) describes.
 ///
 /// # Errors
 /// The queue directory cannot be read.
@@ -159,7 +159,7 @@ fn write_entry(
     entry: &QueueEntry,
     state: &EntryState,
 ) -> std::fmt::Result {
-    let now = now();
+    let now = unix_time();
     let next = match state.retry_at.saturating_sub(now) {
         ..=0 => "now".to_owned(),
         delay => format!("in {}", rounded(delay)),

@@ -12,7 +12,7 @@
 //! | file | contains |
 //! | --- | --- |
 //! | `entry.rs` | the file of one message |
-//! | `state.rs` | the file of its progress beside it, and the times of retries |
+//! | `state.rs` | the file with its progress, and the times of retries |
 //! | `held.rs` | entries for recipients of this host |
 //! | `next_hop.rs` | the routes, and the connection to the next hop of a recipient |
 //! | `runner/` | the threads that send, deliver, retry and report |
@@ -20,7 +20,7 @@
 //!
 //! A crash can leave these states, from which the next start recovers:
 //!
-//! | crash after | what is left, and what happens to it |
+//! | crash after | result |
 //! | --- | --- |
 //! | the entry is created | an empty or short file: the writer completes or removes it |
 //! | the message's record is synced | an incomplete entry: the writer completes it |
@@ -51,25 +51,24 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use jiff::{Timestamp, Zoned};
 
 use crate::deliver::WriterHandle;
+use crate::message::trace::unix_time;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
 use crate::observe::counters::Counters;
 use crate::observe::vital_thread::VitalThread;
-use crate::process::time_zone;
 use crate::relay::{SenderMap, client};
 use crate::route::{DomainPattern, Resolution, Route};
 use crate::smtp::EtrnNode;
 use crate::smtp::dsn::DsnNotify;
 use crate::smtp::{BodyType, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 use next_hop::NextHop;
-pub use next_hop::{MxSettings, RelayRoute, RouteTarget};
+pub use next_hop::{MxConfig, RelayRoute, RouteTarget};
 use runner::QueueRunner;
-pub use runner::{RETURNED_MAX, ReportRecipient, is_wanted};
+pub use runner::{ReportRecipient, is_wanted};
 
 /// Configuration of the queue. The default has no smarthosts, and the times of the options.
 #[derive(Clone, Debug)]
@@ -117,7 +116,7 @@ pub struct Smarthost {
     /// The server.
     pub address: client::ServerAddress,
     /// Configuration of connections to it.
-    pub settings: client::ClientConfig,
+    pub config: client::ClientConfig,
 }
 
 /// A handle to the queue's threads, for sessions. Cheap to clone.
@@ -211,7 +210,7 @@ impl fmt::Display for FlushProgress {
 
 /// The queue's threads.
 #[derive(Debug)]
-pub struct QueueThread {
+pub struct QueueThreads {
     stop: Sender<()>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -238,11 +237,11 @@ impl EntryKind {
 /// # Errors
 /// The directory cannot be created or read, or a thread cannot be started.
 pub fn start(
-    settings: QueueConfig,
+    config: QueueConfig,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
-) -> io::Result<(QueueHandle, QueueThread)> {
+) -> io::Result<(QueueHandle, QueueThreads)> {
     let (stop, stopped) = bounded(0);
     let (relayed, relayed_events) = event_channel();
     let (held, held_events) = event_channel();
@@ -252,17 +251,17 @@ pub fn start(
         (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
         (EntryKind::Held, "held", held_events, &handle.held),
     ] {
-        let (settings, route, stopped) = (settings.clone(), route.clone(), stopped.clone());
+        let (config, route, stopped) = (config.clone(), route.clone(), stopped.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), handle.clone());
         let overflowed = sender.overflowed.clone();
-        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
         let runner = Arc::new(runner);
         threads.push(std::thread::Builder::new().name(name.into()).spawn(move || {
             let _vital = VitalThread::new(name);
             runner.run(&events, &stopped, &overflowed);
         })?);
     }
-    Ok((handle, QueueThread { stop, threads }))
+    Ok((handle, QueueThreads { stop, threads }))
 }
 
 /// Tries each entry of the queue once, or just those in `ids` if there are any. Calls `report`
@@ -271,7 +270,7 @@ pub fn start(
 /// # Errors
 /// The directory cannot be created or read.
 pub fn flush(
-    settings: QueueConfig,
+    config: QueueConfig,
     route: Arc<dyn Route>,
     writer: WriterHandle,
     counters: Arc<Counters>,
@@ -282,9 +281,9 @@ pub fn flush(
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
     // Held mail first, because it may lead to entries for other hosts.
     for kind in [EntryKind::Held, EntryKind::Relayed] {
-        let (settings, route) = (settings.clone(), route.clone());
+        let (config, route) = (config.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
-        let runner = QueueRunner::new(kind, settings, route, writer, counters, queue)?;
+        let runner = QueueRunner::new(kind, config, route, writer, counters, queue)?;
         let runner = Arc::new(runner);
         left += runner.flush(&all, &mut report, || false);
     }
@@ -354,7 +353,7 @@ impl QueueHandle {
     }
 }
 
-impl QueueThread {
+impl QueueThreads {
     /// Stops the threads. Waits up to `grace` for attempts under way. The entry of an attempt that
     /// takes longer is tried again by the next process.
     pub fn stop(self, grace: Duration) {
@@ -380,7 +379,7 @@ pub fn destinations<D>(
     id: &str,
     size: u64,
 ) -> Option<Vec<Destination>> {
-    let arrived_at = now();
+    let arrived_at = unix_time();
     let entry = |(n, to): (usize, &[Recipient<Mailbox>])| {
         let id = if n == 0 { id.to_owned() } else { format!("{id}-{n}") };
         let envelope = entry::encode(envelope, to, via, arrived_at, size)?;
@@ -457,17 +456,6 @@ pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
         io::Error::new(e.kind(), text)
     })?;
     Ok(directory)
-}
-
-/// Returns the time in seconds since 1970.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-/// Returns the time, which is in seconds since 1970, in the system's time zone.
-fn zoned(at: i64) -> Zoned {
-    Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(time_zone::local())
 }
 
 fn seconds(time: Duration) -> i64 {

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{QueueConfig, Smarthost};
+use crate::observe::events;
 use crate::relay::client::{self, ClientConfig, Connection, ServerAddress};
 use crate::relay::mail_hosts::{self, DnsLookup, HostLookup, MailHost};
 use crate::route::DomainPattern;
@@ -35,12 +36,12 @@ pub enum RouteTarget {
     /// These. The first that can be reached is used.
     Servers(Vec<Smarthost>),
     /// The mail hosts of each domain by its MX records.
-    MailHosts(Box<MxSettings>),
+    MailHosts(Box<MxConfig>),
 }
 
-/// Settings of a route by MX records.
+/// Configuration of a route by MX records.
 #[derive(Clone, Debug)]
-pub struct MxSettings {
+pub struct MxConfig {
     /// Configuration of connections to the hosts.
     pub client: ClientConfig,
     /// The file that names the name servers.
@@ -52,7 +53,8 @@ pub struct MxSettings {
     pub detects_own_addresses: bool,
 }
 
-/// Recipients that can share a connection. If one cannot be reached, mail for the others goes on.
+/// Recipients that can share a connection. While one next hop cannot be reached, mail for the
+/// others is sent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum NextHop {
     /// The entry was not read yet; or it is for this host.
@@ -119,21 +121,40 @@ impl QueueConfig {
             NextHop::Unknown | NextHop::Smarthosts => None,
         };
         match (route.map(|route| &route.target), hop) {
-            (Some(RouteTarget::MailHosts(settings)), NextHop::Domain(_, domain)) => {
-                self.connect_to_mail_host(domain, settings, report)
+            (Some(RouteTarget::MailHosts(config)), NextHop::Domain(_, domain)) => {
+                self.connect_to_mail_host(domain, config, &[], report)
             }
             (Some(RouteTarget::Servers(servers)), _) => connect_to_first(servers, report),
             _ => connect_to_first(&self.smarthosts, report),
         }
     }
 
+    /// Opens a connection to a mail host of `hop` that is none of `deferring`, which have deferred
+    /// a message (RFC 5321 5.1). Returns None if there is no other that can be used, or if `hop` is
+    /// not a domain.
+    pub(super) fn connect_to_other_mail_host(
+        &self,
+        hop: &NextHop,
+        deferring: &[ServerAddress],
+    ) -> Option<Connection> {
+        let NextHop::Domain(n, domain) = hop else { return None };
+        let RouteTarget::MailHosts(config) = &self.routes.get(*n)?.target else { return None };
+        let report = |server: &dyn fmt::Display, reason: &OutcomeReason| {
+            events::smarthost_unreachable(server, &reason.text);
+        };
+        self.connect_to_mail_host(domain, config, deferring, &report).ok()
+    }
+
+    /// Opens a connection to the first mail host of `domain` that can be used, except those in
+    /// `excluded`.
     fn connect_to_mail_host(
         &self,
         domain: &str,
-        settings: &MxSettings,
+        config: &MxConfig,
+        excluded: &[ServerAddress],
         report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
     ) -> Result<Connection, ConnectError> {
-        let hosts = match self.mail_hosts(domain, settings) {
+        let hosts = match self.mail_hosts(domain, config) {
             Ok(hosts) => hosts,
             Err(RecipientOutcome::Failed(reason)) => return Err(ConnectError::Failed(reason)),
             Err(RecipientOutcome::Deferred(reason) | RecipientOutcome::Accepted(reason)) => {
@@ -143,17 +164,20 @@ impl QueueConfig {
         };
         let mut last =
             (OutcomeReason::local((4, 4, 4), "no mail host has an address"), domain.into());
-        let mut left = ADDRESSES_MAX;
+        let mut left = ADDRESSES_MAX.saturating_sub(excluded.len());
         for MailHost { name, addresses } in hosts {
+            let server = ServerAddress::Tcp { host: name, port: config.port, tls: false };
+            if excluded.contains(&server) {
+                continue;
+            }
             let used = addresses.len().min(left);
             left -= used;
             let found = addresses.into_iter().take(used);
-            let found = found.map(|address| SocketAddr::new(address, settings.port));
-            let server = ServerAddress::Tcp { host: name, port: settings.port, tls: false };
+            let found = found.map(|address| SocketAddr::new(address, config.port));
             if used == 0 {
                 break;
             }
-            match client::connect_to(&server, found, &settings.client) {
+            match client::connect_to(&server, found, &config.client) {
                 Ok(connection) => return Ok(connection),
                 Err(reason) => {
                     report(&server, &reason);
@@ -168,9 +192,9 @@ impl QueueConfig {
     fn mail_hosts(
         &self,
         domain: &str,
-        settings: &MxSettings,
+        config: &MxConfig,
     ) -> Result<Vec<MailHost>, RecipientOutcome> {
-        let lookup = DnsLookup::new(&settings.resolv_conf, settings.detects_own_addresses);
+        let lookup = DnsLookup::new(&config.resolv_conf, config.detects_own_addresses);
         if !domain.starts_with('[') {
             return mail_hosts::find(domain, &self.hostname, &lookup);
         }
@@ -198,8 +222,8 @@ fn connect_to_first(
 ) -> Result<Connection, ConnectError> {
     let no_route = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
     let mut last = (no_route, "none".to_owned());
-    for Smarthost { address, settings } in servers {
-        match client::connect(address, settings) {
+    for Smarthost { address, config } in servers {
+        match client::connect(address, config) {
             Ok(connection) => return Ok(connection),
             Err(reason) => {
                 report(address, &reason);
@@ -211,6 +235,6 @@ fn connect_to_first(
     Err(ConnectError::Unreachable { reason, server })
 }
 
-/// Maximum number of addresses that are tried for one domain, so that a domain whose hosts do not
-/// answer costs a few minutes at most.
+/// Maximum number of addresses that are tried for one domain. If none of its hosts answers, the
+/// attempt takes a few minutes.
 const ADDRESSES_MAX: usize = 5;

@@ -1,4 +1,4 @@
-//! The progress of an entry, in `queue/ID.state` beside it.
+//! The progress of an entry, in `queue/ID.state`.
 //!
 //! ```text
 //! mailslot queue state 1
@@ -152,8 +152,9 @@ pub fn retry_delay(tries: u32, jitter: u64) -> i64 {
     delay + (jitter % (delay as u64 / 8)) as i64
 }
 
-/// Returns the least number of attempts before a message is returned after `give_up_after` seconds,
-/// whatever the clock says: those that are due in half of that time, at most `TRIES_MIN`.
+/// Returns the least number of attempts before a message is returned after `give_up_after` seconds.
+/// It is the number that are due in half of that time, at most `TRIES_MIN`. It protects mail from a
+/// clock that jumps.
 pub fn tries_min(give_up_after: i64) -> u32 {
     let (mut tries, mut at) = (1, 0);
     while tries < TRIES_MIN {

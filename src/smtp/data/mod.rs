@@ -134,7 +134,7 @@ impl Decoder {
         (input.len() - rest.len(), (self.state == DecoderState::Ended).then_some(self.end))
     }
 
-    /// Ends the data: passes a last line that lacks CR LF to `sink`, and returns the result.
+    /// Ends the data: passes a last line without CR LF to `sink`, and returns the result.
     pub(super) fn finish(mut self, sink: &mut dyn FnMut(LinePiece<'_>)) -> DataEnd {
         match self.state {
             DecoderState::Text if self.end == DataEnd::Whole => self.emit(b"", true, sink),

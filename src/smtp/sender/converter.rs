@@ -78,7 +78,7 @@ impl Converter {
         }
     }
 
-    /// Appends what is left of the last line, which has no LF.
+    /// Appends the rest of a last line without LF.
     pub fn finish(mut self, out: &mut Vec<u8>) {
         if self.part == ConvertedPart::EncodedBody {
             self.quoted.finish(out);
@@ -173,7 +173,7 @@ fn is_transfer_encoding(line: &[u8]) -> bool {
 }
 
 /// An encoder of quoted-printable (RFC 2045 6.7). The content is text, so that LF is a line end. A
-/// CR that is not before LF is encoded, as all octets are that a mail system may change.
+/// CR that is not before LF is encoded, like all octets that a mail system may change.
 #[derive(Debug, Default)]
 struct QuotedPrintableEncoder {
     /// Length of the current line.
@@ -215,7 +215,7 @@ impl QuotedPrintableEncoder {
         }
     }
 
-    /// Writes what is left of the current line.
+    /// Writes the rest of the current line.
     fn finish(&mut self, out: &mut Vec<u8>) {
         if let Some(blank) = self.pending_blank.take() {
             self.write_encoded(blank, out);

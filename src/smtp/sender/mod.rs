@@ -28,6 +28,16 @@
 //!
 //! With [`lmtp`](SenderConfig::lmtp) the sender uses LMTP (RFC 2033): LHLO in place of EHLO, and
 //! after the mail data one reply for each accepted recipient. It then sends mail data with DATA.
+//!
+//! | file | contains |
+//! | --- | --- |
+//! | `transaction.rs` | one transaction, from MAIL to the end of mail data |
+//! | `reply_parser.rs` | the parser of replies |
+//! | `extensions.rs` | the extensions in the reply to EHLO |
+//! | `auth.rs` | the AUTH command |
+//! | `survey.rs` | whether a message must be converted, and how |
+//! | `converter.rs` | the conversion: folded lines, quoted-printable |
+//! | `encoder.rs` | mail data on the wire: CR LF, stuffed dots |
 
 mod auth;
 mod converter;
@@ -110,7 +120,7 @@ pub enum SenderStep {
 pub enum Stage {
     /// The greeting, 5 minutes.
     Greeting,
-    /// The reply to MAIL, RCPT, and commands without a timeout of their own, 5 minutes.
+    /// The reply to MAIL, RCPT, and all commands not named here, 5 minutes.
     Command,
     /// The reply to DATA, 2 minutes.
     Data,

@@ -5,12 +5,11 @@
 //! 250 SIZE 1000                        three digits, blank (or nothing at all): the last line
 //! ```
 //! The server is not trusted. Lines and replies have a limit. The text of a long line is cut,
-//! because the code before it is an answer all the same: a message whose acceptance was not
-//! understood would be sent again. Anything that is not a reply is a
-//! [`MalformedReply`], after which the connection cannot be used. Only CR LF ends a line (RFC 5321
-//! 2.3.8). A bare LF is an error at once, because otherwise the client would wait for a CR LF until
-//! its timeout. The text is converted to UTF-8 without control characters, so that it can be
-//! written to a log or a report.
+//! because the code before it is enough. If the 250 to a message were not understood, the message
+//! would be sent again. Anything that is not a reply is a [`MalformedReply`], after which the
+//! connection cannot be used. Only CR LF ends a line (RFC 5321 2.3.8). A bare LF is an error at
+//! once, because otherwise the client would wait for a CR LF until its timeout. The text is
+//! converted to UTF-8 without control characters, so that it can be written to a log or a report.
 
 use std::fmt;
 
@@ -30,7 +29,7 @@ pub struct MalformedReply(pub &'static str);
 /// A parser that is fed bytes and returns replies.
 #[derive(Debug, Default)]
 pub struct ReplyParser {
-    /// Input that was not parsed yet: at most what was fed last and a part of a line.
+    /// Input that was not parsed yet: at most the last input and a part of a line.
     input: Vec<u8>,
     /// The bytes of the current line that were cut out of its middle.
     cut: usize,

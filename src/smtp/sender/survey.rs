@@ -21,7 +21,7 @@
 use memchr::{memchr, memchr_iter};
 
 /// Facts about a message, collected from its content in one pass.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ContentSurvey {
     wire_size: u64,
     header: TextTraits,
@@ -65,20 +65,7 @@ pub enum Conversion {
 impl ContentSurvey {
     /// Returns the survey of a message of which nothing was read yet.
     pub fn new() -> ContentSurvey {
-        ContentSurvey {
-            wire_size: 0,
-            header: TextTraits::default(),
-            body: TextTraits::default(),
-            in_body: false,
-            line_length: 0,
-            field: Vec::new(),
-            has_mime_version: false,
-            media_types: Vec::new(),
-            encodings: Vec::new(),
-            is_signed: false,
-            has_malformed_header: false,
-            charset: CharsetObserver::default(),
-        }
+        ContentSurvey::default()
     }
 
     /// Adds the next part of the content, divided anywhere: lines with LF, the header first.
@@ -198,12 +185,6 @@ impl ContentSurvey {
             fields += &format!("Content-Type: text/plain; charset={charset}\n");
         }
         fields + "Content-Transfer-Encoding: quoted-printable\n"
-    }
-}
-
-impl Default for ContentSurvey {
-    fn default() -> ContentSurvey {
-        ContentSurvey::new()
     }
 }
 

@@ -10,14 +10,15 @@ use std::time::Instant;
 use super::locked_entry::{LockedEntry, Unavailable};
 use super::schedule::{DueEntry, latest_due};
 use super::{KeptConnection, QueueRunner};
+use crate::message::trace::{unix_time, zoned};
 use crate::observe::events;
 use crate::relay::client::{Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
 use crate::relay::queue::next_hop::{ConnectError, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
-use crate::relay::queue::{EntryKind, OutageReport, held, now, seconds, zoned};
+use crate::relay::queue::{EntryKind, OutageReport, held, seconds};
 use crate::relay::{SenderMap, from_field};
-use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
+use crate::smtp::sender::{ContentSurvey, OutcomeReason, RecipientOutcome};
 use crate::smtp::{Mailbox, ReversePath};
 
 /// The state of an entry after an attempt at one of its next hops.
@@ -48,9 +49,10 @@ pub(super) enum AttemptMade {
     Here {
         delivered: Vec<(usize, OutcomeReason)>,
     },
-    /// Made, over a server that reports successes itself if it supports DSN.
+    /// Made. The servers of the recipients at these indexes report no success, because they do not
+    /// support DSN.
     Yes {
-        supports_dsn: bool,
+        without_dsn: Vec<usize>,
     },
 }
 
@@ -92,7 +94,7 @@ impl QueueRunner {
             }
             Err(e) => {
                 events::queue_failed(Some(id), e);
-                schedule.insert(id, now() + retry_delay(1, 0), true);
+                schedule.insert(id, unix_time() + retry_delay(1, 0), true);
             }
         }
     }
@@ -108,7 +110,10 @@ impl QueueRunner {
             Err(result) => return Ok(result),
         };
         let retry_at = locked.state.retry_at;
-        if !self.shared().schedule.is_forced(id) && retry_at > now() && retry_at <= latest_due() {
+        if !self.shared().schedule.is_forced(id)
+            && retry_at > unix_time()
+            && retry_at <= latest_due()
+        {
             // Another process has tried the entry since it was scheduled.
             return Ok(AttemptResult::Postponed(retry_at));
         }
@@ -139,13 +144,50 @@ impl QueueRunner {
                 // No server was asked.
                 self.log_outcomes_at("none", &locked, &pending, &outcomes);
                 let outcomes = pending.into_iter().zip(outcomes).collect();
-                let attempt = AttemptMade::Yes { supports_dsn: false };
+                let attempt = AttemptMade::Yes { without_dsn: Vec::new() };
                 return self.record(&mut locked, hop, outcomes, attempt);
             }
         };
-        let mut envelope = locked.envelope_for(&pending);
+        let survey = locked.entry.survey(&locked.file)?;
+        let (mut all, mut without_dsn, mut deferring) = (Vec::new(), Vec::new(), Vec::new());
+        loop {
+            let outcomes = self.send_over(&mut connection, &locked, &survey, hop, &pending);
+            let server = connection.address().clone();
+            self.log_outcomes_at(&server.to_string(), &locked, &pending, &outcomes);
+            if !connection.supports_dsn() {
+                without_dsn.extend(&pending);
+            }
+            all.extend(pending.drain(..).zip(outcomes));
+            pending.extend(all.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n));
+            if pending.is_empty() {
+                break;
+            }
+            deferring.push(server);
+            let other = self.config.connect_to_other_mail_host(hop, &deferring);
+            let Some(other) = other else { break };
+            std::mem::replace(&mut connection, other).quit();
+            all.retain(|(n, _)| !pending.contains(n));
+            without_dsn.retain(|n| !pending.contains(n));
+        }
+        if connection.is_open() {
+            *kept = Some((hop.clone(), connection));
+        }
+        self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
+    }
+
+    /// Sends the message to the recipients at the indexes `pending`, whose next hop is `hop`.
+    /// Returns their outcomes.
+    fn send_over(
+        &self,
+        connection: &mut Connection,
+        locked: &LockedEntry,
+        survey: &ContentSurvey,
+        hop: &NextHop,
+        pending: &[usize],
+    ) -> Vec<RecipientOutcome> {
+        let mut envelope = locked.envelope_for(pending);
         // They are addresses that the smarthosts accept. Another server may require others.
-        let senders = self.settings.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
+        let senders = self.config.senders.as_ref().filter(|_| *hop == NextHop::Smarthosts);
         let sender = match (senders, &envelope.from) {
             (Some(senders), ReversePath::Mailbox(sender)) => self
                 .mapped(senders, sender)
@@ -165,20 +207,12 @@ impl QueueRunner {
                 _ => Ok(Box::new(content)),
             }
         };
-        let survey = locked.entry.survey(&locked.file)?;
-        let outcomes = connection.send(&OutgoingMessage {
+        connection.send(&OutgoingMessage {
             envelope: &envelope,
             size: survey.wire_size(),
-            survey: Some(&survey),
+            survey: Some(survey),
             content: &content,
-        });
-        let relay = connection.address().to_string();
-        let attempt = AttemptMade::Yes { supports_dsn: connection.supports_dsn() };
-        if connection.is_open() {
-            *kept = Some((hop.clone(), connection));
-        }
-        self.log_outcomes_at(&relay, &locked, &pending, &outcomes);
-        self.record(&mut locked, hop, pending.into_iter().zip(outcomes).collect(), attempt)
+        })
     }
 
     /// Logs and counts the outcomes of the recipients at the indexes `pending`.
@@ -232,8 +266,8 @@ impl QueueRunner {
     fn open(&self, id: &Arc<str>) -> io::Result<Result<LockedEntry, AttemptResult>> {
         Ok(self.open_entry(id)?.map_err(|unavailable| match unavailable {
             Unavailable::Removed => AttemptResult::Removed,
-            Unavailable::Busy => AttemptResult::Postponed(now() + 1),
-            Unavailable::Incomplete => AttemptResult::Postponed(now() + retry_delay(1, 0)),
+            Unavailable::Busy => AttemptResult::Postponed(unix_time() + 1),
+            Unavailable::Incomplete => AttemptResult::Postponed(unix_time() + retry_delay(1, 0)),
         }))
     }
 
@@ -247,7 +281,7 @@ impl QueueRunner {
             return Ok(connection);
         }
         self.close(kept);
-        let connected = self.settings.connect(hop, &|server, reason| {
+        let connected = self.config.connect(hop, &|server, reason| {
             events::smarthost_unreachable(server, &reason.text);
         });
         if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
@@ -256,7 +290,7 @@ impl QueueRunner {
                 match &connected {
                     Ok(connection) => events::smarthost_restored(connection.address()),
                     // There is an answer that the domain takes no mail.
-                    Err(_) => events::smarthost_restored(self.settings.domains_of(hop)),
+                    Err(_) => events::smarthost_restored(self.config.domains_of(hop)),
                 }
             }
             // More connections are possible now.
@@ -270,11 +304,11 @@ impl QueueRunner {
         let ids = {
             let mut shared = self.shared();
             let Some(pause) = shared.schedule.back_off(hop, reason.clone()) else { return };
-            let retry_at = now().saturating_add(seconds(pause));
-            let domains = self.settings.domains_of(hop);
+            let retry_at = unix_time().saturating_add(seconds(pause));
+            let domains = self.config.domains_of(hop);
             let reason = format!("{server}: {}", reason.text);
             self.queue.outages.insert(hop.clone(), OutageReport { domains, reason, retry_at });
-            shared.schedule.ids_to_report(hop, id, now())
+            shared.schedule.ids_to_report(hop, id, unix_time())
         };
         ids.iter().for_each(|id| self.report_age(id, hop, reason));
     }
@@ -306,20 +340,20 @@ impl QueueRunner {
         attempt: AttemptMade,
     ) -> io::Result<AttemptResult> {
         let before = locked.state.clone();
-        let arrived_at = corrected_arrival(locked.arrived_at(), now());
+        let arrived_at = corrected_arrival(locked.arrived_at(), unix_time());
         if arrived_at != locked.arrived_at() {
             locked.state.arrived_at = Some(arrived_at);
         }
-        let age = now().saturating_sub(arrived_at);
-        let warn_after = seconds(self.settings.warn_after);
-        let give_up_after = seconds(self.settings.give_up_after);
+        let age = unix_time().saturating_sub(arrived_at);
+        let warn_after = seconds(self.config.warn_after);
+        let give_up_after = seconds(self.config.give_up_after);
         let is_overdue = age >= give_up_after;
         let attempted = !matches!(attempt, AttemptMade::No);
         let (mut tries, due_elsewhere, is_settled) = {
             let mut shared = self.shared();
             let tries = shared.schedule.tries(&locked.id, hop).filter(|_| *hop != NextHop::Unknown);
             let due_elsewhere = shared.schedule.due_elsewhere(&locked.id, hop);
-            let is_settled = shared.clock.is_settled(Instant::now(), now());
+            let is_settled = shared.clock.is_settled(Instant::now(), unix_time());
             (tries.unwrap_or(locked.state.tries), due_elsewhere, is_settled)
         };
         // In an outage each probe of a server counts, because nothing else is tried.
@@ -347,13 +381,14 @@ impl QueueRunner {
             self.save(locked)?;
         }
         match &attempt {
-            AttemptMade::Yes { supports_dsn: false } => {
+            AttemptMade::Yes { without_dsn } => {
+                sent.retain(|(n, _)| without_dsn.contains(n));
                 self.report(locked, DsnAction::Relayed, &sent);
             }
             AttemptMade::Here { delivered } => {
                 self.report(locked, DsnAction::Delivered, delivered);
             }
-            AttemptMade::Yes { supports_dsn: true } | AttemptMade::No => {}
+            AttemptMade::No => {}
         }
         // A failure that cannot be reported leaves the recipient pending, so that the report is
         // tried again.
@@ -377,7 +412,7 @@ impl QueueRunner {
         if attempted {
             let count = self.jitter_count.fetch_add(1, Ordering::Relaxed);
             let jitter = self.random.hash_one(count);
-            due = now().saturating_add(retry_delay(tries, jitter));
+            due = unix_time().saturating_add(retry_delay(tries, jitter));
             // The time in the file is that of the first attempt at any next hop.
             let here = if waits_here { Some(due) } else { None };
             let first = here.into_iter().chain(due_elsewhere).min();
@@ -396,7 +431,7 @@ impl QueueRunner {
         }
         let report_age = if locked.state.warned { give_up_after } else { warn_after };
         // At least a minute from now, because a report that could not be delivered is overdue.
-        let report_due = arrived_at.saturating_add(report_age).max(now() + 60);
+        let report_due = arrived_at.saturating_add(report_age).max(unix_time() + 60);
         Ok(AttemptResult::Waiting { due, tries, report_due })
     }
 
@@ -421,4 +456,10 @@ impl QueueRunner {
             held::remove_receipts(&self.directory, &locked.id, finished);
         }
     }
+}
+
+/// True if the server has replied that it does not accept the message now, so that another mail
+/// host of the domain may accept it. After a connection was lost the server may have the message.
+fn is_deferred_by_reply(outcome: &RecipientOutcome) -> bool {
+    matches!(outcome, RecipientOutcome::Deferred(reason) if reason.code.is_some())
 }

@@ -80,7 +80,7 @@ impl QueueRunner {
                                 .filter(|id| held::entry_of_receipt(id).is_none())
                                 .map(str::to_owned)
                                 .collect();
-                            let pending = self.writer.send(message, self.settings.timeout);
+                            let pending = self.writer.send(message, self.config.timeout);
                             sent.push((copy, queued, pending));
                             continue;
                         }
@@ -88,14 +88,14 @@ impl QueueRunner {
                     }
                 }
             };
-            self.settle(locked, &copy, outcome, &mut outcomes, &mut delivered);
+            self.add_outcome(locked, &copy, outcome, &mut outcomes, &mut delivered);
         }
         for (copy, queued, pending) in sent {
             let outcome = pending.wait();
             if outcome == Outcome::Delivered {
                 queued.iter().for_each(|id| self.entry_created(id));
             }
-            self.settle(locked, &copy, outcome, &mut outcomes, &mut delivered);
+            self.add_outcome(locked, &copy, outcome, &mut outcomes, &mut delivered);
         }
         outcomes.sort_by_key(|(n, _)| *n);
         self.log_outcomes(locked, &outcomes);
@@ -149,7 +149,7 @@ impl QueueRunner {
     }
 
     /// Adds the outcome of a copy to those of its recipients.
-    fn settle(
+    fn add_outcome(
         &self,
         locked: &mut LockedEntry,
         copy: &CommonCopy,

@@ -100,5 +100,5 @@ impl LockedEntry {
     }
 }
 
-/// Age at which an empty entry is taken for one that a crash left.
+/// Age from which an empty entry must be the remains of a crash.
 const ORPHAN_AGE: Duration = Duration::from_secs(3600);

@@ -24,11 +24,11 @@
 //!
 //! Held mail is delivered by the thread itself.
 //!
-//! A deferred entry is retried at a time of its own ([`retry_delay`](super::state::retry_delay)).
+//! The time of a retry differs from entry to entry ([`retry_delay`](super::state::retry_delay)).
 //! Its sender gets one report about the delay, and one when the message is returned (RFC 5321
 //! 4.5.4.1), each unless NOTIFY excludes it (RFC 3461 4.1). A failed message without a sender,
-//! which is mostly a report, is reported to postmaster, because reports about reports would go back
-//! and forth forever.
+//! which is mostly a report, is reported to postmaster, because two hosts could otherwise report
+//! each other's reports forever.
 //!
 //! A clock can be wrong at arrival, and step later. No message is returned for its age before a
 //! least number of attempts ([`tries_min`](super::state::tries_min)), nor in the hour after a step.
@@ -55,11 +55,11 @@ use super::next_hop::NextHop;
 use super::state::{ClockObserver, EntryState};
 use super::{
     EntryKind, FlushProgress, FlushReport, FlushSelection, QueueConfig, QueueEvent, QueueHandle,
-    create_directory, now,
+    create_directory,
 };
 use crate::deliver::WriterHandle;
 use crate::message::MailboxName;
-use crate::message::trace::IdGenerator;
+use crate::message::trace::{IdGenerator, unix_time};
 use crate::observe::counters::Counters;
 use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
@@ -68,13 +68,13 @@ use crate::route::Route;
 use crate::smtp::EtrnNode;
 use crate::smtp::{ForwardPath, Recipient};
 use locked_entry::{LockedEntry, Unavailable};
-pub use reports::{RETURNED_MAX, ReportRecipient, is_wanted};
+pub use reports::{ReportRecipient, is_wanted};
 use schedule::{DueEntry, Schedule};
 
 /// The state of the queue's threads for one kind of entry.
 pub struct QueueRunner {
     kind: EntryKind,
-    settings: QueueConfig,
+    config: QueueConfig,
     directory: PathBuf,
     route: Arc<dyn Route>,
     writer: WriterHandle,
@@ -115,7 +115,7 @@ type KeptConnection = Option<(NextHop, Connection)>;
 impl QueueRunner {
     pub fn new(
         kind: EntryKind,
-        settings: QueueConfig,
+        config: QueueConfig,
         route: Arc<dyn Route>,
         writer: WriterHandle,
         counters: Arc<Counters>,
@@ -123,8 +123,8 @@ impl QueueRunner {
     ) -> io::Result<QueueRunner> {
         let runner = QueueRunner {
             kind,
-            directory: create_directory(&settings.spool)?,
-            settings,
+            directory: create_directory(&config.spool)?,
+            config,
             route,
             writer,
             counters,
@@ -134,7 +134,7 @@ impl QueueRunner {
                 schedule: Schedule::new(kind),
                 scanned_at: Instant::now(),
                 unsaved: HashMap::new(),
-                clock: ClockObserver::new(Instant::now(), now()),
+                clock: ClockObserver::new(Instant::now(), unix_time()),
                 locked_mailboxes: HashMap::new(),
                 senders: 0,
                 idle_senders: 0,
@@ -192,12 +192,12 @@ impl QueueRunner {
         }
     }
 
-    /// Has a sender thread look for mail, if some is due: one that waits, or else a new one.
+    /// Wakes the sender threads that wait, or else starts one, if mail is due.
     fn start_sender(self: &Arc<Self>) {
         let mut shared = self.shared();
         if self.kind == EntryKind::Held
             || !shared.is_running
-            || !shared.schedule.is_due(self.settings.connections_max)
+            || !shared.schedule.is_due(self.config.connections_max)
         {
             return;
         }
@@ -232,7 +232,7 @@ impl QueueRunner {
             if !shared.is_running {
                 break;
             }
-            if shared.schedule.find_due(self.settings.connections_max, hop).is_some() {
+            if shared.schedule.find_due(self.config.connections_max, hop).is_some() {
                 continue;
             }
             shared.idle_senders += 1;
@@ -258,7 +258,7 @@ impl QueueRunner {
             if !shared.is_running {
                 return false;
             }
-            shared.schedule.take(self.settings.connections_max, hop)
+            shared.schedule.take(self.config.connections_max, hop)
         };
         let Some(due) = due else { return false };
         // For the rest of the mail that is due.
@@ -406,7 +406,7 @@ impl QueueRunner {
     /// Returns the next hop of a recipient.
     fn next_hop(&self, to: &ForwardPath) -> NextHop {
         match self.kind {
-            EntryKind::Relayed => self.settings.next_hop(to),
+            EntryKind::Relayed => self.config.next_hop(to),
             EntryKind::Held => NextHop::Unknown,
         }
     }
@@ -443,7 +443,7 @@ impl QueueRunner {
     /// Returns the time until an attempt is due or the directory is scanned.
     fn idle_time(&self) -> Duration {
         let shared = self.shared();
-        let until_due = shared.schedule.time_until_due(self.settings.connections_max);
+        let until_due = shared.schedule.time_until_due(self.config.connections_max);
         let least = match self.kind {
             // The sender threads have all that is due, as far as there are enough of them.
             EntryKind::Relayed => Duration::from_secs(1),

@@ -1,8 +1,5 @@
 //! Reports about an entry, delivered to its sender or to postmaster.
 
-use std::io;
-use std::sync::Arc;
-
 use jiff::Zoned;
 
 use super::QueueRunner;
@@ -12,7 +9,7 @@ use crate::message::trace;
 use crate::message::{Content, Message};
 use crate::observe::events;
 use crate::relay::dsn_message::{self, DsnAction, DsnMessage, RecipientStatus, ReturnedContent};
-use crate::relay::queue::{report_destinations, zoned};
+use crate::relay::queue::report_destinations;
 use crate::route::{Refusal, Resolution, Route};
 use crate::smtp::dsn::{DsnNotify, DsnReturn};
 use crate::smtp::sender::OutcomeReason;
@@ -91,15 +88,20 @@ impl QueueRunner {
         if statuses.is_empty() || is_null && !matches!(action, DsnAction::Failed) {
             return true;
         }
-        let to = match ReportRecipient::find(&*self.route, &self.settings.hostname, &envelope.from)
-        {
+        let to = match ReportRecipient::find(&*self.route, &self.config.hostname, &envelope.from) {
             Ok(to) => to,
             Err(error) => {
                 events::dsn_deferred(&locked.id, &envelope.from, error);
                 return false;
             }
         };
-        let returned = match self.returned_content(locked, &action) {
+        let entry = &locked.entry;
+        let wants_whole =
+            envelope.ret == Some(DsnReturn::Full) && matches!(action, DsnAction::Failed);
+        let returned = entry
+            .stored(&locked.file)
+            .and_then(|content| ReturnedContent::read(content, entry.size, wants_whole));
+        let returned = match returned {
             Ok(returned) => returned,
             Err(e) => {
                 events::queue_failed(Some(&locked.id), e);
@@ -108,10 +110,10 @@ impl QueueRunner {
         };
         let (id, date) = (trace::message_id(&self.ids.next_session_id(), 1), trace::now());
         let report = DsnMessage {
-            hostname: &self.settings.hostname,
+            hostname: &self.config.hostname,
             id: &id,
             date: &date,
-            arrived: &zoned(locked.arrived_at()),
+            arrived: &trace::zoned(locked.arrived_at()),
             to: &to.address,
             action,
             envid: envelope.envid.as_deref(),
@@ -121,24 +123,6 @@ impl QueueRunner {
         events::dsn_created(None::<&str>, Some(&locked.id), &id, &to.address);
         self.counters.dsns.one();
         self.deliver_report(&id, &date, report.content(), to)
-    }
-
-    /// Returns the part of the message that goes into a report about it (RFC 3461 4.3, 6.2).
-    fn returned_content(
-        &self,
-        locked: &LockedEntry,
-        action: &DsnAction,
-    ) -> io::Result<ReturnedContent> {
-        let entry = &locked.entry;
-        let whole = entry.envelope.ret == Some(DsnReturn::Full)
-            && matches!(action, DsnAction::Failed)
-            && entry.size <= RETURNED_MAX;
-        if whole {
-            return Ok(ReturnedContent::Whole(entry.read_start(&locked.file, RETURNED_MAX)?));
-        }
-        let start = entry.read_start(&locked.file, dsn_message::HEADER_MAX as u64)?;
-        let header = dsn_message::read_header(&Content::Memory(Arc::new(start)))?;
-        Ok(ReturnedContent::Header(header))
     }
 
     /// Delivers a report to mailboxes and into the queue. Returns whether that succeeded.
@@ -156,7 +140,7 @@ impl QueueRunner {
             to.iter().filter_map(|to| to.queue_id()).map(str::to_owned).collect();
         let head = mbox::head(&ReversePath::Null, date.timestamp().as_second());
         let message = Message { id: id.to_owned(), head, content, to };
-        if self.writer.deliver(message, self.settings.timeout) != Outcome::Delivered {
+        if self.writer.deliver(message, self.config.timeout) != Outcome::Delivered {
             return false;
         }
         queued.iter().for_each(|id| self.entry_created(id));
@@ -174,6 +158,3 @@ pub fn is_wanted(action: &DsnAction, recipient: &Recipient<()>) -> bool {
         DsnAction::Delayed(_) => notify.is_none_or(|n| n.delay),
     }
 }
-
-/// Maximum size in bytes of a message that is returned whole.
-pub const RETURNED_MAX: u64 = 256 * 1024;

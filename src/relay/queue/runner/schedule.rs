@@ -1,8 +1,8 @@
 //! The schedule of the queue: which entries there are, for which next hops, and when each is due.
 //!
-//! An entry is due at a time of its own at each of its next hops. They are unknown until it is due
-//! for the first time, because its file is read only then. Each next hop has its entries sorted by
-//! time, so that what is due is found without looking at the others.
+//! An entry has a time at which it is due for each of its next hops. They are unknown until it is
+//! due for the first time, because its file is read only then. Each next hop has its entries sorted
+//! by time, so that a due entry is found without a look at the others.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -12,11 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::message::QueueId;
+use crate::message::trace::unix_time;
 use crate::observe::events;
+use crate::relay::queue::EntryKind;
 use crate::relay::queue::held::entry_of_receipt;
 use crate::relay::queue::next_hop::NextHop;
 use crate::relay::queue::state::{EntryState, retry_delay};
-use crate::relay::queue::{EntryKind, now};
 use crate::smtp::sender::OutcomeReason;
 
 /// The entries of one kind in the queue.
@@ -54,15 +55,18 @@ struct EntryHop {
 #[derive(Debug, Default)]
 struct HopSchedule {
     by_due: BTreeSet<(i64, Arc<str>)>,
-    /// Number of connections: of attempts being made, and of threads that keep one.
+    /// Number of connections: those of attempts being made, and those kept by waiting threads.
     used: usize,
-    /// Number of those that are kept by threads that wait.
+    /// Number of connections kept by waiting threads.
     idle: usize,
     /// True if a connection was opened since there is mail, and no outage came since.
     is_reachable: bool,
     /// Maximum number of connections, if the server accepts fewer than are configured.
     used_max: Option<usize>,
     outage: Option<Outage>,
+    /// True if a flush was requested while an attempt was made, so that the next one follows at
+    /// once.
+    flush_again: bool,
 }
 
 /// A time in which a next hop cannot be reached.
@@ -222,8 +226,8 @@ impl Schedule {
     }
 
     /// Returns the attempt to be made now, if any, and marks it as being made: one at the next hop
-    /// `kept`, to which the thread has a connection, or else the one that is due first. There are
-    /// at most `connections` to each next hop.
+    /// `kept`, to which the thread has a connection, or else the attempt that is due first. There
+    /// are at most `connections` to each next hop.
     pub fn take(&mut self, connections: usize, kept: Option<&NextHop>) -> Option<DueEntry> {
         let due = self.find_due(connections, kept)?;
         self.begin(&due, kept);
@@ -232,7 +236,7 @@ impl Schedule {
 
     /// Returns the attempt that [`take`](Schedule::take) would return.
     pub fn find_due(&self, connections: usize, kept: Option<&NextHop>) -> Option<DueEntry> {
-        let (at, now) = (Instant::now(), now());
+        let (at, now) = (Instant::now(), unix_time());
         if let Some(hop) = kept
             && let Some((_, id)) = self.due_at(self.hops.get(hop)?, at, now)
         {
@@ -247,7 +251,7 @@ impl Schedule {
 
     /// True if a thread that waits, or a new one, can make an attempt now.
     pub fn is_due(&self, connections: usize) -> bool {
-        let (at, now) = (Instant::now(), now());
+        let (at, now) = (Instant::now(), unix_time());
         let has_room = |entries: &&HopSchedule| entries.busy() < entries.used_max(connections);
         self.hops.values().filter(has_room).any(|e| self.due_at(e, at, now).is_some())
     }
@@ -310,7 +314,7 @@ impl Schedule {
         let mut next: Option<Duration> = None;
         for entries in self.hops.values() {
             let Some((due, _)) = entries.by_due.first() else { continue };
-            let until_due = u64::try_from(due.saturating_sub(now())).unwrap_or(0);
+            let until_due = u64::try_from(due.saturating_sub(unix_time())).unwrap_or(0);
             let pause = entries
                 .outage
                 .as_ref()
@@ -348,7 +352,8 @@ impl Schedule {
         entries.by_due.iter().map(|(_, id)| id).filter(|id| is_due(id)).cloned().collect()
     }
 
-    /// Forgets the outages of next hops without mail. Returns whether a next hop is left.
+    /// Removes the next hops without mail, with their outages. Returns a function that says whether
+    /// a next hop is left.
     pub fn retain_hops(&mut self) -> impl Fn(&NextHop) -> bool {
         let at = Instant::now();
         self.hops.retain(|_, entries| !entries.is_needless(at));
@@ -367,7 +372,10 @@ impl Schedule {
         entries.is_reachable = false;
         let failures =
             entries.outage.as_ref().map_or(0, |outage| outage.failures.saturating_add(1));
-        let pause = (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX);
+        let pause = match std::mem::take(&mut entries.flush_again) {
+            true => Duration::ZERO,
+            false => (BACK_OFF_MIN * (1 << failures.min(8))).min(BACK_OFF_MAX),
+        };
         entries.outage = Some(Outage { failures, retry_at: Instant::now() + pause, reason });
         Some(pause)
     }
@@ -376,12 +384,15 @@ impl Schedule {
     pub fn set_reachable(&mut self, hop: &NextHop) -> bool {
         let Some(entries) = self.hops.get_mut(hop) else { return false };
         entries.is_reachable = true;
+        entries.flush_again = false;
         entries.outage.take().is_some()
     }
 
-    /// Ends the pause of `hop`, so that it is tried at once.
+    /// Ends the pause of `hop`, so that it is tried at once, or after the attempts under way.
     pub fn end_pause(&mut self, hop: &NextHop) {
-        if let Some(outage) = self.hops.get_mut(hop).and_then(|entries| entries.outage.as_mut()) {
+        let Some(entries) = self.hops.get_mut(hop) else { return };
+        entries.flush_again = entries.busy() > 0;
+        if let Some(outage) = &mut entries.outage {
             outage.retry_at = Instant::now();
         }
     }
@@ -392,8 +403,8 @@ impl Schedule {
         entries.outage.as_ref().map(|outage| outage.reason.clone())
     }
 
-    /// Adds the entries that are in `directory` and removes those that are not. Removes state files
-    /// and receipts without an entry, which a crash can leave.
+    /// Updates the schedule to the entries that are in `directory`. Removes state files and
+    /// receipts without an entry, which a crash can leave.
     ///
     /// # Errors
     /// The directory cannot be read. The schedule is as it was.
@@ -441,7 +452,7 @@ impl Schedule {
 
 /// Returns the latest time that an entry can be due, unless the clock was set back since.
 pub(super) fn latest_due() -> i64 {
-    now().saturating_add(retry_delay(u32::MAX, u64::MAX))
+    unix_time().saturating_add(retry_delay(u32::MAX, u64::MAX))
 }
 
 /// First pause of an outage. Each further one is twice as long.
@@ -511,6 +522,25 @@ mod tests {
     }
 
     #[test]
+    fn flush_during_an_attempt_has_another_follow_at_once() {
+        let mut schedule = Schedule::new(EntryKind::Relayed);
+        let x = domain("x");
+        for id in ["a", "b"] {
+            schedule.insert(id, 0, false);
+            schedule.set_hops(&id.into(), vec![x.clone()], 0);
+        }
+        for pause in [Duration::ZERO, BACK_OFF_MIN * 2] {
+            let due = schedule.take(4, None).unwrap();
+            if pause.is_zero() {
+                schedule.end_pause(&x);
+            }
+            assert_eq!(schedule.back_off(&x, reason()), Some(pause));
+            schedule.end(&due, None);
+            assert_eq!(schedule.is_due(4), pause.is_zero());
+        }
+    }
+
+    #[test]
     fn connections_to_a_next_hop_are_bounded() {
         let mut schedule = Schedule::new(EntryKind::Relayed);
         for n in 0..9 {
@@ -546,7 +576,7 @@ mod tests {
         for name in ["a-1", "b-1", "b-1.state", "gone.state", "gone.state.new", "not.an.entry"] {
             fs::write(file(name), "").unwrap();
         }
-        let state = EntryState { retry_at: now() + 60, ..EntryState::default() };
+        let state = EntryState { retry_at: unix_time() + 60, ..EntryState::default() };
         state.write(queue, "b-1").unwrap();
         let mut schedule = Schedule::new(EntryKind::Relayed);
         schedule.scan(queue).unwrap();
