@@ -1,6 +1,6 @@
-//! Costs of a message and of the program, counted instead of timed, so that a busy machine changes
-//! none of them. `costs.txt` has the counts of the last renewal. A test fails if a count has grown
-//! by a tenth since then.
+//! Costs of a message, of a session that waits and of the program, counted instead of timed, so
+//! that a busy machine changes none of them. `costs.txt` has the counts of the last renewal. A test
+//! fails if a count has grown by a tenth since then.
 //!
 //! `RENEW=1 cargo test --test costs -- --include-ignored` writes the table again; look at the diff.
 //! A commit that raises a count gives the reason.
@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -167,18 +167,59 @@ impl Log for FormattingLog {
     fn flush(&self) {}
 }
 
-/// Builds the release, unless it is up to date.
 #[test]
 #[ignore = "needs minutes for a release build"]
 fn size_of_the_program() {
     let _turn = turn();
+    let file = build_release();
+    let bytes = file.metadata().unwrap_or_else(|e| panic!("{}: {e}", file.display())).len();
+    compare("KiB of the program", bytes as f64 / 1024.0);
+}
+
+/// With its thread, after EHLO and in the middle of mail data.
+#[test]
+#[ignore = "needs minutes for a release build"]
+fn memory_of_a_session_that_waits() {
+    const SESSIONS: usize = 300;
+    let _turn = turn();
+    let program = build_release();
+    for (name, is_in_data) in
+        [("KiB of an idle session", false), ("KiB of a session in DATA", true)]
+    {
+        let directory = TestDirectory::new();
+        let mut command = Command::new(&program);
+        command.args(["--sandbox", directory.as_str(), "--listen", "127.0.0.1:0"]);
+        command.args(["--threads", "400"]).stdin(Stdio::null());
+        let server = Server::start_command(command, directory, 2).ok().unwrap();
+        let mut clients: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(server.address)).collect();
+        for client in &mut clients {
+            expect(client, "220");
+            ask(client, "EHLO client.example\r\n", "250");
+            if is_in_data {
+                ask(client, "MAIL FROM:<sender@example.org>\r\n", "250");
+                ask(client, "RCPT TO:<box@localhost>\r\n", "250");
+                ask(client, "DATA\r\n", "354");
+                client.write_all(b"Subject: x\r\n").unwrap();
+            }
+        }
+        compare(name, anonymous_memory(&server) / SESSIONS as f64);
+    }
+}
+
+/// Returns the KiB of memory of a server that are of no file.
+fn anonymous_memory(server: &Server) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Builds the release, unless it is up to date. Returns the program.
+fn build_release() -> PathBuf {
     let build = ["build", "--release", "--locked", "--quiet", "--bins"];
     let built = Command::new(env!("CARGO")).args(build).current_dir(root()).status().unwrap();
     assert!(built.success());
     let (name, target) = (Path::new(PROGRAM).file_name(), Path::new(PROGRAM).ancestors().nth(2));
-    let file = target.unwrap().join("release").join(name.unwrap());
-    let bytes = file.metadata().unwrap_or_else(|e| panic!("{}: {e}", file.display())).len();
-    compare("KiB of the program", bytes as f64 / 1024.0);
+    target.unwrap().join("release").join(name.unwrap())
 }
 
 /// Compares a count with its row in the table, or writes the row if `RENEW` is set.
