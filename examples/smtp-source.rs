@@ -10,7 +10,7 @@
 //! same for all messages.
 
 use std::error::Error;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -148,27 +148,30 @@ fn run(settings: Settings) -> ExitCode {
     }
 }
 
+/// Prints the rate, and a table of the times in milliseconds.
 fn print_result(work: &Work, elapsed: Duration, mut times: Times) {
     let Settings { sessions, length, recipients, .. } = work.settings;
     let (accepted, failed) = (work.accepted.load(Relaxed), work.failed.load(Relaxed));
     let seconds = elapsed.as_secs_f64().max(1e-9);
-    println!(
+    let mut text = format!(
         "{accepted} messages in {seconds:.3} s: {:.0}/s, {:.1} MB/s; {failed} failed \
-         ({sessions} sessions, {length} bytes, {recipients} recipients)",
+         ({sessions} sessions, {length} bytes, {recipients} recipients)\n\
+         milliseconds          p50        p95        p99        max\n",
         accepted as f64 / seconds,
         (accepted * length as u64) as f64 / seconds / 1e6,
     );
-    println!("{:14}{:>11}{:>11}{:>11}{:>11}", "milliseconds", "p50", "p95", "p99", "max");
     for (name, times) in [("dot to 250", &mut times.dot), ("session", &mut times.session)] {
         times.sort_unstable();
-        print!("{name:14}");
+        text += &format!("{name:14}");
         for per_mille in [500, 950, 990, 1000] {
             let rank = (times.len() * per_mille).div_ceil(1000).saturating_sub(1);
             let time = times.get(rank).copied().unwrap_or_default();
-            print!("{:11.3}", time.as_secs_f64() * 1e3);
+            text += &format!("{:11.3}", time.as_secs_f64() * 1e3);
         }
-        println!();
+        text.push('\n');
     }
+    // The reader may have gone, as in `| head`.
+    let _ = io::stdout().write_all(text.as_bytes());
 }
 
 /// Runs one session after the other, until all messages are started.

@@ -224,7 +224,7 @@ impl ContentFile {
         self.file.read_exact_at(buf, offset)
     }
 
-    /// Calls `write` with all bytes in turn, [`COPY_PIECE`] bytes at a time.
+    /// Calls `write` with all bytes in turn, 256 KiB at a time.
     ///
     /// # Errors
     /// The file cannot be read, or is shorter than it was, or `write` failed.

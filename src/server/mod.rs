@@ -94,7 +94,7 @@ impl Default for ServerConfig {
 /// A server, ready to run.
 pub struct Server {
     shared: Arc<ServerShared>,
-    /// Readable when the acceptor must look at something else than connections.
+    /// Readable when the acceptor must handle an event that is not a connection.
     wake: UnixStream,
 }
 
@@ -373,7 +373,7 @@ impl Pool {
                 shared.context.give_up_deliveries();
             }
             if passed >= grace * 9 / 10 {
-                // The threads notice at once, unless the writer does not come back to them.
+                // The threads end at once, unless the writer does not return.
                 shared.admission.sessions().for_each(|session| session.disconnect());
             }
         };
@@ -391,7 +391,7 @@ impl Pool {
     }
 }
 
-/// Runs a session in thread `number`. Returns its end, or None if the client had gone before it
+/// Runs a session in thread `number`. Returns its end, or None if the client was gone before it
 /// began.
 fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Option<SessionEnd> {
     let Admitted { socket, peer, service, permit } = admitted;

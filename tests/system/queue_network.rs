@@ -33,6 +33,7 @@ impl Hosts {
     }
 
     /// Adds an address to the far host.
+    #[cfg(feature = "tls")]
     pub(super) fn add_far_address(&self, address: &str) {
         ip(&["-n", &self.0[1], "address", "add", &format!("{address}/24"), "dev", "wire"]);
     }

@@ -42,7 +42,7 @@ enum AttemptResult {
     Unreachable { reason: OutcomeReason, server: String },
 }
 
-/// Whether outcomes come from an attempt.
+/// Whether outcomes are the result of an attempt.
 pub(super) enum AttemptMade {
     No,
     /// Made on this host. The recipients at these indexes have the message in their mailboxes.
