@@ -176,7 +176,7 @@ impl HandOverTaker {
         is_more || !is_complete && taken_of.values().any(|taken| *taken > 0)
     }
 
-    /// Takes one message. Returns false if the file is none, or not one yet.
+    /// Takes one message. Returns false if the file is not a complete message.
     fn take(&mut self, file: &WaitingFile) -> io::Result<bool> {
         let WaitingFile { name, uid, size, .. } = file;
         // The lock is held until the files are removed.

@@ -175,7 +175,7 @@ impl QueueRunner {
         self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
     }
 
-    /// Sends the message to the recipients at the indexes `pending`, whose next hop is `hop`.
+    /// Sends the message to the recipients of the next hop `hop`, at the indexes `pending`.
     /// Returns their outcomes.
     fn send_over(
         &self,
