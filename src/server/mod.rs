@@ -237,7 +237,7 @@ impl SignalHandlers {
 
     /// Starts the thread that acts on the signals: TERM and INT stop the server (a second one ends
     /// the process at once, with status 75), HUP makes `route` and TLS read their files again and
-    /// then calls `reloaded`, and USR1 writes `counters` to the log.
+    /// calls `on_reload`, and USR1 writes `counters` to the log.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -246,7 +246,7 @@ impl SignalHandlers {
         handle: ServerHandle,
         route: Arc<dyn Route>,
         counters: Arc<Counters>,
-        reloaded: impl Fn() + Send + 'static,
+        on_reload: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
         self.starting.store(false, Ordering::SeqCst);
         thread::Builder::new().name("signals".into()).spawn(move || {
@@ -255,8 +255,8 @@ impl SignalHandlers {
                     SIGHUP => {
                         route.reload();
                         handle.0.context.reload_certificate();
+                        on_reload();
                         events::reloaded();
-                        reloaded();
                     }
                     SIGUSR1 => events::counters(&counters),
                     _ => {
