@@ -1,6 +1,6 @@
-//! Costs of a message and of the program, counted instead of timed, so that a busy machine changes
-//! none of them. `costs.txt` has the counts of the last renewal. A test fails if a count has grown
-//! by a tenth since then.
+//! Costs of a message, of a session that waits and of the program, counted instead of timed, so
+//! that a busy machine changes none of them. `costs.txt` has the counts of the last renewal. A test
+//! fails if a count has grown by a tenth since then.
 //!
 //! `RENEW=1 cargo test --test costs -- --include-ignored` writes the table again; look at the diff.
 //! A commit that raises a count gives the reason.
@@ -18,7 +18,7 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use log::{LevelFilter, Log, Metadata, Record};
@@ -30,6 +30,7 @@ use crate::harness::directory::TestDirectory;
 use crate::harness::library::MailStore;
 use crate::harness::server::{PROGRAM, Server};
 use crate::harness::strace::Strace;
+use crate::harness::wait_until;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -74,9 +75,41 @@ fn system_calls(load: Load) -> f64 {
     send(server.address, load);
     let calls = strace.detach();
     assert_eq!(directory.count("box"), WARM_UP + load.total());
+    calls_in(&calls) as f64 / load.total() as f64
+}
+
+/// With an empty journal and 10,000 aliases, up to the end of the process, which gets TERM when it
+/// listens.
+#[test]
+#[ignore = "needs strace"]
+fn system_calls_of_a_start() {
+    let _turn = turn();
+    let directory = TestDirectory::in_memory();
+    let aliases = directory.join("aliases");
+    fs::write(&aliases, (0..10_000).map(|n| format!("a{n}: b{n}\n")).collect::<String>()).unwrap();
+    let options = ["--aliases", aliases.to_str().unwrap(), "--threads", "8"];
+    directory.start(&options).stop();
+    let log = directory.join("strace");
+    // With -D strace is another process than the one that is started.
+    let strace = ["strace", "-D", "-f", "-q", "-o", log.to_str().unwrap()];
+    let count = || {
+        let server = directory.start_by(&strace, &options).unwrap();
+        let end = format!("{} +++ exited", server.pid());
+        server.stop();
+        let mut calls = String::new();
+        wait_until("the end of strace", || {
+            calls = fs::read_to_string(&log).unwrap();
+            calls.contains(&end)
+        });
+        calls_in(&calls) as f64
+    };
+    compare("system calls of a start", (0..3).map(|_| count()).fold(f64::INFINITY, f64::min));
+}
+
+/// Returns the number of system calls in a log of strace.
+fn calls_in(log: &str) -> usize {
     // A call that another thread interrupts has a second line, `<... futex resumed>`.
-    let made = calls.lines().filter(|line| line.contains('(') && !line.contains("<..."));
-    made.count() as f64 / load.total() as f64
+    log.lines().filter(|line| line.contains('(') && !line.contains("<...")).count()
 }
 
 #[test]
@@ -134,18 +167,59 @@ impl Log for FormattingLog {
     fn flush(&self) {}
 }
 
-/// Builds the release, unless it is up to date.
 #[test]
 #[ignore = "needs minutes for a release build"]
 fn size_of_the_program() {
     let _turn = turn();
+    let file = build_release();
+    let bytes = file.metadata().unwrap_or_else(|e| panic!("{}: {e}", file.display())).len();
+    compare("KiB of the program", bytes as f64 / 1024.0);
+}
+
+/// With its thread, after EHLO and in the middle of mail data.
+#[test]
+#[ignore = "needs minutes for a release build"]
+fn memory_of_a_session_that_waits() {
+    const SESSIONS: usize = 300;
+    let _turn = turn();
+    let program = build_release();
+    for (name, is_in_data) in
+        [("KiB of an idle session", false), ("KiB of a session in DATA", true)]
+    {
+        let directory = TestDirectory::new();
+        let mut command = Command::new(&program);
+        command.args(["--sandbox", directory.as_str(), "--listen", "127.0.0.1:0"]);
+        command.args(["--threads", "400"]).stdin(Stdio::null());
+        let server = Server::start_command(command, directory, 2).ok().unwrap();
+        let mut clients: Vec<TcpStream> = (0..SESSIONS).map(|_| connect(server.address)).collect();
+        for client in &mut clients {
+            expect(client, "220");
+            ask(client, "EHLO client.example\r\n", "250");
+            if is_in_data {
+                ask(client, "MAIL FROM:<sender@example.org>\r\n", "250");
+                ask(client, "RCPT TO:<box@localhost>\r\n", "250");
+                ask(client, "DATA\r\n", "354");
+                client.write_all(b"Subject: x\r\n").unwrap();
+            }
+        }
+        compare(name, anonymous_memory(&server) / SESSIONS as f64);
+    }
+}
+
+/// Returns the KiB of memory of a server that are of no file.
+fn anonymous_memory(server: &Server) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", server.pid())).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Builds the release, unless it is up to date. Returns the program.
+fn build_release() -> PathBuf {
     let build = ["build", "--release", "--locked", "--quiet", "--bins"];
     let built = Command::new(env!("CARGO")).args(build).current_dir(root()).status().unwrap();
     assert!(built.success());
     let (name, target) = (Path::new(PROGRAM).file_name(), Path::new(PROGRAM).ancestors().nth(2));
-    let file = target.unwrap().join("release").join(name.unwrap());
-    let bytes = file.metadata().unwrap_or_else(|e| panic!("{}: {e}", file.display())).len();
-    compare("KiB of the program", bytes as f64 / 1024.0);
+    target.unwrap().join("release").join(name.unwrap())
 }
 
 /// Compares a count with its row in the table, or writes the row if `RENEW` is set.

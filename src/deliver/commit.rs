@@ -674,7 +674,8 @@ impl Committer {
     /// Syncs all mailboxes, ends the checkpoint thread, and removes the files that only a living
     /// process needs.
     pub fn close(mut self) {
-        if let Err(e) = self.checkpoint_all() {
+        let cleaned = self.checkpoint_all().and_then(|()| self.journal.mark_clean());
+        if let Err(e) = cleaned {
             events::journal_failed(Some(self.journal.path.display()), e);
         }
         self.store.dotlocks.close();

@@ -327,6 +327,13 @@ impl ContentBuilder {
         }))
     }
 
+    /// Makes room for `octets` more, which have arrived and are to be appended in pieces.
+    pub fn reserve(&mut self, octets: usize) {
+        if let Ok(filter) = &mut self.0 {
+            filter.out.reserve(octets);
+        }
+    }
+
     /// Appends the next piece. After an error it is dropped.
     pub fn push(&mut self, piece: LinePiece<'_>) {
         if let Ok(filter) = &mut self.0
@@ -527,17 +534,27 @@ impl ContentWriter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let capacity = if self.file.is_some() { PIECE } else { MEMORY_MAX };
-        if self.memory.len() + bytes.len() > capacity {
+        if self.memory.len() + bytes.len() > self.memory_max() {
             self.spill()?;
         }
-        if self.memory.capacity() < MEMORY_INITIAL
-            && self.memory.len() + bytes.len() > self.memory.capacity()
-        {
-            self.memory.reserve(MEMORY_INITIAL);
-        }
+        self.reserve(bytes.len());
         self.memory.extend_from_slice(bytes);
         Ok(())
+    }
+
+    /// Returns the largest part of the content that is kept in memory, in bytes.
+    fn memory_max(&self) -> usize {
+        if self.file.is_some() { PIECE } else { MEMORY_MAX }
+    }
+
+    /// Makes room for `octets` more in memory, as far as they are kept there.
+    fn reserve(&mut self, octets: usize) {
+        let (length, capacity) = (self.memory.len(), self.memory.capacity());
+        let needed = (length + octets).min(self.memory_max());
+        if needed > capacity {
+            let grown = needed.max(2 * capacity).min(self.memory_max());
+            self.memory.reserve_exact(grown - length);
+        }
     }
 
     /// Writes the content in memory to the file.
@@ -565,10 +582,6 @@ impl ContentWriter {
         })
     }
 }
-
-/// The capacity of the buffer when the client has sent the first line, in bytes, enough for most
-/// messages.
-const MEMORY_INITIAL: usize = 8 * 1024;
 
 /// The size of reads and writes of large content, in bytes.
 pub const PIECE: usize = 64 * 1024;

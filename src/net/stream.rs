@@ -110,7 +110,7 @@ impl Stream {
             socket: ServerSocket::new(shared, timeout, data_pause, now + session_timeout),
             layer: Layer::Clear,
             peer,
-            input: vec![0; INPUT_SIZE_COMMAND].into_boxed_slice(),
+            input: vec![0; INPUT_SIZE_IDLE].into_boxed_slice(),
             start: 0,
             end: 0,
             output: Vec::new(),
@@ -157,6 +157,7 @@ impl Stream {
     /// Nothing else ends a line. But a client that ends its lines with LF alone waits for a reply
     /// after the first of them. If input ends with LF and nothing follows for `BARE_LF_PAUSE`,
     /// this returns it as it is, because the reply should explain the error.
+    #[inline(never)]
     pub fn read_line(&mut self, max: usize) -> Result<Option<&[u8]>, Disconnect> {
         if let Some(notice) = self.socket.shared.notice() {
             return Err(notice.into());
@@ -174,7 +175,7 @@ impl Stream {
             }
             // The last byte may be the CR of a CR LF.
             searched = unread.len().saturating_sub(1);
-            if unread.len() >= max.min(self.input.len()) {
+            if unread.len() >= max.min(INPUT_SIZE_COMMAND) {
                 too_long = true;
                 self.start = self.end - 1;
                 searched = 0;
@@ -207,6 +208,7 @@ impl Stream {
     pub fn begin_data(&mut self) {
         self.last_data = Instant::now();
         self.data_paced_until = self.last_data;
+        self.enlarge_input(INPUT_SIZE_COMMAND);
     }
 
     /// Returns mail data that has not been consumed, at least one byte. Blocks if there is none.
@@ -341,6 +343,15 @@ impl Stream {
         }
     }
 
+    /// Makes the buffer of input at least `size` bytes large, and keeps what is unread in it.
+    fn enlarge_input(&mut self, size: usize) {
+        if self.input.len() < size {
+            let mut input = std::mem::take(&mut self.input).into_vec();
+            input.resize(size, 0);
+            self.input = input.into_boxed_slice();
+        }
+    }
+
     /// Sends the replies in the buffer, and reads once, at least one byte. The client should have
     /// sent it since `idle_since`.
     fn fill(
@@ -353,10 +364,14 @@ impl Stream {
         if let Some(error) = self.write_error.take() {
             return Err(error);
         }
+        let was_filled = self.end == self.input.len();
         if self.start > 0 {
             self.input.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+        }
+        if was_filled {
+            self.enlarge_input(INPUT_SIZE_COMMAND);
         }
         let before = self.socket.shared.begin_wait(phase, idle_since)?;
         let buffer = &mut self.input[self.end..];
@@ -378,6 +393,8 @@ impl Stream {
     }
 }
 
+/// Bytes of commands read at once before a read has filled the buffer. Most idle clients never do.
+const INPUT_SIZE_IDLE: usize = 512;
 /// Bytes of commands read at once, as many as the longest command line has.
 const INPUT_SIZE_COMMAND: usize = 2 * 1024;
 /// Bytes of mail data read at once, after a read that filled the smaller buffer.

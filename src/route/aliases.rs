@@ -489,7 +489,11 @@ fn parse_target(text: &str) -> AliasTarget {
 
 /// True if `text` is a name that needs no quotes.
 fn is_bare_name(text: &str) -> bool {
-    let special = |c: char| c.is_control() || c.is_whitespace() || "\"\\(),:;<>@".contains(c);
+    let special = |c: char| {
+        matches!(c, '"' | '\\' | '(' | ')' | ',' | ':' | ';' | '<' | '>' | '@')
+            || c.is_control()
+            || c.is_whitespace()
+    };
     (1..=NAME_MAX).contains(&text.len()) && !text.contains(special)
 }
 

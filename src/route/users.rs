@@ -261,6 +261,9 @@ pub fn is_plain(name: &str) -> bool {
 /// True if `c` is invisible or changes how others look: control characters, white space, joiners,
 /// direction marks, tags, and code points that are no characters.
 pub(super) fn is_hidden(c: char) -> bool {
+    if c.is_ascii() {
+        return !c.is_ascii_graphic();
+    }
     c.is_control()
         || c.is_whitespace()
         || matches!(c,

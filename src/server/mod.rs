@@ -237,7 +237,7 @@ impl SignalHandlers {
 
     /// Starts the thread that acts on the signals: TERM and INT stop the server (a second one ends
     /// the process at once, with status 75), HUP makes `route` and TLS read their files again and
-    /// calls `on_reload`, and USR1 writes `counters` to the log.
+    /// calls `reload`, and USR1 writes `counters` to the log.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -246,7 +246,7 @@ impl SignalHandlers {
         handle: ServerHandle,
         route: Arc<dyn Route>,
         counters: Arc<Counters>,
-        on_reload: impl Fn() + Send + 'static,
+        reload: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
         self.starting.store(false, Ordering::SeqCst);
         thread::Builder::new().name("signals".into()).spawn(move || {
@@ -255,7 +255,7 @@ impl SignalHandlers {
                     SIGHUP => {
                         route.reload();
                         handle.0.context.reload_certificate();
-                        on_reload();
+                        reload();
                         events::reloaded();
                     }
                     SIGUSR1 => events::counters(&counters),
@@ -395,14 +395,7 @@ impl Pool {
 /// began.
 fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Option<SessionEnd> {
     let Admitted { socket, peer, service, permit } = admitted;
-    let stream = Stream::new(socket, peer, shared.timeout, shared.session_timeout);
-    let mut stream = match stream {
-        Ok(stream) => stream,
-        Err(e) => {
-            events::connection_lost(peer, e);
-            return None;
-        }
-    };
+    let mut stream = open(shared, socket, peer)?;
     shared.admission.begin_session(number, &mut stream, &permit);
     // Must follow begin_session: either stop() finds this session or this thread sees the flag.
     if shared.stopping.load(Ordering::SeqCst) {
@@ -418,6 +411,19 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
     drop(counted);
     shared.admission.end_session(number);
     Some(end)
+}
+
+/// Returns the stream of a connection, on the heap because the stack of a thread never gets
+/// smaller. Returns None if the client has gone.
+#[inline(never)]
+fn open(shared: &ServerShared, socket: Socket, peer: Peer) -> Option<Box<Stream>> {
+    match Stream::new(socket, peer, shared.timeout, shared.session_timeout) {
+        Ok(stream) => Some(Box::new(stream)),
+        Err(e) => {
+            events::connection_lost(peer, e);
+            None
+        }
+    }
 }
 
 /// The loop that accepts connections.

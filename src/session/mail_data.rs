@@ -38,6 +38,7 @@ pub(super) struct Incoming {
 
 impl Session<'_> {
     /// Reads the mail data after DATA to its end, and delivers it. Returns the last reply.
+    #[inline(never)]
     pub(super) fn data(&mut self) -> Result<Reply, Disconnect> {
         let Some(mut incoming) = self.begin_message() else {
             return Ok(replies::processing_error());
@@ -48,6 +49,7 @@ impl Session<'_> {
         let end = loop {
             let input =
                 self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
+            incoming.content.reserve(input.len());
             let (used, end) = decoder.feed(input, &mut |piece| incoming.content.push(piece));
             self.stream.consume(used);
             octets += used as u64;
@@ -59,6 +61,7 @@ impl Session<'_> {
     }
 
     /// Reads one chunk of mail data, and delivers the message after the last one.
+    #[inline(never)]
     pub(super) fn chunk(&mut self, octets: u64, last: bool) -> Result<Step, Disconnect> {
         let chunked = match self.chunked.take() {
             None => self.begin_message().map(|incoming| (incoming, Chunks::new())),
@@ -73,6 +76,7 @@ impl Session<'_> {
         while chunks.remaining() > 0 {
             let input =
                 self.stream.read_data().inspect_err(|e| incoming.log_abandoned(self.id, e))?;
+            incoming.content.reserve(input.len());
             let used = chunks.feed(input, &mut |piece| incoming.content.push(piece));
             self.stream.consume(used);
         }

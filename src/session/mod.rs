@@ -48,8 +48,10 @@ mod terminal_delivery;
 use std::io;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
+use std::thread;
 
 use crate::deliver::WriterHandle;
+use crate::message::peer::Peer;
 use crate::message::trace::IdGenerator;
 use crate::net::listen::Service;
 use crate::net::stream::{Disconnect, Stream};
@@ -136,32 +138,55 @@ impl SessionContext {
         let (peer, is_trusted) = (access.peer, access.is_trusted);
         events::connected(&id, peer);
         let result = panic::catch_unwind(AssertUnwindSafe(|| {
-            Session::new(self, &id, access, stream, hand_over).run(service)
+            Session::boxed(self, &id, access, stream, hand_over).run(service)
         }));
-        let end = match result {
+        let end = self.end_of(&id, result);
+        self.report_end(&id, peer, is_trusted, stream, &end);
+        end
+    }
+
+    /// Returns the end of session `id`, and logs a panic.
+    #[inline(never)]
+    fn end_of(
+        &self,
+        id: &str,
+        result: thread::Result<Result<SessionEnd, Disconnect>>,
+    ) -> SessionEnd {
+        match result {
             Ok(Ok(end)) => end,
             Ok(Err(disconnect)) => SessionEnd::Disconnect(disconnect),
             Err(panic) => {
                 self.counters.sessions_panicked.one();
                 let said = panic.downcast_ref::<&str>().copied();
                 let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-                events::panic(Some(&id), said.unwrap_or("?"));
+                events::panic(Some(id), said.unwrap_or("?"));
                 SessionEnd::Panicked
             }
-        };
-        if let Some(reply) = replies::for_session_end(&end, &self.config.hostname) {
+        }
+    }
+
+    /// Replies at the end of session `id`, and logs it.
+    #[inline(never)]
+    fn report_end(
+        &self,
+        id: &str,
+        peer: Peer,
+        is_trusted: bool,
+        stream: &mut Stream,
+        end: &SessionEnd,
+    ) {
+        if let Some(reply) = replies::for_session_end(end, &self.config.hostname) {
             // An error changes nothing, because the session is over.
             let _ = write_reply(stream, &reply);
         }
-        events::disconnected(&id, peer, &end);
+        events::disconnected(id, peer, end);
         if !is_trusted && end.is_abuse() {
-            let reply = match &end {
+            let reply = match end {
                 SessionEnd::Errors(reply) => Some(replies::first_line(reply)),
                 _ => None,
             };
-            events::abuse(&id, peer, &end, reply);
+            events::abuse(id, peer, end, reply);
         }
-        end
     }
 }
 
@@ -182,20 +207,24 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(
+    /// Returns a new session, on the heap. A thread keeps each page of its stack that it ever wrote
+    /// to, so what a session has for long, and the functions that call the deep ones, use little of
+    /// it.
+    #[inline(never)]
+    fn boxed(
         context: &'a SessionContext,
         id: &'a str,
         access: Access,
         stream: &'a mut Stream,
         hand_over: Option<&'a HandOverTransaction>,
-    ) -> Session<'a> {
+    ) -> Box<Session<'a>> {
         let overload = Arc::clone(stream.overload());
         let recipient_limiter = RecipientLimiter::new(access.unlimited_recipients, overload);
         let receiver = Receiver::new(
             access.receiver_config(&context.config),
             SessionHost { context, session: id, access, recipient_limiter, hand_over },
         );
-        Session {
+        Box::new(Session {
             context,
             id,
             stream,
@@ -204,7 +233,7 @@ impl<'a> Session<'a> {
             chunked: None,
             has_bare_lf: false,
             tls_info: None,
-        }
+        })
     }
 
     fn access(&self) -> &Access {
@@ -212,7 +241,38 @@ impl<'a> Session<'a> {
     }
 
     /// Runs the session, from the greeting or the TLS handshake before it.
+    #[inline(never)]
     fn run(&mut self, service: Service) -> Result<SessionEnd, Disconnect> {
+        if let Some(end) = self.greet(service)? {
+            return Ok(end);
+        }
+        loop {
+            let result = self.handle_command();
+            // A message in chunks is lost with its transaction, or with the connection.
+            if self.chunked.is_some() && (result.is_err() || !self.receiver.is_chunking()) {
+                self.abandon_chunks(result.as_ref().err());
+            }
+            if let Some(end) = result? {
+                return Ok(end);
+            }
+        }
+    }
+
+    /// Drops the message of which some chunks were read.
+    #[inline(never)]
+    fn abandon_chunks(&mut self, disconnect: Option<&Disconnect>) {
+        if let Some((incoming, _)) = self.chunked.take() {
+            match disconnect {
+                None => incoming.log_abandoned(self.id, "reset"),
+                Some(disconnect) => incoming.log_abandoned(self.id, disconnect),
+            }
+        }
+    }
+
+    /// Sends the greeting, after the TLS handshake if there is one before it. Returns the end of
+    /// the session if the client does not speak SMTP.
+    #[inline(never)]
+    fn greet(&mut self, service: Service) -> Result<Option<SessionEnd>, Disconnect> {
         if service.tls {
             self.start_tls()?;
         }
@@ -226,41 +286,44 @@ impl<'a> Session<'a> {
         self.reply(&self.receiver.greeting())?;
         if let Some(reply) = self.receiver.check_opening(self.stream.peek_first_line()?) {
             self.reply(&reply)?;
-            return Ok(SessionEnd::Errors(reply));
+            return Ok(Some(SessionEnd::Errors(reply)));
         }
-        loop {
-            let result = self.handle_command();
-            // A message in chunks is lost with its transaction, or with the connection.
-            if (result.is_err() || !self.receiver.is_chunking())
-                && let Some((incoming, _)) = self.chunked.take()
-            {
-                match &result {
-                    Ok(_) => incoming.log_abandoned(self.id, "reset"),
-                    Err(disconnect) => incoming.log_abandoned(self.id, disconnect),
-                }
-            }
-            if let Some(end) = result? {
-                return Ok(end);
-            }
-        }
+        Ok(None)
     }
 
     /// Reads one command and carries it out, with the mail data or the handshake that follows it.
     /// Returns the end of the session, or None if it continues.
+    #[inline(never)]
     fn handle_command(&mut self) -> Result<Option<SessionEnd>, Disconnect> {
+        let (step, may_wait) = self.next_step()?;
+        self.carry_out(step, may_wait)
+    }
+
+    /// Reads one command and passes it to the receiver. Returns the step that it asks for, and
+    /// whether its reply may wait for those of the next commands.
+    #[inline(never)]
+    fn next_step(&mut self) -> Result<(Step, bool), Disconnect> {
         self.receiver.set_overloaded(self.stream.overload().is_on());
-        // A reply may wait for those of the next commands unless the client waits for it.
-        let (step, mut may_wait) = match self.stream.read_line(COMMAND_LINE_MAX)? {
+        // A reply may wait unless the client waits for it.
+        Ok(match self.stream.read_line(COMMAND_LINE_MAX)? {
             Some(line) => {
-                let host = self.receiver.host();
                 if !line.ends_with(b"\r\n") && !self.has_bare_lf {
                     self.has_bare_lf = true;
-                    events::bare_lf(self.id, host.access.peer);
+                    log_bare_lf(self.id, self.receiver.host().access.peer);
                 }
                 (self.receiver.handle_line(line), command::may_delay_reply(line))
             }
             None => (self.receiver.handle_long_line(), false),
-        };
+        })
+    }
+
+    /// Carries out a step, whose reply may wait if `may_wait`.
+    #[inline(never)]
+    fn carry_out(
+        &mut self,
+        step: Step,
+        mut may_wait: bool,
+    ) -> Result<Option<SessionEnd>, Disconnect> {
         let step = match step {
             Step::Data(go_ahead) => {
                 self.reply_now(&go_ahead)?;
@@ -338,6 +401,13 @@ impl<'a> Session<'a> {
         self.reply(reply)?;
         self.stream.flush_now()
     }
+}
+
+/// Logs a line that ended with LF alone. It is apart because its text needs stack.
+#[cold]
+#[inline(never)]
+fn log_bare_lf(id: &str, peer: Peer) {
+    events::bare_lf(id, peer);
 }
 
 /// Writes a reply to the stream's buffer, which is sent when the stream is about to block.

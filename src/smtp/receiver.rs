@@ -481,6 +481,8 @@ impl<H: Host> Receiver<H> {
                         return Ok(Step::Reply(reply::not_active(&to)));
                     }
                 };
+                // Most messages have one.
+                accepted.reserve_exact(usize::from(accepted.is_empty()));
                 accepted.push(Recipient { path: to, destination, notify, original });
                 Ok(Step::Reply(reply))
             }

@@ -89,6 +89,37 @@ fn killed_at_every_call() {
     assert!(tried > 400, "{tried}");
 }
 
+/// The mark that a stop leaves is not believed any more once the journal has a record again.
+#[test]
+fn after_a_stop_no_record_is_read_and_after_a_later_kill_all_are() {
+    logger::start();
+    for fault in [Fault::KillAfter, Fault::PowerAfter(1)] {
+        let (machine, mut ledger) = (machine(BEFORE), Ledger::new(BEFORE));
+        let journal = format!("{SPOOL}/journal-0");
+        let start = || {
+            let before = machine.octets_read(&journal);
+            let server = SimWriter::start(&machine.process()).unwrap();
+            (server, machine.octets_read(&journal) - before)
+        };
+        let (server, _) = start();
+        deliver_some(&server, &mut ledger);
+        server.stop();
+        let (server, read) = start();
+        assert!(read < 16 * 1024, "{read} octets of the journal after a stop");
+        // The record is durable after the second sync, that of the journal, or before it.
+        server.disk.plan(Some(Plan { at: 12, fault }));
+        ledger.send(&server, TestMessage::new("later", &["alice", "bob"], 6000));
+        ledger.send(&server, TestMessage::new("latest", &["alice", "carol"], 6000));
+        let fired = server.disk.fired();
+        server.disk.kill();
+        assert!(fired, "{fault:?}");
+        let before = machine.octets_read(&journal);
+        restart_and_check(&machine, &mut ledger).unwrap();
+        let read = machine.octets_read(&journal) - before;
+        assert!(read > config().journal_segment, "{read} octets of the journal after a kill");
+    }
+}
+
 #[test]
 fn power_lost_at_every_call() {
     let mut tried = 0;

@@ -13,6 +13,10 @@
 //!  24   8  key: random, and new each time the journal is reset
 //!  32   4  bytes in the identity of the owner (locks.rs), and the identity
 //!   .   4  CRC-32 of all bytes before it
+//! offset 512        the mark of a stop after which no record is needed, in the next sector
+//!   0   8  "mslotcln"
+//!   8   8  the key of the header; another key means that the journal was used again
+//!  16   4  CRC-32 of the key and the 16 bytes before
 //! offset 4096       segment 0, then segment 1: records, each at the start of a block
 //!
 //! a record
@@ -50,6 +54,10 @@
 //! no client can send content that would be read as a valid record in an old segment. Sequence
 //! numbers continue those of the journals that were recovered, because a message that recovery
 //! records again must have the greater number in the later record.
+//!
+//! After a stop with the mark the next start reads no record. The mark needs no sync, because it is
+//! true whenever it reaches the disk: the header with its checkpoint was synced before. It needs no
+//! removal, because a process gives the journal a new key, durably, before its first record.
 //!
 //! Only a journal with a header of zeros was never filled. Any other header that does not match
 //! its checksum is damage, and so is a bad record that was durable: newer records follow it, or its
@@ -372,6 +380,34 @@ impl Journal {
         self.write_header(owner)
     }
 
+    /// Writes the mark that no record is needed, if the header on disk says so. No record may be
+    /// written afterwards.
+    pub fn mark_clean(&self) -> io::Result<()> {
+        if !self.is_checkpoint_persisted() || self.failed.is_some() {
+            return Ok(());
+        }
+        self.file.write_all_at(&[&self.clean_mark()], SECTOR)
+    }
+
+    /// Returns the sector of the mark that no record is needed.
+    fn clean_mark(&self) -> Vec<u8> {
+        let mut mark = CLEAN_MAGIC.to_vec();
+        mark.extend_from_slice(&self.key.to_le_bytes());
+        let mut crc = self.keyed_crc();
+        crc.update(&mark);
+        mark.extend_from_slice(&crc.finalize().to_le_bytes());
+        mark.resize(SECTOR as usize, 0);
+        mark
+    }
+
+    /// True if the file has the mark that no record is needed, and nothing is damaged.
+    fn is_marked_clean(&self) -> io::Result<bool> {
+        let mut mark = vec![0; SECTOR as usize];
+        Ok(self.damage.is_none()
+            && read_whole(&*self.file, &mut mark, SECTOR)?
+            && mark == self.clean_mark())
+    }
+
     /// Leaves the journal to the next recovery: resolves all copies but those in `files`. If their
     /// `disk_failed`, the records do not count as done, because a file system that is checked and
     /// mounted again has lost the data that it could not write, as after a reboot.
@@ -519,6 +555,10 @@ impl Journal {
         let octets = self.file.stat()?.len;
         if self.segment > 0 && octets < BLOCK + 2 * self.segment {
             self.damage = self.damage.or(Some("it is cut short"));
+        }
+        if self.is_marked_clean()? {
+            self.seq = self.seq.max(self.checkpoint);
+            return Ok(records);
         }
         for segment in 0..2 {
             let mut at = BLOCK + segment * self.segment;
@@ -809,5 +849,6 @@ const PREFIX: &str = "journal-";
 /// Part of the name of a damaged journal between that of the journal and its inode.
 const DAMAGED: &str = ".damaged-";
 const HEADER_MAGIC: &[u8] = b"mslotjn3";
+const CLEAN_MAGIC: &[u8] = b"mslotcln";
 /// Magic of all versions without the digit at its end.
 const ANY_HEADER_MAGIC: &[u8] = b"mslotjn";

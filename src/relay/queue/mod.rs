@@ -292,7 +292,7 @@ pub fn flush(
 
 /// Returns both ends of the channel of one thread's events.
 fn event_channel() -> (EventSender, Receiver<QueueEvent>) {
-    let (events, received) = bounded(1024);
+    let (events, received) = bounded(EVENTS_MAX);
     (EventSender { events, overflowed: Arc::default() }, received)
 }
 
@@ -461,6 +461,10 @@ pub fn create_directory(spool: &Path) -> io::Result<PathBuf> {
 fn seconds(time: Duration) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
+
+/// Maximum number of events that wait for a thread of the queue. The memory for all of them is
+/// taken at the start.
+const EVENTS_MAX: usize = 256;
 
 /// Maximum number of recipients of one entry, which every receiver accepts (RFC 5321 4.5.3.1.8).
 pub const RECIPIENTS_MAX: usize = 100;

@@ -526,6 +526,13 @@ fn ascii_name(name: &str) -> Option<String> {
     if name.is_ascii() {
         return Some(name.to_ascii_lowercase());
     }
+    unicode_to_ascii(name)
+}
+
+/// Returns a name in Unicode with A-labels. It is apart because it needs much stack.
+#[cold]
+#[inline(never)]
+fn unicode_to_ascii(name: &str) -> Option<String> {
     let ascii = idna::domain_to_ascii_cow(name.as_bytes(), idna::AsciiDenyList::EMPTY).ok()?;
     Some(ascii.into_owned())
 }
