@@ -343,7 +343,7 @@ impl Stream {
         }
     }
 
-    /// Makes the buffer of input at least `size` bytes large, and keeps what is unread in it.
+    /// Makes the buffer of input at least `size` bytes large, and keeps the unread bytes.
     fn enlarge_input(&mut self, size: usize) {
         if self.input.len() < size {
             let mut input = std::mem::take(&mut self.input).into_vec();

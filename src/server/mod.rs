@@ -414,7 +414,7 @@ fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Optio
 }
 
 /// Returns the stream of a connection, on the heap because the stack of a thread never gets
-/// smaller. Returns None if the client has gone.
+/// smaller. Returns None if the client is gone.
 #[inline(never)]
 fn open(shared: &ServerShared, socket: Socket, peer: Peer) -> Option<Box<Stream>> {
     match Stream::new(socket, peer, shared.timeout, shared.session_timeout) {

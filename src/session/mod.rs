@@ -207,9 +207,8 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Returns a new session, on the heap. A thread keeps each page of its stack that it ever wrote
-    /// to, so what a session has for long, and the functions that call the deep ones, use little of
-    /// it.
+    /// Returns a new session, on the heap. A thread keeps every page of its stack that it has used,
+    /// so long-lived data, and the functions below which the stack gets deep, use little of it.
     #[inline(never)]
     fn boxed(
         context: &'a SessionContext,
@@ -317,7 +316,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// Carries out a step, whose reply may wait if `may_wait`.
+    /// Carries out a step. Its reply may wait if `may_wait`.
     #[inline(never)]
     fn carry_out(
         &mut self,
@@ -403,7 +402,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Logs a line that ended with LF alone. It is apart because its text needs stack.
+/// Logs a line that ended with LF alone. It is a separate function because it needs much stack.
 #[cold]
 #[inline(never)]
 fn log_bare_lf(id: &str, peer: Peer) {

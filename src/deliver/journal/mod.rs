@@ -380,8 +380,8 @@ impl Journal {
         self.write_header(owner)
     }
 
-    /// Writes the mark that no record is needed, if the header on disk says so. No record may be
-    /// written afterwards.
+    /// Writes the mark that no record is needed, if that is true of the header on disk. No record
+    /// may be written afterwards.
     pub fn mark_clean(&self) -> io::Result<()> {
         if !self.is_checkpoint_persisted() || self.failed.is_some() {
             return Ok(());

@@ -529,7 +529,7 @@ fn ascii_name(name: &str) -> Option<String> {
     unicode_to_ascii(name)
 }
 
-/// Returns a name in Unicode with A-labels. It is apart because it needs much stack.
+/// Returns a name in Unicode with A-labels. It is a separate function because it needs much stack.
 #[cold]
 #[inline(never)]
 fn unicode_to_ascii(name: &str) -> Option<String> {
