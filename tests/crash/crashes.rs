@@ -116,7 +116,7 @@ fn after_a_stop_no_record_is_read_and_after_a_later_kill_all_are() {
         let before = machine.octets_read(&journal);
         restart_and_check(&machine, &mut ledger).unwrap();
         let read = machine.octets_read(&journal) - before;
-        assert!(read > settings().journal_segment, "{read} octets of the journal after a kill");
+        assert!(read > config().journal_segment, "{read} octets of the journal after a kill");
     }
 }
 
