@@ -322,8 +322,8 @@ fn serve_connections(
     let handle_signals = || match signals {
         Some(signals) => {
             let config = config.clone();
-            let reloaded = move || report_changed_options(&config);
-            signals.serve(server.handle(), route.clone(), counters, reloaded).map_err(system)
+            let reload = move || report_changed_options(&config);
+            signals.serve(server.handle(), route.clone(), counters, reload).map_err(system)
         }
         None => Ok(()),
     };

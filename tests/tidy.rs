@@ -1,7 +1,7 @@
-//! The rules of the tree, as tests: which room may import which, how a file begins and how wide it
-//! is, words that may not stay, and documents that must say what the table of options says.
+//! The rules of the source, as tests: the order of imports between modules, the head and the width
+//! of files, banned words, and documents that repeat a table of the source.
 //!
-//! `RENEW=1 cargo test --test tidy` writes the tables into the documents; look at the diff.
+//! `RENEW=1 cargo test --test tidy` writes the tables into the documents; review the diff.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // a test fails so
 
 #[path = "tidy/completions.rs"]
@@ -29,7 +29,7 @@ const LAYERS: &[&[&str]] = &[
     &["main", "bin"],
 ];
 
-/// Words of std that a room which is only words has no use for.
+/// Parts of std that a module without I/O does not use.
 const IMPURE: &[&str] =
     &["std::fs", "std::io", "std::net::Tcp", "std::thread", "std::time", "log::"];
 
@@ -37,20 +37,20 @@ const IMPURE: &[&str] =
 fn imports_go_one_way() {
     let mut wrong = Vec::new();
     for (file, text) in sources("src") {
-        let room = room(&file);
-        let Some(layer) = layer(&room) else {
-            if room != "lib" {
-                wrong.push(format!("{}: add room {room} to LAYERS", file.display()));
+        let module = top_module(&file);
+        let Some(layer) = layer(&module) else {
+            if module != "lib" {
+                wrong.push(format!("{}: add {module} to LAYERS", file.display()));
             }
             continue;
         };
         for imported in imports(&text) {
-            let fits = imported == room || self::layer(&imported).is_some_and(|l| l < layer);
+            let fits = imported == module || self::layer(&imported).is_some_and(|l| l < layer);
             if !fits {
                 wrong.push(format!("{}: imports {imported}", file.display()));
             }
         }
-        if room == "smtp" {
+        if module == "smtp" {
             let used = IMPURE.iter().filter(|word| code(&text).any(|l| l.contains(*word)));
             wrong.extend(used.map(|word| format!("{}: uses {word}", file.display())));
         }
@@ -58,8 +58,8 @@ fn imports_go_one_way() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A public name stands for one type, wherever it is used without its path. Files that replace
-/// each other on other systems or with other features define the same names.
+/// A name is used for one type only, so that it is clear without its path. Files that replace each
+/// other on other systems or with other features define the same names.
 #[test]
 fn type_names_are_unique() {
     let replaced = ["src/net/tls/absent.rs", "src/process/privilege/other.rs"];
@@ -153,6 +153,30 @@ fn siblings_do_not_import_in_circles() {
 fn module_name(file: &Path) -> Option<String> {
     let name = file.file_stem()?.to_string_lossy().into_owned();
     (name != "mod" && name != "tests").then_some(name)
+}
+
+/// The head of each `mod.rs` lists the files and directories next to it.
+#[test]
+fn modules_list_their_files() {
+    let mut wrong = Vec::new();
+    let files = sources("src");
+    for (file, text) in files.iter().filter(|(file, _)| file.ends_with("mod.rs")) {
+        let head: String = text.lines().take_while(|line| line.starts_with("//!")).collect();
+        let dir = file.parent().unwrap();
+        let below = files.iter().filter_map(|(file, _)| file.strip_prefix(dir).ok());
+        let names: BTreeSet<_> = below
+            .filter(|path| !path.ends_with("mod.rs") || path.components().count() > 1)
+            .map(|path| {
+                let first = path.iter().next().unwrap().to_string_lossy();
+                if path.components().count() > 1 { format!("{first}/") } else { first.into() }
+            })
+            .filter(|name| name != "tests.rs")
+            .collect();
+        for name in names.iter().filter(|name| !head.contains(name.as_str())) {
+            wrong.push(format!("{}: does not list {name}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -337,18 +361,18 @@ fn mdoc(row: &OptionRow, head: &str) -> String {
     text
 }
 
-/// `src/smtp/path.rs` is of the room `smtp`.
-fn room(file: &Path) -> String {
+/// Returns the top module of a file: `smtp` for `src/smtp/path.rs`.
+fn top_module(file: &Path) -> String {
     let parts: Vec<_> = file.iter().map(|p| p.to_string_lossy()).collect();
     parts[1].trim_end_matches(".rs").to_owned()
 }
 
-fn layer(room: &str) -> Option<usize> {
-    LAYERS.iter().position(|rooms| rooms.contains(&room))
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
 }
 
-/// The rooms that `text` names: `crate::smtp::Reply`, `crate::{message, route}`, and in the program
-/// `mailslot::config`. All rooms may use the counters and the log.
+/// Returns the top modules that `text` names: `crate::smtp::Reply`, `crate::{message, route}`, and
+/// in the program `mailslot::config`.
 fn imports(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let text: String = code(text).collect();

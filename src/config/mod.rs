@@ -5,7 +5,7 @@
 //! and the expected form. The origin of each value is kept for `mailslot check`
 //! ([`Config::shown`]).
 //!
-//! | file | contents |
+//! | file | contains |
 //! | --- | --- |
 //! | `options.rs` | the table of options, and the syntax of command line and file |
 //! | `command.rs` | the command: serve, check, explain, queue |
@@ -162,7 +162,7 @@ pub struct Config {
     pub verbosity: i32,
     /// Every value in effect with its origin, in the order of the table.
     pub shown: Vec<OptionValue>,
-    /// The command line and the host. The values come from these and the file.
+    /// The command line and the host, of which the values are made together with the file.
     source: (CommandLine, HostInfo),
 }
 

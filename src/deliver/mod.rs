@@ -3,7 +3,7 @@
 //! Sessions pass a [`Message`](crate::message::Message) to a [`WriterHandle`] and wait for its
 //! [`Outcome`]. One thread, the writer, makes all changes to mailboxes.
 //!
-//! | file | contents |
+//! | file | contains |
 //! | --- | --- |
 //! | `writer.rs` | the writer's thread: batches, and messages that wait for a lock |
 //! | `handle.rs` | the sessions' end of the channel to the writer, and the outcome |

@@ -1,9 +1,9 @@
 //! The thread that writes to mailboxes.
 //!
 //! A batch is the first message that waits and all others that wait by then, up to a limit. On a
-//! disk with slow syncs the writer waits a moment for more, if the last batch had several.
-//! Messages with a content file have batches of their own, in turn with the others, because copying
-//! them takes long. So a small message waits for one batch of them at most.
+//! disk with slow syncs the writer waits a moment for more, if the last batch had several. Messages
+//! with a content file are in separate batches, in turn with the others, because copying them takes
+//! long. So a small message waits for at most one batch of them.
 //!
 //! For each message in turn all of its mailboxes are locked, in sorted order. Mailboxes that the
 //! batch has locked already are shared. If another program has a lock, the locks just taken for the
@@ -286,7 +286,7 @@ impl BatchQueue {
         batch
     }
 
-    /// Adds `queued` to `batch`, or to the messages that have batches of their own.
+    /// Adds `queued` to `batch`, or to the messages for separate batches.
     fn take(&mut self, queued: QueuedMessage, batch: &mut Vec<QueuedMessage>) {
         match queued.is_large() {
             false => batch.push(queued),
@@ -294,7 +294,7 @@ impl BatchQueue {
         }
     }
 
-    /// Takes the postponed messages whose time has come.
+    /// Takes the postponed messages that are due.
     fn take_due(&mut self, batch: &mut Vec<QueuedMessage>) {
         let now = Instant::now();
         let due = self.postponed.extract_if(.., |queued| queued.retry_at <= now);

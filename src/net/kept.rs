@@ -24,7 +24,7 @@ use crate::observe::events;
 /// the service manager passed, and opens the addresses that these do not cover.
 ///
 /// # Errors
-/// An address cannot be used. If a socket unit is in the way, the text says so.
+/// An address cannot be used. If a socket unit has it, the text names the unit.
 pub fn open(smtp: &[ListenAddress], lmtp: &[ListenAddress]) -> io::Result<Vec<Listener>> {
     let wanted: Vec<Wanted> =
         resolve(smtp, false).chain(resolve(lmtp, true)).collect::<io::Result<_>>()?;

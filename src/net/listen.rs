@@ -280,7 +280,7 @@ fn send_datagram(to: &Path, bytes: &[u8], descriptors: &[ControlMessage<'_>]) ->
 
 impl Listener {
     fn new(socket: Listening) -> io::Result<Listener> {
-        // The server waits in poll(2). If the connection has gone since, accept must not block.
+        // The server waits in poll(2). If the connection is gone by then, accept must not block.
         match &socket {
             Listening::Tcp(tcp) => tcp.set_nonblocking(true)?,
             Listening::Unix(unix) => unix.set_nonblocking(true)?,
@@ -405,7 +405,7 @@ fn listen_tcp(address: SocketAddr, v6_only: bool) -> io::Result<Listener> {
     let open = || {
         let kind = Type::STREAM;
         let socket = socket2::Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-        // As std does: connections of the last server that are in TIME_WAIT do not matter.
+        // Like std, ignores connections of the last server that are in TIME_WAIT.
         socket.set_reuse_address(true)?;
         if v6_only {
             socket.set_only_v6(true)?;

@@ -83,7 +83,7 @@ impl Stream {
     /// write, `session_timeout` the session.
     ///
     /// # Errors
-    /// The socket's options cannot be set, because the client has gone.
+    /// The socket's options cannot be set, because the client is gone.
     pub fn new(
         socket: Socket,
         peer: Peer,

@@ -84,7 +84,7 @@ counters! {
     held_deferred,
     /// Recipients for which such mail was returned to its sender.
     held_bounced,
-    /// Recipients with an alias that leads to /dev/null alone.
+    /// Recipients with an alias of /dev/null alone.
     discarded,
     /// Copies appended to mailboxes and to the queue.
     copies,

@@ -123,7 +123,7 @@ impl Field<'_> {
 
 /// Returns a line of the log without its date and level.
 fn line(function: &str, fields: &[Field<'_>]) -> String {
-    // As long as most lines.
+    // The length of most lines.
     let mut line = String::with_capacity(256);
     line.extend(function.chars().map(|c| if c == '_' { '-' } else { c }));
     fields.iter().for_each(|field| field.append_to(&mut line));
@@ -252,8 +252,8 @@ events! {
     Warn no_room(session, client, from, size);
     /// A recipient was rejected or deferred.
     Info recipient_rejected(session, client, to, reply);
-    /// An address could not be resolved, or the aliases for it are wrong, and the client got a 451
-    /// reply, or mail for it is queued; or they lead to a program or a file, and it got a 550.
+    /// An address could not be resolved, or its aliases have an error. The client got a 451 reply,
+    /// or mail for it is queued. For an alias of a program or a file the client got a 550.
     Warn lookup_failed(session, to, error);
     /// A session is now in TLS.
     Debug tls_started(session, sni: Option, parameters);
@@ -372,9 +372,8 @@ events! {
     Warn journal_mark_failed(error);
     /// The server began a new journal after a failure.
     Warn journal_renewed(journal);
-    /// A journal was damaged, or is of another version; it may contain acknowledged mail.
-    /// The field kept is its new name.
-    /// What can be read is recovered.
+    /// A journal was damaged, or is of another version; it may contain acknowledged mail. The field
+    /// kept is its new name. The intact records are recovered.
     Error journal_damaged(journal, kept, error);
     /// A journal that is not needed any more could not be removed or rewritten.
     Error journal_not_removed(journal, error);

@@ -14,7 +14,7 @@
 //! messages in the queue only: mail for other hosts, and held mail.
 //!
 //! The report names the address in the envelope, even if it is an alias. It does not name the
-//! mailboxes that the alias leads to (RFC 3461 5.2.7.3 b, 5.2.7.4). Nothing is reported to the null
+//! mailboxes of the alias (RFC 3461 5.2.7.3 b, 5.2.7.4). Nothing is reported to the null
 //! reverse-path.
 
 use std::fmt::Write;

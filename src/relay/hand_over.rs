@@ -181,7 +181,7 @@ fn write(file: &File, name: &str, envelope: &str, content: &mut dyn Read) -> io:
     let sum = out.crc.finalize();
     let mut file = file;
     file.write_all(format!("{END} {sum:08x}\n").as_bytes())?;
-    // The content is on disk before the mode says so.
+    // The content is synced before the mode marks it as complete.
     file.sync_all()?;
     file.set_permissions(Permissions::from_mode(COMPLETE_MODE))?;
     file.sync_all()?;
@@ -536,7 +536,7 @@ const BLOCK_SIZE: usize = 64 * 1024;
 const STALE_AGE: i64 = 24 * 3600;
 /// Free bytes that must be left on the disk after the message is written, for the server's files.
 const ROOM_MIN: u64 = 8 << 20;
-/// Time between two looks at the directory while nothing waits.
+/// Time between two checks of the directory while nothing waits.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -547,8 +547,7 @@ mod tests {
 
     fn recipient(address: &str) -> Recipient<Mailbox> {
         let mailbox = Mailbox::parse(address).unwrap();
-        let path = ForwardPath::Mailbox(mailbox.clone());
-        Recipient { path, destination: mailbox, notify: None, original: None }
+        Recipient::new(ForwardPath::Mailbox(mailbox.clone()), mailbox)
     }
 
     /// Returns a spool with its directory, of which the message's name is returned.

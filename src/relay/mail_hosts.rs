@@ -60,7 +60,7 @@ pub struct DnsLookup {
 
 impl DnsLookup {
     /// Returns lookups by the name servers in `resolv_conf`. Without `detects_own_addresses` no
-    /// address is taken for one of this host.
+    /// address counts as one of this host.
     pub fn new(resolv_conf: impl Into<PathBuf>, detects_own_addresses: bool) -> DnsLookup {
         let deadline = Instant::now() + LOOKUP_TIME_MAX;
         DnsLookup { resolver: Resolver::new(resolv_conf), deadline, detects_own_addresses }

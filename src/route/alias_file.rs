@@ -165,7 +165,7 @@ impl Stamp {
     }
 
     /// True if the file has not changed for [`STABLE_AFTER`]. A change in the future, which is seen
-    /// after the clock was set back, is taken for an old one.
+    /// after the clock was set back, is mistaken for an old one.
     fn is_stable(&self, now: SystemTime) -> bool {
         let changed = Duration::from_secs(self.changed.0.try_into().unwrap_or(0));
         let age = now.duration_since(SystemTime::UNIX_EPOCH + changed);

@@ -266,7 +266,7 @@ impl<'a> Expansion<'a> {
         Ok((Resolution { local, remote, ..Resolution::default() }, self.members))
     }
 
-    /// Adds what `name` leads to. `from` is its place if it is the target of an alias.
+    /// Adds the destinations of `name`. `from` is its place if it is the target of an alias.
     fn add_name(&mut self, name: &str, host: &str, from: Option<SourceLine<'_>>) {
         let (route, aliases) = (self.route, self.aliases);
         let mut lookup = route.look_up(Some(aliases), name, host);
@@ -531,7 +531,7 @@ fn list_targets(items: &[AliasItem]) -> String {
 
 /// The name that has a mailbox on every host (RFC 5321 4.5.1).
 pub(super) const POSTMASTER: &str = "postmaster";
-/// The name in the From field of reports. Mail servers let it lead to postmaster by an alias.
+/// The name in the From field of reports. By custom it is an alias of postmaster.
 const MAILER_DAEMON: &str = "MAILER-DAEMON";
 
 /// Maximum depth of aliases within aliases, and of files within files.

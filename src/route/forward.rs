@@ -55,7 +55,7 @@ where
 
 impl Expansion<'_> {
     /// Adds the targets of the forward file of the user at `to`. Returns false if there is no
-    /// usable file, so that the mail belongs into the mailbox.
+    /// usable file, so that the mail is for the mailbox.
     pub(super) fn follow_forward_file(&mut self, to: &UserMailbox) -> bool {
         let user = to.name.as_str();
         // Users that are not the system's have no home directory.
@@ -80,8 +80,8 @@ impl Expansion<'_> {
         followed.is_ok_and(|has_addresses| has_addresses)
     }
 
-    /// Adds the destinations that `text` leads to, or none of them if any is wrong. Returns whether
-    /// it holds an address.
+    /// Adds the destinations of the addresses in `text`, or none of them if any is wrong. Returns
+    /// whether it holds an address.
     fn expand_forward_file(&mut self, user: &str, text: &[u8]) -> Result<bool, String> {
         let items = parse_include(text);
         if items.len() > FORWARD_MAX {

@@ -11,9 +11,8 @@
 //! | `forward.rs` | `~/.forward` |
 //! | `explain.rs` | `mailslot explain`, and the aliases' part of `mailslot check` |
 //!
-//! Three words name the steps: a *lookup* says what one name is (an alias, a user, unknown), a
-//! [`Resolution`] is everything that an address leads to, and a [`UserMailbox`] is one mailbox of
-//! it.
+//! Three words name the steps: a *lookup* finds the kind of one name (an alias, a user, unknown), a
+//! [`Resolution`] has all destinations of an address, and a [`UserMailbox`] is one of them.
 //!
 //! Promises:
 //!
@@ -66,7 +65,7 @@ pub enum Refusal {
     NameNotAllowed,
     /// 550 5.7.1: the domain is not local, and nothing is relayed.
     NotLocal,
-    /// 551 5.1.6: an alias leads to this mailbox on another host, and nothing is relayed.
+    /// 551 5.1.6: the target of an alias is this mailbox on another host, and nothing is relayed.
     Forward(Mailbox),
     /// 553 5.1.4: the name matches several users.
     Ambiguous(Vec<Mailbox>),
@@ -76,8 +75,8 @@ pub enum Refusal {
     /// 451 4.3.5: the aliases are wrong (a loop, an include file that cannot be read). The text is
     /// for the log, not for the client.
     Misconfigured(String),
-    /// 550 5.3.5: an alias leads to a program or a file, which mailslot does not support. The text
-    /// is for the log, not for the client.
+    /// 550 5.3.5: the target of an alias is a program or a file, which mailslot does not support.
+    /// The text is for the log, not for the client.
     Unsupported(String),
 }
 
@@ -136,7 +135,7 @@ pub struct Resolution {
 }
 
 impl Resolution {
-    /// Returns the resolution of an address that leads to mailboxes on this host alone.
+    /// Returns the resolution of an address with mailboxes on this host alone.
     pub fn local(destinations: Vec<UserMailbox>) -> Resolution {
         Resolution { local: destinations, ..Resolution::default() }
     }

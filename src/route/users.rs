@@ -1,7 +1,7 @@
 //! The users that have a mailbox: those of the system, those named by `--user`, or, in a sandbox,
 //! every plain name.
 //!
-//! A lookup has three results: the user, none, and an error. An error is never taken for none,
+//! A lookup has three results: the user, none, and an error. An error is never treated as none,
 //! because a directory server that is down must cost a retry, not a bounce.
 //!
 //! A positive result is cached for one second ([`CachedUsers`]). A negative one is not, so that a

@@ -242,12 +242,7 @@ fn leave(
         return Err((EX_DATAERR, error));
     }
     let to = envelope.to.iter().filter_map(|recipient| match &recipient.path {
-        ForwardPath::Mailbox(mailbox) => Some(Recipient {
-            path: recipient.path.clone(),
-            destination: mailbox.clone(),
-            notify: recipient.notify,
-            original: recipient.original.clone(),
-        }),
+        ForwardPath::Mailbox(mailbox) => Some(recipient.with_destination(mailbox.clone())),
         ForwardPath::Postmaster => None,
     });
     let to: Vec<_> = to.collect();

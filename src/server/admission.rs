@@ -19,7 +19,7 @@
 //!   and the second error ends a session. Nearly all legitimate clients are still served. The
 //!   others retry, as after any 421. Programs of this host are exempt.
 //!
-//! [`stream::SessionHandle::idle_for`] says what idle means. Nothing here is done for each command.
+//! [`stream::SessionHandle::idle_for`] defines idle. Nothing here is done for each command.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

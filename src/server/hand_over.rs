@@ -60,7 +60,7 @@ impl HandOverThread {
 /// one. Without such a directory, does nothing.
 pub(super) fn take_once(shared: &Arc<ServerShared>, spool: &Path) {
     if spool.join(HAND_OVER_DIRECTORY).exists() {
-        // Nothing stops it, because it ends after one look at the directory.
+        // Nothing stops it, because it ends after one pass over the directory.
         let (_stop, stopped) = bounded(0);
         let mut taker = HandOverTaker::new(shared.clone(), spool.to_owned());
         taker.resolve_receipts();
@@ -176,7 +176,7 @@ impl HandOverTaker {
         is_more || !is_complete && taken_of.values().any(|taken| *taken > 0)
     }
 
-    /// Takes one message. Returns false if the file is none, or not one yet.
+    /// Takes one message. Returns false if the file is not a complete message.
     fn take(&mut self, file: &WaitingFile) -> io::Result<bool> {
         let WaitingFile { name, uid, size, .. } = file;
         // The lock is held until the files are removed.

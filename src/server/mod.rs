@@ -94,7 +94,7 @@ impl Default for ServerConfig {
 /// A server, ready to run.
 pub struct Server {
     shared: Arc<ServerShared>,
-    /// Readable when the acceptor must look at something else than connections.
+    /// Readable when the acceptor must handle an event that is not a connection.
     wake: UnixStream,
 }
 
@@ -237,7 +237,7 @@ impl SignalHandlers {
 
     /// Starts the thread that acts on the signals: TERM and INT stop the server (a second one ends
     /// the process at once, with status 75), HUP makes `route` and TLS read their files again and
-    /// then calls `reloaded`, and USR1 writes `counters` to the log.
+    /// calls `reload`, and USR1 writes `counters` to the log.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -246,7 +246,7 @@ impl SignalHandlers {
         handle: ServerHandle,
         route: Arc<dyn Route>,
         counters: Arc<Counters>,
-        reloaded: impl Fn() + Send + 'static,
+        reload: impl Fn() + Send + 'static,
     ) -> io::Result<()> {
         self.starting.store(false, Ordering::SeqCst);
         thread::Builder::new().name("signals".into()).spawn(move || {
@@ -255,8 +255,8 @@ impl SignalHandlers {
                     SIGHUP => {
                         route.reload();
                         handle.0.context.reload_certificate();
+                        reload();
                         events::reloaded();
-                        reloaded();
                     }
                     SIGUSR1 => events::counters(&counters),
                     _ => {
@@ -373,7 +373,7 @@ impl Pool {
                 shared.context.give_up_deliveries();
             }
             if passed >= grace * 9 / 10 {
-                // The threads notice at once, unless the writer does not come back to them.
+                // The threads end at once, unless the writer does not return.
                 shared.admission.sessions().for_each(|session| session.disconnect());
             }
         };
@@ -391,7 +391,7 @@ impl Pool {
     }
 }
 
-/// Runs a session in thread `number`. Returns its end, or None if the client had gone before it
+/// Runs a session in thread `number`. Returns its end, or None if the client was gone before it
 /// began.
 fn serve(shared: &Arc<ServerShared>, number: usize, admitted: Admitted) -> Option<SessionEnd> {
     let Admitted { socket, peer, service, permit } = admitted;

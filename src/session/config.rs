@@ -80,7 +80,7 @@ pub struct SessionConfig {
 /// Relaying to other hosts.
 #[derive(Clone, Debug)]
 pub struct RelayPolicy {
-    /// Networks of clients that may relay, besides this host.
+    /// Networks of clients that may relay, in addition to this host.
     pub networks: Vec<IpNet>,
     /// The queue, which is notified of each new entry.
     pub queue: QueueHandle,

@@ -221,12 +221,7 @@ impl<'a> MessageDelivery<'a> {
         let mut seen = HashSet::new();
         // None for a mailbox that has its copy already, through another recipient.
         let mut queued_recipient = |recipient: &AcceptedRecipient, mailbox: &Mailbox| {
-            seen.insert(mailbox.to_string()).then(|| Recipient {
-                path: recipient.path.clone(),
-                destination: mailbox.clone(),
-                notify: recipient.notify,
-                original: recipient.original.clone(),
-            })
+            seen.insert(mailbox.to_string()).then(|| recipient.with_destination(mailbox.clone()))
         };
         let (named, local): (Vec<&AcceptedRecipient>, Vec<&AcceptedRecipient>) =
             recipients.iter().partition(|recipient| recipient.destination.is_relay);

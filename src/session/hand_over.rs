@@ -175,12 +175,9 @@ impl SessionContext {
         envelope: &Envelope<()>,
     ) -> Result<(Vec<RecipientOutcome>, bool), String> {
         let first = envelope.to.iter().find_map(|recipient| match &recipient.path {
-            ForwardPath::Mailbox(mailbox) => Some(Recipient {
-                path: recipient.path.clone(),
-                destination: mailbox.clone(),
-                notify: None,
-                original: None,
-            }),
+            ForwardPath::Mailbox(mailbox) => {
+                Some(Recipient::new(recipient.path.clone(), mailbox.clone()))
+            }
             ForwardPath::Postmaster => None,
         });
         let (Some(id), Some(recipient)) = (QueueId::receipt(&message.name), first) else {

@@ -162,5 +162,5 @@ fn can_wait(reply: &Reply) -> bool {
     matches!(reply.code, 450 | 451) || reply.enhanced == Some((5, 2, 2))
 }
 
-/// Free bytes that a disk must have besides the size of the message.
+/// Free bytes that a disk must have in addition to the size of the message.
 const ROOM_MIN: u64 = 64 * 1024;

@@ -227,14 +227,14 @@ fn rejection(id: &str, end: DataEnd, error: Option<ContentError>) -> Reply {
     replies::for_data(end, error.as_ref())
 }
 
-/// Returns the mailboxes that the recipients lead to, each once even if several aliases lead there.
+/// Returns the mailboxes of the recipients, each once even if it is in several aliases.
 fn destinations(envelope: &Envelope<Resolution>) -> Vec<Destination> {
     let mut seen = HashSet::new();
     let all = envelope.to.iter().flat_map(|recipient| &recipient.destination.local);
     all.filter(|to| seen.insert(&to.name)).cloned().map(Destination::Mailbox).collect()
 }
 
-/// Returns true if the message comes back from another host that an address here relays it to: a
+/// Returns true if the message returns from another host that an address here relays it to: a
 /// Delivered-To field names that address.
 fn is_mail_loop(envelope: &Envelope<Resolution>, content: &ContentBuilder) -> bool {
     let is_relayed = |to: &Resolution| !to.is_relay && !to.remote.is_empty();

@@ -52,6 +52,19 @@ pub struct Recipient<D> {
     pub original: Option<OriginalRecipient>,
 }
 
+impl<D> Recipient<D> {
+    /// Returns a recipient without parameters.
+    pub fn new(path: ForwardPath, destination: D) -> Recipient<D> {
+        Recipient { path, destination, notify: None, original: None }
+    }
+
+    /// Returns the same recipient with another destination.
+    pub fn with_destination<E>(&self, destination: E) -> Recipient<E> {
+        let Recipient { path, notify, original, .. } = self;
+        Recipient { path: path.clone(), destination, notify: *notify, original: original.clone() }
+    }
+}
+
 /// The envelope of one mail transaction. It cannot be cloned, because a copy for each recipient
 /// would make the cost of a message quadratic.
 #[derive(Debug)]

@@ -510,7 +510,7 @@ impl<H: Host> Receiver<H> {
     }
 
     /// Handles BDAT. The chunk of a rejected BDAT is read and dropped, so that nothing of it is
-    /// taken for a command. If its size is unknown, the connection must be closed.
+    /// mistaken for a command. If its size is unknown, the connection must be closed.
     fn bdat(&mut self, octets: Option<u64>, last: Option<bool>) -> Step {
         let Some(octets) = octets else {
             return Step::Close(reply::client_error(&self.config.hostname, "invalid chunk size"));

@@ -350,7 +350,7 @@ pub fn no_such_user(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 1, 1), format!("RCPT TO:{to}: No such user here"))
 }
 
-/// Returns `550` to RCPT for an alias that leads to a program or a file, which get no mail.
+/// Returns `550` to RCPT for an alias of a program or a file, which get no mail.
 pub fn alias_unsupported(to: &ForwardPath) -> Reply {
     Reply::new(550, (5, 3, 5), format!("RCPT TO:{to}: the alias has an unsupported target"))
 }

@@ -90,11 +90,11 @@ impl ConfinementWatch {
     }
 }
 
-/// Returns device and inode of the directory that `path` leads to.
+/// Returns device and inode of the directory at `path`, through symbolic links.
 fn id_of(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
 }
 
 const NOT_COVERED: &str = "outside of the confinement, because it is newer than the start";
-/// The time between two looks at the files, each of which costs a few system calls.
+/// The time between two checks of the files, each of which costs a few system calls.
 const INTERVAL: Duration = Duration::from_secs(5);

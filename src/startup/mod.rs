@@ -10,7 +10,7 @@
 //! journal is taken over, and nothing is recovered. So a fault that stops the start stops the
 //! rehearsal too, with the same text.
 //!
-//! | file | contents |
+//! | file | contains |
 //! | --- | --- |
 //! | `confinement_watch.rs` | files that the confinement does not cover any more |
 //! | `error.rs` | the reason why a step failed, and its fix |
@@ -122,7 +122,7 @@ pub fn prepare(
     }
     // Under --inetd this could be a line for each session.
     if config.hand_over && !config.inetd && purpose == StartPurpose::Serve {
-        // Mail that comes in by SMTP does not depend on it.
+        // Mail received by SMTP does not depend on it.
         if let Err(e) = hand_over::create_directory(&config.spool) {
             events::hand_over_unavailable(e);
         }

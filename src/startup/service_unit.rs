@@ -48,7 +48,7 @@ impl ServiceUnit {
         let main = directories
             .iter()
             .find_map(|directory| fs::read_to_string(directory.join(SERVICE)).ok())?;
-        // Of two drop-ins with one name, that in the first directory counts.
+        // If two drop-ins have one name, the one in the first directory counts.
         let mut drop_ins = BTreeMap::new();
         for directory in directories.iter().rev() {
             let drop_in_directory = directory.join(format!("{SERVICE}.d"));

@@ -1,5 +1,5 @@
 //! Messages on the terminals of users who are logged in, for SEND, SOML and SAML (RFC 821 3.4). It
-//! is off unless `--terminals` turns it on.
+//! is off unless `--terminals` turns it on. `render.rs` makes the text that is shown.
 //!
 //! Logins are read from utmp(5). On a host without that file (some systems have dropped it because
 //! its times have 32 bits) no user is active.

@@ -24,18 +24,8 @@ impl Container {
     /// Starts it. `directory` is seen in it at the same path, and is `$D` to its shell. So is the
     /// tree of the sources, `$TREE`, where the shell begins. `$BUILT` has the programs.
     pub fn start(directory: TestDirectory) -> Container {
-        let layer = directory.join("layer");
-        fs::create_dir(&layer).unwrap();
-        let namespace = Namespace::new()
-            .unshare(&["--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child"])
-            .run(SETUP);
-        let mut command = namespace.command();
-        command.args(["chroot", ".", "sh"]).env_clear();
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("D", directory.path()).env("LAYER", &layer);
-        command.env("TREE", env!("CARGO_MANIFEST_DIR")).env("BUILT", built());
-        command.env("HOME", "/root").env("LC_ALL", "C.UTF-8");
-        let mut container = Container { shell: Shell::start(command), _directory: directory };
+        let shell = start_shell(&directory, SETUP, &["chroot", ".", "sh"]);
+        let mut container = Container { shell, _directory: directory };
         container.must("cd $TREE && umask 022 && useradd --create-home alice");
         container
     }
@@ -63,6 +53,23 @@ impl DerefMut for Container {
     fn deref_mut(&mut self) -> &mut Shell {
         &mut self.shell
     }
+}
+
+/// Starts `shell` in new namespaces, after the commands in `setup`. To both, `$D` is `directory`,
+/// `$LAYER` a new directory in it, `$TREE` the sources and `$BUILT` the programs.
+pub fn start_shell(directory: &TestDirectory, setup: &str, shell: &[&str]) -> Shell {
+    let layer = directory.join("layer");
+    fs::create_dir(&layer).unwrap();
+    let namespace = Namespace::new()
+        .unshare(&["--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child"])
+        .run(setup);
+    let mut command = namespace.command();
+    command.args(shell).env_clear();
+    command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    command.env("D", directory.path()).env("LAYER", &layer);
+    command.env("TREE", env!("CARGO_MANIFEST_DIR")).env("BUILT", built());
+    command.env("HOME", "/root").env("LC_ALL", "C.UTF-8");
+    Shell::start(command)
 }
 
 /// Returns the directory of the programs that cargo built.

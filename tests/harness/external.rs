@@ -2,13 +2,15 @@
 //! unchanged.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use super::directory::TestDirectory;
 use super::mbox::assert_same;
-use super::server::Server;
+use super::server::{Server, sendmail_path};
 
 /// Returns a command that is killed after `SECONDS_MAX`, with a home directory of its own, and
 /// without the language and the mail of the user who runs the test. Debian's programs are found in
@@ -29,6 +31,25 @@ pub fn python(script: &str, home: &Path) -> Command {
     let mut command = external("python3", home);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(script));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONUTF8", "1");
+    command
+}
+
+/// Writes a configuration file and a script named sendmail that uses it. Returns the path of the
+/// script. Writes `body` for [`caller`].
+pub fn write_sendmail(directory: &TestDirectory, config: &str, body: &str) -> String {
+    let (file, script) = (directory.join("conf"), directory.join("sendmail"));
+    fs::write(&file, config).unwrap();
+    let text = format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), file.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
+    fs::write(directory.join("body"), body).unwrap();
+    script.to_str().unwrap().to_owned()
+}
+
+/// Returns a command that reads the body from [`write_sendmail`].
+pub fn caller(program: &str, directory: &TestDirectory) -> Command {
+    let mut command = external(program, directory.path());
+    command.stdin(open(&directory.join("body")));
     command
 }
 

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use mailslot::relay::client::{ClientConfig, OutgoingMessage, Timeouts};
 use mailslot::smtp::sender::{ContentSurvey, RecipientOutcome};
-use mailslot::smtp::{BodyType, Delivery, Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
+use mailslot::smtp::{Envelope, ForwardPath, Mailbox, Recipient, ReversePath};
 
 use super::TIMEOUT;
 
@@ -24,22 +24,12 @@ pub fn client_config() -> ClientConfig {
 
 /// Returns an envelope from me@here.example.
 pub fn envelope(to: &[&str]) -> Envelope<()> {
-    let recipient = |to: &&str| Recipient {
-        path: ForwardPath::Mailbox(Mailbox::parse(to).unwrap()),
-        destination: (),
-        notify: None,
-        original: None,
-    };
+    let mailbox = |address: &str| Mailbox::parse(address).unwrap();
+    let recipient = |to: &&str| Recipient::new(ForwardPath::Mailbox(mailbox(to)), ());
     Envelope {
-        delivery: Delivery::Mail,
-        from: ReversePath::Mailbox(Mailbox::parse("me@here.example").unwrap()),
-        size: None,
-        body: BodyType::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
-        submitter: None,
+        from: ReversePath::Mailbox(mailbox("me@here.example")),
         to: to.iter().map(recipient).collect(),
+        ..Envelope::blank()
     }
 }
 

@@ -236,11 +236,7 @@ impl SimMachine {
     pub fn rewrite(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
         let now = state.now();
-        let ino = match state.names.get(Path::new(path)) {
-            Some(ino) => *ino,
-            None => state.create(Path::new(path), 0o600),
-        };
-        let inode = state.inodes.get_mut(&ino).unwrap();
+        let inode = state.open_or_create(Path::new(path));
         inode.set_len(0, now);
         inode.write(0, data, now);
     }
@@ -249,11 +245,7 @@ impl SimMachine {
     pub fn append(&self, path: &str, data: &[u8]) {
         let mut state = self.state();
         let now = state.now();
-        let ino = match state.names.get(Path::new(path)) {
-            Some(ino) => *ino,
-            None => state.create(Path::new(path), 0o600),
-        };
-        let inode = state.inodes.get_mut(&ino).unwrap();
+        let inode = state.open_or_create(Path::new(path));
         inode.write(inode.data.len(), data, now);
     }
 
@@ -561,6 +553,15 @@ impl State {
         let named: BTreeSet<u64> =
             self.names.values().chain(self.synced_names.values()).copied().collect();
         self.inodes.retain(|ino, _| named.contains(ino));
+    }
+
+    /// Returns the file at `path`, which is created if it is missing.
+    fn open_or_create(&mut self, path: &Path) -> &mut Inode {
+        let ino = match self.names.get(path) {
+            Some(ino) => *ino,
+            None => self.create(path, 0o600),
+        };
+        self.inodes.get_mut(&ino).unwrap()
     }
 
     fn create(&mut self, path: &Path, mode: u32) -> u64 {

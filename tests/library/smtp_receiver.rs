@@ -232,12 +232,7 @@ impl Clone for Counted {
 fn an_envelope_for_each_of_many_recipients_copies_each_recipient_once() {
     const RECIPIENTS: usize = 1000;
     let count = Rc::new(Cell::new(0));
-    let recipient = || Recipient {
-        path: ForwardPath::Postmaster,
-        destination: Counted(count.clone()),
-        notify: None,
-        original: None,
-    };
+    let recipient = || Recipient::new(ForwardPath::Postmaster, Counted(count.clone()));
     let to = (0..RECIPIENTS).map(|_| recipient()).collect();
     let all = Envelope::<()> { envid: Some("id".into()), ..Envelope::blank() }.with_recipients(to);
     for recipient in &all.to {

@@ -2,17 +2,15 @@
 //! locked and while the disk of the mailboxes is full. Each must end with status 0, and its mail
 //! must arrive once when the trouble is over.
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::fs::{self, File};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::harness::cron;
 use crate::harness::directory::TestDirectory;
-use crate::harness::external::{external, open, run};
+use crate::harness::external::{caller, external, run, write_sendmail};
 use crate::harness::namespace::Namespace;
-use crate::harness::server::{Server, run_mailslot, sendmail_path};
+use crate::harness::server::{Server, run_mailslot};
 use crate::harness::{is_true_within, wait_until};
 
 /// A reason why mail for smith cannot be delivered.
@@ -26,7 +24,8 @@ enum Trouble {
 struct TroubledHost {
     server: Server,
     directory: TestDirectory,
-    sendmail: PathBuf,
+    /// The path of the script.
+    sendmail: String,
     trouble: Trouble,
 }
 
@@ -50,27 +49,10 @@ impl TroubledHost {
         let starter: Vec<&str> = starter.iter().map(String::as_str).collect();
         let started = Server::start_by(&starter, &directory, &options);
         let server = started.unwrap_or_else(|(log, _)| panic!("{log:#?}"));
-        let config = directory.join("conf");
-        let settings = "hostname mx.here.example\ndomain here.example";
-        fs::write(&config, format!("listen {}\n{settings}\n", server.address)).unwrap();
-        let sendmail = directory.join("sendmail");
-        let script =
-            format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), config.display());
-        fs::write(&sendmail, script).unwrap();
-        fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
-        fs::write(directory.join("body"), "Hello.\n").unwrap();
+        let config = "hostname mx.here.example\ndomain here.example\nlisten";
+        let config = format!("{config} {}\n", server.address);
+        let sendmail = write_sendmail(&directory, &config, "Hello.\n");
         TroubledHost { server, directory, sendmail, trouble }
-    }
-
-    fn path(&self) -> &str {
-        self.sendmail.to_str().unwrap()
-    }
-
-    /// Returns a program that reads the body.
-    fn caller(&self, program: &str) -> Command {
-        let mut command = external(program, self.directory.path());
-        command.stdin(open(&self.directory.join("body")));
-        command
     }
 
     /// Ends the trouble, delivers what waits, and asserts that smith has one message that contains
@@ -109,8 +91,8 @@ fn in_trouble(what: &str, expected: &str, call: impl Fn(&TroubledHost)) {
 fn bsd_mailx_in_trouble() {
     in_trouble("bsd-mailx", "\nSubject: hello\n", |host| {
         let rc = host.directory.join("rc");
-        fs::write(&rc, format!("set sendmail={} sendwait\n", host.path())).unwrap();
-        let mut mailx = host.caller("bsd-mailx");
+        fs::write(&rc, format!("set sendmail={} sendwait\n", host.sendmail)).unwrap();
+        let mut mailx = caller("bsd-mailx", &host.directory);
         run(mailx.env("MAILRC", &rc).args(["-s", "hello", "smith@here.example"]));
     });
 }
@@ -119,8 +101,8 @@ fn bsd_mailx_in_trouble() {
 #[ignore = "needs root, unshare, s-nail"]
 fn s_nail_in_trouble() {
     in_trouble("s-nail", "\nSubject: hello\n", |host| {
-        let mut nail = host.caller("s-nail");
-        nail.args(["-:", "/", "-S", &format!("mta={}", host.path()), "-S", "sendwait"]);
+        let mut nail = caller("s-nail", &host.directory);
+        nail.args(["-:", "/", "-S", &format!("mta={}", host.sendmail), "-S", "sendwait"]);
         run(nail.args(["-s", "hello", "smith@here.example"]));
     });
 }
@@ -130,7 +112,7 @@ fn s_nail_in_trouble() {
 fn php_mail_in_trouble() {
     in_trouble("PHP", "\nSubject: hello\n", |host| {
         let mut php = external("php", host.directory.path());
-        php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.path()));
+        php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.sendmail));
         let code = "exit(mail('smith@here.example', 'hello', 'Hello.') ? 0 : 1);";
         run(php.args(["-r", code]));
     });
@@ -150,7 +132,7 @@ fn git_send_email_in_trouble() {
         git.env("GIT_CONFIG_NOSYSTEM", "1").args(["-c", "user.name=Green"]);
         git.args(["-c", "user.email=green@here.example", "send-email", "--confirm=never"]);
         git.args(["--from=green@here.example", "--to=smith@here.example"]);
-        git.args(["--suppress-cc=all", &format!("--smtp-server={}", host.path())]);
+        git.args(["--suppress-cc=all", &format!("--smtp-server={}", host.sendmail)]);
         run(git.arg(&file));
     });
 }

@@ -1,21 +1,21 @@
 //! Programs that call sendmail(1), with mailslot in its place: while the server runs, and while it
 //! does not, so that they leave their mail in the hand-over directory.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use nix::unistd::User;
 
 use crate::harness::cron;
 use crate::harness::directory::TestDirectory;
-use crate::harness::external::{external, open, run, run_for_text, unpack};
+use crate::harness::external::{caller, external, run, run_for_text, unpack, write_sendmail};
 use crate::harness::namespace::Namespace;
 use crate::harness::process::Daemon;
-use crate::harness::server::{Server, sendmail_path};
+use crate::harness::server::Server;
 use crate::harness::{is_true_within, wait_until};
 
 /// A directory with a server that may run, and a script named sendmail that leads to it.
@@ -24,7 +24,8 @@ struct SendmailHost {
     /// The address of the server, whenever it runs.
     address: String,
     server: Option<Server>,
-    sendmail: PathBuf,
+    /// The path of the script.
+    sendmail: String,
 }
 
 const BODY: &str = "Hello.\n.\n..dots\nFrom here\nj\u{fc}rgen\n";
@@ -44,18 +45,11 @@ impl SendmailHost {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let server = start(&directory, &address);
-        let config = directory.join("conf");
-        let settings = format!(
+        let config = format!(
             "listen {address}\nhostname mx.here.example\ndomain here.example\nspool {}\n",
             directory.join("spool").display(),
         );
-        fs::write(&config, settings).unwrap();
-        let sendmail = directory.join("sendmail");
-        let script =
-            format!("#!/bin/sh\nexec {} -C {} \"$@\"\n", sendmail_path(), config.display());
-        fs::write(&sendmail, script).unwrap();
-        fs::set_permissions(&sendmail, Permissions::from_mode(0o755)).unwrap();
-        fs::write(directory.join("body"), BODY).unwrap();
+        let sendmail = write_sendmail(&directory, &config, BODY);
         SendmailHost { directory, address, server: Some(server), sendmail }
     }
 
@@ -71,17 +65,6 @@ impl SendmailHost {
             self.server = Some(start(&self.directory, &self.address));
             wait_until("all messages are taken", || self.left() == 0);
         }
-    }
-
-    fn path(&self) -> &str {
-        self.sendmail.to_str().unwrap()
-    }
-
-    /// Returns a program that reads the body.
-    fn caller(&self, program: &str) -> Command {
-        let mut command = external(program, self.directory.path());
-        command.stdin(open(&self.directory.join("body")));
-        command
     }
 
     /// Asserts that each of `users` got one message, which contains `expected`. Returns the mailbox
@@ -113,8 +96,8 @@ fn start(directory: &TestDirectory, address: &str) -> Server {
 fn bsd_mailx() {
     for mut host in SendmailHost::running_and_stopped() {
         let rc = host.directory.join("rc");
-        fs::write(&rc, format!("set sendmail={}\n", host.path())).unwrap();
-        let mut mailx = host.caller("bsd-mailx");
+        fs::write(&rc, format!("set sendmail={}\n", host.sendmail)).unwrap();
+        let mut mailx = caller("bsd-mailx", &host.directory);
         mailx.env("MAILRC", &rc).args(["-s", "hello", "-c", "brown", "-b", "white"]);
         run(mailx.args(["smith", "jones@here.example"]));
         let expected =
@@ -127,8 +110,8 @@ fn bsd_mailx() {
 #[ignore = "needs s-nail"]
 fn s_nail() {
     for mut host in SendmailHost::running_and_stopped() {
-        let mut nail = host.caller("s-nail");
-        nail.args(["-:", "/", "-S", &format!("mta={}", host.path()), "-S", "ttycharset=utf-8"]);
+        let mut nail = caller("s-nail", &host.directory);
+        nail.args(["-:", "/", "-S", &format!("mta={}", host.sendmail), "-S", "ttycharset=utf-8"]);
         nail.args(["-s", "hello", "-c", "brown@here.example", "-b", "white@here.example"]);
         run(nail.arg("smith@here.example"));
         let encoded = "\nHello.\n=2E\n..dots\n=46rom here\nj=C3=BCrgen\n";
@@ -142,8 +125,8 @@ fn s_nail() {
 #[ignore = "needs mailutils"]
 fn mailutils() {
     for mut host in SendmailHost::running_and_stopped() {
-        let mut mail = host.caller("mail.mailutils");
-        mail.args(["-E", &format!("set sendmail=sendmail:{}", host.path()), "-E", "set nodot"]);
+        let mut mail = caller("mail.mailutils", &host.directory);
+        mail.args(["-E", &format!("set sendmail=sendmail:{}", host.sendmail), "-E", "set nodot"]);
         run(mail.args(["-s", "hello", "smith@here.example", "jones@here.example"]));
         host.arrived(&["smith", "jones"], &["\nSubject: hello\n", STORED]);
     }
@@ -153,11 +136,11 @@ fn mailutils() {
 #[ignore = "needs mutt"]
 fn mutt_as_a_sender() {
     for mut host in SendmailHost::running_and_stopped() {
-        let mut mutt = host.caller("mutt");
+        let mut mutt = caller("mutt", &host.directory);
         mutt.args(["-n", "-F", "/dev/null", "-e"]);
         mutt.arg(format!(
             "set sendmail=\"{} -oem -oi\" use_envelope_from=yes copy=no dsn_notify=never",
-            host.path()
+            host.sendmail
         ));
         mutt.args(["-e", "set from=green@here.example realname=\"Mr. Green\" send_charset=utf-8"]);
         mutt.args(["-s", "hello", "-c", "brown@here.example", "-b", "white@here.example"]);
@@ -187,7 +170,7 @@ fn git_send_email() {
             "--to=smith@here.example",
             "--cc=brown@here.example",
         ]);
-        run(git.arg(format!("--smtp-server={}", host.path())).arg(&file));
+        run(git.arg(format!("--smtp-server={}", host.sendmail)).arg(&file));
         let expected = [
             "\nSubject: [PATCH] smtp: Say hello\n",
             "\nReturn-Path: <green@here.example>\n",
@@ -202,7 +185,7 @@ fn git_send_email() {
 fn php_mail() {
     for mut host in SendmailHost::running_and_stopped() {
         let mut php = external("php", host.directory.path());
-        php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.path()));
+        php.arg("-n").arg("-d").arg(format!("sendmail_path=\"{} -t -i\"", host.sendmail));
         let code = "var_dump(mail('smith@here.example', 'hello', \"Hello.\\n.\\n..dots\\n\
             From here\\nj\u{fc}rgen\\n\", \"Cc: brown@here.example\\r\\n\
             Bcc: white@here.example\", '-fgreen'));";
@@ -228,7 +211,7 @@ fn cron_job() {
         // cron looks at its tables at each full minute.
         let arrived = is_true_within(Duration::from_secs(150), || {
             assert!(cron.is_running(), "cron has ended");
-            host.directory.mailbox_path("jones").exists() || host.left() > 0
+            host.directory.count("smith") > 0 || host.left() > 0
         });
         assert!(arrived, "cron has sent nothing");
         drop(cron);
@@ -270,7 +253,7 @@ fn at_job() {
         let mut namespace = Namespace::new()
             .run("mount -t tmpfs none /run")
             .run("test -e /usr/sbin/sendmail || touch /usr/sbin/sendmail")
-            .bind(&host.sendmail, "/usr/sbin/sendmail")
+            .bind(Path::new(&host.sendmail), "/usr/sbin/sendmail")
             .bind(&cron, "/var/spool/cron")
             .run("chmod 1770 /var/spool/cron/*");
         let [at, atd] = ["usr/bin/at", "usr/sbin/atd"].map(|path| packages.join(path));

@@ -1,13 +1,11 @@
 //! The Debian package under a systemd of its own, in namespaces: connections wait while the service
 //! restarts. Of the unit, only the options that need mounts in a nested root are switched off.
 
-use std::fs;
 use std::process::Command;
 
-use crate::harness::container::built;
+use crate::harness::container::{built, start_shell};
 use crate::harness::directory::TestDirectory;
 use crate::harness::external::run_for_text;
-use crate::harness::namespace::Namespace;
 use crate::harness::shell::Shell;
 
 /// A host on which systemd runs, and a shell of root beside it. Nothing but empty cgroups is left
@@ -20,17 +18,8 @@ struct SystemdHost {
 impl SystemdHost {
     /// Starts it. The directory `$D` is seen in it at the same path.
     fn start(directory: TestDirectory) -> SystemdHost {
-        let layer = directory.join("layer");
-        fs::create_dir(&layer).unwrap();
-        let namespace = Namespace::new()
-            .unshare(&["--uts", "--net", "--ipc", "--pid", "--fork", "--kill-child"])
-            .run(SETUP);
-        let mut command = namespace.command();
-        command.arg("sh").env_clear();
-        command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("D", directory.path()).env("LAYER", &layer);
-        command.env("HOME", "/root").env("LC_ALL", "C.UTF-8");
-        SystemdHost { shell: Shell::start(command), _directory: directory }
+        let shell = start_shell(&directory, SETUP, &["sh"]);
+        SystemdHost { shell, _directory: directory }
     }
 
     /// Starts systemd, and defines the shell function `systemd`, which runs a command beside it.

@@ -174,5 +174,5 @@ fn random_id() -> u16 {
 /// 4.1.3).
 const RECORD_SIZE_MIN: usize = 11;
 /// Maximum size in bytes of a reply over UDP, larger than a server may send (RFC 1035 2.3.4), so
-/// that one which is cut short here cannot be taken for whole.
+/// that a truncated reply cannot be mistaken for a complete one.
 const UDP_MAX: usize = 4096;

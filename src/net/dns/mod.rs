@@ -92,7 +92,7 @@ impl Resolver {
     /// Returns the IPv4 addresses of `host`, which may be none.
     ///
     /// # Errors
-    /// As for [`mail_exchangers`](Resolver::mail_exchangers).
+    /// The same as those of [`mail_exchangers`](Resolver::mail_exchangers).
     pub fn ipv4(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DnsError> {
         self.lookup(host, TYPE::A, deadline, |data| match data {
             RData::A(a) => Some(Ipv4Addr::from_bits(a.address).into()),
@@ -103,7 +103,7 @@ impl Resolver {
     /// Returns the IPv6 addresses of `host`, which may be none.
     ///
     /// # Errors
-    /// As for [`mail_exchangers`](Resolver::mail_exchangers).
+    /// The same as those of [`mail_exchangers`](Resolver::mail_exchangers).
     pub fn ipv6(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DnsError> {
         self.lookup(host, TYPE::AAAA, deadline, |data| match data {
             RData::AAAA(a) => Some(Ipv6Addr::from_bits(a.address).into()),

@@ -63,7 +63,7 @@ impl ServerCertificate {
     /// key from the file `key`, which may be the same.
     ///
     /// # Errors
-    /// A file cannot be read or has no such thing in it, or the key does not belong to the
+    /// A file cannot be read or does not contain one, or the key does not belong to the
     /// certificate. The text names the option and the file, and how to fix it.
     pub fn load(cert: &Path, key: &Path) -> Result<ServerCertificate, String> {
         let config = Mutex::new(config(cert, key)?);

@@ -1,4 +1,4 @@
-//! Verifiers of server certificates: one that knows why it refuses, and one that accepts any.
+//! Verifiers of server certificates: one that returns the fault, and one that accepts any.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Errors of TLS in the words of an administrator: what is wrong with which certificate or peer.
+//! Errors of TLS in plain words, with the certificate or the peer that causes them.
 
 use std::io;
 

@@ -1,5 +1,6 @@
 //! The confinement that the process applies to itself once it has started: Landlock, as far as the
-//! kernel supports it (Linux 5.13 and later).
+//! kernel supports it (Linux 5.13 and later). The system calls are in `landlock.rs`; on other
+//! systems `absent.rs` replaces it.
 //!
 //! No thread, not even one of root, can open, create, truncate, link or remove a file that the
 //! [`ConfinementRules`] do not allow. No program can be executed. No TCP port can be bound, and

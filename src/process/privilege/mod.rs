@@ -18,7 +18,7 @@
 //! [`drop_capabilities`] every thread but the writer. The user changes for the whole process.
 //!
 //! On other systems a server that writes users' mailboxes must stay root; it gives a new mailbox to
-//! its owner.
+//! its owner. `linux.rs` and `other.rs` have the system calls.
 //!
 //! **Uid 0 is never impersonated**, because its file-system identity can access every file. Root's
 //! mailbox is written with the process's own permissions, on Debian those of group mail.
@@ -99,7 +99,7 @@ pub struct Account {
     pub gid: Gid,
 }
 
-/// The reason why a [`RunAs`] leads to no [`Account`].
+/// The reason why there is no [`Account`] for a [`RunAs`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccountError {
     /// The user does not exist.

@@ -46,7 +46,7 @@ use crate::smtp::sender::{
     self, CHUNK_MAX, ContentSurvey, Conversion, Credentials, Encoder, OutcomeReason,
     RecipientOutcome, Sender, SenderStep, Stage, StartTlsPolicy,
 };
-use crate::smtp::{BodyType, Envelope, Recipient};
+use crate::smtp::{BodyType, Envelope};
 use client_socket::ClientSocket;
 pub use client_socket::connect_unix;
 pub use probe::{ProbeResult, probe};
@@ -182,7 +182,7 @@ pub fn connect(
 /// opens a session up to AUTH.
 ///
 /// # Errors
-/// As for [`connect`].
+/// The same as those of [`connect`].
 pub fn connect_to(
     address: &ServerAddress,
     found: impl IntoIterator<Item = SocketAddr>,
@@ -549,13 +549,8 @@ impl Connection {
 
 /// Returns a copy of `envelope` for content that is 7-bit.
 fn seven_bit<D>(envelope: &Envelope<D>) -> Envelope<()> {
-    let recipient = |to: &Recipient<D>| Recipient {
-        path: to.path.clone(),
-        destination: (),
-        notify: to.notify,
-        original: to.original.clone(),
-    };
-    let copy = envelope.with_recipients(envelope.to.iter().map(recipient).collect());
+    let to = envelope.to.iter().map(|recipient| recipient.with_destination(())).collect();
+    let copy = envelope.with_recipients(to);
     Envelope { body: BodyType::SevenBit, ..copy }
 }
 

@@ -32,7 +32,7 @@
 //! | `g` | in a receipt: index of a recipient that has the message, repeated | | |
 //!
 //! Mail that an alias or a forward file relays leaves with that local address in a Delivered-To
-//! field, so that a mail loop can be recognized when it comes back.
+//! field, so that a mail loop can be detected when the message returns.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -187,15 +187,13 @@ pub fn decode(mut line: &str, content_at: u64) -> Option<QueueEntry> {
             ('w', None) => held.reason = Some(value.to_owned()),
             ('h', None) => held.has.push(value.to_owned()),
             ('g', None) => held.done.push(value.parse().ok()?),
-            ('t', _) => envelope.to.push(Recipient {
-                path: match value {
+            ('t', _) => {
+                let path = match value {
                     POSTMASTER => ForwardPath::Postmaster,
                     _ => ForwardPath::Mailbox(Mailbox::parse(value).ok()?),
-                },
-                destination: (),
-                notify: None,
-                original: None,
-            }),
+                };
+                envelope.to.push(Recipient::new(path, ()));
+            }
             ('n', Some(recipient)) => {
                 let (success, failure) = (value.contains('S'), value.contains('F'));
                 recipient.notify = Some(DsnNotify { success, failure, delay: value.contains('D') });
@@ -394,8 +392,7 @@ mod tests {
 
     fn recipient(address: &str) -> Recipient<Mailbox> {
         let mailbox = Mailbox::parse(address).unwrap();
-        let path = ForwardPath::Mailbox(mailbox.clone());
-        Recipient { path, destination: mailbox, notify: None, original: None }
+        Recipient::new(ForwardPath::Mailbox(mailbox.clone()), mailbox)
     }
 
     fn envelope(from: &str) -> Envelope<()> {

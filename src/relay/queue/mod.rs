@@ -279,7 +279,7 @@ pub fn flush(
 ) -> io::Result<usize> {
     let mut left = 0;
     let all = FlushSelection { ids: ids.to_vec(), submitter: None };
-    // Held mail first, because it may lead to entries for other hosts.
+    // Held mail first, because it may become entries for other hosts.
     for kind in [EntryKind::Held, EntryKind::Relayed] {
         let (config, route) = (config.clone(), route.clone());
         let (writer, counters, queue) = (writer.clone(), counters.clone(), QueueHandle::detached());
@@ -330,7 +330,7 @@ impl QueueHandle {
         mut report: impl FnMut(FlushProgress),
     ) -> Option<usize> {
         let mut count = 0;
-        // Held mail first, because it may lead to entries for other hosts.
+        // Held mail first, because it may become entries for other hosts.
         for thread in [&self.held, &self.relayed] {
             // Room for a report of progress and the end, so that the queue never waits for the
             // client.

@@ -129,8 +129,8 @@ impl QueueConfig {
         }
     }
 
-    /// Opens a connection to a mail host of `hop` that is none of `deferring`, which have deferred
-    /// a message (RFC 5321 5.1). Returns None if there is no other that can be used, or if `hop` is
+    /// Opens a connection to a mail host of `hop` other than `deferring`, the hosts that have
+    /// deferred the message (RFC 5321 5.1). Returns None if no other can be used, or if `hop` is
     /// not a domain.
     pub(super) fn connect_to_other_mail_host(
         &self,

@@ -7,7 +7,7 @@
 //! the end would let a client smuggle a second message through a relay that did not.
 //!
 //! An error does not end the data. The decoder reads on to the end, so that mail data is never
-//! taken for commands, and returns [`DataEnd::BareLineEnd`] or [`DataEnd::TooLarge`] there,
+//! mistaken for commands, and returns [`DataEnd::BareLineEnd`] or [`DataEnd::TooLarge`] there,
 //! whichever error was first.
 //!
 //! Lines that are whole in the input are not copied. Only a line that continues in the next input

@@ -137,7 +137,7 @@ impl Converter {
             if !continues {
                 self.is_dropped = self.added_fields.is_some() && is_transfer_encoding(line);
             }
-            // A line of blanks could be taken for the end of the header.
+            // A line of blanks could be mistaken for the end of the header.
             if self.is_dropped || self.is_folded && line.iter().all(|b| is_blank(*b)) {
                 return;
             }

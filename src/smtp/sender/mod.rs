@@ -38,6 +38,7 @@
 //! | `survey.rs` | whether a message must be converted, and how |
 //! | `converter.rs` | the conversion: folded lines, quoted-printable |
 //! | `encoder.rs` | mail data on the wire: CR LF, stuffed dots |
+//! | `testing.rs` | an entry point for fuzzers; not in a release |
 
 mod auth;
 mod converter;
@@ -566,7 +567,7 @@ impl OutcomeReason {
 }
 
 impl RecipientOutcome {
-    /// Returns the outcome with the server that it comes from.
+    /// Returns the outcome with the server that caused it.
     pub fn from_server(mut self, server: &str) -> RecipientOutcome {
         let (RecipientOutcome::Accepted(reason)
         | RecipientOutcome::Deferred(reason)

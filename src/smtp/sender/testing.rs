@@ -65,7 +65,7 @@ fn perform_steps(sender: &mut Sender, transactions: &mut usize, trace: &mut Stri
 
 fn envelope() -> Envelope<()> {
     let mailbox = Mailbox::parse("j\u{fc}rgen@b").ok().map(ForwardPath::Mailbox);
-    let recipient = |path| Recipient { path, destination: (), notify: None, original: None };
+    let recipient = |path| Recipient::new(path, ());
     Envelope {
         to: mailbox.into_iter().chain([ForwardPath::Postmaster]).map(recipient).collect(),
         ..Envelope::blank()

@@ -42,7 +42,7 @@ enum AttemptResult {
     Unreachable { reason: OutcomeReason, server: String },
 }
 
-/// Whether outcomes come from an attempt.
+/// Whether outcomes are the result of an attempt.
 pub(super) enum AttemptMade {
     No,
     /// Made on this host. The recipients at these indexes have the message in their mailboxes.
@@ -175,7 +175,7 @@ impl QueueRunner {
         self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
     }
 
-    /// Sends the message to the recipients at the indexes `pending`, whose next hop is `hop`.
+    /// Sends the message to the recipients of the next hop `hop`, at the indexes `pending`.
     /// Returns their outcomes.
     fn send_over(
         &self,

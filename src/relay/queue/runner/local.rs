@@ -1,8 +1,7 @@
 //! Held mail (`held.rs`), delivered to the mailboxes of this host.
 //!
-//! Recipients that lead to the same mailbox get one copy, as one message to the writer. All
-//! messages of an entry are sent to the writer before the first outcome, because one sync is then
-//! enough.
+//! Recipients with the same mailbox get one copy, as one message to the writer. All messages of an
+//! entry are sent to the writer before the first outcome, because one sync is then enough.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,7 +16,7 @@ use crate::route::Resolution;
 use crate::smtp::sender::{OutcomeReason, RecipientOutcome};
 use crate::smtp::{Mailbox, Recipient};
 
-/// Recipients that lead to common mailboxes, and the destinations of all of them.
+/// Recipients with common mailboxes, and the destinations of all of them.
 #[derive(Default)]
 struct CommonCopy {
     /// Indexes of the recipients.
@@ -232,15 +231,8 @@ fn new_copy(
     remote.retain(|mailbox| !has(&mailbox.to_string()));
     let mut names: Vec<String> = local.iter().map(|mailbox| mailbox.name.to_string()).collect();
     names.extend(remote.iter().map(Mailbox::to_string));
-    let to: Vec<Recipient<Mailbox>> = remote
-        .into_iter()
-        .map(|mailbox| Recipient {
-            path: recipient.path.clone(),
-            destination: mailbox,
-            notify: recipient.notify,
-            original: recipient.original.clone(),
-        })
-        .collect();
+    let to: Vec<Recipient<Mailbox>> =
+        remote.into_iter().map(|mailbox| recipient.with_destination(mailbox)).collect();
     let forward = ForwardedCopy { n, via: recipient.path.address(), to, owner, is_relay };
     CommonCopy { recipients: vec![n], local, forwards: vec![forward], names, is_here }
 }

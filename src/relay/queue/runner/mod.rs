@@ -109,7 +109,7 @@ struct SharedState {
     is_running: bool,
 }
 
-/// The connection that a thread keeps for the next attempt, and the next hop that it leads to.
+/// The connection that a thread keeps for the next attempt, and its next hop.
 type KeptConnection = Option<(NextHop, Connection)>;
 
 impl QueueRunner {
@@ -370,7 +370,7 @@ impl QueueRunner {
                     }
                 };
                 let left = self.flush(&selection, report, is_stopped);
-                // The client may have gone.
+                // The client may be gone.
                 let _ = reports.send(FlushReport::Left(left));
             }
             QueueEvent::EntryCreated(id) => self.shared().schedule.insert(&id, 0, false),

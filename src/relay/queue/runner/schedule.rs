@@ -2,7 +2,7 @@
 //!
 //! An entry has a time at which it is due for each of its next hops. They are unknown until it is
 //! due for the first time, because its file is read only then. Each next hop has its entries sorted
-//! by time, so that a due entry is found without a look at the others.
+//! by time, so that a due entry is found without examining the others.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -319,7 +319,7 @@ impl Schedule {
                 .outage
                 .as_ref()
                 .map_or(Duration::ZERO, |outage| outage.retry_at.saturating_duration_since(at));
-            // A next hop with attempts under way is looked at again after them.
+            // A next hop with attempts in progress is examined again after them.
             if entries.busy() < entries.used_max(connections) {
                 let wait = Duration::from_secs(until_due).max(pause);
                 next = Some(next.map_or(wait, |next| next.min(wait)));
