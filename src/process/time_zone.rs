@@ -20,7 +20,9 @@ pub fn local() -> TimeZone {
                 Ok(name) => find(&name),
                 Err(_) => read(Path::new("/etc/localtime")),
             };
-            let zone = zone.unwrap_or(TimeZone::UTC);
+            // A file that cannot be read any more changes nothing.
+            let last = cached.take().map(|(_, zone)| zone);
+            let zone = zone.or(last).unwrap_or(TimeZone::UTC);
             *cached = Some((Instant::now(), zone.clone()));
             zone
         }
