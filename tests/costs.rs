@@ -78,8 +78,8 @@ fn system_calls(load: Load) -> f64 {
     calls_in(&calls) as f64 / load.total() as f64
 }
 
-/// With an empty journal and 10,000 aliases, up to the end of the process, which gets TERM when it
-/// listens.
+/// The journal is empty, and there are 10,000 aliases. The calls are those up to the end of the
+/// process, which gets TERM when it listens.
 #[test]
 #[ignore = "needs strace"]
 fn system_calls_of_a_start() {
@@ -176,7 +176,7 @@ fn size_of_the_program() {
     compare("KiB of the program", bytes as f64 / 1024.0);
 }
 
-/// With its thread, after EHLO and in the middle of mail data.
+/// The memory includes that of its thread, after EHLO and in the middle of mail data.
 #[test]
 #[ignore = "needs minutes for a release build"]
 fn memory_of_a_session_that_waits() {

@@ -42,7 +42,7 @@ pub fn with_mail<R>(
     with_outgoing(envelope, content, None, send)
 }
 
-/// As [`with_mail`], for a message that is converted if the server requires it.
+/// Does the same as [`with_mail`] for a message that is converted if the server requires it.
 pub fn with_surveyed_mail<R>(
     envelope: &Envelope<()>,
     content: &[u8],

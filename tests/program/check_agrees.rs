@@ -359,7 +359,7 @@ fn check_sees_the_file_system_of_the_service() {
     }
 }
 
-/// What `check` says of dangerous settings, the start says in the log.
+/// The start logs the same about dangerous settings as `check` prints.
 #[test]
 fn dangerous_settings_are_reported_by_check_and_at_the_start() {
     let mut host = Host::here();

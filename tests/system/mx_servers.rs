@@ -114,7 +114,7 @@ fn postfix_and_exim_take_mail_by_mx() {
     }
 }
 
-/// Of three recipients one is accepted, one deferred at the end of mail data, one unknown.
+/// One recipient is accepted, one is deferred at the end of the mail data, and one is unknown.
 #[test]
 #[ignore = "needs root, dovecot, and Debian packages from the network"]
 fn dovecot_takes_mail_by_lmtp() {

@@ -15,7 +15,7 @@ const COMMANDS: &[(&str, &str)] = &[
 const QUEUE_COMMANDS: &str = "show drop flush";
 const NOTE: &str = "Made from the table of options: RENEW=1 cargo test --test tidy";
 
-/// What completes the value of an option.
+/// Kind of words that complete the value of an option.
 enum ValueKind {
     Nothing,
     File,

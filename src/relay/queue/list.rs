@@ -36,10 +36,10 @@ pub struct ListView {
 
 /// Returns a listing of the queue in `spool`, the oldest entry first.
 ///
-/// As text it begins with a line about each outage, if there is an entry, `OUTAGES_MAX` at most.
+/// The text begins with a line about each outage, if there is an entry, `OUTAGES_MAX` at most.
 /// Each entry has a line with id, age, size in bytes, number of attempts, next attempt, and sender;
 /// a line for each recipient that is not finished; and the last reply. The last line is a summary.
-/// As JSON there is an object for each outage and one for each entry, as mailslot(8) describes.
+/// JSON has an object for each outage and one for each entry, as mailslot(8) describes.
 ///
 /// # Errors
 /// The queue directory cannot be read.
