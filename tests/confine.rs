@@ -47,7 +47,7 @@ fn confined() {
         assert!(fs::remove_file(&outside).is_err_and(denied), "remove");
         assert!(File::open(&outside).is_err_and(denied), "read");
         assert!(mailslot::process::confinement::blocks_reading(&outside));
-        assert!(fs::read_dir("/etc").is_err_and(denied), "list");
+        assert!(fs::read_dir(outside.with_file_name("")).is_err_and(denied), "list");
         assert!(fs::create_dir(inside.join("dir")).is_err_and(denied), "make a directory");
         assert!(fs::hard_link(inside.join("link"), outside.with_file_name("l")).is_err(), "link");
         assert!(symlink("/", inside.join("s")).is_err_and(denied), "make a link");
