@@ -617,8 +617,9 @@ pub const TABLE: &[OptionRow] = &[
         "RFC 5321 2.1",
         "Relay mail for other hosts through this server: HOST, HOST:PORT, tls:HOST or unix:PATH. \
          On port 465 TLS starts with the connection, unless the prefix is plain:. \
-         If several are given, the first that can be reached is used. Without a smarthost such \
-         mail is refused.",
+         If several are given, they are tried in this order: the next one gets what those before \
+         it defer, or all mail while they cannot be reached. Without a smarthost such mail is \
+         refused.",
     ),
     option(
         ("route", ""),

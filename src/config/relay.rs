@@ -19,7 +19,7 @@ use crate::smtp::Mailbox;
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
-    /// The servers to relay to. The first that can be reached gets the mail.
+    /// The servers to relay to, in the order in which they are tried.
     pub smarthosts: Vec<ServerAddress>,
     /// The routes of single domains.
     pub routes: Vec<RouteOption>,

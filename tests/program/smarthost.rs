@@ -346,29 +346,30 @@ mod tls {
         let directory = TestDirectory::new();
         let authority = TestAuthority::new(directory.path(), "ours");
         let certificate = TestCertificate::signed_by(directory.path(), "there", &authority);
-        let start = |down: bool| {
+        let start = |stage: &'static str| {
             ScriptedServer::start_tls(&certificate, move |_, command| match command {
-                "greeting" if down => reply("421 4.3.2 use another server"),
+                command if command == stage => reply("421 4.3.2 use another server"),
                 "EHLO localhost" => reply("250-x\r\n250 AUTH PLAIN LOGIN"),
                 "RCPT TO:<jones@there.example>" => reply("551 5.1.6 use tls:127.0.0.1:1"),
                 _ => usual(command),
             })
         };
-        let (first, second) = (start(true), start(false));
-        let login = directory.join("login");
-        let port = first.address.port();
-        write_login(&login, &format!("[127.0.0.1]:{port} bob:secret\n"));
-        let addresses = [&first, &second].map(|server| format!("tls:{}", server.address));
-        let mut options = vec!["--domain", "here.example", "--smarthost-login"];
-        options.extend([login.to_str().unwrap(), "--smarthost", &addresses[0]]);
-        options.extend(["--smarthost", &addresses[1], "--smarthost-ca"]);
-        options.push(authority.cert.to_str().unwrap());
-        let server = Server::start(&options);
-        let mut client = server.after_ehlo();
-        client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
-        server.wait_for_log("relay-bounced");
-        assert_eq!(second.commands_after("AUTH"), [""; 0]);
-        // The first server gets it once it is up.
-        drop((server, first));
+        for (stage, logins) in [("greeting", 0), ("RCPT TO:<jones@there.example>", 1)] {
+            let (first, second) = (start(stage), start("none"));
+            let login = directory.join("login");
+            let port = first.address.port();
+            write_login(&login, &format!("[127.0.0.1]:{port} bob:secret\n"));
+            let addresses = [&first, &second].map(|server| format!("tls:{}", server.address));
+            let mut options = vec!["--domain", "here.example", "--smarthost-login"];
+            options.extend([login.to_str().unwrap(), "--smarthost", &addresses[0]]);
+            options.extend(["--smarthost", &addresses[1], "--smarthost-ca"]);
+            options.push(authority.cert.to_str().unwrap());
+            let server = Server::start(&options);
+            let mut client = server.after_ehlo();
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-bounced");
+            assert_eq!(first.commands_after("AUTH").len(), logins);
+            assert_eq!(second.commands_after("AUTH"), [""; 0]);
+        }
     }
 }

@@ -77,7 +77,7 @@ pub struct QueueConfig {
     pub spool: PathBuf,
     /// The name of this host in reports.
     pub hostname: String,
-    /// Servers for all domains without a route. The first that can be reached is used.
+    /// Servers for all domains without a route, in the order in which they are tried.
     pub smarthosts: Vec<Smarthost>,
     /// The routes of other domains.
     pub routes: Vec<RelayRoute>,

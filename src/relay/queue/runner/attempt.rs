@@ -1,6 +1,6 @@
 //! One attempt at one entry: sent, its outcomes reported, its state recorded.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::message::trace::{unix_time, zoned};
 use crate::observe::events;
 use crate::relay::client::{Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
-use crate::relay::queue::next_hop::{ConnectError, NextHop};
+use crate::relay::queue::next_hop::{ConnectError, HopServers, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{EntryKind, OutageReport, held, seconds};
 use crate::relay::{SenderMap, from_field};
@@ -52,7 +52,7 @@ pub(super) enum AttemptMade {
     /// Made. The servers of the recipients at these indexes report no success, because they do not
     /// support DSN.
     Yes {
-        without_dsn: Vec<usize>,
+        without_dsn: BTreeSet<usize>,
     },
 }
 
@@ -133,8 +133,8 @@ impl QueueRunner {
         if pending.is_empty() {
             return Ok(AttemptResult::HopFinished);
         }
-        let mut connection = match self.connect(hop, kept) {
-            Ok(connection) => connection,
+        let (connection, servers) = match self.connect(hop, kept) {
+            Ok(connected) => connected,
             Err(ConnectError::Unreachable { reason, server }) => {
                 return Ok(AttemptResult::Unreachable { reason, server });
             }
@@ -144,35 +144,52 @@ impl QueueRunner {
                 // No server was asked.
                 self.log_outcomes_at("none", &locked, &pending, &outcomes);
                 let outcomes = pending.into_iter().zip(outcomes).collect();
-                let attempt = AttemptMade::Yes { without_dsn: Vec::new() };
+                let attempt = AttemptMade::Yes { without_dsn: BTreeSet::new() };
                 return self.record(&mut locked, hop, outcomes, attempt);
             }
         };
         let survey = locked.entry.survey(&locked.file)?;
-        let (mut all, mut without_dsn, mut deferring) = (Vec::new(), Vec::new(), Vec::new());
-        loop {
-            let outcomes = self.send_over(&mut connection, &locked, &survey, hop, &pending);
-            let server = connection.address().clone();
-            self.log_outcomes_at(&server.to_string(), &locked, &pending, &outcomes);
-            if !connection.supports_dsn() {
-                without_dsn.extend(&pending);
-            }
-            all.extend(pending.drain(..).zip(outcomes));
-            pending.extend(all.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n));
-            if pending.is_empty() {
-                break;
-            }
-            deferring.push(server);
-            let other = self.config.connect_to_other_mail_host(hop, &deferring);
-            let Some(other) = other else { break };
-            std::mem::replace(&mut connection, other).quit();
-            all.retain(|(n, _)| !pending.contains(n));
-            without_dsn.retain(|n| !pending.contains(n));
-        }
+        let (connection, outcomes, attempt) =
+            self.send_to_servers(connection, servers, &locked, &survey, hop, pending);
         if connection.is_open() {
             *kept = Some((hop.clone(), connection));
         }
-        self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
+        self.record(&mut locked, hop, outcomes, attempt)
+    }
+
+    /// Sends the message over `connection` to the recipients of `hop` at the indexes `pending`, and
+    /// what its server defers to the other servers of `hop`: `left`, or all if that is None.
+    /// Returns the last connection, and the outcomes of the recipients by index.
+    fn send_to_servers<'a>(
+        &'a self,
+        mut connection: Connection,
+        mut left: Option<HopServers<'a>>,
+        locked: &LockedEntry,
+        survey: &ContentSurvey,
+        hop: &NextHop,
+        mut pending: Vec<usize>,
+    ) -> (Connection, Vec<(usize, RecipientOutcome)>, AttemptMade) {
+        let (mut all, mut without_dsn) = (BTreeMap::new(), BTreeSet::new());
+        loop {
+            let outcomes = self.send_over(&mut connection, locked, survey, hop, &pending);
+            self.log_outcomes_at(&connection.address().to_string(), locked, &pending, &outcomes);
+            without_dsn.retain(|n| !pending.contains(n));
+            if !connection.supports_dsn() {
+                without_dsn.extend(&pending);
+            }
+            let outcomes: Vec<_> = pending.into_iter().zip(outcomes).collect();
+            pending =
+                outcomes.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n).collect();
+            all.extend(outcomes);
+            if pending.is_empty() {
+                break;
+            }
+            let left = left.get_or_insert_with(|| self.config.servers(hop).unwrap_or_default());
+            left.remove(connection.address());
+            let Ok(other) = left.connect() else { break };
+            std::mem::replace(&mut connection, other).quit();
+        }
+        (connection, all.into_iter().collect(), AttemptMade::Yes { without_dsn })
     }
 
     /// Sends the message to the recipients of the next hop `hop`, at the indexes `pending`.
@@ -271,24 +288,25 @@ impl QueueRunner {
         }))
     }
 
-    /// Returns the connection that is kept, or a new one.
-    fn connect(
-        self: &Arc<Self>,
+    /// Returns the connection that is kept, or a new one with the servers that are left.
+    fn connect<'a>(
+        self: &'a Arc<Self>,
         hop: &NextHop,
         kept: &mut KeptConnection,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<(Connection, Option<HopServers<'a>>), ConnectError> {
         if let Some((_, connection)) = kept.take_if(|(to, _)| to == hop) {
-            return Ok(connection);
+            return Ok((connection, None));
         }
         self.close(kept);
-        let connected = self.config.connect(hop, &|server, reason| {
-            events::smarthost_unreachable(server, &reason.text);
+        let connected = self.config.servers(hop).and_then(|mut servers| {
+            let connection = servers.connect()?;
+            Ok((connection, Some(servers)))
         });
         if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
             if self.shared().schedule.set_reachable(hop) {
                 self.queue.outages.remove(hop);
                 match &connected {
-                    Ok(connection) => events::smarthost_restored(connection.address()),
+                    Ok((connection, _)) => events::smarthost_restored(connection.address()),
                     // There is an answer that the domain takes no mail.
                     Err(_) => events::smarthost_restored(self.config.domains_of(hop)),
                 }
@@ -458,8 +476,8 @@ impl QueueRunner {
     }
 }
 
-/// True if the server has replied that it does not accept the message now, so that another mail
-/// host of the domain may accept it. After a connection was lost the server may have the message.
+/// True if the server has replied that it does not accept the message now, so that another server
+/// may accept it. After a connection was lost the server may have the message.
 fn is_deferred_by_reply(outcome: &RecipientOutcome) -> bool {
     matches!(outcome, RecipientOutcome::Deferred(reason) if reason.code.is_some())
 }
