@@ -286,6 +286,32 @@ fn deferred_mail_goes_from_a_kept_connection_to_every_other_smarthost() {
     );
 }
 
+/// A message that the first of two smarthosts has accepted for a recipient is not sent to it again
+/// if the process dies while it sends the message to the second.
+#[test]
+fn recipients_are_recorded_before_the_next_smarthost_is_tried() {
+    let first = ScriptedServer::start(|_, command| match command {
+        "RCPT TO:<b@x.example>" => reply("451 4.7.1 not now"),
+        command => usual(command),
+    });
+    let mut host = Host::new(&[&first]);
+    let state = host.config.spool.join("queue/m.state");
+    let found: Arc<Mutex<String>> = Arc::default();
+    let read = Arc::clone(&found);
+    let second = ScriptedServer::start(move |_, command| {
+        if command == "greeting" {
+            *read.lock().unwrap() = std::fs::read_to_string(&state).unwrap_or_default();
+        }
+        usual(command)
+    });
+    host.config.smarthosts.push(Smarthost { address: second.target(), config: client_config() });
+    host.put("m", &envelope("smith@here.example", &["a@x.example", "b@x.example"]));
+    assert_eq!(host.flush(), 0);
+    assert_eq!(asked(&second), ["<b@x.example>"]);
+    let found = found.lock().unwrap().clone();
+    assert!(found.contains("\ngone 0\n"), "{found:?}");
+}
+
 /// Mail that waits for one server leaves over several connections, and never over more than that.
 #[test]
 fn several_connections_where_mail_waits() {

@@ -197,6 +197,10 @@ impl QueueConfig {
 }
 
 impl HopServers<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Removes the server at `address`, if it is left.
     pub fn remove(&mut self, address: &ServerAddress) {
         self.0.retain(|server| server.address != *address);

@@ -150,7 +150,7 @@ impl QueueRunner {
         };
         let survey = locked.entry.survey(&locked.file)?;
         let (connection, outcomes, attempt) =
-            self.send_to_servers(connection, servers, &locked, &survey, hop, pending);
+            self.send_to_servers(connection, servers, &mut locked, &survey, hop, pending);
         if connection.is_open() {
             *kept = Some((hop.clone(), connection));
         }
@@ -164,7 +164,7 @@ impl QueueRunner {
         &'a self,
         mut connection: Connection,
         mut left: Option<HopServers<'a>>,
-        locked: &LockedEntry,
+        locked: &mut LockedEntry,
         survey: &ContentSurvey,
         hop: &NextHop,
         mut pending: Vec<usize>,
@@ -186,6 +186,9 @@ impl QueueRunner {
             }
             let left = left.get_or_insert_with(|| self.config.servers(hop).unwrap_or_default());
             left.remove(connection.address());
+            if left.is_empty() || self.save_accepted(locked, &all).is_err() {
+                break;
+            }
             let Ok(other) = left.connect() else { break };
             std::mem::replace(&mut connection, other).quit();
         }
@@ -451,6 +454,20 @@ impl QueueRunner {
         // At least a minute from now, because a report that could not be delivered is overdue.
         let report_due = arrived_at.saturating_add(report_age).max(unix_time() + 60);
         Ok(AttemptResult::Waiting { due, tries, report_due })
+    }
+
+    /// Records the recipients that a server has accepted, because they must not get the message
+    /// again if the process dies while the others are sent to another server.
+    fn save_accepted(
+        &self,
+        locked: &mut LockedEntry,
+        outcomes: &BTreeMap<usize, RecipientOutcome>,
+    ) -> io::Result<()> {
+        let is_accepted = |outcome: &_| matches!(outcome, RecipientOutcome::Accepted(_));
+        let accepted = outcomes.iter().filter(|(_, outcome)| is_accepted(*outcome));
+        let known = locked.state.finished.len();
+        locked.state.finished.extend(accepted.map(|(n, _)| *n));
+        if locked.state.finished.len() > known { self.save(locked) } else { Ok(()) }
     }
 
     /// Writes the entry's state. If that fails, as on a full disk, the state is kept in memory, so
