@@ -406,7 +406,8 @@ events! {
 
     /// The next server took the message for this recipient.
     Info relay_sent(queue_id, from, to, relay, reply);
-    /// The next server did not take the message for this recipient; it is tried again.
+    /// The next server did not take the message for this recipient; it is tried again, at another
+    /// server at once or later.
     Info relay_deferred(queue_id, from, to, relay, error);
     /// The next server rejected this recipient, or the domain takes no mail.
     /// The sender gets a report.

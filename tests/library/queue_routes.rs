@@ -191,12 +191,16 @@ fn mail_deferred_by_one_smarthost_is_sent_to_the_next() {
         ("250-mx.example\r\n250 PIPELINING", &plain),
         ("250-mx.example\r\n250-PIPELINING\r\n250 CHUNKING", &chunks),
     ] {
+        // The client sends a chunk with the commands before it.
+        let sent_from = if stages == chunks { "MAIL" } else { "." };
+        let mut is_sent = false;
         for (n, stage) in stages.iter().copied().enumerate() {
+            is_sent |= stage == sent_from;
             for (action, expected) in [
                 (reply("451 4.3.2 not now"), "sent to the next"),
                 (Action::ReplyAndClose("421 4.3.2 not now".to_owned()), "sent to the next"),
                 (reply("550 5.3.2 never"), if n < 2 { "sent to the next" } else { "returned" }),
-                (Action::Close, if n < 2 { "sent to the next" } else { "waits" }),
+                (Action::Close, if is_sent { "waits" } else { "sent to the next" }),
             ] {
                 let case = format!("{extensions:?} {stage} {action:?}");
                 let first = ScriptedServer::start(move |_, command| {

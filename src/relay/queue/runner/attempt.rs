@@ -178,8 +178,13 @@ impl QueueRunner {
                 without_dsn.extend(&pending);
             }
             let outcomes: Vec<_> = pending.into_iter().zip(outcomes).collect();
-            pending =
-                outcomes.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n).collect();
+            let is_pending = |outcome: &_| match outcome {
+                RecipientOutcome::Deferred(reason) => {
+                    reason.code.is_some() || !connection.may_have_accepted()
+                }
+                _ => false,
+            };
+            pending = outcomes.iter().filter(|(_, o)| is_pending(o)).map(|(n, _)| *n).collect();
             all.extend(outcomes);
             if pending.is_empty() {
                 break;
@@ -491,10 +496,4 @@ impl QueueRunner {
             held::remove_receipts(&self.directory, &locked.id, finished);
         }
     }
-}
-
-/// True if the server has replied that it does not accept the message now, so that another server
-/// may accept it. After a connection was lost the server may have the message.
-fn is_deferred_by_reply(outcome: &RecipientOutcome) -> bool {
-    matches!(outcome, RecipientOutcome::Deferred(reason) if reason.code.is_some())
 }
