@@ -170,6 +170,7 @@ fn sender_that_cannot_be_used_stops_check_and_start() {
 mod tls {
     use super::*;
     use crate::harness::scripted_server::Action;
+    use crate::harness::server::{mailslot, printed};
     use crate::harness::tls::{TestAuthority, TestCertificate, VERSIONS, starttls};
 
     /// Returns the options for the smarthost `there`, whose authority is in the file `ca`.
@@ -208,6 +209,27 @@ mod tls {
         assert_stops(&options, "contains no certificate");
         let may = [&options[..], &["--smarthost-tls", "may"]].concat();
         assert_stops(&may, "smarthost-ca has a meaning with smarthost-tls verify alone");
+    }
+
+    /// Mail hosts by MX records are not verified unless the route asks for it.
+    #[test]
+    fn root_certificates_are_needed_only_by_a_route_that_verifies() {
+        let directory = TestDirectory::new();
+        let missing = directory.join("missing");
+        let sandbox = ["check", "--sandbox", directory.as_str(), "--listen", "127.0.0.1:0"];
+        for (options, is_needed) in [
+            (&["--route", "* mx"][..], false),
+            (&["--route", "* mx verify"], true),
+            (&["--route", "x.test mx.test may"], false),
+            (&["--smarthost", "mx.test"], true),
+            (&["--smarthost", "mx.test", "--smarthost-tls", "encrypt"], false),
+        ] {
+            let mut check = mailslot(&[&sandbox[..], options].concat());
+            check.env("SSL_CERT_FILE", &missing).env("SSL_CERT_DIR", &missing);
+            let (status, text) = printed(check.output().unwrap());
+            assert_eq!(text.contains("no root certificates"), is_needed, "{options:?}: {text}");
+            assert_eq!(status == Some(78), is_needed, "{options:?}: {text}");
+        }
     }
 
     /// Runs `check --smarthost` with a login, and returns the exit status and the output.
