@@ -13,8 +13,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
-use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -23,7 +21,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use super::certificate::validity;
 use super::names::names;
-use super::verifier::{AcceptAnyCertificate, RootVerifier};
+use super::verifier::{ServerVerifier, TrustedRoots};
 use super::words::in_words;
 use super::{TlsConnection, TlsInfo, read};
 
@@ -45,7 +43,7 @@ impl Trust {
                 ca-certificates, or name a file with smarthost-ca";
             return Err(error.to_owned());
         }
-        Trust::with_roots(roots, Vec::new())
+        Trust::with_roots(Some((roots, Vec::new())))
     }
 
     /// Returns the roots in a PEM file, which may be servers' own certificates.
@@ -69,7 +67,7 @@ impl Trust {
                 &"contains no certificate; a PEM file has -----BEGIN CERTIFICATE-----",
             ));
         }
-        Trust::with_roots(roots, certificates)
+        Trust::with_roots(Some((roots, certificates)))
     }
 
     /// Accepts any certificate, so that the connection is encrypted to an unknown server.
@@ -77,8 +75,7 @@ impl Trust {
     /// # Errors
     /// The cryptographic provider has no usable protocol version.
     pub fn any_certificate() -> Result<Trust, String> {
-        let provider = Arc::new(default_provider());
-        Trust::with_verifier(provider.clone(), Arc::new(AcceptAnyCertificate(provider)))
+        Trust::with_roots(None)
     }
 
     /// Returns the client's side of TLS for a connection to `host`, a name or an address, before
@@ -94,26 +91,23 @@ impl Trust {
         Ok(TlsConnection { state, peer: host.to_owned() })
     }
 
-    /// Trusts `roots`, and the certificates of servers that are `pinned`.
+    /// Trusts `roots` and the certificates of servers that are pinned, or else any certificate.
     fn with_roots(
-        roots: RootCertStore,
-        pinned: Vec<CertificateDer<'static>>,
+        roots: Option<(RootCertStore, Vec<CertificateDer<'static>>)>,
     ) -> Result<Trust, String> {
         let provider = Arc::new(default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
-        let verifier = verifier.build().map_err(|e| format!("TLS: {e}"))?;
-        Trust::with_verifier(provider, Arc::new(RootVerifier { verifier, pinned }))
-    }
-
-    fn with_verifier(
-        provider: Arc<CryptoProvider>,
-        verifier: Arc<dyn ServerCertVerifier>,
-    ) -> Result<Trust, String> {
+        let roots = roots.map(|(roots, pinned)| {
+            let verifier =
+                WebPkiServerVerifier::builder_with_provider(roots.into(), provider.clone());
+            let verifier = verifier.build().map_err(|e| format!("TLS: {e}"))?;
+            Ok::<_, String>(TrustedRoots { verifier, pinned })
+        });
+        let verifier = ServerVerifier { roots: roots.transpose()?, provider: provider.clone() };
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|e| format!("TLS: {e}"))?
             .dangerous()
-            .with_custom_certificate_verifier(verifier)
+            .with_custom_certificate_verifier(Arc::new(verifier))
             .with_no_client_auth();
         Ok(Trust(Arc::new(config)))
     }

@@ -17,7 +17,7 @@
 //! | file | contains |
 //! | --- | --- |
 //! | `client.rs` | TLS for clients: trusted roots, and the TLS of one connection |
-//! | `verifier.rs` | verifiers of server certificates |
+//! | `verifier.rs` | the verifier of server certificates |
 //! | `words.rs` | errors of TLS in plain words |
 //! | `certificate.rs` | the dates of a certificate and its host |
 //! | `names.rs` | the names in a certificate |
