@@ -660,7 +660,7 @@ pub const TABLE: &[OptionRow] = &[
         Fixed(&["none"]),
         "RFC 5280",
         "Certificates to trust in place of those that this system trusts, in PEM format: of an \
-         authority, or the smarthost's own.",
+         authority, or the smarthost's own. HUP reloads them.",
     ),
     option(
         ("smarthost-login", ""),

@@ -107,6 +107,7 @@ impl Config {
             hostname: self.hostname.clone(),
             smarthosts: Vec::new(),
             routes: Vec::new(),
+            trusted: None,
             connections_max: 1,
             senders: None,
             warn_after: self.warn_after,
@@ -119,6 +120,7 @@ impl Config {
             config.smarthosts =
                 defaults.smarthosts(&relay.smarthosts).map_err(ConfigError::Config)?;
             config.routes = defaults.routes(&relay.routes).map_err(ConfigError::Config)?;
+            config.trusted = defaults.trusted();
             config.connections_max = relay.connections;
             config.senders = senders(relay)?;
         }

@@ -150,6 +150,11 @@ impl<'a> ClientDefaults<'a> {
         options.iter().map(route).collect()
     }
 
+    /// Returns the certificates to trust, if a server needs them.
+    pub fn trusted(&self) -> Option<Trust> {
+        self.trusted.get()?.clone().ok()
+    }
+
     fn target(
         &self,
         target: &TargetOption,

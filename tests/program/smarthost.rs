@@ -168,6 +168,8 @@ fn sender_that_cannot_be_used_stops_check_and_start() {
 
 #[cfg(feature = "tls")]
 mod tls {
+    use nix::sys::signal::Signal;
+
     use super::*;
     use crate::harness::scripted_server::Action;
     use crate::harness::server::{mailslot, printed};
@@ -209,6 +211,43 @@ mod tls {
         assert_stops(&options, "contains no certificate");
         let may = [&options[..], &["--smarthost-tls", "may"]].concat();
         assert_stops(&may, "smarthost-ca has a meaning with smarthost-tls verify alone");
+    }
+
+    /// Authorities that the administrator adds to the file, or a package to the system, are trusted
+    /// without a restart.
+    #[test]
+    fn hup_reloads_the_certificates_to_trust() {
+        let directory = TestDirectory::new();
+        let authority = TestAuthority::new(directory.path(), "ours");
+        let other = TestAuthority::new(directory.path(), "other");
+        let certificate = TestCertificate::signed_by(directory.path(), "there", &authority);
+        let there = ScriptedServer::start_tls(&certificate, |_, command| usual(command));
+        let address = format!("tls:{}", there.address);
+        let roots = directory.join("roots");
+        fs::create_dir(&roots).unwrap();
+        let file = roots.join("ca.pem");
+        let system = format!("SSL_CERT_FILE={}", file.display());
+        let starter = ["env", "-u", "SSL_CERT_DIR", &system];
+        let options = options(&address, &file);
+        for (starter, options) in [(&[][..], &options[..]), (&starter, &options[..4])] {
+            fs::copy(&other.cert, &file).unwrap();
+            let server = Server::start_by(starter, TestDirectory::new(), options).unwrap();
+            // As a package replaces it.
+            let new = roots.join("new");
+            fs::copy(&authority.cert, &new).unwrap();
+            fs::rename(&new, &file).unwrap();
+            server.signal(Signal::SIGHUP);
+            server.wait_for_log("reloaded");
+            let mut client = server.after_ehlo();
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-sent");
+            // The new ones stay in use if there are none.
+            fs::write(&file, "").unwrap();
+            server.signal(Signal::SIGHUP);
+            server.wait_for_log("tls-reload-failed");
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-sent");
+        }
     }
 
     /// Mail hosts by MX records are not verified unless the route asks for it.
