@@ -145,6 +145,33 @@ fn mail_hosts_are_tried_in_turn() {
     }
 }
 
+/// A label of the DNS can have any byte. With line ends in one, a domain could put fields of its own
+/// into the report to the sender.
+#[test]
+fn mail_host_whose_name_is_no_host_name_is_not_used() {
+    const NAME: &str = "x\naction: delivered\nforged: y.example";
+    let server = ScriptedServer::start(|_, command| match command {
+        command if command.starts_with("RCPT") => reply("550 5.7.1 no"),
+        command => usual(command),
+    });
+    let names = NameServer::start(|query| {
+        let records = match query.name.as_str() {
+            "d.example" if query.is_for(TYPE::MX) => vec![("d.example", mx(10, NAME))],
+            _ if query.is_for(TYPE::A) => vec![(NAME, a([127, 0, 0, 1]))],
+            _ => vec![],
+        };
+        vec![query.records(&records)]
+    });
+    let mut host = Host::new(&[]);
+    let file = name_server::resolv_conf(host.store.path(), &[names.address]);
+    host.config.routes = vec![by_mx("*", file, server.address.port())];
+    host.put("m", &envelope("smith@here.example", &["x@d.example"]));
+    assert_eq!(host.flush(), 0);
+    let report = host.store.mailbox("smith");
+    assert!(report.contains("\nStatus: 5.4.4\n") && !report.contains("forged"), "{report}");
+    assert_eq!((server.commands(), host.reports("smith")), (vec![], 1));
+}
+
 /// A mail host that always defers keeps no mail from the others of the domain (RFC 5321 5.1).
 #[test]
 fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
