@@ -1,6 +1,6 @@
 //! One attempt at one entry: sent, its outcomes reported, its state recorded.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::BuildHasher;
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -52,7 +52,7 @@ pub(super) enum AttemptMade {
     /// Made. The servers of the recipients at these indexes report no success, because they do not
     /// support DSN.
     Yes {
-        without_dsn: BTreeSet<usize>,
+        without_dsn: Vec<usize>,
     },
 }
 
@@ -144,7 +144,7 @@ impl QueueRunner {
                 // No server was asked.
                 self.log_outcomes_at("none", &locked, &pending, &outcomes);
                 let outcomes = pending.into_iter().zip(outcomes).collect();
-                let attempt = AttemptMade::Yes { without_dsn: BTreeSet::new() };
+                let attempt = AttemptMade::Yes { without_dsn: Vec::new() };
                 return self.record(&mut locked, hop, outcomes, attempt);
             }
         };
@@ -169,10 +169,11 @@ impl QueueRunner {
         hop: &NextHop,
         mut pending: Vec<usize>,
     ) -> (Connection, Vec<(usize, RecipientOutcome)>, AttemptMade) {
-        let (mut all, mut without_dsn) = (BTreeMap::new(), BTreeSet::new());
+        let (mut all, mut without_dsn) = (Vec::new(), Vec::new());
         loop {
             let outcomes = self.send_over(&mut connection, locked, survey, hop, &pending);
             self.log_outcomes_at(&connection.address().to_string(), locked, &pending, &outcomes);
+            all.retain(|(n, _)| !pending.contains(n));
             without_dsn.retain(|n| !pending.contains(n));
             if !connection.supports_dsn() {
                 without_dsn.extend(&pending);
@@ -197,7 +198,8 @@ impl QueueRunner {
             let Ok(other) = left.connect() else { break };
             std::mem::replace(&mut connection, other).quit();
         }
-        (connection, all.into_iter().collect(), AttemptMade::Yes { without_dsn })
+        all.sort_by_key(|(n, _)| *n);
+        (connection, all, AttemptMade::Yes { without_dsn })
     }
 
     /// Sends the message to the recipients of the next hop `hop`, at the indexes `pending`.
@@ -466,10 +468,9 @@ impl QueueRunner {
     fn save_accepted(
         &self,
         locked: &mut LockedEntry,
-        outcomes: &BTreeMap<usize, RecipientOutcome>,
+        outcomes: &[(usize, RecipientOutcome)],
     ) -> io::Result<()> {
-        let is_accepted = |outcome: &_| matches!(outcome, RecipientOutcome::Accepted(_));
-        let accepted = outcomes.iter().filter(|(_, outcome)| is_accepted(*outcome));
+        let accepted = outcomes.iter().filter(|(_, o)| matches!(o, RecipientOutcome::Accepted(_)));
         let known = locked.state.finished.len();
         locked.state.finished.extend(accepted.map(|(n, _)| *n));
         if locked.state.finished.len() > known { self.save(locked) } else { Ok(()) }
