@@ -632,7 +632,7 @@ pub const TABLE: &[OptionRow] = &[
          or *. The most specific one is used, and for all others the smarthost. TARGET is a \
          server as for --smarthost, lmtp:unix:PATH, or mx for the hosts in the MX records of the \
          domain. A third word, verify, encrypt or may, replaces --smarthost-tls; with mx the \
-         default is may.",
+         default is may. Several servers of one DOMAIN are tried in order, as smarthosts are.",
     ),
     option(
         ("connections", ""),

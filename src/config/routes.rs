@@ -138,16 +138,26 @@ impl<'a> ClientDefaults<'a> {
         addresses.iter().map(smarthost).collect()
     }
 
-    /// Returns the routes with the configuration of connections.
+    /// Returns the routes with the configuration of connections. Servers of the same domains are
+    /// one route.
     ///
     /// # Errors
     /// There are no certificates to trust.
     pub fn routes(&self, options: &[RouteOption]) -> Result<Vec<RelayRoute>, String> {
-        let route = |option: &RouteOption| {
-            let target = self.target(&option.target, option.security)?;
-            Ok(RelayRoute { pattern: option.domains.clone(), target })
-        };
-        options.iter().map(route).collect()
+        let mut routes: Vec<RelayRoute> = Vec::new();
+        for RouteOption { domains, target, security } in options {
+            let target = self.target(target, *security)?;
+            let same = routes.iter_mut().find(|route| route.pattern == *domains);
+            match (same.map(|route| &mut route.target), target) {
+                (Some(RouteTarget::Servers(servers)), RouteTarget::Servers(more)) => {
+                    servers.extend(more);
+                }
+                // The first of them alone, because MX records name all hosts of a domain.
+                (Some(_), _) => {}
+                (None, target) => routes.push(RelayRoute { pattern: domains.clone(), target }),
+            }
+        }
+        Ok(routes)
     }
 
     /// Returns the certificates to trust, if a server needs them.
@@ -224,6 +234,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn routes() {
@@ -256,6 +267,37 @@ mod tests {
         }
     }
 
+    fn options(routes: &[&str], ca: Option<PathBuf>) -> RelayOptions {
+        RelayOptions {
+            smarthosts: vec!["mx.test".parse().unwrap()],
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            connections: 1,
+            security: SmarthostSecurity::Verify,
+            ca,
+            login: None,
+            sender: None,
+            maps_from_field: false,
+            from: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn servers_of_the_same_domains_are_one_route() {
+        let lines =
+            ["a b:1 may", "* mx", ".a c may", "a d may", "* e may", "a mx", "A unix:/f may"];
+        let options = options(&lines, None);
+        let routes = ClientDefaults::new("here.test", &options, None).routes(&options.routes);
+        let shown = |route: &RelayRoute| match &route.target {
+            RouteTarget::Servers(servers) => {
+                let servers: Vec<_> = servers.iter().map(|s| s.address.to_string()).collect();
+                format!("{} {}", route.pattern, servers.join(" "))
+            }
+            RouteTarget::MailHosts(_) => format!("{} mx", route.pattern),
+        };
+        let routes: Vec<String> = routes.unwrap().iter().map(shown).collect();
+        assert_eq!(routes, ["a b:1 d:25 unix:/f", "* mx", ".a c:25"]);
+    }
+
     /// A second route that trusts the same certificates does not read them again.
     #[cfg(feature = "tls")]
     #[test]
@@ -264,17 +306,7 @@ mod tests {
         let ca = directory.path().join("ca");
         let certificate = rcgen::generate_simple_self_signed(vec!["mx.test".to_owned()]).unwrap();
         std::fs::write(&ca, certificate.cert.pem()).unwrap();
-        let relay = RelayOptions {
-            smarthosts: vec!["mx.test".parse().unwrap()],
-            routes: vec!["a mx.test".parse().unwrap(), "b mx.test verify".parse().unwrap()],
-            connections: 1,
-            security: SmarthostSecurity::Verify,
-            ca: Some(ca.clone()),
-            login: None,
-            sender: None,
-            maps_from_field: false,
-            from: Vec::new(),
-        };
+        let relay = options(&["a mx.test", "b mx.test verify"], Some(ca.clone()));
         let defaults = ClientDefaults::new("here.test", &relay, None);
         assert_eq!(defaults.smarthosts(&relay.smarthosts).unwrap().len(), 1);
         std::fs::remove_file(&ca).unwrap();
