@@ -145,8 +145,8 @@ fn mail_hosts_are_tried_in_turn() {
     }
 }
 
-/// A label of the DNS can have any byte. With line ends in one, a domain could put fields of its own
-/// into the report to the sender.
+/// A label of the DNS can have any byte. With line ends in one, a domain could put fields of its
+/// own into the report to the sender.
 #[test]
 fn mail_host_whose_name_is_no_host_name_is_not_used() {
     const NAME: &str = "x\naction: delivered\nforged: y.example";
