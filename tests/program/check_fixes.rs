@@ -58,17 +58,17 @@ const AS_ANY_USER: &[Row] = &[
     advice(
         "echo max-size 63K >>$C",
         "max-size 64512 is below",
-        By("set max-size to 64K", "sed -i s/63K/64K/ $C"),
+        By("set max-size to 64K", "sed -i s/63K$/64K/ $C"),
     ),
     advice(
         "echo max-recipients 99 >>$C",
         "max-recipients 99 is below",
-        By("set max-recipients to 100", "sed -i s/99/100/ $C"),
+        By("set max-recipients to 100", "sed -i s/99$/100/ $C"),
     ),
     advice(
         "echo timeout 4m >>$C",
         "timeout 240 is below",
-        By("set timeout to 300", "sed -i s/4m/300/ $C"),
+        By("set timeout to 300", "sed -i s/4m$/300/ $C"),
     ),
     advice(
         "echo lock flock >>$C",

@@ -308,7 +308,7 @@ fn stale_dotlock_is_broken_by_owner_or_age() {
 #[test]
 fn dotlock_of_a_dead_program_is_broken_if_its_pid_is_of_this_host() {
     let directory = TestDirectory::new();
-    let server = directory.start(&["--lock-timeout", "6"]);
+    let server = directory.start(&["--lock-timeout", "6", "--hold", "off"]);
     fs::write(directory.mailbox_path("alice.lock"), format!("{}\n", dead_pid())).unwrap();
     let is_known = HostDisk::default().has_own_pids(&directory.join("mail"));
     let message = TestMessage::new("one", &["alice"], 500);

@@ -65,6 +65,7 @@ fn recovery_reads_large_batches_in_pieces() {
 
 /// Most sessions wait for a command, or for the first line of mail data.
 #[test]
+#[cfg_attr(target_env = "musl", ignore = "the figure is of the allocator of glibc")]
 fn a_session_that_waits_has_small_buffers() {
     const SESSIONS: usize = 200;
     let server = Server::start(&["--threads", "250"]);

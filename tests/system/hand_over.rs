@@ -255,7 +255,7 @@ fn disk_becomes_full_while_handing_over() {
     let [filler, waiting] = ["filler", "spool/hand-over"].map(|name| disk.root().join(name));
     let fill = |left: u64| {
         let free = nix::sys::statvfs::statvfs(&disk.root()).unwrap();
-        let free = free.blocks_available() * free.fragment_size();
+        let free = free.blocks_available() as u64 * free.fragment_size() as u64;
         let mut run = Command::new("fallocate");
         run.args(["-l", &(free - left).to_string()]).arg(&filler);
         assert!(run.status().unwrap().success());

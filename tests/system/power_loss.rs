@@ -249,7 +249,7 @@ fn write_back_until(over: &AtomicBool, root: &Path, mut random: Random) {
             let (from, part) = (length - back, 1 + random.below(128 * 1024));
             // What is not needed is written first.
             let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-            let _ = posix_fadvise(&file, from as i64, part as i64, advice);
+            let _ = posix_fadvise(&file, from as _, part as _, advice);
         }
         if random.below(8) == 0 {
             // Commits the metadata of all files. Both calls fail after the power loss.
