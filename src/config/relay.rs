@@ -93,13 +93,18 @@ impl RelayOptions {
 }
 
 impl Config {
+    /// True if there is a queue, for mail to other hosts or for held mail.
+    pub fn has_queue(&self) -> bool {
+        self.relay.is_some() || self.hold
+    }
+
     /// Returns the configuration of the queue, or None without a smarthost and with `--hold off`.
     /// Reads passwords, and the certificates that this system trusts.
     ///
     /// # Errors
     /// A file is wrong or cannot be read.
     pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
-        if self.relay.is_none() && !self.hold {
+        if !self.has_queue() {
             return Ok(None);
         }
         let mut config = queue::QueueConfig {
