@@ -100,6 +100,13 @@ fn mail_hosts_are_tried_in_turn() {
                 vec![("a.example", a([127, 0, 0, 2])), ("a.example", a([127, 0, 0, 3]))]
             }
             "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
+            "far.example" if query.is_for(TYPE::MX) => {
+                vec![("far.example", mx(20, "b.example")), ("far.example", mx(10, "c.example"))]
+            }
+            // As many addresses as are tried.
+            "c.example" if query.is_for(TYPE::A) => {
+                (2..7).map(|n| ("c.example", a([127, 0, 0, n]))).collect()
+            }
             "null.example" if query.is_for(TYPE::MX) => vec![("null.example", mx(0, "."))],
             "self.example" if query.is_for(TYPE::MX) => {
                 vec![("self.example", mx(0, "here.example"))]
@@ -125,6 +132,7 @@ fn mail_hosts_are_tried_in_turn() {
         "x@ill.example",
         "x@none.example",
         "x@[127.0.0.1]",
+        "x@far.example",
     ];
     host.put("m", &envelope("smith@here.example", &to));
     assert_eq!(host.flush(), 1);
@@ -187,7 +195,10 @@ fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
             "d.example" if query.is_for(TYPE::MX) => {
                 vec![("d.example", mx(20, "b.example")), ("d.example", mx(10, "a.example"))]
             }
-            "a.example" if query.is_for(TYPE::A) => vec![("a.example", a([127, 0, 0, 1]))],
+            "a.example" if query.is_for(TYPE::A) => {
+                // The limit on addresses is one on those that are tried.
+                (1..10).map(|_| ("a.example", a([127, 0, 0, 1]))).collect()
+            }
             "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
             _ => vec![],
         };

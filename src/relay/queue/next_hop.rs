@@ -69,7 +69,11 @@ pub(super) enum NextHop {
 
 /// The servers of a next hop that an attempt has left, in the order in which it tries them.
 #[derive(Default)]
-pub(super) struct HopServers<'a>(VecDeque<HopServer<'a>>);
+pub(super) struct HopServers<'a> {
+    left: VecDeque<HopServer<'a>>,
+    /// Maximum number of addresses found by DNS that are still tried.
+    addresses_left: usize,
+}
 
 struct HopServer<'a> {
     address: ServerAddress,
@@ -139,10 +143,9 @@ impl QueueConfig {
             found: None,
             config,
         });
-        Ok(HopServers(servers.collect()))
+        Ok(HopServers { left: servers.collect(), addresses_left: 0 })
     }
 
-    /// Returns the mail hosts of `domain`, with [`ADDRESSES_MAX`] addresses in all.
     fn servers_of_domain<'a>(
         &self,
         domain: &str,
@@ -155,19 +158,13 @@ impl QueueConfig {
                 ConnectError::Unreachable { reason, server: domain.to_owned() }
             }
         })?;
-        let mut left = ADDRESSES_MAX;
-        let mut servers = HopServers::default();
-        for MailHost { name, mut addresses } in hosts {
-            addresses.truncate(left);
-            left -= addresses.len();
-            if addresses.is_empty() {
-                break;
-            }
-            let found = addresses.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect();
-            let address = ServerAddress::Tcp { host: name, port: config.port, tls: false };
-            servers.0.push_back(HopServer { address, found: Some(found), config: &config.client });
-        }
-        Ok(servers)
+        let server = |MailHost { name, addresses }| HopServer {
+            address: ServerAddress::Tcp { host: name, port: config.port, tls: false },
+            found: Some(addresses.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect()),
+            config: &config.client,
+        };
+        let left = hosts.into_iter().map(server).collect();
+        Ok(HopServers { left, addresses_left: ADDRESSES_MAX })
     }
 
     fn mail_hosts(
@@ -198,12 +195,12 @@ impl QueueConfig {
 
 impl HopServers<'_> {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.left.is_empty()
     }
 
     /// Removes the server at `address`, if it is left.
     pub fn remove(&mut self, address: &ServerAddress) {
-        self.0.retain(|server| server.address != *address);
+        self.left.retain(|server| server.address != *address);
     }
 
     /// Opens a connection to the first server that can be used. It and those before it, which are
@@ -214,9 +211,14 @@ impl HopServers<'_> {
     pub fn connect(&mut self) -> Result<Connection, ConnectError> {
         let reason = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
         let mut last = ConnectError::Unreachable { reason, server: "none".to_owned() };
-        while let Some(HopServer { address, found, config }) = self.0.pop_front() {
+        while let Some(HopServer { address, found, config }) = self.left.pop_front() {
             let connected = match found {
-                Some(found) => client::connect_to(&address, found, config),
+                Some(_) if self.addresses_left == 0 => break,
+                Some(found) => {
+                    let left = &mut self.addresses_left;
+                    let tried = found.into_iter().take(*left).inspect(|_| *left -= 1);
+                    client::connect_to(&address, tried, config)
+                }
                 None => client::connect(&address, config),
             };
             match connected {
