@@ -316,13 +316,16 @@ fn serve_connections(
     let control = start_control(config, &mut services, queue.clone());
     let Services { signals, listeners, is_confined, keys, route, writer, counters, .. } = services;
     let system = |e: io::Error| StartError::io(EX_OSERR, "", &e);
-    let server_config = config.server_config(keys, queue);
+    let server_config = config.server_config(keys, queue.clone());
     let server =
         Server::new(server_config, route.clone(), writer, counters.clone()).map_err(system)?;
     let handle_signals = || match signals {
         Some(signals) => {
             let config = config.clone();
-            let reload = move || report_changed_options(&config);
+            let reload = move || {
+                queue.iter().for_each(QueueHandle::reload_trusted);
+                report_changed_options(&config);
+            };
             signals.serve(server.handle(), route.clone(), counters, reload).map_err(system)
         }
         None => Ok(()),

@@ -32,6 +32,13 @@ impl Config {
             rules.allow_read(&tls.cert);
             rules.allow_read(&tls.key);
         }
+        // HUP reloads them, too.
+        if let Some(relay) = &self.relay {
+            match &relay.ca {
+                Some(file) => rules.allow_read(file),
+                None => rules.allow_read_roots(),
+            }
+        }
         if let Some(directory) = self.metrics_file.as_deref().and_then(Path::parent) {
             rules.allow_write(directory);
         }

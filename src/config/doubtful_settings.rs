@@ -65,7 +65,7 @@ fn check_limits(config: &Config) -> Vec<Problem> {
         ),
         "set lock-timeout to a minute or less",
     );
-    if config.relay.is_some() || config.hold {
+    if config.has_queue() {
         advise_if(
             config.warn_after >= config.give_up_after,
             format!(

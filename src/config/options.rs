@@ -617,8 +617,9 @@ pub const TABLE: &[OptionRow] = &[
         "RFC 5321 2.1",
         "Relay mail for other hosts through this server: HOST, HOST:PORT, tls:HOST or unix:PATH. \
          On port 465 TLS starts with the connection, unless the prefix is plain:. \
-         If several are given, the first that can be reached is used. Without a smarthost such \
-         mail is refused.",
+         If several are given, they are tried in this order: the next one gets what those before \
+         it defer, or all mail while they cannot be reached. Without a smarthost such mail is \
+         refused.",
     ),
     option(
         ("route", ""),
@@ -631,7 +632,7 @@ pub const TABLE: &[OptionRow] = &[
          or *. The most specific one is used, and for all others the smarthost. TARGET is a \
          server as for --smarthost, lmtp:unix:PATH, or mx for the hosts in the MX records of the \
          domain. A third word, verify, encrypt or may, replaces --smarthost-tls; with mx the \
-         default is may.",
+         default is may. Several servers of one DOMAIN are tried in order, as smarthosts are.",
     ),
     option(
         ("connections", ""),
@@ -659,7 +660,7 @@ pub const TABLE: &[OptionRow] = &[
         Fixed(&["none"]),
         "RFC 5280",
         "Certificates to trust in place of those that this system trusts, in PEM format: of an \
-         authority, or the smarthost's own.",
+         authority, or the smarthost's own. HUP reloads them.",
     ),
     option(
         ("smarthost-login", ""),

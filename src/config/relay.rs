@@ -5,21 +5,19 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use super::routes::{
-    RouteDefaults, RouteOption, SMTP_PORT, SmarthostSecurity, TargetOption, client_tls,
-};
+use super::routes::{ClientDefaults, RouteOption, SMTP_PORT, SmarthostSecurity, TargetOption};
 use super::{Config, ConfigError, OptionValues, parse};
 use crate::relay::SenderMap;
+use crate::relay::client::ServerAddress;
 use crate::relay::client::credentials::LoginFile;
-use crate::relay::client::{self, ServerAddress, Timeouts};
-use crate::relay::queue::{self, RelayRoute, Smarthost};
+use crate::relay::queue;
 use crate::route::DomainPattern;
 use crate::smtp::Mailbox;
 
 /// The options for relaying to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayOptions {
-    /// The servers to relay to. The first that can be reached gets the mail.
+    /// The servers to relay to, in the order in which they are tried.
     pub smarthosts: Vec<ServerAddress>,
     /// The routes of single domains.
     pub routes: Vec<RouteOption>,
@@ -95,13 +93,18 @@ impl RelayOptions {
 }
 
 impl Config {
+    /// True if there is a queue, for mail to other hosts or for held mail.
+    pub fn has_queue(&self) -> bool {
+        self.relay.is_some() || self.hold
+    }
+
     /// Returns the configuration of the queue, or None without a smarthost and with `--hold off`.
     /// Reads passwords, and the certificates that this system trusts.
     ///
     /// # Errors
     /// A file is wrong or cannot be read.
     pub fn queue_config(&self) -> Result<Option<queue::QueueConfig>, ConfigError> {
-        if self.relay.is_none() && !self.hold {
+        if !self.has_queue() {
             return Ok(None);
         }
         let mut config = queue::QueueConfig {
@@ -109,6 +112,7 @@ impl Config {
             hostname: self.hostname.clone(),
             smarthosts: Vec::new(),
             routes: Vec::new(),
+            trusted: None,
             connections_max: 1,
             senders: None,
             warn_after: self.warn_after,
@@ -117,47 +121,15 @@ impl Config {
         };
         if let Some(relay) = &self.relay {
             let login = self.login_file(relay).map_err(ConfigError::Config)?;
-            config.smarthosts = self.smarthosts(relay, login.as_ref())?;
-            config.routes = self.relay_routes(relay, login.as_ref())?;
+            let defaults = ClientDefaults::new(&self.hostname, relay, login.as_ref());
+            config.smarthosts =
+                defaults.smarthosts(&relay.smarthosts).map_err(ConfigError::Config)?;
+            config.routes = defaults.routes(&relay.routes).map_err(ConfigError::Config)?;
+            config.trusted = defaults.trusted();
             config.connections_max = relay.connections;
             config.senders = senders(relay)?;
         }
         Ok(Some(config))
-    }
-
-    /// Returns the smarthosts with the configuration of connections to them.
-    fn smarthosts(
-        &self,
-        relay: &RelayOptions,
-        login: Option<&LoginFile>,
-    ) -> Result<Vec<Smarthost>, ConfigError> {
-        let tls = client_tls(relay.security, relay.ca.as_deref()).map_err(ConfigError::Config)?;
-        let smarthosts = relay.smarthosts.iter().map(|address| Smarthost {
-            address: address.clone(),
-            config: client::ClientConfig {
-                hostname: self.hostname.clone(),
-                lmtp: false,
-                tls: tls.clone(),
-                credentials: login.and_then(|file| file.find(address)).cloned(),
-                timeouts: Timeouts::default(),
-            },
-        });
-        Ok(smarthosts.collect())
-    }
-
-    /// Returns the routes with the configuration of connections.
-    fn relay_routes(
-        &self,
-        relay: &RelayOptions,
-        login: Option<&LoginFile>,
-    ) -> Result<Vec<RelayRoute>, ConfigError> {
-        let defaults = RouteDefaults {
-            hostname: &self.hostname,
-            security: relay.security,
-            ca: relay.ca.as_deref(),
-            login,
-        };
-        defaults.apply_to(&relay.routes).map_err(ConfigError::Config)
     }
 
     /// Returns the smarthosts that have no line in the file of users and passwords, if that can be

@@ -7,9 +7,11 @@
 //! route  *             mx
 //! ```
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::str::FromStr;
 
+use super::RelayOptions;
 use crate::net::tls::Trust;
 use crate::relay::client::credentials::LoginFile;
 use crate::relay::client::{ClientConfig, ClientTls, ServerAddress, Timeouts};
@@ -96,29 +98,71 @@ impl FromStr for SmarthostSecurity {
     }
 }
 
-/// The configuration of connections that the routes share.
-pub(super) struct RouteDefaults<'a> {
-    /// The name of this host.
-    pub hostname: &'a str,
-    /// The TLS of servers.
-    pub security: SmarthostSecurity,
+/// The configuration of connections that smarthosts and routes share.
+pub(super) struct ClientDefaults<'a> {
+    hostname: &'a str,
+    security: SmarthostSecurity,
     /// The file of the certificates to trust. If None, the roots of this system are trusted.
-    pub ca: Option<&'a Path>,
-    /// Users and passwords.
-    pub login: Option<&'a LoginFile>,
+    ca: Option<&'a Path>,
+    login: Option<&'a LoginFile>,
+    /// The certificates to trust, or the error. They are read once, when the first server needs
+    /// them, because a system has hundreds.
+    trusted: OnceCell<Result<Trust, String>>,
+    any: OnceCell<Result<Trust, String>>,
 }
 
-impl RouteDefaults<'_> {
-    /// Returns the routes with the configuration of connections.
+impl<'a> ClientDefaults<'a> {
+    /// Returns the configuration of the client named `hostname`, by `relay` and the lines of
+    /// `login`.
+    pub fn new(hostname: &'a str, relay: &'a RelayOptions, login: Option<&'a LoginFile>) -> Self {
+        ClientDefaults {
+            hostname,
+            security: relay.security,
+            ca: relay.ca.as_deref(),
+            login,
+            trusted: OnceCell::new(),
+            any: OnceCell::new(),
+        }
+    }
+
+    /// Returns the smarthosts with the configuration of connections.
     ///
     /// # Errors
     /// There are no certificates to trust.
-    pub fn apply_to(&self, options: &[RouteOption]) -> Result<Vec<RelayRoute>, String> {
-        let route = |option: &RouteOption| {
-            let target = self.target(&option.target, option.security)?;
-            Ok(RelayRoute { pattern: option.domains.clone(), target })
+    pub fn smarthosts(&self, addresses: &[ServerAddress]) -> Result<Vec<Smarthost>, String> {
+        let smarthost = |address: &ServerAddress| {
+            let credentials = self.login.and_then(|file| file.find(address));
+            let config = self.client(self.security, false, credentials)?;
+            Ok(Smarthost { address: address.clone(), config })
         };
-        options.iter().map(route).collect()
+        addresses.iter().map(smarthost).collect()
+    }
+
+    /// Returns the routes with the configuration of connections. Servers of the same domains are
+    /// one route.
+    ///
+    /// # Errors
+    /// There are no certificates to trust.
+    pub fn routes(&self, options: &[RouteOption]) -> Result<Vec<RelayRoute>, String> {
+        let mut routes: Vec<RelayRoute> = Vec::new();
+        for RouteOption { domains, target, security } in options {
+            let target = self.target(target, *security)?;
+            let same = routes.iter_mut().find(|route| route.pattern == *domains);
+            match (same.map(|route| &mut route.target), target) {
+                (Some(RouteTarget::Servers(servers)), RouteTarget::Servers(more)) => {
+                    servers.extend(more);
+                }
+                // The first of them alone, because MX records name all hosts of a domain.
+                (Some(_), _) => {}
+                (None, target) => routes.push(RelayRoute { pattern: domains.clone(), target }),
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Returns the certificates to trust, if a server needs them.
+    pub fn trusted(&self) -> Option<Trust> {
+        self.trusted.get()?.clone().ok()
     }
 
     fn target(
@@ -126,55 +170,57 @@ impl RouteDefaults<'_> {
         target: &TargetOption,
         security: Option<SmarthostSecurity>,
     ) -> Result<RouteTarget, String> {
-        let client = |security, lmtp, credentials: Option<&Credentials>| {
-            Ok::<_, String>(ClientConfig {
-                hostname: self.hostname.to_owned(),
-                lmtp,
-                tls: client_tls(security, self.ca)?,
-                credentials: credentials.cloned(),
-                timeouts: Timeouts::default(),
-            })
-        };
         Ok(match target {
             TargetOption::Server { address, lmtp } => {
                 // A line for any host is meant for the smarthosts.
                 let is_tcp = matches!(address, ServerAddress::Tcp { .. });
                 let login = self.login.filter(|_| is_tcp);
                 let credentials = login.and_then(|file| file.find_named(address));
-                let config = client(security.unwrap_or(self.security), *lmtp, credentials)?;
+                let config = self.client(security.unwrap_or(self.security), *lmtp, credentials)?;
                 RouteTarget::Servers(vec![Smarthost { address: address.clone(), config }])
             }
             TargetOption::Mx => RouteTarget::MailHosts(Box::new(MxConfig {
                 // Most hosts of the Internet have a certificate that no authority has signed, or
                 // for another name, and some have none (RFC 7435).
-                client: client(security.unwrap_or(SmarthostSecurity::May), false, None)?,
+                client: self.client(security.unwrap_or(SmarthostSecurity::May), false, None)?,
                 resolv_conf: RESOLV_CONF.into(),
                 port: SMTP_PORT,
                 detects_own_addresses: true,
             })),
         })
     }
-}
 
-/// Returns the client's TLS, which trusts the certificates in the file `ca`, or else the roots of
-/// this system. Returns None for clear text, in a build without TLS.
-///
-/// # Errors
-/// There are no certificates to trust.
-pub(super) fn client_tls(
-    security: SmarthostSecurity,
-    ca: Option<&Path>,
-) -> Result<Option<ClientTls>, String> {
-    let (trust, required) = match (security, ca) {
-        (SmarthostSecurity::Verify, None) => (Trust::system()?, true),
-        (SmarthostSecurity::Verify, Some(file)) => {
-            (Trust::file(file).map_err(|e| format!("smarthost-ca {e}"))?, true)
-        }
-        (SmarthostSecurity::Encrypt, _) => (Trust::any_certificate()?, true),
-        (SmarthostSecurity::May, _) if cfg!(feature = "tls") => (Trust::any_certificate()?, false),
-        (SmarthostSecurity::May, _) => return Ok(None),
-    };
-    Ok(Some(ClientTls { trust, required }))
+    fn client(
+        &self,
+        security: SmarthostSecurity,
+        lmtp: bool,
+        credentials: Option<&Credentials>,
+    ) -> Result<ClientConfig, String> {
+        Ok(ClientConfig {
+            hostname: self.hostname.to_owned(),
+            lmtp,
+            tls: self.tls(security)?,
+            credentials: credentials.cloned(),
+            timeouts: Timeouts::default(),
+        })
+    }
+
+    /// Returns the client's TLS, or None for clear text, in a build without TLS.
+    fn tls(&self, security: SmarthostSecurity) -> Result<Option<ClientTls>, String> {
+        let trusted = || match self.ca {
+            None => Trust::system(),
+            Some(file) => Trust::file(file).map_err(|e| format!("smarthost-ca {e}")),
+        };
+        let (trust, required) = match security {
+            SmarthostSecurity::Verify => (self.trusted.get_or_init(trusted), true),
+            SmarthostSecurity::Encrypt => (self.any.get_or_init(Trust::any_certificate), true),
+            SmarthostSecurity::May if cfg!(feature = "tls") => {
+                (self.any.get_or_init(Trust::any_certificate), false)
+            }
+            SmarthostSecurity::May => return Ok(None),
+        };
+        Ok(Some(ClientTls { trust: trust.clone()?, required }))
+    }
 }
 
 const FORM: &str = "DOMAIN TARGET or DOMAIN TARGET TLS, such as \"a.example b.example:587\"; \
@@ -188,6 +234,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn routes() {
@@ -218,5 +265,52 @@ mod tests {
         {
             assert!(wrong.parse::<RouteOption>().is_err(), "{wrong:?}");
         }
+    }
+
+    fn options(routes: &[&str], ca: Option<PathBuf>) -> RelayOptions {
+        RelayOptions {
+            smarthosts: vec!["mx.test".parse().unwrap()],
+            routes: routes.iter().map(|route| route.parse().unwrap()).collect(),
+            connections: 1,
+            security: SmarthostSecurity::Verify,
+            ca,
+            login: None,
+            sender: None,
+            maps_from_field: false,
+            from: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn servers_of_the_same_domains_are_one_route() {
+        let lines =
+            ["a b:1 may", "* mx", ".a c may", "a d may", "* e may", "a mx", "A unix:/f may"];
+        let options = options(&lines, None);
+        let routes = ClientDefaults::new("here.test", &options, None).routes(&options.routes);
+        let shown = |route: &RelayRoute| match &route.target {
+            RouteTarget::Servers(servers) => {
+                let servers: Vec<_> = servers.iter().map(|s| s.address.to_string()).collect();
+                format!("{} {}", route.pattern, servers.join(" "))
+            }
+            RouteTarget::MailHosts(_) => format!("{} mx", route.pattern),
+        };
+        let routes: Vec<String> = routes.unwrap().iter().map(shown).collect();
+        assert_eq!(routes, ["a b:1 d:25 unix:/f", "* mx", ".a c:25"]);
+    }
+
+    /// A second route that trusts the same certificates does not read them again.
+    #[cfg(feature = "tls")]
+    #[test]
+    fn certificates_are_read_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let ca = directory.path().join("ca");
+        let certificate = rcgen::generate_simple_self_signed(vec!["mx.test".to_owned()]).unwrap();
+        std::fs::write(&ca, certificate.cert.pem()).unwrap();
+        let relay = options(&["a mx.test", "b mx.test verify"], Some(ca.clone()));
+        let defaults = ClientDefaults::new("here.test", &relay, None);
+        assert_eq!(defaults.smarthosts(&relay.smarthosts).unwrap().len(), 1);
+        std::fs::remove_file(&ca).unwrap();
+        assert_eq!(defaults.routes(&relay.routes).unwrap().len(), 2);
+        assert!(ClientDefaults::new("here.test", &relay, None).routes(&relay.routes).is_err());
     }
 }

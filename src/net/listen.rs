@@ -249,8 +249,7 @@ pub fn passed() -> io::Result<Vec<Listener>> {
 
 /// Notifies the service manager, if there is one (`NOTIFY_SOCKET`, sd_notify(3)):
 /// `EXTEND_TIMEOUT_USEC=` while recovery works, `READY=1` when connections are accepted,
-/// `STOPPING=1` at the end. An error is only logged, because mail is more
-/// important.
+/// `STOPPING=1` at the end. An error is only logged, because mail is more important.
 pub fn notify(state: &str) {
     notify_with(state, &[]);
 }

@@ -283,7 +283,7 @@ events! {
     Warn sessions_cut(sessions);
     /// The counters, after SIGUSR1.
     Info counters(counters: Counters);
-    /// Aliases, users, certificate and key were read again, after SIGHUP.
+    /// Aliases, users, certificates and key were read again, after SIGHUP.
     Info reloaded();
     /// The configuration file was changed, as SIGHUP shows. These options have other values in it
     /// than in effect; restart the server.
@@ -323,7 +323,8 @@ events! {
     Warn notify_failed(state, error);
     /// Certificate and key cannot be read again after the start, because root alone may read them.
     Warn tls_reload_unavailable(error);
-    /// Certificate and key could not be read again; the old ones stay in use.
+    /// Certificate and key, or the certificates to trust, could not be read again; the old ones
+    /// stay in use.
     Error tls_reload_failed(error);
 
     /// The aliases file cannot be read.
@@ -406,7 +407,8 @@ events! {
 
     /// The next server took the message for this recipient.
     Info relay_sent(queue_id, from, to, relay, reply);
-    /// The next server did not take the message for this recipient; it is tried again.
+    /// The next server did not take the message for this recipient; it is tried again, at another
+    /// server at once or later.
     Info relay_deferred(queue_id, from, to, relay, error);
     /// The next server rejected this recipient, or the domain takes no mail.
     /// The sender gets a report.

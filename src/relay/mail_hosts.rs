@@ -16,7 +16,8 @@
 //! from an IPv6 address without a reverse name.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, UdpSocket};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -91,8 +92,30 @@ impl HostLookup for DnsLookup {
     fn is_own(&self, address: IpAddr) -> bool {
         // A socket can be bound to an address of this host only. A list of interfaces would need
         // another permission under systemd.
-        self.detects_own_addresses && UdpSocket::bind((address, 0)).is_ok()
+        if !self.detects_own_addresses || bound(address).is_err() {
+            return false;
+        }
+        let (no_host, any): (IpAddr, IpAddr) = match address {
+            IpAddr::V4(_) => (NO_HOST_V4.into(), Ipv4Addr::UNSPECIFIED.into()),
+            IpAddr::V6(_) => (NO_HOST_V6.into(), Ipv6Addr::UNSPECIFIED.into()),
+        };
+        // In a cluster any address can be bound (ip_nonlocal_bind). A connection to an address of
+        // this host comes from that address, unless the interface has another one before it.
+        let source = || {
+            bound(any).and_then(|socket| {
+                socket.connect((address, DISCARD_PORT))?;
+                socket.local_addr()
+            })
+        };
+        bound(no_host).is_err()
+            || address.is_loopback()
+            || source().is_ok_and(|source| source.ip() == address)
     }
+}
+
+/// Returns a socket that is bound to `address`.
+fn bound(address: IpAddr) -> io::Result<UdpSocket> {
+    UdpSocket::bind((address, 0))
 }
 
 /// Returns the hosts that take mail for `domain`, which is in ASCII, in the order in which they are
@@ -179,6 +202,12 @@ fn shuffle<T>(all: &mut [T]) {
 
 /// Time for all lookups of one domain.
 const LOOKUP_TIME_MAX: Duration = Duration::from_secs(60);
+/// An address that no host has (RFC 1112 4).
+const NO_HOST_V4: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 1);
+/// An address that no host has (RFC 6666).
+const NO_HOST_V6: Ipv6Addr = Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 1);
+/// A port for a connection over which nothing is sent.
+const DISCARD_PORT: u16 = 9;
 /// Maximum number of hosts that are tried.
 const HOSTS_MAX: usize = 20;
 

@@ -73,7 +73,7 @@ pub struct PreparedStart {
     pub listeners: Vec<Listener>,
     /// The control socket; none in a rehearsal.
     pub control: Option<Listener>,
-    /// The configuration of the queue, if there is one.
+    /// The configuration of the queue, if there is one. The default if another process works on it.
     pub queue: Option<QueueConfig>,
     /// True if the process is confined.
     pub is_confined: bool,
@@ -100,7 +100,14 @@ pub fn prepare(
         create_directory(&config.mail_dir)?;
         create_directory(&config.spool)?;
     }
-    let queue = config.queue_config().map_err(|e| StartError::from(e).at("smarthost"))?;
+    let queue = match (purpose, &config.command) {
+        // Another process works on the queue, and the certificates that it trusts are hundreds of
+        // files.
+        (StartPurpose::Serve, ProgramCommand::Serve) if config.inetd => {
+            config.has_queue().then(QueueConfig::default)
+        }
+        _ => config.queue_config().map_err(|e| StartError::from(e).at("smarthost"))?,
+    };
     let listens = !config.inetd && !matches!(config.command, ProgramCommand::Queue(_));
     let mut listeners = match purpose {
         StartPurpose::Serve if listens => open_listeners(config)?,

@@ -472,7 +472,7 @@ fn next_smarthost_if_the_first_is_unreachable() {
     host.put("m", &envelope("smith@here.example", &["a@x.example", "r450@x.example"]));
     assert_eq!(host.flush(), 1);
     assert_eq!(asked(&good).len(), 2);
-    // A smarthost that answers is not bypassed.
+    // No other smarthost is left for what the last one defers.
     assert!(host.state("m").contains("\ngone 0\n"));
 }
 

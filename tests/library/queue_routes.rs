@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use simple_dns::{RCODE, TYPE};
 use super::queue::{Host, asked, code_by_name, envelope};
 use crate::harness::name_server::{self, NameServer, a, mx};
 use crate::harness::outbound::{self, client_config, show_outcomes, with_mail};
-use crate::harness::scripted_server::{ScriptedServer, reply, usual};
+use crate::harness::scripted_server::{Action, ScriptedServer, reply, usual};
 use crate::harness::{TIMEOUT, wait_until};
 
 fn to_server(domains: &str, address: ServerAddress) -> RelayRoute {
@@ -100,6 +100,13 @@ fn mail_hosts_are_tried_in_turn() {
                 vec![("a.example", a([127, 0, 0, 2])), ("a.example", a([127, 0, 0, 3]))]
             }
             "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
+            "far.example" if query.is_for(TYPE::MX) => {
+                vec![("far.example", mx(20, "b.example")), ("far.example", mx(10, "c.example"))]
+            }
+            // As many addresses as are tried.
+            "c.example" if query.is_for(TYPE::A) => {
+                (2..7).map(|n| ("c.example", a([127, 0, 0, n]))).collect()
+            }
             "null.example" if query.is_for(TYPE::MX) => vec![("null.example", mx(0, "."))],
             "self.example" if query.is_for(TYPE::MX) => {
                 vec![("self.example", mx(0, "here.example"))]
@@ -125,6 +132,7 @@ fn mail_hosts_are_tried_in_turn() {
         "x@ill.example",
         "x@none.example",
         "x@[127.0.0.1]",
+        "x@far.example",
     ];
     host.put("m", &envelope("smith@here.example", &to));
     assert_eq!(host.flush(), 1);
@@ -145,6 +153,33 @@ fn mail_hosts_are_tried_in_turn() {
     }
 }
 
+/// A label of the DNS can have any byte. With line ends in one, a domain could put fields of its
+/// own into the report to the sender.
+#[test]
+fn mail_host_whose_name_is_no_host_name_is_not_used() {
+    const NAME: &str = "x\naction: delivered\nforged: y.example";
+    let server = ScriptedServer::start(|_, command| match command {
+        command if command.starts_with("RCPT") => reply("550 5.7.1 no"),
+        command => usual(command),
+    });
+    let names = NameServer::start(|query| {
+        let records = match query.name.as_str() {
+            "d.example" if query.is_for(TYPE::MX) => vec![("d.example", mx(10, NAME))],
+            _ if query.is_for(TYPE::A) => vec![(NAME, a([127, 0, 0, 1]))],
+            _ => vec![],
+        };
+        vec![query.records(&records)]
+    });
+    let mut host = Host::new(&[]);
+    let file = name_server::resolv_conf(host.store.path(), &[names.address]);
+    host.config.routes = vec![by_mx("*", file, server.address.port())];
+    host.put("m", &envelope("smith@here.example", &["x@d.example"]));
+    assert_eq!(host.flush(), 0);
+    let report = host.store.mailbox("smith");
+    assert!(report.contains("\nStatus: 5.4.4\n") && !report.contains("forged"), "{report}");
+    assert_eq!((server.commands(), host.reports("smith")), (vec![], 1));
+}
+
 /// A mail host that always defers keeps no mail from the others of the domain (RFC 5321 5.1).
 #[test]
 fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
@@ -160,7 +195,10 @@ fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
             "d.example" if query.is_for(TYPE::MX) => {
                 vec![("d.example", mx(20, "b.example")), ("d.example", mx(10, "a.example"))]
             }
-            "a.example" if query.is_for(TYPE::A) => vec![("a.example", a([127, 0, 0, 1]))],
+            "a.example" if query.is_for(TYPE::A) => {
+                // The limit on addresses is one on those that are tried.
+                (1..10).map(|_| ("a.example", a([127, 0, 0, 1]))).collect()
+            }
             "b.example" if query.is_for(TYPE::A) => vec![("b.example", a([127, 0, 0, 1]))],
             _ => vec![],
         };
@@ -178,6 +216,142 @@ fn mail_deferred_by_one_mail_host_is_sent_to_the_next() {
     let state = host.state("m");
     assert!(state.contains("\ngone 0 1 3\n") && state.contains("\ntries 1\n"), "{state}");
     assert!(state.contains("450 4.2.0 nowhere now"), "{state}");
+}
+
+/// Another smarthost gets the message if the first does not take it now, whatever it does at which
+/// command. It does not if the first has rejected the message, or may have accepted it.
+#[test]
+fn mail_deferred_by_one_smarthost_is_sent_to_the_next() {
+    let plain = ["greeting", "EHLO", "MAIL", "RCPT", "DATA", "."];
+    let chunks = ["greeting", "EHLO", "MAIL", "RCPT", "BDAT"];
+    for (extensions, stages) in [
+        ("250 mx.example", &plain[..]),
+        ("250-mx.example\r\n250 PIPELINING", &plain),
+        ("250-mx.example\r\n250-PIPELINING\r\n250 CHUNKING", &chunks),
+    ] {
+        // The client sends a chunk with the commands before it.
+        let sent_from = if stages == chunks { "MAIL" } else { "." };
+        let mut is_sent = false;
+        for (n, stage) in stages.iter().copied().enumerate() {
+            is_sent |= stage == sent_from;
+            for (action, expected) in [
+                (reply("451 4.3.2 not now"), "sent to the next"),
+                (Action::ReplyAndClose("421 4.3.2 not now".to_owned()), "sent to the next"),
+                (reply("550 5.3.2 never"), if n < 2 { "sent to the next" } else { "returned" }),
+                (Action::Close, if is_sent { "waits" } else { "sent to the next" }),
+            ] {
+                let case = format!("{extensions:?} {stage} {action:?}");
+                let first = ScriptedServer::start(move |_, command| {
+                    match command.split([' ', ':']).next().unwrap() {
+                        verb if verb == stage => action.clone(),
+                        "EHLO" => reply(extensions),
+                        // Otherwise the client would go on without EHLO.
+                        "HELO" => reply("550 5.3.2 never"),
+                        _ => usual(command),
+                    }
+                });
+                let second = code_by_name();
+                let host = Host::new(&[&first, &second]);
+                host.put("m", &envelope("smith@here.example", &["a@x.example"]));
+                let left = host.flush();
+                let found = match (left, second.commands_after(".").len(), host.reports("smith")) {
+                    (0, 1, 0) => "sent to the next",
+                    (0, 0, 1) => "returned",
+                    (1, 0, 0) => "waits",
+                    counts => panic!("{case}: {counts:?}"),
+                };
+                assert_eq!(found, expected, "{case}");
+            }
+        }
+    }
+}
+
+/// Each recipient ends at the first smarthost that does not defer it.
+#[test]
+fn smarthosts_are_tried_in_turn_for_what_is_deferred() {
+    // The server replies to RCPT of `a` with the reply that is listed for `a`.
+    let start = |replies: &'static [(&'static str, &'static str)]| {
+        ScriptedServer::start(move |_, command| {
+            let local = command.strip_prefix("RCPT TO:<").and_then(|to| to.get(..1));
+            match replies.iter().find(|(to, _)| Some(*to) == local) {
+                Some((_, text)) => reply(text),
+                None => usual(command),
+            }
+        })
+    };
+    let one = start(&[("b", "451 4.7.1 b"), ("c", "450 4.2.0 c"), ("d", "550 5.1.1 d")]);
+    let two = start(&[("b", "452 4.3.1 b"), ("c", "550 5.1.1 c")]);
+    let three = start(&[("e", "450 4.2.0 at three")]);
+    let mut host = Host::new(&[&one, &two, &three]);
+    host.config.smarthosts.insert(1, Smarthost { address: closed(), config: client_config() });
+    let to = ["a@x.example", "b@x.example", "c@x.example", "d@x.example"];
+    host.put("m", &envelope("smith@here.example", &to));
+    assert_eq!(host.flush(), 0);
+    let to = |server: &ScriptedServer| -> String {
+        asked(server).iter().filter_map(|to| to.get(1..2)).collect()
+    };
+    assert_eq!([to(&one), to(&two), to(&three)], ["abcd", "bc", "b"]);
+    let report = host.store.mailbox("smith");
+    for line in ["Final-Recipient: rfc822;c@x.example", "Final-Recipient: rfc822;d@x.example"] {
+        assert!(report.contains(line), "{line} is not in {report}");
+    }
+    assert_eq!((report.matches("Final-Recipient").count(), host.reports("smith")), (2, 1));
+}
+
+/// A connection that was opened to the second smarthost, because the first was down, does not keep
+/// a message from the first.
+#[test]
+fn deferred_mail_goes_from_a_kept_connection_to_every_other_smarthost() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let first_is_up = Arc::clone(&is_up);
+    let first = ScriptedServer::start(move |_, command| match command {
+        "greeting" if !first_is_up.load(Ordering::SeqCst) => reply("421 4.3.2 not now"),
+        command => usual(command),
+    });
+    let second = ScriptedServer::start(move |_, command| match command {
+        "RCPT TO:<a@x.example>" => {
+            is_up.store(true, Ordering::SeqCst);
+            usual(command)
+        }
+        "RCPT TO:<b@x.example>" => reply("451 4.7.1 not now"),
+        command => usual(command),
+    });
+    let host = Host::new(&[&first, &second]);
+    for to in ["a", "b"] {
+        host.put(to, &envelope("smith@here.example", &[&format!("{to}@x.example")]));
+    }
+    assert_eq!(host.flush(), 0);
+    assert_eq!(asked(&second), ["<a@x.example>", "<b@x.example>"]);
+    assert_eq!(
+        (asked(&first), second.commands_after("EHLO").len()),
+        (vec!["<b@x.example>".to_owned()], 1)
+    );
+}
+
+/// A message that the first of two smarthosts has accepted for a recipient is not sent to it again
+/// if the process dies while it sends the message to the second.
+#[test]
+fn recipients_are_recorded_before_the_next_smarthost_is_tried() {
+    let first = ScriptedServer::start(|_, command| match command {
+        "RCPT TO:<b@x.example>" => reply("451 4.7.1 not now"),
+        command => usual(command),
+    });
+    let mut host = Host::new(&[&first]);
+    let state = host.config.spool.join("queue/m.state");
+    let found: Arc<Mutex<String>> = Arc::default();
+    let read = Arc::clone(&found);
+    let second = ScriptedServer::start(move |_, command| {
+        if command == "greeting" {
+            *read.lock().unwrap() = std::fs::read_to_string(&state).unwrap_or_default();
+        }
+        usual(command)
+    });
+    host.config.smarthosts.push(Smarthost { address: second.target(), config: client_config() });
+    host.put("m", &envelope("smith@here.example", &["a@x.example", "b@x.example"]));
+    assert_eq!(host.flush(), 0);
+    assert_eq!(asked(&second), ["<b@x.example>"]);
+    let found = found.lock().unwrap().clone();
+    assert!(found.contains("\ngone 0\n"), "{found:?}");
 }
 
 /// Mail that waits for one server leaves over several connections, and never over more than that.

@@ -124,6 +124,9 @@ fn inetd_session_leaves_it_to_the_next_flush() {
     assert!(replies.contains("\n250 2.6.0 Message: OK, queued as "), "{replies}");
     let (_, listed) = queue(&directory, &[]);
     assert!(listed.contains(" tries=0 ") && listed.contains("    last 450 4.2.0 "), "{listed}");
+    // Programs get the reason, too.
+    let (_, listed) = queue(&directory, &["--json"]);
+    assert!(listed.contains(",\"last\":\"450 4.2.0 "), "{listed}");
     fs::remove_dir(directory.mailbox_path("smith")).unwrap();
     assert_eq!(queue(&directory, &["flush"]).0, Some(0));
     assert_eq!(directory.count("smith"), 1);

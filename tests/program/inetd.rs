@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use crate::harness::client::{Client, codes};
 use crate::harness::directory::TestDirectory;
-use crate::harness::server::mailslot;
+use crate::harness::server::{mailslot, run_mailslot};
 use crate::harness::{TIMEOUT, wait_until};
 
 const DIALOGUE: &str = "EHLO client.example\r\n\
@@ -45,6 +45,27 @@ fn session_on_a_pipe() {
     let mailbox = directory.mailbox("jones");
     assert!(mailbox.contains("Subject: by inetd\n"), "{mailbox}");
     assert!(mailbox.contains("[192.0.2.7]"), "the client's address, from tcpserver: {mailbox}");
+}
+
+/// Logins and certificates are for the process that works on the queue, and hundreds of files.
+#[test]
+fn session_reads_no_file_of_the_queue() {
+    let directory = TestDirectory::new();
+    let missing = directory.join("missing");
+    let missing = missing.to_str().unwrap();
+    let options = ["--smarthost", "mx.test", "--smarthost-tls", "may", "--smarthost-login"];
+    let mut command = inetd(&directory);
+    command.args(options).arg(missing).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(DIALOGUE.as_bytes()).unwrap();
+    let text = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    assert_eq!(codes(&text), REPLIES, "{text}");
+    // They are missed by `check`, and by the process that sends.
+    for words in [&["check"][..], &["queue", "flush"]] {
+        let sandbox = ["--inetd", "--sandbox", directory.as_str()];
+        let (status, text) = run_mailslot(&[words, &sandbox, &options, &[missing]].concat());
+        assert_eq!(status, Some(78), "{words:?}: {text}");
+    }
 }
 
 #[test]

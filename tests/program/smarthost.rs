@@ -168,8 +168,11 @@ fn sender_that_cannot_be_used_stops_check_and_start() {
 
 #[cfg(feature = "tls")]
 mod tls {
+    use nix::sys::signal::Signal;
+
     use super::*;
     use crate::harness::scripted_server::Action;
+    use crate::harness::server::{mailslot, printed};
     use crate::harness::tls::{TestAuthority, TestCertificate, VERSIONS, starttls};
 
     /// Returns the options for the smarthost `there`, whose authority is in the file `ca`.
@@ -208,6 +211,64 @@ mod tls {
         assert_stops(&options, "contains no certificate");
         let may = [&options[..], &["--smarthost-tls", "may"]].concat();
         assert_stops(&may, "smarthost-ca has a meaning with smarthost-tls verify alone");
+    }
+
+    /// Authorities that the administrator adds to the file, or a package to the system, are trusted
+    /// without a restart.
+    #[test]
+    fn hup_reloads_the_certificates_to_trust() {
+        let directory = TestDirectory::new();
+        let authority = TestAuthority::new(directory.path(), "ours");
+        let other = TestAuthority::new(directory.path(), "other");
+        let certificate = TestCertificate::signed_by(directory.path(), "there", &authority);
+        let there = ScriptedServer::start_tls(&certificate, |_, command| usual(command));
+        let address = format!("tls:{}", there.address);
+        let roots = directory.join("roots");
+        fs::create_dir(&roots).unwrap();
+        let file = roots.join("ca.pem");
+        let system = format!("SSL_CERT_FILE={}", file.display());
+        let starter = ["env", "-u", "SSL_CERT_DIR", &system];
+        let options = options(&address, &file);
+        for (starter, options) in [(&[][..], &options[..]), (&starter, &options[..4])] {
+            fs::copy(&other.cert, &file).unwrap();
+            let server = Server::start_by(starter, TestDirectory::new(), options).unwrap();
+            // As a package replaces it.
+            let new = roots.join("new");
+            fs::copy(&authority.cert, &new).unwrap();
+            fs::rename(&new, &file).unwrap();
+            server.signal(Signal::SIGHUP);
+            server.wait_for_log("reloaded");
+            let mut client = server.after_ehlo();
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-sent");
+            // The new ones stay in use if there are none.
+            fs::write(&file, "").unwrap();
+            server.signal(Signal::SIGHUP);
+            server.wait_for_log("tls-reload-failed");
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-sent");
+        }
+    }
+
+    /// Mail hosts by MX records are not verified unless the route asks for it.
+    #[test]
+    fn root_certificates_are_needed_only_by_a_route_that_verifies() {
+        let directory = TestDirectory::new();
+        let missing = directory.join("missing");
+        let sandbox = ["check", "--sandbox", directory.as_str(), "--listen", "127.0.0.1:0"];
+        for (options, is_needed) in [
+            (&["--route", "* mx"][..], false),
+            (&["--route", "* mx verify"], true),
+            (&["--route", "x.test mx.test may"], false),
+            (&["--smarthost", "mx.test"], true),
+            (&["--smarthost", "mx.test", "--smarthost-tls", "encrypt"], false),
+        ] {
+            let mut check = mailslot(&[&sandbox[..], options].concat());
+            check.env("SSL_CERT_FILE", &missing).env("SSL_CERT_DIR", &missing);
+            let (status, text) = printed(check.output().unwrap());
+            assert_eq!(text.contains("no root certificates"), is_needed, "{options:?}: {text}");
+            assert_eq!(status == Some(78), is_needed, "{options:?}: {text}");
+        }
     }
 
     /// Runs `check --smarthost` with a login, and returns the exit status and the output.
@@ -346,29 +407,30 @@ mod tls {
         let directory = TestDirectory::new();
         let authority = TestAuthority::new(directory.path(), "ours");
         let certificate = TestCertificate::signed_by(directory.path(), "there", &authority);
-        let start = |down: bool| {
+        let start = |stage: &'static str| {
             ScriptedServer::start_tls(&certificate, move |_, command| match command {
-                "greeting" if down => reply("421 4.3.2 use another server"),
+                command if command == stage => reply("421 4.3.2 use another server"),
                 "EHLO localhost" => reply("250-x\r\n250 AUTH PLAIN LOGIN"),
                 "RCPT TO:<jones@there.example>" => reply("551 5.1.6 use tls:127.0.0.1:1"),
                 _ => usual(command),
             })
         };
-        let (first, second) = (start(true), start(false));
-        let login = directory.join("login");
-        let port = first.address.port();
-        write_login(&login, &format!("[127.0.0.1]:{port} bob:secret\n"));
-        let addresses = [&first, &second].map(|server| format!("tls:{}", server.address));
-        let mut options = vec!["--domain", "here.example", "--smarthost-login"];
-        options.extend([login.to_str().unwrap(), "--smarthost", &addresses[0]]);
-        options.extend(["--smarthost", &addresses[1], "--smarthost-ca"]);
-        options.push(authority.cert.to_str().unwrap());
-        let server = Server::start(&options);
-        let mut client = server.after_ehlo();
-        client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
-        server.wait_for_log("relay-bounced");
-        assert_eq!(second.commands_after("AUTH"), [""; 0]);
-        // The first server gets it once it is up.
-        drop((server, first));
+        for (stage, logins) in [("greeting", 0), ("RCPT TO:<jones@there.example>", 1)] {
+            let (first, second) = (start(stage), start("none"));
+            let login = directory.join("login");
+            let port = first.address.port();
+            write_login(&login, &format!("[127.0.0.1]:{port} bob:secret\n"));
+            let addresses = [&first, &second].map(|server| format!("tls:{}", server.address));
+            let mut options = vec!["--domain", "here.example", "--smarthost-login"];
+            options.extend([login.to_str().unwrap(), "--smarthost", &addresses[0]]);
+            options.extend(["--smarthost", &addresses[1], "--smarthost-ca"]);
+            options.push(authority.cert.to_str().unwrap());
+            let server = Server::start(&options);
+            let mut client = server.after_ehlo();
+            client.deliver("smith@here.example", &["jones@there.example"], "\r\nx\r\n", 250);
+            server.wait_for_log("relay-bounced");
+            assert_eq!(first.commands_after("AUTH").len(), logins);
+            assert_eq!(second.commands_after("AUTH"), [""; 0]);
+        }
     }
 }

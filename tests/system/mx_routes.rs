@@ -94,7 +94,22 @@ fn smarthost_is_found_once_resolv_conf_appears() {
 #[test]
 #[ignore = "needs root, iproute2, apt-get"]
 fn mail_finds_the_hosts_of_its_domain() {
-    let hosts = Hosts::new("mx");
+    send_to_domains(&Hosts::new("mx"));
+}
+
+/// On a host of a cluster, where each address can be bound, no other host is taken for this one.
+#[test]
+#[ignore = "needs root, iproute2, apt-get"]
+fn mail_finds_the_hosts_of_its_domain_where_any_address_can_be_bound() {
+    let hosts = Hosts::new("bind");
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &hosts.0[0], "sysctl", "-w", "net.ipv4.ip_nonlocal_bind=1"]);
+    assert!(command.status().unwrap().success());
+    send_to_domains(&hosts);
+}
+
+/// Sends mail to several domains by MX records.
+fn send_to_domains(hosts: &Hosts) {
     let directories = [TestDirectory::new(), TestDirectory::new(), TestDirectory::new()];
     let [near, far, names] = directories.each_ref().map(|directory| directory.path());
     let mut records = [
@@ -116,9 +131,9 @@ fn mail_finds_the_hosts_of_its_domain() {
             format!("--mx-host=big.example,a-host-with-a-long-name-{n}.hosts.big.example")
         }),
     );
-    let _names = serve_names(&hosts, names, &records);
+    let _names = serve_names(hosts, names, &records);
     let _far = hosts.serve(1, far, &["--listen", "10.99.99.2:25"]);
-    let _near = serve_by_mx(&hosts, near);
+    let _near = serve_by_mx(hosts, near);
 
     let all = ["d.example", "a.example", "big.example", "loop.example", "gone.example"];
     for domain in all {

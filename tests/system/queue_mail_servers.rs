@@ -143,6 +143,62 @@ fn exim_requires_authentication() {
     }
 }
 
+/// Starts smtp-sink in `directory`. Returns its address.
+fn start_sink(directory: &Path, mode: &[&str]) -> (String, Daemon) {
+    fs::set_permissions(directory, Permissions::from_mode(0o777)).unwrap();
+    let socket = directory.join("smtp");
+    let address = format!("unix:{}", socket.display());
+    let mut command = Command::new("/usr/sbin/smtp-sink");
+    if nix::unistd::geteuid().is_root() {
+        command.args(["-u", "postfix"]);
+    }
+    command.args(mode).args([&address, "8"]).current_dir(directory);
+    let sink = Daemon::spawn(command.stderr(Stdio::null()));
+    wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
+    (address, sink)
+}
+
+/// Whatever the first of two smarthosts does, the second gets what the first cannot have.
+#[test]
+#[ignore = "needs smtp-sink, of Postfix"]
+fn smtp_sink_with_every_failure_and_another_without() {
+    let [connect, mail, rcpt, data, dot] = ["CONNECT", "MAIL", "RCPT", "DATA", "."];
+    let (soft, close, reply_and_close, hard) = ("-r", "-q", "-Q", "-f");
+    for (mode, at, event) in [
+        (soft, connect, "sent"),
+        (close, connect, "sent"),
+        (soft, mail, "sent"),
+        (close, mail, "sent"),
+        (reply_and_close, mail, "sent"),
+        (hard, mail, "bounced"),
+        (soft, rcpt, "sent"),
+        (close, rcpt, "sent"),
+        (hard, rcpt, "bounced"),
+        (soft, data, "sent"),
+        (close, data, "sent"),
+        (hard, data, "bounced"),
+        (soft, dot, "sent"),
+        (reply_and_close, dot, "sent"),
+        (hard, dot, "bounced"),
+        // It may have the message.
+        (close, dot, "deferred"),
+    ] {
+        let directories = [TestDirectory::new(), TestDirectory::new()];
+        let (first, _first) = start_sink(directories[0].path(), &[mode, at]);
+        let (second, _second) = start_sink(directories[1].path(), &[]);
+        let smarthosts = ["--smarthost", &first, "--smarthost", &second];
+        let options = ["--domain", "here.example", "--smarthost-tls", "may"];
+        let server = Server::start(&[&smarthosts[..], &options].concat());
+        let mut client = server.after_ehlo();
+        let to = ["jones@there.example"];
+        client.deliver("smith@here.example", &to, "Subject: x\r\n\r\nx\r\n", 250);
+        let log = server.wait_for_log(&format!("relay-{event} "));
+        assert!(log.contains(if event == "sent" { &second } else { &first }), "{mode} {at}: {log}");
+        let left = if event == "deferred" { 2 } else { 0 };
+        wait_until("the attempt is finished", || server.queue().len() == left);
+    }
+}
+
 #[test]
 #[ignore = "needs smtp-sink, of Postfix"]
 fn smtp_sink_with_every_failure() {
@@ -168,16 +224,7 @@ fn smtp_sink_with_every_failure() {
         (&["-Q", "."], "relay-deferred ", 2),
     ] {
         let directory = TestDirectory::new();
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o777)).unwrap();
-        let socket = directory.join("smtp");
-        let smarthost = format!("unix:{}", socket.display());
-        let mut sink = Command::new("/usr/sbin/smtp-sink");
-        if nix::unistd::geteuid().is_root() {
-            sink.args(["-u", "postfix"]);
-        }
-        sink.args(mode).args([&smarthost, "8"]).current_dir(directory.path());
-        let _sink = Daemon::spawn(sink.stderr(Stdio::null()));
-        wait_until("smtp-sink listens", || UnixStream::connect(&socket).is_ok());
+        let (smarthost, _sink) = start_sink(directory.path(), mode);
         let options = ["--domain", "here.example", "--smarthost", &smarthost];
         let server = Server::start(&[&options[..], &["--smarthost-tls", "may"]].concat());
         let mut client = server.after_ehlo();

@@ -49,7 +49,7 @@ pub struct MailExchanger {
 /// An error of a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsError {
-    /// The name does not exist, or cannot exist.
+    /// The name does not exist, or is not that of a host.
     NoSuchName,
     /// No server gave an answer. The text says why.
     Temporary(String),
@@ -120,6 +120,10 @@ impl Resolver {
         deadline: Instant,
         select: impl Fn(&RData<'_>) -> Option<T>,
     ) -> Result<Vec<T>, DnsError> {
+        // A label can have any byte (RFC 2181 11), which a log line or a report must not.
+        if !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+            return Err(DnsError::NoSuchName);
+        }
         let servers = NameServers::read(&self.resolv_conf);
         let mut name = Name::new(name).map_err(|_| DnsError::NoSuchName)?.into_owned();
         // A server that knows only a part of the chain of aliases is asked for its end.

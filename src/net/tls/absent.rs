@@ -83,7 +83,7 @@ impl TlsSession {
     }
 }
 
-/// Trusted roots.
+/// Trusted certificates.
 #[derive(Clone, Debug)]
 pub struct Trust(Infallible);
 
@@ -110,6 +110,14 @@ impl Trust {
     /// Always.
     pub fn any_certificate() -> Result<Trust, String> {
         Err(NO_CLIENT.to_owned())
+    }
+
+    /// Cannot be called.
+    ///
+    /// # Errors
+    /// None.
+    pub fn reload(&self) -> Result<(), String> {
+        match self.0 {}
     }
 
     /// Cannot be called.

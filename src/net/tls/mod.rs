@@ -16,8 +16,8 @@
 //!
 //! | file | contains |
 //! | --- | --- |
-//! | `client.rs` | TLS for clients: trusted roots, and the TLS of one connection |
-//! | `verifier.rs` | verifiers of server certificates |
+//! | `client.rs` | TLS for clients: trusted certificates, and the TLS of one connection |
+//! | `verifier.rs` | the verifier of server certificates |
 //! | `words.rs` | errors of TLS in plain words |
 //! | `certificate.rs` | the dates of a certificate and its host |
 //! | `names.rs` | the names in a certificate |
@@ -272,9 +272,7 @@ fn certified_key(
 fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     let opened = File::open(path).map_err(|e| match e.kind() {
-        _ if confinement::blocks_reading(path) => io::Error::other(
-            "it is outside the confinement that was set up at the start; restart mailslot",
-        ),
+        _ if confinement::blocks_reading(path) => io::Error::other(UNCONFINED),
         io::ErrorKind::PermissionDenied => io::Error::other(format!(
             "{e}; make it readable by the group that mailslot runs as (chgrp, chmod g+r)"
         )),
@@ -288,6 +286,8 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
     memchr::memmem::find(text, word).is_some()
 }
 
+const UNCONFINED: &str =
+    "it is outside the confinement that was set up at the start; restart mailslot";
 /// The other side of a server's connection.
 const CLIENT: &str = "the client";
 /// Bytes given to rustls at once: one record.

@@ -1,4 +1,4 @@
-//! Verifiers of server certificates: one that returns the fault, and one that accepts any.
+//! The verifier of server certificates, which returns the fault or accepts any certificate.
 
 use std::fmt;
 use std::sync::Arc;
@@ -38,16 +38,25 @@ impl From<CertificateFault> for CertificateError {
     }
 }
 
-/// Verifies certificates against roots.
+/// A verifier of servers: of their certificates against `roots`, and of the handshake signature,
+/// because the server must have the key of its certificate.
 #[derive(Debug)]
-pub struct RootVerifier {
+pub struct ServerVerifier {
+    /// The roots, or None to accept any certificate.
+    pub roots: Option<TrustedRoots>,
+    pub provider: Arc<CryptoProvider>,
+}
+
+/// The certificates by which those of servers are verified.
+#[derive(Debug)]
+pub struct TrustedRoots {
     pub verifier: Arc<WebPkiServerVerifier>,
     /// Certificates that are trusted themselves, even if they say that they are authorities, as
     /// those do that `openssl req -x509` makes.
     pub pinned: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for RootVerifier {
+impl ServerCertVerifier for ServerVerifier {
     fn verify_server_cert(
         &self,
         certificate: &CertificateDer<'_>,
@@ -56,7 +65,9 @@ impl ServerCertVerifier for RootVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verifier = &self.verifier;
+        let Some(TrustedRoots { verifier, pinned }) = &self.roots else {
+            return Ok(ServerCertVerified::assertion());
+        };
         let result =
             verifier.verify_server_cert(certificate, intermediates, host, ocsp_response, now);
         let Err(Error::InvalidCertificate(
@@ -71,7 +82,7 @@ impl ServerCertVerifier for RootVerifier {
         // The verifier checks dates first, so that a certificate that says that it is an authority
         // is valid now.
         let is_authority = matches!(error, CertificateError::Other(_));
-        if is_authority && self.pinned.iter().any(|pinned| pinned == certificate) {
+        if is_authority && pinned.iter().any(|pinned| pinned == certificate) {
             verify_server_name(&ParsedCertificate::try_from(certificate)?, host)?;
             return Ok(ServerCertVerified::assertion());
         }
@@ -89,46 +100,7 @@ impl ServerCertVerifier for RootVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.verifier.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
-}
-
-/// Accepts any certificate, but verifies the handshake signature, so that the server has the key.
-#[derive(Debug)]
-pub struct AcceptAnyCertificate(pub Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AcceptAnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signed, algorithms)
     }
 
@@ -138,11 +110,11 @@ impl ServerCertVerifier for AcceptAnyCertificate {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.0.signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signed, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

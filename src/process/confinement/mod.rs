@@ -29,6 +29,7 @@
 mod sys;
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -94,6 +95,18 @@ impl ConfinementRules {
         self.allow_user_lookup();
         HOST_DATABASES.iter().for_each(|file| self.allow_read_public(Path::new(file)));
         self.read.push("/run/systemd/resolve".into());
+    }
+
+    /// Allows reading the root certificates of this system, also those that `SSL_CERT_FILE` and
+    /// `SSL_CERT_DIR` name.
+    pub fn allow_read_roots(&mut self) {
+        self.read.extend(ROOT_CERTIFICATES.iter().map(PathBuf::from));
+        if let Some(file) = env::var_os("SSL_CERT_FILE") {
+            self.allow_read(Path::new(&file));
+        }
+        if let Some(directories) = env::var_os("SSL_CERT_DIR") {
+            self.read.extend(env::split_paths(&directories));
+        }
     }
 
     /// Allows reading below `/home`, and below the home directories that `/etc/passwd` lists now
@@ -219,6 +232,17 @@ const NSS_MODULES: &[&str] = &[
     "/var/lib/extrausers",
     "/var/lib/sss",
     "/run/systemd/userdb",
+];
+/// Directories of root certificates, and those that their links lead to, in Debian, Fedora, Arch,
+/// Alpine and openSUSE.
+const ROOT_CERTIFICATES: &[&str] = &[
+    "/etc/ssl/certs",
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates/extracted",
+    "/var/lib/ca-certificates",
 ];
 /// The number of symbolic links that the kernel follows in one path (path_resolution(7)).
 const LINKS_MAX: usize = 40;

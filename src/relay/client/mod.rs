@@ -353,6 +353,12 @@ impl Connection {
         self.sender.step() == SenderStep::Ready
     }
 
+    /// True if the connection was lost before the reply to the end of mail data, so that the server
+    /// may have accepted the last message.
+    pub fn may_have_accepted(&self) -> bool {
+        self.sender.may_have_accepted()
+    }
+
     /// Returns the address of the server.
     pub fn address(&self) -> &ServerAddress {
         &self.address

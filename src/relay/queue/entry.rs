@@ -308,7 +308,7 @@ impl QueueEntry {
 /// A reader that removes the quoting of a mailbox, as [`unquote`](crate::deliver::mbox::unquote)
 /// does for a line. It holds no line in memory, because a line may be as long as the message.
 #[derive(Debug)]
-pub struct UnquotingReader<R> {
+struct UnquotingReader<R> {
     input: R,
     at_line_start: bool,
     /// Number of `>` that were read and are still to be returned.

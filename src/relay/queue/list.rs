@@ -177,14 +177,18 @@ fn write_entry(
             writeln!(out, "    to {}", recipient.path)?;
         }
     }
-    let last_reply = match state.last_reply.as_str() {
+    match waiting_reason(entry, state) {
+        "" => Ok(()),
+        reason => writeln!(out, "    last {reason}"),
+    }
+}
+
+/// Returns the last reply, or else the reason why held mail waits. May be empty.
+fn waiting_reason<'a>(entry: &'a QueueEntry, state: &'a EntryState) -> &'a str {
+    match state.last_reply.as_str() {
         "" => entry.held.reason.as_deref().unwrap_or_default(),
         last_reply => last_reply,
-    };
-    if !last_reply.is_empty() {
-        writeln!(out, "    last {last_reply}")?;
     }
-    Ok(())
 }
 
 /// Writes the entry as one JSON object and a line end.
@@ -213,7 +217,7 @@ fn write_json(
         state.retry_at,
         json(&from),
         to.join(","),
-        json(&state.last_reply),
+        json(waiting_reason(entry, state)),
     )
 }
 

@@ -58,7 +58,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use crate::deliver::WriterHandle;
 use crate::message::trace::unix_time;
 use crate::message::{Content, Destination, QUEUE_DIRECTORY, QueueId};
+use crate::net::tls::Trust;
 use crate::observe::counters::Counters;
+use crate::observe::events;
 use crate::observe::vital_thread::VitalThread;
 use crate::relay::{SenderMap, client};
 use crate::route::{DomainPattern, Resolution, Route};
@@ -77,10 +79,13 @@ pub struct QueueConfig {
     pub spool: PathBuf,
     /// The name of this host in reports.
     pub hostname: String,
-    /// Servers for all domains without a route. The first that can be reached is used.
+    /// Servers for all domains without a route, in the order in which they are tried.
     pub smarthosts: Vec<Smarthost>,
     /// The routes of other domains.
     pub routes: Vec<RelayRoute>,
+    /// The certificates by which these servers are verified, to be read again by
+    /// [`QueueHandle::reload_trusted`]. None if no server is verified.
+    pub trusted: Option<Trust>,
     /// Maximum number of connections to one next hop.
     pub connections_max: usize,
     /// The senders that the smarthosts accept; None to keep the local ones.
@@ -101,6 +106,7 @@ impl Default for QueueConfig {
             hostname: "localhost".to_owned(),
             smarthosts: Vec::new(),
             routes: Vec::new(),
+            trusted: None,
             connections_max: 20,
             senders: None,
             warn_after: hours(4),
@@ -125,6 +131,7 @@ pub struct QueueHandle {
     relayed: EventSender,
     held: EventSender,
     outages: OutageCell,
+    trusted: Option<Trust>,
 }
 
 /// The sending end of one thread's events.
@@ -245,7 +252,8 @@ pub fn start(
     let (stop, stopped) = bounded(0);
     let (relayed, relayed_events) = event_channel();
     let (held, held_events) = event_channel();
-    let handle = QueueHandle { relayed, held, outages: OutageCell::default() };
+    let trusted = config.trusted.clone();
+    let handle = QueueHandle { relayed, held, outages: OutageCell::default(), trusted };
     let mut threads = Vec::new();
     for (kind, name, events, sender) in [
         (EntryKind::Relayed, "queue", relayed_events, &handle.relayed),
@@ -300,7 +308,8 @@ impl QueueHandle {
     /// Returns a handle to a queue that another process works on.
     pub fn detached() -> QueueHandle {
         let detached = || EventSender { events: bounded(0).0, overflowed: Arc::default() };
-        QueueHandle { relayed: detached(), held: detached(), outages: OutageCell::default() }
+        let (relayed, held, outages) = (detached(), detached(), OutageCell::default());
+        QueueHandle { relayed, held, outages, trusted: None }
     }
 
     /// Announces an entry that was created. If the channel is full, the queue finds the entry by a
@@ -345,6 +354,14 @@ impl QueueHandle {
             };
         }
         Some(count)
+    }
+
+    /// Reads the certificates to trust again, for connections that begin after it. On an error the
+    /// old ones stay in use.
+    pub fn reload_trusted(&self) {
+        if let Some(Err(why)) = self.trusted.as_ref().map(Trust::reload) {
+            events::tls_reload_failed(why);
+        }
     }
 
     /// Returns the outages that the queue is in.

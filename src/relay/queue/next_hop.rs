@@ -8,7 +8,7 @@
 //! The most specific route of a domain is used. All recipients with one route have one next hop;
 //! with `mx` those of one domain have.
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct RelayRoute {
 /// The servers of a route.
 #[derive(Clone, Debug)]
 pub enum RouteTarget {
-    /// These. The first that can be reached is used.
+    /// These, tried in their order.
     Servers(Vec<Smarthost>),
     /// The mail hosts of each domain by its MX records.
     MailHosts(Box<MxConfig>),
@@ -65,6 +65,21 @@ pub(super) enum NextHop {
     Route(usize),
     /// The mail hosts of this domain, by the route with this index.
     Domain(usize, Arc<str>),
+}
+
+/// The servers of a next hop that an attempt has left, in the order in which it tries them.
+#[derive(Default)]
+pub(super) struct HopServers<'a> {
+    left: VecDeque<HopServer<'a>>,
+    /// Maximum number of addresses found by DNS that are still tried.
+    addresses_left: usize,
+}
+
+struct HopServer<'a> {
+    address: ServerAddress,
+    /// Its addresses by DNS. None if it is looked up for each connection.
+    found: Option<Vec<SocketAddr>>,
+    config: &'a ClientConfig,
 }
 
 /// A reason why there is no connection.
@@ -107,86 +122,49 @@ impl QueueConfig {
         }
     }
 
-    /// Opens a connection to `hop`. Each server that cannot be used is passed to `report`.
+    /// Returns the servers of `hop`, which are looked up if it is a domain.
     ///
     /// # Errors
-    /// The reason why the last server cannot be used.
-    pub(super) fn connect(
-        &self,
-        hop: &NextHop,
-        report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
-    ) -> Result<Connection, ConnectError> {
+    /// The domain takes no mail, or cannot be looked up now, which is logged.
+    pub(super) fn servers(&self, hop: &NextHop) -> Result<HopServers<'_>, ConnectError> {
         let route = match hop {
             NextHop::Route(n) | NextHop::Domain(n, _) => self.routes.get(*n),
             NextHop::Unknown | NextHop::Smarthosts => None,
         };
-        match (route.map(|route| &route.target), hop) {
+        let servers = match (route.map(|route| &route.target), hop) {
             (Some(RouteTarget::MailHosts(config)), NextHop::Domain(_, domain)) => {
-                self.connect_to_mail_host(domain, config, &[], report)
+                return self.servers_of_domain(domain, config);
             }
-            (Some(RouteTarget::Servers(servers)), _) => connect_to_first(servers, report),
-            _ => connect_to_first(&self.smarthosts, report),
-        }
-    }
-
-    /// Opens a connection to a mail host of `hop` other than `deferring`, the hosts that have
-    /// deferred the message (RFC 5321 5.1). Returns None if no other can be used, or if `hop` is
-    /// not a domain.
-    pub(super) fn connect_to_other_mail_host(
-        &self,
-        hop: &NextHop,
-        deferring: &[ServerAddress],
-    ) -> Option<Connection> {
-        let NextHop::Domain(n, domain) = hop else { return None };
-        let RouteTarget::MailHosts(config) = &self.routes.get(*n)?.target else { return None };
-        let report = |server: &dyn fmt::Display, reason: &OutcomeReason| {
-            events::smarthost_unreachable(server, &reason.text);
+            (Some(RouteTarget::Servers(servers)), _) => servers,
+            _ => &self.smarthosts,
         };
-        self.connect_to_mail_host(domain, config, deferring, &report).ok()
+        let servers = servers.iter().map(|Smarthost { address, config }| HopServer {
+            address: address.clone(),
+            found: None,
+            config,
+        });
+        Ok(HopServers { left: servers.collect(), addresses_left: 0 })
     }
 
-    /// Opens a connection to the first mail host of `domain` that can be used, except those in
-    /// `excluded`.
-    fn connect_to_mail_host(
+    fn servers_of_domain<'a>(
         &self,
         domain: &str,
-        config: &MxConfig,
-        excluded: &[ServerAddress],
-        report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
-    ) -> Result<Connection, ConnectError> {
-        let hosts = match self.mail_hosts(domain, config) {
-            Ok(hosts) => hosts,
-            Err(RecipientOutcome::Failed(reason)) => return Err(ConnectError::Failed(reason)),
-            Err(RecipientOutcome::Deferred(reason) | RecipientOutcome::Accepted(reason)) => {
-                report(&domain, &reason);
-                return Err(ConnectError::Unreachable { reason, server: domain.to_owned() });
+        config: &'a MxConfig,
+    ) -> Result<HopServers<'a>, ConnectError> {
+        let hosts = self.mail_hosts(domain, config).map_err(|outcome| match outcome {
+            RecipientOutcome::Failed(reason) => ConnectError::Failed(reason),
+            RecipientOutcome::Deferred(reason) | RecipientOutcome::Accepted(reason) => {
+                events::smarthost_unreachable(domain, &reason.text);
+                ConnectError::Unreachable { reason, server: domain.to_owned() }
             }
+        })?;
+        let server = |MailHost { name, addresses }| HopServer {
+            address: ServerAddress::Tcp { host: name, port: config.port, tls: false },
+            found: Some(addresses.into_iter().map(|ip| SocketAddr::new(ip, config.port)).collect()),
+            config: &config.client,
         };
-        let mut last =
-            (OutcomeReason::local((4, 4, 4), "no mail host has an address"), domain.into());
-        let mut left = ADDRESSES_MAX.saturating_sub(excluded.len());
-        for MailHost { name, addresses } in hosts {
-            let server = ServerAddress::Tcp { host: name, port: config.port, tls: false };
-            if excluded.contains(&server) {
-                continue;
-            }
-            let used = addresses.len().min(left);
-            left -= used;
-            let found = addresses.into_iter().take(used);
-            let found = found.map(|address| SocketAddr::new(address, config.port));
-            if used == 0 {
-                break;
-            }
-            match client::connect_to(&server, found, &config.client) {
-                Ok(connection) => return Ok(connection),
-                Err(reason) => {
-                    report(&server, &reason);
-                    last = (reason, server.to_string());
-                }
-            }
-        }
-        let (reason, server) = last;
-        Err(ConnectError::Unreachable { reason, server })
+        let left = hosts.into_iter().map(server).collect();
+        Ok(HopServers { left, addresses_left: ADDRESSES_MAX })
     }
 
     fn mail_hosts(
@@ -215,24 +193,44 @@ impl QueueConfig {
     }
 }
 
-/// Opens a connection to the first of `servers` that can be reached.
-fn connect_to_first(
-    servers: &[Smarthost],
-    report: &dyn Fn(&dyn fmt::Display, &OutcomeReason),
-) -> Result<Connection, ConnectError> {
-    let no_route = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
-    let mut last = (no_route, "none".to_owned());
-    for Smarthost { address, config } in servers {
-        match client::connect(address, config) {
-            Ok(connection) => return Ok(connection),
-            Err(reason) => {
-                report(address, &reason);
-                last = (reason, address.to_string());
+impl HopServers<'_> {
+    pub fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// Removes the server at `address`, if it is left.
+    pub fn remove(&mut self, address: &ServerAddress) {
+        self.left.retain(|server| server.address != *address);
+    }
+
+    /// Opens a connection to the first server that can be used. It and those before it, which are
+    /// logged, are not left afterwards.
+    ///
+    /// # Errors
+    /// The reason why the last server cannot be used.
+    pub fn connect(&mut self) -> Result<Connection, ConnectError> {
+        let reason = OutcomeReason::local((4, 3, 5), "no route is configured for the domain");
+        let mut last = ConnectError::Unreachable { reason, server: "none".to_owned() };
+        while let Some(HopServer { address, found, config }) = self.left.pop_front() {
+            let connected = match found {
+                Some(_) if self.addresses_left == 0 => break,
+                Some(found) => {
+                    let left = &mut self.addresses_left;
+                    let tried = found.into_iter().take(*left).inspect(|_| *left -= 1);
+                    client::connect_to(&address, tried, config)
+                }
+                None => client::connect(&address, config),
+            };
+            match connected {
+                Ok(connection) => return Ok(connection),
+                Err(reason) => {
+                    events::smarthost_unreachable(&address, &reason.text);
+                    last = ConnectError::Unreachable { reason, server: address.to_string() };
+                }
             }
         }
+        Err(last)
     }
-    let (reason, server) = last;
-    Err(ConnectError::Unreachable { reason, server })
 }
 
 /// Maximum number of addresses that are tried for one domain. If none of its hosts answers, the

@@ -301,6 +301,13 @@ impl Sender {
         self.failure.as_ref()
     }
 
+    /// True if the connection was lost after the end of mail data was sent and before the reply to
+    /// it, so that the server may have accepted the message.
+    pub fn may_have_accepted(&self) -> bool {
+        let is_end = |command: &_| matches!(command, AwaitedReply::Dot | AwaitedReply::Chunk);
+        self.failure.is_some() && self.awaited.iter().any(is_end)
+    }
+
     /// Returns the extensions that the server offers.
     pub fn extensions(&self) -> &Extensions {
         &self.extensions

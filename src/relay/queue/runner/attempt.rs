@@ -14,7 +14,7 @@ use crate::message::trace::{unix_time, zoned};
 use crate::observe::events;
 use crate::relay::client::{Connection, OutgoingMessage};
 use crate::relay::dsn_message::DsnAction;
-use crate::relay::queue::next_hop::{ConnectError, NextHop};
+use crate::relay::queue::next_hop::{ConnectError, HopServers, NextHop};
 use crate::relay::queue::state::{EntryState, corrected_arrival, retry_delay, tries_min};
 use crate::relay::queue::{EntryKind, OutageReport, held, seconds};
 use crate::relay::{SenderMap, from_field};
@@ -133,8 +133,8 @@ impl QueueRunner {
         if pending.is_empty() {
             return Ok(AttemptResult::HopFinished);
         }
-        let mut connection = match self.connect(hop, kept) {
-            Ok(connection) => connection,
+        let (connection, servers) = match self.connect(hop, kept) {
+            Ok(connected) => connected,
             Err(ConnectError::Unreachable { reason, server }) => {
                 return Ok(AttemptResult::Unreachable { reason, server });
             }
@@ -149,30 +149,57 @@ impl QueueRunner {
             }
         };
         let survey = locked.entry.survey(&locked.file)?;
-        let (mut all, mut without_dsn, mut deferring) = (Vec::new(), Vec::new(), Vec::new());
-        loop {
-            let outcomes = self.send_over(&mut connection, &locked, &survey, hop, &pending);
-            let server = connection.address().clone();
-            self.log_outcomes_at(&server.to_string(), &locked, &pending, &outcomes);
-            if !connection.supports_dsn() {
-                without_dsn.extend(&pending);
-            }
-            all.extend(pending.drain(..).zip(outcomes));
-            pending.extend(all.iter().filter(|(_, o)| is_deferred_by_reply(o)).map(|(n, _)| *n));
-            if pending.is_empty() {
-                break;
-            }
-            deferring.push(server);
-            let other = self.config.connect_to_other_mail_host(hop, &deferring);
-            let Some(other) = other else { break };
-            std::mem::replace(&mut connection, other).quit();
-            all.retain(|(n, _)| !pending.contains(n));
-            without_dsn.retain(|n| !pending.contains(n));
-        }
+        let (connection, outcomes, attempt) =
+            self.send_to_servers(connection, servers, &mut locked, &survey, hop, pending);
         if connection.is_open() {
             *kept = Some((hop.clone(), connection));
         }
-        self.record(&mut locked, hop, all, AttemptMade::Yes { without_dsn })
+        self.record(&mut locked, hop, outcomes, attempt)
+    }
+
+    /// Sends the message over `connection` to the recipients of `hop` at the indexes `pending`, and
+    /// what its server defers to the other servers of `hop`: `left`, or all if that is None.
+    /// Returns the last connection, and the outcomes of the recipients by index.
+    fn send_to_servers<'a>(
+        &'a self,
+        mut connection: Connection,
+        mut left: Option<HopServers<'a>>,
+        locked: &mut LockedEntry,
+        survey: &ContentSurvey,
+        hop: &NextHop,
+        mut pending: Vec<usize>,
+    ) -> (Connection, Vec<(usize, RecipientOutcome)>, AttemptMade) {
+        let (mut all, mut without_dsn) = (Vec::new(), Vec::new());
+        loop {
+            let outcomes = self.send_over(&mut connection, locked, survey, hop, &pending);
+            self.log_outcomes_at(&connection.address().to_string(), locked, &pending, &outcomes);
+            all.retain(|(n, _)| !pending.contains(n));
+            without_dsn.retain(|n| !pending.contains(n));
+            if !connection.supports_dsn() {
+                without_dsn.extend(&pending);
+            }
+            let outcomes: Vec<_> = pending.into_iter().zip(outcomes).collect();
+            let is_pending = |outcome: &_| match outcome {
+                RecipientOutcome::Deferred(reason) => {
+                    reason.code.is_some() || !connection.may_have_accepted()
+                }
+                _ => false,
+            };
+            pending = outcomes.iter().filter(|(_, o)| is_pending(o)).map(|(n, _)| *n).collect();
+            all.extend(outcomes);
+            if pending.is_empty() {
+                break;
+            }
+            let left = left.get_or_insert_with(|| self.config.servers(hop).unwrap_or_default());
+            left.remove(connection.address());
+            if left.is_empty() || self.save_accepted(locked, &all).is_err() {
+                break;
+            }
+            let Ok(other) = left.connect() else { break };
+            std::mem::replace(&mut connection, other).quit();
+        }
+        all.sort_by_key(|(n, _)| *n);
+        (connection, all, AttemptMade::Yes { without_dsn })
     }
 
     /// Sends the message to the recipients of the next hop `hop`, at the indexes `pending`.
@@ -271,24 +298,25 @@ impl QueueRunner {
         }))
     }
 
-    /// Returns the connection that is kept, or a new one.
-    fn connect(
-        self: &Arc<Self>,
+    /// Returns the connection that is kept, or a new one with the servers that are left.
+    fn connect<'a>(
+        self: &'a Arc<Self>,
         hop: &NextHop,
         kept: &mut KeptConnection,
-    ) -> Result<Connection, ConnectError> {
+    ) -> Result<(Connection, Option<HopServers<'a>>), ConnectError> {
         if let Some((_, connection)) = kept.take_if(|(to, _)| to == hop) {
-            return Ok(connection);
+            return Ok((connection, None));
         }
         self.close(kept);
-        let connected = self.config.connect(hop, &|server, reason| {
-            events::smarthost_unreachable(server, &reason.text);
+        let connected = self.config.servers(hop).and_then(|mut servers| {
+            let connection = servers.connect()?;
+            Ok((connection, Some(servers)))
         });
         if !matches!(connected, Err(ConnectError::Unreachable { .. })) {
             if self.shared().schedule.set_reachable(hop) {
                 self.queue.outages.remove(hop);
                 match &connected {
-                    Ok(connection) => events::smarthost_restored(connection.address()),
+                    Ok((connection, _)) => events::smarthost_restored(connection.address()),
                     // There is an answer that the domain takes no mail.
                     Err(_) => events::smarthost_restored(self.config.domains_of(hop)),
                 }
@@ -435,6 +463,19 @@ impl QueueRunner {
         Ok(AttemptResult::Waiting { due, tries, report_due })
     }
 
+    /// Records the recipients that a server has accepted, because they must not get the message
+    /// again if the process dies while the others are sent to another server.
+    fn save_accepted(
+        &self,
+        locked: &mut LockedEntry,
+        outcomes: &[(usize, RecipientOutcome)],
+    ) -> io::Result<()> {
+        let accepted = outcomes.iter().filter(|(_, o)| matches!(o, RecipientOutcome::Accepted(_)));
+        let known = locked.state.finished.len();
+        locked.state.finished.extend(accepted.map(|(n, _)| *n));
+        if locked.state.finished.len() > known { self.save(locked) } else { Ok(()) }
+    }
+
     /// Writes the entry's state. If that fails, as on a full disk, the state is kept in memory, so
     /// that a message that was sent is not sent again every few minutes.
     fn save(&self, locked: &LockedEntry) -> io::Result<()> {
@@ -456,10 +497,4 @@ impl QueueRunner {
             held::remove_receipts(&self.directory, &locked.id, finished);
         }
     }
-}
-
-/// True if the server has replied that it does not accept the message now, so that another mail
-/// host of the domain may accept it. After a connection was lost the server may have the message.
-fn is_deferred_by_reply(outcome: &RecipientOutcome) -> bool {
-    matches!(outcome, RecipientOutcome::Deferred(reason) if reason.code.is_some())
 }
