@@ -98,7 +98,10 @@ fn message_reaches_its_recipients() {
 #[test]
 fn sender_is_the_caller_or_the_option() {
     let host = SendmailHost::new(&[]);
-    let me = nix::unistd::User::from_uid(nix::unistd::getuid()).unwrap().unwrap().name;
+    let uid = nix::unistd::getuid();
+    // In a container the user may have no name.
+    let me = nix::unistd::User::from_uid(uid).unwrap();
+    let me = me.map_or_else(|| format!("uid{uid}"), |user| user.name);
     for (args, path) in [
         (&["a"][..], format!("<{me}@here.example>")),
         (&["-f", "x@y.example", "a"], "<x@y.example>".to_owned()),
